@@ -1,0 +1,275 @@
+"""Settings: one TOML file and the environment become frozen values, checked before anything starts.
+
+    settings = load(Path("snorky.toml"), os.environ)     # ConfigurationError: every problem, one a line
+    settings.problems(insecure=False)                    # what is well-formed but not safe to start
+
+Rules:
+- A default that must be open for the first run is open on loopback only (`problems` holds that).
+- Unknown keys are refused: a misspelt limit that is silently ignored is no limit.
+- Secrets (`redis_url`, `api_key`, service options) are in no repr; the API key is kept only as its hash.
+- A problem says where, which key, what is wrong and what to write; it never quotes the value.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from msgspec import Meta
+
+from gateway.errors import ConfigurationError
+from gateway.setting_values import (
+    ApiKey,
+    Network,
+    is_loopback,
+    parse_host,
+    parse_networks,
+    parse_origins,
+    parse_prefix,
+    parse_redis_url,
+)
+from gateway.sources import CONFIG_VARIABLE, Key, Written, read_environment, read_toml, spell
+
+__all__ = ["ApiKey", "Limits", "Network", "Private", "Public", "ServiceTable", "Settings", "is_loopback", "load"]
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Rate = Annotated[float, Meta(ge=0)]
+
+_NAME = re.compile(r"[a-z0-9_-]+")
+_T = TypeVar("_T")
+
+
+def _parsed(default: Any, wire: Any, parse: Callable[[Any], Any], *, secret: bool = False) -> Any:
+    """A field that is written as `wire` and kept as what `parse` makes of it."""
+    return field(default=default, repr=not secret, metadata={"wire": wire, "parse": parse})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Public:
+    """[public]: where clients connect."""
+
+    host: str = _parsed("127.0.0.1", str, parse_host)  # "" = all, IPv4 and IPv6
+    port: Port = 8002  # 0 = a free one, told by the ready line
+    allowed_origins: tuple[str, ...] = _parsed((), list[str], parse_origins)  # exact match
+    trusted_proxies: tuple[Network, ...] = _parsed((), list[str], parse_networks)  # whose X-Forwarded-For is believed
+    compression: bool = False
+    ping_interval_s: Seconds = 10.0
+    drain_grace_s: Annotated[float, Meta(ge=0, le=3600)] = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Private:
+    """[private]: backend, health, readiness, metrics."""
+
+    host: str = _parsed("127.0.0.1", str, parse_host)
+    port: Port = 8003
+    api_key: ApiKey | None = field(default=None, repr=False, metadata={"wire": str, "parse": ApiKey.parse})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """[limits]: bounds of one node. 0 = no limit, where 0 is allowed."""
+
+    message_max_bytes: Annotated[int, Meta(ge=64, le=16_777_216)] = 65_536
+    outbox_max_bytes: Positive = 1_048_576  # pending for one client; beyond it is closed 4008
+    send_buffer_bytes: Count = 65_536  # SO_SNDBUF; the kernel alone would swallow 4 MB of a client that stopped reading
+    connections: Count = 50_000
+    connections_per_ip: Count = 1_000
+    channels_per_connection: Positive = 1_000
+    messages_per_s: Rate = 100.0  # of one connection, token bucket
+    messages_burst: Positive = 200
+    bad_messages_per_minute: Positive = 20  # of one connection; beyond it is closed 4509
+    handshake_timeout_s: Seconds = 5.0  # until the request's headers are complete
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTable:
+    """One `[services.NAME]` or `[backend.NAME]`."""
+
+    class_name: str  # "services.pubsub:PubSubService"
+    options: Mapping[str, object] = field(default_factory=dict, repr=False)  # for its constructor
+
+
+STANDARD_SERVICES: Mapping[str, ServiceTable] = MappingProxyType(
+    {"pubsub": ServiceTable("services.pubsub:PubSubService")}
+)
+STANDARD_BACKEND: Mapping[str, ServiceTable] = MappingProxyType(
+    {"pubsub_backend": ServiceTable("services.pubsub:PubSubBackend", MappingProxyType({"frontend": "pubsub"}))}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set. Made by `load`; by hand (a program, a test) it is taken as it is."""
+
+    redis_url: str = _parsed("", str, parse_redis_url, secret=True)  # "" = the embedded server
+    prefix: str = _parsed("snorky", str, parse_prefix)
+    public: Public = field(default_factory=Public)
+    private: Private = field(default_factory=Private)
+    limits: Limits = field(default_factory=Limits)
+    services: Mapping[str, ServiceTable] = field(default_factory=lambda: STANDARD_SERVICES)  # the public registry
+    backend: Mapping[str, ServiceTable] = field(default_factory=lambda: STANDARD_BACKEND)  # the private one
+
+    def problems(self, *, insecure: bool) -> list[str]:
+        """Say what is not safe to start, and the way out; `insecure`: the operator answers for the public side."""
+        found = []
+        if not insecure and not is_loopback(self.public.host):
+            found.append(
+                f'[public] host = "{self.public.host}" is reachable from elsewhere, and this version knows no '
+                'authentication: write host = "127.0.0.1", or start with --insecure if anybody may connect'
+            )
+        if not insecure and "*" in self.public.allowed_origins:
+            found.append(
+                '[public] allowed_origins = ["*"] lets every web page connect with its visitors\' access: '
+                'name your origins (["https://app.example.org"]), or start with --insecure'
+            )
+        if self.private.api_key is None and not is_loopback(self.private.host):
+            found.append(
+                f'[private] host = "{self.private.host}" is reachable from elsewhere without a key: set api_key '
+                '(openssl rand -hex 32; SNORKY_PRIVATE__API_KEY_FILE takes a secret), or write host = "127.0.0.1"'
+            )
+        return found
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Read settings from `path` (or what SNORKY_CONFIG names, or nothing) and from the environment, which wins.
+
+    Raises ConfigurationError: its text has one problem a line, all of them.
+    """
+    problems: list[str] = []
+    if path is None and environ.get(CONFIG_VARIABLE):
+        path = Path(environ[CONFIG_VARIABLE])
+    written = {} if path is None else read_toml(path, problems)
+    written |= read_environment(environ, problems)
+    settings = _Assembly(written, problems).settings()
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return settings
+
+
+class _Assembly:
+    """Takes what was written, key by key; notes a problem for everything that it cannot use."""
+
+    def __init__(self, written: dict[Key, Written], problems: list[str]) -> None:
+        self._written = written
+        self._problems = problems
+
+    def settings(self) -> Settings:
+        """Assemble everything; what is left over is unknown."""
+        self._refuse_later_features()
+        top = self._section(Settings, ())
+        public, private = self._section(Public, ("public",)), self._section(Private, ("private",))
+        limits = self._section(Limits, ("limits",))
+        services, backend = self._tables("services"), self._tables("backend")
+        self._refuse_unknown()
+        if limits.outbox_max_bytes < limits.message_max_bytes:
+            self._problems.append("[limits] outbox_max_bytes is below message_max_bytes: no such message could be sent")
+        if public.port and public.port == private.port:
+            self._problems.append(f"[public] port and [private] port are both {public.port}: write two different ones")
+        if not services:
+            services = dict(STANDARD_SERVICES)
+        if not backend:  # the standard ones whose public side there is
+            backend = {name: table for name, table in STANDARD_BACKEND.items() if table.options["frontend"] in services}
+        return Settings(
+            redis_url=top.redis_url,
+            prefix=top.prefix,
+            public=public,
+            private=private,
+            limits=limits,
+            services=MappingProxyType(services),
+            backend=MappingProxyType(backend),
+        )
+
+    def _refuse_later_features(self) -> None:
+        for key in [key for key in self._written if key[0] == "auth"]:
+            where = self._written.pop(key).where
+            self._problems.append(
+                f"{where}: this version has no authentication; take [auth] out, and let a proxy in front authenticate"
+            )
+        url = self._written.get(("redis_url",))
+        if url and (isinstance(url.value, list) or (url.is_text and str(url.value).lstrip().startswith("["))):
+            self._written.pop(("redis_url",))
+            self._problems.append(
+                f"{url.where}: several independent Redis are for a later version; "
+                'write one URL: redis_url = "redis://127.0.0.1:6379/0"'
+            )
+
+    def _section(self, shape: type[_T], table: Key) -> _T:
+        hints = get_type_hints(shape, include_extras=True)
+        values: dict[str, Any] = {}
+        for member in fields(shape):  # type: ignore[arg-type]  # every shape here is a dataclass
+            written = self._written.get((*table, member.name))
+            if written is None or (shape is Settings and "parse" not in member.metadata):
+                continue
+            del self._written[(*table, member.name)]
+            wire, parse = member.metadata.get("wire", hints[member.name]), member.metadata.get("parse")
+            try:
+                value = written.converted(wire)
+            except ValueError as error:
+                example = written.example(member.name, member.default, wire)
+                self._problems.append(f"{written.where}: {error}{example}")
+                continue
+            try:
+                values[member.name] = value if parse is None else parse(value)
+            except ValueError as error:  # a parser's text says what to write
+                self._problems.append(f"{written.where}: {error}")
+        return shape(**values)
+
+    def _tables(self, registry: str) -> dict[str, ServiceTable]:
+        grouped: dict[str, dict[str, Written]] = {}
+        for key in [key for key in self._written if key[0] == registry and len(key) > 1]:
+            written, name = self._written.pop(key), key[1]
+            if not _NAME.fullmatch(name):
+                self._problems.append(f"{written.where}: a service's name takes only a-z 0-9 _ -")
+            elif len(key) != 3:
+                self._problems.append(
+                    f'{written.where}: must be a table with a class: [{registry}.{name}] class = "module:Class"'
+                )
+            else:
+                grouped.setdefault(name, {})[key[2]] = written
+        return {name: table for name, keys in grouped.items() if (table := self._table(registry, name, keys))}
+
+    def _table(self, registry: str, name: str, keys: dict[str, Written]) -> ServiceTable | None:
+        class_name = keys.pop("class", None)
+        if class_name is None:
+            standard = (STANDARD_SERVICES if registry == "services" else STANDARD_BACKEND).get(name)
+            example = "module:Class" if standard is None else standard.class_name
+            where = next(iter(keys.values())).where
+            self._problems.append(f'{where}: needs {spell((registry, name, "class"))} beside it: class = "{example}"')
+            return None
+        if not isinstance(class_name.value, str) or not re.fullmatch(r"[\w.]+:\w+", class_name.value):
+            self._problems.append(f'{class_name.where}: must be "module:Class", like "services.pubsub:PubSubService"')
+            return None
+        options = {option: written.guessed() for option, written in keys.items()}
+        return ServiceTable(class_name.value, MappingProxyType(options))
+
+    def _refuse_unknown(self) -> None:
+        sections: dict[Key, type] = {(): Settings, ("public",): Public, ("private",): Private, ("limits",): Limits}
+        tables = ("public", "private", "limits", "services", "backend")
+        known = [
+            (*table, member.name)
+            for table, shape in sections.items()
+            for member in fields(shape)
+            if member.name not in tables
+        ]
+        for key, written in self._written.items():
+            if len(key) == 1 and key[0] in tables:
+                self._problems.append(f"{written.where}: must be a table: [{key[0]}]")
+                continue
+            same_name = [spell(other) for other in known if other[-1] == key[-1]]
+            spelt = {spell(other): ".".join(other) for other in known}
+            near = difflib.get_close_matches(".".join(key), spelt.values(), n=1, cutoff=0.6)
+            near = same_name or [text for text, dotted in spelt.items() if dotted in near]
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(_siblings(key, known))}"
+            self._problems.append(f"{written.where}: unknown setting; {hint}")
+
+
+def _siblings(key: Key, known: list[Key]) -> list[str]:
+    table = key[:-1]
+    return [other[-1] for other in known if other[:-1] == table] or [spell(other) for other in known if len(other) == 1]

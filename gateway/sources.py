@@ -1,0 +1,137 @@
+"""Where settings are written: one TOML file and the environment, as one flat map of what was written where.
+
+Rules:
+- Pure but for reading the files it is told to. It knows how deep settings lie, not which there are.
+- The environment wins over the file: `SNORKY_PUBLIC__PORT` is `[public] port`, upper case, `__` for a dot.
+- `SNORKY_X_FILE` names a file that holds the text of X (a mounted secret), without its last newline.
+- What Kubernetes adds for a Service called "snorky" (`SNORKY_PORT=tcp://...`, ...) is no setting.
+- No value is ever quoted in a problem: it may be a secret.
+"""
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+__all__ = ["CONFIG_VARIABLE", "ENVIRONMENT_PREFIX", "Key", "Written", "read_environment", "read_toml", "spell"]
+
+_TABLES_OF_TABLES = ("services", "backend")  # tables of tables: a setting there has three names, not two
+ENVIRONMENT_PREFIX = "SNORKY_"
+CONFIG_VARIABLE = "SNORKY_CONFIG"  # names the file; not a setting itself
+_FILE_SUFFIX = "_FILE"
+
+# Service links, as the kubelet makes them from the name of a Service; ours always have "__" or no such ending.
+_SERVICE_LINK = re.compile(
+    r"SNORKY_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_[A-Z]+)?)?)"
+)
+
+Key = tuple[str, ...]  # ("public", "port")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One value as somebody wrote it. `is_text`: from the environment, so JSON wherever no string is wanted."""
+
+    value: object
+    where: str  # for people: "snorky.toml: [public] port" or "SNORKY_PUBLIC__PORT"
+    is_text: bool = False
+
+    def converted(self, wire: Any) -> Any:
+        """Give the value the type the setting has. Raises ValueError."""
+        value = self.value
+        if self.is_text and wire is not str:
+            try:
+                value = msgspec.json.decode(str(value))
+            except ValueError:
+                raise ValueError("is not JSON") from None
+        try:
+            value = msgspec.convert(value, wire)
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error)[:1].lower() + str(error)[1:]) from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("must be finite")
+        return value
+
+    def guessed(self) -> object:
+        """Give a service's option: its type is the constructor's business, so JSON if it is JSON, else the text."""
+        if not self.is_text:
+            return self.value
+        try:
+            return msgspec.json.decode(str(self.value))
+        except ValueError:
+            return self.value
+
+    def example(self, name: str, default: object, wire: Any) -> str:
+        """Say what to write instead."""
+        sample = '["..."]' if wire == list[str] else '"..."' if wire is str else msgspec.json.encode(default).decode()
+        return f"; write {self.where}='{sample}'" if self.is_text else f"; write {name} = {sample}"
+
+
+def spell(key: Key) -> str:
+    """Say a key as TOML readers know it: `[public] port`, `[services.pubsub] class`."""
+    return key[0] if len(key) == 1 else f"[{'.'.join(key[:-1])}] {key[-1]}"
+
+
+def read_toml(path: Path, problems: list[str]) -> dict[Key, Written]:
+    """Read the file; one problem and nothing written if it cannot be read or is no TOML."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        problems.append(f"{path}: no such file; write one, or leave --config and {CONFIG_VARIABLE} out")
+    except OSError as error:
+        problems.append(f"{path}: cannot be read: {error.strerror}")
+    except UnicodeDecodeError as error:
+        problems.append(f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8")
+    except tomllib.TOMLDecodeError as error:
+        problems.append(f"{path}: is not TOML: {error}; strings need quotes, and tables [brackets]")
+    else:
+        return {key: Written(value, f"{path}: {spell(key)}") for key, value in _flatten(document)}
+    return {}
+
+
+def _flatten(document: Mapping[str, object]) -> list[tuple[Key, object]]:
+    flat: list[tuple[Key, object]] = []
+    for name, value in document.items():
+        if not isinstance(value, dict):
+            flat.append(((name,), value))
+        elif name not in _TABLES_OF_TABLES:
+            flat.extend(((name, inner), leaf) for inner, leaf in value.items())
+            if name == "auth" and not value:
+                flat.append(((name,), value))  # an empty [auth] is still one that must not pass silently
+        else:
+            for table, keys in value.items():
+                if isinstance(keys, dict) and keys:
+                    flat.extend(((name, table, inner), leaf) for inner, leaf in keys.items())
+                else:
+                    flat.append(((name, table), keys))
+    return flat
+
+
+def read_environment(environ: Mapping[str, str], problems: list[str]) -> dict[Key, Written]:
+    """Read every `SNORKY_` variable; file ones are replaced by what their file holds."""
+    written: dict[Key, Written] = {}
+    for variable in sorted(environ):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        if _SERVICE_LINK.fullmatch(variable):
+            continue
+        text, name = environ[variable], variable
+        if variable.endswith(_FILE_SUFFIX):
+            name = variable.removesuffix(_FILE_SUFFIX)
+            if name in environ:
+                problems.append(f"{name} and {variable} are both set; unset one of them")
+                continue
+            try:
+                text = Path(text).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+            except (OSError, UnicodeDecodeError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+                problems.append(f"{variable}: the file it names cannot be read: {reason}")
+                continue
+        key = tuple(part.lower() for part in name.removeprefix(ENVIRONMENT_PREFIX).split("__"))
+        written[key] = Written(text, variable, is_text=True)
+    return written

@@ -1,0 +1,307 @@
+import ipaddress
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import ConfigurationError
+from gateway.settings import ApiKey, Limits, Private, Public, ServiceTable, Settings, is_loopback, load
+
+
+def load_toml(tmp_path: Path, text: str, **environ: str) -> Settings:
+    path = tmp_path / "snorky.toml"
+    path.write_text(text, encoding="utf-8")
+    return load(path, environ)
+
+
+def problems_of(tmp_path: Path, text: str = "", **environ: str) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        load_toml(tmp_path, text, **environ)
+    return str(caught.value).splitlines()
+
+
+def only_problem_of(tmp_path: Path, text: str = "", **environ: str) -> str:
+    problems = problems_of(tmp_path, text, **environ)
+    assert len(problems) == 1, problems
+    return problems[0]
+
+
+def test_nothing_written_gives_the_safe_defaults():
+    settings = load(None, {})
+    assert settings == Settings()
+    assert (settings.redis_url, settings.prefix) == ("", "snorky")
+    assert (settings.public.host, settings.public.port, settings.public.allowed_origins) == ("127.0.0.1", 8002, ())
+    assert (settings.private.host, settings.private.port, settings.private.api_key) == ("127.0.0.1", 8003, None)
+    assert settings.limits.message_max_bytes == 65_536
+    assert settings.limits.outbox_max_bytes == 1_048_576
+    assert settings.public.compression is False
+    assert settings.problems(insecure=False) == []
+
+
+def test_every_setting_of_the_file_is_taken(tmp_path):
+    settings = load_toml(
+        tmp_path,
+        """
+        redis_url = "rediss://node:secret@redis.example:6380/0"
+        prefix = "shop"
+        [public]
+        host = ""
+        port = 80
+        allowed_origins = ["https://App.example.org:443", "http://localhost:3000"]
+        trusted_proxies = ["10.0.0.0/8", "::1"]
+        compression = true
+        ping_interval_s = 5
+        drain_grace_s = 0
+        [private]
+        host = "::1"
+        port = 81
+        api_key = "swordfish"
+        [limits]
+        message_max_bytes = 1000
+        outbox_max_bytes = 2000
+        connections = 0
+        messages_per_s = 2.5
+        """,
+    )
+    assert settings.redis_url == "rediss://node:secret@redis.example:6380/0"
+    assert settings.prefix == "shop"
+    assert settings.public == Public(
+        host="",
+        port=80,
+        allowed_origins=("https://app.example.org", "http://localhost:3000"),
+        trusted_proxies=(ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1")),
+        compression=True,
+        ping_interval_s=5.0,
+        drain_grace_s=0.0,
+    )
+    assert settings.private == Private(host="::1", port=81, api_key=ApiKey.parse("swordfish"))
+    assert settings.limits == Limits(
+        message_max_bytes=1000, outbox_max_bytes=2000, connections=0, messages_per_s=2.5
+    )
+
+
+def test_environment_wins_over_the_file(tmp_path):
+    settings = load_toml(
+        tmp_path,
+        'redis_url = "redis://file"\n[public]\nport = 1\nhost = "::1"',
+        SNORKY_REDIS_URL="redis://environment",
+        SNORKY_PUBLIC__PORT="2",
+        SNORKY_PUBLIC__ALLOWED_ORIGINS='["https://a.example"]',
+        SNORKY_PUBLIC__COMPRESSION="true",
+    )
+    assert settings.redis_url == "redis://environment"
+    assert settings.public == Public(host="::1", port=2, allowed_origins=("https://a.example",), compression=True)
+
+
+def test_config_variable_names_the_file(tmp_path):
+    path = tmp_path / "elsewhere.toml"
+    path.write_text('prefix = "there"')
+    assert load(None, {"SNORKY_CONFIG": str(path)}).prefix == "there"
+
+
+def test_file_variable_reads_a_secret_without_its_last_newline(tmp_path):
+    secret = tmp_path / "key"
+    secret.write_text("swordfish\n")
+    settings = load(None, {"SNORKY_PRIVATE__API_KEY_FILE": str(secret)})
+    assert settings.private.api_key is not None
+    assert settings.private.api_key.matches("swordfish")
+
+
+def test_secret_given_twice_is_refused(tmp_path):
+    problem = only_problem_of(tmp_path, SNORKY_REDIS_URL="redis://a", SNORKY_REDIS_URL_FILE=str(tmp_path / "url"))
+    assert problem == "SNORKY_REDIS_URL and SNORKY_REDIS_URL_FILE are both set; unset one of them"
+
+
+def test_secret_file_that_is_not_there_is_named(tmp_path):
+    problem = only_problem_of(tmp_path, SNORKY_PRIVATE__API_KEY_FILE=str(tmp_path / "none"))
+    assert problem == "SNORKY_PRIVATE__API_KEY_FILE: the file it names cannot be read: No such file or directory"
+
+
+def test_service_links_of_kubernetes_are_no_settings():
+    links = {
+        "SNORKY_PORT": "tcp://10.0.0.1:8002",
+        "SNORKY_PORT_8002_TCP": "tcp://10.0.0.1:8002",
+        "SNORKY_PORT_8002_TCP_ADDR": "10.0.0.1",
+        "SNORKY_SERVICE_HOST": "10.0.0.1",
+        "SNORKY_SERVICE_PORT": "8002",
+        "SNORKY_PUBLIC_SERVICE_PORT_HTTP": "8002",
+    }
+    assert load(None, links) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('redis_ulr = "redis://a"', "redis_ulr: unknown setting; did you mean redis_url?"),
+        ("port = 1", "port: unknown setting; did you mean [public] port or [private] port?"),
+        ("[limits]\nmesage_max_bytes = 1", "did you mean [limits] message_max_bytes?"),
+        ("[limits]\nzzz = 1", "[limits] zzz: unknown setting; known are message_max_bytes, outbox_max_bytes"),
+        ("[zzz]\nyyy = 1", "[zzz] yyy: unknown setting; known are redis_url, prefix"),
+        ("public = 1", "public: must be a table: [public]"),
+        ('[public]\nport = "80"', "[public] port: expected `int`, got `str`; write port = 8002"),
+        ("[public]\nport = 70000", "[public] port: expected `int` <= 65535; write port = 8002"),
+        ("[public]\ncompression = 1", "expected `bool`, got `int`; write compression = false"),
+        ("[public]\nping_interval_s = nan", "[public] ping_interval_s: "),
+        ("[limits]\nmessages_per_s = inf", "[limits] messages_per_s: must be finite"),
+        ('[public]\nallowed_origins = "*"', 'expected `array`, got `str`; write allowed_origins = ["..."]'),
+        ('[public]\nallowed_origins = ["https://a.example/"]', "no path"),
+        ('[public]\nallowed_origins = ["a.example"]', "no origin"),
+        ('[public]\nallowed_origins = ["http://a:b"]', "no origin"),
+        ('[public]\ntrusted_proxies = ["10.0.0.1/8"]', "host bits"),
+        ('[public]\nhost = "http://a"', '"" for all'),
+        ('prefix = "a{b}"', "prefix: takes 1 to 64 letters"),
+        ('redis_url = "http://a"', 'write "redis://127.0.0.1:6379/0"'),
+        ('redis_url = "redis+sentinel://a/b"', "a later version"),
+        ('redis_url = ["redis://a", "redis://b"]', "several independent Redis are for a later version"),
+        ('[auth]\nhmac_secret = "x"', "[auth] hmac_secret: this version has no authentication"),
+        ("[auth]", "auth: this version has no authentication"),
+        ('[private]\napi_key = ""', "openssl rand -hex 32"),
+        ('[private]\napi_key = "sha256:12"', "64 hex digits"),
+        ("[limits]\noutbox_max_bytes = 1000", "outbox_max_bytes is below message_max_bytes"),
+        ("[public]\nport = 8003", "are both 8003"),
+        ("[services.pubsub]\nhooks = 1", 'needs [services.pubsub] class beside it: class = "services.pubsub:'),
+        ('[services.pubsub]\nclass = "services.pubsub"', 'must be "module:Class"'),
+        ('[services]\npubsub = "services.pubsub:PubSub"', '[services.pubsub] class = "module:Class"'),
+        ('[services."a b"]\nclass = "a:B"', "only a-z 0-9 _ -"),
+        ("x = ", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_is_said_with_file_key_and_remedy(tmp_path, text, expected):
+    problem = only_problem_of(tmp_path, text)
+    assert expected in problem
+    assert problem.startswith((f"{tmp_path}/snorky.toml: ", "[limits] outbox", "[public] port and"))
+
+
+def test_every_problem_is_told_at_once(tmp_path):
+    text = 'redis_ulr = "a"\n[public]\nport = "x"\nhsot = "a"'
+    assert len(problems_of(tmp_path, text, SNORKY_PRIVATE__PORT="high", SNORKY_LIMITS__CONNECTOINS="1")) == 5
+
+
+def test_environment_value_of_the_wrong_type_shows_how_to_write_it(tmp_path):
+    problem = only_problem_of(tmp_path, SNORKY_PUBLIC__ALLOWED_ORIGINS="https://a.example")
+    assert problem == "SNORKY_PUBLIC__ALLOWED_ORIGINS: is not JSON; write SNORKY_PUBLIC__ALLOWED_ORIGINS='[\"...\"]'"
+
+
+def test_missing_file_is_one_problem():
+    with pytest.raises(ConfigurationError, match=r"^/nowhere/snorky\.toml: no such file"):
+        load(Path("/nowhere/snorky.toml"), {})
+
+
+def test_file_that_is_no_text_is_one_problem(tmp_path):
+    path = tmp_path / "snorky.toml"
+    path.write_bytes(b"prefix = '\xff'")
+    with pytest.raises(ConfigurationError, match="is not UTF-8 at byte 10"):
+        load(path, {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[private]\napi_key = " swordfish"',
+        '[private]\napi_key = "sha256:swordfish"',
+        'redis_url = "swordfish://swordfish"',
+        '[auth]\nhmac_secret = "swordfish"',
+    ],
+)
+def test_problem_never_quotes_the_value(tmp_path, text):
+    assert "swordfish" not in only_problem_of(tmp_path, text)
+
+
+def test_repr_shows_no_secret(tmp_path):
+    settings = load_toml(
+        tmp_path,
+        """
+        redis_url = "redis://:swordfish@redis"
+        [private]
+        api_key = "swordfish"
+        [services.own]
+        class = "own:Service"
+        token = "swordfish"
+        """,
+    )
+    assert "swordfish" not in repr(settings)
+    assert ApiKey.parse("swordfish").sha256.hex() not in repr(settings)
+
+
+def test_api_key_and_its_hash_are_the_same_key():
+    key = ApiKey.parse("swordfish")
+    assert ApiKey.parse(f"sha256:{key.sha256.hex().upper()}") == key
+    assert key.matches("swordfish")
+    assert not key.matches("swordfisH")
+    assert not key.matches(f"sha256:{key.sha256.hex()}")
+    assert not key.matches("\udcff")  # as a header that is no UTF-8 decodes
+
+
+def test_service_tables_pass_their_other_keys_to_the_constructor(tmp_path):
+    settings = load_toml(
+        tmp_path,
+        """
+        [services.pubsub]
+        class = "services.pubsub:PubSubService"
+        greeting = "hello"
+        [[services.pubsub.channels]]
+        match = "chat:*"
+        [backend.own]
+        class = "own.module:Backend"
+        """,
+        SNORKY_BACKEND__OWN__RETRIES="3",
+        SNORKY_BACKEND__OWN__GREETING="no json",
+        SNORKY_BACKEND__MORE__CLASS="own:More",
+    )
+    assert settings.services == {
+        "pubsub": ServiceTable(
+            "services.pubsub:PubSubService", {"greeting": "hello", "channels": [{"match": "chat:*"}]}
+        )
+    }
+    assert settings.backend == {
+        "own": ServiceTable("own.module:Backend", {"retries": 3, "greeting": "no json"}),
+        "more": ServiceTable("own:More"),
+    }
+
+
+def test_standard_services_are_there_unless_others_are_written(tmp_path):
+    standard = load(None, {})
+    assert standard.services == {"pubsub": ServiceTable("services.pubsub:PubSubService")}
+    assert standard.backend == {"pubsub_backend": ServiceTable("services.pubsub:PubSubBackend", {"frontend": "pubsub"})}
+    own = load_toml(tmp_path, '[services.own]\nclass = "own:Service"')
+    assert list(own.services) == ["own"]
+    assert own.backend == {}, "the backend of a service that is not there would fail on every call"
+
+
+def test_host_beyond_loopback_needs_insecure():
+    for host in ("0.0.0.0", "", "::", "192.168.1.5", "gateway.example"):
+        settings = Settings(public=Public(host=host))
+        assert len(settings.problems(insecure=False)) == 1
+        assert "--insecure" in settings.problems(insecure=False)[0]
+        assert settings.problems(insecure=True) == []
+
+
+def test_any_origin_needs_insecure_even_on_loopback():
+    settings = Settings(public=Public(allowed_origins=("*",)))
+    assert "https://app.example.org" in settings.problems(insecure=False)[0]
+    assert settings.problems(insecure=True) == []
+
+
+def test_private_port_beyond_loopback_needs_a_key_even_with_insecure():
+    settings = Settings(private=Private(host="0.0.0.0"))
+    for insecure in (False, True):
+        (problem,) = settings.problems(insecure=insecure)
+        assert "api_key" in problem
+    with_key = Settings(private=Private(host="0.0.0.0", api_key=ApiKey.parse("swordfish")))
+    assert with_key.problems(insecure=False) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("", False),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("localhost.example", False),
+    ],
+)
+def test_loopback_is_told_from_the_rest(host, expected):
+    assert is_loopback(host) is expected
