@@ -39,7 +39,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-Rate = Annotated[float, Meta(ge=0)]
+Rate = Annotated[float, Meta(gt=0)]
 
 _NAME = re.compile(r"[a-z0-9_-]+")
 _T = TypeVar("_T")
@@ -74,7 +74,7 @@ class Private:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """[limits]: bounds of one node. 0 = no limit, where 0 is allowed."""
+    """[limits]: bounds of one node. `connections`, `connections_per_ip`: 0 = no limit."""
 
     message_max_bytes: Annotated[int, Meta(ge=64, le=16_777_216)] = 65_536
     outbox_max_bytes: Positive = 1_048_576  # pending for one client; beyond it is closed 4008

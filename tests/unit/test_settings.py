@@ -74,9 +74,7 @@ def test_every_setting_of_the_file_is_taken(tmp_path):
         drain_grace_s=0.0,
     )
     assert settings.private == Private(host="::1", port=81, api_key=ApiKey.parse("swordfish"))
-    assert settings.limits == Limits(
-        message_max_bytes=1000, outbox_max_bytes=2000, connections=0, messages_per_s=2.5
-    )
+    assert settings.limits == Limits(message_max_bytes=1000, outbox_max_bytes=2000, connections=0, messages_per_s=2.5)
 
 
 def test_environment_wins_over_the_file(tmp_path):

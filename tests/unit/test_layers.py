@@ -1,0 +1,213 @@
+"""Hold the floors: every file of `gateway` and `services` imports only from floors below its own.
+
+`FLOORS` is the one source; a file that it does not list is a failure, so that nobody builds without a floor.
+Imports are read from the syntax tree: also the ones in functions and under TYPE_CHECKING count.
+"""
+
+import ast
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FLOORS = {
+    "gateway/_version.py": 0,
+    "gateway/errors.py": 0,
+    "gateway/canonical.py": 1,
+    "gateway/codec.py": 1,
+    "gateway/frames.py": 1,
+    "gateway/limiter.py": 1,
+    "gateway/logs.py": 1,
+    "gateway/metrics.py": 1,
+    "gateway/setting_values.py": 1,
+    "gateway/settings.py": 1,
+    "gateway/sources.py": 1,
+    "gateway/connection.py": 2,
+    "gateway/broker.py": 3,
+    "gateway/fanout.py": 3,
+    "gateway/hub.py": 3,
+    "gateway/service.py": 3,
+    "gateway/inbox.py": 3,
+    "gateway/loading.py": 4,
+    "gateway/registry.py": 4,
+    "gateway/redis/": 4,
+    "gateway/node.py": 5,
+    "gateway/http/": 6,
+    "gateway/cli.py": 7,
+    "gateway/commands/": 7,
+    "gateway/server.py": 7,
+    "gateway/supervisor.py": 7,
+    "gateway/__init__.py": 8,  # the public names
+    "gateway/__main__.py": 8,
+}
+
+# Two files of one floor, the second below the first.
+NEIGHBOURS = {
+    ("gateway/codec.py", "gateway/canonical.py"),
+    ("gateway/frames.py", "gateway/codec.py"),
+    ("gateway/settings.py", "gateway/setting_values.py"),
+    ("gateway/settings.py", "gateway/sources.py"),
+    ("gateway/fanout.py", "gateway/hub.py"),
+    ("gateway/cli.py", "gateway/commands/"),
+    ("gateway/commands/", "gateway/server.py"),
+    ("gateway/commands/", "gateway/supervisor.py"),
+}
+
+# Foreign packages that only one folder knows.
+HOMES = {"redis": "gateway/redis/", "hiredis": "gateway/redis/", "aiohttp": "gateway/http/"}
+
+
+def place_of(path: str) -> str:
+    """Give the entry of FLOORS that a file has: its folder's, or its own."""
+    return next((place for place in FLOORS if place.endswith("/") and path.startswith(place)), path)
+
+
+def imports_of(tree: ast.Module, path: str) -> Iterator[tuple[int, str, str]]:
+    """Yield (line, module, imported name or "")."""
+    package = path.removesuffix("/__init__.py").removesuffix(".py").split("/")
+    if not path.endswith("__init__.py"):
+        package = package[:-1]
+    for statement in ast.walk(tree):
+        if isinstance(statement, ast.Import):
+            for alias in statement.names:
+                yield statement.lineno, alias.name, ""
+        elif isinstance(statement, ast.ImportFrom):
+            base = package[: len(package) - statement.level + 1] if statement.level else []
+            module = ".".join([*base, *filter(None, [statement.module])])
+            for alias in statement.names:
+                yield statement.lineno, module, alias.name
+
+
+def file_of(root: Path, module: str, name: str) -> str:
+    """Find the file that is meant by `from module import name`."""
+    path = module.replace(".", "/")
+    for candidate in ([f"{path}/{name}.py", f"{path}/{name}/__init__.py"] if name else []) + [f"{path}.py"]:
+        if (root / candidate).is_file():
+            return candidate
+    return f"{path}/__init__.py"
+
+
+def public_names(root: Path) -> set[str]:
+    for statement in ast.parse((root / "gateway/__init__.py").read_text()).body:
+        if isinstance(statement, ast.Assign) and getattr(statement.targets[0], "id", "") == "__all__":
+            return set(ast.literal_eval(statement.value))
+    return set()
+
+
+def violations(root: Path) -> list[str]:
+    """Say every import that the floors forbid, and every file without a floor."""
+    found = []
+    exported = public_names(root)
+    for file in sorted([*root.glob("gateway/**/*.py"), *root.glob("services/**/*.py")]):
+        path = file.relative_to(root).as_posix()
+        place = place_of(path)
+        if path.startswith("gateway/") and place not in FLOORS:
+            found.append(f"{path}: has no floor; add it to FLOORS")
+            continue
+        for line, module, name in imports_of(ast.parse(file.read_text(), path), path):
+            reason = objection(root, path, place, module, name, exported)
+            if reason:
+                found.append(f"{path}:{line}: {reason}")
+    return found
+
+
+def objection(root: Path, path: str, place: str, module: str, name: str, exported: set[str]) -> str:
+    top = module.partition(".")[0]
+    if top in HOMES:
+        return "" if place == HOMES[top] else f"{top} is known only in {HOMES[top]}"
+    if path.startswith("services/"):
+        if top != "gateway":
+            return ""
+        if module == "gateway" and name in exported:
+            return ""
+        return f"services import only what gateway exports in __all__, not {module} {name}".rstrip()
+    if top == "services":
+        return "gateway never imports services; the settings name them"
+    if top != "gateway":
+        return ""
+    target = place_of(file_of(root, module, name))
+    if target not in FLOORS:
+        return f"{target} has no floor"
+    if FLOORS[target] < FLOORS[place] or (place, target) in NEIGHBOURS or (target == place and place.endswith("/")):
+        return ""
+    return f"{place} (floor {FLOORS[place]}) must not import {target} (floor {FLOORS[target]})"
+
+
+def test_floors_hold():
+    assert violations(ROOT) == []
+
+
+def test_neighbours_form_no_circle():
+    below: dict[str, set[str]] = {}
+    for upper, lower in NEIGHBOURS:
+        assert FLOORS[upper] == FLOORS[lower], f"{upper} and {lower} are on different floors: no pair is needed"
+        below.setdefault(upper, set()).add(lower)
+    while below:
+        free = {upper for upper, lowers in below.items() if not lowers & set(below)}
+        assert free, f"a circle among {sorted(below)}"
+        for upper in free:
+            del below[upper]
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "expected"),
+    [
+        ("gateway/errors.py", "import gateway.codec", "must not import gateway/codec.py"),
+        ("gateway/hub.py", "from gateway.node import Node", "must not import gateway/node.py"),
+        ("gateway/hub.py", "from gateway import node", "must not import gateway/node.py"),
+        ("gateway/hub.py", "from . import node", "must not import gateway/node.py"),
+        ("gateway/hub.py", "from .http import takeover", "must not import gateway/http/"),
+        ("gateway/hub.py", "from gateway.broker import Broker", "must not import gateway/broker.py (floor 3)"),
+        ("gateway/redis/__init__.py", "from gateway.http import app", "must not import gateway/http/"),
+        ("gateway/redis/__init__.py", "import gateway.registry", "must not import gateway/registry.py (floor 4)"),
+        ("gateway/node.py", "def late():\n    import gateway.server", "must not import gateway/server.py"),
+        ("gateway/node.py", "from gateway import Service", "must not import gateway/__init__.py"),
+        ("gateway/node.py", "import services.pubsub", "gateway never imports services"),
+        ("gateway/node.py", "from services import pubsub", "gateway never imports services"),
+        ("gateway/node.py", "import redis.asyncio", "redis is known only in gateway/redis/"),
+        ("gateway/node.py", "from aiohttp import web", "aiohttp is known only in gateway/http/"),
+        ("gateway/http/__init__.py", "import redis", "redis is known only in gateway/redis/"),
+        ("gateway/redis/__init__.py", "import aiohttp", "aiohttp is known only in gateway/http/"),
+        ("services/__init__.py", "from gateway.hub import Hub", "services import only what gateway exports"),
+        ("services/__init__.py", "from gateway import hub", "services import only what gateway exports"),
+        ("services/__init__.py", "import gateway", "services import only what gateway exports"),
+        ("services/__init__.py", "from redis import Redis", "redis is known only in gateway/redis/"),
+        ("services/__init__.py", "import aiohttp", "aiohttp is known only in gateway/http/"),
+        ("gateway/novelty.py", "import os", "gateway/novelty.py: has no floor"),
+    ],
+)
+def test_forbidden_import_turns_it_red(tmp_path, file, line, expected):
+    for folder in ("gateway", "services"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("node", "server", "hub", "broker", "registry"):  # so that the case stands whatever is built so far
+        (tmp_path / f"gateway/{name}.py").touch()
+    before = violations(tmp_path)
+    with (tmp_path / file).open("a") as source:
+        source.write(f"\n{line}\n")
+    added = [problem for problem in violations(tmp_path) if problem not in before]
+    assert len(added) == 1
+    assert expected in added[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("gateway/node.py", "from gateway.errors import SnorkyError"),
+        ("gateway/node.py", "from gateway.redis.connect import Target"),
+        ("gateway/redis/broker.py", "from gateway.redis.subscriber import Subscriber\nimport redis, hiredis"),
+        ("gateway/http/app.py", "from .takeover import take_over\nfrom aiohttp import web"),
+        ("gateway/codec.py", "from gateway.canonical import canonical"),
+        ("services/pubsub.py", "from gateway import Service\nfrom services.rpc import RPCService\nimport asyncio"),
+    ],
+)
+def test_allowed_import_stays_green(tmp_path, file, line):
+    for package in ("gateway", "gateway/redis", "gateway/http", "services"):
+        (tmp_path / package).mkdir(exist_ok=True)
+    for name in ("errors", "canonical"):
+        (tmp_path / f"gateway/{name}.py").touch()
+    (tmp_path / "gateway/__init__.py").write_text('__all__ = ["Service"]\n')
+    (tmp_path / file).write_text(line)
+    assert violations(tmp_path) == []
