@@ -1,0 +1,48 @@
+# make help tells what there is. Everything lives in .venv; nothing is installed outside of it but by `make bootstrap`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+.PHONY: help install bootstrap demo test lint format check bench clean distclean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## put the project and its tools into .venv (again only when pyproject.toml changed)
+
+$(STAMP): pyproject.toml
+	@scripts/make-venv $(VENV)
+	@touch $@
+
+bootstrap:  ## install what the tests need beside Python (as root with apt), or say what is missing
+	@scripts/bootstrap
+
+demo: $(STAMP)  ## start a node with its own Redis and a page to play with
+	@exec $(BIN)/snorky serve --demo $(ARGS)
+
+test: $(STAMP) bootstrap  ## run all tests; ARGS="-k name" for some
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## ruff and mypy --strict
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run 'make format'"; exit 1; }
+	@$(BIN)/mypy
+
+format: $(STAMP)  ## bring the code into its form
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+check: lint test  ## what CI runs
+
+bench: $(STAMP)  ## one table: this gateway beside a C loop of send() and naive aiohttp
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+clean:  ## remove what tools leave behind
+	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/build
+	@find . -path ./$(VENV) -prune -o -name node_modules -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+distclean: clean  ## and .venv and node_modules
+	@rm -rf $(VENV) clients/js/node_modules

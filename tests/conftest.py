@@ -1,0 +1,44 @@
+"""What all tests share: tests that need a program which is not there are skipped, listed, and in CI an error."""
+
+import os
+import shutil
+
+import pytest
+
+PACKAGES = {"redis-cli": "redis-tools", "promtool": "prometheus", "node": "nodejs"}  # Debian's, where named otherwise
+IS_CI = os.environ.get("CI") == "true"
+
+
+def find_program(name: str) -> str | None:
+    """Find a program as root does: Debian keeps servers in sbin, which is not on everybody's PATH."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*programs): skip, and say what to install, where one is not there")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        for program in marker.args:
+            if find_program(program) is None:
+                pytest.skip(f"needs {program}: apt-get install {PACKAGES.get(program, program)}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    if not skipped:
+        return
+    reasons: dict[str, int] = {}
+    for report in skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[reason] = reasons.get(reason, 0) + 1
+    terminalreporter.section("not run" + (": an error in CI" if IS_CI else ""))
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.line(f"{count:5d}  {reason.removeprefix('Skipped: ')}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if IS_CI and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
