@@ -1,0 +1,123 @@
+"""One process of a benchmark: started on a CPU of its own, commanded by lines, measured by the operating system.
+
+Rules:
+- A child answers every line of stdin with one line of JSON on stdout, and ends when its stdin ends; so nothing
+  outlives the benchmark, however that ends.
+- CPU is what the scheduler charged, of all threads, from /proc/PID/task/*/schedstat: nanoseconds, where
+  utime + stime of /proc/PID/stat come in ticks of 10 ms. (Both hold user and kernel time: the work of the
+  loopback's receiving side that the kernel does inside send() is charged to the sender, for every variant alike.)
+"""
+
+import json
+import os
+import resource
+import select
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+__all__ = ["Child", "ChildFailed", "raise_file_limit"]
+
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+class ChildFailed(Exception):
+    """A child ended, was silent for too long, or did not do what it was told."""
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files to the hard one. Returns it; children inherit it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+class Child:
+    """A process that is commanded by lines. A context manager: leaving it ends the process.
+
+    cpu: the CPU it may run on; None: any.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], *, cpu: int | None = None, environ: Mapping[str, str] | None = None
+    ) -> None:
+        self._argv = list(argv)
+        pin = None if cpu is None else lambda: os.sched_setaffinity(0, {cpu})
+        self._process = subprocess.Popen(
+            self._argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            preexec_fn=pin,  # before exec: threads that it starts inherit it
+            env=None if environ is None else {**os.environ, **environ},
+        )
+        self._unread = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def stop(self) -> None:
+        """End the process: stdin closed, then killed after 10 s. Idempotent."""
+        if self._process.stdin is not None:
+            try:
+                self._process.stdin.close()
+            except BrokenPipeError:
+                pass  # it ended by itself
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def ask(self, command: str, timeout_s: float = 120.0) -> dict[str, float]:
+        """Send a command and return its answer. Raises ChildFailed."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(command.encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise ChildFailed(f"{self._argv[:3]} ended before {command!r}") from error
+        return self.answer(timeout_s)
+
+    def answer(self, timeout_s: float = 120.0) -> dict[str, float]:
+        """Return the next line of JSON. Raises ChildFailed: none within timeout_s, or the process ended."""
+        assert self._process.stdout is not None
+        out = self._process.stdout.fileno()
+        while b"\n" not in self._unread:
+            if not select.select([out], [], [], timeout_s)[0]:
+                raise ChildFailed(f"{self._argv[:3]} said nothing for {timeout_s} s")
+            chunk = os.read(out, 65536)
+            if not chunk:
+                raise ChildFailed(f"{self._argv[:3]} ended with {self._process.wait()}")
+            self._unread += chunk
+        line, self._unread = self._unread.split(b"\n", 1)
+        answer: dict[str, float] = json.loads(line)
+        return answer
+
+    def cpu_s(self) -> float:
+        """CPU seconds charged to the process until now, user and system."""
+        try:
+            tasks = list(Path(f"/proc/{self.pid}/task").iterdir())
+            return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+        except (FileNotFoundError, IndexError):  # a kernel without schedstat
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+            return (int(fields[11]) + int(fields[12])) * _TICK_S
+
+    def rss_bytes(self) -> int:
+        """Resident memory, in bytes. Buffers in the kernel are not in it."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise ChildFailed(f"{self._argv[:3]} has no VmRSS: it ended")

@@ -1,0 +1,44 @@
+"""What an idle connection costs: resident memory of the server, and CPU of connecting, handshake included."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.child import Child
+from benchmarks.machine import receiver_cpu
+from benchmarks.receiver import Receiver
+
+__all__ = ["Connections", "connect"]
+
+WARM = 200  # connections before the first measurement: modules are imported and pools filled by then
+SETTLE_S = 1.0  # what a handshake leaves behind is given back by then
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """What `connections` more connections cost one server."""
+
+    name: str
+    connections: int
+    bytes_each: float
+    connect_ms: float  # CPU of the server
+    per_s: float  # as fast as they came, one CPU each for server and clients
+
+    @property
+    def kib_each(self) -> float:
+        return self.bytes_each / 1024
+
+
+def connect(name: str, start: Callable[[], Child], connections: int, *, send: str | None = None) -> Connections:
+    """Open so many connections to a fresh server, each sending `send`, if anything. Raises ChildFailed."""
+    with start() as server:
+        port = int(server.answer()["port"])
+        with Receiver(port, WARM, cpu=receiver_cpu(), send=send):
+            time.sleep(SETTLE_S)
+            rss_before, cpu_before_s = server.rss_bytes(), server.cpu_s()
+            with Receiver(port, connections, cpu=receiver_cpu(), send=send) as receiver:
+                cpu_s = server.cpu_s() - cpu_before_s
+                time.sleep(SETTLE_S)
+                grown = server.rss_bytes() - rss_before
+                connect_s = receiver.connect_s
+    return Connections(name, connections, grown / connections, cpu_s * 1e3 / connections, connections / connect_s)

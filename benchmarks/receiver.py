@@ -1,0 +1,59 @@
+"""The receiving side: receiver.c where there is a compiler, else the same in Python."""
+
+import sys
+from typing import Self
+
+from benchmarks.child import Child, ChildFailed
+from benchmarks.compiler import compiled
+from benchmarks.message import PATH
+
+__all__ = ["Receiver"]
+
+
+class Receiver(Child):
+    """Many client connections in one process. Once made, all are open and have got the reply to `send`.
+
+    send: text that every connection sends first and that is answered. sample: of every so many connections one
+    has its latencies taken. sources: loopback addresses to connect from, 28,000 ports each.
+    Raises ChildFailed: connecting failed or took more than timeout_s.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        connections: int,
+        *,
+        cpu: int | None = None,
+        is_raw: bool = False,
+        send: str | None = None,
+        sample: int = 0,
+        timeout_s: float = 120.0,
+    ) -> None:
+        program = compiled("receiver")
+        argv = [str(program)] if program else [sys.executable, "-m", "benchmarks.python_receiver"]
+        argv += ["--port", str(port), "--connections", str(connections), "--path", PATH, "--sample", str(sample)]
+        argv += ["--sources", str(1 + connections // 20_000)]
+        if is_raw:
+            argv.append("--raw")
+        if send is not None:
+            argv += ["--send", send]
+        super().__init__(argv, cpu=cpu)
+        try:
+            self.connect_s = self.answer(timeout_s)["elapsed_s"]
+        except ChildFailed:
+            self.stop()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def mark(self) -> None:
+        """Count from zero again."""
+        self.ask("mark")
+
+    def wait(self, messages: int, timeout_s: float = 60.0) -> dict[str, float]:
+        """Return the counts when `messages` have come since the mark. Raises ChildFailed: not exactly so many."""
+        counts = self.ask(f"wait {messages} {timeout_s * 1000:.0f}", timeout_s + 30)
+        if counts["messages"] != messages or counts["closed"]:
+            raise ChildFailed(f"expected {messages} messages: {counts}")
+        return counts

@@ -1,0 +1,119 @@
+"""What is compared: how each variant is started, and how it is made to deliver."""
+
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.child import Child
+from benchmarks.compiler import compiled
+from benchmarks.machine import receiver_cpu, server_cpu
+from benchmarks.message import compact, frame, payload, redis_channel, subscribe
+from benchmarks.receiver import Receiver
+from benchmarks.redis_server import RedisServer, request
+
+__all__ = ["BASELINE", "NAIVE", "Rig", "Variant", "gateway", "naive", "variants"]
+
+BASELINE = "C loop of send()"
+NAIVE = "aiohttp send_str, encoded per client"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One row: name as in the table; start(connections) makes a Rig, with everything connected."""
+
+    name: str
+    start: Callable[[int], "Rig"]
+
+
+class Rig:
+    """A server and its receiver, ready to be measured."""
+
+    def __init__(self, server: Child, connections: int, *, is_raw: bool = False, send: str | None = None) -> None:
+        self.server = server
+        self.connections = connections
+        try:
+            port = int(server.answer()["port"])
+            self.receiver = Receiver(port, connections, cpu=receiver_cpu(), is_raw=is_raw, send=send)
+        except BaseException:
+            server.stop()
+            raise
+
+    def stop(self) -> None:
+        """End both processes."""
+        self.receiver.stop()
+        self.server.stop()
+
+    def cpu_s(self, passes: int, burst: int) -> float:
+        """Deliver `burst` messages at once to everybody, `passes` times. Returns CPU seconds of the server.
+
+        Raises ChildFailed: not everything arrived.
+        """
+        self.receiver.mark()
+        before = self.server.cpu_s()
+        self._deliver(passes, burst)
+        self.receiver.wait(passes * burst * self.connections)
+        return self.server.cpu_s() - before
+
+    def _deliver(self, passes: int, burst: int) -> None:
+        # the pause lets the receiver drain, so that every pass finds the sockets empty, whatever the variant
+        gap_us = 2000 + 3 * self.connections * burst
+        self.server.ask(f"pass {passes} {burst} {gap_us}")
+
+
+class _RedisRig(Rig):
+    """A gateway that is published to through Redis."""
+
+    def __init__(self, server: Child, connections: int, publisher: socket.socket) -> None:
+        super().__init__(server, connections, send=subscribe())
+        self._publisher = publisher
+
+    def _deliver(self, passes: int, burst: int) -> None:
+        publications = request(b"PUBLISH", redis_channel().encode(), compact(payload())) * burst
+        for done in range(1, passes + 1):
+            self._publisher.sendall(publications)
+            replies = b""
+            while replies.count(b"\n") < burst:
+                replies += self._publisher.recv(65536)
+            self.receiver.wait(done * burst * self.connections)
+
+    def stop(self) -> None:
+        self._publisher.close()
+        super().stop()
+
+
+def naive(encode: str, loop: str) -> Child:
+    """Start an aiohttp server as one writes it first; see naive_server."""
+    return Child([sys.executable, "-m", "benchmarks.naive_server", encode, loop], cpu=server_cpu())
+
+
+def gateway(redis_url: str = "") -> Child:
+    """Start a node of this gateway; see gateway_server. redis_url "": publications come from within."""
+    return Child([sys.executable, "-m", "benchmarks.gateway_server", redis_url], cpu=server_cpu())
+
+
+def variants(redis: RedisServer | None) -> list[Variant]:
+    """All that can be run here; the baseline first, if there is a compiler."""
+
+    def c_loop(connections: int) -> Rig:
+        server = Child([str(compiled("sendloop")), frame().hex()], cpu=server_cpu())
+        return Rig(server, connections, is_raw=True)
+
+    def aiohttp(encode: str, loop: str) -> Callable[[int], Rig]:
+        return lambda connections: Rig(naive(encode, loop), connections)
+
+    found = [Variant(BASELINE, c_loop)] if compiled("sendloop") else []
+    found += [
+        Variant(NAIVE, aiohttp("each", "asyncio")),
+        Variant("aiohttp send_str, encoded once", aiohttp("once", "asyncio")),
+        Variant(f"{NAIVE}, uvloop", aiohttp("each", "uvloop")),
+        Variant("this gateway", lambda connections: Rig(gateway(), connections, send=subscribe())),
+    ]
+    if redis is not None:
+        found.append(
+            Variant(
+                "this gateway, through Redis",
+                lambda connections: _RedisRig(gateway(redis.url), connections, redis.connect()),
+            )
+        )
+    return found
