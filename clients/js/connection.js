@@ -1,0 +1,207 @@
+/**
+ * One WebSocket, from dialling to its end: calls and their answers, and nothing after the end.
+ *
+ * Invariants:
+ * - `onEnd` is heard exactly once, and nothing is heard after it.
+ * - Every call settles: answered, timed out, or rejected when the connection ends. None is sent twice.
+ */
+
+import { SnorkyError } from "./error.js";
+
+/**
+ * What this client needs of a WebSocket; browsers, Node >= 22 and the package `ws` have it.
+ *
+ * @typedef {object} Socket
+ * @property {string} binaryType
+ * @property {any} onopen
+ * @property {any} onmessage
+ * @property {any} onclose
+ * @property {any} onerror
+ * @property {(data: any) => void} send
+ * @property {(code?: number, reason?: string) => void} close
+ *
+ * @typedef {new (url: string, protocols?: string | string[]) => Socket} SocketClass
+ *
+ * @typedef {object} ConnectionOptions
+ * @property {string} url
+ * @property {SocketClass} WebSocket
+ * @property {import("./json.js").Codec} codec
+ * @property {import("./clock.js").Clock} clock
+ * @property {number} connectTimeoutMs a socket that is not open by then is given up
+ * @property {number} probeAfterMs silence before the server is asked whether it is there; 0: never
+ * @property {number} probeTimeoutMs silence after that question before the connection counts as dead
+ *
+ * @typedef {object} ConnectionEvents
+ * @property {() => void} onOpen
+ * @property {(service: string, message: Notification) => void} onNotification whatever answers no call
+ * @property {(error: SnorkyError) => void} onFault the server sent what cannot be understood; the connection goes on
+ * @property {(code: number, reason: string) => void} onEnd
+ *
+ * @typedef {Record<string, unknown> & {type?: unknown}} Notification
+ *
+ * @typedef {object} Call
+ * @property {(data: any) => void} resolve
+ * @property {(error: SnorkyError) => void} reject
+ * @property {() => void} cancelTimeout
+ */
+
+// RFC 6455 7.1.5: what a closing that never got a close frame is called.
+const ABNORMAL = 1006;
+const NORMAL = 1000;
+
+export class Connection {
+  #options;
+  #events;
+  #socket;
+  /** @type {"connecting" | "open" | "ended"} */
+  #state = "connecting";
+  /** @type {Map<number, Call>} */
+  #calls = new Map();
+  #lastCallId = 0;
+  #heardAtMs;
+  #isFinishing = false;
+  #cancelTimer;
+
+  /** Dial. @param {ConnectionOptions} options @param {ConnectionEvents} events */
+  constructor(options, events) {
+    this.#options = options;
+    this.#events = events;
+    this.#heardAtMs = options.clock.now();
+    const socket = new options.WebSocket(options.url, [options.codec.subprotocol]);
+    this.#socket = socket;
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => this.#onOpen();
+    socket.onmessage = (/** @type {{data: string | ArrayBuffer}} */ event) => this.#onMessage(event.data);
+    socket.onclose = (/** @type {{code: number, reason: string}} */ event) => this.#end(event.code, event.reason);
+    socket.onerror = () => {}; // a close event follows and says more; `ws` throws if nobody listens
+    this.#cancelTimer = options.clock.after(options.connectTimeoutMs, () => this.#abandon("connecting took too long"));
+  }
+
+  get isOpen() {
+    return this.#state === "open";
+  }
+
+  /**
+   * Send a request and return its answer.
+   *
+   * Rejects with SnorkyError: what the server answered, `timeout`, or `disconnected`. Throws TypeError if the
+   * parameters cannot be encoded.
+   *
+   * @param {string} service @param {string} command @param {object} params @param {number} timeoutMs
+   * @returns {Promise<any>}
+   */
+  call(service, command, params, timeoutMs) {
+    if (this.#state !== "open") return Promise.reject(disconnected());
+    const callId = ++this.#lastCallId;
+    const data = this.#options.codec.encode({ service, message: { command, params, callId } });
+    return new Promise((resolve, reject) => {
+      const cancelTimeout = this.#options.clock.after(timeoutMs, () => {
+        this.#settle(callId)?.reject(new SnorkyError(`No answer to ${service}.${command} in time`, "timeout"));
+      });
+      this.#calls.set(callId, { resolve, reject, cancelTimeout });
+      this.#socket.send(data);
+    });
+  }
+
+  /** End now: calls in flight are rejected, nothing more is heard. @param {string} [reason] for the server's log */
+  close(reason = "") {
+    this.#end(NORMAL, reason);
+    this.#socket.close(NORMAL, reason);
+  }
+
+  /** End as soon as the calls in flight are settled; notifications are heard no more. */
+  finish() {
+    this.#isFinishing = true;
+    if (this.#calls.size === 0) this.close("moved");
+  }
+
+  #onOpen() {
+    if (this.#state !== "connecting") return;
+    this.#state = "open";
+    this.#heardAtMs = this.#options.clock.now();
+    this.#cancelTimer();
+    if (this.#options.probeAfterMs > 0) this.#watch(this.#options.probeAfterMs);
+    this.#events.onOpen();
+  }
+
+  /** @param {string | ArrayBuffer} data */
+  #onMessage(data) {
+    if (this.#state !== "open") return;
+    this.#heardAtMs = this.#options.clock.now();
+    let envelope;
+    try {
+      envelope = /** @type {any} */ (this.#options.codec.decode(data));
+    } catch (error) {
+      this.#events.onFault(new SnorkyError(`Undecodable message: ${error}`, "invalid_message"));
+      return;
+    }
+    const message = envelope?.message;
+    if (typeof envelope?.service !== "string") {
+      this.#events.onFault(new SnorkyError("Message without a service", "invalid_message"));
+    } else if (message?.type === "response") {
+      this.#settle(message.callId)?.resolve(message.data);
+    } else if (message?.type === "error") {
+      const error = SnorkyError.from(message);
+      // Without a call to reject it is about something the server could not even read.
+      if (message.callId === null || message.callId === undefined) this.#events.onFault(error);
+      else this.#settle(message.callId)?.reject(error);
+    } else if (!this.#isFinishing) {
+      this.#events.onNotification(envelope.service, message);
+    }
+  }
+
+  /** Take a call out; undefined if it timed out before or was never made. @param {number} callId */
+  #settle(callId) {
+    const call = this.#calls.get(callId);
+    if (call === undefined) return undefined;
+    this.#calls.delete(callId);
+    call.cancelTimeout();
+    if (this.#isFinishing && this.#calls.size === 0) this.close("moved");
+    return call;
+  }
+
+  /**
+   * Notice a peer that vanished without a word: browsers show no pings, so after some silence we ask ourselves.
+   * Any message is a sign of life, an error too. Timers fire late after sleep; silence is measured, and asking
+   * comes before judging.
+   *
+   * @param {number} delayMs
+   */
+  #watch(delayMs) {
+    const { clock, probeAfterMs, probeTimeoutMs } = this.#options;
+    this.#cancelTimer = clock.after(delayMs, () => {
+      const silentMs = clock.now() - this.#heardAtMs;
+      if (silentMs < probeAfterMs) return this.#watch(probeAfterMs - silentMs);
+      const askedAtMs = clock.now();
+      this.call("gateway", "info", {}, probeTimeoutMs).catch(() => {});
+      this.#cancelTimer = clock.after(probeTimeoutMs, () => {
+        if (this.#heardAtMs < askedAtMs) this.#abandon("no sign of life");
+        else this.#watch(probeAfterMs);
+      });
+    });
+  }
+
+  /** End without waiting for a peer that may not be there. @param {string} reason */
+  #abandon(reason) {
+    this.#end(ABNORMAL, reason);
+    this.#socket.close();
+  }
+
+  /** @param {number} code @param {string} reason */
+  #end(code, reason) {
+    if (this.#state === "ended") return;
+    this.#state = "ended";
+    this.#cancelTimer();
+    const calls = [...this.#calls.values()];
+    this.#calls.clear();
+    for (const call of calls) {
+      call.cancelTimeout();
+      call.reject(disconnected());
+    }
+    this.#events.onEnd(code, reason);
+  }
+}
+
+function disconnected() {
+  return new SnorkyError("The connection ended before the answer", "disconnected");
+}

@@ -1,0 +1,38 @@
+/**
+ * What a call rejects with. `code` is stable and snake_case.
+ *
+ * Codes that come from this client, beside those of the server:
+ * - `offline`: never sent, there was no connection in time. Safe to repeat.
+ * - `closed`: never sent, the client was closed or told by the server not to come back.
+ * - `disconnected`: sent, and the connection ended before the answer. The outcome is unknown.
+ * - `timeout`: sent, and no answer came in time. The outcome is unknown.
+ * - `invalid_message`: the server sent what is not the protocol.
+ */
+export class SnorkyError extends Error {
+  /**
+   * @param {string} message
+   * @param {string} code
+   * @param {number | null} [retryAfterMs] set where trying again helps, and after how long
+   */
+  constructor(message, code, retryAfterMs = null) {
+    super(message);
+    this.name = "SnorkyError";
+    /** @readonly */
+    this.code = code;
+    /** @readonly */
+    this.retryAfterMs = retryAfterMs;
+  }
+
+  /**
+   * The error that an `error` message of the protocol means. A server of 2016 sends no code: `error`.
+   *
+   * @param {{message?: unknown, code?: unknown, retryAfterMs?: unknown}} reply
+   */
+  static from(reply) {
+    return new SnorkyError(
+      typeof reply.message === "string" ? reply.message : "Error",
+      typeof reply.code === "string" ? reply.code : "error",
+      typeof reply.retryAfterMs === "number" ? reply.retryAfterMs : null,
+    );
+  }
+}

@@ -1,0 +1,35 @@
+/**
+ * Client of a Snorky gateway. No build step: import this file.
+ *
+ *     import { connect } from "./snorky.js";
+ *
+ *     const client = connect("wss://example.org/ws");
+ *     const news = client.subscribe("news", (message) => console.log(message));
+ *     await news.ready;
+ *     await client.publish("news", { headline: "It works" });
+ *     console.log(await client.call("gateway", "info"));
+ *
+ * It reconnects by itself (exponential backoff, full jitter) and subscribes again. Close codes 4500-4999 end it.
+ * For MessagePack instead of JSON: `connect(url, { encoding: msgpack })`.
+ */
+
+import { Client } from "./client.js";
+
+export { canonical, channelName } from "./canonical.js";
+export { Client } from "./client.js";
+export { SnorkyError } from "./error.js";
+export { json } from "./json.js";
+export { msgpack } from "./msgpack.js";
+export { Subscription } from "./topic.js";
+
+/**
+ * Connect to a gateway; returns at once, calls wait for the connection.
+ *
+ * Throws TypeError if the URL or the options cannot be.
+ *
+ * @param {string | URL} url of the WebSocket endpoint; in a browser also relative: "/ws"
+ * @param {import("./options.js").ClientOptions} [options]
+ */
+export function connect(url, options) {
+  return new Client(url, options);
+}

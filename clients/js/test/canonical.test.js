@@ -1,0 +1,62 @@
+import assert from "node:assert/strict";
+import { existsSync, readFileSync } from "node:fs";
+import { test } from "node:test";
+
+import { canonical, channelName } from "../canonical.js";
+
+/**
+ * The vectors that all languages share; undefined where this folder stands alone.
+ *
+ * @param {string} name
+ */
+function vectors(name) {
+  const file = new URL(`../../../tests/vectors/${name}`, import.meta.url);
+  return existsSync(file) ? JSON.parse(readFileSync(file, "utf-8")) : undefined;
+}
+
+const forms = vectors("canonical.json");
+const names = vectors("redis_names.json");
+const isAlone = { skip: forms === undefined && "the shared vectors are not here" };
+
+test("canonical forms are those of the shared vectors", isAlone, () => {
+  assert.ok(forms.canonical.length > 0);
+  for (const { name, channel, canonical: form } of forms.canonical) assert.equal(canonical(JSON.parse(channel)), form, name);
+});
+
+test("channels are the same where the shared vectors say so, and only there", isAlone, () => {
+  for (const [one, other] of forms.equal) assert.equal(canonical(JSON.parse(one)), canonical(JSON.parse(other)));
+  for (const [one, other] of forms.unequal) assert.notEqual(canonical(JSON.parse(one)), canonical(JSON.parse(other)));
+});
+
+test("channels that the shared vectors refuse are refused", isAlone, () => {
+  assert.ok(forms.refused.length > 0);
+  for (const { name, channel } of forms.refused) {
+    assert.throws(() => channelName(JSON.parse(channel)), TypeError, name);
+  }
+});
+
+test("numbers are written as RFC 8785 appendix B writes them", isAlone, () => {
+  for (const { ieee754, text } of forms.numbers) {
+    const number = Buffer.from(ieee754, "hex").readDoubleBE();
+    const isUnsafe = Number.isInteger(number) && !Number.isSafeInteger(number) && !text.includes("e");
+    if (isUnsafe) assert.throws(() => canonical(number), TypeError, text);
+    else assert.equal(canonical(number), text);
+  }
+});
+
+test("Redis names are those of the shared vectors", { skip: names === undefined && "no shared vectors" }, () => {
+  assert.ok(names.names.length > 0);
+  for (const { prefix, service, channel, redis } of names.names) {
+    assert.equal(`${prefix}:{${service}:${channelName(JSON.parse(channel))}}`, redis);
+  }
+});
+
+test("what is no JSON has no canonical form", () => {
+  for (const value of [undefined, NaN, Infinity, () => 0, Symbol("x"), 1n, "\ud800", [undefined], { a: NaN }]) {
+    assert.throws(() => canonical(value), TypeError);
+  }
+});
+
+test("key order does not matter", () => {
+  assert.equal(canonical({ b: [1, { d: null, c: true }], a: "x" }), '{"a":"x","b":[1,{"c":true,"d":null}]}');
+});
