@@ -37,6 +37,8 @@ export class Line {
   /** Of the channels that two lines bring during a move. @type {Map<Topic, Overlap>} */
   #overlaps = new Map();
   #hasEnded = false;
+  /** What ends each wait. @type {Set<() => void>} */
+  #waits = new Set();
   /** Set once the server has asked this connection to move elsewhere. @type {number | null} */
   movingGraceMs = null;
 
@@ -50,6 +52,7 @@ export class Line {
       onNotification: (service, message) => this.#onNotification(service, message),
       onEnd: (code, reason) => {
         this.#hasEnded = true;
+        for (const end of [...this.#waits]) end();
         events.onEnd(code, reason);
       },
     });
@@ -95,7 +98,7 @@ export class Line {
     const held = this.#held ?? [];
     this.#held = null;
     for (const [service, message] of held) this.#events.onNotification(service, message);
-    this.#options.clock.after(OVERLAP_MS, () => this.#overlaps.clear());
+    if (this.#overlaps.size > 0) void this.#wait(OVERLAP_MS).then(() => this.#overlaps.clear());
   }
 
   /** Know that the line before this one brought a message. @param {Topic} topic @param {unknown} message */
@@ -121,9 +124,22 @@ export class Line {
         return this.#events.onRefused(topic, answer);
       }
       const delayMs = (retryAfterMs ?? RETRY_AFTER_MS) * (1 + this.#options.random());
-      await new Promise((resolve) => this.#options.clock.after(delayMs, () => resolve(null)));
+      await this.#wait(delayMs);
       if (this.#hasEnded || !this.#enrolled.has(topic)) return;
     }
+  }
+
+  /** Return after `delayMs`, or when the line ends. @param {number} delayMs @returns {Promise<void>} */
+  #wait(delayMs) {
+    return new Promise((resolve) => {
+      const done = () => {
+        cancelTimer();
+        this.#waits.delete(done);
+        resolve();
+      };
+      const cancelTimer = this.#options.clock.after(delayMs, done);
+      this.#waits.add(done);
+    });
   }
 
   /** Null if subscribed. @param {Topic} topic @returns {Promise<SnorkyError | null>} */

@@ -1,8 +1,8 @@
 /** A clock that is moved by hand, and a WebSocket whose server is the test. */
 
-import { msgpack } from "../msgpack.js";
+import { decode, encode } from "../msgpack.js";
 
-/** @implements {import("../clock.js").Clock} */
+/** A `Clock`. */
 export class FakeClock {
   #nowMs = 1_000_000;
   /** @type {Set<{atMs: number, action: () => void}>} */
@@ -87,7 +87,7 @@ export class FakeSocket {
   /** @param {any} data */
   send(data) {
     if (this.closedWith !== undefined) throw new Error("Sent on a closed socket");
-    this.sent.push(/** @type {any} */ (this.#isBinary ? msgpack.decode(data.buffer) : JSON.parse(data)));
+    this.sent.push(/** @type {any} */ (this.#isBinary ? decode(data) : JSON.parse(data)));
   }
 
   /** @param {number} [code] */
@@ -104,7 +104,7 @@ export class FakeSocket {
   /** @param {string} service @param {unknown} message */
   say(service, message) {
     const envelope = { service, message };
-    this.onmessage({ data: this.#isBinary ? msgpack.encode(envelope).slice().buffer : JSON.stringify(envelope) });
+    this.onmessage({ data: this.#isBinary ? encode(envelope).buffer : JSON.stringify(envelope) });
   }
 
   /** @param {any} channel @param {any} message @param {object} [more] */

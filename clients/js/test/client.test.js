@@ -1,0 +1,386 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { SnorkyError, connect, msgpack } from "../snorky.js";
+import { FakeClock, FakeNetwork, settled } from "../support/fakes.js";
+
+/** @param {import("../options.js").ClientOptions} [options] */
+function start(options = {}) {
+  const network = new FakeNetwork();
+  const clock = new FakeClock();
+  const client = connect("wss://example.org/ws", {
+    WebSocket: network.WebSocket, clock, random: () => 0.5, probeAfterMs: 0, ...options,
+  });
+  /** @type {any[]} */
+  const events = [];
+  for (const event of /** @type {const} */ (["open", "close", "reconnecting", "moving", "notice", "error"])) {
+    client.on(event, (detail) => events.push([event, detail]));
+  }
+  return { client, network, clock, events };
+}
+
+/** @param {import("../options.js").ClientOptions} [options] */
+function startOpen(options) {
+  const all = start(options);
+  all.network.last.open();
+  return all;
+}
+
+/** @param {string} code */
+const withCode = (code) => (/** @type {unknown} */ error) => error instanceof SnorkyError && error.code === code;
+
+test("a call resolves with the data of its own answer, whatever the order", async () => {
+  const { client, network } = startOpen();
+  const first = client.call("rpc", "first", { a: 1 });
+  const second = client.call("rpc", "second");
+  await network.last.answer("second", { type: "response", data: 2 });
+  await network.last.answer("first", { type: "response", data: { x: 1 } });
+  assert.deepEqual(await Promise.all([first, second]), [{ x: 1 }, 2]);
+  assert.deepEqual(network.last.sent[0], { service: "rpc", message: { command: "first", params: { a: 1 }, callId: 1 } });
+});
+
+test("a refused call rejects with text, code and delay of the server", async () => {
+  const { client, network } = startOpen();
+  const call = assert.rejects(client.call("rpc", "much"), {
+    message: "Slow down", code: "rate_limited", retryAfterMs: 250,
+  });
+  await network.last.answer("much", { type: "error", message: "Slow down", code: "rate_limited", retryAfterMs: 250 });
+  await call;
+});
+
+test("an error of a server that knows no codes has the code error", async () => {
+  const { client, network } = startOpen();
+  const call = assert.rejects(client.call("rpc", "x"), { message: "Unknown command", code: "error", retryAfterMs: null });
+  await network.last.answer("x", { type: "error", message: "Unknown command" });
+  await call;
+});
+
+test("an unanswered call times out, and a late answer harms nobody", async () => {
+  const { client, network, clock } = startOpen();
+  const call = assert.rejects(client.call("rpc", "slow", {}, { timeoutMs: 100 }), withCode("timeout"));
+  await clock.pass(100);
+  await call;
+  await network.last.answer("slow");
+  assert.equal(client.state, "open");
+  assert.equal(clock.timers, 0);
+});
+
+test("calls without a connection wait, and go out in their order after the subscriptions", async () => {
+  const { client, network } = start();
+  client.subscribe("news", () => {});
+  void client.publish("news", 1);
+  void client.publish("news", 2);
+  assert.equal(network.last.sent.length, 0);
+  network.last.open();
+  await settled();
+  assert.deepEqual(network.last.commands, ["subscribe", "publish", "publish"]);
+  assert.deepEqual(network.last.sent.slice(1).map(({ message }) => message.params.message), [1, 2]);
+});
+
+test("a call that finds no connection in time rejects as offline and is never sent", async () => {
+  const { client, network, clock } = start();
+  const call = assert.rejects(client.call("rpc", "x", {}, { timeoutMs: 300 }), withCode("offline"));
+  await clock.pass(300);
+  await call;
+  network.last.open();
+  await settled();
+  assert.deepEqual(network.last.sent, []);
+});
+
+test("not more than waitingCallsMax calls wait", async () => {
+  const { client, network } = start({ waitingCallsMax: 1 });
+  const first = client.call("rpc", "x");
+  await assert.rejects(client.call("rpc", "y"), withCode("offline"));
+  network.last.open();
+  await settled();
+  await network.last.answer("x");
+  await first;
+});
+
+test("calls in flight reject when the connection dies and are not sent again", async () => {
+  const { client, network, clock } = startOpen();
+  const call = assert.rejects(client.publish("news", 1), withCode("disconnected"));
+  network.last.drop();
+  await call;
+  await clock.pass(1_000);
+  network.last.open();
+  await settled();
+  assert.equal(network.sockets.length, 2);
+  assert.deepEqual(network.last.sent, []);
+});
+
+test("messages reach every handler of their channel, with what the server tells about them", async () => {
+  const { client, network } = startOpen();
+  /** @type {any[]} */
+  const heard = [];
+  client.subscribe({ b: 1, a: [2] }, (message, info) => heard.push(["one", message, info]));
+  client.subscribe({ a: [2], b: 1.0 }, (message) => heard.push(["two", message]));
+  client.subscribe("other", () => heard.push("other"));
+  assert.deepEqual(network.last.commands, ["subscribe", "subscribe"]);
+  network.last.bring({ a: [2], b: 1 }, "m", { offset: 7, position: "e:7:t" });
+  assert.deepEqual(heard, [
+    ["one", "m", { service: "pubsub", channel: { b: 1, a: [2] }, offset: 7, position: "e:7:t" }],
+    ["two", "m"],
+  ]);
+});
+
+test("the second handler survives the first one leaving; the last one unsubscribes", async () => {
+  const { client, network } = startOpen();
+  /** @type {string[]} */
+  const heard = [];
+  const first = client.subscribe("news", () => heard.push("first"));
+  const second = client.subscribe("news", () => heard.push("second"));
+  first.close();
+  first.close();
+  network.last.bring("news", 1);
+  assert.deepEqual(heard, ["second"]);
+  assert.deepEqual(network.last.commands, ["subscribe"]);
+  second.close();
+  assert.deepEqual(network.last.commands, ["subscribe", "unsubscribe"]);
+  network.last.bring("news", 2);
+  assert.deepEqual(heard, ["second"]);
+});
+
+test("subscribing again while the unsubscription is under way asks again", async () => {
+  const { client, network } = startOpen();
+  client.subscribe("news", () => {}).close();
+  const again = client.subscribe("news", () => {});
+  assert.deepEqual(network.last.commands, ["subscribe", "unsubscribe", "subscribe"]);
+  await network.last.answer("subscribe");
+  await again.ready;
+});
+
+test("ready resolves on confirmation and rejects on refusal, which is also an event", async () => {
+  const { client, network, events } = startOpen();
+  const good = client.subscribe("good", () => {});
+  await network.last.answer("subscribe");
+  await good.ready;
+  const bad = client.subscribe("bad", () => {});
+  await network.last.answer("subscribe", { type: "error", message: "Not authorized", code: "not_authorized" });
+  await assert.rejects(bad.ready, withCode("not_authorized"));
+  const [, detail] = events.find(([event]) => event === "error");
+  assert.deepEqual([detail.service, detail.channel, detail.error.code], ["pubsub", "bad", "not_authorized"]);
+});
+
+test("a refusal that says when to try again is tried again, not reported", async () => {
+  const { client, network, clock, events } = startOpen();
+  const news = client.subscribe("news", () => {});
+  await network.last.answer("subscribe", { type: "error", message: "Later", code: "rate_limited", retryAfterMs: 200 });
+  await clock.pass(299);
+  assert.deepEqual(network.last.unanswered("subscribe"), []);
+  await clock.pass(1); // 200 ms, and half of that again for jitter
+  await network.last.answer("subscribe");
+  await news.ready;
+  assert.deepEqual(events.filter(([event]) => event === "error"), []);
+});
+
+test("a server that says already subscribed has confirmed", async () => {
+  const { client, network } = startOpen();
+  const news = client.subscribe("news", () => {});
+  await network.last.answer("subscribe", { type: "error", message: "Already subscribed" });
+  await news.ready;
+});
+
+test("everything wanted is subscribed again after a reconnect, what was left is not", async () => {
+  const { client, network, clock } = startOpen();
+  /** @type {unknown[]} */
+  const heard = [];
+  client.subscribe("kept", (message) => heard.push(message));
+  client.subscribe("left", () => {}).close();
+  client.subscribe("refused", () => {}).ready.catch(() => {});
+  network.last.drop();
+  await clock.pass(250);
+  network.last.open();
+  assert.deepEqual(network.last.sent.map(({ message }) => message.params.channel), ["kept", "refused"]);
+  await network.last.answer("subscribe");
+  network.last.bring("kept", "again");
+  assert.deepEqual(heard, ["again"]);
+});
+
+test("retries back off with jitter, and begin anew after a connection that lasted", async () => {
+  const { network, clock, events } = startOpen({ backoffBaseMs: 100, backoffMaxMs: 1_000 });
+  const delays = () => events.filter(([event]) => event === "reconnecting").map(([, { delayMs }]) => delayMs);
+  for (let attempt = 0; attempt < 5; attempt++) {
+    network.last.drop();
+    await clock.pass(1_000);
+  }
+  assert.deepEqual(delays(), [50, 100, 200, 400, 500]);
+  network.last.open(); // opened and dropped at once: proves nothing
+  network.last.drop();
+  assert.equal(delays().at(-1), 500);
+  await clock.pass(1_000);
+  network.last.open();
+  await clock.pass(5_000);
+  network.last.drop();
+  assert.equal(delays().at(-1), 50);
+});
+
+test("a socket that does not open in time is given up for another", async () => {
+  const { network, clock, events } = start({ connectTimeoutMs: 1_000 });
+  await clock.pass(1_250);
+  assert.equal(network.sockets.length, 2);
+  assert.equal(network.sockets[0]?.closedWith, 1005);
+  network.sockets[0]?.open(); // too late
+  assert.deepEqual(events.map(([event]) => event), ["reconnecting"]);
+});
+
+for (const code of [4500, 4501, 4509, 4999]) {
+  test(`close code ${code} is the end`, async () => {
+    const { client, network, clock, events } = startOpen();
+    const call = assert.rejects(client.call("rpc", "x"), withCode("disconnected"));
+    network.last.drop(code, "no");
+    await call;
+    await clock.pass(100_000);
+    assert.equal(network.sockets.length, 1);
+    assert.equal(client.state, "closed");
+    assert.deepEqual(events.at(-1), ["close", { code, reason: "no", willReconnect: false }]);
+    await assert.rejects(client.call("rpc", "x"), withCode("closed"));
+  });
+}
+
+for (const code of [1000, 1001, 1006, 1011, 4008, 4010, 4499, 5000]) {
+  test(`close code ${code} is followed by another connection`, async () => {
+    const { network, clock, events } = startOpen();
+    network.last.drop(code);
+    assert.deepEqual(events.find(([event]) => event === "close")?.[1], { code, reason: "", willReconnect: true });
+    await clock.pass(250);
+    assert.equal(network.sockets.length, 2);
+  });
+}
+
+test("close ends everything, at once and for good", async () => {
+  const { client, network, clock, events } = startOpen();
+  const news = client.subscribe("news", () => assert.fail("heard after the end"));
+  const call = assert.rejects(client.call("rpc", "x"), withCode("disconnected"));
+  client.close();
+  client.close();
+  await call;
+  await assert.rejects(news.ready, withCode("closed"));
+  network.last.bring("news", 1);
+  network.last.drop(1000);
+  await clock.pass(100_000);
+  assert.equal(network.last.closedWith, 1000);
+  assert.equal(network.sockets.length, 1);
+  assert.equal(clock.timers, 0);
+  assert.deepEqual(events.filter(([event]) => event === "close").length, 1);
+});
+
+test("close while offline rejects what waits and stops dialling", async () => {
+  const { client, network, clock } = start();
+  const call = assert.rejects(client.call("rpc", "x"), withCode("closed"));
+  network.last.drop();
+  client.close();
+  await call;
+  await clock.pass(100_000);
+  assert.equal(network.sockets.length, 1);
+});
+
+test("closing from within any handler stops the client", async () => {
+  for (const event of /** @type {const} */ (["open", "close", "reconnecting"])) {
+    const { client, network, clock } = start();
+    client.on(event, () => client.close());
+    network.last.open();
+    if (event !== "open") network.last.drop();
+    await clock.pass(100_000);
+    assert.equal(network.sockets.length, 1, event);
+    assert.equal(client.state, "closed", event);
+  }
+});
+
+test("messages of unknown services, channels and calls are ignored", async () => {
+  const { client, network, events } = startOpen();
+  client.subscribe("news", () => assert.fail("not ours"));
+  network.last.say("unknown", { type: "message", channel: "news", message: 1 });
+  network.last.say("unknown", null);
+  network.last.say("pubsub", { type: "message", channel: "other", message: 1 });
+  network.last.say("pubsub", { type: "joined", channel: "news" });
+  network.last.say("pubsub", { type: "response", callId: 99, data: null });
+  assert.deepEqual(events.map(([event]) => event), ["open"]);
+});
+
+test("a service that is listened to is heard", async () => {
+  const { client, network } = startOpen();
+  /** @type {unknown[]} */
+  const heard = [];
+  const stop = client.listen("chat", (message) => heard.push(message));
+  network.last.say("chat", { type: "presence", status: "joined" });
+  stop();
+  network.last.say("chat", { type: "presence", status: "left" });
+  assert.deepEqual(heard, [{ type: "presence", status: "joined" }]);
+});
+
+test("what cannot be understood is reported, and the connection goes on", async () => {
+  const { client, network, events } = startOpen();
+  network.last.onmessage({ data: "{" });
+  network.last.onmessage({ data: new ArrayBuffer(1) });
+  network.last.onmessage({ data: "[]" });
+  network.last.onmessage({ data: "null" });
+  network.last.say("gateway", { type: "error", callId: null, message: "Invalid message", code: "invalid_message" });
+  const errors = events.filter(([event]) => event === "error").map(([, { error }]) => error.code);
+  assert.deepEqual(errors, Array(5).fill("invalid_message"));
+  assert.equal(client.state, "open");
+});
+
+test("a throwing handler surfaces as an uncaught error and harms no other", async () => {
+  const { client, network } = startOpen();
+  const bug = new Error("a bug of the application");
+  /** @type {unknown[]} */
+  const heard = [];
+  /** @type {unknown[]} */
+  const uncaught = [];
+  const others = process.listeners("uncaughtException");
+  process.removeAllListeners("uncaughtException");
+  process.once("uncaughtException", (error) => uncaught.push(error));
+  client.subscribe("news", () => {
+    throw bug;
+  });
+  client.subscribe("news", (message) => heard.push(message));
+  network.last.bring("news", 1);
+  await settled();
+  for (const listener of others) process.on("uncaughtException", listener);
+  assert.deepEqual(heard, [1]);
+  assert.deepEqual(uncaught, [bug]);
+});
+
+test("silence is probed; without a sign of life the connection is given up", async () => {
+  const { network, clock, events } = startOpen({ probeAfterMs: 30_000, probeTimeoutMs: 10_000 });
+  await clock.pass(20_000);
+  network.last.say("unknown", {}); // any message is a sign of life
+  await clock.pass(29_999);
+  assert.deepEqual(network.last.commands, []);
+  await clock.pass(1);
+  assert.deepEqual(network.last.commands, ["info"]);
+  await network.last.answer("info", { type: "error", message: "Unknown service" }); // so is an error
+  await clock.pass(40_000);
+  assert.deepEqual(network.last.commands, ["info", "info"]);
+  assert.equal(network.sockets.length, 1);
+  await clock.pass(10_000 + 250);
+  assert.deepEqual(events.find(([event]) => event === "close")?.[1].code, 1006);
+  assert.equal(network.sockets.length, 2);
+});
+
+test("MessagePack connections ask for their subprotocol and speak it both ways", async () => {
+  const { client, network } = startOpen({ encoding: msgpack });
+  assert.deepEqual(network.last.protocols, ["snorky.msgpack"]);
+  assert.equal(network.last.binaryType, "arraybuffer");
+  /** @type {unknown[]} */
+  const heard = [];
+  client.subscribe("news", (message) => heard.push(message));
+  assert.deepEqual(network.last.sent[0]?.message.params, { channel: "news" });
+  network.last.bring("news", { x: 1.5, y: [null] });
+  assert.deepEqual(heard, [{ x: 1.5, y: [null] }]);
+});
+
+test("without a WebSocket, an encoding or a URL that can be, connect says what is missing", () => {
+  const { WebSocket } = new FakeNetwork();
+  assert.throws(() => connect("wss://example.org", { WebSocket, encoding: /** @type {any} */ ("msgpack") }), /msgpack/);
+  assert.throws(() => connect("/ws", { WebSocket }), TypeError);
+  if (globalThis.WebSocket === undefined) assert.throws(() => connect("wss://example.org"), /WebSocket/);
+});
+
+test("an http URL means its WebSocket", () => {
+  const { WebSocket, sockets } = new FakeNetwork();
+  connect(new URL("https://example.org/ws"), { WebSocket }).close();
+  assert.equal(sockets[0]?.url, "wss://example.org/ws");
+  assert.deepEqual(sockets[0]?.protocols, ["snorky.json"]);
+});

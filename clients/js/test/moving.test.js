@@ -1,0 +1,231 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { connect } from "../snorky.js";
+import { FakeClock, FakeNetwork, settled } from "../support/fakes.js";
+
+/** A client with one confirmed subscription, told to move: its old socket, and how to get the new one. */
+async function startMoving() {
+  const network = new FakeNetwork();
+  const clock = new FakeClock();
+  const client = connect("wss://example.org/ws", {
+    WebSocket: network.WebSocket, clock, random: () => 0.5, probeAfterMs: 0,
+  });
+  /** @type {any[]} */
+  const heard = [];
+  /** @type {any[]} */
+  const events = [];
+  for (const event of /** @type {const} */ (["open", "close", "reconnecting", "moving"])) {
+    client.on(event, (detail) => events.push([event, detail]));
+  }
+  client.subscribe("news", (message) => heard.push(message));
+  const old = network.last;
+  old.open();
+  await old.answer("subscribe");
+  old.say("gateway", { type: "moving", graceMs: 4_000 });
+  const dial = async () => {
+    await clock.pass(1_000);
+    const next = network.last;
+    assert.notEqual(next, old);
+    return next;
+  };
+  return { client, network, clock, heard, events, old, dial };
+}
+
+test("a moving client dials within half of the grace and stays on the old connection meanwhile", async () => {
+  const { client, network, clock, old, heard, events } = await startMoving();
+  await clock.pass(999);
+  assert.equal(network.sockets.length, 1);
+  await clock.pass(1);
+  assert.equal(network.sockets.length, 2);
+  old.bring("news", 1);
+  void client.publish("news", 2).catch(() => {});
+  assert.deepEqual(heard, [1]);
+  assert.deepEqual(old.commands, ["subscribe", "publish"]);
+  assert.equal(client.state, "open");
+  assert.deepEqual(events.map(([event]) => event), ["open", "moving"]);
+});
+
+test("the old connection serves until the new one's subscriptions are confirmed and a fence has passed", async () => {
+  const { client, old, dial, events } = await startMoving();
+  const next = await dial();
+  next.open();
+  await settled();
+  assert.deepEqual(next.commands, ["subscribe"]);
+  assert.equal(old.closedWith, undefined);
+  assert.deepEqual(old.unanswered("info"), []);
+  await next.answer("subscribe");
+  assert.equal(old.closedWith, undefined);
+  await old.answer("info");
+  assert.equal(old.closedWith, 1000);
+  assert.deepEqual(events.at(-1), ["open", { isMove: true }]);
+  assert.equal(client.state, "open");
+  void client.call("rpc", "x").catch(() => {});
+  assert.deepEqual(next.commands, ["subscribe", "x"]);
+});
+
+test("on the overlap nothing is missed, nothing comes twice and the order holds", async () => {
+  const { old, dial, heard } = await startMoving();
+  const next = await dial();
+  old.bring("news", 1);
+  next.open();
+  old.bring("news", 2);
+  await next.answer("subscribe");
+  next.bring("news", 3); // the new node is ahead ...
+  next.bring("news", 4);
+  old.bring("news", 3);
+  assert.deepEqual(heard, [1, 2, 3]);
+  await old.answer("info");
+  assert.deepEqual(heard, [1, 2, 3, 4]);
+  old.bring("news", 4); // ... and the old one is done with
+  next.bring("news", 5);
+  assert.deepEqual(heard, [1, 2, 3, 4, 5]);
+});
+
+test("a new node that lags behind the old one repeats nothing", async () => {
+  const { old, dial, heard } = await startMoving();
+  const next = await dial();
+  next.open();
+  await next.answer("subscribe");
+  for (const message of [1, 2, 3]) old.bring("news", message);
+  next.bring("news", 2);
+  await old.answer("info");
+  next.bring("news", 3);
+  next.bring("news", 4);
+  assert.deepEqual(heard, [1, 2, 3, 4]);
+});
+
+test("an equal message after the move is another message", async () => {
+  const { old, dial, heard, clock } = await startMoving();
+  const next = await dial();
+  next.open();
+  await next.answer("subscribe");
+  old.bring("news", "tick");
+  await old.answer("info");
+  await clock.pass(1_000);
+  next.bring("news", "tick");
+  assert.deepEqual(heard, ["tick", "tick"]);
+});
+
+test("equal messages in a row are rather repeated than lost", async () => {
+  const { old, dial, heard } = await startMoving();
+  const next = await dial();
+  next.open();
+  await next.answer("subscribe");
+  for (let count = 0; count < 3; count++) old.bring("news", "tick");
+  for (let count = 0; count < 3; count++) next.bring("news", "tick");
+  await old.answer("info");
+  assert.ok(heard.length >= 3, `${heard.length}`);
+});
+
+test("calls in flight on the old connection are answered there before it closes", async () => {
+  const { client, old, dial } = await startMoving();
+  const call = client.call("rpc", "long");
+  const next = await dial();
+  next.open();
+  await next.answer("subscribe");
+  await old.answer("info");
+  assert.equal(old.closedWith, undefined);
+  await old.answer("long", { type: "response", data: "done" });
+  assert.equal(await call, "done");
+  assert.equal(old.closedWith, 1000);
+});
+
+test("subscriptions and departures during the move hold on both sides of it", async () => {
+  const { client, old, dial, heard } = await startMoving();
+  const next = await dial();
+  next.open();
+  const late = client.subscribe("late", (message) => heard.push(["late", message]));
+  const gone = client.subscribe("gone", () => assert.fail("gone"));
+  gone.close();
+  await next.answer("subscribe");
+  assert.deepEqual(old.unanswered("subscribe").map(({ message }) => message.params.channel), ["late", "gone"]);
+  await old.answer("subscribe");
+  await late.ready;
+  await old.answer("info");
+  next.bring("late", 1);
+  assert.deepEqual(heard, [["late", 1]]);
+  assert.deepEqual(next.unanswered("unsubscribe").map(({ message }) => message.params.channel), ["gone"]);
+});
+
+test("an old node that does not answer the fence is left all the same", async () => {
+  const { clock, old, dial } = await startMoving();
+  const next = await dial();
+  next.open();
+  await next.answer("subscribe");
+  await clock.pass(1_000);
+  assert.equal(old.closedWith, 1000);
+});
+
+test("if the old connection ends first, the new one takes over at once", async () => {
+  const { old, dial, heard, events } = await startMoving();
+  const next = await dial();
+  next.open();
+  next.bring("news", 1);
+  old.drop(1001);
+  assert.deepEqual(heard, [1]);
+  await next.answer("subscribe");
+  next.bring("news", 2);
+  assert.deepEqual(heard, [1, 2]);
+  assert.deepEqual(events.map(([event]) => event), ["open", "moving", "open"]);
+});
+
+test("if the old connection ends while the new one is dialled, that one is waited for", async () => {
+  const { client, network, old, dial, events } = await startMoving();
+  const next = await dial();
+  old.drop(1001);
+  assert.equal(client.state, "connecting");
+  next.open();
+  assert.equal(client.state, "open");
+  assert.deepEqual(next.commands, ["subscribe"]);
+  assert.equal(network.sockets.length, 2);
+  assert.deepEqual(events.map(([event]) => event), ["open", "moving", "close", "open"]);
+});
+
+test("a new connection that fails is tried again while the old one serves", async () => {
+  const { client, network, clock, old, dial, events } = await startMoving();
+  (await dial()).drop(1006);
+  assert.equal(client.state, "open");
+  assert.deepEqual(events.map(([event]) => event), ["open", "moving"]);
+  await clock.pass(250);
+  assert.equal(network.sockets.length, 3);
+  network.last.open();
+  await network.last.answer("subscribe");
+  await old.answer("info");
+  assert.equal(old.closedWith, 1000);
+});
+
+test("a new connection that is told to move as well moves on once it serves", async () => {
+  const { network, clock, old, dial, heard } = await startMoving();
+  const second = await dial();
+  second.open();
+  second.say("gateway", { type: "moving", graceMs: 2_000 });
+  await second.answer("subscribe");
+  await old.answer("info");
+  second.bring("news", 1);
+  await clock.pass(500);
+  assert.equal(network.sockets.length, 3);
+  network.last.open();
+  await network.last.answer("subscribe");
+  await second.answer("info");
+  network.last.bring("news", 2);
+  assert.deepEqual(heard, [1, 2]);
+  assert.equal(second.closedWith, 1000);
+});
+
+test("closing during a move closes both connections", async () => {
+  const { client, clock, old, dial } = await startMoving();
+  const next = await dial();
+  next.open();
+  client.close();
+  await clock.pass(10_000);
+  assert.deepEqual([old.closedWith, next.closedWith], [1000, 1000]);
+  assert.equal(clock.timers, 0);
+});
+
+test("a terminal close of the new connection ends the old one too", async () => {
+  const { client, old, dial } = await startMoving();
+  (await dial()).drop(4501, "bad token");
+  assert.equal(client.state, "closed");
+  assert.equal(old.closedWith, 1000);
+});
