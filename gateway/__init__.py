@@ -1,0 +1,62 @@
+"""A real-time gateway: WebSocket clients on many nodes, services between them, Redis behind.
+
+The names below are the public ones; services import nothing else of this package. `gateway.server` has
+`Gateway`, which puts everything together for one process, and the handlers for an application of one's own.
+"""
+
+from gateway._version import __version__
+from gateway.codec import PAYLOAD
+from gateway.connection import Connection
+from gateway.errors import (
+    AlreadySubscribed,
+    BrokerUnavailable,
+    CloseCode,
+    ConfigurationError,
+    ConnectionClosed,
+    InvalidChannel,
+    InvalidInput,
+    InvalidMessage,
+    LimitExceeded,
+    NotSubscribed,
+    Refused,
+    SnorkyError,
+    UnknownService,
+)
+from gateway.info import InfoService
+from gateway.metrics import Metrics
+from gateway.node import Node
+from gateway.registry import ServiceRegistry, error_message
+from gateway.service import Cluster, Service, Topics
+from gateway.settings import Limits, Private, Public, Settings, load
+
+__all__ = [
+    "PAYLOAD",
+    "AlreadySubscribed",
+    "BrokerUnavailable",
+    "CloseCode",
+    "Cluster",
+    "ConfigurationError",
+    "Connection",
+    "ConnectionClosed",
+    "InfoService",
+    "InvalidChannel",
+    "InvalidInput",
+    "InvalidMessage",
+    "LimitExceeded",
+    "Limits",
+    "Metrics",
+    "Node",
+    "NotSubscribed",
+    "Private",
+    "Public",
+    "Refused",
+    "Service",
+    "ServiceRegistry",
+    "Settings",
+    "SnorkyError",
+    "Topics",
+    "UnknownService",
+    "__version__",
+    "error_message",
+    "load",
+]

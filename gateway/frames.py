@@ -1,0 +1,300 @@
+"""WebSocket frames (RFC 6455) as bytes in and bytes out; no input or output happens here.
+
+Rules:
+- A frame for clients is built once per message and dialect and is shared by all who get it: a server
+  does not mask (RFC 6455 5.1), so it is the same bytes for everybody.
+- A *dialect* is how one message becomes bytes on one kind of wire: its encoding and its framing. There is
+  a handful of them in a process; connections of one dialect share every frame.
+- `FrameParser` exists only while a peer is in the middle of something. A read that is exactly one whole
+  message, which nearly all are, is taken by `whole_message` and leaves no state behind.
+
+Why not a library's reader: none in use fails a connection for an unmasked frame (5.1 demands it), for RSV1
+on a control frame and for a length that is not minimal, and keeps nothing for a connection between messages.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.codec import Encoding
+from gateway.errors import CloseCode, ProtocolFault
+
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "PING",
+    "PING_FRAME",
+    "PONG",
+    "TEXT",
+    "Dialect",
+    "FrameParser",
+    "binary_frame",
+    "close_frame",
+    "close_reason",
+    "dialect_for",
+    "pong_frame",
+    "text_frame",
+    "whole_message",
+]
+
+CONTINUATION: Final = 0x0  # RFC 6455 5.2: opcodes
+TEXT: Final = 0x1
+BINARY: Final = 0x2
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
+
+_FIN: Final = 0x80
+_RSV1: Final = 0x40  # RFC 7692 6: "Per-Message Compressed" bit
+_MASKED: Final = 0x80
+_CONTROL_MAX_BYTES: Final = 125  # RFC 6455 5.5
+_DEFLATE_MIN_BYTES: Final = 64  # shorter messages come out longer
+_DEFLATE_TAIL: Final = b"\x00\x00\xff\xff"  # RFC 7692 7.2.1: taken off by the sender
+
+
+def _frame(first_byte: int, payload: bytes) -> bytes:
+    size = len(payload)
+    if size < 126:
+        return bytes((first_byte, size)) + payload
+    if size < 65536:
+        return struct.pack("!BBH", first_byte, 126, size) + payload
+    return struct.pack("!BBQ", first_byte, 127, size) + payload
+
+
+def text_frame(message: bytes) -> bytes:
+    """Frame one text message, final and unmasked. message: UTF-8."""
+    return _frame(_FIN | TEXT, message)
+
+
+def binary_frame(message: bytes) -> bytes:
+    """Frame one binary message, final and unmasked."""
+    return _frame(_FIN | BINARY, message)
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """Frame the answer to a ping with its payload, <= 125 bytes (RFC 6455 5.5.3)."""
+    return _frame(_FIN | PONG, payload)
+
+
+PING_FRAME: Final = _frame(_FIN | PING, b"")
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """Frame a close with code and reason; the reason is cut to what fits in 125 bytes (RFC 6455 5.5.1)."""
+    text = reason.encode()[: _CONTROL_MAX_BYTES - 2].decode(errors="ignore").encode()
+    return _frame(_FIN | CLOSE, struct.pack("!H", code) + text)
+
+
+def _deflated(opcode: int, plain: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    """Make a framer that compresses each message on its own (RFC 7692, no context takeover)."""
+
+    def frame(message: bytes) -> bytes:
+        if len(message) < _DEFLATE_MIN_BYTES:
+            return plain(message)  # RFC 7692 6: RSV1 = 0 says that this one is not compressed
+        deflater = zlib.compressobj(level=1, wbits=-15)
+        packed = deflater.compress(message) + deflater.flush(zlib.Z_SYNC_FLUSH)
+        return _frame(_FIN | _RSV1 | opcode, packed[: -len(_DEFLATE_TAIL)])
+
+    return frame
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dialect:
+    """How a message becomes bytes on one kind of wire. Compared by identity: a process has one of each.
+
+    name: the encoding's, for metrics. opcode: the data frames that a peer may send; the other kind is refused
+    with 1003. frame: an encoded message -> the bytes to write. has_deflate: permessage-deflate was negotiated.
+    """
+
+    name: str
+    encoding: Encoding
+    opcode: int
+    frame: Callable[[bytes], bytes]
+    has_deflate: bool = False
+
+
+_DIALECTS: Final = {
+    (Encoding.JSON, False): Dialect("json", Encoding.JSON, TEXT, text_frame),
+    (Encoding.JSON, True): Dialect("json", Encoding.JSON, TEXT, _deflated(TEXT, text_frame), True),
+    (Encoding.MSGPACK, False): Dialect("msgpack", Encoding.MSGPACK, BINARY, binary_frame),
+    (Encoding.MSGPACK, True): Dialect("msgpack", Encoding.MSGPACK, BINARY, _deflated(BINARY, binary_frame), True),
+}
+
+
+def dialect_for(encoding: Encoding, *, deflate: bool = False) -> Dialect:
+    """Find the dialect of WebSocket connections with this encoding, with or without permessage-deflate."""
+    return _DIALECTS[encoding, deflate]
+
+
+def _unmask(data: bytes, mask: bytes) -> bytes:
+    """Undo the client's masking (RFC 6455 5.3). One XOR of two long integers: 64 KiB take 40 us."""
+    size = len(data)
+    key = int.from_bytes((mask * (size // 4 + 1))[:size], "little")
+    return (int.from_bytes(data, "little") ^ key).to_bytes(size, "little")
+
+
+def _checked_text(message: bytes) -> bytes:
+    if not message.isascii():
+        try:
+            message.decode()
+        except UnicodeDecodeError:
+            # RFC 6455 8.1: data that is not UTF-8 fails the connection
+            raise ProtocolFault(CloseCode.INVALID_TEXT, "Text is not UTF-8") from None
+    return message
+
+
+def whole_message(data: bytes, max_bytes: int) -> tuple[int, bytes] | None:
+    """Take a read that is exactly one final, masked, uncompressed data frame or pong; else None.
+
+    Returns (opcode, payload). Raises ProtocolFault: text that is not UTF-8.
+    """
+    size = len(data)
+    if size < 6:
+        return None
+    first, length = data[0], data[1] - _MASKED
+    if 0 <= length < 126:
+        start = 2
+    elif length == 126 and size >= 8 + 126:
+        length = data[2] << 8 | data[3]
+        start = 4
+    else:
+        return None
+    if size != start + 4 + length or length > max_bytes:
+        return None
+    if first == _FIN | TEXT:
+        return TEXT, _checked_text(_unmask(data[start + 4 :], data[start : start + 4]))
+    if first == _FIN | BINARY or (first == _FIN | PONG and start == 2):
+        return first & 0x0F, _unmask(data[start + 4 :], data[start : start + 4])
+    return None
+
+
+class FrameParser:
+    """Frames of one peer, in whatever pieces they come, into whole messages and control frames.
+
+    max_bytes: of one message, after decompression. deflate: permessage-deflate was negotiated, with
+    client_no_context_takeover. Holds at most max_bytes + one read.
+    """
+
+    __slots__ = ("_buffer", "_deflate", "_is_packed", "_max_bytes", "_message", "_opcode")
+
+    def __init__(self, max_bytes: int, *, deflate: bool = False) -> None:
+        self._max_bytes = max_bytes
+        self._deflate = deflate
+        self._buffer = bytearray()  # bytes of frames that are not whole yet
+        self._message: bytearray | None = None  # fragments so far, unmasked
+        self._opcode = CONTINUATION
+        self._is_packed = False
+
+    @property
+    def is_idle(self) -> bool:
+        """True between messages: nothing is held, so the parser may be thrown away."""
+        return not self._buffer and self._message is None
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield (opcode, payload) of each message and control frame that `data` completes, in order.
+
+        Raises ProtocolFault where RFC 6455 says to fail the connection; what came before has been yielded.
+        """
+        self._buffer += data
+        while (frame := self._next_frame()) is not None:
+            first, payload = frame
+            opcode = first & 0x0F
+            if opcode >= CLOSE:
+                yield opcode, payload
+            elif (message := self._join(first, opcode, payload)) is not None:
+                yield message
+
+    def _next_frame(self) -> tuple[int, bytes] | None:
+        buffer = self._buffer
+        if len(buffer) < 2:
+            return None
+        first, second = buffer[0], buffer[1]
+        self._check_head(first, second)
+        length, start = second & 0x7F, 2
+        if length == 126:
+            if len(buffer) < 4:
+                return None
+            (length,), start = struct.unpack_from("!H", buffer, 2), 4
+            is_minimal = length >= 126
+        elif length == 127:
+            if len(buffer) < 10:
+                return None
+            (length,), start = struct.unpack_from("!Q", buffer, 2), 10
+            is_minimal = length >= 65536
+        else:
+            is_minimal = True
+        if not is_minimal:
+            # RFC 6455 5.2: "the minimal number of bytes MUST be used to encode the length"
+            raise ProtocolFault(CloseCode.PROTOCOL_ERROR, "Length is not minimal")
+        if length + (len(self._message) if self._message is not None else 0) > self._max_bytes:
+            # told by the header alone, before a byte of the payload is kept
+            raise ProtocolFault(CloseCode.TOO_LARGE, f"Message larger than {self._max_bytes} bytes")
+        end = start + 4 + length
+        if len(buffer) < end:
+            return None
+        payload = _unmask(bytes(buffer[start + 4 : end]), bytes(buffer[start : start + 4]))
+        del buffer[:end]
+        return first, payload
+
+    def _check_head(self, first: int, second: int) -> None:
+        opcode, is_final = first & 0x0F, first & _FIN
+        # RFC 6455 5.2: reserved bits MUST be 0 unless an extension is negotiated; RFC 7692 6: RSV1 only on
+        # the first fragment of a data message
+        if first & 0x30 or (first & _RSV1 and not (self._deflate and opcode in (TEXT, BINARY))):
+            raise ProtocolFault(CloseCode.PROTOCOL_ERROR, "Reserved bits are set")
+        if not second & _MASKED:
+            # RFC 6455 5.1: "The server MUST close the connection upon receiving a frame that is not masked"
+            raise ProtocolFault(CloseCode.PROTOCOL_ERROR, "Frame is not masked")
+        if opcode in (CLOSE, PING, PONG):
+            if not is_final or second & 0x7F > _CONTROL_MAX_BYTES:  # RFC 6455 5.5
+                raise ProtocolFault(CloseCode.PROTOCOL_ERROR, "Control frame is fragmented or too long")
+        elif opcode == CONTINUATION:
+            if self._message is None:
+                raise ProtocolFault(CloseCode.PROTOCOL_ERROR, "Nothing to continue")
+        elif opcode not in (TEXT, BINARY):
+            raise ProtocolFault(CloseCode.PROTOCOL_ERROR, "Unknown opcode")
+        elif self._message is not None:  # RFC 6455 5.4: fragments of messages do not interleave
+            raise ProtocolFault(CloseCode.PROTOCOL_ERROR, "Message within a message")
+
+    def _join(self, first: int, opcode: int, payload: bytes) -> tuple[int, bytes] | None:
+        """Add one data frame; returns the message if this was its last."""
+        if opcode != CONTINUATION:
+            self._opcode, self._is_packed = opcode, bool(first & _RSV1)
+        if not first & _FIN:
+            if self._message is None:
+                self._message = bytearray()
+            self._message += payload
+            return None
+        if self._message is not None:
+            payload, self._message = bytes(self._message + payload), None
+        if self._is_packed:
+            payload = self._inflate(payload)
+        return self._opcode, _checked_text(payload) if self._opcode == TEXT else payload
+
+    def _inflate(self, payload: bytes) -> bytes:
+        inflater = zlib.decompressobj(wbits=-15)
+        try:
+            message = inflater.decompress(payload + _DEFLATE_TAIL, self._max_bytes + 1)
+        except zlib.error:
+            raise ProtocolFault(CloseCode.PROTOCOL_ERROR, "Compressed data is broken") from None
+        if len(message) > self._max_bytes:  # a deflate bomb costs max_bytes + 1, never what it claims
+            raise ProtocolFault(CloseCode.TOO_LARGE, f"Message larger than {self._max_bytes} bytes")
+        return message
+
+
+def close_reason(payload: bytes) -> CloseCode | int:
+    """Read the code of a peer's close frame; NO_STATUS if it was empty.
+
+    Raises ProtocolFault: one byte, a code that may not be sent (RFC 6455 7.4), a reason that is not UTF-8.
+    """
+    if not payload:
+        return CloseCode.NO_STATUS
+    if len(payload) == 1:
+        raise ProtocolFault(CloseCode.PROTOCOL_ERROR, "Close frame of one byte")
+    (code,) = struct.unpack_from("!H", payload)
+    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+        raise ProtocolFault(CloseCode.PROTOCOL_ERROR, "Close code may not be sent")
+    _checked_text(payload[2:])
+    return int(code)

@@ -1,0 +1,70 @@
+"""Admission: who the client is behind trusted proxies, and how many connections it may have."""
+
+import ipaddress
+from collections import Counter
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from gateway.http.handshake import HandshakeRefused
+from gateway.metrics import Metrics
+from gateway.settings import Limits, Network
+
+__all__ = ["Admission"]
+
+
+class Admission:
+    """Counts the connections of a node, in all and per client address. One per public port.
+
+    trusted_proxies: whose X-Forwarded-For is believed.
+    """
+
+    def __init__(self, limits: Limits, trusted_proxies: Sequence[Network], metrics: Metrics) -> None:
+        self._limits = limits
+        self._trusted_proxies = trusted_proxies
+        self._metrics = metrics
+        self._per_ip: Counter[str] = Counter()
+        self._total = 0
+
+    def client_ip(self, request: web.Request) -> str:
+        """Tell the client's address: the right-most of X-Forwarded-For that is no trusted proxy's.
+
+        Addresses further left are what the client itself may have written.
+        """
+        address = request.remote or ""
+        if not self._is_trusted(address):
+            return address
+        forwarded = ",".join(request.headers.getall("X-Forwarded-For", ()))
+        for each in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
+            address = each
+            if not self._is_trusted(each):
+                break
+        return address
+
+    def enter(self, ip: str) -> None:
+        """Count one connection in; `leave` is owed. Raises HandshakeRefused: a limit is reached."""
+        limits = self._limits
+        if limits.connections and self._total >= limits.connections:
+            self._metrics.limited.labels("connections").inc()
+            raise HandshakeRefused(503, "connections", "This node is full: try another one")
+        if limits.connections_per_ip and self._per_ip[ip] >= limits.connections_per_ip:
+            self._metrics.limited.labels("connections_per_ip").inc()
+            raise HandshakeRefused(429, "connections_per_ip", "Too many connections from this address")
+        self._total += 1
+        self._per_ip[ip] += 1
+
+    def leave(self, ip: str) -> None:
+        """Count one connection out."""
+        self._total -= 1
+        self._per_ip[ip] -= 1
+        if self._per_ip[ip] <= 0:
+            del self._per_ip[ip]
+
+    def _is_trusted(self, address: str) -> bool:
+        if not self._trusted_proxies:
+            return False
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(ip in network for network in self._trusted_proxies)

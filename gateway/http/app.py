@@ -1,0 +1,50 @@
+"""The two applications of a node: one that clients reach, one that only its operator and backend do."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import web
+
+from gateway.http.backend import BackendHandler
+from gateway.http.demo_page import demo_routes
+from gateway.http.handler import WebSocketHandler
+from gateway.http.ops import ops_routes
+from gateway.node import Node
+from gateway.registry import ServiceRegistry
+from gateway.settings import Private
+
+__all__ = ["private_app", "public_app"]
+
+BACKEND_MAX_BYTES: Final = 1 << 20  # one request: a batch of messages
+
+_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'",
+}
+
+
+@web.middleware
+async def _security_headers(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    response = await handler(request)
+    if not response.prepared:
+        response.headers.update(_HEADERS)
+    return response
+
+
+def public_app(handler: WebSocketHandler, *, with_demo: bool = False) -> web.Application:
+    """Make the application for clients: `/ws`, and the demo page at `/` if asked for."""
+    app = web.Application(middlewares=[_security_headers])
+    app.add_routes([handler.route("/ws")])
+    if with_demo:
+        app.add_routes(demo_routes())
+    return app
+
+
+def private_app(node: Node, registry: ServiceRegistry, private: Private) -> web.Application:
+    """Make the application for backend and operator: `/backend`, `/healthz`, `/readyz`, `/metrics`."""
+    app = web.Application(client_max_size=BACKEND_MAX_BYTES)
+    app.add_routes([BackendHandler(node, registry, private.api_key).route("/backend"), *ops_routes(node)])
+    return app

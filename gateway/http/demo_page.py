@@ -1,0 +1,26 @@
+"""The demo page and the JavaScript client that it runs, as static files."""
+
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from gateway.errors import ConfigurationError
+
+__all__ = ["demo_routes"]
+
+_PAGE: Final = Path(__file__).parent / "demo"
+# an installed package has the client beside the page, a checkout where it is developed
+_CLIENTS: Final = (Path(__file__).parent / "client", Path(__file__).parents[2] / "clients" / "js")
+
+
+def demo_routes() -> list[web.AbstractRouteDef]:
+    """Make the routes `/`, `/demo/...` and `/client/...`. Raises ConfigurationError: the files are not there."""
+    client = next((path for path in _CLIENTS if (path / "snorky.js").is_file()), None)
+    if client is None:
+        raise ConfigurationError("the demo page needs clients/js, which this installation lacks; install the wheel again")
+
+    async def page(_request: web.Request) -> web.FileResponse:
+        return web.FileResponse(_PAGE / "index.html")
+
+    return [web.get("/", page), web.static("/demo", _PAGE), web.static("/client", client)]

@@ -1,0 +1,63 @@
+"""Draining: a node's clients leave one after another, so that the nodes they go to see no herd.
+
+Each connection gets its turn at a moment of its own, spread with jitter over the grace period: first the notice
+`moving`, on which a client opens its next connection, then, when that had time to be made, close 1001.
+"""
+
+import asyncio
+import random
+from typing import Final
+
+import structlog
+
+from gateway.connection import Connection
+from gateway.errors import CloseCode
+from gateway.node import Node
+
+__all__ = ["drain"]
+
+NOTICE_MAX_S: Final = 2.0  # between `moving` and 1001: a handshake and a subscribe take well under 1 s
+PACE_S: Final = 0.05  # how often the next ones are looked at
+GONE_TIMEOUT_S: Final = 2.0  # for the peers' close frames, then they are cut by the wheel
+
+_log = structlog.get_logger("snorky.drain")
+
+
+async def drain(node: Node, grace_s: float) -> None:
+    """Send all clients away within grace_s seconds; returns when they have gone, or soon after that.
+
+    New handshakes are refused from the beginning, and `/readyz` says 503.
+    """
+    node.is_draining = True
+    node.metrics.draining.set(1)
+    loop = asyncio.get_running_loop()
+    notice_s = min(NOTICE_MAX_S, grace_s / 4)
+    connections = list(node.connections)
+    # uniform moments, sorted: jitter without gaps or heaps
+    turns = sorted(random.uniform(0, grace_s - notice_s) for _ in connections)  # noqa: S311 - no secret
+    random.shuffle(connections)
+    _log.info("draining", connections=len(connections), grace_s=grace_s)
+    moving = {"service": "gateway", "message": {"type": "moving", "graceMs": round(notice_s * 1000)}}
+    started_s = loop.time()
+    noticed: list[tuple[float, Connection]] = []
+    for turn_s, connection in zip(turns, connections, strict=True):
+        while (wait_s := started_s + turn_s - loop.time()) > 0:
+            await asyncio.sleep(min(wait_s, PACE_S))
+            noticed = _close_due(noticed, loop.time() - notice_s)
+        if not connection.is_closed:
+            connection.send(moving)
+            noticed.append((loop.time(), connection))
+    while noticed:
+        await asyncio.sleep(PACE_S)
+        noticed = _close_due(noticed, loop.time() - notice_s)
+    deadline_s = loop.time() + GONE_TIMEOUT_S
+    while any(node.connections) and loop.time() < deadline_s:
+        await asyncio.sleep(PACE_S)
+
+
+def _close_due(noticed: list[tuple[float, Connection]], until_s: float) -> list[tuple[float, Connection]]:
+    """Close those noticed before until_s; returns the others."""
+    for at_s, connection in noticed:
+        if at_s <= until_s:
+            connection.close(CloseCode.GOING_AWAY, "Going away")
+    return [(at_s, connection) for at_s, connection in noticed if at_s > until_s]

@@ -1,0 +1,116 @@
+"""The WebSocket handshake (RFC 6455 4.2) and who may make it. Headers in, response bytes out; no input or output.
+
+Rules:
+- An Origin that is sent must be one of the allowed ones, to the letter. A page of this very host counts as
+  allowed only where the host is a loopback name: elsewhere the Host header is what an attacker's DNS says.
+- No Origin: not a browser; allowed (it could send any).
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from gateway.codec import Encoding
+from gateway.errors import SnorkyError
+from gateway.frames import Dialect, dialect_for
+from gateway.settings import is_loopback
+
+__all__ = ["HandshakeRefused", "Upgrade", "upgrade"]
+
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
+_SUBPROTOCOLS: Final = {"snorky.json": Encoding.JSON, "snorky.msgpack": Encoding.MSGPACK}
+_DEFLATE: Final = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+
+
+class HandshakeRefused(SnorkyError):
+    """A handshake is answered with an HTTP error. reason: a literal for metrics; the text tells the developer why."""
+
+    code = "handshake_refused"
+
+    def __init__(self, status: int, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """An accepted handshake. response: the whole 101 head."""
+
+    dialect: Dialect
+    response: bytes
+
+
+def upgrade(headers: Mapping[str, str], *, allowed_origins: Collection[str], compression: bool) -> Upgrade:
+    """Accept or refuse a handshake. headers: case-insensitive. Raises HandshakeRefused."""
+    if "websocket" not in _tokens(headers, "Upgrade") or "upgrade" not in _tokens(headers, "Connection"):
+        raise HandshakeRefused(426, "no_upgrade", "This is a WebSocket endpoint: connect with ws:// or wss://")
+    if headers.get("Sec-WebSocket-Version") != "13":
+        raise HandshakeRefused(426, "version", "Sec-WebSocket-Version must be 13")
+    key = headers.get("Sec-WebSocket-Key", "")
+    if not _is_key(key):
+        raise HandshakeRefused(400, "key", "Sec-WebSocket-Key must be 16 bytes in base64")
+    check_origin(headers.get("Origin"), headers.get("Host", ""), allowed_origins)
+    subprotocol, encoding = _subprotocol(headers.get("Sec-WebSocket-Protocol", ""))
+    deflate = compression and _offers_deflate(headers.get("Sec-WebSocket-Extensions", ""))
+    # RFC 6455 4.2.2: the SHA-1 proves that a WebSocket server answers; it protects nothing
+    accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
+    lines = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {accept}",
+    ]
+    if subprotocol:
+        lines.append(f"Sec-WebSocket-Protocol: {subprotocol}")
+    if deflate:
+        lines.append(f"Sec-WebSocket-Extensions: {_DEFLATE}")
+    head = "\r\n".join(lines) + "\r\n\r\n"
+    return Upgrade(dialect_for(encoding, deflate=deflate), head.encode())
+
+
+def check_origin(origin: str | None, host: str, allowed_origins: Collection[str]) -> None:
+    """Refuse browsers' pages that are not allowed to connect. host: the Host header. Raises HandshakeRefused."""
+    if origin is None or origin in allowed_origins or "*" in allowed_origins:
+        return
+    try:
+        own_name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        own_name = ""
+    if is_loopback(own_name) and origin in (f"http://{host}", f"https://{host}"):
+        return
+    raise HandshakeRefused(403, "origin", "Origin not allowed: add it to [public] allowed_origins")
+
+
+def _tokens(headers: Mapping[str, str], name: str) -> list[str]:
+    return [token.strip().lower() for token in headers.get(name, "").split(",")]
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _subprotocol(offer: str) -> tuple[str | None, Encoding]:
+    """Choose the client's first choice that we speak; JSON without a word if it named none of ours."""
+    for name in (each.strip() for each in offer.split(",")):
+        if name in _SUBPROTOCOLS:
+            return name, _SUBPROTOCOLS[name]
+    return None, Encoding.JSON
+
+
+def _offers_deflate(offer: str) -> bool:
+    """Find an offer of permessage-deflate that we can take: RFC 7692 7.1; a smaller window for us is declined."""
+    for extension in offer.lower().split(","):
+        name, *parameters = (part.strip() for part in extension.split(";"))
+        names = {parameter.partition("=")[0].strip() for parameter in parameters}
+        known = {"server_no_context_takeover", "client_no_context_takeover", "client_max_window_bits"}
+        if name == "permessage-deflate" and names <= known and len(names) == len(parameters):
+            return True
+    return False

@@ -1,0 +1,31 @@
+"""What an operator's tools ask on the private port: is it alive, is it ready, how is it going.
+
+/healthz  200 as long as the event loop answers: restart the process when it does not
+/readyz   200 or 503: send clients here, or do not; the body says why
+/metrics  Prometheus
+"""
+
+from aiohttp import web
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from gateway.node import Node
+
+__all__ = ["ops_routes"]
+
+
+def ops_routes(node: Node) -> list[web.RouteDef]:
+    """Make the routes for the private application."""
+
+    async def healthz(_request: web.Request) -> web.Response:
+        return web.json_response({"status": "alive", "node": node.node_id})
+
+    async def readyz(_request: web.Request) -> web.Response:
+        reasons = ["draining"] * node.is_draining + ["deaf"] * node.is_deaf
+        body = {"status": "unready" if reasons else "ready", "reasons": reasons, "node": node.node_id}
+        return web.json_response(body, status=503 if reasons else 200)
+
+    return [
+        web.get("/healthz", healthz),
+        web.get("/readyz", readyz),
+        web.get("/metrics", make_aiohttp_handler(node.metrics.registry)),
+    ]

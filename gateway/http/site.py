@@ -1,0 +1,44 @@
+"""Site: an aiohttp application on its sockets."""
+
+import socket
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from gateway.http.listen import url_of
+
+__all__ = ["Site"]
+
+SHUTDOWN_S: Final = 2.0  # for requests under way; WebSockets are drained before
+
+
+class Site:
+    """Serves an application. header_timeout_s: for a request's whole head, and between two requests."""
+
+    def __init__(self, app: web.Application, *, header_timeout_s: float) -> None:
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            # aiohttp's own timer for a connection that has sent no whole head yet is this one
+            keepalive_timeout=header_timeout_s,
+            shutdown_timeout=SHUTDOWN_S,
+        )
+        self.urls: list[str] = []
+
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Serve on listening sockets."""
+        await self._runner.setup()
+        for bound in sockets:
+            await web.SockSite(self._runner, bound).start()
+            self.urls.append(url_of(bound))
+
+    async def start_unix(self, path: Path) -> None:
+        """Serve on a unix socket."""
+        await self._runner.setup()
+        await web.UnixSite(self._runner, path).start()
+
+    async def stop(self) -> None:
+        """Stop listening and end what aiohttp still serves. Idempotent."""
+        await self._runner.cleanup()

@@ -1,0 +1,192 @@
+"""The WebSocket of one client after the handshake: bytes of a transport in, messages to a registry out.
+
+Rules:
+- Per connection there is one small protocol object and one Connection: no task, no timer, no queue; a frame
+  parser only in the middle of a message.
+- The end has one way: `close` writes a close frame and waits on the wheel for the peer's; `connection_lost`
+  is where everything is given back, however it came.
+- After a protocol fault nothing is parsed any more (RFC 6455 7.1.7); bytes are read and thrown away until
+  the peer closes or the deadline cuts, for an unread byte would turn our close into a reset.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.errors import CloseCode, ProtocolFault
+from gateway.frames import (
+    BINARY,
+    CLOSE,
+    PING,
+    PING_FRAME,
+    TEXT,
+    Dialect,
+    FrameParser,
+    close_frame,
+    close_reason,
+    pong_frame,
+    whole_message,
+)
+from gateway.http.admission import Admission
+from gateway.http.wheel import Wheel
+from gateway.node import Node
+from gateway.registry import ServiceRegistry
+
+__all__ = ["Endpoint", "WebSocketProtocol"]
+
+HIGH_WATER_BYTES: Final = 65_536  # in the transport's buffer; beyond it the Connection holds what comes
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What the connections of one endpoint share."""
+
+    node: Node
+    registry: ServiceRegistry
+    wheel: Wheel
+    admission: Admission
+
+    def count_message(self, size: int) -> None:
+        """Count one message of a client. size: bytes of its payload."""
+        metrics = self.node.metrics
+        metrics.messages_received.labels("websocket").inc()
+        metrics.received_bytes.inc(size)
+
+
+class WebSocketProtocol(asyncio.Protocol):
+    """One client's WebSocket. Made for `take_over`; belongs to its transport."""
+
+    __slots__ = ("_close_code", "_connection", "_endpoint", "_has_failed", "_is_heard", "_parser", "_transport", "slot", "write")
+
+    transport_name = "websocket"
+
+    def __init__(self, endpoint: Endpoint, transport: asyncio.Transport, dialect: Dialect, remote_ip: str) -> None:
+        self._endpoint = endpoint
+        self._transport = transport
+        self._parser: FrameParser | None = None
+        self._is_heard = True
+        self._has_failed = False
+        self._close_code: int = CloseCode.ABNORMAL
+        self.slot = 0
+        self.write: Callable[[bytes], object] = transport.write
+        self._connection = endpoint.node.new_connection(self, dialect, remote_ip=remote_ip)
+
+    # -- asyncio.Protocol ----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection on: the 101 is written."""
+        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        self._endpoint.wheel.add(self)
+        self._endpoint.node.connect(self._connection, self._endpoint.registry)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give everything back."""
+        self._endpoint.wheel.remove(self)
+        self._endpoint.admission.leave(self._connection.remote_ip)
+        self._endpoint.node.disconnect(self._connection, self._close_code)
+        self._parser = None
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is full."""
+        self._connection.pause()
+
+    def resume_writing(self) -> None:
+        """The transport's buffer has drained."""
+        self._connection.resume()
+
+    def data_received(self, data: bytes) -> None:
+        """Take one read: nearly always one whole message."""
+        self._is_heard = True
+        if self._has_failed:
+            return
+        try:
+            if self._parser is None:
+                frame = whole_message(data, self._endpoint.node.limits.message_max_bytes)
+                if frame is not None:
+                    self._on_frame(*frame)
+                    return
+                max_bytes = self._endpoint.node.limits.message_max_bytes
+                self._parser = FrameParser(max_bytes, deflate=self._connection.dialect.has_deflate)
+            self._feed(self._parser, data)
+        except ProtocolFault as fault:
+            self._fail(fault)
+
+    # -- Wire: what the Connection asks for ------------------------------------------------------------------
+
+    def buffered_bytes(self) -> int:
+        """Bytes in the transport's buffer."""
+        return self._transport.get_write_buffer_size()
+
+    def pause_reading(self) -> None:
+        """Leave what the peer sends in the socket."""
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._transport.resume_reading()
+
+    def close(self, code: int, reason: str) -> None:
+        """Write a close frame behind what was written, and cut when the peer takes too long to answer."""
+        self._close_code = code
+        self._transport.write(close_frame(code, reason))
+        self._transport.resume_reading()  # for the answer; no effect if it was not paused
+        self._endpoint.wheel.end_soon(self)
+        if code == CloseCode.SLOW_CONSUMER:
+            self._endpoint.node.metrics.slow_consumers_closed.inc()
+
+    # -- Spoke: what the wheel does --------------------------------------------------------------------------
+
+    def beat(self) -> None:
+        """Ping, or cut if nothing was heard since the last beat."""
+        if self._is_heard:
+            self._is_heard = False
+            self._connection.write(PING_FRAME)
+        else:
+            self._endpoint.node.metrics.dead_peers_closed.inc()
+            self.abort()
+
+    def abort(self) -> None:
+        """Cut: the transport drops what it holds and calls `connection_lost`."""
+        self._connection.mark_closed()
+        self._transport.abort()
+
+    # -- frames ----------------------------------------------------------------------------------------------
+
+    def _feed(self, parser: FrameParser, data: bytes) -> None:
+        for opcode, payload in parser.feed(data):
+            self._on_frame(opcode, payload)
+            if self._transport.is_closing():
+                return
+        if parser.is_idle:
+            self._parser = None
+
+    def _on_frame(self, opcode: int, payload: bytes) -> None:
+        if opcode == TEXT or opcode == BINARY:
+            if self._connection.is_closed:
+                return  # RFC 6455 1.4: what comes behind our close frame is discarded
+            if opcode != self._connection.dialect.opcode:
+                raise ProtocolFault(CloseCode.UNSUPPORTED_DATA, "Wrong frame type for this encoding")
+            self._endpoint.count_message(len(payload))
+            self._endpoint.registry.receive(self._connection, payload)
+        elif opcode == PING:
+            self._connection.write(pong_frame(payload))
+        elif opcode == CLOSE:
+            self._on_close(payload)
+
+    def _on_close(self, payload: bytes) -> None:
+        """Answer the peer's close frame, or take it as the answer to ours; then end."""
+        code = close_reason(payload)
+        if not self._connection.is_closed:
+            self._close_code = code
+            self._connection.mark_closed()
+            self._transport.write(close_frame(CloseCode.OK if code == CloseCode.NO_STATUS else code))
+        self._transport.close()  # RFC 6455 7.1.1: the server closes first; what is buffered goes out before
+        self._endpoint.wheel.end_soon(self)
+
+    def _fail(self, fault: ProtocolFault) -> None:
+        """Fail the connection (RFC 6455 7.1.7)."""
+        self._has_failed = True
+        self._parser = None
+        self._endpoint.node.metrics.bad_input.labels(fault.code).inc()
+        self._connection.close(fault.close_code, str(fault))

@@ -1,0 +1,78 @@
+"""One timer for the pings and deadlines of all connections of a node.
+
+Rules:
+- A connection is visited once in `ping_interval_s`: if nothing was heard since the visit before, it is cut;
+  else it is pinged. So a half-open one is gone in two intervals at most (20 s by default).
+- A connection that is ending is cut when its deadline passed: its memory is not the peer's to keep.
+- The visits are spread over the interval, so that no tick pings everybody.
+"""
+
+import asyncio
+from typing import Final, Protocol
+
+__all__ = ["Spoke", "Wheel"]
+
+TICK_S: Final = 0.25
+CLOSE_TIMEOUT_S: Final = 1.5  # for the peer to answer a close frame; a slow consumer's memory is back <= 2 s
+
+
+class Spoke(Protocol):
+    """What the wheel turns: a connection's protocol."""
+
+    slot: int
+
+    def beat(self) -> None:
+        """Ping, or cut if nothing was heard since the last beat."""
+
+    def abort(self) -> None:
+        """Cut now."""
+
+
+class Wheel:
+    """Beats every spoke once in ping_interval_s, and aborts those whose close takes too long."""
+
+    def __init__(self, ping_interval_s: float) -> None:
+        self._slots: list[set[Spoke]] = [set() for _ in range(max(1, round(ping_interval_s / TICK_S)))]
+        self._tick_s = ping_interval_s / len(self._slots)
+        self._now = 0  # slot visited last
+        self._ending: dict[Spoke, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, spoke: Spoke) -> None:
+        """Beat it from the next round on."""
+        spoke.slot = self._now
+        self._slots[self._now].add(spoke)
+        if self._timer is None:
+            self._schedule()
+
+    def remove(self, spoke: Spoke) -> None:
+        """Let it be. Idempotent."""
+        self._slots[spoke.slot].discard(spoke)
+        self._ending.pop(spoke, None)
+
+    def end_soon(self, spoke: Spoke, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Abort it unless it is removed within timeout_s."""
+        self._slots[spoke.slot].discard(spoke)  # a ping behind a close frame is a protocol error
+        self._ending[spoke] = asyncio.get_running_loop().time() + timeout_s
+        if self._timer is None:
+            self._schedule()
+
+    def stop(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _schedule(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
+
+    def _tick(self) -> None:
+        self._schedule()
+        self._now = (self._now + 1) % len(self._slots)
+        for spoke in tuple(self._slots[self._now]):
+            spoke.beat()
+        if self._ending:
+            now_s = asyncio.get_running_loop().time()
+            for spoke in [spoke for spoke, deadline_s in self._ending.items() if deadline_s <= now_s]:
+                del self._ending[spoke]
+                spoke.abort()

@@ -1,0 +1,64 @@
+"""Inbox: one connection's messages in their order, while one of them is awaited.
+
+Most messages are answered at once and never see an inbox. When a service returns an awaitable, the
+connection gets one: a task that awaits it, then goes on with what came meanwhile, then goes away. So a
+`publish` sent behind a `subscribe` finds the subscription confirmed, and no client needs to wait for replies.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from gateway.codec import Envelope
+from gateway.connection import Connection
+
+__all__ = ["Dispatch", "Inbox"]
+
+MAX_MESSAGES: Final = 64  # then the socket is not read any more: TCP tells the client to wait
+RESUME_MESSAGES: Final = 16
+
+Dispatch = Callable[[Connection, Envelope], Awaitable[None] | None]
+
+
+class Inbox:
+    """Works off a connection's messages, `first` being awaited already.
+
+    dispatch: answers one message; an awaitable if that takes a while. on_done: told when nothing is left.
+    """
+
+    __slots__ = ("_connection", "_dispatch", "_envelopes", "_is_paused", "_on_done", "task")
+
+    def __init__(
+        self,
+        connection: Connection,
+        dispatch: Dispatch,
+        first: Awaitable[None],
+        on_done: Callable[[Connection], None],
+    ) -> None:
+        self._connection = connection
+        self._dispatch = dispatch
+        self._envelopes: deque[Envelope] = deque()
+        self._is_paused = False
+        self._on_done = on_done
+        self.task = asyncio.get_running_loop().create_task(self._run(first))
+
+    def append(self, envelope: Envelope) -> None:
+        """Line one message up; the connection is not read while too many wait."""
+        self._envelopes.append(envelope)
+        if len(self._envelopes) >= MAX_MESSAGES and not self._is_paused:
+            self._is_paused = True
+            self._connection.pause_reading()
+
+    async def _run(self, first: Awaitable[None]) -> None:
+        try:
+            await first
+            while self._envelopes and not self._connection.is_closed:
+                pending = self._dispatch(self._connection, self._envelopes.popleft())
+                if self._is_paused and len(self._envelopes) <= RESUME_MESSAGES:
+                    self._is_paused = False
+                    self._connection.resume_reading()
+                if pending is not None:
+                    await pending
+        finally:
+            self._on_done(self._connection)

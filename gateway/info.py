@@ -1,0 +1,29 @@
+"""Service `gateway`: what a client may ask the gateway itself. Its notices (`moving`) go under the same name."""
+
+from typing import Any
+
+from gateway._version import __version__
+from gateway.connection import Connection
+from gateway.errors import Refused
+from gateway.service import Service
+
+__all__ = ["InfoService"]
+
+
+class InfoService(Service):
+    """Answers `{"command": "info", "callId": C}` with node, connection, encoding and version."""
+
+    def __init__(self, name: str = "gateway") -> None:
+        super().__init__(name)
+
+    def on_message(self, connection: Connection, message: Any) -> None:
+        """Answer `info`. Raises Refused: anything else."""
+        if not isinstance(message, dict) or message.get("command") != "info":
+            raise Refused("Unknown command")
+        data = {
+            "node": self.cluster.node_id,
+            "connection": connection.id,
+            "encoding": connection.dialect.encoding.value,
+            "version": __version__,
+        }
+        self.send(connection, {"type": "response", "callId": message.get("callId"), "data": data})

@@ -1,0 +1,198 @@
+"""Node: local connections and their channels on one side, the broker on the other; what services see as Cluster.
+
+Rules:
+- The publishing node hears itself through the broker like every other node: nothing is delivered twice or
+  in another order here.
+- A connection stands in the hub from the moment it asks to subscribe; the answer waits for the broker's
+  confirmation. If that fails the connection stands there no more, and the caller is told.
+- The broker subscribes to a channel while the hub has it; the hub decides, the broker lingers.
+"""
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from gateway.broker import Broker
+from gateway.codec import Template, channel_key, encode_json
+from gateway.connection import Connection, Wire
+from gateway.errors import CloseCode, ConnectionClosed, LimitExceeded
+from gateway.fanout import Fanout
+from gateway.frames import Dialect
+from gateway.hub import Hub
+from gateway.metrics import Metrics
+from gateway.registry import ServiceRegistry
+from gateway.settings import Limits
+
+__all__ = ["Node"]
+
+_log = structlog.get_logger("snorky.node")
+
+
+class Node:
+    """One node of the cluster. broker: started and stopped by the node. node_id: unique; random unless given."""
+
+    def __init__(
+        self, broker: Broker, *, limits: Limits | None = None, metrics: Metrics | None = None, node_id: str | None = None
+    ) -> None:
+        self.limits = limits or Limits()
+        self._node_id = node_id or new_node_id()
+        self._metrics = metrics or Metrics()
+        self._broker = broker
+        self._hub = Hub()
+        self._fanout = Fanout(self._hub, broker, self._metrics)
+        self._registries: list[ServiceRegistry] = []
+        self._connections: dict[Connection, ServiceRegistry] = {}
+        self._serials = itertools.count(1)
+        self._metrics.subscriptions.set_function(lambda: self._hub.subscriptions)
+        self._metrics.channels.set_function(lambda: len(self._hub))
+        self.is_draining = False
+
+    @property
+    def node_id(self) -> str:
+        """This node's name in the cluster."""
+        return self._node_id
+
+    @property
+    def metrics(self) -> Metrics:
+        """What this node counts."""
+        return self._metrics
+
+    @property
+    def is_ready(self) -> bool:
+        """True while this node hears the broker and does not drain."""
+        return not self._broker.is_deaf and not self.is_draining
+
+    @property
+    def is_deaf(self) -> bool:
+        """True while there is no proof that publications reach this node."""
+        return self._broker.is_deaf
+
+    @property
+    def connections(self) -> Iterator[Connection]:
+        """Open connections of clients, oldest first."""
+        return iter(tuple(self._connections))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Sizes of what is held now."""
+        return {
+            "connections": len(self._connections),
+            "subscriptions": self._hub.subscriptions,
+            "channels": len(self._hub),
+        }
+
+    def attach(self, registry: ServiceRegistry) -> None:
+        """Make a registry's services part of the cluster."""
+        registry.bind(self, self.limits)
+        self._registries.append(registry)
+
+    async def start(self) -> None:
+        """Begin to connect to the broker; returns at once. `is_ready` tells when it has come through."""
+        await self._broker.start(self)
+
+    async def stop(self) -> None:
+        """End everything. Connections should have been closed before."""
+        for registry in self._registries:
+            await registry.stop()
+        self._fanout.stop()
+        await self._broker.stop()
+
+    # -- connections -------------------------------------------------------------------------------------
+
+    def new_connection(self, wire: Wire, dialect: Dialect, *, remote_ip: str = "") -> Connection:
+        """Make a connection of this node. It is nobody's until `connect`."""
+        return Connection(
+            wire,
+            dialect,
+            node_id=self._node_id,
+            serial=next(self._serials),
+            remote_ip=remote_ip,
+            outbox_max_bytes=self.limits.outbox_max_bytes,
+        )
+
+    def connect(self, connection: Connection, registry: ServiceRegistry) -> None:
+        """Take a client on. Its wire owes a `disconnect`."""
+        self._connections[connection] = registry
+        self._metrics.connections_opened.labels(connection.transport_name).inc()
+        self._metrics.connections.labels(connection.transport_name, connection.dialect.name).inc()
+        registry.connected(connection)
+
+    def disconnect(self, connection: Connection, code: int) -> None:
+        """Let a client go, with all that it subscribed to. code: what the connection ended with. Idempotent."""
+        registry = self._connections.pop(connection, None)
+        if registry is None:
+            return
+        connection.mark_closed()
+        for key in self._hub.remove_all(connection):
+            self._broker.unsubscribe(key)
+        self._metrics.connections_closed.labels(_code_label(code)).inc()
+        self._metrics.connections.labels(connection.transport_name, connection.dialect.name).dec()
+        registry.disconnected(connection)
+
+    # -- Cluster: what services may ask for ----------------------------------------------------------------
+
+    def publish(self, service: str, channel: Any, payload: Any) -> asyncio.Future[int]:
+        """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
+        key = channel_key(service, channel)
+        data = encode_json(payload)
+        self._metrics.publications_published.inc()
+        if key in self._hub:
+            self._fanout.expect(key, data)
+        return self._broker.publish(key, data)
+
+    async def subscribe(self, connection: Connection, service: str, channel: Any, template: Template) -> None:
+        """Subscribe a connection of this node. See Topics.subscribe."""
+        key = channel_key(service, channel)
+        if connection.is_closed:
+            raise ConnectionClosed
+        if len(connection.channels) >= self.limits.channels_per_connection and key not in connection.channels:
+            self._metrics.limited.labels("channels_per_connection").inc()
+            raise LimitExceeded("channels_per_connection", "Too many channels")
+        self._hub.add(connection, key, template)
+        if self._broker.is_subscribed(key):
+            return
+        try:
+            await self._broker.subscribe(key)
+        except BaseException:
+            # unless the client left or unsubscribed meanwhile: then it was taken out already
+            if key in connection.channels and self._hub.remove(connection, key):
+                self._broker.unsubscribe(key)
+            raise
+        if connection.is_closed:
+            raise ConnectionClosed
+
+    def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
+        """Undo `subscribe`. See Topics.unsubscribe."""
+        key = channel_key(service, channel)
+        if self._hub.remove(connection, key):
+            self._broker.unsubscribe(key)
+
+    def is_subscribed(self, connection: Connection, service: str, channel: Any) -> bool:
+        """True if a connection subscribes to a channel, or is about to."""
+        return channel_key(service, channel) in connection.channels
+
+    # -- Listener: what the broker brings ------------------------------------------------------------------
+
+    def on_publications(self, batch: Mapping[str, Sequence[bytes]]) -> None:
+        """Deliver what one read from the broker brought."""
+        self._fanout.deliver(batch)
+
+    def on_interrupted(self) -> None:
+        """Note that publications may have been missed: channels without history lose them."""
+        _log.warning("the connection to Redis was lost and made again; publications may have been missed")
+
+
+def new_node_id() -> str:
+    """Make a node's name: 48 random bits, so that restarted nodes are never mistaken for their predecessors."""
+    return "n" + secrets.token_hex(6)
+
+
+def _code_label(code: int) -> str:
+    return str(code) if code in _CODES else "other"
+
+
+_CODES = frozenset(CloseCode)

@@ -1,0 +1,211 @@
+"""ServiceRegistry: names of services, and the way of a client's message to the one it is addressed to.
+
+    bytes -> codec -> limits -> the service's on_message -> perhaps an inbox, if that takes a while
+
+Several registries may live in one process: a public one for clients, a private one for the backend. Nothing
+that a client sends raises out of here: it is answered with an error, counted, and in the end closed.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Iterator
+from typing import Any
+
+import structlog
+
+from gateway.codec import Envelope, decode_envelope
+from gateway.connection import Connection
+from gateway.errors import (
+    CloseCode,
+    ConfigurationError,
+    InvalidEnvelope,
+    InvalidInput,
+    LimitExceeded,
+    SnorkyError,
+    UnknownService,
+)
+from gateway.inbox import Inbox
+from gateway.limiter import Limiter
+from gateway.service import Cluster, Service
+from gateway.settings import Limits
+
+__all__ = ["ServiceRegistry", "error_message"]
+
+_log = structlog.get_logger("snorky.registry")
+
+
+def error_message(error: SnorkyError, call_id: Any = None) -> dict[str, Any]:
+    """Say an error as PROTOCOL "Envelope" has it: type, callId (or null), message, code, retryAfterMs if waiting helps."""
+    message = {"type": "error", "callId": call_id, "message": str(error), "code": error.code}
+    if error.retry_after_ms is not None:
+        message["retryAfterMs"] = error.retry_after_ms
+    return message
+
+
+def _call_id(message: Any) -> Any:
+    return message.get("callId") if isinstance(message, dict) else None
+
+
+class ServiceRegistry:
+    """Delivers messages to services by name.
+
+    services: the first ones; more by `register`, until the registry is given to a node.
+    limits: of what one connection may send; the node's unless given.
+    """
+
+    def __init__(self, services: Iterable[Service] = (), *, limits: Limits | None = None) -> None:
+        self._services: dict[str, Service] = {}
+        self._limits = limits
+        self._cluster: Cluster | None = None
+        self._inboxes: dict[Connection, Inbox] = {}  # of those with a message that is awaited
+        for service in services:
+            self.register(service)
+
+    def __iter__(self) -> Iterator[Service]:
+        return iter(self._services.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._services
+
+    def __getitem__(self, name: str) -> Service:
+        """Find a service. Raises UnknownService."""
+        try:
+            return self._services[name]
+        except KeyError:
+            raise UnknownService(name) from None
+
+    @property
+    def cluster(self) -> Cluster:
+        """The node that the registry was given to."""
+        if self._cluster is None:
+            raise ConfigurationError("this registry is not on a node yet: Node.attach(registry)")
+        return self._cluster
+
+    def register(self, service: Service) -> None:
+        """Add a service. Raises ConfigurationError: its name is taken."""
+        if service.name in self._services:
+            raise ConfigurationError(f"two services are named {service.name!r}; give one another name")
+        self._services[service.name] = service
+        if self._cluster is not None:
+            service.bind(self._cluster)
+
+    def bind(self, cluster: Cluster, limits: Limits) -> None:
+        """Become part of a cluster. Called once, by the node."""
+        if self._cluster is not None:
+            raise ConfigurationError("a registry belongs to one node; make another one")
+        self._cluster = cluster
+        self._limits = self._limits or limits
+        for service in self:
+            service.bind(cluster)
+
+    def connected(self, connection: Connection) -> None:
+        """Tell the services of a new client."""
+        for service in self:
+            try:
+                service.on_connect(connection)
+            except Exception:  # one service's fault must not keep the others from knowing
+                _log.exception("on_connect failed", service=service.name)
+
+    def disconnected(self, connection: Connection) -> None:
+        """Tell the services that a client has gone; what it was waiting for is given up."""
+        if (inbox := self._inboxes.get(connection)) is not None:
+            inbox.task.cancel()
+        for service in self:
+            try:
+                service.on_disconnect(connection)
+            except Exception:  # one service's fault must not keep the others from cleaning up
+                _log.exception("on_disconnect failed", service=service.name)
+
+    def receive(self, connection: Connection, data: bytes) -> None:
+        """Answer one message of a client. data: as it came, in the connection's encoding."""
+        if connection.is_closed:
+            return
+        try:
+            envelope = decode_envelope(data, connection.dialect.encoding)
+        except InvalidInput as error:
+            self._refuse(connection, error, None)
+            return
+        if not self._may_send(connection, envelope):
+            return
+        if (inbox := self._inboxes.get(connection)) is not None:
+            inbox.append(envelope)
+        elif (pending := self._dispatch(connection, envelope)) is not None:
+            self._inboxes[connection] = Inbox(connection, self._dispatch, pending, self._worked_off)
+
+    def dispatch(self, connection: Connection, envelope: Envelope) -> Awaitable[None] | None:
+        """Hand a message to its service, with no limits and no inbox. Raises UnknownService, and what the service does.
+
+        The awaitable, if any, must be awaited before the connection's next message.
+        """
+        return self[envelope.service].on_message(connection, envelope.message)
+
+    async def stop(self) -> None:
+        """Give up what is under way."""
+        tasks = [inbox.task for inbox in self._inboxes.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _worked_off(self, connection: Connection) -> None:
+        del self._inboxes[connection]
+
+    def _dispatch(self, connection: Connection, envelope: Envelope) -> Awaitable[None] | None:
+        """`dispatch`, with errors told to the client."""
+        try:
+            pending = self.dispatch(connection, envelope)
+        except Exception as error:  # the top of a message's way: told to the client, and logged if it is a fault of ours
+            self._failed(connection, envelope, error)
+            return None
+        return None if pending is None else self._guarded(connection, envelope, pending)
+
+    async def _guarded(self, connection: Connection, envelope: Envelope, pending: Awaitable[None]) -> None:
+        try:
+            await pending
+        except Exception as error:  # as in _dispatch
+            self._failed(connection, envelope, error)
+
+    def _failed(self, connection: Connection, envelope: Envelope, error: Exception) -> None:
+        if isinstance(error, UnknownService | InvalidInput):
+            self._refuse(connection, error, envelope)
+            return
+        if not isinstance(error, SnorkyError):
+            _log.error("service failed", service=envelope.service, exc_info=error)
+            error = SnorkyError("Internal error")
+        self._tell(connection, envelope.service, error_message(error, _call_id(envelope.message)))
+
+    def _may_send(self, connection: Connection, envelope: Envelope) -> bool:
+        """Take a token; if there is none, say when there will be, and close who does not listen."""
+        limiter = self._limiter(connection)
+        if limiter is None or not (wait_ms := limiter.take()):
+            return True
+        self.cluster.metrics.limited.labels("messages_per_s").inc()
+        if limiter.note_bad():
+            connection.close(CloseCode.LIMIT, "Too many messages")
+        else:
+            error = LimitExceeded("messages_per_s", "Too many messages", code="rate_limited", retry_after_ms=wait_ms)
+            self._tell(connection, envelope.service, error_message(error, _call_id(envelope.message)))
+        return False
+
+    def _refuse(self, connection: Connection, error: SnorkyError, envelope: Envelope | None) -> None:
+        """Tell a client that what it sent is wrong; close it if that goes on."""
+        self.cluster.metrics.bad_input.labels(error.code).inc()
+        limiter = self._limiter(connection)
+        if limiter is not None and limiter.note_bad():
+            connection.close(CloseCode.TOO_MUCH_BAD_INPUT, "Too much bad input")
+            return
+        if envelope is not None:
+            service, call_id = envelope.service, _call_id(envelope.message)
+        else:
+            service, call_id = (error.service if isinstance(error, InvalidEnvelope) else None) or "gateway", None
+        self._tell(connection, service, error_message(error, call_id))
+
+    def _limiter(self, connection: Connection) -> Limiter | None:
+        limits = self._limits
+        if connection.limiter is None and limits is not None:
+            connection.limiter = Limiter(
+                limits.messages_per_s, limits.messages_burst, limits.bad_messages_per_minute
+            )
+        return connection.limiter
+
+    @staticmethod
+    def _tell(connection: Connection, service: str, message: dict[str, Any]) -> None:
+        connection.send({"service": service, "message": message})

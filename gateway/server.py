@@ -1,0 +1,168 @@
+"""Gateway: everything of one node put together from settings, started in order and stopped in reverse.
+
+    async with Gateway(load(None, os.environ)) as gateway:
+        await gateway.until_ready()
+        ...
+        await gateway.drain()
+"""
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from gateway.broker import Broker
+from gateway.errors import ConfigurationError
+from gateway.http.app import private_app, public_app
+from gateway.http.drain import drain
+from gateway.http.handler import WebSocketHandler
+from gateway.http.listen import listen
+from gateway.http.site import Site
+from gateway.info import InfoService
+from gateway.loading import load_registries
+from gateway.metrics import Metrics
+from gateway.node import Node, new_node_id
+from gateway.redis import EmbeddedServer, Heartbeat, RedisBroker, RedisTarget
+from gateway.registry import ServiceRegistry
+from gateway.settings import Settings
+
+__all__ = ["Gateway"]
+
+_log = structlog.get_logger("snorky.server")
+_PRIVATE_HEADER_TIMEOUT_S = 75.0  # scrapers and backends keep their connections
+
+
+class Gateway:
+    """One node with its public and private port.
+
+    public, private: registries of one's own instead of the settings' services. broker: instead of Redis.
+    reuse_port: other nodes on this machine share the public port. private_path: a unix socket instead of
+    the private port. with_demo: serve the demo page.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        public: ServiceRegistry | None = None,
+        private: ServiceRegistry | None = None,
+        broker: Broker | None = None,
+        with_demo: bool = False,
+        reuse_port: bool = False,
+        private_path: Path | None = None,
+    ) -> None:
+        self._settings = settings
+        if public is None or private is None:
+            loaded = load_registries(settings)
+        self._public = loaded[0] if public is None else public
+        self._private = loaded[1] if private is None else private
+        if "gateway" not in self._public:
+            self._public.register(InfoService())
+        self._broker = broker
+        self._with_demo = with_demo
+        self._reuse_port = reuse_port
+        self._private_path = private_path
+        self._stack = AsyncExitStack()
+        self._node: Node | None = None
+        self.public_urls: list[str] = []
+        self.private_urls: list[str] = []
+
+    @property
+    def node(self) -> Node:
+        """The node; there from the start on."""
+        if self._node is None:
+            raise ConfigurationError("the gateway is not started: use `async with`")
+        return self._node
+
+    async def __aenter__(self) -> Self:
+        """Start: embedded server, node, ports. Raises ConfigurationError: something of the settings does not work."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop everything, in reverse."""
+        await self._stack.aclose()
+
+    async def until_ready(self, timeout_s: float | None = None) -> None:
+        """Wait until the node hears its broker. Raises TimeoutError."""
+        async with asyncio.timeout(timeout_s):
+            while not self.node.is_ready:
+                await asyncio.sleep(0.01)
+
+    async def drain(self) -> None:
+        """Send all clients away, paced over the grace period of the settings."""
+        await drain(self.node, self._settings.public.drain_grace_s)
+
+    async def _start(self) -> None:
+        settings, stack = self._settings, self._stack
+        metrics, node_id = Metrics(), new_node_id()
+        public_sockets = listen(
+            settings.public.host,
+            settings.public.port,
+            reuse_port=self._reuse_port,
+            send_buffer_bytes=settings.limits.send_buffer_bytes,
+        )
+        for each in public_sockets:
+            stack.callback(each.close)
+        broker, target = self._broker, None
+        if broker is None:
+            url = settings.redis_url or (await stack.enter_async_context(EmbeddedServer())).url
+            target = RedisTarget.from_url(url)
+            broker = RedisBroker(target, prefix=settings.prefix, node_id=node_id, metrics=metrics)
+        node = self._node = Node(broker, limits=settings.limits, metrics=metrics, node_id=node_id)
+        for registry in (self._public, self._private):
+            node.attach(registry)
+        stack.push_async_callback(node.stop)
+        await node.start()
+        if target is not None:
+            await stack.enter_async_context(Heartbeat(target, prefix=settings.prefix, node_id=node_id, state=self._state))
+        # the private port first: health can be asked before the first client comes
+        self.private_urls = await self._serve_private(node)
+        handler = WebSocketHandler(node, self._public, settings.public)
+        stack.callback(handler.stop)
+        stack.callback(self._cut_connections)
+        site = Site(
+            public_app(handler, with_demo=self._with_demo), header_timeout_s=settings.limits.handshake_timeout_s
+        )
+        stack.push_async_callback(site.stop)
+        await site.start(public_sockets)
+        self.public_urls = site.urls
+
+    async def _serve_private(self, node: Node) -> list[str]:
+        site = Site(private_app(node, self._private, self._settings.private), header_timeout_s=_PRIVATE_HEADER_TIMEOUT_S)
+        self._stack.push_async_callback(site.stop)
+        if self._private_path is not None:
+            await site.start_unix(self._private_path)
+            return [f"unix://{self._private_path}"]
+        await site.start(listen(self._settings.private.host, self._settings.private.port))
+        return site.urls
+
+    def _cut_connections(self) -> None:
+        """End connections that nobody drained."""
+        for connection in self.node.connections:
+            connection.close(1001, "Going away")
+
+    def _state(self) -> dict[str, object]:
+        """Tell this node's state, for `snorky stats`."""
+        node = self.node
+        sample = node.metrics.registry.get_sample_value
+        totals = ("deliveries", "publications_received", "sent_bytes")
+        received = sum(sample("snorky_messages_received_total", {"transport": each}) or 0 for each in ("websocket", "backend"))
+        return {
+            "id": node.node_id,
+            "public_url": self.public_urls[0] if self.public_urls else "",
+            **node.counts,
+            **{f"{name}_total": int(sample(f"snorky_{name}_total") or 0) for name in totals},
+            "messages_received_total": int(received),
+            "is_deaf": node.is_deaf,
+            "is_draining": node.is_draining,
+        }

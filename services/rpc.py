@@ -1,0 +1,192 @@
+"""RPCService: commands with replies.
+
+    class Calculator(RPCService):
+        @rpc_command
+        def sum(self, request: Request, a: float, b: float) -> float:
+            return a + b
+
+    -> {"service": "calculator", "message": {"command": "sum", "params": {"a": 1, "b": 2}, "callId": 7}}
+    <- {"service": "calculator", "message": {"type": "response", "callId": 7, "data": 3}}
+
+Rules:
+- Every request is answered exactly once: with what the command returns, with the RPCError that it raises, or,
+  when anything else is raised, with `Internal error`, which is logged.
+- A command is a coroutine or a plain function. One that returns a future (`return self.publish(...)`) is
+  answered when that is done, while the connection's next message is taken on already.
+- Parameters must fit the signature (`Invalid params`); types are not checked: they are JSON entities.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, TypeVar
+
+import structlog
+
+from gateway import Connection, Service, SnorkyError, error_message
+
+__all__ = ["RPCError", "RPCService", "Request", "acknowledged", "rpc_command"]
+
+_log = structlog.get_logger("snorky.rpc")
+_MARK = "_is_rpc_command"
+_F = TypeVar("_F", bound=Callable[..., Any])
+_UNKNOWN = "unknown"  # what a peer calls a command that there is none of is no label value
+
+
+class RPCError(SnorkyError):
+    """A command refuses. text: goes to the client as it is; code: stable, snake_case."""
+
+    code = "refused"
+
+    def __init__(self, text: str, code: str | None = None, *, retry_after_ms: int | None = None) -> None:
+        super().__init__(text)
+        if code is not None:
+            self.code = code
+        self.retry_after_ms = retry_after_ms
+
+
+def rpc_command(function: _F) -> _F:
+    """Mark a method `(self, request, ...)` as a command that clients may call by its name."""
+    setattr(function, _MARK, True)
+    return function
+
+
+@dataclass(slots=True)
+class Request:
+    """One call. connection: who calls. call_id: the client's, None if it gave none."""
+
+    connection: Connection
+    service: str
+    command: str
+    call_id: Any
+    started_s: float
+    has_call_id: bool = True
+
+    @property
+    def identity(self) -> str | None:
+        """Who calls, None if it has not said."""
+        return self.connection.identity
+
+
+def acknowledged(future: "asyncio.Future[Any]") -> "asyncio.Future[None]":
+    """Make a future that is done with None when another is done; its error stays. For replies of `null`."""
+    done: asyncio.Future[None] = future.get_loop().create_future()
+
+    def settle(settled: "asyncio.Future[Any]") -> None:
+        if done.cancelled():
+            return
+        error = ConnectionError("cancelled") if settled.cancelled() else settled.exception()
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    future.add_done_callback(settle)
+    return done
+
+
+class _Command:
+    """A command and what it takes."""
+
+    __slots__ = ("_allowed", "_required", "function", "name")
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.name = name
+        self.function = function
+        parameters = list(inspect.signature(function).parameters.values())[1:]  # the first is the request
+        named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+        takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
+        self._allowed = None if takes_any else {each.name for each in named}
+        self._required = {each.name for each in named if each.default is each.empty}
+
+    def fits(self, params: dict[str, Any]) -> bool:
+        """True if the parameters fit the signature."""
+        return self._required <= params.keys() and (self._allowed is None or params.keys() <= self._allowed)
+
+
+class RPCService(Service):
+    """A service of commands. Subclass it and mark methods with `rpc_command`; aliases share one method."""
+
+    aliases: dict[str, str] = {}  # noqa: RUF012 - other name -> command; set by subclasses, never changed
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        marked = inspect.getmembers(type(self), lambda member: getattr(member, _MARK, False))
+        self._commands = {command: _Command(command, getattr(self, command)) for command, _ in marked}
+        for alias, command in self.aliases.items():
+            self._commands[alias] = self._commands[command]
+
+    def on_message(self, connection: Connection, message: Any) -> Awaitable[None] | None:
+        """Call the command that the message names."""
+        if not isinstance(message, dict):
+            message = {}
+        name, params = message.get("command"), message.get("params", {})
+        request = Request(
+            connection, self.name, _UNKNOWN, message.get("callId"), perf_counter(), "callId" in message
+        )
+        command = self._commands.get(name) if isinstance(name, str) else None
+        if command is None:
+            self._refuse(request, RPCError("Unknown command", "unknown_command"))
+            return None
+        request.command = command.name
+        if not isinstance(params, dict) or not command.fits(params):
+            self._refuse(request, RPCError("Invalid params", "invalid_params"))
+            return None
+        try:
+            result = command.function(request, **params)
+        except Exception as error:  # the top of a call: answered, and logged if it is a fault of ours
+            self._refuse(request, error)
+            return None
+        if inspect.iscoroutine(result):
+            return self._finish(request, result)
+        if isinstance(result, asyncio.Future):
+            result.add_done_callback(lambda future: self._settle(request, future))
+            return None
+        self._reply(request, result)
+        return None
+
+    async def _finish(self, request: Request, coroutine: Awaitable[Any]) -> None:
+        try:
+            result = await coroutine
+        except Exception as error:  # as in on_message
+            self._refuse(request, error)
+            return
+        if isinstance(result, asyncio.Future):
+            result.add_done_callback(lambda future: self._settle(request, future))
+        else:
+            self._reply(request, result)
+
+    def _settle(self, request: Request, future: "asyncio.Future[Any]") -> None:
+        """Answer with what a future came to."""
+        if future.cancelled():
+            self._refuse(request, SnorkyError("Internal error"))
+        elif (error := future.exception()) is not None:
+            self._refuse(request, error)
+        else:
+            self._reply(request, future.result())
+
+    def _reply(self, request: Request, data: Any) -> None:
+        message = {"type": "response", "data": data}
+        if request.has_call_id:
+            message["callId"] = request.call_id
+        try:
+            self.send(request.connection, message)
+        except SnorkyError as error:  # it returned what is no JSON entity
+            _log.error("no JSON entity returned", service=self.name, command=request.command, error=str(error))
+            self._refuse(request, SnorkyError("Internal error"))
+        else:
+            self._count(request, "ok")
+
+    def _refuse(self, request: Request, error: BaseException) -> None:
+        if not isinstance(error, SnorkyError):
+            _log.error("command failed", service=self.name, command=request.command, exc_info=error)
+            error = SnorkyError("Internal error")
+        self.send(request.connection, error_message(error, request.call_id))
+        self._count(request, "internal_error" if error.code == "internal" else "error")
+
+    def _count(self, request: Request, outcome: str) -> None:
+        metrics = self.cluster.metrics
+        metrics.rpc_calls.labels(self.name, request.command, outcome).inc()
+        metrics.rpc_duration.labels(self.name).observe(perf_counter() - request.started_s)
