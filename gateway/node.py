@@ -36,7 +36,12 @@ class Node:
     """One node of the cluster. broker: started and stopped by the node. node_id: unique; random unless given."""
 
     def __init__(
-        self, broker: Broker, *, limits: Limits | None = None, metrics: Metrics | None = None, node_id: str | None = None
+        self,
+        broker: Broker,
+        *,
+        limits: Limits | None = None,
+        metrics: Metrics | None = None,
+        node_id: str | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self._node_id = node_id or new_node_id()

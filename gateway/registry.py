@@ -34,7 +34,7 @@ _log = structlog.get_logger("snorky.registry")
 
 
 def error_message(error: SnorkyError, call_id: Any = None) -> dict[str, Any]:
-    """Say an error as PROTOCOL "Envelope" has it: type, callId (or null), message, code, retryAfterMs if waiting helps."""
+    """Say an error: type, callId (or null), message, code, retryAfterMs where waiting helps."""
     message = {"type": "error", "callId": call_id, "message": str(error), "code": error.code}
     if error.retry_after_ms is not None:
         message["retryAfterMs"] = error.retry_after_ms
@@ -152,7 +152,7 @@ class ServiceRegistry:
         """`dispatch`, with errors told to the client."""
         try:
             pending = self.dispatch(connection, envelope)
-        except Exception as error:  # the top of a message's way: told to the client, and logged if it is a fault of ours
+        except Exception as error:  # the top of a message's way: told to the client, logged if the fault is ours
             self._failed(connection, envelope, error)
             return None
         return None if pending is None else self._guarded(connection, envelope, pending)

@@ -95,7 +95,7 @@ class Gateway:
     async def until_ready(self, timeout_s: float | None = None) -> None:
         """Wait until the node hears its broker. Raises TimeoutError."""
         async with asyncio.timeout(timeout_s):
-            while not self.node.is_ready:
+            while not self.node.is_ready:  # noqa: ASYNC110 - at the start, once
                 await asyncio.sleep(0.01)
 
     async def drain(self) -> None:
@@ -124,7 +124,8 @@ class Gateway:
         stack.push_async_callback(node.stop)
         await node.start()
         if target is not None:
-            await stack.enter_async_context(Heartbeat(target, prefix=settings.prefix, node_id=node_id, state=self._state))
+            heartbeat = Heartbeat(target, prefix=settings.prefix, node_id=node_id, state=self._state)
+            await stack.enter_async_context(heartbeat)
         # the private port first: health can be asked before the first client comes
         self.private_urls = await self._serve_private(node)
         handler = WebSocketHandler(node, self._public, settings.public)
@@ -138,7 +139,8 @@ class Gateway:
         self.public_urls = site.urls
 
     async def _serve_private(self, node: Node) -> list[str]:
-        site = Site(private_app(node, self._private, self._settings.private), header_timeout_s=_PRIVATE_HEADER_TIMEOUT_S)
+        app = private_app(node, self._private, self._settings.private)
+        site = Site(app, header_timeout_s=_PRIVATE_HEADER_TIMEOUT_S)
         self._stack.push_async_callback(site.stop)
         if self._private_path is not None:
             await site.start_unix(self._private_path)
@@ -156,7 +158,8 @@ class Gateway:
         node = self.node
         sample = node.metrics.registry.get_sample_value
         totals = ("deliveries", "publications_received", "sent_bytes")
-        received = sum(sample("snorky_messages_received_total", {"transport": each}) or 0 for each in ("websocket", "backend"))
+        transports = ({"transport": "websocket"}, {"transport": "backend"})
+        received = sum(sample("snorky_messages_received_total", each) or 0 for each in transports)
         return {
             "id": node.node_id,
             "public_url": self.public_urls[0] if self.public_urls else "",

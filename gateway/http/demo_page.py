@@ -18,7 +18,7 @@ def demo_routes() -> list[web.AbstractRouteDef]:
     """Make the routes `/`, `/demo/...` and `/client/...`. Raises ConfigurationError: the files are not there."""
     client = next((path for path in _CLIENTS if (path / "snorky.js").is_file()), None)
     if client is None:
-        raise ConfigurationError("the demo page needs clients/js, which this installation lacks; install the wheel again")
+        raise ConfigurationError("the demo page needs clients/js, which this installation lacks: install it again")
 
     async def page(_request: web.Request) -> web.FileResponse:
         return web.FileResponse(_PAGE / "index.html")

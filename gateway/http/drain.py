@@ -51,7 +51,7 @@ async def drain(node: Node, grace_s: float) -> None:
         await asyncio.sleep(PACE_S)
         noticed = _close_due(noticed, loop.time() - notice_s)
     deadline_s = loop.time() + GONE_TIMEOUT_S
-    while any(node.connections) and loop.time() < deadline_s:
+    while any(node.connections) and loop.time() < deadline_s:  # noqa: ASYNC110 - at the end of a process, once
         await asyncio.sleep(PACE_S)
 
 

@@ -57,7 +57,17 @@ class Endpoint:
 class WebSocketProtocol(asyncio.Protocol):
     """One client's WebSocket. Made for `take_over`; belongs to its transport."""
 
-    __slots__ = ("_close_code", "_connection", "_endpoint", "_has_failed", "_is_heard", "_parser", "_transport", "slot", "write")
+    __slots__ = (
+        "_close_code",
+        "_connection",
+        "_endpoint",
+        "_has_failed",
+        "_is_heard",
+        "_parser",
+        "_transport",
+        "slot",
+        "write",
+    )
 
     transport_name = "websocket"
 
