@@ -1,7 +1,7 @@
 """A real-time gateway: WebSocket clients on many nodes, services between them, Redis behind.
 
-The names below are the public ones; services import nothing else of this package. `gateway.server` has
-`Gateway`, which puts everything together for one process, and the handlers for an application of one's own.
+The names below are the public ones; services import nothing else of this package. `run` runs a whole gateway;
+`WebSocketHandler`, `BackendHandler` and `running` put one into an aiohttp application of one's own.
 """
 
 from gateway._version import __version__
@@ -22,22 +22,29 @@ from gateway.errors import (
     SnorkyError,
     UnknownService,
 )
+from gateway.http.backend import BackendHandler
+from gateway.http.handler import WebSocketHandler
 from gateway.info import InfoService
 from gateway.metrics import Metrics
 from gateway.node import Node
+from gateway.process import run
 from gateway.registry import ServiceRegistry, error_message
+from gateway.running import running
+from gateway.server import Gateway
 from gateway.service import Cluster, Service, Topics
 from gateway.settings import Limits, Private, Public, Settings, load
 
 __all__ = [
     "PAYLOAD",
     "AlreadySubscribed",
+    "BackendHandler",
     "BrokerUnavailable",
     "CloseCode",
     "Cluster",
     "ConfigurationError",
     "Connection",
     "ConnectionClosed",
+    "Gateway",
     "InfoService",
     "InvalidChannel",
     "InvalidInput",
@@ -56,7 +63,10 @@ __all__ = [
     "SnorkyError",
     "Topics",
     "UnknownService",
+    "WebSocketHandler",
     "__version__",
     "error_message",
     "load",
+    "run",
+    "running",
 ]

@@ -25,7 +25,7 @@ class Metrics:
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        disable_created_metrics()  # a second series per counter that nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody asks for
         self.registry = registry = CollectorRegistry() if registry is None else registry
 
         def counter(name: str, text: str, *labels: str) -> Counter:

@@ -19,7 +19,7 @@ import structlog
 from gateway.broker import Broker
 from gateway.codec import Template, channel_key, encode_json
 from gateway.connection import Connection, Wire
-from gateway.errors import CloseCode, ConnectionClosed, LimitExceeded
+from gateway.errors import CloseCode, ConfigurationError, ConnectionClosed, LimitExceeded
 from gateway.fanout import Fanout
 from gateway.frames import Dialect
 from gateway.hub import Hub
@@ -27,7 +27,7 @@ from gateway.metrics import Metrics
 from gateway.registry import ServiceRegistry
 from gateway.settings import Limits
 
-__all__ = ["Node"]
+__all__ = ["Node", "new_node_id", "node_of"]
 
 _log = structlog.get_logger("snorky.node")
 
@@ -189,6 +189,14 @@ class Node:
     def on_interrupted(self) -> None:
         """Note that publications may have been missed: channels without history lose them."""
         _log.warning("the connection to Redis was lost and made again; publications may have been missed")
+
+
+def node_of(registry: ServiceRegistry) -> Node:
+    """Find the node that a registry was given to. Raises ConfigurationError: none yet."""
+    node = registry.cluster
+    if not isinstance(node, Node):
+        raise ConfigurationError("handlers need a registry that was given to a Node")
+    return node
 
 
 def new_node_id() -> str:

@@ -12,26 +12,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import structlog
-
 from gateway.broker import Broker
-from gateway.errors import ConfigurationError
+from gateway.errors import CloseCode, ConfigurationError
 from gateway.http.app import private_app, public_app
 from gateway.http.drain import drain
 from gateway.http.handler import WebSocketHandler
-from gateway.http.listen import listen
+from gateway.http.listen import listen, url_of
 from gateway.http.site import Site
 from gateway.info import InfoService
 from gateway.loading import load_registries
-from gateway.metrics import Metrics
-from gateway.node import Node, new_node_id
-from gateway.redis import EmbeddedServer, Heartbeat, RedisBroker, RedisTarget
+from gateway.node import Node
 from gateway.registry import ServiceRegistry
+from gateway.running import running_node
 from gateway.settings import Settings
 
 __all__ = ["Gateway"]
 
-_log = structlog.get_logger("snorky.server")
 _PRIVATE_HEADER_TIMEOUT_S = 75.0  # scrapers and backends keep their connections
 
 
@@ -62,7 +58,7 @@ class Gateway:
         if "gateway" not in self._public:
             self._public.register(InfoService())
         self._broker = broker
-        self._with_demo = with_demo
+        self.has_demo = with_demo
         self._reuse_port = reuse_port
         self._private_path = private_path
         self._stack = AsyncExitStack()
@@ -104,7 +100,6 @@ class Gateway:
 
     async def _start(self) -> None:
         settings, stack = self._settings, self._stack
-        metrics, node_id = Metrics(), new_node_id()
         public_sockets = listen(
             settings.public.host,
             settings.public.port,
@@ -113,27 +108,20 @@ class Gateway:
         )
         for each in public_sockets:
             stack.callback(each.close)
-        broker, target = self._broker, None
-        if broker is None:
-            url = settings.redis_url or (await stack.enter_async_context(EmbeddedServer())).url
-            target = RedisTarget.from_url(url)
-            broker = RedisBroker(target, prefix=settings.prefix, node_id=node_id, metrics=metrics)
-        node = self._node = Node(broker, limits=settings.limits, metrics=metrics, node_id=node_id)
-        for registry in (self._public, self._private):
-            node.attach(registry)
-        stack.push_async_callback(node.stop)
-        await node.start()
-        if target is not None:
-            heartbeat = Heartbeat(target, prefix=settings.prefix, node_id=node_id, state=self._state)
-            await stack.enter_async_context(heartbeat)
+        node = self._node = await stack.enter_async_context(
+            running_node(
+                self._public,
+                self._private,
+                settings=settings,
+                broker=self._broker,
+                public_url=url_of(public_sockets[0]),
+            )
+        )
         # the private port first: health can be asked before the first client comes
         self.private_urls = await self._serve_private(node)
-        handler = WebSocketHandler(node, self._public, settings.public)
-        stack.callback(handler.stop)
         stack.callback(self._cut_connections)
-        site = Site(
-            public_app(handler, with_demo=self._with_demo), header_timeout_s=settings.limits.handshake_timeout_s
-        )
+        app = public_app(WebSocketHandler(self._public, settings.public), with_demo=self.has_demo)
+        site = Site(app, header_timeout_s=settings.limits.handshake_timeout_s)
         stack.push_async_callback(site.stop)
         await site.start(public_sockets)
         self.public_urls = site.urls
@@ -151,21 +139,4 @@ class Gateway:
     def _cut_connections(self) -> None:
         """End connections that nobody drained."""
         for connection in self.node.connections:
-            connection.close(1001, "Going away")
-
-    def _state(self) -> dict[str, object]:
-        """Tell this node's state, for `snorky stats`."""
-        node = self.node
-        sample = node.metrics.registry.get_sample_value
-        totals = ("deliveries", "publications_received", "sent_bytes")
-        transports = ({"transport": "websocket"}, {"transport": "backend"})
-        received = sum(sample("snorky_messages_received_total", each) or 0 for each in transports)
-        return {
-            "id": node.node_id,
-            "public_url": self.public_urls[0] if self.public_urls else "",
-            **node.counts,
-            **{f"{name}_total": int(sample(f"snorky_{name}_total") or 0) for name in totals},
-            "messages_received_total": int(received),
-            "is_deaf": node.is_deaf,
-            "is_draining": node.is_draining,
-        }
+            connection.close(CloseCode.GOING_AWAY, "Going away")

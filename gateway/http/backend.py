@@ -13,7 +13,7 @@ from aiohttp import web
 from gateway.codec import Encoding, Envelope, decode_json, encode_json, envelope_of
 from gateway.errors import InvalidEnvelope, InvalidInput, InvalidMessage, SnorkyError, UnknownService
 from gateway.frames import TEXT, Dialect
-from gateway.node import Node
+from gateway.node import node_of
 from gateway.registry import ServiceRegistry, error_message
 from gateway.settings import ApiKey
 
@@ -55,8 +55,7 @@ class _Reply:
 class BackendHandler:
     """Connects a backend to a private registry, request by request. api_key: None = anybody who reaches the port."""
 
-    def __init__(self, node: Node, registry: ServiceRegistry, api_key: ApiKey | None = None) -> None:
-        self._node = node
+    def __init__(self, registry: ServiceRegistry, api_key: ApiKey | None = None) -> None:
         self._registry = registry
         self._api_key = api_key
 
@@ -101,8 +100,9 @@ class BackendHandler:
     async def _one(self, envelope: Envelope) -> bytes:
         """Dispatch one envelope; returns the encoded reply. Raises UnknownService, TimeoutError."""
         reply = _Reply()
-        connection = self._node.new_connection(reply, _BARE)
-        self._node.metrics.messages_received.labels("backend").inc()
+        node = node_of(self._registry)
+        connection = node.new_connection(reply, _BARE)
+        node.metrics.messages_received.labels("backend").inc()
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S):
                 pending = self._registry.dispatch(connection, envelope)

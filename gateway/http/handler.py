@@ -1,5 +1,7 @@
 """WebSocketHandler: the route that connects clients to a registry."""
 
+from functools import cached_property
+
 from aiohttp import web
 
 from gateway.errors import ConnectionClosed
@@ -8,7 +10,7 @@ from gateway.http.handshake import HandshakeRefused, upgrade
 from gateway.http.takeover import take_over
 from gateway.http.websocket import Endpoint, WebSocketProtocol
 from gateway.http.wheel import Wheel
-from gateway.node import Node
+from gateway.node import node_of
 from gateway.registry import ServiceRegistry
 from gateway.settings import Public
 
@@ -16,35 +18,34 @@ __all__ = ["WebSocketHandler"]
 
 
 class WebSocketHandler:
-    """Connects WebSocket clients to a registry of a node.
+    """Connects WebSocket clients to a registry, which belongs to a node by the time that the first one comes.
 
-        app.add_routes([WebSocketHandler(node, registry).route("/ws")])
+        app.add_routes([WebSocketHandler(registry).route("/ws")])
 
-    public: who may connect, and how; the defaults unless given. One handler has one wheel: call `stop` at the end.
+    public: who may connect, and how; the defaults unless given.
     """
 
-    def __init__(self, node: Node, registry: ServiceRegistry, public: Public | None = None) -> None:
-        public = public or Public()
-        self._node = node
-        self._allowed_origins = frozenset(public.allowed_origins)
-        self._compression = public.compression
-        self._admission = Admission(node.limits, public.trusted_proxies, node.metrics)
-        self._endpoint = Endpoint(node, registry, Wheel(public.ping_interval_s), self._admission)
+    def __init__(self, registry: ServiceRegistry, public: Public | None = None) -> None:
+        self._registry = registry
+        self._public = public or Public()
+        self._allowed_origins = frozenset(self._public.allowed_origins)
+
+    @cached_property
+    def _endpoint(self) -> Endpoint:
+        node, public = node_of(self._registry), self._public
+        admission = Admission(node.limits, public.trusted_proxies, node.metrics)
+        return Endpoint(node, self._registry, Wheel(public.ping_interval_s), admission)
 
     def route(self, path: str) -> web.RouteDef:
         """Make the route for an aiohttp application."""
         return web.get(path, self.handle)
-
-    def stop(self) -> None:
-        """Stop the timer of pings."""
-        self._endpoint.wheel.stop()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one handshake; an accepted one leaves aiohttp for good."""
         try:
             return self._accept(request)
         except HandshakeRefused as refused:
-            self._node.metrics.handshakes_rejected.labels(refused.reason).inc()
+            self._endpoint.node.metrics.handshakes_rejected.labels(refused.reason).inc()
             # RFC 6455 4.4: an unknown version is answered with the one that we speak
             headers = {"Sec-WebSocket-Version": "13", "Upgrade": "websocket"} if refused.status == 426 else {}
             if refused.status in (429, 503):
@@ -53,17 +54,18 @@ class WebSocketHandler:
             return web.Response(status=refused.status, text=f"{refused}\n", headers={**headers, "Connection": "close"})
 
     def _accept(self, request: web.Request) -> web.StreamResponse:
-        if self._node.is_draining:
+        endpoint = self._endpoint
+        if endpoint.node.is_draining:
             raise HandshakeRefused(503, "draining", "This node is going away: try another one")
-        accepted = upgrade(request.headers, allowed_origins=self._allowed_origins, compression=self._compression)
+        accepted = upgrade(request.headers, allowed_origins=self._allowed_origins, compression=self._public.compression)
         transport = request.transport
         if transport is None:
             raise ConnectionClosed
-        ip = self._admission.client_ip(request)
-        self._admission.enter(ip)
-        protocol = WebSocketProtocol(self._endpoint, transport, accepted.dialect, ip)
+        ip = endpoint.admission.client_ip(request)
+        endpoint.admission.enter(ip)
+        protocol = WebSocketProtocol(endpoint, transport, accepted.dialect, ip)
         try:
             return take_over(request, protocol, accepted.response)
         except ConnectionClosed:
-            self._admission.leave(ip)
+            endpoint.admission.leave(ip)
             raise

@@ -57,17 +57,13 @@ class Wheel:
         if self._timer is None:
             self._schedule()
 
-    def stop(self) -> None:
-        """Stop the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
 
     def _tick(self) -> None:
-        self._schedule()
+        self._timer = None
+        if self._ending or any(self._slots):  # with nobody to visit the timer ends, until somebody comes
+            self._schedule()
         self._now = (self._now + 1) % len(self._slots)
         for spoke in tuple(self._slots[self._now]):
             spoke.beat()

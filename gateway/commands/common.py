@@ -1,0 +1,40 @@
+"""What the commands share: the console, the settings, and how a problem is told."""
+
+import os
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from gateway.errors import ConfigurationError
+from gateway.settings import Settings, load
+
+__all__ = ["ChannelIsJson", "Config", "Insecure", "ServiceName", "errors", "fail", "output", "read_settings"]
+
+output = Console(soft_wrap=True, highlight=False)
+errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Settings, TOML. Default: what SNORKY_CONFIG names.", metavar="FILE"),
+]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Anybody who reaches the public port may connect.")]
+ServiceName = Annotated[str, typer.Option("--service", "-s", help="The pub/sub service's name.", metavar="NAME")]
+ChannelIsJson = Annotated[bool, typer.Option("--json-channel", help="CHANNEL is JSON, like '[\"room\", 5]'.")]
+
+
+def fail(*problems: str, code: int = 1) -> NoReturn:
+    """Tell every problem and end the command. code: 1 a problem, 2 wrong use."""
+    for problem in problems:
+        errors.print("[bold red]error:[/]", end=" ")
+        errors.print(problem, markup=False)
+    raise typer.Exit(code)
+
+
+def read_settings(config: Path | None) -> Settings:
+    """Load the settings, or end the command with what is wrong with them."""
+    try:
+        return load(config, os.environ)
+    except ConfigurationError as error:
+        fail(*str(error).splitlines())

@@ -1,0 +1,71 @@
+"""snorky publish: one message into a channel, through Redis, as a backend job does it."""
+
+import asyncio
+import shlex
+from typing import Annotated, Any
+
+import typer
+
+from gateway.codec import channel_key, decode_json, encode_json
+from gateway.commands.common import ChannelIsJson, Config, ServiceName, fail, output, read_settings
+from gateway.errors import ConfigurationError, InvalidInput
+from gateway.redis.probe import publish_once
+from gateway.redis.target import RedisTarget
+
+__all__ = ["publish", "read_channel"]
+
+
+def publish(
+    channel: Annotated[str, typer.Argument(help="The channel's name.", show_default=False)],
+    message: Annotated[str, typer.Argument(metavar="JSON", help="The message, strict JSON.", show_default=False)],
+    service: ServiceName = "pubsub",
+    json_channel: ChannelIsJson = False,
+    config: Config = None,
+) -> None:
+    """Publish one message to a channel, on all nodes.
+
+    It goes to Redis directly, so no node needs to be known; redis_url and prefix of the settings say where.
+
+    Examples:
+
+        snorky publish news '{"title": "Hello"}'
+
+        snorky publish news '"just a text"'
+
+        snorky publish --json-channel '["room", 5]' 42
+    """
+    try:
+        key = channel_key(service, read_channel(channel, is_json=json_channel))
+        payload = encode_json(decode_json(message.encode("utf-8", "surrogateescape")))
+    except InvalidInput as error:
+        fail(f"the message is no JSON: {error}; {_remedy(channel, message)}", code=2)
+    settings = read_settings(config)
+    if not settings.redis_url:
+        fail(
+            "no redis_url is set: the embedded Redis of a running `snorky serve` is its own. "
+            "Set redis_url (SNORKY_REDIS_URL), or publish with POST /backend"
+        )
+    try:
+        target = RedisTarget.from_url(settings.redis_url)
+        nodes = asyncio.run(publish_once(target, settings.prefix, key, payload))
+    except (ConfigurationError, ConnectionError) as error:
+        fail(str(error))
+    heard = f"{nodes} node{'' if nodes == 1 else 's'} received it"
+    output.print(heard if nodes else f"{heard}: nobody subscribes to this channel")
+
+
+def read_channel(text: str, *, is_json: bool) -> Any:
+    """Give the channel that was meant, or end the command."""
+    if not is_json:
+        return text
+    try:
+        return decode_json(text.encode("utf-8", "surrogateescape"))
+    except InvalidInput as error:
+        fail(f"the channel is no JSON: {error}; with --json-channel a string needs quotes: '\"news\"'", code=2)
+
+
+def _remedy(channel: str, message: str) -> str:
+    if len(message) > 60 or message[:1] in ("{", "["):
+        return "keys and strings need double quotes, and the whole single ones for the shell"
+    quoted = shlex.quote(encode_json(message.encode("utf-8", "replace").decode()).decode())
+    return f"a text needs quotes of its own: snorky publish {shlex.quote(channel)} {quoted}"

@@ -1,0 +1,59 @@
+"""snorky serve: run a node until somebody ends it."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.commands.common import Config, Insecure, fail, read_settings
+from gateway.errors import ConfigurationError
+from gateway.logs import configure_logs
+from gateway.process import raise_fd_limit, run_until_ended, serve_until_ended
+from gateway.server import Gateway
+
+__all__ = ["serve"]
+
+
+class LogLevel(StrEnum):
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+def serve(
+    config: Config = None,
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that share the public port.")] = 1,
+    insecure: Insecure = False,
+    demo: Annotated[bool, typer.Option("--demo", help="Serve a page to play with at /.")] = False,
+    log_level: Annotated[LogLevel, typer.Option(help="Least level that is logged.")] = LogLevel.info,
+    private_path: Annotated[Path | None, typer.Option(hidden=True)] = None,  # a worker's, from its supervisor
+    reuse_port: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Run a node: WebSocket clients on the public port; backend, health and metrics on the private one.
+
+    SIGTERM and SIGINT drain: readiness turns 503, clients are sent away over the grace period, then it ends.
+    A second signal ends it at once.
+
+    Examples:
+
+        snorky serve --demo
+
+        SNORKY_REDIS_URL=redis://127.0.0.1:6379/0 snorky serve --workers 2
+
+        snorky serve --config /etc/snorky.toml --insecure
+    """
+    configure_logs(level=log_level)
+    settings = read_settings(config)
+    problems = settings.problems(insecure=insecure)
+    if private_path is not None:  # a worker has no private port
+        problems = [problem for problem in problems if not problem.startswith("[private]")]
+    if problems:
+        fail(*problems)
+    raise_fd_limit()
+    try:
+        gateway = Gateway(settings, with_demo=demo, reuse_port=reuse_port, private_path=private_path)
+        run_until_ended(lambda: serve_until_ended(gateway))
+    except ConfigurationError as error:
+        fail(*str(error).splitlines())

@@ -1,0 +1,141 @@
+"""snorky stats: the nodes of a cluster and what they do, live, from the heartbeats that they leave in Redis."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from gateway.commands.common import Config, fail, output, read_settings
+from gateway.errors import ConfigurationError
+from gateway.redis.heartbeat import NodeState, read_nodes
+from gateway.redis.probe import reading
+from gateway.redis.target import RedisTarget
+
+__all__ = ["stats"]
+
+_RATES = {  # heading: total that its rate is of
+    "deliveries/s": "deliveries_total",
+    "publications/s": "publications_received_total",
+    "messages in/s": "messages_received_total",
+    "KiB out/s": "sent_bytes_total",
+}
+_SIZES = ("connections", "subscriptions", "channels")
+
+
+def stats(
+    config: Config = None,
+    interval_s: Annotated[float, typer.Option("--interval", "-i", min=0.2, help="Seconds between looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Look twice, print one table, end.")] = False,
+) -> None:
+    """Show every node with its connections, channels and rates; Ctrl-C ends it.
+
+    Nodes write their numbers every 2 s, so rates are means over that time.
+
+    Examples:
+
+        SNORKY_REDIS_URL=redis://127.0.0.1:6379/0 snorky stats
+
+        snorky stats --config /etc/snorky.toml --once
+    """
+    settings = read_settings(config)
+    if not settings.redis_url:
+        fail("no redis_url is set, so there is no cluster to look at: set it, or see /metrics on the private port")
+    try:
+        target = RedisTarget.from_url(settings.redis_url)
+        asyncio.run(_show(target, settings.prefix, interval_s, once))
+    except (ConfigurationError, ConnectionError) as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+async def _show(target: RedisTarget, prefix: str, interval_s: float, once: bool) -> None:
+    meter = Meter()
+    async with reading(target) as client:
+        if once:
+            meter.look(await read_nodes(client, prefix), time.monotonic())
+            await asyncio.sleep(max(interval_s, 2.5))  # one heartbeat at least lies between
+            meter.look(await read_nodes(client, prefix), time.monotonic())
+            output.print(meter.table())
+            return
+        with Live(console=output, auto_refresh=False, transient=False) as live:
+            while True:
+                meter.look(await read_nodes(client, prefix), time.monotonic())
+                live.update(meter.table(), refresh=True)
+                await asyncio.sleep(interval_s)
+
+
+class Meter:
+    """Makes rates of totals: per node the last change of its numbers, and the time between the last two."""
+
+    def __init__(self) -> None:
+        self._nodes: list[NodeState] = []
+        self._last: dict[str, tuple[float, NodeState]] = {}  # when a node's numbers last changed
+        self._rates: dict[str, dict[str, float]] = {}
+
+    def look(self, nodes: Sequence[NodeState], now_s: float) -> None:
+        """Take in what was read at now_s (monotonic)."""
+        self._nodes = sorted(nodes, key=lambda node: node.node_id)
+        known = {node.node_id for node in nodes}
+        self._last = {name: last for name, last in self._last.items() if name in known}
+        for node in self._nodes:
+            name = node.node_id
+            at_s, before = self._last.get(name, (now_s, node))
+            if name not in self._last or before != node:
+                if now_s > at_s:
+                    self._rates[name] = {
+                        total: max(0.0, _number(node, total) - _number(before, total)) / (now_s - at_s)
+                        for total in _RATES.values()
+                    }
+                self._last[name] = (now_s, node)
+            elif now_s - at_s > 5.0:  # nothing changes any more
+                self._rates[name] = {}
+
+    def rate(self, name: str, total: str) -> float:
+        """Tell a node's rate of a total, per second; 0.0 while unknown."""
+        return self._rates.get(name, {}).get(total, 0.0)
+
+    def table(self) -> Table:
+        """Draw what is known now."""
+        table = Table(title=f"{len(self._nodes)} nodes", title_justify="left", show_footer=len(self._nodes) > 1)
+        table.add_column("node", footer="all")
+        table.add_column("where")
+        table.add_column("version")
+        for name in _SIZES:
+            table.add_column(name, justify="right", footer=f"{sum(_number(node, name) for node in self._nodes):,.0f}")
+        for heading, total in _RATES.items():
+            whole = sum(self.rate(node.node_id, total) for node in self._nodes)
+            table.add_column(heading, justify="right", footer=_shown(heading, whole))
+        table.add_column("state")
+        for node in self._nodes:
+            name = node.node_id
+            table.add_row(
+                escape(name),
+                escape(str(node.state.get("public_url", ""))),
+                escape(str(node.state.get("version", ""))),
+                *(f"{_number(node, size):,.0f}" for size in _SIZES),
+                *(_shown(heading, self.rate(name, total)) for heading, total in _RATES.items()),
+                _state(node),
+            )
+        return table
+
+
+def _shown(heading: str, rate: float) -> str:
+    return f"{rate / 1024 if heading.startswith('KiB') else rate:,.0f}"
+
+
+def _number(node: NodeState, name: str) -> float:
+    value = node.state.get(name)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _state(node: NodeState) -> Text:
+    if node.state.get("is_deaf"):
+        return Text("deaf", style="bold red")
+    return Text("draining", style="yellow") if node.state.get("is_draining") else Text("ready", style="green")

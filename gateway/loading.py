@@ -1,0 +1,63 @@
+"""From the settings' dotted names to services: the one place that imports what the gateway does not know."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+
+from gateway.errors import ConfigurationError
+from gateway.registry import ServiceRegistry
+from gateway.service import Service
+from gateway.settings import ServiceTable, Settings
+
+__all__ = ["load_registries"]
+
+
+def load_registries(settings: Settings) -> tuple[ServiceRegistry, ServiceRegistry]:
+    """Make the public and the private registry. Raises ConfigurationError: every problem, one a line."""
+    problems: list[str] = []
+    public = _registry("services", settings.services, problems)
+    private = _registry("backend", settings.backend, problems)
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return public, private
+
+
+def _registry(table: str, services: Mapping[str, ServiceTable], problems: list[str]) -> ServiceRegistry:
+    registry = ServiceRegistry()
+    for name, written in services.items():
+        where = f"[{table}.{name}]"
+        try:
+            registry.register(_construct(_find(written.class_name), name, written.options))
+        except ConfigurationError as error:
+            problems.append(f"{where} {error}")
+        except Exception as error:  # a user's module or constructor may raise anything: told, not crashed on
+            problems.append(f"{where} {written.class_name} failed with {type(error).__name__}: {error}")
+    return registry
+
+
+def _find(class_name: str) -> type[Service]:
+    module_name, _, name = class_name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, something that it imports is not
+        raise ConfigurationError(
+            f'class = "{class_name}": there is no module {error.name}; install it, or put its folder on PYTHONPATH'
+        ) from error
+    found = getattr(module, name, None)
+    if found is None:
+        raise ConfigurationError(f'class = "{class_name}": the module has no {name}')
+    if not (inspect.isclass(found) and issubclass(found, Service)):
+        raise ConfigurationError(f'class = "{class_name}": is no subclass of gateway.Service')
+    return found
+
+
+def _construct(service: type[Service], name: str, options: Mapping[str, object]) -> Service:
+    try:
+        inspect.signature(service).bind(name, **options)
+    except TypeError as error:
+        takes = [each for each in inspect.signature(service).parameters if each != "name"]
+        known = f"it takes {', '.join(takes)}" if takes else "it takes no further keys"
+        raise ConfigurationError(f"does not fit {service.__name__}: {error}; {known}") from error
+    return service(name, **options)

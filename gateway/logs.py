@@ -1,0 +1,80 @@
+"""Logs: one event a line on stderr; JSON unless somebody watches on a terminal.
+
+Rules: what peers send is escaped and cut, so no line is forged and none is huge; values under the name of a
+secret are masked, also inside URLs; tracebacks show no local variables, for those hold payloads and tokens.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+__all__ = ["configure_logs"]
+
+VALUE_MAX_CHARACTERS = 500
+TRACEBACK_MAX_CHARACTERS = 8_000  # some 80 frames
+_SECRET_NAME = re.compile(r"(?i)(^|_)(password|secret|token|api_?key|authorization|cookie|payload)$")
+_URL_PASSWORD = re.compile(r"(?<=://)[^/\s@]*@")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def configure_logs(*, level: str = "info", stream: TextIO | None = None) -> None:
+    """Send structlog's events and the standard library's to one stream (stderr), from `level` on."""
+    stream = sys.stderr if stream is None else stream
+    is_watched = stream.isatty()
+    renderer: Any = structlog.processors.JSONRenderer()
+    if is_watched:
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S.%f" if is_watched else "iso", utc=not is_watched),
+        structlog.processors.format_exc_info,
+        _tame,
+    ]
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # a line per request says nothing that metrics do not
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def _tame(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in event.items():
+        if name.startswith("_"):
+            continue
+        if _SECRET_NAME.search(name):
+            event[name] = "***"
+        elif name == "exception":
+            event[name] = _escaped(str(value)[-TRACEBACK_MAX_CHARACTERS:], keep="\n")
+        elif value is not None and not isinstance(value, bool | int | float):
+            event[name] = _escaped(_cut(value if isinstance(value, str) else repr(value)))
+    return event
+
+
+def _cut(text: str) -> str:
+    if len(text) <= VALUE_MAX_CHARACTERS:
+        return text
+    return f"{text[:VALUE_MAX_CHARACTERS]}... ({len(text)} characters)"
+
+
+def _escaped(text: str, *, keep: str = "") -> str:
+    def escape(match: re.Match[str]) -> str:
+        return match[0] if match[0] in keep else ascii(match[0])[1:-1]
+
+    return _CONTROL.sub(escape, _URL_PASSWORD.sub("***@", text))

@@ -1,0 +1,112 @@
+"""A gateway as a process: signals, event loop, the line that says it is ready, the drain at the end."""
+
+import asyncio
+import gc
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from gateway.logs import configure_logs
+from gateway.registry import ServiceRegistry
+from gateway.server import Gateway
+from gateway.settings import Settings, load
+
+__all__ = ["end_signals", "raise_fd_limit", "run", "run_until_ended", "serve_until_ended"]
+
+READY_TIMEOUT_S: Final = 5.0  # a Redis that runs is heard within milliseconds
+_log = structlog.get_logger("snorky.process")
+_started_s = time.monotonic()  # only where the system does not tell when the process began
+
+
+def run(
+    *, public: ServiceRegistry | None = None, private: ServiceRegistry | None = None, settings: Settings | None = None
+) -> None:
+    """Run a gateway with these registries until SIGTERM or SIGINT; `snorky serve` for one's own program.
+
+    public, private: the settings' services unless given. settings: from the environment unless given. Raises
+    ConfigurationError.
+    """
+    configure_logs()
+    settings = settings or load(None, os.environ)
+    raise_fd_limit()
+    run_until_ended(lambda: serve_until_ended(Gateway(settings, public=public, private=private)))
+
+
+async def serve_until_ended(gateway: Gateway) -> None:
+    """Start, say on stderr when ready, wait for a signal, drain, stop."""
+    ended = end_signals()
+    async with gateway:
+        telling = asyncio.create_task(_tell(gateway))
+        await ended.wait()
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+        _log.info("ending")
+        await gateway.drain()
+
+
+async def _tell(gateway: Gateway) -> None:
+    """Say where the node is as soon as it is ready; if that takes long, say so first."""
+    where = f"public {' '.join(gateway.public_urls)}  private {' '.join(gateway.private_urls)}"
+    try:
+        await gateway.until_ready(READY_TIMEOUT_S)
+    except TimeoutError:
+        _say(f"Redis is not heard yet, so /readyz says 503; `snorky check` tells more  {where}")
+        await gateway.until_ready()
+    _say(f"ready in {process_age_s():.2f} s  {where}")
+    if gateway.has_demo:
+        _say(f"open {gateway.public_urls[0]}/ in a browser; Ctrl-C ends it")
+    gc.collect()
+    gc.freeze()  # what is there now stays: later collections need not look at it
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def end_signals() -> asyncio.Event:
+    """Give an event that SIGTERM and SIGINT set; the second of them ends the process at once."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def end(number: int) -> None:
+        if ended.is_set():
+            os._exit(128 + number)
+        ended.set()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, end, each)
+    return ended
+
+
+def run_until_ended(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run on uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:  # Windows: not on the list of dependencies there
+        asyncio.run(main())
+    else:
+        uvloop.run(main())
+
+
+def raise_fd_limit() -> None:
+    """Take as many file descriptors as the system grants: one connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def process_age_s() -> float:
+    """Tell how long this process has run, the interpreter's start and our imports included."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        born_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc(5): since boot
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - born_s
+    except (OSError, AttributeError):
+        return time.monotonic() - _started_s

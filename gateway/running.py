@@ -1,0 +1,80 @@
+"""A node that runs: broker, registries and heartbeat put together, for one's own program.
+
+    app = web.Application()
+    app.add_routes([WebSocketHandler(registry).route("/ws")])
+    app.cleanup_ctx.append(running(registry))
+    web.run_app(app, port=8002)
+"""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from gateway.broker import Broker
+from gateway.metrics import Metrics
+from gateway.node import Node, new_node_id
+from gateway.redis import EmbeddedServer, Heartbeat, RedisBroker, RedisTarget
+from gateway.registry import ServiceRegistry
+from gateway.settings import Settings, load
+
+__all__ = ["running", "running_node"]
+
+
+@asynccontextmanager
+async def running_node(
+    *registries: ServiceRegistry,
+    settings: Settings,
+    broker: Broker | None = None,
+    public_url: str = "",
+) -> AsyncIterator[Node]:
+    """Run a node with these registries while the context lasts.
+
+    settings: of Redis, prefix and limits; without a redis_url a private server is started. broker: instead of
+    Redis. public_url: where clients reach the node, for `snorky stats`. Raises ConfigurationError.
+    """
+    metrics, node_id = Metrics(), new_node_id()
+    async with AsyncExitStack() as stack:
+        target = None
+        if broker is None:
+            url = settings.redis_url or (await stack.enter_async_context(EmbeddedServer())).url
+            target = RedisTarget.from_url(url)
+            broker = RedisBroker(target, prefix=settings.prefix, node_id=node_id, metrics=metrics)
+        node = Node(broker, limits=settings.limits, metrics=metrics, node_id=node_id)
+        for registry in registries:
+            node.attach(registry)
+        stack.push_async_callback(node.stop)
+        await node.start()
+        if target is not None:
+            heartbeat = Heartbeat(
+                target, prefix=settings.prefix, node_id=node_id, state=lambda: _state(node, public_url)
+            )
+            await stack.enter_async_context(heartbeat)
+        yield node
+
+
+def running(
+    *registries: ServiceRegistry, settings: Settings | None = None
+) -> Callable[[object], AsyncIterator[None]]:
+    """Make a cleanup context for an aiohttp application. settings: from the environment unless given."""
+
+    async def context(_app: object) -> AsyncIterator[None]:
+        async with running_node(*registries, settings=settings or load(None, os.environ)):
+            yield
+
+    return context
+
+
+def _state(node: Node, public_url: str) -> dict[str, object]:
+    """Tell a node's state, for `snorky stats`."""
+    sample = node.metrics.registry.get_sample_value
+    totals = ("deliveries", "publications_received", "sent_bytes")
+    transports = ({"transport": "websocket"}, {"transport": "backend"})
+    return {
+        "id": node.node_id,
+        "public_url": public_url,
+        **node.counts,
+        **{f"{name}_total": int(sample(f"snorky_{name}_total") or 0) for name in totals},
+        "messages_received_total": int(sum(sample("snorky_messages_received_total", each) or 0 for each in transports)),
+        "is_deaf": node.is_deaf,
+        "is_draining": node.is_draining,
+    }
