@@ -1,0 +1,110 @@
+"""Link: one connection to Redis, kept for ever. Dials, hands the wire to its owner, and dials again when it is lost.
+
+The waits between attempts grow and are drawn at random ("full jitter"), so that after a restart of Redis not all
+nodes come back in one instant; they stay under a second, since healing within three is promised.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import structlog
+
+from gateway.metrics import Metrics
+from gateway.redis.target import RedisTarget
+from gateway.redis.wire import DialError, Wire, WireError, dial
+
+__all__ = ["Link"]
+
+BACKOFF_BASE_S = 0.05
+BACKOFF_MAX_S = 1.0
+
+_log = structlog.get_logger("snorky.redis")
+
+
+class Link:
+    """Keeps one wire open. Owns the task that does; `stop` ends it.
+
+    role: for metrics and logs. on_up: called with a fresh wire that has logged in; sets its `consume`.
+    on_down: called once per wire that `on_up` got, when it is of no more use.
+    """
+
+    def __init__(
+        self,
+        target: RedisTarget,
+        *,
+        role: str,
+        name: str,
+        on_up: Callable[[Wire], None],
+        on_down: Callable[[WireError], None],
+        metrics: Metrics,
+        dial_timeout_s: float,
+    ) -> None:
+        self.wire: Wire | None = None  # set while it is up
+        self._target = target
+        self._role = role
+        self._name = name
+        self._on_up = on_up
+        self._on_down = on_down
+        self._reconnects = metrics.redis_reconnects.labels(role)
+        self._dial_timeout_s = dial_timeout_s
+        self._attempts = 0  # since the last `settle`
+        self._was_up = False
+        self._task: asyncio.Task[None] | None = None
+        self._log = _log.bind(role=role, redis=target.safe_url)
+
+    def start(self) -> None:
+        """Begin to dial; returns at once. Call once."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"redis-{self._role}")
+
+    async def stop(self) -> None:
+        """Close the wire and end the task. Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def redial(self, reason: str) -> None:
+        """Give the present wire up and make a new one; nothing if there is none (it is being dialled)."""
+        if self.wire is not None:
+            self.wire.close(WireError(reason))
+
+    def settle(self) -> None:
+        """Know that the wire has proven good: the next attempt, if one is needed, need not wait long."""
+        self._attempts = 0
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                wire = await dial(self._target, name=self._name, timeout_s=self._dial_timeout_s)
+            except DialError as error:
+                if self._attempts & (self._attempts + 1) == 0:  # the 1st, 2nd, 4th, 8th ...: a log, not a flood
+                    self._log.warning("redis not reached", error=str(error), attempt=self._attempts + 1)
+            else:
+                if self._was_up:
+                    self._reconnects.inc()
+                self._was_up = True
+                self._log.info("redis connected")
+                try:
+                    self._hand_over(wire)
+                    await wire.wait_closed()
+                except Exception as error:
+                    # The owner's fault, thus ours. Only a new wire has a state that can be known.
+                    self._log.exception("connection state lost", error=repr(error))
+                finally:
+                    wire.close(WireError("stopped"))
+                    await wire.wait_closed()
+            self._attempts += 1
+            ceiling_s = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2 ** min(self._attempts, 10))
+            await asyncio.sleep(random.uniform(0, ceiling_s))  # noqa: S311 - spreads load, guards nothing
+
+    def _hand_over(self, wire: Wire) -> None:
+        def on_lost(error: WireError) -> None:
+            self.wire = None
+            if self._task is not None:  # else we are stopping
+                self._log.warning("redis connection lost", error=str(error))
+            self._on_down(error)
+
+        wire.on_lost = on_lost
+        self.wire = wire
+        self._on_up(wire)

@@ -1,0 +1,154 @@
+"""RedisTarget: which Redis, spoken to how. One URL in, everything that connecting needs out.
+
+    redis://USER:PASSWORD@HOST:PORT/DB      plain TCP
+    rediss://...                            TLS, always verified
+    unix:///PATH?db=N                       Unix socket
+
+User and password are percent-decoded. Options after `?` have the names that redis-py gives them: db,
+ssl_ca_certs, ssl_ca_path, ssl_certfile, ssl_keyfile, ssl_password, ssl_check_hostname. Anything else is refused:
+an option that is silently ignored is a setting that somebody relies on. No password is in any repr or log.
+"""
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+
+from gateway.errors import ConfigurationError
+
+__all__ = ["RedisTarget"]
+
+_TLS_PATHS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password")
+_OPTIONS = {"redis": {"db"}, "unix": {"db"}, "rediss": {"db", "ssl_check_hostname", *_TLS_PATHS}}
+_EXAMPLE = 'write "redis://127.0.0.1:6379/0", "rediss://HOST:PORT/0" for TLS, or "unix:///path/to/socket"'
+_ONE_ONLY = f"this version speaks to one Redis only; {_EXAMPLE} of a single server"
+
+
+@dataclass(frozen=True, slots=True)
+class RedisTarget:
+    """Where a Redis is and how to log in. Made by `from_url`."""
+
+    host: str = "127.0.0.1"
+    port: int = 6379
+    path: str | None = None  # a Unix socket; then host and port mean nothing
+    db: int = 0  # for commands only: pub/sub knows no databases
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
+    tls_options: Mapping[str, str | bool] = field(default_factory=dict, repr=False)  # as redis-py names them
+
+    @classmethod
+    def from_url(cls, url: object) -> "RedisTarget":
+        """Read one URL. Raises ConfigurationError: not one Redis, unknown option, unreadable certificate."""
+        if not isinstance(url, str):
+            raise ConfigurationError(f"redis_url is not one URL: {_ONE_ONLY}")
+        scheme = url.partition("://")[0].lower()
+        if "+sentinel" in scheme or "+cluster" in scheme:
+            raise ConfigurationError(f"redis_url names a Sentinel or a Cluster: {_ONE_ONLY}")
+        if scheme not in _OPTIONS or "://" not in url:
+            raise ConfigurationError(f"redis_url is no Redis URL: {_EXAMPLE}")
+        try:
+            parts = urlsplit(url)
+            port = parts.port or 6379
+        except ValueError:  # its text would quote the URL, and the password with it
+            raise ConfigurationError(f"redis_url has no valid host and port: {_EXAMPLE}") from None
+        if "," in parts.netloc.rpartition("@")[2]:
+            raise ConfigurationError(f"redis_url is a list: {_ONE_ONLY}")
+        options = _options(parts, scheme)
+        db = options.pop("db", "") or (parts.path.strip("/") if scheme != "unix" else "") or "0"
+        if not (db.isascii() and db.isdigit()):
+            raise ConfigurationError("redis_url: the database is no number; write it as /0 or ?db=0")
+        path = unquote(parts.path) if scheme == "unix" else None
+        if path == "":
+            raise ConfigurationError('redis_url names no socket; write "unix:///path/to/socket"')
+        tls_options: dict[str, str | bool] = dict(options)
+        if "ssl_check_hostname" in options:
+            tls_options["ssl_check_hostname"] = _boolean("ssl_check_hostname", options["ssl_check_hostname"])
+        return cls(
+            host=unquote(parts.hostname or "127.0.0.1"),
+            port=port,
+            path=path,
+            db=int(db),
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password) if parts.password else None,
+            tls=_tls_context(tls_options) if scheme == "rediss" else None,
+            tls_options=tls_options,
+        )
+
+    @property
+    def safe_url(self) -> str:
+        """The URL without user, password and options: fit for logs."""
+        if self.path is not None:
+            return f"unix://{self.path}?db={self.db}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'redis' if self.tls is None else 'rediss'}://{host}:{self.port}/{self.db}"
+
+    def client(self, *, timeout_s: float = 2.0, max_connections: int = 8) -> "Redis":
+        """Make a client for commands; it connects when first used, and must be closed with `aclose()`.
+
+        timeout_s: for connecting and for every reply. It never sends anything twice: the library's default
+        retry does, and an increment or a publish sent twice happened twice.
+        """
+        where: dict[str, Any] = {"host": self.host, "port": self.port}
+        if self.path is not None:
+            where = {"unix_socket_path": self.path}
+        elif self.tls is not None:
+            where |= {"ssl": True, **self.tls_options}
+        return Redis(
+            **where,
+            db=self.db,
+            username=self.username,
+            password=self.password,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            max_connections=max_connections,
+            protocol=2,  # one dialect with our own connections
+            retry=Retry(NoBackoff(), 0),
+            lib_name=None,  # CLIENT SETINFO: one permission less that an ACL user needs
+            lib_version=None,
+            maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        )
+
+
+def _options(parts: SplitResult, scheme: str) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name == "ssl_cert_reqs" and value == "required" and scheme == "rediss":
+            continue  # what we do anyway
+        if name == "ssl_cert_reqs":
+            raise ConfigurationError("redis_url: certificates are always verified; name the CA by ssl_ca_certs=PATH")
+        if name not in _OPTIONS[scheme]:
+            known = ", ".join(sorted(_OPTIONS[scheme]))
+            raise ConfigurationError(f"redis_url: option {name[:40]!r} is unknown for {scheme}://; known are: {known}")
+        if not value:
+            raise ConfigurationError(f"redis_url: option {name} is empty")
+        options[name] = value
+    return options
+
+
+def _boolean(name: str, value: str) -> bool:
+    if value.lower() in ("true", "1", "yes"):
+        return True
+    if value.lower() in ("false", "0", "no"):
+        return False
+    raise ConfigurationError(f"redis_url: {name} is true or false")
+
+
+def _tls_context(options: Mapping[str, str | bool]) -> ssl.SSLContext:
+    """Made once, when settings are read: a missing file is an error of the start, not of the first reconnect."""
+    paths = {name: str(options[name]) for name in _TLS_PATHS if name in options}
+    try:
+        context = ssl.create_default_context(cafile=paths.get("ssl_ca_certs"), capath=paths.get("ssl_ca_path"))
+        context.check_hostname = options.get("ssl_check_hostname") is not False
+        if "ssl_certfile" in paths:
+            context.load_cert_chain(paths["ssl_certfile"], paths.get("ssl_keyfile"), paths.get("ssl_password"))
+    except (OSError, ssl.SSLError) as error:
+        names = ", ".join(f"{name}={path}" for name, path in paths.items() if name != "ssl_password")
+        raise ConfigurationError(f"redis_url: cannot load certificates ({names}): {error}") from error
+    return context
