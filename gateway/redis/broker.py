@@ -1,0 +1,163 @@
+"""RedisBroker: the message broker of a node, by one Redis. Joins subscriber, publisher and canary.
+
+Two connections, because Redis lets one that subscribes do nothing else, and because what is published must come
+back over the other for us to know that we hear.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from gateway.broker import Listener
+from gateway.metrics import Metrics
+from gateway.redis.canary import TICK_S, Canary
+from gateway.redis.names import canary_name, channel_name
+from gateway.redis.publisher import QUEUE_MAX, QUEUE_MAX_BYTES, Publisher
+from gateway.redis.subscriber import Subscriber
+from gateway.redis.target import RedisTarget
+
+__all__ = ["RedisBroker"]
+
+_log = structlog.get_logger("snorky.redis")
+
+
+class RedisBroker:
+    """Fulfils `gateway.broker.Broker` (its docstrings are the contract).
+
+    prefix: of all names in Redis; two deployments on one Redis need two. node_id: unique among the nodes.
+    silence_s, deadline_s: a canary goes out after so much silence, and is missed after so much more.
+    linger_s: how long Redis is kept subscribed after the last `unsubscribe`; page reloads come back within.
+    """
+
+    def __init__(
+        self,
+        target: RedisTarget,
+        *,
+        prefix: str,
+        node_id: str,
+        metrics: Metrics,
+        confirm_timeout_s: float = 5.0,
+        publish_timeout_s: float = 5.0,
+        dial_timeout_s: float = 2.0,
+        silence_s: float = 2.0,
+        deadline_s: float = 2.0,
+        linger_s: float = 1.0,
+        queue_max: int = QUEUE_MAX,
+        queue_max_bytes: int = QUEUE_MAX_BYTES,
+    ) -> None:
+        self._prefix = prefix
+        self._canary_name = canary_name(prefix, node_id)
+        self._deadline_s = deadline_s
+        self._metrics = metrics
+        self._listener: Listener | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_stopped = False
+        client_name = f"snorky:{node_id}".replace(" ", "_")
+        self._subscriber = Subscriber(
+            target,
+            client_name=f"{client_name}:subscriber",
+            name_of=self._name_of,
+            canary_name=self._canary_name,
+            on_batch=self._on_batch,
+            on_canary=self._on_canary,
+            on_whole=self._on_whole,
+            on_lost=self._on_lost,
+            metrics=metrics,
+            confirm_timeout_s=confirm_timeout_s,
+            linger_s=linger_s,
+            dial_timeout_s=dial_timeout_s,
+        )
+        self._publisher = Publisher(
+            target,
+            client_name=f"{client_name}:publisher",
+            metrics=metrics,
+            publish_timeout_s=publish_timeout_s,
+            dial_timeout_s=dial_timeout_s,
+            queue_max=queue_max,
+            queue_max_bytes=queue_max_bytes,
+        )
+        self._canary = Canary(
+            publish=self._publish_canary,
+            redial=self._redial,
+            metrics=metrics,
+            silence_s=silence_s,
+            deadline_s=deadline_s,
+        )
+
+    @property
+    def is_deaf(self) -> bool:
+        return self._canary.is_deaf
+
+    async def start(self, listener: Listener) -> None:
+        self._listener = listener
+        self._publisher.start()
+        self._subscriber.start()
+        self._tick()
+
+    async def stop(self) -> None:
+        self._is_stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._subscriber.stop()
+        await self._publisher.stop()
+
+    def publish(self, key: str, payload: bytes) -> "asyncio.Future[int]":
+        return self._publisher.publish(self._name_of(key), payload)
+
+    def is_subscribed(self, key: str) -> bool:
+        return self._subscriber.is_subscribed(key)
+
+    async def subscribe(self, key: str) -> None:
+        await self._subscriber.subscribe(key)
+
+    def unsubscribe(self, key: str) -> None:
+        self._subscriber.unsubscribe(key)
+
+    def pause(self) -> None:
+        self._canary.pause()
+        self._subscriber.pause()
+
+    def resume(self) -> None:
+        self._subscriber.resume()
+        self._canary.resume()
+
+    def _name_of(self, key: str) -> bytes:
+        return channel_name(self._prefix, key)
+
+    def _tick(self) -> None:
+        if not self._is_stopped:
+            self._canary.tick()
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _publish_canary(self, payload: bytes) -> "asyncio.Future[int]":
+        return self._publisher.publish(self._canary_name, payload)
+
+    def _redial(self, reason: str) -> None:
+        self._publisher.redial_if_owing(self._deadline_s, reason)
+        self._subscriber.redial(reason)
+
+    # -- what the subscriber brings ----------------------------------------------------------------------------
+
+    def _on_batch(self, batch: Mapping[str, Sequence[bytes]]) -> None:
+        self._canary.on_heard()
+        try:
+            if self._listener is not None:
+                self._listener.on_publications(batch)
+        except Exception as error:  # the top of a callback: one bad publication must not make the node deaf
+            self._metrics.drops.labels("internal").inc(sum(map(len, batch.values())))
+            _log.exception("publications not taken", error=repr(error))
+
+    def _on_canary(self, payloads: Sequence[bytes]) -> None:
+        self._canary.on_canaries(payloads)
+
+    def _on_whole(self, was_interrupted: bool) -> None:
+        self._canary.on_whole()
+        if was_interrupted and self._listener is not None:
+            try:
+                self._listener.on_interrupted()
+            except Exception as error:  # as above
+                _log.exception("interruption not taken", error=repr(error))
+
+    def _on_lost(self) -> None:
+        self._canary.on_lost("stopped" if self._is_stopped else "connection lost")

@@ -1,0 +1,349 @@
+"""Subscriber: hears channels. One connection, read in bulk; the confirmations counted; made whole again when lost.
+
+Rules:
+- Redis answers in the order it was asked. Every SUBSCRIBE and UNSUBSCRIBE is a command of its own and stands in
+  `_asked` until its answer comes, so an answer is known by its place and never by its name alone: in
+  "subscribe, unsubscribe, subscribe" the first confirmation confirms nothing, and an error has an owner.
+- A channel has one record from its SUBSCRIBE to its UNSUBSCRIBE; whoever comes after that gets a new one.
+- A channel is wanted while it is held (a `subscribe` returned, no `unsubscribe` since) or waited for.
+- After a loss all that is wanted is asked for again, the canary's channel last: its confirmation proves that all
+  others are confirmed, and the connection is *whole*. What came in between is lost; `on_whole(True)` says so.
+- Memory is bounded: at most `WINDOW` commands unanswered (100,000 channels would otherwise put 6 MB of
+  answers into Redis' output buffer, which closes the connection at 32), wishes as many as there are channels.
+"""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+
+import hiredis
+import structlog
+
+from gateway.errors import BrokerUnavailable
+from gateway.metrics import Metrics
+from gateway.redis.link import Link
+from gateway.redis.target import RedisTarget
+from gateway.redis.wire import Gets, Wire, WireError, command
+
+__all__ = ["Subscriber"]
+
+WINDOW = 5_000
+
+_log = structlog.get_logger("snorky.redis")
+
+
+class _Channel:
+    """One channel: what is wanted, and how far Redis has followed."""
+
+    __slots__ = ("confirmation", "is_asked", "is_confirmed", "is_held", "key", "name", "waiters")
+
+    def __init__(self, key: str, name: bytes) -> None:
+        self.key = key
+        self.name = name
+        self.is_held = False
+        self.waiters = 0
+        self.is_asked = False  # SUBSCRIBE is sent, on the present wire
+        self.is_confirmed = False  # and answered
+        self.confirmation: asyncio.Future[None] | None = None  # shared by who waits
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.is_held or self.waiters > 0
+
+    def settle(self, error: Exception | None) -> None:
+        """Wake who waits."""
+        future, self.confirmation = self.confirmation, None
+        if future is None or future.done():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+            future.exception()  # the waiter may be gone; then nobody is owed this
+
+
+class Subscriber:
+    """The hearing half of a broker.
+
+    name_of: Redis name of a key. canary_name: heard as long as there is a connection; what comes on it goes to
+    on_canary. on_batch: all publications of one read, per key, in order; only of channels that are wanted.
+    on_whole: everything wanted is confirmed; True if something may have been missed before. on_lost: no longer.
+    """
+
+    def __init__(
+        self,
+        target: RedisTarget,
+        *,
+        client_name: str,
+        name_of: Callable[[str], bytes],
+        canary_name: bytes,
+        on_batch: Callable[[Mapping[str, Sequence[bytes]]], None],
+        on_canary: Callable[[Sequence[bytes]], None],
+        on_whole: Callable[[bool], None],
+        on_lost: Callable[[], None],
+        metrics: Metrics,
+        confirm_timeout_s: float,
+        linger_s: float,
+        dial_timeout_s: float,
+    ) -> None:
+        self._name_of = name_of
+        self._on_batch = on_batch
+        self._on_canary = on_canary
+        self._on_whole = on_whole
+        self._on_lost = on_lost
+        self._confirm_timeout_s = confirm_timeout_s
+        self._linger_s = linger_s
+        self._progress_timeout_s = dial_timeout_s
+        self._link = Link(
+            target,
+            role="subscriber",
+            name=client_name,
+            on_up=self._on_up,
+            on_down=self._on_down,
+            metrics=metrics,
+            dial_timeout_s=dial_timeout_s,
+        )
+        self._canary = _Channel("", canary_name)
+        self._canary.is_held = True
+        self._by_key: dict[str, _Channel] = {}
+        self._by_name: dict[bytes, _Channel] = {canary_name: self._canary}
+        self._dirty: dict[_Channel, None] = {}  # wish and wire may differ; in the order of the wishes
+        self._asked: deque[tuple[_Channel, bool]] = deque()  # unanswered; True: SUBSCRIBE
+        self._lingering: dict[_Channel, float] = {}  # until when, loop time; in order
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._progress_timer: asyncio.TimerHandle | None = None
+        self._is_flush_due = False
+        self._is_paused = False
+        self._is_stopped = False
+        self._is_interrupted = False  # lost, and not whole since
+        self._answered = 0
+        self.is_whole = False
+
+    # -- commands ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to connect. Call once, on the event loop that all else is called on."""
+        self._link.start()
+
+    async def stop(self) -> None:
+        """End the connection and all timers; who waits gets BrokerUnavailable. Idempotent."""
+        self._is_stopped = True
+        await self._link.stop()
+        for timer in (self._linger_timer, self._progress_timer):
+            if timer is not None:
+                timer.cancel()
+        for channel in list(self._by_key.values()):
+            channel.settle(BrokerUnavailable("the broker is stopped"))
+
+    def is_subscribed(self, key: str) -> bool:
+        """True while the channel is wanted and confirmed on the present connection."""
+        channel = self._by_key.get(key)
+        return channel is not None and channel.is_confirmed and channel.is_wanted
+
+    async def subscribe(self, key: str) -> None:
+        """Return when confirmed. Raises BrokerUnavailable: refused, or not confirmed in time."""
+        if self._is_stopped:
+            raise BrokerUnavailable("the broker is stopped")
+        channel = self._by_key.get(key)
+        if channel is None:
+            channel = _Channel(key, self._name_of(key))
+            self._by_key[key] = self._by_name[channel.name] = channel
+        self._lingering.pop(channel, None)
+        if channel.is_confirmed:
+            channel.is_held = True
+            return
+        channel.waiters += 1
+        self._touch(channel)
+        try:
+            async with asyncio.timeout(self._confirm_timeout_s):
+                while not channel.is_confirmed:  # it may be confirmed and lost again before we run
+                    if channel.confirmation is None:
+                        channel.confirmation = asyncio.get_running_loop().create_future()
+                    await asyncio.shield(channel.confirmation)
+            channel.is_held = True
+        except TimeoutError as error:
+            raise BrokerUnavailable(f"not confirmed within {self._confirm_timeout_s:g} s: {key!r}") from error
+        finally:
+            channel.waiters -= 1
+            if not channel.is_wanted:
+                self._linger(channel)
+
+    def unsubscribe(self, key: str) -> None:
+        """Give up; Redis is told after the linger. Nothing if not subscribed."""
+        channel = self._by_key.get(key)
+        if channel is None:
+            return
+        channel.is_held = False
+        if not channel.is_wanted:
+            self._linger(channel)
+
+    def pause(self) -> None:
+        """Stop reading, also on a connection that is made meanwhile, once it is whole."""
+        self._is_paused = True
+        if self._link.wire is not None and self.is_whole:
+            self._link.wire.pause()
+
+    def resume(self) -> None:
+        """Read again."""
+        self._is_paused = False
+        if self._link.wire is not None:
+            self._link.wire.resume()
+
+    def redial(self, reason: str) -> None:
+        """Give the connection up and make a new one."""
+        self._link.redial(reason)
+
+    # -- wishes ------------------------------------------------------------------------------------------------
+
+    def _touch(self, channel: _Channel) -> None:
+        self._dirty[channel] = None
+        if not self._is_flush_due and self._link.wire is not None:
+            self._is_flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)  # the wishes of one tick: one write
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        wire = self._link.wire
+        if wire is None:
+            return  # all is asked for anew when there is one
+        commands = []
+        while self._dirty and len(self._asked) < WINDOW:
+            channel = next(iter(self._dirty))
+            del self._dirty[channel]
+            if channel.is_wanted and not channel.is_asked:
+                channel.is_asked = True
+                self._asked.append((channel, True))
+                commands.append(command(b"SUBSCRIBE", channel.name))
+            elif not channel.is_wanted and channel not in self._lingering:
+                self._forget(channel)
+                if channel.is_asked:
+                    self._asked.append((channel, False))
+                    commands.append(command(b"UNSUBSCRIBE", channel.name))
+        if commands:
+            wire.write(b"".join(commands))
+
+    def _linger(self, channel: _Channel) -> None:
+        if self._by_key.get(channel.key) is not channel:
+            return
+        loop = asyncio.get_running_loop()
+        self._lingering.pop(channel, None)  # to the end: the dict is in the order of its deadlines
+        self._lingering[channel] = loop.time() + self._linger_s
+        if self._linger_timer is None and not self._is_stopped:
+            self._linger_timer = loop.call_later(self._linger_s, self._end_linger)
+
+    def _end_linger(self) -> None:
+        self._linger_timer = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._lingering:
+            channel, until = next(iter(self._lingering.items()))
+            if until > now:
+                self._linger_timer = loop.call_at(until, self._end_linger)
+                break
+            del self._lingering[channel]
+            if self._link.wire is None:
+                self._forget(channel)
+            else:
+                self._touch(channel)
+
+    def _forget(self, channel: _Channel) -> None:
+        if self._by_key.get(channel.key) is channel:
+            del self._by_key[channel.key], self._by_name[channel.name]
+
+    # -- the wire ----------------------------------------------------------------------------------------------
+
+    def _on_up(self, wire: Wire) -> None:
+        wire.consume = self._consume
+        self._dirty = dict.fromkeys(channel for channel in self._by_key.values() if channel.is_wanted)
+        self._dirty[self._canary] = None
+        self._flush()
+        self._progress_timer = asyncio.get_running_loop().call_later(
+            self._progress_timeout_s, self._watch_progress, self._answered
+        )
+
+    def _on_down(self, error: WireError) -> None:
+        self.is_whole = False
+        self._is_interrupted = True
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
+        self._asked.clear()
+        self._dirty.clear()
+        self._lingering.clear()
+        for channel in [*self._by_key.values(), self._canary]:
+            channel.is_asked = channel.is_confirmed = False
+            if not channel.is_wanted:
+                self._forget(channel)
+        self._on_lost()
+
+    def _watch_progress(self, answered_before: int) -> None:
+        """Until whole there is no canary: then answers must come, or the connection is given up."""
+        wire = self._link.wire
+        if self.is_whole or wire is None:
+            return
+        if self._answered == answered_before:
+            wire.close(WireError(f"no answer within {self._progress_timeout_s:g} s"))
+            return
+        loop = asyncio.get_running_loop()
+        self._progress_timer = loop.call_later(self._progress_timeout_s, self._watch_progress, self._answered)
+
+    def _consume(self, gets: Gets) -> None:
+        """Drain one read. The hot path: nothing is done per message but to put it to its channel's others."""
+        grouped: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        was_whole = self.is_whole
+        try:
+            while (reply := gets()) is not False:
+                if type(reply) is list and len(reply) == 3 and reply[0] == b"message":
+                    grouped[reply[1]].append(reply[2])
+                else:
+                    self._on_answer(reply)
+            if grouped:
+                self._hand_out(grouped)
+        except TypeError as error:  # a name that is a list, a payload that is a number: not from a Redis
+            raise WireError(f"not a Redis: {error}") from error
+        if self.is_whole and not was_whole:
+            self._become_whole()
+
+    def _hand_out(self, grouped: Mapping[bytes, list[bytes]]) -> None:
+        batch: dict[str, list[bytes]] = {}
+        for name, payloads in grouped.items():
+            channel = self._by_name.get(name)
+            if channel is self._canary:
+                self._on_canary(payloads)
+            elif channel is not None and channel.is_wanted:  # else it lingers, or its UNSUBSCRIBE is under way
+                batch[channel.key] = payloads
+        if batch:
+            self._on_batch(batch)
+
+    def _on_answer(self, reply: object) -> None:
+        self._answered += 1
+        if not self._asked:
+            raise WireError(f"unasked answer: {str(reply)[:200]}")
+        channel, is_subscribe = self._asked.popleft()
+        if isinstance(reply, hiredis.ReplyError):
+            self._on_refusal(channel, is_subscribe, str(reply))
+        elif type(reply) is not list or reply[:2] != [b"subscribe" if is_subscribe else b"unsubscribe", channel.name]:
+            raise WireError(f"answer out of place: {str(reply)[:200]}")
+        elif is_subscribe:
+            channel.is_confirmed = True
+            channel.settle(None)
+            if channel is self._canary:
+                self.is_whole = True
+        if self._dirty and len(self._asked) <= WINDOW // 2:
+            self._flush()
+
+    def _on_refusal(self, channel: _Channel, is_subscribe: bool, text: str) -> None:
+        if channel.is_held or not is_subscribe:
+            # Somebody relies on it and cannot be told. Deaf for all to see is better than deaf for one unseen.
+            raise WireError(f"refused, once granted: {text}")
+        _log.error("subscribe refused", channel=channel.key[:300], error=text)
+        channel.is_asked = False
+        channel.settle(BrokerUnavailable(f"subscribe refused: {text}"))
+
+    def _become_whole(self) -> None:
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
+        self._link.settle()
+        if self._is_paused and self._link.wire is not None:
+            self._link.wire.pause()
+        was_interrupted, self._is_interrupted = self._is_interrupted, False
+        self._on_whole(was_interrupted)
