@@ -1,1 +1,9 @@
-"""Redis: everything that knows it."""
+"""Everything that knows Redis: where it is, the message broker on it, the nodes' heartbeat, a server of our own."""
+
+from gateway.redis.broker import RedisBroker
+from gateway.redis.embedded import EmbeddedServer
+from gateway.redis.heartbeat import Heartbeat, NodeState, read_nodes
+from gateway.redis.names import channel_name
+from gateway.redis.target import RedisTarget
+
+__all__ = ["EmbeddedServer", "Heartbeat", "NodeState", "RedisBroker", "RedisTarget", "channel_name", "read_nodes"]

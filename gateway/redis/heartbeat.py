@@ -1,0 +1,133 @@
+"""Heartbeat: a node says every two seconds that it lives and how it does. `snorky stats` reads it.
+
+In Redis, all in one slot, O(nodes) whatever the number of clients: the set `PREFIX:{nodes}` of ids, and per node
+`PREFIX:{nodes}:ID` with its state as JSON, which Redis lets expire by its own clock. An id without a state is a dead
+node's; whoever reads removes it, and a node that only was late adds itself again with its next beat.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from gateway.redis.names import node_key, nodes_key
+from gateway.redis.target import RedisTarget
+
+__all__ = ["Heartbeat", "NodeState", "read_nodes"]
+
+INTERVAL_S = 2.0
+TTL_S = 8.0  # three beats may fail
+SWEEP_EVERY = 30  # beats; with nobody reading, ids of the dead would stay
+
+_log = structlog.get_logger("snorky.redis")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """What a living node last said of itself. state: a JSON object, as the node wrote it."""
+
+    node_id: str
+    state: Mapping[str, Any]
+
+
+class Heartbeat:
+    """Writes one node's state while entered. state: called for each beat; must return JSON values, and quickly."""
+
+    def __init__(
+        self,
+        target: RedisTarget,
+        *,
+        prefix: str,
+        node_id: str,
+        state: Callable[[], Mapping[str, object]],
+        interval_s: float = INTERVAL_S,
+        ttl_s: float = TTL_S,
+    ) -> None:
+        self._client = target.client(timeout_s=interval_s, max_connections=2)
+        self._prefix = prefix
+        self._node_id = node_id
+        self._state = state
+        self._interval_s = interval_s
+        self._ttl_ms = round(ttl_s * 1000)
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin to beat; returns at once, whether Redis is there or not."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="heartbeat")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop, and take this node off the list if Redis lets us in one interval."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        try:
+            async with self._client.pipeline(transaction=False) as pipe, asyncio.timeout(self._interval_s):
+                pipe.delete(node_key(self._prefix, self._node_id))
+                pipe.srem(nodes_key(self._prefix), self._node_id)
+                await pipe.execute()
+        except (RedisError, OSError, TimeoutError) as failure:
+            _log.info("node not taken off the list", error=str(failure), expires_in_s=self._ttl_ms / 1000)
+        finally:
+            await self._client.aclose()
+
+    async def _run(self) -> None:
+        is_failing = False
+        beats = 0
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            try:
+                await self._beat()
+                if beats % SWEEP_EVERY == SWEEP_EVERY - 1:
+                    await read_nodes(self._client, self._prefix)
+            except Exception as error:  # the top of a task; also a state() that fails must not end the beats
+                if not is_failing:
+                    _log.warning("heartbeat fails", error=str(error) or repr(error))
+                is_failing = True
+            else:
+                if is_failing:
+                    _log.info("heartbeat is back")
+                is_failing = False
+            beats += 1
+            await asyncio.sleep(max(0.0, began + self._interval_s - loop.time()))
+
+    async def _beat(self) -> None:
+        state = msgspec.json.encode(dict(self._state()))
+        async with self._client.pipeline(transaction=False) as pipe:
+            pipe.sadd(nodes_key(self._prefix), self._node_id)
+            pipe.set(node_key(self._prefix, self._node_id), state, px=self._ttl_ms)
+            await pipe.execute()
+
+
+async def read_nodes(client: "Redis", prefix: str) -> list[NodeState]:
+    """Read the states of all living nodes, sorted by id. Raises redis.exceptions.RedisError.
+
+    Removes ids whose state has expired. What is no JSON object is skipped and logged.
+    """
+    answer: Any = await client.smembers(nodes_key(prefix))
+    ids = sorted(node_id.decode(errors="replace") for node_id in answer)
+    if not ids:
+        return []
+    states = await client.mget([node_key(prefix, node_id) for node_id in ids])
+    dead = [node_id for node_id, state in zip(ids, states, strict=True) if state is None]
+    if dead:
+        await client.srem(nodes_key(prefix), *dead)
+    nodes = []
+    for node_id, state in zip(ids, states, strict=True):
+        if state is None:
+            continue
+        try:
+            nodes.append(NodeState(node_id, msgspec.json.decode(state, type=dict[str, Any])))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            _log.warning("node state is not readable", node_id=node_id[:100], error=str(error))
+    return nodes

@@ -1,0 +1,166 @@
+"""ServerProcess: a Redis or Valkey server of our own, as a child process on a Unix socket, that dies with us."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, Self
+
+import structlog
+
+from gateway.redis.target import RedisTarget
+from gateway.redis.wire import DialError, WireError, dial
+
+__all__ = ["ProcessFailed", "ServerProcess"]
+
+START_TIMEOUT_S = 5.0  # takes 0.05 s; a loaded machine may take longer
+STOP_TIMEOUT_S = 2.0
+SOCKET_PATH_MAX_BYTES = 100  # sun_path has 108 on Linux, 104 on macOS
+_DIRECTORY_PREFIX = "snorky-redis-"
+_STALE_S = 60.0
+
+# Run before the server, in its process: PR_SET_PDEATHSIG (1) has the kernel kill it when the thread that started
+# it ends, by whatever. Not by preexec_fn: between fork and exec a process with threads may hold any lock.
+_LAUNCHER = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("the parent is gone")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+_log = structlog.get_logger("snorky.redis")
+
+
+class ProcessFailed(Exception):
+    """The server could not be started. The text says why, as far as the server told."""
+
+
+class ServerProcess:
+    """A running server. Made by `start`; `stop` ends it and removes its directory."""
+
+    def __init__(self, process: asyncio.subprocess.Process, directory: Path, lock: IO[str]) -> None:
+        self.pid = process.pid
+        self.url = f"unix://{directory / 'socket'}?db=0"
+        self._process = process
+        self._directory = directory
+        self._lock = lock
+        self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="embedded-redis")
+
+    @classmethod
+    async def start(cls, program: Path) -> Self:
+        """Start a server; it answers when this returns. Raises ProcessFailed."""
+        directory, lock = _make_directory()
+        log_path = directory / "log"
+        argv = [
+            *(str(program), "--port", "0", "--unixsocket", str(directory / "socket"), "--unixsocketperm", "700"),
+            *("--save", "", "--appendonly", "no", "--dir", str(directory), "--daemonize", "no"),
+        ]
+        if sys.platform == "linux" and sys.executable:
+            argv = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *argv]
+        try:
+            with open(log_path, "wb") as log:  # noqa: ASYNC230 - a new file in a fresh directory
+                process = await asyncio.create_subprocess_exec(
+                    *argv,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is for us: we drain, and stop it last
+                )
+        except OSError as error:
+            _remove(directory, lock)
+            raise ProcessFailed(str(error)) from error
+        server = cls(process, directory, lock)
+        try:
+            await server._await_answer(log_path)
+        except BaseException:
+            await server.stop()
+            raise
+        return server
+
+    async def stop(self) -> None:
+        """End the server and remove its directory. Idempotent."""
+        self._watcher.cancel()
+        try:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            try:
+                async with asyncio.timeout(STOP_TIMEOUT_S):
+                    await self._process.wait()
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+                await self._process.wait()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+        finally:
+            if self._process.returncode is None:  # cancelled while it ended
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+            _remove(self._directory, self._lock)
+
+    async def _watch(self) -> None:
+        status = await self._process.wait()
+        _log.error("embedded server ended", status=status, pid=self.pid)
+
+    async def _await_answer(self, log_path: Path) -> None:
+        target = RedisTarget.from_url(self.url)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + START_TIMEOUT_S
+        while True:
+            try:
+                wire = await dial(target, name="snorky:start", timeout_s=max(0.05, deadline - loop.time()))
+            except DialError as error:
+                if self._watcher.done():
+                    raise ProcessFailed(f"it ended at once: {_last_line(log_path)}") from error
+                if loop.time() >= deadline:
+                    raise ProcessFailed(f"no answer within {START_TIMEOUT_S:g} s: {_last_line(log_path)}") from error
+                await asyncio.sleep(0.005)
+            else:
+                wire.close(WireError("it answers"))
+                await wire.wait_closed()
+                return
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").split("\n") if path.exists() else []
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _make_directory() -> tuple[Path, IO[str]]:
+    """Make a directory that only this user can enter, with a path short enough for a socket in it."""
+    failure = "all paths are too long for a Unix socket"
+    for parent in dict.fromkeys([tempfile.gettempdir(), "/tmp", os.environ.get("XDG_RUNTIME_DIR", "/dev/shm")]):  # noqa: S108 - mkdtemp
+        if len(os.fsencode(parent)) + len(_DIRECTORY_PREFIX) + len("/xxxxxxxx/socket") > SOCKET_PATH_MAX_BYTES:
+            continue
+        try:
+            _sweep(Path(parent))
+            directory = Path(tempfile.mkdtemp(prefix=_DIRECTORY_PREFIX, dir=parent))  # mode 0700
+            lock = open(directory / "lock", "w")  # held as long as the server runs
+        except OSError as error:
+            failure = str(error)
+            continue
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return directory, lock
+    raise ProcessFailed(f"no place for its socket: {failure}; set TMPDIR to a short, writable path")
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what gateways left behind that were killed: directories of this user whose lock nobody holds."""
+    for directory in parent.glob(f"{_DIRECTORY_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            status = directory.lstat()
+            if status.st_uid != os.getuid() or time.time() - status.st_mtime < _STALE_S or directory.is_symlink():
+                continue  # somebody else's, or just being made
+            with open(directory / "lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its gateway lives
+                shutil.rmtree(directory, ignore_errors=True)
+
+
+def _remove(directory: Path, lock: IO[str]) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    lock.close()
