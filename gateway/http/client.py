@@ -5,7 +5,7 @@ It is for people who watch, not for programs: no recovery, one reconnect policy.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,7 +31,7 @@ class Heard:
     message: Any = None
 
 
-async def listen(url: str, service: str, channels: Sequence[Any]) -> AsyncIterator[Heard]:
+async def listen(url: str, service: str, channels: Sequence[Any]) -> AsyncGenerator[Heard, None]:
     """Subscribe to channels and yield what is heard, for ever; comes back by itself after a lost connection.
 
     Raises ConnectionError: the first connection cannot be made, or the gateway wants no other.

@@ -1,0 +1,129 @@
+"""What an operator's commands ask of Redis: is it fit, take this publication.
+
+Connections are made for the one question and closed; a node's own traffic does not pass here.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+
+from gateway.redis.names import channel_name
+from gateway.redis.target import RedisTarget
+
+__all__ = ["RedisReport", "explain", "inspect_redis", "publish_once", "reading"]
+
+VERSION_MIN = (7, 0)  # scripts with a shebang line; earlier ones have known advisories
+_HEARD_TIMEOUT_S = 2.0
+
+
+@dataclass(slots=True)
+class RedisReport:
+    """What `inspect_redis` found. `facts` for people; `problems` with what to do about them."""
+
+    facts: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+async def publish_once(target: RedisTarget, prefix: str, key: str, payload: bytes) -> int:
+    """PUBLISH once, never again: whoever gets ConnectionError does not know whether it went through.
+
+    key: of the channel, as `codec.channel_key` makes it. Returns the number of nodes that
+    received it. Raises ConnectionError, with a text for people.
+    """
+    async with reading(target) as client:
+        return int(await client.publish(channel_name(prefix, key), payload))
+
+
+async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
+    """Reach Redis as a node would; never raises for what Redis does or is."""
+    report = RedisReport(facts={"address": target.safe_url})
+    client = target.client()
+    try:
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        await client.ping()
+        report.facts["answers in"] = f"{(loop.time() - began_s) * 1000:.1f} ms"
+        try:
+            _judge(await client.info(), report)
+        except NoPermissionError:
+            report.problems.append("the Redis user may not run INFO: add +info to its ACL rules")
+        await _hear(target, prefix, report)
+    except (RedisError, OSError) as error:
+        report.problems.append(explain(error, target))
+    finally:
+        await client.aclose()
+    return report
+
+
+@asynccontextmanager
+async def reading(target: RedisTarget) -> AsyncIterator[Redis]:
+    """Lend a client for a while; what it fails with becomes ConnectionError, with a text for people."""
+    client = target.client()
+    try:
+        yield client
+    except (RedisError, OSError) as error:
+        raise ConnectionError(explain(error, target)) from error
+    finally:
+        await client.aclose()
+
+
+def explain(error: Exception, target: RedisTarget) -> str:
+    """Say in one line why Redis did not do it, and what to look at; no secret is in it."""
+    where = f"Redis at {target.safe_url}"
+    if isinstance(error, AuthenticationError) or "WRONGPASS" in str(error) or "NOAUTH" in str(error):
+        return f"{where} refuses user or password: correct them in redis_url (percent-encode : @ / in them)"
+    if isinstance(error, NoPermissionError):
+        return f"{where} does not permit it: {error}"
+    if isinstance(error, RedisError) and not isinstance(error, OSError) and "MOVED" in str(error):
+        return f"{where} is a Cluster, which this version does not speak to"
+    reason = str(error) or type(error).__name__
+    return f"{where} cannot be reached: {reason}; is it running, and is redis_url right?"
+
+
+def _judge(info: dict[str, object], report: RedisReport) -> None:
+    name = str(info.get("server_name") or "redis")
+    version = str(info.get("valkey_version") or info.get("redis_version") or "unknown")
+    report.facts["server"] = f"{name} {version}"
+    compatible = str(info.get("redis_version") or "")
+    if [int(part) if part.isdigit() else 0 for part in compatible.split(".")[:2]] < list(VERSION_MIN):
+        report.problems.append(f"Redis {version} is too old: 7.0 or later is needed (or Valkey)")
+    if info.get("cluster_enabled"):
+        report.problems.append("this Redis is part of a Cluster, which this version does not speak to")
+    if info.get("role") == "slave":
+        report.problems.append("this Redis is a replica and takes no writes: name its primary in redis_url")
+    clients, clients_max = info.get("connected_clients"), info.get("maxclients")
+    if isinstance(clients, int) and isinstance(clients_max, int):
+        report.facts["clients"] = f"{clients} of {clients_max}"
+        if clients_max - clients < 10:  # a node has up to ten connections
+            report.problems.append(f"Redis has {clients} of {clients_max} clients: raise maxclients")
+    if info.get("maxmemory") and info.get("maxmemory_policy") != "noeviction":
+        report.problems.append(
+            f"Redis evicts keys when it is full (maxmemory-policy {info.get('maxmemory_policy')}): set noeviction"
+        )
+
+
+async def _hear(target: RedisTarget, prefix: str, report: RedisReport) -> None:
+    """Prove that what is published under the prefix is heard: permissions and proxies in between included."""
+    channel = channel_name(prefix, f"check:{secrets.token_hex(8)}")
+    client = target.client()
+    try:
+        async with client.pubsub() as pubsub, asyncio.timeout(_HEARD_TIMEOUT_S):
+            await pubsub.subscribe(channel)
+            await pubsub.get_message(timeout=_HEARD_TIMEOUT_S)  # the confirmation, or NOPERM
+            await client.publish(channel, b"1")
+            while await pubsub.get_message(ignore_subscribe_messages=True, timeout=_HEARD_TIMEOUT_S) is None:
+                pass
+        report.facts["pub/sub"] = f"heard on {prefix}:*"
+    except NoPermissionError:
+        report.problems.append(
+            f"the Redis user may not publish and subscribe under the prefix: give it &{prefix}:* +publish +subscribe"
+        )
+    except TimeoutError:
+        report.problems.append(f"what is published on {prefix}:* is not heard within {_HEARD_TIMEOUT_S:.0f} s")
+    finally:
+        await client.aclose()
