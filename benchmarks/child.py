@@ -13,7 +13,8 @@ import os
 import resource
 import select
 import subprocess
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -40,17 +41,16 @@ class Child:
     cpu: the CPU it may run on; None: any.
     """
 
-    def __init__(
-        self, argv: Sequence[str], *, cpu: int | None = None, environ: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, argv: Sequence[str], *, cpu: int | None = None) -> None:
         self._argv = list(argv)
         pin = None if cpu is None else lambda: os.sched_setaffinity(0, {cpu})
+        self._stderr = tempfile.TemporaryFile()  # told only if the process fails: a server may say a lot
         self._process = subprocess.Popen(
             self._argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._stderr,
             preexec_fn=pin,  # before exec: threads that it starts inherit it
-            env=None if environ is None else {**os.environ, **environ},
         )
         self._unread = b""
 
@@ -80,6 +80,7 @@ class Child:
             self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+        self._stderr.close()
 
     def ask(self, command: str, timeout_s: float = 120.0) -> dict[str, float]:
         """Send a command and return its answer. Raises ChildFailed."""
@@ -88,7 +89,7 @@ class Child:
             self._process.stdin.write(command.encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError as error:
-            raise ChildFailed(f"{self._argv[:3]} ended before {command!r}") from error
+            raise self._failure(f"ended before {command!r}") from error
         return self.answer(timeout_s)
 
     def answer(self, timeout_s: float = 120.0) -> dict[str, float]:
@@ -97,10 +98,10 @@ class Child:
         out = self._process.stdout.fileno()
         while b"\n" not in self._unread:
             if not select.select([out], [], [], timeout_s)[0]:
-                raise ChildFailed(f"{self._argv[:3]} said nothing for {timeout_s} s")
+                raise self._failure(f"said nothing for {timeout_s} s")
             chunk = os.read(out, 65536)
             if not chunk:
-                raise ChildFailed(f"{self._argv[:3]} ended with {self._process.wait()}")
+                raise self._failure(f"ended with {self._process.wait()}")
             self._unread += chunk
         line, self._unread = self._unread.split(b"\n", 1)
         answer: dict[str, float] = json.loads(line)
@@ -115,9 +116,21 @@ class Child:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
             return (int(fields[11]) + int(fields[12])) * _TICK_S
 
+    def waited_s(self) -> float:
+        """Seconds until now in which the process could have run, but somebody else had the CPU; 0 if untold."""
+        try:
+            return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+        except (FileNotFoundError, IndexError):
+            return 0.0
+
     def rss_bytes(self) -> int:
         """Resident memory, in bytes. Buffers in the kernel are not in it."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
-        raise ChildFailed(f"{self._argv[:3]} has no VmRSS: it ended")
+        raise self._failure("has no VmRSS: it ended")
+
+    def _failure(self, text: str) -> ChildFailed:
+        self._stderr.seek(0)
+        tail = self._stderr.read().decode(errors="replace").strip()[-300:]
+        return ChildFailed(f"{Path(self._argv[0]).name} {text}: {tail}")

@@ -162,8 +162,8 @@ _SHARES = {"p50_ms": 0.5, "p99_ms": 0.99, "max_ms": 1.0}
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("port", "connections", "sample", "sources"):
-        parser.add_argument(f"--{name}", type=int)
+    for option in ("port", "connections", "sample", "sources"):
+        parser.add_argument(f"--{option}", type=int)
     parser.add_argument("--path")
     parser.add_argument("--send")
     parser.add_argument("--raw", action="store_true")
@@ -173,15 +173,15 @@ def main() -> None:
     receiver.connect_all()
     receiver.report("ready", since)
     receiver.selector.register(sys.stdin, selectors.EVENT_READ, None)
-    while line := receiver.next_command():
-        name, *words = line.split()
+    while command := receiver.next_command():
+        name, *words = command.split()
         if name == b"mark":
             receiver.mark()
             receiver.report("marked", time.monotonic())
         elif name == b"wait":
             receiver.wait(int(words[0]), int(words[1]) / 1000)
         else:
-            raise SystemExit(f"unknown command: {line!r}")
+            raise SystemExit(f"unknown command: {command!r}")
 
 
 if __name__ == "__main__":

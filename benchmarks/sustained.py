@@ -18,7 +18,11 @@ DRAIN_S = 5.0  # what has not come so long after the last publication is lost
 
 @dataclass(frozen=True, slots=True)
 class Sustained:
-    """One run. cpu_share: of one CPU, used by the node. Latencies: from before PUBLISH to after recv()."""
+    """One run. Latencies: from before PUBLISH to after recv().
+
+    cpu_share: of one CPU, used by the node; receiver_share: by the receiver. waited_share: time in which the node had
+    work and other programs of the machine had its CPU; where that is much, the latencies are theirs.
+    """
 
     per_s: int
     connections: int
@@ -33,6 +37,8 @@ class Sustained:
     max_ms: float
     late_max_ms: float
     cpu_share: float
+    receiver_share: float
+    waited_share: float
     us_per_delivery: float
 
     @property
@@ -48,18 +54,19 @@ def sustain(redis: RedisServer, *, per_s: int, connections: int, seconds: int) -
             _publish(redis, per_s, 1)  # warms up and does not count
             receiver.wait(per_s * connections)
             receiver.mark()
-            before_s = server.cpu_s()
+            before_s, receiver_before_s, waited_before_s = server.cpu_s(), receiver.cpu_s(), server.waited_s()
             pace = _publish(redis, per_s, seconds)
             expected = int(pace["published"]) * connections
             counts = receiver.ask(f"wait {expected} {DRAIN_S * 1000:.0f}")
-            cpu_s = server.cpu_s() - before_s
+            waited_s = server.waited_s() - waited_before_s
+            cpu_s, receiver_s = server.cpu_s() - before_s, receiver.cpu_s() - receiver_before_s
     received = int(counts["messages"])
     if not received:
         raise ChildFailed("nothing was delivered")
     return Sustained(
         per_s, connections, seconds, int(pace["published"]), expected, received, int(counts["out_of_order"]),
         int(counts["samples"]), counts["p50_ms"], counts["p99_ms"], counts["max_ms"], pace["late_max_ms"],
-        cpu_s / pace["elapsed_s"], cpu_s * 1e6 / received,
+        cpu_s / pace["elapsed_s"], receiver_s / pace["elapsed_s"], waited_s / pace["elapsed_s"], cpu_s * 1e6 / received,
     )  # fmt: skip
 
 

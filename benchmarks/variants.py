@@ -12,10 +12,12 @@ from benchmarks.message import compact, frame, payload, redis_channel, subscribe
 from benchmarks.receiver import Receiver
 from benchmarks.redis_server import RedisServer, request
 
-__all__ = ["BASELINE", "NAIVE", "Rig", "Variant", "gateway", "naive", "variants"]
+__all__ = ["BASELINE", "GATEWAY", "NAIVE", "Rig", "Variant", "gateway", "naive", "variants"]
 
 BASELINE = "C loop of send()"
 NAIVE = "aiohttp send_str, encoded per client"
+GATEWAY = "this gateway"
+QUIET_S = 3600.0  # between pings where deliveries are counted: no other variant pings
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,10 @@ def naive(encode: str, loop: str) -> Child:
     return Child([sys.executable, "-m", "benchmarks.naive_server", encode, loop], cpu=server_cpu())
 
 
-def gateway(redis_url: str = "") -> Child:
+def gateway(redis_url: str = "", *, ping_interval_s: float = 10.0) -> Child:
     """Start a node of this gateway; see gateway_server. redis_url "": publications come from within."""
-    return Child([sys.executable, "-m", "benchmarks.gateway_server", redis_url], cpu=server_cpu())
+    argv = [sys.executable, "-m", "benchmarks.gateway_server", str(ping_interval_s), redis_url]
+    return Child(argv, cpu=server_cpu())
 
 
 def variants(redis: RedisServer | None) -> list[Variant]:
@@ -107,13 +110,12 @@ def variants(redis: RedisServer | None) -> list[Variant]:
         Variant(NAIVE, aiohttp("each", "asyncio")),
         Variant("aiohttp send_str, encoded once", aiohttp("once", "asyncio")),
         Variant(f"{NAIVE}, uvloop", aiohttp("each", "uvloop")),
-        Variant("this gateway", lambda connections: Rig(gateway(), connections, send=subscribe())),
+        Variant(GATEWAY, lambda connections: Rig(gateway(ping_interval_s=QUIET_S), connections, send=subscribe())),
     ]
     if redis is not None:
-        found.append(
-            Variant(
-                "this gateway, through Redis",
-                lambda connections: _RedisRig(gateway(redis.url), connections, redis.connect()),
-            )
-        )
+
+        def through_redis(connections: int) -> Rig:
+            return _RedisRig(gateway(redis.url, ping_interval_s=QUIET_S), connections, redis.connect())
+
+        found.append(Variant(f"{GATEWAY}, through Redis", through_redis))
     return found

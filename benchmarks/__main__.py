@@ -1,0 +1,92 @@
+"""`python -m benchmarks [--quick]`: all variants in one run, one table. Load goes to loopback only."""
+
+import argparse
+import sys
+from contextlib import ExitStack
+
+from benchmarks.child import ChildFailed, raise_file_limit
+from benchmarks.connections import Connections, connect
+from benchmarks.fanout import Cell, measure
+from benchmarks.goals import goals
+from benchmarks.inbound import Inbound, flood
+from benchmarks.machine import describe
+from benchmarks.message import subscribe
+from benchmarks.redis_server import NoRedis, RedisServer
+from benchmarks.sustained import Sustained, sustain
+from benchmarks.table import connection_rows, fanout_rows, inbound_rows, sustained_rows
+from benchmarks.variants import GATEWAY, gateway, naive, variants
+
+__all__: list[str] = []
+
+SECTIONS = ("fanout", "redis", "connections", "inbound")
+
+
+def _note(text: str) -> None:
+    print(f"{text} ...", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer clients and repetitions: about a minute")
+    parser.add_argument("--only", choices=SECTIONS, action="append", help="a part of the table (may be repeated)")
+    options = parser.parse_args()
+    sections = options.only or SECTIONS
+    files = raise_file_limit()
+    lines, faults = describe(), list[str]()
+    cells: list[Cell] = []
+    sustained: list[Sustained] = []
+    idle: list[Connections] = []
+    inbound: list[Inbound] = []
+    with ExitStack() as stack:
+        redis = None
+        try:
+            redis = stack.enter_context(RedisServer())
+        except NoRedis as error:
+            faults.append(f"through Redis: not measured, {error}")
+        if "fanout" in sections:
+            for connections in (100, 1_000) if options.quick else (100, 1_000, 5_000):
+                _note(f"fan-out to {connections:,} clients")
+                repetitions, deliveries = (3, 5_000) if options.quick else (7, 20_000)
+                cells += measure(variants(redis), connections, repetitions=repetitions, deliveries=deliveries)
+        try:
+            if "redis" in sections and redis is not None:
+                for per_s in (100, 500):
+                    seconds = 3 if options.quick else 12
+                    _note(f"through Redis, {per_s} messages/s to 1,000 clients for {seconds} s")
+                    sustained.append(sustain(redis, per_s=per_s, connections=1_000, seconds=seconds))
+            if "connections" in sections:
+                idle = _connections(2_000 if options.quick else min(10_000, files - 1_000))
+            if "inbound" in sections:
+                _note("messages from clients")
+                if (run := flood(connections=100, messages=10_000 if options.quick else 50_000)) is not None:
+                    inbound.append(run)
+        except ChildFailed as error:
+            faults.append(f"FAILED: {error}")
+        if redis is not None:
+            lines.append(f"Redis: {redis.name} of this machine, on the CPU of the receiver")
+    for rows in (
+        fanout_rows(cells) if cells else [],
+        sustained_rows(sustained) if sustained else [],
+        connection_rows(idle) if idle else [],
+        inbound_rows(inbound) if inbound else [],
+        [str(goal) for goal in goals(cells, sustained, idle)],
+        faults,
+    ):
+        lines += ["", *rows] if rows else []
+    print("\n".join(lines))
+    return 1 if any("FAILED" in fault for fault in faults) or any(cell.fault for cell in cells) else 0
+
+
+def _connections(number: int) -> list[Connections]:
+    _note(f"{number:,} idle connections")
+    fewer = min(2_000, number)
+    return [
+        connect(GATEWAY, gateway, number),
+        connect(f"{GATEWAY}, subscribed to one channel", gateway, number, send=subscribe()),
+        connect(f"{GATEWAY}, each to a channel of its own", gateway, number, send=subscribe("bench%d")),
+        connect("aiohttp WebSocketResponse", lambda: naive("each", "asyncio"), fewer),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""A node of this gateway to be measured, put together like `snorky serve` does it, on uvloop.
+
+    python -m benchmarks.gateway_server PING_INTERVAL_S [REDIS_URL]
+
+Without REDIS_URL there is no broker: `pass PASSES BURST GAP_US` hands the node BURST publications as one read from
+Redis would, through the same method. Limits that would only stop the benchmark are raised (connections per address,
+messages per second); nothing else differs.
+"""
+
+import asyncio
+import os
+import sys
+from urllib.parse import urlsplit
+
+import uvloop
+
+from benchmarks.commands import answer, obey, run_passes
+from benchmarks.message import CHANNEL, PREFIX, compact, payload
+from gateway.broker import Listener
+from gateway.codec import channel_key
+from gateway.logs import configure_logs
+from gateway.registry import ServiceRegistry
+from gateway.server import Gateway
+from gateway.settings import Limits, Private, Public, Settings
+from services.pubsub import PubSubService
+from services.rpc import Request, RPCService, rpc_command
+
+__all__: list[str] = []
+
+
+class Echo(RPCService):
+    """What clients flood: the cheapest call there is."""
+
+    @rpc_command
+    def ping(self, request: Request) -> None:
+        """Do nothing but answer."""
+
+
+class NoBroker:
+    """A Broker that nobody else publishes to: subscriptions are confirmed at once."""
+
+    is_deaf = False
+
+    async def start(self, listener: Listener) -> None:
+        """There is nothing to connect to."""
+
+    async def stop(self) -> None:
+        """Nothing was started."""
+
+    def publish(self, key: str, payload: bytes) -> asyncio.Future[int]:
+        """Accept, and deliver to nobody."""
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        accepted.set_result(0)
+        return accepted
+
+    def is_subscribed(self, key: str) -> bool:
+        """Be always subscribed."""
+        return True
+
+    async def subscribe(self, key: str) -> None:
+        """Be subscribed already."""
+
+    def unsubscribe(self, key: str) -> None:
+        """Stay subscribed."""
+
+    def pause(self) -> None:
+        """Nothing is read."""
+
+    def resume(self) -> None:
+        """Nothing is read."""
+
+
+async def serve(ping_interval_s: float, redis_url: str) -> None:
+    settings = Settings(
+        redis_url=redis_url,
+        prefix=PREFIX,
+        public=Public(port=0, ping_interval_s=ping_interval_s),
+        private=Private(port=0),
+        limits=Limits(connections_per_ip=0, messages_per_s=0.0),
+    )
+    registry = ServiceRegistry([PubSubService(), Echo("echo")])
+    async with Gateway(settings, public=registry, broker=None if redis_url else NoBroker()) as gateway:
+        await gateway.until_ready(10)
+        answer(port=urlsplit(gateway.public_urls[0]).port or 0)
+        key, data = channel_key("pubsub", CHANNEL), compact(payload())
+
+        async def one_pass(burst: int) -> None:
+            gateway.node.on_publications({key: [data] * burst})
+
+        async def passes(count: int, burst: int, gap_us: int) -> None:
+            await run_passes(one_pass, count, burst, gap_us)
+
+        await obey({"pass": passes})
+        os._exit(0)  # nobody waits for thousands of connections to be closed one by one
+
+
+def main() -> None:
+    ping_interval_s, *redis_url = sys.argv[1:]
+    configure_logs()  # as serve does, to stderr: stdout is for answers
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(float(ping_interval_s), redis_url[0] if redis_url else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What the figures are held against."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.connections import Connections
+from benchmarks.fanout import Cell
+from benchmarks.sustained import Sustained
+from benchmarks.variants import BASELINE, GATEWAY, NAIVE
+
+__all__ = ["Goal", "goals"]
+
+CLIENTS = 1_000  # where the goals of fan-out hold
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One claim. figure: None if it could not be measured here."""
+
+    claim: str
+    figure: float | None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def is_met(self) -> bool | None:
+        """None: not measured."""
+        if self.figure is None:
+            return None
+        return (self.at_least is None or self.figure >= self.at_least) and (
+            self.at_most is None or self.figure <= self.at_most
+        )
+
+    def __str__(self) -> str:
+        verdict = {True: "met", False: "MISSED", None: "not measured"}[self.is_met]
+        bound = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
+        figure = "" if self.figure is None else f"  {self.figure:.2f}"
+        return f"{verdict:12}  {self.claim} {bound}{figure}"
+
+
+def goals(cells: Sequence[Cell], sustained: Sequence[Sustained], idle: Sequence[Connections]) -> list[Goal]:
+    """Compare a run with what is promised."""
+
+    def ratio(burst: int, other: str) -> float | None:
+        found = {c.variant: c for c in cells if c.connections == CLIENTS and c.burst == burst and not c.fault}
+        return found[GATEWAY].ratio_to(found[other]) if GATEWAY in found and other in found else None
+
+    result = [
+        Goal(f"single, {CLIENTS:,} clients, x C loop", ratio(1, BASELINE), at_least=0.75),
+        Goal(f"single, {CLIENTS:,} clients, x naive aiohttp", ratio(1, NAIVE), at_least=1.7),
+        Goal(f"burst of 10, {CLIENTS:,} clients, x naive aiohttp", ratio(10, NAIVE), at_least=12),
+    ]
+    for run in sustained:
+        what = f"{run.per_s:,}/s x {run.connections:,} through Redis"
+        result.append(Goal(f"{what}: p99 ms", run.p99_ms, at_most=100))
+        result.append(Goal(f"{what}: lost", run.lost, at_most=0))
+    result += [
+        Goal(f"KiB per connection, {each.connections:,}, {each.name}", each.kib_each, at_most=3)
+        for each in idle
+        if GATEWAY in each.name
+    ]
+    return result

@@ -1,0 +1,38 @@
+"""How many messages of clients one node takes: every connection calls again as soon as it is answered."""
+
+import json
+from dataclasses import dataclass
+
+from benchmarks.compiler import compiled
+from benchmarks.machine import receiver_cpu
+from benchmarks.receiver import Receiver
+from benchmarks.variants import gateway
+
+__all__ = ["Inbound", "flood"]
+
+CALL = {"service": "echo", "message": {"command": "ping", "params": {}, "callId": 1}}
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """One run."""
+
+    name: str
+    connections: int
+    messages: int
+    us_each: float  # CPU of the node, reply included
+    per_s: float
+
+
+def flood(*, connections: int, messages: int) -> Inbound | None:
+    """Call a command that only answers, so many times. None: the receiver in Python cannot. Raises ChildFailed."""
+    if compiled("receiver") is None:
+        return None
+    call = json.dumps(CALL, separators=(",", ":"))
+    with gateway() as server, Receiver(int(server.answer()["port"]), connections, cpu=receiver_cpu()) as receiver:
+        receiver.ask(f"flood {messages // 10} 1 {call}")  # warms up and does not count
+        before_s = server.cpu_s()
+        counts = receiver.ask(f"flood {messages} 1 {call}")
+        cpu_s = server.cpu_s() - before_s
+    per_s = messages / counts["elapsed_s"]
+    return Inbound("RPC call and its reply", connections, messages, cpu_s * 1e6 / messages, per_s)

@@ -1,0 +1,89 @@
+"""The one table: figures as lines of aligned text."""
+
+from collections.abc import Iterable, Sequence
+
+from benchmarks.connections import Connections
+from benchmarks.fanout import BURSTS, Cell
+from benchmarks.inbound import Inbound
+from benchmarks.sustained import Sustained
+from benchmarks.variants import BASELINE, NAIVE
+
+__all__ = ["connection_rows", "fanout_rows", "inbound_rows", "sustained_rows"]
+
+
+def fanout_rows(cells: Sequence[Cell]) -> list[str]:
+    """One line per variant and number of clients; single messages on the left, bursts on the right."""
+    by_key = {(cell.variant, cell.connections, cell.burst): cell for cell in cells}
+    table = [["server CPU per delivery", "clients"]]
+    for burst in BURSTS:
+        table[0] += ["one: us min" if burst == 1 else f"x{burst}: us min", "median", "x C loop", "x naive"]
+    for variant, connections in dict.fromkeys((cell.variant, cell.connections) for cell in cells):
+        row = [variant, f"{connections:,}"]
+        for burst in BURSTS:
+            cell = by_key[variant, connections, burst]
+            if cell.fault:
+                row += ["failed", cell.fault.splitlines()[0][:40], "", ""]
+                continue
+            row += [f"{cell.min_us:.2f}", f"{cell.median_us:.2f}"]
+            row += [_ratio(cell, by_key.get((name, connections, burst))) for name in (BASELINE, NAIVE)]
+        table.append(row)
+    lines = _aligned(table)
+    if BASELINE not in {cell.variant for cell in cells}:
+        lines.append(f"{BASELINE}: no gcc, not measured")
+    return lines
+
+
+def sustained_rows(runs: Iterable[Sustained]) -> list[str]:
+    """One line per run."""
+    heads = ["through Redis, evenly", "lost", "order", "p50 ms", "p99 ms", "max ms"]
+    table = [[*heads, "CPU", "us each", "waited for CPU", "receiver CPU", "pacer late"]]
+    table += [
+        [
+            f"{run.per_s:,}/s x {run.connections:,} for {run.seconds} s",
+            f"{run.lost:,} of {run.expected:,}",
+            f"{run.out_of_order} wrong",
+            f"{run.p50_ms:.1f}",
+            f"{run.p99_ms:.1f}",
+            f"{run.max_ms:.1f}",
+            f"{run.cpu_share:.0%}",
+            f"{run.us_per_delivery:.2f}",
+            f"{run.waited_share:.0%}",
+            f"{run.receiver_share:.0%}",
+            f"{run.late_max_ms:.1f} ms",
+        ]
+        for run in runs
+    ]
+    return _aligned(table)
+
+
+def connection_rows(runs: Iterable[Connections]) -> list[str]:
+    """One line per run."""
+    table = [["idle connections", "number", "KiB each", "CPU ms to connect", "connects/s"]]
+    table += [
+        [run.name, f"{run.connections:,}", f"{run.kib_each:.2f}", f"{run.connect_ms:.2f}", f"{run.per_s:,.0f}"]
+        for run in runs
+    ]
+    return _aligned(table)
+
+
+def inbound_rows(runs: Iterable[Inbound]) -> list[str]:
+    """One line per run."""
+    table = [["messages from clients", "clients", "messages", "CPU us each", "messages/s"]]
+    table += [
+        [run.name, f"{run.connections:,}", f"{run.messages:,}", f"{run.us_each:.1f}", f"{run.per_s:,.0f}"]
+        for run in runs
+    ]
+    return _aligned(table)
+
+
+def _ratio(cell: Cell, other: Cell | None) -> str:
+    return f"{cell.ratio_to(other):.2f}" if other is not None and not other.fault else "-"
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Pad the columns: the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return [
+        "  ".join(f"{word:{'<' if not column else '>'}{widths[column]}}" for column, word in enumerate(row)).rstrip()
+        for row in table
+    ]
