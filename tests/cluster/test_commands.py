@@ -1,0 +1,210 @@
+"""The commands of `snorky` as processes, with a real Redis and a real node."""
+
+import re
+import signal
+
+import pytest
+
+from tests.support.nodes import GATEWAY, NodeProcess, Process, RedisProcess
+from tests.support.tools import free_port
+
+pytestmark = pytest.mark.needs("redis-server")
+
+
+@pytest.fixture
+async def redis(tmp_path):
+    async with RedisProcess.running(tmp_path) as server:
+        yield server
+
+
+async def snorky(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+    """Run one command to its end; give exit code and output."""
+    command = Process([*GATEWAY, *arguments], env={"COLUMNS": "200", **(env or {})})
+    try:
+        code = await command.wait()
+    finally:
+        await command.close()
+    return code, command.log
+
+
+async def test_version_is_printed():
+    code, output = await snorky("--version")
+    assert (code, output.split()[0]) == (0, "snorky")
+
+
+async def test_every_command_shows_examples():
+    for command in ("serve", "check", "publish", "subscribe", "stats"):
+        code, output = await snorky(command, "--help")
+        assert code == 0
+        assert f"snorky {command}" in output
+
+
+async def test_publication_reaches_who_subscribes(redis):
+    async with NodeProcess.running({"SNORKY_REDIS_URL": redis.url}) as node:
+        watching = Process(
+            [*GATEWAY, "subscribe", "--count", "2", "--url", node.websocket_url, "news"], ready="subscribed to news"
+        )
+        try:
+            await watching.wait_ready()
+            env = {"SNORKY_REDIS_URL": redis.url}
+            code, output = await snorky("publish", "news", '{"x": [1, "\u00fc\\u001b"]}', env=env)
+            assert (code, output) == (0, "1 node received it\n")
+            assert (await snorky("publish", "elsewhere", "1", env=env))[1].startswith("0 nodes received it: nobody")
+            assert (await snorky("publish", "news", '"plain"', env=env))[0] == 0
+            assert await watching.wait() == 0
+        finally:
+            await watching.close()
+    messages = [line.split(" ", 1)[1] for line in watching.log.splitlines() if " news " in line]
+    assert messages == ['news {"x":[1,"\u00fc\\u001b"]}', 'news "plain"']
+    assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} news ", watching.log, re.MULTILINE)
+
+
+async def test_channel_may_be_any_json(redis):
+    async with NodeProcess.running({"SNORKY_REDIS_URL": redis.url}) as node:
+        arguments = ["subscribe", "--count", "1", "--json-channel", "--url", node.websocket_url, '["room", 5]']
+        watching = Process([*GATEWAY, *arguments], ready="subscribed to")
+        try:
+            await watching.wait_ready()
+            env = {"SNORKY_REDIS_URL": redis.url}
+            assert (await snorky("publish", "--json-channel", '[ "room",5.0 ]', "1", env=env))[0] == 0
+            assert await watching.wait() == 0
+        finally:
+            await watching.close()
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("hello", "snorky publish news '\"hello\"'"),
+        ("it's", "snorky publish news '\"it'\"'\"'s\"'"),
+        ("{'a': 1}", "double quotes"),
+        ("NaN", "no JSON"),
+        ('{"a": 1e999}', "no JSON"),
+    ],
+)
+async def test_what_is_no_json_is_refused_and_shows_how_to_quote(message, expected):
+    code, output = await snorky("publish", "news", message)
+    assert code == 2
+    assert expected in output
+
+
+async def test_publish_needs_a_redis():
+    code, output = await snorky("publish", "news", "1")
+    assert code == 1
+    assert "SNORKY_REDIS_URL" in output
+
+
+async def test_unreachable_redis_is_told_without_its_password():
+    url = f"redis://node:swordfish@127.0.0.1:{free_port()}/0"
+    for arguments in (("publish", "news", "1"), ("check",), ("stats", "--once")):
+        code, output = await snorky(*arguments, env={"SNORKY_REDIS_URL": url})
+        assert code == 1
+        assert "cannot be reached" in output
+        assert "swordfish" not in output
+
+
+async def test_unreachable_gateway_is_told():
+    code, output = await snorky("subscribe", "--url", f"ws://127.0.0.1:{free_port()}/ws", "news")
+    assert code == 1
+    assert "cannot be reached" in output
+
+
+async def test_check_is_content_with_a_good_redis(redis):
+    env = {"SNORKY_REDIS_URL": redis.url, "SNORKY_LIMITS__CONNECTIONS": "100"}
+    code, output = await snorky("check", env=env)
+    assert code == 0, output
+    for fact in ("aiohttp", "redis 7", "heard on snorky:*", "file descriptors", "ok  a node can start"):
+        assert fact in output
+
+
+async def test_check_tells_all_problems_at_once(redis, tmp_path):
+    config = tmp_path / "snorky.toml"
+    config.write_text(
+        """
+        [public]
+        host = "0.0.0.0"
+        [private]
+        host = "0.0.0.0"
+        [limits]
+        connections = 2_000_000_000
+        [services.own]
+        class = "no_such_module:Service"
+        """
+    )
+    admin = await snorky(
+        "check", "--config", str(config), env={"SNORKY_REDIS_URL": f"redis://x:y@127.0.0.1:{redis.port}"}
+    )
+    code, output = admin
+    assert code == 1
+    for problem in (
+        "--insecure",
+        "api_key",
+        "file descriptors and the hard limit",
+        "no_such_module",
+        "user or password",
+    ):
+        assert problem in output
+    assert output.count("problem  ") == 5
+
+
+async def test_check_names_the_permission_that_is_missing(redis):
+    command = Process(
+        [
+            "redis-cli",
+            "-p",
+            str(redis.port),
+            "ACL",
+            "SETUSER",
+            "node",
+            "on",
+            "nopass",
+            "resetchannels",
+            "&other:*",
+            "+@all",
+        ]
+    )
+    assert await command.wait() == 0
+    await command.close()
+    code, output = await snorky("check", env={"SNORKY_REDIS_URL": f"redis://node:any@127.0.0.1:{redis.port}"})
+    assert code == 1
+    assert "&snorky:* +publish +subscribe" in output
+
+
+async def test_stats_show_every_node(redis):
+    env = {"SNORKY_REDIS_URL": redis.url}
+    async with NodeProcess.running(env) as one, NodeProcess.running(env) as two:
+        code, output = await snorky("stats", "--once", "--interval", "0.2", env=env)
+    assert code == 0
+    assert "2 nodes" in output
+    assert str(one.public_port) in output
+    assert str(two.public_port) in output
+    assert output.count("ready") == 2
+
+
+async def test_serve_refuses_to_be_open_to_others():
+    code, output = await snorky("serve", env={"SNORKY_PUBLIC__HOST": "0.0.0.0"})
+    assert code == 1
+    assert "--insecure" in output
+
+
+async def test_serve_tells_every_wrong_setting():
+    code, output = await snorky("serve", env={"SNORKY_PUBLIC__PROT": "1", "SNORKY_PRIVATE__PORT": "x"})
+    assert code == 1
+    assert output.count("error:") == 2
+    assert "Traceback" not in output
+
+
+async def test_serve_ends_with_0_on_a_signal(redis):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        async with NodeProcess.running({"SNORKY_REDIS_URL": redis.url}) as node:
+            node.signal(number)
+            assert await node.wait() == 0, node.log
+
+
+async def test_taken_port_is_one_line_not_a_traceback(redis):
+    async with NodeProcess.running({"SNORKY_REDIS_URL": redis.url}) as node:
+        env = {"SNORKY_REDIS_URL": redis.url, "SNORKY_PUBLIC__PORT": str(node.public_port)}
+        code, output = await snorky("serve", env=env)
+    assert code == 1
+    assert "cannot listen on 127.0.0.1" in output
+    assert "Traceback" not in output

@@ -1,0 +1,45 @@
+from gateway.commands.stats import Meter
+from gateway.redis.heartbeat import NodeState
+
+
+def node(name="n1", **state):
+    return NodeState(name, {"connections": 0, "deliveries_total": 0, "sent_bytes_total": 0, **state})
+
+
+def test_rate_is_of_the_time_between_two_changes():
+    meter = Meter()
+    meter.look([node(deliveries_total=100)], 10.0)
+    meter.look([node(deliveries_total=100)], 11.0)  # no heartbeat in between
+    meter.look([node(deliveries_total=300)], 12.0)
+    assert meter.rate("n1", "deliveries_total") == 100.0
+
+
+def test_rate_stays_between_heartbeats_and_ends_with_them():
+    meter = Meter()
+    meter.look([node(deliveries_total=0)], 10.0)
+    meter.look([node(deliveries_total=200)], 12.0)
+    meter.look([node(deliveries_total=200)], 13.0)
+    assert meter.rate("n1", "deliveries_total") == 100.0
+    meter.look([node(deliveries_total=200)], 18.0)
+    assert meter.rate("n1", "deliveries_total") == 0.0
+
+
+def test_restarted_node_has_no_negative_rate():
+    meter = Meter()
+    meter.look([node(deliveries_total=500)], 10.0)
+    meter.look([node(deliveries_total=3)], 12.0)
+    assert meter.rate("n1", "deliveries_total") == 0.0
+
+
+def test_node_that_is_gone_is_forgotten():
+    meter = Meter()
+    meter.look([node("a", deliveries_total=0), node("b")], 10.0)
+    meter.look([node("b")], 12.0)
+    meter.look([node("a", deliveries_total=1000), node("b")], 14.0)
+    assert meter.rate("a", "deliveries_total") == 0.0
+
+
+def test_node_that_writes_nonsense_is_shown_as_zero():
+    meter = Meter()
+    meter.look([NodeState("n1", {"connections": "many", "public_url": None, "is_deaf": True})], 10.0)
+    assert meter.table().row_count == 1
