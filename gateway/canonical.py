@@ -138,7 +138,7 @@ def _canonical(value: Json, depth: int) -> str:
     if isinstance(value, float):
         if _SAFE_INTEGER < abs(value) < _ES6_EXPONENT_FROM:  # would read back as the integer refused above
             raise InvalidChannel("Integer in a channel is beyond 2^53 - 1")
-        return es6_number(float.__float__(value))
+        return es6_number(value)
     if depth == MAX_DEPTH:
         raise InvalidChannel("Channel is nested too deeply")
     if isinstance(value, (list, tuple)):

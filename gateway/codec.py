@@ -173,7 +173,7 @@ def decode_msgpack(data: bytes | memoryview) -> Json:
             strict_map_key=True,
             max_bin_len=0,
             max_ext_len=0,
-            max_array_len=MAX_VALUES,  # the library allocates a list as long as its header says
+            max_array_len=MAX_VALUES,  # refused at the header, not after 10,000 items
             max_map_len=MAX_VALUES,
             ext_hook=_refuse_ext,
         )

@@ -256,6 +256,8 @@ MSGPACK_CORPUS: dict[str, bytes] = {
     "n_map16_huge_header": b"\xde\xff\xff",
     "n_huge_header_inside": b"\x91\x91\x91\xdd\xff\xff\xff\xff",
     "y_depth_max": b"\x91" * (MAX_DEPTH - 1) + b"\x90",
+    "y_depth_max_long_headers": b"\xdc\x00\x01" * MAX_DEPTH + b"\xcd\xdc\xdd",
+    "n_truncated_after_many_long_headers": b"\xdc\x00\x64" + b"\xdc\x00\x00" * 40,
     "n_depth_above_max": b"\x91" * MAX_DEPTH + b"\x90",
     "n_depth_above_max_maps": b"\x81\xa1a" * (MAX_DEPTH + 1) + b"\xc0",
     "n_depth_above_max_long_headers": b"\xdd\x00\x00\x00\x01" * (MAX_DEPTH + 1) + b"\xc0",
@@ -389,9 +391,11 @@ def test_arbitrary_bytes_are_an_envelope_or_one_of_two_errors(data: bytes, encod
         b"\xdd\xff\xff\xff\xff",
         b"\xdb\xff\xff\xff\xff",
         b"\xdc\x27\x10" * 1000 + b"\x00" * 60_000,  # 1,000 levels that declare 10,000 items each: 80 MB of lists
+        b"\x81\xa1a" + b"\xdc\x27\x10" * 1000 + b"\x00" * 60_000,
         b"\xdd\x00\x00\x27\x10" * 31 + b"\x00" * 60_000,  # the same within the depth
+        b"\xdc\xea\x60" * 31 + b"\x00" * 60_000,  # 60,000 items in each
     ],
-    ids=["array", "string", "nested", "nested within depth"],
+    ids=["array", "string", "nested", "nested in a map", "nested within depth", "long within depth"],
 )
 def test_declared_sizes_are_refused_without_allocating_them(data: bytes) -> None:
     tracemalloc.start()
