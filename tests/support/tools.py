@@ -1,0 +1,51 @@
+"""Small things that tests with real programs share: finding them, free ports, waiting for what can only be asked."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from tests.conftest import find_program
+
+__all__ = ["ROOT", "eventually", "free_port", "program", "venv_program"]
+
+ROOT = Path(__file__).resolve().parents[2]
+_ASK_EVERY_S = 0.05
+_T = TypeVar("_T")
+
+
+def program(name: str) -> str:
+    """Tell where a program is. The test says `@pytest.mark.needs(name)`, so it is there."""
+    path = find_program(name)
+    assert path is not None, f"{name} is missing: mark the test with pytest.mark.needs({name!r})"
+    return path
+
+
+def venv_program(name: str) -> str:
+    """Tell where a program is that a test dependency brings beside the interpreter."""
+    path = Path(sys.executable).parent / name
+    assert path.exists(), f"{name} is missing: pip install -e '.[test]'"
+    return str(path)
+
+
+def free_port() -> int:
+    """Find a TCP port that nobody has on loopback, for programs that cannot tell which one they took."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def eventually(ask: Callable[[], Awaitable[_T]], *, within_s: float, what: str) -> _T:
+    """Ask until the answer is true, and return it. For state that only another process has and that it does not
+    announce; whatever can be awaited is awaited. Raises AssertionError with the last answer: not within the time."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + within_s
+    while True:
+        answer = await ask()
+        if answer:
+            return answer
+        assert loop.time() < deadline_s, f"not within {within_s} s: {what}; last: {answer!r}"
+        await asyncio.sleep(_ASK_EVERY_S)
