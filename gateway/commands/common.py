@@ -1,6 +1,7 @@
 """What the commands share: the console, the settings, and how a problem is told."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -12,7 +13,8 @@ from gateway.settings import Settings, load
 
 __all__ = ["ChannelIsJson", "Config", "Insecure", "ServiceName", "errors", "fail", "output", "read_settings"]
 
-output = Console(soft_wrap=True, highlight=False)
+# into a pipe or a file tables are not cut to a width that nobody looks at
+output = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 200)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Config = Annotated[

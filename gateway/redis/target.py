@@ -110,8 +110,7 @@ class RedisTarget:
             max_connections=max_connections,
             protocol=2,  # one dialect with our own connections
             retry=Retry(NoBackoff(), 0),
-            lib_name=None,  # CLIENT SETINFO: one permission less that an ACL user needs
-            lib_version=None,
+            driver_info=None,  # no CLIENT SETINFO: one permission less that an ACL user needs
             maint_notifications_config=MaintNotificationsConfig(enabled=False),
         )
 
