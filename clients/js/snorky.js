@@ -15,6 +15,10 @@
 
 import { Client } from "./client.js";
 
+/** @typedef {import("./json.js").Codec} Codec */
+/** @typedef {import("./options.js").ClientOptions} ClientOptions */
+/** @typedef {import("./topic.js").MessageInfo} MessageInfo */
+
 export { canonical, channelName } from "./canonical.js";
 export { Client } from "./client.js";
 export { SnorkyError } from "./error.js";
