@@ -19,7 +19,7 @@ import structlog
 from gateway.broker import Broker
 from gateway.codec import Template, channel_key, encode_json
 from gateway.connection import Connection, Wire
-from gateway.errors import CloseCode, ConfigurationError, ConnectionClosed, LimitExceeded
+from gateway.errors import CloseCode, ConfigurationError, ConnectionClosed, LimitExceeded, NotSubscribed
 from gateway.fanout import Fanout
 from gateway.frames import Dialect
 from gateway.hub import Hub
@@ -152,23 +152,26 @@ class Node:
     async def subscribe(self, connection: Connection, service: str, channel: Any, template: Template) -> None:
         """Subscribe a connection of this node. See Topics.subscribe."""
         key = channel_key(service, channel)
-        if connection.is_closed:
-            raise ConnectionClosed
+        if connection.is_closed or connection not in self._connections:
+            raise ConnectionClosed  # or it is a backend's request: nobody would take it out again
         if len(connection.channels) >= self.limits.channels_per_connection and key not in connection.channels:
             self._metrics.limited.labels("channels_per_connection").inc()
             raise LimitExceeded("channels_per_connection", "Too many channels")
         self._hub.add(connection, key, template)
-        if self._broker.is_subscribed(key):
-            return
         try:
+            # also where it is confirmed already: perhaps only for one who is about to give up
             await self._broker.subscribe(key)
         except BaseException:
             # unless the client left or unsubscribed meanwhile: then it was taken out already
             if key in connection.channels and self._hub.remove(connection, key):
                 self._broker.unsubscribe(key)
             raise
+        if key not in connection.channels and key not in self._hub:
+            self._broker.unsubscribe(key)  # it was told so before; but has confirmed since, and holds the channel
         if connection.is_closed:
             raise ConnectionClosed
+        if key not in connection.channels:
+            raise NotSubscribed
 
     def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
         """Undo `subscribe`. See Topics.unsubscribe."""
