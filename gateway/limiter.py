@@ -1,5 +1,6 @@
 """Limiter: how much one connection may send, and how often it may be wrong."""
 
+from math import ceil
 from time import monotonic
 
 __all__ = ["Limiter"]
@@ -32,7 +33,7 @@ class Limiter:
         if self._tokens >= 1.0:
             self._tokens -= 1.0
             return 0
-        return max(1, round((1.0 - self._tokens) / self._per_s * 1000))
+        return max(1, ceil((1.0 - self._tokens) / self._per_s * 1000))
 
     def note_bad(self) -> bool:
         """Count one refused message; True if that was one too many within a minute."""
