@@ -1,0 +1,14 @@
+"""Every kind of server."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.redis_servers import KINDS, FakeRedisServer, RedisServer, start_server
+
+
+@pytest.fixture(params=KINDS)
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RedisServer | FakeRedisServer]:
+    async with start_server(request.param, tmp_path) as running:
+        yield running

@@ -1,0 +1,79 @@
+"""Brokers under test: one that hears, and a listener that remembers what it was told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from gateway.metrics import Metrics
+from gateway.redis import RedisBroker, RedisTarget
+
+__all__ = ["PREFIX", "Recorder", "hears", "open_broker"]
+
+PREFIX = "test"
+
+
+class Recorder:
+    """A listener that keeps everything and can be waited on."""
+
+    def __init__(self) -> None:
+        self.publications: list[tuple[str, bytes]] = []
+        self.batches = 0
+        self.interruptions = 0
+        self._changed = asyncio.Event()
+
+    def on_publications(self, batch: Mapping[str, Sequence[bytes]]) -> None:
+        self.batches += 1
+        for key, payloads in batch.items():
+            self.publications += [(key, payload) for payload in payloads]
+        self._changed.set()
+
+    def on_interrupted(self) -> None:
+        self.interruptions += 1
+        self._changed.set()
+
+    def of(self, key: str) -> list[bytes]:
+        """All payloads of a channel, in order."""
+        return [payload for each, payload in self.publications if each == key]
+
+    async def until(self, claim: Callable[[], object], *, within_s: float = 5.0) -> None:
+        """Return when the claim has become true. Raises AssertionError: it has not in time."""
+        try:
+            async with asyncio.timeout(within_s):
+                while not claim():
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            last = self.publications[-3:]
+            raise AssertionError(f"not within {within_s} s; {len(self.publications)} came, last {last}") from None
+
+
+async def hears(broker: RedisBroker, is_hearing: bool = True, *, within_s: float = 5.0) -> float:
+    """Wait until the broker hears (or is deaf) and return how long it took, in seconds."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while broker.is_deaf == is_hearing:
+        assert loop.time() - began < within_s, f"not within {within_s} s: is_deaf is {broker.is_deaf}"
+        await asyncio.sleep(0.005)  # a property cannot be awaited
+    return loop.time() - began
+
+
+@asynccontextmanager
+async def open_broker(
+    url: str, *, node_id: str = "node-1", listener: Any = None, metrics: Metrics | None = None, **timings: float
+) -> AsyncIterator[tuple[RedisBroker, Recorder]]:
+    """Run a broker that hears, until the block ends."""
+    recorder = Recorder() if listener is None else listener
+    broker = RedisBroker(
+        RedisTarget.from_url(url),
+        prefix=PREFIX,
+        node_id=node_id,
+        metrics=metrics or Metrics(),
+        **timings,  # type: ignore[arg-type]  # floats by name
+    )
+    await broker.start(recorder)
+    try:
+        await hears(broker)
+        yield broker, recorder
+    finally:
+        await broker.stop()

@@ -1,0 +1,123 @@
+"""A TCP proxy on loopback that fails on command: cuts, swallows, delays, loses replies.
+
+    async with FaultProxy("127.0.0.1", port) as proxy: ... proxy.cut()
+
+Faults concern present connections and those made while the fault lasts; `heal` ends it for new ones. A connection
+that was swallowed stays so, like one that a firewall has forgotten: nothing comes, and nobody says so.
+"""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+__all__ = ["FaultProxy"]
+
+
+class _Pair:
+    """One client's connection and ours to the server."""
+
+    def __init__(self, client: asyncio.StreamWriter, is_swallowed: bool) -> None:
+        self.client = client
+        self.server: asyncio.StreamWriter | None = None
+        self.is_swallowed = is_swallowed
+        self.task: asyncio.Task[None] | None = None
+
+    def abort(self) -> None:
+        for writer in (self.client, self.server):
+            if writer is not None:
+                writer.transport.abort()
+
+
+class FaultProxy:
+    """Forwards to host:port. `delay_s`: before each chunk. `connections`: made so far."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.port = 0
+        self.delay_s = 0.0
+        self.connections = 0
+        self._target = (host, port)
+        self._is_swallowing = False
+        self._is_losing_replies = False
+        self._is_refusing = False
+        self._pairs: set[_Pair] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        """As a Redis URL."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        pairs = list(self._pairs)
+        for pair in pairs:
+            pair.abort()
+            if pair.task is not None:
+                pair.task.cancel()
+        await asyncio.gather(*(pair.task for pair in pairs if pair.task is not None), return_exceptions=True)
+        await self._server.wait_closed()
+
+    def cut(self) -> None:
+        """Reset all present connections."""
+        for pair in list(self._pairs):
+            pair.abort()
+
+    def refuse(self) -> None:
+        """Reset what is there and what comes, until `heal`."""
+        self._is_refusing = True
+        self.cut()
+
+    def swallow(self) -> None:
+        """Take all bytes of both sides and forward none; go on accepting. Half-open."""
+        self._is_swallowing = True
+        for pair in self._pairs:
+            pair.is_swallowed = True
+
+    def lose_replies(self) -> None:
+        """Forward what clients send, and lose what the server answers."""
+        self._is_losing_replies = True
+
+    def heal(self) -> None:
+        """Forward again, on connections that are not swallowed."""
+        self._is_swallowing = self._is_losing_replies = self._is_refusing = False
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        if self._is_refusing:
+            writer.transport.abort()
+            return
+        pair = _Pair(writer, self._is_swallowing)
+        pair.task = asyncio.current_task()
+        self._pairs.add(pair)
+        try:
+            server_reader, pair.server = await asyncio.open_connection(*self._target)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(pair, reader, pair.server, is_reply=False))
+                group.create_task(self._pump(pair, server_reader, writer, is_reply=True))
+        except (OSError, ExceptionGroup):
+            pass  # one side is gone: so is the other, below
+        except asyncio.CancelledError:
+            pass  # the proxy ends; asyncio would log a handler that is cancelled
+        finally:
+            self._pairs.discard(pair)
+            pair.abort()
+
+    async def _pump(
+        self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_reply: bool
+    ) -> None:
+        while data := await reader.read(65536):
+            if self.delay_s:
+                await asyncio.sleep(self.delay_s)
+            if pair.is_swallowed or (is_reply and self._is_losing_replies):
+                continue
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionResetError("the other side is told")

