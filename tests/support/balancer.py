@@ -69,6 +69,9 @@ def haproxy_config(directory: Path, port: int, backends: Sequence[Backend]) -> P
     """Write the shipped haproxy.cfg with these addresses."""
     text = (DEPLOY / "haproxy.cfg").read_text(encoding="utf-8")
     text = _replace(text, r"bind :8080\b", f"bind 127.0.0.1:{port}", 1)
+    text = _replace(
+        text, r"maxconn 20000\b", "maxconn 2000", 1
+    )  # two descriptors each, which a test machine may not grant
     for number, backend in enumerate(backends, 1):
         address = f"127.0.0.1:{backend.public_port} port {backend.private_port}"
         text = _replace(text, rf"(server node-{number}) node-{number}:8002\b", rf"\1 {address}", 1)

@@ -31,6 +31,7 @@ GATEWAY: Sequence[str] = (sys.executable, "-m", "gateway.cli")  # what the comma
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 _LOG_MAX_LINES = 10_000
+_LISTENS = r"\bpublic http.*\bprivate http.*"  # the line that tells the ports: all is up, or all but Redis
 
 
 def _die_with_parent() -> None:
@@ -145,7 +146,7 @@ class NodeProcess(Process):
         cwd: Path | None = None,
     ) -> None:
         ports = {"SNORKY_PUBLIC__PORT": "0", "SNORKY_PRIVATE__PORT": "0"}
-        super().__init__(argv, env={**ports, **(env or {})}, cwd=cwd, ready=r"ready in ([\d.]+) s\b.*")
+        super().__init__(argv, env={**ports, **(env or {})}, cwd=cwd, ready=_LISTENS)
         self.public_port = self.private_port = 0
 
     @classmethod

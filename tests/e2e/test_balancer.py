@@ -1,0 +1,217 @@
+"""Three nodes behind a real load balancer as shipped: what clients see when a node dies or drains."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+from redis.asyncio import Redis
+
+from tests.support.balancer import Backend, Balancer, running_haproxy, running_nginx
+from tests.support.nodes import NodeProcess, RedisProcess
+from tests.support.tools import eventually
+from tests.support.ws_client import Crowd, clients
+
+CLIENTS = 300
+NODES = 3
+CHANNEL = "news"
+BACK_WITHIN_S = 15.0  # the bound of a client's wait is 2 s in these tests; the rest is a slow machine
+DRAIN_GRACE_S = 4.0
+
+Running = Callable[[Path, Sequence[Backend]], AbstractAsyncContextManager[Balancer]]
+BALANCERS = [
+    pytest.param(running_nginx, id="nginx", marks=pytest.mark.needs("nginx")),
+    pytest.param(running_haproxy, id="haproxy", marks=pytest.mark.needs("haproxy")),
+]
+
+pytestmark = pytest.mark.needs("redis-server")
+
+
+@dataclass
+class House:
+    """Redis, three nodes, a balancer."""
+
+    redis: RedisProcess
+    nodes: list[NodeProcess]
+    balancer: Balancer
+
+    async def publish(self, payload: bytes) -> None:
+        """Publish as a backend job does, through Redis alone."""
+        async with Redis(port=self.redis.port) as client:
+            await client.publish(f"snorky:{{pubsub:{CHANNEL}}}", payload)
+
+    async def connections(self) -> list[int]:
+        return [int(await node.metric("snorky_connections")) for node in self.nodes if node.is_running]
+
+
+@asynccontextmanager
+async def house(running: Running, directory: Path) -> AsyncIterator[House]:
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(RedisProcess.running(directory))
+        env = {
+            "SNORKY_REDIS_URL": redis.url,
+            "SNORKY_PUBLIC__TRUSTED_PROXIES": '["127.0.0.1/32"]',
+            "SNORKY_PUBLIC__DRAIN_GRACE_S": str(DRAIN_GRACE_S),
+        }
+        nodes = [NodeProcess(env) for _ in range(NODES)]
+        for node in nodes:
+            stack.push_async_callback(node.close)
+        for node in nodes:
+            await node.wait_ready()
+
+        async def all_ready() -> bool:
+            return [await node.status("/readyz") for node in nodes] == [200] * NODES
+
+        await eventually(all_ready, within_s=10, what="all nodes are ready")
+        backends = [Backend(node.public_port, node.private_port) for node in nodes]
+        yield House(redis, nodes, await stack.enter_async_context(running(directory, backends)))
+
+
+async def settled(crowd: Crowd, there: House, *, within_s: float) -> list[int]:
+    """Wait until all clients are subscribed and every connection that nodes count is one of theirs."""
+    await crowd.subscribed(within_s=within_s)
+
+    async def counted() -> list[int]:
+        counts = await there.connections()
+        return counts if sum(counts) == CLIENTS else []
+
+    return await eventually(counted, within_s=within_s, what=f"{CLIENTS} connections on the nodes")
+
+
+@pytest.mark.parametrize("running", BALANCERS)
+async def test_clients_of_a_killed_node_come_back_on_the_others_which_notice_nothing(
+    running: Running, tmp_path: Path
+) -> None:
+    async with (
+        house(running, tmp_path) as there,
+        clients(there.balancer.websocket_url, CLIENTS, channels=[CHANNEL]) as crowd,
+    ):
+        counts = await settled(crowd, there, within_s=30)
+        assert all(count >= CLIENTS / NODES * 0.5 for count in counts), f"not spread: {counts}"
+        await there.publish(b'"before"')
+        await crowd.received("before", within_s=10)
+        assert crowd.drops == 0
+
+        there.nodes[0].kill()
+        await there.nodes[0].wait()
+
+        async def dropped() -> bool:
+            return crowd.drops >= counts[0]
+
+        await eventually(dropped, within_s=5, what="the killed node's clients notice")
+        left = await settled(crowd, there, within_s=BACK_WITHIN_S)
+        assert len(left) == NODES - 1
+        await there.publish(b'"after"')
+        await crowd.received("after", within_s=10)
+        assert crowd.drops == counts[0], "a client of another node was disconnected, or one twice"
+        assert all(client.drops <= 1 for client in crowd.members)
+        undisturbed = [client for client in crowd.members if client.drops == 0]
+        assert len(undisturbed) == sum(counts[1:])
+        assert all(client.messages[CHANNEL] == ["before", "after"] for client in crowd.members)
+
+
+@pytest.mark.parametrize("running", BALANCERS)
+async def test_clients_of_a_draining_node_are_sent_to_the_others_and_no_handshake_fails(
+    running: Running, tmp_path: Path
+) -> None:
+    async with (
+        house(running, tmp_path) as there,
+        clients(there.balancer.websocket_url, CLIENTS, channels=[CHANNEL]) as crowd,
+    ):
+        counts = await settled(crowd, there, within_s=30)
+        failed_before = sum(client.failed_attempts for client in crowd.members)
+        there.nodes[0].terminate()
+        assert await there.nodes[0].wait(within_s=DRAIN_GRACE_S + 10) == 0
+        await settled(crowd, there, within_s=BACK_WITHIN_S)
+        await there.publish(b'"after"')
+        await crowd.received("after", within_s=10)
+        assert crowd.drops == counts[0]
+        gone = [client for client in crowd.members if client.drops]
+        assert [client.close_codes for client in gone] == [[1001]] * counts[0]
+        assert sum(client.failed_attempts for client in crowd.members) == failed_before
+
+
+@pytest.mark.parametrize("running", BALANCERS)
+async def test_a_node_that_comes_back_gets_connections_again(running: Running, tmp_path: Path) -> None:
+    async with house(running, tmp_path) as there:
+        first = there.nodes[0]
+        first.kill()
+        await first.wait()
+        async with clients(there.balancer.websocket_url, 20, channels=[CHANNEL]) as crowd:
+            await crowd.subscribed(within_s=15)
+            ports = {
+                "SNORKY_PUBLIC__PORT": str(first.public_port),
+                "SNORKY_PRIVATE__PORT": str(first.private_port),
+                "SNORKY_REDIS_URL": there.redis.url,
+            }
+            async with NodeProcess.running(ports) as again:
+
+                async def has_one() -> bool:
+                    async with aiohttp.ClientSession() as session:
+                        async with session.ws_connect(there.balancer.websocket_url):
+                            return await again.metric("snorky_connections") >= 1
+
+                await eventually(has_one, within_s=20, what="the node that is back is given a connection")
+
+
+@pytest.mark.needs("haproxy")
+async def test_haproxy_keeps_the_clients_of_a_node_that_lost_redis(tmp_path: Path) -> None:
+    async with (
+        house(running_haproxy, tmp_path) as there,
+        clients(there.balancer.websocket_url, 30, channels=[CHANNEL]) as crowd,
+    ):
+        await crowd.subscribed(within_s=15)
+        there.redis.freeze()
+        try:
+
+            async def all_marked_down() -> bool:
+                return there.balancer.process.log.count(" is DOWN") >= NODES
+
+            await eventually(all_marked_down, within_s=12, what="HAProxy takes every node out")
+        finally:
+            there.redis.thaw()
+
+        async def all_marked_up() -> bool:
+            return there.balancer.process.log.count(" is UP") >= NODES
+
+        await eventually(all_marked_up, within_s=12, what="HAProxy takes every node back")
+        await there.publish(b'"after"')
+        await crowd.received("after", within_s=10)
+        assert crowd.drops == 0
+
+
+@pytest.mark.parametrize("running", BALANCERS)
+async def test_what_a_client_claims_about_its_address_never_reaches_a_node(running: Running, tmp_path: Path) -> None:
+    seen: asyncio.Queue[str] = asyncio.Queue()
+
+    async def record(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        if head.startswith("GET /ws"):
+            seen.put_nowait(head)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async with AsyncExitStack() as stack:
+        server = await asyncio.start_server(record, "127.0.0.1", 0)
+        await stack.enter_async_context(server)
+        port = int(server.sockets[0].getsockname()[1])
+        balancer = await stack.enter_async_context(running(tmp_path, [Backend(port, port)] * NODES))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        lies = {"X-Forwarded-For": "6.6.6.6", "Forwarded": "for=6.6.6.6", "X-Forwarded-Proto": "gopher"}
+        key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+        upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", **key}
+        async with asyncio.timeout(15):
+            async with session.get(f"http://127.0.0.1:{balancer.port}/ws", headers=lies | upgrade):
+                head = await seen.get()
+    assert "6.6.6.6" not in head
+    assert re.findall(r"(?im)^x-forwarded-for: *(\S+)", head) == ["127.0.0.1"]
+    assert re.findall(r"(?im)^x-forwarded-proto: *(\S+)", head) == ["http"]
+    assert re.findall(r"(?im)^upgrade: *(\S+)", head) == ["websocket"]
+    assert re.findall(r"(?im)^connection: *(\S+)", head) == ["upgrade"] or running is running_haproxy
+    assert head.startswith("GET /ws HTTP/1.1\r\n")
