@@ -13,13 +13,16 @@ Rules:
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Final, Protocol
 
+import structlog
+
 from gateway.codec import Encoding, decode_json, encode_msgpack
 from gateway.connection import Connection
-from gateway.errors import InvalidMessage
+from gateway.errors import CloseCode, InvalidMessage
 from gateway.frames import Dialect
 from gateway.hub import Channel, Hub
 from gateway.metrics import Metrics
@@ -28,6 +31,8 @@ __all__ = ["Fanout", "Source"]
 
 CHUNK: Final = 1000  # writes per loop tick: 15 ms on a machine where one takes 15 us
 SEQUENCED: Final = b"\xc1"  # begins a publication with a position: never first in JSON or MessagePack
+
+_log = structlog.get_logger("snorky.fanout")
 
 
 class Source(Protocol):
@@ -60,7 +65,7 @@ class Fanout:
         self._metrics = metrics
         self._chunk = chunk
         self._passes: deque[_Pass] = deque()
-        self._next: asyncio.Handle | None = None
+        self._next: asyncio.Handle | None = None  # there while passes are under way: then the source is paused
         self._started_s = 0.0
         self._probe: tuple[str, bytes, float] | None = None
         self._is_probe_here = False
@@ -95,6 +100,7 @@ class Fanout:
         if self._next is not None:
             self._next.cancel()
             self._next = None
+            self._source.resume()
 
     def _prepare(self, channel: Channel, payloads: Sequence[bytes]) -> None:
         """Check and render the payloads, once per encoding, and line up a pass per dialect."""
@@ -124,7 +130,7 @@ class Fanout:
 
     def _run(self) -> None:
         """Write up to a chunk; go on in the next tick if there is more."""
-        self._next = None
+        was_paused, self._next = self._next is not None, None
         budget = self._chunk
         passes = self._passes
         while passes and budget > 0:
@@ -138,17 +144,28 @@ class Fanout:
                 connections = tuple(each for each in connections if each in group)
                 current.done += budget
             for connection in connections:
-                connection.write(data)
+                try:  # costs nothing where nothing is raised
+                    connection.write(data)
+                except Exception:  # one wire's fault must not keep the others waiting, now and for ever
+                    self._give_up(connection)
             budget -= len(connections)
             if not current.done or current.done >= len(current.connections):
                 passes.popleft()
         if passes:
-            self._source.pause()
+            if not was_paused:
+                self._source.pause()
             self._next = asyncio.get_running_loop().call_soon(self._run)
             return
-        self._source.resume()
+        if was_paused:
+            self._source.resume()
         now_s = perf_counter()
         self._metrics.fanout_pass.observe(now_s - self._started_s)
         if self._is_probe_here and self._probe is not None:
             self._metrics.publish_to_write.observe(now_s - self._probe[2])
             self._probe, self._is_probe_here = None, False
+
+    @staticmethod
+    def _give_up(connection: Connection) -> None:
+        _log.exception("write failed", connection=connection.id)
+        with suppress(Exception):  # its wire is broken
+            connection.close(CloseCode.INTERNAL_ERROR, "Internal error")

@@ -1,0 +1,413 @@
+"""The fan-out: in order, once, isolated from poison and from broken wires, and nothing to who has left."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from gateway import Metrics
+from gateway.codec import PAYLOAD, Encoding, Template, decode_json
+from gateway.connection import Connection
+from gateway.fanout import Fanout
+from gateway.frames import TEXT, Dialect
+from gateway.hub import Hub
+from tests.support.clients import JSON, MSGPACK, FakeWire, settle
+
+KEY, OTHER = "s:a", "s:b"
+
+
+class Source:
+    """Notes what it is asked; a test that pauses twice or resumes what does not pause is wrong."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def pause(self) -> None:
+        self.calls.append("pause")
+
+    def resume(self) -> None:
+        self.calls.append("resume")
+
+
+class Rig:
+    """A fan-out with a hub and subscribers that remember what they get."""
+
+    def __init__(self, chunk: int = 1000) -> None:
+        self.hub = Hub()
+        self.source = Source()
+        self.metrics = Metrics()
+        self.fanout = Fanout(self.hub, self.source, self.metrics, chunk=chunk)
+        self.wires: dict[Connection, FakeWire] = {}
+
+    def subscriber(self, key: str = KEY, dialect: Dialect = JSON) -> Connection:
+        wire = FakeWire()
+        connection = Connection(wire, dialect, node_id="n", serial=len(self.wires))
+        self.wires[connection] = wire
+        self.add(connection, key)
+        return connection
+
+    def add(self, connection: Connection, key: str = KEY) -> None:
+        self.hub.add(connection, key, Template("s", {"in": key, "is": PAYLOAD}))
+
+    def got(self, connection: Connection, key: str = KEY) -> list[object]:
+        """Payloads that a JSON client received in a channel."""
+        lines = [decode_json(line) for line in b"".join(self.wires[connection].writes).splitlines()]
+        messages = [line["message"] for line in lines if isinstance(line, dict)]
+        return [message["is"] for message in messages if message["in"] == key]
+
+    def drops(self, reason: str) -> float:
+        return self.metrics.registry.get_sample_value("snorky_drops_total", {"reason": reason}) or 0.0
+
+    def sample(self, name: str) -> float:
+        return self.metrics.registry.get_sample_value(name) or 0.0
+
+
+def numbers(*values: int, key: str = KEY) -> Mapping[str, Sequence[bytes]]:
+    return {key: [b"%d" % value for value in values]}
+
+
+# -- once per dialect -------------------------------------------------------------------------------------------
+
+
+def test_message_is_framed_once_per_dialect_however_many_clients() -> None:
+    framed: list[str] = []
+
+    def counting(name: str, encoding: Encoding) -> Dialect:
+        def frame(message: bytes) -> bytes:
+            framed.append(name)
+            return message + b"\n"
+
+        return Dialect(name, encoding, TEXT, frame)
+
+    plain, packed = counting("plain", Encoding.JSON), counting("packed", Encoding.JSON)
+    msgpack = counting("msgpack", Encoding.MSGPACK)
+    rig = Rig()
+    for dialect in (plain, packed, msgpack):
+        for _ in range(10):
+            rig.subscriber(dialect=dialect)
+    rig.fanout.deliver(numbers(1, 2))
+    assert sorted(framed) == sorted(["plain", "packed", "msgpack"] * 2)
+
+
+def test_all_clients_of_a_dialect_share_the_same_bytes_object() -> None:
+    rig = Rig()
+    for _ in range(3):
+        rig.subscriber()
+    rig.fanout.deliver(numbers(1, 2, 3))
+    written = [wire.writes for wire in rig.wires.values()]
+    assert [len(writes) for writes in written] == [1, 1, 1], "what one read brought is one write"
+    assert len({id(writes[0]) for writes in written}) == 1
+
+
+def test_dialects_get_the_same_in_their_own_encoding() -> None:
+    rig = Rig()
+    text, binary = rig.subscriber(), rig.subscriber(dialect=MSGPACK)
+    rig.fanout.deliver({KEY: [b'{"x": 1.5}', b"[null]"]})
+    assert rig.got(text) == [{"x": 1.5}, [None]]
+    assert rig.wires[binary].writes == [
+        b"\x82\xa7service\xa1s\xa7message\x82\xa2in\xa3s:a\xa2is\x81\xa1x\xcb\x3f\xf8\0\0\0\0\0\0"
+        b"\x82\xa7service\xa1s\xa7message\x82\xa2in\xa3s:a\xa2is\x91\xc0"
+    ]
+
+
+def test_what_nobody_hears_is_counted_and_not_decoded() -> None:
+    rig = Rig()
+    rig.fanout.deliver({KEY: [b"not JSON", b"1"]})
+    assert rig.drops("no_subscriber") == 2
+    assert rig.drops("invalid") == 0
+
+
+# -- poison -----------------------------------------------------------------------------------------------------
+
+POISON = [
+    b"",
+    b"nope",
+    b'{"a":',
+    b"NaN",
+    b"1e999",
+    b"[" * 5000,
+    b'"\xff"',
+    rb'"\ud800"',
+    b"1 2",
+    b"\xef\xbb\xbf1",
+    b"99999999999999999999999",
+    b"[" + b"0," * 10_000 + b"0]",
+    b"\x93\x01\x02\x03",
+]
+
+
+@pytest.mark.parametrize("poison", POISON, ids=lambda poison: repr(poison[:12]))
+def test_poison_is_dropped_and_counted_and_its_neighbours_arrive_in_order(poison: bytes) -> None:
+    rig = Rig()
+    one, other, binary = rig.subscriber(), rig.subscriber(OTHER), rig.subscriber(dialect=MSGPACK)
+    rig.fanout.deliver({KEY: [b"1", poison, b"2", poison, b"3"], OTHER: [b"4"]})
+    assert rig.got(one) == [1, 2, 3]
+    assert rig.got(other, OTHER) == [4]
+    assert len(rig.wires[binary].writes) == 1
+    assert rig.drops("invalid") == 2
+    assert rig.sample("snorky_publications_received_total") == 6
+    assert rig.sample("snorky_unsequenced_publications_total") == 4
+
+
+def test_read_of_nothing_but_poison_writes_nothing() -> None:
+    rig = Rig()
+    one = rig.subscriber()
+    rig.fanout.deliver({KEY: POISON})
+    assert rig.wires[one].writes == []
+    assert rig.drops("invalid") == len(POISON)
+
+
+def test_unknown_version_is_dropped_and_counted_as_such() -> None:
+    rig = Rig()
+    one = rig.subscriber()
+    rig.fanout.deliver({KEY: [b"1", b"\xc19 e:1:t p j\n2", b"3"]})
+    assert rig.got(one) == [1, 3]
+    assert rig.drops("unknown_version") == 1
+    assert rig.drops("invalid") == 0
+
+
+# -- chunks -----------------------------------------------------------------------------------------------------
+
+
+async def test_pass_over_many_clients_is_cut_into_chunks_a_tick_each() -> None:
+    rig = Rig(chunk=10)
+    connections = [rig.subscriber() for _ in range(35)]
+    rig.fanout.deliver(numbers(1))
+    reached: list[int] = []
+    while not reached or reached[-1] < 35:
+        reached.append(sum(bool(rig.got(each)) for each in connections))
+        await asyncio.sleep(0)
+    assert reached == [10, 20, 30, 35]
+
+
+async def test_several_small_passes_share_a_tick() -> None:
+    rig = Rig(chunk=10)
+    connections = [rig.subscriber(f"s:{number}") for number in range(10)]
+    rig.fanout.deliver({f"s:{number}": [b"1"] for number in range(10)})
+    assert all(rig.wires[each].writes for each in connections)
+    assert rig.source.calls == []
+
+
+async def test_source_pauses_once_while_passes_are_under_way_and_resumes_once_after() -> None:
+    rig = Rig(chunk=2)
+    connections = [rig.subscriber() for _ in range(9)]
+    rig.fanout.deliver(numbers(1))
+    rig.fanout.deliver(numbers(2))
+    await settle()
+    assert rig.source.calls == ["pause", "resume"]
+    assert all(rig.got(each) == [1, 2] for each in connections)
+    rig.fanout.deliver(numbers(3))
+    await settle()
+    assert rig.source.calls == ["pause", "resume"] * 2
+
+
+async def test_source_is_left_alone_by_passes_that_fit() -> None:
+    rig = Rig()
+    rig.subscriber()
+    rig.fanout.deliver(numbers(1))
+    assert rig.source.calls == []
+
+
+async def test_stop_forgets_the_rest_and_lets_the_source_go() -> None:
+    rig = Rig(chunk=2)
+    connections = [rig.subscriber() for _ in range(9)]
+    rig.fanout.deliver(numbers(1))
+    rig.fanout.stop()
+    await settle()
+    assert sum(bool(rig.got(each)) for each in connections) == 2
+    assert rig.source.calls == ["pause", "resume"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    chunk=st.integers(1, 7),
+    clients=st.lists(st.sets(st.sampled_from("abc")), min_size=1, max_size=12),
+    reads=st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=3), max_size=12),
+)
+def test_passes_never_overtake(
+    chunk: int, clients: list[set[str]], reads: list[list[tuple[str, int]]]
+) -> None:
+    """Reads of several channels, some before and some between the chunks: everybody gets all of a channel in order."""
+
+    async def run() -> None:
+        rig = Rig(chunk=chunk)
+        connections = []
+        for index, channels in enumerate(clients):
+            connection = Connection(FakeWire(), JSON, node_id="n", serial=index)
+            rig.wires[connection] = connection._wire  # type: ignore[assignment]
+            for name in sorted(channels):
+                rig.add(connection, f"s:{name}")
+            connections.append(connection)
+        sent: dict[str, list[int]] = {name: [] for name in "abc"}
+        total = 0
+        for read in reads:
+            batch: dict[str, list[bytes]] = {}
+            for name, count in read:
+                for _ in range(count):
+                    total += 1
+                    sent[name].append(total)
+                    batch.setdefault(f"s:{name}", []).append(b"%d" % total)
+            rig.fanout.deliver(batch)
+            if total % 2:  # sometimes a chunk goes out in between, sometimes not
+                await asyncio.sleep(0)
+        await settle(200)
+        for channels, connection in zip(clients, connections, strict=True):
+            for name in "abc":
+                assert rig.got(connection, f"s:{name}") == (sent[name] if name in channels else [])
+        assert rig.source.calls == ["pause", "resume"] * (len(rig.source.calls) // 2)
+
+    asyncio.run(run())
+
+
+# -- what happens between two chunks ----------------------------------------------------------------------------
+
+
+def _remove(rig: Rig, connection: Connection) -> None:
+    rig.hub.remove(connection, KEY)
+
+
+def _remove_all(rig: Rig, connection: Connection) -> None:
+    rig.hub.remove_all(connection)
+    connection.mark_closed()
+
+
+@pytest.mark.parametrize("leave", [_remove, _remove_all])
+async def test_client_leaving_between_chunks_gets_nothing_more(leave: Callable[[Rig, Connection], None]) -> None:
+    rig = Rig(chunk=2)
+    connections = [rig.subscriber() for _ in range(7)]
+    rig.fanout.deliver(numbers(1, 2))
+    for index in (1, 3, 6):
+        leave(rig, connections[index])
+    await settle()
+    got = [rig.got(each) for each in connections]
+    assert got == [[1, 2], [1, 2], [1, 2], [], [1, 2], [1, 2], []]
+
+
+async def test_everybody_leaving_between_chunks_ends_the_pass() -> None:
+    rig = Rig(chunk=2)
+    connections = [rig.subscriber() for _ in range(7)]
+    rig.fanout.deliver(numbers(1))
+    for each in connections:
+        rig.hub.remove(each, KEY)
+    await settle()
+    assert sum(len(wire.writes) for wire in rig.wires.values()) == 2
+    assert rig.source.calls == ["pause", "resume"]
+
+
+async def test_client_coming_between_chunks_gets_only_what_comes_after() -> None:
+    rig = Rig(chunk=2)
+    for _ in range(5):
+        rig.subscriber()
+    rig.fanout.deliver(numbers(1))
+    late = rig.subscriber()
+    rig.fanout.deliver(numbers(2))
+    await settle()
+    assert rig.got(late) == [2]
+
+
+async def test_client_of_a_channel_made_again_between_chunks_gets_nothing_of_the_old() -> None:
+    rig = Rig(chunk=1)
+    old = [rig.subscriber() for _ in range(3)]
+    rig.fanout.deliver(numbers(1))
+    for each in old:
+        rig.hub.remove(each, KEY)
+    new = rig.subscriber()
+    await settle()
+    assert rig.got(new) == []
+
+
+def test_connection_that_closes_itself_in_a_pass_harms_nobody() -> None:
+    """As a slow consumer does; it stands in the tuple of the pass still."""
+    rig = Rig()
+    connections = [rig.subscriber() for _ in range(3)]
+    rig.wires[connections[0]].on_write = lambda: connections[1].close(4008)
+    rig.fanout.deliver(numbers(1))
+    rig.fanout.deliver(numbers(2))
+    assert [rig.got(each) for each in connections] == [[1, 2], [], [1, 2]]
+
+
+def test_connection_that_leaves_the_hub_in_a_pass_harms_nobody() -> None:
+    rig = Rig()
+    connections = [rig.subscriber() for _ in range(3)]
+
+    def leave() -> None:
+        rig.wires[connections[0]].on_write = lambda: None
+        for each in connections:
+            rig.hub.remove(each, KEY)
+
+    rig.wires[connections[0]].on_write = leave
+    rig.fanout.deliver(numbers(1))
+    rig.fanout.deliver(numbers(2))
+    assert [rig.got(each) for each in connections] == [[1], [1], [1]]
+    assert rig.drops("no_subscriber") == 1
+
+
+@pytest.mark.parametrize("chunk", [2, 1000])
+async def test_wire_that_raises_is_closed_and_logged_once_and_the_others_live_on(chunk: int) -> None:
+    rig = Rig(chunk=chunk)
+    connections = [rig.subscriber() for _ in range(5)]
+
+    def fail() -> None:
+        raise RuntimeError("the handler is closed")
+
+    rig.wires[connections[2]].on_write = fail
+    with capture_logs() as logs:
+        rig.fanout.deliver(numbers(1))
+        rig.fanout.deliver(numbers(2))
+        await settle()
+    assert [rig.got(each) for each in connections] == [[1, 2], [1, 2], [], [1, 2], [1, 2]]
+    assert connections[2].is_closed
+    assert [entry["event"] for entry in logs] == ["write failed"]
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------
+
+
+async def test_deliveries_and_passes_are_counted() -> None:
+    rig = Rig(chunk=2)
+    for _ in range(3):
+        rig.subscriber()
+    rig.subscriber(dialect=MSGPACK)
+    rig.fanout.deliver(numbers(1, 2))
+    await settle()
+    assert rig.sample("snorky_deliveries_total") == 8
+    written = sum(len(data) for wire in rig.wires.values() for data in wire.writes)
+    assert rig.sample("snorky_sent_bytes_total") == written
+    assert rig.sample("snorky_fanout_pass_duration_seconds_count") == 1
+
+
+async def test_lag_ends_when_the_last_chunk_is_written() -> None:
+    rig = Rig(chunk=1)
+    for _ in range(4):
+        rig.subscriber()
+    rig.fanout.expect(KEY, b"7")
+    rig.fanout.deliver(numbers(6))
+    await settle()
+    assert rig.sample("snorky_publish_to_write_seconds_count") == 0, "that was another one"
+    rig.fanout.deliver(numbers(7))
+    assert rig.sample("snorky_publish_to_write_seconds_count") == 0, "its last client has not got it yet"
+    await settle()
+    assert rig.sample("snorky_publish_to_write_seconds_count") == 1
+    rig.fanout.deliver(numbers(7))
+    await settle()
+    assert rig.sample("snorky_publish_to_write_seconds_count") == 1, "it was timed already"
+
+
+def test_lost_probe_gives_way_to_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("gateway.fanout.perf_counter", lambda: now_s)
+    rig = Rig()
+    rig.subscriber()
+    rig.fanout.expect(KEY, b"1")  # and Redis loses it
+    now_s += 5
+    rig.fanout.expect(KEY, b"2")
+    rig.fanout.deliver(numbers(2))
+    assert rig.sample("snorky_publish_to_write_seconds_count") == 0, "one at a time is timed"
+    now_s += 6
+    rig.fanout.expect(KEY, b"3")
+    now_s += 0.2
+    rig.fanout.deliver(numbers(3))
+    assert rig.sample("snorky_publish_to_write_seconds_sum") == pytest.approx(0.2)
