@@ -52,6 +52,7 @@ _MASKED: Final = 0x80
 _CONTROL_MAX_BYTES: Final = 125  # RFC 6455 5.5
 _DEFLATE_MIN_BYTES: Final = 64  # shorter messages come out longer
 _DEFLATE_TAIL: Final = b"\x00\x00\xff\xff"  # RFC 7692 7.2.1: taken off by the sender
+_DEFLATE_END: Final = b"\x01\x00\x00\xff\xff"  # an empty final block: reached only if what is before it is whole
 
 
 def _frame(first_byte: int, payload: bytes) -> bytes:
@@ -276,11 +277,14 @@ class FrameParser:
     def _inflate(self, payload: bytes) -> bytes:
         inflater = zlib.decompressobj(wbits=-15)
         try:
-            message = inflater.decompress(payload + _DEFLATE_TAIL, self._max_bytes + 1)
+            message = inflater.decompress(payload + _DEFLATE_TAIL + _DEFLATE_END, self._max_bytes + 1)
         except zlib.error:
             raise ProtocolFault(CloseCode.PROTOCOL_ERROR, "Compressed data is broken") from None
         if len(message) > self._max_bytes:  # a deflate bomb costs max_bytes + 1, never what it claims
             raise ProtocolFault(CloseCode.TOO_LARGE, f"Message larger than {self._max_bytes} bytes")
+        # RFC 7692 7.2.3.5: a sender's own final block may stand at the end, with an empty one behind it
+        if not inflater.eof or inflater.unused_data not in (b"", b"\x00" + _DEFLATE_TAIL + _DEFLATE_END):
+            raise ProtocolFault(CloseCode.PROTOCOL_ERROR, "Compressed data is broken")
         return message
 
 
