@@ -28,7 +28,7 @@ from gateway.info import InfoService
 from gateway.metrics import Metrics
 from gateway.node import Node
 from gateway.process import run
-from gateway.registry import ServiceRegistry, error_message
+from gateway.registry import ServiceRegistry, error_message, is_cancelling, send_error
 from gateway.running import running
 from gateway.server import Gateway
 from gateway.service import Cluster, Service, Topics
@@ -66,7 +66,9 @@ __all__ = [
     "WebSocketHandler",
     "__version__",
     "error_message",
+    "is_cancelling",
     "load",
     "run",
     "running",
+    "send_error",
 ]

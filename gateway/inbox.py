@@ -50,6 +50,11 @@ class Inbox:
             self._is_paused = True
             self._connection.pause_reading()
 
+    def cancel(self) -> None:
+        """Give up what is awaited, and all that waits."""
+        # Not at once: a task that is cancelled before its first step runs no `finally` and would never be done here.
+        asyncio.get_running_loop().call_soon(self.task.cancel)
+
     async def _run(self, first: Awaitable[None]) -> None:
         try:
             await first

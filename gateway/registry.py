@@ -19,6 +19,7 @@ from gateway.errors import (
     ConfigurationError,
     InvalidEnvelope,
     InvalidInput,
+    InvalidMessage,
     LimitExceeded,
     SnorkyError,
     UnknownService,
@@ -28,7 +29,7 @@ from gateway.limiter import Limiter
 from gateway.service import Cluster, Service
 from gateway.settings import Limits
 
-__all__ = ["ServiceRegistry", "error_message"]
+__all__ = ["ServiceRegistry", "error_message", "is_cancelling", "send_error"]
 
 _log = structlog.get_logger("snorky.registry")
 
@@ -39,6 +40,20 @@ def error_message(error: SnorkyError, call_id: Any = None) -> dict[str, Any]:
     if error.retry_after_ms is not None:
         message["retryAfterMs"] = error.retry_after_ms
     return message
+
+
+def send_error(connection: Connection, service: str, error: SnorkyError, call_id: Any = None) -> None:
+    """Tell a client of an error, under the name of a service."""
+    try:
+        connection.send({"service": service, "message": error_message(error, call_id)})
+    except InvalidMessage:  # an id may be so large that with the rest of the answer it is beyond the limits
+        connection.send({"service": service, "message": error_message(error)})
+
+
+def is_cancelling() -> bool:
+    """True if the present task is to end; else a CancelledError is the end only of something that it awaited."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _call_id(message: Any) -> Any:
@@ -108,7 +123,7 @@ class ServiceRegistry:
     def disconnected(self, connection: Connection) -> None:
         """Tell the services that a client has gone; what it was waiting for is given up."""
         if (inbox := self._inboxes.get(connection)) is not None:
-            inbox.task.cancel()
+            inbox.cancel()
         for service in self:
             try:
                 service.on_disconnect(connection)
@@ -140,10 +155,10 @@ class ServiceRegistry:
 
     async def stop(self) -> None:
         """Give up what is under way."""
-        tasks = [inbox.task for inbox in self._inboxes.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        inboxes = tuple(self._inboxes.values())
+        for inbox in inboxes:
+            inbox.cancel()
+        await asyncio.gather(*(inbox.task for inbox in inboxes), return_exceptions=True)
 
     def _worked_off(self, connection: Connection) -> None:
         del self._inboxes[connection]
@@ -160,17 +175,21 @@ class ServiceRegistry:
     async def _guarded(self, connection: Connection, envelope: Envelope, pending: Awaitable[None]) -> None:
         try:
             await pending
+        except asyncio.CancelledError as error:
+            if is_cancelling():
+                raise
+            self._failed(connection, envelope, error)
         except Exception as error:  # as in _dispatch
             self._failed(connection, envelope, error)
 
-    def _failed(self, connection: Connection, envelope: Envelope, error: Exception) -> None:
+    def _failed(self, connection: Connection, envelope: Envelope, error: BaseException) -> None:
         if isinstance(error, UnknownService | InvalidInput):
             self._refuse(connection, error, envelope)
             return
         if not isinstance(error, SnorkyError):
             _log.error("service failed", service=envelope.service, exc_info=error)
             error = SnorkyError("Internal error")
-        self._tell(connection, envelope.service, error_message(error, _call_id(envelope.message)))
+        send_error(connection, envelope.service, error, _call_id(envelope.message))
 
     def _may_send(self, connection: Connection, envelope: Envelope) -> bool:
         """Take a token; if there is none, say when there will be, and close who does not listen."""
@@ -182,7 +201,7 @@ class ServiceRegistry:
             connection.close(CloseCode.LIMIT, "Too many messages")
         else:
             error = LimitExceeded("messages_per_s", "Too many messages", code="rate_limited", retry_after_ms=wait_ms)
-            self._tell(connection, envelope.service, error_message(error, _call_id(envelope.message)))
+            send_error(connection, envelope.service, error, _call_id(envelope.message))
         return False
 
     def _refuse(self, connection: Connection, error: SnorkyError, envelope: Envelope | None) -> None:
@@ -196,7 +215,7 @@ class ServiceRegistry:
             service, call_id = envelope.service, _call_id(envelope.message)
         else:
             service, call_id = (error.service if isinstance(error, InvalidEnvelope) else None) or "gateway", None
-        self._tell(connection, service, error_message(error, call_id))
+        send_error(connection, service, error, call_id)
 
     def _limiter(self, connection: Connection) -> Limiter | None:
         limits = self._limits
@@ -205,7 +224,3 @@ class ServiceRegistry:
                 limits.messages_per_s, limits.messages_burst, limits.bad_messages_per_minute
             )
         return connection.limiter
-
-    @staticmethod
-    def _tell(connection: Connection, service: str, message: dict[str, Any]) -> None:
-        connection.send({"service": service, "message": message})
