@@ -1,6 +1,7 @@
 """A gateway as a process: signals, event loop, the line that says it is ready, the drain at the end."""
 
 import asyncio
+import ctypes
 import gc
 import os
 import resource
@@ -13,37 +14,45 @@ from typing import Any, Final
 
 import structlog
 
+from gateway.errors import ConfigurationError
 from gateway.logs import configure_logs
 from gateway.registry import ServiceRegistry
 from gateway.server import Gateway
 from gateway.settings import Settings, load
 
-__all__ = ["end_signals", "raise_fd_limit", "run", "run_until_ended", "serve_until_ended"]
+__all__ = ["end_signals", "end_with", "raise_fd_limit", "run", "run_until_ended", "serve_until_ended"]
 
 READY_TIMEOUT_S: Final = 5.0  # a Redis that runs is heard within milliseconds
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _log = structlog.get_logger("snorky.process")
 _started_s = time.monotonic()  # only where the system does not tell when the process began
 
 
 def run(
-    *, public: ServiceRegistry | None = None, private: ServiceRegistry | None = None, settings: Settings | None = None
+    *,
+    public: ServiceRegistry | None = None,
+    private: ServiceRegistry | None = None,
+    settings: Settings | None = None,
+    insecure: bool = False,
 ) -> None:
     """Run a gateway with these registries until SIGTERM or SIGINT; `snorky serve` for one's own program.
 
-    public, private: the settings' services unless given. settings: from the environment unless given. Raises
-    ConfigurationError.
+    public, private: the settings' services unless given. settings: from the environment unless given.
+    insecure: anybody who reaches the public port may connect. Raises ConfigurationError.
     """
     configure_logs()
     settings = settings or load(None, os.environ)
+    if problems := settings.problems(insecure=insecure):
+        raise ConfigurationError("\n".join(problems))
     raise_fd_limit()
     run_until_ended(lambda: serve_until_ended(Gateway(settings, public=public, private=private)))
 
 
-async def serve_until_ended(gateway: Gateway) -> None:
-    """Start, say on stderr when ready, wait for a signal, drain, stop."""
+async def serve_until_ended(gateway: Gateway, *, is_quiet: bool = False) -> None:
+    """Start, say on stderr when ready, wait for a signal, drain, stop. is_quiet: somebody else says it."""
     ended = end_signals()
     async with gateway:
-        telling = asyncio.create_task(_tell(gateway))
+        telling = asyncio.create_task(_tell(gateway, _keep_quiet if is_quiet else _say))
         await ended.wait()
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
@@ -51,23 +60,27 @@ async def serve_until_ended(gateway: Gateway) -> None:
         await gateway.drain()
 
 
-async def _tell(gateway: Gateway) -> None:
+async def _tell(gateway: Gateway, say: Callable[[str], None]) -> None:
     """Say where the node is as soon as it is ready; if that takes long, say so first."""
     where = f"public {' '.join(gateway.public_urls)}  private {' '.join(gateway.private_urls)}"
     try:
         await gateway.until_ready(READY_TIMEOUT_S)
     except TimeoutError:
-        _say(f"Redis is not heard yet, so /readyz says 503; `snorky check` tells more  {where}")
+        say(f"Redis is not heard yet, so /readyz says 503; `snorky check` tells more  {where}")
         await gateway.until_ready()
-    _say(f"ready in {process_age_s():.2f} s  {where}")
+    say(f"ready in {process_age_s():.2f} s  {where}")
     if gateway.has_demo:
-        _say(f"open {gateway.public_urls[0]}/ in a browser; Ctrl-C ends it")
+        say(f"open {gateway.public_urls[0]}/ in a browser; Ctrl-C ends it")
     gc.collect()
     gc.freeze()  # what is there now stays: later collections need not look at it
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _keep_quiet(_line: str) -> None:
+    """A worker's ready line is its supervisor's."""
 
 
 def end_signals() -> asyncio.Event:
@@ -93,6 +106,14 @@ def run_until_ended(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         asyncio.run(main())
     else:
         uvloop.run(main())
+
+
+def end_with(supervisor_pid: int) -> None:
+    """Let the kernel end this process, by SIGTERM, when the one that started it ends, however it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != supervisor_pid:  # it ended before the kernel was told
+        raise SystemExit(1)
 
 
 def raise_fd_limit() -> None:

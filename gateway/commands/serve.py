@@ -9,8 +9,9 @@ import typer
 from gateway.commands.common import Config, Insecure, fail, read_settings
 from gateway.errors import ConfigurationError
 from gateway.logs import configure_logs
-from gateway.process import raise_fd_limit, run_until_ended, serve_until_ended
+from gateway.process import end_with, raise_fd_limit, run_until_ended, serve_until_ended
 from gateway.server import Gateway
+from gateway.supervisor import supervise
 
 __all__ = ["serve"]
 
@@ -30,6 +31,7 @@ def serve(
     log_level: Annotated[LogLevel, typer.Option(help="Least level that is logged.")] = LogLevel.info,
     private_path: Annotated[Path | None, typer.Option(hidden=True)] = None,  # a worker's, from its supervisor
     reuse_port: Annotated[bool, typer.Option(hidden=True)] = False,
+    supervisor: Annotated[int | None, typer.Option(hidden=True)] = None,  # its process id
 ) -> None:
     """Run a node: WebSocket clients on the public port; backend, health and metrics on the private one.
 
@@ -51,9 +53,16 @@ def serve(
         problems = [problem for problem in problems if not problem.startswith("[private]")]
     if problems:
         fail(*problems)
+    if supervisor is not None:
+        end_with(supervisor)
     raise_fd_limit()
     try:
+        if workers > 1:
+            arguments = [*(["--config", str(config)] if config else []), "--log-level", log_level]
+            arguments += ["--insecure"] * insecure + ["--demo"] * demo
+            run_until_ended(lambda: supervise(settings, workers, arguments))
+            return
         gateway = Gateway(settings, with_demo=demo, reuse_port=reuse_port, private_path=private_path)
-        run_until_ended(lambda: serve_until_ended(gateway))
+        run_until_ended(lambda: serve_until_ended(gateway, is_quiet=supervisor is not None))
     except ConfigurationError as error:
         fail(*str(error).splitlines())

@@ -25,6 +25,7 @@ FLOORS = {
     "gateway/setting_values.py": 1,
     "gateway/settings.py": 1,
     "gateway/sources.py": 1,
+    "gateway/totals.py": 1,
     "gateway/connection.py": 2,
     "gateway/broker.py": 3,
     "gateway/fanout.py": 3,
@@ -57,6 +58,7 @@ NEIGHBOURS = {
     ("gateway/commands/", "gateway/server.py"),
     ("gateway/server.py", "gateway/running.py"),
     ("gateway/process.py", "gateway/server.py"),
+    ("gateway/supervisor.py", "gateway/process.py"),
     ("gateway/commands/", "gateway/process.py"),
     ("gateway/commands/", "gateway/supervisor.py"),
 }

@@ -1,0 +1,121 @@
+"""The private port of several workers: what they say of themselves by unix sockets, put together.
+
+/healthz  200 as long as the supervisor answers
+/readyz   200 if every worker is ready; else 503, and the body says which is not
+/metrics  summed over the workers
+/backend  handed on to one worker that lives; the worker checks the key
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+
+from gateway.codec import decode_json
+from gateway.errors import InvalidInput
+from gateway.http.app import BACKEND_MAX_BYTES
+from gateway.totals import Totals
+
+__all__ = ["WorkerDoor", "workers_app"]
+
+ASK_TIMEOUT_S: Final = 2.0
+BACKEND_TIMEOUT_S: Final = 25.0  # the worker itself gives up earlier
+_HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer", "host"})
+
+
+class WorkerDoor:
+    """One worker's private unix socket. name: unique for each process, also after a restart."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name = name
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(str(path)), timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
+        )
+
+    async def close(self) -> None:
+        """Let go of the socket."""
+        await self._session.close()
+
+    async def reasons(self) -> list[str]:
+        """Say why it is not ready; empty if it is."""
+        try:
+            async with self._session.get("http://worker/readyz") as response:
+                if response.status == 200:
+                    return []
+                answer = decode_json(await response.read())
+        except (aiohttp.ClientError, TimeoutError, OSError, InvalidInput):
+            return ["no answer"]
+        reasons = answer.get("reasons") if isinstance(answer, dict) else None
+        return [str(each) for each in reasons] if isinstance(reasons, list) else ["unready"]
+
+    async def metrics(self) -> str | None:
+        """Give its metrics; None if it does not answer."""
+        try:
+            async with self._session.get("http://worker/metrics") as response:
+                return await response.text() if response.status == 200 else None
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None
+
+    async def forward(self, request: web.Request, body: bytes) -> web.Response:
+        """Hand a request on. Raises ClientConnectorError: it never arrived, so another worker may have it."""
+        headers = [(name, value) for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP]
+        timeout = aiohttp.ClientTimeout(total=BACKEND_TIMEOUT_S)
+        async with self._session.post(
+            f"http://worker{request.path}", data=body, headers=headers, timeout=timeout
+        ) as response:
+            return web.Response(
+                status=response.status, body=await response.read(), headers={"Content-Type": response.content_type}
+            )
+
+
+def workers_app(doors: Callable[[], Sequence[WorkerDoor]], wanted: int, totals: Totals) -> web.Application:
+    """Make the application. doors: of the workers that run now; wanted: how many should."""
+    turn = 0
+
+    async def healthz(_request: web.Request) -> web.Response:
+        return web.json_response({"status": "alive", "workers": len(doors())})
+
+    async def readyz(_request: web.Request) -> web.Response:
+        present = list(doors())
+        answers = await asyncio.gather(*(door.reasons() for door in present))
+        reasons = {door.name: answer for door, answer in zip(present, answers, strict=True) if answer}
+        missing = ["workers are starting"] * (len(present) < wanted)
+        body = {"status": "unready" if reasons or missing else "ready", "reasons": missing, "workers": reasons}
+        return web.json_response(body, status=503 if reasons or missing else 200)
+
+    async def metrics(_request: web.Request) -> web.Response:
+        present = list(doors())
+        for door, text in zip(present, await asyncio.gather(*(door.metrics() for door in present)), strict=True):
+            if text is not None and door in doors():  # it may have ended meanwhile, and been counted so
+                totals.take(door.name, text)
+        return web.Response(body=totals.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def backend(request: web.Request) -> web.Response:
+        nonlocal turn
+        body = await request.read()
+        turn += 1
+        present = list(doors())
+        for offset in range(len(present)):
+            door = present[(turn + offset) % len(present)]
+            try:
+                return await door.forward(request, body)
+            except aiohttp.ClientConnectorError:
+                continue
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                # it may have been done, so nobody else is asked
+                return web.json_response({"error": "The worker did not answer"}, status=504)
+        return web.json_response({"error": "No worker is there"}, status=503, headers={"Retry-After": "1"})
+
+    app = web.Application(client_max_size=BACKEND_MAX_BYTES)
+    app.add_routes(
+        [
+            web.get("/healthz", healthz),
+            web.get("/readyz", readyz),
+            web.get("/metrics", metrics),
+            web.post("/backend", backend),
+        ]
+    )
+    return app

@@ -1,0 +1,198 @@
+"""Supervisor: N worker processes share the public port, each a node of its own; one process looks after them.
+
+It owns what there is only one of: the private port (metrics summed, readiness of all), the embedded Redis.
+
+Rules:
+- A worker that ends is started again, later each time; one that held out for a minute starts afresh.
+- If none was ever ready and one ends, the settings are wrong or the machine is: the supervisor ends too.
+- SIGTERM drains all workers at once. They have sessions of their own, so that Ctrl-C reaches only the
+  supervisor, and end with it however it ends (the kernel's parent-death signal).
+"""
+
+import asyncio
+import contextlib
+import math
+import os
+import signal
+import socket
+import sys
+import tempfile
+from asyncio.subprocess import Process
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from gateway.errors import ConfigurationError
+from gateway.http.listen import listen
+from gateway.http.site import Site
+from gateway.http.workers import WorkerDoor, workers_app
+from gateway.process import READY_TIMEOUT_S, end_signals, process_age_s
+from gateway.redis import EmbeddedServer
+from gateway.settings import Settings
+from gateway.totals import Totals
+
+__all__ = ["Supervisor", "supervise"]
+
+BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+SETTLED_S: Final = 60.0  # who lives as long has no fault of its start
+KILL_AFTER_S: Final = 10.0  # beyond the drain's grace
+_POLL_S: Final = 0.05
+_PRIVATE_HEADER_TIMEOUT_S: Final = 75.0
+
+_log = structlog.get_logger("snorky.supervisor")
+
+
+async def supervise(settings: Settings, workers: int, arguments: Sequence[str]) -> None:
+    """Run workers until SIGTERM or SIGINT. arguments: of `snorky serve`, for each. Raises ConfigurationError."""
+    await Supervisor(settings, workers, arguments).run()
+
+
+class Supervisor:
+    """Keeps `workers` processes running. See the rules above."""
+
+    def __init__(self, settings: Settings, workers: int, arguments: Sequence[str]) -> None:
+        self._settings = settings
+        self._wanted = workers
+        self._arguments = list(arguments)
+        self._environment = dict(os.environ)
+        self._processes: dict[str, Process] = {}
+        self._doors: dict[str, WorkerDoor] = {}
+        self._totals = Totals()
+        self._was_ready = False  # any worker, ever
+        self._ending = asyncio.Event()
+
+    async def run(self) -> None:
+        """Start, keep running, drain."""
+        ended = end_signals()
+        async with AsyncExitStack() as stack:
+            directory = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="snorky-", ignore_cleanup_errors=True))
+            )
+            if not self._settings.redis_url:
+                self._set("SNORKY_REDIS_URL", (await stack.enter_async_context(EmbeddedServer())).url)
+            url, port = self._reserve(stack)
+            self._set("SNORKY_PUBLIC__PORT", str(port))
+            app = workers_app(lambda: list(self._doors.values()), self._wanted, self._totals)
+            site = Site(app, header_timeout_s=_PRIVATE_HEADER_TIMEOUT_S)
+            stack.push_async_callback(site.stop)
+            await site.start(listen(self._settings.private.host, self._settings.private.port))
+            keepers = [asyncio.create_task(self._keep(slot, directory)) for slot in range(self._wanted)]
+            telling = asyncio.create_task(self._tell(url, " ".join(site.urls)))
+            waiting = asyncio.create_task(ended.wait())
+            try:
+                await asyncio.wait([waiting, *keepers], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                self._ending.set()
+                telling.cancel()
+                waiting.cancel()
+                results = await self._end(keepers)
+                await asyncio.gather(telling, waiting, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    def _set(self, variable: str, value: str) -> None:
+        self._environment.pop(f"{variable}_FILE", None)
+        self._environment[variable] = value
+
+    def _reserve(self, stack: AsyncExitStack) -> tuple[str, int]:
+        """Hold the public port for the workers, without listening on it. Returns a URL and the port."""
+        public = self._settings.public
+        # not shared for a moment: who else listens there, also another gateway, is an error and not a partner
+        probes = listen(public.host, public.port)
+        port = int(probes[0].getsockname()[1])
+        addresses = [(probe.family, probe.getsockname()) for probe in probes]
+        for probe in probes:
+            probe.close()
+        for family, address in addresses:
+            held = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            held.bind(address)
+        host = public.host or "127.0.0.1"
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", port
+
+    async def _keep(self, slot: int, directory: Path) -> None:
+        """Run one worker, again and again. Raises ConfigurationError: none was ever ready."""
+        loop = asyncio.get_running_loop()
+        failures = count = 0
+        while not self._ending.is_set():
+            count += 1
+            name = f"worker-{slot + 1}.{count}"
+            began_s = loop.time()
+            code = await self._run_one(name, directory / f"{slot}.{count}")
+            if self._ending.is_set():
+                return
+            if not self._was_ready:
+                raise ConfigurationError(
+                    f"{name} ended with {code} before any worker was ready: see what it said above"
+                )
+            failures = 0 if loop.time() - began_s > SETTLED_S else failures + 1
+            pause_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1] if failures else BACKOFF_S[0]
+            _log.error("worker ended", worker=name, code=code, starts_again_in_s=pause_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), pause_s)
+
+    async def _run_one(self, name: str, path: Path) -> int:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "gateway.cli",
+            "serve",
+            *self._arguments,
+            "--reuse-port",
+            "--private-path",
+            str(path),
+            "--supervisor",
+            str(os.getpid()),
+            stdin=asyncio.subprocess.DEVNULL,
+            env=self._environment,
+            start_new_session=True,
+        )
+        self._processes[name] = process
+        door = self._doors[name] = WorkerDoor(name, path)
+        try:
+            if self._ending.is_set():  # the signal came while it was being started
+                process.terminate()
+            return await process.wait()
+        finally:
+            del self._processes[name], self._doors[name]
+            self._totals.end(name)
+            await door.close()
+
+    async def _tell(self, public: str, private: str) -> None:
+        """Say so when all workers are ready; if that takes long, say that first."""
+        loop = asyncio.get_running_loop()
+        late_s = loop.time() + READY_TIMEOUT_S
+        while True:
+            doors = list(self._doors.values())
+            answers = await asyncio.gather(*(door.reasons() for door in doors))
+            self._was_ready = self._was_ready or not all(answers)
+            if len(doors) == self._wanted and not any(answers):
+                break
+            if loop.time() > late_s:
+                late_s = math.inf
+                reasons = {door.name: answer for door, answer in zip(doors, answers, strict=True) if answer}
+                _log.warning("not all workers are ready", reasons=reasons)
+            await asyncio.sleep(_POLL_S)
+        text = f"ready in {process_age_s():.2f} s  public {public}  private {private}  {self._wanted} workers"
+        print(text, file=sys.stderr, flush=True)
+
+    async def _end(self, keepers: Sequence["asyncio.Task[None]"]) -> list[BaseException | None]:
+        """Drain all workers, kill who does not come to an end."""
+        self._signal(signal.SIGTERM)
+        _, late = await asyncio.wait(keepers, timeout=self._settings.public.drain_grace_s + KILL_AFTER_S)
+        if late:
+            _log.error("workers killed", workers=sorted(self._processes))
+            self._signal(signal.SIGKILL)
+        return await asyncio.gather(*keepers, return_exceptions=True)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in list(self._processes.values()):
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
