@@ -10,6 +10,12 @@ from gateway.service import Service
 __all__ = ["InfoService"]
 
 
+class UnknownCommand(Refused):
+    """A message for the gateway itself is none that it knows. Raised by `InfoService.on_message`."""
+
+    code = "unknown_command"
+
+
 class InfoService(Service):
     """Answers `{"command": "info", "callId": C}` with node, connection, encoding and version."""
 
@@ -17,13 +23,16 @@ class InfoService(Service):
         super().__init__(name)
 
     def on_message(self, connection: Connection, message: Any) -> None:
-        """Answer `info`. Raises Refused: anything else."""
+        """Answer `info`. Raises UnknownCommand: anything else."""
         if not isinstance(message, dict) or message.get("command") != "info":
-            raise Refused("Unknown command")
+            raise UnknownCommand("Unknown command")
         data = {
             "node": self.cluster.node_id,
             "connection": connection.id,
             "encoding": connection.dialect.encoding.value,
             "version": __version__,
         }
-        self.send(connection, {"type": "response", "callId": message.get("callId"), "data": data})
+        reply = {"type": "response", "data": data}
+        if "callId" in message:
+            reply["callId"] = message["callId"]
+        self.send(connection, reply)

@@ -117,7 +117,9 @@ class Service(ABC):
         return self._cluster
 
     def bind(self, cluster: Cluster) -> None:
-        """Learn which cluster this service is part of. Called once, by the registry."""
+        """Learn which cluster this service is part of, for good. Raises ConfigurationError: it is another one's."""
+        if self._cluster is not None and self._cluster is not cluster:
+            raise ConfigurationError(f"{self!r} is on another node already; make another one")
         self._cluster = cluster
 
     def on_connect(self, connection: Connection) -> None:  # noqa: B027 - an optional hook
