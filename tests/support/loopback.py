@@ -1,6 +1,7 @@
 """A broker within one process: for tests of what stands above a broker. Scriptable, no network."""
 
 import asyncio
+
 from gateway.broker import Listener
 from gateway.errors import BrokerUnavailable
 
