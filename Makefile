@@ -23,7 +23,9 @@ bootstrap:  ## install what the tests need beside Python (as root with apt), or 
 demo: $(STAMP)  ## start a node with its own Redis and a page to play with
 	@exec $(BIN)/snorky serve --demo $(ARGS)
 
-test: $(STAMP) bootstrap  ## run all tests; ARGS="-k name" for some
+test: $(STAMP) bootstrap  ## run all tests; ARGS="-k name" for some of those in Python
+	@if [ -d clients/js/node_modules ]; then npm --prefix clients/js test --silent && npm --prefix clients/js run check --silent; \
+	else echo "not run: the tests of clients/js, which need npm (make bootstrap tells more)"; fi
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(STAMP)  ## ruff and mypy --strict
