@@ -36,7 +36,8 @@ _log = structlog.get_logger("snorky.registry")
 
 def error_message(error: SnorkyError, call_id: Any = None) -> dict[str, Any]:
     """Say an error: type, callId (or null), message, code, retryAfterMs where waiting helps."""
-    message = {"type": "error", "callId": call_id, "message": str(error), "code": error.code}
+    text = str(error).encode(errors="replace").decode()  # a lone surrogate, say of a file's name, could not be sent
+    message = {"type": "error", "callId": call_id, "message": text, "code": error.code}
     if error.retry_after_ms is not None:
         message["retryAfterMs"] = error.retry_after_ms
     return message

@@ -6,6 +6,7 @@ if it is subscribed.
 """
 
 import asyncio
+import inspect
 from collections.abc import Awaitable
 from typing import Any
 
@@ -53,10 +54,10 @@ class PubSubService(RPCService):
     def publish(self, request: Request, channel: Any, message: Any) -> Awaitable[None]:
         """Publish a message; answered when Redis has it."""
         verdict = self.can_publish(request, channel, message)
-        if isinstance(verdict, bool):  # at once: so a client's burst goes out as one pipeline
-            _check(verdict)
-            return acknowledged(self.topics.publish(channel, message))
-        return self._publish_when(verdict, channel, message)
+        if inspect.isawaitable(verdict):
+            return self._publish_when(verdict, channel, message)
+        _check(verdict)  # at once: so a client's burst goes out as one pipeline
+        return acknowledged(self.topics.publish(channel, message))
 
     async def _publish_when(self, verdict: Awaitable[bool], channel: Any, message: Any) -> Any:
         _check(await verdict)
@@ -76,10 +77,10 @@ class PubSubBackend(RPCService):
         return acknowledged(self.cluster.publish(self._frontend, channel, message))
 
 
-def _check(verdict: bool) -> None:
-    if not verdict:
+def _check(verdict: object) -> None:
+    if not verdict:  # also None, of a hook that said nothing
         raise RPCError("Not authorized", "not_authorized")
 
 
 async def _demand(verdict: bool | Awaitable[bool]) -> None:
-    _check(verdict if isinstance(verdict, bool) else await verdict)
+    _check(await verdict if inspect.isawaitable(verdict) else verdict)

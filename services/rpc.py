@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from gateway import Connection, Service, SnorkyError, error_message
+from gateway import ConfigurationError, Connection, Service, SnorkyError, is_cancelling, send_error
 
 __all__ = ["RPCError", "RPCService", "Request", "acknowledged", "rpc_command"]
 
@@ -90,20 +90,29 @@ def acknowledged(future: "asyncio.Future[Any]") -> "asyncio.Future[None]":
 class _Command:
     """A command and what it takes."""
 
-    __slots__ = ("_allowed", "_required", "function", "name")
+    __slots__ = ("_allowed", "_required", "_taken", "function", "name")
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name
         self.function = function
-        parameters = list(inspect.signature(function).parameters.values())[1:]  # the first is the request
+        parameters = list(inspect.signature(getattr(function, "__func__", function)).parameters.values())
+        count = 2 if inspect.ismethod(function) else 1  # self and the request
+        own = [each for each in parameters[:count] if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+        takes_own = len(own) == count or any(each.kind is each.VAR_POSITIONAL for each in parameters)
+        parameters = parameters[len(own) :]
+        if not takes_own or any(each.kind is each.POSITIONAL_ONLY for each in parameters):
+            raise ConfigurationError(f"command {name!r}: write (self, request, ...), with parameters that have names")
         named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
         takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
         self._allowed = None if takes_any else {each.name for each in named}
         self._required = {each.name for each in named if each.default is each.empty}
+        self._taken = {each.name for each in own if each.kind is not each.POSITIONAL_ONLY}  # never the peer's to give
 
     def fits(self, params: dict[str, Any]) -> bool:
         """True if the parameters fit the signature."""
-        return self._required <= params.keys() and (self._allowed is None or params.keys() <= self._allowed)
+        if self._allowed is None:
+            return self._required <= params.keys() and self._taken.isdisjoint(params)
+        return self._required <= params.keys() <= self._allowed
 
 
 class RPCService(Service):
@@ -116,6 +125,8 @@ class RPCService(Service):
         marked = inspect.getmembers(type(self), lambda member: getattr(member, _MARK, False))
         self._commands = {command: _Command(command, getattr(self, command)) for command, _ in marked}
         for alias, command in self.aliases.items():
+            if command not in self._commands:
+                raise ConfigurationError(f"{self!r}: {alias!r} is an alias of {command!r}, which is no command")
             self._commands[alias] = self._commands[command]
 
     def on_message(self, connection: Connection, message: Any) -> Awaitable[None] | None:
@@ -150,6 +161,11 @@ class RPCService(Service):
     async def _finish(self, request: Request, coroutine: Awaitable[Any]) -> None:
         try:
             result = await coroutine
+        except asyncio.CancelledError as error:
+            if is_cancelling():  # the client left, or the node stops: nobody is left to answer
+                raise
+            self._refuse(request, error)
+            return
         except Exception as error:  # as in on_message
             self._refuse(request, error)
             return
@@ -161,7 +177,7 @@ class RPCService(Service):
     def _settle(self, request: Request, future: "asyncio.Future[Any]") -> None:
         """Answer with what a future came to."""
         if future.cancelled():
-            self._refuse(request, SnorkyError("Internal error"))
+            self._refuse(request, asyncio.CancelledError())
         elif (error := future.exception()) is not None:
             self._refuse(request, error)
         else:
@@ -173,7 +189,7 @@ class RPCService(Service):
             message["callId"] = request.call_id
         try:
             self.send(request.connection, message)
-        except SnorkyError as error:  # it returned what is no JSON entity
+        except Exception as error:  # it returned what is no JSON entity
             _log.error("no JSON entity returned", service=self.name, command=request.command, error=str(error))
             self._refuse(request, SnorkyError("Internal error"))
         else:
@@ -183,7 +199,7 @@ class RPCService(Service):
         if not isinstance(error, SnorkyError):
             _log.error("command failed", service=self.name, command=request.command, exc_info=error)
             error = SnorkyError("Internal error")
-        self.send(request.connection, error_message(error, request.call_id))
+        send_error(request.connection, self.name, error, request.call_id)
         self._count(request, "internal_error" if error.code == "internal" else "error")
 
     def _count(self, request: Request, outcome: str) -> None:

@@ -64,6 +64,7 @@ ERRORS: list[tuple[Exception, dict[str, Any]]] = [
         BrokerUnavailable("secret"),
         {"message": "Temporarily unavailable", "code": "unavailable", "retryAfterMs": 1000},
     ),
+    (SnorkyError("no file \udcff"), {"message": "no file ?", "code": "internal"}),
     (ValueError("secret"), {"message": "Internal error", "code": "internal"}),
     (KeyError("secret"), {"message": "Internal error", "code": "internal"}),
     (RecursionError("secret"), {"message": "Internal error", "code": "internal"}),

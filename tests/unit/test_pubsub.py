@@ -1,0 +1,388 @@
+"""PubSub: PROTOCOL "Services and their commands", from clients and from the backend."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway import Limits, ServiceRegistry
+from services.pubsub import PubSubBackend, PubSubService
+from services.rpc import Request
+from tests.support.clients import JSON, MSGPACK, Client, House, house, settle, until
+
+
+def call(client: Client, command: str, call_id: Any = 1, service: str = "pubsub", **params: Any) -> None:
+    client.send(service, {"command": command, "params": params, "callId": call_id})
+
+
+async def ask(client: Client, command: str, service: str = "pubsub", **params: Any) -> Any:
+    """Send one request and return its answer."""
+    call_id = f"{command} {len(client.messages)}"
+    call(client, command, call_id, service, **params)
+    await until(lambda: any(message.get("callId") == call_id for message in client.messages))
+    (answer,) = [message for message in client.messages if message.get("callId") == call_id]
+    del answer["callId"]
+    return answer
+
+
+def notifications(client: Client) -> list[Any]:
+    return [message for message in client.messages if message["type"] == "message"]
+
+
+NULL = {"type": "response", "data": None}
+
+
+def error(text: str, code: str) -> dict[str, Any]:
+    return {"type": "error", "message": text, "code": code}
+
+
+# -- the commands -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("subscribe", "unsubscribe"), [("subscribe", "unsubscribe"), ("join", "leave")])
+@pytest.mark.parametrize("dialect", [JSON, MSGPACK], ids=["json", "msgpack"])
+async def test_client_subscribes_hears_and_unsubscribes(subscribe: str, unsubscribe: str, dialect: Any) -> None:
+    async with house(PubSubService()) as built:
+        client, publisher = built.client(dialect), built.client()
+        assert await ask(client, subscribe, channel="news") == NULL
+        assert await ask(publisher, "publish", channel="news", message={"x": [1]}) == NULL
+        await until(lambda: notifications(client))
+        assert client.envelopes[-1] == {
+            "service": "pubsub",
+            "message": {"type": "message", "channel": "news", "message": {"x": [1]}},
+        }
+        assert await ask(client, unsubscribe, channel="news") == NULL
+        assert await ask(publisher, "publish", channel="news", message=2) == NULL
+        await settle()
+        assert len(notifications(client)) == 1
+        assert notifications(publisher) == []
+
+
+async def test_publisher_gets_its_own_message_if_it_is_subscribed() -> None:
+    async with house(PubSubService()) as built:
+        client = built.client()
+        await ask(client, "publish", channel="news", message=1)
+        await ask(client, "subscribe", channel="news")
+        await ask(client, "publish", channel="news", message=2)
+        await until(lambda: notifications(client))
+        await settle()
+        assert notifications(client) == [{"type": "message", "channel": "news", "message": 2}]
+
+
+@pytest.mark.parametrize("name", ["subscribe", "join"])
+async def test_second_subscribe_is_already_subscribed(name: str) -> None:
+    async with house(PubSubService()) as built:
+        client = built.client()
+        await ask(client, "subscribe", channel={"a": 1, "b": 2})
+        assert await ask(client, name, channel={"b": 2.0, "a": 1}) == error("Already subscribed", "already_subscribed")
+
+
+@pytest.mark.parametrize("name", ["unsubscribe", "leave"])
+async def test_unsubscribe_of_what_is_not_subscribed_is_not_subscribed(name: str) -> None:
+    async with house(PubSubService()) as built:
+        client, other = built.client(), built.client()
+        await ask(other, "subscribe", channel="news")
+        assert await ask(client, name, channel="news") == error("Not subscribed", "not_subscribed")
+
+
+@pytest.mark.parametrize(
+    ("command", "params"),
+    [
+        ("subscribe", {}),
+        ("subscribe", {"channel": 1, "message": 2}),
+        ("subscribe", {"Channel": 1}),
+        ("unsubscribe", {}),
+        ("publish", {"channel": 1}),
+        ("publish", {"message": 1}),
+        ("publish", {"channel": 1, "message": 2, "request": 3}),
+    ],
+)
+async def test_params_that_do_not_fit_are_invalid(command: str, params: dict[str, Any]) -> None:
+    async with house(PubSubService()) as built:
+        assert await ask(built.client(), command, **params) == error("Invalid params", "invalid_params")
+
+
+@pytest.mark.parametrize("command", ["can_publish", "can_subscribe", "notification", "on_message", "history"])
+async def test_what_is_no_command_is_unknown(command: str) -> None:
+    async with house(PubSubService()) as built:
+        assert await ask(built.client(), command, channel=1) == error("Unknown command", "unknown_command")
+
+
+@pytest.mark.parametrize("command", ["subscribe", "unsubscribe", "publish"])
+@pytest.mark.parametrize("channel", ["x" * 254, ["x" * 252], 2**53, 1e17])
+async def test_channel_that_has_no_canonical_form_is_refused(command: str, channel: Any) -> None:
+    async with house(PubSubService()) as built:
+        params = {"channel": channel} | ({"message": 1} if command == "publish" else {})
+        answer = await ask(built.client(), command, **params)
+        assert answer["type"] == "error"
+        assert answer["code"] == "invalid_channel"
+        assert built.broker.published == []
+
+
+async def test_broker_that_does_not_answer_is_told_as_unavailable() -> None:
+    async with house(PubSubService()) as built:
+        client = built.client()
+        built.broker.is_failing = True
+        for params in ({"command": "subscribe", "channel": 1}, {"command": "publish", "channel": 1, "message": 2}):
+            answer = await ask(client, **params)  # type: ignore[arg-type]
+            assert answer == {**error("Temporarily unavailable", "unavailable"), "retryAfterMs": 1000}
+
+
+async def test_publish_behind_a_subscribe_in_one_read_is_heard() -> None:
+    """No client needs to wait for the reply to its subscribe."""
+    async with house(PubSubService()) as built:
+        client = built.client()
+        built.broker.gate.clear()
+        call(client, "subscribe", "s", channel="news")
+        call(client, "publish", "p", channel="news", message=1)
+        await settle()
+        assert built.broker.published == []
+        built.broker.gate.set()
+        await until(lambda: notifications(client))
+
+
+async def test_limit_of_channels_is_told() -> None:
+    async with house(PubSubService(), limits=Limits(channels_per_connection=1)) as built:
+        client = built.client()
+        await ask(client, "subscribe", channel=1)
+        assert await ask(client, "subscribe", channel=2) == error("Too many channels", "limit_exceeded")
+
+
+# -- channels ---------------------------------------------------------------------------------------------------
+
+SAME: list[tuple[Any, Any]] = [
+    ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    (1, 1.0),
+    (0, -0.0),
+    ([{"x": [1.0]}], [{"x": [1]}]),
+    (1e2, 100),
+    ("é", "\u00e9"),
+    (None, None),
+]
+DIFFERENT: list[tuple[Any, Any]] = [
+    (1, True),
+    (0, False),
+    (None, "null"),
+    (1, "1"),
+    ([1], 1),
+    ([], {}),
+    ([1, 2], [2, 1]),
+    ({"a": 1}, {"a": None}),
+    ("a", "A"),
+    ("é", "e\u0301"),
+    ("~1", 1),
+    ("~[]", []),
+    ("", None),
+    ("a*", "ab"),
+    ("a?", "ab"),
+    ("{a}", "a"),
+    ("a\n", "a"),
+]
+
+
+@pytest.mark.parametrize(("subscribed", "published"), SAME)
+async def test_channels_of_equal_canonical_form_are_one(subscribed: Any, published: Any) -> None:
+    async with house(PubSubService()) as built:
+        client = built.client()
+        await ask(client, "subscribe", channel=subscribed)
+        await ask(client, "publish", channel=published, message="m")
+        await until(lambda: notifications(client))
+        assert await ask(client, "unsubscribe", channel=published) == NULL
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("one", "other"), DIFFERENT)
+async def test_channels_of_different_canonical_form_are_two(one: Any, other: Any, turned: bool) -> None:
+    if turned:
+        one, other = other, one
+    async with house(PubSubService()) as built:
+        client = built.client()
+        await ask(client, "subscribe", channel=one)
+        await ask(client, "publish", channel=other, message="no")
+        await ask(client, "publish", channel=one, message="yes")
+        await until(lambda: notifications(client))
+        assert [each["message"] for each in notifications(client)] == ["yes"]
+
+
+# -- many at once -----------------------------------------------------------------------------------------------
+
+
+async def _publish_async(self: PubSubService, request: Request, channel: Any, message: Any) -> bool:
+    await asyncio.sleep(0)
+    return True
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["plain hook", "async hook"])
+async def test_burst_of_one_client_keeps_its_order(is_async: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if is_async:
+        monkeypatch.setattr(PubSubService, "can_publish", _publish_async)
+    async with house(PubSubService()) as built:
+        client = built.client()
+        await ask(client, "subscribe", channel="news")
+        for number in range(1000):
+            call(client, "publish", number, channel="news", message=number)
+        await until(lambda: len(client.wire.writes) == 2001)
+        assert [each["message"] for each in notifications(client)] == list(range(1000))
+        assert [payload for _, payload in built.broker.published] == [b"%d" % number for number in range(1000)]
+        replies = [message for message in client.messages[1:] if message["type"] == "response"]
+        assert [message["callId"] for message in replies] == list(range(1000))
+
+
+async def test_burst_of_one_read_is_with_the_broker_in_the_same_tick() -> None:
+    """So it goes out as one pipeline, and no acknowledgement is waited for in between."""
+    async with house(PubSubService()) as built:
+        client = built.client()
+        for number in range(1000):
+            call(client, "publish", number, channel="news", message=number)
+        assert len(built.broker.published) == 1000
+
+
+# -- hooks ------------------------------------------------------------------------------------------------------
+
+
+def _plain(verdict: Any) -> Callable[..., Any]:
+    return lambda self, request, *rest: verdict
+
+
+def _async(verdict: Any) -> Callable[..., Any]:
+    async def hook(self: PubSubService, request: Request, *rest: Any) -> Any:
+        await asyncio.sleep(0)
+        return verdict
+
+    return hook
+
+
+def _future(verdict: Any) -> Callable[..., Any]:
+    def hook(self: PubSubService, request: Request, *rest: Any) -> Awaitable[Any]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(future.set_result, verdict)
+        return future
+
+    return hook
+
+
+@pytest.mark.parametrize("kind", [_plain, _async, _future])
+@pytest.mark.parametrize("verdict", [True, False, None, 1, 0, "alice", ""])
+async def test_hooks_decide_by_truth_whether_plain_or_async(kind: Callable[..., Any], verdict: Any) -> None:
+    hooked = type("Hooked", (PubSubService,), {"can_publish": kind(verdict), "can_subscribe": kind(verdict)})
+    async with house(hooked("pubsub")) as built:
+        client = built.client()
+        expected = NULL if verdict else error("Not authorized", "not_authorized")
+        with capture_logs() as logs:
+            assert await ask(client, "subscribe", channel="news") == expected
+            assert await ask(client, "join", channel="other") == expected
+            assert await ask(client, "publish", channel="news", message=1) == expected
+        assert logs == []
+        assert bool(built.broker.published) is bool(verdict) is bool(client.connection.channels)
+
+
+async def test_hooks_are_asked_with_what_is_then_done() -> None:
+    asked: list[Any] = []
+
+    class Asking(PubSubService):
+        def can_subscribe(self, request: Request, channel: Any) -> bool:
+            asked.append((request.connection.id, channel))
+            return True
+
+        def can_publish(self, request: Request, channel: Any, message: Any) -> bool:
+            asked.append((request.connection.id, channel, message))
+            return True
+
+    async with house(Asking()) as built:
+        client = built.client()
+        client.send_bytes(
+            b'{"service":"pubsub","message":{"command":"subscribe","params":{"channel":"no","channel":"yes"}}}'
+        )
+        await until(lambda: client.messages)
+        await ask(client, "publish", channel="yes", message={"x": 1})
+        assert asked == [(client.connection.id, "yes"), (client.connection.id, "yes", {"x": 1})]
+        assert client.connection.channels == {"pubsub:yes"}
+
+
+@pytest.mark.parametrize("command", ["subscribe", "publish"])
+async def test_hook_that_fails_allows_nothing(command: str) -> None:
+    class Failing(PubSubService):
+        def can_subscribe(self, request: Request, channel: Any) -> bool:
+            raise RuntimeError("secret")
+
+        def can_publish(self, request: Request, channel: Any, message: Any) -> bool:
+            raise RuntimeError("secret")
+
+    async with house(Failing()) as built:
+        client = built.client()
+        params: dict[str, Any] = {"channel": "news"} | ({"message": 1} if command == "publish" else {})
+        with capture_logs() as logs:
+            assert await ask(client, command, **params) == error("Internal error", "internal")
+        assert len(logs) == 1
+        assert built.broker.published == []
+        assert not client.connection.channels
+
+
+async def test_client_that_leaves_while_its_subscribe_is_authorized_is_not_subscribed() -> None:
+    gate: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    class Slow(PubSubService):
+        def can_subscribe(self, request: Request, channel: Any) -> Awaitable[bool]:
+            return gate
+
+    async with house(Slow()) as built:
+        client = built.client()
+        call(client, "subscribe", channel="news")
+        await settle()
+        client.leave()
+        await settle()
+        assert gate.cancelled()
+        assert built.node.counts == {"connections": 0, "subscriptions": 0, "channels": 0}
+
+
+# -- the backend ------------------------------------------------------------------------------------------------
+
+
+def with_backend(built: House, *services: PubSubBackend) -> Client:
+    """Connect to a private registry of the node."""
+    private = ServiceRegistry(services)
+    built.node.attach(private)
+    return Client(built.node, private)
+
+
+async def test_backend_publishes_to_clients_whatever_they_may() -> None:
+    hooked = type("Closed", (PubSubService,), {"can_publish": _plain(False)})
+    async with house(hooked("pubsub")) as built:
+        backend, client = with_backend(built, PubSubBackend()), built.client()
+        await ask(client, "subscribe", channel=["a"])
+        assert await ask(backend, "publish", "pubsub_backend", channel=["a"], message={"x": 1}) == NULL
+        await until(lambda: notifications(client))
+        assert client.envelopes[-1] == {
+            "service": "pubsub",
+            "message": {"type": "message", "channel": ["a"], "message": {"x": 1}},
+        }
+
+
+async def test_backend_publishes_as_the_frontend_that_it_was_made_for() -> None:
+    news, other = PubSubService("news"), PubSubService("other")
+    async with house(news, other) as built:
+        backend = with_backend(built, PubSubBackend("one", "news"), PubSubBackend("two", other))
+        await ask(backend, "publish", "one", channel=1, message=1)
+        await ask(backend, "publish", "two", channel=1, message=2)
+        assert built.broker.published == [("news:~1", b"1"), ("other:~1", b"2")]
+
+
+@pytest.mark.parametrize("command", ["subscribe", "join", "unsubscribe", "nope"])
+async def test_backend_only_publishes(command: str) -> None:
+    async with house(PubSubService()) as built:
+        backend = with_backend(built, PubSubBackend())
+        answer = await ask(backend, command, "pubsub_backend", channel=1)
+        assert answer == error("Unknown command", "unknown_command")
+
+
+async def test_backend_is_told_of_errors() -> None:
+    async with house(PubSubService()) as built:
+        backend = with_backend(built, PubSubBackend())
+        params = {"channel": "x" * 300, "message": 1}
+        assert (await ask(backend, "publish", "pubsub_backend", **params))["code"] == "invalid_channel"
+        assert (await ask(backend, "publish", "pubsub_backend", channel=1))["code"] == "invalid_params"
+        built.broker.is_failing = True
+        answer = await ask(backend, "publish", "pubsub_backend", channel=1, message=1)
+        assert answer["code"] == "unavailable"
