@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from gateway._version import __version__
 from gateway.broker import Broker
 from gateway.metrics import Metrics
 from gateway.node import Node, new_node_id
@@ -71,6 +72,7 @@ def _state(node: Node, public_url: str) -> dict[str, object]:
     transports = ({"transport": "websocket"}, {"transport": "backend"})
     return {
         "id": node.node_id,
+        "version": __version__,
         "public_url": public_url,
         **node.counts,
         **{f"{name}_total": int(sample(f"snorky_{name}_total") or 0) for name in totals},

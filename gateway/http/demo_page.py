@@ -11,7 +11,7 @@ __all__ = ["demo_routes"]
 
 _PAGE: Final = Path(__file__).parent / "demo"
 # an installed package has the client beside the page, a checkout where it is developed
-_CLIENTS: Final = (Path(__file__).parent / "client", Path(__file__).parents[2] / "clients" / "js")
+_CLIENTS: Final = (Path(__file__).parent / "browser", Path(__file__).parents[2] / "clients" / "js")
 
 
 def demo_routes() -> list[web.AbstractRouteDef]:
@@ -23,4 +23,11 @@ def demo_routes() -> list[web.AbstractRouteDef]:
     async def page(_request: web.Request) -> web.FileResponse:
         return web.FileResponse(_PAGE / "index.html")
 
-    return [web.get("/", page), web.static("/demo", _PAGE), web.static("/client", client)]
+    async def module(request: web.Request) -> web.FileResponse:
+        # the modules themselves, not what stands beside them where they are developed
+        path = client / request.match_info["name"]
+        if not path.is_file():
+            raise web.HTTPNotFound
+        return web.FileResponse(path, headers={"Cache-Control": "no-cache"})
+
+    return [web.get("/", page), web.static("/demo", _PAGE), web.get(r"/client/{name:[a-z]+\.js}", module)]

@@ -1,0 +1,95 @@
+"""The first run: `make demo` serves a page, and real browsers talk through it."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from tests.support.nodes import NodeProcess
+from tests.support.tools import program
+
+pytestmark = pytest.mark.needs("chromium", "make")
+
+INSTALL_S = 300.0  # on a fresh clone `make demo` makes .venv first
+# Chromium as root in a container, and without its own calls home
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@asynccontextmanager
+async def demo() -> AsyncIterator[NodeProcess]:
+    """Run `make demo` as a new user does, but on free ports."""
+    node = NodeProcess(argv=("make", "--no-print-directory", "demo"))
+    try:
+        ready = await node.wait_ready(INSTALL_S)
+        print(ready[0])
+        yield node
+    finally:
+        node.terminate()
+        await node.close()
+
+
+@asynccontextmanager
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        opened = await playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
+        try:
+            yield opened
+        finally:
+            await opened.close()
+
+
+async def open_page(chromium: Browser, url: str, faults: list[str]) -> Page:
+    """Open the demo page; whatever the browser complains about goes into `faults`."""
+    page = await chromium.new_page()
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda line: faults.append(line.text) if line.type in ("error", "warning") else None)
+    await page.goto(url)
+    await expect(page.get_by_test_id("pane-a").get_by_test_id("status")).to_have_attribute("data-state", "open")
+    return page
+
+
+async def test_message_of_one_page_appears_in_the_other() -> None:
+    faults: list[str] = []
+    async with demo() as node, browser() as chromium:
+        url = f"http://127.0.0.1:{node.public_port}/"
+        first, second = await open_page(chromium, url, faults), await open_page(chromium, url, faults)
+        pane = first.get_by_test_id("pane-a")
+        await pane.get_by_test_id("message").fill("Hello from the first page")
+        await pane.get_by_test_id("send").click()
+        for page in (first, second):
+            for name in ("pane-a", "pane-b"):
+                entry = page.get_by_test_id(name).get_by_test_id("entry").last
+                await expect(entry).to_contain_text("Hello from the first page")
+        # the panes say who serves them, and how fast it was
+        await expect(pane.get_by_test_id("node")).to_contain_text(re.compile(r"n[0-9a-f]{12}"))
+        await expect(pane.get_by_test_id("latency")).to_contain_text("ms")
+        assert faults == []
+
+
+async def test_panes_of_both_encodings_hear_what_a_backend_publishes() -> None:
+    faults: list[str] = []
+    async with demo() as node, browser() as chromium:
+        page = await open_page(chromium, f"http://127.0.0.1:{node.public_port}/", faults)
+        pane = page.get_by_test_id("pane-b")
+        await pane.get_by_text("MessagePack").click()
+        await expect(pane.get_by_test_id("encoding")).to_have_text("msgpack")
+        await expect(pane.get_by_test_id("status")).to_have_attribute("data-state", "open")
+        body = {"command": "publish", "params": {"channel": "demo", "message": {"grüße": "aus dem Backend"}}}
+        async with aiohttp.ClientSession() as session:
+            envelope = {"service": "pubsub_backend", "message": body}
+            async with session.post(f"http://127.0.0.1:{node.private_port}/backend", json=envelope) as response:
+                assert response.status == 200
+        for name in ("pane-a", "pane-b"):
+            await expect(page.get_by_test_id(name).get_by_test_id("entry").last).to_contain_text("grüße")
+        assert faults == []

@@ -1,0 +1,100 @@
+"""The programs of the README, executed as they stand."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.support.nodes import GATEWAY, NodeProcess, Process
+from tests.support.tools import ROOT, eventually, free_port
+
+README = (ROOT / "README.md").read_text()
+
+
+def program(containing: str) -> str:
+    """Find the one Python block of the README that has this word."""
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if containing in block]
+    assert len(blocks) == 1
+    return blocks[0]
+
+
+async def ask(socket: aiohttp.ClientWebSocketResponse, service: str, command: str, **params: object) -> object:
+    """Call, and return the reply's message; notifications that come before it are not expected."""
+    await socket.send_json({"service": service, "message": {"command": command, "params": params, "callId": 1}})
+    reply = await socket.receive_json(timeout=5)
+    assert reply["service"] == service
+    return reply["message"]
+
+
+def test_readme_opens_with_the_two_commands() -> None:
+    commands = re.findall(r"^make (\w+)", README.split("```")[1], re.MULTILINE)
+    assert commands == ["demo", "test"]
+
+
+async def test_own_service_of_the_readme_answers_and_notifies(tmp_path: Path) -> None:
+    source = program("class Thermometer")
+    assert len(source[source.index("class ") : source.index("public =")].strip().splitlines()) <= 20
+    path = tmp_path / "thermometer.py"
+    path.write_text(source)
+    async with (
+        NodeProcess.running(argv=(sys.executable, str(path))) as node,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(node.websocket_url) as watcher,
+        session.ws_connect(node.websocket_url) as reporter,
+    ):
+        done = {"type": "response", "callId": 1, "data": None}
+        assert await ask(watcher, "thermometer", "watch", room="attic") == done
+        assert await ask(reporter, "thermometer", "report", room="attic", celsius=19.5) == done
+        heard = await watcher.receive_json(timeout=5)
+        assert heard == {"service": "thermometer", "message": {"room": "attic", "celsius": 19.5}}
+        refused = await ask(reporter, "thermometer", "report", room="attic", celsius=-300)
+        assert isinstance(refused, dict) and refused["message"] == "Colder than it gets"
+        # and the standard service beside it, fed by the private registry
+        assert await ask(watcher, "pubsub", "subscribe", channel="news") == done
+        body = {"command": "publish", "params": {"channel": "news", "message": 1}, "callId": 1}
+        url = f"http://127.0.0.1:{node.private_port}/backend"
+        async with session.post(url, json={"service": "pubsub_backend", "message": body}) as response:
+            assert (response.status, (await response.json())["message"]) == (200, done)
+        assert (await watcher.receive_json(timeout=5))["message"]["message"] == 1
+
+
+async def test_own_application_of_the_readme_serves_clients_and_pages(tmp_path: Path) -> None:
+    path = tmp_path / "shop.py"
+    path.write_text(program("web.run_app"))
+    port = free_port()
+    process = Process((sys.executable, str(path)), env={"PORT": str(port)}, ready="Running on")
+    try:
+        await process.wait_ready()
+        base = f"http://127.0.0.1:{port}"
+        async with aiohttp.ClientSession() as session:
+            async with session.get(base) as response:
+                assert await response.text() == "Hello, this is the shop\n"
+            async with session.ws_connect(f"{base}/ws") as client:
+
+                async def is_subscribed() -> bool:
+                    reply = await ask(client, "pubsub", "subscribe", channel={"shop": 1})
+                    return isinstance(reply, dict) and reply.get("type") == "response"
+
+                await eventually(is_subscribed, within_s=10, what="the application's node hears its Redis")
+                body = {"command": "publish", "params": {"channel": {"shop": 1}, "message": "open"}}
+                async with session.post(f"{base}/backend", json={"service": "pubsub_backend", "message": body}) as response:
+                    assert response.status == 200
+                heard = await client.receive_json(timeout=5)
+                assert heard["message"] == {"type": "message", "channel": {"shop": 1}, "message": "open"}
+    finally:
+        await process.close()
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "publish", "subscribe", "stats"])
+def test_every_command_that_the_readme_names_has_help(command: str) -> None:
+    result = subprocess.run([*GATEWAY, command, "--help"], capture_output=True, text=True, timeout=30, check=False)
+    assert result.returncode == 0 and "Examples" in result.stdout
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
