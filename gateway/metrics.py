@@ -8,7 +8,7 @@ in our own code.
 
 import platform
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 from gateway._version import __version__
 
@@ -27,6 +27,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody asks for
         self.registry = registry = CollectorRegistry() if registry is None else registry
+        ProcessCollector(registry=registry)  # descriptors and their limit, CPU, memory: alerts look at them
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"snorky_{name}", text, labels, registry=registry)
