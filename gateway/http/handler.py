@@ -2,7 +2,7 @@
 
 from functools import cached_property
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from gateway.errors import ConnectionClosed
 from gateway.http.admission import Admission
@@ -38,25 +38,30 @@ class WebSocketHandler:
 
     def route(self, path: str) -> web.RouteDef:
         """Make the route for an aiohttp application."""
-        return web.get(path, self.handle)
+        return web.get(path, self.handle, allow_head=False)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one handshake; an accepted one leaves aiohttp for good."""
         try:
             return self._accept(request)
+        except ConnectionClosed:
+            return web.Response()  # to nobody
         except HandshakeRefused as refused:
             self._endpoint.node.metrics.handshakes_rejected.labels(refused.reason).inc()
             # RFC 6455 4.4: an unknown version is answered with the one that we speak
             headers = {"Sec-WebSocket-Version": "13", "Upgrade": "websocket"} if refused.status == 426 else {}
             if refused.status in (429, 503):
                 headers["Retry-After"] = "5"
-            # what follows a refused upgrade is no request: end the connection
-            return web.Response(status=refused.status, text=f"{refused}\n", headers={**headers, "Connection": "close"})
+            response = web.Response(status=refused.status, text=f"{refused}\n", headers=headers)
+            response.force_close()  # what follows a refused upgrade is no request
+            return response
 
     def _accept(self, request: web.Request) -> web.StreamResponse:
         endpoint = self._endpoint
         if endpoint.node.is_draining:
             raise HandshakeRefused(503, "draining", "This node is going away: try another one")
+        if request.version < HttpVersion11 or request.body_exists:  # RFC 6455 4.2.1; a body would be taken for frames
+            raise HandshakeRefused(400, "request", "A handshake is a GET of HTTP/1.1 without a body")
         accepted = upgrade(request.headers, allowed_origins=self._allowed_origins, compression=self._public.compression)
         transport = request.transport
         if transport is None:

@@ -4,14 +4,16 @@ Rules:
 - An Origin that is sent must be one of the allowed ones, to the letter. A page of this very host counts as
   allowed only where the host is a loopback name: elsewhere the Host header is what an attacker's DNS says.
 - No Origin: not a browser; allowed (it could send any).
+- A header that may stand once only and stands twice is refused: a proxy in front may have looked at the other.
 """
 
 import base64
 import binascii
 import hashlib
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from gateway.codec import Encoding
@@ -23,7 +25,21 @@ __all__ = ["HandshakeRefused", "Upgrade", "upgrade"]
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
 _SUBPROTOCOLS: Final = {"snorky.json": Encoding.JSON, "snorky.msgpack": Encoding.MSGPACK}
+# RFC 7692 7.1: only the window takes a value, 8 to 15, perhaps quoted
+_DEFLATE_PARAMETER: Final = re.compile(
+    r'(server|client)_no_context_takeover|client_max_window_bits(\s*=\s*("?)([89]|1[0-5])\3)?'
+)
 _DEFLATE: Final = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+
+
+class Headers(Protocol):
+    """Header fields by name, in any case; a name may stand several times."""
+
+    def get(self, name: str, /, default: str) -> str:
+        """Find the first."""
+
+    def getall(self, name: str, /, default: tuple[()]) -> Sequence[str]:
+        """Find all, in order."""
 
 
 class HandshakeRefused(SnorkyError):
@@ -45,18 +61,23 @@ class Upgrade:
     response: bytes
 
 
-def upgrade(headers: Mapping[str, str], *, allowed_origins: Collection[str], compression: bool) -> Upgrade:
-    """Accept or refuse a handshake. headers: case-insensitive. Raises HandshakeRefused."""
-    if "websocket" not in _tokens(headers, "Upgrade") or "upgrade" not in _tokens(headers, "Connection"):
+def upgrade(headers: Headers, *, allowed_origins: Collection[str], compression: bool) -> Upgrade:
+    """Accept or refuse a handshake. Raises HandshakeRefused."""
+    # one protocol to upgrade to: aiohttp hands bytes behind the request over only then
+    if _tokens(headers, "Upgrade") != ["websocket"] or "upgrade" not in _tokens(headers, "Connection"):
         raise HandshakeRefused(426, "no_upgrade", "This is a WebSocket endpoint: connect with ws:// or wss://")
-    if headers.get("Sec-WebSocket-Version") != "13":
+    for name in ("Sec-WebSocket-Version", "Sec-WebSocket-Key", "Origin"):
+        if len(headers.getall(name, ())) > 1:
+            raise HandshakeRefused(400, "duplicate_header", f"{name} stands there twice")
+    if headers.get("Sec-WebSocket-Version", "") != "13":
         raise HandshakeRefused(426, "version", "Sec-WebSocket-Version must be 13")
     key = headers.get("Sec-WebSocket-Key", "")
     if not _is_key(key):
         raise HandshakeRefused(400, "key", "Sec-WebSocket-Key must be 16 bytes in base64")
-    check_origin(headers.get("Origin"), headers.get("Host", ""), allowed_origins)
-    subprotocol, encoding = _subprotocol(headers.get("Sec-WebSocket-Protocol", ""))
-    deflate = compression and _offers_deflate(headers.get("Sec-WebSocket-Extensions", ""))
+    origin = next(iter(headers.getall("Origin", ())), None)
+    check_origin(origin, headers.get("Host", ""), allowed_origins)
+    subprotocol, encoding = _subprotocol(_joined(headers, "Sec-WebSocket-Protocol"))
+    deflate = compression and _offers_deflate(_joined(headers, "Sec-WebSocket-Extensions"))
     # RFC 6455 4.2.2: the SHA-1 proves that a WebSocket server answers; it protects nothing
     accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
     lines = [
@@ -86,8 +107,13 @@ def check_origin(origin: str | None, host: str, allowed_origins: Collection[str]
     raise HandshakeRefused(403, "origin", "Origin not allowed: add it to [public] allowed_origins")
 
 
-def _tokens(headers: Mapping[str, str], name: str) -> list[str]:
-    return [token.strip().lower() for token in headers.get(name, "").split(",")]
+def _joined(headers: Headers, name: str) -> str:
+    """Join a list that may stand on several lines (RFC 9110 5.2)."""
+    return ",".join(headers.getall(name, ()))
+
+
+def _tokens(headers: Headers, name: str) -> list[str]:
+    return [token.strip().lower() for token in _joined(headers, name).split(",")]
 
 
 def _is_key(key: str) -> bool:
@@ -110,7 +136,7 @@ def _offers_deflate(offer: str) -> bool:
     for extension in offer.lower().split(","):
         name, *parameters = (part.strip() for part in extension.split(";"))
         names = {parameter.partition("=")[0].strip() for parameter in parameters}
-        known = {"server_no_context_takeover", "client_no_context_takeover", "client_max_window_bits"}
-        if name == "permessage-deflate" and names <= known and len(names) == len(parameters):
+        is_known = all(_DEFLATE_PARAMETER.fullmatch(parameter) for parameter in parameters)
+        if name == "permessage-deflate" and is_known and len(names) == len(parameters):
             return True
     return False

@@ -37,6 +37,8 @@ def take_over(request: web.Request, protocol: asyncio.Protocol, response: bytes)
     transport.set_protocol(protocol)
     http.connection_lost(None)  # aiohttp lets go of the request, its timers and its place in the server
     protocol.connection_made(transport)
+    if http.writing_paused:  # answers to requests before this one fill the transport: it will not say so again
+        protocol.pause_writing()
     if early:
         protocol.data_received(early)
     return web.Response()  # never written: aiohttp has no transport any more and ends its task
