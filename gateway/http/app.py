@@ -28,7 +28,11 @@ _HEADERS: Final = {
 async def _security_headers(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    response = await handler(request)
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        error.headers.update(_HEADERS)
+        raise
     if not response.prepared:
         response.headers.update(_HEADERS)
     return response

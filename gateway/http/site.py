@@ -1,16 +1,30 @@
 """Site: an aiohttp application on its sockets."""
 
+import logging
 import socket
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway.http.listen import url_of
+from gateway.http.listen import BACKLOG, url_of
 
 __all__ = ["Site"]
 
 SHUTDOWN_S: Final = 2.0  # for requests under way; WebSockets are drained before
+LINGER_S: Final = 2.0  # for the rest of a body that nobody reads, after the answer
+
+_log = logging.getLogger("snorky.http")
+
+
+def _tell_faults_only(record: logging.LogRecord) -> bool:
+    """Keep what is a fault of ours; for a request that is not HTTP aiohttp logs a traceback that quotes the peer."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
+
+
+_log.addFilter(_tell_faults_only)
 
 
 class Site:
@@ -20,9 +34,11 @@ class Site:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_log,
             handle_signals=False,
             # aiohttp's own timer for a connection that has sent no whole head yet is this one
             keepalive_timeout=header_timeout_s,
+            lingering_time=LINGER_S,
             shutdown_timeout=SHUTDOWN_S,
         )
         self.urls: list[str] = []
@@ -31,7 +47,7 @@ class Site:
         """Serve on listening sockets."""
         await self._runner.setup()
         for bound in sockets:
-            await web.SockSite(self._runner, bound).start()
+            await web.SockSite(self._runner, bound, backlog=BACKLOG).start()
             self.urls.append(url_of(bound))
 
     async def start_unix(self, path: Path) -> None:
