@@ -17,6 +17,7 @@ __all__ = ["Totals"]
 _WORST = frozenset(
     {
         "process_max_fds",
+        "process_open_fds",  # beside its maximum: each worker has its own descriptors
         "process_start_time_seconds",
         "python_info",
         "snorky_build_info",
