@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from gateway import Metrics
-from gateway.codec import PAYLOAD, Encoding, Template, decode_json
+from gateway.codec import PAYLOAD, Encoding, Json, Template, decode_json, encode_msgpack
 from gateway.connection import Connection
 from gateway.fanout import Fanout
-from gateway.frames import TEXT, Dialect
+from gateway.frames import BINARY, TEXT, Dialect
 from gateway.hub import Hub
 from tests.support.clients import JSON, MSGPACK, FakeWire, settle
 
@@ -90,6 +90,22 @@ def test_message_is_framed_once_per_dialect_however_many_clients() -> None:
             rig.subscriber(dialect=dialect)
     rig.fanout.deliver(numbers(1, 2))
     assert sorted(framed) == sorted(["plain", "packed", "msgpack"] * 2)
+
+
+def test_message_is_encoded_once_per_encoding_however_many_dialects(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[object] = []
+
+    def counting(value: Json) -> bytes:
+        encoded.append(value)
+        return encode_msgpack(value)
+
+    monkeypatch.setattr("gateway.fanout.encode_msgpack", counting)
+    rig = Rig()
+    for name in ("one", "other"):
+        rig.subscriber(dialect=Dialect(name, Encoding.MSGPACK, BINARY, lambda message: message))
+    rig.fanout.deliver(numbers(1, 2))
+    assert encoded == [1, 2]
+    assert len({wire.writes[0] for wire in rig.wires.values()}) == 1
 
 
 def test_all_clients_of_a_dialect_share_the_same_bytes_object() -> None:
@@ -181,6 +197,20 @@ async def test_pass_over_many_clients_is_cut_into_chunks_a_tick_each() -> None:
         reached.append(sum(bool(rig.got(each)) for each in connections))
         await asyncio.sleep(0)
     assert reached == [10, 20, 30, 35]
+
+
+async def test_what_comes_while_passes_are_under_way_waits_for_its_turn() -> None:
+    """However often something comes: no more than one chunk is written in a tick."""
+    rig = Rig(chunk=10)
+    connections = [rig.subscriber() for _ in range(35)]
+    for number in range(4):
+        rig.fanout.deliver(numbers(number))
+        assert sum(len(rig.wires[each].writes) for each in connections) == 10
+    await asyncio.sleep(0)
+    assert sum(len(rig.wires[each].writes) for each in connections) == 20
+    await settle()
+    assert all(rig.got(each) == [0, 1, 2, 3] for each in connections)
+    assert rig.sample("snorky_fanout_pass_duration_seconds_count") == 1
 
 
 async def test_several_small_passes_share_a_tick() -> None:
