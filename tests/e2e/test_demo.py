@@ -29,13 +29,14 @@ ARGUMENTS = [
 @asynccontextmanager
 async def demo() -> AsyncIterator[NodeProcess]:
     """Run `make demo` as a new user does, but on free ports."""
-    node = NodeProcess(argv=("make", "--no-print-directory", "demo"))
+    node = NodeProcess({"SNORKY_PUBLIC__DRAIN_GRACE_S": "1"}, argv=("make", "--no-print-directory", "demo"))
     try:
         ready = await node.wait_ready(INSTALL_S)
         print(ready[0])
         yield node
     finally:
-        node.terminate()
+        node.terminate()  # make hands it on to the node, and waits for its end
+        assert await node.wait() != 0  # "Terminated", says make
         await node.close()
 
 
@@ -82,7 +83,7 @@ async def test_panes_of_both_encodings_hear_what_a_backend_publishes() -> None:
     async with demo() as node, browser() as chromium:
         page = await open_page(chromium, f"http://127.0.0.1:{node.public_port}/", faults)
         pane = page.get_by_test_id("pane-b")
-        await pane.get_by_text("MessagePack").click()
+        await pane.get_by_test_id("encoding-msgpack").check()
         await expect(pane.get_by_test_id("encoding")).to_have_text("msgpack")
         await expect(pane.get_by_test_id("status")).to_have_attribute("data-state", "open")
         body = {"command": "publish", "params": {"channel": "demo", "message": {"grüße": "aus dem Backend"}}}
