@@ -25,6 +25,7 @@ from gateway.frames import Dialect
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.registry import ServiceRegistry
+from gateway.service import Notification
 from gateway.settings import Limits
 
 __all__ = ["Node", "new_node_id", "node_of"]
@@ -149,7 +150,7 @@ class Node:
             self._fanout.expect(key, data)
         return self._broker.publish(key, data)
 
-    async def subscribe(self, connection: Connection, service: str, channel: Any, template: Template) -> None:
+    async def subscribe(self, connection: Connection, service: str, channel: Any, notification: Notification) -> None:
         """Subscribe a connection of this node. See Topics.subscribe."""
         key = channel_key(service, channel)
         if connection.is_closed or connection not in self._connections:
@@ -157,6 +158,8 @@ class Node:
         if len(connection.channels) >= self.limits.channels_per_connection and key not in connection.channels:
             self._metrics.limited.labels("channels_per_connection").inc()
             raise LimitExceeded("channels_per_connection", "Too many channels")
+        known = self._hub.get(key)
+        template = Template(service, notification(channel)) if known is None else known.template  # it costs 12 us
         self._hub.add(connection, key, template)
         try:
             # also where it is confirmed already: perhaps only for one who is about to give up

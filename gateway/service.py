@@ -18,14 +18,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from gateway.codec import PAYLOAD, Template
+from gateway.codec import PAYLOAD
 from gateway.connection import Connection
 from gateway.errors import ConfigurationError
 from gateway.metrics import Metrics
 
-__all__ = ["Cluster", "Service", "Topics"]
+__all__ = ["Cluster", "Notification", "Service", "Topics"]
 
 _NAME = re.compile(r"[a-z0-9_-]+")
+
+Notification = Callable[[Any], Any]  # channel -> what its subscribers receive, with PAYLOAD where the payload stands
 
 
 class Cluster(Protocol):
@@ -42,7 +44,7 @@ class Cluster(Protocol):
     def publish(self, service: str, channel: Any, payload: Any) -> asyncio.Future[int]:
         """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
 
-    async def subscribe(self, connection: Connection, service: str, channel: Any, template: Template) -> None:
+    async def subscribe(self, connection: Connection, service: str, channel: Any, notification: Notification) -> None:
         """Subscribe a connection of this node. See Topics.subscribe."""
 
     def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
@@ -53,14 +55,11 @@ class Cluster(Protocol):
 
 
 class Topics:
-    """The channels of one service: publish to them, subscribe connections to them.
-
-    notification: channel -> what its subscribers receive, with PAYLOAD where the payload stands.
-    """
+    """The channels of one service: publish to them, subscribe connections to them."""
 
     __slots__ = ("_cluster", "_notification", "_service")
 
-    def __init__(self, cluster: Cluster, service: str, notification: Callable[[Any], Any]) -> None:
+    def __init__(self, cluster: Cluster, service: str, notification: Notification) -> None:
         self._cluster = cluster
         self._service = service
         self._notification = notification
@@ -80,8 +79,7 @@ class Topics:
         Raises AlreadySubscribed, LimitExceeded, InvalidChannel, BrokerUnavailable (nothing is left behind),
         ConnectionClosed.
         """
-        template = Template(self._service, self._notification(channel))
-        await self._cluster.subscribe(connection, self._service, channel, template)
+        await self._cluster.subscribe(connection, self._service, channel, self._notification)
 
     def unsubscribe(self, connection: Connection, channel: Any) -> None:
         """Undo `subscribe`. Raises NotSubscribed, InvalidChannel."""

@@ -19,11 +19,13 @@ from gateway import (
     NotSubscribed,
     Service,
 )
-from gateway.codec import Template
 from tests.support.clients import JSON, FakeWire, House, house, settle, until
 from tests.support.loopback import LoopbackBroker
 
-TEMPLATE = Template("quiet", PAYLOAD)
+
+def bare(channel: Any) -> Any:
+    """Shape a notification: the payload and nothing else."""
+    return PAYLOAD
 
 
 class Quiet(Service):
@@ -42,7 +44,7 @@ class Quiet(Service):
 
 
 def subscribe(built: House, connection: Connection, channel: Any = "news") -> "asyncio.Task[None]":
-    return asyncio.ensure_future(built.node.subscribe(connection, "quiet", channel, TEMPLATE))
+    return asyncio.ensure_future(built.node.subscribe(connection, "quiet", channel, bare))
 
 
 def nothing_is_left(built: House) -> bool:
@@ -149,7 +151,7 @@ async def test_channel_confirmed_for_one_who_gives_up_is_held_for_who_came_meanw
         await settle()
         built.broker.gate.set()
         await until(lambda: built.broker.is_subscribed("quiet:news"))
-        await built.node.subscribe(second.connection, "quiet", "news", TEMPLATE)
+        await built.node.subscribe(second.connection, "quiet", "news", bare)
         task.cancel()
         first.leave()
         await asyncio.gather(task, return_exceptions=True)
@@ -206,11 +208,11 @@ async def test_second_subscribe_is_refused_also_while_the_first_is_under_way() -
         task = subscribe(built, client.connection)
         await settle()
         with pytest.raises(AlreadySubscribed):
-            await built.node.subscribe(client.connection, "quiet", "news", TEMPLATE)
+            await built.node.subscribe(client.connection, "quiet", "news", bare)
         built.broker.gate.set()
         await task
         with pytest.raises(AlreadySubscribed):
-            await built.node.subscribe(client.connection, "quiet", "news", TEMPLATE)
+            await built.node.subscribe(client.connection, "quiet", "news", bare)
         assert client.connection.channels == {"quiet:news"}
 
 
@@ -237,6 +239,23 @@ async def test_channel_that_has_no_name_is_refused() -> None:
         with pytest.raises(InvalidChannel):
             await subscribe(built, built.client().connection, "x" * 300)
         assert nothing_is_left(built)
+
+
+async def test_notification_is_shaped_once_per_channel_and_again_when_it_was_gone() -> None:
+    shaped: list[Any] = []
+
+    def shape(channel: Any) -> Any:
+        shaped.append(channel)
+        return PAYLOAD
+
+    async with house(Quiet()) as built:
+        for _ in range(2):
+            clients = [built.client() for _ in range(3)]
+            for client in clients:
+                await built.node.subscribe(client.connection, "quiet", "news", shape)
+            for client in clients:
+                client.leave()
+        assert shaped == ["news", "news"]
 
 
 # -- limit of channels ------------------------------------------------------------------------------------------
