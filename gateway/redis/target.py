@@ -55,11 +55,12 @@ class RedisTarget:
             raise ConfigurationError(f"redis_url is no Redis URL: {_EXAMPLE}")
         try:
             parts = urlsplit(url)
+            if "," in parts.netloc.rpartition("@")[2]:
+                raise ConfigurationError(f"redis_url is a list: {_ONE_ONLY}")
             port = parts.port or 6379
         except ValueError:  # its text would quote the URL, and the password with it
-            raise ConfigurationError(f"redis_url has no valid host and port: {_EXAMPLE}") from None
-        if "," in parts.netloc.rpartition("@")[2]:
-            raise ConfigurationError(f"redis_url is a list: {_ONE_ONLY}")
+            hint = "in a password, write / as %2F, @ as %40, # as %23"
+            raise ConfigurationError(f"redis_url has no valid host and port: {_EXAMPLE}; {hint}") from None
         options = _options(parts, scheme)
         db = options.pop("db", "") or (parts.path.strip("/") if scheme != "unix" else "") or "0"
         if not (db.isascii() and db.isdigit()):

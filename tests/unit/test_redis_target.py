@@ -1,0 +1,97 @@
+"""RedisTarget: URLs in, connections' data out, secrets nowhere."""
+
+import json
+import traceback
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import ConfigurationError
+from gateway.redis import RedisTarget, channel_name
+
+VECTORS = Path(__file__).resolve().parents[1] / "vectors" / "redis_names.json"
+
+
+def test_the_parts_of_a_url_are_read() -> None:
+    target = RedisTarget.from_url("redis://us%3Aer:p%40ss%2F%23%25@redis.example:7000/3")
+    assert (target.host, target.port, target.db) == ("redis.example", 7000, 3)
+    assert (target.username, target.password) == ("us:er", "p@ss/#%")
+    assert target.tls is None
+
+
+@pytest.mark.parametrize(
+    ("url", "safe"),
+    [
+        ("redis://", "redis://127.0.0.1:6379/0"),
+        ("redis://h", "redis://h:6379/0"),
+        ("redis://:secret@h/1", "redis://h:6379/1"),
+        ("redis://h?db=4", "redis://h:6379/4"),
+        ("redis://[::1]:6380", "redis://[::1]:6380/0"),
+        ("rediss://u:secret@h", "rediss://h:6379/0"),
+        ("unix:///run/my%20redis.sock?db=2", "unix:///run/my redis.sock?db=2"),
+        ("unix://u:secret@/run/redis.sock", "unix:///run/redis.sock?db=0"),
+    ],
+)
+def test_the_safe_url_has_no_secret(url: str, safe: str) -> None:
+    target = RedisTarget.from_url(url)
+    assert target.safe_url == safe
+    assert "secret" not in repr(target) + str(target)
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("redis+sentinel://a:1,b:2/main", "one Redis only"),
+        ("rediss+sentinel://a:1/main", "one Redis only"),
+        ("redis+cluster://a:1", "one Redis only"),
+        ("redis://a:1,b:2", "list"),
+        (["redis://a", "redis://b"], "one Redis only"),
+        ("", "is no Redis URL"),
+        ("localhost:6379", "is no Redis URL"),
+        ("http://localhost", "is no Redis URL"),
+        ("redis://h:port", "no valid host and port"),
+        ("redis://h:99999", "no valid host and port"),
+        ("redis://h/zero", "database"),
+        ("redis://h/-1", "database"),
+        ("unix://", "names no socket"),
+        ("redis://h?timeout=3", "'timeout' is unknown"),
+        ("redis://h?ssl_ca_certs=/x", "unknown for redis://"),
+        ("rediss://h?ssl_cert_reqs=none", "always verified"),
+        ("rediss://h?ssl_check_hostname=maybe", "true or false"),
+        ("rediss://h?ssl_ca_certs=", "is empty"),
+        ("rediss://h?ssl_certfile=/nowhere.pem", "cannot load certificates"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_reason(url: object, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        RedisTarget.from_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://u:hunter2@h:port",
+        "redis://u:hunt[er2@h",
+        "redis://u:hunter2@h/x",
+        "http://u:hunter2@h",
+        "redis://u:hunter2",
+    ],
+)
+def test_an_error_never_quotes_the_secret(url: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        RedisTarget.from_url(url)
+    shown = "".join(traceback.format_exception(error.value))
+    assert "hunter2" not in shown and "hunt[er2" not in shown
+
+
+def test_tls_is_verified_unless_only_the_name_is_excepted() -> None:
+    strict = RedisTarget.from_url("rediss://h").tls
+    assert strict is not None and strict.check_hostname and strict.verify_mode.name == "CERT_REQUIRED"
+    lax = RedisTarget.from_url("rediss://h?ssl_check_hostname=false&ssl_cert_reqs=required").tls
+    assert lax is not None and not lax.check_hostname and lax.verify_mode.name == "CERT_REQUIRED"
+
+
+def test_channel_names_are_the_published_vectors() -> None:
+    for vector in json.loads(VECTORS.read_text())["names"]:
+        prefix, rest = vector["redis"].split(":{", 1)
+        assert channel_name(prefix, rest[:-1]) == vector["redis"].encode()
