@@ -1,0 +1,215 @@
+"""The shipped Redis with its users, and the composed container on it: each may what it needs, and no more."""
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.support.deploy import compose, container_argv, health_check, image_environment, make_secrets, redis_conf
+from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
+from tests.support.tools import eventually, free_port
+
+pytestmark = pytest.mark.needs("redis-server")
+
+# Only for looking: what was refused, and how Redis is set. It is no part of what is shipped.
+INSPECTOR = "user inspector on nopass +acl|log +config|get\n"
+
+
+@dataclass
+class ShippedRedis:
+    """The shipped redis.conf and users.acl, running."""
+
+    port: int
+    secrets: Path
+
+    def password(self, user: str) -> str:
+        if user == "metrics":
+            return (self.secrets / "redis_password_metrics").read_text()
+        url = (self.secrets / f"redis_url_{user}").read_text()
+        return url.removeprefix(f"redis://{user}:").partition("@")[0]
+
+    def client(self, user: str) -> redis.Redis:
+        return redis.Redis(port=self.port, username=user, password=self.password(user))
+
+    def inspector(self) -> redis.Redis:
+        return redis.Redis(port=self.port, username="inspector", password="any", decode_responses=True)
+
+
+@pytest.fixture
+async def shipped(tmp_path: Path) -> AsyncIterator[ShippedRedis]:
+    port = free_port()
+    secrets = make_secrets(tmp_path / "secrets", port)
+    (secrets / "users.acl").chmod(0o600)
+    with (secrets / "users.acl").open("a") as acl:
+        acl.write(INSPECTOR)
+    async with RedisProcess.running(tmp_path, conf=redis_conf(tmp_path, secrets, port), port=port):
+        yield ShippedRedis(port, secrets)
+
+
+# What each user needs, and what would let it out of the prefix or harm the others.
+PERMITTED = {
+    "node": [
+        ["PUBLISH", "snorky:{pubsub:news}", "1"],
+        ["SPUBLISH", "snorky:{pubsub:news}", "1"],
+        ["PUBSUB", "NUMSUB", "snorky:{pubsub:news}"],
+        ["SET", "snorky:nodes:a", "1", "PX", "8000"],
+        ["EVAL", "#!lua\nreturn redis.call('GET', KEYS[1])", "1", "snorky:nodes:a"],
+        ["XADD", "snorky:{pubsub:news}:stream", "*", "k", "v"],
+        ["INFO"],
+        ["ROLE"],
+        ["TIME"],
+        ["PING"],
+        ["CLIENT", "SETNAME", "snorky"],
+    ],
+    "publisher": [["PUBLISH", "snorky:{pubsub:news}", "1"], ["SPUBLISH", "snorky:{pubsub:news}", "1"], ["PING"]],
+    "metrics": [["INFO"], ["SLOWLOG", "LEN"], ["LATENCY", "LATEST"], ["PING"]],
+}
+FORBIDDEN_TO_ALL = [
+    ["PUBLISH", "other:{pubsub:news}", "1"],
+    ["PUBLISH", "snorky2", "1"],
+    ["SET", "other", "1"],
+    ["GET", "other"],
+    ["KEYS", "*"],
+    ["SCAN", "0"],
+    ["RANDOMKEY"],
+    ["PUBSUB", "CHANNELS"],
+    ["FLUSHALL"],
+    ["FLUSHDB"],
+    ["SWAPDB", "0", "1"],
+    ["CONFIG", "GET", "*"],
+    ["CONFIG", "SET", "maxmemory", "0"],
+    ["ACL", "LIST"],
+    ["ACL", "SETUSER", "node", "allkeys"],
+    ["CLIENT", "LIST"],
+    ["CLIENT", "KILL", "TYPE", "pubsub"],
+    ["CLIENT", "TRACKING", "ON", "BCAST"],
+    ["MONITOR"],
+    ["SHUTDOWN"],
+    ["SAVE"],
+    ["REPLICAOF", "NO", "ONE"],
+    ["MODULE", "LIST"],
+    ["SCRIPT", "FLUSH"],
+    ["FUNCTION", "FLUSH"],
+    ["EVAL", "return redis.call('SET', 'other', 1)", "0"],
+]
+FORBIDDEN = {
+    "publisher": [
+        ["EVAL", "return 1", "0"],
+        ["SET", "snorky:nodes:a", "1"],
+        ["GET", "snorky:nodes:a"],
+        ["SUBSCRIBE", "snorky:{pubsub:news}"],
+        ["INFO"],
+    ],
+    "metrics": [
+        ["PUBLISH", "snorky:{pubsub:news}", "1"],
+        ["GET", "snorky:nodes:a"],
+        ["SUBSCRIBE", "snorky:a"],
+        ["EVAL", "return 1", "0"],
+    ],
+    "node": [["SUBSCRIBE", "other:a"], ["PSUBSCRIBE", "*"]],
+}
+
+
+async def test_each_redis_user_may_what_it_needs_and_nothing_beyond_the_prefix(shipped: ShippedRedis) -> None:
+    for user, permitted in PERMITTED.items():
+        for command in permitted:
+            with shipped.client(user) as client:
+                client.execute_command(*command)
+        for command in FORBIDDEN_TO_ALL + FORBIDDEN[user]:
+            with shipped.client(user) as client:
+                with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)permission|can't access|ACL"):
+                    client.execute_command(*command)
+
+
+async def test_nobody_without_a_name_gets_in(shipped: ShippedRedis) -> None:
+    with (
+        redis.Redis(port=shipped.port, retry=Retry(NoBackoff(), 0)) as stranger,
+        pytest.raises(redis.exceptions.AuthenticationError),
+    ):
+        stranger.ping()
+
+
+async def test_the_shipped_redis_bounds_memory_and_evicts_nothing(shipped: ShippedRedis) -> None:
+    with shipped.inspector() as client:
+        config = client.config_get("*")
+    assert config["maxmemory-policy"] == "noeviction"
+    limits = re.search(r"pubsub (\d+) (\d+) (\d+)", config["client-output-buffer-limit"])
+    assert limits is not None
+    nodes = [name for name in compose()["services"] if name.startswith("node-")]
+    assert len(nodes) * int(limits[1]) < int(config["maxmemory"]) / 2, "stalled nodes alone must not fill it"
+    assert config["timeout"] == "0", "subscribers are silent for long"
+
+
+@asynccontextmanager
+async def composed_node(shipped: ShippedRedis) -> AsyncIterator[tuple[NodeProcess, dict[str, str]]]:
+    """Run what the container runs, with the environment of image and compose file. Only ports and folders differ."""
+    service = compose()["services"]["node-1"]
+    env = {name: value for name, value in image_environment().items() if name.startswith("SNORKY_")}
+    env |= {name: value.replace("/run/secrets", str(shipped.secrets)) for name, value in service["environment"].items()}
+    env |= {"SNORKY_PUBLIC__PORT": str(free_port()), "SNORKY_PRIVATE__PORT": str(free_port())}
+    async with NodeProcess.running(env, argv=container_argv(service["command"])) as node:
+
+        async def is_ready() -> bool:
+            return await node.status("/readyz") == 200
+
+        await eventually(is_ready, within_s=6, what=f"/readyz is 200\n{node.log}")
+        yield node, env
+
+
+async def ends_with(argv: Sequence[str], env: dict[str, str]) -> tuple[int, str]:
+    """Run a program to its end: its exit code and what it said."""
+    process = await asyncio.create_subprocess_exec(
+        *argv, env=clean_environment(env), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    async with asyncio.timeout(30):
+        output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
+
+
+async def test_the_composed_container_is_healthy_and_ends_within_its_grace_period(shipped: ShippedRedis) -> None:
+    argv = [sys.executable, *health_check()[1:]]
+    grace_s = float(compose()["services"]["node-1"]["stop_grace_period"].removesuffix("s"))
+    async with composed_node(shipped) as (node, env):
+        assert (await ends_with(argv, env))[0] == 0
+        node.terminate()
+        assert await node.wait(within_s=grace_s) == 0, node.log
+        assert (await ends_with(argv, env))[0] == 1
+
+
+async def test_every_command_works_with_its_users_rights_and_none_asks_for_more(shipped: ShippedRedis) -> None:
+    # `check` compares the limit with the descriptors of the machine, which here is no container
+    node_url = {"SNORKY_REDIS_URL_FILE": str(shipped.secrets / "redis_url_node"), "SNORKY_LIMITS__CONNECTIONS": "500"}
+    publisher_url = {"SNORKY_REDIS_URL_FILE": str(shipped.secrets / "redis_url_publisher")}
+    async with composed_node(shipped) as (node, _), aiohttp.ClientSession() as session:
+        async with session.ws_connect(node.websocket_url) as socket:
+            call = {"command": "subscribe", "params": {"channel": "news"}, "callId": 1}
+            await socket.send_json({"service": "pubsub", "message": call})
+            assert (await socket.receive_json(timeout=5))["message"]["type"] == "response"
+            code, said = await ends_with([*GATEWAY, "publish", "news", '{"from": "a job"}'], publisher_url)
+            assert code == 0, said
+            assert (await socket.receive_json(timeout=5))["message"]["message"] == {"from": "a job"}
+            key = (shipped.secrets / "api_key").read_text()
+            post = {"command": "publish", "params": {"channel": "news", "message": 2}, "callId": 1}
+            async with session.post(
+                f"http://127.0.0.1:{node.private_port}/backend",
+                data=json.dumps({"service": "pubsub_backend", "message": post}),
+                headers={"X-Backend-Key": key},
+            ) as response:
+                assert response.status == 200, await response.text()
+            assert (await socket.receive_json(timeout=5))["message"]["message"] == 2
+        for command in (["check"], ["stats", "--once"]):
+            code, said = await ends_with([*GATEWAY, *command], node_url)
+            assert code == 0, said
+    with shipped.inspector() as client:
+        refused = [(each["username"], each["object"]) for each in client.acl_log()]
+    assert refused == []
