@@ -86,7 +86,8 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection on: the 101 is written."""
-        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        # below the outbox's bound: else the transport alone would hold more than that
+        self._transport.set_write_buffer_limits(high=min(HIGH_WATER_BYTES, self._endpoint.node.limits.outbox_max_bytes))
         self._endpoint.wheel.add(self)
         self._endpoint.node.connect(self._connection, self._endpoint.registry)
 
@@ -96,6 +97,12 @@ class WebSocketProtocol(asyncio.Protocol):
         self._endpoint.admission.leave(self._connection.remote_ip)
         self._endpoint.node.disconnect(self._connection, self._close_code)
         self._parser = None
+
+    def eof_received(self) -> None:
+        """The peer sends nothing more: the transport closes behind what it holds, and that has a deadline."""
+        if not self._connection.is_closed:
+            self._connection.mark_closed()
+            self._endpoint.wheel.end_soon(self)
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""
@@ -148,8 +155,8 @@ class WebSocketProtocol(asyncio.Protocol):
     # -- Spoke: what the wheel does --------------------------------------------------------------------------
 
     def beat(self) -> None:
-        """Ping, or cut if nothing was heard since the last beat."""
-        if self._is_heard:
+        """Ping, or cut if nothing was heard since the last beat; whom we do not read we cannot hear."""
+        if self._is_heard or not self._transport.is_reading():
             self._is_heard = False
             self._connection.write(PING_FRAME)
         else:
@@ -200,3 +207,5 @@ class WebSocketProtocol(asyncio.Protocol):
         self._parser = None
         self._endpoint.node.metrics.bad_input.labels(fault.code).inc()
         self._connection.close(fault.close_code, str(fault))
+        if self._transport.can_write_eof():
+            self._transport.write_eof()  # its answer is not looked at: so that it need not wait for our deadline

@@ -32,40 +32,50 @@ class Wheel:
     """Beats every spoke once in ping_interval_s, and aborts those whose close takes too long."""
 
     def __init__(self, ping_interval_s: float) -> None:
-        self._slots: list[set[Spoke]] = [set() for _ in range(max(1, round(ping_interval_s / TICK_S)))]
-        self._tick_s = ping_interval_s / len(self._slots)
+        self._size = max(1, round(ping_interval_s / TICK_S))  # slots of a round
+        self._tick_s = ping_interval_s / self._size
+        self._slots: dict[int, set[Spoke]] = {}  # those with somebody in them
         self._now = 0  # slot visited last
+        self._next = 0  # slot taken last: who come in one tick are not visited in one
         self._ending: dict[Spoke, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, spoke: Spoke) -> None:
-        """Beat it from the next round on."""
-        spoke.slot = self._now
-        self._slots[self._now].add(spoke)
+        """Beat it once in every round from now on."""
+        self._next = (self._next + 1) % self._size
+        spoke.slot = self._next
+        self._slots.setdefault(self._next, set()).add(spoke)
         if self._timer is None:
             self._schedule()
 
     def remove(self, spoke: Spoke) -> None:
         """Let it be. Idempotent."""
-        self._slots[spoke.slot].discard(spoke)
+        self._take_out(spoke)
         self._ending.pop(spoke, None)
 
     def end_soon(self, spoke: Spoke, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Abort it unless it is removed within timeout_s."""
-        self._slots[spoke.slot].discard(spoke)  # a ping behind a close frame is a protocol error
+        self._take_out(spoke)  # a ping behind a close frame is a protocol error
         self._ending[spoke] = asyncio.get_running_loop().time() + timeout_s
         if self._timer is None:
             self._schedule()
+
+    def _take_out(self, spoke: Spoke) -> None:
+        slot = self._slots.get(spoke.slot)
+        if slot is not None:
+            slot.discard(spoke)
+            if not slot:
+                del self._slots[spoke.slot]
 
     def _schedule(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
-        if self._ending or any(self._slots):  # with nobody to visit the timer ends, until somebody comes
+        if self._ending or self._slots:  # with nobody to visit the timer ends, until somebody comes
             self._schedule()
-        self._now = (self._now + 1) % len(self._slots)
-        for spoke in tuple(self._slots[self._now]):
+        self._now = (self._now + 1) % self._size
+        for spoke in tuple(self._slots.get(self._now, ())):
             spoke.beat()
         if self._ending:
             now_s = asyncio.get_running_loop().time()

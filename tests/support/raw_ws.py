@@ -251,7 +251,7 @@ class RawClient:
     async def closed(self) -> int | None:
         """Read on to the end of the stream; returns the code of the server's close frame, None if there was none.
 
-        Answers the close frame as a client must, and holds the server to sending nothing behind it.
+        Answers the close frame as a client must, holds the server to sending nothing behind it, and closes.
         """
         try:
             while True:
@@ -265,4 +265,5 @@ class RawClient:
         except ConnectionError:
             pass  # it has closed already, as a server may
         assert await self.until_end() == b"", "bytes behind the close frame"
+        self.close()
         return int.from_bytes(payload[:2], "big") if payload else 1005

@@ -168,7 +168,7 @@ class RunningSite:
         assert self.node.counts == {"connections": 0, "subscriptions": 0, "channels": 0}
         assert self.admitted == (0, {})
         assert not wheel._slots and not wheel._ending, "spokes left on the wheel"
-        assert not self.public._inboxes
+        assert not self.public._inboxes, "messages are awaited for nobody"
 
     def assert_sound(self) -> None:
         """Nothing was reported that nobody handled."""
@@ -232,6 +232,7 @@ async def running_site(
             yield running
             await gone(running)
             if is_strict:
+                await until(lambda: not registry._inboxes, "what they waited for is given up")
                 running.errors += [str(each) for each in events if each["log_level"] in ("error", "critical")]
                 running.assert_sound()
                 running.assert_empty()
