@@ -2,6 +2,8 @@
 
 import asyncio
 import shlex
+import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -9,15 +11,19 @@ import typer
 from gateway.codec import channel_key, decode_json, encode_json
 from gateway.commands.common import ChannelIsJson, Config, ServiceName, fail, output, read_settings
 from gateway.errors import ConfigurationError, InvalidInput
-from gateway.redis.probe import publish_once
+from gateway.redis.probe import publish_all, publish_once
 from gateway.redis.target import RedisTarget
 
 __all__ = ["publish", "read_channel"]
 
+_READ_BYTES = 65_536
+
 
 def publish(
     channel: Annotated[str, typer.Argument(help="The channel's name.", show_default=False)],
-    message: Annotated[str, typer.Argument(metavar="JSON", help="The message, strict JSON.", show_default=False)],
+    message: Annotated[
+        str, typer.Argument(metavar="JSON", help="The message, strict JSON; - reads one a line.", show_default=False)
+    ],
     service: ServiceName = "pubsub",
     json_channel: ChannelIsJson = False,
     config: Config = None,
@@ -33,10 +39,12 @@ def publish(
         snorky publish news '"just a text"'
 
         snorky publish --json-channel '["room", 5]' 42
+
+        tail -f events.jsonl | snorky publish news -
     """
     try:
         key = channel_key(service, read_channel(channel, is_json=json_channel))
-        payload = encode_json(decode_json(message.encode("utf-8", "surrogateescape")))
+        payload = b"" if message == "-" else encode_json(decode_json(message.encode("utf-8", "surrogateescape")))
     except InvalidInput as error:
         fail(f"the message is no JSON: {error}; {_remedy(channel, message)}", code=2)
     settings = read_settings(config)
@@ -47,11 +55,39 @@ def publish(
         )
     try:
         target = RedisTarget.from_url(settings.redis_url)
+        if message == "-":
+            sent = asyncio.run(publish_all(target, settings.prefix, key, _lines()))
+            output.print(f"{sent} published")
+            return
         nodes = asyncio.run(publish_once(target, settings.prefix, key, payload))
     except (ConfigurationError, ConnectionError) as error:
         fail(str(error))
     heard = f"{nodes} node{'' if nodes == 1 else 's'} received it"
     output.print(heard if nodes else f"{heard}: nobody subscribes to this channel")
+
+
+def _lines() -> Iterator[list[bytes]]:
+    """Read messages from standard input, one a line: what is there already goes together, nothing waits for more.
+
+    A line that is none ends the command; what came before it is published.
+    """
+    number, rest, is_open = 0, b"", True
+    while is_open:
+        data = sys.stdin.buffer.read1(_READ_BYTES)  # type: ignore[union-attr]  # a BufferedReader
+        is_open = bool(data)
+        *lines, rest = (rest + data).split(b"\n")
+        if not is_open and rest:
+            lines.append(rest)
+        batch: list[bytes] = []
+        for line in lines:
+            number += 1
+            try:
+                batch.append(encode_json(decode_json(line.strip())))
+            except InvalidInput as error:
+                yield batch
+                fail(f"line {number} is no JSON: {error}; the lines before it are published", code=2)
+        if batch:
+            yield batch
 
 
 def read_channel(text: str, *, is_json: bool) -> Any:

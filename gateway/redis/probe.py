@@ -5,7 +5,7 @@ Connections are made for the one question and closed; a node's own traffic does 
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from gateway.redis.names import channel_name
 from gateway.redis.target import RedisTarget
 
-__all__ = ["RedisReport", "explain", "inspect_redis", "publish_once", "reading"]
+__all__ = ["RedisReport", "explain", "inspect_redis", "publish_all", "publish_once", "reading"]
 
 VERSION_MIN = (7, 0)  # scripts with a shebang line; earlier ones have known advisories
 _HEARD_TIMEOUT_S = 2.0
@@ -37,6 +37,22 @@ async def publish_once(target: RedisTarget, prefix: str, key: str, payload: byte
     """
     async with reading(target) as client:
         return int(await client.publish(channel_name(prefix, key), payload))
+
+
+async def publish_all(target: RedisTarget, prefix: str, key: str, batches: Iterable[Sequence[bytes]]) -> int:
+    """PUBLISH many in their order, a round trip for each batch, never again.
+
+    Returns how many were sent. Raises ConnectionError: of the last batch it is not known.
+    """
+    sent, name = 0, channel_name(prefix, key)
+    async with reading(target) as client:
+        for batch in batches:
+            pipeline = client.pipeline(transaction=False)
+            for payload in batch:
+                pipeline.publish(name, payload)
+            await pipeline.execute()
+            sent += len(batch)
+    return sent
 
 
 async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
