@@ -46,7 +46,7 @@ def main() -> int:
         if "fanout" in sections:
             for connections in (100, 1_000) if options.quick else (100, 1_000, 5_000):
                 _note(f"fan-out to {connections:,} clients")
-                repetitions, deliveries = (3, 5_000) if options.quick else (7, 20_000)
+                repetitions, deliveries = (3, 5_000) if options.quick else (7 if connections > 1_000 else 15, 20_000)
                 cells += measure(variants(redis), connections, repetitions=repetitions, deliveries=deliveries)
         try:
             if "redis" in sections and redis is not None:

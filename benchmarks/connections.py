@@ -22,6 +22,7 @@ class Connections:
     connections: int
     bytes_each: float
     connect_ms: float  # CPU of the server
+    has_own_channel: bool  # the figure is that of a connection and of a channel
     per_s: float  # as fast as they came, one CPU each for server and clients
 
     @property
@@ -41,4 +42,11 @@ def connect(name: str, start: Callable[[], Child], connections: int, *, send: st
                 time.sleep(SETTLE_S)
                 grown = server.rss_bytes() - rss_before
                 connect_s = receiver.connect_s
-    return Connections(name, connections, grown / connections, cpu_s * 1e3 / connections, connections / connect_s)
+    return Connections(
+        name=name,
+        connections=connections,
+        bytes_each=grown / connections,
+        connect_ms=cpu_s * 1e3 / connections,
+        has_own_channel=send is not None and "%d" in send,
+        per_s=connections / connect_s,
+    )

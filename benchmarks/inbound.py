@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+from benchmarks.child import ChildFailed
 from benchmarks.compiler import compiled
 from benchmarks.machine import receiver_cpu
 from benchmarks.receiver import Receiver
@@ -34,5 +35,7 @@ def flood(*, connections: int, messages: int) -> Inbound | None:
         before_s = server.cpu_s()
         counts = receiver.ask(f"flood {messages} 1 {call}")
         cpu_s = server.cpu_s() - before_s
+    if counts["messages"] != messages:
+        raise ChildFailed(f"expected {messages} replies: {counts}")
     per_s = messages / counts["elapsed_s"]
     return Inbound("RPC call and its reply", connections, messages, cpu_s * 1e6 / messages, per_s)

@@ -16,8 +16,8 @@ def compact(value: object) -> bytes:
 
 
 def payload(sent_ns: int = 0) -> dict[str, object]:
-    """An object of 100 bytes in compact JSON. sent_ns: CLOCK_MONOTONIC when published, for latency."""
-    value: dict[str, object] = {"t": sent_ns, "text": ""}
+    """What a chat would send, 100 bytes in compact JSON. sent_ns: CLOCK_MONOTONIC when published, for latency."""
+    value: dict[str, object] = {"t": sent_ns, "id": 4711, "from": "alice", "text": ""}
     value["text"] = "x" * (PAYLOAD_BYTES - len(compact(value)))
     return value
 

@@ -1,12 +1,13 @@
 /* Thousands of clients in one thread, cheap enough not to be what is measured.
  *
  *   receiver --port P --connections N [--raw] [--path /ws] [--send JSON] [--sample K] [--sources S] [--window W]
- *            [--protocol NAME]
+ *            [--protocol NAME] [--nap-us U]
  *
  * Opens N connections, WebSocket handshake included (--raw: none), and sends --send on each as one masked text
  * frame; "%d" in it becomes the connection's number. Then it drains with big recv()s. Frames are walked by their
  * headers, not parsed; of every K-th connection the payload is searched for "t":NANOSECONDS (CLOCK_MONOTONIC),
- * whose age at receipt is the latency, and which must not decrease. Pings are answered.
+ * whose age at receipt is the latency, and which must not decrease. Pings are answered. --nap-us: once all are open,
+ * it looks every U microseconds instead of waiting to be woken: waking is work of the sender's CPU.
  *
  * stdout: {"event": "ready", ...} when every connection is open and, with --send, has got its reply; then one line
  * for each command of stdin:
@@ -47,7 +48,7 @@ struct connection {
 
 static struct connection *connections;
 static int n_connections = 1, port, epoll_fd, window = 128, n_sources = 1, sample_every;
-static int n_started, n_ready, n_pending;
+static int n_started, n_ready, n_pending, nap_us;
 static bool raw;
 static const char *path = "/ws", *first_message, *protocol;
 static uint64_t n_messages, n_bytes, n_closed, n_out_of_order, n_recvs;
@@ -234,6 +235,10 @@ static void readable(struct connection *c) {
 
 static void turn(int timeout_ms) {
     static struct epoll_event events[512];
+    if (nap_us && n_ready == n_connections) { /* nobody waits in epoll, so no send() has somebody to wake */
+        usleep((useconds_t)nap_us);
+        timeout_ms = 0;
+    }
     int n = epoll_wait(epoll_fd, events, 512, timeout_ms);
     for (int i = 0; i < n; i++) {
         struct connection *c = events[i].data.ptr;
@@ -311,6 +316,7 @@ static void parse_arguments(int argc, char **argv) {
         else if (!strcmp(name, "--send")) first_message = argv[i];
         else if (!strcmp(name, "--sample")) sample_every = atoi(argv[i]);
         else if (!strcmp(name, "--sources")) n_sources = atoi(argv[i]);
+        else if (!strcmp(name, "--nap-us")) nap_us = atoi(argv[i]);
         else if (!strcmp(name, "--window")) window = atoi(argv[i]);
         else if (!strcmp(name, "--protocol")) protocol = argv[i];
         else { fprintf(stderr, "unknown option %s\n", name); exit(2); }

@@ -14,7 +14,8 @@ class Receiver(Child):
     """Many client connections in one process. Once made, all are open and have got the reply to `send`.
 
     send: text that every connection sends first and that is answered. sample: of every so many connections one
-    has its latencies taken. sources: loopback addresses to connect from, 28,000 ports each.
+    has its latencies taken. nap_us: look so often, instead of being woken by every send(). Source addresses are as
+    many as the ports need, 28,000 each.
     Raises ChildFailed: connecting failed or took more than timeout_s.
     """
 
@@ -27,12 +28,15 @@ class Receiver(Child):
         is_raw: bool = False,
         send: str | None = None,
         sample: int = 0,
+        nap_us: int = 0,
         timeout_s: float = 120.0,
     ) -> None:
         program = compiled("receiver")
         argv = [str(program)] if program else [sys.executable, "-m", "benchmarks.python_receiver"]
         argv += ["--port", str(port), "--connections", str(connections), "--path", PATH, "--sample", str(sample)]
         argv += ["--sources", str(1 + connections // 20_000)]
+        if program is not None:
+            argv += ["--nap-us", str(nap_us)]
         if is_raw:
             argv.append("--raw")
         if send is not None:
