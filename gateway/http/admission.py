@@ -1,6 +1,7 @@
 """Admission: who the client is behind trusted proxies, and how many connections it may have."""
 
 import ipaddress
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -36,8 +37,8 @@ class Admission:
             return address
         forwarded = ",".join(request.headers.getall("X-Forwarded-For", ()))
         for each in reversed([part.strip() for part in forwarded.split(",") if part.strip()]):
-            address = each
-            if not self._is_trusted(each):
+            address = _without_port(each)
+            if not self._is_trusted(address):
                 break
         return address
 
@@ -68,3 +69,9 @@ class Admission:
         except ValueError:
             return False
         return any(ip in network for network in self._trusted_proxies)
+
+
+def _without_port(address: str) -> str:
+    """Take off the port that some proxies write: every connection would count as an address of its own."""
+    bracketed = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|(\d+\.\d+\.\d+\.\d+):\d+", address)
+    return (bracketed[1] or bracketed[2]) if bracketed else address

@@ -1,0 +1,157 @@
+"""Admission: whose address counts behind proxies, and how many connections one may have."""
+
+import ipaddress
+from typing import Any
+
+import pytest
+from multidict import CIMultiDict
+
+from gateway.http.admission import Admission
+from gateway.http.handshake import HandshakeRefused
+from gateway.metrics import Metrics
+from gateway.settings import Limits, Public
+from tests.support.raw_ws import CLOSE, close_payload, frame, handshake_head
+from tests.support.site import on_both_loops, running_site, until
+
+PROXIES = tuple(map(ipaddress.ip_network, ("10.0.0.0/8", "fd00::/8", "127.0.0.1/32")))
+
+
+class Request:
+    def __init__(self, remote: str | None, *forwarded: str) -> None:
+        self.remote = remote
+        self.headers: CIMultiDict[str] = CIMultiDict()
+        for line in forwarded:
+            self.headers.add("X-Forwarded-For", line)
+
+
+def admission(limits: Limits | None = None, proxies: Any = PROXIES) -> Admission:
+    return Admission(limits or Limits(), proxies, Metrics())
+
+
+@pytest.mark.parametrize(
+    ("remote", "forwarded", "expected"),
+    [
+        ("203.0.113.5", [], "203.0.113.5"),
+        # who is no trusted proxy may write what he likes
+        ("203.0.113.5", ["198.51.100.1"], "203.0.113.5"),
+        ("203.0.113.5", ["10.0.0.1"], "203.0.113.5"),
+        # behind one proxy, behind two
+        ("10.0.0.1", ["203.0.113.5"], "203.0.113.5"),
+        ("10.0.0.1", ["203.0.113.5, 10.0.0.2"], "203.0.113.5"),
+        ("10.0.0.1", ["203.0.113.5", "10.0.0.2"], "203.0.113.5"),
+        ("fd00::1", ["2001:db8::7"], "2001:db8::7"),
+        # what the client itself wrote stands further left
+        ("10.0.0.1", ["198.51.100.1, 203.0.113.5"], "203.0.113.5"),
+        ("10.0.0.1", ["10.0.0.9, 203.0.113.5"], "203.0.113.5"),
+        ("10.0.0.1", ["127.0.0.1", "203.0.113.5", "10.0.0.2"], "203.0.113.5"),
+        ("10.0.0.1", ["spoofed, 203.0.113.5 , 10.0.0.3"], "203.0.113.5"),
+        # a proxy that says nothing, or nothing useful
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["", " , ,"], "10.0.0.1"),
+        ("10.0.0.1", ["10.0.0.2"], "10.0.0.2"),
+        ("10.0.0.1", ["unknown"], "unknown"),
+        ("10.0.0.1", ["203.0.113.5, unknown"], "unknown"),
+        # some write the port: each connection would have an address of its own
+        ("10.0.0.1", ["203.0.113.5:51234"], "203.0.113.5"),
+        ("10.0.0.1", ["203.0.113.5, 10.0.0.2:443"], "203.0.113.5"),
+        ("10.0.0.1", ["[2001:db8::7]:51234"], "2001:db8::7"),
+        ("10.0.0.1", ["[2001:db8::7]"], "2001:db8::7"),
+        (None, [], ""),
+    ],
+)
+def test_the_client_is_the_right_most_address_that_is_no_trusted_proxy_s(
+    remote: str | None, forwarded: list[str], expected: str
+) -> None:
+    request: Any = Request(remote, *forwarded)
+    assert admission().client_ip(request) == expected
+
+
+def test_nobody_is_believed_where_no_proxy_is_named() -> None:
+    request: Any = Request("127.0.0.1", "203.0.113.5")
+    assert admission(proxies=()).client_ip(request) == "127.0.0.1"
+
+
+def test_each_address_has_its_limit_and_the_node_its_own() -> None:
+    gate = admission(Limits(connections=3, connections_per_ip=2))
+    for _ in range(2):
+        gate.enter("a")
+    with pytest.raises(HandshakeRefused) as caught:
+        gate.enter("a")
+    assert (caught.value.status, caught.value.reason) == (429, "connections_per_ip")
+    gate.enter("b")
+    with pytest.raises(HandshakeRefused) as caught:
+        gate.enter("c")
+    assert (caught.value.status, caught.value.reason) == (503, "connections")
+    gate.leave("a")
+    gate.enter("c")
+    for ip in "abc":
+        gate.leave(ip)
+    assert (gate._total, dict(gate._per_ip)) == (0, {}), "addresses that have gone take no memory"
+
+
+def test_who_was_refused_is_not_counted() -> None:
+    gate = admission(Limits(connections=0, connections_per_ip=1))
+    gate.enter("a")
+    for _ in range(100):
+        with pytest.raises(HandshakeRefused):
+            gate.enter("a")
+    gate.leave("a")
+    assert (gate._total, dict(gate._per_ip)) == (0, {})
+
+
+def test_zero_is_no_limit() -> None:
+    gate = admission(Limits(connections=0, connections_per_ip=0))
+    for _ in range(10_000):
+        gate.enter("a")
+
+
+@on_both_loops
+async def test_too_many_connections_are_refused_with_a_status_and_let_in_again_later() -> None:
+    async with running_site(limits=Limits(connections_per_ip=2)) as site:
+        clients = [await site.client() for _ in range(2)]
+        refused = await site.open()
+        response = await refused.handshake()
+        assert response.status == 429 and response.headers["retry-after"] == "5"
+        assert site.sample("limited_total", limit="connections_per_ip") == 1
+        assert site.sample("handshakes_rejected_total", reason="connections_per_ip") == 1
+        assert site.admitted == (2, {"127.0.0.1": 2})
+        clients[0].reset()
+        await until(lambda: site.admitted == (1, {"127.0.0.1": 1}))
+        await site.client()
+
+
+@on_both_loops
+async def test_a_full_node_says_so() -> None:
+    async with running_site(limits=Limits(connections=1)) as site:
+        await site.client()
+        response = await (await site.open()).handshake()
+        assert response.status == 503 and response.headers["retry-after"] == "5"
+
+
+@on_both_loops
+async def test_counts_return_to_zero_however_connections_end() -> None:
+    async with running_site(limits=Limits(connections_per_ip=50)) as site:
+        for number in range(60):
+            client = await site.open()
+            early = [b"", frame(CLOSE, close_payload(1000)), b"\xff\xff\xff"][number % 3]
+            await client.send(handshake_head() + early)
+            if number % 2:
+                client.reset()
+            else:
+                await client.response()
+                client.close()
+            if number % 10 == 9:
+                await until(lambda: site.admitted == (0, {}))
+        await until(lambda: site.admitted == (0, {}))
+
+
+@on_both_loops
+async def test_connections_behind_a_trusted_proxy_count_for_their_clients() -> None:
+    public = Public(trusted_proxies=PROXIES)
+    async with running_site(public=public, limits=Limits(connections_per_ip=1)) as site:
+        await site.client({"X-Forwarded-For": "203.0.113.5"})
+        await site.client({"X-Forwarded-For": "203.0.113.5, 203.0.113.6"})
+        assert site.admitted == (2, {"203.0.113.5": 1, "203.0.113.6": 1})
+        assert site.connection.remote_ip == "203.0.113.6"
+        response = await (await site.open()).handshake({"X-Forwarded-For": "1.2.3.4, 203.0.113.5"})
+        assert response.status == 429
