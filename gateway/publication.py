@@ -1,0 +1,97 @@
+"""Publications as they travel through Redis: bytes <-> what they say. Pure.
+
+    bare        the payload, JSON: what any Redis client publishes
+    sequenced   0xC1 `1 EPOCH:OFFSET:TAG PREVIOUS_TAG j` newline payload: it has a position in its channel's history
+    addressed   0xC1 `2 j SELECTOR` newline payload: for some of the subscribers only
+
+0xC1 is never first in JSON or MessagePack. SELECTOR is a JSON object without blanks: `only` an identity, `not` a
+connection's id, `not_identity` an identity. An unknown version is dropped by who reads it, and counted.
+"""
+
+from dataclasses import dataclass
+
+from gateway.codec import decode_json, encode_json
+from gateway.errors import InvalidMessage
+
+__all__ = ["Position", "Publication", "Selector", "UnknownVersion", "read_publication", "write_addressed"]
+
+_MARK = b"\xc1"
+
+
+class UnknownVersion(InvalidMessage):
+    """A publication of a version that this node does not speak: of a newer one, say."""
+
+    code = "unknown_version"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a publication stands: EPOCH:OFFSET:TAG. The tag is random per entry; see RELIABILITY of the docs."""
+
+    epoch: str
+    offset: int
+    tag: str
+
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.offset}:{self.tag}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Position":
+        """Read what `str` wrote. Raises ValueError."""
+        epoch, offset, tag = text.split(":")
+        if not (offset.isascii() and offset.isdigit() and epoch and tag):
+            raise ValueError("not a position")
+        return cls(epoch, int(offset), tag)
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Which subscribers get a publication."""
+
+    only_identity: str | None = None
+    not_identity: str | None = None
+    not_connection: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One publication. payload: JSON, not yet checked."""
+
+    payload: bytes
+    position: Position | None = None
+    previous_tag: str | None = None
+    selector: Selector | None = None
+
+
+def read_publication(data: bytes) -> Publication:
+    """Read what came from Redis. Raises UnknownVersion, InvalidMessage: a header that cannot be read."""
+    if data[:1] != _MARK:
+        return Publication(data)
+    header, _, payload = data[1:].partition(b"\n")
+    try:
+        version, *fields = header.decode("ascii" if header[:2] == b"1 " else "utf-8").split(" ")
+        if version == "1":
+            position, previous_tag, encoding = fields[:3]
+            if encoding == "j":
+                return Publication(payload, Position.parse(position), previous_tag)
+        elif version == "2":
+            encoding, selector = fields[0], " ".join(fields[1:])
+            if encoding == "j":
+                return Publication(payload, selector=_selector(selector.encode()))
+    except (ValueError, UnicodeDecodeError):
+        raise InvalidMessage("Malformed header") from None
+    raise UnknownVersion("Unknown version")
+
+
+def write_addressed(payload: bytes, selector: Selector) -> bytes:
+    """Address a publication to some of a channel's subscribers."""
+    fields = {"only": selector.only_identity, "not_identity": selector.not_identity, "not": selector.not_connection}
+    chosen = encode_json({name: value for name, value in fields.items() if value is not None})
+    return _MARK + b"2 j " + chosen + b"\n" + payload
+
+
+def _selector(text: bytes) -> Selector:
+    value = decode_json(text)
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise InvalidMessage("Malformed header")
+    return Selector(value.get("only"), value.get("not_identity"), value.get("not"))
