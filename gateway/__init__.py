@@ -7,6 +7,7 @@ The names below are the public ones; services import nothing else of this packag
 from gateway._version import __version__
 from gateway.codec import PAYLOAD
 from gateway.connection import Connection
+from gateway.directory import Entered, Member, Owner
 from gateway.errors import (
     AlreadySubscribed,
     BrokerUnavailable,
@@ -27,11 +28,13 @@ from gateway.http.handler import WebSocketHandler
 from gateway.info import InfoService
 from gateway.metrics import Metrics
 from gateway.node import Node
+from gateway.primitives import Cluster, Direct, Names, Rosters, Tokens, Topics
 from gateway.process import run
+from gateway.publication import Position, Publication, Selector
 from gateway.registry import ServiceRegistry, error_message, is_cancelling, send_error
 from gateway.running import running
 from gateway.server import Gateway
-from gateway.service import Cluster, Service, Topics
+from gateway.service import Service
 from gateway.settings import Limits, Private, Public, Settings, load
 
 __all__ = [
@@ -44,6 +47,8 @@ __all__ = [
     "ConfigurationError",
     "Connection",
     "ConnectionClosed",
+    "Direct",
+    "Entered",
     "Gateway",
     "InfoService",
     "InvalidChannel",
@@ -51,16 +56,24 @@ __all__ = [
     "InvalidMessage",
     "LimitExceeded",
     "Limits",
+    "Member",
     "Metrics",
+    "Names",
     "Node",
     "NotSubscribed",
+    "Owner",
+    "Position",
     "Private",
     "Public",
+    "Publication",
     "Refused",
+    "Rosters",
+    "Selector",
     "Service",
     "ServiceRegistry",
     "Settings",
     "SnorkyError",
+    "Tokens",
     "Topics",
     "UnknownService",
     "WebSocketHandler",

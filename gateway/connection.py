@@ -105,6 +105,11 @@ class Connection:
         return f"{self._node_id}.{self._serial}"
 
     @property
+    def serial(self) -> int:
+        """Number among the connections of its node."""
+        return self._serial
+
+    @property
     def transport_name(self) -> str:
         """Name of the kind of wire, for metrics."""
         return self._wire.transport_name

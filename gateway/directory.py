@@ -98,16 +98,15 @@ class Directory(Protocol):
     async def stop(self) -> None:
         """Give up the lease: what local connections own should have been given back before. Idempotent."""
 
-    async def enter(
-        self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None, max_entries: int = 0
-    ) -> Entered | None:
+    async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
         """Enter a roster; publishes the notices. Idempotent for the same owner and entry (data is replaced).
 
-        max_entries: of one owner in this roster, 0 = any number; None is returned if it is exceeded. Raises
-        BrokerUnavailable.
+        Raises BrokerUnavailable.
         """
 
-    async def update(self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None) -> bool:
+    async def update(
+        self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None
+    ) -> bool:
         """Replace an entry's data and publish the notice with it; False = there is no such entry."""
 
     async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:

@@ -7,12 +7,13 @@ Rules:
 - A pass over very many clients is cut into chunks, a loop tick each, so that the loop stays responsive
   (5,000 writes block it for 65 ms). While passes are under way the broker is not read: its bytes wait in the
   socket, and the next read brings more at once, which costs less per publication.
+- What is addressed to some of the subscribers is a pass of its own, in its place among the others.
 - No task, timer or queue per message.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
@@ -20,17 +21,18 @@ from typing import Final, Protocol
 
 import structlog
 
-from gateway.codec import Encoding, decode_json, encode_msgpack
+from gateway.codec import Encoding, Json, decode_json, encode_msgpack
 from gateway.connection import Connection
 from gateway.errors import CloseCode, InvalidMessage
 from gateway.frames import Dialect
 from gateway.hub import Channel, Hub
 from gateway.metrics import Metrics
+from gateway.publication import MARK, Publication, Selector, UnknownVersion, read_publication
 
-__all__ = ["Fanout", "Source"]
+__all__ = ["Fanout", "Listener", "Source"]
 
 CHUNK: Final = 1000  # writes per loop tick: 15 ms on a machine where one takes 15 us
-SEQUENCED: Final = b"\xc1"  # begins a publication with a position: never first in JSON or MessagePack
+Listener = Callable[[Sequence[Publication]], None]  # of this node itself: what one read brought, in order
 
 _log = structlog.get_logger("snorky.fanout")
 
@@ -64,6 +66,7 @@ class Fanout:
         self._source = source
         self._metrics = metrics
         self._chunk = chunk
+        self._listeners: dict[str, Listener] = {}
         self._passes: deque[_Pass] = deque()
         self._next: asyncio.Handle | None = None  # there while passes are under way: then the source is paused
         self._started_s = 0.0
@@ -76,6 +79,18 @@ class Fanout:
         if self._probe is None or now_s - self._probe[2] > 10.0:  # it was lost, or its channel has nobody here
             self._probe = (key, payload, now_s)
 
+    def listen(self, key: str, listener: Listener) -> None:
+        """Hand what comes for a channel to this node's own listener too, before the connections."""
+        self._listeners[key] = listener
+
+    def unlisten(self, key: str) -> None:
+        """Undo `listen`."""
+        del self._listeners[key]
+
+    def is_listened(self, key: str) -> bool:
+        """True if the node itself hears this channel."""
+        return key in self._listeners
+
     def deliver(self, batch: Mapping[str, Sequence[bytes]]) -> None:
         """Deliver what one read brought. Per channel key: payloads in order, as they came."""
         if not self._passes:
@@ -84,12 +99,14 @@ class Fanout:
         for key, payloads in batch.items():
             received += len(payloads)
             channel = self._hub.get(key)
-            if channel is None:  # it lingers: its last subscriber left a moment ago
-                self._metrics.drops.labels("no_subscriber").inc(len(payloads))
-                continue
             if self._probe is not None and self._probe[0] == key and self._probe[1] in payloads:
-                self._is_probe_here = True
-            self._prepare(channel, payloads)
+                self._is_probe_here = channel is not None
+            if key in self._listeners:
+                self._tell(self._listeners[key], payloads)
+            elif channel is None:  # it lingers: its last subscriber left a moment ago
+                self._metrics.drops.labels("no_subscriber").inc(len(payloads))
+            if channel is not None:
+                self._sort(channel, payloads)
         self._metrics.publications_received.inc(received)
         if self._next is None:
             self._run()
@@ -102,31 +119,66 @@ class Fanout:
             self._next = None
             self._source.resume()
 
-    def _prepare(self, channel: Channel, payloads: Sequence[bytes]) -> None:
-        """Check and render the payloads, once per encoding, and line up a pass per dialect."""
-        values = []
-        sound = []
-        for payload in payloads:
+    def _tell(self, listener: Listener, payloads: Sequence[bytes]) -> None:
+        publications = []
+        for data in payloads:
+            with suppress(InvalidMessage):  # counted where it is sorted, if there is a connection to harm
+                publication = read_publication(data)
+                decode_json(publication.payload)
+                publications.append(publication)
+        try:
+            listener(publications)
+        except Exception:  # a service's fault must not keep the connections waiting
+            _log.exception("listener failed")
+
+    def _sort(self, channel: Channel, payloads: Sequence[bytes]) -> None:
+        """Check the payloads, and line them up: those for everybody together, the addressed ones each alone."""
+        sound: list[bytes] = []
+        values: list[Json] = []
+        for data in payloads:
+            payload, selector = data, None
             try:
-                values.append(decode_json(payload))
-                sound.append(payload)
+                if data[:1] == MARK:
+                    publication = read_publication(data)
+                    payload, selector = publication.payload, publication.selector
+                value = decode_json(payload)
+            except UnknownVersion:
+                self._metrics.drops.labels("unknown_version").inc()
+                continue
             except InvalidMessage:
-                reason = "unknown_version" if payload[:1] == SEQUENCED else "invalid"
-                self._metrics.drops.labels(reason).inc()
-        if not sound:
+                self._metrics.drops.labels("invalid").inc()
+                continue
+            if data is payload:
+                self._metrics.unsequenced_publications.inc()
+            if selector is not None:
+                self._line_up(channel, sound, values, None)
+                sound, values = [], []
+                self._line_up(channel, [payload], [value], selector)
+            else:
+                sound.append(payload)
+                values.append(value)
+        self._line_up(channel, sound, values, None)
+
+    def _line_up(
+        self, channel: Channel, payloads: Sequence[bytes], values: Sequence[Json], selector: Selector | None
+    ) -> None:
+        """Render the payloads, once per encoding, and line up a pass per dialect."""
+        if not payloads:
             return
-        self._metrics.unsequenced_publications.inc(len(sound))
         by_encoding: dict[Encoding, list[bytes]] = {}
         for dialect, group in channel.groups.items():
+            connections = tuple(group if selector is None else filter(selector.selects, group))
+            if not connections:
+                continue
             messages = by_encoding.get(dialect.encoding)
             if messages is None:
-                encoded = sound if dialect.encoding is Encoding.JSON else [encode_msgpack(value) for value in values]
+                encoded = payloads if dialect.encoding is Encoding.JSON else [encode_msgpack(value) for value in values]
                 render = channel.template.render
                 messages = by_encoding[dialect.encoding] = [render(each, dialect.encoding) for each in encoded]
             data = b"".join(map(dialect.frame, messages))
-            self._passes.append(_Pass(channel, dialect, tuple(group), data))
-            self._metrics.deliveries.inc(len(messages) * len(group))
-            self._metrics.sent_bytes.inc(len(data) * len(group))
+            self._passes.append(_Pass(channel, dialect, connections, data))
+            self._metrics.deliveries.inc(len(messages) * len(connections))
+            self._metrics.sent_bytes.inc(len(data) * len(connections))
 
     def _run(self) -> None:
         """Write up to a chunk; go on in the next tick if there is more."""

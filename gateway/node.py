@@ -19,13 +19,23 @@ import structlog
 from gateway.broker import Broker
 from gateway.codec import Template, channel_key, encode_json
 from gateway.connection import Connection, Wire
-from gateway.errors import CloseCode, ConfigurationError, ConnectionClosed, LimitExceeded, NotSubscribed
-from gateway.fanout import Fanout
+from gateway.directory import Directory, Member
+from gateway.errors import (
+    AlreadySubscribed,
+    CloseCode,
+    ConfigurationError,
+    ConnectionClosed,
+    LimitExceeded,
+    NotSubscribed,
+)
+from gateway.fanout import Fanout, Listener
 from gateway.frames import Dialect
 from gateway.hub import Hub
 from gateway.metrics import Metrics
+from gateway.ownership import Notice, Ownership
+from gateway.primitives import Notification
+from gateway.publication import Selector, write_addressed
 from gateway.registry import ServiceRegistry
-from gateway.service import Notification
 from gateway.settings import Limits
 
 __all__ = ["Node", "new_node_id", "node_of"]
@@ -34,11 +44,16 @@ _log = structlog.get_logger("snorky.node")
 
 
 class Node:
-    """One node of the cluster. broker: started and stopped by the node. node_id: unique; random unless given."""
+    """One node of the cluster.
+
+    broker, directory: started and stopped by the node; without a directory services have topics only. node_id:
+    unique, the directory's; random unless given.
+    """
 
     def __init__(
         self,
         broker: Broker,
+        directory: Directory | None = None,
         *,
         limits: Limits | None = None,
         metrics: Metrics | None = None,
@@ -50,6 +65,7 @@ class Node:
         self._broker = broker
         self._hub = Hub()
         self._fanout = Fanout(self._hub, broker, self._metrics)
+        self._ownership = None if directory is None else Ownership(self._node_id, directory, self._notice_of)
         self._registries: list[ServiceRegistry] = []
         self._connections: dict[Connection, ServiceRegistry] = {}
         self._serials = itertools.count(1)
@@ -99,12 +115,16 @@ class Node:
     async def start(self) -> None:
         """Begin to connect to the broker; returns at once. `is_ready` tells when it has come through."""
         await self._broker.start(self)
+        if self._ownership is not None:
+            await self._ownership.start()
 
     async def stop(self) -> None:
         """End everything. Connections should have been closed before."""
         for registry in self._registries:
             await registry.stop()
         self._fanout.stop()
+        if self._ownership is not None:
+            await self._ownership.stop()
         await self._broker.stop()
 
     # -- connections -------------------------------------------------------------------------------------
@@ -134,17 +154,21 @@ class Node:
             return
         connection.mark_closed()
         for key in self._hub.remove_all(connection):
-            self._broker.unsubscribe(key)
+            self._give_up(key)
+        if self._ownership is not None:
+            self._ownership.forget(connection)
         self._metrics.connections_closed.labels(_code_label(code)).inc()
         self._metrics.connections.labels(connection.transport_name, connection.dialect.name).dec()
         registry.disconnected(connection)
 
     # -- Cluster: what services may ask for ----------------------------------------------------------------
 
-    def publish(self, service: str, channel: Any, payload: Any) -> asyncio.Future[int]:
+    def publish(self, service: str, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
         """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
         key = channel_key(service, channel)
         data = encode_json(payload)
+        if to is not None:
+            data = write_addressed(data, to)
         self._metrics.publications_published.inc()
         if key in self._hub:
             self._fanout.expect(key, data)
@@ -167,10 +191,10 @@ class Node:
         except BaseException:
             # unless the client left or unsubscribed meanwhile: then it was taken out already
             if key in connection.channels and self._hub.remove(connection, key):
-                self._broker.unsubscribe(key)
+                self._give_up(key)
             raise
         if key not in connection.channels and key not in self._hub:
-            self._broker.unsubscribe(key)  # it was told so before; but has confirmed since, and holds the channel
+            self._give_up(key)  # it was told so before; but has confirmed since, and holds the channel
         if connection.is_closed:
             raise ConnectionClosed
         if key not in connection.channels:
@@ -180,11 +204,51 @@ class Node:
         """Undo `subscribe`. See Topics.unsubscribe."""
         key = channel_key(service, channel)
         if self._hub.remove(connection, key):
-            self._broker.unsubscribe(key)
+            self._give_up(key)
 
     def is_subscribed(self, connection: Connection, service: str, channel: Any) -> bool:
         """True if a connection subscribes to a channel, or is about to."""
         return channel_key(service, channel) in connection.channels
+
+    async def listen(self, service: str, channel: Any, listener: Listener) -> None:
+        """Hear a channel on this node itself. See Topics.listen."""
+        key = channel_key(service, channel)
+        if self._fanout.is_listened(key):
+            raise AlreadySubscribed
+        self._fanout.listen(key, listener)
+        try:
+            await self._broker.subscribe(key)
+        except BaseException:
+            self.unlisten(service, channel)
+            raise
+
+    def unlisten(self, service: str, channel: Any) -> None:
+        """Undo `listen`. See Topics.unlisten."""
+        key = channel_key(service, channel)
+        if not self._fanout.is_listened(key):
+            raise NotSubscribed
+        self._fanout.unlisten(key)
+        self._give_up(key)
+
+    @property
+    def ownership(self) -> Ownership:
+        """What connections of this node own in the cluster."""
+        if self._ownership is None:
+            raise ConfigurationError("this node has no directory: rosters, names, direct messages and tokens need one")
+        return self._ownership
+
+    def _give_up(self, key: str) -> None:
+        """Tell the broker that this node needs a channel no more, unless somebody here still does."""
+        if key not in self._hub and not self._fanout.is_listened(key):
+            self._broker.unsubscribe(key)
+
+    def _notice_of(
+        self, service: str, channel: Any, member: Member, has_joined: bool, is_identity: bool
+    ) -> Notice | None:
+        for registry in self._registries:
+            if service in registry:
+                return registry[service].roster_notice(channel, member, has_joined=has_joined, is_identity=is_identity)
+        return None
 
     # -- Listener: what the broker brings ------------------------------------------------------------------
 

@@ -9,13 +9,14 @@ connection's id, `not_identity` an identity. An unknown version is dropped by wh
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from gateway.codec import decode_json, encode_json
 from gateway.errors import InvalidMessage
 
-__all__ = ["Position", "Publication", "Selector", "UnknownVersion", "read_publication", "write_addressed"]
+__all__ = ["MARK", "Position", "Publication", "Selector", "UnknownVersion", "read_publication", "write_addressed"]
 
-_MARK = b"\xc1"
+MARK = b"\xc1"  # begins what has a header
 
 
 class UnknownVersion(InvalidMessage):
@@ -52,6 +53,24 @@ class Selector:
     not_identity: str | None = None
     not_connection: str | None = None
 
+    def selects(self, subscriber: "Subscriber") -> bool:
+        """True if this subscriber gets it."""
+        if self.only_identity is not None and subscriber.identity != self.only_identity:
+            return False
+        if self.not_identity is not None and subscriber.identity == self.not_identity:
+            return False
+        return self.not_connection is None or subscriber.id != self.not_connection
+
+
+class Subscriber(Protocol):
+    """Who can be selected: a connection."""
+
+    identity: str | None
+
+    @property
+    def id(self) -> str:
+        """Address in the cluster."""
+
 
 @dataclass(frozen=True, slots=True)
 class Publication:
@@ -65,7 +84,7 @@ class Publication:
 
 def read_publication(data: bytes) -> Publication:
     """Read what came from Redis. Raises UnknownVersion, InvalidMessage: a header that cannot be read."""
-    if data[:1] != _MARK:
+    if data[:1] != MARK:
         return Publication(data)
     header, _, payload = data[1:].partition(b"\n")
     try:
@@ -87,7 +106,7 @@ def write_addressed(payload: bytes, selector: Selector) -> bytes:
     """Address a publication to some of a channel's subscribers."""
     fields = {"only": selector.only_identity, "not_identity": selector.not_identity, "not": selector.not_connection}
     chosen = encode_json({name: value for name, value in fields.items() if value is not None})
-    return _MARK + b"2 j " + chosen + b"\n" + payload
+    return MARK + b"2 j " + chosen + b"\n" + payload
 
 
 def _selector(text: bytes) -> Selector:

@@ -26,7 +26,8 @@ from gateway.errors import (
 )
 from gateway.inbox import Inbox
 from gateway.limiter import Limiter
-from gateway.service import Cluster, Service
+from gateway.primitives import Cluster
+from gateway.service import Service
 from gateway.settings import Limits
 
 __all__ = ["ServiceRegistry", "error_message", "is_cancelling", "send_error"]
@@ -221,7 +222,5 @@ class ServiceRegistry:
     def _limiter(self, connection: Connection) -> Limiter | None:
         limits = self._limits
         if connection.limiter is None and limits is not None:
-            connection.limiter = Limiter(
-                limits.messages_per_s, limits.messages_burst, limits.bad_messages_per_minute
-            )
+            connection.limiter = Limiter(limits.messages_per_s, limits.messages_burst, limits.bad_messages_per_minute)
         return connection.limiter

@@ -1,9 +1,9 @@
 """A node that runs: broker, registries and heartbeat put together, for one's own program.
 
-    app = web.Application()
-    app.add_routes([WebSocketHandler(registry).route("/ws")])
-    app.cleanup_ctx.append(running(registry))
-    web.run_app(app, port=8002)
+app = web.Application()
+app.add_routes([WebSocketHandler(registry).route("/ws")])
+app.cleanup_ctx.append(running(registry))
+web.run_app(app, port=8002)
 """
 
 import os
@@ -53,9 +53,7 @@ async def running_node(
         yield node
 
 
-def running(
-    *registries: ServiceRegistry, settings: Settings | None = None
-) -> Callable[[object], AsyncIterator[None]]:
+def running(*registries: ServiceRegistry, settings: Settings | None = None) -> Callable[[object], AsyncIterator[None]]:
     """Make a cleanup context for an aiohttp application. settings: from the environment unless given."""
 
     async def context(_app: object) -> AsyncIterator[None]:

@@ -1,8 +1,8 @@
-"""Service: what answers messages addressed to its name. Cluster: what it may ask for.
+"""Service: what answers messages addressed to its name.
 
-A service lives in a ServiceRegistry and knows the cluster only through the methods below, so one written
-for a single process works on any number of nodes. Subclass `Service` for a protocol of your own, or
-`services.rpc.RPCService` for commands with replies.
+A service lives in a ServiceRegistry and knows the cluster only through its primitives (`topics`, `rosters`,
+`names`, `direct`, `tokens`), so one written for a single process works on any number of nodes. Subclass
+`Service` for a protocol of your own, or `services.rpc.RPCService` for commands with replies.
 
 Rules for authors:
 - Methods run on the event loop: what blocks goes to a thread (`asyncio.to_thread`).
@@ -12,82 +12,21 @@ Rules for authors:
   another node tomorrow.
 """
 
-import asyncio
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable
+from typing import Any
 
 from gateway.codec import PAYLOAD
 from gateway.connection import Connection
+from gateway.directory import Member
 from gateway.errors import ConfigurationError
-from gateway.metrics import Metrics
+from gateway.primitives import Cluster, Direct, Names, Rosters, Tokens, Topics
+from gateway.publication import Selector
 
-__all__ = ["Cluster", "Notification", "Service", "Topics"]
+__all__ = ["Service"]
 
 _NAME = re.compile(r"[a-z0-9_-]+")
-
-Notification = Callable[[Any], Any]  # channel -> what its subscribers receive, with PAYLOAD where the payload stands
-
-
-class Cluster(Protocol):
-    """What the nodes do together, as a service sees it. `gateway.node.Node` fulfils it."""
-
-    @property
-    def node_id(self) -> str:
-        """This node's name in the cluster."""
-
-    @property
-    def metrics(self) -> Metrics:
-        """Where to count."""
-
-    def publish(self, service: str, channel: Any, payload: Any) -> asyncio.Future[int]:
-        """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
-
-    async def subscribe(self, connection: Connection, service: str, channel: Any, notification: Notification) -> None:
-        """Subscribe a connection of this node. See Topics.subscribe."""
-
-    def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
-        """Undo it. See Topics.unsubscribe."""
-
-    def is_subscribed(self, connection: Connection, service: str, channel: Any) -> bool:
-        """True if it is subscribed, or about to be."""
-
-
-class Topics:
-    """The channels of one service: publish to them, subscribe connections to them."""
-
-    __slots__ = ("_cluster", "_notification", "_service")
-
-    def __init__(self, cluster: Cluster, service: str, notification: Notification) -> None:
-        self._cluster = cluster
-        self._service = service
-        self._notification = notification
-
-    def publish(self, channel: Any, payload: Any) -> asyncio.Future[int]:
-        """Publish to all subscribers of a channel, on all nodes. channel, payload: any JSON entity.
-
-        Await the future to know that Redis has it; its order among this node's publications is settled
-        either way. Returns the number of nodes that hear the channel. Raises InvalidChannel and
-        InvalidMessage at once; the future raises BrokerUnavailable.
-        """
-        return self._cluster.publish(self._service, channel, payload)
-
-    async def subscribe(self, connection: Connection, channel: Any) -> None:
-        """Subscribe a connection; on return, whatever is published from now on reaches it.
-
-        Raises AlreadySubscribed, LimitExceeded, InvalidChannel, BrokerUnavailable (nothing is left behind),
-        ConnectionClosed.
-        """
-        await self._cluster.subscribe(connection, self._service, channel, self._notification)
-
-    def unsubscribe(self, connection: Connection, channel: Any) -> None:
-        """Undo `subscribe`. Raises NotSubscribed, InvalidChannel."""
-        self._cluster.unsubscribe(connection, self._service, channel)
-
-    def is_subscribed(self, connection: Connection, channel: Any) -> bool:
-        """True if the connection subscribes to the channel, or is about to."""
-        return self._cluster.is_subscribed(connection, self._service, channel)
 
 
 class Service(ABC):
@@ -103,9 +42,29 @@ class Service(ABC):
         return f"<{type(self).__name__} {self.name}>"
 
     @property
-    def topics(self) -> "Topics":
+    def topics(self) -> Topics:
         """The channels of this service."""
         return Topics(self.cluster, self.name, self.notification)
+
+    @property
+    def rosters(self) -> Rosters:
+        """Who is in which of its channels; an entry may carry data."""
+        return Rosters(self.cluster, self.name)
+
+    @property
+    def names(self) -> Names:
+        """Names of this service, each held by one connection of the cluster."""
+        return Names(self.cluster, self.name)
+
+    @property
+    def direct(self) -> Direct:
+        """Messages to one connection, wherever it is."""
+        return Direct(self.cluster, self.name)
+
+    @property
+    def tokens(self) -> Tokens:
+        """Values kept for a while under a token, to be taken once."""
+        return Tokens(self.cluster)
 
     @property
     def cluster(self) -> Cluster:
@@ -137,6 +96,16 @@ class Service(ABC):
     def notification(self, channel: Any) -> Any:
         """Shape what subscribers of a channel receive: a JSON entity with `PAYLOAD` where the payload stands."""
         return PAYLOAD
+
+    def roster_notice(
+        self, channel: Any, member: Member, *, has_joined: bool, is_identity: bool
+    ) -> tuple[Any, Selector] | None:
+        """Say what a channel's subscribers are told when a member has come or gone; None = nothing.
+
+        is_identity: it was its identity's first or last entry there. Returns the payload and who gets it. Must
+        need nothing but its arguments: it is asked for members of dead nodes too.
+        """
+        return None
 
     def send(self, connection: Connection, message: Any) -> None:
         """Send one message to one connection. message: any JSON entity."""

@@ -1,0 +1,223 @@
+"""Ownership: what the connections of this node own in the cluster, and that it is given back.
+
+Rules:
+- An entry stands here before Redis is asked for it and until Redis has confirmed that it is gone: what a node
+  asserts again after a fence or a loss is never less than what its clients were told.
+- A connection that ends while Redis is asked ends twice: once at once, and once behind the answer.
+- What could not be given back is tried again until it can: this node lives, so no reaper will do it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+import structlog
+
+from gateway.codec import channel_of, decode_json, encode_json
+from gateway.connection import Connection
+from gateway.directory import Directory, Entered, Member, Owner
+from gateway.errors import BrokerUnavailable, CloseCode, ConnectionClosed
+from gateway.publication import Selector, write_addressed
+
+__all__ = ["Notice", "Ownership", "encode_notice"]
+
+RETRY_S: Final = 0.5  # between attempts to give back while Redis does not answer
+
+Notice = tuple[Any, Selector]
+NoticeOf = Callable[[str, Any, Member, bool, bool], Notice | None]  # service, channel, member, has_joined, is_identity
+
+_log = structlog.get_logger("snorky.ownership")
+
+
+def encode_notice(notice: Notice | None) -> bytes | None:
+    """Make the publication of a notice: a payload and who gets it."""
+    return None if notice is None else write_addressed(encode_json(notice[0]), notice[1])
+
+
+class _Belongings:
+    """What one connection owns."""
+
+    __slots__ = ("connection", "members", "names")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.members: dict[tuple[str, str], Member] = {}  # by roster and entry
+        self.names: set[tuple[str, str]] = set()  # names key, name
+
+
+class Ownership:
+    """Keeps the truth about local connections, and is asked for it by the directory (its Asserter).
+
+    notice_of: what a service's subscribers are told when a member comes or goes.
+    """
+
+    def __init__(self, node_id: str, directory: Directory, notice_of: NoticeOf) -> None:
+        self.directory = directory
+        self._node_id = node_id
+        self._notice_of = notice_of
+        self._belongings: dict[int, _Belongings] = {}
+        self._owed: deque[Callable[[], Awaitable[object]]] = deque()  # bounded by what connections owned
+        self._giving_back: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to hold a lease; returns at once."""
+        await self.directory.start(self)
+
+    async def stop(self) -> None:
+        """Give back what can be given back at once, then the lease."""
+        task = self._giving_back
+        if task is not None:
+            await asyncio.wait((task,), timeout=RETRY_S)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self.directory.stop()
+
+    # -- for services ----------------------------------------------------------------------------------------
+
+    async def enter(self, connection: Connection, roster: str, *, entry: str, data: Any) -> Entered:
+        """See Rosters.enter."""
+        belongings = self._of(connection)
+        identity = connection.identity or connection.id
+        owner = Owner(self._node_id, self.directory.incarnation, connection.serial)
+        known = belongings.members.get((roster, entry))
+        belongings.members[roster, entry] = Member(identity, owner, entry, data)
+        try:
+            entered = await self.directory.enter(roster, connection.serial, identity, entry=entry, data=data)
+        except BaseException:
+            if known is None:  # perhaps it came through: undo
+                belongings.members.pop((roster, entry), None)
+                self._owe(lambda: self.directory.leave(roster, connection.serial, entry=entry))
+            raise
+        finally:
+            self._recheck(connection)
+        if connection.is_closed:
+            raise ConnectionClosed
+        return entered
+
+    async def update(
+        self, connection: Connection, roster: str, *, entry: str, data: Any, notice: Notice | None
+    ) -> bool:
+        """See Rosters.update."""
+        known = self._of(connection).members.get((roster, entry))
+        if known is None:
+            return False
+        self._of(connection).members[roster, entry] = Member(known.identity, known.owner, entry, data)
+        return await self.directory.update(
+            roster, connection.serial, entry=entry, data=data, notice=encode_notice(notice)
+        )
+
+    async def leave(self, connection: Connection, roster: str, *, entry: str) -> bool:
+        """See Rosters.leave."""
+        belongings = self._belongings.get(connection.serial)
+        if belongings is None or belongings.members.pop((roster, entry), None) is None:
+            return False
+        try:
+            await self.directory.leave(roster, connection.serial, entry=entry)
+        except BaseException:
+            self._owe(lambda: self.directory.leave(roster, connection.serial, entry=entry))
+            raise
+        return True
+
+    async def claim(self, connection: Connection, names: str, name: str) -> bool:
+        """See Names.claim."""
+        belongings = self._of(connection)
+        is_new = (names, name) not in belongings.names
+        belongings.names.add((names, name))
+        is_ours = False
+        try:
+            is_ours = await self.directory.claim(names, name, connection.serial, connection.identity)
+        except BaseException:
+            if is_new:
+                self._owe(lambda: self.directory.release(names, name, connection.serial))
+            raise
+        finally:
+            if is_new and not is_ours:
+                belongings.names.discard((names, name))
+            self._recheck(connection)
+        if connection.is_closed:
+            raise ConnectionClosed
+        return is_ours
+
+    async def release(self, connection: Connection, names: str, name: str) -> bool:
+        """See Names.release."""
+        belongings = self._belongings.get(connection.serial)
+        if belongings is None or (names, name) not in belongings.names:
+            return False
+        belongings.names.discard((names, name))
+        try:
+            return await self.directory.release(names, name, connection.serial)
+        except BaseException:
+            self._owe(lambda: self.directory.release(names, name, connection.serial))
+            raise
+
+    def forget(self, connection: Connection) -> None:
+        """Give back what a connection owned: it has gone."""
+        if self._belongings.pop(connection.serial, None) is not None:
+            self._owe(lambda: self.directory.disowned(connection.serial))
+
+    # -- Asserter: what the directory asks ---------------------------------------------------------------------
+
+    def local_members(self) -> Iterable[tuple[str, Member]]:
+        """All that local connections are in."""
+        return [(roster, member) for each in self._belongings.values() for (roster, _), member in each.members.items()]
+
+    def local_names(self) -> Iterable[tuple[str, str, int, str | None]]:
+        """All names that local connections hold."""
+        return [
+            (names, name, serial, each.connection.identity)
+            for serial, each in self._belongings.items()
+            for names, name in each.names
+        ]
+
+    def notice(self, roster: str, member: Member, *, has_joined: bool, is_identity: bool) -> bytes | None:
+        """Ask the roster's service what its subscribers are told."""
+        service, _, name = roster.partition(":")
+        return encode_notice(self._notice_of(service, channel_of(name), member, has_joined, is_identity))
+
+    def on_lost_name(self, names: str, name: str, serial: int) -> None:
+        """Close who lost a name while this node was away: it must come back and look anew."""
+        belongings = self._belongings.get(serial)
+        if belongings is not None:
+            belongings.names.discard((names, name))
+            belongings.connection.close(CloseCode.RESYNC, "Name lost")
+
+    def on_direct(self, serial: int, message: bytes) -> bool:
+        """Hand a direct message to a local connection."""
+        belongings = self._belongings.get(serial)
+        if belongings is None or belongings.connection.is_closed:
+            return False
+        belongings.connection.send(decode_json(message))
+        return True
+
+    # -- inner -------------------------------------------------------------------------------------------------
+
+    def _of(self, connection: Connection) -> _Belongings:
+        if connection.is_closed:
+            raise ConnectionClosed
+        return self._belongings.setdefault(connection.serial, _Belongings(connection))
+
+    def _recheck(self, connection: Connection) -> None:
+        """Give back once more what a connection got that ended while Redis was asked."""
+        if connection.is_closed:
+            self._belongings.pop(connection.serial, None)
+            self._owe(lambda: self.directory.disowned(connection.serial))
+
+    def _owe(self, give_back: Callable[[], Awaitable[object]]) -> None:
+        self._owed.append(give_back)
+        if self._giving_back is None:
+            self._giving_back = asyncio.get_running_loop().create_task(self._give_back(), name="giving back")
+
+    async def _give_back(self) -> None:
+        try:
+            while self._owed:
+                try:
+                    await self._owed[0]()
+                except BrokerUnavailable:
+                    await asyncio.sleep(RETRY_S)  # the others would fail as well: in order, one at a time
+                    continue
+                except Exception:  # the top of a task: one that cannot be given back must not keep the others
+                    _log.exception("giving back failed")
+                self._owed.popleft()
+        finally:
+            self._giving_back = None

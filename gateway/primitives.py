@@ -1,0 +1,205 @@
+"""What a service may ask of the cluster: topics, rosters, names, direct messages and tokens.
+
+Everything that is true on more than one node is one of these; a service is a few lines on top of them and
+scales by using them. Each handle belongs to one service: two services never see each other's channels or names.
+
+What a connection owns (roster entries, names) is given back when it ends, however it ends.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from gateway.codec import channel_key, channel_name, channel_of, encode_json
+from gateway.connection import Connection
+from gateway.directory import Entered, Member, Owner
+from gateway.fanout import Listener
+from gateway.metrics import Metrics
+from gateway.ownership import Ownership
+from gateway.publication import Selector
+
+__all__ = ["Cluster", "Direct", "Names", "Notification", "Rosters", "Tokens", "Topics"]
+
+Notification = Callable[[Any], Any]  # channel -> what its subscribers receive, with PAYLOAD where the payload stands
+
+
+class Cluster(Protocol):
+    """What the nodes do together, as a service sees it. `gateway.node.Node` fulfils it."""
+
+    @property
+    def node_id(self) -> str:
+        """This node's name in the cluster."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """Where to count."""
+
+    def publish(self, service: str, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
+        """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
+
+    async def subscribe(self, connection: Connection, service: str, channel: Any, notification: Notification) -> None:
+        """Subscribe a connection of this node. See Topics.subscribe."""
+
+    def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
+        """Undo it. See Topics.unsubscribe."""
+
+    def is_subscribed(self, connection: Connection, service: str, channel: Any) -> bool:
+        """True if it is subscribed, or about to be."""
+
+    async def listen(self, service: str, channel: Any, listener: Listener) -> None:
+        """Hear a channel on this node itself. See Topics.listen."""
+
+    def unlisten(self, service: str, channel: Any) -> None:
+        """Undo it. See Topics.unlisten."""
+
+    @property
+    def ownership(self) -> Ownership:
+        """What connections of this node own in the cluster."""
+
+
+class Topics:
+    """The channels of one service: publish to them, subscribe connections to them."""
+
+    __slots__ = ("_cluster", "_notification", "_service")
+
+    def __init__(self, cluster: Cluster, service: str, notification: Notification) -> None:
+        self._cluster = cluster
+        self._service = service
+        self._notification = notification
+
+    def publish(self, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
+        """Publish to all subscribers of a channel, on all nodes. channel, payload: any JSON entity.
+
+        to: only to these subscribers. Await the future to know that Redis has it; its order among this node's
+        publications is settled either way. Returns the number of nodes that hear the channel. Raises
+        InvalidChannel and InvalidMessage at once; the future raises BrokerUnavailable.
+        """
+        return self._cluster.publish(self._service, channel, payload, to=to)
+
+    async def subscribe(self, connection: Connection, channel: Any) -> None:
+        """Subscribe a connection; on return, whatever is published from now on reaches it.
+
+        Raises AlreadySubscribed, LimitExceeded, InvalidChannel, BrokerUnavailable (nothing is left behind),
+        ConnectionClosed.
+        """
+        await self._cluster.subscribe(connection, self._service, channel, self._notification)
+
+    def unsubscribe(self, connection: Connection, channel: Any) -> None:
+        """Undo `subscribe`. Raises NotSubscribed, InvalidChannel."""
+        self._cluster.unsubscribe(connection, self._service, channel)
+
+    def is_subscribed(self, connection: Connection, channel: Any) -> bool:
+        """True if the connection subscribes to the channel, or is about to."""
+        return self._cluster.is_subscribed(connection, self._service, channel)
+
+    async def listen(self, channel: Any, listener: Listener) -> None:
+        """Hear a channel on this node itself: for services that look into what they pass on.
+
+        listener: is handed what one read brought, in order, on the event loop; one per channel. Raises
+        AlreadySubscribed, InvalidChannel, BrokerUnavailable.
+        """
+        await self._cluster.listen(self._service, channel, listener)
+
+    def unlisten(self, channel: Any) -> None:
+        """Undo `listen`. Raises NotSubscribed, InvalidChannel."""
+        self._cluster.unlisten(self._service, channel)
+
+
+class Rosters:
+    """Who is in which channel of one service, cluster-wide. Notices are what `Service.roster_notice` says."""
+
+    __slots__ = ("_cluster", "_service")
+
+    def __init__(self, cluster: Cluster, service: str) -> None:
+        self._cluster = cluster
+        self._service = service
+
+    async def enter(self, connection: Connection, channel: Any, *, entry: str = "", data: Any = None) -> Entered:
+        """Enter a channel's roster under the connection's identity (its id, if it has none).
+
+        entry: tells several of one connection apart. Idempotent; data is replaced. Raises BrokerUnavailable,
+        InvalidChannel, ConnectionClosed.
+        """
+        return await self._cluster.ownership.enter(connection, self._key(channel), entry=entry, data=data)
+
+    async def update(
+        self, connection: Connection, channel: Any, *, entry: str = "", data: Any, notice: tuple[Any, Selector] | None
+    ) -> bool:
+        """Replace an entry's data and publish the notice with it. False = there is no such entry."""
+        key = self._key(channel)
+        return await self._cluster.ownership.update(connection, key, entry=entry, data=data, notice=notice)
+
+    async def leave(self, connection: Connection, channel: Any, *, entry: str = "") -> bool:
+        """Leave. False = it was not there. Raises BrokerUnavailable: it will be done as soon as it can."""
+        return await self._cluster.ownership.leave(connection, self._key(channel), entry=entry)
+
+    async def members(self, channel: Any) -> list[Member]:
+        """List a roster, in the order of identity, owner and entry."""
+        return await self._cluster.ownership.directory.members(self._key(channel))
+
+    def _key(self, channel: Any) -> str:
+        return channel_key(self._service, channel)
+
+
+class Names:
+    """Names of one service, any JSON entity, each held by at most one connection of the cluster."""
+
+    __slots__ = ("_cluster", "_service")
+
+    def __init__(self, cluster: Cluster, service: str) -> None:
+        self._cluster = cluster
+        self._service = service
+
+    async def claim(self, connection: Connection, name: Any) -> bool:
+        """Claim a name. False = somebody else has it. What the connection's own identity holds is taken over.
+
+        Raises BrokerUnavailable, InvalidChannel (no canonical form), ConnectionClosed.
+        """
+        return await self._cluster.ownership.claim(connection, self._service, channel_name(name))
+
+    async def release(self, connection: Connection, name: Any) -> bool:
+        """Give a name back. False = it was not this connection's."""
+        return await self._cluster.ownership.release(connection, self._service, channel_name(name))
+
+    async def find(self, name: Any) -> Owner | None:
+        """Tell who holds a name."""
+        return await self._cluster.ownership.directory.find(self._service, channel_name(name))
+
+    async def list(self) -> list[Any]:
+        """List all names, in the order of their canonical forms."""
+        return [channel_of(name) for name in sorted(await self._cluster.ownership.directory.list_names(self._service))]
+
+
+class Direct:
+    """Messages of one service to one connection, wherever it is."""
+
+    __slots__ = ("_cluster", "_service")
+
+    def __init__(self, cluster: Cluster, service: str) -> None:
+        self._cluster = cluster
+        self._service = service
+
+    async def send(self, owner: Owner, message: Any) -> bool:
+        """Send one message. True when its node has taken it, False when the connection has gone.
+
+        Raises BrokerUnavailable: not known. InvalidMessage: no JSON entity.
+        """
+        envelope = encode_json({"service": self._service, "message": message})
+        return await self._cluster.ownership.directory.send(owner, envelope)
+
+
+class Tokens:
+    """Values under tokens, that any node may take, once."""
+
+    __slots__ = ("_cluster",)
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    async def put(self, value: Any, *, ttl_s: float) -> str:
+        """Keep a JSON entity; returns a token of 32 characters, unguessable."""
+        return await self._cluster.ownership.directory.put_token(value, ttl_s)
+
+    async def take(self, token: str) -> Any | None:
+        """Take the value, once; None = no such token, or it expired."""
+        return await self._cluster.ownership.directory.take_token(token)
