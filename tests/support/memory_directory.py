@@ -1,0 +1,255 @@
+"""A Directory within one process, for tests of what stands above it. Passes the contract suite; no network, no time.
+
+    cluster = MemoryCluster(on_publish)             # on_publish(roster key, publication): bring it to the brokers
+    a, b = MemoryDirectory(cluster, "a"), MemoryDirectory(cluster, "b")
+    await a.start(node_a); await b.start(node_b)
+
+Scriptable: `cluster.is_failing` (all raises BrokerUnavailable), `directory.die()` (the node is gone; the others reap
+it), `directory.fence()` (reaped while it was away, and back), `cluster.flush()` (all state lost, asserted again).
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.codec import decode_json, encode_json
+from gateway.directory import Asserter, Entered, Member, Owner
+from gateway.errors import BrokerUnavailable
+
+__all__ = ["MemoryCluster", "MemoryDirectory"]
+
+_Place = tuple[Owner, str]  # owner, entry
+
+
+@dataclass
+class _Roster:
+    members: dict[_Place, Member] = field(default_factory=dict)
+
+    def count(self, identity: str) -> int:
+        return sum(member.identity == identity for member in self.members.values())
+
+
+class MemoryCluster:
+    """What directories share. on_publish: called with every notice; `published` keeps them all."""
+
+    def __init__(self, on_publish: Callable[[str, bytes], object] | None = None) -> None:
+        self.published: list[tuple[str, bytes]] = []
+        self.is_failing = False
+        self.rosters: dict[str, _Roster] = {}
+        self.names: dict[str, dict[str, tuple[Owner, str | None]]] = {}
+        self.tokens: dict[str, tuple[float, bytes]] = {}
+        self.nodes: dict[str, MemoryDirectory] = {}
+        self._on_publish = on_publish
+
+    def publish(self, roster: str, notice: bytes | None) -> None:
+        """Publish a notice on its roster's channel."""
+        if notice is None:
+            return
+        self.published.append((roster, notice))
+        if self._on_publish is not None:
+            self._on_publish(roster, notice)
+
+    def flush(self) -> None:
+        """Lose everything; the nodes assert again what they have, quietly."""
+        self.rosters.clear()
+        self.names.clear()
+        self.tokens.clear()
+        for node in list(self.nodes.values()):
+            node.assert_all(is_quiet=True)
+
+    def enter(self, roster: str, member: Member, asserter: Asserter, *, is_quiet: bool = False) -> bool:
+        """Put a member in; True if it is its identity's first."""
+        members = self.rosters.setdefault(roster, _Roster()).members
+        place = (member.owner, member.entry)
+        before = members.get(place)
+        if before is not None and before.identity != member.identity:
+            self.leave(roster, place, asserter)
+            before = None
+        self.rosters.setdefault(roster, _Roster()).members[place] = member
+        if before is not None:
+            return False
+        is_first = self.rosters[roster].count(member.identity) == 1
+        if not is_quiet:
+            self.publish(roster, asserter.notice(roster, member, has_joined=True, is_identity=is_first))
+        return is_first
+
+    def leave(self, roster: str, place: _Place, asserter: Asserter) -> bool:
+        """Take a member out; False = it was not there."""
+        found = self.rosters.get(roster, _Roster())
+        member = found.members.pop(place, None)
+        if member is None:
+            return False
+        is_last = found.count(member.identity) == 0
+        if not found.members:
+            del self.rosters[roster]
+        self.publish(roster, asserter.notice(roster, member, has_joined=False, is_identity=is_last))
+        return True
+
+    def give_back(self, is_theirs: Callable[[Owner], bool], asserter: Asserter) -> None:
+        """Take out all that some owners have."""
+        for key, roster in list(self.rosters.items()):
+            for place in [place for place in roster.members if is_theirs(place[0])]:
+                self.leave(key, place, asserter)
+        for names in self.names.values():
+            for name in [name for name, (owner, _) in names.items() if is_theirs(owner)]:
+                del names[name]
+
+
+class MemoryDirectory:
+    """One node's view. node_id: unique in the cluster."""
+
+    def __init__(self, cluster: MemoryCluster, node_id: str) -> None:
+        self._cluster = cluster
+        self._node_id = node_id
+        self._incarnation = secrets.token_hex(6)
+        self._asserter: Asserter | None = None
+
+    @property
+    def incarnation(self) -> str:
+        return self._incarnation
+
+    async def start(self, asserter: Asserter) -> None:
+        self._asserter = asserter
+        self._cluster.nodes[self._node_id] = self
+
+    async def stop(self) -> None:
+        if self._cluster.nodes.get(self._node_id) is self:
+            self.die()
+
+    def die(self) -> None:
+        """End as a killed node does, and be reaped by another one, if there is any."""
+        del self._cluster.nodes[self._node_id]
+        asserter = next((node._present for node in self._cluster.nodes.values()), self._present)
+        self._cluster.give_back(lambda owner: owner.node_id == self._node_id, asserter)
+
+    def fence(self) -> None:
+        """Be reaped while away, come back under a new incarnation and assert all again, with `joined`."""
+        self._cluster.give_back(lambda owner: owner.node_id == self._node_id, self._present)
+        self._incarnation = secrets.token_hex(6)
+        self.assert_all(is_quiet=False)
+
+    def assert_all(self, *, is_quiet: bool) -> None:
+        """Enter and claim again what local connections have; who lost a name is told."""
+        for roster, member in list(self._present.local_members()):
+            owner = self._owner(member.owner.serial)
+            renewed = Member(member.identity, owner, member.entry, member.data)
+            self._cluster.enter(roster, renewed, self._present, is_quiet=is_quiet)
+        for names, name, serial, identity in list(self._present.local_names()):
+            held = self._cluster.names.setdefault(names, {})
+            if name in held and held[name][0].connection_id != self._owner(serial).connection_id:
+                self._present.on_lost_name(names, name, serial)
+            else:
+                held[name] = (self._owner(serial), identity)
+
+    async def enter(
+        self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None, max_entries: int = 0
+    ) -> Entered | None:
+        await self._travel()
+        owner = self._owner(serial)
+        members = self._members(roster)
+        owned = sum(each == owner for each, _ in members)
+        if max_entries and (owner, entry) not in members and owned >= max_entries:
+            return None
+        is_first = self._cluster.enter(roster, Member(identity, owner, entry, _copy(data)), self._present)
+        return Entered(is_first, _listed(self._members(roster)))
+
+    async def update(
+        self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None
+    ) -> bool:
+        await self._travel()
+        members = self._members(roster)
+        place = (self._owner(serial), entry)
+        if place not in members:
+            return False
+        members[place] = Member(members[place].identity, place[0], entry, _copy(data))
+        self._cluster.publish(roster, notice)
+        return True
+
+    async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:
+        await self._travel()
+        return self._cluster.leave(roster, (self._owner(serial), entry), self._present)
+
+    async def members(self, roster: str) -> list[Member]:
+        await self._travel()
+        return _listed(self._members(roster))
+
+    async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
+        await self._travel()
+        held = self._cluster.names.setdefault(names, {})
+        owner = self._owner(serial)
+        before = held.get(name)
+        if before is not None and before[0] != owner:
+            if identity is None or before[1] != identity:
+                return False
+            loser = self._cluster.nodes.get(before[0].node_id)
+            if loser is not None:
+                loop = asyncio.get_running_loop()
+                loop.call_soon(loser._present.on_lost_name, names, name, before[0].serial)
+        held[name] = (owner, identity)
+        return True
+
+    async def release(self, names: str, name: str, serial: int) -> bool:
+        await self._travel()
+        held = self._cluster.names.get(names, {})
+        if name not in held or held[name][0] != self._owner(serial):
+            return False
+        del held[name]
+        return True
+
+    async def find(self, names: str, name: str) -> Owner | None:
+        await self._travel()
+        found = self._cluster.names.get(names, {}).get(name)
+        return None if found is None else found[0]
+
+    async def list_names(self, names: str) -> list[str]:
+        await self._travel()
+        return list(self._cluster.names.get(names, {}))
+
+    async def disowned(self, serial: int) -> None:
+        await asyncio.sleep(0)  # what it cannot do now it does later: it never fails
+        self._cluster.give_back(lambda owner: owner == self._owner(serial), self._present)
+
+    async def send(self, owner: Owner, message: bytes) -> bool:
+        await self._travel()
+        node = self._cluster.nodes.get(owner.node_id)
+        return node is not None and node._present.on_direct(owner.serial, message)
+
+    async def put_token(self, value: Any, ttl_s: float) -> str:
+        await self._travel()
+        token = secrets.token_hex(16)
+        self._cluster.tokens[token] = (asyncio.get_running_loop().time() + ttl_s, encode_json(value))
+        return token
+
+    async def take_token(self, token: str) -> Any | None:
+        await self._travel()
+        until, value = self._cluster.tokens.pop(token, (0.0, b"null"))
+        return decode_json(value) if asyncio.get_running_loop().time() < until else None
+
+    @property
+    def _present(self) -> Asserter:
+        assert self._asserter is not None, "not started"
+        return self._asserter
+
+    def _owner(self, serial: int) -> Owner:
+        return Owner(self._node_id, self._incarnation, serial)
+
+    def _members(self, roster: str) -> dict[_Place, Member]:
+        return self._cluster.rosters.get(roster, _Roster()).members
+
+    async def _travel(self) -> None:
+        await asyncio.sleep(0)  # as Redis: others run meanwhile
+        if self._cluster.is_failing or self._node_id not in self._cluster.nodes:
+            raise BrokerUnavailable("memory")
+
+
+def _listed(members: dict[_Place, Member]) -> list[Member]:
+    def place(each: Member) -> tuple[str, str, str, int, str]:
+        return each.identity, each.owner.node_id, each.owner.incarnation, each.owner.serial, each.entry
+
+    return sorted(members.values(), key=place)
+
+
+def _copy(data: Any) -> Any:
+    return decode_json(encode_json(data))
