@@ -5,6 +5,8 @@ The names below are the public ones; services import nothing else of this packag
 """
 
 from gateway._version import __version__
+from gateway.auth import Identity
+from gateway.authenticator import Authenticator
 from gateway.codec import PAYLOAD
 from gateway.connection import Connection
 from gateway.directory import Entered, Member, Owner
@@ -17,9 +19,12 @@ from gateway.errors import (
     InvalidChannel,
     InvalidInput,
     InvalidMessage,
+    InvalidToken,
     LimitExceeded,
+    NotAuthenticated,
     NotSubscribed,
     Refused,
+    Revoked,
     SnorkyError,
     UnknownService,
 )
@@ -35,11 +40,13 @@ from gateway.registry import ServiceRegistry, error_message, is_cancelling, send
 from gateway.running import running
 from gateway.server import Gateway
 from gateway.service import Service
-from gateway.settings import Limits, Private, Public, Settings, load
+from gateway.settings import Auth, Limits, Private, Public, Settings, load
 
 __all__ = [
     "PAYLOAD",
     "AlreadySubscribed",
+    "Auth",
+    "Authenticator",
     "BackendHandler",
     "BrokerUnavailable",
     "CloseCode",
@@ -50,16 +57,19 @@ __all__ = [
     "Direct",
     "Entered",
     "Gateway",
+    "Identity",
     "InfoService",
     "InvalidChannel",
     "InvalidInput",
     "InvalidMessage",
+    "InvalidToken",
     "LimitExceeded",
     "Limits",
     "Member",
     "Metrics",
     "Names",
     "Node",
+    "NotAuthenticated",
     "NotSubscribed",
     "Owner",
     "Position",
@@ -67,6 +77,7 @@ __all__ = [
     "Public",
     "Publication",
     "Refused",
+    "Revoked",
     "Rosters",
     "Selector",
     "Service",

@@ -10,8 +10,11 @@
     ├── UnknownService            nobody of that name in this registry
     ├── Refused                   a service asked for what may not be; has a stable `code`
     │   ├── AlreadySubscribed, NotSubscribed
+    │   ├── NotAuthenticated      it has not said who it is
     │   ├── LimitExceeded         a configured limit is reached
     │   └── ConnectionClosed      the connection went away meanwhile
+    ├── InvalidToken              whoever presented it is not who it says; carries the close code to end with
+    │   └── Revoked               it was good once
     └── BrokerUnavailable         Redis did not confirm in time; trying again may help
 
 A peer never sees more of an error than `code` and `str(error)`; both are safe to show.
@@ -29,10 +32,13 @@ __all__ = [
     "InvalidEnvelope",
     "InvalidInput",
     "InvalidMessage",
+    "InvalidToken",
     "LimitExceeded",
+    "NotAuthenticated",
     "NotSubscribed",
     "ProtocolFault",
     "Refused",
+    "Revoked",
     "SnorkyError",
     "UnknownService",
 ]
@@ -50,8 +56,10 @@ class CloseCode(IntEnum):
     INVALID_TEXT = 1007
     TOO_LARGE = 1009
     INTERNAL_ERROR = 1011
+    RECONNECT = 4000
     SLOW_CONSUMER = 4008
     RESYNC = 4010
+    DISCONNECTED = 4500
     BAD_TOKEN = 4501
     AUTHENTICATION_TIMEOUT = 4502
     REVOKED = 4503
@@ -144,6 +152,15 @@ class NotSubscribed(Refused):
         super().__init__("Not subscribed")
 
 
+class NotAuthenticated(Refused):
+    """The connection has no identity, and what it asked for needs one."""
+
+    code = "not_authenticated"
+
+    def __init__(self) -> None:
+        super().__init__("Not authenticated")
+
+
 class LimitExceeded(Refused):
     """A limit of the settings is reached; `limit` is its name there, for metrics and logs.
 
@@ -167,6 +184,28 @@ class ConnectionClosed(Refused):
 
     def __init__(self) -> None:
         super().__init__("Connection closed")
+
+
+class InvalidToken(SnorkyError):
+    """A token is not accepted; the connection ends with `close_code`. reason: a literal, for metrics only."""
+
+    code = "invalid_token"
+
+    def __init__(
+        self, reason: str, text: str = "Invalid token", *, close_code: CloseCode = CloseCode.BAD_TOKEN
+    ) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.close_code = close_code
+
+
+class Revoked(InvalidToken):
+    """A token, or all of its identity's until some moment, were revoked."""
+
+    code = "revoked"
+
+    def __init__(self) -> None:
+        super().__init__("revoked", "Revoked", close_code=CloseCode.REVOKED)
 
 
 class BrokerUnavailable(SnorkyError):

@@ -19,6 +19,8 @@ class UnknownCommand(Refused):
 class InfoService(Service):
     """Answers `{"command": "info", "callId": C}` with node, connection, encoding and version."""
 
+    is_open = True
+
     def __init__(self, name: str = "gateway") -> None:
         super().__init__(name)
 

@@ -2,14 +2,15 @@
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from gateway.errors import ConfigurationError
 from gateway.registry import ServiceRegistry
 from gateway.service import Service
 from gateway.settings import ServiceTable, Settings
 
-__all__ = ["load_registries"]
+__all__ = ["load_function", "load_registries"]
 
 
 def load_registries(settings: Settings) -> tuple[ServiceRegistry, ServiceRegistry]:
@@ -20,6 +21,20 @@ def load_registries(settings: Settings) -> tuple[ServiceRegistry, ServiceRegistr
     if problems:
         raise ConfigurationError("\n".join(problems))
     return public, private
+
+
+def load_function(setting: str, name: str) -> Callable[..., Awaitable[Any]]:
+    """Find an async function. setting: that names it; name: "module:function". Raises ConfigurationError."""
+    module_name, _, function_name = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), function_name, None)
+    except Exception as error:  # a user's module may raise anything: told, not crashed on
+        raise ConfigurationError(
+            f'{setting} = "{name}": its module failed with {type(error).__name__}: {error}; is it on PYTHONPATH?'
+        ) from error
+    if not inspect.iscoroutinefunction(found):
+        raise ConfigurationError(f'{setting} = "{name}": the module has no async function {function_name}')
+    return found
 
 
 def _registry(table: str, services: Mapping[str, ServiceTable], problems: list[str]) -> ServiceRegistry:

@@ -44,6 +44,7 @@ class Metrics:
         self.connections = gauge("connections", "Open client connections.", "transport", "encoding")
         self.connections_opened = counter("connections_opened_total", "Client connections accepted.", "transport")
         self.connections_closed = counter("connections_closed_total", "Client connections ended, by code.", "code")
+        self.authentications = counter("authentications_total", "Tokens looked at, by outcome.", "outcome")
         self.handshakes_rejected = counter("handshakes_rejected_total", "Handshakes refused, by reason.", "reason")
         self.slow_consumers_closed = counter("slow_consumers_closed_total", "Connections closed with 4008.")
         self.dead_peers_closed = counter("dead_peers_closed_total", "Connections cut for answering no ping.")

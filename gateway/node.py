@@ -16,6 +16,7 @@ from typing import Any
 
 import structlog
 
+from gateway.authenticator import Authenticator
 from gateway.broker import Broker
 from gateway.codec import Template, channel_key, encode_json
 from gateway.connection import Connection, Wire
@@ -47,7 +48,7 @@ class Node:
     """One node of the cluster.
 
     broker, directory: started and stopped by the node; without a directory services have topics only. node_id:
-    unique, the directory's; random unless given.
+    unique, the directory's; random unless given. auth: who clients are; stopped by the node.
     """
 
     def __init__(
@@ -58,10 +59,12 @@ class Node:
         limits: Limits | None = None,
         metrics: Metrics | None = None,
         node_id: str | None = None,
+        auth: Authenticator | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self._node_id = node_id or new_node_id()
         self._metrics = metrics or Metrics()
+        self._auth = auth or Authenticator(metrics=self._metrics)
         self._broker = broker
         self._hub = Hub()
         self._fanout = Fanout(self._hub, broker, self._metrics)
@@ -82,6 +85,11 @@ class Node:
     def metrics(self) -> Metrics:
         """What this node counts."""
         return self._metrics
+
+    @property
+    def auth(self) -> Authenticator:
+        """Who the connections are."""
+        return self._auth
 
     @property
     def is_ready(self) -> bool:
@@ -122,6 +130,7 @@ class Node:
         """End everything. Connections should have been closed before."""
         for registry in self._registries:
             await registry.stop()
+        await self._auth.stop()
         self._fanout.stop()
         if self._ownership is not None:
             await self._ownership.stop()
@@ -143,6 +152,8 @@ class Node:
     def connect(self, connection: Connection, registry: ServiceRegistry) -> None:
         """Take a client on. Its wire owes a `disconnect`."""
         self._connections[connection] = registry
+        if registry.requires_identity and connection.identity is None:
+            self._auth.expect(connection)
         self._metrics.connections_opened.labels(connection.transport_name).inc()
         self._metrics.connections.labels(connection.transport_name, connection.dialect.name).inc()
         registry.connected(connection)
@@ -153,6 +164,7 @@ class Node:
         if registry is None:
             return
         connection.mark_closed()
+        self._auth.forget(connection)
         for key in self._hub.remove_all(connection):
             self._give_up(key)
         if self._ownership is not None:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from gateway.authenticator import Authenticator
 from gateway.codec import channel_key, channel_name, channel_of, encode_json
 from gateway.connection import Connection
 from gateway.directory import Entered, Member, Owner
@@ -33,6 +34,10 @@ class Cluster(Protocol):
     @property
     def metrics(self) -> Metrics:
         """Where to count."""
+
+    @property
+    def auth(self) -> Authenticator:
+        """Who the connections of this node are, and what is revoked in the cluster."""
 
     def publish(self, service: str, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
         """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""

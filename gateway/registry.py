@@ -21,6 +21,7 @@ from gateway.errors import (
     InvalidInput,
     InvalidMessage,
     LimitExceeded,
+    NotAuthenticated,
     SnorkyError,
     UnknownService,
 )
@@ -66,10 +67,14 @@ class ServiceRegistry:
     """Delivers messages to services by name.
 
     services: the first ones; more by `register`, until the registry is given to a node.
-    limits: of what one connection may send; the node's unless given.
+    limits: of what one connection may send; the node's unless given. requires_identity: who has not said who they
+    are reaches only services that are `is_open`, and is closed when that takes too long.
     """
 
-    def __init__(self, services: Iterable[Service] = (), *, limits: Limits | None = None) -> None:
+    def __init__(
+        self, services: Iterable[Service] = (), *, limits: Limits | None = None, requires_identity: bool = False
+    ) -> None:
+        self.requires_identity = requires_identity
         self._services: dict[str, Service] = {}
         self._limits = limits
         self._cluster: Cluster | None = None
@@ -168,6 +173,8 @@ class ServiceRegistry:
     def _dispatch(self, connection: Connection, envelope: Envelope) -> Awaitable[None] | None:
         """`dispatch`, with errors told to the client."""
         try:
+            if self.requires_identity and connection.identity is None and not self[envelope.service].is_open:
+                raise NotAuthenticated
             pending = self.dispatch(connection, envelope)
         except Exception as error:  # the top of a message's way: told to the client, logged if the fault is ours
             self._failed(connection, envelope, error)

@@ -11,10 +11,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from gateway._version import __version__
+from gateway.auth import FixedKey, Key, Verifier
+from gateway.auth_settings import Auth
+from gateway.authenticator import Authenticator
 from gateway.broker import Broker
+from gateway.http.jwks import remote_keys
 from gateway.metrics import Metrics
 from gateway.node import Node, new_node_id
-from gateway.redis import EmbeddedServer, Heartbeat, RedisBroker, RedisTarget
+from gateway.redis import EmbeddedServer, Heartbeat, RedisBroker, RedisRevocations, RedisTarget
 from gateway.registry import ServiceRegistry
 from gateway.settings import Settings, load
 
@@ -30,8 +34,8 @@ async def running_node(
 ) -> AsyncIterator[Node]:
     """Run a node with these registries while the context lasts.
 
-    settings: of Redis, prefix and limits; without a redis_url a private server is started. broker: instead of
-    Redis. public_url: where clients reach the node, for `snorky stats`. Raises ConfigurationError.
+    settings: of Redis, prefix, authentication and limits; without a redis_url a private server is started. broker:
+    instead of Redis. public_url: where clients reach the node, for `snorky stats`. Raises ConfigurationError.
     """
     metrics, node_id = Metrics(), new_node_id()
     async with AsyncExitStack() as stack:
@@ -40,7 +44,13 @@ async def running_node(
             url = settings.redis_url or (await stack.enter_async_context(EmbeddedServer())).url
             target = RedisTarget.from_url(url)
             broker = RedisBroker(target, prefix=settings.prefix, node_id=node_id, metrics=metrics)
-        node = Node(broker, limits=settings.limits, metrics=metrics, node_id=node_id)
+        auth = Authenticator(
+            await stack.enter_async_context(_verifier(settings.auth)),
+            revocations=None if target is None else _revocations(target, settings),
+            auth=settings.auth,
+            metrics=metrics,
+        )
+        node = Node(broker, limits=settings.limits, metrics=metrics, node_id=node_id, auth=auth)
         for registry in registries:
             node.attach(registry)
         stack.push_async_callback(node.stop)
@@ -61,6 +71,26 @@ def running(*registries: ServiceRegistry, settings: Settings | None = None) -> C
             yield
 
     return context
+
+
+@asynccontextmanager
+async def _verifier(auth: Auth) -> AsyncIterator[Verifier | None]:
+    """Make what verifies tokens, of the one key or document that the settings name."""
+    if auth.jwks_url:
+        async with remote_keys(auth.jwks_url) as keys:
+            yield Verifier(keys, auth)
+    elif auth.public_key is not None:
+        yield Verifier(FixedKey(Key.public(auth.public_key)), auth)
+    elif auth.hmac_secret is not None:
+        yield Verifier(FixedKey(Key("HS256", auth.hmac_secret)), auth)
+    else:
+        yield None
+
+
+def _revocations(target: RedisTarget, settings: Settings) -> RedisRevocations:
+    # a token may be valid for so long from now on, and its issuer's clock may be behind
+    keep_s = settings.auth.lifetime_max_s + 2 * settings.auth.leeway_s
+    return RedisRevocations(target, prefix=settings.prefix, keep_s=keep_s)
 
 
 def _state(node: Node, public_url: str) -> dict[str, object]:

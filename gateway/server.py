@@ -20,7 +20,7 @@ from gateway.http.handler import WebSocketHandler
 from gateway.http.listen import listen, url_of
 from gateway.http.site import Site
 from gateway.info import InfoService
-from gateway.loading import load_registries
+from gateway.loading import load_function, load_registries
 from gateway.node import Node
 from gateway.registry import ServiceRegistry
 from gateway.running import running_node
@@ -57,6 +57,9 @@ class Gateway:
         self._private = loaded[1] if private is None else private
         if "gateway" not in self._public:
             self._public.register(InfoService())
+        auth = settings.auth
+        self._public.requires_identity |= auth.required
+        self._identify = load_function("[auth] identify", auth.identify) if auth.identify else None
         self._broker = broker
         self.has_demo = with_demo
         self._reuse_port = reuse_port
@@ -120,7 +123,8 @@ class Gateway:
         # the private port first: health can be asked before the first client comes
         self.private_urls = await self._serve_private(node)
         stack.callback(self._cut_connections)
-        app = public_app(WebSocketHandler(self._public, settings.public), with_demo=self.has_demo)
+        handler = WebSocketHandler(self._public, settings.public, identify=self._identify)
+        app = public_app(handler, with_demo=self.has_demo)
         site = Site(app, header_timeout_s=settings.limits.handshake_timeout_s)
         stack.push_async_callback(site.stop)
         await site.start(public_sockets)

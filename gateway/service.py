@@ -32,6 +32,8 @@ _NAME = re.compile(r"[a-z0-9_-]+")
 class Service(ABC):
     """Answers the messages addressed to `name`. name: [a-z0-9_-]+, unique in its registry."""
 
+    is_open = False  # also to who has not said who they are, where the registry requires an identity
+
     def __init__(self, name: str) -> None:
         if not _NAME.fullmatch(name):
             raise ConfigurationError(f"service name {name!r}: use lower-case letters, digits, '-' and '_'")

@@ -6,7 +6,7 @@
 Rules:
 - A default that must be open for the first run is open on loopback only (`problems` holds that).
 - Unknown keys are refused: a misspelt limit that is silently ignored is no limit.
-- Secrets (`redis_url`, `api_key`, service options) are in no repr; the API key is kept only as its hash.
+- Secrets (`redis_url`, `api_key`, `hmac_secret`, service options) are in no repr; the API key is kept only as its hash.
 - A problem says where, which key, what is wrong and what to write; it never quotes the value.
 """
 
@@ -20,6 +20,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from msgspec import Meta
 
+from gateway.auth_settings import Auth
 from gateway.errors import ConfigurationError
 from gateway.setting_values import (
     ApiKey,
@@ -33,7 +34,18 @@ from gateway.setting_values import (
 )
 from gateway.sources import CONFIG_VARIABLE, Key, Written, read_environment, read_toml, spell
 
-__all__ = ["ApiKey", "Limits", "Network", "Private", "Public", "ServiceTable", "Settings", "is_loopback", "load"]
+__all__ = [
+    "ApiKey",
+    "Auth",
+    "Limits",
+    "Network",
+    "Private",
+    "Public",
+    "ServiceTable",
+    "Settings",
+    "is_loopback",
+    "load",
+]
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=0)]
@@ -97,10 +109,16 @@ class ServiceTable:
 
 
 STANDARD_SERVICES: Mapping[str, ServiceTable] = MappingProxyType(
-    {"pubsub": ServiceTable("services.pubsub:PubSubService")}
+    {
+        "pubsub": ServiceTable("services.pubsub:PubSubService"),
+        "auth": ServiceTable("services.auth:AuthService"),
+    }
 )
 STANDARD_BACKEND: Mapping[str, ServiceTable] = MappingProxyType(
-    {"pubsub_backend": ServiceTable("services.pubsub:PubSubBackend", MappingProxyType({"frontend": "pubsub"}))}
+    {
+        "pubsub_backend": ServiceTable("services.pubsub:PubSubBackend", MappingProxyType({"frontend": "pubsub"})),
+        "auth_backend": ServiceTable("services.auth:AuthBackend", MappingProxyType({"frontend": "auth"})),
+    }
 )
 
 
@@ -112,6 +130,7 @@ class Settings:
     prefix: str = _parsed("snorky", str, parse_prefix)
     public: Public = field(default_factory=Public)
     private: Private = field(default_factory=Private)
+    auth: Auth = field(default_factory=Auth)
     limits: Limits = field(default_factory=Limits)
     services: Mapping[str, ServiceTable] = field(default_factory=lambda: STANDARD_SERVICES)  # the public registry
     backend: Mapping[str, ServiceTable] = field(default_factory=lambda: STANDARD_BACKEND)  # the private one
@@ -119,10 +138,11 @@ class Settings:
     def problems(self, *, insecure: bool) -> list[str]:
         """Say what is not safe to start, and the way out; `insecure`: the operator answers for the public side."""
         found = []
-        if not insecure and not is_loopback(self.public.host):
+        if not insecure and not is_loopback(self.public.host) and not self.auth.required:
             found.append(
-                f'[public] host = "{self.public.host}" is reachable from elsewhere, and this version knows no '
-                'authentication: write host = "127.0.0.1", or start with --insecure if anybody may connect'
+                f'[public] host = "{self.public.host}" is reachable from elsewhere, and nobody has to say who they '
+                'are: write [auth] required = true, or host = "127.0.0.1", or start with --insecure if anybody may '
+                "connect"
             )
         if not insecure and "*" in self.public.allowed_origins:
             found.append(
@@ -165,9 +185,10 @@ class _Assembly:
         self._refuse_later_features()
         top = self._section(Settings, ())
         public, private = self._section(Public, ("public",)), self._section(Private, ("private",))
-        limits = self._section(Limits, ("limits",))
+        auth, limits = self._section(Auth, ("auth",)), self._section(Limits, ("limits",))
         services, backend = self._tables("services"), self._tables("backend")
         self._refuse_unknown()
+        self._problems.extend(auth.problems())
         if limits.outbox_max_bytes < limits.message_max_bytes:
             self._problems.append("[limits] outbox_max_bytes is below message_max_bytes: no such message could be sent")
         if public.port and public.port == private.port:
@@ -181,17 +202,13 @@ class _Assembly:
             prefix=top.prefix,
             public=public,
             private=private,
+            auth=auth,
             limits=limits,
             services=MappingProxyType(services),
             backend=MappingProxyType(backend),
         )
 
     def _refuse_later_features(self) -> None:
-        for key in [key for key in self._written if key[0] == "auth"]:
-            where = self._written.pop(key).where
-            self._problems.append(
-                f"{where}: this version has no authentication; take [auth] out, and let a proxy in front authenticate"
-            )
         url = self._written.get(("redis_url",))
         if url and (isinstance(url.value, list) or (url.is_text and str(url.value).lstrip().startswith("["))):
             self._written.pop(("redis_url",))
@@ -250,8 +267,14 @@ class _Assembly:
         return ServiceTable(class_name.value, MappingProxyType(options))
 
     def _refuse_unknown(self) -> None:
-        sections: dict[Key, type] = {(): Settings, ("public",): Public, ("private",): Private, ("limits",): Limits}
-        tables = ("public", "private", "limits", "services", "backend")
+        sections: dict[Key, type] = {
+            (): Settings,
+            ("public",): Public,
+            ("private",): Private,
+            ("auth",): Auth,
+            ("limits",): Limits,
+        }
+        tables = ("public", "private", "auth", "limits", "services", "backend")
         known = [
             (*table, member.name)
             for table, shape in sections.items()

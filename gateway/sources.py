@@ -101,8 +101,6 @@ def _flatten(document: Mapping[str, object]) -> list[tuple[Key, object]]:
             flat.append(((name,), value))
         elif name not in _TABLES_OF_TABLES:
             flat.extend(((name, inner), leaf) for inner, leaf in value.items())
-            if name == "auth" and not value:
-                flat.append(((name,), value))  # an empty [auth] is still one that must not pass silently
         else:
             for table, keys in value.items():
                 if isinstance(keys, dict) and keys:

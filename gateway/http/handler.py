@@ -4,13 +4,14 @@ from functools import cached_property
 
 from aiohttp import HttpVersion11, web
 
-from gateway.errors import ConnectionClosed
+from gateway.errors import ConnectionClosed, InvalidToken
 from gateway.http.admission import Admission
+from gateway.http.credentials import Identify, session_of
 from gateway.http.handshake import HandshakeRefused, upgrade
 from gateway.http.takeover import take_over
 from gateway.http.websocket import Endpoint, WebSocketProtocol
 from gateway.http.wheel import Wheel
-from gateway.node import node_of
+from gateway.node import Node, node_of
 from gateway.registry import ServiceRegistry
 from gateway.settings import Public
 
@@ -22,11 +23,15 @@ class WebSocketHandler:
 
         app.add_routes([WebSocketHandler(registry).route("/ws")])
 
-    public: who may connect, and how; the defaults unless given.
+    public: who may connect, and how; the defaults unless given. identify: says who makes a request that brings no
+    token, by a session cookie for example; None = it is not known.
     """
 
-    def __init__(self, registry: ServiceRegistry, public: Public | None = None) -> None:
+    def __init__(
+        self, registry: ServiceRegistry, public: Public | None = None, *, identify: Identify | None = None
+    ) -> None:
         self._registry = registry
+        self._identify = identify
         self._public = public or Public()
         self._allowed_origins = frozenset(self._public.allowed_origins)
 
@@ -43,7 +48,7 @@ class WebSocketHandler:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one handshake; an accepted one leaves aiohttp for good."""
         try:
-            return self._accept(request)
+            return await self._accept(request)
         except ConnectionClosed:
             return web.Response()  # to nobody
         except HandshakeRefused as refused:
@@ -56,21 +61,39 @@ class WebSocketHandler:
             response.force_close()  # what follows a refused upgrade is no request
             return response
 
-    def _accept(self, request: web.Request) -> web.StreamResponse:
+    async def _accept(self, request: web.Request) -> web.StreamResponse:
         endpoint = self._endpoint
-        if endpoint.node.is_draining:
-            raise HandshakeRefused(503, "draining", "This node is going away: try another one")
+        _refuse_draining(endpoint.node)
         if request.version < HttpVersion11 or request.body_exists:  # RFC 6455 4.2.1; a body would be taken for frames
             raise HandshakeRefused(400, "request", "A handshake is a GET of HTTP/1.1 without a body")
         accepted = upgrade(request.headers, allowed_origins=self._allowed_origins, compression=self._public.compression)
-        transport = request.transport
-        if transport is None:
-            raise ConnectionClosed
         ip = endpoint.admission.client_ip(request)
         endpoint.admission.enter(ip)
-        protocol = WebSocketProtocol(endpoint, transport, accepted.dialect, ip)
+        session = refusal = transport = None
+        try:
+            try:
+                session = await session_of(request, endpoint.node.auth, self._identify)
+            except InvalidToken as error:
+                refusal = error
+            _refuse_draining(endpoint.node)  # it may have taken a while
+            transport = request.transport
+            if transport is None or transport.is_closing():
+                raise ConnectionClosed
+        except BaseException:
+            endpoint.admission.leave(ip)
+            if session is not None:
+                endpoint.node.auth.leave(session)
+            raise
+        protocol = WebSocketProtocol(endpoint, transport, accepted.dialect, ip, session=session, refusal=refusal)
         try:
             return take_over(request, protocol, accepted.response)
         except ConnectionClosed:
             endpoint.admission.leave(ip)
+            if session is not None:
+                endpoint.node.auth.leave(session)
             raise
+
+
+def _refuse_draining(node: Node) -> None:
+    if node.is_draining:
+        raise HandshakeRefused(503, "draining", "This node is going away: try another one")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.errors import CloseCode, ProtocolFault
+from gateway.errors import CloseCode, InvalidToken, ProtocolFault
 from gateway.frames import (
     BINARY,
     CLOSE,
@@ -32,6 +32,7 @@ from gateway.http.admission import Admission
 from gateway.http.wheel import Wheel
 from gateway.node import Node
 from gateway.registry import ServiceRegistry
+from gateway.sessions import Session
 
 __all__ = ["Endpoint", "WebSocketProtocol"]
 
@@ -55,7 +56,10 @@ class Endpoint:
 
 
 class WebSocketProtocol(asyncio.Protocol):
-    """One client's WebSocket. Made for `take_over`; belongs to its transport."""
+    """One client's WebSocket. Made for `take_over`; belongs to its transport.
+
+    session: who it is, if the handshake said so. refusal: its token is bad, and it is only to be told.
+    """
 
     __slots__ = (
         "_close_code",
@@ -64,6 +68,7 @@ class WebSocketProtocol(asyncio.Protocol):
         "_has_failed",
         "_is_heard",
         "_parser",
+        "_refusal",
         "_transport",
         "slot",
         "write",
@@ -71,7 +76,16 @@ class WebSocketProtocol(asyncio.Protocol):
 
     transport_name = "websocket"
 
-    def __init__(self, endpoint: Endpoint, transport: asyncio.Transport, dialect: Dialect, remote_ip: str) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        transport: asyncio.Transport,
+        dialect: Dialect,
+        remote_ip: str,
+        *,
+        session: Session | None = None,
+        refusal: InvalidToken | None = None,
+    ) -> None:
         self._endpoint = endpoint
         self._transport = transport
         self._parser: FrameParser | None = None
@@ -80,7 +94,13 @@ class WebSocketProtocol(asyncio.Protocol):
         self._close_code: int = CloseCode.ABNORMAL
         self.slot = 0
         self.write: Callable[[bytes], object] = transport.write
+        self._refusal = refusal
         self._connection = endpoint.node.new_connection(self, dialect, remote_ip=remote_ip)
+        if session is not None:
+            try:
+                endpoint.node.auth.bind(session, self._connection)
+            except InvalidToken as error:  # it was revoked this very moment
+                self._refusal = error
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------------
 
@@ -89,7 +109,12 @@ class WebSocketProtocol(asyncio.Protocol):
         # below the outbox's bound: else the transport alone would hold more than that
         self._transport.set_write_buffer_limits(high=min(HIGH_WATER_BYTES, self._endpoint.node.limits.outbox_max_bytes))
         self._endpoint.wheel.add(self)
-        self._endpoint.node.connect(self._connection, self._endpoint.registry)
+        refusal, self._refusal = self._refusal, None
+        if refusal is None:
+            self._endpoint.node.connect(self._connection, self._endpoint.registry)
+        else:  # no service hears of it
+            self._endpoint.node.metrics.handshakes_rejected.labels("token").inc()
+            self._connection.close(refusal.close_code, str(refusal))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give everything back."""

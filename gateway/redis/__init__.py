@@ -4,6 +4,16 @@ from gateway.redis.broker import RedisBroker
 from gateway.redis.embedded import EmbeddedServer
 from gateway.redis.heartbeat import Heartbeat, NodeState, read_nodes
 from gateway.redis.names import channel_name
+from gateway.redis.revocations import RedisRevocations
 from gateway.redis.target import RedisTarget
 
-__all__ = ["EmbeddedServer", "Heartbeat", "NodeState", "RedisBroker", "RedisTarget", "channel_name", "read_nodes"]
+__all__ = [
+    "EmbeddedServer",
+    "Heartbeat",
+    "NodeState",
+    "RedisBroker",
+    "RedisRevocations",
+    "RedisTarget",
+    "channel_name",
+    "read_nodes",
+]

@@ -2,9 +2,14 @@ import ipaddress
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from gateway.auth_settings import algorithm_of
 from gateway.errors import ConfigurationError
-from gateway.settings import ApiKey, Limits, Private, Public, ServiceTable, Settings, is_loopback, load
+from gateway.settings import ApiKey, Auth, Limits, Private, Public, ServiceTable, Settings, is_loopback, load
+
+SECRET = "a secret of more than thirty-two bytes"
 
 
 def load_toml(tmp_path: Path, text: str, **environ: str) -> Settings:
@@ -150,8 +155,25 @@ def test_service_links_of_kubernetes_are_no_settings():
         ('redis_url = "http://a"', 'write "redis://127.0.0.1:6379/0"'),
         ('redis_url = "redis+sentinel://a/b"', "a later version"),
         ('redis_url = ["redis://a", "redis://b"]', "several independent Redis are for a later version"),
-        ('[auth]\nhmac_secret = "x"', "[auth] hmac_secret: this version has no authentication"),
-        ("[auth]", "auth: this version has no authentication"),
+        (f'[auth]\nhmac_secret = "{"x" * 31}"', "[auth] hmac_secret: has less than 32 bytes; make one with: openssl"),
+        (f'[auth]\nhmac_secret = "-----BEGIN PUBLIC KEY-----{"x" * 31}"', "write it as public_key"),
+        ('[auth]\npublic_key = "x"', "[auth] public_key: is no public key in PEM form"),
+        ('[auth]\npublic_key = "-----BEGIN PRIVATE KEY-----"', "is a private key"),
+        ('[auth]\njwks_url = "http://issuer.example/keys"', "[auth] jwks_url: must begin with https://"),
+        ('[auth]\njwks_url = ""', "[auth] jwks_url: must begin with https://"),
+        ('[auth]\njwks_url = "https://[a"', "[auth] jwks_url: must begin with https://"),
+        ('[auth]\nidentify = "sessions.py"', '[auth] identify: must be "module:function"'),
+        ('[auth]\naudience = ""', "[auth] audience: is empty"),
+        ("[auth]\nleeway_s = -1", "[auth] leeway_s: "),
+        ("[auth]\nlifetime_max_s = 0", "[auth] lifetime_max_s: "),
+        ('[auth]\nalgorithm = "none"', "[auth] algorithm: unknown setting"),
+        ('auth = "x"', "auth: must be a table: [auth]"),
+        ("[auth]\nrequired = true", "[auth] required = true, and nobody could be authenticated"),
+        ('[auth]\naudience = "x"', "mean nothing without a key"),
+        (
+            f'[auth]\nhmac_secret = "{"x" * 32}"\njwks_url = "https://issuer.example/keys"',
+            "[auth] hmac_secret and jwks_url are both set",
+        ),
         ('[private]\napi_key = ""', "openssl rand -hex 32"),
         ('[private]\napi_key = "sha256:12"', "64 hex digits"),
         ("[limits]\noutbox_max_bytes = 1000", "outbox_max_bytes is below message_max_bytes"),
@@ -166,7 +188,7 @@ def test_service_links_of_kubernetes_are_no_settings():
 def test_what_is_wrong_is_said_with_file_key_and_remedy(tmp_path, text, expected):
     problem = only_problem_of(tmp_path, text)
     assert expected in problem
-    assert problem.startswith((f"{tmp_path}/snorky.toml: ", "[limits] outbox", "[public] port and"))
+    assert problem.startswith((f"{tmp_path}/snorky.toml: ", "[limits] outbox", "[public] port and", "[auth] "))
 
 
 def test_every_problem_is_told_at_once(tmp_path):
@@ -214,6 +236,8 @@ def test_repr_shows_no_secret(tmp_path):
         [services.own]
         class = "own:Service"
         token = "swordfish"
+        [auth]
+        hmac_secret = "swordfish swordfish swordfish swordfish"
         """,
     )
     assert "swordfish" not in repr(settings)
@@ -258,8 +282,10 @@ def test_service_tables_pass_their_other_keys_to_the_constructor(tmp_path):
 
 def test_standard_services_are_there_unless_others_are_written(tmp_path):
     standard = load(None, {})
-    assert standard.services == {"pubsub": ServiceTable("services.pubsub:PubSubService")}
-    assert standard.backend == {"pubsub_backend": ServiceTable("services.pubsub:PubSubBackend", {"frontend": "pubsub"})}
+    assert standard.services["pubsub"] == ServiceTable("services.pubsub:PubSubService")
+    assert standard.services["auth"] == ServiceTable("services.auth:AuthService")
+    assert standard.backend["pubsub_backend"] == ServiceTable("services.pubsub:PubSubBackend", {"frontend": "pubsub"})
+    assert standard.backend["auth_backend"] == ServiceTable("services.auth:AuthBackend", {"frontend": "auth"})
     own = load_toml(tmp_path, '[services.own]\nclass = "own:Service"')
     assert list(own.services) == ["own"]
     assert own.backend == {}, "the backend of a service that is not there would fail on every call"
@@ -271,6 +297,60 @@ def test_host_beyond_loopback_needs_insecure():
         assert len(settings.problems(insecure=False)) == 1
         assert "--insecure" in settings.problems(insecure=False)[0]
         assert settings.problems(insecure=True) == []
+
+
+def test_host_beyond_loopback_is_fine_where_everybody_says_who_they_are():
+    public = Public(host="0.0.0.0")
+    assert Settings(public=public, auth=Auth(hmac_secret=SECRET.encode(), required=True)).problems(insecure=False) == []
+    (problem,) = Settings(public=public, auth=Auth(hmac_secret=SECRET.encode())).problems(insecure=False)
+    assert "[auth] required = true" in problem, "keys alone keep nobody out"
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), None])
+def test_public_key_is_taken_from_a_file_and_tells_the_algorithm(tmp_path, curve):
+    private = rsa.generate_private_key(65537, 2048) if curve is None else ec.generate_private_key(curve)
+    path = tmp_path / "key.pem"
+    path.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    auth = load(None, {"SNORKY_AUTH__PUBLIC_KEY_FILE": str(path), "SNORKY_AUTH__AUDIENCE": "app"}).auth
+    assert algorithm_of(auth.public_key) == ("RS256" if curve is None else "ES256")
+    assert (auth.audience, auth.has_keys) == ("app", True)
+
+
+@pytest.mark.parametrize("private", [ec.generate_private_key(ec.SECP384R1()), rsa.generate_private_key(65537, 1024)])
+def test_public_key_of_another_kind_or_a_weak_one_is_refused(tmp_path, private):
+    path = tmp_path / "key.pem"
+    path.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    problem = only_problem_of(tmp_path, SNORKY_AUTH__PUBLIC_KEY_FILE=str(path))
+    assert problem.endswith("take RSA of 2048 bits or more, or P-256")
+
+
+def test_every_setting_of_auth_is_taken(tmp_path):
+    settings = load_toml(
+        tmp_path,
+        """
+        [auth]
+        audience = "app"
+        issuer = "https://issuer.example"
+        identity_claim = "user_id"
+        leeway_s = 0
+        lifetime_max_s = 3600
+        identify = "myapp.sessions:user_of"
+        required = true
+        deadline_s = 2
+        """,
+        SNORKY_AUTH__HMAC_SECRET=SECRET,
+    )
+    assert settings.auth == Auth(
+        hmac_secret=SECRET.encode(),
+        audience="app",
+        issuer="https://issuer.example",
+        identity_claim="user_id",
+        leeway_s=0.0,
+        lifetime_max_s=3600.0,
+        identify="myapp.sessions:user_of",
+        required=True,
+        deadline_s=2.0,
+    )
 
 
 def test_any_origin_needs_insecure_even_on_loopback():

@@ -1,0 +1,161 @@
+"""Tokens (JWT, RFC 7519) to identities. Pure: keys and clock come from outside.
+
+Rules (RFC 8725):
+- The algorithm follows from the key, never from the token: its header only has to agree. So a public key is
+  no HMAC secret, and `none` is no algorithm.
+- Keys come from the settings, never from the token: `jwk`, `jku`, `x5u`, `x5c` are not looked at. A token that asks
+  to be understood in ways that we do not know (`crit`, `b64`) is refused.
+- `exp` must be there, and no farther away than revocations are kept.
+- Who presents a bad token learns that it is, or that it is expired; why else, only metrics know.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import jwt
+
+from gateway.auth_settings import Auth, PublicKey, algorithm_of
+from gateway.errors import InvalidToken
+
+__all__ = ["IDENTITY_MAX_BYTES", "FixedKey", "Identity", "Key", "Keys", "Verifier", "check_identity"]
+
+TOKEN_MAX_BYTES: Final = 8192  # what fits into a header
+IDENTITY_MAX_BYTES: Final = 255
+
+# PyJWT's exceptions -> a reason for metrics; the first that fits
+_REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (jwt.ExpiredSignatureError, "expired"),
+    (jwt.ImmatureSignatureError, "not_yet_valid"),
+    (jwt.InvalidAudienceError, "audience"),
+    (jwt.InvalidIssuerError, "issuer"),
+    (jwt.MissingRequiredClaimError, "claim"),
+    (jwt.InvalidSignatureError, "signature"),
+    (jwt.InvalidAlgorithmError, "algorithm"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who somebody is, until when, by which token. Times are wall-clock seconds."""
+
+    identity: str
+    expires_at_s: float = math.inf
+    token_id: str | None = None
+    valid_since_s: float = 0.0  # a revocation of this identity touches it unless it happened before this
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key and the one algorithm that it verifies."""
+
+    algorithm: str
+    key: bytes | PublicKey
+
+    @classmethod
+    def public(cls, key: PublicKey) -> "Key":
+        """Take a public key. Raises ValueError: none of ours, or too weak."""
+        return cls(algorithm_of(key), key)
+
+
+class Keys(Protocol):
+    """Where keys are found."""
+
+    async def find(self, key_id: str | None, algorithm: str) -> Key:
+        """Find the key that a token names. Raises InvalidToken: there is none; BrokerUnavailable: not known now."""
+
+
+class FixedKey:
+    """The one key of the settings; what a token calls it does not matter."""
+
+    def __init__(self, key: Key) -> None:
+        self._key = key
+
+    async def find(self, key_id: str | None, algorithm: str) -> Key:
+        """Give it."""
+        return self._key
+
+
+class Verifier:
+    """Takes tokens and gives identities.
+
+    auth: audience, issuer, claim, leeway. lifetime_max_s among them bounds how long a token may still be valid, so
+    that a revocation need not be kept for ever.
+    """
+
+    def __init__(self, keys: Keys, auth: Auth | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        self._keys = keys
+        self._auth = auth or Auth()
+        self._clock = clock
+        claim = self._auth.identity_claim
+        self._options: Any = {"require": ["exp", claim], "verify_sub": claim == "sub"}
+
+    async def verify(self, token: str) -> Identity:
+        """Verify a token. Raises InvalidToken; BrokerUnavailable: the keys cannot be had now."""
+        key_id, algorithm = _header(token)
+        key = await self._keys.find(key_id, algorithm)
+        if algorithm != key.algorithm:
+            raise InvalidToken("algorithm")
+        try:
+            claims = jwt.decode(
+                token,
+                key.key,  # compared in constant time by `hmac` and OpenSSL
+                algorithms=[key.algorithm],
+                audience=self._auth.audience,
+                issuer=self._auth.issuer,
+                leeway=self._auth.leeway_s,
+                options=self._options,
+            )
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            # from None: what PyJWT says may quote the token
+            reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), "malformed")
+            raise InvalidToken(reason, "Token expired" if reason == "expired" else "Invalid token") from None
+        return self._identity(claims)
+
+    def _identity(self, claims: dict[str, Any]) -> Identity:
+        expires_at_s = _seconds(claims, "exp")
+        if expires_at_s - self._clock() > self._auth.lifetime_max_s:
+            raise InvalidToken("lifetime")
+        who = claims[self._auth.identity_claim]
+        if isinstance(who, int) and not isinstance(who, bool):
+            who = str(who)  # many a database counts its users
+        issued_at_s = _seconds(claims, "iat") if "iat" in claims else -math.inf
+        return Identity(
+            check_identity(who),
+            expires_at_s=expires_at_s,
+            token_id=claims.get("jti"),
+            # the issuer's clock may be ahead: what it dates a moment after the revocation was there before
+            valid_since_s=issued_at_s - self._auth.leeway_s,
+        )
+
+
+def check_identity(value: object) -> str:
+    """Take an identity: text of 1 to 255 bytes without control characters. Raises InvalidToken."""
+    if isinstance(value, str) and value.isprintable():  # also: no lone surrogates
+        if 0 < len(value.encode()) <= IDENTITY_MAX_BYTES:
+            return value
+    raise InvalidToken("identity")
+
+
+def _header(token: str) -> tuple[str | None, str]:
+    """Read a token's key id and algorithm, both as claimed. Raises InvalidToken."""
+    if len(token) > TOKEN_MAX_BYTES or not token.isascii():
+        raise InvalidToken("malformed")
+    try:
+        header = jwt.get_unverified_header(token)
+    except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        raise InvalidToken("malformed") from None
+    key_id, algorithm = header.get("kid"), header.get("alg")
+    if not isinstance(algorithm, str) or not isinstance(key_id, str | None) or "crit" in header or "b64" in header:
+        raise InvalidToken("malformed")
+    return key_id, algorithm
+
+
+def _seconds(claims: dict[str, Any], name: str) -> float:
+    """Read a NumericDate (RFC 7519 2)."""
+    value = claims[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidToken("claim")
+    return float(value)

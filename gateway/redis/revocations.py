@@ -1,0 +1,134 @@
+"""RedisRevocations: the cluster's list of revocations, in one sorted set.
+
+`PREFIX:{revocations}`: member KIND:NAME, score: milliseconds of Redis's clock, each higher than all before, whatever
+that clock does; so "what is new" is what stands above the highest that one has seen. What is older than a token can
+be falls out with every write, and the whole set expires.
+
+A node reads it once in a second: O(nodes) commands, and nothing at all before the first login on a node.
+"""
+
+import asyncio
+import math
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from redis.exceptions import RedisError
+
+from gateway.errors import BrokerUnavailable
+from gateway.redis.names import revocations_key
+from gateway.redis.target import RedisTarget
+from gateway.revocation import Kind, Revocation, Watcher
+
+__all__ = ["RedisRevocations"]
+
+INTERVAL_S: Final = 1.0  # 5 s are promised: a lost read or two do not break it
+TIMEOUT_S: Final = 2.0
+READ_MAX: Final = 1000  # entries of one read; there may be more in the next
+LATE_MS: Final = 60_000  # entries below the highest that are looked at again: a new primary's clock may be behind
+
+# KEYS: the set. ARGV: member, how long it is kept in ms.
+_ADD: Final = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local keep = tonumber(ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%d', now - keep))
+local top = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if top[2] and tonumber(top[2]) >= now then
+  now = tonumber(top[2]) + 1
+end
+redis.call('ZADD', KEYS[1], string.format('%d', now), ARGV[1])
+redis.call('PEXPIRE', KEYS[1], string.format('%d', keep))
+return string.format('%d', now)
+"""
+
+_log = structlog.get_logger("snorky.redis")
+
+
+class RedisRevocations:
+    """Fulfils `gateway.revocation.Revocations`. keep_s: as long as a token can be valid."""
+
+    def __init__(self, target: RedisTarget, *, prefix: str, keep_s: float, interval_s: float = INTERVAL_S) -> None:
+        self._client: Any = target.client(timeout_s=TIMEOUT_S)
+        self._key = revocations_key(prefix)
+        self._keep_ms = round(keep_s * 1000)
+        self._interval_s = interval_s
+        self._top: float | None = None  # highest score that was seen; None: not begun
+        self._seen: dict[str, float] = {}  # entries of the last LATE_MS
+        self._beginning = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    async def begin(self, watcher: Watcher) -> None:
+        """See Revocations."""
+        if self._top is not None:
+            return
+        async with self._beginning:
+            if self._top is None:
+                found = await self._asked(self._client.zrange(self._key, 0, 0, desc=True, withscores=True))
+                self._top = found[0][1] if found else 0.0
+                self._seen = dict(await self._new())  # they ended whom they meant before anybody came here
+                self._task = asyncio.get_running_loop().create_task(self._watch(watcher), name="revocations")
+
+    async def stop(self) -> None:
+        """See Revocations."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self._client.aclose()
+
+    async def add(self, kind: Kind, name: str) -> None:
+        """See Revocations."""
+        await self._asked(self._client.eval(_ADD, 1, self._key, f"{kind.value}:{name}", self._keep_ms))
+
+    async def find(self, identity: str, token_id: str | None) -> list[Revocation]:
+        """See Revocations."""
+        wanted = [(Kind.IDENTITY, identity)] + ([(Kind.TOKEN, token_id)] if token_id is not None else [])
+        scores = await self._asked(self._client.zmscore(self._key, [f"{kind.value}:{name}" for kind, name in wanted]))
+        pairs = zip(wanted, scores, strict=True)
+        return [Revocation(kind, name, score / 1000) for (kind, name), score in pairs if score is not None]
+
+    async def _watch(self, watcher: Watcher) -> None:
+        is_failing = False
+        while True:
+            await asyncio.sleep(self._interval_s)
+            try:
+                await self._read(watcher)
+            except Exception as error:  # the top of a task
+                if not is_failing:
+                    _log.warning("revocations not read", error=str(error) or repr(error))
+                is_failing = True
+            else:
+                is_failing = False
+
+    async def _read(self, watcher: Watcher) -> None:
+        for member, score in await self._new():
+            if self._seen.get(member) == score:
+                continue
+            self._seen[member] = score
+            self._top = max(self._top or 0.0, score)
+            kind, _, name = member.partition(":")
+            with suppress(ValueError):  # a newer node's kind
+                watcher(Revocation(Kind(kind), name, score / 1000))
+        floor = (self._top or 0.0) - LATE_MS
+        self._seen = {member: score for member, score in self._seen.items() if score >= floor}
+
+    async def _new(self) -> list[tuple[str, float]]:
+        """Read what stands above the highest seen, and a little below it."""
+        found: list[tuple[str, float]] = []
+        floor = max(0.0, (self._top or 0.0) - LATE_MS)
+        while True:
+            page = await self._asked(
+                self._client.zrange(
+                    self._key, floor, math.inf, byscore=True, withscores=True, offset=len(found), num=READ_MAX
+                )
+            )
+            found += [(member.decode("utf-8", "replace"), score) for member, score in page]
+            if len(page) < READ_MAX:
+                return found
+
+    async def _asked(self, asking: Any) -> Any:
+        try:
+            return await asking
+        except (RedisError, OSError, TimeoutError) as error:
+            raise BrokerUnavailable("revocations") from error
