@@ -18,21 +18,20 @@ Rules:
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from prometheus_client import Counter, Histogram
 
 from gateway import ConfigurationError, Connection, Service, SnorkyError, is_cancelling, send_error
+from services.commands import commands_of, rpc_command
 
-__all__ = ["RPCError", "RPCService", "Request", "acknowledged", "rpc_command"]
+__all__ = ["RPCError", "RPCService", "Request", "acknowledged", "is_allowed", "rpc_command"]
 
 _log = structlog.get_logger("snorky.rpc")
-_MARK = "_is_rpc_command"
-_F = TypeVar("_F", bound=Callable[..., Any])
 _UNKNOWN = "unknown"  # what a peer calls a command that there is none of is no label value
 
 
@@ -46,12 +45,6 @@ class RPCError(SnorkyError):
         if code is not None:
             self.code = code
         self.retry_after_ms = retry_after_ms
-
-
-def rpc_command(function: _F) -> _F:
-    """Mark a method `(self, request, ...)` as a command that clients may call by its name."""
-    setattr(function, _MARK, True)
-    return function
 
 
 @dataclass(slots=True)
@@ -69,6 +62,17 @@ class Request:
     def identity(self) -> str | None:
         """Who calls, None if it has not said."""
         return self.connection.identity
+
+    def demand_identity(self) -> str:
+        """Tell who calls. Raises RPCError: it has not said."""
+        if self.connection.identity is None:
+            raise RPCError("Not authenticated", "not_authenticated")
+        return self.connection.identity
+
+
+async def is_allowed(verdict: bool | Awaitable[bool]) -> bool:
+    """Tell what a hook says, be it a plain method or a coroutine. One that says nothing (None) allows nothing."""
+    return bool(await verdict if inspect.isawaitable(verdict) else verdict)
 
 
 def acknowledged(future: "asyncio.Future[Any]") -> "asyncio.Future[None]":
@@ -88,34 +92,6 @@ def acknowledged(future: "asyncio.Future[Any]") -> "asyncio.Future[None]":
     return done
 
 
-class _Command:
-    """A command and what it takes."""
-
-    __slots__ = ("_allowed", "_required", "_taken", "function", "name")
-
-    def __init__(self, name: str, function: Callable[..., Any]) -> None:
-        self.name = name
-        self.function = function
-        parameters = list(inspect.signature(getattr(function, "__func__", function)).parameters.values())
-        count = 2 if inspect.ismethod(function) else 1  # self and the request
-        own = [each for each in parameters[:count] if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
-        takes_own = len(own) == count or any(each.kind is each.VAR_POSITIONAL for each in parameters)
-        parameters = parameters[len(own) :]
-        if not takes_own or any(each.kind is each.POSITIONAL_ONLY for each in parameters):
-            raise ConfigurationError(f"command {name!r}: write (self, request, ...), with parameters that have names")
-        named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
-        takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
-        self._allowed = None if takes_any else {each.name for each in named}
-        self._required = {each.name for each in named if each.default is each.empty}
-        self._taken = {each.name for each in own if each.kind is not each.POSITIONAL_ONLY}  # never the peer's to give
-
-    def fits(self, params: dict[str, Any]) -> bool:
-        """True if the parameters fit the signature."""
-        if self._allowed is None:
-            return self._required <= params.keys() and self._taken.isdisjoint(params)
-        return self._required <= params.keys() <= self._allowed
-
-
 class RPCService(Service):
     """A service of commands. Subclass it and mark methods with `rpc_command`; aliases share one method."""
 
@@ -123,8 +99,7 @@ class RPCService(Service):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        marked = inspect.getmembers(type(self), lambda member: getattr(member, _MARK, False))
-        self._commands = {command: _Command(command, getattr(self, command)) for command, _ in marked}
+        self._commands = commands_of(self)
         self._counters: dict[tuple[str, str], tuple[Counter, Histogram]] = {}  # command, outcome -> calls, duration
         for alias, command in self.aliases.items():
             if command not in self._commands:
