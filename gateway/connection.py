@@ -115,6 +115,11 @@ class Connection:
         return self._wire.transport_name
 
     @property
+    def outbox_max_bytes(self) -> int:
+        """What may wait for it; more than that and it is a slow consumer."""
+        return self._outbox_max_bytes
+
+    @property
     def is_closed(self) -> bool:
         """True from the moment that either side began to end it."""
         return self._is_closed

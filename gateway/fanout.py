@@ -83,9 +83,12 @@ class Fanout:
         """Hand what comes for a channel to this node's own listener too, before the connections."""
         self._listeners[key] = listener
 
-    def unlisten(self, key: str) -> None:
-        """Undo `listen`."""
+    def unlisten(self, key: str, listener: Listener | None = None) -> bool:
+        """Undo `listen`, of this listener only if one is given. False = it was not there."""
+        if key not in self._listeners or listener not in (None, self._listeners[key]):
+            return False
         del self._listeners[key]
+        return True
 
     def is_listened(self, key: str) -> bool:
         """True if the node itself hears this channel."""
@@ -102,7 +105,7 @@ class Fanout:
             if self._probe is not None and self._probe[0] == key and self._probe[1] in payloads:
                 self._is_probe_here = channel is not None
             if key in self._listeners:
-                self._tell(self._listeners[key], payloads)
+                self._tell(self._listeners[key], payloads, is_only=channel is None)
             elif channel is None:  # it lingers: its last subscriber left a moment ago
                 self._metrics.drops.labels("no_subscriber").inc(len(payloads))
             if channel is not None:
@@ -119,17 +122,26 @@ class Fanout:
             self._next = None
             self._source.resume()
 
-    def _tell(self, listener: Listener, payloads: Sequence[bytes]) -> None:
+    def _tell(self, listener: Listener, payloads: Sequence[bytes], *, is_only: bool) -> None:
+        """Hand a read's sound publications to the node's own listener. is_only: nobody else sees what is not sound."""
         publications = []
         for data in payloads:
-            with suppress(InvalidMessage):  # counted where it is sorted, if there is a connection to harm
+            try:
                 publication = read_publication(data)
                 decode_json(publication.payload)
+            except InvalidMessage as error:
+                if is_only:
+                    self._drop(error)
+            else:
                 publications.append(publication)
         try:
-            listener(publications)
+            if publications:
+                listener(publications)
         except Exception:  # a service's fault must not keep the connections waiting
             _log.exception("listener failed")
+
+    def _drop(self, error: InvalidMessage) -> None:
+        self._metrics.drops.labels("unknown_version" if isinstance(error, UnknownVersion) else "invalid").inc()
 
     def _sort(self, channel: Channel, payloads: Sequence[bytes]) -> None:
         """Check the payloads, and line them up: those for everybody together, the addressed ones each alone."""
@@ -142,11 +154,8 @@ class Fanout:
                     publication = read_publication(data)
                     payload, selector = publication.payload, publication.selector
                 value = decode_json(payload)
-            except UnknownVersion:
-                self._metrics.drops.labels("unknown_version").inc()
-                continue
-            except InvalidMessage:
-                self._metrics.drops.labels("invalid").inc()
+            except InvalidMessage as error:
+                self._drop(error)
                 continue
             if data is payload:
                 self._metrics.unsequenced_publications.inc()
@@ -176,9 +185,11 @@ class Fanout:
                 render = channel.template.render
                 messages = by_encoding[dialect.encoding] = [render(each, dialect.encoding) for each in encoded]
             data = b"".join(map(dialect.frame, messages))
-            self._passes.append(_Pass(channel, dialect, connections, data))
             self._metrics.deliveries.inc(len(messages) * len(connections))
             self._metrics.sent_bytes.inc(len(data) * len(connections))
+            if channel.held is not None:
+                connections = self._hold(channel.held, connections, data)
+            self._passes.append(_Pass(channel, dialect, connections, data))
 
     def _run(self) -> None:
         """Write up to a chunk; go on in the next tick if there is more."""
@@ -215,6 +226,19 @@ class Fanout:
         if self._is_probe_here and self._probe is not None:
             self._metrics.publish_to_write.observe(now_s - self._probe[2])
             self._probe, self._is_probe_here = None, False
+
+    @staticmethod
+    def _hold(
+        held: dict[Connection, list[bytes]], connections: tuple[Connection, ...], data: bytes
+    ) -> tuple[Connection, ...]:
+        """Keep bytes for those that are held; returns the others."""
+        for connection in held.keys() & set(connections):
+            waiting = held[connection]
+            waiting.append(data)
+            if sum(map(len, waiting)) > connection.outbox_max_bytes:
+                waiting.clear()
+                connection.close(CloseCode.SLOW_CONSUMER, "Slow consumer")
+        return tuple(each for each in connections if each not in held)
 
     @staticmethod
     def _give_up(connection: Connection) -> None:

@@ -68,9 +68,11 @@ class Node:
         self._broker = broker
         self._hub = Hub()
         self._fanout = Fanout(self._hub, broker, self._metrics)
-        self._ownership = None if directory is None else Ownership(self._node_id, directory, self._notice_of)
         self._registries: list[ServiceRegistry] = []
         self._connections: dict[Connection, ServiceRegistry] = {}
+        self._ownership: Ownership | None = None
+        if directory is not None:
+            self._ownership = Ownership(self._node_id, directory, self._notice_of, self._connections.__contains__)
         self._serials = itertools.count(1)
         self._metrics.subscriptions.set_function(lambda: self._hub.subscriptions)
         self._metrics.channels.set_function(lambda: len(self._hub))
@@ -186,8 +188,10 @@ class Node:
             self._fanout.expect(key, data)
         return self._broker.publish(key, data)
 
-    async def subscribe(self, connection: Connection, service: str, channel: Any, notification: Notification) -> None:
-        """Subscribe a connection of this node. See Topics.subscribe."""
+    async def subscribe(
+        self, connection: Connection, service: str, channel: Any, notification: Notification, *, is_held: bool = False
+    ) -> None:
+        """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.joining."""
         key = channel_key(service, channel)
         if connection.is_closed or connection not in self._connections:
             raise ConnectionClosed  # or it is a backend's request: nobody would take it out again
@@ -196,7 +200,7 @@ class Node:
             raise LimitExceeded("channels_per_connection", "Too many channels")
         known = self._hub.get(key)
         template = Template(service, notification(channel)) if known is None else known.template  # it costs 12 us
-        self._hub.add(connection, key, template)
+        self._hub.add(connection, key, template, is_held=is_held)
         try:
             # also where it is confirmed already: perhaps only for one who is about to give up
             await self._broker.subscribe(key)
@@ -211,6 +215,12 @@ class Node:
             raise ConnectionClosed
         if key not in connection.channels:
             raise NotSubscribed
+
+    def release(self, connection: Connection, service: str, channel: Any) -> None:
+        """Write what was held for a connection, and hold no more. See Topics.joining."""
+        held = self._hub.release(connection, channel_key(service, channel))
+        if held:
+            connection.write(b"".join(held))
 
     def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
         """Undo `subscribe`. See Topics.unsubscribe."""
@@ -231,15 +241,16 @@ class Node:
         try:
             await self._broker.subscribe(key)
         except BaseException:
-            self.unlisten(service, channel)
+            if self._fanout.unlisten(key, listener):  # unless that was done meanwhile
+                self._give_up(key)
             raise
+        self._give_up(key)  # if it was unlistened meanwhile, the broker holds what nobody needs
 
     def unlisten(self, service: str, channel: Any) -> None:
         """Undo `listen`. See Topics.unlisten."""
         key = channel_key(service, channel)
-        if not self._fanout.is_listened(key):
+        if not self._fanout.unlisten(key):
             raise NotSubscribed
-        self._fanout.unlisten(key)
         self._give_up(key)
 
     @property

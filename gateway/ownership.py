@@ -4,12 +4,13 @@ Rules:
 - An entry stands here before Redis is asked for it and until Redis has confirmed that it is gone: what a node
   asserts again after a fence or a loss is never less than what its clients were told.
 - A connection that ends while Redis is asked ends twice: once at once, and once behind the answer.
-- What could not be given back is tried again until it can: this node lives, so no reaper will do it.
+- What could not be given back is tried again until it can, unless it was taken again meanwhile: this node lives, so
+  no reaper will do it.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any, Final
 
 import structlog
@@ -49,16 +50,21 @@ class _Belongings:
 class Ownership:
     """Keeps the truth about local connections, and is asked for it by the directory (its Asserter).
 
-    notice_of: what a service's subscribers are told when a member comes or goes.
+    notice_of: what a service's subscribers are told when a member comes or goes. is_here: tells if a connection is one
+    of this node that `forget` will be called for.
     """
 
-    def __init__(self, node_id: str, directory: Directory, notice_of: NoticeOf) -> None:
+    def __init__(
+        self, node_id: str, directory: Directory, notice_of: NoticeOf, is_here: Callable[[Connection], bool]
+    ) -> None:
         self.directory = directory
+        self._is_here = is_here
         self._node_id = node_id
         self._notice_of = notice_of
         self._belongings: dict[int, _Belongings] = {}
         self._owed: deque[Callable[[], Awaitable[object]]] = deque()  # bounded by what connections owned
         self._giving_back: asyncio.Task[None] | None = None
+        self._is_stopped = False
 
     async def start(self) -> None:
         """Begin to hold a lease; returns at once."""
@@ -66,6 +72,7 @@ class Ownership:
 
     async def stop(self) -> None:
         """Give back what can be given back at once, then the lease."""
+        self._is_stopped = True
         task = self._giving_back
         if task is not None:
             await asyncio.wait((task,), timeout=RETRY_S)
@@ -87,7 +94,7 @@ class Ownership:
         except BaseException:
             if known is None:  # perhaps it came through: undo
                 belongings.members.pop((roster, entry), None)
-                self._owe(lambda: self.directory.leave(roster, connection.serial, entry=entry))
+                self._owe(lambda: self._leave_again(connection.serial, roster, entry))
             raise
         finally:
             self._recheck(connection)
@@ -99,13 +106,14 @@ class Ownership:
         self, connection: Connection, roster: str, *, entry: str, data: Any, notice: Notice | None
     ) -> bool:
         """See Rosters.update."""
-        known = self._of(connection).members.get((roster, entry))
+        members = self._of(connection).members
+        known = members.get((roster, entry))
         if known is None:
             return False
-        self._of(connection).members[roster, entry] = Member(known.identity, known.owner, entry, data)
-        return await self.directory.update(
-            roster, connection.serial, entry=entry, data=data, notice=encode_notice(notice)
-        )
+        members[roster, entry] = Member(known.identity, known.owner, entry, data)
+        # False = Redis has lost it: it is asserted again in a moment, with this data
+        await self.directory.update(roster, connection.serial, entry=entry, data=data, notice=encode_notice(notice))
+        return True
 
     async def leave(self, connection: Connection, roster: str, *, entry: str) -> bool:
         """See Rosters.leave."""
@@ -115,7 +123,7 @@ class Ownership:
         try:
             await self.directory.leave(roster, connection.serial, entry=entry)
         except BaseException:
-            self._owe(lambda: self.directory.leave(roster, connection.serial, entry=entry))
+            self._owe(lambda: self._leave_again(connection.serial, roster, entry))
             raise
         return True
 
@@ -129,7 +137,7 @@ class Ownership:
             is_ours = await self.directory.claim(names, name, connection.serial, connection.identity)
         except BaseException:
             if is_new:
-                self._owe(lambda: self.directory.release(names, name, connection.serial))
+                self._owe(lambda: self._release_again(connection.serial, names, name))
             raise
         finally:
             if is_new and not is_ours:
@@ -148,8 +156,13 @@ class Ownership:
         try:
             return await self.directory.release(names, name, connection.serial)
         except BaseException:
-            self._owe(lambda: self.directory.release(names, name, connection.serial))
+            self._owe(lambda: self._release_again(connection.serial, names, name))
             raise
+
+    def names_of(self, connection: Connection) -> Collection[tuple[str, str]]:
+        """Tell what names a connection holds or is about to, as (names key, name)."""
+        belongings = self._belongings.get(connection.serial)
+        return () if belongings is None else belongings.names
 
     def forget(self, connection: Connection) -> None:
         """Give back what a connection owned: it has gone."""
@@ -173,12 +186,16 @@ class Ownership:
     def notice(self, roster: str, member: Member, *, has_joined: bool, is_identity: bool) -> bytes | None:
         """Ask the roster's service what its subscribers are told."""
         service, _, name = roster.partition(":")
-        return encode_notice(self._notice_of(service, channel_of(name), member, has_joined, is_identity))
+        try:
+            return encode_notice(self._notice_of(service, channel_of(name), member, has_joined, is_identity))
+        except Exception:  # a service's fault, or a foreign roster: it must not keep anybody from coming or going
+            _log.exception("no notice", service=service)
+            return None
 
     def on_lost_name(self, names: str, name: str, serial: int) -> None:
         """Close who lost a name while this node was away: it must come back and look anew."""
         belongings = self._belongings.get(serial)
-        if belongings is not None:
+        if belongings is not None and (names, name) in belongings.names:  # else it has just given the name back
             belongings.names.discard((names, name))
             belongings.connection.close(CloseCode.RESYNC, "Name lost")
 
@@ -187,15 +204,32 @@ class Ownership:
         belongings = self._belongings.get(serial)
         if belongings is None or belongings.connection.is_closed:
             return False
-        belongings.connection.send(decode_json(message))
+        try:
+            belongings.connection.send(decode_json(message))
+        except Exception:  # a broken wire, or a foreign message: whoever reads from Redis must go on
+            _log.exception("direct message failed", connection=belongings.connection.id)
+            return False
         return True
 
     # -- inner -------------------------------------------------------------------------------------------------
 
     def _of(self, connection: Connection) -> _Belongings:
-        if connection.is_closed:
-            raise ConnectionClosed
-        return self._belongings.setdefault(connection.serial, _Belongings(connection))
+        if connection.is_closed or not self._is_here(connection):
+            raise ConnectionClosed  # or it is a backend's request: nobody would give back what it owns
+        belongings = self._belongings.get(connection.serial)
+        if belongings is None:
+            belongings = self._belongings[connection.serial] = _Belongings(connection)
+        return belongings
+
+    async def _leave_again(self, serial: int, roster: str, entry: str) -> None:
+        belongings = self._belongings.get(serial)
+        if belongings is None or (roster, entry) not in belongings.members:
+            await self.directory.leave(roster, serial, entry=entry)
+
+    async def _release_again(self, serial: int, names: str, name: str) -> None:
+        belongings = self._belongings.get(serial)
+        if belongings is None or (names, name) not in belongings.names:
+            await self.directory.release(names, name, serial)
 
     def _recheck(self, connection: Connection) -> None:
         """Give back once more what a connection got that ended while Redis was asked."""
@@ -205,7 +239,7 @@ class Ownership:
 
     def _owe(self, give_back: Callable[[], Awaitable[object]]) -> None:
         self._owed.append(give_back)
-        if self._giving_back is None:
+        if self._giving_back is None and not self._is_stopped:  # once the lease is given up, others reap
             self._giving_back = asyncio.get_running_loop().create_task(self._give_back(), name="giving back")
 
     async def _give_back(self) -> None:

@@ -7,13 +7,15 @@ What a connection owns (roster entries, names) is given back when it ends, howev
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from gateway.authenticator import Authenticator
-from gateway.codec import channel_key, channel_name, channel_of, encode_json
+from gateway.codec import canonical, channel_key, channel_name, channel_of, encode_json
 from gateway.connection import Connection
 from gateway.directory import Entered, Member, Owner
+from gateway.errors import NotSubscribed
 from gateway.fanout import Listener
 from gateway.metrics import Metrics
 from gateway.ownership import Ownership
@@ -42,8 +44,13 @@ class Cluster(Protocol):
     def publish(self, service: str, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
         """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
 
-    async def subscribe(self, connection: Connection, service: str, channel: Any, notification: Notification) -> None:
-        """Subscribe a connection of this node. See Topics.subscribe."""
+    async def subscribe(
+        self, connection: Connection, service: str, channel: Any, notification: Notification, *, is_held: bool = False
+    ) -> None:
+        """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.joining."""
+
+    def release(self, connection: Connection, service: str, channel: Any) -> None:
+        """Write what was held for a connection, and hold no more."""
 
     def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
         """Undo it. See Topics.unsubscribe."""
@@ -88,6 +95,24 @@ class Topics:
         ConnectionClosed.
         """
         await self._cluster.subscribe(connection, self._service, channel, self._notification)
+
+    @asynccontextmanager
+    async def joining(self, connection: Connection, channel: Any) -> AsyncIterator[None]:
+        """Subscribe a connection, and hold what comes for it until the block's end and the reply made of it.
+
+        So a client that is told what there is (a list of members) hears of every change behind that, and of none
+        in front of it. Within the block: `Rosters.enter`, `Rosters.members`; then return the reply at once. If it
+        raises the subscription is undone. Raises as `subscribe`.
+        """
+        await self._cluster.subscribe(connection, self._service, channel, self._notification, is_held=True)
+        try:
+            yield
+        except BaseException:
+            with suppress(NotSubscribed):  # it left meanwhile
+                self.unsubscribe(connection, channel)
+            raise
+        # not before the reply, which is written in this step of the loop
+        asyncio.get_running_loop().call_soon(self._cluster.release, connection, self._service, channel)
 
     def unsubscribe(self, connection: Connection, channel: Any) -> None:
         """Undo `subscribe`. Raises NotSubscribed, InvalidChannel."""
@@ -172,7 +197,16 @@ class Names:
 
     async def list(self) -> list[Any]:
         """List all names, in the order of their canonical forms."""
-        return [channel_of(name) for name in sorted(await self._cluster.ownership.directory.list_names(self._service))]
+        names = await self._cluster.ownership.directory.list_names(self._service)
+        return sorted(map(channel_of, names), key=canonical)
+
+    def is_held(self, connection: Connection, name: Any) -> bool:
+        """True if a connection of this node holds a name, or is about to; asks nobody. Raises InvalidChannel."""
+        return (self._service, channel_name(name)) in self._cluster.ownership.names_of(connection)
+
+    def count(self, connection: Connection) -> int:
+        """Tell how many names a connection of this node holds; asks nobody."""
+        return sum(service == self._service for service, _ in self._cluster.ownership.names_of(connection))
 
 
 class Direct:

@@ -17,6 +17,7 @@ from gateway.errors import InvalidMessage
 __all__ = ["MARK", "Position", "Publication", "Selector", "UnknownVersion", "read_publication", "write_addressed"]
 
 MARK = b"\xc1"  # begins what has a header
+_FIELDS = {"only", "not", "not_identity"}
 
 
 class UnknownVersion(InvalidMessage):
@@ -113,4 +114,6 @@ def _selector(text: bytes) -> Selector:
     value = decode_json(text)
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
         raise InvalidMessage("Malformed header")
+    if not value.keys() <= _FIELDS:  # a newer node meant fewer subscribers than we would give it to
+        raise UnknownVersion("Unknown selector")
     return Selector(value.get("only"), value.get("not_identity"), value.get("not"))
