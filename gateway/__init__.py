@@ -7,7 +7,7 @@ The names below are the public ones; services import nothing else of this packag
 from gateway._version import __version__
 from gateway.auth import Identity
 from gateway.authenticator import Authenticator
-from gateway.codec import PAYLOAD
+from gateway.codec import PAYLOAD, channel_name
 from gateway.connection import Connection
 from gateway.directory import Entered, Member, Owner
 from gateway.errors import (
@@ -89,6 +89,7 @@ __all__ = [
     "UnknownService",
     "WebSocketHandler",
     "__version__",
+    "channel_name",
     "error_message",
     "is_cancelling",
     "load",

@@ -1,0 +1,154 @@
+"""CursorsService: where others are in a document, wherever they are connected.
+
+Notifications, to the document's other clients:
+    {"type": "cursorAdded" | "cursorUpdated", "cursor": {publicHandle, document, position, status, owner}}
+    {"type": "cursorRemoved", "cursor": {publicHandle, document}}
+
+Rules:
+- A client calls its cursors by private handles, any JSON entities, its own; others know them by public handles, numbers
+  that are unique within the document. owner: the client's identity.
+- A cursor is one entry of the document's roster, named by its public handle: it goes when its client goes.
+- A reply to `join` and what comes behind it are the whole truth, as in chat.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any
+
+from gateway import Connection, Member, Selector, channel_name
+from services.rpc import Request, RPCError, RPCService, is_allowed, rpc_command
+
+__all__ = ["CursorsService"]
+
+_HANDLE_BITS = 53  # all that a JavaScript number holds; 10,000 cursors in one document collide once in 180 million
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """What a node keeps of a client's cursor."""
+
+    document: Any
+    handle: int
+    position: Any
+    status: Any
+
+    @property
+    def entry(self) -> str:
+        return str(self.handle)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return {"position": self.position, "status": self.status}
+
+
+class CursorsService(RPCService):
+    """Cursors in documents. cursors_per_client: at most, in all documents together.
+
+    Override `can_join` to say who may see what; it may be a plain method or a coroutine.
+    """
+
+    def __init__(self, name: str = "cursors", *, cursors_per_client: int = 16) -> None:
+        super().__init__(name)
+        self._cursors_per_client = cursors_per_client
+
+    def can_join(self, request: Request, document: Any) -> bool | Awaitable[bool]:
+        """Say whether this client may join this document; any that has an identity unless overridden."""
+        return True
+
+    @rpc_command
+    async def join(self, request: Request, document: Any) -> dict[str, list[Any]]:
+        """Hear of the cursors in a document; tells those that there are."""
+        request.demand_identity()
+        if self.topics.is_subscribed(request.connection, document):
+            raise RPCError("Already joined", "already_joined")
+        if not await is_allowed(self.can_join(request, document)):
+            raise RPCError("Not authorized", "not_authorized")
+        async with self.topics.joining(request.connection, document):
+            members = await self.rosters.members(document)
+        return {"cursors": [_shown(document, each.entry, each.identity, each.data) for each in members]}
+
+    @rpc_command
+    async def leave(self, request: Request, document: Any) -> None:
+        """Hear of them no more; one's own go."""
+        self._demand_joined(request, document)
+        self.topics.unsubscribe(request.connection, document)
+        own, name = self._own(request.connection), channel_name(document)
+        handles = [handle for handle, cursor in own.items() if channel_name(cursor.document) == name]
+        entries = [own.pop(handle).entry for handle in handles]
+        await asyncio.gather(*(self.rosters.leave(request.connection, document, entry=entry) for entry in entries))
+
+    @rpc_command(name="createCursor")
+    async def create_cursor(
+        self, request: Request, privateHandle: Any, document: Any, position: Any, status: Any
+    ) -> int:
+        """Put a cursor into a document; tells its public handle."""
+        self._demand_joined(request, document)
+        own, name = self._own(request.connection), channel_name(privateHandle)
+        if name in own:
+            raise RPCError("Reused handle", "reused_handle")
+        if len(own) >= self._cursors_per_client:
+            raise RPCError("Too many cursors", "too_many_cursors")
+        cursor = own[name] = _Cursor(document, secrets.randbits(_HANDLE_BITS), position, status)
+        try:
+            await self.rosters.enter(request.connection, document, entry=cursor.entry, data=cursor.data)
+        except BaseException:
+            own.pop(name, None)
+            raise
+        return cursor.handle
+
+    @rpc_command(name="updateCursor")
+    async def update_cursor(self, request: Request, privateHandle: Any, newData: dict[str, Any]) -> None:
+        """Move a cursor or change its status. newData: {"position"?, "status"?}; what else it has is ignored."""
+        cursor = self._find(request, privateHandle)
+        if not isinstance(newData, dict):
+            raise RPCError("Invalid params", "invalid_params")
+        cursor.position = newData.get("position", cursor.position)
+        cursor.status = newData.get("status", cursor.status)
+        shown = _shown(cursor.document, cursor.entry, request.identity, cursor.data)
+        notice = _notice("cursorUpdated", shown, request.connection.id)
+        await self.rosters.update(
+            request.connection, cursor.document, entry=cursor.entry, data=cursor.data, notice=notice
+        )
+
+    @rpc_command(name="removeCursor")
+    async def remove_cursor(self, request: Request, privateHandle: Any) -> None:
+        """Take a cursor out."""
+        cursor = self._find(request, privateHandle)
+        del self._own(request.connection)[channel_name(privateHandle)]
+        await self.rosters.leave(request.connection, cursor.document, entry=cursor.entry)
+
+    def roster_notice(
+        self, channel: Any, member: Member, *, has_joined: bool, is_identity: bool
+    ) -> tuple[Any, Selector]:
+        """Tell the others of every entry that comes or goes."""
+        if has_joined:
+            shown = _shown(channel, member.entry, member.identity, member.data)
+            return _notice("cursorAdded", shown, member.owner.connection_id)
+        cursor = {"publicHandle": int(member.entry), "document": channel}
+        return _notice("cursorRemoved", cursor, member.owner.connection_id)
+
+    def _demand_joined(self, request: Request, document: Any) -> None:
+        request.demand_identity()
+        if not self.topics.is_subscribed(request.connection, document):
+            raise RPCError("Not joined", "not_joined")
+
+    def _find(self, request: Request, handle: Any) -> _Cursor:
+        request.demand_identity()
+        cursor = self._own(request.connection).get(channel_name(handle))
+        if cursor is None:
+            raise RPCError("No such cursor", "no_such_cursor")
+        return cursor
+
+    def _own(self, connection: Connection) -> dict[str, _Cursor]:
+        own: dict[str, _Cursor] = connection.data.setdefault(self.name, {})
+        return own
+
+
+def _shown(document: Any, entry: str, owner: str | None, data: dict[str, Any]) -> dict[str, Any]:
+    return {"publicHandle": int(entry), "document": document, "owner": owner, **data}
+
+
+def _notice(kind: str, cursor: dict[str, Any], author_id: str) -> tuple[Any, Selector]:
+    return {"type": kind, "cursor": cursor}, Selector(not_connection=author_id)
