@@ -1,0 +1,194 @@
+"""Several nodes in one process: a shared broker, a shared directory, no network, no time.
+
+    async with town(3, lambda: [ChatService()]) as nodes:
+        alice = nodes.client(0, "alice")
+        bob = nodes.client(1, "bob")
+        await alice.ask("chat", "join", channel="room")
+
+late: answers of the directory come this many loop ticks after what they tell of was published, at most: in a real
+cluster they come by another connection, and anything may have happened before they are read.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from gateway import Entered, Member, Node, Service, ServiceRegistry
+from gateway.codec import decode_json
+from gateway.errors import BrokerUnavailable
+from tests.support.clients import JSON, UNLIMITED, Client, until
+from tests.support.loopback import LoopbackBroker
+from tests.support.memory_directory import MemoryCluster, MemoryDirectory
+
+__all__ = ["Bus", "BusBroker", "LateDirectory", "Resident", "Town", "town"]
+
+
+class Bus:
+    """Brings what is published anywhere to all brokers, in one order."""
+
+    def __init__(self) -> None:
+        self.brokers: list[BusBroker] = []
+        self.published: list[tuple[str, bytes]] = []
+
+    def publish(self, key: str, payload: bytes) -> None:
+        """Deliver in the next loop tick to whoever is subscribed then."""
+        self.published.append((key, payload))
+        for broker in self.brokers:
+            asyncio.get_running_loop().call_soon(broker.hear, key, payload)
+
+
+class BusBroker(LoopbackBroker):
+    """A node's end of a bus."""
+
+    def __init__(self, bus: Bus) -> None:
+        super().__init__()
+        self._bus = bus
+        bus.brokers.append(self)
+
+    def publish(self, key: str, payload: bytes) -> asyncio.Future[int]:
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if self.is_failing:
+            future.set_exception(BrokerUnavailable(key))
+            future.exception()
+        else:
+            self._bus.publish(key, payload)
+            future.set_result(1)
+        return future
+
+    def hear(self, key: str, payload: bytes) -> None:
+        """Take what the bus brings."""
+        self._bring(key, payload)
+
+
+class LateDirectory(MemoryDirectory):
+    """A directory whose answers are late."""
+
+    def __init__(self, cluster: MemoryCluster, node_id: str, late: int, chance: random.Random) -> None:
+        super().__init__(cluster, node_id)
+        self._late = late
+        self._chance = chance
+
+    async def enter(self, *args: Any, **kwargs: Any) -> Entered:
+        entered = await super().enter(*args, **kwargs)
+        await self._dawdle()
+        assert entered is not None
+        return entered
+
+    async def members(self, roster: str) -> list[Member]:
+        members = await super().members(roster)
+        await self._dawdle()
+        return members
+
+    async def leave(self, *args: Any, **kwargs: Any) -> bool:
+        has_left = await super().leave(*args, **kwargs)
+        await self._dawdle()
+        return has_left
+
+    async def claim(self, *args: Any, **kwargs: Any) -> bool:
+        has_it = await super().claim(*args, **kwargs)
+        await self._dawdle()
+        return has_it
+
+    async def _dawdle(self) -> None:
+        for _ in range(self._chance.randint(0, self._late)):
+            await asyncio.sleep(0)
+
+
+class Resident(Client):
+    """A client of a town. inbox: all messages that it got, in order. answers: those of them that are, by call id."""
+
+    def __init__(self, node: Node, registry: ServiceRegistry, identity: str | None) -> None:
+        super().__init__(node, registry, JSON)
+        self.connection.identity = identity
+        self.calls = 0
+        self.answers: dict[Any, Any] = {}
+        self._inbox: list[Any] = []
+        self._read = 0
+
+    @property
+    def inbox(self) -> list[Any]:
+        writes = self.wire.writes[self._read :]
+        self._read += len(writes)
+        for line in b"".join(writes).splitlines():
+            envelope: Any = decode_json(line)
+            message = envelope["message"]
+            self._inbox.append(message)
+            if message["type"] in ("response", "error"):
+                self.answers[message.get("callId")] = message
+        return self._inbox
+
+    @property
+    def notifications(self) -> list[Any]:
+        """All messages but the answers, in order."""
+        return [message for message in self.inbox if message["type"] not in ("response", "error")]
+
+    async def hears(self, notification: Any) -> None:
+        """Wait for a notification."""
+        await until(lambda: notification in self.notifications)
+
+    async def notified(self, count: int) -> list[Any]:
+        """Wait for so many notifications; returns them all."""
+        await until(lambda: len(self.notifications) >= count)
+        return self.notifications
+
+    def call(self, service: str, command: str, **params: Any) -> int:
+        """Send a request; returns its call id."""
+        self.calls += 1
+        self.send(service, {"command": command, "params": params, "callId": self.calls})
+        return self.calls
+
+    async def answer(self, call_id: int) -> Any:
+        """Wait for an answer; returns its data, or `Error: TEXT`."""
+        await until(lambda: (self.inbox and call_id in self.answers) or self.connection.is_closed)
+        assert call_id in self.answers, f"closed instead of an answer: {self.wire.closes}"
+        answer = self.answers[call_id]
+        return answer["data"] if answer["type"] == "response" else f"Error: {answer['message']}"
+
+    async def ask(self, service: str, command: str, **params: Any) -> Any:
+        """Send a request and wait for what is answered."""
+        return await self.answer(self.call(service, command, **params))
+
+
+class Town:
+    """Nodes n0, n1, ... with one registry each."""
+
+    def __init__(self, count: int, services: Callable[[], Iterable[Service]], *, late: int = 0, seed: int = 0) -> None:
+        self.bus = Bus()
+        self.cluster = MemoryCluster(self.bus.publish)
+        self.nodes: list[Node] = []
+        self.brokers: list[BusBroker] = []
+        self.directories: list[LateDirectory] = []
+        self.registries: list[ServiceRegistry] = []
+        chance = random.Random(seed)
+        for number in range(count):
+            self.brokers.append(BusBroker(self.bus))
+            self.directories.append(LateDirectory(self.cluster, f"n{number}", late, chance))
+            node = Node(self.brokers[-1], self.directories[-1], limits=UNLIMITED, node_id=f"n{number}")
+            self.registries.append(ServiceRegistry(services()))
+            node.attach(self.registries[-1])
+            self.nodes.append(node)
+
+    def client(self, number: int, identity: str | None = None) -> Resident:
+        """Connect a client to a node; numbers go round."""
+        at = number % len(self.nodes)
+        return Resident(self.nodes[at], self.registries[at], identity)
+
+
+@asynccontextmanager
+async def town(
+    count: int, services: Callable[[], Iterable[Service]], *, late: int = 0, seed: int = 0
+) -> AsyncIterator[Town]:
+    """Run nodes; at the end all their clients are let go."""
+    built = Town(count, services, late=late, seed=seed)
+    for node in built.nodes:
+        await node.start()
+    try:
+        yield built
+    finally:
+        for node in built.nodes:
+            for connection in node.connections:
+                node.disconnect(connection, 1001)
+        for node in built.nodes:
+            await node.stop()

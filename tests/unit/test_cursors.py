@@ -1,0 +1,209 @@
+"""Cursors: PROTOCOL "Services and their commands", and what is true of it on any number of nodes."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+
+from gateway import BrokerUnavailable
+from services.cursors import CursorsService
+from services.rpc import Request
+from tests.support.clients import settle, until
+from tests.support.town import Resident, town
+
+DOCUMENT = {"doc": 1}
+
+
+def services() -> list[CursorsService]:
+    return [CursorsService()]
+
+
+async def join(client: Resident, document: Any = DOCUMENT) -> Any:
+    return await client.ask("cursors", "join", document=document)
+
+
+async def create(client: Resident, handle: Any = 1, document: Any = DOCUMENT, position: Any = 5) -> Any:
+    params = {"privateHandle": handle, "document": document, "position": position, "status": "typing"}
+    return await client.ask("cursors", "createCursor", **params)
+
+
+def cursor(public_handle: int, owner: str, position: Any = 5, status: Any = "typing") -> dict[str, Any]:
+    return {
+        "publicHandle": public_handle,
+        "document": DOCUMENT,
+        "position": position,
+        "status": status,
+        "owner": owner,
+    }
+
+
+async def test_life_of_a_cursor_is_told_to_the_documents_other_clients() -> None:
+    async with town(3, services) as nodes:
+        author, twin, other = nodes.client(0, "ann"), nodes.client(1, "ann"), nodes.client(2, "bob")
+        stranger = nodes.client(2, "eve")
+        for client in (author, twin, other):
+            assert await join(client) == {"cursors": []}
+        public = await create(author)
+        update = {"privateHandle": 1, "newData": {"position": [6], "more": 1}}
+        assert await author.ask("cursors", "updateCursor", **update) is None
+        assert await author.ask("cursors", "updateCursor", privateHandle=1, newData={"status": "idle"}) is None
+        assert await author.ask("cursors", "removeCursor", privateHandle=1) is None
+        expected = [
+            {"type": "cursorAdded", "cursor": cursor(public, "ann")},
+            {"type": "cursorUpdated", "cursor": cursor(public, "ann", [6])},
+            {"type": "cursorUpdated", "cursor": cursor(public, "ann", [6], "idle")},
+            {"type": "cursorRemoved", "cursor": {"publicHandle": public, "document": DOCUMENT}},
+        ]
+        for client in (twin, other):
+            assert await client.notified(4) == expected, "an identity's other client is another client"
+        await settle()
+        assert author.notifications == stranger.notifications == []
+
+
+async def test_join_tells_the_cursors_that_there_are_as_they_are_now() -> None:
+    async with town(2, services) as nodes:
+        author = nodes.client(0, "ann")
+        await join(author)
+        handles = [await create(author, handle) for handle in ("a", "b")]
+        await author.ask("cursors", "updateCursor", privateHandle="b", newData={"position": None})
+        told = await join(nodes.client(1, "bob"))
+        expected = [cursor(handles[0], "ann"), cursor(handles[1], "ann", None)]
+        assert sorted(told["cursors"], key=str) == sorted(expected, key=str)
+
+
+async def test_leaving_and_going_take_ones_cursors_along() -> None:
+    async with town(2, services) as nodes:
+        watcher, author = nodes.client(0, "watcher"), nodes.client(1, "ann")
+        for document in (DOCUMENT, "other"):
+            await join(watcher, document)
+            await join(author, document)
+        first, second = await create(author, 1), await create(author, 2)
+        third = await create(author, 3, "other")
+        assert await author.ask("cursors", "leave", document=DOCUMENT) is None
+        await watcher.notified(5)
+        gone = [each["cursor"] for each in watcher.notifications if each["type"] == "cursorRemoved"]
+        assert sorted(each["publicHandle"] for each in gone) == sorted([first, second])
+        assert await author.ask("cursors", "updateCursor", privateHandle=1, newData={}) == "Error: No such cursor"
+        author.leave()
+        notes = await watcher.notified(6)
+        assert notes[-1] == {"type": "cursorRemoved", "cursor": {"publicHandle": third, "document": "other"}}
+        assert nodes.cluster.rosters == {}
+
+
+async def test_texts_that_clients_match_on() -> None:
+    async with town(1, services) as nodes:
+        ann = nodes.client(0, "ann")
+        assert await create(ann) == "Error: Not joined"
+        assert await ann.ask("cursors", "leave", document=DOCUMENT) == "Error: Not joined"
+        await join(ann)
+        assert await join(ann) == "Error: Already joined"
+        assert isinstance(await create(ann, {"any": ["entity"]}), int)
+        assert await create(ann, {"any": ["entity"]}) == "Error: Reused handle"
+        assert await ann.ask("cursors", "updateCursor", privateHandle=2, newData={}) == "Error: No such cursor"
+        assert await ann.ask("cursors", "removeCursor", privateHandle=2) == "Error: No such cursor"
+        wrong = {"privateHandle": {"any": ["entity"]}, "newData": 5}
+        assert await ann.ask("cursors", "updateCursor", **wrong) == "Error: Invalid params"
+
+
+async def test_client_has_at_most_sixteen_cursors() -> None:
+    async with town(1, services) as nodes:
+        ann = nodes.client(0, "ann")
+        await join(ann)
+        await join(ann, "other")
+        handles = [await create(ann, number, DOCUMENT if number % 2 else "other") for number in range(16)]
+        assert len(set(handles)) == 16
+        assert await create(ann, 16) == "Error: Too many cursors"
+        await ann.ask("cursors", "removeCursor", privateHandle=3)
+        assert isinstance(await create(ann, 16), int)
+
+
+@pytest.mark.parametrize(
+    ("command", "params"),
+    [
+        ("join", {"document": 1}),
+        ("leave", {"document": 1}),
+        ("createCursor", {"privateHandle": 1, "document": 1, "position": 1, "status": 1}),
+        ("updateCursor", {"privateHandle": 1, "newData": {}}),
+        ("removeCursor", {"privateHandle": 1}),
+    ],
+)
+async def test_who_has_no_identity_is_not_authenticated(command: str, params: dict[str, Any]) -> None:
+    async with town(1, services) as nodes:
+        assert await nodes.client(0).ask("cursors", command, **params) == "Error: Not authenticated"
+
+
+@pytest.mark.parametrize("is_coroutine", [False, True])
+async def test_hook_says_who_may_join(is_coroutine: bool) -> None:
+    class Guarded(CursorsService):
+        def can_join(self, request: Request, document: Any) -> bool | Awaitable[bool]:
+            verdict = request.identity == "ann"
+            return asyncio.sleep(0, verdict) if is_coroutine else verdict
+
+    async with town(1, lambda: [Guarded()]) as nodes:
+        assert await join(nodes.client(0, "ann")) == {"cursors": []}
+        assert await join(nodes.client(0, "eve")) == "Error: Not authorized"
+
+
+async def test_cursor_that_could_not_be_made_leaves_its_handle_free() -> None:
+    async with town(2, services) as nodes:
+        ann, watcher = nodes.client(0, "ann"), nodes.client(1, "watcher")
+        await join(ann)
+        await join(watcher)
+        nodes.cluster.is_failing = True
+        assert await create(ann) == f"Error: {BrokerUnavailable('x')}"
+        nodes.cluster.is_failing = False
+        public = await create(ann)
+        await watcher.notified(1)
+        assert [each["cursor"]["publicHandle"] for each in watcher.notifications] == [public]
+
+
+async def test_cursor_that_redis_lost_is_moved_and_asserted_with_what_it_is_now() -> None:
+    async with town(2, services) as nodes:
+        ann = nodes.client(0, "ann")
+        await join(ann)
+        public = await create(ann)
+        nodes.cluster.rosters.clear()
+        assert await ann.ask("cursors", "updateCursor", privateHandle=1, newData={"position": 9}) is None
+        nodes.cluster.flush()
+        assert await join(nodes.client(1, "bob")) == {"cursors": [cursor(public, "ann", 9)]}
+
+
+async def test_cursors_of_a_node_that_dies_go_once_each() -> None:
+    async with town(3, services) as nodes:
+        watcher, ann = nodes.client(0, "watcher"), nodes.client(1, "ann")
+        await join(watcher)
+        await join(ann)
+        handles = {await create(ann, number) for number in range(3)}
+        await watcher.notified(3)
+        nodes.directories[1].die()
+        notes = await watcher.notified(6)
+        await settle()
+        assert len(watcher.notifications) == 6
+        assert {each["cursor"]["publicHandle"] for each in notes[3:]} == handles
+        assert {each["type"] for each in notes[3:]} == {"cursorRemoved"}
+
+
+async def test_update_while_another_joins_comes_behind_its_list() -> None:
+    async with town(2, services) as nodes:
+        ann, bob = nodes.client(0, "ann"), nodes.client(1, "bob")
+        await join(ann)
+        public = await create(ann)
+        gate = asyncio.Event()
+        members = nodes.directories[1].members
+
+        async def gated(roster: str) -> Any:
+            listed = await members(roster)
+            await gate.wait()
+            return listed
+
+        nodes.directories[1].members = gated  # type: ignore[method-assign]  # the answer comes late
+        call_id = bob.call("cursors", "join", document=DOCUMENT)
+        await until(lambda: nodes.brokers[1].subscribed)
+        await settle()
+        await ann.ask("cursors", "updateCursor", privateHandle=1, newData={"position": 9})
+        await settle()
+        assert bob.inbox == []
+        gate.set()
+        assert await bob.answer(call_id) == {"cursors": [cursor(public, "ann")]}
+        assert await bob.notified(1) == [{"type": "cursorUpdated", "cursor": cursor(public, "ann", 9)}]
