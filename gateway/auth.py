@@ -12,7 +12,7 @@ Rules (RFC 8725):
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import jwt
@@ -52,7 +52,7 @@ class Key:
     """A key and the one algorithm that it verifies."""
 
     algorithm: str
-    key: bytes | PublicKey
+    key: bytes | PublicKey = field(repr=False)
 
     @classmethod
     def public(cls, key: PublicKey) -> "Key":
@@ -156,6 +156,10 @@ def _header(token: str) -> tuple[str | None, str]:
 def _seconds(claims: dict[str, Any], name: str) -> float:
     """Read a NumericDate (RFC 7519 2)."""
     value = claims[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    try:
+        seconds = math.inf if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not math.isfinite(seconds):
         raise InvalidToken("claim")
-    return float(value)
+    return seconds

@@ -49,16 +49,16 @@ class Authenticator:
         self,
         verifier: Verifier | None = None,
         *,
+        metrics: Metrics,
         revocations: Revocations | None = None,
         auth: Auth | None = None,
-        metrics: Metrics | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._verifier = verifier
         self._revocations = revocations or LocalRevocations(clock)
         self._auth = auth or Auth()
         self._clock = clock
-        self._outcomes = (metrics or Metrics()).authentications
+        self._outcomes = metrics.authentications
         self._sessions = Sessions(clock, grace_s=self._auth.leeway_s)
 
     @property

@@ -25,15 +25,19 @@ import pytest
 import structlog
 import uvloop
 
+from gateway.authenticator import Authenticator
 from gateway.connection import Connection
 from gateway.http.app import private_app, public_app
+from gateway.http.credentials import Identify
 from gateway.http.handler import WebSocketHandler
 from gateway.http.listen import listen
 from gateway.http.site import Site
+from gateway.metrics import Metrics
 from gateway.node import Node
 from gateway.registry import ServiceRegistry
 from gateway.service import Service
 from gateway.settings import Limits, Private, Public
+from services.auth import AuthBackend, AuthService
 from services.pubsub import PubSubBackend, PubSubService
 from tests.support.loopback import LoopbackBroker
 from tests.support.raw_ws import DEADLINE_S, RawClient
@@ -169,6 +173,8 @@ class RunningSite:
         assert self.admitted == (0, {})
         assert not wheel._slots and not wheel._ending, "spokes left on the wheel"
         assert not self.public._inboxes, "messages are awaited for nobody"
+        sessions = self.node.auth._sessions
+        assert not (sessions._by_connection or sessions._by_name or sessions._due or sessions._awaited), "sessions left"
 
     def assert_sound(self) -> None:
         """Nothing was reported that nobody handled."""
@@ -201,19 +207,23 @@ async def running_site(
     private: Private | None = None,
     host: str = "127.0.0.1",
     is_strict: bool = True,
+    auth: Callable[[Metrics], Authenticator] | None = None,
+    identify: Identify | None = None,
+    requires_identity: bool = False,
 ) -> AsyncIterator[RunningSite]:
-    """Run one. is_strict: at the end, errors in logs and leftovers fail the test."""
+    """Run one. is_strict: at the end, errors in logs and leftovers fail the test. auth, identify: who clients are."""
     limits, public, private = limits or Limits(), public or Public(), private or Private()
     loop = asyncio.get_running_loop()
     broker = LoopbackBroker()
-    node = Node(broker, limits=limits)
+    metrics = Metrics()
+    node = Node(broker, limits=limits, metrics=metrics, auth=None if auth is None else auth(metrics))
     echo = Echo()
-    registry = ServiceRegistry([PubSubService(), echo])
-    backend = ServiceRegistry([PubSubBackend(), Echo("echo_backend")])
+    registry = ServiceRegistry([PubSubService(), AuthService(), echo], requires_identity=requires_identity)
+    backend = ServiceRegistry([PubSubBackend(), AuthBackend(), Echo("echo_backend")])
     node.attach(registry)
     node.attach(backend)
     await node.start()
-    handler = WebSocketHandler(registry, public)
+    handler = WebSocketHandler(registry, public, identify=identify)
     site = Site(public_app(handler), header_timeout_s=limits.handshake_timeout_s)
     sockets = listen(host, 0, send_buffer_bytes=limits.send_buffer_bytes)
     names = [("::1" if ":" in each.getsockname()[0] else "127.0.0.1", each.getsockname()[1]) for each in sockets]

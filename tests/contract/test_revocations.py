@@ -1,0 +1,208 @@
+"""The list of revocations: one contract, held by every server we run on and by the list of a single process."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import BrokerUnavailable
+from gateway.redis import RedisRevocations, RedisTarget
+from gateway.revocation import Kind, LocalRevocations, Revocation, Revocations
+from tests.support.redis_servers import KINDS, RedisServer, start_server
+
+MakeList = Callable[..., RedisRevocations]
+
+
+class Seen:
+    """What a node was told, and can be waited for."""
+
+    def __init__(self) -> None:
+        self.revocations: list[Revocation] = []
+        self._changed = asyncio.Event()
+
+    def __call__(self, revocation: Revocation) -> None:
+        self.revocations.append(revocation)
+        self._changed.set()
+
+    @property
+    def names(self) -> list[str]:
+        return [each.name for each in self.revocations]
+
+    async def until(self, name: str, *, within_s: float = 5.0) -> None:
+        async with asyncio.timeout(within_s):
+            while name not in self.names:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@asynccontextmanager
+async def lists(url: str) -> AsyncIterator[MakeList]:
+    """Make lists of several nodes on one server; they are stopped at the end."""
+    made: list[RedisRevocations] = []
+
+    def make(*, keep_s: float = 3600.0, interval_s: float = 0.05) -> RedisRevocations:
+        made.append(RedisRevocations(RedisTarget.from_url(url), prefix="test", keep_s=keep_s, interval_s=interval_s))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for each in made:
+            await each.stop()
+
+
+@pytest.fixture(params=[*KINDS, "local"])
+async def revocations(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Revocations]:
+    if request.param == "local":
+        yield LocalRevocations()
+        return
+    async with start_server(request.param, tmp_path) as server, lists(server.url) as make:
+        yield make()
+
+
+async def test_what_is_added_is_found_and_told(revocations: Revocations) -> None:
+    seen = Seen()
+    await revocations.begin(seen)
+    began_s = time.time()
+    assert await revocations.find("alice", "t-1") == []
+    await revocations.add(Kind.IDENTITY, "alice")
+    await revocations.add(Kind.TOKEN, "t-1")
+    await revocations.add(Kind.RECONNECT, "bob")
+    found = await revocations.find("alice", "t-1")
+    assert [(each.kind, each.name) for each in found] == [(Kind.IDENTITY, "alice"), (Kind.TOKEN, "t-1")]
+    assert all(began_s - 0.01 <= each.at_s <= time.time() + 0.01 for each in found)
+    await seen.until("bob")
+    assert seen.names == ["alice", "t-1", "bob"], "in order, each once"
+
+
+async def test_an_identity_and_a_token_of_the_same_name_are_two_things(revocations: Revocations) -> None:
+    await revocations.add(Kind.TOKEN, "alice")
+    await revocations.add(Kind.DISCONNECT, "alice")
+    assert await revocations.find("alice", "other") == []
+    assert await revocations.find("alice", None) == []
+
+
+async def test_what_is_done_again_is_told_again_and_dated_anew(revocations: Revocations) -> None:
+    seen = Seen()
+    await revocations.begin(seen)
+    await revocations.add(Kind.IDENTITY, "alice")
+    await seen.until("alice")
+    await revocations.add(Kind.IDENTITY, "alice")
+    await revocations.add(Kind.IDENTITY, "fence")
+    await seen.until("fence")
+    assert seen.names == ["alice", "alice", "fence"]
+    first, second, _ = seen.revocations
+    assert second.at_s >= first.at_s
+
+
+@pytest.mark.parametrize("name", ["a:b", "t:1", "{x}", "*", "Ærøskøbing", " ", "(1", "+inf", "x" * 255])
+async def test_names_are_taken_as_they_are(revocations: Revocations, name: str) -> None:
+    seen = Seen()
+    await revocations.begin(seen)
+    await revocations.add(Kind.IDENTITY, name)
+    assert [each.name for each in await revocations.find(name, None)] == [name]
+    await seen.until(name)
+
+
+# -- Redis only ------------------------------------------------------------------------------------------------
+
+
+async def test_a_node_is_told_only_of_what_came_after_it(tmp_path: Path) -> None:
+    async with start_server("redis", tmp_path) as server, lists(server.url) as make:
+        first, second = make(), make()
+        await first.add(Kind.DISCONNECT, "old")
+        seen = Seen()
+        await second.begin(seen)
+        await first.add(Kind.DISCONNECT, "new")
+        await seen.until("new")
+        assert seen.names == ["new"]
+
+
+async def test_a_node_that_was_cut_off_reads_what_it_missed(tmp_path: Path) -> None:
+    async with RedisServer("redis", tmp_path) as server, lists(server.url) as make:
+        node, other, seen = make(), make(), Seen()
+        await node.begin(seen)
+        for _ in range(3):
+            async with server.client() as redis:
+                await redis.client_kill_filter(_type="normal", skipme=True)
+            await other.begin(Seen())  # dials anew
+            for number in range(50):
+                try:
+                    await other.add(Kind.TOKEN, f"t-{number}")
+                except BrokerUnavailable:
+                    await other.add(Kind.TOKEN, f"t-{number}")
+        await seen.until("t-49")
+
+
+async def test_entries_do_not_depend_on_a_clock_that_goes_back(tmp_path: Path) -> None:
+    """After a failover the new primary's clock may be behind: what is new must still stand above what was seen."""
+    async with start_server("redis", tmp_path) as server, lists(server.url) as make:
+        node, seen = make(), Seen()
+        async with server.client() as redis:
+            ahead_ms = (time.time() + 30) * 1000
+            await redis.zadd("test:{revocations}", {"d:ahead": ahead_ms})
+            await node.begin(seen)
+            await node.add(Kind.DISCONNECT, "bob")
+            await seen.until("bob")
+            assert await redis.zscore("test:{revocations}", "d:bob") > ahead_ms
+            await redis.delete("test:{revocations}")  # a primary that knows nothing, and whose clock is 30 s behind
+            await node.add(Kind.DISCONNECT, "carol")
+        await seen.until("carol")
+
+
+async def test_what_no_token_outlives_falls_out(tmp_path: Path) -> None:
+    async with start_server("redis", tmp_path) as server, lists(server.url) as make:
+        node = make(keep_s=60.0)
+        async with server.client() as redis:
+            await redis.zadd("test:{revocations}", {"i:old": (time.time() - 61) * 1000})
+            await node.add(Kind.IDENTITY, "new")
+            assert await redis.zrange("test:{revocations}", 0, -1) == [b"i:new"]
+            assert 0 < await redis.pttl("test:{revocations}") <= 60_000
+
+
+async def test_more_than_a_read_takes_is_told_in_order(tmp_path: Path) -> None:
+    async with start_server("redis", tmp_path) as server, lists(server.url) as make:
+        node, seen = make(), Seen()
+        await node.begin(seen)
+        entries = {f"t:{number}": (time.time() * 1000) + number for number in range(3500)}
+        async with server.client() as redis:
+            await redis.zadd("test:{revocations}", entries)
+        await seen.until("3499")
+        assert seen.names == [str(number) for number in range(3500)]
+
+
+async def test_without_redis_nothing_is_taken_for_granted(tmp_path: Path) -> None:
+    async with RedisServer("redis", tmp_path) as server, lists(server.url) as make:
+        node, late, seen = make(), make(), Seen()
+        await node.begin(seen)
+        await server.stop()
+        for asked in (node.find("alice", None), node.add(Kind.IDENTITY, "alice"), late.begin(Seen())):
+            with pytest.raises(BrokerUnavailable):
+                await asked
+        await server.start()
+        await late.begin(Seen())
+        await late.add(Kind.IDENTITY, "alice")
+        await seen.until("alice")
+
+
+async def test_an_entry_of_a_newer_node_is_passed_over(tmp_path: Path) -> None:
+    async with start_server("redis", tmp_path) as server, lists(server.url) as make:
+        node, seen = make(), Seen()
+        await node.begin(seen)
+        async with server.client() as redis:
+            strange: dict[Any, float] = {"z:what": time.time() * 1000, b"\xff": time.time() * 1000}
+            await redis.zadd("test:{revocations}", strange)
+        await node.add(Kind.IDENTITY, "alice")
+        await seen.until("alice")
+        assert seen.names == ["alice"]
+
+
+async def test_before_the_first_login_nothing_is_asked(tmp_path: Path) -> None:
+    async with RedisServer("redis", tmp_path) as server, lists(server.url) as make:
+        make()
+        async with server.client() as redis:
+            assert len(await redis.client_list()) == 1, "only ours"
