@@ -97,7 +97,10 @@ class LateDirectory(MemoryDirectory):
 
 
 class Resident(Client):
-    """A client of a town. inbox: all messages that it got, in order. answers: those of them that are, by call id."""
+    """A client of a town. inbox: all messages that it got, in order. answers: those of them that are, by call id.
+
+    envelopes: the same with their services.
+    """
 
     def __init__(self, node: Node, registry: ServiceRegistry, identity: str | None) -> None:
         super().__init__(node, registry, JSON)
@@ -105,6 +108,7 @@ class Resident(Client):
         self.calls = 0
         self.answers: dict[Any, Any] = {}
         self._inbox: list[Any] = []
+        self._envelopes: list[Any] = []
         self._read = 0
 
     @property
@@ -115,9 +119,14 @@ class Resident(Client):
             envelope: Any = decode_json(line)
             message = envelope["message"]
             self._inbox.append(message)
+            self._envelopes.append(envelope)
             if message["type"] in ("response", "error"):
                 self.answers[message.get("callId")] = message
         return self._inbox
+
+    @property
+    def envelopes(self) -> list[Any]:
+        return self._envelopes if self.inbox else []
 
     @property
     def notifications(self) -> list[Any]:

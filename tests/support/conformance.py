@@ -1,0 +1,270 @@
+"""A play of clients against the gateway: who asks what, what is replied, and who hears what of it.
+
+    @scenario(ann="ann", bob="bob")
+    def bob_comes() -> Iterator[Step]:
+        yield ok("ann", "chat.join", {"members": ["ann"]}, channel="room")
+        yield ok("bob", "chat.join", {"members": ["ann", "bob"]}, {"ann": [presence("bob", "joined")]}, channel="room")
+
+Rules:
+- A step is over when its reply and all that it should bring have come, and then a fence through Redis has: what comes
+  beside that was not to come.
+- A reply and the notifications of its call are compared apart, for they come in no promised order; each kind in order.
+- A stage spreads the clients over its nodes in turn. Nothing here knows how many there are.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial
+from typing import Any, Protocol
+
+__all__ = [
+    "TIME",
+    "Actor",
+    "Handle",
+    "Scenario",
+    "Stage",
+    "Step",
+    "closing",
+    "goes",
+    "no",
+    "ok",
+    "perform",
+    "scenario",
+]
+
+DEADLINE_S = 10.0
+FENCE = "fence"  # a channel of pubsub
+
+
+class _Time:
+    """Equals any text that is a point in time, with an offset. ISO 8601."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, str) and datetime.fromisoformat(other).utcoffset() is not None
+
+    __hash__ = None  # type: ignore[assignment]  # never a key
+
+    def __repr__(self) -> str:
+        return "TIME"
+
+
+TIME = _Time()
+
+
+class Handle:
+    """Equals one integer: the first that it is compared with, and no other handle's of the same document."""
+
+    def __init__(self, others: "set[int]") -> None:
+        self._others = others
+        self._value: int | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not int:
+            return False
+        if self._value is None and other not in self._others:
+            self._others.add(other)
+            self._value = other
+        return self._value == other
+
+    __hash__ = None  # type: ignore[assignment]  # never a key
+
+    def __repr__(self) -> str:
+        return f"HANDLE({self._value})"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One request (or, without a command, the end of a client) and what it brings."""
+
+    who: str
+    command: str  # SERVICE.COMMAND
+    params: Mapping[str, Any]
+    reply: Any = None
+    error: str | None = None
+    brings: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    closes: Mapping[str, int] = field(default_factory=dict)  # whom, and the close code
+
+
+def ok(
+    who: str, command: str, reply: Any = None, brings: Mapping[str, Sequence[Any]] | None = None, /, **params: Any
+) -> Step:
+    """A request that is granted. brings: notifications, by who gets them."""
+    return Step(who, command, params, reply, None, brings or {})
+
+
+def no(who: str, command: str, error: str, /, **params: Any) -> Step:
+    """A request that is refused, with this text, and of which nobody hears."""
+    return Step(who, command, params, None, error)
+
+
+def closing(step: Step, **closes: int) -> Step:
+    """Let a step end clients, with these close codes."""
+    return replace(step, closes=closes)
+
+
+def goes(who: str, brings: Mapping[str, Sequence[Any]] | None = None) -> Step:
+    """A client that disconnects."""
+    return Step(who, "", {}, brings=brings or {})
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Clients with their identities, and steps: made anew for every play, for handles remember."""
+
+    name: str
+    clients: Mapping[str, str | None]
+    steps: Callable[[], Iterator[Step]]
+
+
+def scenario(**clients: str | None) -> Callable[[Callable[[], Iterator[Step]]], Scenario]:
+    """Make a scenario of a generator of steps."""
+    return lambda steps: Scenario(steps.__name__, clients, steps)
+
+
+class Actor(Protocol):
+    """One client. inbox: all envelopes that it got, in order. close_code: what the node ended it with."""
+
+    @property
+    def inbox(self) -> Sequence[Any]: ...
+
+    @property
+    def close_code(self) -> int | None: ...
+
+    async def send(self, envelope: Any) -> None: ...
+
+    async def until(self, claim: Callable[[], object]) -> None:
+        """Wait until something that came made the claim true."""
+
+    async def close(self) -> None: ...
+
+
+class Stage(Protocol):
+    """Where scenarios are played."""
+
+    async def client(self, number: int, identity: str | None) -> Actor:
+        """Connect one more client."""
+
+    async def backend(self, number: int, envelope: Any) -> Any:
+        """Send a backend's request to the private side; returns the envelope of the answer."""
+
+
+class Play:
+    """A scenario in progress."""
+
+    def __init__(self, stage: Stage, played: Scenario) -> None:
+        self._stage = stage
+        self._scenario = played
+        self._actors: dict[str, Actor] = {}
+        self._calls = 0
+        self._heard: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Play it to the end. Raises AssertionError."""
+        for number, (who, identity) in enumerate(self._scenario.clients.items()):
+            self._actors[who] = await self._stage.client(number, identity)
+            self._heard[who] = 0
+            await self._ask(who, "pubsub", "subscribe", {"channel": FENCE})
+        try:
+            for step in self._scenario.steps():
+                await self._play(step)
+        finally:
+            for actor in self._actors.values():
+                await actor.close()
+
+    async def _play(self, step: Step) -> None:
+        if step.command:
+            service, command = step.command.split(".")
+            answer = await self._ask(step.who, service, command, step.params)
+            if step.error is None:
+                assert _same({"type": "response", "data": step.reply}, answer), f"{step}: replied {answer}"
+            else:
+                code = answer.pop("code", "")
+                assert answer == {"type": "error", "message": step.error}, f"{step}: replied {answer}"
+                assert re.fullmatch(r"[a-z]+(_[a-z]+)*", code), code
+        else:
+            await self._actors.pop(step.who).close()
+        for who, code in step.closes.items():
+            await self._wait(who, partial(getattr, self._actors[who], "close_code"), step)
+            actor = self._actors.pop(who)
+            assert actor.close_code == code, f"{step}: {who} was closed with {actor.close_code}"
+            await actor.close()
+        for who, expected in step.brings.items():
+            wanted = self._heard[who] + len(expected)
+            await self._wait(who, partial(self._has_heard, who, wanted), step)
+        await self._fence()
+        for who in self._actors:
+            heard = self._notifications(who)[self._heard[who] :]
+            expected = list(step.brings.get(who, ()))
+            messages = [each["message"] for each in heard]
+            assert _same(expected, messages), f"{step}:\n{who} heard {messages}\ninstead of {expected}"
+            services = {each["service"] for each in heard}
+            assert not step.command or services <= {step.command.partition(".")[0].removesuffix("_backend")}, heard
+            self._heard[who] += len(heard)
+
+    async def _ask(self, who: str, service: str, command: str, params: Mapping[str, Any]) -> Any:
+        self._calls += 1
+        call_id = self._calls
+        envelope = {"service": service, "message": {"command": command, "params": dict(params), "callId": call_id}}
+        if who == "backend":
+            answer = await self._stage.backend(call_id, envelope)
+        else:
+            await self._actors[who].send(envelope)
+            await self._wait(who, lambda: self._answers(who, call_id), envelope)
+            (answer,) = self._answers(who, call_id)
+        assert answer["service"] == service, answer
+        assert answer["message"].pop("callId") == call_id
+        return answer["message"]
+
+    async def _fence(self) -> None:
+        if not self._actors:
+            return
+        self._calls += 1
+        mark = {"type": "message", "channel": FENCE, "message": self._calls}
+        await self._ask(next(iter(self._actors)), "pubsub", "publish", {"channel": FENCE, "message": mark["message"]})
+        for who, actor in self._actors.items():
+            await self._wait(who, partial(_is_in, actor, {"service": "pubsub", "message": mark}), "fence")
+
+    async def _wait(self, who: str, claim: Callable[[], object], what: object) -> None:
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await self._actors[who].until(claim)
+        except TimeoutError:
+            raise AssertionError(f"{what}: {who} has only {self._actors[who].inbox[-5:]}") from None
+
+    def _answers(self, who: str, call_id: int) -> list[Any]:
+        return [each for each in self._actors[who].inbox if each["message"].get("callId") == call_id]
+
+    def _has_heard(self, who: str, count: int) -> bool:
+        return len(self._notifications(who)) >= count
+
+    def _notifications(self, who: str) -> list[Any]:
+        return [
+            each
+            for each in self._actors[who].inbox
+            if each["message"]["type"] not in ("response", "error") and each["message"].get("channel") != FENCE
+        ]
+
+
+async def perform(stage: Stage, played: Scenario) -> None:
+    """Play a scenario. Raises AssertionError: it went otherwise."""
+    await Play(stage, played).run()
+
+
+def _is_in(actor: Actor, envelope: Any) -> bool:
+    return envelope in actor.inbox
+
+
+def _same(expected: Any, actual: Any) -> bool:
+    """Compare as JSON does: true is not 1, but 1.0 is."""
+    if isinstance(expected, _Time | Handle):
+        return bool(expected == actual)
+    if isinstance(expected, dict):
+        is_alike = isinstance(actual, dict) and expected.keys() == actual.keys()
+        return is_alike and all(_same(value, actual[key]) for key, value in expected.items())
+    if isinstance(expected, list | tuple):
+        is_alike = isinstance(actual, list) and len(expected) == len(actual)
+        return is_alike and all(map(_same, expected, actual))
+    return isinstance(expected, bool) == isinstance(actual, bool) and bool(expected == actual)

@@ -1,0 +1,46 @@
+"""Services with hooks that refuse: what is allowed is what begins with the caller's identity."""
+
+from typing import Any
+
+from services.chat import ChatService
+from services.cursors import CursorsService
+from services.messaging import MessagingService
+from services.pubsub import PubSubService
+from services.rpc import Request
+
+__all__ = ["GuardedChat", "GuardedCursors", "GuardedMessaging", "GuardedPubSub"]
+
+
+def _is_own(request: Request, name: Any) -> bool:
+    return request.identity is not None and str(name).startswith(request.identity)
+
+
+class GuardedPubSub(PubSubService):
+    """Plain hooks."""
+
+    def can_subscribe(self, request: Request, channel: Any) -> bool:
+        return _is_own(request, channel)
+
+    def can_publish(self, request: Request, channel: Any, message: Any) -> bool:
+        return _is_own(request, channel)
+
+
+class GuardedChat(ChatService):
+    """A hook that is a coroutine."""
+
+    async def can_join(self, request: Request, channel: Any) -> bool:
+        return _is_own(request, channel)
+
+
+class GuardedCursors(CursorsService):
+    """A plain hook."""
+
+    def can_join(self, request: Request, document: Any) -> bool:
+        return _is_own(request, document)
+
+
+class GuardedMessaging(MessagingService):
+    """A hook that is a coroutine."""
+
+    async def is_name_allowed(self, request: Request, name: Any) -> bool:
+        return _is_own(request, name)
