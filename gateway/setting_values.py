@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 __all__ = [
+    "SOCKJS_CLIENT_URL",
     "ApiKey",
     "Network",
     "is_loopback",
@@ -20,9 +21,13 @@ __all__ = [
     "parse_origins",
     "parse_prefix",
     "parse_redis_url",
+    "parse_script_url",
 ]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# the version that our tests run; its hash is known, so that nothing else at this address would be run
+SOCKJS_CLIENT_URL = "https://cdn.jsdelivr.net/npm/sockjs-client@1.6.1/dist/sockjs.min.js"
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # no braces (hash tags), no globs: it stands in ACL patterns
 
@@ -83,6 +88,17 @@ def parse_host(value: str) -> str:
     """Take a name or an address; "" = all."""
     if value != value.strip() or any(character in value for character in "/[] \t"):
         raise ValueError('is no host name or address; write "127.0.0.1", "::1", or "" for all')
+    return value
+
+
+def parse_script_url(value: str) -> str:
+    """Take the URL of a script, or a path on this very host."""
+    parts = urlsplit(value)
+    is_path = value.startswith("/") and not value.startswith("//")
+    if not value.isprintable() or any(character in value for character in " \"'<>\\;"):
+        raise ValueError("has characters that no URL has")
+    if not is_path and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise ValueError('is no URL of a script; write "https://HOST/sockjs.min.js", or a path: "/sockjs.min.js"')
     return value
 
 

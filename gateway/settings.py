@@ -23,6 +23,7 @@ from msgspec import Meta
 from gateway.auth_settings import Auth
 from gateway.errors import ConfigurationError
 from gateway.setting_values import (
+    SOCKJS_CLIENT_URL,
     ApiKey,
     Network,
     is_loopback,
@@ -31,6 +32,7 @@ from gateway.setting_values import (
     parse_origins,
     parse_prefix,
     parse_redis_url,
+    parse_script_url,
 )
 from gateway.sources import CONFIG_VARIABLE, Key, Written, read_environment, read_toml, spell
 
@@ -73,6 +75,7 @@ class Public:
     compression: bool = False
     ping_interval_s: Seconds = 10.0
     drain_grace_s: Annotated[float, Meta(ge=0, le=3600)] = 20.0
+    sockjs_client_url: str = _parsed(SOCKJS_CLIENT_URL, str, parse_script_url)  # what SockJS's iframes run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from gateway.http.backend import BackendHandler
 from gateway.http.demo_page import demo_routes
 from gateway.http.handler import WebSocketHandler
 from gateway.http.ops import ops_routes
+from gateway.http.sockjs import SockJSHandler
 from gateway.node import Node
 from gateway.registry import ServiceRegistry
 from gateway.settings import Private
@@ -34,14 +35,18 @@ async def _security_headers(
         error.headers.update(_HEADERS)
         raise
     if not response.prepared:
-        response.headers.update(_HEADERS)
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)  # some pages have a policy of their own
     return response
 
 
 def public_app(handler: WebSocketHandler, *, with_demo: bool = False) -> web.Application:
-    """Make the application for clients: `/ws`, and the demo page at `/` if asked for."""
+    """Make the application for clients: `/ws`, `/sockjs`, and the demo page at `/` if asked for."""
     app = web.Application(middlewares=[_security_headers])
-    app.add_routes([handler.route("/ws")])
+    sockjs = SockJSHandler(handler)
+    app.add_routes([handler.route("/ws"), *sockjs.routes("/sockjs")])
+    app.on_shutdown.append(sockjs.end)
+    app.on_cleanup.append(sockjs.stop)
     if with_demo:
         app.add_routes(demo_routes())
     return app

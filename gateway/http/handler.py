@@ -31,24 +31,31 @@ class WebSocketHandler:
         self, registry: ServiceRegistry, public: Public | None = None, *, identify: Identify | None = None
     ) -> None:
         self._registry = registry
-        self._identify = identify
-        self._public = public or Public()
-        self._allowed_origins = frozenset(self._public.allowed_origins)
+        self.identify = identify
+        self.public = public or Public()
+        self._allowed_origins = frozenset(self.public.allowed_origins)
 
     @cached_property
     def _endpoint(self) -> Endpoint:
-        node, public = node_of(self._registry), self._public
+        node, public = node_of(self._registry), self.public
         admission = Admission(node.limits, public.trusted_proxies, node.metrics)
         return Endpoint(node, self._registry, Wheel(public.ping_interval_s), admission)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """What its connections share. Raises ConfigurationError: the registry is on no node yet."""
+        return self._endpoint
 
     def route(self, path: str) -> web.RouteDef:
         """Make the route for an aiohttp application."""
         return web.get(path, self.handle, allow_head=False)
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer one handshake; an accepted one leaves aiohttp for good."""
+    async def handle(
+        self, request: web.Request, protocol: type[WebSocketProtocol] = WebSocketProtocol
+    ) -> web.StreamResponse:
+        """Answer one handshake; an accepted one leaves aiohttp for good. protocol: what speaks after it."""
         try:
-            return await self._accept(request)
+            return await self._accept(request, protocol)
         except ConnectionClosed:
             return web.Response()  # to nobody
         except HandshakeRefused as refused:
@@ -61,18 +68,19 @@ class WebSocketHandler:
             response.force_close()  # what follows a refused upgrade is no request
             return response
 
-    async def _accept(self, request: web.Request) -> web.StreamResponse:
+    async def _accept(self, request: web.Request, protocol_class: type[WebSocketProtocol]) -> web.StreamResponse:
         endpoint = self._endpoint
         _refuse_draining(endpoint.node)
         if request.version < HttpVersion11 or request.body_exists:  # RFC 6455 4.2.1; a body would be taken for frames
             raise HandshakeRefused(400, "request", "A handshake is a GET of HTTP/1.1 without a body")
-        accepted = upgrade(request.headers, allowed_origins=self._allowed_origins, compression=self._public.compression)
+        compression = self.public.compression and protocol_class.can_deflate
+        accepted = upgrade(request.headers, allowed_origins=self._allowed_origins, compression=compression)
         ip = endpoint.admission.client_ip(request)
         endpoint.admission.enter(ip)
         session = refusal = transport = None
         try:
             try:
-                session = await session_of(request, endpoint.node.auth, self._identify)
+                session = await session_of(request, endpoint.node.auth, self.identify)
             except InvalidToken as error:
                 refusal = error
             _refuse_draining(endpoint.node)  # it may have taken a while
@@ -84,7 +92,7 @@ class WebSocketHandler:
             if session is not None:
                 endpoint.node.auth.leave(session)
             raise
-        protocol = WebSocketProtocol(endpoint, transport, accepted.dialect, ip, session=session, refusal=refusal)
+        protocol = protocol_class(endpoint, transport, accepted.dialect, ip, session=session, refusal=refusal)
         try:
             return take_over(request, protocol, accepted.response)
         except ConnectionClosed:

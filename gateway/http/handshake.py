@@ -21,7 +21,7 @@ from gateway.errors import SnorkyError
 from gateway.frames import Dialect, dialect_for
 from gateway.settings import is_loopback
 
-__all__ = ["HandshakeRefused", "Upgrade", "upgrade"]
+__all__ = ["HandshakeRefused", "Upgrade", "check_origin", "upgrade"]
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
 _SUBPROTOCOLS: Final = {"snorky.json": Encoding.JSON, "snorky.msgpack": Encoding.MSGPACK}

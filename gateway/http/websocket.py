@@ -48,10 +48,10 @@ class Endpoint:
     wheel: Wheel
     admission: Admission
 
-    def count_message(self, size: int) -> None:
+    def count_message(self, size: int, transport_name: str) -> None:
         """Count one message of a client. size: bytes of its payload."""
         metrics = self.node.metrics
-        metrics.messages_received.labels("websocket").inc()
+        metrics.messages_received.labels(transport_name).inc()
         metrics.received_bytes.inc(size)
 
 
@@ -75,6 +75,7 @@ class WebSocketProtocol(asyncio.Protocol):
     )
 
     transport_name = "websocket"
+    can_deflate = True
 
     def __init__(
         self,
@@ -101,6 +102,11 @@ class WebSocketProtocol(asyncio.Protocol):
                 endpoint.node.auth.bind(session, self._connection)
             except InvalidToken as error:  # it was revoked this very moment
                 self._refusal = error
+
+    @property
+    def frame_max_bytes(self) -> int:
+        """What one message of the peer may take."""
+        return self._endpoint.node.limits.message_max_bytes
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------------
 
@@ -144,12 +150,11 @@ class WebSocketProtocol(asyncio.Protocol):
             return
         try:
             if self._parser is None:
-                frame = whole_message(data, self._endpoint.node.limits.message_max_bytes)
+                frame = whole_message(data, self.frame_max_bytes)
                 if frame is not None:
                     self._on_frame(*frame)
                     return
-                max_bytes = self._endpoint.node.limits.message_max_bytes
-                self._parser = FrameParser(max_bytes, deflate=self._connection.dialect.has_deflate)
+                self._parser = FrameParser(self.frame_max_bytes, deflate=self._connection.dialect.has_deflate)
             self._feed(self._parser, data)
         except ProtocolFault as fault:
             self._fail(fault)
@@ -209,7 +214,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 return  # RFC 6455 1.4: what comes behind our close frame is discarded
             if opcode != self._connection.dialect.opcode:
                 raise ProtocolFault(CloseCode.UNSUPPORTED_DATA, "Wrong frame type for this encoding")
-            self._endpoint.count_message(len(payload))
+            self._endpoint.count_message(len(payload), self.transport_name)
             self._endpoint.registry.receive(self._connection, payload)
         elif opcode == PING:
             self._connection.write(pong_frame(payload))

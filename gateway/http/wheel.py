@@ -32,6 +32,7 @@ class Wheel:
     """Beats every spoke once in ping_interval_s, and aborts those whose close takes too long."""
 
     def __init__(self, ping_interval_s: float) -> None:
+        self.interval_s = ping_interval_s
         self._size = max(1, round(ping_interval_s / TICK_S))  # slots of a round
         self._tick_s = ping_interval_s / self._size
         self._slots: dict[int, set[Spoke]] = {}  # those with somebody in them

@@ -1,0 +1,294 @@
+"""SockJSHandler: the routes of SockJS, beside those of WebSockets on the same registry.
+
+Rules:
+- Whose page asks is looked at first, as for WebSockets: an Origin must be an allowed one; what browsers send without
+  one across sites is refused. A script (jsonp) can be asked for by any page: there the Referer must be allowed.
+- A response is written by its own handler, from an outlet that a session fills, here or on another node.
+- Any node answers for any session: see Sessions and Peers.
+"""
+
+import asyncio
+import re
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from aiohttp import web
+
+from gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidMessage
+from gateway.http.credentials import session_of
+from gateway.http.handler import WebSocketHandler
+from gateway.http.handshake import HandshakeRefused, check_origin
+from gateway.http.sockjs.frames import decode_messages
+from gateway.http.sockjs.outlet import Outlet
+from gateway.http.sockjs.pages import IframePage, ancestors_of, greeting, info, long_cached
+from gateway.http.sockjs.peers import Peers
+from gateway.http.sockjs.session import Session, Timing
+from gateway.http.sockjs.sessions import Sessions
+from gateway.http.sockjs.transports import TRANSPORTS, Transport
+from gateway.http.sockjs.websocket import SockJSWebSocket
+
+__all__ = ["SockJSHandler"]
+
+BODY_TIMEOUT_S: Final = 10.0
+_CALLBACK: Final = re.compile(r"[a-zA-Z0-9\-_.]{1,128}")
+_KEEPALIVE: Final = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 2), ("TCP_USER_TIMEOUT", 20_000))
+_Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class SockJSHandler:
+    """Connects SockJS clients to the registry of a WebSocketHandler, by its rules.
+
+        app.add_routes(SockJSHandler(handler).routes("/sockjs"))
+
+    Also: app.on_shutdown.append(sockjs.end), app.on_cleanup.append(sockjs.stop).
+    """
+
+    def __init__(self, websockets: WebSocketHandler, *, timing: Timing | None = None) -> None:
+        self._websockets = websockets
+        self._timing = timing or Timing()
+        public = websockets.public
+        self._allowed_origins = frozenset(public.allowed_origins)
+        self._iframe = IframePage(public.sockjs_client_url, public.allowed_origins)
+
+    @cached_property
+    def _peers(self) -> Peers:
+        return Peers(self._websockets.endpoint.node, self._sessions.get)
+
+    @cached_property
+    def _sessions(self) -> Sessions:
+        endpoint = self._websockets.endpoint
+        # looked up late: each needs the other
+        return Sessions(endpoint.node, endpoint.registry, endpoint.admission, self._timing, lambda: self._peers.start())
+
+    def routes(self, path: str) -> list[web.RouteDef]:
+        """Make the routes for an aiohttp application. path: "/sockjs"."""
+        session = path + r"/{server:[^/.]+}/{session:[A-Za-z0-9_~-]{1,128}}"
+
+        def found(route: Callable[..., web.RouteDef], below: str, answer: _Answer, **options: Any) -> web.RouteDef:
+            async def guarded(request: web.Request) -> web.StreamResponse:
+                return await self._guarded(request, answer)
+
+            return route(below, guarded, **options)
+
+        routes = [web.get(path + slash, self._greet) for slash in ("", "/")]
+        routes += [
+            found(web.get, path + "/info", self._info, allow_head=False),
+            found(web.options, path + "/info", self._options),
+            web.get(path + r"/iframe{version:[0-9-.a-z_]*}.html", self._serve_iframe),
+            web.get(path + "/websocket", self._websockets.handle, allow_head=False),
+            web.get(session + "/websocket", self._websocket, allow_head=False),
+        ]
+        for name, kind in TRANSPORTS.items():
+            receive = self._receiver(kind, needs_referer=name == "jsonp")
+            if name in ("xhr", "xhr_streaming"):
+                routes.append(found(web.post, f"{session}/{name}", receive))
+                routes.append(found(web.options, f"{session}/{name}", self._options))
+            else:
+                routes.append(found(web.get, f"{session}/{name}", receive, allow_head=False))
+        routes.append(found(web.post, session + "/xhr_send", self._xhr_send))
+        routes.append(found(web.options, session + "/xhr_send", self._options))
+        routes.append(found(web.post, session + "/jsonp_send", self._jsonp_send))
+        return routes
+
+    async def end(self, _app: object = None) -> None:
+        """End all sessions and receivers: the node is about to stop."""
+        self._sessions.close_all()
+        self._peers.release_all()
+
+    async def stop(self, _app: object = None) -> None:
+        """Give everything back."""
+        self._sessions.abort_all()
+        await self._peers.stop()
+
+    # -- pages ---------------------------------------------------------------------------------------------------
+
+    async def _greet(self, _request: web.Request) -> web.StreamResponse:
+        return greeting()
+
+    async def _serve_iframe(self, request: web.Request) -> web.StreamResponse:
+        return self._iframe.respond(request)
+
+    async def _info(self, _request: web.Request) -> web.StreamResponse:
+        if self._websockets.endpoint.node.is_draining:
+            raise HandshakeRefused(503, "draining", "This node is going away: try another one")
+        return info()
+
+    async def _options(self, request: web.Request) -> web.StreamResponse:
+        method = "GET" if request.path.endswith("/info") else "POST"
+        headers = {
+            "Access-Control-Allow-Methods": f"OPTIONS, {method}",
+            "Access-Control-Allow-Headers": "Authorization, Content-Type",
+        }
+        return web.Response(status=204, headers={**headers, **long_cached()})
+
+    async def _websocket(self, request: web.Request) -> web.StreamResponse:
+        return await self._websockets.handle(request, SockJSWebSocket)
+
+    # -- receivers -----------------------------------------------------------------------------------------------
+
+    def _receiver(self, kind: type[Transport], *, needs_referer: bool) -> _Answer:
+        async def receive(request: web.Request) -> web.StreamResponse:
+            callback = ""
+            if kind.needs_callback:
+                callback = request.query.get("c") or request.query.get("callback") or ""
+                if not _CALLBACK.fullmatch(callback):
+                    text = 'invalid "callback" parameter' if callback else '"callback" parameter required'
+                    return web.Response(status=500, text=text)
+            if needs_referer:
+                self._check_referer(request)
+            return await self._receive(request, kind(callback, ancestors_of(self._allowed_origins)))
+
+        return receive
+
+    async def _receive(self, request: web.Request, transport: Transport) -> web.StreamResponse:
+        endpoint, session_id = self._websockets.endpoint, request.match_info["session"]
+        ip = endpoint.admission.client_ip(request)
+        outlet = Outlet(is_streaming=transport.is_streaming, is_gone=lambda: _is_gone(request))
+        identify = self._websockets.identify
+        found = await self._sessions.find_or_open(
+            session_id, ip, lambda: session_of(request, endpoint.node.auth, identify)
+        )
+        if _is_gone(request):
+            raise ConnectionClosed
+        if isinstance(found, Session):
+            found.attach(outlet)
+            return await self._respond(request, transport, outlet)
+        endpoint.admission.enter(ip)
+        try:
+            if not await self._peers.attach(found.node_id, session_id, outlet):
+                return web.Response(status=404)
+            return await self._respond(request, transport, outlet)
+        finally:
+            endpoint.admission.leave(ip)
+
+    async def _respond(self, request: web.Request, transport: Transport, outlet: Outlet) -> web.StreamResponse:
+        """Write what comes out of an outlet until it ends."""
+        headers = {**transport.headers, **self._cors(request), "X-Content-Type-Options": "nosniff"}
+        try:
+            if not transport.is_streaming:
+                pieces = []
+                while frames := await outlet.take():
+                    pieces += frames
+                    outlet.wrote(frames)
+                return web.Response(body=b"".join(map(transport.wrap, pieces)), headers=headers)
+            _notice_dead_peer(request)
+            response = web.StreamResponse(headers={**headers, "X-Accel-Buffering": "no"})
+            await response.prepare(request)
+            await response.write(transport.prelude())
+            while frames := await outlet.take():
+                await response.write(b"".join(map(transport.wrap, frames)))
+                outlet.wrote(frames)
+            await response.write_eof()
+            return response
+        except ConnectionError:
+            outlet.lose()
+            raise ConnectionClosed from None
+        except BaseException:
+            outlet.lose()
+            raise
+
+    # -- what clients send ---------------------------------------------------------------------------------------
+
+    async def _xhr_send(self, request: web.Request) -> web.StreamResponse:
+        return await self._send(request, await _body_of(request), web.Response(status=204, content_type="text/plain"))
+
+    async def _jsonp_send(self, request: web.Request) -> web.StreamResponse:
+        body = await _body_of(request)
+        if request.content_type == "application/x-www-form-urlencoded":
+            try:
+                body = parse_qs(body.decode(), max_num_fields=10).get("d", [""])[0].encode()
+            except ValueError:
+                return web.Response(status=500, text="Broken JSON encoding.")
+        return await self._send(request, body, web.Response(text="ok"))
+
+    async def _send(self, request: web.Request, body: bytes, done: web.Response) -> web.StreamResponse:
+        session_id = request.match_info["session"]
+        try:
+            messages = decode_messages(body)
+        except InvalidMessage as error:
+            self._websockets.endpoint.node.metrics.bad_input.labels(error.code).inc()
+            return web.Response(status=500, text=str(error))
+        found = await self._sessions.find(session_id)
+        if found is None:
+            return web.Response(status=404)
+        if isinstance(found, Session):
+            await found.receive(messages)
+            return done
+        status, text = await self._peers.send(found.node_id, session_id, body)
+        return done if status == 204 else web.Response(status=status, text=text)
+
+    # -- who asks ------------------------------------------------------------------------------------------------
+
+    async def _guarded(self, request: web.Request, answer: _Answer) -> web.StreamResponse:
+        """Answer pages that are allowed, and nobody twice."""
+        response: web.StreamResponse
+        try:
+            self._check_page(request)
+            response = await answer(request)
+        except HandshakeRefused as refused:
+            self._websockets.endpoint.node.metrics.handshakes_rejected.labels(refused.reason).inc()
+            headers = {"Retry-After": "5"} if refused.status in (429, 503) else {}
+            response = web.Response(status=refused.status, text=f"{refused}\n", headers=headers)
+            if refused.reason in ("origin", "duplicate_header"):
+                return response
+        except BrokerUnavailable:
+            response = web.Response(status=503, text="Not reached for the moment\n", headers={"Retry-After": "5"})
+        except ConnectionClosed:
+            return web.Response()  # to nobody
+        if not response.prepared:
+            response.headers.update(self._cors(request))
+        return response
+
+    def _check_page(self, request: web.Request) -> None:
+        """Refuse other sites' pages. Raises HandshakeRefused."""
+        origins = request.headers.getall("Origin", ())
+        if len(origins) > 1:
+            raise HandshakeRefused(400, "duplicate_header", "Origin stands there twice")
+        if origins:
+            check_origin(origins[0], request.headers.get("Host", ""), self._allowed_origins)
+        elif request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and "Referer" not in request.headers:
+            raise HandshakeRefused(403, "origin", "Origin not known: no page of another site is served without it")
+        elif "Referer" in request.headers and request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
+            self._check_referer(request)
+
+    def _check_referer(self, request: web.Request) -> None:
+        referer = urlsplit(request.headers.get("Referer", ""))
+        if not referer.netloc:
+            raise HandshakeRefused(403, "origin", "A Referer of an allowed origin is needed")
+        check_origin(f"{referer.scheme}://{referer.netloc}", request.headers.get("Host", ""), self._allowed_origins)
+
+    @staticmethod
+    def _cors(request: web.Request) -> Mapping[str, str]:
+        """Let a page that is allowed read the answer; sockjs-client asks with credentials always."""
+        origin = request.headers.get("Origin")
+        if origin is None:
+            return {"Vary": "Origin"}
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Credentials": "true",
+            "Vary": "Origin",
+        }
+
+
+async def _body_of(request: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+
+
+def _is_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _notice_dead_peer(request: web.Request) -> None:
+    """Let the kernel find out that a peer is gone without a word: we do not hear from it while we write."""
+    found = None if request.transport is None else request.transport.get_extra_info("socket")
+    if found is not None and found.family in (socket.AF_INET, socket.AF_INET6):
+        for name, value in _KEEPALIVE:
+            if hasattr(socket, name):
+                found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

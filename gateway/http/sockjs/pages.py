@@ -1,0 +1,98 @@
+"""What SockJS serves beside the transports: the greeting, what the server can do, and the page for iframes.
+
+The iframe page runs sockjs-client in our origin for pages of the allowed origins, and for these only: it says so to
+the browser (frame-ancestors), which keeps other pages from framing it.
+"""
+
+import base64
+import hashlib
+import html
+import secrets
+from collections.abc import Collection, Mapping
+from email.utils import formatdate
+from time import time
+from typing import Final
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from gateway.setting_values import SOCKJS_CLIENT_URL
+
+__all__ = ["CACHE_S", "IframePage", "ancestors_of", "greeting", "info", "long_cached"]
+
+CACHE_S: Final = 31_536_000  # a year
+
+# of the file at SOCKJS_CLIENT_URL: whatever else is served there is not run
+_INTEGRITY: Final = "sha384-svdnwiXBL+Js+yUneJSRFy24NgGiOfDM/vkQl/vCeVrcbYD6yW8EwPr1FnxTEZsR"
+_SCRIPT: Final = """
+    document.domain = document.domain;
+    SockJS.bootstrap_iframe();
+  """
+
+
+def long_cached() -> Mapping[str, str]:
+    """Make the header fields of what never changes."""
+    return {
+        "Cache-Control": f"public, max-age={CACHE_S}",
+        "Expires": formatdate(time() + CACHE_S, usegmt=True),
+        "Access-Control-Max-Age": str(CACHE_S),
+    }
+
+
+def ancestors_of(allowed_origins: Collection[str]) -> str:
+    """Say in CSP's words who may frame a page of ours."""
+    return "*" if "*" in allowed_origins else " ".join(["'self'", *sorted(allowed_origins)])
+
+
+def greeting() -> web.Response:
+    """Greet who looks whether there is somebody."""
+    return web.Response(text="Welcome to SockJS!\n", content_type="text/plain", charset="UTF-8")
+
+
+def info() -> web.Response:
+    """Say what the server can do."""
+    body = {
+        "websocket": True,
+        "origins": ["*:*"],  # as the protocol wants it; who may connect is another matter
+        "cookie_needed": False,  # any node finds any session
+        "entropy": secrets.randbits(32),
+    }
+    return web.json_response(
+        body, headers={"Cache-Control": "no-store, no-cache, no-transform, must-revalidate, max-age=0"}
+    )
+
+
+class IframePage:
+    """The page, made once. client_url: where sockjs-client is; of the version that the framing page uses."""
+
+    def __init__(self, client_url: str, allowed_origins: Collection[str]) -> None:
+        integrity = f' integrity="{_INTEGRITY}" crossorigin="anonymous"' if client_url == SOCKJS_CLIENT_URL else ""
+        page = f"""<!DOCTYPE html>
+<html>
+<head>
+  <meta http-equiv="X-UA-Compatible" content="IE=edge" />
+  <meta http-equiv="Content-Type" content="text/html; charset=UTF-8" />
+  <script src="{html.escape(client_url)}"{integrity}></script>
+  <script>{_SCRIPT}</script>
+</head>
+<body>
+  <h2>Don't panic!</h2>
+  <p>This is a SockJS hidden iframe. It's used for cross domain magic.</p>
+</body>
+</html>"""
+        self._body = page.encode()
+        self._etag = hashlib.sha256(self._body).hexdigest()[:32]
+        parts = urlsplit(client_url)
+        source = f"{parts.scheme}://{parts.netloc}" if parts.netloc else "'self'"
+        script = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+        self._policy = (
+            f"default-src 'self'; connect-src 'self' ws: wss:; script-src {source} 'sha256-{script}'; "
+            f"frame-ancestors {ancestors_of(allowed_origins)}"
+        )
+
+    def respond(self, request: web.Request) -> web.Response:
+        """Serve it, or say that the browser has it."""
+        headers = {**long_cached(), "ETag": f'"{self._etag}"', "Content-Security-Policy": self._policy}
+        if any(each.value == self._etag for each in request.if_none_match or ()):
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=self._body, content_type="text/html", charset="UTF-8", headers=headers)

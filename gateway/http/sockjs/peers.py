@@ -1,0 +1,300 @@
+"""Peers: requests for a session of another node, through the broker. One channel a node; JSON arrays.
+
+    asker -> owner    attach ID ASKER SESSION IS_STREAMING    send ID ASKER SESSION BODY    ack ID BYTES
+                      gone ID    release ID    alive ASKER [ID...]
+    owner -> asker    attached ID IS_THERE    frame ID NUMBER TEXT    end ID NUMBER    sent ID STATUS TEXT
+                      known [ID...]
+
+Rules:
+- The session stays with its owner and fills a RemoteOutlet there; the asker writes the HTTP response.
+- What is on its way is bounded: the owner counts bytes until the asker says that the response has taken them.
+- Frames are numbered: one that is missing ends the session (1002). Nothing is lost without a word.
+- Both sides know within LOST_S that the other has gone: the asker says what it still serves, the owner what it knows.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+import structlog
+
+from gateway.codec import decode_json
+from gateway.errors import BrokerUnavailable, InvalidMessage
+from gateway.http.sockjs.frames import decode_messages
+from gateway.http.sockjs.outlet import Outlet
+from gateway.http.sockjs.remote import RemoteOutlet
+from gateway.http.sockjs.session import Session
+from gateway.node import Node
+from gateway.publication import Publication
+
+__all__ = ["Answer", "Peers"]
+
+ANSWER_TIMEOUT_S: Final = 5.0
+SEND_TIMEOUT_S: Final = 30.0  # the owner may be waiting for a service that is busy
+TICK_S: Final = 1.0
+LOST_S: Final = 15.0  # a pause of Redis is shorter
+ALIVE_MAX: Final = 1_000  # numbers in one message
+SENDS_MAX: Final = 1_000  # of other nodes' clients under way here
+_SERVICE: Final = "sockjs peer"  # no service can have this name
+
+_log = structlog.get_logger("snorky.sockjs")
+
+Answer = tuple[int, str]  # HTTP status and text
+
+
+class _Forwarded:
+    """A receiver of this node whose session is elsewhere."""
+
+    def __init__(self, owner: str, outlet: Outlet, now_s: float) -> None:
+        self.owner = owner
+        self.outlet = outlet
+        self.expected = 0  # number of the next frame
+        self.known_s = now_s
+        self.is_there: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+
+class Peers:
+    """One node's end. find: a session of this node by its id."""
+
+    def __init__(self, node: Node, find: Callable[[str], Session | None]) -> None:
+        self._node = node
+        self._find = find
+        self._forwarded: dict[str, _Forwarded] = {}
+        self._sends: dict[str, asyncio.Future[Answer]] = {}
+        self._remote: dict[str, RemoteOutlet] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._count = 0
+        self._starting: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._handlers: dict[str, Callable[..., None]] = {
+            name: getattr(self, f"_on_{name}")
+            for name in (
+                "attach",
+                "send",
+                "ack",
+                "gone",
+                "release",
+                "alive",
+                "attached",
+                "frame",
+                "end",
+                "sent",
+                "known",
+            )
+        }
+
+    async def start(self) -> None:
+        """Return when this node hears the others. Idempotent. Raises BrokerUnavailable."""
+        if self._starting is None:
+            listening = self._node.listen(_SERVICE, self._node.node_id, self._on_publications)
+            self._starting = asyncio.get_running_loop().create_task(listening)
+        starting = self._starting
+        try:
+            await asyncio.shield(starting)
+        except BaseException:
+            if starting.done() and self._starting is starting:
+                self._starting = None
+            raise
+
+    async def stop(self) -> None:
+        """Forget everything."""
+        tasks = [*self._tasks, *([self._starting] if self._starting is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # -- the asker's side ----------------------------------------------------------------------------------------
+
+    async def attach(self, owner: str, session_id: str, outlet: Outlet) -> bool:
+        """Let an outlet be filled by a session of another node. False = it is not there. Raises BrokerUnavailable."""
+        await self.start()
+        number = self._new_id()
+        forwarded = self._forwarded[number] = _Forwarded(owner, outlet, asyncio.get_running_loop().time())
+        outlet.on_written = lambda size: self._acknowledge(owner, number, size)
+        outlet.on_lost = lambda: self._drop(number)
+        self._schedule()
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                hearers = await self._tell(owner, "attach", number, self._node.node_id, session_id, outlet.is_streaming)
+                if hearers and await forwarded.is_there:
+                    return True
+        except BaseException as error:
+            outlet.lose()
+            if isinstance(error, TimeoutError):
+                raise BrokerUnavailable("sockjs") from None
+            raise
+        self._forwarded.pop(number, None)
+        return False
+
+    async def send(self, owner: str, session_id: str, body: bytes) -> Answer:
+        """Hand on what a client sends to its session. body: as `decode_messages` takes it.
+
+        Raises BrokerUnavailable: it may have come or not.
+        """
+        await self.start()
+        number = self._new_id()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._sends[number] = answer
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                if not await self._tell(owner, "send", number, self._node.node_id, session_id, body.decode()):
+                    return 404, ""
+                return await answer
+        except TimeoutError:
+            raise BrokerUnavailable("sockjs") from None
+        finally:
+            del self._sends[number]
+
+    def release_all(self) -> None:
+        """Ask for the end of all receivers of this node, in peace."""
+        for number, forwarded in self._forwarded.items():
+            self._tell(forwarded.owner, "release", number)
+
+    def _acknowledge(self, owner: str, number: str, size: int) -> None:
+        if number in self._forwarded:
+            self._tell(owner, "ack", number, size)
+
+    def _drop(self, number: str) -> None:
+        """Give up a receiver: its client, or its session's node, has gone."""
+        forwarded = self._forwarded.pop(number, None)
+        if forwarded is not None:
+            self._tell(forwarded.owner, "gone", number)
+            forwarded.outlet.lose()
+            if not forwarded.is_there.done():
+                forwarded.is_there.set_result(False)
+
+    def _on_attached(self, number: str, is_there: bool) -> None:
+        forwarded = self._forwarded.get(number)
+        if forwarded is not None and not forwarded.is_there.done():
+            forwarded.is_there.set_result(is_there)
+
+    def _on_frame(self, number: str, place: int, text: str) -> None:
+        forwarded = self._in_turn(number, place)
+        if forwarded is not None:
+            forwarded.outlet.send(text.encode())
+
+    def _on_end(self, number: str, place: int) -> None:
+        forwarded = self._in_turn(number, place)
+        if forwarded is not None:
+            del self._forwarded[number]
+            forwarded.outlet.end()
+
+    def _in_turn(self, number: str, place: int) -> _Forwarded | None:
+        forwarded = self._forwarded.get(number)
+        if forwarded is None:
+            return None
+        if forwarded.expected != place:
+            _log.warning("frames between nodes were lost")
+            self._drop(number)
+            return None
+        forwarded.expected += 1
+        return forwarded
+
+    def _on_sent(self, number: str, status: int, text: str) -> None:
+        answer = self._sends.get(number)
+        if answer is not None and not answer.done():
+            answer.set_result((status, text))
+
+    def _on_known(self, numbers: list[str]) -> None:
+        now_s = asyncio.get_running_loop().time()
+        for number in numbers:
+            if number in self._forwarded:
+                self._forwarded[number].known_s = now_s
+
+    # -- the owner's side ----------------------------------------------------------------------------------------
+
+    def _on_attach(self, number: str, asker: str, session_id: str, is_streaming: bool) -> None:
+        session = self._find(session_id)
+        self._tell(asker, "attached", number, session is not None)
+        if session is None:
+            return
+        outlet = RemoteOutlet(session, lambda *words: self._tell(asker, words[0], number, *words[1:]), is_streaming)
+        self._remote[number] = outlet
+        self._schedule()
+        session.attach(outlet)
+        if outlet.is_ended:
+            del self._remote[number]
+
+    def _on_ack(self, number: str, size: int) -> None:
+        if number in self._remote:
+            self._remote[number].on_ack(size)
+
+    def _on_gone(self, number: str) -> None:
+        outlet = self._remote.pop(number, None)
+        if outlet is not None and not outlet.is_ended:
+            outlet.on_lost()
+
+    def _on_release(self, number: str) -> None:
+        outlet = self._remote.pop(number, None)
+        if outlet is not None:
+            outlet.session.release(outlet)
+
+    def _on_alive(self, asker: str, numbers: list[str]) -> None:
+        known = [number for number in numbers if number in self._remote]
+        for number in known:
+            self._remote[number].heard_s = asyncio.get_running_loop().time()
+        self._tell(asker, "known", known)
+
+    def _on_send(self, number: str, asker: str, session_id: str, body: str) -> None:
+        session = self._find(session_id)
+        if session is None or len(self._tasks) >= SENDS_MAX:
+            self._tell(asker, "sent", number, *((404, "") if session is None else (503, "")))
+            return
+        task = asyncio.get_running_loop().create_task(self._receive(session, number, asker, body))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _receive(self, session: Session, number: str, asker: str, body: str) -> None:
+        try:
+            await session.receive(decode_messages(body.encode()))
+        except InvalidMessage as error:
+            self._tell(asker, "sent", number, 500, str(error))
+        except Exception:  # the top of this task
+            _log.exception("message of a session not taken")
+            self._tell(asker, "sent", number, 500, "")
+        else:
+            self._tell(asker, "sent", number, 204, "")
+
+    # -- both ----------------------------------------------------------------------------------------------------
+
+    def _new_id(self) -> str:
+        self._count += 1
+        return f"{self._node.node_id}.{self._count}"
+
+    def _tell(self, node_id: str, *words: Any) -> Awaitable[int]:
+        return self._node.publish(_SERVICE, node_id, words)
+
+    def _on_publications(self, publications: Sequence[Publication]) -> None:
+        for publication in publications:
+            try:
+                words: Any = decode_json(publication.payload)
+                self._handlers[words[0]](*words[1:])
+            except Exception:  # one message's fault must not take the others along
+                _log.exception("message of another node not understood")
+
+    def _schedule(self) -> None:
+        if self._timer is None and (self._forwarded or self._remote):
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now_s = asyncio.get_running_loop().time()
+        by_owner: defaultdict[str, list[str]] = defaultdict(list)
+        for number, forwarded in tuple(self._forwarded.items()):
+            if forwarded.outlet.is_gone() or now_s - forwarded.known_s > LOST_S:
+                self._drop(number)
+            else:
+                by_owner[forwarded.owner].append(number)
+        for owner, numbers in by_owner.items():
+            for start in range(0, len(numbers), ALIVE_MAX):
+                self._tell(owner, "alive", self._node.node_id, numbers[start : start + ALIVE_MAX])
+        for number, outlet in tuple(self._remote.items()):
+            if outlet.is_ended:
+                del self._remote[number]
+            elif now_s - outlet.heard_s > LOST_S:
+                self._on_gone(number)
+        self._schedule()

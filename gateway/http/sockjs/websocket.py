@@ -1,0 +1,81 @@
+"""SockJS over a WebSocket: no session to be found again, only other frames. As light as a plain WebSocket."""
+
+import asyncio
+import math
+from typing import Final
+
+from gateway.errors import CloseCode, InvalidMessage, InvalidToken
+from gateway.frames import TEXT, Dialect, text_frame
+from gateway.http.sockjs.frames import HEARTBEAT, OPEN, WEBSOCKET_DIALECT, decode_frame, end_frame
+from gateway.http.websocket import Endpoint, WebSocketProtocol
+from gateway.sessions import Session as Login
+
+__all__ = ["SockJSWebSocket"]
+
+HEARTBEAT_S: Final = 25.0
+_OPEN: Final = text_frame(OPEN)
+_HEARTBEAT: Final = text_frame(HEARTBEAT)
+
+
+class SockJSWebSocket(WebSocketProtocol):
+    """One client's WebSocket that speaks SockJS."""
+
+    __slots__ = ("_beats",)
+
+    transport_name = "sockjs"
+    can_deflate = False
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        transport: asyncio.Transport,
+        dialect: Dialect,
+        remote_ip: str,
+        *,
+        session: Login | None = None,
+        refusal: InvalidToken | None = None,
+    ) -> None:
+        super().__init__(endpoint, transport, WEBSOCKET_DIALECT, remote_ip, session=session, refusal=refusal)
+        self._beats = 0
+
+    @property
+    def frame_max_bytes(self) -> int:
+        """Our messages are JSON, and stand as strings in the client's: every quote takes two bytes."""
+        return 2 * super().frame_max_bytes
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection on, and say that it is open."""
+        if self._refusal is None:
+            self._transport.write(_OPEN)
+        super().connection_made(transport)
+
+    def close(self, code: int, reason: str) -> None:
+        """Say why in a frame of SockJS, then in one of WebSocket."""
+        self._transport.write(text_frame(end_frame(code, reason)))
+        super().close(code, reason)
+
+    def beat(self) -> None:
+        """Ping as ever, and at times as SockJS does."""
+        super().beat()
+        self._beats += 1
+        if self._beats % max(1, math.floor(HEARTBEAT_S / self._endpoint.wheel.interval_s)) == 0:
+            self._connection.write(_HEARTBEAT)
+
+    def _on_frame(self, opcode: int, payload: bytes) -> None:
+        if opcode != TEXT:
+            super()._on_frame(opcode, payload)
+            return
+        max_bytes = self._endpoint.node.limits.message_max_bytes
+        try:
+            for message in decode_frame(payload):
+                data = message.encode()
+                if self._connection.is_closed:
+                    return
+                if len(data) > max_bytes:
+                    self._connection.close(CloseCode.TOO_LARGE, f"Message larger than {max_bytes} bytes")
+                    return
+                self._endpoint.count_message(len(data), self.transport_name)
+                self._endpoint.registry.receive(self._connection, data)
+        except InvalidMessage as error:
+            self._endpoint.node.metrics.bad_input.labels(error.code).inc()
+            self._connection.close(CloseCode.INVALID_TEXT, str(error))
