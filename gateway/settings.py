@@ -115,6 +115,9 @@ STANDARD_SERVICES: Mapping[str, ServiceTable] = MappingProxyType(
     {
         "pubsub": ServiceTable("services.pubsub:PubSubService"),
         "auth": ServiceTable("services.auth:AuthService"),
+        "chat": ServiceTable("services.chat:ChatService"),
+        "messaging": ServiceTable("services.messaging:MessagingService"),
+        "cursors": ServiceTable("services.cursors:CursorsService"),
     }
 )
 STANDARD_BACKEND: Mapping[str, ServiceTable] = MappingProxyType(
