@@ -28,6 +28,7 @@ from gateway.errors import (
     SnorkyError,
     UnknownService,
 )
+from gateway.history import History, Keeper
 from gateway.http.backend import BackendHandler
 from gateway.http.handler import WebSocketHandler
 from gateway.info import InfoService
@@ -57,12 +58,14 @@ __all__ = [
     "Direct",
     "Entered",
     "Gateway",
+    "History",
     "Identity",
     "InfoService",
     "InvalidChannel",
     "InvalidInput",
     "InvalidMessage",
     "InvalidToken",
+    "Keeper",
     "LimitExceeded",
     "Limits",
     "Member",

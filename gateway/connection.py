@@ -120,6 +120,11 @@ class Connection:
         return self._outbox_max_bytes
 
     @property
+    def pending_bytes(self) -> int:
+        """What waits for it now, here and in its wire: who has much to send waits for it to become less."""
+        return self._outbox_bytes + self._wire.buffered_bytes()
+
+    @property
     def is_closed(self) -> bool:
         """True from the moment that either side began to end it."""
         return self._is_closed

@@ -31,12 +31,14 @@ from gateway.errors import (
 )
 from gateway.fanout import Fanout, Listener
 from gateway.frames import Dialect
+from gateway.history import History, Keeper
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.ownership import Notice, Ownership
 from gateway.primitives import Notification
-from gateway.publication import Selector, write_addressed
+from gateway.publication import Position, Selector, write_addressed
 from gateway.registry import ServiceRegistry
+from gateway.service import Service
 from gateway.settings import Limits
 
 __all__ = ["Node", "new_node_id", "node_of"]
@@ -47,14 +49,16 @@ _log = structlog.get_logger("snorky.node")
 class Node:
     """One node of the cluster.
 
-    broker, directory: started and stopped by the node; without a directory services have topics only. node_id:
-    unique, the directory's; random unless given. auth: who clients are; stopped by the node.
+    broker, directory, keeper: started and stopped by the node; without a directory services have topics only, without
+    a keeper these have no history. node_id: unique, the directory's; random unless given. auth: who clients are;
+    stopped by the node.
     """
 
     def __init__(
         self,
         broker: Broker,
         directory: Directory | None = None,
+        keeper: Keeper | None = None,
         *,
         limits: Limits | None = None,
         metrics: Metrics | None = None,
@@ -66,6 +70,7 @@ class Node:
         self._metrics = metrics or Metrics()
         self._auth = auth or Authenticator(metrics=self._metrics)
         self._broker = broker
+        self._keeper = keeper
         self._hub = Hub()
         self._fanout = Fanout(self._hub, broker, self._metrics)
         self._registries: list[ServiceRegistry] = []
@@ -125,6 +130,8 @@ class Node:
     async def start(self) -> None:
         """Begin to connect to the broker; returns at once. `is_ready` tells when it has come through."""
         await self._broker.start(self)
+        if self._keeper is not None:
+            await self._keeper.start()
         if self._ownership is not None:
             await self._ownership.start()
 
@@ -136,6 +143,8 @@ class Node:
         self._fanout.stop()
         if self._ownership is not None:
             await self._ownership.stop()
+        if self._keeper is not None:
+            await self._keeper.stop()
         await self._broker.stop()
 
     # -- connections -------------------------------------------------------------------------------------
@@ -187,6 +196,13 @@ class Node:
         if key in self._hub:
             self._fanout.expect(key, data)
         return self._broker.publish(key, data)
+
+    def publish_kept(self, service: str, channel: Any, payload: Any, history: History) -> asyncio.Future[Position]:
+        """Publish, and keep it. See Topics.publish."""
+        key = channel_key(service, channel)
+        data = encode_json(payload)
+        self._metrics.publications_published.inc()
+        return self.keeper.publish(key, data, history)
 
     async def subscribe(
         self, connection: Connection, service: str, channel: Any, notification: Notification, *, is_held: bool = False
@@ -254,6 +270,17 @@ class Node:
         self._give_up(key)
 
     @property
+    def keeper(self) -> Keeper:
+        """What channels keep."""
+        if self._keeper is None:
+            raise ConfigurationError("this node has no keeper: topics with history need one")
+        return self._keeper
+
+    def find_service(self, name: str) -> Service | None:
+        """Find a service of this node, in any of its registries."""
+        return next((registry[name] for registry in self._registries if name in registry), None)
+
+    @property
     def ownership(self) -> Ownership:
         """What connections of this node own in the cluster."""
         if self._ownership is None:
@@ -268,10 +295,10 @@ class Node:
     def _notice_of(
         self, service: str, channel: Any, member: Member, has_joined: bool, is_identity: bool
     ) -> Notice | None:
-        for registry in self._registries:
-            if service in registry:
-                return registry[service].roster_notice(channel, member, has_joined=has_joined, is_identity=is_identity)
-        return None
+        found = self.find_service(service)
+        if found is None:
+            return None
+        return found.roster_notice(channel, member, has_joined=has_joined, is_identity=is_identity)
 
     # -- Listener: what the broker brings ------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ What a connection owns (roster entries, names) is given back when it ends, howev
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 from gateway.authenticator import Authenticator
 from gateway.codec import canonical, channel_key, channel_name, channel_of, encode_json
@@ -17,9 +17,10 @@ from gateway.connection import Connection
 from gateway.directory import Entered, Member, Owner
 from gateway.errors import NotSubscribed
 from gateway.fanout import Listener
+from gateway.history import History, Keeper
 from gateway.metrics import Metrics
 from gateway.ownership import Ownership
-from gateway.publication import Selector
+from gateway.publication import Position, Publication, Selector
 
 __all__ = ["Cluster", "Direct", "Names", "Notification", "Rosters", "Tokens", "Topics"]
 
@@ -43,6 +44,9 @@ class Cluster(Protocol):
 
     def publish(self, service: str, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
         """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
+
+    def publish_kept(self, service: str, channel: Any, payload: Any, history: History) -> asyncio.Future[Position]:
+        """Publish, and keep it. See Topics.publish."""
 
     async def subscribe(
         self, connection: Connection, service: str, channel: Any, notification: Notification, *, is_held: bool = False
@@ -68,6 +72,13 @@ class Cluster(Protocol):
     def ownership(self) -> Ownership:
         """What connections of this node own in the cluster."""
 
+    @property
+    def keeper(self) -> Keeper:
+        """What channels keep."""
+
+    def find_service(self, name: str) -> object:
+        """Find a service of this node by its name, public or private; None = there is none."""
+
 
 class Topics:
     """The channels of one service: publish to them, subscribe connections to them."""
@@ -79,14 +90,36 @@ class Topics:
         self._service = service
         self._notification = notification
 
-    def publish(self, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
+    @overload
+    def publish(self, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]: ...
+
+    @overload
+    def publish(self, channel: Any, payload: Any, *, history: History) -> asyncio.Future[Position]: ...
+
+    def publish(
+        self, channel: Any, payload: Any, *, to: Selector | None = None, history: History | None = None
+    ) -> asyncio.Future[int] | asyncio.Future[Position]:
         """Publish to all subscribers of a channel, on all nodes. channel, payload: any JSON entity.
 
-        to: only to these subscribers. Await the future to know that Redis has it; its order among this node's
+        to: only to these subscribers. history: keep it so long, for who reads `history`; the future then returns
+        its position. Await the future to know that Redis has it; its order among this node's
         publications is settled either way. Returns the number of nodes that hear the channel. Raises
         InvalidChannel and InvalidMessage at once; the future raises BrokerUnavailable.
         """
+        if history is not None:
+            return self._cluster.publish_kept(self._service, channel, payload, history)
         return self._cluster.publish(self._service, channel, payload, to=to)
+
+    async def history(self, channel: Any, since: Position) -> list[Publication] | None:
+        """Read what was published with a history behind a position, in order; None = it can no longer be had.
+
+        Payloads are JSON, not yet checked. Raises InvalidChannel, BrokerUnavailable.
+        """
+        return await self._cluster.keeper.read(channel_key(self._service, channel), since)
+
+    async def position(self, channel: Any) -> Position:
+        """Tell where a channel's history stands; it begins here if it has none. Raises as `history`."""
+        return await self._cluster.keeper.position(channel_key(self._service, channel))
 
     async def subscribe(self, connection: Connection, channel: Any) -> None:
         """Subscribe a connection; on return, whatever is published from now on reaches it.

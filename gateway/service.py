@@ -14,13 +14,14 @@ Rules for authors:
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
-from gateway.codec import PAYLOAD
+from gateway.codec import PAYLOAD, encode
 from gateway.connection import Connection
 from gateway.directory import Member
-from gateway.errors import ConfigurationError
+from gateway.errors import CloseCode, ConfigurationError
+from gateway.frames import Dialect
 from gateway.primitives import Cluster, Direct, Names, Rosters, Tokens, Topics
 from gateway.publication import Selector
 
@@ -112,3 +113,17 @@ class Service(ABC):
     def send(self, connection: Connection, message: Any) -> None:
         """Send one message to one connection. message: any JSON entity."""
         connection.send({"service": self.name, "message": message})
+
+    def send_to_all(self, connections: Iterable[Connection], message: Any) -> None:
+        """Send one message to many connections of this node: encoded once per encoding. message: any JSON entity."""
+        frames: dict[Dialect, bytes] = {}
+        for connection in connections:
+            dialect = connection.dialect
+            frame = frames.get(dialect)
+            if frame is None:
+                encoded = encode({"service": self.name, "message": message}, dialect.encoding)
+                frame = frames[dialect] = dialect.frame(encoded)
+            try:
+                connection.write(frame)
+            except Exception:  # one wire's fault must not keep the others waiting
+                connection.close(CloseCode.INTERNAL_ERROR, "Internal error")

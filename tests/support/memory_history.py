@@ -1,0 +1,122 @@
+"""A Keeper within one process, for tests of what stands above it. Passes the contract suite; no network, no time.
+
+    archive = Archive(on_publish)                  # on_publish(key, publication): bring it to the brokers
+    node_a, node_b = MemoryHistory(archive), MemoryHistory(archive)
+
+Scriptable: `archive.is_failing` (all raises BrokerUnavailable), `archive.flush()` (all is lost), `archive.before_read`
+(runs while a read is under way).
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.errors import BrokerUnavailable
+from gateway.history import History
+from gateway.publication import MARK, Position, Publication
+
+__all__ = ["Archive", "MemoryHistory", "write_sequenced"]
+
+
+def write_sequenced(publication: Publication) -> bytes:
+    """Write a publication with a position as the script does."""
+    return MARK + f"1 {publication.position} {publication.previous_tag} j\n".encode() + publication.payload
+
+
+@dataclass
+class _Shelf:
+    position: Position
+    entries: list[tuple[float, Publication]] = field(default_factory=list)  # when, loop time
+
+
+class Archive:
+    """What keepers share."""
+
+    def __init__(self, on_publish: Callable[[str, bytes], object] | None = None) -> None:
+        self.is_failing = False
+        self.before_read: Callable[[], object] = lambda: None
+        self._on_publish = on_publish
+        self._shelves: dict[str, _Shelf] = {}
+        self._once: dict[tuple[str, str], Position] = {}
+
+    def flush(self) -> None:
+        """Lose everything."""
+        self._shelves.clear()
+        self._once.clear()
+
+    def shelf(self, key: str) -> _Shelf:
+        """Find what a channel keeps; begins here if there is none."""
+        if key not in self._shelves:
+            self._shelves[key] = _Shelf(Position(secrets.token_hex(4), 0, secrets.token_hex(4)))
+        return self._shelves[key]
+
+    def publish(self, key: str, payload: bytes, history: History, once: str | None) -> Position:
+        """Publish, and keep so much."""
+        if once is not None and (key, once) in self._once:
+            return self._once[key, once]
+        shelf, now_s = self.shelf(key), asyncio.get_running_loop().time()
+        before = shelf.position
+        shelf.position = Position(before.epoch, before.offset + 1, secrets.token_hex(4))
+        publication = Publication(payload, shelf.position, before.tag)
+        shelf.entries.append((now_s, publication))
+        shelf.entries = [each for each in shelf.entries if each[0] > now_s - history.ttl_s][-history.size :]
+        if once is not None:
+            self._once[key, once] = shelf.position
+        if self._on_publish is not None:
+            self._on_publish(key, write_sequenced(publication))
+        return shelf.position
+
+    def read(self, key: str, since: Position) -> list[Publication] | None:
+        """Read what follows a position."""
+        shelf = self._shelves.get(key)
+        if shelf is None or shelf.position.epoch != since.epoch or shelf.position.offset < since.offset:
+            return None
+        if shelf.position.offset == since.offset:
+            return [] if shelf.position == since else None
+        found: list[Publication] = []
+        for _, publication in shelf.entries:
+            assert publication.position is not None
+            if publication.position.offset == since.offset + 1 + len(found):
+                found.append(publication)
+        return found if found and found[0].previous_tag == since.tag else None
+
+
+class MemoryHistory:
+    """One node's view."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
+    async def stop(self) -> None:
+        """Nothing to end."""
+
+    def publish(
+        self, key: str, payload: bytes, history: History, *, once: str | None = None
+    ) -> asyncio.Future[Position]:
+        future: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
+        if self._archive.is_failing:
+            future.set_exception(BrokerUnavailable(key))
+            future.exception()
+        else:
+            future.set_result(self._archive.publish(key, payload, history, once))
+        return future
+
+    async def read(self, key: str, since: Position) -> list[Publication] | None:
+        await self._travel()
+        self._archive.before_read()
+        found = self._archive.read(key, since)
+        await self._travel()
+        return found
+
+    async def position(self, key: str) -> Position:
+        await self._travel()
+        return self._archive.shelf(key).position
+
+    async def _travel(self) -> None:
+        await asyncio.sleep(0)  # as Redis: others run meanwhile
+        if self._archive.is_failing:
+            raise BrokerUnavailable("memory")
