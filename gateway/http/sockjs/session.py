@@ -77,7 +77,6 @@ class Session:
         if not self._is_open:
             self._is_open = True
             self._send(OPEN)
-            self._node.connect(self.connection, self._registry)
         if self._drain is not None:
             self.connection.resume()
 

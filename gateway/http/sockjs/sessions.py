@@ -105,62 +105,58 @@ class Sessions:
         if node.is_draining:
             raise HandshakeRefused(503, "draining", "This node is going away: try another one")
         self._admission.enter(remote_ip)
-        session: Session | None = None
         who: Login | None = None
         refusal: InvalidToken | None = None
         try:
-            try:
-                who = await login()
-            except InvalidToken as error:
-                refusal = error
-            session = Session(node, self._registry, self._timing, remote_ip)
-            if not await self._claim(session, session_id):
-                self._forget(session, who)
-                self._admission.leave(remote_ip)
-                return None
+            who = await login()
+        except InvalidToken as error:
+            refusal = error
         except BaseException:
             self._admission.leave(remote_ip)
-            if session is not None:
-                self._forget(session, who)
-            elif who is not None:
-                node.auth.leave(who)
             raise
-        self._sessions[session_id] = session
-        self._wheel.add(session)
+        session = Session(node, self._registry, self._timing, remote_ip)
         session.on_removed = lambda: self._remove(session_id, session)
         if who is not None:
             try:
                 node.auth.bind(who, session.connection)
             except InvalidToken as error:  # it was revoked this very moment
                 refusal = error
-        if refusal is not None:  # no service hears of it
-            node.metrics.handshakes_rejected.labels("token").inc()
-            session.connection.close(refusal.close_code, str(refusal))
+        try:
+            if refusal is not None:  # no service hears of it, and no other node
+                node.metrics.handshakes_rejected.labels("token").inc()
+                session.connection.close(refusal.close_code, str(refusal))
+            elif not await self._claim(session, session_id):
+                session.abort()
+                return None
+        except BaseException:
+            session.abort()
+            raise
+        self._sessions[session_id] = session
+        self._wheel.add(session)
         return session
 
     async def _claim(self, session: Session, session_id: str) -> bool:
+        """Make the session known, here and in the cluster. Raises HandshakeRefused."""
         if self._ownership is None:
-            return session_id not in self._sessions
+            if session_id in self._sessions:
+                return False
+            self._node.connect(session.connection, self._registry)
+            return True
         try:
             await self._prepare()
+            self._node.connect(session.connection, self._registry)  # what owns something is one of the node's
             return await self._ownership.claim(session.connection, _NAMES, session_id)
-        except (BrokerUnavailable, ConnectionClosed):
+        except BrokerUnavailable:
             raise _unavailable() from None
+        except ConnectionClosed:
+            return True  # a service wants no such client: it is to hear so
 
     def _remove(self, session_id: str, session: Session) -> None:
         self._wheel.remove(session)
         if self._sessions.get(session_id) is session:
             del self._sessions[session_id]
         self._admission.leave(session.connection.remote_ip)
-        self._forget(session, None)
-
-    def _forget(self, session: Session, who: Login | None) -> None:
-        session.connection.mark_closed()
-        if who is not None:
-            self._node.auth.leave(who)
-        self._node.auth.forget(session.connection)
-        if self._ownership is not None:
-            self._ownership.forget(session.connection)
+        self._node.auth.forget(session.connection)  # if it never was one of the node's
 
 
 def _unavailable() -> HandshakeRefused:
