@@ -1,8 +1,10 @@
 """Everything that knows Redis: where it is, the message broker on it, the nodes' heartbeat, a server of our own."""
 
 from gateway.redis.broker import RedisBroker
+from gateway.redis.directory import RedisDirectory
 from gateway.redis.embedded import EmbeddedServer
 from gateway.redis.heartbeat import Heartbeat, NodeState, read_nodes
+from gateway.redis.lease import Timings
 from gateway.redis.names import channel_name
 from gateway.redis.revocations import RedisRevocations
 from gateway.redis.target import RedisTarget
@@ -12,8 +14,10 @@ __all__ = [
     "Heartbeat",
     "NodeState",
     "RedisBroker",
+    "RedisDirectory",
     "RedisRevocations",
     "RedisTarget",
+    "Timings",
     "channel_name",
     "read_nodes",
 ]

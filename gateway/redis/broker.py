@@ -5,7 +5,7 @@ back over the other for us to know that we hear.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -51,6 +51,7 @@ class RedisBroker:
         self._deadline_s = deadline_s
         self._metrics = metrics
         self._listener: Listener | None = None
+        self._hearers: dict[str, tuple[Callable[[Sequence[bytes]], None], Callable[[], None]]] = {}  # by key
         self._timer: asyncio.TimerHandle | None = None
         self._is_stopped = False
         client_name = f"snorky:{node_id}".replace(" ", "_")
@@ -114,6 +115,21 @@ class RedisBroker:
     def unsubscribe(self, key: str) -> None:
         self._subscriber.unsubscribe(key)
 
+    async def hear(
+        self, key: str, on_payloads: Callable[[Sequence[bytes]], None], on_interrupted: Callable[[], None]
+    ) -> None:
+        """Subscribe on behalf of the node itself: the listener does not get what comes for this key.
+
+        Both are called as the methods of `Listener` are. Raises BrokerUnavailable: not confirmed in time.
+        """
+        self._hearers[key] = on_payloads, on_interrupted
+        await self._subscriber.subscribe(key)
+
+    def unhear(self, key: str) -> None:
+        """Undo `hear`; nothing if it was not."""
+        if self._hearers.pop(key, None) is not None:
+            self._subscriber.unsubscribe(key)
+
     def pause(self) -> None:
         self._canary.pause()
         self._subscriber.pause()
@@ -142,7 +158,10 @@ class RedisBroker:
     def _on_batch(self, batch: Mapping[str, Sequence[bytes]]) -> None:
         self._canary.on_heard()
         try:
-            if self._listener is not None:
+            for key in self._hearers.keys() & batch.keys():
+                self._hearers[key][0](batch[key])
+                batch = {other: payloads for other, payloads in batch.items() if other != key}
+            if self._listener is not None and batch:
                 self._listener.on_publications(batch)
         except Exception as error:  # the top of a callback: one bad publication must not make the node deaf
             self._metrics.drops.labels("internal").inc(sum(map(len, batch.values())))
@@ -155,6 +174,8 @@ class RedisBroker:
         self._canary.on_whole()
         if was_interrupted and self._listener is not None:
             try:
+                for _, on_interrupted in self._hearers.values():
+                    on_interrupted()
                 self._listener.on_interrupted()
             except Exception as error:  # as above
                 _log.exception("interruption not taken", error=repr(error))

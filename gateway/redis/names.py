@@ -1,8 +1,30 @@
 """How keys are spelled in Redis. Braces: all that belongs to one channel lies in one cluster slot."""
 
-__all__ = ["canary_name", "channel_name", "node_key", "nodes_key", "revocations_key"]
+__all__ = [
+    "DIRECT_KEY",
+    "canary_name",
+    "channel_name",
+    "claim_key",
+    "counts_key",
+    "direct_prefix",
+    "leases_key",
+    "names_key",
+    "node_key",
+    "nodes_key",
+    "once_key",
+    "owned_key",
+    "reaped_key",
+    "revocations_key",
+    "roster_key",
+    "state_key",
+    "stream_key",
+    "token_key",
+]
 
-# No service can be called "nodes" with nothing after it (a key is SERVICE:NAME), so nothing collides with these.
+# No service can be called "nodes" with nothing after it (a key is SERVICE:NAME), so nothing collides with these;
+# nor with what has a blank in front of its first colon.
+
+DIRECT_KEY = "direct "  # a node's id follows: the key of a channel that no service can have
 
 
 def channel_name(prefix: str, key: str) -> bytes:
@@ -23,6 +45,69 @@ def node_key(prefix: str, node_id: str) -> str:
 def canary_name(prefix: str, node_id: str) -> bytes:
     """The Redis channel on which a node hears itself."""
     return f"{prefix}:{{nodes}}:canary:{node_id}".encode()
+
+
+# Two colons: no node is called ":leases".
+
+
+def leases_key(prefix: str) -> bytes:
+    """Sorted set: NODE:INCARNATION by when its lease ends, milliseconds of Redis time."""
+    return f"{prefix}:{{nodes}}::leases".encode()
+
+
+def reaped_key(prefix: str) -> bytes:
+    """Sorted set: dead NODE:INCARNATION by when it is to be swept again, milliseconds of Redis time."""
+    return f"{prefix}:{{nodes}}::reaped".encode()
+
+
+def claim_key(prefix: str, owner: str) -> bytes:
+    """Which reaper fenced NODE:INCARNATION."""
+    return f"{prefix}:{{nodes}}::claim:{owner}".encode()
+
+
+def owned_key(prefix: str, owner: str) -> bytes:
+    """The index of NODE:INCARNATION: what its connections are in."""
+    return f"{prefix}:{{owned:{owner}}}".encode()
+
+
+def roster_key(prefix: str, key: str) -> bytes:
+    """Hash: the members of a roster."""
+    return channel_name(prefix, key) + b":roster"
+
+
+def counts_key(prefix: str, key: str) -> bytes:
+    """Hash: entries per identity of a roster, and its version."""
+    return channel_name(prefix, key) + b":roster:counts"
+
+
+def state_key(prefix: str, key: str) -> bytes:
+    """Hash: where a channel's history stands."""
+    return channel_name(prefix, key) + b":position"
+
+
+def stream_key(prefix: str, key: str) -> bytes:
+    """Stream: what a channel keeps."""
+    return channel_name(prefix, key) + b":history"
+
+
+def once_key(prefix: str, key: str, digest: str) -> bytes:
+    """The position of what was published to a channel under an idempotency key. digest: of it, hexadecimal."""
+    return channel_name(prefix, key) + b":once:" + digest.encode()
+
+
+def names_key(prefix: str, key: str) -> bytes:
+    """Hash: names and who holds them."""
+    return f"{prefix}:{{names {key}}}".encode()
+
+
+def token_key(prefix: str, token: str) -> bytes:
+    """What one token stands for."""
+    return f"{prefix}:{{token:{token}}}".encode()
+
+
+def direct_prefix(prefix: str) -> bytes:
+    """How the Redis channel of a node's direct messages begins; its id and "}" follow."""
+    return f"{prefix}:{{{DIRECT_KEY}".encode()
 
 
 def revocations_key(prefix: str) -> str:

@@ -143,16 +143,10 @@ class MemoryDirectory:
             else:
                 held[name] = (self._owner(serial), identity)
 
-    async def enter(
-        self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None, max_entries: int = 0
-    ) -> Entered | None:
+    async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
         await self._travel()
-        owner = self._owner(serial)
-        members = self._members(roster)
-        owned = sum(each == owner for each, _ in members)
-        if max_entries and (owner, entry) not in members and owned >= max_entries:
-            return None
-        is_first = self._cluster.enter(roster, Member(identity, owner, entry, _copy(data)), self._present)
+        member = Member(identity, self._owner(serial), entry, _copy(data))
+        is_first = self._cluster.enter(roster, member, self._present)
         return Entered(is_first, _listed(self._members(roster)))
 
     async def update(

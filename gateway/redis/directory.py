@@ -1,0 +1,293 @@
+"""RedisDirectory: rosters, names, direct messages and tokens of the cluster, on one Redis. Joins all that serves them.
+
+Rules:
+- A holding is noted in the ledger before its write, and indexed before its state: whatever fails, somebody finds it.
+- Every write is followed, on the same connection to Redis, by a look for a claim on this node's incarnation: what
+  came too late is undone.
+- Two connections: a long list must not keep the renewals of the lease waiting.
+"""
+
+import asyncio
+import re
+from collections import deque
+from typing import Any
+
+import structlog
+
+from gateway.directory import Asserter, Entered, Member, Owner
+from gateway.errors import BrokerUnavailable, ConfigurationError
+from gateway.metrics import Metrics
+from gateway.redis.broker import RedisBroker
+from gateway.redis.claims import Claims
+from gateway.redis.commander import Commander
+from gateway.redis.direct import Direct
+from gateway.redis.estate import Estate, Holding, NameHeld, Place
+from gateway.redis.lease import Lease, Timings
+from gateway.redis.ledger import Holdings, Ledger
+from gateway.redis.names import claim_key, owned_key
+from gateway.redis.reaper import Reaper
+from gateway.redis.rosters import ANOTHERS, Rosters
+from gateway.redis.scripting import Call, Scripts
+from gateway.redis.target import RedisTarget
+from gateway.redis.tokens import Tokens
+from gateway.redis.upkeep import Upkeep
+from gateway.redis.wire import command
+
+__all__ = ["RedisDirectory"]
+
+INCARNATIONS_MAX = 64  # of this node that direct messages may still be addressed to
+
+_log = structlog.get_logger("snorky.redis")
+
+
+class RedisDirectory:
+    """Fulfils `gateway.directory.Directory` (its docstrings are the contract).
+
+    broker: this node's, for direct messages; started before. node_id: letters, digits and `_.-`, unique.
+    timeout_s: of every answer of Redis, and of a direct message's acknowledgement.
+    """
+
+    def __init__(
+        self,
+        target: RedisTarget,
+        *,
+        prefix: str,
+        node_id: str,
+        broker: RedisBroker,
+        metrics: Metrics,
+        timings: Timings | None = None,
+        timeout_s: float = 5.0,
+        dial_timeout_s: float = 2.0,
+    ) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", node_id):
+            raise ConfigurationError(f"a node's id is of letters, digits and _.- only, not {node_id[:100]!r}")
+        timings = timings or Timings()
+        self._prefix = prefix
+        self._node_id = node_id
+        self._timeout_s = timeout_s
+        self._asserter: Asserter | None = None
+        self._heard = asyncio.Event()  # direct messages reach this node
+        self._hearing: asyncio.Task[None] | None = None
+
+        def commander(role: str, seconds: float) -> Commander:
+            return Commander(
+                target,
+                role=role,
+                client_name=f"snorky:{node_id}:{role}",
+                metrics=metrics,
+                timeout_s=seconds,
+                dial_timeout_s=dial_timeout_s,
+            )
+
+        self._commanders = commander("directory", timeout_s), commander("lease", min(timeout_s, timings.renew_s))
+        self._scripts, lease_scripts = map(Scripts, self._commanders)
+        self._lease = Lease(lease_scripts, prefix=prefix, node_id=node_id, timings=timings)
+        self._incarnations = deque([self._lease.incarnation], maxlen=INCARNATIONS_MAX)
+        self._ledger = Ledger(echo_s=timings.sweep_s)
+        self._estate = Estate(self._scripts, prefix=prefix, notices=self._notice)
+        self._rosters = Rosters(self._scripts, prefix=prefix, notices=self._notice)
+        self._claims = Claims(self._scripts, prefix=prefix)
+        self._tokens = Tokens(self._scripts, prefix=prefix)
+        self._upkeep = Upkeep(
+            self._scripts,
+            prefix=prefix,
+            lease=self._lease,
+            ledger=self._ledger,
+            estate=self._estate,
+            rosters=self._rosters,
+            claims=self._claims,
+        )
+        self._reaper = Reaper(
+            lease_scripts, prefix=prefix, lease=self._lease, timings=timings, sweep=self._estate.sweep
+        )
+        self._direct = Direct(
+            broker,
+            node_id=node_id,
+            is_mine=lambda incarnation: incarnation in self._incarnations,
+            on_message=lambda serial, message: self._present.on_direct(serial, message),
+            on_lost=lambda names, name, serial: self._upkeep.suspect([NameHeld(names, name, serial)]),
+            on_interrupted=lambda: self._upkeep.suspect(self._ledger.names()),
+            timeout_s=timeout_s,
+        )
+        self._commanders[1].on_up = self._lease.hurry
+        self._lease.on_fenced = self._on_fenced
+        self._lease.on_lost_state = self._upkeep.on_lost_state
+        self._lease.on_renewed = self._upkeep.on_renewed
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    @property
+    def incarnation(self) -> str:
+        return self._lease.incarnation
+
+    @property
+    def is_held(self) -> bool:
+        """True while this node may enter and claim: its lease is held, and direct messages reach it."""
+        return self._lease.is_held and self._heard.is_set()
+
+    async def start(self, asserter: Asserter) -> None:
+        self._asserter = asserter
+        for commander in self._commanders:
+            commander.start()
+        self._lease.start()
+        self._reaper.start()
+        self._upkeep.start(asserter)
+        self._hearing = asyncio.get_running_loop().create_task(self._be_heard(), name="redis-direct")
+
+    async def stop(self) -> None:
+        hearing, self._hearing = self._hearing, None
+        if hearing is not None:
+            hearing.cancel()
+            await asyncio.gather(hearing, return_exceptions=True)
+        self._direct.stop()
+        await self._reaper.stop()
+        await self._upkeep.stop()
+        await self._lease.stop(is_clean=self._ledger.is_empty and self._upkeep.is_idle)
+        for commander in self._commanders:
+            await commander.stop()
+
+    async def _be_heard(self) -> None:
+        while not self._heard.is_set():
+            try:
+                await self._direct.start()
+            except BrokerUnavailable as error:
+                _log.warning("direct messages do not reach this node yet", error=error.what)
+            else:
+                self._heard.set()
+
+    def _on_fenced(self, former: str) -> None:
+        self._incarnations.append(self._lease.incarnation)
+        self._upkeep.on_fenced(former)
+
+    @property
+    def _present(self) -> Asserter:
+        if self._asserter is None:
+            raise BrokerUnavailable("the directory is not started")
+        return self._asserter
+
+    def _notice(self, roster: str, member: Member, *, has_joined: bool, is_identity: bool) -> bytes | None:
+        return self._present.notice(roster, member, has_joined=has_joined, is_identity=is_identity)
+
+    # -- rosters -----------------------------------------------------------------------------------------------
+
+    async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
+        place = Place(roster, serial, entry)
+        async with self._ledger.held(serial) as holdings:
+            while True:
+                owner = await self._until_held()
+                member = Member(identity, Owner.parse(f"{owner}:{serial}"), entry, data)
+                answer = await self._write(
+                    holdings, owner, place, self._rosters.entering(roster, member, is_listing=True)
+                )
+                if answer[0] != ANOTHERS:
+                    return self._rosters.entered(answer)
+                await self._estate.give_back(owner, [place])  # the connection is somebody else now
+
+    async def update(
+        self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None
+    ) -> bool:
+        place = Place(roster, serial, entry)
+        return await self._rosters.update(roster, self._lease.owner, place, data=data, notice=notice)
+
+    async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:
+        return await self._give_back(serial, Place(roster, serial, entry))
+
+    async def members(self, roster: str) -> list[Member]:
+        return await self._rosters.members(roster)
+
+    async def version(self, roster: str) -> int:
+        """Tell a number that grows with every change of a roster; 0 = it is empty. Raises BrokerUnavailable."""
+        return await self._rosters.version(roster)
+
+    # -- names -------------------------------------------------------------------------------------------------
+
+    async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
+        held = NameHeld(names, name, serial)
+        async with self._ledger.held(serial) as holdings:
+            owner = await self._until_held()
+            call = self._claims.claiming(owner, held, identity, is_taking_over=True)
+            if await self._write(holdings, owner, held, call) == 1:
+                return True
+            self._drop(holdings, owner, held)
+            return False
+
+    async def release(self, names: str, name: str, serial: int) -> bool:
+        return await self._give_back(serial, NameHeld(names, name, serial))
+
+    async def find(self, names: str, name: str) -> Owner | None:
+        return await self._claims.find(names, name)
+
+    async def list_names(self, names: str) -> list[str]:
+        return await self._claims.list_names(names)
+
+    # -- connections and tokens --------------------------------------------------------------------------------
+
+    async def disowned(self, serial: int) -> None:
+        """Give back everything that a connection owns. What Redis does not take now it gets later: never raises."""
+        async with self._ledger.leaving(serial) as holdings:
+            owner = self._lease.owner
+            try:
+                await self._estate.give_back(owner, holdings)
+            except BrokerUnavailable as error:
+                _log.info("not given back yet", count=len(holdings), error=error.what)
+                for holding in holdings:
+                    self._upkeep.owe(owner, holding)
+            else:
+                self._estate.forget(owner, holdings)
+
+    async def send(self, owner: Owner, message: bytes) -> bool:
+        return await self._direct.send(owner, message)
+
+    async def put_token(self, value: Any, ttl_s: float) -> str:
+        return await self._tokens.put(value, ttl_s)
+
+    async def take_token(self, token: str) -> Any | None:
+        return await self._tokens.take(token)
+
+    # -- what connections hold ---------------------------------------------------------------------------------
+
+    async def _until_held(self) -> str:
+        """Give NODE:INCARNATION once there is a lease. Raises BrokerUnavailable: it could not be renewed."""
+        if not (self._lease.renewals and self._heard.is_set()):
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await self._lease.until_first()
+                    await self._heard.wait()
+            except TimeoutError as error:
+                raise BrokerUnavailable("no lease yet") from error
+        if not self._lease.is_held:
+            raise BrokerUnavailable("the lease could not be renewed")
+        return self._lease.owner
+
+    async def _write(self, holdings: Holdings, owner: str, holding: Holding, call: Call) -> Any:
+        """Index a holding and write its state; gives the script's answer. What fails is owed."""
+        was_held = holding in holdings.all
+        holdings.all.add(holding)
+        self._ledger.excuse(owner, holding)
+        try:
+            _, answer, is_fenced = await self._scripts.run(
+                command(b"SADD", owned_key(self._prefix, owner), holding.element()),
+                call,
+                command(b"EXISTS", claim_key(self._prefix, owner)),
+            )
+            if is_fenced:
+                raise BrokerUnavailable("fenced meanwhile")
+        except BaseException:
+            if not was_held:
+                holdings.all.discard(holding)
+            if not was_held or owner != self._lease.owner:
+                self._upkeep.owe(owner, holding)
+            raise
+        return answer
+
+    def _drop(self, holdings: Holdings, owner: str, holding: Holding) -> None:
+        """Forget a holding that was given back or not granted."""
+        holdings.all.discard(holding)
+        self._estate.forget(owner, [holding])
+
+    async def _give_back(self, serial: int, holding: Holding) -> bool:
+        async with self._ledger.held(serial) as holdings:
+            owner = self._lease.owner
+            (was_there,) = await self._estate.give_back(owner, [holding])
+            self._drop(holdings, owner, holding)
+            return was_there

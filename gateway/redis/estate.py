@@ -1,0 +1,174 @@
+"""Estate: what an owner (NODE:INCARNATION) owns, by its index, and the giving back of it.
+
+Rules:
+- An element of the index is a JSON list: ["r", roster, serial, entry] or ["n", names, name, serial].
+- It is written before the state and taken out after it. Both lie in different slots, so between the two anything may
+  happen: an element without state is harmless, state without an element would stay for ever.
+- Giving back is compare-and-delete by owner: done twice, by two reapers, or late, it finds nothing the second time,
+  and only who found it publishes `left`.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from gateway.directory import Member, Owner
+from gateway.redis.names import channel_name, counts_key, names_key, owned_key, roster_key
+from gateway.redis.scripting import Call, Scripts
+from gateway.redis.wire import command
+
+__all__ = ["Estate", "Holding", "NameHeld", "Place", "field_of", "read_value"]
+
+BATCH = 200  # elements a round trip: a script of so many takes Redis 2 ms
+_MISSING: Sequence[Any] = ()
+
+_log = structlog.get_logger("snorky.redis")
+
+
+class Notices(Protocol):
+    """Makes what is published; see Asserter.notice."""
+
+    def __call__(self, roster: str, member: Member, *, has_joined: bool, is_identity: bool) -> bytes | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a connection is in a roster."""
+
+    roster: str
+    serial: int
+    entry: str
+
+    def element(self) -> bytes:
+        """Spell it as the index has it."""
+        return msgspec.json.encode(["r", self.roster, self.serial, self.entry])
+
+
+@dataclass(frozen=True, slots=True)
+class NameHeld:
+    """A name of a connection."""
+
+    names: str
+    name: str
+    serial: int
+
+    def element(self) -> bytes:
+        """Spell it as the index has it."""
+        return msgspec.json.encode(["n", self.names, self.name, self.serial])
+
+
+Holding = Place | NameHeld
+
+
+def field_of(owner: str, place: Place) -> bytes:
+    """Spell the field that an entry has in its roster. owner: NODE:INCARNATION."""
+    return f"{owner}:{place.serial} {place.entry}".encode()
+
+
+def read_value(field: bytes, value: bytes) -> Member:
+    """Read a field of a roster and its value. Raises ValueError: we did not write that."""
+    owner, _, entry = field.decode().partition(" ")
+    length, _, rest = value.partition(b":")
+    identity = rest[: int(length)].decode()
+    return Member(identity, Owner.parse(owner), entry, msgspec.json.decode(rest[int(length) :]))
+
+
+class Estate:
+    """Gives back what is owned. scripts: runs it. notices: what is told of it."""
+
+    def __init__(self, scripts: Scripts, *, prefix: str, notices: Notices) -> None:
+        self._scripts = scripts
+        self._prefix = prefix
+        self._notices = notices
+
+    async def sweep(self, owner: str) -> int:
+        """Give back all that a dead owner owns; returns how much it was. Raises BrokerUnavailable.
+
+        Elements of which there is no state stay: a write that is on the way may bring it, until the last sweep.
+        """
+        key = owned_key(self._prefix, owner)
+        count, cursor = 0, b"0"
+        while True:
+            ((cursor, elements),) = await self._scripts.run(command(b"SSCAN", key, cursor, b"COUNT", b"%d" % BATCH))
+            holdings = [holding for holding in map(_read_element, elements) if holding is not None]
+            found = await self.give_back(owner, holdings)
+            gone = [holding.element() for holding, was_there in zip(holdings, found, strict=True) if was_there]
+            if gone:
+                await self._scripts.run(command(b"SREM", key, *gone))
+            count += len(gone)
+            if cursor == b"0":
+                return count
+
+    async def give_back(self, owner: str, holdings: Sequence[Holding]) -> list[bool]:
+        """Delete the state of these holdings; publishes `left`. True for each that was there.
+
+        Raises BrokerUnavailable: perhaps it was done to some.
+        """
+        found: list[bool] = []
+        for start in range(0, len(holdings), BATCH):
+            found += await self._give_back(owner, holdings[start : start + BATCH])
+        return found
+
+    def forget(self, owner: str, holdings: Iterable[Holding]) -> None:
+        """Take holdings out of the index, once their state is deleted; never waits."""
+        elements = [holding.element() for holding in holdings]
+        if elements:
+            self._scripts.forget(command(b"SREM", owned_key(self._prefix, owner), *elements))
+
+    async def _give_back(self, owner: str, holdings: Sequence[Holding]) -> list[bool]:
+        rosters: defaultdict[str, list[int]] = defaultdict(list)
+        names: defaultdict[str, list[int]] = defaultdict(list)
+        for at, holding in enumerate(holdings):
+            if isinstance(holding, Place):
+                rosters[holding.roster].append(at)
+            else:
+                names[holding.names].append(at)
+        fields = {at: field_of(owner, place) for at, place in enumerate(holdings) if isinstance(place, Place)}
+        reads = [
+            command(b"HMGET", roster_key(self._prefix, key), *(fields[at] for at in places))
+            for key, places in rosters.items()
+        ]
+        values = await self._scripts.run(*reads) if reads else []
+        calls, order = [], []
+        for (roster, places), answer in zip(rosters.items(), values, strict=True):
+            arguments = [channel_name(self._prefix, roster)]
+            for at, value in zip(places, answer, strict=True):
+                arguments += [fields[at], *self._left(roster, fields[at], value)]
+            calls.append(Call("leave", [roster_key(self._prefix, roster), counts_key(self._prefix, roster)], arguments))
+            order += places
+        for key, places in names.items():
+            held = [(holdings[at], at) for at in places]
+            pairs = [(each.name, f"{owner}:{each.serial}") for each, _ in held if isinstance(each, NameHeld)]
+            calls.append(Call("release", [names_key(self._prefix, key)], [w.encode() for pair in pairs for w in pair]))
+            order += places
+        found = [False] * len(holdings)
+        answers = await self._scripts.run(*calls) if calls else []
+        for at, was_there in zip(order, (flag for answer in answers for flag in answer), strict=True):
+            found[at] = was_there == 1
+        return found
+
+    def _left(self, roster: str, field: bytes, value: bytes | None) -> tuple[bytes, bytes]:
+        """Make what is told if it is the identity's last entry, and if not. An entry that comes later tells nothing."""
+        if value is None:
+            return b"", b""
+        try:
+            member = read_value(field, value)
+            return tuple(  # type: ignore[return-value]  # two of them
+                self._notices(roster, member, has_joined=False, is_identity=is_last) or b"" for is_last in (True, False)
+            )
+        except Exception as error:  # the foreign code of a service, or a foreign writer: the member goes all the same
+            _log.exception("nothing told of who left", error=repr(error))
+            return b"", b""
+
+
+def _read_element(element: bytes) -> Holding | None:
+    match msgspec.json.decode(element):
+        case ["r", str(roster), int(serial), str(entry)]:
+            return Place(roster, serial, entry)
+        case ["n", str(names), str(name), int(serial)]:
+            return NameHeld(names, name, serial)
+    return None

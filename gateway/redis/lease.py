@@ -1,0 +1,153 @@
+"""Lease: one heartbeat of a node stands for all that its connections own.
+
+Rules:
+- It is renewed every 2 s and ends 8 s after the last time, by the clock of Redis. One that has ended is simply
+  renewed under the same incarnation: while Redis stood still, everybody's did.
+- Only a reaper's claim fences. Then the node takes a new incarnation, at once.
+- Redis that does not know a lease which it was told of has lost its state.
+- `is_held` counts from when a renewal was sent, by this node's clock: never longer than Redis counts.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from gateway.errors import BrokerUnavailable
+from gateway.redis.names import claim_key, leases_key
+from gateway.redis.scripting import Call, Scripts
+
+__all__ = ["Lease", "Timings"]
+
+_log = structlog.get_logger("snorky.redis")
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Of leases and reapers. The defaults are promised: what a dead node had is gone within 15 s."""
+
+    ttl_s: float = 8.0  # three renewals may fail
+    renew_s: float = 2.0
+    look_s: float = 1.0
+    sighting_s: float = 3.0  # between two sightings of the same dead node: longer than a living one needs to renew
+    claim_ttl_s: float = 3600.0  # writes that were on the way may come as long as TCP tries: 15 min
+    hold_s: float = 5.0  # a reaper that takes longer is joined by another one
+    sweep_s: float = 60.0  # the dead are looked at again
+
+
+class Lease:
+    """Keeps one node's lease.
+
+    To be set by who wants to know, and not to wait: on_fenced, with the former NODE:INCARNATION; on_lost_state, when
+    Redis lost its state; on_renewed.
+    """
+
+    def __init__(self, scripts: Scripts, *, prefix: str, node_id: str, timings: Timings) -> None:
+        self.node_id = node_id
+        self.on_fenced: Callable[[str], None] = _ignore
+        self.on_lost_state: Callable[[], None] = _ignore
+        self.on_renewed: Callable[[], None] = _ignore
+        self._scripts = scripts
+        self._prefix = prefix
+        self._timings = timings
+        self._renewed_at: float | None = None  # loop time, under the present incarnation
+        self._wake = asyncio.Event()
+        self._first = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.incarnation = secrets.token_hex(6)
+        self.renewals = 0
+
+    @property
+    def owner(self) -> str:
+        """NODE:INCARNATION, as it is now."""
+        return f"{self.node_id}:{self.incarnation}"
+
+    @property
+    def is_held(self) -> bool:
+        """True while Redis cannot have let it end."""
+        now = asyncio.get_running_loop().time()
+        return self._renewed_at is not None and now - self._renewed_at < self._timings.ttl_s
+
+    def start(self) -> None:
+        """Begin to renew; returns at once."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="redis-lease")
+
+    async def stop(self, *, is_clean: bool) -> None:
+        """End it, if Redis lets us. Idempotent.
+
+        is_clean: nothing is owned under it any more; else it is left to a reaper.
+        """
+        await self.abandon()
+        if self._renewed_at is not None:
+            self._renewed_at = None
+            flag = b"1" if is_clean else b"0"
+            try:
+                await self._scripts.run(Call("resign", [leases_key(self._prefix)], [self.owner.encode(), flag]))
+            except BrokerUnavailable as error:
+                _log.info("lease not given up", error=error.what, expires_in_s=self._timings.ttl_s)
+
+    async def abandon(self) -> None:
+        """Renew no more, and say nothing. Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def until_first(self) -> None:
+        """Wait for the first renewal after the start."""
+        await self._first.wait()
+
+    def hurry(self) -> None:
+        """Renew now: there is a connection again, and others may be about to think us dead."""
+        self._wake.set()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        is_failing = False
+        while True:
+            self._wake.clear()
+            began = loop.time()
+            try:
+                await self._renew()
+            except BrokerUnavailable as error:
+                if not is_failing:
+                    _log.warning("lease not renewed", error=error.what)
+                is_failing = True
+            except Exception as error:  # the top of a task: without it the node would be reaped
+                _log.exception("lease not renewed", error=repr(error))
+            else:
+                is_failing = False
+            try:
+                async with asyncio.timeout(max(0.0, began + self._timings.renew_s - loop.time())):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _renew(self) -> None:
+        sent_at = asyncio.get_running_loop().time()
+        keys = [leases_key(self._prefix), claim_key(self._prefix, self.owner)]
+        ttl_ms = b"%d" % round(self._timings.ttl_s * 1000)
+        (status,) = await self._scripts.run(Call("renew", keys, [self.owner.encode(), ttl_ms]))
+        # A claim does not stand for ever: who was away for longer than that cannot know whether it was fenced.
+        last = self._renewed_at
+        is_forgotten = status == b"new" and last is not None and sent_at - last > self._timings.claim_ttl_s / 2
+        if status == b"fenced" or is_forgotten:
+            former, self._renewed_at = self.owner, None
+            self.incarnation = secrets.token_hex(6)
+            self._wake.set()
+            _log.warning("fenced: others took this node for dead", owner=former, now=self.owner)
+            self.on_fenced(former)
+            return
+        self._renewed_at = sent_at
+        self.renewals += 1
+        self._first.set()
+        if status == b"new" and last is not None:
+            _log.warning("redis has lost its state", owner=self.owner)
+            self.on_lost_state()
+        self.on_renewed()
+
+
+def _ignore(*_: object) -> None:
+    pass

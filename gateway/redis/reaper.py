@@ -1,0 +1,119 @@
+"""Reaper: gives back what dead nodes owned. Every node runs one; they watch each other.
+
+Rules:
+- A node is dead after two sightings of its expired lease, 3 s apart at least, in all looks between them, with a
+  renewal of our own succeeding in between. After a pause of Redis all leases have expired; who lives renews
+  before that.
+- One reaper claims it (SET NX, in one script with the last look at the lease): from then on it is fenced.
+- What a reaper does not finish, another does: a dead owner stays on a list until its claim has expired, and is swept
+  again and again, for the writes that came late.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from gateway.errors import BrokerUnavailable
+from gateway.redis.lease import Lease, Timings
+from gateway.redis.names import claim_key, leases_key, owned_key, reaped_key
+from gateway.redis.scripting import Call, Scripts
+from gateway.redis.wire import command
+
+__all__ = ["Reaper"]
+
+LOOK_MAX = 100  # owners a look; nodes do not die by the hundred, and the next look is in a second
+
+_log = structlog.get_logger("snorky.redis")
+
+
+@dataclass(frozen=True, slots=True)
+class _Sighting:
+    at: float  # loop time
+    renewals: int  # of our own, until then
+
+
+class Reaper:
+    """Looks for dead owners. sweep: gives back all that a NODE:INCARNATION owns; returns how much it was."""
+
+    def __init__(
+        self, scripts: Scripts, *, prefix: str, lease: Lease, timings: Timings, sweep: Callable[[str], Awaitable[int]]
+    ) -> None:
+        self._scripts = scripts
+        self._prefix = prefix
+        self._lease = lease
+        self._timings = timings
+        self._sweep = sweep
+        self._sightings: dict[str, _Sighting] = {}
+        self._looked_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._sweeps: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin to look; returns at once."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="redis-reaper")
+
+    async def stop(self) -> None:
+        """Look no more. What is being swept is left to others. Idempotent."""
+        task, self._task = self._task, None
+        tasks = [*self._sweeps, *([] if task is None else [task])]
+        for each in tasks:
+            each.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            try:
+                await self._look()
+            except BrokerUnavailable:
+                self._sightings.clear()  # the lease's failure is logged, and ours is the same
+            except Exception as error:  # the top of a task
+                _log.exception("not looked for dead nodes", error=repr(error))
+            await asyncio.sleep(max(0.0, began + self._timings.look_s - loop.time()))
+
+    async def _look(self) -> None:
+        keys = [leases_key(self._prefix), reaped_key(self._prefix)]
+        ((expired, due),) = await self._scripts.run(Call("look", keys, [b"%d" % LOOK_MAX]))
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at > self._timings.sighting_s:
+            self._sightings.clear()  # this node stood still: what it saw before proves nothing
+        self._looked_at = now
+        before, self._sightings = self._sightings, {}
+        dead = []
+        for owner in (text.decode() for text in expired):
+            sighting = before.get(owner) or _Sighting(now, self._lease.renewals)
+            self._sightings[owner] = sighting
+            if now - sighting.at >= self._timings.sighting_s and self._lease.renewals > sighting.renewals:
+                dead.append(owner)
+        for owner in [*dead, *(text.decode() for text in due)]:
+            if owner != self._lease.owner and self._lease.is_held and await self._seize(owner):
+                self._sightings.pop(owner, None)
+                task = asyncio.get_running_loop().create_task(self._reap(owner), name=f"redis-reap-{owner}")
+                self._sweeps.add(task)
+                task.add_done_callback(self._sweeps.discard)
+
+    async def _seize(self, owner: str) -> bool:
+        timings, prefix = self._timings, self._prefix
+        keys = [leases_key(prefix), reaped_key(prefix), claim_key(prefix, owner)]
+        times = (b"%d" % round(seconds * 1000) for seconds in (timings.claim_ttl_s, timings.hold_s))
+        (is_ours,) = await self._scripts.run(Call("seize", keys, [owner.encode(), self._lease.owner.encode(), *times]))
+        return bool(is_ours == 1)
+
+    async def _reap(self, owner: str) -> None:
+        try:
+            count = await self._sweep(owner)
+            keys = [reaped_key(self._prefix), claim_key(self._prefix, owner)]
+            pause_ms = b"%d" % round(self._timings.sweep_s * 1000)
+            (is_kept,) = await self._scripts.run(Call("swept", keys, [owner.encode(), pause_ms]))
+            if is_kept == 0:  # what is left in its index stands for nothing
+                await self._scripts.run(command(b"DEL", owned_key(self._prefix, owner)))
+        except BrokerUnavailable as error:
+            _log.warning("not reaped; another try comes", owner=owner, error=error.what)
+        except Exception as error:  # the top of a task
+            _log.exception("not reaped; another try comes", owner=owner, error=repr(error))
+        else:
+            if count:
+                _log.warning("reaped", owner=owner, given_back=count)

@@ -1,0 +1,104 @@
+"""Scripts: runs the Lua files of `scripts/` in Redis, by their digest, and in full where Redis does not know them yet.
+
+The first line `#!lua` has Redis refuse a script before any write when memory is short, unless `flags=allow-oom`.
+fakeredis knows no such line, so it is left out there.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hiredis
+
+from gateway.errors import BrokerUnavailable
+from gateway.redis.commander import Commander
+from gateway.redis.wire import command
+
+__all__ = ["Call", "Scripts"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Script:
+    source: bytes
+    digest: bytes
+
+    @classmethod
+    def of(cls, source: bytes) -> "_Script":
+        return cls(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+
+
+def _load() -> dict[str, tuple[_Script, _Script]]:
+    """Read all: as they are, and without their first line (which stays as an empty one: line numbers in errors)."""
+    found = {}
+    for path in sorted((Path(__file__).parent / "scripts").glob("*.lua")):
+        source = path.read_bytes()
+        found[path.stem] = (_Script.of(source), _Script.of(source[source.index(b"\n") :]))
+    return found
+
+
+_SCRIPTS = _load()
+_ASK_VERSION = b"return redis.REDIS_VERSION_NUM or 0"  # as old as the shebang line: Redis 7.0; fakeredis has neither
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One script to run. name: of its file."""
+
+    name: str
+    keys: Sequence[bytes]
+    arguments: Sequence[bytes]
+
+
+class Scripts:
+    """Runs groups of commands and scripts. commander: whose connection they go by, in order."""
+
+    def __init__(self, commander: Commander) -> None:
+        self._commander = commander
+        self._is_plain: bool | None = None  # the server knows no shebang line; None: not asked yet
+
+    async def run(self, *steps: Call | bytes) -> list[Any]:
+        """Run steps one after the other, with one round trip; bytes: a command as `wire.command` spells it.
+
+        If Redis does not know a script, it is sent again in full, and all commands again with it. Raises
+        BrokerUnavailable: one of them failed or it is not known; the others may have been done.
+        """
+        if self._is_plain is None:
+            (version,) = raise_for_errors(await self._commander.send([command(b"EVAL", _ASK_VERSION, b"0")]))
+            self._is_plain = version == 0
+        answers = await self._send(steps, in_full=False)
+        unknown = {at for at, answer in enumerate(answers) if _is_unknown(answer)}
+        if unknown:
+            # A script that was done is not done again, for it would answer otherwise; but what is read after one is.
+            again = [at for at, step in enumerate(steps) if at in unknown or isinstance(step, bytes)]
+            for at, answer in zip(again, await self._send([steps[at] for at in again], in_full=True), strict=True):
+                answers[at] = answer
+        return raise_for_errors(answers)
+
+    def forget(self, *steps: bytes) -> None:
+        """Send commands of which nobody needs to know the outcome."""
+        self._commander.send(steps)
+
+    def _send(self, steps: Sequence[Call | bytes], *, in_full: bool) -> "asyncio.Future[list[Any]]":
+        return self._commander.send([self._spell(step, in_full) for step in steps])
+
+    def _spell(self, step: Call | bytes, in_full: bool) -> bytes:
+        if isinstance(step, bytes):
+            return step
+        script = _SCRIPTS[step.name][bool(self._is_plain)]
+        how, what = (b"EVAL", script.source) if in_full else (b"EVALSHA", script.digest)
+        return command(how, what, b"%d" % len(step.keys), *step.keys, *step.arguments)
+
+
+def _is_unknown(answer: object) -> bool:
+    return isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT")
+
+
+def raise_for_errors(answers: list[Any]) -> list[Any]:
+    """Give the answers back. Raises BrokerUnavailable: one is an error."""
+    for answer in answers:
+        if isinstance(answer, hiredis.ReplyError):
+            raise BrokerUnavailable(str(answer)[:300])
+    return answers

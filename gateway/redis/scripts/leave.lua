@@ -1,0 +1,34 @@
+#!lua flags=allow-oom
+-- Take entries out of a roster. A field names its owner: nobody takes out what another owns.
+-- KEYS roster, counts
+-- ARGV channel, then for each: field, notice if it is the identity's last, notice if not
+-- Returns for each: 1, or 0: it was not there.
+local answer = {}
+for at = 2, #ARGV, 3 do
+  local field = ARGV[at]
+  local value = redis.call('HGET', KEYS[1], field)
+  local found = 0
+  if value then
+    found = 1
+    redis.call('HDEL', KEYS[1], field)
+    local colon = string.find(value, ':', 1, true)
+    local identity = 'i' .. string.sub(value, colon + 1, colon + tonumber(string.sub(value, 1, colon - 1)))
+    local notice = ARGV[at + 2]
+    if redis.call('HINCRBY', KEYS[2], identity, '-1') <= 0 then
+      redis.call('HDEL', KEYS[2], identity)
+      notice = ARGV[at + 1]
+    end
+    if notice ~= '' then
+      redis.call('PUBLISH', ARGV[1], notice)
+    end
+  end
+  answer[#answer + 1] = found
+end
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('DEL', KEYS[2])
+else
+  local time = redis.call('TIME')
+  local last = tonumber(redis.call('HGET', KEYS[2], 'v') or '0')
+  redis.call('HSET', KEYS[2], 'v', string.format('%d', math.max(last + 1, time[1] * 1000000 + time[2])))
+end
+return answer

@@ -1,0 +1,38 @@
+"""Tokens: values kept for a while under names that cannot be guessed, and given out once."""
+
+import secrets
+from typing import Any
+
+import msgspec
+
+from gateway.codec import encode_json
+from gateway.redis.names import token_key
+from gateway.redis.scripting import Scripts
+from gateway.redis.wire import command
+
+__all__ = ["Tokens"]
+
+TOKEN_LENGTH = 32
+
+
+class Tokens:
+    """Keeps and gives out. Each token is a key with its own time to live."""
+
+    def __init__(self, scripts: Scripts, *, prefix: str) -> None:
+        self._scripts = scripts
+        self._prefix = prefix
+
+    async def put(self, value: Any, ttl_s: float) -> str:
+        """Keep a value; returns its token: 128 bits, in hexadecimal. Raises BrokerUnavailable."""
+        token = secrets.token_hex(TOKEN_LENGTH // 2)
+        ttl_ms = b"%d" % max(1, round(ttl_s * 1000))
+        data = encode_json(value)
+        await self._scripts.run(command(b"SET", token_key(self._prefix, token), data, b"PX", ttl_ms))
+        return token
+
+    async def take(self, token: str) -> Any | None:
+        """Take a value, once; None = there is none. token: anything. Raises BrokerUnavailable."""
+        if len(token) != TOKEN_LENGTH or not set(token) <= set("0123456789abcdef"):
+            return None
+        (data,) = await self._scripts.run(command(b"GETDEL", token_key(self._prefix, token)))
+        return None if data is None else msgspec.json.decode(data)

@@ -1,0 +1,213 @@
+"""Upkeep: the work on what connections hold that nobody waits for. One task, woken when there is some.
+
+In this order, and again from the start after a failure, with the next renewal of the lease:
+1. A fenced incarnation is swept: the reaper may not be done, and its `left` comes before our `joined`.
+2. All is asserted again: with `joined` after fencing, for others saw `left`; quietly after Redis lost its state.
+3. Debts are paid.
+4. Suspected names are looked at: whether they are still ours.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import structlog
+
+from gateway.directory import Asserter, Member, Owner
+from gateway.errors import BrokerUnavailable
+from gateway.redis.claims import Claims
+from gateway.redis.estate import BATCH, Estate, Holding, NameHeld, Place
+from gateway.redis.lease import Lease
+from gateway.redis.ledger import Holdings, Ledger
+from gateway.redis.names import claim_key, owned_key
+from gateway.redis.rosters import Rosters
+from gateway.redis.scripting import Call, Scripts
+from gateway.redis.wire import command
+
+__all__ = ["Upkeep"]
+
+_log = structlog.get_logger("snorky.redis")
+
+
+class Upkeep:
+    """Keeps Redis and the ledger of one node in agreement."""
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        *,
+        prefix: str,
+        lease: Lease,
+        ledger: Ledger,
+        estate: Estate,
+        rosters: Rosters,
+        claims: Claims,
+    ) -> None:
+        self._scripts = scripts
+        self._prefix = prefix
+        self._lease = lease
+        self._ledger = ledger
+        self._estate = estate
+        self._rosters = rosters
+        self._claims = claims
+        self._asserter: Asserter | None = None
+        self._former: list[str] = []  # fenced incarnations that are to be swept
+        self._assertion: str | None = None  # "joined", "quietly"
+        self._suspects: set[NameHeld] = set()
+        self._todo = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """True if no work is left."""
+        return not (self._former or self._assertion or self._suspects or self._ledger.has_debts)
+
+    def start(self, asserter: Asserter) -> None:
+        """Begin; returns at once."""
+        self._asserter = asserter
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="redis-upkeep")
+
+    async def stop(self) -> None:
+        """Leave the rest undone. Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def on_fenced(self, former: str) -> None:
+        """Know that an incarnation was fenced; the lease has a new one."""
+        self._former.append(former)
+        self._assertion = "joined"
+
+    def on_lost_state(self) -> None:
+        """Know that Redis has lost its state."""
+        self._assertion = self._assertion or "quietly"
+        self._todo.set()
+
+    def on_renewed(self) -> None:
+        """Go on with what was put off."""
+        if not self.is_idle:
+            self._todo.set()
+
+    def suspect(self, names: Iterable[NameHeld]) -> None:
+        """Have it found out whether these names are still ours."""
+        self._suspects.update(names)
+        self._todo.set()
+
+    def owe(self, owner: str, holding: Holding) -> None:
+        """Have something given back that may have been written, or may yet be."""
+        self._ledger.owe(owner, holding, is_under_way=True)
+        self._todo.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._todo.wait()
+            self._todo.clear()
+            if not self._lease.is_held:
+                continue  # the next renewal comes back to it
+            try:
+                await self._sweep_former()
+                await self._assert_all()
+                await self._pay()
+                await self._verify()
+            except BrokerUnavailable as error:
+                _log.info("put off until redis answers", error=error.what)
+            except Exception as error:  # the top of a task
+                _log.exception("upkeep failed", error=repr(error))
+
+    async def _sweep_former(self) -> None:
+        while self._former:
+            await self._estate.sweep(self._former[0])
+            del self._former[0]
+
+    # -- asserting again -----------------------------------------------------------------------------------------
+
+    async def _assert_all(self) -> None:
+        if self._assertion is None or self._asserter is None:
+            return
+        how, self._assertion = self._assertion, None
+        try:
+            owner = self._lease.owner
+            members = [
+                (Place(roster, member.owner.serial, member.entry), member)
+                for roster, member in self._asserter.local_members()
+            ]
+            for start in range(0, len(members), BATCH):
+                await self._assert_members(owner, members[start : start + BATCH], is_quiet=how == "quietly")
+            names = [(NameHeld(names, name, serial), i) for names, name, serial, i in self._asserter.local_names()]
+            for start in range(0, len(names), BATCH):
+                await self._assert_names(owner, names[start : start + BATCH])
+        except BaseException:
+            self._assertion = "joined" if "joined" in (how, self._assertion) else "quietly"
+            raise
+        _log.warning("asserted again", how=how, members=len(members), names=len(names))
+
+    async def _assert_members(self, owner: str, members: Sequence[tuple[Place, Member]], *, is_quiet: bool) -> None:
+        async with self._ledger.held_all([place for place, _ in members]) as held:
+            mine = [(place, member) for place, member in members if place in held]  # some left meanwhile
+            calls = [
+                self._rosters.entering(
+                    place.roster,
+                    Member(member.identity, Owner.parse(f"{owner}:{place.serial}"), place.entry, member.data),
+                    is_quiet=is_quiet,
+                )
+                for place, member in mine
+            ]
+            await self._assert(owner, [place for place, _ in mine], calls)
+
+    async def _assert_names(self, owner: str, names: Sequence[tuple[NameHeld, str | None]]) -> None:
+        async with self._ledger.held_all([name for name, _ in names]) as held:
+            mine = [(name, identity) for name, identity in names if name in held]
+            calls = [self._claims.claiming(owner, name, identity, is_taking_over=False) for name, identity in mine]
+            answers = await self._assert(owner, [name for name, _ in mine], calls)
+            for (name, _), is_ours in zip(mine, answers, strict=True):
+                if is_ours != 1:
+                    self._lose(held[name], owner, name)
+
+    async def _assert(self, owner: str, holdings: Sequence[Holding], calls: Sequence[Call]) -> Sequence[Any]:
+        if not calls:
+            return ()
+        elements = [holding.element() for holding in holdings]
+        _, *answers, is_fenced = await self._scripts.run(
+            command(b"SADD", owned_key(self._prefix, owner), *elements),
+            *calls,
+            command(b"EXISTS", claim_key(self._prefix, owner)),
+        )
+        if is_fenced:
+            raise BrokerUnavailable("fenced meanwhile")  # and swept, when the lease has noticed
+        return answers
+
+    # -- debts and suspicions --------------------------------------------------------------------------------------
+
+    async def _pay(self) -> None:
+        for serial in self._ledger.left_over():
+            async with self._ledger.leaving(serial) as holdings:
+                for holding in holdings:
+                    self._ledger.owe(self._lease.owner, holding, is_under_way=True)
+        while due := self._ledger.due(BATCH):
+            async with self._ledger.held_all([holding for _, holding in due]):
+                for owner in {owner for owner, _ in due}:
+                    # who entered again meanwhile is excused
+                    owed = [each for key, each in due if key == owner and self._ledger.is_owed(owner, each)]
+                    await self._estate.give_back(owner, owed)
+                    self._estate.forget(owner, owed)
+                    for each in owed:
+                        self._ledger.paid(owner, each)
+
+    async def _verify(self) -> None:
+        for name in list(self._suspects):
+            async with self._ledger.held_all([name]) as held:
+                if name in held:
+                    found = await self._claims.find(name.names, name.name)
+                    if found is not None and (found.node_id, found.serial) != (self._lease.node_id, name.serial):
+                        self._lose(held[name], self._lease.owner, name)
+            self._suspects.discard(name)
+
+    def _lose(self, holdings: Holdings, owner: str, name: NameHeld) -> None:
+        holdings.all.discard(name)
+        self._estate.forget(owner, [name])
+        try:
+            if self._asserter is not None:
+                self._asserter.on_lost_name(name.names, name.name, name.serial)
+        except Exception as error:  # the foreign code of a service
+            _log.exception("lost name not taken note of", error=repr(error))

@@ -1,0 +1,322 @@
+"""The contract of `gateway.directory`, held by RedisDirectory on each kind of server, and by the one in memory."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.directory import Member, Owner
+from gateway.errors import InvalidMessage
+from tests.support.directories import FakeNode, RedisTestCluster, TestCluster, open_cluster
+from tests.support.redis_servers import KINDS
+
+ROOM = "chat:room"
+NAMES = "messaging:names"
+
+
+@pytest.fixture(params=("memory", *KINDS))
+async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TestCluster]:
+    async with open_cluster(request.param, tmp_path) as opened:
+        await opened.listen(ROOM, "silent:room", "cursors:doc")
+        yield opened
+
+
+def owner(node: FakeNode, serial: int) -> Owner:
+    return Owner(node.node_id, node.directory.incarnation, serial)
+
+
+async def hears(cluster: TestCluster, roster: str, *notices: bytes) -> None:
+    """Wait for the last notice, and hold that these are all, in this order."""
+    await cluster.until(lambda: len(cluster.heard(roster)) >= len(notices))
+    assert cluster.heard(roster) == list(notices)
+
+
+async def fence(cluster: TestCluster, node: FakeNode) -> None:
+    """Return when all that was published before has been heard."""
+    await node.directory.enter("cursors:doc", 999, "fence")
+    await node.directory.leave("cursors:doc", 999)
+    await cluster.until(lambda: cluster.heard("cursors:doc")[-1:] == [b"left fence"])
+
+
+# -- rosters ----------------------------------------------------------------------------------------------------
+
+
+async def test_the_first_entry_of_an_identity_joins_and_the_last_one_leaves(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    assert (await a.directory.enter(ROOM, 1, "alice")).is_first
+    entered = await b.directory.enter(ROOM, 1, "alice")
+    assert not entered.is_first
+    assert [str(member.owner) for member in entered.members] == [str(owner(a, 1)), str(owner(b, 1))]
+    assert await a.directory.leave(ROOM, 1)
+    assert await b.directory.leave(ROOM, 1)
+    await hears(cluster, ROOM, b"joined alice", b"joined-entry alice", b"left-entry alice", b"left alice")
+    assert await a.directory.members(ROOM) == []
+
+
+async def test_all_nodes_list_the_same_members_in_the_same_order(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await b.directory.enter(ROOM, 10, "bob", data={"x": [1, 2.5, None, "é"]})
+    await b.directory.enter(ROOM, 9, "bob")
+    await b.directory.enter(ROOM, 9, "bob", entry="second entry\n")
+    await a.directory.enter(ROOM, 1, "alice: 3:x")
+    expected = [
+        Member("alice: 3:x", owner(a, 1)),
+        Member("bob", owner(b, 9)),
+        Member("bob", owner(b, 9), "second entry\n"),
+        Member("bob", owner(b, 10), "", {"x": [1, 2.5, None, "é"]}),
+    ]
+    assert await a.directory.members(ROOM) == await b.directory.members(ROOM) == expected
+
+
+async def test_entering_again_replaces_the_data_and_tells_nobody(cluster: TestCluster) -> None:
+    a = await cluster.node("a")
+    await a.directory.enter(ROOM, 1, "alice", data=1)
+    again = await a.directory.enter(ROOM, 1, "alice", data=2)
+    assert not again.is_first
+    assert again.members == [Member("alice", owner(a, 1), "", 2)]
+    assert await a.directory.leave(ROOM, 1)
+    await hears(cluster, ROOM, b"joined alice", b"left alice")
+
+
+async def test_a_connection_that_became_somebody_else_leaves_and_joins(cluster: TestCluster) -> None:
+    a = await cluster.node("a")
+    await a.directory.enter(ROOM, 1, "alice")
+    entered = await a.directory.enter(ROOM, 1, "bob")
+    assert entered.is_first
+    await hears(cluster, ROOM, b"joined alice", b"left alice", b"joined bob")
+
+
+async def test_an_update_replaces_data_and_publishes_its_notice(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await a.directory.enter(ROOM, 1, "alice: 7", data=1)
+    assert await a.directory.update(ROOM, 1, data={"y": "\x00:"}, notice=b"moved")
+    assert await a.directory.update(ROOM, 1, data=3)
+    assert not await b.directory.update(ROOM, 1, data=4, notice=b"never"), "b has no such entry"
+    assert await b.directory.members(ROOM) == [Member("alice: 7", owner(a, 1), "", 3)]
+    await hears(cluster, ROOM, b"joined alice: 7", b"moved")
+
+
+async def test_nobody_leaves_for_another(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await a.directory.enter(ROOM, 1, "alice")
+    assert not await b.directory.leave(ROOM, 1)
+    assert not await a.directory.leave(ROOM, 2)
+    assert len(await a.directory.members(ROOM)) == 1
+    assert await a.directory.leave(ROOM, 1)
+    assert not await a.directory.leave(ROOM, 1)
+
+
+async def test_where_nothing_is_to_be_told_nothing_is_published(cluster: TestCluster) -> None:
+    a = await cluster.node("a")
+    await a.directory.enter("silent:room", 1, "alice")
+    await a.directory.leave("silent:room", 1)
+    await fence(cluster, a)
+    assert cluster.heard("silent:room") == []
+
+
+async def test_what_is_no_json_is_refused_and_leaves_nothing_behind(cluster: TestCluster) -> None:
+    a = await cluster.node("a")
+    for data in (float("nan"), b"bytes", {1: 2}):
+        with pytest.raises(InvalidMessage):
+            await a.directory.enter(ROOM, 1, "alice", data=data)
+    assert await a.directory.members(ROOM) == []
+
+
+async def test_racing_nodes_have_one_first_and_one_last(cluster: TestCluster) -> None:
+    nodes = [await cluster.node(node_id) for node_id in "abc"]
+    for round_ in range(5):
+        entered = await asyncio.gather(
+            *(node.directory.enter(ROOM, serial, "alice") for node in nodes for serial in range(5))
+        )
+        assert sum(each.is_first for each in entered) == 1
+        assert all(await asyncio.gather(*(node.directory.leave(ROOM, serial) for node in nodes for serial in range(5))))
+        await cluster.until(lambda expected=(round_ + 1) * 30: len(cluster.heard(ROOM)) == expected)  # type: ignore[misc]
+    told = [notice for notice in cluster.heard(ROOM) if b"-entry" not in notice]
+    assert told == [b"joined alice", b"left alice"] * 5
+
+
+# -- names ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_name_has_one_owner_in_the_cluster(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    assert await a.directory.claim(NAMES, "x y:z", 1)
+    assert await a.directory.claim(NAMES, "x y:z", 1), "it is its own"
+    assert not await b.directory.claim(NAMES, "x y:z", 1)
+    assert not await a.directory.claim(NAMES, "x y:z", 2)
+    assert await b.directory.claim("other:names", "x y:z", 1)
+    assert await b.directory.find(NAMES, "x y:z") == owner(a, 1)
+    assert not await b.directory.release(NAMES, "x y:z", 1)
+    assert await a.directory.release(NAMES, "x y:z", 1)
+    assert await a.directory.find(NAMES, "x y:z") is None
+    assert await b.directory.claim(NAMES, "x y:z", 1)
+
+
+async def test_names_are_listed(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await a.directory.claim(NAMES, "one", 1)
+    await b.directory.claim(NAMES, "two", 1, "bob")
+    assert sorted(await a.directory.list_names(NAMES)) == ["one", "two"]
+
+
+async def test_racing_claims_have_one_winner(cluster: TestCluster) -> None:
+    nodes = [await cluster.node(node_id) for node_id in "abc"]
+    for name in "abcdefgh":
+        won = await asyncio.gather(
+            *(node.directory.claim(NAMES, name, serial) for node in nodes for serial in range(5))
+        )
+        assert sum(won) == 1
+
+
+async def test_the_same_identity_takes_a_name_over_and_the_loser_is_told(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    assert await a.claim(NAMES, "desk", 1, "alice smith")
+    assert not await b.claim(NAMES, "desk", 1, "bob")
+    assert not await b.claim(NAMES, "desk", 1)
+    assert await b.claim(NAMES, "desk", 2, "alice smith")
+    assert await a.directory.find(NAMES, "desk") == owner(b, 2)
+    await cluster.until(lambda: a.lost == [(NAMES, "desk", 1)])
+    await a.disowned(1)
+    assert await a.directory.find(NAMES, "desk") == owner(b, 2), "the loser gives nothing back"
+    assert b.lost == []
+
+
+async def test_a_name_without_identity_is_never_taken_over(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    assert await a.directory.claim(NAMES, "desk", 1)
+    assert not await b.directory.claim(NAMES, "desk", 1, "")
+    assert not await b.directory.claim(NAMES, "desk", 1, "alice")
+
+
+# -- connections that go, nodes that die ------------------------------------------------------------------------
+
+
+async def test_who_goes_gives_back_everything_and_nothing_else(cluster: TestCluster) -> None:
+    a = await cluster.node("a")
+    await a.directory.enter(ROOM, 1, "alice")
+    await a.directory.enter(ROOM, 1, "alice", entry="x")
+    await a.directory.enter("cursors:doc", 1, "alice")
+    await a.directory.enter(ROOM, 2, "bob")
+    await a.directory.claim(NAMES, "one", 1)
+    await a.directory.claim(NAMES, "two", 2)
+    await a.directory.disowned(1)
+    await a.directory.disowned(1)
+    await a.directory.disowned(77)
+    assert await a.directory.members(ROOM) == [Member("bob", owner(a, 2))]
+    assert await a.directory.members("cursors:doc") == []
+    assert await a.directory.list_names(NAMES) == ["two"]
+    await fence(cluster, a)
+    assert [notice for notice in cluster.heard(ROOM) if notice.startswith(b"left ")] in (
+        [b"left alice"],
+        [b"left alice x"],
+    )
+
+
+async def test_a_dead_nodes_members_leave_once_and_its_names_are_free(cluster: TestCluster) -> None:
+    a, b, c = [await cluster.node(node_id) for node_id in "abc"]
+    for serial in range(20):
+        await a.directory.enter(ROOM, serial, f"user{serial}")
+        await a.directory.claim(NAMES, f"name{serial}", serial)
+    await a.directory.enter(ROOM, 100, "bob")
+    await b.directory.enter(ROOM, 1, "bob")
+    await c.directory.claim(NAMES, "kept", 1)
+    await cluster.until(lambda: len(cluster.heard(ROOM)) == 22)
+    await cluster.crash(a)
+    expected = sorted([*(f"left user{serial}".encode() for serial in range(20)), b"left-entry bob"])
+    await cluster.until(lambda: len(cluster.heard(ROOM)) >= 43)
+    assert sorted(cluster.heard(ROOM)[22:]) == expected
+    assert await b.directory.members(ROOM) == [Member("bob", owner(b, 1))]
+    deadline = asyncio.get_running_loop().time() + 5
+    while await b.directory.list_names(NAMES) != ["kept"]:
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.01)
+    assert await b.directory.claim(NAMES, "name1", 1)
+
+
+async def test_a_stopped_node_leaves_what_it_did_not_give_back_to_the_others(cluster: TestCluster) -> None:
+    a, _ = await cluster.node("a"), await cluster.node("b")
+    await a.directory.enter(ROOM, 1, "alice")
+    await a.directory.stop()
+    await a.directory.stop()
+    await hears(cluster, ROOM, b"joined alice", b"left alice")
+
+
+# -- direct -----------------------------------------------------------------------------------------------------
+
+
+async def test_direct_messages_arrive_once_in_order(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await b.directory.enter(ROOM, 5, "bob")
+    await a.directory.enter(ROOM, 1, "alice")
+    sent = [b"%d \n \xff" % number for number in range(300)]
+    assert all(await asyncio.gather(*(a.directory.send(owner(b, 5), message) for message in sent)))
+    assert b.direct == [(5, message) for message in sent]
+    assert await b.directory.send(owner(b, 6), b"to itself")
+    assert b.direct[-1] == (6, b"to itself")
+
+
+async def test_who_has_gone_gets_no_direct_message_and_the_sender_is_told(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await b.directory.enter(ROOM, 5, "bob")
+    b.gone.add(5)
+    assert not await a.directory.send(owner(b, 5), b"late")
+    assert not await a.directory.send(Owner("nobody", "i", 1), b"lost")
+    await cluster.crash(b)
+    assert not await a.directory.send(Owner("b", "i", 6), b"dead")
+    assert b.direct == []
+
+
+# -- tokens -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_token_is_taken_once_on_any_node(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    value = {"items": [1, "é", None]}
+    token = await a.directory.put_token(value, 60)
+    assert len(token) == 32 and token != await a.directory.put_token(value, 60)
+    taken = await asyncio.gather(*(node.directory.take_token(token) for node in (a, b, a, b)))
+    assert sorted(taken, key=json.dumps) == [None, None, None, value] or taken.count(value) == 1
+    assert await b.directory.take_token(token) is None
+
+
+async def test_a_token_expires(cluster: TestCluster) -> None:
+    a = await cluster.node("a")
+    token = await a.directory.put_token(1, 0.001)
+    await asyncio.sleep(0.02)  # the time itself is what is tested
+    assert await a.directory.take_token(token) is None
+
+
+@pytest.mark.parametrize("token", ["", "x" * 32, "0" * 31, "0" * 32, "*" * 32, "\ud800" * 32, "0" * 10_000])
+async def test_what_is_no_token_gives_nothing(cluster: TestCluster, token: str) -> None:
+    a = await cluster.node("a")
+    assert await a.directory.take_token(token) is None
+
+
+# -- what only a Redis has ----------------------------------------------------------------------------------------
+
+
+async def keys_of(cluster: RedisTestCluster) -> dict[str, Any]:
+    async with cluster.client() as client:
+        return {key.decode(): await client.ttl(key) async for key in client.scan_iter()}
+
+
+async def test_nothing_is_left_in_redis_but_leases(cluster: TestCluster) -> None:
+    if not isinstance(cluster, RedisTestCluster):
+        return
+    a, b = await cluster.node("a"), await cluster.node("b")
+    for node in (a, b):
+        for serial in range(10):
+            await node.directory.enter(ROOM, serial, f"user{serial}", entry="x", data=[1])
+            await node.directory.claim(NAMES, f"{node.node_id}{serial}", serial)
+    assert {"test:{chat:room}:roster", "test:{names messaging:names}"} < (await keys_of(cluster)).keys()
+    for node in (a, b):
+        await asyncio.gather(*(node.directory.disowned(serial) for serial in range(10)))
+    await a.directory.find(NAMES, "x")  # what was sent before is done
+    await b.directory.find(NAMES, "x")
+    assert (await keys_of(cluster)).keys() == {"test:{nodes}::leases"}
+    await a.directory.stop()
+    await b.directory.stop()
+    assert await keys_of(cluster) == {}

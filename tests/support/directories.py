@@ -1,0 +1,212 @@
+"""Directories under test: nodes with a scripted Asserter, on any kind of server or in memory.
+
+    async with open_cluster(kind, tmp_path) as cluster:
+            await cluster.listen("chat:room")
+        a, b = await cluster.node("a"), await cluster.node("b")
+        await a.enter("chat:room", 1, "alice")
+        await cluster.until(lambda: cluster.heard("chat:room") == [b"joined alice"])
+
+A `FakeNode` keeps what its connections are in, as a real node does, so that it can assert it again.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from gateway.directory import Directory, Member, Owner
+from gateway.metrics import Metrics
+from gateway.redis import RedisBroker, RedisDirectory, RedisTarget, Timings
+from tests.support.brokers import PREFIX, Recorder, hears
+from tests.support.memory_directory import MemoryCluster, MemoryDirectory
+from tests.support.redis_servers import FakeRedisServer, RedisServer, start_server
+
+__all__ = ["FAST", "FakeNode", "MemoryTestCluster", "RedisTestCluster", "TestCluster", "open_cluster"]
+
+# A tenth of the promised ones: what they do is the same.
+FAST = Timings(ttl_s=0.8, renew_s=0.2, look_s=0.1, sighting_s=0.3, claim_ttl_s=60.0, hold_s=0.5, sweep_s=0.5)
+
+
+class FakeNode:
+    """An Asserter that keeps what it entered and claimed, and what it was told."""
+
+    def __init__(self, node_id: str) -> None:
+        self.node_id = node_id
+        self.directory: Directory = None  # type: ignore[assignment]  # set at once by who makes it
+        self.held: dict[tuple[str, int, str], Member] = {}
+        self.names: dict[tuple[str, str], tuple[int, str | None]] = {}
+        self.lost: list[tuple[str, str, int]] = []
+        self.direct: list[tuple[int, bytes]] = []
+        self.gone: set[int] = set()
+
+    # -- what a service does -------------------------------------------------------------------------------------
+
+    async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: object = None) -> bool:
+        """Enter and remember; True if it is the identity's first."""
+        entered = await self.directory.enter(roster, serial, identity, entry=entry, data=data)
+        owner = Owner(self.node_id, self.directory.incarnation, serial)
+        self.held[roster, serial, entry] = Member(identity, owner, entry, data)
+        return entered.is_first
+
+    async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:
+        """Leave and forget."""
+        self.held.pop((roster, serial, entry), None)
+        return await self.directory.leave(roster, serial, entry=entry)
+
+    async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
+        """Claim and remember."""
+        has_it = await self.directory.claim(names, name, serial, identity)
+        if has_it:
+            self.names[names, name] = (serial, identity)
+        return has_it
+
+    async def disowned(self, serial: int) -> None:
+        """Let a connection go."""
+        self.held = {key: member for key, member in self.held.items() if key[1] != serial}
+        self.names = {key: each for key, each in self.names.items() if each[0] != serial}
+        await self.directory.disowned(serial)
+
+    # -- Asserter --------------------------------------------------------------------------------------------------
+
+    def local_members(self) -> Iterable[tuple[str, Member]]:
+        return [(key[0], member) for key, member in self.held.items()]
+
+    def local_names(self) -> Iterable[tuple[str, str, int, str | None]]:
+        return [(names, name, serial, identity) for (names, name), (serial, identity) in self.names.items()]
+
+    def notice(self, roster: str, member: Member, *, has_joined: bool, is_identity: bool) -> bytes | None:
+        if roster.startswith("silent:"):
+            return None
+        kind = "joined" if has_joined else "left"
+        words = [kind if is_identity else kind + "-entry", member.identity]
+        return " ".join(words + ([member.entry] if member.entry else [])).encode()
+
+    def on_lost_name(self, names: str, name: str, serial: int) -> None:
+        self.lost.append((names, name, serial))
+        self.names.pop((names, name), None)
+
+    def on_direct(self, serial: int, message: bytes) -> bool:
+        if serial in self.gone:
+            return False
+        self.direct.append((serial, message))
+        return True
+
+
+class MemoryTestCluster:
+    """Nodes of `MemoryDirectory`."""
+
+    def __init__(self) -> None:
+        self.state = MemoryCluster()
+
+    async def listen(self, *rosters: str) -> None:
+        """Hear what is published to these rosters' channels."""
+
+    def heard(self, roster: str) -> list[bytes]:
+        """All that was published to a roster's channel since `listen`."""
+        return [notice for key, notice in self.state.published if key == roster]
+
+    async def until(self, claim: Callable[[], object], *, within_s: float = 5.0) -> None:
+        """Wait until something has become true; in memory it is."""
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert claim()
+
+    async def node(self, node_id: str) -> FakeNode:
+        """Start a node."""
+        node = FakeNode(node_id)
+        node.directory = MemoryDirectory(self.state, node_id)
+        await node.directory.start(node)
+        return node
+
+    async def crash(self, node: FakeNode) -> None:
+        """End a node as SIGKILL does."""
+        assert isinstance(node.directory, MemoryDirectory)
+        node.directory.die()
+
+
+class RedisTestCluster:
+    """Nodes of `RedisDirectory` on one server, each with its broker, and an observer who hears what they publish."""
+
+    def __init__(self, server: RedisServer | FakeRedisServer, stack: AsyncExitStack, timings: Timings) -> None:
+        self.server = server
+        self._stack = stack
+        self._timings = timings
+        self._recorder = Recorder()
+        self._observer = self._broker("observer")
+        self._brokers: dict[str, RedisBroker] = {}
+
+    def _broker(self, node_id: str) -> RedisBroker:
+        target = RedisTarget.from_url(self.server.url)
+        return RedisBroker(target, prefix=PREFIX, node_id=node_id, metrics=Metrics())
+
+    async def _start(self, broker: RedisBroker, listener: Any) -> None:
+        await broker.start(listener)
+        self._stack.push_async_callback(broker.stop)
+        await hears(broker)
+
+    async def listen(self, *rosters: str) -> None:
+        """Hear what is published to these rosters' channels."""
+        await self._start(self._observer, self._recorder)
+        await asyncio.gather(*(self._observer.subscribe(roster) for roster in rosters))
+
+    def heard(self, roster: str) -> list[bytes]:
+        """All that was published to a roster's channel since `listen`."""
+        return self._recorder.of(roster)
+
+    async def until(self, claim: Callable[[], object], *, within_s: float = 5.0) -> None:
+        """Wait until something has become true. Raises AssertionError."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within_s
+        while not claim():
+            assert loop.time() < deadline, f"not within {within_s} s; heard {self._recorder.publications[-20:]}"
+            await asyncio.sleep(0.005)  # what a FakeNode was told cannot be awaited
+
+    async def node(self, node_id: str, *, timings: Timings | None = None, timeout_s: float = 5.0) -> FakeNode:
+        """Start a node."""
+        node = FakeNode(node_id)
+        broker = self._brokers[node_id] = self._broker(node_id)
+        await self._start(broker, Recorder())
+        node.directory = RedisDirectory(
+            RedisTarget.from_url(self.server.url),
+            prefix=PREFIX,
+            node_id=node_id,
+            broker=broker,
+            metrics=Metrics(),
+            timings=timings or self._timings,
+            timeout_s=timeout_s,
+        )
+        await node.directory.start(node)
+        self._stack.push_async_callback(node.directory.stop)
+        return node
+
+    async def crash(self, node: FakeNode) -> None:
+        """End a node as SIGKILL does: its connections are gone, and it has said nothing."""
+        directory: Any = node.directory
+        await directory._lease.abandon()  # no resigning
+        directory._lease._renewed_at = None
+        await directory.stop()
+        await self._brokers[node.node_id].stop()
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Any]:
+        """Lend a client of the test's own."""
+        client = self.server.client()
+        try:
+            yield client
+        finally:
+            await client.aclose()
+
+
+TestCluster = MemoryTestCluster | RedisTestCluster
+
+
+@asynccontextmanager
+async def open_cluster(kind: str, directory: Path, *, timings: Timings = FAST) -> AsyncIterator[TestCluster]:
+    """Make a cluster without nodes. kind: of server, or "memory"."""
+    if kind == "memory":
+        yield MemoryTestCluster()
+        return
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(start_server(kind, directory))
+        yield RedisTestCluster(server, stack, timings)
