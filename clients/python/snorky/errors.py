@@ -1,0 +1,61 @@
+"""What can go wrong with a call.
+
+    SnorkyError       a service was reached and refused; `code` is stable, `retry_after_ms` is set where waiting helps
+    TransportError    no such answer came (a RuntimeError, as in Snorky 0.1); tells whether the call may have been done
+
+TransportError.code is one of
+    unreachable      no connection; nothing was sent
+    no_reply         sent, and no answer came, or not in time
+    unauthorized     401: wrong or missing key
+    invalid_reply    the answer is not one of a gateway's
+    http_STATUS      another status without an error of the gateway; with one, its code (unknown_service, ...)
+"""
+
+__all__ = ["SnorkyError", "TransportError"]
+
+
+class SnorkyError(Exception):
+    """A service refused a call. str(error): its text. code: snake_case, "refused" of a server that gives none."""
+
+    def __init__(self, text: str, code: str = "refused", *, retry_after_ms: int | None = None) -> None:
+        super().__init__(text)
+        self.code = code
+        self.retry_after_ms = retry_after_ms
+
+    def __reduce__(self) -> tuple[object, ...]:  # job queues pickle the errors of their jobs
+        return type(self)._make, (str(self), self.code, self.retry_after_ms)
+
+    @classmethod
+    def _make(cls, text: str, code: str, retry_after_ms: int | None) -> "SnorkyError":
+        return cls(text, code, retry_after_ms=retry_after_ms)
+
+
+class TransportError(RuntimeError):
+    """No answer of a service came. may_have_happened: False = the gateway has surely not acted on the request.
+
+    status: the HTTP status, None if there was none. retry_after_ms: when to come back, where the gateway said so.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        code: str,
+        *,
+        may_have_happened: bool,
+        status: int | None = None,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.code = code
+        self.may_have_happened = may_have_happened
+        self.status = status
+        self.retry_after_ms = retry_after_ms
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self)._make, (str(self), self.code, self.may_have_happened, self.status, self.retry_after_ms)
+
+    @classmethod
+    def _make(
+        cls, text: str, code: str, may_have_happened: bool, status: int | None, retry_after_ms: int | None
+    ) -> "TransportError":
+        return cls(text, code, may_have_happened=may_have_happened, status=status, retry_after_ms=retry_after_ms)
