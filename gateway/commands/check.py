@@ -11,16 +11,27 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from gateway.auth_settings import algorithm_of
 from gateway.commands.common import Config, Insecure, output
 from gateway.errors import ConfigurationError
-from gateway.loading import load_registries
+from gateway.loading import load_function, load_registries
 from gateway.redis.probe import inspect_redis
 from gateway.redis.target import RedisTarget
 from gateway.settings import Settings, load
 
 __all__ = ["check"]
 
-_LIBRARIES = ("snorky-gateway", "aiohttp", "uvloop", "redis", "hiredis", "msgspec", "msgpack", "prometheus-client")
+_LIBRARIES = (
+    "snorky-gateway",
+    "aiohttp",
+    "uvloop",
+    "redis",
+    "hiredis",
+    "msgspec",
+    "msgpack",
+    "prometheus-client",
+    "PyJWT",
+)
 _FDS_BESIDE_CONNECTIONS = 100  # Redis, listening sockets, log, metrics scrapes
 
 
@@ -80,10 +91,26 @@ def _settings(config: Path | None, insecure: bool, findings: _Findings) -> Setti
             "public": f"{public.host or '*'}:{public.port}",
             "private": f"{private.host or '*'}:{private.port}, {'a key' if private.api_key else 'no key'}",
             "origins": ", ".join(public.allowed_origins) or "none but pages of the node itself, on loopback",
+            "authentication": _authentication(settings, findings),
             "prefix": settings.prefix,
         },
     )
     return settings
+
+
+def _authentication(settings: Settings, findings: _Findings) -> str:
+    auth = settings.auth
+    ways = []
+    if auth.has_keys:
+        key = algorithm_of(auth.public_key) if auth.public_key else "HS256" if auth.hmac_secret else auth.jwks_url
+        ways.append(f"tokens ({key})")
+    if auth.identify:
+        ways.append(auth.identify)
+        try:
+            load_function("[auth] identify", auth.identify)
+        except ConfigurationError as error:
+            findings.problems.append(str(error))
+    return f"{' or '.join(ways) or 'none'}, {'required' if auth.required else 'not required'}"
 
 
 def _services(settings: Settings, findings: _Findings) -> None:

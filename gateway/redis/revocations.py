@@ -9,7 +9,9 @@ A node reads it once in a second: O(nodes) commands, and nothing at all before t
 
 import asyncio
 import math
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -24,6 +26,7 @@ __all__ = ["RedisRevocations"]
 
 INTERVAL_S: Final = 1.0  # 5 s are promised: a lost read or two do not break it
 TIMEOUT_S: Final = 2.0
+CONNECTIONS_MAX: Final = 8
 READ_MAX: Final = 1000  # entries of one read; there may be more in the next
 LATE_MS: Final = 60_000  # entries below the highest that are looked at again: a new primary's clock may be behind
 
@@ -49,24 +52,25 @@ class RedisRevocations:
     """Fulfils `gateway.revocation.Revocations`. keep_s: as long as a token can be valid."""
 
     def __init__(self, target: RedisTarget, *, prefix: str, keep_s: float, interval_s: float = INTERVAL_S) -> None:
-        self._client: Any = target.client(timeout_s=TIMEOUT_S)
+        self._client: Any = target.client(timeout_s=TIMEOUT_S, max_connections=CONNECTIONS_MAX)
+        self._turns = asyncio.Semaphore(CONNECTIONS_MAX)  # for a herd of logins: the pool would refuse the ninth
         self._key = revocations_key(prefix)
         self._keep_ms = round(keep_s * 1000)
         self._interval_s = interval_s
-        self._top: float | None = None  # highest score that was seen; None: not begun
+        self._top = 0.0  # highest score that was seen
         self._seen: dict[str, float] = {}  # entries of the last LATE_MS
         self._beginning = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     async def begin(self, watcher: Watcher) -> None:
         """See Revocations."""
-        if self._top is not None:
+        if self._task is not None:
             return
         async with self._beginning:
-            if self._top is None:
-                found = await self._asked(self._client.zrange(self._key, 0, 0, desc=True, withscores=True))
+            if self._task is None:
+                found = await self._asked(lambda: self._client.zrange(self._key, 0, 0, desc=True, withscores=True))
                 self._top = found[0][1] if found else 0.0
-                self._seen = dict(await self._new())  # they ended whom they meant before anybody came here
+                self._seen = dict(await self._new())  # who comes now is looked up, and found among them
                 self._task = asyncio.get_running_loop().create_task(self._watch(watcher), name="revocations")
 
     async def stop(self) -> None:
@@ -79,12 +83,13 @@ class RedisRevocations:
 
     async def add(self, kind: Kind, name: str) -> None:
         """See Revocations."""
-        await self._asked(self._client.eval(_ADD, 1, self._key, f"{kind.value}:{name}", self._keep_ms))
+        await self._asked(lambda: self._client.eval(_ADD, 1, self._key, f"{kind.value}:{name}", self._keep_ms))
 
     async def find(self, identity: str, token_id: str | None) -> list[Revocation]:
         """See Revocations."""
         wanted = [(Kind.IDENTITY, identity)] + ([(Kind.TOKEN, token_id)] if token_id is not None else [])
-        scores = await self._asked(self._client.zmscore(self._key, [f"{kind.value}:{name}" for kind, name in wanted]))
+        members = [f"{kind.value}:{name}" for kind, name in wanted]
+        scores = await self._asked(lambda: self._client.zmscore(self._key, members))
         pairs = zip(wanted, scores, strict=True)
         return [Revocation(kind, name, score / 1000) for (kind, name), score in pairs if score is not None]
 
@@ -106,29 +111,27 @@ class RedisRevocations:
             if self._seen.get(member) == score:
                 continue
             self._seen[member] = score
-            self._top = max(self._top or 0.0, score)
+            self._top = max(self._top, score)
             kind, _, name = member.partition(":")
             with suppress(ValueError):  # a newer node's kind
                 watcher(Revocation(Kind(kind), name, score / 1000))
-        floor = (self._top or 0.0) - LATE_MS
+        floor = self._top - LATE_MS
         self._seen = {member: score for member, score in self._seen.items() if score >= floor}
 
     async def _new(self) -> list[tuple[str, float]]:
         """Read what stands above the highest seen, and a little below it."""
         found: list[tuple[str, float]] = []
-        floor = max(0.0, (self._top or 0.0) - LATE_MS)
+        floor = max(0.0, self._top - LATE_MS)
         while True:
-            page = await self._asked(
-                self._client.zrange(
-                    self._key, floor, math.inf, byscore=True, withscores=True, offset=len(found), num=READ_MAX
-                )
-            )
+            options = {"byscore": True, "withscores": True, "offset": len(found), "num": READ_MAX}
+            page = await self._asked(partial(self._client.zrange, self._key, floor, math.inf, **options))
             found += [(member.decode("utf-8", "replace"), score) for member, score in page]
             if len(page) < READ_MAX:
                 return found
 
-    async def _asked(self, asking: Any) -> Any:
+    async def _asked(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         try:
-            return await asking
+            async with self._turns:
+                return await ask()
         except (RedisError, OSError, TimeoutError) as error:
             raise BrokerUnavailable("revocations") from error

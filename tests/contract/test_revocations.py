@@ -79,6 +79,12 @@ async def test_what_is_added_is_found_and_told(revocations: Revocations) -> None
     assert seen.names == ["alice", "t-1", "bob"], "in order, each once"
 
 
+async def test_a_herd_of_logins_is_answered(revocations: Revocations) -> None:
+    await revocations.add(Kind.IDENTITY, "user 7")
+    found = await asyncio.gather(*(revocations.find(f"user {number}", "t") for number in range(500)))
+    assert [number for number, revoked in enumerate(found) if revoked] == [7]
+
+
 async def test_an_identity_and_a_token_of_the_same_name_are_two_things(revocations: Revocations) -> None:
     await revocations.add(Kind.TOKEN, "alice")
     await revocations.add(Kind.DISCONNECT, "alice")

@@ -76,7 +76,7 @@ ATTACKS: dict[str, tuple[str, str, Key, dict[str, Any]]] = {
     # what: (reason, token, key, settings)
     "none": ("algorithm", forged({"alg": "none"}, claims(), secret=None), HMAC, {}),
     "None, spelled otherwise": ("algorithm", forged({"alg": "nOnE"}, claims(), secret=None), HMAC, {}),
-    "none, against a public key": ("algorithm", forged({"alg": "none"}, claims(), secret=None), Key.public(RSA.public), {}),
+    "none, against a key": ("algorithm", forged({"alg": "none"}, claims(), secret=None), Key.public(RSA.public), {}),
     "no signature": ("signature", forged(HS256, claims(), secret=None), HMAC, {}),
     "another secret": ("signature", hmac_token(secret="another" * 8), HMAC, {}),
     "public key as a secret": ("algorithm", forged(HS256, claims(), secret=RSA.pem), Key.public(RSA.public), {}),

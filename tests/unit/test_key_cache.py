@@ -1,4 +1,4 @@
-"""Keys of a JWKS document: fetched by one at a time, again when keys rotate, and never because somebody makes ids up."""
+"""Keys of a JWKS document: fetched by one at a time, again when keys rotate, never because ids are made up."""
 
 import asyncio
 import base64

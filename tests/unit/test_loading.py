@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from gateway.errors import ConfigurationError
-from gateway.loading import load_registries
+from gateway.loading import load_function, load_registries
 from gateway.settings import ServiceTable, Settings
 
 MODULE = """
@@ -79,3 +79,19 @@ def test_every_service_that_does_not_load_is_told(module):
         "[services.b]",
         "[backend.c]",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("own_services:Echo", "the module has no async function Echo"),
+        ("own_services:nobody", "the module has no async function nobody"),
+        ("no_such_module:who", "is it on PYTHONPATH?"),
+        ("needs_more:who", "its module failed with"),
+    ],
+)
+def test_a_function_that_cannot_be_had_is_told_with_its_setting(module, name, expected):
+    with pytest.raises(ConfigurationError) as caught:
+        load_function("[auth] identify", name)
+    assert str(caught.value).startswith(f'[auth] identify = "{name}": ')
+    assert expected in str(caught.value)
