@@ -61,8 +61,8 @@ class AuthBackend(RPCService):
         """End an identity's connections, and make no token good that was issued to it until now."""
         await self.cluster.auth.revoke(_text(identity))
 
-    @rpc_command
-    async def revokeToken(self, request: Request, jti: Any) -> None:
+    @rpc_command(name="revokeToken")
+    async def revoke_token(self, request: Request, jti: Any) -> None:
         """End the connections of one token, and make it no good."""
         await self.cluster.auth.revoke_token(_text(jti))
 
