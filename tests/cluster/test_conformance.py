@@ -4,6 +4,7 @@ The same table, first with nodes in this process, then with node processes and a
 """
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from services.pubsub import PubSubBackend, PubSubService
 from tests.support.clients import until
 from tests.support.conformance import Scenario, Stage, perform
 from tests.support.guarded import GuardedChat, GuardedCursors, GuardedMessaging, GuardedPubSub
+from tests.support.node_stage import node_stage
 from tests.support.protocol_table import SCENARIOS
 from tests.support.town import Resident, Town, town
 
@@ -91,3 +93,20 @@ async def local(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
 @pytest.mark.parametrize("played", SCENARIOS, ids=lambda each: each.name)
 async def test_protocol_holds_in_one_process(local: Stage, played: Scenario) -> None:
     await perform(local, played)
+
+
+# -- node processes and a real Redis ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", NODES, ids=["one node", "three nodes"])
+async def test_protocol_holds_over_node_processes(count: int, tmp_path: Path) -> None:
+    """One test for all scenarios, because the nodes take longer to start than the scenarios to play."""
+    async with node_stage(tmp_path, count) as stage:
+        for played in SCENARIOS:
+            try:
+                await perform(stage, played)
+                await stage.is_clean()
+            except AssertionError as error:
+                raise AssertionError(
+                    f"{played.name}: {error}\n" + "\n".join(node.log for node in stage.nodes)
+                ) from None

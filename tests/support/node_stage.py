@@ -1,0 +1,139 @@
+"""A stage of node processes on one Redis, where scenarios of tests.support.conformance are played.
+
+    async with node_stage(tmp_path, 3) as stage:
+        await perform(stage, scenario)
+        await stage.is_clean()           # nothing of it is left in Redis
+
+Clients say who they are by a token, to the service `auth`.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from redis.asyncio import Redis
+
+from tests.support.nodes import NodeProcess, RedisProcess
+from tests.support.tokens import SECRET, hmac_token
+from tests.support.tools import eventually
+
+__all__ = ["NodeStage", "SocketActor", "node_stage"]
+
+PUBLIC = {
+    "pubsub": "services.pubsub:PubSubService",
+    "auth": "services.auth:AuthService",
+    "chat": "services.chat:ChatService",
+    "messaging": "services.messaging:MessagingService",
+    "cursors": "services.cursors:CursorsService",
+    "guarded_pubsub": "tests.support.guarded:GuardedPubSub",
+    "guarded_chat": "tests.support.guarded:GuardedChat",
+    "guarded_messaging": "tests.support.guarded:GuardedMessaging",
+    "guarded_cursors": "tests.support.guarded:GuardedCursors",
+}
+OWNED = ("*:roster", "*{names *", "*{owned:*")  # what connections have in Redis
+
+
+class SocketActor:
+    """A WebSocket client that keeps everything it gets."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self.inbox: list[Any] = []
+        self._socket = socket
+        self._came = asyncio.Condition()
+        self._reader = asyncio.create_task(self._read())
+
+    @property
+    def close_code(self) -> int | None:
+        return self._socket.close_code
+
+    async def send(self, envelope: Any) -> None:
+        await self._socket.send_str(json.dumps(envelope))
+
+    async def until(self, claim: Callable[[], object]) -> None:
+        """Wait until something that came made the claim true."""
+        async with self._came:
+            await self._came.wait_for(claim)
+
+    async def ask(self, service: str, command: str, **params: Any) -> Any:
+        """Send a request; returns the message of the answer."""
+        call_id = f"{command} {len(self.inbox)}"
+        await self.send({"service": service, "message": {"command": command, "params": params, "callId": call_id}})
+        await self.until(lambda: self._answers(call_id))
+        return self._answers(call_id)[0]
+
+    async def close(self) -> None:
+        """Disconnect, as clients do."""
+        await self._socket.close()
+        await self._reader
+
+    def _answers(self, call_id: str) -> list[Any]:
+        return [each["message"] for each in self.inbox if each["message"].get("callId") == call_id]
+
+    async def _read(self) -> None:
+        async for frame in self._socket:
+            async with self._came:
+                self.inbox.append(json.loads(frame.data))
+                self._came.notify_all()
+        async with self._came:
+            self._came.notify_all()
+
+
+class NodeStage:
+    """Some nodes on one Redis, and a session to reach them by."""
+
+    def __init__(self, nodes: Sequence[NodeProcess], redis: RedisProcess, session: aiohttp.ClientSession) -> None:
+        self.nodes = nodes
+        self.redis = redis
+        self._session = session
+
+    async def client(self, number: int, identity: str | None) -> SocketActor:
+        """Connect to the node whose turn it is."""
+        node = self.nodes[number % len(self.nodes)]
+        actor = SocketActor(await self._session.ws_connect(node.websocket_url))
+        if identity is not None:
+            answer = await actor.ask("auth", "authenticate", token=hmac_token(identity))
+            assert answer["data"]["identity"] == identity, answer
+        return actor
+
+    async def backend(self, number: int, envelope: Any) -> Any:
+        """Ask the private side of the node whose turn it is."""
+        node = self.nodes[number % len(self.nodes)]
+        async with self._session.post(f"http://127.0.0.1:{node.private_port}/backend", json=envelope) as response:
+            return await response.json()
+
+    async def is_clean(self, *, within_s: float = 5.0) -> None:
+        """Wait until nobody owns anything. Raises AssertionError: something is left."""
+        async with Redis.from_url(self.redis.url) as redis:
+            left: list[Any] = []
+
+            async def is_gone() -> bool:
+                left[:] = [key for pattern in OWNED for key in await redis.keys(pattern)]
+                return not left
+
+            try:
+                await eventually(is_gone, within_s=within_s, what="nothing is left in Redis")
+            except AssertionError as error:
+                raise AssertionError(f"{error}: {left}") from None
+
+
+@asynccontextmanager
+async def node_stage(directory: Path, count: int, *, env: Mapping[str, str] | None = None) -> AsyncIterator[NodeStage]:
+    """Run a Redis and nodes until the block ends."""
+    lines = ["[limits]", "messages_per_s = 10000.0", "messages_burst = 100000", "bad_messages_per_minute = 100000"]
+    for name, class_name in PUBLIC.items():
+        lines += [f"[services.{name}]", f'class = "{class_name}"']
+    config = directory / "conformance.toml"
+    await asyncio.to_thread(config.write_text, "\n".join(lines))
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(RedisProcess.running(directory))
+        settings = {"SNORKY_CONFIG": str(config), "SNORKY_REDIS_URL": redis.url, "SNORKY_AUTH__HMAC_SECRET": SECRET}
+        nodes = [NodeProcess({**settings, **(env or {})}) for _ in range(count)]
+        for node in nodes:
+            stack.push_async_callback(node.close)
+        for node in nodes:
+            await node.wait_ready()
+        yield NodeStage(nodes, redis, await stack.enter_async_context(aiohttp.ClientSession()))
