@@ -200,7 +200,7 @@ class Fanout:
             current = passes[0]
             data = current.data
             connections = current.connections
-            if current.done or len(connections) > budget:
+            if was_paused or len(connections) > budget:
                 # who left between two chunks is not written to any more
                 group = current.channel.groups.get(current.dialect, {})
                 connections = connections[current.done : current.done + budget]

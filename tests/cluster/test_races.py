@@ -1,0 +1,104 @@
+"""Races for names and rooms: 200 clients on three nodes, seeded; the invariants are those of tests.support.race.
+
+RACE_S: for how long, in seconds (10 unless set; 60 for the long run). RACE_SEED: another one.
+"""
+
+import asyncio
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from gateway import Node, ServiceRegistry
+from gateway.codec import decode_json, encode
+from gateway.publication import read_publication
+from services.chat import ChatService
+from services.messaging import MessagingService
+from tests.support.clients import JSON
+from tests.support.race import Link, Race, Racer
+from tests.support.town import town
+
+DURATION_S = float(os.environ.get("RACE_S", "10"))
+SEED = int(os.environ.get("RACE_SEED", "20260304"))
+
+
+class LocalLink:
+    """A connection to a node in this process."""
+
+    transport_name = "websocket"
+
+    def __init__(self, node: Node, registry: ServiceRegistry, racer: Racer) -> None:
+        self._node = node
+        self._registry = registry
+        self._racer = racer
+        self._is_lost = False
+        self._connection = node.new_connection(_Wire(self), JSON)
+        self._connection.identity = racer.identity
+        node.connect(self._connection, registry)
+
+    def send(self, service: str, message: object) -> None:
+        self._registry.receive(self._connection, encode({"service": service, "message": message}, JSON.encoding))
+
+    def hear(self, data: bytes) -> None:
+        """Take lines of JSON."""
+        for line in data.splitlines():
+            envelope: Any = decode_json(line)
+            self._racer.take(envelope["message"])
+
+    async def close(self) -> None:
+        self.end(1000)
+
+    def end(self, code: int) -> None:
+        """Be disconnected, by whomever."""
+        if not self._is_lost:
+            self._is_lost = True
+            self._node.disconnect(self._connection, code)
+            self._racer.lost()
+
+
+class _Wire:
+    """Brings what is written to a link at once."""
+
+    transport_name = "websocket"
+
+    def __init__(self, link: LocalLink) -> None:
+        self._link = link
+
+    def write(self, data: bytes) -> None:
+        self._link.hear(data)
+
+    def buffered_bytes(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def close(self, code: int, reason: str) -> None:
+        asyncio.get_running_loop().call_soon(self._link.end, code)
+
+
+async def test_names_and_rooms_are_true_on_three_nodes_whatever_races() -> None:
+    async with town(3, lambda: [ChatService(), MessagingService()], late=10, seed=SEED) as nodes:
+
+        async def connect(racer: Racer, number: int) -> Link:
+            at = number % 3
+            return LocalLink(nodes.nodes[at], nodes.registries[at], racer)
+
+        race = Race(connect, racers=200, seed=SEED)
+        await race.run(DURATION_S)
+        assert race.quiet_points >= DURATION_S / 4
+        assert race.actions > 100 * DURATION_S
+        assert race.takeovers > 0
+        _joined_and_left_alternate(nodes.bus.published)
+
+
+def _joined_and_left_alternate(published: Sequence[tuple[str, bytes]]) -> None:
+    """What was published is as strict as what was heard: per room and identity, beginning with `joined`."""
+    last: defaultdict[tuple[str, str], str] = defaultdict(lambda: "left")
+    for key, data in published:
+        message: Any = decode_json(read_publication(data).payload)
+        if isinstance(message, dict) and message.get("type") == "presence":
+            place = (key, message["from"])
+            assert message["status"] != last[place], place
+            last[place] = message["status"]
