@@ -1,7 +1,8 @@
 """Scripts: runs the Lua files of `scripts/` in Redis, by their digest, and in full where Redis does not know them yet.
 
 The first line `#!lua` has Redis refuse a script before any write when memory is short, unless `flags=allow-oom`.
-fakeredis knows no such line, so it is left out there.
+fakeredis knows no such line, so it is left out there; and its TCP server closes a connection on which it answered
+with an error, so it is never asked for a script by a digest that it might not know.
 """
 
 import asyncio
@@ -88,7 +89,7 @@ class Scripts:
         if isinstance(step, bytes):
             return step
         script = _SCRIPTS[step.name][bool(self._is_plain)]
-        how, what = (b"EVAL", script.source) if in_full else (b"EVALSHA", script.digest)
+        how, what = (b"EVAL", script.source) if in_full or self._is_plain else (b"EVALSHA", script.digest)
         return command(how, what, b"%d" % len(step.keys), *step.keys, *step.arguments)
 
 

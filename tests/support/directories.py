@@ -22,10 +22,34 @@ from tests.support.brokers import PREFIX, Recorder, hears
 from tests.support.memory_directory import MemoryCluster, MemoryDirectory
 from tests.support.redis_servers import FakeRedisServer, RedisServer, start_server
 
-__all__ = ["FAST", "FakeNode", "MemoryTestCluster", "RedisTestCluster", "TestCluster", "open_cluster"]
+__all__ = [
+    "FAST",
+    "REAL",
+    "FakeNode",
+    "MemoryTestCluster",
+    "RedisTestCluster",
+    "TestCluster",
+    "open_cluster",
+    "scaled",
+]
 
-# A tenth of the promised ones: what they do is the same.
-FAST = Timings(ttl_s=0.8, renew_s=0.2, look_s=0.1, sighting_s=0.3, claim_ttl_s=60.0, hold_s=0.5, sweep_s=0.5)
+
+def scaled(factor: float) -> Timings:
+    """Give the promised timings times a factor, and sweeps of the dead often enough for a test."""
+    given = Timings()
+    return Timings(
+        ttl_s=given.ttl_s * factor,
+        renew_s=given.renew_s * factor,
+        look_s=given.look_s * factor,
+        sighting_s=given.sighting_s * factor,
+        hold_s=given.hold_s * factor,
+        sweep_s=given.hold_s * factor,
+        claim_ttl_s=60.0,
+    )
+
+
+REAL = scaled(1.0)
+FAST = scaled(0.1)
 
 
 class FakeNode:

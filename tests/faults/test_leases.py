@@ -1,0 +1,428 @@
+"""Leases under faults: nodes killed and stalled, Redis frozen, emptied, full. Each guard has a test that needs it.
+
+Most run with a tenth of the promised timings; those marked `real` with the promised ones.
+"""
+
+import asyncio
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.directory import Member, Owner
+from gateway.errors import BrokerUnavailable
+from gateway.redis import Timings
+from gateway.redis.estate import Place
+from gateway.redis.names import owned_key
+from gateway.redis.wire import command
+from tests.support.directories import FAST, REAL, FakeNode, RedisTestCluster, open_cluster
+from tests.support.nodes import Process
+from tests.support.redis_servers import REAL_KINDS, RedisServer
+from tests.support.tools import ROOT, eventually
+
+ROOM = "chat:room"
+NAMES = "messaging:names"
+EITHER = pytest.mark.parametrize("timings", [pytest.param(FAST, id="fast"), pytest.param(REAL, id="real")])
+
+
+@pytest.fixture
+def timings() -> Timings:
+    return FAST
+
+
+@pytest.fixture(params=REAL_KINDS)
+async def cluster(request: pytest.FixtureRequest, tmp_path: Path, timings: Timings) -> AsyncIterator[RedisTestCluster]:
+    if timings is REAL and request.param != REAL_KINDS[0]:
+        pytest.skip("with the promised timings on one kind of server only: it takes as long as the fault")
+    async with open_cluster(request.param, tmp_path, timings=timings) as opened:
+        assert isinstance(opened, RedisTestCluster)
+        await opened.listen(ROOM)
+        yield opened
+
+
+def frozen_server(cluster: RedisTestCluster) -> RedisServer:
+    assert isinstance(cluster.server, RedisServer)
+    return cluster.server
+
+
+def inside(node: FakeNode) -> Any:
+    """The directory's private parts, to bring about what cannot be timed from outside."""
+    return node.directory
+
+
+async def names_of(node: FakeNode) -> dict[str, Owner]:
+    names = await node.directory.list_names(NAMES)
+    found = {name: await node.directory.find(NAMES, name) for name in names}
+    return {name: owner for name, owner in found.items() if owner is not None}
+
+
+async def populate(cluster: RedisTestCluster, node: FakeNode, count: int) -> None:
+    for serial in range(count):
+        await node.enter(ROOM, serial, f"{node.node_id}-{serial}")
+        await node.claim(NAMES, f"{node.node_id}-{serial}", serial)
+    await cluster.until(lambda: cluster.heard(ROOM)[-1:] == [f"joined {node.node_id}-{count - 1}".encode()])
+
+
+def told(cluster: RedisTestCluster, kind: str) -> Counter[bytes]:
+    return Counter(notice for notice in cluster.heard(ROOM) if notice.startswith(kind.encode() + b" "))
+
+
+def each_once(kind: str, node_id: str, count: int) -> Counter[bytes]:
+    return Counter({f"{kind} {node_id}-{serial}".encode(): 1 for serial in range(count)})
+
+
+async def never(timings: Timings, factor: float, claim: Callable[[], object]) -> None:
+    """Hold that something does not come true while leases could end and be reaped."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + factor * timings.ttl_s
+    while loop.time() < until:
+        assert not claim()
+        await asyncio.sleep(timings.look_s / 10)  # absence over time is what is tested
+
+
+async def child(cluster: RedisTestCluster, node_id: str, count: int, timings: Timings) -> Process:
+    factor = timings.ttl_s / Timings().ttl_s
+    words = [sys.executable, "-m", "tests.support.directory_node", cluster.server.url, node_id, str(count), str(factor)]
+    process = Process(words, cwd=ROOT, ready="ready")
+    await process.wait_ready()
+    return process
+
+
+# -- nodes --------------------------------------------------------------------------------------------------------
+
+
+@EITHER
+async def test_what_a_killed_node_had_is_gone_within_fifteen_seconds_with_one_left_each(
+    cluster: RedisTestCluster, timings: Timings
+) -> None:
+    count = 10_000 if timings is REAL else 300
+    b = await cluster.node("b")
+    await cluster.node("c")
+    process = await child(cluster, "a", count, timings)
+    try:
+        await cluster.until(lambda: told(cluster, "joined") == each_once("joined", "a", count), within_s=30)
+        process.kill()
+        began = time.monotonic()
+        await cluster.until(lambda: len(cluster.heard(ROOM)) == 2 * count, within_s=15)
+        await eventually(lambda: is_empty(b), within_s=max(0.1, began + 15 - time.monotonic()), what="names free")
+        print(f"{count} members and names gone after {time.monotonic() - began:.1f} s")
+    finally:
+        await process.close()
+    assert told(cluster, "left") == each_once("left", "a", count)
+    assert await b.directory.members(ROOM) == []
+
+
+async def is_empty(node: FakeNode) -> bool:
+    return not await node.directory.list_names(NAMES)
+
+
+@EITHER
+async def test_a_node_stalled_for_twenty_seconds_leaves_once_and_joins_once(
+    cluster: RedisTestCluster, timings: Timings
+) -> None:
+    count = 50
+    b = await cluster.node("b")
+    process = await child(cluster, "a", count, timings)
+    try:
+        await cluster.until(lambda: len(cluster.heard(ROOM)) == count)
+        process.freeze()
+        try:
+            await cluster.until(lambda: len(cluster.heard(ROOM)) == 2 * count, within_s=15)
+            await eventually(lambda: is_empty(b), within_s=1, what="names free")
+            assert await b.claim(NAMES, "a-7", 1), "it is free"
+            await asyncio.sleep(timings.ttl_s * 0.5)  # the rest of the stall
+        finally:
+            process.thaw()
+        await cluster.until(lambda: len(cluster.heard(ROOM)) == 3 * count)
+        await eventually(lambda: all_claimed(b, count), within_s=5, what="names claimed again")
+        await eventually(lambda: says(process, "lost a-7"), within_s=5, what="told of the lost name")
+        await never(timings, 1.5, lambda: len(cluster.heard(ROOM)) != 3 * count)
+    finally:
+        await process.close()
+    heard = cluster.heard(ROOM)
+    for part, kind in enumerate(("joined", "left", "joined")):
+        assert Counter(heard[part * count : (part + 1) * count]) == each_once(kind, "a", count)
+    owners = await names_of(b)
+    assert owners["a-7"].node_id == "b" and Counter(owner.node_id for owner in owners.values()) == {"a": 49, "b": 1}
+    assert len(await b.directory.members(ROOM)) == count
+
+
+async def all_claimed(node: FakeNode, count: int) -> bool:
+    return len(await node.directory.list_names(NAMES)) == count
+
+
+async def says(process: Process, text: str) -> bool:
+    return text in process.log
+
+
+async def test_a_fenced_node_takes_a_new_incarnation_and_is_still_reached(cluster: RedisTestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, a, 3)
+    former = Owner("a", a.directory.incarnation, 1)
+    await inside(a)._lease.abandon()
+    await cluster.until(lambda: told(cluster, "left") == each_once("left", "a", 3))
+    inside(a)._lease.start()
+    await cluster.until(lambda: len(cluster.heard(ROOM)) == 9)
+    assert former.incarnation != a.directory.incarnation
+    assert {member.owner.incarnation for member in await b.directory.members(ROOM)} == {a.directory.incarnation}
+    assert await b.directory.send(former, b"by its former address"), "the connection is the same"
+
+
+async def test_an_expired_lease_is_simply_renewed(cluster: RedisTestCluster, timings: Timings) -> None:
+    a = await cluster.node("a")  # alone: nobody reaps it
+    await populate(cluster, a, 3)
+    incarnation = a.directory.incarnation
+    await inside(a)._lease.abandon()
+    await asyncio.sleep(timings.ttl_s * 1.5)  # until it has expired by the clock of Redis
+    inside(a)._lease.start()
+    await never(timings, 1.0, lambda: len(cluster.heard(ROOM)) != 3)
+    assert a.directory.incarnation == incarnation
+    assert await a.enter(ROOM, 9, "again")
+
+
+async def test_a_node_that_could_not_renew_refuses_to_enter_and_claim(
+    cluster: RedisTestCluster, timings: Timings
+) -> None:
+    a = await cluster.node("a")
+    await populate(cluster, a, 1)
+    await inside(a)._lease.abandon()
+    await asyncio.sleep(timings.ttl_s * 1.1)  # the lease may have ended
+    with pytest.raises(BrokerUnavailable):
+        await a.enter(ROOM, 5, "late")
+    with pytest.raises(BrokerUnavailable):
+        await a.claim(NAMES, "late", 5)
+    assert [member.identity for member in await a.directory.members(ROOM)] == ["a-0"]
+
+
+async def test_a_write_after_the_reaping_is_undone_by_who_wrote_it(cluster: RedisTestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, a, 1)
+    former = inside(a)._lease.owner
+    await inside(a)._lease.abandon()
+    await cluster.until(lambda: told(cluster, "left") == each_once("left", "a", 1))
+    inside(a)._lease._renewed_at = asyncio.get_running_loop().time()  # it stood still between the look and the write
+    with pytest.raises(BrokerUnavailable):
+        await a.enter(ROOM, 5, "late")
+    with pytest.raises(BrokerUnavailable):
+        await a.claim(NAMES, "late", 5)
+    await cluster.until(lambda: cluster.heard(ROOM)[2:] == [b"joined late", b"left late"])
+    await eventually(lambda: is_empty(b), within_s=2, what="the late name is free")
+    assert await b.directory.members(ROOM) == []
+    assert inside(a)._lease.owner == former
+
+
+async def test_a_write_after_the_reaping_is_swept_if_its_writer_died(cluster: RedisTestCluster) -> None:
+    a = await cluster.node("a")
+    await cluster.node("b")
+    await populate(cluster, a, 1)
+    former, scripts, rosters = inside(a)._lease.owner, inside(a)._scripts, inside(a)._rosters
+    await inside(a)._lease.abandon()
+    await cluster.until(lambda: told(cluster, "left") == each_once("left", "a", 1))
+    late = Member("late", Owner.parse(f"{former}:5"))
+    element = Place(ROOM, 5, "").element()
+    await scripts.run(command(b"SADD", owned_key("test", former), element), rosters.entering(ROOM, late))
+    await cluster.until(lambda: cluster.heard(ROOM)[2:] == [b"joined late", b"left late"])
+
+
+async def test_a_write_between_index_and_state_of_a_reaped_node_is_found_by_the_next_sweep(
+    cluster: RedisTestCluster,
+) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, a, 1)
+    former, scripts, rosters = inside(a)._lease.owner, inside(a)._scripts, inside(a)._rosters
+    element = Place(ROOM, 5, "").element()
+    await scripts.run(command(b"SADD", owned_key("test", former), element))  # and then it stood still
+    await inside(a)._lease.abandon()
+    await cluster.until(lambda: told(cluster, "left") == each_once("left", "a", 1))
+    await scripts.run(rosters.entering(ROOM, Member("late", Owner.parse(f"{former}:5"))))
+    await cluster.until(lambda: cluster.heard(ROOM)[2:] == [b"joined late", b"left late"])
+    assert await b.directory.members(ROOM) == []
+
+
+# -- reapers ------------------------------------------------------------------------------------------------------
+
+
+async def test_of_racing_reapers_one_gets_the_claim_and_two_that_sweep_tell_each_left_once(
+    cluster: RedisTestCluster, timings: Timings
+) -> None:
+    nodes = [await cluster.node(node_id) for node_id in "abcde"]
+    await populate(cluster, nodes[0], 100)
+    owner = inside(nodes[0])._lease.owner
+    for node in nodes:
+        await inside(node)._reaper.stop()
+    await cluster.crash(nodes[0])
+    await asyncio.sleep(timings.ttl_s * 1.1)  # until its lease has expired
+    seized = await asyncio.gather(*(inside(node)._reaper._seize(owner) for node in nodes[1:]))
+    assert sorted(seized) == [False, False, False, True]
+    swept = await asyncio.gather(*(inside(node)._estate.sweep(owner) for node in nodes[1:]))
+    assert sum(swept) == 200
+    await cluster.until(lambda: len(cluster.heard(ROOM)) >= 200)
+    assert told(cluster, "left") == each_once("left", "a", 100)
+
+
+async def test_a_living_node_is_not_seized(cluster: RedisTestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, a, 1)
+    assert not await inside(b)._reaper._seize(inside(a)._lease.owner)
+    assert not await inside(b)._reaper._seize("nobody:i")
+
+
+async def test_what_one_reaper_does_not_finish_another_one_does(cluster: RedisTestCluster, timings: Timings) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, a, 5)
+    owner = inside(a)._lease.owner
+    await inside(b)._reaper.stop()
+    await cluster.crash(a)
+    await asyncio.sleep(timings.ttl_s * 1.1)
+    assert await inside(b)._reaper._seize(owner)
+    await cluster.crash(b)  # before it swept anything
+    await cluster.node("c")
+    await cluster.until(lambda: told(cluster, "left") == each_once("left", "a", 5))
+
+
+async def test_one_sighting_is_not_enough_nor_are_two_without_a_renewal_of_ones_own(
+    cluster: RedisTestCluster, timings: Timings
+) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, a, 1)
+    await inside(a)._lease.abandon()
+    lease = inside(b)._lease
+    await cluster.until(lambda: inside(b)._reaper._sightings, within_s=5)
+    await lease.abandon()  # b cannot renew either: perhaps it is Redis
+    lease._timings = Timings()  # though its lease would do
+    await never(timings, 1.0, lambda: told(cluster, "left"))
+    lease._timings = timings
+    lease.start()
+    await cluster.until(lambda: told(cluster, "left"))
+
+
+async def test_a_reaper_that_stood_still_begins_anew(cluster: RedisTestCluster, timings: Timings) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, a, 1)
+    reaper = inside(b)._reaper
+    await reaper.stop()
+    await inside(a)._lease.abandon()
+    await asyncio.sleep(timings.ttl_s * 1.1)
+    await reaper._look()
+    (first,) = reaper._sightings.values()
+    await asyncio.sleep(timings.sighting_s * 1.5)  # it stands still
+    await reaper._look()
+    (second,) = reaper._sightings.values()
+    assert second.at > first.at and not told(cluster, "left")
+
+
+# -- Redis --------------------------------------------------------------------------------------------------------
+
+
+@EITHER
+async def test_a_pause_of_redis_for_twelve_seconds_kills_nobody(cluster: RedisTestCluster, timings: Timings) -> None:
+    nodes = [await cluster.node(node_id) for node_id in "abc"]
+    for node in nodes:
+        await populate(cluster, node, 20)
+    incarnations = [node.directory.incarnation for node in nodes]
+    server = frozen_server(cluster)
+    server.freeze()
+    try:
+        await asyncio.sleep(timings.ttl_s * 1.5)  # 12 s
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable):
+            await nodes[0].enter(ROOM, 100, "while it is frozen")
+        assert time.monotonic() - began < 1.0, "a node without a lease refuses at once"
+    finally:
+        server.thaw()
+    await never(timings, 2.0, lambda: told(cluster, "left"))
+    assert [node.directory.incarnation for node in nodes] == incarnations
+    assert await nodes[0].enter(ROOM, 100, "afterwards")
+    assert len(await nodes[1].directory.members(ROOM)) == 61
+
+
+@EITHER
+async def test_after_flushall_all_is_asserted_again_quietly_within_ten_seconds(
+    cluster: RedisTestCluster, timings: Timings
+) -> None:
+    nodes = [await cluster.node(node_id) for node_id in "abc"]
+    for node in nodes:
+        await populate(cluster, node, 100)
+    await nodes[0].disowned(7)
+    before = await nodes[0].directory.members(ROOM), await names_of(nodes[0])
+    async with cluster.client() as client:
+        await client.flushall()
+        began = time.monotonic()
+        await eventually(lambda: is_back(nodes[1], before[0]), within_s=10, what="members asserted again")
+        await eventually(lambda: all_claimed(nodes[1], 299), within_s=10, what="names claimed again")
+        print(f"asserted again after {time.monotonic() - began:.2f} s")
+    await never(timings, 1.5, lambda: len(cluster.heard(ROOM)) != 301)
+    assert (await nodes[0].directory.members(ROOM), await names_of(nodes[0])) == before
+    await cluster.crash(nodes[0])
+    await cluster.until(lambda: len(cluster.heard(ROOM)) == 400, within_s=15)  # its index was asserted too
+
+
+async def is_back(node: FakeNode, members: list[Member]) -> bool:
+    return await node.directory.members(ROOM) == members
+
+
+async def test_after_a_restart_empty_all_is_asserted_again_quietly(cluster: RedisTestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, a, 20)
+    before = await b.directory.members(ROOM)
+    await cluster.server.restart()
+    await eventually(lambda: is_back_after_all(b, before), within_s=10, what="members asserted again")
+    assert len(cluster.heard(ROOM)) == 20
+
+
+async def is_back_after_all(node: FakeNode, members: list[Member]) -> bool:
+    try:
+        return await is_back(node, members)
+    except BrokerUnavailable:
+        return False
+
+
+async def test_who_goes_while_redis_is_frozen_leaves_when_it_is_back(
+    cluster: RedisTestCluster, timings: Timings
+) -> None:
+    a, b = await cluster.node("a", timeout_s=0.3), await cluster.node("b")
+    await populate(cluster, a, 3)
+    server = frozen_server(cluster)
+    server.freeze()
+    try:
+        await a.disowned(1)
+        with pytest.raises(BrokerUnavailable):
+            await a.enter(ROOM, 8, "perhaps")
+    finally:
+        server.thaw()
+    await cluster.until(lambda: b"left a-1" in cluster.heard(ROOM))
+    await eventually(lambda: are(b, ["a-0", "a-2"]), within_s=5, what="who was told no is not in")
+    told_of = [notice for notice in cluster.heard(ROOM) if notice.endswith(b"perhaps")]
+    assert told_of in ([], [b"joined perhaps", b"left perhaps"])
+
+
+async def are(node: FakeNode, identities: list[str]) -> bool:
+    return [member.identity for member in await node.directory.members(ROOM)] == identities
+
+
+async def test_a_full_redis_refuses_who_comes_and_lets_go_who_goes(cluster: RedisTestCluster, timings: Timings) -> None:
+    a, b, c = [await cluster.node(node_id) for node_id in "abc"]
+    await populate(cluster, a, 3)
+    await c.enter(ROOM, 1, "c-1")
+    async with cluster.client() as client:
+        await client.config_set("maxmemory", 1)
+        with pytest.raises(BrokerUnavailable):
+            await a.enter(ROOM, 8, "too much")
+        with pytest.raises(BrokerUnavailable):
+            await a.claim(NAMES, "too much", 8)
+        with pytest.raises(BrokerUnavailable):
+            await a.directory.put_token(1, 60)
+        await a.disowned(0)
+        assert await a.leave(ROOM, 1)
+        await cluster.crash(c)
+        await cluster.until(lambda: b"left c-1" in cluster.heard(ROOM))  # reaped
+        renewals = inside(a)._lease.renewals
+        await never(timings, 2.0, lambda: b"left a-2" in cluster.heard(ROOM))
+        assert inside(a)._lease.renewals > renewals, "the lease lives"
+        assert [member.identity for member in await b.directory.members(ROOM)] == ["a-2"]
+        await client.config_set("maxmemory", 0)
+    assert await a.enter(ROOM, 8, "room again")

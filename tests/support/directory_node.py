@@ -1,0 +1,45 @@
+"""A process that is nothing but one node's directory: tests freeze and kill it.
+
+    python -m tests.support.directory_node URL NODE_ID MEMBERS TIMINGS_FACTOR
+
+Enters `chat:room` as NODE_ID-0, NODE_ID-1, ... and claims those names; says `ready`, and `lost NAME`.
+"""
+
+import asyncio
+import sys
+
+from gateway.metrics import Metrics
+from gateway.redis import RedisBroker, RedisDirectory, RedisTarget, Timings
+from tests.support.brokers import PREFIX, Recorder
+from tests.support.directories import FakeNode, scaled
+
+
+class Speaking(FakeNode):
+    """Says what it lost."""
+
+    def on_lost_name(self, names: str, name: str, serial: int) -> None:
+        super().on_lost_name(names, name, serial)
+        print("lost", name, flush=True)
+
+
+async def main(url: str, node_id: str, count: int, timings: Timings) -> None:
+    """Run until killed."""
+    target = RedisTarget.from_url(url)
+    broker = RedisBroker(target, prefix=PREFIX, node_id=node_id, metrics=Metrics())
+    await broker.start(Recorder())
+    node = Speaking(node_id)
+    node.directory = RedisDirectory(
+        target, prefix=PREFIX, node_id=node_id, broker=broker, metrics=Metrics(), timings=timings
+    )
+    await node.directory.start(node)
+    for start in range(0, count, 500):
+        serials = range(start, min(count, start + 500))
+        await asyncio.gather(*(node.enter("chat:room", serial, f"{node_id}-{serial}") for serial in serials))
+        await asyncio.gather(*(node.claim("messaging:names", f"{node_id}-{serial}", serial) for serial in serials))
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    url, node_id, count, factor = sys.argv[1:]
+    asyncio.run(main(url, node_id, int(count), scaled(float(factor))))
