@@ -1,0 +1,73 @@
+"""DataSyncBackend: the backend authorizes subscriptions and publishes deltas.
+
+Texts, which backends match on: `dealer should be a dealer name`, `No such dealer`, `Missing field 'dealer'` of
+`authorizeSubscription`; `Missing field`, `Invalid delta type`, `model must be string` of `publishDeltas`.
+"""
+
+import asyncio
+from typing import Any
+
+from gateway import ConfigurationError, channel_name
+from services.datasync.deltas import read_delta
+from services.datasync.frontend import DataSyncService
+from services.datasync.subscriptions import TOKEN_TTL_S, Grant
+from services.rpc import Request, RPCError, RPCService, acknowledged, rpc_command
+
+__all__ = ["DataSyncBackend"]
+
+
+class DataSyncBackend(RPCService):
+    """Commands `authorizeSubscription` and `publishDeltas`. frontend: the DataSyncService, or its name on this node."""
+
+    def __init__(self, name: str = "datasync_backend", frontend: str | DataSyncService = "datasync") -> None:
+        super().__init__(name)
+        self._frontend = frontend
+
+    @property
+    def frontend(self) -> DataSyncService:
+        """The service whose clients this is for. Raises ConfigurationError: this node has none."""
+        name = self._frontend
+        found = self.cluster.find_service(name) if isinstance(name, str) else name
+        if not isinstance(found, DataSyncService):
+            raise ConfigurationError(f"{self!r}: this node has no DataSyncService called {name!r}")
+        return found
+
+    @rpc_command(name="authorizeSubscription")
+    async def authorize_subscription(self, request: Request, items: Any) -> str:
+        """Allow a client to acquire these items, {dealer, query, tag?}; replies a token, valid 120 s."""
+        if not isinstance(items, list):
+            raise RPCError("Invalid params", "invalid_params")
+        models = {self._model_of(item): None for item in items}  # in their order, each once
+        topics = self.frontend.topics
+        positions = await asyncio.gather(*(topics.position(model) for model in models))
+        grant = Grant(items, dict(zip(models, positions, strict=True)))
+        return await self.tokens.put(grant.value, ttl_s=TOKEN_TTL_S)
+
+    @rpc_command(name="publishDeltas")
+    def publish_deltas(self, request: Request, deltas: Any) -> "asyncio.Future[None]":
+        """Publish deltas, in their order; answered when Redis has them all."""
+        if not isinstance(deltas, list):
+            raise RPCError("Invalid params", "invalid_params")
+        read = [read_delta(delta) for delta in deltas]  # all are sound before the first is published
+        for delta in read:
+            channel_name(delta.model)
+        frontend = self.frontend
+        topics, history = frontend.topics, frontend.history
+        return acknowledged(
+            asyncio.gather(*(topics.publish(delta.model, delta.value, history=history) for delta in read))
+        )
+
+    def _model_of(self, item: Any) -> str:
+        """Check an item; returns the model that its dealer deals in."""
+        if not isinstance(item, dict):
+            raise RPCError("Invalid params", "invalid_params")
+        for field in ("dealer", "query"):
+            if field not in item:
+                raise RPCError(f"Missing field '{field}'", "missing_field")
+        if not isinstance(item["dealer"], str):
+            raise RPCError("dealer should be a dealer name", "invalid_dealer")
+        dealer = self.frontend.dealers.get(item["dealer"])
+        if dealer is None:
+            raise RPCError("No such dealer", "no_such_dealer")
+        dealer.check_query(item["query"])
+        return dealer.model

@@ -1,0 +1,51 @@
+"""The dealers of a service, by name and by model."""
+
+import importlib
+from collections.abc import Iterable
+
+from gateway import ConfigurationError
+from services.datasync.dealers import Dealer
+
+__all__ = ["Dealers"]
+
+
+class Dealers:
+    """Dealers: classes, instances, or "module:Class". Raises ConfigurationError: one cannot be used."""
+
+    def __init__(self, dealers: Iterable[Dealer | type[Dealer] | str]) -> None:
+        self._by_name: dict[str, Dealer] = {}
+        for dealer in dealers:
+            self.register(_load(dealer) if isinstance(dealer, str) else dealer)
+
+    def register(self, dealer: Dealer | type[Dealer]) -> Dealer:
+        """Take one more; returns the instance."""
+        instance = dealer() if isinstance(dealer, type) else dealer
+        if not isinstance(getattr(instance, "model", None), str):
+            raise ConfigurationError(f'dealer {instance.name}: say which models it deals in: model = "Player"')
+        if instance.name in self._by_name:
+            raise ConfigurationError(f"two dealers are called {instance.name}: give one another name")
+        self._by_name[instance.name] = instance
+        return instance
+
+    def unregister(self, dealer: Dealer) -> None:
+        """Let one go."""
+        del self._by_name[dealer.name]
+
+    def get(self, name: str) -> Dealer | None:
+        """Find one by its name."""
+        return self._by_name.get(name)
+
+    def of_model(self, model: str) -> list[Dealer]:
+        """Find those that deal in a model."""
+        return [dealer for dealer in self._by_name.values() if dealer.model == model]
+
+
+def _load(dotted: str) -> type[Dealer]:
+    module_name, _, name = dotted.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), name, None)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f'dealers: "{dotted}": {error}; is it installed, or on PYTHONPATH?') from error
+    if not (isinstance(found, type) and issubclass(found, Dealer)):
+        raise ConfigurationError(f'dealers: "{dotted}": is no Dealer; write "module:Class"')
+    return found

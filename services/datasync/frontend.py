@@ -1,0 +1,98 @@
+"""DataSyncService: clients acquire subscriptions by tokens, on any node, and get the deltas these are for.
+
+Notification: {"type": "delta", "delta": DELTA}, with the item's "tag" in the delta if it has one.
+
+Rules:
+- A node hears the topic of a model as long as somebody here subscribes to it, and is heard by nobody else's clients.
+- Who acquires gets what was published since the token was authorized from history, as fast as it takes it, then
+  what came meanwhile, then what comes. Where these meet offsets decide: nothing is lost, nothing comes twice.
+- Where continuity is lost (Redis lost it, or too much of it), the connection is closed with 4010: the client comes back
+  and looks at the database anew. There is no message of the protocol that would say so to clients written in 2016.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from gateway import BrokerUnavailable, ConfigurationError, Connection, History
+from services.datasync.dealers import Dealer
+from services.datasync.dealing import Dealers
+from services.datasync.exchange import Exchange, NoSuchSubscription
+from services.datasync.subscriptions import TOKEN_TTL_S, Grant, Holdings
+from services.rpc import Request, RPCError, RPCService, rpc_command
+
+__all__ = ["DataSyncService"]
+
+
+class DataSyncService(RPCService):
+    """Deltas for who subscribes to them. dealers: classes, instances, or "module:Class".
+
+    history_ttl_s: how long deltas can be replayed, above the 120 s that a token is valid; history_size: and how many
+    of a model, so that a busy one does not fill Redis.
+    """
+
+    def __init__(
+        self,
+        name: str = "datasync",
+        dealers: Iterable[Dealer | type[Dealer] | str] = (),
+        *,
+        history_ttl_s: float = 180.0,
+        history_size: int = 100_000,
+    ) -> None:
+        super().__init__(name)
+        if history_ttl_s <= TOKEN_TTL_S:
+            raise ConfigurationError(f"history_ttl_s: must be above {TOKEN_TTL_S:g}, for which a token is valid")
+        self.history = History(history_ttl_s, history_size)
+        self.dealers = Dealers(dealers)
+        self._exchange = Exchange(self, self.dealers)
+
+    def register_dealer(self, dealer: Dealer | type[Dealer]) -> Dealer:
+        """Deal in one way more. Raises ConfigurationError."""
+        return self.dealers.register(dealer)
+
+    def unregister_dealer(self, dealer: Dealer) -> None:
+        """Deal so no more; before there are clients."""
+        self.dealers.unregister(dealer)
+
+    @rpc_command(name="acquireSubscription")
+    async def acquire_subscription(self, request: Request, token: Any) -> None:
+        """Get what a token is for, from the moment on that it was authorized."""
+        _demand_text(token)
+        holdings = self._holdings(request.connection)
+        if token not in holdings.grants:
+            value = await self.tokens.take(token)
+            if value is None:
+                raise NoSuchSubscription
+            holdings.grants[token] = Grant.read(value)
+        try:
+            subscription = await self._exchange.acquire(request.connection, holdings.grants[token])
+        except BrokerUnavailable:  # it may be tried again, by this client: the token itself is taken
+            raise
+        except BaseException:
+            del holdings.grants[token]
+            raise
+        del holdings.grants[token]
+        holdings.subscriptions[token] = subscription
+
+    @rpc_command(name="cancelSubscription")
+    def cancel_subscription(self, request: Request, token: Any) -> None:
+        """Give a subscription up that this client acquired."""
+        _demand_text(token)
+        subscription = self._holdings(request.connection).subscriptions.pop(token, None)
+        if subscription is None:
+            raise NoSuchSubscription
+        self._exchange.leave(subscription)
+
+    def on_disconnect(self, connection: Connection) -> None:
+        """Give up all that a client acquired."""
+        holdings: Holdings | None = connection.data.pop(self.name, None)
+        for subscription in [] if holdings is None else list(holdings.subscriptions.values()):
+            self._exchange.leave(subscription)
+
+    def _holdings(self, connection: Connection) -> Holdings:
+        holdings: Holdings = connection.data.setdefault(self.name, Holdings())
+        return holdings
+
+
+def _demand_text(token: Any) -> None:
+    if not isinstance(token, str):
+        raise RPCError("token must be string", "invalid_token")
