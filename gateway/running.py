@@ -18,7 +18,15 @@ from gateway.broker import Broker
 from gateway.http.jwks import remote_keys
 from gateway.metrics import Metrics
 from gateway.node import Node, new_node_id
-from gateway.redis import EmbeddedServer, Heartbeat, RedisBroker, RedisDirectory, RedisRevocations, RedisTarget
+from gateway.redis import (
+    EmbeddedServer,
+    Heartbeat,
+    RedisBroker,
+    RedisDirectory,
+    RedisHistory,
+    RedisRevocations,
+    RedisTarget,
+)
 from gateway.registry import ServiceRegistry
 from gateway.settings import Settings, load
 
@@ -39,12 +47,13 @@ async def running_node(
     """
     metrics, node_id = Metrics(), new_node_id()
     async with AsyncExitStack() as stack:
-        target, directory = None, None
+        target, directory, keeper = None, None, None
         if broker is None:
             url = settings.redis_url or (await stack.enter_async_context(EmbeddedServer())).url
             target = RedisTarget.from_url(url)
             redis = RedisBroker(target, prefix=settings.prefix, node_id=node_id, metrics=metrics)
             directory = RedisDirectory(target, prefix=settings.prefix, node_id=node_id, broker=redis, metrics=metrics)
+            keeper = RedisHistory(target, prefix=settings.prefix, node_id=node_id, metrics=metrics)
             broker = redis
         auth = Authenticator(
             await stack.enter_async_context(_verifier(settings.auth)),
@@ -52,7 +61,7 @@ async def running_node(
             auth=settings.auth,
             metrics=metrics,
         )
-        node = Node(broker, directory, limits=settings.limits, metrics=metrics, node_id=node_id, auth=auth)
+        node = Node(broker, directory, keeper, limits=settings.limits, metrics=metrics, node_id=node_id, auth=auth)
         for registry in registries:
             node.attach(registry)
         stack.push_async_callback(node.stop)

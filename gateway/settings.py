@@ -118,12 +118,16 @@ STANDARD_SERVICES: Mapping[str, ServiceTable] = MappingProxyType(
         "chat": ServiceTable("services.chat:ChatService"),
         "messaging": ServiceTable("services.messaging:MessagingService"),
         "cursors": ServiceTable("services.cursors:CursorsService"),
+        "datasync": ServiceTable("services.datasync:DataSyncService"),
     }
 )
 STANDARD_BACKEND: Mapping[str, ServiceTable] = MappingProxyType(
     {
         "pubsub_backend": ServiceTable("services.pubsub:PubSubBackend", MappingProxyType({"frontend": "pubsub"})),
         "auth_backend": ServiceTable("services.auth:AuthBackend", MappingProxyType({"frontend": "auth"})),
+        "datasync_backend": ServiceTable(
+            "services.datasync:DataSyncBackend", MappingProxyType({"frontend": "datasync"})
+        ),
     }
 )
 

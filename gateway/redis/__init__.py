@@ -4,6 +4,7 @@ from gateway.redis.broker import RedisBroker
 from gateway.redis.directory import RedisDirectory
 from gateway.redis.embedded import EmbeddedServer
 from gateway.redis.heartbeat import Heartbeat, NodeState, read_nodes
+from gateway.redis.history import RedisHistory
 from gateway.redis.lease import Timings
 from gateway.redis.names import channel_name
 from gateway.redis.revocations import RedisRevocations
@@ -15,6 +16,7 @@ __all__ = [
     "NodeState",
     "RedisBroker",
     "RedisDirectory",
+    "RedisHistory",
     "RedisRevocations",
     "RedisTarget",
     "Timings",

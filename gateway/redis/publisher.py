@@ -11,6 +11,7 @@ Rules:
 
 import asyncio
 from collections import deque
+from typing import Any
 
 import hiredis
 
@@ -20,14 +21,14 @@ from gateway.redis.link import Link
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import Gets, Wire, WireError
 
-__all__ = ["PublishRefused", "Publisher"]
+__all__ = ["PublishRefused", "Publisher", "fail"]
 
 QUEUE_MAX = 100_000  # half a second of what one node can publish
 QUEUE_MAX_BYTES = 32 * 1024 * 1024
 LATE_S = 0.1
 
 # future, bytes of the command, deadline in loop time
-_Pending = tuple["asyncio.Future[int]", bytes, float]
+_Pending = tuple["asyncio.Future[Any]", bytes, float]
 
 
 class PublishRefused(BrokerUnavailable):
@@ -35,7 +36,10 @@ class PublishRefused(BrokerUnavailable):
 
 
 class Publisher:
-    """The speaking half of a broker. publish_timeout_s: from `publish` to the answer, whatever happens between."""
+    """The speaking half of a broker. publish_timeout_s: from `publish` to the answer, whatever happens between.
+
+    role: for metrics and logs.
+    """
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class Publisher:
         metrics: Metrics,
         publish_timeout_s: float,
         dial_timeout_s: float,
+        role: str = "publisher",
         queue_max: int = QUEUE_MAX,
         queue_max_bytes: int = QUEUE_MAX_BYTES,
     ) -> None:
@@ -54,7 +59,7 @@ class Publisher:
         self._drops = metrics.drops.labels("publish_queue_full")
         self._link = Link(
             target,
-            role="publisher",
+            role=role,
             name=client_name,
             on_up=self._on_up,
             on_down=self._on_down,
@@ -87,18 +92,21 @@ class Publisher:
         The future: number of subscribers reached; BrokerUnavailable, or its subclass PublishRefused if Redis said
         no. Cancelled before it was written, it is not sent.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[int] = loop.create_future()
         data = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(payload), payload)
+        return self._queue(data)
+
+    def _queue(self, data: bytes) -> "asyncio.Future[Any]":
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
         if self._is_stopped:
-            _fail(future, BrokerUnavailable("the broker is stopped"))
+            fail(future, BrokerUnavailable("the broker is stopped"))
             return future
         if (
             len(self._waiting) + len(self._written) >= self._queue_max
             or self._pending_bytes + len(data) > self._queue_max_bytes
         ):
             self._drops.inc()
-            _fail(future, BrokerUnavailable("too many publications are pending"))
+            fail(future, BrokerUnavailable("too many publications are pending"))
             return future
         self._waiting.append((future, data, loop.time() + self._publish_timeout_s))
         self._pending_bytes += len(data)
@@ -154,9 +162,9 @@ class Publisher:
                 if not future.done():
                     future.set_result(reply)
             elif isinstance(reply, hiredis.ReplyError):
-                _fail(future, PublishRefused(str(reply)))
+                fail(future, PublishRefused(str(reply)))
             else:
-                _fail(future, BrokerUnavailable("outcome unknown: answer out of place"))
+                fail(future, BrokerUnavailable("outcome unknown: answer out of place"))
                 raise WireError(f"answer out of place: {str(reply)[:200]}")
         self._link.settle()
 
@@ -187,10 +195,11 @@ class Publisher:
         while pending:
             future, data, _ = pending.popleft()
             self._pending_bytes -= len(data)
-            _fail(future, BrokerUnavailable(what))
+            fail(future, BrokerUnavailable(what))
 
 
-def _fail(future: "asyncio.Future[int]", error: BrokerUnavailable) -> None:
+def fail(future: "asyncio.Future[Any]", error: BrokerUnavailable) -> None:
+    """Fail a future that may be ignored."""
     if not future.done():
         future.set_exception(error)
         future.exception()  # read once: who ignores the future hears nothing of it later either

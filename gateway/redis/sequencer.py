@@ -1,0 +1,161 @@
+"""Sequencer: sends publications that get a position, pipelined, by the script `publish`.
+
+Rules (beside those of `publisher`, but for one):
+- What was written and not answered *is* sent again on the next connection, before what is behind it: every
+  publication carries an idempotency key, so it happens once, and the order is that of the calls.
+- Nothing is sent before Redis has the script: were the first of two not known and the second one known (another node
+  loaded it in between), they would change places.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from pathlib import Path
+from typing import Final
+
+import hiredis
+
+from gateway.errors import BrokerUnavailable
+from gateway.history import History
+from gateway.metrics import Metrics
+from gateway.publication import Position
+from gateway.redis.names import channel_name, once_key, state_key, stream_key
+from gateway.redis.publisher import Publisher, PublishRefused, fail
+from gateway.redis.target import RedisTarget
+from gateway.redis.wire import Gets, Wire, WireError, command
+
+__all__ = ["KEEP_S", "Sequencer"]
+
+KEEP_S: Final = 86_400.0  # epoch and counter outlive what is kept: else a quiet channel's next message is a false gap
+ONCE_S: Final = 300.0  # how long an idempotency key of the caller's is known
+OWN_S: Final = 30.0  # and one of ours: within its deadline it is sent again, and Redis may then stand still for long
+
+_PLAIN_ONLY: Final = "unexpected symbol near"  # fakeredis, of the first line, which it does not know
+_SOURCE: Final = (Path(__file__).parent / "scripts" / "publish.lua").read_bytes()
+
+
+class Sequencer(Publisher):
+    """Publishes with positions. dial_timeout_s: also for Redis to take the script. See Publisher."""
+
+    def __init__(
+        self,
+        target: RedisTarget,
+        *,
+        prefix: str,
+        client_name: str,
+        metrics: Metrics,
+        publish_timeout_s: float,
+        dial_timeout_s: float,
+    ) -> None:
+        super().__init__(
+            target,
+            role="sequencer",
+            client_name=client_name,
+            metrics=metrics,
+            publish_timeout_s=publish_timeout_s,
+            dial_timeout_s=dial_timeout_s,
+        )
+        self._prefix = prefix
+        self._db = target.db
+        self._load_timeout_s = dial_timeout_s
+        self._source = _SOURCE
+        self._digest = _digest(_SOURCE)
+        self._is_loaded = False
+
+    def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
+        """Queue one publication. See Keeper.publish; the future may also raise PublishRefused."""
+        keep_s = OWN_S if once is None else ONCE_S
+        once = "own " + secrets.token_hex(8) if once is None else "given " + once
+        digest = hashlib.blake2b(once.encode(), digest_size=16).hexdigest()
+        return self._queue(
+            command(
+                b"EVALSHA",
+                self._digest,
+                b"3",
+                state_key(self._prefix, key),
+                stream_key(self._prefix, key),
+                once_key(self._prefix, key, digest),
+                channel_name(self._prefix, key),
+                payload,
+                secrets.token_hex(16).encode(),
+                b"%d" % history.size,
+                _milliseconds(history.ttl_s),
+                _milliseconds(KEEP_S),
+                _milliseconds(keep_s),
+            )
+        )
+
+    # -- the wire ----------------------------------------------------------------------------------------------
+
+    def _on_up(self, wire: Wire) -> None:
+        wire.consume = self._consume_loading
+        if self._db:
+            wire.write(command(b"SELECT", b"%d" % self._db))
+        wire.write(command(b"SCRIPT", b"LOAD", self._source))
+        asyncio.get_running_loop().call_later(self._load_timeout_s, self._check_loaded, wire)
+
+    def _check_loaded(self, wire: Wire) -> None:
+        if wire.is_open and self._link.wire is wire and not self._is_loaded:
+            wire.close(WireError(f"script not taken within {self._load_timeout_s:g} s"))
+
+    def _consume_loading(self, gets: Gets) -> None:
+        wire = self._link.wire
+        while wire is not None and (reply := gets()) is not False:
+            if reply == self._digest:
+                self._is_loaded = True
+                super()._on_up(wire)
+            elif reply != b"OK":  # of SELECT
+                raise WireError(f"script not taken: {str(reply)[:200]}")
+
+    def _become_plain(self) -> None:
+        self._source = _SOURCE[_SOURCE.index(b"\n") :]
+        before, self._digest = self._digest, _digest(self._source)
+        for pending in (self._written, self._waiting):
+            spelt = [(future, data.replace(before, self._digest, 1), due) for future, data, due in pending]
+            pending.clear()
+            pending.extend(spelt)
+
+    def _on_down(self, error: WireError) -> None:
+        self._is_loaded = False
+        self._waiting.extendleft(reversed(self._written))
+        self._written.clear()
+
+    def _flush(self) -> None:
+        if self._is_loaded:
+            super()._flush()
+            return
+        self._is_flush_due = False
+        if self._timer is None and self._waiting:
+            self._arm()
+
+    def _consume(self, gets: Gets) -> None:
+        while (reply := gets()) is not False:
+            if not self._written:
+                raise WireError(f"unasked answer: {str(reply)[:200]}")
+            is_error = isinstance(reply, hiredis.ReplyError)
+            if is_error and str(reply).startswith("NOSCRIPT"):
+                raise WireError("Redis forgot the script")  # all is sent again on the next connection, in order
+            if is_error and self._source is _SOURCE and _PLAIN_ONLY in str(reply):
+                self._become_plain()
+                raise WireError("not a Redis that knows the script's first line")  # as above
+            future, data, _ = self._written.popleft()
+            self._pending_bytes -= len(data)
+            if future.done():
+                continue
+            if is_error:
+                fail(future, PublishRefused(str(reply)))
+                continue
+            try:
+                future.set_result(Position.parse(reply.decode()))  # type: ignore[attr-defined]  # or it raises
+            except (AttributeError, ValueError):
+                fail(future, BrokerUnavailable("outcome unknown: answer out of place"))
+                raise WireError(f"answer out of place: {str(reply)[:200]}") from None
+        self._link.settle()
+
+
+def _digest(source: bytes) -> bytes:
+    return hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
+
+
+def _milliseconds(seconds: float) -> bytes:
+    return b"%d" % max(1, round(seconds * 1000))

@@ -1,0 +1,333 @@
+"""What every Keeper does: on each kind of server, and in memory. What only Redis can show is below."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import BrokerUnavailable
+from gateway.history import History, Keeper
+from gateway.metrics import Metrics
+from gateway.publication import Position, Publication, read_publication
+from gateway.redis import RedisTarget
+from gateway.redis.history import RedisHistory
+from tests.support.brokers import PREFIX, open_broker
+from tests.support.memory_history import Archive, MemoryHistory
+from tests.support.proxy import FaultProxy
+from tests.support.redis_servers import KINDS, REAL_KINDS, FakeRedisServer, RedisServer, start_server
+
+KEY = "datasync:Task"
+HOUR = History(ttl_s=3600.0)
+Server = RedisServer | FakeRedisServer
+
+
+@asynccontextmanager
+async def keeper_of(url: str, **options: Any) -> AsyncIterator[RedisHistory]:
+    keeper = RedisHistory(RedisTarget.from_url(url), prefix=PREFIX, node_id="node-1", metrics=Metrics(), **options)
+    await keeper.start()
+    try:
+        yield keeper
+    finally:
+        await keeper.stop()
+
+
+@pytest.fixture(params=[*KINDS, "memory"])
+async def keepers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Keeper, Keeper]]:
+    """Those of two nodes."""
+    if request.param == "memory":
+        archive = Archive()
+        yield MemoryHistory(archive), MemoryHistory(archive)
+        return
+    async with start_server(request.param, tmp_path) as server:
+        async with keeper_of(server.url, page=7) as one, keeper_of(server.url) as other:
+            yield one, other
+
+
+def payloads(publications: list[Publication] | None) -> list[bytes]:
+    assert publications is not None, "gone"
+    return [publication.payload for publication in publications]
+
+
+async def fill(keeper: Keeper, count: int, history: History = HOUR, *, first: int = 1) -> list[Position]:
+    futures = [keeper.publish(KEY, b"%d" % number, history) for number in range(first, first + count)]
+    return await asyncio.gather(*futures)
+
+
+async def test_offsets_count_by_one_in_the_order_of_the_calls(keepers: tuple[Keeper, Keeper]) -> None:
+    positions = await fill(keepers[0], 50)
+    assert [position.offset for position in positions] == list(range(1, 51))
+    assert len({position.epoch for position in positions}) == 1
+    assert len({position.tag for position in positions}) == 50
+
+
+async def test_what_follows_any_position_is_read_on_any_node(keepers: tuple[Keeper, Keeper]) -> None:
+    begun = await keepers[1].position(KEY)
+    positions = [begun, *await fill(keepers[0], 40)]
+    for at in (0, 1, 6, 7, 8, 39, 40):
+        read = await keepers[1].read(KEY, positions[at])
+        assert payloads(read) == [b"%d" % number for number in range(at + 1, 41)]
+        assert read is not None and [each.position for each in read] == positions[at + 1 :]
+        assert [each.previous_tag for each in read] == [position.tag for position in positions[at:-1]]
+    assert await keepers[0].position(KEY) == positions[-1]
+
+
+async def test_channels_do_not_share_anything(keepers: tuple[Keeper, Keeper]) -> None:
+    one = await keepers[0].publish("s:a", b"1", HOUR, once="k")
+    other = await keepers[0].publish("s:a}:history", b"2", HOUR, once="k")
+    assert one.epoch != other.epoch and (one.offset, other.offset) == (1, 1)
+
+
+async def test_a_position_of_another_history_is_refused(keepers: tuple[Keeper, Keeper]) -> None:
+    keeper = keepers[0]
+    assert await keeper.read(KEY, Position("e", 0, "t")) is None  # there is none at all
+    first, second, third = await fill(keeper, 3)
+    assert await keeper.read(KEY, Position("e", first.offset, first.tag)) is None
+    for known in (first, second, third):
+        assert await keeper.read(KEY, Position(known.epoch, known.offset, "0123456789abcdef")) is None
+    assert await keeper.read(KEY, Position(third.epoch, 4, third.tag)) is None
+    assert await keeper.read(KEY, Position(third.epoch, 0, first.tag)) is None
+
+
+async def test_size_bounds_and_what_is_trimmed_is_gone(keepers: tuple[Keeper, Keeper]) -> None:
+    keeper = keepers[0]
+    begun = await keeper.position(KEY)
+    positions = await fill(keeper, 10, History(ttl_s=3600.0, size=3))
+    assert payloads(await keeper.read(KEY, positions[7])) == [b"9", b"10"]
+    # its own entry was trimmed; what followed it says its tag
+    assert payloads(await keeper.read(KEY, positions[6])) == [b"8", b"9", b"10"]
+    forged = Position(positions[6].epoch, positions[6].offset, "0123456789abcdef")
+    assert await keeper.read(KEY, forged) is None
+    assert await keeper.read(KEY, positions[5]) is None
+    assert await keeper.read(KEY, begun) is None
+
+
+async def test_the_same_key_is_published_once_and_answered_alike(keepers: tuple[Keeper, Keeper]) -> None:
+    begun = await keepers[0].position(KEY)
+    first = await keepers[0].publish(KEY, b"1", HOUR, once="order 1")
+    again = await asyncio.gather(*(keeper.publish(KEY, b"1", HOUR, once="order 1") for keeper in keepers))
+    assert again == [first, first]
+    second = await keepers[1].publish(KEY, b"2", HOUR, once="order 2")
+    assert second.offset == 2
+    assert payloads(await keepers[0].read(KEY, begun)) == [b"1", b"2"]
+
+
+async def test_two_nodes_publishing_at_once_make_one_order(keepers: tuple[Keeper, Keeper]) -> None:
+    begun = await keepers[0].position(KEY)
+    one, other = await asyncio.gather(fill(keepers[0], 100), fill(keepers[1], 100, first=1001))
+    assert sorted(position.offset for position in one + other) == list(range(1, 201))
+    numbers = [int(payload) for payload in payloads(await keepers[0].read(KEY, begun))]
+    assert [number for number in numbers if number < 1000] == list(range(1, 101))
+    assert [number for number in numbers if number > 1000] == list(range(1001, 1101))
+
+
+# -- what only servers show ----------------------------------------------------------------------------------------
+
+
+async def until(condition: Callable[[], Awaitable[object]], *, within_s: float = 5.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not await condition():
+            await asyncio.sleep(0.01)  # Redis's own time passes
+
+
+async def test_subscribers_get_what_is_kept_with_its_position(server: Server) -> None:
+    async with open_broker(server.url) as (broker, recorder), keeper_of(server.url) as keeper:
+        await broker.subscribe(KEY)
+        begun = await keeper.position(KEY)
+        positions = await fill(keeper, 3)
+        await recorder.until(lambda: len(recorder.of(KEY)) == 3)
+        heard = [read_publication(data) for data in recorder.of(KEY)]
+        assert heard == await keeper.read(KEY, begun)
+        assert [each.position for each in heard] == positions
+
+
+async def test_any_bytes_come_through(server: Server) -> None:
+    payload = bytes(range(256)) * 4
+    async with keeper_of(server.url) as keeper:
+        begun = await keeper.position(KEY)
+        await keeper.publish(KEY, payload, HOUR)
+        assert payloads(await keeper.read(KEY, begun)) == [payload]
+
+
+async def test_pages_are_bounded_in_bytes_too(server: Server) -> None:
+    async with keeper_of(server.url) as keeper:
+        begun = await keeper.position(KEY)
+        large = [b"%d" % number + b"x" * 400_000 for number in range(7)]
+        await asyncio.gather(*(keeper.publish(KEY, payload, HOUR) for payload in large))
+        assert payloads(await keeper.read(KEY, begun)) == large
+
+
+async def test_time_bounds_also_a_channel_that_is_never_quiet(server: Server) -> None:
+    async with keeper_of(server.url) as keeper:
+        client = server.client()
+        begun = await keeper.position(KEY)
+        loop = asyncio.get_running_loop()
+        began_s, count, history = loop.time(), 0, History(ttl_s=0.4)
+        while loop.time() - began_s < 1.2:
+            count += 1
+            last = await keeper.publish(KEY, b"%d" % count, history)
+        kept = await client.xlen(f"{PREFIX}:{{{KEY}}}:history")
+        assert count / 6 < kept < count * 2 / 3  # a third
+        assert await keeper.read(KEY, begun) is None
+        assert await keeper.read(KEY, last) == []
+        await client.aclose()
+
+
+async def test_the_counter_outlives_what_is_kept(server: Server) -> None:
+    async with keeper_of(server.url) as keeper:
+        client = server.client()
+        stream, state = f"{PREFIX}:{{{KEY}}}:history", f"{PREFIX}:{{{KEY}}}:position"
+        first, second = await fill(keeper, 2, History(ttl_s=0.1))
+
+        async def is_gone() -> bool:
+            return not await client.exists(stream)
+
+        await until(is_gone)
+        assert await client.pttl(state) > 86_000_000
+        assert await keeper.read(KEY, second) == []
+        assert await keeper.read(KEY, first) is None
+        (third,) = await fill(keeper, 1, first=3)
+        assert (third.epoch, third.offset) == (second.epoch, 3)
+        assert payloads(await keeper.read(KEY, second)) == [b"3"]
+        assert await client.pttl(stream) > 3_600_000
+        await client.aclose()
+
+
+async def test_no_key_is_left_without_an_end(server: Server) -> None:
+    async with keeper_of(server.url) as keeper:
+        await keeper.position("datasync:Other")
+        await fill(keeper, 3)
+        client = server.client()
+        ends = {key: await client.pttl(key) for key in await client.keys("*")}
+        assert len(ends) == 6 and all(end > 0 for end in ends.values()), ends  # 2 states, a stream, 3 idempotency keys
+        await client.aclose()
+
+
+async def test_a_lost_counter_is_another_epoch_and_the_old_stream_is_not_continued(server: Server) -> None:
+    async with keeper_of(server.url) as keeper:
+        client = server.client()
+        positions = await fill(keeper, 5)
+        await client.delete(f"{PREFIX}:{{{KEY}}}:position")
+        begun = await keeper.position(KEY)
+        assert begun.epoch != positions[0].epoch and begun.offset == 0
+        (new,) = await fill(keeper, 1, first=6)
+        assert payloads(await keeper.read(KEY, begun)) == [b"6"]
+        assert await keeper.read(KEY, positions[0]) is None
+        assert new.epoch == begun.epoch and await client.xlen(f"{PREFIX}:{{{KEY}}}:history") == 1
+        await client.aclose()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_epoch_and_tags_are_others_after_every_start_of_the_server(kind: str, tmp_path: Path) -> None:
+    epochs, tags = set(), set()
+    async with start_server(kind, tmp_path) as server:
+        for _ in range(4):
+            async with keeper_of(server.url) as keeper:
+                for position in [await keeper.position("s:other"), *await fill(keeper, 3)]:
+                    epochs.add(position.epoch)
+                    tags.add(position.tag)
+            await server.restart()
+    assert len(epochs) == 8 and len(tags) == 16
+
+
+@pytest.mark.parametrize("kind", REAL_KINDS)
+async def test_offsets_used_again_after_a_failover_are_told_from_the_first_ones(kind: str, tmp_path: Path) -> None:
+    """The state of a replica that lagged: same epoch, offsets that were given before."""
+    async with start_server(kind, tmp_path) as server, keeper_of(server.url) as keeper:
+        client = server.client()
+        state, stream = f"{PREFIX}:{{{KEY}}}:position", f"{PREFIX}:{{{KEY}}}:history"
+        await fill(keeper, 3)
+        dumps = {key: await client.dump(key) for key in (state, stream)}
+        lost = await fill(keeper, 2, first=4)
+        for key, dump in dumps.items():
+            await client.restore(key, 0, dump, replace=True)
+        again = await fill(keeper, 4, first=6)
+        assert [position.offset for position in again] == [4, 5, 6, 7]
+        for position in lost:
+            assert await keeper.read(KEY, position) is None
+        assert payloads(await keeper.read(KEY, again[0])) == [b"7", b"8", b"9"]
+        await client.aclose()
+
+
+async def test_publications_survive_a_script_flush_in_order(server: Server) -> None:
+    async with keeper_of(server.url) as keeper:
+        begun = await keeper.position(KEY)
+        client = server.client()
+        await fill(keeper, 1)
+        await client.script_flush()
+        await fill(keeper, 20, first=2)
+        assert payloads(await keeper.read(KEY, begun)) == [b"%d" % number for number in range(1, 22)]
+        await client.aclose()
+
+
+@pytest.mark.parametrize("kind", REAL_KINDS)
+async def test_what_was_not_answered_is_sent_again_and_kept_once(kind: str, tmp_path: Path) -> None:
+    """Connections are killed again and again amid 3,000 publications: each once, in order."""
+    async with start_server(kind, tmp_path) as server, keeper_of(server.url) as keeper:
+        client = server.client()
+        begun = await keeper.position(KEY)
+        futures: list[asyncio.Future[Position]] = []
+        for number in range(3000):
+            futures.append(keeper.publish(KEY, b"%d" % number, HOUR))
+            if number % 100 == 50:
+                await asyncio.wait(futures[-2:], timeout=0.001)
+                await client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        positions = await asyncio.gather(*futures)
+        assert [position.offset for position in positions] == list(range(1, 3001))
+        assert payloads(await keeper.read(KEY, begun)) == [b"%d" % number for number in range(3000)]
+        await client.aclose()
+
+
+@pytest.mark.parametrize("kind", REAL_KINDS)
+async def test_a_proxy_that_swallows_replies_makes_nothing_twice(kind: str, tmp_path: Path) -> None:
+    async with start_server(kind, tmp_path) as server, FaultProxy("127.0.0.1", server.port) as proxy:
+        async with keeper_of(proxy.url) as keeper, keeper_of(server.url) as direct:
+            begun = await direct.position(KEY)
+            await fill(keeper, 1)
+            proxy.lose_replies()
+            future = keeper.publish(KEY, b"2", HOUR)
+
+            async def is_stored() -> bool:
+                return (await direct.position(KEY)).offset == 2
+
+            await until(is_stored)
+            assert not future.done()
+            proxy.heal()
+            proxy.cut()
+            assert (await future).offset == 2
+            await fill(keeper, 1, first=3)
+            assert payloads(await direct.read(KEY, begun)) == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("kind", REAL_KINDS)
+async def test_out_of_memory_refuses_before_anything_is_stored_or_sent(kind: str, tmp_path: Path) -> None:
+    async with start_server(kind, tmp_path) as server, open_broker(server.url) as (broker, recorder):
+        async with keeper_of(server.url) as keeper:
+            client = server.client()
+            await broker.subscribe(KEY)
+            (first,) = await fill(keeper, 1)
+            await client.config_set("maxmemory", "1")
+            with pytest.raises(BrokerUnavailable) as refusal:
+                await keeper.publish(KEY, b"2", HOUR)
+            assert "OOM" in refusal.value.what
+            await client.config_set("maxmemory", "0")
+            assert await keeper.position(KEY) == first
+            await fill(keeper, 1, first=3)
+            await recorder.until(lambda: len(recorder.of(KEY)) == 2)
+            assert [read_publication(data).payload for data in recorder.of(KEY)] == [b"1", b"3"]
+            await client.aclose()
+
+
+@pytest.mark.parametrize("kind", REAL_KINDS)
+async def test_nothing_answers_for_long_and_everybody_is_told(kind: str, tmp_path: Path) -> None:
+    async with RedisServer(kind, tmp_path) as server, keeper_of(server.url, publish_timeout_s=0.5) as keeper:
+        await fill(keeper, 1)
+        server.freeze()
+        futures = [keeper.publish(KEY, b"2", HOUR) for _ in range(3)]
+        done, _ = await asyncio.wait(futures, timeout=3.0)
+        server.thaw()
+        assert len(done) == 3
+        assert all(isinstance(future.exception(), BrokerUnavailable) for future in futures)
+        await asyncio.wait_for(keeper.publish(KEY, b"3", HOUR), 5.0)
