@@ -1,0 +1,123 @@
+"""@subscribable: a model whose changes are published.
+
+Rules:
+- A delta tells rows as the database has them: they are read before and after, never taken from the instance that is
+  saved, which may hold expressions, strings for dates, or fields that `update_fields` leaves out.
+- In a transaction the row is locked while it is read the first time (where the database can), so that the deltas of
+  two transactions that change it follow upon each other.
+- Only what the model names leaves the database.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, overload
+
+from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
+from django.db import transaction
+from django.db.models import FileField, Model
+from django.db.models.signals import post_delete, post_save, pre_delete, pre_save
+
+from snorky.django.gateway import snapshot
+from snorky.django.outbox import publish_deltas
+
+__all__ = ["subscribable"]
+
+_BEFORE = "_snorky_before"  # on an instance, between the signals before and after
+_M = TypeVar("_M", bound=type[Any])
+
+
+@overload
+def subscribable(model: _M, /) -> _M: ...
+
+
+@overload
+def subscribable(*, fields: Sequence[str] = (), name: str = "") -> Callable[[_M], _M]: ...
+
+
+def subscribable(model: _M | None = None, /, *, fields: Sequence[str] = (), name: str = "") -> _M | Callable[[_M], _M]:
+    """Publish what is inserted, updated and deleted of a model, when it is committed.
+
+    fields: names of those that are told; else the model's method `jsonify()` tells them. name: what deltas call the
+    model, its class's name unless given. Raises ImproperlyConfigured: neither fields nor jsonify; no such field.
+    """
+
+    def decorate(model: _M) -> _M:
+        _Watcher(model, fields, name or model.__name__)
+        return model
+
+    return decorate if model is None else decorate(model)
+
+
+class _Watcher:
+    """Follows one model by its signals."""
+
+    def __init__(self, model: type[Any], fields: Sequence[str], name: str) -> None:
+        if model._meta.abstract:
+            raise ImproperlyConfigured(f"@subscribable: {model.__name__} is abstract; decorate the models made of it")
+        self._model = model
+        self._name = name
+        self._fields = [_field_of(model, field) for field in fields]
+        if not fields and not callable(getattr(model, "jsonify", None)):
+            raise ImproperlyConfigured(
+                f"@subscribable: tell what of {model.__name__} may be published: "
+                "@subscribable(fields=(...)) or a method jsonify()"
+            )
+        for signal, receiver in (
+            (pre_save, self._before_save),
+            (post_save, self._after_save),
+            (pre_delete, self._before_delete),
+            (post_delete, self._after_delete),
+        ):
+            signal.connect(receiver, sender=model, weak=False, dispatch_uid=f"snorky.{model._meta.label}")
+
+    def _before_save(self, instance: Model, using: str, raw: bool, **_: Any) -> None:
+        if not raw:
+            setattr(instance, _BEFORE, self._row(instance, using, is_first=True))
+
+    def _after_save(self, instance: Model, created: bool, using: str, raw: bool, **_: Any) -> None:
+        if raw:  # of a fixture: the rows around it may not be there yet
+            return
+        before = vars(instance).pop(_BEFORE, None)
+        after = self._row(instance, using)
+        if after is None or after == before:  # gone already, and told by who deleted it; or nothing has changed
+            return
+        if created or before is None:
+            delta = {"type": "insert", "model": self._name, "data": after}
+        else:
+            delta = {"type": "update", "model": self._name, "newData": after, "oldData": before}
+        publish_deltas([delta], using=using)
+
+    def _before_delete(self, instance: Model, using: str, **_: Any) -> None:
+        setattr(instance, _BEFORE, self._row(instance, using, is_first=True))
+
+    def _after_delete(self, instance: Model, using: str, **_: Any) -> None:
+        before = vars(instance).pop(_BEFORE, None)
+        if before is not None:
+            publish_deltas([{"type": "delete", "model": self._name, "data": before}], using=using)
+
+    def _row(self, instance: Any, using: str, *, is_first: bool = False) -> Any:
+        """Read the instance's row and tell it as JSON; None = there is none."""
+        if instance.pk is None:
+            return None
+        rows = self._model._base_manager.using(using).filter(pk=instance.pk)
+        connection = transaction.get_connection(using)
+        if is_first and connection.in_atomic_block and connection.features.has_select_for_update:
+            rows = rows.select_for_update()
+        row = next(iter(rows), None)
+        if row is None:
+            return None
+        return snapshot({field.name: _value(field, row) for field in self._fields} if self._fields else row.jsonify())
+
+
+def _field_of(model: type[Any], name: str) -> Any:
+    try:
+        field = model._meta.get_field(name)
+    except FieldDoesNotExist as error:
+        raise ImproperlyConfigured(f"@subscribable: {error}") from error
+    if not field.concrete or field.many_to_many:
+        raise ImproperlyConfigured(f"@subscribable: {model.__name__}.{name} is no column; write jsonify()")
+    return field
+
+
+def _value(field: Any, row: Model) -> Any:
+    value = field.value_from_object(row)  # of a foreign key: the other's key
+    return str(value) if isinstance(field, FileField) else value
