@@ -102,6 +102,9 @@ ATTACKS: dict[str, tuple[str, str, Key, dict[str, Any]]] = {
                                                hmac_token().split(".")[2]]), HMAC, {}),
     "critical header": ("malformed", forged({**HS256, "crit": ["exp"]}, claims()), HMAC, {}),
     "detached payload": ("malformed", forged({**HS256, "b64": False, "crit": ["b64"]}, ""), HMAC, {}),
+    "payload not encoded, and critical": (
+        "malformed", forged({**HS256, "b64": True, "crit": ["b64"]}, claims()), HMAC, {},
+    ),
     "algorithm is a list": ("malformed", forged({"alg": ["HS256"]}, claims()), HMAC, {}),
     "no algorithm": ("malformed", forged({"typ": "JWT"}, claims()), HMAC, {}),
     "key id is an object": ("malformed", forged({**HS256, "kid": {}}, claims()), HMAC, {}),
