@@ -1,7 +1,8 @@
 """The backend's door: one request envelope in by HTTP POST, one response envelope out; or an array of them.
 
-Status: 401 wrong or missing key, 400 not JSON or no envelope, 404 unknown service, 504 no answer in time; an
-error of a command is 200 with an `error` message. In a batch the status is 200 and each element stands for itself.
+Status: 401 wrong or missing key, 403 a browser where there is no key, 400 not JSON or no envelope, 404 unknown
+service, 408 the body did not come in time, 413 too large, 504 no answer in time; an error of a command is 200 with an
+`error` message. In a batch the status is 200 and each element stands for itself.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from gateway.settings import ApiKey
 
 __all__ = ["BackendHandler"]
 
+BODY_TIMEOUT_S: Final = 10.0  # 1 MiB at 1 Mbit/s
 REPLY_TIMEOUT_S: Final = 10.0  # a publish gives up after 5 s
 BATCH_MAX: Final = 1000  # envelopes of one request
 
@@ -67,8 +69,20 @@ class BackendHandler:
         """Answer one request."""
         if self._api_key is not None and not self._api_key.matches(request.headers.get("X-Backend-Key", "")):
             return _error(401, SnorkyError("Wrong or missing X-Backend-Key"), "unauthorized")
+        if self._api_key is None and "Origin" in request.headers:
+            # any page that somebody on this machine looks at can post to loopback, with no question asked before
+            return _error(403, SnorkyError("Browsers need a key: set [private] api_key"), "forbidden")
         try:
-            value = decode_json(await request.read())
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await request.read()
+        except TimeoutError:
+            return _error(408, SnorkyError("The request took too long"), "timeout")
+        except web.HTTPRequestEntityTooLarge:
+            return _error(413, SnorkyError("The request is too large"), "too_large")
+        except web.RequestPayloadError:
+            return _error(400, SnorkyError("The request's body is broken"), "invalid_message")
+        try:
+            value = decode_json(body)
             if isinstance(value, list):
                 return await self._batch(value)
             return _json(200, await self._one(envelope_of(value)))

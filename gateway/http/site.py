@@ -21,7 +21,7 @@ _log = logging.getLogger("snorky.http")
 def _tell_faults_only(record: logging.LogRecord) -> bool:
     """Keep what is a fault of ours; for a request that is not HTTP aiohttp logs a traceback that quotes the peer."""
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError)
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError)
 
 
 _log.addFilter(_tell_faults_only)
