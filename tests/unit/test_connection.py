@@ -25,6 +25,7 @@ class PausingWire(FakeWire):
         self.connection: Connection | None = None
 
     def write(self, data: bytes) -> None:
+        assert self.buffered <= self.capacity, "written to though it had asked for a pause"
         super().write(data)
         self.buffered += len(data)
         if self.buffered > self.capacity:
