@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 import gateway.errors
-from gateway import CloseCode, Metrics, SnorkyError
+from gateway import CloseCode, Limits, Metrics, SnorkyError
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
@@ -116,3 +117,10 @@ def test_links_of_the_documents_lead_to_files_and_headings(page: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}, link
+
+
+def test_limits_of_the_protocol_are_the_defaults() -> None:
+    figures = re.findall(r"[\d,]*\d", section(PROTOCOL, "Limits"))
+    for each in fields(Limits):
+        if each.name != "send_buffer_bytes":  # the kernel's affair; no client sees it
+            assert f"{each.default:,g}" in figures or f"{each.default:,}" in figures, each.name
