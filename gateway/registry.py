@@ -29,7 +29,7 @@ from gateway.limiter import Limiter
 from gateway.service import Cluster, Service
 from gateway.settings import Limits
 
-__all__ = ["ServiceRegistry", "error_message", "is_cancelling", "send_error"]
+__all__ = ["ServiceRegistry", "call_id_of", "error_message", "is_cancelling", "send_error"]
 
 _log = structlog.get_logger("snorky.registry")
 
@@ -57,7 +57,8 @@ def is_cancelling() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _call_id(message: Any) -> Any:
+def call_id_of(message: Any) -> Any:
+    """Find the id of a call; None if it has none."""
     return message.get("callId") if isinstance(message, dict) else None
 
 
@@ -190,7 +191,7 @@ class ServiceRegistry:
         if not isinstance(error, SnorkyError):
             _log.error("service failed", service=envelope.service, exc_info=error)
             error = SnorkyError("Internal error")
-        send_error(connection, envelope.service, error, _call_id(envelope.message))
+        send_error(connection, envelope.service, error, call_id_of(envelope.message))
 
     def _may_send(self, connection: Connection, envelope: Envelope) -> bool:
         """Take a token; if there is none, say when there will be, and close who does not listen."""
@@ -198,11 +199,11 @@ class ServiceRegistry:
         if limiter is None or not (wait_ms := limiter.take()):
             return True
         self.cluster.metrics.limited.labels("messages_per_s").inc()
-        if limiter.note_bad():
+        if limiter.note_refused():
             connection.close(CloseCode.LIMIT, "Too many messages")
         else:
             error = LimitExceeded("messages_per_s", "Too many messages", code="rate_limited", retry_after_ms=wait_ms)
-            send_error(connection, envelope.service, error, _call_id(envelope.message))
+            send_error(connection, envelope.service, error, call_id_of(envelope.message))
         return False
 
     def _refuse(self, connection: Connection, error: SnorkyError, envelope: Envelope | None) -> None:
@@ -213,7 +214,7 @@ class ServiceRegistry:
             connection.close(CloseCode.TOO_MUCH_BAD_INPUT, "Too much bad input")
             return
         if envelope is not None:
-            service, call_id = envelope.service, _call_id(envelope.message)
+            service, call_id = envelope.service, call_id_of(envelope.message)
         else:
             service, call_id = (error.service if isinstance(error, InvalidEnvelope) else None) or "gateway", None
         send_error(connection, service, error, call_id)
@@ -221,7 +222,5 @@ class ServiceRegistry:
     def _limiter(self, connection: Connection) -> Limiter | None:
         limits = self._limits
         if connection.limiter is None and limits is not None:
-            connection.limiter = Limiter(
-                limits.messages_per_s, limits.messages_burst, limits.bad_messages_per_minute
-            )
+            connection.limiter = Limiter(limits.messages_per_s, limits.messages_burst, limits.bad_messages_per_minute)
         return connection.limiter

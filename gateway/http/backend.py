@@ -15,7 +15,7 @@ from gateway.codec import Encoding, Envelope, decode_json, encode_json, envelope
 from gateway.errors import InvalidEnvelope, InvalidInput, InvalidMessage, SnorkyError, UnknownService
 from gateway.frames import TEXT, Dialect
 from gateway.node import node_of
-from gateway.registry import ServiceRegistry, error_message
+from gateway.registry import ServiceRegistry, call_id_of, error_message
 from gateway.settings import ApiKey
 
 __all__ = ["BackendHandler"]
@@ -82,7 +82,7 @@ class BackendHandler:
         except web.RequestPayloadError:
             return _error(400, SnorkyError("The request's body is broken"), "invalid_message")
         try:
-            value = decode_json(body)
+            value: Any = decode_json(body)
             if isinstance(value, list):
                 return await self._batch(value)
             return _json(200, await self._one(envelope_of(value)))
@@ -90,7 +90,7 @@ class BackendHandler:
             service = error.service if isinstance(error, InvalidEnvelope) else None
             return _error(400, error, service=service)
         except UnknownService as error:
-            return _error(404, error, service=error.service)
+            return _error(404, error, service=error.service, call_id=call_id_of(value["message"]))
         except TimeoutError:
             return _error(504, SnorkyError("No reply"), "no_reply")
 
@@ -105,7 +105,7 @@ class BackendHandler:
         try:
             return await self._one(envelope_of(value))
         except UnknownService as error:
-            return _envelope(error, service=error.service)
+            return _envelope(error, service=error.service, call_id=call_id_of(value["message"]))
         except InvalidInput as error:
             return _envelope(error, service=error.service if isinstance(error, InvalidEnvelope) else None)
         except TimeoutError:
@@ -126,14 +126,15 @@ class BackendHandler:
         except (UnknownService, TimeoutError):
             raise
         except SnorkyError as error:
-            return _envelope(error, service=envelope.service)
+            return _envelope(error, service=envelope.service, call_id=call_id_of(envelope.message))
         except Exception:  # the top of this request: told as such, logged once
             _log.exception("service failed", service=envelope.service)
-            return _envelope(SnorkyError("Internal error"), service=envelope.service)
+            internal = SnorkyError("Internal error")
+            return _envelope(internal, service=envelope.service, call_id=call_id_of(envelope.message))
 
 
-def _envelope(error: SnorkyError, code: str | None = None, *, service: str | None = None) -> bytes:
-    message = error_message(error)
+def _envelope(error: SnorkyError, code: str | None = None, *, service: str | None = None, call_id: Any = None) -> bytes:
+    message = error_message(error, call_id)
     if code is not None:
         message["code"] = code
     return encode_json({"service": service or "gateway", "message": message})
@@ -143,5 +144,7 @@ def _json(status: int, body: bytes) -> web.Response:
     return web.Response(status=status, body=body, content_type="application/json")
 
 
-def _error(status: int, error: SnorkyError, code: str | None = None, *, service: str | None = None) -> web.Response:
-    return _json(status, _envelope(error, code, service=service))
+def _error(
+    status: int, error: SnorkyError, code: str | None = None, *, service: str | None = None, call_id: Any = None
+) -> web.Response:
+    return _json(status, _envelope(error, code, service=service, call_id=call_id))
