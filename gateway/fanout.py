@@ -30,6 +30,7 @@ from gateway.metrics import Metrics
 __all__ = ["Fanout", "Source"]
 
 CHUNK: Final = 1000  # writes per loop tick: 15 ms on a machine where one takes 15 us
+COMPLAIN_EVERY_S: Final = 1.0  # the metric counts them all; a flood of bad ones must not flood the log
 SEQUENCED: Final = b"\xc1"  # begins a publication with a position: never first in JSON or MessagePack
 
 _log = structlog.get_logger("snorky.fanout")
@@ -69,6 +70,7 @@ class Fanout:
         self._started_s = 0.0
         self._probe: tuple[str, bytes, float] | None = None
         self._is_probe_here = False
+        self._complained_s = -COMPLAIN_EVERY_S
 
     def expect(self, key: str, payload: bytes) -> None:
         """Time this publication of our own until it is written to its clients; one at a time is timed."""
@@ -113,6 +115,7 @@ class Fanout:
             except InvalidMessage:
                 reason = "unknown_version" if payload[:1] == SEQUENCED else "invalid"
                 self._metrics.drops.labels(reason).inc()
+                self._complain(channel.key, reason)
         if not sound:
             return
         self._metrics.unsequenced_publications.inc(len(sound))
@@ -163,6 +166,13 @@ class Fanout:
         if self._is_probe_here and self._probe is not None:
             self._metrics.publish_to_write.observe(now_s - self._probe[2])
             self._probe, self._is_probe_here = None, False
+
+    def _complain(self, key: str, reason: str) -> None:
+        """Name a channel that publications are dropped of; a line a second at most."""
+        now_s = perf_counter()
+        if now_s - self._complained_s >= COMPLAIN_EVERY_S:
+            self._complained_s = now_s
+            _log.warning("publication dropped", channel=key, reason=reason)
 
     @staticmethod
     def _give_up(connection: Connection) -> None:
