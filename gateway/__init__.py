@@ -32,11 +32,12 @@ from gateway.registry import ServiceRegistry, error_message, is_cancelling, send
 from gateway.running import running
 from gateway.server import Gateway
 from gateway.service import Cluster, Service, Topics
-from gateway.settings import Limits, Private, Public, Settings, load
+from gateway.settings import ApiKey, Limits, Private, Public, Settings, load
 
 __all__ = [
     "PAYLOAD",
     "AlreadySubscribed",
+    "ApiKey",
     "BackendHandler",
     "BrokerUnavailable",
     "CloseCode",

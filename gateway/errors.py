@@ -152,9 +152,7 @@ class LimitExceeded(Refused):
 
     code = "limit_exceeded"
 
-    def __init__(
-        self, limit: str, text: str, *, code: str | None = None, retry_after_ms: int | None = None
-    ) -> None:
+    def __init__(self, limit: str, text: str, *, code: str | None = None, retry_after_ms: int | None = None) -> None:
         super().__init__(text)
         self.limit = limit
         if code is not None:

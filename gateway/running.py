@@ -4,6 +4,8 @@
     app.add_routes([WebSocketHandler(registry).route("/ws")])
     app.cleanup_ctx.append(running(registry))
     web.run_app(app, port=8002)
+
+`snorky serve` and `gateway.run` do the same, and listen on two ports besides.
 """
 
 import os
@@ -53,9 +55,7 @@ async def running_node(
         yield node
 
 
-def running(
-    *registries: ServiceRegistry, settings: Settings | None = None
-) -> Callable[[object], AsyncIterator[None]]:
+def running(*registries: ServiceRegistry, settings: Settings | None = None) -> Callable[[object], AsyncIterator[None]]:
     """Make a cleanup context for an aiohttp application. settings: from the environment unless given."""
 
     async def context(_app: object) -> AsyncIterator[None]:

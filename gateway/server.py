@@ -4,6 +4,8 @@
         await gateway.until_ready()
         ...
         await gateway.drain()
+
+`gateway.process` runs one until a signal comes.
 """
 
 import asyncio

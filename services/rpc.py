@@ -136,9 +136,7 @@ class RPCService(Service):
         if not isinstance(message, dict):
             message = {}
         name, params = message.get("command"), message.get("params", {})
-        request = Request(
-            connection, self.name, _UNKNOWN, message.get("callId"), perf_counter(), "callId" in message
-        )
+        request = Request(connection, self.name, _UNKNOWN, message.get("callId"), perf_counter(), "callId" in message)
         command = self._commands.get(name) if isinstance(name, str) else None
         if command is None:
             self._refuse(request, RPCError("Unknown command", "unknown_command"))
