@@ -159,6 +159,7 @@ async def test_messages_behind_a_close_frame_are_not_looked_at() -> None:
         assert await client.message() == {"service": "echo", "message": 1}
         assert await client.closed() == 1000
         assert site.echo.seen == [1]
+        assert site.sample("bad_input_total", code="protocol_fault") == 0
 
 
 @on_both_loops
@@ -173,6 +174,7 @@ async def test_a_close_by_the_server_waits_for_the_answer_and_then_closes() -> N
         await client.send(frame(CLOSE, close_payload(4501)))
         assert await client.until_end() == b""
         assert site.echo.seen == []
+        assert site.sample("messages_received_total", transport="websocket") == 0
         await until(lambda: site.node.counts["connections"] == 0)
         assert site.sample("connections_closed_total", code="4501") == 1
 
@@ -482,8 +484,11 @@ async def test_a_client_whose_reading_is_paused_can_be_closed() -> None:
         await client.send(echo("hold") + b"".join(echo(number) for number in range(200)))
         connection = site.connection
         await until(lambda: not connection._wire._transport.is_reading())  # type: ignore[attr-defined]
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
         connection.close(1001)
         assert await client.closed() == 1001
+        assert loop.time() - started_s < 1.0, "its answer was not read"
         await until(lambda: site.node.counts["connections"] == 0, within_s=1.0)
 
 
