@@ -121,6 +121,29 @@ async def library_publisher(redis: RedisServer, messages: int) -> tuple[float, f
     return messages / cpu_s, messages / wall_s
 
 
+async def whole_again(redis: RedisServer, channels: int) -> float:
+    """Seconds from the loss of the subscriber's connection until all channels are confirmed again."""
+
+    class Interrupted(Counter):
+        def on_interrupted(self) -> None:
+            self.done.set()
+
+    metrics, listener = Metrics(), Interrupted(1)
+    target = RedisTarget.from_url(redis.url)
+    broker = RedisBroker(target, prefix=PREFIX, node_id="bench", metrics=metrics, confirm_timeout_s=120.0)
+    await broker.start(listener)
+    for start in range(0, channels, 1_000):
+        await asyncio.gather(*(broker.subscribe(f"pubsub:{start + number}") for number in range(1_000)))
+    client = target.client()
+    began_s = time.perf_counter()
+    await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    await asyncio.wait_for(listener.done.wait(), 120)
+    took_s = time.perf_counter() - began_s
+    await client.aclose()
+    await broker.stop()
+    return took_s
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=400_000)
@@ -144,6 +167,7 @@ def main() -> None:
             messages = max(PIPELINE, arguments.messages // share // PIPELINE * PIPELINE)
             per_cpu_s, per_s = run(variant(redis, messages))
             print(f"{name:26}{per_cpu_s:16,.0f}{per_s:14,.0f}")
+        print(f"100,000 channels are whole {run(whole_again(redis, 100_000)):.2f} s after the connection was lost")
 
 
 if __name__ == "__main__":

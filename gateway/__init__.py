@@ -41,11 +41,12 @@ from gateway.registry import ServiceRegistry, error_message, is_cancelling, send
 from gateway.running import running
 from gateway.server import Gateway
 from gateway.service import Service
-from gateway.settings import Auth, Limits, Private, Public, Settings, load
+from gateway.settings import ApiKey, Auth, Limits, Private, Public, Settings, load
 
 __all__ = [
     "PAYLOAD",
     "AlreadySubscribed",
+    "ApiKey",
     "Auth",
     "Authenticator",
     "BackendHandler",

@@ -32,6 +32,7 @@ from gateway.publication import MARK, Publication, Selector, UnknownVersion, rea
 __all__ = ["Fanout", "Listener", "Source"]
 
 CHUNK: Final = 1000  # writes per loop tick: 15 ms on a machine where one takes 15 us
+COMPLAIN_EVERY_S: Final = 1.0  # the metric counts them all; a flood of bad ones must not flood the log
 Listener = Callable[[Sequence[Publication]], None]  # of this node itself: what one read brought, in order
 
 _log = structlog.get_logger("snorky.fanout")
@@ -72,6 +73,7 @@ class Fanout:
         self._started_s = 0.0
         self._probe: tuple[str, bytes, float] | None = None
         self._is_probe_here = False
+        self._complained_s = -COMPLAIN_EVERY_S
 
     def expect(self, key: str, payload: bytes) -> None:
         """Time this publication of our own until it is written to its clients; one at a time is timed."""
@@ -105,7 +107,7 @@ class Fanout:
             if self._probe is not None and self._probe[0] == key and self._probe[1] in payloads:
                 self._is_probe_here = channel is not None
             if key in self._listeners:
-                self._tell(self._listeners[key], payloads, is_only=channel is None)
+                self._tell(key, payloads, is_only=channel is None)
             elif channel is None:  # it lingers: its last subscriber left a moment ago
                 self._metrics.drops.labels("no_subscriber").inc(len(payloads))
             if channel is not None:
@@ -122,7 +124,7 @@ class Fanout:
             self._next = None
             self._source.resume()
 
-    def _tell(self, listener: Listener, payloads: Sequence[bytes], *, is_only: bool) -> None:
+    def _tell(self, key: str, payloads: Sequence[bytes], *, is_only: bool) -> None:
         """Hand a read's sound publications to the node's own listener. is_only: nobody else sees what is not sound."""
         publications = []
         for data in payloads:
@@ -131,17 +133,23 @@ class Fanout:
                 decode_json(publication.payload)
             except InvalidMessage as error:
                 if is_only:
-                    self._drop(error)
+                    self._drop(key, error)
             else:
                 publications.append(publication)
         try:
             if publications:
-                listener(publications)
+                self._listeners[key](publications)
         except Exception:  # a service's fault must not keep the connections waiting
             _log.exception("listener failed")
 
-    def _drop(self, error: InvalidMessage) -> None:
-        self._metrics.drops.labels("unknown_version" if isinstance(error, UnknownVersion) else "invalid").inc()
+    def _drop(self, key: str, error: InvalidMessage) -> None:
+        """Count a publication that is not delivered, and name its channel; a line a second at most."""
+        reason = "unknown_version" if isinstance(error, UnknownVersion) else "invalid"
+        self._metrics.drops.labels(reason).inc()
+        now_s = perf_counter()
+        if now_s - self._complained_s >= COMPLAIN_EVERY_S:
+            self._complained_s = now_s
+            _log.warning("publication dropped", channel=key, reason=reason)
 
     def _sort(self, channel: Channel, payloads: Sequence[bytes]) -> None:
         """Check the payloads, and line them up: those for everybody together, the addressed ones each alone."""
@@ -155,7 +163,7 @@ class Fanout:
                     payload, selector = publication.payload, publication.selector
                 value = decode_json(payload)
             except InvalidMessage as error:
-                self._drop(error)
+                self._drop(channel.key, error)
                 continue
             if data is payload:
                 self._metrics.unsequenced_publications.inc()

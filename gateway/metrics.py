@@ -60,7 +60,7 @@ class Metrics:
             "unsequenced_publications_total", "Publications without a position (bare PUBLISH)."
         )
         self.deliveries = counter("deliveries_total", "Publications written to connections.")
-        self.sent_bytes = counter("sent_bytes_total", "Bytes written to connections, framing included.")
+        self.sent_bytes = counter("sent_bytes_total", "Bytes of publications written to connections, framing included.")
         self.drops = counter("drops_total", "Publications not delivered, by reason.", "reason")
         self.fanout_pass = seconds("fanout_pass_duration", "One pass over the subscribers of the channels of a read.")
         self.publish_to_write = seconds("publish_to_write", "A publication of this node until written to its clients.")

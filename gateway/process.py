@@ -24,6 +24,7 @@ __all__ = ["end_signals", "end_with", "raise_fd_limit", "run", "run_until_ended"
 
 READY_TIMEOUT_S: Final = 5.0  # a Redis that runs is heard within milliseconds
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_PRIVATE_URL_OF_THE_PAGE: Final = "http://127.0.0.1:8003"  # it shows how a backend publishes
 _log = structlog.get_logger("snorky.process")
 _started_s = time.monotonic()  # only where the system does not tell when the process began
 
@@ -70,7 +71,10 @@ async def _tell(gateway: Gateway, say: Callable[[str], None]) -> None:
         await gateway.until_ready()
     say(f"ready in {process_age_s():.2f} s  {where}")
     if gateway.has_demo:
-        say(f"open {gateway.public_urls[0]}/ in a browser; Ctrl-C ends it")
+        page = f"{gateway.public_urls[0]}/"
+        if gateway.private_urls[0] != _PRIVATE_URL_OF_THE_PAGE:
+            page += f"?backend={gateway.private_urls[0]}"
+        say(f"open {page} in a browser; Ctrl-C ends it")
     gc.collect()
     gc.freeze()  # what is there now stays: later collections need not look at it
 

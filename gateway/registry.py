@@ -31,7 +31,7 @@ from gateway.primitives import Cluster
 from gateway.service import Service
 from gateway.settings import Limits
 
-__all__ = ["ServiceRegistry", "error_message", "is_cancelling", "send_error"]
+__all__ = ["ServiceRegistry", "call_id_of", "error_message", "is_cancelling", "send_error"]
 
 _log = structlog.get_logger("snorky.registry")
 
@@ -59,7 +59,8 @@ def is_cancelling() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _call_id(message: Any) -> Any:
+def call_id_of(message: Any) -> Any:
+    """Find the id of a call; None if it has none."""
     return message.get("callId") if isinstance(message, dict) else None
 
 
@@ -198,7 +199,7 @@ class ServiceRegistry:
         if not isinstance(error, SnorkyError):
             _log.error("service failed", service=envelope.service, exc_info=error)
             error = SnorkyError("Internal error")
-        send_error(connection, envelope.service, error, _call_id(envelope.message))
+        send_error(connection, envelope.service, error, call_id_of(envelope.message))
 
     def _may_send(self, connection: Connection, envelope: Envelope) -> bool:
         """Take a token; if there is none, say when there will be, and close who does not listen."""
@@ -206,11 +207,11 @@ class ServiceRegistry:
         if limiter is None or not (wait_ms := limiter.take()):
             return True
         self.cluster.metrics.limited.labels("messages_per_s").inc()
-        if limiter.note_bad():
+        if limiter.note_refused():
             connection.close(CloseCode.LIMIT, "Too many messages")
         else:
             error = LimitExceeded("messages_per_s", "Too many messages", code="rate_limited", retry_after_ms=wait_ms)
-            send_error(connection, envelope.service, error, _call_id(envelope.message))
+            send_error(connection, envelope.service, error, call_id_of(envelope.message))
         return False
 
     def _refuse(self, connection: Connection, error: SnorkyError, envelope: Envelope | None) -> None:
@@ -221,7 +222,7 @@ class ServiceRegistry:
             connection.close(CloseCode.TOO_MUCH_BAD_INPUT, "Too much bad input")
             return
         if envelope is not None:
-            service, call_id = envelope.service, _call_id(envelope.message)
+            service, call_id = envelope.service, call_id_of(envelope.message)
         else:
             service, call_id = (error.service if isinstance(error, InvalidEnvelope) else None) or "gateway", None
         send_error(connection, service, error, call_id)

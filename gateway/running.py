@@ -1,9 +1,11 @@
 """A node that runs: broker, registries and heartbeat put together, for one's own program.
 
-app = web.Application()
-app.add_routes([WebSocketHandler(registry).route("/ws")])
-app.cleanup_ctx.append(running(registry))
-web.run_app(app, port=8002)
+    app = web.Application()
+    app.add_routes([WebSocketHandler(registry).route("/ws")])
+    app.cleanup_ctx.append(running(registry))
+    web.run_app(app, port=8002)
+
+`snorky serve` and `gateway.run` do the same, and listen on two ports besides.
 """
 
 import os

@@ -1,9 +1,11 @@
 """Gateway: everything of one node put together from settings, started in order and stopped in reverse.
 
-async with Gateway(load(None, os.environ)) as gateway:
-    await gateway.until_ready()
-    ...
-    await gateway.drain()
+    async with Gateway(load(None, os.environ)) as gateway:
+        await gateway.until_ready()
+        ...
+        await gateway.drain()
+
+`gateway.process` runs one until a signal comes.
 """
 
 import asyncio

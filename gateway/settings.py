@@ -98,7 +98,7 @@ class Limits:
     connections_per_ip: Count = 1_000
     channels_per_connection: Positive = 1_000
     messages_per_s: Rate = 100.0  # of one connection, token bucket
-    messages_burst: Positive = 200
+    messages_burst: Positive = 1_000  # as many as channels: a client that comes back subscribes to all at once
     bad_messages_per_minute: Positive = 20  # of one connection; beyond it is closed 4509
     handshake_timeout_s: Seconds = 5.0  # until the request's headers are complete
 

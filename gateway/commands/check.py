@@ -40,7 +40,8 @@ class _Findings:
 
     def __init__(self) -> None:
         self.facts: list[tuple[str, str, str]] = []
-        self.problems: list[str] = []
+        self.problems: list[str] = []  # what keeps a node from starting or working
+        self.notes: list[str] = []  # what it would rather be told before than after
 
     def add(self, about: str, facts: dict[str, str]) -> None:
         self.facts.extend((about, name, value) for name, value in facts.items())
@@ -70,6 +71,8 @@ def check(config: Config = None, insecure: Insecure = False) -> None:
         table.add_row("" if about == previous else f"[bold]{about}[/]", name, escape(value))
         previous = about
     output.print(table)
+    for note in findings.notes:
+        output.print(f"[bold yellow]note[/]  {escape(note)}")
     for problem in findings.problems:
         output.print(f"[bold red]problem[/]  {escape(problem)}")
     if findings.problems:
@@ -128,7 +131,7 @@ def _descriptors(settings: Settings, findings: _Findings) -> None:
     findings.add("limits", {"connections": str(settings.limits.connections or "no limit")})
     needed = settings.limits.connections + _FDS_BESIDE_CONNECTIONS
     if hard != resource.RLIM_INFINITY and hard < needed:
-        findings.problems.append(
+        findings.notes.append(
             f"[limits] connections = {settings.limits.connections} needs {needed} file descriptors and the hard limit "
             f"is {hard}: raise it (ulimit -Hn, LimitNOFILE=, ulimits: nofile), or lower connections"
         )

@@ -11,8 +11,10 @@ import typer
 from gateway.codec import channel_key, decode_json, encode_json
 from gateway.commands.common import ChannelIsJson, Config, ServiceName, fail, output, read_settings
 from gateway.errors import ConfigurationError, InvalidInput
+from gateway.http.poster import post_all
 from gateway.redis.probe import publish_all, publish_once
 from gateway.redis.target import RedisTarget
+from gateway.settings import Settings
 
 __all__ = ["publish", "read_channel"]
 
@@ -30,7 +32,8 @@ def publish(
 ) -> None:
     """Publish one message to a channel, on all nodes.
 
-    It goes to Redis directly, so no node needs to be known; redis_url and prefix of the settings say where.
+    It goes to Redis directly, so no node needs to be known; redis_url and prefix of the settings say where. Without
+    a redis_url it goes to the private port of the node on this machine, whose Redis is its own.
 
     Examples:
 
@@ -43,17 +46,18 @@ def publish(
         tail -f events.jsonl | snorky publish news -
     """
     try:
-        key = channel_key(service, read_channel(channel, is_json=json_channel))
+        name = read_channel(channel, is_json=json_channel)
+        key = channel_key(service, name)
         payload = b"" if message == "-" else encode_json(decode_json(message.encode("utf-8", "surrogateescape")))
     except InvalidInput as error:
         fail(f"the message is no JSON: {error}; {_remedy(channel, message)}", code=2)
     settings = read_settings(config)
-    if not settings.redis_url:
-        fail(
-            "no redis_url is set: the embedded Redis of a running `snorky serve` is its own. "
-            "Set redis_url (SNORKY_REDIS_URL), or publish with POST /backend"
-        )
     try:
+        if not settings.redis_url:
+            batches = _lines() if message == "-" else [[payload]]
+            sent = asyncio.run(post_all(_backend_url(settings), f"{service}_backend", name, batches))
+            output.print(f"{sent} published, by the node's backend")
+            return
         target = RedisTarget.from_url(settings.redis_url)
         if message == "-":
             sent = asyncio.run(publish_all(target, settings.prefix, key, _lines()))
@@ -64,6 +68,14 @@ def publish(
         fail(str(error))
     heard = f"{nodes} node{'' if nodes == 1 else 's'} received it"
     output.print(heard if nodes else f"{heard}: nobody subscribes to this channel")
+
+
+def _backend_url(settings: Settings) -> str:
+    """Say where the node's backend door is, for who has no Redis in common with it."""
+    if settings.private.api_key is not None:
+        fail("no redis_url is set, and the backend wants a key, which is kept only as its hash: set redis_url")
+    host = settings.private.host or "127.0.0.1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.private.port}/backend"
 
 
 def _lines() -> Iterator[list[bytes]]:

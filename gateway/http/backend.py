@@ -1,7 +1,8 @@
 """The backend's door: one request envelope in by HTTP POST, one response envelope out; or an array of them.
 
-Status: 401 wrong or missing key, 400 not JSON or no envelope, 404 unknown service, 504 no answer in time; an
-error of a command is 200 with an `error` message. In a batch the status is 200 and each element stands for itself.
+Status: 401 wrong or missing key, 403 a browser where there is no key, 400 not JSON or no envelope, 404 unknown
+service, 408 the body did not come in time, 413 too large, 504 no answer in time; an error of a command is 200 with an
+`error` message. In a batch the status is 200 and each element stands for itself.
 """
 
 import asyncio
@@ -14,11 +15,12 @@ from gateway.codec import Encoding, Envelope, decode_json, encode_json, envelope
 from gateway.errors import InvalidEnvelope, InvalidInput, InvalidMessage, SnorkyError, UnknownService
 from gateway.frames import TEXT, Dialect
 from gateway.node import node_of
-from gateway.registry import ServiceRegistry, error_message
+from gateway.registry import ServiceRegistry, call_id_of, error_message
 from gateway.settings import ApiKey
 
 __all__ = ["BackendHandler"]
 
+BODY_TIMEOUT_S: Final = 10.0  # 1 MiB at 1 Mbit/s
 REPLY_TIMEOUT_S: Final = 10.0  # a publish gives up after 5 s
 BATCH_MAX: Final = 1000  # envelopes of one request
 
@@ -67,8 +69,20 @@ class BackendHandler:
         """Answer one request."""
         if self._api_key is not None and not self._api_key.matches(request.headers.get("X-Backend-Key", "")):
             return _error(401, SnorkyError("Wrong or missing X-Backend-Key"), "unauthorized")
+        if self._api_key is None and "Origin" in request.headers:
+            # any page that somebody on this machine looks at can post to loopback, with no question asked before
+            return _error(403, SnorkyError("Browsers need a key: set [private] api_key"), "forbidden")
         try:
-            value = decode_json(await request.read())
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await request.read()
+        except TimeoutError:
+            return _error(408, SnorkyError("The request took too long"), "timeout")
+        except web.HTTPRequestEntityTooLarge:
+            return _error(413, SnorkyError("The request is too large"), "too_large")
+        except web.RequestPayloadError:
+            return _error(400, SnorkyError("The request's body is broken"), "invalid_message")
+        try:
+            value: Any = decode_json(body)
             if isinstance(value, list):
                 return await self._batch(value)
             return _json(200, await self._one(envelope_of(value)))
@@ -76,7 +90,7 @@ class BackendHandler:
             service = error.service if isinstance(error, InvalidEnvelope) else None
             return _error(400, error, service=service)
         except UnknownService as error:
-            return _error(404, error, service=error.service)
+            return _error(404, error, service=error.service, call_id=call_id_of(value["message"]))
         except TimeoutError:
             return _error(504, SnorkyError("No reply"), "no_reply")
 
@@ -91,7 +105,7 @@ class BackendHandler:
         try:
             return await self._one(envelope_of(value))
         except UnknownService as error:
-            return _envelope(error, service=error.service)
+            return _envelope(error, service=error.service, call_id=call_id_of(value["message"]))
         except InvalidInput as error:
             return _envelope(error, service=error.service if isinstance(error, InvalidEnvelope) else None)
         except TimeoutError:
@@ -112,14 +126,15 @@ class BackendHandler:
         except (UnknownService, TimeoutError):
             raise
         except SnorkyError as error:
-            return _envelope(error, service=envelope.service)
+            return _envelope(error, service=envelope.service, call_id=call_id_of(envelope.message))
         except Exception:  # the top of this request: told as such, logged once
             _log.exception("service failed", service=envelope.service)
-            return _envelope(SnorkyError("Internal error"), service=envelope.service)
+            internal = SnorkyError("Internal error")
+            return _envelope(internal, service=envelope.service, call_id=call_id_of(envelope.message))
 
 
-def _envelope(error: SnorkyError, code: str | None = None, *, service: str | None = None) -> bytes:
-    message = error_message(error)
+def _envelope(error: SnorkyError, code: str | None = None, *, service: str | None = None, call_id: Any = None) -> bytes:
+    message = error_message(error, call_id)
     if code is not None:
         message["code"] = code
     return encode_json({"service": service or "gateway", "message": message})
@@ -129,5 +144,7 @@ def _json(status: int, body: bytes) -> web.Response:
     return web.Response(status=status, body=body, content_type="application/json")
 
 
-def _error(status: int, error: SnorkyError, code: str | None = None, *, service: str | None = None) -> web.Response:
-    return _json(status, _envelope(error, code, service=service))
+def _error(
+    status: int, error: SnorkyError, code: str | None = None, *, service: str | None = None, call_id: Any = None
+) -> web.Response:
+    return _json(status, _envelope(error, code, service=service, call_id=call_id))

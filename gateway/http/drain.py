@@ -6,6 +6,7 @@ Each connection gets its turn at a moment of its own, spread with jitter over th
 
 import asyncio
 import random
+from collections import deque
 from typing import Final
 
 import structlog
@@ -39,25 +40,19 @@ async def drain(node: Node, grace_s: float) -> None:
     _log.info("draining", connections=len(connections), grace_s=grace_s)
     moving = {"service": "gateway", "message": {"type": "moving", "graceMs": round(notice_s * 1000)}}
     started_s = loop.time()
-    noticed: list[tuple[float, Connection]] = []
-    for turn_s, connection in zip(turns, connections, strict=True):
-        while (wait_s := started_s + turn_s - loop.time()) > 0:
-            await asyncio.sleep(min(wait_s, PACE_S))
-            noticed = _close_due(noticed, loop.time() - notice_s)
-        if not connection.is_closed:
-            connection.send(moving)
-            noticed.append((loop.time(), connection))
-    while noticed:
-        await asyncio.sleep(PACE_S)
-        noticed = _close_due(noticed, loop.time() - notice_s)
+    waiting = deque(zip(turns, connections, strict=True))
+    noticed: deque[tuple[float, Connection]] = deque()  # with the time of the notice, oldest first
+    while waiting or noticed:
+        now_s = loop.time()
+        while waiting and waiting[0][0] <= now_s - started_s:
+            connection = waiting.popleft()[1]
+            if not connection.is_closed:
+                connection.send(moving)
+                noticed.append((now_s, connection))
+        while noticed and noticed[0][0] <= now_s - notice_s:
+            noticed.popleft()[1].close(CloseCode.GOING_AWAY, "Going away")
+        if waiting or noticed:
+            await asyncio.sleep(PACE_S)
     deadline_s = loop.time() + GONE_TIMEOUT_S
     while any(node.connections) and loop.time() < deadline_s:  # noqa: ASYNC110 - at the end of a process, once
         await asyncio.sleep(PACE_S)
-
-
-def _close_due(noticed: list[tuple[float, Connection]], until_s: float) -> list[tuple[float, Connection]]:
-    """Close those noticed before until_s; returns the others."""
-    for at_s, connection in noticed:
-        if at_s <= until_s:
-            connection.close(CloseCode.GOING_AWAY, "Going away")
-    return [(at_s, connection) for at_s, connection in noticed if at_s > until_s]

@@ -19,9 +19,12 @@ _log = logging.getLogger("snorky.http")
 
 
 def _tell_faults_only(record: logging.LogRecord) -> bool:
-    """Keep what is a fault of ours; for a request that is not HTTP aiohttp logs a traceback that quotes the peer."""
+    """Keep what is a fault of ours: aiohttp logs a traceback that quotes the peer for what is the peer's."""
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError)
+    if isinstance(error, UnicodeEncodeError):  # it cannot quote an Expect header that is no UTF-8
+        return not str(error.object).startswith("Unknown Expect")
+    # no HTTP, a broken body, or somebody who has gone
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError)
 
 
 _log.addFilter(_tell_faults_only)

@@ -29,6 +29,7 @@ from gateway.frames import (
     whole_message,
 )
 from gateway.http.admission import Admission
+from gateway.http.masking import unmask
 from gateway.http.wheel import Wheel
 from gateway.node import Node
 from gateway.registry import ServiceRegistry
@@ -150,11 +151,12 @@ class WebSocketProtocol(asyncio.Protocol):
             return
         try:
             if self._parser is None:
-                frame = whole_message(data, self.frame_max_bytes)
+                frame = whole_message(data, self.frame_max_bytes, unmask)
                 if frame is not None:
                     self._on_frame(*frame)
                     return
-                self._parser = FrameParser(self.frame_max_bytes, deflate=self._connection.dialect.has_deflate)
+                deflate = self._connection.dialect.has_deflate
+                self._parser = FrameParser(self.frame_max_bytes, deflate=deflate, unmask=unmask)
             self._feed(self._parser, data)
         except ProtocolFault as fault:
             self._fail(fault)

@@ -149,4 +149,7 @@ class Canary:
             return
         self.is_deaf = is_deaf
         self._metrics.redis_deaf.set(is_deaf)
-        _log.warning("deaf" if is_deaf else "hearing", reason=reason)
+        if is_deaf:
+            _log.warning("deaf", reason=reason)
+        else:  # so it begins, too
+            _log.info("hearing", reason=reason)

@@ -102,10 +102,31 @@ async def test_what_is_no_json_is_refused_and_shows_how_to_quote(message, expect
     assert expected in output
 
 
-async def test_publish_needs_a_redis():
-    code, output = await snorky("publish", "news", "1")
+async def test_publication_without_redis_goes_through_the_nodes_backend(tmp_path):
+    async with NodeProcess.running() as node:  # with a Redis of its own
+        env = {"SNORKY_PRIVATE__PORT": str(node.private_port)}
+        listener = Process(
+            (*GATEWAY, "subscribe", "news", "--url", node.websocket_url, "--count", "1"), ready="subscribed"
+        )
+        try:
+            await listener.wait_ready()
+            code, output = await snorky("publish", "news", '{"title": "Hello"}', env=env)
+            assert (code, output) == (0, "1 published, by the node's backend\n")
+            assert await listener.wait() == 0
+            assert '{"title":"Hello"}' in listener.log.replace(": ", ":")
+        finally:
+            await listener.close()
+        code, output = await snorky("publish", "news", "1", "--service", "nobody", env=env)
+        assert code == 1 and "Unknown service" in output
+
+
+async def test_publish_needs_a_redis_or_a_node():
+    code, output = await snorky("publish", "news", "1", env={"SNORKY_PRIVATE__PORT": str(free_port())})
     assert code == 1
-    assert "SNORKY_REDIS_URL" in output
+    assert "snorky serve" in output
+    code, output = await snorky("publish", "news", "1", env={"SNORKY_PRIVATE__API_KEY": "a key of the backend"})
+    assert code == 1
+    assert "set redis_url" in output
 
 
 async def test_unreachable_redis_is_told_without_its_password():
@@ -158,7 +179,8 @@ async def test_check_tells_all_problems_at_once(redis, tmp_path):
         "user or password",
     ):
         assert problem in output
-    assert output.count("problem  ") == 5
+    assert output.count("problem  ") == 4
+    assert output.count("note  ") == 1, "it would start, and serve fewer"
 
 
 async def test_check_names_the_permission_that_is_missing(redis):

@@ -1,4 +1,4 @@
-"""Two nodes, one real Redis: whichever way a message is published, clients of both nodes and encodings get it, in order."""
+"""Two nodes, one real Redis: clients of both nodes and encodings get what is published in whichever way, in order."""
 
 import asyncio
 import json

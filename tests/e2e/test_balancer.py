@@ -27,6 +27,12 @@ BALANCERS = [
     pytest.param(running_nginx, id="nginx", marks=pytest.mark.needs("nginx")),
     pytest.param(running_haproxy, id="haproxy", marks=pytest.mark.needs("haproxy")),
 ]
+HANDSHAKE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
 
 pytestmark = pytest.mark.needs("redis-server")
 
@@ -184,34 +190,56 @@ async def test_haproxy_keeps_the_clients_of_a_node_that_lost_redis(tmp_path: Pat
         assert crowd.drops == 0
 
 
-@pytest.mark.parametrize("running", BALANCERS)
-async def test_what_a_client_claims_about_its_address_never_reaches_a_node(running: Running, tmp_path: Path) -> None:
-    seen: asyncio.Queue[str] = asyncio.Queue()
+@asynccontextmanager
+async def stub(answers: Callable[[str], str]) -> AsyncIterator[tuple[Backend, list[str]]]:
+    """A server that records the head of each request and answers with a status. answers: path to status line."""
+    heads: list[str] = []
 
-    async def record(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        if head.startswith("GET /ws"):
-            seen.put_nowait(head)
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        heads.append(head)
+        status = answers(head.split(" ")[1])
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
         await writer.drain()
         writer.close()
         await writer.wait_closed()
 
-    async with AsyncExitStack() as stack:
-        server = await asyncio.start_server(record, "127.0.0.1", 0)
-        await stack.enter_async_context(server)
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = int(server.sockets[0].getsockname()[1])
-        balancer = await stack.enter_async_context(running(tmp_path, [Backend(port, port)] * NODES))
+        yield Backend(port, port), heads
+
+
+@pytest.mark.parametrize("running", BALANCERS)
+async def test_a_handshake_that_one_node_refuses_is_tried_on_another(running: Running, tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        # it drains, and the balancer has not heard of it: readiness still answers 200
+        full, refused = await stack.enter_async_context(
+            stub(lambda path: "503 Service Unavailable" if path == "/ws" else "200 OK")
+        )
+        good, taken = await stack.enter_async_context(stub(lambda _path: "200 OK"))
+        balancer = await stack.enter_async_context(running(tmp_path, [full, good, good]))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        lies = {"X-Forwarded-For": "6.6.6.6", "Forwarded": "for=6.6.6.6", "X-Forwarded-Proto": "gopher"}
-        key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
-        upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", **key}
         async with asyncio.timeout(15):
-            async with session.get(f"http://127.0.0.1:{balancer.port}/ws", headers=lies | upgrade):
-                head = await seen.get()
+            for _ in range(6):
+                async with session.get(f"http://127.0.0.1:{balancer.port}/ws", headers=HANDSHAKE) as response:
+                    assert response.status == 200
+    assert [head for head in refused if head.startswith("GET /ws")], "the refusing node was never asked"
+    assert len([head for head in taken if head.startswith("GET /ws")]) == 6
+
+
+@pytest.mark.parametrize("running", BALANCERS)
+async def test_what_a_client_claims_about_its_address_never_reaches_a_node(running: Running, tmp_path: Path) -> None:
+    lies = {"X-Forwarded-For": "6.6.6.6", "Forwarded": "for=6.6.6.6", "X-Forwarded-Proto": "gopher"}
+    async with AsyncExitStack() as stack:
+        node, heads = await stack.enter_async_context(stub(lambda _path: "200 OK"))
+        balancer = await stack.enter_async_context(running(tmp_path, [node] * NODES))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        async with session.get(f"http://127.0.0.1:{balancer.port}/ws", headers=lies | HANDSHAKE) as response:
+            assert response.status == 200
+    (head,) = [each for each in heads if each.startswith("GET /ws")]
     assert "6.6.6.6" not in head
     assert re.findall(r"(?im)^x-forwarded-for: *(\S+)", head) == ["127.0.0.1"]
     assert re.findall(r"(?im)^x-forwarded-proto: *(\S+)", head) == ["http"]
     assert re.findall(r"(?im)^upgrade: *(\S+)", head) == ["websocket"]
-    assert re.findall(r"(?im)^connection: *(\S+)", head) == ["upgrade"] or running is running_haproxy
+    assert [each.lower() for each in re.findall(r"(?im)^connection: *(\S+)", head)] == ["upgrade"]
     assert head.startswith("GET /ws HTTP/1.1\r\n")

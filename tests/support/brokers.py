@@ -11,6 +11,7 @@ from gateway.redis import RedisBroker, RedisTarget
 __all__ = ["PREFIX", "Recorder", "hears", "open_broker"]
 
 PREFIX = "test"
+TEST_TIMEOUT_S = 90.0  # a test that waits for what never comes is red, not silent
 
 
 class Recorder:
@@ -73,7 +74,8 @@ async def open_broker(
     )
     await broker.start(recorder)
     try:
-        await hears(broker)
-        yield broker, recorder
+        async with asyncio.timeout(TEST_TIMEOUT_S):
+            await hears(broker)
+            yield broker, recorder
     finally:
         await broker.stop()

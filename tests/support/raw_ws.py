@@ -69,7 +69,9 @@ def frame(
         head += struct.pack("!BQ", bit | 127, declared)
     if not masked:
         return head + payload
-    return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
+    size = len(payload)
+    key = int.from_bytes((mask * (size // 4 + 1))[:size], "big")
+    return head + mask + (int.from_bytes(payload, "big") ^ key).to_bytes(size, "big")
 
 
 def close_payload(code: int, reason: bytes = b"") -> bytes:
@@ -116,6 +118,7 @@ class RawClient:
         self.received = bytearray()
         self.is_ended = False  # the server has closed its side
         self.inflates = False  # take RSV1 frames apart
+        self.sees_pings = False  # else they are passed over, and not answered
 
     @classmethod
     async def open(cls, host: str, port: int, *, receive_buffer_bytes: int | None = None) -> Self:
@@ -211,6 +214,12 @@ class RawClient:
 
     async def receive(self) -> tuple[int, bytes]:
         """Take one frame of the server and hold it to what a server must send. Raises EOFError."""
+        opcode, payload = await self._frame()
+        while opcode == PING and not self.sees_pings:
+            opcode, payload = await self._frame()
+        return opcode, payload
+
+    async def _frame(self) -> tuple[int, bytes]:
         first, second = await self.take(2)
         assert first & 0x80, "servers of ours do not fragment"
         assert not second & 0x80, "RFC 6455 5.1: a server must not mask"

@@ -75,7 +75,10 @@ async def until(is_true: Callable[[], Any], what: str = "", *, within_s: float =
 
 
 class Echo(Service):
-    """Answers each message with itself; `hold` makes it wait for `release` before that."""
+    """Answers each message with itself; `hold` makes it wait for `release` before that.
+
+    keeps: note what comes, and who.
+    """
 
     def __init__(self, name: str = "echo") -> None:
         super().__init__(name)
@@ -83,15 +86,19 @@ class Echo(Service):
         self.opened: list[Connection] = []
         self.closed: list[Connection] = []
         self.release = asyncio.Event()
+        self.keeps = True
 
     def on_connect(self, connection: Connection) -> None:
-        self.opened.append(connection)
+        if self.keeps:
+            self.opened.append(connection)
 
     def on_disconnect(self, connection: Connection) -> None:
-        self.closed.append(connection)
+        if self.keeps:
+            self.closed.append(connection)
 
     def on_message(self, connection: Connection, message: Any) -> Coroutine[Any, Any, None] | None:
-        self.seen.append(message)
+        if self.keeps:
+            self.seen.append(message)
         if message == "hold":
             return self._answer_later(connection, message)
         if message == "raise":

@@ -1,6 +1,7 @@
 """Small things that tests with real programs share: finding them, free ports, waiting for what can only be asked."""
 
 import asyncio
+import random
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -31,11 +32,19 @@ def venv_program(name: str) -> str:
 
 
 def free_port() -> int:
-    """Find a TCP port that nobody has on loopback, for programs that cannot tell which one they took."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Find a TCP port that nobody has on loopback, for programs that cannot tell which one they took.
+
+    Below the range from which the kernel gives ports to clients: there, one that was free a moment ago is soon taken.
+    """
+    for _ in range(100):
+        port = random.randint(10_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port found")
 
 
 async def eventually(ask: Callable[[], Awaitable[_T]], *, within_s: float, what: str) -> _T:

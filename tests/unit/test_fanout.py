@@ -257,9 +257,7 @@ async def test_stop_forgets_the_rest_and_lets_the_source_go() -> None:
     clients=st.lists(st.sets(st.sampled_from("abc")), min_size=1, max_size=12),
     reads=st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=3), max_size=12),
 )
-def test_passes_never_overtake(
-    chunk: int, clients: list[set[str]], reads: list[list[tuple[str, int]]]
-) -> None:
+def test_passes_never_overtake(chunk: int, clients: list[set[str]], reads: list[list[tuple[str, int]]]) -> None:
     """Reads of several channels, some before and some between the chunks: everybody gets all of a channel in order."""
 
     async def run() -> None:
@@ -441,3 +439,15 @@ def test_lost_probe_gives_way_to_a_later_one(monkeypatch: pytest.MonkeyPatch) ->
     now_s += 0.2
     rig.fanout.deliver(numbers(3))
     assert rig.sample("snorky_publish_to_write_seconds_sum") == pytest.approx(0.2)
+
+
+def test_log_names_a_channel_that_is_fed_poison_and_is_not_flooded() -> None:
+    rig = Rig()
+    rig.subscriber()
+    with capture_logs() as logs:
+        for _ in range(100):
+            rig.fanout.deliver({KEY: [b"secret poison", b"1"]})
+    assert [(each["event"], each["channel"], each["reason"]) for each in logs] == [
+        ("publication dropped", KEY, "invalid")
+    ]
+    assert "secret" not in repr(logs)

@@ -14,9 +14,7 @@ async def test_info_tells_node_connection_encoding_and_version(dialect: Any) -> 
         client = built.client(dialect)
         client.send("gateway", {"command": "info", "callId": 1})
         data = {"node": "n1", "connection": "n1.1", "encoding": dialect.name, "version": __version__}
-        assert client.envelopes == [
-            {"service": "gateway", "message": {"type": "response", "callId": 1, "data": data}}
-        ]
+        assert client.envelopes == [{"service": "gateway", "message": {"type": "response", "callId": 1, "data": data}}]
 
 
 async def test_reply_has_no_call_id_if_the_request_had_none() -> None:

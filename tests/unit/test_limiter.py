@@ -55,9 +55,36 @@ def test_refused_message_takes_nothing(clock: Clock) -> None:
     bucket = Limiter(1, 1, 20)
     bucket.take()
     for _ in range(100):
-        assert bucket.take() == 1000
+        assert bucket.take() > 0
     clock.now_s += 1
     assert bucket.take() == 0
+
+
+def test_refused_messages_that_come_when_told_are_taken_one_behind_the_other(clock: Clock) -> None:
+    bucket = Limiter(100, 200, 20)
+    waits_ms = [bucket.take() for _ in range(1000)]  # a client that is back with 1,000 subscriptions
+    assert waits_ms[:200] == [0] * 200
+    assert waits_ms[200:] == [10 * number for number in range(1, 801)]
+    began_s = clock.now_s
+    for wait_ms in waits_ms[200:]:
+        clock.now_s = began_s + wait_ms / 1000
+        assert bucket.take() == 0
+
+
+def test_impatient_client_does_not_lengthen_its_wait_for_ever(clock: Clock) -> None:
+    bucket = Limiter(10, 1, 20)
+    for _ in range(50):
+        bucket.take()
+    clock.now_s += 60
+    assert bucket.take() == 0
+    assert bucket.take() == 100
+
+
+def test_too_fast_messages_are_borne_ten_times_the_burst_a_minute(clock: Clock) -> None:
+    bucket = Limiter(1, 2, 1)
+    assert [bucket.note_refused() for _ in range(21)] == [False] * 20 + [True]
+    clock.now_s += 60.1
+    assert not bucket.note_refused()
 
 
 def test_sustained_rate_is_the_one_set(clock: Clock) -> None:

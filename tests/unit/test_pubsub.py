@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from gateway import Limits, ServiceRegistry
@@ -237,6 +239,82 @@ async def test_burst_of_one_read_is_with_the_broker_in_the_same_tick() -> None:
         for number in range(1000):
             call(client, "publish", number, channel="news", message=number)
         assert len(built.broker.published) == 1000
+
+
+# -- everything at once -----------------------------------------------------------------------------------------
+
+WHO, WHAT = st.integers(0, 3), st.sampled_from(["a", "b", "c"])
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["subscribe", "unsubscribe", "publish"]), WHO, WHAT),
+        st.tuples(st.just("subscribe"), WHO, WHAT),
+        st.tuples(st.sampled_from(["leave", "hold", "release", "fail", "heal", "tick", "settle"]), WHO, WHAT),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(actions=ACTIONS)
+def test_hub_broker_and_clients_agree_whatever_happens_when(actions: list[tuple[str, int, str]]) -> None:
+    """Clients come, ask and go while the broker hesitates and fails; at the end every side says the same."""
+
+    async def run() -> None:
+        async with house(PubSubService()) as built:
+            clients = [built.client() for _ in range(4)]
+            asked: dict[Client, list[tuple[str, str]]] = {client: [] for client in clients}
+            for action, who, channel in actions:
+                if action == "leave":
+                    clients[who].leave()
+                    clients[who] = built.client()
+                    asked[clients[who]] = []
+                elif action in ("hold", "release"):
+                    (built.broker.gate.clear if action == "hold" else built.broker.gate.set)()
+                elif action in ("fail", "heal"):
+                    built.broker.is_failing = action == "fail"
+                elif action in ("tick", "settle"):
+                    await settle(1 if action == "tick" else 30)
+                else:
+                    client = clients[who]
+                    params: dict[str, Any] = {"channel": channel} | ({"message": 1} if action == "publish" else {})
+                    call(client, action, len(asked[client]), **params)
+                    asked[client].append((action, channel))
+            built.broker.is_failing = False
+            built.broker.gate.set()
+            await settle(60)
+
+            expected: dict[Client, set[str]] = {}
+            for client in clients:
+                answers = [each for each in client.messages if each["type"] != "message"]
+                assert sorted(each["callId"] for each in answers) == list(range(len(asked[client])))
+                mine: set[str] = set()  # what the client must believe, by its answers
+                for answer in sorted(answers, key=lambda each: each["callId"]):
+                    action, channel = asked[client][answer["callId"]]
+                    if answer["type"] == "error":
+                        refusal = {"subscribe": channel in mine, "unsubscribe": channel not in mine}.get(action, False)
+                        texts = {"subscribe": "Already subscribed", "unsubscribe": "Not subscribed"}
+                        assert answer["message"] == (texts[action] if refusal else "Temporarily unavailable")
+                    elif action == "subscribe":
+                        mine.add(channel)
+                    elif action == "unsubscribe":
+                        mine.discard(channel)
+                expected[client] = mine
+                assert client.connection.channels == {f"pubsub:{channel}" for channel in mine} or not mine
+                assert len(client.connection.channels) == len(mine)
+            wanted = {f"pubsub:{channel}" for mine in expected.values() for channel in mine}
+            assert built.broker.subscribed == wanted
+            assert built.node.counts["channels"] == len(wanted)
+            assert built.node.counts["subscriptions"] == sum(map(len, expected.values()))
+
+            before = {client: len(notifications(client)) for client in clients}
+            for channel in "abc":
+                built.node.publish("pubsub", channel, "last")
+            await settle(60)
+            for client in clients:
+                got = {each["channel"] for each in notifications(client)[before[client] :]}
+                assert got == expected[client]
+
+    asyncio.run(run())
 
 
 # -- hooks ------------------------------------------------------------------------------------------------------

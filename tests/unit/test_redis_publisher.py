@@ -29,7 +29,8 @@ async def publisher(
     )
     instance.start()
     try:
-        yield instance
+        async with asyncio.timeout(15.0):  # what never comes makes a test red, not silent
+            yield instance
     finally:
         await instance.stop()
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+import gateway.redis.subscriber as subscriber_module
 from gateway.errors import BrokerUnavailable
 from gateway.metrics import Metrics
 from gateway.redis import RedisTarget
@@ -52,7 +53,8 @@ async def subscriber(
     )
     instance.start()
     try:
-        yield instance, heard
+        async with asyncio.timeout(15.0):  # what never comes makes a test red, not silent
+            yield instance, heard
     finally:
         await instance.stop()
 
@@ -119,6 +121,24 @@ async def test_subscribing_again_within_the_linger_costs_no_command() -> None:
         assert hearing.is_subscribed("a")
         await hearing.subscribe("fence")
         assert [(await redis.commands.get())[1] for _ in range(3)] == [CANARY, b"a", b"fence"]
+
+
+async def test_a_wish_withdrawn_while_the_window_is_full_still_lingers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscriber_module, "WINDOW", 1)
+    async with ScriptedRedis() as redis, subscriber(redis, linger_s=60) as (hearing, heard):
+        await stand(redis, heard)
+        first = asyncio.ensure_future(hearing.subscribe("a"))
+        await redis.next(b"SUBSCRIBE")
+        second = asyncio.ensure_future(hearing.subscribe("a"))
+        await turn()
+        first.cancel()
+        second.cancel()
+        await asyncio.gather(first, second, return_exceptions=True)
+        redis.send(confirmation(b"subscribe", b"a"))
+        fence = asyncio.ensure_future(hearing.subscribe("fence"))
+        assert await redis.next(b"SUBSCRIBE") == (b"SUBSCRIBE", b"fence")
+        redis.send(confirmation(b"subscribe", b"fence"))
+        await fence
 
 
 async def test_a_wish_withdrawn_by_all_is_taken_back() -> None:

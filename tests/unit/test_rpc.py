@@ -358,8 +358,11 @@ async def test_command_of_a_client_that_leaves_is_cancelled_and_not_answered() -
         client = built.client()
         client.send("rpc", {"command": "wait", "callId": 1})
         await settle()
-        client.leave()
-        await until(lambda: service.log == ["cancelled"])
+        with capture_logs() as logs:
+            client.leave()
+            await until(lambda: service.log == ["cancelled"])
+            await settle()
+        assert logs == []
         assert client.messages == []
 
 
@@ -377,6 +380,8 @@ async def test_future_of_a_client_that_left_harms_nobody() -> None:
 
 async def test_acknowledged_is_none_or_the_error() -> None:
     loop = asyncio.get_running_loop()
+    unhandled: list[Any] = []
+    loop.set_exception_handler(lambda _, context: unhandled.append(context))
     done, failed, cancelled, given_up = (loop.create_future() for _ in range(4))
     outer = [acknowledged(each) for each in (done, failed, cancelled, given_up)]
     done.set_result(5)
@@ -389,6 +394,7 @@ async def test_acknowledged_is_none_or_the_error() -> None:
     assert isinstance(results[1], NotSubscribed)
     assert isinstance(results[2], ConnectionError)
     assert isinstance(results[3], asyncio.CancelledError)
+    assert unhandled == []
 
 
 # -- exactly one answer -----------------------------------------------------------------------------------------

@@ -170,6 +170,7 @@ class FullTransport:
 
     def __init__(self) -> None:
         self.protocol: Any = None
+        self.is_reading = False
 
     def is_closing(self) -> bool:
         return False
@@ -180,6 +181,9 @@ class FullTransport:
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
 
+    def resume_reading(self) -> None:
+        self.is_reading = True
+
 
 class Slow(asyncio.Protocol):
     is_paused = False
@@ -189,12 +193,13 @@ class Slow(asyncio.Protocol):
 
 
 @on_both_loops
-async def test_a_transport_that_was_full_before_is_known_to_be_full() -> None:
+async def test_a_transport_that_was_full_is_known_to_be_full_and_one_that_was_paused_is_read() -> None:
     """Answers to earlier requests that nobody reads count: else nothing would bound what is written behind them."""
     loop = asyncio.get_running_loop()
     manager = web.Server(lambda _request: web.Response())  # type: ignore[arg-type, return-value]
     http = RequestHandler(manager, loop=loop)
     http._request_handler = None
+    http._buffer_paused = True  # more came with the handshake than it buffers
     transport: Any = FullTransport()
     transport.protocol = http
     http.transport = transport
@@ -206,6 +211,7 @@ async def test_a_transport_that_was_full_before_is_known_to_be_full() -> None:
     slow = Slow()
     take_over(Request(), slow, b"HTTP/1.1 101")  # type: ignore[arg-type]
     assert transport.protocol is slow and slow.is_paused
+    assert transport.is_reading, "it was paused for aiohttp's sake, and nobody would ever resume it"
 
 
 @on_both_loops

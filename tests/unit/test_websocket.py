@@ -159,6 +159,7 @@ async def test_messages_behind_a_close_frame_are_not_looked_at() -> None:
         assert await client.message() == {"service": "echo", "message": 1}
         assert await client.closed() == 1000
         assert site.echo.seen == [1]
+        assert site.sample("bad_input_total", code="protocol_fault") == 0
 
 
 @on_both_loops
@@ -173,6 +174,7 @@ async def test_a_close_by_the_server_waits_for_the_answer_and_then_closes() -> N
         await client.send(frame(CLOSE, close_payload(4501)))
         assert await client.until_end() == b""
         assert site.echo.seen == []
+        assert site.sample("messages_received_total", transport="websocket") == 0
         await until(lambda: site.node.counts["connections"] == 0)
         assert site.sample("connections_closed_total", code="4501") == 1
 
@@ -305,19 +307,23 @@ async def test_bad_messages_are_answered_and_too_many_of_them_end_the_connection
 
 @on_both_loops
 async def test_too_many_messages_are_told_when_to_come_again_and_then_closed() -> None:
-    limits = Limits(messages_per_s=0.1, messages_burst=2, bad_messages_per_minute=3)
-    async with running_site(limits=limits) as site:
+    async with running_site(limits=Limits(messages_per_s=0.1, messages_burst=2)) as site:
         client = await site.client()
         for call_id in range(2):
             assert (await client.call("publish", call_id, channel="a", message=1))["type"] == "response"
-        for call_id in range(2, 5):
-            reply = await client.call("publish", call_id, channel="a", message=1)
-            assert reply["code"] == "rate_limited" and reply["callId"] == call_id
-            assert 9_000 < reply["retryAfterMs"] <= 10_000
-        await client.send(echo(1))
-        assert await client.closed() == 4510
+        reply = await client.call("publish", 2, channel="a", message=1)
+        assert reply["code"] == "rate_limited" and reply["callId"] == 2
+        assert 9_000 < reply["retryAfterMs"] <= 10_000
+        refused = 1
+        await client.send(echo(1) * 100)
+        while (frame_ := await client.receive())[0] == TEXT:
+            assert json.loads(frame_[1])["message"]["code"] == "rate_limited"
+            refused += 1
+        assert frame_[1][:2] == close_payload(4510)
+        assert 2 < refused < 100
         assert len(site.broker.published) == 2
-        assert site.sample("limited_total", limit="messages_per_s") == 4
+        assert site.sample("limited_total", limit="messages_per_s") == refused + 1
+        client.close()
 
 
 @on_both_loops
@@ -427,6 +433,7 @@ async def test_a_half_open_client_is_cut_and_one_that_answers_stays() -> None:
     async with running_site(public=FAST_PINGS) as site:
         deaf = await site.client()
         alive = await site.client()
+        alive.sees_pings = True
         while site.node.counts["connections"] == 2:
             opcode, payload = await alive.receive()
             assert (opcode, payload) == (PING, b"")
@@ -441,6 +448,7 @@ async def test_one_whom_we_do_not_read_is_not_taken_for_dead() -> None:
     """Its answers to our pings lie in the socket, behind the messages that a busy service has no time for."""
     async with running_site(public=FAST_PINGS, limits=Limits(messages_burst=10_000)) as site:
         client = await site.client()
+        client.sees_pings = True
         await client.send(echo("hold") + b"".join(echo(number) for number in range(200)))
         for _ in range(6):  # rounds of pings, answered and not read
             assert await client.receive() == (PING, b"")
@@ -476,8 +484,11 @@ async def test_a_client_whose_reading_is_paused_can_be_closed() -> None:
         await client.send(echo("hold") + b"".join(echo(number) for number in range(200)))
         connection = site.connection
         await until(lambda: not connection._wire._transport.is_reading())  # type: ignore[attr-defined]
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
         connection.close(1001)
         assert await client.closed() == 1001
+        assert loop.time() - started_s < 1.0, "its answer was not read"
         await until(lambda: site.node.counts["connections"] == 0, within_s=1.0)
 
 

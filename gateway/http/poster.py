@@ -1,0 +1,46 @@
+"""Publishing through a node's backend door: for the command line, where no Redis is known."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import aiohttp
+
+from gateway.codec import decode_json, encode_json
+
+__all__ = ["post_all"]
+
+BATCH_MAX: Final = 500  # envelopes of one request
+TIMEOUT_S: Final = 15.0
+
+
+async def post_all(url: str, service: str, channel: Any, batches: Iterable[Sequence[bytes]]) -> int:
+    """Publish JSON payloads in their order, by POST to url; never again. service: of the backend, "pubsub_backend".
+
+    Returns how many the node has taken. Raises ConnectionError, with a text for people.
+    """
+    sent = 0
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session:
+        for batch in batches:
+            for start in range(0, len(batch), BATCH_MAX):
+                body = [_envelope(service, channel, payload) for payload in batch[start : start + BATCH_MAX]]
+                try:
+                    async with session.post(url, data=encode_json(body)) as response:
+                        status, answer = response.status, await response.read()
+                except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                    reason = str(error) or type(error).__name__
+                    raise ConnectionError(f"no node answers at {url}: {reason}; is `snorky serve` running?") from error
+                if status != 200:
+                    raise ConnectionError(f"{url} answers {status}: {answer[:200].decode(errors='replace')}")
+                replies = decode_json(answer)
+                for reply in replies if isinstance(replies, list) else [replies]:
+                    message = reply.get("message") if isinstance(reply, dict) else None
+                    if not isinstance(message, dict) or message.get("type") != "response":
+                        text = message.get("message") if isinstance(message, dict) else "no reply"
+                        raise ConnectionError(f"the node refuses: {text}; {sent} were published")
+                    sent += 1
+    return sent
+
+
+def _envelope(service: str, channel: Any, payload: bytes) -> dict[str, Any]:
+    params = {"channel": channel, "message": decode_json(payload)}
+    return {"service": service, "message": {"command": "publish", "params": params, "callId": 0}}

@@ -1,0 +1,93 @@
+"""The documents, held to what they say: their programs run, and their conversations go as they stand there."""
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.conversation import Block, blocks_of, converse
+from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
+from tests.support.tools import ROOT
+
+DOCS = ROOT / "docs"
+pytestmark = pytest.mark.needs("redis-server")
+
+
+async def test_conversations_of_the_protocol_go_as_they_stand_there(tmp_path: Path) -> None:
+    blocks = blocks_of(DOCS / "protocol.md", "wire")
+    assert len(blocks) >= 9
+    async with RedisProcess.running(tmp_path) as redis:
+        env = {"SNORKY_REDIS_URL": redis.url}
+        async with NodeProcess.running(env) as shared:
+            for block in blocks:
+                if not block.settings:
+                    await converse(block, shared, redis.port)
+        for block in blocks:
+            if block.settings:
+                async with NodeProcess.running({**env, **block.settings}) as own:
+                    await converse(block, own, redis.port)
+
+
+def named(block: Block) -> str:
+    """Tell the file's name, which stands in the first line."""
+    match = re.match(r"# (\w+\.\w+)\n", block.text)
+    assert match is not None, f"{block.where}: the first line of a program names its file"
+    return match[1]
+
+
+async def test_programs_of_the_services_page_run_and_answer_as_it_says(tmp_path: Path) -> None:
+    """Every program is written to its file; what follows it talks to the one before, or to the settings before."""
+    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    ran: dict[str, int] = {}
+    started: tuple[str, ...] = ()
+    async with RedisProcess.running(tmp_path) as redis:
+        env["SNORKY_REDIS_URL"] = redis.url
+        for block in blocks_of(DOCS / "services.md", "python", "toml", "wire"):
+            if block.language == "wire":
+                assert started, block.where
+                async with NodeProcess.running(env, argv=started, cwd=tmp_path) as node:
+                    await converse(block, node, redis.port)
+                ran[started[-1]] = ran.get(started[-1], 0) + 1
+                continue
+            path = tmp_path / named(block)
+            path.write_text(block.text)
+            if block.language == "toml":
+                started = (*GATEWAY, "serve", "--config", path.name)
+            elif "run(" in block.text:
+                started = (sys.executable, path.name)
+    programs = {named(block) for block in blocks_of(DOCS / "services.md", "python")}
+    assert set(ran) == {"echo.py", "bids.py", "rooms.py", "snorky.toml"}
+    assert programs - set(ran) == {"orders.py", "test_bids.py"}, "a program that nobody runs"
+
+
+async def test_own_test_of_the_services_page_is_green_and_can_be_red(tmp_path: Path) -> None:
+    sources = {named(block): block.text for block in blocks_of(DOCS / "services.md", "python")}
+    (tmp_path / "test_bids.py").write_text(sources["test_bids.py"])
+    environment = clean_environment({"PYTHONPATH": str(ROOT)})
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:asyncio",
+        "-W",
+        "error",
+        "test_bids.py",
+    ]
+    outcomes = []
+    for amount in ("amount < 5", "amount < 50"):
+        (tmp_path / "bids.py").write_text(sources["bids.py"].replace("amount < 5", amount))
+        run = await asyncio.to_thread(
+            subprocess.run, command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+        outcomes.append((run.returncode, run.stdout[-2000:]))
+    assert outcomes[0][0] == 0, outcomes[0][1]
+    assert "2 passed" in outcomes[0][1]
+    assert outcomes[1][0] == 1, outcomes[1][1]

@@ -1,0 +1,165 @@
+"""Conversations as the documents show them, held with a real node: what stands in a `wire` block is sent and compared.
+
+    ```wire limits.messages_burst=1         settings, which give the block a node of its own
+    -> {"service": ...}                     the client sends; any text
+    <- {"service": ...}                     the client receives; "..." stands for any value
+    <- close 1001                           the gateway closes
+    b: snorky.msgpack                       another client, and its encoding
+    b -> {"service": ...}
+    POST {"service": ...}                   a backend asks on the private port
+    200 {"service": ...}                    and is answered
+    redis-cli PUBLISH 'channel' 'message'   a backend publishes through Redis
+    SIGTERM                                 the node is told to end
+    ```
+
+Rules:
+- Lines that begin with blanks go on with the line before. What follows ` # ` at two blanks' distance is for readers.
+- Neighbouring lines received by one client may come in any order: replies and notifications have none.
+- At the end every client asks the gateway who it is: the answer must be the next thing that comes.
+"""
+
+import asyncio
+import json
+import re
+import shlex
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgpack
+from redis.asyncio import Redis
+
+from tests.support.nodes import NodeProcess
+
+__all__ = ["Block", "blocks_of", "converse"]
+
+WITHIN_S = 8.0  # longer than a publish or subscribe may take before it is given up
+_BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_ANY = "..."
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One fenced block. where: PAGE:LINE. words: what stands behind the language."""
+
+    where: str
+    language: str
+    words: str
+    text: str
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Settings that the block asks for, as the environment writes them."""
+        pairs = re.findall(r"([a-z_.]+)=(\S+)", self.words)
+        return {f"SNORKY_{name.upper().replace('.', '__')}": value for name, value in pairs}
+
+
+def blocks_of(page: Path, *languages: str) -> list[Block]:
+    """Find the fenced blocks of a page that are in one of these languages, in their order."""
+    text = page.read_text()
+    found = [
+        Block(f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}", *match.groups())
+        for match in _BLOCK.finditer(text)
+    ]
+    return [block for block in found if block.language in languages]
+
+
+@dataclass
+class _Peer:
+    socket: aiohttp.ClientWebSocketResponse
+    is_open: bool = True
+    expected: list[Any] = field(default_factory=list)
+
+    async def send(self, text: str) -> None:
+        if self.socket.protocol == "snorky.msgpack":
+            await self.socket.send_bytes(msgpack.packb(json.loads(text)))
+        else:
+            await self.socket.send_str(text)
+
+    async def receive(self) -> Any:
+        frame = await self.socket.receive(timeout=WITHIN_S)
+        if frame.type is aiohttp.WSMsgType.TEXT:
+            return json.loads(frame.data)
+        if frame.type is aiohttp.WSMsgType.BINARY:
+            return msgpack.unpackb(frame.data)
+        self.is_open = False
+        return f"close {frame.data}"
+
+    async def settle(self, where: str) -> None:
+        """Receive all that is expected by now."""
+        while self.expected:
+            got = await self.receive()
+            match = next((each for each in self.expected if _fits(each, got)), None)
+            assert match is not None, f"{where}: came {got!r}, expected one of {self.expected!r}"
+            self.expected.remove(match)
+
+
+async def converse(block: Block, node: NodeProcess, redis_port: int = 0) -> None:
+    """Hold one conversation. Raises AssertionError: something came otherwise than the block says."""
+    protocols: dict[str, str] = {}
+    peers: dict[str, _Peer] = {}
+    status, answer = 0, None
+    async with aiohttp.ClientSession() as session:
+
+        async def peer(name: str) -> _Peer:
+            if name not in peers:
+                offer = [protocols[name]] if name in protocols else []
+                peers[name] = _Peer(await session.ws_connect(node.websocket_url, protocols=offer))
+            return peers[name]
+
+        async def settle() -> None:
+            for each in peers.values():
+                await each.settle(block.where)
+
+        for line in _lines(block.text):
+            if match := re.match(r"(?:(\w+) )?<- (.*)", line):
+                (await peer(match[1] or "a")).expected.append(_expectation(match[2]))
+                continue
+            await settle()
+            if match := re.match(r"(?:(\w+) )?-> (.*)", line):
+                await (await peer(match[1] or "a")).send(match[2])
+            elif match := re.match(r"(\w+): (snorky\.\w+)", line):
+                protocols[match[1]] = match[2]
+            elif match := re.match(r"POST (.*)", line):
+                url = f"http://127.0.0.1:{node.private_port}/backend"
+                async with session.post(url, data=match[1]) as response:
+                    status, answer = response.status, await response.json()
+            elif match := re.match(r"(\d{3}) (.*)", line):
+                assert status == int(match[1]) and _fits(json.loads(match[2]), answer), (block.where, status, answer)
+            elif line.startswith("redis-cli PUBLISH "):
+                _, _, channel, payload = shlex.split(line)
+                async with Redis(port=redis_port) as redis:
+                    await redis.publish(channel, payload)
+            elif line == "SIGTERM":
+                node.signal(signal.SIGTERM)
+            else:
+                raise AssertionError(f"{block.where}: what is {line!r}?")
+        await settle()
+        for name, each in peers.items():
+            if each.is_open and not block.settings:
+                fence = {"service": "gateway", "message": {"command": "info", "callId": "fence"}}
+                await each.send(json.dumps(fence))
+                got = await each.receive()
+                assert _fits("fence", got["message"].get("callId")), f"{block.where}: {name} got {got!r} as well"
+            await asyncio.wait_for(each.socket.close(), WITHIN_S)
+
+
+def _lines(text: str) -> list[str]:
+    joined = re.sub(r"\n[ \t]+", " ", text.strip())
+    return [stripped for line in joined.splitlines() if (stripped := re.sub(r"(^|  )# .*$", "", line).strip())]
+
+
+def _expectation(text: str) -> Any:
+    return text if text.startswith("close ") else json.loads(text)
+
+
+def _fits(expected: Any, got: Any) -> bool:
+    if expected == _ANY:
+        return True
+    if isinstance(expected, dict) and isinstance(got, dict):
+        return expected.keys() == got.keys() and all(_fits(expected[key], got[key]) for key in expected)
+    if isinstance(expected, list) and isinstance(got, list):
+        return len(expected) == len(got) and all(map(_fits, expected, got))
+    return type(expected) is type(got) and bool(expected == got)

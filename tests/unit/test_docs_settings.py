@@ -1,0 +1,113 @@
+"""docs/settings.md says what gateway/settings.py does: every setting, its type, bounds, default and variable."""
+
+import json
+import re
+import tomllib
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from msgspec import Meta
+
+from gateway.settings import Limits, Private, Public, Settings, load
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "settings.md").read_text()
+SECTIONS = {"Redis": Settings, "public": Public, "private": Private, "limits": Limits}
+TABLES = {"public", "private", "limits", "services", "backend"}  # of Settings: sections of their own
+WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", list[str]: "list of texts"}
+
+OTHER_VALUES = {  # none of them a default
+    "text": "somewhere",
+    "integer": "77777",
+    "port": "7777",
+    "number": "7.5",
+    "true": "true",
+    "redis_url": "redis://somewhere:1/0",
+    "allowed_origins": '["https://a.example.org"]',
+    "trusted_proxies": '["10.0.0.0/8"]',
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    section: str
+    name: str
+    variable: str
+    type: str
+    default: str
+
+
+def rows() -> list[Row]:
+    found = []
+    for title, body in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL):
+        section = re.sub(r"[`\[\]]|:.*", "", title)
+        for cells in re.findall(
+            r"^\| `(\w+)` \| `(SNORKY_\w+)` \| ([^|]+) \| ([^|]+) \| [^|]+ \|$", body, re.MULTILINE
+        ):
+            if section in SECTIONS:
+                found.append(Row(section, *cells))
+    return found
+
+
+def settings_of(section: str) -> list[Any]:
+    return [each for each in fields(SECTIONS[section]) if not (section == "Redis" and each.name in TABLES)]
+
+
+def type_of(section: str, name: str) -> str:
+    """Say a setting's type as the page does: the word, and the bounds."""
+    member = next(each for each in settings_of(section) if each.name == name)
+    hint = get_type_hints(SECTIONS[section], include_extras=True)[name]
+    wire = member.metadata.get("wire")
+    if wire is not None:
+        return WORDS[wire]
+    base, *metas = get_args(hint) or (hint,)
+    bounds = [
+        f"{sign} {getattr(meta, word):g}"
+        for meta in metas
+        if isinstance(meta, Meta)
+        for sign, word in ((">", "gt"), ("≥", "ge"), ("≤", "le"))
+        if getattr(meta, word) is not None
+    ]
+    return f"{WORDS[base]} {', '.join(bounds)}".strip().replace("1.67772e+07", "16777216")
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_setting_has_one_row_and_no_row_is_of_the_past(section: str) -> None:
+    assert [row.name for row in rows() if row.section == section] == [each.name for each in settings_of(section)]
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row.section}.{row.name}")
+def test_type_bounds_and_default_are_those_of_the_code(row: Row) -> None:
+    member = next(each for each in settings_of(row.section) if each.name == row.name)
+    assert row.type == type_of(row.section, row.name)
+    assert member.default is not MISSING
+    expected = "none" if member.default is None else f"`{json.dumps(member.default)}`"
+    assert row.default == expected.replace("()", "[]")
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row.section}.{row.name}")
+def test_variable_sets_this_setting_and_no_other(row: Row) -> None:
+    value = OTHER_VALUES.get(row.name) or OTHER_VALUES[row.type.split()[0]]
+    before, after = Settings(), load(None, {row.variable: value})
+    changed = {
+        (section, each.name)
+        for section in SECTIONS
+        for each in settings_of(section)
+        if getattr(_part(before, section), each.name) != getattr(_part(after, section), each.name)
+    }
+    assert changed == {(row.section, row.name)}
+
+
+def _part(settings: Settings, section: str) -> Any:
+    return settings if section == "Redis" else getattr(settings, section)
+
+
+def test_standard_services_are_those_of_the_page() -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    written, standard = tomllib.loads(block), load(None, {})
+    for registry in ("services", "backend"):
+        found = {
+            name: {"class": table.class_name, **table.options} for name, table in getattr(standard, registry).items()
+        }
+        assert written[registry] == found
