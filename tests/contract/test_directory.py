@@ -320,3 +320,14 @@ async def test_nothing_is_left_in_redis_but_leases(cluster: TestCluster) -> None
     await a.directory.stop()
     await b.directory.stop()
     assert await keys_of(cluster) == {}
+
+
+async def test_calls_for_one_connection_take_effect_in_their_order(cluster: TestCluster) -> None:
+    a = await cluster.node("a")
+    await a.directory.enter(ROOM, 1, "alice")
+    for _ in range(10):
+        left, entered = await asyncio.gather(a.directory.leave(ROOM, 1), a.directory.enter(ROOM, 1, "alice"))
+        assert left and entered.is_first
+    assert await a.directory.members(ROOM) == [Member("alice", owner(a, 1))]
+    await a.directory.disowned(1)
+    assert await a.directory.members(ROOM) == []

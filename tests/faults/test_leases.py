@@ -7,14 +7,14 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.directory import Member, Owner
-from gateway.errors import BrokerUnavailable
+from gateway.errors import BrokerUnavailable, ConnectionClosed
 from gateway.redis import Timings
 from gateway.redis.estate import Place
 from gateway.redis.names import owned_key
@@ -25,6 +25,7 @@ from tests.support.redis_servers import REAL_KINDS, RedisServer
 from tests.support.tools import ROOT, eventually
 
 ROOM = "chat:room"
+ROOMS = [ROOM, *(f"chat:{number}" for number in range(49))]
 NAMES = "messaging:names"
 EITHER = pytest.mark.parametrize("timings", [pytest.param(FAST, id="fast"), pytest.param(REAL, id="real")])
 
@@ -40,7 +41,7 @@ async def cluster(request: pytest.FixtureRequest, tmp_path: Path, timings: Timin
         pytest.skip("with the promised timings on one kind of server only: it takes as long as the fault")
     async with open_cluster(request.param, tmp_path, timings=timings) as opened:
         assert isinstance(opened, RedisTestCluster)
-        await opened.listen(ROOM)
+        await opened.listen(*ROOMS)
         yield opened
 
 
@@ -67,8 +68,8 @@ async def populate(cluster: RedisTestCluster, node: FakeNode, count: int) -> Non
     await cluster.until(lambda: cluster.heard(ROOM)[-1:] == [f"joined {node.node_id}-{count - 1}".encode()])
 
 
-def told(cluster: RedisTestCluster, kind: str) -> Counter[bytes]:
-    return Counter(notice for notice in cluster.heard(ROOM) if notice.startswith(kind.encode() + b" "))
+def told(cluster: RedisTestCluster, kind: str, room: str = ROOM) -> Counter[bytes]:
+    return Counter(notice for notice in cluster.heard(room) if notice.startswith(kind.encode() + b" "))
 
 
 def each_once(kind: str, node_id: str, count: int) -> Counter[bytes]:
@@ -84,11 +85,17 @@ async def never(timings: Timings, factor: float, claim: Callable[[], object]) ->
         await asyncio.sleep(timings.look_s / 10)  # absence over time is what is tested
 
 
-async def child(cluster: RedisTestCluster, node_id: str, count: int, timings: Timings) -> Process:
+async def child(
+    cluster: RedisTestCluster, node_id: str, count: int, timings: Timings, rooms: Sequence[str] = (ROOM,)
+) -> Process:
     factor = timings.ttl_s / Timings().ttl_s
-    words = [sys.executable, "-m", "tests.support.directory_node", cluster.server.url, node_id, str(count), str(factor)]
-    process = Process(words, cwd=ROOT, ready="ready")
-    await process.wait_ready()
+    words = [cluster.server.url, node_id, str(count), str(factor), *rooms]
+    process = Process([sys.executable, "-m", "tests.support.directory_node", *words], cwd=ROOT, ready="ready")
+    try:
+        await process.wait_ready(60.0)
+    except BaseException:
+        await process.close()
+        raise
     return process
 
 
@@ -102,18 +109,23 @@ async def test_what_a_killed_node_had_is_gone_within_fifteen_seconds_with_one_le
     count = 10_000 if timings is REAL else 300
     b = await cluster.node("b")
     await cluster.node("c")
-    process = await child(cluster, "a", count, timings)
+    process = await child(cluster, "a", count, timings, ROOMS)
     try:
-        await cluster.until(lambda: told(cluster, "joined") == each_once("joined", "a", count), within_s=30)
+        await cluster.until(lambda: heard_in_all(cluster) == count, within_s=30)
         process.kill()
         began = time.monotonic()
-        await cluster.until(lambda: len(cluster.heard(ROOM)) == 2 * count, within_s=15)
+        await cluster.until(lambda: heard_in_all(cluster) == 2 * count, within_s=15)
         await eventually(lambda: is_empty(b), within_s=max(0.1, began + 15 - time.monotonic()), what="names free")
         print(f"{count} members and names gone after {time.monotonic() - began:.1f} s")
     finally:
         await process.close()
-    assert told(cluster, "left") == each_once("left", "a", count)
+    assert sum((told(cluster, "joined", room) for room in ROOMS), Counter()) == each_once("joined", "a", count)
+    assert sum((told(cluster, "left", room) for room in ROOMS), Counter()) == each_once("left", "a", count)
     assert await b.directory.members(ROOM) == []
+
+
+def heard_in_all(cluster: RedisTestCluster) -> int:
+    return len(cluster.heard_anywhere())
 
 
 async def is_empty(node: FakeNode) -> bool:
@@ -243,6 +255,42 @@ async def test_a_write_between_index_and_state_of_a_reaped_node_is_found_by_the_
     assert await b.directory.members(ROOM) == []
 
 
+async def test_a_fenced_node_finishes_its_own_reaping_before_it_joins_again(
+    cluster: RedisTestCluster, timings: Timings
+) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, a, 20)
+    await inside(b)._reaper.stop()
+    await inside(a)._lease.abandon()
+    await asyncio.sleep(timings.ttl_s * 1.1)  # until it has expired
+    assert await inside(b)._reaper._seize(inside(a)._lease.owner)
+    inside(a)._lease.start()  # back before b has swept
+    await cluster.until(lambda: len(cluster.heard(ROOM)) == 60)
+    assert Counter(cluster.heard(ROOM)[20:40]) == each_once("left", "a", 20)
+    assert Counter(cluster.heard(ROOM)[40:]) == each_once("joined", "a", 20)
+    await eventually(lambda: all_claimed(b, 20), within_s=5, what="names claimed again")
+
+
+async def test_nothing_is_entered_for_who_is_leaving(cluster: RedisTestCluster) -> None:
+    a = await cluster.node("a")
+    await a.enter(ROOM, 1, "alice")
+    _, late = await asyncio.gather(a.directory.disowned(1), a.directory.enter(ROOM, 1, "alice"), return_exceptions=True)
+    assert isinstance(late, ConnectionClosed)
+    assert await a.directory.members(ROOM) == []
+
+
+async def test_a_name_is_lost_only_if_somebody_else_has_it(cluster: RedisTestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await a.claim(NAMES, "desk", 1, "alice")
+    old_news = f'l {a.directory.incarnation} 1\n["{NAMES}","desk"]'.encode()
+    async with cluster.client() as client:
+        assert await client.publish(b"test:{direct a}", old_news) == 1
+    assert await b.directory.send(Owner("a", a.directory.incarnation, 1), b"fence")
+    await a.directory.find(NAMES, "desk")
+    await a.directory.find(NAMES, "desk")  # answered after what the news had asked
+    assert a.lost == [] and inside(a)._ledger.names()
+
+
 # -- reapers ------------------------------------------------------------------------------------------------------
 
 
@@ -347,7 +395,7 @@ async def test_after_flushall_all_is_asserted_again_quietly_within_ten_seconds(
     nodes = [await cluster.node(node_id) for node_id in "abc"]
     for node in nodes:
         await populate(cluster, node, 100)
-    await nodes[0].disowned(7)
+    await nodes[0].directory.disowned(7)  # the node may say that it is there still: it is not
     before = await nodes[0].directory.members(ROOM), await names_of(nodes[0])
     async with cluster.client() as client:
         await client.flushall()
@@ -400,6 +448,42 @@ async def test_who_goes_while_redis_is_frozen_leaves_when_it_is_back(
     assert told_of in ([], [b"joined perhaps", b"left perhaps"])
 
 
+async def test_a_write_that_comes_after_its_undoing_is_undone_too(cluster: RedisTestCluster) -> None:
+    a, b = await cluster.node("a", timeout_s=0.3), await cluster.node("b")
+    server = frozen_server(cluster)
+    await a.directory.members(ROOM)
+    server.freeze()
+    with pytest.raises(BrokerUnavailable):
+        await a.enter(ROOM, 8, "late")
+    server.thaw()
+    await eventually(lambda: is_asked(b), within_s=5, what="redis is back")
+    owner = inside(a)._lease.owner
+    await cluster.until(lambda: not inside(a)._ledger.due(1) and inside(a)._ledger.has_debts)  # undone once
+    await inside(b)._scripts.run(
+        command(b"SADD", owned_key("test", owner), Place(ROOM, 8, "").element()),
+        inside(b)._rosters.entering(ROOM, Member("late", Owner.parse(f"{owner}:8"))),
+    )
+    await cluster.until(lambda: cluster.heard(ROOM)[-2:] == [b"joined late", b"left late"])
+
+
+async def is_asked(node: FakeNode) -> bool:
+    return await is_back_after_all(node, [])
+
+
+async def test_a_leaving_that_was_cancelled_is_finished(cluster: RedisTestCluster) -> None:
+    a = await cluster.node("a")
+    await populate(cluster, a, 2)
+    server = frozen_server(cluster)
+    server.freeze()
+    leaving = asyncio.ensure_future(a.directory.disowned(1))
+    await asyncio.sleep(0.05)
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    server.thaw()
+    await cluster.until(lambda: b"left a-1" in cluster.heard(ROOM))
+    await eventually(lambda: are(a, ["a-0"]), within_s=5, what="only the other is in")
+
+
 async def are(node: FakeNode, identities: list[str]) -> bool:
     return [member.identity for member in await node.directory.members(ROOM)] == identities
 
@@ -416,6 +500,7 @@ async def test_a_full_redis_refuses_who_comes_and_lets_go_who_goes(cluster: Redi
             await a.claim(NAMES, "too much", 8)
         with pytest.raises(BrokerUnavailable):
             await a.directory.put_token(1, 60)
+        assert not [notice for notice in cluster.heard(ROOM) if b"too much" in notice], "refused before any write"
         await a.disowned(0)
         assert await a.leave(ROOM, 1)
         await cluster.crash(c)

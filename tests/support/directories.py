@@ -178,13 +178,17 @@ class RedisTestCluster:
         """All that was published to a roster's channel since `listen`."""
         return self._recorder.of(roster)
 
+    def heard_anywhere(self) -> list[tuple[str, bytes]]:
+        """All that was published to any of them, (roster, notice)."""
+        return self._recorder.publications
+
     async def until(self, claim: Callable[[], object], *, within_s: float = 5.0) -> None:
         """Wait until something has become true. Raises AssertionError."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s
         while not claim():
             assert loop.time() < deadline, f"not within {within_s} s; heard {self._recorder.publications[-20:]}"
-            await asyncio.sleep(0.005)  # what a FakeNode was told cannot be awaited
+            await asyncio.sleep(0.02)  # what a FakeNode was told cannot be awaited
 
     async def node(self, node_id: str, *, timings: Timings | None = None, timeout_s: float = 5.0) -> FakeNode:
         """Start a node."""

@@ -1,8 +1,8 @@
 """A process that is nothing but one node's directory: tests freeze and kill it.
 
-    python -m tests.support.directory_node URL NODE_ID MEMBERS TIMINGS_FACTOR
+    python -m tests.support.directory_node URL NODE_ID MEMBERS TIMINGS_FACTOR ROOM...
 
-Enters `chat:room` as NODE_ID-0, NODE_ID-1, ... and claims those names; says `ready`, and `lost NAME`.
+Enters the rooms in turn, as NODE_ID-0, NODE_ID-1, ... and claims those names; says `ready`, and `lost NAME`.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ class Speaking(FakeNode):
         print("lost", name, flush=True)
 
 
-async def main(url: str, node_id: str, count: int, timings: Timings) -> None:
+async def main(url: str, node_id: str, count: int, timings: Timings, rooms: list[str]) -> None:
     """Run until killed."""
     target = RedisTarget.from_url(url)
     broker = RedisBroker(target, prefix=PREFIX, node_id=node_id, metrics=Metrics())
@@ -34,12 +34,13 @@ async def main(url: str, node_id: str, count: int, timings: Timings) -> None:
     await node.directory.start(node)
     for start in range(0, count, 500):
         serials = range(start, min(count, start + 500))
-        await asyncio.gather(*(node.enter("chat:room", serial, f"{node_id}-{serial}") for serial in serials))
+        places = [(rooms[serial % len(rooms)], serial) for serial in serials]
+        await asyncio.gather(*(node.enter(room, serial, f"{node_id}-{serial}") for room, serial in places))
         await asyncio.gather(*(node.claim("messaging:names", f"{node_id}-{serial}", serial) for serial in serials))
     print("ready", flush=True)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    url, node_id, count, factor = sys.argv[1:]
-    asyncio.run(main(url, node_id, int(count), scaled(float(factor))))
+    url, node_id, count, factor, *rooms = sys.argv[1:]
+    asyncio.run(main(url, node_id, int(count), scaled(float(factor)), rooms))
