@@ -11,9 +11,9 @@ ARGS ?=
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(STAMP)  ## put the project and its tools into .venv (again only when pyproject.toml changed)
+install: $(STAMP)  ## put the project and its tools into .venv (again only when a pyproject.toml changed)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml clients/python/pyproject.toml
 	@scripts/make-venv $(VENV)
 	@touch $@
 

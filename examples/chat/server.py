@@ -1,0 +1,33 @@
+"""Chat rooms. Who comes in says who it is, by a token; rooms "staff:..." are for those whose name ends with "@staff".
+
+    export SNORKY_AUTH__HMAC_SECRET=$(openssl rand -hex 32)   # in all shells the same
+    .venv/bin/python examples/chat/server.py
+    .venv/bin/python examples/talk.py --token "$(.venv/bin/python examples/chat/token_for.py Ada)" '{"service": "chat",
+        "message": {"command": "join", "params": {"channel": "lobby"}, "callId": 1}}'
+
+and then, in a third shell, as somebody else:
+
+    .venv/bin/python examples/talk.py --token "$(.venv/bin/python examples/chat/token_for.py Bob)" \\
+        '{"service": "chat", "message": {"command": "join", "params": {"channel": "lobby"}, "callId": 1}}' \\
+        '{"service": "chat", "message": {"command": "send", "params": {"channel": "lobby", "body": "Hi"}, "callId": 2}}'
+
+Browsers, which cannot set a header, bring the token as the subprotocol
+`bearer.TOKEN`, or hand it to the service `auth`.
+"""
+
+from typing import Any
+
+from gateway import ServiceRegistry, run
+from services.auth import AuthService
+from services.chat import ChatService
+from services.rpc import Request
+
+
+class House(ChatService):
+    def can_join(self, request: Request, channel: Any) -> bool:
+        is_staff_only = isinstance(channel, str) and channel.startswith("staff:")
+        return not is_staff_only or request.demand_identity().endswith("@staff")
+
+
+if __name__ == "__main__":
+    run(public=ServiceRegistry([AuthService("auth"), House("chat")]), private=ServiceRegistry([]))

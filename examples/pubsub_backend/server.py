@@ -1,0 +1,29 @@
+"""Pub/sub where clients may listen, and only the backend may publish.
+
+    export SNORKY_PRIVATE__API_KEY=$(openssl rand -hex 32)    # in both shells the same
+    .venv/bin/python examples/pubsub_backend/server.py
+    .venv/bin/python examples/talk.py '{"service": "pubsub", "message":
+        {"command": "subscribe", "params": {"channel": "news"}, "callId": 1}}'
+    .venv/bin/python examples/pubsub_backend/publish.py news '{"title": "Hello"}'
+
+Two registries: the public one is what clients reach, on port 8002; the private one is the backend's, on port 8003.
+"""
+
+from typing import Any
+
+from gateway import ServiceRegistry, run
+from services.pubsub import PubSubBackend, PubSubService
+from services.rpc import Request
+
+
+class PrivatePubSub(PubSubService):
+    def can_publish(self, request: Request, channel: Any, message: Any) -> bool:
+        return False
+
+
+if __name__ == "__main__":
+    pubsub = PrivatePubSub("pubsub")
+    run(
+        public=ServiceRegistry([pubsub]),
+        private=ServiceRegistry([PubSubBackend("pubsub_backend", pubsub)]),
+    )

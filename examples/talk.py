@@ -1,0 +1,39 @@
+"""Talk to a gateway from a shell: send messages, print what comes, until Ctrl-C.
+
+    .venv/bin/python examples/talk.py '{"service": "echo", "message": "hello"}'
+
+--token T: say who you are. --url: of the gateway, ws://127.0.0.1:8002/ws unless given. --count N: end after so many
+messages.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+
+import aiohttp
+
+
+async def talk(url: str, token: str | None, messages: list[str], count: int) -> None:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    async with aiohttp.ClientSession() as session, session.ws_connect(url, headers=headers) as socket:
+        for message in messages:
+            await socket.send_str(message)
+        async for frame in socket:
+            if frame.type is aiohttp.WSMsgType.TEXT:
+                print(json.dumps(json.loads(frame.data), ensure_ascii=False), flush=True)
+                count -= 1
+                if count == 0:
+                    return
+        print(f"closed by the gateway: {socket.close_code}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("messages", nargs="*", metavar="MESSAGE", help="a JSON envelope to send")
+    parser.add_argument("--url", default="ws://127.0.0.1:8002/ws")
+    parser.add_argument("--token")
+    parser.add_argument("--count", type=int, default=0)
+    arguments = parser.parse_args()
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(talk(arguments.url, arguments.token, arguments.messages, arguments.count))
