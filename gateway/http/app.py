@@ -40,10 +40,12 @@ async def _security_headers(
     return response
 
 
-def public_app(handler: WebSocketHandler, *, with_demo: bool = False) -> web.Application:
+def public_app(
+    handler: WebSocketHandler, sockjs: SockJSHandler | None = None, *, with_demo: bool = False
+) -> web.Application:
     """Make the application for clients: `/ws`, `/sockjs`, and the demo page at `/` if asked for."""
     app = web.Application(middlewares=[_security_headers])
-    sockjs = SockJSHandler(handler)
+    sockjs = sockjs or SockJSHandler(handler)
     app.add_routes([handler.route("/ws"), *sockjs.routes("/sockjs")])
     app.on_shutdown.append(sockjs.end)
     app.on_cleanup.append(sockjs.stop)

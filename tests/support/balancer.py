@@ -15,7 +15,16 @@ import aiohttp
 from tests.support.nodes import Process
 from tests.support.tools import ROOT, eventually, free_port, program
 
-__all__ = ["Backend", "Balancer", "haproxy_config", "nginx_config", "running_haproxy", "running_nginx"]
+__all__ = [
+    "Backend",
+    "Balancer",
+    "haproxy_config",
+    "nginx_command",
+    "nginx_config",
+    "running_balancer",
+    "running_haproxy",
+    "running_nginx",
+]
 
 DEPLOY = ROOT / "deploy"
 
@@ -85,7 +94,7 @@ async def running_nginx(directory: Path, backends: Sequence[Backend]) -> AsyncIt
     """Run nginx with the shipped configuration until the block ends."""
     port = free_port()
     config = nginx_config(directory, port, backends)
-    async with _running(nginx_command(config), port) as balancer:
+    async with running_balancer(nginx_command(config), port) as balancer:
         yield balancer
 
 
@@ -94,12 +103,13 @@ async def running_haproxy(directory: Path, backends: Sequence[Backend]) -> Async
     """Run HAProxy with the shipped configuration until the block ends."""
     port = free_port()
     config = haproxy_config(directory, port, backends)
-    async with _running([program("haproxy"), "-db", "-f", str(config)], port) as balancer:
+    async with running_balancer([program("haproxy"), "-db", "-f", str(config)], port) as balancer:
         yield balancer
 
 
 @asynccontextmanager
-async def _running(argv: Sequence[str], port: int) -> AsyncIterator[Balancer]:
+async def running_balancer(argv: Sequence[str], port: int) -> AsyncIterator[Balancer]:
+    """Run what a command line starts, until the block ends."""
     process = Process(argv)
     try:
         await eventually(lambda: _answers(process, port), within_s=10, what=f"{argv[0]} answers")

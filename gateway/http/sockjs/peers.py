@@ -10,37 +10,34 @@ Rules:
 - What is on its way is bounded: the owner counts bytes until the asker says that the response has taken them.
 - Frames are numbered: one that is missing ends the session (1002). Nothing is lost without a word.
 - Both sides know within LOST_S that the other has gone: the asker says what it still serves, the owner what it knows.
+- What the owner does is in Lender; here is what the asker does, and the channel of both.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import structlog
 
 from gateway.codec import decode_json
-from gateway.errors import BrokerUnavailable, InvalidMessage
-from gateway.http.sockjs.frames import decode_messages
+from gateway.errors import BrokerUnavailable
+from gateway.http.sockjs.lender import LOST_S, Answer, Lender
 from gateway.http.sockjs.outlet import Outlet
-from gateway.http.sockjs.remote import RemoteOutlet
 from gateway.http.sockjs.session import Session
 from gateway.node import Node
 from gateway.publication import Publication
 
-__all__ = ["Answer", "Peers"]
+__all__ = ["Peers"]
 
 ANSWER_TIMEOUT_S: Final = 5.0
 SEND_TIMEOUT_S: Final = 30.0  # the owner may be waiting for a service that is busy
 TICK_S: Final = 1.0
-LOST_S: Final = 15.0  # a pause of Redis is shorter
 ALIVE_MAX: Final = 1_000  # numbers in one message
-SENDS_MAX: Final = 1_000  # of other nodes' clients under way here
 _SERVICE: Final = "sockjs peer"  # no service can have this name
 
 _log = structlog.get_logger("snorky.sockjs")
-
-Answer = tuple[int, str]  # HTTP status and text
 
 
 class _Forwarded:
@@ -59,29 +56,19 @@ class Peers:
 
     def __init__(self, node: Node, find: Callable[[str], Session | None]) -> None:
         self._node = node
-        self._find = find
+        self._lender = Lender(node.node_id, find, self._tell, self._schedule)
         self._forwarded: dict[str, _Forwarded] = {}
         self._sends: dict[str, asyncio.Future[Answer]] = {}
-        self._remote: dict[str, RemoteOutlet] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._count = 0
         self._starting: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._handlers: dict[str, Callable[..., None]] = {
-            name: getattr(self, f"_on_{name}")
-            for name in (
-                "attach",
-                "send",
-                "ack",
-                "gone",
-                "release",
-                "alive",
-                "attached",
-                "frame",
-                "end",
-                "sent",
-                "known",
-            )
+            **self._lender.handlers,
+            "attached": self._on_attached,
+            "frame": self._on_frame,
+            "end": self._on_end,
+            "sent": self._on_sent,
+            "known": self._on_known,
         }
 
     async def start(self) -> None:
@@ -99,10 +86,10 @@ class Peers:
 
     async def stop(self) -> None:
         """Forget everything."""
-        tasks = [*self._tasks, *([self._starting] if self._starting is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._lender.stop()
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -199,65 +186,17 @@ class Peers:
         if answer is not None and not answer.done():
             answer.set_result((status, text))
 
+    def _on_asked(self, numbers: list[str], hearers: asyncio.Future[int]) -> None:
+        """Give up what a node owned that nobody hears as: it is dead, and our clients need not wait for LOST_S."""
+        if not hearers.cancelled() and hearers.exception() is None and hearers.result() == 0:
+            for number in numbers:
+                self._drop(number)
+
     def _on_known(self, numbers: list[str]) -> None:
         now_s = asyncio.get_running_loop().time()
         for number in numbers:
             if number in self._forwarded:
                 self._forwarded[number].known_s = now_s
-
-    # -- the owner's side ----------------------------------------------------------------------------------------
-
-    def _on_attach(self, number: str, asker: str, session_id: str, is_streaming: bool) -> None:
-        session = self._find(session_id)
-        self._tell(asker, "attached", number, session is not None)
-        if session is None:
-            return
-        outlet = RemoteOutlet(session, lambda *words: self._tell(asker, words[0], number, *words[1:]), is_streaming)
-        self._remote[number] = outlet
-        self._schedule()
-        session.attach(outlet)
-        if outlet.is_ended:
-            del self._remote[number]
-
-    def _on_ack(self, number: str, size: int) -> None:
-        if number in self._remote:
-            self._remote[number].on_ack(size)
-
-    def _on_gone(self, number: str) -> None:
-        outlet = self._remote.pop(number, None)
-        if outlet is not None and not outlet.is_ended:
-            outlet.on_lost()
-
-    def _on_release(self, number: str) -> None:
-        outlet = self._remote.pop(number, None)
-        if outlet is not None:
-            outlet.session.release(outlet)
-
-    def _on_alive(self, asker: str, numbers: list[str]) -> None:
-        known = [number for number in numbers if number in self._remote]
-        for number in known:
-            self._remote[number].heard_s = asyncio.get_running_loop().time()
-        self._tell(asker, "known", known)
-
-    def _on_send(self, number: str, asker: str, session_id: str, body: str) -> None:
-        session = self._find(session_id)
-        if session is None or len(self._tasks) >= SENDS_MAX:
-            self._tell(asker, "sent", number, *((404, "") if session is None else (503, "")))
-            return
-        task = asyncio.get_running_loop().create_task(self._receive(session, number, asker, body))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _receive(self, session: Session, number: str, asker: str, body: str) -> None:
-        try:
-            await session.receive(decode_messages(body.encode()))
-        except InvalidMessage as error:
-            self._tell(asker, "sent", number, 500, str(error))
-        except Exception:  # the top of this task
-            _log.exception("message of a session not taken")
-            self._tell(asker, "sent", number, 500, "")
-        else:
-            self._tell(asker, "sent", number, 204, "")
 
     # -- both ----------------------------------------------------------------------------------------------------
 
@@ -265,7 +204,7 @@ class Peers:
         self._count += 1
         return f"{self._node.node_id}.{self._count}"
 
-    def _tell(self, node_id: str, *words: Any) -> Awaitable[int]:
+    def _tell(self, node_id: str, *words: Any) -> asyncio.Future[int]:
         return self._node.publish(_SERVICE, node_id, words)
 
     def _on_publications(self, publications: Sequence[Publication]) -> None:
@@ -277,7 +216,7 @@ class Peers:
                 _log.exception("message of another node not understood")
 
     def _schedule(self) -> None:
-        if self._timer is None and (self._forwarded or self._remote):
+        if self._timer is None and (self._forwarded or self._lender.is_busy):
             self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
@@ -291,10 +230,8 @@ class Peers:
                 by_owner[forwarded.owner].append(number)
         for owner, numbers in by_owner.items():
             for start in range(0, len(numbers), ALIVE_MAX):
-                self._tell(owner, "alive", self._node.node_id, numbers[start : start + ALIVE_MAX])
-        for number, outlet in tuple(self._remote.items()):
-            if outlet.is_ended:
-                del self._remote[number]
-            elif now_s - outlet.heard_s > LOST_S:
-                self._on_gone(number)
+                some = numbers[start : start + ALIVE_MAX]
+                asked = self._tell(owner, "alive", self._node.node_id, some)
+                asked.add_done_callback(partial(self._on_asked, some))
+        self._lender.tick(now_s)
         self._schedule()

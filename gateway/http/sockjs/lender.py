@@ -1,0 +1,125 @@
+"""Lender: what a node does for others that answer the requests of its sessions' clients. The messages: see Peers."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+
+from gateway.errors import InvalidMessage
+from gateway.http.sockjs.frames import decode_messages
+from gateway.http.sockjs.remote import RemoteOutlet
+from gateway.http.sockjs.session import Session
+
+__all__ = ["LOST_S", "Answer", "Lender"]
+
+LOST_S: Final = 15.0  # without a word the other node has gone; a pause of Redis is shorter
+SENDS_MAX: Final = 1_000  # of other nodes' clients under way here
+
+_log = structlog.get_logger("snorky.sockjs")
+
+Answer = tuple[int, str]  # HTTP status and text
+
+
+class Lender:
+    """Fills the responses of other nodes. find: a session of this node by its id. tell: (node, *words).
+
+    on_busy: told when there is something to `tick` for.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        find: Callable[[str], Session | None],
+        tell: Callable[..., object],
+        on_busy: Callable[[], None],
+    ) -> None:
+        self._node_id = node_id
+        self._find = find
+        self._tell = tell
+        self._schedule = on_busy
+        self._lent: dict[str, RemoteOutlet] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def handlers(self) -> Mapping[str, Callable[..., None]]:
+        """What is done for each word of an asker."""
+        return {
+            "attach": self.on_attach,
+            "send": self.on_send,
+            "ack": self.on_ack,
+            "gone": self.on_gone,
+            "release": self.on_release,
+            "alive": self.on_alive,
+        }
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a response of another node is filled from here."""
+        return bool(self._lent)
+
+    def tick(self, now_s: float) -> None:
+        """Let go of what has ended, and of those whose node has gone."""
+        for number, outlet in tuple(self._lent.items()):
+            if outlet.is_ended:
+                del self._lent[number]
+            elif now_s - outlet.heard_s > LOST_S:
+                self.on_gone(number)
+
+    async def stop(self) -> None:
+        """Give up what is under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def on_attach(self, number: str, asker: str, session_id: str, is_streaming: bool) -> None:
+        session = self._find(session_id)
+        self._tell(asker, "attached", number, session is not None)
+        if session is None:
+            return
+        outlet = RemoteOutlet(session, lambda *words: self._tell(asker, words[0], number, *words[1:]), is_streaming)
+        self._lent[number] = outlet
+        self._schedule()
+        session.attach(outlet)
+        if outlet.is_ended:
+            del self._lent[number]
+
+    def on_ack(self, number: str, size: int) -> None:
+        if number in self._lent:
+            self._lent[number].on_ack(size)
+
+    def on_gone(self, number: str) -> None:
+        outlet = self._lent.pop(number, None)
+        if outlet is not None and not outlet.is_ended:
+            outlet.on_lost()
+
+    def on_release(self, number: str) -> None:
+        outlet = self._lent.pop(number, None)
+        if outlet is not None:
+            outlet.session.release(outlet)
+
+    def on_alive(self, asker: str, numbers: list[str]) -> None:
+        known = [number for number in numbers if number in self._lent]
+        for number in known:
+            self._lent[number].heard_s = asyncio.get_running_loop().time()
+        self._tell(asker, "known", known)
+
+    def on_send(self, number: str, asker: str, session_id: str, body: str) -> None:
+        session = self._find(session_id)
+        if session is None or len(self._tasks) >= SENDS_MAX:
+            self._tell(asker, "sent", number, 404 if session is None else 503, "")
+            return
+        task = asyncio.get_running_loop().create_task(self._receive(session, number, asker, body))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _receive(self, session: Session, number: str, asker: str, body: str) -> None:
+        try:
+            await session.receive(decode_messages(body.encode()))
+        except InvalidMessage as error:
+            self._tell(asker, "sent", number, 500, str(error))
+        except Exception:  # the top of this task
+            _log.exception("message of a session not taken")
+            self._tell(asker, "sent", number, 500, "")
+        else:
+            self._tell(asker, "sent", number, 204, "")
