@@ -168,6 +168,8 @@ class Fanout:
             if data is payload:
                 self._metrics.unsequenced_publications.inc()
             if selector is not None:
+                if not any(selector.selects(each) for group in channel.groups.values() for each in group):
+                    continue  # nobody here: what is around it stays one write
                 self._line_up(channel, sound, values, None)
                 sound, values = [], []
                 self._line_up(channel, [payload], [value], selector)

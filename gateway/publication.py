@@ -98,7 +98,7 @@ def read_publication(data: bytes) -> Publication:
             encoding, selector = fields[0], " ".join(fields[1:])
             if encoding == "j":
                 return Publication(payload, selector=_selector(selector.encode()))
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, IndexError):  # also no UTF-8, and fields that are missing
         raise InvalidMessage("Malformed header") from None
     raise UnknownVersion("Unknown version")
 

@@ -14,6 +14,7 @@ from gateway.connection import Connection
 from gateway.fanout import Fanout
 from gateway.frames import BINARY, TEXT, Dialect
 from gateway.hub import Hub
+from gateway.publication import MARK, Selector, write_addressed
 from tests.support.clients import JSON, MSGPACK, FakeWire, settle
 
 KEY, OTHER = "s:a", "s:b"
@@ -451,3 +452,153 @@ def test_log_names_a_channel_that_is_fed_poison_and_is_not_flooded() -> None:
         ("publication dropped", KEY, "invalid")
     ]
     assert "secret" not in repr(logs)
+
+
+# -- addressed publications -------------------------------------------------------------------------------------------
+
+
+def addressed(value: int, selector: Selector) -> bytes:
+    return write_addressed(b"%d" % value, selector)
+
+
+def test_addressed_publication_reaches_whom_it_selects_in_its_place_among_the_others() -> None:
+    rig = Rig()
+    bob, ann, packed = rig.subscriber(), rig.subscriber(), rig.subscriber(dialect=MSGPACK)
+    bob.identity, ann.identity, packed.identity = "bob", "ann", "bob"
+    rig.fanout.deliver(
+        {
+            KEY: [
+                b"1",
+                addressed(2, Selector(only_identity="bob")),
+                b"3",
+                addressed(4, Selector(not_identity="bob")),
+                addressed(5, Selector(not_connection=bob.id)),
+                addressed(6, Selector(only_identity="nobody")),
+                b"7",
+            ]
+        }
+    )
+    assert rig.got(bob) == [1, 2, 3, 7]
+    assert rig.got(ann) == [1, 3, 4, 5, 7]
+    assert [write[-1] for write in rig.wires[packed].writes] == [1, 2, 3, 5, 7]
+
+
+def test_publications_for_everybody_are_one_write_though_one_for_nobody_here_is_between() -> None:
+    rig = Rig()
+    bob = rig.subscriber()
+    rig.fanout.deliver({KEY: [b"1", b"2", addressed(3, Selector(only_identity="ann"))]})
+    assert rig.got(bob) == [1, 2]
+    assert len(rig.wires[bob].writes) == 1
+
+
+def test_poison_among_addressed_ones_is_counted_by_its_kind() -> None:
+    rig = Rig()
+    bob = rig.subscriber()
+    poison = [MARK + b"9 x\n1", MARK + b"2 j [\n1", write_addressed(b"NaN", Selector()), MARK + b'2 j {"new":"x"}\n1']
+    rig.fanout.deliver({KEY: [b"1", *poison, b"2"]})
+    assert rig.got(bob) == [1, 2]
+    assert (rig.drops("unknown_version"), rig.drops("invalid")) == (2, 2)
+
+
+def test_only_what_has_no_position_and_no_address_counts_as_unsequenced() -> None:
+    rig = Rig()
+    bob = rig.subscriber()
+    rig.fanout.deliver({KEY: [b"1", addressed(2, Selector()), MARK + b"1 e:1:t t0 j\n3"]})
+    assert rig.got(bob) == [1, 2, 3]
+    assert rig.sample("snorky_unsequenced_publications_total") == 1
+
+
+# -- who is held ------------------------------------------------------------------------------------------------------
+
+
+def test_what_comes_for_who_is_held_waits_in_order_and_is_not_lost() -> None:
+    rig = Rig()
+    other = rig.subscriber()
+    wire = FakeWire()
+    held = Connection(wire, JSON, node_id="n", serial=99)
+    held.identity = "bob"
+    rig.wires[held] = wire
+    rig.hub.add(held, KEY, Template("s", {"in": KEY, "is": PAYLOAD}), is_held=True)
+    rig.fanout.deliver(
+        {KEY: [b"1", addressed(2, Selector(only_identity="bob")), addressed(3, Selector(not_identity="bob"))]}
+    )
+    assert rig.got(other) == [1, 3]
+    assert wire.writes == []
+    held.write(b"".join(rig.hub.release(held, KEY)))
+    rig.fanout.deliver(numbers(4))
+    assert rig.got(held) == [1, 2, 4]
+    assert rig.hub.release(held, KEY) == []
+
+
+def test_who_is_held_and_leaves_gets_nothing_more() -> None:
+    rig = Rig()
+    held = rig.subscriber()
+    rig.hub.remove(held, KEY)
+    rig.hub.add(held, KEY, Template("s", PAYLOAD), is_held=True)
+    rig.fanout.deliver(numbers(1))
+    rig.hub.remove(held, KEY)
+    assert rig.hub.release(held, KEY) == []
+    rig.add(held)
+    rig.fanout.deliver(numbers(2))
+    assert rig.got(held) == [2]
+
+
+def test_who_is_held_too_long_is_a_slow_consumer() -> None:
+    rig = Rig()
+    wire = FakeWire()
+    held = Connection(wire, JSON, node_id="n", serial=1, outbox_max_bytes=100)
+    rig.hub.add(held, KEY, Template("s", PAYLOAD), is_held=True)
+    rig.fanout.deliver({KEY: [b'"' + b"x" * 50 + b'"']})
+    assert not held.is_closed
+    rig.fanout.deliver({KEY: [b'"' + b"x" * 50 + b'"']})
+    assert wire.closes == [(4008, "Slow consumer")]
+    assert rig.hub.release(held, KEY) == [], "and its memory is given back"
+
+
+# -- the node's own listener ------------------------------------------------------------------------------------------
+
+
+def test_listener_gets_what_one_read_brought_in_order_before_the_connections() -> None:
+    rig = Rig()
+    seen: list[object] = []
+    subscriber = rig.subscriber()
+    rig.wires[subscriber].on_write = lambda: seen.append("written")
+    rig.fanout.listen(KEY, lambda batch: seen.append([each.payload for each in batch]))
+    rig.fanout.deliver({KEY: [b"1", addressed(2, Selector(only_identity="x")), b"3"], OTHER: [b"4"]})
+    assert seen == [[b"1", b"2", b"3"], "written"]
+
+
+def test_listener_hears_a_channel_that_no_client_has_and_no_poison() -> None:
+    rig = Rig()
+    seen: list[bytes] = []
+    rig.fanout.listen(KEY, lambda batch: seen.extend(each.payload for each in batch))
+    rig.fanout.deliver({KEY: [b"1", b"NaN", MARK + b"9\n1"]})
+    rig.fanout.deliver({KEY: [b"NaN"]})
+    assert seen == [b"1"]
+    assert (rig.drops("invalid"), rig.drops("unknown_version"), rig.drops("no_subscriber")) == (2, 1, 0)
+    assert rig.fanout.unlisten(KEY)
+    assert not rig.fanout.unlisten(KEY)
+    rig.fanout.deliver(numbers(2))
+    assert seen == [b"1"]
+    assert rig.drops("no_subscriber") == 1
+
+
+def test_poison_that_a_listener_and_clients_share_is_counted_once() -> None:
+    rig = Rig()
+    rig.subscriber()
+    rig.fanout.listen(KEY, lambda batch: None)
+    rig.fanout.deliver({KEY: [b"NaN"]})
+    assert rig.drops("invalid") == 1
+
+
+def test_listener_that_fails_keeps_nobody_waiting() -> None:
+    def fail(batch: object) -> None:
+        raise ValueError("a service's fault")
+
+    rig = Rig()
+    subscriber = rig.subscriber()
+    rig.fanout.listen(KEY, fail)
+    with capture_logs() as logs:
+        rig.fanout.deliver(numbers(1))
+    assert rig.got(subscriber) == [1]
+    assert [log["event"] for log in logs] == ["listener failed"]

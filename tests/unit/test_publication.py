@@ -1,0 +1,108 @@
+"""Publications on the Redis wire: bytes <-> what they say; whatever comes, nothing else is raised."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import InvalidMessage
+from gateway.publication import MARK, Position, Publication, Selector, UnknownVersion, read_publication, write_addressed
+
+identities = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
+
+
+class Subscriber:
+    def __init__(self, identity: str | None, connection_id: str = "n.1") -> None:
+        self.identity = identity
+        self.id = connection_id
+
+
+# -- bare and sequenced -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [b"", b"1", b'{"a":\n1}', b"not JSON", b"\xff"])
+def test_what_has_no_mark_is_a_payload_as_it_is(data: bytes) -> None:
+    assert read_publication(data) == Publication(data)
+
+
+def test_sequenced_publication_tells_its_position() -> None:
+    data = MARK + b'1 e1:42:t7 t6 j\n{"a":\n1}'
+    assert read_publication(data) == Publication(b'{"a":\n1}', Position("e1", 42, "t7"), "t6")
+
+
+def test_field_that_this_version_may_have_is_let_through() -> None:
+    """TRACEPARENT, and whatever a later minor version writes behind it."""
+    data = MARK + b"1 e1:42:t7 t6 j 00-abc-def-01 more\n1"
+    assert read_publication(data).position == Position("e1", 42, "t7")
+
+
+@pytest.mark.parametrize("text", ["", "e:1", "e:1:t:x", "e:-1:t", "e:+1:t", "e: 1:t", "e:x:t", ":1:t", "e:1:", "e:²:t"])
+def test_what_is_no_position_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        Position.parse(text)
+
+
+def test_position_is_read_as_it_is_written() -> None:
+    assert Position.parse(str(Position("e", 0, "t"))) == Position("e", 0, "t")
+
+
+@pytest.mark.parametrize("header", [b"3 x", b"", b"0", b"11 e:1:t t j", b"1 e:1:t t m", b"2 m {}", b"x"])
+def test_version_or_encoding_that_is_not_known_is_said_so(header: bytes) -> None:
+    with pytest.raises(UnknownVersion):
+        read_publication(MARK + header + b"\n1")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *(b"1", b"1 e:1:t", b"1 e:1:t t", b"1 e:x:t t j", b"1 \xff:1:t t j", b"\xff"),
+        *(b"2", b"2 j", b"2 j [", b"2 j []", b"2 j 1", b'2 j {"only":1}', b'2 j {"only":null}', b"2 j \xff"),
+    ],
+)
+def test_header_that_cannot_be_read_is_an_invalid_message(header: bytes) -> None:
+    with pytest.raises(InvalidMessage):
+        read_publication(MARK + header + b"\n1")
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_raise_anything_else(data: bytes) -> None:
+    for version in (b"", b"1 ", b"2 j "):
+        try:
+            read_publication(MARK + version + data)
+        except InvalidMessage:
+            pass
+
+
+# -- addressed --------------------------------------------------------------------------------------------------------
+
+
+@given(identities, identities, identities, st.binary(max_size=20))
+def test_selector_is_read_as_it_is_written(only: str | None, not_: str | None, id_: str | None, payload: bytes) -> None:
+    selector = Selector(only, not_, id_)
+    assert read_publication(write_addressed(payload, selector)) == Publication(payload, selector=selector)
+
+
+def test_selector_of_a_newer_node_selects_nobody() -> None:
+    """It meant fewer than we would give it to."""
+    with pytest.raises(UnknownVersion):
+        read_publication(MARK + b'2 j {"not":"n.1","only_team":"red"}\n1')
+
+
+@pytest.mark.parametrize(
+    ("selector", "chosen"),
+    [
+        (Selector(), {"bob 1", "bob 2", "ann 3", "nobody 4"}),
+        (Selector(only_identity="bob"), {"bob 1", "bob 2"}),
+        (Selector(not_identity="bob"), {"ann 3", "nobody 4"}),
+        (Selector(not_connection="n.2"), {"bob 1", "ann 3", "nobody 4"}),
+        (Selector(only_identity="bob", not_connection="n.2"), {"bob 1"}),
+        (Selector(only_identity="bob", not_identity="bob"), set()),
+    ],
+)
+def test_selector_selects_by_identity_and_connection(selector: Selector, chosen: set[str]) -> None:
+    everybody = {
+        "bob 1": Subscriber("bob", "n.1"),
+        "bob 2": Subscriber("bob", "n.2"),
+        "ann 3": Subscriber("ann", "n.3"),
+        "nobody 4": Subscriber(None, "n.4"),
+    }
+    assert {name for name, each in everybody.items() if selector.selects(each)} == chosen
