@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from gateway.directory import Asserter, Entered, Member, Owner
-from gateway.errors import BrokerUnavailable, ConfigurationError
+from gateway.errors import BrokerUnavailable, ConfigurationError, ConnectionClosed
 from gateway.metrics import Metrics
 from gateway.redis.broker import RedisBroker
 from gateway.redis.claims import Claims
@@ -187,7 +187,10 @@ class RedisDirectory:
         self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None
     ) -> bool:
         place = Place(roster, serial, entry)
-        return await self._rosters.update(roster, self._lease.owner, place, data=data, notice=notice)
+        was_there = await self._rosters.update(roster, self._lease.owner, place, data=data, notice=notice)
+        if not was_there and self._ledger.holds(place):
+            self._upkeep.on_lost_state()  # and what is being asserted may be older than this data
+        return was_there
 
     async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:
         return await self._give_back(serial, Place(roster, serial, entry))
@@ -286,8 +289,11 @@ class RedisDirectory:
         self._estate.forget(owner, [holding])
 
     async def _give_back(self, serial: int, holding: Holding) -> bool:
-        async with self._ledger.held(serial) as holdings:
-            owner = self._lease.owner
-            (was_there,) = await self._estate.give_back(owner, [holding])
-            self._drop(holdings, owner, holding)
-            return was_there
+        try:
+            async with self._ledger.held(serial) as holdings:
+                owner = self._lease.owner
+                (was_there,) = await self._estate.give_back(owner, [holding])
+                self._drop(holdings, owner, holding)
+                return was_there
+        except ConnectionClosed:
+            return False  # it has been given back with all else

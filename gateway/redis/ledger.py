@@ -60,6 +60,11 @@ class Ledger:
         every = (holding for holdings in self._holdings.values() for holding in holdings.all)
         return [holding for holding in every if isinstance(holding, NameHeld)]
 
+    def holds(self, holding: Holding) -> bool:
+        """True if its connection has it."""
+        holdings = self._holdings.get(holding.serial)
+        return holdings is not None and holding in holdings.all
+
     @asynccontextmanager
     async def held(self, serial: int) -> AsyncIterator[Holdings]:
         """Lend what a connection holds. Raises ConnectionClosed: it has gone meanwhile."""

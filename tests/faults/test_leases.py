@@ -413,6 +413,22 @@ async def is_back(node: FakeNode, members: list[Member]) -> bool:
     return await node.directory.members(ROOM) == members
 
 
+async def test_data_that_was_replaced_while_all_was_asserted_again_is_not_lost(cluster: RedisTestCluster) -> None:
+    a = await cluster.node("a")
+    await a.enter(ROOM, 1, "alice", data="old")
+    old = list(a.local_members())
+    a.local_members = lambda: a.__dict__.pop("local_members") and old  # type: ignore[method-assign]  # the first time
+    async with cluster.client() as client:
+        await client.flushall()
+    a.held[ROOM, 1, ""] = Member("alice", old[0][1].owner, "", "new")
+    assert not await a.directory.update(ROOM, 1, data="new")
+    await eventually(lambda: has_data(a, "new"), within_s=5, what="the new data")
+
+
+async def has_data(node: FakeNode, data: str) -> bool:
+    return [member.data for member in await node.directory.members(ROOM)] == [data]
+
+
 async def test_after_a_restart_empty_all_is_asserted_again_quietly(cluster: RedisTestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 20)
