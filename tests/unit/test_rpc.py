@@ -500,3 +500,32 @@ async def test_static_commands_are_commands() -> None:
     async with house(Static("rpc")) as built:
         assert (await ask(built, {"command": "double", "params": {"a": 4}}))["data"] == 8
         assert await ask(built, {"command": "double", "params": {"request": 4}}) == INVALID
+
+
+# -- names of commands ------------------------------------------------------------------------------------------------
+
+
+async def test_command_may_have_another_name_than_its_method() -> None:
+    class Camel(RPCService):
+        @rpc_command(name="send")
+        def send_message(self, request: Request, someBody: Any) -> Any:
+            return someBody
+
+    async with house(Camel("camel")) as built:
+        client = built.client()
+        client.send("camel", {"command": "send", "params": {"someBody": 1}, "callId": 1})
+        client.send("camel", {"command": "send_message", "params": {"someBody": 1}, "callId": 2})
+        answers = [(message["type"], message.get("data", message.get("message"))) for message in client.messages]
+        assert answers == [("response", 1), ("error", "Unknown command")]
+
+
+def test_two_methods_cannot_be_one_command() -> None:
+    class Twice(RPCService):
+        @rpc_command
+        def one(self, request: Request) -> None: ...
+
+        @rpc_command(name="one")
+        def other(self, request: Request) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="two methods are the command 'one'"):
+        Twice("twice")
