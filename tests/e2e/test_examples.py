@@ -3,15 +3,18 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from playwright.async_api import Page, async_playwright, expect
 
-from tests.support.nodes import NodeProcess, clean_environment
-from tests.support.tools import ROOT
+from tests.support.nodes import NodeProcess, Process, clean_environment
+from tests.support.tools import ROOT, free_port, program
 
 EXAMPLES = ROOT / "examples"
 PATHS = {"PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python'}"}
@@ -129,6 +132,122 @@ async def test_chat_is_for_who_has_a_token_and_some_rooms_are_for_staff() -> Non
             assert (message["from"], message["body"]) == ("Bob@staff", "Hi")
             assert (await ask(ada, "chat", "join", channel="staff:plans"))["message"] == "Not authorized"
             assert await ask(bob, "chat", "join", channel="staff:plans") == {"members": ["Bob@staff"]}
+
+
+@dataclass(frozen=True)
+class Todo:
+    """The to-do list: its gateway, its site, and the environment of its programs."""
+
+    node: NodeProcess
+    site: str
+    env: Mapping[str, str]
+
+
+@pytest.fixture
+async def todo(tmp_path: Path) -> AsyncIterator[Todo]:
+    port = free_port()
+    site = f"http://127.0.0.1:{port}"
+    key = {"SNORKY_PRIVATE__API_KEY": KEY}
+    origins = {"SNORKY_PUBLIC__ALLOWED_ORIGINS": json.dumps([site])}
+    async with running("todo/serve_gateway.py", {**key, **origins}) as node:
+        env = {
+            **PATHS,
+            **key,
+            "SNORKY_BACKEND_URL": f"http://127.0.0.1:{node.private_port}/backend",
+            "GATEWAY_URL": node.websocket_url,
+            "TODO_DATABASE": str(tmp_path / "db.sqlite3"),
+        }
+        migrated = await output_of("todo/manage.py", "migrate", "--run-syncdb", env=env)
+        assert "Creating table todo_task" in migrated
+        argv = (sys.executable, str(EXAMPLES / "todo/manage.py"), "runserver", "--noreload", f"127.0.0.1:{port}")
+        django = Process(argv, env=env, ready="Starting development server")
+        try:
+            await django.wait_ready()
+            yield Todo(node, site, env)
+        finally:
+            await django.close()
+
+
+@asynccontextmanager
+async def watching(todo: Todo, *arguments: str) -> AsyncIterator[Callable[[], Awaitable[str]]]:
+    """Run watch.py; gives a function that waits for its next line."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(EXAMPLES / "todo/watch.py"),
+        *("--site", todo.site, "--gateway", todo.node.websocket_url, *arguments),
+        env=clean_environment(todo.env),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+
+    async def line() -> str:
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            return (await process.stdout.readline()).decode().strip()
+
+    try:
+        yield line
+    finally:
+        process.kill()
+        await process.communicate()
+
+
+async def test_todo_list_tells_every_change_after_its_commit(todo: Todo) -> None:
+    async with aiohttp.ClientSession(f"{todo.site}/api/", raise_for_status=True) as session:
+        await session.post("tasks/", json={"title": "Buy milk"})
+        async with watching(todo) as every, watching(todo, "--open") as undone:
+            first = {"id": 1, "title": "Buy milk", "completed": False}
+            for line in (every, undone):
+                assert await line() == f"task {json.dumps(first)}"
+                assert await line() == "subscribed"
+            await session.patch("tasks/1/", json={"completed": True})
+            done = {**first, "completed": True}
+            update = {"type": "update", "model": "Task", "newData": done, "oldData": first}
+            assert json.loads((await every()).removeprefix("update ")) == update
+            gone = {"type": "delete", "model": "Task", "data": first}
+            assert json.loads((await undone()).removeprefix("delete ")) == gone
+            # by a job, in a transaction that is rolled back, and in one that is committed
+            job = (
+                "from django.db import transaction\n"
+                "try:\n"
+                "    with transaction.atomic(): Task.objects.create(title='never'); 1 / 0\n"
+                "except ZeroDivisionError: pass\n"
+                "with transaction.atomic(): Task.objects.create(title='a'); Task.objects.create(title='b')"
+            )
+            await output_of("todo/manage.py", "shell", "-c", job, env=todo.env)
+            for line in (every, undone):
+                heard = [json.loads((await line()).removeprefix("insert ")) for _ in range(2)]
+                assert [delta["data"]["title"] for delta in heard] == ["a", "b"]
+            await session.delete("tasks/1/")
+            assert json.loads((await every()).removeprefix("delete ")) == {**gone, "data": done}
+
+
+@pytest.mark.needs("chromium")
+async def test_todo_list_is_the_same_in_two_browsers(todo: Todo) -> None:
+    async with async_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+        chromium = await playwright.chromium.launch(executable_path=program("chromium"), args=arguments)
+        try:
+            one, other = [await chromium.new_page() for _ in range(2)]
+            for page in (one, other):
+                await page.goto(todo.site)
+                await expect(page.get_by_role("status")).to_have_text("in step")
+            await add(one, "Buy milk")
+            await add(other, "<b>Bake</b>")
+            for page in (one, other):
+                await expect(page.get_by_role("listitem")).to_contain_text(["Buy milk", "<b>Bake</b>"])
+            await one.get_by_role("checkbox").first.click()
+            await expect(other.get_by_role("checkbox").first).to_be_checked()
+            await other.get_by_role("button", name="Remove").last.click()
+            for page in (one, other):
+                await expect(page.get_by_role("listitem")).to_have_count(1)
+        finally:
+            await chromium.close()
+
+
+async def add(page: Page, title: str) -> None:
+    await page.get_by_role("textbox").fill(title)
+    await page.get_by_role("button", name="Add").click()
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: str(path.relative_to(EXAMPLES)))

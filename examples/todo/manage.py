@@ -1,0 +1,10 @@
+"""Django's commands for the to-do list; README.md tells how to run it."""
+
+import os
+import sys
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "todo.settings")
+    from django.core.management import execute_from_command_line
+
+    execute_from_command_line(sys.argv)
