@@ -128,8 +128,8 @@ async def test_two_nodes_publishing_at_once_make_one_order(keepers: tuple[Keeper
 
 async def until(condition: Callable[[], Awaitable[object]], *, within_s: float = 5.0) -> None:
     async with asyncio.timeout(within_s):
-        while not await condition():
-            await asyncio.sleep(0.01)  # Redis's own time passes
+        while not await condition():  # noqa: ASYNC110 - Redis's own time passes
+            await asyncio.sleep(0.01)
 
 
 async def test_subscribers_get_what_is_kept_with_its_position(server: Server) -> None:

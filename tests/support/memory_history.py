@@ -4,7 +4,7 @@
     node_a, node_b = MemoryHistory(archive), MemoryHistory(archive)
 
 Scriptable: `archive.is_failing` (all raises BrokerUnavailable), `archive.flush()` (all is lost), `archive.before_read`
-(runs while a read is under way).
+(runs before a read), `archive.lateness` (of the answer to a read, in loop ticks).
 """
 
 import asyncio
@@ -36,6 +36,7 @@ class Archive:
     def __init__(self, on_publish: Callable[[str, bytes], object] | None = None) -> None:
         self.is_failing = False
         self.before_read: Callable[[], object] = lambda: None
+        self.lateness: Callable[[], int] = lambda: 1
         self._on_publish = on_publish
         self._shelves: dict[str, _Shelf] = {}
         self._once: dict[tuple[str, str], Position] = {}
@@ -109,7 +110,8 @@ class MemoryHistory:
         await self._travel()
         self._archive.before_read()
         found = self._archive.read(key, since)
-        await self._travel()
+        for _ in range(self._archive.lateness()):
+            await self._travel()
         return found
 
     async def position(self, key: str) -> Position:

@@ -1,4 +1,4 @@
-"""Several nodes in one process: a shared broker, a shared directory, no network, no time.
+"""Several nodes in one process: a shared broker, directory and history, no network, no time.
 
     async with town(3, lambda: [ChatService()]) as nodes:
         alice = nodes.client(0, "alice")
@@ -21,6 +21,7 @@ from gateway.errors import BrokerUnavailable
 from tests.support.clients import JSON, UNLIMITED, Client, until
 from tests.support.loopback import LoopbackBroker
 from tests.support.memory_directory import MemoryCluster, MemoryDirectory
+from tests.support.memory_history import Archive, MemoryHistory
 
 __all__ = ["Bus", "BusBroker", "LateDirectory", "Resident", "Town", "town"]
 
@@ -166,6 +167,7 @@ class Town:
     def __init__(self, count: int, services: Callable[[], Iterable[Service]], *, late: int = 0, seed: int = 0) -> None:
         self.bus = Bus()
         self.cluster = MemoryCluster(self.bus.publish)
+        self.archive = Archive(self.bus.publish)
         self.nodes: list[Node] = []
         self.brokers: list[BusBroker] = []
         self.directories: list[LateDirectory] = []
@@ -174,7 +176,8 @@ class Town:
         for number in range(count):
             self.brokers.append(BusBroker(self.bus))
             self.directories.append(LateDirectory(self.cluster, f"n{number}", late, chance))
-            node = Node(self.brokers[-1], self.directories[-1], limits=UNLIMITED, node_id=f"n{number}")
+            keeper = MemoryHistory(self.archive)
+            node = Node(self.brokers[-1], self.directories[-1], keeper, limits=UNLIMITED, node_id=f"n{number}")
             self.registries.append(ServiceRegistry(services()))
             node.attach(self.registries[-1])
             self.nodes.append(node)
