@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +165,17 @@ async def test_time_bounds_also_a_channel_that_is_never_quiet(server: Server) ->
         client = server.client()
         begun = await keeper.position(KEY)
         loop = asyncio.get_running_loop()
-        began_s, count, history = loop.time(), 0, History(ttl_s=0.4)
-        while loop.time() - began_s < 1.2:
-            count += 1
-            last = await keeper.publish(KEY, b"%d" % count, history)
+        times: list[tuple[float, float]] = []  # of each: when it was sent, when it was answered
+        ttl_s, step_s = 0.4, 0.4 / 16
+        while not times or loop.time() - times[0][0] < 1.2:
+            sent_s = loop.time()
+            last = await keeper.publish(KEY, b"x", History(ttl_s=ttl_s))
+            times.append((sent_s, loop.time()))
         kept = await client.xlen(f"{PREFIX}:{{{KEY}}}:history")
-        assert count / 6 < kept < count * 2 / 3  # a third
+        end_s = times[-1][1]
+        pause_s = max(later[1] - earlier[1] for earlier, later in pairwise(times))  # what is old is told in steps
+        assert kept >= sum(sent_s > end_s - ttl_s for sent_s, _ in times)
+        assert kept <= sum(answered_s > end_s - ttl_s - 2 * step_s - 4 * pause_s for _, answered_s in times)
         assert await keeper.read(KEY, begun) is None
         assert await keeper.read(KEY, last) == []
         await client.aclose()
@@ -239,7 +245,7 @@ async def test_offsets_used_again_after_a_failover_are_told_from_the_first_ones(
         client = server.client()
         state, stream = f"{PREFIX}:{{{KEY}}}:position", f"{PREFIX}:{{{KEY}}}:history"
         await fill(keeper, 3)
-        dumps = {key: await client.dump(key) for key in (state, stream)}
+        dumps: dict[str, Any] = {key: await client.dump(key) for key in (state, stream)}
         lost = await fill(keeper, 2, first=4)
         for key, dump in dumps.items():
             await client.restore(key, 0, dump, replace=True)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -428,7 +429,7 @@ async def test_a_tag_that_does_not_fit_what_was_read_is_not_merged() -> None:
         feed._hear(
             [
                 read_publication(write_sequenced(Publication(b"1", position, before.tag)))
-                for before, position in zip(archive_positions, archive_positions[1:], strict=False)
+                for before, position in pairwise(archive_positions)
             ]
         )
         merged = feed.newer(archive_positions[1])
