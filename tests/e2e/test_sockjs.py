@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,14 +51,15 @@ class House:
 
 
 @asynccontextmanager
-async def house(directory: Path, nodes: int) -> AsyncIterator[House]:
-    """Run one; with several nodes behind nginx, each request going to the next."""
+async def house(directory: Path, nodes: int, settings: Mapping[str, str] | None = None) -> AsyncIterator[House]:
+    """Run one; with several nodes behind nginx, each request going to the next. settings: more of the environment."""
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(RedisProcess.running(directory))
         env = {
             "SNORKY_REDIS_URL": redis.url,
             "SNORKY_PUBLIC__TRUSTED_PROXIES": '["127.0.0.1/32"]',
             "SNORKY_PUBLIC__DRAIN_GRACE_S": "3",
+            **(settings or {}),
         }
         running = [NodeProcess(env) for _ in range(nodes)]
         for node in running:
