@@ -142,6 +142,7 @@ class RedisDirectory:
         self._direct.stop()
         await self._reaper.stop()
         await self._upkeep.stop()
+        await self._rosters.stop()
         await self._lease.stop(is_clean=self._ledger.is_empty and self._upkeep.is_idle)
         for commander in self._commanders:
             await commander.stop()
@@ -173,15 +174,21 @@ class RedisDirectory:
     async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
         place = Place(roster, serial, entry)
         async with self._ledger.held(serial) as holdings:
+            was_held = place in holdings.all
             while True:
                 owner = await self._until_held()
                 member = Member(identity, Owner.parse(f"{owner}:{serial}"), entry, data)
-                answer = await self._write(
-                    holdings, owner, place, self._rosters.entering(roster, member, is_listing=True)
-                )
-                if answer[0] != ANOTHERS:
-                    return self._rosters.entered(answer)
+                status = await self._write(holdings, owner, place, self._rosters.entering(roster, member))
+                if status != ANOTHERS:
+                    break
                 await self._estate.give_back(owner, [place])  # the connection is somebody else now
+            try:
+                return Entered(status == 1, await self._rosters.members(roster))
+            except BaseException:
+                if not was_held:  # who is told that it failed is not in
+                    holdings.all.discard(place)
+                    self._upkeep.owe(owner, place)
+                raise
 
     async def update(
         self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None

@@ -48,3 +48,14 @@ async def test_an_idle_cluster_costs_by_the_node_and_not_by_the_member(kind: str
     print(f"5 nodes, {kind}: {empty:.1f} calls/s with 5 members, {full:.1f} with 5,000 and as many names")
     assert full <= CALLS_PER_NODE_S * len(nodes)
     assert full <= 1.2 * empty + 1
+
+
+async def test_a_crowd_that_enters_one_roster_shares_its_lists(tmp_path: Path) -> None:
+    async with open_cluster(REAL_KINDS[0], tmp_path, timings=REAL) as cluster:
+        assert isinstance(cluster, RedisTestCluster)
+        node = await cluster.node("a")
+        await node.enter("chat:room", 0, "first")
+        async with cluster.client() as client:
+            await asyncio.gather(*(node.enter("chat:room", serial, f"user{serial}") for serial in range(1, 1001)))
+            lists = (await client.info("commandstats"))["cmdstat_hgetall"]["calls"]
+    assert lists < 100, "each asked for its own"

@@ -331,3 +331,12 @@ async def test_calls_for_one_connection_take_effect_in_their_order(cluster: Test
     assert await a.directory.members(ROOM) == [Member("alice", owner(a, 1))]
     await a.directory.disowned(1)
     assert await a.directory.members(ROOM) == []
+
+
+async def test_everybody_of_a_crowd_finds_himself_among_the_members(cluster: TestCluster) -> None:
+    a = await cluster.node("a")
+    crowd = await asyncio.gather(*(a.directory.enter(ROOM, serial, f"user{serial}") for serial in range(200)))
+    for serial, entered in enumerate(crowd):
+        assert entered.is_first
+        assert Member(f"user{serial}", owner(a, serial)) in entered.members
+    assert len(await a.directory.members(ROOM)) == 200

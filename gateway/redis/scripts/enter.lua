@@ -1,11 +1,10 @@
 #!lua
 -- Enter a roster, or replace the data of an entry that is there.
 -- KEYS roster, counts
--- ARGV channel, field (OWNER blank ENTRY), identity, data, notice if it is the identity's first, notice if not,
---      "1" to list
+-- ARGV channel, field (OWNER blank ENTRY), identity, data, notice if it is the identity's first, notice if not
 -- A value is the length of the identity, a colon, the identity, the data. Counts: "i" + identity, and "v", the
 -- version: microseconds, so that it grows also over a roster that was empty in between.
--- Returns {status, members...}: 1 first, 0 not first, -1 the entry is another identity's.
+-- Returns 1 first, 0 not first, -1 the entry is another identity's.
 local identity = ARGV[3]
 local value = string.format('%d', #identity) .. ':' .. identity .. ARGV[4]
 local before = redis.call('HGET', KEYS[1], ARGV[2])
@@ -13,7 +12,7 @@ local status = 0
 if before then
   local colon = string.find(before, ':', 1, true)
   if string.sub(before, colon + 1, colon + tonumber(string.sub(before, 1, colon - 1))) ~= identity then
-    return {-1}
+    return -1
   end
 end
 if before ~= value then
@@ -32,10 +31,4 @@ if not before then
     redis.call('PUBLISH', ARGV[1], notice)
   end
 end
-local answer = {status}
-if ARGV[7] == '1' then
-  for index, each in ipairs(redis.call('HGETALL', KEYS[1])) do
-    answer[index + 1] = each
-  end
-end
-return answer
+return status
