@@ -3,14 +3,19 @@
 import asyncio
 import json
 import pickle
+import subprocess
+import sys
 import threading
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from scripted_server import ScriptedServer, answer, hang_up, http, read, reply, wait
 
 from snorky import AsyncSnorkyBackend, Call, SnorkyBackend, SnorkyError, SnorkyHTTPTransport, TransportError
+
+PACKAGES = Path(__file__).parents[1]
 
 
 class Recorder:
@@ -186,3 +191,9 @@ def test_event_loop_goes_on_while_a_call_waits_and_one_that_was_cancelled_in_lin
 
     with ScriptedServer([late]) as server:
         asyncio.run(main(server))
+
+
+def test_client_needs_python_alone() -> None:
+    program = f"import sys; sys.path.insert(0, {str(PACKAGES)!r}); import snorky; print(snorky.SnorkyBackend.__name__)"
+    ran = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=False)
+    assert (ran.stdout.strip(), ran.stderr) == ("SnorkyBackend", "")

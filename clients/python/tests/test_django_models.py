@@ -224,6 +224,14 @@ def test_gateway_that_is_gone_fails_no_save_and_what_is_lost_is_told(caplog: pyt
     deltas_lost.disconnect(dispatch_uid="of the test")
 
 
+def test_all_that_a_commit_could_not_publish_is_told_at_once() -> None:
+    lost = hear_lost()
+    with gateway_at("http://127.0.0.1:1/backend"):
+        publish_deltas({"type": "insert", "model": "Task", "data": [number] * 3000} for number in range(3))
+    assert [[delta["data"][0] for delta in deltas] for deltas, _ in lost] == [[0, 1, 2]]
+    deltas_lost.disconnect(dispatch_uid="of the test")
+
+
 def test_refused_part_of_a_transaction_harms_no_other_part() -> None:
     lost = hear_lost()
     refusal = {"service": "datasync_backend", "message": {"type": "error", "message": "No", "code": "no"}}

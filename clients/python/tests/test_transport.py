@@ -172,6 +172,14 @@ def test_answers_in_every_framing_are_read(ends: str) -> None:
         assert transport.send(MESSAGE) == reply(1)
 
 
+def test_connection_that_is_to_be_closed_is_not_used_again_though_it_is_open() -> None:
+    last = answer(reply("last"), "200 OK", "Connection: close")
+    with ScriptedServer([last, wait], [OK]) as server, SnorkyHTTPTransport(server.url) as transport:
+        assert transport.send(MESSAGE) == reply("last")
+        assert transport.send(MESSAGE) == reply(1)
+        assert server.connections == 2
+
+
 def test_answer_that_nobody_asked_for_is_nobodys() -> None:
     together = say(http(reply("mine")) + http(reply("not mine")))
     with ScriptedServer([read, together, wait], [OK]) as server, SnorkyHTTPTransport(server.url) as transport:

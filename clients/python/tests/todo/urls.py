@@ -5,8 +5,15 @@ from typing import Any
 
 from django.urls import include, path
 from rest_framework import permissions, routers, serializers, viewsets
+from rest_framework.response import Response
+from rest_framework.views import APIView
 
-from snorky.django.rest_framework import ListSubscribeCreateAPIView, ListSubscribeModelMixin
+from snorky.django.rest_framework import (
+    ListSubscribeCreateAPIView,
+    ListSubscribeModelMixin,
+    SubscribeModelMixin,
+    subscription_in_response,
+)
 from todo.models import Task
 
 
@@ -39,11 +46,20 @@ class Undealt(DoneTasks):
     dealer = None
 
 
+class Refusing(SubscribeModelMixin, APIView):
+    dealer = "AllTasks"
+
+    @subscription_in_response
+    def get(self, request: Any) -> Response:
+        return Response(status=400)
+
+
 router = routers.DefaultRouter()
 router.register("tasks", TaskViewSet)
 urlpatterns = [
     path("", include(router.urls)),
     path("done/", DoneTasks.as_view()),
     path("forbidden/", Forbidden.as_view()),
+    path("refusing/", Refusing.as_view()),
     path("undealt/", Undealt.as_view()),
 ]
