@@ -94,8 +94,7 @@ class RedisHistory:
 
     async def _page_of(self, key: str, since: Position) -> list[bytes]:
         arguments = [since.epoch.encode(), b"%d" % since.offset, since.tag.encode()]
-        # one more: the first is the position's own entry, if it is still there
-        arguments += [b"%d" % (self._page + 1), b"%d" % PAGE_MAX_BYTES]
+        arguments += [b"%d" % self._page, b"%d" % PAGE_MAX_BYTES]
         (answer,) = await self._scripts.run(Call("read", self._keys(key), arguments))
         page: list[bytes] = answer
         return page

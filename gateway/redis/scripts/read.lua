@@ -15,22 +15,18 @@ if tonumber(state[2]) == since then
   return answer
 end
 local bytes = 0
-for at, entry in ipairs(redis.call('XRANGE', KEYS[2], string.format('%d-0', since), '+', 'COUNT', ARGV[4])) do
+for _, entry in ipairs(redis.call('XRANGE', KEYS[2], string.format('%d-0', since + 1), '+', 'COUNT', ARGV[4])) do
   local offset, fields = tonumber(string.match(entry[1], '^%d+')), entry[2]
-  if at == 1 and offset == since then
-    if fields[2] ~= tag then
-      return {}
-    end
-  elseif offset ~= since + 1 or fields[4] ~= tag then -- trimmed, or another history
+  -- The successor knows its predecessor's tag: the position's own entry may be trimmed.
+  if offset ~= since + 1 or fields[4] ~= tag then
     return {}
-  else
-    since, tag = offset, fields[2]
-    answer[#answer + 1] = tag
-    answer[#answer + 1] = fields[6]
-    bytes = bytes + #fields[6]
-    if bytes >= tonumber(ARGV[5]) then
-      break
-    end
+  end
+  since, tag = offset, fields[2]
+  answer[#answer + 1] = tag
+  answer[#answer + 1] = fields[6]
+  bytes = bytes + #fields[6]
+  if bytes >= tonumber(ARGV[5]) then
+    break
   end
 end
 if #answer == 1 then
