@@ -1,0 +1,90 @@
+"""https: the same exchanges through TLS, and nothing said to who has no good certificate."""
+
+import datetime
+import ssl
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from scripted_server import Peer, ScriptedServer, Step, answer, hang_up, reply, wait
+
+from snorky import SnorkyHTTPTransport, TransportError
+
+OK = answer(reply(1))
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a certificate for localhost, signed by itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+def tls(certificate: Path) -> Step:
+    """Go over to TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def step(peer: Peer) -> None:
+        peer.sock = context.wrap_socket(peer.sock, server_side=True)
+        peer.server.keep(peer.sock)
+
+    return step
+
+
+def url_of(server: ScriptedServer, host: str = "localhost") -> str:
+    return f"https://{host}:{server.port}/backend"
+
+
+def test_exchanges_go_through_tls_on_one_connection_until_it_ends(certificate: Path) -> None:
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    with (
+        ScriptedServer([tls(certificate), OK, OK, OK, hang_up], [tls(certificate), OK]) as server,
+        SnorkyHTTPTransport(url_of(server), ssl_context=trusting) as transport,
+    ):
+        for _ in range(3):
+            assert transport.send("x" * 100_000) == reply(1)
+        assert server.connections == 1
+        server.wait_finished()
+        assert transport.send(2) == reply(1)
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_nothing_is_said_to_who_has_no_good_certificate(certificate: Path, host: str) -> None:
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    context = trusting if host == "127.0.0.1" else None  # the wrong name; an authority that nobody knows
+    with ScriptedServer([tls(certificate), OK]) as server:
+        with pytest.raises(TransportError, match="certificate") as caught:
+            SnorkyHTTPTransport(url_of(server, host), "swordfish", ssl_context=context).send(1)
+        assert (caught.value.code, caught.value.may_have_happened) == ("unreachable", False)
+        server.wait_finished()
+        assert server.requests == []
+
+
+def test_handshake_that_never_comes_ends_with_the_time() -> None:
+    with ScriptedServer([wait]) as server, pytest.raises(TransportError) as caught:
+        SnorkyHTTPTransport(url_of(server), timeout_s=0.3).send(1)
+    assert (caught.value.code, caught.value.may_have_happened) == ("unreachable", False)
