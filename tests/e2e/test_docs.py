@@ -17,19 +17,34 @@ DOCS = ROOT / "docs"
 pytestmark = pytest.mark.needs("redis-server")
 
 
-async def test_conversations_of_the_protocol_go_as_they_stand_there(tmp_path: Path) -> None:
-    blocks = blocks_of(DOCS / "protocol.md", "wire")
-    assert len(blocks) >= 9
+async def hold(page: str, tmp_path: Path) -> list[Block]:
+    """Hold all conversations of a page; those with programs or settings of their own have a node of their own."""
+    blocks = blocks_of(DOCS / page, "wire")
     async with RedisProcess.running(tmp_path) as redis:
-        env = {"SNORKY_REDIS_URL": redis.url}
-        async with NodeProcess.running(env) as shared:
-            for block in blocks:
-                if not block.settings:
+        env = {"SNORKY_REDIS_URL": redis.url, "PYTHONPATH": str(ROOT)}
+        plain = [block for block in blocks if not block.settings and block.program is None]
+        if plain:
+            async with NodeProcess.running(env) as shared:
+                for block in plain:
                     await converse(block, shared, redis.port)
         for block in blocks:
-            if block.settings:
-                async with NodeProcess.running({**env, **block.settings}) as own:
+            if block not in plain:
+                argv = (*GATEWAY, "serve") if block.program is None else (sys.executable, str(ROOT / block.program))
+                async with NodeProcess.running({**env, **block.settings}, argv=argv) as own:
                     await converse(block, own, redis.port)
+    return blocks
+
+
+async def test_conversations_of_the_protocol_go_as_they_stand_there(tmp_path: Path) -> None:
+    assert len(await hold("protocol.md", tmp_path)) >= 13
+
+
+async def test_conversations_of_the_guide_go_as_they_stand_there(tmp_path: Path) -> None:
+    blocks = await hold("guide.md", tmp_path)
+    assert [block.program for block in blocks] == [
+        f"examples/{path}.py"
+        for path in ("echo/server", "rpc/server", "pubsub_backend/server", "chat/server", "todo/serve_gateway")
+    ]
 
 
 def named(block: Block) -> str:

@@ -12,6 +12,9 @@
     SIGTERM                                 the node is told to end
     ```
 
+    "$token" in what is received stands for any value, and from then on for this one, also in what is sent.
+    "TOKEN-OF-ann" in what is sent becomes a token of that identity, signed by the block's auth.hmac_secret.
+
 Rules:
 - Lines that begin with blanks go on with the line before. What follows ` # ` at two blanks' distance is for readers.
 - Neighbouring lines received by one client may come in any order: replies and notifications have none.
@@ -32,6 +35,7 @@ import msgpack
 from redis.asyncio import Redis
 
 from tests.support.nodes import NodeProcess
+from tests.support.tokens import hmac_token
 
 __all__ = ["Block", "blocks_of", "converse"]
 
@@ -48,6 +52,12 @@ class Block:
     language: str
     words: str
     text: str
+
+    @property
+    def program(self) -> str | None:
+        """The program of the examples that the block talks to, if it names one."""
+        found = re.search(r"examples/\S+\.py", self.words)
+        return None if found is None else found[0]
 
     @property
     def settings(self) -> dict[str, str]:
@@ -69,6 +79,7 @@ def blocks_of(page: Path, *languages: str) -> list[Block]:
 @dataclass
 class _Peer:
     socket: aiohttp.ClientWebSocketResponse
+    known: dict[str, Any]
     is_open: bool = True
     expected: list[Any] = field(default_factory=list)
 
@@ -94,26 +105,31 @@ class _Peer:
             match = next((each for each in self.expected if _fits(each, got)), None)
             assert match is not None, f"{where}: came {got!r}, expected one of {self.expected!r}"
             self.expected.remove(match)
+            _note(match, got, self.known)
 
 
 async def converse(block: Block, node: NodeProcess, redis_port: int = 0) -> None:
     """Hold one conversation. Raises AssertionError: something came otherwise than the block says."""
     protocols: dict[str, str] = {}
     peers: dict[str, _Peer] = {}
+    known: dict[str, Any] = {}
     status, answer = 0, None
     async with aiohttp.ClientSession() as session:
 
         async def peer(name: str) -> _Peer:
             if name not in peers:
                 offer = [protocols[name]] if name in protocols else []
-                peers[name] = _Peer(await session.ws_connect(node.websocket_url, protocols=offer))
+                peers[name] = _Peer(await session.ws_connect(node.websocket_url, protocols=offer), known)
             return peers[name]
 
         async def settle() -> None:
             for each in peers.values():
                 await each.settle(block.where)
 
-        for line in _lines(block.text):
+        for written in _lines(block.text):
+            if "$" in written:
+                await settle()
+            line = _filled(written, block, known)
             if match := re.match(r"(?:(\w+) )?<- (.*)", line):
                 (await peer(match[1] or "a")).expected.append(_expectation(match[2]))
                 continue
@@ -127,7 +143,9 @@ async def converse(block: Block, node: NodeProcess, redis_port: int = 0) -> None
                 async with session.post(url, data=match[1]) as response:
                     status, answer = response.status, await response.json()
             elif match := re.match(r"(\d{3}) (.*)", line):
-                assert status == int(match[1]) and _fits(json.loads(match[2]), answer), (block.where, status, answer)
+                expected = json.loads(match[2])
+                assert status == int(match[1]) and _fits(expected, answer), (block.where, status, answer)
+                _note(expected, answer, known)
             elif line.startswith("redis-cli PUBLISH "):
                 _, _, channel, payload = shlex.split(line)
                 async with Redis(port=redis_port) as redis:
@@ -155,8 +173,30 @@ def _expectation(text: str) -> Any:
     return text if text.startswith("close ") else json.loads(text)
 
 
+def _filled(line: str, block: Block, known: dict[str, Any]) -> str:
+    """Put in what is known of `"$name"`, and tokens."""
+
+    def token(match: re.Match[str]) -> str:
+        return hmac_token(match[1], secret=block.settings["SNORKY_AUTH__HMAC_SECRET"])
+
+    line = re.sub(r"TOKEN-OF-(\w+)", token, line)
+    return re.sub(r'"\$(\w+)"', lambda match: json.dumps(known[match[1]]) if match[1] in known else match[0], line)
+
+
+def _note(expected: Any, got: Any, known: dict[str, Any]) -> None:
+    """Remember what stands where `"$name"` was expected."""
+    if isinstance(expected, str) and expected.startswith("$"):
+        known[expected[1:]] = got
+    elif isinstance(expected, dict):
+        for key, each in expected.items():
+            _note(each, got[key], known)
+    elif isinstance(expected, list):
+        for each, found in zip(expected, got, strict=True):
+            _note(each, found, known)
+
+
 def _fits(expected: Any, got: Any) -> bool:
-    if expected == _ANY:
+    if expected == _ANY or (isinstance(expected, str) and re.fullmatch(r"\$\w+", expected)):
         return True
     if isinstance(expected, dict) and isinstance(got, dict):
         return expected.keys() == got.keys() and all(_fits(expected[key], got[key]) for key in expected)

@@ -27,6 +27,7 @@ OTHER_VALUES = {  # none of them a default
     "redis_url": "redis://somewhere:1/0",
     "allowed_origins": '["https://a.example.org"]',
     "trusted_proxies": '["10.0.0.0/8"]',
+    "sockjs_client_url": "/sockjs.min.js",
     "hmac_secret": SECRET,
     "public_key": Issuer().pem.decode(),
     "jwks_url": "https://issuer.example.org/keys",
