@@ -3,7 +3,9 @@
 The same table, first with nodes in this process, then with node processes and a real Redis.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from services.cursors import CursorsService
 from services.messaging import MessagingService
 from services.pubsub import PubSubBackend, PubSubService
 from tests.support.clients import until
-from tests.support.conformance import Scenario, Stage, perform
+from tests.support.conformance import DEADLINE_S, Actor, Scenario, Stage, perform
 from tests.support.guarded import GuardedChat, GuardedCursors, GuardedMessaging, GuardedPubSub
 from tests.support.node_stage import node_stage
 from tests.support.protocol_table import SCENARIOS
@@ -95,6 +97,11 @@ async def test_protocol_holds_in_one_process(local: Stage, played: Scenario) -> 
     await perform(local, played)
 
 
+@pytest.mark.parametrize("kind", ["chat", "pubsub"])
+async def test_all_members_hear_all_senders_in_one_order(local: Stage, kind: str) -> None:
+    await _hear_in_one_order(local, kind)
+
+
 # -- node processes and a real Redis ----------------------------------------------------------------------------------
 
 
@@ -110,3 +117,50 @@ async def test_protocol_holds_over_node_processes(count: int, tmp_path: Path) ->
                 raise AssertionError(
                     f"{played.name}: {error}\n" + "\n".join(node.log for node in stage.nodes)
                 ) from None
+
+
+@pytest.mark.parametrize("count", NODES, ids=["one node", "three nodes"])
+async def test_order_is_one_over_node_processes(count: int, tmp_path: Path) -> None:
+    async with node_stage(tmp_path, count) as stage:
+        for kind in ("chat", "pubsub"):
+            await _hear_in_one_order(stage, kind)
+        await stage.is_clean()
+
+
+async def _hear_in_one_order(stage: Stage, kind: str) -> None:
+    """Let six clients on all nodes talk at once: everybody hears the same, and each sender in its own order."""
+    enter, speak, body = ("join", "send", "body") if kind == "chat" else ("subscribe", "publish", "message")
+    clients = [await stage.client(number, f"i{number}") for number in range(6)]
+
+    def told(client: Actor) -> list[Any]:
+        messages = [each["message"] for each in client.inbox if each["service"] == kind]
+        return [each[body] for each in messages if each["type"] == "message"]
+
+    async def call(client: Actor, command: str, **params: Any) -> None:
+        message = {"command": command, "params": {"channel": "order", **params}, "callId": f"{command} {params}"}
+        await client.send({"service": kind, "message": message})
+
+    for client in clients:
+        await call(client, enter)
+        await client.until(partial(_is_answered, client, kind))
+    said = [[number, turn] for number in range(6) for turn in range(30)]
+    for number, turn in sorted(said, key=lambda each: each[1]):
+        await call(clients[number], speak, **{body: [number, turn]})
+    async with asyncio.timeout(DEADLINE_S):
+        for client in clients:
+            await client.until(partial(_has_heard, client, told, len(said)))
+    heard = [told(client) for client in clients]
+    assert all(each == heard[0] for each in heard)
+    assert sorted(heard[0]) == said, "none is lost, none twice"
+    for number in range(6):
+        assert [turn for sender, turn in heard[0] if sender == number] == list(range(30))
+    for client in clients:
+        await client.close()
+
+
+def _is_answered(client: Actor, service: str) -> bool:
+    return any(each["service"] == service and "callId" in each["message"] for each in client.inbox)
+
+
+def _has_heard(client: Actor, told: Callable[[Actor], list[Any]], count: int) -> bool:
+    return len(told(client)) >= count

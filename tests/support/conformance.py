@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, Protocol
 
 __all__ = [
+    "DEADLINE_S",
     "TIME",
     "Actor",
     "Handle",

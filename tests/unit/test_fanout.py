@@ -508,6 +508,17 @@ def test_only_what_has_no_position_and_no_address_counts_as_unsequenced() -> Non
     assert rig.sample("snorky_unsequenced_publications_total") == 1
 
 
+async def test_who_leaves_while_its_pass_waits_behind_another_gets_nothing_more() -> None:
+    rig = Rig(chunk=2)
+    many = [rig.subscriber(OTHER) for _ in range(3)]
+    leaver, stayer = rig.subscriber(), rig.subscriber()
+    rig.fanout.deliver({OTHER: [b"1"], KEY: [b"2"]})
+    rig.hub.remove(leaver, KEY)
+    await settle()
+    assert rig.got(many[2], OTHER) == [1]
+    assert (rig.got(leaver), rig.got(stayer)) == ([], [2])
+
+
 # -- who is held ------------------------------------------------------------------------------------------------------
 
 
