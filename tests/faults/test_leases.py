@@ -388,6 +388,22 @@ async def test_a_pause_of_redis_for_twelve_seconds_kills_nobody(cluster: RedisTe
     assert len(await nodes[1].directory.members(ROOM)) == 61
 
 
+async def test_who_renews_late_after_a_pause_of_redis_is_not_taken_for_dead(
+    cluster: RedisTestCluster, timings: Timings
+) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, a, 5)
+    await inside(a)._lease.abandon()
+    server = frozen_server(cluster)
+    server.freeze()
+    await asyncio.sleep(timings.ttl_s * 1.5)
+    server.thaw()
+    await cluster.until(lambda: inside(b)._reaper._sightings)  # its lease has expired, as all have
+    await asyncio.sleep(timings.sighting_s * 0.5)
+    inside(a)._lease.start()
+    await never(timings, 1.5, lambda: told(cluster, "left"))
+
+
 @EITHER
 async def test_after_flushall_all_is_asserted_again_quietly_within_ten_seconds(
     cluster: RedisTestCluster, timings: Timings

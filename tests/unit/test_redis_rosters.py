@@ -1,0 +1,123 @@
+"""Lists of rosters over scripts that the test answers: who shares which list."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.directory import Member, Owner
+from gateway.errors import BrokerUnavailable
+from gateway.redis.rosters import Rosters
+
+
+class ScriptedScripts:
+    """Leaves every run to the test."""
+
+    def __init__(self) -> None:
+        self.runs: list[asyncio.Future[list[Any]]] = []
+
+    async def run(self, *steps: object) -> list[Any]:
+        self.runs.append(asyncio.get_running_loop().create_future())
+        return await self.runs[-1]
+
+
+def rosters(scripts: ScriptedScripts) -> Rosters:
+    return Rosters(scripts, prefix="test", notices=lambda *_, **__: None)  # type: ignore[arg-type]  # as far as used
+
+
+def listed(*serials: int) -> list[list[bytes]]:
+    return [[word for serial in serials for word in (b"a:i:%d " % serial, b"3:bobnull")]]
+
+
+def member(serial: int) -> Member:
+    return Member("bob", Owner("a", "i", serial))
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_who_asks_while_a_list_is_under_way_gets_the_next_one_with_all_who_ask_meanwhile() -> None:
+    scripts = ScriptedScripts()
+    asked = rosters(scripts)
+    first = asyncio.ensure_future(asked.members("chat:x"))
+    await settle()
+    later = [asyncio.ensure_future(asked.members("chat:x")) for _ in range(3)]
+    await settle()
+    assert len(scripts.runs) == 1
+    scripts.runs[0].set_result(listed(1))
+    await settle()
+    assert len(scripts.runs) == 2 and await first == [member(1)]
+    scripts.runs[1].set_result(listed(10, 9))
+    assert await asyncio.gather(*later) == [[member(9), member(10)]] * 3
+    (await later[0]).clear()
+    assert await later[1], "each has a list of its own"
+
+
+async def test_rosters_do_not_wait_for_each_other() -> None:
+    scripts = ScriptedScripts()
+    asked = rosters(scripts)
+    tasks = [asyncio.ensure_future(asked.members(f"chat:{name}")) for name in "xyz"]
+    await settle()
+    assert len(scripts.runs) == 3
+    for run in scripts.runs:
+        run.set_result(listed())
+    assert await asyncio.gather(*tasks) == [[], [], []]
+
+
+async def test_a_list_that_fails_fails_for_who_shares_it_and_the_next_one_is_asked_for() -> None:
+    scripts = ScriptedScripts()
+    asked = rosters(scripts)
+    first = asyncio.ensure_future(asked.members("chat:x"))
+    await settle()
+    second = asyncio.ensure_future(asked.members("chat:x"))
+    scripts.runs[0].set_exception(BrokerUnavailable("gone"))
+    with pytest.raises(BrokerUnavailable):
+        await first
+    await settle()
+    scripts.runs[1].set_result(listed(1))
+    assert await second == [member(1)]
+
+
+async def test_who_gives_up_leaves_the_list_to_the_others() -> None:
+    scripts = ScriptedScripts()
+    asked = rosters(scripts)
+    first = asyncio.ensure_future(asked.members("chat:x"))
+    await settle()
+    second = asyncio.ensure_future(asked.members("chat:x"))
+    await settle()
+    first.cancel()
+    await settle()
+    scripts.runs[0].set_result(listed())
+    await settle()
+    scripts.runs[1].set_result(listed(1))
+    assert await second == [member(1)]
+
+
+async def test_foreign_entries_are_left_out_and_data_is_nobody_elses() -> None:
+    scripts = ScriptedScripts()
+    asked = rosters(scripts)
+    flat = [b"a:i:1 ", b"3:bob[1]", b"nonsense", b"x", b"a:i:2 ", b"9:bob{", b"a:i:3 ", b"3:bobnull"]
+    lists = []
+    for number in range(2):
+        task = asyncio.ensure_future(asked.members("chat:x"))
+        await settle()
+        scripts.runs[number].set_result([list(flat)])
+        lists.append(await task)
+    assert lists[0] == [Member("bob", Owner("a", "i", 1), "", [1]), member(3)]
+    lists[0][0].data.append(2)
+    assert lists[1][0].data == [1]
+
+
+async def test_stopping_ends_what_is_under_way() -> None:
+    scripts = ScriptedScripts()
+    asked = rosters(scripts)
+    tasks = [asyncio.ensure_future(asked.members("chat:x"))]
+    await settle()
+    tasks.append(asyncio.ensure_future(asked.members("chat:x")))
+    await settle()
+    await asked.stop()
+    assert all(
+        isinstance(each, asyncio.CancelledError) for each in await asyncio.gather(*tasks, return_exceptions=True)
+    )
