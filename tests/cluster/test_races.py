@@ -4,10 +4,15 @@ RACE_S: for how long, in seconds (10 unless set; 60 for the long run). RACE_SEED
 """
 
 import asyncio
+import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+import aiohttp
 
 from gateway import Node, ServiceRegistry
 from gateway.codec import decode_json, encode
@@ -15,7 +20,9 @@ from gateway.publication import read_publication
 from services.chat import ChatService
 from services.messaging import MessagingService
 from tests.support.clients import JSON
+from tests.support.node_stage import node_stage
 from tests.support.race import Link, Race, Racer
+from tests.support.tokens import hmac_token
 from tests.support.town import town
 
 DURATION_S = float(os.environ.get("RACE_S", "10"))
@@ -36,7 +43,7 @@ class LocalLink:
         self._connection.identity = racer.identity
         node.connect(self._connection, registry)
 
-    def send(self, service: str, message: object) -> None:
+    async def send(self, service: str, message: object) -> None:
         self._registry.receive(self._connection, encode({"service": service, "message": message}, JSON.encoding))
 
     def hear(self, data: bytes) -> None:
@@ -78,6 +85,28 @@ class _Wire:
         asyncio.get_running_loop().call_soon(self._link.end, code)
 
 
+class SocketLink:
+    """A WebSocket to a node process."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, racer: Racer) -> None:
+        self._socket = socket
+        self._racer = racer
+        self._reader = asyncio.create_task(self._read())
+
+    async def send(self, service: str, message: object) -> None:
+        with suppress(ConnectionError):
+            await self._socket.send_str(json.dumps({"service": service, "message": message}))
+
+    async def close(self) -> None:
+        await self._socket.close()
+        await self._reader
+
+    async def _read(self) -> None:
+        async for frame in self._socket:
+            self._racer.take(json.loads(frame.data)["message"])
+        self._racer.lost()
+
+
 async def test_names_and_rooms_are_true_on_three_nodes_whatever_races() -> None:
     async with town(3, lambda: [ChatService(), MessagingService()], late=10, seed=SEED) as nodes:
 
@@ -91,6 +120,25 @@ async def test_names_and_rooms_are_true_on_three_nodes_whatever_races() -> None:
         assert race.actions > 100 * DURATION_S
         assert race.takeovers > 0
         _joined_and_left_alternate(nodes.bus.published)
+
+
+async def test_names_and_rooms_are_true_over_node_processes(tmp_path: Path) -> None:
+    async with node_stage(tmp_path, 3) as stage:
+
+        async def connect(racer: Racer, number: int) -> Link:
+            socket = await stage.socket(number)
+            call = {"command": "authenticate", "params": {"token": hmac_token(racer.identity)}, "callId": 0}
+            await socket.send_str(json.dumps({"service": "auth", "message": call}))
+            answer = await socket.receive_json(timeout=DURATION_S + 10)
+            assert answer["message"]["type"] == "response", answer
+            return SocketLink(socket, racer)
+
+        race = Race(connect, racers=200, seed=SEED)
+        await race.run(DURATION_S)
+        await race.close()
+        assert race.quiet_points > 0
+        assert race.actions > 20 * DURATION_S
+        await stage.is_clean(within_s=10.0)
 
 
 def _joined_and_left_alternate(published: Sequence[tuple[str, bytes]]) -> None:

@@ -90,10 +90,13 @@ class NodeStage:
         self.redis = redis
         self._session = session
 
-    async def client(self, number: int, identity: str | None) -> SocketActor:
+    async def socket(self, number: int) -> aiohttp.ClientWebSocketResponse:
         """Connect to the node whose turn it is."""
-        node = self.nodes[number % len(self.nodes)]
-        actor = SocketActor(await self._session.ws_connect(node.websocket_url))
+        return await self._session.ws_connect(self.nodes[number % len(self.nodes)].websocket_url)
+
+    async def client(self, number: int, identity: str | None) -> SocketActor:
+        """Connect to the node whose turn it is, and say who it is."""
+        actor = SocketActor(await self.socket(number))
         if identity is not None:
             answer = await actor.ask("auth", "authenticate", token=hmac_token(identity))
             assert answer["data"]["identity"] == identity, answer
@@ -136,4 +139,8 @@ async def node_stage(directory: Path, count: int, *, env: Mapping[str, str] | No
             stack.push_async_callback(node.close)
         for node in nodes:
             await node.wait_ready()
-        yield NodeStage(nodes, redis, await stack.enter_async_context(aiohttp.ClientSession()))
+        yield NodeStage(
+            nodes,
+            redis,
+            await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))),
+        )

@@ -30,7 +30,8 @@ DEADLINE_S = 10.0
 class Link(Protocol):
     """A connection. It tells its racer of every message (`take`) and of its end (`lost`)."""
 
-    def send(self, service: str, message: Any) -> None: ...
+    async def send(self, service: str, message: Any) -> None:
+        """Send. What is lost with the connection is lost."""
 
     async def close(self) -> None:
         """Disconnect; `lost` is told."""
@@ -114,7 +115,7 @@ class Racer:
             raise Gone
         call = self._calls[call_id] = asyncio.get_running_loop().create_future()
         self._race.asked[self.number, call_id] = (command, params)
-        self.link.send(service, {"command": command, "params": params, "callId": call_id})
+        await self.link.send(service, {"command": command, "params": params, "callId": call_id})
         try:
             async with asyncio.timeout(DEADLINE_S):
                 answer = await call
@@ -239,6 +240,12 @@ class Race:
                     group.create_task(self._act(racer, random.Random(self._chance.random()), quiet_s))
             await self._be_quiet()
 
+    async def close(self) -> None:
+        """Let everybody go."""
+        for racer in (*self.racers, self.witness):
+            if racer.link is not None:
+                await racer.link.close()
+
     async def _act(self, racer: Racer, chance: random.Random, until_s: float) -> None:
         loop = asyncio.get_running_loop()
         while loop.time() < until_s:
@@ -250,21 +257,24 @@ class Race:
         """Compare with the truth: at once, or as soon as what is on its way has come."""
         if self.failures:
             raise self.failures[0]
-        for doubt in self._doubts:
-            identities = [racer.identity for racer in doubt.rivals]
-            is_settled = any(racer.losses > losses for racer, losses in doubt.rivals.items())
-            assert is_settled, f"{doubt.name} was two clients' at once: {identities}"
+        await self._settle()
         self._doubts.clear()
+        await self._ask_newcomer()
+        await self._settle()
+        self.quiet_points += 1
+
+    async def _settle(self) -> None:
+        """Wait until nothing is wrong any more. Raises AssertionError."""
         deadline_s = asyncio.get_running_loop().time() + DEADLINE_S
         while (wrong := self._wrong()) and asyncio.get_running_loop().time() < deadline_s:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # of what comes nobody knows when the last has come
         assert not wrong, wrong
-        await self._ask_newcomer()
-        assert not (wrong := self._wrong()), wrong
-        self.quiet_points += 1
 
     def _wrong(self) -> str:
         """Say what of the clients' views is not true; "" = nothing."""
+        for doubt in self._doubts:
+            if not any(racer.losses > losses for racer, losses in doubt.rivals.items()):
+                return f"{doubt.name} was two clients' at once: {[racer.identity for racer in doubt.rivals]}"
         truth = self._truth()
         for racer in (*self.racers, self.witness):
             for room, view in racer.views.items():
@@ -307,7 +317,3 @@ class Race:
         link = newcomer.link
         assert link is not None
         await link.close()
-        deadline_s = asyncio.get_running_loop().time() + DEADLINE_S
-        while any(view.last.get("newcomer") != "left" for view in self.witness.views.values()):
-            assert asyncio.get_running_loop().time() < deadline_s, "the newcomer has not left"
-            await asyncio.sleep(0.01)  # as above
