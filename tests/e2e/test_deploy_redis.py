@@ -1,6 +1,7 @@
 """The shipped Redis with its users, and the composed container on it: each may what it needs, and no more."""
 
 import asyncio
+import hashlib
 import json
 import re
 import sys
@@ -15,9 +16,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support.conversation import blocks_of
 from tests.support.deploy import compose, container_argv, health_check, image_environment, make_secrets, redis_conf
 from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
-from tests.support.tools import eventually, free_port
+from tests.support.tokens import SECRET, hmac_token
+from tests.support.tools import ROOT, eventually, free_port
 
 pytestmark = pytest.mark.needs("redis-server")
 
@@ -56,6 +59,8 @@ async def shipped(tmp_path: Path) -> AsyncIterator[ShippedRedis]:
         yield ShippedRedis(port, secrets)
 
 
+TIME_SCRIPT = hashlib.sha1(b"#!lua\nreturn redis.call('TIME')", usedforsecurity=False).hexdigest()
+
 # What each user needs, and what would let it out of the prefix or harm the others.
 PERMITTED = {
     "node": [
@@ -64,7 +69,18 @@ PERMITTED = {
         ["PUBSUB", "NUMSUB", "snorky:{pubsub:news}"],
         ["SET", "snorky:nodes:a", "1", "PX", "8000"],
         ["EVAL", "#!lua\nreturn redis.call('GET', KEYS[1])", "1", "snorky:nodes:a"],
-        ["XADD", "snorky:{pubsub:news}:stream", "*", "k", "v"],
+        ["SCRIPT", "LOAD", "#!lua\nreturn redis.call('TIME')"],
+        ["EVALSHA", TIME_SCRIPT, "0"],
+        ["SADD", "snorky:{owned:a:1}", "[]"],
+        ["SSCAN", "snorky:{owned:a:1}", "0"],
+        ["HSET", "snorky:{chat:lobby}:roster", "a:1:1 ", "[]"],
+        ["HINCRBY", "snorky:{chat:lobby}:roster:counts", "v", "1"],
+        ["HGETALL", "snorky:{chat:lobby}:roster"],
+        ["ZADD", "snorky:{nodes}::leases", "1", "a:1"],
+        ["ZRANGEBYSCORE", "snorky:{nodes}::leases", "-inf", "2"],
+        ["GETDEL", "snorky:{token:a}"],
+        ["XADD", "snorky:{datasync:Task}:history", "*", "k", "v"],
+        ["XRANGE", "snorky:{datasync:Task}:history", "-", "+"],
         ["INFO"],
         ["ROLE"],
         ["TIME"],
@@ -75,6 +91,14 @@ PERMITTED = {
     "metrics": [["INFO"], ["SLOWLOG", "LEN"], ["LATENCY", "LATEST"], ["PING"]],
 }
 FORBIDDEN_TO_ALL = [
+    ["HSET", "other", "f", "v"],
+    ["HGETALL", "snorky2:{chat:lobby}:roster"],
+    ["ZADD", "other", "1", "m"],
+    ["XADD", "other", "*", "k", "v"],
+    ["XRANGE", "snorky2:{datasync:Task}:history", "-", "+"],
+    ["EVAL", "return redis.call('HGETALL', KEYS[1])", "1", "other"],
+    ["EVAL", "return redis.call('PUBLISH', 'other', 1)", "0"],
+    ["EVAL", "return redis.call('FLUSHALL')", "0"],
     ["PUBLISH", "other:{pubsub:news}", "1"],
     ["PUBLISH", "snorky2", "1"],
     ["SET", "other", "1"],
@@ -105,6 +129,9 @@ FORBIDDEN_TO_ALL = [
 FORBIDDEN = {
     "publisher": [
         ["EVAL", "return 1", "0"],
+        ["SCRIPT", "LOAD", "return 1"],
+        ["HSET", "snorky:{chat:lobby}:roster", "f", "v"],
+        ["XADD", "snorky:{datasync:Task}:history", "*", "k", "v"],
         ["SET", "snorky:nodes:a", "1"],
         ["GET", "snorky:nodes:a"],
         ["SUBSCRIBE", "snorky:{pubsub:news}"],
@@ -127,7 +154,7 @@ async def test_each_redis_user_may_what_it_needs_and_nothing_beyond_the_prefix(s
                 client.execute_command(*command)
         for command in FORBIDDEN_TO_ALL + FORBIDDEN[user]:
             with shipped.client(user) as client:
-                with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)permission|can't access|ACL"):
+                with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)permission|can't (access|publish|run)|ACL"):
                     client.execute_command(*command)
 
 
@@ -213,3 +240,114 @@ async def test_every_command_works_with_its_users_rights_and_none_asks_for_more(
     with shipped.inspector() as client:
         refused = [(each["username"], each["object"]) for each in client.acl_log()]
     assert refused == []
+
+
+EVERYTHING = """
+[auth]
+hmac_secret = "{secret}"
+[services]
+auth = {{class = "services.auth:AuthService"}}
+chat = {{class = "services.chat:ChatService"}}
+cursors = {{class = "services.cursors:CursorsService"}}
+messaging = {{class = "services.messaging:MessagingService"}}
+datasync = {{class = "services.datasync:DataSyncService", dealers = ["tests.support.dealers:AllTasks"]}}
+"""
+# What redis-py says of itself when it connects, which it does not mind being refused.
+COURTESIES = {"client|setname", "client|setinfo"}
+
+
+class Client:
+    """One who is logged in, and asks."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+
+    async def ask(self, service: str, command: str, **params: object) -> object:
+        """Call, and give what is answered; notifications before it are skipped."""
+        await self._socket.send_json({"service": service, "message": {"command": command, "params": params, "callId": 1}})
+        while True:
+            message = (await self._socket.receive_json(timeout=5))["message"]
+            if "callId" in message:
+                assert message["type"] == "response", (service, command, message)
+                return message["data"]
+
+    async def until(self, **expected: object) -> None:
+        """Wait for a notification."""
+        async with asyncio.timeout(20):
+            while True:
+                message = (await self._socket.receive_json(timeout=20))["message"]
+                if expected.items() <= message.items():
+                    return
+
+
+async def use_everything(env: dict[str, str]) -> None:
+    """Use all services over two nodes, and kill one of them."""
+    async with NodeProcess.running(env) as node, NodeProcess.running(env) as mortal, aiohttp.ClientSession() as session:
+
+        async def client(of: NodeProcess, identity: str) -> Client:
+            headers = {"Authorization": f"Bearer {hmac_token(identity, jti=identity)}"}
+            return Client(await session.ws_connect(of.websocket_url, headers=headers))
+
+        async def backend(service: str, command: str, **params: object) -> object:
+            request = {"service": service, "message": {"command": command, "params": params, "callId": 1}}
+            async with session.post(f"http://127.0.0.1:{node.private_port}/backend", json=request) as response:
+                message = (await response.json())["message"]
+                assert message["type"] == "response", (command, message)
+                return message["data"]
+
+        async def is_ready() -> bool:
+            return await node.status("/readyz") == 200 == await mortal.status("/readyz")
+
+        await eventually(is_ready, within_s=6, what=f"both nodes are ready\n{node.log}")
+        ann, bob = await client(node, "ann"), await client(mortal, "bob")
+        for each in (ann, bob):
+            await each.ask("chat", "join", channel="lobby")
+            await each.ask("cursors", "join", document=1)
+            await each.ask("cursors", "createCursor", privateHandle=1, document=1, position=0, status=None)
+            await each.ask("cursors", "updateCursor", privateHandle=1, newData={"position": 1})
+        await ann.ask("chat", "send", channel="lobby", body="Hi")
+        await bob.ask("messaging", "registerParticipant", name="bob")
+        await ann.ask("messaging", "registerParticipant", name="ann")
+        assert await ann.ask("messaging", "listParticipants") == ["ann", "bob"]
+        await ann.ask("messaging", "send", sender="ann", dest="bob", body="Hi")
+        await ann.ask("messaging", "unregisterParticipant", name="ann")
+        await ann.ask("cursors", "removeCursor", privateHandle=1)
+        token = await backend("datasync_backend", "authorizeSubscription", items=[{"dealer": "AllTasks", "query": None}])
+        await backend("datasync_backend", "publishDeltas", deltas=[{"type": "insert", "model": "Task", "data": 1}])
+        await bob.ask("datasync", "acquireSubscription", token=token)
+        await backend("auth_backend", "revokeToken", jti="nobody")
+        async with session.post(f"http://127.0.0.1:{node.public_port}/sockjs/1/a/xhr") as response:
+            assert await response.text() == "o\n"
+        mortal.kill()
+        await ann.until(type="presence", status="left", **{"from": "bob"})
+
+
+async def test_all_services_work_with_the_shipped_rights_of_a_node(shipped: ShippedRedis, tmp_path: Path) -> None:
+    config = tmp_path / "snorky.toml"
+    config.write_text(EVERYTHING.format(secret=SECRET))
+    url = (shipped.secrets / "redis_url_node").read_text()
+    await use_everything({"SNORKY_CONFIG": str(config), "SNORKY_REDIS_URL": url, "PYTHONPATH": str(ROOT)})
+    with shipped.inspector() as client:
+        assert [(each["username"], each["object"]) for each in client.acl_log()] == []
+
+
+async def test_the_rights_that_operations_lists_are_enough_and_each_is_asked_for(tmp_path: Path) -> None:
+    (block,) = blocks_of(ROOT / "docs" / "operations.md", "acl")
+    rights = " ".join(block.text.split()).replace("PREFIX", "snorky")
+    acl, port = tmp_path / "users.acl", free_port()
+    acl.write_text(f"user default off\nuser node on >secret {rights}\n{INSPECTOR}")
+    conf = tmp_path / "redis.conf"
+    conf.write_text(f"bind 127.0.0.1\nport {port}\nsave \"\"\naclfile {acl}\ndir {tmp_path}\n")
+    config = tmp_path / "snorky.toml"
+    config.write_text(EVERYTHING.format(secret=SECRET))
+    url = f"redis://node:secret@127.0.0.1:{port}/0"
+    async with RedisProcess.running(tmp_path, conf=conf, port=port):
+        await use_everything({"SNORKY_CONFIG": str(config), "SNORKY_REDIS_URL": url, "PYTHONPATH": str(ROOT)})
+        with redis.Redis(port=port, username="inspector", password="any", decode_responses=True) as client:
+            refused = {each["object"] for each in client.acl_log(count=100)}
+    assert refused <= COURTESIES
+    granted = set(re.findall(r"\+(\S+)", rights))
+    sources = "".join(
+        path.read_text().lower() for path in (ROOT / "gateway" / "redis").rglob("*.*") if path.suffix in (".py", ".lua")
+    )
+    assert {right for right in granted if right.partition("|")[0] not in sources} == set(), "nobody asks for these"

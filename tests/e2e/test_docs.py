@@ -75,7 +75,7 @@ async def test_programs_of_the_services_page_run_and_answer_as_it_says(tmp_path:
             elif "run(" in block.text:
                 started = (sys.executable, path.name)
     programs = {named(block) for block in blocks_of(DOCS / "services.md", "python")}
-    assert set(ran) == {"echo.py", "bids.py", "rooms.py", "snorky.toml"}
+    assert set(ran) == {"echo.py", "bids.py", "desks.py", "rooms.py", "snorky.toml"}
     assert programs - set(ran) == {"orders.py", "test_bids.py"}, "a program that nobody runs"
 
 
