@@ -4,6 +4,7 @@ The same table, first with nodes in this process, then with node processes and a
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -14,16 +15,24 @@ import pytest
 from gateway import ServiceRegistry
 from services.chat import ChatService
 from services.cursors import CursorsService
+from services.datasync import DataSyncBackend, DataSyncService
 from services.messaging import MessagingService
 from services.pubsub import PubSubBackend, PubSubService
 from tests.support.clients import until
 from tests.support.conformance import DEADLINE_S, Actor, Scenario, Stage, perform
+from tests.support.datasync_table import DATASYNC_SCENARIOS
 from tests.support.guarded import GuardedChat, GuardedCursors, GuardedMessaging, GuardedPubSub
 from tests.support.node_stage import node_stage
-from tests.support.protocol_table import SCENARIOS
+from tests.support.protocol_table import SCENARIOS as OTHER_SCENARIOS
 from tests.support.town import Resident, Town, town
 
 NODES = (1, 3)
+SCENARIOS = OTHER_SCENARIOS + DATASYNC_SCENARIOS
+DEALERS = ("tests.support.dealers:PlayersWithColor", "tests.support.dealers:Players")
+DATASYNC = {
+    "SNORKY_SERVICES__DATASYNC__CLASS": "services.datasync:DataSyncService",
+    "SNORKY_SERVICES__DATASYNC__DEALERS": json.dumps(DEALERS),
+}
 
 
 # -- in this process --------------------------------------------------------------------------------------------------
@@ -58,7 +67,7 @@ class LocalStage:
 
     def __init__(self, nodes: Town) -> None:
         self._nodes = nodes
-        self._private = [ServiceRegistry([PubSubBackend()]) for _ in nodes.nodes]
+        self._private = [ServiceRegistry([PubSubBackend(), DataSyncBackend()]) for _ in nodes.nodes]
         for node, registry in zip(nodes.nodes, self._private, strict=True):
             node.attach(registry)
 
@@ -82,6 +91,7 @@ async def local(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
             ChatService(),
             MessagingService(),
             CursorsService(),
+            DataSyncService(dealers=DEALERS),
             GuardedPubSub("guarded_pubsub"),
             GuardedChat("guarded_chat"),
             GuardedMessaging("guarded_messaging"),
@@ -108,7 +118,7 @@ async def test_all_members_hear_all_senders_in_one_order(local: Stage, kind: str
 @pytest.mark.parametrize("count", NODES, ids=["one node", "three nodes"])
 async def test_protocol_holds_over_node_processes(count: int, tmp_path: Path) -> None:
     """One test for all scenarios, because the nodes take longer to start than the scenarios to play."""
-    async with node_stage(tmp_path, count) as stage:
+    async with node_stage(tmp_path, count, env=DATASYNC) as stage:
         for played in SCENARIOS:
             try:
                 await perform(stage, played)
