@@ -154,7 +154,9 @@ async def test_each_redis_user_may_what_it_needs_and_nothing_beyond_the_prefix(s
                 client.execute_command(*command)
         for command in FORBIDDEN_TO_ALL + FORBIDDEN[user]:
             with shipped.client(user) as client:
-                with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)permission|can't (access|publish|run)|ACL"):
+                with pytest.raises(
+                    redis.exceptions.ResponseError, match=r"(?i)permission|can't (access|publish|run)|ACL"
+                ):
                     client.execute_command(*command)
 
 
@@ -264,7 +266,9 @@ class Client:
 
     async def ask(self, service: str, command: str, **params: object) -> object:
         """Call, and give what is answered; notifications before it are skipped."""
-        await self._socket.send_json({"service": service, "message": {"command": command, "params": params, "callId": 1}})
+        await self._socket.send_json(
+            {"service": service, "message": {"command": command, "params": params, "callId": 1}}
+        )
         while True:
             message = (await self._socket.receive_json(timeout=5))["message"]
             if "callId" in message:
@@ -312,7 +316,9 @@ async def use_everything(env: dict[str, str]) -> None:
         await ann.ask("messaging", "send", sender="ann", dest="bob", body="Hi")
         await ann.ask("messaging", "unregisterParticipant", name="ann")
         await ann.ask("cursors", "removeCursor", privateHandle=1)
-        token = await backend("datasync_backend", "authorizeSubscription", items=[{"dealer": "AllTasks", "query": None}])
+        token = await backend(
+            "datasync_backend", "authorizeSubscription", items=[{"dealer": "AllTasks", "query": None}]
+        )
         await backend("datasync_backend", "publishDeltas", deltas=[{"type": "insert", "model": "Task", "data": 1}])
         await bob.ask("datasync", "acquireSubscription", token=token)
         await backend("auth_backend", "revokeToken", jti="nobody")
@@ -337,7 +343,7 @@ async def test_the_rights_that_operations_lists_are_enough_and_each_is_asked_for
     acl, port = tmp_path / "users.acl", free_port()
     acl.write_text(f"user default off\nuser node on >secret {rights}\n{INSPECTOR}")
     conf = tmp_path / "redis.conf"
-    conf.write_text(f"bind 127.0.0.1\nport {port}\nsave \"\"\naclfile {acl}\ndir {tmp_path}\n")
+    conf.write_text(f'bind 127.0.0.1\nport {port}\nsave ""\naclfile {acl}\ndir {tmp_path}\n')
     config = tmp_path / "snorky.toml"
     config.write_text(EVERYTHING.format(secret=SECRET))
     url = f"redis://node:secret@127.0.0.1:{port}/0"
