@@ -3,8 +3,8 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,13 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from tests.support.balancer import Backend, Balancer, nginx_command, nginx_config, running_balancer
+from tests.support.balancer import Backend, Balancer, nginx_command, nginx_config, running_balancer, running_haproxy
 from tests.support.nodes import NodeProcess, RedisProcess
 from tests.support.sockjs_client import TRANSPORTS, SockJSClient, needs_sockjs_client, sockjs_client
 from tests.support.tools import eventually, free_port
 
 NODES = 3
+Running = Callable[[Path, Sequence[Backend]], AbstractAsyncContextManager[Balancer]]
 
 pytestmark = [pytest.mark.needs("node", "redis-server"), needs_sockjs_client]
 each_transport = pytest.mark.parametrize("transport", TRANSPORTS)
@@ -51,8 +52,13 @@ class House:
 
 
 @asynccontextmanager
-async def house(directory: Path, nodes: int, settings: Mapping[str, str] | None = None) -> AsyncIterator[House]:
-    """Run one; with several nodes behind nginx, each request going to the next. settings: more of the environment."""
+async def house(
+    directory: Path, nodes: int, settings: Mapping[str, str] | None = None, *, running: Running | None = None
+) -> AsyncIterator[House]:
+    """Run one; with several nodes behind a balancer, nginx's requests each going to the next node.
+
+    settings: more of the environment. running: another balancer, as shipped.
+    """
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(RedisProcess.running(directory))
         env = {
@@ -61,27 +67,34 @@ async def house(directory: Path, nodes: int, settings: Mapping[str, str] | None 
             "SNORKY_PUBLIC__DRAIN_GRACE_S": "3",
             **(settings or {}),
         }
-        running = [NodeProcess(env) for _ in range(nodes)]
-        for node in running:
+        processes = [NodeProcess(env) for _ in range(nodes)]
+        for node in processes:
             stack.push_async_callback(node.close)
-        for node in running:
+        for node in processes:
             await node.wait_ready()
 
         async def all_ready() -> bool:
-            return [await node.status("/readyz") for node in running] == [200] * nodes
+            return [await node.status("/readyz") for node in processes] == [200] * nodes
 
         await eventually(all_ready, within_s=10, what="all nodes are ready")
         if nodes == 1:
-            yield House(redis, running, f"http://127.0.0.1:{running[0].public_port}/sockjs")
+            yield House(redis, processes, f"http://127.0.0.1:{processes[0].public_port}/sockjs")
             return
-        port = free_port()
-        config = nginx_config(directory, port, [Backend(node.public_port, node.private_port) for node in running])
-        text, count = re.subn(r"\n\s*least_conn;[^\n]*", "", config.read_text())  # what is left is round robin
-        assert count == 1
-        # one process: each has its own turn otherwise
-        config.write_text(text.replace("worker_processes auto;", "worker_processes 1;"))
-        balancer = await stack.enter_async_context(running_balancer(nginx_command(config), port))
-        yield House(redis, running, f"http://127.0.0.1:{port}/sockjs", balancer)
+        backends = [Backend(node.public_port, node.private_port) for node in processes]
+        balancer = await stack.enter_async_context((running or round_robin)(directory, backends))
+        yield House(redis, processes, f"http://127.0.0.1:{balancer.port}/sockjs", balancer)
+
+
+@asynccontextmanager
+async def round_robin(directory: Path, backends: Sequence[Backend]) -> AsyncIterator[Balancer]:
+    """Run the shipped nginx, but in turns, and one process, for each has its own turn."""
+    port = free_port()
+    config = nginx_config(directory, port, backends)
+    text, count = re.subn(r"\n\s*least_conn;[^\n]*", "", config.read_text())  # what is left is round robin
+    assert count == 1
+    config.write_text(text.replace("worker_processes auto;", "worker_processes 1;"))
+    async with running_balancer(nginx_command(config), port) as balancer:
+        yield balancer
 
 
 ONE = pytest.param(1, id="one node")
@@ -201,3 +214,15 @@ async def test_a_stream_ends_when_the_node_of_its_session_is_killed(tmp_path: Pa
                 assert await stream.content.read() == b""
         async with http.post(f"{third}/xhr_send", data='["{}"]') as sent:
             assert sent.status == 404
+
+
+@pytest.mark.needs("haproxy")
+@pytest.mark.parametrize("transport", ["xhr-streaming", "xhr-polling"])
+async def test_haproxy_lets_receivers_wait(transport: str, tmp_path: Path) -> None:
+    async with house(tmp_path, 2, running=running_haproxy) as there, sockjs_client(there.url, transport) as client:
+        await subscribed(client, transport)
+        with pytest.raises(AssertionError, match="nothing within"):
+            await client.event(within_s=7)  # longer than HAProxy waits for a handshake's answer
+        await there.publish("after")
+        assert (await client.message())["message"]["message"] == "after"
+        assert await there.connections() == 1

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 
 from gateway.http.app import public_app
+from gateway.http.credentials import Identify
 from gateway.http.handler import WebSocketHandler
 from gateway.http.listen import listen
 from gateway.http.site import Site
@@ -151,9 +152,17 @@ class _Errors(logging.Handler):
 
 @asynccontextmanager
 async def sockjs_site(
-    nodes: int = 1, *, timing: Timing = QUICK, public: Public | None = None, limits: Limits | None = None
+    nodes: int = 1,
+    *,
+    timing: Timing = QUICK,
+    public: Public | None = None,
+    limits: Limits | None = None,
+    identify: Identify | None = None,
 ) -> AsyncIterator[SockJSSite]:
-    """Run nodes; at the end nothing may be left of their clients, and nothing may have been logged as an error."""
+    """Run nodes; at the end nothing may be left of their clients, and nothing may have been logged as an error.
+
+    identify: says who makes a request.
+    """
     async with AsyncExitStack() as stack:
         bus, hosts, errors = Bus(), list[_Host](), list[str]()
         cluster = MemoryCluster(bus.publish)
@@ -166,7 +175,7 @@ async def sockjs_site(
             node.attach(registry)
             await node.start()
             stack.push_async_callback(node.stop)
-            handler = WebSocketHandler(registry, public)
+            handler = WebSocketHandler(registry, public, identify=identify)
             sockjs = SockJSHandler(handler, timing=timing)
             site = Site(public_app(handler, sockjs), header_timeout_s=5.0)
             sockets = listen("127.0.0.1", 0, send_buffer_bytes=16_384)

@@ -5,8 +5,9 @@ import json
 from typing import Any
 
 import pytest
+from aiohttp import web
 
-from gateway.errors import CloseCode
+from gateway.errors import CloseCode, Revoked
 from gateway.http.sockjs.session import Timing
 from gateway.settings import Limits
 from tests.support.site import on_both_loops, until
@@ -335,3 +336,39 @@ async def test_limits_count_sessions() -> None:
             await site.client().open()
         assert (await site.client().post("xhr"))[0] == 429
         assert site.total("handshakes_rejected_total", reason="connections_per_ip") == 1
+
+
+async def by_cookie(request: web.Request) -> str | None:
+    who = request.cookies.get("who")
+    if who == "broken":
+        raise RuntimeError("the operator's own fault")
+    if who == "revoked":
+        raise Revoked
+    return who
+
+
+@each_size
+@on_both_loops
+async def test_who_it_is_is_asked_when_a_session_opens(nodes: int) -> None:
+    async with sockjs_site(nodes, identify=by_cookie) as site:
+        client = site.client(headers={"Cookie": "who=ann"})
+        await client.open()
+        assert connection_of(site).identity == "ann"
+        await send(client, 1)
+        assert values_of((await client.post("xhr"))[1]) == [1]
+        connection_of(site).close(1000)
+        await client.post("xhr")
+        await site.client().open()  # nobody said who that is
+        assert connection_of(site).identity is None
+
+
+@each_size
+@on_both_loops
+async def test_whose_token_is_bad_hears_it_by_the_close_code_and_no_service_does(nodes: int) -> None:
+    async with sockjs_site(nodes, identify=by_cookie) as site:
+        client = site.client(headers={"Cookie": "who=revoked"})
+        status, text = await client.post("xhr")
+        assert (status, text[:7]) == (200, "c[4503,")
+        assert [host.echo.opened for host in site.hosts] == [[]] * nodes
+        assert site.total("handshakes_rejected_total", reason="token") == 1
+        assert (await site.client(headers={"Cookie": "who=broken"}).post("xhr"))[0] == 503
