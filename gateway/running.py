@@ -110,7 +110,7 @@ def _state(node: Node, public_url: str) -> dict[str, object]:
     """Tell a node's state, for `snorky stats`."""
     sample = node.metrics.registry.get_sample_value
     totals = ("deliveries", "publications_received", "sent_bytes")
-    transports = ({"transport": "websocket"}, {"transport": "backend"})
+    transports = ({"transport": "websocket"}, {"transport": "sockjs"}, {"transport": "backend"})
     return {
         "id": node.node_id,
         "version": __version__,
