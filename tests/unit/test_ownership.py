@@ -283,6 +283,36 @@ async def test_one_that_cannot_be_given_back_does_not_keep_the_others(rig: Rig) 
     assert [log["event"] for log in logs] == ["giving back failed"]
 
 
+async def test_what_is_owed_when_the_node_stops_is_given_back_before_the_lease(rig: Rig) -> None:
+    connections = [rig.connection(serial) for serial in range(200)]
+    for connection in connections:
+        await rig.ownership.enter(connection, ROSTER, entry="", data=None)
+    for connection in connections:
+        rig.end(connection)
+    await rig.ownership.stop()
+    assert rig.directory.asked.count("disowned") == 200
+    assert rig.directory.is_stopped
+
+
+async def test_many_that_end_at_once_are_given_back_side_by_side(rig: Rig) -> None:
+    connections = [rig.connection(serial) for serial in range(10)]
+    for connection in connections:
+        await rig.ownership.enter(connection, ROSTER, entry="", data=None)
+    waiting = 0
+    gate = asyncio.Event()
+
+    async def disowned(serial: int) -> None:
+        nonlocal waiting
+        waiting += 1
+        await gate.wait()
+
+    rig.directory.disowned = disowned  # type: ignore[method-assign]  # counts who waits
+    for connection in connections:
+        rig.end(connection)
+    await until(lambda: waiting == 10)
+    gate.set()
+
+
 async def test_nothing_runs_on_once_it_has_stopped(rig: Rig) -> None:
     connection = rig.connection()
     await rig.ownership.enter(connection, ROSTER, entry="", data=None)
