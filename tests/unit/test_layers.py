@@ -180,6 +180,13 @@ def objection(sources: Mapping[str, str], path: str, place: str, module: str, na
     return f"{place} (floor {FLOORS[place]}) must not import {target} (floor {FLOORS[target]})"
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "services").rglob("*.py")), ids=lambda each: str(each.relative_to(ROOT))
+)
+def test_service_is_a_few_lines_on_the_primitives(path):
+    assert len(path.read_text().splitlines()) <= 200
+
+
 def test_floors_hold():
     assert violations(tree()) == []
 
