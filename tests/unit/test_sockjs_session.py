@@ -58,8 +58,8 @@ async def test_polls_bring_what_was_sent_in_order(nodes: int) -> None:
 async def test_a_stream_ends_at_its_limit_and_the_next_one_goes_on(nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
-        async with client.stream() as stream:
-            assert await stream.content.readline() == b"o\n"
+        await client.open()
+        async with client.stream() as stream:  # of three nodes: not the session's
             for number in range(0, 150, 10):
                 await send(client, *range(number, number + 10))
             first = await frames_of(stream)
@@ -75,8 +75,8 @@ async def test_a_stream_ends_at_its_limit_and_the_next_one_goes_on(nodes: int) -
 async def test_a_second_receiver_is_turned_away_and_the_first_stays(nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
-        async with client.stream() as stream:
-            assert await stream.content.readline() == b"o\n"
+        await client.open()
+        async with client.stream() as stream:  # of three nodes: not the session's
             assert await client.post("xhr") == (200, 'c[2010,"Another connection still open"]\n')
             assert await client.post("xhr") == (200, 'c[2010,"Another connection still open"]\n')
             await send(client, "still here")
@@ -211,8 +211,10 @@ async def test_a_stream_that_is_not_read_is_bounded(nodes: int) -> None:
     limits = Limits(outbox_max_bytes=300_000)
     async with sockjs_site(nodes, limits=limits, timing=Timing(response_max_bytes=1 << 30)) as site:
         client = site.client()
-        async with client.stream() as stream:
-            assert await stream.content.readline() == b"o\n"
+        await client.open()
+        async with client.stream() as stream:  # of three nodes: not the session's
+            assert stream.status == 200
+            await until(lambda: connection_of(site)._wire._drain is not None)
             connection = connection_of(site)
             written = 0
             while not connection.is_closed:
@@ -227,6 +229,23 @@ async def test_a_stream_that_is_not_read_is_bounded(nodes: int) -> None:
 
 @each_size
 @on_both_loops
+async def test_a_stream_that_is_read_goes_on_past_what_may_be_under_way(nodes: int) -> None:
+    async with sockjs_site(nodes, timing=Timing(response_max_bytes=1 << 30, disconnect_delay_s=0.6)) as site:
+        client = site.client()
+        await client.open()
+        async with client.stream() as stream:  # of three nodes: not the session's
+            assert stream.status == 200
+            await until(lambda: connection_of(site)._wire._drain is not None)
+            for number in range(40):
+                connection_of(site).send({"service": "echo", "message": [number, "x" * 10_000]})
+            lines = ""
+            while len(values_of(lines)) < 40:
+                lines += (await stream.content.readuntil(b"\n")).decode()
+            assert [value[0] for value in values_of(lines)] == list(range(40))
+
+
+@each_size
+@on_both_loops
 async def test_a_busy_service_holds_the_sender_up(nodes: int) -> None:
     async with sockjs_site(nodes, limits=Limits(messages_burst=1000, messages_per_s=1000)) as site:
         client = site.client()
@@ -235,7 +254,12 @@ async def test_a_busy_service_holds_the_sender_up(nodes: int) -> None:
             sending = asyncio.create_task(client.post("xhr_send", echo("hold", *range(100))))
             await until(lambda: site.seen == ["hold"])
             await until(lambda: not connection_of(site)._wire._may_read.is_set())
-            assert not sending.done()
+            assert await client.post("xhr_send", "") == (
+                500,
+                "Payload expected.",
+            )  # a turn around, in which it might go on
+            (inbox,) = [inbox for host in site.hosts for inbox in host.handler.endpoint.registry._inboxes.values()]
+            assert len(inbox._envelopes) == 64 and not sending.done()
             for host in site.hosts:
                 host.echo.release.set()
             assert await sending == (204, "")
