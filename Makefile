@@ -47,4 +47,4 @@ clean:  ## remove what tools leave behind
 	@find . -path ./$(VENV) -prune -o -name node_modules -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
 distclean: clean  ## and .venv and node_modules
-	@rm -rf $(VENV) clients/js/node_modules
+	@rm -rf $(VENV) clients/js/node_modules tests/sockjs/node_modules
