@@ -318,7 +318,7 @@ async def test_out_of_memory_refuses_before_anything_is_stored_or_sent(kind: str
             with pytest.raises(BrokerUnavailable) as refusal:
                 await keeper.publish(KEY, b"2", HOUR)
             assert "OOM" in refusal.value.what
-            with pytest.raises(BrokerUnavailable):  # a channel of which there is nothing yet: the script begins otherwise
+            with pytest.raises(BrokerUnavailable):  # a channel that is not there yet: the script begins otherwise
                 await keeper.publish("datasync:Other", b"2", HOUR)
             assert await client.keys("*Other*") == []
             await client.config_set("maxmemory", "0")
