@@ -128,6 +128,7 @@ FORBIDDEN_TO_ALL = [
 ]
 FORBIDDEN = {
     "publisher": [
+        ["PUBLISH", "snorky:{direct n1}", "as a node does"],
         ["EVAL", "return 1", "0"],
         ["SCRIPT", "LOAD", "return 1"],
         ["HSET", "snorky:{chat:lobby}:roster", "f", "v"],
