@@ -84,7 +84,7 @@ class Heartbeat:
         is_failing = False
         beats = 0
         loop = asyncio.get_running_loop()
-        while True:
+        while self._task is not None:  # not for ever: redis-py may swallow a cancellation that meets its answer
             began = loop.time()
             try:
                 await self._beat()

@@ -95,7 +95,7 @@ class RedisRevocations:
 
     async def _watch(self, watcher: Watcher) -> None:
         is_failing = False
-        while True:
+        while self._task is not None:  # not for ever: redis-py may swallow a cancellation that meets its answer
             await asyncio.sleep(self._interval_s)
             try:
                 await self._read(watcher)

@@ -1,6 +1,7 @@
 """Heartbeat: nodes are seen while they live and not after."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,19 @@ async def test_without_redis_it_neither_fails_nor_holds_up_the_end() -> None:
     async with Heartbeat(nowhere, prefix=PREFIX, node_id="a", state=dict, interval_s=0.2):
         await asyncio.sleep(0)
     assert loop.time() - began < 2.0
+
+
+async def test_stop_ends_a_beat_that_swallows_its_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library under it may: a cancellation that meets an answer is lost in there."""
+    beating = asyncio.Event()
+
+    async def swallow(_self: Heartbeat) -> None:
+        beating.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(Heartbeat, "_beat", swallow)
+    nowhere = RedisTarget.from_url("redis://127.0.0.1:1/0")
+    async with asyncio.timeout(5.0):
+        async with Heartbeat(nowhere, prefix="test", node_id="n1", state=dict, interval_s=0.05):
+            await beating.wait()
