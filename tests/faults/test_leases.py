@@ -27,7 +27,14 @@ from tests.support.tools import ROOT, eventually
 ROOM = "chat:room"
 ROOMS = [ROOM, *(f"chat:{number}" for number in range(49))]
 NAMES = "messaging:names"
-EITHER = pytest.mark.parametrize("timings", [pytest.param(FAST, id="fast"), pytest.param(REAL, id="real")])
+# with the promised timings on one kind of server only: it takes as long as the fault
+EITHER = pytest.mark.parametrize(
+    ("kind", "timings"),
+    [
+        *(pytest.param(kind, FAST, id=f"{kind}-fast") for kind in REAL_KINDS),
+        pytest.param(REAL_KINDS[0], REAL, id="real"),
+    ],
+)
 
 
 @pytest.fixture
@@ -36,10 +43,13 @@ def timings() -> Timings:
 
 
 @pytest.fixture(params=REAL_KINDS)
-async def cluster(request: pytest.FixtureRequest, tmp_path: Path, timings: Timings) -> AsyncIterator[RedisTestCluster]:
-    if timings is REAL and request.param != REAL_KINDS[0]:
-        pytest.skip("with the promised timings on one kind of server only: it takes as long as the fault")
-    async with open_cluster(request.param, tmp_path, timings=timings) as opened:
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def cluster(kind: str, tmp_path: Path, timings: Timings) -> AsyncIterator[RedisTestCluster]:
+    async with open_cluster(kind, tmp_path, timings=timings) as opened:
         assert isinstance(opened, RedisTestCluster)
         await opened.listen(*ROOMS)
         yield opened
