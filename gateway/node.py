@@ -215,7 +215,7 @@ class Node:
             self._metrics.limited.labels("channels_per_connection").inc()
             raise LimitExceeded("channels_per_connection", "Too many channels")
         known = self._hub.get(key)
-        template = Template(service, notification(channel)) if known is None else known.template  # it costs 12 us
+        template = Template(service, notification(channel)) if known is None else known.template  # once a channel
         self._hub.add(connection, key, template, is_held=is_held)
         try:
             # also where it is confirmed already: perhaps only for one who is about to give up
