@@ -42,6 +42,7 @@ class Metrics:
         self.build_info.labels(__version__, platform.python_version()).set(1)
 
         self.connections = gauge("connections", "Open client connections.", "transport", "encoding")
+        self.connections_limit = gauge("connections_limit", "limits.connections, +Inf if there is none.")
         self.connections_opened = counter("connections_opened_total", "Client connections accepted.", "transport")
         self.connections_closed = counter("connections_closed_total", "Client connections ended, by code.", "code")
         self.authentications = counter("authentications_total", "Tokens looked at, by outcome.", "outcome")

@@ -1,6 +1,7 @@
 """Admission: who the client is behind trusted proxies, and how many connections it may have."""
 
 import ipaddress
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ class Admission:
         self._limits = limits
         self._trusted_proxies = trusted_proxies
         self._metrics = metrics
+        metrics.connections_limit.set(limits.connections or math.inf)
         self._per_ip: Counter[str] = Counter()
         self._total = 0
 
@@ -48,18 +50,20 @@ class Admission:
         if limits.connections and self._total >= limits.connections:
             self._metrics.limited.labels("connections").inc()
             raise HandshakeRefused(503, "connections", "This node is full: try another one")
-        if limits.connections_per_ip and self._per_ip[ip] >= limits.connections_per_ip:
+        site = _site(ip)
+        if limits.connections_per_ip and self._per_ip[site] >= limits.connections_per_ip:
             self._metrics.limited.labels("connections_per_ip").inc()
             raise HandshakeRefused(429, "connections_per_ip", "Too many connections from this address")
         self._total += 1
-        self._per_ip[ip] += 1
+        self._per_ip[site] += 1
 
     def leave(self, ip: str) -> None:
         """Count one connection out."""
         self._total -= 1
-        self._per_ip[ip] -= 1
-        if self._per_ip[ip] <= 0:
-            del self._per_ip[ip]
+        site = _site(ip)
+        self._per_ip[site] -= 1
+        if self._per_ip[site] <= 0:
+            del self._per_ip[site]
 
     def _is_trusted(self, address: str) -> bool:
         if not self._trusted_proxies:
@@ -69,6 +73,19 @@ class Admission:
         except ValueError:
             return False
         return any(ip in network for network in self._trusted_proxies)
+
+
+def _site(ip: str) -> str:
+    """Tell whose address this is: one IPv4 address, or the /64 of an IPv6 one, of which a single host has them all."""
+    if ":" not in ip:
+        return ip
+    try:
+        address = ipaddress.IPv6Address(ip.partition("%")[0])
+    except ValueError:
+        return ip
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
 
 
 def _without_port(address: str) -> str:

@@ -1,6 +1,7 @@
 """Admission: whose address counts behind proxies, and how many connections one may have."""
 
 import ipaddress
+import math
 from typing import Any
 
 import pytest
@@ -97,6 +98,33 @@ def test_who_was_refused_is_not_counted() -> None:
             gate.enter("a")
     gate.leave("a")
     assert (gate._total, dict(gate._per_ip)) == (0, {})
+
+
+def test_the_addresses_of_one_ipv6_network_are_one_client_s() -> None:
+    gate = admission(Limits(connections_per_ip=2))
+    gate.enter("2001:db8:1:2::1")
+    gate.enter("2001:db8:1:2:ffff::9%eth0")
+    with pytest.raises(HandshakeRefused):
+        gate.enter("2001:db8:1:2::3")
+    gate.enter("2001:db8:1:3::1")
+    for ip in ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9%eth0", "2001:db8:1:3::1"):
+        gate.leave(ip)
+    assert (gate._total, dict(gate._per_ip)) == (0, {})
+
+
+def test_an_ipv4_address_is_one_client_s_however_it_is_written() -> None:
+    gate = admission(Limits(connections_per_ip=1))
+    gate.enter("::ffff:203.0.113.5")
+    gate.enter("::ffff:203.0.113.6")
+    with pytest.raises(HandshakeRefused):
+        gate.enter("203.0.113.5")
+
+
+def test_the_limit_is_among_the_metrics() -> None:
+    metrics = Metrics()
+    for limits, told in ((Limits(connections=7), 7.0), (Limits(connections=0), math.inf)):
+        Admission(limits, (), metrics)
+        assert metrics.registry.get_sample_value("snorky_connections_limit") == told
 
 
 def test_zero_is_no_limit() -> None:
