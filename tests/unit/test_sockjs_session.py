@@ -14,7 +14,7 @@ from tests.support.site import on_both_loops, until
 from tests.support.sockjs_site import QUICK, SockJSCaller, SockJSSite, frames_of, sockjs_site
 
 each_size = pytest.mark.parametrize("nodes", [1, 3])
-SLOW = Timing(disconnect_delay_s=20.0)
+ENDLESS = Timing(response_max_bytes=1 << 30, beat_s=QUICK.beat_s)
 
 
 def echo(*values: Any) -> str:
@@ -29,6 +29,13 @@ def values_of(text: str) -> list[Any]:
 
 async def send(client: SockJSCaller, *values: Any) -> None:
     assert await client.post("xhr_send", echo(*values)) == (204, "")
+
+
+def beat(site: SockJSSite) -> None:
+    """Let all sessions look at the clock now."""
+    for host in site.hosts:
+        for session in tuple(host.sockjs._sessions._sessions.values()):
+            session.beat()
 
 
 def connection_of(site: SockJSSite) -> Any:
@@ -87,7 +94,7 @@ async def test_a_second_receiver_is_turned_away_and_the_first_stays(nodes: int) 
 @pytest.mark.parametrize("name", ["xhr", "xhr_streaming"])
 @on_both_loops
 async def test_a_receiver_that_is_cut_ends_the_session(name: str, nodes: int) -> None:
-    async with sockjs_site(nodes, timing=SLOW) as site:
+    async with sockjs_site(nodes) as site:
         client = site.client()
         await client.open()
         if name == "xhr":
@@ -102,8 +109,6 @@ async def test_a_receiver_that_is_cut_ends_the_session(name: str, nodes: int) ->
         assert site.closed == 0  # it may come back and hear why
         assert await client.post("xhr") == (200, 'c[1002,"Connection interrupted"]\n')
         await until(lambda: site.closed == 1)
-        for host in site.hosts:
-            host.sockjs._sessions.abort_all()
 
 
 @each_size
@@ -113,9 +118,13 @@ async def test_a_closed_session_says_why_until_the_delay_is_over(nodes: int) -> 
         client = site.client()
         await client.open()
         connection_of(site).close(3000, "Go away!")
-        assert await client.post("xhr") == (200, 'c[3000,"Go away!"]\n')
+        for _ in range(2):
+            assert await client.post("xhr", at=0) == (200, 'c[3000,"Go away!"]\n')
+            site.clock.advance(4.9 / 2)
+            beat(site)
         assert site.total("connections_closed_total", code="other") == 1
-        await until(lambda: site.is_empty, within_s=5)
+        site.clock.advance(0.2)
+        await until(lambda: site.is_empty)
         assert await client.post("xhr") == (200, "o\n")  # the id is free again
 
 
@@ -125,7 +134,11 @@ async def test_who_does_not_come_back_is_let_go(nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
         await client.open()
-        await until(lambda: site.is_empty, within_s=5)
+        site.clock.advance(4.9)
+        beat(site)
+        assert site.connections == 1
+        site.clock.advance(0.2)
+        await until(lambda: site.is_empty)
         assert site.closed == 1
         assert site.total("connections_closed_total", code="1006") == 1
         assert await client.post("xhr_send", echo(1)) == (404, "")
@@ -134,12 +147,20 @@ async def test_who_does_not_come_back_is_let_go(nodes: int) -> None:
 @each_size
 @on_both_loops
 async def test_silence_is_broken_by_heartbeats(nodes: int) -> None:
-    async with sockjs_site(nodes, timing=Timing(heartbeat_s=0.1, disconnect_delay_s=1.0)) as site:
+    async with sockjs_site(nodes) as site:
         client = site.client()
         await client.open()
-        assert await client.post("xhr") == (200, "h\n")
+        poll = asyncio.create_task(client.post("xhr"))
+        await until(lambda: connection_of(site)._wire._drain is not None)
+        site.clock.advance(24.9)
+        beat(site)
+        await send(client, "before")  # had there been a heartbeat, the poll would have brought that
+        assert values_of((await poll)[1]) == ["before"]
         async with client.stream() as stream:
-            assert [await stream.content.readline() for _ in range(2)] == [b"h\n", b"h\n"]
+            await until(lambda: connection_of(site)._wire._drain is not None)
+            for _ in range(2):
+                site.clock.advance(25.0)
+                assert await stream.content.readline() == b"h\n"
 
 
 @each_size
@@ -209,7 +230,7 @@ async def test_what_waits_for_a_slow_client_is_bounded(nodes: int) -> None:
 @on_both_loops
 async def test_a_stream_that_is_not_read_is_bounded(nodes: int) -> None:
     limits = Limits(outbox_max_bytes=300_000)
-    async with sockjs_site(nodes, limits=limits, timing=Timing(response_max_bytes=1 << 30)) as site:
+    async with sockjs_site(nodes, limits=limits, timing=ENDLESS) as site:
         client = site.client()
         await client.open()
         async with client.stream() as stream:  # of three nodes: not the session's
@@ -223,14 +244,12 @@ async def test_a_stream_that_is_not_read_is_bounded(nodes: int) -> None:
                 assert written < 20_000_000
                 await asyncio.sleep(0)
             assert site.total("slow_consumers_closed_total") == 1
-        for host in site.hosts:
-            host.sockjs._sessions.abort_all()
 
 
 @each_size
 @on_both_loops
 async def test_a_stream_that_is_read_goes_on_past_what_may_be_under_way(nodes: int) -> None:
-    async with sockjs_site(nodes, timing=Timing(response_max_bytes=1 << 30, disconnect_delay_s=0.6)) as site:
+    async with sockjs_site(nodes, timing=ENDLESS) as site:
         client = site.client()
         await client.open()
         async with client.stream() as stream:  # of three nodes: not the session's
@@ -306,7 +325,7 @@ async def test_a_node_that_drains_makes_no_session_and_ends_its_own() -> None:
 
 @on_both_loops
 async def test_a_node_that_stops_lets_receivers_of_others_come_back() -> None:
-    async with sockjs_site(2, timing=SLOW) as site:
+    async with sockjs_site(2) as site:
         client = site.client()
         assert await client.post("xhr", at=0) == (200, "o\n")
         async with client.stream(at=1) as stream:
@@ -315,7 +334,6 @@ async def test_a_node_that_stops_lets_receivers_of_others_come_back() -> None:
             assert await frames_of(stream) == ["h"]
         await send(client, "kept")
         assert values_of((await client.post("xhr", at=0))[1]) == ["kept"]
-        site.hosts[0].sockjs._sessions.abort_all()
 
 
 @on_both_loops
@@ -333,7 +351,7 @@ async def test_nobody_is_told_what_the_cluster_does_not_know() -> None:
 
 @on_both_loops
 async def test_a_frame_lost_between_nodes_ends_the_session() -> None:
-    async with sockjs_site(2, timing=SLOW) as site:
+    async with sockjs_site(2) as site:
         client = site.client()
         assert await client.post("xhr", at=0) == (200, "o\n")
         async with client.stream(at=1) as stream:
@@ -346,7 +364,6 @@ async def test_a_frame_lost_between_nodes_ends_the_session() -> None:
             await send_at(client, "after", at=0)
             assert await frames_of(stream) == []
         assert await client.post("xhr", at=0) == (200, 'c[1002,"Connection interrupted"]\n')
-        site.hosts[0].sockjs._sessions.abort_all()
 
 
 async def send_at(client: SockJSCaller, value: Any, at: int) -> None:

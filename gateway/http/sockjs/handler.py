@@ -10,6 +10,7 @@ Rules:
 import asyncio
 import re
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import Any, Final
@@ -46,22 +47,36 @@ class SockJSHandler:
     Also: app.on_shutdown.append(sockjs.end), app.on_cleanup.append(sockjs.stop).
     """
 
-    def __init__(self, websockets: WebSocketHandler, *, timing: Timing | None = None) -> None:
+    def __init__(
+        self,
+        websockets: WebSocketHandler,
+        *,
+        timing: Timing | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._websockets = websockets
         self._timing = timing or Timing()
+        self._clock = clock
         public = websockets.public
         self._allowed_origins = frozenset(public.allowed_origins)
         self._iframe = IframePage(public.sockjs_client_url, public.allowed_origins)
 
     @cached_property
     def _peers(self) -> Peers:
-        return Peers(self._websockets.endpoint.node, self._sessions.get)
+        return Peers(self._websockets.endpoint.node, self._sessions.get, self._timing.beat_s)
 
     @cached_property
     def _sessions(self) -> Sessions:
         endpoint = self._websockets.endpoint
         # looked up late: each needs the other
-        return Sessions(endpoint.node, endpoint.registry, endpoint.admission, self._timing, lambda: self._peers.start())
+        return Sessions(
+            endpoint.node,
+            endpoint.registry,
+            endpoint.admission,
+            self._timing,
+            self._clock,
+            lambda: self._peers.start(),
+        )
 
     def routes(self, path: str) -> list[web.RouteDef]:
         """Make the routes for an aiohttp application. path: "/sockjs"."""

@@ -33,7 +33,6 @@ __all__ = ["Peers"]
 
 ANSWER_TIMEOUT_S: Final = 5.0
 SEND_TIMEOUT_S: Final = 30.0  # the owner may be waiting for a service that is busy
-TICK_S: Final = 1.0
 ALIVE_MAX: Final = 1_000  # numbers in one message
 _SERVICE: Final = "sockjs peer"  # no service can have this name
 
@@ -52,10 +51,11 @@ class _Forwarded:
 
 
 class Peers:
-    """One node's end. find: a session of this node by its id."""
+    """One node's end. find: a session of this node by its id. beat_s: how often the others are asked."""
 
-    def __init__(self, node: Node, find: Callable[[str], Session | None]) -> None:
+    def __init__(self, node: Node, find: Callable[[str], Session | None], beat_s: float) -> None:
         self._node = node
+        self._beat_s = beat_s
         self._lender = Lender(node.node_id, find, self._tell, self._schedule)
         self._forwarded: dict[str, _Forwarded] = {}
         self._sends: dict[str, asyncio.Future[Answer]] = {}
@@ -217,7 +217,7 @@ class Peers:
 
     def _schedule(self) -> None:
         if self._timer is None and (self._forwarded or self._lender.is_busy):
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+            self._timer = asyncio.get_running_loop().call_later(self._beat_s, self._tick)
 
     def _tick(self) -> None:
         self._timer = None

@@ -31,23 +31,27 @@ class Timing:
     heartbeat_s: float = 25.0  # proxies cut what is silent for 30 s
     disconnect_delay_s: float = 5.0  # without a receiver
     response_max_bytes: int = 131_072  # of one streaming response: browsers keep all of it
+    beat_s: float = 1.0  # how late a heartbeat, or the notice that a client has gone, may be
 
 
 class Session:
-    """One client. Its maker sets `on_removed`, told once when nothing of it is left."""
+    """One client. Its maker sets `on_removed`, told once when nothing of it is left. clock: monotonic seconds."""
 
     transport_name = "sockjs"
 
-    def __init__(self, node: Node, registry: ServiceRegistry, timing: Timing, remote_ip: str) -> None:
+    def __init__(
+        self, node: Node, registry: ServiceRegistry, timing: Timing, clock: Callable[[], float], remote_ip: str
+    ) -> None:
         self.slot = 0  # on the wheel
         self.on_removed: Callable[[], None] = lambda: None
         self._node = node
         self._registry = registry
         self._timing = timing
+        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._drain: Drain | None = None
         self._drained_bytes = 0  # into the present receiver
-        self._since_s = self._loop.time()  # of the last frame, or of the last receiver's end, or of the session's
+        self._since_s = self._clock()  # of the last frame, or of the last receiver's end, or of the session's
         self._is_open = False
         self._is_removed = False
         self._end: bytes | None = None  # its last frame
@@ -92,7 +96,7 @@ class Session:
             return
         drain.send(frame)
         self._drained_bytes += len(frame)
-        self._since_s = self._loop.time()
+        self._since_s = self._clock()
         if not drain.is_streaming or self._drained_bytes >= self._timing.response_max_bytes:
             self._detach()
         elif drain.buffered_bytes() > HIGH_WATER_BYTES:
@@ -100,7 +104,7 @@ class Session:
 
     def _detach(self) -> None:
         drain, self._drain = self._drain, None
-        self._since_s = self._loop.time()
+        self._since_s = self._clock()
         self.connection.pause()
         if drain is not None:
             drain.end()
@@ -113,6 +117,7 @@ class Session:
         """End: the client cut a receiver that had not ended."""
         if drain is self._drain:
             self._drain = None
+            drain.end()  # nobody cancels who writes the response
             self.connection.close(1002, "Connection interrupted")
 
     # -- what the client sends -----------------------------------------------------------------------------------
@@ -154,7 +159,7 @@ class Session:
     def close(self, code: int, reason: str) -> None:
         """Tell the client by its receiver, or by the next one within the delay."""
         self._close_code, self._end = code, end_frame(code, reason)
-        self._since_s = self._loop.time()
+        self._since_s = self._clock()
         self._may_read.set()
         if code == CloseCode.SLOW_CONSUMER:
             self._node.metrics.slow_consumers_closed.inc()
@@ -168,7 +173,7 @@ class Session:
 
     def beat(self) -> None:
         """Look whether the client is there, and show it that we are."""
-        silent_s = self._loop.time() - self._since_s
+        silent_s = self._clock() - self._since_s
         drain = self._drain
         if drain is not None:
             if drain.is_gone():

@@ -24,7 +24,6 @@ from gateway.sessions import Session as Login
 
 __all__ = ["Sessions"]
 
-BEAT_S = 1.0  # how late a heartbeat, or the notice that a client has gone, may be
 _NAMES = "sockjs sessions"  # no service can have this name
 _ATTEMPTS = 3  # somebody else may claim an id, or give it back, between our question and our claim
 
@@ -40,14 +39,16 @@ class Sessions:
         registry: ServiceRegistry,
         admission: Admission,
         timing: Timing,
+        clock: Callable[[], float],
         prepare: Callable[[], Awaitable[None]],
     ) -> None:
         self._node = node
         self._registry = registry
         self._admission = admission
         self._timing = timing
+        self._clock = clock
         self._prepare = prepare
-        self._wheel = Wheel(BEAT_S)
+        self._wheel = Wheel(timing.beat_s)
         self._sessions: dict[str, Session] = {}
         self._ownership = _ownership_of(node)
 
@@ -114,7 +115,7 @@ class Sessions:
         except BaseException:
             self._admission.leave(remote_ip)
             raise
-        session = Session(node, self._registry, self._timing, remote_ip)
+        session = Session(node, self._registry, self._timing, self._clock, remote_ip)
         session.on_removed = lambda: self._remove(session_id, session)
         if who is not None:
             try:
