@@ -195,31 +195,31 @@ def decode(data: bytes | memoryview, encoding: Encoding) -> Json:
     return decode_json(data) if encoding is _JSON else decode_msgpack(data)
 
 
-def encode_json(value: Json) -> bytes:
+def encode_json(value: Json, *, max_values: int = MAX_VALUES) -> bytes:
     """Write a value as compact UTF-8 JSON.
 
     value: as decoded, or of a service's own making: tuples, str enums, ordered dicts and other subclasses
-    are written as the plain type below them. Raises InvalidMessage: what no strict reader would take
-    (see the rules above), and every other type, a date or bytes included.
+    are written as the plain type below them. max_values: more only where no node reads it. Raises InvalidMessage:
+    what no strict reader would take (see the rules above), and every other type, a date or bytes included.
     """
     try:
-        return _json_encode(value if _verify(value) else _plain(value))
+        return _json_encode(value if _verify(value, max_values) else _plain(value))
     except UnicodeEncodeError as error:
         raise InvalidMessage("Lone surrogate in a string") from error
 
 
-def encode_msgpack(value: Json) -> bytes:
+def encode_msgpack(value: Json, *, max_values: int = MAX_VALUES) -> bytes:
     """Write a value as MessagePack; takes and refuses exactly what `encode_json` does."""
     try:
-        data: bytes = msgpack.packb(value if _verify(value) else _plain(value))
+        data: bytes = msgpack.packb(value if _verify(value, max_values) else _plain(value))
     except UnicodeEncodeError as error:
         raise InvalidMessage("Lone surrogate in a string") from error
     return data
 
 
-def encode(value: Json, encoding: Encoding) -> bytes:
+def encode(value: Json, encoding: Encoding, *, max_values: int = MAX_VALUES) -> bytes:
     """Write a value in an encoding. Raises InvalidMessage: as `encode_json`."""
-    return encode_json(value) if encoding is _JSON else encode_msgpack(value)
+    return (encode_json if encoding is _JSON else encode_msgpack)(value, max_values=max_values)
 
 
 def decode_envelope(data: bytes | memoryview, encoding: Encoding) -> Envelope:
@@ -244,7 +244,7 @@ def envelope_of(value: Json) -> Envelope:
     return Envelope(service, value["message"])
 
 
-def _verify(value: Any) -> bool:
+def _verify(value: Any, max_values: int = MAX_VALUES) -> bool:
     """Refuse what is no strict value; tell whether the plain types are all there is (else: `_plain`).
 
     Level by level instead of by recursion: neither depth, width nor a cycle can hurt. What the
@@ -255,7 +255,7 @@ def _verify(value: Any) -> bool:
     seen = 0
     for depth in range(MAX_DEPTH + 1):
         seen += len(level)
-        if seen > MAX_VALUES:
+        if seen > max_values:
             raise InvalidMessage("Too many values")
         below: list[Any] = []
         for item in level:

@@ -141,7 +141,8 @@ class Connection:
 
         For what goes to many, `Service.publish` encodes once for all. Raises InvalidMessage: no strict JSON value.
         """
-        self.write(self.dialect.frame(encode(value, self.dialect.encoding)))
+        # No node reads it, and every value takes a byte at least: a room may have more members than a message values.
+        self.write(self.dialect.frame(encode(value, self.dialect.encoding, max_values=self._outbox_max_bytes)))
 
     def close(self, code: int, reason: str = "") -> None:
         """End the connection: what waits here is dropped, a close frame is the last thing written. Idempotent."""

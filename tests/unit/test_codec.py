@@ -179,6 +179,9 @@ def test_number_of_values_is_the_same_limit_in_and_out(encoding: Encoding) -> No
     for more in ([0] * MAX_VALUES, {str(n): 0 for n in range(MAX_VALUES)}, [[0] * 4999, [0] * 4999]):
         with pytest.raises(InvalidMessage, match="many"):
             codec.encode(more, encoding)
+        with pytest.raises(InvalidMessage, match="many"):
+            codec.encode(more, encoding, max_values=MAX_VALUES)
+        assert codec.encode(more, encoding, max_values=MAX_VALUES + 1) == write[encoding](more)
         with pytest.raises(InvalidMessage):
             codec.decode(write[encoding](more), encoding)
 

@@ -1,9 +1,12 @@
 """The connection's outbox: nothing lost, nothing out of order, bounded in bytes, and silent once closed."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.codec import MAX_VALUES
 from gateway.connection import Connection
 from gateway.errors import CloseCode, InvalidMessage
 from tests.support.clients import JSON, FakeWire
@@ -164,6 +167,14 @@ def test_send_encodes_and_frames_or_raises_and_writes_nothing() -> None:
     with pytest.raises(InvalidMessage):
         connection.send({"service": "a", "message": object()})
     assert len(wire.writes) == 1
+
+
+def test_a_reply_may_have_more_values_than_a_message_of_a_client() -> None:
+    wire = FakeWire()
+    connection = Connection(wire, JSON, node_id="n", serial=7)
+    members = list(range(3 * MAX_VALUES))
+    connection.send({"service": "chat", "message": {"type": "response", "data": members}})
+    assert json.loads(wire.writes[0])["message"]["data"] == members
 
 
 def test_data_of_services_is_each_connections_own_and_costs_nothing_unused() -> None:
