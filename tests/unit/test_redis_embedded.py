@@ -20,8 +20,9 @@ from tests.support.redis_servers import require
 from tests.support.tools import eventually
 
 OWNER = """
-import asyncio
+import asyncio, signal
 from gateway.redis import EmbeddedServer
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without it
 async def main():
     async with EmbeddedServer() as server:
         print("running", server._process.pid, server.url, flush=True)
