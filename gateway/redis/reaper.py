@@ -10,6 +10,7 @@ Rules:
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -47,6 +48,7 @@ class Reaper:
         self._sweep = sweep
         self._sightings: dict[str, _Sighting] = {}
         self._looked_at = 0.0
+        self._next_end = math.inf  # loop time when a lease ends that is not renewed before
         self._task: asyncio.Task[None] | None = None
         self._sweeps: set[asyncio.Task[None]] = set()
 
@@ -72,18 +74,29 @@ class Reaper:
                 self._sightings.clear()  # the lease's failure is logged, and ours is the same
             except Exception as error:  # the top of a task
                 _log.exception("not looked for dead nodes", error=repr(error))
-            await asyncio.sleep(max(0.0, began + self._timings.look_s - loop.time()))
+            await asyncio.sleep(self._pause_s(began, loop.time()))
+
+    def _pause_s(self, began: float, now: float) -> float:
+        """Tell how long to wait: until the next look, or until a lease ends or a sighting is old enough before that."""
+        due = [sighting.at + self._timings.sighting_s for sighting in self._sightings.values()]
+        due.append(self._next_end)
+        return max(0.0, min([began + self._timings.look_s, *(at for at in due if at > now)]) - now)
 
     async def _look(self) -> None:
         keys = [leases_key(self._prefix), reaped_key(self._prefix)]
-        ((expired, due),) = await self._scripts.run(Call("look", keys, [b"%d" % LOOK_MAX]))
+        ahead_ms = b"%d" % round(self._timings.look_s * 1000)
+        ((leases, due),) = await self._scripts.run(Call("look", keys, [b"%d" % LOOK_MAX, ahead_ms]))
         now = asyncio.get_running_loop().time()
         if now - self._looked_at > self._timings.sighting_s:
             self._sightings.clear()  # this node stood still: what it saw before proves nothing
         self._looked_at = now
         before, self._sightings = self._sightings, {}
         dead = []
-        for owner in (text.decode() for text in expired):
+        self._next_end = math.inf
+        for owner, ended_ms in zip((text.decode() for text in leases[::2]), leases[1::2], strict=True):
+            if ended_ms < 0:
+                self._next_end = min(self._next_end, now - ended_ms / 1000)
+                continue
             sighting = before.get(owner) or _Sighting(now, self._lease.renewals)
             self._sightings[owner] = sighting
             if now - sighting.at >= self._timings.sighting_s and self._lease.renewals > sighting.renewals:

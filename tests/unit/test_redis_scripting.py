@@ -14,7 +14,7 @@ from tests.support.scripted_redis import Command, ScriptedRedis
 from tests.unit.test_redis_commander import commander
 
 FOLDER = Path(gateway.redis.scripting.__file__).parent / "scripts"
-RENEW, LOOK = Call("renew", [b"l", b"c"], [b"o", b"1"]), Call("look", [b"l", b"r"], [b"1"])
+RENEW, LOOK = Call("renew", [b"l", b"c"], [b"o", b"1"]), Call("look", [b"l", b"r"], [b"1", b"0"])
 ECHO = command(b"ECHO", b"x")
 
 

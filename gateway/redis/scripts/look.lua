@@ -1,10 +1,15 @@
 #!lua flags=no-writes
--- List owners whose lease has expired, and dead ones that are to be swept again.
--- KEYS leases, reaped    ARGV max
--- Returns {expired, due}.
+-- List owners whose lease has expired or will soon, and dead ones that are to be swept again.
+-- KEYS leases, reaped    ARGV max, ahead_ms: what soon is
+-- Returns {{owner, milliseconds since its lease ended, negative: until then, ...}, due}.
 local time = redis.call('TIME')
-local now_ms = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local soon_ms = string.format('%d', now_ms + ARGV[2])
+local expired = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', soon_ms, 'WITHSCORES', 'LIMIT', '0', ARGV[1])
+for at = 2, #expired, 2 do
+  expired[at] = now_ms - expired[at]
+end
 return {
-  redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms, 'LIMIT', '0', ARGV[1]),
-  redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now_ms, 'LIMIT', '0', ARGV[1]),
+  expired,
+  redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', string.format('%d', now_ms), 'LIMIT', '0', ARGV[1]),
 }
