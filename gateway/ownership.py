@@ -166,6 +166,14 @@ class Ownership:
         belongings = self._belongings.get(connection.serial)
         return () if belongings is None else belongings.names
 
+    def holds(self, connection: Connection, names: str, name: str) -> bool:
+        """True if a connection holds a name, or is about to. Raises BrokerUnavailable: it may have lost it."""
+        if (names, name) not in self.names_of(connection):
+            return False
+        if not self.directory.is_sure:
+            raise BrokerUnavailable("names may have been lost")
+        return True
+
     def forget(self, connection: Connection) -> None:
         """Give back what a connection owned: it has gone."""
         if self._belongings.pop(connection.serial, None) is not None:

@@ -234,8 +234,11 @@ class Names:
         return sorted(map(channel_of, names), key=canonical)
 
     def is_held(self, connection: Connection, name: Any) -> bool:
-        """True if a connection of this node holds a name, or is about to; asks nobody. Raises InvalidChannel."""
-        return (self._service, channel_name(name)) in self._cluster.ownership.names_of(connection)
+        """True if a connection of this node holds a name, or is about to; asks nobody.
+
+        Raises InvalidChannel; BrokerUnavailable: this node was away, and the name may be somebody else's by now.
+        """
+        return self._cluster.ownership.holds(connection, self._service, channel_name(name))
 
     def count(self, connection: Connection) -> int:
         """Tell how many names a connection of this node holds; asks nobody."""

@@ -63,15 +63,19 @@ class MessagingService(RPCService):
     @rpc_command(name="send")
     async def send_message(self, request: Request, sender: Any, dest: Any, body: Any) -> None:
         """Send a message from a name of one's own to any name."""
-        if not self.names.is_held(request.connection, sender):
-            raise RPCError("Invalid sender", "invalid_sender")
+        self._demand_held(request, sender)
         message = {"type": "message", "sender": sender, "dest": dest, "body": body}
         gone = None
         for _ in range(_ATTEMPTS):
             owner = await self.names.find(dest)
             if owner is None or owner == gone:
                 break
+            self._demand_held(request, sender)  # it may have been lost while Redis was asked
             if await self.direct.send(owner, message):
                 return
             gone = owner
         raise RPCError("Unknown destination", "unknown_destination")
+
+    def _demand_held(self, request: Request, sender: Any) -> None:
+        if not self.names.is_held(request.connection, sender):
+            raise RPCError("Invalid sender", "invalid_sender")

@@ -125,6 +125,10 @@ class RedisDirectory:
         """True while this node may enter and claim: its lease is held, and direct messages reach it."""
         return self._lease.is_held and self._heard.is_set()
 
+    @property
+    def is_sure(self) -> bool:
+        return self._lease.is_held and not self._upkeep.is_asserting
+
     async def start(self, asserter: Asserter) -> None:
         self._asserter = asserter
         for commander in self._commanders:

@@ -53,6 +53,7 @@ class Upkeep:
         self._asserter: Asserter | None = None
         self._former: list[str] = []  # fenced incarnations that are to be swept
         self._assertion: str | None = None  # "joined", "quietly"
+        self._is_at_it = False  # all is being asserted again
         self._suspects: set[NameHeld] = set()
         self._todo = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -61,6 +62,11 @@ class Upkeep:
     def is_idle(self) -> bool:
         """True if no work is left."""
         return not (self._former or self._assertion or self._suspects or self._ledger.has_debts)
+
+    @property
+    def is_asserting(self) -> bool:
+        """True until all is asserted again that others or Redis may have thought gone."""
+        return bool(self._former or self._assertion or self._is_at_it)
 
     def start(self, asserter: Asserter) -> None:
         """Begin; returns at once."""
@@ -126,6 +132,7 @@ class Upkeep:
         if self._assertion is None or self._asserter is None:
             return
         how, self._assertion = self._assertion, None
+        self._is_at_it = True
         try:
             owner = self._lease.owner
             members = [
@@ -140,6 +147,8 @@ class Upkeep:
         except BaseException:
             self._assertion = "joined" if "joined" in (how, self._assertion) else "quietly"
             raise
+        finally:
+            self._is_at_it = False
         _log.warning("asserted again", how=how, members=len(members), names=len(names))
 
     async def _assert_members(self, owner: str, members: Sequence[tuple[Place, Member]], *, is_quiet: bool) -> None:

@@ -5,7 +5,8 @@
     await a.start(node_a); await b.start(node_b)
 
 Scriptable: `cluster.is_failing` (all raises BrokerUnavailable), `directory.die()` (the node is gone; the others reap
-it), `directory.fence()` (reaped while it was away, and back), `cluster.flush()` (all state lost, asserted again).
+it), `directory.fence()` (reaped while it was away, and back), `directory.is_sure` (whether it may be away),
+`cluster.flush()` (all state lost, asserted again).
 """
 
 import asyncio
@@ -105,6 +106,7 @@ class MemoryDirectory:
         self._node_id = node_id
         self._incarnation = secrets.token_hex(6)
         self._asserter: Asserter | None = None
+        self.is_sure = True
 
     @property
     def incarnation(self) -> str:

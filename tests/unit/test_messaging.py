@@ -93,6 +93,28 @@ async def test_sender_must_be_ones_own_name() -> None:
         assert bob.notifications == []
 
 
+async def test_nobody_sends_under_a_name_that_may_be_somebody_elses_by_now() -> None:
+    async with town(2, services) as nodes:
+        alice, bob = nodes.client(0), nodes.client(1)
+        await register(alice, "alice")
+        await register(bob, "bob")
+        directory = nodes.directories[0]
+        directory.is_sure = False
+        assert await send(alice, "alice", "bob") == "Error: Temporarily unavailable"
+        assert await send(alice, "bob", "bob") == "Error: Invalid sender"
+        assert await send(bob, "bob", "alice") is None, "who can be reached is not asked"
+        find, directory.is_sure = directory.find, True
+
+        async def stall(names: str, name: str) -> Any:
+            directory.is_sure = False
+            return await find(names, name)
+
+        directory.find = stall  # type: ignore[method-assign]  # it stands still while it is asked
+        assert await send(alice, "alice", "bob") == "Error: Temporarily unavailable"
+        await settle()
+        assert bob.notifications == []
+
+
 async def test_destination_that_has_just_gone_is_unknown() -> None:
     async with town(2, services) as nodes:
         alice, bob = nodes.client(0), nodes.client(1)
