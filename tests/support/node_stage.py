@@ -88,11 +88,12 @@ class NodeStage:
     def __init__(self, nodes: Sequence[NodeProcess], redis: RedisProcess, session: aiohttp.ClientSession) -> None:
         self.nodes = nodes
         self.redis = redis
-        self._session = session
+        self.session = session
 
-    async def socket(self, number: int) -> aiohttp.ClientWebSocketResponse:
+    async def socket(self, number: int, *, token: str | None = None) -> aiohttp.ClientWebSocketResponse:
         """Connect to the node whose turn it is."""
-        return await self._session.ws_connect(self.nodes[number % len(self.nodes)].websocket_url)
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        return await self.session.ws_connect(self.nodes[number % len(self.nodes)].websocket_url, headers=headers)
 
     async def client(self, number: int, identity: str | None) -> SocketActor:
         """Connect to the node whose turn it is, and say who it is."""
@@ -105,7 +106,7 @@ class NodeStage:
     async def backend(self, number: int, envelope: Any) -> Any:
         """Ask the private side of the node whose turn it is."""
         node = self.nodes[number % len(self.nodes)]
-        async with self._session.post(f"http://127.0.0.1:{node.private_port}/backend", json=envelope) as response:
+        async with self.session.post(f"http://127.0.0.1:{node.private_port}/backend", json=envelope) as response:
             return await response.json()
 
     async def is_clean(self, *, within_s: float = 5.0) -> None:

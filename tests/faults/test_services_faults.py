@@ -1,0 +1,164 @@
+"""Chat members, names and cursors under faults: three node processes, 10,000 of each on the one that is struck.
+
+The scenes are played on one stage, one after the other, for it takes longer to fill than a node to die. Each finds
+everybody there and leaves everybody there, but for the last.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from tests.support.multitude import Caller, names_of, rooms_of
+from tests.support.scene import Scene, open_scene
+from tests.support.tools import eventually
+
+pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.asyncio(loop_scope="module")]
+
+GONE_WITHIN_S = 15.0
+BACK_WITHIN_S = 10.0
+HEALED_WITHIN_S = 3.0
+REAPED_WITHIN_S = 6.0  # after a pause: all leases have ended, and two sightings are 3 s apart
+FIRST = 0  # the node of the multitude
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
+    async with open_scene(tmp_path_factory.mktemp("services")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def scene(stage: Scene) -> Scene:
+    stage.begin()
+    assert len(stage.multitude.cursors) == 10_000, "a scene before this one has failed"
+    return stage
+
+
+async def are_ready(scene: Scene) -> bool:
+    return all([await node.status("/readyz") == 200 for node in scene.stage.nodes])
+
+
+async def test_after_flushall_all_is_asserted_again_quietly_within_ten_seconds(scene: Scene) -> None:
+    async with Redis.from_url(scene.stage.redis.url) as client:
+        await client.flushall()
+    began = time.monotonic()
+    await scene.until_listed(scene.multitude.names, within_s=BACK_WITHIN_S)
+    print(f"asserted again after {time.monotonic() - began:.1f} s")
+    await scene.look()
+    assert time.monotonic() - began < BACK_WITHIN_S
+    taken = await scene.witnesses[0].call("messaging", "registerParticipant", name=names_of(7)[0])
+    assert taken["message"] == "Name already registered"
+    await scene.fence()
+    scene.check_heard({})
+
+
+async def test_a_pause_of_redis_for_twelve_seconds_makes_nobody_leave(scene: Scene) -> None:
+    members = scene.multitude.callers
+    redis = scene.stage.redis
+    redis.freeze()
+    try:
+        await asyncio.sleep(12.0)  # the fault
+        refused = await members[1].call("messaging", "registerParticipant", name="in the pause", within_s=1.0)
+        assert refused["code"] == "unavailable", "a node without a lease refuses at once"
+    finally:
+        redis.thaw()
+    thawed = time.monotonic()
+    await eventually(lambda: are_ready(scene), within_s=HEALED_WITHIN_S, what="all nodes are ready")
+    await works(scene)
+    await asyncio.sleep(max(0.0, thawed + REAPED_WITHIN_S - time.monotonic()))  # absence over time is what is tested
+    await scene.fence()
+    scene.check_heard({})
+    await scene.look()
+    assert not [number for number, member in members.items() if member.closed.done()]
+
+
+async def works(scene: Scene) -> None:
+    """Do everything once."""
+    members, witness = scene.multitude.callers, scene.witnesses[0]
+    for number in range(0, 100, 10):
+        await scene.say(members[number], rooms_of(number)[3])
+    name = names_of(5)[2]
+    await members[5].ask("messaging", "send", sender=name, dest=witness.identity, body="there")
+    await witness.until(
+        lambda: [each for each in witness.messages if each.get("sender") == name], within_s=5, what="it"
+    )
+    await witness.ask("messaging", "send", sender=witness.identity, dest=name, body="and back")
+    await members[6].ask("messaging", "registerParticipant", name="new")
+    assert (await witness.call("messaging", "registerParticipant", name="new"))["type"] == "error"
+    await members[6].ask("messaging", "unregisterParticipant", name="new")
+    await witness.ask("messaging", "registerParticipant", name="new")
+    await witness.ask("messaging", "unregisterParticipant", name="new")
+    cursor = next(iter(scene.multitude.cursors.values()))
+    owner, private = members[int(cursor["owner"].split()[1])], cursor["position"]
+    cursor["status"] = "blinking"
+    await owner.ask("cursors", "updateCursor", privateHandle=private, newData={"status": "blinking"})
+    await scene.until_told({"type": "cursorUpdated", "cursor": cursor})
+
+
+async def test_a_node_stopped_for_twenty_seconds_leaves_once_and_joins_once(scene: Scene) -> None:
+    multitude, (claimer, other) = scene.multitude, scene.witnesses
+    rivals = {number: names_of(number)[0] for number in range(5)}  # these lose a name each
+    gone, back = multitude.told("left", "cursorRemoved"), multitude.told("joined", "cursorAdded")
+    closed = multitude.told("left", "cursorRemoved", rivals)
+    node = scene.stage.nodes[FIRST]
+    node.freeze()
+    frozen = time.monotonic()
+    try:
+        formers = [
+            asyncio.create_task(is_taken_from(multitude.callers[number], name, other))
+            for number, name in rivals.items()
+        ]
+        await scene.until_heard(gone, within_s=GONE_WITHIN_S)
+        await scene.until_listed(set(), within_s=frozen + GONE_WITHIN_S - time.monotonic())
+        for name in rivals.values():
+            await claimer.ask("messaging", "registerParticipant", name=name)
+        await asyncio.sleep(max(0.0, frozen + 20.0 - time.monotonic()))  # the rest of the fault
+    finally:
+        node.thaw()
+    thawed = time.monotonic()
+    assert not any([await former for former in formers]), "two used a name"
+    async with asyncio.timeout(BACK_WITHIN_S):
+        assert [await multitude.callers[number].closed for number in rivals] == [4010] * len(rivals)
+    await scene.until_heard(Counter(gone) + Counter(back) + Counter(closed), within_s=2 * BACK_WITHIN_S)
+    print(f"fenced, asserted again and heard of after {time.monotonic() - thawed:.1f} s")
+    for witness in scene.witnesses:
+        assert Counter(witness.heard[len(gone) : len(gone) + len(back)]) == Counter(back), "who lost a name left last"
+    assert await is_taken_from(claimer, rivals[0], other)
+    for number, name in rivals.items():
+        await claimer.ask("messaging", "unregisterParticipant", name=name)
+        multitude.forget(number)
+    await scene.look()
+    assert not [number for number, member in multitude.callers.items() if member.closed.done()]
+    await multitude.come(rivals)
+    await scene.fence()
+
+
+async def is_taken_from(caller: Caller, name: str, other: Caller) -> bool:
+    """Send something under a name; True if it was taken."""
+    try:
+        answer = await caller.call("messaging", "send", sender=name, dest=other.identity, body=None)
+    except ConnectionError:
+        return False
+    return bool(answer["type"] == "response")
+
+
+async def test_what_a_killed_node_had_is_gone_within_fifteen_seconds_with_one_left_each(scene: Scene) -> None:
+    multitude, claimer = scene.multitude, scene.witnesses[0]
+    scene.stage.nodes[FIRST].kill()
+    killed = time.monotonic()
+    await scene.until_heard(multitude.told("left", "cursorRemoved"), within_s=GONE_WITHIN_S)
+    await scene.until_listed(set(), within_s=killed + GONE_WITHIN_S - time.monotonic())
+    print(f"10,000 members, names and cursors gone after {time.monotonic() - killed:.1f} s")
+    names = [names_of(number)[0] for number in range(0, 500, 10)]
+    await asyncio.gather(*(claimer.ask("messaging", "registerParticipant", name=name) for name in names))
+    await asyncio.gather(*(claimer.ask("messaging", "unregisterParticipant", name=name) for name in names))
+    for number in list(multitude.callers):
+        multitude.forget(number)
+    await scene.look()
+    await scene.fence()
+    assert len(scene.witnesses[0].heard) == 20_000

@@ -1,0 +1,133 @@
+"""The stage for faults of services: three node processes, a multitude on the first, a witness on each of the others.
+
+    async with open_scene(tmp_path) as scene:
+        scene.begin()                                     # from here on is listened
+        ... a fault ...
+        await scene.until_heard(scene.multitude.told("left", "cursorRemoved"), within_s=15)
+        await scene.look()                                # whoever comes now finds all as it should be
+
+Twins are identities with a connection on the first node and another on the second: who is still there does not leave.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.support.multitude import DOCUMENTS, ROOMS, Caller, Heard, Multitude, Witness, rooms_of
+from tests.support.node_stage import NodeStage, node_stage
+from tests.support.tools import eventually
+
+__all__ = ["Scene", "open_scene"]
+
+TWINS = 3
+HEARD_WITHIN_S = 5.0
+# A witness is in everything, and ten thousand notices are 2 MB in a moment.
+LIMITS = {"SNORKY_LIMITS__CHANNELS_PER_CONNECTION": "5000", "SNORKY_LIMITS__OUTBOX_MAX_BYTES": "100000000"}
+
+
+class Scene:
+    """Who is there."""
+
+    def __init__(self, stage: NodeStage) -> None:
+        self.stage = stage
+        self.multitude = Multitude(stage, 0)
+        self.witnesses: list[Witness] = []
+        self.twins: list[tuple[Caller, ...]] = []
+        self._looks = self._said = 0
+
+    async def enter(self) -> None:
+        """Let everybody come. Each coming is heard once."""
+        self.witnesses = [await Witness.come(self.stage, node, f"witness {node}") for node in (1, 2)]
+        await asyncio.gather(*(witness.enter() for witness in self.witnesses))
+        self.begin()
+        await self.multitude.come()
+        await self.until_heard(self.multitude.told("joined", "cursorAdded"), within_s=10.0)
+        for number in range(TWINS):
+            pair = [await Caller.come(self.stage, node, f"twin {number}") for node in (0, 1)]
+            for caller in pair:
+                await asyncio.gather(*(caller.ask("chat", "join", channel=room) for room in rooms_of(number)))
+            self.twins.append(tuple(pair))
+        await self.fence()
+
+    def begin(self) -> None:
+        """Listen from now on."""
+        for witness in self.witnesses:
+            witness.heard.clear()
+            witness.messages.clear()
+
+    async def until_heard(self, expected: Mapping[Heard, int], *, within_s: float) -> None:
+        """Wait until both witnesses have heard that much. Raises AssertionError: it is not that what they heard."""
+        count = sum(expected.values())
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + within_s
+        for witness in self.witnesses:
+            left_s = deadline_s - loop.time()
+            await witness.until(lambda heard=witness.heard: len(heard) >= count, within_s=left_s, what=f"{count} heard")
+        self.check_heard(expected)
+
+    def check_heard(self, expected: Mapping[Heard, int]) -> None:
+        """Hold what the witnesses heard against what they should have. Raises AssertionError."""
+        for witness in self.witnesses:
+            heard = Counter(witness.heard)
+            missing, surplus = Counter(expected) - heard, heard - Counter(expected)
+            assert not missing and not surplus, (
+                f"{witness.identity}: {missing.total()} not heard, as {list(missing.items())[:3]}; "
+                f"{surplus.total()} not expected, as {list(surplus.items())[:3]}"
+            )
+
+    async def fence(self) -> None:
+        """Let come what Redis has for the witnesses by now."""
+        await self.say(self.witnesses[0], ROOMS[0])
+
+    async def say(self, caller: Caller, room: str) -> None:
+        """Let somebody say something in a room, and the witnesses hear it."""
+        self._said += 1
+        body = f"{self._said} by {caller.identity}"
+        await caller.ask("chat", "send", channel=room, body=body)
+        await self.until_told({"type": "message", "channel": room, "body": body})
+
+    async def until_told(self, message: Mapping[str, object], witnesses: Sequence[Witness] = ()) -> None:
+        """Wait until these witnesses, or both, were told something with these fields."""
+        for witness in witnesses or self.witnesses:
+            await witness.until(
+                lambda messages=witness.messages: any(message.items() <= each.items() for each in messages),
+                within_s=HEARD_WITHIN_S,
+                what=f"{witness.identity} is told {message}",
+            )
+
+    async def until_listed(self, names: Set[str], *, within_s: float) -> None:
+        """Wait until these names are held, and no other but the witnesses'."""
+        expected = names | {witness.identity for witness in self.witnesses}
+
+        async def is_listed() -> bool:
+            return set(await self.witnesses[0].ask("messaging", "listParticipants")) == expected
+
+        await eventually(is_listed, within_s=within_s, what=f"{len(expected)} names are held")
+
+    async def look(self) -> None:
+        """Let somebody come who has heard nothing yet, and find all as it should be."""
+        self._looks += 1
+        looker = await Caller.come(self.stage, 2, f"looker {self._looks}")
+        await self.until_listed(self.multitude.names, within_s=0.0)
+        answers = await asyncio.gather(*(looker.ask("chat", "join", channel=room) for room in ROOMS))
+        members = self.multitude.members
+        others = {each.identity for each in [looker, *self.witnesses]}
+        twins = {room: f"twin {number}" for number in range(TWINS) for room in rooms_of(number)}
+        for room, answer in zip(ROOMS, answers, strict=True):
+            assert set(answer["members"]) == members[room] | others | ({twins[room]} if room in twins else set()), room
+        answers = await asyncio.gather(*(looker.ask("cursors", "join", document=each) for each in DOCUMENTS))
+        shown = [cursor for answer in answers for cursor in answer["cursors"]]
+        assert {each["publicHandle"]: each for each in shown} == self.multitude.cursors
+        assert len(shown) == len(self.multitude.cursors)
+        await looker.go()
+
+
+@asynccontextmanager
+async def open_scene(directory: Path) -> AsyncIterator[Scene]:
+    """Let everybody come."""
+    async with node_stage(directory, 3, env=LIMITS) as stage:
+        scene = Scene(stage)
+        await scene.enter()
+        yield scene
