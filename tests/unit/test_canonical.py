@@ -166,7 +166,9 @@ def test_python_values_are_taken_for_the_json_they_are() -> None:
     assert canonical(OrderedDict([(Room.LOBBY, 1), ("a", 2)])) == '{"a":2,"lobby":1}'
 
 
-@pytest.mark.parametrize("value", [b"a", {1: 2}, {None: 1}, {"a": b""}, {1, 2}, object(), 1j], ids=repr)
+@pytest.mark.parametrize(
+    "value", [b"a", {1: 2}, {None: 1}, {"a": b""}, {1, 2}, object(), 1j], ids=lambda value: type(value).__name__
+)
 def test_what_is_no_json_value_is_no_channel(value: Any) -> None:
     with pytest.raises(InvalidChannel):
         channel_name(value)
