@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from tests.support.multitude import Caller, names_of, rooms_of
+from tests.support.multitude import MEMBERS, Caller, names_of, rooms_of
 from tests.support.scene import Scene, open_scene
 from tests.support.tools import eventually
 
@@ -35,7 +35,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
 @pytest.fixture
 def scene(stage: Scene) -> Scene:
     stage.begin()
-    assert len(stage.multitude.cursors) == 10_000, "a scene before this one has failed"
+    assert len(stage.multitude.cursors) == MEMBERS, "a scene before this one has failed"
     return stage
 
 
@@ -153,7 +153,7 @@ async def test_what_a_killed_node_had_is_gone_within_fifteen_seconds_with_one_le
     killed = time.monotonic()
     await scene.until_heard(multitude.told("left", "cursorRemoved"), within_s=GONE_WITHIN_S)
     await scene.until_listed(set(), within_s=killed + GONE_WITHIN_S - time.monotonic())
-    print(f"10,000 members, names and cursors gone after {time.monotonic() - killed:.1f} s")
+    print(f"{MEMBERS:,} members, names and cursors gone after {time.monotonic() - killed:.1f} s")
     names = [names_of(number)[0] for number in range(0, 500, 10)]
     await asyncio.gather(*(claimer.ask("messaging", "registerParticipant", name=name) for name in names))
     await asyncio.gather(*(claimer.ask("messaging", "unregisterParticipant", name=name) for name in names))
@@ -161,4 +161,4 @@ async def test_what_a_killed_node_had_is_gone_within_fifteen_seconds_with_one_le
         multitude.forget(number)
     await scene.look()
     await scene.fence()
-    assert len(scene.witnesses[0].heard) == 20_000
+    assert len(scene.witnesses[0].heard) == 2 * MEMBERS
