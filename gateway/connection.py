@@ -148,8 +148,11 @@ class Connection:
         """End the connection: what waits here is dropped, a close frame is the last thing written. Idempotent."""
         if self._is_closed:
             return
-        self.mark_closed()
-        self._wire.close(code, reason)
+        self._is_closed, self.write = True, _discard
+        try:
+            self._wire.close(code, reason)  # it may take what is held
+        finally:
+            self.mark_closed()
 
     def mark_closed(self) -> None:
         """Discard what waits and whatever is written from now on. For wires, when the peer has gone."""
@@ -171,6 +174,11 @@ class Connection:
         self.write = self._wire.write
         if held:
             self._wire.write(b"".join(held))
+
+    def take_held(self) -> bytes:
+        """Take what waits here. For wires, as they close: nobody waits for a client that is only between two requests."""
+        held, self._outbox, self._outbox_bytes = self._outbox, None, 0
+        return b"".join(held or ())
 
     def pause_reading(self) -> None:
         """Take no more messages from the peer for now."""

@@ -129,6 +129,24 @@ async def test_a_closed_session_says_why_until_the_delay_is_over(nodes: int) -> 
 
 
 @each_size
+@pytest.mark.parametrize("name", ["xhr", "xhr_streaming"])
+@on_both_loops
+async def test_what_was_said_before_the_end_is_heard_before_it(name: str, nodes: int) -> None:
+    async with sockjs_site(nodes) as site:
+        client = site.client()
+        await client.open()
+        await send(client, 1, 2)
+        connection_of(site).close(4501, "Bad token")
+        if name == "xhr":
+            assert values_of((await client.post("xhr"))[1]) == [1, 2]
+            assert await client.post("xhr") == (200, 'c[4501,"Bad token"]\n')
+        else:
+            async with client.stream() as stream:
+                said, end = await frames_of(stream)
+                assert (values_of(said), end) == ([1, 2], 'c[4501,"Bad token"]')
+
+
+@each_size
 @on_both_loops
 async def test_who_does_not_come_back_is_let_go(nodes: int) -> None:
     async with sockjs_site(nodes) as site:
@@ -320,6 +338,7 @@ async def test_a_node_that_drains_makes_no_session_and_ends_its_own() -> None:
         assert (await second.post("xhr", at=0))[0] == 503
         assert (await first.post("xhr_send", echo(1), at=1))[0] == 204
         connection_of(site).close(CloseCode.GOING_AWAY, "Going away")
+        assert values_of((await first.post("xhr", at=1))[1]) == [1]
         assert await first.post("xhr", at=1) == (200, 'c[1001,"Going away"]\n')
 
 

@@ -4,7 +4,8 @@ Rules:
 - One receiver at a time: a second one is told 2010 and ends; the first stays.
 - Between two receivers what is written waits in the Connection, bounded in bytes like everybody's.
 - A receiver that the client cut ends the session (1002): what was on its way is lost, and a session has no holes.
-- A session that ended is kept for the delay of a disconnect, so that the next receiver hears why.
+- A session that ended is kept for the delay of a disconnect, so that the next receiver hears why; and before that what
+  was written for it, unless there would be a hole (1002) or it is too much (4008).
 - Its connection leaves the node when the client was told, or when the delay is over.
 """
 
@@ -55,6 +56,7 @@ class Session:
         self._is_open = False
         self._is_removed = False
         self._end: bytes | None = None  # its last frame
+        self._before_end = b""  # messages that were waiting for a receiver when it came
         self._close_code: int = CloseCode.ABNORMAL
         self._may_read = asyncio.Event()
         self._may_read.set()
@@ -67,9 +69,7 @@ class Session:
     def attach(self, drain: Drain) -> None:
         """Let a receiver have what there is, and what comes. It is ended by the session."""
         if self._end is not None:
-            drain.send(self._end)
-            drain.end()
-            self._leave_node()  # now it knows
+            self._tell_end(drain, self._end)
             return
         if self._drain is not None:
             drain.send(_STILL_OPEN)
@@ -89,6 +89,15 @@ class Session:
         if drain is self._drain:
             drain.send(HEARTBEAT)
             self._detach()
+
+    def _tell_end(self, drain: Drain, end: bytes) -> None:
+        last, self._before_end = self._before_end, b""
+        if last:
+            drain.send(array_of(last))
+        if not last or drain.is_streaming:  # else the next one hears it
+            drain.send(end)
+            self._leave_node()  # now it knows
+        drain.end()
 
     def _send(self, frame: bytes) -> None:
         drain = self._drain
@@ -164,6 +173,8 @@ class Session:
         if code == CloseCode.SLOW_CONSUMER:
             self._node.metrics.slow_consumers_closed.inc()
         drain, self._drain = self._drain, None
+        if drain is None and code not in (CloseCode.PROTOCOL_ERROR, CloseCode.SLOW_CONSUMER):
+            self._before_end = self.connection.take_held()
         if drain is not None:
             drain.send(self._end)
             drain.end()
@@ -187,7 +198,7 @@ class Session:
         """End at once. Idempotent."""
         if self._is_removed:
             return
-        self._is_removed = True
+        self._is_removed, self._before_end = True, b""
         self._may_read.set()
         self.connection.mark_closed()
         drain, self._drain = self._drain, None
