@@ -176,7 +176,7 @@ class Connection:
             self._wire.write(b"".join(held))
 
     def take_held(self) -> bytes:
-        """Take what waits here. For wires, as they close: nobody waits for a client that is only between two requests."""
+        """Take what waits here. For wires, as they close: that of a client which is only between two requests."""
         held, self._outbox, self._outbox_bytes = self._outbox, None, 0
         return b"".join(held or ())
 

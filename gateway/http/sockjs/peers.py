@@ -161,7 +161,9 @@ class Peers:
 
     def _on_frame(self, number: str, place: int, text: str) -> None:
         forwarded = self._in_turn(number, place)
-        if forwarded is not None:
+        if forwarded is not None and forwarded.outlet.is_gone():
+            self._drop(number)
+        elif forwarded is not None:
             forwarded.outlet.send(text.encode())
 
     def _on_end(self, number: str, place: int) -> None:

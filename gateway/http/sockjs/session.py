@@ -103,6 +103,9 @@ class Session:
         drain = self._drain
         if drain is None:  # a write that was under way
             return
+        if drain.is_gone():  # it was cut since the last beat
+            self._on_lost(drain)
+            return
         drain.send(frame)
         self._drained_bytes += len(frame)
         self._since_s = self._clock()
