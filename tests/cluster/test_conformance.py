@@ -1,35 +1,28 @@
 """Conformance: every command, text and notification of PROTOCOL, with all clients on one node and spread over three.
 
-The same table, first with nodes in this process, then with node processes and a real Redis.
+The same table, first with nodes in this process, then with node processes and a real Redis; by each transport, and by
+all of them at once: WebSockets with JSON and MessagePack, SockJS by WebSocket, streaming and polling.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway import ServiceRegistry
-from services.chat import ChatService
-from services.cursors import CursorsService
-from services.datasync import DataSyncBackend, DataSyncService
-from services.messaging import MessagingService
-from services.pubsub import PubSubBackend, PubSubService
-from tests.support.clients import until
 from tests.support.conformance import DEADLINE_S, Actor, Scenario, Stage, perform
-from tests.support.datasync_table import DATASYNC_SCENARIOS
-from tests.support.guarded import GuardedChat, GuardedCursors, GuardedMessaging, GuardedPubSub
-from tests.support.node_stage import node_stage
-from tests.support.protocol_table import SCENARIOS as OTHER_SCENARIOS
-from tests.support.town import Resident, Town, town
+from tests.support.local_stage import API_KEY, local_stage
+from tests.support.node_stage import NodeStage, node_stage
+from tests.support.table import DEALERS, TABLE
+from tests.support.transports import TRANSPORTS, TransportStage
 
 NODES = (1, 3)
-SCENARIOS = OTHER_SCENARIOS + DATASYNC_SCENARIOS
-DEALERS = ("tests.support.dealers:PlayersWithColor", "tests.support.dealers:Players")
-DATASYNC = {
+ENV = {
+    "SNORKY_SERVICES__BROKEN__CLASS": "tests.support.guarded:Broken",
+    "SNORKY_AUTH__LEEWAY_S": "0",
     "SNORKY_SERVICES__DATASYNC__CLASS": "services.datasync:DataSyncService",
     "SNORKY_SERVICES__DATASYNC__DEALERS": json.dumps(DEALERS),
 }
@@ -38,102 +31,73 @@ DATASYNC = {
 # -- in this process --------------------------------------------------------------------------------------------------
 
 
-class LocalActor:
-    """A resident of a town."""
-
-    def __init__(self, resident: Resident) -> None:
-        self._resident = resident
-
-    @property
-    def inbox(self) -> list[Any]:
-        return self._resident.envelopes
-
-    @property
-    def close_code(self) -> int | None:
-        return self._resident.wire.closes[0][0] if self._resident.wire.closes else None
-
-    async def send(self, envelope: Any) -> None:
-        self._resident.send(envelope["service"], envelope["message"])
-
-    async def until(self, claim: Callable[[], object]) -> None:
-        await until(claim)
-
-    async def close(self) -> None:
-        self._resident.leave()
+ENCODINGS = {1: ("json", "msgpack"), 3: ("msgpack", "json")}  # of clients, in turn
+each_count = pytest.mark.parametrize("count", NODES, ids=["one node", "three nodes"])
 
 
-class LocalStage:
-    """Nodes in this process."""
-
-    def __init__(self, nodes: Town) -> None:
-        self._nodes = nodes
-        self._private = [ServiceRegistry([PubSubBackend(), DataSyncBackend()]) for _ in nodes.nodes]
-        for node, registry in zip(nodes.nodes, self._private, strict=True):
-            node.attach(registry)
-
-    async def client(self, number: int, identity: str | None) -> LocalActor:
-        return LocalActor(self._nodes.client(number, identity))
-
-    async def backend(self, number: int, envelope: Any) -> Any:
-        at = number % len(self._private)
-        passing = Resident(self._nodes.nodes[at], self._private[at], None)
-        passing.send(envelope["service"], envelope["message"])
-        await until(lambda: passing.envelopes)
-        passing.leave()
-        return passing.envelopes[0]
+@each_count
+@pytest.mark.parametrize("played", TABLE, ids=lambda each: each.name)
+async def test_protocol_holds_in_one_process(played: Scenario, count: int) -> None:
+    async with local_stage(count, played.house, ENCODINGS[count]) as stage:
+        await perform(stage, played)
 
 
-@pytest.fixture(params=NODES, ids=["one node", "three nodes"])
-async def local(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
-    def services() -> list[Any]:
-        return [
-            PubSubService(),
-            ChatService(),
-            MessagingService(),
-            CursorsService(),
-            DataSyncService(dealers=DEALERS),
-            GuardedPubSub("guarded_pubsub"),
-            GuardedChat("guarded_chat"),
-            GuardedMessaging("guarded_messaging"),
-            GuardedCursors("guarded_cursors"),
-        ]
-
-    async with town(request.param, services, late=3) as nodes:
-        yield LocalStage(nodes)
-
-
-@pytest.mark.parametrize("played", SCENARIOS, ids=lambda each: each.name)
-async def test_protocol_holds_in_one_process(local: Stage, played: Scenario) -> None:
-    await perform(local, played)
-
-
+@each_count
 @pytest.mark.parametrize("kind", ["chat", "pubsub"])
-async def test_all_members_hear_all_senders_in_one_order(local: Stage, kind: str) -> None:
-    await _hear_in_one_order(local, kind)
+async def test_all_members_hear_all_senders_in_one_order(kind: str, count: int) -> None:
+    async with local_stage(count, "open", ENCODINGS[count]) as stage:
+        await _hear_in_one_order(stage, kind)
 
 
 # -- node processes and a real Redis ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", NODES, ids=["one node", "three nodes"])
+HOUSE_ENV = {
+    "open": {"SNORKY_PRIVATE__API_KEY": API_KEY},
+    "required": {"SNORKY_AUTH__REQUIRED": "true", "SNORKY_AUTH__DEADLINE_S": "2"},
+}
+
+
+async def play(stage: NodeStage, house: str, transports: Sequence[str]) -> None:
+    """Play all scenarios of a house: those that are apart at the same time, the others one by one."""
+    there = TransportStage(stage, transports, API_KEY if house == "open" else None)
+    apart = [each for each in TABLE if each.house == house and each.is_apart]
+    groups = [apart, *([each] for each in TABLE if each.house == house and not each.is_apart)]
+    for group in groups:
+        name = ", ".join(each.name for each in group)
+        try:
+            outcomes = await asyncio.gather(*(perform(there, each) for each in group), return_exceptions=True)
+            for fault in filter(None, outcomes):
+                raise fault
+            await stage.is_clean()
+        except AssertionError as error:
+            logs = "\n".join(node.log for node in stage.nodes)
+            raise AssertionError(f"{name} by {transports}: {error}\n{logs}") from None
+
+
+@pytest.mark.needs("redis-server")
+@each_count
 async def test_protocol_holds_over_node_processes(count: int, tmp_path: Path) -> None:
-    """One test for all scenarios, because the nodes take longer to start than the scenarios to play."""
-    async with node_stage(tmp_path, count, env=DATASYNC) as stage:
-        for played in SCENARIOS:
-            try:
-                await perform(stage, played)
-                await stage.is_clean()
-            except AssertionError as error:
-                raise AssertionError(
-                    f"{played.name}: {error}\n" + "\n".join(node.log for node in stage.nodes)
-                ) from None
+    """One test for all scenarios and transports, because the nodes take longer to start than the scenarios to play."""
+    alone = TRANSPORTS if count > 1 else TRANSPORTS[:1]  # on one node all at once tell as much
+    async with node_stage(tmp_path, count, env=ENV | HOUSE_ENV["open"]) as stage:
+        for transports in (*([each] for each in alone), TRANSPORTS):
+            await play(stage, "open", transports)
 
 
-@pytest.mark.parametrize("count", NODES, ids=["one node", "three nodes"])
+@pytest.mark.needs("redis-server")
+@each_count
+async def test_who_must_say_who_they_are_holds_over_node_processes(count: int, tmp_path: Path) -> None:
+    async with node_stage(tmp_path, count, env=ENV | HOUSE_ENV["required"]) as stage:
+        await play(stage, "required", TRANSPORTS)
+
+
+@pytest.mark.needs("redis-server")
+@each_count
 async def test_order_is_one_over_node_processes(count: int, tmp_path: Path) -> None:
-    async with node_stage(tmp_path, count) as stage:
+    async with node_stage(tmp_path, count, env=ENV) as stage:
         for kind in ("chat", "pubsub"):
-            await _hear_in_one_order(stage, kind)
+            await _hear_in_one_order(TransportStage(stage, TRANSPORTS, None), kind)
         await stage.is_clean()
 
 
@@ -164,8 +128,7 @@ async def _hear_in_one_order(stage: Stage, kind: str) -> None:
     assert sorted(heard[0]) == said, "none is lost, none twice"
     for number in range(6):
         assert [turn for sender, turn in heard[0] if sender == number] == list(range(30))
-    for client in clients:
-        await client.close()
+    await asyncio.gather(*(client.dismiss() for client in clients))
 
 
 def _is_answered(client: Actor, service: str) -> bool:

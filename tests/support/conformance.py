@@ -9,21 +9,30 @@ Rules:
 - A step is over when its reply and all that it should bring have come, and then a fence through Redis has: what comes
   beside that was not to come.
 - A reply and the notifications of its call are compared apart, for they come in no promised order; each kind in order.
-- A stage spreads the clients over its nodes in turn. Nothing here knows how many there are.
+- A stage spreads the clients over its nodes in turn. Nothing here knows how many there are, nor how clients connect.
+- Each error text has its code (tests.support.error_codes), and each scenario the house that it is played in.
 """
 
 import asyncio
-import re
+import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+from tests.support.error_codes import CODES
 
 __all__ = [
+    "ANY",
     "DEADLINE_S",
+    "NOTHING",
+    "SECONDS",
+    "STRANGER",
     "TIME",
     "Actor",
+    "Garbled",
     "Handle",
     "Scenario",
     "Stage",
@@ -33,11 +42,16 @@ __all__ = [
     "no",
     "ok",
     "perform",
+    "posts",
+    "says",
     "scenario",
+    "waits",
 ]
 
 DEADLINE_S = 10.0
 FENCE = "fence"  # a channel of pubsub
+STRANGER: Final = "\0"  # in place of an identity: a client without one that may not even subscribe to the fence
+_MARKS = itertools.count()
 
 
 class _Time:
@@ -53,6 +67,35 @@ class _Time:
 
 
 TIME = _Time()
+
+
+class _Seconds:
+    """Equals how long a token of a minute at most may still be good for."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is int and 0 <= other <= 60
+
+    __hash__ = None  # type: ignore[assignment]  # never a key
+
+    def __repr__(self) -> str:
+        return "SECONDS"
+
+
+class _Any:
+    """Equals what differs each time, and is not null."""
+
+    def __eq__(self, other: object) -> bool:
+        return other is not None
+
+    __hash__ = None  # type: ignore[assignment]  # never a key
+
+    def __repr__(self) -> str:
+        return "ANY"
+
+
+SECONDS = _Seconds()
+ANY = _Any()
+NOTHING: Final = object()  # no value: null is one
 
 
 class Handle:
@@ -77,8 +120,20 @@ class Handle:
 
 
 @dataclass(frozen=True)
+class Garbled:
+    """What is no message, as a text and as bytes for clients that speak MessagePack."""
+
+    text: str
+    packed: bytes
+
+
+@dataclass(frozen=True)
 class Step:
-    """One request (or, without a command, the end of a client) and what it brings."""
+    """What somebody does, and what it brings.
+
+    A request; with `said`, any value or bytes, answered by these envelopes; with `posted`, an HTTP request to the
+    backend's door; with none of them the end of a client; and without anybody, what comes by itself.
+    """
 
     who: str
     command: str  # SERVICE.COMMAND
@@ -87,6 +142,11 @@ class Step:
     error: str | None = None
     brings: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     closes: Mapping[str, int] = field(default_factory=dict)  # whom, and the close code
+    said: Any = NOTHING
+    answers: Sequence[Any] = ()
+    posted: bytes | None = None
+    headers: Mapping[str, str] | None = None
+    status: int = 200
 
 
 def ok(
@@ -101,6 +161,24 @@ def no(who: str, command: str, error: str, /, **params: Any) -> Step:
     return Step(who, command, params, None, error)
 
 
+def says(who: str, value: Any, /, *answers: Any, brings: Mapping[str, Sequence[Any]] | None = None) -> Step:
+    """A value, envelope or not, or something Garbled; answered by these envelopes."""
+    return Step(who, "", {}, brings=brings or {}, said=value, answers=answers)
+
+
+def posts(
+    body: Any,
+    status: int,
+    answer: Any,
+    brings: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> Step:
+    """A backend's HTTP request. body: bytes, or a value to send as JSON. headers: in place of the right key."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Step("backend", "", {}, answer, brings=brings or {}, posted=data, headers=headers, status=status)
+
+
 def closing(step: Step, **closes: int) -> Step:
     """Let a step end clients, with these close codes."""
     return replace(step, closes=closes)
@@ -111,22 +189,41 @@ def goes(who: str, brings: Mapping[str, Sequence[Any]] | None = None) -> Step:
     return Step(who, "", {}, brings=brings or {})
 
 
+def waits(brings: Mapping[str, Sequence[Any]] | None = None, /, **closes: int) -> Step:
+    """Nobody does anything; clients are told something, or closed."""
+    return Step("", "", {}, brings=brings or {}, closes=closes)
+
+
 @dataclass(frozen=True)
 class Scenario:
-    """Clients with their identities, and steps: made anew for every play, for handles remember."""
+    """Clients with their identities, and steps: made anew for every play, for handles remember.
+
+    house: "open"; "required", where everybody must say who they are; "keyless", which verifies no tokens. is_apart:
+    uses no name that another one uses, so that they may be played at the same time.
+    """
 
     name: str
     clients: Mapping[str, str | None]
     steps: Callable[[], Iterator[Step]]
+    house: str = "open"
+    is_apart: bool = False
 
 
-def scenario(**clients: str | None) -> Callable[[Callable[[], Iterator[Step]]], Scenario]:
+def scenario(
+    house: str = "open", *, is_apart: bool = False, **clients: str | None
+) -> Callable[[Callable[[], Iterator[Step]]], Scenario]:
     """Make a scenario of a generator of steps."""
-    return lambda steps: Scenario(steps.__name__, clients, steps)
+    return lambda steps: Scenario(steps.__name__, clients, steps, house, is_apart)
 
 
 class Actor(Protocol):
-    """One client. inbox: all envelopes that it got, in order. close_code: what the node ended it with."""
+    """One client. inbox: all envelopes that it got, in order. close_code: what the node ended it with.
+
+    encoding: "json" or "msgpack".
+    """
+
+    @property
+    def encoding(self) -> str: ...
 
     @property
     def inbox(self) -> Sequence[Any]: ...
@@ -134,12 +231,17 @@ class Actor(Protocol):
     @property
     def close_code(self) -> int | None: ...
 
-    async def send(self, envelope: Any) -> None: ...
+    async def send(self, envelope: Any) -> None:
+        """Send a value, or something Garbled."""
 
     async def until(self, claim: Callable[[], object]) -> None:
         """Wait until something that came made the claim true."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Go, as clients do."""
+
+    async def dismiss(self) -> None:
+        """Be gone, by the quickest way."""
 
 
 class Stage(Protocol):
@@ -151,6 +253,9 @@ class Stage(Protocol):
     async def backend(self, number: int, envelope: Any) -> Any:
         """Send a backend's request to the private side; returns the envelope of the answer."""
 
+    async def post(self, number: int, body: bytes, headers: Mapping[str, str] | None) -> tuple[int, Any]:
+        """Send any HTTP request to the backend's door; returns status and answer. headers: None = the right key."""
+
 
 class Play:
     """A scenario in progress."""
@@ -160,38 +265,38 @@ class Play:
         self._scenario = played
         self._actors: dict[str, Actor] = {}
         self._calls = 0
+        self._strangers = {who for who, identity in played.clients.items() if identity == STRANGER}
         self._heard: dict[str, int] = {}
 
     async def run(self) -> None:
         """Play it to the end. Raises AssertionError."""
         for number, (who, identity) in enumerate(self._scenario.clients.items()):
-            self._actors[who] = await self._stage.client(number, identity)
+            self._actors[who] = await self._stage.client(number, None if who in self._strangers else identity)
             self._heard[who] = 0
-            await self._ask(who, "pubsub", "subscribe", {"channel": FENCE})
+            if who not in self._strangers:
+                await self._ask(who, "pubsub", "subscribe", {"channel": FENCE})
         try:
             for step in self._scenario.steps():
                 await self._play(step)
         finally:
-            for actor in self._actors.values():
-                await actor.close()
+            await asyncio.gather(*(actor.dismiss() for actor in self._actors.values()))
 
     async def _play(self, step: Step) -> None:
         if step.command:
-            service, command = step.command.split(".")
-            answer = await self._ask(step.who, service, command, step.params)
-            if step.error is None:
-                assert _same({"type": "response", "data": step.reply}, answer), f"{step}: replied {answer}"
-            else:
-                code = answer.pop("code", "")
-                assert answer == {"type": "error", "message": step.error}, f"{step}: replied {answer}"
-                assert re.fullmatch(r"[a-z]+(_[a-z]+)*", code), code
-        else:
+            await self._request(step)
+        elif step.said is not NOTHING:
+            await self._say(step)
+        elif step.posted is not None:
+            self._calls += 1
+            status, answer = await self._stage.post(self._calls, step.posted, step.headers)
+            assert status == step.status and _same(step.reply, answer), f"{step}: {status} {answer}"
+        elif step.who:
             await self._actors.pop(step.who).close()
         for who, code in step.closes.items():
             await self._wait(who, partial(getattr, self._actors[who], "close_code"), step)
             actor = self._actors.pop(who)
             assert actor.close_code == code, f"{step}: {who} was closed with {actor.close_code}"
-            await actor.close()
+            await actor.dismiss()
         for who, expected in step.brings.items():
             wanted = self._heard[who] + len(expected)
             await self._wait(who, partial(self._has_heard, who, wanted), step)
@@ -204,6 +309,22 @@ class Play:
             services = {each["service"] for each in heard}
             assert not step.command or services <= {step.command.partition(".")[0].removesuffix("_backend")}, heard
             self._heard[who] += len(heard)
+
+    async def _request(self, step: Step) -> None:
+        service, command = step.command.split(".")
+        answer = await self._ask(step.who, service, command, step.params)
+        if step.error is None:
+            assert _same({"type": "response", "data": step.reply}, answer), f"{step}: replied {answer}"
+        else:
+            expected = {"type": "error", "message": step.error, "code": CODES[step.error]}
+            assert answer == expected, f"{step}: replied {answer}"
+
+    async def _say(self, step: Step) -> None:
+        actor, before = self._actors[step.who], len(self._replies(step.who))
+        await actor.send(step.said)
+        await self._wait(step.who, lambda: len(self._replies(step.who)) >= before + len(step.answers), step)
+        answers = self._replies(step.who)[before:]
+        assert _same([_as_read(each, actor.encoding) for each in step.answers], answers), f"{step}: replied {answers}"
 
     async def _ask(self, who: str, service: str, command: str, params: Mapping[str, Any]) -> Any:
         self._calls += 1
@@ -220,12 +341,12 @@ class Play:
         return answer["message"]
 
     async def _fence(self) -> None:
-        if not self._actors:
+        fenced = {who: actor for who, actor in self._actors.items() if who not in self._strangers}
+        if not fenced:
             return
-        self._calls += 1
-        mark = {"type": "message", "channel": FENCE, "message": self._calls}
-        await self._ask(next(iter(self._actors)), "pubsub", "publish", {"channel": FENCE, "message": mark["message"]})
-        for who, actor in self._actors.items():
+        mark = {"type": "message", "channel": FENCE, "message": next(_MARKS)}  # no other play's
+        await self._ask(next(iter(fenced)), "pubsub", "publish", {"channel": FENCE, "message": mark["message"]})
+        for who, actor in fenced.items():
             await self._wait(who, partial(_is_in, actor, {"service": "pubsub", "message": mark}), "fence")
 
     async def _wait(self, who: str, claim: Callable[[], object], what: object) -> None:
@@ -236,7 +357,10 @@ class Play:
             raise AssertionError(f"{what}: {who} has only {self._actors[who].inbox[-5:]}") from None
 
     def _answers(self, who: str, call_id: int) -> list[Any]:
-        return [each for each in self._actors[who].inbox if each["message"].get("callId") == call_id]
+        return [each for each in self._replies(who) if _same(call_id, each["message"].get("callId"))]
+
+    def _replies(self, who: str) -> list[Any]:
+        return [each for each in self._actors[who].inbox if each["message"]["type"] in ("response", "error")]
 
     def _has_heard(self, who: str, count: int) -> bool:
         return len(self._notifications(who)) >= count
@@ -256,6 +380,15 @@ async def perform(stage: Stage, played: Scenario) -> None:
 
 def _is_in(actor: Actor, envelope: Any) -> bool:
     return envelope in actor.inbox
+
+
+def _as_read(answer: Any, encoding: str) -> Any:
+    """Give what is expected of a client of this encoding: {"json": ..., "msgpack": ...} stands for one of them."""
+    if isinstance(answer, dict):
+        if answer.keys() == {"json", "msgpack"}:
+            return answer[encoding]
+        return {key: _as_read(value, encoding) for key, value in answer.items()}
+    return answer
 
 
 def _same(expected: Any, actual: Any) -> bool:

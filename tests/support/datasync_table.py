@@ -101,6 +101,8 @@ def datasync_backend() -> Iterator[Step]:
         ([{"dealer": "whatever", "query": 1}], "No such dealer"),
         ([{"query": 1}], "Missing field 'dealer'"),
         ([RED_ONES, {"query": 1}], "Missing field 'dealer'"),
+        ([{"dealer": "Players"}], "Missing field 'query'"),
+        ([RED_ONES, {"dealer": "Players", "query": ["~", "color", "red"]}], "Invalid query"),
         (5, "Invalid params"),
     ):
         yield no("backend", "datasync_backend.authorizeSubscription", text, items=items)

@@ -1,4 +1,4 @@
-"""Services with hooks that refuse: what is allowed is what begins with the caller's identity."""
+"""Services with hooks that refuse, where what is allowed begins with the caller's identity; and one that fails."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from services.chat import ChatService
 from services.cursors import CursorsService
 from services.messaging import MessagingService
 from services.pubsub import PubSubService
-from services.rpc import Request
+from services.rpc import Request, RPCService, rpc_command
 
-__all__ = ["GuardedChat", "GuardedCursors", "GuardedMessaging", "GuardedPubSub"]
+__all__ = ["Broken", "GuardedChat", "GuardedCursors", "GuardedMessaging", "GuardedPubSub"]
 
 
 def _is_own(request: Request, name: Any) -> bool:
@@ -44,3 +44,19 @@ class GuardedMessaging(MessagingService):
 
     async def is_name_allowed(self, request: Request, name: Any) -> bool:
         return _is_own(request, name)
+
+
+class Broken(RPCService):
+    """Its commands raise what no client is to see."""
+
+    @rpc_command
+    def fail(self, request: Request) -> None:
+        raise RuntimeError("a secret of the service")
+
+    @rpc_command
+    async def fail_later(self, request: Request) -> None:
+        raise RuntimeError("a secret of the service")
+
+    @rpc_command
+    def work(self, request: Request) -> str:
+        return "done"

@@ -5,6 +5,7 @@
         bob = nodes.client(1, "bob")
         await alice.ask("chat", "join", channel="room")
 
+auth: makes the authenticator of one node. requires_identity: of all clients.
 late: answers of the directory come this many loop ticks after what they tell of was published, at most: in a real
 cluster they come by another connection, and anything may have happened before they are read.
 """
@@ -16,8 +17,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gateway import Entered, Member, Node, Service, ServiceRegistry
+from gateway.authenticator import Authenticator
 from gateway.codec import decode_json
 from gateway.errors import BrokerUnavailable
+from gateway.metrics import Metrics
 from tests.support.clients import JSON, UNLIMITED, Client, until
 from tests.support.loopback import LoopbackBroker
 from tests.support.memory_directory import MemoryCluster, MemoryDirectory
@@ -164,7 +167,16 @@ class Resident(Client):
 class Town:
     """Nodes n0, n1, ... with one registry each."""
 
-    def __init__(self, count: int, services: Callable[[], Iterable[Service]], *, late: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        count: int,
+        services: Callable[[], Iterable[Service]],
+        *,
+        late: int = 0,
+        seed: int = 0,
+        auth: Callable[[Metrics], Authenticator] | None = None,
+        requires_identity: bool = False,
+    ) -> None:
         self.bus = Bus()
         self.cluster = MemoryCluster(self.bus.publish)
         self.archive = Archive(self.bus.publish)
@@ -176,9 +188,17 @@ class Town:
         for number in range(count):
             self.brokers.append(BusBroker(self.bus))
             self.directories.append(LateDirectory(self.cluster, f"n{number}", late, chance))
-            keeper = MemoryHistory(self.archive)
-            node = Node(self.brokers[-1], self.directories[-1], keeper, limits=UNLIMITED, node_id=f"n{number}")
-            self.registries.append(ServiceRegistry(services()))
+            metrics = Metrics()
+            node = Node(
+                self.brokers[-1],
+                self.directories[-1],
+                MemoryHistory(self.archive),
+                limits=UNLIMITED,
+                metrics=metrics,
+                node_id=f"n{number}",
+                auth=None if auth is None else auth(metrics),
+            )
+            self.registries.append(ServiceRegistry(services(), requires_identity=requires_identity))
             node.attach(self.registries[-1])
             self.nodes.append(node)
 
@@ -190,10 +210,16 @@ class Town:
 
 @asynccontextmanager
 async def town(
-    count: int, services: Callable[[], Iterable[Service]], *, late: int = 0, seed: int = 0
+    count: int,
+    services: Callable[[], Iterable[Service]],
+    *,
+    late: int = 0,
+    seed: int = 0,
+    auth: Callable[[Metrics], Authenticator] | None = None,
+    requires_identity: bool = False,
 ) -> AsyncIterator[Town]:
     """Run nodes; at the end all their clients are let go."""
-    built = Town(count, services, late=late, seed=seed)
+    built = Town(count, services, late=late, seed=seed, auth=auth, requires_identity=requires_identity)
     for node in built.nodes:
         await node.start()
     try:

@@ -388,7 +388,7 @@ async def test_wire_that_raises_is_closed_and_logged_once_and_the_others_live_on
         rig.fanout.deliver(numbers(2))
         await settle()
     assert [rig.got(each) for each in connections] == [[1, 2], [1, 2], [], [1, 2], [1, 2]]
-    assert connections[2].is_closed
+    assert rig.wires[connections[2]].closes == [(1011, "Internal error")]
     assert [entry["event"] for entry in logs] == ["write failed"]
 
 
