@@ -12,7 +12,7 @@ Rules:
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gateway.codec import encode
+from gateway.codec import MAX_VALUES, encode
 from gateway.errors import CloseCode
 from gateway.frames import Dialect
 from gateway.limiter import Limiter
@@ -141,8 +141,9 @@ class Connection:
 
         For what goes to many, `Service.publish` encodes once for all. Raises InvalidMessage: no strict JSON value.
         """
-        # No node reads it, and every value takes a byte at least: a room may have more members than a message values.
-        self.write(self.dialect.frame(encode(value, self.dialect.encoding, max_values=self._outbox_max_bytes)))
+        # No node reads it: a room may have more members than a message values. Each takes a byte at least.
+        max_values = max(self._outbox_max_bytes, 2 * MAX_VALUES)  # the id of a call may be all that a message may hold
+        self.write(self.dialect.frame(encode(value, self.dialect.encoding, max_values=max_values)))
 
     def close(self, code: int, reason: str = "") -> None:
         """End the connection: what waits here is dropped, a close frame is the last thing written. Idempotent."""

@@ -19,7 +19,6 @@ from gateway.errors import (
     ConfigurationError,
     InvalidEnvelope,
     InvalidInput,
-    InvalidMessage,
     LimitExceeded,
     NotAuthenticated,
     SnorkyError,
@@ -47,10 +46,7 @@ def error_message(error: SnorkyError, call_id: Any = None) -> dict[str, Any]:
 
 def send_error(connection: Connection, service: str, error: SnorkyError, call_id: Any = None) -> None:
     """Tell a client of an error, under the name of a service."""
-    try:
-        connection.send({"service": service, "message": error_message(error, call_id)})
-    except InvalidMessage:  # an id may be so large that with the rest of the answer it is beyond the limits
-        connection.send({"service": service, "message": error_message(error)})
+    connection.send({"service": service, "message": error_message(error, call_id)})
 
 
 def is_cancelling() -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
-from gateway.codec import Encoding, Envelope, decode_json, encode_json, envelope_of
+from gateway.codec import MAX_VALUES, Encoding, Envelope, decode_json, encode_json, envelope_of
 from gateway.errors import InvalidEnvelope, InvalidInput, InvalidMessage, SnorkyError, UnknownService
 from gateway.frames import TEXT, Dialect
 from gateway.node import node_of
@@ -137,7 +137,8 @@ def _envelope(error: SnorkyError, code: str | None = None, *, service: str | Non
     message = error_message(error, call_id)
     if code is not None:
         message["code"] = code
-    return encode_json({"service": service or "gateway", "message": message})
+    answer = {"service": service or "gateway", "message": message}
+    return encode_json(answer, max_values=2 * MAX_VALUES)  # the id of a call may be all that a message may hold
 
 
 def _json(status: int, body: bytes) -> web.Response:

@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]  # ships no annotations
+import msgspec
 
 from gateway import Limits, Node, Service, ServiceRegistry
-from gateway.codec import Encoding, decode_json, encode
+from gateway.codec import Encoding, encode
 from gateway.frames import BINARY, TEXT, Dialect
 from tests.support.loopback import LoopbackBroker
 
@@ -76,7 +77,7 @@ class Client:
         """Everything that it was sent, in order."""
         data = b"".join(self.wire.writes)
         if self.connection.dialect.encoding is Encoding.JSON:
-            return [decode_json(line) for line in data.splitlines()]
+            return [msgspec.json.decode(line) for line in data.splitlines()]
         unpacker = msgpack.Unpacker()
         unpacker.feed(data)
         return list(unpacker)

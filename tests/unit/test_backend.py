@@ -118,6 +118,7 @@ async def test_without_a_key_no_page_may_post() -> None:
         (b'{"service":"echo_backend"}', 400, "echo_backend", "invalid_envelope"),
         (b'{"service":"Echo!","message":1}', 400, "gateway", "invalid_envelope"),
         (b'{"service":"nobody","message":1}', 404, "nobody", "unknown_service"),
+        (b'{"service":"nobody","message":{"callId":[0' + b",0" * 9_990 + b"]}}", 404, "nobody", "unknown_service"),
         (b'{"service":"pubsub","message":1}', 404, "pubsub", "unknown_service"),  # a public one is not behind it
     ],
 )
