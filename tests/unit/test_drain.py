@@ -145,8 +145,5 @@ async def test_a_drain_looks_at_each_connection_a_few_times_and_not_at_all_of_th
             return iter(tuple(self.left))
 
     node = Node()
-    loop = asyncio.get_running_loop()
-    started_s = loop.time()
     await drain(node, 0.5)  # type: ignore[arg-type]
-    assert loop.time() - started_s < 1.5
     assert Connection.looks == 3 * 20_000 and not node.left

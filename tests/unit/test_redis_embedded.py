@@ -7,6 +7,7 @@ import stat
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -136,17 +137,24 @@ async def test_ctrl_c_of_the_terminal_does_not_reach_it() -> None:
         assert os.getpgid(server._process.pid) != os.getpgid(0)
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory with a path that leaves room for a socket's, as pytest's own may not."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as path:
+        yield Path(path)
+
+
 async def test_what_killed_gateways_left_behind_is_removed_and_what_lives_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    left = tmp_path / f"{process_module._DIRECTORY_PREFIX}left"
+    monkeypatch.setattr(tempfile, "tempdir", str(short_path))
+    left = short_path / f"{process_module._DIRECTORY_PREFIX}left"
     left.mkdir()
     (left / "lock").touch()
     program = [Path(require("redis"))]
     async with EmbeddedServer(programs=program, with_fake=False) as first:
         alive = Path(RedisTarget.from_url(first.url).path or "").parent
-        assert alive.parent == tmp_path
+        assert alive.parent == short_path
         assert left.exists()  # too young to be judged
         long_ago = time.time() - 1_000
         for directory in (left, alive):
@@ -154,7 +162,7 @@ async def test_what_killed_gateways_left_behind_is_removed_and_what_lives_is_not
         async with EmbeddedServer(programs=program, with_fake=False):
             assert not left.exists()
             assert await works(first.url)
-    assert is_empty(tmp_path)
+    assert is_empty(short_path)
 
 
 async def test_a_server_that_never_answers_is_given_up_and_ended(
