@@ -26,7 +26,12 @@ demo: $(STAMP)  ## start a node with its own Redis and a page to play with
 test: $(STAMP) bootstrap  ## run all tests; ARGS="-k name" for some of those in Python
 	@if [ -d clients/js/node_modules ]; then npm --prefix clients/js test --silent && npm --prefix clients/js run check --silent; \
 	else echo "not run: the tests of clients/js, which need npm (make bootstrap tells more)"; fi
+ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
+else  # two at a time; but where deadlines are the claim, one, so that only the fault makes it wait
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/faults; status=$$?; \
+	$(BIN)/python -m pytest tests/faults && exit $$status
+endif
 
 lint: $(STAMP)  ## ruff and mypy --strict
 	@$(BIN)/ruff check .
