@@ -3,10 +3,11 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import aiohttp
 import pytest
@@ -21,7 +22,8 @@ NODES = 3
 Running = Callable[[Path, Sequence[Backend]], AbstractAsyncContextManager[Balancer]]
 
 pytestmark = [pytest.mark.needs("node", "redis-server"), needs_sockjs_client]
-each_transport = pytest.mark.parametrize("transport", TRANSPORTS)
+RECEIVERS = {"xhr-streaming": "xhr_streaming", "eventsource": "eventsource", "xhr-polling": "xhr"}
+T = TypeVar("T")
 
 
 @dataclass
@@ -33,11 +35,11 @@ class House:
     url: str
     balancer: Balancer | None = None
 
-    async def publish(self, *values: object) -> None:
+    async def publish(self, *values: object, channel: str = "news") -> None:
         """Publish as a backend job does, through Redis alone."""
         async with Redis(port=self.redis.port) as client:
             for value in values:
-                await client.publish("snorky:{pubsub:news}", json.dumps(value))
+                await client.publish(f"snorky:{{pubsub:{channel}}}", json.dumps(value))
 
     async def connections(self) -> int:
         return int(sum([await node.metric("snorky_connections") for node in self.nodes if node.is_running]))
@@ -102,52 +104,70 @@ THREE = pytest.param(NODES, id="three nodes by nginx", marks=pytest.mark.needs("
 each_house = pytest.mark.parametrize("nodes", [ONE, THREE])
 
 
-def asked(balancer: Balancer, transport: str) -> set[str]:
-    """Tell which nodes were asked for a session by receivers and senders."""
+def asked(balancer: Balancer, receiver: str = r"[a-z_]+") -> set[str]:
+    """Tell which nodes were asked for sessions that receive by this request."""
     lines = [line for line in balancer.process.log.splitlines() if re.search(r'"\w+ /sockjs/\d+/', line)]
-    return {match[1] for line in lines if (match := re.search(r'" \d+ (127\.0\.0\.1:\d+)', line))}
+    found = {match[1] for line in lines if (match := re.search(rf'/sockjs/\d+/(\w+)/{receiver}"', line))}
+    mine = [line for line in lines if re.search(r"/sockjs/\d+/(\w+)/", line)[1] in found]  # type: ignore[index]
+    return {match[1] for line in mine if (match := re.search(r'" \d+ (127\.0\.0\.1:\d+)', line))}
+
+
+async def by_each_transport(
+    url: str, do: Callable[[SockJSClient, str], Coroutine[Any, Any, T]], transports: Sequence[str] = TRANSPORTS
+) -> list[T]:
+    """Let a client of each transport do the same, all at once. Raises the first that fails."""
+
+    async def one(transport: str) -> T:
+        async with sockjs_client(url, transport) as client:
+            try:
+                await subscribed(client, transport)
+                return await do(client, transport)
+            except AssertionError as error:
+                raise AssertionError(f"{transport}: {error}") from error
+
+    return await asyncio.gather(*map(one, transports))
 
 
 async def subscribed(client: SockJSClient, transport: str) -> None:
+    """Wait until it is connected, and subscribe to a channel named after its transport."""
     await client.opened(transport)
-    assert await client.call("pubsub", "subscribe", channel="news") == {"type": "response", "callId": 1, "data": None}
+    answer = await client.call("pubsub", "subscribe", channel=transport)
+    assert answer == {"type": "response", "callId": 1, "data": None}
 
 
 @each_house
-@each_transport
-async def test_the_real_client_talks_by_every_transport(transport: str, nodes: int, tmp_path: Path) -> None:
+async def test_the_real_client_talks_by_every_transport(nodes: int, tmp_path: Path) -> None:
+    values: list[object] = [0, "é\u2028\u200d\u0000😀", {"a": ["</script>", "%41", '"']}, "x" * 30_000]
+
+    async def talk(client: SockJSClient, transport: str) -> None:
+        await there.publish(*values, channel=transport)
+        got = [(await client.message())["message"] for _ in values]
+        assert [each["message"] for each in got] == values
+        answer = await client.call("pubsub", "publish", 2, channel="other", message="é😀")
+        assert answer == {"type": "response", "callId": 2, "data": None}
+        client.close()
+        assert (await client.closed())[0] == 1000
+
     async with house(tmp_path, nodes) as there:
-        async with sockjs_client(there.url, transport) as client:
-            await subscribed(client, transport)
-            values: list[object] = [0, "é\u2028\u200d\u0000😀", {"a": ["</script>", "%41", '"']}, "x" * 30_000]
-            for value in values:
-                await there.publish(value)
-            got = [(await client.message())["message"] for _ in values]
-            assert [each["message"] for each in got] == values
-            assert await client.call("pubsub", "publish", 2, channel="other", message="é😀") == {
-                "type": "response",
-                "callId": 2,
-                "data": None,
-            }
-            client.close()
-            assert (await client.closed())[0] == 1000
+        await by_each_transport(there.url, talk)
         await there.gone()
-        if there.balancer is not None and transport != "websocket":
-            assert len(asked(there.balancer, transport)) == NODES
+        if there.balancer is not None:
+            for receiver in RECEIVERS.values():
+                assert len(asked(there.balancer, receiver)) == NODES
 
 
 @each_house
-@each_transport
-async def test_nothing_is_lost_or_out_of_order(transport: str, nodes: int, tmp_path: Path) -> None:
+async def test_nothing_is_lost_or_out_of_order(nodes: int, tmp_path: Path) -> None:
     count, size = 600, 400  # more than two streaming responses take
-    async with house(tmp_path, nodes) as there, sockjs_client(there.url, transport) as client:
-        await subscribed(client, transport)
-        publishing = asyncio.create_task(there.publish(*([number, "x" * size] for number in range(count))))
+
+    async def hear(client: SockJSClient, transport: str) -> None:
+        values = ([number, "x" * size] for number in range(count))
+        publishing = asyncio.create_task(there.publish(*values, channel=transport))
         got = [(await client.message())["message"]["message"][0] for _ in range(count)]
         await publishing
         assert got == list(range(count))
         for number in range(50):
-            client.send("pubsub", {"command": "publish", "params": {"channel": "news", "message": [number]}})
+            client.send("pubsub", {"command": "publish", "params": {"channel": transport, "message": [number]}})
         echoes: list[int] = []
         while len(echoes) < 50:
             message = (await client.message())["message"]
@@ -155,50 +175,119 @@ async def test_nothing_is_lost_or_out_of_order(transport: str, nodes: int, tmp_p
                 echoes.append(message["message"][0])
         assert echoes == list(range(50))
 
+    async with house(tmp_path, nodes) as there:
+        await by_each_transport(there.url, hear)
+
 
 @each_house
-@each_transport
-async def test_a_client_that_is_killed_is_let_go(transport: str, nodes: int, tmp_path: Path) -> None:
+async def test_clients_that_are_killed_are_let_go(nodes: int, tmp_path: Path) -> None:
+    async def count(_client: SockJSClient, _transport: str) -> None:
+        await met.wait()
+
+    met = asyncio.Barrier(len(TRANSPORTS))
     async with house(tmp_path, nodes) as there:
-        async with sockjs_client(there.url, transport) as client:
-            await subscribed(client, transport)
-            assert await there.connections() == 1
+        await by_each_transport(there.url, count)  # all there at once, and killed
         await there.gone()
 
 
 @pytest.mark.needs("nginx")
-@each_transport
-async def test_a_node_that_drains_says_so(transport: str, tmp_path: Path) -> None:
-    async with house(tmp_path, NODES) as there, sockjs_client(there.url, transport) as client:
-        await subscribed(client, transport)
-        (owner,) = [node for node in there.nodes if await node.metric("snorky_connections")]
-        owner.terminate()
-        moving = await client.message()
-        assert (moving["service"], moving["message"]["type"]) == ("gateway", "moving")
-        assert await client.closed() == (1001, "Going away")
-        assert await owner.wait(10) == 0
+async def test_each_drain_is_told_to_a_nodes_own_clients_and_unnoticed_by_the_others(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        there = await stack.enter_async_context(house(tmp_path, NODES))
+        clients: dict[str, SockJSClient] = {}
+        owners: dict[str, NodeProcess] = {}
+        for transport in TRANSPORTS:
+            before = [await node.metric("snorky_connections") for node in there.nodes]
+            clients[transport] = await stack.enter_async_context(sockjs_client(there.url, transport))
+            await subscribed(clients[transport], transport)
+            after = [await node.metric("snorky_connections") for node in there.nodes]
+            (owners[transport],) = [
+                node for node, old, new in zip(there.nodes, before, after, strict=True) if new > old
+            ]
+        for node in there.nodes:
+            node.terminate()
+            for transport in [name for name, owner in owners.items() if owner is node]:
+                moving = await clients[transport].message()
+                assert (moving["service"], moving["message"]["type"]) == ("gateway", "moving"), transport
+                assert await clients[transport].closed() == (1001, "Going away"), transport
+                del owners[transport]
+            assert await node.wait(10) == 0
+            for transport in owners:
+                await there.publish(node.pid, channel=transport)
+                assert (await clients[transport].message())["message"]["message"] == node.pid, transport
 
 
 @pytest.mark.needs("nginx")
-@pytest.mark.parametrize("transport", [each for each in TRANSPORTS if each != "websocket"])
-async def test_a_node_that_only_passes_on_drains_unnoticed(transport: str, tmp_path: Path) -> None:
-    async with house(tmp_path, NODES) as there, sockjs_client(there.url, transport) as client:
-        await subscribed(client, transport)
-        others = [node for node in there.nodes if not await node.metric("snorky_connections")]
-        others[0].terminate()
-        assert await others[0].wait(10) == 0
-        await there.publish("after")
-        assert (await client.message())["message"]["message"] == "after"
-
-
-@pytest.mark.needs("nginx")
-@pytest.mark.parametrize("transport", ["eventsource", "xhr-polling"])  # see the next one
+@pytest.mark.parametrize("transport", RECEIVERS)
 async def test_a_node_that_is_killed_takes_its_sessions_along(transport: str, tmp_path: Path) -> None:
+    """In Node, sockjs-client waits for the end of a streaming response, which one that is cut never has."""
     async with house(tmp_path, NODES) as there, sockjs_client(there.url, transport) as client:
         await subscribed(client, transport)
         (owner,) = [node for node in there.nodes if await node.metric("snorky_connections")]
         owner.kill()
+        if transport == "xhr-streaming":
+            await eventually(lambda: is_gone(there), within_s=20, what="the others know that the node has gone")
+            client.send("gateway", {"command": "info"})  # what it sends is refused: now it knows
         assert (await client.closed(25))[0] == 1006
+
+
+async def is_gone(there: House) -> bool:
+    """Tell whether a session that a killed node owned has gone."""
+    async with Redis(port=there.redis.port) as redis:
+        return not [key for key in await redis.keys("*names*sockjs*") if await redis.hlen(key)]
+
+
+@pytest.mark.needs("nginx")
+async def test_a_pause_of_redis_leaves_sessions_whole_or_ends_them(tmp_path: Path) -> None:
+    """Six seconds: shorter than what nodes take for the end of each other, longer than a client may be away."""
+
+    async def wait(client: SockJSClient, transport: str) -> None:
+        await met.wait()
+        await thawed.wait()
+        await eventually(heard(there, client, transport), within_s=15, what=f"{transport} goes on")
+
+    async def talk(client: SockJSClient, transport: str) -> list[int]:
+        await met.wait()
+        for number in range(30):
+            client.send("gateway", {"command": "info", "callId": number})
+            await asyncio.sleep(0.1)  # spread over the pause: what a user does
+        await thawed.wait()
+        answers: list[int] = []
+        while len(answers) < 30:
+            event = await client.event(25)
+            if event["event"] == "close":
+                assert event["code"] in (1002, 1006), event
+                return answers
+            answers.append(json.loads(event["data"])["message"]["callId"])
+        return answers
+
+    met, thawed = asyncio.Barrier(2 * len(RECEIVERS) + 1), asyncio.Event()
+    async with house(tmp_path, NODES) as there:
+        waiting = asyncio.create_task(by_each_transport(there.url, wait, tuple(RECEIVERS)))
+        talking = asyncio.create_task(by_each_transport(there.url, talk, tuple(RECEIVERS)))
+        await met.wait()
+        there.redis.freeze()
+        await asyncio.sleep(6.0)  # the fault itself
+        there.redis.thaw()
+        thawed.set()
+        await waiting
+        for answers in await talking:
+            assert answers == list(range(len(answers))), "a hole"
+        async with sockjs_client(there.url, "xhr-polling") as client:  # and the next one is served
+            await subscribed(client, "xhr-polling")
+
+
+def heard(there: House, client: SockJSClient, transport: str) -> Callable[[], Coroutine[Any, Any, bool]]:
+    """Ask whether what is published reaches a client; nodes may still be on their way back to Redis."""
+
+    async def ask() -> bool:
+        await there.publish("after", channel=transport)
+        try:
+            return bool((await client.event(0.5))["event"] == "message")
+        except AssertionError:
+            return False
+
+    return ask
 
 
 async def test_a_stream_ends_when_the_node_of_its_session_is_killed(tmp_path: Path) -> None:
@@ -217,12 +306,16 @@ async def test_a_stream_ends_when_the_node_of_its_session_is_killed(tmp_path: Pa
 
 
 @pytest.mark.needs("haproxy")
-@pytest.mark.parametrize("transport", ["xhr-streaming", "xhr-polling"])
-async def test_haproxy_lets_receivers_wait(transport: str, tmp_path: Path) -> None:
-    async with house(tmp_path, 2, running=running_haproxy) as there, sockjs_client(there.url, transport) as client:
-        await subscribed(client, transport)
+async def test_haproxy_lets_receivers_wait(tmp_path: Path) -> None:
+    async def wait(client: SockJSClient, transport: str) -> None:
         with pytest.raises(AssertionError, match="nothing within"):
             await client.event(within_s=7)  # longer than HAProxy waits for a handshake's answer
-        await there.publish("after")
+        await there.publish("after", channel=transport)
         assert (await client.message())["message"]["message"] == "after"
-        assert await there.connections() == 1
+        await met.wait()
+        assert await there.connections() == 2
+        await met.wait()
+
+    met = asyncio.Barrier(2)
+    async with house(tmp_path, 2, running=running_haproxy) as there:
+        await by_each_transport(there.url, wait, ("xhr-streaming", "xhr-polling"))

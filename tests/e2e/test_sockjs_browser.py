@@ -151,7 +151,7 @@ async def test_the_real_client_talks_in_a_browser(transport: str, is_same_origin
         assert echoes == [f"é😀{number}" for number in range(10)]
         if transport != "websocket":
             assert there.balancer is not None
-            assert len(asked(there.balancer, transport)) == NODES
+            assert len(asked(there.balancer)) == NODES
         (owner,) = [node for node in there.nodes if await node.metric("snorky_connections")]
         owner.terminate()
         while (message := await client.message())["type"] != "moving":
