@@ -31,11 +31,11 @@ from gateway.errors import (
 )
 from gateway.fanout import Fanout, Listener
 from gateway.frames import Dialect
-from gateway.history import History, Keeper
+from gateway.history import History, Keeper, Recovery
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.ownership import Notice, Ownership
-from gateway.primitives import Notification
+from gateway.primitives import GapNotice, Notification, OnGap
 from gateway.publication import Position, Selector, write_addressed
 from gateway.registry import ServiceRegistry
 from gateway.service import Service
@@ -126,6 +126,8 @@ class Node:
         """Make a registry's services part of the cluster."""
         registry.bind(self, self.limits)
         self._registries.append(registry)
+        for service in registry if self._keeper is not None else ():
+            self.keeper.set_rules(service.name, service.rules)
 
     async def start(self) -> None:
         """Begin to connect to the broker; returns at once. `is_ready` tells when it has come through."""
@@ -197,15 +199,24 @@ class Node:
             self._fanout.expect(key, data)
         return self._broker.publish(key, data)
 
-    def publish_kept(self, service: str, channel: Any, payload: Any, history: History) -> asyncio.Future[Position]:
+    def publish_kept(
+        self, service: str, channel: Any, payload: Any, history: History, *, once: str | None = None
+    ) -> asyncio.Future[Position]:
         """Publish, and keep it. See Topics.publish."""
         key = channel_key(service, channel)
         data = encode_json(payload)
         self._metrics.publications_published.inc()
-        return self.keeper.publish(key, data, history)
+        return self.keeper.publish(key, data, history, once=once)
 
     async def subscribe(
-        self, connection: Connection, service: str, channel: Any, notification: Notification, *, is_held: bool = False
+        self,
+        connection: Connection,
+        service: str,
+        channel: Any,
+        notification: Notification,
+        *,
+        is_held: bool = False,
+        is_kept: bool = False,
     ) -> None:
         """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.joining."""
         key = channel_key(service, channel)
@@ -232,6 +243,19 @@ class Node:
         if key not in connection.channels:
             raise NotSubscribed
 
+    async def recover(
+        self,
+        connection: Connection,
+        service: str,
+        channel: Any,
+        notification: Notification,
+        gap_notice: GapNotice,
+        *,
+        since: Position | None,
+    ) -> Recovery:
+        """Subscribe a connection, and tell what it missed. See Topics.recover."""
+        raise NotImplementedError
+
     def release(self, connection: Connection, service: str, channel: Any) -> None:
         """Write what was held for a connection, and hold no more. See Topics.joining."""
         held = self._hub.release(connection, channel_key(service, channel))
@@ -248,7 +272,9 @@ class Node:
         """True if a connection subscribes to a channel, or is about to."""
         return channel_key(service, channel) in connection.channels
 
-    async def listen(self, service: str, channel: Any, listener: Listener) -> None:
+    async def listen(
+        self, service: str, channel: Any, listener: Listener, *, is_kept: bool = False, on_gap: OnGap | None = None
+    ) -> None:
         """Hear a channel on this node itself. See Topics.listen."""
         key = channel_key(service, channel)
         if self._fanout.is_listened(key):

@@ -75,12 +75,16 @@ class Subscriber(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One publication. payload: JSON, not yet checked."""
+    """One publication. payload: JSON, not yet checked.
+
+    is_tombstone: it has a position, and its payload was not fit for anybody; `null` stands in its place.
+    """
 
     payload: bytes
     position: Position | None = None
     previous_tag: str | None = None
     selector: Selector | None = None
+    is_tombstone: bool = False
 
 
 def read_publication(data: bytes) -> Publication:

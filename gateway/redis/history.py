@@ -16,6 +16,7 @@ from gateway.redis.names import state_key, stream_key
 from gateway.redis.scripting import Call, Scripts
 from gateway.redis.sequencer import KEEP_S, Sequencer
 from gateway.redis.target import RedisTarget
+from gateway.rules import Rules
 
 __all__ = ["RedisHistory"]
 
@@ -58,6 +59,10 @@ class RedisHistory:
             dial_timeout_s=dial_timeout_s,
         )
         self._scripts = Scripts(self._commander)
+        self._rules: dict[str, Rules] = {}  # by service
+
+    def set_rules(self, service: str, rules: Rules) -> None:
+        self._rules[service] = rules
 
     async def start(self) -> None:
         self._sequencer.start()
