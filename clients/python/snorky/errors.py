@@ -2,6 +2,8 @@
 
     SnorkyError       a service was reached and refused; `code` is stable, `retry_after_ms` is set where waiting helps
     TransportError    no such answer came (a RuntimeError, as in Snorky 0.1); tells whether the call may have been done
+      PublishError      a Publisher could not publish, or does not know whether it has; carries the idempotency key
+        PublishManyError  the same of some of many
 
 TransportError.code is one of
     unreachable      no connection; nothing was sent
@@ -9,9 +11,18 @@ TransportError.code is one of
     unauthorized     401: wrong or missing key
     invalid_reply    the answer is not one of a gateway's
     http_STATUS      another status without an error of the gateway; with one, its code (unknown_service, ...)
+and of PublishError besides
+    no_function      Redis does not have the function that nodes load
+    unavailable      Redis cannot store it now: out of memory, read-only, loading, ...
+    refused          Redis or the function refuses it for good
 """
 
-__all__ = ["SnorkyError", "TransportError"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from snorky.publication import Receipt
+
+__all__ = ["PublishError", "PublishManyError", "SnorkyError", "TransportError"]
 
 
 class SnorkyError(Exception):
@@ -59,3 +70,36 @@ class TransportError(RuntimeError):
         cls, text: str, code: str, may_have_happened: bool, status: int | None, retry_after_ms: int | None
     ) -> "TransportError":
         return cls(text, code, may_have_happened=may_have_happened, status=status, retry_after_ms=retry_after_ms)
+
+
+class PublishError(TransportError):
+    """A publication was not taken, or nobody knows. Publishing again under `key`, within its window, is safe."""
+
+    def __init__(self, text: str, code: str, *, may_have_happened: bool, key: str) -> None:
+        super().__init__(text, code, may_have_happened=may_have_happened)
+        self.key = key
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _publish_error, (str(self), self.code, self.may_have_happened, self.key)
+
+
+class PublishManyError(PublishError):
+    """Some of many were not taken. receipts: of all, None where there is none. errors: why, by index."""
+
+    def __init__(self, receipts: "list[Receipt | None]", errors: dict[int, PublishError]) -> None:
+        first = errors[min(errors)]
+        super().__init__(
+            f"{len(errors)} of {len(receipts)} were not surely published; the first: {first}",
+            first.code,
+            may_have_happened=any(error.may_have_happened for error in errors.values()),
+            key=first.key,
+        )
+        self.receipts = receipts
+        self.errors = errors
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.receipts, self.errors)
+
+
+def _publish_error(text: str, code: str, may_have_happened: bool, key: str) -> PublishError:
+    return PublishError(text, code, may_have_happened=may_have_happened, key=key)
