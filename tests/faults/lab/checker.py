@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from gateway.publication import Position
 from tests.faults.lab.journal import Acked, Dropped, Gap, Journal, Received, Subscribed, Uncertain
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["Verdict", "count_resyncs", "judge"]
 
 _EXAMPLES_MAX = 20
 _Known = Mapping[tuple[str, int], Position]
@@ -97,18 +97,29 @@ def _positions(
     return known
 
 
-def _count(journal: Journal, verdict: Verdict) -> None:
+def _notices(journal: Journal) -> list[Gap | Subscribed]:
+    """What told the client honestly that something may be missing. The first subscription asks for nothing past."""
     is_first = True
+    found: list[Gap | Subscribed] = []
+    for entry in journal.entries:
+        if isinstance(entry, Gap) or (isinstance(entry, Subscribed) and not entry.is_recovered and not is_first):
+            found.append(entry)
+        is_first = is_first and not isinstance(entry, Subscribed)
+    return found
+
+
+def count_resyncs(journal: Journal) -> int:
+    """Count how often this client was told honestly that something of this channel may be missing."""
+    return sum(not isinstance(entry, Subscribed) or entry.position is not None for entry in _notices(journal))
+
+
+def _count(journal: Journal, verdict: Verdict) -> None:
+    verdict.resyncs += count_resyncs(journal)
     for entry in journal.entries:
         match entry:
             case Received(is_replayed=is_replayed):
                 verdict.delivered += 1
                 verdict.replayed += is_replayed
-            case Gap():
-                verdict.resyncs += 1
-            case Subscribed(is_recovered=is_recovered):
-                verdict.resyncs += not is_recovered and not is_first
-                is_first = False
             case Dropped(code=code):
                 verdict.disconnects += 1
                 verdict.close_codes[code] += 1
@@ -166,11 +177,7 @@ def _judge_recoverable(journal: Journal, owed: Sequence[Acked], known: _Known, v
     since = next((entry for entry in journal.entries if isinstance(entry, Subscribed)), None)
     if since is None:
         return  # never subscribed: owed nothing, and who counts subscribers notices
-    notices = [
-        (entry.at_s, entry.position)
-        for entry in journal.entries
-        if isinstance(entry, Gap) or (isinstance(entry, Subscribed) and not entry.is_recovered and entry is not since)
-    ]
+    notices = [(entry.at_s, entry.position) for entry in _notices(journal)]
     for one in owed:
         if one.started_s <= since.at_s or one.number in received:
             continue
