@@ -24,6 +24,7 @@ import { SnorkyError } from "./error.js";
  *
  * @typedef {object} ConnectionOptions
  * @property {string} url
+ * @property {string[]} subprotocols what the handshake asks for: the encoding's, and the token's
  * @property {SocketClass} WebSocket
  * @property {import("./json.js").Codec} codec
  * @property {import("./clock.js").Clock} clock
@@ -67,7 +68,7 @@ export class Connection {
     this.#options = options;
     this.#events = events;
     this.#heardAtMs = options.clock.now();
-    const socket = new options.WebSocket(options.url, [options.codec.subprotocol]);
+    const socket = new options.WebSocket(options.url, options.subprotocols);
     this.#socket = socket;
     socket.binaryType = "arraybuffer";
     socket.onopen = () => this.#onOpen();
