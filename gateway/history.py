@@ -69,6 +69,12 @@ class Keeper(Protocol):
         ignored.
         """
 
+    def publish_once(self, key: str, payload: bytes, once: str) -> asyncio.Future[None]:
+        """Queue one publication, JSON, to a channel that keeps nothing; a second one under its key is not published.
+
+        Its order among this node's others is not that of the calls. The future: as of `publish`.
+        """
+
     async def read(
         self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0
     ) -> list[Publication] | None:

@@ -208,6 +208,13 @@ class Node:
         self._metrics.publications_published.inc()
         return self.keeper.publish(key, data, history, once=once)
 
+    def publish_once(self, service: str, channel: Any, payload: Any, once: str) -> asyncio.Future[None]:
+        """Publish once under an idempotency key, and keep nothing. See Topics.publish."""
+        key = channel_key(service, channel)
+        data = encode_json(payload)
+        self._metrics.publications_published.inc()
+        return self.keeper.publish_once(key, data, once)
+
     async def subscribe(
         self,
         connection: Connection,

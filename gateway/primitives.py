@@ -50,6 +50,9 @@ class Cluster(Protocol):
     ) -> asyncio.Future[Position]:
         """Publish, and keep it. See Topics.publish."""
 
+    def publish_once(self, service: str, channel: Any, payload: Any, once: str) -> asyncio.Future[None]:
+        """Publish once under an idempotency key, and keep nothing. See Topics.publish."""
+
     async def subscribe(
         self,
         connection: Connection,

@@ -39,6 +39,9 @@ class Topics:
         self, channel: Any, payload: Any, *, history: History, once: str | None = None
     ) -> asyncio.Future[Position]: ...
 
+    @overload
+    def publish(self, channel: Any, payload: Any, *, once: str) -> asyncio.Future[None]: ...
+
     def publish(
         self,
         channel: Any,
@@ -47,17 +50,20 @@ class Topics:
         to: Selector | None = None,
         history: History | None = None,
         once: str | None = None,
-    ) -> asyncio.Future[int] | asyncio.Future[Position]:
+    ) -> asyncio.Future[int] | asyncio.Future[Position] | asyncio.Future[None]:
         """Publish to all subscribers of a channel, on all nodes. channel, payload: any JSON entity.
 
         to: only to these subscribers. history: keep it so long, for who reads `history`; the future then returns
-        its position. once: an idempotency key of this channel, with a history; what is published under it again is
+        its position. once: an idempotency key of this channel; what is published under it again within 300 s is
         answered alike, and not published. Await the future to know that Redis has it; its order among this node's
-        publications is settled either way. Returns the number of nodes that hear the channel. Raises
+        publications is settled either way (not that of `once` without a history). Returns the number of nodes that
+        hear the channel; None with `once`. Raises
         InvalidChannel and InvalidMessage at once; the future raises BrokerUnavailable.
         """
         if history is not None:
             return self._cluster.publish_kept(self._service, channel, payload, history, once=once)
+        if once is not None:
+            return self._cluster.publish_once(self._service, channel, payload, once)
         return self._cluster.publish(self._service, channel, payload, to=to)
 
     async def history(self, channel: Any, since: Position) -> list[Publication] | None:

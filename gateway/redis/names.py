@@ -90,9 +90,9 @@ def stream_key(prefix: str, key: str) -> bytes:
     return channel_name(prefix, key) + b":history"
 
 
-def once_key(prefix: str, key: str, digest: str) -> bytes:
-    """The position of what was published to a channel under an idempotency key. digest: of it, hexadecimal."""
-    return channel_name(prefix, key) + b":once:" + digest.encode()
+def once_key(prefix: str, key: str, once: str) -> bytes:
+    """The position of what was published to a channel under an idempotency key."""
+    return channel_name(prefix, key) + b":once:" + once.encode()
 
 
 def names_key(prefix: str, key: str) -> bytes:

@@ -66,9 +66,7 @@ class Scripts:
         If Redis does not know a script, it is sent again in full, and all commands again with it. Raises
         BrokerUnavailable: one of them failed or it is not known; the others may have been done.
         """
-        if self._is_plain is None:
-            (version,) = raise_for_errors(await self._commander.send([command(b"EVAL", _ASK_VERSION, b"0")]))
-            self._is_plain = version == 0
+        await self.is_plain()
         answers = await self._send(steps, in_full=False)
         unknown = {at for at, answer in enumerate(answers) if _is_unknown(answer)}
         if unknown:
@@ -77,6 +75,13 @@ class Scripts:
             for at, answer in zip(again, await self._send([steps[at] for at in again], in_full=True), strict=True):
                 answers[at] = answer
         return raise_for_errors(answers)
+
+    async def is_plain(self) -> bool:
+        """Tell if the server knows neither the shebang line nor functions. Raises BrokerUnavailable."""
+        if self._is_plain is None:
+            (version,) = raise_for_errors(await self._commander.send([command(b"EVAL", _ASK_VERSION, b"0")]))
+            self._is_plain = version == 0
+        return self._is_plain
 
     def forget(self, *steps: bytes) -> None:
         """Send commands of which nobody needs to know the outcome."""

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import secrets
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import hiredis
 
@@ -64,9 +64,17 @@ class Sequencer(Publisher):
 
     def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
         """Queue one publication. See Keeper.publish; the future may also raise PublishRefused."""
+        return self._queue_script(key, payload, once, b"%d" % history.size, _milliseconds(history.ttl_s))
+
+    def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
+        """Queue one publication that is not kept. See Keeper.publish_once; the future may also raise PublishRefused."""
+        return self._queue_script(key, payload, once, b"0", b"0")
+
+    def _queue_script(
+        self, key: str, payload: bytes, once: str | None, size: bytes, ttl_ms: bytes
+    ) -> "asyncio.Future[Any]":
         keep_s = OWN_S if once is None else ONCE_S
         once = "own " + secrets.token_hex(8) if once is None else "given " + once
-        digest = hashlib.blake2b(once.encode(), digest_size=16).hexdigest()
         return self._queue(
             command(
                 b"EVALSHA",
@@ -74,12 +82,12 @@ class Sequencer(Publisher):
                 b"3",
                 state_key(self._prefix, key),
                 stream_key(self._prefix, key),
-                once_key(self._prefix, key, digest),
+                once_key(self._prefix, key, once),
                 channel_name(self._prefix, key),
                 payload,
                 secrets.token_hex(16).encode(),
-                b"%d" % history.size,
-                _milliseconds(history.ttl_s),
+                size,
+                ttl_ms,
                 _milliseconds(KEEP_S),
                 _milliseconds(keep_s),
             )
@@ -146,7 +154,8 @@ class Sequencer(Publisher):
                 fail(future, PublishRefused(str(reply)))
                 continue
             try:
-                future.set_result(Position.parse(reply.decode()))  # type: ignore[attr-defined]  # or it raises
+                text = reply.decode()  # type: ignore[attr-defined]  # or it raises
+                future.set_result(Position.parse(text) if text else None)
             except (AttributeError, ValueError):
                 fail(future, BrokerUnavailable("outcome unknown: answer out of place"))
                 raise WireError(f"answer out of place: {str(reply)[:200]}") from None

@@ -124,6 +124,48 @@ async def test_two_nodes_publishing_at_once_make_one_order(keepers: tuple[Keeper
     assert [number for number in numbers if number > 1000] == list(range(1001, 1101))
 
 
+async def test_a_replay_beyond_its_caps_is_none(keepers: tuple[Keeper, Keeper]) -> None:
+    keeper = keepers[0]
+    begun = await keeper.position(KEY)
+    await fill(keeper, 30)  # of 9 + 21 * 2 bytes
+    assert payloads(await keeper.read(KEY, begun, max_entries=30, max_bytes=51)) == [b"%d" % n for n in range(1, 31)]
+    assert await keeper.read(KEY, begun, max_entries=29) is None
+    assert await keeper.read(KEY, begun, max_bytes=50) is None
+
+
+async def test_recent_are_the_last_ones_in_order(keepers: tuple[Keeper, Keeper]) -> None:
+    keeper = keepers[0]
+    nothing, begun = await keeper.recent(KEY, 5)
+    assert nothing == [] and begun == await keeper.position(KEY)
+    positions = [begun, *await fill(keeper, 30, History(ttl_s=3600.0, size=20))]
+    last, top = await keepers[1].recent(KEY, 3)
+    assert (payloads(last), top) == ([b"28", b"29", b"30"], positions[-1])
+    assert [(each.position, each.previous_tag) for each in last] == [
+        (positions[at], positions[at - 1].tag) for at in (28, 29, 30)
+    ]
+    assert len((await keeper.recent(KEY, 100))[0]) == 20
+
+
+async def test_recent_behind_a_position_are_the_first_ones(keepers: tuple[Keeper, Keeper]) -> None:
+    keeper = keepers[0]
+    positions = await fill(keeper, 30, History(ttl_s=3600.0, size=20))
+    found, top = await keeper.recent(KEY, 9, positions[14])
+    assert (payloads(found), top) == ([b"%d" % number for number in range(16, 25)], positions[-1])
+    assert await keeper.recent(KEY, 9, positions[-1]) == ([], positions[-1])
+    gone, top = await keeper.recent(KEY, 2, positions[0])
+    assert (payloads(gone), top) == ([b"29", b"30"], positions[-1])  # as if it had not been given
+
+
+async def test_positions_are_of_channels_that_have_a_history(keepers: tuple[Keeper, Keeper]) -> None:
+    keeper = keepers[0]
+    (top,) = await fill(keeper, 1)
+    begun = await keeper.position("datasync:Other")
+    keys = [KEY, "datasync:None", "datasync:Other"]
+    assert await keeper.positions(keys) == {KEY: top, "datasync:Other": begun}
+    assert await keepers[1].positions(keys) == {KEY: top, "datasync:Other": begun}  # and none began
+    assert await keeper.positions([]) == {}
+
+
 # -- what only servers show ----------------------------------------------------------------------------------------
 
 
@@ -198,6 +240,59 @@ async def test_the_counter_outlives_what_is_kept(server: Server) -> None:
         assert (third.epoch, third.offset) == (second.epoch, 3)
         assert payloads(await keeper.read(KEY, second)) == [b"3"]
         assert await client.pttl(stream) > 3_600_000
+        await client.aclose()
+
+
+async def test_comparing_keeps_the_state_of_a_quiet_channel(server: Server) -> None:
+    async with keeper_of(server.url) as keeper:
+        client = server.client()
+        state = f"{PREFIX}:{{{KEY}}}:position"
+        await keeper.position(KEY)
+        await client.pexpire(state, 60_000)
+        await keeper.positions([KEY])
+        assert await client.pttl(state) > 86_000_000
+        await client.pexpire(state, 90_000_000)
+        await keeper.positions([KEY])
+        assert await client.pttl(state) > 89_000_000  # never shorter
+        await client.aclose()
+
+
+async def test_what_keeps_nothing_is_published_once_under_a_key(server: Server) -> None:
+    async with open_broker(server.url) as (broker, recorder), keeper_of(server.url) as keeper:
+        await broker.subscribe(KEY)
+        for payload, once in ((b"1", "a"), (b"1", "a"), (b"2", "b"), (b"2", "b"), (b"3", "a b")):
+            assert await keeper.publish_once(KEY, payload, once) is None
+        await recorder.until(lambda: b"3" in recorder.of(KEY))
+        assert recorder.of(KEY) == [b"1", b"2", b"3"]  # as any client publishes: without a header
+        assert await keeper.positions([KEY]) == {}
+
+
+async def test_large_offsets_are_written_in_full(server: Server) -> None:
+    """Lua's tostring makes 1e+15 of this, which is no offset."""
+    async with keeper_of(server.url) as keeper:
+        client = server.client()
+        await keeper.position(KEY)
+        await client.hset(f"{PREFIX}:{{{KEY}}}:position", "offset", 999_999_999_999_999)
+        positions = await fill(keeper, 3)
+        assert [position.offset for position in positions] == [10**15, 10**15 + 1, 10**15 + 2]
+        assert payloads(await keeper.read(KEY, positions[0])) == [b"2", b"3"]
+        assert (await keeper.recent(KEY, 1))[1] == await keeper.position(KEY) == positions[-1]
+        await client.aclose()
+
+
+async def test_the_entry_is_written_before_the_counter_moves(server: Server) -> None:
+    """What the stream refuses was not counted, and not sent: else everybody would look for it in vain."""
+    async with open_broker(server.url) as (broker, recorder), keeper_of(server.url) as keeper:
+        client = server.client()
+        await broker.subscribe(KEY)
+        (first,) = await fill(keeper, 1)
+        await client.xadd(f"{PREFIX}:{{{KEY}}}:history", {"foreign": "entry"}, id="2-1")
+        with pytest.raises(BrokerUnavailable):
+            await keeper.publish(KEY, b"2", HOUR)
+        assert await keeper.position(KEY) == first
+        await broker.publish(KEY, b"fence")
+        await recorder.until(lambda: b"fence" in recorder.of(KEY))
+        assert [read_publication(data).payload for data in recorder.of(KEY)] == [b"1", b"fence"]
         await client.aclose()
 
 

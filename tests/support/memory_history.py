@@ -41,11 +41,13 @@ class Archive:
         self._on_publish = on_publish
         self._shelves: dict[str, _Shelf] = {}
         self._once: dict[tuple[str, str], Position] = {}
+        self._bare: set[tuple[str, str]] = set()  # published once, and not kept
 
     def flush(self) -> None:
         """Lose everything."""
         self._shelves.clear()
         self._once.clear()
+        self._bare.clear()
 
     def has(self, key: str) -> bool:
         """True if a channel has a history."""
@@ -72,6 +74,13 @@ class Archive:
         if self._on_publish is not None:
             self._on_publish(key, write_sequenced(publication))
         return shelf.position
+
+    def publish_once(self, key: str, payload: bytes, once: str) -> None:
+        """Publish what is not kept."""
+        if (key, once) not in self._bare:
+            self._bare.add((key, once))
+            if self._on_publish is not None:
+                self._on_publish(key, payload)
 
     def recent(self, key: str, limit: int, since: Position | None) -> tuple[list[Publication], Position]:
         """Read what is kept, or the first of it behind a position."""
@@ -123,6 +132,16 @@ class MemoryHistory:
             future.exception()
         else:
             future.set_result(self._archive.publish(key, payload, history, once))
+        return future
+
+    def publish_once(self, key: str, payload: bytes, once: str) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._archive.is_failing:
+            future.set_exception(BrokerUnavailable(key))
+            future.exception()
+        else:
+            self._archive.publish_once(key, payload, once)
+            future.set_result(None)
         return future
 
     async def read(
