@@ -103,11 +103,12 @@ def parse_script_url(value: str) -> str:
 
 
 def parse_redis_url(value: str) -> str:
-    """Take a URL of one server; "" = the embedded one."""
+    """Take a URL of one server or of its sentinels; "" = the embedded one."""
     scheme = value.partition("://")[0]
-    if scheme in ("redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster"):
-        raise ValueError("names a Sentinel or Cluster, which a later version brings; write redis:// or rediss://")
-    if value and (scheme not in ("redis", "rediss", "unix") or value == f"{scheme}://"):
+    if scheme in ("redis+cluster", "rediss+cluster"):
+        raise ValueError("names a Cluster, which a later version brings; write redis:// or redis+sentinel://")
+    schemes = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+    if value and (scheme not in schemes or value == f"{scheme}://"):
         raise ValueError('is no Redis URL; write "redis://127.0.0.1:6379/0", rediss:// for TLS, or "" for embedded')
     return value
 

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import hiredis
+
 from gateway.errors import BrokerUnavailable
 from gateway.metrics import Metrics
 from gateway.redis.link import Link
@@ -150,6 +152,8 @@ class Commander:
                 raise WireError(f"unasked answer: {str(reply)[:200]}")
             group = self._written[0]
             group.answers.append(reply)
+            if isinstance(reply, hiredis.ReplyError):
+                self._link.on_refused(reply)
             if len(group.answers) == group.count:
                 self._written.popleft()
                 if not group.future.done():

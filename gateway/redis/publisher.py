@@ -163,6 +163,7 @@ class Publisher:
                     future.set_result(reply)
             elif isinstance(reply, hiredis.ReplyError):
                 fail(future, PublishRefused(str(reply)))
+                self._link.on_refused(reply)
             else:
                 fail(future, BrokerUnavailable("outcome unknown: answer out of place"))
                 raise WireError(f"answer out of place: {str(reply)[:200]}")

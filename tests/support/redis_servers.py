@@ -147,6 +147,10 @@ class RedisServer:
         await self.stop()
         await self.start()
 
+    def kill(self) -> None:
+        """SIGKILL, and return at once; `stop` is still owed."""
+        self._running.kill()
+
     def freeze(self) -> None:
         """SIGSTOP: the kernel goes on accepting its connections, and nobody answers."""
         self._running.freeze()

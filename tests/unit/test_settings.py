@@ -153,7 +153,7 @@ def test_service_links_of_kubernetes_are_no_settings():
         ('[public]\nhost = "http://a"', '"" for all'),
         ('prefix = "a{b}"', "prefix: takes 1 to 64 letters"),
         ('redis_url = "http://a"', 'write "redis://127.0.0.1:6379/0"'),
-        ('redis_url = "redis+sentinel://a/b"', "a later version"),
+        ('redis_url = "redis+cluster://a"', "a later version"),
         ('redis_url = ["redis://a", "redis://b"]', "several independent Redis are for a later version"),
         (f'[auth]\nhmac_secret = "{"x" * 31}"', "[auth] hmac_secret: has less than 32 bytes; make one with: openssl"),
         (f'[auth]\nhmac_secret = "-----BEGIN PUBLIC KEY-----{"x" * 31}"', "write it as public_key"),
