@@ -8,7 +8,7 @@ On free loopback ports, nothing stored, ended by their own pid. `require(kind)` 
 import asyncio
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -85,8 +85,17 @@ def make_tls(directory: Path, *, host: str = "127.0.0.1") -> Tls:
 class RedisServer:
     """A real server. kind: one of REAL_KINDS. conf: further lines of its configuration. tls: then only by TLS."""
 
-    def __init__(self, kind: str, directory: Path, *, conf: Sequence[str] = (), tls: Tls | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        directory: Path,
+        *,
+        conf: Sequence[str] = (),
+        tls: Tls | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.kind = kind
+        self._env = env
         self.port = free_port()
         self._directory = directory
         self._tls = tls
@@ -128,7 +137,10 @@ class RedisServer:
     async def start(self) -> None:
         """Start it, on the same port as before, with nothing of what it held."""
         self._process = Process(
-            [self._program, str(self._conf)], cwd=self._directory, ready="Ready to accept connections"
+            [self._program, str(self._conf)],
+            env=self._env,
+            cwd=self._directory,
+            ready="Ready to accept connections",
         )
         try:
             await self._process.wait_ready()

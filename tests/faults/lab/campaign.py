@@ -1,19 +1,39 @@
 """Runs rows in one lab: injects each fault under load, waits until all is well, judges the stretch."""
 
 import asyncio
+import sys
+import tempfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 from tests.faults.lab.checker import count_resyncs
+from tests.faults.lab.faults import ALL
 from tests.faults.lab.figures import delays, healed_after_s
-from tests.faults.lab.lab import Lab
+from tests.faults.lab.lab import Lab, running_lab
+from tests.faults.lab.plan import Plan
 from tests.faults.lab.trial import Fault, Outcome, Trial
 from tests.faults.lab.visitors import PROBE
 
-__all__ = ["run_fault"]
+__all__ = ["run_fault", "run_faults"]
 
 BEFORE_S = 1.0  # of load ahead of the fault
 AFTER_S = 1.5  # and behind it, when all is well again
 WHOLE_WITHIN_S = 30.0
+
+
+async def run_faults(plan: Plan, keys: Sequence[str]) -> list[Outcome]:
+    """Run rows one after another in one lab; tells each on stderr as it ends."""
+    outcomes = []
+    with tempfile.TemporaryDirectory(prefix="lab-") as directory:
+        async with running_lab(plan, Path(directory)) as lab:
+            for fault in map(ALL.__getitem__, keys):
+                if fault.needs_history and not plan.history:
+                    continue
+                outcomes.append(await run_fault(lab, fault))
+                state = "BROKEN" if outcomes[-1].broken else "kept"
+                print(f"{fault.key}: {state} after {outcomes[-1].took_s:.1f} s", file=sys.stderr, flush=True)
+    return outcomes
 
 
 async def run_fault(lab: Lab, fault: Fault) -> Outcome:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.lab.checker import Verdict, judge
+from tests.faults.lab.clock import Clock
 from tests.faults.lab.crowd import Crowd
 from tests.faults.lab.journal import Acked
 from tests.faults.lab.load import Load
@@ -39,6 +40,7 @@ class Lab:
         self.directory = directory
         self.rng = random.Random(plan.seed)
         self.redis: RedisServer | None = None
+        self.redis_clock: Clock | None = None
         self.proxy: FaultProxy | None = None
         self.balancer: Balancer | None = None
         self.topology: Any = None  # what the tests' starter of a topology gave
@@ -48,6 +50,7 @@ class Lab:
         self._nodes_url = nodes_url
         self._publisher_url = publisher_url
         self._config = node_config(directory, plan)
+        self.clocks = [Clock(directory, f"node-{index}") for index in range(plan.nodes)]
         self._ports = [(free_port(), free_port()) for _ in range(plan.nodes)]
 
     # -- nodes -------------------------------------------------------------------------------------------------
@@ -56,6 +59,7 @@ class Lab:
         """Start the node of that number, on the ports it always has."""
         public, private = self._ports[index]
         env = {
+            **self.clocks[index].env,
             "SNORKY_REDIS_URL": self._nodes_url,
             "SNORKY_PUBLIC__PORT": str(public),
             "SNORKY_PRIVATE__PORT": str(private),
@@ -117,10 +121,11 @@ class Lab:
 async def running_lab(plan: Plan, directory: Path) -> AsyncIterator[Lab]:
     """Run a lab on one Redis until the block ends; everything in it is whole, and under load."""
     async with AsyncExitStack() as stack:
-        redis = await stack.enter_async_context(RedisServer("redis", directory, conf=["enable-debug-command yes"]))
+        clock = Clock(directory, "redis")
+        redis = await stack.enter_async_context(RedisServer("redis", directory, env=clock.env))
         proxy = await stack.enter_async_context(FaultProxy("127.0.0.1", redis.port))
         lab = Lab(plan, directory, nodes_url=proxy.url, publisher_url=redis.url)
-        lab.redis, lab.proxy = redis, proxy
+        lab.redis, lab.proxy, lab.redis_clock = redis, proxy, clock
         yield await _populate(lab, stack)
 
 

@@ -15,6 +15,8 @@ __all__ = ["MACHINE_FAULTS"]
 
 SPARE_DESCRIPTORS = 10
 KNOCKS = 60
+HOUR_S = 3600
+JUMPED_S = 5.0  # long enough to look twice for dead nodes
 SPIN_S = 2.0
 SPIN_CPU_MAX = 0.8  # of a core, beside the load
 
@@ -65,7 +67,56 @@ def cpu_s(node: NodeProcess) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+async def jump_node_clock(trial: Trial) -> None:
+    """A node's wall clock goes wrong by an hour, first ahead, then behind."""
+    lab = trial.lab
+    index = pick(lab)
+    clock = lab.clocks[index]
+    with open(f"/proc/{lab.nodes[index].pid}/maps") as maps:
+        trial.expect("clock.so" in maps.read(), "its clock cannot be set: nothing was tried")
+    try:
+        for hour_s in (HOUR_S, -HOUR_S):
+            clock.jump(hour_s)
+            await asyncio.sleep(JUMPED_S)
+    finally:
+        clock.jump(0)
+    trial.ended()
+
+
+async def jump_redis_clock(trial: Trial) -> None:
+    """The clock of Redis jumps an hour ahead and back: by it all leases and much of the history have ended."""
+    clock, redis = trial.lab.redis_clock, trial.lab.redis
+    assert clock is not None and redis is not None
+    try:
+        clock.jump(HOUR_S)
+        await asyncio.sleep(JUMPED_S)
+        client = redis.client()
+        seconds, _ = await client.time()
+        await client.aclose()
+        trial.expect(abs(seconds - time.time() - HOUR_S) < 60, "its clock did not jump: nothing was tried")
+    finally:
+        clock.jump(0)
+    await asyncio.sleep(JUMPED_S)
+    trial.ended()
+
+
 MACHINE_FAULTS = (
+    Fault(
+        key="node-clock",
+        name="a node's clock jumps 1 h",
+        users_see="nothing",
+        inject=jump_node_clock,
+        healed_within_s=3.0,
+    ),
+    Fault(
+        key="redis-clock",
+        name="the clock of Redis jumps 1 h",
+        users_see="honest resync",
+        inject=jump_redis_clock,
+        healed_within_s=3.0,
+        resyncs_max=2,
+        allows_repeats=True,  # keys expire by that clock
+    ),
     Fault(
         key="descriptors",
         name="fd limit reached",
