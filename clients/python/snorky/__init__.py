@@ -13,15 +13,15 @@ from snorky.aio import AsyncSnorkyBackend
 from snorky.backend import Call, Reply, SnorkyBackend
 from snorky.errors import PublishError, PublishManyError, SnorkyError, TransportError
 from snorky.position import Position
-from snorky.publication import Message, Receipt
+from snorky.publication import Publication, Receipt
 from snorky.publisher import Publisher
 from snorky.transport import SnorkyHTTPTransport, Transport
 
 __all__ = [
     "AsyncSnorkyBackend",
     "Call",
-    "Message",
     "Position",
+    "Publication",
     "PublishError",
     "PublishManyError",
     "Publisher",

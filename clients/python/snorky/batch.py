@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from snorky.errors import PublishError, PublishManyError
-from snorky.publication import Publication, Receipt
+from snorky.publication import Receipt, Sending
 
 __all__ = ["Batch"]
 
@@ -25,7 +25,7 @@ class Batch:
 
     def __init__(
         self,
-        publications: Iterable[Publication],
+        publications: Iterable[Sending],
         *,
         deadline_s: float,
         begun_s: float,
@@ -40,7 +40,7 @@ class Batch:
         self._failures = 0
 
     @property
-    def pending(self) -> list[Publication]:
+    def pending(self) -> list[Sending]:
         """What another attempt would send, in order."""
         return [each for each in self.publications if self._is_pending(each)]
 
@@ -76,7 +76,7 @@ class Batch:
             raise error
         return publication.receipt
 
-    def _is_pending(self, publication: Publication) -> bool:
+    def _is_pending(self, publication: Sending) -> bool:
         if publication.receipt is not None:
             return False
         return publication.refusal is None or publication.refusal.is_passing

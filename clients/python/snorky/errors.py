@@ -2,6 +2,7 @@
 
     SnorkyError       a service was reached and refused; `code` is stable, `retry_after_ms` is set where waiting helps
     TransportError    no such answer came (a RuntimeError, as in Snorky 0.1); tells whether the call may have been done
+      ConnectionEnded   the gateway closed for good: terminal close codes (4500 to 4999), or the client was closed
       PublishError      a Publisher could not publish, or does not know whether it has; carries the idempotency key
         PublishManyError  the same of some of many
 
@@ -17,12 +18,13 @@ and of PublishError besides
     refused          Redis or the function refuses it for good
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from snorky.publication import Receipt
 
-__all__ = ["PublishError", "PublishManyError", "SnorkyError", "TransportError"]
+__all__ = ["ConnectionEnded", "PublishError", "PublishManyError", "SnorkyError", "TransportError"]
 
 
 class SnorkyError(Exception):
@@ -32,6 +34,16 @@ class SnorkyError(Exception):
         super().__init__(text)
         self.code = code
         self.retry_after_ms = retry_after_ms
+
+    @classmethod
+    def of(cls, message: Mapping[str, Any]) -> "SnorkyError":
+        """Read an error message of the protocol."""
+        text, code, retry_after_ms = message.get("message"), message.get("code"), message.get("retryAfterMs")
+        return cls(
+            text if isinstance(text, str) else "refused",
+            code if isinstance(code, str) else "refused",
+            retry_after_ms=retry_after_ms if type(retry_after_ms) is int and retry_after_ms >= 0 else None,
+        )
 
     def __reduce__(self) -> tuple[object, ...]:  # job queues pickle the errors of their jobs
         return type(self)._make, (str(self), self.code, self.retry_after_ms)
@@ -70,6 +82,19 @@ class TransportError(RuntimeError):
         cls, text: str, code: str, may_have_happened: bool, status: int | None, retry_after_ms: int | None
     ) -> "TransportError":
         return cls(text, code, may_have_happened=may_have_happened, status=status, retry_after_ms=retry_after_ms)
+
+
+class ConnectionEnded(TransportError):
+    """A realtime client has ended. close_code: why: of the protocol, 1000 = it was closed by its own program."""
+
+    def __init__(self, close_code: int, reason: str = "") -> None:
+        text = f"The connection has ended for good: {close_code} {reason}".rstrip()
+        super().__init__(text, "closed", may_have_happened=False)
+        self.close_code = close_code
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.close_code, self.reason)
 
 
 class PublishError(TransportError):

@@ -16,7 +16,7 @@ from snorky.errors import PublishError
 from snorky.position import Position
 from snorky.strict import encode
 
-__all__ = ["KEY_MAX_BYTES", "PAYLOAD_MAX_BYTES", "Message", "Publication", "Receipt", "Refusal"]
+__all__ = ["KEY_MAX_BYTES", "PAYLOAD_MAX_BYTES", "Publication", "Receipt", "Refusal", "Sending"]
 
 PAYLOAD_MAX_BYTES: Final = 1_048_576  # what a gateway's /backend takes; beyond it, it ends slow clients
 KEY_MAX_BYTES: Final = 255
@@ -27,7 +27,7 @@ _UNAUTHORIZED = ("NOPERM", "NOAUTH", "WRONGPASS")
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class Publication:
     """One of many to publish. key: None = one is made."""
 
     channel: Any
@@ -60,8 +60,8 @@ class Refusal:
     @classmethod
     def of(cls, text: str) -> "Refusal":
         """Read an error's text."""
-        if "unction not found" in text:
-            hint = "start a node, which loads it, or publish with if_no_function='publish'"
+        if "unction not found" in text or "no node with this prefix" in text:
+            hint = "start a node with this prefix, which loads it, or publish with if_no_function='publish'"
             return cls(f"Redis does not have the function snorky_publish: {hint}", "no_function", True)
         if text.startswith("unknown command") or "ERR unknown command" in text:
             return cls("Redis is older than 7.0 and has no functions", "no_function", False)
@@ -72,10 +72,10 @@ class Refusal:
         return cls(f"Redis refuses: {text}", "refused", False)
 
 
-class Publication:
+class Sending:
     """One publication on its way. Raises ValueError, TypeError: a node would not take it."""
 
-    def __init__(self, message: Message, prefix: str) -> None:
+    def __init__(self, message: Publication, prefix: str) -> None:
         self.name = redis_channel(prefix, message.service, message.channel)
         self.payload = encode(message.message)
         if len(self.payload) > PAYLOAD_MAX_BYTES:

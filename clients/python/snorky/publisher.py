@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal
 
 from snorky.batch import Batch
-from snorky.publication import Message, Publication, Receipt, Refusal
+from snorky.publication import Publication, Receipt, Refusal, Sending
 from snorky.redis_pool import make_pool
 
 __all__ = ["Publisher"]
@@ -66,11 +66,11 @@ class Publisher:
         taken, or nobody knows (`may_have_happened`; again under `error.key` is safe); ValueError, TypeError: a
         node would not take it, nothing was sent.
         """
-        batch = self._batch([Message(channel, message, key, service)])
+        batch = self._batch([Publication(channel, message, key, service)])
         self._run(batch, count=count)
         return batch.receipt()
 
-    def publish_many(self, messages: Iterable[Message], *, count: bool = False) -> list[Receipt]:
+    def publish_many(self, messages: Iterable[Publication], *, count: bool = False) -> list[Receipt]:
         """Publish messages, pipelined, in their order, and return their receipts; one that is bad refuses all.
 
         Not a transaction: others may come in between, and what Redis refuses does not hold those behind it. Raises
@@ -84,8 +84,8 @@ class Publisher:
         """Let go of the connections. The publisher can be used on; it opens new ones."""
         self._pool.disconnect()
 
-    def _batch(self, messages: Iterable[Message]) -> Batch:
-        publications = [Publication(message, self.prefix) for message in messages]
+    def _batch(self, messages: Iterable[Publication]) -> Batch:
+        publications = [Sending(message, self.prefix) for message in messages]
         now_s = time.monotonic()
         return Batch(
             publications,
@@ -105,7 +105,7 @@ class Publisher:
                     break
             wait_s = batch.wait_s(time.monotonic())
 
-    def _attempt(self, publications: Sequence[Publication], deadline_s: float, *, count: bool) -> bool:
+    def _attempt(self, publications: Sequence[Sending], deadline_s: float, *, count: bool) -> bool:
         """Send publications once, and tell each what came of it. False: the connection was lost."""
         from redis.exceptions import RedisError
 
@@ -138,7 +138,7 @@ class Publisher:
 
 def _exchange(
     connection: Any,
-    publications: Sequence[Publication],
+    publications: Sequence[Sending],
     deadline_s: float,
     attempt_timeout_s: float,
     *,

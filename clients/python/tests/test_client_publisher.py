@@ -11,7 +11,7 @@ import pytest
 from scripted_redis import answer_each, commands, error, redis_url, replies, take, text
 from scripted_server import ScriptedServer, hang_up, wait
 
-from snorky import Message, Position, Publisher, PublishError, PublishManyError
+from snorky import Position, Publication, Publisher, PublishError, PublishManyError
 from snorky.aio import Publisher as AsyncPublisher
 
 POSITION = "6aa:7:0123abcd"
@@ -138,7 +138,7 @@ def test_plain_publish_is_never_sent_twice() -> None:
 
 
 def test_many_go_out_together_and_what_has_no_answer_alone_is_sent_again() -> None:
-    messages = [Message("news", number) for number in range(4)]
+    messages = [Publication("news", number) for number in range(4)]
     first = [take(4), lambda peer: peer.sock.sendall(text("e:1:a") + text("e:2:b")), hang_up]
     with ScriptedServer(first, [replies(text("e:3:c"), text("e:4:d"))]) as server, publisher_of(server) as publisher:
         receipts = publisher.publish_many(messages)
@@ -150,7 +150,7 @@ def test_of_many_each_refused_one_is_told_and_the_others_have_receipts() -> None
     said = [text("e:1:a"), error("ERR no"), text("e:2:b")]
     with ScriptedServer([replies(*said)]) as server, publisher_of(server) as publisher:
         with pytest.raises(PublishManyError, match="1 of 3") as caught:
-            publisher.publish_many([Message("news", 1), Message("news", 2, key="k2"), Message("news", 3)])
+            publisher.publish_many([Publication("news", 1), Publication("news", 2, key="k2"), Publication("news", 3)])
     assert [receipt is not None for receipt in caught.value.receipts] == [True, False, True]
     assert (caught.value.errors[1].code, caught.value.errors[1].key) == ("refused", "k2")
 
@@ -176,7 +176,7 @@ def test_what_a_node_would_not_take_is_refused_before_anything_is_sent(channel: 
         with pytest.raises((ValueError, TypeError)):
             publisher.publish(channel, message)
         with pytest.raises((ValueError, TypeError)):
-            publisher.publish_many([Message("fine", 1), Message(channel, message)])
+            publisher.publish_many([Publication("fine", 1), Publication(channel, message)])
     assert server.connections == 0
 
 
@@ -251,4 +251,4 @@ async def test_coroutines_publish_side_by_side() -> None:
         async with AsyncPublisher(redis_url(server)) as publisher:
             receipts = await asyncio.gather(*[publisher.publish("news", number) for number in range(100)])
             assert [receipt.position.tag for receipt in receipts if receipt.position] == list(map(str, range(100)))
-            assert len(await publisher.publish_many([Message("news", 1), Message("news", 2)])) == 2
+            assert len(await publisher.publish_many([Publication("news", 1), Publication("news", 2)])) == 2

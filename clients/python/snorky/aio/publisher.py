@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal, TypeVar
 
-from snorky.publication import Message, Receipt
+from snorky.publication import Publication, Receipt
 from snorky.publisher import Publisher as BlockingPublisher
 
 __all__ = ["Publisher"]
@@ -54,7 +54,7 @@ class Publisher:
         publish = self._publisher.publish
         return await self._run(partial(publish, channel, message, key=key, service=service, count=count))
 
-    async def publish_many(self, messages: Iterable[Message], *, count: bool = False) -> list[Receipt]:
+    async def publish_many(self, messages: Iterable[Publication], *, count: bool = False) -> list[Receipt]:
         """Publish messages, pipelined, in their order; as `snorky.Publisher.publish_many`."""
         return await self._run(partial(self._publisher.publish_many, list(messages), count=count))
 
