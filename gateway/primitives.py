@@ -14,17 +14,16 @@ from gateway.authenticator import Authenticator
 from gateway.codec import canonical, channel_key, channel_name, channel_of, encode_json
 from gateway.connection import Connection
 from gateway.directory import Entered, Member, Owner
-from gateway.fanout import Listener
+from gateway.fanout import Listener, OnGap
 from gateway.history import History, Keeper, Recovery
 from gateway.metrics import Metrics
 from gateway.ownership import Ownership
 from gateway.publication import Position, Selector
 
-__all__ = ["Cluster", "Direct", "GapNotice", "Names", "Notification", "OnGap", "Rosters", "Tokens"]
+__all__ = ["Cluster", "Direct", "GapNotice", "Names", "Notification", "Rosters", "Tokens"]
 
 Notification = Callable[[Any], Any]  # channel -> what its subscribers receive, with PAYLOAD where the payload stands
 GapNotice = Callable[[Any, Position], Any]  # channel, where it goes on -> what who asked to recover is told
-OnGap = Callable[[Position], None]  # of a node's own listener: where it goes on
 
 
 class Cluster(Protocol):

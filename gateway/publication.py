@@ -1,20 +1,30 @@
 """Publications as they travel through Redis: bytes <-> what they say. Pure.
 
     bare        the payload, JSON: what any Redis client publishes
-    sequenced   0xC1 `1 EPOCH:OFFSET:TAG PREVIOUS_TAG j` newline payload: it has a position in its channel's history
+    sequenced   0xC1 `1 EPOCH:OFFSET:TAG PREVIOUS_TAG j` newline payload: it has a position in its channel's history;
+                `m` instead of `j`: the payload is MessagePack
     addressed   0xC1 `2 j SELECTOR` newline payload: for some of the subscribers only
 
 0xC1 is never first in JSON or MessagePack. SELECTOR is a JSON object without blanks: `only` an identity, `not` a
 connection's id, `not_identity` an identity. An unknown version is dropped by who reads it, and counted.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from gateway.codec import decode_json, encode_json
+from gateway.codec import decode_json, decode_msgpack, encode_json
 from gateway.errors import InvalidMessage
 
-__all__ = ["MARK", "Position", "Publication", "Selector", "UnknownVersion", "read_publication", "write_addressed"]
+__all__ = [
+    "MARK",
+    "Position",
+    "Publication",
+    "Selector",
+    "UnknownVersion",
+    "read_publication",
+    "tombstone",
+    "write_addressed",
+]
 
 MARK = b"\xc1"  # begins what has a header
 _FIELDS = {"only", "not", "not_identity"}
@@ -96,8 +106,9 @@ def read_publication(data: bytes) -> Publication:
         version, *fields = header.decode("ascii" if header[:2] == b"1 " else "utf-8").split(" ")
         if version == "1":
             position, previous_tag, encoding = fields[:3]
-            if encoding == "j":
-                return Publication(payload, Position.parse(position), previous_tag)
+            if encoding in ("j", "m"):
+                publication = Publication(payload, Position.parse(position), previous_tag)
+                return publication if encoding == "j" else _from_msgpack(publication)
         elif version == "2":
             encoding, selector = fields[0], " ".join(fields[1:])
             if encoding == "j":
@@ -107,11 +118,23 @@ def read_publication(data: bytes) -> Publication:
     raise UnknownVersion("Unknown version")
 
 
+def tombstone(publication: Publication) -> Publication:
+    """Put `null` in place of a payload that is not fit for anybody."""
+    return replace(publication, payload=b"null", is_tombstone=True)
+
+
 def write_addressed(payload: bytes, selector: Selector) -> bytes:
     """Address a publication to some of a channel's subscribers."""
     fields = {"only": selector.only_identity, "not_identity": selector.not_identity, "not": selector.not_connection}
     chosen = encode_json({name: value for name, value in fields.items() if value is not None})
     return MARK + b"2 j " + chosen + b"\n" + payload
+
+
+def _from_msgpack(publication: Publication) -> Publication:
+    try:
+        return replace(publication, payload=encode_json(decode_msgpack(publication.payload)))
+    except InvalidMessage:
+        return tombstone(publication)
 
 
 def _selector(text: bytes) -> Selector:

@@ -12,9 +12,9 @@ from typing import Any, overload
 from gateway.codec import channel_key
 from gateway.connection import Connection
 from gateway.errors import NotSubscribed
-from gateway.fanout import Listener
+from gateway.fanout import Listener, OnGap
 from gateway.history import History, Recovery
-from gateway.primitives import Cluster, GapNotice, Notification, OnGap
+from gateway.primitives import Cluster, GapNotice, Notification
 from gateway.publication import Position, Publication, Selector
 
 __all__ = ["Topics"]

@@ -100,7 +100,7 @@ def test_message_is_encoded_once_per_encoding_however_many_dialects(monkeypatch:
         encoded.append(value)
         return encode_msgpack(value)
 
-    monkeypatch.setattr("gateway.fanout.encode_msgpack", counting)
+    monkeypatch.setattr("gateway.pieces.encode_msgpack", counting)
     rig = Rig()
     for name in ("one", "other"):
         rig.subscriber(dialect=Dialect(name, Encoding.MSGPACK, BINARY, lambda message: message))
