@@ -103,6 +103,16 @@ def test_offsets_used_again_by_another_line_and_dropped_are_lost() -> None:
     assert honest.is_whole and honest.excused == 2
 
 
+def test_what_redis_lost_is_excused_by_a_notice_and_by_nothing_else() -> None:
+    published = [*acked(1, 2, 3), *acked(4, line="b", first_offset=2)]  # 2 and 3 were never replicated
+    gone = {at(2), at(3)}
+    told = [began(), *got(1, 2), Gap(3.5, at(1)), *got(4, line="b", shift=-2)]
+    assert verdict_of(published, *told).lost == 1
+    assert judge(published, [], [Journal("a", "c", told)], vanished=gone).is_whole
+    untold = [began(), *got(1), *got(4, line="b", shift=-2)]
+    assert judge(published, [], [Journal("a", "c", untold)], vanished=gone).lost == 2
+
+
 def test_the_same_position_twice_is_a_duplicate_once() -> None:
     assert faults(verdict_of(acked(1, 2), began(), *got(1, 2), *got(2))) == (0, 1, 0, 0)
 

@@ -23,16 +23,16 @@ WHOLE_WITHIN_S = 30.0
 
 
 async def run_faults(plan: Plan, keys: Sequence[str]) -> list[Outcome]:
-    """Run rows one after another in one lab; tells each on stderr as it ends."""
+    """Run rows one after another, those of one topology in one lab; tells each on stderr as it ends."""
+    faults = [ALL[key] for key in keys if plan.history or not ALL[key].needs_history]
     outcomes = []
-    with tempfile.TemporaryDirectory(prefix="lab-") as directory:
-        async with running_lab(plan, Path(directory)) as lab:
-            for fault in map(ALL.__getitem__, keys):
-                if fault.needs_history and not plan.history:
-                    continue
-                outcomes.append(await run_fault(lab, fault))
-                state = "BROKEN" if outcomes[-1].broken else "kept"
-                print(f"{fault.key}: {state} after {outcomes[-1].took_s:.1f} s", file=sys.stderr, flush=True)
+    for topology in dict.fromkeys(fault.topology for fault in faults):
+        with tempfile.TemporaryDirectory(prefix="lab-") as directory:
+            async with running_lab(plan, Path(directory), topology) as lab:
+                for fault in (fault for fault in faults if fault.topology == topology):
+                    outcomes.append(await run_fault(lab, fault))
+                    state = "BROKEN" if outcomes[-1].broken else "kept"
+                    print(f"{fault.key}: {state} after {outcomes[-1].took_s:.1f} s", file=sys.stderr, flush=True)
     return outcomes
 
 
@@ -56,7 +56,7 @@ async def run_fault(lab: Lab, fault: Fault) -> Outcome:
         is_settled = False
     if not is_settled:
         outcome.broken.append("the last messages did not reach everybody")
-    verdict, acked = lab.judge(allows_repeats=fault.allows_repeats)
+    verdict, acked = await lab.judge(allows_repeats=fault.allows_repeats, may_vanish=fault.may_vanish)
     outcome.verdict = verdict
     outcome.delays = delays(acked, lab.crowd.journals)
     outcome.healed_s = healed_after_s(acked, lab.crowd.journals, trial.ended_s)

@@ -3,7 +3,8 @@
 Rules:
 - On a channel that keeps history a client is owed everything that began to be published after its first subscription,
   whatever happened since, but for what an honest `gap` or `recovered: false` told it of: what had begun by then
-  and does not lie behind the position that the notice named.
+  and does not lie behind the position that the notice named. What Redis itself lost later (`vanished`: a replica that
+  lagged took over) is excused by any notice since.
 - On a channel without history it is owed what was published from beginning to end while it was subscribed; what is
   missing is counted as lost all the same, and how much may be is the caller's to know.
 - What ended with an error is owed to nobody and may come once.
@@ -12,7 +13,7 @@ Rules:
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.publication import Position
@@ -60,8 +61,13 @@ def judge(
     *,
     keeps_history: bool = True,
     allows_repeats: bool = False,
+    vanished: Container[Position] = (),
 ) -> Verdict:
-    """Judge a run that has settled. allows_repeats: Redis lost its idempotency keys, so a retry may be stored twice."""
+    """Judge a run that has settled.
+
+    allows_repeats: Redis lost its idempotency keys, so a retry may be stored twice. vanished: positions that were
+    acknowledged and stand in no history any more.
+    """
     by_channel: dict[str, list[Acked]] = defaultdict(list)
     verdict = Verdict()
     for one in acked:
@@ -76,7 +82,7 @@ def judge(
         _judge_numbers(journal, unsure, verdict, allows_repeats=allows_repeats)
         owed = by_channel[journal.channel]
         if keeps_history:
-            _judge_recoverable(journal, owed, known, verdict)
+            _judge_recoverable(journal, owed, known, vanished, verdict)
         else:
             _judge_plain(journal, owed, verdict)
     return verdict
@@ -172,7 +178,9 @@ def _judge_numbers(journal: Journal, unsure: set[tuple[str, int]], verdict: Verd
         highest = max(highest, number)
 
 
-def _judge_recoverable(journal: Journal, owed: Sequence[Acked], known: _Known, verdict: Verdict) -> None:
+def _judge_recoverable(
+    journal: Journal, owed: Sequence[Acked], known: _Known, vanished: Container[Position], verdict: Verdict
+) -> None:
     received = {entry.number for entry in journal.received()}
     since = next((entry for entry in journal.entries if isinstance(entry, Subscribed)), None)
     if since is None:
@@ -182,7 +190,7 @@ def _judge_recoverable(journal: Journal, owed: Sequence[Acked], known: _Known, v
         if one.started_s <= since.at_s or one.number in received:
             continue
         position = known.get((one.channel, one.number))
-        if any(_covers(notice, one, position) for notice in notices):
+        if any(_covers(notice, one, None if position in vanished else position) for notice in notices):
             verdict.excused += 1
             continue
         verdict.lost += 1

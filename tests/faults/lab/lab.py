@@ -7,11 +7,12 @@ The nodes reach Redis through the proxy, the publisher directly: it goes on whil
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from gateway.publication import Position
 from tests.faults.lab.checker import Verdict, judge
 from tests.faults.lab.clock import Clock
 from tests.faults.lab.crowd import Crowd
@@ -19,10 +20,12 @@ from tests.faults.lab.journal import Acked
 from tests.faults.lab.load import Load
 from tests.faults.lab.plan import API_KEY, PREFIX, Plan, node_config
 from tests.faults.lab.publisher import Order
+from tests.faults.lab.source import RedisSource
 from tests.support.balancer import Backend, Balancer, running_nginx
 from tests.support.nodes import GATEWAY, NodeProcess
 from tests.support.proxy import FaultProxy
 from tests.support.redis_servers import RedisServer
+from tests.support.sentinels import SentinelLab
 from tests.support.tools import eventually, free_port
 
 __all__ = ["Lab", "running_lab"]
@@ -104,23 +107,47 @@ class Lab:
         fences = await self.load.pause(PAUSE_WITHIN_S)
         return await self.crowd.reached(fences, FENCE_WITHIN_S)
 
-    def judge(self, *, allows_repeats: bool = False) -> tuple[Verdict, list[Acked]]:
-        """Judge the stretch since the last mark; the load must have settled."""
+    async def judge(self, *, allows_repeats: bool = False, may_vanish: bool = False) -> tuple[Verdict, list[Acked]]:
+        """Judge the stretch since the last mark; the load must have settled. may_vanish: Redis may have lost some."""
         acked, uncertain = self.load.take()
+        vanished = await self._vanished(acked) if may_vanish and self.plan.history else set()
         verdict = judge(
             acked,
             uncertain,
             self.crowd.journals,
             keeps_history=bool(self.plan.history),
             allows_repeats=allows_repeats,
+            vanished=vanished,
         )
         return verdict, acked
 
+    async def _vanished(self, acked: Sequence[Acked]) -> set[Position]:
+        """Find what was acknowledged, or given to a client, and stands in no history."""
+        told = {(one.channel, one.position) for one in acked if one.position is not None}
+        for journal in self.crowd.journals:
+            told |= {(journal.channel, one.position) for one in journal.received() if one.position is not None}
+        source = RedisSource(self._publisher_url, keeps_history=True)
+        stored: set[tuple[str, str]] = set()
+        try:
+            for channel in self.plan.channel_names:
+                name = f"{PREFIX}:{{pubsub:{channel}}}:history"
+                for _, entry in await source.client.xrange(name):
+                    stored.add((channel, entry[b"t"].decode()))
+        finally:
+            await source.close()
+        return {position for channel, position in told if (channel, position.tag) not in stored}
+
 
 @asynccontextmanager
-async def running_lab(plan: Plan, directory: Path) -> AsyncIterator[Lab]:
-    """Run a lab on one Redis until the block ends; everything in it is whole, and under load."""
+async def running_lab(plan: Plan, directory: Path, topology: str = "single") -> AsyncIterator[Lab]:
+    """Run a lab until the block ends; everything in it is whole, its load is paused."""
     async with AsyncExitStack() as stack:
+        if topology == "sentinel":
+            sentinels = await stack.enter_async_context(SentinelLab("redis", directory))
+            lab = Lab(plan, directory, nodes_url=sentinels.url, publisher_url=sentinels.url)
+            lab.topology = sentinels
+            yield await _populate(lab, stack)
+            return
         clock = Clock(directory, "redis")
         redis = await stack.enter_async_context(RedisServer("redis", directory, env=clock.env))
         proxy = await stack.enter_async_context(FaultProxy("127.0.0.1", redis.port))

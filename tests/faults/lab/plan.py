@@ -66,6 +66,7 @@ def node_config(directory: Path, plan: Plan) -> Path:
     for name, service in (("chat", "chat:ChatService"), ("messaging", "messaging:MessagingService")):
         lines += [f"[services.{name}]", f'class = "services.{service}"']
     lines += ["[backend.pubsub_backend]", 'class = "services.pubsub:PubSubBackend"', 'frontend = "pubsub"']
+    lines += ["[backend.inside]", 'class = "tests.faults.lab.inside:Inside"']
     path = directory / "node.toml"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

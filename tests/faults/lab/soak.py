@@ -1,6 +1,6 @@
 """Soak: hours of ordinary use with clients that come and go; what nodes and Redis hold must stay flat.
 
-What is sampled is compared between the second quarter of the run (warm by then) and the last: a leak grows between them.
+What is sampled is compared between the second quarter of the run (warm by then) and the last: a leak grows meanwhile.
 """
 
 import asyncio
@@ -11,10 +11,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
+
 from tests.faults.lab.faults.clients import rss_bytes
 from tests.faults.lab.lab import Lab, running_lab
-from tests.faults.lab.plan import Plan
+from tests.faults.lab.plan import API_KEY, Plan
 from tests.faults.lab.visitors import Visitors, pick
+from tests.support.nodes import NodeProcess
 
 __all__ = ["Growth", "soak"]
 
@@ -66,7 +69,7 @@ async def soak(plan: Plan, minutes: float) -> tuple[list[Growth], list[str]]:
                 await asyncio.sleep(max(0.0, round_ends_s - time.monotonic()))
                 if not await lab.settle():
                     broken.append("the last messages of a round did not reach everybody")
-                verdict, _ = lab.judge()
+                verdict, _ = await lab.judge()
                 if not verdict.is_whole:
                     broken.append(f"{verdict.lost}/{verdict.duplicated}/{verdict.out_of_order}: {verdict.examples[:3]}")
                 samples.append(await _sample(lab))
@@ -97,10 +100,20 @@ async def _sample(lab: Lab) -> Sample:
         rss_bytes=sum(map(rss_bytes, lab.nodes)),
         descriptors=sum(len(os.listdir(f"/proc/{node.pid}/fd")) for node in lab.nodes),
         threads=sum(len(os.listdir(f"/proc/{node.pid}/task")) for node in lab.nodes),
-        tasks=await lab.metric("snorky_tasks") if "snorky_tasks" in texts[0] else 0.0,
+        tasks=sum(await asyncio.gather(*(_tasks(node) for node in lab.nodes))),
         redis_keys=len(keys),
         metric_series=sum(line.startswith("snorky_") for text in texts for line in text.splitlines()),
     )
+
+
+async def _tasks(node: NodeProcess) -> int:
+    envelope = {"service": "inside", "message": {"command": "tasks", "params": {}, "callId": 1}}
+    url = f"http://127.0.0.1:{node.private_port}/backend"
+    async with (
+        aiohttp.ClientSession(headers={"X-Backend-Key": API_KEY}) as session,
+        session.post(url, json=envelope) as response,
+    ):
+        return int((await response.json())["message"]["data"])
 
 
 def _growths(samples: list[Sample], nodes: int) -> list[Growth]:

@@ -26,10 +26,12 @@ class Fault:
     resyncs_max: int = 0  # of one subscription: how often may it be told that something is missing?
     delay_max_s: float = math.inf  # of any message, from its publish to its arrival
     allows_repeats: bool = False  # Redis loses idempotency keys
+    may_vanish: bool = False  # Redis may lose what it has acknowledged
     topology: str = "single"
     needs_history: bool = False
     needs: tuple[str, ...] = ()  # programs beside Redis
     is_random: bool = True  # drawn by `chaos`
+    is_in_ci: bool = True  # else only by `make faults`: it takes long and has a sibling that CI runs
 
 
 @dataclass(slots=True)

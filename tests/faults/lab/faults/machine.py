@@ -4,6 +4,7 @@ import asyncio
 import os
 import resource
 import time
+from pathlib import Path
 
 from tests.faults.lab.trial import Fault, Trial
 from tests.faults.lab.visitors import pick
@@ -72,8 +73,8 @@ async def jump_node_clock(trial: Trial) -> None:
     lab = trial.lab
     index = pick(lab)
     clock = lab.clocks[index]
-    with open(f"/proc/{lab.nodes[index].pid}/maps") as maps:
-        trial.expect("clock.so" in maps.read(), "its clock cannot be set: nothing was tried")
+    maps = await asyncio.to_thread(Path(f"/proc/{lab.nodes[index].pid}/maps").read_text)
+    trial.expect("clock.so" in maps, "its clock cannot be set: nothing was tried")
     try:
         for hour_s in (HOUR_S, -HOUR_S):
             clock.jump(hour_s)

@@ -174,6 +174,7 @@ SERVER_FAULTS = (
         users_see="publishes wait or fail, then go on",
         inject=pause,
         healed_within_s=HEALED_WITHIN_S,
+        is_in_ci=False,
     ),
     Fault(
         key="restart-empty",
