@@ -105,9 +105,9 @@ class Sequence:
         last = self.last
         if last is None:
             return True  # nothing is promised
-        if top is None or top.epoch != last.epoch:
+        if top is None or top.epoch != last.epoch or top.offset > last.offset:
             return False
-        return self._is_delivered(top)
+        return self._tag_of(top.offset) == top.tag
 
     # -- what is heard -----------------------------------------------------------------------------------------------
 
