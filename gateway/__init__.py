@@ -8,6 +8,7 @@ from gateway._version import __version__
 from gateway.auth import Identity
 from gateway.authenticator import Authenticator
 from gateway.codec import PAYLOAD, channel_name
+from gateway.compound import Compound
 from gateway.connection import Connection
 from gateway.directory import Entered, Member, Owner
 from gateway.errors import (
@@ -56,6 +57,7 @@ __all__ = [
     "ChannelRule",
     "CloseCode",
     "Cluster",
+    "Compound",
     "ConfigurationError",
     "Connection",
     "ConnectionClosed",

@@ -36,6 +36,8 @@ class Pieces:
             return
 
         def render(encoding: Encoding) -> list[bytes]:
+            if selector is not None and selector.is_whole:
+                return [_whole(channel, value, encoding) for value in values]
             encoded = payloads if encoding is Encoding.JSON else [encode_msgpack(value) for value in values]
             render_one = channel.template.render
             return [render_one(each, encoding) for each in encoded]
@@ -46,13 +48,15 @@ class Pieces:
         self, channel: Channel, checked: Sequence[tuple[Publication, Json]], selector: Selector | None = None
     ) -> None:
         """Line up publications for all or some who asked to recover. checked: with their payloads, decoded."""
-        if channel.positioned and checked:
-            self._line_up(
-                channel,
-                channel.positioned,
-                lambda encoding: [_render(channel, publication, value, encoding) for publication, value in checked],
-                selector,
-            )
+        if not (channel.positioned and checked):
+            return
+
+        def render(encoding: Encoding) -> list[bytes]:
+            if selector is not None and selector.is_whole:
+                return [_whole(channel, value, encoding) for _, value in checked]
+            return [_render(channel, publication, value, encoding) for publication, value in checked]
+
+        self._line_up(channel, channel.positioned, render, selector)
 
     def notice(self, channel: Channel, message: Json) -> None:
         """Line up a whole envelope for all who asked to recover."""
@@ -80,6 +84,10 @@ class Pieces:
             if channel.held is not None:
                 connections = _hold(channel.held, connections, data)
             self._passes.line_up(Pass(groups, dialect, connections, data, self._hub.joined))
+
+
+def _whole(channel: Channel, value: Json, encoding: Encoding) -> bytes:
+    return encode({"service": channel.key.partition(":")[0], "message": value}, encoding)
 
 
 def _render(channel: Channel, publication: Publication, value: Json, encoding: Encoding) -> bytes:

@@ -6,7 +6,8 @@
     addressed   0xC1 `2 j SELECTOR` newline payload: for some of the subscribers only
 
 0xC1 is never first in JSON or MessagePack. SELECTOR is a JSON object without blanks: `only` an identity, `not` a
-connection's id, `not_identity` an identity. An unknown version is dropped by who reads it, and counted.
+connection's id, `not_identity` an identity, `whole` that the payload is a whole message. An unknown version is
+dropped by who reads it, and counted.
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 MARK = b"\xc1"  # begins what has a header
-_FIELDS = {"only", "not", "not_identity"}
+_FIELDS = {"only", "not", "not_identity", "whole"}
 
 
 class UnknownVersion(InvalidMessage):
@@ -58,11 +59,12 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which subscribers get a publication."""
+    """Which subscribers get a publication. is_whole: as it is, not within the shape of the service's notifications."""
 
     only_identity: str | None = None
     not_identity: str | None = None
     not_connection: str | None = None
+    is_whole: bool = False
 
     def selects(self, subscriber: "Subscriber") -> bool:
         """True if this subscriber gets it."""
@@ -126,8 +128,10 @@ def tombstone(publication: Publication) -> Publication:
 def write_addressed(payload: bytes, selector: Selector) -> bytes:
     """Address a publication to some of a channel's subscribers."""
     fields = {"only": selector.only_identity, "not_identity": selector.not_identity, "not": selector.not_connection}
-    chosen = encode_json({name: value for name, value in fields.items() if value is not None})
-    return MARK + b"2 j " + chosen + b"\n" + payload
+    chosen = {name: value for name, value in fields.items() if value is not None}
+    if selector.is_whole:
+        chosen["whole"] = "true"
+    return MARK + b"2 j " + encode_json(chosen) + b"\n" + payload
 
 
 def _from_msgpack(publication: Publication) -> Publication:
@@ -143,4 +147,4 @@ def _selector(text: bytes) -> Selector:
         raise InvalidMessage("Malformed header")
     if not value.keys() <= _FIELDS:  # a newer node meant fewer subscribers than we would give it to
         raise UnknownVersion("Unknown selector")
-    return Selector(value.get("only"), value.get("not_identity"), value.get("not"))
+    return Selector(value.get("only"), value.get("not_identity"), value.get("not"), "whole" in value)

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Iterable
 from typing import Any
 
 from gateway.codec import PAYLOAD, encode
+from gateway.compound import Compound
 from gateway.connection import Connection
 from gateway.directory import Member
 from gateway.errors import CloseCode, ConfigurationError
@@ -127,6 +128,12 @@ class Service(ABC):
     def send(self, connection: Connection, message: Any) -> None:
         """Send one message to one connection. message: any JSON entity."""
         connection.send({"service": self.name, "message": message})
+
+    def send_compound(self, connection: Connection, message: Any, compound: Compound) -> None:
+        """Send one message with payloads in it that are encoded already. message: has `compound.value` in it."""
+        dialect = connection.dialect
+        encoded = compound.encode({"service": self.name, "message": message}, dialect.encoding)
+        connection.write(dialect.frame(encoded))
 
     def send_to_all(self, connections: Iterable[Connection], message: Any) -> None:
         """Send one message to many connections of this node: encoded once per encoding. message: any JSON entity."""
