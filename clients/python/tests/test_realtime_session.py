@@ -1,5 +1,6 @@
 """snorky.realtime.session: what is handed on, whatever becomes of the connections."""
 
+import json
 import random
 from typing import Any
 
@@ -296,6 +297,97 @@ def test_unsubscribed_channel_may_be_subscribed_again_at_once() -> None:
     stage.publish(2)
     stage.gateway.pump()
     assert (heard(first), heard(second)) == ([], [2])
+
+
+def test_gap_that_came_before_the_answer_and_is_covered_by_it_is_not_told() -> None:
+    stage = Stage()
+    topic = Topic("pubsub", "news", recover=True)
+    stage.publish(1)
+    stage.session.start()
+    stage.gateway.open_one()
+    stage.session.subscribe(topic)
+    gap = {"type": "gap", "channel": "news", "position": "e1:1:t0"}
+    stage.gateway.peers[stage.line].to_client.appendleft(json.dumps({"service": "pubsub", "message": gap}))
+    stage.publish(2)
+    stage.gateway.pump()
+    assert heard(topic) == [2]
+
+
+def test_hole_between_the_answer_and_what_came_before_it_is_filled_at_once() -> None:
+    stage = Stage()
+    topic = Topic("pubsub", "news", recover=True)
+    stage.session.start()
+    stage.gateway.open_one()
+    stage.session.subscribe(topic)
+    stage.publish(1, 2)
+    del stage.gateway.peers[stage.line].to_client[1]  # the answer, then 2
+    stage.gateway.peers[stage.line].to_client.rotate(1)
+    stage.gateway.pump()
+    assert heard(topic) == [1, 2]
+
+
+def test_answer_to_a_subscribe_that_was_given_up_is_nobodys() -> None:
+    stage = Stage()
+    topic = stage.begin(recover=True, events_max=2)
+    stage.gateway.move(stage.line)
+    stage.gateway.pump()
+    stage.clock.advance(0.5)
+    old = stage.line
+    stage.publish(1, 2, 3)
+    stage.gateway.open_one()  # asks there; the answer is under way while the reader falls behind here
+    while stage.gateway.deliver(old):
+        pass
+    assert topic.is_parked
+    stage.gateway.pump()
+    assert topic.is_parked and len(topic.events) == 2
+    taken = []
+    while topic.events:
+        taken.append(topic.events.popleft())
+        stage.session.drained(topic)
+        stage.settle(2)
+    assert [event.data for event in taken if isinstance(event, Message)] == [1, 2, 3]
+
+
+def test_parked_topic_is_not_asked_for_on_a_new_connection() -> None:
+    stage = Stage()
+    topic = stage.begin(recover=True, events_max=1)
+    stage.publish(1)
+    stage.gateway.pump()
+    assert topic.is_parked
+    stage.gateway.cut(stage.line)
+    before = len(stage.gateway.requests)
+    stage.settle(5)
+    assert stage.gateway.requests[before:] == []
+
+
+def test_old_connection_that_breaks_while_the_next_is_ready_needs_no_third() -> None:
+    stage = Stage()
+    stage.begin(recover=True)
+    old = stage.line
+    stage.gateway.move(old)
+    stage.gateway.pump()
+    stage.clock.advance(0.5)
+    stage.gateway.open_one()
+    stage.gateway.cut(old)
+    stage.gateway.deliver(old)
+    assert stage.session.is_open
+    stage.session.call("gateway", "info", {}, stage.done)
+    stage.gateway.pump()
+    assert stage.answers == [(None, None)]
+
+
+def test_publishes_keep_their_order_over_a_move() -> None:
+    stage = Stage(has_token=True)
+    stage.begin()
+    for number in range(100):
+        publish(stage, number)
+        if number == 20:
+            stage.gateway.move(stage.line)
+        if number % 3 == 0:
+            stage.gateway.settle(stage.clock, 0.25)
+    stage.settle(5)
+    assert len(stage.gateway.dials) == 2
+    assert [message for message, _tag in stage.gateway.histories["news"]] == list(range(100))
 
 
 # -- calls and publishes ---------------------------------------------------------------------------------------------
