@@ -20,7 +20,7 @@ from typing import Any, Final
 import structlog
 
 from gateway.codec import decode_json
-from gateway.errors import BrokerUnavailable, InvalidMessage, NotSubscribed
+from gateway.errors import BrokerUnavailable, InvalidMessage
 from gateway.history import Keeper, Recovery
 from gateway.metrics import Metrics
 from gateway.publication import Position, Publication, tombstone
@@ -134,20 +134,20 @@ class Repair:
 
     # -- who comes back ----------------------------------------------------------------------------------------------
 
-    async def catch_up(self, key: str, since: Position | None) -> Recovery:
+    async def catch_up(self, key: str, since: Position | None) -> Recovery | None:
         """Tell what was published behind a position, up to what is delivered next to the channel's subscribers.
 
-        The channel is open. Whoever calls this takes its place among the subscribers without another await. Raises
-        BrokerUnavailable, NotSubscribed: the channel was given up meanwhile.
+        The channel is open; None = it was given up meanwhile. Whoever calls this takes its place among the subscribers
+        without another await. Raises BrokerUnavailable.
         """
         followed = self._followed.get(key)
         if followed is None:
-            raise NotSubscribed
+            return None
         order = followed.order
         with order.joining():
             publications = [] if since is None else await self._catch_up(key, followed, since)
         if self._followed.get(key) is not followed or order.last is None:
-            raise NotSubscribed
+            return None
         self._metrics.recoveries.labels("not_recovered" if publications is None else "recovered").inc()
         return Recovery(order.last, publications is not None, [_sound(each) for each in publications or ()])
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from gateway.broker import Broker
 from gateway.codec import Json, Template
 from gateway.connection import Connection
-from gateway.errors import AlreadySubscribed, ConfigurationError, ConnectionClosed, NotSubscribed
+from gateway.errors import AlreadySubscribed, BrokerUnavailable, ConfigurationError, ConnectionClosed, NotSubscribed
 from gateway.fanout import Fanout, Listener, OnGap
 from gateway.history import Recovery
 from gateway.hub import Hub
@@ -76,6 +76,8 @@ class Subscriptions:
                 raise ConnectionClosed
             if not self._hub.is_pending(connection, key, number):
                 raise NotSubscribed
+            if recovery is None:
+                raise BrokerUnavailable("the node stops")
         except BaseException:
             if self._hub.is_pending(connection, key, number):
                 self.remove(connection, key)

@@ -41,10 +41,12 @@ class Bus:
 
 
 class BusBroker(LoopbackBroker):
-    """A node's end of a bus."""
+    """A node's end of a bus. is_lossy: what comes is lost; between `hold` and `let_go` it waits."""
 
     def __init__(self, bus: Bus) -> None:
         super().__init__()
+        self.is_lossy = False
+        self._waiting: list[tuple[str, bytes]] | None = None
         self._bus = bus
         bus.brokers.append(self)
 
@@ -60,7 +62,20 @@ class BusBroker(LoopbackBroker):
 
     def hear(self, key: str, payload: bytes) -> None:
         """Take what the bus brings."""
-        self._bring(key, payload)
+        if self._waiting is not None:
+            self._waiting.append((key, payload))
+        elif not self.is_lossy:
+            self._bring(key, payload)
+
+    def hold(self) -> None:
+        """Bring nothing for now."""
+        self._waiting = []
+
+    def let_go(self) -> None:
+        """Bring what was held, in order."""
+        waiting, self._waiting = self._waiting or [], None
+        for key, payload in waiting:
+            self._bring(key, payload)
 
 
 class LateDirectory(MemoryDirectory):
@@ -164,7 +179,15 @@ class Resident(Client):
 class Town:
     """Nodes n0, n1, ... with one registry each."""
 
-    def __init__(self, count: int, services: Callable[[], Iterable[Service]], *, late: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        count: int,
+        services: Callable[[], Iterable[Service]],
+        *,
+        late: int = 0,
+        seed: int = 0,
+        compare_every_s: float = 20.0,
+    ) -> None:
         self.bus = Bus()
         self.cluster = MemoryCluster(self.bus.publish)
         self.archive = Archive(self.bus.publish)
@@ -177,7 +200,14 @@ class Town:
             self.brokers.append(BusBroker(self.bus))
             self.directories.append(LateDirectory(self.cluster, f"n{number}", late, chance))
             keeper = MemoryHistory(self.archive)
-            node = Node(self.brokers[-1], self.directories[-1], keeper, limits=UNLIMITED, node_id=f"n{number}")
+            node = Node(
+                self.brokers[-1],
+                self.directories[-1],
+                keeper,
+                limits=UNLIMITED,
+                node_id=f"n{number}",
+                compare_every_s=compare_every_s,
+            )
             self.registries.append(ServiceRegistry(services()))
             node.attach(self.registries[-1])
             self.nodes.append(node)
@@ -190,10 +220,15 @@ class Town:
 
 @asynccontextmanager
 async def town(
-    count: int, services: Callable[[], Iterable[Service]], *, late: int = 0, seed: int = 0
+    count: int,
+    services: Callable[[], Iterable[Service]],
+    *,
+    late: int = 0,
+    seed: int = 0,
+    compare_every_s: float = 20.0,
 ) -> AsyncIterator[Town]:
     """Run nodes; at the end all their clients are let go."""
-    built = Town(count, services, late=late, seed=seed)
+    built = Town(count, services, late=late, seed=seed, compare_every_s=compare_every_s)
     for node in built.nodes:
         await node.start()
     try:
