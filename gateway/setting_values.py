@@ -22,6 +22,7 @@ __all__ = [
     "parse_prefix",
     "parse_redis_url",
     "parse_script_url",
+    "split_redis_urls",
 ]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -102,15 +103,28 @@ def parse_script_url(value: str) -> str:
     return value
 
 
-def parse_redis_url(value: str) -> str:
-    """Take a URL of one server or of its sentinels; "" = the embedded one."""
-    scheme = value.partition("://")[0]
-    if scheme in ("redis+cluster", "rediss+cluster"):
-        raise ValueError("names a Cluster, which a later version brings; write redis:// or redis+sentinel://")
-    schemes = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
-    if value and (scheme not in schemes or value == f"{scheme}://"):
-        raise ValueError('is no Redis URL; write "redis://127.0.0.1:6379/0", rediss:// for TLS, or "" for embedded')
-    return value
+def parse_redis_url(value: str | list[str]) -> str:
+    """Take a URL of one server or of its sentinels, or several, for independent ones; "" = the embedded one.
+
+    Several come out as one text, with commas between; `split_redis_urls` takes them apart.
+    """
+    urls = split_redis_urls(value) if isinstance(value, str) else [each.strip() for each in value]
+    if urls == [""]:
+        return ""
+    for url in urls:
+        scheme = url.partition("://")[0]
+        if scheme in ("redis+cluster", "rediss+cluster"):
+            raise ValueError("names a Cluster, which a later version brings; write redis:// or redis+sentinel://")
+        if scheme not in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel") or url == f"{scheme}://":
+            raise ValueError('is no Redis URL; write "redis://127.0.0.1:6379/0", rediss:// for TLS, or "" for embedded')
+    if not urls:
+        raise ValueError('is an empty list; write "redis://127.0.0.1:6379/0", or "" for embedded')
+    return ",".join(urls)
+
+
+def split_redis_urls(value: str) -> list[str]:
+    """Take URLs apart: a comma divides two where a scheme follows, not between the addresses of sentinels."""
+    return [each.strip() for each in re.split(r",\s*(?=[a-z+]+://)", value)]
 
 
 def parse_prefix(value: str) -> str:

@@ -16,7 +16,7 @@ from gateway.commands.common import Config, Insecure, output
 from gateway.errors import ConfigurationError
 from gateway.loading import load_function, load_registries
 from gateway.redis.probe import inspect_redis
-from gateway.redis.target import RedisTarget
+from gateway.redis.spread import targets_of
 from gateway.settings import Settings, load
 
 __all__ = ["check"]
@@ -148,13 +148,15 @@ def _redis(settings: Settings, findings: _Findings) -> None:
             )
         return
     try:
-        target = RedisTarget.from_url(settings.redis_url)
+        targets = targets_of(settings.redis_url)
     except ConfigurationError as error:
         findings.problems.append(str(error))
         return
-    report = asyncio.run(inspect_redis(target, settings.prefix))
-    findings.add("redis", report.facts)
-    findings.problems.extend(report.problems)
+    for number, target in enumerate(targets, start=1):
+        report = asyncio.run(inspect_redis(target, settings.prefix))
+        which = "redis" if len(targets) == 1 else f"redis {number} of {len(targets)}"
+        findings.add(which, report.facts)
+        findings.problems.extend(report.problems)
 
 
 def _versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from gateway.commands.common import ChannelIsJson, Config, ServiceName, fail, ou
 from gateway.errors import ConfigurationError, InvalidInput
 from gateway.http.poster import post_all
 from gateway.redis.probe import publish_all, publish_once
-from gateway.redis.target import RedisTarget
+from gateway.redis.spread import targets_of
 from gateway.settings import Settings
 
 __all__ = ["publish", "read_channel"]
@@ -58,7 +58,7 @@ def publish(
             sent = asyncio.run(post_all(_backend_url(settings), f"{service}_backend", name, batches))
             output.print(f"{sent} published, by the node's backend")
             return
-        target = RedisTarget.from_url(settings.redis_url)
+        target = targets_of(settings.redis_url).of(key)
         if message == "-":
             sent = asyncio.run(publish_all(target, settings.prefix, key, _lines()))
             output.print(f"{sent} published")

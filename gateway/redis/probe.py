@@ -14,6 +14,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from gateway.redis.names import channel_name
 from gateway.redis.target import RedisTarget
+from gateway.redis.wire import DialError
 
 __all__ = ["RedisReport", "explain", "inspect_redis", "publish_all", "publish_once", "reading"]
 
@@ -60,6 +61,8 @@ async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
     report = RedisReport(facts={"address": target.safe_url})
     client = target.client()
     try:
+        if target.sentinels is not None:
+            report.facts["primary"] = (await target.resolved()).address
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         await client.ping()
@@ -69,7 +72,7 @@ async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
         except NoPermissionError:
             report.problems.append("the Redis user may not run INFO: add +info to its ACL rules")
         await _hear(target, prefix, report)
-    except (RedisError, OSError) as error:
+    except (RedisError, OSError, DialError) as error:
         report.problems.append(explain(error, target))
     finally:
         await client.aclose()

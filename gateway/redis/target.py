@@ -135,6 +135,13 @@ class RedisTarget:
         return f"{scheme}://{self.address}/{self.db}"
 
     @property
+    def identity(self) -> str:
+        """What tells it from other Redis, wherever it is at present: its URL without secrets, and without sentinels."""
+        if self.sentinels is None:
+            return self.safe_url
+        return f"{'redis' if self.tls is None else 'rediss'}+sentinel://{self.sentinels.name}/{self.db}"
+
+    @property
     def address(self) -> str:
         """HOST:PORT, or the socket's path."""
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from gateway.metrics import Metrics
 from gateway.publication import Position, Publication, read_publication
 from gateway.redis import RedisTarget
 from gateway.redis.history import RedisHistory
+from gateway.redis.spread import targets_of
+from gateway.redis.spread_history import SpreadHistory
 from tests.support.brokers import PREFIX, open_broker
 from tests.support.memory_history import Archive, MemoryHistory
 from tests.support.proxy import FaultProxy
@@ -35,7 +37,21 @@ async def keeper_of(url: str, **options: Any) -> AsyncIterator[RedisHistory]:
         await keeper.stop()
 
 
-@pytest.fixture(params=[*KINDS, "memory"])
+@asynccontextmanager
+async def spread_keeper_of(url: str, **options: Any) -> AsyncIterator[SpreadHistory]:
+    keeper = SpreadHistory(
+        targets_of(url).map(
+            lambda _, target: RedisHistory(target, prefix=PREFIX, node_id="node-1", metrics=Metrics(), **options)
+        )
+    )
+    await keeper.start()
+    try:
+        yield keeper
+    finally:
+        await keeper.stop()
+
+
+@pytest.fixture(params=[*KINDS, "memory", "spread"])
 async def keepers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Keeper, Keeper]]:
     """Those of two nodes."""
     if request.param == "memory":
@@ -43,6 +59,10 @@ async def keepers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         yield MemoryHistory(archive), MemoryHistory(archive)
         return
     async with start_server(request.param, tmp_path) as server:
+        if request.param == "spread":
+            async with spread_keeper_of(server.url, page=7) as one, spread_keeper_of(server.url) as other:
+                yield one, other
+            return
         async with keeper_of(server.url, page=7) as one, keeper_of(server.url) as other:
             yield one, other
 
@@ -400,6 +420,53 @@ async def test_a_proxy_that_swallows_replies_makes_nothing_twice(kind: str, tmp_
             assert (await future).offset == 2
             await fill(keeper, 1, first=3)
             assert payloads(await direct.read(KEY, begun)) == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("kind", REAL_KINDS)
+async def test_ten_thousand_retried_through_a_proxy_that_drops_replies_are_ten_thousand(
+    kind: str, tmp_path: Path
+) -> None:
+    """Each is tried under its key until it is answered; replies are lost, and connections cut, all the while."""
+    async with start_server(kind, tmp_path) as server, FaultProxy("127.0.0.1", server.port) as proxy:
+        async with keeper_of(proxy.url, publish_timeout_s=0.5) as keeper, keeper_of(server.url) as direct:
+            client = server.client()
+            begun = await direct.position(KEY)
+            numbers = iter(range(10_000))
+            answers: dict[int, Position] = {}
+
+            async def publisher() -> None:
+                for number in numbers:
+                    while number not in answers:
+                        with suppress(BrokerUnavailable):
+                            answers[number] = await keeper.publish(KEY, b"%d" % number, HOUR, once=f"key {number}")
+
+            async def more_are_stored(count: int) -> None:
+                goal = (await direct.position(KEY)).offset + count
+
+                async def is_reached() -> bool:
+                    return (await direct.position(KEY)).offset >= goal
+
+                await until(is_reached)
+
+            async def saboteur() -> None:
+                while True:
+                    await more_are_stored(200)
+                    proxy.lose_replies()
+                    await more_are_stored(100)  # and nobody hears of it
+                    proxy.heal()
+                    proxy.cut()
+
+            sabotage = asyncio.create_task(saboteur())
+            await asyncio.gather(*(publisher() for _ in range(200)))
+            sabotage.cancel()
+            await asyncio.gather(sabotage, return_exceptions=True)
+            stored = await direct.read(KEY, begun)
+            assert stored is not None
+            assert sorted(int(each.payload) for each in stored) == list(range(10_000))
+            assert {int(each.payload): each.position for each in stored} == answers  # and answered as it was stored
+            assert await client.xlen(f"{PREFIX}:{{{KEY}}}:history") == 10_000
+            assert proxy.connections > 10
+            await client.aclose()
 
 
 @pytest.mark.parametrize("kind", REAL_KINDS)

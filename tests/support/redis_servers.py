@@ -2,7 +2,8 @@
 
     async with RedisServer("redis", tmp_path) as server: ... server.url, server.pid, server.freeze()
 
-On free loopback ports, nothing stored, ended by their own pid. `require(kind)` skips with what to install.
+On free loopback ports, nothing stored, ended by their own pid. SpreadServers are several as one. `require(kind)` skips
+with what to install.
 """
 
 import asyncio
@@ -18,11 +19,23 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.redis import RedisTarget
+from gateway.redis.spread import Spread, targets_of
 from tests.conftest import find_program
 from tests.support.nodes import Process
 from tests.support.tools import free_port
 
-__all__ = ["KINDS", "REAL_KINDS", "FakeRedisServer", "RedisServer", "Tls", "make_tls", "require", "start_server"]
+__all__ = [
+    "KINDS",
+    "REAL_KINDS",
+    "AnyServer",
+    "FakeRedisServer",
+    "RedisServer",
+    "SpreadServers",
+    "Tls",
+    "make_tls",
+    "require",
+    "start_server",
+]
 
 REAL_KINDS = ("redis", "valkey")
 KINDS = (*REAL_KINDS, "fakeredis")
@@ -227,6 +240,75 @@ class FakeRedisServer:
         return RedisTarget.from_url(self.url).client(timeout_s=10.0)
 
 
-def start_server(kind: str, directory: Path) -> "RedisServer | FakeRedisServer":
-    """Make a server of any kind; enter it to start it."""
+class SpreadServers:
+    """Several independent servers that are used as one: `url` names all of them."""
+
+    kind = "spread"
+
+    def __init__(self, directory: Path, count: int = 2) -> None:
+        self.servers = [RedisServer("redis", directory) for _ in range(count)]
+
+    @property
+    def url(self) -> str:
+        return ",".join(server.url for server in self.servers)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start all, on the same ports as before, with nothing of what they held."""
+        await asyncio.gather(*(server.start() for server in self.servers))
+
+    async def stop(self) -> None:
+        """End all. Idempotent."""
+        await asyncio.gather(*(server.stop() for server in self.servers))
+
+    async def restart(self) -> None:
+        """End all and start them empty."""
+        await self.stop()
+        await self.start()
+
+    def client(self) -> Any:
+        """A client that speaks with the server that has a channel; close it with `aclose()`."""
+        return _SpreadClient(targets_of(self.url).map(lambda _, target: target.client(timeout_s=10.0)))
+
+
+class _SpreadClient:
+    """As much of a client as tests of channels need. Names are those in Redis, PREFIX:{KEY}."""
+
+    def __init__(self, clients: Spread[Any]) -> None:
+        self._clients = clients
+
+    async def publish(self, name: bytes, payload: bytes) -> Any:
+        return await self._of(name).publish(name, payload)
+
+    async def pubsub_numsub(self, name: bytes) -> Any:
+        return await self._of(name).pubsub_numsub(name)
+
+    async def ping(self) -> None:
+        for client in self._clients:
+            await client.ping()
+
+    async def aclose(self) -> None:
+        for client in self._clients:
+            await client.aclose()
+
+    def _of(self, name: bytes) -> Any:
+        key = name.decode().partition(":{")[2].removesuffix("}")
+        return self._clients.of(key)
+
+
+AnyServer = RedisServer | FakeRedisServer | SpreadServers
+
+
+def start_server(kind: str, directory: Path) -> AnyServer:
+    """Make a server of any kind, or two as one ("spread"); enter it to start it."""
+    if kind == "spread":
+        return SpreadServers(directory)
     return FakeRedisServer() if kind == "fakeredis" else RedisServer(kind, directory)

@@ -16,7 +16,14 @@ from tests.support.tokens import SECRET, Issuer
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "settings.md").read_text()
 SECTIONS = {"Redis": Settings, "public": Public, "private": Private, "auth": Auth, "limits": Limits}
 TABLES = {"public", "private", "auth", "limits", "services", "backend"}  # of Settings: sections of their own
-WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", list[str]: "list of texts"}
+WORDS = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    list[str]: "list of texts",
+    str | list[str]: "text, or list",
+}
 
 OTHER_VALUES = {  # none of them a default
     "text": "somewhere",

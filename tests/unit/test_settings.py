@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.auth_settings import algorithm_of
 from gateway.errors import ConfigurationError
+from gateway.setting_values import split_redis_urls
 from gateway.settings import ApiKey, Auth, Limits, Private, Public, ServiceTable, Settings, is_loopback, load
 
 SECRET = "a secret of more than thirty-two bytes"
@@ -95,6 +96,24 @@ def test_environment_wins_over_the_file(tmp_path):
     assert settings.public == Public(host="::1", port=2, allowed_origins=("https://a.example",), compression=True)
 
 
+SEVERAL = "redis://a:1/0,redis+sentinel://b:1,c:2/main,rediss://d"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        SEVERAL,
+        SEVERAL.replace(",redis", ", redis"),
+        '["redis://a:1/0", "redis+sentinel://b:1,c:2/main", "rediss://d"]',
+    ],
+)
+def test_several_redis_are_a_list_or_one_text(tmp_path, environment):
+    text = 'redis_url = ["redis://a:1/0", "redis+sentinel://b:1,c:2/main", "rediss://d"]'
+    assert load_toml(tmp_path, text).redis_url == SEVERAL
+    assert load_toml(tmp_path, "", SNORKY_REDIS_URL=environment).redis_url == SEVERAL
+    assert split_redis_urls(SEVERAL) == ["redis://a:1/0", "redis+sentinel://b:1,c:2/main", "rediss://d"]
+
+
 def test_config_variable_names_the_file(tmp_path):
     path = tmp_path / "elsewhere.toml"
     path.write_text('prefix = "there"')
@@ -154,7 +173,10 @@ def test_service_links_of_kubernetes_are_no_settings():
         ('prefix = "a{b}"', "prefix: takes 1 to 64 letters"),
         ('redis_url = "http://a"', 'write "redis://127.0.0.1:6379/0"'),
         ('redis_url = "redis+cluster://a"', "a later version"),
-        ('redis_url = ["redis://a", "redis://b"]', "several independent Redis are for a later version"),
+        ('redis_url = ["redis://a", "http://b"]', 'write "redis://127.0.0.1:6379/0"'),
+        ('redis_url = ["redis://a", ""]', 'write "redis://127.0.0.1:6379/0"'),
+        ("redis_url = []", "is an empty list"),
+        ("redis_url = 5", 'write redis_url = "..."'),
         (f'[auth]\nhmac_secret = "{"x" * 31}"', "[auth] hmac_secret: has less than 32 bytes; make one with: openssl"),
         (f'[auth]\nhmac_secret = "-----BEGIN PUBLIC KEY-----{"x" * 31}"', "write it as public_key"),
         ('[auth]\npublic_key = "x"', "[auth] public_key: is no public key in PEM form"),
