@@ -30,6 +30,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=sorted(ALL), metavar="KEY", help=f"of {', '.join(ALL)}")
     parser.add_argument("--minutes", type=float, default=30.0, help="of chaos and soak")
     parser.add_argument("--small", action="store_true", help="fewer nodes and clients, less load")
+    parser.add_argument("--balancer", action="store_true", help="nginx in front, also of a small lab")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--no-history", action="store_true", help="channels that keep nothing: at most once")
     return parser.parse_args()
@@ -41,6 +42,8 @@ def main() -> int:
     plan = Plan(seed=arguments.seed)
     if arguments.small:
         plan = plan.small()
+    if arguments.balancer:
+        plan = replace(plan, nodes=3, has_balancer=True)  # the shipped nginx.conf has three
     if arguments.no_history:
         plan = replace(plan, history=0)
     began_s = time.monotonic()

@@ -49,6 +49,7 @@ async def run_fault(lab: Lab, fault: Fault) -> Outcome:
         await lab.whole(WHOLE_WITHIN_S)
     except (AssertionError, TimeoutError) as error:
         outcome.broken.append(f"not whole again: {error!r}"[:2000])
+        lab.write_logs(fault.key)
     await asyncio.sleep(AFTER_S)
     try:
         is_settled = await lab.settle()

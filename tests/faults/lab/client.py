@@ -116,8 +116,8 @@ class LabClient:
                     self._on_drop(code)
                     if not self._comes_back:
                         return
-                except (aiohttp.ClientError, TimeoutError, OSError):
-                    pass
+                except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                    self.errors.append(str(getattr(error, "status", repr(error))))  # a repr shows the token
                 await asyncio.sleep(self._rng.uniform(0, min(DELAY_MAX_S, FIRST_DELAY_MAX_S * 2**attempt)))
                 attempt += 1
         finally:

@@ -48,20 +48,27 @@ class Crowd:
         identities: bool = False,
         where: Callable[[], str] | None = None,
         comes_back: bool = True,
+        plain_channel: str | None = None,
     ) -> list[LabClient]:
-        """Add clients, every third of which speaks MessagePack. identities: they are residents."""
+        """Add clients, every third of which speaks MessagePack.
+
+        identities: they are residents. plain_channel: they hear this one instead, and do not ask to recover. Who does
+        not come back is no member: nobody waits for it, and it is not judged.
+        """
         assert self._session is not None
         added = []
         for number in range(count):
             start = self._rng.randrange(len(self._channels))
             channels = [self._channels[(start + step) % len(self._channels)] for step in range(channels_each)]
+            if plain_channel is not None:
+                channels = [plain_channel]
             client = LabClient(
                 self._session,
                 where or self._where,
                 f"{name}-{number}",
                 channels,
                 rng=random.Random(self._rng.random()),
-                is_recovering=self._is_recovering,
+                is_recovering=self._is_recovering and plain_channel is None,
                 speaks_msgpack=number % 3 == 2,
                 identity=f"{name}-{number}" if identities else None,
                 comes_back=comes_back,

@@ -7,6 +7,7 @@ The nodes reach Redis through the proxy, the publisher directly: it goes on whil
 
 import asyncio
 import random
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from tests.support.tools import eventually, free_port
 
 __all__ = ["Lab", "running_lab"]
 
+LOG_LINES = 30
 START_WITHIN_S = 30.0
 PAUSE_WITHIN_S = 20.0
 FENCE_WITHIN_S = 10.0
@@ -89,6 +91,13 @@ class Lab:
     async def metric(self, name: str) -> float:
         """Sum a series over all nodes."""
         return sum(await asyncio.gather(*(node.metric(name) for node in self.nodes)))
+
+    def write_logs(self, name: str) -> None:
+        """Write what all processes said to stderr: a row has failed."""
+        processes = [*self.nodes, *([self.balancer.process] if self.balancer is not None else [])]
+        for process in processes:
+            lines = process.log.splitlines()[-LOG_LINES:]
+            print(f"-- {name}: {process.argv[0]} {process.pid}", *lines, sep="\n", file=sys.stderr, flush=True)
 
     # -- judgement ---------------------------------------------------------------------------------------------
 

@@ -48,7 +48,58 @@ def _test(path: str, name: str) -> tuple[str, ...]:
     return ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", path, "-k", name)
 
 
-MUTATIONS: tuple[Mutation, ...] = ()
+_SCRIPTS = "gateway/redis/scripts"
+MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        guard="tag check",  # all tags alike: a position is epoch and offset alone
+        file=f"{_SCRIPTS}/publish.lua",
+        old="  return entropy .. string.format('%08x', mixed)",
+        new="  return '00000000'",
+        argv=_fault("failover"),
+    ),
+    Mutation(
+        guard="canary",
+        file="gateway/redis/canary.py",
+        old="        elif now - self._sent_at >= self._deadline_s:\n            self._on_missing(now)\n",
+        new="",
+        argv=_fault("half-open"),
+    ),
+    Mutation(
+        guard="rollback",  # of a subscription that failed
+        file="gateway/subscriptions.py",
+        old="if key in connection.channels:\n                self.remove(connection, key)\n            raise",
+        new="raise",
+        argv=_fault("freeze"),
+    ),
+    Mutation(
+        guard="fencing",
+        file=f"{_SCRIPTS}/renew.lua",
+        old="if redis.call('EXISTS', KEYS[2]) == 1 then",
+        new="if false then",
+        argv=_fault("stall"),
+    ),
+    Mutation(
+        guard="compare-and-delete",
+        file=f"{_SCRIPTS}/release.lua",
+        old="if value and (value .. ' '):sub(1, #ARGV[at + 1] + 1) == ARGV[at + 1] .. ' ' then",
+        new="if value then",
+        argv=_fault("kill"),
+    ),
+    Mutation(
+        guard="idempotency",
+        file=f"{_SCRIPTS}/publish.lua",
+        old="  if before then\n    return before\n  end",
+        new="",
+        argv=_fault("replies"),
+    ),
+    Mutation(
+        guard="await of the confirmation",
+        file="gateway/subscriptions.py",
+        old="        await self._broker.subscribe(key)\n",
+        new="        __import__('asyncio').ensure_future(self._broker.subscribe(key))\n",
+        argv=_fault("freeze"),
+    ),
+)
 
 
 def mutate(tree: Path, mutation: Mutation) -> None:

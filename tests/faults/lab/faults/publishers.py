@@ -26,7 +26,7 @@ async def lose_replies(trial: Trial) -> None:
     before = await client.xlen(f"{name}:history")
     attempts = 0
     async with FaultProxy("127.0.0.1", lab.redis.port) as proxy:
-        source = RedisSource(f"redis://127.0.0.1:{proxy.port}/0", keeps_history=True, timeout_s=0.3)
+        source = RedisSource(f"redis://127.0.0.1:{proxy.port}/0", keeps_history=True, timeout_s=0.25)
         numbers = iter(range(KEYS))
         run = f"{rng.getrandbits(64):x}"
         positions: dict[str, int] = {}
@@ -45,7 +45,7 @@ async def lose_replies(trial: Trial) -> None:
 
         async def harass() -> None:
             while True:
-                await asyncio.sleep(rng.uniform(0.1, 0.4))
+                await asyncio.sleep(rng.uniform(0.2, 0.8))
                 proxy.lose_replies()
                 await asyncio.sleep(rng.uniform(0.01, 0.05))
                 proxy.cut()

@@ -14,6 +14,7 @@ __all__ = ["SERVER_FAULTS"]
 KILLS = 100
 KILL_EVERY_S = 0.15
 PAUSE_S = 11.0
+NEWCOMERS = 4
 DETECTED_WITHIN_S = 6.0
 HEALED_WITHIN_S = 3.0
 REBUILT_WITHIN_S = 10.0
@@ -44,13 +45,22 @@ async def kill_pubsub(trial: Trial) -> None:
 
 
 async def freeze(trial: Trial) -> None:
-    """SIGSTOP for longer than a lease."""
+    """SIGSTOP for longer than a lease. Who wants in meanwhile is not told that it is in, and gets in afterwards."""
+    crowd = trial.lab.crowd
+    newcomers = []
     _redis(trial).freeze()
     try:
-        await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(PAUSE_S / 4)
+        newcomers = crowd.add(NEWCOMERS, channels_each=1, name="newcomer", comes_back=False, plain_channel="plain")
+        await asyncio.sleep(PAUSE_S * 3 / 4)
+        told = sum(client.is_subscribed for client in newcomers)
+        trial.expect(told == 0, f"{told} of {NEWCOMERS} were told to be subscribed while Redis stood still")
+        trial.expect(all(client.is_connected for client in newcomers), "newcomers were not let in to the node")
     finally:
         _redis(trial).thaw()
     trial.ended()
+    await crowd.subscribed(*newcomers, within_s=HEALED_WITHIN_S)
+    await crowd.dismiss(*newcomers)
 
 
 async def pause(trial: Trial) -> None:
@@ -199,7 +209,7 @@ SERVER_FAULTS = (
         name="Redis half-open",
         users_see="as a pause",
         inject=half_open,
-        healed_within_s=6.0,  # a dial that was swallowed is given up first
+        healed_within_s=8.0,  # a read of history that went into the dead line is given up after 5 s
     ),
     Fault(
         key="unreachable",
