@@ -172,7 +172,7 @@ export class Connection {
     const { clock, probeAfterMs, probeTimeoutMs } = this.#options;
     this.#cancelTimer = clock.after(delayMs, () => {
       const silentMs = clock.now() - this.#heardAtMs;
-      if (silentMs < probeAfterMs) return this.#watch(probeAfterMs - silentMs);
+      if (silentMs < probeAfterMs) return this.#watch(Math.ceil(probeAfterMs - silentMs));
       const askedAtMs = clock.now();
       this.call("gateway", "info", {}, probeTimeoutMs).catch(() => {});
       this.#cancelTimer = clock.after(probeTimeoutMs, () => {

@@ -6,7 +6,7 @@
  * repetition is dropped, and behind a hole the channel is asked for anew (`repair`), from where the topic stands.
  *
  * During a move two connections bring the channel, and the feed of the new one is held. When it is let go, offsets
- * tell what came before. Where they cannot (a gap on either side, no position asked with), it is asked for anew.
+ * tell what came before. Where they cannot (a gap, no position asked with), it is asked for anew.
  */
 
 /**
@@ -31,7 +31,6 @@ export class Feed {
   #events;
   /** The position that was asked with. */
   #asked;
-  #gapsBefore;
   /** What came before the answer; null behind it. @type {Notification[] | null} */
   #early;
   /** What came while another connection delivers. @type {Notification[] | null} */
@@ -45,7 +44,6 @@ export class Feed {
     this.#topic = topic;
     this.#events = events;
     this.#asked = topic.position;
-    this.#gapsBefore = topic.gaps;
     this.recovers = topic.recovers;
     this.#early = this.recovers ? [] : null;
     this.#held = isHeld ? [] : null;
@@ -98,14 +96,8 @@ export class Feed {
     const answer = this.#answer;
     if (this.#early !== null) return; // the answer is applied when it comes
     if (answer === null || answer.position === null) this.#deliverAll(held);
-    else if (this.#isMergeable(answer, held)) this.#apply(answer, held);
-    else this.#repair();
-  }
-
-  /** @param {Recovery} answer @param {Notification[]} held */
-  #isMergeable(answer, held) {
-    const hasGap = this.#topic.gaps !== this.#gapsBefore || held.some(({ type }) => type === "gap");
-    return answer.recovered && !hasGap;
+    else if (answer.recovered && held.every(({ type }) => type !== "gap")) this.#apply(answer, held);
+    else this.#repair(); // the old connection may have told the gap already
   }
 
   /** @param {Recovery} answer @param {Notification[]} behind */

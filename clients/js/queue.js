@@ -4,8 +4,8 @@
  * Rules:
  * - Every publication has an idempotency key and is sent again under it when its outcome is not known (the connection
  *   ended, no answer in time) or the server says that it helps (`retryAfterMs`). So it is published once.
- * - They go out in the order of the calls. Behind one that is to be sent again nothing new is sent, and a new connection
- *   gets nothing while the old one owes answers.
+ * - They go out in the order of the calls, and again in that order; a new connection gets nothing while the old one owes
+ *   answers. Only what the server itself put off may come behind others that were on their way by then.
  * - What is kept is bounded in number, bytes and age. Beyond that the call rejects: at once, or when its time is over.
  *   Nothing is dropped without a word.
  */

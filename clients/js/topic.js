@@ -40,7 +40,6 @@ export class Topic {
   /** @type {Promise<void>} */
   #ready = Promise.resolve();
   #emitter = new Emitter();
-  #gaps = 0;
   #hasBeenConfirmed = false;
   /** Whether what is missed is asked for. */
   recovers = false;
@@ -70,11 +69,6 @@ export class Topic {
   /** Up to where messages have been delivered; null if the server has told no position. */
   get position() {
     return this.sequence.position;
-  }
-
-  /** How many gaps were told. */
-  get gaps() {
-    return this.#gaps;
   }
 
   /** The first answer of a server: resolves when subscribed, rejects when refused or given up. */
@@ -113,7 +107,6 @@ export class Topic {
 
   /** Tell that messages are missing. @param {string | null} position from here on @param {Gap["cause"]} cause */
   lose(position, cause) {
-    this.#gaps += 1;
     this.sequence.moveTo(position);
     this.#emitter.emit("gap", { cause, position });
   }

@@ -278,6 +278,28 @@ test("if the old connection ends before the new one has answered, nothing comes 
   assert.deepEqual(heard, [6, 7, ["recovered", 1]]);
 });
 
+test("a gap behind the position asked with is none if the old connection brought what is missing", async () => {
+  const { old, next, heard } = await startMoving();
+  old.bring("news", 6, at(6));
+  old.drop(1001);
+  await next.answer("subscribe", recovery("e:7:t7", false));
+  await next.answer("unsubscribe");
+  assert.deepEqual(next.unanswered("subscribe").map(({ message }) => message.params.recover), ["e:6:t6"]);
+  assert.deepEqual(heard, [6]);
+});
+
+test("a gap that only the old node told yet is told once", async () => {
+  const { old, next, heard } = await startMoving();
+  await next.answer("subscribe", recovery("e:5:t5"));
+  old.say("pubsub", { type: "gap", channel: "news", position: "f:0:t" });
+  old.bring("news", 1, at(1, "f"));
+  next.bring("news", 6, at(6));
+  await old.answer("info");
+  await next.answer("unsubscribe");
+  assert.deepEqual(next.unanswered("subscribe").map(({ message }) => message.params.recover), ["f:1:t1"]);
+  assert.deepEqual(heard, [["gap", "live", "f:0:t"], 1, ["recovered", 0]]);
+});
+
 test("without history a move goes by contents", async () => {
   const { network, clock, heard } = await startRecovering(recovery(null, false));
   const old = network.last;
