@@ -180,6 +180,26 @@ async def test_fill_is_tried_until_history_answers(stage: Stage) -> None:
     stage.deafen(0)
     await stage.publish(1, 2)
     await settle()
+    stage.mend(0, is_noticed=False)
+    failures = 2
+
+    def fail() -> None:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise BrokerUnavailable("not now")
+
+    stage.town.archive.before_read = fail
+    await stage.publish(3)
+    await until(lambda: heard(one) == [1, 2, 3])
+    assert failures < 0
+
+
+async def test_comparison_after_an_interruption_is_tried_until_history_answers(stage: Stage) -> None:
+    one, _ = await stage.back(0)
+    stage.deafen(0)
+    await stage.publish(1, 2)
+    await settle()
     stage.town.archive.is_failing = True
     stage.mend(0)
     await settle()
@@ -429,6 +449,7 @@ def _unsubscribe(client: Resident) -> None:
 
 async def test_second_try_is_not_made_live_by_the_first_ones_answer(stage: Stage) -> None:
     last = await stage.publish(1)
+    await stage.back(0)  # so that the node keeps the channel all the time
     client = stage.town.client(0)
     topics = stage.topics(0)
     first = asyncio.ensure_future(topics.recover(client.connection, "c", HOUR, last))
