@@ -152,6 +152,29 @@ async def test_check_is_content_with_a_good_redis(redis):
         assert fact in output
 
 
+async def test_commands_know_all_of_several_redis(redis, tmp_path):
+    other = RedisProcess(tmp_path)
+    try:
+        await other.wait_ready()
+        env = {"SNORKY_REDIS_URL": f"{redis.url},{other.url}"}
+        code, output = await snorky("check", env=env)
+        assert code == 0, output
+        assert "redis 1 of 2" in output and "redis 2 of 2" in output
+        channels = [f"news{number}" for number in range(8)]  # on both, in all likelihood
+        async with NodeProcess.running(env) as node:
+            watching = Process([*GATEWAY, "subscribe", "--url", node.websocket_url, *channels], ready="subscribed to .*news7")
+            try:
+                await watching.wait_ready()
+                for channel in channels:
+                    assert await snorky("publish", channel, "1", env=env) == (0, "1 node received it\n")
+            finally:
+                await watching.close()
+            code, output = await snorky("stats", "--once", "--interval", "0.5", env=env)
+            assert code == 0 and "1 nodes" in output, output
+    finally:
+        await other.close()
+
+
 async def test_check_tells_all_problems_at_once(redis, tmp_path):
     config = tmp_path / "snorky.toml"
     config.write_text(
