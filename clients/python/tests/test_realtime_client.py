@@ -206,6 +206,24 @@ async def test_notifications_of_other_services_are_told() -> None:
                 assert await heard.get() == ("chat", {"type": "presence", "from": "ann"})
 
 
+@pytest.mark.parametrize("token", ["", "two words", "line\r\nX-More: 1", "schl\u00fcssel"])
+async def test_token_that_fits_in_no_handshake_is_refused_and_not_repeated(token: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Client("ws://127.0.0.1:1/ws", token=token)
+    assert not token or token not in str(caught.value)
+    with pytest.raises(ValueError):
+        Client("ws://127.0.0.1:1/ws", token="a/b=", bearer="subprotocol")
+
+
+async def test_token_function_that_fails_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    given = iter(["not fit for a header", "good"])
+    async with RealtimeServer.running() as server:
+        async with Client(server.url, token=lambda: next(given), backoff_base_s=0.01) as client:
+            await client.call("test", "echo")
+        assert [handshake["authorization"] for handshake in server.handshakes] == ["Bearer good"]
+    assert "not fit" not in caplog.text
+
+
 @pytest.mark.parametrize("url", ["http://h/ws", "ws://", "ws://user:pw@h/ws", ""])
 def test_url_that_cannot_work_is_refused(url: str) -> None:
     with pytest.raises(ValueError):

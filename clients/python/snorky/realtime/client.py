@@ -109,7 +109,7 @@ class Client:
     without a connection. events_max: of one subscription, that nobody has taken yet. backoff_max_s: between two
     attempts to connect. on_notification: hears what services say beside channels: on_notification(service, message).
     connect_options: more arguments of `websockets.connect`: `ssl`, `proxy`.
-    Raises ValueError: a URL that cannot be used; ImportError: websockets is missing.
+    Raises ValueError: a URL or token that cannot be used; ImportError: websockets is missing.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Client:
             raise ValueError("url: write ws://HOST:PORT/ws or wss://..., without a user")
         if bearer not in ("header", "subprotocol"):
             raise ValueError('bearer: "header" or "subprotocol"')
-        self._tokens = TokenSource(token)
+        self._tokens = TokenSource(token, is_subprotocol=bearer == "subprotocol")
         self._sockets = Sockets(
             url,
             self._tokens,

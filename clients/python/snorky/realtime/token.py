@@ -7,15 +7,28 @@ a token is used until the gateway refuses it.
 import base64
 import binascii
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
-__all__ = ["Token", "TokenSource", "lifetime_s"]
+__all__ = ["Token", "TokenSource", "check_token", "lifetime_s"]
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
 REFRESH_AT: Final = 0.8  # of its lifetime: time for some attempts
+
+
+# What may stand in a header (RFC 6750 2.1) and in a subprotocol (RFC 7230 3.2.6) alike, and what in a header only.
+_ANYWHERE = re.compile(r"[A-Za-z0-9._~+-]+").fullmatch
+_IN_HEADER = re.compile(r"[A-Za-z0-9._~+/-]+=*").fullmatch
+
+
+def check_token(token: object, *, is_subprotocol: bool) -> str:
+    """Give a token back that can go into a handshake. Raises ValueError, whose text does not repeat it."""
+    if not isinstance(token, str) or (_ANYWHERE if is_subprotocol else _IN_HEADER)(token) is None:
+        raise ValueError("token: a text of letters, digits and . _ ~ + - is expected")
+    return token
 
 
 def lifetime_s(token: str, *, now_s: float) -> float | None:
@@ -31,10 +44,16 @@ def lifetime_s(token: str, *, now_s: float) -> float | None:
 
 
 class TokenSource:
-    """Gives tokens. token: one for good, or a function or coroutine function that gives a fresh one."""
+    """Gives tokens. token: one for good, or a function or coroutine function that gives a fresh one.
 
-    def __init__(self, token: Token | None, *, wall_clock_s: Callable[[], float] = time.time) -> None:
-        self._token = token
+    is_subprotocol: it goes there in the handshake. Raises ValueError: it cannot.
+    """
+
+    def __init__(
+        self, token: Token | None, *, is_subprotocol: bool = False, wall_clock_s: Callable[[], float] = time.time
+    ) -> None:
+        self._token = token if token is None or callable(token) else check_token(token, is_subprotocol=is_subprotocol)
+        self._is_subprotocol = is_subprotocol
         self._wall_clock_s = wall_clock_s
         self._last: str | None = None
 
@@ -50,9 +69,8 @@ class TokenSource:
         if is_new or self._last is None or self._is_old(self._last):
             given: Any = self._token()
             token = await given if isinstance(given, Awaitable) else given
-            if not isinstance(token, str) or not token:
-                raise TypeError("token: the function must give a text")
-            self._last, self._given_at_s = token, self._wall_clock_s()
+            self._last = check_token(token, is_subprotocol=self._is_subprotocol)
+            self._given_at_s = self._wall_clock_s()
         return self._last
 
     def refresh_after_s(self) -> float | None:
