@@ -347,6 +347,31 @@ async def test_client_goes_on_elsewhere_with_what_it_missed_and_then_with_what_c
     ]
 
 
+async def test_history_is_read_only_when_the_broker_has_confirmed(stage: Stage) -> None:
+    """What is published before that is heard by nobody here, and on a quiet channel nothing would show the hole."""
+    client, broker, last = stage.town.client(0), stage.town.brokers[0], await stage.publish(1)
+    broker.gate.clear()
+    task = asyncio.ensure_future(stage.topics(0).recover(client.connection, "c", HOUR, last))
+    await settle()
+    await stage.publish(2)
+    await settle()
+    broker.gate.set()
+    recovery = await task
+    assert [*payloads(recovery), *heard(client)] == [b"2"]
+
+
+async def test_where_a_channel_stands_is_asked_only_when_the_broker_has_confirmed(stage: Stage) -> None:
+    broker = stage.town.brokers[0]
+    broker.gate.clear()
+    task = asyncio.ensure_future(stage.back(0))
+    await settle()
+    last = await stage.publish(1)
+    await settle()
+    broker.gate.set()
+    _, recovery = await task
+    assert recovery.position == last
+
+
 async def test_replay_is_capped_in_messages_and_bytes_and_then_honest(stage: Stage) -> None:
     _, begun = await stage.back(0)
     await stage.publish(*range(300))
