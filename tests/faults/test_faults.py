@@ -19,7 +19,9 @@ from tests.faults.lab.soak import soak
 from tests.faults.lab.table import render
 from tests.faults.lab.trial import Fault
 
-PLAN = replace(Plan(seed=int(os.environ.get("LAB_SEED", "1"))).small(), nodes=3, clients=30, has_balancer=True)
+PLAN = replace(
+    Plan(seed=int(os.environ.get("LAB_SEED", "1"))).small(), nodes=3, clients=30, has_balancer=True, drain_grace_s=3.0
+)
 SOAK_MINUTES = 0.5  # `make soak` has the hours
 
 pytestmark = [

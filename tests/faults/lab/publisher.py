@@ -25,9 +25,10 @@ import msgspec
 from gateway.codec import channel_name
 from tests.faults.lab.source import RedisSource
 
-__all__ = ["Order"]
+__all__ = ["POSTS_AT_ONCE", "Order"]
 
 RETRY_MAX_S = 0.5
+POSTS_AT_ONCE = 8  # to one node
 TIMEOUT_S = 8.0  # longer than a node's own deadline: its answer is wanted
 
 
@@ -155,7 +156,7 @@ def _say(*words: object) -> None:
 
 async def main(order: Order) -> None:
     """Publish until stdin ends."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, limit_per_host=POSTS_AT_ONCE)) as session:
         source = RedisSource(order.redis_url, keeps_history=order.keeps_history)
         try:
             await Publisher(order, source, session).run()

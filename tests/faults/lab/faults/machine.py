@@ -17,7 +17,7 @@ __all__ = ["MACHINE_FAULTS"]
 SPARE_DESCRIPTORS = 10
 KNOCKS = 60
 HOUR_S = 3600
-JUMPED_S = 5.0  # long enough to look twice for dead nodes
+JUMPED_S = 4.0  # long enough to look twice for dead nodes
 SPIN_S = 2.0
 SPIN_CPU_MAX = 0.8  # of a core, beside the load
 

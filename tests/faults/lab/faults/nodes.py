@@ -126,6 +126,7 @@ NODE_FAULTS = (
         users_see="paced reconnects",
         inject=terminate,
         disconnects=True,
+        is_in_ci=False,  # the rolling restart does it to each
     ),
     Fault(
         key="roll",

@@ -12,7 +12,7 @@ from tests.support.tools import eventually
 __all__ = ["SERVER_FAULTS"]
 
 KILLS = 100
-KILL_EVERY_S = 0.15
+KILL_EVERY_S = 0.1
 PAUSE_S = 11.0
 NEWCOMERS = 4
 DETECTED_WITHIN_S = 6.0
