@@ -15,6 +15,7 @@ from snorky import Position, Publication, Publisher, PublishError
 from snorky.aio import Publisher as AsyncPublisher
 from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess
 from tests.support.proxy import FaultProxy
+from tests.support.sentinels import SentinelLab
 
 pytestmark = pytest.mark.needs("redis-server")
 
@@ -26,6 +27,7 @@ class = "services.pubsub:PubSubService"
 [[services.pubsub.channels]]
 match = "kept:*"
 history = 20000
+presence = true
 """
 
 
@@ -56,21 +58,22 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
 
 async def test_receipts_tell_positions_that_count_by_one_and_nodes_that_hear(town: Town) -> None:
     async with AsyncPublisher(town.redis.url) as publisher, aiohttp.ClientSession() as session:
-        for node in town.nodes:
-            client = await session.ws_connect(node.websocket_url)
+        clients = [await session.ws_connect(node.websocket_url) for node in town.nodes]
+        for client in clients:
             subscribe = {"command": "subscribe", "params": {"channel": "kept:news"}, "callId": 1}
             await client.send_json({"service": "pubsub", "message": subscribe})
             assert (await client.receive_json(timeout=5))["message"]["type"] == "response"
         first = await publisher.publish("kept:news", {"n": 1}, count=True)
         many = await publisher.publish_many(Publication("kept:news", {"n": n}) for n in range(2, 600))
-        assert first.nodes == 2
+        assert (first.nodes, first.connections) == (2, 2)
         assert isinstance(first.position, Position)
         assert [receipt.position.offset for receipt in many if receipt.position] == list(range(2, 600))
         assert {receipt.position.epoch for receipt in many if receipt.position} == {first.position.epoch}
         for number in range(1, 600):
             message = (await client.receive_json(timeout=5))["message"]
             assert message == {"type": "message", "channel": "kept:news", "message": {"n": number}}
-        assert (await publisher.publish("not kept", 1, count=True)).nodes == 0
+        unheard = await publisher.publish("not kept", 1, count=True)
+        assert (unheard.nodes, unheard.connections) == (0, 0)
         assert (await publisher.publish("not kept", 1)).position is None
 
 
@@ -135,3 +138,17 @@ async def test_redis_without_a_node_says_what_to_do(tmp_path: Path) -> None:
                 await publisher.publish("news", 1)
         async with AsyncPublisher(redis.url, if_no_function="publish") as plain:
             assert (await plain.publish("news", 1, count=True)).nodes == 0
+
+
+async def test_publisher_follows_the_primary_that_the_sentinels_tell(tmp_path: Path) -> None:
+    config = tmp_path / "snorky.toml"
+    config.write_text(RULES)
+    async with SentinelLab("redis", tmp_path) as lab:
+        argv = [*GATEWAY, "serve", "--config", str(config)]
+        async with NodeProcess.running({"SNORKY_REDIS_URL": lab.url}, argv=argv):
+            async with AsyncPublisher(lab.url, timeout_s=30, attempt_timeout_s=1) as publisher:
+                before = await publisher.publish("kept:e", 1)
+                lab.primary.kill()
+                after = await publisher.publish("kept:e", 2)
+                assert before.position is not None and after.position is not None
+                assert str(before.position) != str(after.position)

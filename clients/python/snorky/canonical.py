@@ -13,7 +13,7 @@ from json.encoder import encode_basestring as _quoted  # escapes exactly what RF
 from math import isfinite
 from typing import Any, Final
 
-__all__ = ["CHANNEL_MAX_BYTES", "DEPTH_MAX", "canonical", "channel_name", "redis_channel"]
+__all__ = ["CHANNEL_MAX_BYTES", "DEPTH_MAX", "canonical", "channel_key", "channel_name", "redis_channel"]
 
 CHANNEL_MAX_BYTES: Final = 255  # of UTF-8, in canonical form
 DEPTH_MAX: Final = 32  # containers inside of each other
@@ -46,11 +46,16 @@ def channel_name(channel: Any) -> str:
     return "~" + text
 
 
-def redis_channel(prefix: str, service: str, channel: Any) -> str:
-    """Name the Redis channel: PREFIX:{SERVICE:NAME}. Raises ValueError: as `channel_name`; no name of a service."""
+def channel_key(service: str, channel: Any) -> str:
+    """Name a channel among all: SERVICE:NAME. Raises ValueError: as `channel_name`; no name of a service."""
     if _SERVICE(service) is None:
         raise ValueError("service: a name has a-z, 0-9, _ and - only")
-    return f"{prefix}:{{{service}:{channel_name(channel)}}}"
+    return f"{service}:{channel_name(channel)}"
+
+
+def redis_channel(prefix: str, service: str, channel: Any) -> str:
+    """Name the Redis channel: PREFIX:{SERVICE:NAME}. Raises ValueError: as `channel_key`."""
+    return f"{prefix}:{{{channel_key(service, channel)}}}"
 
 
 def _canonical(value: Any, depth: int) -> str:

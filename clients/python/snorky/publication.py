@@ -8,10 +8,11 @@ Rules:
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from snorky.canonical import redis_channel
+from snorky.canonical import channel_key
 from snorky.errors import PublishError
 from snorky.position import Position
 from snorky.strict import encode
@@ -40,13 +41,15 @@ class Publication:
 class Receipt:
     """What came of a publication that Redis has taken.
 
-    position: None = the channel keeps no history. nodes: how many nodes hear the channel, None = not asked.
-    key: under which it was published.
+    position: None = the channel keeps no history. nodes, connections: how many heard the channel, None = not asked, or
+    not to be known: nodes tell of their connections where the channel's rule has `presence`. key: under which it was
+    published.
     """
 
     key: str
     position: Position | None = None
     nodes: int | None = None
+    connections: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ class Sending:
     """One publication on its way. Raises ValueError, TypeError: a node would not take it."""
 
     def __init__(self, message: Publication, prefix: str) -> None:
-        self.name = redis_channel(prefix, message.service, message.channel)
+        self.channel_key = channel_key(message.service, message.channel)
+        self.name = f"{prefix}:{{{self.channel_key}}}"
         self.payload = encode(message.message)
         if len(self.payload) > PAYLOAD_MAX_BYTES:
             raise ValueError(f"message: more than {PAYLOAD_MAX_BYTES} bytes")
@@ -94,6 +98,10 @@ class Sending:
             return ("PUBLISH", self.name, self.payload)
         return ("FCALL", "snorky_publish", "1", self.name, self.payload, self.key)
 
+    def count_commands(self) -> tuple[tuple[str, ...], ...]:
+        """What to ask Redis for who hears the channel: the nodes, and the members of its roster."""
+        return ("PUBSUB", "NUMSUB", self.name), ("HLEN", f"{self.name}:roster")
+
     def begin(self) -> None:
         """Know that an attempt begins."""
         self.refusal = None
@@ -103,10 +111,11 @@ class Sending:
         """True if Redis answered the attempt, whatever it said."""
         return self.receipt is not None or self.refusal is not None
 
-    def take(self, reply: object, nodes: int | None) -> None:
-        """Know Redis' answer to the last attempt."""
+    def take(self, reply: object, counted: Sequence[object] = ()) -> None:
+        """Know Redis' answer to the last attempt. counted: its answers to `count_commands`."""
+        nodes, connections = _counts(*counted) if counted else (None, None)
         if self.is_plain and isinstance(reply, int):
-            self.receipt = Receipt(self.key, None, nodes)
+            self.receipt = Receipt(self.key, None, nodes, connections)
         elif isinstance(reply, bytes) and not self.is_plain:
             try:
                 position = Position.parse(reply.decode("ascii")) if reply else None
@@ -114,7 +123,7 @@ class Sending:
                 self.refusal = Refusal("Redis answers what is no position", "invalid_reply", False)
                 self.is_unknown = True
             else:
-                self.receipt = Receipt(self.key, position, nodes)
+                self.receipt = Receipt(self.key, position, nodes, connections)
         else:
             self.refusal = Refusal(f"Redis answers {type(reply).__name__}", "invalid_reply", False)
             self.is_unknown = True
@@ -134,3 +143,11 @@ class Sending:
         """Say why there is no receipt."""
         refusal = self.refusal or Refusal("Not in time", "unreachable", True)
         return PublishError(refusal.text, refusal.code, may_have_happened=self.is_unknown, key=self.key)
+
+
+def _counts(told: object, members: object) -> tuple[int | None, int | None]:
+    """Read how many nodes and connections hear a channel."""
+    nodes = told[1] if isinstance(told, list) and len(told) == 2 and isinstance(told[1], int) else None
+    if not isinstance(members, int) or (members == 0 and nodes != 0):  # 0: nobody, or no presence
+        return nodes, None
+    return nodes, members

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from snorky.batch import Batch
 from snorky.publication import Publication, Receipt, Refusal, Sending
-from snorky.redis_pool import make_pool
+from snorky.redis_pool import Pools
 
 __all__ = ["Publisher"]
 
@@ -23,9 +23,9 @@ PIPELINE_MAX: Final = 500  # publications in flight at once; Redis answers each 
 class Publisher:
     """Publishes to the channels of a deployment. May be shared by threads and made before a fork; connects when used.
 
-    prefix: the deployment's. timeout_s: for one call, all its attempts together. attempt_timeout_s: what a connection
-    or a reply may take before the next attempt. if_no_function: "publish" publishes with PUBLISH where Redis lacks the
-    function: at most once, without position, and never a second time when its answer is lost.
+    redis_url, prefix: as the nodes have them. timeout_s: for one call, all its attempts together. attempt_timeout_s:
+    what a connection or a reply may take before the next attempt. if_no_function: "publish" publishes with PUBLISH where
+    Redis lacks the function: at most once, without position, and never a second time when its answer is lost.
     Raises ValueError: a URL that cannot be used; ImportError: redis-py is missing.
     """
 
@@ -48,7 +48,7 @@ class Publisher:
         self.attempt_timeout_s = attempt_timeout_s
         self._is_plain_allowed = if_no_function == "publish"
         self._sleep = sleep
-        self._pool = make_pool(redis_url, timeout_s=min(timeout_s, attempt_timeout_s))
+        self._pools = Pools(redis_url, timeout_s=min(timeout_s, attempt_timeout_s))
 
     def __enter__(self) -> "Publisher":
         return self
@@ -62,9 +62,9 @@ class Publisher:
         """Publish one message and return its receipt.
 
         key: makes it once: what was published under it before is answered as then, and not published again. None =
-        a random one. count: have the receipt tell how many nodes hear the channel. Raises PublishError: it was not
-        taken, or nobody knows (`may_have_happened`; again under `error.key` is safe); ValueError, TypeError: a
-        node would not take it, nothing was sent.
+        a random one. count: have the receipt tell how many nodes and connections hear the channel. Raises
+        PublishError: it was not taken, or nobody knows (`may_have_happened`; again under `error.key` is safe);
+        ValueError, TypeError: a node would not take it, nothing was sent.
         """
         batch = self._batch([Publication(channel, message, key, service)])
         self._run(batch, count=count)
@@ -82,7 +82,7 @@ class Publisher:
 
     def close(self) -> None:
         """Let go of the connections. The publisher can be used on; it opens new ones."""
-        self._pool.disconnect()
+        self._pools.disconnect()
 
     def _batch(self, messages: Iterable[Publication]) -> Batch:
         publications = [Sending(message, self.prefix) for message in messages]
@@ -99,20 +99,23 @@ class Publisher:
         while wait_s is not None:
             if wait_s:
                 self._sleep(wait_s)
-            pending = batch.pending
-            for start in range(0, len(pending), PIPELINE_MAX):
-                if not self._attempt(pending[start : start + PIPELINE_MAX], batch.deadline_s, count=count):
-                    break
+            parts: dict[Any, list[Sending]] = {}  # by the Redis that has their channels
+            for sending in batch.pending:
+                parts.setdefault(self._pools.of(sending.channel_key), []).append(sending)
+            for pool, part in parts.items():
+                for start in range(0, len(part), PIPELINE_MAX):
+                    if not self._attempt(pool, part[start : start + PIPELINE_MAX], batch.deadline_s, count=count):
+                        break
             wait_s = batch.wait_s(time.monotonic())
 
-    def _attempt(self, publications: Sequence[Sending], deadline_s: float, *, count: bool) -> bool:
+    def _attempt(self, pool: Any, publications: Sequence[Sending], deadline_s: float, *, count: bool) -> bool:
         """Send publications once, and tell each what came of it. False: the connection was lost."""
         from redis.exceptions import RedisError
 
         for publication in publications:
             publication.begin()
         try:
-            connection: Any = self._pool.get_connection()
+            connection: Any = pool.get_connection()
         except (RedisError, OSError) as error:
             refusal = _refusal(error)
             for publication in publications:
@@ -132,7 +135,7 @@ class Publisher:
         finally:
             if not is_done:  # also of a KeyboardInterrupt: the next user would read these answers as its own
                 connection.disconnect()
-            self._pool.release(connection)
+            pool.release(connection)
         return is_done
 
 
@@ -149,18 +152,15 @@ def _exchange(
     for publication in publications:
         commands.append(publication.command())
         if count:
-            commands.append(("PUBSUB", "NUMSUB", publication.name))
+            commands += publication.count_commands()
     connection.send_packed_command(connection.pack_commands(commands), check_health=False)
     for publication in publications:
         reply = _read(connection, deadline_s, attempt_timeout_s)
-        nodes = None
-        if count:
-            counted = _read(connection, deadline_s, attempt_timeout_s)
-            nodes = counted[1] if isinstance(counted, list) and len(counted) == 2 else None
+        counted = [_read(connection, deadline_s, attempt_timeout_s) for _ in publication.count_commands() if count]
         if isinstance(reply, Refusal):
             publication.refuse(reply)
         else:
-            publication.take(reply, nodes)
+            publication.take(reply, counted)
 
 
 def _read(connection: Any, deadline_s: float, attempt_timeout_s: float) -> Any:

@@ -11,8 +11,10 @@ import pytest
 from scripted_redis import answer_each, commands, error, redis_url, replies, take, text
 from scripted_server import ScriptedServer, hang_up, wait
 
+from gateway.redis.spread import targets_of
 from snorky import Position, Publication, Publisher, PublishError, PublishManyError
 from snorky.aio import Publisher as AsyncPublisher
+from snorky.redis_pool import Pools
 
 POSITION = "6aa:7:0123abcd"
 
@@ -35,11 +37,52 @@ def test_channel_without_history_has_no_position() -> None:
         assert publisher.publish("news", 1).position is None
 
 
-def test_count_tells_the_nodes_that_hear_the_channel() -> None:
-    counted = b"*2\r\n" + text("acme:{pubsub:news}") + b":3\r\n"
-    with ScriptedServer([replies(text(""), counted)]) as server, publisher_of(server, prefix="acme") as publisher:
-        assert publisher.publish("news", 1, count=True).nodes == 3
-    assert commands(server)[1] == ["PUBSUB", "NUMSUB", "acme:{pubsub:news}"]
+@pytest.mark.parametrize(
+    ("nodes", "members", "connections"),
+    [(3, b":41\r\n", 41), (3, b":0\r\n", None), (0, b":0\r\n", 0), (3, error("NOPERM no"), None)],
+)
+def test_count_tells_who_hears_the_channel_as_far_as_it_is_known(
+    nodes: int, members: bytes, connections: int | None
+) -> None:
+    counted = b"*2\r\n" + text("acme:{pubsub:news}") + b":%d\r\n" % nodes
+    script = [replies(text(""), counted, members)]
+    with ScriptedServer(script) as server, publisher_of(server, prefix="acme") as publisher:
+        receipt = publisher.publish("news", 1, count=True)
+    assert (receipt.nodes, receipt.connections) == (nodes, connections)
+    assert commands(server)[1:] == [["PUBSUB", "NUMSUB", "acme:{pubsub:news}"], ["HLEN", "acme:{pubsub:news}:roster"]]
+
+
+def test_several_redis_share_the_channels_as_the_nodes_have_them() -> None:
+    taking = answer_each(lambda _words: text(""))
+    with ScriptedServer([taking]) as one, ScriptedServer([taking]) as other:
+        urls = f"{redis_url(one)}, {redis_url(other)}"
+        spread = targets_of(urls)
+        with Publisher(urls) as publisher:
+            publisher.publish_many(Publication(f"room {number}", number) for number in range(50))
+        for server in (one, other):
+            names = [command[3] for command in commands(server)]
+            keys = [name.removeprefix("snorky:{").removesuffix("}") for name in names]
+            assert len(keys) > 10
+            assert {spread.of(key).safe_url for key in keys} == {redis_url(server)}
+    with pytest.raises(ValueError, match="twice"):
+        Publisher("redis://h:1/0,redis://h:1/0")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "redis://:pw@h:1/2",
+        "rediss://h:7/0",
+        "redis://[::1]:7/0",
+        "unix:///tmp/x.sock?db=3",
+        "redis+sentinel://h:1,h:2/main/4",
+        "rediss+sentinel://u:p@h:1/main",
+    ],
+)
+def test_a_redis_has_the_identity_that_nodes_give_it(url: str) -> None:
+    (target,) = targets_of(url)
+    assert set(Pools(url, timeout_s=1)._pools) == {target.identity}
 
 
 def test_lost_answer_is_asked_for_again_under_the_same_key() -> None:
