@@ -101,8 +101,8 @@ export class Client {
    * Publish to a channel, once; resolves when the server took the message.
    *
    * It waits for a connection, and is sent again under the same key while its outcome is not known, for `timeoutMs` in
-   * all (default: publishMaxAgeMs). Messages go out in the order of the calls. Rejects with SnorkyError (codes: queue.js,
-   * error.js), or TypeError if the message is no JSON.
+   * all (default: publishMaxAgeMs); on another connection only with an identity. Messages go out in the order of the
+   * calls. Rejects with SnorkyError (codes: queue.js, error.js), or TypeError if the message is no JSON.
    *
    * @param {any} channel any JSON entity @param {any} message
    * @param {{service?: string, key?: string, timeoutMs?: number}} [options] key: of your own, if you repeat publications

@@ -16,7 +16,7 @@
  * @typedef {object} Recovery what a subscription that recovers is answered
  * @property {string | null} position null: the channel keeps no history
  * @property {boolean} recovered
- * @property {{message: any, offset: number, position: string}[]} messages
+ * @property {{message: any, offset: number, position: string, tombstone?: boolean}[]} messages
  *
  * @typedef {object} FeedEvents
  * @property {(topic: Topic, message: Notification) => void} onLoose a message without a position
@@ -74,6 +74,11 @@ export class Feed {
     return true;
   }
 
+  /** Know that what came so far was of a subscription before this one, which is given up. */
+  clear() {
+    if (this.#early !== null) this.#early = [];
+  }
+
   /** Know what the server answered to the subscription. @param {unknown} data */
   answered(data) {
     const early = this.#early;
@@ -96,22 +101,21 @@ export class Feed {
     const answer = this.#answer;
     if (this.#early !== null) return; // the answer is applied when it comes
     if (answer === null || answer.position === null) this.#deliverAll(held);
-    else if (answer.recovered && held.every(({ type }) => type !== "gap")) this.#apply(answer, held);
-    else this.#repair(); // the old connection may have told the gap already
+    else this.#apply(answer, held);
   }
 
   /** @param {Recovery} answer @param {Notification[]} behind */
   #apply(answer, behind) {
     const topic = this.#topic;
     const hasMoved = topic.position !== this.#asked; // another connection brought something meanwhile
-    if (hasMoved && (this.#asked === null || !answer.recovered)) return this.#repair();
+    const hasGap = !answer.recovered || behind.some(({ type }) => type === "gap"); // that one may have told it as well
+    if (hasMoved && (this.#asked === null || hasGap)) return this.#repair();
     if (answer.recovered) {
       let count = 0;
       for (const entry of answer.messages) {
         if (this.#isOver) return; // a handler has closed
         if (topic.sequence.judge(entry.offset, entry.position) === "repeated") continue;
-        topic.deliver(entry);
-        count += 1;
+        if (topic.take(entry)) count += 1;
       }
       if (!hasMoved) topic.sequence.moveTo(answer.position);
       if (this.#asked !== null) topic.recovered(count);
@@ -140,7 +144,7 @@ export class Feed {
       return;
     }
     const verdict = this.recovers ? topic.sequence.judge(offset, position) : "loose";
-    if (verdict === "next") topic.deliver(notification);
+    if (verdict === "next") topic.take(notification);
     else if (verdict === "loose") this.#events.onLoose(topic, notification);
     else if (verdict === "hole") this.#repair();
   }

@@ -9,6 +9,8 @@ import { json } from "./json.js";
  * @property {import("./connection.js").SocketClass} [WebSocket] where there is no global one (Node < 22: `ws`)
  * @property {import("./token.js").TokenSource} [token] who this client is; a function is asked for it, and for the
  *   next one before it expires
+ * @property {boolean} [hasIdentity] true if there is a token: the gateway knows who this client is, on every connection
+ *   (perhaps by a cookie); so publications can be repeated on another one
  * @property {number} [callTimeoutMs] 10 000: from the call to its answer, waiting for a connection included
  * @property {number} [connectTimeoutMs] 10 000
  * @property {number} [backoffBaseMs] 500: the first retry comes within this, each further within twice as much
@@ -52,6 +54,7 @@ export function settle(url, options) {
     probeAfterMs: 30_000,
     probeTimeoutMs: 10_000,
     waitingCallsMax: 1_000,
+    hasIdentity: token !== undefined,
     publishMaxAgeMs: 60_000,
     queueMax: 1_000,
     queueMaxBytes: 1_048_576,

@@ -4,6 +4,8 @@
  * Rules:
  * - Every publication has an idempotency key and is sent again under it when its outcome is not known (the connection
  *   ended, no answer in time) or the server says that it helps (`retryAfterMs`). So it is published once.
+ * - The server knows a key by the client's identity, and of who has none by its connection. So without an identity what
+ *   was in flight when a connection ended is not sent again: the call rejects, the outcome is unknown.
  * - They go out in the order of the calls, and again in that order; a new connection gets nothing while the old one owes
  *   answers. Only what the server itself put off may come behind others that were on their way by then.
  * - What is kept is bounded in number, bytes and age. Beyond that the call rejects: at once, or when its time is over.
@@ -19,6 +21,7 @@ import { SnorkyError } from "./error.js";
  * @property {import("./clock.js").Clock} clock
  * @property {() => number} random
  * @property {number} callTimeoutMs for each attempt
+ * @property {boolean} hasIdentity
  * @property {number} queueMax publications
  * @property {number} queueMaxBytes of their messages, as JSON
  * @property {number} messageMaxBytes of one
@@ -36,6 +39,7 @@ import { SnorkyError } from "./error.js";
  * @property {number} bytes
  * @property {Connection | null} sentOn where its answer is awaited
  * @property {SnorkyError | null} failure of the last attempt
+ * @property {Connection | null} unknownOn where it was sent, and the outcome is not known
  * @property {number} deadlineMs
  * @property {() => void} cancelDeadline
  * @property {(data: any) => void} resolve
@@ -73,9 +77,9 @@ export class Queue {
   /**
    * Publish; resolves with the server's answer.
    *
-   * Rejects with SnorkyError: what the server refused it with; `queue_full`, `too_large`: never sent; when `maxAgeMs` is
-   * over `offline`: never sent, or `disconnected`, `timeout`, `unavailable`: the outcome is unknown. Throws TypeError if
-   * the message is no JSON.
+   * Rejects with SnorkyError: what the server refused it with; `queue_full`, `too_large`: never sent; `disconnected`
+   * without an identity: the outcome is unknown; when `maxAgeMs` is over `offline`: never sent, or `disconnected`,
+   * `timeout`, `unavailable`: the outcome is unknown. Throws TypeError if the message is no JSON.
    *
    * @param {Publication} publication @returns {Promise<any>}
    */
@@ -93,6 +97,7 @@ export class Queue {
       const entry = {
         publication, text, bytes, resolve, reject,
         sentOn: null,
+        unknownOn: null,
         failure: null,
         deadlineMs: clock.now() + publication.maxAgeMs,
         cancelDeadline: clock.after(publication.maxAgeMs, () => this.#expire(entry)),
@@ -142,10 +147,19 @@ export class Queue {
     let inFlight = 0;
     for (const entry of this.#entries) {
       if (inFlight >= WINDOW) return;
+      if (this.#isKeyLost(entry, connection)) {
+        this.#settle(entry)?.reject(/** @type {SnorkyError} */ (entry.failure));
+        continue;
+      }
       if (entry.sentOn === null) this.#send(entry, connection);
       else if (entry.sentOn !== connection) return; // the connection before this one owes an answer
       inFlight += 1;
     }
+  }
+
+  /** True if this connection's server would take it for another one. @param {Entry} entry @param {Connection} connection */
+  #isKeyLost({ unknownOn }, connection) {
+    return !this.#options.hasIdentity && unknownOn !== null && unknownOn !== connection;
   }
 
   /** @param {Entry} entry @param {Connection} connection */
@@ -160,18 +174,20 @@ export class Queue {
         this.#settle(entry)?.resolve(data);
         this.#pump();
       },
-      (error) => this.#failed(entry, error),
+      (error) => this.#failed(entry, connection, error),
     );
   }
 
-  /** @param {Entry} entry @param {SnorkyError} error */
-  #failed(entry, error) {
+  /** @param {Entry} entry @param {Connection} connection @param {SnorkyError} error */
+  #failed(entry, connection, error) {
     if (!this.#entries.has(entry)) return; // it was given up meanwhile
     entry.sentOn = null;
-    const mayHelp = error instanceof SnorkyError && (isUnknown(error) || error.retryAfterMs !== null);
+    const isKeyLost = error.code === "disconnected" && !this.#options.hasIdentity;
+    const mayHelp = error instanceof SnorkyError && !isKeyLost && (isUnknown(error) || error.retryAfterMs !== null);
     if (!mayHelp) {
       this.#settle(entry)?.reject(error);
     } else {
+      if (isUnknown(error)) entry.unknownOn = connection;
       if (isUnknown(error) || entry.failure === null) entry.failure = error;
       if (error.code !== "disconnected") this.#pause(error.retryAfterMs ?? RETRY_MS);
     }

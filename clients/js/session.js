@@ -150,6 +150,7 @@ export class Session {
     if (before !== undefined) {
       await before;
       if (isOver()) return;
+      feed.clear();
     }
     for (;;) {
       const answer = await this.#attempt(topic, feed);
@@ -181,6 +182,7 @@ export class Session {
       // After a timeout the first attempt may have come through all the same.
       if (!feed.recovers) return null;
       await this.#giveUp(topic); // what that one was answered is not known
+      feed.clear();
       return this.connection.isOpen ? new SnorkyError("Asked twice", "timeout", 0) : error;
     }
   }

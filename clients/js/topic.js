@@ -92,13 +92,26 @@ export class Topic {
     return this.#emitter.on(event, handler);
   }
 
+  /**
+   * Deliver the next message, and stand behind it. False if there is nothing to deliver: in its place was what is not
+   * fit for anybody (a tombstone).
+   *
+   * @param {Record<string, any>} notification
+   */
+  take(notification) {
+    const { position, tombstone } = notification;
+    this.sequence.moveTo(typeof position === "string" ? position : null);
+    if (tombstone === true) return false;
+    this.deliver(notification);
+    return true;
+  }
+
   /** Hand a message to every handler. @param {Record<string, any>} notification */
   deliver({ message, offset, position }) {
     /** @type {MessageInfo} */
     const info = { service: this.service, channel: this.channel };
     if (typeof offset === "number") info.offset = offset;
     if (typeof position === "string") info.position = position;
-    if (info.position !== undefined && this.recovers) this.sequence.moveTo(info.position);
     for (const seat of [...this.#seats]) {
       if (!this.#seats.has(seat)) continue; // closed by a handler before it
       protect(() => seat.handler(message, info));

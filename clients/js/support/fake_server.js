@@ -137,8 +137,9 @@ export class FakeServer {
   #serve(socket, command, { channel: name, message, key, recover }) {
     const channel = this.#channel(name);
     if (command === "publish") {
-      if (!channel.keys.has(key)) this.publish(name, message);
-      channel.keys.add(key);
+      const scope = `${socket.scope} ${key}`;
+      if (!channel.keys.has(scope)) this.publish(name, message);
+      channel.keys.add(scope);
       return { type: "response", data: null };
     }
     if (command === "unsubscribe") {
@@ -213,6 +214,8 @@ export class ServedSocket extends FakeSocket {
   #thereAtMs = 0;
   #hereAtMs = 0;
   node;
+  /** Whose idempotency keys: an identity's, or this connection's. */
+  scope;
   /** @type {Map<string, Standing>} */
   channels = new Map();
 
@@ -226,6 +229,7 @@ export class ServedSocket extends FakeSocket {
     this.#clock = clock;
     this.#random = random;
     this.node = random() < 0.5 ? 0 : 1;
+    this.scope = protocols?.[1] ?? random();
     clock.after(this.#latencyMs(), () => void (this.#isGone || server.accept(this)));
   }
 

@@ -64,7 +64,7 @@ async function run(seed) {
   const server = new FakeServer({ clock, random, faults: noFaults });
   const client = connect("wss://example.org/ws", {
     WebSocket: server.WebSocket, clock, random, callTimeoutMs: 2_000, publishMaxAgeMs: 30_000, probeAfterMs: 5_000,
-    probeTimeoutMs: 2_000, backoffMaxMs: 4_000,
+    probeTimeoutMs: 2_000, backoffMaxMs: 4_000, ...(seed % 3 === 0 ? {} : { token: "ann" }),
   });
   client.on("error", () => {});
   const journals = CHANNELS.map((channel) => {

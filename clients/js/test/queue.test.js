@@ -2,7 +2,12 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { settled } from "../support/fakes.js";
-import { start, startOpen, withCode } from "../support/start.js";
+import * as any from "../support/start.js";
+
+const { withCode } = any;
+// Clients that the server knows.
+const start = (/** @type {object} */ options = {}) => any.start({ token: "ann", ...options });
+const startOpen = (/** @type {object} */ options = {}) => any.startOpen({ token: "ann", ...options });
 
 /** @param {import("../support/fakes.js").FakeSocket} socket */
 const publications = (socket) => socket.unanswered("publish").map(({ message }) => message.params);
@@ -25,6 +30,30 @@ test("a publication whose outcome is not known is sent again under its key, in i
   assert.deepEqual(await outcomes, [null, null, null]);
   assert.equal(client.queued, 0);
   assert.equal(clock.timers, 0);
+});
+
+test("without an identity what was in flight is not sent again, what was not is", async () => {
+  const { client, network, clock } = any.startOpen();
+  const lost = assert.rejects(client.publish("news", 1), withCode("disconnected"));
+  network.last.drop();
+  const kept = client.publish("news", 2);
+  await lost;
+  await clock.pass(1_000);
+  network.last.open();
+  await settled();
+  assert.deepEqual(publications(network.last).map(({ message }) => message), [2]);
+  await network.last.answer("publish");
+  await kept;
+});
+
+test("a client that is known by a cookie says so", async () => {
+  const { client, network, clock } = any.startOpen({ hasIdentity: true });
+  void client.publish("news", 1).catch(() => {});
+  network.last.drop();
+  await clock.pass(1_000);
+  network.last.open();
+  await settled();
+  assert.equal(publications(network.last).length, 1);
 });
 
 test("a publication that nobody answers is sent again on the same connection", async () => {

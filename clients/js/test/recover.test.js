@@ -97,6 +97,17 @@ test("behind a hole nothing is delivered before it has been asked for", async ()
   assert.deepEqual(heard, [6, 7, 8, ["recovered", 3], 9]);
 });
 
+test("what the given up subscription still brings is not of the new one", async () => {
+  const { network, heard } = await startRecovering();
+  const socket = network.last;
+  socket.bring("news", 7, at(7));
+  socket.say("pubsub", { type: "gap", channel: "news", position: "f:0:t" });
+  await socket.answer("unsubscribe");
+  await socket.answer("subscribe", recovery("f:1:t1", false));
+  socket.bring("news", 2, at(2, "f"));
+  assert.deepEqual(heard, [["gap", "recovery", "f:1:t1"], 2]);
+});
+
 for (const [what, next] of /** @type {const} */ ([
   ["another epoch", { offset: 6, position: "f:6:t6" }],
   ["another entry at the offset that was last", { offset: 5, position: "e:5:other" }],
@@ -117,6 +128,16 @@ test("messages without a position are delivered as they come", async () => {
   network.last.bring("news", 6, at(6));
   assert.deepEqual(heard, ["bare", 6]);
   assert.equal(news.position, "e:6:t6");
+});
+
+test("a tombstone keeps its place, and is no message", async () => {
+  const { network, heard, news, reconnect } = await startRecovering();
+  network.last.bring("news", null, { ...at(6), tombstone: true });
+  network.last.bring("news", 7, at(7));
+  assert.equal(news.position, "e:7:t7");
+  const socket = await reconnect();
+  await socket.answer("subscribe", recovery("e:9:t9", true, [{ ...entry(8), message: null, tombstone: true }, entry(9)]));
+  assert.deepEqual(heard, [7, 9, ["recovered", 1]]);
 });
 
 test("a channel without history is heard; each reconnect is a gap, the beginning is none", async () => {
@@ -286,6 +307,19 @@ test("a gap behind the position asked with is none if the old connection brought
   await next.answer("unsubscribe");
   assert.deepEqual(next.unanswered("subscribe").map(({ message }) => message.params.recover), ["e:6:t6"]);
   assert.deepEqual(heard, [6]);
+});
+
+test("a gap that both nodes told is told once, also if the old connection ended before the new one's answer", async () => {
+  const { old, next, heard } = await startMoving();
+  for (const socket of [old, next]) {
+    socket.say("pubsub", { type: "gap", channel: "news", position: "f:0:t" });
+    socket.bring("news", 1, at(1, "f"));
+  }
+  old.drop(1001);
+  await next.answer("subscribe", recovery("e:5:t5"));
+  await next.answer("unsubscribe");
+  await next.answer("subscribe", recovery("f:1:t1"));
+  assert.deepEqual(heard, [["gap", "live", "f:0:t"], 1, ["recovered", 0]]);
 });
 
 test("a gap that only the old node told yet is told once", async () => {
