@@ -7,9 +7,11 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import msgspec
 import pytest
 from msgspec import Meta
 
+from gateway.rules import ChannelRule, Rules
 from gateway.settings import Auth, Limits, Private, Public, Settings, load
 from tests.support.tokens import SECRET, Issuer
 
@@ -126,3 +128,27 @@ def test_standard_services_are_those_of_the_page() -> None:
             name: {"class": table.class_name, **table.options} for name, table in getattr(standard, registry).items()
         }
         assert written[registry] == found
+
+
+def test_rules_of_channels_are_those_of_the_code() -> None:
+    (block,) = re.findall(r"```toml rules\n(.*?)```", PAGE, re.DOTALL)
+    Rules.read(tomllib.loads(block)["services"]["pubsub"]["channels"])
+    section = PAGE[PAGE.index("### Rules of channels") :]
+    cells = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \| [^|]+ \|$", section, re.MULTILINE)[: len(RULE)]
+    hints = get_type_hints(ChannelRule, include_extras=True)
+    for (name, written, default), each in zip(cells, RULE, strict=True):
+        kind, *metas = get_args(hints[each.name]) or (hints[each.name],)
+        bounds = "".join(
+            f"{sign} {getattr(meta, word):.8g}" for meta in metas for sign, word in BOUNDS if _has(meta, word)
+        )
+        bounds = bounds.replace("≥ 0≤", "≥ 0, ≤").replace("> 0≤", "> 0, ≤")
+        assert (name, written) == (each.name, f"{WORDS[kind]} {bounds}".strip())
+        assert default == ("none" if each.name == "match" else f"`{json.dumps(each.default)}`")
+
+
+BOUNDS = ((">", "gt"), ("≥", "ge"), ("≤", "le"))
+RULE = msgspec.structs.fields(ChannelRule)
+
+
+def _has(meta: object, word: str) -> bool:
+    return isinstance(meta, Meta) and getattr(meta, word) is not None

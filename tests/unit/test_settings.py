@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.auth_settings import algorithm_of
 from gateway.errors import ConfigurationError
+from gateway.loading import load_registries
 from gateway.setting_values import split_redis_urls
 from gateway.settings import ApiKey, Auth, Limits, Private, Public, ServiceTable, Settings, is_loopback, load
 
@@ -405,3 +406,48 @@ def test_private_port_beyond_loopback_needs_a_key_even_with_insecure():
 )
 def test_loopback_is_told_from_the_rest(host, expected):
     assert is_loopback(host) is expected
+
+
+RULED = """
+[services.pubsub]
+class = "services.pubsub:PubSubService"
+[[services.pubsub.channels]]
+match = "chat:*"
+history = 1000
+presence = true
+[[services.pubsub.channels]]
+match = "news"
+client_publish = false
+"""
+
+
+def test_rules_of_channels_reach_their_service(tmp_path):
+    public, _ = load_registries(load_toml(tmp_path, RULED))
+    first, second = public["pubsub"].rules
+    assert (first.match, first.history, first.presence, first.client_publish) == ("chat:*", 1000, True, True)
+    assert (second.match, second.history, second.client_publish) == ("news", 0, False)
+
+
+def test_rules_of_channels_from_the_environment_win(tmp_path):
+    settings = load_toml(tmp_path, RULED, SNORKY_SERVICES__PUBSUB__CHANNELS='[{"match": "other", "history": 5}]')
+    public, _ = load_registries(settings)
+    assert [(rule.match, rule.history) for rule in public["pubsub"].rules] == [("other", 5)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("history", "histroy", "[services.pubsub] channels, rule 1: unknown key 'histroy'; did you mean history?"),
+        (
+            "= 1000",
+            '= "1000"',
+            "[services.pubsub] channels, rule 1: history: expected `int`, got `str`; write history = ",
+        ),
+        ('match = "news"', "presence = true", '[services.pubsub] channels, rule 2: needs match = "chat:*"'),
+        ("[[services.pubsub.channels]]", "[services.pubsub.channels]", "Cannot"),
+    ],
+)
+def test_rules_that_are_wrong_are_told_with_service_rule_and_key(tmp_path, before, after, expected):
+    with pytest.raises(ConfigurationError) as caught:
+        load_registries(load_toml(tmp_path, RULED.replace(before, after)))
+    assert expected.lower() in str(caught.value).lower()
