@@ -24,8 +24,8 @@ class Publisher:
     """Publishes to the channels of a deployment. May be shared by threads and made before a fork; connects when used.
 
     redis_url, prefix: as the nodes have them. timeout_s: for one call, all its attempts together. attempt_timeout_s:
-    what a connection or a reply may take before the next attempt. if_no_function: "publish" publishes with PUBLISH where
-    Redis lacks the function: at most once, without position, and never a second time when its answer is lost.
+    what a connection or a reply may take before the next attempt. if_no_function: "publish" publishes with PUBLISH
+    where Redis lacks the function: at most once, without position, and never a second time when its answer is lost.
     Raises ValueError: a URL that cannot be used; ImportError: redis-py is missing.
     """
 
