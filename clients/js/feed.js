@@ -114,7 +114,9 @@ export class Feed {
       let count = 0;
       for (const entry of answer.messages) {
         if (this.#isOver) return; // a handler has closed
-        if (topic.sequence.judge(entry.offset, entry.position) === "repeated") continue;
+        const verdict = topic.sequence.judge(entry.offset, entry.position);
+        if (verdict === "repeated") continue;
+        if (verdict === "hole" && hasMoved) return this.#repair(); // into another epoch
         if (topic.take(entry)) count += 1;
       }
       if (!hasMoved) topic.sequence.moveTo(answer.position);

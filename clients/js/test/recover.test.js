@@ -322,6 +322,17 @@ test("a gap that both nodes told is told once, also if the old connection ended 
   assert.deepEqual(heard, [["gap", "live", "f:0:t"], 1, ["recovered", 0]]);
 });
 
+test("a replay is not taken for what comes behind a gap that only the old node told", async () => {
+  const { old, next, heard } = await startMoving();
+  await next.answer("subscribe", recovery("e:6:t6", true, [entry(6)]));
+  old.bring("news", 6, at(6));
+  old.say("pubsub", { type: "gap", channel: "news", position: "f:0:t" });
+  await old.answer("info");
+  await next.answer("unsubscribe");
+  assert.deepEqual(next.unanswered("subscribe").map(({ message }) => message.params.recover), ["f:0:t"]);
+  assert.deepEqual(heard, [6, ["gap", "live", "f:0:t"]]);
+});
+
 test("a gap that only the old node told yet is told once", async () => {
   const { old, next, heard } = await startMoving();
   await next.answer("subscribe", recovery("e:5:t5"));
