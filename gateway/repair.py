@@ -190,30 +190,35 @@ class Repair:
         try:
             while followed.order.wants_fill:
                 async with self._fills:
-                    asked, is_read = tuple(followed.asked), await self._fill_once(key, followed.order)
+                    asked, is_read = tuple(followed.asked), await self._try_to_fill(key, followed.order)
                 if is_read:
                     del followed.asked[: len(asked)]
                     _release(asked)
                 else:
                     await asyncio.sleep(RETRY_S)
-        except Exception:  # the top of a task
-            _log.exception("a fill failed", channel=key[:100])
         finally:
             followed.fill = None
             _release(followed.asked)
             followed.asked.clear()
 
-    async def _fill_once(self, key: str, order: Order) -> bool:
-        """Read what was missed and deliver it. False = history could not be read."""
-        since = order.begin_fill()
+    async def _try_to_fill(self, key: str, order: Order) -> bool:
         try:
-            missed = await self._keeper.read(key, since, max_entries=FILL_MAX, max_bytes=FILL_MAX_BYTES)
-            kept, top = ([], since) if missed is not None else await self._keeper.recent(key, AFTER_GAP_MAX)
+            await self._fill_once(key, order)
+            return True
         except BrokerUnavailable:
-            order.abandon_fill()
-            return False
+            pass
+        except Exception:  # the top of a task: a channel that is not filled would be silent for ever
+            _log.exception("a fill failed", channel=key[:100])
+        order.abandon_fill()
+        return False
+
+    async def _fill_once(self, key: str, order: Order) -> None:
+        """Read what was missed and deliver it."""
+        since = order.begin_fill()
+        missed = await self._keeper.read(key, since, max_entries=FILL_MAX, max_bytes=FILL_MAX_BYTES)
         self._metrics.fills.inc()
         if missed is None:
+            kept, top = await self._keeper.recent(key, AFTER_GAP_MAX)
             self._metrics.gaps.inc()
             _log.warning("a gap that history cannot fill", channel=key[:100])
             steps = order.end_fill_with_gap(top, kept)
@@ -221,7 +226,6 @@ class Repair:
             self._metrics.filled_publications.inc(len(missed))
             steps = order.end_fill(missed)
         self._deliver(key, steps)
-        return True
 
     # -- comparing ---------------------------------------------------------------------------------------------------
 
@@ -231,7 +235,9 @@ class Repair:
             self._interruption.clear()
             try:
                 behind = await self._behind()
-            except BrokerUnavailable:
+            except Exception as error:  # the top of a task
+                if not isinstance(error, BrokerUnavailable):
+                    _log.exception("histories were not compared")
                 if was_interrupted:
                     self._interruption.set()
                 await asyncio.sleep(RETRY_S)

@@ -82,7 +82,7 @@ class Sequence:
         self._waiting_bytes = 0
         self._late_until = 0  # an offset
         self._joining = 0
-        self._recent: deque[Publication] = deque(maxlen=RECENT_MAX)
+        self._recent: deque[Publication] | None = None  # there while somebody joins
 
     @property
     def wants_fill(self) -> bool:
@@ -142,7 +142,7 @@ class Sequence:
         self.last = publication.position
         self._late_until = 0
         self._tags.append(self.last.tag)
-        if self._joining:
+        if self._recent is not None:
             self._recent.append(publication)
         return publication
 
@@ -150,7 +150,8 @@ class Sequence:
         self.last = position
         self._tags.clear()
         self._tags.append(position.tag)
-        self._recent.clear()
+        if self._recent is not None:
+            self._recent.clear()
 
     def _tag_of(self, offset: int) -> str | None:
         """Tell the tag of an entry up to the last one; None = too long ago, or before this node came."""
@@ -235,12 +236,14 @@ class Sequence:
     def joining(self) -> Iterator[None]:
         """Keep what is delivered, for `join`. Enter it before history is read."""
         self._joining += 1
+        if self._recent is None:
+            self._recent = deque(maxlen=RECENT_MAX)
         try:
             yield
         finally:
             self._joining -= 1
             if not self._joining:
-                self._recent.clear()
+                self._recent = None
 
     def join(self, since: Position, missed: list[Publication]) -> list[Publication] | None:
         """Say what brings somebody from a position to the last one delivered: it goes on with what is delivered next.
@@ -252,7 +255,9 @@ class Sequence:
         if last is None or last.epoch != end.epoch:
             return None
         if last.offset > end.offset:  # delivered while history was read
-            recent = [each for each in self._recent if each.position is not None and each.position.offset > end.offset]
+            recent = [
+                each for each in self._recent or () if each.position is not None and each.position.offset > end.offset
+            ]
             is_whole = len(recent) == last.offset - end.offset and recent[0].previous_tag == end.tag
             return [*missed, *recent] if is_whole else None
         count = last.offset - since.offset  # what is behind that is still to be delivered

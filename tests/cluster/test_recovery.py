@@ -298,6 +298,29 @@ async def test_lost_state_is_one_honest_gap_a_channel(lose: Lose, tmp_path: Path
         cluster.nobody_was_closed()
 
 
+async def test_offsets_that_a_lagging_replica_uses_again_are_one_honest_gap(tmp_path: Path) -> None:
+    """Epoch and offsets fit; only the tags tell that history took another way."""
+    async with stage(tmp_path) as (_, cluster, client):
+        async with cluster.load():
+            await cluster.until_published(300)
+        states = [name for name in await client.keys("*") if name.endswith((b":history", b":position"))]
+        assert len(states) == 2 * len(CHANNELS)
+        replica = {name: await client.dump(name) for name in states}
+        async with cluster.load():
+            await cluster.until_published(300)
+        await cluster.caught_up()
+        before = dict(cluster.published)
+        for name, dump in replica.items():
+            await client.restore(name, 3_600_000, dump, replace=True)
+        async with cluster.load():
+            await cluster.until_published(600)
+        await cluster.caught_up()
+        for reader in cluster.readers:
+            first, count = before[reader.channel], cluster.published[reader.channel]
+            assert reader.journal == [*range(first), "gap", *range(first, count)], _what_is_wrong(reader.journal, count)
+        cluster.nobody_was_closed()
+
+
 async def test_thousand_clients_come_back_at_once(tmp_path: Path) -> None:
     async with stage(tmp_path, staying=1) as (_, cluster, _client):
         async with cluster.load():

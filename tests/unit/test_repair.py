@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway import (
     PAYLOAD,
@@ -193,6 +194,29 @@ async def test_fill_is_tried_until_history_answers(stage: Stage) -> None:
     await stage.publish(3)
     await until(lambda: heard(one) == [1, 2, 3])
     assert failures < 0
+
+
+async def test_fault_of_ours_does_not_make_a_channel_silent(stage: Stage) -> None:
+    one, _ = await stage.back(0)
+    keeper = stage.town.nodes[0].keeper
+    with capture_logs() as logs:
+        for name in ("read", "positions"):
+            works = getattr(keeper, name)
+
+            async def fail(*args: Any, works: Any = works, name: str = name, **kwargs: Any) -> Any:
+                setattr(keeper, name, works)
+                raise ValueError("a fault")
+
+            setattr(keeper, name, fail)
+        stage.deafen(0)
+        await stage.publish(1)
+        await settle()
+        stage.mend(0)
+        await until(lambda: heard(one) == [1])
+    assert [log["event"] for log in logs if log["log_level"] == "error"] == [
+        "histories were not compared",
+        "a fill failed",
+    ]
 
 
 async def test_comparison_after_an_interruption_is_tried_until_history_answers(stage: Stage) -> None:
