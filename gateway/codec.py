@@ -101,6 +101,7 @@ class Payload(Enum):
 
 
 PAYLOAD: Final = Payload.PAYLOAD  # where a Template has its hole
+_PLACE = {"offset", "position", "tombstone"}  # keys of its second shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +135,8 @@ class Template:
 
     @property
     def has_place_for_position(self) -> bool:
-        """True if there is the second shape: the message is an object."""
-        return isinstance(self._message, dict)
+        """True if there is the second shape: the message is an object that has no such keys itself."""
+        return isinstance(self._message, dict) and not _PLACE & self._message.keys()
 
     def render(self, payload: bytes, encoding: Encoding) -> bytes:
         """Return the whole envelope around `payload`, one strict value in the same encoding, unchecked here."""
@@ -155,7 +156,6 @@ class Template:
     def _with_position(self, encoding: Encoding, is_tombstone: bool) -> list[bytes]:
         payload, offset, position = marks = [secrets.token_hex(16) for _ in range(3)]
         filled = _fill(self._message, payload, 0)
-        filled = {key: filled[key] for key in filled if key not in ("offset", "position", "tombstone")}
         filled |= {"tombstone": True} if is_tombstone else {}
         value: Json = {"service": self._service, "message": {**filled, "offset": offset, "position": position}}
         pieces = [encode(value, encoding)]

@@ -67,7 +67,9 @@ class Subscriptions:
         """Subscribe a connection, and tell what it missed. gap: shape of the notice. See Topics.recover."""
         repair, template = self._keeping(), self._template(key, shape)
         if not template.has_place_for_position:
-            raise ConfigurationError("who recovers needs a notification that is an object, with a place for a position")
+            raise ConfigurationError(
+                "who recovers needs notifications that are objects, with offset and position left free"
+            )
         number = self._hub.add(connection, key, template, is_pending=True)
         try:
             await self._confirm(key, repair)

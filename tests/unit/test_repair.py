@@ -455,7 +455,7 @@ async def test_who_comes_back_to_a_history_that_was_lost_hears_of_it_once(stage:
 
 
 async def test_channel_without_a_place_for_positions_cannot_be_recovered(stage: Stage) -> None:
-    with pytest.raises(ConfigurationError, match="object"):
+    with pytest.raises(ConfigurationError, match="objects"):
         await stage.back(0, channel="bare")
     assert stage.town.nodes[0].counts["subscriptions"] == 0
     assert stage.town.brokers[0].subscribed == set()
