@@ -1,4 +1,4 @@
-"""clients/js in Node on real nodes: whatever becomes of nodes and connections, nothing is lost, doubled or disordered."""
+"""clients/js in Node on real nodes: whatever becomes of nodes and connections, each message comes once and in order."""
 
 import asyncio
 import json
