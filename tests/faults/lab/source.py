@@ -24,7 +24,7 @@ class RedisSource:
         self.client: Any = self._client(url)
 
     def _client(self, url: str) -> Any:
-        once = {
+        once: dict[str, Any] = {
             "retry": Retry(NoBackoff(), 0),
             "socket_timeout": self._timeout_s,
             "socket_connect_timeout": TIMEOUT_S,
