@@ -20,7 +20,7 @@ from tests.faults.lab.publisher import POSTS_AT_ONCE
 from tests.faults.lab.visitors import Visitors, pick
 from tests.support.nodes import NodeProcess
 
-__all__ = ["Growth", "soak"]
+__all__ = ["Growth", "Sample", "growths", "soak"]
 
 SAMPLE_EVERY_S = 5.0
 CHURN_SHARE = 0.1  # of the clients, each round
@@ -75,7 +75,7 @@ async def soak(plan: Plan, minutes: float) -> tuple[list[Growth], list[str]]:
                     broken.append(f"{verdict.lost}/{verdict.duplicated}/{verdict.out_of_order}: {verdict.examples[:3]}")
                 samples.append(await _sample(lab))
                 print(samples[-1], file=sys.stderr, flush=True)
-    return _growths(samples, plan.nodes), broken
+    return growths(samples, plan.nodes), broken
 
 
 async def _churn(lab: Lab) -> None:
@@ -117,10 +117,11 @@ async def _tasks(node: NodeProcess) -> int:
         return int((await response.json())["message"]["data"])
 
 
-def _growths(samples: list[Sample], nodes: int) -> list[Growth]:
+def growths(samples: list[Sample], nodes: int) -> list[Growth]:
+    """Compare the second quarter with the last."""
     quarter = max(1, len(samples) // 4)
     early, late = samples[quarter : 2 * quarter] or samples[:1], samples[-quarter:]
-    growths = []
+    found = []
     for name in Sample.__slots__:
         before = sum(getattr(sample, name) for sample in early) / len(early)
         after = sum(getattr(sample, name) for sample in late) / len(late)
@@ -128,5 +129,5 @@ def _growths(samples: list[Sample], nodes: int) -> list[Growth]:
             most = before * (1 + RSS_GROWTH_MAX) + nodes * RSS_SLACK_BYTES
         else:
             most = before * (1 + COUNT_SLACK) + nodes * POSTS_AT_ONCE
-        growths.append(Growth(name, before, after, most))
-    return growths
+        found.append(Growth(name, before, after, most))
+    return found

@@ -57,7 +57,10 @@ class Visitors:
         began_s = time.monotonic()
 
         async def all_seen() -> bool:
-            return all(all(seen[identity] >= times for identity in self.identities) for seen in self.seen(status))
+            observers = self.seen(status)
+            return bool(observers) and all(
+                seen[identity] >= times for seen in observers for identity in self.identities
+            )
 
         await eventually(all_seen, within_s=within_s, what=f"{status} x {times} seen of {len(self.identities)}")
         return time.monotonic() - began_s
