@@ -100,19 +100,21 @@ export class Client {
   /**
    * Publish to a channel, once; resolves when the server took the message.
    *
-   * It waits for a connection, and is sent again under the same key while its outcome is not known, for `timeoutMs` in
-   * all (default: publishMaxAgeMs); on another connection only with an identity. Messages go out in the order of the
-   * calls. Rejects with SnorkyError (codes: queue.js, error.js), or TypeError if the message is no JSON.
+   * It waits for a connection, for `timeoutMs` in all (default: publishMaxAgeMs). Who has an identity sends it again under
+   * the same key while its outcome is not known. Messages go out in the order of the calls. Rejects with SnorkyError
+   * (codes: queue.js, error.js), or TypeError if the message is no JSON.
    *
    * @param {any} channel any JSON entity @param {any} message
    * @param {{service?: string, key?: string, timeoutMs?: number}} [options] key: of your own, if you repeat publications
    *   yourself; what has the same key is published once
    * @returns {Promise<any>}
    */
-  async publish(channel, message, { service = "pubsub", key = randomKey(), timeoutMs } = {}) {
+  async publish(channel, message, { service = "pubsub", key, timeoutMs } = {}) {
     if (this.#isClosed) throw closed();
     const maxAgeMs = timeoutMs ?? this.#settings.publishMaxAgeMs;
-    return this.#queue.add({ service, channel, message, key, maxAgeMs });
+    // Without an identity a key would be good for this connection only, and cost the server as much.
+    const onceKey = key ?? (this.#settings.hasIdentity ? randomKey() : null);
+    return this.#queue.add({ service, channel, message, key: onceKey, maxAgeMs });
   }
 
   /**

@@ -2,10 +2,11 @@
  * Publications on their way: each is kept until the server has answered, whatever becomes of connections meanwhile.
  *
  * Rules:
- * - Every publication has an idempotency key and is sent again under it when its outcome is not known (the connection
- *   ended, no answer in time) or the server says that it helps (`retryAfterMs`). So it is published once.
- * - The server knows a key by the client's identity, and of who has none by its connection. So without an identity what
- *   was in flight when a connection ended is not sent again: the call rejects, the outcome is unknown.
+ * - What has an idempotency key is sent again under it when its outcome is not known (the connection ended, no answer in
+ *   time). So it is published once. What has none rejects then.
+ * - The server knows a key by the client's identity, and of who has none by its connection: there it is not sent again
+ *   on another one.
+ * - What the server did not take, and says that trying again helps (`retryAfterMs`), is sent again with or without a key.
  * - They go out in the order of the calls, and again in that order; a new connection gets nothing while the old one owes
  *   answers. Only what the server itself put off may come behind others that were on their way by then.
  * - What is kept is bounded in number, bytes and age. Beyond that the call rejects: at once, or when its time is over.
@@ -30,7 +31,7 @@ import { SnorkyError } from "./error.js";
  * @property {string} service
  * @property {any} channel
  * @property {any} message
- * @property {string} key idempotency key
+ * @property {string | null} key idempotency key
  * @property {number} maxAgeMs how long it may take, all attempts and waits together
  *
  * @typedef {object} Entry
@@ -77,8 +78,8 @@ export class Queue {
   /**
    * Publish; resolves with the server's answer.
    *
-   * Rejects with SnorkyError: what the server refused it with; `queue_full`, `too_large`: never sent; `disconnected`
-   * without an identity: the outcome is unknown; when `maxAgeMs` is over `offline`: never sent, or `disconnected`,
+   * Rejects with SnorkyError: what the server refused it with; `queue_full`, `too_large`: never sent; `disconnected`,
+   * `timeout`, `unavailable` without a key: the outcome is unknown; when `maxAgeMs` is over `offline`: never sent, or `disconnected`,
    * `timeout`, `unavailable`: the outcome is unknown. Throws TypeError if the message is no JSON.
    *
    * @param {Publication} publication @returns {Promise<any>}
@@ -167,7 +168,8 @@ export class Queue {
     const { service, channel, key } = entry.publication;
     const { clock, callTimeoutMs } = this.#options;
     const timeoutMs = Math.min(callTimeoutMs, entry.deadlineMs - clock.now());
-    const params = { channel, message: JSON.parse(entry.text), key };
+    const message = JSON.parse(entry.text);
+    const params = key === null ? { channel, message } : { channel, message, key };
     entry.sentOn = connection;
     connection.call(service, "publish", params, timeoutMs).then(
       (data) => {
@@ -182,9 +184,7 @@ export class Queue {
   #failed(entry, connection, error) {
     if (!this.#entries.has(entry)) return; // it was given up meanwhile
     entry.sentOn = null;
-    const isKeyLost = error.code === "disconnected" && !this.#options.hasIdentity;
-    const mayHelp = error instanceof SnorkyError && !isKeyLost && (isUnknown(error) || error.retryAfterMs !== null);
-    if (!mayHelp) {
+    if (!this.#mayBeSentAgain(entry, error)) {
       this.#settle(entry)?.reject(error);
     } else {
       if (isUnknown(error)) entry.unknownOn = connection;
@@ -192,6 +192,13 @@ export class Queue {
       if (error.code !== "disconnected") this.#pause(error.retryAfterMs ?? RETRY_MS);
     }
     this.#pump();
+  }
+
+  /** @param {Entry} entry @param {SnorkyError} error */
+  #mayBeSentAgain({ publication }, error) {
+    if (!(error instanceof SnorkyError)) return false; // it cannot be encoded
+    if (!isUnknown(error)) return error.retryAfterMs !== null;
+    return publication.key !== null && (error.code !== "disconnected" || this.#options.hasIdentity);
   }
 
   /** Send nothing for some time. @param {number} delayMs */

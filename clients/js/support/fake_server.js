@@ -138,7 +138,7 @@ export class FakeServer {
     const channel = this.#channel(name);
     if (command === "publish") {
       const scope = `${socket.scope} ${key}`;
-      if (!channel.keys.has(scope)) this.publish(name, message);
+      if (key === undefined || !channel.keys.has(scope)) this.publish(name, message);
       channel.keys.add(scope);
       return { type: "response", data: null };
     }

@@ -32,6 +32,32 @@ test("a publication whose outcome is not known is sent again under its key, in i
   assert.equal(clock.timers, 0);
 });
 
+test("without an identity there is no key, and what has no answer in time rejects", async () => {
+  const { client, network, clock } = any.startOpen({ callTimeoutMs: 1_000 });
+  const lost = assert.rejects(client.publish("news", 1), withCode("timeout"));
+  assert.deepEqual(network.last.sent[0]?.message.params, { channel: "news", message: 1 });
+  await clock.pass(1_000);
+  await lost;
+  const unavailable = assert.rejects(client.publish("news", 2), withCode("unavailable"));
+  await network.last.answer("publish", { type: "error", message: "Unavailable", code: "unavailable", retryAfterMs: 100 });
+  await unavailable;
+  assert.equal(network.last.sent.length, 2);
+});
+
+test("a key of one's own without an identity is good for one connection", async () => {
+  const { client, network, clock } = any.startOpen({ callTimeoutMs: 1_000 });
+  const lost = assert.rejects(client.publish("news", 1, { key: "mine" }), withCode("timeout"));
+  await clock.pass(2_250); // no answer; sent again
+  assert.equal(network.last.sent.length, 2);
+  await clock.pass(1_000); // and again none: it waits
+  network.last.drop();
+  await clock.pass(1_000);
+  network.last.open();
+  await clock.pass(1_000);
+  await lost;
+  assert.deepEqual(network.last.sent, []);
+});
+
 test("without an identity what was in flight is not sent again, what was not is", async () => {
   const { client, network, clock } = any.startOpen();
   const lost = assert.rejects(client.publish("news", 1), withCode("disconnected"));
