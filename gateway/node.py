@@ -36,6 +36,7 @@ from gateway.primitives import GapNotice, Notification
 from gateway.publication import Position, Selector, write_addressed
 from gateway.registry import ServiceRegistry
 from gateway.repair import COMPARE_EVERY_S, Repair
+from gateway.rules import Rules
 from gateway.sequence import Step
 from gateway.service import Service
 from gateway.settings import Limits
@@ -126,6 +127,11 @@ class Node:
             "subscriptions": self._hub.subscriptions,
             "channels": len(self._hub),
         }
+
+    @property
+    def rules(self) -> dict[str, Rules]:
+        """What is done with channels, by the names of their services."""
+        return {service.name: service.rules for registry in self._registries for service in registry}
 
     def attach(self, registry: ServiceRegistry) -> None:
         """Make a registry's services part of the cluster."""

@@ -23,6 +23,7 @@ from gateway.node import Node, new_node_id
 from gateway.redis import EmbeddedServer, Topology
 from gateway.registry import ServiceRegistry
 from gateway.revocation import Revocations
+from gateway.rules import digest_of
 from gateway.settings import Settings, load
 
 __all__ = ["running", "running_node"]
@@ -108,4 +109,5 @@ def _state(node: Node, public_url: str) -> dict[str, object]:
         "messages_received_total": int(sum(sample("snorky_messages_received_total", each) or 0 for each in transports)),
         "is_deaf": node.is_deaf,
         "is_draining": node.is_draining,
+        "rules": digest_of(node.rules),
     }

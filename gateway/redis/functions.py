@@ -15,8 +15,6 @@ Rules:
 
 import asyncio
 import contextlib
-import hashlib
-import json
 import re
 import secrets
 from collections.abc import Mapping
@@ -24,7 +22,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import hiredis
-import msgspec
 import structlog
 
 from gateway.errors import BrokerUnavailable
@@ -32,9 +29,9 @@ from gateway.redis.commander import Commander
 from gateway.redis.scripting import Scripts
 from gateway.redis.sequencer import KEEP_S, ONCE_S
 from gateway.redis.wire import command
-from gateway.rules import ChannelRule, Rules
+from gateway.rules import ChannelRule, Rules, digest_of
 
-__all__ = ["LIBRARY", "Functions", "digest_of", "digests_in", "merge"]
+__all__ = ["LIBRARY", "Functions", "code_in", "digests_in", "merge"]
 
 LIBRARY: Final = "snorky"
 LOOK_S: Final = 30.0
@@ -51,15 +48,18 @@ _SALT = re.compile(r"^local SALT = .*$", re.MULTILINE)
 _log = structlog.get_logger("snorky.redis")
 
 
-def digest_of(rules: Mapping[str, Rules]) -> str:
-    """Make the version of rules: equal for equal ones. rules: by the names of their services."""
-    written = {service: msgspec.to_builtins(list(each)) for service, each in rules.items() if each}
-    return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def digests_in(library: str) -> dict[str, str]:
     """Read whose rules a library has: prefix -> digest."""
     return dict(_LINE.findall(library))
+
+
+def code_in(answer: Any) -> str | None:
+    """Read the text of a library from the answer to FUNCTION LIST ... WITHCODE; None = it is not there."""
+    if not answer:
+        return None
+    fields = answer[0]  # name, value, name, value ...; or a mapping
+    named = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+    return str(named[b"library_code"].decode(errors="replace"))
 
 
 def merge(library: str | None, prefix: str, rules: Mapping[str, Rules]) -> str:
@@ -171,10 +171,7 @@ class Functions:
 
     async def _read(self) -> str | None:
         (answer,) = await self._send(command(b"FUNCTION", b"LIST", b"LIBRARYNAME", LIBRARY.encode(), b"WITHCODE"))
-        if not answer:
-            return None
-        fields = answer[0]  # name, value, name, value ...
-        return str(dict(zip(fields[::2], fields[1::2], strict=True))[b"library_code"].decode(errors="replace"))
+        return code_in(answer)
 
     async def _send(self, one: bytes) -> list[Any]:
         answers = await self._commander.send([one])

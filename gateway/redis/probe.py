@@ -1,22 +1,24 @@
-"""What an operator's commands ask of Redis: is it fit, take this publication.
+"""What an operator's commands ask of Redis: is it fit, do all have the same rules.
 
 Connections are made for the one question and closed; a node's own traffic does not pass here.
 """
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
+from gateway.redis.functions import LIBRARY, code_in, digests_in
+from gateway.redis.heartbeat import read_nodes
 from gateway.redis.names import channel_name
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import DialError
 
-__all__ = ["RedisReport", "explain", "inspect_redis", "publish_all", "publish_once", "reading"]
+__all__ = ["RedisReport", "explain", "inspect_redis", "inspect_rules", "reading"]
 
 VERSION_MIN = (7, 0)  # scripts with a shebang line; earlier ones have known advisories
 _HEARD_TIMEOUT_S = 2.0
@@ -28,32 +30,7 @@ class RedisReport:
 
     facts: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-
-
-async def publish_once(target: RedisTarget, prefix: str, key: str, payload: bytes) -> int:
-    """PUBLISH once, never again: whoever gets ConnectionError does not know whether it went through.
-
-    key: of the channel, as `codec.channel_key` makes it. Returns the number of nodes that
-    received it. Raises ConnectionError, with a text for people.
-    """
-    async with reading(target) as client:
-        return int(await client.publish(channel_name(prefix, key), payload))
-
-
-async def publish_all(target: RedisTarget, prefix: str, key: str, batches: Iterable[Sequence[bytes]]) -> int:
-    """PUBLISH many in their order, a round trip for each batch, never again.
-
-    Returns how many were sent. Raises ConnectionError: of the last batch it is not known.
-    """
-    sent, name = 0, channel_name(prefix, key)
-    async with reading(target) as client:
-        for batch in batches:
-            pipeline = client.pipeline(transaction=False)
-            for payload in batch:
-                pipeline.publish(name, payload)
-            await pipeline.execute()
-            sent += len(batch)
-    return sent
+    notes: list[str] = field(default_factory=list)  # what may be so for a while
 
 
 async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
@@ -76,6 +53,33 @@ async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
         report.problems.append(explain(error, target))
     finally:
         await client.aclose()
+    return report
+
+
+async def inspect_rules(target: RedisTarget, prefix: str, digest: str) -> RedisReport:
+    """Compare rules with those that the function has, and that nodes say they have. digest: by `rules.digest_of`."""
+    report = RedisReport()
+    client = target.client()
+    try:
+        library = code_in(await client.function_list(LIBRARY, withcode=True))
+        loaded = digests_in(library or "").get(prefix)
+        others = sorted(
+            node.node_id for node in await read_nodes(client, prefix) if node.state.get("rules", digest) != digest
+        )
+    except (RedisError, OSError, DialError) as error:
+        report.facts["rules"] = f"not compared: {str(error)[:200]}"
+        return report
+    finally:
+        await client.aclose()
+    report.facts["rules"] = digest
+    report.facts["snorky_publish"] = f"has {loaded}" if loaded else "not loaded: no node with this prefix has been here"
+    if loaded not in (None, digest):
+        report.notes.append(
+            "the function snorky_publish has other channel rules than these settings: the node that started last had "
+            "them; bring all nodes to the same settings, and start one"
+        )
+    if others:
+        report.notes.append(f"nodes with other channel rules than these settings: {', '.join(others[:10])}")
     return report
 
 

@@ -16,10 +16,10 @@ from gateway.metrics import Metrics
 from gateway.publication import Position, read_publication
 from gateway.redis import RedisTarget
 from gateway.redis.commander import Commander
-from gateway.redis.functions import Functions, digest_of, digests_in, merge
+from gateway.redis.functions import Functions, digests_in, merge
 from gateway.redis.history import RedisHistory
 from gateway.redis.scripting import Scripts
-from gateway.rules import ChannelRule, Rules
+from gateway.rules import ChannelRule, Rules, digest_of
 from tests.support.brokers import PREFIX, open_broker
 from tests.support.redis_servers import REAL_KINDS, FakeRedisServer, RedisServer, start_server
 
