@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import jwt
 import pytest
+from redis.asyncio import Redis
 
 from snorky.aio import Publisher
 from tests.support.balancer import Backend, running_nginx
@@ -95,8 +96,34 @@ class House:
     """Redis, nodes, and where clients connect: nginx in front of several nodes."""
 
     redis: RedisProcess
-    nodes: Sequence[NodeProcess]
+    nodes: list[NodeProcess]
     url: str
+    settings: Mapping[str, str]
+    stack: AsyncExitStack
+
+    async def start(self, config: Path, *, ports: Mapping[str, str] | None = None) -> NodeProcess:
+        """Start a node; `ready` is owed."""
+        node = NodeProcess({**self.settings, **(ports or {})}, argv=[*GATEWAY, "serve", "--config", str(config)])
+        self.stack.push_async_callback(node.close)
+        await node.wait_ready()
+        return node
+
+    async def restart(self, index: int) -> None:
+        """Drain a node, and start another in its place; return when that is ready."""
+        node = self.nodes[index]
+        node.terminate()
+        assert await node.wait() == 0
+        ports = {"SNORKY_PUBLIC__PORT": str(node.public_port), "SNORKY_PRIVATE__PORT": str(node.private_port)}
+        self.nodes[index] = await self.start(Path(node.argv[-1]), ports=ports)
+        await self.ready()
+
+    async def ready(self) -> None:
+        """Wait until all nodes are."""
+
+        async def all_ready() -> bool:
+            return {await node.status("/readyz") for node in self.nodes} == {200}
+
+        await eventually(all_ready, within_s=20, what="all nodes are ready")
 
 
 @asynccontextmanager
@@ -111,22 +138,15 @@ async def house(directory: Path, *, count: int, env: Mapping[str, str] | None = 
             "SNORKY_PUBLIC__DRAIN_GRACE_S": "3",
             **(env or {}),
         }
-        nodes = [NodeProcess(settings, argv=[*GATEWAY, "serve", "--config", str(config)]) for _ in range(count)]
-        for node in nodes:
-            stack.push_async_callback(node.close)
-        for node in nodes:
-            await node.wait_ready()
-
-        async def all_ready() -> bool:
-            return [await node.status("/readyz") for node in nodes] == [200] * count
-
-        await eventually(all_ready, within_s=20, what="all nodes are ready")
+        there = House(redis, [], "", settings, stack)
+        there.nodes += await asyncio.gather(*[there.start(config) for _ in range(count)])
+        await there.ready()
         if count == 1:
-            yield House(redis, nodes, nodes[0].websocket_url)
-            return
-        backends = [Backend(node.public_port, node.private_port) for node in nodes]
-        balancer = await stack.enter_async_context(running_nginx(directory, backends))
-        yield House(redis, nodes, balancer.websocket_url)
+            there.url = there.nodes[0].websocket_url
+        else:
+            backends = [Backend(node.public_port, node.private_port) for node in there.nodes]
+            there.url = (await stack.enter_async_context(running_nginx(directory, backends))).websocket_url
+        yield there
 
 
 class Load:
@@ -242,6 +262,36 @@ async def test_publications_of_a_known_client_are_taken_once_over_cut_connection
                 heard = (await clients.ask({"report": True}, "report"))["heard"][0]
                 assert Counter(heard) == Counter(range(count))
             assert proxy.connections > 2
+
+
+async def test_rolling_restart_of_all_nodes_costs_nothing(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        there = await stack.enter_async_context(house(tmp_path, count=3))
+        one, other = [
+            await stack.enter_async_context(crowd(there.url, count=CLIENTS, encoding=encoding))
+            for encoding in ("json", "msgpack")
+        ]
+        async with load(there.redis, one, other) as at_work:
+            for index in range(3):
+                await there.restart(index)
+                await at_work.more(30)
+        assert one.closes == other.closes == []
+
+
+async def test_what_redis_lost_is_told_as_a_gap_and_the_channel_goes_on(tmp_path: Path) -> None:
+    async with house(tmp_path, count=1) as there, crowd(there.url, count=CHANNELS) as clients:
+        async with Publisher(there.redis.url) as publisher:
+            await publisher.publish("kept:0", "before")
+            async with Redis.from_url(there.redis.url) as redis:
+                await redis.flushall()
+            await publisher.publish("kept:0", "after")
+
+            async def is_told() -> bool:
+                report = await clients.ask({"report": True}, "report")
+                return report["heard"][0][-1:] == ["after"] and bool(report["gaps"])
+
+            await eventually(is_told, within_s=DEADLINE_S, what="the gap is told, and what is behind it is heard")
+        assert clients.closes == []
 
 
 async def test_bad_token_is_the_end_of_a_client(tmp_path: Path) -> None:
