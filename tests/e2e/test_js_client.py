@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -20,12 +21,11 @@ from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess
 from tests.support.proxy import FaultProxy
 from tests.support.tools import ROOT, eventually, program
 
-CROWD = ROOT / "clients" / "js" / "support" / "crowd.js"
+JS = ROOT / "clients" / "js"
+CROWD = JS / "support" / "crowd.js"
 pytestmark = [
     pytest.mark.needs("redis-server", "nginx", "node"),
-    pytest.mark.skipif(
-        not (ROOT / "clients" / "js" / "node_modules" / "ws").exists(), reason="needs ws: npm --prefix clients/js ci"
-    ),
+    pytest.mark.skipif(not (JS / "node_modules" / "ws").exists(), reason="needs ws: npm --prefix clients/js ci"),
 ]
 
 CLIENTS = 60
@@ -45,11 +45,15 @@ class = "services.auth:AuthService"
 
 
 class Crowd:
-    """Clients in one process of Node. What they tell comes in order; `closes`: of connections, as they came."""
+    """Clients in one process of Node. What they tell comes in order.
+
+    closes: of connections, as they came. tokens: that they have asked for.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.closes: list[dict[str, Any]] = []
+        self.tokens = 0
 
     async def event(self, kind: str) -> dict[str, Any]:
         """Wait for what they tell next of this kind. Raises AssertionError: they ended, or are silent."""
@@ -59,10 +63,11 @@ class Crowd:
                 line = await self._process.stdout.readline()
             assert line, f"the clients ended while {kind} was awaited"
             event: dict[str, Any] = json.loads(line)
+            if event["event"] == "close":
+                self.closes.append(event)
+            self.tokens += event["event"] == "token"
             if event["event"] == kind:
                 return event
-            assert event["event"] == "close", event
-            self.closes.append(event)
 
     async def ask(self, order: Mapping[str, Any], kind: str) -> dict[str, Any]:
         """Tell them to do something and wait for what comes of it."""
@@ -292,6 +297,51 @@ async def test_what_redis_lost_is_told_as_a_gap_and_the_channel_goes_on(tmp_path
 
             await eventually(is_told, within_s=DEADLINE_S, what="the gap is told, and what is behind it is heard")
         assert clients.closes == []
+
+
+async def test_token_is_replaced_before_it_expires_and_the_connection_stays(tmp_path: Path) -> None:
+    env = {"SNORKY_AUTH__HMAC_SECRET": SECRET, "SNORKY_AUTH__LEEWAY_S": "0"}
+    async with house(tmp_path, count=1, env=env) as there:
+        async with crowd(there.url, count=1, token=f"hs256:{SECRET}:3") as clients:
+            while clients.tokens < 4:  # so the first two have expired
+                await clients.event("token")
+            published = await clients.ask({"publish": ["kept:0", 0, 1]}, "published")
+            assert published["outcomes"] == {"done": 1}
+            assert (await clients.ask({"report": True}, "report"))["opens"] == 1
+        assert clients.closes == []
+
+
+async def test_readme_of_the_client_works_as_it_stands(tmp_path: Path) -> None:
+    token = jwt.encode({"sub": "ann", "iat": time.time(), "exp": time.time() + 60}, SECRET, "HS256")
+    (block,) = re.findall(r"```js\n(.*?)```", (JS / "README.md").read_text(), re.DOTALL)
+    async with house(tmp_path, count=1, env={"SNORKY_AUTH__HMAC_SECRET": SECRET}) as there:
+        here = {
+            '"./snorky.js"': json.dumps(str(JS / "snorky.js")),
+            "wss://example.org/ws": there.url,
+            'fetch("/token").then((response) => response.text())': json.dumps(token),
+            '"my_service", "my_command"': '"gateway", "info"',
+            "{ a: 1 }": "{}",
+            '"news"': '"kept:news"',
+            "news.close();": "await heard; news.close();",
+        }
+        for there_it_says, here_it_is in here.items():
+            assert there_it_says in block
+            block = block.replace(there_it_says, here_it_is)
+        program_text = f"""
+            import {{ WebSocket }} from {json.dumps(str(JS / "node_modules" / "ws" / "wrapper.mjs"))};
+            globalThis.WebSocket ??= WebSocket;
+            const log = console.log;
+            const heard = new Promise((resolve) => (console.log = (...words) => resolve(log(...words))));
+            {block}
+            client.close();
+        """
+        (tmp_path / "readme.mjs").write_text(program_text)
+        process = await asyncio.create_subprocess_exec(
+            program("node"), str(tmp_path / "readme.mjs"), stdout=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(DEADLINE_S):
+            output, _ = await process.communicate()
+        assert (process.returncode, output.decode()) == (0, "{ headline: '...' } 1\n")
 
 
 async def test_bad_token_is_the_end_of_a_client(tmp_path: Path) -> None:
