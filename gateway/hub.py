@@ -43,6 +43,12 @@ class Channel:
         self.gap: Callable[[Position], Json] | None = None  # there once somebody asked to recover
         self.size = 0
 
+    @property
+    def is_congested(self) -> bool:
+        """True if a quarter of what may wait for one of its connections waits already."""
+        every = (*self.groups.values(), *self.positioned.values())
+        return any(each.pending_bytes > each.outbox_max_bytes // 4 for group in every for each in group)
+
 
 class Hub:
     """The channels of one node, by key. joined: the number of the last joining."""

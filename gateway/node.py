@@ -27,6 +27,7 @@ from gateway.errors import (
     LimitExceeded,
 )
 from gateway.fanout import Fanout, Listener, OnGap
+from gateway.filling import Filler
 from gateway.frames import Dialect
 from gateway.history import History, Keeper, Recovery
 from gateway.hub import Hub
@@ -76,7 +77,14 @@ class Node:
         self._hub = Hub()
         self._repair: Repair | None = None
         if keeper is not None:
-            self._repair = Repair(keeper, self._pass_on, self._metrics, compare_every_s=compare_every_s)
+            filler = Filler(
+                keeper,
+                self._pass_on,
+                self._metrics,
+                is_congested=self._is_congested,
+                portion_max_bytes=self.limits.outbox_max_bytes // 8,
+            )
+            self._repair = Repair(keeper, filler, self._metrics, compare_every_s=compare_every_s)
         self._fanout = Fanout(self._hub, broker, self._metrics, follower=self._repair)
         self._subscriptions = Subscriptions(self._hub, broker, self._fanout, self._repair)
         self._registries: list[ServiceRegistry] = []
@@ -338,6 +346,10 @@ class Node:
 
     def _pass_on(self, key: str, steps: Sequence[Step]) -> None:
         self._fanout.pass_on(key, steps)
+
+    def _is_congested(self, key: str) -> bool:
+        channel = self._hub.get(key)
+        return channel is not None and channel.is_congested
 
 
 def node_of(registry: ServiceRegistry) -> Node:

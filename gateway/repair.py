@@ -13,7 +13,7 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ import structlog
 
 from gateway.codec import decode_json
 from gateway.errors import BrokerUnavailable, InvalidMessage
+from gateway.filling import Filler
 from gateway.history import Keeper, Recovery
 from gateway.metrics import Metrics
 from gateway.publication import Position, Publication, tombstone
@@ -32,13 +33,10 @@ __all__ = ["COMPARE_EVERY_S", "Repair"]
 FILLS: Final = 16  # at once: Redis does nothing else while a page is read
 RECOVERIES: Final = 64  # reads of clients that come back, at once
 COMPARE_EVERY_S: Final = 20.0
-COMPARE_GRACE_S: Final = 1.0  # what history has may be on its way
+COMPARE_GRACE_S: Final = 1.0
 COMPARE_PAGE: Final = 500  # channels in one pipeline
 RETRY_S: Final = 0.25
 PATIENCE_S: Final = 5.0  # of who waits for a fill
-FILL_MAX: Final = 10_000  # publications, and bytes: more at once no client takes
-FILL_MAX_BYTES: Final = 4 << 20
-AFTER_GAP_MAX: Final = 300  # publications that are delivered behind a gap, if history has them
 REPLAY_MAX: Final = 300  # of one client, PROTOCOL
 REPLAY_MAX_BYTES: Final = 1 << 20
 ATTEMPTS: Final = 5
@@ -59,19 +57,19 @@ class _Followed:
 
 
 class Repair:
-    """Follows channels. deliver: is handed what a fill brought, for all subscribers of a channel."""
+    """Follows channels. filler: reads what they missed. compare_grace_s: what history has may be on its way so long."""
 
     def __init__(
         self,
         keeper: Keeper,
-        deliver: Callable[[str, Sequence[Step]], None],
+        filler: Filler,
         metrics: Metrics,
         *,
         compare_every_s: float = COMPARE_EVERY_S,
         compare_grace_s: float = COMPARE_GRACE_S,
     ) -> None:
         self._keeper = keeper
-        self._deliver = deliver
+        self._filler = filler
         self._metrics = metrics
         self._compare_every_s = compare_every_s
         self._compare_grace_s = compare_grace_s
@@ -190,7 +188,7 @@ class Repair:
         try:
             while followed.order.wants_fill:
                 async with self._fills:
-                    asked, is_read = tuple(followed.asked), await self._try_to_fill(key, followed.order)
+                    asked, is_read = tuple(followed.asked), await self._filler.fill(key, followed.order)
                 if is_read:
                     del followed.asked[: len(asked)]
                     _release(asked)
@@ -200,32 +198,6 @@ class Repair:
             followed.fill = None
             _release(followed.asked)
             followed.asked.clear()
-
-    async def _try_to_fill(self, key: str, order: Order) -> bool:
-        try:
-            await self._fill_once(key, order)
-            return True
-        except BrokerUnavailable:
-            pass
-        except Exception:  # the top of a task: a channel that is not filled would be silent for ever
-            _log.exception("a fill failed", channel=key[:100])
-        order.abandon_fill()
-        return False
-
-    async def _fill_once(self, key: str, order: Order) -> None:
-        """Read what was missed and deliver it."""
-        since = order.begin_fill()
-        missed = await self._keeper.read(key, since, max_entries=FILL_MAX, max_bytes=FILL_MAX_BYTES)
-        self._metrics.fills.inc()
-        if missed is None:
-            kept, top = await self._keeper.recent(key, AFTER_GAP_MAX)
-            self._metrics.gaps.inc()
-            _log.warning("a gap that history cannot fill", channel=key[:100])
-            steps = order.end_fill_with_gap(top, kept)
-        else:
-            self._metrics.filled_publications.inc(len(missed))
-            steps = order.end_fill(missed)
-        self._deliver(key, steps)
 
     # -- comparing ---------------------------------------------------------------------------------------------------
 

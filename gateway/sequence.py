@@ -194,9 +194,13 @@ class Sequence:
         self._phase = _Phase.WANTING
         self._forget_waiting()
 
+    def pass_on(self, missed: Iterable[Publication]) -> list[Step]:
+        """Take the first of what history has; the fill goes on. Returns what is to be delivered now."""
+        return [self._advance(publication) for publication in missed]
+
     def end_fill(self, missed: Iterable[Publication]) -> list[Step]:
-        """Take what history has behind the position of `begin_fill`; returns what is to be delivered now."""
-        return self._end([self._advance(publication) for publication in missed])
+        """Take what history has behind the position of `begin_fill`, or the rest of it. Returns as `pass_on`."""
+        return self._end(self.pass_on(missed))
 
     def end_fill_with_gap(self, top: Position, kept: Iterable[Publication] = ()) -> list[Step]:
         """Know that history does not follow the last one, and where it stands; returns what is to be told now.

@@ -13,6 +13,7 @@ from gateway import (
     AlreadySubscribed,
     BrokerUnavailable,
     ConfigurationError,
+    Connection,
     ConnectionClosed,
     History,
     Node,
@@ -24,7 +25,7 @@ from gateway import (
     Topics,
 )
 from gateway.publication import MARK
-from tests.support.clients import MSGPACK, Client, settle, until
+from tests.support.clients import JSON, MSGPACK, Client, FakeWire, settle, until
 from tests.support.memory_history import Archive, write_sequenced
 from tests.support.town import Resident, Town, town
 
@@ -230,6 +231,48 @@ async def test_comparison_after_an_interruption_is_tried_until_history_answers(s
     assert heard(one) == []
     stage.town.archive.is_failing = False
     await until(lambda: heard(one) == [1, 2])
+
+
+class Narrow(FakeWire):
+    """A wire that takes 20 kB a tick, and buffers what is more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection: Connection | None = None
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self.buffered += len(data)
+        if self.connection is not None and self.buffered > 65_536:
+            self.connection.pause()
+        asyncio.get_running_loop().call_soon(self._drain)
+
+    def _drain(self) -> None:
+        was_full = self.buffered > 65_536
+        self.buffered = max(0, self.buffered - 20_000)
+        if was_full and self.buffered <= 65_536 and self.connection is not None:
+            self.connection.resume()
+        if self.buffered:
+            asyncio.get_running_loop().call_soon(self._drain)
+
+
+async def test_large_fill_is_no_more_at_once_than_clients_take(stage: Stage) -> None:
+    one = stage.town.client(0)
+    one.wire = wire = Narrow()
+    one.connection = wire.connection = stage.town.nodes[0].new_connection(wire, JSON)
+    stage.town.nodes[0].connect(one.connection, stage.town.registries[0])
+    await stage.topics(0).recover(one.connection, "c", HOUR)
+    stage.deafen(0)
+    for number in range(60):
+        await stage.publish([number, "x" * 50_000])
+    await settle()
+    stage.mend(0)
+    await until(lambda: stage.sample(0, "snorky_history_fills_total") == 1)
+    for number in range(60, 70):
+        await stage.publish([number, "x"])
+    await until(lambda: wire.closes or len(heard(one)) == 70)
+    assert not wire.closes, "3 MB at once would be more than may wait for a client"
+    assert [number for number, _ in heard(one)] == list(range(70))
 
 
 async def test_gap_is_told_to_who_asked_to_recover_and_to_nobody_else(stage: Stage) -> None:
