@@ -14,12 +14,13 @@ Rules:
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from gateway import (
     PAYLOAD,
     AlreadySubscribed,
+    BrokerUnavailable,
     ChannelRule,
     Compound,
     Connection,
@@ -165,7 +166,8 @@ class PubSubService(RPCService):
         try:
             yield
         except BaseException:
-            await self.rosters.leave(connection, channel)
+            with suppress(BrokerUnavailable):  # then it is done as soon as it can be; what went wrong first is told
+                await self.rosters.leave(connection, channel)
             raise
 
     async def _leave(self, connection: Connection, channel: Any) -> None:
