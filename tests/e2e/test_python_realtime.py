@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 import pytest
 
-from snorky import SnorkyError
+from snorky import Publication, SnorkyError
 from snorky.aio import Client, Gap, Message, Publisher, Recovered
 from snorky.errors import ConnectionEnded
 from tests.support.balancer import Backend, running_nginx
@@ -217,6 +217,17 @@ async def test_gateway_says_what_it_does_not_let(tmp_path: Path) -> None:
                 with pytest.raises(ConnectionEnded, match="4501"):
                     async with asyncio.timeout(10), client.subscribe("news") as news:
                         await anext(news)
+
+
+async def test_burst_that_is_larger_than_any_buffer_is_read_to_its_end(tmp_path: Path) -> None:
+    async with house(tmp_path, count=1) as there, Publisher(there.redis.url) as publisher:
+        async with Client(there.url, events_max=100) as client, client.subscribe("kept:b", recover=True) as burst:
+            numbers = range(4_000)
+            publishing = asyncio.ensure_future(publisher.publish_many(Publication("kept:b", n) for n in numbers))
+            async with asyncio.timeout(30):
+                heard = [await anext(burst) for _ in numbers]
+            assert [event.data for event in heard if isinstance(event, Message)] == list(numbers)
+            await publishing
 
 
 async def test_history_that_is_gone_is_told(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ class FakeGateway:
         self.refusals: deque[dict[str, Any]] = deque()  # answers to the next subscribes
         self.is_silent = False  # requests are done, and not answered
         self.has_history = True
+        self.replay_max = 300
+        self.page_max = 300
 
     # -- Io ------------------------------------------------------------------------------------------------------
 
@@ -195,6 +197,9 @@ class FakeGateway:
                 answer |= {"type": "error", "message": "Already subscribed", "code": "already_subscribed"}
             case "subscribe":
                 answer["data"] = self._subscribe(peer, params["channel"], params.get("recover"))
+            case "history":
+                count = min(self.page_max, params["limit"])
+                answer["data"] = self._behind(params["channel"], params["since"], count, is_all=False)
             case "unsubscribe":
                 peer.channels.pop(params["channel"], None)
             case "publish" if params["key"] not in self.keys:
@@ -212,6 +217,10 @@ class FakeGateway:
         reply: dict[str, Any] = {"position": self._position(channel), "recovered": True, "messages": []}
         if recover is True:
             return reply
+        return self._behind(channel, recover, self.replay_max, is_all=True)
+
+    def _behind(self, channel: str, recover: str, maximum: int, *, is_all: bool) -> Any:
+        reply: dict[str, Any] = {"position": self._position(channel), "recovered": True, "messages": []}
         epoch, offset, tag = recover.split(":")
         since = int(offset)
         is_there = epoch == self.epochs[channel] and self.kept_from[channel] - 1 <= since <= len(
@@ -219,8 +228,13 @@ class FakeGateway:
         )
         if not is_there or self._position(channel, since) != f"{epoch}:{offset}:{tag}":
             return {**reply, "recovered": False}
-        for number in range(since + 1, len(self.histories[channel]) + 1):
+        if len(self.histories[channel]) - since > maximum:
+            return {**reply, "recovered": False} if is_all else self._page(channel, since, since + maximum)
+        return self._page(channel, since, len(self.histories[channel]))
+
+    def _page(self, channel: str, since: int, until: int) -> Any:
+        messages = []
+        for number in range(since + 1, until + 1):
             message = self.histories[channel][number - 1][0]
-            entry = {"message": message, "offset": number, "position": self._position(channel, number)}
-            reply["messages"].append(entry)
-        return reply
+            messages.append({"message": message, "offset": number, "position": self._position(channel, number)})
+        return {"position": self._position(channel), "recovered": True, "messages": messages}

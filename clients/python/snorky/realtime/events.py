@@ -10,13 +10,15 @@ __all__ = ["Event", "Gap", "Message", "Recovered"]
 class Message:
     """One message of a channel. offset, position: where the channel keeps history, and recovery was asked for.
 
-    position: text to come back with: `subscribe(channel, recover=position)`.
+    position: text to come back with: `subscribe(channel, recover=position)`. is_tombstone: what was published was not
+    fit for anybody; None stands in its place.
     """
 
     channel: Any
     data: Any
     offset: int | None = None
     position: str | None = None
+    is_tombstone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

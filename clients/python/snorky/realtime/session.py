@@ -20,12 +20,13 @@ from snorky.errors import ConnectionEnded, SnorkyError
 from snorky.realtime.clock import Backoff, Clock
 from snorky.realtime.line import Done, Io, Line, lost
 from snorky.realtime.outbox import Outbox
-from snorky.realtime.topic import Topic, topic_key
+from snorky.realtime.topic import Answer, Topic, topic_key
 
 __all__ = ["Session", "SessionOptions"]
 
 STABLE_S: Final = 5.0  # a connection that lives shorter proves nothing
 FENCE_TIMEOUT_S: Final = 1.0  # how long the old line may take to answer its last call
+PAGE_MAX: Final = 300  # messages; as many as the gateway gives
 RETRY_AFTER_S: Final = 1.0  # where the gateway names no time
 OVERLAP_S: Final = 0.5  # after a move, how much later the new line may repeat what the old one brought
 LOOK_S: Final = 0.05  # how often a line that is left is looked at for answers
@@ -79,6 +80,7 @@ class Session:
         self._leaving: set[Line] = set()
         self._waiting: dict[int, tuple[Callable[[Line], None], Callable[[], None], Done]] = {}
         self._asked: dict[tuple[Line, Topic], object] = {}  # subscribe is to be answered, or asked again
+        self._reading: set[Topic] = set()  # a page of history was asked for
         self._numbers = 0
         self._cancel_dial: Callable[[], None] = lambda: None
         self._is_token_new = False  # the next dial needs another token
@@ -147,11 +149,8 @@ class Session:
 
     def drained(self, topic: Topic) -> None:
         """Know that somebody has taken events of a topic."""
-        if topic.is_parked and topic.has_room and self.topics.get(topic.key) is topic:
-            topic.is_parked = False
-            for line in (self._current, self._next):
-                if line is not None and line.is_open:
-                    self._ask(line, topic)
+        if self.topics.get(topic.key) is topic:
+            self._read_on(topic)
 
     def close(self, code: int = 1000, reason: str = "closed by the client") -> None:
         """End everything. Idempotent."""
@@ -240,9 +239,11 @@ class Session:
                 return
             if error is None:
                 del self._asked[line, topic]
-                if not topic.answer(line, data, is_alone=self._current in (None, line)):
+                answer = topic.answer(line, data, is_alone=self._current in (None, line))
+                if answer is Answer.HOLE:
                     self._ask_anew(line, topic)
-                self._park_if_full(topic)
+                if answer is Answer.FAR or topic.is_full:
+                    self._park(topic)
             elif isinstance(error, SnorkyError) and error.retry_after_ms is None and error.code != "unavailable":
                 self._refuse(topic, error)
             elif isinstance(error, SnorkyError):
@@ -290,8 +291,8 @@ class Session:
                 self._on_notification(service, message)
         elif not topic.notify(line, message):
             self._ask_anew(line, topic)
-        else:
-            self._park_if_full(topic)
+        elif topic.is_full:
+            self._park(topic)
 
     def _topic_of(self, service: str, channel: Any) -> Topic | None:
         try:
@@ -299,11 +300,47 @@ class Session:
         except ValueError:
             return None  # not a channel that anybody here can have asked for
 
-    def _park_if_full(self, topic: Topic) -> None:
-        if topic.is_recovering and topic.is_full and topic.position is not None and not topic.is_parked:
-            for line in (self._current, self._next):
-                self._give_up(line, topic)
-            topic.is_parked = True
+    def _park(self, topic: Topic) -> None:
+        """Give a topic up until history was read as far as there is room."""
+        if topic.position is None or topic.is_parked or self.topics.get(topic.key) is not topic:
+            return
+        for line in (self._current, self._next):
+            self._give_up(line, topic)
+        topic.is_parked = True
+        self._read_on(topic)
+
+    def _read_on(self, topic: Topic) -> None:
+        """Read the next page of a parked topic's history, if there is room and a connection."""
+        line = self._current
+        if not topic.is_parked or not topic.has_room or line is None or topic in self._reading:
+            return
+        self._reading.add(topic)
+
+        def done(data: Any, error: Exception | None) -> None:
+            self._reading.discard(topic)
+            if self.topics.get(topic.key) is not topic:
+                return
+            if isinstance(error, SnorkyError) and (error.retry_after_ms is not None or error.code == "unavailable"):
+                after_s = RETRY_AFTER_S if error.retry_after_ms is None else error.retry_after_ms / 1000
+                self._clock.after(after_s * self._uniform(1.0, 2.0), lambda: self._read_on(topic))
+            elif isinstance(error, SnorkyError):
+                topic.refuse_history()
+                self._unpark(topic)
+            elif error is not None:
+                self._clock.after(RETRY_AFTER_S, lambda: self._read_on(topic))
+            elif topic.page(data):
+                self._read_on(topic)
+            else:
+                self._unpark(topic)
+
+        params = {"channel": topic.channel, "since": str(topic.position), "limit": PAGE_MAX}
+        line.call(topic.service, "history", params, done, self._options.call_timeout_s)
+
+    def _unpark(self, topic: Topic) -> None:
+        topic.is_parked = False
+        for line in (self._current, self._next):
+            if line is not None and line.is_open:
+                self._ask(line, topic)
 
     # -- moves ---------------------------------------------------------------------------------------------------
 
@@ -341,8 +378,9 @@ class Session:
     def _promote(self, line: Line) -> None:
         """Make the next line the current one."""
         old, self._current, self._next = self._current, line, None
-        for topic in self.topics.values():
+        for topic in list(self.topics.values()):
             topic.adopt(line)
+            self._read_on(topic)
             self._clock.after(OVERLAP_S, topic.end_overlap)
         if old is not None:
             self._leaving.add(old)

@@ -6,12 +6,15 @@ Rules:
 - With positions: offset last+1 is handed on, <= last is a repetition and dropped, beyond is a hole: the topic is asked
   for again from the last position. Another epoch, or a `gap` of the node: said by Gap, and gone on from there.
 - Without positions nothing can be said of holes; after a move contents are compared (overlap).
-- What nobody takes is bounded: with positions the channel is given up until there is room, and recovered from the last
-  position; without, messages are dropped, and a Gap says so.
+- What nobody takes is bounded: with positions the channel is parked, that is given up until there is room; without,
+  messages are dropped, and a Gap says so.
+- A parked topic reads history page by page, as there is room, and is asked for when it has caught up. So is one that
+  missed more than the answer to `subscribe` may bring.
 """
 
 from collections import deque
 from collections.abc import Callable
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from snorky.canonical import channel_name
@@ -22,7 +25,7 @@ from snorky.realtime.overlap import Overlap
 if TYPE_CHECKING:
     from snorky.realtime.line import Line
 
-__all__ = ["Topic", "topic_key"]
+__all__ = ["Answer", "Topic", "topic_key"]
 
 Notification = dict[str, Any]
 HELD_MAX: Final = 10_000  # messages; until an answer comes, or a move is over
@@ -31,6 +34,14 @@ HELD_MAX: Final = 10_000  # messages; until an answer comes, or a move is over
 def topic_key(service: str, channel: Any) -> tuple[str, str]:
     """Two channels are the same iff their keys are. Raises ValueError: no channel can be so."""
     return service, channel_name(channel)
+
+
+class Answer(Enum):
+    """What the answer to `subscribe` asks for."""
+
+    WHOLE = "nothing"
+    HOLE = "to ask again, from the last position"
+    FAR = "to read history first: more was missed than an answer brings"
 
 
 class Topic:
@@ -61,14 +72,15 @@ class Topic:
         self._held: dict[Line, list[Notification]] = {}  # of lines that were asked, or wait to take over
         self._ready: set[Line] = set()  # that have answered, and wait to take over
         self._was_lost = False  # with its line, since when messages may be missing
+        self._is_gone = False  # history does not go back to the last position
         self._overlap: Overlap | None = None
         self._is_dropping = False
 
     # -- what the session does -----------------------------------------------------------------------------------
 
     def is_on(self, line: "Line") -> bool:
-        """True if the line has answered that it brings the channel."""
-        return self._owner is line or line in self._ready
+        """True if the line brings the channel, or was asked to."""
+        return self._owner is line or line in self._held
 
     def request(self, line: "Line") -> dict[str, Any]:
         """Give the parameters of `subscribe`; what the line brings is held until `answer`."""
@@ -80,16 +92,20 @@ class Topic:
             params["recover"] = True if self.position is None else str(self.position)
         return params
 
-    def answer(self, line: "Line", data: Any, *, is_alone: bool) -> bool:
-        """Know that a line has subscribed. is_alone: no other line has to be left first.
-
-        False: the topic must be asked for again, there is a hole.
-        """
-        is_return, self._was_lost = self._was_lost and self._owner is None, False
-        self.state = "confirmed"
-        is_whole = True
+    def answer(self, line: "Line", data: Any, *, is_alone: bool) -> Answer:
+        """Know that a line has subscribed. is_alone: no other line has to be left first."""
         fields = data if isinstance(data, dict) else {}
         position = _position(fields.get("position"))
+        self.state = "confirmed"
+        if (
+            position is not None
+            and fields.get("recovered") is not True
+            and not (self._is_gone or self.position is None)
+        ):
+            self._on_change()
+            return Answer.FAR
+        is_return, self._was_lost = self._was_lost and self._owner is None, False
+        is_whole = True
         if position is not None:
             self._ready.discard(line)
             self._owner = line
@@ -104,7 +120,28 @@ class Topic:
             if is_alone or self._owner is None:
                 self.adopt(line)
         self._on_change()
-        return is_whole
+        return Answer.WHOLE if is_whole else Answer.HOLE
+
+    def page(self, data: Any) -> bool:
+        """Take a page of history. True: there may be more; False: ask for the topic, which says what is left."""
+        fields = data if isinstance(data, dict) else {}
+        messages = fields.get("messages")
+        if fields.get("recovered") is not True or not isinstance(messages, list):
+            self._is_gone = True
+            return False
+        if self._was_lost and messages:
+            self._was_lost = False
+            self._tell(Recovered(self.channel, is_recovered=True, position=fields.get("position")))
+        before = self.position
+        for message in messages:
+            if isinstance(message, dict):
+                self._take(message, is_replayed=True)
+        self._on_change()
+        return self.position != before and str(self.position) != fields.get("position")
+
+    def refuse_history(self) -> None:
+        """Know that history cannot be read."""
+        self._is_gone = True
 
     def adopt(self, line: "Line") -> None:
         """Hand on what a line brings that was ready; the one before it is left."""
@@ -174,6 +211,7 @@ class Topic:
     # -- positions -----------------------------------------------------------------------------------------------
 
     def _recover(self, fields: dict[str, Any], position: Position, is_return: bool) -> None:
+        self._is_gone = False
         if fields.get("recovered") is not True:
             self._tell(Recovered(self.channel, is_recovered=False, position=str(position)))
             self.position = position
@@ -205,7 +243,8 @@ class Topic:
             elif position.offset > last.offset + 1 and not is_replayed:
                 return False
         self.position = position
-        self._tell(Message(self.channel, notification.get("message"), position.offset, str(position)))
+        data, is_tombstone = notification.get("message"), notification.get("tombstone") is True
+        self._tell(Message(self.channel, data, position.offset, str(position), is_tombstone))
         return True
 
     def _take_gap(self, notification: Notification, *, is_held: bool) -> None:
