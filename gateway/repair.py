@@ -76,6 +76,7 @@ class Repair:
         self._followed: dict[str, _Followed] = {}
         self._fills = asyncio.Semaphore(FILLS)
         self._recoveries = asyncio.Semaphore(RECOVERIES)
+        self._replays: dict[tuple[str, Position], asyncio.Future[list[Publication] | None]] = {}  # under way
         self._interruption = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -89,7 +90,7 @@ class Repair:
     async def stop(self) -> None:
         """End all that is under way. Idempotent."""
         self._followed.clear()
-        tasks = tuple(self._tasks)
+        tasks: list[asyncio.Future[Any]] = [*self._tasks, *self._replays.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -147,12 +148,11 @@ class Repair:
         if self._followed.get(key) is not followed or order.last is None:
             return None
         self._metrics.recoveries.labels("not_recovered" if publications is None else "recovered").inc()
-        return Recovery(order.last, publications is not None, [_sound(each) for each in publications or ()])
+        return Recovery(order.last, publications is not None, publications or [])
 
     async def _catch_up(self, key: str, followed: _Followed, since: Position) -> list[Publication] | None:
         for _ in range(ATTEMPTS):
-            async with self._recoveries:
-                missed = await self._keeper.read(key, since, max_entries=REPLAY_MAX, max_bytes=REPLAY_MAX_BYTES)
+            missed = await self._replay(key, since)
             last = followed.order.last
             if missed is None:
                 if last is not None and last.epoch == since.epoch:
@@ -160,9 +160,30 @@ class Repair:
                 return None
             joined = followed.order.join(since, missed)
             if joined is not None:
-                return joined
+                return joined[: len(missed)] + [_sound(each) for each in joined[len(missed) :]]
             await self._fill(key, followed)
         return None  # it cannot be said what it missed
+
+    async def _replay(self, key: str, since: Position) -> list[Publication] | None:
+        """Read what is behind a position, once for all who come back with it meanwhile: those of a node that died.
+
+        Who comes later may get a read that began before: what was delivered since then is kept, also for the former.
+        """
+        replay = self._replays.get((key, since))
+        if replay is None:
+            replay = self._replays[key, since] = asyncio.ensure_future(self._read(key, since))
+            replay.add_done_callback(lambda done: self._end_replay(key, since, done))
+        return await asyncio.shield(replay)
+
+    def _end_replay(self, key: str, since: Position, replay: "asyncio.Future[list[Publication] | None]") -> None:
+        del self._replays[key, since]
+        if not replay.cancelled():
+            replay.exception()  # who asked may have gone
+
+    async def _read(self, key: str, since: Position) -> list[Publication] | None:
+        async with self._recoveries:
+            missed = await self._keeper.read(key, since, max_entries=REPLAY_MAX, max_bytes=REPLAY_MAX_BYTES)
+        return None if missed is None else [_sound(each) for each in missed]
 
     async def _fill(self, key: str, followed: _Followed) -> None:
         """Make a channel whole, by a read that begins after this call. Raises BrokerUnavailable: it takes too long."""

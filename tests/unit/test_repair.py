@@ -470,6 +470,36 @@ async def test_position_that_is_not_of_this_history_is_not_recovered(stage: Stag
         assert recovery == Recovery(last, False, [])
 
 
+async def test_clients_that_come_back_with_the_same_position_share_a_read(stage: Stage) -> None:
+    since = await stage.publish(0)
+    await stage.publish(1, 2)
+    reads = 0
+
+    def count() -> None:
+        nonlocal reads
+        reads += 1
+
+    stage.town.archive.before_read = count
+    stage.town.archive.lateness = lambda: 20
+    coming = [asyncio.ensure_future(stage.back(0, since)) for _ in range(20)]
+    for number in range(3, 15):  # some come while it is read, and while there is more
+        await stage.publish(number)
+        await asyncio.sleep(0)
+        coming.append(asyncio.ensure_future(stage.back(0, since)))
+    coming[3].cancel()
+    back = [
+        each for each in await asyncio.gather(*coming, return_exceptions=True) if not isinstance(each, BaseException)
+    ]
+    assert len(back) == 31
+    await stage.publish(15)
+    await settle(60)
+    for client, recovery in back:
+        assert [*map(int, payloads(recovery)), *heard(client)] == list(range(1, 16))
+    assert reads <= 3
+    await stage.back(0, since)
+    assert reads <= 4, "and who comes later reads anew"
+
+
 async def test_client_that_is_ahead_of_a_deaf_node_gets_nothing_twice(stage: Stage) -> None:
     ahead, _ = await stage.back(1)
     behind, _ = await stage.back(0)
