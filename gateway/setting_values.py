@@ -103,8 +103,11 @@ def parse_script_url(value: str) -> str:
     return value
 
 
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+
+
 def parse_redis_url(value: str | list[str]) -> str:
-    """Take a URL of one server or of its sentinels, or several, for independent ones; "" = the embedded one.
+    """Take a URL of a server, of its sentinels, of a Cluster; or several, of independent ones; "" = the embedded one.
 
     Several come out as one text, with commas between; `split_redis_urls` takes them apart.
     """
@@ -113,9 +116,9 @@ def parse_redis_url(value: str | list[str]) -> str:
         return ""
     for url in urls:
         scheme = url.partition("://")[0]
-        if scheme in ("redis+cluster", "rediss+cluster"):
-            raise ValueError("names a Cluster, which a later version brings; write redis:// or redis+sentinel://")
-        if scheme not in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel") or url == f"{scheme}://":
+        if scheme.endswith("+cluster") and len(urls) > 1:
+            raise ValueError("names a Cluster and others: name its servers in one URL, redis+cluster://HOST:PORT,...")
+        if scheme not in _REDIS_SCHEMES or url == f"{scheme}://":
             raise ValueError('is no Redis URL; write "redis://127.0.0.1:6379/0", rediss:// for TLS, or "" for embedded')
     if not urls:
         raise ValueError('is an empty list; write "redis://127.0.0.1:6379/0", or "" for embedded')

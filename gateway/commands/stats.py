@@ -15,6 +15,7 @@ from rich.text import Text
 from gateway.commands.common import Config, fail, output, read_settings
 from gateway.errors import ConfigurationError
 from gateway.redis.heartbeat import NodeState, read_all_nodes
+from gateway.redis.names import nodes_key
 from gateway.redis.probe import reading
 from gateway.redis.spread import targets_of
 from gateway.redis.target import RedisTarget
@@ -59,7 +60,7 @@ def stats(
 async def _show(targets: Iterable[RedisTarget], prefix: str, interval_s: float, once: bool) -> None:
     meter = Meter()
     async with AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(reading(target)) for target in targets]
+        clients = [await stack.enter_async_context(reading(target.of(nodes_key(prefix)))) for target in targets]
         if once:
             meter.look(await read_all_nodes(clients, prefix), time.monotonic())
             await asyncio.sleep(max(interval_s, 2.5))  # one heartbeat at least lies between

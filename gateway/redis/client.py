@@ -32,8 +32,8 @@ class _Routed(Connection):
 
     async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
         """Send, but not to a server that others have found to be the wrong one since we connected."""
-        sentinels = self._target.sentinels
-        latest = None if sentinels is None else sentinels.latest
+        route = self._target.route
+        latest = None if route is None else route.latest
         if latest is not None and self.is_connected and (latest.host, latest.port) != (self.host, self.port):
             await self.disconnect()  # the next line connects again
         await super().send_packed_command(*arguments, **options)

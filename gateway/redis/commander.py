@@ -41,8 +41,10 @@ class _Group:
 class Commander:
     """One connection for commands. role: for metrics and logs. timeout_s: from `send` to the last answer.
 
-    on_up: to be set by who wants to know of each new connection.
+    on_up: to be set by who wants to know of each new connection. is_sharded: its server is one of a Cluster's.
     """
+
+    is_sharded = False
 
     def __init__(
         self,
@@ -89,8 +91,8 @@ class Commander:
             self._timer.cancel()
         self._fail(self._waiting, "the directory is stopped")
 
-    def send(self, commands: Sequence[bytes]) -> "asyncio.Future[list[Any]]":
-        """Queue a group of commands, each as `wire.command` spells it; never waits.
+    def send(self, commands: Sequence[bytes], *, in_order: bool = True) -> "asyncio.Future[list[Any]]":
+        """Queue a group of commands, each as `wire.command` spells it; never waits. in_order: it always is.
 
         The future: one answer for each, `hiredis.ReplyError` among them; or BrokerUnavailable: not known what
         happened. Cancelled before it was written, it is not sent.

@@ -17,9 +17,9 @@ import structlog
 from gateway.directory import Asserter, Entered, Member, Owner
 from gateway.errors import BrokerUnavailable, ConfigurationError, ConnectionClosed
 from gateway.metrics import Metrics
-from gateway.redis.broker import RedisBroker
 from gateway.redis.claims import Claims
-from gateway.redis.commander import Commander
+from gateway.redis.cluster_broker import AnyBroker
+from gateway.redis.cluster_commander import AnyCommander, commander_of
 from gateway.redis.direct import Direct
 from gateway.redis.estate import Estate, Holding, NameHeld, Place
 from gateway.redis.lease import Lease, Timings
@@ -54,7 +54,7 @@ class RedisDirectory:
         *,
         prefix: str,
         node_id: str,
-        broker: RedisBroker,
+        broker: AnyBroker,
         metrics: Metrics,
         timings: Timings | None = None,
         tag: str = "",
@@ -72,8 +72,8 @@ class RedisDirectory:
         self._heard = asyncio.Event()  # direct messages reach this node
         self._hearing: asyncio.Task[None] | None = None
 
-        def commander(role: str, seconds: float) -> Commander:
-            return Commander(
+        def commander(role: str, seconds: float) -> AnyCommander:
+            return commander_of(
                 target,
                 role=role,
                 client_name=f"snorky:{node_id}:{role}",
@@ -224,7 +224,10 @@ class RedisDirectory:
         async with self._ledger.held(serial) as holdings:
             owner = await self._until_held()
             call = self._claims.claiming(owner, held, identity, is_taking_over=True)
-            if await self._write(holdings, owner, held, call) == 1:
+            answer = await self._write(holdings, owner, held, call)
+            if isinstance(answer, bytes):
+                self._direct.tell_lost(Owner.parse(answer.decode()), names, name)
+            if answer != 0:
                 return True
             self._drop(holdings, owner, held)
             return False

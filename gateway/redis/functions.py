@@ -25,8 +25,8 @@ import hiredis
 import structlog
 
 from gateway.errors import BrokerUnavailable
-from gateway.redis.commander import Commander
-from gateway.redis.scripting import Scripts
+from gateway.redis.cluster_commander import AnyCommander
+from gateway.redis.scripting import Scripts, sharded
 from gateway.redis.sequencer import KEEP_S, ONCE_S
 from gateway.redis.wire import command
 from gateway.rules import ChannelRule, Rules, digest_of
@@ -62,9 +62,10 @@ def code_in(answer: Any) -> str | None:
     return str(named[b"library_code"].decode(errors="replace"))
 
 
-def merge(library: str | None, prefix: str, rules: Mapping[str, Rules]) -> str:
+def merge(library: str | None, prefix: str, rules: Mapping[str, Rules], *, is_sharded: bool = False) -> str:
     """Write a library with a prefix's rules, and those that the present one has of other prefixes.
 
+    is_sharded: for a Cluster.
     Raises ValueError: the present one is of a later format, which only a later version of the gateway can keep.
     """
     lines = {}
@@ -85,7 +86,7 @@ def merge(library: str | None, prefix: str, rules: Mapping[str, Rules]) -> str:
             *(lines[each] for each in sorted(lines)),
             "}",
             "local function publish(KEYS, ARGV)",
-            _PUBLISH.rstrip("\n"),
+            (sharded(_PUBLISH.encode()).decode() if is_sharded else _PUBLISH).rstrip("\n"),
             "end",
             _FUNCTION,
         ]
@@ -95,7 +96,7 @@ def merge(library: str | None, prefix: str, rules: Mapping[str, Rules]) -> str:
 class Functions:
     """Keeps the library loaded on one Redis. commander: its connection; tells of each new one by its `on_up`."""
 
-    def __init__(self, commander: Commander, scripts: Scripts, *, prefix: str, look_s: float = LOOK_S) -> None:
+    def __init__(self, commander: AnyCommander, scripts: Scripts, *, prefix: str, look_s: float = LOOK_S) -> None:
         self._commander = commander
         self._scripts = scripts
         self._prefix = prefix
@@ -128,7 +129,7 @@ class Functions:
         Raises BrokerUnavailable: not known; ValueError: it may not be replaced.
         """
         present = await self._read()
-        wanted = merge(present, self._prefix, self._rules)
+        wanted = merge(present, self._prefix, self._rules, is_sharded=self._commander.is_sharded)
         if present is not None:
             is_there = (
                 self._prefix in digests_in(present)

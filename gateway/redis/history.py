@@ -12,11 +12,12 @@ from typing import Any, Final
 from gateway.history import History
 from gateway.metrics import Metrics
 from gateway.publication import Position, Publication
-from gateway.redis.commander import Commander
+from gateway.redis.cluster_commander import commander_of
+from gateway.redis.cluster_sequencer import sequencer_of
 from gateway.redis.functions import Functions
 from gateway.redis.names import state_key, stream_key
 from gateway.redis.scripting import Call, Scripts
-from gateway.redis.sequencer import KEEP_S, Sequencer
+from gateway.redis.sequencer import KEEP_S
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import command
 from gateway.rules import Rules
@@ -45,7 +46,7 @@ class RedisHistory:
         client_name = f"snorky:{node_id}".replace(" ", "_")
         self._prefix = prefix
         self._page = page
-        self._sequencer = Sequencer(
+        self._sequencer = sequencer_of(
             target,
             prefix=prefix,
             client_name=f"{client_name}:sequencer",
@@ -53,7 +54,7 @@ class RedisHistory:
             publish_timeout_s=publish_timeout_s,
             dial_timeout_s=dial_timeout_s,
         )
-        self._commander = Commander(
+        self._commander = commander_of(
             target,
             role="history",
             client_name=f"{client_name}:history",
@@ -136,7 +137,7 @@ class RedisHistory:
             state = state_key(self._prefix, key)
             steps.append(command(b"HMGET", state, b"epoch", b"offset", b"tag"))
             steps.append(command(b"PEXPIRE", state, b"%d" % round(KEEP_S * 1000), b"GT"))  # never shorter
-        answers = await self._scripts.run(*steps) if steps else []
+        answers = await self._scripts.run(*steps, in_order=False) if steps else []
         return {
             key: Position(epoch.decode(), int(offset), tag.decode())
             for key, (epoch, offset, tag) in zip(wanted, answers[::2], strict=True)

@@ -74,7 +74,7 @@ class Link:
         if self.wire is not None:
             self.wire.close(WireError(reason))
 
-    def on_refused(self, error: Exception) -> None:
+    def on_refused(self, error: object) -> None:
         """Know an error that Redis answered with; a primary that became a replica is given up, where others can be."""
         if self._target.is_moving and str(error).startswith("READONLY"):
             # not now: who tells us is amid the answers of this very wire

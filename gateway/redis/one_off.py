@@ -33,10 +33,10 @@ async def publish_once(target: RedisTarget, prefix: str, key: str, payload: byte
     key: of the channel, as `codec.channel_key` makes it. Raises ConnectionError, with a text for people.
     """
     name = channel_name(prefix, key)
-    async with reading(target) as client:
+    async with reading(target.of(name)) as client:
         if not await _has_function(client, name):
-            return Receipt(1, nodes=int(await client.publish(name, payload)))
-        nodes = await _subscribers(client, name)
+            return Receipt(1, nodes=int(await _publish(client, target, name, payload)))
+        nodes = await _subscribers(client, target, name)
         position = await _call(client, name, payload)
         return Receipt(1, position.decode(), nodes)
 
@@ -47,7 +47,7 @@ async def publish_all(target: RedisTarget, prefix: str, key: str, batches: Itera
     Raises ConnectionError: of the last batch it is not known.
     """
     receipt, name = Receipt(), channel_name(prefix, key)
-    async with reading(target) as client:
+    async with reading(target.of(name)) as client:
         has_function = await _has_function(client, name)
         for batch in batches:
             pipeline = client.pipeline(transaction=False)
@@ -55,12 +55,16 @@ async def publish_all(target: RedisTarget, prefix: str, key: str, batches: Itera
                 if has_function:
                     _call(pipeline, name, payload)
                 else:
-                    pipeline.publish(name, payload)
+                    _publish(pipeline, target, name, payload)
             answers: list[Any] = await pipeline.execute()
             receipt.count += len(batch)
             if has_function and answers:
                 receipt.position = answers[-1].decode()
     return receipt
+
+
+def _publish(client: Any, target: RedisTarget, name: bytes, payload: bytes) -> Any:
+    return client.execute_command("PUBLISH" if target.cluster is None else "SPUBLISH", name, payload)
 
 
 def _call(client: Any, name: bytes, payload: bytes) -> Any:
@@ -78,9 +82,10 @@ async def _has_function(client: Redis, name: bytes) -> bool:
     return False
 
 
-async def _subscribers(client: Redis, name: bytes) -> int | None:
+async def _subscribers(client: Redis, target: RedisTarget, name: bytes) -> int | None:
     try:
-        answer: Any = await client.pubsub_numsub(name)
+        numsub = client.pubsub_numsub if target.cluster is None else client.pubsub_shardnumsub
+        answer: Any = await numsub(name)
     except ResponseError:  # not permitted
         return None
     return int(answer[0][1])

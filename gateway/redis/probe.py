@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
+from gateway.redis.cluster import Cluster
 from gateway.redis.functions import LIBRARY, code_in, digests_in
 from gateway.redis.heartbeat import read_nodes
-from gateway.redis.names import channel_name
+from gateway.redis.names import channel_name, nodes_key
+from gateway.redis.slots import SLOTS
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import DialError
 
@@ -35,6 +37,8 @@ class RedisReport:
 
 async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
     """Reach Redis as a node would; never raises for what Redis does or is."""
+    if target.cluster is not None:
+        return await _inspect_cluster(target, target.cluster)
     report = RedisReport(facts={"address": target.safe_url})
     client = target.client()
     try:
@@ -59,7 +63,7 @@ async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
 async def inspect_rules(target: RedisTarget, prefix: str, digest: str) -> RedisReport:
     """Compare rules with those that the function has, and that nodes say they have. digest: by `rules.digest_of`."""
     report = RedisReport()
-    client = target.client()
+    client = target.of(nodes_key(prefix)).client()
     try:
         library = code_in(await client.function_list(LIBRARY, withcode=True))
         loaded = digests_in(library or "").get(prefix)
@@ -83,6 +87,30 @@ async def inspect_rules(target: RedisTarget, prefix: str, digest: str) -> RedisR
     return report
 
 
+async def _inspect_cluster(target: RedisTarget, cluster: Cluster) -> RedisReport:
+    """Reach each primary of a Cluster."""
+    report = RedisReport(facts={"address": target.safe_url})
+    try:
+        await cluster.look()
+    except DialError as error:
+        report.problems.append(explain(error, target))
+        return report
+    covered = sum(last + 1 - first for shard in cluster.shards for first, last in shard.slots)
+    report.facts["cluster"] = f"{len(cluster.shards)} primaries, {covered} of {SLOTS} slots"
+    if covered != SLOTS:
+        report.problems.append(f"{SLOTS - covered} slots of the Cluster are nobody's: see redis-cli --cluster check")
+    for shard in cluster.shards:
+        server = cluster.server(shard.primary)
+        client = server.client()
+        try:
+            _judge(await client.info(), report, is_cluster=True)
+        except (RedisError, OSError) as error:
+            report.problems.append(explain(error, server))
+        finally:
+            await client.aclose()
+    return report
+
+
 @asynccontextmanager
 async def reading(target: RedisTarget) -> AsyncIterator[Redis]:
     """Lend a client for a while; what it fails with becomes ConnectionError, with a text for people."""
@@ -103,20 +131,20 @@ def explain(error: Exception, target: RedisTarget) -> str:
     if isinstance(error, NoPermissionError):
         return f"{where} does not permit it: {error}"
     if isinstance(error, RedisError) and not isinstance(error, OSError) and "MOVED" in str(error):
-        return f"{where} is a Cluster, which this version does not speak to"
+        return f"{where} is part of a Cluster: write redis+cluster://HOST:PORT,... in redis_url"
     reason = str(error) or type(error).__name__
     return f"{where} cannot be reached: {reason}; is it running, and is redis_url right?"
 
 
-def _judge(info: dict[str, object], report: RedisReport) -> None:
+def _judge(info: dict[str, object], report: RedisReport, *, is_cluster: bool = False) -> None:
     name = str(info.get("server_name") or "redis")
     version = str(info.get("valkey_version") or info.get("redis_version") or "unknown")
     report.facts["server"] = f"{name} {version}"
     compatible = str(info.get("redis_version") or "")
     if [int(part) if part.isdigit() else 0 for part in compatible.split(".")[:2]] < list(VERSION_MIN):
         report.problems.append(f"Redis {version} is too old: 7.0 or later is needed (or Valkey)")
-    if info.get("cluster_enabled"):
-        report.problems.append("this Redis is part of a Cluster, which this version does not speak to")
+    if info.get("cluster_enabled") and not is_cluster:
+        report.problems.append("this Redis is part of a Cluster: write redis+cluster://HOST:PORT,... in redis_url")
     if info.get("role") == "slave":
         report.problems.append("this Redis is a replica and takes no writes: name its primary in redis_url")
     clients, clients_max = info.get("connected_clients"), info.get("maxclients")

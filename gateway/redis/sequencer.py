@@ -21,6 +21,7 @@ from gateway.metrics import Metrics
 from gateway.publication import Position
 from gateway.redis.names import channel_name, once_key, state_key, stream_key
 from gateway.redis.publisher import Publisher, PublishRefused, fail
+from gateway.redis.scripting import sharded
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import Gets, Wire, WireError, command
 
@@ -46,6 +47,7 @@ class Sequencer(Publisher):
         metrics: Metrics,
         publish_timeout_s: float,
         dial_timeout_s: float,
+        is_sharded: bool = False,
     ) -> None:
         super().__init__(
             target,
@@ -54,12 +56,13 @@ class Sequencer(Publisher):
             metrics=metrics,
             publish_timeout_s=publish_timeout_s,
             dial_timeout_s=dial_timeout_s,
+            is_sharded=is_sharded,
         )
         self._prefix = prefix
         self._db = target.db
         self._load_timeout_s = dial_timeout_s
-        self._source = _SOURCE
-        self._digest = _digest(_SOURCE)
+        self._source = sharded(_SOURCE) if is_sharded else _SOURCE
+        self._digest = _digest(self._source)
         self._is_loaded = False
 
     def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
@@ -151,6 +154,7 @@ class Sequencer(Publisher):
             if future.done():
                 continue
             if is_error:
+                self._link.on_refused(reply)
                 fail(future, PublishRefused(str(reply)))
                 continue
             try:

@@ -5,6 +5,7 @@
     unix:///PATH?db=N                                       Unix socket
     redis+sentinel://USER:PASSWORD@HOST:PORT,.../NAME/DB    the primary that these sentinels know as NAME
     rediss+sentinel://...                                   the same, all by TLS
+    redis+cluster://USER:PASSWORD@HOST:PORT,...             the Cluster that these servers are some of; rediss+cluster
 
 User and password are percent-decoded. Options after `?` have the names that redis-py gives them: db,
 ssl_ca_certs, ssl_ca_path, ssl_certfile, ssl_keyfile, ssl_password, ssl_check_hostname; and of sentinels, which have
@@ -15,7 +16,7 @@ ignored is a setting that somebody relies on. No password is in any repr or log.
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from redis.asyncio import Redis
@@ -25,6 +26,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 
 from gateway.errors import ConfigurationError
 from gateway.redis.client import routed_pool
+from gateway.redis.cluster import Cluster
 from gateway.redis.sentinels import Sentinels
 
 __all__ = ["RedisTarget"]
@@ -38,17 +40,33 @@ _OPTIONS = {
     "rediss": _TLS_OPTIONS,
     "redis+sentinel": {"db"} | _SENTINEL_OPTIONS,
     "rediss+sentinel": _TLS_OPTIONS | _SENTINEL_OPTIONS,
+    "redis+cluster": set(),
+    "rediss+cluster": _TLS_OPTIONS - {"db"},
 }
 _SENTINEL_PORT = 26379
 _EXAMPLE = 'write "redis://127.0.0.1:6379/0", "rediss://HOST:PORT/0" for TLS, or "unix:///path/to/socket"'
+_CLUSTER_EXAMPLE = 'write "redis+cluster://HOST:PORT,HOST:PORT,HOST:PORT"'
 _SENTINEL_EXAMPLE = 'write "redis+sentinel://HOST:PORT,HOST:PORT,HOST:PORT/NAME/0", NAME as in "sentinel monitor NAME"'
+_EXAMPLES = {"sentinel": _SENTINEL_EXAMPLE, "cluster": _CLUSTER_EXAMPLE}
+
+
+class Route(Protocol):
+    """Knows where a target is that moves."""
+
+    @property
+    def latest(self) -> "RedisTarget | None":
+        """The server that was found last."""
+
+    async def find(self, *, max_age_s: float = 0.0) -> "RedisTarget":
+        """Tell the server; what was asked `max_age_s` ago counts. Raises DialError."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisTarget:
     """Where a Redis is and how to log in. Made by `from_url`.
 
-    sentinels: know where it is; then host, port and path mean nothing until `resolved`.
+    route: knows where it is; then host, port and path mean nothing until `resolved`. sentinels: the same, if it is by
+    them. cluster: of many servers; such a target is none itself, but its shards' are.
     """
 
     host: str = "127.0.0.1"
@@ -59,7 +77,9 @@ class RedisTarget:
     password: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
     tls_options: Mapping[str, str | bool] = field(default_factory=dict, repr=False)  # as redis-py names them
+    route: Route | None = field(default=None, repr=False, compare=False)
     sentinels: Sentinels | None = field(default=None, repr=False, compare=False)
+    cluster: Cluster | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_url(cls, url: object) -> "RedisTarget":
@@ -69,26 +89,28 @@ class RedisTarget:
         scheme = url.partition("://")[0].lower()
         if scheme not in _OPTIONS or "://" not in url:
             raise ConfigurationError(f"redis_url is no Redis URL: {_EXAMPLE}")
-        example = _SENTINEL_EXAMPLE if "+" in scheme else _EXAMPLE
+        example = _EXAMPLES.get(scheme.partition("+")[2], _EXAMPLE)
         try:
             parts = urlsplit(url)
             credentials, _, places = parts.netloc.rpartition("@")
             if "+" not in scheme and "," in places:
                 raise ConfigurationError(f"redis_url is a list of servers, and no scheme that takes one: {example}")
             servers = [urlsplit(f"//{place}") for place in places.split(",")]
-            default = _SENTINEL_PORT if "+" in scheme else 6379
+            default = _SENTINEL_PORT if scheme.endswith("+sentinel") else 6379
             addresses = [(unquote(each.hostname or "127.0.0.1"), each.port or default) for each in servers]
         except ValueError:  # its text would quote the URL, and the password with it
             hint = "in a password, write / as %2F, @ as %40, # as %23"
             raise ConfigurationError(f"redis_url has no valid host and port: {example}; {hint}") from None
         options = _options(parts, scheme)
         steps = parts.path.strip("/").split("/") if scheme != "unix" else [""]
-        name = unquote(steps.pop(0)) if "+" in scheme else ""
+        name = unquote(steps.pop(0)) if scheme.endswith("+sentinel") else ""
         db = options.pop("db", "") or "/".join(steps) or "0"
         if not (db.isascii() and db.isdigit()):
             raise ConfigurationError("redis_url: the database is no number; write it as /0 or ?db=0")
-        if "+" in scheme and not (name and all(each.hostname for each in servers)):
+        if scheme.endswith("+sentinel") and not (name and all(each.hostname for each in servers)):
             raise ConfigurationError(f"redis_url names no sentinels, or nothing that they know: {example}")
+        if scheme.endswith("+cluster") and (db != "0" or not all(each.hostname for each in servers)):
+            raise ConfigurationError(f"redis_url names no servers, or a database, which a Cluster has not: {example}")
         path = unquote(parts.path) if scheme == "unix" else None
         if path == "":
             raise ConfigurationError('redis_url names no socket; write "unix:///path/to/socket"')
@@ -109,20 +131,31 @@ class RedisTarget:
         )
         if "+" not in scheme:
             return target
+        if scheme.endswith("+cluster"):
+            cluster = Cluster([replace(target, host=host, port=port) for host, port in addresses])
+            return replace(target, cluster=cluster)
         known = replace(target, db=0, username=sentinel_login[0], password=sentinel_login[1])
         watchers = [replace(known, host=host, port=port) for host, port in addresses]
-        return replace(target, sentinels=Sentinels(watchers, name=name, primary=target))
+        sentinels = Sentinels(watchers, name=name, primary=target)
+        return replace(target, route=sentinels, sentinels=sentinels)
+
+    def of(self, name: str | bytes) -> "RedisTarget":
+        """Make the target of a key or channel: in a Cluster the primary that has its slot, wherever that is."""
+        return (
+            self if self.cluster is None else self.cluster.target_of(name if isinstance(name, bytes) else name.encode())
+        )
 
     @property
     def is_moving(self) -> bool:
         """True if it may be another server the next time."""
-        return self.sentinels is not None
+        return self.route is not None
 
     async def resolved(self, *, max_age_s: float = 0.0) -> "RedisTarget":
-        """Tell the one server that this is now; asks the sentinels, if there are any and they were not asked
-        `max_age_s` ago. Raises DialError: it cannot be found.
+        """Tell the one server that this is now; asks its route, if there is one that was not asked `max_age_s` ago.
+
+        Raises DialError: it cannot be found.
         """
-        return self if self.sentinels is None else await self.sentinels.find(max_age_s=max_age_s)
+        return self if self.route is None else await self.route.find(max_age_s=max_age_s)
 
     @property
     def safe_url(self) -> str:
@@ -130,6 +163,8 @@ class RedisTarget:
         if self.path is not None:
             return f"unix://{self.path}?db={self.db}"
         scheme = "redis" if self.tls is None else "rediss"
+        if self.cluster is not None:
+            return f"{scheme}+cluster://{self.cluster.addresses}"
         if self.sentinels is not None:
             return f"{scheme}+sentinel://{self.sentinels.addresses}/{self.sentinels.name}/{self.db}"
         return f"{scheme}://{self.address}/{self.db}"
@@ -170,7 +205,7 @@ class RedisTarget:
             "driver_info": None,  # no CLIENT SETINFO: one permission less that an ACL user needs
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
-        if self.sentinels is not None:
+        if self.route is not None:
             return Redis.from_pool(routed_pool(self, where | options))
         return Redis(**where, **options)
 

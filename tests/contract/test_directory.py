@@ -12,6 +12,7 @@ from gateway.directory import Member, Owner
 from gateway.errors import InvalidMessage
 from gateway.redis.spread import targets_of
 from gateway.redis.spread_directory import SpreadDirectory
+from tests.support.clusters import ClusterLab
 from tests.support.directories import FakeNode, RedisTestCluster, TestCluster, open_cluster
 from tests.support.redis_servers import KINDS
 
@@ -19,7 +20,7 @@ ROOM = "chat:room"
 NAMES = "messaging:names"
 
 
-@pytest.fixture(params=("memory", "spread", *KINDS))
+@pytest.fixture(params=("memory", "spread", "cluster", *KINDS))
 async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TestCluster]:
     async with open_cluster(request.param, tmp_path) as opened:
         await opened.listen(ROOM, "silent:room", "cursors:doc")
@@ -303,7 +304,8 @@ async def test_what_is_no_token_gives_nothing(cluster: TestCluster, token: str) 
 
 async def keys_of(cluster: RedisTestCluster) -> dict[str, Any]:
     found = {}
-    for target in targets_of(cluster.server.url):
+    servers = cluster.server.servers if isinstance(cluster.server, ClusterLab) else targets_of(cluster.server.url)
+    for target in servers:
         client: Any = target.client()
         found.update({key.decode(): await client.ttl(key) async for key in client.scan_iter()})
         await client.aclose()

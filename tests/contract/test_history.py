@@ -18,6 +18,7 @@ from gateway.redis.history import RedisHistory
 from gateway.redis.spread import targets_of
 from gateway.redis.spread_history import SpreadHistory
 from tests.support.brokers import PREFIX, open_broker
+from tests.support.clusters import ClusterLab
 from tests.support.memory_history import Archive, MemoryHistory
 from tests.support.proxy import FaultProxy
 from tests.support.redis_servers import KINDS, REAL_KINDS, FakeRedisServer, RedisServer, start_server
@@ -51,12 +52,17 @@ async def spread_keeper_of(url: str, **options: Any) -> AsyncIterator[SpreadHist
         await keeper.stop()
 
 
-@pytest.fixture(params=[*KINDS, "memory", "spread"])
+@pytest.fixture(params=[*KINDS, "memory", "spread", "cluster"])
 async def keepers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Keeper, Keeper]]:
     """Those of two nodes."""
     if request.param == "memory":
         archive = Archive()
         yield MemoryHistory(archive), MemoryHistory(archive)
+        return
+    if request.param == "cluster":
+        async with ClusterLab("redis", tmp_path) as lab:
+            async with keeper_of(lab.url, page=7) as one, keeper_of(lab.url) as other:
+                yield one, other
         return
     async with start_server(request.param, tmp_path) as server:
         if request.param == "spread":

@@ -8,12 +8,13 @@ from typing import Any
 from gateway.broker import Broker
 from gateway.metrics import Metrics
 from gateway.redis import RedisBroker
+from gateway.redis.cluster_broker import ClusterBroker
 from gateway.redis.spread import Spread, targets_of
 from gateway.redis.spread_broker import SpreadBroker
 
 __all__ = ["PREFIX", "AnyBroker", "Recorder", "broker_of", "brokers_of", "hears", "open_broker"]
 
-AnyBroker = RedisBroker | SpreadBroker
+AnyBroker = RedisBroker | SpreadBroker | ClusterBroker
 
 PREFIX = "test"
 TEST_TIMEOUT_S = 90.0  # a test that waits for what never comes is red, not silent
@@ -78,7 +79,10 @@ def brokers_of(url: str, *, node_id: str, metrics: Metrics, **timings: float) ->
 
 
 def broker_of(url: str, *, node_id: str, metrics: Metrics, **timings: float) -> AnyBroker:
-    """Make a node's broker. url: of one server or several."""
+    """Make a node's broker. url: of one server, several, or a Cluster."""
+    cluster = targets_of(url).first.cluster
+    if cluster is not None:
+        return ClusterBroker(cluster, prefix=PREFIX, node_id=node_id, metrics=metrics, **timings)
     brokers = brokers_of(url, node_id=node_id, metrics=metrics, **timings)
     return brokers.first if len(brokers) == 1 else SpreadBroker(brokers, metrics=metrics)
 

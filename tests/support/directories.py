@@ -18,10 +18,11 @@ from typing import Any
 from gateway.directory import Directory, Member, Owner
 from gateway.metrics import Metrics
 from gateway.redis import RedisDirectory, RedisTarget, Timings
-from gateway.redis.spread import targets_of
+from gateway.redis.spread import Spread, targets_of
 from gateway.redis.spread_broker import SpreadBroker
 from gateway.redis.spread_directory import SpreadDirectory, tag_of
 from tests.support.brokers import PREFIX, AnyBroker, Recorder, broker_of, brokers_of, hears
+from tests.support.clusters import ClusterLab
 from tests.support.memory_directory import MemoryCluster, MemoryDirectory
 from tests.support.redis_servers import AnyServer, start_server
 
@@ -158,7 +159,7 @@ class RedisTestCluster:
     On a server, or on several: then all of them are the spread kind.
     """
 
-    def __init__(self, server: AnyServer, stack: AsyncExitStack, timings: Timings) -> None:
+    def __init__(self, server: AnyServer | ClusterLab, stack: AsyncExitStack, timings: Timings) -> None:
         self.server = server
         self._stack = stack
         self._timings = timings
@@ -196,8 +197,14 @@ class RedisTestCluster:
         """Start a node."""
         node = FakeNode(node_id)
         metrics = Metrics()
-        brokers = brokers_of(self.server.url, node_id=node_id, metrics=metrics)
-        broker = brokers.first if len(brokers) == 1 else SpreadBroker(brokers, metrics=metrics)
+        targets = targets_of(self.server.url)
+        broker: AnyBroker
+        if targets.first.cluster is not None:
+            broker = broker_of(self.server.url, node_id=node_id, metrics=metrics)
+            brokers: Spread[Any] = targets.map(lambda *_: broker)
+        else:
+            brokers = brokers_of(self.server.url, node_id=node_id, metrics=metrics)
+            broker = brokers.first if len(brokers) == 1 else SpreadBroker(brokers, metrics=metrics)
         self._brokers[node_id] = broker
         await self._start(broker, Recorder())
 
@@ -213,7 +220,7 @@ class RedisTestCluster:
                 timeout_s=timeout_s,
             )
 
-        directories = targets_of(self.server.url).map(directory_of)
+        directories = targets.map(directory_of)
         node.directory = directories.first if len(brokers) == 1 else SpreadDirectory(directories)
         await node.directory.start(node)
         self._stack.push_async_callback(node.directory.stop)
@@ -248,5 +255,6 @@ async def open_cluster(kind: str, directory: Path, *, timings: Timings = FAST) -
         yield MemoryTestCluster()
         return
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(start_server(kind, directory))
+        starting = ClusterLab("redis", directory) if kind == "cluster" else start_server(kind, directory)
+        server = await stack.enter_async_context(starting)
         yield RedisTestCluster(server, stack, timings)

@@ -35,6 +35,7 @@ def test_the_parts_of_a_url_are_read() -> None:
             "redis+sentinel://a:1,[::1]:26379/my/main/0",
         ),
         ("rediss+sentinel://a/main/3", "rediss+sentinel://a:26379/main/3"),
+        ("redis+cluster://u:secret@a,b:7000", "redis+cluster://a:6379,b:7000"),
     ],
 )
 def test_the_safe_url_has_no_secret(url: str, safe: str) -> None:
@@ -53,7 +54,9 @@ def test_the_safe_url_has_no_secret(url: str, safe: str) -> None:
         ("redis+sentinel://a:1/main/0/0", "database"),
         ("redis+sentinel://a:1/main?ssl_ca_certs=/x", "unknown for redis[+]sentinel://"),
         ("redis://a:1?sentinel_password=x", "unknown for redis://"),
-        ("redis+cluster://a:1", "is no Redis URL"),
+        ("redis+cluster://a:1/1", "which a Cluster has not"),
+        ("redis+cluster://a:1,,b", "names no servers"),
+        ("redis+cluster://a:1?db=1", "unknown for redis[+]cluster://"),
         ("redis://a:1,b:2", "list"),
         (["redis://a", "redis://b"], "not one URL"),
         ("", "is no Redis URL"),

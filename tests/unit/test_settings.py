@@ -173,7 +173,7 @@ def test_service_links_of_kubernetes_are_no_settings():
         ('[public]\nhost = "http://a"', '"" for all'),
         ('prefix = "a{b}"', "prefix: takes 1 to 64 letters"),
         ('redis_url = "http://a"', 'write "redis://127.0.0.1:6379/0"'),
-        ('redis_url = "redis+cluster://a"', "a later version"),
+        ('redis_url = ["redis+cluster://a", "redis://b"]', "name its servers in one URL"),
         ('redis_url = ["redis://a", "http://b"]', 'write "redis://127.0.0.1:6379/0"'),
         ('redis_url = ["redis://a", ""]', 'write "redis://127.0.0.1:6379/0"'),
         ("redis_url = []", "is an empty list"),
