@@ -5,8 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+SEED ?= 1
+MINUTES ?=
 
-.PHONY: help install bootstrap demo test lint format check bench clean distclean
+.PHONY: help install bootstrap demo test lint format check bench faults chaos soak mutations clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +48,18 @@ check: lint test  ## what CI runs
 
 bench: $(STAMP)  ## one table: this gateway beside a C loop of send() and naive aiohttp
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+faults: $(STAMP) bootstrap  ## every fault of the table of promises, under load: one table; ARGS="--only kill flush"
+	@$(BIN)/python -m tests.faults.lab faults --seed $(SEED) $(ARGS)
+
+chaos: $(STAMP) bootstrap  ## faults drawn at random; MINUTES=30 SEED=1
+	@$(BIN)/python -m tests.faults.lab chaos --minutes $(or $(MINUTES),30) --seed $(SEED) $(ARGS)
+
+soak: $(STAMP) bootstrap  ## clients come and go for hours, and nothing grows; MINUTES=120
+	@$(BIN)/python -m tests.faults.lab soak --minutes $(or $(MINUTES),120) --seed $(SEED) $(ARGS)
+
+mutations: $(STAMP) bootstrap  ## take one guard out at a time and see its fault turn red; ARGS="--only canary"
+	@$(BIN)/python -m tests.faults.lab.mutations $(ARGS)
 
 clean:  ## remove what tools leave behind
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/build

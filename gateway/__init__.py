@@ -8,6 +8,7 @@ from gateway._version import __version__
 from gateway.auth import Identity
 from gateway.authenticator import Authenticator
 from gateway.codec import PAYLOAD, channel_name
+from gateway.compound import Compound
 from gateway.connection import Connection
 from gateway.directory import Entered, Member, Owner
 from gateway.errors import (
@@ -28,20 +29,22 @@ from gateway.errors import (
     SnorkyError,
     UnknownService,
 )
-from gateway.history import History, Keeper
+from gateway.history import History, Keeper, Recovery, history_of
 from gateway.http.backend import BackendHandler
 from gateway.http.handler import WebSocketHandler
 from gateway.info import InfoService
 from gateway.metrics import Metrics
 from gateway.node import Node
-from gateway.primitives import Cluster, Direct, Names, Rosters, Tokens, Topics
+from gateway.primitives import Cluster, Direct, Names, Rosters, Tokens
 from gateway.process import run
 from gateway.publication import Position, Publication, Selector
 from gateway.registry import ServiceRegistry, error_message, is_cancelling, send_error
+from gateway.rules import ChannelRule, Rules
 from gateway.running import running
 from gateway.server import Gateway
 from gateway.service import Service
 from gateway.settings import ApiKey, Auth, Limits, Private, Public, Settings, load
+from gateway.topics import Topics
 
 __all__ = [
     "PAYLOAD",
@@ -51,8 +54,10 @@ __all__ = [
     "Authenticator",
     "BackendHandler",
     "BrokerUnavailable",
+    "ChannelRule",
     "CloseCode",
     "Cluster",
+    "Compound",
     "ConfigurationError",
     "Connection",
     "ConnectionClosed",
@@ -80,9 +85,11 @@ __all__ = [
     "Private",
     "Public",
     "Publication",
+    "Recovery",
     "Refused",
     "Revoked",
     "Rosters",
+    "Rules",
     "Selector",
     "Service",
     "ServiceRegistry",
@@ -95,6 +102,7 @@ __all__ = [
     "__version__",
     "channel_name",
     "error_message",
+    "history_of",
     "is_cancelling",
     "load",
     "run",

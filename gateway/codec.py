@@ -101,6 +101,7 @@ class Payload(Enum):
 
 
 PAYLOAD: Final = Payload.PAYLOAD  # where a Template has its hole
+_PLACE = {"offset", "position", "tombstone"}  # keys of its second shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +113,12 @@ class Envelope:
 
 
 class Template:
-    """A message to many with one hole, encoded once per channel and spliced once per publication."""
+    """A message to many with one hole, encoded once per channel and spliced once per publication.
 
-    __slots__ = ("_json", "_msgpack")
+    The second shape is for who comes back with positions: the same with `offset` and `position` at the end.
+    """
+
+    __slots__ = ("_json", "_message", "_msgpack", "_positioned", "_service")
 
     def __init__(self, service: str, message: Json | Payload) -> None:
         """Encode the envelope of `message`, a JSON value with PAYLOAD in place of exactly one value.
@@ -125,11 +129,39 @@ class Template:
         value: Json = {"service": service, "message": _fill(message, mark, 0)}
         self._json = _split(encode_json(value), mark, encode_json(mark))
         self._msgpack = _split(encode_msgpack(value), mark, encode_msgpack(mark))
+        self._service = service
+        self._message = message
+        self._positioned: dict[tuple[Encoding, bool], list[bytes]] = {}  # made when somebody needs them
+
+    @property
+    def has_place_for_position(self) -> bool:
+        """True if there is the second shape: the message is an object that has no such keys itself."""
+        return isinstance(self._message, dict) and not _PLACE & self._message.keys()
 
     def render(self, payload: bytes, encoding: Encoding) -> bytes:
         """Return the whole envelope around `payload`, one strict value in the same encoding, unchecked here."""
         before, after = self._json if encoding is _JSON else self._msgpack
         return before + payload + after
+
+    def render_at(
+        self, payload: bytes, encoding: Encoding, *, offset: int, position: str, is_tombstone: bool = False
+    ) -> bytes:
+        """Return the second shape around `payload`. is_tombstone: with `"tombstone": true`, for who counts offsets."""
+        pieces = self._positioned.get((encoding, is_tombstone))
+        if pieces is None:
+            pieces = self._positioned[encoding, is_tombstone] = self._with_position(encoding, is_tombstone)
+        first, second, third, last = pieces
+        return first + payload + second + encode(offset, encoding) + third + encode(position, encoding) + last
+
+    def _with_position(self, encoding: Encoding, is_tombstone: bool) -> list[bytes]:
+        payload, offset, position = marks = [secrets.token_hex(16) for _ in range(3)]
+        filled = _fill(self._message, payload, 0)
+        filled |= {"tombstone": True} if is_tombstone else {}
+        value: Json = {"service": self._service, "message": {**filled, "offset": offset, "position": position}}
+        pieces = [encode(value, encoding)]
+        for mark in marks:
+            pieces += _split(pieces.pop(), mark, encode(mark, encoding))
+        return pieces
 
 
 def decode_json(data: bytes | memoryview) -> Json:

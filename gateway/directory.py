@@ -92,10 +92,9 @@ class Directory(Protocol):
     def incarnation(self) -> str:
         """This node's present one."""
 
-    @property
-    def is_sure(self) -> bool:
-        """True while what local connections hold is theirs. False: others may have taken this node for dead, or Redis
-        may have lost its state, and a name may be somebody else's by now."""
+    def is_sure(self, names: str) -> bool:
+        """True while the names of a service that local connections hold are theirs. False: others may have taken this
+        node for dead, or Redis may have lost its state, and a name may be somebody else's by now."""
 
     async def start(self, asserter: Asserter) -> None:
         """Take the lease and begin to renew, look for dead nodes and receive; returns at once."""

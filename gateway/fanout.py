@@ -1,75 +1,78 @@
 """Fan-out: what one read from the broker brought, to every local subscriber. The hot path.
 
 Rules:
-- Per channel and dialect a publication is checked, rendered and framed once; what a read brought for a
-  channel is one piece of bytes, and one write per connection. CPU follows passes x clients, not messages.
-- Passes run one after another, in the order the broker brought them: nothing overtakes.
-- A pass over very many clients is cut into chunks, a loop tick each, so that the loop stays responsive
-  (5,000 writes block it for 65 ms). While passes are under way the broker is not read: its bytes wait in the
-  socket, and the next read brings more at once, which costs less per publication.
+- What a read brought for a channel is checked once, and becomes one piece of bytes for all who get it alike
+  (`gateway.pieces`), and one write per connection (`gateway.passes`). CPU follows passes x clients, not messages.
 - What is addressed to some of the subscribers is a pass of its own, in its place among the others.
+- Of channels that are followed (`gateway.repair`) the follower says what is delivered: each subscriber gets it in the
+  same order, a gap in its place.
 - No task, timer or queue per message.
 """
 
-import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Final, Protocol
 
 import structlog
 
-from gateway.codec import Encoding, Json, decode_json, encode_msgpack
-from gateway.connection import Connection
-from gateway.errors import CloseCode, InvalidMessage
-from gateway.frames import Dialect
+from gateway.codec import Json, decode_json
+from gateway.errors import InvalidMessage
 from gateway.hub import Channel, Hub
 from gateway.metrics import Metrics
-from gateway.publication import MARK, Publication, Selector, UnknownVersion, read_publication
+from gateway.passes import CHUNK, Passes, Source
+from gateway.pieces import Pieces
+from gateway.publication import (
+    MARK,
+    Position,
+    Publication,
+    Selector,
+    UnknownVersion,
+    read_publication,
+    tombstone,
+)
+from gateway.sequence import Gap, Late, Step
 
-__all__ = ["Fanout", "Listener", "Source"]
+__all__ = ["Fanout", "Follower", "Listener", "OnGap"]
 
-CHUNK: Final = 1000  # writes per loop tick: 15 ms on a machine where one takes 15 us
 COMPLAIN_EVERY_S: Final = 1.0  # the metric counts them all; a flood of bad ones must not flood the log
 Listener = Callable[[Sequence[Publication]], None]  # of this node itself: what one read brought, in order
+OnGap = Callable[[Position], None]  # and where it goes on, if it cannot have all
 
 _log = structlog.get_logger("snorky.fanout")
 
 
-class Source(Protocol):
-    """What can be asked to wait while passes are under way: the broker."""
+class Follower(Protocol):
+    """Who knows the order of channels that keep a history."""
 
-    def pause(self) -> None:
-        """Stop reading."""
+    def __contains__(self, key: str) -> bool:
+        """True if a channel is followed."""
 
-    def resume(self) -> None:
-        """Read again."""
+    def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
+        """Take what was heard; returns what is to be delivered now."""
 
 
-@dataclass(slots=True)
-class _Pass:
-    """One piece of bytes on its way to the connections of one channel and dialect."""
+class _Nobody:
+    """A follower of no channel."""
 
-    channel: Channel
-    dialect: Dialect
-    connections: tuple[Connection, ...]
-    data: bytes
-    done: int = 0  # how many of the connections have been written to
+    def __contains__(self, key: str) -> bool:
+        return False
+
+    def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
+        return list(publications)
 
 
 class Fanout:
-    """Delivers publications to the subscribers in a hub."""
+    """Delivers publications to the subscribers in a hub. follower: of channels that keep a history."""
 
-    def __init__(self, hub: Hub, source: Source, metrics: Metrics, *, chunk: int = CHUNK) -> None:
+    def __init__(
+        self, hub: Hub, source: Source, metrics: Metrics, *, follower: Follower | None = None, chunk: int = CHUNK
+    ) -> None:
         self._hub = hub
-        self._source = source
         self._metrics = metrics
-        self._chunk = chunk
-        self._listeners: dict[str, Listener] = {}
-        self._passes: deque[_Pass] = deque()
-        self._next: asyncio.Handle | None = None  # there while passes are under way: then the source is paused
+        self._follower: Follower = follower or _Nobody()
+        self._listeners: dict[str, tuple[Listener, OnGap | None]] = {}
+        self._passes = Passes(source, chunk=chunk, on_done=self._on_done)
+        self._pieces = Pieces(hub, self._passes, metrics)
         self._started_s = 0.0
         self._probe: tuple[str, bytes, float] | None = None
         self._is_probe_here = False
@@ -81,13 +84,13 @@ class Fanout:
         if self._probe is None or now_s - self._probe[2] > 10.0:  # it was lost, or its channel has nobody here
             self._probe = (key, payload, now_s)
 
-    def listen(self, key: str, listener: Listener) -> None:
+    def listen(self, key: str, listener: Listener, on_gap: OnGap | None = None) -> None:
         """Hand what comes for a channel to this node's own listener too, before the connections."""
-        self._listeners[key] = listener
+        self._listeners[key] = listener, on_gap
 
     def unlisten(self, key: str, listener: Listener | None = None) -> bool:
         """Undo `listen`, of this listener only if one is given. False = it was not there."""
-        if key not in self._listeners or listener not in (None, self._listeners[key]):
+        if key not in self._listeners or listener not in (None, self._listeners[key][0]):
             return False
         del self._listeners[key]
         return True
@@ -98,31 +101,64 @@ class Fanout:
 
     def deliver(self, batch: Mapping[str, Sequence[bytes]]) -> None:
         """Deliver what one read brought. Per channel key: payloads in order, as they came."""
-        if not self._passes:
-            self._started_s = perf_counter()
+        self._begin()
         received = 0
         for key, payloads in batch.items():
             received += len(payloads)
             channel = self._hub.get(key)
             if self._probe is not None and self._probe[0] == key and self._probe[1] in payloads:
                 self._is_probe_here = channel is not None
-            if key in self._listeners:
-                self._tell(key, payloads, is_only=channel is None)
-            elif channel is None:  # it lingers: its last subscriber left a moment ago
+            if key not in self._listeners and channel is None:  # it lingers: its last subscriber left a moment ago
                 self._metrics.drops.labels("no_subscriber").inc(len(payloads))
-            if channel is not None:
-                self._sort(channel, payloads)
+            elif key in self._follower:
+                self._follow(key, self._follower.hear(key, self._read(key, payloads)))
+            else:
+                if key in self._listeners:
+                    self._tell(key, payloads, is_only=channel is None)
+                if channel is not None:
+                    self._sort(channel, payloads)
         self._metrics.publications_received.inc(received)
-        if self._next is None:
-            self._run()
+        self._passes.run()
+
+    def pass_on(self, key: str, steps: Sequence[Step]) -> None:
+        """Deliver what a channel's follower had to fetch."""
+        self._begin()
+        self._follow(key, steps)
+        self._passes.run()
 
     def stop(self) -> None:
         """Forget what is under way."""
-        self._passes.clear()
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
-            self._source.resume()
+        self._passes.stop()
+
+    def _begin(self) -> None:
+        if self._passes.is_idle:
+            self._started_s = perf_counter()
+
+    def _on_done(self) -> None:
+        now_s = perf_counter()
+        self._metrics.fanout_pass.observe(now_s - self._started_s)
+        if self._is_probe_here and self._probe is not None:
+            self._metrics.publish_to_write.observe(now_s - self._probe[2])
+            self._probe, self._is_probe_here = None, False
+
+    def _drop(self, key: str, error: InvalidMessage) -> None:
+        """Count a publication that is not delivered, and name its channel; a line a second at most."""
+        reason = "unknown_version" if isinstance(error, UnknownVersion) else "invalid"
+        self._metrics.drops.labels(reason).inc()
+        now_s = perf_counter()
+        if now_s - self._complained_s >= COMPLAIN_EVERY_S:
+            self._complained_s = now_s
+            _log.warning("publication dropped", channel=key, reason=reason)
+
+    def _hand(self, key: str, publications: Sequence[Publication]) -> None:
+        """Hand publications to the node's own listener."""
+        try:
+            if publications:
+                self._listeners[key][0](publications)
+        except Exception:  # a service's fault must not keep the connections waiting
+            _log.exception("listener failed")
+
+    # -- channels that keep nothing ----------------------------------------------------------------------------------
 
     def _tell(self, key: str, payloads: Sequence[bytes], *, is_only: bool) -> None:
         """Hand a read's sound publications to the node's own listener. is_only: nobody else sees what is not sound."""
@@ -136,20 +172,7 @@ class Fanout:
                     self._drop(key, error)
             else:
                 publications.append(publication)
-        try:
-            if publications:
-                self._listeners[key](publications)
-        except Exception:  # a service's fault must not keep the connections waiting
-            _log.exception("listener failed")
-
-    def _drop(self, key: str, error: InvalidMessage) -> None:
-        """Count a publication that is not delivered, and name its channel; a line a second at most."""
-        reason = "unknown_version" if isinstance(error, UnknownVersion) else "invalid"
-        self._metrics.drops.labels(reason).inc()
-        now_s = perf_counter()
-        if now_s - self._complained_s >= COMPLAIN_EVERY_S:
-            self._complained_s = now_s
-            _log.warning("publication dropped", channel=key, reason=reason)
+        self._hand(key, publications)
 
     def _sort(self, channel: Channel, payloads: Sequence[bytes]) -> None:
         """Check the payloads, and line them up: those for everybody together, the addressed ones each alone."""
@@ -161,6 +184,8 @@ class Fanout:
                 if data[:1] == MARK:
                     publication = read_publication(data)
                     payload, selector = publication.payload, publication.selector
+                    if publication.is_tombstone:
+                        raise InvalidMessage("Malformed MessagePack")
                 value = decode_json(payload)
             except InvalidMessage as error:
                 self._drop(channel.key, error)
@@ -170,88 +195,84 @@ class Fanout:
             if selector is not None:
                 if not any(selector.selects(each) for group in channel.groups.values() for each in group):
                     continue  # nobody here: what is around it stays one write
-                self._line_up(channel, sound, values, None)
+                self._pieces.plain(channel, sound, values)
                 sound, values = [], []
-                self._line_up(channel, [payload], [value], selector)
+                self._pieces.plain(channel, [payload], [value], selector)
             else:
                 sound.append(payload)
                 values.append(value)
-        self._line_up(channel, sound, values, None)
+        self._pieces.plain(channel, sound, values)
 
-    def _line_up(
-        self, channel: Channel, payloads: Sequence[bytes], values: Sequence[Json], selector: Selector | None
-    ) -> None:
-        """Render the payloads, once per encoding, and line up a pass per dialect."""
-        if not payloads:
-            return
-        by_encoding: dict[Encoding, list[bytes]] = {}
-        for dialect, group in channel.groups.items():
-            connections = tuple(group if selector is None else filter(selector.selects, group))
-            if not connections:
+    # -- channels that are followed ----------------------------------------------------------------------------------
+
+    def _read(self, key: str, payloads: Sequence[bytes]) -> list[Publication]:
+        publications = []
+        for data in payloads:
+            try:
+                publications.append(read_publication(data))
+            except InvalidMessage as error:
+                self._drop(key, error)
+        return publications
+
+    def _follow(self, key: str, steps: Sequence[Step]) -> None:
+        """Deliver steps in their order; what is for the same subscribers, and in a row, together."""
+        together: list[tuple[Publication, Json]] = []
+        for step in steps:
+            if isinstance(step, Publication):
+                checked = self._check(key, step)
+                if checked is not None and step.selector is None:
+                    together.append(checked)
+                elif checked is not None:
+                    self._deliver_together(key, together)
+                    together = []
+                    self._deliver_together(key, [checked], step.selector)
                 continue
-            messages = by_encoding.get(dialect.encoding)
-            if messages is None:
-                encoded = payloads if dialect.encoding is Encoding.JSON else [encode_msgpack(value) for value in values]
-                render = channel.template.render
-                messages = by_encoding[dialect.encoding] = [render(each, dialect.encoding) for each in encoded]
-            data = b"".join(map(dialect.frame, messages))
-            self._metrics.deliveries.inc(len(messages) * len(connections))
-            self._metrics.sent_bytes.inc(len(data) * len(connections))
-            if channel.held is not None:
-                connections = self._hold(channel.held, connections, data)
-            self._passes.append(_Pass(channel, dialect, connections, data))
+            self._deliver_together(key, together)
+            together = []
+            if isinstance(step, Gap):
+                self._tell_gap(key, step.position)
+            else:
+                self._deliver_late(key, step)
+        self._deliver_together(key, together)
 
-    def _run(self) -> None:
-        """Write up to a chunk; go on in the next tick if there is more."""
-        was_paused, self._next = self._next is not None, None
-        budget = self._chunk
-        passes = self._passes
-        while passes and budget > 0:
-            current = passes[0]
-            data = current.data
-            connections = current.connections
-            if was_paused or len(connections) > budget:
-                # who left between two chunks is not written to any more
-                group = current.channel.groups.get(current.dialect, {})
-                connections = connections[current.done : current.done + budget]
-                connections = tuple(each for each in connections if each in group)
-                current.done += budget
-            for connection in connections:
-                try:  # costs nothing where nothing is raised
-                    connection.write(data)
-                except Exception:  # one wire's fault must not keep the others waiting, now and for ever
-                    self._give_up(connection)
-            budget -= len(connections)
-            if not current.done or current.done >= len(current.connections):
-                passes.popleft()
-        if passes:
-            if not was_paused:
-                self._source.pause()
-            self._next = asyncio.get_running_loop().call_soon(self._run)
+    def _check(self, key: str, publication: Publication) -> tuple[Publication, Json] | None:
+        """Decode a payload; None = nobody gets it. What has a position keeps its place, if only as a tombstone."""
+        try:
+            if publication.is_tombstone:
+                raise InvalidMessage("Malformed MessagePack")
+            value = decode_json(publication.payload)
+        except InvalidMessage as error:
+            self._drop(key, error)
+            return None if publication.position is None else (tombstone(publication), None)
+        if publication.position is None and publication.selector is None:
+            self._metrics.unsequenced_publications.inc()
+        return publication, value
+
+    def _deliver_together(
+        self, key: str, checked: Sequence[tuple[Publication, Json]], selector: Selector | None = None
+    ) -> None:
+        if key in self._listeners:
+            self._hand(key, [publication for publication, _ in checked])
+        channel = self._hub.get(key)
+        if channel is None:
             return
-        if was_paused:
-            self._source.resume()
-        now_s = perf_counter()
-        self._metrics.fanout_pass.observe(now_s - self._started_s)
-        if self._is_probe_here and self._probe is not None:
-            self._metrics.publish_to_write.observe(now_s - self._probe[2])
-            self._probe, self._is_probe_here = None, False
+        if channel.groups:
+            sound = [(each.payload, value) for each, value in checked if not each.is_tombstone]
+            self._pieces.plain(channel, [payload for payload, _ in sound], [value for _, value in sound], selector)
+        self._pieces.positioned(channel, checked, selector)
 
-    @staticmethod
-    def _hold(
-        held: dict[Connection, list[bytes]], connections: tuple[Connection, ...], data: bytes
-    ) -> tuple[Connection, ...]:
-        """Keep bytes for those that are held; returns the others."""
-        for connection in held.keys() & set(connections):
-            waiting = held[connection]
-            waiting.append(data)
-            if sum(map(len, waiting)) > connection.outbox_max_bytes:
-                waiting.clear()
-                connection.close(CloseCode.SLOW_CONSUMER, "Slow consumer")
-        return tuple(each for each in connections if each not in held)
+    def _deliver_late(self, key: str, late: Late) -> None:
+        channel, checked = self._hub.get(key), self._check(key, late.publication)
+        if channel is not None and checked is not None and not checked[0].is_tombstone:
+            self._pieces.plain(channel, [late.publication.payload], [checked[1]])
 
-    @staticmethod
-    def _give_up(connection: Connection) -> None:
-        _log.exception("write failed", connection=connection.id)
-        with suppress(Exception):  # its wire is broken
-            connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
+    def _tell_gap(self, key: str, position: Position) -> None:
+        _listener, on_gap = self._listeners.get(key, (None, None))
+        try:
+            if on_gap is not None:
+                on_gap(position)
+        except Exception:  # as in `_hand`
+            _log.exception("listener failed")
+        channel = self._hub.get(key)
+        if channel is not None and channel.gap is not None:
+            self._pieces.notice(channel, channel.gap(position))

@@ -6,15 +6,19 @@ Rules:
   lagging replica) is not mistaken for the same entry.
 - What is kept is also published to the channel's subscribers, in the same order, with its position.
 - A position can be read from while its own entry or the one behind it is kept; else that is said, never hidden.
+- A channel's state (epoch, offset, tag) outlives what it keeps by a day, counted from the last time anybody published,
+  asked for its position, or compared it: so the next message of a quiet channel is no false gap.
 """
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.publication import Position, Publication
+from gateway.rules import ChannelRule, Rules
 
-__all__ = ["History", "Keeper"]
+__all__ = ["History", "Keeper", "Recovery", "history_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +29,29 @@ class History:
     size: int = 0
 
 
+def history_of(rule: ChannelRule) -> History | None:
+    """Tell what the channels of a rule keep; None = nothing."""
+    return History(rule.history_ttl_s, rule.history) if rule.history else None
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What a client that comes back to a channel is told.
+
+    position: where its live notifications go on. is_recovered: publications are all that it missed up to there, in
+    order, their payloads checked (a tombstone's is `null`); else some can no longer be had, and there are none.
+    """
+
+    position: Position
+    is_recovered: bool
+    publications: list[Publication]
+
+
 class Keeper(Protocol):
     """Publishes to channels that keep a history, and reads it. Keys are made by `codec.channel_key`."""
+
+    def set_rules(self, service: str, rules: Rules) -> None:
+        """Learn what a service's channels keep, for those who publish without a node. Before `start`."""
 
     async def start(self) -> None:
         """Begin to connect; returns at once."""
@@ -44,11 +69,33 @@ class Keeper(Protocol):
         ignored.
         """
 
-    async def read(self, key: str, since: Position) -> list[Publication] | None:
+    def publish_once(self, key: str, payload: bytes, once: str) -> asyncio.Future[None]:
+        """Queue one publication, JSON, to a channel that keeps nothing; a second one under its key is not published.
+
+        Its order among this node's others is not that of the calls. The future: as of `publish`.
+        """
+
+    async def read(
+        self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0
+    ) -> list[Publication] | None:
         """Read all that was published behind a position, in order; None = it can no longer be had, or never could.
 
-        Payloads are not checked. Raises BrokerUnavailable.
+        max_entries, max_bytes (of payloads): None also if it is more than that; 0 = any. Payloads are not checked.
+        Raises BrokerUnavailable.
+        """
+
+    async def recent(self, key: str, limit: int, since: Position | None = None) -> tuple[list[Publication], Position]:
+        """Read the last publications that are kept, limit at most, in order; and tell where the channel stands.
+
+        since: only those behind it, then the first of them; as if not given where it cannot be read from. Payloads
+        are not checked. Raises BrokerUnavailable.
         """
 
     async def position(self, key: str) -> Position:
         """Tell where a channel stands; its history begins here if it has none. Raises BrokerUnavailable."""
+
+    async def positions(self, keys: Iterable[str]) -> dict[str, Position]:
+        """Tell where channels stand, those that have a history; none begins. Raises BrokerUnavailable.
+
+        Keeps their states from expiring: who follows a channel compares now and then.
+        """

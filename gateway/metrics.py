@@ -63,6 +63,10 @@ class Metrics:
         self.deliveries = counter("deliveries_total", "Publications written to connections.")
         self.sent_bytes = counter("sent_bytes_total", "Bytes of publications written to connections, framing included.")
         self.drops = counter("drops_total", "Publications not delivered, by reason.", "reason")
+        self.fills = counter("history_fills_total", "Reads of history for what this node missed, of a channel each.")
+        self.filled_publications = counter("history_filled_publications_total", "Publications that these brought.")
+        self.gaps = counter("history_gaps_total", "Times that a channel's history had not what this node missed.")
+        self.recoveries = counter("recoveries_total", "Clients that came back to a channel, by outcome.", "outcome")
         self.fanout_pass = seconds("fanout_pass_duration", "One pass over the subscribers of the channels of a read.")
         self.publish_to_write = seconds("publish_to_write", "A publication of this node until written to its clients.")
 

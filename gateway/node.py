@@ -3,9 +3,8 @@
 Rules:
 - The publishing node hears itself through the broker like every other node: nothing is delivered twice or
   in another order here.
-- A connection stands in the hub from the moment it asks to subscribe; the answer waits for the broker's
-  confirmation. If that fails the connection stands there no more, and the caller is told.
-- The broker subscribes to a channel while the hub has it; the hub decides, the broker lingers.
+- How connections come into channels is the business of `gateway.subscriptions`; what channels with a history need
+  after an interruption that of `gateway.repair`.
 """
 
 import asyncio
@@ -22,24 +21,27 @@ from gateway.codec import Template, channel_key, encode_json
 from gateway.connection import Connection, Wire
 from gateway.directory import Directory, Member
 from gateway.errors import (
-    AlreadySubscribed,
     CloseCode,
     ConfigurationError,
     ConnectionClosed,
     LimitExceeded,
-    NotSubscribed,
 )
-from gateway.fanout import Fanout, Listener
+from gateway.fanout import Fanout, Listener, OnGap
+from gateway.filling import Filler
 from gateway.frames import Dialect
-from gateway.history import History, Keeper
+from gateway.history import History, Keeper, Recovery
 from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.ownership import Notice, Ownership
-from gateway.primitives import Notification
+from gateway.primitives import GapNotice, Notification
 from gateway.publication import Position, Selector, write_addressed
 from gateway.registry import ServiceRegistry
+from gateway.repair import COMPARE_EVERY_S, Repair
+from gateway.rules import Rules
+from gateway.sequence import Step
 from gateway.service import Service
 from gateway.settings import Limits
+from gateway.subscriptions import Subscriptions
 
 __all__ = ["Node", "new_node_id", "node_of"]
 
@@ -51,7 +53,7 @@ class Node:
 
     broker, directory, keeper: started and stopped by the node; without a directory services have topics only, without
     a keeper these have no history. node_id: unique, the directory's; random unless given. auth: who clients are;
-    stopped by the node.
+    stopped by the node. compare_every_s: how often histories are compared, for what was lost unnoticed.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Node:
         metrics: Metrics | None = None,
         node_id: str | None = None,
         auth: Authenticator | None = None,
+        compare_every_s: float = COMPARE_EVERY_S,
     ) -> None:
         self.limits = limits or Limits()
         self._node_id = node_id or new_node_id()
@@ -72,7 +75,18 @@ class Node:
         self._broker = broker
         self._keeper = keeper
         self._hub = Hub()
-        self._fanout = Fanout(self._hub, broker, self._metrics)
+        self._repair: Repair | None = None
+        if keeper is not None:
+            filler = Filler(
+                keeper,
+                self._pass_on,
+                self._metrics,
+                is_congested=self._is_congested,
+                portion_max_bytes=self.limits.outbox_max_bytes // 8,
+            )
+            self._repair = Repair(keeper, filler, self._metrics, compare_every_s=compare_every_s)
+        self._fanout = Fanout(self._hub, broker, self._metrics, follower=self._repair)
+        self._subscriptions = Subscriptions(self._hub, broker, self._fanout, self._repair)
         self._registries: list[ServiceRegistry] = []
         self._connections: dict[Connection, ServiceRegistry] = {}
         self._ownership: Ownership | None = None
@@ -122,16 +136,25 @@ class Node:
             "channels": len(self._hub),
         }
 
+    @property
+    def rules(self) -> dict[str, Rules]:
+        """What is done with channels, by the names of their services."""
+        return {service.name: service.rules for registry in self._registries for service in registry}
+
     def attach(self, registry: ServiceRegistry) -> None:
         """Make a registry's services part of the cluster."""
         registry.bind(self, self.limits)
         self._registries.append(registry)
+        for service in registry if self._keeper is not None else ():
+            self.keeper.set_rules(service.name, service.rules)
 
     async def start(self) -> None:
         """Begin to connect to the broker; returns at once. `is_ready` tells when it has come through."""
         await self._broker.start(self)
         if self._keeper is not None:
             await self._keeper.start()
+        if self._repair is not None:
+            self._repair.start()
         if self._ownership is not None:
             await self._ownership.start()
 
@@ -140,6 +163,8 @@ class Node:
         for registry in self._registries:
             await registry.stop()
         await self._auth.stop()
+        if self._repair is not None:
+            await self._repair.stop()
         self._fanout.stop()
         if self._ownership is not None:
             await self._ownership.stop()
@@ -176,8 +201,7 @@ class Node:
             return
         connection.mark_closed()
         self._auth.forget(connection)
-        for key in self._hub.remove_all(connection):
-            self._give_up(key)
+        self._subscriptions.remove_all(connection)
         if self._ownership is not None:
             self._ownership.forget(connection)
         self._metrics.connections_closed.labels(_code_label(code)).inc()
@@ -197,40 +221,57 @@ class Node:
             self._fanout.expect(key, data)
         return self._broker.publish(key, data)
 
-    def publish_kept(self, service: str, channel: Any, payload: Any, history: History) -> asyncio.Future[Position]:
+    def publish_kept(
+        self, service: str, channel: Any, payload: Any, history: History, *, once: str | None = None
+    ) -> asyncio.Future[Position]:
         """Publish, and keep it. See Topics.publish."""
         key = channel_key(service, channel)
         data = encode_json(payload)
         self._metrics.publications_published.inc()
-        return self.keeper.publish(key, data, history)
+        return self.keeper.publish(key, data, history, once=once)
+
+    def publish_once(self, service: str, channel: Any, payload: Any, once: str) -> asyncio.Future[None]:
+        """Publish once under an idempotency key, and keep nothing. See Topics.publish."""
+        key = channel_key(service, channel)
+        data = encode_json(payload)
+        self._metrics.publications_published.inc()
+        return self.keeper.publish_once(key, data, once)
 
     async def subscribe(
-        self, connection: Connection, service: str, channel: Any, notification: Notification, *, is_held: bool = False
+        self,
+        connection: Connection,
+        service: str,
+        channel: Any,
+        notification: Notification,
+        *,
+        is_held: bool = False,
+        is_kept: bool = False,
     ) -> None:
         """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.joining."""
-        key = channel_key(service, channel)
-        if connection.is_closed or connection not in self._connections:
-            raise ConnectionClosed  # or it is a backend's request: nobody would take it out again
-        if len(connection.channels) >= self.limits.channels_per_connection and key not in connection.channels:
-            self._metrics.limited.labels("channels_per_connection").inc()
-            raise LimitExceeded("channels_per_connection", "Too many channels")
-        known = self._hub.get(key)
-        template = Template(service, notification(channel)) if known is None else known.template  # once a channel
-        self._hub.add(connection, key, template, is_held=is_held)
-        try:
-            # also where it is confirmed already: perhaps only for one who is about to give up
-            await self._broker.subscribe(key)
-        except BaseException:
-            # unless the client left or unsubscribed meanwhile: then it was taken out already
-            if key in connection.channels and self._hub.remove(connection, key):
-                self._give_up(key)
-            raise
-        if key not in connection.channels and key not in self._hub:
-            self._give_up(key)  # it was told so before; but has confirmed since, and holds the channel
-        if connection.is_closed:
-            raise ConnectionClosed
-        if key not in connection.channels:
-            raise NotSubscribed
+        key = self._check_subscriber(connection, channel_key(service, channel))
+        await self._subscriptions.subscribe(
+            connection, key, lambda: Template(service, notification(channel)), is_held=is_held, is_kept=is_kept
+        )
+
+    async def recover(
+        self,
+        connection: Connection,
+        service: str,
+        channel: Any,
+        notification: Notification,
+        gap_notice: GapNotice,
+        *,
+        since: Position | None,
+    ) -> Recovery:
+        """Subscribe a connection, and tell what it missed. See Topics.recover."""
+        key = self._check_subscriber(connection, channel_key(service, channel))
+        return await self._subscriptions.recover(
+            connection,
+            key,
+            lambda: Template(service, notification(channel)),
+            lambda position: {"service": service, "message": gap_notice(channel, position)},
+            since,
+        )
 
     def release(self, connection: Connection, service: str, channel: Any) -> None:
         """Write what was held for a connection, and hold no more. See Topics.joining."""
@@ -240,34 +281,21 @@ class Node:
 
     def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
         """Undo `subscribe`. See Topics.unsubscribe."""
-        key = channel_key(service, channel)
-        if self._hub.remove(connection, key):
-            self._give_up(key)
+        self._subscriptions.remove(connection, channel_key(service, channel))
 
     def is_subscribed(self, connection: Connection, service: str, channel: Any) -> bool:
         """True if a connection subscribes to a channel, or is about to."""
         return channel_key(service, channel) in connection.channels
 
-    async def listen(self, service: str, channel: Any, listener: Listener) -> None:
+    async def listen(
+        self, service: str, channel: Any, listener: Listener, *, is_kept: bool = False, on_gap: OnGap | None = None
+    ) -> None:
         """Hear a channel on this node itself. See Topics.listen."""
-        key = channel_key(service, channel)
-        if self._fanout.is_listened(key):
-            raise AlreadySubscribed
-        self._fanout.listen(key, listener)
-        try:
-            await self._broker.subscribe(key)
-        except BaseException:
-            if self._fanout.unlisten(key, listener):  # unless that was done meanwhile
-                self._give_up(key)
-            raise
-        self._give_up(key)  # if it was unlistened meanwhile, the broker holds what nobody needs
+        await self._subscriptions.listen(channel_key(service, channel), listener, is_kept=is_kept, on_gap=on_gap)
 
     def unlisten(self, service: str, channel: Any) -> None:
         """Undo `listen`. See Topics.unlisten."""
-        key = channel_key(service, channel)
-        if not self._fanout.unlisten(key):
-            raise NotSubscribed
-        self._give_up(key)
+        self._subscriptions.unlisten(channel_key(service, channel))
 
     @property
     def keeper(self) -> Keeper:
@@ -287,10 +315,14 @@ class Node:
             raise ConfigurationError("this node has no directory: rosters, names, direct messages and tokens need one")
         return self._ownership
 
-    def _give_up(self, key: str) -> None:
-        """Tell the broker that this node needs a channel no more, unless somebody here still does."""
-        if key not in self._hub and not self._fanout.is_listened(key):
-            self._broker.unsubscribe(key)
+    def _check_subscriber(self, connection: Connection, key: str) -> str:
+        """Refuse who cannot subscribe to one more channel; returns the key."""
+        if connection.is_closed or connection not in self._connections:
+            raise ConnectionClosed  # or it is a backend's request: nobody would take it out again
+        if len(connection.channels) >= self.limits.channels_per_connection and key not in connection.channels:
+            self._metrics.limited.labels("channels_per_connection").inc()
+            raise LimitExceeded("channels_per_connection", "Too many channels")
+        return key
 
     def _notice_of(
         self, service: str, channel: Any, member: Member, has_joined: bool, is_identity: bool
@@ -309,6 +341,15 @@ class Node:
     def on_interrupted(self) -> None:
         """Note that publications may have been missed: channels without history lose them."""
         _log.warning("the connection to Redis was lost and made again; publications may have been missed")
+        if self._repair is not None:
+            self._repair.interrupted()
+
+    def _pass_on(self, key: str, steps: Sequence[Step]) -> None:
+        self._fanout.pass_on(key, steps)
+
+    def _is_congested(self, key: str) -> bool:
+        channel = self._hub.get(key)
+        return channel is not None and channel.is_congested
 
 
 def node_of(registry: ServiceRegistry) -> Node:

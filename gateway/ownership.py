@@ -170,7 +170,7 @@ class Ownership:
         """True if a connection holds a name, or is about to. Raises BrokerUnavailable: it may have lost it."""
         if (names, name) not in self.names_of(connection):
             return False
-        if not self.directory.is_sure:
+        if not self.directory.is_sure(names):
             raise BrokerUnavailable("names may have been lost")
         return True
 

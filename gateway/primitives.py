@@ -1,4 +1,4 @@
-"""What a service may ask of the cluster: topics, rosters, names, direct messages and tokens.
+"""What a service may ask of the cluster: rosters, names, direct messages and tokens; topics are in `gateway.topics`.
 
 Everything that is true on more than one node is one of these; a service is a few lines on top of them and
 scales by using them. Each handle belongs to one service: two services never see each other's channels or names.
@@ -7,24 +7,23 @@ What a connection owns (roster entries, names) is given back when it ends, howev
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-from typing import Any, Protocol, overload
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from gateway.authenticator import Authenticator
 from gateway.codec import canonical, channel_key, channel_name, channel_of, encode_json
 from gateway.connection import Connection
 from gateway.directory import Entered, Member, Owner
-from gateway.errors import NotSubscribed
-from gateway.fanout import Listener
-from gateway.history import History, Keeper
+from gateway.fanout import Listener, OnGap
+from gateway.history import History, Keeper, Recovery
 from gateway.metrics import Metrics
 from gateway.ownership import Ownership
-from gateway.publication import Position, Publication, Selector
+from gateway.publication import Position, Selector
 
-__all__ = ["Cluster", "Direct", "Names", "Notification", "Rosters", "Tokens", "Topics"]
+__all__ = ["Cluster", "Direct", "GapNotice", "Names", "Notification", "Rosters", "Tokens"]
 
 Notification = Callable[[Any], Any]  # channel -> what its subscribers receive, with PAYLOAD where the payload stands
+GapNotice = Callable[[Any, Position], Any]  # channel, where it goes on -> what who asked to recover is told
 
 
 class Cluster(Protocol):
@@ -45,13 +44,40 @@ class Cluster(Protocol):
     def publish(self, service: str, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
         """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
 
-    def publish_kept(self, service: str, channel: Any, payload: Any, history: History) -> asyncio.Future[Position]:
+    def publish_kept(
+        self, service: str, channel: Any, payload: Any, history: History, *, once: str | None = None
+    ) -> asyncio.Future[Position]:
         """Publish, and keep it. See Topics.publish."""
 
+    def publish_once(self, service: str, channel: Any, payload: Any, once: str) -> asyncio.Future[None]:
+        """Publish once under an idempotency key, and keep nothing. See Topics.publish."""
+
     async def subscribe(
-        self, connection: Connection, service: str, channel: Any, notification: Notification, *, is_held: bool = False
+        self,
+        connection: Connection,
+        service: str,
+        channel: Any,
+        notification: Notification,
+        *,
+        is_held: bool = False,
+        is_kept: bool = False,
     ) -> None:
-        """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.joining."""
+        """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.joining.
+
+        is_kept: the channel keeps a history; what this node misses is read from there.
+        """
+
+    async def recover(
+        self,
+        connection: Connection,
+        service: str,
+        channel: Any,
+        notification: Notification,
+        gap_notice: GapNotice,
+        *,
+        since: Position | None,
+    ) -> Recovery:
+        """Subscribe a connection, and tell what it missed. See Topics.recover."""
 
     def release(self, connection: Connection, service: str, channel: Any) -> None:
         """Write what was held for a connection, and hold no more."""
@@ -62,7 +88,9 @@ class Cluster(Protocol):
     def is_subscribed(self, connection: Connection, service: str, channel: Any) -> bool:
         """True if it is subscribed, or about to be."""
 
-    async def listen(self, service: str, channel: Any, listener: Listener) -> None:
+    async def listen(
+        self, service: str, channel: Any, listener: Listener, *, is_kept: bool = False, on_gap: OnGap | None = None
+    ) -> None:
         """Hear a channel on this node itself. See Topics.listen."""
 
     def unlisten(self, service: str, channel: Any) -> None:
@@ -78,94 +106,6 @@ class Cluster(Protocol):
 
     def find_service(self, name: str) -> object:
         """Find a service of this node by its name, public or private; None = there is none."""
-
-
-class Topics:
-    """The channels of one service: publish to them, subscribe connections to them."""
-
-    __slots__ = ("_cluster", "_notification", "_service")
-
-    def __init__(self, cluster: Cluster, service: str, notification: Notification) -> None:
-        self._cluster = cluster
-        self._service = service
-        self._notification = notification
-
-    @overload
-    def publish(self, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]: ...
-
-    @overload
-    def publish(self, channel: Any, payload: Any, *, history: History) -> asyncio.Future[Position]: ...
-
-    def publish(
-        self, channel: Any, payload: Any, *, to: Selector | None = None, history: History | None = None
-    ) -> asyncio.Future[int] | asyncio.Future[Position]:
-        """Publish to all subscribers of a channel, on all nodes. channel, payload: any JSON entity.
-
-        to: only to these subscribers. history: keep it so long, for who reads `history`; the future then returns
-        its position. Await the future to know that Redis has it; its order among this node's
-        publications is settled either way. Returns the number of nodes that hear the channel. Raises
-        InvalidChannel and InvalidMessage at once; the future raises BrokerUnavailable.
-        """
-        if history is not None:
-            return self._cluster.publish_kept(self._service, channel, payload, history)
-        return self._cluster.publish(self._service, channel, payload, to=to)
-
-    async def history(self, channel: Any, since: Position) -> list[Publication] | None:
-        """Read what was published with a history behind a position, in order; None = it can no longer be had.
-
-        Payloads are JSON, not yet checked. Raises InvalidChannel, BrokerUnavailable.
-        """
-        return await self._cluster.keeper.read(channel_key(self._service, channel), since)
-
-    async def position(self, channel: Any) -> Position:
-        """Tell where a channel's history stands; it begins here if it has none. Raises as `history`."""
-        return await self._cluster.keeper.position(channel_key(self._service, channel))
-
-    async def subscribe(self, connection: Connection, channel: Any) -> None:
-        """Subscribe a connection; on return, whatever is published from now on reaches it.
-
-        Raises AlreadySubscribed, LimitExceeded, InvalidChannel, BrokerUnavailable (nothing is left behind),
-        ConnectionClosed.
-        """
-        await self._cluster.subscribe(connection, self._service, channel, self._notification)
-
-    @asynccontextmanager
-    async def joining(self, connection: Connection, channel: Any) -> AsyncIterator[None]:
-        """Subscribe a connection, and hold what comes for it until the block's end and the reply made of it.
-
-        So a client that is told what there is (a list of members) hears of every change behind that, and of none
-        in front of it. Within the block: `Rosters.enter`, `Rosters.members`; then return the reply at once. If it
-        raises the subscription is undone. Raises as `subscribe`.
-        """
-        await self._cluster.subscribe(connection, self._service, channel, self._notification, is_held=True)
-        try:
-            yield
-        except BaseException:
-            with suppress(NotSubscribed):  # it left meanwhile
-                self.unsubscribe(connection, channel)
-            raise
-        # not before the reply, which is written in this step of the loop
-        asyncio.get_running_loop().call_soon(self._cluster.release, connection, self._service, channel)
-
-    def unsubscribe(self, connection: Connection, channel: Any) -> None:
-        """Undo `subscribe`. Raises NotSubscribed, InvalidChannel."""
-        self._cluster.unsubscribe(connection, self._service, channel)
-
-    def is_subscribed(self, connection: Connection, channel: Any) -> bool:
-        """True if the connection subscribes to the channel, or is about to."""
-        return self._cluster.is_subscribed(connection, self._service, channel)
-
-    async def listen(self, channel: Any, listener: Listener) -> None:
-        """Hear a channel on this node itself: for services that look into what they pass on.
-
-        listener: is handed what one read brought, in order, on the event loop; one per channel. Raises
-        AlreadySubscribed, InvalidChannel, BrokerUnavailable.
-        """
-        await self._cluster.listen(self._service, channel, listener)
-
-    def unlisten(self, channel: Any) -> None:
-        """Undo `listen`. Raises NotSubscribed, InvalidChannel."""
-        self._cluster.unlisten(self._service, channel)
 
 
 class Rosters:

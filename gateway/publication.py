@@ -1,23 +1,34 @@
 """Publications as they travel through Redis: bytes <-> what they say. Pure.
 
     bare        the payload, JSON: what any Redis client publishes
-    sequenced   0xC1 `1 EPOCH:OFFSET:TAG PREVIOUS_TAG j` newline payload: it has a position in its channel's history
+    sequenced   0xC1 `1 EPOCH:OFFSET:TAG PREVIOUS_TAG j` newline payload: it has a position in its channel's history;
+                `m` instead of `j`: the payload is MessagePack
     addressed   0xC1 `2 j SELECTOR` newline payload: for some of the subscribers only
 
 0xC1 is never first in JSON or MessagePack. SELECTOR is a JSON object without blanks: `only` an identity, `not` a
-connection's id, `not_identity` an identity. An unknown version is dropped by who reads it, and counted.
+connection's id, `not_identity` an identity, `whole` that the payload is a whole message. An unknown version is
+dropped by who reads it, and counted.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from gateway.codec import decode_json, encode_json
+from gateway.codec import decode_json, decode_msgpack, encode_json
 from gateway.errors import InvalidMessage
 
-__all__ = ["MARK", "Position", "Publication", "Selector", "UnknownVersion", "read_publication", "write_addressed"]
+__all__ = [
+    "MARK",
+    "Position",
+    "Publication",
+    "Selector",
+    "UnknownVersion",
+    "read_publication",
+    "tombstone",
+    "write_addressed",
+]
 
 MARK = b"\xc1"  # begins what has a header
-_FIELDS = {"only", "not", "not_identity"}
+_FIELDS = {"only", "not", "not_identity", "whole"}
 
 
 class UnknownVersion(InvalidMessage):
@@ -48,11 +59,12 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which subscribers get a publication."""
+    """Which subscribers get a publication. is_whole: as it is, not within the shape of the service's notifications."""
 
     only_identity: str | None = None
     not_identity: str | None = None
     not_connection: str | None = None
+    is_whole: bool = False
 
     def selects(self, subscriber: "Subscriber") -> bool:
         """True if this subscriber gets it."""
@@ -75,12 +87,16 @@ class Subscriber(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One publication. payload: JSON, not yet checked."""
+    """One publication. payload: JSON, not yet checked.
+
+    is_tombstone: it has a position, and its payload was not fit for anybody; `null` stands in its place.
+    """
 
     payload: bytes
     position: Position | None = None
     previous_tag: str | None = None
     selector: Selector | None = None
+    is_tombstone: bool = False
 
 
 def read_publication(data: bytes) -> Publication:
@@ -92,8 +108,9 @@ def read_publication(data: bytes) -> Publication:
         version, *fields = header.decode("ascii" if header[:2] == b"1 " else "utf-8").split(" ")
         if version == "1":
             position, previous_tag, encoding = fields[:3]
-            if encoding == "j":
-                return Publication(payload, Position.parse(position), previous_tag)
+            if encoding in ("j", "m"):
+                publication = Publication(payload, Position.parse(position), previous_tag)
+                return publication if encoding == "j" else _from_msgpack(publication)
         elif version == "2":
             encoding, selector = fields[0], " ".join(fields[1:])
             if encoding == "j":
@@ -103,11 +120,25 @@ def read_publication(data: bytes) -> Publication:
     raise UnknownVersion("Unknown version")
 
 
+def tombstone(publication: Publication) -> Publication:
+    """Put `null` in place of a payload that is not fit for anybody."""
+    return replace(publication, payload=b"null", is_tombstone=True)
+
+
 def write_addressed(payload: bytes, selector: Selector) -> bytes:
     """Address a publication to some of a channel's subscribers."""
     fields = {"only": selector.only_identity, "not_identity": selector.not_identity, "not": selector.not_connection}
-    chosen = encode_json({name: value for name, value in fields.items() if value is not None})
-    return MARK + b"2 j " + chosen + b"\n" + payload
+    chosen = {name: value for name, value in fields.items() if value is not None}
+    if selector.is_whole:
+        chosen["whole"] = "true"
+    return MARK + b"2 j " + encode_json(chosen) + b"\n" + payload
+
+
+def _from_msgpack(publication: Publication) -> Publication:
+    try:
+        return replace(publication, payload=encode_json(decode_msgpack(publication.payload)))
+    except InvalidMessage:
+        return tombstone(publication)
 
 
 def _selector(text: bytes) -> Selector:
@@ -116,4 +147,4 @@ def _selector(text: bytes) -> Selector:
         raise InvalidMessage("Malformed header")
     if not value.keys() <= _FIELDS:  # a newer node meant fewer subscribers than we would give it to
         raise UnknownVersion("Unknown selector")
-    return Selector(value.get("only"), value.get("not_identity"), value.get("not"))
+    return Selector(value.get("only"), value.get("not_identity"), value.get("not"), "whole" in value)

@@ -20,16 +20,10 @@ from gateway.broker import Broker
 from gateway.http.jwks import remote_keys
 from gateway.metrics import Metrics
 from gateway.node import Node, new_node_id
-from gateway.redis import (
-    EmbeddedServer,
-    Heartbeat,
-    RedisBroker,
-    RedisDirectory,
-    RedisHistory,
-    RedisRevocations,
-    RedisTarget,
-)
+from gateway.redis import EmbeddedServer, Topology
 from gateway.registry import ServiceRegistry
+from gateway.revocation import Revocations
+from gateway.rules import digest_of
 from gateway.settings import Settings, load
 
 __all__ = ["running", "running_node"]
@@ -49,17 +43,14 @@ async def running_node(
     """
     metrics, node_id = Metrics(), new_node_id()
     async with AsyncExitStack() as stack:
-        target, directory, keeper = None, None, None
+        topology, directory, keeper = None, None, None
         if broker is None:
             url = settings.redis_url or (await stack.enter_async_context(EmbeddedServer())).url
-            target = RedisTarget.from_url(url)
-            redis = RedisBroker(target, prefix=settings.prefix, node_id=node_id, metrics=metrics)
-            directory = RedisDirectory(target, prefix=settings.prefix, node_id=node_id, broker=redis, metrics=metrics)
-            keeper = RedisHistory(target, prefix=settings.prefix, node_id=node_id, metrics=metrics)
-            broker = redis
+            topology = Topology.of(url, prefix=settings.prefix, node_id=node_id, metrics=metrics)
+            broker, directory, keeper = topology.broker, topology.directory, topology.keeper
         auth = Authenticator(
             await stack.enter_async_context(_verifier(settings.auth)),
-            revocations=None if target is None else _revocations(target, settings),
+            revocations=None if topology is None else _revocations(topology, settings),
             auth=settings.auth,
             metrics=metrics,
         )
@@ -68,11 +59,9 @@ async def running_node(
             node.attach(registry)
         stack.push_async_callback(node.stop)
         await node.start()
-        if target is not None:
-            heartbeat = Heartbeat(
-                target, prefix=settings.prefix, node_id=node_id, state=lambda: _state(node, public_url)
-            )
-            await stack.enter_async_context(heartbeat)
+        if topology is not None:
+            for heartbeat in topology.heartbeats(lambda: _state(node, public_url)):
+                await stack.enter_async_context(heartbeat)
         yield node
 
 
@@ -100,10 +89,10 @@ async def _verifier(auth: Auth) -> AsyncIterator[Verifier | None]:
         yield None
 
 
-def _revocations(target: RedisTarget, settings: Settings) -> RedisRevocations:
+def _revocations(topology: Topology, settings: Settings) -> Revocations:
     # a token may be valid for so long from now on, and its issuer's clock may be behind
     keep_s = settings.auth.lifetime_max_s + 2 * settings.auth.leeway_s
-    return RedisRevocations(target, prefix=settings.prefix, keep_s=keep_s)
+    return topology.revocations(keep_s=keep_s)
 
 
 def _state(node: Node, public_url: str) -> dict[str, object]:
@@ -120,4 +109,5 @@ def _state(node: Node, public_url: str) -> dict[str, object]:
         "messages_received_total": int(sum(sample("snorky_messages_received_total", each) or 0 for each in transports)),
         "is_deaf": node.is_deaf,
         "is_draining": node.is_draining,
+        "rules": digest_of(node.rules),
     }

@@ -18,12 +18,15 @@ from collections.abc import Awaitable, Iterable
 from typing import Any
 
 from gateway.codec import PAYLOAD, encode
+from gateway.compound import Compound
 from gateway.connection import Connection
 from gateway.directory import Member
 from gateway.errors import CloseCode, ConfigurationError
 from gateway.frames import Dialect
-from gateway.primitives import Cluster, Direct, Names, Rosters, Tokens, Topics
-from gateway.publication import Selector
+from gateway.primitives import Cluster, Direct, Names, Rosters, Tokens
+from gateway.publication import Position, Selector
+from gateway.rules import Rules
+from gateway.topics import Topics
 
 __all__ = ["Service"]
 
@@ -47,7 +50,7 @@ class Service(ABC):
     @property
     def topics(self) -> Topics:
         """The channels of this service."""
-        return Topics(self.cluster, self.name, self.notification)
+        return Topics(self.cluster, self.name, self.notification, self.gap_notice)
 
     @property
     def rosters(self) -> Rosters:
@@ -76,6 +79,11 @@ class Service(ABC):
             raise ConfigurationError(f"{self!r} is not on a node yet: give its registry to one (Node.attach)")
         return self._cluster
 
+    @property
+    def rules(self) -> Rules:
+        """What is done with this service's channels; the defaults with all of them unless overridden."""
+        return Rules()
+
     def bind(self, cluster: Cluster) -> None:
         """Learn which cluster this service is part of, for good. Raises ConfigurationError: it is another one's."""
         if self._cluster is not None and self._cluster is not cluster:
@@ -100,6 +108,13 @@ class Service(ABC):
         """Shape what subscribers of a channel receive: a JSON entity with `PAYLOAD` where the payload stands."""
         return PAYLOAD
 
+    def gap_notice(self, channel: Any, position: Position) -> Any:
+        """Shape what a subscriber that asked to recover is told when live delivery had a hole: a JSON entity.
+
+        position: where the channel goes on.
+        """
+        return {"type": "gap", "channel": channel, "position": str(position)}
+
     def roster_notice(
         self, channel: Any, member: Member, *, has_joined: bool, is_identity: bool
     ) -> tuple[Any, Selector] | None:
@@ -113,6 +128,12 @@ class Service(ABC):
     def send(self, connection: Connection, message: Any) -> None:
         """Send one message to one connection. message: any JSON entity."""
         connection.send({"service": self.name, "message": message})
+
+    def send_compound(self, connection: Connection, message: Any, compound: Compound) -> None:
+        """Send one message with payloads in it that are encoded already. message: has `compound.value` in it."""
+        dialect = connection.dialect
+        encoded = compound.encode({"service": self.name, "message": message}, dialect.encoding)
+        connection.write(dialect.frame(encoded))
 
     def send_to_all(self, connections: Iterable[Connection], message: Any) -> None:
         """Send one message to many connections of this node: encoded once per encoding. message: any JSON entity."""

@@ -22,6 +22,7 @@ __all__ = [
     "parse_prefix",
     "parse_redis_url",
     "parse_script_url",
+    "split_redis_urls",
 ]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -102,14 +103,31 @@ def parse_script_url(value: str) -> str:
     return value
 
 
-def parse_redis_url(value: str) -> str:
-    """Take a URL of one server; "" = the embedded one."""
-    scheme = value.partition("://")[0]
-    if scheme in ("redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster"):
-        raise ValueError("names a Sentinel or Cluster, which a later version brings; write redis:// or rediss://")
-    if value and (scheme not in ("redis", "rediss", "unix") or value == f"{scheme}://"):
-        raise ValueError('is no Redis URL; write "redis://127.0.0.1:6379/0", rediss:// for TLS, or "" for embedded')
-    return value
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+
+
+def parse_redis_url(value: str | list[str]) -> str:
+    """Take a URL of a server, of its sentinels, of a Cluster; or several, of independent ones; "" = the embedded one.
+
+    Several come out as one text, with commas between; `split_redis_urls` takes them apart.
+    """
+    urls = split_redis_urls(value) if isinstance(value, str) else [each.strip() for each in value]
+    if urls == [""]:
+        return ""
+    for url in urls:
+        scheme = url.partition("://")[0]
+        if scheme.endswith("+cluster") and len(urls) > 1:
+            raise ValueError("names a Cluster and others: name its servers in one URL, redis+cluster://HOST:PORT,...")
+        if scheme not in _REDIS_SCHEMES or url == f"{scheme}://":
+            raise ValueError('is no Redis URL; write "redis://127.0.0.1:6379/0", rediss:// for TLS, or "" for embedded')
+    if not urls:
+        raise ValueError('is an empty list; write "redis://127.0.0.1:6379/0", or "" for embedded')
+    return ",".join(urls)
+
+
+def split_redis_urls(value: str) -> list[str]:
+    """Take URLs apart: a comma divides two where a scheme follows, not between the addresses of sentinels."""
+    return [each.strip() for each in re.split(r",\s*(?=[a-z+]+://)", value)]
 
 
 def parse_prefix(value: str) -> str:

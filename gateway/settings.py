@@ -136,7 +136,7 @@ STANDARD_BACKEND: Mapping[str, ServiceTable] = MappingProxyType(
 class Settings:
     """Everything that can be set. Made by `load`; by hand (a program, a test) it is taken as it is."""
 
-    redis_url: str = _parsed("", str, parse_redis_url, secret=True)  # "" = the embedded server
+    redis_url: str = _parsed("", str | list[str], parse_redis_url, secret=True)  # "" = the embedded server
     prefix: str = _parsed("snorky", str, parse_prefix)
     public: Public = field(default_factory=Public)
     private: Private = field(default_factory=Private)
@@ -192,7 +192,6 @@ class _Assembly:
 
     def settings(self) -> Settings:
         """Assemble everything; what is left over is unknown."""
-        self._refuse_later_features()
         top = self._section(Settings, ())
         public, private = self._section(Public, ("public",)), self._section(Private, ("private",))
         auth, limits = self._section(Auth, ("auth",)), self._section(Limits, ("limits",))
@@ -217,15 +216,6 @@ class _Assembly:
             services=MappingProxyType(services),
             backend=MappingProxyType(backend),
         )
-
-    def _refuse_later_features(self) -> None:
-        url = self._written.get(("redis_url",))
-        if url and (isinstance(url.value, list) or (url.is_text and str(url.value).lstrip().startswith("["))):
-            self._written.pop(("redis_url",))
-            self._problems.append(
-                f"{url.where}: several independent Redis are for a later version; "
-                'write one URL: redis_url = "redis://127.0.0.1:6379/0"'
-            )
 
     def _section(self, shape: type[_T], table: Key) -> _T:
         hints = get_type_hints(shape, include_extras=True)

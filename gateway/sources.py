@@ -31,6 +31,7 @@ _SERVICE_LINK = re.compile(
 )
 
 Key = tuple[str, ...]  # ("public", "port")
+_TEXT_OR_LIST = str | list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class Written:
     def converted(self, wire: Any) -> Any:
         """Give the value the type the setting has. Raises ValueError."""
         value = self.value
-        if self.is_text and wire is not str:
+        is_json = wire is not str and (wire != _TEXT_OR_LIST or str(value).lstrip().startswith("["))
+        if self.is_text and is_json:
             try:
                 value = msgspec.json.decode(str(value))
             except ValueError:
@@ -68,7 +70,8 @@ class Written:
 
     def example(self, name: str, default: object, wire: Any) -> str:
         """Say what to write instead."""
-        sample = '["..."]' if wire == list[str] else '"..."' if wire is str else msgspec.json.encode(default).decode()
+        sample = '"..."' if wire in (str, _TEXT_OR_LIST) else msgspec.json.encode(default).decode()
+        sample = '["..."]' if wire == list[str] else sample
         return f"; write {self.where}='{sample}'" if self.is_text else f"; write {name} = {sample}"
 
 

@@ -11,8 +11,9 @@
 Rules:
 - Every request is answered exactly once: with what the command returns, with the RPCError that it raises, or,
   when anything else is raised, with `Internal error`, which is logged.
-- A command is a coroutine or a plain function. One that returns a future (`return self.publish(...)`) is
-  answered when that is done, while the connection's next message is taken on already.
+- A command is a coroutine or a plain function; it returns a JSON entity, or a Compound of one. One that returns a
+  future (`return self.publish(...)`) is answered when that is done, while the connection's next message is taken on
+  already.
 - Parameters must fit the signature (`Invalid params`); types are not checked: they are JSON entities.
 """
 
@@ -26,7 +27,7 @@ from typing import Any
 import structlog
 from prometheus_client import Counter, Histogram
 
-from gateway import ConfigurationError, Connection, Service, SnorkyError, is_cancelling, send_error
+from gateway import Compound, ConfigurationError, Connection, Service, SnorkyError, is_cancelling, send_error
 from services.commands import commands_of, rpc_command
 
 __all__ = ["RPCError", "RPCService", "Request", "acknowledged", "is_allowed", "rpc_command"]
@@ -163,7 +164,10 @@ class RPCService(Service):
         if request.has_call_id:
             message["callId"] = request.call_id
         try:
-            self.send(request.connection, message)
+            if isinstance(data, Compound):
+                self.send_compound(request.connection, {**message, "data": data.value}, data)
+            else:
+                self.send(request.connection, message)
         except Exception as error:  # it returned what is no JSON entity
             _log.error("no JSON entity returned", service=self.name, command=request.command, error=str(error))
             self._refuse(request, SnorkyError("Internal error"))

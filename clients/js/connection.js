@@ -24,6 +24,7 @@ import { SnorkyError } from "./error.js";
  *
  * @typedef {object} ConnectionOptions
  * @property {string} url
+ * @property {string[]} subprotocols what the handshake asks for: the encoding's, and the token's
  * @property {SocketClass} WebSocket
  * @property {import("./json.js").Codec} codec
  * @property {import("./clock.js").Clock} clock
@@ -67,7 +68,7 @@ export class Connection {
     this.#options = options;
     this.#events = events;
     this.#heardAtMs = options.clock.now();
-    const socket = new options.WebSocket(options.url, [options.codec.subprotocol]);
+    const socket = new options.WebSocket(options.url, options.subprotocols);
     this.#socket = socket;
     socket.binaryType = "arraybuffer";
     socket.onopen = () => this.#onOpen();
@@ -171,7 +172,7 @@ export class Connection {
     const { clock, probeAfterMs, probeTimeoutMs } = this.#options;
     this.#cancelTimer = clock.after(delayMs, () => {
       const silentMs = clock.now() - this.#heardAtMs;
-      if (silentMs < probeAfterMs) return this.#watch(probeAfterMs - silentMs);
+      if (silentMs < probeAfterMs) return this.#watch(Math.ceil(probeAfterMs - silentMs));
       const askedAtMs = clock.now();
       this.call("gateway", "info", {}, probeTimeoutMs).catch(() => {});
       this.#cancelTimer = clock.after(probeTimeoutMs, () => {

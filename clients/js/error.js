@@ -6,6 +6,8 @@
  * - `closed`: never sent, the client was closed or told by the server not to come back.
  * - `disconnected`: sent, and the connection ended before the answer. The outcome is unknown.
  * - `timeout`: sent, and no answer came in time. The outcome is unknown.
+ * - `queue_full`, `too_large`: never sent (or refused as too large), what may wait is bounded.
+ * - `token`: the application gave no token.
  * - `invalid_message`: the server sent what is not the protocol.
  */
 export class SnorkyError extends Error {

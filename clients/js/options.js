@@ -7,6 +7,10 @@ import { json } from "./json.js";
  * @typedef {object} ClientOptions
  * @property {"json" | import("./json.js").Codec} [encoding] "json", or a codec such as `msgpack`
  * @property {import("./connection.js").SocketClass} [WebSocket] where there is no global one (Node < 22: `ws`)
+ * @property {import("./token.js").TokenSource} [token] who this client is; a function is asked for it, and for the
+ *   next one before it expires
+ * @property {boolean} [hasIdentity] true if there is a token: the gateway knows who this client is, on every connection
+ *   (perhaps by a cookie); so publications can be repeated on another one
  * @property {number} [callTimeoutMs] 10 000: from the call to its answer, waiting for a connection included
  * @property {number} [connectTimeoutMs] 10 000
  * @property {number} [backoffBaseMs] 500: the first retry comes within this, each further within twice as much
@@ -14,10 +18,16 @@ import { json } from "./json.js";
  * @property {number} [probeAfterMs] 30 000: silence before the server is asked for a sign of life; 0: never
  * @property {number} [probeTimeoutMs] 10 000
  * @property {number} [waitingCallsMax] 1 000: calls that may wait for a connection
+ * @property {number} [publishMaxAgeMs] 60 000: from `publish` to its answer, however many connections that takes. The
+ *   server knows idempotency keys for 300 000
+ * @property {number} [queueMax] 1 000: publications that are not answered
+ * @property {number} [queueMaxBytes] 1 048 576: of their messages
+ * @property {number} [messageMaxBytes] 65 000: of one; the server's limit counts what stands around it too
  * @property {import("./clock.js").Clock} [clock]
  * @property {() => number} [random] as Math.random
  *
- * @typedef {Required<Omit<ClientOptions, "encoding">> & {url: string, codec: import("./json.js").Codec}} Settings
+ * @typedef {Required<Omit<ClientOptions, "encoding" | "token">>
+ *   & {url: string, codec: import("./json.js").Codec, token: import("./token.js").TokenSource | undefined}} Settings
  */
 
 /**
@@ -30,7 +40,7 @@ import { json } from "./json.js";
  * @returns {Settings}
  */
 export function settle(url, options) {
-  const { encoding = "json", WebSocket = globalThis.WebSocket, ...rest } = options;
+  const { encoding = "json", WebSocket = globalThis.WebSocket, token, ...rest } = options;
   if (WebSocket === undefined) throw new TypeError("No global WebSocket here: pass one, as in connect(url, {WebSocket})");
   const codec = encoding === "json" ? json : encoding;
   if (typeof codec !== "object") {
@@ -44,13 +54,18 @@ export function settle(url, options) {
     probeAfterMs: 30_000,
     probeTimeoutMs: 10_000,
     waitingCallsMax: 1_000,
+    hasIdentity: token !== undefined,
+    publishMaxAgeMs: 60_000,
+    queueMax: 1_000,
+    queueMaxBytes: 1_048_576,
+    messageMaxBytes: 65_000,
     clock: systemClock,
     random: Math.random,
   };
   for (const [name, value] of Object.entries(rest)) {
     if (value !== undefined) Object.assign(settings, { [name]: value });
   }
-  return { ...settings, url: absolute(url), WebSocket, codec };
+  return { ...settings, url: absolute(url), WebSocket, codec, token };
 }
 
 /** @param {string | URL} url */

@@ -9,7 +9,8 @@
  *     await client.publish("news", { headline: "It works" });
  *     console.log(await client.call("gateway", "info"));
  *
- * It reconnects by itself (exponential backoff, full jitter) and subscribes again. Close codes 4500-4999 end it.
+ * It reconnects by itself (exponential backoff, full jitter) and subscribes again; with `{recover: true}` it gets what
+ * it missed, or is told that it cannot have it. Close codes 4500-4999 end it.
  * For MessagePack instead of JSON: `connect(url, { encoding: msgpack })`.
  */
 
@@ -17,6 +18,7 @@ import { Client } from "./client.js";
 
 /** @typedef {import("./json.js").Codec} Codec */
 /** @typedef {import("./options.js").ClientOptions} ClientOptions */
+/** @typedef {import("./topic.js").Gap} Gap */
 /** @typedef {import("./topic.js").MessageInfo} MessageInfo */
 
 export { canonical, channelName } from "./canonical.js";
@@ -24,7 +26,7 @@ export { Client } from "./client.js";
 export { SnorkyError } from "./error.js";
 export { json } from "./json.js";
 export { msgpack } from "./msgpack.js";
-export { Subscription } from "./topic.js";
+export { Subscription } from "./subscription.js";
 
 /**
  * Connect to a gateway; returns at once, calls wait for the connection.

@@ -1,18 +1,29 @@
 /**
- * One channel of one service as this client wants it, whatever connection it comes over: its handlers.
+ * One channel of one service as this client wants it, whatever connection it comes over: its handlers, and where it
+ * stands.
  *
  * @typedef {object} MessageInfo
  * @property {string} service
  * @property {any} channel
  * @property {number} [offset] on channels that keep history
- * @property {string} [position] opaque
+ * @property {string} [position] to come back with: `subscribe(channel, handler, {recover: position})`
+ *
+ * @typedef {object} TopicEvents
+ * @property {Gap} gap
+ * @property {{position: string | null, count: number}} recovered asked again, and nothing is missing: `count` messages
+ *   that had been missed were delivered
+ *
+ * @typedef {object} Gap messages are missing that can no longer be had; usually one fetches the present state
+ * @property {"live" | "recovery"} cause on a connection that stands, or behind the return to the channel
+ * @property {string | null} position from here on; null: the channel keeps no history
  *
  * @typedef {import("./error.js").SnorkyError} SnorkyError
  * @typedef {(message: any, info: MessageInfo) => void} MessageHandler
  */
 
 import { channelName } from "./canonical.js";
-import { protect } from "./emitter.js";
+import { Emitter, protect } from "./emitter.js";
+import { Sequence } from "./sequence.js";
 
 /** Two channels are the same iff their keys are. @param {string} service @param {unknown} channel */
 export function topicKey(service, channel) {
@@ -28,6 +39,11 @@ export class Topic {
   #reject = (/** @type {SnorkyError} */ _error) => {};
   /** @type {Promise<void>} */
   #ready = Promise.resolve();
+  #emitter = new Emitter();
+  #hasBeenConfirmed = false;
+  /** Whether what is missed is asked for. */
+  recovers = false;
+  sequence = new Sequence();
 
   /** @param {string} service @param {any} channel */
   constructor(service, channel) {
@@ -45,6 +61,16 @@ export class Topic {
     return this.#state === "refused";
   }
 
+  /** True if a server has confirmed it before, on whatever connection. */
+  get hasBeenConfirmed() {
+    return this.#hasBeenConfirmed;
+  }
+
+  /** Up to where messages have been delivered; null if the server has told no position. */
+  get position() {
+    return this.sequence.position;
+  }
+
   /** The first answer of a server: resolves when subscribed, rejects when refused or given up. */
   get ready() {
     return this.#ready;
@@ -58,7 +84,29 @@ export class Topic {
     return () => this.#seats.delete(seat);
   }
 
-  /** Hand a message to every handler. @param {import("./connection.js").Notification} notification */
+  /**
+   * @template {keyof TopicEvents} E
+   * @param {E} event @param {(detail: TopicEvents[E]) => void} handler
+   */
+  on(event, handler) {
+    return this.#emitter.on(event, handler);
+  }
+
+  /**
+   * Deliver the next message, and stand behind it. False if there is nothing to deliver: in its place was what is not
+   * fit for anybody (a tombstone).
+   *
+   * @param {Record<string, any>} notification
+   */
+  take(notification) {
+    const { position, tombstone } = notification;
+    this.sequence.moveTo(typeof position === "string" ? position : null);
+    if (tombstone === true) return false;
+    this.deliver(notification);
+    return true;
+  }
+
+  /** Hand a message to every handler. @param {Record<string, any>} notification */
   deliver({ message, offset, position }) {
     /** @type {MessageInfo} */
     const info = { service: this.service, channel: this.channel };
@@ -70,8 +118,20 @@ export class Topic {
     }
   }
 
+  /** Tell that messages are missing. @param {string | null} position from here on @param {Gap["cause"]} cause */
+  lose(position, cause) {
+    this.sequence.moveTo(position);
+    this.#emitter.emit("gap", { cause, position });
+  }
+
+  /** Tell that nothing is missing. @param {number} count messages that had been */
+  recovered(count) {
+    this.#emitter.emit("recovered", { position: this.position, count });
+  }
+
   confirm() {
     this.#state = "confirmed";
+    this.#hasBeenConfirmed = true;
     this.#resolve();
   }
 
@@ -88,32 +148,5 @@ export class Topic {
       this.#reject = reject;
     });
     this.#ready.catch(() => {}); // refusals are also told by the event `error`: nobody has to await
-  }
-}
-
-/** What `subscribe` returns: one handler's place on a channel. */
-export class Subscription {
-  #topic;
-  #leave;
-
-  /** @param {Topic} topic @param {() => void} leave idempotent */
-  constructor(topic, leave) {
-    this.#topic = topic;
-    this.#leave = leave;
-    /** Resolves when the server first confirms; rejects with SnorkyError if it refuses. @readonly */
-    this.ready = topic.ready;
-  }
-
-  get service() {
-    return this.#topic.service;
-  }
-
-  get channel() {
-    return this.#topic.channel;
-  }
-
-  /** Hear no more. The last one on a channel unsubscribes. Idempotent. */
-  close() {
-    this.#leave();
   }
 }

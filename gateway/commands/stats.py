@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
 from typing import Annotated
 
 import typer
@@ -13,8 +14,10 @@ from rich.text import Text
 
 from gateway.commands.common import Config, fail, output, read_settings
 from gateway.errors import ConfigurationError
-from gateway.redis.heartbeat import NodeState, read_nodes
+from gateway.redis.heartbeat import NodeState, read_all_nodes
+from gateway.redis.names import nodes_key
 from gateway.redis.probe import reading
+from gateway.redis.spread import targets_of
 from gateway.redis.target import RedisTarget
 
 __all__ = ["stats"]
@@ -47,26 +50,26 @@ def stats(
     if not settings.redis_url:
         fail("no redis_url is set, so there is no cluster to look at: set it, or see /metrics on the private port")
     try:
-        target = RedisTarget.from_url(settings.redis_url)
-        asyncio.run(_show(target, settings.prefix, interval_s, once))
+        asyncio.run(_show(targets_of(settings.redis_url), settings.prefix, interval_s, once))
     except (ConfigurationError, ConnectionError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
 
-async def _show(target: RedisTarget, prefix: str, interval_s: float, once: bool) -> None:
+async def _show(targets: Iterable[RedisTarget], prefix: str, interval_s: float, once: bool) -> None:
     meter = Meter()
-    async with reading(target) as client:
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(reading(target.of(nodes_key(prefix)))) for target in targets]
         if once:
-            meter.look(await read_nodes(client, prefix), time.monotonic())
+            meter.look(await read_all_nodes(clients, prefix), time.monotonic())
             await asyncio.sleep(max(interval_s, 2.5))  # one heartbeat at least lies between
-            meter.look(await read_nodes(client, prefix), time.monotonic())
+            meter.look(await read_all_nodes(clients, prefix), time.monotonic())
             output.print(meter.table())
             return
         with Live(console=output, auto_refresh=False, transient=False) as live:
             while True:
-                meter.look(await read_nodes(client, prefix), time.monotonic())
+                meter.look(await read_all_nodes(clients, prefix), time.monotonic())
                 live.update(meter.table(), refresh=True)
                 await asyncio.sleep(interval_s)
 

@@ -9,6 +9,7 @@ from gateway.redis.lease import Timings
 from gateway.redis.names import channel_name
 from gateway.redis.revocations import RedisRevocations
 from gateway.redis.target import RedisTarget
+from gateway.redis.topology import Topology
 
 __all__ = [
     "EmbeddedServer",
@@ -20,6 +21,7 @@ __all__ = [
     "RedisRevocations",
     "RedisTarget",
     "Timings",
+    "Topology",
     "channel_name",
     "read_nodes",
 ]

@@ -27,6 +27,7 @@ class RedisBroker:
 
     prefix: of all names in Redis; two deployments on one Redis need two. node_id: unique among the nodes.
     silence_s, deadline_s: a canary goes out after so much silence, and is missed after so much more.
+    on_moved: makes it one of a Cluster's, by sharded pub/sub; see Subscriber, also of new_canary_name.
     linger_s: how long Redis is kept subscribed after the last `unsubscribe`; page reloads come back within.
     """
 
@@ -45,9 +46,10 @@ class RedisBroker:
         linger_s: float = 1.0,
         queue_max: int = QUEUE_MAX,
         queue_max_bytes: int = QUEUE_MAX_BYTES,
+        on_moved: Callable[[str], None] | None = None,
+        new_canary_name: Callable[[], bytes] | None = None,
     ) -> None:
         self._prefix = prefix
-        self._canary_name = canary_name(prefix, node_id)
         self._deadline_s = deadline_s
         self._metrics = metrics
         self._listener: Listener | None = None
@@ -59,11 +61,13 @@ class RedisBroker:
             target,
             client_name=f"{client_name}:subscriber",
             name_of=self._name_of,
-            canary_name=self._canary_name,
+            canary_name=canary_name(prefix, node_id),
             on_batch=self._on_batch,
             on_canary=self._on_canary,
             on_whole=self._on_whole,
             on_lost=self._on_lost,
+            on_moved=on_moved,
+            new_canary_name=new_canary_name,
             metrics=metrics,
             confirm_timeout_s=confirm_timeout_s,
             linger_s=linger_s,
@@ -77,6 +81,7 @@ class RedisBroker:
             dial_timeout_s=dial_timeout_s,
             queue_max=queue_max,
             queue_max_bytes=queue_max_bytes,
+            is_sharded=on_moved is not None,
         )
         self._canary = Canary(
             publish=self._publish_canary,
@@ -147,7 +152,7 @@ class RedisBroker:
             self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _publish_canary(self, payload: bytes) -> "asyncio.Future[int]":
-        return self._publisher.publish(self._canary_name, payload)
+        return self._publisher.publish(self._subscriber.canary_name, payload)
 
     def _redial(self, reason: str) -> None:
         self._publisher.redial_if_owing(self._deadline_s, reason)

@@ -19,7 +19,8 @@ class Claims:
         self._prefix = prefix
 
     def claiming(self, owner: str, held: NameHeld, identity: str | None, *, is_taking_over: bool) -> Call:
-        """Make the call that claims a name. owner: NODE:INCARNATION. Its answer: 1, or 0: somebody else has it.
+        """Make the call that claims a name. owner: NODE:INCARNATION. Its answer: 1, or 0: somebody else has it; or,
+        in a Cluster, who lost it and is to be told, as `Owner` is written.
 
         is_taking_over: from the same identity, if another connection of it holds the name; that one is told.
         """
@@ -29,7 +30,7 @@ class Claims:
             b"0" if identity is None else b"1",
             (identity or "").encode(),
             b"1" if is_taking_over else b"0",
-            direct_prefix(self._prefix),
+            b"" if self._scripts.is_sharded else direct_prefix(self._prefix),
             msgspec.json.encode([held.names, held.name]),
         ]
         return Call("claim", [names_key(self._prefix, held.names)], arguments)

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import hiredis
+
 from gateway.errors import BrokerUnavailable
 from gateway.metrics import Metrics
 from gateway.redis.link import Link
@@ -39,8 +41,10 @@ class _Group:
 class Commander:
     """One connection for commands. role: for metrics and logs. timeout_s: from `send` to the last answer.
 
-    on_up: to be set by who wants to know of each new connection.
+    on_up: to be set by who wants to know of each new connection. is_sharded: its server is one of a Cluster's.
     """
+
+    is_sharded = False
 
     def __init__(
         self,
@@ -87,8 +91,8 @@ class Commander:
             self._timer.cancel()
         self._fail(self._waiting, "the directory is stopped")
 
-    def send(self, commands: Sequence[bytes]) -> "asyncio.Future[list[Any]]":
-        """Queue a group of commands, each as `wire.command` spells it; never waits.
+    def send(self, commands: Sequence[bytes], *, in_order: bool = True) -> "asyncio.Future[list[Any]]":
+        """Queue a group of commands, each as `wire.command` spells it; never waits. in_order: it always is.
 
         The future: one answer for each, `hiredis.ReplyError` among them; or BrokerUnavailable: not known what
         happened. Cancelled before it was written, it is not sent.
@@ -150,6 +154,8 @@ class Commander:
                 raise WireError(f"unasked answer: {str(reply)[:200]}")
             group = self._written[0]
             group.answers.append(reply)
+            if isinstance(reply, hiredis.ReplyError):
+                self._link.on_refused(reply)
             if len(group.answers) == group.count:
                 self._written.popleft()
                 if not group.future.done():

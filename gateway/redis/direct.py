@@ -22,7 +22,7 @@ import structlog
 
 from gateway.directory import Owner
 from gateway.errors import BrokerUnavailable
-from gateway.redis.broker import RedisBroker
+from gateway.redis.cluster_broker import AnyBroker
 from gateway.redis.names import DIRECT_KEY
 
 __all__ = ["Direct"]
@@ -41,7 +41,7 @@ class Direct:
 
     def __init__(
         self,
-        broker: RedisBroker,
+        broker: AnyBroker,
         *,
         node_id: str,
         is_mine: Callable[[str], bool],
@@ -89,6 +89,11 @@ class Direct:
             raise BrokerUnavailable(f"not acknowledged within {self._timeout_s:g} s") from error
         finally:
             self._pending.pop(number, None)
+
+    def tell_lost(self, owner: Owner, names: str, name: str) -> None:
+        """Tell a connection's node that it lost a name, where the script that took it could not."""
+        data = f"l {owner.incarnation} {owner.serial}\n".encode() + msgspec.json.encode([names, name])
+        self._broker.publish(DIRECT_KEY + owner.node_id, data)
 
     def _on_payloads(self, payloads: Sequence[bytes]) -> None:
         answers: defaultdict[str, list[str]] = defaultdict(list)

@@ -17,9 +17,9 @@ import structlog
 from gateway.directory import Asserter, Entered, Member, Owner
 from gateway.errors import BrokerUnavailable, ConfigurationError, ConnectionClosed
 from gateway.metrics import Metrics
-from gateway.redis.broker import RedisBroker
 from gateway.redis.claims import Claims
-from gateway.redis.commander import Commander
+from gateway.redis.cluster_broker import AnyBroker
+from gateway.redis.cluster_commander import AnyCommander, commander_of
 from gateway.redis.direct import Direct
 from gateway.redis.estate import Estate, Holding, NameHeld, Place
 from gateway.redis.lease import Lease, Timings
@@ -43,8 +43,9 @@ _log = structlog.get_logger("snorky.redis")
 class RedisDirectory:
     """Fulfils `gateway.directory.Directory` (its docstrings are the contract).
 
-    broker: this node's, for direct messages; started before. node_id: letters, digits and `_.-`, unique.
-    timeout_s: of every answer of Redis, and of a direct message's acknowledgement.
+    broker: this node's, for direct messages; started before. node_id: letters, digits and `_.-`, unique. tag: what
+    its incarnations begin with, where it is one of several. timeout_s: of every answer of Redis, and of a direct
+    message's acknowledgement.
     """
 
     def __init__(
@@ -53,15 +54,17 @@ class RedisDirectory:
         *,
         prefix: str,
         node_id: str,
-        broker: RedisBroker,
+        broker: AnyBroker,
         metrics: Metrics,
         timings: Timings | None = None,
+        tag: str = "",
         timeout_s: float = 5.0,
         dial_timeout_s: float = 2.0,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", node_id):
             raise ConfigurationError(f"a node's id is of letters, digits and _.- only, not {node_id[:100]!r}")
         timings = timings or Timings()
+        self._broker = broker
         self._prefix = prefix
         self._node_id = node_id
         self._timeout_s = timeout_s
@@ -69,8 +72,8 @@ class RedisDirectory:
         self._heard = asyncio.Event()  # direct messages reach this node
         self._hearing: asyncio.Task[None] | None = None
 
-        def commander(role: str, seconds: float) -> Commander:
-            return Commander(
+        def commander(role: str, seconds: float) -> AnyCommander:
+            return commander_of(
                 target,
                 role=role,
                 client_name=f"snorky:{node_id}:{role}",
@@ -81,7 +84,7 @@ class RedisDirectory:
 
         self._commanders = commander("directory", timeout_s), commander("lease", min(timeout_s, timings.renew_s))
         self._scripts, lease_scripts = map(Scripts, self._commanders)
-        self._lease = Lease(lease_scripts, prefix=prefix, node_id=node_id, timings=timings)
+        self._lease = Lease(lease_scripts, prefix=prefix, node_id=node_id, timings=timings, tag=tag)
         self._incarnations = deque([self._lease.incarnation], maxlen=INCARNATIONS_MAX)
         self._ledger = Ledger(echo_s=timings.sweep_s)
         self._estate = Estate(self._scripts, prefix=prefix, notices=self._notice)
@@ -125,9 +128,13 @@ class RedisDirectory:
         """True while this node may enter and claim: its lease is held, and direct messages reach it."""
         return self._lease.is_held and self._heard.is_set()
 
-    @property
-    def is_sure(self) -> bool:
+    def is_sure(self, names: str) -> bool:
         return self._lease.is_held and not self._upkeep.is_asserting
+
+    @property
+    def is_heard(self) -> bool:
+        """True while this node hears its Redis."""
+        return not self._broker.is_deaf
 
     async def start(self, asserter: Asserter) -> None:
         self._asserter = asserter
@@ -220,7 +227,10 @@ class RedisDirectory:
         async with self._ledger.held(serial) as holdings:
             owner = await self._until_held()
             call = self._claims.claiming(owner, held, identity, is_taking_over=True)
-            if await self._write(holdings, owner, held, call) == 1:
+            answer = await self._write(holdings, owner, held, call)
+            if isinstance(answer, bytes):
+                self._direct.tell_lost(Owner.parse(answer.decode()), names, name)
+            if answer != 0:
                 return True
             self._drop(holdings, owner, held)
             return False
@@ -252,8 +262,9 @@ class RedisDirectory:
     async def send(self, owner: Owner, message: bytes) -> bool:
         return await self._direct.send(owner, message)
 
-    async def put_token(self, value: Any, ttl_s: float) -> str:
-        return await self._tokens.put(value, ttl_s)
+    async def put_token(self, value: Any, ttl_s: float, *, token: str | None = None) -> str:
+        """See Directory. token: one that nobody knows, instead of a new one."""
+        return await self._tokens.put(value, ttl_s, token=token)
 
     async def take_token(self, token: str) -> Any | None:
         return await self._tokens.take(token)

@@ -6,7 +6,7 @@ node's; whoever reads removes it, and a node that only was late adds itself agai
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from gateway.redis.names import node_key, nodes_key
 from gateway.redis.target import RedisTarget
 
-__all__ = ["Heartbeat", "NodeState", "read_nodes"]
+__all__ = ["Heartbeat", "NodeState", "read_all_nodes", "read_nodes"]
 
 INTERVAL_S = 2.0
 TTL_S = 8.0  # three beats may fail
@@ -107,6 +107,24 @@ class Heartbeat:
             pipe.sadd(nodes_key(self._prefix), self._node_id)
             pipe.set(node_key(self._prefix, self._node_id), state, px=self._ttl_ms)
             await pipe.execute()
+
+
+async def read_all_nodes(clients: Sequence["Redis"], prefix: str) -> list[NodeState]:
+    """Read what any of several Redis has of each living node, sorted by id; those that are away are not needed.
+
+    Raises redis.exceptions.RedisError or OSError: all are away.
+    """
+    answers = await asyncio.gather(*(read_nodes(client, prefix) for client in clients), return_exceptions=True)
+    found: dict[str, NodeState] = {}
+    problems: list[BaseException] = []
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            problems.append(answer)
+        else:
+            found |= {node.node_id: node for node in answer}
+    if len(problems) == len(answers):
+        raise problems[0]
+    return [found[node_id] for node_id in sorted(found)]
 
 
 async def read_nodes(client: "Redis", prefix: str) -> list[NodeState]:

@@ -6,16 +6,21 @@ to follow the one before, so what is trimmed meanwhile is noticed.
 
 import asyncio
 import secrets
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 from gateway.history import History
 from gateway.metrics import Metrics
 from gateway.publication import Position, Publication
-from gateway.redis.commander import Commander
+from gateway.redis.cluster_commander import commander_of
+from gateway.redis.cluster_sequencer import sequencer_of
+from gateway.redis.functions import Functions
 from gateway.redis.names import state_key, stream_key
 from gateway.redis.scripting import Call, Scripts
-from gateway.redis.sequencer import KEEP_S, Sequencer
+from gateway.redis.sequencer import KEEP_S
 from gateway.redis.target import RedisTarget
+from gateway.redis.wire import command
+from gateway.rules import Rules
 
 __all__ = ["RedisHistory"]
 
@@ -41,7 +46,7 @@ class RedisHistory:
         client_name = f"snorky:{node_id}".replace(" ", "_")
         self._prefix = prefix
         self._page = page
-        self._sequencer = Sequencer(
+        self._sequencer = sequencer_of(
             target,
             prefix=prefix,
             client_name=f"{client_name}:sequencer",
@@ -49,7 +54,7 @@ class RedisHistory:
             publish_timeout_s=publish_timeout_s,
             dial_timeout_s=dial_timeout_s,
         )
-        self._commander = Commander(
+        self._commander = commander_of(
             target,
             role="history",
             client_name=f"{client_name}:history",
@@ -58,12 +63,18 @@ class RedisHistory:
             dial_timeout_s=dial_timeout_s,
         )
         self._scripts = Scripts(self._commander)
+        self._functions = Functions(self._commander, self._scripts, prefix=prefix)
+
+    def set_rules(self, service: str, rules: Rules) -> None:
+        self._functions.set_rules(service, rules)
 
     async def start(self) -> None:
         self._sequencer.start()
+        self._functions.start()
         self._commander.start()
 
     async def stop(self) -> None:
+        await self._functions.stop()
         await self._sequencer.stop()
         await self._commander.stop()
 
@@ -72,32 +83,98 @@ class RedisHistory:
     ) -> "asyncio.Future[Position]":
         return self._sequencer.sequence(key, payload, history, once)
 
-    async def read(self, key: str, since: Position) -> list[Publication] | None:
+    def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
+        return self._sequencer.publish_once(key, payload, once)
+
+    async def read(
+        self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0
+    ) -> list[Publication] | None:
         found: list[Publication] = []
+        size = 0
         last: int | None = None
         while last is None or since.offset < last:
-            answer = await self._page_of(key, since)
-            if not answer:
+            page = await self._page_after(key, since, self._page)
+            if page is None:
                 return None
             if last is None:
-                last = int(answer[0])  # what comes after is not asked for: else a busy channel is read for ever
-            for tag, payload in zip(answer[1::2], answer[2::2], strict=True):
-                position = Position(since.epoch, since.offset + 1, tag.decode())
-                found.append(Publication(payload, position, since.tag))
+                last = page[0]  # what comes after is not asked for: else a busy channel is read for ever
+                if max_entries and last - since.offset > max_entries:
+                    return None
+            for publication, position in page[1]:
+                found.append(publication)
+                size += len(publication.payload)
                 since = position
+            if max_bytes and size > max_bytes:
+                return None
         return found
+
+    async def recent(self, key: str, limit: int, since: Position | None = None) -> tuple[list[Publication], Position]:
+        if since is not None:
+            found = await self._first_after(key, since, limit)
+            if found is not None:
+                return found, await self.position(key)
+        arguments = [b"%d" % limit, b"%d" % PAGE_MAX_BYTES]
+        (answer,) = await self._scripts.run(Call("recent", self._keys(key), arguments))
+        if not answer:
+            return [], await self.position(key)
+        top = Position.parse(answer[0].decode())
+        entries = zip(answer[1::4], answer[2::4], answer[3::4], answer[4::4], strict=True)
+        publications = [
+            Publication(payload, Position(top.epoch, int(offset), tag.decode()), previous.decode())
+            for offset, previous, tag, payload in entries
+        ]
+        return publications[::-1], top
 
     async def position(self, key: str) -> Position:
         arguments = [secrets.token_hex(12).encode(), b"%d" % round(KEEP_S * 1000)]
         (answer,) = await self._scripts.run(Call("position", self._keys(key), arguments))
         return Position.parse(answer.decode())
 
-    async def _page_of(self, key: str, since: Position) -> list[bytes]:
+    async def positions(self, keys: Iterable[str]) -> dict[str, Position]:
+        wanted = list(keys)
+        steps: list[bytes] = []
+        for key in wanted:
+            state = state_key(self._prefix, key)
+            steps.append(command(b"HMGET", state, b"epoch", b"offset", b"tag"))
+            steps.append(command(b"PEXPIRE", state, b"%d" % round(KEEP_S * 1000), b"GT"))  # never shorter
+        answers = await self._scripts.run(*steps, in_order=False) if steps else []
+        return {
+            key: Position(epoch.decode(), int(offset), tag.decode())
+            for key, (epoch, offset, tag) in zip(wanted, answers[::2], strict=True)
+            if epoch is not None
+        }
+
+    async def _first_after(self, key: str, since: Position, limit: int) -> list[Publication] | None:
+        """Read the first publications behind a position, some MiB at most; None = it cannot be read from."""
+        found: list[Publication] = []
+        size, last = 0, since.offset + 1
+        while since.offset < last and len(found) < limit and size < PAGE_MAX_BYTES:
+            page = await self._page_after(key, since, min(self._page, limit - len(found)))
+            if page is None:
+                return None
+            last = page[0]
+            for publication, position in page[1]:
+                found.append(publication)
+                size += len(publication.payload)
+                since = position
+        return found
+
+    async def _page_after(
+        self, key: str, since: Position, count: int
+    ) -> tuple[int, list[tuple[Publication, Position]]] | None:
+        """Read a page, and the channel's last offset; None = the position cannot be read from."""
         arguments = [since.epoch.encode(), b"%d" % since.offset, since.tag.encode()]
-        arguments += [b"%d" % self._page, b"%d" % PAGE_MAX_BYTES]
+        arguments += [b"%d" % count, b"%d" % PAGE_MAX_BYTES]
         (answer,) = await self._scripts.run(Call("read", self._keys(key), arguments))
-        page: list[bytes] = answer
-        return page
+        if not answer:
+            return None
+        found: list[tuple[Publication, Position]] = []
+        fields: list[Any] = answer
+        for tag, payload in zip(fields[1::2], fields[2::2], strict=True):
+            position = Position(since.epoch, since.offset + 1, tag.decode())
+            found.append((Publication(payload, position, since.tag), position))
+            since = position
+        return int(fields[0]), found
 
     def _keys(self, key: str) -> list[bytes]:
         return [state_key(self._prefix, key), stream_key(self._prefix, key)]

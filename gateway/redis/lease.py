@@ -38,13 +38,13 @@ class Timings:
 
 
 class Lease:
-    """Keeps one node's lease.
+    """Keeps one node's lease. tag: what its incarnations begin with.
 
     To be set by who wants to know, and not to wait: on_fenced, with the former NODE:INCARNATION; on_lost_state, when
     Redis lost its state; on_renewed.
     """
 
-    def __init__(self, scripts: Scripts, *, prefix: str, node_id: str, timings: Timings) -> None:
+    def __init__(self, scripts: Scripts, *, prefix: str, node_id: str, timings: Timings, tag: str = "") -> None:
         self.node_id = node_id
         self.on_fenced: Callable[[str], None] = _ignore
         self.on_lost_state: Callable[[], None] = _ignore
@@ -52,11 +52,12 @@ class Lease:
         self._scripts = scripts
         self._prefix = prefix
         self._timings = timings
+        self._tag = tag
         self._renewed_at: float | None = None  # loop time, under the present incarnation
         self._wake = asyncio.Event()
         self._first = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.incarnation = secrets.token_hex(6)
+        self.incarnation = self._new_incarnation()
         self.renewals = 0
 
     @property
@@ -135,7 +136,7 @@ class Lease:
         is_forgotten = status == b"new" and last is not None and sent_at - last > self._timings.claim_ttl_s / 2
         if status == b"fenced" or is_forgotten:
             former, self._renewed_at = self.owner, None
-            self.incarnation = secrets.token_hex(6)
+            self.incarnation = self._new_incarnation()
             self._wake.set()
             _log.warning("fenced: others took this node for dead", owner=former, now=self.owner)
             self.on_fenced(former)
@@ -147,6 +148,9 @@ class Lease:
             _log.warning("redis has lost its state", owner=self.owner)
             self.on_lost_state()
         self.on_renewed()
+
+    def _new_incarnation(self) -> str:
+        return self._tag + secrets.token_hex(6)
 
 
 def _ignore(*_: object) -> None:

@@ -2,11 +2,15 @@
 
 The waits between attempts grow and are drawn at random ("full jitter"), so that after a restart of Redis not all
 nodes come back in one instant; they stay under a second, since healing within three is promised.
+
+Where sentinels know the server, they are asked for each dial, and again while the wire is up: a primary that was left,
+cut off from all but us, answers everything that it is asked.
 """
 
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -18,6 +22,7 @@ __all__ = ["Link"]
 
 BACKOFF_BASE_S = 0.05
 BACKOFF_MAX_S = 1.0
+WATCH_S = 2.0  # 6 s are promised until it is noticed: a lost answer or two do not break it
 
 _log = structlog.get_logger("snorky.redis")
 
@@ -69,6 +74,12 @@ class Link:
         if self.wire is not None:
             self.wire.close(WireError(reason))
 
+    def on_refused(self, error: object) -> None:
+        """Know an error that Redis answered with; a primary that became a replica is given up, where others can be."""
+        if self._target.is_moving and str(error).startswith("READONLY"):
+            # not now: who tells us is amid the answers of this very wire
+            asyncio.get_running_loop().call_soon(self.redial, "it became a replica")
+
     def settle(self) -> None:
         """Know that the wire has proven good: the next attempt, if one is needed, need not wait long."""
         self._attempts = 0
@@ -84,10 +95,10 @@ class Link:
                 if self._was_up:
                     self._reconnects.inc()
                 self._was_up = True
-                self._log.info("redis connected")
+                self._log.info("redis connected", server=wire.server.address if wire.server else None)
                 try:
                     self._hand_over(wire)
-                    await wire.wait_closed()
+                    await self._until_lost(wire)
                 except Exception as error:
                     # The owner's fault, thus ours. Only a new wire has a state that can be known.
                     self._log.exception("connection state lost", error=repr(error))
@@ -97,6 +108,18 @@ class Link:
             self._attempts += 1
             ceiling_s = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2 ** min(self._attempts, 10))
             await asyncio.sleep(random.uniform(0, ceiling_s))  # noqa: S311 - spreads load, guards nothing
+
+    async def _until_lost(self, wire: Wire) -> None:
+        if not self._target.is_moving:
+            await wire.wait_closed()
+            return
+        while wire.is_open:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_S):
+                    await wire.wait_closed()
+            with suppress(DialError):  # nobody knows better: stay
+                if await self._target.resolved(max_age_s=WATCH_S / 2) != wire.server:
+                    wire.close(WireError("another server is the primary now"))
 
     def _hand_over(self, wire: Wire) -> None:
         def on_lost(error: WireError) -> None:

@@ -1,5 +1,7 @@
 """How keys are spelled in Redis. Braces: all that belongs to one channel lies in one cluster slot."""
 
+from collections.abc import Callable
+
 __all__ = [
     "DIRECT_KEY",
     "canary_name",
@@ -16,6 +18,7 @@ __all__ = [
     "reaped_key",
     "revocations_key",
     "roster_key",
+    "sharded_canary_name",
     "state_key",
     "stream_key",
     "token_key",
@@ -24,6 +27,7 @@ __all__ = [
 # No service can be called "nodes" with nothing after it (a key is SERVICE:NAME), so nothing collides with these;
 # nor with what has a blank in front of its first colon.
 
+CANARIES_MAX = 50_000  # a shard with one slot of 16,384 is found by then, almost surely
 DIRECT_KEY = "direct "  # a node's id follows: the key of a channel that no service can have
 
 
@@ -45,6 +49,15 @@ def node_key(prefix: str, node_id: str) -> str:
 def canary_name(prefix: str, node_id: str) -> bytes:
     """The Redis channel on which a node hears itself."""
     return f"{prefix}:{{nodes}}:canary:{node_id}".encode()
+
+
+def sharded_canary_name(prefix: str, node_id: str, is_here: Callable[[bytes], bool]) -> bytes:
+    """The same in one shard of a Cluster: the first of some names that is there."""
+    for number in range(CANARIES_MAX):
+        name = f"{prefix}:{{canary {number}}}:{node_id}".encode()
+        if is_here(name):
+            return name
+    return canary_name(prefix, node_id)  # a shard with hardly any slots: it will be refused, and seen to be deaf
 
 
 # Two colons: no node is called ":leases".
@@ -90,9 +103,9 @@ def stream_key(prefix: str, key: str) -> bytes:
     return channel_name(prefix, key) + b":history"
 
 
-def once_key(prefix: str, key: str, digest: str) -> bytes:
-    """The position of what was published to a channel under an idempotency key. digest: of it, hexadecimal."""
-    return channel_name(prefix, key) + b":once:" + digest.encode()
+def once_key(prefix: str, key: str, once: str) -> bytes:
+    """The position of what was published to a channel under an idempotency key."""
+    return channel_name(prefix, key) + b":once:" + once.encode()
 
 
 def names_key(prefix: str, key: str) -> bytes:

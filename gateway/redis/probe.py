@@ -1,21 +1,26 @@
-"""What an operator's commands ask of Redis: is it fit, take this publication.
+"""What an operator's commands ask of Redis: is it fit, do all have the same rules.
 
 Connections are made for the one question and closed; a node's own traffic does not pass here.
 """
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from gateway.redis.names import channel_name
+from gateway.redis.cluster import Cluster
+from gateway.redis.functions import LIBRARY, code_in, digests_in
+from gateway.redis.heartbeat import read_nodes
+from gateway.redis.names import channel_name, nodes_key
+from gateway.redis.slots import SLOTS
 from gateway.redis.target import RedisTarget
+from gateway.redis.wire import DialError
 
-__all__ = ["RedisReport", "explain", "inspect_redis", "publish_all", "publish_once", "reading"]
+__all__ = ["RedisReport", "explain", "inspect_redis", "inspect_rules", "reading"]
 
 VERSION_MIN = (7, 0)  # scripts with a shebang line; earlier ones have known advisories
 _HEARD_TIMEOUT_S = 2.0
@@ -27,39 +32,18 @@ class RedisReport:
 
     facts: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-
-
-async def publish_once(target: RedisTarget, prefix: str, key: str, payload: bytes) -> int:
-    """PUBLISH once, never again: whoever gets ConnectionError does not know whether it went through.
-
-    key: of the channel, as `codec.channel_key` makes it. Returns the number of nodes that
-    received it. Raises ConnectionError, with a text for people.
-    """
-    async with reading(target) as client:
-        return int(await client.publish(channel_name(prefix, key), payload))
-
-
-async def publish_all(target: RedisTarget, prefix: str, key: str, batches: Iterable[Sequence[bytes]]) -> int:
-    """PUBLISH many in their order, a round trip for each batch, never again.
-
-    Returns how many were sent. Raises ConnectionError: of the last batch it is not known.
-    """
-    sent, name = 0, channel_name(prefix, key)
-    async with reading(target) as client:
-        for batch in batches:
-            pipeline = client.pipeline(transaction=False)
-            for payload in batch:
-                pipeline.publish(name, payload)
-            await pipeline.execute()
-            sent += len(batch)
-    return sent
+    notes: list[str] = field(default_factory=list)  # what may be so for a while
 
 
 async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
     """Reach Redis as a node would; never raises for what Redis does or is."""
+    if target.cluster is not None:
+        return await _inspect_cluster(target, target.cluster)
     report = RedisReport(facts={"address": target.safe_url})
     client = target.client()
     try:
+        if target.sentinels is not None:
+            report.facts["primary"] = (await target.resolved()).address
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         await client.ping()
@@ -69,10 +53,61 @@ async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
         except NoPermissionError:
             report.problems.append("the Redis user may not run INFO: add +info to its ACL rules")
         await _hear(target, prefix, report)
-    except (RedisError, OSError) as error:
+    except (RedisError, OSError, DialError) as error:
         report.problems.append(explain(error, target))
     finally:
         await client.aclose()
+    return report
+
+
+async def inspect_rules(target: RedisTarget, prefix: str, digest: str) -> RedisReport:
+    """Compare rules with those that the function has, and that nodes say they have. digest: by `rules.digest_of`."""
+    report = RedisReport()
+    client = target.of(nodes_key(prefix)).client()
+    try:
+        library = code_in(await client.function_list(LIBRARY, withcode=True))
+        loaded = digests_in(library or "").get(prefix)
+        others = sorted(
+            node.node_id for node in await read_nodes(client, prefix) if node.state.get("rules", digest) != digest
+        )
+    except (RedisError, OSError, DialError) as error:
+        report.facts["rules"] = f"not compared: {str(error)[:200]}"
+        return report
+    finally:
+        await client.aclose()
+    report.facts["rules"] = digest
+    report.facts["snorky_publish"] = f"has {loaded}" if loaded else "not loaded: no node with this prefix has been here"
+    if loaded not in (None, digest):
+        report.notes.append(
+            "the function snorky_publish has other channel rules than these settings: the node that started last had "
+            "them; bring all nodes to the same settings, and start one"
+        )
+    if others:
+        report.notes.append(f"nodes with other channel rules than these settings: {', '.join(others[:10])}")
+    return report
+
+
+async def _inspect_cluster(target: RedisTarget, cluster: Cluster) -> RedisReport:
+    """Reach each primary of a Cluster."""
+    report = RedisReport(facts={"address": target.safe_url})
+    try:
+        await cluster.look()
+    except DialError as error:
+        report.problems.append(explain(error, target))
+        return report
+    covered = sum(last + 1 - first for shard in cluster.shards for first, last in shard.slots)
+    report.facts["cluster"] = f"{len(cluster.shards)} primaries, {covered} of {SLOTS} slots"
+    if covered != SLOTS:
+        report.problems.append(f"{SLOTS - covered} slots of the Cluster are nobody's: see redis-cli --cluster check")
+    for shard in cluster.shards:
+        server = cluster.server(shard.primary)
+        client = server.client()
+        try:
+            _judge(await client.info(), report, is_cluster=True)
+        except (RedisError, OSError) as error:
+            report.problems.append(explain(error, server))
+        finally:
+            await client.aclose()
     return report
 
 
@@ -96,20 +131,20 @@ def explain(error: Exception, target: RedisTarget) -> str:
     if isinstance(error, NoPermissionError):
         return f"{where} does not permit it: {error}"
     if isinstance(error, RedisError) and not isinstance(error, OSError) and "MOVED" in str(error):
-        return f"{where} is a Cluster, which this version does not speak to"
+        return f"{where} is part of a Cluster: write redis+cluster://HOST:PORT,... in redis_url"
     reason = str(error) or type(error).__name__
     return f"{where} cannot be reached: {reason}; is it running, and is redis_url right?"
 
 
-def _judge(info: dict[str, object], report: RedisReport) -> None:
+def _judge(info: dict[str, object], report: RedisReport, *, is_cluster: bool = False) -> None:
     name = str(info.get("server_name") or "redis")
     version = str(info.get("valkey_version") or info.get("redis_version") or "unknown")
     report.facts["server"] = f"{name} {version}"
     compatible = str(info.get("redis_version") or "")
     if [int(part) if part.isdigit() else 0 for part in compatible.split(".")[:2]] < list(VERSION_MIN):
         report.problems.append(f"Redis {version} is too old: 7.0 or later is needed (or Valkey)")
-    if info.get("cluster_enabled"):
-        report.problems.append("this Redis is part of a Cluster, which this version does not speak to")
+    if info.get("cluster_enabled") and not is_cluster:
+        report.problems.append("this Redis is part of a Cluster: write redis+cluster://HOST:PORT,... in redis_url")
     if info.get("role") == "slave":
         report.problems.append("this Redis is a replica and takes no writes: name its primary in redis_url")
     clients, clients_max = info.get("connected_clients"), info.get("maxclients")

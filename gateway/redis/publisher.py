@@ -38,7 +38,7 @@ class PublishRefused(BrokerUnavailable):
 class Publisher:
     """The speaking half of a broker. publish_timeout_s: from `publish` to the answer, whatever happens between.
 
-    role: for metrics and logs.
+    role: for metrics and logs. is_sharded: by SPUBLISH, in a Cluster.
     """
 
     def __init__(
@@ -50,10 +50,12 @@ class Publisher:
         publish_timeout_s: float,
         dial_timeout_s: float,
         role: str = "publisher",
+        is_sharded: bool = False,
         queue_max: int = QUEUE_MAX,
         queue_max_bytes: int = QUEUE_MAX_BYTES,
     ) -> None:
         self._publish_timeout_s = publish_timeout_s
+        self._verb = b"*3\r\n$8\r\nSPUBLISH" if is_sharded else b"*3\r\n$7\r\nPUBLISH"
         self._queue_max = queue_max
         self._queue_max_bytes = queue_max_bytes
         self._drops = metrics.drops.labels("publish_queue_full")
@@ -92,8 +94,8 @@ class Publisher:
         The future: number of subscribers reached; BrokerUnavailable, or its subclass PublishRefused if Redis said
         no. Cancelled before it was written, it is not sent.
         """
-        data = b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(payload), payload)
-        return self._queue(data)
+        words = (self._verb, len(name), name, len(payload), payload)
+        return self._queue(b"%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % words)
 
     def _queue(self, data: bytes) -> "asyncio.Future[Any]":
         loop = asyncio.get_running_loop()
@@ -163,6 +165,7 @@ class Publisher:
                     future.set_result(reply)
             elif isinstance(reply, hiredis.ReplyError):
                 fail(future, PublishRefused(str(reply)))
+                self._link.on_refused(reply)
             else:
                 fail(future, BrokerUnavailable("outcome unknown: answer out of place"))
                 raise WireError(f"answer out of place: {str(reply)[:200]}")

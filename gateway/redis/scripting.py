@@ -15,10 +15,15 @@ from typing import Any
 import hiredis
 
 from gateway.errors import BrokerUnavailable
-from gateway.redis.commander import Commander
+from gateway.redis.cluster_commander import AnyCommander
 from gateway.redis.wire import command
 
-__all__ = ["Call", "Scripts"]
+__all__ = ["Call", "Scripts", "sharded"]
+
+
+def sharded(source: bytes) -> bytes:
+    """Write a script as it publishes in a Cluster."""
+    return source.replace(b"redis.call('PUBLISH'", b"redis.call('SPUBLISH'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +36,21 @@ class _Script:
         return cls(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
 
 
-def _load() -> dict[str, tuple[_Script, _Script]]:
-    """Read all: as they are, and without their first line (which stays as an empty one: line numbers in errors)."""
+@dataclass(frozen=True, slots=True)
+class _Spellings:
+    """plain: without the first line (which stays as an empty one: line numbers in errors)."""
+
+    full: _Script
+    plain: _Script
+    sharded: _Script
+
+
+def _load() -> dict[str, _Spellings]:
     found = {}
     for path in sorted((Path(__file__).parent / "scripts").glob("*.lua")):
         source = path.read_bytes()
-        found[path.stem] = (_Script.of(source), _Script.of(source[source.index(b"\n") :]))
+        plain = source[source.index(b"\n") :]
+        found[path.stem] = _Spellings(_Script.of(source), _Script.of(plain), _Script.of(sharded(source)))
     return found
 
 
@@ -56,39 +70,56 @@ class Call:
 class Scripts:
     """Runs groups of commands and scripts. commander: whose connection they go by, in order."""
 
-    def __init__(self, commander: Commander) -> None:
+    def __init__(self, commander: AnyCommander) -> None:
         self._commander = commander
         self._is_plain: bool | None = None  # the server knows no shebang line; None: not asked yet
 
-    async def run(self, *steps: Call | bytes) -> list[Any]:
+    @property
+    def is_sharded(self) -> bool:
+        """True in a Cluster: a script can publish only to channels of its keys' slot."""
+        return self._commander.is_sharded
+
+    async def run(self, *steps: Call | bytes, in_order: bool = True) -> list[Any]:
         """Run steps one after the other, with one round trip; bytes: a command as `wire.command` spells it.
+
+        In a Cluster it takes as many as slots take turns; not in_order: all shards at once.
 
         If Redis does not know a script, it is sent again in full, and all commands again with it. Raises
         BrokerUnavailable: one of them failed or it is not known; the others may have been done.
         """
-        if self._is_plain is None:
-            (version,) = raise_for_errors(await self._commander.send([command(b"EVAL", _ASK_VERSION, b"0")]))
-            self._is_plain = version == 0
-        answers = await self._send(steps, in_full=False)
+        await self.is_plain()
+        answers = await self._send(steps, in_full=False, in_order=in_order)
         unknown = {at for at, answer in enumerate(answers) if _is_unknown(answer)}
         if unknown:
             # A script that was done is not done again, for it would answer otherwise; but what is read after one is.
             again = [at for at, step in enumerate(steps) if at in unknown or isinstance(step, bytes)]
-            for at, answer in zip(again, await self._send([steps[at] for at in again], in_full=True), strict=True):
+            for at, answer in zip(
+                again, await self._send([steps[at] for at in again], in_full=True, in_order=in_order), strict=True
+            ):
                 answers[at] = answer
         return raise_for_errors(answers)
+
+    async def is_plain(self) -> bool:
+        """Tell if the server knows neither the shebang line nor functions. Raises BrokerUnavailable."""
+        if self._is_plain is None:
+            (version,) = raise_for_errors(await self._commander.send([command(b"EVAL", _ASK_VERSION, b"0")]))
+            self._is_plain = version == 0
+        return self._is_plain
 
     def forget(self, *steps: bytes) -> None:
         """Send commands of which nobody needs to know the outcome."""
         self._commander.send(steps)
 
-    def _send(self, steps: Sequence[Call | bytes], *, in_full: bool) -> "asyncio.Future[list[Any]]":
-        return self._commander.send([self._spell(step, in_full) for step in steps])
+    def _send(self, steps: Sequence[Call | bytes], *, in_full: bool, in_order: bool) -> "asyncio.Future[list[Any]]":
+        return self._commander.send([self._spell(step, in_full) for step in steps], in_order=in_order)
 
     def _spell(self, step: Call | bytes, in_full: bool) -> bytes:
         if isinstance(step, bytes):
             return step
-        script = _SCRIPTS[step.name][bool(self._is_plain)]
+        spellings = _SCRIPTS[step.name]
+        script = spellings.sharded if self._commander.is_sharded else spellings.full
+        if self._is_plain:
+            script = spellings.plain
         how, what = (b"EVAL", script.source) if in_full or self._is_plain else (b"EVALSHA", script.digest)
         return command(how, what, b"%d" % len(step.keys), *step.keys, *step.arguments)
 

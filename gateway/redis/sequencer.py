@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import secrets
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import hiredis
 
@@ -21,6 +21,7 @@ from gateway.metrics import Metrics
 from gateway.publication import Position
 from gateway.redis.names import channel_name, once_key, state_key, stream_key
 from gateway.redis.publisher import Publisher, PublishRefused, fail
+from gateway.redis.scripting import sharded
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import Gets, Wire, WireError, command
 
@@ -46,6 +47,7 @@ class Sequencer(Publisher):
         metrics: Metrics,
         publish_timeout_s: float,
         dial_timeout_s: float,
+        is_sharded: bool = False,
     ) -> None:
         super().__init__(
             target,
@@ -54,19 +56,28 @@ class Sequencer(Publisher):
             metrics=metrics,
             publish_timeout_s=publish_timeout_s,
             dial_timeout_s=dial_timeout_s,
+            is_sharded=is_sharded,
         )
         self._prefix = prefix
         self._db = target.db
         self._load_timeout_s = dial_timeout_s
-        self._source = _SOURCE
-        self._digest = _digest(_SOURCE)
+        self._source = sharded(_SOURCE) if is_sharded else _SOURCE
+        self._digest = _digest(self._source)
         self._is_loaded = False
 
     def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
         """Queue one publication. See Keeper.publish; the future may also raise PublishRefused."""
+        return self._queue_script(key, payload, once, b"%d" % history.size, _milliseconds(history.ttl_s))
+
+    def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
+        """Queue one publication that is not kept. See Keeper.publish_once; the future may also raise PublishRefused."""
+        return self._queue_script(key, payload, once, b"0", b"0")
+
+    def _queue_script(
+        self, key: str, payload: bytes, once: str | None, size: bytes, ttl_ms: bytes
+    ) -> "asyncio.Future[Any]":
         keep_s = OWN_S if once is None else ONCE_S
         once = "own " + secrets.token_hex(8) if once is None else "given " + once
-        digest = hashlib.blake2b(once.encode(), digest_size=16).hexdigest()
         return self._queue(
             command(
                 b"EVALSHA",
@@ -74,12 +85,12 @@ class Sequencer(Publisher):
                 b"3",
                 state_key(self._prefix, key),
                 stream_key(self._prefix, key),
-                once_key(self._prefix, key, digest),
+                once_key(self._prefix, key, once),
                 channel_name(self._prefix, key),
                 payload,
                 secrets.token_hex(16).encode(),
-                b"%d" % history.size,
-                _milliseconds(history.ttl_s),
+                size,
+                ttl_ms,
                 _milliseconds(KEEP_S),
                 _milliseconds(keep_s),
             )
@@ -143,10 +154,12 @@ class Sequencer(Publisher):
             if future.done():
                 continue
             if is_error:
+                self._link.on_refused(reply)
                 fail(future, PublishRefused(str(reply)))
                 continue
             try:
-                future.set_result(Position.parse(reply.decode()))  # type: ignore[attr-defined]  # or it raises
+                text = reply.decode()  # type: ignore[attr-defined]  # or it raises
+                future.set_result(Position.parse(text) if text else None)
             except (AttributeError, ValueError):
                 fail(future, BrokerUnavailable("outcome unknown: answer out of place"))
                 raise WireError(f"answer out of place: {str(reply)[:200]}") from None

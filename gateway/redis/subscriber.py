@@ -8,6 +8,8 @@ Rules:
 - A channel is wanted while it is held (a `subscribe` returned, no `unsubscribe` since) or waited for.
 - After a loss all that is wanted is asked for again, the canary's channel last: its confirmation proves that all
   others are confirmed, and the connection is *whole*. What came in between is lost; `on_whole(True)` says so.
+- Sharded (in a Cluster) the commands begin with S, and a channel's slot may go to another server: a held channel that
+  is refused by MOVED, or given up by Redis unasked, is handed back by `on_moved`, and no longer asked for here.
 - Memory is bounded: at most `WINDOW` commands unanswered (100,000 channels would otherwise put 6 MB of
   answers into Redis' output buffer, which closes the connection at 32), wishes as many as there are channels.
 """
@@ -25,9 +27,10 @@ from gateway.redis.link import Link
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import Gets, Wire, WireError, command
 
-__all__ = ["Subscriber"]
+__all__ = ["MOVED", "Subscriber"]
 
 WINDOW = 5_000
+MOVED = "moved"  # what `subscribe` fails with where on_moved was called
 
 _log = structlog.get_logger("snorky.redis")
 
@@ -68,6 +71,7 @@ class Subscriber:
     name_of: Redis name of a key. canary_name: heard as long as there is a connection; what comes on it goes to
     on_canary. on_batch: all publications of one read, per key, in order; only of channels that are wanted.
     on_whole: everything wanted is confirmed; True if something may have been missed before. on_lost: no longer.
+    on_moved: makes it sharded; a key that is to be subscribed to elsewhere. new_canary_name: for each connection.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class Subscriber:
         on_canary: Callable[[Sequence[bytes]], None],
         on_whole: Callable[[bool], None],
         on_lost: Callable[[], None],
+        on_moved: Callable[[str], None] | None = None,
+        new_canary_name: Callable[[], bytes] | None = None,
         metrics: Metrics,
         confirm_timeout_s: float,
         linger_s: float,
@@ -91,6 +97,11 @@ class Subscriber:
         self._on_canary = on_canary
         self._on_whole = on_whole
         self._on_lost = on_lost
+        self._on_moved = on_moved
+        self._new_canary_name = new_canary_name
+        letter = b"" if on_moved is None else b"s"
+        self._subscribe_word, self._unsubscribe_word = letter + b"subscribe", letter + b"unsubscribe"
+        self._message_word = letter + b"message"
         self._confirm_timeout_s = confirm_timeout_s
         self._linger_s = linger_s
         self._progress_timeout_s = dial_timeout_s
@@ -120,6 +131,11 @@ class Subscriber:
         self._is_interrupted = False  # lost, and not whole since
         self._answered = 0
         self.is_whole = False
+
+    @property
+    def canary_name(self) -> bytes:
+        """The Redis channel of the canary."""
+        return self._canary.name
 
     # -- commands ----------------------------------------------------------------------------------------------
 
@@ -214,12 +230,12 @@ class Subscriber:
             if channel.is_wanted and not channel.is_asked:
                 channel.is_asked = True
                 self._asked.append((channel, True))
-                commands.append(command(b"SUBSCRIBE", channel.name))
+                commands.append(command(self._subscribe_word.upper(), channel.name))
             elif not channel.is_wanted and channel not in self._lingering:
                 self._forget(channel)
                 if channel.is_asked:
                     self._asked.append((channel, False))
-                    commands.append(command(b"UNSUBSCRIBE", channel.name))
+                    commands.append(command(self._unsubscribe_word.upper(), channel.name))
         if commands:
             wire.write(b"".join(commands))
 
@@ -255,6 +271,10 @@ class Subscriber:
 
     def _on_up(self, wire: Wire) -> None:
         wire.consume = self._consume
+        if self._new_canary_name is not None:
+            del self._by_name[self._canary.name]
+            self._canary.name = self._new_canary_name()
+            self._by_name[self._canary.name] = self._canary
         self._dirty = OrderedDict.fromkeys(channel for channel in self._by_key.values() if channel.is_wanted)
         self._dirty[self._canary] = None
         self._flush()
@@ -290,10 +310,11 @@ class Subscriber:
     def _consume(self, gets: Gets) -> None:
         """Drain one read. The hot path: nothing is done per message but to put it to its channel's others."""
         grouped: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        message = self._message_word
         was_whole = self.is_whole
         try:
             while (reply := gets()) is not False:
-                if type(reply) is list and len(reply) == 3 and reply[0] == b"message":
+                if type(reply) is list and len(reply) == 3 and reply[0] == message:
                     grouped[reply[1]].append(reply[2])
                 else:
                     self._on_answer(reply)
@@ -317,12 +338,17 @@ class Subscriber:
 
     def _on_answer(self, reply: object) -> None:
         self._answered += 1
+        if self._on_moved is not None and self._is_taken(reply):
+            return
         if not self._asked:
             raise WireError(f"unasked answer: {str(reply)[:200]}")
         channel, is_subscribe = self._asked.popleft()
         if isinstance(reply, hiredis.ReplyError):
             self._on_refusal(channel, is_subscribe, str(reply))
-        elif type(reply) is not list or reply[:2] != [b"subscribe" if is_subscribe else b"unsubscribe", channel.name]:
+        elif type(reply) is not list or reply[:2] != [
+            self._subscribe_word if is_subscribe else self._unsubscribe_word,
+            channel.name,
+        ]:
             raise WireError(f"answer out of place: {str(reply)[:200]}")
         elif is_subscribe:
             channel.is_confirmed = True
@@ -332,7 +358,30 @@ class Subscriber:
         if self._dirty and len(self._asked) <= WINDOW // 2:
             self._flush()
 
+    def _is_taken(self, reply: object) -> bool:
+        """Take note of a channel that Redis gave up of itself: its slot has gone to another server."""
+        if type(reply) is not list or reply[:1] != [self._unsubscribe_word]:
+            return False
+        if self._asked and not self._asked[0][1] and self._asked[0][0].name == reply[1]:
+            return False  # it was asked to
+        channel = self._by_name.get(reply[1])
+        if channel is not None and channel.is_asked:
+            self._hand_back(channel)
+        return True
+
+    def _hand_back(self, channel: _Channel) -> None:
+        channel.is_asked = channel.is_confirmed = False
+        if channel is self._canary:
+            raise WireError("the canary's slot has moved")  # the next connection's has another name
+        channel.settle(BrokerUnavailable(MOVED))
+        if channel.is_wanted and self._on_moved is not None:
+            self._on_moved(channel.key)
+
     def _on_refusal(self, channel: _Channel, is_subscribe: bool, text: str) -> None:
+        if self._on_moved is not None and text.startswith("MOVED"):
+            if is_subscribe:
+                self._hand_back(channel)
+            return
         if channel.is_held or not is_subscribe:
             # Somebody relies on it and cannot be told. Deaf for all to see is better than deaf for one unseen.
             raise WireError(f"refused, once granted: {text}")

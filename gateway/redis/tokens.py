@@ -10,9 +10,14 @@ from gateway.redis.names import token_key
 from gateway.redis.scripting import Scripts
 from gateway.redis.wire import command
 
-__all__ = ["Tokens"]
+__all__ = ["Tokens", "new_token"]
 
 TOKEN_LENGTH = 32
+
+
+def new_token() -> str:
+    """Draw a token: 128 bits, in hexadecimal."""
+    return secrets.token_hex(TOKEN_LENGTH // 2)
 
 
 class Tokens:
@@ -22,9 +27,9 @@ class Tokens:
         self._scripts = scripts
         self._prefix = prefix
 
-    async def put(self, value: Any, ttl_s: float) -> str:
-        """Keep a value; returns its token: 128 bits, in hexadecimal. Raises BrokerUnavailable."""
-        token = secrets.token_hex(TOKEN_LENGTH // 2)
+    async def put(self, value: Any, ttl_s: float, *, token: str | None = None) -> str:
+        """Keep a value; returns its token: a new one unless given. Raises BrokerUnavailable."""
+        token = new_token() if token is None else token
         ttl_ms = b"%d" % max(1, round(ttl_s * 1000))
         data = encode_json(value)
         await self._scripts.run(command(b"SET", token_key(self._prefix, token), data, b"PX", ttl_ms))

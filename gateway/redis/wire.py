@@ -10,13 +10,14 @@ Rules:
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 
-from gateway.redis.target import RedisTarget
+if TYPE_CHECKING:  # a target that moves is found by dialling, so at run time it is the one that imports this
+    from gateway.redis.target import RedisTarget
 
-__all__ = ["DialError", "Gets", "Wire", "WireError", "command", "dial"]
+__all__ = ["DialError", "Gets", "Wire", "WireError", "ask", "command", "dial"]
 
 Gets = Callable[[], object]  # hiredis.Reader.gets: the next reply, or False if none is complete
 
@@ -42,13 +43,14 @@ class Wire(asyncio.Protocol):
     """An open connection. Made by `dial`; belongs to one owner on one event loop.
 
     consume: drains `gets` until it gives False (the object, not 0); raising WireError ends the wire.
-    on_writable: the transport takes bytes again after `is_congested` was true.
+    on_writable: the transport takes bytes again after `is_congested` was true. server: where it leads, set by `dial`.
     """
 
     def __init__(self, *, reply_max_bytes: int = REPLY_MAX_BYTES) -> None:
         self.consume: Callable[[Gets], None] = _discard
         self.on_lost: Callable[[WireError], None] | None = None
         self.on_writable: Callable[[], None] | None = None
+        self.server: RedisTarget | None = None
         self.is_open = False
         self.is_congested = False
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # the socket is gone
@@ -132,17 +134,20 @@ def _discard(gets: Gets) -> None:
         pass
 
 
-async def dial(target: RedisTarget, *, name: str, timeout_s: float, reply_max_bytes: int = REPLY_MAX_BYTES) -> Wire:
+async def dial(target: "RedisTarget", *, name: str, timeout_s: float, reply_max_bytes: int = REPLY_MAX_BYTES) -> Wire:
     """Connect, log in and name the connection; at least one reply has come when this returns.
 
-    A frozen Redis still accepts connections (the kernel does), so a connect alone proves nothing.
+    A frozen Redis still accepts connections (the kernel does), so a connect alone proves nothing. A target that
+    moves is looked for each time.
     name: for CLIENT LIST, printable without spaces. Raises DialError: not reached, or refused, within timeout_s.
     """
     wire: Wire | None = None
     try:
         async with asyncio.timeout(timeout_s):
-            wire = await _connect(target, reply_max_bytes)
-            await _log_in(wire, target, name)
+            server = await target.resolved()
+            wire = await _connect(server, reply_max_bytes)
+            wire.server = server
+            await _log_in(wire, server, name)
         if not wire.is_open:
             raise DialError("connection lost while dialling")
     except BaseException as error:
@@ -156,7 +161,35 @@ async def dial(target: RedisTarget, *, name: str, timeout_s: float, reply_max_by
     return wire
 
 
-async def _connect(target: RedisTarget, reply_max_bytes: int) -> Wire:
+async def ask(wire: Wire, *commands: bytes) -> list[Any]:
+    """Send commands, each as `command` spells it, and wait for their answers; for wires that nobody else uses yet.
+
+    Raises DialError: the wire was lost; the text is Redis' own if it refused something before.
+    """
+    replies: list[Any] = []
+    answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def consume(gets: Gets) -> None:
+        while (reply := gets()) is not False:
+            replies.append(reply)
+        if len(replies) >= len(commands) and not answered.done():
+            answered.set_result(None)
+
+    def on_lost(error: WireError) -> None:
+        if not answered.done():
+            refusal = next((str(reply) for reply in replies if isinstance(reply, hiredis.ReplyError)), str(error))
+            answered.set_exception(DialError(refusal))
+
+    wire.consume, wire.on_lost = consume, on_lost
+    if not wire.is_open:
+        raise DialError("closed by Redis")
+    wire.write(b"".join(commands))
+    await answered
+    wire.consume, wire.on_lost = _discard, None
+    return replies
+
+
+async def _connect(target: "RedisTarget", reply_max_bytes: int) -> Wire:
     loop = asyncio.get_running_loop()
 
     def make() -> Wire:
@@ -175,37 +208,16 @@ async def _connect(target: RedisTarget, reply_max_bytes: int) -> Wire:
     return wire
 
 
-async def _log_in(wire: Wire, target: RedisTarget, name: str) -> None:
+async def _log_in(wire: Wire, target: "RedisTarget", name: str) -> None:
     """Raises DialError: Redis refused the credentials, or any command without better ones."""
-    greeting = command(b"CLIENT", b"SETNAME", name.encode("ascii", "replace"))
-    expected = 1
+    greeting = [command(b"CLIENT", b"SETNAME", name.encode("ascii", "replace"))]
     if target.password is not None:
         words = [word.encode() for word in (target.username, target.password) if word is not None]
-        greeting = command(b"AUTH", *words) + greeting
-        expected = 2
-    replies: list[Any] = []
-    answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def consume(gets: Gets) -> None:
-        while (reply := gets()) is not False:
-            replies.append(reply)
-        if len(replies) >= expected and not answered.done():
-            answered.set_result(None)
-
-    def on_lost(error: WireError) -> None:
-        if not answered.done():
-            refusal = next((str(reply) for reply in replies if isinstance(reply, hiredis.ReplyError)), str(error))
-            answered.set_exception(DialError(refusal))
-
-    wire.consume, wire.on_lost = consume, on_lost
-    if not wire.is_open:
-        raise DialError("closed by Redis")
-    wire.write(greeting)
-    await answered
-    wire.consume, wire.on_lost = _discard, None
+        greeting.insert(0, command(b"AUTH", *words))
+    replies = await ask(wire, *greeting)
     for reply in replies:
         # The name is a courtesy; that it is denied by ACL, or unknown to a proxy, is no reason to stay away.
         if isinstance(reply, hiredis.ReplyError) and not (
-            reply is replies[-1] and len(replies) == expected and str(reply).startswith(("NOPERM", "ERR unknown"))
+            reply is replies[-1] and len(replies) == len(greeting) and str(reply).startswith(("NOPERM", "ERR unknown"))
         ):
             raise DialError(str(reply))

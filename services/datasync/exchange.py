@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from gateway import CloseCode, Connection, ConnectionClosed, Position, Publication, Service
+from gateway import CloseCode, Connection, ConnectionClosed, History, Position, Publication, Service
 from services.datasync.dealing import Dealers
 from services.datasync.deltas import Delta, read_delta
 from services.datasync.feed import Feed
@@ -40,8 +40,9 @@ class NoSuchSubscription(RPCError):
 class Exchange:
     """Between feeds and clients. service: whose topics these are, and whose name is in the envelopes."""
 
-    def __init__(self, service: Service, dealers: Dealers) -> None:
+    def __init__(self, service: Service, dealers: Dealers, history: History) -> None:
         self._service = service
+        self._history = history
         self._dealers = dealers
         self._feeds: dict[str, Feed] = {}
         self._subscriptions: dict[str, set[Subscription]] = {}  # by model
@@ -89,6 +90,7 @@ class Exchange:
             feed = self._feeds[model] = Feed(
                 self._service.topics,
                 model,
+                history=self._history,
                 deliver=lambda publication: self._deliver(model, publication),
                 lose=lambda: self._lose(model),
             )

@@ -43,7 +43,7 @@ class DataSyncService(RPCService):
             raise ConfigurationError(f"history_ttl_s: must be above {TOKEN_TTL_S:g}, for which a token is valid")
         self.history = History(history_ttl_s, history_size)
         self.dealers = Dealers(dealers)
-        self._exchange = Exchange(self, self.dealers)
+        self._exchange = Exchange(self, self.dealers, self.history)
 
     def register_dealer(self, dealer: Dealer | type[Dealer]) -> Dealer:
         """Deal in one way more. Raises ConfigurationError."""

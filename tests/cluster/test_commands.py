@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import app
 from tests.support.nodes import GATEWAY, NodeProcess, Process, RedisProcess
-from tests.support.tools import free_port
+from tests.support.tools import eventually, free_port
 
 pytestmark = pytest.mark.needs("redis-server")
 
@@ -21,11 +21,11 @@ async def redis(tmp_path):
         yield server
 
 
-async def snorky(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+async def snorky(*arguments: str, env: dict[str, str] | None = None, lines: bytes = b"") -> tuple[int, str]:
     """Run one command to its end, in this process (a new one costs a second); give exit code and output."""
     clean = {name: None for name in os.environ if name.startswith("SNORKY_")}
     runner = CliRunner(env={**clean, "TERMINAL_WIDTH": "200", "NO_COLOR": "1", **(env or {})})
-    result = await asyncio.to_thread(runner.invoke, app, arguments)
+    result = await asyncio.to_thread(runner.invoke, app, arguments, input=lines)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.output
@@ -71,6 +71,48 @@ async def test_publication_reaches_who_subscribes(redis):
     messages = [line.split(" ", 1)[1] for line in watching.log.splitlines() if " news " in line]
     assert messages == ['news {"x":[1,"\u00fc\\u001b"]}', 'news "plain"']
     assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} news ", watching.log, re.MULTILINE)
+
+
+RULED = """
+[services.pubsub]
+class = "services.pubsub:PubSubService"
+[[services.pubsub.channels]]
+match = "kept:*"
+history = {size}
+"""
+
+
+async def test_publication_is_kept_where_the_rule_of_the_nodes_says_so(redis, tmp_path):
+    config = tmp_path / "snorky.toml"
+    config.write_text(RULED.format(size=10))
+    env = {"SNORKY_REDIS_URL": redis.url}  # and no rules: those of the nodes count
+    async with NodeProcess.running({**env, "SNORKY_CONFIG": str(config)}) as node:
+        await node.wait_ready()
+        code, output = await snorky("publish", "kept:a", "1", env=env)
+        assert code == 0
+        assert re.fullmatch(r"kept at \w+:1:\w+; 0 nodes received it\n", output), output
+        code, output = await snorky("publish", "kept:a", "-", env=env, lines=b"2\n3\n")
+        assert code == 0
+        assert re.fullmatch(r"2 published, the last one kept at \w+:3:\w+\n", output), output
+        assert (await snorky("publish", "bare", "1", env=env))[1].startswith("0 nodes received it: nobody")
+
+
+async def test_check_tells_of_other_rules_in_redis_and_on_nodes(redis, tmp_path):
+    old, new = tmp_path / "old.toml", tmp_path / "new.toml"
+    old.write_text(RULED.format(size=10))
+    new.write_text(RULED.format(size=20))
+    env = {"SNORKY_REDIS_URL": redis.url, "SNORKY_LIMITS__CONNECTIONS": "10"}
+    code, output = await snorky("check", "--config", str(old), env=env)
+    assert code == 0 and "not loaded: no node with this prefix has been here" in output
+    async with NodeProcess.running({**env, "SNORKY_CONFIG": str(old)}):
+
+        async def says(config, *, differs):
+            code, output = await snorky("check", "--config", str(config), env=env)
+            told = ("snorky_publish has other channel rules" in output, "nodes with other channel rules" in output)
+            return code == 0 and told == (differs, differs) and "not loaded" not in output
+
+        await eventually(lambda: says(old, differs=False), within_s=10, what="the same rules are found to be the same")
+        await eventually(lambda: says(new, differs=True), within_s=10, what="other rules are told of")
 
 
 async def test_channel_may_be_any_json(redis):
@@ -150,6 +192,31 @@ async def test_check_is_content_with_a_good_redis(redis):
     assert code == 0, output
     for fact in ("aiohttp", "redis 7", "heard on snorky:*", "file descriptors", "ok  a node can start"):
         assert fact in output
+
+
+async def test_commands_know_all_of_several_redis(redis, tmp_path):
+    other = RedisProcess(tmp_path)
+    try:
+        await other.wait_ready()
+        env = {"SNORKY_REDIS_URL": f"{redis.url},{other.url}"}
+        code, output = await snorky("check", env=env)
+        assert code == 0, output
+        assert "redis 1 of 2" in output and "redis 2 of 2" in output
+        channels = [f"news{number}" for number in range(8)]  # on both, in all likelihood
+        async with NodeProcess.running(env) as node:
+            watching = Process(
+                [*GATEWAY, "subscribe", "--url", node.websocket_url, *channels], ready="subscribed to .*news7"
+            )
+            try:
+                await watching.wait_ready()
+                for channel in channels:
+                    assert await snorky("publish", channel, "1", env=env) == (0, "1 node received it\n")
+            finally:
+                await watching.close()
+            code, output = await snorky("stats", "--once", "--interval", "0.5", env=env)
+            assert code == 0 and "1 nodes" in output, output
+    finally:
+        await other.close()
 
 
 async def test_check_tells_all_problems_at_once(redis, tmp_path):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.redis_servers import KINDS, FakeRedisServer, RedisServer, start_server
+from tests.support.redis_servers import KINDS, AnyServer, start_server
 
 
 @pytest.fixture(params=KINDS)
-async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RedisServer | FakeRedisServer]:
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AnyServer]:
     async with start_server(request.param, tmp_path) as running:
         yield running

@@ -10,6 +10,9 @@ import pytest
 
 from gateway.directory import Member, Owner
 from gateway.errors import InvalidMessage
+from gateway.redis.spread import targets_of
+from gateway.redis.spread_directory import SpreadDirectory
+from tests.support.clusters import ClusterLab
 from tests.support.directories import FakeNode, RedisTestCluster, TestCluster, open_cluster
 from tests.support.redis_servers import KINDS
 
@@ -17,15 +20,16 @@ ROOM = "chat:room"
 NAMES = "messaging:names"
 
 
-@pytest.fixture(params=("memory", *KINDS))
+@pytest.fixture(params=("memory", "spread", "cluster", *KINDS))
 async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TestCluster]:
     async with open_cluster(request.param, tmp_path) as opened:
         await opened.listen(ROOM, "silent:room", "cursors:doc")
         yield opened
 
 
-def owner(node: FakeNode, serial: int) -> Owner:
-    return Owner(node.node_id, node.directory.incarnation, serial)
+def owner(node: FakeNode, serial: int, key: str = ROOM) -> Owner:
+    directory = node.directory.of(key) if isinstance(node.directory, SpreadDirectory) else node.directory
+    return Owner(node.node_id, directory.incarnation, serial)
 
 
 async def hears(cluster: TestCluster, roster: str, *notices: bytes) -> None:
@@ -148,7 +152,7 @@ async def test_a_name_has_one_owner_in_the_cluster(cluster: TestCluster) -> None
     assert not await b.directory.claim(NAMES, "x y:z", 1)
     assert not await a.directory.claim(NAMES, "x y:z", 2)
     assert await b.directory.claim("other:names", "x y:z", 1)
-    assert await b.directory.find(NAMES, "x y:z") == owner(a, 1)
+    assert await b.directory.find(NAMES, "x y:z") == owner(a, 1, NAMES)
     assert not await b.directory.release(NAMES, "x y:z", 1)
     assert await a.directory.release(NAMES, "x y:z", 1)
     assert await a.directory.find(NAMES, "x y:z") is None
@@ -177,10 +181,10 @@ async def test_the_same_identity_takes_a_name_over_and_the_loser_is_told(cluster
     assert not await b.claim(NAMES, "desk", 1, "bob")
     assert not await b.claim(NAMES, "desk", 1)
     assert await b.claim(NAMES, "desk", 2, "alice smith")
-    assert await a.directory.find(NAMES, "desk") == owner(b, 2)
+    assert await a.directory.find(NAMES, "desk") == owner(b, 2, NAMES)
     await cluster.until(lambda: a.lost == [(NAMES, "desk", 1)])
     await a.disowned(1)
-    assert await a.directory.find(NAMES, "desk") == owner(b, 2), "the loser gives nothing back"
+    assert await a.directory.find(NAMES, "desk") == owner(b, 2, NAMES), "the loser gives nothing back"
     assert b.lost == []
 
 
@@ -299,8 +303,13 @@ async def test_what_is_no_token_gives_nothing(cluster: TestCluster, token: str) 
 
 
 async def keys_of(cluster: RedisTestCluster) -> dict[str, Any]:
-    async with cluster.client() as client:
-        return {key.decode(): await client.ttl(key) async for key in client.scan_iter()}
+    found = {}
+    servers = cluster.server.servers if isinstance(cluster.server, ClusterLab) else targets_of(cluster.server.url)
+    for target in servers:
+        client: Any = target.client()
+        found.update({key.decode(): await client.ttl(key) async for key in client.scan_iter()})
+        await client.aclose()
+    return found
 
 
 async def test_nothing_is_left_in_redis_but_leases(cluster: TestCluster) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from gateway.metrics import Metrics
 from gateway.publication import Position, Publication, read_publication
 from gateway.redis import RedisTarget
 from gateway.redis.history import RedisHistory
+from gateway.redis.spread import targets_of
+from gateway.redis.spread_history import SpreadHistory
 from tests.support.brokers import PREFIX, open_broker
+from tests.support.clusters import ClusterLab
 from tests.support.memory_history import Archive, MemoryHistory
 from tests.support.proxy import FaultProxy
 from tests.support.redis_servers import KINDS, REAL_KINDS, FakeRedisServer, RedisServer, start_server
@@ -35,14 +38,37 @@ async def keeper_of(url: str, **options: Any) -> AsyncIterator[RedisHistory]:
         await keeper.stop()
 
 
-@pytest.fixture(params=[*KINDS, "memory"])
+@asynccontextmanager
+async def spread_keeper_of(url: str, **options: Any) -> AsyncIterator[SpreadHistory]:
+    keeper = SpreadHistory(
+        targets_of(url).map(
+            lambda _, target: RedisHistory(target, prefix=PREFIX, node_id="node-1", metrics=Metrics(), **options)
+        )
+    )
+    await keeper.start()
+    try:
+        yield keeper
+    finally:
+        await keeper.stop()
+
+
+@pytest.fixture(params=[*KINDS, "memory", "spread", "cluster"])
 async def keepers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Keeper, Keeper]]:
     """Those of two nodes."""
     if request.param == "memory":
         archive = Archive()
         yield MemoryHistory(archive), MemoryHistory(archive)
         return
+    if request.param == "cluster":
+        async with ClusterLab("redis", tmp_path) as lab:
+            async with keeper_of(lab.url, page=7) as one, keeper_of(lab.url) as other:
+                yield one, other
+        return
     async with start_server(request.param, tmp_path) as server:
+        if request.param == "spread":
+            async with spread_keeper_of(server.url, page=7) as one, spread_keeper_of(server.url) as other:
+                yield one, other
+            return
         async with keeper_of(server.url, page=7) as one, keeper_of(server.url) as other:
             yield one, other
 
@@ -124,6 +150,48 @@ async def test_two_nodes_publishing_at_once_make_one_order(keepers: tuple[Keeper
     assert [number for number in numbers if number > 1000] == list(range(1001, 1101))
 
 
+async def test_a_replay_beyond_its_caps_is_none(keepers: tuple[Keeper, Keeper]) -> None:
+    keeper = keepers[0]
+    begun = await keeper.position(KEY)
+    await fill(keeper, 30)  # of 9 + 21 * 2 bytes
+    assert payloads(await keeper.read(KEY, begun, max_entries=30, max_bytes=51)) == [b"%d" % n for n in range(1, 31)]
+    assert await keeper.read(KEY, begun, max_entries=29) is None
+    assert await keeper.read(KEY, begun, max_bytes=50) is None
+
+
+async def test_recent_are_the_last_ones_in_order(keepers: tuple[Keeper, Keeper]) -> None:
+    keeper = keepers[0]
+    nothing, begun = await keeper.recent(KEY, 5)
+    assert nothing == [] and begun == await keeper.position(KEY)
+    positions = [begun, *await fill(keeper, 30, History(ttl_s=3600.0, size=20))]
+    last, top = await keepers[1].recent(KEY, 3)
+    assert (payloads(last), top) == ([b"28", b"29", b"30"], positions[-1])
+    assert [(each.position, each.previous_tag) for each in last] == [
+        (positions[at], positions[at - 1].tag) for at in (28, 29, 30)
+    ]
+    assert len((await keeper.recent(KEY, 100))[0]) == 20
+
+
+async def test_recent_behind_a_position_are_the_first_ones(keepers: tuple[Keeper, Keeper]) -> None:
+    keeper = keepers[0]
+    positions = await fill(keeper, 30, History(ttl_s=3600.0, size=20))
+    found, top = await keeper.recent(KEY, 9, positions[14])
+    assert (payloads(found), top) == ([b"%d" % number for number in range(16, 25)], positions[-1])
+    assert await keeper.recent(KEY, 9, positions[-1]) == ([], positions[-1])
+    gone, top = await keeper.recent(KEY, 2, positions[0])
+    assert (payloads(gone), top) == ([b"29", b"30"], positions[-1])  # as if it had not been given
+
+
+async def test_positions_are_of_channels_that_have_a_history(keepers: tuple[Keeper, Keeper]) -> None:
+    keeper = keepers[0]
+    (top,) = await fill(keeper, 1)
+    begun = await keeper.position("datasync:Other")
+    keys = [KEY, "datasync:None", "datasync:Other"]
+    assert await keeper.positions(keys) == {KEY: top, "datasync:Other": begun}
+    assert await keepers[1].positions(keys) == {KEY: top, "datasync:Other": begun}  # and none began
+    assert await keeper.positions([]) == {}
+
+
 # -- what only servers show ----------------------------------------------------------------------------------------
 
 
@@ -198,6 +266,59 @@ async def test_the_counter_outlives_what_is_kept(server: Server) -> None:
         assert (third.epoch, third.offset) == (second.epoch, 3)
         assert payloads(await keeper.read(KEY, second)) == [b"3"]
         assert await client.pttl(stream) > 3_600_000
+        await client.aclose()
+
+
+async def test_comparing_keeps_the_state_of_a_quiet_channel(server: Server) -> None:
+    async with keeper_of(server.url) as keeper:
+        client = server.client()
+        state = f"{PREFIX}:{{{KEY}}}:position"
+        await keeper.position(KEY)
+        await client.pexpire(state, 60_000)
+        await keeper.positions([KEY])
+        assert await client.pttl(state) > 86_000_000
+        await client.pexpire(state, 90_000_000)
+        await keeper.positions([KEY])
+        assert await client.pttl(state) > 89_000_000  # never shorter
+        await client.aclose()
+
+
+async def test_what_keeps_nothing_is_published_once_under_a_key(server: Server) -> None:
+    async with open_broker(server.url) as (broker, recorder), keeper_of(server.url) as keeper:
+        await broker.subscribe(KEY)
+        for payload, once in ((b"1", "a"), (b"1", "a"), (b"2", "b"), (b"2", "b"), (b"3", "a b")):
+            assert await keeper.publish_once(KEY, payload, once) is None
+        await recorder.until(lambda: b"3" in recorder.of(KEY))
+        assert recorder.of(KEY) == [b"1", b"2", b"3"]  # as any client publishes: without a header
+        assert await keeper.positions([KEY]) == {}
+
+
+async def test_large_offsets_are_written_in_full(server: Server) -> None:
+    """Lua's tostring makes 1e+15 of this, which is no offset."""
+    async with keeper_of(server.url) as keeper:
+        client = server.client()
+        await keeper.position(KEY)
+        await client.hset(f"{PREFIX}:{{{KEY}}}:position", "offset", 999_999_999_999_999)
+        positions = await fill(keeper, 3)
+        assert [position.offset for position in positions] == [10**15, 10**15 + 1, 10**15 + 2]
+        assert payloads(await keeper.read(KEY, positions[0])) == [b"2", b"3"]
+        assert (await keeper.recent(KEY, 1))[1] == await keeper.position(KEY) == positions[-1]
+        await client.aclose()
+
+
+async def test_the_entry_is_written_before_the_counter_moves(server: Server) -> None:
+    """What the stream refuses was not counted, and not sent: else everybody would look for it in vain."""
+    async with open_broker(server.url) as (broker, recorder), keeper_of(server.url) as keeper:
+        client = server.client()
+        await broker.subscribe(KEY)
+        (first,) = await fill(keeper, 1)
+        await client.xadd(f"{PREFIX}:{{{KEY}}}:history", {"foreign": "entry"}, id="2-1")
+        with pytest.raises(BrokerUnavailable):
+            await keeper.publish(KEY, b"2", HOUR)
+        assert await keeper.position(KEY) == first
+        await broker.publish(KEY, b"fence")
+        await recorder.until(lambda: b"fence" in recorder.of(KEY))
+        assert [read_publication(data).payload for data in recorder.of(KEY)] == [b"1", b"fence"]
         await client.aclose()
 
 
@@ -305,6 +426,54 @@ async def test_a_proxy_that_swallows_replies_makes_nothing_twice(kind: str, tmp_
             assert (await future).offset == 2
             await fill(keeper, 1, first=3)
             assert payloads(await direct.read(KEY, begun)) == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("kind", REAL_KINDS)
+async def test_ten_thousand_retried_through_a_proxy_that_drops_replies_are_ten_thousand(
+    kind: str, tmp_path: Path
+) -> None:
+    """Each is tried under its key until it is answered; replies are lost, and connections cut, all the while."""
+    async with start_server(kind, tmp_path) as server, FaultProxy("127.0.0.1", server.port) as proxy:
+        async with keeper_of(proxy.url, publish_timeout_s=0.5) as keeper, keeper_of(server.url) as direct:
+            client = server.client()
+            begun = await direct.position(KEY)
+            numbers = iter(range(10_000))
+            answers: dict[int, Position] = {}
+
+            async def publisher() -> None:
+                for number in numbers:
+                    while number not in answers:
+                        with suppress(BrokerUnavailable):
+                            answers[number] = await keeper.publish(KEY, b"%d" % number, HOUR, once=f"key {number}")
+
+            async def more_are_stored(count: int) -> None:
+                goal = (await direct.position(KEY)).offset + count
+
+                async def is_reached() -> bool:
+                    return (await direct.position(KEY)).offset >= goal
+
+                await until(is_reached)
+
+            async def saboteur() -> None:
+                while True:
+                    await more_are_stored(200)
+                    before = proxy.lost_bytes
+                    proxy.lose_replies()
+                    await until(lambda before=before: asyncio.sleep(0, proxy.lost_bytes >= before + 500))
+                    proxy.heal()
+                    proxy.cut()
+
+            sabotage = asyncio.create_task(saboteur())
+            await asyncio.gather(*(publisher() for _ in range(200)))
+            sabotage.cancel()
+            await asyncio.gather(sabotage, return_exceptions=True)
+            assert await client.xlen(f"{PREFIX}:{{{KEY}}}:history") == 10_000
+            stored = await direct.read(KEY, begun)
+            assert stored is not None
+            found = {int(each.payload): each.position for each in stored}
+            assert [number for number in range(10_000) if found.get(number) != answers[number]] == []
+            assert proxy.connections > 10
+            await client.aclose()
 
 
 @pytest.mark.parametrize("kind", REAL_KINDS)

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from gateway.errors import BrokerUnavailable
-from gateway.redis import RedisRevocations, RedisTarget
+from gateway.redis import RedisRevocations
+from gateway.redis.spread import targets_of
+from gateway.redis.spread_revocations import SpreadRevocations
 from gateway.revocation import Kind, LocalRevocations, Revocation, Revocations
 from tests.support.redis_servers import KINDS, RedisServer, start_server
 
-MakeList = Callable[..., RedisRevocations]
+MakeList = Callable[..., Revocations]
 
 
 class Seen:
@@ -42,10 +44,13 @@ class Seen:
 @asynccontextmanager
 async def lists(url: str) -> AsyncIterator[MakeList]:
     """Make lists of several nodes on one server; they are stopped at the end."""
-    made: list[RedisRevocations] = []
+    made: list[Revocations] = []
 
-    def make(*, keep_s: float = 3600.0, interval_s: float = 0.05) -> RedisRevocations:
-        made.append(RedisRevocations(RedisTarget.from_url(url), prefix="test", keep_s=keep_s, interval_s=interval_s))
+    def make(*, keep_s: float = 3600.0, interval_s: float = 0.05) -> Revocations:
+        each = [
+            RedisRevocations(target, prefix="test", keep_s=keep_s, interval_s=interval_s) for target in targets_of(url)
+        ]
+        made.append(each[0] if len(each) == 1 else SpreadRevocations(each))
         return made[-1]
 
     try:
@@ -55,7 +60,7 @@ async def lists(url: str) -> AsyncIterator[MakeList]:
             await each.stop()
 
 
-@pytest.fixture(params=[*KINDS, "local"])
+@pytest.fixture(params=[*KINDS, "local", "spread"])
 async def revocations(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Revocations]:
     if request.param == "local":
         yield LocalRevocations()

@@ -16,6 +16,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from gateway import ChannelRule, Metrics, Rules
+from gateway.redis import RedisHistory, RedisTarget
 from tests.support.conversation import blocks_of
 from tests.support.deploy import compose, container_argv, health_check, image_environment, make_secrets, redis_conf
 from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
@@ -161,6 +163,38 @@ async def test_each_redis_user_may_what_it_needs_and_nothing_beyond_the_prefix(s
                     client.execute_command(*command)
 
 
+async def test_a_publisher_publishes_with_history_by_the_function_that_nodes_load(shipped: ShippedRedis) -> None:
+    target = RedisTarget.from_url((shipped.secrets / "redis_url_node").read_text())
+    keeper = RedisHistory(target, prefix="snorky", node_id="n1", metrics=Metrics())
+    keeper.set_rules("pubsub", Rules([ChannelRule("news", history=2)]))
+    await keeper.start()
+    try:
+        with shipped.client("publisher") as client:
+
+            async def is_loaded() -> bool:
+                try:
+                    return bool(client.execute_command("FCALL", "snorky_publish", 1, "snorky:{pubsub:news}", "1"))
+                except redis.exceptions.ResponseError as error:
+                    assert "Function not found" in str(error)
+                    return False
+
+            await eventually(is_loaded, within_s=5, what="the function is loaded")
+            positions = [
+                client.execute_command("FCALL", "snorky_publish", 1, "snorky:{pubsub:news}", "2", "key")
+                for _ in range(3)
+            ]
+            assert len(set(positions)) == 1 and positions[0].split(b":")[1] == b"2"
+            with pytest.raises(redis.exceptions.ResponseError, match=r"(?i)permission|can't|ACL"):
+                client.execute_command("FCALL", "snorky_publish", 1, "snorky:{chat:lobby}", "1")
+        publications = await keeper.recent("pubsub:news", 5)
+        assert [each.payload for each in publications[0]] == [b"1", b"2"]
+    finally:
+        await keeper.stop()
+    with shipped.inspector() as client:
+        refused = [each["object"] for each in client.acl_log() if each["username"] == "node"]
+    assert refused == []
+
+
 async def test_nobody_without_a_name_gets_in(shipped: ShippedRedis) -> None:
     with (
         redis.Redis(port=shipped.port, retry=Retry(NoBackoff(), 0)) as stranger,
@@ -253,6 +287,7 @@ auth = {{class = "services.auth:AuthService"}}
 chat = {{class = "services.chat:ChatService"}}
 cursors = {{class = "services.cursors:CursorsService"}}
 messaging = {{class = "services.messaging:MessagingService"}}
+pubsub = {{class = "services.pubsub:PubSubService", channels = [{{match = "*", history = 10, presence = true}}]}}
 datasync = {{class = "services.datasync:DataSyncService", dealers = ["tests.support.dealers:AllTasks"]}}
 """
 # What redis-py says of itself when it connects, which it does not mind being refused.
@@ -311,6 +346,10 @@ async def use_everything(env: dict[str, str]) -> None:
             await each.ask("cursors", "createCursor", privateHandle=1, document=1, position=0, status=None)
             await each.ask("cursors", "updateCursor", privateHandle=1, newData={"position": 1})
         await ann.ask("chat", "send", channel="lobby", body="Hi")
+        await ann.ask("pubsub", "subscribe", channel="news", recover=True)
+        await bob.ask("pubsub", "publish", channel="news", message=1, key="k")
+        assert len((await bob.ask("pubsub", "history", channel="news"))["messages"]) == 1
+        assert await bob.ask("pubsub", "presence", channel="news") == {"members": ["ann"]}
         await bob.ask("messaging", "registerParticipant", name="bob")
         await ann.ask("messaging", "registerParticipant", name="ann")
         assert await ann.ask("messaging", "listParticipants") == ["ann", "bob"]

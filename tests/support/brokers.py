@@ -5,10 +5,16 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from gateway.broker import Broker
 from gateway.metrics import Metrics
-from gateway.redis import RedisBroker, RedisTarget
+from gateway.redis import RedisBroker
+from gateway.redis.cluster_broker import ClusterBroker
+from gateway.redis.spread import Spread, targets_of
+from gateway.redis.spread_broker import SpreadBroker
 
-__all__ = ["PREFIX", "Recorder", "hears", "open_broker"]
+__all__ = ["PREFIX", "AnyBroker", "Recorder", "broker_of", "brokers_of", "hears", "open_broker"]
+
+AnyBroker = RedisBroker | SpreadBroker | ClusterBroker
 
 PREFIX = "test"
 TEST_TIMEOUT_S = 90.0  # a test that waits for what never comes is red, not silent
@@ -49,7 +55,7 @@ class Recorder:
             raise AssertionError(f"not within {within_s} s; {len(self.publications)} came, last {last}") from None
 
 
-async def hears(broker: RedisBroker, is_hearing: bool = True, *, within_s: float = 5.0) -> float:
+async def hears(broker: Broker, is_hearing: bool = True, *, within_s: float = 5.0) -> float:
     """Wait until the broker hears (or is deaf) and return how long it took, in seconds."""
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -59,19 +65,35 @@ async def hears(broker: RedisBroker, is_hearing: bool = True, *, within_s: float
     return loop.time() - began
 
 
+def brokers_of(url: str, *, node_id: str, metrics: Metrics, **timings: float) -> Spread[RedisBroker]:
+    """Make a node's brokers, one for each server that the URL names."""
+    return targets_of(url).map(
+        lambda _, target: RedisBroker(
+            target,
+            prefix=PREFIX,
+            node_id=node_id,
+            metrics=metrics,
+            **timings,  # type: ignore[arg-type]  # floats by name
+        )
+    )
+
+
+def broker_of(url: str, *, node_id: str, metrics: Metrics, **timings: float) -> AnyBroker:
+    """Make a node's broker. url: of one server, several, or a Cluster."""
+    cluster = targets_of(url).first.cluster
+    if cluster is not None:
+        return ClusterBroker(cluster, prefix=PREFIX, node_id=node_id, metrics=metrics, **timings)
+    brokers = brokers_of(url, node_id=node_id, metrics=metrics, **timings)
+    return brokers.first if len(brokers) == 1 else SpreadBroker(brokers, metrics=metrics)
+
+
 @asynccontextmanager
 async def open_broker(
     url: str, *, node_id: str = "node-1", listener: Any = None, metrics: Metrics | None = None, **timings: float
-) -> AsyncIterator[tuple[RedisBroker, Recorder]]:
+) -> AsyncIterator[tuple[AnyBroker, Recorder]]:
     """Run a broker that hears, until the block ends."""
     recorder = Recorder() if listener is None else listener
-    broker = RedisBroker(
-        RedisTarget.from_url(url),
-        prefix=PREFIX,
-        node_id=node_id,
-        metrics=metrics or Metrics(),
-        **timings,  # type: ignore[arg-type]  # floats by name
-    )
+    broker = broker_of(url, node_id=node_id, metrics=metrics or Metrics(), **timings)
     await broker.start(recorder)
     try:
         async with asyncio.timeout(TEST_TIMEOUT_S):

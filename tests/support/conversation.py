@@ -8,7 +8,7 @@
     b -> {"service": ...}
     POST {"service": ...}                   a backend asks on the private port
     200 {"service": ...}                    and is answered
-    redis-cli PUBLISH 'channel' 'message'   a backend publishes through Redis
+    redis-cli PUBLISH 'channel' 'message'   a backend publishes through Redis, by this or another command
     SIGTERM                                 the node is told to end
     ```
 
@@ -146,10 +146,9 @@ async def converse(block: Block, node: NodeProcess, redis_port: int = 0) -> None
                 expected = json.loads(match[2])
                 assert status == int(match[1]) and _fits(expected, answer), (block.where, status, answer)
                 _note(expected, answer, known)
-            elif line.startswith("redis-cli PUBLISH "):
-                _, _, channel, payload = shlex.split(line)
+            elif line.startswith("redis-cli "):
                 async with Redis(port=redis_port) as redis:
-                    await redis.publish(channel, payload)
+                    await redis.execute_command(*shlex.split(line)[1:])
             elif line == "SIGTERM":
                 node.signal(signal.SIGTERM)
             else:

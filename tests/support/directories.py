@@ -17,10 +17,14 @@ from typing import Any
 
 from gateway.directory import Directory, Member, Owner
 from gateway.metrics import Metrics
-from gateway.redis import RedisBroker, RedisDirectory, RedisTarget, Timings
-from tests.support.brokers import PREFIX, Recorder, hears
+from gateway.redis import RedisDirectory, RedisTarget, Timings
+from gateway.redis.spread import Spread, targets_of
+from gateway.redis.spread_broker import SpreadBroker
+from gateway.redis.spread_directory import SpreadDirectory, tag_of
+from tests.support.brokers import PREFIX, AnyBroker, Recorder, broker_of, brokers_of, hears
+from tests.support.clusters import ClusterLab
 from tests.support.memory_directory import MemoryCluster, MemoryDirectory
-from tests.support.redis_servers import FakeRedisServer, RedisServer, start_server
+from tests.support.redis_servers import AnyServer, start_server
 
 __all__ = [
     "FAST",
@@ -150,21 +154,20 @@ class MemoryTestCluster:
 
 
 class RedisTestCluster:
-    """Nodes of `RedisDirectory` on one server, each with its broker, and an observer who hears what they publish."""
+    """Nodes of `RedisDirectory`, each with its broker, and an observer who hears what they publish.
 
-    def __init__(self, server: RedisServer | FakeRedisServer, stack: AsyncExitStack, timings: Timings) -> None:
+    On a server, or on several: then all of them are the spread kind.
+    """
+
+    def __init__(self, server: AnyServer | ClusterLab, stack: AsyncExitStack, timings: Timings) -> None:
         self.server = server
         self._stack = stack
         self._timings = timings
         self._recorder = Recorder()
-        self._observer = self._broker("observer")
-        self._brokers: dict[str, RedisBroker] = {}
+        self._observer = broker_of(server.url, node_id="observer", metrics=Metrics())
+        self._brokers: dict[str, AnyBroker] = {}
 
-    def _broker(self, node_id: str) -> RedisBroker:
-        target = RedisTarget.from_url(self.server.url)
-        return RedisBroker(target, prefix=PREFIX, node_id=node_id, metrics=Metrics())
-
-    async def _start(self, broker: RedisBroker, listener: Any) -> None:
+    async def _start(self, broker: AnyBroker, listener: Any) -> None:
         await broker.start(listener)
         self._stack.push_async_callback(broker.stop)
         await hears(broker)
@@ -193,27 +196,43 @@ class RedisTestCluster:
     async def node(self, node_id: str, *, timings: Timings | None = None, timeout_s: float = 5.0) -> FakeNode:
         """Start a node."""
         node = FakeNode(node_id)
-        broker = self._brokers[node_id] = self._broker(node_id)
+        metrics = Metrics()
+        targets = targets_of(self.server.url)
+        broker: AnyBroker
+        if targets.first.cluster is not None:
+            broker = broker_of(self.server.url, node_id=node_id, metrics=metrics)
+            brokers: Spread[Any] = targets.map(lambda *_: broker)
+        else:
+            brokers = brokers_of(self.server.url, node_id=node_id, metrics=metrics)
+            broker = brokers.first if len(brokers) == 1 else SpreadBroker(brokers, metrics=metrics)
+        self._brokers[node_id] = broker
         await self._start(broker, Recorder())
-        node.directory = RedisDirectory(
-            RedisTarget.from_url(self.server.url),
-            prefix=PREFIX,
-            node_id=node_id,
-            broker=broker,
-            metrics=Metrics(),
-            timings=timings or self._timings,
-            timeout_s=timeout_s,
-        )
+
+        def directory_of(identity: str, target: RedisTarget) -> RedisDirectory:
+            return RedisDirectory(
+                target,
+                prefix=PREFIX,
+                node_id=node_id,
+                broker=brokers.at(identity),
+                metrics=metrics,
+                timings=timings or self._timings,
+                tag="" if len(brokers) == 1 else tag_of(identity),
+                timeout_s=timeout_s,
+            )
+
+        directories = targets.map(directory_of)
+        node.directory = directories.first if len(brokers) == 1 else SpreadDirectory(directories)
         await node.directory.start(node)
         self._stack.push_async_callback(node.directory.stop)
         return node
 
     async def crash(self, node: FakeNode) -> None:
         """End a node as SIGKILL does: its connections are gone, and it has said nothing."""
-        directory: Any = node.directory
-        await directory._lease.abandon()  # no resigning
-        directory._lease._renewed_at = None
-        await directory.stop()
+        spread: Any = node.directory
+        for directory in [spread] if isinstance(spread, RedisDirectory) else spread._directories:
+            await directory._lease.abandon()  # no resigning
+            directory._lease._renewed_at = None
+            await directory.stop()
         await self._brokers[node.node_id].stop()
 
     @asynccontextmanager
@@ -236,5 +255,6 @@ async def open_cluster(kind: str, directory: Path, *, timings: Timings = FAST) -
         yield MemoryTestCluster()
         return
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(start_server(kind, directory))
+        starting = ClusterLab("redis", directory) if kind == "cluster" else start_server(kind, directory)
+        server = await stack.enter_async_context(starting)
         yield RedisTestCluster(server, stack, timings)

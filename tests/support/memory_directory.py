@@ -5,7 +5,7 @@
     await a.start(node_a); await b.start(node_b)
 
 Scriptable: `cluster.is_failing` (all raises BrokerUnavailable), `directory.die()` (the node is gone; the others reap
-it), `directory.fence()` (reaped while it was away, and back), `directory.is_sure` (whether it may be away),
+it), `directory.fence()` (reaped while it was away, and back), `directory.is_doubtful` (it may be away),
 `cluster.flush()` (all state lost, asserted again).
 """
 
@@ -106,11 +106,14 @@ class MemoryDirectory:
         self._node_id = node_id
         self._incarnation = secrets.token_hex(6)
         self._asserter: Asserter | None = None
-        self.is_sure = True
+        self.is_doubtful = False
 
     @property
     def incarnation(self) -> str:
         return self._incarnation
+
+    def is_sure(self, names: str) -> bool:
+        return not self.is_doubtful
 
     async def start(self, asserter: Asserter) -> None:
         self._asserter = asserter

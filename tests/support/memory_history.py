@@ -9,12 +9,13 @@ Scriptable: `archive.is_failing` (all raises BrokerUnavailable), `archive.flush(
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from gateway.errors import BrokerUnavailable
 from gateway.history import History
 from gateway.publication import MARK, Position, Publication
+from gateway.rules import Rules
 
 __all__ = ["Archive", "MemoryHistory", "write_sequenced"]
 
@@ -40,11 +41,17 @@ class Archive:
         self._on_publish = on_publish
         self._shelves: dict[str, _Shelf] = {}
         self._once: dict[tuple[str, str], Position] = {}
+        self._bare: set[tuple[str, str]] = set()  # published once, and not kept
 
     def flush(self) -> None:
         """Lose everything."""
         self._shelves.clear()
         self._once.clear()
+        self._bare.clear()
+
+    def has(self, key: str) -> bool:
+        """True if a channel has a history."""
+        return key in self._shelves
 
     def shelf(self, key: str) -> _Shelf:
         """Find what a channel keeps; begins here if there is none."""
@@ -68,7 +75,22 @@ class Archive:
             self._on_publish(key, write_sequenced(publication))
         return shelf.position
 
-    def read(self, key: str, since: Position) -> list[Publication] | None:
+    def publish_once(self, key: str, payload: bytes, once: str) -> None:
+        """Publish what is not kept."""
+        if (key, once) not in self._bare:
+            self._bare.add((key, once))
+            if self._on_publish is not None:
+                self._on_publish(key, payload)
+
+    def recent(self, key: str, limit: int, since: Position | None) -> tuple[list[Publication], Position]:
+        """Read what is kept, or the first of it behind a position."""
+        shelf = self.shelf(key)
+        behind = None if since is None else self.read(key, since)
+        if behind is not None:
+            return behind[:limit], shelf.position
+        return [publication for _, publication in shelf.entries][-limit:], shelf.position
+
+    def read(self, key: str, since: Position, max_entries: int = 0, max_bytes: int = 0) -> list[Publication] | None:
         """Read what follows a position."""
         shelf = self._shelves.get(key)
         if shelf is None or shelf.position.epoch != since.epoch or shelf.position.offset < since.offset:
@@ -80,7 +102,10 @@ class Archive:
             assert publication.position is not None
             if publication.position.offset == since.offset + 1 + len(found):
                 found.append(publication)
-        return found if found and found[0].previous_tag == since.tag else None
+        if not found or found[0].previous_tag != since.tag:
+            return None
+        is_too_much = 0 < max_entries < len(found) or 0 < max_bytes < sum(len(each.payload) for each in found)
+        return None if is_too_much else found
 
 
 class MemoryHistory:
@@ -88,6 +113,9 @@ class MemoryHistory:
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
+
+    def set_rules(self, service: str, rules: Rules) -> None:
+        """Everybody publishes by nodes here."""
 
     async def start(self) -> None:
         """Nothing to connect to."""
@@ -106,13 +134,33 @@ class MemoryHistory:
             future.set_result(self._archive.publish(key, payload, history, once))
         return future
 
-    async def read(self, key: str, since: Position) -> list[Publication] | None:
+    def publish_once(self, key: str, payload: bytes, once: str) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._archive.is_failing:
+            future.set_exception(BrokerUnavailable(key))
+            future.exception()
+        else:
+            self._archive.publish_once(key, payload, once)
+            future.set_result(None)
+        return future
+
+    async def read(
+        self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0
+    ) -> list[Publication] | None:
         await self._travel()
         self._archive.before_read()
-        found = self._archive.read(key, since)
+        found = self._archive.read(key, since, max_entries, max_bytes)
         for _ in range(self._archive.lateness()):
             await self._travel()
         return found
+
+    async def recent(self, key: str, limit: int, since: Position | None = None) -> tuple[list[Publication], Position]:
+        await self._travel()
+        return self._archive.recent(key, limit, since)
+
+    async def positions(self, keys: Iterable[str]) -> dict[str, Position]:
+        await self._travel()
+        return {key: self._archive.shelf(key).position for key in keys if self._archive.has(key)}
 
     async def position(self, key: str) -> Position:
         await self._travel()

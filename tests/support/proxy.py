@@ -29,12 +29,13 @@ class _Pair:
 
 
 class FaultProxy:
-    """Forwards to host:port. `delay_s`: before each chunk. `connections`: made so far."""
+    """Forwards to host:port. `delay_s`: before each chunk. `connections`: made so far; `lost_bytes`: of replies."""
 
     def __init__(self, host: str, port: int) -> None:
         self.port = 0
         self.delay_s = 0.0
         self.connections = 0
+        self.lost_bytes = 0
         self._target = (host, port)
         self._is_swallowing = False
         self._is_losing_replies = False
@@ -117,6 +118,7 @@ class FaultProxy:
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             if pair.is_swallowed or (is_reply and self._is_losing_replies):
+                self.lost_bytes += len(data) if is_reply else 0
                 continue
             writer.write(data)
             await writer.drain()

@@ -2,13 +2,14 @@
 
     async with RedisServer("redis", tmp_path) as server: ... server.url, server.pid, server.freeze()
 
-On free loopback ports, nothing stored, ended by their own pid. `require(kind)` skips with what to install.
+On free loopback ports, nothing stored, ended by their own pid. SpreadServers are several as one. `require(kind)` skips
+with what to install.
 """
 
 import asyncio
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,11 +19,23 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.redis import RedisTarget
+from gateway.redis.spread import Spread, targets_of
 from tests.conftest import find_program
 from tests.support.nodes import Process
 from tests.support.tools import free_port
 
-__all__ = ["KINDS", "REAL_KINDS", "FakeRedisServer", "RedisServer", "Tls", "make_tls", "require", "start_server"]
+__all__ = [
+    "KINDS",
+    "REAL_KINDS",
+    "AnyServer",
+    "FakeRedisServer",
+    "RedisServer",
+    "SpreadServers",
+    "Tls",
+    "make_tls",
+    "require",
+    "start_server",
+]
 
 REAL_KINDS = ("redis", "valkey")
 KINDS = (*REAL_KINDS, "fakeredis")
@@ -85,8 +98,17 @@ def make_tls(directory: Path, *, host: str = "127.0.0.1") -> Tls:
 class RedisServer:
     """A real server. kind: one of REAL_KINDS. conf: further lines of its configuration. tls: then only by TLS."""
 
-    def __init__(self, kind: str, directory: Path, *, conf: Sequence[str] = (), tls: Tls | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        directory: Path,
+        *,
+        conf: Sequence[str] = (),
+        tls: Tls | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.kind = kind
+        self._env = env
         self.port = free_port()
         self._directory = directory
         self._tls = tls
@@ -128,7 +150,10 @@ class RedisServer:
     async def start(self) -> None:
         """Start it, on the same port as before, with nothing of what it held."""
         self._process = Process(
-            [self._program, str(self._conf)], cwd=self._directory, ready="Ready to accept connections"
+            [self._program, str(self._conf)],
+            env=self._env,
+            cwd=self._directory,
+            ready="Ready to accept connections",
         )
         try:
             await self._process.wait_ready()
@@ -146,6 +171,10 @@ class RedisServer:
         """Kill it and start it empty."""
         await self.stop()
         await self.start()
+
+    def kill(self) -> None:
+        """SIGKILL, and return at once; `stop` is still owed."""
+        self._running.kill()
 
     def freeze(self) -> None:
         """SIGSTOP: the kernel goes on accepting its connections, and nobody answers."""
@@ -211,6 +240,75 @@ class FakeRedisServer:
         return RedisTarget.from_url(self.url).client(timeout_s=10.0)
 
 
-def start_server(kind: str, directory: Path) -> "RedisServer | FakeRedisServer":
-    """Make a server of any kind; enter it to start it."""
+class SpreadServers:
+    """Several independent servers that are used as one: `url` names all of them."""
+
+    kind = "spread"
+
+    def __init__(self, directory: Path, count: int = 2) -> None:
+        self.servers = [RedisServer("redis", directory) for _ in range(count)]
+
+    @property
+    def url(self) -> str:
+        return ",".join(server.url for server in self.servers)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start all, on the same ports as before, with nothing of what they held."""
+        await asyncio.gather(*(server.start() for server in self.servers))
+
+    async def stop(self) -> None:
+        """End all. Idempotent."""
+        await asyncio.gather(*(server.stop() for server in self.servers))
+
+    async def restart(self) -> None:
+        """End all and start them empty."""
+        await self.stop()
+        await self.start()
+
+    def client(self) -> Any:
+        """A client that speaks with the server that has a channel; close it with `aclose()`."""
+        return _SpreadClient(targets_of(self.url).map(lambda _, target: target.client(timeout_s=10.0)))
+
+
+class _SpreadClient:
+    """As much of a client as tests of channels need. Names are those in Redis, PREFIX:{KEY}."""
+
+    def __init__(self, clients: Spread[Any]) -> None:
+        self._clients = clients
+
+    async def publish(self, name: bytes, payload: bytes) -> Any:
+        return await self._of(name).publish(name, payload)
+
+    async def pubsub_numsub(self, name: bytes) -> Any:
+        return await self._of(name).pubsub_numsub(name)
+
+    async def ping(self) -> None:
+        for client in self._clients:
+            await client.ping()
+
+    async def aclose(self) -> None:
+        for client in self._clients:
+            await client.aclose()
+
+    def _of(self, name: bytes) -> Any:
+        key = name.decode().partition(":{")[2].removesuffix("}")
+        return self._clients.of(key)
+
+
+AnyServer = RedisServer | FakeRedisServer | SpreadServers
+
+
+def start_server(kind: str, directory: Path) -> AnyServer:
+    """Make a server of any kind, or two as one ("spread"); enter it to start it."""
+    if kind == "spread":
+        return SpreadServers(directory)
     return FakeRedisServer() if kind == "fakeredis" else RedisServer(kind, directory)

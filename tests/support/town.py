@@ -44,10 +44,12 @@ class Bus:
 
 
 class BusBroker(LoopbackBroker):
-    """A node's end of a bus."""
+    """A node's end of a bus. is_lossy: what comes is lost; between `hold` and `let_go` it waits."""
 
     def __init__(self, bus: Bus) -> None:
         super().__init__()
+        self.is_lossy = False
+        self._waiting: list[tuple[str, bytes]] | None = None
         self._bus = bus
         bus.brokers.append(self)
 
@@ -63,7 +65,20 @@ class BusBroker(LoopbackBroker):
 
     def hear(self, key: str, payload: bytes) -> None:
         """Take what the bus brings."""
-        self._bring(key, payload)
+        if self._waiting is not None:
+            self._waiting.append((key, payload))
+        elif not self.is_lossy:
+            self._bring(key, payload)
+
+    def hold(self) -> None:
+        """Bring nothing for now."""
+        self._waiting = []
+
+    def let_go(self) -> None:
+        """Bring what was held, in order."""
+        waiting, self._waiting = self._waiting or [], None
+        for key, payload in waiting:
+            self._bring(key, payload)
 
 
 class LateDirectory(MemoryDirectory):
@@ -176,6 +191,7 @@ class Town:
         seed: int = 0,
         auth: Callable[[Metrics], Authenticator] | None = None,
         requires_identity: bool = False,
+        compare_every_s: float = 20.0,
     ) -> None:
         self.bus = Bus()
         self.cluster = MemoryCluster(self.bus.publish)
@@ -197,6 +213,7 @@ class Town:
                 metrics=metrics,
                 node_id=f"n{number}",
                 auth=None if auth is None else auth(metrics),
+                compare_every_s=compare_every_s,
             )
             self.registries.append(ServiceRegistry(services(), requires_identity=requires_identity))
             node.attach(self.registries[-1])
@@ -217,9 +234,18 @@ async def town(
     seed: int = 0,
     auth: Callable[[Metrics], Authenticator] | None = None,
     requires_identity: bool = False,
+    compare_every_s: float = 20.0,
 ) -> AsyncIterator[Town]:
     """Run nodes; at the end all their clients are let go."""
-    built = Town(count, services, late=late, seed=seed, auth=auth, requires_identity=requires_identity)
+    built = Town(
+        count,
+        services,
+        late=late,
+        seed=seed,
+        auth=auth,
+        requires_identity=requires_identity,
+        compare_every_s=compare_every_s,
+    )
     for node in built.nodes:
         await node.start()
     try:

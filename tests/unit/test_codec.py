@@ -284,6 +284,28 @@ def test_template_survives_strings_that_look_like_its_hole(encoding: Encoding, m
         Template("s", ["guessed", PAYLOAD])
 
 
+@ENCODINGS
+def test_second_shape_has_the_position_at_its_end(encoding: Encoding) -> None:
+    template = Template("pubsub", {"type": "message", "message": PAYLOAD, "channel": ["c"]})
+    assert template.has_place_for_position
+    message: dict[str, Any] = {"type": "message", "message": {"x": [1, "é"]}, "channel": ["c"]}
+    for offset, position in ((1, "e:1:t"), (2**53, '"\\:é:\n')):
+        payload = codec.encode(message["message"], encoding)
+        rendered = template.render_at(payload, encoding, offset=offset, position=position)
+        expected = {**message, "offset": offset, "position": position}
+        assert codec.decode(rendered, encoding) == {"service": "pubsub", "message": expected}
+    rendered = template.render_at(codec.encode(None, encoding), encoding, offset=1, position="p", is_tombstone=True)
+    assert codec.decode(rendered, encoding) == {
+        "service": "pubsub",
+        "message": {**message, "message": None, "tombstone": True, "offset": 1, "position": "p"},
+    }
+
+
+@pytest.mark.parametrize("message", [PAYLOAD, [PAYLOAD], {"position": PAYLOAD}, {"a": PAYLOAD, "offset": 1}], ids=repr)
+def test_message_that_is_no_object_or_has_such_keys_has_no_second_shape(message: Any) -> None:
+    assert not Template("pubsub", message).has_place_for_position
+
+
 @pytest.mark.parametrize("message", [None, {}, [PAYLOAD, PAYLOAD], {"a": PAYLOAD, "b": [PAYLOAD]}], ids=repr)
 def test_template_needs_exactly_one_hole(message: Any) -> None:
     with pytest.raises(ValueError, match="exactly once"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway import CloseCode, ConfigurationError, Position, ServiceRegistry
+from gateway import CloseCode, ConfigurationError, History, Position, ServiceRegistry
 from gateway.publication import Publication, read_publication
 from services.datasync import DataSyncBackend, DataSyncService, Delta
 from services.datasync.feed import Feed
@@ -303,7 +303,7 @@ async def test_a_hole_in_what_is_heard_is_filled(stage: Stage) -> None:
 
 
 async def test_a_hole_is_filled_as_soon_as_redis_answers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.datasync.feed.RETRY_S", 0.001)
+    monkeypatch.setattr("gateway.repair.RETRY_S", 0.001)
     client = await stage.acquire(1, await stage.authorize(0, ALL))
     await stage.publish(0, task(1))
     await client.notified(1)
@@ -406,24 +406,15 @@ async def test_who_leaves_while_joining_leaves_nothing(stage: Stage) -> None:
     assert not exchange._feeds and not exchange._subscriptions and not stage.town.brokers[1].subscribed
 
 
-async def test_another_epoch_is_told_by_itself() -> None:
-    """Whatever offsets and tags say."""
-    heard: list[bytes] = []
-    losses: list[int] = []
+async def test_a_tag_that_does_not_fit_what_was_read_is_not_merged() -> None:
+    """`newer` trusts tags, not offsets alone."""
     feed = Feed(
         None,  # type: ignore[arg-type]  # it asks nobody
         "Task",
-        deliver=lambda publication: heard.append(publication.payload),
-        lose=lambda: losses.append(len(heard)),
+        history=History(60.0),
+        deliver=lambda _: None,
+        lose=lambda: None,
     )
-    feed._hear([Publication(b"1", Position("e", 1, "t1"), "t0"), Publication(b"2", Position("e", 2, "t2"), "t1")])
-    feed._hear([Publication(b"3", Position("f", 3, "t3"), "t2"), Publication(b"4", Position("f", 4, "t4"), "t3")])
-    assert (heard, losses) == ([b"1", b"2", b"4"], [2])
-
-
-async def test_a_tag_that_does_not_fit_what_was_read_is_not_merged() -> None:
-    """`newer` trusts tags, not offsets alone."""
-    feed = Feed(None, "Task", deliver=lambda _: None, lose=lambda: None)  # type: ignore[arg-type]
     archive_positions = [Position("e", number, f"t{number}") for number in range(4)]
     with feed.joining():
         feed._hear(

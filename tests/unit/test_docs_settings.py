@@ -7,16 +7,25 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import msgspec
 import pytest
 from msgspec import Meta
 
+from gateway.rules import ChannelRule, Rules
 from gateway.settings import Auth, Limits, Private, Public, Settings, load
 from tests.support.tokens import SECRET, Issuer
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "settings.md").read_text()
 SECTIONS = {"Redis": Settings, "public": Public, "private": Private, "auth": Auth, "limits": Limits}
 TABLES = {"public", "private", "auth", "limits", "services", "backend"}  # of Settings: sections of their own
-WORDS = {str: "text", int: "integer", float: "number", bool: "true or false", list[str]: "list of texts"}
+WORDS = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    list[str]: "list of texts",
+    str | list[str]: "text, or list",
+}
 
 OTHER_VALUES = {  # none of them a default
     "text": "somewhere",
@@ -119,3 +128,27 @@ def test_standard_services_are_those_of_the_page() -> None:
             name: {"class": table.class_name, **table.options} for name, table in getattr(standard, registry).items()
         }
         assert written[registry] == found
+
+
+def test_rules_of_channels_are_those_of_the_code() -> None:
+    (block,) = re.findall(r"```toml rules\n(.*?)```", PAGE, re.DOTALL)
+    Rules.read(tomllib.loads(block)["services"]["pubsub"]["channels"])
+    section = PAGE[PAGE.index("### Rules of channels") :]
+    cells = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \| [^|]+ \|$", section, re.MULTILINE)[: len(RULE)]
+    hints = get_type_hints(ChannelRule, include_extras=True)
+    for (name, written, default), each in zip(cells, RULE, strict=True):
+        kind, *metas = get_args(hints[each.name]) or (hints[each.name],)
+        bounds = "".join(
+            f"{sign} {getattr(meta, word):.8g}" for meta in metas for sign, word in BOUNDS if _has(meta, word)
+        )
+        bounds = bounds.replace("≥ 0≤", "≥ 0, ≤").replace("> 0≤", "> 0, ≤")
+        assert (name, written) == (each.name, f"{WORDS[kind]} {bounds}".strip())
+        assert default == ("none" if each.name == "match" else f"`{json.dumps(each.default)}`")
+
+
+BOUNDS = ((">", "gt"), ("≥", "ge"), ("≤", "le"))
+RULE = msgspec.structs.fields(ChannelRule)
+
+
+def _has(meta: object, word: str) -> bool:
+    return isinstance(meta, Meta) and getattr(meta, word) is not None

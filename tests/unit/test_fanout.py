@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
+import msgpack  # type: ignore[import-untyped]  # ships no annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,8 @@ from gateway.connection import Connection
 from gateway.fanout import Fanout
 from gateway.frames import BINARY, TEXT, Dialect
 from gateway.hub import Hub
-from gateway.publication import MARK, Selector, write_addressed
+from gateway.publication import MARK, Position, Publication, Selector, write_addressed
+from gateway.sequence import Gap, Late, Step
 from tests.support.clients import JSON, MSGPACK, FakeWire, settle
 
 KEY, OTHER = "s:a", "s:b"
@@ -100,7 +102,7 @@ def test_message_is_encoded_once_per_encoding_however_many_dialects(monkeypatch:
         encoded.append(value)
         return encode_msgpack(value)
 
-    monkeypatch.setattr("gateway.fanout.encode_msgpack", counting)
+    monkeypatch.setattr("gateway.pieces.encode_msgpack", counting)
     rig = Rig()
     for name in ("one", "other"):
         rig.subscriber(dialect=Dialect(name, Encoding.MSGPACK, BINARY, lambda message: message))
@@ -564,6 +566,112 @@ def test_who_is_held_too_long_is_a_slow_consumer() -> None:
     rig.fanout.deliver({KEY: [b'"' + b"x" * 50 + b'"']})
     assert wire.closes == [(4008, "Slow consumer")]
     assert rig.hub.release(held, KEY) == [], "and its memory is given back"
+
+
+# -- who asked to recover ---------------------------------------------------------------------------------------------
+
+
+class Script:
+    """A follower of one channel that answers what it is told to."""
+
+    def __init__(self) -> None:
+        self.heard: list[Publication] = []
+
+    def __contains__(self, key: str) -> bool:
+        return key == KEY
+
+    def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
+        self.heard += publications
+        return list(publications)
+
+
+class FollowingRig(Rig):
+    """With a channel that keeps a history."""
+
+    def __init__(self, chunk: int = 1000) -> None:
+        super().__init__()
+        self.script = Script()
+        self.fanout = Fanout(self.hub, self.source, self.metrics, follower=self.script, chunk=chunk)
+
+    def recovered(self, dialect: Dialect = JSON) -> Connection:
+        wire = FakeWire()
+        connection = Connection(wire, dialect, node_id="n", serial=len(self.wires))
+        self.wires[connection] = wire
+        self.recover(connection)
+        return connection
+
+    def recover(self, connection: Connection) -> None:
+        self.hub.add(connection, KEY, Template("s", {"in": KEY, "is": PAYLOAD}), is_pending=True)
+        self.hub.go_live(connection, KEY, lambda position: {"gap": str(position)})
+
+    def got_all(self, connection: Connection) -> list[Json]:
+        return [decode_json(line) for line in b"".join(self.wires[connection].writes).splitlines()]
+
+
+def at(offset: int, payload: bytes = b"7") -> Publication:
+    return Publication(payload, Position("e", offset, f"t{offset}"), f"t{offset - 1}")
+
+
+def test_steps_come_in_their_order_to_each_shape() -> None:
+    rig = FollowingRig()
+    plain, other, packed = rig.subscriber(), rig.recovered(), rig.recovered(MSGPACK)
+    other.identity = "bob"
+    steps: list[Step] = [
+        at(1),
+        Publication(b'"bare"'),
+        Gap(Position("e", 4, "t4")),
+        Late(at(2)),
+        at(5),
+        Publication(b'"bob"', selector=Selector(only_identity="bob")),
+        at(6, b"NaN"),
+        Publication(b"NaN"),
+    ]
+    rig.fanout.pass_on(KEY, steps)
+    assert rig.got(plain) == [7, "bare", 7, 7]
+
+    def placed(value: Json, offset: int, **more: Json) -> Json:
+        place = {"offset": offset, "position": f"e:{offset}:t{offset}"}
+        return {"service": "s", "message": {"in": KEY, "is": value, **more, **place}}
+
+    def unplaced(value: Json) -> Json:
+        return {"service": "s", "message": {"in": KEY, "is": value}}
+
+    assert rig.got_all(other) == [
+        placed(7, 1),
+        unplaced("bare"),
+        {"gap": "e:4:t4"},
+        placed(7, 5),
+        unplaced("bob"),
+        placed(None, 6, tombstone=True),
+    ]
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(b"".join(rig.wires[packed].writes))
+    assert list(unpacker) == [each for each in rig.got_all(other) if each != unplaced("bob")]
+    assert rig.drops("invalid") == 2
+    assert rig.sample("snorky_unsequenced_publications_total") == 1
+
+
+def test_followed_channel_is_delivered_as_its_follower_says() -> None:
+    rig = FollowingRig()
+    one = rig.recovered()
+    sequenced = MARK + b"1 e:1:t1 t0 j\n7"
+    rig.fanout.deliver({KEY: [sequenced, MARK + b"9\n1"], OTHER: [b"1"]})
+    assert rig.script.heard == [at(1)]
+    assert len(rig.got_all(one)) == 1
+    assert (rig.drops("unknown_version"), rig.drops("no_subscriber")) == (1, 1)
+
+
+async def test_who_comes_back_while_a_pass_is_under_way_is_not_written_the_pass() -> None:
+    """It was told what it missed up to there: it would get that twice."""
+    rig = FollowingRig(chunk=2)
+    crowd = [rig.recovered() for _ in range(5)]
+    rig.fanout.pass_on(KEY, [at(1)])
+    rig.hub.remove(crowd[4], KEY)
+    rig.recover(crowd[4])
+    rig.fanout.pass_on(KEY, [at(2)])
+    await settle()
+    offsets = [[each["message"]["offset"] for each in rig.got_all(one)] for one in crowd]  # type: ignore[index,call-overload]
+    assert offsets == [[1, 2]] * 4 + [[2]]
 
 
 # -- the node's own listener ------------------------------------------------------------------------------------------

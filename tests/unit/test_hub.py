@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.codec import PAYLOAD, Template
 from gateway.connection import Connection
@@ -21,13 +21,15 @@ def connection(serial: int = 1) -> Connection:
 
 
 class HubMachine(RuleBasedStateMachine):
-    """The model: a set of (connection, key)."""
+    """The model: a set of (connection, key), and which of them are pending, or have positions."""
 
     @initialize()
     def start(self) -> None:
         self.hub = Hub()
         self.connections = [connection(serial) for serial in range(5)]
         self.model: set[tuple[int, str]] = set()
+        self.pending: dict[tuple[int, str], int] = {}
+        self.positioned: set[tuple[int, str]] = set()
 
     def subscribers(self, key: str) -> set[int]:
         return {who for who, what in self.model if what == key}
@@ -42,20 +44,40 @@ class HubMachine(RuleBasedStateMachine):
             self.model.add((who, key))
 
     @rule(who=PEOPLE, key=st.sampled_from(KEYS))
+    def add_pending(self, who: int, key: str) -> None:
+        if (who, key) not in self.model:
+            self.pending[who, key] = self.hub.add(self.connections[who], key, TEMPLATE, is_pending=True)
+            self.model.add((who, key))
+
+    @precondition(lambda self: self.pending)
+    @rule(data=st.data())
+    def go_live(self, data: st.DataObject) -> None:
+        who, key = data.draw(st.sampled_from(sorted(self.pending)))
+        assert self.hub.is_pending(self.connections[who], key, self.pending.pop((who, key)))
+        self.hub.go_live(self.connections[who], key, lambda position: None)
+        self.positioned.add((who, key))
+
+    @rule(who=PEOPLE, key=st.sampled_from(KEYS))
     def remove(self, who: int, key: str) -> None:
         if (who, key) not in self.model:
             with pytest.raises(NotSubscribed):
                 self.hub.remove(self.connections[who], key)
         else:
-            self.model.discard((who, key))
+            self.forget(who, key)
             assert self.hub.remove(self.connections[who], key) is not self.subscribers_left(key)
 
     @rule(who=PEOPLE)
     def remove_all(self, who: int) -> None:
         had = {key for somebody, key in self.model if somebody == who}
-        self.model -= {(who, key) for key in had}
+        for key in had:
+            self.forget(who, key)
         lasts = self.hub.remove_all(self.connections[who])
         assert sorted(lasts) == sorted(key for key in had if not self.subscribers(key))
+
+    def forget(self, who: int, key: str) -> None:
+        self.model.discard((who, key))
+        self.positioned.discard((who, key))
+        self.pending.pop((who, key), None)
 
     def subscribers_left(self, key: str) -> bool:
         return bool(self.subscribers(key))
@@ -70,11 +92,27 @@ class HubMachine(RuleBasedStateMachine):
             assert (key in self.hub) is bool(expected) is (channel is not None)
             if channel is None:
                 continue
-            standing = [(dialect, each) for dialect, group in channel.groups.items() for each in group]
-            assert {each for _, each in standing} == expected
-            assert len(standing) == len(expected) == channel.size
-            assert all(each.dialect is dialect for dialect, each in standing)
-            assert all(channel.groups.values()), "an empty group would be framed for nobody"
+            pending = {self.connections[who] for who, what in self.pending if what == key}
+            positioned = {self.connections[who] for who, what in self.positioned if what == key}
+            assert set(channel.pending) == pending
+            assert len(expected) == channel.size
+            for groups, members in (
+                (channel.groups, expected - pending - positioned),
+                (channel.positioned, positioned),
+            ):
+                standing = [(dialect, each) for dialect, group in groups.items() for each in group]
+                assert {each for _, each in standing} == members
+                assert len(standing) == len(members)
+                assert all(each.dialect is dialect for dialect, each in standing)
+                assert all(groups.values()), "an empty group would be framed for nobody"
+
+    @invariant()
+    def each_joining_has_a_number_of_its_own(self) -> None:
+        channels = [channel for key in KEYS if (channel := self.hub.get(key)) is not None]
+        every = [group for each in channels for group in (*each.groups.values(), *each.positioned.values())]
+        numbers = [number for group in [*every, *(each.pending for each in channels)] for number in group.values()]
+        assert len(numbers) == len(set(numbers)) == len(self.model)
+        assert all(0 < number <= self.hub.joined for number in numbers)
 
     @invariant()
     def counts_are_right(self) -> None:
@@ -95,6 +133,15 @@ def test_channel_made_again_is_a_new_one() -> None:
     hub.add(one, "s:a", TEMPLATE)
     assert hub.get("s:a") is not before
     assert before is not None and not before.groups
+
+
+def test_who_joined_again_is_not_pending_by_the_former_joining() -> None:
+    hub, one = Hub(), connection()
+    first = hub.add(one, "s:a", TEMPLATE, is_pending=True)
+    hub.remove(one, "s:a")
+    second = hub.add(one, "s:a", TEMPLATE, is_pending=True)
+    assert not hub.is_pending(one, "s:a", first)
+    assert hub.is_pending(one, "s:a", second)
 
 
 def test_first_template_counts() -> None:

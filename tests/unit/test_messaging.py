@@ -99,14 +99,14 @@ async def test_nobody_sends_under_a_name_that_may_be_somebody_elses_by_now() -> 
         await register(alice, "alice")
         await register(bob, "bob")
         directory = nodes.directories[0]
-        directory.is_sure = False
+        directory.is_doubtful = True
         assert await send(alice, "alice", "bob") == "Error: Temporarily unavailable"
         assert await send(alice, "bob", "bob") == "Error: Invalid sender"
         assert await send(bob, "bob", "alice") is None, "who can be reached is not asked"
-        find, directory.is_sure = directory.find, True
+        find, directory.is_doubtful = directory.find, False
 
         async def stall(names: str, name: str) -> Any:
-            directory.is_sure = False
+            directory.is_doubtful = True
             return await find(names, name)
 
         directory.find = stall  # type: ignore[method-assign]  # it stands still while it is asked

@@ -35,6 +35,19 @@ def test_field_that_this_version_may_have_is_let_through() -> None:
     assert read_publication(data).position == Position("e1", 42, "t7")
 
 
+def test_messagepack_with_a_position_is_json_from_here_on() -> None:
+    publication = read_publication(MARK + b"1 e:1:t t0 m\n\x82\xa1a\x01\xa1b\x93\x01\xc0\xc3")
+    assert publication == Publication(b'{"a":1,"b":[1,null,true]}', Position("e", 1, "t"), "t0")
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"\xc1", b"\x01\x02", b"\xc4\x01x", b"\x81\x01\x02", b"\xcb\x7f\xf8" + bytes(6)]
+)
+def test_malformed_messagepack_keeps_its_place_as_a_tombstone(payload: bytes) -> None:
+    publication = read_publication(MARK + b"1 e:1:t t0 m\n" + payload)
+    assert publication == Publication(b"null", Position("e", 1, "t"), "t0", is_tombstone=True)
+
+
 @pytest.mark.parametrize("text", ["", "e:1", "e:1:t:x", "e:-1:t", "e:+1:t", "e: 1:t", "e:x:t", ":1:t", "e:1:", "e:²:t"])
 def test_what_is_no_position_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
@@ -45,7 +58,7 @@ def test_position_is_read_as_it_is_written() -> None:
     assert Position.parse(str(Position("e", 0, "t"))) == Position("e", 0, "t")
 
 
-@pytest.mark.parametrize("header", [b"3 x", b"", b"0", b"11 e:1:t t j", b"1 e:1:t t m", b"2 m {}", b"x"])
+@pytest.mark.parametrize("header", [b"3 x", b"", b"0", b"11 e:1:t t j", b"1 e:1:t t x", b"2 m {}", b"x"])
 def test_version_or_encoding_that_is_not_known_is_said_so(header: bytes) -> None:
     with pytest.raises(UnknownVersion):
         read_publication(MARK + header + b"\n1")
@@ -65,7 +78,7 @@ def test_header_that_cannot_be_read_is_an_invalid_message(header: bytes) -> None
 
 @given(st.binary(max_size=60))
 def test_no_bytes_raise_anything_else(data: bytes) -> None:
-    for version in (b"", b"1 ", b"2 j "):
+    for version in (b"", b"1 ", b"1 e:1:t t m\n", b"2 j "):
         try:
             read_publication(MARK + version + data)
         except InvalidMessage:

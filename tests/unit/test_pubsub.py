@@ -106,7 +106,9 @@ async def test_params_that_do_not_fit_are_invalid(command: str, params: dict[str
         assert await ask(built.client(), command, **params) == error("Invalid params", "invalid_params")
 
 
-@pytest.mark.parametrize("command", ["can_publish", "can_subscribe", "notification", "on_message", "history"])
+@pytest.mark.parametrize(
+    "command", ["can_publish", "can_subscribe", "notification", "on_message", "rules", "publish_from_backend"]
+)
 async def test_what_is_no_command_is_unknown(command: str) -> None:
     async with house(PubSubService()) as built:
         assert await ask(built.client(), command, channel=1) == error("Unknown command", "unknown_command")

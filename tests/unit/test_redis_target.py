@@ -30,6 +30,12 @@ def test_the_parts_of_a_url_are_read() -> None:
         ("rediss://u:secret@h", "rediss://h:6379/0"),
         ("unix:///run/my%20redis.sock?db=2", "unix:///run/my redis.sock?db=2"),
         ("unix://u:secret@/run/redis.sock", "unix:///run/redis.sock?db=0"),
+        (
+            "redis+sentinel://u:secret@a:1,[::1]/my%2Fmain?sentinel_password=secret",
+            "redis+sentinel://a:1,[::1]:26379/my/main/0",
+        ),
+        ("rediss+sentinel://a/main/3", "rediss+sentinel://a:26379/main/3"),
+        ("redis+cluster://u:secret@a,b:7000", "redis+cluster://a:6379,b:7000"),
     ],
 )
 def test_the_safe_url_has_no_secret(url: str, safe: str) -> None:
@@ -41,11 +47,18 @@ def test_the_safe_url_has_no_secret(url: str, safe: str) -> None:
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("redis+sentinel://a:1,b:2/main", "one Redis only"),
-        ("rediss+sentinel://a:1/main", "one Redis only"),
-        ("redis+cluster://a:1", "one Redis only"),
+        ("redis+sentinel://a:1,b:2", "names no sentinels, or nothing that they know"),
+        ("redis+sentinel:///main", "names no sentinels"),
+        ("redis+sentinel://a:1,,b/main", "names no sentinels"),
+        ("redis+sentinel://a:1/main/zero", "database"),
+        ("redis+sentinel://a:1/main/0/0", "database"),
+        ("redis+sentinel://a:1/main?ssl_ca_certs=/x", "unknown for redis[+]sentinel://"),
+        ("redis://a:1?sentinel_password=x", "unknown for redis://"),
+        ("redis+cluster://a:1/1", "which a Cluster has not"),
+        ("redis+cluster://a:1,,b", "names no servers"),
+        ("redis+cluster://a:1?db=1", "unknown for redis[+]cluster://"),
         ("redis://a:1,b:2", "list"),
-        (["redis://a", "redis://b"], "one Redis only"),
+        (["redis://a", "redis://b"], "not one URL"),
         ("", "is no Redis URL"),
         ("localhost:6379", "is no Redis URL"),
         ("http://localhost", "is no Redis URL"),
@@ -75,6 +88,8 @@ def test_what_cannot_work_is_refused_with_the_reason(url: object, text: str) -> 
         "redis://u:hunter2@h/x",
         "http://u:hunter2@h",
         "redis://u:hunter2",
+        "redis+sentinel://u:hunter2@a:port/main",
+        "redis+sentinel://a/main/x?sentinel_password=hunter2",
     ],
 )
 def test_an_error_never_quotes_the_secret(url: str) -> None:

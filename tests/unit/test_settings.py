@@ -7,6 +7,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.auth_settings import algorithm_of
 from gateway.errors import ConfigurationError
+from gateway.loading import load_registries
+from gateway.setting_values import split_redis_urls
 from gateway.settings import ApiKey, Auth, Limits, Private, Public, ServiceTable, Settings, is_loopback, load
 
 SECRET = "a secret of more than thirty-two bytes"
@@ -95,6 +97,24 @@ def test_environment_wins_over_the_file(tmp_path):
     assert settings.public == Public(host="::1", port=2, allowed_origins=("https://a.example",), compression=True)
 
 
+SEVERAL = "redis://a:1/0,redis+sentinel://b:1,c:2/main,rediss://d"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        SEVERAL,
+        SEVERAL.replace(",redis", ", redis"),
+        '["redis://a:1/0", "redis+sentinel://b:1,c:2/main", "rediss://d"]',
+    ],
+)
+def test_several_redis_are_a_list_or_one_text(tmp_path, environment):
+    text = 'redis_url = ["redis://a:1/0", "redis+sentinel://b:1,c:2/main", "rediss://d"]'
+    assert load_toml(tmp_path, text).redis_url == SEVERAL
+    assert load_toml(tmp_path, "", SNORKY_REDIS_URL=environment).redis_url == SEVERAL
+    assert split_redis_urls(SEVERAL) == ["redis://a:1/0", "redis+sentinel://b:1,c:2/main", "rediss://d"]
+
+
 def test_config_variable_names_the_file(tmp_path):
     path = tmp_path / "elsewhere.toml"
     path.write_text('prefix = "there"')
@@ -153,8 +173,11 @@ def test_service_links_of_kubernetes_are_no_settings():
         ('[public]\nhost = "http://a"', '"" for all'),
         ('prefix = "a{b}"', "prefix: takes 1 to 64 letters"),
         ('redis_url = "http://a"', 'write "redis://127.0.0.1:6379/0"'),
-        ('redis_url = "redis+sentinel://a/b"', "a later version"),
-        ('redis_url = ["redis://a", "redis://b"]', "several independent Redis are for a later version"),
+        ('redis_url = ["redis+cluster://a", "redis://b"]', "name its servers in one URL"),
+        ('redis_url = ["redis://a", "http://b"]', 'write "redis://127.0.0.1:6379/0"'),
+        ('redis_url = ["redis://a", ""]', 'write "redis://127.0.0.1:6379/0"'),
+        ("redis_url = []", "is an empty list"),
+        ("redis_url = 5", 'write redis_url = "..."'),
         (f'[auth]\nhmac_secret = "{"x" * 31}"', "[auth] hmac_secret: has less than 32 bytes; make one with: openssl"),
         (f'[auth]\nhmac_secret = "-----BEGIN PUBLIC KEY-----{"x" * 31}"', "write it as public_key"),
         ('[auth]\npublic_key = "x"', "[auth] public_key: is no public key in PEM form"),
@@ -383,3 +406,48 @@ def test_private_port_beyond_loopback_needs_a_key_even_with_insecure():
 )
 def test_loopback_is_told_from_the_rest(host, expected):
     assert is_loopback(host) is expected
+
+
+RULED = """
+[services.pubsub]
+class = "services.pubsub:PubSubService"
+[[services.pubsub.channels]]
+match = "chat:*"
+history = 1000
+presence = true
+[[services.pubsub.channels]]
+match = "news"
+client_publish = false
+"""
+
+
+def test_rules_of_channels_reach_their_service(tmp_path):
+    public, _ = load_registries(load_toml(tmp_path, RULED))
+    first, second = public["pubsub"].rules
+    assert (first.match, first.history, first.presence, first.client_publish) == ("chat:*", 1000, True, True)
+    assert (second.match, second.history, second.client_publish) == ("news", 0, False)
+
+
+def test_rules_of_channels_from_the_environment_win(tmp_path):
+    settings = load_toml(tmp_path, RULED, SNORKY_SERVICES__PUBSUB__CHANNELS='[{"match": "other", "history": 5}]')
+    public, _ = load_registries(settings)
+    assert [(rule.match, rule.history) for rule in public["pubsub"].rules] == [("other", 5)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("history", "histroy", "[services.pubsub] channels, rule 1: unknown key 'histroy'; did you mean history?"),
+        (
+            "= 1000",
+            '= "1000"',
+            "[services.pubsub] channels, rule 1: history: expected `int`, got `str`; write history = ",
+        ),
+        ('match = "news"', "presence = true", '[services.pubsub] channels, rule 2: needs match = "chat:*"'),
+        ("[[services.pubsub.channels]]", "[services.pubsub.channels]", "Cannot"),
+    ],
+)
+def test_rules_that_are_wrong_are_told_with_service_rule_and_key(tmp_path, before, after, expected):
+    with pytest.raises(ConfigurationError) as caught:
+        load_registries(load_toml(tmp_path, RULED.replace(before, after)))
+    assert expected.lower() in str(caught.value).lower()

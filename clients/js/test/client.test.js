@@ -1,33 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { SnorkyError, connect, msgpack } from "../snorky.js";
-import { FakeClock, FakeNetwork, settled } from "../support/fakes.js";
-
-/** @param {import("../options.js").ClientOptions} [options] */
-function start(options = {}) {
-  const network = new FakeNetwork();
-  const clock = new FakeClock();
-  const client = connect("wss://example.org/ws", {
-    WebSocket: network.WebSocket, clock, random: () => 0.5, probeAfterMs: 0, ...options,
-  });
-  /** @type {any[]} */
-  const events = [];
-  for (const event of /** @type {const} */ (["open", "close", "reconnecting", "moving", "notice", "error"])) {
-    client.on(event, (detail) => events.push([event, detail]));
-  }
-  return { client, network, clock, events };
-}
-
-/** @param {import("../options.js").ClientOptions} [options] */
-function startOpen(options) {
-  const all = start(options);
-  all.network.last.open();
-  return all;
-}
-
-/** @param {string} code */
-const withCode = (code) => (/** @type {unknown} */ error) => error instanceof SnorkyError && error.code === code;
+import { connect, msgpack } from "../snorky.js";
+import { FakeNetwork, settled } from "../support/fakes.js";
+import { start, startOpen, withCode } from "../support/start.js";
 
 test("a call resolves with the data of its own answer, whatever the order", async () => {
   const { client, network } = startOpen();
@@ -99,7 +75,7 @@ test("not more than waitingCallsMax calls wait", async () => {
 
 test("calls in flight reject when the connection dies and are not sent again", async () => {
   const { client, network, clock } = startOpen();
-  const call = assert.rejects(client.publish("news", 1), withCode("disconnected"));
+  const call = assert.rejects(client.call("rpc", "x"), withCode("disconnected"));
   network.last.drop();
   await call;
   await clock.pass(1_000);

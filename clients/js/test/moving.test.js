@@ -58,7 +58,7 @@ test("the old connection serves until the new one's subscriptions are confirmed 
   assert.equal(old.closedWith, undefined);
   await old.answer("info");
   assert.equal(old.closedWith, 1000);
-  assert.deepEqual(events.at(-1), ["open", { isMove: true }]);
+  assert.deepEqual(events.at(-1), ["open", { isMove: true, isResync: false }]);
   assert.equal(client.state, "open");
   void client.call("rpc", "x").catch(() => {});
   assert.deepEqual(next.commands, ["subscribe", "x"]);

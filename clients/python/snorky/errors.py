@@ -2,6 +2,9 @@
 
     SnorkyError       a service was reached and refused; `code` is stable, `retry_after_ms` is set where waiting helps
     TransportError    no such answer came (a RuntimeError, as in Snorky 0.1); tells whether the call may have been done
+      ConnectionEnded   the gateway closed for good: terminal close codes (4500 to 4999), or the client was closed
+      PublishError      a Publisher could not publish, or does not know whether it has; carries the idempotency key
+        PublishManyError  the same of some of many
 
 TransportError.code is one of
     unreachable      no connection; nothing was sent
@@ -9,9 +12,19 @@ TransportError.code is one of
     unauthorized     401: wrong or missing key
     invalid_reply    the answer is not one of a gateway's
     http_STATUS      another status without an error of the gateway; with one, its code (unknown_service, ...)
+and of PublishError besides
+    no_function      Redis does not have the function that nodes load
+    unavailable      Redis cannot store it now: out of memory, read-only, loading, ...
+    refused          Redis or the function refuses it for good
 """
 
-__all__ = ["SnorkyError", "TransportError"]
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from snorky.publication import Receipt
+
+__all__ = ["ConnectionEnded", "PublishError", "PublishManyError", "SnorkyError", "TransportError"]
 
 
 class SnorkyError(Exception):
@@ -21,6 +34,16 @@ class SnorkyError(Exception):
         super().__init__(text)
         self.code = code
         self.retry_after_ms = retry_after_ms
+
+    @classmethod
+    def of(cls, message: Mapping[str, Any]) -> "SnorkyError":
+        """Read an error message of the protocol."""
+        text, code, retry_after_ms = message.get("message"), message.get("code"), message.get("retryAfterMs")
+        return cls(
+            text if isinstance(text, str) else "refused",
+            code if isinstance(code, str) else "refused",
+            retry_after_ms=retry_after_ms if type(retry_after_ms) is int and retry_after_ms >= 0 else None,
+        )
 
     def __reduce__(self) -> tuple[object, ...]:  # job queues pickle the errors of their jobs
         return type(self)._make, (str(self), self.code, self.retry_after_ms)
@@ -59,3 +82,49 @@ class TransportError(RuntimeError):
         cls, text: str, code: str, may_have_happened: bool, status: int | None, retry_after_ms: int | None
     ) -> "TransportError":
         return cls(text, code, may_have_happened=may_have_happened, status=status, retry_after_ms=retry_after_ms)
+
+
+class ConnectionEnded(TransportError):
+    """A realtime client has ended. close_code: why: of the protocol, 1000 = it was closed by its own program."""
+
+    def __init__(self, close_code: int, reason: str = "") -> None:
+        text = f"The connection has ended for good: {close_code} {reason}".rstrip()
+        super().__init__(text, "closed", may_have_happened=False)
+        self.close_code = close_code
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.close_code, self.reason)
+
+
+class PublishError(TransportError):
+    """A publication was not taken, or nobody knows. Publishing again under `key`, within its window, is safe."""
+
+    def __init__(self, text: str, code: str, *, may_have_happened: bool, key: str) -> None:
+        super().__init__(text, code, may_have_happened=may_have_happened)
+        self.key = key
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _publish_error, (str(self), self.code, self.may_have_happened, self.key)
+
+
+class PublishManyError(PublishError):
+    """Some of many were not taken. receipts: of all, None where there is none. errors: why, by index."""
+
+    def __init__(self, receipts: "list[Receipt | None]", errors: dict[int, PublishError]) -> None:
+        first = errors[min(errors)]
+        super().__init__(
+            f"{len(errors)} of {len(receipts)} were not surely published; the first: {first}",
+            first.code,
+            may_have_happened=any(error.may_have_happened for error in errors.values()),
+            key=first.key,
+        )
+        self.receipts = receipts
+        self.errors = errors
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.receipts, self.errors)
+
+
+def _publish_error(text: str, code: str, may_have_happened: bool, key: str) -> PublishError:
+    return PublishError(text, code, may_have_happened=may_have_happened, key=key)

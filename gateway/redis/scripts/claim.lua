@@ -2,8 +2,9 @@
 -- Claim a name. Its value is the owner, and after a blank the identity, if there is one.
 -- KEYS names
 -- ARGV name, owner, "1" if there is an identity, identity, "1" to take over from the same identity,
---      how a node's direct channel begins, what to tell the loser: JSON [names, name]
--- Returns 1, or 0: somebody else has it.
+--      how a node's direct channel begins (empty: it lies in another slot), what to tell the loser: JSON [names, name]
+-- Returns 1, or 0: somebody else has it; or the loser, where it is not told from here.
+local lost = 1
 local before = redis.call('HGET', KEYS[1], ARGV[1])
 if before then
   local owner, has_identity, identity = before, '0', ''
@@ -17,7 +18,11 @@ if before then
     if ARGV[5] ~= '1' or ARGV[3] ~= '1' or has_identity ~= '1' or identity ~= ARGV[4] then
       return 0
     end
-    redis.call('PUBLISH', ARGV[6] .. node .. '}', 'l ' .. incarnation .. ' ' .. serial .. '\n' .. ARGV[7])
+    if ARGV[6] == '' then
+      lost = owner
+    else
+      redis.call('PUBLISH', ARGV[6] .. node .. '}', 'l ' .. incarnation .. ' ' .. serial .. '\n' .. ARGV[7])
+    end
   end
 end
 local value = ARGV[2]
@@ -25,4 +30,4 @@ if ARGV[3] == '1' then
   value = value .. ' ' .. ARGV[4]
 end
 redis.call('HSET', KEYS[1], ARGV[1], value)
-return 1
+return lost

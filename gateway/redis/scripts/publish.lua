@@ -1,17 +1,25 @@
 #!lua
--- Publish once, in order, with a position in the channel's history.
+-- Publish once, in order, with a position in the channel's history, if it has one. `functions.py` compiles this text
+-- into the function snorky_publish too.
 -- KEYS state, stream, and an idempotency key if there is one
--- ARGV channel, payload, entropy (32 hexadecimal digits), size (0 = any), ttl_ms, keep_ms: how much longer than the
---      stream the state lives, key_ttl_ms
+-- ARGV channel, payload, entropy (32 hexadecimal digits), size (0 = any), ttl_ms (0 = nothing is kept), keep_ms: how
+--      much longer than the stream the state lives, key_ttl_ms
 -- State: epoch, offset and tag of the last entry; marks: which offset was reached when, "MS:OFFSET ...", so that what
 -- is too old can be told from offsets alone; next_ms: when the next one is due.
 -- An entry is OFFSET-0 with tag, predecessor's tag and payload, in this order.
--- Returns EPOCH:OFFSET:TAG.
+-- Returns EPOCH:OFFSET:TAG, or '' if nothing is kept.
 if KEYS[3] then
   local before = redis.call('GET', KEYS[3])
   if before then
     return before
   end
+end
+if ARGV[5] == '0' then
+  if KEYS[3] then
+    redis.call('SET', KEYS[3], '', 'PX', ARGV[7])
+  end
+  redis.call('PUBLISH', ARGV[1], ARGV[2])
+  return ''
 end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)

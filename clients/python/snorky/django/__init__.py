@@ -3,11 +3,22 @@
 @subscribable(fields=("id", "title"))
 class Task(models.Model): ...
 
-`snorky.django.rest_framework` has the views. Settings: SNORKY_BACKEND_URL, SNORKY_BACKEND_KEY, and more in the README.
+publish_on_commit("orders", {"id": order.pk})
+
+`snorky.django.rest_framework` has the views. Settings: SNORKY_BACKEND_URL, SNORKY_BACKEND_KEY, SNORKY_REDIS_URL, and
+more in the README.
 """
 
 from snorky.django.gateway import authorize_subscription, deltas_lost
 from snorky.django.models import subscribable
 from snorky.django.outbox import publish_deltas
+from snorky.django.publishing import publications_lost, publish_on_commit
 
-__all__ = ["authorize_subscription", "deltas_lost", "publish_deltas", "subscribable"]
+__all__ = [
+    "authorize_subscription",
+    "deltas_lost",
+    "publications_lost",
+    "publish_deltas",
+    "publish_on_commit",
+    "subscribable",
+]

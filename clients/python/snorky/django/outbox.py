@@ -1,29 +1,32 @@
-"""Deltas wait for the commit of what they tell.
+"""What is published waits for the commit of what it tells.
 
 Rules:
-- Deltas of one transaction go out in their order, together, after its commit; without a transaction at once.
-- What a rollback undoes, also one to a savepoint, is not published: deltas share a batch only while they would
-  be undone together, and Django drops the batch with the savepoint.
+- What is published within one transaction goes out in its order, together, after its commit; without one at once.
+- What a rollback undoes, also one to a savepoint, is not published: things share a batch only while they would be
+  undone together, and Django drops the batch with the savepoint.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from django.db import transaction
 
 from snorky.django.gateway import configured_backend, publish_now, snapshot
 
-__all__ = ["publish_deltas"]
+__all__ = ["publish_deltas", "wait_for_commit"]
+
+Publish = Callable[[list[Any]], None]
 
 
 class _Batch:
-    """What is published at one commit."""
+    """What is published at one commit, in one way."""
 
-    def __init__(self, deltas: list[Any]) -> None:
-        self.deltas = deltas
+    def __init__(self, items: list[Any], publish: Publish) -> None:
+        self.items = items
+        self.publish = publish
 
     def __call__(self) -> None:
-        publish_now(self.deltas)
+        self.publish(self.items)
 
 
 def publish_deltas(deltas: Iterable[Any], *, using: str | None = None) -> None:
@@ -34,20 +37,28 @@ def publish_deltas(deltas: Iterable[Any], *, using: str | None = None) -> None:
     ImproperlyConfigured.
     """
     taken = snapshot(list(deltas))
-    if configured_backend() is None or not taken:
+    if configured_backend() is not None:
+        wait_for_commit(taken, publish_now, using=using)
+
+
+def wait_for_commit(items: list[Any], publish: Publish, *, using: str | None = None) -> None:
+    """Have items published when the transaction that is under way is committed; at once if there is none."""
+    if not items:
         return
-    batch = _open_batch(transaction.get_connection(using))
+    batch = _open_batch(transaction.get_connection(using), publish)
     if batch is not None:
-        batch.deltas += taken
+        batch.items += items
     else:
-        transaction.on_commit(_Batch(taken), using=using)
+        transaction.on_commit(_Batch(items, publish), using=using)
 
 
-def _open_batch(connection: Any) -> _Batch | None:
-    """Find the batch that a new delta would share the fate of."""
+def _open_batch(connection: Any, publish: Publish) -> _Batch | None:
+    """Find the batch that something new would share the fate of."""
     if any(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks):
         return None  # a test may capture the callbacks of a few lines: none may hide in an earlier one
     if not connection.in_atomic_block or not connection.run_on_commit:
         return None
     savepoints, function, *_ = connection.run_on_commit[-1]
-    return function if isinstance(function, _Batch) and savepoints == set(connection.savepoint_ids) else None
+    if not isinstance(function, _Batch) or function.publish is not publish:
+        return None
+    return function if savepoints == set(connection.savepoint_ids) else None

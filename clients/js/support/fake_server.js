@@ -1,0 +1,282 @@
+/**
+ * A cluster of two nodes that speaks the protocol, in memory and on a fake clock, and fails as it is told to.
+ *
+ * What is promised of a real one holds here as well: a channel's notifications come in its order, a subscription's
+ * answer and what follows it leave no hole, an idempotency key counts once. What a fault breaks of that is in `Faults`.
+ * A node may lag behind the channel; connections deliver late, in order, and lose what is on its way when they are cut.
+ */
+
+import { FakeSocket } from "./fakes.js";
+
+const KEEP = 40; // entries of a channel's history: few, so that clients come too late for some
+
+/**
+ * Shares of 1: how often something happens.
+ *
+ * @typedef {object} Faults
+ * @property {number} dropped a live notification is not sent, though the node thinks so
+ * @property {number} doubled a live notification is sent twice
+ * @property {number} lateAnswer an answer comes behind what is sent after it
+ * @property {number} noAnswer a request is done, and its answer is lost
+ * @property {number} unavailable a request is refused; what it asked for may have been done
+ * @property {number} refused a connection does not come about
+ *
+ * @typedef {{offset: number, position: string, message: any}} Entry
+ * @typedef {{epoch: number, entries: Entry[], offset: number, keys: Set<string>, log: any[]}} Channel
+ * @typedef {{isRecovering: boolean, epoch: number, offset: number}} Standing what a connection was sent of a channel
+ *
+ * @typedef {object} ServerOptions
+ * @property {import("./fakes.js").FakeClock} clock
+ * @property {() => number} random
+ * @property {Faults} faults
+ */
+
+export class FakeServer {
+  #clock;
+  #random;
+  /** @type {Map<string, Channel>} */
+  #channels = new Map();
+  /** @type {Set<ServedSocket>} */
+  #sockets = new Set();
+  /** By node: how far it is behind. @type {number[]} */
+  #readyAtMs = [0, 0];
+  #entropy = 0;
+  faults;
+  WebSocket;
+
+  /** @param {ServerOptions} options */
+  constructor({ clock, random, faults }) {
+    this.#clock = clock;
+    this.#random = random;
+    this.faults = faults;
+    const server = this;
+    this.WebSocket = class extends ServedSocket {
+      /** @param {string} url @param {string | string[]} [protocols] */
+      constructor(url, protocols) {
+        super(url, protocols, server, clock, random);
+      }
+    };
+  }
+
+  /** All that was ever published to a channel, in order. @param {string} name */
+  log(name) {
+    return this.#channel(name).log;
+  }
+
+  /** @param {string} name @param {any} message */
+  publish(name, message) {
+    const channel = this.#channel(name);
+    channel.offset += 1;
+    const position = `e${channel.epoch}:${channel.offset}:${(this.#entropy += 1)}`;
+    const entry = { offset: channel.offset, position, message };
+    channel.entries.push(entry);
+    channel.log.push(message);
+    if (channel.entries.length > KEEP) channel.entries.shift();
+    const { epoch } = channel;
+    this.#onEachNode((socket) => this.#bring(socket, name, epoch, entry));
+  }
+
+  /** Lose a channel's history, as a Redis does that comes back empty. @param {string} name */
+  forget(name) {
+    const channel = this.#channel(name);
+    Object.assign(channel, { epoch: channel.epoch + 1, offset: 0, entries: [] });
+    const { epoch } = channel;
+    this.#onEachNode((socket) => {
+      const standing = socket.channels.get(name);
+      if (standing === undefined || standing.epoch >= epoch) return;
+      Object.assign(standing, { epoch, offset: 0 });
+      if (standing.isRecovering) socket.tell("pubsub", { type: "gap", channel: name, position: `e${epoch}:0:0` });
+    });
+  }
+
+  /** Cut a connection; what is on its way is lost. */
+  cut() {
+    this.#any()?.cut(1006);
+  }
+
+  /** Ask a connection to move, and close it when its grace is over. @param {number} graceMs */
+  drain(graceMs) {
+    const socket = this.#any();
+    if (socket === undefined) return;
+    socket.tell("gateway", { type: "moving", graceMs });
+    this.#clock.after(graceMs, () => socket.end(1001));
+  }
+
+  // -- for its sockets -----------------------------------------------------------------------------------------
+
+  /** @param {ServedSocket} socket */
+  accept(socket) {
+    if (this.#chance(this.faults.refused)) return socket.cut(1006);
+    this.#sockets.add(socket);
+    socket.open();
+  }
+
+  /** @param {ServedSocket} socket */
+  lose(socket) {
+    this.#sockets.delete(socket);
+  }
+
+  /** @param {ServedSocket} socket @param {string} service @param {any} request */
+  receive(socket, service, { command, params, callId }) {
+    const isRefused = service === "pubsub" && this.#chance(this.faults.unavailable);
+    if (isRefused && this.#chance(0.5)) return this.#answer(socket, service, callId, unavailable);
+    const reply = service === "pubsub" ? this.#serve(socket, command, params) : { type: "response", data: null };
+    const isUndone = isRefused && command === "publish"; // of a subscription it would be known
+    this.#answer(socket, service, callId, isUndone ? unavailable : reply);
+  }
+
+  // -- inner ---------------------------------------------------------------------------------------------------
+
+  /** @param {ServedSocket} socket @param {string} service @param {unknown} callId @param {object} reply */
+  #answer(socket, service, callId, reply) {
+    if (this.#chance(this.faults.noAnswer)) return;
+    socket.tell(service, { ...reply, callId }, this.#chance(this.faults.lateAnswer) ? 50 : 0);
+  }
+
+  /** @param {ServedSocket} socket @param {string} command @param {any} params @returns {object} */
+  #serve(socket, command, { channel: name, message, key, recover }) {
+    const channel = this.#channel(name);
+    if (command === "publish") {
+      const scope = `${socket.scope} ${key}`;
+      if (key === undefined || !channel.keys.has(scope)) this.publish(name, message);
+      channel.keys.add(scope);
+      return { type: "response", data: null };
+    }
+    if (command === "unsubscribe") {
+      const isGone = socket.channels.delete(name);
+      return isGone ? { type: "response", data: null } : { type: "error", message: "Not subscribed" };
+    }
+    if (socket.channels.has(name)) return { type: "error", message: "Already subscribed" };
+    const { epoch, offset } = channel;
+    socket.channels.set(name, { isRecovering: recover !== undefined, epoch, offset });
+    return { type: "response", data: recover === undefined ? null : this.#recover(channel, recover) };
+  }
+
+  /** @param {Channel} channel @param {true | string} since */
+  #recover(channel, since) {
+    const { epoch, offset, entries } = channel;
+    const position = entries.at(-1)?.position ?? `e${epoch}:${offset}:0`;
+    if (since === true) return { position, recovered: true, messages: [] };
+    const [sinceEpoch, sinceOffset] = since.split(":");
+    const oldest = offset - entries.length;
+    const recovered = sinceEpoch === `e${epoch}` && Number(sinceOffset) >= oldest && Number(sinceOffset) <= offset;
+    return { position, recovered, messages: recovered ? entries.slice(Number(sinceOffset) - oldest) : [] };
+  }
+
+  /** @param {ServedSocket} socket @param {string} name @param {number} epoch @param {Entry} entry */
+  #bring(socket, name, epoch, { offset, position, message }) {
+    const standing = socket.channels.get(name);
+    if (standing === undefined || standing.epoch > epoch) return;
+    if (standing.epoch === epoch && standing.offset >= offset) return; // the answer told it
+    Object.assign(standing, { epoch, offset });
+    const told = standing.isRecovering ? { offset, position } : {};
+    const times = this.#chance(this.faults.dropped) ? 0 : this.#chance(this.faults.doubled) ? 2 : 1;
+    for (let time = 0; time < times; time++) socket.tell("pubsub", { type: "message", channel: name, message, ...told });
+  }
+
+  /** Let every node do something for its connections, each when it gets there. @param {(socket: ServedSocket) => void} action */
+  #onEachNode(action) {
+    for (const node of [0, 1]) {
+      const atMs = Math.max(this.#readyAtMs[node] ?? 0, this.#clock.now() + this.#random() ** 8 * 2_000);
+      this.#readyAtMs[node] = atMs;
+      this.#clock.after(atMs - this.#clock.now(), () => {
+        for (const socket of this.#sockets) if (socket.node === node) action(socket);
+      });
+    }
+  }
+
+  /** @param {string} name @returns {Channel} */
+  #channel(name) {
+    const channel = this.#channels.get(name) ?? { epoch: 1, entries: [], offset: 0, keys: new Set(), log: [] };
+    this.#channels.set(name, channel);
+    return channel;
+  }
+
+  #any() {
+    return [...this.#sockets][Math.floor(this.#random() * this.#sockets.size)];
+  }
+
+  /** @param {number} share */
+  #chance(share) {
+    return this.#random() < share;
+  }
+}
+
+const unavailable = { type: "error", message: "Unavailable", code: "unavailable", retryAfterMs: 200 };
+
+/** A connection to one of the nodes. */
+export class ServedSocket extends FakeSocket {
+  #server;
+  #clock;
+  #random;
+  #isGone = false;
+  /** When the last of what was sent arrives, each way: order is kept. */
+  #thereAtMs = 0;
+  #hereAtMs = 0;
+  node;
+  /** Whose idempotency keys: an identity's, or this connection's. */
+  scope;
+  /** @type {Map<string, Standing>} */
+  channels = new Map();
+
+  /**
+   * @param {string} url @param {string | string[] | undefined} protocols @param {FakeServer} server
+   * @param {import("./fakes.js").FakeClock} clock @param {() => number} random
+   */
+  constructor(url, protocols, server, clock, random) {
+    super(url, protocols);
+    this.#server = server;
+    this.#clock = clock;
+    this.#random = random;
+    this.node = random() < 0.5 ? 0 : 1;
+    this.scope = protocols?.[1] ?? random();
+    clock.after(this.#latencyMs(), () => void (this.#isGone || server.accept(this)));
+  }
+
+  /** @override @param {any} data */
+  send(data) {
+    super.send(data);
+    const { service, message } = /** @type {any} */ (this.sent.pop());
+    this.#thereAtMs = Math.max(this.#thereAtMs, this.#clock.now() + this.#latencyMs());
+    this.#clock.after(this.#thereAtMs - this.#clock.now(), () => {
+      if (!this.#isGone) this.#server.receive(this, service, message);
+    });
+  }
+
+  /** @override @param {number} [code] */
+  close(code) {
+    super.close(code);
+    this.#leave();
+  }
+
+  // -- what the server does --
+
+  /** Send a message. @param {string} service @param {object} message @param {number} [lateMs] others may overtake it */
+  tell(service, message, lateMs = 0) {
+    this.#hereAtMs = Math.max(this.#hereAtMs, this.#clock.now() + this.#latencyMs());
+    this.#clock.after(this.#hereAtMs - this.#clock.now() + lateMs, () => {
+      if (!this.#isGone) this.say(service, message);
+    });
+  }
+
+  /** End it behind what is on its way. @param {number} code */
+  end(code) {
+    this.#clock.after(Math.max(0, this.#hereAtMs - this.#clock.now()), () => this.cut(code));
+  }
+
+  /** @param {number} code */
+  cut(code) {
+    if (this.#isGone) return;
+    this.#leave();
+    this.drop(code);
+  }
+
+  #leave() {
+    this.#isGone = true;
+    this.#server.lose(this);
+  }
+
+  #latencyMs() {
+    return 1 + this.#random() ** 4 * 60;
+  }
+}

@@ -1,0 +1,29 @@
+/** A client on a fake network and clock, and what it tells. */
+
+import { SnorkyError, connect } from "../snorky.js";
+import { FakeClock, FakeNetwork } from "./fakes.js";
+
+/** @param {import("../options.js").ClientOptions} [options] */
+export function start(options = {}) {
+  const network = new FakeNetwork();
+  const clock = new FakeClock();
+  const client = connect("wss://example.org/ws", {
+    WebSocket: network.WebSocket, clock, random: () => 0.5, probeAfterMs: 0, ...options,
+  });
+  /** @type {any[]} */
+  const events = [];
+  for (const event of /** @type {const} */ (["open", "close", "reconnecting", "moving", "notice", "error"])) {
+    client.on(event, (detail) => events.push([event, detail]));
+  }
+  return { client, network, clock, events };
+}
+
+/** @param {import("../options.js").ClientOptions} [options] */
+export function startOpen(options) {
+  const all = start(options);
+  all.network.last.open();
+  return all;
+}
+
+/** @param {string} code */
+export const withCode = (code) => (/** @type {unknown} */ error) => error instanceof SnorkyError && error.code === code;

@@ -1,0 +1,61 @@
+/** Calls that wait for a connection, bounded in number and time. */
+
+import { SnorkyError } from "./error.js";
+
+/**
+ * @typedef {import("./connection.js").Connection} Connection
+ *
+ * @typedef {object} Waiter
+ * @property {(connection: Connection) => void} resolve
+ * @property {(error: SnorkyError) => void} reject
+ */
+
+export class Waiting {
+  #clock;
+  #max;
+  /** @type {Set<Waiter>} */
+  #waiters = new Set();
+
+  /** @param {import("./clock.js").Clock} clock @param {number} max */
+  constructor(clock, max) {
+    this.#clock = clock;
+    this.#max = max;
+  }
+
+  /**
+   * The connection that there is within `timeoutMs`. Rejects with SnorkyError (`offline`).
+   *
+   * @param {number} timeoutMs @returns {Promise<Connection>}
+   */
+  connection(timeoutMs) {
+    if (this.#waiters.size >= this.#max) return Promise.reject(offline("Too many calls wait for a connection"));
+    return new Promise((resolve, reject) => {
+      const done = () => {
+        cancel();
+        this.#waiters.delete(waiter);
+      };
+      /** @type {Waiter} */
+      const waiter = {
+        resolve: (connection) => (done(), resolve(connection)),
+        reject: (error) => (done(), reject(error)),
+      };
+      const cancel = this.#clock.after(timeoutMs, () => waiter.reject(offline("No connection in time")));
+      this.#waiters.add(waiter);
+    });
+  }
+
+  /** Give all this connection, in the order of their calls. @param {Connection} connection */
+  release(connection) {
+    for (const waiter of [...this.#waiters]) waiter.resolve(connection);
+  }
+
+  /** @param {SnorkyError} error */
+  close(error) {
+    for (const waiter of [...this.#waiters]) waiter.reject(error);
+  }
+}
+
+/** @param {string} text */
+function offline(text) {
+  return new SnorkyError(text, "offline");
+}

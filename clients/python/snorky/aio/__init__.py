@@ -1,0 +1,8 @@
+"""The same for asyncio: AsyncSnorkyBackend, Publisher; and Client, which hears channels in real time."""
+
+from snorky.aio.backend import AsyncSnorkyBackend
+from snorky.aio.publisher import Publisher
+from snorky.realtime.client import Client, Subscription
+from snorky.realtime.events import Event, Gap, Message, Recovered
+
+__all__ = ["AsyncSnorkyBackend", "Client", "Event", "Gap", "Message", "Publisher", "Recovered", "Subscription"]

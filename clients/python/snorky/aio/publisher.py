@@ -1,0 +1,67 @@
+"""Publisher for asyncio: the same publisher, in threads of its own."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from snorky.publication import Publication, Receipt
+from snorky.publisher import Publisher as BlockingPublisher
+
+__all__ = ["Publisher"]
+
+_T = TypeVar("_T")
+
+
+class Publisher:
+    """Publishes from coroutines; arguments as of `snorky.Publisher`.
+
+    concurrency_max: calls under way at once; more wait for a thread, in their order, and their time runs from when
+    they have one. A call that is cancelled while under way goes on, and nobody hears what came of it. Of many
+    messages use `publish_many`: one pipeline. Close it with `async with` or `aclose`.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        *,
+        prefix: str = "snorky",
+        timeout_s: float = 10.0,
+        attempt_timeout_s: float = 3.0,
+        if_no_function: Literal["error", "publish"] = "error",
+        concurrency_max: int = 8,
+    ) -> None:
+        self._publisher = BlockingPublisher(
+            redis_url,
+            prefix=prefix,
+            timeout_s=timeout_s,
+            attempt_timeout_s=attempt_timeout_s,
+            if_no_function=if_no_function,
+        )
+        self._threads = ThreadPoolExecutor(concurrency_max, thread_name_prefix="snorky-publisher")
+
+    async def __aenter__(self) -> "Publisher":
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.aclose()
+
+    async def publish(
+        self, channel: Any, message: Any, *, key: str | None = None, service: str = "pubsub", count: bool = False
+    ) -> Receipt:
+        """Publish one message; as `snorky.Publisher.publish`."""
+        publish = self._publisher.publish
+        return await self._run(partial(publish, channel, message, key=key, service=service, count=count))
+
+    async def publish_many(self, messages: Iterable[Publication], *, count: bool = False) -> list[Receipt]:
+        """Publish messages, pipelined, in their order; as `snorky.Publisher.publish_many`."""
+        return await self._run(partial(self._publisher.publish_many, list(messages), count=count))
+
+    async def aclose(self) -> None:
+        """Wait for the calls under way and let go of the threads and connections."""
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        self._publisher.close()
+
+    async def _run(self, function: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)

@@ -1,0 +1,153 @@
+"""What is published, what came of it, and what Redis' answers mean. Pure.
+
+Rules:
+- Everything is checked before anything is sent: what a node would drop is refused here.
+- A reply settles a publication, whatever was lost before it: the function answers a key that it knows as it
+  answered the first time.
+- Only "no answer, though it was sent" leaves the outcome unknown; a refusal of a later attempt does not clear that.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from snorky.canonical import channel_key
+from snorky.errors import PublishError
+from snorky.position import Position
+from snorky.strict import encode
+
+__all__ = ["KEY_MAX_BYTES", "PAYLOAD_MAX_BYTES", "Publication", "Receipt", "Refusal", "Sending"]
+
+PAYLOAD_MAX_BYTES: Final = 1_048_576  # what a gateway's /backend takes; beyond it, it ends slow clients
+KEY_MAX_BYTES: Final = 255
+
+# How Redis begins an error that another moment may not have; nothing was done then.
+_UNAVAILABLE = ("LOADING", "BUSY", "READONLY", "OOM", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF")
+_UNAUTHORIZED = ("NOPERM", "NOAUTH", "WRONGPASS")
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One of many to publish. key: None = one is made."""
+
+    channel: Any
+    message: Any
+    key: str | None = None
+    service: str = "pubsub"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What came of a publication that Redis has taken.
+
+    position: None = the channel keeps no history. nodes, connections: how many heard the channel, None = not asked, or
+    not to be known: nodes tell of their connections where the channel's rule has `presence`. key: under which it was
+    published.
+    """
+
+    key: str
+    position: Position | None = None
+    nodes: int | None = None
+    connections: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What an error of Redis means. is_passing: trying again may help."""
+
+    text: str
+    code: str
+    is_passing: bool
+
+    @classmethod
+    def of(cls, text: str) -> "Refusal":
+        """Read an error's text."""
+        if "unction not found" in text or "no node with this prefix" in text:
+            hint = "start a node with this prefix, which loads it, or publish with if_no_function='publish'"
+            return cls(f"Redis does not have the function snorky_publish: {hint}", "no_function", True)
+        if text.startswith("unknown command") or "ERR unknown command" in text:
+            return cls("Redis is older than 7.0 and has no functions", "no_function", False)
+        if text.startswith(_UNAUTHORIZED):
+            return cls(f"Redis refuses: {text}", "unauthorized", False)
+        if text.startswith(_UNAVAILABLE):
+            return cls(f"Redis cannot take it now: {text}", "unavailable", True)
+        return cls(f"Redis refuses: {text}", "refused", False)
+
+
+class Sending:
+    """One publication on its way. Raises ValueError, TypeError: a node would not take it."""
+
+    def __init__(self, message: Publication, prefix: str) -> None:
+        self.channel_key = channel_key(message.service, message.channel)
+        self.name = f"{prefix}:{{{self.channel_key}}}"
+        self.payload = encode(message.message)
+        if len(self.payload) > PAYLOAD_MAX_BYTES:
+            raise ValueError(f"message: more than {PAYLOAD_MAX_BYTES} bytes")
+        self.key = secrets.token_hex(16) if message.key is None else message.key
+        if not 0 < len(self.key.encode()) <= KEY_MAX_BYTES:
+            raise ValueError(f"key: 1 to {KEY_MAX_BYTES} bytes")
+        self.receipt: Receipt | None = None
+        self.refusal: Refusal | None = None  # of the last attempt
+        self.is_plain = False  # by PUBLISH, without the function
+        self.is_unknown = False  # an attempt went out, and no answer came
+
+    def command(self) -> tuple[str | bytes, ...]:
+        """What to send to Redis."""
+        if self.is_plain:
+            return ("PUBLISH", self.name, self.payload)
+        return ("FCALL", "snorky_publish", "1", self.name, self.payload, self.key)
+
+    def count_commands(self) -> tuple[tuple[str, ...], ...]:
+        """What to ask Redis for who hears the channel: the nodes, and the members of its roster."""
+        return ("PUBSUB", "NUMSUB", self.name), ("HLEN", f"{self.name}:roster")
+
+    def begin(self) -> None:
+        """Know that an attempt begins."""
+        self.refusal = None
+
+    @property
+    def is_answered(self) -> bool:
+        """True if Redis answered the attempt, whatever it said."""
+        return self.receipt is not None or self.refusal is not None
+
+    def take(self, reply: object, counted: Sequence[object] = ()) -> None:
+        """Know Redis' answer to the last attempt. counted: its answers to `count_commands`."""
+        nodes, connections = _counts(*counted) if counted else (None, None)
+        if self.is_plain and isinstance(reply, int):
+            self.receipt = Receipt(self.key, None, nodes, connections)
+        elif isinstance(reply, bytes) and not self.is_plain:
+            try:
+                position = Position.parse(reply.decode("ascii")) if reply else None
+            except ValueError:
+                self.refusal = Refusal("Redis answers what is no position", "invalid_reply", False)
+                self.is_unknown = True
+            else:
+                self.receipt = Receipt(self.key, position, nodes, connections)
+        else:
+            self.refusal = Refusal(f"Redis answers {type(reply).__name__}", "invalid_reply", False)
+            self.is_unknown = True
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Know that the last attempt did nothing."""
+        self.refusal = refusal
+
+    def lose(self, text: str, *, was_sent: bool) -> None:
+        """Know that the last attempt had no answer."""
+        self.is_unknown |= was_sent
+        code = "no_reply" if was_sent else "unreachable"
+        text = f"No reply of Redis: {text}" if was_sent else f"Redis cannot be reached: {text}"
+        self.refusal = Refusal(text, code, not (self.is_plain and was_sent))  # PUBLISH knows no keys: never twice
+
+    def error(self) -> PublishError:
+        """Say why there is no receipt."""
+        refusal = self.refusal or Refusal("Not in time", "unreachable", True)
+        return PublishError(refusal.text, refusal.code, may_have_happened=self.is_unknown, key=self.key)
+
+
+def _counts(told: object, members: object) -> tuple[int | None, int | None]:
+    """Read how many nodes and connections hear a channel."""
+    nodes = told[1] if isinstance(told, list) and len(told) == 2 and isinstance(told[1], int) else None
+    if not isinstance(members, int) or (members == 0 and nodes != 0):  # 0: nobody, or no presence
+        return nodes, None
+    return nodes, members

@@ -1,0 +1,265 @@
+"""Client: hears channels of a gateway in real time, calls its services, publishes; over reconnects and moves.
+
+    async with Client("wss://gateway.example.org/ws") as client:
+        async with client.subscribe("news", recover=True) as news:
+            async for event in news: ...
+
+What is decided is decided in `session`; this gives it sockets, time and futures.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from snorky.errors import ConnectionEnded, SnorkyError
+from snorky.realtime.events import Event
+from snorky.realtime.session import Session, SessionOptions
+from snorky.realtime.socket import Sockets
+from snorky.realtime.token import Token, TokenSource
+from snorky.realtime.topic import Topic
+
+__all__ = ["Client", "Subscription"]
+
+REFRESH_RETRY_S = 5.0  # after a refresh that failed for a moment
+
+
+class _LoopClock:
+    """The event loop's time."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def now_s(self) -> float:
+        return self._loop.time()
+
+    def after(self, delay_s: float, run: Callable[[], None]) -> Callable[[], None]:
+        return self._loop.call_later(delay_s, run).cancel
+
+
+class Subscription:
+    """One channel: an async iterator of Message, Gap and Recovered; ends when it is closed.
+
+    Iterating raises SnorkyError: the gateway refused; ConnectionEnded: the client has ended. One reader at a time.
+    """
+
+    def __init__(self, session: Session, topic: Topic, changed: asyncio.Event) -> None:
+        self._session = session
+        self._topic = topic
+        self._changed = changed
+        self._position: str | None = None
+
+    @property
+    def channel(self) -> Any:
+        """As it was asked for."""
+        return self._topic.channel
+
+    @property
+    def position(self) -> str | None:
+        """Where the reader is: of the last event it took; to come back with. None = not known yet, or no history."""
+        if self._position is None and not self._topic.events and self._topic.position is not None:
+            return str(self._topic.position)
+        return self._position
+
+    async def ready(self) -> "Subscription":
+        """Wait until the gateway has confirmed. Raises SnorkyError: it refused; ConnectionEnded."""
+        while self._topic.state == "wished":
+            self._changed.clear()
+            await self._changed.wait()
+        if self._topic.error is not None:
+            raise self._topic.error
+        return self
+
+    async def close(self) -> None:
+        """Hear no more. Idempotent."""
+        self._session.unsubscribe(self._topic)
+
+    async def __aenter__(self) -> "Subscription":
+        return await self.ready()
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        topic = self._topic
+        while not topic.events:
+            if topic.error is not None:
+                raise topic.error
+            if topic.state == "closed":
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        event = topic.events.popleft()
+        self._position = event.position
+        self._session.drained(topic)
+        return event
+
+
+class Client:
+    """A client of a gateway's public port. Enter it in the event loop where it is used.
+
+    url: ws:// or wss://, of the gateway's /ws. token: who the client is: a text, or a function, or a coroutine
+    function, that gives a fresh one: it is asked before a token ends, and once when the gateway refuses one.
+    bearer: where the handshake has it, "header" (Authorization) or "subprotocol". call_timeout_s: for an answer, the
+    waiting for a connection included. publish_timeout_s, publishes_max: how long and how many publishes wait, also
+    without a connection. events_max: of one subscription, that nobody has taken yet. backoff_max_s: between two
+    attempts to connect. on_notification: hears what services say beside channels: on_notification(service, message).
+    connect_options: more arguments of `websockets.connect`: `ssl`, `proxy`.
+    Raises ValueError: a URL or token that cannot be used; ImportError: websockets is missing.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: Token | None = None,
+        bearer: Literal["header", "subprotocol"] = "header",
+        call_timeout_s: float = 10.0,
+        publish_timeout_s: float = 30.0,
+        publishes_max: int = 1_000,
+        events_max: int = 1_000,
+        connect_timeout_s: float = 10.0,
+        ping_interval_s: float = 10.0,
+        backoff_base_s: float = 0.5,
+        backoff_max_s: float = 30.0,
+        on_notification: Callable[[str, dict[str, Any]], None] = lambda _service, _message: None,
+        connect_options: dict[str, Any] | None = None,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("ws", "wss") or not parts.hostname or parts.username is not None:
+            raise ValueError("url: write ws://HOST:PORT/ws or wss://..., without a user")
+        if bearer not in ("header", "subprotocol"):
+            raise ValueError('bearer: "header" or "subprotocol"')
+        self._tokens = TokenSource(token, is_subprotocol=bearer == "subprotocol")
+        self._sockets = Sockets(
+            url,
+            self._tokens,
+            connect_timeout_s=connect_timeout_s,
+            ping_interval_s=ping_interval_s,
+            is_bearer_subprotocol=bearer == "subprotocol",
+            options=dict(connect_options or {}),
+        )
+        self._options = SessionOptions(
+            call_timeout_s=call_timeout_s,
+            publish_timeout_s=publish_timeout_s,
+            publishes_max=publishes_max,
+            backoff_base_s=backoff_base_s,
+            backoff_max_s=backoff_max_s,
+            has_token=token is not None,
+            is_token_renewable=self._tokens.is_renewable,
+        )
+        self._events_max = events_max
+        self._on_notification = on_notification
+        self._session: Session | None = None
+        self._ended = asyncio.Event()
+        self._refresher: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "Client":
+        if self._session is not None:
+            raise RuntimeError("a client is entered once")
+        self._session = Session(
+            self._sockets,
+            _LoopClock(),
+            self._options,
+            on_notification=self._on_notification,
+            on_end=lambda _error: self._ended.set(),
+        )
+        self._sockets.session = self._session
+        self._session.start()
+        if self._tokens.is_renewable:
+            self._refresher = asyncio.get_running_loop().create_task(self._refresh(), name="snorky-refresh")
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.aclose()
+
+    @property
+    def is_connected(self) -> bool:
+        """True while there is a connection."""
+        return self._session is not None and self._session.is_open
+
+    def subscribe(self, channel: Any, *, recover: bool | str = False, service: str = "pubsub") -> Subscription:
+        """Subscribe, over this and all later connections; returns at once. `async with` waits for the confirmation.
+
+        recover: True = miss nothing from now on, a position = from there on: on channels that keep history, what is
+        missed is brought after each reconnect, in order and once, or its lack is told. Raises SnorkyError,
+        `already_subscribed`; ValueError: no channel can be so, or no position.
+        """
+        changed = asyncio.Event()
+        topic = Topic(service, channel, recover=recover, events_max=self._events_max, on_change=changed.set)
+        session = self._running()
+        session.subscribe(topic)
+        return Subscription(session, topic, changed)
+
+    async def call(self, service: str, command: str, /, **params: Any) -> Any:
+        """Ask a service and return its answer; never sent twice.
+
+        Raises SnorkyError: it refused; TransportError: no answer, `may_have_happened` tells whether it was sent;
+        ConnectionEnded; ValueError, TypeError: the parameters are no JSON.
+        """
+        future, done = _future()
+        self._running().call(service, command, params, done)
+        return await future
+
+    async def publish(self, channel: Any, message: Any, *, key: str | None = None, service: str = "pubsub") -> None:
+        """Publish; waits for the gateway's answer, over reconnects too.
+
+        key: makes it once, None = a random one. Without a connection it waits, in order, among `publishes_max`. What
+        was under way when a connection ended is sent again under its key if the client has a token: without one, the
+        gateway could not know it again. Raises as `call`; TransportError `queue_full`: too many wait.
+        """
+        future, done = _future()
+        params = {"channel": channel, "message": message, "key": key or secrets.token_hex(16)}
+        self._running().publish(service, params, done)
+        await future
+
+    async def wait_ended(self) -> ConnectionEnded:
+        """Wait until the client has ended for good, and tell why."""
+        await self._ended.wait()
+        return self._running().error or ConnectionEnded(1000)
+
+    async def aclose(self) -> None:
+        """End everything: the connection, its subscriptions, its calls. Idempotent."""
+        if self._refresher is not None:
+            self._refresher.cancel()
+            await asyncio.wait([self._refresher])
+        if self._session is not None:
+            self._session.close()
+        await self._sockets.aclose()
+
+    def _running(self) -> Session:
+        if self._session is None:
+            raise RuntimeError("write: async with Client(...) as client")
+        return self._session
+
+    async def _refresh(self) -> None:
+        """Replace the token before it ends."""
+        while not self._ended.is_set():
+            after_s = self._tokens.refresh_after_s()
+            if not self.is_connected or after_s is None:
+                await asyncio.sleep(1.0)  # there is none yet, or it does not say when it ends
+                continue
+            await asyncio.sleep(after_s)
+            try:
+                token = await self._tokens.get(is_new=True)
+                await self.call("auth", "refresh", token=token)
+            except (SnorkyError, OSError, RuntimeError, ValueError, TypeError):
+                await asyncio.sleep(REFRESH_RETRY_S)  # the gateway closes, if it comes to that: 4501
+
+
+def _future() -> tuple[asyncio.Future[Any], Callable[[Any, Exception | None], None]]:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def done(data: Any, error: Exception | None) -> None:
+        if future.done():
+            return  # nobody waits any more
+        if error is None:
+            future.set_result(data)
+        else:
+            future.set_exception(error)
+
+    return future, done

@@ -1,0 +1,123 @@
+"""Outbox: publishes that wait for a connection or an answer, each under an idempotency key. Pure.
+
+Rules:
+- Bounded; one too many is refused at once. Each has a deadline, and is told then: never a silent drop.
+- They go out in their order. What was under way when a connection ended is sent again, in its order, under its key,
+  where that is known to be safe; else the caller is told that nobody knows.
+- What the gateway refuses for a moment (`rate_limited`, `unavailable`) is sent again when it says.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from snorky.errors import SnorkyError, TransportError
+from snorky.realtime.clock import Clock
+from snorky.realtime.line import Done, Line, lost
+
+__all__ = ["Outbox"]
+
+IN_FLIGHT_MAX: Final = 64  # what a gateway takes of one connection before it lets it wait
+RETRY_AFTER_S: Final = 0.5  # where the gateway names no time
+_PASSING: Final = frozenset({"rate_limited", "unavailable"})
+
+
+class _Entry:
+    def __init__(self, service: str, params: dict[str, Any], done: Done) -> None:
+        self.service = service
+        self.params = params
+        self.done = done
+        self.line: Line | None = None  # on which it is under way
+        self.was_sent = False  # once, and nobody knows what came of it
+        self.cancel: Callable[[], None] = lambda: None
+
+
+class Outbox:
+    """Sends publishes over whatever line there is. entries_max: that wait or are under way."""
+
+    def __init__(self, clock: Clock, *, entries_max: int, timeout_s: float, is_resend_safe: bool) -> None:
+        self._clock = clock
+        self._entries_max = entries_max
+        self._timeout_s = timeout_s
+        self._is_resend_safe = is_resend_safe
+        self._entries: list[_Entry] = []
+        self._line: Line | None = None
+        self._cancel_pause: Callable[[], None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def in_flight(self) -> int:
+        """How many are under way."""
+        return sum(entry.line is not None for entry in self._entries)
+
+    def put(self, service: str, params: dict[str, Any], done: Done) -> None:
+        """Queue a publish. Raises TransportError, code `queue_full`: nothing was sent."""
+        if len(self._entries) >= self._entries_max:
+            text = f"{self._entries_max} publishes wait already"
+            raise TransportError(text, "queue_full", may_have_happened=False)
+        entry = _Entry(service, params, done)
+        entry.cancel = self._clock.after(self._timeout_s, lambda: self._expire(entry))
+        self._entries.append(entry)
+        self._flush()
+
+    def use(self, line: Line | None) -> None:
+        """Send over this line from now on; None = over none."""
+        self._line = line
+        self._flush()
+
+    def fail(self, error: Exception) -> None:
+        """End all that is left."""
+        entries, self._entries = self._entries, []
+        for entry in entries:
+            entry.cancel()
+            entry.done(None, lost(str(error), was_sent=True) if entry.was_sent else error)
+
+    def _flush(self) -> None:
+        line = self._line
+        if line is None or not line.is_open or self._cancel_pause is not None:
+            return
+        room = IN_FLIGHT_MAX - self.in_flight
+        for entry in [each for each in self._entries if each.line is None][: max(0, room)]:
+            self._send(entry, line)
+
+    def _send(self, entry: _Entry, line: Line) -> None:
+        entry.line = line
+
+        def done(data: Any, error: Exception | None) -> None:
+            entry.line = None
+            self._answer(entry, data, error)
+
+        line.call(entry.service, "publish", entry.params, done, self._timeout_s)
+
+    def _answer(self, entry: _Entry, data: Any, error: Exception | None) -> None:
+        if entry not in self._entries:
+            return  # it was told already
+        if isinstance(error, SnorkyError):
+            if error.code in _PASSING and (error.code == "rate_limited" or self._is_resend_safe):
+                entry.was_sent |= error.code == "unavailable"
+                self._pause(RETRY_AFTER_S if error.retry_after_ms is None else error.retry_after_ms / 1000)
+                return
+        elif error is not None:
+            entry.was_sent = True
+            if self._is_resend_safe:
+                return  # the next line takes it
+        self._entries.remove(entry)
+        entry.cancel()
+        entry.done(data, error)
+        self._flush()
+
+    def _pause(self, delay_s: float) -> None:
+        if self._cancel_pause is None:
+            self._cancel_pause = self._clock.after(delay_s, self._resume)
+
+    def _resume(self) -> None:
+        self._cancel_pause = None
+        self._flush()
+
+    def _expire(self, entry: _Entry) -> None:
+        if entry in self._entries:
+            self._entries.remove(entry)
+            was_sent = entry.was_sent or entry.line is not None
+            entry.done(None, lost("The publish was not answered in time", was_sent=was_sent))
+            self._flush()

@@ -1,0 +1,421 @@
+"""Session: a client's connections, one after the other, and all that stands on them. Pure: no I/O, no await.
+
+Theory of operation. `_current` is the line that calls go to; `_next` is the one being dialled. A line that opens is
+asked for every topic. Without a current line it takes over at once. With one (a move: the node goes away) topics with
+positions change over one by one, each with its answer, and offsets tell repetitions apart; the others change over
+together, when the old line has answered a last call, so that nothing falls between the two. Then calls go to the new
+line, and when the calls of the old one are answered it is closed.
+
+Rules:
+- A call is never sent twice. Publishes are, under their keys (outbox).
+- Close codes 4500 to 4999 end the session; but a token that was refused (4501) is asked for anew once.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from snorky.errors import ConnectionEnded, SnorkyError
+from snorky.realtime.clock import Backoff, Clock
+from snorky.realtime.line import Done, Io, Line, lost
+from snorky.realtime.outbox import Outbox
+from snorky.realtime.topic import Answer, Topic, topic_key
+
+__all__ = ["Session", "SessionOptions"]
+
+STABLE_S: Final = 5.0  # a connection that lives shorter proves nothing
+FENCE_TIMEOUT_S: Final = 1.0  # how long the old line may take to answer its last call
+PAGE_MAX: Final = 300  # messages; as many as the gateway gives
+RETRY_AFTER_S: Final = 1.0  # where the gateway names no time
+OVERLAP_S: Final = 0.5  # after a move, how much later the new line may repeat what the old one brought
+LOOK_S: Final = 0.05  # how often a line that is left is looked at for answers
+GOING_AWAY: Final = 1001
+BAD_TOKEN: Final = 4501
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """Times and bounds of a session."""
+
+    call_timeout_s: float = 10.0
+    publish_timeout_s: float = 30.0
+    publishes_max: int = 1_000
+    backoff_base_s: float = 0.5
+    backoff_max_s: float = 30.0
+    has_token: bool = False  # an identity, by which publishes sent again are known to be the same
+    is_token_renewable: bool = False
+
+
+class Session:
+    """Decides what is dialled, sent and handed on. on_notification: what is no topic's, by service."""
+
+    def __init__(
+        self,
+        io: Io,
+        clock: Clock,
+        options: SessionOptions,
+        *,
+        on_notification: Callable[[str, dict[str, Any]], None] = lambda _service, _message: None,
+        on_end: Callable[[ConnectionEnded], None] = lambda _error: None,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._io = io
+        self._clock = clock
+        self._options = options
+        self._on_notification = on_notification
+        self._on_end = on_end
+        self._uniform = uniform
+        self._backoff = Backoff(base_s=options.backoff_base_s, max_s=options.backoff_max_s, uniform=uniform)
+        self._outbox = Outbox(
+            clock,
+            entries_max=options.publishes_max,
+            timeout_s=options.publish_timeout_s,
+            is_resend_safe=options.has_token,
+        )
+        self.topics: dict[tuple[str, str], Topic] = {}
+        self.error: ConnectionEnded | None = None  # set when it has ended
+        self._current: Line | None = None
+        self._next: Line | None = None
+        self._leaving: set[Line] = set()
+        self._waiting: dict[int, tuple[Callable[[Line], None], Callable[[], None], Done]] = {}
+        self._asked: dict[tuple[Line, Topic], object] = {}  # subscribe is to be answered, or asked again
+        self._reading: set[Topic] = set()  # a page of history was asked for
+        self._numbers = 0
+        self._cancel_dial: Callable[[], None] = lambda: None
+        self._is_token_new = False  # the next dial needs another token
+        self._was_token_renewed = False
+
+    @property
+    def is_open(self) -> bool:
+        """True if there is a connection."""
+        return self._current is not None
+
+    # -- what the program wants ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Dial."""
+        self._dial()
+
+    def call(self, service: str, command: str, params: dict[str, Any], done: Done) -> None:
+        """Ask a service; without a connection the call waits for one. Raises ValueError, TypeError: no JSON."""
+        if self.error is not None:
+            return done(None, self.error)
+        if self._current is not None:
+            return self._current.call(service, command, params, done, self._options.call_timeout_s)
+        self._numbers += 1
+        number, until_s = self._numbers, self._clock.now_s() + self._options.call_timeout_s
+
+        def go(line: Line) -> None:
+            del self._waiting[number]
+            cancel()
+            try:
+                line.call(service, command, params, done, until_s - self._clock.now_s())
+            except (ValueError, TypeError) as error:
+                done(None, error)
+
+        def expire() -> None:
+            del self._waiting[number]
+            done(None, lost("There was no connection in time", was_sent=False))
+
+        cancel = self._clock.after(self._options.call_timeout_s, expire)
+        self._waiting[number] = (go, cancel, done)
+
+    def publish(self, service: str, params: dict[str, Any], done: Done) -> None:
+        """Publish, over this connection or a later one. Raises TransportError: too many wait."""
+        if self.error is not None:
+            return done(None, self.error)
+        self._outbox.put(service, params, done)
+
+    def subscribe(self, topic: Topic) -> None:
+        """Have a topic. Raises SnorkyError, `already_subscribed`: its channel is one of ours."""
+        if topic.key in self.topics:
+            raise SnorkyError("Already subscribed", "already_subscribed")
+        if self.error is not None:
+            return topic.close(self.error)
+        self.topics[topic.key] = topic
+        for line in (self._current, self._next):
+            if line is not None and line.is_open:
+                self._ask(line, topic)
+
+    def unsubscribe(self, topic: Topic) -> None:
+        """Give a topic up. Idempotent."""
+        if self.topics.get(topic.key) is not topic:
+            return
+        del self.topics[topic.key]
+        topic.close()
+        for line in (self._current, self._next):
+            self._give_up(line, topic)
+
+    def drained(self, topic: Topic) -> None:
+        """Know that somebody has taken events of a topic."""
+        if self.topics.get(topic.key) is topic:
+            self._read_on(topic)
+
+    def close(self, code: int = 1000, reason: str = "closed by the client") -> None:
+        """End everything. Idempotent."""
+        if self.error is not None:
+            return
+        self.error = error = ConnectionEnded(code, reason)
+        self._cancel_dial()
+        for line in (self._current, self._next, *self._leaving):
+            if line is not None:
+                self._io.close(line, 1000, "")
+                line.end()
+        self._current = self._next = None
+        for _go, cancel, done in list(self._waiting.values()):
+            cancel()
+            done(None, error)
+        self._waiting.clear()
+        self._outbox.fail(error)
+        for topic in self.topics.values():
+            topic.close(error)
+        self.topics.clear()
+        self._on_end(error)
+
+    # -- what happens to connections -----------------------------------------------------------------------------
+
+    def on_open(self, line: Line) -> None:
+        """Know that a dialled line is open."""
+        if line is not self._next or self.error is not None:
+            return self._io.close(line, 1000, "")
+        line.is_open = True
+        line.opened_at_s = self._clock.now_s()
+        for topic in self.topics.values():
+            self._ask(line, topic)
+        if self._current is None:
+            self._promote(line)
+        else:
+            self._look_at_move()
+
+    def on_text(self, line: Line, text: str | bytes) -> None:
+        """Take what a line brings."""
+        if line.has_ended or self.error is not None:
+            return
+        heard = line.hear(text)
+        if line.has_answered:
+            self._was_token_renewed = False
+        if heard is not None:
+            self._notify(line, *heard)
+        self._look_at_move()
+
+    def on_end(self, line: Line, code: int, reason: str) -> None:
+        """Know that a line has ended. code: of RFC 6455 7.1.5: 1006 where nothing was said."""
+        if line.has_ended:
+            return
+        line.end()
+        self._leaving.discard(line)
+        for topic in self.topics.values():
+            topic.lose(line)
+        self._asked = {each: mark for each, mark in self._asked.items() if each[0] is not line}
+        if self.error is not None or line not in (self._current, self._next):
+            return
+        if 4500 <= code <= 4999 and not self._renews_token(code):
+            return self.close(code, reason)
+        was_stable = line.has_answered and self._clock.now_s() - line.opened_at_s >= STABLE_S
+        if was_stable:
+            self._backoff.reset()
+        if line is self._next:
+            self._next = None
+        else:
+            self._current = None
+            self._outbox.use(None)
+            if self._next is not None and self._next.is_open:
+                return self._promote(self._next)
+        if self._next is None:
+            is_at_once = self._is_token_new or (code == GOING_AWAY and line.grace_s is not None and was_stable)
+            self._dial_after(0.0 if is_at_once else self._backoff.next_s())
+
+    # -- topics --------------------------------------------------------------------------------------------------
+
+    def _ask(self, line: Line, topic: Topic) -> None:
+        """Ask a line for a topic; again where the gateway says that this helps."""
+        if topic.is_parked or (line, topic) in self._asked:
+            return
+        mark = self._asked[line, topic] = object()  # an answer that is not ours any more is nobody's
+
+        def done(data: Any, error: Exception | None) -> None:
+            if self._asked.get((line, topic)) is not mark:
+                return
+            if error is None:
+                del self._asked[line, topic]
+                answer = topic.answer(line, data, is_alone=self._current in (None, line))
+                if answer is Answer.HOLE:
+                    self._ask_anew(line, topic)
+                if answer is Answer.FAR or topic.is_full:
+                    self._park(topic)
+            elif isinstance(error, SnorkyError) and error.retry_after_ms is None and error.code != "unavailable":
+                self._refuse(topic, error)
+            elif isinstance(error, SnorkyError):
+                topic.leave(line)
+                after_s = RETRY_AFTER_S if error.retry_after_ms is None else error.retry_after_ms / 1000
+                self._clock.after(after_s * self._uniform(1.0, 2.0), again)
+            else:
+                line.abandon("no answer to subscribe")  # whether it is subscribed, nobody knows
+
+        def again() -> None:
+            if self._asked.get((line, topic)) is mark:
+                del self._asked[line, topic]
+                self._ask(line, topic)
+
+        line.call(topic.service, "subscribe", topic.request(line), done, self._options.call_timeout_s)
+
+    def _ask_anew(self, line: Line, topic: Topic) -> None:
+        """Ask again from the last position: a hole is filled, or told."""
+        self._give_up(line, topic)
+        self._ask(line, topic)
+
+    def _refuse(self, topic: Topic, error: SnorkyError) -> None:
+        del self.topics[topic.key]
+        topic.refuse(error)
+        for line in (self._current, self._next):
+            self._give_up(line, topic)
+
+    def _give_up(self, line: Line | None, topic: Topic) -> None:
+        was_asked = line is not None and self._asked.pop((line, topic), None) is not None
+        if line is None or not line.is_open or not (was_asked or topic.is_on(line)):
+            return
+        topic.leave(line)
+        params = {"channel": topic.channel}
+        # Refused means that there was nothing to give up.
+        line.call(topic.service, "unsubscribe", params, lambda _data, _error: None, self._options.call_timeout_s)
+
+    def _notify(self, line: Line, service: str, message: dict[str, Any]) -> None:
+        if service == "gateway" and message.get("type") == "moving":
+            return self._move(line, message.get("graceMs"))
+        topic = None
+        if message.get("type") in ("message", "gap") and "channel" in message:
+            topic = self._topic_of(service, message["channel"])
+        if topic is None:
+            if line is self._current:
+                self._on_notification(service, message)
+        elif not topic.notify(line, message):
+            self._ask_anew(line, topic)
+        elif topic.is_full:
+            self._park(topic)
+
+    def _topic_of(self, service: str, channel: Any) -> Topic | None:
+        try:
+            return self.topics.get(topic_key(service, channel))
+        except ValueError:
+            return None  # not a channel that anybody here can have asked for
+
+    def _park(self, topic: Topic) -> None:
+        """Give a topic up until history was read as far as there is room."""
+        if topic.position is None or topic.is_parked or self.topics.get(topic.key) is not topic:
+            return
+        for line in (self._current, self._next):
+            self._give_up(line, topic)
+        topic.is_parked = True
+        self._read_on(topic)
+
+    def _read_on(self, topic: Topic) -> None:
+        """Read the next page of a parked topic's history, if there is room and a connection."""
+        line = self._current
+        if not topic.is_parked or not topic.has_room or line is None or topic in self._reading:
+            return
+        self._reading.add(topic)
+
+        def done(data: Any, error: Exception | None) -> None:
+            self._reading.discard(topic)
+            if self.topics.get(topic.key) is not topic:
+                return
+            if isinstance(error, SnorkyError) and (error.retry_after_ms is not None or error.code == "unavailable"):
+                after_s = RETRY_AFTER_S if error.retry_after_ms is None else error.retry_after_ms / 1000
+                self._clock.after(after_s * self._uniform(1.0, 2.0), lambda: self._read_on(topic))
+            elif isinstance(error, SnorkyError):
+                topic.refuse_history()
+                self._unpark(topic)
+            elif error is not None:
+                self._clock.after(RETRY_AFTER_S, lambda: self._read_on(topic))
+            elif topic.page(data):
+                self._read_on(topic)
+            else:
+                self._unpark(topic)
+
+        params = {"channel": topic.channel, "since": str(topic.position), "limit": PAGE_MAX}
+        line.call(topic.service, "history", params, done, self._options.call_timeout_s)
+
+    def _unpark(self, topic: Topic) -> None:
+        topic.is_parked = False
+        for line in (self._current, self._next):
+            if line is not None and line.is_open:
+                self._ask(line, topic)
+
+    # -- moves ---------------------------------------------------------------------------------------------------
+
+    def _move(self, line: Line, grace_ms: object) -> None:
+        """Dial the next connection within half of the time that is left: not all clients of a node at once."""
+        if line.grace_s is not None:
+            return
+        line.grace_s = grace_ms / 1000 if isinstance(grace_ms, (int, float)) and grace_ms >= 0 else 0.0
+        if line is self._current and self._next is None:
+            self._dial_after(self._uniform(0.0, line.grace_s / 2))
+
+    def _look_at_move(self) -> None:
+        """Go on with a move, if there is one and its time has come."""
+        old, new = self._current, self._next
+        if old is None or new is None or not new.is_open or old.is_leaving:
+            return
+        if any(line is new for line, _topic in self._asked):
+            return
+        old.is_leaving = True
+        self._outbox.use(None)  # what is published now waits a moment: else it could overtake what is under way
+        # The answer comes after everything that the old node had sent before.
+        old.call("gateway", "info", {}, lambda _data, _error: self._finish_move(old), FENCE_TIMEOUT_S)
+
+    def _finish_move(self, old: Line) -> None:
+        new = self._next
+        if old.has_ended or old is not self._current or new is None or not new.is_open:
+            old.is_leaving = False
+            self._outbox.use(self._current)
+            return
+        if self._outbox.in_flight:
+            self._clock.after(LOOK_S, lambda: self._finish_move(old))
+            return
+        self._promote(new)
+
+    def _promote(self, line: Line) -> None:
+        """Make the next line the current one."""
+        old, self._current, self._next = self._current, line, None
+        for topic in list(self.topics.values()):
+            topic.adopt(line)
+            self._read_on(topic)
+            self._clock.after(OVERLAP_S, topic.end_overlap)
+        if old is not None:
+            self._leaving.add(old)
+            self._release(old)
+        self._outbox.use(line)
+        for go, _cancel, _done in list(self._waiting.values()):
+            go(line)
+        if line.grace_s is not None and self._next is None:  # it goes away as well
+            self._dial_after(self._uniform(0.0, line.grace_s / 2))
+
+    def _release(self, old: Line) -> None:
+        """Close a line that was moved from, when its calls are answered."""
+        if old.has_ended:
+            return
+        if old.is_idle:
+            self._io.close(old, 1000, "moved")
+        else:
+            self._clock.after(LOOK_S, lambda: self._release(old))
+
+    # -- dialling ------------------------------------------------------------------------------------------------
+
+    def _dial_after(self, delay_s: float) -> None:
+        self._cancel_dial()
+        self._cancel_dial = self._clock.after(delay_s, self._dial)
+
+    def _dial(self) -> None:
+        if self.error is not None or self._next is not None:
+            return
+        self._numbers += 1
+        self._next = Line(self._numbers, self._io, self._clock)
+        is_token_new, self._is_token_new = self._is_token_new, False
+        self._io.dial(self._next, is_token_new=is_token_new)
+
+    def _renews_token(self, code: int) -> bool:
+        if code != BAD_TOKEN or not self._options.is_token_renewable or self._was_token_renewed:
+            return False
+        self._is_token_new = self._was_token_renewed = True
+        return True

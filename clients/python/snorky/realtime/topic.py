@@ -1,0 +1,285 @@
+"""Topic: one channel as a client wants it, over all connections. Decides what is handed on, and in what order. Pure.
+
+Rules:
+- One line (connection) owns the topic; what others bring of it is dropped or held. A line that has been asked to
+  subscribe is held until its answer, for live messages may come before it.
+- With positions: offset last+1 is handed on, <= last is a repetition and dropped, beyond is a hole: the topic is asked
+  for again from the last position. Another epoch, or a `gap` of the node: said by Gap, and gone on from there.
+- Without positions nothing can be said of holes; after a move contents are compared (overlap).
+- What nobody takes is bounded: with positions the channel is parked, that is given up until there is room; without,
+  messages are dropped, and a Gap says so.
+- A parked topic reads history page by page, as there is room, and is asked for when it has caught up. So is one that
+  missed more than the answer to `subscribe` may bring.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from snorky.canonical import channel_name
+from snorky.position import Position
+from snorky.realtime.events import Event, Gap, Message, Recovered
+from snorky.realtime.overlap import Overlap
+
+if TYPE_CHECKING:
+    from snorky.realtime.line import Line
+
+__all__ = ["Answer", "Topic", "topic_key"]
+
+Notification = dict[str, Any]
+HELD_MAX: Final = 10_000  # messages; until an answer comes, or a move is over
+
+
+def topic_key(service: str, channel: Any) -> tuple[str, str]:
+    """Two channels are the same iff their keys are. Raises ValueError: no channel can be so."""
+    return service, channel_name(channel)
+
+
+class Answer(Enum):
+    """What the answer to `subscribe` asks for."""
+
+    WHOLE = "nothing"
+    HOLE = "to ask again, from the last position"
+    FAR = "to read history first: more was missed than an answer brings"
+
+
+class Topic:
+    """One subscription. recover: True = from now on, a position = from there on, False = without positions."""
+
+    def __init__(
+        self,
+        service: str,
+        channel: Any,
+        *,
+        recover: bool | str = False,
+        events_max: int = 1_000,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.service = service
+        self.channel = channel
+        self.key = topic_key(service, channel)
+        self.is_recovering = recover is not False
+        self.position: Position | None = Position.parse(recover) if isinstance(recover, str) else None
+        self.state: Literal["wished", "confirmed", "refused", "closed"] = "wished"
+        self.error: Exception | None = None
+        self.events: deque[Event] = deque()
+        self.is_parked = False  # given up until there is room
+        self.duplicates = 0
+        self._events_max = events_max
+        self._on_change = on_change
+        self._owner: Line | None = None
+        self._held: dict[Line, list[Notification]] = {}  # of lines that were asked, or wait to take over
+        self._ready: set[Line] = set()  # that have answered, and wait to take over
+        self._was_lost = False  # with its line, since when messages may be missing
+        self._is_gone = False  # history does not go back to the last position
+        self._overlap: Overlap | None = None
+        self._is_dropping = False
+
+    # -- what the session does -----------------------------------------------------------------------------------
+
+    def is_on(self, line: "Line") -> bool:
+        """True if the line brings the channel, or was asked to."""
+        return self._owner is line or line in self._held
+
+    def request(self, line: "Line") -> dict[str, Any]:
+        """Give the parameters of `subscribe`; what the line brings is held until `answer`."""
+        self._held[line] = []
+        if self._owner is not None:
+            self._overlap = Overlap()
+        params: dict[str, Any] = {"channel": self.channel}
+        if self.is_recovering:
+            params["recover"] = True if self.position is None else str(self.position)
+        return params
+
+    def answer(self, line: "Line", data: Any, *, is_alone: bool) -> Answer:
+        """Know that a line has subscribed. is_alone: no other line has to be left first."""
+        fields = data if isinstance(data, dict) else {}
+        position = _position(fields.get("position"))
+        self.state = "confirmed"
+        if (
+            position is not None
+            and fields.get("recovered") is not True
+            and not (self._is_gone or self.position is None)
+        ):
+            self._on_change()
+            return Answer.FAR
+        is_return, self._was_lost = self._was_lost and self._owner is None, False
+        is_whole = True
+        if position is not None:
+            self._ready.discard(line)
+            self._owner = line
+            held = self._held.pop(line, [])
+            self._recover(fields, position, is_return)
+            is_whole = all([self._take(notification, is_held=True) for notification in held])
+        else:
+            if is_return or self.position is not None:
+                self._tell(Recovered(self.channel, is_recovered=False))
+            self.position = None
+            self._ready.add(line)
+            if is_alone or self._owner is None:
+                self.adopt(line)
+        self._on_change()
+        return Answer.WHOLE if is_whole else Answer.HOLE
+
+    def page(self, data: Any) -> bool:
+        """Take a page of history. True: there may be more; False: ask for the topic, which says what is left."""
+        fields = data if isinstance(data, dict) else {}
+        messages = fields.get("messages")
+        if fields.get("recovered") is not True or not isinstance(messages, list):
+            self._is_gone = True
+            return False
+        if self._was_lost and messages:
+            self._was_lost = False
+            self._tell(Recovered(self.channel, is_recovered=True, position=fields.get("position")))
+        before = self.position
+        for message in messages:
+            if isinstance(message, dict):
+                self._take(message, is_replayed=True)
+        self._on_change()
+        return self.position != before and str(self.position) != fields.get("position")
+
+    def refuse_history(self) -> None:
+        """Know that history cannot be read."""
+        self._is_gone = True
+
+    def adopt(self, line: "Line") -> None:
+        """Hand on what a line brings that was ready; the one before it is left."""
+        if line not in self._ready:
+            return
+        self._ready.discard(line)
+        self._owner = line
+        for notification in self._held.pop(line, []):
+            self._take(notification, is_held=True)
+        self._on_change()
+
+    def notify(self, line: "Line", notification: Notification) -> bool:
+        """Take a notification. False: the topic must be asked for again, there is a hole."""
+        held = self._held.get(line)
+        if held is not None:
+            held.append(notification)
+            if len(held) > HELD_MAX:
+                line.abandon("held too much")
+            return True
+        if self._owner is not line or self.is_parked:
+            return True
+        is_whole = self._take(notification)
+        self._on_change()
+        return is_whole
+
+    def lose(self, line: "Line") -> None:
+        """Know that a line has ended."""
+        if self._owner is line:
+            self._was_lost = True
+        self.leave(line)
+
+    def leave(self, line: "Line") -> None:
+        """Know that a line does not bring the channel any more."""
+        self._held.pop(line, None)
+        self._ready.discard(line)
+        if self._owner is line:
+            self._owner = None
+
+    def end_overlap(self) -> None:
+        """Stop comparing: the line before this one brings nothing any more."""
+        self._overlap = None
+
+    def refuse(self, error: Exception) -> None:
+        """Know that the server does not let us."""
+        self.state, self.error = "refused", error
+        self._on_change()
+
+    def close(self, error: Exception | None = None) -> None:
+        """End it. error: why, if it was not wished."""
+        if self.state == "closed":
+            return
+        self.state, self.error = "closed", error
+        self._on_change()
+
+    # -- what there is room for ----------------------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        """True if nobody takes what comes."""
+        return len(self.events) >= self._events_max
+
+    @property
+    def has_room(self) -> bool:
+        """True if more can come after it was full."""
+        return len(self.events) <= self._events_max // 2
+
+    # -- positions -----------------------------------------------------------------------------------------------
+
+    def _recover(self, fields: dict[str, Any], position: Position, is_return: bool) -> None:
+        self._is_gone = False
+        if fields.get("recovered") is not True:
+            self._tell(Recovered(self.channel, is_recovered=False, position=str(position)))
+            self.position = position
+            return
+        if is_return:
+            self._tell(Recovered(self.channel, is_recovered=True, position=str(position)))
+        for message in fields.get("messages") or ():
+            if isinstance(message, dict):
+                self._take(message, is_replayed=True)
+        last = self.position
+        if last is None or last.epoch != position.epoch or last.offset < position.offset:
+            self.position = position
+
+    def _take(self, notification: Notification, *, is_held: bool = False, is_replayed: bool = False) -> bool:
+        if notification.get("type") == "gap":
+            self._take_gap(notification, is_held=is_held)
+            return True
+        position = _position(notification.get("position")) if self.is_recovering else None
+        if position is None:
+            self._take_bare(notification)
+            return True
+        last = self.position
+        if last is not None:
+            if last.epoch != position.epoch:  # the node should have said so
+                self._tell(Gap(self.channel, str(position)))
+            elif position.offset <= last.offset:
+                self.duplicates += 1
+                return True
+            elif position.offset > last.offset + 1 and not is_replayed:
+                return False
+        self.position = position
+        data, is_tombstone = notification.get("message"), notification.get("tombstone") is True
+        self._tell(Message(self.channel, data, position.offset, str(position), is_tombstone))
+        return True
+
+    def _take_gap(self, notification: Notification, *, is_held: bool) -> None:
+        text = notification.get("position")
+        position, last = _position(text), self.position
+        if is_held and position is not None and last is not None:
+            if position.epoch == last.epoch and position.offset <= last.offset:
+                return  # the answer, read later, tells more
+        self.position = position
+        self._tell(Gap(self.channel, text if isinstance(text, str) else None))
+
+    def _take_bare(self, notification: Notification) -> None:
+        data = notification.get("message")
+        if self._overlap is not None:
+            if self._held:
+                self._overlap.note(data)
+            elif self._overlap.is_repetition(data):
+                self.duplicates += 1
+                return
+        self._tell(Message(self.channel, data))
+
+    def _tell(self, event: Event) -> None:
+        if not self.is_recovering and self.is_full:
+            if not self._is_dropping:
+                self.events.append(Gap(self.channel, is_overflow=True))
+            self._is_dropping = True
+            return
+        self._is_dropping = False
+        self.events.append(event)
+
+
+def _position(text: object) -> Position | None:
+    if not isinstance(text, str):
+        return None
+    try:
+        return Position.parse(text)
+    except ValueError:
+        return None

@@ -1,0 +1,62 @@
+"""Values to strict JSON: what every node takes, and nothing else.
+
+A node drops what breaks one of these rules, and no subscriber ever hears of it; so it is refused here, before it is
+sent: UTF-8 without lone surrogates, string keys, finite numbers, integers from -2^63 to 2^64-1, at most 32 containers
+inside of each other, at most 10,000 values.
+"""
+
+import json
+from math import isfinite
+from typing import Any, Final
+
+from snorky.canonical import DEPTH_MAX
+
+__all__ = ["VALUES_MAX", "encode"]
+
+VALUES_MAX: Final = 10_000  # containers count, keys do not
+_INTEGER_MIN: Final = -(2**63)
+_INTEGER_MAX: Final = 2**64 - 1
+
+_write = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
+
+
+def encode(value: Any) -> bytes:
+    """Write a value as compact UTF-8 JSON. Raises ValueError: a rule is broken; TypeError: no JSON, a date say."""
+    _verify(value)
+    try:
+        return _write(value).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("a lone surrogate in a string") from error
+
+
+def _verify(value: Any) -> None:
+    """Look at all values, level by level: neither depth nor a cycle can hurt."""
+    level = [value]
+    seen = 0
+    for depth in range(DEPTH_MAX + 1):
+        seen += len(level)
+        if seen > VALUES_MAX:
+            raise ValueError(f"more than {VALUES_MAX} values in a message")
+        below: list[Any] = []
+        for item in level:
+            if item is None or isinstance(item, (str, bool)):
+                continue
+            if isinstance(item, int):
+                if not _INTEGER_MIN <= item <= _INTEGER_MAX:
+                    raise ValueError("an integer beyond 64 bits")
+            elif isinstance(item, float):
+                if not isfinite(item):
+                    raise ValueError("a number that is not finite")
+            elif not isinstance(item, (dict, list, tuple)):
+                raise TypeError(f"{type(item).__name__} is not a JSON value")
+            elif depth == DEPTH_MAX:
+                raise ValueError(f"more than {DEPTH_MAX} arrays and objects inside of each other")
+            elif isinstance(item, dict):
+                if not all(isinstance(key, str) for key in item):
+                    raise TypeError("a key that is no string")
+                below += item.values()
+            else:
+                below += item
+        if not below:
+            return
+        level = below

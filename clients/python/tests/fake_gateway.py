@@ -1,0 +1,240 @@
+"""A gateway without sockets, and a clock that stands still: for the session's tests.
+
+    stage = Stage(seed); client = stage.session(...); stage.publish("news", 1); stage.run(until_s)
+
+The gateway keeps a history for every channel, and does what a bad network and a good node may do: connections are
+cut at any message, dialling fails, live messages come before the answer to `subscribe`. What the lines carry waits in
+queues until the stage delivers it.
+"""
+
+import heapq
+import itertools
+import json
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import Any
+
+from snorky.realtime.line import Line
+
+__all__ = ["FakeClock", "FakeGateway"]
+
+
+class FakeClock:
+    """Time that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self._now_s = 1000.0
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._cancelled: set[int] = set()
+        self._numbers = itertools.count()
+
+    def now_s(self) -> float:
+        return self._now_s
+
+    def after(self, delay_s: float, run: Callable[[], None]) -> Callable[[], None]:
+        number = next(self._numbers)
+        heapq.heappush(self._timers, (self._now_s + delay_s, number, run))
+        return lambda: self._cancelled.add(number)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and run what is due."""
+        until_s = self._now_s + seconds
+        while self._timers and self._timers[0][0] <= until_s:
+            self._now_s, number, run = heapq.heappop(self._timers)
+            if number not in self._cancelled:
+                run()
+        self._now_s = until_s
+
+
+class _Peer:
+    """The gateway's end of one connection."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.is_open = False
+        self.to_client: deque[str | tuple[int, str]] = deque()  # a tuple is the end
+        self.channels: dict[str, bool] = {}  # name -> with positions
+
+
+class FakeGateway:
+    """Io of a session: takes what it sends, and brings the answers when `pump` is called."""
+
+    def __init__(self) -> None:
+        self.session: Any = None
+        self.peers: dict[Line, _Peer] = {}
+        self.dialled: deque[Line] = deque()
+        self.dials: list[bool] = []  # of each, whether it was to have a new token
+        self.epochs: dict[str, str] = defaultdict(lambda: "e1")
+        self.histories: dict[str, list[tuple[Any, str]]] = defaultdict(list)  # (message, tag), offset = index + 1
+        self.kept_from: dict[str, int] = defaultdict(lambda: 1)
+        self.keys: set[str] = set()
+        self.requests: list[dict[str, Any]] = []
+        self.refusals: deque[dict[str, Any]] = deque()  # answers to the next subscribes
+        self.is_silent = False  # requests are done, and not answered
+        self.has_history = True
+        self.replay_max = 300
+        self.page_max = 300
+
+    # -- Io ------------------------------------------------------------------------------------------------------
+
+    def dial(self, line: Line, *, is_token_new: bool) -> None:
+        self.dials.append(is_token_new)
+        self.peers[line] = _Peer(line)
+        self.dialled.append(line)
+
+    def send(self, line: Line, text: str) -> None:
+        peer = self.peers.get(line)
+        assert peer is not None and peer.is_open, "sent on what is not open"
+        envelope = json.loads(text)
+        self._act(peer, envelope["service"], envelope["message"])
+
+    def close(self, line: Line, code: int, reason: str) -> None:
+        peer = self.peers.get(line)
+        if peer is not None:
+            peer.channels.clear()
+            peer.to_client.append((code, reason))
+
+    # -- what happens --------------------------------------------------------------------------------------------
+
+    def open_one(self) -> None:
+        """Let the first dialled line open."""
+        line = self.dialled.popleft()
+        self.peers[line].is_open = True
+        self.session.on_open(line)
+
+    def fail_one(self) -> None:
+        """Let the first dialled line fail."""
+        line = self.dialled.popleft()
+        del self.peers[line]
+        self.session.on_end(line, 1006, "")
+
+    def open_lines(self) -> list[Line]:
+        return [line for line, peer in self.peers.items() if peer.is_open]
+
+    def cut(self, line: Line, code: int = 1006, *, kept: int = 0) -> None:
+        """End a connection; only `kept` of what is under way still arrives."""
+        peer = self.peers[line]
+        arriving = list(itertools.islice(peer.to_client, kept))
+        peer.to_client = deque([*arriving, (code, "")])
+        peer.channels.clear()
+
+    def deliver(self, line: Line) -> bool:
+        """Let the next thing arrive on a line."""
+        peer = self.peers.get(line)
+        if peer is None or not peer.to_client:
+            return False
+        item = peer.to_client.popleft()
+        if isinstance(item, tuple):
+            del self.peers[line]
+            self.session.on_end(line, *item)
+        else:
+            self.session.on_text(line, item)
+        return True
+
+    def pump(self) -> None:
+        """Let everything arrive, and lines open."""
+        while True:
+            while self.dialled:
+                self.open_one()
+            if not any([self.deliver(line) for line in list(self.peers)]):
+                return
+
+    def settle(self, clock: FakeClock, seconds: float = 60.0) -> None:
+        """Let time pass in which all goes well."""
+        for _ in range(int(seconds / 0.25)):
+            self.pump()
+            clock.advance(0.25)
+        self.pump()
+
+    def publish(self, channel: str, message: Any) -> None:
+        """Publish as a backend does."""
+        tag = f"t{len(self.histories[channel])}"
+        self.histories[channel].append((message, tag))
+        offset = len(self.histories[channel])
+        for peer in self.peers.values():
+            if channel in peer.channels:
+                self._notify(peer, channel, offset)
+
+    def move(self, line: Line, grace_ms: int = 1000) -> None:
+        """Say that the node goes away."""
+        self._say(self.peers[line], "gateway", {"type": "moving", "graceMs": grace_ms})
+
+    def gap(self, channel: str) -> None:
+        """Begin a history anew: what came before can no longer be had."""
+        self.epochs[channel] += "+"
+        self.histories[channel].clear()
+        self.kept_from[channel] = 1
+        for peer in self.peers.values():
+            if peer.channels.get(channel):
+                self._say(peer, "pubsub", {"type": "gap", "channel": channel, "position": self._position(channel)})
+
+    # -- the service ---------------------------------------------------------------------------------------------
+
+    def _position(self, channel: str, offset: int | None = None) -> str:
+        history = self.histories[channel]
+        offset = len(history) if offset is None else offset
+        tag = history[offset - 1][1] if offset else "t"
+        return f"{self.epochs[channel]}:{offset}:{tag}"
+
+    def _notify(self, peer: _Peer, channel: str, offset: int) -> None:
+        message: dict[str, Any] = {"type": "message", "channel": channel}
+        message["message"] = self.histories[channel][offset - 1][0]
+        if peer.channels[channel] and self.has_history:
+            message |= {"offset": offset, "position": self._position(channel, offset)}
+        self._say(peer, "pubsub", message)
+
+    def _say(self, peer: _Peer, service: str, message: dict[str, Any]) -> None:
+        peer.to_client.append(json.dumps({"service": service, "message": message}))
+
+    def _act(self, peer: _Peer, service: str, message: dict[str, Any]) -> None:
+        self.requests.append(message)
+        answer: dict[str, Any] = {"type": "response", "callId": message["callId"], "data": None}
+        params = message["params"]
+        match message["command"]:
+            case "subscribe" if self.refusals:
+                answer = {**self.refusals.popleft(), "type": "error", "callId": message["callId"]}
+            case "subscribe" if params["channel"] in peer.channels:
+                answer |= {"type": "error", "message": "Already subscribed", "code": "already_subscribed"}
+            case "subscribe":
+                answer["data"] = self._subscribe(peer, params["channel"], params.get("recover"))
+            case "history":
+                count = min(self.page_max, params["limit"])
+                answer["data"] = self._behind(params["channel"], params["since"], count, is_all=False)
+            case "unsubscribe":
+                peer.channels.pop(params["channel"], None)
+            case "publish" if params["key"] not in self.keys:
+                self.keys.add(params["key"])
+                self.publish(params["channel"], params["message"])
+        if not self.is_silent:
+            self._say(peer, service, answer)
+
+    def _subscribe(self, peer: _Peer, channel: str, recover: Any) -> Any:
+        peer.channels[channel] = recover is not None
+        if recover is None:
+            return None
+        if not self.has_history:
+            return {"position": None, "recovered": False, "messages": []}
+        reply: dict[str, Any] = {"position": self._position(channel), "recovered": True, "messages": []}
+        if recover is True:
+            return reply
+        return self._behind(channel, recover, self.replay_max, is_all=True)
+
+    def _behind(self, channel: str, recover: str, maximum: int, *, is_all: bool) -> Any:
+        reply: dict[str, Any] = {"position": self._position(channel), "recovered": True, "messages": []}
+        epoch, offset, tag = recover.split(":")
+        since = int(offset)
+        is_there = epoch == self.epochs[channel] and self.kept_from[channel] - 1 <= since <= len(
+            self.histories[channel]
+        )
+        if not is_there or self._position(channel, since) != f"{epoch}:{offset}:{tag}":
+            return {**reply, "recovered": False}
+        if len(self.histories[channel]) - since > maximum:
+            return {**reply, "recovered": False} if is_all else self._page(channel, since, since + maximum)
+        return self._page(channel, since, len(self.histories[channel]))
+
+    def _page(self, channel: str, since: int, until: int) -> Any:
+        messages = []
+        for number in range(since + 1, until + 1):
+            message = self.histories[channel][number - 1][0]
+            messages.append({"message": message, "offset": number, "position": self._position(channel, number)})
+        return {"position": self._position(channel), "recovered": True, "messages": messages}

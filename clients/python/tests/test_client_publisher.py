@@ -1,0 +1,297 @@
+"""snorky.Publisher against a scripted Redis: what is sent, how often, and what is said of it."""
+
+import asyncio
+import multiprocessing
+import pickle
+import socket
+import threading
+from typing import Any
+
+import pytest
+from scripted_redis import answer_each, commands, error, redis_url, replies, take, text
+from scripted_server import ScriptedServer, hang_up, wait
+
+from gateway.redis.spread import targets_of
+from snorky import Position, Publication, Publisher, PublishError, PublishManyError
+from snorky.aio import Publisher as AsyncPublisher
+from snorky.redis_pool import Pools
+
+POSITION = "6aa:7:0123abcd"
+
+
+def publisher_of(server: ScriptedServer, **options: Any) -> Publisher:
+    return Publisher(redis_url(server), sleep=lambda _s: None, **options)
+
+
+def test_message_goes_through_the_function_and_its_receipt_tells_the_position() -> None:
+    with ScriptedServer([replies(text(POSITION))]) as server, publisher_of(server) as publisher:
+        receipt = publisher.publish({"room": 5, "kind": "a"}, {"x": "ü"}, key="k1", service="pubsub")
+    assert receipt.position == Position("6aa", 7, "0123abcd")
+    assert (receipt.key, receipt.nodes) == ("k1", None)
+    name = 'snorky:{pubsub:~{"kind":"a","room":5}}'
+    assert commands(server) == [["FCALL", "snorky_publish", "1", name, '{"x":"ü"}', "k1"]]
+
+
+def test_channel_without_history_has_no_position() -> None:
+    with ScriptedServer([replies(text(""))]) as server, publisher_of(server) as publisher:
+        assert publisher.publish("news", 1).position is None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "members", "connections"),
+    [(3, b":41\r\n", 41), (3, b":0\r\n", None), (0, b":0\r\n", 0), (3, error("NOPERM no"), None)],
+)
+def test_count_tells_who_hears_the_channel_as_far_as_it_is_known(
+    nodes: int, members: bytes, connections: int | None
+) -> None:
+    counted = b"*2\r\n" + text("acme:{pubsub:news}") + b":%d\r\n" % nodes
+    script = [replies(text(""), counted, members)]
+    with ScriptedServer(script) as server, publisher_of(server, prefix="acme") as publisher:
+        receipt = publisher.publish("news", 1, count=True)
+    assert (receipt.nodes, receipt.connections) == (nodes, connections)
+    assert commands(server)[1:] == [["PUBSUB", "NUMSUB", "acme:{pubsub:news}"], ["HLEN", "acme:{pubsub:news}:roster"]]
+
+
+def test_several_redis_share_the_channels_as_the_nodes_have_them() -> None:
+    taking = answer_each(lambda _words: text(""))
+    with ScriptedServer([taking]) as one, ScriptedServer([taking]) as other:
+        urls = f"{redis_url(one)}, {redis_url(other)}"
+        spread = targets_of(urls)
+        with Publisher(urls) as publisher:
+            publisher.publish_many(Publication(f"room {number}", number) for number in range(50))
+        for server in (one, other):
+            names = [command[3] for command in commands(server)]
+            keys = [name.removeprefix("snorky:{").removesuffix("}") for name in names]
+            assert len(keys) > 10
+            assert {spread.of(key).safe_url for key in keys} == {redis_url(server)}
+    with pytest.raises(ValueError, match="twice"):
+        Publisher("redis://h:1/0,redis://h:1/0")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "redis://:pw@h:1/2",
+        "rediss://h:7/0",
+        "redis://[::1]:7/0",
+        "unix:///tmp/x.sock?db=3",
+        "redis+sentinel://h:1,h:2/main/4",
+        "rediss+sentinel://u:p@h:1/main",
+    ],
+)
+def test_a_redis_has_the_identity_that_nodes_give_it(url: str) -> None:
+    (target,) = targets_of(url)
+    assert set(Pools(url, timeout_s=1)._pools) == {target.identity}
+
+
+def test_lost_answer_is_asked_for_again_under_the_same_key() -> None:
+    with (
+        ScriptedServer([take(), hang_up], [replies(text(POSITION))]) as server,
+        publisher_of(server) as publisher,
+    ):
+        receipt = publisher.publish("news", 1)
+    first, second = commands(server)
+    assert first == second and first[5] == receipt.key
+
+
+def test_two_publications_have_two_keys() -> None:
+    with ScriptedServer([replies(text(""), text(""))]) as server, publisher_of(server) as publisher:
+        assert publisher.publish("news", 1).key != publisher.publish("news", 1).key
+
+
+def test_who_never_hears_an_answer_is_told_that_nobody_knows() -> None:
+    with ScriptedServer([take(), wait], [take(), wait], [take(), wait]) as server:
+        publisher = publisher_of(server, timeout_s=0.6, attempt_timeout_s=0.25)
+        with pytest.raises(PublishError) as caught:
+            publisher.publish("news", 1, key="k1")
+        publisher.close()
+    assert (caught.value.code, caught.value.may_have_happened, caught.value.key) == ("no_reply", True, "k1")
+    assert {tuple(command) for command in commands(server)} == {
+        ("FCALL", "snorky_publish", "1", "snorky:{pubsub:news}", "1", "k1")
+    }
+
+
+def test_who_reaches_nobody_is_told_that_nothing_was_sent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    publisher = Publisher(f"redis://127.0.0.1:{port}/0", timeout_s=0.3)
+    with pytest.raises(PublishError) as caught:
+        publisher.publish("news", 1)
+    assert (caught.value.code, caught.value.may_have_happened) == ("unreachable", False)
+
+
+def test_later_refusal_does_not_clear_what_an_earlier_attempt_left_open() -> None:
+    with ScriptedServer([take(), hang_up], [replies(error("NOPERM not yours"))]) as server:
+        with pytest.raises(PublishError) as caught, publisher_of(server) as publisher:
+            publisher.publish("news", 1)
+    assert (caught.value.code, caught.value.may_have_happened) == ("unauthorized", True)
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("NOPERM this user has no permissions", "unauthorized"),
+        ("ERR snorky: payload is no JSON", "refused"),
+        ("ERR unknown command 'FCALL'", "no_function"),
+    ],
+)
+def test_refusal_for_good_is_not_tried_again(said: str, code: str) -> None:
+    with ScriptedServer([replies(error(said))]) as server, publisher_of(server) as publisher:
+        with pytest.raises(PublishError) as caught:
+            publisher.publish("news", 1)
+    assert (caught.value.code, caught.value.may_have_happened) == (code, False)
+    assert len(commands(server)) == 1
+
+
+@pytest.mark.parametrize("said", ["OOM command not allowed", "READONLY You can't write", "BUSY running a script"])
+def test_refusal_that_may_pass_is_tried_again(said: str) -> None:
+    script = [replies(error(said)), replies(text(POSITION))]
+    with ScriptedServer(script, [replies(text(POSITION))]) as server, publisher_of(server) as publisher:
+        assert publisher.publish("news", 1).position is not None
+
+
+def test_missing_function_is_waited_for_a_moment_and_then_told_with_what_to_do() -> None:
+    lacking = answer_each(lambda _words: error("ERR Function not found"))
+    with ScriptedServer([lacking]) as server, Publisher(redis_url(server)) as publisher:
+        with pytest.raises(PublishError, match="start a node") as caught:
+            publisher.publish("news", 1)
+    assert (caught.value.code, caught.value.may_have_happened) == ("no_function", False)
+    assert len(commands(server)) > 1
+
+
+def test_plain_publish_only_where_it_was_asked_for_and_then_without_position() -> None:
+    with (
+        ScriptedServer([replies(error("ERR Function not found"), b":2\r\n")]) as server,
+        publisher_of(server, if_no_function="publish") as publisher,
+    ):
+        assert publisher.publish("news", 1).position is None
+    assert commands(server)[1] == ["PUBLISH", "snorky:{pubsub:news}", "1"]
+
+
+def test_plain_publish_is_never_sent_twice() -> None:
+    with (
+        ScriptedServer([replies(error("ERR Function not found")), take(), hang_up]) as server,
+        publisher_of(server, if_no_function="publish") as publisher,
+        pytest.raises(PublishError) as caught,
+    ):
+        publisher.publish("news", 1)
+    assert caught.value.may_have_happened
+    assert [command[0] for command in commands(server)] == ["FCALL", "PUBLISH"]
+
+
+def test_many_go_out_together_and_what_has_no_answer_alone_is_sent_again() -> None:
+    messages = [Publication("news", number) for number in range(4)]
+    first = [take(4), lambda peer: peer.sock.sendall(text("e:1:a") + text("e:2:b")), hang_up]
+    with ScriptedServer(first, [replies(text("e:3:c"), text("e:4:d"))]) as server, publisher_of(server) as publisher:
+        receipts = publisher.publish_many(messages)
+    assert [str(receipt.position) for receipt in receipts] == ["e:1:a", "e:2:b", "e:3:c", "e:4:d"]
+    assert [command[4] for command in commands(server)] == ["0", "1", "2", "3", "2", "3"]
+
+
+def test_of_many_each_refused_one_is_told_and_the_others_have_receipts() -> None:
+    said = [text("e:1:a"), error("ERR no"), text("e:2:b")]
+    with ScriptedServer([replies(*said)]) as server, publisher_of(server) as publisher:
+        with pytest.raises(PublishManyError, match="1 of 3") as caught:
+            publisher.publish_many([Publication("news", 1), Publication("news", 2, key="k2"), Publication("news", 3)])
+    assert [receipt is not None for receipt in caught.value.receipts] == [True, False, True]
+    assert (caught.value.errors[1].code, caught.value.errors[1].key) == ("refused", "k2")
+
+
+@pytest.mark.parametrize(
+    ("channel", "message"),
+    [
+        ("news", float("nan")),
+        ("news", {"x": float("inf")}),
+        ("news", "\ud800"),
+        ("news", 2**64),
+        ("news", object()),
+        ("news", {1: 2}),
+        ("news", [0] * 10_001),
+        ("news", "x" * 1_048_577),
+        ("x" * 254, 1),
+        ("\udfff", 1),
+        ([2**53], 1),
+    ],
+)
+def test_what_a_node_would_not_take_is_refused_before_anything_is_sent(channel: Any, message: Any) -> None:
+    with ScriptedServer() as server, publisher_of(server) as publisher:
+        with pytest.raises((ValueError, TypeError)):
+            publisher.publish(channel, message)
+        with pytest.raises((ValueError, TypeError)):
+            publisher.publish_many([Publication("fine", 1), Publication(channel, message)])
+    assert server.connections == 0
+
+
+def test_key_and_service_that_cannot_be_are_refused() -> None:
+    publisher = Publisher("redis://127.0.0.1:1/0")
+    for options in ({"key": ""}, {"key": "x" * 256}, {"service": "a:b"}, {"service": ""}):
+        with pytest.raises(ValueError):
+            publisher.publish("news", 1, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "url", ["", "http://h/", "redis+sentinel://h:1", "redis+sentinel:///x", "redis+sentinel://h:x/name"]
+)
+def test_url_that_cannot_work_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Publisher(url)
+    assert url == "" or url not in str(caught.value)
+
+
+def test_errors_go_through_a_job_queue() -> None:
+    one = PublishError("lost", "no_reply", may_have_happened=True, key="k1")
+    many = PublishManyError([None], {0: one})
+    again = pickle.loads(pickle.dumps(one))
+    assert (str(again), again.code, again.may_have_happened, again.key) == ("lost", "no_reply", True, "k1")
+    assert str(pickle.loads(pickle.dumps(many))) == str(many)
+
+
+def test_threads_get_their_own_receipts() -> None:
+    echo = answer_each(lambda words: text("e:1:" + words[4].decode()))
+    wrong: list[object] = []
+    with ScriptedServer(*[[echo]] * 8) as server, publisher_of(server) as publisher:
+
+        def work(number: int) -> None:
+            for turn in range(40):
+                receipt = publisher.publish("news", number * 100 + turn)
+                if receipt.position is None or receipt.position.tag != str(number * 100 + turn):
+                    wrong.append(receipt)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert wrong == [] and server.connections <= 8
+
+
+def _publish_in_child(publisher: Publisher, pipe: Any) -> None:
+    pipe.send(str(publisher.publish("news", 2).position))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_process_opens_connections_of_its_own() -> None:
+    both = [replies(text("e:1:a"), text("e:3:c"))]
+    with ScriptedServer(both, [replies(text("e:2:b"))]) as server, publisher_of(server) as publisher:
+        assert str(publisher.publish("news", 1).position) == "e:1:a"
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        child = context.Process(target=_publish_in_child, args=(publisher, theirs))
+        child.start()
+        assert ours.poll(10) and ours.recv() == "e:2:b"
+        child.join(10)
+        assert str(publisher.publish("news", 3).position) == "e:3:c"
+        assert server.connections == 2
+        ours.close()
+        theirs.close()
+
+
+async def test_coroutines_publish_side_by_side() -> None:
+    echo = answer_each(lambda words: text("e:1:" + words[4].decode()))
+    with ScriptedServer(*[[echo]] * 8) as server:
+        async with AsyncPublisher(redis_url(server)) as publisher:
+            receipts = await asyncio.gather(*[publisher.publish("news", number) for number in range(100)])
+            assert [receipt.position.tag for receipt in receipts if receipt.position] == list(map(str, range(100)))
+            assert len(await publisher.publish_many([Publication("news", 1), Publication("news", 2)])) == 2

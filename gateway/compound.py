@@ -1,0 +1,46 @@
+"""Compound: a message to one connection with payloads in it that were encoded, and checked, before. Pure.
+
+    compound = Compound()
+    compound.value = {"messages": [{"message": compound.enclose(payload)} for payload in payloads]}
+
+Rules:
+- Each payload is within the bounds of a message by itself; many together need not be, nor deeper down. So they are put
+  in as bytes, behind the checks of what is around them.
+"""
+
+import re
+import secrets
+
+from gateway.codec import Encoding, Json, decode_json, encode, encode_msgpack
+
+__all__ = ["Compound"]
+
+
+class Compound:
+    """A value with enclosed payloads. value: a JSON entity, with what `enclose` returned where the payloads stand."""
+
+    __slots__ = ("_mark", "_payloads", "value")
+
+    def __init__(self) -> None:
+        self.value: Json = None
+        self._mark = secrets.token_hex(16)  # 128 random bits: stands nowhere else
+        self._payloads: list[tuple[bytes, Json]] = []  # JSON, and decoded
+
+    def enclose(self, payload: bytes) -> str:
+        """Take a payload, JSON; returns what stands for it. Raises InvalidMessage: it is no strict JSON text."""
+        self._payloads.append((payload, decode_json(payload)))
+        return self._sign(len(self._payloads) - 1)
+
+    def encode(self, around: Json, encoding: Encoding) -> bytes:
+        """Encode a message that has `value` in it. Raises InvalidMessage: what is around the payloads is no JSON."""
+        sign, number = self._sign(0), b"0" * 8
+        before, _, after = encode(sign, encoding).rpartition(number)
+        pattern = re.compile(re.escape(before) + rb"(\d{8})" + re.escape(after))
+        return pattern.sub(lambda found: self._payload(int(found[1]), encoding), encode(around, encoding))
+
+    def _sign(self, number: int) -> str:
+        return f"{self._mark}{number:08d}"
+
+    def _payload(self, number: int, encoding: Encoding) -> bytes:
+        payload, value = self._payloads[number]
+        return payload if encoding is Encoding.JSON else encode_msgpack(value)

@@ -1,0 +1,121 @@
+"""Passes: pieces of bytes on their way to the connections of a channel, one piece after another. The hot path.
+
+Rules:
+- Passes run one after another, in the order in which they were lined up: nothing overtakes.
+- A pass over very many clients is cut into chunks, a loop tick each, so that the loop stays responsive
+  (5,000 writes block it for 65 ms). While passes are under way the broker is not read: its bytes wait in the
+  socket, and the next read brings more at once, which costs less per publication.
+- Who leaves meanwhile is not written to any more, and neither is who came, or came back, behind the pass.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+
+from gateway.connection import Connection
+from gateway.errors import CloseCode
+from gateway.frames import Dialect
+from gateway.hub import Groups
+
+__all__ = ["CHUNK", "Pass", "Passes", "Source"]
+
+CHUNK: Final = 1000  # writes per loop tick: 15 ms on a machine where one takes 15 us
+
+_log = structlog.get_logger("snorky.fanout")
+
+
+class Source(Protocol):
+    """What can be asked to wait while passes are under way: the broker."""
+
+    def pause(self) -> None:
+        """Stop reading."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+
+@dataclass(slots=True)
+class Pass:
+    """One piece of bytes on its way to connections of one group of a channel.
+
+    joined: the number of the last joining when it was lined up.
+    """
+
+    groups: Groups
+    dialect: Dialect
+    connections: tuple[Connection, ...]
+    data: bytes
+    joined: int
+    done: int = 0  # how many of the connections have been written to
+
+
+class Passes:
+    """Runs passes. on_done: called when all that were lined up are through."""
+
+    def __init__(self, source: Source, *, chunk: int, on_done: Callable[[], None]) -> None:
+        self._source = source
+        self._chunk = chunk
+        self._on_done = on_done
+        self._passes: deque[Pass] = deque()
+        self._next: asyncio.Handle | None = None  # there while passes are under way: then the source is paused
+        self.line_up = self._passes.append
+
+    @property
+    def is_idle(self) -> bool:
+        """True if nothing is lined up."""
+        return not self._passes
+
+    def run(self) -> None:
+        """Write what is lined up, or leave it to the ticks that are under way already."""
+        if self._next is None:
+            self._run()
+
+    def stop(self) -> None:
+        """Forget what is under way."""
+        self._passes.clear()
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+            self._source.resume()
+
+    def _run(self) -> None:
+        """Write up to a chunk; go on in the next tick if there is more."""
+        was_paused, self._next = self._next is not None, None
+        budget = self._chunk
+        passes = self._passes
+        while passes and budget > 0:
+            current = passes[0]
+            data = current.data
+            connections = current.connections
+            if was_paused or len(connections) > budget:
+                group, joined = current.groups.get(current.dialect, {}), current.joined
+                connections = connections[current.done : current.done + budget]
+                connections = tuple(each for each in connections if 0 < group.get(each, 0) <= joined)
+                current.done += budget
+            for connection in connections:
+                try:  # costs nothing where nothing is raised
+                    connection.write(data)
+                except Exception:  # one wire's fault must not keep the others waiting, now and for ever
+                    self._give_up(connection)
+            budget -= len(connections)
+            if not current.done or current.done >= len(current.connections):
+                passes.popleft()
+        if passes:
+            if not was_paused:
+                self._source.pause()
+            self._next = asyncio.get_running_loop().call_soon(self._run)
+            return
+        if was_paused:
+            self._source.resume()
+        self._on_done()
+
+    @staticmethod
+    def _give_up(connection: Connection) -> None:
+        _log.exception("write failed", connection=connection.id)
+        with suppress(Exception):  # its wire is broken
+            connection.close(CloseCode.INTERNAL_ERROR, "Internal error")

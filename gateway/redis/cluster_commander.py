@@ -1,0 +1,200 @@
+"""ClusterCommander: commands of any kind to a Redis Cluster, by one Commander for each shard.
+
+Rules:
+- A group's commands are done in their order. What is for one slot goes out together; where the slot changes, the
+  answers are awaited first: servers know no order between each other, and neither do slots that may move.
+- The first of a group goes out at once, so groups for one slot happen in the order they were given, while it stays.
+- What a server refuses because the slot is elsewhere was surely not done, and is sent again, until the deadline.
+- A command without keys goes to every shard; an error or an empty answer of any of them is the answer.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import groupby
+from typing import Any, Final
+
+import hiredis
+
+from gateway.errors import BrokerUnavailable
+from gateway.metrics import Metrics
+from gateway.redis.cluster import Cluster, Shard
+from gateway.redis.commander import Commander
+from gateway.redis.lanes import is_elsewhere
+from gateway.redis.slots import key_of, slot_of
+from gateway.redis.target import RedisTarget
+
+__all__ = ["AnyCommander", "ClusterCommander", "commander_of"]
+
+AGAIN_S: Final = 0.02  # as in `lanes`
+
+
+class ClusterCommander:
+    """Fulfils what Commander does. See there."""
+
+    is_sharded = True
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        role: str,
+        client_name: str,
+        metrics: Metrics,
+        timeout_s: float,
+        dial_timeout_s: float,
+    ) -> None:
+        self.on_up: Callable[[], None] | None = None
+        self._cluster = cluster
+        self._timeout_s = timeout_s
+        self._options: dict[str, Any] = {
+            "role": role,
+            "client_name": client_name,
+            "metrics": metrics,
+            "timeout_s": timeout_s,
+            "dial_timeout_s": dial_timeout_s,
+        }
+        self._commanders: dict[Shard, Commander] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_stopped = False
+
+    def start(self) -> None:
+        """Begin to connect. Call once, on the event loop that all else is called on."""
+        self._cluster.start(self._on_change)
+        self._on_change()
+
+    async def stop(self) -> None:
+        """End all connections; what is pending fails. Idempotent."""
+        self._is_stopped = True
+        await self._cluster.stop(self._on_change)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(commander.stop() for commander in self._commanders.values()))
+
+    def send(self, commands: Sequence[bytes], *, in_order: bool = True) -> "asyncio.Future[list[Any]]":
+        """See Commander.send. in_order: else slots do not wait for each other."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Any]] = loop.create_future()
+        if self._is_stopped:
+            _fail(future, "the directory is stopped")
+            return future
+        keys = [key_of(each) for each in commands]
+        slots = [None if key is None else slot_of(key) for key in keys]
+        segments = [(slot, [each for each, _ in group]) for slot, group in _by_slot(commands, slots)]
+        due = loop.time() + self._timeout_s
+        if in_order:
+            work = self._in_order(segments, self._try(*segments[0]), due)
+        else:
+            work = self._at_once([(slot, part, self._try(slot, part)) for slot, part in segments], due)
+        task = loop.create_task(self._finish(future, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return future
+
+    async def _in_order(
+        self, segments: Sequence[tuple[int | None, list[bytes]]], first: "_Trial", due: float
+    ) -> list[Any]:
+        """Get the answers of a group; its first segment is under way."""
+        answers: list[Any] = []
+        for at, (slot, commands) in enumerate(segments):
+            answers += await self._done(slot, commands, first if at == 0 else self._try(slot, commands), due)
+        return answers
+
+    async def _at_once(self, segments: Sequence[tuple[int | None, list[bytes], "_Trial"]], due: float) -> list[Any]:
+        """Get the answers of a group, all of which is under way."""
+        parts = await asyncio.gather(*(self._done(slot, part, trial, due) for slot, part, trial in segments))
+        return [answer for part in parts for answer in part]
+
+    async def _finish(self, future: "asyncio.Future[list[Any]]", work: Coroutine[Any, Any, list[Any]]) -> None:
+        try:
+            answers = await work
+        except BrokerUnavailable as error:
+            _fail(future, error.what)
+        except asyncio.CancelledError:
+            _fail(future, "the directory is stopped")
+            raise
+        if not future.done():
+            future.set_result(answers)
+
+    async def _done(self, slot: int | None, commands: list[bytes], trial: "_Trial", due: float) -> list[Any]:
+        """Get the answers of one segment, by as many trials as it takes. Raises BrokerUnavailable."""
+        loop = asyncio.get_running_loop()
+        answers: list[Any] = [None] * len(commands)
+        open_ = list(range(len(commands)))
+        while True:
+            if trial is not None:
+                for at, answer in zip(open_, await trial, strict=True):
+                    answers[at] = answer
+                open_ = [at for at in open_ if _is_elsewhere(answers[at])]
+                if not open_:
+                    return answers
+            self._cluster.hurry()
+            if loop.time() >= due:
+                raise BrokerUnavailable(f"no server took it within {self._timeout_s:g} s")
+            await asyncio.sleep(AGAIN_S)
+            trial = self._try(slot, [commands[at] for at in open_])
+
+    def _try(self, slot: int | None, commands: list[bytes]) -> "_Trial":
+        """Send commands to who has their slot; None = nobody has, as far as is known."""
+        if slot is None:
+            if not self._commanders:
+                return None
+            return asyncio.ensure_future(self._ask_all(commands))
+        shard = self._cluster.by_slot(slot)
+        commander = None if shard is None else self._commanders.get(shard)
+        return None if commander is None else commander.send(commands)
+
+    async def _ask_all(self, commands: list[bytes]) -> list[Any]:
+        per_shard = await asyncio.gather(*(each.send(commands) for each in self._commanders.values()))
+        answers = []
+        for found in zip(*per_shard, strict=True):
+            bad = [answer for answer in found if isinstance(answer, hiredis.ReplyError) or not answer]
+            answers.append(bad[0] if bad else found[0])
+        return answers
+
+    def _on_change(self) -> None:
+        for shard in self._cluster.shards:
+            if shard not in self._commanders:
+                commander = self._commanders[shard] = Commander(shard.target, **self._options)
+                commander.on_up = self._on_up
+                commander.start()
+        for shard in [each for each in self._commanders if each not in self._cluster.shards]:
+            task = asyncio.get_running_loop().create_task(self._commanders.pop(shard).stop())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _on_up(self) -> None:
+        if self.on_up is not None:
+            self.on_up()
+
+
+AnyCommander = Commander | ClusterCommander
+_Trial = asyncio.Future[list[Any]] | None  # None: nobody to be asked
+
+
+def commander_of(
+    target: RedisTarget, *, role: str, client_name: str, metrics: Metrics, timeout_s: float, dial_timeout_s: float
+) -> AnyCommander:
+    """Make what sends commands to a target, whatever it is. See Commander."""
+    options: dict[str, Any] = {
+        "role": role,
+        "client_name": client_name,
+        "metrics": metrics,
+        "timeout_s": timeout_s,
+        "dial_timeout_s": dial_timeout_s,
+    }
+    return Commander(target, **options) if target.cluster is None else ClusterCommander(target.cluster, **options)
+
+
+def _by_slot(commands: Sequence[bytes], slots: Sequence[int | None]) -> Any:
+    return groupby(zip(commands, slots, strict=True), key=lambda pair: pair[1])
+
+
+def _is_elsewhere(answer: object) -> bool:
+    return isinstance(answer, hiredis.ReplyError) and is_elsewhere(str(answer))
+
+
+def _fail(future: "asyncio.Future[list[Any]]", what: str) -> None:
+    if not future.done():
+        future.set_exception(BrokerUnavailable(what))
+        future.exception()  # read once: who ignores the future hears nothing of it later either

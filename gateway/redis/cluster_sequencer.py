@@ -1,0 +1,93 @@
+"""ClusterSequencer: publications that get a position, in a Redis Cluster: a Sequencer for each shard.
+
+A replica that takes over is the same shard: its Sequencer sends again what was not answered. When a slot moves, `lanes`
+keep the order.
+"""
+
+import asyncio
+from typing import Any
+
+from gateway.errors import BrokerUnavailable
+from gateway.history import History
+from gateway.publication import Position
+from gateway.redis.cluster import Cluster, Shard
+from gateway.redis.lanes import Lanes
+from gateway.redis.names import channel_name
+from gateway.redis.publisher import fail
+from gateway.redis.sequencer import Sequencer
+from gateway.redis.target import RedisTarget
+
+__all__ = ["AnySequencer", "ClusterSequencer", "sequencer_of"]
+
+
+class ClusterSequencer:
+    """Fulfils what Sequencer does. options: of each."""
+
+    def __init__(self, cluster: Cluster, *, prefix: str, publish_timeout_s: float, **options: Any) -> None:
+        self._cluster = cluster
+        self._prefix = prefix
+        self._options = {**options, "prefix": prefix, "publish_timeout_s": publish_timeout_s}
+        self._sequencers: dict[Shard, Sequencer] = {}
+        self._lanes = Lanes(cluster.hurry, timeout_s=publish_timeout_s)
+        self._ends: set[asyncio.Task[None]] = set()
+        self._is_stopped = False
+
+    def start(self) -> None:
+        """Begin to connect. Call once, on the event loop that all else is called on."""
+        self._cluster.start(self._on_change)
+        self._on_change()
+
+    async def stop(self) -> None:
+        """End all connections; what is pending fails. Idempotent."""
+        self._is_stopped = True
+        await self._cluster.stop(self._on_change)
+        await asyncio.gather(*(each.stop() for each in self._sequencers.values()), *self._ends)
+
+    def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
+        """See Sequencer.sequence."""
+        name = channel_name(self._prefix, key)
+
+        def send() -> "asyncio.Future[Any] | None":
+            sequencer = self._of(name)
+            return None if sequencer is None else sequencer.sequence(key, payload, history, once)
+
+        return self._send(name, send)
+
+    def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
+        """See Sequencer.publish_once."""
+        name = channel_name(self._prefix, key)
+
+        def send() -> "asyncio.Future[Any] | None":
+            sequencer = self._of(name)
+            return None if sequencer is None else sequencer.publish_once(key, payload, once)
+
+        return self._send(name, send)
+
+    def _send(self, name: bytes, send: Any) -> "asyncio.Future[Any]":
+        if self._is_stopped:
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            fail(future, BrokerUnavailable("the broker is stopped"))
+            return future
+        return self._lanes.send(name, self._cluster.shard_of(name), send)
+
+    def _of(self, name: bytes) -> Sequencer | None:
+        shard = self._cluster.shard_of(name)
+        return None if shard is None else self._sequencers.get(shard)
+
+    def _on_change(self) -> None:
+        for shard in self._cluster.shards:
+            if shard not in self._sequencers:
+                sequencer = self._sequencers[shard] = Sequencer(shard.target, is_sharded=True, **self._options)
+                sequencer.start()
+        for shard in [each for each in self._sequencers if each not in self._cluster.shards]:
+            end = asyncio.get_running_loop().create_task(self._sequencers.pop(shard).stop())
+            self._ends.add(end)
+            end.add_done_callback(self._ends.discard)
+
+
+AnySequencer = Sequencer | ClusterSequencer
+
+
+def sequencer_of(target: RedisTarget, **options: Any) -> AnySequencer:
+    """Make what publishes with positions to a target, whatever it is. options: of Sequencer."""
+    return Sequencer(target, **options) if target.cluster is None else ClusterSequencer(target.cluster, **options)

@@ -1,0 +1,69 @@
+-- The function snorky_publish: what `functions.py` puts behind the rules and the body of publish.lua.
+-- KEYS the channel, PREFIX:{SERVICE:NAME}    ARGV payload, JSON; perhaps an idempotency key
+-- Returns EPOCH:OFFSET:TAG, or '' where the channel's rule keeps nothing. What is grossly malformed is refused.
+-- A rule is size, ttl_ms and the literal parts of its pattern; times and sizes are text, as in ARGV of publish.lua.
+local NONE = {'0', '0'}
+local NAME_MAX_BYTES = 256
+local ONCE_MAX_BYTES = 255
+
+local function refuse(why)
+  return redis.error_reply('ERR snorky_publish: ' .. why)
+end
+
+-- As ChannelRule.matches of gateway/rules.py.
+local function matches(parts, name)
+  local first, count = parts[1], #parts
+  if count == 1 then
+    return name == first
+  end
+  local last = parts[count]
+  if #name < #first + #last or string.sub(name, 1, #first) ~= first or string.sub(name, #name - #last + 1) ~= last then
+    return false
+  end
+  local at, stop = #first + 1, #name - #last
+  for number = 2, count - 1 do
+    local from, to = string.find(name, parts[number], at, true)
+    if not from or to > stop then
+      return false
+    end
+    at = to + 1
+  end
+  return true
+end
+
+local function find(rules, name)
+  for _, rule in ipairs(rules or {}) do
+    if matches(rule[3], name) then
+      return rule
+    end
+  end
+  return NONE
+end
+
+redis.register_function('snorky_publish', function(keys, args)
+  local payload, once = args[1], args[2]
+  if #keys ~= 1 or #args < 1 or #args > 2 then
+    return refuse('takes one key, a payload, and perhaps an idempotency key')
+  end
+  local prefix, service, name = string.match(keys[1], '^([^{}]+):{([a-z0-9_-]+):(.*)}$')
+  if not prefix or #name > NAME_MAX_BYTES then
+    return refuse('the key must be PREFIX:{SERVICE:CHANNEL}')
+  end
+  local rules = RULES[prefix]
+  if not rules then
+    return refuse('no node with this prefix has been here')
+  end
+  if once and (once == '' or #once > ONCE_MAX_BYTES) then
+    return refuse('an idempotency key takes 1 to 255 bytes')
+  end
+  -- cjson lets NaN and other things through, which every node looks for; a byte 193 in front would be a header.
+  if string.byte(payload) == 193 or not pcall(cjson.decode, payload) then
+    return refuse('the payload is no JSON')
+  end
+  local rule, time = find(rules.services[service], name), redis.call('TIME')
+  -- The caller gives no entropy. SALT differs with each loading, TIME with each call.
+  local entropy = string.sub(redis.sha1hex(SALT .. time[1] .. ' ' .. time[2] .. keys[1] .. payload), 1, 32)
+  return publish(
+    {keys[1] .. ':position', keys[1] .. ':history', once and keys[1] .. ':once:given backend ' .. once or nil},
+    {keys[1], payload, entropy, rule[1], rule[2], KEEP_MS, ONCE_MS})
+end)

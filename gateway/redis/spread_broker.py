@@ -1,0 +1,52 @@
+"""SpreadBroker: the message broker of a node, by several independent Redis; each has its share of the channels."""
+
+import asyncio
+
+from gateway.broker import Listener
+from gateway.metrics import Metrics
+from gateway.redis.broker import RedisBroker
+from gateway.redis.spread import Spread
+
+__all__ = ["SpreadBroker"]
+
+
+class SpreadBroker:
+    """Fulfils `gateway.broker.Broker`. brokers: one for each Redis, of the same node.
+
+    A Redis that is away takes nothing but its own channels along; the node counts as deaf while any is.
+    """
+
+    def __init__(self, brokers: Spread[RedisBroker], *, metrics: Metrics) -> None:
+        self._brokers = brokers
+        metrics.redis_deaf.set_function(lambda: float(self.is_deaf))  # else the last one to change would tell for all
+
+    @property
+    def is_deaf(self) -> bool:
+        return any(broker.is_deaf for broker in self._brokers)
+
+    async def start(self, listener: Listener) -> None:
+        for broker in self._brokers:
+            await broker.start(listener)
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(broker.stop() for broker in self._brokers))
+
+    def publish(self, key: str, payload: bytes) -> "asyncio.Future[int]":
+        return self._brokers.of(key).publish(key, payload)
+
+    def is_subscribed(self, key: str) -> bool:
+        return self._brokers.of(key).is_subscribed(key)
+
+    async def subscribe(self, key: str) -> None:
+        await self._brokers.of(key).subscribe(key)
+
+    def unsubscribe(self, key: str) -> None:
+        self._brokers.of(key).unsubscribe(key)
+
+    def pause(self) -> None:
+        for broker in self._brokers:
+            broker.pause()
+
+    def resume(self) -> None:
+        for broker in self._brokers:
+            broker.resume()

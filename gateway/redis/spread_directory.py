@@ -1,0 +1,121 @@
+"""SpreadDirectory: the directory on several independent Redis. Each has the leases for what lies there.
+
+Rules:
+- A roster, the names of a service, a token lie in one Redis; a node has a lease, and so an incarnation, in each.
+- An incarnation begins with the tag of its Redis: so whoever has an Owner sends by the Redis that knows it.
+- A new token is drawn until it falls on a Redis that this node hears: with one away, others still give tokens out.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+from gateway.directory import Asserter, Entered, Member, Owner
+from gateway.redis.directory import RedisDirectory
+from gateway.redis.spread import Spread
+from gateway.redis.tokens import new_token
+
+__all__ = ["SpreadDirectory", "tag_of"]
+
+DRAWS_MAX = 100
+
+
+def tag_of(identity: str) -> str:
+    """Make the beginning of incarnations in one Redis: short, and no two alike among those of a deployment."""
+    return hashlib.blake2b(identity.encode(), digest_size=4).hexdigest() + "-"
+
+
+class _Share:
+    """An Asserter that knows only what lies in one Redis."""
+
+    def __init__(self, whole: Asserter, directory: RedisDirectory, spread: Spread[RedisDirectory]) -> None:
+        self._whole = whole
+        self._directory = directory
+        self._spread = spread
+        self.notice = whole.notice
+        self.on_lost_name = whole.on_lost_name
+        self.on_direct = whole.on_direct
+
+    def local_members(self) -> Iterable[tuple[str, Member]]:
+        return [each for each in self._whole.local_members() if self._spread.of(each[0]) is self._directory]
+
+    def local_names(self) -> Iterable[tuple[str, str, int, str | None]]:
+        return [each for each in self._whole.local_names() if self._spread.of(each[0]) is self._directory]
+
+
+class SpreadDirectory:
+    """Fulfils `gateway.directory.Directory`. directories: one for each Redis, of the same node, made with its tag."""
+
+    def __init__(self, directories: Spread[RedisDirectory]) -> None:
+        self._directories = directories
+        self._by_tag = {tag_of(identity): directory for identity, directory in directories.items()}
+
+    @property
+    def incarnation(self) -> str:
+        """This node's present one in the first Redis; see `of`."""
+        return self._directories.first.incarnation
+
+    def of(self, key: str) -> RedisDirectory:
+        """Find the directory that has a roster, or the names of a service."""
+        return self._directories.of(key)
+
+    async def start(self, asserter: Asserter) -> None:
+        for directory in self._directories:
+            await directory.start(_Share(asserter, directory, self._directories))
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(directory.stop() for directory in self._directories))
+
+    def is_sure(self, names: str) -> bool:
+        return self.of(names).is_sure(names)
+
+    async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
+        return await self.of(roster).enter(roster, serial, identity, entry=entry, data=data)
+
+    async def update(
+        self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None
+    ) -> bool:
+        return await self.of(roster).update(roster, serial, entry=entry, data=data, notice=notice)
+
+    async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:
+        return await self.of(roster).leave(roster, serial, entry=entry)
+
+    async def members(self, roster: str) -> list[Member]:
+        return await self.of(roster).members(roster)
+
+    async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
+        return await self.of(names).claim(names, name, serial, identity)
+
+    async def release(self, names: str, name: str, serial: int) -> bool:
+        return await self.of(names).release(names, name, serial)
+
+    async def find(self, names: str, name: str) -> Owner | None:
+        return await self.of(names).find(names, name)
+
+    async def list_names(self, names: str) -> list[str]:
+        return await self.of(names).list_names(names)
+
+    async def disowned(self, serial: int) -> None:
+        """See Directory; what lies in a Redis that is away is given back when it is there again."""
+        await asyncio.gather(*(directory.disowned(serial) for directory in self._directories))
+
+    async def send(self, owner: Owner, message: bytes) -> bool:
+        tag, dash, _ = owner.incarnation.partition("-")
+        # without a tag it may be of a node that knows of one Redis only: of the first, if one was made several
+        return await self._by_tag.get(tag + dash, self._directories.first).send(owner, message)
+
+    async def put_token(self, value: Any, ttl_s: float) -> str:
+        for _ in range(DRAWS_MAX):
+            token = new_token()
+            directory = self._directories.of(_token_key(token))
+            if directory.is_heard:
+                break
+        return await directory.put_token(value, ttl_s, token=token)
+
+    async def take_token(self, token: str) -> Any | None:
+        return await self._directories.of(_token_key(token)).take_token(token)
+
+
+def _token_key(token: str) -> str:
+    return f"token {token}"

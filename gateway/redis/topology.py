@@ -1,0 +1,86 @@
+"""Topology: all that a node has in Redis, put together for what `redis_url` names: one Redis, several, or a Cluster."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from gateway.broker import Broker
+from gateway.directory import Directory
+from gateway.history import Keeper
+from gateway.metrics import Metrics
+from gateway.redis.broker import RedisBroker
+from gateway.redis.cluster import Cluster
+from gateway.redis.cluster_broker import ClusterBroker
+from gateway.redis.directory import RedisDirectory
+from gateway.redis.heartbeat import Heartbeat
+from gateway.redis.history import RedisHistory
+from gateway.redis.names import nodes_key, revocations_key
+from gateway.redis.revocations import RedisRevocations
+from gateway.redis.spread import Spread, targets_of
+from gateway.redis.spread_broker import SpreadBroker
+from gateway.redis.spread_directory import SpreadDirectory, tag_of
+from gateway.redis.spread_history import SpreadHistory
+from gateway.redis.spread_revocations import SpreadRevocations
+from gateway.redis.target import RedisTarget
+from gateway.revocation import Revocations
+
+__all__ = ["Topology"]
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """The parts of one node, not started. Made by `of`."""
+
+    broker: Broker
+    directory: Directory
+    keeper: Keeper
+    targets: Spread[RedisTarget]
+    prefix: str
+    node_id: str
+
+    @classmethod
+    def of(cls, redis_url: str, *, prefix: str, node_id: str, metrics: Metrics) -> Self:
+        """Make them. redis_url: as Settings has it. Raises ConfigurationError."""
+        targets = targets_of(redis_url)
+        if targets.first.cluster is not None:
+            return cls._of_cluster(targets, targets.first.cluster, prefix=prefix, node_id=node_id, metrics=metrics)
+        is_several = len(targets) > 1
+
+        def broker_of(_: str, target: RedisTarget) -> RedisBroker:
+            return RedisBroker(target, prefix=prefix, node_id=node_id, metrics=metrics)
+
+        def directory_of(identity: str, target: RedisTarget) -> RedisDirectory:
+            tag = tag_of(identity) if is_several else ""
+            broker = brokers.at(identity)
+            return RedisDirectory(target, prefix=prefix, node_id=node_id, broker=broker, metrics=metrics, tag=tag)
+
+        def keeper_of(_: str, target: RedisTarget) -> RedisHistory:
+            return RedisHistory(target, prefix=prefix, node_id=node_id, metrics=metrics)
+
+        brokers = targets.map(broker_of)
+        directories, keepers = targets.map(directory_of), targets.map(keeper_of)
+        if is_several:
+            parts = SpreadBroker(brokers, metrics=metrics), SpreadDirectory(directories), SpreadHistory(keepers)
+            return cls(*parts, targets, prefix, node_id)
+        return cls(brokers.first, directories.first, keepers.first, targets, prefix, node_id)
+
+    @classmethod
+    def _of_cluster(
+        cls, targets: Spread[RedisTarget], cluster: Cluster, *, prefix: str, node_id: str, metrics: Metrics
+    ) -> Self:
+        target = targets.first
+        broker = ClusterBroker(cluster, prefix=prefix, node_id=node_id, metrics=metrics)
+        directory = RedisDirectory(target, prefix=prefix, node_id=node_id, broker=broker, metrics=metrics)
+        keeper = RedisHistory(target, prefix=prefix, node_id=node_id, metrics=metrics)
+        return cls(broker, directory, keeper, targets, prefix, node_id)
+
+    def revocations(self, *, keep_s: float) -> Revocations:
+        """Make the list of what is revoked. keep_s: as long as a token can be valid."""
+        key = revocations_key(self.prefix)
+        lists = [RedisRevocations(target.of(key), prefix=self.prefix, keep_s=keep_s) for target in self.targets]
+        return lists[0] if len(lists) == 1 else SpreadRevocations(lists)
+
+    def heartbeats(self, state: Callable[[], Mapping[str, object]]) -> Sequence[Heartbeat]:
+        """Make what tells others of the node, one for each Redis. state: see Heartbeat."""
+        targets = [target.of(nodes_key(self.prefix)) for target in self.targets]
+        return [Heartbeat(target, prefix=self.prefix, node_id=self.node_id, state=state) for target in targets]

@@ -1,0 +1,161 @@
+"""Rules: what a service does with its channels, by patterns of their names. Pure.
+
+    [[services.pubsub.channels]]         Rules.read([{"match": "chat:*", "history": 1000}])
+    match = "chat:*"
+    history = 1000
+
+Rules:
+- The first rule whose pattern matches counts, alone; a channel that none matches has a rule of defaults only.
+- A pattern is compared with the channel's name as `codec.channel_name` makes it. `*` stands for any run of characters,
+  also none; nothing else is special. Matching takes time in the length of the name only: clients choose names.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from gateway.errors import ConfigurationError
+
+__all__ = ["ChannelRule", "Rules", "digest_of"]
+
+Match = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"\A[^\x00-\x1f]+\Z")]
+Size = Annotated[int, Meta(ge=0, le=1_000_000)]
+Seconds = Annotated[float, Meta(gt=0, le=2_592_000)]
+
+
+class ChannelRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is done with the channels whose names match."""
+
+    match: Match
+    history: Size = 0  # publications that are kept; 0: none
+    history_ttl_s: Seconds = 300.0
+    recovery: bool = True  # who comes back with a position gets what it missed
+    presence: bool = False  # clients may ask who subscribes
+    notices: bool = False  # and are told who comes and goes
+    client_publish: bool = True  # clients may publish; the backend always may
+
+    @property
+    def parts(self) -> list[str]:
+        """The pattern's literal parts: what stands between the asterisks."""
+        return self.match.split("*")
+
+    @property
+    def is_recoverable(self) -> bool:
+        """True if clients can recover on such a channel."""
+        return self.history > 0 and self.recovery
+
+    def matches(self, name: str) -> bool:
+        """Tell if this rule is for a channel. name: by `codec.channel_name`."""
+        first, *middle = self.parts
+        if not middle:
+            return name == first
+        last = middle.pop()
+        if len(name) < len(first) + len(last) or not (name.startswith(first) and name.endswith(last)):
+            return False
+        at, end = len(first), len(name) - len(last)
+        for part in middle:
+            at = name.find(part, at, end)
+            if at < 0:
+                return False
+            at += len(part)
+        return True
+
+    def problems(self) -> list[str]:
+        """Say what contradicts itself."""
+        found = []
+        if self.notices and not self.presence:
+            found.append("notices = true tells who comes and goes: write presence = true beside it")
+        if self.history_ttl_s != _DEFAULT.history_ttl_s and not self.history:
+            found.append("history_ttl_s means nothing without history: write history = 1000, or leave it out")
+        return found
+
+
+_DEFAULT = ChannelRule("*")
+_EXAMPLES = {"match": '"chat:*"', "history": "1000", "history_ttl_s": "300"}  # of all others: true
+
+
+class Rules:
+    """The rules of one service, in their order. Empty: all channels have the defaults."""
+
+    __slots__ = ("_rules",)
+
+    def __init__(self, rules: Iterable[ChannelRule] = ()) -> None:
+        self._rules = tuple(rules)
+
+    @classmethod
+    def read(cls, written: object) -> "Rules":
+        """Take what settings or a program give: tables or rules, in a list. Raises ConfigurationError: all problems."""
+        if isinstance(written, Rules):
+            return written
+        if not isinstance(written, list | tuple):
+            raise ConfigurationError(
+                f"channels must be a list of tables: write [[channels]] with match = {_EXAMPLES['match']}"
+            )
+        rules, problems = [], []
+        for number, each in enumerate(written, 1):
+            try:
+                rule = each if isinstance(each, ChannelRule) else _read(each)
+                found = rule.problems()
+            except ValueError as error:
+                found = [str(error)]
+            else:
+                rules.append(rule)
+            problems += [f"channels, rule {number}: {problem}" for problem in found]
+        for number, rule in enumerate(rules[:-1], 1):
+            if rule.match == "*":
+                problems.append(
+                    f"channels, rule {number}: matches everything, so those behind it never count: put it last"
+                )
+        if problems:
+            raise ConfigurationError("; ".join(problems))
+        return cls(rules)
+
+    def __iter__(self) -> Iterator[ChannelRule]:
+        return iter(self._rules)
+
+    def __len__(self) -> int:
+        return len(self._rules)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rules) and other._rules == self._rules
+
+    def __hash__(self) -> int:
+        return hash(self._rules)
+
+    def find(self, name: str) -> ChannelRule:
+        """Find the rule for a channel. name: by `codec.channel_name`."""
+        for rule in self._rules:
+            if rule.matches(name):
+                return rule
+        return _DEFAULT
+
+
+def digest_of(rules: Mapping[str, Rules]) -> str:
+    """Make the version of rules: equal for equal ones, 16 characters. rules: by the names of their services."""
+    written = {service: msgspec.to_builtins(list(each)) for service, each in rules.items() if each}
+    return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read(written: Any) -> ChannelRule:
+    """Make a rule of a table. Raises ValueError: what is wrong, and what to write."""
+    if not isinstance(written, Mapping):
+        raise ValueError(f"must be a table: match = {_EXAMPLES['match']}")
+    known = ChannelRule.__struct_fields__
+    for key in written:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise ValueError(f"unknown key {key!r:.60}; {hint}")
+    if "match" not in written:
+        raise ValueError(f"needs match = {_EXAMPLES['match']}")
+    try:
+        return msgspec.convert(dict(written), ChannelRule)
+    except msgspec.ValidationError as error:  # "Expected `int`, got `str` - at `$.history`"
+        text, _, place = str(error).partition(" - at ")
+        key = place.strip("`").removeprefix("$.")
+        raise ValueError(f"{key}: {text[:1].lower()}{text[1:]}; write {key} = {_EXAMPLES.get(key, 'true')}") from None

@@ -1,0 +1,32 @@
+"""PubSubBackend: the backend publishes to the channels of a PubSubService, whatever clients may."""
+
+from collections.abc import Awaitable
+from typing import Any
+
+from services.pubsub.parameters import once_of
+from services.pubsub.service import PubSubService
+from services.rpc import Request, RPCService, acknowledged, rpc_command
+
+__all__ = ["PubSubBackend"]
+
+
+class PubSubBackend(RPCService):
+    """Lets the backend publish, always. frontend: the name of the PubSubService whose clients hear it.
+
+    That service's rules hold; where it is not on the same node nothing is known of rules, and nothing is kept.
+    """
+
+    def __init__(self, name: str = "pubsub_backend", frontend: str | PubSubService = "pubsub") -> None:
+        super().__init__(name)
+        self._frontend = frontend if isinstance(frontend, str) else frontend.name
+
+    @rpc_command
+    def publish(self, request: Request, channel: Any, message: Any, key: Any = None) -> Awaitable[None]:
+        """Publish a message; answered when Redis has it. key: published once under it, in some minutes."""
+        once = once_of(key)
+        service = self.cluster.find_service(self._frontend)
+        if isinstance(service, PubSubService):
+            return service.publish_from_backend(channel, message, once)
+        if once is not None:
+            return acknowledged(self.cluster.publish_once(self._frontend, channel, message, once))
+        return acknowledged(self.cluster.publish(self._frontend, channel, message))

@@ -1,0 +1,304 @@
+"""The library `snorky` in Redis: what one FCALL of any client does, and how nodes keep it loaded."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.exceptions import ResponseError
+from structlog.testing import capture_logs
+
+from gateway.history import History
+from gateway.metrics import Metrics
+from gateway.publication import Position, read_publication
+from gateway.redis import RedisTarget
+from gateway.redis.commander import Commander
+from gateway.redis.functions import Functions, digests_in, merge
+from gateway.redis.history import RedisHistory
+from gateway.redis.scripting import Scripts
+from gateway.rules import ChannelRule, Rules, digest_of
+from tests.support.brokers import PREFIX, open_broker
+from tests.support.redis_servers import REAL_KINDS, FakeRedisServer, RedisServer, start_server
+
+RULES = Rules([ChannelRule("kept:*", history=100), ChannelRule("*:few*x", history=2), ChannelRule("bare*")])
+HISTORY = History(300.0, 100)
+NAME = f"{PREFIX}:{{pubsub:kept:a}}"
+
+
+@pytest.fixture(params=REAL_KINDS)
+async def redis(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RedisServer]:
+    async with RedisServer(request.param, tmp_path) as server:
+        yield server
+
+
+@asynccontextmanager
+async def keeper_of(
+    server: RedisServer | FakeRedisServer, rules: Rules = RULES, prefix: str = PREFIX
+) -> AsyncIterator[RedisHistory]:
+    """Run what a node keeps history with; enters when the functions are loaded, where there are any."""
+    keeper = RedisHistory(RedisTarget.from_url(server.url), prefix=prefix, node_id="node-1", metrics=Metrics())
+    keeper.set_rules("pubsub", rules)
+    keeper.set_rules("chat", Rules())
+    await keeper.start()
+    try:
+        yield keeper
+    finally:
+        await keeper.stop()
+
+
+@asynccontextmanager
+async def functions_of(
+    server: RedisServer, rules: Mapping[str, Rules], prefix: str = PREFIX, **options: Any
+) -> AsyncIterator[Functions]:
+    """Run the functions of a node; nothing is loaded until `ensure` or the next look."""
+    commander = Commander(
+        RedisTarget.from_url(server.url),
+        role="history",
+        client_name="test",
+        metrics=Metrics(),
+        timeout_s=5.0,
+        dial_timeout_s=2.0,
+    )
+    functions = Functions(commander, Scripts(commander), prefix=prefix, **options)
+    for service, each in rules.items():
+        functions.set_rules(service, each)
+    commander.start()
+    try:
+        yield functions
+    finally:
+        await functions.stop()
+        await commander.stop()
+
+
+async def until_loaded(client: Any, prefix: str = PREFIX) -> str:
+    """Wait until a prefix's rules are in Redis; returns the library."""
+    async with asyncio.timeout(5.0):
+        while prefix not in digests_in(library := await library_of(client)):  # noqa: ASYNC110 - another task loads
+            await asyncio.sleep(0.01)
+    return library
+
+
+async def library_of(client: Any) -> str:
+    found = await client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", "snorky", "WITHCODE")
+    if not found:
+        return ""
+    fields = found[0] if isinstance(found[0], list) else [part for pair in found[0].items() for part in pair]
+    named = {bytes(name): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
+    return bytes(named[b"library_code"]).decode()
+
+
+async def fcall(client: Any, name: str | bytes, *arguments: str | bytes) -> str:
+    return str((await client.execute_command("FCALL", "snorky_publish", 1, name, *arguments)).decode())
+
+
+async def test_one_fcall_keeps_and_publishes_as_a_node_does(redis: RedisServer) -> None:
+    client = redis.client()
+    async with open_broker(redis.url) as (broker, recorder), keeper_of(redis) as keeper:
+        await until_loaded(client)
+        begun = await keeper.position("pubsub:kept:a")
+        await broker.subscribe("pubsub:kept:a")
+        first = Position.parse(await fcall(client, NAME, '{"any":"JSON"}'))
+        second = await keeper.publish("pubsub:kept:a", b"2", HISTORY)
+        third = Position.parse(await fcall(client, NAME, "3"))
+        assert [first.offset, second.offset, third.offset] == [1, 2, 3]
+        await recorder.until(lambda: len(recorder.of("pubsub:kept:a")) == 3)
+        heard = [read_publication(data) for data in recorder.of("pubsub:kept:a")]
+        assert heard == await keeper.read("pubsub:kept:a", begun)
+        assert [each.payload for each in heard] == [b'{"any":"JSON"}', b"2", b"3"]
+        assert await client.pttl(NAME + ":history") > 290_000
+    await client.aclose()
+
+
+async def test_a_key_is_taken_once_for_all_who_publish_without_an_identity(redis: RedisServer) -> None:
+    client = redis.client()
+    async with keeper_of(redis) as keeper:
+        await until_loaded(client)
+        first = await fcall(client, NAME, "1", "order 7")
+        assert await fcall(client, NAME, "1", "order 7") == first
+        assert str(await keeper.publish("pubsub:kept:a", b"1", HISTORY, once="backend order 7")) == first
+        assert Position.parse(await fcall(client, NAME, "1", "order 8")).offset == 2
+        assert await client.xlen(NAME + ":history") == 2
+    await client.aclose()
+
+
+async def test_the_first_rule_that_matches_says_what_is_kept(redis: RedisServer) -> None:
+    client = redis.client()
+    expected = {"kept:": 4, "kept:few-x": 4, "a:few--x": 2, "a:fewx": 2, "a:few": 0, "bare": 0, "other": 0, "": 0}
+    async with keeper_of(redis):
+        await until_loaded(client)
+        for name, kept in expected.items():
+            key = f"{PREFIX}:{{pubsub:{name}}}"
+            replies = [await fcall(client, key, str(number)) for number in range(4)]
+            assert await client.xlen(f"{key}:history") == kept, name
+            assert all(bool(reply) is bool(kept) for reply in replies), name
+    await client.aclose()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_rules_match_in_redis_as_they_do_in_a_node(redis: RedisServer, seed: int) -> None:
+    chance = random.Random(seed)
+    patterns = ["".join(chance.choices("ab*é", k=chance.randint(1, 5))) for _ in range(12)]
+    rules = Rules([ChannelRule(pattern, history=number + 1) for number, pattern in enumerate(patterns)])
+    client = redis.client()
+    async with keeper_of(redis, rules):
+        await until_loaded(client)
+        for number in range(80):
+            name = "".join(chance.choices("abé{}\n\0%.", weights=[9, 9, 5, 1, 1, 1, 1, 1, 1], k=number % 6))
+            key = f"{PREFIX}:{{pubsub:{name}}}"
+            history = rules.find(name).history
+            for _ in range(history + 2):
+                await fcall(client, key, "1")
+            assert await client.xlen(f"{key}:history") == history, (patterns, name)
+    await client.aclose()
+
+
+async def test_without_a_history_it_is_heard_as_any_publication_and_once_under_a_key(redis: RedisServer) -> None:
+    client = redis.client()
+    async with open_broker(redis.url) as (broker, recorder), keeper_of(redis):
+        await until_loaded(client)
+        await broker.subscribe("pubsub:bare")
+        name = f"{PREFIX}:{{pubsub:bare}}"
+        assert [
+            await fcall(client, name, payload, *once) for payload, *once in (["1"], ["2", "3"], ["2", "3"], ["4"])
+        ] == [""] * 4
+        await recorder.until(lambda: b"4" in recorder.of("pubsub:bare"))
+        assert recorder.of("pubsub:bare") == [b"1", b"2", b"4"]
+        assert [key for key in await client.keys("*") if b":once:" not in key and b"nodes" not in key] == []
+    await client.aclose()
+
+
+REFUSED: list[tuple[str | bytes, list[str | bytes], str]] = [
+    (NAME, ["not JSON"], "no JSON"),
+    (NAME, [""], "no JSON"),
+    (NAME, ["{"], "no JSON"),
+    (NAME, ["1 2"], "no JSON"),
+    (NAME, ["[" * 5000 + "]" * 5000], "no JSON"),
+    (NAME, [b"\xc11 e:1:t t j\n1"], "no JSON"),
+    (NAME, ["1", ""], "1 to 255 bytes"),
+    (NAME, ["1", "k" * 256], "1 to 255 bytes"),
+    (NAME, ["1", "2", "3"], "takes one key"),
+    (NAME, [], "takes one key"),
+    ("pubsub:kept:a", ["1"], "PREFIX:{SERVICE:CHANNEL}"),
+    (f"{PREFIX}:{{pubsub:kept:a", ["1"], "PREFIX:{SERVICE:CHANNEL}"),
+    (f"{PREFIX}:{{pubsub}}", ["1"], "PREFIX:{SERVICE:CHANNEL}"),
+    (f"{PREFIX}:{{Pub Sub:a}}", ["1"], "PREFIX:{SERVICE:CHANNEL}"),
+    (f"{PREFIX}:{{pubsub:{'x' * 257}}}", ["1"], "PREFIX:{SERVICE:CHANNEL}"),
+    ("other:{pubsub:kept:a}", ["1"], "no node with this prefix"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "why"), REFUSED)
+async def test_what_is_grossly_malformed_is_refused_and_leaves_nothing(
+    tmp_path: Path, name: str | bytes, arguments: list[str | bytes], why: str
+) -> None:
+    async with RedisServer("redis", tmp_path) as server, keeper_of(server):
+        client = server.client()
+        await until_loaded(client)
+        with pytest.raises(ResponseError, match="snorky_publish: .*" + why):
+            await fcall(client, name, *arguments)
+        assert await client.keys("*pubsub*") == []
+        await client.aclose()
+
+
+async def test_out_of_memory_refuses_before_anything_is_stored(redis: RedisServer) -> None:
+    client = redis.client()
+    async with keeper_of(redis):
+        await until_loaded(client)
+        first = Position.parse(await fcall(client, NAME, "1"))
+        await client.config_set("maxmemory", "1")
+        with pytest.raises(ResponseError, match="maxmemory"):
+            await fcall(client, NAME, "2", "key")
+        await client.config_set("maxmemory", "0")
+        assert Position.parse(await fcall(client, NAME, "2", "key")).offset == first.offset + 1
+    await client.aclose()
+
+
+async def test_epochs_and_tags_are_others_after_every_start_of_the_server(redis: RedisServer) -> None:
+    epochs, tags = set(), set()
+    async with keeper_of(redis):
+        for _ in range(4):
+            client = redis.client()
+            await until_loaded(client)
+            positions = [Position.parse(await fcall(client, NAME, "1")) for _ in range(3)]
+            epochs |= {position.epoch for position in positions}
+            tags |= {position.tag for position in positions}
+            await client.aclose()
+            await redis.restart()
+    assert (len(epochs), len(tags)) == (4, 12)
+
+
+async def test_two_prefixes_share_one_redis_each_with_its_rules(redis: RedisServer) -> None:
+    client = redis.client()
+    async with keeper_of(redis), keeper_of(redis, Rules([ChannelRule("*", history=1)]), "other.one"):
+        await until_loaded(client)
+        await until_loaded(client, "other.one")
+        for _ in range(3):
+            await fcall(client, NAME, "1")
+            await fcall(client, "other.one:{pubsub:kept:a}", "1")
+            assert await fcall(client, f"{PREFIX}:{{pubsub:x}}", "1") == ""
+            assert await fcall(client, "other.one:{pubsub:x}", "1") != ""
+        assert await client.xlen(NAME + ":history") == 3
+        assert await client.xlen("other.one:{pubsub:kept:a}:history") == 1
+    await client.aclose()
+
+
+async def test_a_start_replaces_rules_that_differ_and_a_look_only_what_is_missing(redis: RedisServer) -> None:
+    client = redis.client()
+    old, new = {"pubsub": RULES}, {"pubsub": Rules([ChannelRule("*", history=1)])}
+    async with functions_of(redis, old) as older, functions_of(redis, new) as newer:
+        await older.ensure()
+        assert digests_in(await library_of(client)) == {PREFIX: digest_of(old)}
+        await newer.ensure()
+        assert digests_in(await library_of(client)) == {PREFIX: digest_of(new)}
+        await older.ensure()  # its first was long ago: it does not fight
+        assert digests_in(await library_of(client)) == {PREFIX: digest_of(new)}
+        await client.execute_command("FUNCTION", "FLUSH")
+        await older.ensure()
+        assert digests_in(await library_of(client)) == {PREFIX: digest_of(old)}
+    await client.aclose()
+
+
+async def test_what_is_there_already_is_not_loaded_again(redis: RedisServer) -> None:
+    client = redis.client()
+    rules = {"pubsub": RULES, "chat": Rules()}
+    async with functions_of(redis, rules) as one, functions_of(redis, {"pubsub": RULES}) as other:
+        await one.ensure()
+        before = await library_of(client)
+        await one.ensure()
+        await other.ensure()
+        assert await library_of(client) == before  # its salt tells one loading from the next
+    await client.aclose()
+
+
+async def test_a_line_that_another_prefix_overwrote_is_put_in_again(redis: RedisServer) -> None:
+    client = redis.client()
+    async with functions_of(redis, {"pubsub": RULES}, look_s=0.05) as functions:
+        functions.start()
+        await until_loaded(client)
+        await client.execute_command("FUNCTION", "LOAD", "REPLACE", merge(None, "other", {"pubsub": RULES}))
+        assert digests_in(await until_loaded(client)).keys() == {PREFIX, "other"}
+    await client.aclose()
+
+
+async def test_a_library_of_a_later_format_is_left_alone(redis: RedisServer) -> None:
+    client = redis.client()
+    later = merge(None, "other", {"pubsub": RULES}).replace("-- format 1\n", "-- format 2\n")
+    await client.execute_command("FUNCTION", "LOAD", later)
+    async with functions_of(redis, {"pubsub": RULES}) as functions:
+        with pytest.raises(ValueError, match="later version"):
+            await functions.ensure()
+    assert await library_of(client) == later
+    await client.aclose()
+
+
+async def test_a_server_without_functions_is_told_once_and_served_all_the_same(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        async with start_server("fakeredis", tmp_path) as server, keeper_of(server) as keeper:
+            for number in range(5):
+                assert (await keeper.publish("pubsub:kept:a", b"1", HISTORY)).offset == number + 1
+                assert (await keeper.position("pubsub:kept:a")).offset == number + 1
+    assert [log["event"] for log in logs].count("snorky_publish is not loaded") == 1
+    assert [log["role"] for log in logs if log["event"] == "redis connection lost"] == ["sequencer"]  # of the shebang

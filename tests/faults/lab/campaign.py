@@ -1,0 +1,101 @@
+"""Runs rows in one lab: injects each fault under load, waits until all is well, judges the stretch."""
+
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.faults.lab.checker import count_resyncs
+from tests.faults.lab.faults import ALL
+from tests.faults.lab.figures import delays, healed_after_s
+from tests.faults.lab.lab import Lab, running_lab
+from tests.faults.lab.plan import Plan
+from tests.faults.lab.trial import Fault, Outcome, Trial
+from tests.faults.lab.visitors import PROBE
+
+__all__ = ["run_fault", "run_faults"]
+
+BEFORE_S = 1.0  # of load ahead of the fault
+AFTER_S = 1.5  # and behind it, when all is well again
+WHOLE_WITHIN_S = 30.0
+
+
+async def run_faults(plan: Plan, keys: Sequence[str]) -> list[Outcome]:
+    """Run rows one after another, those of one topology in one lab; tells each on stderr as it ends."""
+    faults = [ALL[key] for key in keys if plan.history or not ALL[key].needs_history]
+    outcomes = []
+    for topology in dict.fromkeys(fault.topology for fault in faults):
+        with tempfile.TemporaryDirectory(prefix="lab-") as directory:
+            async with running_lab(plan, Path(directory), topology) as lab:
+                for fault in (fault for fault in faults if fault.topology == topology):
+                    outcomes.append(await run_fault(lab, fault))
+                    state = "BROKEN" if outcomes[-1].broken else "kept"
+                    print(f"{fault.key}: {state} after {outcomes[-1].took_s:.1f} s", file=sys.stderr, flush=True)
+    return outcomes
+
+
+async def run_fault(lab: Lab, fault: Fault) -> Outcome:
+    """Run one row; never raises for a promise that is broken, only for a lab that is."""
+    outcome = Outcome(fault)
+    trial = Trial(lab, outcome)
+    began_s = time.monotonic()
+    lab.mark()
+    lab.load.resume()
+    await asyncio.sleep(BEFORE_S)
+    try:
+        await fault.inject(trial)
+        await lab.whole(WHOLE_WITHIN_S)
+    except (AssertionError, TimeoutError) as error:
+        outcome.broken.append(f"not whole again: {error!r}"[:2000])
+        lab.write_logs(fault.key)
+    await asyncio.sleep(AFTER_S)
+    try:
+        is_settled = await lab.settle()
+    except TimeoutError:
+        is_settled = False
+    if not is_settled:
+        outcome.broken.append("the last messages did not reach everybody")
+    verdict, acked = await lab.judge(allows_repeats=fault.allows_repeats, may_vanish=fault.may_vanish)
+    outcome.verdict = verdict
+    outcome.delays = delays(acked, lab.crowd.journals)
+    outcome.healed_s = healed_after_s(acked, lab.crowd.journals, trial.ended_s)
+    outcome.took_s = time.monotonic() - began_s
+    _hold(trial)
+    return outcome
+
+
+def _hold(trial: Trial) -> None:
+    """Hold what every row promises."""
+    outcome, lab = trial.outcome, trial.lab
+    fault, verdict = outcome.fault, outcome.verdict
+    silent_loss = verdict.lost if lab.plan.history else 0  # without history at most once is what was promised
+    trial.expect(not silent_loss, f"{verdict.lost} silently lost")
+    trial.expect(not verdict.duplicated, f"{verdict.duplicated} duplicated")
+    trial.expect(not verdict.out_of_order, f"{verdict.out_of_order} out of order")
+    trial.expect(not verdict.holes, f"{verdict.holes} silent holes")
+    trial.expect(outcome.verdict.acked > 0, "nothing was published")
+    if not fault.disconnects:
+        trial.expect(not verdict.disconnects, f"{verdict.disconnects} subscriptions ended with their connection")
+    most = max((count_resyncs(journal) for journal in lab.crowd.journals), default=0)
+    trial.expect(most <= fault.resyncs_max, f"a subscription was resynced {most} times, promised {fault.resyncs_max}")
+    longest_s = outcome.delays.max_s
+    trial.expect(longest_s <= fault.delay_max_s, f"a message took {longest_s:.1f} s, promised {fault.delay_max_s:g} s")
+    trial.expect(
+        outcome.healed_s <= fault.healed_within_s,
+        f"healed after {outcome.healed_s:.1f} s, promised {fault.healed_within_s:g} s",
+    )
+    false_lefts = _false_lefts(trial)
+    trial.expect(not false_lefts, f"{false_lefts} false `left`s")
+
+
+def _false_lefts(trial: Trial) -> int:
+    """Count who was said to have left while its connection lived."""
+    dropped = {member.identity for member in trial.lab.crowd.residents if member.drops}
+    expected = {PROBE} | dropped | trial.expected_lefts.keys()
+    return sum(
+        notice.status == "left" and notice.identity not in expected
+        for member in trial.lab.crowd.residents
+        for notice in member.notices
+    )

@@ -1,0 +1,120 @@
+"""Clients that stop reading, and clients whose line went dead."""
+
+import asyncio
+import json
+import time
+
+from tests.faults.lab.lab import Lab
+from tests.faults.lab.plan import PREFIX
+from tests.faults.lab.trial import Fault, Trial
+from tests.faults.lab.visitors import pick
+from tests.support.nodes import NodeProcess
+from tests.support.proxy import FaultProxy
+from tests.support.raw_ws import TEXT, RawClient, frame
+from tests.support.tools import eventually
+
+__all__ = ["CLIENT_FAULTS"]
+
+SLOW_SHARE = 0.1
+FAT_BYTES = 32 * 1024
+FAT_CHANNEL = "fat"  # without history: only the slow ones hear it
+CLOSED_WITHIN_S = 15.0
+SLOW_MAX_BYTES = 2 << 20
+RETURNED_WITHIN_S = 2.0
+GONE_WITHIN_S = 25.0
+
+
+def rss_bytes(node: NodeProcess) -> int:
+    """Tell how much memory a process has resident."""
+    with open(f"/proc/{node.pid}/statm") as statm:
+        return int(statm.read().split()[1]) * 4096
+
+
+async def stop_reading(trial: Trial) -> None:
+    """A tenth of the clients stops reading a busy channel: they are closed, and nobody else notices."""
+    lab = trial.lab
+    index = pick(lab)
+    node = lab.nodes[index]
+    count = max(5, int(lab.plan.clients * SLOW_SHARE))
+    slow = [await RawClient.open("127.0.0.1", node.public_port, receive_buffer_bytes=4096) for _ in range(count)]
+    try:
+        for client in slow:
+            await client.handshake()
+            await client.call("subscribe", channel=FAT_CHANNEL)
+        idle = rss_bytes(node)
+        assert lab.redis is not None
+        redis = lab.redis.client()
+        fat = json.dumps({"n": 0, "fat": "x" * FAT_BYTES})
+        peak = idle
+        began_s = time.monotonic()
+
+        async def all_closed() -> bool:
+            nonlocal peak
+            await redis.publish(f"{PREFIX}:{{pubsub:{FAT_CHANNEL}}}", fat)
+            peak = max(peak, rss_bytes(node))
+            return await node.metric("snorky_slow_consumers_closed_total") - slow_before >= count
+
+        slow_before = await node.metric("snorky_slow_consumers_closed_total")
+        try:
+            await eventually(all_closed, within_s=CLOSED_WITHIN_S + 15, what=f"{count} slow clients are closed")
+        finally:
+            await redis.aclose()
+        trial.expect_within(time.monotonic() - began_s, CLOSED_WITHIN_S, f"{count} slow ones closed after")
+        trial.ended()
+        await asyncio.sleep(RETURNED_WITHIN_S)
+        each = (peak - idle) / count
+        kept = (rss_bytes(node) - idle) / count
+        trial.figure(
+            f"{each / 1024:.0f} KiB each at the peak, {kept / 1024:.0f} KiB each {RETURNED_WITHIN_S:g} s later"
+        )
+        trial.expect(each <= SLOW_MAX_BYTES, f"{each / 1024:.0f} KiB each, promised {SLOW_MAX_BYTES >> 10}")
+    finally:
+        for client in slow:
+            client.close()
+
+
+async def vanish(trial: Trial) -> None:
+    """A client's line goes dead without a word: no FIN, no RST."""
+    lab = trial.lab
+    node = lab.nodes[pick(lab)]
+    async with FaultProxy("127.0.0.1", node.public_port) as line:
+        async with await RawClient.open("127.0.0.1", line.port) as client:
+            await client.handshake()
+            await client.send(frame(TEXT, _join_envelope()))
+            before = await _connections(lab)
+            line.swallow()
+            began_s = time.monotonic()
+
+            async def gone() -> bool:
+                return await _connections(lab) < before
+
+            await eventually(gone, within_s=GONE_WITHIN_S + 5, what="the half-open client is gone")
+            trial.expect_within(time.monotonic() - began_s, GONE_WITHIN_S, "gone after")
+    trial.ended()
+
+
+def _join_envelope() -> bytes:
+    call = {"command": "subscribe", "params": {"channel": "quiet"}, "callId": 1}
+    return json.dumps({"service": "pubsub", "message": call}).encode()
+
+
+async def _connections(lab: Lab) -> float:
+    return await lab.metric("snorky_connections")
+
+
+CLIENT_FAULTS = (
+    Fault(
+        key="slow",
+        name="a tenth of the clients stops reading",
+        users_see="the others nothing",
+        inject=stop_reading,
+        healed_within_s=3.0,
+    ),
+    Fault(
+        key="vanish",
+        name="half-open client",
+        users_see="gone",
+        inject=vanish,
+        healed_within_s=3.0,
+    ),
+)

@@ -1,0 +1,91 @@
+"""Load: the publisher process from outside. What it said is kept until it is taken."""
+
+import asyncio
+import json
+import sys
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from gateway.publication import Position
+from tests.faults.lab.journal import Acked, Uncertain
+from tests.faults.lab.publisher import Order
+from tests.support.nodes import clean_environment
+from tests.support.tools import ROOT
+
+__all__ = ["Load"]
+
+_LINE_MAX_BYTES = 1 << 20
+
+
+class Load:
+    """Numbered messages, from another process. acked, uncertain: since `take` was last called."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self.acked: list[Acked] = []
+        self.uncertain: list[Uncertain] = []
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._paused: asyncio.Future[dict[str, int]] | None = None
+
+    async def __aenter__(self) -> Self:
+        argv = [sys.executable, "-m", "tests.faults.lab.publisher", msgspec.json.encode(self._order).decode()]
+        self._process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            cwd=ROOT,
+            env=clean_environment(),
+            limit=_LINE_MAX_BYTES,
+        )
+        self._reader = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process is not None and self._process.stdin is not None and self._reader is not None
+        self._process.stdin.close()
+        try:
+            async with asyncio.timeout(5):
+                await self._process.wait()
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+        await self._reader
+
+    async def _read(self) -> None:
+        assert self._process is not None and self._process.stdout is not None
+        async for line in self._process.stdout:
+            kind, *words = json.loads(line)
+            if kind == "acked":
+                channel, number, started_s, acked_s, position, attempts = words
+                where = None if not position else Position.parse(position)
+                self.acked.append(Acked(channel, number, started_s, acked_s, where, attempts))
+            elif kind == "uncertain":
+                self.uncertain.append(Uncertain(*words))
+            elif kind == "paused" and self._paused is not None and not self._paused.done():
+                self._paused.set_result(words[0])
+
+    async def pause(self, within_s: float) -> dict[str, int]:
+        """Let every channel end with a number that was acknowledged; tells these. Raises TimeoutError."""
+        self._paused = asyncio.get_running_loop().create_future()
+        self._tell("pause")
+        async with asyncio.timeout(within_s):
+            return await self._paused
+
+    def resume(self) -> None:
+        """Go on."""
+        self._tell("resume")
+
+    def take(self) -> tuple[list[Acked], list[Uncertain]]:
+        """Give what was said since the last time."""
+        taken: tuple[list[Any], list[Any]] = (self.acked, self.uncertain)
+        self.acked, self.uncertain = [], []
+        return taken
+
+    def _tell(self, word: str) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        self._process.stdin.write(f"{word}\n".encode())

@@ -1,0 +1,53 @@
+"""RedisSource: publishes as a backend job does, through Redis alone; on a channel with history once and in order."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+
+__all__ = ["RedisSource"]
+
+TIMEOUT_S = 2.0
+
+
+class RedisSource:
+    """One Redis of any topology, by the nodes' own kind of URL. Retries nothing: its user does, under a key."""
+
+    def __init__(self, url: str, *, keeps_history: bool, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
+        self._keeps_history = keeps_history
+        self._sentinel: Sentinel | None = None
+        self.client: Any = self._client(url)
+
+    def _client(self, url: str) -> Any:
+        once: dict[str, Any] = {
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": self._timeout_s,
+            "socket_connect_timeout": TIMEOUT_S,
+        }
+        parts = urlsplit(url)
+        if parts.scheme == "redis":
+            return Redis.from_url(url, **once)
+        hosts = [(host, int(port)) for host, _, port in (pair.rpartition(":") for pair in parts.netloc.split(","))]
+        if parts.scheme == "redis+sentinel":
+            self._sentinel = Sentinel(hosts, **once)
+            return self._sentinel.master_for(parts.path.split("/")[1], **once)
+        return RedisCluster(startup_nodes=[ClusterNode(*host) for host in hosts], **once)
+
+    async def publish(self, name: str, payload: bytes, key: str) -> str | None:
+        """Publish once; returns the position. Raises what redis-py raises: nobody knows whether it happened."""
+        if not self._keeps_history:
+            await self.client.publish(name, payload)
+            return None
+        position = await self.client.fcall("snorky_publish", 1, name, payload, key)
+        return position.decode() if isinstance(position, bytes) else str(position)
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self.client.aclose()
+        for sentinel in self._sentinel.sentinels if self._sentinel is not None else ():
+            await sentinel.aclose()

@@ -1,0 +1,218 @@
+"""A Redis Cluster: slots that move, primaries that die; channels are heard again, in order, within five seconds."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import BrokerUnavailable
+from gateway.history import History
+from gateway.metrics import Metrics
+from gateway.publication import Position
+from gateway.redis import RedisHistory, RedisTarget
+from gateway.redis.cluster_broker import ClusterBroker
+from gateway.redis.names import channel_name
+from gateway.redis.slots import slot_of
+from tests.support.brokers import PREFIX, Recorder, hears
+from tests.support.clusters import ClusterLab
+from tests.support.nodes import GATEWAY, NodeProcess, Process
+from tests.support.tools import eventually
+
+pytestmark = pytest.mark.needs("redis-server")
+
+HEALED_S = 5.0
+HOUR = History(3600.0)
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[ClusterLab]:
+    async with asyncio.timeout(90.0), ClusterLab("redis", tmp_path, replicas=1) as running:
+        yield running
+
+
+@asynccontextmanager
+async def cluster_broker(lab: ClusterLab, **options: Any) -> AsyncIterator[tuple[ClusterBroker, Recorder]]:
+    target = RedisTarget.from_url(lab.url)
+    assert target.cluster is not None
+    broker = ClusterBroker(target.cluster, prefix=PREFIX, node_id="node-1", metrics=Metrics(), **options)
+    recorder = Recorder()
+    await broker.start(recorder)
+    try:
+        await hears(broker)
+        yield broker, recorder
+    finally:
+        await broker.stop()
+
+
+def keys_on(lab: ClusterLab, at: int, count: int = 1) -> list[str]:
+    """Find keys whose channels lie on a primary, as slots were dealt out."""
+    found = [f"pubsub:{number}" for number in range(count * 20)]
+    return [key for key in found if slot_of(channel_name(PREFIX, key)) * lab.primaries // 16_384 == at][:count]
+
+
+async def test_channels_of_all_shards_are_heard(lab: ClusterLab) -> None:
+    async with cluster_broker(lab) as (broker, heard):
+        keys = [keys_on(lab, at)[0] for at in range(3)]
+        for key in keys:
+            await broker.subscribe(key)
+            assert await broker.publish(key, b"1") == 1
+        await heard.until(lambda: all(heard.of(key) == [b"1"] for key in keys))
+        for at, key in enumerate(keys):
+            assert await lab.ask(at, "SPUBLISH", channel_name(PREFIX, key), "2") == 1, "any client, by SPUBLISH"
+        await heard.until(lambda: all(heard.of(key) == [b"1", b"2"] for key in keys))
+        broker.unsubscribe(keys[0])
+        assert not broker.is_subscribed(keys[0]) and broker.is_subscribed(keys[1])
+
+
+async def test_a_slot_that_moves_takes_its_channels_along_in_order(lab: ClusterLab) -> None:
+    async with cluster_broker(lab) as (broker, heard):
+        (key,), (other,) = keys_on(lab, 0), keys_on(lab, 1)
+        for each in (key, other):
+            await broker.subscribe(each)
+        slot = slot_of(channel_name(PREFIX, key))
+        answers: list[asyncio.Future[int]] = []
+        is_done = asyncio.Event()
+
+        async def publish() -> None:
+            number = 0
+            while not is_done.is_set():
+                number += 1
+                answers.append(broker.publish(key, b"%d" % number))
+                await asyncio.sleep(0.001)  # some hundred a second
+
+        publishing = asyncio.create_task(publish())
+        await heard.until(lambda: len(heard.of(key)) > 50)
+        await lab.move_slot(slot, 0, 1)
+        began = asyncio.get_running_loop().time()
+        while not broker.is_subscribed(key) or broker.is_deaf:
+            await asyncio.sleep(0.005)  # properties cannot be awaited
+            assert asyncio.get_running_loop().time() - began < HEALED_S
+        count = len(heard.of(key))
+        await heard.until(lambda: len(heard.of(key)) > count + 50)
+        is_done.set()
+        await publishing
+        assert all(await asyncio.gather(*answers[-50:]))
+        await heard.until(lambda: heard.of(key)[-1:] == [b"%d" % len(answers)])
+        numbers = [int(payload) for payload in heard.of(key)]
+        assert numbers == sorted(set(numbers)), "in order, each once"
+        assert heard.interruptions >= 1, "what came in between may have been missed, and that is told"
+        assert await lab.ask(1, "PUBSUB", "SHARDNUMSUB", channel_name(PREFIX, key)) == [channel_name(PREFIX, key), 1]
+        assert await broker.publish(other, b"stayed") == 1
+
+
+async def test_a_primary_that_dies_is_followed_by_its_replica(lab: ClusterLab) -> None:
+    async with cluster_broker(lab, publish_timeout_s=1.0) as (broker, heard):
+        (key,), (other,) = keys_on(lab, 0), keys_on(lab, 1)
+        for each in (key, other):
+            await broker.subscribe(each)
+        lab.servers[0].kill()
+        await hears(broker, False)
+        await lab.until_primary(3)
+        assert await hears(broker, within_s=HEALED_S) < HEALED_S
+        async with asyncio.timeout(HEALED_S):
+            while True:
+                try:
+                    assert await broker.publish(key, b"after") == 1
+                    break
+                except BrokerUnavailable:
+                    await asyncio.sleep(0.02)
+        await heard.until(lambda: b"after" in heard.of(key))
+        assert heard.interruptions >= 1
+        assert await lab.ask(3, "PUBSUB", "SHARDNUMSUB", channel_name(PREFIX, key)) == [channel_name(PREFIX, key), 1]
+
+
+async def test_a_shard_whose_canary_moved_is_heard_by_another_canary(lab: ClusterLab) -> None:
+    async with cluster_broker(lab) as (broker, _):
+        canaries = [name.decode() for name in await lab.ask(0, "PUBSUB", "SHARDCHANNELS")]
+        slot = slot_of(canaries[0].encode())
+        await lab.move_slot(slot, 0, 1)
+        await hears(broker, False)
+        assert await hears(broker, within_s=HEALED_S) < HEALED_S
+        now = [name.decode() for name in await lab.ask(0, "PUBSUB", "SHARDCHANNELS")]
+        assert now and now != canaries
+
+
+async def test_what_is_kept_comes_once_and_in_order_over_a_move(lab: ClusterLab) -> None:
+    (key,) = keys_on(lab, 0)
+    keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    await keeper.start()
+    try:
+        begun = await keeper.position(key)
+        answers: list[asyncio.Future[Position]] = []
+        is_done = asyncio.Event()
+
+        async def publish() -> None:
+            while not is_done.is_set():
+                answers.append(keeper.publish(key, b"%d" % (len(answers) + 1), HOUR))
+                await asyncio.sleep(0.001)  # some hundred a second
+
+        async def keeper_has(count: int) -> None:
+            async def is_reached() -> bool:
+                return len(answers) >= count and answers[count - 1].done()
+
+            await eventually(is_reached, within_s=HEALED_S, what=f"{count} are kept")
+
+        publishing = asyncio.create_task(publish())
+        await keeper_has(100)
+        await lab.move_slot(slot_of(channel_name(PREFIX, key)), 0, 1)
+        await keeper_has(len(answers) + 100)
+        is_done.set()
+        await publishing
+        positions = await asyncio.gather(*answers)
+        assert [each.offset for each in positions] == list(range(1, len(answers) + 1)), "in the order of the calls"
+        found = await keeper.read(key, begun)
+        assert found is not None
+        assert [int(each.payload) for each in found] == list(range(1, len(answers) + 1))
+        assert await lab.ask(1, "XLEN", f"{PREFIX}:{{{key}}}:history") == len(answers)
+    finally:
+        await keeper.stop()
+
+
+async def test_what_is_kept_survives_its_primary(lab: ClusterLab) -> None:
+    (key,) = keys_on(lab, 0)
+    keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    await keeper.start()
+    try:
+        begun = await keeper.position(key)
+        for number in (1, 2):
+            await keeper.publish(key, b"%d" % number, HOUR)
+        assert await lab.ask(0, "WAIT", 1, 10_000) == 1
+        lab.servers[0].kill()
+        await lab.until_primary(3)
+        async with asyncio.timeout(HEALED_S):
+            while True:
+                try:
+                    await keeper.publish(key, b"3", HOUR)
+                    break
+                except BrokerUnavailable:
+                    await asyncio.sleep(0.02)
+        found = await keeper.read(key, begun)
+        assert found is not None and [each.payload for each in found] == [b"1", b"2", b"3"]
+    finally:
+        await keeper.stop()
+
+
+async def test_a_node_process_serves_a_cluster_and_publishers_find_the_slot(lab: ClusterLab) -> None:
+    env = {"SNORKY_REDIS_URL": lab.url}
+    channels = [key.removeprefix("pubsub:") for at in range(3) for key in keys_on(lab, at)]
+    async with NodeProcess.running(env) as node:
+        watching = Process(
+            [*GATEWAY, "subscribe", "--count", "3", "--url", node.websocket_url, *channels],
+            ready=f"subscribed to .*{channels[-1]}",
+        )
+        try:
+            await watching.wait_ready()
+            for channel in channels:
+                publishing = Process([*GATEWAY, "publish", channel, "1"], env=env)
+                assert await publishing.wait() == 0 and "1 node received it" in publishing.log
+                await publishing.close()
+            assert await watching.wait() == 0
+        finally:
+            await watching.close()
+        checking = Process([*GATEWAY, "check"], env=env)
+        assert await checking.wait() == 0, checking.log
+        await checking.close()
+        assert "3 primaries, 16384 of 16384 slots" in checking.log

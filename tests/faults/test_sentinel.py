@@ -1,0 +1,144 @@
+"""Sentinel: a primary dies, is cut off, becomes a replica; a node goes where the sentinels say."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import BrokerUnavailable
+from gateway.history import History
+from gateway.metrics import Metrics
+from gateway.redis import RedisBroker, RedisDirectory, RedisHistory, RedisTarget
+from gateway.redis.heartbeat import Heartbeat, read_nodes
+from tests.support.brokers import PREFIX, Recorder, hears, open_broker
+from tests.support.directories import FakeNode
+from tests.support.sentinels import SentinelLab
+
+pytestmark = pytest.mark.needs("redis-server")
+
+FAILOVER_S = 15.0  # of the sentinels, before which no node can know
+HEALED_S = 6.0  # of a node, after it
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[SentinelLab]:
+    async with SentinelLab("redis", tmp_path) as running:
+        yield running
+
+
+async def comes_through(broker: RedisBroker, recorder: Recorder, payload: bytes, *, within_s: float) -> None:
+    """Publish until it is heard."""
+    async with asyncio.timeout(within_s):
+        while payload not in recorder.of("pubsub:news"):
+            try:
+                await broker.publish("pubsub:news", payload)
+                await recorder.until(lambda: payload in recorder.of("pubsub:news"), within_s=1.0)
+            except (BrokerUnavailable, AssertionError):
+                await asyncio.sleep(0.05)  # a publish that fails at once would spin
+
+
+async def subscribers_at(server: object) -> int:
+    client = server.client()  # type: ignore[attr-defined]
+    try:
+        return int((await client.execute_command("PUBSUB", "NUMSUB", f"{PREFIX}:{{pubsub:news}}"))[1])
+    finally:
+        await client.aclose()
+
+
+async def test_a_node_follows_the_primary_that_was_killed_under_load(lab: SentinelLab) -> None:
+    async with open_broker(lab.url) as (broker, recorder):
+        await broker.subscribe("pubsub:news")
+        futures = [broker.publish("pubsub:news", b"before %d" % number) for number in range(1000)]
+        await asyncio.gather(*futures)
+        lab.primary.kill()
+        futures = [broker.publish("pubsub:news", b"meanwhile") for _ in range(100)]
+        assert all(
+            isinstance(each, BrokerUnavailable) for each in await asyncio.gather(*futures, return_exceptions=True)
+        )
+        await lab.until_failed_over(within_s=FAILOVER_S)
+        await hears(broker, within_s=HEALED_S)
+        await comes_through(broker, recorder, b"after", within_s=1.0)
+        assert recorder.interruptions == 1
+        assert await subscribers_at(lab.replica) == 1
+
+
+async def test_a_cut_off_primary_that_answers_its_own_canary_is_left(lab: SentinelLab) -> None:
+    async with open_broker(lab.url) as (broker, recorder):
+        await broker.subscribe("pubsub:news")
+        await lab.isolate_primary()
+        assert not broker.is_deaf  # nothing is lost yet: it is the primary still
+        await lab.until_failed_over(within_s=FAILOVER_S)
+        async with asyncio.timeout(HEALED_S):
+            while not await subscribers_at(lab.replica):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
+        await hears(broker, within_s=HEALED_S)
+        await comes_through(broker, recorder, b"after", within_s=1.0)
+        assert await subscribers_at(lab.primary) == 0
+
+
+async def test_a_primary_that_became_a_replica_is_left_before_anybody_watches(
+    lab: SentinelLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.redis.link.WATCH_S", 3600.0)
+    metrics = Metrics()
+    target = RedisTarget.from_url(lab.url)
+    async with open_broker(lab.url) as (broker, _):
+        directory = RedisDirectory(target, prefix=PREFIX, node_id="node-1", broker=broker, metrics=metrics)
+        await directory.start(FakeNode("node-1"))
+        try:
+            await directory.put_token("before", 60.0)
+            await lab.demote_primary()
+            with pytest.raises(BrokerUnavailable) as refused:
+                await directory.put_token("meanwhile", 60.0)
+            assert refused.value.what.startswith("READONLY")
+            await lab.promote_primary()
+            assert await asyncio.wait_for(directory.put_token("after", 60.0), HEALED_S)
+            assert metrics.registry.get_sample_value("snorky_redis_reconnects_total", {"role": "directory"}) == 1
+        finally:
+            await directory.stop()
+
+
+async def test_the_heartbeat_leaves_a_cut_off_primary_too(lab: SentinelLab) -> None:
+    target = RedisTarget.from_url(lab.url)
+    phase = "before"
+    beating = Heartbeat(target, prefix=PREFIX, node_id="a", state=lambda: {"phase": phase}, interval_s=0.1)
+    async with open_broker(lab.url), beating:
+        await lab.isolate_primary()
+        await lab.until_failed_over(within_s=FAILOVER_S)
+        phase = "after"
+        client = RedisTarget.from_url(lab.replica.url).client()
+        try:
+            await target.resolved()  # what the links of a node do, every two seconds
+            async with asyncio.timeout(HEALED_S):
+                while "after" not in [node.state["phase"] for node in await read_nodes(client, PREFIX)]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        finally:
+            await client.aclose()
+
+
+async def test_a_lagging_replica_counts_as_another_history(lab: SentinelLab) -> None:
+    """What the old primary had acknowledged is gone; the position it was given fits nothing on the new one."""
+    keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    await keeper.start()
+    try:
+        kept = History(60.0)
+        replicated = await keeper.publish("pubsub:news", b"1", kept)
+        await lab.until_replicated()
+        await lab.let_replica_lag()
+        lost = await keeper.publish("pubsub:news", b"2", kept)
+        lab.primary.kill()
+        await lab.until_failed_over(within_s=FAILOVER_S)
+        again = None
+        async with asyncio.timeout(HEALED_S):
+            while again is None:
+                try:
+                    again = await keeper.publish("pubsub:news", b"3", kept)
+                except BrokerUnavailable:
+                    await asyncio.sleep(0.05)
+        assert (again.epoch, again.offset) == (lost.epoch, lost.offset) and again.tag != lost.tag
+        assert await keeper.read("pubsub:news", lost) is None
+        found = await keeper.read("pubsub:news", replicated)
+        assert found is not None and [each.payload for each in found] == [b"3"]
+    finally:
+        await keeper.stop()

@@ -1,0 +1,113 @@
+"""A Redis Cluster of a test's own: primaries, each with a replica if wanted, and slots that can be moved.
+
+async with ClusterLab("redis", tmp_path, replicas=1) as lab: ... lab.url; await lab.move_slot(slot_of(b"x"), 1)
+"""
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from gateway.redis import RedisTarget
+from gateway.redis.slots import SLOTS
+from gateway.redis.wire import WireError, ask, command, dial
+from tests.support.redis_servers import RedisServer
+from tests.support.tools import free_port
+
+__all__ = ["ClusterLab"]
+
+NODE_TIMEOUT_MS: Final = 1000
+AGREED_WITHIN_S: Final = 20.0
+
+
+class ClusterLab:
+    """kind: one of REAL_KINDS. servers: the primaries, then their replicas in the same order."""
+
+    kind = "cluster"
+
+    def __init__(self, kind: str, directory: Path, *, primaries: int = 3, replicas: int = 0) -> None:
+        self.primaries = primaries
+        self.servers = []
+        self._buses = []
+        for number in range(primaries * (1 + replicas)):
+            self._buses.append(free_port())
+            conf = [
+                "cluster-enabled yes",
+                f"cluster-config-file nodes-{number}.conf",
+                f"cluster-port {self._buses[-1]}",
+                f"cluster-node-timeout {NODE_TIMEOUT_MS}",
+                "repl-diskless-sync-delay 0",
+            ]
+            self.servers.append(RedisServer(kind, directory, conf=conf))
+        self._ids: list[str] = []
+        self._stack = AsyncExitStack()
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+
+    async def __aenter__(self) -> Self:
+        """Start all; returns when each knows all others and every slot is somebody's."""
+        try:
+            for server in self.servers:
+                await self._stack.enter_async_context(server)
+            self._ids = [await self.ask(at, "CLUSTER", "MYID") for at in range(len(self.servers))]
+            for at in range(self.primaries):
+                first, last = SLOTS * at // self.primaries, SLOTS * (at + 1) // self.primaries - 1
+                await self.ask(at, "CLUSTER", "ADDSLOTSRANGE", first, last)
+                await self.ask(at, "CLUSTER", "SET-CONFIG-EPOCH", at + 1)
+            for at in range(1, len(self.servers)):
+                await self.ask(at, "CLUSTER", "MEET", "127.0.0.1", self.servers[0].port, self._buses[0])
+            for at in range(len(self.servers)):
+                await self._until(at, f"cluster_known_nodes:{len(self.servers)}")
+            for at in range(self.primaries, len(self.servers)):
+                await self.ask(at, "CLUSTER", "REPLICATE", self._ids[at % self.primaries])
+            for at in range(len(self.servers)):
+                await self._until(at, "cluster_state:ok")
+            for at in range(self.primaries, len(self.servers)):
+                await self._until(at, "master_link_status:up", "INFO", "replication")
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def move_slot(self, slot: int, source: int, destination: int) -> None:
+        """Move a slot with its keys, as `redis-cli --cluster reshard` does."""
+        await self.ask(destination, "CLUSTER", "SETSLOT", slot, "IMPORTING", self._ids[source])
+        await self.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._ids[destination])
+        port = self.servers[destination].port
+        while keys := await self.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
+            await self.ask(source, "MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *keys)
+        for at in (destination, source, *range(self.primaries)):
+            await self.ask(at, "CLUSTER", "SETSLOT", slot, "NODE", self._ids[destination])
+
+    async def until_primary(self, at: int, *, within_s: float = 15.0) -> None:
+        """Return when a server has become a primary, and the cluster is well again."""
+        await self._until(at, "role:master", "INFO", "replication", within_s=within_s)
+        await self._until(at, "cluster_state:ok", within_s=within_s)
+
+    async def ask(self, at: int, *words: object) -> Any:
+        """Ask a server as an operator does. Texts are decoded."""
+        wire = await dial(RedisTarget.from_url(self.servers[at].url), name="lab", timeout_s=5.0)
+        try:
+            spelt = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+            (answer,) = await ask(wire, command(*spelt))
+        finally:
+            wire.close(WireError("asked"))
+            await wire.wait_closed()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer.decode() if isinstance(answer, bytes) else answer
+
+    async def _until(self, at: int, text: str, *words: str, within_s: float = AGREED_WITHIN_S) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + within_s
+        while text not in (answer := await self.ask(at, *(words or ("CLUSTER", "INFO")))):
+            assert loop.time() < deadline, f"server {at}: no {text} within {within_s} s: {answer}"
+            await asyncio.sleep(0.05)  # a server cannot be awaited

@@ -1,0 +1,46 @@
+"""gateway/compound.py: payloads in a message, as they came."""
+
+import json
+from typing import Any
+
+import pytest
+from msgpack import unpackb  # type: ignore[import-untyped]  # ships no annotations
+
+from gateway.codec import Encoding, encode
+from gateway.compound import Compound
+from gateway.errors import InvalidMessage
+
+READERS = {Encoding.JSON: json.loads, Encoding.MSGPACK: unpackb}
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+def test_payloads_stand_where_they_were_enclosed(encoding: Encoding) -> None:
+    compound = Compound()
+    payloads: list[Any] = [{"x": [1.5, None]}, "text", 0, [], "\\1 \\g<0>"]
+    signs = [compound.enclose(json.dumps(each).encode()) for each in payloads]
+    compound.value = {"last": signs[4], "all": signs}
+    read = READERS[encoding](compound.encode({"around": compound.value, "0": "00000000"}, encoding))
+    assert read == {"around": {"last": payloads[4], "all": payloads}, "0": "00000000"}
+
+
+def test_json_is_put_in_as_it_came() -> None:
+    compound = Compound()
+    sign = compound.enclose(b'{"a" : 1.0}')
+    assert compound.encode([sign], Encoding.JSON) == b'[{"a" : 1.0}]'
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+def test_without_payloads_it_is_the_message(encoding: Encoding) -> None:
+    assert Compound().encode({"a": [1]}, encoding) == encode({"a": [1]}, encoding)
+
+
+@pytest.mark.parametrize("payload", [b"", b"NaN", b"{", b'"\xff"', b"[" * 33 + b"]" * 33])
+def test_what_is_no_strict_json_is_not_enclosed(payload: bytes) -> None:
+    with pytest.raises(InvalidMessage):
+        Compound().enclose(payload)
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+def test_what_is_around_is_checked(encoding: Encoding) -> None:
+    with pytest.raises(InvalidMessage):
+        Compound().encode({"a": float("nan")}, encoding)

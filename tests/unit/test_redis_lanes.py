@@ -1,0 +1,124 @@
+"""Lanes: the order of what is refused, lined up and sent again, while a slot moves."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gateway.errors import BrokerUnavailable
+from gateway.redis.lanes import Lanes
+from gateway.redis.publisher import PublishRefused
+
+NAME = b"p:{pubsub:news}"
+
+
+class Slot:
+    """Where a slot is, and what its server was sent; answers are the test's."""
+
+    def __init__(self) -> None:
+        self.server: str | None = "a"
+        self.sent: list[tuple[str, int]] = []
+        self.answers: dict[int, asyncio.Future[Any]] = {}
+        self.hurries = 0
+        self.lanes = Lanes(self.hurry, timeout_s=2.0)
+
+    def hurry(self) -> None:
+        self.hurries += 1
+
+    def publish(self, number: int) -> "asyncio.Future[Any]":
+        def send() -> "asyncio.Future[Any] | None":
+            if self.server is None:
+                return None
+            self.sent.append((self.server, number))
+            answer = self.answers[number] = asyncio.get_running_loop().create_future()
+            return answer
+
+        return self.lanes.send(NAME, self.server, send)
+
+    def refuse(self, *numbers: int) -> None:
+        for number in numbers:
+            self.answers[number].set_exception(PublishRefused("MOVED 5 127.0.0.1:1"))
+
+    async def until_sent(self, *expected: tuple[str, int]) -> None:
+        async with asyncio.timeout(2.0):
+            while len(self.sent) < len(expected):  # noqa: ASYNC110 - a timer of the lanes
+                await asyncio.sleep(0.005)
+        assert self.sent == list(expected)
+
+
+@pytest.fixture
+async def slot() -> AsyncIterator[Slot]:
+    async with asyncio.timeout(10.0):
+        yield Slot()
+
+
+async def test_what_is_answered_is_passed_on(slot: Slot) -> None:
+    future = slot.publish(1)
+    slot.answers[1].set_result(7)
+    assert await future == 7 and slot.hurries == 0
+
+
+async def test_what_was_refused_goes_before_what_came_later(slot: Slot) -> None:
+    futures = [slot.publish(number) for number in (1, 2)]
+    slot.refuse(1, 2)
+    await asyncio.sleep(0)
+    slot.server = "b"
+    futures.append(slot.publish(3))
+    await slot.until_sent(("a", 1), ("a", 2), ("b", 1), ("b", 2), ("b", 3))
+    for number in (1, 2, 3):
+        slot.answers[number].set_result(number)
+    assert await asyncio.gather(*futures) == [1, 2, 3]
+    assert slot.hurries == 1
+
+
+async def test_nothing_overtakes_what_is_still_on_the_way_to_the_former_server(slot: Slot) -> None:
+    first = slot.publish(1)
+    slot.server = "b"
+    second = slot.publish(2)
+    await asyncio.sleep(0)
+    assert slot.sent == [("a", 1)]
+    slot.refuse(1)
+    await slot.until_sent(("a", 1), ("b", 1), ("b", 2))
+    for number in (1, 2):
+        slot.answers[number].set_result(number)
+    assert [await first, await second] == [1, 2]
+
+
+async def test_what_nobody_takes_fails_by_its_deadline(slot: Slot) -> None:
+    slot.server = None
+    with pytest.raises(BrokerUnavailable):
+        await slot.publish(1)
+    assert slot.sent == []
+
+
+async def test_another_error_is_the_callers(slot: Slot) -> None:
+    future = slot.publish(1)
+    slot.answers[1].set_exception(PublishRefused("OOM command not allowed"))
+    with pytest.raises(PublishRefused):
+        await future
+    again = slot.publish(2)
+    assert slot.sent == [("a", 1), ("a", 2)], "and holds nobody up"
+    slot.answers[2].set_result(1)
+    await again
+
+
+async def test_who_was_cancelled_while_lined_up_is_not_sent(slot: Slot) -> None:
+    first, second = slot.publish(1), slot.publish(2)
+    slot.refuse(1, 2)
+    await asyncio.sleep(0)
+    second.cancel()
+    slot.server = "b"
+    await slot.until_sent(("a", 1), ("a", 2), ("b", 1))
+    slot.answers[1].set_result(1)
+    await first
+    assert slot.sent[2:] == [("b", 1)]
+
+
+async def test_nothing_is_kept_of_a_slot_that_is_quiet(slot: Slot) -> None:
+    future = slot.publish(1)
+    slot.refuse(1)
+    await slot.until_sent(("a", 1), ("a", 1))
+    slot.answers[1].set_result(1)
+    await future
+    assert not slot.lanes._lanes
