@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.conformance import DEADLINE_S, Actor, Scenario, Stage, perform
+from tests.support.history_table import RULES
 from tests.support.local_stage import API_KEY, local_stage
 from tests.support.node_stage import NodeStage, node_stage
 from tests.support.table import DEALERS, TABLE
@@ -23,6 +24,8 @@ NODES = (1, 3)
 ENV = {
     "SNORKY_SERVICES__BROKEN__CLASS": "tests.support.guarded:Broken",
     "SNORKY_AUTH__LEEWAY_S": "0",
+    "SNORKY_SERVICES__PUBSUB__CLASS": "services.pubsub:PubSubService",
+    "SNORKY_SERVICES__PUBSUB__CHANNELS": json.dumps(RULES),
     "SNORKY_SERVICES__DATASYNC__CLASS": "services.datasync:DataSyncService",
     "SNORKY_SERVICES__DATASYNC__DEALERS": json.dumps(DEALERS),
 }

@@ -3,7 +3,7 @@
 tests/unit/test_protocol_table.py holds this against the documents, the services' source, and the table.
 """
 
-__all__ = ["CODES", "ELSEWHERE", "LATER"]
+__all__ = ["CODES", "ELSEWHERE"]
 
 CODES = {
     # any service
@@ -33,6 +33,7 @@ CODES = {
     # pubsub
     "Already subscribed": "already_subscribed",
     "Not subscribed": "not_subscribed",
+    "Too many members": "limit_exceeded",
     # chat, cursors
     "Already joined": "already_joined",
     "Not joined": "not_joined",
@@ -93,6 +94,3 @@ ELSEWHERE = {
     "4509": ("tests/unit/test_registry.py", "4509"),
     "4510": ("tests/unit/test_registry.py", "4510"),
 }
-
-# What the protocol promises and this version does not have; the page of the protocol says so at its end.
-LATER = ("recover", "key", "history", "presence", "presenceStats", "joined", "left", "gap")

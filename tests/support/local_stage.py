@@ -33,6 +33,7 @@ from services.pubsub import PubSubBackend, PubSubService
 from tests.support.clients import JSON, MSGPACK, Client, until
 from tests.support.conformance import Garbled
 from tests.support.guarded import Broken, GuardedChat, GuardedCursors, GuardedMessaging, GuardedPubSub
+from tests.support.history_table import RULES
 from tests.support.table import DEALERS
 from tests.support.tokens import SECRET, hmac_token
 from tests.support.town import Resident, Town, town
@@ -155,7 +156,7 @@ class LocalStage:
 def services() -> list[Any]:
     return [
         InfoService(),
-        PubSubService(),
+        PubSubService(channels=RULES),
         AuthService(),
         ChatService(),
         MessagingService(),

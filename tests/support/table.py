@@ -1,6 +1,6 @@
 """The conformance table: all scenarios, and what they say without being played.
 
-What it leaves to others, and what this version does not have, is listed in tests.support.error_codes.
+What it leaves to others is listed in tests.support.error_codes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,6 +11,7 @@ from tests.support.auth_table import AUTH_SCENARIOS
 from tests.support.conformance import NOTHING, Scenario, Step
 from tests.support.datasync_table import DATASYNC_SCENARIOS
 from tests.support.envelope_table import ENVELOPE_SCENARIOS
+from tests.support.history_table import HISTORY_SCENARIOS
 from tests.support.http_table import HTTP_SCENARIOS
 from tests.support.protocol_table import SCENARIOS
 
@@ -22,6 +23,7 @@ TABLE: tuple[Scenario, ...] = (
     *ENVELOPE_SCENARIOS,
     *AUTH_SCENARIOS,
     *HTTP_SCENARIOS,
+    *HISTORY_SCENARIOS,
 )
 HOUSES = ("open", "required", "keyless")
 DEALERS = ("tests.support.dealers:PlayersWithColor", "tests.support.dealers:Players")
