@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 import pytest_asyncio
@@ -23,7 +24,7 @@ GONE_WITHIN_S = 15.0
 BACK_WITHIN_S = 10.0
 HEALED_WITHIN_S = 3.0
 REAPED_WITHIN_S = 6.0  # after a pause: all leases have ended, and two sightings are 3 s apart
-LATE_S = 1.5  # by how much a node may renew later than the others
+LATE_S = 2.0  # by how much one node renews later than the others; from 3 s on it is dead
 FIRST = 0  # the node of the multitude
 
 
@@ -63,18 +64,18 @@ async def test_after_flushall_all_is_asserted_again_quietly_within_ten_seconds(s
 
 async def test_a_pause_of_redis_for_twelve_seconds_makes_nobody_leave(scene: Scene) -> None:
     members = scene.multitude.callers
-    redis, node = scene.stage.redis, scene.stage.nodes[FIRST]
+    redis, last = scene.stage.redis, scene.stage.nodes[2]
+    last.freeze()  # its lease has ended when Redis is back, and no renewal of it is on its way
     redis.freeze()
     try:
         await asyncio.sleep(12.0)  # the fault
         refused = await members[1].call("messaging", "registerParticipant", name="in the pause", within_s=1.0)
         assert refused["code"] == "unavailable", "a node without a lease refuses at once"
     finally:
-        node.freeze()  # all leases have ended, and this node is the last to renew
         redis.thaw()
         thawed = time.monotonic()
         await asyncio.sleep(LATE_S)  # the fault
-        node.thaw()
+        last.thaw()
     await eventually(
         lambda: is_healed(scene), within_s=HEALED_WITHIN_S, what="names are given, and all nodes are ready"
     )
@@ -116,7 +117,7 @@ async def test_a_node_stopped_for_twenty_seconds_leaves_once_and_joins_once(scen
     frozen = time.monotonic()
     try:
         formers = [
-            asyncio.create_task(is_taken_from(multitude.callers[number], name, other))
+            asyncio.create_task(use_until_closed(multitude.callers[number], name, other))
             for number, name in rivals.items()
         ]
         await scene.until_heard(gone, within_s=GONE_WITHIN_S)
@@ -127,9 +128,9 @@ async def test_a_node_stopped_for_twenty_seconds_leaves_once_and_joins_once(scen
     finally:
         node.thaw()
     thawed = time.monotonic()
-    assert not any([await former for former in formers]), "two used a name"
     async with asyncio.timeout(BACK_WITHIN_S):
         assert [await multitude.callers[number].closed for number in rivals] == [4010] * len(rivals)
+    assert [await former for former in formers] == [0] * len(rivals), "two used a name"
     await scene.until_heard(Counter(gone) + Counter(back) + Counter(closed), within_s=2 * BACK_WITHIN_S)
     print(f"fenced, asserted again and heard of after {time.monotonic() - thawed:.1f} s")
     for witness in scene.witnesses:
@@ -144,12 +145,18 @@ async def test_a_node_stopped_for_twenty_seconds_leaves_once_and_joins_once(scen
     await scene.fence()
 
 
+async def use_until_closed(caller: Caller, name: str, other: Caller) -> int:
+    """Send under a name again and again; tells how often it was taken."""
+    count = 0
+    with suppress(ConnectionError):
+        while True:
+            count += await is_taken_from(caller, name, other)
+    return count
+
+
 async def is_taken_from(caller: Caller, name: str, other: Caller) -> bool:
     """Send something under a name; True if it was taken."""
-    try:
-        answer = await caller.call("messaging", "send", sender=name, dest=other.identity, body=None)
-    except ConnectionError:
-        return False
+    answer = await caller.call("messaging", "send", sender=name, dest=other.identity, body=None)
     return bool(answer["type"] == "response")
 
 

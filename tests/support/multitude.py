@@ -187,7 +187,7 @@ class Witness(Caller):
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, identity: str) -> None:
         super().__init__(socket, identity)
-        self.heard: list[Heard] = []  # of members, twins and cursors
+        self.heard: list[Heard] = []  # of who comes and goes, but for lookers
         self.messages: list[Any] = []  # and what else it is told
 
     async def enter(self) -> None:
@@ -198,7 +198,7 @@ class Witness(Caller):
 
     def hear(self, message: Any) -> None:
         match message["type"]:
-            case "presence" if message["from"].startswith(("member", "twin")):
+            case "presence" if not message["from"].startswith("looker"):
                 self.heard.append((message["status"], message["channel"], message["from"]))
             case "cursorAdded" | "cursorRemoved" as kind:
                 self.heard.append((kind, message["cursor"]["document"], message["cursor"]["publicHandle"]))

@@ -41,6 +41,7 @@ class Scene:
         """Let everybody come. Each coming is heard once."""
         self.witnesses = [await Witness.come(self.stage, node, f"witness {node}") for node in (1, 2)]
         await asyncio.gather(*(witness.enter() for witness in self.witnesses))
+        await self.fence()
         self.begin()
         await self.multitude.come()
         await self.until_heard(self.multitude.told("joined", "cursorAdded"), within_s=10.0)
