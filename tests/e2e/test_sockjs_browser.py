@@ -8,17 +8,22 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from playwright.async_api import Browser as ChromiumBrowser
 from playwright.async_api import Page, Route, async_playwright
 
 from tests.e2e.test_demo import ARGUMENTS
-from tests.e2e.test_sockjs import NODES, asked, house
+from tests.e2e.test_sockjs import NODES, House, asked, house
+from tests.support.balancer import Balancer
+from tests.support.nodes import NodeProcess
 from tests.support.sockjs_client import FOLDER, needs_sockjs_client
-from tests.support.tools import free_port, program
+from tests.support.tools import eventually, free_port, program
 
 OTHER_ORIGIN = (
     "websocket",
@@ -100,28 +105,21 @@ class BrowserClient:
         await self.page.evaluate("text => socket.send(text)", text)
 
 
-@pytest.mark.parametrize(
-    ("transport", "is_same_origin"),
-    [pytest.param(each, False, id=f"{each} of another origin") for each in OTHER_ORIGIN]
-    + [pytest.param(each, True, id=f"{each} of the same origin") for each in SAME_ORIGIN],
-)
-async def test_the_real_client_talks_in_a_browser(transport: str, is_same_origin: bool, tmp_path: Path) -> None:
-    async with AsyncExitStack() as stack:
-        port = free_port()
-        origin = await stack.enter_async_context(pages(port))
-        settings = {
-            "SNORKY_PUBLIC__ALLOWED_ORIGINS": json.dumps([] if is_same_origin else [origin]),
-            "SNORKY_PUBLIC__SOCKJS_CLIENT_URL": f"{origin}/sockjs.min.js",
-        }
-        there = await stack.enter_async_context(house(tmp_path, NODES, settings))
-        playwright = await stack.enter_async_context(async_playwright())
-        chromium = await playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
-        stack.push_async_callback(chromium.close)
-        page = await chromium.new_page()
+@dataclass
+class Browser:
+    """Nodes, the page's server, and a Chromium. Each client has a context of its own, and with it connections."""
+
+    there: House
+    origin: str
+    chromium: ChromiumBrowser
+
+    async def client(self, transport: str, *, is_same_origin: bool = False) -> BrowserClient:
+        """Open the page and connect it."""
+        page = await (await self.chromium.new_context()).new_page()
         client = BrowserClient(page)
         await client.start()
         if is_same_origin:
-            origin_of_nodes = there.url.removesuffix("/sockjs")
+            origin_of_nodes = self.there.url.removesuffix("/sockjs")
 
             async def page_of_ours(route: Route) -> None:
                 await route.fulfill(body=PAGE % origin_of_nodes, content_type="text/html")
@@ -133,27 +131,81 @@ async def test_the_real_client_talks_in_a_browser(transport: str, is_same_origin
             await page.route(f"{origin_of_nodes}/sockjs.min.js", script_of_ours)
             await page.goto(f"{origin_of_nodes}/page")
         else:
-            await page.goto(origin)
+            await page.goto(self.origin)
+        await client.connect(self.there.url, transport)
+        return client
 
-        await client.connect(there.url, transport)
-        await client.send(command="subscribe", params={"channel": "news"}, callId=1)
-        assert await client.message() == {"type": "response", "callId": 1, "data": None}
-        values = [0, "é\u2028\u200d\u0000😀", {"a": ["</script><!--", "%41", '"']}, "x" * 30_000, *range(20)]
-        await there.publish(*values)
-        assert [(await client.message())["message"] for _ in values] == values
-        for number in range(10):
-            await client.send(command="publish", params={"channel": "news", "message": f"é😀{number}"})
-        echoes = []
-        while len(echoes) < 10:
-            message = await client.message()
-            if message["type"] == "message":
-                echoes.append(message["message"])
-        assert echoes == [f"é😀{number}" for number in range(10)]
-        if transport != "websocket":
+
+@asynccontextmanager
+async def browser(directory: Path, *, is_same_origin: bool = False) -> AsyncIterator[Browser]:
+    """Run all that until the block ends."""
+    async with AsyncExitStack() as stack:
+        origin = await stack.enter_async_context(pages(free_port()))
+        settings = {
+            "SNORKY_PUBLIC__ALLOWED_ORIGINS": json.dumps([] if is_same_origin else [origin]),
+            "SNORKY_PUBLIC__SOCKJS_CLIENT_URL": f"{origin}/sockjs.min.js",
+        }
+        there = await stack.enter_async_context(house(directory, NODES, settings))
+        playwright = await stack.enter_async_context(async_playwright())
+        chromium = await playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
+        stack.push_async_callback(chromium.close)
+        yield Browser(there, origin, chromium)
+
+
+@pytest.mark.parametrize("is_same_origin", [False, True], ids=["of another origin", "of the same origin"])
+async def test_the_real_client_talks_in_a_browser_by_every_transport(is_same_origin: bool, tmp_path: Path) -> None:
+    async with browser(tmp_path, is_same_origin=is_same_origin) as running:
+        there, clients, owners = running.there, dict[str, BrowserClient](), dict[str, NodeProcess]()
+        for transport in SAME_ORIGIN if is_same_origin else OTHER_ORIGIN:
             assert there.balancer is not None
-            assert len(asked(there.balancer)) == NODES
-        (owner,) = [node for node in there.nodes if await node.metric("snorky_connections")]
-        owner.terminate()
-        while (message := await client.message())["type"] != "moving":
-            assert message["type"] == "response"  # to the publishes
-        assert await client.event() == {"event": "close", "code": 1001, "reason": "Going away"}
+            before, seen = [await node.metric("snorky_connections") for node in there.nodes], there.balancer.process.log
+            client = clients[transport] = await running.client(transport, is_same_origin=is_same_origin)
+            after = [await node.metric("snorky_connections") for node in there.nodes]
+            news = zip(there.nodes, before, after, strict=True)
+            (owners[transport],) = [node for node, old, new in news if new > old]
+            await talk(there, client, transport)
+            if transport != "websocket":
+                for number in range(NODES):  # a request each, as long as the answer to the one before is awaited
+                    await client.send(command="publish", params={"channel": "other", "message": 1}, callId=number)
+                    while (await client.message()).get("callId") != number:
+                        pass
+                await eventually(partial(has_asked_all, there.balancer, len(seen)), within_s=5, what=transport)
+        for node in there.nodes:
+            node.terminate()
+            for transport in [name for name, owner in owners.items() if owner is node]:
+                while (message := await clients[transport].message())["type"] != "moving":
+                    assert message["type"] == "response"  # to the publishes
+                closed = await clients[transport].event()
+                assert closed == {"event": "close", "code": 1001, "reason": "Going away"}, transport
+            assert await node.wait(10) == 0
+
+
+async def has_asked_all(balancer: Balancer, since: int) -> bool:
+    """Tell whether all nodes were asked; the balancer writes it down when it has handed the answer on."""
+    return len(asked(balancer, since=since)) == NODES
+
+
+async def talk(there: House, client: BrowserClient, channel: str) -> None:
+    """Hear what a backend says, and oneself."""
+    await client.send(command="subscribe", params={"channel": channel}, callId=1)
+    assert await client.message() == {"type": "response", "callId": 1, "data": None}
+    values = [0, "é\u2028\u200d\u0000😀", {"a": ["</script><!--", "%41", '"']}, "x" * 30_000, *range(20)]
+    await there.publish(*values, channel=channel)
+    assert [(await client.message())["message"] for _ in values] == values
+    for number in range(10):
+        await client.send(command="publish", params={"channel": channel, "message": f"é😀{number}"})
+    echoes = []
+    while len(echoes) < 10:
+        message = await client.message()
+        if message["type"] == "message":
+            echoes.append(message["message"])
+    assert echoes == [f"é😀{number}" for number in range(10)]
+
+
+async def test_a_stream_in_a_browser_notices_that_its_node_is_killed(tmp_path: Path) -> None:
+    async with browser(tmp_path) as running:
+        client = await running.client("xhr-streaming")
+        (owner,) = [node for node in running.there.nodes if await node.metric("snorky_connections")]
+        owner.kill()
+        closed = await client.event()
+        assert (closed["event"], closed["code"]) == ("close", 1006)

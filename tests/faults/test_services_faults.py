@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 import pytest_asyncio
@@ -23,7 +24,7 @@ GONE_WITHIN_S = 15.0
 BACK_WITHIN_S = 10.0
 HEALED_WITHIN_S = 3.0
 REAPED_WITHIN_S = 6.0  # after a pause: all leases have ended, and two sightings are 3 s apart
-LATE_S = 1.5  # by how much a node may renew later than the others
+LATE_S = 2.0  # by how much one node renews later than the others; from 3 s on it is dead
 FIRST = 0  # the node of the multitude
 
 
@@ -50,11 +51,11 @@ async def is_healed(scene: Scene) -> bool:
 async def test_after_flushall_all_is_asserted_again_quietly_within_ten_seconds(scene: Scene) -> None:
     async with Redis.from_url(scene.stage.redis.url) as client:
         await client.flushall()
-    began = time.monotonic()
-    await scene.until_listed(scene.multitude.names, within_s=BACK_WITHIN_S)
-    print(f"asserted again after {time.monotonic() - began:.1f} s")
+    deadline = scene.deadline(BACK_WITHIN_S)
+    await scene.until_listed(scene.multitude.names, deadline)
+    print(f"asserted again after {deadline.elapsed_s:.1f} s")
     await scene.look()
-    assert time.monotonic() - began < BACK_WITHIN_S
+    assert deadline.left_s > 0
     taken = await scene.witnesses[0].call("messaging", "registerParticipant", name=names_of(7)[0])
     assert taken["message"] == "Name already registered"
     await scene.fence()
@@ -63,18 +64,18 @@ async def test_after_flushall_all_is_asserted_again_quietly_within_ten_seconds(s
 
 async def test_a_pause_of_redis_for_twelve_seconds_makes_nobody_leave(scene: Scene) -> None:
     members = scene.multitude.callers
-    redis, node = scene.stage.redis, scene.stage.nodes[FIRST]
+    redis, last = scene.stage.redis, scene.stage.nodes[2]
+    last.freeze()  # its lease has ended when Redis is back, and no renewal of it is on its way
     redis.freeze()
     try:
         await asyncio.sleep(12.0)  # the fault
         refused = await members[1].call("messaging", "registerParticipant", name="in the pause", within_s=1.0)
         assert refused["code"] == "unavailable", "a node without a lease refuses at once"
     finally:
-        node.freeze()  # all leases have ended, and this node is the last to renew
         redis.thaw()
         thawed = time.monotonic()
         await asyncio.sleep(LATE_S)  # the fault
-        node.thaw()
+        last.thaw()
     await eventually(
         lambda: is_healed(scene), within_s=HEALED_WITHIN_S, what="names are given, and all nodes are ready"
     )
@@ -113,25 +114,25 @@ async def test_a_node_stopped_for_twenty_seconds_leaves_once_and_joins_once(scen
     closed = multitude.told("left", "cursorRemoved", rivals)
     node = scene.stage.nodes[FIRST]
     node.freeze()
-    frozen = time.monotonic()
+    frozen, deadline = time.monotonic(), scene.deadline(GONE_WITHIN_S)
     try:
         formers = [
-            asyncio.create_task(is_taken_from(multitude.callers[number], name, other))
+            asyncio.create_task(use_until_closed(multitude.callers[number], name, other))
             for number, name in rivals.items()
         ]
-        await scene.until_heard(gone, within_s=GONE_WITHIN_S)
-        await scene.until_listed(set(), within_s=frozen + GONE_WITHIN_S - time.monotonic())
+        await scene.until_heard(gone, deadline)
+        await scene.until_listed(set(), deadline)
         for name in rivals.values():
             await claimer.ask("messaging", "registerParticipant", name=name)
         await asyncio.sleep(max(0.0, frozen + 20.0 - time.monotonic()))  # the rest of the fault
     finally:
         node.thaw()
-    thawed = time.monotonic()
-    assert not any([await former for former in formers]), "two used a name"
-    async with asyncio.timeout(BACK_WITHIN_S):
+    deadline = scene.deadline(2 * BACK_WITHIN_S)
+    async with asyncio.timeout(60.0):
         assert [await multitude.callers[number].closed for number in rivals] == [4010] * len(rivals)
-    await scene.until_heard(Counter(gone) + Counter(back) + Counter(closed), within_s=2 * BACK_WITHIN_S)
-    print(f"fenced, asserted again and heard of after {time.monotonic() - thawed:.1f} s")
+    assert [await former for former in formers] == [0] * len(rivals), "two used a name"
+    await scene.until_heard(Counter(gone) + Counter(back) + Counter(closed), deadline)
+    print(f"fenced, asserted again and heard of after {deadline.elapsed_s:.1f} s")
     for witness in scene.witnesses:
         assert Counter(witness.heard[len(gone) : len(gone) + len(back)]) == Counter(back), "who lost a name left last"
     assert await is_taken_from(claimer, rivals[0], other)
@@ -144,22 +145,28 @@ async def test_a_node_stopped_for_twenty_seconds_leaves_once_and_joins_once(scen
     await scene.fence()
 
 
+async def use_until_closed(caller: Caller, name: str, other: Caller) -> int:
+    """Send under a name again and again; tells how often it was taken."""
+    count = 0
+    with suppress(ConnectionError):
+        while True:
+            count += await is_taken_from(caller, name, other)
+    return count
+
+
 async def is_taken_from(caller: Caller, name: str, other: Caller) -> bool:
     """Send something under a name; True if it was taken."""
-    try:
-        answer = await caller.call("messaging", "send", sender=name, dest=other.identity, body=None)
-    except ConnectionError:
-        return False
+    answer = await caller.call("messaging", "send", sender=name, dest=other.identity, body=None)
     return bool(answer["type"] == "response")
 
 
 async def test_what_a_killed_node_had_is_gone_within_fifteen_seconds_with_one_left_each(scene: Scene) -> None:
     multitude, claimer = scene.multitude, scene.witnesses[0]
     scene.stage.nodes[FIRST].kill()
-    killed = time.monotonic()
-    await scene.until_heard(multitude.told("left", "cursorRemoved"), within_s=GONE_WITHIN_S)
-    await scene.until_listed(set(), within_s=killed + GONE_WITHIN_S - time.monotonic())
-    print(f"{MEMBERS:,} members, names and cursors gone after {time.monotonic() - killed:.1f} s")
+    deadline = scene.deadline(GONE_WITHIN_S)
+    await scene.until_heard(multitude.told("left", "cursorRemoved"), deadline)
+    await scene.until_listed(set(), deadline)
+    print(f"{MEMBERS:,} members, names and cursors gone after {deadline.elapsed_s:.1f} s")
     names = [names_of(number)[0] for number in range(0, 500, 10)]
     await asyncio.gather(*(claimer.ask("messaging", "registerParticipant", name=name) for name in names))
     await asyncio.gather(*(claimer.ask("messaging", "unregisterParticipant", name=name) for name in names))

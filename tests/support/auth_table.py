@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import jwt
+
 from tests.support.conformance import SECONDS, STRANGER, Scenario, Step, closing, no, ok, says, scenario, waits
 from tests.support.envelope_table import refusal
 from tests.support.tokens import SECRET, claims, forged, hmac_token
@@ -49,7 +51,7 @@ def auth() -> Iterator[Step]:
     yield no("eve", "chat.read", "Not authenticated", channel="room")
 
 
-@scenario(is_apart=True, ann=None, bob=None, eve=None, joe=None, sue=None, tom=None, zoe=None)
+@scenario(is_apart=True, ann=None, bob=None, eve=None, joe=None, sue=None, max=None, kim=None, tom=None, zoe=None)
 def auth_of_bad_tokens() -> Iterator[Step]:
     tom = somebody()
     yield bad("ann", "Invalid token", "made up")
@@ -57,6 +59,8 @@ def auth_of_bad_tokens() -> Iterator[Step]:
     yield bad("eve", "Invalid token", forged({"alg": "none"}, claims(somebody()), secret=None))
     yield bad("joe", "Token expired", hmac_token(somebody(), exp=time.time() - 60))
     yield bad("sue", "Invalid token", hmac_token(somebody(), exp=None))
+    yield bad("max", "Invalid token", jwt.encode(claims(somebody()), SECRET * 2, algorithm="HS512"))
+    yield bad("kim", "Invalid token", hmac_token(somebody(), aud="somebody else"))
     yield known("tom", tom, hmac_token(tom))
     yield bad("tom", "Token expired", hmac_token(tom, exp=time.time() - 60), command="refresh")
     yield no("zoe", "auth.refresh", "Not authenticated", token="made up")  # not looked at: nobody is to guess that way

@@ -18,11 +18,11 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import partial
 from typing import Any, Final, Protocol
 
 from tests.support.error_codes import CODES
+from tests.support.matchers import ANY, SECONDS, TIME, Handle, is_same
 
 __all__ = [
     "ANY",
@@ -52,71 +52,7 @@ DEADLINE_S = 10.0
 FENCE = "fence"  # a channel of pubsub
 STRANGER: Final = "\0"  # in place of an identity: a client without one that may not even subscribe to the fence
 _MARKS = itertools.count()
-
-
-class _Time:
-    """Equals any text that is a point in time, with an offset. ISO 8601."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, str) and datetime.fromisoformat(other).utcoffset() is not None
-
-    __hash__ = None  # type: ignore[assignment]  # never a key
-
-    def __repr__(self) -> str:
-        return "TIME"
-
-
-TIME = _Time()
-
-
-class _Seconds:
-    """Equals how long a token of a minute at most may still be good for."""
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is int and 0 <= other <= 60
-
-    __hash__ = None  # type: ignore[assignment]  # never a key
-
-    def __repr__(self) -> str:
-        return "SECONDS"
-
-
-class _Any:
-    """Equals what differs each time, and is not null."""
-
-    def __eq__(self, other: object) -> bool:
-        return other is not None
-
-    __hash__ = None  # type: ignore[assignment]  # never a key
-
-    def __repr__(self) -> str:
-        return "ANY"
-
-
-SECONDS = _Seconds()
-ANY = _Any()
 NOTHING: Final = object()  # no value: null is one
-
-
-class Handle:
-    """Equals one integer: the first that it is compared with, and no other handle's of the same document."""
-
-    def __init__(self, others: "set[int]") -> None:
-        self._others = others
-        self._value: int | None = None
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not int:
-            return False
-        if self._value is None and other not in self._others:
-            self._others.add(other)
-            self._value = other
-        return self._value == other
-
-    __hash__ = None  # type: ignore[assignment]  # never a key
-
-    def __repr__(self) -> str:
-        return f"HANDLE({self._value})"
 
 
 @dataclass(frozen=True)
@@ -289,7 +225,7 @@ class Play:
         elif step.posted is not None:
             self._calls += 1
             status, answer = await self._stage.post(self._calls, step.posted, step.headers)
-            assert status == step.status and _same(step.reply, answer), f"{step}: {status} {answer}"
+            assert status == step.status and is_same(step.reply, answer), f"{step}: {status} {answer}"
         elif step.who:
             await self._actors.pop(step.who).close()
         for who, code in step.closes.items():
@@ -305,7 +241,7 @@ class Play:
             heard = self._notifications(who)[self._heard[who] :]
             expected = list(step.brings.get(who, ()))
             messages = [each["message"] for each in heard]
-            assert _same(expected, messages), f"{step}:\n{who} heard {messages}\ninstead of {expected}"
+            assert is_same(expected, messages), f"{step}:\n{who} heard {messages}\ninstead of {expected}"
             services = {each["service"] for each in heard}
             assert not step.command or services <= {step.command.partition(".")[0].removesuffix("_backend")}, heard
             self._heard[who] += len(heard)
@@ -314,7 +250,7 @@ class Play:
         service, command = step.command.split(".")
         answer = await self._ask(step.who, service, command, step.params)
         if step.error is None:
-            assert _same({"type": "response", "data": step.reply}, answer), f"{step}: replied {answer}"
+            assert is_same({"type": "response", "data": step.reply}, answer), f"{step}: replied {answer}"
         else:
             expected = {"type": "error", "message": step.error, "code": CODES[step.error]}
             assert answer == expected, f"{step}: replied {answer}"
@@ -324,7 +260,7 @@ class Play:
         await actor.send(step.said)
         await self._wait(step.who, lambda: len(self._replies(step.who)) >= before + len(step.answers), step)
         answers = self._replies(step.who)[before:]
-        assert _same([_as_read(each, actor.encoding) for each in step.answers], answers), f"{step}: replied {answers}"
+        assert is_same([_as_read(each, actor.encoding) for each in step.answers], answers), f"{step}: replied {answers}"
 
     async def _ask(self, who: str, service: str, command: str, params: Mapping[str, Any]) -> Any:
         self._calls += 1
@@ -357,7 +293,7 @@ class Play:
             raise AssertionError(f"{what}: {who} has only {self._actors[who].inbox[-5:]}") from None
 
     def _answers(self, who: str, call_id: int) -> list[Any]:
-        return [each for each in self._replies(who) if _same(call_id, each["message"].get("callId"))]
+        return [each for each in self._replies(who) if is_same(call_id, each["message"].get("callId"))]
 
     def _replies(self, who: str) -> list[Any]:
         return [each for each in self._actors[who].inbox if each["message"]["type"] in ("response", "error")]
@@ -389,16 +325,3 @@ def _as_read(answer: Any, encoding: str) -> Any:
             return answer[encoding]
         return {key: _as_read(value, encoding) for key, value in answer.items()}
     return answer
-
-
-def _same(expected: Any, actual: Any) -> bool:
-    """Compare as JSON does: true is not 1, but 1.0 is."""
-    if isinstance(expected, _Time | Handle):
-        return bool(expected == actual)
-    if isinstance(expected, dict):
-        is_alike = isinstance(actual, dict) and expected.keys() == actual.keys()
-        return is_alike and all(_same(value, actual[key]) for key, value in expected.items())
-    if isinstance(expected, list | tuple):
-        is_alike = isinstance(actual, list) and len(expected) == len(actual)
-        return is_alike and all(map(_same, expected, actual))
-    return isinstance(expected, bool) == isinstance(actual, bool) and bool(expected == actual)

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from tests.support.deadline import Deadline
 from tests.support.node_stage import NodeStage
 from tests.support.tokens import hmac_token
 
@@ -187,7 +188,7 @@ class Witness(Caller):
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, identity: str) -> None:
         super().__init__(socket, identity)
-        self.heard: list[Heard] = []  # of members, twins and cursors
+        self.heard: list[Heard] = []  # of who comes and goes, but for lookers
         self.messages: list[Any] = []  # and what else it is told
 
     async def enter(self) -> None:
@@ -198,18 +199,16 @@ class Witness(Caller):
 
     def hear(self, message: Any) -> None:
         match message["type"]:
-            case "presence" if message["from"].startswith(("member", "twin")):
+            case "presence" if not message["from"].startswith("looker"):
                 self.heard.append((message["status"], message["channel"], message["from"]))
             case "cursorAdded" | "cursorRemoved" as kind:
                 self.heard.append((kind, message["cursor"]["document"], message["cursor"]["publicHandle"]))
             case "message" | "cursorUpdated":
                 self.messages.append(message)
 
-    async def until(self, claim: Callable[[], object], *, within_s: float, what: str) -> None:
+    async def until(self, claim: Callable[[], object], deadline: Deadline, *, what: str) -> None:
         """Wait until what it heard makes a claim true. Raises AssertionError."""
-        deadline_s = asyncio.get_running_loop().time() + within_s
         while not claim():
             assert not self.closed.done(), f"{self.identity} was closed with {self.closed.result()}"
-            left_s = deadline_s - asyncio.get_running_loop().time()
-            assert left_s > 0, f"not within {within_s} s: {what}; {len(self.heard)} heard, at last {self.heard[-3:]}"
-            await asyncio.sleep(min(left_s, 0.02))  # ten thousand notices come at once: looking at each would be dear
+            assert deadline.left_s > 0, f"too late: {what}; {len(self.heard)} heard, at last {self.heard[-3:]}"
+            await asyncio.sleep(0.02)  # ten thousand notices come at once: looking at each would be dear

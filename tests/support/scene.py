@@ -3,7 +3,7 @@
     async with open_scene(tmp_path) as scene:
         scene.begin()                                     # from here on is listened
         ... a fault ...
-        await scene.until_heard(scene.multitude.told("left", "cursorRemoved"), within_s=15)
+        await scene.until_heard(scene.multitude.told("left", "cursorRemoved"), scene.deadline(15))
         await scene.look()                                # whoever comes now finds all as it should be
 
 Twins are identities with a connection on the first node and another on the second: who is still there does not leave.
@@ -15,9 +15,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.support.deadline import Deadline
 from tests.support.multitude import DOCUMENTS, ROOMS, Caller, Heard, Multitude, Witness, rooms_of
 from tests.support.node_stage import NodeStage, node_stage
-from tests.support.tools import eventually
 
 __all__ = ["Scene", "open_scene"]
 
@@ -41,9 +41,10 @@ class Scene:
         """Let everybody come. Each coming is heard once."""
         self.witnesses = [await Witness.come(self.stage, node, f"witness {node}") for node in (1, 2)]
         await asyncio.gather(*(witness.enter() for witness in self.witnesses))
+        await self.fence()
         self.begin()
         await self.multitude.come()
-        await self.until_heard(self.multitude.told("joined", "cursorAdded"), within_s=10.0)
+        await self.until_heard(self.multitude.told("joined", "cursorAdded"), self.deadline(10.0))
         for number in range(TWINS):
             pair = [await Caller.come(self.stage, node, f"twin {number}") for node in (0, 1)]
             for caller in pair:
@@ -57,14 +58,15 @@ class Scene:
             witness.heard.clear()
             witness.messages.clear()
 
-    async def until_heard(self, expected: Mapping[Heard, int], *, within_s: float) -> None:
+    def deadline(self, within_s: float) -> Deadline:
+        """Begin to count the time."""
+        return Deadline(within_s, [each.pid for each in (*self.stage.nodes, self.stage.redis)])
+
+    async def until_heard(self, expected: Mapping[Heard, int], deadline: Deadline) -> None:
         """Wait until both witnesses have heard that much. Raises AssertionError: it is not that what they heard."""
         count = sum(expected.values())
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + within_s
         for witness in self.witnesses:
-            left_s = deadline_s - loop.time()
-            await witness.until(lambda heard=witness.heard: len(heard) >= count, within_s=left_s, what=f"{count} heard")
+            await witness.until(lambda heard=witness.heard: len(heard) >= count, deadline, what=f"{count} heard")
         self.check_heard(expected)
 
     def check_heard(self, expected: Mapping[Heard, int]) -> None:
@@ -93,24 +95,24 @@ class Scene:
         for witness in witnesses or self.witnesses:
             await witness.until(
                 lambda messages=witness.messages: any(message.items() <= each.items() for each in messages),
-                within_s=HEARD_WITHIN_S,
+                self.deadline(HEARD_WITHIN_S),
                 what=f"{witness.identity} is told {message}",
             )
 
-    async def until_listed(self, names: Set[str], *, within_s: float) -> None:
+    async def until_listed(self, names: Set[str], deadline: Deadline) -> None:
         """Wait until these names are held, and no other but the witnesses'."""
         expected = names | {witness.identity for witness in self.witnesses}
-
-        async def is_listed() -> bool:
-            return set(await self.witnesses[0].ask("messaging", "listParticipants")) == expected
-
-        await eventually(is_listed, within_s=within_s, what=f"{len(expected)} names are held")
+        while (listed := set(await self.witnesses[0].ask("messaging", "listParticipants"))) != expected:
+            assert deadline.left_s > 0, (
+                f"too late: {len(listed - expected)} names too many, {len(expected - listed)} lack"
+            )
+            await asyncio.sleep(0.05)  # nobody is told of names
 
     async def look(self) -> None:
         """Let somebody come who has heard nothing yet, and find all as it should be."""
         self._looks += 1
         looker = await Caller.come(self.stage, 2, f"looker {self._looks}")
-        await self.until_listed(self.multitude.names, within_s=0.0)
+        await self.until_listed(self.multitude.names, self.deadline(0.0))
         answers = await asyncio.gather(*(looker.ask("chat", "join", channel=room) for room in ROOMS))
         members = self.multitude.members
         others = {each.identity for each in [looker, *self.witnesses]}
