@@ -22,7 +22,7 @@ from tests.faults.lab.trial import Fault
 PLAN = replace(
     Plan(seed=int(os.environ.get("LAB_SEED", "1"))).small(), nodes=3, clients=30, has_balancer=True, drain_grace_s=3.0
 )
-SOAK_MINUTES = 0.5  # `make soak` has the hours
+SOAK_MINUTES = 0.35  # `make soak` has the hours
 
 pytestmark = [
     pytest.mark.needs("redis-server", "nginx", "gcc"),

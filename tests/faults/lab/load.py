@@ -20,12 +20,16 @@ _LINE_MAX_BYTES = 1 << 20
 
 
 class Load:
-    """Numbered messages, from another process. acked, uncertain: since `take` was last called."""
+    """Numbered messages, from another process.
+
+    acked, uncertain: since `take` was last called. latest: the last number of each channel that was acknowledged.
+    """
 
     def __init__(self, order: Order) -> None:
         self._order = order
         self.acked: list[Acked] = []
         self.uncertain: list[Uncertain] = []
+        self.latest: dict[str, int] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._paused: asyncio.Future[dict[str, int]] | None = None
@@ -63,6 +67,7 @@ class Load:
             if kind == "acked":
                 channel, number, started_s, acked_s, position, attempts = words
                 where = None if not position else Position.parse(position)
+                self.latest[channel] = number
                 self.acked.append(Acked(channel, number, started_s, acked_s, where, attempts))
             elif kind == "uncertain":
                 self.uncertain.append(Uncertain(*words))
