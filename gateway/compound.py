@@ -8,7 +8,6 @@ Rules:
   in as bytes, behind the checks of what is around them.
 """
 
-import re
 import secrets
 
 from gateway.codec import Encoding, Json, decode_json, encode, encode_msgpack
@@ -33,10 +32,12 @@ class Compound:
 
     def encode(self, around: Json, encoding: Encoding) -> bytes:
         """Encode a message that has `value` in it. Raises InvalidMessage: what is around the payloads is no JSON."""
-        sign, number = self._sign(0), b"0" * 8
-        before, _, after = encode(sign, encoding).rpartition(number)
-        pattern = re.compile(re.escape(before) + rb"(\d{8})" + re.escape(after))
-        return pattern.sub(lambda found: self._payload(int(found[1]), encoding), encode(around, encoding))
+        before, _, after = encode(self._sign(0), encoding).rpartition(b"0" * 8)
+        first, *others = encode(around, encoding).split(before)
+        found = [first]
+        for each in others:
+            found += self._payload(int(each[:8]), encoding), each[8 + len(after) :]
+        return b"".join(found)
 
     def _sign(self, number: int) -> str:
         return f"{self._mark}{number:08d}"
