@@ -23,11 +23,16 @@ class Compound:
     def __init__(self) -> None:
         self.value: Json = None
         self._mark = secrets.token_hex(16)  # 128 random bits: stands nowhere else
-        self._payloads: list[tuple[bytes, Json]] = []  # JSON, and decoded
+        self._payloads: list[bytes] = []
 
-    def enclose(self, payload: bytes) -> str:
-        """Take a payload, JSON; returns what stands for it. Raises InvalidMessage: it is no strict JSON text."""
-        self._payloads.append((payload, decode_json(payload)))
+    def enclose(self, payload: bytes, *, is_checked: bool = False) -> str:
+        """Take a payload, JSON; returns what stands for it. is_checked: by somebody before.
+
+        Raises InvalidMessage: it is no strict JSON text.
+        """
+        if not is_checked:
+            decode_json(payload)
+        self._payloads.append(payload)
         return self._sign(len(self._payloads) - 1)
 
     def encode(self, around: Json, encoding: Encoding) -> bytes:
@@ -43,5 +48,5 @@ class Compound:
         return f"{self._mark}{number:08d}"
 
     def _payload(self, number: int, encoding: Encoding) -> bytes:
-        payload, value = self._payloads[number]
-        return payload if encoding is Encoding.JSON else encode_msgpack(value)
+        payload = self._payloads[number]
+        return payload if encoding is Encoding.JSON else encode_msgpack(decode_json(payload))
