@@ -19,6 +19,7 @@ from gateway.redis.slots import slot_of
 from tests.support.brokers import PREFIX, Recorder, hears
 from tests.support.clusters import ClusterLab
 from tests.support.nodes import GATEWAY, NodeProcess, Process
+from tests.support.redis_servers import REAL_KINDS
 from tests.support.tools import eventually
 
 pytestmark = pytest.mark.needs("redis-server")
@@ -27,9 +28,9 @@ HEALED_S = 5.0
 HOUR = History(3600.0)
 
 
-@pytest.fixture
-async def lab(tmp_path: Path) -> AsyncIterator[ClusterLab]:
-    async with asyncio.timeout(90.0), ClusterLab("redis", tmp_path, replicas=1) as running:
+@pytest.fixture(params=["redis"])
+async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ClusterLab]:
+    async with asyncio.timeout(90.0), ClusterLab(request.param, tmp_path, replicas=1) as running:
         yield running
 
 
@@ -67,6 +68,7 @@ async def test_channels_of_all_shards_are_heard(lab: ClusterLab) -> None:
         assert not broker.is_subscribed(keys[0]) and broker.is_subscribed(keys[1])
 
 
+@pytest.mark.parametrize("lab", REAL_KINDS, indirect=True)
 async def test_a_slot_that_moves_takes_its_channels_along_in_order(lab: ClusterLab) -> None:
     async with cluster_broker(lab) as (broker, heard):
         (key,), (other,) = keys_on(lab, 0), keys_on(lab, 1)
@@ -103,6 +105,7 @@ async def test_a_slot_that_moves_takes_its_channels_along_in_order(lab: ClusterL
         assert await broker.publish(other, b"stayed") == 1
 
 
+@pytest.mark.parametrize("lab", REAL_KINDS, indirect=True)
 async def test_a_primary_that_dies_is_followed_by_its_replica(lab: ClusterLab) -> None:
     async with cluster_broker(lab, publish_timeout_s=1.0) as (broker, heard):
         (key,), (other,) = keys_on(lab, 0), keys_on(lab, 1)
