@@ -11,7 +11,7 @@ import pytest
 from gateway.errors import BrokerUnavailable
 from gateway.history import History
 from gateway.metrics import Metrics
-from gateway.publication import Position
+from gateway.publication import Position, read_publication
 from gateway.redis import RedisHistory, RedisTarget
 from gateway.redis.cluster_broker import ClusterBroker
 from gateway.redis.names import channel_name
@@ -219,3 +219,18 @@ async def test_a_node_process_serves_a_cluster_and_publishers_find_the_slot(lab:
         assert await checking.wait() == 0, checking.log
         await checking.close()
         assert "3 primaries, 16384 of 16384 slots" in checking.log
+
+
+async def test_what_is_kept_is_heard_with_its_position(lab: ClusterLab) -> None:
+    (key,) = keys_on(lab, 2)
+    keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    async with cluster_broker(lab) as (broker, heard):
+        await keeper.start()
+        try:
+            await broker.subscribe(key)
+            position = await keeper.publish(key, b"1", HOUR)
+            await heard.until(lambda: heard.of(key))
+            publication = read_publication(heard.of(key)[0])
+            assert (publication.payload, publication.position) == (b"1", position)
+        finally:
+            await keeper.stop()
