@@ -52,6 +52,12 @@ async def test_what_is_promised_for_a_fault_is_kept(lab: Lab, fault: Fault) -> N
     await hold(lab, fault)
 
 
+@pytest.mark.parametrize("fault", rows("cluster"))
+async def test_what_is_promised_on_a_cluster_is_kept(fault: Fault, tmp_path: Path) -> None:
+    async with running_lab(PLAN, tmp_path, fault.topology) as lab:
+        await hold(lab, fault)
+
+
 @pytest.mark.parametrize("fault", rows("sentinel"))
 async def test_what_is_promised_behind_sentinels_is_kept(fault: Fault, tmp_path: Path) -> None:
     async with running_lab(PLAN, tmp_path, fault.topology) as lab:

@@ -53,8 +53,9 @@ async def run_fault(lab: Lab, fault: Fault) -> Outcome:
     await asyncio.sleep(AFTER_S)
     try:
         is_settled = await lab.settle()
-    except TimeoutError:
-        is_settled = False
+    except TimeoutError as error:
+        outcome.broken.append(f"the publisher does not come to an end: {error}")
+        is_settled = True
     if not is_settled:
         outcome.broken.append("the last messages did not reach everybody")
     verdict, acked = await lab.judge(allows_repeats=fault.allows_repeats, may_vanish=fault.may_vanish)

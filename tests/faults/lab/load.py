@@ -78,8 +78,18 @@ class Load:
         """Let every channel end with a number that was acknowledged; tells these. Raises TimeoutError."""
         self._paused = asyncio.get_running_loop().create_future()
         self._tell("pause")
-        async with asyncio.timeout(within_s):
-            return await self._paused
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._paused
+        except TimeoutError:
+            raise TimeoutError(f"channels without a fence: {self._silent()}") from None
+
+    def _silent(self) -> str:
+        """Tell which channels were acknowledged nothing for longest, and what publishing said last."""
+        last_s = {channel: 0.0 for channel in self._order.channels}
+        last_s.update({one.channel: one.acked_s for one in self.acked})
+        oldest = sorted(last_s, key=last_s.__getitem__)[:5]
+        return f"oldest {oldest}; errors {sorted({one.error for one in self.uncertain[-50:]})[:3]}"
 
     def resume(self) -> None:
         """Go on."""
