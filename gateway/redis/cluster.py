@@ -63,6 +63,11 @@ class _Route:
         self._shard_of = shard_of
 
     @property
+    def addresses(self) -> str:
+        """See Route."""
+        return self._cluster.addresses
+
+    @property
     def latest(self) -> "RedisTarget | None":
         """See Route."""
         shard = self._shard_of()
