@@ -12,9 +12,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from gateway import ChannelRule, Node, ServiceRegistry, Settings
+from gateway.redis import RedisTarget
 from gateway.running import running_node
 from services.pubsub import PubSubService
 from tests.support.clients import UNLIMITED
+from tests.support.clusters import ClusterLab
 from tests.support.redis_servers import REAL_KINDS, RedisServer
 from tests.support.tools import eventually
 from tests.support.town import Resident
@@ -28,23 +30,27 @@ class Pair:
     """Two nodes and their Redis."""
 
     nodes: list[tuple[Node, ServiceRegistry]]
-    server: RedisServer
+    server: RedisServer | ClusterLab
     redis: Redis
 
     def client(self, number: int, identity: str | None = None) -> Resident:
         return Resident(*self.nodes[number], identity)
 
 
-@pytest.fixture(params=REAL_KINDS)
+@pytest.fixture(params=[*REAL_KINDS, "cluster"])
 async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(RedisServer(request.param, tmp_path))
+        server: RedisServer | ClusterLab
+        if request.param == "cluster":
+            server = await stack.enter_async_context(ClusterLab("redis", tmp_path))
+        else:
+            server = await stack.enter_async_context(RedisServer(request.param, tmp_path))
         nodes = []
         for _ in range(2):
             registry = ServiceRegistry([PubSubService(channels=CHANNELS)])
             settings = Settings(redis_url=server.url, limits=UNLIMITED)
             nodes.append((await stack.enter_async_context(running_node(registry, settings=settings)), registry))
-        redis = server.client()
+        redis = RedisTarget.from_url(server.url).of(NAME.encode()).client(timeout_s=10.0)
         stack.push_async_callback(redis.aclose)
         await eventually(lambda: _are_ready(nodes), within_s=10, what="both nodes hear Redis")
         yield Pair(nodes, server, redis)
@@ -100,7 +106,9 @@ async def test_presence_and_notices_are_of_both_nodes(pair: Pair) -> None:
     assert await bob.ask("pubsub", "presenceStats", channel="room:1") == {"members": 1, "connections": 1}
 
 
+@pytest.mark.parametrize("pair", REAL_KINDS, indirect=True)
 async def test_the_function_is_there_again_after_redis_lost_everything(pair: Pair) -> None:
+    assert isinstance(pair.server, RedisServer)  # of a Cluster, a replica would be in its place
     before = await fcall(pair, "1", "key")
     await pair.server.restart()
     after = await fcall(pair, "1", "key")
