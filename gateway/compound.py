@@ -8,7 +8,6 @@ Rules:
   in as bytes, behind the checks of what is around them.
 """
 
-import re
 import secrets
 
 from gateway.codec import Encoding, Json, decode_json, encode, encode_msgpack
@@ -24,23 +23,30 @@ class Compound:
     def __init__(self) -> None:
         self.value: Json = None
         self._mark = secrets.token_hex(16)  # 128 random bits: stands nowhere else
-        self._payloads: list[tuple[bytes, Json]] = []  # JSON, and decoded
+        self._payloads: list[bytes] = []
 
-    def enclose(self, payload: bytes) -> str:
-        """Take a payload, JSON; returns what stands for it. Raises InvalidMessage: it is no strict JSON text."""
-        self._payloads.append((payload, decode_json(payload)))
+    def enclose(self, payload: bytes, *, is_checked: bool = False) -> str:
+        """Take a payload, JSON; returns what stands for it. is_checked: by somebody before.
+
+        Raises InvalidMessage: it is no strict JSON text.
+        """
+        if not is_checked:
+            decode_json(payload)
+        self._payloads.append(payload)
         return self._sign(len(self._payloads) - 1)
 
     def encode(self, around: Json, encoding: Encoding) -> bytes:
         """Encode a message that has `value` in it. Raises InvalidMessage: what is around the payloads is no JSON."""
-        sign, number = self._sign(0), b"0" * 8
-        before, _, after = encode(sign, encoding).rpartition(number)
-        pattern = re.compile(re.escape(before) + rb"(\d{8})" + re.escape(after))
-        return pattern.sub(lambda found: self._payload(int(found[1]), encoding), encode(around, encoding))
+        before, _, after = encode(self._sign(0), encoding).rpartition(b"0" * 8)
+        first, *others = encode(around, encoding).split(before)
+        found = [first]
+        for each in others:
+            found += self._payload(int(each[:8]), encoding), each[8 + len(after) :]
+        return b"".join(found)
 
     def _sign(self, number: int) -> str:
         return f"{self._mark}{number:08d}"
 
     def _payload(self, number: int, encoding: Encoding) -> bytes:
-        payload, value = self._payloads[number]
-        return payload if encoding is Encoding.JSON else encode_msgpack(value)
+        payload = self._payloads[number]
+        return payload if encoding is Encoding.JSON else encode_msgpack(decode_json(payload))

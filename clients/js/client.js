@@ -182,8 +182,7 @@ export class Client {
 
   /** @param {import("./connection.js").Connection} connection @param {ClientEvents["open"]} how */
   #onOpen(connection, how) {
-    this.#emit("open", how);
-    if (this.#isClosed) return; // by a handler
+    this.#emit("open", how); // a handler may close the client; then nobody waits any more
     this.#waiting.release(connection);
     this.#queue.use(connection);
   }

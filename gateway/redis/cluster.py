@@ -2,7 +2,8 @@
 
 Rules:
 - A *shard* is a primary with its replicas. It stays the same one when a replica takes over, so connections are kept by
-  shard: its target moves as one behind Sentinel does. Known servers tell a shard again: it has some of them.
+  shard: its target moves as one behind Sentinel does. It is known again by its primary, or else by its new primary,
+  which was among its replicas; not by other replicas, which go where they are needed.
 - All known servers are asked at once; of their answers that of the highest epoch counts, of a server whose cluster is
   ok if there is one: one that was cut off knows former days.
 - Who learns that something moved (MOVED, ASK, a lost connection) asks anew; one question serves all who ask.
@@ -36,7 +37,8 @@ class Shard:
     """A primary and its replicas. target: the primary, wherever it is."""
 
     primary: _Address
-    members: set[str]  # ids of servers that were seen in it
+    primary_id: str
+    members: set[str]  # ids of all its servers, as last seen
     slots: list[tuple[int, int]]  # ranges, both ends included
     target: "RedisTarget" = field(init=False)
 
@@ -59,6 +61,11 @@ class _Route:
     def __init__(self, cluster: "Cluster", shard_of: Callable[[], Shard | None]) -> None:
         self._cluster = cluster
         self._shard_of = shard_of
+
+    @property
+    def addresses(self) -> str:
+        """See Route."""
+        return self._cluster.addresses
 
     @property
     def latest(self) -> "RedisTarget | None":
@@ -176,8 +183,12 @@ class Cluster:
         """Make what was found the present state; shards that are known stay the same objects."""
         shards: list[Shard] = []
         is_changed = False
+        by_primary = {each.primary_id: each for each in self.shards}
+        found = sorted(found, key=lambda new: new.primary_id not in by_primary)  # those that are sure go first
         for new in found:
-            known = next((each for each in self.shards if each.members & new.members and each not in shards), None)
+            known = by_primary.get(new.primary_id) or next(
+                (each for each in self.shards if new.primary_id in each.members and each not in shards), None
+            )
             if known is None:
                 new.target = replace(self._login, route=_Route(self, lambda shard=new: shard))  # type: ignore[misc]
                 shards.append(new)
@@ -187,7 +198,7 @@ class Cluster:
                 _log.warning("another primary", redis=new.primary, before=known.primary)
             is_changed |= known.slots != new.slots or known.primary != new.primary
             known.primary, known.slots = new.primary, new.slots
-            known.members |= new.members
+            known.primary_id, known.members = new.primary_id, new.members
             shards.append(known)
         if not is_changed and len(shards) == len(self.shards):
             return
@@ -227,8 +238,8 @@ def _read_view(info: Any, slots: Any, asked: _Address) -> _View:
         places = [((host or b"").decode() or asked[0], int(port)) for host, port, *_ in nodes]
         ids = {node[2].decode() for node in nodes}
         servers.update(places)
-        shard = shards.setdefault(nodes[0][2].decode(), Shard(places[0], set(), []))
-        shard.members |= ids
+        primary_id = nodes[0][2].decode()
+        shard = shards.setdefault(primary_id, Shard(places[0], primary_id, ids, []))
         shard.slots.append((first, last))
     return _View(
         facts.get("cluster_state") == "ok", int(facts.get("cluster_current_epoch", 0)), list(shards.values()), servers

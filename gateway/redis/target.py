@@ -54,6 +54,10 @@ class Route(Protocol):
     """Knows where a target is that moves."""
 
     @property
+    def addresses(self) -> str:
+        """Who is asked: HOST:PORT of each, with commas between."""
+
+    @property
     def latest(self) -> "RedisTarget | None":
         """The server that was found last."""
 
@@ -167,6 +171,8 @@ class RedisTarget:
             return f"{scheme}+cluster://{self.cluster.addresses}"
         if self.sentinels is not None:
             return f"{scheme}+sentinel://{self.sentinels.addresses}/{self.sentinels.name}/{self.db}"
+        if self.route is not None:
+            return f"{scheme}+cluster://{self.route.addresses}"
         return f"{scheme}://{self.address}/{self.db}"
 
     @property

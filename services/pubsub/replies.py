@@ -19,7 +19,7 @@ NOTHING_TO_RECOVER: Final[dict[str, Any]] = {
 
 def recovered(recovery: Recovery) -> Compound:
     """Reply to who recovers."""
-    return _compound(recovery.publications, recovery.position, is_recovered=recovery.is_recovered)
+    return _compound(recovery.publications, recovery.position, is_recovered=recovery.is_recovered, is_checked=True)
 
 
 def kept(publications: Sequence[Publication], top: Position, *, since: Position | None) -> Compound:
@@ -49,19 +49,21 @@ def _follows(publications: Sequence[Publication], top: Position, since: Position
     return (position.epoch, position.offset) == (since.epoch, since.offset + 1)
 
 
-def _compound(publications: Sequence[Publication], position: Position, *, is_recovered: bool) -> Compound:
+def _compound(
+    publications: Sequence[Publication], position: Position, *, is_recovered: bool, is_checked: bool = False
+) -> Compound:
     compound = Compound()
-    messages = [_message(compound, each) for each in publications]
+    messages = [_message(compound, each, is_checked) for each in publications]
     compound.value = {"position": str(position), "recovered": is_recovered, "messages": messages}
     return compound
 
 
-def _message(compound: Compound, publication: Publication) -> dict[str, Any]:
+def _message(compound: Compound, publication: Publication, is_checked: bool) -> dict[str, Any]:
     position = publication.position
     place = {} if position is None else {"offset": position.offset, "position": str(position)}
     try:
         if publication.is_tombstone:
             raise InvalidMessage("Tombstone")
-        return {"message": compound.enclose(publication.payload), **place}
+        return {"message": compound.enclose(publication.payload, is_checked=is_checked), **place}
     except InvalidMessage:  # what is not fit for anybody keeps its place, as in live notifications
         return {"message": None, "tombstone": True, **place}

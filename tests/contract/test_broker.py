@@ -1,4 +1,4 @@
-"""The contract of `gateway.broker`, held by RedisBroker on each kind of server, and by SpreadBroker on two of them."""
+"""The contract of `gateway.broker`: RedisBroker on each kind of server, SpreadBroker and ClusterBroker on several."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,6 +10,7 @@ import pytest
 from gateway.errors import BrokerUnavailable
 from gateway.redis import channel_name
 from tests.support.brokers import PREFIX, Recorder, hears, open_broker
+from tests.support.clusters import ClusterLab
 from tests.support.proxy import FaultProxy
 from tests.support.redis_servers import KINDS, AnyServer, start_server
 from tests.support.tools import eventually
@@ -21,8 +22,12 @@ def name(key: str) -> bytes:
     return channel_name(PREFIX, key)
 
 
-@pytest.fixture(params=(*KINDS, "spread"))
-async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AnyServer]:
+@pytest.fixture(params=(*KINDS, "spread", "cluster"))
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AnyServer | ClusterLab]:
+    if request.param == "cluster":
+        async with ClusterLab("redis", tmp_path) as lab:
+            yield lab
+        return
     async with start_server(request.param, tmp_path) as running:
         yield running
 
@@ -185,7 +190,8 @@ async def test_a_publish_fails_while_the_server_is_gone_and_goes_on_after(server
         with pytest.raises(BrokerUnavailable):
             await broker.publish(NEWS, b"lost")
         await server.start()
-        await heard.until(lambda: heard.interruptions == 1)
+        await heard.until(lambda: heard.interruptions)
+        await hears(broker)
         await hears(broker)
         assert await broker.publish(NEWS, b"found") == 1
         await heard.until(lambda: heard.of(NEWS) == [b"found"])

@@ -11,8 +11,10 @@ import aiohttp
 import pytest
 from redis import Redis
 
+from gateway.redis.slots import slot_of
 from snorky import Position, Publication, Publisher, PublishError
 from snorky.aio import Publisher as AsyncPublisher
+from tests.support.clusters import ClusterLab
 from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess
 from tests.support.proxy import FaultProxy
 from tests.support.sentinels import SentinelLab
@@ -152,3 +154,25 @@ async def test_publisher_follows_the_primary_that_the_sentinels_tell(tmp_path: P
                 after = await publisher.publish("kept:e", 2)
                 assert before.position is not None and after.position is not None
                 assert str(before.position) != str(after.position)
+
+
+async def test_publisher_finds_channels_in_a_cluster_and_follows_a_slot_that_moves(tmp_path: Path) -> None:
+    config = tmp_path / "snorky.toml"
+    config.write_text(RULES)
+    async with ClusterLab("redis", tmp_path) as lab:
+        argv = [*GATEWAY, "serve", "--config", str(config)]
+        async with NodeProcess.running({"SNORKY_REDIS_URL": lab.url}, argv=argv) as node:
+            async with AsyncPublisher(lab.url) as publisher, aiohttp.ClientSession() as session:
+                client = await session.ws_connect(node.websocket_url)
+                subscribe = {"command": "subscribe", "params": {"channel": "kept:7"}, "callId": 1}
+                await client.send_json({"service": "pubsub", "message": subscribe})
+                assert (await client.receive_json(timeout=5))["message"]["type"] == "response"
+                first = await publisher.publish_many(Publication(f"kept:{number}", number) for number in range(100))
+                assert {receipt.position.offset for receipt in first if receipt.position} == {1}
+                slot = slot_of(b"snorky:{pubsub:kept:7}")
+                source = slot * 3 // 16384
+                await lab.move_slot(slot, source, (source + 1) % 3)
+                second = await publisher.publish("kept:7", "moved", count=True)
+                assert second.position is not None and second.position.offset == 2
+                heard = [(await client.receive_json(timeout=5))["message"]["message"] for _ in range(2)]
+                assert heard == [7, "moved"]

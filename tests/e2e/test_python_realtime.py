@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +63,17 @@ class House:
     redis: RedisProcess
     nodes: list[NodeProcess]
     url: str
+    start: Callable[[dict[str, str]], NodeProcess]  # one more node, with settings besides
     published: int = 0
+
+    async def replace(self, number: int) -> None:
+        """Drain a node, and start another one on its ports."""
+        old = self.nodes[number]
+        old.terminate()
+        assert await old.wait() == 0
+        ports = {"SNORKY_PUBLIC__PORT": str(old.public_port), "SNORKY_PRIVATE__PORT": str(old.private_port)}
+        self.nodes[number] = self.start(ports)
+        await self.nodes[number].wait_ready()
 
     async def publish(self) -> None:
         """Publish numbers to every channel until cancelled."""
@@ -87,9 +97,13 @@ async def house(directory: Path, *, count: int = 3, env: dict[str, str] | None =
             "SNORKY_PUBLIC__DRAIN_GRACE_S": "3",
             **(env or {}),
         }
-        nodes = [NodeProcess(settings, argv=[*GATEWAY, "serve", "--config", str(config)]) for _ in range(count)]
-        for node in nodes:
+
+        def start(more: dict[str, str]) -> NodeProcess:
+            node = NodeProcess({**settings, **more}, argv=[*GATEWAY, "serve", "--config", str(config)])
             stack.push_async_callback(node.close)
+            return node
+
+        nodes = [start({}) for _ in range(count)]
         for node in nodes:
             await node.wait_ready()
 
@@ -98,11 +112,11 @@ async def house(directory: Path, *, count: int = 3, env: dict[str, str] | None =
 
         await eventually(all_ready, within_s=20, what="all nodes are ready")
         if count == 1:
-            yield House(redis, nodes, nodes[0].websocket_url)
+            yield House(redis, nodes, nodes[0].websocket_url, start)
             return
         backends = [Backend(node.public_port, node.private_port) for node in nodes]
         balancer = await stack.enter_async_context(running_nginx(directory, backends))
-        yield House(redis, nodes, balancer.websocket_url)
+        yield House(redis, nodes, balancer.websocket_url, start)
 
 
 @asynccontextmanager
@@ -164,6 +178,12 @@ async def test_drained_node_is_left_before_it_goes_and_nobody_notices(tmp_path: 
         there.nodes[0].terminate()
         assert await there.nodes[0].wait() == 0
         await reached(there, there.published + 50)
+
+
+async def test_all_nodes_replaced_one_after_the_other_cost_nothing(tmp_path: Path) -> None:
+    async with house(tmp_path) as there, load(there, there.url):
+        for number in range(len(there.nodes)):
+            await there.replace(number)
 
 
 async def test_connections_that_are_cut_again_and_again_cost_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from gateway.errors import BrokerUnavailable
 from gateway.history import History
 from gateway.metrics import Metrics
-from gateway.publication import Position
+from gateway.publication import Position, read_publication
 from gateway.redis import RedisHistory, RedisTarget
 from gateway.redis.cluster_broker import ClusterBroker
 from gateway.redis.names import channel_name
@@ -19,6 +19,7 @@ from gateway.redis.slots import slot_of
 from tests.support.brokers import PREFIX, Recorder, hears
 from tests.support.clusters import ClusterLab
 from tests.support.nodes import GATEWAY, NodeProcess, Process
+from tests.support.redis_servers import REAL_KINDS
 from tests.support.tools import eventually
 
 pytestmark = pytest.mark.needs("redis-server")
@@ -27,9 +28,9 @@ HEALED_S = 5.0
 HOUR = History(3600.0)
 
 
-@pytest.fixture
-async def lab(tmp_path: Path) -> AsyncIterator[ClusterLab]:
-    async with asyncio.timeout(90.0), ClusterLab("redis", tmp_path, replicas=1) as running:
+@pytest.fixture(params=["redis"])
+async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ClusterLab]:
+    async with asyncio.timeout(90.0), ClusterLab(request.param, tmp_path, replicas=1) as running:
         yield running
 
 
@@ -67,6 +68,7 @@ async def test_channels_of_all_shards_are_heard(lab: ClusterLab) -> None:
         assert not broker.is_subscribed(keys[0]) and broker.is_subscribed(keys[1])
 
 
+@pytest.mark.parametrize("lab", REAL_KINDS, indirect=True)
 async def test_a_slot_that_moves_takes_its_channels_along_in_order(lab: ClusterLab) -> None:
     async with cluster_broker(lab) as (broker, heard):
         (key,), (other,) = keys_on(lab, 0), keys_on(lab, 1)
@@ -103,6 +105,7 @@ async def test_a_slot_that_moves_takes_its_channels_along_in_order(lab: ClusterL
         assert await broker.publish(other, b"stayed") == 1
 
 
+@pytest.mark.parametrize("lab", REAL_KINDS, indirect=True)
 async def test_a_primary_that_dies_is_followed_by_its_replica(lab: ClusterLab) -> None:
     async with cluster_broker(lab, publish_timeout_s=1.0) as (broker, heard):
         (key,), (other,) = keys_on(lab, 0), keys_on(lab, 1)
@@ -216,3 +219,18 @@ async def test_a_node_process_serves_a_cluster_and_publishers_find_the_slot(lab:
         assert await checking.wait() == 0, checking.log
         await checking.close()
         assert "3 primaries, 16384 of 16384 slots" in checking.log
+
+
+async def test_what_is_kept_is_heard_with_its_position(lab: ClusterLab) -> None:
+    (key,) = keys_on(lab, 2)
+    keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    async with cluster_broker(lab) as (broker, heard):
+        await keeper.start()
+        try:
+            await broker.subscribe(key)
+            position = await keeper.publish(key, b"1", HOUR)
+            await heard.until(lambda: heard.of(key))
+            publication = read_publication(heard.of(key)[0])
+            assert (publication.payload, publication.position) == (b"1", position)
+        finally:
+            await keeper.stop()

@@ -22,7 +22,7 @@ from tests.faults.lab.trial import Fault
 PLAN = replace(
     Plan(seed=int(os.environ.get("LAB_SEED", "1"))).small(), nodes=3, clients=30, has_balancer=True, drain_grace_s=3.0
 )
-SOAK_MINUTES = 0.5  # `make soak` has the hours
+SOAK_MINUTES = 0.35  # `make soak` has the hours
 
 pytestmark = [
     pytest.mark.needs("redis-server", "nginx", "gcc"),
@@ -50,6 +50,12 @@ async def hold(lab: Lab, fault: Fault) -> None:
 @pytest.mark.parametrize("fault", rows("single"))
 async def test_what_is_promised_for_a_fault_is_kept(lab: Lab, fault: Fault) -> None:
     await hold(lab, fault)
+
+
+@pytest.mark.parametrize("fault", rows("cluster"))
+async def test_what_is_promised_on_a_cluster_is_kept(fault: Fault, tmp_path: Path) -> None:
+    async with running_lab(PLAN, tmp_path, fault.topology) as lab:
+        await hold(lab, fault)
 
 
 @pytest.mark.parametrize("fault", rows("sentinel"))

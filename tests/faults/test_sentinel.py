@@ -13,6 +13,7 @@ from gateway.redis import RedisBroker, RedisDirectory, RedisHistory, RedisTarget
 from gateway.redis.heartbeat import Heartbeat, read_nodes
 from tests.support.brokers import PREFIX, Recorder, hears, open_broker
 from tests.support.directories import FakeNode
+from tests.support.redis_servers import REAL_KINDS
 from tests.support.sentinels import SentinelLab
 
 pytestmark = pytest.mark.needs("redis-server")
@@ -21,9 +22,9 @@ FAILOVER_S = 15.0  # of the sentinels, before which no node can know
 HEALED_S = 6.0  # of a node, after it
 
 
-@pytest.fixture
-async def lab(tmp_path: Path) -> AsyncIterator[SentinelLab]:
-    async with SentinelLab("redis", tmp_path) as running:
+@pytest.fixture(params=["redis"])
+async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SentinelLab]:
+    async with SentinelLab(request.param, tmp_path) as running:
         yield running
 
 
@@ -46,6 +47,7 @@ async def subscribers_at(server: object) -> int:
         await client.aclose()
 
 
+@pytest.mark.parametrize("lab", REAL_KINDS, indirect=True)
 async def test_a_node_follows_the_primary_that_was_killed_under_load(lab: SentinelLab) -> None:
     async with open_broker(lab.url) as (broker, recorder):
         await broker.subscribe("pubsub:news")

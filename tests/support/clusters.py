@@ -10,12 +10,12 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from gateway.redis import RedisTarget
-from gateway.redis.slots import SLOTS
+from gateway.redis.slots import SLOTS, slot_of
 from gateway.redis.wire import WireError, ask, command, dial
 from tests.support.redis_servers import RedisServer
 from tests.support.tools import free_port
 
-__all__ = ["ClusterLab"]
+__all__ = ["ClusterClient", "ClusterLab"]
 
 NODE_TIMEOUT_MS: Final = 1000
 AGREED_WITHIN_S: Final = 20.0
@@ -77,6 +77,22 @@ class ClusterLab:
     ) -> None:
         await self._stack.aclose()
 
+    async def stop(self) -> None:
+        """End all as a crash does. Idempotent."""
+        for server in self.servers:
+            await server.stop()
+
+    async def start(self) -> None:
+        """Start all again, with nothing of what they held; they know each other and their slots still."""
+        for server in self.servers:
+            await server.start()
+        for at in range(len(self.servers)):
+            await self._until(at, "cluster_state:ok")
+
+    def client(self) -> "ClusterClient":
+        """A client of the test's own, for what another program would do; close it with `aclose()`."""
+        return ClusterClient(self)
+
     async def move_slot(self, slot: int, source: int, destination: int) -> None:
         """Move a slot with its keys, as `redis-cli --cluster reshard` does."""
         await self.ask(destination, "CLUSTER", "SETSLOT", slot, "IMPORTING", self._ids[source])
@@ -111,3 +127,31 @@ class ClusterLab:
         while text not in (answer := await self.ask(at, *(words or ("CLUSTER", "INFO")))):
             assert loop.time() < deadline, f"server {at}: no {text} within {within_s} s: {answer}"
             await asyncio.sleep(0.05)  # a server cannot be awaited
+
+
+class ClusterClient:
+    """As much of a client as tests of channels need, for slots as they were dealt out."""
+
+    def __init__(self, lab: ClusterLab) -> None:
+        self._lab = lab
+
+    async def publish(self, name: bytes, payload: bytes) -> int:
+        """Publish as one does in a Cluster."""
+        answer: int = await self._lab.ask(self._at(name), "SPUBLISH", name, payload)
+        return answer
+
+    async def pubsub_numsub(self, name: bytes) -> list[tuple[bytes, int]]:
+        """Count the subscribers of a channel."""
+        found, count = await self._lab.ask(self._at(name), "PUBSUB", "SHARDNUMSUB", name)
+        return [(found, count)]
+
+    async def ping(self) -> None:
+        """Reach all."""
+        for at in range(len(self._lab.servers)):
+            await self._lab.ask(at, "PING")
+
+    async def aclose(self) -> None:
+        """There is no connection to be closed."""
+
+    def _at(self, name: bytes) -> int:
+        return slot_of(name) * self._lab.primaries // SLOTS

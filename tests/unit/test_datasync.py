@@ -321,6 +321,36 @@ async def test_a_hole_is_filled_as_soon_as_redis_answers(stage: Stage, monkeypat
     assert numbers(client) == [1, 2, 3]
 
 
+async def test_last_delta_before_a_silence_comes_after_an_interruption(stage: Stage) -> None:
+    """No other delta has to come to show that it is missing."""
+    client = await stage.acquire(1, await stage.authorize(0, ALL))
+    stage.town.brokers[1].is_lossy = True
+    await stage.publish(0, task(1))
+    await settle()
+    stage.town.brokers[1].is_lossy = False
+    stage.town.nodes[1].on_interrupted()
+    await client.notified(1)
+    assert numbers(client) == [1] and not client.wire.closes
+
+
+async def test_who_comes_after_a_loss_that_its_node_has_not_noticed_stays(stage: Stage) -> None:
+    before = await stage.acquire(1, await stage.authorize(0, ALL))
+    await stage.publish(0, task(1))
+    await before.notified(1)
+    stage.town.archive.flush()
+    after = await stage.acquire(1, await stage.authorize(0, ALL))
+    assert before.wire.closes == [(CloseCode.RESYNC, "Resync")]
+    stage.town.nodes[1].on_interrupted()  # now it notices
+    await settle()
+    await stage.publish(0, task(2))
+    await after.notified(1)
+    assert numbers(after) == [2] and not after.wire.closes
+    stage.town.archive.flush()  # and the next loss is told again
+    await stage.publish(0, task(3))
+    await until(lambda: after.wire.closes)
+    assert after.wire.closes == [(CloseCode.RESYNC, "Resync")]
+
+
 async def test_a_hole_that_cannot_be_filled_ends_the_connection(stage: Stage) -> None:
     client = await stage.acquire(1, await stage.authorize(0, ALL))
     await stage.publish(0, task(1))

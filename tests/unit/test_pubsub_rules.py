@@ -176,12 +176,15 @@ async def test_limit_must_be_a_count_within_bounds(limit: Any) -> None:
 async def test_what_is_not_fit_for_anybody_keeps_its_place_in_history() -> None:
     async with town(1, services) as nodes:
         client = nodes.client(0)
+        begun = (await ask(client, "history"))["position"]
         await publish(client, 1)
         nodes.archive.publish("pubsub:kept:a", b"NaN", History(300.0, 1000), None)
         await publish(client, 3)
-        messages = (await ask(client, "history"))["messages"]
-        assert [each["message"] for each in messages] == [1, None, 3]
-        assert [each.get("tombstone", False) for each in messages] == [False, True, False]
+        for reply in (await ask(client, "history"), await ask(client, "subscribe", recover=begun)):
+            messages = reply["messages"]
+            assert [each["message"] for each in messages] == [1, None, 3]
+            assert [each.get("tombstone", False) for each in messages] == [False, True, False]
+            assert [each["offset"] for each in messages] == [1, 2, 3]
 
 
 # -- who may what --------------------------------------------------------------------------------------------------

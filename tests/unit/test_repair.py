@@ -550,6 +550,46 @@ async def test_recovery_that_fails_leaves_nothing_behind(stage: Stage) -> None:
         await stage.topics(0).recover(client.connection, "c", HOUR, last)
 
 
+@pytest.mark.parametrize("what", ["archive", "broker"])
+async def test_subscriber_or_listener_of_a_kept_channel_that_fails_leaves_nothing_behind(
+    stage: Stage, what: str
+) -> None:
+    client, topics = stage.town.client(0), stage.topics(0)
+    failing: Any = stage.town.archive if what == "archive" else stage.town.brokers[0]
+    failing.is_failing = True
+    with pytest.raises(BrokerUnavailable):
+        await topics.subscribe(client.connection, "c", history=HOUR)
+    with pytest.raises(BrokerUnavailable):
+        await topics.listen("c", lambda batch: None, history=HOUR)
+    failing.is_failing = False
+    assert not client.connection.channels
+    assert stage.town.nodes[0].counts["subscriptions"] == 0
+    assert stage.town.brokers[0].subscribed == set()
+    await topics.listen("c", lambda batch: None, history=HOUR)
+    await topics.subscribe(client.connection, "c", history=HOUR)
+    await stage.publish(1)
+    await until(lambda: heard(client) == [1])
+
+
+async def test_nothing_is_compared_or_filled_of_a_channel_that_was_given_up(stage: Stage) -> None:
+    one, _ = await stage.back(0)
+    await stage.publish(1)
+    await settle()
+    stage.deafen(0)
+    await stage.publish(2)
+    await settle()
+    stage.town.archive.lateness = lambda: 30
+    stage.mend(0)
+    await settle(10)
+    one.leave()
+    await settle(60)
+    two, recovery = await stage.back(0)
+    await stage.publish(3)
+    await until(lambda: heard(two) == [3])
+    assert recovery.position.offset == 2
+    assert stage.sample(0, "snorky_history_filled_publications_total") == 0
+
+
 async def test_client_that_leaves_while_it_recovers_leaves_nothing_behind(stage: Stage) -> None:
     last = await stage.publish(1)
     for error, leave in ((ConnectionClosed, Resident.leave), (NotSubscribed, _unsubscribe)):

@@ -22,7 +22,6 @@ def test_first_match_counts_alone() -> None:
 def test_channel_without_a_rule_has_the_defaults() -> None:
     found = Rules().find("anything")
     assert (found.history, found.presence, found.notices, found.client_publish) == (0, False, False, True)
-    assert not found.is_recoverable
     assert not Rules()
 
 
@@ -55,7 +54,9 @@ def test_asterisk_is_any_run_and_nothing_else_is_special(pattern: str, name: str
 @given(pattern=st.text("ab*.", min_size=1, max_size=8), name=st.text("ab.", max_size=8))
 def test_matching_is_what_a_regular_expression_says(pattern: str, name: str) -> None:
     expression = ".*".join(map(re.escape, pattern.split("*")))
-    assert ChannelRule(pattern).matches(name) is bool(re.fullmatch(expression, name, re.DOTALL))
+    expected = bool(re.fullmatch(expression, name, re.DOTALL))
+    assert ChannelRule(pattern).matches(name) is expected
+    assert (Rules([ChannelRule(pattern)]).find(name).match == pattern) is (expected or pattern == "*")
 
 
 def test_name_that_is_chosen_to_be_hard_costs_no_more_than_others() -> None:

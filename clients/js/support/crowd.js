@@ -4,7 +4,7 @@
 //   TOKEN is one, or hs256:SECRET:SECONDS: a function that makes tokens of ann which are good for so long
 //   out  {"event": "token"}                             each time that the function is asked
 //   out  {"event": "subscribed"} when all are    {"event": "close", "client", "code", "willReconnect"}
-//   in   {"report": true}                        out  {"event": "report", "heard": [[...], ...], "gaps", "opens", "moves", "queued"}
+//   in   {"report": true}                        out  {"event": "report", "heard": [[...], ...], "states", "gaps", "opens", "moves", "queued"}
 //   in   {"publish": [CHANNEL, FROM, TO]}        client 0 publishes these numbers
 //                                                out  {"event": "published", "outcomes": {CODE or "done": COUNT}}
 //   in   {"close": true}
@@ -49,10 +49,10 @@ const clients = Array.from({ length: Number(count) }, (_, number) => {
   const channel = `kept:${number % Number(channels)}`;
   const subscription = client.subscribe(channel, (message) => mine.push(message), { recover: true });
   subscription.on("gap", () => (gaps += 1));
-  return { client, ready: subscription.ready };
+  return { client, subscription };
 });
 
-await Promise.all(clients.map(({ ready }) => ready));
+await Promise.all(clients.map(({ subscription }) => subscription.ready));
 tell({ event: "subscribed" });
 
 /** @param {[string, number, number]} order */
@@ -72,7 +72,8 @@ createInterface({ input: process.stdin }).on("line", (line) => {
   if (order.publish) void publish(order.publish);
   if (order.report) {
     const queued = clients.reduce((sum, { client }) => sum + client.queued, 0);
-    tell({ event: "report", heard, gaps, opens, moves, queued });
+    const states = clients.map(({ client, subscription }) => `${client.state} at ${subscription.position}`);
+    tell({ event: "report", heard, states, gaps, opens, moves, queued });
   }
   if (order.close) {
     for (const { client } of clients) client.close();

@@ -140,6 +140,17 @@ test("a tombstone keeps its place, and is no message", async () => {
   assert.deepEqual(heard, [7, 9, ["recovered", 1]]);
 });
 
+test("what has to be kept for an answer is bounded; beyond, another connection is made", async () => {
+  const { heard, reconnect, events } = await startRecovering();
+  const socket = await reconnect();
+  for (let offset = 6; offset <= 10_005; offset++) socket.bring("news", offset, at(offset));
+  assert.equal(socket.closedWith, undefined);
+  socket.bring("news", 10_006, at(10_006));
+  assert.equal(socket.closedWith, 1000);
+  assert.deepEqual(heard, []);
+  assert.equal(events.at(-1)[0], "reconnecting");
+});
+
 test("a channel without history is heard; each reconnect is a gap, the beginning is none", async () => {
   const { network, heard, news, reconnect } = await startRecovering(recovery(null, false));
   assert.equal(news.position, null);

@@ -153,6 +153,28 @@ test("a renewal that fails is tried again while the present token is good", asyn
   assert.deepEqual(network.last.unanswered("refresh").map(({ message }) => message.params), [{ token: "t3" }]);
 });
 
+test("a renewal that the server puts off is tried again while the present token is good", async () => {
+  const { network, clock, events } = await startWithFunction();
+  network.last.open();
+  await network.last.answer("authenticate", known(100));
+  await clock.pass(80_000);
+  await network.last.answer("refresh", { type: "error", message: "Unavailable", code: "unavailable", retryAfterMs: 1_000 });
+  await clock.pass(16_000); // 80 % of what is left
+  assert.deepEqual(network.last.unanswered("refresh").map(({ message }) => message.params), [{ token: "t3" }]);
+  assert.deepEqual(events.map(([event]) => event), ["open", "error"]);
+});
+
+test("a connection that ends before it has answered is no error of the token", async () => {
+  const { network, clock, events, asked } = await startWithFunction();
+  network.last.open();
+  network.last.drop();
+  await clock.pass(1_000);
+  network.last.open();
+  await network.last.answer("authenticate", known(null));
+  assert.deepEqual(events.map(([event]) => event), ["open", "close", "reconnecting", "open"]);
+  assert.equal(asked.count, 1);
+});
+
 test("closing while the token is asked for dials nothing", async () => {
   const { client, network, clock } = start({ token: async () => "late" });
   client.close();

@@ -23,7 +23,18 @@ PAYLOAD_MAX_BYTES: Final = 1_048_576  # what a gateway's /backend takes; beyond 
 KEY_MAX_BYTES: Final = 255
 
 # How Redis begins an error that another moment may not have; nothing was done then.
-_UNAVAILABLE = ("LOADING", "BUSY", "READONLY", "OOM", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF")
+_UNAVAILABLE = (
+    "LOADING",
+    "BUSY",
+    "READONLY",
+    "OOM",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "NOREPLICAS",
+    "MISCONF",
+    "ASK",
+)
 _UNAUTHORIZED = ("NOPERM", "NOAUTH", "WRONGPASS")
 
 
@@ -54,11 +65,12 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What an error of Redis means. is_passing: trying again may help."""
+    """What an error of Redis means. is_passing: trying again may help. moved_to: who has it, in a Cluster."""
 
     text: str
     code: str
     is_passing: bool
+    moved_to: tuple[str, int] | None = None
 
     @classmethod
     def of(cls, text: str) -> "Refusal":
@@ -89,18 +101,19 @@ class Sending:
             raise ValueError(f"key: 1 to {KEY_MAX_BYTES} bytes")
         self.receipt: Receipt | None = None
         self.refusal: Refusal | None = None  # of the last attempt
+        self.is_sharded = False  # it goes to a Redis Cluster
         self.is_plain = False  # by PUBLISH, without the function
         self.is_unknown = False  # an attempt went out, and no answer came
 
     def command(self) -> tuple[str | bytes, ...]:
         """What to send to Redis."""
         if self.is_plain:
-            return ("PUBLISH", self.name, self.payload)
+            return ("SPUBLISH" if self.is_sharded else "PUBLISH", self.name, self.payload)
         return ("FCALL", "snorky_publish", "1", self.name, self.payload, self.key)
 
     def count_commands(self) -> tuple[tuple[str, ...], ...]:
         """What to ask Redis for who hears the channel: the nodes, and the members of its roster."""
-        return ("PUBSUB", "NUMSUB", self.name), ("HLEN", f"{self.name}:roster")
+        return ("PUBSUB", "SHARDNUMSUB" if self.is_sharded else "NUMSUB", self.name), ("HLEN", f"{self.name}:roster")
 
     def begin(self) -> None:
         """Know that an attempt begins."""

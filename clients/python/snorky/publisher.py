@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 from snorky.batch import Batch
 from snorky.publication import Publication, Receipt, Refusal, Sending
+from snorky.redis_cluster import Server
 from snorky.redis_pool import Pools
 
 __all__ = ["Publisher"]
@@ -99,13 +100,20 @@ class Publisher:
         while wait_s is not None:
             if wait_s:
                 self._sleep(wait_s)
-            parts: dict[Any, list[Sending]] = {}  # by the Redis that has their channels
+            parts: dict[tuple[Server, Any], list[Sending]] = {}  # by the pool of the Redis that has their channels
             for sending in batch.pending:
-                parts.setdefault(self._pools.of(sending.channel_key), []).append(sending)
-            for pool, part in parts.items():
+                server = self._pools.of(sending.channel_key)
+                sending.is_sharded = server.is_sharded
+                parts.setdefault((server, server.pool(sending.name)), []).append(sending)
+            for (server, pool), part in parts.items():
                 for start in range(0, len(part), PIPELINE_MAX):
-                    if not self._attempt(pool, part[start : start + PIPELINE_MAX], batch.deadline_s, count=count):
+                    sent = part[start : start + PIPELINE_MAX]
+                    if not self._attempt(pool, sent, batch.deadline_s, count=count):
+                        server.lost(pool)
                         break
+                for sending in part:
+                    if sending.refusal is not None and sending.refusal.moved_to is not None:
+                        server.moved(sending.name, sending.refusal.moved_to)
             wait_s = batch.wait_s(time.monotonic())
 
     def _attempt(self, pool: Any, publications: Sequence[Sending], deadline_s: float, *, count: bool) -> bool:
@@ -187,6 +195,8 @@ def _refusal(error: Exception) -> Refusal | None:
     if not isinstance(error, told):
         return None
     text = str(error)
+    if isinstance(error, exceptions.MovedError):
+        return Refusal(f"Another server of the Cluster has it: {text}", "unavailable", True, error.node_addr)
     # redis-py takes these first words off
     for kind, word in (
         (exceptions.BusyLoadingError, "LOADING "),
@@ -194,6 +204,10 @@ def _refusal(error: Exception) -> Refusal | None:
         (exceptions.AuthenticationError, "NOAUTH "),
         (exceptions.ReadOnlyError, "READONLY "),
         (exceptions.OutOfMemoryError, "OOM "),
+        (exceptions.AskError, "ASK "),
+        (exceptions.TryAgainError, "TRYAGAIN "),
+        (exceptions.ClusterDownError, "CLUSTERDOWN "),
+        (exceptions.MasterDownError, "MASTERDOWN "),
     ):
         if isinstance(error, kind) and not text.startswith(word):
             text = word + text

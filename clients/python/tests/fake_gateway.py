@@ -71,6 +71,7 @@ class FakeGateway:
         self.requests: list[dict[str, Any]] = []
         self.refusals: deque[dict[str, Any]] = deque()  # answers to the next subscribes
         self.is_silent = False  # requests are done, and not answered
+        self.last_answer: object = None
         self.has_history = True
         self.replay_max = 300
         self.page_max = 300
@@ -207,6 +208,7 @@ class FakeGateway:
                 self.publish(params["channel"], params["message"])
         if not self.is_silent:
             self._say(peer, service, answer)
+            self.last_answer = peer.to_client[-1]
 
     def _subscribe(self, peer: _Peer, channel: str, recover: Any) -> Any:
         peer.channels[channel] = recover is not None

@@ -68,6 +68,26 @@ def test_several_redis_share_the_channels_as_the_nodes_have_them() -> None:
         Publisher("redis://h:1/0,redis://h:1/0")
 
 
+def test_channel_of_a_cluster_is_looked_for_where_the_servers_say_it_is() -> None:
+    with ScriptedServer([replies(text("e:1:a"), text("e:2:b"))]) as owner:
+        moved = replies(error(f"MOVED 866 127.0.0.1:{owner.port}"))
+        with ScriptedServer([moved]) as seed:
+            url = f"redis+cluster://127.0.0.1:{seed.port}"
+            with Publisher(url, sleep=lambda _s: None) as publisher:
+                for offset in (1, 2):
+                    position = publisher.publish("news", offset).position
+                    assert position is not None and position.offset == offset
+            assert len(commands(seed)) == 1
+
+
+def test_server_of_a_cluster_that_is_lost_is_forgotten_and_another_one_asked() -> None:
+    with ScriptedServer([take(), hang_up]) as old, ScriptedServer([replies(text("e:1:a"))]) as new:
+        url = f"redis+cluster://127.0.0.1:{old.port},127.0.0.1:{new.port}"
+        with Publisher(url, sleep=lambda _s: None) as publisher:
+            assert str(publisher.publish("news", 1).position) == "e:1:a"
+        assert commands(old) == commands(new)
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -82,7 +102,7 @@ def test_several_redis_share_the_channels_as_the_nodes_have_them() -> None:
 )
 def test_a_redis_has_the_identity_that_nodes_give_it(url: str) -> None:
     (target,) = targets_of(url)
-    assert set(Pools(url, timeout_s=1)._pools) == {target.identity}
+    assert Pools(url, timeout_s=1).identities == {target.identity}
 
 
 def test_lost_answer_is_asked_for_again_under_the_same_key() -> None:
@@ -231,7 +251,15 @@ def test_key_and_service_that_cannot_be_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "http://h/", "redis+sentinel://h:1", "redis+sentinel:///x", "redis+sentinel://h:x/name"]
+    "url",
+    [
+        "",
+        "http://h/",
+        "redis+sentinel://h:1",
+        "redis+sentinel:///x",
+        "redis+sentinel://h:x/name",
+        "redis+cluster://h:1/2",
+    ],
 )
 def test_url_that_cannot_work_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(ValueError) as caught:

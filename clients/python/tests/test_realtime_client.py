@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from realtime_server import RealtimeServer
+from websockets.asyncio.server import ServerConnection, serve
 
 from snorky import SnorkyError, TransportError
 from snorky.aio import Client, Message, Recovered, Subscription
@@ -213,6 +214,24 @@ async def test_token_that_fits_in_no_handshake_is_refused_and_not_repeated(token
     assert not token or token not in str(caught.value)
     with pytest.raises(ValueError):
         Client("ws://127.0.0.1:1/ws", token="a/b=", bearer="subprotocol")
+
+
+async def test_redirect_is_not_followed_for_the_token_would_go_there() -> None:
+    async with RealtimeServer.running() as thief:
+
+        def redirect(connection: ServerConnection, _request: Any) -> Any:
+            response = connection.respond(302, "")
+            response.headers["Location"] = thief.url
+            return response
+
+        async with serve(lambda _connection: asyncio.sleep(0), "127.0.0.1", 0, process_request=redirect) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with Client(
+                f"ws://127.0.0.1:{port}/ws", token="abc", call_timeout_s=0.5, backoff_base_s=0.1
+            ) as client:
+                with pytest.raises(TransportError):
+                    await client.call("test", "echo")
+        assert thief.handshakes == []
 
 
 async def test_token_function_that_fails_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:

@@ -428,6 +428,26 @@ def test_publishes_keep_their_order_over_a_move() -> None:
     assert [message for message, _tag in stage.gateway.histories["news"]] == list(range(100))
 
 
+def test_no_publish_goes_to_the_next_line_before_the_old_one_has_answered_all() -> None:
+    stage = Stage(has_token=True)
+    stage.begin()
+    old = stage.line
+    stage.gateway.move(old)
+    stage.gateway.pump()
+    stage.clock.advance(0.5)
+    publish(stage, 1)  # its answer is held back
+    answer = stage.gateway.peers[old].to_client.pop()
+    while answer != stage.gateway.last_answer:
+        answer = stage.gateway.peers[old].to_client.pop()
+    stage.gateway.pump()
+    publish(stage, 2)
+    stage.settle(3)
+    assert [message for message, _tag in stage.gateway.histories["news"]] == [1]
+    stage.gateway.peers[old].to_client.append(answer)
+    stage.settle(3)
+    assert [message for message, _tag in stage.gateway.histories["news"]] == [1, 2]
+
+
 # -- calls and publishes ---------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,8 @@ from tests.faults.lab.trial import Fault, Outcome
 
 __all__ = ["chaos", "summary"]
 
+MINGLE_SHARE = 0.3  # of the clients, between two faults: who was sent away from a node does not come back to it
+
 
 async def chaos(plan: Plan, minutes: float, keys: Sequence[str] | None = None) -> list[Outcome]:
     """Run faults one after another under one load until the time is over; tells each as it ends."""
@@ -25,6 +27,7 @@ async def chaos(plan: Plan, minutes: float, keys: Sequence[str] | None = None) -
     with tempfile.TemporaryDirectory(prefix="lab-") as directory:
         async with running_lab(plan, Path(directory)) as lab:
             while time.monotonic() < until_s:
+                await lab.crowd.mingle(MINGLE_SHARE, within_s=15)
                 outcome = await run_fault(lab, rng.choice(drawn_from))
                 outcomes.append(outcome)
                 print(_line(outcome), file=sys.stderr, flush=True)

@@ -123,6 +123,11 @@ class LabClient:
         finally:
             self._forget_calls()
 
+    def hang_up(self) -> None:
+        """Break the connection; it comes back by itself, wherever it is sent."""
+        if self._socket is not None:
+            self._socket._response.close()
+
     async def _connect(self) -> aiohttp.ClientWebSocketResponse:
         headers = {}
         if self.identity is not None:

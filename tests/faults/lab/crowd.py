@@ -90,6 +90,18 @@ class Crowd:
             if isinstance(result, Exception):
                 raise result
 
+    async def mingle(self, share: float, *, within_s: float) -> None:
+        """Have a share of the members connect anew: nodes that were restarted get clients again."""
+        before = {member: member.drops for member in self._rng.sample(self.members, int(share * len(self.members)))}
+        for member in before:
+            member.hang_up()
+
+        async def all_dropped() -> bool:
+            return all(member.drops > drops for member, drops in before.items())
+
+        await eventually(all_dropped, within_s=within_s, what="who hung up has noticed it")
+        await self.subscribed(within_s=within_s)
+
     def mark(self) -> None:
         """Begin new journals. Raises what a client died of."""
         for client, task in self._tasks.items():
@@ -131,15 +143,19 @@ class Crowd:
             )
             raise AssertionError(f"{text}{names}; their errors: {dict(errors)}") from None
 
+    def has_reached(self, numbers: Mapping[str, int]) -> bool:
+        """Tell whether every member has got these numbers, or later ones, of the channels that it hears."""
+        return all(
+            member.highest[channel] >= numbers.get(channel, -1)
+            for member in self.members
+            for channel in member.channels
+        )
+
     async def reached(self, fences: Mapping[str, int], within_s: float) -> bool:
         """Wait until every member has got the fence of every channel that it hears; False: not within the time."""
 
         async def all_reached() -> bool:
-            return all(
-                member.highest[channel] >= fences.get(channel, -1)
-                for member in self.members
-                for channel in member.channels
-            )
+            return self.has_reached(fences)
 
         try:
             await eventually(all_reached, within_s=within_s, what="all clients have the fences")

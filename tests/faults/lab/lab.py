@@ -8,10 +8,9 @@ The nodes reach Redis through the proxy, the publisher directly: it goes on whil
 import asyncio
 import random
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from gateway.publication import Position
 from tests.faults.lab.checker import Verdict, judge
@@ -23,6 +22,7 @@ from tests.faults.lab.plan import API_KEY, PREFIX, Plan, node_config
 from tests.faults.lab.publisher import Order
 from tests.faults.lab.source import RedisSource
 from tests.support.balancer import Backend, Balancer, running_nginx
+from tests.support.clusters import ClusterLab
 from tests.support.nodes import GATEWAY, NodeProcess
 from tests.support.proxy import FaultProxy
 from tests.support.redis_servers import RedisServer
@@ -31,6 +31,10 @@ from tests.support.tools import eventually, free_port
 
 __all__ = ["Lab", "running_lab"]
 
+TOPOLOGIES: dict[str, Callable[[Path], SentinelLab | ClusterLab]] = {
+    "sentinel": lambda directory: SentinelLab("redis", directory),
+    "cluster": lambda directory: ClusterLab("redis", directory, replicas=1),
+}
 LOG_LINES = 30
 START_WITHIN_S = 30.0
 PAUSE_WITHIN_S = 20.0
@@ -48,7 +52,7 @@ class Lab:
         self.redis_clock: Clock | None = None
         self.proxy: FaultProxy | None = None
         self.balancer: Balancer | None = None
-        self.topology: Any = None  # what the tests' starter of a topology gave
+        self.topology: SentinelLab | ClusterLab | None = None  # where Redis is several servers
         self.nodes: list[NodeProcess] = []
         self.crowd: Crowd
         self.load: Load
@@ -151,10 +155,11 @@ class Lab:
 async def running_lab(plan: Plan, directory: Path, topology: str = "single") -> AsyncIterator[Lab]:
     """Run a lab until the block ends; everything in it is whole, its load is paused."""
     async with AsyncExitStack() as stack:
-        if topology == "sentinel":
-            sentinels = await stack.enter_async_context(SentinelLab("redis", directory))
-            lab = Lab(plan, directory, nodes_url=sentinels.url, publisher_url=sentinels.url)
-            lab.topology = sentinels
+        if topology != "single":
+            servers = TOPOLOGIES[topology](directory)
+            await stack.enter_async_context(servers)
+            lab = Lab(plan, directory, nodes_url=servers.url, publisher_url=servers.url)
+            lab.topology = servers
             yield await _populate(lab, stack)
             return
         clock = Clock(directory, "redis")

@@ -20,12 +20,16 @@ _LINE_MAX_BYTES = 1 << 20
 
 
 class Load:
-    """Numbered messages, from another process. acked, uncertain: since `take` was last called."""
+    """Numbered messages, from another process.
+
+    acked, uncertain: since `take` was last called. latest: the last number of each channel that was acknowledged.
+    """
 
     def __init__(self, order: Order) -> None:
         self._order = order
         self.acked: list[Acked] = []
         self.uncertain: list[Uncertain] = []
+        self.latest: dict[str, int] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._paused: asyncio.Future[dict[str, int]] | None = None
@@ -63,6 +67,7 @@ class Load:
             if kind == "acked":
                 channel, number, started_s, acked_s, position, attempts = words
                 where = None if not position else Position.parse(position)
+                self.latest[channel] = number
                 self.acked.append(Acked(channel, number, started_s, acked_s, where, attempts))
             elif kind == "uncertain":
                 self.uncertain.append(Uncertain(*words))
@@ -73,8 +78,18 @@ class Load:
         """Let every channel end with a number that was acknowledged; tells these. Raises TimeoutError."""
         self._paused = asyncio.get_running_loop().create_future()
         self._tell("pause")
-        async with asyncio.timeout(within_s):
-            return await self._paused
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._paused
+        except TimeoutError:
+            raise TimeoutError(f"channels without a fence: {self._silent()}") from None
+
+    def _silent(self) -> str:
+        """Tell which channels were acknowledged nothing for longest, and what publishing said last."""
+        last_s = {channel: 0.0 for channel in self._order.channels}
+        last_s.update({one.channel: one.acked_s for one in self.acked})
+        oldest = sorted(last_s, key=last_s.__getitem__)[:5]
+        return f"oldest {oldest}; errors {sorted({one.error for one in self.uncertain[-50:]})[:3]}"
 
     def resume(self) -> None:
         """Go on."""

@@ -1,5 +1,6 @@
 """RedisSource: publishes as a backend job does, through Redis alone; on a channel with history once and in order."""
 
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from redis.backoff import NoBackoff
 __all__ = ["RedisSource"]
 
 TIMEOUT_S = 2.0
+FORGET_EVERY_S = 0.5
 
 
 class RedisSource:
@@ -19,6 +21,7 @@ class RedisSource:
 
     def __init__(self, url: str, *, keeps_history: bool, timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
+        self._forgot_s = 0.0
         self._keeps_history = keeps_history
         self._sentinel: Sentinel | None = None
         self.client: Any = self._client(url)
@@ -43,8 +46,24 @@ class RedisSource:
         if not self._keeps_history:
             await self.client.publish(name, payload)
             return None
-        position = await self.client.fcall("snorky_publish", 1, name, payload, key)
+        words = ("FCALL", "snorky_publish", 1, name, payload, key)
+        if isinstance(self.client, RedisCluster):
+            position = await self._on_cluster(self.client, name, words)
+        else:
+            position = await self.client.execute_command(*words)
         return position.decode() if isinstance(position, bytes) else str(position)
+
+    async def _on_cluster(self, client: RedisCluster, name: str, words: tuple[Any, ...]) -> Any:
+        """Send where the slot lies: redis-py asks one server for ever, even a dead one, what of FCALL is a key."""
+        try:
+            await client.initialize()
+            return await client.execute_command(*words, target_nodes=client.get_node_from_key(name))
+        except Exception:
+            now_s = time.monotonic()
+            if now_s - self._forgot_s > FORGET_EVERY_S:  # others are under way on the same connections
+                self._forgot_s = now_s
+                await client.aclose()  # with the next call it learns anew where slots lie
+            raise
 
     async def close(self) -> None:
         """Let go of the connections."""

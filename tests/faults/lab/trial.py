@@ -24,7 +24,6 @@ class Fault:
     healed_within_s: float = math.inf
     disconnects: bool = False  # may clients lose their connection?
     resyncs_max: int = 0  # of one subscription: how often may it be told that something is missing?
-    delay_max_s: float = math.inf  # of any message, from its publish to its arrival
     allows_repeats: bool = False  # Redis loses idempotency keys
     may_vanish: bool = False  # Redis may lose what it has acknowledged
     topology: str = "single"

@@ -42,7 +42,12 @@ class Sockets:
             from websockets.asyncio.client import connect
         except ImportError as error:
             raise ImportError("Client needs websockets: pip install 'snorky-client[realtime]'") from error
-        self._connect = connect
+
+        class Connect(connect):
+            def process_redirect(self, exc: Exception) -> Exception:
+                return exc  # no gateway redirects, and where it leads the token would go too
+
+        self._connect = Connect
         self._url = url
         self._tokens = tokens
         self._connect_timeout_s = connect_timeout_s

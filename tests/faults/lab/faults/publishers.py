@@ -22,7 +22,7 @@ async def lose_replies(trial: Trial) -> None:
     assert lab.redis is not None
     name = f"{PREFIX}:{{pubsub:{ONCE_CHANNEL}}}"
     client = lab.redis.client()
-    rng = random.Random(lab.plan.seed)
+    rng = random.Random(lab.rng.random())  # not the same keys when it is drawn again
     before = await client.xlen(f"{name}:history")
     attempts = 0
     async with FaultProxy("127.0.0.1", lab.redis.port) as proxy:

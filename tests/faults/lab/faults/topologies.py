@@ -1,13 +1,19 @@
-"""What befalls a Redis that is several servers: a replica that lagged takes over."""
+"""What befalls a Redis that is several servers: one that lagged takes over, slots move, a primary dies."""
 
 import asyncio
 
+from gateway.redis.names import channel_name
+from gateway.redis.slots import slot_of
+from tests.faults.lab.plan import PREFIX
 from tests.faults.lab.trial import Fault, Trial
+from tests.support.clusters import ClusterLab
 from tests.support.sentinels import SentinelLab
 
 __all__ = ["TOPOLOGY_FAULTS"]
 
 LAG_S = 2.0
+SLOTS_MOVED = 6
+CLUSTER_HEALED_WITHIN_S = 5.0
 HEALED_WITHIN_S = 6.0  # of the nodes, after the sentinels agree
 
 
@@ -22,7 +28,59 @@ async def fail_over(trial: Trial) -> None:
     trial.ended()
 
 
+async def move_slots(trial: Trial) -> None:
+    """Slots of channels in use go to another primary, with all that is in them."""
+    cluster = trial.lab.topology
+    assert isinstance(cluster, ClusterLab)
+    channels = trial.lab.plan.channel_names[:SLOTS_MOVED]
+    for channel in channels:
+        slot = slot_of(channel_name(PREFIX, f"pubsub:{channel}"))
+        source = await _owner(cluster, slot)
+        await cluster.move_slot(slot, source, (source + 1) % cluster.primaries)
+    trial.ended()
+    trial.figure(f"{len(channels)} slots moved")
+
+
+async def _owner(cluster: ClusterLab, slot: int) -> int:
+    """Find the primary that has a slot now."""
+    ports = [server.port for server in cluster.servers]
+    for first, last, primary, *_ in await cluster.ask(0, "CLUSTER", "SLOTS"):
+        if first <= slot <= last:
+            return ports.index(primary[1])
+    raise AssertionError(f"slot {slot} is nobody's")
+
+
+async def lose_primary(trial: Trial) -> None:
+    """A primary of the cluster dies; its replica takes over."""
+    cluster = trial.lab.topology
+    assert isinstance(cluster, ClusterLab)
+    cluster.servers[0].kill()
+    await cluster.until_primary(cluster.primaries)  # the first replica is of the first primary
+    trial.ended()
+
+
 TOPOLOGY_FAULTS = (
+    Fault(
+        key="slots",
+        name="Cluster: slots move",
+        users_see="resubscribe",
+        inject=move_slots,
+        topology="cluster",
+        healed_within_s=CLUSTER_HEALED_WITHIN_S,
+        is_random=False,
+    ),
+    Fault(
+        key="shard",
+        name="Cluster: a primary dies",
+        users_see="resubscribe",
+        inject=lose_primary,
+        topology="cluster",
+        healed_within_s=CLUSTER_HEALED_WITHIN_S,
+        resyncs_max=2,
+        allows_repeats=True,  # what was not replicated yet is lost, keys too
+        may_vanish=True,
+        is_random=False,  # it can happen once
+    ),
     Fault(
         key="failover",
         name="Sentinel failover to a lagging replica",

@@ -1,0 +1,132 @@
+"""`python -m benchmarks.history`: what a history costs, and what it costs to come back. One node, one Redis, loopback.
+
+Publishing: 100 bytes of payload to 50 channels, pipelined, with and without a history. Memory: what Redis has more by
+each. Recovery: 1,000 clients ask at once for the 20 messages that they missed; each is timed from the first
+question of all to its own answer. Figures: benchmarks/README.md.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from time import perf_counter, process_time
+from typing import Any
+
+import structlog
+
+from benchmarks.machine import describe
+from benchmarks.redis_server import RedisServer
+from gateway import ChannelRule, Connection, History, Node, ServiceRegistry, Settings
+from gateway.codec import decode_json, encode_json
+from gateway.redis import RedisTarget
+from gateway.running import running_node
+from services.pubsub import PubSubService
+from tests.support.clients import JSON, UNLIMITED, FakeWire
+
+__all__: list[str] = []
+
+CHANNELS = 50
+MESSAGES = 20_000
+WINDOW = 1_000  # publications that wait for their answers
+CLIENTS = 1_000
+MISSED = 20  # messages of each channel
+PAYLOAD = "x" * 98  # and two quotation marks
+KEPT = History(3600.0, 10_000)
+
+
+class Back(FakeWire):
+    """A client's wire that notes when its answer came. begun_s: when the first of all asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answered_s = 0.0
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def write(self, data: bytes) -> None:
+        """Note the first that comes."""
+        if not self.answer.done():
+            self.answered_s = perf_counter()
+            self.answer.set_result(decode_json(data))
+
+
+async def pipelined(redis: Any, publish: Callable[[int], Awaitable[object]]) -> str:
+    """Publish all messages; returns what that cost."""
+    begun_s, cpu_s, redis_cpu_s = perf_counter(), process_time(), await redis_cpu(redis)
+    for first in range(0, MESSAGES, WINDOW):
+        await asyncio.gather(*(publish(number) for number in range(first, first + WINDOW)))
+    rate = MESSAGES / (perf_counter() - begun_s)
+    node_s, redis_s = process_time() - cpu_s, await redis_cpu(redis) - redis_cpu_s
+    each = [f"{seconds / MESSAGES * 1e6:.0f} us" for seconds in (node_s, redis_s)]
+    return f"{rate:>10,.0f} a second; CPU of each: node {each[0]}, Redis {each[1]}"
+
+
+async def redis_cpu(redis: Any) -> float:
+    """Seconds of CPU that Redis has used."""
+    info = await redis.info("cpu")
+    return float(info["used_cpu_user"] + info["used_cpu_sys"])
+
+
+async def used_bytes(redis: Any) -> int:
+    """What Redis has allocated for data."""
+    return int((await redis.info("memory"))["used_memory_dataset"])
+
+
+def ask(node: Node, registry: ServiceRegistry, number: int, positions: list[str]) -> tuple[Connection, Back]:
+    """Have a client ask for what it missed."""
+    wire = Back()
+    connection = node.new_connection(wire, JSON)
+    node.connect(connection, registry)
+    params = {"channel": f"kept:{number % CHANNELS}", "recover": positions[number % CHANNELS]}
+    message = {"command": "subscribe", "params": params, "callId": 1}
+    registry.receive(connection, encode_json({"service": "pubsub", "message": message}))
+    return connection, wire
+
+
+async def measure(url: str) -> None:
+    """Print all figures."""
+    registry = ServiceRegistry([PubSubService(channels=[ChannelRule("kept:*", history=10_000, history_ttl_s=3600.0)])])
+    redis: Any = RedisTarget.from_url(url).client(timeout_s=10.0)
+    async with running_node(registry, settings=Settings(redis_url=url, limits=UNLIMITED)) as node:
+        while not node.is_ready:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+        topics = registry["pubsub"].topics
+        bare = await pipelined(redis, lambda number: topics.publish(f"bare:{number % CHANNELS}", PAYLOAD))
+        before = await used_bytes(redis)
+        kept = await pipelined(redis, lambda number: topics.publish(f"kept:{number % CHANNELS}", PAYLOAD, history=KEPT))
+        streams: list[Any] = [await redis.memory_usage(name, samples=0) for name in await redis.keys("*:history")]
+        print(f"published without a history {bare}")
+        print(f"published with one          {kept}")
+        print(f"memory of a message         {sum(streams) / MESSAGES:>10,.0f} bytes in its stream")
+        print(f"  and for its first 30 s    {(await used_bytes(redis) - before) / MESSAGES:>10,.0f} bytes in all")
+        positions = [str(await topics.position(f"kept:{number}")) for number in range(CHANNELS)]
+        for number in range(MISSED * CHANNELS):
+            await topics.publish(f"kept:{number % CHANNELS}", PAYLOAD, history=KEPT)
+        for label in ("a channel with nobody", "a channel with others"):
+            begun_s, cpu_s = perf_counter(), process_time()
+            clients = [ask(node, registry, number, positions) for number in range(CLIENTS)]
+            answers = await asyncio.gather(*(wire.answer for _, wire in clients))
+            cpu_s = process_time() - cpu_s
+            assert all(len(each["message"]["data"]["messages"]) == MISSED for each in answers)
+            took_ms = sorted((wire.answered_s - begun_s) * 1000 for _, wire in clients)
+            p50, p99 = took_ms[CLIENTS // 2], took_ms[CLIENTS * 99 // 100]
+            print(
+                f"{CLIENTS:,} back at once to {label}: {CLIENTS / took_ms[-1] * 1000:,.0f} recoveries a second,", end=""
+            )
+            print(f" p50 {p50:,.0f} ms, p99 {p99:,.0f} ms, {cpu_s / CLIENTS * 1e6:,.0f} us of CPU each")
+            if label.endswith("nobody"):
+                for connection, _ in clients[CHANNELS:]:
+                    node.disconnect(connection, 1000)
+        for connection in node.connections:
+            node.disconnect(connection, 1000)
+    await redis.aclose()
+
+
+def main() -> None:
+    """Run it with a Redis of its own."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    print(*describe(), sep="\n")
+    with RedisServer() as server:
+        asyncio.run(measure(server.url))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Rules of pub/sub on two nodes with a real Redis: what one does the other knows, and what FCALL published too."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from gateway import ChannelRule, Node, ServiceRegistry, Settings
+from gateway.redis import RedisTarget
+from gateway.running import running_node
+from services.pubsub import PubSubService
+from tests.support.clients import UNLIMITED
+from tests.support.clusters import ClusterLab
+from tests.support.redis_servers import REAL_KINDS, RedisServer
+from tests.support.tools import eventually
+from tests.support.town import Resident
+
+CHANNELS = [ChannelRule("room:*", history=100, presence=True, notices=True), ChannelRule("bare")]
+NAME = "snorky:{pubsub:room:1}"
+
+
+@dataclass
+class Pair:
+    """Two nodes and their Redis."""
+
+    nodes: list[tuple[Node, ServiceRegistry]]
+    server: RedisServer | ClusterLab
+    redis: Redis
+
+    def client(self, number: int, identity: str | None = None) -> Resident:
+        return Resident(*self.nodes[number], identity)
+
+
+@pytest.fixture(params=[*REAL_KINDS, "cluster"])
+async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
+    async with AsyncExitStack() as stack:
+        server: RedisServer | ClusterLab
+        if request.param == "cluster":
+            server = await stack.enter_async_context(ClusterLab("redis", tmp_path))
+        else:
+            server = await stack.enter_async_context(RedisServer(request.param, tmp_path))
+        nodes = []
+        for _ in range(2):
+            registry = ServiceRegistry([PubSubService(channels=CHANNELS)])
+            settings = Settings(redis_url=server.url, limits=UNLIMITED)
+            nodes.append((await stack.enter_async_context(running_node(registry, settings=settings)), registry))
+        redis = RedisTarget.from_url(server.url).of(NAME.encode()).client(timeout_s=10.0)
+        stack.push_async_callback(redis.aclose)
+        await eventually(lambda: _are_ready(nodes), within_s=10, what="both nodes hear Redis")
+        yield Pair(nodes, server, redis)
+        for node, _ in nodes:
+            for connection in node.connections:
+                node.disconnect(connection, 1000)
+
+
+async def _are_ready(nodes: list[tuple[Node, ServiceRegistry]]) -> bool:
+    return all(node.is_ready for node, _ in nodes)
+
+
+async def fcall(pair: Pair, payload: str, *key: str) -> str:
+    """Publish as any client of Redis does, once Redis is there and a node has loaded the function."""
+
+    async def answer() -> Any:
+        try:
+            return await pair.redis.execute_command("FCALL", "snorky_publish", 1, NAME, payload, *key)
+        except (ResponseError, RedisConnectionError) as error:
+            assert isinstance(error, RedisConnectionError) or "Function not found" in str(error), error
+            return None
+
+    found = await eventually(answer, within_s=10, what="the function is loaded")
+    return str(found.decode())
+
+
+async def test_who_changes_nodes_gets_what_all_have_published_meanwhile(pair: Pair) -> None:
+    reader, writer = pair.client(0), pair.client(1, "ann")
+    await reader.ask("pubsub", "subscribe", channel="room:1", recover=True)
+    await writer.ask("pubsub", "publish", channel="room:1", message=1, key="k1")
+    (first,) = [each for each in await reader.notified(1) if each["type"] == "message"]
+    reader.node.disconnect(reader.connection, 1006)
+    await writer.ask("pubsub", "publish", channel="room:1", message=1, key="k1")  # it was not sure
+    assert await fcall(pair, '{"two": 2}', "k2") == await fcall(pair, '{"two": 2}', "k2")
+    await writer.ask("pubsub", "publish", channel="room:1", message=3)
+    again = pair.client(1)
+    reply = await again.ask("pubsub", "subscribe", channel="room:1", recover=first["position"])
+    assert reply["recovered"] is True
+    assert [(each["offset"], each["message"]) for each in reply["messages"]] == [(2, {"two": 2}), (3, 3)]
+    await fcall(pair, "4")
+    live = [each for each in await again.notified(1) if each["type"] == "message"]
+    assert (live[0]["offset"], live[0]["message"]) == (4, 4)
+
+
+async def test_presence_and_notices_are_of_both_nodes(pair: Pair) -> None:
+    ann, bob = pair.client(0, "ann"), pair.client(1, "bob")
+    await ann.ask("pubsub", "subscribe", channel="room:1")
+    await bob.ask("pubsub", "subscribe", channel="room:1", recover=True)
+    await ann.hears({"type": "joined", "channel": "room:1", "identity": "bob"})
+    assert await bob.ask("pubsub", "presence", channel="room:1") == {"members": ["ann", "bob"]}
+    ann.node.disconnect(ann.connection, 1006)
+    await bob.hears({"type": "left", "channel": "room:1", "identity": "ann"})
+    assert await bob.ask("pubsub", "presenceStats", channel="room:1") == {"members": 1, "connections": 1}
+
+
+@pytest.mark.parametrize("pair", REAL_KINDS, indirect=True)
+async def test_the_function_is_there_again_after_redis_lost_everything(pair: Pair) -> None:
+    assert isinstance(pair.server, RedisServer)  # of a Cluster, a replica would be in its place
+    before = await fcall(pair, "1", "key")
+    await pair.server.restart()
+    after = await fcall(pair, "1", "key")
+    assert before.split(":")[0] != after.split(":")[0]
+    assert after.split(":")[1] == "1"

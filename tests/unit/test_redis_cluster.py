@@ -1,0 +1,137 @@
+"""Cluster: which shards there are, told from what its servers say."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from gateway.redis import RedisTarget
+from gateway.redis.cluster import Cluster
+from gateway.redis.wire import DialError
+from tests.support.scripted_redis import Command, ScriptedRedis
+
+Ranges = dict[tuple[int, int], list[tuple[str, int]]]  # slots: (id, port) of the primary and its replicas
+
+
+class Member:
+    """A server of a cluster that says what it is told to."""
+
+    def __init__(self) -> None:
+        self.slots: Ranges = {}
+        self.state, self.epoch = "ok", 1
+        self.asked = 0
+        self.server = ScriptedRedis(self._answer)
+
+    def _answer(self, command: Command) -> bytes:
+        if command == (b"CLUSTER", b"INFO"):
+            self.asked += 1
+            text = f"cluster_state:{self.state}\r\ncluster_current_epoch:{self.epoch}\r\n".encode()
+            return b"$%d\r\n%b\r\n" % (len(text), text)
+        answer = b"*%d\r\n" % len(self.slots)
+        for (first, last), nodes in self.slots.items():
+            answer += b"*%d\r\n:%d\r\n:%d\r\n" % (2 + len(nodes), first, last)
+            for name, port in nodes:
+                answer += b"*3\r\n$9\r\n127.0.0.1\r\n:%d\r\n$%d\r\n%b\r\n" % (port, len(name), name.encode())
+        return answer
+
+
+@pytest.fixture
+async def members() -> AsyncIterator[list[Member]]:
+    async with asyncio.timeout(15.0), AsyncExitStack() as stack:
+        made = [Member() for _ in range(3)]
+        for each in made:
+            await stack.enter_async_context(each.server)
+        yield made
+
+
+def cluster_of(*members: Member) -> Cluster:
+    places = ",".join(f"127.0.0.1:{each.server.port}" for each in members)
+    cluster = RedisTarget.from_url(f"redis+cluster://{places}").cluster
+    assert cluster is not None
+    return cluster
+
+
+def say(members: list[Member], slots: Ranges) -> None:
+    for each in members:
+        each.slots = slots
+
+
+async def test_a_replica_that_takes_over_is_the_same_shard(members: list[Member]) -> None:
+    a, b, c = (each.server.port for each in members)
+    cluster = cluster_of(*members)
+    say(members, {(0, 9999): [("A", a), ("R", c)], (10000, 16383): [("B", b)]})
+    await cluster.look()
+    shard = cluster.by_slot(5)
+    assert shard is not None and (await shard.target.resolved()).port == a
+    say(members, {(0, 9999): [("R", c)], (10000, 16383): [("B", b)]})
+    await cluster.look()
+    assert cluster.by_slot(5) is shard and (await shard.target.resolved()).port == c
+    say(members, {(0, 9999): [("R", c), ("A", a)], (10000, 16383): [("B", b)]})
+    await cluster.look()
+    assert cluster.by_slot(5) is shard and len(cluster.shards) == 2
+
+
+async def test_a_replica_that_changes_shards_takes_none_along(members: list[Member]) -> None:
+    a, b, c = (each.server.port for each in members)
+    cluster = cluster_of(*members)
+    say(members, {(0, 9999): [("A", a), ("R", c)], (10000, 16383): [("B", b)]})
+    await cluster.look()
+    before = cluster.by_slot(5), cluster.by_slot(10000)
+    say(members, {(10000, 16383): [("B", b), ("R", c)], (0, 9999): [("A", a)]})
+    await cluster.look()
+    assert (cluster.by_slot(5), cluster.by_slot(10000)) == before
+    say(members, {(10000, 16383): [("R", c)], (0, 9999): [("A", a)]})
+    await cluster.look()
+    assert (cluster.by_slot(5), cluster.by_slot(10000)) == before
+
+
+async def test_slots_that_move_are_told_and_shards_stay(members: list[Member]) -> None:
+    a, b, _ = (each.server.port for each in members)
+    cluster = cluster_of(*members)
+    changes: list[int] = []
+    say(members, {(0, 9999): [("A", a)], (10000, 16383): [("B", b)]})
+
+    def on_change() -> None:
+        changes.append(len(cluster.shards))
+
+    cluster.start(on_change)
+    await cluster.look()
+    assert changes == [2]
+    await cluster.look()
+    assert changes == [2], "nothing changed"
+    source, destination = cluster.by_slot(5), cluster.by_slot(10000)
+    say(members, {(0, 4): [("A", a)], (6, 9999): [("A", a)], (5, 5): [("B", b)], (10000, 16383): [("B", b)]})
+    await cluster.look()
+    assert changes == [2, 2] and cluster.by_slot(5) is destination and cluster.by_slot(6) is source
+    await cluster.stop(on_change)
+
+
+async def test_who_was_cut_off_is_not_believed(members: list[Member]) -> None:
+    a, b, c = (each.server.port for each in members)
+    cluster = cluster_of(*members)
+    say(members, {(0, 16383): [("B", b)]})
+    members[0].slots, members[0].state, members[0].epoch = {(0, 16383): [("A", a)]}, "fail", 9
+    members[2].slots, members[2].epoch = {(0, 16383): [("C", c)]}, 2
+    await cluster.look()
+    shard = cluster.by_slot(0)
+    assert shard is not None and shard.primary_id == "C", "the highest epoch of those whose cluster is ok"
+
+
+async def test_servers_that_were_not_named_are_asked_too(members: list[Member]) -> None:
+    a, b, _ = (each.server.port for each in members)
+    cluster = cluster_of(members[0])
+    say(members, {(0, 9999): [("A", a)], (10000, 16383): [("B", b)]})
+    await cluster.look()
+    members[0].server.drop()
+    assert members[1].asked == 0
+    await cluster.look()
+    assert members[1].asked == 1
+
+
+async def test_no_member_of_a_cluster_is_told(members: list[Member]) -> None:
+    async with ScriptedRedis(lambda _: b"-ERR This instance has cluster support disabled\r\n") as single:
+        cluster = RedisTarget.from_url(single.url.replace("redis://", "redis+cluster://").removesuffix("/0")).cluster
+        assert cluster is not None
+        with pytest.raises(DialError, match=r"no server of the cluster answers.*cluster support disabled"):
+            await cluster.look()
