@@ -205,7 +205,7 @@ async def test_whole_means_that_every_confirmation_has_come() -> None:
 
 
 async def test_no_more_than_a_window_of_commands_is_unanswered() -> None:
-    async with ScriptedRedis() as redis, subscriber(redis, dial_timeout_s=30) as (hearing, heard):
+    async with ScriptedRedis() as redis, subscriber(redis, confirm_timeout_s=30, dial_timeout_s=30) as (hearing, heard):
         await stand(redis, heard)
         keys = [f"k{number}" for number in range(2 * WINDOW)]
         waiting = asyncio.gather(*map(hearing.subscribe, keys))
@@ -217,7 +217,7 @@ async def test_no_more_than_a_window_of_commands_is_unanswered() -> None:
         for _ in range(WINDOW):
             await redis.next(b"SUBSCRIBE")
         redis.send(b"".join(confirmation(b"subscribe", key.encode()) for key in keys[WINDOW:]))
-        await asyncio.wait_for(waiting, 10.0)
+        await asyncio.wait_for(waiting, 30.0)
 
 
 async def test_one_read_is_one_batch_grouped_by_channel_in_order() -> None:
