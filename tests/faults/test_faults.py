@@ -3,6 +3,7 @@
 `make faults` runs the same rows with the promised load and prints their table; LAB_SEED chooses another chance.
 """
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest_asyncio
 
 from tests.faults.lab.campaign import run_fault
 from tests.faults.lab.faults import ALL
-from tests.faults.lab.lab import Lab, running_lab
+from tests.faults.lab.lab import TOPOLOGIES, Lab, running_lab
 from tests.faults.lab.plan import Plan
 from tests.faults.lab.soak import soak
 from tests.faults.lab.table import render
@@ -22,17 +23,13 @@ from tests.faults.lab.trial import Fault
 PLAN = replace(
     Plan(seed=int(os.environ.get("LAB_SEED", "1"))).small(), nodes=3, clients=30, has_balancer=True, drain_grace_s=3.0
 )
+ON_ONE_REDIS = [fault for fault in ALL.values() if fault.topology == "single" and fault.is_in_ci]
 SOAK_MINUTES = 0.35  # `make soak` has the hours
 
 pytestmark = [
     pytest.mark.needs("redis-server", "nginx", "gcc"),
     pytest.mark.asyncio(loop_scope="module"),
 ]
-
-
-def rows(topology: str) -> list[object]:
-    chosen = [fault for fault in ALL.values() if fault.topology == topology and fault.is_in_ci]
-    return [pytest.param(fault, id=fault.key) for fault in chosen]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -47,21 +44,24 @@ async def hold(lab: Lab, fault: Fault) -> None:
     assert not outcome.broken, render([outcome])
 
 
-@pytest.mark.parametrize("fault", rows("single"))
+@pytest.mark.parametrize("fault", [pytest.param(fault, id=fault.key) for fault in ON_ONE_REDIS])
 async def test_what_is_promised_for_a_fault_is_kept(lab: Lab, fault: Fault) -> None:
     await hold(lab, fault)
 
 
-@pytest.mark.parametrize("fault", rows("cluster"))
-async def test_what_is_promised_on_a_cluster_is_kept(fault: Fault, tmp_path: Path) -> None:
-    async with running_lab(PLAN, tmp_path, fault.topology) as lab:
-        await hold(lab, fault)
+async def test_what_is_promised_of_several_servers_is_kept(tmp_path: Path) -> None:
+    # side by side: servers take their time to find each other
+    async with asyncio.TaskGroup() as group:
+        for topology in TOPOLOGIES:
+            (tmp_path / topology).mkdir()
+            group.create_task(hold_all(topology, tmp_path / topology))
 
 
-@pytest.mark.parametrize("fault", rows("sentinel"))
-async def test_what_is_promised_behind_sentinels_is_kept(fault: Fault, tmp_path: Path) -> None:
-    async with running_lab(PLAN, tmp_path, fault.topology) as lab:
-        await hold(lab, fault)
+async def hold_all(topology: str, directory: Path) -> None:
+    async with running_lab(PLAN, directory, topology) as lab:
+        for fault in ALL.values():
+            if fault.topology == topology:
+                await hold(lab, fault)
 
 
 async def test_what_nodes_and_redis_hold_stays_flat_while_clients_come_and_go() -> None:

@@ -9,10 +9,11 @@ Prints one table; the exit code is 1 if a promise was broken.
 """
 
 import argparse
-import asyncio
 import sys
 import time
 from dataclasses import replace
+
+import uvloop
 
 from tests.faults.lab.campaign import run_faults
 from tests.faults.lab.chaos import chaos, summary
@@ -50,11 +51,11 @@ def main() -> int:
     if arguments.mode == "soak":
         is_broken = _soak(plan, arguments.minutes)
     elif arguments.mode == "chaos":
-        outcomes = asyncio.run(chaos(plan, arguments.minutes, arguments.only))
+        outcomes = uvloop.run(chaos(plan, arguments.minutes, arguments.only))
         print(summary(outcomes))
         is_broken = any(outcome.broken for outcome in outcomes)
     else:
-        outcomes = asyncio.run(run_faults(plan, arguments.only or list(ALL)))
+        outcomes = uvloop.run(run_faults(plan, arguments.only or list(ALL)))
         print(render(outcomes))
         is_broken = any(outcome.broken for outcome in outcomes)
     print(f"\nseed {plan.seed}, {plan.nodes} nodes, {plan.clients} clients, {plan.channels} channels, ", end="")
@@ -63,7 +64,7 @@ def main() -> int:
 
 
 def _soak(plan: Plan, minutes: float) -> bool:
-    growths, broken = asyncio.run(soak(plan, minutes))
+    growths, broken = uvloop.run(soak(plan, minutes))
     for growth in growths:
         state = "flat" if growth.is_flat else "GROWS"
         print(f"{growth.name:<14} {growth.before:>14,.0f} {growth.after:>14,.0f}  {state}")

@@ -29,7 +29,7 @@ from tests.support.redis_servers import RedisServer
 from tests.support.sentinels import SentinelLab
 from tests.support.tools import eventually, free_port
 
-__all__ = ["Lab", "running_lab"]
+__all__ = ["TOPOLOGIES", "Lab", "running_lab"]
 
 TOPOLOGIES: dict[str, Callable[[Path], SentinelLab | ClusterLab]] = {
     "sentinel": lambda directory: SentinelLab("redis", directory),

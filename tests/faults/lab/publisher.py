@@ -21,6 +21,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import uvloop
 
 from gateway.codec import channel_name
 from tests.faults.lab.source import RedisSource
@@ -165,4 +166,4 @@ async def main(order: Order) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(msgspec.json.decode(sys.argv[1], type=Order)))
+    uvloop.run(main(msgspec.json.decode(sys.argv[1], type=Order)))
