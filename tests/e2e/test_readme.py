@@ -8,6 +8,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from gateway.loading import load_registries
+from gateway.rules import ChannelRule
+from gateway.settings import load
 from tests.support.nodes import GATEWAY, NodeProcess, Process
 from tests.support.tools import ROOT, eventually, free_port
 
@@ -98,3 +101,13 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_settings_of_the_readme_keep_what_they_say(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    path = tmp_path / "snorky.toml"
+    path.write_text(block)
+    public, _ = load_registries(load(path, {}))
+    rules = public["pubsub"].rules
+    assert rules.find("orders:7") == ChannelRule("orders:*", history=1000, history_ttl_s=300, presence=True)
+    assert not rules.find("order").history
