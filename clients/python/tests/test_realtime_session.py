@@ -318,6 +318,17 @@ def test_subscribe_that_is_refused_for_a_moment_is_tried_again() -> None:
     assert heard(topic) == [1]
 
 
+def test_line_that_is_said_to_be_subscribed_already_is_abandoned_for_a_new_one() -> None:
+    stage = Stage()
+    stage.gateway.refusals.append({"message": "Already subscribed", "code": "already_subscribed"})
+    topic = stage.begin(recover=True)
+    stage.settle(5)
+    stage.publish(1)
+    stage.gateway.pump()
+    assert (heard(topic), topic.state) == ([1], "confirmed")
+    assert len(stage.gateway.dials) == 2
+
+
 def test_second_subscription_to_a_channel_is_refused() -> None:
     stage = Stage()
     stage.begin()
