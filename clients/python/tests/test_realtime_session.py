@@ -242,6 +242,25 @@ def test_old_connection_that_breaks_during_a_move_loses_nothing() -> None:
     assert [each for each in heard(topic) if each != "Recovered"] == [1, 2, 3]
 
 
+def test_topic_that_is_asked_for_during_a_move_stays_with_the_next_connection() -> None:
+    stage = Stage()
+    stage.session.start()
+    stage.gateway.open_one()
+    old = stage.line
+    stage.gateway.move(old)
+    stage.gateway.pump()
+    stage.clock.advance(0.5)
+    stage.session.subscribe(topic := Topic("pubsub", "news", recover=True))
+    (new,) = stage.gateway.dialled
+    stage.gateway.open_one()
+    assert stage.gateway.deliver(new)  # the old one's answer is slower
+    stage.settle(5)
+    stage.publish(1)
+    stage.gateway.pump()
+    assert stage.line is new
+    assert heard(topic) == [1]
+
+
 def test_plain_channel_says_after_a_loss_that_messages_may_be_missing() -> None:
     stage = Stage()
     topic = stage.begin()
@@ -316,6 +335,17 @@ def test_subscribe_that_is_refused_for_a_moment_is_tried_again() -> None:
     stage.publish(1)
     stage.gateway.pump()
     assert heard(topic) == [1]
+
+
+def test_line_that_is_said_to_be_subscribed_already_is_abandoned_for_a_new_one() -> None:
+    stage = Stage()
+    stage.gateway.refusals.append({"message": "Already subscribed", "code": "already_subscribed"})
+    topic = stage.begin(recover=True)
+    stage.settle(5)
+    stage.publish(1)
+    stage.gateway.pump()
+    assert (heard(topic), topic.state) == ([1], "confirmed")
+    assert len(stage.gateway.dials) == 2
 
 
 def test_second_subscription_to_a_channel_is_refused() -> None:

@@ -12,22 +12,21 @@ Rules:
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from snorky.errors import ConnectionEnded, SnorkyError
+from snorky.errors import ConnectionEnded
 from snorky.realtime.clock import Backoff, Clock
 from snorky.realtime.line import Done, Io, Line, lost
 from snorky.realtime.outbox import Outbox
-from snorky.realtime.topic import Answer, Topic, topic_key
+from snorky.realtime.subscriptions import Subscriptions
+from snorky.realtime.topic import Topic
 
 __all__ = ["Session", "SessionOptions"]
 
 STABLE_S: Final = 5.0  # a connection that lives shorter proves nothing
 FENCE_TIMEOUT_S: Final = 1.0  # how long the old line may take to answer its last call
-PAGE_MAX: Final = 300  # messages; as many as the gateway gives
-RETRY_AFTER_S: Final = 1.0  # where the gateway names no time
 OVERLAP_S: Final = 0.5  # after a move, how much later the new line may repeat what the old one brought
 LOOK_S: Final = 0.05  # how often a line that is left is looked at for answers
 GOING_AWAY: Final = 1001
@@ -73,18 +72,23 @@ class Session:
             timeout_s=options.publish_timeout_s,
             is_resend_safe=options.has_token,
         )
-        self.topics: dict[tuple[str, str], Topic] = {}
+        self._subscriptions = Subscriptions(
+            lambda: (self._current, self._next), clock, call_timeout_s=options.call_timeout_s, uniform=uniform
+        )
         self.error: ConnectionEnded | None = None  # set when it has ended
         self._current: Line | None = None
         self._next: Line | None = None
         self._leaving: set[Line] = set()
         self._waiting: dict[int, tuple[Callable[[Line], None], Callable[[], None], Done]] = {}
-        self._asked: dict[tuple[Line, Topic], object] = {}  # subscribe is to be answered, or asked again
-        self._reading: set[Topic] = set()  # a page of history was asked for
         self._numbers = 0
         self._cancel_dial: Callable[[], None] = lambda: None
         self._is_token_new = False  # the next dial needs another token
         self._was_token_renewed = False
+
+    @property
+    def topics(self) -> Mapping[tuple[str, str], Topic]:
+        """What is subscribed, by service and name."""
+        return self._subscriptions.topics
 
     @property
     def is_open(self) -> bool:
@@ -129,28 +133,17 @@ class Session:
 
     def subscribe(self, topic: Topic) -> None:
         """Have a topic. Raises SnorkyError, `already_subscribed`: its channel is one of ours."""
-        if topic.key in self.topics:
-            raise SnorkyError("Already subscribed", "already_subscribed")
         if self.error is not None:
             return topic.close(self.error)
-        self.topics[topic.key] = topic
-        for line in (self._current, self._next):
-            if line is not None and line.is_open:
-                self._ask(line, topic)
+        self._subscriptions.add(topic)
 
     def unsubscribe(self, topic: Topic) -> None:
         """Give a topic up. Idempotent."""
-        if self.topics.get(topic.key) is not topic:
-            return
-        del self.topics[topic.key]
-        topic.close()
-        for line in (self._current, self._next):
-            self._give_up(line, topic)
+        self._subscriptions.remove(topic)
 
     def drained(self, topic: Topic) -> None:
         """Know that somebody has taken events of a topic."""
-        if self.topics.get(topic.key) is topic:
-            self._read_on(topic)
+        self._subscriptions.drained(topic)
 
     def close(self, code: int = 1000, reason: str = "closed by the client") -> None:
         """End everything. Idempotent."""
@@ -168,9 +161,7 @@ class Session:
             done(None, error)
         self._waiting.clear()
         self._outbox.fail(error)
-        for topic in self.topics.values():
-            topic.close(error)
-        self.topics.clear()
+        self._subscriptions.close(error)
         self._on_end(error)
 
     # -- what happens to connections -----------------------------------------------------------------------------
@@ -181,8 +172,7 @@ class Session:
             return self._io.close(line, 1000, "")
         line.is_open = True
         line.opened_at_s = self._clock.now_s()
-        for topic in self.topics.values():
-            self._ask(line, topic)
+        self._subscriptions.open(line)
         if self._current is None:
             self._promote(line)
         else:
@@ -205,9 +195,7 @@ class Session:
             return
         line.end()
         self._leaving.discard(line)
-        for topic in self.topics.values():
-            topic.lose(line)
-        self._asked = {each: mark for each, mark in self._asked.items() if each[0] is not line}
+        self._subscriptions.lose(line)
         if self.error is not None or line not in (self._current, self._next):
             return
         if 4500 <= code <= 4999 and not self._renews_token(code):
@@ -226,121 +214,17 @@ class Session:
             is_at_once = self._is_token_new or (code == GOING_AWAY and line.grace_s is not None and was_stable)
             self._dial_after(0.0 if is_at_once else self._backoff.next_s())
 
-    # -- topics --------------------------------------------------------------------------------------------------
-
-    def _ask(self, line: Line, topic: Topic) -> None:
-        """Ask a line for a topic; again where the gateway says that this helps."""
-        if topic.is_parked or (line, topic) in self._asked:
-            return
-        mark = self._asked[line, topic] = object()  # an answer that is not ours any more is nobody's
-
-        def done(data: Any, error: Exception | None) -> None:
-            if self._asked.get((line, topic)) is not mark:
-                return
-            if error is None:
-                del self._asked[line, topic]
-                answer = topic.answer(line, data, is_alone=self._current in (None, line))
-                if answer is Answer.HOLE:
-                    self._ask_anew(line, topic)
-                if answer is Answer.FAR or topic.is_full:
-                    self._park(topic)
-            elif isinstance(error, SnorkyError) and error.retry_after_ms is None and error.code != "unavailable":
-                self._refuse(topic, error)
-            elif isinstance(error, SnorkyError):
-                topic.leave(line)
-                after_s = RETRY_AFTER_S if error.retry_after_ms is None else error.retry_after_ms / 1000
-                self._clock.after(after_s * self._uniform(1.0, 2.0), again)
-            else:
-                line.abandon("no answer to subscribe")  # whether it is subscribed, nobody knows
-
-        def again() -> None:
-            if self._asked.get((line, topic)) is mark:
-                del self._asked[line, topic]
-                self._ask(line, topic)
-
-        line.call(topic.service, "subscribe", topic.request(line), done, self._options.call_timeout_s)
-
-    def _ask_anew(self, line: Line, topic: Topic) -> None:
-        """Ask again from the last position: a hole is filled, or told."""
-        self._give_up(line, topic)
-        self._ask(line, topic)
-
-    def _refuse(self, topic: Topic, error: SnorkyError) -> None:
-        del self.topics[topic.key]
-        topic.refuse(error)
-        for line in (self._current, self._next):
-            self._give_up(line, topic)
-
-    def _give_up(self, line: Line | None, topic: Topic) -> None:
-        was_asked = line is not None and self._asked.pop((line, topic), None) is not None
-        if line is None or not line.is_open or not (was_asked or topic.is_on(line)):
-            return
-        topic.leave(line)
-        params = {"channel": topic.channel}
-        # Refused means that there was nothing to give up.
-        line.call(topic.service, "unsubscribe", params, lambda _data, _error: None, self._options.call_timeout_s)
-
     def _notify(self, line: Line, service: str, message: dict[str, Any]) -> None:
         if service == "gateway" and message.get("type") == "moving":
             return self._move(line, message.get("graceMs"))
         topic = None
         if message.get("type") in ("message", "gap") and "channel" in message:
-            topic = self._topic_of(service, message["channel"])
+            topic = self._subscriptions.find(service, message["channel"])
         if topic is None:
             if line is self._current:
                 self._on_notification(service, message)
-        elif not topic.notify(line, message):
-            self._ask_anew(line, topic)
-        elif topic.is_full:
-            self._park(topic)
-
-    def _topic_of(self, service: str, channel: Any) -> Topic | None:
-        try:
-            return self.topics.get(topic_key(service, channel))
-        except ValueError:
-            return None  # not a channel that anybody here can have asked for
-
-    def _park(self, topic: Topic) -> None:
-        """Give a topic up until history was read as far as there is room."""
-        if topic.position is None or topic.is_parked or self.topics.get(topic.key) is not topic:
-            return
-        for line in (self._current, self._next):
-            self._give_up(line, topic)
-        topic.is_parked = True
-        self._read_on(topic)
-
-    def _read_on(self, topic: Topic) -> None:
-        """Read the next page of a parked topic's history, if there is room and a connection."""
-        line = self._current
-        if not topic.is_parked or not topic.has_room or line is None or topic in self._reading:
-            return
-        self._reading.add(topic)
-
-        def done(data: Any, error: Exception | None) -> None:
-            self._reading.discard(topic)
-            if self.topics.get(topic.key) is not topic:
-                return
-            if isinstance(error, SnorkyError) and (error.retry_after_ms is not None or error.code == "unavailable"):
-                after_s = RETRY_AFTER_S if error.retry_after_ms is None else error.retry_after_ms / 1000
-                self._clock.after(after_s * self._uniform(1.0, 2.0), lambda: self._read_on(topic))
-            elif isinstance(error, SnorkyError):
-                topic.refuse_history()
-                self._unpark(topic)
-            elif error is not None:
-                self._clock.after(RETRY_AFTER_S, lambda: self._read_on(topic))
-            elif topic.page(data):
-                self._read_on(topic)
-            else:
-                self._unpark(topic)
-
-        params = {"channel": topic.channel, "since": str(topic.position), "limit": PAGE_MAX}
-        line.call(topic.service, "history", params, done, self._options.call_timeout_s)
-
-    def _unpark(self, topic: Topic) -> None:
-        topic.is_parked = False
-        for line in (self._current, self._next):
-            if line is not None and line.is_open:
-                self._ask(line, topic)
+        else:
+            self._subscriptions.notify(line, topic, message)
 
     # -- moves ---------------------------------------------------------------------------------------------------
 
@@ -357,7 +241,7 @@ class Session:
         old, new = self._current, self._next
         if old is None or new is None or not new.is_open or old.is_leaving:
             return
-        if any(line is new for line, _topic in self._asked):
+        if not self._subscriptions.has_settled(new):
             return
         old.is_leaving = True
         self._outbox.use(None)  # what is published now waits a moment: else it could overtake what is under way
@@ -378,10 +262,8 @@ class Session:
     def _promote(self, line: Line) -> None:
         """Make the next line the current one."""
         old, self._current, self._next = self._current, line, None
-        for topic in list(self.topics.values()):
-            topic.adopt(line)
-            self._read_on(topic)
-            self._clock.after(OVERLAP_S, topic.end_overlap)
+        self._subscriptions.promote(line)
+        self._clock.after(OVERLAP_S, self._subscriptions.end_overlaps)
         if old is not None:
             self._leaving.add(old)
             self._release(old)

@@ -97,6 +97,9 @@ class Topic:
         fields = data if isinstance(data, dict) else {}
         position = _position(fields.get("position"))
         self.state = "confirmed"
+        if position is not None and self._owner is not None and self._owner.number > line.number:
+            self.leave(line)  # both were asked during a move, and the next one has answered first
+            return Answer.WHOLE
         if (
             position is not None
             and fields.get("recovered") is not True

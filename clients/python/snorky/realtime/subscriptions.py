@@ -1,0 +1,210 @@
+"""Subscriptions: a session's topics, and what the lines are asked for them. Pure.
+
+Rules:
+- A line is asked for a topic once, and again where the gateway says that it helps. The answer to a question that was
+  given up meanwhile is nobody's.
+- What the gateway refuses for good is forgotten. Where nobody knows whether a line is subscribed, the line is
+  abandoned: on a new connection it is known.
+- A parked topic is on no line. It reads history while there is room, and is asked for when it has caught up.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from snorky.errors import SnorkyError
+from snorky.realtime.clock import Clock
+from snorky.realtime.line import Line
+from snorky.realtime.topic import Answer, Topic, topic_key
+
+__all__ = ["Subscriptions"]
+
+PAGE_MAX: Final = 300  # messages; as many as the gateway gives
+RETRY_AFTER_S: Final = 1.0  # where the gateway names no time
+
+
+class Subscriptions:
+    """Keeps the lines subscribed. lines: gives the current one and the next one."""
+
+    def __init__(
+        self,
+        lines: Callable[[], tuple[Line | None, Line | None]],
+        clock: Clock,
+        *,
+        call_timeout_s: float,
+        uniform: Callable[[float, float], float],
+    ) -> None:
+        self.topics: dict[tuple[str, str], Topic] = {}
+        self._lines = lines
+        self._clock = clock
+        self._call_timeout_s = call_timeout_s
+        self._uniform = uniform
+        self._asked: dict[tuple[Line, Topic], object] = {}  # subscribe is to be answered, or asked again
+        self._reading: set[Topic] = set()  # a page of history was asked for
+
+    def add(self, topic: Topic) -> None:
+        """Have a topic. Raises SnorkyError, `already_subscribed`: its channel is one of ours."""
+        if topic.key in self.topics:
+            raise SnorkyError("Already subscribed", "already_subscribed")
+        self.topics[topic.key] = topic
+        self._ask_all(topic)
+
+    def remove(self, topic: Topic) -> None:
+        """Give a topic up. Idempotent."""
+        if self.topics.get(topic.key) is not topic:
+            return
+        del self.topics[topic.key]
+        topic.close()
+        for line in self._lines():
+            self.give_up(line, topic)
+
+    def close(self, error: Exception) -> None:
+        """End all."""
+        for topic in self.topics.values():
+            topic.close(error)
+        self.topics.clear()
+
+    def open(self, line: Line) -> None:
+        """Ask a line that has opened for every topic."""
+        for topic in self.topics.values():
+            self.ask(line, topic)
+
+    def lose(self, line: Line) -> None:
+        """Know that a line has ended."""
+        for topic in self.topics.values():
+            topic.lose(line)
+        self._asked = {each: mark for each, mark in self._asked.items() if each[0] is not line}
+
+    def promote(self, line: Line) -> None:
+        """Have all that is ready on a line come from there."""
+        for topic in list(self.topics.values()):
+            topic.adopt(line)
+            self.read_on(topic)
+
+    def end_overlaps(self) -> None:
+        """Know that a line that was left brings nothing any more."""
+        for topic in self.topics.values():
+            topic.end_overlap()
+
+    def has_settled(self, line: Line) -> bool:
+        """True if a line has answered for all topics."""
+        return not any(asked is line for asked, _topic in self._asked)
+
+    def drained(self, topic: Topic) -> None:
+        """Know that somebody has taken events of a topic."""
+        if self.topics.get(topic.key) is topic:
+            self.read_on(topic)
+
+    def notify(self, line: Line, topic: Topic, notification: dict[str, Any]) -> None:
+        """Take what a line brings for a topic."""
+        if not topic.notify(line, notification):
+            self.ask_anew(line, topic)
+        elif topic.is_full:
+            self.park(topic)
+
+    def ask(self, line: Line, topic: Topic) -> None:
+        """Ask a line for a topic; again where the gateway says that this helps."""
+        if topic.is_parked or (line, topic) in self._asked:
+            return
+        mark = self._asked[line, topic] = object()  # an answer that is not ours any more is nobody's
+
+        def done(data: Any, error: Exception | None) -> None:
+            if self._asked.get((line, topic)) is not mark:
+                return
+            if error is None:
+                del self._asked[line, topic]
+                answer = topic.answer(line, data, is_alone=self._lines()[0] in (None, line))
+                if answer is Answer.HOLE:
+                    self.ask_anew(line, topic)
+                if answer is Answer.FAR or topic.is_full:
+                    self.park(topic)
+            elif isinstance(error, SnorkyError) and error.retry_after_ms is None and error.code != "unavailable":
+                if error.code == "already_subscribed":
+                    line.abandon("an unsubscribe was not taken")  # what the gateway thinks, nobody knows
+                else:
+                    self._refuse(topic, error)
+            elif isinstance(error, SnorkyError):
+                topic.leave(line)
+                after_s = RETRY_AFTER_S if error.retry_after_ms is None else error.retry_after_ms / 1000
+                self._clock.after(after_s * self._uniform(1.0, 2.0), again)
+            else:
+                line.abandon("no answer to subscribe")  # whether it is subscribed, nobody knows
+
+        def again() -> None:
+            if self._asked.get((line, topic)) is mark:
+                del self._asked[line, topic]
+                self.ask(line, topic)
+
+        line.call(topic.service, "subscribe", topic.request(line), done, self._call_timeout_s)
+
+    def ask_anew(self, line: Line, topic: Topic) -> None:
+        """Ask again from the last position: a hole is filled, or told."""
+        self.give_up(line, topic)
+        self.ask(line, topic)
+
+    def _refuse(self, topic: Topic, error: SnorkyError) -> None:
+        del self.topics[topic.key]
+        topic.refuse(error)
+        for line in self._lines():
+            self.give_up(line, topic)
+
+    def give_up(self, line: Line | None, topic: Topic) -> None:
+        """Have a line bring a topic no more, if it does."""
+        was_asked = line is not None and self._asked.pop((line, topic), None) is not None
+        if line is None or not line.is_open or not (was_asked or topic.is_on(line)):
+            return
+        topic.leave(line)
+        params = {"channel": topic.channel}
+        # Refused means that there was nothing to give up.
+        line.call(topic.service, "unsubscribe", params, lambda _data, _error: None, self._call_timeout_s)
+
+    def find(self, service: str, channel: Any) -> Topic | None:
+        """Find the topic of a channel."""
+        try:
+            return self.topics.get(topic_key(service, channel))
+        except ValueError:
+            return None  # not a channel that anybody here can have asked for
+
+    def park(self, topic: Topic) -> None:
+        """Give a topic up until history was read as far as there is room."""
+        if topic.position is None or topic.is_parked or self.topics.get(topic.key) is not topic:
+            return
+        for line in self._lines():
+            self.give_up(line, topic)
+        topic.is_parked = True
+        self.read_on(topic)
+
+    def read_on(self, topic: Topic) -> None:
+        """Read the next page of a parked topic's history, if there is room and a connection."""
+        line = self._lines()[0]
+        if not topic.is_parked or not topic.has_room or line is None or topic in self._reading:
+            return
+        self._reading.add(topic)
+
+        def done(data: Any, error: Exception | None) -> None:
+            self._reading.discard(topic)
+            if self.topics.get(topic.key) is not topic:
+                return
+            if isinstance(error, SnorkyError) and (error.retry_after_ms is not None or error.code == "unavailable"):
+                after_s = RETRY_AFTER_S if error.retry_after_ms is None else error.retry_after_ms / 1000
+                self._clock.after(after_s * self._uniform(1.0, 2.0), lambda: self.read_on(topic))
+            elif isinstance(error, SnorkyError):
+                topic.refuse_history()
+                self._unpark(topic)
+            elif error is not None:
+                self._clock.after(RETRY_AFTER_S, lambda: self.read_on(topic))
+            elif topic.page(data):
+                self.read_on(topic)
+            else:
+                self._unpark(topic)
+
+        params = {"channel": topic.channel, "since": str(topic.position), "limit": PAGE_MAX}
+        line.call(topic.service, "history", params, done, self._call_timeout_s)
+
+    def _unpark(self, topic: Topic) -> None:
+        topic.is_parked = False
+        self._ask_all(topic)
+
+    def _ask_all(self, topic: Topic) -> None:
+        for line in self._lines():
+            if line is not None and line.is_open:
+                self.ask(line, topic)
