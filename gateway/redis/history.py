@@ -39,7 +39,7 @@ class RedisHistory:
         node_id: str,
         metrics: Metrics,
         publish_timeout_s: float = 5.0,
-        read_timeout_s: float = 5.0,
+        read_timeout_s: float = 2.0,
         dial_timeout_s: float = 2.0,
         page: int = PAGE,
     ) -> None:

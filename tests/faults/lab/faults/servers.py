@@ -218,7 +218,7 @@ SERVER_FAULTS = (
         name="Redis half-open",
         users_see="as a pause",
         inject=half_open,
-        healed_within_s=8.0,  # a read of history that went into the dead line is given up after 5 s
+        healed_within_s=5.0,  # a read of history that went into the dead line is given up after 2 s
     ),
     Fault(
         key="unreachable",
