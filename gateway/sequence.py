@@ -131,11 +131,16 @@ class Sequence:
             if publication.previous_tag == last.tag:
                 return self._advance(publication)
             self.want_fill()
-        elif not self._is_delivered(position):
+        elif self._is_strange(position):
             self.want_fill()
         elif position.offset <= self._late_until:
             return Late(publication)
         return None
+
+    def _is_strange(self, position: Position) -> bool:
+        """True if an offset up to the last one is not known to be heard again: perhaps it was given twice."""
+        tag = self._tag_of(position.offset)
+        return position.offset > self._late_until if tag is None else tag != position.tag
 
     def _advance(self, publication: Publication) -> Publication:
         assert publication.position is not None  # noqa: S101 - a fact for the type checker
@@ -148,6 +153,7 @@ class Sequence:
 
     def _begin_at(self, position: Position) -> None:
         self.last = position
+        self._late_until = 0
         self._tags.clear()
         self._tags.append(position.tag)
         if self._recent is not None:

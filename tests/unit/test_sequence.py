@@ -374,3 +374,16 @@ def test_comparing_finds_a_history_that_went_back_further_than_is_remembered() -
     assert not node.agrees(Position("e", 390, "u390"))
     assert not node.agrees(Position("e", 400, "t400"))
     assert not node.agrees(None)
+
+
+def test_offsets_given_twice_longer_ago_than_is_remembered_are_looked_up_at_once() -> None:
+    node = started()
+    node.hear(chain(*range(1, 400)))
+    assert node.hear([Publication(b"x", Position("e", 5, "u5"), "t4")]) == [] and node.wants_fill
+    assert node.begin_fill() == Position("e", 399, "t399")
+
+
+def test_what_history_had_when_the_node_came_is_late_and_no_reason_to_read() -> None:
+    node = started(at=300)
+    (old,) = chain(7)
+    assert node.hear([old]) == [Late(old)] and not node.wants_fill
