@@ -265,12 +265,19 @@ async def test_publications_of_a_known_client_are_taken_once_over_cut_connection
             url = f"ws://127.0.0.1:{proxy.port}/ws"
             async with crowd(url, count=1, token=token) as clients:
                 proxy.delay_s = 0.02  # so that there is something on its way when it is cut
-                published = asyncio.ensure_future(clients.ask({"publish": ["kept:0", 0, count]}, "published"))
-                for _ in range(4):
-                    await asyncio.wait([published], timeout=0.3)
+                for first in range(0, count, 150):
+                    published = asyncio.ensure_future(
+                        clients.ask({"publish": ["kept:0", first, first + 150]}, "published")
+                    )
+                    await asyncio.wait([published], timeout=0.05)
                     proxy.cut()
-                assert (await published)["outcomes"] == {"done": count}
-                heard = (await clients.ask({"report": True}, "report"))["heard"][0]
+                    assert (await published)["outcomes"] == {"done": 150}
+
+                async def have_heard() -> list[int]:
+                    heard: list[int] = (await clients.ask({"report": True}, "report"))["heard"][0]
+                    return heard if len(heard) >= count else []
+
+                heard = await eventually(have_heard, within_s=DEADLINE_S, what="all that was published is heard")
                 assert Counter(heard) == Counter(range(count))
             assert proxy.connections > 2
 

@@ -17,6 +17,10 @@ _ASK_EVERY_S = 0.05
 _T = TypeVar("_T")
 
 
+_PORTS = random.SystemRandom()  # Hypothesis makes the other one repeat itself
+_given: set[int] = set()
+
+
 def program(name: str) -> str:
     """Tell where a program is. The test says `@pytest.mark.needs(name)`, so it is there."""
     path = find_program(name)
@@ -35,15 +39,19 @@ def free_port() -> int:
     """Find a TCP port that nobody has on loopback, for programs that cannot tell which one they took.
 
     Below the range from which the kernel gives ports to clients: there, one that was free a moment ago is soon taken.
+    None is given twice, for it may not be in use yet.
     """
     for _ in range(100):
-        port = random.randint(10_000, 32_000)
+        port = _PORTS.randint(10_000, 32_000)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return port
+        _given.add(port)
+        return port
     raise AssertionError("no free port found")
 
 
