@@ -59,7 +59,7 @@ class ClusterBroker:
         self._where: dict[str, RedisBroker] = {}  # held keys
         self._lost: set[str] = set()  # of these: handed back
         self._hearers: dict[str, tuple[Callable[[Sequence[bytes]], None], Callable[[], None]]] = {}
-        self._lanes = Lanes(cluster.hurry, timeout_s=publish_timeout_s)
+        self._lanes = Lanes(cluster.hurry, timeout_s=publish_timeout_s, metrics=metrics)
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._listener: Listener | None = None

@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway.errors import BrokerUnavailable
 from gateway.history import History
+from gateway.metrics import Metrics
 from gateway.publication import Position
 from gateway.redis.cluster import Cluster, Shard
 from gateway.redis.lanes import Lanes
@@ -23,12 +24,14 @@ __all__ = ["AnySequencer", "ClusterSequencer", "sequencer_of"]
 class ClusterSequencer:
     """Fulfils what Sequencer does. options: of each."""
 
-    def __init__(self, cluster: Cluster, *, prefix: str, publish_timeout_s: float, **options: Any) -> None:
+    def __init__(
+        self, cluster: Cluster, *, prefix: str, publish_timeout_s: float, metrics: Metrics, **options: Any
+    ) -> None:
         self._cluster = cluster
         self._prefix = prefix
-        self._options = {**options, "prefix": prefix, "publish_timeout_s": publish_timeout_s}
+        self._options = {**options, "prefix": prefix, "publish_timeout_s": publish_timeout_s, "metrics": metrics}
         self._sequencers: dict[Shard, Sequencer] = {}
-        self._lanes = Lanes(cluster.hurry, timeout_s=publish_timeout_s)
+        self._lanes = Lanes(cluster.hurry, timeout_s=publish_timeout_s, metrics=metrics)
         self._ends: set[asyncio.Task[None]] = set()
         self._is_stopped = False
 

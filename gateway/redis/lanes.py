@@ -6,6 +6,8 @@ Rules:
 - A slot with something refused is *closed*: what comes later lines up behind it. So is one whose server changed while
   something is still on the way to the former one.
 - A closed slot opens when all is answered that was on the way, and its line has gone out in its order.
+- Who lines up is answered by the deadline too, and not more than `waiting_max` line up in all: beyond, publications
+  fail at once and are counted.
 """
 
 import asyncio
@@ -14,7 +16,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from gateway.errors import BrokerUnavailable
-from gateway.redis.publisher import PublishRefused, fail
+from gateway.metrics import Metrics
+from gateway.redis.publisher import QUEUE_MAX, PublishRefused, fail
 from gateway.redis.slots import slot_of
 
 __all__ = ["Lanes", "is_elsewhere"]
@@ -56,9 +59,14 @@ class _Lane:
 class Lanes:
     """Sends by slots. hurry: has it found out where slots are. timeout_s: of every publication."""
 
-    def __init__(self, hurry: Callable[[], None], *, timeout_s: float) -> None:
+    def __init__(
+        self, hurry: Callable[[], None], *, timeout_s: float, metrics: Metrics, waiting_max: int = QUEUE_MAX
+    ) -> None:
         self._hurry = hurry
         self._timeout_s = timeout_s
+        self._drops = metrics.drops.labels("publish_queue_full")
+        self._waiting_max = waiting_max
+        self._waiting = 0  # in all lanes: refused, and lined up
         self._lanes: dict[int, _Lane] = {}
 
     def send(self, name: bytes, server: object, send: Send) -> "asyncio.Future[Any]":
@@ -75,12 +83,19 @@ class Lanes:
         trip = _Trip(send, future, loop.time() + self._timeout_s)
         if lane.on_way and lane.server is not server:
             lane.is_closed = True
-        if lane.is_closed:
-            lane.line.append(trip)
-        else:
+        if not lane.is_closed:
             lane.server = server
             self._depart(slot, lane, trip)
+        elif self._waiting >= self._waiting_max:
+            self._drops.inc()
+            fail(future, BrokerUnavailable("too many publications are pending"))
+        else:
+            self._wait(lane.line, trip)
         return future
+
+    def _wait(self, line: deque[_Trip], trip: _Trip) -> None:
+        self._waiting += 1
+        line.append(trip)
 
     def _depart(self, slot: int, lane: _Lane, trip: _Trip) -> None:
         answer = trip.send()
@@ -112,11 +127,16 @@ class Lanes:
         if not lane.is_closed:
             lane.is_closed = True
             self._hurry()
-        if asyncio.get_running_loop().time() >= trip.due:
-            fail(trip.future, BrokerUnavailable(f"no server took it within {self._timeout_s:g} s"))
-        else:
-            lane.refused.append(trip)
+        if not self._is_overdue(trip):
+            self._wait(lane.refused, trip)
         self._settle(slot, lane)
+
+    def _is_overdue(self, trip: _Trip) -> bool:
+        """Fail a publication that nobody has taken in time."""
+        if asyncio.get_running_loop().time() < trip.due:
+            return False
+        fail(trip.future, BrokerUnavailable(f"no server took it within {self._timeout_s:g} s"))
+        return True
 
     def _settle(self, slot: int, lane: _Lane) -> None:
         if lane.on_way or self._lanes.get(slot) is not lane:
@@ -131,12 +151,13 @@ class Lanes:
         waiting = deque([*lane.refused, *lane.line])
         lane.refused.clear()
         lane.line.clear()
+        self._waiting -= len(waiting)
         lane.is_closed, lane.server = False, None
         for trip in waiting:
-            if trip.future.done():
+            if trip.future.done() or self._is_overdue(trip):
                 continue  # cancelled: nobody wants it sent
             if lane.is_closed:
-                lane.line.append(trip)  # the one before it found nobody
+                self._wait(lane.line, trip)  # the one before it found nobody
             else:
                 self._depart(slot, lane, trip)
         lane.on_way -= 1

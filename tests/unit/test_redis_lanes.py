@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import BrokerUnavailable
+from gateway.metrics import Metrics
 from gateway.redis.lanes import Lanes
 from gateway.redis.publisher import PublishRefused
 
@@ -21,7 +22,8 @@ class Slot:
         self.sent: list[tuple[str, int]] = []
         self.answers: dict[int, asyncio.Future[Any]] = {}
         self.hurries = 0
-        self.lanes = Lanes(self.hurry, timeout_s=2.0)
+        self.metrics = Metrics()
+        self.lanes = Lanes(self.hurry, timeout_s=2.0, metrics=self.metrics, waiting_max=50)
 
     def hurry(self) -> None:
         self.hurries += 1
@@ -122,3 +124,24 @@ async def test_nothing_is_kept_of_a_slot_that_is_quiet(slot: Slot) -> None:
     slot.answers[1].set_result(1)
     await future
     assert not slot.lanes._lanes
+
+
+async def test_all_that_lined_up_behind_what_nobody_takes_fail_by_their_deadline_too(slot: Slot) -> None:
+    slot.server = None
+    started_s = asyncio.get_running_loop().time()
+    outcomes = await asyncio.gather(*(slot.publish(number) for number in range(50)), return_exceptions=True)
+    assert all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes)
+    assert asyncio.get_running_loop().time() - started_s < 2.5
+
+
+async def test_more_than_may_line_up_fail_at_once_and_are_counted(slot: Slot) -> None:
+    slot.server = None
+    lined_up = [slot.publish(number) for number in range(50)]
+    beyond = slot.publish(50)
+    with pytest.raises(BrokerUnavailable):
+        await beyond
+    labels = {"reason": "publish_queue_full"}
+    assert slot.metrics.registry.get_sample_value("snorky_drops_total", labels) == 1
+    assert not any(future.done() for future in lined_up)
+    slot.server = "b"
+    await slot.until_sent(*(("b", number) for number in range(50)))
