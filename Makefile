@@ -7,8 +7,9 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 SEED ?= 1
 MINUTES ?=
+ROUNDS ?= 5
 
-.PHONY: help install bootstrap demo test lint format check bench faults chaos soak mutations clean distclean
+.PHONY: help install bootstrap demo test lint format check bench faults chaos soak roll mutations clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +58,9 @@ chaos: $(STAMP) bootstrap  ## faults drawn at random; MINUTES=30 SEED=1
 
 soak: $(STAMP) bootstrap  ## clients come and go for hours, and nothing grows; MINUTES=120
 	@$(BIN)/python -m tests.faults.lab soak --minutes $(or $(MINUTES),120) --seed $(SEED) $(ARGS)
+
+roll: $(STAMP) bootstrap  ## restart all nodes behind nginx under 1,000 of our clients; ROUNDS=5
+	@$(BIN)/python -m tests.faults.lab.rolling --rounds $(ROUNDS) $(ARGS)
 
 mutations: $(STAMP) bootstrap  ## take one guard out at a time and see its fault turn red; ARGS="--only canary"
 	@$(BIN)/python -m tests.faults.lab.mutations $(ARGS)
