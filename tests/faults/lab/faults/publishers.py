@@ -1,12 +1,15 @@
-"""Publishers that never hear their answers, and try again."""
+"""Publishers that never hear their answers, or die before, and try again."""
 
 import asyncio
 import random
+import sys
 
 from tests.faults.lab.plan import PREFIX
 from tests.faults.lab.source import RedisSource
 from tests.faults.lab.trial import Fault, Trial
+from tests.support.nodes import clean_environment
 from tests.support.proxy import FaultProxy
+from tests.support.tools import ROOT
 
 __all__ = ["PUBLISHER_FAULTS"]
 
@@ -14,6 +17,9 @@ KEYS = 10_000
 AT_ONCE = 40
 ONCE_CHANNEL = "once:replies"  # a rule of its own: nothing is trimmed
 DEADLINE_S = 60.0
+NUMBERS = 4_000  # of the job that is killed
+LIFE_MAX_S = 0.4  # of it, from its first answer on
+REPEATED = 20  # what it does again that it may have done: it died before it could write that down
 
 
 async def lose_replies(trial: Trial) -> None:
@@ -68,12 +74,67 @@ async def lose_replies(trial: Trial) -> None:
     trial.expect(attempts > KEYS, "no reply was lost: nothing was tried")
 
 
+async def die(trial: Trial) -> None:
+    """SIGKILL a job in the middle of its calls, again and again; the next one begins a little before where it was."""
+    lab = trial.lab
+    assert lab.redis is not None
+    client = lab.redis.client()
+    history = f"{PREFIX}:{{pubsub:{ONCE_CHANNEL}}}:history"
+    rng = random.Random(lab.rng.random())
+    run = f"{rng.getrandbits(64):x}"
+    before = await client.xlen(history)
+    told: dict[int, set[str]] = {}
+    deaths = 0
+    async with asyncio.timeout(DEADLINE_S):
+        while len(told) < NUMBERS:
+            first = max(0, len(told) - REPEATED)
+            words = (lab.redis.url, PREFIX, ONCE_CHANNEL, run, str(first), str(NUMBERS))
+            deaths += await _live(words, told, rng.uniform(0.0, LIFE_MAX_S))
+    trial.ended()
+    entries = await client.xlen(history) - before
+    await client.aclose()
+    positions = {position for several in told.values() for position in several}
+    trial.figure(f"killed {deaths} times in the middle of {NUMBERS} calls, {entries} entries")
+    trial.expect(entries == NUMBERS, f"{entries} entries of {NUMBERS} keys")
+    trial.expect(len(positions) == NUMBERS, f"{len(positions)} positions of {NUMBERS} keys")
+    trial.expect(deaths > 0, "it ended before it was killed: nothing was tried")
+
+
+async def _live(words: tuple[str, ...], told: dict[int, set[str]], life_s: float) -> bool:
+    """Run the job and write down what it tells, until it ends or is killed; returns whether it was."""
+    argv = [sys.executable, "-m", "tests.faults.lab.mortal", *words]
+    job = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=clean_environment())
+    assert job.stdout is not None
+    killing: asyncio.TimerHandle | None = None
+    try:
+        async for line in job.stdout:
+            killing = killing or asyncio.get_running_loop().call_later(life_s, job.kill)
+            if line.endswith(b"\n"):  # else it died while it wrote
+                number, position = line.decode().split()
+                told.setdefault(int(number), set()).add(position)
+    finally:
+        if killing is not None:
+            killing.cancel()
+        if job.returncode is None:
+            job.kill()
+        code = await job.wait()
+    assert code in (0, -9), f"the job ended with {code}"
+    return code == -9
+
+
 PUBLISHER_FAULTS = (
     Fault(
         key="replies",
         name="publisher retries, replies dropped",
         users_see="all or nothing",
         inject=lose_replies,
+        needs_history=True,
+    ),
+    Fault(
+        key="job",
+        name="publisher killed in the middle of a call",
+        users_see="all or nothing",
+        inject=die,
         needs_history=True,
     ),
 )

@@ -1,0 +1,24 @@
+"""A backend job that is killed in the middle of a call: publishes numbers one by one, each under a key of its own.
+
+    python -m tests.faults.lab.mortal REDIS_URL PREFIX CHANNEL RUN FIRST END
+
+The numbers from FIRST to END; on stdout, as soon as one is acknowledged: its number and its position.
+"""
+
+import sys
+
+from snorky import Publisher
+
+__all__: list[str] = []
+
+
+def main() -> None:
+    redis_url, prefix, channel, run, first, end = sys.argv[1:]
+    with Publisher(redis_url, prefix=prefix) as publisher:
+        for number in range(int(first), int(end)):
+            receipt = publisher.publish(channel, {"n": number}, key=f"{run}:{number}")
+            print(number, receipt.position, flush=True)
+
+
+if __name__ == "__main__":
+    main()
