@@ -1,9 +1,9 @@
-"""Takes one guard out of the gateway at a time, in a copy of the tree, and runs the row that must turn red.
+"""Takes one guard out of the gateway at a time, in a copy of the tree, and runs what must turn red: a row, or a test.
 
     python -m tests.faults.lab.mutations [--only NAME ...]
 
 A guard is found by its exact text: one that is no longer there is an error, so that the table cannot rot. The exit code
-is 1 if a row stayed as it was.
+is 1 if something stayed as it was.
 """
 
 import argparse
@@ -36,8 +36,8 @@ class Mutation:
 
     @property
     def row(self) -> str:
-        """What must turn red, as a person would say it."""
-        return self.argv[-1]
+        """What must turn red, as a person would say it: the row's key, or the test's name."""
+        return self.argv[-1].removeprefix("test_").replace("_", " ")
 
 
 def _fault(key: str) -> tuple[str, ...]:
@@ -99,6 +99,62 @@ MUTATIONS: tuple[Mutation, ...] = (
         new="        __import__('asyncio').ensure_future(self._broker.subscribe(key))\n",
         argv=_fault("freeze"),
     ),
+    Mutation(
+        guard="entropy of epochs",  # as Redis' own math.random would have it: alike after every start
+        file=f"{_SCRIPTS}/publish.lua",
+        old="  epoch = string.format('%x', time[1]) .. string.sub(ARGV[3], 1, 16)",
+        new="  epoch = string.format('%x', math.random(2147483647))",
+        argv=_test("tests/contract/test_history.py", "test_epoch_and_tags_are_others_after_every_start_of_the_server"),
+    ),
+    Mutation(
+        guard="counter outlives its stream",
+        file=f"{_SCRIPTS}/publish.lua",
+        old="string.format('%d', ttl_ms + step_ms + ARGV[6]))",
+        new="string.format('%d', ttl_ms + step_ms))",
+        argv=_test("tests/contract/test_history.py", "test_the_counter_outlives_what_is_kept"),
+    ),
+    Mutation(
+        guard="tag of the predecessor",  # of a position whose own entry was trimmed
+        file=f"{_SCRIPTS}/read.lua",
+        old="  if offset ~= since + 1 or fields[4] ~= tag then",
+        new="  if offset ~= since + 1 then",
+        argv=_test("tests/contract/test_history.py", "test_size_bounds_and_what_is_trimmed_is_gone"),
+    ),
+    Mutation(
+        guard="look for a claim behind a write",
+        file="gateway/redis/directory.py",
+        old='            if is_fenced:\n                raise BrokerUnavailable("fenced meanwhile")\n',
+        new="",
+        argv=_test("tests/faults/test_leases.py", "test_a_write_after_the_reaping_is_undone_by_who_wrote_it"),
+    ),
+    Mutation(
+        guard="leases without memory",
+        file=f"{_SCRIPTS}/renew.lua",
+        old="#!lua flags=allow-oom",
+        new="#!lua",
+        argv=_test("tests/faults/test_leases.py", "test_a_full_redis_refuses_who_comes_and_lets_go_who_goes"),
+    ),
+    Mutation(
+        guard="watch over the primary",
+        file="gateway/redis/link.py",
+        old="if await self._target.resolved(max_age_s=WATCH_S / 2) != wire.server:",
+        new="if False:",
+        argv=_test("tests/faults/test_sentinel.py", "test_a_cut_off_primary_that_answers_its_own_canary_is_left"),
+    ),
+    Mutation(
+        guard="one pass after another",  # chunks of several passes take turns instead
+        file="gateway/passes.py",
+        old="        if passes:\n            if not was_paused:",
+        new="        if passes:\n            passes.rotate(-1)\n            if not was_paused:",
+        argv=_test("tests/unit/test_fanout.py", "test_passes_never_overtake"),
+    ),
+    Mutation(
+        guard="keys of one user",
+        file="services/pubsub/parameters.py",
+        old='    return f"identity {identity} {key}"',
+        new='    return f"identity {key}"',
+        argv=_test("tests/unit/test_pubsub_rules.py", "test_keys_of_two_users_never_collide"),
+    ),
 )
 
 
@@ -138,7 +194,7 @@ async def main(chosen: list[Mutation]) -> int:
         stayed += not is_red
         state = "red" if is_red else "STAYED"
         took_s = time.monotonic() - began_s
-        print(f"{mutation.guard:<{width}}  {mutation.row:<14}  {state:<6}  {took_s:3.0f} s  {said[:110]}", flush=True)
+        print(f"{mutation.guard:<{width}}  {state:<6}  {took_s:3.0f} s  {mutation.row}: {said[:110]}", flush=True)
     return int(stayed > 0)
 
 
