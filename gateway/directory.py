@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Asserter", "Directory", "Entered", "Member", "Owner"]
+__all__ = ["Asserter", "Census", "Directory", "Entered", "Member", "Owner"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,14 @@ class Entered:
     members: Sequence[Member]
 
 
+@dataclass(frozen=True, slots=True)
+class Census:
+    """A roster at one moment. version: a number that grows with each notice of it, also over times when it is empty."""
+
+    version: int
+    members: Sequence[Member]
+
+
 class Asserter(Protocol):
     """Who knows the truth about the local connections, and speaks for the services: the node."""
 
@@ -75,7 +83,7 @@ class Asserter(Protocol):
         """Make the publication for a roster's channel: a member has come or gone; None = nothing is told.
 
         is_identity: it was its identity's first or last entry. Asked for members of dead nodes too, so it must
-        need no state of the connection.
+        need no state of the connection. Made by `publication.write_change`: the directory adds the versions.
         """
 
     def on_lost_name(self, names: str, name: str, serial: int) -> None:
@@ -111,13 +119,19 @@ class Directory(Protocol):
     async def update(
         self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None
     ) -> bool:
-        """Replace an entry's data and publish the notice with it; False = there is no such entry."""
+        """Replace an entry's data and publish the notice, as of `Asserter.notice`; False = there is no such entry."""
 
     async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:
         """Leave a roster; publishes the notices. False = it was not there."""
 
     async def members(self, roster: str) -> list[Member]:
         """List a roster, in the order of identity, owner and entry."""
+
+    async def census(self, roster: str) -> Census:
+        """List it with its version: what notices up to that version tell is in it, and what later ones tell is not."""
+
+    async def versions(self, rosters: Sequence[str]) -> list[int | None]:
+        """Tell the version of each, cheaply; 0 = there is none, None = not known now. Raises BrokerUnavailable."""
 
     async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
         """Claim a name, unique in the cluster. False = somebody else has it.

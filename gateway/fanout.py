@@ -23,6 +23,7 @@ from gateway.passes import CHUNK, Passes, Source
 from gateway.pieces import Pieces
 from gateway.publication import (
     MARK,
+    Change,
     Position,
     Publication,
     Selector,
@@ -32,7 +33,7 @@ from gateway.publication import (
 )
 from gateway.sequence import Gap, Late, Step
 
-__all__ = ["Fanout", "Follower", "Listener", "OnGap"]
+__all__ = ["Attendant", "Fanout", "Follower", "Listener", "OnGap"]
 
 COMPLAIN_EVERY_S: Final = 1.0  # the metric counts them all; a flood of bad ones must not flood the log
 Listener = Callable[[Sequence[Publication]], None]  # of this node itself: what one read brought, in order
@@ -51,6 +52,13 @@ class Follower(Protocol):
         """Take what was heard; returns what is to be delivered now."""
 
 
+class Attendant(Protocol):
+    """Who knows what subscribers were told of rosters."""
+
+    def hear(self, roster: str, change: Change) -> bool:
+        """Take a change whose notice came. False: they have been told already."""
+
+
 class _Nobody:
     """A follower of no channel."""
 
@@ -62,14 +70,25 @@ class _Nobody:
 
 
 class Fanout:
-    """Delivers publications to the subscribers in a hub. follower: of channels that keep a history."""
+    """Delivers publications to the subscribers in a hub.
+
+    follower: of channels that keep a history. attendant: of rosters.
+    """
 
     def __init__(
-        self, hub: Hub, source: Source, metrics: Metrics, *, follower: Follower | None = None, chunk: int = CHUNK
+        self,
+        hub: Hub,
+        source: Source,
+        metrics: Metrics,
+        *,
+        follower: Follower | None = None,
+        attendant: Attendant | None = None,
+        chunk: int = CHUNK,
     ) -> None:
         self._hub = hub
         self._metrics = metrics
         self._follower: Follower = follower or _Nobody()
+        self._attendant = attendant
         self._listeners: dict[str, tuple[Listener, OnGap | None]] = {}
         self._passes = Passes(source, chunk=chunk, on_done=self._on_done)
         self._pieces = Pieces(hub, self._passes, metrics)
@@ -124,6 +143,12 @@ class Fanout:
         """Deliver what a channel's follower had to fetch."""
         self._begin()
         self._follow(key, steps)
+        self._passes.run()
+
+    def tell(self, key: str, notices: Sequence[bytes]) -> None:
+        """Deliver what this node itself has to say to a channel's subscribers here: bare or addressed publications."""
+        self._begin()
+        self._follow(key, self._read(key, notices))
         self._passes.run()
 
     def stop(self) -> None:
@@ -186,6 +211,8 @@ class Fanout:
                     payload, selector = publication.payload, publication.selector
                     if publication.is_tombstone:
                         raise InvalidMessage("Malformed MessagePack")
+                    if self._is_told(channel.key, publication):
+                        continue
                 value = decode_json(payload)
             except InvalidMessage as error:
                 self._drop(channel.key, error)
@@ -240,6 +267,8 @@ class Fanout:
         try:
             if publication.is_tombstone:
                 raise InvalidMessage("Malformed MessagePack")
+            if self._is_told(key, publication):
+                return None
             value = decode_json(publication.payload)
         except InvalidMessage as error:
             self._drop(key, error)
@@ -247,6 +276,11 @@ class Fanout:
         if publication.position is None and publication.selector is None:
             self._metrics.unsequenced_publications.inc()
         return publication, value
+
+    def _is_told(self, key: str, publication: Publication) -> bool:
+        """True of a roster's notice of which subscribers have been told already."""
+        change = publication.change
+        return change is not None and self._attendant is not None and not self._attendant.hear(key, change)
 
     def _deliver_together(
         self, key: str, checked: Sequence[tuple[Publication, Json]], selector: Selector | None = None

@@ -67,6 +67,11 @@ class Metrics:
         self.filled_publications = counter("history_filled_publications_total", "Publications that these brought.")
         self.gaps = counter("history_gaps_total", "Times that a channel's history had not what this node missed.")
         self.recoveries = counter("recoveries_total", "Clients that came back to a channel, by outcome.", "outcome")
+        self.roster_differences = counter(
+            "roster_differences_total",
+            "What was told of rosters, in place of notices that this node missed.",
+            "outcome",
+        )
         self.fanout_pass = seconds("fanout_pass_duration", "One pass over the subscribers of the channels of a read.")
         self.publish_to_write = seconds("publish_to_write", "A publication of this node until written to its clients.")
 

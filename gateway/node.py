@@ -19,7 +19,7 @@ from gateway.authenticator import Authenticator
 from gateway.broker import Broker
 from gateway.codec import Template, channel_key, encode_json
 from gateway.connection import Connection, Wire
-from gateway.directory import Directory, Member
+from gateway.directory import Directory
 from gateway.errors import (
     CloseCode,
     ConfigurationError,
@@ -32,7 +32,10 @@ from gateway.frames import Dialect
 from gateway.history import History, Keeper, Recovery
 from gateway.hub import Hub
 from gateway.metrics import Metrics
-from gateway.ownership import Notice, Ownership
+from gateway.notices import Notices
+from gateway.ownership import Ownership
+from gateway.presence import Difference
+from gateway.presences import GRACE_S, Presences
 from gateway.primitives import GapNotice, Notification
 from gateway.publication import Position, Selector, write_addressed
 from gateway.registry import ServiceRegistry
@@ -53,7 +56,8 @@ class Node:
 
     broker, directory, keeper: started and stopped by the node; without a directory services have topics only, without
     a keeper these have no history. node_id: unique, the directory's; random unless given. auth: who clients are;
-    stopped by the node. compare_every_s: how often histories are compared, for what was lost unnoticed.
+    stopped by the node. compare_every_s: how often histories are compared, for what was lost unnoticed. grace_s: how
+    long after an interruption somebody is missing in a roster who is then said to have left.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Node:
         node_id: str | None = None,
         auth: Authenticator | None = None,
         compare_every_s: float = COMPARE_EVERY_S,
+        grace_s: float = GRACE_S,
     ) -> None:
         self.limits = limits or Limits()
         self._node_id = node_id or new_node_id()
@@ -85,13 +90,19 @@ class Node:
                 portion_max_bytes=self.limits.outbox_max_bytes // 8,
             )
             self._repair = Repair(keeper, filler, self._metrics, compare_every_s=compare_every_s)
-        self._fanout = Fanout(self._hub, broker, self._metrics, follower=self._repair)
-        self._subscriptions = Subscriptions(self._hub, broker, self._fanout, self._repair)
+        self._notices = Notices(self.find_service)
+        self._presences: Presences | None = None
+        if directory is not None:
+            self._presences = Presences(directory, self._tell_differences, self._metrics, grace_s=grace_s)
+        self._fanout = Fanout(self._hub, broker, self._metrics, follower=self._repair, attendant=self._presences)
+        self._subscriptions = Subscriptions(self._hub, broker, self._fanout, self._repair, self._presences)
         self._registries: list[ServiceRegistry] = []
         self._connections: dict[Connection, ServiceRegistry] = {}
         self._ownership: Ownership | None = None
         if directory is not None:
-            self._ownership = Ownership(self._node_id, directory, self._notice_of, self._connections.__contains__)
+            self._ownership = Ownership(
+                self._node_id, directory, self._notices.of_change, self._connections.__contains__
+            )
         self._serials = itertools.count(1)
         self._metrics.subscriptions.set_function(lambda: self._hub.subscriptions)
         self._metrics.channels.set_function(lambda: len(self._hub))
@@ -157,6 +168,8 @@ class Node:
             self._repair.start()
         if self._ownership is not None:
             await self._ownership.start()
+        if self._presences is not None:
+            self._presences.start()
 
     async def stop(self) -> None:
         """End everything. Connections should have been closed before."""
@@ -165,6 +178,8 @@ class Node:
         await self._auth.stop()
         if self._repair is not None:
             await self._repair.stop()
+        if self._presences is not None:
+            await self._presences.stop()
         self._fanout.stop()
         if self._ownership is not None:
             await self._ownership.stop()
@@ -250,7 +265,12 @@ class Node:
         """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.joining."""
         key = self._check_subscriber(connection, channel_key(service, channel))
         await self._subscriptions.subscribe(
-            connection, key, lambda: Template(service, notification(channel)), is_held=is_held, is_kept=is_kept
+            connection,
+            key,
+            lambda: Template(service, notification(channel)),
+            is_held=is_held,
+            is_kept=is_kept,
+            has_presence=self._notices.are_wanted(service, channel),
         )
 
     async def recover(
@@ -271,6 +291,7 @@ class Node:
             lambda: Template(service, notification(channel)),
             lambda position: {"service": service, "message": gap_notice(channel, position)},
             since,
+            has_presence=self._notices.are_wanted(service, channel),
         )
 
     def release(self, connection: Connection, service: str, channel: Any) -> None:
@@ -324,13 +345,8 @@ class Node:
             raise LimitExceeded("channels_per_connection", "Too many channels")
         return key
 
-    def _notice_of(
-        self, service: str, channel: Any, member: Member, has_joined: bool, is_identity: bool
-    ) -> Notice | None:
-        found = self.find_service(service)
-        if found is None:
-            return None
-        return found.roster_notice(channel, member, has_joined=has_joined, is_identity=is_identity)
+    def _tell_differences(self, roster: str, differences: Sequence[Difference]) -> None:
+        self._fanout.tell(roster, self._notices.of_differences(roster, differences))
 
     # -- Listener: what the broker brings ------------------------------------------------------------------
 
@@ -343,6 +359,8 @@ class Node:
         _log.warning("the connection to Redis was lost and made again; publications may have been missed")
         if self._repair is not None:
             self._repair.interrupted()
+        if self._presences is not None:
+            self._presences.interrupted()
 
     def _pass_on(self, key: str, steps: Sequence[Step]) -> None:
         self._fanout.pass_on(key, steps)

@@ -11,7 +11,7 @@ Rules:
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import structlog
 
@@ -19,7 +19,7 @@ from gateway.codec import channel_of, decode_json, encode_json
 from gateway.connection import Connection
 from gateway.directory import Directory, Entered, Member, Owner
 from gateway.errors import BrokerUnavailable, CloseCode, ConnectionClosed
-from gateway.publication import Selector, write_addressed
+from gateway.publication import Change, Selector, write_addressed, write_change
 
 __all__ = ["Notice", "Ownership", "encode_notice"]
 
@@ -36,6 +36,11 @@ _log = structlog.get_logger("snorky.ownership")
 def encode_notice(notice: Notice | None) -> bytes | None:
     """Make the publication of a notice: a payload and who gets it."""
     return None if notice is None else write_addressed(encode_json(notice[0]), notice[1])
+
+
+def _change(kind: Literal["+", "-", "="], member: Member, *, is_identity: bool) -> Change:
+    owner, data = member.owner, None if kind == "-" else member.data
+    return Change(kind, is_identity, member.identity, owner.connection_id, member.entry, data=data)
 
 
 class _Belongings:
@@ -112,9 +117,11 @@ class Ownership:
         known = members.get((roster, entry))
         if known is None:
             return False
-        members[roster, entry] = Member(known.identity, known.owner, entry, data)
+        members[roster, entry] = member = Member(known.identity, known.owner, entry, data)
+        told = encode_notice(notice)
+        changed = None if told is None else write_change(told, _change("=", member, is_identity=False))
         # False = Redis has lost it: it is asserted again in a moment, with this data
-        await self.directory.update(roster, connection.serial, entry=entry, data=data, notice=encode_notice(notice))
+        await self.directory.update(roster, connection.serial, entry=entry, data=data, notice=changed)
         return True
 
     async def leave(self, connection: Connection, roster: str, *, entry: str) -> bool:
@@ -196,8 +203,10 @@ class Ownership:
     def notice(self, roster: str, member: Member, *, has_joined: bool, is_identity: bool) -> bytes | None:
         """Ask the roster's service what its subscribers are told."""
         service, _, name = roster.partition(":")
+        kind: Literal["+", "-"] = "+" if has_joined else "-"
         try:
-            return encode_notice(self._notice_of(service, channel_of(name), member, has_joined, is_identity))
+            told = encode_notice(self._notice_of(service, channel_of(name), member, has_joined, is_identity))
+            return None if told is None else write_change(told, _change(kind, member, is_identity=is_identity))
         except Exception:  # a service's fault, or a foreign roster: it must not keep anybody from coming or going
             _log.exception("no notice", service=service)
             return None

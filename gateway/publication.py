@@ -4,20 +4,24 @@
     sequenced   0xC1 `1 EPOCH:OFFSET:TAG PREVIOUS_TAG j` newline payload: it has a position in its channel's history;
                 `m` instead of `j`: the payload is MessagePack
     addressed   0xC1 `2 j SELECTOR` newline payload: for some of the subscribers only
+    change      0xC1 `3 VERSION PREVIOUS_VERSION j CHANGE` newline, and behind it a bare or an addressed one: it tells
+                of an entry of the channel's roster that came, went, or has other data
 
 0xC1 is never first in JSON or MessagePack. SELECTOR is a JSON object without blanks: `only` an identity, `not` a
-connection's id, `not_identity` an identity, `whole` that the payload is a whole message. An unknown version is
-dropped by who reads it, and counted.
+connection's id, `not_identity` an identity, `whole` that the payload is a whole message. VERSION grows with
+each notice of a roster (PREVIOUS_VERSION 0: nothing had been told of it); CHANGE is a JSON list, see `Change`. An
+unknown version is dropped by who reads it, and counted.
 """
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from gateway.codec import decode_json, decode_msgpack, encode_json
 from gateway.errors import InvalidMessage
 
 __all__ = [
     "MARK",
+    "Change",
     "Position",
     "Publication",
     "Selector",
@@ -25,6 +29,8 @@ __all__ = [
     "read_publication",
     "tombstone",
     "write_addressed",
+    "write_change",
+    "write_version",
 ]
 
 MARK = b"\xc1"  # begins what has a header
@@ -86,8 +92,26 @@ class Subscriber(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """What became of one entry of a roster: it came, "+", went, "-", or has other data, "=".
+
+    is_identity: it was its identity's first or last. connection_id, entry: which one, of whom. version, previous:
+    of the roster with this change, and with the last one that was told before. data: what it carries now, if anything.
+    """
+
+    kind: Literal["+", "-", "="]
+    is_identity: bool
+    identity: str
+    connection_id: str
+    entry: str = ""
+    version: int = 0
+    previous: int = 0
+    data: Any = None
+
+
+@dataclass(frozen=True, slots=True)
 class Publication:
-    """One publication. payload: JSON, not yet checked.
+    """One publication. payload: JSON, not yet checked. change: what it tells of, if that is a roster's.
 
     is_tombstone: it has a position, and its payload was not fit for anybody; `null` stands in its place.
     """
@@ -96,6 +120,7 @@ class Publication:
     position: Position | None = None
     previous_tag: str | None = None
     selector: Selector | None = None
+    change: Change | None = None
     is_tombstone: bool = False
 
 
@@ -115,6 +140,12 @@ def read_publication(data: bytes) -> Publication:
             encoding, selector = fields[0], " ".join(fields[1:])
             if encoding == "j":
                 return Publication(payload, selector=_selector(selector.encode()))
+        elif version == "3":
+            number, previous, encoding, change = int(fields[0]), int(fields[1]), fields[2], " ".join(fields[3:])
+            if payload[:1] == MARK and payload[1:3] != b"2 ":
+                raise InvalidMessage("Malformed header")  # nothing else is told of a roster: no header within headers
+            if encoding == "j":
+                return replace(read_publication(payload), change=_change(change.encode(), number, previous))
     except (ValueError, IndexError):  # also no UTF-8, and fields that are missing
         raise InvalidMessage("Malformed header") from None
     raise UnknownVersion("Unknown version")
@@ -134,6 +165,19 @@ def write_addressed(payload: bytes, selector: Selector) -> bytes:
     return MARK + b"2 j " + encode_json(chosen) + b"\n" + payload
 
 
+def write_change(notice: bytes, change: Change) -> bytes:
+    """Say what a roster's notice tells of: all but the versions, which only who makes the change knows."""
+    fields = [change.kind, change.is_identity, change.identity, change.connection_id, change.entry]
+    if change.data is not None:
+        fields.append(change.data)
+    return b"j " + encode_json(fields) + b"\n" + notice
+
+
+def write_version(changed: bytes, version: int, previous: int) -> bytes:
+    """Complete what `write_change` made. (In Redis the scripts do.)"""
+    return MARK + b"3 %d %d " % (version, previous) + changed
+
+
 def _from_msgpack(publication: Publication) -> Publication:
     try:
         return replace(publication, payload=encode_json(decode_msgpack(publication.payload)))
@@ -148,3 +192,10 @@ def _selector(text: bytes) -> Selector:
     if not value.keys() <= _FIELDS:  # a newer node meant fewer subscribers than we would give it to
         raise UnknownVersion("Unknown selector")
     return Selector(value.get("only"), value.get("not_identity"), value.get("not"), "whole" in value)
+
+
+def _change(text: bytes, version: int, previous: int) -> Change:
+    match decode_json(text):
+        case ["+" | "-" | "=" as kind, bool(is_identity), str(identity), str(connection_id), str(entry), *data]:
+            return Change(kind, is_identity, identity, connection_id, entry, version, previous, (data or [None])[0])
+    raise InvalidMessage("Malformed header")

@@ -125,6 +125,17 @@ class Service(ABC):
         """
         return None
 
+    def roster_update(self, channel: Any, member: Member) -> tuple[Any, Selector] | None:
+        """Say what a channel's subscribers are told when a member's data has changed; None = nothing.
+
+        For when they may have missed the notice that `Rosters.update` had. Else as `roster_notice`.
+        """
+        return None
+
+    def has_roster_notices(self, channel: Any) -> bool:
+        """Tell whether a channel's subscribers hear who comes and goes; then they do also if their node was deaf."""
+        return type(self).roster_notice is not Service.roster_notice
+
     def send(self, connection: Connection, message: Any) -> None:
         """Send one message to one connection. message: any JSON entity."""
         connection.send({"service": self.name, "message": message})

@@ -16,6 +16,7 @@ from gateway.errors import AlreadySubscribed, BrokerUnavailable, ConfigurationEr
 from gateway.fanout import Fanout, Listener, OnGap
 from gateway.history import Recovery
 from gateway.hub import Hub
+from gateway.presences import Presences
 from gateway.publication import Position
 from gateway.repair import Repair
 
@@ -23,13 +24,19 @@ __all__ = ["Subscriptions"]
 
 
 class Subscriptions:
-    """Joins hub, broker, fan-out and repair. repair: None = the node has no keeper. Keys: `codec.channel_key`."""
+    """Joins hub, broker, fan-out and what follows channels. Keys: `codec.channel_key`.
 
-    def __init__(self, hub: Hub, broker: Broker, fanout: Fanout, repair: Repair | None) -> None:
+    repair: None = the node has no keeper; presences: None = it has no directory.
+    """
+
+    def __init__(
+        self, hub: Hub, broker: Broker, fanout: Fanout, repair: Repair | None, presences: Presences | None = None
+    ) -> None:
         self._hub = hub
         self._broker = broker
         self._fanout = fanout
         self._repair = repair
+        self._presences = presences
 
     async def subscribe(
         self,
@@ -39,8 +46,12 @@ class Subscriptions:
         *,
         is_held: bool = False,
         is_kept: bool = False,
+        has_presence: bool = False,
     ) -> None:
-        """Subscribe a connection. shape: asked once a channel. See Topics.subscribe."""
+        """Subscribe a connection. shape: asked once a channel. has_presence: hears who comes and goes.
+
+        See Topics.subscribe.
+        """
         repair = self._keeping() if is_kept else None
         self._hub.add(connection, key, self._template(key, shape), is_held=is_held)
         try:
@@ -55,6 +66,7 @@ class Subscriptions:
             raise ConnectionClosed
         if key not in connection.channels:
             raise NotSubscribed
+        self._follow_presence(key, has_presence)
 
     async def recover(
         self,
@@ -63,6 +75,8 @@ class Subscriptions:
         shape: Callable[[], Template],
         gap: Callable[[Position], Json],
         since: Position | None,
+        *,
+        has_presence: bool = False,
     ) -> Recovery:
         """Subscribe a connection, and tell what it missed. gap: shape of the notice. See Topics.recover."""
         repair, template = self._keeping(), self._template(key, shape)
@@ -87,6 +101,7 @@ class Subscriptions:
                 self._give_up_unless_needed(key)
             raise
         self._hub.go_live(connection, key, gap)  # no await since `catch_up`: nothing was delivered in between
+        self._follow_presence(key, has_presence)
         return recovery
 
     def remove(self, connection: Connection, key: str) -> None:
@@ -119,6 +134,10 @@ class Subscriptions:
             raise NotSubscribed
         self._give_up_unless_needed(key)
 
+    def _follow_presence(self, key: str, has_presence: bool) -> None:
+        if has_presence and self._presences is not None:
+            self._presences.follow(key)
+
     def _template(self, key: str, shape: Callable[[], Template]) -> Template:
         known = self._hub.get(key)
         return shape() if known is None else known.template
@@ -138,6 +157,8 @@ class Subscriptions:
 
     def _give_up_unless_needed(self, key: str) -> None:
         """Tell the broker that this node needs a channel no more, unless somebody here still does."""
+        if key not in self._hub and self._presences is not None:
+            self._presences.forget(key)
         if key not in self._hub and not self._fanout.is_listened(key):
             if self._repair is not None:
                 self._repair.forget(key)

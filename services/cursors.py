@@ -129,6 +129,11 @@ class CursorsService(RPCService):
         cursor = {"publicHandle": int(member.entry), "document": channel}
         return _notice("cursorRemoved", cursor, member.owner.connection_id)
 
+    def roster_update(self, channel: Any, member: Member) -> tuple[Any, Selector]:
+        """Tell the others where a cursor is."""
+        shown = _shown(channel, member.entry, member.identity, member.data)
+        return _notice("cursorUpdated", shown, member.owner.connection_id)
+
     def _demand_joined(self, request: Request, document: Any) -> None:
         request.demand_identity()
         if not self.topics.is_subscribed(request.connection, document):

@@ -10,11 +10,12 @@ Rules:
 import asyncio
 import re
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
 
-from gateway.directory import Asserter, Entered, Member, Owner
+from gateway.directory import Asserter, Census, Entered, Member, Owner
 from gateway.errors import BrokerUnavailable, ConfigurationError, ConnectionClosed
 from gateway.metrics import Metrics
 from gateway.redis.claims import Claims
@@ -216,9 +217,11 @@ class RedisDirectory:
     async def members(self, roster: str) -> list[Member]:
         return await self._rosters.members(roster)
 
-    async def version(self, roster: str) -> int:
-        """Tell a number that grows with every change of a roster; 0 = it is empty. Raises BrokerUnavailable."""
-        return await self._rosters.version(roster)
+    async def versions(self, rosters: Sequence[str]) -> list[int | None]:
+        return list(await self._rosters.versions(rosters))
+
+    async def census(self, roster: str) -> Census:
+        return await self._rosters.census(roster)
 
     # -- names -------------------------------------------------------------------------------------------------
 

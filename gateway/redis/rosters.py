@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from gateway.codec import encode_json
-from gateway.directory import Member
+from gateway.directory import Census, Member
 from gateway.redis.estate import Notices, Place, field_of, read_value
 from gateway.redis.names import channel_name, counts_key, roster_key
 from gateway.redis.scripting import Call, Scripts
@@ -94,10 +94,15 @@ class Rosters:
             if self._lists.get(roster) is asyncio.current_task():
                 del self._lists[roster]
 
-    async def version(self, roster: str) -> int:
-        """Tell a number that grows with every change of a roster; 0 = it is empty. Raises BrokerUnavailable."""
-        (answer,) = await self._scripts.run(command(b"HGET", counts_key(self._prefix, roster), b"v"))
-        return int(answer or 0)
+    async def versions(self, rosters: Sequence[str]) -> list[int]:
+        """See Directory."""
+        asked = [command(b"HGET", counts_key(self._prefix, roster), b"v") for roster in rosters]
+        return [int(answer or 0) for answer in await self._scripts.run(*asked, in_order=False)] if asked else []
+
+    async def census(self, roster: str) -> Census:
+        """See Directory."""
+        ((version, flat),) = await self._scripts.run(Call("census", self._keys(roster), ()))
+        return Census(int(version), self._members(flat))
 
     def _keys(self, roster: str) -> list[bytes]:
         return [roster_key(self._prefix, roster), counts_key(self._prefix, roster)]

@@ -8,10 +8,13 @@ Rules:
 
 import asyncio
 import hashlib
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from gateway.directory import Asserter, Entered, Member, Owner
+from gateway.directory import Asserter, Census, Entered, Member, Owner
+from gateway.errors import BrokerUnavailable
 from gateway.redis.directory import RedisDirectory
 from gateway.redis.spread import Spread
 from gateway.redis.tokens import new_token
@@ -83,6 +86,23 @@ class SpreadDirectory:
 
     async def members(self, roster: str) -> list[Member]:
         return await self.of(roster).members(roster)
+
+    async def versions(self, rosters: Sequence[str]) -> list[int | None]:
+        """See Directory; None for those in a Redis that is away."""
+        shares: defaultdict[RedisDirectory, list[str]] = defaultdict(list)
+        for roster in rosters:
+            shares[self.of(roster)].append(roster)
+        told: dict[str, int | None] = dict.fromkeys(rosters)
+
+        async def ask(directory: RedisDirectory, share: list[str]) -> None:
+            with suppress(BrokerUnavailable):
+                told.update(zip(share, await directory.versions(share), strict=True))
+
+        await asyncio.gather(*(ask(directory, share) for directory, share in shares.items()))
+        return [told[roster] for roster in rosters]
+
+    async def census(self, roster: str) -> Census:
+        return await self.of(roster).census(roster)
 
     async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
         return await self.of(names).claim(names, name, serial, identity)

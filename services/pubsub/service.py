@@ -76,6 +76,10 @@ class PubSubService(RPCService):
         others = Selector(not_identity=member.identity, not_connection=member.owner.connection_id, is_whole=True)
         return {"type": kind, "channel": channel, "identity": member.identity}, others
 
+    def has_roster_notices(self, channel: Any) -> bool:
+        """Say that the others are told where the channel's rule says so."""
+        return self._rule(channel).notices
+
     # -- hearing ---------------------------------------------------------------------------------------------------
 
     @rpc_command

@@ -104,6 +104,35 @@ async def test_an_update_replaces_data_and_publishes_its_notice(cluster: TestClu
     await hears(cluster, ROOM, b"joined alice: 7", b"moved")
 
 
+async def test_each_notice_names_its_version_and_the_one_before(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    assert await a.directory.versions([ROOM, "chat:other"]) == [0, 0]
+    await a.directory.enter(ROOM, 1, "alice", data=1)
+    await a.directory.enter("silent:room", 1, "alice")
+    await b.directory.enter(ROOM, 1, "bob")
+    await a.directory.update(ROOM, 1, data=2, notice=b"moved")
+    await b.directory.leave(ROOM, 1)
+    await cluster.until(lambda: len(cluster.heard(ROOM)) == 4)
+    told = cluster.versions_heard(ROOM)
+    assert [previous for _, previous in told] == [0, *(version for version, _ in told[:-1])]
+    assert told == sorted(told) and told[0][0] > 0
+    assert await b.directory.versions(["chat:other", ROOM]) == [0, told[-1][0]]
+    census = await b.directory.census(ROOM)
+    assert (census.version, census.members) == (told[-1][0], [Member("alice", owner(a, 1), data=2)])
+
+
+async def test_versions_grow_also_over_a_roster_that_was_empty(cluster: TestCluster) -> None:
+    a = await cluster.node("a")
+    await a.directory.enter(ROOM, 1, "alice")
+    await a.directory.leave(ROOM, 1)
+    census = await a.directory.census(ROOM)
+    assert census.members == [] and await a.directory.versions([ROOM]) == [0]
+    await a.directory.enter(ROOM, 1, "alice")
+    await cluster.until(lambda: len(cluster.heard(ROOM)) == 3)
+    (_, _), (left, _), (again, previous) = cluster.versions_heard(ROOM)
+    assert left <= census.version < again and previous == 0
+
+
 async def test_nobody_leaves_for_another(cluster: TestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await a.directory.enter(ROOM, 1, "alice")

@@ -10,6 +10,7 @@ A `FakeNode` keeps what its connections are in, as a real node does, so that it 
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -121,6 +122,16 @@ class FakeNode:
         return True
 
 
+def _bare(notice: bytes) -> bytes:
+    """Take the versions off that the directory puts in front of a change's notice."""
+    return re.sub(rb"^\xc13 \d+ \d+ ", b"", notice)
+
+
+def _versions(notice: bytes) -> tuple[int, int]:
+    version, previous = notice.split(b" ", 3)[1:3]
+    return int(version), int(previous)
+
+
 class MemoryTestCluster:
     """Nodes of `MemoryDirectory`."""
 
@@ -132,7 +143,11 @@ class MemoryTestCluster:
 
     def heard(self, roster: str) -> list[bytes]:
         """All that was published to a roster's channel since `listen`."""
-        return [notice for key, notice in self.state.published if key == roster]
+        return [_bare(notice) for key, notice in self.state.published if key == roster]
+
+    def versions_heard(self, roster: str) -> list[tuple[int, int]]:
+        """Version and previous version of each."""
+        return [_versions(notice) for key, notice in self.state.published if key == roster]
 
     async def until(self, claim: Callable[[], object], *, within_s: float = 5.0) -> None:
         """Wait until something has become true; in memory it is."""
@@ -179,11 +194,15 @@ class RedisTestCluster:
 
     def heard(self, roster: str) -> list[bytes]:
         """All that was published to a roster's channel since `listen`."""
-        return self._recorder.of(roster)
+        return list(map(_bare, self._recorder.of(roster)))
+
+    def versions_heard(self, roster: str) -> list[tuple[int, int]]:
+        """Version and previous version of each."""
+        return list(map(_versions, self._recorder.of(roster)))
 
     def heard_anywhere(self) -> list[tuple[str, bytes]]:
         """All that was published to any of them, (roster, notice)."""
-        return self._recorder.publications
+        return [(roster, _bare(notice)) for roster, notice in self._recorder.publications]
 
     async def until(self, claim: Callable[[], object], *, within_s: float = 5.0) -> None:
         """Wait until something has become true. Raises AssertionError."""

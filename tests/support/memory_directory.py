@@ -11,13 +11,14 @@ it), `directory.fence()` (reaped while it was away, and back), `directory.is_dou
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.codec import decode_json, encode_json
-from gateway.directory import Asserter, Entered, Member, Owner
+from gateway.directory import Asserter, Census, Entered, Member, Owner
 from gateway.errors import BrokerUnavailable
+from gateway.publication import write_version
 
 __all__ = ["MemoryCluster", "MemoryDirectory"]
 
@@ -37,6 +38,8 @@ class MemoryCluster:
 
     def __init__(self, on_publish: Callable[[str, bytes], object] | None = None) -> None:
         self.published: list[tuple[str, bytes]] = []
+        self.version = 0  # of the last notice of any
+        self.versions: dict[str, int] = {}  # of each
         self.is_failing = False
         self.rosters: dict[str, _Roster] = {}
         self.names: dict[str, dict[str, tuple[Owner, str | None]]] = {}
@@ -45,15 +48,26 @@ class MemoryCluster:
         self._on_publish = on_publish
 
     def publish(self, roster: str, notice: bytes | None) -> None:
-        """Publish a notice on its roster's channel."""
+        """Publish on a roster's channel."""
         if notice is None:
             return
         self.published.append((roster, notice))
         if self._on_publish is not None:
             self._on_publish(roster, notice)
 
+    def publish_change(self, roster: str, notice: bytes | None) -> None:
+        """Publish the notice of a change behind its version and the one before."""
+        if notice is None:
+            return
+        self.version += 1
+        previous, self.versions[roster] = self.versions.get(roster, 0), self.version
+        if roster not in self.rosters:
+            del self.versions[roster]
+        self.publish(roster, write_version(notice, self.version, previous))
+
     def flush(self) -> None:
         """Lose everything; the nodes assert again what they have, quietly."""
+        self.versions.clear()
         self.rosters.clear()
         self.names.clear()
         self.tokens.clear()
@@ -72,8 +86,8 @@ class MemoryCluster:
         if before is not None:
             return False
         is_first = self.rosters[roster].count(member.identity) == 1
-        if not is_quiet:
-            self.publish(roster, asserter.notice(roster, member, has_joined=True, is_identity=is_first))
+        notice = None if is_quiet else asserter.notice(roster, member, has_joined=True, is_identity=is_first)
+        self.publish_change(roster, notice)
         return is_first
 
     def leave(self, roster: str, place: _Place, asserter: Asserter) -> bool:
@@ -85,7 +99,7 @@ class MemoryCluster:
         is_last = found.count(member.identity) == 0
         if not found.members:
             del self.rosters[roster]
-        self.publish(roster, asserter.notice(roster, member, has_joined=False, is_identity=is_last))
+        self.publish_change(roster, asserter.notice(roster, member, has_joined=False, is_identity=is_last))
         return True
 
     def give_back(self, is_theirs: Callable[[Owner], bool], asserter: Asserter) -> None:
@@ -163,7 +177,7 @@ class MemoryDirectory:
         if place not in members:
             return False
         members[place] = Member(members[place].identity, place[0], entry, _copy(data))
-        self._cluster.publish(roster, notice)
+        self._cluster.publish_change(roster, notice)
         return True
 
     async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:
@@ -173,6 +187,14 @@ class MemoryDirectory:
     async def members(self, roster: str) -> list[Member]:
         await self._travel()
         return _listed(self._members(roster))
+
+    async def versions(self, rosters: Sequence[str]) -> list[int | None]:
+        await self._travel()
+        return [self._cluster.versions.get(roster, 0) for roster in rosters]
+
+    async def census(self, roster: str) -> Census:
+        await self._travel()
+        return Census(self._cluster.versions.get(roster, self._cluster.version), _listed(self._members(roster)))
 
     async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
         await self._travel()

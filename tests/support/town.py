@@ -192,6 +192,7 @@ class Town:
         auth: Callable[[Metrics], Authenticator] | None = None,
         requires_identity: bool = False,
         compare_every_s: float = 20.0,
+        grace_s: float = 12.0,
     ) -> None:
         self.bus = Bus()
         self.cluster = MemoryCluster(self.bus.publish)
@@ -214,6 +215,7 @@ class Town:
                 node_id=f"n{number}",
                 auth=None if auth is None else auth(metrics),
                 compare_every_s=compare_every_s,
+                grace_s=grace_s,
             )
             self.registries.append(ServiceRegistry(services(), requires_identity=requires_identity))
             node.attach(self.registries[-1])
@@ -235,6 +237,7 @@ async def town(
     auth: Callable[[Metrics], Authenticator] | None = None,
     requires_identity: bool = False,
     compare_every_s: float = 20.0,
+    grace_s: float = 12.0,
 ) -> AsyncIterator[Town]:
     """Run nodes; at the end all their clients are let go."""
     built = Town(
@@ -245,6 +248,7 @@ async def town(
         auth=auth,
         requires_identity=requires_identity,
         compare_every_s=compare_every_s,
+        grace_s=grace_s,
     )
     for node in built.nodes:
         await node.start()

@@ -12,7 +12,7 @@ from gateway import BrokerUnavailable, ConnectionClosed, Entered, Member, Owner,
 from gateway.codec import encode_json
 from gateway.connection import Connection
 from gateway.ownership import Ownership, encode_notice
-from gateway.publication import read_publication
+from gateway.publication import Change, read_publication, write_change, write_version
 from tests.support.clients import JSON, FakeWire, settle, until
 
 ROSTER = "chat:room"
@@ -164,7 +164,8 @@ async def test_update_changes_what_is_asserted_though_redis_has_lost_the_entry(r
     await rig.ownership.enter(connection, ROSTER, entry="", data=1)
     notice = ({"x": 1}, Selector(not_connection="n.1"))
     assert await rig.ownership.update(connection, ROSTER, entry="", data=2, notice=notice)
-    assert rig.directory.calls[-1] == ("update", ROSTER, 1, "", 2, encode_notice(notice))
+    changed = write_change(encode_notice(notice) or b"", Change("=", False, "bob", "n.1", data=2))
+    assert rig.directory.calls[-1] == ("update", ROSTER, 1, "", 2, changed)
     assert [member.data for _, member in rig.members] == [2]
 
 
@@ -381,8 +382,9 @@ async def test_notice_is_asked_of_the_service_for_the_channel_that_it_knows(rig:
     data = rig.ownership.notice('chat:~["a:b",1]', member, has_joined=True, is_identity=False)
     assert asked == [("chat", ["a:b", 1], member, True, False)]
     assert data is not None
-    publication = read_publication(data)
+    publication = read_publication(write_version(data, 7, 6))
     assert (publication.payload, publication.selector) == (b'{"hi":1}', Selector(not_identity="bob"))
+    assert publication.change == Change("+", False, "bob", "n.1", version=7, previous=6)
 
 
 async def test_service_that_fails_to_say_a_notice_keeps_nobody_from_leaving(rig: Rig) -> None:

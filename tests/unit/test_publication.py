@@ -5,7 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidMessage
-from gateway.publication import MARK, Position, Publication, Selector, UnknownVersion, read_publication, write_addressed
+from gateway.publication import (
+    MARK,
+    Change,
+    Position,
+    Publication,
+    Selector,
+    UnknownVersion,
+    read_publication,
+    write_addressed,
+    write_change,
+    write_version,
+)
 
 identities = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 
@@ -58,7 +69,9 @@ def test_position_is_read_as_it_is_written() -> None:
     assert Position.parse(str(Position("e", 0, "t"))) == Position("e", 0, "t")
 
 
-@pytest.mark.parametrize("header", [b"3 x", b"", b"0", b"11 e:1:t t j", b"1 e:1:t t x", b"2 m {}", b"x"])
+@pytest.mark.parametrize(
+    "header", [b"4 x", b"", b"0", b'3 7 6 m ["+",true,"a","n.1",""]', b"11 e:1:t t j", b"1 e:1:t t x", b"2 m {}", b"x"]
+)
 def test_version_or_encoding_that_is_not_known_is_said_so(header: bytes) -> None:
     with pytest.raises(UnknownVersion):
         read_publication(MARK + header + b"\n1")
@@ -68,6 +81,8 @@ def test_version_or_encoding_that_is_not_known_is_said_so(header: bytes) -> None
     "header",
     [
         *(b"1", b"1 e:1:t", b"1 e:1:t t", b"1 e:x:t t j", b"1 \xff:1:t t j", b"\xff"),
+        *(b"3", b"3 j", b"3 7", b"3 7 6", b"3 7 6 j", b"3 x 6 j []", b"3 7 x j []", b"3 7 6 j [", b"3 7 6 j {}"),
+        *(b'3 7 6 j ["*",true,"a","n.1",""]', b'3 7 6 j ["+",1,"a","n.1",""]', b'3 7 6 j ["+",true,"a","n.1"]'),
         *(b"2", b"2 j", b"2 j [", b"2 j []", b"2 j 1", b'2 j {"only":1}', b'2 j {"only":null}', b"2 j \xff"),
     ],
 )
@@ -78,7 +93,7 @@ def test_header_that_cannot_be_read_is_an_invalid_message(header: bytes) -> None
 
 @given(st.binary(max_size=60))
 def test_no_bytes_raise_anything_else(data: bytes) -> None:
-    for version in (b"", b"1 ", b"1 e:1:t t m\n", b"2 j "):
+    for version in (b"", b"1 ", b"1 e:1:t t m\n", b"2 j ", b"3 ", b'3 7 6 j ["+",true,"a","n.1",""]\n'):
         try:
             read_publication(MARK + version + data)
         except InvalidMessage:
@@ -119,3 +134,24 @@ def test_selector_selects_by_identity_and_connection(selector: Selector, chosen:
         "nobody 4": Subscriber(None, "n.4"),
     }
     assert {name for name, each in everybody.items() if selector.selects(each)} == chosen
+
+
+# -- changes of a roster ----------------------------------------------------------------------------------------------
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), st.booleans(), st.booleans(), st.binary())
+def test_change_is_read_as_it_is_written_around_what_is_told(
+    identity: str, has_joined: bool, is_identity: bool, payload: bytes
+) -> None:
+    data = {"any": [1, identity]} if has_joined else None
+    change = Change("+" if has_joined else "-", is_identity, identity, "n.1", "a b\nc", 2**53, 2**52, data)
+    selector = Selector(not_identity=identity)
+    notice = write_addressed(payload, selector)
+    data = write_version(write_change(notice, change), change.version, change.previous)
+    assert read_publication(data) == Publication(payload, selector=selector, change=change)
+
+
+@pytest.mark.parametrize("inner", [b"1 e:1:t t j\n1", b'3 7 6 j ["+",true,"a","n.1",""]\n1', b"3 " * 5_000, b"x"])
+def test_nothing_but_what_is_bare_or_addressed_tells_of_a_roster(inner: bytes) -> None:
+    with pytest.raises(InvalidMessage):
+        read_publication(MARK + b'3 7 6 j ["+",true,"a","n.1",""]\n' + MARK + inner)

@@ -3,7 +3,8 @@
 -- KEYS roster, counts
 -- ARGV channel, field (OWNER blank ENTRY), identity, data, notice if it is the identity's first, notice if not
 -- A value is the length of the identity, a colon, the identity, the data. Counts: "i" + identity, and "v", the
--- version: microseconds, so that it grows also over a roster that was empty in between.
+-- version: of the last notice, in microseconds, so that it grows also over a roster that was empty in between. A notice
+-- is published behind its version and the one before: `publication.py`, "change".
 -- Returns 1 first, 0 not first, -1 the entry is another identity's.
 local identity = ARGV[3]
 local value = string.format('%d', #identity) .. ':' .. identity .. ARGV[4]
@@ -17,9 +18,6 @@ if before then
 end
 if before ~= value then
   redis.call('HSET', KEYS[1], ARGV[2], value)
-  local time = redis.call('TIME')
-  local last = tonumber(redis.call('HGET', KEYS[2], 'v') or '0')
-  redis.call('HSET', KEYS[2], 'v', string.format('%d', math.max(last + 1, time[1] * 1000000 + time[2])))
 end
 if not before then
   local notice = ARGV[6]
@@ -28,7 +26,11 @@ if not before then
     notice = ARGV[5]
   end
   if notice ~= '' then
-    redis.call('PUBLISH', ARGV[1], notice)
+    local time = redis.call('TIME')
+    local last = redis.call('HGET', KEYS[2], 'v') or '0'
+    local version = string.format('%d', math.max(last + 1, time[1] * 1000000 + time[2]))
+    redis.call('HSET', KEYS[2], 'v', version)
+    redis.call('PUBLISH', ARGV[1], '\1933 ' .. version .. ' ' .. last .. ' ' .. notice)
   end
 end
 return status

@@ -2,7 +2,9 @@
 -- Take entries out of a roster. A field names its owner: nobody takes out what another owns.
 -- KEYS roster, counts
 -- ARGV channel, then for each: field, notice if it is the identity's last, notice if not
+-- Notices are published as by `enter`.
 -- Returns for each: 1, or 0: it was not there.
+local time = redis.call('TIME')
 local answer = {}
 for at = 2, #ARGV, 3 do
   local field = ARGV[at]
@@ -19,16 +21,15 @@ for at = 2, #ARGV, 3 do
       notice = ARGV[at + 1]
     end
     if notice ~= '' then
-      redis.call('PUBLISH', ARGV[1], notice)
+      local last = redis.call('HGET', KEYS[2], 'v') or '0'
+      local version = string.format('%d', math.max(last + 1, time[1] * 1000000 + time[2]))
+      redis.call('HSET', KEYS[2], 'v', version)
+      redis.call('PUBLISH', ARGV[1], '\1933 ' .. version .. ' ' .. last .. ' ' .. notice)
     end
   end
   answer[#answer + 1] = found
 end
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('DEL', KEYS[2])
-else
-  local time = redis.call('TIME')
-  local last = tonumber(redis.call('HGET', KEYS[2], 'v') or '0')
-  redis.call('HSET', KEYS[2], 'v', string.format('%d', math.max(last + 1, time[1] * 1000000 + time[2])))
 end
 return answer

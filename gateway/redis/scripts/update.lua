@@ -1,6 +1,6 @@
 #!lua
 -- Replace the data of an entry.
--- KEYS roster, counts    ARGV channel, field, data, notice
+-- KEYS roster, counts    ARGV channel, field, data, notice: published as by `enter`
 -- Returns 1, or 0: there is no such entry.
 local before = redis.call('HGET', KEYS[1], ARGV[2])
 if not before then
@@ -9,10 +9,11 @@ end
 local colon = string.find(before, ':', 1, true)
 local head = string.sub(before, 1, colon + tonumber(string.sub(before, 1, colon - 1)))
 redis.call('HSET', KEYS[1], ARGV[2], head .. ARGV[3])
-local time = redis.call('TIME')
-local last = tonumber(redis.call('HGET', KEYS[2], 'v') or '0')
-redis.call('HSET', KEYS[2], 'v', string.format('%d', math.max(last + 1, time[1] * 1000000 + time[2])))
 if ARGV[4] ~= '' then
-  redis.call('PUBLISH', ARGV[1], ARGV[4])
+  local time = redis.call('TIME')
+  local last = redis.call('HGET', KEYS[2], 'v') or '0'
+  local version = string.format('%d', math.max(last + 1, time[1] * 1000000 + time[2]))
+  redis.call('HSET', KEYS[2], 'v', version)
+  redis.call('PUBLISH', ARGV[1], '\1933 ' .. version .. ' ' .. last .. ' ' .. ARGV[4])
 end
 return 1

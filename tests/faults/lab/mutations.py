@@ -149,6 +149,20 @@ MUTATIONS: tuple[Mutation, ...] = (
         argv=_test("tests/unit/test_fanout.py", "test_passes_never_overtake"),
     ),
     Mutation(
+        guard="rosters after deafness",
+        file="gateway/node.py",
+        old="            self._presences.interrupted()\n",
+        new="            pass\n",
+        argv=_test("tests/faults/test_presence.py", "test_who_came_and_went_while_a_node_was_cut_off_is_told_once"),
+    ),
+    Mutation(
+        guard="a second look before somebody left",
+        file="gateway/presences.py",
+        old="with_departures=look is _Look.DEPARTURES",
+        new="with_departures=True",
+        argv=_test("tests/unit/test_presences.py", "test_who_is_entered_again_within_the_grace_has_never_left"),
+    ),
+    Mutation(
         guard="keys of one user",
         file="services/pubsub/parameters.py",
         old='    return f"identity {identity} {key}"',

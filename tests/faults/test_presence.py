@@ -1,0 +1,132 @@
+"""Presence over a node that was deaf: its clients stay connected, and end with the truth of who is there."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gateway import Node, ServiceRegistry, Settings
+from gateway.presences import GRACE_S
+from gateway.running import running_node
+from services.chat import ChatService
+from tests.support.clients import UNLIMITED
+from tests.support.proxy import FaultProxy
+from tests.support.redis_servers import RedisServer
+from tests.support.tools import eventually
+from tests.support.town import Resident
+
+pytestmark = pytest.mark.needs("redis-server")
+
+HEALED_S = 5.0
+STORM_S = 3.0
+PEOPLE = [f"person-{number}" for number in range(20)]
+
+
+@dataclass
+class Street:
+    """Two nodes on one Redis; the first reaches it through a proxy."""
+
+    redis: RedisServer
+    proxy: FaultProxy
+    nodes: list[tuple[Node, ServiceRegistry]]
+
+    async def joined(self, number: int, identity: str) -> Resident:
+        client = Resident(*self.nodes[number], identity)
+        reply = await client.ask("chat", "join", channel="room")
+        assert identity in reply["members"], reply
+        return client
+
+    async def until_all_hear(self) -> None:
+        async def all_hear() -> bool:
+            return all(node.is_ready for node, _ in self.nodes)
+
+        await eventually(all_hear, within_s=10, what="both nodes hear Redis")
+
+
+@pytest.fixture
+async def street(tmp_path: Path) -> AsyncIterator[Street]:
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(RedisServer("redis", tmp_path))
+        proxy = await stack.enter_async_context(FaultProxy("127.0.0.1", redis.port))
+        built = Street(redis, proxy, [])
+        for url in (proxy.url, redis.url):
+            registry = ServiceRegistry([ChatService()])
+            settings = Settings(redis_url=url, limits=UNLIMITED)
+            built.nodes.append((await stack.enter_async_context(running_node(registry, settings=settings)), registry))
+        await built.until_all_hear()
+        yield built
+        for node, _ in built.nodes:
+            for connection in node.connections:
+                node.disconnect(connection, 1000)
+
+
+def told(client: Resident) -> list[tuple[str, str]]:
+    return [(each["from"], each["status"]) for each in client.notifications if each["type"] == "presence"]
+
+
+async def until_told(client: Resident, *expected: tuple[str, str], within_s: float) -> None:
+    async def has_come() -> bool:
+        return set(expected) <= set(told(client))
+
+    await eventually(has_come, within_s=within_s, what=f"{expected} is told, of {told(client)}")
+
+
+async def test_who_came_and_went_while_a_node_was_cut_off_is_told_once(street: Street) -> None:
+    leaver = await street.joined(1, "leaver")
+    watcher = await street.joined(0, "watcher")
+    street.proxy.refuse()
+    leaver.leave()
+    await street.joined(1, "comer")
+    await asyncio.sleep(1.0)  # the time itself is part of the fault
+    street.proxy.heal()
+    await until_told(watcher, ("comer", "joined"), within_s=HEALED_S)
+    await until_told(watcher, ("leaver", "left"), within_s=GRACE_S + HEALED_S)
+    assert told(watcher) == [("comer", "joined"), ("leaver", "left")]
+    assert not watcher.connection.is_closed
+
+
+async def test_after_a_storm_of_cuts_everybody_believes_the_truth(street: Street) -> None:
+    rng = random.Random(7)
+    watchers = [await street.joined(0, f"watcher-{number}") for number in range(3)]
+    there: dict[str, Resident] = {}
+    observer = street.redis.client()
+
+    async def come_and_go() -> None:
+        while True:
+            person = rng.choice(PEOPLE)
+            if person in there:
+                there.pop(person).leave()
+            else:
+                there[person] = await street.joined(1, person)
+            await asyncio.sleep(0.005)
+
+    async def kill() -> None:
+        while True:
+            await asyncio.sleep(rng.uniform(0.05, 0.3))
+            await observer.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+
+    storm = asyncio.gather(come_and_go(), kill())
+    await asyncio.wait([storm], timeout=STORM_S)
+    storm.cancel()
+    await asyncio.gather(storm, return_exceptions=True)
+    await observer.aclose()
+    await street.until_all_hear()
+
+    def believes(watcher: Resident) -> set[str]:
+        believed: set[str] = set()
+        for identity, status in told(watcher):
+            (believed.add if status == "joined" else believed.discard)(identity)
+        return believed & set(PEOPLE)
+
+    async def is_true() -> bool:
+        roster = await street.nodes[1][0].ownership.directory.members("chat:room")
+        present = {member.identity for member in roster} & set(PEOPLE)
+        return all(believes(watcher) == present == set(there) for watcher in watchers)
+
+    await eventually(is_true, within_s=GRACE_S + HEALED_S, what="all watchers believe what is so")
+    missed = street.nodes[0][0].metrics.registry.get_sample_value("snorky_roster_differences_total", {"kind": "joined"})
+    assert missed, "nothing was missed: nothing was tried"
