@@ -75,7 +75,7 @@ async def play(stage: NodeStage, house: str, transports: Sequence[str]) -> None:
             await stage.is_clean()
         except AssertionError as error:
             logs = "\n".join(node.log for node in stage.nodes)
-            raise AssertionError(f"{name} by {transports}: {error}\n{logs}") from None
+            raise AssertionError(f"{name} by {transports}: {error}\n{logs}") from error
 
 
 @pytest.mark.needs("redis-server")

@@ -160,6 +160,7 @@ async def converse(block: Block, node: NodeProcess, redis_port: int = 0) -> None
                 await each.send(json.dumps(fence))
                 got = await each.receive()
                 assert _fits("fence", got["message"].get("callId")), f"{block.where}: {name} got {got!r} as well"
+        for each in peers.values():  # not before: the others may hear of it
             await asyncio.wait_for(each.socket.close(), WITHIN_S)
 
 

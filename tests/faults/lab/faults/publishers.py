@@ -2,14 +2,14 @@
 
 import asyncio
 import random
+import signal
 import sys
 
 from tests.faults.lab.plan import PREFIX
 from tests.faults.lab.source import RedisSource
 from tests.faults.lab.trial import Fault, Trial
-from tests.support.nodes import clean_environment
+from tests.support.nodes import Process
 from tests.support.proxy import FaultProxy
-from tests.support.tools import ROOT
 
 __all__ = ["PUBLISHER_FAULTS"]
 
@@ -78,21 +78,20 @@ async def die(trial: Trial) -> None:
     """SIGKILL a job in the middle of its calls, again and again; the next one begins a little before where it was."""
     lab = trial.lab
     assert lab.redis is not None
-    client = lab.redis.client()
     history = f"{PREFIX}:{{pubsub:{ONCE_CHANNEL}}}:history"
     rng = random.Random(lab.rng.random())
     run = f"{rng.getrandbits(64):x}"
-    before = await client.xlen(history)
     told: dict[int, set[str]] = {}
     deaths = 0
-    async with asyncio.timeout(DEADLINE_S):
-        while len(told) < NUMBERS:
-            first = max(0, len(told) - REPEATED)
-            words = (lab.redis.url, PREFIX, ONCE_CHANNEL, run, str(first), str(NUMBERS))
-            deaths += await _live(words, told, rng.uniform(0.0, LIFE_MAX_S))
-    trial.ended()
-    entries = await client.xlen(history) - before
-    await client.aclose()
+    async with lab.redis.client() as client:
+        before = await client.xlen(history)
+        async with asyncio.timeout(DEADLINE_S):
+            while len(told) < NUMBERS:
+                first = max(0, len(told) - REPEATED)
+                words = (lab.redis.url, PREFIX, ONCE_CHANNEL, run, str(first), str(NUMBERS))
+                deaths += await _live(words, told, rng.uniform(0.0, LIFE_MAX_S))
+        trial.ended()
+        entries = await client.xlen(history) - before
     positions = {position for several in told.values() for position in several}
     trial.figure(f"killed {deaths} times in the middle of {NUMBERS} calls, {entries} entries")
     trial.expect(entries == NUMBERS, f"{entries} entries of {NUMBERS} keys")
@@ -101,25 +100,21 @@ async def die(trial: Trial) -> None:
 
 
 async def _live(words: tuple[str, ...], told: dict[int, set[str]], life_s: float) -> bool:
-    """Run the job and write down what it tells, until it ends or is killed; returns whether it was."""
-    argv = [sys.executable, "-m", "tests.faults.lab.mortal", *words]
-    job = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=clean_environment())
-    assert job.stdout is not None
-    killing: asyncio.TimerHandle | None = None
+    """Run the job for so long behind its first answer, kill it, write down what it told; returns if it was killed."""
+    job = Process([sys.executable, "-m", "tests.faults.lab.mortal", *words], ready=r"^\d+ \S+$")
     try:
-        async for line in job.stdout:
-            killing = killing or asyncio.get_running_loop().call_later(life_s, job.kill)
-            if line.endswith(b"\n"):  # else it died while it wrote
-                number, position = line.decode().split()
-                told.setdefault(int(number), set()).add(position)
-    finally:
-        if killing is not None:
-            killing.cancel()
-        if job.returncode is None:
-            job.kill()
+        await job.wait_ready()
+        await asyncio.sleep(life_s)
+        job.kill()
         code = await job.wait()
-    assert code in (0, -9), f"the job ended with {code}"
-    return code == -9
+    finally:
+        await job.close()
+    assert code in (0, -signal.SIGKILL), f"the job ended with {code}:\n{job.log[-1000:]}"
+    for line in job.log.splitlines(keepends=True):
+        if line.endswith("\n"):  # else it died while it wrote
+            number, position = line.split()
+            told.setdefault(int(number), set()).add(position)
+    return code != 0
 
 
 PUBLISHER_FAULTS = (
