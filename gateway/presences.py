@@ -6,13 +6,12 @@ Rules:
   follow the one before, the roster is read, and its subscribers are told what they missed, by the notices that they
   would have got.
 - Who is missing then may only seem so: Redis may have lost its state, and nodes enter their members again within 10 s.
-  So departures are told when a second look, `GRACE_S` after the interruption, misses them still.
+  So departures are told when a second look, `GRACE_S` later and with no interruption in between, misses them still.
 - One census of a roster at a time, and `CENSUSES` of all: Redis does nothing else while a large one is read.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from enum import Enum
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -33,12 +32,6 @@ RETRY_S: Final = 0.25
 _log = structlog.get_logger("snorky.presences")
 
 
-class _Look(Enum):
-    FIRST = "first"  # what is there was told
-    COMPARE = "compare"
-    DEPARTURES = "departures"  # who is missing has gone
-
-
 class Presences:
     """Follows rosters. tell: has a roster's subscribers on this node told of differences."""
 
@@ -55,7 +48,7 @@ class Presences:
         self._metrics = metrics
         self._grace_s = grace_s
         self._followed: dict[str, Presence] = {}
-        self._wanted: dict[str, _Look] = {}
+        self._wanted: dict[str, bool] = {}  # what is to be looked at; and whether who is missing then has left
         self._woken = asyncio.Event()
         self._second_look: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -66,8 +59,7 @@ class Presences:
 
     async def stop(self) -> None:
         """End what is under way. Idempotent."""
-        if self._second_look is not None:
-            self._second_look.cancel()
+        self._cancel_second_look()
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -77,7 +69,7 @@ class Presences:
         """Follow a roster from now on; nothing if it is followed already."""
         if roster not in self._followed:
             self._followed[roster] = Presence()
-            self._want(roster, _Look.FIRST)
+            self._want(roster)
 
     def forget(self, roster: str) -> None:
         """Follow a roster no more; nothing if it is not followed."""
@@ -92,8 +84,7 @@ class Presences:
         loop = asyncio.get_running_loop()
         is_news = presence.hear(change, loop.time())
         if presence.has_hole and roster not in self._wanted:
-            self._want(roster, _Look.COMPARE)
-            self._look_again_later()
+            self._want(roster)
         if presence.unsaid:
             unsaid, presence.unsaid = presence.unsaid, []
             loop.call_soon(self._tell, roster, unsaid)  # behind what was heard just now
@@ -101,82 +92,93 @@ class Presences:
 
     def interrupted(self) -> None:
         """Know that the broker was not heard for a while."""
+        self._cancel_second_look()
         for roster in self._followed:
-            if self._wanted.get(roster) is not _Look.FIRST:
-                self._want(roster, _Look.COMPARE)
-        self._look_again_later()
+            self._want(roster)
 
-    def _look_again_later(self) -> None:
+    # -- looks -------------------------------------------------------------------------------------------------------
+
+    def _want(self, roster: str, *, with_departures: bool = False) -> None:
+        self._wanted[roster] = with_departures
+        self._woken.set()
+
+    def _want_again(self, looks: Mapping[str, bool]) -> None:
+        """Put back what could not be looked at, unless it was given up, or is wanted anew."""
+        for roster, with_departures in looks.items():
+            if roster in self._followed and roster not in self._wanted:
+                self._want(roster, with_departures=with_departures)
+
+    def _cancel_second_look(self) -> None:
         if self._second_look is not None:
             self._second_look.cancel()
+            self._second_look = None
+
+    def _look_again_later(self) -> None:
+        self._cancel_second_look()
         self._second_look = asyncio.get_running_loop().call_later(self._grace_s, self._look_for_departures)
 
     def _look_for_departures(self) -> None:
         for roster, presence in self._followed.items():
             if presence.is_doubtful:
-                self._want(roster, _Look.DEPARTURES)
-
-    def _want(self, roster: str, look: _Look) -> None:
-        self._wanted[roster] = look
-        self._woken.set()
+                self._want(roster, with_departures=True)
 
     async def _run(self) -> None:
         while True:
             await self._woken.wait()
             self._woken.clear()
-            try:
-                wanted, self._wanted = list(self._wanted.items()), {}
-                for start in range(0, len(wanted), PAGE):
-                    await self._look(dict(wanted[start : start + PAGE]))
-            except Exception:  # the top of a task
-                _log.exception("rosters were not compared")
+            wanted, self._wanted = list(self._wanted.items()), {}
+            for start in range(0, len(wanted), PAGE):
+                await self._look(dict(wanted[start : start + PAGE]))
             if self._wanted:
                 await asyncio.sleep(RETRY_S)
 
-    async def _look(self, looks: dict[str, _Look]) -> None:
+    async def _look(self, looks: dict[str, bool]) -> None:
         """Look at some rosters; what Redis does not tell now is wanted still."""
         try:
-            compared = [roster for roster, look in looks.items() if look is _Look.COMPARE]
-            versions = dict(zip(compared, await self._directory.versions(compared), strict=True))
+            behind = await self._behind(looks)
         except BrokerUnavailable:
             self._want_again(looks)
             return
-        self._want_again({roster: _Look.COMPARE for roster in compared if versions[roster] is None})
         turns = asyncio.Semaphore(CENSUSES)
 
-        async def count(roster: str, look: _Look) -> None:
+        async def count(roster: str) -> None:
             async with turns:
-                await self._count(roster, look)
+                try:
+                    await self._count(roster, with_departures=looks[roster])
+                except BrokerUnavailable:
+                    self._want_again({roster: looks[roster]})
+                except Exception:  # one roster's fault must not keep the others
+                    _log.exception("roster was not compared")
 
-        async with asyncio.TaskGroup() as group:
-            for roster, look in looks.items():
-                presence = self._followed.get(roster)
-                if presence is None:
-                    continue  # given up meanwhile
-                version = versions.get(roster)
-                if look is not _Look.COMPARE or (version is not None and not presence.agrees(version)):
-                    group.create_task(count(roster, look))
+        await asyncio.gather(*map(count, behind))
 
-    async def _count(self, roster: str, look: _Look) -> None:
+    async def _behind(self, looks: Mapping[str, bool]) -> list[str]:
+        """Find those that must be read: that are new here, in doubt, or of another version than was heard."""
+        versions = dict(zip(looks, await self._directory.versions(list(looks)), strict=True))
+        behind = []
+        for roster, version in versions.items():
+            presence = self._followed.get(roster)
+            if presence is None:
+                continue  # given up meanwhile
+            if version is None:
+                self._want_again({roster: looks[roster]})
+            elif presence.version is None or presence.is_doubtful or not presence.agrees(version):
+                behind.append(roster)
+        return behind
+
+    async def _count(self, roster: str, *, with_departures: bool) -> None:
         presence = self._followed.get(roster)
         if presence is None:
             return
         presence.begin_census()
-        try:
-            census = await self._directory.census(roster)
-        except BrokerUnavailable:
-            self._want_again({roster: look})
-            return
+        census = await self._directory.census(roster)
         if self._followed.get(roster) is not presence:
             return  # given up meanwhile
         now_s = asyncio.get_running_loop().time()
-        differences = presence.settle(census, now_s, with_departures=look is _Look.DEPARTURES)
+        differences = presence.settle(census, now_s, with_departures=with_departures)
         for difference in differences:
             self._metrics.roster_differences.labels(difference.kind).inc()
         if differences:
             self._tell(roster, differences)
-
-    def _want_again(self, looks: dict[str, _Look]) -> None:
-        for roster, look in looks.items():
-            if roster in self._followed and roster not in self._wanted:  # else more is wanted by now
-                self._want(roster, look)
+        if presence.is_doubtful:
+            self._look_again_later()

@@ -13,6 +13,7 @@ each notice of a roster (PREVIOUS_VERSION 0: nothing had been told of it); CHANG
 unknown version is dropped by who reads it, and counted.
 """
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 MARK = b"\xc1"  # begins what has a header
+_CONNECTION_ID = re.compile(r".+\.[0-9]{1,18}", re.DOTALL)
 _FIELDS = {"only", "not", "not_identity", "whole"}
 
 
@@ -196,6 +198,8 @@ def _selector(text: bytes) -> Selector:
 
 def _change(text: bytes, version: int, previous: int) -> Change:
     match decode_json(text):
-        case ["+" | "-" | "=" as kind, bool(is_identity), str(identity), str(connection_id), str(entry), *data]:
+        case ["+" | "-" | "=" as kind, bool(is_identity), str(identity), str(connection_id), str(entry), *data] if (
+            _CONNECTION_ID.fullmatch(connection_id)
+        ):
             return Change(kind, is_identity, identity, connection_id, entry, version, previous, (data or [None])[0])
     raise InvalidMessage("Malformed header")

@@ -283,6 +283,45 @@ async def test_change_of_a_roster_that_nobody_follows_is_news(rig: Rig) -> None:
     assert rig.presences.hear("chat:other", Change("+", True, "ann", "n.0", "", 2, 1))
 
 
+async def test_departure_is_told_though_redis_was_away_for_longer_than_the_grace(rig: Rig) -> None:
+    rig.presences._grace_s = 0.05
+    rig.come("ann")
+    await followed(rig, ROSTER)
+    rig.directory.members.clear()
+    rig.directory.version += 1
+    rig.directory.is_away = True
+    rig.presences.interrupted()
+    await until(lambda: len(rig.directory.asked) >= 2)
+    rig.directory.is_away = False
+    await until(lambda: rig.told == [("left", "ann")])
+
+
+async def test_roster_that_could_not_be_read_when_somebody_came_is_followed_all_the_same(rig: Rig) -> None:
+    rig.directory.is_away = True
+    rig.presences.follow(ROSTER)
+    await until(lambda: rig.directory.asked)
+    rig.presences.interrupted()
+    rig.directory.is_away = False
+    await followed(rig, ROSTER)
+    rig.come("ann")
+    rig.presences.interrupted()
+    await until(lambda: rig.told == [("joined", "ann")])
+
+
+async def test_one_roster_that_cannot_be_read_keeps_no_other(rig: Rig) -> None:
+    async def census(roster: str) -> Census:
+        if roster == "chat:broken":
+            raise ValueError("not what we wrote")
+        return await Scripted.census(rig.directory, roster)
+
+    rig.directory.census = census  # type: ignore[method-assign]
+    rig.presences.follow("chat:broken")
+    await followed(rig, ROSTER)
+    rig.come("ann")
+    rig.presences.interrupted()
+    await until(lambda: rig.told == [("joined", "ann")])
+
+
 async def test_departure_waits_for_the_last_interruption(rig: Rig) -> None:
     rig.presences._grace_s = 0.3
     rig.come("ann")

@@ -82,7 +82,12 @@ def test_version_or_encoding_that_is_not_known_is_said_so(header: bytes) -> None
     [
         *(b"1", b"1 e:1:t", b"1 e:1:t t", b"1 e:x:t t j", b"1 \xff:1:t t j", b"\xff"),
         *(b"3", b"3 j", b"3 7", b"3 7 6", b"3 7 6 j", b"3 x 6 j []", b"3 7 x j []", b"3 7 6 j [", b"3 7 6 j {}"),
-        *(b'3 7 6 j ["*",true,"a","n.1",""]', b'3 7 6 j ["+",1,"a","n.1",""]', b'3 7 6 j ["+",true,"a","n.1"]'),
+        *(
+            b'3 7 6 j ["*",true,"a","n.1",""]',
+            b'3 7 6 j ["+",true,"a","n",""]',
+            b'3 7 6 j ["+",1,"a","n.1",""]',
+            b'3 7 6 j ["+",true,"a","n.1"]',
+        ),
         *(b"2", b"2 j", b"2 j [", b"2 j []", b"2 j 1", b'2 j {"only":1}', b'2 j {"only":null}', b"2 j \xff"),
     ],
 )

@@ -158,8 +158,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="a second look before somebody left",
         file="gateway/presences.py",
-        old="with_departures=look is _Look.DEPARTURES",
-        new="with_departures=True",
+        old="presence.settle(census, now_s, with_departures=with_departures)",
+        new="presence.settle(census, now_s, with_departures=True)",
         argv=_test("tests/unit/test_presences.py", "test_who_is_entered_again_within_the_grace_has_never_left"),
     ),
     Mutation(
