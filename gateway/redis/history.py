@@ -116,7 +116,9 @@ class RedisHistory:
         arguments = [b"%d" % limit, b"%d" % PAGE_MAX_BYTES]
         (answer,) = await self._scripts.run(Call("recent", self._keys(key), arguments))
         if not answer:
-            return [], await self.position(key)
+            begun = await self.position(key)
+            # Since we looked somebody may have published: that is not to be passed over.
+            return ([], begun) if begun.offset == 0 else await self.recent(key, limit)
         top = Position.parse(answer[0].decode())
         entries = zip(answer[1::4], answer[2::4], answer[3::4], answer[4::4], strict=True)
         publications = [

@@ -88,6 +88,11 @@ async def test_publication_is_kept_where_the_rule_of_the_nodes_says_so(redis, tm
     env = {"SNORKY_REDIS_URL": redis.url}  # and no rules: those of the nodes count
     async with NodeProcess.running({**env, "SNORKY_CONFIG": str(config)}) as node:
         await node.wait_ready()
+
+        async def is_loaded():
+            return "not loaded" not in (await snorky("check", "--config", str(config), env=env))[1]
+
+        await eventually(is_loaded, within_s=10, what="the node has loaded the function")
         code, output = await snorky("publish", "kept:a", "1", env=env)
         assert code == 0
         assert re.fullmatch(r"kept at \w+:1:\w+; 0 nodes received it\n", output), output

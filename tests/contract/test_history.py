@@ -172,6 +172,22 @@ async def test_recent_are_the_last_ones_in_order(keepers: tuple[Keeper, Keeper])
     assert len((await keeper.recent(KEY, 100))[0]) == 20
 
 
+@pytest.mark.parametrize("kind", REAL_KINDS)
+async def test_what_is_published_while_an_empty_history_is_looked_at_is_not_passed_over(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start_server(kind, tmp_path) as server, keeper_of(server.url) as keeper:
+        begin = keeper.position
+
+        async def position(key: str) -> Position:
+            await fill(keeper, 1)  # another node was faster
+            return await begin(key)
+
+        monkeypatch.setattr(keeper, "position", position)
+        recent, top = await keeper.recent(KEY, 10)
+        assert (payloads(recent), top) == ([b"1"], recent[-1].position)
+
+
 async def test_recent_behind_a_position_are_the_first_ones(keepers: tuple[Keeper, Keeper]) -> None:
     keeper = keepers[0]
     positions = await fill(keeper, 30, History(ttl_s=3600.0, size=20))
