@@ -1,0 +1,23 @@
+"""What nodes and Redis hold stays flat while clients come and go: five minutes in CI, `make soak` has the hours.
+
+Not among the faults: it holds no deadline, so it may share the machine with other tests.
+"""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from tests.faults.lab.plan import Plan
+from tests.faults.lab.soak import soak
+
+PLAN = replace(Plan().small(), nodes=3, clients=30, has_balancer=True)
+MINUTES = 5.0 if os.environ.get("CI") else 0.5
+
+
+@pytest.mark.needs("redis-server", "nginx", "gcc")
+@pytest.mark.timeout(900)
+async def test_what_nodes_and_redis_hold_stays_flat_while_clients_come_and_go() -> None:
+    growths, broken = await soak(PLAN, MINUTES)
+    assert not broken
+    assert [growth for growth in growths if not growth.is_flat] == []
