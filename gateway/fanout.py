@@ -204,16 +204,16 @@ class Fanout:
         sound: list[bytes] = []
         values: list[Json] = []
         for data in payloads:
-            payload, selector = data, None
+            payload, selector, publication = data, None, None
             try:
                 if data[:1] == MARK:
                     publication = read_publication(data)
                     payload, selector = publication.payload, publication.selector
                     if publication.is_tombstone:
                         raise InvalidMessage("Malformed MessagePack")
-                    if self._is_told(channel.key, publication):
-                        continue
                 value = decode_json(payload)
+                if publication is not None and self._is_told(channel.key, publication):
+                    continue
             except InvalidMessage as error:
                 self._drop(channel.key, error)
                 continue
@@ -267,9 +267,9 @@ class Fanout:
         try:
             if publication.is_tombstone:
                 raise InvalidMessage("Malformed MessagePack")
+            value = decode_json(publication.payload)
             if self._is_told(key, publication):
                 return None
-            value = decode_json(publication.payload)
         except InvalidMessage as error:
             self._drop(key, error)
             return None if publication.position is None else (tombstone(publication), None)

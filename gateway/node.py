@@ -34,8 +34,8 @@ from gateway.hub import Hub
 from gateway.metrics import Metrics
 from gateway.notices import Notices
 from gateway.ownership import Ownership
-from gateway.presence import Difference
-from gateway.presences import GRACE_S, Presences
+from gateway.presence import GRACE_S, Difference
+from gateway.presences import Presences
 from gateway.primitives import GapNotice, Notification
 from gateway.publication import Position, Selector, write_addressed
 from gateway.registry import ServiceRegistry
@@ -56,8 +56,8 @@ class Node:
 
     broker, directory, keeper: started and stopped by the node; without a directory services have topics only, without
     a keeper these have no history. node_id: unique, the directory's; random unless given. auth: who clients are;
-    stopped by the node. compare_every_s: how often histories are compared, for what was lost unnoticed. grace_s: how
-    long after an interruption somebody is missing in a roster who is then said to have left.
+    stopped by the node. compare_every_s: how often histories are compared, for what was lost unnoticed. grace_s: see
+    `gateway.presence`.
     """
 
     def __init__(
@@ -93,7 +93,9 @@ class Node:
         self._notices = Notices(self.find_service)
         self._presences: Presences | None = None
         if directory is not None:
-            self._presences = Presences(directory, self._tell_differences, self._metrics, grace_s=grace_s)
+            self._presences = Presences(
+                directory, self._tell_differences, self._metrics, is_congested=self._is_congested, grace_s=grace_s
+            )
         self._fanout = Fanout(self._hub, broker, self._metrics, follower=self._repair, attendant=self._presences)
         self._subscriptions = Subscriptions(self._hub, broker, self._fanout, self._repair, self._presences)
         self._registries: list[ServiceRegistry] = []

@@ -6,6 +6,8 @@ Rules:
 - Notices can be lost: they are published, and not kept. Each names the version of the one before, so one that does not
   follow shows it, and else the roster's version does (`agrees`). Then a census is wanted, and `settle` gives what is to
   be told now. What is heard while it is taken counts if it is later than the census.
+- Who is missing in a census may only seem so: Redis may have lost its state, and nodes enter their members again within
+  10 s. He is in doubt, and has left if a census `GRACE_S` later misses him still, with no interruption in between.
 - A notice that was in the census, and comes behind it, must not be told twice: `hear` says so.
 - Not every entry is told of (of an identity's second connection nobody hears); so what leaves as its identity's last
   entry takes all of that identity along. Of those it is `unsaid` that they have gone.
@@ -13,18 +15,18 @@ Rules:
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from gateway.directory import Census, Member, Owner
 from gateway.publication import Change
 
-__all__ = ["Difference", "Presence"]
+__all__ = ["GRACE_S", "Difference", "Presence"]
 
+GRACE_S: Final = 12.0
 LATE_S: Final = 5.0  # a notice on its way for longer is told, even twice: the clock of Redis may have been set back
 
 _Place = tuple[str, str]  # connection, entry
-_Places = dict[str, tuple[_Place, ...]]  # by identity, nearly always one
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,99 +38,176 @@ class Difference:
     is_identity: bool = False
 
 
+class _Roster:
+    """Entries: whose they are, and what they carry. counts: of entries, by identity."""
+
+    __slots__ = ("counts", "data", "identities")
+
+    def __init__(self) -> None:
+        self.identities: dict[_Place, str] = {}
+        self.counts: dict[str, int] = {}
+        self.data: dict[_Place, Any] = {}  # of those that carry some
+
+    def put(self, place: _Place, identity: str, data: Any) -> None:
+        if self.identities.get(place) != identity:
+            self.take(place)
+            self.identities[place] = identity
+            self.counts[identity] = self.counts.get(identity, 0) + 1
+        if data is not None or place in self.data:
+            self.data[place] = data
+
+    def take(self, place: _Place) -> None:
+        identity = self.identities.pop(place, None)
+        self.data.pop(place, None)
+        if identity is not None:
+            self.counts[identity] -= 1
+            if not self.counts[identity]:
+                del self.counts[identity]
+
+    def apply(self, change: Change) -> list[Member]:
+        """Take a change; returns the other entries that went with their identity's last one."""
+        place = (change.connection_id, change.entry)
+        if change.kind == "+":
+            self.put(place, change.identity, change.data)
+        elif self.identities.get(place) == change.identity:
+            if change.kind == "-":
+                self.take(place)
+            else:
+                self.put(place, change.identity, change.data)
+        if change.kind != "-" or not change.is_identity or change.identity not in self.counts:
+            return []
+        others = [other for other, identity in self.identities.items() if identity == change.identity]
+        members = [self.member(other, change.identity) for other in others]
+        for other in others:
+            self.take(other)
+        return members
+
+    def member(self, place: _Place, identity: str) -> Member:
+        node_id, _, serial = place[0].rpartition(".")
+        return Member(identity, Owner(node_id, "", int(serial)), place[1], self.data.get(place))
+
+
 class Presence:
     """One roster. version: of the last notice that is known to be told; None before the first census.
 
-    has_hole: a notice was heard that does not follow. is_doubtful: somebody who was told to be here was missing in the
-    last census, and nobody was told of that. unsaid: differences that came to light by what was heard; whoever tells
-    them takes them away.
+    has_hole: something was missed, for a notice was heard that does not follow. unsaid: differences that came to light
+    by what was heard; whoever tells them takes them away. grace_s: how long somebody is in doubt.
     """
 
     __slots__ = (
-        "_data",
+        "_doubtful",
+        "_grace_s",
         "_heard",
         "_identities",
+        "_is_late",
         "_late_until_s",
         "_settled_version",
         "_told",
         "has_hole",
-        "is_doubtful",
         "unsaid",
         "version",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, grace_s: float = GRACE_S) -> None:
         self.version: int | None = None
         self.has_hole = False
-        self.is_doubtful = False
         self.unsaid: list[Difference] = []
-        self._told: _Places = {}
-        self._data: dict[_Place, Any] = {}  # of those that carry some
+        self._grace_s = grace_s
+        self._told = _Roster()
         self._identities: dict[str, _Place] = {}  # that were told to have come, each with an entry that it had
+        self._doubtful: dict[_Place, float] = {}  # entries that are told and missing, since when
         self._heard: list[Change] | None = None  # while a census is taken
+        self._is_late = False  # notices are coming that the census had
         self._settled_version = 0  # the changes up to it have been told
         self._late_until_s = 0.0
 
+    @property
+    def is_doubtful(self) -> bool:
+        """True while somebody is in doubt: then a census is wanted when the grace is over."""
+        return bool(self._doubtful)
+
     def hear(self, change: Change, now_s: float) -> bool:
         """Take a change whose notice came. False: it has been told already, as a difference."""
-        if change.version <= self._settled_version and now_s < self._late_until_s:
+        if change.version > self._settled_version:
+            self._settled_version = 0  # they come in the order of versions: none that was told comes any more
+        elif now_s < self._late_until_s:
+            if change.kind == "-":
+                self._confirm((change.connection_id, change.entry))
             return False
-        self._settled_version = 0  # notices come in the order of versions: no earlier one is on its way any more
         if self._heard is not None:
             self._heard.append(change)
         if self.version is not None:
-            self._follow(change, self.version)
+            self._is_late = change.version < self.version
+            self._follow(change, self._told)
             self._believe(change)
         return True
 
+    def interrupted(self) -> None:
+        """Know that notices may have been lost, and Redis' state with them: who is in doubt is so anew."""
+        if self._doubtful:
+            self._doubtful.clear()
+            self.has_hole = True
+
     def agrees(self, version: int) -> bool:
         """True if nothing was missed of a roster that has this version now; 0: nothing was told of who is in it."""
-        return not self.has_hole and (version == self.version if version else not self._told)
+        if self.has_hole or self._is_late:
+            return False
+        return version == self.version if version else not self._told.identities
 
     def begin_census(self) -> None:
         """Know that the roster is being read from now on."""
         self._heard = []
 
-    def settle(self, census: Census, now_s: float, *, with_departures: bool) -> list[Difference]:
-        """Take the census; returns what is to be told. Not with_departures: who is missing stays told, and doubtful."""
+    def abandon_census(self) -> None:
+        """Know that it could not be read."""
+        self._heard = None
+
+    def settle(self, census: Census, now_s: float) -> list[Difference]:
+        """Take the census; returns what is to be told, departures first."""
         heard, self._heard = self._heard or [], None
-        now: _Places = {}
+        now = _Roster()
         for member in census.members:
-            _add(now, member.identity, _place(member))
-        data = {_place(member): member.data for member in census.members if member.data is not None}
-        is_first, self.version, self.has_hole = self.version is None, census.version, False
-        for change in heard:
-            if change.version > census.version:
-                self._follow(change, self.version)
-                _apply(now, data, change)
+            now.put(_place(member), member.identity, member.data)
+        is_first, self.version = self.version is None, census.version
+        self.has_hole = self._is_late = False
+        later = [change for change in heard if change.version > census.version]
         if is_first:
-            self._told, self._data, self._identities = (
-                now,
-                data,
-                {identity: places[0] for identity, places in now.items()},
-            )
+            self._told, self._identities = now, {identity: place for place, identity in now.identities.items()}
+            for change in later:
+                self._follow(change, now)
+                self._believe(change)
             return []
+        for change in later:
+            self._follow(change, now)
+            now.apply(change)
         self._settled_version, self._late_until_s = census.version, now_s + LATE_S
-        gone = list(self._departures(now))
+        gone = list(self._departures(now, now_s))
         come = list(self._arrivals(census, now))
-        self.is_doubtful = bool(gone) and not with_departures
-        if self.is_doubtful:
-            for difference in gone:
-                _add(now, difference.member.identity, _place(difference.member))
-                data[_place(difference.member)] = difference.member.data
-        self._told, self._data = now, data
-        differences = come if self.is_doubtful else gone + come
-        for difference in differences:
+        for place in self._doubtful:
+            identity = self._told.identities.get(place)
+            if identity is not None:
+                now.put(place, identity, self._told.data.get(place))
+        self._told = now
+        for difference in gone + come:
             if difference.is_identity and difference.kind == "left":
                 del self._identities[difference.member.identity]
             elif difference.is_identity:
                 self._identities[difference.member.identity] = _place(difference.member)
-        return differences
+        return gone + come
 
-    def _follow(self, change: Change, version: int) -> None:
+    def current(self, difference: Difference) -> Difference | None:
+        """Tell a difference that is told later as it is now; None = what was heard since has overtaken it."""
+        member, place = difference.member, _place(difference.member)
+        is_here = self._told.identities.get(place) == member.identity
+        if difference.kind == "left":
+            return None if is_here else difference
+        return replace(difference, member=replace(member, data=self._told.data.get(place))) if is_here else None
+
+    def _follow(self, change: Change, roster: _Roster) -> None:
         """See whether a change follows what is known."""
-        was_empty = change.previous == 0 and not self._told
-        if change.previous == version or was_empty:
+        version = self.version or 0
+        was_empty = change.previous == 0 and not roster.identities
+        if change.previous == version or (was_empty and change.version > version):
             self.version = change.version
         elif change.version > version:  # else it was on its way when the census was taken
             self.has_hole = True
@@ -140,60 +219,59 @@ class Presence:
             self._identities[change.identity] = place
         elif change.is_identity:
             self._identities.pop(change.identity, None)
-            others = [other for other in self._told.get(change.identity, ()) if other != place]
-            self.unsaid += [Difference("left", self._gone(change.identity, other)) for other in others]
-        _apply(self._told, self._data, change)
+        self._doubtful.pop(place, None)
+        for other in self._told.apply(change):
+            self._doubtful.pop(_place(other), None)
+            self.unsaid.append(Difference("left", other))
 
-    def _departures(self, now: _Places) -> Iterator[Difference]:
-        """Find who was told to be here and is not. With the last entry of an identity that has gone, that goes too."""
-        for identity in self._told | self._identities:
-            here = now.get(identity, ())
-            gone = [place for place in self._told.get(identity, ()) if place not in here]
-            has_left = not here and identity in self._identities
-            if has_left and not gone:
-                gone = [self._identities[identity]]  # its other entries were told to go one by one
-            for place in gone:
-                yield Difference("left", self._gone(identity, place), has_left and place == gone[-1])
+    def _confirm(self, place: _Place) -> None:
+        """Take a departure for sure, if it was in doubt: its notice came, behind a census that had it."""
+        identity = self._told.identities.get(place)
+        if identity is None or self._doubtful.pop(place, None) is None:
+            return
+        member = self._told.member(place, identity)
+        self._told.take(place)
+        has_left = identity in self._identities and identity not in self._told.counts
+        if has_left:
+            del self._identities[identity]
+        self.unsaid.append(Difference("left", member, has_left))
 
-    def _arrivals(self, census: Census, now: _Places) -> Iterator[Difference]:
+    def _departures(self, now: _Roster, now_s: float) -> Iterator[Difference]:
+        """Find who was told to be here and is not, for so long. With its last entry an identity goes too."""
+        missing = {place: identity for place, identity in self._told.identities.items() if place not in now.identities}
+        for identity, place in self._identities.items():
+            if identity not in self._told.counts and identity not in now.counts:
+                missing.setdefault(place, identity)  # its other entries were told to go one by one
+        before, self._doubtful = self._doubtful, {}
+        ripe: dict[_Place, str] = {}
+        for place, identity in missing.items():
+            since_s = before.get(place, now_s)
+            if now_s - since_s >= self._grace_s:
+                ripe[place] = identity
+            else:
+                self._doubtful[place] = since_s
+        for place, identity in self._told.identities.items():
+            if now.identities.get(place, identity) != identity:
+                ripe[place] = identity  # its connection is somebody else now
+        staying = now.counts.keys() | {missing[place] for place in self._doubtful}
+        last = {identity: place for place, identity in ripe.items()}
+        for place, identity in ripe.items():
+            is_identity = identity in self._identities and identity not in staying and last[identity] == place
+            yield Difference("left", self._told.member(place, identity), is_identity)
+
+    def _arrivals(self, census: Census, now: _Roster) -> Iterator[Difference]:
         """Find who is here and was not told to be, and whose data is not what was told."""
         identities = set(self._identities)
         for member in census.members:
             identity, place = member.identity, _place(member)
-            if place not in now.get(identity, ()):
+            if now.identities.get(place) != identity:
                 continue  # gone again meanwhile, as was heard
-            if identity not in identities or place not in self._told.get(identity, ()):
+            if identity not in identities or self._told.identities.get(place) != identity:
                 yield Difference("joined", member, identity not in identities)
                 identities.add(identity)
-            elif member.data != self._data.get(place):
+            elif member.data != self._told.data.get(place):
                 yield Difference("updated", member)
-
-    def _gone(self, identity: str, place: _Place) -> Member:
-        node_id, _, serial = place[0].rpartition(".")
-        return Member(identity, Owner(node_id, "", int(serial)), place[1], self._data.get(place))
 
 
 def _place(member: Member) -> _Place:
     return member.owner.connection_id, member.entry
-
-
-def _add(places: _Places, identity: str, place: _Place) -> None:
-    known = places.get(identity, ())
-    if place not in known:
-        places[identity] = (*known, place)
-
-
-def _apply(places: _Places, data: dict[_Place, Any], change: Change) -> None:
-    place = (change.connection_id, change.entry)
-    known = places.get(change.identity, ())
-    if change.kind == "+":
-        _add(places, change.identity, place)
-    elif change.kind == "-":
-        rest = () if change.is_identity else tuple(each for each in known if each != place)
-        places.pop(change.identity, None)
-        if rest:
-            places[change.identity] = rest
-        for gone in (place, *known) if change.is_identity else (place,):
-            data.pop(gone, None)
-    if change.kind != "-" and (change.data is not None or place in data):
-        data[place] = change.data

@@ -2,16 +2,15 @@
 
 Rules:
 - A roster is followed while a connection of this node subscribes to its channel, and its service has notices of it.
-- After an interruption the versions of all are compared; where one is not what was heard, or when a notice does not
-  follow the one before, the roster is read, and its subscribers are told what they missed, by the notices that they
-  would have got.
-- Who is missing then may only seem so: Redis may have lost its state, and nodes enter their members again within 10 s.
-  So departures are told when a second look, `GRACE_S` later and with no interruption in between, misses them still.
+- After an interruption the versions of all are compared, and again when nodes that were away have entered their members
+  anew. Where a version is not what was heard, when a notice does not follow the one before, and while somebody is in
+  doubt, the roster is read, and its subscribers are told what they missed, by the notices that they would have got.
 - One census of a roster at a time, and `CENSUSES` of all: Redis does nothing else while a large one is read.
+- What is much to tell is told in portions, as fast as the slowest subscriber takes it; what was heard meanwhile counts.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import structlog
@@ -19,21 +18,27 @@ import structlog
 from gateway.directory import Directory
 from gateway.errors import BrokerUnavailable
 from gateway.metrics import Metrics
-from gateway.presence import Difference, Presence
+from gateway.presence import GRACE_S, Difference, Presence
 from gateway.publication import Change
 
-__all__ = ["GRACE_S", "Presences"]
+__all__ = ["Presences"]
 
-GRACE_S: Final = 12.0
+AFTERMATH_S: Final = 30.0  # nodes have asserted again within 10 s; a slow one within this
 CENSUSES: Final = 8
 PAGE: Final = 500  # versions in one pipeline
+PORTION: Final = 100  # differences
+PATIENCE_S: Final = 5.0  # for subscribers that a portion has filled
 RETRY_S: Final = 0.25
+FAILED_RETRY_S: Final = 5.0
 
 _log = structlog.get_logger("snorky.presences")
 
 
 class Presences:
-    """Follows rosters. tell: has a roster's subscribers on this node told of differences."""
+    """Follows rosters. grace_s: see Presence.
+
+    tell: has a roster's subscribers on this node told. is_congested: they have much to take already.
+    """
 
     def __init__(
         self,
@@ -41,16 +46,19 @@ class Presences:
         tell: Callable[[str, Sequence[Difference]], None],
         metrics: Metrics,
         *,
+        is_congested: Callable[[str], bool] = lambda _roster: False,
         grace_s: float = GRACE_S,
     ) -> None:
         self._directory = directory
         self._tell = tell
         self._metrics = metrics
+        self._is_congested = is_congested
         self._grace_s = grace_s
         self._followed: dict[str, Presence] = {}
-        self._wanted: dict[str, bool] = {}  # what is to be looked at; and whether who is missing then has left
+        self._wanted: dict[str, None] = {}  # a set that keeps its order
         self._woken = asyncio.Event()
-        self._second_look: asyncio.TimerHandle | None = None
+        self._doubts: dict[str, asyncio.TimerHandle] = {}
+        self._aftermath: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -59,7 +67,10 @@ class Presences:
 
     async def stop(self) -> None:
         """End what is under way. Idempotent."""
-        self._cancel_second_look()
+        for roster in tuple(self._followed):
+            self.forget(roster)
+        if self._aftermath is not None:
+            self._aftermath.cancel()
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -68,13 +79,14 @@ class Presences:
     def follow(self, roster: str) -> None:
         """Follow a roster from now on; nothing if it is followed already."""
         if roster not in self._followed:
-            self._followed[roster] = Presence()
+            self._followed[roster] = Presence(grace_s=self._grace_s)
             self._want(roster)
 
     def forget(self, roster: str) -> None:
         """Follow a roster no more; nothing if it is not followed."""
         if self._followed.pop(roster, None) is not None:
             self._wanted.pop(roster, None)
+            self._end_doubt(roster)
 
     def hear(self, roster: str, change: Change) -> bool:
         """Take a change that the broker brought. False: subscribers have been told of it already."""
@@ -83,102 +95,115 @@ class Presences:
             return True
         loop = asyncio.get_running_loop()
         is_news = presence.hear(change, loop.time())
-        if presence.has_hole and roster not in self._wanted:
+        if presence.has_hole:
             self._want(roster)
         if presence.unsaid:
             unsaid, presence.unsaid = presence.unsaid, []
-            loop.call_soon(self._tell, roster, unsaid)  # behind what was heard just now
+            loop.call_soon(self._tell_current, roster, presence, unsaid)  # behind what was heard just now
         return is_news
 
     def interrupted(self) -> None:
         """Know that the broker was not heard for a while."""
-        self._cancel_second_look()
-        for roster in self._followed:
-            self._want(roster)
+        for roster, presence in self._followed.items():
+            presence.interrupted()
+            self._end_doubt(roster)
+        self._want_all()
+        if self._aftermath is not None:
+            self._aftermath.cancel()
+        self._aftermath = asyncio.get_running_loop().call_later(AFTERMATH_S, self._want_all)
 
     # -- looks -------------------------------------------------------------------------------------------------------
 
-    def _want(self, roster: str, *, with_departures: bool = False) -> None:
-        self._wanted[roster] = with_departures
+    def _want(self, *rosters: str) -> None:
+        self._wanted.update(dict.fromkeys(rosters))
         self._woken.set()
 
-    def _want_again(self, looks: Mapping[str, bool]) -> None:
-        """Put back what could not be looked at, unless it was given up, or is wanted anew."""
-        for roster, with_departures in looks.items():
-            if roster in self._followed and roster not in self._wanted:
-                self._want(roster, with_departures=with_departures)
+    def _want_all(self) -> None:
+        self._want(*self._followed)
 
-    def _cancel_second_look(self) -> None:
-        if self._second_look is not None:
-            self._second_look.cancel()
-            self._second_look = None
+    def _look_when_ripe(self, roster: str) -> None:
+        self._end_doubt(roster)
+        self._doubts[roster] = asyncio.get_running_loop().call_later(self._grace_s, self._want, roster)
 
-    def _look_again_later(self) -> None:
-        self._cancel_second_look()
-        self._second_look = asyncio.get_running_loop().call_later(self._grace_s, self._look_for_departures)
-
-    def _look_for_departures(self) -> None:
-        for roster, presence in self._followed.items():
-            if presence.is_doubtful:
-                self._want(roster, with_departures=True)
+    def _end_doubt(self, roster: str) -> None:
+        timer = self._doubts.pop(roster, None)
+        if timer is not None:
+            timer.cancel()
 
     async def _run(self) -> None:
         while True:
             await self._woken.wait()
             self._woken.clear()
-            wanted, self._wanted = list(self._wanted.items()), {}
+            wanted, self._wanted = list(self._wanted), {}
             for start in range(0, len(wanted), PAGE):
-                await self._look(dict(wanted[start : start + PAGE]))
+                page = wanted[start : start + PAGE]
+                try:
+                    await self._look(page)
+                except BrokerUnavailable:
+                    self._want(*page)
+                except Exception:  # the top of a task
+                    _log.exception("rosters were not compared")
+                    asyncio.get_running_loop().call_later(FAILED_RETRY_S, self._want, *page)
             if self._wanted:
                 await asyncio.sleep(RETRY_S)
 
-    async def _look(self, looks: dict[str, bool]) -> None:
-        """Look at some rosters; what Redis does not tell now is wanted still."""
-        try:
-            behind = await self._behind(looks)
-        except BrokerUnavailable:
-            self._want_again(looks)
-            return
+    async def _look(self, rosters: Collection[str]) -> None:
+        """Look at some rosters; those that Redis does not tell now are wanted still. Raises BrokerUnavailable: all."""
+        followed = [roster for roster in rosters if roster in self._followed]
+        versions = dict(zip(followed, await self._directory.versions(followed), strict=True))
         turns = asyncio.Semaphore(CENSUSES)
 
-        async def count(roster: str) -> None:
+        async def count(roster: str, presence: Presence) -> None:
             async with turns:
                 try:
-                    await self._count(roster, with_departures=looks[roster])
+                    await self._count(roster, presence)
                 except BrokerUnavailable:
-                    self._want_again({roster: looks[roster]})
+                    self._want(roster)
                 except Exception:  # one roster's fault must not keep the others
                     _log.exception("roster was not compared")
+                    asyncio.get_running_loop().call_later(FAILED_RETRY_S, self._want, roster)
 
-        await asyncio.gather(*map(count, behind))
-
-    async def _behind(self, looks: Mapping[str, bool]) -> list[str]:
-        """Find those that must be read: that are new here, in doubt, or of another version than was heard."""
-        versions = dict(zip(looks, await self._directory.versions(list(looks)), strict=True))
         behind = []
         for roster, version in versions.items():
             presence = self._followed.get(roster)
             if presence is None:
                 continue  # given up meanwhile
             if version is None:
-                self._want_again({roster: looks[roster]})
+                self._want(roster)
             elif presence.version is None or presence.is_doubtful or not presence.agrees(version):
-                behind.append(roster)
-        return behind
+                behind.append(count(roster, presence))
+        await asyncio.gather(*behind)
 
-    async def _count(self, roster: str, *, with_departures: bool) -> None:
-        presence = self._followed.get(roster)
-        if presence is None:
-            return
+    async def _count(self, roster: str, presence: Presence) -> None:
         presence.begin_census()
-        census = await self._directory.census(roster)
+        try:
+            census = await self._directory.census(roster)
+        except BaseException:
+            presence.abandon_census()
+            raise
         if self._followed.get(roster) is not presence:
             return  # given up meanwhile
-        now_s = asyncio.get_running_loop().time()
-        differences = presence.settle(census, now_s, with_departures=with_departures)
+        differences = presence.settle(census, asyncio.get_running_loop().time())
+        if presence.is_doubtful:
+            self._look_when_ripe(roster)
         for difference in differences:
             self._metrics.roster_differences.labels(difference.kind).inc()
-        if differences:
-            self._tell(roster, differences)
-        if presence.is_doubtful:
-            self._look_again_later()
+        for start in range(0, len(differences), PORTION):
+            if start:
+                await self._until_taken(roster)
+            self._tell_current(roster, presence, differences[start : start + PORTION])
+
+    def _tell_current(self, roster: str, presence: Presence, differences: Sequence[Difference]) -> None:
+        if self._followed.get(roster) is not presence:
+            return  # given up meanwhile
+        current = [now for each in differences if (now := presence.current(each)) is not None]
+        if current:
+            self._tell(roster, current)
+
+    async def _until_taken(self, roster: str) -> None:
+        """Wait until a roster's subscribers have taken most of what they were told, or too long."""
+        await asyncio.sleep(0)
+        for _ in range(round(PATIENCE_S / RETRY_S)):
+            if not self._is_congested(roster):
+                return
+            await asyncio.sleep(RETRY_S)

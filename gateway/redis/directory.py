@@ -114,6 +114,8 @@ class RedisDirectory:
             timeout_s=timeout_s,
         )
         self._commanders[1].on_up = self._lease.hurry
+        if target.is_moving:
+            self._commanders[0].on_up = self._on_server
         self._lease.on_fenced = self._on_fenced
         self._lease.on_lost_state = self._upkeep.on_lost_state
         self._lease.on_renewed = self._upkeep.on_renewed
@@ -167,6 +169,11 @@ class RedisDirectory:
                 _log.warning("direct messages do not reach this node yet", error=error.what)
             else:
                 self._heard.set()
+
+    def _on_server(self) -> None:
+        """Know of a new connection: perhaps to a replica that took over, and lacks the last of what we hold."""
+        if not self._ledger.is_empty:
+            self._upkeep.on_lost_state()
 
     def _on_fenced(self, former: str) -> None:
         self._incarnations.append(self._lease.incarnation)

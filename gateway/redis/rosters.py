@@ -52,6 +52,7 @@ class Rosters:
             member.identity.encode(),
             encode_json(member.data),
             *notices,
+            b"%d" % is_quiet,
         ]
         return Call("enter", self._keys(roster), arguments)
 

@@ -411,6 +411,8 @@ async def test_after_flushall_all_is_asserted_again_quietly(cluster: RedisTestCl
         await eventually(lambda: all_claimed(nodes[1], 299), within_s=10, what="names claimed again")
         print(f"asserted again after {time.monotonic() - began:.2f} s")
     await never(timings, 1.5, lambda: len(cluster.heard(ROOM)) != 301)
+    (version,) = await nodes[0].directory.versions([ROOM])
+    assert version, "who took somebody for gone must see that the roster is another one"
     assert (await nodes[0].directory.members(ROOM), await names_of(nodes[0])) == before
     await cluster.crash(nodes[0])
     await cluster.until(lambda: len(cluster.heard(ROOM)) == 400, within_s=15)  # its index was asserted too

@@ -56,14 +56,13 @@ class MemoryCluster:
             self._on_publish(roster, notice)
 
     def publish_change(self, roster: str, notice: bytes | None) -> None:
-        """Publish the notice of a change behind its version and the one before."""
-        if notice is None:
-            return
+        """Publish the notice of a change behind its version and the one before; None: a change that nobody is told."""
         self.version += 1
         previous, self.versions[roster] = self.versions.get(roster, 0), self.version
         if roster not in self.rosters:
             del self.versions[roster]
-        self.publish(roster, write_version(notice, self.version, previous))
+        if notice is not None:
+            self.publish(roster, write_version(notice, self.version, previous))
 
     def flush(self) -> None:
         """Lose everything; the nodes assert again what they have, quietly."""
@@ -86,8 +85,9 @@ class MemoryCluster:
         if before is not None:
             return False
         is_first = self.rosters[roster].count(member.identity) == 1
-        notice = None if is_quiet else asserter.notice(roster, member, has_joined=True, is_identity=is_first)
-        self.publish_change(roster, notice)
+        notice = asserter.notice(roster, member, has_joined=True, is_identity=is_first)
+        if is_quiet or notice is not None:
+            self.publish_change(roster, None if is_quiet else notice)
         return is_first
 
     def leave(self, roster: str, place: _Place, asserter: Asserter) -> bool:
@@ -99,7 +99,9 @@ class MemoryCluster:
         is_last = found.count(member.identity) == 0
         if not found.members:
             del self.rosters[roster]
-        self.publish_change(roster, asserter.notice(roster, member, has_joined=False, is_identity=is_last))
+        notice = asserter.notice(roster, member, has_joined=False, is_identity=is_last)
+        if notice is not None:
+            self.publish_change(roster, notice)
         return True
 
     def give_back(self, is_theirs: Callable[[Owner], bool], asserter: Asserter) -> None:
@@ -177,7 +179,8 @@ class MemoryDirectory:
         if place not in members:
             return False
         members[place] = Member(members[place].identity, place[0], entry, _copy(data))
-        self._cluster.publish_change(roster, notice)
+        if notice is not None:
+            self._cluster.publish_change(roster, notice)
         return True
 
     async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:

@@ -10,7 +10,7 @@ from gateway import BrokerUnavailable
 from gateway.directory import Census, Member, Owner
 from gateway.metrics import Metrics
 from gateway.presence import Difference
-from gateway.presences import Presences
+from gateway.presences import PORTION, Presences
 from gateway.publication import Change
 from services.chat import ChatService
 from services.cursors import CursorsService
@@ -237,6 +237,24 @@ async def test_what_redis_does_not_tell_now_is_asked_until_it_does(rig: Rig) -> 
     await until(lambda: len(rig.directory.asked) >= 2)
     rig.directory.is_away = False
     await until(lambda: rig.told == [("joined", "ann")])
+
+
+async def test_what_is_much_to_tell_is_told_in_portions_and_as_it_is_by_then(rig: Rig) -> None:
+    await followed(rig, ROSTER)
+    full = asyncio.Event()
+    rig.presences._is_congested = lambda _roster: not full.is_set()
+    for number in range(PORTION + 2):
+        rig.come(f"p{number}")
+    rig.presences.interrupted()
+    await until(lambda: rig.told)
+    await settle(20)
+    assert len(rig.told) == PORTION, "the others wait until these are taken"
+    last, version = PORTION + 1, rig.directory.version
+    assert rig.presences.hear(ROSTER, Change("-", True, f"p{last}", f"n.{last}", "", version + 1, version))
+    full.set()
+    await until(lambda: len(rig.told) > PORTION)
+    await settle(20)
+    assert rig.told[PORTION:] == [("joined", f"p{PORTION}")], "who has left meanwhile is not told to come"
 
 
 async def test_what_comes_while_a_roster_is_read_is_not_told_twice(rig: Rig) -> None:

@@ -1,7 +1,8 @@
 #!lua
 -- Enter a roster, or replace the data of an entry that is there.
 -- KEYS roster, counts
--- ARGV channel, field (OWNER blank ENTRY), identity, data, notice if it is the identity's first, notice if not
+-- ARGV channel, field (OWNER blank ENTRY), identity, data, notice if it is the identity's first, notice if not, quietly
+--      (1: nothing is told, and that shows in the version, for some may have been told that it had gone; 0)
 -- A value is the length of the identity, a colon, the identity, the data. Counts: "i" + identity, and "v", the
 -- version: of the last notice, in microseconds, so that it grows also over a roster that was empty in between. A notice
 -- is published behind its version and the one before: `publication.py`, "change".
@@ -25,12 +26,14 @@ if not before then
     status = 1
     notice = ARGV[5]
   end
-  if notice ~= '' then
+  if notice ~= '' or ARGV[7] == '1' then
     local time = redis.call('TIME')
     local last = redis.call('HGET', KEYS[2], 'v') or '0'
     local version = string.format('%d', math.max(last + 1, time[1] * 1000000 + time[2]))
     redis.call('HSET', KEYS[2], 'v', version)
-    redis.call('PUBLISH', ARGV[1], '\1933 ' .. version .. ' ' .. last .. ' ' .. notice)
+    if ARGV[7] ~= '1' then
+      redis.call('PUBLISH', ARGV[1], '\1933 ' .. version .. ' ' .. last .. ' ' .. notice)
+    end
   end
 end
 return status

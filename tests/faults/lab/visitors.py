@@ -5,7 +5,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 from tests.faults.lab.client import ROOM, LabClient
@@ -99,10 +99,10 @@ async def members_and_names(lab: Lab) -> tuple[list[str], list[Any]]:
         return [one for one in joined["data"]["members"] if one != PROBE], listed["data"]
 
 
-async def until_all_present(lab: Lab, within_s: float) -> float:
-    """Wait until every resident is in the room and has its name; returns the seconds it took."""
+async def until_all_present(lab: Lab, within_s: float, *, others: Set[str] = frozenset()) -> float:
+    """Wait until every resident, and these others, are in the room with their names; returns the seconds it took."""
     began_s = time.monotonic()
-    wanted = {member.identity for member in lab.crowd.residents}
+    wanted = {member.identity for member in lab.crowd.residents} | others
 
     async def present() -> bool:
         try:

@@ -6,12 +6,14 @@ from gateway.redis.names import channel_name
 from gateway.redis.slots import slot_of
 from tests.faults.lab.plan import PREFIX
 from tests.faults.lab.trial import Fault, Trial
+from tests.faults.lab.visitors import Visitors, pick, until_all_present
 from tests.support.clusters import ClusterLab
 from tests.support.sentinels import SentinelLab
 
 __all__ = ["TOPOLOGY_FAULTS"]
 
 LAG_S = 2.0
+REBUILT_WITHIN_S = 10.0
 SLOTS_MOVED = 6
 CLUSTER_HEALED_WITHIN_S = 5.0
 HEALED_WITHIN_S = 6.0  # of the nodes, after the sentinels agree
@@ -19,13 +21,21 @@ HEALED_WITHIN_S = 6.0  # of the nodes, after the sentinels agree
 
 async def fail_over(trial: Trial) -> None:
     """The primary dies; a replica that lacks its last seconds takes over, and gives their offsets out again."""
-    sentinels = trial.lab.topology
+    lab, sentinels = trial.lab, trial.lab.topology
     assert isinstance(sentinels, SentinelLab)
     await sentinels.let_replica_lag()
-    await asyncio.sleep(LAG_S)
-    sentinels.primary.kill()
-    await sentinels.until_failed_over()
-    trial.ended()
+    visitors = await Visitors.on(lab, pick(lab))  # of whom the replica does not hear
+    trial.expected_lefts.update(visitors.identities)  # in the end
+    try:
+        await asyncio.sleep(LAG_S)
+        sentinels.primary.kill()
+        await sentinels.until_failed_over()
+        trial.ended()
+        took_s = await until_all_present(lab, REBUILT_WITHIN_S + 10, others=visitors.identities)
+        trial.expect_within(took_s, REBUILT_WITHIN_S, "who came last is present again")
+        trial.expect(not any(visitors.seen("left")), "a visitor was said to have left")
+    finally:
+        await visitors.dismiss()
 
 
 async def move_slots(trial: Trial) -> None:
