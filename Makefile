@@ -31,8 +31,8 @@ test: $(STAMP) bootstrap  ## run all tests; ARGS="-k name" for some of those in 
 	else echo "not run: the tests of clients/js, which need npm (make bootstrap tells more)"; fi
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
-else  # two at a time; but where deadlines are the claim, one, so that only the fault makes it wait
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/faults; status=$$?; \
+else  # two at a time, the soak among the first; but where deadlines are the claim, one: only the fault makes it wait
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/faults; status=$$?; \
 	$(BIN)/python -m pytest tests/faults && exit $$status
 endif
 

@@ -271,6 +271,10 @@ class Presence:
                 identities.add(identity)
             elif member.data != self._told.data.get(place):
                 yield Difference("updated", member)
+        for place, identity in now.identities.items():  # of whom only later entries were heard
+            if identity not in identities:
+                yield Difference("joined", now.member(place, identity), True)
+                identities.add(identity)
 
 
 def _place(member: Member) -> _Place:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from time import process_time
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.directory import Census, Member, Owner
@@ -334,6 +334,7 @@ def play(model: Model, script: Script) -> Iterator[list[Difference]]:
 
 @settings(max_examples=1_000, deadline=None)
 @given(st.lists(flips | flips | others, max_size=40))
+@example([("flip", "b", 4), ("lose",), ("read",), ("flip", "b", 3), ("flip", "b", 4), ("arrive",), ("look",)])
 def test_in_the_end_everybody_believes_the_truth_whatever_was_lost(script: Script) -> None:
     model = Model()
     for _ in play(model, script):
