@@ -1,8 +1,9 @@
 """`python -m benchmarks.slow`: 100 clients among 1,000 stop reading. What do the others notice, and what does it cost?
 
 One node, one Redis, loopback; 500 publications a second to one channel. In turn with nobody slow, and with 100
-connections besides that subscribed and read nothing: what they are due waits in the node's memory, and they are closed
-when that is a mebibyte. The others' latency is from before PUBLISH to after recv(). Figures: benchmarks/README.md.
+connections besides that subscribed and read nothing: what they are due waits in the node's memory, and who is due more
+than a mebibyte would be closed. The others' latency is from before PUBLISH to after recv().
+Figures: benchmarks/README.md.
 """
 
 import base64
@@ -27,7 +28,7 @@ __all__: list[str] = []
 HEALTHY = 1_000
 SLOW = 100
 PER_S = 500
-SECONDS = 16  # 1.3 MB for each connection: who reads nothing is closed before the end
+SECONDS = 16  # 1.3 MB for each connection: about what may wait for one, the kernel's buffers included
 REPETITIONS = 3
 SAMPLE = 20
 RETURNED_S = 2.0

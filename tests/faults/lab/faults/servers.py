@@ -218,7 +218,8 @@ SERVER_FAULTS = (
         name="Redis half-open",
         users_see="as a pause",
         inject=half_open,
-        healed_within_s=5.0,  # a read of history that went into the dead line is given up after 2 s
+        # a dial and a read of history that went into the dead line are given up after 2 s each, and a pause of 1 s each
+        healed_within_s=7.0,
     ),
     Fault(
         key="unreachable",
