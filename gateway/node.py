@@ -329,7 +329,10 @@ class Node:
 
     def find_service(self, name: str) -> Service | None:
         """Find a service of this node, in any of its registries."""
-        return next((registry[name] for registry in self._registries if name in registry), None)
+        for registry in self._registries:  # no generator: asked twice for each member of a node that dies
+            if name in registry:
+                return registry[name]
+        return None
 
     @property
     def ownership(self) -> Ownership:

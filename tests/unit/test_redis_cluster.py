@@ -37,7 +37,8 @@ class Member:
 
 
 @pytest.fixture
-async def members() -> AsyncIterator[list[Member]]:
+async def members(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Member]]:
+    monkeypatch.setattr("gateway.redis.cluster.ASK_TIMEOUT_S", 10.0)  # a busy machine may stand still for a second
     async with asyncio.timeout(15.0), AsyncExitStack() as stack:
         made = [Member() for _ in range(3)]
         for each in made:
