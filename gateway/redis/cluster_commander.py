@@ -20,6 +20,7 @@ from gateway.metrics import Metrics
 from gateway.redis.cluster import Cluster, Shard
 from gateway.redis.commander import Commander
 from gateway.redis.lanes import is_elsewhere
+from gateway.redis.pipeline import fail
 from gateway.redis.slots import key_of, slot_of
 from gateway.redis.target import RedisTarget
 
@@ -76,7 +77,7 @@ class ClusterCommander:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Any]] = loop.create_future()
         if self._is_stopped:
-            _fail(future, "the directory is stopped")
+            fail(future, BrokerUnavailable("the node is stopping"))
             return future
         keys = [key_of(each) for each in commands]
         slots = [None if key is None else slot_of(key) for key in keys]
@@ -109,9 +110,9 @@ class ClusterCommander:
         try:
             answers = await work
         except BrokerUnavailable as error:
-            _fail(future, error.what)
+            fail(future, error)
         except asyncio.CancelledError:
-            _fail(future, "the directory is stopped")
+            fail(future, BrokerUnavailable("the node is stopping"))
             raise
         if not future.done():
             future.set_result(answers)
@@ -192,9 +193,3 @@ def _by_slot(commands: Sequence[bytes], slots: Sequence[int | None]) -> Any:
 
 def _is_elsewhere(answer: object) -> bool:
     return isinstance(answer, hiredis.ReplyError) and is_elsewhere(str(answer))
-
-
-def _fail(future: "asyncio.Future[list[Any]]", what: str) -> None:
-    if not future.done():
-        future.set_exception(BrokerUnavailable(what))
-        future.exception()  # read once: who ignores the future hears nothing of it later either

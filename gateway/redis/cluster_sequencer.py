@@ -14,7 +14,7 @@ from gateway.publication import Position
 from gateway.redis.cluster import Cluster, Shard
 from gateway.redis.lanes import Lanes
 from gateway.redis.names import channel_name
-from gateway.redis.publisher import fail
+from gateway.redis.pipeline import fail
 from gateway.redis.sequencer import Sequencer
 from gateway.redis.target import RedisTarget
 

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from gateway.errors import BrokerUnavailable
 from gateway.metrics import Metrics
-from gateway.redis.publisher import QUEUE_MAX, PublishRefused, fail
+from gateway.redis.pipeline import fail
+from gateway.redis.publisher import QUEUE_MAX, PublishRefused
 from gateway.redis.slots import slot_of
 
 __all__ = ["Lanes", "is_elsewhere"]

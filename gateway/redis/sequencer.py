@@ -1,6 +1,6 @@
 """Sequencer: sends publications that get a position, pipelined, by the script `publish`.
 
-Rules (beside those of `publisher`, but for one):
+Rules (beside those of `pipeline`, but for one):
 - What was written and not answered *is* sent again on the next connection, before what is behind it: every
   publication carries an idempotency key, so it happens once, and the order is that of the calls.
 - Nothing is sent before Redis has the script: were the first of two not known and the second one known (another node
@@ -20,7 +20,8 @@ from gateway.history import History
 from gateway.metrics import Metrics
 from gateway.publication import Position
 from gateway.redis.names import channel_name, once_key, state_key, stream_key
-from gateway.redis.publisher import Publisher, PublishRefused, fail
+from gateway.redis.pipeline import fail
+from gateway.redis.publisher import Publisher, PublishRefused
 from gateway.redis.scripting import sharded
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import Gets, Wire, WireError, command
@@ -122,7 +123,7 @@ class Sequencer(Publisher):
         self._source = _SOURCE[_SOURCE.index(b"\n") :]
         before, self._digest = self._digest, _digest(self._source)
         for pending in (self._written, self._waiting):
-            spelt = [(future, data.replace(before, self._digest, 1), due) for future, data, due in pending]
+            spelt = [(future, data.replace(before, self._digest, 1), due, 1) for future, data, due, _ in pending]
             pending.clear()
             pending.extend(spelt)
 
@@ -149,8 +150,7 @@ class Sequencer(Publisher):
             if is_error and self._source is _SOURCE and _PLAIN_ONLY in str(reply):
                 self._become_plain()
                 raise WireError("not a Redis that knows the script's first line")  # as above
-            future, data, _ = self._written.popleft()
-            self._pending_bytes -= len(data)
+            future = self._answered()
             if future.done():
                 continue
             if is_error:

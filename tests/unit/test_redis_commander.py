@@ -17,7 +17,7 @@ from tests.support.scripted_redis import ScriptedRedis
 
 @asynccontextmanager
 async def commander(
-    redis: ScriptedRedis, *, metrics: Metrics | None = None, timeout_s: float = 5.0, db: int = 0, queue_max: int = 100
+    redis: ScriptedRedis, *, metrics: Metrics | None = None, timeout_s: float = 5.0, db: int = 0, **bounds: int
 ) -> AsyncIterator[Commander]:
     instance = Commander(
         RedisTarget.from_url(redis.url.removesuffix("0") + str(db)),
@@ -26,7 +26,7 @@ async def commander(
         metrics=metrics or Metrics(),
         timeout_s=timeout_s,
         dial_timeout_s=2.0,
-        queue_max=queue_max,
+        **bounds,
     )
     instance.start()
     try:
@@ -93,6 +93,18 @@ async def test_the_queue_is_bounded_and_its_bound_counted() -> None:
             await redis.next(b"ECHO")
         redis.send(b":1\r\n:2\r\n")
         assert await asyncio.gather(*kept) == [[1], [2]]
+
+
+async def test_the_bytes_that_wait_are_bounded_too_and_answers_make_room() -> None:
+    async with ScriptedRedis() as redis, commander(redis, queue_max_bytes=2_000) as sending:
+        kept = [sending.send(group(b"a" * 900)) for _ in range(2)]
+        with pytest.raises(BrokerUnavailable):
+            await sending.send(group(b"b" * 900))
+        for _ in kept:
+            await redis.next(b"ECHO")
+        redis.send(b":1\r\n:2\r\n")
+        assert await asyncio.gather(*kept) == [[1], [2]]
+        assert not sending.send(group(b"c" * 900)).done()
 
 
 async def test_what_was_cancelled_before_it_was_written_is_not_sent() -> None:

@@ -1,0 +1,185 @@
+"""Pipeline: requests to Redis over one connection. What is queued within one loop tick goes out as one write, in order.
+
+Rules:
+- Redis answers in the order it was asked, so the oldest request without its answers owns the next one. Any doubt
+  about that (an answer too many, a deadline) ends the connection: no answer is ever given to another.
+- What was written and not answered is never sent again: it may have happened. It fails at once when its connection
+  does. What was not yet written waits for the next connection, until its deadline. (`sequencer` may do otherwise.)
+- Memory is bounded, in requests and in bytes; beyond, requests fail at once and are counted.
+- Every request is answered by its deadline. Deadlines are in the order of the queue, so one timer serves all.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, Final
+
+from prometheus_client import Counter
+
+from gateway.errors import BrokerUnavailable
+from gateway.metrics import Metrics
+from gateway.redis.link import Link
+from gateway.redis.target import RedisTarget
+from gateway.redis.wire import Gets, Wire, WireError
+
+__all__ = ["Pipeline", "Request", "fail"]
+
+LATE_S: Final = 0.1
+
+Request = tuple["asyncio.Future[Any]", bytes, float, int]  # future, bytes, deadline in loop time, answers that it gets
+
+
+class Pipeline:
+    """One connection. A subclass queues what it asks for, and reads the answers in `_consume`.
+
+    role: for metrics and logs. timeout_s: from `_queue` to the last answer, whatever happens between.
+    queue_max, queue_max_bytes: of what waits, for the connection or for its answers. refused: counts what was beyond.
+    """
+
+    def __init__(
+        self,
+        target: RedisTarget,
+        *,
+        role: str,
+        client_name: str,
+        metrics: Metrics,
+        timeout_s: float,
+        dial_timeout_s: float,
+        queue_max: int,
+        queue_max_bytes: int,
+        refused: Counter,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._queue_max = queue_max
+        self._queue_max_bytes = queue_max_bytes
+        self._refused = refused
+        self._link = Link(
+            target,
+            role=role,
+            name=client_name,
+            on_up=self._on_up,
+            on_down=self._on_down,
+            metrics=metrics,
+            dial_timeout_s=dial_timeout_s,
+        )
+        self._waiting: deque[Request] = deque()  # not written yet
+        self._written: deque[Request] = deque()  # written, not wholly answered
+        self._pending_bytes = 0  # of both
+        self._is_flush_due = False
+        self._is_stopped = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0  # when it was to fire
+
+    def start(self) -> None:
+        """Begin to connect. Call once, on the event loop that all else is called on."""
+        self._link.start()
+
+    async def stop(self) -> None:
+        """End the connection; what is pending fails. Idempotent."""
+        self._is_stopped = True
+        await self._link.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._fail(self._waiting, "the node is stopping")
+
+    def redial_if_owing(self, for_s: float, reason: str) -> None:
+        """Give the connection up if Redis has not answered something that was queued `for_s` ago."""
+        if self._written:
+            since = self._written[0][2] - self._timeout_s
+            if asyncio.get_running_loop().time() - since >= for_s:
+                self._link.redial(reason)
+
+    # -- out ---------------------------------------------------------------------------------------------------
+
+    def _queue(self, data: bytes, answers: int = 1) -> "asyncio.Future[Any]":
+        """Queue one request; never waits. Cancelled before it was written, it is not sent."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        if self._is_stopped:
+            fail(future, BrokerUnavailable("the node is stopping"))
+            return future
+        if (
+            len(self._waiting) + len(self._written) >= self._queue_max
+            or self._pending_bytes + len(data) > self._queue_max_bytes
+        ):
+            self._refused.inc()
+            fail(future, BrokerUnavailable("too much is waiting for Redis"))
+            return future
+        self._waiting.append((future, data, loop.time() + self._timeout_s, answers))
+        self._pending_bytes += len(data)
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            loop.call_soon(self._flush)
+        return future
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        if self._timer is None and self._waiting:
+            self._arm()
+        wire = self._link.wire
+        if wire is None or wire.is_congested or not self._waiting:
+            return  # `_on_up` and `on_writable` come here again
+        waiting, self._waiting = self._waiting, deque()
+        written = []
+        for request in waiting:
+            if request[0].done():  # cancelled: nobody wants it sent
+                self._pending_bytes -= len(request[1])
+            else:
+                written.append(request[1])
+                self._written.append(request)
+        wire.write(b"".join(written))
+
+    # -- the wire ----------------------------------------------------------------------------------------------
+
+    def _on_up(self, wire: Wire) -> None:
+        wire.consume = self._consume
+        wire.on_writable = self._flush
+        self._flush()
+
+    def _on_down(self, error: WireError) -> None:
+        self._fail(self._written, f"outcome unknown: {error}")
+
+    def _consume(self, gets: Gets) -> None:
+        """Read what answers there are. Raises WireError: one cannot be right, so the connection is given up."""
+        raise NotImplementedError
+
+    def _answered(self) -> "asyncio.Future[Any]":
+        """Take out the oldest request, which has all its answers now."""
+        future, data, _, _ = self._written.popleft()
+        self._pending_bytes -= len(data)
+        return future
+
+    # -- deadlines ---------------------------------------------------------------------------------------------
+
+    def _arm(self, delay_s: float = 0.0) -> None:
+        head = self._written or self._waiting
+        if head:
+            loop = asyncio.get_running_loop()
+            self._timer_due = max(head[0][2], loop.time() + delay_s)
+            self._timer = loop.call_at(self._timer_due, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        if now - self._timer_due > LATE_S:  # the loop stood still; the answers may be there, unread behind this call
+            self._arm(LATE_S)
+            return
+        if self._written and self._written[0][2] <= now:
+            self._link.redial(f"a request was not answered within {self._timeout_s:g} s")
+        expired: deque[Request] = deque()
+        while self._waiting and self._waiting[0][2] <= now:
+            expired.append(self._waiting.popleft())
+        self._fail(expired, f"no connection within {self._timeout_s:g} s")
+        self._arm()
+
+    def _fail(self, requests: deque[Request], what: str) -> None:
+        while requests:
+            future, data, _, _ = requests.popleft()
+            self._pending_bytes -= len(data)
+            fail(future, BrokerUnavailable(what))
+
+
+def fail(future: "asyncio.Future[Any]", error: BrokerUnavailable) -> None:
+    """Fail a future that may be ignored."""
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # read once: who ignores the future hears nothing of it later either
