@@ -3,6 +3,7 @@
 import argparse
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 from benchmarks.child import ChildFailed, raise_file_limit
 from benchmarks.connections import Connections, connect
@@ -13,7 +14,7 @@ from benchmarks.machine import describe
 from benchmarks.message import subscribe
 from benchmarks.redis_server import NoRedis, RedisServer
 from benchmarks.sustained import Sustained, sustain
-from benchmarks.table import connection_rows, fanout_rows, inbound_rows, sustained_rows
+from benchmarks.table import before_rows, connection_rows, fanout_rows, inbound_rows, sustained_rows
 from benchmarks.variants import GATEWAY, gateway, naive, variants
 
 __all__: list[str] = []
@@ -29,7 +30,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer clients and repetitions: about a minute")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="a part of the table (may be repeated)")
+    parser.add_argument("--before", type=Path, metavar="PATH", help="another clone: its fan-out in the same run")
     options = parser.parse_args()
+    if options.before and not (options.before / "benchmarks" / "gateway_server.py").is_file():
+        parser.error(f"--before: {options.before} is no clone of this project that has benchmarks")
     sections = options.only or SECTIONS
     files = raise_file_limit()
     lines, faults = describe(), list[str]()
@@ -47,7 +51,9 @@ def main() -> int:
             for connections in (100, 1_000) if options.quick else (100, 1_000, 5_000):
                 _note(f"fan-out to {connections:,} clients")
                 repetitions, deliveries = (3, 5_000) if options.quick else (7 if connections > 1_000 else 15, 20_000)
-                cells += measure(variants(redis), connections, repetitions=repetitions, deliveries=deliveries)
+                cells += measure(
+                    variants(redis, options.before), connections, repetitions=repetitions, deliveries=deliveries
+                )
         try:
             if "redis" in sections and redis is not None:
                 for per_s in (100, 500):
@@ -66,6 +72,7 @@ def main() -> int:
             lines.append(f"Redis: {redis.name} of this machine, on the CPU of the receiver")
     for rows in (
         fanout_rows(cells) if cells else [],
+        before_rows(cells),
         sustained_rows(sustained) if sustained else [],
         connection_rows(idle) if idle else [],
         inbound_rows(inbound) if inbound else [],

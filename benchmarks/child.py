@@ -38,10 +38,10 @@ def raise_file_limit() -> int:
 class Child:
     """A process that is commanded by lines. A context manager: leaving it ends the process.
 
-    cpu: the CPU it may run on; None: any.
+    cpu: the CPU it may run on; None: any. folder: where it is started; None: here.
     """
 
-    def __init__(self, argv: Sequence[str], *, cpu: int | None = None) -> None:
+    def __init__(self, argv: Sequence[str], *, cpu: int | None = None, folder: Path | None = None) -> None:
         self._argv = list(argv)
         pin = None if cpu is None else lambda: os.sched_setaffinity(0, {cpu})
         self._stderr = tempfile.TemporaryFile()  # told only if the process fails: a server may say a lot
@@ -50,6 +50,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
+            cwd=folder,
             preexec_fn=pin,  # before exec: threads that it starts inherit it
         )
         self._unread = b""

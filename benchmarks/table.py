@@ -6,9 +6,9 @@ from benchmarks.connections import Connections
 from benchmarks.fanout import BURSTS, Cell
 from benchmarks.inbound import Inbound
 from benchmarks.sustained import Sustained
-from benchmarks.variants import BASELINE, NAIVE
+from benchmarks.variants import BASELINE, BEFORE, GATEWAY, NAIVE, THROUGH_REDIS
 
-__all__ = ["connection_rows", "fanout_rows", "inbound_rows", "sustained_rows"]
+__all__ = ["before_rows", "connection_rows", "fanout_rows", "inbound_rows", "sustained_rows"]
 
 
 def fanout_rows(cells: Sequence[Cell]) -> list[str]:
@@ -31,6 +31,23 @@ def fanout_rows(cells: Sequence[Cell]) -> list[str]:
     if BASELINE not in {cell.variant for cell in cells}:
         lines.append(f"{BASELINE}: no gcc, not measured")
     return lines
+
+
+def before_rows(cells: Sequence[Cell]) -> list[str]:
+    """One line per number of clients: the gateway held against the one before; nothing if there is none."""
+    by_key = {(cell.variant, cell.connections, cell.burst): cell for cell in cells if not cell.fault}
+    table = [
+        [f"{GATEWAY}, x {BEFORE}", "one", f"x{BURSTS[-1]}", f"one{THROUGH_REDIS}", f"x{BURSTS[-1]}{THROUGH_REDIS}"]
+    ]
+    for connections in dict.fromkeys(cell.connections for cell in cells if cell.variant == BEFORE):
+        pairs = [
+            [by_key.get((name + way, connections, burst)) for name in (GATEWAY, BEFORE)]
+            for way in ("", THROUGH_REDIS)
+            for burst in BURSTS
+        ]
+        ratios = [f"{ours.ratio_to(theirs):.2f}" if ours and theirs else "" for ours, theirs in pairs]
+        table.append([f"{connections:,} clients", *ratios])
+    return _aligned(table) if len(table) > 1 else []
 
 
 def sustained_rows(runs: Iterable[Sustained]) -> list[str]:

@@ -4,6 +4,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmarks.child import Child
 from benchmarks.compiler import compiled
@@ -12,11 +13,13 @@ from benchmarks.message import compact, frame, payload, redis_channel, subscribe
 from benchmarks.receiver import Receiver
 from benchmarks.redis_server import RedisServer, request
 
-__all__ = ["BASELINE", "GATEWAY", "NAIVE", "Rig", "Variant", "gateway", "naive", "variants"]
+__all__ = ["BASELINE", "BEFORE", "GATEWAY", "NAIVE", "THROUGH_REDIS", "Rig", "Variant", "gateway", "naive", "variants"]
 
 BASELINE = "C loop of send()"
 NAIVE = "aiohttp send_str, encoded per client"
 GATEWAY = "this gateway"
+BEFORE = "the gateway before"
+THROUGH_REDIS = ", through Redis"
 # The clients of a server are elsewhere: it does not pay for waking them. Here it would, 1-2 us a send() in a virtual
 # machine, and a slow sender more often than a fast one; so the receiver is never asleep waiting, it looks at intervals.
 NAP_US = 1000
@@ -92,14 +95,17 @@ def naive(encode: str, loop: str) -> Child:
     return Child([sys.executable, "-m", "benchmarks.naive_server", encode, loop], cpu=server_cpu())
 
 
-def gateway(redis_url: str = "", *, ping_interval_s: float = 10.0) -> Child:
-    """Start a node of this gateway; see gateway_server. redis_url "": publications come from within."""
+def gateway(redis_url: str = "", *, ping_interval_s: float = 10.0, folder: Path | None = None) -> Child:
+    """Start a node of this gateway; see gateway_server. redis_url "": publications come from within.
+
+    folder: of another clone, whose node it is.
+    """
     argv = [sys.executable, "-m", "benchmarks.gateway_server", str(ping_interval_s), redis_url]
-    return Child(argv, cpu=server_cpu())
+    return Child(argv, cpu=server_cpu(), folder=folder)
 
 
-def variants(redis: RedisServer | None) -> list[Variant]:
-    """All that can be run here; the baseline first, if there is a compiler."""
+def variants(redis: RedisServer | None, before: Path | None = None) -> list[Variant]:
+    """All that can be run here; the baseline first, if there is a compiler. before: a clone to be held against."""
 
     def c_loop(connections: int) -> Rig:
         server = Child([str(compiled("sendloop")), frame().hex()], cpu=server_cpu())
@@ -108,17 +114,27 @@ def variants(redis: RedisServer | None) -> list[Variant]:
     def aiohttp(encode: str, loop: str) -> Callable[[int], Rig]:
         return lambda connections: Rig(naive(encode, loop), connections)
 
+    def from_within(folder: Path | None) -> Callable[[int], Rig]:
+        def start(connections: int) -> Rig:
+            return Rig(gateway(ping_interval_s=QUIET_S, folder=folder), connections, send=subscribe())
+
+        return start
+
+    def through_redis(redis: RedisServer, folder: Path | None) -> Callable[[int], Rig]:
+        def start(connections: int) -> Rig:
+            server = gateway(redis.url, ping_interval_s=QUIET_S, folder=folder)
+            return _RedisRig(server, connections, redis.connect())
+
+        return start
+
     found = [Variant(BASELINE, c_loop)] if compiled("sendloop") else []
     found += [
         Variant(NAIVE, aiohttp("each", "asyncio")),
         Variant("aiohttp send_str, encoded once", aiohttp("once", "asyncio")),
         Variant(f"{NAIVE}, uvloop", aiohttp("each", "uvloop")),
-        Variant(GATEWAY, lambda connections: Rig(gateway(ping_interval_s=QUIET_S), connections, send=subscribe())),
     ]
-    if redis is not None:
-
-        def through_redis(connections: int) -> Rig:
-            return _RedisRig(gateway(redis.url, ping_interval_s=QUIET_S), connections, redis.connect())
-
-        found.append(Variant(f"{GATEWAY}, through Redis", through_redis))
+    for name, folder in [(GATEWAY, None)] + ([] if before is None else [(BEFORE, before)]):
+        found.append(Variant(name, from_within(folder)))
+        if redis is not None:
+            found.append(Variant(name + THROUGH_REDIS, through_redis(redis, folder)))
     return found
