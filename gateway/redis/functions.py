@@ -82,6 +82,7 @@ def merge(library: str | None, prefix: str, rules: Mapping[str, Rules], *, is_sh
             f"-- format {FORMAT}",
             f"local SALT = '{secrets.token_hex(16)}'",
             f"local KEEP_MS, ONCE_MS = '{round(KEEP_S * 1000)}', '{round(ONCE_S * 1000)}'",
+            f"local IS_SHARDED = {'true' if is_sharded else 'false'}",
             "local RULES = {",
             *(lines[each] for each in sorted(lines)),
             "}",

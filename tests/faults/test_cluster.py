@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hiredis import ReplyError
 
 from gateway.errors import BrokerUnavailable
 from gateway.history import History
@@ -16,6 +17,7 @@ from gateway.redis import RedisHistory, RedisTarget
 from gateway.redis.cluster_broker import ClusterBroker
 from gateway.redis.names import channel_name
 from gateway.redis.slots import slot_of
+from gateway.rules import ChannelRule, Rules
 from tests.support.brokers import PREFIX, Recorder, hears
 from tests.support.clusters import ClusterLab
 from tests.support.nodes import GATEWAY, NodeProcess, Process
@@ -170,6 +172,38 @@ async def test_what_is_kept_comes_once_and_in_order_over_a_move(lab: ClusterLab)
         assert found is not None
         assert [int(each.payload) for each in found] == list(range(1, len(answers) + 1))
         assert await lab.ask(1, "XLEN", f"{PREFIX}:{{{key}}}:history") == len(answers)
+    finally:
+        await keeper.stop()
+
+
+@pytest.mark.parametrize("lab", REAL_KINDS, indirect=True)
+async def test_a_publisher_sent_on_while_a_slot_moves_begins_no_second_history(lab: ClusterLab) -> None:
+    target = RedisTarget.from_url(lab.url)
+    keeper = RedisHistory(target, prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    keeper.set_rules("pubsub", Rules([ChannelRule("*", history=100)]))
+    name = channel_name(PREFIX, keys_on(lab, 0)[0])
+    slot, call = slot_of(name), ("FCALL", "snorky_publish", 1, name, "{}")
+
+    async def is_loaded() -> bool:
+        return all([await lab.ask(at, "FUNCTION", "LIST") for at in (0, 1)])
+
+    await keeper.start()
+    try:
+        await eventually(is_loaded, within_s=5, what="the function is there")
+        first = Position.parse(await lab.ask(0, *call, "first"))
+        await lab.open_slot(slot, 0, 1)
+        for words in (call, (*call, "first"), (*call, "second")):
+            with pytest.raises(ReplyError, match=r"^ASK "):
+                await lab.ask(0, *words)
+            with pytest.raises(ReplyError, match=r"^TRYAGAIN "):
+                await lab.ask(1, *words, is_sent_on=True)
+        await lab.migrate(0, 1, name + b":position", name + b":history")
+        with pytest.raises(ReplyError, match=r"^TRYAGAIN "):
+            await lab.ask(1, *call, "first", is_sent_on=True)  # that this was taken is not known here yet
+        await lab.move_slot(slot, 0, 1)
+        assert Position.parse(await lab.ask(1, *call, "first")) == first
+        second = Position.parse(await lab.ask(1, *call, "second"))
+        assert (second.epoch, second.offset) == (first.epoch, 2)
     finally:
         await keeper.stop()
 

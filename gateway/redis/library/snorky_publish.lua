@@ -40,6 +40,19 @@ local function find(rules, name)
   return NONE
 end
 
+-- A slot that is on its way to this server of a Cluster is served here to who follows ASK, key by key, missing or not; but
+-- of several keys at once only if none is missing. Else a second history would begin here, and the first not arrive.
+local function obstacle(keys)
+  local found = redis.pcall('EXISTS', unpack(keys))
+  if type(found) ~= 'table' then
+    return nil
+  end
+  if string.find(found.err, 'non local key', 1, true) then
+    return redis.error_reply('TRYAGAIN snorky_publish: the slot is being moved')
+  end
+  return found
+end
+
 redis.register_function('snorky_publish', function(keys, args)
   local payload, once = args[1], args[2]
   if #keys ~= 1 or #args < 1 or #args > 2 then
@@ -60,10 +73,13 @@ redis.register_function('snorky_publish', function(keys, args)
   if string.byte(payload) == 193 or not pcall(cjson.decode, payload) then
     return refuse('the payload is no JSON')
   end
+  local own = {keys[1] .. ':position', keys[1] .. ':history', once and keys[1] .. ':once:given backend ' .. once or nil}
+  local error = IS_SHARDED and obstacle(own)
+  if error then
+    return error
+  end
   local rule, time = find(rules.services[service], name), redis.call('TIME')
   -- The caller gives no entropy. SALT differs with each loading, TIME with each call.
   local entropy = string.sub(redis.sha1hex(SALT .. time[1] .. ' ' .. time[2] .. keys[1] .. payload), 1, 32)
-  return publish(
-    {keys[1] .. ':position', keys[1] .. ':history', once and keys[1] .. ':once:given backend ' .. once or nil},
-    {keys[1], payload, entropy, rule[1], rule[2], KEEP_MS, ONCE_MS})
+  return publish(own, {keys[1], payload, entropy, rule[1], rule[2], KEEP_MS, ONCE_MS})
 end)

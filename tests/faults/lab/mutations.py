@@ -121,6 +121,15 @@ MUTATIONS: tuple[Mutation, ...] = (
         argv=_test("tests/contract/test_history.py", "test_size_bounds_and_what_is_trimmed_is_gone"),
     ),
     Mutation(
+        guard="look for what has not arrived",  # of a slot that moves
+        file="gateway/redis/library/snorky_publish.lua",
+        old="local error = IS_SHARDED and obstacle(own)",
+        new="local error = false and obstacle(own)",
+        argv=_test(
+            "tests/faults/test_cluster.py", "test_a_publisher_sent_on_while_a_slot_moves_begins_no_second_history"
+        ),
+    ),
+    Mutation(
         guard="look for a claim behind a write",
         file="gateway/redis/directory.py",
         old='            if is_fenced:\n                raise BrokerUnavailable("fenced meanwhile")\n',
