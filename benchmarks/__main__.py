@@ -35,6 +35,8 @@ def main() -> int:
     if options.before and not (options.before / "benchmarks" / "gateway_server.py").is_file():
         parser.error(f"--before: {options.before} is no clone of this project that has benchmarks")
     sections = options.only or SECTIONS
+    if options.before and "fanout" not in sections:
+        parser.error("--before compares the fan-out, and --only leaves it out")
     files = raise_file_limit()
     lines, faults = describe(), list[str]()
     cells: list[Cell] = []

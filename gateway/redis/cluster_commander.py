@@ -20,7 +20,7 @@ from gateway.metrics import Metrics
 from gateway.redis.cluster import Cluster, Shard
 from gateway.redis.commander import Commander
 from gateway.redis.lanes import is_elsewhere
-from gateway.redis.pipeline import fail
+from gateway.redis.pipeline import all_ended, fail
 from gateway.redis.slots import key_of, slot_of
 from gateway.redis.target import RedisTarget
 
@@ -103,7 +103,7 @@ class ClusterCommander:
 
     async def _at_once(self, segments: Sequence[tuple[int | None, list[bytes], "_Trial"]], due: float) -> list[Any]:
         """Get the answers of a group, all of which is under way."""
-        parts = await asyncio.gather(*(self._done(slot, part, trial, due) for slot, part, trial in segments))
+        parts = await all_ended(self._done(slot, part, trial, due) for slot, part, trial in segments)
         return [answer for part in parts for answer in part]
 
     async def _finish(self, future: "asyncio.Future[list[Any]]", work: Coroutine[Any, Any, list[Any]]) -> None:

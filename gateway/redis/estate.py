@@ -8,24 +8,23 @@ Rules:
   and only who found it publishes `left`.
 """
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import structlog
 
 from gateway.directory import Member, Owner
 from gateway.redis.names import channel_name, counts_key, names_key, owned_key, roster_key
+from gateway.redis.pipeline import all_ended
 from gateway.redis.scripting import Call, Scripts
 from gateway.redis.wire import command
 
 __all__ = ["Estate", "Holding", "NameHeld", "Place", "field_of", "read_value"]
 
 BATCH = 200  # elements a round trip: a script of so many takes Redis 2 ms
-AT_ONCE = 4  # batches of a sweep: while Redis works at one, what is told of another is made
-_MISSING: Sequence[Any] = ()
+AT_ONCE = 2  # batches of a sweep: while Redis works at one, what is told of another is made
 
 _log = structlog.get_logger("snorky.redis")
 
@@ -36,7 +35,7 @@ class Notices(Protocol):
     def __call__(self, roster: str, member: Member, *, has_joined: bool, is_identity: bool) -> bytes | None: ...
 
 
-class _Element(msgspec.Struct, frozen=True, array_like=True):
+class _Element(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     def element(self) -> bytes:
         """Spell it as the index has it."""
         return msgspec.json.encode(self)
@@ -106,7 +105,7 @@ class Estate:
         Raises BrokerUnavailable: perhaps it was done to some.
         """
         batches = (holdings[start : start + BATCH] for start in range(0, len(holdings), BATCH))
-        found = await asyncio.gather(*(self._give_back(owner, batch) for batch in batches))
+        found = await all_ended(self._give_back(owner, batch) for batch in batches)
         return [was_there for batch in found for was_there in batch]
 
     def forget(self, owner: str, holdings: Iterable[Holding]) -> None:

@@ -5,13 +5,15 @@ Rules:
   about that (an answer too many, a deadline) ends the connection: no answer is ever given to another.
 - What was written and not answered is never sent again: it may have happened. It fails at once when its connection
   does. What was not yet written waits for the next connection, until its deadline. (`sequencer` may do otherwise.)
-- Memory is bounded, in requests and in bytes; beyond, requests fail at once and are counted.
+- Memory is bounded, in requests and in bytes; beyond, requests fail at once and are counted. One request of any size
+  fits while there is room: refused for its size alone it could never be made.
 - Every request is answered by its deadline. Deadlines are in the order of the queue, so one timer serves all.
 """
 
 import asyncio
 from collections import deque
-from typing import Any, Final
+from collections.abc import Awaitable, Iterable
+from typing import Any, Final, TypeVar
 
 from prometheus_client import Counter
 
@@ -21,9 +23,11 @@ from gateway.redis.link import Link
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import Gets, Wire, WireError
 
-__all__ = ["Pipeline", "Request", "fail"]
+__all__ = ["Pipeline", "Request", "all_ended", "fail"]
 
 LATE_S: Final = 0.1
+
+_T = TypeVar("_T")
 
 Request = tuple["asyncio.Future[Any]", bytes, float, int]  # future, bytes, deadline in loop time, answers that it gets
 
@@ -97,10 +101,7 @@ class Pipeline:
         if self._is_stopped:
             fail(future, BrokerUnavailable("the node is stopping"))
             return future
-        if (
-            len(self._waiting) + len(self._written) >= self._queue_max
-            or self._pending_bytes + len(data) > self._queue_max_bytes
-        ):
+        if len(self._waiting) + len(self._written) >= self._queue_max or self._pending_bytes >= self._queue_max_bytes:
             self._refused.inc()
             fail(future, BrokerUnavailable("too much is waiting for Redis"))
             return future
@@ -176,6 +177,15 @@ class Pipeline:
             future, data, _, _ = requests.popleft()
             self._pending_bytes -= len(data)
             fail(future, BrokerUnavailable(what))
+
+
+async def all_ended(works: Iterable[Awaitable[_T]]) -> list[_T]:
+    """Await all at once, to the end of each. Raises what the first of them raised, but nothing goes on behind it."""
+    ended = await asyncio.gather(*works, return_exceptions=True)
+    for each in ended:
+        if isinstance(each, BaseException):
+            raise each
+    return ended  # type: ignore[return-value]  # none of them is an error
 
 
 def fail(future: "asyncio.Future[Any]", error: BrokerUnavailable) -> None:

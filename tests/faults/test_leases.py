@@ -253,7 +253,17 @@ async def test_a_write_between_index_and_state_of_a_reaped_node_is_found_by_the_
 async def test_what_others_wrote_into_an_index_does_not_keep_a_dead_node_s_members(cluster: RedisTestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 3)
-    foreign = [b"", b"\xff", b"no JSON", b"[]", b'["r"]', b'["x","chat:1",1,""]', b'["r","chat:1","one",""]', b"1"]
+    foreign = [
+        b"",
+        b"\xff",
+        b"no JSON",
+        b"[]",
+        b'["r"]',
+        b'["n","a:1","b",1,1]',
+        b'["x","chat:1",1,""]',
+        b'["r","chat:1","one",""]',
+        b"1",
+    ]
     await inside(a)._scripts.run(command(b"SADD", owned_key("test", inside(a)._lease.owner), *foreign))
     await inside(a)._lease.abandon()
     await cluster.until(lambda: told(cluster, "left") == each_once("left", "a", 3))

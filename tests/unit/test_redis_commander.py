@@ -96,7 +96,7 @@ async def test_the_queue_is_bounded_and_its_bound_counted() -> None:
 
 
 async def test_the_bytes_that_wait_are_bounded_too_and_answers_make_room() -> None:
-    async with ScriptedRedis() as redis, commander(redis, queue_max_bytes=2_000) as sending:
+    async with ScriptedRedis() as redis, commander(redis, queue_max_bytes=1_500) as sending:
         kept = [sending.send(group(b"a" * 900)) for _ in range(2)]
         with pytest.raises(BrokerUnavailable):
             await sending.send(group(b"b" * 900))

@@ -40,8 +40,8 @@ local function find(rules, name)
   return NONE
 end
 
--- A slot that is on its way to this server of a Cluster is served here to who follows ASK, key by key, missing or not; but
--- of several keys at once only if none is missing. Else a second history would begin here, and the first not arrive.
+-- A slot on its way to this server of a Cluster is served here to who follows ASK, key by key, missing or not; but of
+-- several keys at once only if none is missing. Else a second history would begin here, and the first not arrive.
 local function obstacle(keys)
   local found = redis.pcall('EXISTS', unpack(keys))
   if type(found) ~= 'table' then

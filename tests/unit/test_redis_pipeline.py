@@ -1,0 +1,40 @@
+"""What pipelines have in common beside what the tests of publisher and commander hold."""
+
+import asyncio
+
+import pytest
+
+from gateway.errors import BrokerUnavailable
+from gateway.redis.pipeline import all_ended
+
+
+async def test_nothing_goes_on_behind_an_error_of_what_ran_beside() -> None:
+    ended = []
+
+    async def work(number: int) -> int:
+        for _ in range(number):
+            await asyncio.sleep(0)
+        ended.append(number)
+        if number == 1:
+            raise BrokerUnavailable("no")
+        return number
+
+    with pytest.raises(BrokerUnavailable):
+        await all_ended(map(work, (3, 1, 5)))
+    assert ended == [1, 3, 5]
+    assert await all_ended(map(work, (3, 2))) == [3, 2]
+
+
+async def test_who_is_cancelled_takes_along_what_he_awaits() -> None:
+    never = asyncio.get_running_loop().create_future()
+
+    async def work() -> None:
+        await never
+
+    waiting = asyncio.ensure_future(all_ended([work(), work()]))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert never.cancelled()
