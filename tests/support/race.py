@@ -23,6 +23,7 @@ __all__ = ["Connect", "Link", "Race", "Racer"]
 
 ROOMS = tuple(f"room {number}" for number in range(8))
 NAMES = tuple(f"name {number}" for number in range(50))
+TAKEOVER_SHARE = 0.2  # of registrations: by chance alone it is hardly ever a name of one's other connection
 QUIET_EVERY_S = 1.0
 DEADLINE_S = 10.0
 
@@ -143,7 +144,8 @@ class Racer:
                 del self.views[room]
                 await self.ask("chat", "leave", channel=room)
             elif kind == "register":
-                name = chance.choice(NAMES)
+                twins = self._race.names_of_twins(self)
+                name = chance.choice(twins if twins and chance.random() < TAKEOVER_SHARE else NAMES)
                 if name not in self.names:
                     await self.ask("messaging", "registerParticipant", ["Name already registered"], name=name)
             elif kind == "unregister" and self.names:
@@ -186,6 +188,11 @@ class Race:
         self._clock = itertools.count(1)
         self._said: defaultdict[str, dict[int, int]] = defaultdict(dict)  # room -> message -> when
         self._doubts: list[_Doubt] = []
+
+    def names_of_twins(self, racer: Racer) -> list[str]:
+        """List the names that an identity's other connections have."""
+        twins = [each for each in self.racers if each.identity == racer.identity and each is not racer]
+        return sorted({name for twin in twins for name in twin.names})
 
     async def connect(self, racer: Racer) -> None:
         """Connect a racer, to any node."""
