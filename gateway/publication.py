@@ -232,7 +232,7 @@ class _Change(msgspec.Struct, array_like=True):
     kind: Literal["+", "-", "="]
     is_identity: bool
     identity: str
-    connection_id: Annotated[str, msgspec.Meta(pattern=r"^.+\.[0-9]{1,18}$")]
+    connection_id: Annotated[str, msgspec.Meta(pattern=r"^.+\.[0-9]{1,18}\Z")]
     entry: str
     data: Any = None
 

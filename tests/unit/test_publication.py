@@ -85,6 +85,7 @@ def test_version_or_encoding_that_is_not_known_is_said_so(header: bytes) -> None
         *(
             b'3 7 6 j ["*",true,"a","n.1",""]',
             b'3 7 6 j ["+",true,"a","n",""]',
+            b'3 7 6 j ["+",true,"a","n.1\\n",""]',
             b'3 7 6 j ["+",1,"a","n.1",""]',
             b'3 7 6 j ["+",true,"a","n.1"]',
         ),
