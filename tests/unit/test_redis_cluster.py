@@ -1,4 +1,4 @@
-"""Cluster: which shards there are, told from what its servers say."""
+"""Cluster: which shards there are, told from what its servers say; and commands to several of them at once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,24 +6,32 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from gateway.errors import BrokerUnavailable
+from gateway.metrics import Metrics
 from gateway.redis import RedisTarget
 from gateway.redis.cluster import Cluster
-from gateway.redis.wire import DialError
+from gateway.redis.cluster_commander import ClusterCommander
+from gateway.redis.wire import DialError, command
 from tests.support.scripted_redis import Command, ScriptedRedis
 
 Ranges = dict[tuple[int, int], list[tuple[str, int]]]  # slots: (id, port) of the primary and its replicas
 
 
 class Member:
-    """A server of a cluster that says what it is told to."""
+    """A server of a cluster that says what it is told to. value: to each GET; None: nothing."""
 
     def __init__(self) -> None:
+        self.value: bytes | None = None
+        self.gets = 0
         self.slots: Ranges = {}
         self.state, self.epoch = "ok", 1
         self.asked = 0
         self.server = ScriptedRedis(self._answer)
 
-    def _answer(self, command: Command) -> bytes:
+    def _answer(self, command: Command) -> bytes | None:
+        if command[0] == b"GET":
+            self.gets += 1
+            return self.value
         if command == (b"CLUSTER", b"INFO"):
             self.asked += 1
             text = f"cluster_state:{self.state}\r\ncluster_current_epoch:{self.epoch}\r\n".encode()
@@ -136,3 +144,30 @@ async def test_no_member_of_a_cluster_is_told(members: list[Member]) -> None:
         assert cluster is not None
         with pytest.raises(DialError, match=r"no server of the cluster answers.*cluster support disabled"):
             await cluster.look()
+
+
+async def test_what_goes_to_several_shards_at_once_has_ended_on_all_when_one_fails(members: list[Member]) -> None:
+    a, b, _ = members
+    say(members, {(0, 8191): [("A", a.server.port)], (8192, 16383): [("B", b.server.port)]})
+    commander = ClusterCommander(
+        cluster_of(*members), role="test", client_name="test", metrics=Metrics(), timeout_s=10.0, dial_timeout_s=2.0
+    )
+    b.value = b"-TRYAGAIN the slot is being moved\r\n"
+    commander.start()
+    try:
+        asked = commander.send([command(b"GET", b"bar"), command(b"GET", b"foo")], in_order=False)  # slots 5061, 12182
+        await until_asked(a, 1)
+        a.server.drop()  # with the answer
+        await until_asked(b, b.gets + 5)
+        assert not asked.done(), "the other one is tried still"
+        b.value = b"$1\r\nx\r\n"
+        with pytest.raises(BrokerUnavailable) as refusal:
+            await asked
+        assert refusal.value.what.startswith("outcome unknown")
+    finally:
+        await commander.stop()
+
+
+async def until_asked(member: Member, gets: int) -> None:
+    while member.gets < gets:  # noqa: ASYNC110 - a server cannot be awaited; the fixture ends it
+        await asyncio.sleep(0.01)
