@@ -21,6 +21,7 @@ from gateway.redis.broker import RedisBroker
 from gateway.redis.cluster import Cluster, Shard
 from gateway.redis.lanes import Lanes
 from gateway.redis.names import channel_name, sharded_canary_name
+from gateway.redis.pipeline import fail
 from gateway.redis.slots import SLOTS, slot_of
 from gateway.redis.subscriber import MOVED
 
@@ -102,8 +103,7 @@ class ClusterBroker:
 
         if self._is_stopped:
             future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            future.set_exception(BrokerUnavailable("the broker is stopped"))
-            future.exception()
+            fail(future, BrokerUnavailable("the broker is stopped"))
             return future
         return self._lanes.send(name, self._cluster.shard_of(name), send)
 

@@ -83,7 +83,7 @@ class Pipeline:
         await self._link.stop()
         if self._timer is not None:
             self._timer.cancel()
-        self._fail(self._waiting, "the node is stopping")
+        self._fail(self._waiting, "the connection is closed")
 
     def redial_if_owing(self, for_s: float, reason: str) -> None:
         """Give the connection up if Redis has not answered something that was queued `for_s` ago."""
@@ -99,7 +99,7 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         if self._is_stopped:
-            fail(future, BrokerUnavailable("the node is stopping"))
+            fail(future, BrokerUnavailable("the connection is closed"))
             return future
         if len(self._waiting) + len(self._written) >= self._queue_max or self._pending_bytes >= self._queue_max_bytes:
             self._refused.inc()

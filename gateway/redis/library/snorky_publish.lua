@@ -42,6 +42,7 @@ end
 
 -- A slot on its way to this server of a Cluster is served here to who follows ASK, key by key, missing or not; but of
 -- several keys at once only if none is missing. Else a second history would begin here, and the first not arrive.
+-- Returns the error to answer with, or nil. Others than that are of the caller's rights, or of a Cluster that is down.
 local function obstacle(keys)
   local found = redis.pcall('EXISTS', unpack(keys))
   if type(found) ~= 'table' then
@@ -74,9 +75,9 @@ redis.register_function('snorky_publish', function(keys, args)
     return refuse('the payload is no JSON')
   end
   local own = {keys[1] .. ':position', keys[1] .. ':history', once and keys[1] .. ':once:given backend ' .. once or nil}
-  local error = IS_SHARDED and obstacle(own)
-  if error then
-    return error
+  local met = IS_SHARDED and obstacle(own)
+  if met then
+    return met
   end
   local rule, time = find(rules.services[service], name), redis.call('TIME')
   -- The caller gives no entropy. SALT differs with each loading, TIME with each call.

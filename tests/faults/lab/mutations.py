@@ -123,8 +123,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="look for what has not arrived",  # of a slot that moves
         file="gateway/redis/library/snorky_publish.lua",
-        old="local error = IS_SHARDED and obstacle(own)",
-        new="local error = false and obstacle(own)",
+        old="local met = IS_SHARDED and obstacle(own)",
+        new="local met = false and obstacle(own)",
         argv=_test(
             "tests/faults/test_cluster.py", "test_a_publisher_sent_on_while_a_slot_moves_begins_no_second_history"
         ),
