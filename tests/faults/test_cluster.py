@@ -1,6 +1,7 @@
 """A Redis Cluster: slots that move, primaries that die; channels are heard again, in order, within five seconds."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from gateway.redis import RedisHistory, RedisTarget
 from gateway.redis.cluster_broker import ClusterBroker
 from gateway.redis.names import channel_name
 from gateway.redis.slots import slot_of
+from gateway.redis.wire import WireError, ask, command, dial
 from gateway.rules import ChannelRule, Rules
 from tests.support.brokers import PREFIX, Recorder, hears
 from tests.support.clusters import ClusterLab
@@ -26,6 +28,7 @@ from tests.support.tools import eventually
 
 pytestmark = pytest.mark.needs("redis-server")
 
+OPERATIONS = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
 HEALED_S = 5.0
 HOUR = History(3600.0)
 
@@ -54,6 +57,23 @@ def keys_on(lab: ClusterLab, at: int, count: int = 1) -> list[str]:
     """Find keys whose channels lie on a primary, as slots were dealt out."""
     found = [f"pubsub:{number}" for number in range(count * 20)]
     return [key for key in found if slot_of(channel_name(PREFIX, key)) * lab.primaries // 16_384 == at][:count]
+
+
+@asynccontextmanager
+async def functions(lab: ClusterLab) -> AsyncIterator[None]:
+    """Run what keeps `snorky_publish` loaded; every channel has a history."""
+    keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    keeper.set_rules("pubsub", Rules([ChannelRule("*", history=100)]))
+
+    async def are_loaded() -> bool:
+        return all([await lab.ask(at, "FUNCTION", "LIST") for at in range(lab.primaries)])
+
+    await keeper.start()
+    try:
+        await eventually(are_loaded, within_s=5, what="the function is there")
+        yield
+    finally:
+        await keeper.stop()
 
 
 async def test_channels_of_all_shards_are_heard(lab: ClusterLab) -> None:
@@ -178,18 +198,9 @@ async def test_what_is_kept_comes_once_and_in_order_over_a_move(lab: ClusterLab)
 
 @pytest.mark.parametrize("lab", REAL_KINDS, indirect=True)
 async def test_a_publisher_sent_on_while_a_slot_moves_begins_no_second_history(lab: ClusterLab) -> None:
-    target = RedisTarget.from_url(lab.url)
-    keeper = RedisHistory(target, prefix=PREFIX, node_id="node-1", metrics=Metrics())
-    keeper.set_rules("pubsub", Rules([ChannelRule("*", history=100)]))
     name = channel_name(PREFIX, keys_on(lab, 0)[0])
     slot, call = slot_of(name), ("FCALL", "snorky_publish", 1, name, "{}")
-
-    async def is_loaded() -> bool:
-        return all([await lab.ask(at, "FUNCTION", "LIST") for at in (0, 1)])
-
-    await keeper.start()
-    try:
-        await eventually(is_loaded, within_s=5, what="the function is there")
+    async with functions(lab):
         first = Position.parse(await lab.ask(0, *call, "first"))
         await lab.open_slot(slot, 0, 1)
         for words in (call, (*call, "first"), (*call, "second")):
@@ -204,8 +215,31 @@ async def test_a_publisher_sent_on_while_a_slot_moves_begins_no_second_history(l
         assert Position.parse(await lab.ask(1, *call, "first")) == first
         second = Position.parse(await lab.ask(1, *call, "second"))
         assert (second.epoch, second.offset) == (first.epoch, 2)
-    finally:
-        await keeper.stop()
+
+
+async def test_the_rights_that_operations_lists_are_enough_to_publish_by_the_function(lab: ClusterLab) -> None:
+    listed = re.search(r"^    resetchannels (&PREFIX:\{pubsub:\* .*?)\n\n", OPERATIONS, re.MULTILINE | re.DOTALL)
+    besides = re.search(r"one that publishes by `FCALL`\s+needs `([^`]+)`", OPERATIONS)
+    assert listed is not None and besides is not None
+    rights = f"{listed[1]} {besides[1]}".replace("PREFIX", PREFIX).split()
+    name = channel_name(PREFIX, keys_on(lab, 0)[0])
+
+    async def publish() -> Any:
+        target = RedisTarget.from_url(lab.servers[0].url.replace("redis://", "redis://job:secret@"))
+        wire = await dial(target, name="job", timeout_s=5.0)
+        (answer,) = await ask(wire, command(b"FCALL", b"snorky_publish", b"1", name, b"{}", b"once"))
+        wire.close(WireError("asked"))
+        await wire.wait_closed()
+        return answer
+
+    async with functions(lab):
+        for word in besides[1].split():
+            await lab.ask(
+                0, "ACL", "SETUSER", "job", "reset", "on", ">secret", *(each for each in rights if each != word)
+            )
+            assert isinstance(await publish(), ReplyError), f"{word} is asked for"
+        await lab.ask(0, "ACL", "SETUSER", "job", "reset", "on", ">secret", *rights)
+        assert Position.parse((await publish()).decode()).offset == 1
 
 
 async def test_what_is_kept_survives_its_primary(lab: ClusterLab) -> None:
