@@ -32,6 +32,7 @@ from gateway.errors import (
 from gateway.history import History, Keeper, Recovery, history_of
 from gateway.http.backend import BackendHandler
 from gateway.http.handler import WebSocketHandler
+from gateway.identity import identity_name, identity_text, stated_identity
 from gateway.info import InfoService
 from gateway.metrics import Metrics
 from gateway.node import Node
@@ -103,9 +104,12 @@ __all__ = [
     "channel_name",
     "error_message",
     "history_of",
+    "identity_name",
+    "identity_text",
     "is_cancelling",
     "load",
     "run",
     "running",
     "send_error",
+    "stated_identity",
 ]

@@ -19,11 +19,11 @@ import jwt
 
 from gateway.auth_settings import Auth, PublicKey, algorithm_of
 from gateway.errors import InvalidToken
+from gateway.identity import IDENTITY_MAX_BYTES, identity_text
 
 __all__ = ["IDENTITY_MAX_BYTES", "FixedKey", "Identity", "Key", "Keys", "Verifier", "check_identity"]
 
 TOKEN_MAX_BYTES: Final = 8192  # what fits into a header
-IDENTITY_MAX_BYTES: Final = 255
 
 # PyJWT's exceptions -> a reason for metrics; the first that fits
 _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
@@ -90,7 +90,8 @@ class Verifier:
         self._auth = auth or Auth()
         self._clock = clock
         claim = self._auth.identity_claim
-        self._options: Any = {"require": ["exp", claim], "verify_sub": claim == "sub"}
+        # PyJWT refuses an integer as `sub`; `check_identity` looks at whichever claim it is
+        self._options: Any = {"require": ["exp", claim], "verify_sub": False}
 
     async def verify(self, token: str) -> Identity:
         """Verify a token. Raises InvalidToken; BrokerUnavailable: the keys cannot be had now."""
@@ -118,12 +119,9 @@ class Verifier:
         expires_at_s = _seconds(claims, "exp")
         if expires_at_s - self._clock() > self._auth.lifetime_max_s:
             raise InvalidToken("lifetime")
-        who = claims[self._auth.identity_claim]
-        if isinstance(who, int) and not isinstance(who, bool):
-            who = str(who)  # many a database counts its users
         issued_at_s = _seconds(claims, "iat") if "iat" in claims else -math.inf
         return Identity(
-            check_identity(who),
+            check_identity(claims[self._auth.identity_claim]),
             expires_at_s=expires_at_s,
             token_id=claims.get("jti"),
             # the issuer's clock may be ahead: what it dates a moment after the revocation was there before
@@ -132,11 +130,11 @@ class Verifier:
 
 
 def check_identity(value: object) -> str:
-    """Take an identity: text of 1 to 255 bytes without control characters. Raises InvalidToken."""
-    if isinstance(value, str) and value.isprintable():  # also: no lone surrogates
-        if 0 < len(value.encode()) <= IDENTITY_MAX_BYTES:
-            return value
-    raise InvalidToken("identity")
+    """Take an identity, a text or an integer; returns its text. Raises InvalidToken."""
+    try:
+        return identity_text(value)
+    except ValueError:
+        raise InvalidToken("identity") from None
 
 
 def _header(token: str) -> tuple[str | None, str]:

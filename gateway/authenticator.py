@@ -8,8 +8,10 @@ A session is entered before it is looked up: a revocation that comes in between 
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
+
+import structlog
 
 from gateway.auth import Identity, Verifier, check_identity
 from gateway.auth_settings import Auth
@@ -22,6 +24,9 @@ from gateway.sessions import Session, Sessions
 __all__ = ["AlreadyAuthenticated", "Authenticator"]
 
 TIMEOUT_S: Final = 5.0  # for keys, Redis and a hook together
+RETRY_S: Final = 1.0  # of reading the revocations for the first time
+
+_log = structlog.get_logger("snorky.auth")
 
 
 class AlreadyAuthenticated(Refused):
@@ -60,14 +65,28 @@ class Authenticator:
         self._clock = clock
         self._outcomes = metrics.authentications
         self._sessions = Sessions(clock, grace_s=self._auth.leeway_s)
+        self._beginning: asyncio.Task[None] | None = None
 
     @property
     def takes_tokens(self) -> bool:
         """True if tokens can be verified here."""
         return self._verifier is not None
 
+    def start(self, connections: Callable[[], Iterable[Connection]]) -> None:
+        """Begin to read revocations, before anybody has logged in: a service may set an identity without a token.
+
+        connections: all of the node. Returns at once; tries again until Redis answers.
+        """
+        self._sessions.look_through(connections)
+        if self._beginning is None:
+            self._beginning = asyncio.get_running_loop().create_task(self._begin(), name="revocations begin")
+
     async def stop(self) -> None:
         """End timers and watching. Idempotent."""
+        task, self._beginning = self._beginning, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         self._sessions.stop()
         await self._revocations.stop()
 
@@ -82,7 +101,7 @@ class Authenticator:
             raise _NotConfigured
         return await self._counted(self._enter_token(token, self._verifier))
 
-    async def enter_as(self, identify: Callable[[], Awaitable[str | None]]) -> Session | None:
+    async def enter_as(self, identify: Callable[[], Awaitable[str | int | None]]) -> Session | None:
         """Let a hook say who somebody is; None = it does not know. As `enter`; what the hook raises comes through."""
         began_s = self._clock()
         async with asyncio.timeout(TIMEOUT_S):
@@ -159,6 +178,19 @@ class Authenticator:
         await self._revocations.add(Kind.RECONNECT if reconnect else Kind.DISCONNECT, identity)
 
     # -- inner -----------------------------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        is_failing = False
+        while True:
+            try:
+                await self._revocations.begin(self._sessions.on_revocation)
+            except BrokerUnavailable:
+                if not is_failing:
+                    _log.warning("revocations not read; trying again", every_s=RETRY_S)
+                is_failing = True
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
 
     async def _enter_token(self, token: str, verifier: Verifier) -> Session:
         return await self._enter(await verifier.verify(token))

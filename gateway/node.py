@@ -164,6 +164,7 @@ class Node:
     async def start(self) -> None:
         """Begin to connect to the broker; returns at once. `is_ready` tells when it has come through."""
         await self._broker.start(self)
+        self._auth.start(lambda: self.connections)
         if self._keeper is not None:
             await self._keeper.start()
         if self._repair is not None:

@@ -19,6 +19,7 @@ from gateway.codec import channel_of, decode_json, encode_json
 from gateway.connection import Connection
 from gateway.directory import Directory, Entered, Member, Owner
 from gateway.errors import BrokerUnavailable, CloseCode, ConnectionClosed
+from gateway.identity import stated_identity
 from gateway.publication import Change, Selector, write_addressed, write_change
 
 __all__ = ["Notice", "Ownership", "encode_notice"]
@@ -92,7 +93,7 @@ class Ownership:
     async def enter(self, connection: Connection, roster: str, *, entry: str, data: Any) -> Entered:
         """See Rosters.enter."""
         belongings = self._of(connection)
-        identity = connection.identity or connection.id
+        identity = stated_identity(connection.identity) or connection.id
         owner = Owner(self._node_id, self.directory.incarnation, connection.serial)
         known = belongings.members.get((roster, entry))
         belongings.members[roster, entry] = Member(identity, owner, entry, data)
@@ -138,12 +139,13 @@ class Ownership:
 
     async def claim(self, connection: Connection, names: str, name: str) -> bool:
         """See Names.claim."""
+        identity = stated_identity(connection.identity)
         belongings = self._of(connection)
         is_new = (names, name) not in belongings.names
         belongings.names.add((names, name))
         is_ours = False
         try:
-            is_ours = await self.directory.claim(names, name, connection.serial, connection.identity)
+            is_ours = await self.directory.claim(names, name, connection.serial, identity)
         except BaseException:
             if is_new:
                 self._owe(lambda: self._release_again(connection.serial, names, name))

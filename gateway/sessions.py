@@ -3,6 +3,8 @@
 Rules:
 - A session stands here before it is checked against the revocations and until its connection has gone; a
   revocation that comes meanwhile marks it, and who checks looks at the mark.
+- `connection.identity` is the truth about who a connection is, whoever set it: a token, a hook, or a service. A
+  revocation looks at all connections of the node for it, once for all revocations that one loop tick brings.
 - One timer for all deadlines of a node, and none while there are none: deadlines stand by the tick that they fall into.
 - Deadlines are kept by the loop's clock: when a node's wall clock jumps, nobody is sent away.
 """
@@ -10,7 +12,7 @@ Rules:
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from gateway.auth import Identity
@@ -61,11 +63,17 @@ class Sessions:
         self._by_name: dict[tuple[bool, str], set[Session]] = {}  # is it a token's id?, name
         self._due: dict[int, set[Session | Connection]] = {}  # sessions that expire; connections without one
         self._awaited: dict[Connection, int] = {}  # those without one, and their tick
+        self._connections: Callable[[], Iterable[Connection]] = tuple  # of the node
+        self._unswept: dict[str, Kind] = {}  # identities that connections are to be looked through for
         self._ticked = 0  # tick that was looked at last
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._by_connection)
+
+    def look_through(self, connections: Callable[[], Iterable[Connection]]) -> None:
+        """Say where all connections of the node are found, also those whose identity a service set."""
+        self._connections = connections
 
     def enter(self, who: Identity) -> Session:
         """Make a session that revocations find from now on. `bind` or `leave` is owed."""
@@ -114,12 +122,27 @@ class Sessions:
         for session in tuple(self._by_name.get((revocation.kind is Kind.TOKEN, revocation.name), ())):
             if session.is_hit(revocation):
                 self.end(session, *_ENDS[revocation.kind])
+        if revocation.kind is not Kind.TOKEN:
+            if not self._unswept:
+                asyncio.get_running_loop().call_soon(self._sweep)
+            self._unswept[revocation.name] = revocation.kind
 
     def end(self, session: Session, code: CloseCode, reason: str) -> None:
         """End a session, and its connection if it has one by now."""
         session.end = code, reason
         if session.connection is not None:
             session.connection.close(code, reason)
+
+    def _sweep(self) -> None:
+        """End the connections whose identity no token and no hook, but a service has set."""
+        kinds, self._unswept = self._unswept, {}
+        for connection in self._connections():
+            kind = kinds.get(connection.identity) if connection.identity is not None else None
+            if kind is None:
+                continue
+            session = self._by_connection.get(connection)
+            if session is None or session.who.identity != connection.identity:  # the others were looked at by date
+                connection.close(*_ENDS[kind])
 
     def stop(self) -> None:
         """End the timer."""
@@ -163,7 +186,8 @@ class Sessions:
                     self.end(what, CloseCode.BAD_TOKEN, "Token expired")
                 else:
                     self._awaited.pop(what, None)
-                    what.close(CloseCode.AUTHENTICATION_TIMEOUT, "Not authenticated in time")
+                    if what.identity is None:
+                        what.close(CloseCode.AUTHENTICATION_TIMEOUT, "Not authenticated in time")
         if self._due:
             self._timer = loop.call_later(TICK_S, self._tick)
 

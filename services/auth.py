@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from gateway import Connection, Identity, InvalidToken
+from gateway import Connection, Identity, InvalidToken, identity_name
 from services.rpc import Request, RPCError, RPCService, rpc_command
 
 __all__ = ["AuthBackend", "AuthService"]
 
-_MAX_BYTES = 255  # of an identity or a token's id
+_MAX_BYTES = 255  # of a token's id
 
 
 class AuthService(RPCService):
@@ -59,7 +59,7 @@ class AuthBackend(RPCService):
     @rpc_command
     async def revoke(self, request: Request, identity: Any) -> None:
         """End an identity's connections, and make no token good that was issued to it until now."""
-        await self.cluster.auth.revoke(_text(identity))
+        await self.cluster.auth.revoke(_name(identity))
 
     @rpc_command(name="revokeToken")
     async def revoke_token(self, request: Request, jti: Any) -> None:
@@ -71,11 +71,18 @@ class AuthBackend(RPCService):
         """End an identity's connections; reconnect: they may come back."""
         if not isinstance(reconnect, bool):
             raise RPCError("Invalid params", "invalid_params")
-        await self.cluster.auth.disconnect(_text(identity), reconnect=reconnect)
+        await self.cluster.auth.disconnect(_name(identity), reconnect=reconnect)
+
+
+def _name(identity: Any) -> str:
+    try:
+        return identity_name(identity)
+    except ValueError:
+        raise RPCError("Invalid params", "invalid_params") from None
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value.encode()) <= _MAX_BYTES:
+    if not isinstance(value, str) or not 0 < len(value.encode(errors="surrogatepass")) <= _MAX_BYTES:
         raise RPCError("Invalid params", "invalid_params")
     return value
 

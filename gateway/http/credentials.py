@@ -18,7 +18,7 @@ from gateway.sessions import Session
 __all__ = ["Identify", "session_of", "token_of"]
 
 # Say who makes a request, by a session cookie for example; None = it is not known
-Identify = Callable[[web.Request], Awaitable[str | None]]
+Identify = Callable[[web.Request], Awaitable[str | int | None]]
 
 _SUBPROTOCOL: Final = "bearer."
 _log = structlog.get_logger("snorky.auth")

@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any, Final
 
-from gateway import Connection, Position
+from gateway import Connection, Position, stated_identity
 from services.rpc import RPCError
 
 __all__ = ["LIMIT_DEFAULT", "LIMIT_MAX", "limit_of", "once_of", "position_of", "recovery_of"]
@@ -56,9 +56,10 @@ def once_of(key: Any, connection: Connection | None = None) -> str | None:
         raise _invalid()
     if connection is None:
         return f"backend {key}"
-    if connection.identity is None:
+    who = stated_identity(connection.identity)
+    if who is None:
         return f"connection {connection.id} {key}"
-    identity = hashlib.blake2b(connection.identity.encode(), digest_size=16).hexdigest()  # no blank can be forged
+    identity = hashlib.blake2b(who.encode(), digest_size=16).hexdigest()  # no blank can be forged
     return f"identity {identity} {key}"
 
 

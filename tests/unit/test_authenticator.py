@@ -13,6 +13,7 @@ from gateway.auth import FixedKey, Key, Keys, Verifier
 from gateway.auth_settings import Auth
 from gateway.authenticator import Authenticator
 from gateway.errors import BrokerUnavailable
+from gateway.identity import identity_name, identity_text
 from gateway.key_cache import KeyCache, KeysUnavailable
 from gateway.metrics import Metrics
 from gateway.revocation import Kind, LocalRevocations, Revocation
@@ -172,7 +173,7 @@ async def test_a_session_cookie_may_say_who_it_is_where_there_is_no_token() -> N
         assert await whoami(await site.client(both), site) == "alice"
 
 
-@pytest.mark.parametrize("outcome", ["raise", "", 7, "a\nb"])
+@pytest.mark.parametrize("outcome", ["raise", "", 7.5, "a\nb"])
 def test_a_hook_that_fails_lets_nobody_in(outcome: Any) -> None:
     async def identify(request: web.Request) -> Any:
         if outcome == "raise":
@@ -400,6 +401,74 @@ async def test_a_session_of_a_hook_is_revoked_too_and_the_hook_decides_about_the
         assert await whoami(await site.client(), site) == "carol"
 
 
+@on_both_loops
+async def test_the_backend_ends_a_connection_whose_identity_a_service_set() -> None:
+    async with running_site(auth=authenticator()) as site:
+        for command, close_code in (("revoke", 4503), ("disconnect", 4500)):
+            client, other = await site.client(), await site.client()
+            await whoami(client, site)
+            ann, bob = list(site.node.connections)[-2:]
+            ann.identity, bob.identity = "ann", "bob"
+            await getattr(site.node.auth, command)("ann")
+            assert await client.closed() == close_code
+            await other.say({"service": "echo", "message": "still here"})
+            assert (await other.message())["message"] == "still here"
+
+
+@on_both_loops
+async def test_the_identity_that_a_service_set_over_a_tokens_counts() -> None:
+    async with running_site(auth=authenticator()) as site:
+        client = await site.client(bearer(hmac_token()))
+        await whoami(client, site)
+        site.connection.identity = "bob"
+        await site.node.auth.disconnect("bob")
+        assert await client.closed() == 4500
+
+
+@on_both_loops
+async def test_the_deadline_is_met_by_an_identity_that_a_service_set() -> None:
+    async with running_site(auth=authenticator(), requires_identity=True) as site:
+        client, stranger = await site.client(), await site.client()
+        await until(lambda: len(list(site.node.connections)) == 2)
+        next(iter(site.node.connections)).identity = "ann"
+        assert await stranger.closed() == 4502  # its deadline is the later one
+        await client.say({"service": "echo", "message": "here"})
+        assert (await client.message())["message"] == "here"
+
+
+@on_both_loops
+async def test_an_integer_identity_is_revoked_as_an_integer_and_not_as_a_text() -> None:
+    async with running_site(auth=authenticator()) as site:
+        number, text = await site.client(), await site.client()
+        await until(lambda: len(list(site.node.connections)) == 2)
+        first, second = site.node.connections
+        first.identity, second.identity = identity_text(7), "7"
+        await site.node.auth.disconnect(identity_name(7))
+        assert await number.closed() == 4500
+        await text.say({"service": "echo", "message": "here"})
+        assert (await text.message())["message"] == "here"
+
+
+async def test_revocations_are_read_before_the_first_login_even_if_redis_comes_late() -> None:
+    class Late(LocalRevocations):
+        refusals = 0
+        begun = asyncio.Event()
+
+        async def begin(self, watcher: Any) -> None:
+            if self.refusals == 0:
+                self.refusals += 1
+                raise BrokerUnavailable("revocations")
+            await super().begin(watcher)
+            self.begun.set()
+
+    late = Late()
+    auth = Authenticator(metrics=Metrics(), revocations=late)
+    auth.start(lambda: ())
+    async with asyncio.timeout(10):
+        await late.begun.wait()
+    await auth.stop()
+
+
 class Hastened(LocalRevocations):
     """Somebody revokes at the worst moment: the list has been read, and the connection is not made yet."""
 
@@ -418,7 +487,7 @@ async def test_a_revocation_in_the_middle_of_a_login_is_not_missed() -> None:
         assert await client.closed() == 4503
 
 
-@pytest.mark.parametrize("bad", ["", "x" * 256, 7, None, ["alice"]])
+@pytest.mark.parametrize("bad", ["", "x" * 256, 7.5, True, None, ["alice"]])
 def test_the_backend_is_told_of_names_that_are_none(bad: Any) -> None:
     async def scenario() -> None:
         async with running_site(auth=authenticator()) as site:
