@@ -53,6 +53,7 @@ class Key:
 
     algorithm: str
     key: bytes | PublicKey = field(repr=False)
+    previous: "Key | None" = None  # of the same algorithm: tokens may be of either while keys are changed
 
     @classmethod
     def public(cls, key: PublicKey) -> "Key":
@@ -68,14 +69,20 @@ class Keys(Protocol):
 
 
 class FixedKey:
-    """The one key of the settings; what a token calls it does not matter."""
+    """The key of the settings, and perhaps the one before it; what a token calls them does not matter."""
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: Key, previous: Key | None = None) -> None:
         self._key = key
+        self._other = None
+        if previous is not None and previous.algorithm == key.algorithm:
+            self._key = Key(key.algorithm, key.key, previous)
+        else:
+            self._other = previous
 
     async def find(self, key_id: str | None, algorithm: str) -> Key:
-        """Give it."""
-        return self._key
+        """Give the one of this algorithm; else the first, which the token then is not of."""
+        other = self._other
+        return other if other is not None and other.algorithm == algorithm else self._key
 
 
 class Verifier:
@@ -100,7 +107,16 @@ class Verifier:
         if algorithm != key.algorithm:
             raise InvalidToken("algorithm")
         try:
-            claims = jwt.decode(
+            claims = self._decoded(token, key)
+        except InvalidToken as error:
+            if error.reason != "signature" or key.previous is None:
+                raise
+            claims = self._decoded(token, key.previous)
+        return self._identity(claims)
+
+    def _decoded(self, token: str, key: Key) -> dict[str, Any]:
+        try:
+            claims: dict[str, Any] = jwt.decode(
                 token,
                 key.key,  # compared in constant time by `hmac` and OpenSSL
                 algorithms=[key.algorithm],
@@ -113,7 +129,7 @@ class Verifier:
             # from None: what PyJWT says may quote the token
             reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), "malformed")
             raise InvalidToken(reason, "Token expired" if reason == "expired" else "Invalid token") from None
-        return self._identity(claims)
+        return claims
 
     def _identity(self, claims: dict[str, Any]) -> Identity:
         expires_at_s = _seconds(claims, "exp")

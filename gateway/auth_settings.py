@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from msgspec import Meta
 
+from gateway.secret_values import check_strength
 from gateway.setting_values import is_loopback
 
 __all__ = ["Auth", "PublicKey", "algorithm_of"]
@@ -44,6 +45,9 @@ def _parse_secret(value: str) -> bytes:
         raise ValueError(f"has less than {SECRET_MIN_BYTES} bytes; make one with: openssl rand -hex 32")
     if secret.lstrip().startswith(b"-----BEGIN"):
         raise ValueError("is a PEM: a public key as a secret lets everybody sign; write it as public_key")
+    if value != value.strip():
+        raise ValueError("has blanks or line ends around it, which the signer's may not have; take them out")
+    check_strength(value)
     return secret
 
 
@@ -95,7 +99,9 @@ class Auth:
     """[auth]: who may say who they are, and how. Nothing written: nobody has an identity."""
 
     hmac_secret: bytes | None = _parsed(None, _parse_secret)
+    hmac_secret_previous: bytes | None = _parsed(None, _parse_secret)  # while the secret is being changed
     public_key: PublicKey | None = _parsed(None, _parse_public_key)  # noqa: RUF009 - it is `dataclasses.field`
+    public_key_previous: PublicKey | None = _parsed(None, _parse_public_key)  # noqa: RUF009 - as above
     jwks_url: str = _parsed("", _parse_url)
     audience: str | None = _parsed(None, _parse_text)  # a token's must match; without it there must be none
     issuer: str | None = _parsed(None, _parse_text)
@@ -118,6 +124,9 @@ class Auth:
         written = [name for name, value in keys.items() if value]
         if len(written) > 1:
             found.append(f"[auth] {' and '.join(written)} are both set: one way to verify tokens; take the others out")
+        for name in ("hmac_secret", "public_key"):
+            if getattr(self, f"{name}_previous") and not getattr(self, name):
+                found.append(f"[auth] {name}_previous is set without {name}: write the new one as {name}")
         if not written and (self.audience or self.issuer or self.identity_claim != "sub"):
             found.append(
                 "[auth] audience, issuer and identity_claim mean nothing without a key: "

@@ -82,9 +82,11 @@ async def _verifier(auth: Auth) -> AsyncIterator[Verifier | None]:
         async with remote_keys(auth.jwks_url) as keys:
             yield Verifier(keys, auth)
     elif auth.public_key is not None:
-        yield Verifier(FixedKey(Key.public(auth.public_key)), auth)
+        previous = Key.public(auth.public_key_previous) if auth.public_key_previous else None
+        yield Verifier(FixedKey(Key.public(auth.public_key), previous), auth)
     elif auth.hmac_secret is not None:
-        yield Verifier(FixedKey(Key("HS256", auth.hmac_secret)), auth)
+        old = auth.hmac_secret_previous
+        yield Verifier(FixedKey(Key("HS256", auth.hmac_secret), Key("HS256", old) if old else None), auth)
     else:
         yield None
 

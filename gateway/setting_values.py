@@ -1,24 +1,19 @@
-"""What single settings are made of: origins, networks, hosts, URLs, keys.
+"""What single settings are made of: networks, hosts, URLs.
 
 Each `parse_*` takes what was written and gives what is kept; it raises ValueError with a text that goes on
 after the name of the setting: what is wrong, and what to write. The text never quotes the value.
 """
 
-import hashlib
-import hmac
 import ipaddress
 import re
-from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 __all__ = [
     "SOCKJS_CLIENT_URL",
-    "ApiKey",
     "Network",
     "is_loopback",
     "parse_host",
     "parse_networks",
-    "parse_origins",
     "parse_prefix",
     "parse_redis_url",
     "parse_script_url",
@@ -31,50 +26,6 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 SOCKJS_CLIENT_URL = "https://cdn.jsdelivr.net/npm/sockjs-client@1.6.1/dist/sockjs.min.js"
 
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # no braces (hash tags), no globs: it stands in ACL patterns
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """The backend's key, known only as its SHA-256."""
-
-    sha256: bytes = field(repr=False)
-
-    @classmethod
-    def parse(cls, text: str) -> "ApiKey":
-        """Take the key itself, or `sha256:` and 64 hex digits. Raises ValueError with what to write."""
-        if text.startswith("sha256:"):
-            digest = text.removeprefix("sha256:")
-            if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
-                raise ValueError("needs 64 hex digits after sha256:; make them with: printf %s KEY | sha256sum")
-            return cls(bytes.fromhex(digest))
-        if not text or text != text.strip():
-            raise ValueError("is empty or has blanks around it; make one with: openssl rand -hex 32")
-        return cls(hashlib.sha256(text.encode()).digest())
-
-    def matches(self, presented: str) -> bool:
-        """Compare in constant time with what a backend sent."""
-        return hmac.compare_digest(self.sha256, hashlib.sha256(presented.encode("utf-8", "replace")).digest())
-
-
-def _origin(text: str) -> str:
-    """Bring an origin into the form that browsers send. Raises ValueError."""
-    if text == "*":
-        return text
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or text.count("/") != 2:
-        raise ValueError('has an entry that is no origin; write scheme and host, no path: "https://app.example.org"')
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    is_default = port is None or port == {"http": 80, "https": 443}[parts.scheme]
-    return f"{parts.scheme}://{host}" if is_default else f"{parts.scheme}://{host}:{port}"
-
-
-def parse_origins(value: list[str]) -> tuple[str, ...]:
-    """Take exact origins, or "*"."""
-    return tuple(_origin(text) for text in value)
 
 
 def parse_networks(value: list[str]) -> tuple[Network, ...]:

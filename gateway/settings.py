@@ -18,23 +18,24 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, get_type_hints
 
+import structlog
 from msgspec import Meta
 
 from gateway.auth_settings import Auth
 from gateway.errors import ConfigurationError
+from gateway.origins import parse_origins
+from gateway.secret_values import ApiKey, check_visible, parse_api_key, parse_api_keys
 from gateway.setting_values import (
     SOCKJS_CLIENT_URL,
-    ApiKey,
     Network,
     is_loopback,
     parse_host,
     parse_networks,
-    parse_origins,
     parse_prefix,
     parse_redis_url,
     parse_script_url,
 )
-from gateway.sources import CONFIG_VARIABLE, Key, Written, read_environment, read_toml, spell
+from gateway.sources import CONFIG_VARIABLE, Key, Written, read_environment, read_toml, spell, variable_of
 
 __all__ = [
     "ApiKey",
@@ -55,6 +56,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Rate = Annotated[float, Meta(gt=0)]
 
+_log = structlog.get_logger("snorky.settings")
 _NAME = re.compile(r"[a-z0-9_-]+")
 _T = TypeVar("_T")
 
@@ -70,7 +72,7 @@ class Public:
 
     host: str = _parsed("127.0.0.1", str, parse_host)  # "" = all, IPv4 and IPv6
     port: Port = 8002  # 0 = a free one, told by the ready line
-    allowed_origins: tuple[str, ...] = _parsed((), list[str], parse_origins)  # exact match
+    allowed_origins: tuple[str, ...] = _parsed((), list[str], parse_origins)  # see gateway.origins
     trusted_proxies: tuple[Network, ...] = _parsed((), list[str], parse_networks)  # whose X-Forwarded-For is believed
     compression: bool = False
     ping_interval_s: Seconds = 10.0
@@ -84,7 +86,19 @@ class Private:
 
     host: str = _parsed("127.0.0.1", str, parse_host)
     port: Port = 8003
-    api_key: ApiKey | None = field(default=None, repr=False, metadata={"wire": str, "parse": ApiKey.parse})
+    api_key: ApiKey | None = field(default=None, repr=False, metadata={"wire": str, "parse": parse_api_key})
+    api_keys: Mapping[str, ApiKey] | None = _parsed(None, dict[str, str], parse_api_keys, secret=True)  # by name
+
+    @property
+    def has_key(self) -> bool:
+        """True if the backend needs a key."""
+        return self.api_key is not None or bool(self.api_keys)
+
+    def key_name(self, presented: str) -> str | None:
+        """Tell which key a backend sent: its name, "api_key" for the one without; None = a wrong one."""
+        keys = {**({} if self.api_key is None else {"api_key": self.api_key}), **(self.api_keys or {})}
+        found = [name for name, key in keys.items() if key.matches(presented)]  # all: time tells nothing
+        return found[0] if found else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +173,7 @@ class Settings:
                 '[public] allowed_origins = ["*"] lets every web page connect with its visitors\' access: '
                 'name your origins (["https://app.example.org"]), or start with --insecure'
             )
-        if self.private.api_key is None and not is_loopback(self.private.host):
+        if not self.private.has_key and not is_loopback(self.private.host):
             found.append(
                 f'[private] host = "{self.private.host}" is reachable from elsewhere without a key: set api_key '
                 '(openssl rand -hex 32; SNORKY_PRIVATE__API_KEY_FILE takes a secret), or write host = "127.0.0.1"'
@@ -167,17 +181,21 @@ class Settings:
         return found
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
+def load(path: Path | None, environ: Mapping[str, str], warnings: list[str] | None = None) -> Settings:
     """Read settings from `path` (or what SNORKY_CONFIG names, or nothing) and from the environment, which wins.
 
-    Raises ConfigurationError: its text has one problem a line, all of them.
+    warnings: gets a text for each variable that is like none of ours; logged unless given. Raises ConfigurationError:
+    its text has one problem a line, all of them.
     """
     problems: list[str] = []
+    doubts: list[str] = [] if warnings is None else warnings
     if path is None and environ.get(CONFIG_VARIABLE):
         path = Path(environ[CONFIG_VARIABLE])
     written = {} if path is None else read_toml(path, problems)
     written |= read_environment(environ, problems)
-    settings = _Assembly(written, problems).settings()
+    settings = _Assembly(written, problems, doubts).settings()
+    for text in doubts if warnings is None else ():
+        _log.warning("setting ignored", reason=text)
     if problems:
         raise ConfigurationError("\n".join(problems))
     return settings
@@ -186,9 +204,10 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Settings:
 class _Assembly:
     """Takes what was written, key by key; notes a problem for everything that it cannot use."""
 
-    def __init__(self, written: dict[Key, Written], problems: list[str]) -> None:
+    def __init__(self, written: dict[Key, Written], problems: list[str], doubts: list[str]) -> None:
         self._written = written
         self._problems = problems
+        self._doubts = doubts
 
     def settings(self) -> Settings:
         """Assemble everything; what is left over is unknown."""
@@ -221,6 +240,7 @@ class _Assembly:
         hints = get_type_hints(shape, include_extras=True)
         values: dict[str, Any] = {}
         for member in fields(shape):  # type: ignore[arg-type]  # every shape here is a dataclass
+            self._gather((*table, member.name))
             written = self._written.get((*table, member.name))
             if written is None or (shape is Settings and "parse" not in member.metadata):
                 continue
@@ -228,6 +248,8 @@ class _Assembly:
             wire, parse = member.metadata.get("wire", hints[member.name]), member.metadata.get("parse")
             try:
                 value = written.converted(wire)
+                for text in [value] if isinstance(value, str) else value if isinstance(value, list) else ():
+                    check_visible(text)
             except ValueError as error:
                 example = written.example(member.name, member.default, wire)
                 self._problems.append(f"{written.where}: {error}{example}")
@@ -237,6 +259,19 @@ class _Assembly:
             except ValueError as error:  # a parser's text says what to write
                 self._problems.append(f"{written.where}: {error}")
         return shape(**values)
+
+    def _gather(self, key: Key) -> None:
+        """Join what was written one level deeper, such as `[private.api_keys] web`, into one table."""
+        deeper = [each for each in self._written if len(each) == len(key) + 1 and each[:-1] == key]
+        if not deeper or len(key) < 2:
+            return
+        parts = {each[-1]: self._written.pop(each) for each in deeper}
+        where = " and ".join(part.where for part in parts.values())
+        whole = self._written.get(key)
+        if whole is not None:
+            self._problems.append(f"{whole.where} and {where} are both set; unset one of them")
+            return
+        self._written[key] = Written({name: part.value for name, part in parts.items()}, where)
 
     def _tables(self, registry: str) -> dict[str, ServiceTable]:
         grouped: dict[str, dict[str, Written]] = {}
@@ -282,6 +317,9 @@ class _Assembly:
             if member.name not in tables
         ]
         for key, written in self._written.items():
+            if written.is_text and len(key) == 1:
+                self._judge_variable(key[0], written, known)
+                continue
             if len(key) == 1 and key[0] in tables:
                 self._problems.append(f"{written.where}: must be a table: [{key[0]}]")
                 continue
@@ -291,6 +329,25 @@ class _Assembly:
             near = same_name or [text for text, dotted in spelt.items() if dotted in near]
             hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(_siblings(key, known))}"
             self._problems.append(f"{written.where}: unknown setting; {hint}")
+
+    def _judge_variable(self, name: str, written: Written, known: list[Key]) -> None:
+        """Refuse a variable that is nearly a setting; only warn of others, for other programs share the environment."""
+        variables = {variable_of(key): key for key in known}
+        collapsed = {re.sub("_+", "_", variable).lower(): variable for variable in variables}
+        wanted = re.sub("_+", "_", f"snorky_{name}")
+        near = [collapsed[wanted]] if wanted in collapsed else []
+        near = near or [variable for variable, key in variables.items() if key[-1] == name]
+        near = near or [collapsed[each] for each in difflib.get_close_matches(wanted, collapsed, n=1, cutoff=0.85)]
+        if wanted.startswith("snorky_services_") or (
+            wanted.startswith("snorky_backend_") and wanted.endswith("_class")
+        ):
+            near = [variable_of((wanted.split("_")[1], "NAME", "class"))]
+        if name == "api_key":  # an older name of the Django library's setting, so perhaps no mistake
+            self._doubts.append(f"{written.where}: not read by a node; did you mean SNORKY_PRIVATE__API_KEY?")
+        elif near:
+            self._problems.append(f"{written.where}: unknown setting; did you mean {' or '.join(near)}?")
+        else:
+            self._doubts.append(f"{written.where}: not read by a node, and near none of its settings")
 
 
 def _siblings(key: Key, known: list[Key]) -> list[str]:

@@ -3,8 +3,10 @@
 Rules:
 - Pure but for reading the files it is told to. It knows how deep settings lie, not which there are.
 - The environment wins over the file: `SNORKY_PUBLIC__PORT` is `[public] port`, upper case, `__` for a dot.
-- `SNORKY_X_FILE` names a file that holds the text of X (a mounted secret), without its last newline.
-- What Kubernetes adds for a Service called "snorky" (`SNORKY_PORT=tcp://...`, ...) is no setting.
+- `SNORKY_X_FILE` names a file that holds the text of X (a mounted secret); line ends at its end and a byte-order
+  mark are no part of it.
+- What Kubernetes adds for a Service called "snorky" (`SNORKY_PORT=tcp://...`, ...) is no setting, and neither is what
+  the client library reads (`SNORKY_BACKEND_URL`, ...).
 - No value is ever quoted in a problem: it may be a secret.
 """
 
@@ -18,8 +20,20 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["CONFIG_VARIABLE", "ENVIRONMENT_PREFIX", "Key", "Written", "read_environment", "read_toml", "spell"]
+from gateway.secret_values import without_file_marks
 
+__all__ = [
+    "CONFIG_VARIABLE",
+    "ENVIRONMENT_PREFIX",
+    "Key",
+    "Written",
+    "read_environment",
+    "read_toml",
+    "spell",
+    "variable_of",
+]
+
+_DEEPER = (("private", "api_keys"),)  # settings that are tables
 _TABLES_OF_TABLES = ("services", "backend")  # tables of tables: a setting there has three names, not two
 ENVIRONMENT_PREFIX = "SNORKY_"
 CONFIG_VARIABLE = "SNORKY_CONFIG"  # names the file; not a setting itself
@@ -28,6 +42,11 @@ _FILE_SUFFIX = "_FILE"
 # Service links, as the kubelet makes them from the name of a Service; ours always have "__" or no such ending.
 _SERVICE_LINK = re.compile(
     r"SNORKY_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_[A-Z]+)?)?)"
+)
+
+_OF_THE_LIBRARY = frozenset(  # read by snorky-client, perhaps in the same environment
+    f"{ENVIRONMENT_PREFIX}{name}"
+    for name in ("BACKEND_URL", "BACKEND_KEY", "TIMEOUT_S", "JSON_ENCODER", "DATASYNC_SERVICE")
 )
 
 Key = tuple[str, ...]  # ("public", "port")
@@ -80,10 +99,28 @@ def spell(key: Key) -> str:
     return key[0] if len(key) == 1 else f"[{'.'.join(key[:-1])}] {key[-1]}"
 
 
+def variable_of(key: Key) -> str:
+    """Say a key as its environment variable: `SNORKY_PUBLIC__PORT`."""
+    return ENVIRONMENT_PREFIX + "__".join(part if part == "NAME" else part.upper() for part in key)
+
+
+def _is_service_link(variable: str, value: str) -> bool:
+    """Tell what the kubelet wrote from SNORKY_PUBLIC_PORT=9000, which somebody meant as a setting."""
+    if not _SERVICE_LINK.fullmatch(variable):
+        return False
+    is_address = re.match(r"(tcp|udp|sctp)://", value) is not None
+    return (
+        is_address
+        if variable.endswith("_PORT")
+        and not variable.endswith(("_SERVICE_PORT", "_TCP_PORT", "_UDP_PORT", "_SCTP_PORT"))
+        else True
+    )
+
+
 def read_toml(path: Path, problems: list[str]) -> dict[Key, Written]:
     """Read the file; one problem and nothing written if it cannot be read or is no TOML."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8").removeprefix("\ufeff"))
     except FileNotFoundError:
         problems.append(f"{path}: no such file; write one, or leave --config and {CONFIG_VARIABLE} out")
     except OSError as error:
@@ -103,7 +140,11 @@ def _flatten(document: Mapping[str, object]) -> list[tuple[Key, object]]:
         if not isinstance(value, dict):
             flat.append(((name,), value))
         elif name not in _TABLES_OF_TABLES:
-            flat.extend(((name, inner), leaf) for inner, leaf in value.items())
+            for inner, leaf in value.items():
+                if (name, inner) in _DEEPER and isinstance(leaf, dict) and leaf:
+                    flat.extend(((name, inner, each), text) for each, text in leaf.items())
+                else:
+                    flat.append(((name, inner), leaf))
         else:
             for table, keys in value.items():
                 if isinstance(keys, dict) and keys:
@@ -119,7 +160,7 @@ def read_environment(environ: Mapping[str, str], problems: list[str]) -> dict[Ke
     for variable in sorted(environ):
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
             continue
-        if _SERVICE_LINK.fullmatch(variable):
+        if variable in _OF_THE_LIBRARY or _is_service_link(variable, environ[variable]):
             continue
         text, name = environ[variable], variable
         if variable.endswith(_FILE_SUFFIX):
@@ -128,7 +169,7 @@ def read_environment(environ: Mapping[str, str], problems: list[str]) -> dict[Ke
                 problems.append(f"{name} and {variable} are both set; unset one of them")
                 continue
             try:
-                text = Path(text).read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+                text = without_file_marks(Path(text).read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
                 problems.append(f"{variable}: the file it names cannot be read: {reason}")

@@ -18,7 +18,7 @@ from gateway.loading import load_function, load_registries
 from gateway.redis.probe import inspect_redis, inspect_rules
 from gateway.redis.spread import targets_of
 from gateway.rules import Rules, digest_of
-from gateway.settings import Settings, load
+from gateway.settings import Private, Settings, load
 
 __all__ = ["check"]
 
@@ -83,7 +83,7 @@ def check(config: Config = None, insecure: Insecure = False) -> None:
 
 def _settings(config: Path | None, insecure: bool, findings: _Findings) -> Settings | None:
     try:
-        settings = load(config, os.environ)
+        settings = load(config, os.environ, findings.notes)
     except ConfigurationError as error:
         findings.problems.extend(str(error).splitlines())
         return None
@@ -93,13 +93,18 @@ def _settings(config: Path | None, insecure: bool, findings: _Findings) -> Setti
         "settings",
         {
             "public": f"{public.host or '*'}:{public.port}",
-            "private": f"{private.host or '*'}:{private.port}, {'a key' if private.api_key else 'no key'}",
+            "private": f"{private.host or '*'}:{private.port}, {_keys(private)}",
             "origins": ", ".join(public.allowed_origins) or "none but pages of the node itself, on loopback",
             "authentication": _authentication(settings, findings),
             "prefix": settings.prefix,
         },
     )
     return settings
+
+
+def _keys(private: Private) -> str:
+    names = ", ".join([*(["api_key"] if private.api_key else []), *(private.api_keys or {})])
+    return f"keys: {names}" if names else "no key"
 
 
 def _authentication(settings: Settings, findings: _Findings) -> str:

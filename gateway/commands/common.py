@@ -36,7 +36,12 @@ def fail(*problems: str, code: int = 1) -> NoReturn:
 
 def read_settings(config: Path | None) -> Settings:
     """Load the settings, or end the command with what is wrong with them."""
+    doubts: list[str] = []
     try:
-        return load(config, os.environ)
+        settings = load(config, os.environ, doubts)
+        for doubt in doubts:
+            errors.print("[bold yellow]warning:[/]", end=" ")
+            errors.print(doubt, markup=False)
+        return settings
     except ConfigurationError as error:
         fail(*str(error).splitlines())

@@ -12,6 +12,7 @@ from gateway.http.takeover import take_over
 from gateway.http.websocket import Endpoint, WebSocketProtocol
 from gateway.http.wheel import Wheel
 from gateway.node import Node, node_of
+from gateway.origins import Origins
 from gateway.registry import ServiceRegistry
 from gateway.settings import Public
 
@@ -33,7 +34,7 @@ class WebSocketHandler:
         self._registry = registry
         self.identify = identify
         self.public = public or Public()
-        self._allowed_origins = frozenset(self.public.allowed_origins)
+        self._allowed_origins = Origins(self.public.allowed_origins)
 
     @cached_property
     def _endpoint(self) -> Endpoint:

@@ -1,8 +1,9 @@
 """The WebSocket handshake (RFC 6455 4.2) and who may make it. Headers in, response bytes out; no input or output.
 
 Rules:
-- An Origin that is sent must be one of the allowed ones, to the letter. A page of this very host counts as
-  allowed only where the host is a loopback name: elsewhere the Host header is what an attacker's DNS says.
+- An Origin that is sent must be one of the allowed ones, to the letter, or below one with `*.` (`gateway.origins`).
+  A page of this very host counts as allowed only where the host is a loopback name: elsewhere the Host header is
+  what an attacker's DNS says.
 - No Origin: not a browser; allowed (it could send any).
 - A header that may stand once only and stands twice is refused: a proxy in front may have looked at the other.
 """

@@ -40,7 +40,7 @@ from tests.support.town import Resident, Town, town
 
 __all__ = ["API_KEY", "LocalStage", "local_stage"]
 
-API_KEY = "the backend's key"
+API_KEY = "the key of the backend, and of no one else"
 DEADLINE_S = 0.5  # for who must say who they are
 
 

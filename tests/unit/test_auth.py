@@ -51,6 +51,24 @@ async def test_a_right_token_of_each_algorithm_gives_its_identity(key: Key, sign
     assert (await verifier(key).verify(sign())).identity == "alice"
 
 
+@pytest.mark.parametrize("algorithms", ["HS256 HS256", "RS256 RS256", "RS256 ES256", "ES256 RS256"])
+async def test_tokens_of_the_previous_key_are_good_while_keys_are_changed(algorithms: str) -> None:
+    pairs = []
+    for algorithm in algorithms.split():
+        secret = f"{len(pairs)} {SECRET}"
+        issuer = Issuer(algorithm) if algorithm != "HS256" else None
+        key = Key("HS256", secret.encode()) if issuer is None else Key.public(issuer.public)
+        pairs.append((key, hmac_token(secret=secret) if issuer is None else issuer.token()))
+    (new, new_token), (old, old_token) = pairs
+    both = Verifier(FixedKey(new, old))
+    for token in (new_token, old_token):
+        assert (await both.verify(token)).identity == "alice"
+    with pytest.raises(InvalidToken):
+        await Verifier(FixedKey(new)).verify(old_token)
+    with pytest.raises(InvalidToken):
+        await both.verify(hmac_token(secret="another" * 8))
+
+
 async def test_expiry_token_id_and_date_are_taken() -> None:
     now_s = math.floor(time.time())
     token = hmac_token(iat=now_s, exp=now_s + 30, jti="t-1")

@@ -25,8 +25,10 @@ WORDS = {
     bool: "true or false",
     list[str]: "list of texts",
     str | list[str]: "text, or list",
+    dict[str, str]: "table of texts",
 }
 
+PEM = Issuer().pem.decode()
 OTHER_VALUES = {  # none of them a default
     "text": "somewhere",
     "integer": "77777",
@@ -38,7 +40,11 @@ OTHER_VALUES = {  # none of them a default
     "trusted_proxies": '["10.0.0.0/8"]',
     "sockjs_client_url": "/sockjs.min.js",
     "hmac_secret": SECRET,
-    "public_key": Issuer().pem.decode(),
+    "hmac_secret_previous": SECRET[::-1],
+    "api_key": SECRET,
+    "api_keys": json.dumps({"web": SECRET}),
+    "public_key": PEM,
+    "public_key_previous": Issuer().pem.decode(),
     "jwks_url": "https://issuer.example.org/keys",
     "identify": "module:function",
 }
@@ -106,6 +112,8 @@ def test_type_bounds_and_default_are_those_of_the_code(row: Row) -> None:
 def test_variable_sets_this_setting_and_no_other(row: Row) -> None:
     value = OTHER_VALUES.get(row.name) or OTHER_VALUES[row.type.split()[0]]
     beside = {} if row.name in ("hmac_secret", "public_key", "jwks_url") else BESIDE.get(row.section, {})
+    if row.name == "public_key_previous":
+        beside = {"SNORKY_AUTH__PUBLIC_KEY": PEM}
     before, after = load(None, beside), load(None, {**beside, row.variable: value})
     changed = {
         (section, each.name)

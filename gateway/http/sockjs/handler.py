@@ -30,6 +30,7 @@ from gateway.http.sockjs.session import Session, Timing
 from gateway.http.sockjs.sessions import Sessions
 from gateway.http.sockjs.transports import TRANSPORTS, Transport
 from gateway.http.sockjs.websocket import SockJSWebSocket
+from gateway.origins import Origins
 
 __all__ = ["SockJSHandler"]
 
@@ -58,7 +59,7 @@ class SockJSHandler:
         self._timing = timing or Timing()
         self._clock = clock
         public = websockets.public
-        self._allowed_origins = frozenset(public.allowed_origins)
+        self._allowed_origins = Origins(public.allowed_origins)
         self._iframe = IframePage(public.sockjs_client_url, public.allowed_origins)
 
     @cached_property
