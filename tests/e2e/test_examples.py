@@ -18,8 +18,8 @@ from tests.support.tools import ROOT, free_port, program
 
 EXAMPLES = ROOT / "examples"
 PATHS = {"PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python'}"}
-SECRET = "s" * 64
-KEY = "k" * 64
+SECRET = "the-secret-of-these-tests-0123456789"
+KEY = "the-key-of-the-backend-in-these-tests"
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ import pytest
 from snorky import AsyncSnorkyBackend, Call, SnorkyBackend, SnorkyError, SnorkyHTTPTransport, TransportError
 from tests.support.nodes import NodeProcess
 
-KEY = "k" * 40
+KEY = "the-key-of-the-backend-in-these-tests"
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.needs("redis-server")
 
 CLIENT = ROOT / "clients" / "python"
 README = (CLIENT / "README.md").read_text()
-KEY = "k" * 40
+KEY = "the-key-of-the-backend-in-these-tests"
 RULES = """
 [services.pubsub]
 class = "services.pubsub:PubSubService"
