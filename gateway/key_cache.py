@@ -4,12 +4,14 @@ Rules:
 - However many ask, one request is under way at most; those who wait share what it brings.
 - A key id that is not known makes the document be fetched again, for keys rotate; but at most once in
   REFETCH_S, for anybody can make ids up.
-- The document is fetched again after MAX_AGE_S, for keys are withdrawn too. While it cannot be had, what is known is
-  good for STALE_MAX_S; after that nobody is let in.
+- The document is fetched again after MAX_AGE_S, for keys are withdrawn too. Tokens of known keys wait for that no
+  longer than PATIENCE_S after the request began, and not at all after one that failed: an issuer that hangs delays
+  no login. While the document cannot be had, what is known is good for STALE_MAX_S; after that nobody is let in.
 - What is no RS256 or ES256 key for signatures is passed over: a secret (`oct`) in a public document is none.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -26,6 +28,7 @@ REFETCH_S: Final = 10.0
 MAX_AGE_S: Final = 300.0
 STALE_MAX_S: Final = 3600.0
 RETRY_S: Final = 1.0  # after a failure
+PATIENCE_S: Final = 0.25  # an issuer that is well answers within
 
 _log = structlog.get_logger("snorky.auth")
 
@@ -57,17 +60,24 @@ class KeyCache:
 
     async def find(self, key_id: str | None, algorithm: str) -> Key:
         """Find a key. Raises InvalidToken: there is none; BrokerUnavailable: not known now."""
-        now_s = self._clock()
-        if self._fetched_at_s is None or now_s - self._fetched_at_s >= self._max_age_s:
-            await self._refresh(RETRY_S if self._has_failed else 0.0)
-            if self._fetched_at_s is None or self._clock() - self._fetched_at_s >= STALE_MAX_S:
-                raise BrokerUnavailable("jwks")
+        age_s = self._age_s()
+        if age_s >= self._max_age_s:
+            again_s = RETRY_S if self._has_failed else 0.0
+            if age_s >= STALE_MAX_S:
+                await self._refresh(again_s)
+                if self._age_s() >= STALE_MAX_S:
+                    raise BrokerUnavailable("jwks")
+            else:
+                await self._refresh_soon(again_s)
         if (key := self._known(key_id, algorithm)) is None:
             await self._refresh(self._refetch_s)
             key = self._known(key_id, algorithm)
         if key is None:
             raise InvalidToken("key")
         return key
+
+    def _age_s(self) -> float:
+        return math.inf if self._fetched_at_s is None else self._clock() - self._fetched_at_s
 
     async def stop(self) -> None:
         """Give up what is under way. Idempotent."""
@@ -84,13 +94,23 @@ class KeyCache:
 
     async def _refresh(self, at_least_s: float) -> None:
         """Fetch, or wait for who does, unless that was tried less than at_least_s ago."""
-        if self._flight is None:
-            if at_least_s and self._clock() - self._tried_at_s < at_least_s:
-                return
+        flight = self._start(at_least_s)
+        if flight is not None:  # one of those who wait may give up; the others want it still
+            await asyncio.shield(flight)
+
+    async def _refresh_soon(self, at_least_s: float) -> None:
+        """Fetch, and wait only as long as an issuer takes that is well."""
+        flight = self._start(at_least_s)
+        patience_s = PATIENCE_S - (self._clock() - self._tried_at_s)
+        if flight is not None and not self._has_failed and patience_s > 0:
+            await asyncio.wait((flight,), timeout=patience_s)
+
+    def _start(self, at_least_s: float) -> "asyncio.Task[None] | None":
+        """Give the request that is under way, or begin one; None if one was tried less than at_least_s ago."""
+        if self._flight is None and not (at_least_s and self._clock() - self._tried_at_s < at_least_s):
             self._tried_at_s = self._clock()
             self._flight = asyncio.get_running_loop().create_task(self._fly(), name="jwks")
-        # one of those who wait may give up; the others want it still
-        await asyncio.shield(self._flight)
+        return self._flight
 
     async def _fly(self) -> None:
         try:

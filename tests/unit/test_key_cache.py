@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from gateway.errors import BrokerUnavailable, InvalidToken
-from gateway.key_cache import MAX_AGE_S, REFETCH_S, RETRY_S, STALE_MAX_S, KeyCache, KeysUnavailable, read_keys
+from gateway.key_cache import (
+    MAX_AGE_S,
+    PATIENCE_S,
+    REFETCH_S,
+    RETRY_S,
+    STALE_MAX_S,
+    KeyCache,
+    KeysUnavailable,
+    read_keys,
+)
 from tests.support.tokens import Issuer
 
 OLD, NEW, RSA = Issuer(key_id="old"), Issuer(key_id="new"), Issuer("RS256", key_id="rsa")
@@ -106,6 +115,41 @@ async def test_known_keys_outlive_an_outage_but_not_for_ever() -> None:
     endpoint.now_s += STALE_MAX_S - MAX_AGE_S
     with pytest.raises(BrokerUnavailable):
         await endpoint.cache.find("old", "ES256")
+
+
+async def test_an_issuer_that_hangs_delays_no_login_of_a_known_key() -> None:
+    endpoint = Endpoint(OLD)
+    assert await endpoint.is_known("old")
+    endpoint.gate.clear()
+    endpoint.now_s += MAX_AGE_S
+    async with asyncio.timeout(5):  # the gate stays closed: who waited for the document would wait for ever
+        assert await endpoint.is_known("old")
+        endpoint.now_s += PATIENCE_S
+        assert all(await asyncio.gather(*(endpoint.is_known("old") for _ in range(1000))))
+    assert endpoint.requests == 2
+    endpoint.answer = document(NEW)
+    endpoint.gate.set()
+    assert await endpoint.is_known("new"), "who has an unknown key waits for the request that is under way"
+    assert not await endpoint.is_known("old") and endpoint.requests == 2
+
+
+async def test_after_a_failure_nobody_waits_for_the_next_try() -> None:
+    endpoint = Endpoint(OLD)
+    assert await endpoint.is_known("old")
+    endpoint.answer = None
+    endpoint.now_s += MAX_AGE_S
+    assert await endpoint.is_known("old")
+    endpoint.gate.clear()
+    endpoint.now_s += RETRY_S
+    finding = asyncio.ensure_future(endpoint.cache.find("old", "ES256"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert finding.done() and endpoint.requests == 3
+    endpoint.now_s += STALE_MAX_S
+    waiting = asyncio.ensure_future(endpoint.cache.find("old", "ES256"))
+    endpoint.gate.set()
+    with pytest.raises(BrokerUnavailable):
+        await waiting
 
 
 async def test_without_any_key_nobody_gets_in_and_the_endpoint_is_not_hammered() -> None:
