@@ -6,7 +6,7 @@ The names below are the public ones; services import nothing else of this packag
 
 from gateway._version import __version__
 from gateway.auth import Identity
-from gateway.authenticator import Authenticator
+from gateway.authenticator import AlreadyAuthenticated, Authenticator
 from gateway.codec import PAYLOAD, channel_name
 from gateway.compound import Compound
 from gateway.connection import Connection
@@ -49,6 +49,7 @@ from gateway.topics import Topics
 
 __all__ = [
     "PAYLOAD",
+    "AlreadyAuthenticated",
     "AlreadySubscribed",
     "ApiKey",
     "Auth",

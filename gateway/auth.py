@@ -155,7 +155,9 @@ def check_identity(value: object) -> str:
 
 def _header(token: str) -> tuple[str | None, str]:
     """Read a token's key id and algorithm, both as claimed. Raises InvalidToken."""
-    if len(token) > TOKEN_MAX_BYTES or not token.isascii():
+    if len(token) > TOKEN_MAX_BYTES:
+        raise InvalidToken("too_long")
+    if not token.isascii():
         raise InvalidToken("malformed")
     try:
         header = jwt.get_unverified_header(token)

@@ -18,6 +18,7 @@ from gateway.auth_settings import Auth
 from gateway.connection import Connection
 from gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidToken, NotAuthenticated, Refused, Revoked
 from gateway.metrics import Metrics
+from gateway.refusals import Refusals
 from gateway.revocation import Kind, LocalRevocations, Revocations
 from gateway.sessions import Session, Sessions
 
@@ -64,6 +65,7 @@ class Authenticator:
         self._auth = auth or Auth()
         self._clock = clock
         self._outcomes = metrics.authentications
+        self.refusals = Refusals(metrics)  # of the whole node
         self._sessions = Sessions(clock, grace_s=self._auth.leeway_s)
         self._beginning: asyncio.Task[None] | None = None
 

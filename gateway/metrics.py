@@ -2,8 +2,8 @@
 
 Rules: names by the Prometheus conventions (base units, `_total` on counters); no label takes a value that
 a peer chooses freely, so the number of series is bounded whatever the traffic is. `command` is the name of
-a registered RPC command or "unknown"; `code` is a CloseCode or "other"; `reason` and `limit` are literals
-in our own code.
+a registered RPC command or "unknown"; `code` is a CloseCode or "other"; `reason`, `door` and `limit` are literals
+in our own code; `key` is a name of the settings.
 """
 
 import platform
@@ -47,6 +47,8 @@ class Metrics:
         self.connections_closed = counter("connections_closed_total", "Client connections ended, by code.", "code")
         self.authentications = counter("authentications_total", "Tokens looked at, by outcome.", "outcome")
         self.handshakes_rejected = counter("handshakes_rejected_total", "Handshakes refused, by reason.", "reason")
+        self.refusals = counter("refusals_total", "Whoever was turned away, by door and reason.", "door", "reason")
+        self.backend_requests = counter("backend_requests_total", "Requests of backends let in, by key.", "key")
         self.slow_consumers_closed = counter("slow_consumers_closed_total", "Connections closed with 4008.")
         self.dead_peers_closed = counter("dead_peers_closed_total", "Connections cut for answering no ping.")
 

@@ -195,6 +195,8 @@ class ServiceRegistry:
         if not isinstance(error, SnorkyError):
             _log.error("service failed", service=envelope.service, exc_info=error)
             error = SnorkyError("Internal error")
+        elif isinstance(error, NotAuthenticated):
+            self.cluster.auth.refusals.note_command(error.code, connection, envelope.service)
         send_error(connection, envelope.service, error, call_id_of(envelope.message))
 
     def _may_send(self, connection: Connection, envelope: Envelope) -> bool:

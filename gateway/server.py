@@ -127,14 +127,14 @@ class Gateway:
         stack.callback(self._cut_connections)
         handler = WebSocketHandler(self._public, settings.public, identify=self._identify)
         app = public_app(handler, with_demo=self.has_demo)
-        site = Site(app, header_timeout_s=settings.limits.handshake_timeout_s)
+        site = Site(app, header_timeout_s=settings.limits.handshake_timeout_s, refusals=node.auth.refusals)
         stack.push_async_callback(site.stop)
         await site.start(public_sockets)
         self.public_urls = site.urls
 
     async def _serve_private(self, node: Node) -> list[str]:
         app = private_app(node, self._private, self._settings.private)
-        site = Site(app, header_timeout_s=_PRIVATE_HEADER_TIMEOUT_S)
+        site = Site(app, header_timeout_s=_PRIVATE_HEADER_TIMEOUT_S, refusals=node.auth.refusals)
         self._stack.push_async_callback(site.stop)
         if self._private_path is not None:
             await site.start_unix(self._private_path)

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from gateway import Connection, Identity, InvalidToken, identity_name
+from gateway import AlreadyAuthenticated, Connection, Identity, InvalidToken, NotAuthenticated, identity_name
 from services.rpc import Request, RPCError, RPCService, rpc_command
 
 __all__ = ["AuthBackend", "AuthService"]
@@ -42,9 +42,17 @@ class AuthService(RPCService):
         try:
             who = await way(request.connection, token)
         except InvalidToken as error:
+            self._note(request.connection, error.reason)
             _close_soon(request.connection, error)
             raise
+        except (AlreadyAuthenticated, NotAuthenticated) as error:
+            self._note(request.connection, error.code)
+            raise
         return {"identity": who.identity, "expiresInS": self.cluster.auth.expires_in_s(who)}
+
+    def _note(self, connection: Connection, reason: str) -> None:
+        refusals = self.cluster.auth.refusals
+        refusals.note("token", reason, address=connection.remote_ip, identity=connection.identity)
 
 
 class AuthBackend(RPCService):

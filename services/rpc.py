@@ -178,6 +178,7 @@ class RPCService(Service):
         if not isinstance(error, SnorkyError):
             _log.error("command failed", service=self.name, command=request.command, exc_info=error)
             error = SnorkyError("Internal error")
+        self.cluster.auth.refusals.note_command(error.code, request.connection, self.name, request.command)
         send_error(request.connection, self.name, error, request.call_id)
         self._count(request, "internal_error" if error.code == "internal" else "error")
 

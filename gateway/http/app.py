@@ -57,5 +57,5 @@ def public_app(
 def private_app(node: Node, registry: ServiceRegistry, private: Private) -> web.Application:
     """Make the application for backend and operator: `/backend`, `/healthz`, `/readyz`, `/metrics`."""
     app = web.Application(client_max_size=BACKEND_MAX_BYTES)
-    app.add_routes([BackendHandler(registry, private.api_key).route("/backend"), *ops_routes(node)])
+    app.add_routes([BackendHandler(registry, private=private).route("/backend"), *ops_routes(node)])
     return app

@@ -1,11 +1,12 @@
 """The backend's door: one request envelope in by HTTP POST, one response envelope out; or an array of them.
 
-Status: 401 wrong or missing key, 403 a browser where there is no key, 400 not JSON or no envelope, 404 unknown
-service, 408 the body did not come in time, 413 too large, 504 no answer in time; an error of a command is 200 with an
-`error` message. In a batch the status is 200 and each element stands for itself.
+Status: 401 wrong or missing key, 429 too many of those, 403 a browser where there is no key, 400 not JSON or no
+envelope, 404 unknown service, 408 the body did not come in time, 413 too large, 504 no answer in time; an error of a
+command is 200 with an `error` message. In a batch the status is 200 and each element stands for itself.
 """
 
 import asyncio
+from functools import cached_property
 from typing import Any, Final
 
 import structlog
@@ -14,9 +15,10 @@ from aiohttp import web
 from gateway.codec import MAX_VALUES, Encoding, Envelope, decode_json, encode_json, envelope_of
 from gateway.errors import InvalidEnvelope, InvalidInput, InvalidMessage, SnorkyError, UnknownService
 from gateway.frames import TEXT, Dialect
+from gateway.http.brake import Brake
 from gateway.node import node_of
 from gateway.registry import ServiceRegistry, call_id_of, error_message
-from gateway.settings import ApiKey
+from gateway.settings import ApiKey, Private
 
 __all__ = ["BackendHandler"]
 
@@ -55,11 +57,20 @@ class _Reply:
 
 
 class BackendHandler:
-    """Connects a backend to a private registry, request by request. api_key: None = anybody who reaches the port."""
+    """Connects a backend to a private registry, request by request.
 
-    def __init__(self, registry: ServiceRegistry, api_key: ApiKey | None = None) -> None:
+    api_key: None = anybody who reaches the port. private: the keys of settings, instead.
+    """
+
+    def __init__(
+        self, registry: ServiceRegistry, api_key: ApiKey | None = None, *, private: Private | None = None
+    ) -> None:
         self._registry = registry
-        self._api_key = api_key
+        self._private = private or Private(api_key=api_key)
+
+    @cached_property
+    def _brake(self) -> Brake:
+        return Brake()
 
     def route(self, path: str) -> web.RouteDef:
         """Make the route for an aiohttp application."""
@@ -67,11 +78,16 @@ class BackendHandler:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one request."""
-        if self._api_key is not None and not self._api_key.matches(request.headers.get("X-Backend-Key", "")):
-            return _error(401, SnorkyError("Wrong or missing X-Backend-Key"), "unauthorized")
-        if self._api_key is None and "Origin" in request.headers:
+        key_name: str | None = "none"
+        if self._private.has_key:
+            key_name = self._private.key_name(request.headers.get("X-Backend-Key", ""))
+            if key_name is None:
+                return await self._refuse_key(request)
+        elif "Origin" in request.headers:
             # any page that somebody on this machine looks at can post to loopback, with no question asked before
+            self._note(request, "origin")
             return _error(403, SnorkyError("Browsers need a key: set [private] api_key"), "forbidden")
+        node_of(self._registry).metrics.backend_requests.labels(key_name).inc()
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 body = await request.read()
@@ -93,6 +109,24 @@ class BackendHandler:
             return _error(404, error, service=error.service, call_id=call_id_of(value["message"]))
         except TimeoutError:
             return _error(504, SnorkyError("No reply"), "no_reply")
+
+    async def _refuse_key(self, request: web.Request) -> web.Response:
+        """Answer who has no right key, the later the more often that happens from their address."""
+        self._note(request, "wrong_key" if "X-Backend-Key" in request.headers else "no_key")
+        wait_s = self._brake.wait_s(request.remote or "")
+        if wait_s is None:
+            node_of(self._registry).metrics.limited.labels("wrong_keys").inc()
+            response = _error(429, SnorkyError("Too many wrong keys from this address"), "rate_limited")
+            response.headers["Retry-After"] = "5"
+        else:
+            await asyncio.sleep(wait_s)
+            response = _error(401, SnorkyError("Wrong or missing X-Backend-Key"), "unauthorized")
+        response.force_close()  # nobody reads the body
+        return response
+
+    def _note(self, request: web.Request, reason: str) -> None:
+        refusals = node_of(self._registry).auth.refusals
+        refusals.note("backend", reason, address=request.remote, origin=request.headers.get("Origin"))
 
     async def _batch(self, values: list[Any]) -> web.Response:
         if len(values) > BATCH_MAX:

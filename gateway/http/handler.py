@@ -61,6 +61,7 @@ class WebSocketHandler:
             return web.Response()  # to nobody
         except HandshakeRefused as refused:
             self._endpoint.node.metrics.handshakes_rejected.labels(refused.reason).inc()
+            self._note("handshake", refused.reason, request)
             # RFC 6455 4.4: an unknown version is answered with the one that we speak
             headers = {"Sec-WebSocket-Version": "13", "Upgrade": "websocket"} if refused.status == 426 else {}
             if refused.status in (429, 503):
@@ -68,6 +69,11 @@ class WebSocketHandler:
             response = web.Response(status=refused.status, text=f"{refused}\n", headers=headers)
             response.force_close()  # what follows a refused upgrade is no request
             return response
+
+    def _note(self, door: str, reason: str, request: web.Request) -> None:
+        endpoint = self._endpoint
+        address = endpoint.admission.client_ip(request)
+        endpoint.node.auth.refusals.note(door, reason, address=address, origin=request.headers.get("Origin"))
 
     async def _accept(self, request: web.Request, protocol_class: type[WebSocketProtocol]) -> web.StreamResponse:
         endpoint = self._endpoint
@@ -84,6 +90,7 @@ class WebSocketHandler:
                 session = await session_of(request, endpoint.node.auth, self.identify)
             except InvalidToken as error:
                 refusal = error
+                self._note("token", error.reason, request)
             _refuse_draining(endpoint.node)  # it may have taken a while
             transport = request.transport
             if transport is None or transport.is_closing():

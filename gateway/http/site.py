@@ -3,12 +3,13 @@
 import logging
 import socket
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from gateway.http.listen import BACKLOG, url_of
+from gateway.refusals import Refusals
 
 __all__ = ["Site"]
 
@@ -30,14 +31,32 @@ def _tell_faults_only(record: logging.LogRecord) -> bool:
 _log.addFilter(_tell_faults_only)
 
 
-class Site:
-    """Serves an application. header_timeout_s: for a request's whole head, and between two requests."""
+class _Log(logging.LoggerAdapter[logging.Logger]):
+    """aiohttp's logger, which also notes the requests that aiohttp refuses before any handler sees them."""
 
-    def __init__(self, app: web.Application, *, header_timeout_s: float) -> None:
+    def __init__(self, logger: logging.Logger, refusals: Refusals | None) -> None:
+        super().__init__(logger)
+        self._refusals = refusals
+
+    def log(self, level: int, msg: object, *args: object, **others: Any) -> None:
+        error = others.get("exc_info")
+        if self._refusals is not None and isinstance(error, HttpProcessingError):
+            reason = "too_long" if isinstance(error, LineTooLong) else "malformed"
+            self._refusals.note("http", reason, address=str(args[0]) if args else None)
+        super().log(level, msg, *args, **others)
+
+
+class Site:
+    """Serves an application. header_timeout_s: for a request's whole head, and between two requests.
+
+    refusals: counts what is no HTTP request, or one with too long a line, such as a token that is too long.
+    """
+
+    def __init__(self, app: web.Application, *, header_timeout_s: float, refusals: Refusals | None = None) -> None:
         self._runner = web.AppRunner(
             app,
             access_log=None,
-            logger=_log,
+            logger=_Log(_log, refusals),
             handle_signals=False,
             # aiohttp's own timer for a connection that has sent no whole head yet is this one
             keepalive_timeout=header_timeout_s,

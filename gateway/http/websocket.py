@@ -103,6 +103,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 endpoint.node.auth.bind(session, self._connection)
             except InvalidToken as error:  # it was revoked this very moment
                 self._refusal = error
+                endpoint.node.auth.refusals.note("token", error.reason, address=remote_ip)
 
     @property
     def frame_max_bytes(self) -> int:

@@ -231,11 +231,11 @@ async def running_site(
     node.attach(backend)
     await node.start()
     handler = WebSocketHandler(registry, public, identify=identify)
-    site = Site(public_app(handler), header_timeout_s=limits.handshake_timeout_s)
+    site = Site(public_app(handler), refusals=node.auth.refusals, header_timeout_s=limits.handshake_timeout_s)
     sockets = listen(host, 0, send_buffer_bytes=limits.send_buffer_bytes)
     names = [("::1" if ":" in each.getsockname()[0] else "127.0.0.1", each.getsockname()[1]) for each in sockets]
     await site.start(sockets)
-    private_site = Site(private_app(node, backend, private), header_timeout_s=75.0)
+    private_site = Site(private_app(node, backend, private), refusals=node.auth.refusals, header_timeout_s=75.0)
     private_sockets = listen("127.0.0.1", 0)
     await private_site.start(private_sockets)
     running = RunningSite(

@@ -191,7 +191,7 @@ def attacks(_round: int) -> dict[str, tuple[str, str, Key, dict[str, Any]]]:
         "five parts (encrypted)": ("malformed", "a.b.c.d.e", HMAC, {}),
         "not base64": ("malformed", "ä.ö.ü", HMAC, {}),
         "NUL": ("malformed", "\0.\0.\0", HMAC, {}),
-        "too long": ("malformed", hmac_token(pad="x" * 8192), HMAC, {}),
+        "too long": ("too_long", hmac_token(pad="x" * 8192), HMAC, {}),
     }  # fmt: skip
 
 

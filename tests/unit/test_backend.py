@@ -5,9 +5,11 @@ import json
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 import gateway.http.backend as module
 from gateway.http.app import BACKEND_MAX_BYTES
+from gateway.http.brake import ADDRESSES_MAX, FREE, INTERVAL_S, WAIT_MAX_S, Brake
 from gateway.settings import ApiKey, Private
 from tests.support.raw_ws import RawClient, Response
 from tests.support.site import Echo, RunningSite, on_both_loops, running_site, until
@@ -89,6 +91,55 @@ async def test_the_right_key_opens() -> None:
         assert (await post(site, PUBLISH, {"X-Backend-Key": KEY})).status == 200
         # a browser that has the key was given it: it asks before (CORS), and is not answered
         assert (await post(site, PUBLISH, {"X-Backend-Key": KEY, "Origin": "https://a.example"})).status == 200
+
+
+@on_both_loops
+async def test_wrong_keys_are_counted_logged_and_slowed_while_a_right_one_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[float] = []
+
+    async def sleep(delay_s: float) -> None:
+        waited.append(delay_s)
+
+    async with running_site(private=Private(api_key=ApiKey.parse(KEY))) as site:
+        monkeypatch.setattr(module.asyncio, "sleep", sleep)
+        with capture_logs() as lines:
+            statuses = [(await post(site, PUBLISH, {"X-Backend-Key": f"wrong {n}"})).status for n in range(60)]
+        assert set(statuses) == {401, 429} and statuses[:10] == [401] * 10
+        assert waited[:10] == [0.0] * 10 and 0.0 < waited[12] <= max(waited) <= WAIT_MAX_S
+        assert (await post(site, PUBLISH, {"X-Backend-Key": KEY})).status == 200
+        assert len(waited) == statuses.count(401)
+        assert site.sample("refusals_total", door="backend", reason="wrong_key") == 60
+        assert site.sample("limited_total", limit="wrong_keys") == statuses.count(429)
+        assert site.sample("backend_requests_total", key="api_key") == 1
+    refused = [line for line in lines if line["event"] == "refused"]
+    assert 1 <= len(refused) < 60
+    assert refused[0]["reason"] == "wrong_key" and refused[0]["address"] == "127.0.0.1"
+    assert "wrong 0" not in str(lines)
+
+
+@on_both_loops
+async def test_several_keys_open_and_are_counted_by_name() -> None:
+    keys = {name: ApiKey.parse(f"{KEY} of {name}") for name in ("web", "jobs")}
+    async with running_site(private=Private(api_keys=keys)) as site:
+        for name in keys:
+            assert (await post(site, PUBLISH, {"X-Backend-Key": f"{KEY} of {name}"})).status == 200
+            assert site.sample("backend_requests_total", key=name) == 1
+        assert (await post(site, PUBLISH, {"X-Backend-Key": KEY})).status == 401
+
+
+def test_each_address_has_its_own_pace_and_their_number_is_bounded() -> None:
+    now_s = 0.0
+    brake = Brake(clock=lambda: now_s)
+    waits = [brake.wait_s("a") for _ in range(40)]
+    assert waits[:FREE] == [0.0] * FREE and waits[-1] is None and waits[FREE] == INTERVAL_S
+    assert brake.wait_s("b") == 0.0
+    now_s += 60
+    assert brake.wait_s("a") == 0.0
+    for number in range(2 * ADDRESSES_MAX):
+        brake.wait_s(f"address {number}")
+    assert len(brake._next_s) <= ADDRESSES_MAX + 1
 
 
 @on_both_loops

@@ -35,6 +35,7 @@ FLOORS = {
     "gateway/auth.py": 2,
     "gateway/compound.py": 2,
     "gateway/connection.py": 2,
+    "gateway/refusals.py": 2,
     "gateway/revocation.py": 2,
     "gateway/authenticator.py": 3,
     "gateway/broker.py": 3,

@@ -238,6 +238,12 @@ class SockJSHandler:
 
     # -- who asks ------------------------------------------------------------------------------------------------
 
+    def _note_refused(self, refused: HandshakeRefused, request: web.Request) -> None:
+        endpoint = self._websockets.endpoint
+        endpoint.node.metrics.handshakes_rejected.labels(refused.reason).inc()
+        address, origin = endpoint.admission.client_ip(request), request.headers.get("Origin")
+        endpoint.node.auth.refusals.note("handshake", refused.reason, address=address, origin=origin)
+
     async def _guarded(self, request: web.Request, answer: _Answer) -> web.StreamResponse:
         """Answer pages that are allowed, and nobody twice."""
         response: web.StreamResponse
@@ -245,7 +251,7 @@ class SockJSHandler:
             self._check_page(request)
             response = await answer(request)
         except HandshakeRefused as refused:
-            self._websockets.endpoint.node.metrics.handshakes_rejected.labels(refused.reason).inc()
+            self._note_refused(refused, request)
             headers = {"Retry-After": "5"} if refused.status in (429, 503) else {}
             response = web.Response(status=refused.status, text=f"{refused}\n", headers=headers)
             if refused.reason in ("origin", "duplicate_header"):

@@ -125,6 +125,7 @@ class Sessions:
         try:
             if refusal is not None:  # no service hears of it, and no other node
                 node.metrics.handshakes_rejected.labels("token").inc()
+                node.auth.refusals.note("token", refusal.reason, address=remote_ip)
                 session.connection.close(refusal.close_code, str(refusal))
             elif not await self._claim(session, session_id):
                 session.abort()
