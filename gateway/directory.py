@@ -161,5 +161,9 @@ class Directory(Protocol):
     async def put_token(self, value: Any, ttl_s: float) -> str:
         """Keep a value under a new token of 32 characters, unguessable. value: any JSON entity."""
 
-    async def take_token(self, token: str) -> Any | None:
-        """Take a token's value, once; None = there is none such, or it expired."""
+    async def take_token(self, token: str, taker: str) -> Any | None:
+        """Take a token's value, once; None = there is no such token, it expired, or another taker has it.
+
+        taker: unguessable ASCII without blanks. The same taker may take the token again for a minute: after
+        BrokerUnavailable it is unknown whether the first call took it.
+        """

@@ -7,6 +7,7 @@ What a connection owns (roster entries, names) is given back when it ends, howev
 """
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -215,6 +216,11 @@ class Tokens:
         """Keep a JSON entity; returns a token of 32 characters, unguessable."""
         return await self._cluster.ownership.directory.put_token(value, ttl_s)
 
-    async def take(self, token: str) -> Any | None:
-        """Take the value, once; None = no such token, or it expired."""
-        return await self._cluster.ownership.directory.take_token(token)
+    async def take(self, token: str, *, taker: str | None = None) -> Any | None:
+        """Take the value, once; None = no such token, it expired, or another taker has it.
+
+        taker: unguessable ASCII without blanks (`secrets.token_hex()`), needed by callers that retry. After
+        BrokerUnavailable it is unknown whether the token was taken; a call with the same taker gets the value all the
+        same, for a minute.
+        """
+        return await self._cluster.ownership.directory.take_token(token, taker or secrets.token_hex())

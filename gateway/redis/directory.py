@@ -276,8 +276,8 @@ class RedisDirectory:
         """See Directory. token: one that nobody knows, instead of a new one."""
         return await self._tokens.put(value, ttl_s, token=token)
 
-    async def take_token(self, token: str) -> Any | None:
-        return await self._tokens.take(token)
+    async def take_token(self, token: str, taker: str) -> Any | None:
+        return await self._tokens.take(token, taker)
 
     # -- what connections hold ---------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ __all__ = [
     "sharded_canary_name",
     "state_key",
     "stream_key",
+    "taken_key",
     "token_key",
 ]
 
@@ -116,6 +117,11 @@ def names_key(prefix: str, key: str) -> bytes:
 def token_key(prefix: str, token: str) -> bytes:
     """What one token stands for."""
     return f"{prefix}:{{token:{token}}}".encode()
+
+
+def taken_key(prefix: str, token: str) -> bytes:
+    """The value of a token that was taken, and who took it."""
+    return token_key(prefix, token) + b":taken"
 
 
 def direct_prefix(prefix: str) -> bytes:

@@ -133,8 +133,8 @@ class SpreadDirectory:
                 break
         return await directory.put_token(value, ttl_s, token=token)
 
-    async def take_token(self, token: str) -> Any | None:
-        return await self._directories.of(_token_key(token)).take_token(token)
+    async def take_token(self, token: str, taker: str) -> Any | None:
+        return await self._directories.of(_token_key(token)).take_token(token, taker)
 
 
 def _token_key(token: str) -> str:

@@ -1,4 +1,8 @@
-"""Tokens: values kept for a while under names that cannot be guessed, and given out once."""
+"""Tokens: values kept for a while under names that cannot be guessed, and given out once.
+
+A call that takes a token may be done although its answer is lost. Redis therefore remembers for RETRY_S who took it,
+and answers that taker again: a lost answer does not cost the token.
+"""
 
 import secrets
 from typing import Any
@@ -6,13 +10,14 @@ from typing import Any
 import msgspec
 
 from gateway.codec import encode_json
-from gateway.redis.names import token_key
-from gateway.redis.scripting import Scripts
+from gateway.redis.names import taken_key, token_key
+from gateway.redis.scripting import Call, Scripts
 from gateway.redis.wire import command
 
 __all__ = ["Tokens", "new_token"]
 
 TOKEN_LENGTH = 32
+RETRY_S = 60.0  # a client retries while Redis fails over, which takes up to 30 s
 
 
 def new_token() -> str:
@@ -35,9 +40,14 @@ class Tokens:
         await self._scripts.run(command(b"SET", token_key(self._prefix, token), data, b"PX", ttl_ms))
         return token
 
-    async def take(self, token: str) -> Any | None:
-        """Take a value, once; None = there is none. token: anything. Raises BrokerUnavailable."""
+    async def take(self, token: str, taker: str) -> Any | None:
+        """Take a value, once; None = there is none, or another taker has it. token: anything.
+
+        taker: ASCII without blanks. The same taker may take again for RETRY_S. Raises BrokerUnavailable.
+        """
         if len(token) != TOKEN_LENGTH or not set(token) <= set("0123456789abcdef"):
             return None
-        (data,) = await self._scripts.run(command(b"GETDEL", token_key(self._prefix, token)))
+        keys = [token_key(self._prefix, token), taken_key(self._prefix, token)]
+        retry_ms = b"%d" % round(RETRY_S * 1000)
+        (data,) = await self._scripts.run(Call("take", keys, [taker.encode(), retry_ms]))
         return None if data is None else msgspec.json.decode(data)

@@ -58,19 +58,18 @@ class DataSyncService(RPCService):
         """Get what a token is for, from the moment on that it was authorized."""
         _demand_text(token)
         holdings = self._holdings(request.connection)
-        if token not in holdings.grants:
-            value = await self.tokens.take(token)
+        taker = holdings.attempt(token)
+        try:
+            value = await self.tokens.take(token, taker=taker)
             if value is None:
                 raise NoSuchSubscription
-            holdings.grants[token] = Grant.read(value)
-        try:
-            subscription = await self._exchange.acquire(request.connection, holdings.grants[token])
-        except BrokerUnavailable:  # it may be tried again, by this client: the token itself is taken
+            subscription = await self._exchange.acquire(request.connection, Grant.read(value))
+        except BrokerUnavailable:  # the token may be taken: this client may retry, as the same taker
             raise
         except BaseException:
-            del holdings.grants[token]
+            holdings.attempts.pop(token, None)
             raise
-        del holdings.grants[token]
+        holdings.attempts.pop(token, None)
         holdings.subscriptions[token] = subscription
 
     @rpc_command(name="cancelSubscription")

@@ -1,6 +1,7 @@
 """Subscriptions: what a client acquired, item by item, and what a node keeps of it."""
 
 import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +12,7 @@ __all__ = ["NEVER", "TOKEN_TTL_S", "Grant", "Holdings", "Subscription", "Subscri
 
 TOKEN_TTL_S: Final = 120.0
 NEVER: Final = math.inf  # an offset: nothing live is behind it
+ATTEMPTS_MAX: Final = 64  # per client: one that retries more tokens than that at once loses the oldest
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,18 @@ class Subscription:
 
 @dataclass(slots=True)
 class Holdings:
-    """What a node keeps of one client, by token. grants: taken, and not acquired yet, for Redis did not answer."""
+    """What a node keeps of one client, by token.
+
+    attempts: by which taker's name this client tries to take a token, until it is known whether that succeeded.
+    """
 
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
-    grants: dict[str, Grant] = field(default_factory=dict)
+    attempts: dict[str, str] = field(default_factory=dict)
+
+    def attempt(self, token: str) -> str:
+        """Begin or repeat an attempt to take a token; returns the name of its taker."""
+        if token not in self.attempts:
+            while len(self.attempts) >= ATTEMPTS_MAX:
+                del self.attempts[next(iter(self.attempts))]
+            self.attempts[token] = secrets.token_hex()
+        return self.attempts[token]

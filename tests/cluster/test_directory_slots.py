@@ -38,7 +38,7 @@ async def test_each_script_stays_in_one_slot_and_survives_a_script_flush(kind: s
             assert await a.claim(NAMES, "desk", 1, "alice") and await b.claim(NAMES, "desk", 1, "alice")
             assert await b.directory.release(NAMES, "desk", 1)
             await client.script_flush()
-        assert await a.directory.take_token(await b.directory.put_token([1], 60)) == [1]
+        assert await a.directory.take_token(await b.directory.put_token([1], 60), "me") == [1]
         assert await a.enter(ROOM, 2, "bob")
         assert await b.directory.send(Owner("a", a.directory.incarnation, 2), b"hello")
         await cluster.until(lambda: cluster.heard(ROOM)[-1:] == [b"joined bob"])

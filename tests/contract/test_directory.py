@@ -318,22 +318,34 @@ async def test_a_token_is_taken_once_on_any_node(cluster: TestCluster) -> None:
     value = {"items": [1, "é", None]}
     token = await a.directory.put_token(value, 60)
     assert len(token) == 32 and token != await a.directory.put_token(value, 60)
-    taken = await asyncio.gather(*(node.directory.take_token(token) for node in (a, b, a, b)))
+    taken = await asyncio.gather(
+        *(node.directory.take_token(token, f"taker{number}") for number, node in enumerate((a, b, a, b)))
+    )
     assert sorted(taken, key=json.dumps) == [None, None, None, value] or taken.count(value) == 1
-    assert await b.directory.take_token(token) is None
+    assert await b.directory.take_token(token, "me") is None
+
+
+async def test_the_taker_of_a_token_may_take_it_again_and_nobody_else(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    value = {"text": "two words", "é": [1.5, None]}
+    token = await a.directory.put_token(value, 60)
+    for node in (a, b, a):
+        assert await node.directory.take_token(token, "me") == value
+        assert await node.directory.take_token(token, "m") is None
+        assert await node.directory.take_token(token, "me2") is None
 
 
 async def test_a_token_expires(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     token = await a.directory.put_token(1, 0.001)
     await asyncio.sleep(0.02)  # the time itself is what is tested
-    assert await a.directory.take_token(token) is None
+    assert await a.directory.take_token(token, "me") is None
 
 
 @pytest.mark.parametrize("token", ["", "x" * 32, "0" * 31, "0" * 32, "*" * 32, "\ud800" * 32, "0" * 10_000])
 async def test_what_is_no_token_gives_nothing(cluster: TestCluster, token: str) -> None:
     a = await cluster.node("a")
-    assert await a.directory.take_token(token) is None
+    assert await a.directory.take_token(token, "me") is None
 
 
 # -- what only a Redis has ----------------------------------------------------------------------------------------

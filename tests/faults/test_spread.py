@@ -94,7 +94,7 @@ async def test_members_names_and_tokens_of_the_others_go_on(servers: SpreadServe
         owner = await node.directory.find(names, "desk")
         assert owner is not None and await node.directory.send(owner, b"{}")
         tokens = [await node.directory.put_token(number, 60.0) for number in range(10)]
-        assert [await node.directory.take_token(token) for token in tokens] == list(range(10))
+        assert [await node.directory.take_token(token, "me") for token in tokens] == list(range(10))
     finally:
         await node.directory.stop()
         await topology.broker.stop()

@@ -41,9 +41,11 @@ class MemoryCluster:
         self.version = 0  # of the last notice of any
         self.versions: dict[str, int] = {}  # of each
         self.is_failing = False
+        self.is_losing_answers = False  # tokens are taken, and their takers get BrokerUnavailable
         self.rosters: dict[str, _Roster] = {}
         self.names: dict[str, dict[str, tuple[Owner, str | None]]] = {}
         self.tokens: dict[str, tuple[float, bytes]] = {}
+        self.takers: dict[str, tuple[str, bytes]] = {}
         self.nodes: dict[str, MemoryDirectory] = {}
         self._on_publish = on_publish
 
@@ -70,6 +72,7 @@ class MemoryCluster:
         self.rosters.clear()
         self.names.clear()
         self.tokens.clear()
+        self.takers.clear()
         for node in list(self.nodes.values()):
             node.assert_all(is_quiet=True)
 
@@ -246,10 +249,15 @@ class MemoryDirectory:
         self._cluster.tokens[token] = (asyncio.get_running_loop().time() + ttl_s, encode_json(value))
         return token
 
-    async def take_token(self, token: str) -> Any | None:
+    async def take_token(self, token: str, taker: str) -> Any | None:
         await self._travel()
         until, value = self._cluster.tokens.pop(token, (0.0, b"null"))
-        return decode_json(value) if asyncio.get_running_loop().time() < until else None
+        if asyncio.get_running_loop().time() < until:
+            self._cluster.takers[token] = taker, value
+        former, value = self._cluster.takers.get(token, ("", b"null"))
+        if self._cluster.is_losing_answers:
+            raise BrokerUnavailable("the answer was lost")
+        return decode_json(value) if former == taker else None
 
     @property
     def _present(self) -> Asserter:

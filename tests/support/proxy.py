@@ -20,6 +20,7 @@ class _Pair:
         self.client = client
         self.server: asyncio.StreamWriter | None = None
         self.is_swallowed = is_swallowed
+        self.is_losing_reply = False
         self.task: asyncio.Task[None] | None = None
 
     def abort(self) -> None:
@@ -40,6 +41,7 @@ class FaultProxy:
         self._is_swallowing = False
         self._is_losing_replies = False
         self._is_refusing = False
+        self._mark: bytes | None = None
         self._pairs: set[_Pair] = set()
         self._server: asyncio.Server | None = None
 
@@ -86,6 +88,13 @@ class FaultProxy:
         """Forward what clients send, and lose what the server answers."""
         self._is_losing_replies = True
 
+    def lose_next_reply(self, to: bytes = b"") -> None:
+        """Forward the next request that contains these bytes, and cut its connection instead of forwarding the reply.
+
+        The request must not be split over two chunks, which small ones are not.
+        """
+        self._mark = to
+
     def heal(self) -> None:
         """Forward again, on connections that are not swallowed."""
         self._is_swallowing = self._is_losing_replies = self._is_refusing = False
@@ -117,6 +126,11 @@ class FaultProxy:
         while data := await reader.read(65536):
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
+            if not is_reply and self._mark is not None and self._mark in data:
+                self._mark, pair.is_losing_reply = None, True
+            if is_reply and pair.is_losing_reply:
+                self.lost_bytes += len(data)
+                raise ConnectionResetError("the reply is lost")
             if pair.is_swallowed or (is_reply and self._is_losing_replies):
                 self.lost_bytes += len(data) if is_reply else 0
                 continue

@@ -12,6 +12,7 @@ from gateway import CloseCode, ConfigurationError, History, Position, ServiceReg
 from gateway.publication import Publication, read_publication
 from services.datasync import DataSyncBackend, DataSyncService, Delta
 from services.datasync.feed import Feed
+from services.datasync.subscriptions import ATTEMPTS_MAX
 from tests.support.clients import settle, until
 from tests.support.dealers import AllTasks, Players, PlayersWithColor, TasksOfList
 from tests.support.memory_history import write_sequenced
@@ -231,6 +232,29 @@ async def test_a_client_may_try_again_while_redis_does_not_answer(stage: Stage) 
     stage.town.archive.is_failing = False
     assert await client.ask("datasync", "acquireSubscription", token=token) is None
     assert numbers(client) == [1]
+
+
+async def test_a_client_may_try_again_when_the_answer_to_taking_the_token_was_lost(stage: Stage) -> None:
+    token = await stage.authorize(0, ALL)
+    await stage.publish(0, task(1))
+    client, other = stage.town.client(1), stage.town.client(2)
+    stage.town.cluster.is_losing_answers = True
+    assert await client.ask("datasync", "acquireSubscription", token=token) == "Error: Temporarily unavailable"
+    stage.town.cluster.is_losing_answers = False
+    assert await other.ask("datasync", "acquireSubscription", token=token) == "Error: No such subscription"
+    assert await client.ask("datasync", "acquireSubscription", token=token) is None
+    assert await client.ask("datasync", "acquireSubscription", token=token) == "Error: No such subscription"
+    assert numbers(client) == [1]
+
+
+async def test_attempts_to_take_tokens_are_bounded(stage: Stage) -> None:
+    client = stage.town.client(1)
+    stage.town.cluster.is_losing_answers = True
+    for number in range(ATTEMPTS_MAX + 10):
+        assert (
+            await client.ask("datasync", "acquireSubscription", token=str(number)) == "Error: Temporarily unavailable"
+        )
+    assert len(client.connection.data["datasync"].attempts) == ATTEMPTS_MAX
 
 
 # -- the seam ------------------------------------------------------------------------------------------------------
