@@ -8,13 +8,17 @@ What is decided is decided in `session`; this gives it sockets, time and futures
 """
 
 import asyncio
+import inspect
 import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from snorky.canonical import channel_name
 from snorky.errors import ConnectionEnded, SnorkyError
+from snorky.publication import KEY_MAX_BYTES
 from snorky.realtime.events import Event
+from snorky.realtime.request import MESSAGE_MAX_BYTES
 from snorky.realtime.session import Session, SessionOptions
 from snorky.realtime.socket import Sockets
 from snorky.realtime.token import Token, TokenSource
@@ -106,10 +110,12 @@ class Client:
     function, that gives a fresh one: it is asked before a token ends, and once when the gateway refuses one.
     bearer: where the handshake has it, "header" (Authorization) or "subprotocol". call_timeout_s: for an answer, the
     waiting for a connection included. publish_timeout_s, publishes_max: how long and how many publishes wait, also
-    without a connection. events_max: of one subscription, that nobody has taken yet. backoff_max_s: between two
-    attempts to connect. on_notification: hears what services say beside channels: on_notification(service, message).
+    without a connection. max_message_bytes: the gateway's `message_max_bytes`: more is refused at the call.
+    events_max: of one subscription, that nobody has taken yet. backoff_max_s: between two attempts to connect.
+    on_notification: hears what services say beside channels: on_notification(service, message);
+    what it raises is logged (`snorky.realtime`), and the connection goes on.
     connect_options: more arguments of `websockets.connect`: `ssl`, `proxy`.
-    Raises ValueError: a URL or token that cannot be used; ImportError: websockets is missing.
+    Raises ValueError, TypeError: an argument that cannot be used; ImportError: websockets is missing.
     """
 
     def __init__(
@@ -121,6 +127,7 @@ class Client:
         call_timeout_s: float = 10.0,
         publish_timeout_s: float = 30.0,
         publishes_max: int = 1_000,
+        max_message_bytes: int = MESSAGE_MAX_BYTES,
         events_max: int = 1_000,
         connect_timeout_s: float = 10.0,
         ping_interval_s: float = 10.0,
@@ -134,6 +141,8 @@ class Client:
             raise ValueError("url: write ws://HOST:PORT/ws or wss://..., without a user")
         if bearer not in ("header", "subprotocol"):
             raise ValueError('bearer: "header" or "subprotocol"')
+        if inspect.iscoroutinefunction(on_notification):
+            raise TypeError("on_notification: a plain function; for more, let it fill an asyncio.Queue")
         self._tokens = TokenSource(token, is_subprotocol=bearer == "subprotocol")
         self._sockets = Sockets(
             url,
@@ -147,6 +156,7 @@ class Client:
             call_timeout_s=call_timeout_s,
             publish_timeout_s=publish_timeout_s,
             publishes_max=publishes_max,
+            max_message_bytes=max_message_bytes,
             backoff_base_s=backoff_base_s,
             backoff_max_s=backoff_max_s,
             has_token=token is not None,
@@ -199,7 +209,7 @@ class Client:
         """Ask a service and return its answer; never sent twice.
 
         Raises SnorkyError: it refused; TransportError: no answer, `may_have_happened` tells whether it was sent;
-        ConnectionEnded; ValueError, TypeError: the parameters are no JSON.
+        ConnectionEnded; ValueError, TypeError: the gateway would not take the parameters, nothing was sent.
         """
         future, done = _future()
         self._running().call(service, command, params, done)
@@ -210,8 +220,14 @@ class Client:
 
         key: makes it once, None = a random one. Without a connection it waits, in order, among `publishes_max`. What
         was under way when a connection ended is sent again under its key if the client has a token: without one, the
-        gateway could not know it again. Raises as `call`; TransportError `queue_full`: too many wait.
+        gateway could not know it again. Raises as `call`; TransportError `queue_full`: too many wait; `too_large`: the
+        gateway's limit is below `max_message_bytes`, and it has taken nothing.
         """
+        channel_name(channel)
+        if key is not None and not isinstance(key, str):
+            raise TypeError("key: a string is expected")
+        if key is not None and not 0 < len(key.encode()) <= KEY_MAX_BYTES:
+            raise ValueError(f"key: 1 to {KEY_MAX_BYTES} bytes")
         future, done = _future()
         params = {"channel": channel, "message": message, "key": key or secrets.token_hex(16)}
         self._running().publish(service, params, done)

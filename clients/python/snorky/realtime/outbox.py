@@ -1,9 +1,10 @@
 """Outbox: publishes that wait for a connection or an answer, each under an idempotency key. Pure.
 
 Rules:
+- Only a request that was checked and written is taken, so that none can fail when its turn to be sent comes.
 - Bounded; one too many is refused at once. Each has a deadline, and is told then: never a silent drop.
 - They go out in their order. What was under way when a connection ended is sent again, in its order, under its key,
-  where that is known to be safe; else the caller is told that nobody knows.
+  where that is known to be safe; else the caller is told that nobody knows. What was too large is not sent again.
 - What the gateway refuses for a moment (`rate_limited`, `unavailable`) is sent again when it says.
 """
 
@@ -13,6 +14,7 @@ from typing import Any, Final
 from snorky.errors import SnorkyError, TransportError
 from snorky.realtime.clock import Clock
 from snorky.realtime.line import Done, Line, lost
+from snorky.realtime.request import Request
 
 __all__ = ["Outbox"]
 
@@ -22,9 +24,8 @@ _PASSING: Final = frozenset({"rate_limited", "unavailable"})
 
 
 class _Entry:
-    def __init__(self, service: str, params: dict[str, Any], done: Done) -> None:
-        self.service = service
-        self.params = params
+    def __init__(self, request: Request, done: Done) -> None:
+        self.request = request
         self.done = done
         self.line: Line | None = None  # on which it is under way
         self.was_sent = False  # once, and nobody knows what came of it
@@ -51,12 +52,12 @@ class Outbox:
         """How many are under way."""
         return sum(entry.line is not None for entry in self._entries)
 
-    def put(self, service: str, params: dict[str, Any], done: Done) -> None:
+    def put(self, request: Request, done: Done) -> None:
         """Queue a publish. Raises TransportError, code `queue_full`: nothing was sent."""
         if len(self._entries) >= self._entries_max:
             text = f"{self._entries_max} publishes wait already"
             raise TransportError(text, "queue_full", may_have_happened=False)
-        entry = _Entry(service, params, done)
+        entry = _Entry(request, done)
         entry.cancel = self._clock.after(self._timeout_s, lambda: self._expire(entry))
         self._entries.append(entry)
         self._flush()
@@ -88,7 +89,7 @@ class Outbox:
             entry.line = None
             self._answer(entry, data, error)
 
-        line.call(entry.service, "publish", entry.params, done, self._timeout_s)
+        line.call(entry.request, done, self._timeout_s)
 
     def _answer(self, entry: _Entry, data: Any, error: Exception | None) -> None:
         if entry not in self._entries:
@@ -98,7 +99,7 @@ class Outbox:
                 entry.was_sent |= error.code == "unavailable"
                 self._pause(RETRY_AFTER_S if error.retry_after_ms is None else error.retry_after_ms / 1000)
                 return
-        elif error is not None:
+        elif error is not None and getattr(error, "code", None) != "too_large":
             entry.was_sent = True
             if self._is_resend_safe:
                 return  # the next line takes it

@@ -11,6 +11,7 @@ Rules:
 - Close codes 4500 to 4999 end the session; but a token that was refused (4501) is asked for anew once.
 """
 
+import logging
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from snorky.errors import ConnectionEnded
 from snorky.realtime.clock import Backoff, Clock
 from snorky.realtime.line import Done, Io, Line, lost
 from snorky.realtime.outbox import Outbox
+from snorky.realtime.request import MESSAGE_MAX_BYTES, Request
 from snorky.realtime.subscriptions import Subscriptions
 from snorky.realtime.topic import Topic
 
@@ -32,6 +34,8 @@ LOOK_S: Final = 0.05  # how often a line that is left is looked at for answers
 GOING_AWAY: Final = 1001
 BAD_TOKEN: Final = 4501
 
+_log = logging.getLogger("snorky.realtime")
+
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
@@ -40,6 +44,7 @@ class SessionOptions:
     call_timeout_s: float = 10.0
     publish_timeout_s: float = 30.0
     publishes_max: int = 1_000
+    max_message_bytes: int = MESSAGE_MAX_BYTES
     backoff_base_s: float = 0.5
     backoff_max_s: float = 30.0
     has_token: bool = False  # an identity, by which publishes sent again are known to be the same
@@ -102,21 +107,19 @@ class Session:
         self._dial()
 
     def call(self, service: str, command: str, params: dict[str, Any], done: Done) -> None:
-        """Ask a service; without a connection the call waits for one. Raises ValueError, TypeError: no JSON."""
+        """Ask a service; without a connection the call waits for one. Raises ValueError, TypeError: see Request."""
+        request = Request(service, command, params, max_bytes=self._options.max_message_bytes)
         if self.error is not None:
             return done(None, self.error)
         if self._current is not None:
-            return self._current.call(service, command, params, done, self._options.call_timeout_s)
+            return self._current.call(request, done, self._options.call_timeout_s)
         self._numbers += 1
         number, until_s = self._numbers, self._clock.now_s() + self._options.call_timeout_s
 
         def go(line: Line) -> None:
             del self._waiting[number]
             cancel()
-            try:
-                line.call(service, command, params, done, until_s - self._clock.now_s())
-            except (ValueError, TypeError) as error:
-                done(None, error)
+            line.call(request, done, until_s - self._clock.now_s())
 
         def expire() -> None:
             del self._waiting[number]
@@ -126,10 +129,14 @@ class Session:
         self._waiting[number] = (go, cancel, done)
 
     def publish(self, service: str, params: dict[str, Any], done: Done) -> None:
-        """Publish, over this connection or a later one. Raises TransportError: too many wait."""
+        """Publish, over this connection or a later one.
+
+        Raises TransportError: too many wait; ValueError, TypeError: see Request.
+        """
+        request = Request(service, "publish", params, max_bytes=self._options.max_message_bytes)
         if self.error is not None:
             return done(None, self.error)
-        self._outbox.put(service, params, done)
+        self._outbox.put(request, done)
 
     def subscribe(self, topic: Topic) -> None:
         """Have a topic. Raises SnorkyError, `already_subscribed`: its channel is one of ours."""
@@ -193,7 +200,7 @@ class Session:
         """Know that a line has ended. code: of RFC 6455 7.1.5: 1006 where nothing was said."""
         if line.has_ended:
             return
-        line.end()
+        line.end(code)
         self._leaving.discard(line)
         self._subscriptions.lose(line)
         if self.error is not None or line not in (self._current, self._next):
@@ -222,9 +229,16 @@ class Session:
             topic = self._subscriptions.find(service, message["channel"])
         if topic is None:
             if line is self._current:
-                self._on_notification(service, message)
+                self._tell(service, message)
         else:
             self._subscriptions.notify(line, topic, message)
+
+    def _tell(self, service: str, message: dict[str, Any]) -> None:
+        """Call the program's function. What it raises is its own fault, and ends nothing here."""
+        try:
+            self._on_notification(service, message)
+        except Exception:
+            _log.exception("on_notification failed for a notification of the service %r", service)
 
     # -- moves ---------------------------------------------------------------------------------------------------
 
@@ -246,7 +260,8 @@ class Session:
         old.is_leaving = True
         self._outbox.use(None)  # what is published now waits a moment: else it could overtake what is under way
         # The answer comes after everything that the old node had sent before.
-        old.call("gateway", "info", {}, lambda _data, _error: self._finish_move(old), FENCE_TIMEOUT_S)
+        fence = Request("gateway", "info", {}, max_bytes=MESSAGE_MAX_BYTES)
+        old.call(fence, lambda _data, _error: self._finish_move(old), FENCE_TIMEOUT_S)
 
     def _finish_move(self, old: Line) -> None:
         new = self._next

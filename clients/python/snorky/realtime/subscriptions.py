@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from snorky.errors import SnorkyError
 from snorky.realtime.clock import Clock
-from snorky.realtime.line import Line
+from snorky.realtime.line import Done, Line
+from snorky.realtime.request import MESSAGE_MAX_BYTES, Request
 from snorky.realtime.topic import Answer, Topic, topic_key
 
 __all__ = ["Subscriptions"]
@@ -134,7 +135,7 @@ class Subscriptions:
                 del self._asked[line, topic]
                 self.ask(line, topic)
 
-        line.call(topic.service, "subscribe", topic.request(line), done, self._call_timeout_s)
+        self._call(line, topic, "subscribe", topic.request(line), done)
 
     def ask_anew(self, line: Line, topic: Topic) -> None:
         """Ask again from the last position: a hole is filled, or told."""
@@ -155,7 +156,7 @@ class Subscriptions:
         topic.leave(line)
         params = {"channel": topic.channel}
         # Refused means that there was nothing to give up.
-        line.call(topic.service, "unsubscribe", params, lambda _data, _error: None, self._call_timeout_s)
+        self._call(line, topic, "unsubscribe", params, lambda _data, _error: None)
 
     def find(self, service: str, channel: Any) -> Topic | None:
         """Find the topic of a channel."""
@@ -198,7 +199,12 @@ class Subscriptions:
                 self._unpark(topic)
 
         params = {"channel": topic.channel, "since": str(topic.position), "limit": PAGE_MAX}
-        line.call(topic.service, "history", params, done, self._call_timeout_s)
+        self._call(line, topic, "history", params, done)
+
+    def _call(self, line: Line, topic: Topic, command: str, params: dict[str, Any], done: Done) -> None:
+        # A channel and a position have at most some 600 bytes, and are checked when the topic is made.
+        request = Request(topic.service, command, params, max_bytes=MESSAGE_MAX_BYTES)
+        line.call(request, done, self._call_timeout_s)
 
     def _unpark(self, topic: Topic) -> None:
         topic.is_parked = False

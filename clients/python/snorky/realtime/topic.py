@@ -21,6 +21,7 @@ from snorky.canonical import channel_name
 from snorky.position import Position
 from snorky.realtime.events import Event, Gap, Message, Recovered
 from snorky.realtime.overlap import Overlap
+from snorky.strict import encode
 
 if TYPE_CHECKING:
     from snorky.realtime.line import Line
@@ -32,7 +33,10 @@ HELD_MAX: Final = 10_000  # messages; until an answer comes, or a move is over
 
 
 def topic_key(service: str, channel: Any) -> tuple[str, str]:
-    """Two channels are the same iff their keys are. Raises ValueError: no channel can be so."""
+    """Two channels are the same iff their keys are. Raises ValueError, TypeError: no channel or service can be so."""
+    if not isinstance(service, str):
+        raise TypeError("service: write its name as a string")
+    encode(service)  # a lone surrogate
     return service, channel_name(channel)
 
 
