@@ -10,6 +10,7 @@ from gateway.commands.publish import publish
 from gateway.commands.serve import serve
 from gateway.commands.stats import stats
 from gateway.commands.subscribe import subscribe
+from gateway.standard_streams import open_missing_streams
 
 __all__ = ["app", "main"]
 
@@ -55,6 +56,7 @@ for _command in (serve, check, publish, subscribe, stats):
 
 def main() -> None:
     """Run the command line."""
+    open_missing_streams()
     app()
 
 

@@ -2,6 +2,7 @@
 
 Rules: what peers send is escaped and cut, so no line is forged and none is huge; values under the name of a
 secret are masked, also inside URLs; tracebacks show no local variables, for those hold payloads and tokens.
+Nobody waits for the reader of stderr: see LogQueue.
 """
 
 import logging
@@ -12,13 +13,34 @@ from typing import Any, TextIO
 
 import structlog
 
-__all__ = ["configure_logs"]
+from gateway.log_queue import LogQueue
+
+__all__ = ["configure_logs", "count_dropped_lines", "flush_logs", "log_line"]
+
+FLUSH_S = 1.0  # at the end of the process
 
 VALUE_MAX_CHARACTERS = 500
 TRACEBACK_MAX_CHARACTERS = 8_000  # some 80 frames
 _SECRET_NAME = re.compile(r"(?i)(^|_)(password|secret|token|api_?key|authorization|cookie|payload)$")
 _URL_PASSWORD = re.compile(r"(?<=://)[^/\s@]*@")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class _QueueHandler(logging.Handler):
+    """Formats a record where it is logged, and has it written by a thread."""
+
+    def __init__(self, queue: LogQueue) -> None:
+        super().__init__()
+        self.queue = queue
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.queue.put(self.format(record))
+        except Exception:  # a value that cannot be shown must not end what logs it
+            self.handleError(record)
+
+    def flush(self) -> None:
+        self.queue.flush(FLUSH_S)
 
 
 def configure_logs(*, level: str = "info", stream: TextIO | None = None) -> None:
@@ -35,7 +57,8 @@ def configure_logs(*, level: str = "info", stream: TextIO | None = None) -> None
         structlog.processors.format_exc_info,
         _tame,
     ]
-    handler = logging.StreamHandler(stream)
+    queue = _queue_for(stream)
+    handler: logging.Handler = logging.StreamHandler(stream) if queue is None else _QueueHandler(queue)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -52,6 +75,38 @@ def configure_logs(*, level: str = "info", stream: TextIO | None = None) -> None
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _queue_for(stream: TextIO) -> LogQueue | None:
+    """Give a queue in front of a stream that has a descriptor; None: it is in memory, and nothing waits for it."""
+    try:
+        return LogQueue(stream.fileno())
+    except (OSError, ValueError):
+        return None
+
+
+def _queues() -> list[LogQueue]:
+    return [handler.queue for handler in logging.getLogger().handlers if isinstance(handler, _QueueHandler)]
+
+
+def log_line(line: str) -> None:
+    """Write one line for people to stderr, behind what was logged; never waits for its reader."""
+    queues = _queues()
+    for queue in queues:
+        queue.put(line)
+    if not queues:
+        print(line, file=sys.stderr, flush=True)
+
+
+def flush_logs(timeout_s: float) -> None:
+    """Wait until all lines are written, but not longer than that."""
+    for queue in _queues():
+        queue.flush(timeout_s)
+
+
+def count_dropped_lines() -> int:
+    """Count the lines that were not written since the logs were configured, because nobody read them."""
+    return sum(queue.dropped for queue in _queues())
 
 
 def _tame(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

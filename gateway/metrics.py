@@ -7,15 +7,32 @@ in our own code; `key` is a name of the settings.
 """
 
 import platform
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from gateway._version import __version__
+from gateway.logs import count_dropped_lines
 
 __all__ = ["Metrics"]
 
 # 0.1 ms .. 10 s: a pass over one client takes 15 us, over 5,000 about 65 ms; a stalled node takes seconds.
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class _LogLines(Collector):
+    """The log is the process's and not a node's: its count is read when it is asked for."""
+
+    _labelnames = ()
+
+    def describe(self) -> Iterator[CounterMetricFamily]:
+        return self.collect()
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        text = "Log lines that were not written, because nobody read them."
+        yield CounterMetricFamily("snorky_log_lines_dropped", text, value=count_dropped_lines())
 
 
 class Metrics:
@@ -28,6 +45,9 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody asks for
         self.registry = registry = CollectorRegistry() if registry is None else registry
         ProcessCollector(registry=registry)  # descriptors and their limit, CPU, memory: alerts look at them
+
+        self.log_lines_dropped = _LogLines()
+        registry.register(self.log_lines_dropped)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"snorky_{name}", text, labels, registry=registry)

@@ -1,12 +1,9 @@
-"""A gateway as a process: signals, event loop, the line that says it is ready, the drain at the end."""
+"""A gateway as a process: event loop, the line that says it is ready, the drain at the end."""
 
 import asyncio
-import ctypes
 import gc
 import os
 import resource
-import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -15,15 +12,17 @@ from typing import Any, Final
 import structlog
 
 from gateway.errors import ConfigurationError
-from gateway.logs import configure_logs
+from gateway.logs import configure_logs, log_line
 from gateway.registry import ServiceRegistry
 from gateway.server import Gateway
 from gateway.settings import Settings, load
+from gateway.standard_streams import open_missing_streams
+from gateway.stop_signals import StopSignals
 
-__all__ = ["end_signals", "end_with", "raise_fd_limit", "run", "run_until_ended", "serve_until_ended"]
+__all__ = ["raise_fd_limit", "run", "run_until_ended", "serve_until_ended"]
 
 READY_TIMEOUT_S: Final = 5.0  # a Redis that runs is heard within milliseconds
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+SHORT_GRACE_S: Final = 1.0  # where a person waits at a terminal
 _PRIVATE_URL_OF_THE_PAGE: Final = "http://127.0.0.1:8003"  # it shows how a backend publishes
 _log = structlog.get_logger("snorky.process")
 _started_s = time.monotonic()  # only where the system does not tell when the process began
@@ -36,11 +35,12 @@ def run(
     settings: Settings | None = None,
     insecure: bool = False,
 ) -> None:
-    """Run a gateway with these registries until SIGTERM or SIGINT; `snorky serve` for one's own program.
+    """Run a gateway with these registries until SIGTERM, SIGINT or SIGHUP; `snorky serve` for one's own program.
 
     public, private: the settings' services unless given. settings: from the environment unless given.
     insecure: anybody who reaches the public port may connect. Raises ConfigurationError.
     """
+    open_missing_streams()
     configure_logs()
     settings = settings or load(None, os.environ)
     if problems := settings.problems(insecure=insecure):
@@ -49,16 +49,20 @@ def run(
     run_until_ended(lambda: serve_until_ended(Gateway(settings, public=public, private=private)))
 
 
-async def serve_until_ended(gateway: Gateway, *, is_quiet: bool = False) -> None:
-    """Start, say on stderr when ready, wait for a signal, drain, stop. is_quiet: somebody else says it."""
-    ended = end_signals()
+async def serve_until_ended(gateway: Gateway, *, supervisor_pid: int | None = None) -> None:
+    """Start, say on stderr when ready, wait for a signal, drain, stop.
+
+    supervisor_pid: this process is a worker: it obeys that process, which also says when all are ready.
+    """
+    signals = StopSignals(supervisor_pid=supervisor_pid)
+    signals.install()
     async with gateway:
-        telling = asyncio.create_task(_tell(gateway, _keep_quiet if is_quiet else _say))
-        await ended.wait()
+        telling = asyncio.create_task(_tell(gateway, log_line if supervisor_pid is None else _keep_quiet))
+        await signals.wait()
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
         _log.info("ending")
-        await gateway.drain()
+        await gateway.drain(grace_max_s=SHORT_GRACE_S if signals.wants_short_drain else None)
 
 
 async def _tell(gateway: Gateway, say: Callable[[str], None]) -> None:
@@ -79,27 +83,8 @@ async def _tell(gateway: Gateway, say: Callable[[str], None]) -> None:
     gc.freeze()  # what is there now stays: later collections need not look at it
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 def _keep_quiet(_line: str) -> None:
     """A worker's ready line is its supervisor's."""
-
-
-def end_signals() -> asyncio.Event:
-    """Give an event that SIGTERM and SIGINT set; the second of them ends the process at once."""
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def end(number: int) -> None:
-        if ended.is_set():
-            os._exit(128 + number)
-        ended.set()
-
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, end, each)
-    return ended
 
 
 def run_until_ended(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -110,14 +95,6 @@ def run_until_ended(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         asyncio.run(main())
     else:
         uvloop.run(main())
-
-
-def end_with(supervisor_pid: int) -> None:
-    """Let the kernel end this process, by SIGTERM, when the one that started it ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != supervisor_pid:  # it ended before the kernel was told
-        raise SystemExit(1)
 
 
 def raise_fd_limit() -> None:

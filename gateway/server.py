@@ -99,9 +99,10 @@ class Gateway:
             while not self.node.is_ready:  # noqa: ASYNC110 - at the start, once
                 await asyncio.sleep(0.01)
 
-    async def drain(self) -> None:
-        """Send all clients away, paced over the grace period of the settings."""
-        await drain(self.node, self._settings.public.drain_grace_s)
+    async def drain(self, *, grace_max_s: float | None = None) -> None:
+        """Send all clients away, paced over the grace period of the settings, or over grace_max_s if that is less."""
+        grace_s = self._settings.public.drain_grace_s
+        await drain(self.node, grace_s if grace_max_s is None else min(grace_s, grace_max_s))
 
     async def _start(self) -> None:
         settings, stack = self._settings, self._stack
@@ -127,7 +128,12 @@ class Gateway:
         stack.callback(self._cut_connections)
         handler = WebSocketHandler(self._public, settings.public, identify=self._identify)
         app = public_app(handler, with_demo=self.has_demo)
-        site = Site(app, header_timeout_s=settings.limits.handshake_timeout_s, refusals=node.auth.refusals)
+        site = Site(
+            app,
+            header_timeout_s=settings.limits.handshake_timeout_s,
+            refusals=node.auth.refusals,
+            gate=handler.endpoint.gate,
+        )
         stack.push_async_callback(site.stop)
         await site.start(public_sockets)
         self.public_urls = site.urls

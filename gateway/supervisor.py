@@ -6,7 +6,7 @@ Rules:
 - A worker that ends is started again, later each time; one that held out for a minute starts afresh.
 - If none was ever ready and one ends, the settings are wrong or the machine is: the supervisor ends too.
 - SIGTERM drains all workers at once. They have sessions of their own, so that Ctrl-C reaches only the
-  supervisor, and end with it however it ends (the kernel's parent-death signal).
+  supervisor, they obey nobody else, and they end with it however it ends (the kernel's parent-death signal).
 """
 
 import asyncio
@@ -16,7 +16,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from asyncio.subprocess import Process
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -29,9 +28,12 @@ from gateway.errors import ConfigurationError
 from gateway.http.listen import listen
 from gateway.http.site import Site
 from gateway.http.workers import WorkerDoor, workers_app
-from gateway.process import READY_TIMEOUT_S, end_signals, process_age_s
+from gateway.logs import log_line
+from gateway.process import READY_TIMEOUT_S, SHORT_GRACE_S, process_age_s
 from gateway.redis import EmbeddedServer
 from gateway.settings import Settings
+from gateway.socket_directory import NoDirectory, SocketDirectory
+from gateway.stop_signals import DRAIN_SHORTLY, DRAIN_SIGNAL, StopSignals, exit_at_once
 from gateway.totals import Totals
 
 __all__ = ["Supervisor", "supervise"]
@@ -39,6 +41,8 @@ __all__ = ["Supervisor", "supervise"]
 BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 SETTLED_S: Final = 60.0  # who lives as long has no fault of its start
 KILL_AFTER_S: Final = 10.0  # beyond the drain's grace
+STOP_SIGNAL_TIMEOUT_S: Final = 1.0  # between a worker's end and the supervisor's own signal, where both were sent one
+_STOP_CODES: Final = frozenset((-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP))
 _POLL_S: Final = 0.05
 _PRIVATE_HEADER_TIMEOUT_S: Final = 75.0
 
@@ -46,7 +50,7 @@ _log = structlog.get_logger("snorky.supervisor")
 
 
 async def supervise(settings: Settings, workers: int, arguments: Sequence[str]) -> None:
-    """Run workers until SIGTERM or SIGINT. arguments: of `snorky serve`, for each. Raises ConfigurationError."""
+    """Run workers until a signal to stop. arguments: of `snorky serve`, for each. Raises ConfigurationError."""
     await Supervisor(settings, workers, arguments).run()
 
 
@@ -66,11 +70,13 @@ class Supervisor:
 
     async def run(self) -> None:
         """Start, keep running, drain."""
-        ended = end_signals()
+        signals = StopSignals(on_impatient=self._end_at_once)
+        signals.install()
         async with AsyncExitStack() as stack:
-            directory = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(prefix="snorky-", ignore_cleanup_errors=True))
-            )
+            try:
+                directory = stack.enter_context(SocketDirectory("snorky-workers-")).path
+            except NoDirectory as error:
+                raise ConfigurationError(f"workers cannot be reached: {error}") from error
             if not self._settings.redis_url:
                 self._set("SNORKY_REDIS_URL", (await stack.enter_async_context(EmbeddedServer())).url)
             url, port = self._reserve(stack)
@@ -81,14 +87,14 @@ class Supervisor:
             await site.start(listen(self._settings.private.host, self._settings.private.port))
             keepers = [asyncio.create_task(self._keep(slot, directory)) for slot in range(self._wanted)]
             telling = asyncio.create_task(self._tell(url, " ".join(site.urls)))
-            waiting = asyncio.create_task(ended.wait())
+            waiting = asyncio.create_task(signals.wait())
             try:
                 await asyncio.wait([waiting, *keepers], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._ending.set()
                 telling.cancel()
                 waiting.cancel()
-                results = await self._end(keepers)
+                results = await self._end(keepers, is_short=signals.wants_short_drain)
                 await asyncio.gather(telling, waiting, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
@@ -126,6 +132,9 @@ class Supervisor:
             name = f"worker-{slot + 1}.{count}"
             began_s = loop.time()
             code = await self._run_one(name, directory / f"{slot}.{count}")
+            if code in _STOP_CODES:  # the whole service is being stopped, and this signal came before ours
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._ending.wait(), STOP_SIGNAL_TIMEOUT_S)
             if self._ending.is_set():
                 return
             if not self._was_ready:
@@ -158,7 +167,7 @@ class Supervisor:
         door = self._doors[name] = WorkerDoor(name, path)
         try:
             if self._ending.is_set():  # the signal came while it was being started
-                process.terminate()
+                process.send_signal(DRAIN_SIGNAL)
             return await process.wait()
         finally:
             del self._processes[name], self._doors[name]
@@ -181,16 +190,22 @@ class Supervisor:
                 _log.warning("not all workers are ready", reasons=reasons)
             await asyncio.sleep(_POLL_S)
         text = f"ready in {process_age_s():.2f} s  public {public}  private {private}  {self._wanted} workers"
-        print(text, file=sys.stderr, flush=True)
+        log_line(text)
 
-    async def _end(self, keepers: Sequence["asyncio.Task[None]"]) -> list[BaseException | None]:
+    async def _end(self, keepers: Sequence["asyncio.Task[None]"], *, is_short: bool) -> list[BaseException | None]:
         """Drain all workers, kill who does not come to an end."""
-        self._signal(signal.SIGTERM)
-        _, late = await asyncio.wait(keepers, timeout=self._settings.public.drain_grace_s + KILL_AFTER_S)
+        grace_s = self._settings.public.drain_grace_s
+        self._signal(DRAIN_SHORTLY if is_short else DRAIN_SIGNAL)
+        timeout_s = (min(grace_s, SHORT_GRACE_S) if is_short else grace_s) + KILL_AFTER_S
+        _, late = await asyncio.wait(keepers, timeout=timeout_s)
         if late:
             _log.error("workers killed", workers=sorted(self._processes))
             self._signal(signal.SIGKILL)
         return await asyncio.gather(*keepers, return_exceptions=True)
+
+    def _end_at_once(self, number: int) -> None:
+        self._signal(signal.SIGKILL)
+        exit_at_once(number)
 
     def _signal(self, number: signal.Signals) -> None:
         for process in list(self._processes.values()):

@@ -14,7 +14,7 @@ from gateway.settings import Settings, load
 __all__ = ["ChannelIsJson", "Config", "Insecure", "ServiceName", "errors", "fail", "output", "read_settings"]
 
 # into a pipe or a file tables are not cut to a width that nobody looks at
-output = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 200)
+output = Console(soft_wrap=True, highlight=False, width=None if sys.stdout is not None and sys.stdout.isatty() else 200)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Config = Annotated[

@@ -9,7 +9,7 @@ import typer
 from gateway.commands.common import Config, Insecure, fail, read_settings
 from gateway.errors import ConfigurationError
 from gateway.logs import configure_logs
-from gateway.process import end_with, raise_fd_limit, run_until_ended, serve_until_ended
+from gateway.process import raise_fd_limit, run_until_ended, serve_until_ended
 from gateway.server import Gateway
 from gateway.supervisor import supervise
 
@@ -35,8 +35,8 @@ def serve(
 ) -> None:
     """Run a node: WebSocket clients on the public port; backend, health and metrics on the private one.
 
-    SIGTERM and SIGINT drain: readiness turns 503, clients are sent away over the grace period, then it ends.
-    A second signal ends it at once.
+    SIGTERM, SIGINT and SIGHUP drain: readiness turns 503, clients are sent away over the grace period, then it ends.
+    Ctrl-C on a terminal takes a second. Another signal, a second or more after the first, ends it at once.
 
     Examples:
 
@@ -53,8 +53,6 @@ def serve(
         problems = [problem for problem in problems if not problem.startswith("[private]")]
     if problems:
         fail(*problems)
-    if supervisor is not None:
-        end_with(supervisor)
     raise_fd_limit()
     try:
         if workers > 1:
@@ -63,6 +61,6 @@ def serve(
             run_until_ended(lambda: supervise(settings, workers, arguments))
             return
         gateway = Gateway(settings, with_demo=demo, reuse_port=reuse_port, private_path=private_path)
-        run_until_ended(lambda: serve_until_ended(gateway, is_quiet=supervisor is not None))
+        run_until_ended(lambda: serve_until_ended(gateway, supervisor_pid=supervisor))
     except ConfigurationError as error:
         fail(*str(error).splitlines())

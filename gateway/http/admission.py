@@ -44,6 +44,10 @@ class Admission:
                 break
         return address
 
+    def network_of(self, ip: str) -> str | None:
+        """Tell whose address this is; None: a trusted proxy's, which speaks for many."""
+        return None if self._is_trusted(ip) else _site(ip)
+
     def enter(self, ip: str) -> None:
         """Count one connection in; `leave` is owed. Raises HandshakeRefused: a limit is reached."""
         limits = self._limits

@@ -1,10 +1,12 @@
 """WebSocketHandler: the route that connects clients to a registry."""
 
+from dataclasses import replace
 from functools import cached_property
 
 from aiohttp import HttpVersion11, web
 
 from gateway.errors import ConnectionClosed, InvalidToken
+from gateway.http.accept_gate import AcceptGate, Descriptors
 from gateway.http.admission import Admission
 from gateway.http.credentials import Identify, session_of
 from gateway.http.handshake import HandshakeRefused, upgrade
@@ -39,8 +41,11 @@ class WebSocketHandler:
     @cached_property
     def _endpoint(self) -> Endpoint:
         node, public = node_of(self._registry), self.public
-        admission = Admission(node.limits, public.trusted_proxies, node.metrics)
-        return Endpoint(node, self._registry, Wheel(public.ping_interval_s), admission)
+        descriptors = Descriptors.now()
+        limits = replace(node.limits, connections=descriptors.bounded(node.limits.connections))
+        admission = Admission(limits, public.trusted_proxies, node.metrics)
+        gate = AcceptGate(limits, descriptors, admission.network_of, node.metrics)
+        return Endpoint(node, self._registry, Wheel(public.ping_interval_s), admission, gate)
 
     @property
     def endpoint(self) -> Endpoint:

@@ -1,5 +1,6 @@
 """Site: an aiohttp application on its sockets."""
 
+import asyncio
 import logging
 import socket
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.web_protocol import RequestHandler
 
+from gateway.http.accept_gate import AcceptGate
 from gateway.http.listen import BACKLOG, url_of
 from gateway.refusals import Refusals
 
@@ -50,9 +53,18 @@ class Site:
     """Serves an application. header_timeout_s: for a request's whole head, and between two requests.
 
     refusals: counts what is no HTTP request, or one with too long a line, such as a token that is too long.
+    gate: counts connections when they are accepted; None = nobody does (a private port).
     """
 
-    def __init__(self, app: web.Application, *, header_timeout_s: float, refusals: Refusals | None = None) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        header_timeout_s: float,
+        refusals: Refusals | None = None,
+        gate: AcceptGate | None = None,
+    ) -> None:
+        self._gate = gate
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -68,8 +80,11 @@ class Site:
     async def start(self, sockets: list[socket.socket]) -> None:
         """Serve on listening sockets."""
         await self._runner.setup()
+        if self._gate is not None:
+            _count_with(self._gate, self._runner)
         for bound in sockets:
-            await web.SockSite(self._runner, bound, backlog=BACKLOG).start()
+            backlog = BACKLOG if self._gate is None else self._gate.backlog
+            await web.SockSite(self._runner, bound, backlog=backlog).start()
             self.urls.append(url_of(bound))
 
     async def start_unix(self, path: Path) -> None:
@@ -80,3 +95,23 @@ class Site:
     async def stop(self) -> None:
         """Stop listening and end what aiohttp still serves. Idempotent."""
         await self._runner.cleanup()
+
+
+def _count_with(gate: AcceptGate, runner: web.AppRunner) -> None:
+    """Have aiohttp's server tell the gate of each connection: when it comes, and when it ends or is taken over."""
+    server = runner.server
+    if server is None:
+        raise RuntimeError("the runner is not set up")
+    made, lost = server.connection_made, server.connection_lost
+
+    def connection_made(handler: RequestHandler, transport: asyncio.Transport) -> None:
+        made(handler, transport)
+        gate.enter(handler, transport)
+
+    def connection_lost(handler: RequestHandler, exc: BaseException | None = None) -> None:
+        gate.leave(handler)
+        lost(handler, exc)
+
+    # aiohttp has no hook for this; every connection calls both, also one that `take_over` takes away
+    server.connection_made = connection_made  # type: ignore[method-assign]
+    server.connection_lost = connection_lost  # type: ignore[method-assign]

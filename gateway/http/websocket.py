@@ -28,6 +28,7 @@ from gateway.frames import (
     pong_frame,
     whole_message,
 )
+from gateway.http.accept_gate import AcceptGate
 from gateway.http.admission import Admission
 from gateway.http.masking import unmask
 from gateway.http.wheel import Wheel
@@ -48,6 +49,7 @@ class Endpoint:
     registry: ServiceRegistry
     wheel: Wheel
     admission: Admission
+    gate: AcceptGate
 
     def count_message(self, size: int, transport_name: str) -> None:
         """Count one message of a client. size: bytes of its payload."""
@@ -116,6 +118,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """Take the connection on: the 101 is written."""
         # below the outbox's bound: else the transport alone would hold more than that
         self._transport.set_write_buffer_limits(high=min(HIGH_WATER_BYTES, self._endpoint.node.limits.outbox_max_bytes))
+        self._endpoint.gate.websockets += 1
         self._endpoint.wheel.add(self)
         refusal, self._refusal = self._refusal, None
         if refusal is None:
@@ -126,6 +129,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give everything back."""
+        self._endpoint.gate.websockets -= 1
         self._endpoint.wheel.remove(self)
         self._endpoint.admission.leave(self._connection.remote_ip)
         self._endpoint.node.disconnect(self._connection, self._close_code)

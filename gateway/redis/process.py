@@ -2,27 +2,21 @@
 
 import asyncio
 import contextlib
-import fcntl
 import os
-import shutil
 import sys
-import tempfile
-import time
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 import structlog
 
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import DialError, WireError, dial
+from gateway.socket_directory import NoDirectory, SocketDirectory
 
 __all__ = ["ProcessFailed", "ServerProcess"]
 
 START_TIMEOUT_S = 5.0  # takes 0.05 s; a loaded machine may take longer
 STOP_TIMEOUT_S = 2.0
-SOCKET_PATH_MAX_BYTES = 100  # sun_path has 108 on Linux, 104 on macOS
-_DIRECTORY_PREFIX = "snorky-redis-"
-_STALE_S = 60.0
 
 # Run before the server, in its process: PR_SET_PDEATHSIG (1) has the kernel kill it when the thread that started
 # it ends, by whatever. Not by preexec_fn: between fork and exec a process with threads may hold any lock.
@@ -44,18 +38,21 @@ class ProcessFailed(Exception):
 class ServerProcess:
     """A running server. Made by `start`; `stop` ends it and removes its directory."""
 
-    def __init__(self, process: asyncio.subprocess.Process, directory: Path, lock: IO[str]) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, directory: SocketDirectory) -> None:
         self.pid = process.pid
-        self.url = f"unix://{directory / 'socket'}?db=0"
+        self.url = f"unix://{directory.path / 'socket'}?db=0"
         self._process = process
         self._directory = directory
-        self._lock = lock
         self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="embedded-redis")
 
     @classmethod
     async def start(cls, program: Path) -> Self:
         """Start a server; it answers when this returns. Raises ProcessFailed."""
-        directory, lock = _make_directory()
+        try:
+            place = SocketDirectory("snorky-redis-")
+        except NoDirectory as error:
+            raise ProcessFailed(str(error)) from error
+        directory = place.path
         log_path = directory / "log"
         argv = [
             *(str(program), "--port", "0", "--unixsocket", str(directory / "socket"), "--unixsocketperm", "700"),
@@ -73,9 +70,9 @@ class ServerProcess:
                     start_new_session=True,  # Ctrl-C is for us: we drain, and stop it last
                 )
         except OSError as error:
-            _remove(directory, lock)
+            place.remove()
             raise ProcessFailed(str(error)) from error
-        server = cls(process, directory, lock)
+        server = cls(process, place)
         try:
             await server._await_answer(log_path)
         except BaseException:
@@ -101,7 +98,7 @@ class ServerProcess:
             if self._process.returncode is None:  # cancelled while it ended
                 with contextlib.suppress(ProcessLookupError):
                     self._process.kill()
-            _remove(self._directory, self._lock)
+            self._directory.remove()
 
     async def _watch(self) -> None:
         status = await self._process.wait()
@@ -129,38 +126,3 @@ class ServerProcess:
 def _last_line(path: Path) -> str:
     lines = path.read_text(errors="replace").split("\n") if path.exists() else []
     return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it said nothing")
-
-
-def _make_directory() -> tuple[Path, IO[str]]:
-    """Make a directory that only this user can enter, with a path short enough for a socket in it."""
-    failure = "all paths are too long for a Unix socket"
-    for parent in dict.fromkeys([tempfile.gettempdir(), "/tmp", os.environ.get("XDG_RUNTIME_DIR", "/dev/shm")]):  # noqa: S108 - mkdtemp
-        if len(os.fsencode(parent)) + len(_DIRECTORY_PREFIX) + len("/xxxxxxxx/socket") > SOCKET_PATH_MAX_BYTES:
-            continue
-        try:
-            _sweep(Path(parent))
-            directory = Path(tempfile.mkdtemp(prefix=_DIRECTORY_PREFIX, dir=parent))  # mode 0700
-            lock = open(directory / "lock", "w")  # held as long as the server runs
-        except OSError as error:
-            failure = str(error)
-            continue
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return directory, lock
-    raise ProcessFailed(f"no place for its socket: {failure}; set TMPDIR to a short, writable path")
-
-
-def _sweep(parent: Path) -> None:
-    """Remove what gateways left behind that were killed: directories of this user whose lock nobody holds."""
-    for directory in parent.glob(f"{_DIRECTORY_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            status = directory.lstat()
-            if status.st_uid != os.getuid() or time.time() - status.st_mtime < _STALE_S or directory.is_symlink():
-                continue  # somebody else's, or just being made
-            with open(directory / "lock") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its gateway lives
-                shutil.rmtree(directory, ignore_errors=True)
-
-
-def _remove(directory: Path, lock: IO[str]) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    lock.close()

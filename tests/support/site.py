@@ -177,7 +177,11 @@ class RunningSite:
         """Nothing of any client is left."""
         wheel = self.handler._endpoint.wheel
         assert self.node.counts == {"connections": 0, "subscriptions": 0, "channels": 0}
+        gate = self.handler._endpoint.gate
         assert self.admitted == (0, {})
+        assert gate.websockets == 0 and not gate._per_network and not gate._networks, (
+            "connections are counted that have ended"
+        )
         assert not wheel._slots and not wheel._ending, "spokes left on the wheel"
         assert not self.public._inboxes, "messages are awaited for nobody"
         sessions = self.node.auth._sessions
@@ -204,6 +208,7 @@ async def gone(site: RunningSite) -> None:
     for client in site.clients:
         client.close()
     await until(lambda: site.node.counts["connections"] == 0, "the node notices that its clients have gone")
+    await until(lambda: not site.handler.endpoint.gate._networks, "and that those in plain HTTP have")
 
 
 @asynccontextmanager
@@ -231,7 +236,12 @@ async def running_site(
     node.attach(backend)
     await node.start()
     handler = WebSocketHandler(registry, public, identify=identify)
-    site = Site(public_app(handler), refusals=node.auth.refusals, header_timeout_s=limits.handshake_timeout_s)
+    site = Site(
+        public_app(handler),
+        header_timeout_s=limits.handshake_timeout_s,
+        refusals=node.auth.refusals,
+        gate=handler.endpoint.gate,
+    )
     sockets = listen(host, 0, send_buffer_bytes=limits.send_buffer_bytes)
     names = [("::1" if ":" in each.getsockname()[0] else "127.0.0.1", each.getsockname()[1]) for each in sockets]
     await site.start(sockets)

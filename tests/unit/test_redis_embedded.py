@@ -147,8 +147,8 @@ def short_path() -> Iterator[Path]:
 async def test_what_killed_gateways_left_behind_is_removed_and_what_lives_is_not(
     short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(short_path))
-    left = short_path / f"{process_module._DIRECTORY_PREFIX}left"
+    monkeypatch.setenv("TMPDIR", str(short_path))
+    left = short_path / "snorky-redis-left"
     left.mkdir()
     (left / "lock").touch()
     program = [Path(require("redis"))]

@@ -1,0 +1,353 @@
+"""How a node starts and stops in situations that a machine, a shell or a service manager brings about.
+
+Each row of SITUATIONS: a name, how `snorky serve` is started, what happens to it, the exit code, what stderr must say.
+A stderr that nobody reads, and more clients than descriptors, need more than a row: they have tests of their own.
+
+Rules:
+- A client is connected when a signal comes: it must see `moving` and close 1001, and not a cut connection, unless the
+  row says otherwise.
+- Processes are real and so are the signals; what is waited for is an event, under a deadline.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import pty
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.cluster.test_workers import children
+from tests.support.nodes import GATEWAY, clean_environment
+from tests.support.tools import ROOT, free_port
+
+DEADLINE_S = 30.0
+_F_SETPIPE_SZ = 1031
+_SERVE = " ".join([*GATEWAY, "serve"])
+
+
+class Started:
+    """`snorky serve` as a shell starts it, with its stderr in a file, and its ports known beforehand."""
+
+    def __init__(self, row: "Situation", directory: Path) -> None:
+        self.public_port, self.private_port = free_port(), free_port()
+        self.log_path = directory / "stderr"
+        if "TMPDIR" in row.env:
+            Path(row.env["TMPDIR"]).mkdir(exist_ok=True)
+        env = {
+            "SNORKY_PUBLIC__PORT": str(self.public_port),
+            "SNORKY_PRIVATE__PORT": str(self.private_port),
+            "SNORKY_PUBLIC__DRAIN_GRACE_S": "2",
+            **row.env,
+        }
+        command = row.command.replace("SERVE", _SERVE).replace("LOG", str(self.log_path))
+        self.terminal = None
+        if row.has_terminal:
+            self.terminal, there = pty.openpty()
+            self.process = subprocess.Popen(
+                ["/bin/sh", "-c", command],
+                env=clean_environment(env),
+                cwd=ROOT,
+                stdin=there,
+                stdout=there,
+                stderr=there,
+            )
+            os.close(there)
+            os.set_blocking(self.terminal, False)
+            self._seen = b""
+        else:
+            self.process = subprocess.Popen(["/bin/sh", "-c", command], env=clean_environment(env), cwd=ROOT)
+
+    @property
+    def log(self) -> str:
+        if self.terminal is not None:
+            with contextlib.suppress(OSError):
+                while piece := os.read(self.terminal, 65_536):
+                    self._seen += piece
+            return self._seen.decode("utf-8", "replace")
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    async def until_ready(self) -> None:
+        """Wait until it serves, told by its private port: its stderr may be closed."""
+        await until_ready(self.process, self.private_port, lambda: self.log)
+
+    async def code(self) -> int:
+        code = await asyncio.to_thread(self.process.wait, DEADLINE_S)
+        return code if code >= 0 else 128 - code
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            for pid in (*children(self.process.pid), self.process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait(DEADLINE_S)
+        if self.terminal is not None:
+            os.close(self.terminal)
+
+
+async def until_ready(
+    process: "subprocess.Popen[bytes]", private_port: int, log: Callable[[], str] = lambda: ""
+) -> None:
+    deadline_s = time.monotonic() + DEADLINE_S
+    async with aiohttp.ClientSession() as session:
+        while True:
+            assert process.poll() is None, f"it ended with {process.returncode}:\n{log()}"
+            assert time.monotonic() < deadline_s, f"not ready:\n{log()}"
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get(f"http://127.0.0.1:{private_port}/readyz") as response:
+                    if response.status == 200:
+                        return
+            await asyncio.sleep(0.02)  # nothing tells: the port is not open yet
+
+
+@dataclass(frozen=True)
+class Situation:
+    """command: for the shell; SERVE and LOG stand for the command and its stderr's file. act: what happens when it is
+    ready; None: it ends by itself. sees: what the connected client gets. takes_max_s: from `act` to the end.
+    """
+
+    name: str
+    command: str = "exec SERVE 2>LOG"
+    env: dict[str, str] = field(default_factory=dict)
+    act: Callable[[Started], None] | None = None
+    code: int = 0
+    says: Sequence[str] = ()
+    says_not: Sequence[str] = ("Traceback",)
+    sees: str = "moving 1001"
+    has_terminal: bool = False
+    takes_max_s: float = 15.0
+
+
+def send(*numbers: signal.Signals, pause_s: float = 0.0) -> Callable[[Started], None]:
+    """Send signals to the process, one after another."""
+
+    def act(started: Started) -> None:
+        for position, number in enumerate(numbers):
+            if position:
+                time.sleep(pause_s)  # the situation itself: this much lies between the two signals
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(started.process.pid, number)
+
+    return act
+
+
+def send_to_all(started: Started) -> None:
+    """SIGTERM to the supervisor and its workers at once, the workers first: as systemd may."""
+    for pid in (*children(started.process.pid), started.process.pid):
+        os.kill(pid, signal.SIGTERM)
+
+
+def send_to_workers_only(started: Started) -> None:
+    """SIGTERM to workers is not obeyed; then the supervisor is asked."""
+    for pid in children(started.process.pid):
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGHUP)
+    os.kill(started.process.pid, signal.SIGTERM)
+
+
+WORKERS = "exec SERVE --workers 2 2>LOG"
+LONG = tempfile.gettempdir() + "/" + "t" * (104 - len(tempfile.gettempdir()))
+SITUATIONS = [
+    Situation("SIGTERM", act=send(signal.SIGTERM), says=["draining"]),
+    Situation("SIGINT", act=send(signal.SIGINT), says=["draining"]),
+    Situation("SIGHUP drains like the others", act=send(signal.SIGHUP), says=["draining"]),
+    Situation("SIGINT, 20 ms later SIGTERM", act=send(signal.SIGINT, signal.SIGTERM, pause_s=0.02), says=["draining"]),
+    Situation("SIGTERM twice at once", act=send(signal.SIGTERM, signal.SIGTERM), says=["draining"]),
+    Situation(
+        "SIGTERM again after 1.2 s: impatience",
+        env={"SNORKY_PUBLIC__DRAIN_GRACE_S": "30"},
+        act=send(signal.SIGTERM, signal.SIGTERM, pause_s=1.2),
+        code=128 + signal.SIGTERM,
+        sees="either",
+        takes_max_s=5.0,
+    ),
+    Situation("workers: SIGTERM to the supervisor", command=WORKERS, act=send(signal.SIGTERM), says=["draining"]),
+    Situation("workers: SIGTERM to all at once", command=WORKERS, act=send_to_all, says=["draining"]),
+    Situation(
+        "workers: signals to them are the supervisor's to decide",
+        command=WORKERS,
+        act=send_to_workers_only,
+        says=["signal ignored: the supervisor decides"],
+        says_not=["Traceback", "worker ended"],
+    ),
+    Situation("workers: SIGHUP to the supervisor", command=WORKERS, act=send(signal.SIGHUP), says=["draining"]),
+    Situation(
+        "Ctrl-C on a terminal is quick",
+        command="exec SERVE",
+        env={"SNORKY_PUBLIC__DRAIN_GRACE_S": "20"},
+        act=send(signal.SIGINT),
+        says=["draining"],
+        has_terminal=True,
+        takes_max_s=6.0,
+    ),
+    Situation(
+        "Ctrl-C on a terminal with workers is quick",
+        command="exec SERVE --workers 2",
+        env={"SNORKY_PUBLIC__DRAIN_GRACE_S": "20"},
+        act=send(signal.SIGINT),
+        says=["draining"],
+        has_terminal=True,
+        takes_max_s=8.0,
+    ),
+    Situation("stdin is closed", command="exec SERVE <&- 2>LOG", act=send(signal.SIGTERM), says=["ready in"]),
+    Situation("stdout is closed", command="exec SERVE >&- 2>LOG", act=send(signal.SIGTERM), says=["ready in"]),
+    Situation("stderr is closed", command="exec SERVE 2>&-", act=send(signal.SIGTERM)),
+    Situation("all three are closed", command="exec SERVE <&- >&- 2>&-", act=send(signal.SIGTERM)),
+    Situation(
+        "all three are closed, with workers", command="exec SERVE --workers 2 <&- >&- 2>&-", act=send(signal.SIGTERM)
+    ),
+    Situation(
+        "stderr's reader has gone",
+        command="mkfifo LOG.pipe; true <LOG.pipe & exec SERVE 2>LOG.pipe",
+        act=send(signal.SIGTERM),
+    ),
+    Situation("TMPDIR of 105 bytes", env={"TMPDIR": LONG}, act=send(signal.SIGTERM), says=["ready in"]),
+    Situation(
+        "TMPDIR of 105 bytes, with workers",
+        command=WORKERS,
+        env={"TMPDIR": LONG},
+        act=send(signal.SIGTERM),
+        says=["draining"],
+    ),
+    Situation(
+        "no folder for sockets, with workers",
+        command=f"exec {sys.executable} -c '"
+        'import sys, gateway.socket_directory as module; module._places = lambda: ["/nowhere"]; '
+        'sys.argv = ["snorky", "serve", "--workers", "2"]; from gateway.cli import main; main()\' 2>LOG',
+        code=1,
+        says=["error:", "/nowhere: No such file or directory", "set TMPDIR to a short, writable path"],
+        sees="nothing",
+    ),
+    Situation(
+        "64 descriptors: the limit of connections is lowered",
+        command="ulimit -n 64; exec SERVE 2>LOG",
+        act=send(signal.SIGTERM),
+        says=["limits.connections is above what the file descriptors allow", "ulimit -n"],
+    ),
+    Situation(
+        "a host of another machine",
+        command="exec SERVE 2>LOG",
+        env={"SNORKY_PUBLIC__HOST": "192.0.2.1", "SNORKY_AUTH__REQUIRED": "false"},
+        code=1,
+        says=["error:", "192.0.2.1"],
+        sees="nothing",
+    ),
+]
+
+
+@asynccontextmanager
+async def started(row: Situation, directory: Path) -> AsyncIterator[Started]:
+    process = Started(row, directory)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+async def watch(socket: aiohttp.ClientWebSocketResponse) -> str:
+    """Be a subscriber until the end; give what was seen: the notice `moving`, and the close code."""
+    seen = []
+    async for message in socket:
+        if message.type == aiohttp.WSMsgType.TEXT and message.json()["message"].get("type") == "moving":
+            seen.append("moving")
+    return " ".join([*seen, str(socket.close_code)])
+
+
+@pytest.mark.parametrize("row", SITUATIONS, ids=lambda row: row.name)
+async def test_situation(row: Situation, tmp_path: Path) -> None:
+    async with started(row, tmp_path) as process, aiohttp.ClientSession() as session:
+        if row.act is not None:
+            await process.until_ready()
+            socket = await session.ws_connect(f"ws://127.0.0.1:{process.public_port}/ws")
+            await socket.send_json(
+                {"service": "pubsub", "message": {"command": "subscribe", "params": {"channel": "a"}}}
+            )
+            assert (await socket.receive_json(timeout=10))["message"]["type"] == "response"
+            watching = asyncio.ensure_future(watch(socket))
+            began_s = time.monotonic()
+            await asyncio.to_thread(row.act, process)
+            code = await process.code()
+            took_s = time.monotonic() - began_s
+            seen = await asyncio.wait_for(watching, DEADLINE_S)
+            assert row.sees == "either" or seen == row.sees, f"{seen}\n{process.log}"
+            assert took_s < row.takes_max_s, f"{took_s:.1f} s\n{process.log}"
+        else:
+            code = await process.code()
+        log = process.log
+        assert code == row.code, log
+        for text in row.says:
+            assert text in log, log
+        for text in row.says_not:
+            assert text not in log, log
+
+
+async def test_a_stderr_that_nobody_reads_stops_no_node() -> None:
+    """A pipe of 4 KiB, full from the beginning, no reader: the node starts, serves, drains and ends."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, _F_SETPIPE_SZ, 4096)
+    public, private = free_port(), free_port()
+    env = {"SNORKY_PUBLIC__PORT": str(public), "SNORKY_PRIVATE__PORT": str(private)}
+    filled = os.write(writing, b"x" * 4096)
+    process = subprocess.Popen(  # noqa: ASYNC220 - takes a millisecond, once
+        [*GATEWAY, "serve"], env=clean_environment(env), cwd=ROOT, stderr=writing
+    )
+    os.close(writing)
+    try:
+        assert filled == 4096
+        await until_ready(process, private)
+        async with aiohttp.ClientSession() as session:
+            socket = await session.ws_connect(f"ws://127.0.0.1:{public}/ws")
+            await socket.send_json(
+                {"service": "pubsub", "message": {"command": "subscribe", "params": {"channel": "a"}}}
+            )
+            assert (await socket.receive_json(timeout=10))["message"]["type"] == "response"
+            process.terminate()
+            assert (await asyncio.wait_for(watch(socket), DEADLINE_S)) == "moving 1001"
+        assert await asyncio.to_thread(process.wait, DEADLINE_S) == 0
+        assert os.read(reading, 65_536).count(b"x") >= 4096
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(DEADLINE_S)
+        os.close(reading)
+
+
+async def test_more_clients_than_descriptors_leave_the_private_port_alone(tmp_path: Path) -> None:
+    """`ulimit -n 64` and 70 clients: health and metrics were reset too, and nothing was logged or counted."""
+    row = Situation("flood", command="ulimit -n 64; exec SERVE 2>LOG")
+    async with started(row, tmp_path) as process:
+        await process.until_ready()
+        sockets = []
+        try:
+            for _ in range(70):
+                reader, writer = await asyncio.open_connection("127.0.0.1", process.public_port)
+                sockets.append((reader, writer))
+            text = ""
+            async with aiohttp.ClientSession() as session:
+                for _ in range(20):
+                    for path in ("/healthz", "/readyz", "/metrics"):
+                        url = f"http://127.0.0.1:{process.private_port}{path}"
+                        async with session.get(url, headers={"Connection": "close"}) as response:
+                            assert response.status == 200
+                            text = await response.text()
+            refused = next(line for line in text.splitlines() if 'limited_total{limit="descriptors"}' in line)
+            assert float(refused.split()[1]) >= 10
+            limit = next(line for line in text.splitlines() if line.startswith("snorky_connections_limit "))
+            assert float(limit.split()[1]) < 48
+            assert "connections refused" in process.log
+        finally:
+            for _, writer in sockets:
+                writer.close()
+        os.kill(process.process.pid, signal.SIGTERM)
+        assert await process.code() == 0
+        assert "Traceback" not in process.log
