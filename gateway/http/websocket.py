@@ -31,6 +31,7 @@ from gateway.frames import (
 from gateway.http.accept_gate import AcceptGate
 from gateway.http.admission import Admission
 from gateway.http.masking import unmask
+from gateway.http.progress import SilentPeer, read_sent
 from gateway.http.wheel import Wheel
 from gateway.node import Node
 from gateway.registry import ServiceRegistry
@@ -65,6 +66,7 @@ class WebSocketProtocol(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_acked_bytes",
         "_close_code",
         "_connection",
         "_endpoint",
@@ -72,6 +74,7 @@ class WebSocketProtocol(asyncio.Protocol):
         "_is_heard",
         "_parser",
         "_refusal",
+        "_silent",
         "_transport",
         "slot",
         "write",
@@ -94,6 +97,8 @@ class WebSocketProtocol(asyncio.Protocol):
         self._transport = transport
         self._parser: FrameParser | None = None
         self._is_heard = True
+        self._acked_bytes = 0  # when it was pinged last
+        self._silent: SilentPeer | None = None
         self._has_failed = False
         self._close_code: int = CloseCode.ABNORMAL
         self.slot = 0
@@ -192,11 +197,20 @@ class WebSocketProtocol(asyncio.Protocol):
     # -- Spoke: what the wheel does --------------------------------------------------------------------------
 
     def beat(self) -> None:
-        """Ping, or cut if nothing was heard since the last beat; whom we do not read we cannot hear."""
+        """Ping, or cut if nothing came since the last beat and what we send is not taken either.
+
+        A connection that is not being read cannot have been heard.
+        """
+        sent = read_sent(self._transport)
         if self._is_heard or not self._transport.is_reading():
             self._is_heard = False
+            self._silent = None
+            self._acked_bytes = 0 if sent is None else sent.acked_bytes
             self._connection.write(PING_FRAME)
-        else:
+            return
+        if self._silent is None:
+            self._silent = SilentPeer(self._acked_bytes)
+        if not self._silent.is_alive(sent, self._endpoint.wheel.interval_s):
             self._endpoint.node.metrics.dead_peers_closed.inc()
             self.abort()
 

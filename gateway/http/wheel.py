@@ -1,8 +1,9 @@
 """One timer for the pings and deadlines of all connections of a node.
 
 Rules:
-- A connection is visited once in `ping_interval_s`: if nothing was heard since the visit before, it is cut;
-  else it is pinged. So a half-open one is gone in two intervals at most (20 s by default).
+- A connection is visited once in `ping_interval_s`: if nothing came since the visit before and it does not take what
+  we send either (`progress.py`), it is cut; else it is pinged. So a half-open one is gone in two intervals (20 s by
+  default), or in three if it took much before.
 - A connection that is ending is cut when its deadline passed: its memory is not the peer's to keep.
 - The visits are spread over the interval, so that no tick pings everybody.
 """
@@ -22,7 +23,7 @@ class Spoke(Protocol):
     slot: int
 
     def beat(self) -> None:
-        """Ping, or cut if nothing was heard since the last beat."""
+        """Ping, or cut if the peer seems dead."""
 
     def abort(self) -> None:
         """Cut now."""

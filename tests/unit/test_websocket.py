@@ -444,6 +444,21 @@ async def test_a_half_open_client_is_cut_and_one_that_answers_stays() -> None:
 
 
 @on_both_loops
+async def test_a_client_on_a_slow_line_is_not_cut_while_it_takes_what_is_sent() -> None:
+    """The ping lies behind 500 KB of replies, which this client reads within several rounds of pings."""
+    async with running_site(public=FAST_PINGS, limits=Limits(send_buffer_bytes=16_384)) as site:
+        client = await site.client(receive_buffer_bytes=8_192)
+        value = "x" * 50_000
+        await client.send(b"".join(echo(value) for _ in range(10)))
+        taken = bytearray()
+        while len(taken) < 10 * len(value):
+            taken += await client.take(4_000)
+            await asyncio.sleep(0.01)  # the line's speed, 400 KB/s at most
+        assert site.node.counts["connections"] == 1
+        assert site.sample("dead_peers_closed_total") == 0
+
+
+@on_both_loops
 async def test_one_whom_we_do_not_read_is_not_taken_for_dead() -> None:
     """Its answers to our pings lie in the socket, behind the messages that a busy service has no time for."""
     async with running_site(public=FAST_PINGS, limits=Limits(messages_burst=10_000)) as site:

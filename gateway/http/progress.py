@@ -1,0 +1,71 @@
+"""Is a client that sends nothing still taking what we send? Asked of the kernel, for one connection.
+
+A ping waits behind everything that was written before it. A client on a slow line therefore answers late although it is
+alive, and one that recovers much would be cut before it has read the ping.
+
+Rules:
+- Bytes that the peer acknowledges count as a sign of life, at SLOWEST_BYTES_PER_S: so long its application may need to
+  read them before it comes to our ping.
+- Bytes that are unacknowledged for a whole interval are the sign of a dead line, whatever was acknowledged before.
+- After PATIENCE_MAX_S without a word from the client none of this counts.
+"""
+
+import asyncio
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["PATIENCE_MAX_S", "SLOWEST_BYTES_PER_S", "Sent", "SilentPeer", "read_sent"]
+
+SLOWEST_BYTES_PER_S: Final = 8_192.0  # a bad mobile line; 1 MiB, the default of outbox_max_bytes, takes 128 s
+PATIENCE_MAX_S: Final = 150.0
+
+_TCP_INFO_BYTES: Final = 160
+_FIELDS: Final = struct.Struct("@24xI92xQ16xI")  # struct tcp_info of linux/tcp.h: unacked, bytes_acked, notsent_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the kernel knows of the bytes written to one socket. acked_bytes: since it was opened."""
+
+    acked_bytes: int
+    has_unacked: bool
+
+
+def read_sent(transport: asyncio.Transport) -> Sent | None:
+    """Ask the kernel; None = it does not tell: no TCP, not Linux, or an older one than 4.6."""
+    found: socket.socket | None = transport.get_extra_info("socket")
+    option: int | None = getattr(socket, "TCP_INFO", None)
+    if found is None or option is None:
+        return None
+    try:
+        info = found.getsockopt(socket.IPPROTO_TCP, option, _TCP_INFO_BYTES)
+    except OSError:
+        return None
+    if len(info) < _FIELDS.size:
+        return None
+    unacked, acked_bytes, notsent_bytes = _FIELDS.unpack_from(info)
+    return Sent(acked_bytes, bool(unacked or notsent_bytes or transport.get_write_buffer_size()))
+
+
+class SilentPeer:
+    """A client from which nothing came for one interval or more. last: what was sent when that interval began."""
+
+    __slots__ = ("_acked_bytes", "_credit_s", "_silent_s")
+
+    def __init__(self, last_acked_bytes: int) -> None:
+        self._acked_bytes = last_acked_bytes
+        self._credit_s = 0.0
+        self._silent_s = 0.0
+
+    def is_alive(self, sent: Sent | None, interval_s: float) -> bool:
+        """Judge one more silent interval."""
+        if sent is None:
+            return False
+        acked_bytes, self._acked_bytes = sent.acked_bytes - self._acked_bytes, sent.acked_bytes
+        self._silent_s += interval_s
+        if (sent.has_unacked and not acked_bytes) or self._silent_s > PATIENCE_MAX_S:
+            return False
+        self._credit_s += acked_bytes / SLOWEST_BYTES_PER_S - interval_s
+        return self._credit_s > 0
