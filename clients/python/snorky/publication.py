@@ -145,12 +145,16 @@ class Sending:
         """Know that the last attempt did nothing."""
         self.refusal = refusal
 
-    def lose(self, text: str, *, was_sent: bool) -> None:
-        """Know that the last attempt had no answer."""
+    def lose(self, text: str, *, was_sent: bool, is_final: bool = False) -> None:
+        """Know that the last attempt had no answer. is_final: there is nobody to try again with.
+
+        What an earlier attempt left open is tried again all the same: only an answer can settle it.
+        """
         self.is_unknown |= was_sent
         code = "no_reply" if was_sent else "unreachable"
         text = f"No reply of Redis: {text}" if was_sent else f"Redis cannot be reached: {text}"
-        self.refusal = Refusal(text, code, not (self.is_plain and was_sent))  # PUBLISH knows no keys: never twice
+        is_passing = (not is_final or self.is_unknown) and not (self.is_plain and was_sent)  # PUBLISH knows no keys
+        self.refusal = Refusal(text, code, is_passing)
 
     def error(self) -> PublishError:
         """Say why there is no receipt."""

@@ -18,6 +18,7 @@ from snorky.redis_pool import Pools
 
 __all__ = ["Publisher"]
 
+_FULL: Final = Refusal("Redis cannot take it now: it has as many clients as its maxclients", "unavailable", True)
 PIPELINE_MAX: Final = 500  # publications in flight at once; Redis answers each in some 20 us
 
 
@@ -25,8 +26,10 @@ class Publisher:
     """Publishes to the channels of a deployment. May be shared by threads and made before a fork; connects when used.
 
     redis_url, prefix: as the nodes have them. timeout_s: for one call, all its attempts together. attempt_timeout_s:
-    what a connection or a reply may take before the next attempt. if_no_function: "publish" publishes with PUBLISH
-    where Redis lacks the function: at most once, without position, and never a second time when its answer is lost.
+    what a connection or a reply may take before the next attempt. if_refused: "error" raises at once where the only
+    Redis refuses connections; "retry" tries until timeout_s, for jobs that outlast a restart. if_no_function:
+    "publish" publishes with PUBLISH where Redis lacks the function: at most once, without position, and never a
+    second time when its answer is lost.
     Raises ValueError: a URL that cannot be used; ImportError: redis-py is missing.
     """
 
@@ -38,16 +41,20 @@ class Publisher:
         timeout_s: float = 10.0,
         attempt_timeout_s: float = 3.0,
         if_no_function: Literal["error", "publish"] = "error",
+        if_refused: Literal["error", "retry"] = "error",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if timeout_s <= 0 or attempt_timeout_s <= 0:
             raise ValueError("timeout_s, attempt_timeout_s: more than 0")
         if if_no_function not in ("error", "publish"):
             raise ValueError('if_no_function: "error" or "publish"')
+        if if_refused not in ("error", "retry"):
+            raise ValueError('if_refused: "error" or "retry"')
         self.prefix = prefix
         self.timeout_s = timeout_s
         self.attempt_timeout_s = attempt_timeout_s
         self._is_plain_allowed = if_no_function == "publish"
+        self._is_refusal_final = if_refused == "error"
         self._sleep = sleep
         self._pools = Pools(redis_url, timeout_s=min(timeout_s, attempt_timeout_s))
 
@@ -58,26 +65,36 @@ class Publisher:
         self.close()
 
     def publish(
-        self, channel: Any, message: Any, *, key: str | None = None, service: str = "pubsub", count: bool = False
+        self,
+        channel: Any,
+        message: Any,
+        *,
+        key: str | None = None,
+        service: str = "pubsub",
+        count: bool = False,
+        timeout_s: float | None = None,
     ) -> Receipt:
         """Publish one message and return its receipt.
 
         key: makes it once: what was published under it before is answered as then, and not published again. None =
-        a random one. count: have the receipt tell how many nodes and connections hear the channel. Raises
-        PublishError: it was not taken, or nobody knows (`may_have_happened`; again under `error.key` is safe);
-        ValueError, TypeError: a node would not take it, nothing was sent.
+        a random one. count: have the receipt tell how many nodes and connections hear the channel. timeout_s: for
+        this call, None = the publisher's. Raises PublishError: it was not taken, or nobody knows
+        (`may_have_happened`; again under `error.key` is safe); ValueError, TypeError: a node would not take it,
+        nothing was sent.
         """
-        batch = self._batch([Publication(channel, message, key, service)])
+        batch = self._batch([Publication(channel, message, key, service)], timeout_s)
         self._run(batch, count=count)
         return batch.receipt()
 
-    def publish_many(self, messages: Iterable[Publication], *, count: bool = False) -> list[Receipt]:
+    def publish_many(
+        self, messages: Iterable[Publication], *, count: bool = False, timeout_s: float | None = None
+    ) -> list[Receipt]:
         """Publish messages, pipelined, in their order, and return their receipts; one that is bad refuses all.
 
         Not a transaction: others may come in between, and what Redis refuses does not hold those behind it. Raises
         PublishManyError: not all were taken; ValueError, TypeError: as publish.
         """
-        batch = self._batch(messages)
+        batch = self._batch(messages, timeout_s)
         self._run(batch, count=count)
         return batch.receipts()
 
@@ -85,13 +102,15 @@ class Publisher:
         """Let go of the connections. The publisher can be used on; it opens new ones."""
         self._pools.disconnect()
 
-    def _batch(self, messages: Iterable[Publication]) -> Batch:
+    def _batch(self, messages: Iterable[Publication], timeout_s: float | None) -> Batch:
+        if timeout_s is not None and not timeout_s > 0:
+            raise ValueError("timeout_s: more than 0")
         publications = [Sending(message, self.prefix) for message in messages]
         now_s = time.monotonic()
         return Batch(
             publications,
             begun_s=now_s,
-            deadline_s=now_s + self.timeout_s,
+            deadline_s=now_s + (self.timeout_s if timeout_s is None else timeout_s),
             is_plain_allowed=self._is_plain_allowed,
         )
 
@@ -108,7 +127,8 @@ class Publisher:
             for (server, pool), part in parts.items():
                 for start in range(0, len(part), PIPELINE_MAX):
                     sent = part[start : start + PIPELINE_MAX]
-                    if not self._attempt(pool, sent, batch.deadline_s, count=count):
+                    is_final = server.is_fixed and self._is_refusal_final
+                    if not self._attempt(pool, sent, batch.deadline_s, count=count, is_refusal_final=is_final):
                         server.lost(pool)
                         break
                 for sending in part:
@@ -116,7 +136,9 @@ class Publisher:
                         server.moved(sending.name, sending.refusal.moved_to)
             wait_s = batch.wait_s(time.monotonic())
 
-    def _attempt(self, pool: Any, publications: Sequence[Sending], deadline_s: float, *, count: bool) -> bool:
+    def _attempt(
+        self, pool: Any, publications: Sequence[Sending], deadline_s: float, *, count: bool, is_refusal_final: bool
+    ) -> bool:
         """Send publications once, and tell each what came of it. False: the connection was lost."""
         from redis.exceptions import RedisError
 
@@ -130,15 +152,20 @@ class Publisher:
                 if refusal is not None:
                     publication.refuse(refusal)
                 else:
-                    publication.lose(str(error), was_sent=False)
+                    publication.lose(
+                        str(error), was_sent=False, is_final=is_refusal_final and _is_connection_refused(error)
+                    )
             return False
         is_done = False
         try:
             _exchange(connection, publications, deadline_s, self.attempt_timeout_s, count=count)
             is_done = True
         except (RedisError, OSError) as error:
+            refusal = _FULL if _is_full(error) else None
             for publication in publications:
-                if not publication.is_answered:
+                if refusal is not None:
+                    publication.refuse(refusal)
+                elif not publication.is_answered:
                     publication.lose(str(error), was_sent=True)
         finally:
             if not is_done:  # also of a KeyboardInterrupt: the next user would read these answers as its own
@@ -182,15 +209,31 @@ def _read(connection: Any, deadline_s: float, attempt_timeout_s: float) -> Any:
         return connection.read_response()
     except RedisError as error:
         refusal = _refusal(error)
-        if refusal is None:
+        if refusal is None or refusal is _FULL:  # the second is of all that was sent: the connection ends with it
             raise
         return refusal
+
+
+def _is_full(error: Exception) -> bool:
+    """True if Redis had no room for the connection: what was sent over it was never looked at."""
+    return "max number of clients reached" in str(error)
+
+
+def _is_connection_refused(error: BaseException | None) -> bool:
+    """True if nobody listens where Redis should be."""
+    while error is not None:
+        if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):  # the second: no such Unix socket
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _refusal(error: Exception) -> Refusal | None:
     """Tell what Redis says by an error; None = it is not Redis that says so."""
     from redis import exceptions
 
+    if _is_full(error):
+        return _FULL
     told = (exceptions.ResponseError, exceptions.AuthenticationError, exceptions.BusyLoadingError)
     if not isinstance(error, told):
         return None

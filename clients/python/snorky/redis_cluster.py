@@ -21,8 +21,9 @@ class Server:
 
     is_sharded = False  # in a Cluster publications go by SPUBLISH
 
-    def __init__(self, pool: "ConnectionPool") -> None:
+    def __init__(self, pool: "ConnectionPool", *, is_fixed: bool = True) -> None:
         self._pool = pool
+        self.is_fixed = is_fixed  # no other server can take its place
 
     def pool(self, name: str) -> "ConnectionPool":
         """Give the pool for a channel."""
@@ -45,6 +46,7 @@ class Cluster(Server):
     is_sharded = True
 
     def __init__(self, seeds: Sequence[Address], make: Callable[[Address], "ConnectionPool"]) -> None:
+        self.is_fixed = False
         self._make = make
         self._pools = {address: make(address) for address in seeds}
         self._first = 0  # which of them is asked for what is not known

@@ -84,7 +84,7 @@ def _server(url: str, timeout_s: float) -> tuple[str, Server]:
     }
     if url.startswith(_SENTINEL_SCHEMES):
         identity, pool = _sentinel_pool(url, options)
-        return identity, Server(pool)
+        return identity, Server(pool, is_fixed=False)
     if url.startswith(_CLUSTER_SCHEMES):
         return _cluster(url, options)
     if not url.startswith(_SCHEMES):

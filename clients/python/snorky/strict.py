@@ -48,7 +48,8 @@ def _verify(value: Any) -> None:
                 if not isfinite(item):
                     raise ValueError("a number that is not finite")
             elif not isinstance(item, (dict, list, tuple)):
-                raise TypeError(f"{type(item).__name__} is not a JSON value")
+                name = type(item).__name__
+                raise TypeError(f"{name} is not a JSON value: give a date as .isoformat(), a Decimal or UUID as str()")
             elif depth == DEPTH_MAX:
                 raise ValueError(f"more than {DEPTH_MAX} arrays and objects inside of each other")
             elif isinstance(item, dict):

@@ -5,6 +5,8 @@ import multiprocessing
 import pickle
 import socket
 import threading
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -323,3 +325,81 @@ async def test_coroutines_publish_side_by_side() -> None:
             receipts = await asyncio.gather(*[publisher.publish("news", number) for number in range(100)])
             assert [receipt.position.tag for receipt in receipts if receipt.position] == list(map(str, range(100)))
             assert len(await publisher.publish_many([Publication("news", 1), Publication("news", 2)])) == 2
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.parametrize("kind", ["port", "socket"])
+def test_refused_connection_is_raised_at_once_and_not_tried_again(kind: str, tmp_path: Path) -> None:
+    url = f"redis://127.0.0.1:{_free_port()}/0" if kind == "port" else f"unix://{tmp_path}/no.sock"
+    waits: list[float] = []
+    publisher = Publisher(url, sleep=waits.append)
+    with pytest.raises(PublishError) as caught:
+        publisher.publish("news", 1)
+    assert (caught.value.code, caught.value.may_have_happened, waits) == ("unreachable", False, [])
+
+
+def test_refused_connection_is_tried_again_by_who_asks_for_it() -> None:
+    port, waits = _free_port(), []
+
+    def sleep(wait_s: float) -> None:
+        waits.append(wait_s)
+        if len(waits) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Publisher(f"redis://127.0.0.1:{port}/0", if_refused="retry", sleep=sleep).publish("news", 1)
+
+
+def test_refused_server_of_a_cluster_is_not_the_end() -> None:
+    with ScriptedServer([replies(text("e:1:a"))]) as other:
+        url = f"redis+cluster://127.0.0.1:{_free_port()},127.0.0.1:{other.port}"
+        with Publisher(url, sleep=lambda _s: None) as publisher:
+            assert str(publisher.publish("news", 1).position) == "e:1:a"
+
+
+def test_publication_that_may_have_happened_is_tried_again_where_connections_are_refused() -> None:
+    waits: list[float] = []
+    server = ScriptedServer([take(), hang_up])
+
+    def sleep(wait_s: float) -> None:
+        if not waits:
+            server.__exit__()
+        waits.append(wait_s)
+
+    with pytest.raises(PublishError) as caught:
+        Publisher(redis_url(server), timeout_s=0.5, sleep=sleep).publish("news", 1)
+    assert caught.value.may_have_happened
+    assert len(waits) > 1
+
+
+def test_redis_at_its_maxclients_has_surely_done_nothing() -> None:
+    def full(peer: Any) -> None:
+        take()(peer)  # the line may come behind the command
+        peer.sock.sendall(error("ERR max number of clients reached"))
+
+    with ScriptedServer(*[[full, hang_up]] * 2, [replies(text(POSITION))]) as server:
+        with publisher_of(server) as publisher:
+            assert publisher.publish("news", 1).position is not None
+    with ScriptedServer(*[[full, hang_up]] * 40) as server, Publisher(redis_url(server), timeout_s=0.2) as publisher:
+        with pytest.raises(PublishError, match="maxclients") as caught:
+            publisher.publish_many([Publication("news", 1), Publication("news", 2)])
+    assert (caught.value.code, caught.value.may_have_happened) == ("unavailable", False)
+
+
+def test_call_has_a_deadline_of_its_own() -> None:
+    with ScriptedServer([take(), wait], [take(), wait]) as server:
+        publisher = publisher_of(server, attempt_timeout_s=0.2)
+        with pytest.raises(PublishError, match="No reply"):
+            publisher.publish("news", 1, timeout_s=0.1)
+        with pytest.raises(ValueError, match="timeout_s"):
+            publisher.publish("news", 1, timeout_s=0)
+        publisher.close()
+
+
+def test_value_that_is_no_json_is_refused_with_what_to_write() -> None:
+    with pytest.raises(TypeError, match="isoformat"):
+        Publisher("redis://127.0.0.1:1/0").publish("news", datetime(2020, 1, 1))

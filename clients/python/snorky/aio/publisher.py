@@ -30,6 +30,7 @@ class Publisher:
         timeout_s: float = 10.0,
         attempt_timeout_s: float = 3.0,
         if_no_function: Literal["error", "publish"] = "error",
+        if_refused: Literal["error", "retry"] = "error",
         concurrency_max: int = 8,
     ) -> None:
         self._publisher = BlockingPublisher(
@@ -38,6 +39,7 @@ class Publisher:
             timeout_s=timeout_s,
             attempt_timeout_s=attempt_timeout_s,
             if_no_function=if_no_function,
+            if_refused=if_refused,
         )
         self._threads = ThreadPoolExecutor(concurrency_max, thread_name_prefix="snorky-publisher")
 
@@ -48,15 +50,24 @@ class Publisher:
         await self.aclose()
 
     async def publish(
-        self, channel: Any, message: Any, *, key: str | None = None, service: str = "pubsub", count: bool = False
+        self,
+        channel: Any,
+        message: Any,
+        *,
+        key: str | None = None,
+        service: str = "pubsub",
+        count: bool = False,
+        timeout_s: float | None = None,
     ) -> Receipt:
         """Publish one message; as `snorky.Publisher.publish`."""
-        publish = self._publisher.publish
-        return await self._run(partial(publish, channel, message, key=key, service=service, count=count))
+        options: dict[str, Any] = {"key": key, "service": service, "count": count, "timeout_s": timeout_s}
+        return await self._run(partial(self._publisher.publish, channel, message, **options))
 
-    async def publish_many(self, messages: Iterable[Publication], *, count: bool = False) -> list[Receipt]:
+    async def publish_many(
+        self, messages: Iterable[Publication], *, count: bool = False, timeout_s: float | None = None
+    ) -> list[Receipt]:
         """Publish messages, pipelined, in their order; as `snorky.Publisher.publish_many`."""
-        return await self._run(partial(self._publisher.publish_many, list(messages), count=count))
+        return await self._run(partial(self._publisher.publish_many, list(messages), count=count, timeout_s=timeout_s))
 
     async def aclose(self) -> None:
         """Wait for the calls under way and let go of the threads and connections."""
