@@ -81,7 +81,7 @@ class Supervisor:
                 self._set("SNORKY_REDIS_URL", (await stack.enter_async_context(EmbeddedServer())).url)
             url, port = self._reserve(stack)
             self._set("SNORKY_PUBLIC__PORT", str(port))
-            app = workers_app(lambda: list(self._doors.values()), self._wanted, self._totals)
+            app = workers_app(lambda: list(self._doors.values()), self._wanted, self._totals, self._settings.private)
             site = Site(app, header_timeout_s=_PRIVATE_HEADER_TIMEOUT_S)
             stack.push_async_callback(site.stop)
             await site.start(listen(self._settings.private.host, self._settings.private.port))

@@ -6,6 +6,7 @@ from typing import Final
 from aiohttp import web
 
 from gateway.http.backend import BackendHandler
+from gateway.http.backend_door import refuse_pages
 from gateway.http.demo_page import demo_routes
 from gateway.http.handler import WebSocketHandler
 from gateway.http.ops import ops_routes
@@ -56,6 +57,7 @@ def public_app(
 
 def private_app(node: Node, registry: ServiceRegistry, private: Private) -> web.Application:
     """Make the application for backend and operator: `/backend`, `/healthz`, `/readyz`, `/metrics`."""
-    app = web.Application(client_max_size=BACKEND_MAX_BYTES)
+    guard = refuse_pages(private, node.auth.refusals)
+    app = web.Application(client_max_size=BACKEND_MAX_BYTES, middlewares=[guard])
     app.add_routes([BackendHandler(registry, private=private).route("/backend"), *ops_routes(node)])
     return app

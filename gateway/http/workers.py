@@ -3,7 +3,7 @@
 /healthz  200 as long as the supervisor answers
 /readyz   200 if every worker is ready; else 503, and the body says which is not
 /metrics  summed over the workers
-/backend  handed on to one worker that lives; the worker checks the key
+/backend  checked and read here, as a node does it; then handed on to one worker that lives
 """
 
 import asyncio
@@ -13,17 +13,27 @@ from typing import Final
 
 import aiohttp
 from aiohttp import web
+from prometheus_client import generate_latest
 
 from gateway.codec import decode_json
-from gateway.errors import InvalidInput
+from gateway.errors import InvalidInput, SnorkyError
 from gateway.http.app import BACKEND_MAX_BYTES
+from gateway.http.backend_door import BackendDoor, error_response, refuse_pages
+from gateway.metrics import Metrics
+from gateway.refusals import Refusals
+from gateway.settings import Private
 from gateway.totals import Totals
 
 __all__ = ["WorkerDoor", "workers_app"]
 
 ASK_TIMEOUT_S: Final = 2.0
 BACKEND_TIMEOUT_S: Final = 25.0  # the worker itself gives up earlier
-_HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer", "host"})
+# between two hops; the body is handed on as it was read: unpacked, with its own length
+_HOP_BY_HOP: Final = frozenset(
+    "connection keep-alive transfer-encoding upgrade te trailer host expect content-length content-encoding".split()
+)
+# what the supervisor counts itself; workers count what they are handed
+_OWN_SERIES: Final = ("snorky_limited_total", "snorky_refusals_total", "snorky_log_lines_dropped_total")
 
 
 class WorkerDoor:
@@ -42,7 +52,7 @@ class WorkerDoor:
     async def reasons(self) -> list[str]:
         """Say why it is not ready; empty if it is."""
         try:
-            async with self._session.get("http://worker/readyz") as response:
+            async with self._session.get("http://localhost/readyz") as response:
                 if response.status == 200:
                     return []
                 answer = decode_json(await response.read())
@@ -54,7 +64,7 @@ class WorkerDoor:
     async def metrics(self) -> str | None:
         """Give its metrics; None if it does not answer."""
         try:
-            async with self._session.get("http://worker/metrics") as response:
+            async with self._session.get("http://localhost/metrics") as response:
                 return await response.text() if response.status == 200 else None
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
@@ -64,16 +74,21 @@ class WorkerDoor:
         headers = [(name, value) for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP]
         timeout = aiohttp.ClientTimeout(total=BACKEND_TIMEOUT_S)
         async with self._session.post(
-            f"http://worker{request.path}", data=body, headers=headers, timeout=timeout
+            f"http://localhost{request.path}", data=body, headers=headers, timeout=timeout
         ) as response:
             return web.Response(
                 status=response.status, body=await response.read(), headers={"Content-Type": response.content_type}
             )
 
 
-def workers_app(doors: Callable[[], Sequence[WorkerDoor]], wanted: int, totals: Totals) -> web.Application:
+def workers_app(
+    doors: Callable[[], Sequence[WorkerDoor]], wanted: int, totals: Totals, private: Private
+) -> web.Application:
     """Make the application. doors: of the workers that run now; wanted: how many should."""
     turn = 0
+    own = Metrics()
+    refusals = Refusals(own)
+    door_of_backend = BackendDoor(private, metrics=lambda: own, refusals=lambda: refusals)
 
     async def healthz(_request: web.Request) -> web.Response:
         return web.json_response({"status": "alive", "workers": len(doors())})
@@ -88,14 +103,20 @@ def workers_app(doors: Callable[[], Sequence[WorkerDoor]], wanted: int, totals: 
 
     async def metrics(_request: web.Request) -> web.Response:
         present = list(doors())
+        totals.take("supervisor", generate_latest(own.registry.restricted_registry(_OWN_SERIES)).decode())
         for door, text in zip(present, await asyncio.gather(*(door.metrics() for door in present)), strict=True):
             if text is not None and door in doors():  # it may have ended meanwhile, and been counted so
                 totals.take(door.name, text)
         return web.Response(body=totals.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def backend(request: web.Request) -> web.Response:
+        async def hand_on(body: bytes, _key_name: str) -> web.Response:
+            return await forward(request, body)
+
+        return await door_of_backend.admit(request, hand_on)
+
+    async def forward(request: web.Request, body: bytes) -> web.Response:
         nonlocal turn
-        body = await request.read()
         turn += 1
         present = list(doors())
         for offset in range(len(present)):
@@ -106,10 +127,12 @@ def workers_app(doors: Callable[[], Sequence[WorkerDoor]], wanted: int, totals: 
                 continue
             except (aiohttp.ClientError, TimeoutError, OSError):
                 # it may have been done, so nobody else is asked
-                return web.json_response({"error": "The worker did not answer"}, status=504)
-        return web.json_response({"error": "No worker is there"}, status=503, headers={"Retry-After": "1"})
+                return error_response(504, SnorkyError("The worker did not answer"), "no_reply")
+        response = error_response(503, SnorkyError("No worker is there"), "unavailable")
+        response.headers["Retry-After"] = "1"
+        return response
 
-    app = web.Application(client_max_size=BACKEND_MAX_BYTES)
+    app = web.Application(client_max_size=BACKEND_MAX_BYTES, middlewares=[refuse_pages(private, refusals)])
     app.add_routes(
         [
             web.get("/healthz", healthz),

@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 import gateway.http.backend as module
+import gateway.http.backend_door as door_module
 from gateway.http.app import BACKEND_MAX_BYTES
 from gateway.http.brake import ADDRESSES_MAX, FREE, INTERVAL_S, WAIT_MAX_S, Brake
 from gateway.settings import ApiKey, Private
@@ -22,7 +23,7 @@ PUBLISH = {
 
 
 def request_bytes(body: bytes, headers: dict[str, str] | None = None, *, method: str = "POST") -> bytes:
-    fields = {"Host": "x", "Content-Length": str(len(body)), **(headers or {})}
+    fields = {"Host": "127.0.0.1:8003", "Content-Length": str(len(body)), **(headers or {})}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"{method} /backend HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body
 
@@ -103,7 +104,7 @@ async def test_wrong_keys_are_counted_logged_and_slowed_while_a_right_one_is_not
         waited.append(delay_s)
 
     async with running_site(private=Private(api_key=ApiKey.parse(KEY))) as site:
-        monkeypatch.setattr(module.asyncio, "sleep", sleep)
+        monkeypatch.setattr(door_module.asyncio, "sleep", sleep)
         with capture_logs() as lines:
             statuses = [(await post(site, PUBLISH, {"X-Backend-Key": f"wrong {n}"})).status for n in range(60)]
         assert set(statuses) == {401, 429} and statuses[:10] == [401] * 10
@@ -277,7 +278,7 @@ async def test_a_body_that_is_too_large_is_413_and_was_not_read_to_its_end() -> 
         response = await post(site, b'"' + b"x" * BACKEND_MAX_BYTES + b'"')
         assert response.status == 413 and error_of(response)["code"] == "too_large"
         client = await open_private(site)
-        await client.send(b"POST /backend HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await client.send(b"POST /backend HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         sending = asyncio.ensure_future(client.send(b"10000\r\n" + b"x" * 65_536 + b"\r\n"))
         while client.sock.fileno() >= 0 and not client.received:
             await sending
@@ -293,7 +294,7 @@ async def test_a_body_that_is_too_large_is_413_and_was_not_read_to_its_end() -> 
 
 @on_both_loops
 async def test_a_body_that_does_not_come_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(door_module, "BODY_TIMEOUT_S", 0.05)
     async with running_site() as site:
         client = await open_private(site)
         await client.send(request_bytes(b"{}")[:-1])
@@ -310,7 +311,7 @@ async def test_a_body_that_is_broken_is_400_and_no_fault_of_ours() -> None:
             ("Content-Encoding: gzip\r\nContent-Length: 7", b"no gzip"),
         ):
             client = await open_private(site)
-            await client.send(f"POST /backend HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode() + body)
+            await client.send(f"POST /backend HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode() + body)
             assert (await client.response()).status == 400
 
 
@@ -347,11 +348,11 @@ async def test_other_methods_are_refused_and_ops_answer() -> None:
         assert (await post(site, b"", method="GET")).status == 405
         for path, status in (("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/ws", 404)):
             client = await open_private(site)
-            await client.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await client.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             assert (await client.response()).status == status
         site.broker.is_deaf = True
         client = await open_private(site)
-        await client.send(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         response = await client.response()
         assert response.status == 503 and json.loads(response.body)["reasons"] == ["deaf"]
 
@@ -361,7 +362,7 @@ async def test_the_public_port_knows_no_private_path() -> None:
     async with running_site() as site:
         for path in ("/backend", "/metrics", "/healthz", "/readyz"):
             client = await site.open()
-            await client.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await client.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             response = await client.response()
             assert response.status == 404
             assert response.headers["x-content-type-options"] == "nosniff"

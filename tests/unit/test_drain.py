@@ -57,7 +57,7 @@ async def test_nobody_new_is_let_in_from_the_first_moment() -> None:
         assert site.sample("handshakes_rejected_total", reason="draining") == 1
         assert not site.node.is_ready
         private = await RawClient.open(*site.private_address)
-        await private.send(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await private.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await private.response()).status == 503
         private.close()
         await leave(client)

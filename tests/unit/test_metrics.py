@@ -56,8 +56,8 @@ def test_labels_are_the_few_that_are_bounded() -> None:
     metrics = Metrics()
     labels = {name for each in vars(metrics).values() for name in getattr(each, "_labelnames", ())}
     assert labels == {
-        "code", "command", "encoding", "limit", "outcome", "python", "reason", "role", "service", "transport",
-        "version",
+        "code", "command", "door", "encoding", "key", "limit", "outcome", "python", "reason", "role", "service",
+        "transport", "version",
     }  # fmt: skip
 
 
