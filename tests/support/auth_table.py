@@ -113,11 +113,12 @@ def auth_backend_disconnects() -> Iterator[Step]:
 
 @scenario(is_apart=True)
 def auth_backend_params() -> Iterator[Step]:
-    values: list[Any] = [5, None, "", "x" * 256, ["ann"]]
+    values: list[Any] = [5.5, True, None, "", "x" * 256, ["ann"]]
     for command, name in (("revoke", "identity"), ("revokeToken", "jti"), ("disconnect", "identity")):
         yield no("backend", f"auth_backend.{command}", "Invalid params")
         for value in values:
             yield no("backend", f"auth_backend.{command}", "Invalid params", **{name: value})
+    yield no("backend", "auth_backend.revokeToken", "Invalid params", jti=5)  # an identity may be an integer
     yield no("backend", "auth_backend.disconnect", "Invalid params", identity=somebody(), reconnect="yes")
     yield no("backend", "auth_backend.nonsense", "Unknown command")
 
