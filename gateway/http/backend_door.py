@@ -106,14 +106,17 @@ def refusal_of_page(trace: str) -> web.Response:
 
 
 def refuse_pages(private: Private, refusals: Refusals) -> Any:
-    """Make the middleware of a private port: without a key, pages get no health and no metrics either."""
+    """Make the middleware of a private port: without a key, pages get no health and no metrics either.
+
+    Any Host is served there: load balancers and Prometheus ask by the names of services.
+    """
 
     @web.middleware
     async def guard(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         trace = "" if private.has_key or request.path == "/backend" else trace_of_page(request)
-        if not trace:
+        if trace in ("", "host"):
             return await handler(request)
         refusals.note("private", trace, address=request.remote, origin=request.headers.get("Origin"))
         return refusal_of_page(trace)

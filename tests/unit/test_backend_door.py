@@ -152,9 +152,19 @@ async def test_without_a_key_no_page_gets_anything_from_the_private_port(fields:
         answers = await doors.ask(post(*fields, size=len(ECHO)), ECHO, ends=True)
         assert b"forbidden" in like(answers, 403)
         for path in ("/healthz", "/readyz", "/metrics"):
-            lines = fields if fields[0].startswith("Host") else [*fields, "Host: localhost"]
-            head = "".join(f"{line}\r\n" for line in (f"GET {path} HTTP/1.1", *lines))
+            if fields[0].startswith("Host"):
+                continue
+            head = "".join(f"{line}\r\n" for line in (f"GET {path} HTTP/1.1", *fields, "Host: localhost"))
             assert b"forbidden" in like(await doors.ask(head, ends=True), 403)
+
+
+@on_both_loops
+@pytest.mark.parametrize("host", ["readyz", "gateway:8003"])
+async def test_without_a_key_balancers_and_prometheus_ask_by_the_names_of_services(host: str) -> None:
+    async with both_doors() as doors:
+        answers = await doors.ask(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n")
+        for answer in answers.values():
+            assert answer.status == 200
 
 
 @on_both_loops
