@@ -35,7 +35,7 @@ def identity_name(value: object) -> str:
 
 def stated_identity(value: object) -> str | None:
     """Check what `connection.identity` holds before it is written anywhere. Raises TypeError: a service set no text."""
-    if value is None or (isinstance(value, str) and value):
+    if value is None or isinstance(value, str):
         return value
     raise TypeError(
         f"connection.identity is {type(value).__name__}, not a text or None: "

@@ -17,6 +17,7 @@ import uvloop
 from gateway.connection import Connection
 from gateway.frames import FrameParser
 from gateway.http.websocket import WebSocketProtocol
+from gateway.logs import configure_logs
 from gateway.settings import Limits, Public
 from tests.support.site import RunningSite, running_site
 
@@ -85,5 +86,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    configure_logs(level="warning")  # to stderr: standard output has the answers
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
