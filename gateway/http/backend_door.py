@@ -5,7 +5,8 @@ Rules:
   allows, unpacked where it came packed. A refused request's body is not read: the connection is closed.
 - Without a key no web page may ask. A browser sends pages' requests to loopback without asking anybody; it tells so
   by Origin or Sec-Fetch-Site, and a page that had its own name lead to loopback (DNS rebinding) by the Host header:
-  a name that is not loopback's. An address as Host was written by somebody who knows where the port is.
+  a name with a dot. No attacker owns a single word (`gateway`, the name of a container), and an address as Host was
+  written by somebody who knows where the port is.
 """
 
 import asyncio
@@ -144,12 +145,12 @@ def error_response(
 
 
 def _is_local(host: str) -> bool:
-    """Tell whether a Host header names this machine by loopback's name or by an address."""
+    """Tell whether a Host header has a name that no attacker can own: loopback's, a single word, or an address."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return False
-    if is_loopback(name):
+    if is_loopback(name) or (name and "." not in name and ":" not in name):
         return True
     try:
         ipaddress.ip_address(name)

@@ -168,7 +168,9 @@ async def test_without_a_key_balancers_and_prometheus_ask_by_the_names_of_servic
 
 
 @on_both_loops
-@pytest.mark.parametrize("host", ["localhost", "localhost:8003", "127.0.0.1:8003", "[::1]:8003", "10.0.0.7:8003"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8003", "127.0.0.1:8003", "[::1]:8003", "10.0.0.7:8003", "gateway:8003"]
+)
 async def test_without_a_key_loopback_names_and_addresses_are_answered(host: str) -> None:
     async with both_doors() as doors:
         like(await doors.ask(post(f"Host: {host}", "Sec-Fetch-Site: none", size=len(ECHO)), ECHO), 200)
