@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 
 import pytest
 
@@ -15,6 +16,10 @@ def find_program(name: str) -> str | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A run under nohup or in the background ignores these, and every process that a test starts would inherit that.
+    for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     config.addinivalue_line("markers", "needs(*programs): skip, and say what to install, where one is not there")
 
 
