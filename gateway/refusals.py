@@ -6,6 +6,7 @@ Rules:
 - A line says why, from where and of whom, as far as it is known; never a token, a key or a payload.
 """
 
+import re
 from collections.abc import Callable
 from time import monotonic
 from typing import Final, Protocol
@@ -17,6 +18,8 @@ from gateway.metrics import Metrics
 __all__ = ["Refusals"]
 
 LINE_EVERY_S: Final = 1.0
+# As browsers write an origin: in lower case. Other programs may send anything there, a token too.
+_ORIGIN: Final = re.compile(r"null|[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]{1,255}")
 _OF_COMMANDS: Final = frozenset({"not_authorized", "not_authenticated", "name_not_allowed"})  # other errors are none
 
 _log = structlog.get_logger("snorky.refused")
@@ -49,6 +52,9 @@ class Refusals:
             self._lines[door, reason] = next_s, unlogged + 1
             return
         self._lines[door, reason] = now_s + LINE_EVERY_S, 0
+        origin = facts.get("origin")
+        if origin and not _ORIGIN.fullmatch(origin):
+            facts["origin"] = "malformed"
         known = {name: value for name, value in {"address": address, **facts}.items() if value}
         _log.info("refused", door=door, reason=reason, unlogged=unlogged, **known)
 

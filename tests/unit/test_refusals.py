@@ -150,3 +150,19 @@ async def _posted(site: RunningSite) -> int:
     head = f"POST /backend HTTP/1.1\r\nHost: a\r\nOrigin: {ORIGIN['Origin']}\r\nContent-Length: {len(body)}\r\n\r\n"
     await client.send(head.encode() + body)
     return (await client.response()).status
+
+
+@pytest.mark.parametrize(
+    ("origin", "written"),
+    [
+        ("https://app.example:8443", "https://app.example:8443"),
+        ("null", "null"),
+        ("chrome-extension://abcdefgh", "chrome-extension://abcdefgh"),
+        (f"https://{hmac_token()}", "malformed"),  # what is no browser may send anything
+        (f"https://{'a' * 300}", "malformed"),
+    ],
+)
+def test_an_origin_that_no_browser_writes_is_not_written_down(origin: str, written: str) -> None:
+    with capture_logs() as lines:
+        Refusals(Metrics()).note("handshake", "origin", origin=origin)
+    assert [line["origin"] for line in refused(lines)] == [written]
