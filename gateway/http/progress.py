@@ -1,4 +1,4 @@
-"""Is a client that sends nothing still taking what we send? Asked of the kernel, for one connection.
+"""Whether a client that sends nothing still receives our data, according to the kernel.
 
 A ping waits behind everything that was written before it. A client on a slow line therefore answers late although it is
 alive, and one that recovers much would be cut before it has read the ping.
@@ -6,13 +6,15 @@ alive, and one that recovers much would be cut before it has read the ping.
 Rules:
 - Bytes that the peer acknowledges count as a sign of life, at SLOWEST_BYTES_PER_S: so long its application may need to
   read them before it comes to our ping.
-- Bytes that are unacknowledged for a whole interval are the sign of a dead line, whatever was acknowledged before.
-- After PATIENCE_MAX_S without a word from the client none of this counts.
+- A whole interval in which nothing of the outstanding data is acknowledged is the sign of a dead line, whatever was
+  acknowledged before. A ping goes out in every interval, so that something is outstanding.
+- After PATIENCE_MAX_S without any frame from the client none of this counts.
 """
 
 import asyncio
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,13 +36,12 @@ class Sent:
 
 
 def read_sent(transport: asyncio.Transport) -> Sent | None:
-    """Ask the kernel; None = it does not tell: no TCP, not Linux, or an older one than 4.6."""
+    """Ask the kernel; None = unknown: no TCP, an older Linux than 4.6, or a system with another structure."""
     found: socket.socket | None = transport.get_extra_info("socket")
-    option: int | None = getattr(socket, "TCP_INFO", None)
-    if found is None or option is None:
+    if found is None or sys.platform != "linux":
         return None
     try:
-        info = found.getsockopt(socket.IPPROTO_TCP, option, _TCP_INFO_BYTES)
+        info = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
     except OSError:
         return None
     if len(info) < _FIELDS.size:

@@ -210,7 +210,9 @@ class WebSocketProtocol(asyncio.Protocol):
             return
         if self._silent is None:
             self._silent = SilentPeer(self._acked_bytes)
-        if not self._silent.is_alive(sent, self._endpoint.wheel.interval_s):
+        if self._silent.is_alive(sent, self._endpoint.wheel.interval_s):
+            self._connection.write(PING_FRAME)  # if the line dies now, this stays unacknowledged
+        else:
             self._endpoint.node.metrics.dead_peers_closed.inc()
             self.abort()
 

@@ -1,9 +1,9 @@
 """One timer for the pings and deadlines of all connections of a node.
 
 Rules:
-- A connection is visited once in `ping_interval_s`: if nothing came since the visit before and it does not take what
-  we send either (`progress.py`), it is cut; else it is pinged. So a half-open one is gone in two intervals (20 s by
-  default), or in three if it took much before.
+- A connection is visited once in `ping_interval_s`: if nothing came since the visit before, and it does not receive
+  our data either (`progress.py`), it is cut; else it is pinged. So a half-open one is gone in two intervals at most
+  (20 s by default).
 - A connection that is ending is cut when its deadline passed: its memory is not the peer's to keep.
 - The visits are spread over the interval, so that no tick pings everybody.
 """

@@ -13,6 +13,7 @@ import msgpack
 import pytest
 
 from gateway.connection import Connection
+from gateway.http.progress import read_sent
 from gateway.http.websocket import HIGH_WATER_BYTES, WebSocketProtocol
 from gateway.settings import Limits, Public
 from tests.support.raw_ws import (
@@ -455,6 +456,25 @@ async def test_a_client_on_a_slow_line_is_not_cut_while_it_takes_what_is_sent() 
             taken += await client.take(4_000)
             await asyncio.sleep(0.01)  # the line's speed, 400 KB/s at most
         assert site.node.counts["connections"] == 1
+        assert site.sample("dead_peers_closed_total") == 0
+
+
+@on_both_loops
+async def test_a_silent_client_is_pinged_again_so_that_its_dead_line_shows() -> None:
+    """Its system took 50 KB, so its application has time. Only an unacknowledged ping shows that the line died then."""
+    async with running_site(public=Public(ping_interval_s=2.0)) as site:
+        client = await site.client()
+        await assert_echoes(client)
+        client.sees_pings = True
+        protocol: Any = site.connection._wire
+        protocol._endpoint.wheel.remove(protocol)  # the test beats itself
+        protocol.beat()
+        site.connection.write(frame(TEXT, b"x" * 50_000, masked=False))
+        for _ in range(2):
+            await until(lambda: not read_sent(protocol._transport).has_unacked)  # type: ignore[union-attr]
+            protocol.beat()
+        opcodes = [(await client.receive())[0] for _ in range(4)]
+        assert opcodes == [PING, TEXT, PING, PING]
         assert site.sample("dead_peers_closed_total") == 0
 
 
