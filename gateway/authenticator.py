@@ -186,13 +186,15 @@ class Authenticator:
         while True:
             try:
                 await self._revocations.begin(self._sessions.on_revocation)
+                return
             except BrokerUnavailable:
                 if not is_failing:
                     _log.warning("revocations not read; trying again", every_s=RETRY_S)
-                is_failing = True
-                await asyncio.sleep(RETRY_S)
-            else:
-                return
+            except Exception:  # the top of a task: without it revocations would never be read
+                if not is_failing:
+                    _log.exception("revocations not read; trying again", every_s=RETRY_S)
+            is_failing = True
+            await asyncio.sleep(RETRY_S)
 
     async def _enter_token(self, token: str, verifier: Verifier) -> Session:
         return await self._enter(await verifier.verify(token))
