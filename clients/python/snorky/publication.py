@@ -146,7 +146,7 @@ class Sending:
         self.refusal = refusal
 
     def lose(self, text: str, *, was_sent: bool, is_final: bool = False) -> None:
-        """Know that the last attempt had no answer. is_final: there is nobody to try again with.
+        """Record that the last attempt had no answer. is_final: no server is left to try again.
 
         What an earlier attempt left open is tried again all the same: only an answer can settle it.
         """

@@ -78,8 +78,8 @@ class Publisher:
 
         key: makes it once: what was published under it before is answered as then, and not published again. None =
         a random one. count: have the receipt tell how many nodes and connections hear the channel. timeout_s: for
-        this call, None = the publisher's. Raises PublishError: it was not taken, or nobody knows
-        (`may_have_happened`; again under `error.key` is safe); ValueError, TypeError: a node would not take it,
+        this call, None = the publisher's. Raises PublishError: it was not published, or that is unknown
+        (`may_have_happened`; a retry under `error.key` is safe); ValueError, TypeError: a node would not take it,
         nothing was sent.
         """
         batch = self._batch([Publication(channel, message, key, service)], timeout_s)
@@ -220,7 +220,7 @@ def _is_full(error: Exception) -> bool:
 
 
 def _is_connection_refused(error: BaseException | None) -> bool:
-    """True if nobody listens where Redis should be."""
+    """True if no server listens at the address of Redis."""
     while error is not None:
         if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):  # the second: no such Unix socket
             return True

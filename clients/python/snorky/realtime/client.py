@@ -111,7 +111,7 @@ class Client:
     bearer: where the handshake has it, "header" (Authorization) or "subprotocol". call_timeout_s: for an answer, the
     waiting for a connection included. publish_timeout_s, publishes_max: how long and how many publishes wait, also
     without a connection. max_message_bytes: the gateway's `message_max_bytes`: more is refused at the call.
-    events_max: of one subscription, that nobody has taken yet. backoff_max_s: between two attempts to connect.
+    events_max: unread events of one subscription. backoff_max_s: between two attempts to connect.
     on_notification: hears what services say beside channels: on_notification(service, message);
     what it raises is logged (`snorky.realtime`), and the connection goes on.
     connect_options: more arguments of `websockets.connect`: `ssl`, `proxy`.

@@ -77,7 +77,7 @@ class Line:
         return not self._calls
 
     def call(self, request: Request, done: Done, timeout_s: float) -> None:
-        """Send a request; `done` is told the answer, or why there is none."""
+        """Send a request; `done` receives the answer or the error."""
         self._last_id += 1
         call_id = f"{self._prefix}.{self._last_id}"
 
@@ -117,7 +117,8 @@ class Line:
     def end(self, code: int = 1006) -> None:
         """End all calls that have no answer. code: with which the connection was closed.
 
-        After 1009 the largest of them was too large, and it is told so: sent again, it would end the next connection.
+        After 1009 the largest of them was too large and fails with `too_large`: sent again, it would end the next
+        connection.
         """
         self.has_ended, self.is_open = True, False
         if code == TOO_LARGE and self._calls:

@@ -4,7 +4,7 @@ Rules:
 - Only a request that was checked and written is taken, so that none can fail when its turn to be sent comes.
 - Bounded; one too many is refused at once. Each has a deadline, and is told then: never a silent drop.
 - They go out in their order. What was under way when a connection ended is sent again, in its order, under its key,
-  where that is known to be safe; else the caller is told that nobody knows. What was too large is not sent again.
+  where that is known to be safe; else its caller gets an error with `may_have_happened`. Too large ones are not resent.
 - What the gateway refuses for a moment (`rate_limited`, `unavailable`) is sent again when it says.
 """
 

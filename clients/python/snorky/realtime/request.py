@@ -1,7 +1,7 @@
 """Request: one call, checked and written when it is made.
 
-Everything that a node refuses is refused here, so that a bad value costs its caller an exception and nobody else
-anything: no place in a queue, no connection. Later changes of the parameters change nothing: the text is written.
+Everything that a node refuses is refused here: a bad value raises an exception in its caller and affects neither the
+queue nor the connection. Later changes of the parameters change nothing: the text is written.
 """
 
 from typing import Any, Final
