@@ -57,30 +57,51 @@ async def serve_until_ended(gateway: Gateway, *, supervisor_pid: int | None = No
     signals = StopSignals(supervisor_pid=supervisor_pid)
     signals.install()
     async with gateway:
-        telling = asyncio.create_task(_tell(gateway, log_line if supervisor_pid is None else _keep_quiet))
+        line = ReadyLine(gateway, log_line if supervisor_pid is None else _keep_quiet)
+        telling = asyncio.create_task(line.tell_when_ready())
         await signals.wait()
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
+        if gateway.node.is_ready:  # /readyz may have told it before the task looked
+            line.tell()
         _log.info("ending")
         await gateway.drain(grace_max_s=SHORT_GRACE_S if signals.wants_short_drain else None)
 
 
-async def _tell(gateway: Gateway, say: Callable[[str], None]) -> None:
-    """Say where the node is as soon as it is ready; if that takes long, say so first."""
-    where = f"public {' '.join(gateway.public_urls)}  private {' '.join(gateway.private_urls)}"
-    try:
-        await gateway.until_ready(READY_TIMEOUT_S)
-    except TimeoutError:
-        say(f"Redis is not heard yet, so /readyz says 503; `snorky check` tells more  {where}")
-        await gateway.until_ready()
-    say(f"ready in {process_age_s():.2f} s  {where}")
-    if gateway.has_demo:
-        page = f"{gateway.public_urls[0]}/"
-        if gateway.private_urls[0] != _PRIVATE_URL_OF_THE_PAGE:
-            page += f"?backend={gateway.private_urls[0]}"
-        say(f"open {page} in a browser; Ctrl-C ends it")
-    gc.collect()
-    gc.freeze()  # what is there now stays: later collections need not look at it
+class ReadyLine:
+    """Says once where the node is. Who saw /readyz answer 200 finds the line in stderr when the node has ended."""
+
+    def __init__(self, gateway: Gateway, say: Callable[[str], None]) -> None:
+        self._gateway = gateway
+        self._say = say
+        self._was_said = False
+
+    async def tell_when_ready(self) -> None:
+        """Say it as soon as the node is ready; if that takes long, say so first."""
+        try:
+            await self._gateway.until_ready(READY_TIMEOUT_S)
+        except TimeoutError:
+            self._say(f"Redis is not heard yet, so /readyz says 503; `snorky check` tells more  {self._where()}")
+            await self._gateway.until_ready()
+        self.tell()
+        gc.collect()
+        gc.freeze()  # what is there now stays: later collections need not look at it
+
+    def tell(self) -> None:
+        """Say it, unless it was said."""
+        if self._was_said:
+            return
+        self._was_said = True
+        gateway = self._gateway
+        self._say(f"ready in {process_age_s():.2f} s  {self._where()}")
+        if gateway.has_demo:
+            page = f"{gateway.public_urls[0]}/"
+            if gateway.private_urls[0] != _PRIVATE_URL_OF_THE_PAGE:
+                page += f"?backend={gateway.private_urls[0]}"
+            self._say(f"open {page} in a browser; Ctrl-C ends it")
+
+    def _where(self) -> str:
+        return f"public {' '.join(self._gateway.public_urls)}  private {' '.join(self._gateway.private_urls)}"
 
 
 def _keep_quiet(_line: str) -> None:

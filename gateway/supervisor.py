@@ -66,6 +66,7 @@ class Supervisor:
         self._doors: dict[str, WorkerDoor] = {}
         self._totals = Totals()
         self._was_ready = False  # any worker, ever
+        self._was_told = False
         self._ending = asyncio.Event()
 
     async def run(self) -> None:
@@ -81,12 +82,18 @@ class Supervisor:
                 self._set("SNORKY_REDIS_URL", (await stack.enter_async_context(EmbeddedServer())).url)
             url, port = self._reserve(stack)
             self._set("SNORKY_PUBLIC__PORT", str(port))
-            app = workers_app(lambda: list(self._doors.values()), self._wanted, self._totals, self._settings.private)
+            app = workers_app(
+                lambda: list(self._doors.values()),
+                self._wanted,
+                self._totals,
+                self._settings.private,
+                on_ready=lambda: self._tell(url, " ".join(site.urls)),
+            )
             site = Site(app, header_timeout_s=_PRIVATE_HEADER_TIMEOUT_S)
             stack.push_async_callback(site.stop)
             await site.start(listen(self._settings.private.host, self._settings.private.port))
             keepers = [asyncio.create_task(self._keep(slot, directory)) for slot in range(self._wanted)]
-            telling = asyncio.create_task(self._tell(url, " ".join(site.urls)))
+            telling = asyncio.create_task(self._tell_when_ready(url, " ".join(site.urls)))
             waiting = asyncio.create_task(signals.wait())
             try:
                 await asyncio.wait([waiting, *keepers], return_when=asyncio.FIRST_COMPLETED)
@@ -174,7 +181,7 @@ class Supervisor:
             self._totals.end(name)
             await door.close()
 
-    async def _tell(self, public: str, private: str) -> None:
+    async def _tell_when_ready(self, public: str, private: str) -> None:
         """Say so when all workers are ready; if that takes long, say that first."""
         loop = asyncio.get_running_loop()
         late_s = loop.time() + READY_TIMEOUT_S
@@ -189,8 +196,14 @@ class Supervisor:
                 reasons = {door.name: answer for door, answer in zip(doors, answers, strict=True) if answer}
                 _log.warning("not all workers are ready", reasons=reasons)
             await asyncio.sleep(_POLL_S)
-        text = f"ready in {process_age_s():.2f} s  public {public}  private {private}  {self._wanted} workers"
-        log_line(text)
+        self._tell(public, private)
+
+    def _tell(self, public: str, private: str) -> None:
+        """Say once that all are ready: before /readyz says it to anybody."""
+        if self._was_told:
+            return
+        self._was_ready = self._was_told = True
+        log_line(f"ready in {process_age_s():.2f} s  public {public}  private {private}  {self._wanted} workers")
 
     async def _end(self, keepers: Sequence["asyncio.Task[None]"], *, is_short: bool) -> list[BaseException | None]:
         """Drain all workers, kill who does not come to an end."""

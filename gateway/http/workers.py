@@ -82,9 +82,13 @@ class WorkerDoor:
 
 
 def workers_app(
-    doors: Callable[[], Sequence[WorkerDoor]], wanted: int, totals: Totals, private: Private
+    doors: Callable[[], Sequence[WorkerDoor]],
+    wanted: int,
+    totals: Totals,
+    private: Private,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> web.Application:
-    """Make the application. doors: of the workers that run now; wanted: how many should."""
+    """Make the application. doors: of the workers that run now; wanted: how many should. on_ready: before a 200."""
     turn = 0
     own = Metrics()
     refusals = Refusals(own)
@@ -99,7 +103,10 @@ def workers_app(
         reasons = {door.name: answer for door, answer in zip(present, answers, strict=True) if answer}
         missing = ["workers are starting"] * (len(present) < wanted)
         body = {"status": "unready" if reasons or missing else "ready", "reasons": missing, "workers": reasons}
-        return web.json_response(body, status=503 if reasons or missing else 200)
+        if reasons or missing:
+            return web.json_response(body, status=503)
+        on_ready()
+        return web.json_response(body)
 
     async def metrics(_request: web.Request) -> web.Response:
         present = list(doors())

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -155,6 +156,13 @@ def send_to_workers_only(started: Started) -> None:
     os.kill(started.process.pid, signal.SIGTERM)
 
 
+def program(change: str, *arguments: str) -> str:
+    """Give a command that changes our program before it runs."""
+    never = "import asyncio\nasync def never(*_): await asyncio.Event().wait()"
+    start = f"import sys; sys.argv = {['snorky', *arguments]!r}; from gateway.cli import main; main()"
+    return f"exec {sys.executable} -c {shlex.quote(chr(10).join([never, change, start]))} 2>LOG"
+
+
 WORKERS = "exec SERVE --workers 2 2>LOG"
 LONG = tempfile.gettempdir() + "/" + "t" * (104 - len(tempfile.gettempdir()))
 SITUATIONS = [
@@ -211,6 +219,18 @@ SITUATIONS = [
         command="mkfifo LOG.pipe; true <LOG.pipe & exec SERVE 2>LOG.pipe",
         act=send(signal.SIGTERM),
     ),
+    Situation(
+        "SIGTERM comes between /readyz and the task that says ready",
+        command=program("import gateway.server as module; module.Gateway.until_ready = never", "serve"),
+        act=send(signal.SIGTERM),
+        says=["ready in", "draining"],
+    ),
+    Situation(
+        "SIGTERM comes between /readyz and the task that says ready, with workers",
+        command=program("import gateway.supervisor as module; module._POLL_S = 3600", "serve", "--workers", "2"),
+        act=send(signal.SIGTERM),
+        says=["ready in", "2 workers", "draining"],
+    ),
     Situation("TMPDIR of 105 bytes", env={"TMPDIR": LONG}, act=send(signal.SIGTERM), says=["ready in"]),
     Situation(
         "TMPDIR of 105 bytes, with workers",
@@ -221,9 +241,12 @@ SITUATIONS = [
     ),
     Situation(
         "no folder for sockets, with workers",
-        command=f"exec {sys.executable} -c '"
-        'import sys, gateway.socket_directory as module; module._places = lambda: ["/nowhere"]; '
-        'sys.argv = ["snorky", "serve", "--workers", "2"]; from gateway.cli import main; main()\' 2>LOG',
+        command=program(
+            'import gateway.socket_directory as module; module._places = lambda: ["/nowhere"]',
+            "serve",
+            "--workers",
+            "2",
+        ),
         code=1,
         says=["error:", "/nowhere: No such file or directory", "set TMPDIR to a short, writable path"],
         sees="nothing",

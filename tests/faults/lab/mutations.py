@@ -276,6 +276,20 @@ MUTATIONS: tuple[Mutation, ...] = (
         new='        _log.debug("nothing"',
         argv=_test("tests/unit/test_refusals.py", "leaves_a_line"),
     ),
+    Mutation(
+        guard="ready line",  # a stop that comes right after /readyz said 200
+        file="gateway/process.py",
+        old="        if gateway.node.is_ready:  #",
+        new="        if False:  #",
+        argv=_test("tests/cluster/test_start_stop.py", "between and not workers"),
+    ),
+    Mutation(
+        guard="ready line with workers",
+        file="gateway/http/workers.py",
+        old="        on_ready()\n",
+        new="",
+        argv=_test("tests/cluster/test_start_stop.py", "between and workers"),
+    ),
 )
 
 
