@@ -5,9 +5,10 @@ Rules:
   one across sites is refused. A script (jsonp) can be asked for by any page: there the Referer must be allowed.
 - A response is written by its own handler, from an outlet that a session fills, here or on another node.
 - Any node answers for any session: see Sessions and Peers.
+- What a client sends is read only for a session that is there: the session is looked up before the body is read,
+  and again after it, because reading takes a while.
 """
 
-import asyncio
 import re
 import socket
 import time
@@ -22,6 +23,7 @@ from gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidMessage
 from gateway.http.credentials import session_of
 from gateway.http.handler import WebSocketHandler
 from gateway.http.handshake import HandshakeRefused, check_origin
+from gateway.http.sockjs.bodies import Bodies
 from gateway.http.sockjs.frames import decode_messages
 from gateway.http.sockjs.outlet import Outlet
 from gateway.http.sockjs.pages import IframePage, ancestors_of, greeting, info, long_cached
@@ -34,7 +36,6 @@ from gateway.origins import Origins
 
 __all__ = ["SockJSHandler"]
 
-BODY_TIMEOUT_S: Final = 10.0
 _CALLBACK: Final = re.compile(r"[a-zA-Z0-9\-_.]{1,128}")
 _KEEPALIVE: Final = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 2), ("TCP_USER_TIMEOUT", 20_000))
 _Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -78,6 +79,11 @@ class SockJSHandler:
             self._clock,
             lambda: self._peers.start(),
         )
+
+    @cached_property
+    def _bodies(self) -> Bodies:
+        endpoint = self._websockets.endpoint
+        return Bodies(endpoint.node.metrics, endpoint.admission.network_of)
 
     def routes(self, path: str) -> list[web.RouteDef]:
         """Make the routes for an aiohttp application. path: "/sockjs"."""
@@ -209,29 +215,29 @@ class SockJSHandler:
     # -- what clients send ---------------------------------------------------------------------------------------
 
     async def _xhr_send(self, request: web.Request) -> web.StreamResponse:
-        return await self._send(request, await _body_of(request), web.Response(status=204, content_type="text/plain"))
+        return await self._send(request, web.Response(status=204, content_type="text/plain"))
 
     async def _jsonp_send(self, request: web.Request) -> web.StreamResponse:
-        body = await _body_of(request)
-        if request.content_type == "application/x-www-form-urlencoded":
-            try:
-                body = parse_qs(body.decode(), max_num_fields=10).get("d", [""])[0].encode()
-            except ValueError:
-                return web.Response(status=500, text="Broken JSON encoding.")
-        return await self._send(request, body, web.Response(text="ok"))
+        return await self._send(request, web.Response(text="ok"), may_be_form=True)
 
-    async def _send(self, request: web.Request, body: bytes, done: web.Response) -> web.StreamResponse:
-        session_id = request.match_info["session"]
-        try:
-            messages = decode_messages(body)
-        except InvalidMessage as error:
-            self._websockets.endpoint.node.metrics.bad_input.labels(error.code).inc()
-            return web.Response(status=500, text=str(error))
+    async def _send(self, request: web.Request, done: web.Response, *, may_be_form: bool = False) -> web.StreamResponse:
+        endpoint, session_id = self._websockets.endpoint, request.match_info["session"]
         found = await self._sessions.find(session_id)
         if found is None:
-            return web.Response(status=404)
+            return _refused(404)
+        body = await self._bodies.read(request, endpoint.admission.client_ip(request))
+        try:
+            if may_be_form and request.content_type == "application/x-www-form-urlencoded":
+                body = _field_of(body)
+            messages = decode_messages(body)
+        except InvalidMessage as error:
+            endpoint.node.metrics.bad_input.labels(error.code).inc()
+            return web.Response(status=500, text=str(error))
         if isinstance(found, Session):
-            await found.receive(messages)
+            session = self._sessions.get(session_id)
+            if session is not found:  # it ended while the body came; its owner looks at one of another node
+                return _refused(404)
+            await session.receive(messages)
             return done
         status, text = await self._peers.send(found.node_id, session_id, body)
         return done if status == 204 else web.Response(status=status, text=text)
@@ -254,6 +260,7 @@ class SockJSHandler:
             self._note_refused(refused, request)
             headers = {"Retry-After": "5"} if refused.status in (429, 503) else {}
             response = web.Response(status=refused.status, text=f"{refused}\n", headers=headers)
+            response.force_close()  # nobody reads the body
             if refused.reason in ("origin", "duplicate_header"):
                 return response
         except BrokerUnavailable:
@@ -295,12 +302,19 @@ class SockJSHandler:
         }
 
 
-async def _body_of(request: web.Request) -> bytes:
+def _field_of(body: bytes) -> bytes:
+    """Take the messages out of a form. Raises InvalidMessage."""
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await request.read()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout from None
+        return parse_qs(body.decode(), max_num_fields=10).get("d", [""])[0].encode()
+    except ValueError:
+        raise InvalidMessage("Broken JSON encoding.") from None
+
+
+def _refused(status: int) -> web.Response:
+    """Make the answer to a request whose body is not read."""
+    response = web.Response(status=status)
+    response.force_close()
+    return response
 
 
 def _is_gone(request: web.Request) -> bool:

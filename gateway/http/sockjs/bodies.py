@@ -1,0 +1,61 @@
+"""Bodies: what clients of SockJS post, read under a deadline and within a bound of bytes per address.
+
+Rules:
+- The caller looks the session up before it reads: a body for an unknown session is not read.
+- Before the first byte is read the whole body is reserved: its declared length, or the most that one may have. One
+  address may have ADDRESS_MAX_BYTES under way; a body beyond that gets 429.
+- A body that is not there after BODY_TIMEOUT_S gets 408, and its connection is closed.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+
+from gateway.http.handshake import HandshakeRefused
+from gateway.metrics import Metrics
+
+__all__ = ["Bodies"]
+
+BODY_TIMEOUT_S: Final = 10.0  # 1 MiB at 1 Mbit/s
+BODY_MAX_BYTES: Final = 1 << 20  # aiohttp's bound of one body, unless the application has another
+ADDRESS_MAX_BYTES: Final = 16 << 20  # 16 bodies that do not say how long they are
+
+
+class Bodies:
+    """Reads the bodies of one handler. site_of: tells whose an address is; None: a trusted proxy's."""
+
+    def __init__(self, metrics: Metrics, site_of: Callable[[str], str | None]) -> None:
+        self._metrics = metrics
+        self._site_of = site_of
+        self._reserved: Counter[str] = Counter()  # bytes under way, by address
+
+    async def read(self, request: web.Request, ip: str) -> bytes:
+        """Read a body. Raises HandshakeRefused: too much of this address is under way; HTTPRequestTimeout."""
+        site = self._site_of(ip)
+        is_packed = "Content-Encoding" in request.headers  # aiohttp unpacks it: its length says nothing
+        length = None if is_packed else request.content_length
+        size = BODY_MAX_BYTES if length is None else min(length, BODY_MAX_BYTES)  # a longer one gets 413
+        if site is None:
+            return await self._read(request)
+        if self._reserved[site] + size > ADDRESS_MAX_BYTES:
+            self._metrics.limited.labels("body_bytes_per_ip").inc()
+            raise HandshakeRefused(429, "body_bytes_per_ip", "Too many bytes under way from this address: send less")
+        self._reserved[site] += size
+        try:
+            return await self._read(request)
+        finally:
+            self._reserved[site] -= size
+            if self._reserved[site] <= 0:
+                del self._reserved[site]
+
+    async def _read(self, request: web.Request) -> bytes:
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                return await request.read()
+        except TimeoutError:
+            response = web.HTTPRequestTimeout()
+            response.force_close()  # the rest of the body is no request
+            raise response from None
