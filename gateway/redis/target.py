@@ -1,23 +1,12 @@
-"""RedisTarget: which Redis, spoken to how. One URL in, everything that connecting needs out.
+"""RedisTarget: which Redis, spoken to how. One URL in (see gateway/redis/url.py), everything that connecting needs out.
 
-    redis://USER:PASSWORD@HOST:PORT/DB                      plain TCP
-    rediss://...                                            TLS, always verified
-    unix:///PATH?db=N                                       Unix socket
-    redis+sentinel://USER:PASSWORD@HOST:PORT,.../NAME/DB    the primary that these sentinels know as NAME
-    rediss+sentinel://...                                   the same, all by TLS
-    redis+cluster://USER:PASSWORD@HOST:PORT,...             the Cluster that these servers are some of; rediss+cluster
-
-User and password are percent-decoded. Options after `?` have the names that redis-py gives them: db,
-ssl_ca_certs, ssl_ca_path, ssl_certfile, ssl_keyfile, ssl_password, ssl_check_hostname; and of sentinels, which have
-users of their own, sentinel_username and sentinel_password. Anything else is refused: an option that is silently
-ignored is a setting that somebody relies on. No password is in any repr or log.
+No password is in any repr or log.
 """
 
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -28,26 +17,11 @@ from gateway.errors import ConfigurationError
 from gateway.redis.client import routed_pool
 from gateway.redis.cluster import Cluster
 from gateway.redis.sentinels import Sentinels
+from gateway.redis.url import parse_redis_url
 
 __all__ = ["RedisTarget"]
 
 _TLS_PATHS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_password")
-_TLS_OPTIONS = {"db", "ssl_check_hostname", *_TLS_PATHS}
-_SENTINEL_OPTIONS = {"sentinel_username", "sentinel_password"}
-_OPTIONS = {
-    "redis": {"db"},
-    "unix": {"db"},
-    "rediss": _TLS_OPTIONS,
-    "redis+sentinel": {"db"} | _SENTINEL_OPTIONS,
-    "rediss+sentinel": _TLS_OPTIONS | _SENTINEL_OPTIONS,
-    "redis+cluster": set(),
-    "rediss+cluster": _TLS_OPTIONS - {"db"},
-}
-_SENTINEL_PORT = 26379
-_EXAMPLE = 'write "redis://127.0.0.1:6379/0", "rediss://HOST:PORT/0" for TLS, or "unix:///path/to/socket"'
-_CLUSTER_EXAMPLE = 'write "redis+cluster://HOST:PORT,HOST:PORT,HOST:PORT"'
-_SENTINEL_EXAMPLE = 'write "redis+sentinel://HOST:PORT,HOST:PORT,HOST:PORT/NAME/0", NAME as in "sentinel monitor NAME"'
-_EXAMPLES = {"sentinel": _SENTINEL_EXAMPLE, "cluster": _CLUSTER_EXAMPLE}
 
 
 class Route(Protocol):
@@ -89,58 +63,29 @@ class RedisTarget:
     def from_url(cls, url: object) -> "RedisTarget":
         """Read one URL. Raises ConfigurationError: not one Redis, unknown option, unreadable certificate."""
         if not isinstance(url, str):
-            raise ConfigurationError(f"redis_url is not one URL; {_EXAMPLE}")
-        scheme = url.partition("://")[0].lower()
-        if scheme not in _OPTIONS or "://" not in url:
-            raise ConfigurationError(f"redis_url is no Redis URL: {_EXAMPLE}")
-        example = _EXAMPLES.get(scheme.partition("+")[2], _EXAMPLE)
+            raise ConfigurationError('redis_url is not one URL; write "redis://127.0.0.1:6379/0"')
         try:
-            parts = urlsplit(url)
-            credentials, _, places = parts.netloc.rpartition("@")
-            if "+" not in scheme and "," in places:
-                raise ConfigurationError(f"redis_url is a list of servers, and no scheme that takes one: {example}")
-            servers = [urlsplit(f"//{place}") for place in places.split(",")]
-            default = _SENTINEL_PORT if scheme.endswith("+sentinel") else 6379
-            addresses = [(unquote(each.hostname or "127.0.0.1"), each.port or default) for each in servers]
-        except ValueError:  # its text would quote the URL, and the password with it
-            hint = "in a password, write / as %2F, @ as %40, # as %23"
-            raise ConfigurationError(f"redis_url has no valid host and port: {example}; {hint}") from None
-        options = _options(parts, scheme)
-        steps = parts.path.strip("/").split("/") if scheme != "unix" else [""]
-        name = unquote(steps.pop(0)) if scheme.endswith("+sentinel") else ""
-        db = options.pop("db", "") or "/".join(steps) or "0"
-        if not (db.isascii() and db.isdigit()):
-            raise ConfigurationError("redis_url: the database is no number; write it as /0 or ?db=0")
-        if scheme.endswith("+sentinel") and not (name and all(each.hostname for each in servers)):
-            raise ConfigurationError(f"redis_url names no sentinels, or nothing that they know: {example}")
-        if scheme.endswith("+cluster") and (db != "0" or not all(each.hostname for each in servers)):
-            raise ConfigurationError(f"redis_url names no servers, or a database, which a Cluster has not: {example}")
-        path = unquote(parts.path) if scheme == "unix" else None
-        if path == "":
-            raise ConfigurationError('redis_url names no socket; write "unix:///path/to/socket"')
-        sentinel_login = [options.pop(option, None) for option in ("sentinel_username", "sentinel_password")]
-        tls_options: dict[str, str | bool] = dict(options)
-        if "ssl_check_hostname" in options:
-            tls_options["ssl_check_hostname"] = _boolean("ssl_check_hostname", options["ssl_check_hostname"])
-        user, _, password = credentials.partition(":")
+            read = parse_redis_url(url)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
         target = cls(
-            host=addresses[0][0],
-            port=addresses[0][1],
-            path=path,
-            db=int(db),
-            username=unquote(user) or None,
-            password=unquote(password) or None,
-            tls=_tls_context(tls_options) if scheme.startswith("rediss") else None,
-            tls_options=tls_options,
+            host=read.addresses[0][0],
+            port=read.addresses[0][1],
+            path=read.path,
+            db=read.db,
+            username=read.username,
+            password=read.password,
+            tls=None if read.tls is None else _tls_context(read.tls),
+            tls_options=read.tls or {},
         )
-        if "+" not in scheme:
-            return target
-        if scheme.endswith("+cluster"):
-            cluster = Cluster([replace(target, host=host, port=port) for host, port in addresses])
+        if read.is_cluster:
+            cluster = Cluster([replace(target, host=host, port=port) for host, port in read.addresses])
             return replace(target, cluster=cluster)
-        known = replace(target, db=0, username=sentinel_login[0], password=sentinel_login[1])
-        watchers = [replace(known, host=host, port=port) for host, port in addresses]
-        sentinels = Sentinels(watchers, name=name, primary=target)
+        if not read.is_sentinel:
+            return target
+        known = replace(target, db=0, username=read.sentinel_username, password=read.sentinel_password)
+        watchers = [replace(known, host=host, port=port) for host, port in read.addresses]
+        sentinels = Sentinels(watchers, name=read.name, primary=target)
         return replace(target, route=sentinels, sentinels=sentinels)
 
     def of(self, name: str | bytes) -> "RedisTarget":
@@ -214,30 +159,6 @@ class RedisTarget:
         if self.route is not None:
             return Redis.from_pool(routed_pool(self, where | options))
         return Redis(**where, **options)
-
-
-def _options(parts: SplitResult, scheme: str) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name == "ssl_cert_reqs" and value == "required" and scheme == "rediss":
-            continue  # what we do anyway
-        if name == "ssl_cert_reqs":
-            raise ConfigurationError("redis_url: certificates are always verified; name the CA by ssl_ca_certs=PATH")
-        if name not in _OPTIONS[scheme]:
-            known = ", ".join(sorted(_OPTIONS[scheme]))
-            raise ConfigurationError(f"redis_url: option {name[:40]!r} is unknown for {scheme}://; known are: {known}")
-        if not value:
-            raise ConfigurationError(f"redis_url: option {name} is empty")
-        options[name] = value
-    return options
-
-
-def _boolean(name: str, value: str) -> bool:
-    if value.lower() in ("true", "1", "yes"):
-        return True
-    if value.lower() in ("false", "0", "no"):
-        return False
-    raise ConfigurationError(f"redis_url: {name} is true or false")
 
 
 def _tls_context(options: Mapping[str, str | bool]) -> ssl.SSLContext:

@@ -1,9 +1,6 @@
 """Pools of connections to Redis, from one URL or several, that never send anything twice.
 
-    redis://..., rediss://..., unix://...            as redis-py reads them
-    redis+sentinel://[USER:PASSWORD@]HOST:PORT,HOST:PORT/NAME[/DB]     the primary that the sentinels tell; rediss+ for
-                                                     TLS; options sentinel_username, sentinel_password
-    redis+cluster://[USER:PASSWORD@]HOST:PORT,...    a Redis Cluster, by some of its servers; rediss+ for TLS
+    URL                                              as snorky/redis_url.py reads it, which nodes do alike
     URL,URL,...                                      several independent ones: each channel is on one of them
 
 The library's own retry is off: it would send again what may have been done. Pools may be used by many threads, and
@@ -14,20 +11,17 @@ import hashlib
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from snorky.redis_cluster import Cluster, Server
+from snorky.redis_url import RedisUrl, parse_redis_url
 
 if TYPE_CHECKING:
     from redis.connection import ConnectionPool
 
 __all__ = ["Pools"]
 
-_PORT: Final = 6379
-_SENTINEL_PORT: Final = 26379
-_SCHEMES: Final = ("redis://", "rediss://", "unix://")
-_CLUSTER_SCHEMES: Final = ("redis+cluster://", "rediss+cluster://")
-_SENTINEL_SCHEMES: Final = ("redis+sentinel://", "rediss+sentinel://")
+CONNECTIONS_MAX: Final = 10_000  # as many as there are threads
+_SILENT: Final = {"driver_info": None}  # no CLIENT SETINFO: one permission less that an ACL user needs
 
 
 class Pools:
@@ -70,93 +64,46 @@ def _server(url: str, timeout_s: float) -> tuple[str, Server]:
     """Make a Redis' pools, and its identity: its URL without secrets."""
     try:
         from redis.backoff import NoBackoff
-        from redis.connection import ConnectionPool
+        from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
         from redis.retry import Retry
     except ImportError as error:
         raise ImportError("Publisher needs redis-py: pip install 'snorky-client[redis]'") from error
+    read = parse_redis_url(url)
     options: dict[str, Any] = {
+        "username": read.username,
+        "password": read.password,
+        "max_connections": CONNECTIONS_MAX,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
-        "driver_info": None,  # no CLIENT SETINFO: one permission less that an ACL user needs
-        "max_connections": 10_000,  # as many as there are threads
+        **_SILENT,
     }
-    if url.startswith(_SENTINEL_SCHEMES):
-        identity, pool = _sentinel_pool(url, options)
-        return identity, Server(pool, is_fixed=False)
-    if url.startswith(_CLUSTER_SCHEMES):
-        return _cluster(url, options)
-    if not url.startswith(_SCHEMES):
-        raise ValueError("redis_url: write redis://, rediss://, unix:// or redis+sentinel://HOST:PORT,.../NAME")
-    pool = ConnectionPool.from_url(url, **options)
-    return _identity(url, pool.connection_kwargs), Server(pool)
-
-
-def _cluster(url: str, options: dict[str, Any]) -> tuple[str, Server]:
-    from redis.connection import Connection, ConnectionPool, SSLConnection
-
-    parts = urlsplit(url)
-    user, _, addresses = parts.netloc.rpartition("@")
-    try:
-        seeds = [_address(each, default_port=_PORT) for each in addresses.split(",")]
-    except ValueError:
-        seeds = []
-    if not seeds or parts.path.strip("/") or parts.query:
-        raise ValueError("redis_url: write redis+cluster://HOST:PORT,HOST:PORT without a database")
-    options |= _login(user)
-    kind = SSLConnection if parts.scheme.startswith("rediss") else Connection
+    if read.tls is not None:
+        options |= {"ssl_cert_reqs": "required", "ssl_check_hostname": True, **read.tls}
+    if read.is_sentinel:
+        return read.identity, Server(_sentinel_pool(read, options), is_fixed=False)
+    kind = Connection if read.tls is None else SSLConnection
 
     def make(address: tuple[str, int]) -> "ConnectionPool":
-        return ConnectionPool(connection_class=kind, host=address[0], port=address[1], **options)
+        where: dict[str, Any] = {"connection_class": kind, "host": address[0], "port": address[1], "db": read.db}
+        return ConnectionPool(**where, **options)
 
-    return f"{parts.scheme}://{addresses}", Cluster(seeds, make)
-
-
-def _identity(url: str, options: Mapping[str, Any]) -> str:
-    db = options.get("db") or 0
-    if "path" in options:
-        return f"unix://{options['path']}?db={db}"
-    host = options.get("host", "127.0.0.1")
-    host = f"[{host}]" if ":" in host else host
-    return f"{url.partition('://')[0]}://{host}:{options.get('port', 6379)}/{db}"
+    if read.is_cluster:
+        return read.identity, Cluster(read.addresses, make)
+    if read.path is None:
+        return read.identity, Server(make(read.addresses[0]))
+    where: dict[str, Any] = {"connection_class": UnixDomainSocketConnection, "path": read.path, "db": read.db}
+    return read.identity, Server(ConnectionPool(**where, **options))
 
 
-def _sentinel_pool(url: str, options: dict[str, Any]) -> tuple[str, "ConnectionPool"]:
+def _sentinel_pool(read: RedisUrl, options: dict[str, Any]) -> "ConnectionPool":
     from redis.sentinel import Sentinel
 
-    parts = urlsplit(url)
-    user, _, addresses = parts.netloc.rpartition("@")
-    name, _, db = parts.path.strip("/").partition("/")
-    asked = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout", "retry", "protocol")}
-    login = dict(parse_qsl(parts.query))
-    try:
-        sentinels = [_address(each, default_port=_SENTINEL_PORT) for each in addresses.split(",")]
-    except ValueError:
-        sentinels = []  # an error's text must not quote the URL, and the password with it
-    if (
-        not sentinels
-        or not name
-        or not (db or "0").isdecimal()
-        or login.keys() - {"sentinel_username", "sentinel_password"}
-    ):
-        raise ValueError("redis_url: write redis+sentinel://HOST:PORT,HOST:PORT/NAME or .../NAME/DB")
-    asked |= {option.removeprefix("sentinel_"): value for option, value in login.items()}
-    options |= _login(user)
-    if parts.scheme.startswith("rediss"):
-        asked["ssl"] = options["ssl"] = True
+    if read.tls is not None:
+        options = {**options, "ssl": True}
+    asked = {**options, "username": read.sentinel_username, "password": read.sentinel_password}
     sentinel: Any = Sentinel
-    primary = sentinel(sentinels, sentinel_kwargs=asked).master_for(name, db=int(db or 0), **options)
-    return f"{parts.scheme}://{name}/{int(db or 0)}", cast("ConnectionPool", primary.connection_pool)
-
-
-def _login(user: str) -> dict[str, str | None]:
-    username, _, password = user.partition(":")
-    return {"username": unquote(username) or None, "password": unquote(password) or None} if user else {}
-
-
-def _address(text: str, *, default_port: int) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
-    if not parts.hostname:
-        raise ValueError("no host")
-    return parts.hostname, parts.port or default_port
+    watchers = sentinel(list(read.addresses), sentinel_kwargs=asked)
+    primary = watchers.master_for(read.name, db=read.db, **options)
+    return cast("ConnectionPool", primary.connection_pool)

@@ -318,6 +318,27 @@ MUTATIONS: tuple[Mutation, ...] = (
         new="",
         argv=_test("tests/cluster/test_start_stop.py", "between and workers"),
     ),
+    Mutation(
+        guard="url fragment",  # the host of redis://:#secret@host was not looked at
+        file="gateway/redis/url.py",
+        old='    if "#" in url:',
+        new="    if False:",
+        argv=_test("tests/unit/test_redis_url.py", "url_that_cannot_work"),
+    ),
+    Mutation(
+        guard="url query",
+        file="gateway/redis/url.py",
+        old='    if scheme != "unix" and (\n',
+        new="    if False and (\n",
+        argv=_test("tests/unit/test_redis_url.py", "url_that_cannot_work"),
+    ),
+    Mutation(
+        guard="url secret",  # the text of an error repeats no option that may be a password
+        file="gateway/redis/url.py",
+        old="an option is unknown for {scheme}",
+        new="an option is unknown: {name} for {scheme}",
+        argv=_test("tests/unit/test_redis_url.py", "url_that_cannot_work"),
+    ),
 )
 
 
