@@ -6,6 +6,8 @@ Rules:
 - What is addressed to some of the subscribers is a pass of its own, in its place among the others.
 - Of channels that are followed (`gateway.repair`) the follower says what is delivered: each subscriber gets it in the
   same order, a gap in its place.
+- A payload that is larger than clients or backends may publish is dropped, or a tombstone: the node would hold it for
+  every client that is slow, and end each of them.
 - No task, timer or queue per message.
 """
 
@@ -27,11 +29,13 @@ from gateway.publication import (
     Position,
     Publication,
     Selector,
+    TooLarge,
     UnknownVersion,
     read_publication,
     tombstone,
 )
 from gateway.sequence import Gap, Late, Step
+from gateway.settings import PAYLOAD_MAX_BYTES
 
 __all__ = ["Attendant", "Fanout", "Follower", "Listener", "OnGap"]
 
@@ -72,7 +76,7 @@ class _Nobody:
 class Fanout:
     """Delivers publications to the subscribers in a hub.
 
-    follower: of channels that keep a history. attendant: of rosters.
+    follower: of channels that keep a history. attendant: of rosters. payload_max_bytes: of one publication.
     """
 
     def __init__(
@@ -84,11 +88,13 @@ class Fanout:
         follower: Follower | None = None,
         attendant: Attendant | None = None,
         chunk: int = CHUNK,
+        payload_max_bytes: int = PAYLOAD_MAX_BYTES,
     ) -> None:
         self._hub = hub
         self._metrics = metrics
         self._follower: Follower = follower or _Nobody()
         self._attendant = attendant
+        self._payload_max_bytes = payload_max_bytes
         self._listeners: dict[str, tuple[Listener, OnGap | None]] = {}
         self._passes = Passes(source, chunk=chunk, on_done=self._on_done)
         self._pieces = Pieces(hub, self._passes, metrics)
@@ -168,12 +174,16 @@ class Fanout:
 
     def _drop(self, key: str, error: InvalidMessage) -> None:
         """Count a publication that is not delivered, and name its channel; a line a second at most."""
-        reason = "unknown_version" if isinstance(error, UnknownVersion) else "invalid"
+        reason = error.code if isinstance(error, (UnknownVersion, TooLarge)) else "invalid"
         self._metrics.drops.labels(reason).inc()
         now_s = perf_counter()
         if now_s - self._complained_s >= COMPLAIN_EVERY_S:
             self._complained_s = now_s
             _log.warning("publication dropped", channel=key, reason=reason)
+
+    def _check_size(self, payload: bytes) -> None:
+        if len(payload) > self._payload_max_bytes:
+            raise TooLarge("Too large")
 
     def _hand(self, key: str, publications: Sequence[Publication]) -> None:
         """Hand publications to the node's own listener."""
@@ -191,6 +201,7 @@ class Fanout:
         for data in payloads:
             try:
                 publication = read_publication(data)
+                self._check_size(publication.payload)
                 decode_json(publication.payload)
             except InvalidMessage as error:
                 if is_only:
@@ -211,6 +222,7 @@ class Fanout:
                     payload, selector = publication.payload, publication.selector
                     if publication.is_tombstone:
                         raise InvalidMessage("Malformed MessagePack")
+                self._check_size(payload)
                 value = decode_json(payload)
                 if publication is not None and self._is_told(channel.key, publication):
                     continue
@@ -236,7 +248,10 @@ class Fanout:
         publications = []
         for data in payloads:
             try:
-                publications.append(read_publication(data))
+                publication = read_publication(data)
+                if publication.position is not None and len(publication.payload) > self._payload_max_bytes:
+                    publication = tombstone(publication, "too_large")  # at once: it may be kept for a while
+                publications.append(publication)
             except InvalidMessage as error:
                 self._drop(key, error)
         return publications
@@ -265,14 +280,19 @@ class Fanout:
     def _check(self, key: str, publication: Publication) -> tuple[Publication, Json] | None:
         """Decode a payload; None = nobody gets it. What has a position keeps its place, if only as a tombstone."""
         try:
+            if publication.fault == "too_large":
+                raise TooLarge("Too large")
             if publication.is_tombstone:
                 raise InvalidMessage("Malformed MessagePack")
+            self._check_size(publication.payload)
             value = decode_json(publication.payload)
             if self._is_told(key, publication):
                 return None
         except InvalidMessage as error:
             self._drop(key, error)
-            return None if publication.position is None else (tombstone(publication), None)
+            return (
+                None if publication.position is None else (tombstone(publication, publication.fault or "invalid"), None)
+            )
         if publication.position is None and publication.selector is None:
             self._metrics.unsequenced_publications.inc()
         return publication, value

@@ -5,6 +5,7 @@ Rules:
   they begin anew; the tag is random per entry, so that an offset that was used twice (after the failover to a
   lagging replica) is not mistaken for the same entry.
 - What is kept is also published to the channel's subscribers, in the same order, with its position.
+- What is read of an entry is bounded: an entry that is too large is read as a tombstone in its place.
 - A position can be read from while its own entry or the one behind it is kept; else that is said, never hidden.
 - A channel's state (epoch, offset, tag) outlives what it keeps by a day, counted from the last time anybody published,
   asked for its position, or compared it: so the next message of a quiet channel is no false gap.

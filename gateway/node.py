@@ -37,7 +37,7 @@ from gateway.ownership import Ownership
 from gateway.presence import GRACE_S, Difference
 from gateway.presences import Presences
 from gateway.primitives import GapNotice, Notification
-from gateway.publication import Position, Selector, write_addressed
+from gateway.publication import Position, Selector, TooLarge, write_addressed
 from gateway.registry import ServiceRegistry
 from gateway.repair import COMPARE_EVERY_S, Repair
 from gateway.rules import Rules
@@ -96,7 +96,14 @@ class Node:
             self._presences = Presences(
                 directory, self._tell_differences, self._metrics, is_congested=self._is_congested, grace_s=grace_s
             )
-        self._fanout = Fanout(self._hub, broker, self._metrics, follower=self._repair, attendant=self._presences)
+        self._fanout = Fanout(
+            self._hub,
+            broker,
+            self._metrics,
+            follower=self._repair,
+            attendant=self._presences,
+            payload_max_bytes=self.limits.payload_max_bytes,
+        )
         self._subscriptions = Subscriptions(self._hub, broker, self._fanout, self._repair, self._presences)
         self._registries: list[ServiceRegistry] = []
         self._connections: dict[Connection, ServiceRegistry] = {}
@@ -231,7 +238,7 @@ class Node:
     def publish(self, service: str, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
         """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
         key = channel_key(service, channel)
-        data = encode_json(payload)
+        data = self._encode(payload)
         if to is not None:
             data = write_addressed(data, to)
         self._metrics.publications_published.inc()
@@ -244,14 +251,14 @@ class Node:
     ) -> asyncio.Future[Position]:
         """Publish, and keep it. See Topics.publish."""
         key = channel_key(service, channel)
-        data = encode_json(payload)
+        data = self._encode(payload)
         self._metrics.publications_published.inc()
         return self.keeper.publish(key, data, history, once=once)
 
     def publish_once(self, service: str, channel: Any, payload: Any, once: str) -> asyncio.Future[None]:
         """Publish once under an idempotency key, and keep nothing. See Topics.publish."""
         key = channel_key(service, channel)
-        data = encode_json(payload)
+        data = self._encode(payload)
         self._metrics.publications_published.inc()
         return self.keeper.publish_once(key, data, once)
 
@@ -341,6 +348,14 @@ class Node:
         if self._ownership is None:
             raise ConfigurationError("this node has no directory: rosters, names, direct messages and tokens need one")
         return self._ownership
+
+    def _encode(self, payload: Any) -> bytes:
+        """Encode what is published. Raises InvalidMessage; TooLarge: no node would give it to clients."""
+        data = encode_json(payload)
+        if len(data) > self.limits.payload_max_bytes:
+            self._metrics.limited.labels("payload_max_bytes").inc()
+            raise TooLarge(f"Message larger than {self.limits.payload_max_bytes} bytes")
+        return data
 
     def _check_subscriber(self, connection: Connection, key: str) -> str:
         """Refuse who cannot subscribe to one more channel; returns the key."""

@@ -27,6 +27,7 @@ __all__ = [
     "Position",
     "Publication",
     "Selector",
+    "TooLarge",
     "UnknownVersion",
     "read_publication",
     "tombstone",
@@ -43,6 +44,12 @@ class UnknownVersion(InvalidMessage):
     """A publication of a version that this node does not speak: of a newer one, say."""
 
     code = "unknown_version"
+
+
+class TooLarge(InvalidMessage):
+    """A publication with a larger payload than a node gives to clients."""
+
+    code = "too_large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +122,8 @@ class Change:
 class Publication:
     """One publication. payload: JSON, not yet checked. change: what it tells of, if that is a roster's.
 
-    is_tombstone: it has a position, and its payload was not fit for anybody; `null` stands in its place.
+    fault: why the payload was not fit for anybody; `null` stands in its place, a tombstone. "" = it is fit, or not
+    checked yet.
     """
 
     payload: bytes
@@ -123,7 +131,12 @@ class Publication:
     previous_tag: str | None = None
     selector: Selector | None = None
     change: Change | None = None
-    is_tombstone: bool = False
+    fault: Literal["", "invalid", "too_large"] = ""
+
+    @property
+    def is_tombstone(self) -> bool:
+        """True if the payload was not fit for anybody."""
+        return bool(self.fault)
 
 
 def read_publication(data: bytes) -> Publication:
@@ -143,9 +156,9 @@ def read_publication(data: bytes) -> Publication:
     raise UnknownVersion("Unknown version")
 
 
-def tombstone(publication: Publication) -> Publication:
+def tombstone(publication: Publication, fault: Literal["invalid", "too_large"] = "invalid") -> Publication:
     """Put `null` in place of a payload that is not fit for anybody."""
-    return replace(publication, payload=b"null", is_tombstone=True)
+    return replace(publication, payload=b"null", fault=fault)
 
 
 def write_addressed(payload: bytes, selector: Selector) -> bytes:

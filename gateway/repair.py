@@ -183,7 +183,13 @@ class Repair:
     async def _read(self, key: str, since: Position) -> list[Publication] | None:
         async with self._recoveries:
             missed = await self._keeper.read(key, since, max_entries=REPLAY_MAX, max_bytes=REPLAY_MAX_BYTES)
-        return None if missed is None else [_sound(each) for each in missed]
+        if missed is None:
+            return None
+        sound = [_sound(each) for each in missed]
+        for each in sound:
+            if each.is_tombstone:
+                self._metrics.drops.labels(each.fault).inc()
+        return sound
 
     async def _fill(self, key: str, followed: _Followed) -> None:
         """Make a channel whole, by a read that begins after this call. Raises BrokerUnavailable: it takes too long."""

@@ -46,7 +46,13 @@ async def running_node(
         topology, directory, keeper = None, None, None
         if broker is None:
             url = settings.redis_url or (await stack.enter_async_context(EmbeddedServer())).url
-            topology = Topology.of(url, prefix=settings.prefix, node_id=node_id, metrics=metrics)
+            topology = Topology.of(
+                url,
+                prefix=settings.prefix,
+                node_id=node_id,
+                metrics=metrics,
+                payload_max_bytes=settings.limits.payload_max_bytes,
+            )
             broker, directory, keeper = topology.broker, topology.directory, topology.keeper
         auth = Authenticator(
             await stack.enter_async_context(_verifier(settings.auth)),

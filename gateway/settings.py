@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Final, TypeVar, get_type_hints
 
 import structlog
 from msgspec import Meta
@@ -38,6 +38,7 @@ from gateway.setting_values import (
 from gateway.sources import CONFIG_VARIABLE, Key, Written, read_environment, read_toml, spell, variable_of
 
 __all__ = [
+    "PAYLOAD_MAX_BYTES",
     "ApiKey",
     "Auth",
     "Limits",
@@ -49,6 +50,8 @@ __all__ = [
     "is_loopback",
     "load",
 ]
+
+PAYLOAD_MAX_BYTES: Final = 1 << 20  # of backends: /backend, the Publisher and snorky_publish take no more
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=0)]
@@ -115,6 +118,11 @@ class Limits:
     messages_burst: Positive = 1_000  # as many as channels: a client that comes back subscribes to all at once
     bad_messages_per_minute: Positive = 20  # of one connection; beyond it is closed 4509
     handshake_timeout_s: Seconds = 5.0  # until the request's headers are complete
+
+    @property
+    def payload_max_bytes(self) -> int:
+        """The largest payload that clients or backends of such a node can publish."""
+        return max(self.message_max_bytes, PAYLOAD_MAX_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,8 @@
 """RedisHistory: what channels keep, in Redis streams. Two connections: publications never wait behind what is read.
 
+What is read at once is bounded, each entry and all together, before it leaves Redis: a reply beyond what a connection
+takes would end it for every channel, again and again.
+
 All keys of a channel lie in its slot. A read takes as many round trips as it takes pages; each page is verified
 to follow the one before, so what is trimmed meanwhile is noticed.
 """
@@ -11,7 +14,7 @@ from typing import Any, Final
 
 from gateway.history import History
 from gateway.metrics import Metrics
-from gateway.publication import Position, Publication
+from gateway.publication import Position, Publication, tombstone
 from gateway.redis.cluster_commander import commander_of
 from gateway.redis.cluster_sequencer import sequencer_of
 from gateway.redis.functions import Functions
@@ -21,6 +24,7 @@ from gateway.redis.sequencer import KEEP_S
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import command
 from gateway.rules import Rules
+from gateway.settings import PAYLOAD_MAX_BYTES
 
 __all__ = ["RedisHistory"]
 
@@ -29,7 +33,10 @@ PAGE_MAX_BYTES: Final = 1 << 20
 
 
 class RedisHistory:
-    """Fulfils `gateway.history.Keeper` (its docstrings are the contract). prefix, node_id: as the broker's."""
+    """Fulfils `gateway.history.Keeper` (its docstrings are the contract). prefix, node_id: as the broker's.
+
+    payload_max_bytes: an entry with more is a tombstone.
+    """
 
     def __init__(
         self,
@@ -42,10 +49,12 @@ class RedisHistory:
         read_timeout_s: float = 2.0,
         dial_timeout_s: float = 2.0,
         page: int = PAGE,
+        payload_max_bytes: int = PAYLOAD_MAX_BYTES,
     ) -> None:
         client_name = f"snorky:{node_id}".replace(" ", "_")
         self._prefix = prefix
         self._page = page
+        self._payload_max = b"%d" % payload_max_bytes
         self._sequencer = sequencer_of(
             target,
             prefix=prefix,
@@ -113,7 +122,7 @@ class RedisHistory:
             found = await self._first_after(key, since, limit)
             if found is not None:
                 return found, await self.position(key)
-        arguments = [b"%d" % limit, b"%d" % PAGE_MAX_BYTES]
+        arguments = [b"%d" % limit, b"%d" % PAGE_MAX_BYTES, self._payload_max]
         (answer,) = await self._scripts.run(Call("recent", self._keys(key), arguments))
         if not answer:
             begun = await self.position(key)
@@ -122,7 +131,7 @@ class RedisHistory:
         top = Position.parse(answer[0].decode())
         entries = zip(answer[1::4], answer[2::4], answer[3::4], answer[4::4], strict=True)
         publications = [
-            Publication(payload, Position(top.epoch, int(offset), tag.decode()), previous.decode())
+            _publication(payload, Position(top.epoch, int(offset), tag.decode()), previous.decode())
             for offset, previous, tag, payload in entries
         ]
         return publications[::-1], top
@@ -166,7 +175,7 @@ class RedisHistory:
     ) -> tuple[int, list[tuple[Publication, Position]]] | None:
         """Read a page, and the channel's last offset; None = the position cannot be read from."""
         arguments = [since.epoch.encode(), b"%d" % since.offset, since.tag.encode()]
-        arguments += [b"%d" % count, b"%d" % PAGE_MAX_BYTES]
+        arguments += [b"%d" % count, b"%d" % PAGE_MAX_BYTES, self._payload_max]
         (answer,) = await self._scripts.run(Call("read", self._keys(key), arguments))
         if not answer:
             return None
@@ -174,9 +183,16 @@ class RedisHistory:
         fields: list[Any] = answer
         for tag, payload in zip(fields[1::2], fields[2::2], strict=True):
             position = Position(since.epoch, since.offset + 1, tag.decode())
-            found.append((Publication(payload, position, since.tag), position))
+            found.append((_publication(payload, position, since.tag), position))
             since = position
         return int(fields[0]), found
 
     def _keys(self, key: str) -> list[bytes]:
         return [state_key(self._prefix, key), stream_key(self._prefix, key)]
+
+
+def _publication(payload: bytes | None, position: Position, previous_tag: str) -> Publication:
+    """payload: None = it is too large, and stayed in Redis."""
+    if payload is None:
+        return tombstone(Publication(b"", position, previous_tag), "too_large")
+    return Publication(payload, position, previous_tag)

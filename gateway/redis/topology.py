@@ -23,6 +23,7 @@ from gateway.redis.spread_history import SpreadHistory
 from gateway.redis.spread_revocations import SpreadRevocations
 from gateway.redis.target import RedisTarget
 from gateway.revocation import Revocations
+from gateway.settings import PAYLOAD_MAX_BYTES
 
 __all__ = ["Topology"]
 
@@ -39,11 +40,26 @@ class Topology:
     node_id: str
 
     @classmethod
-    def of(cls, redis_url: str, *, prefix: str, node_id: str, metrics: Metrics) -> Self:
-        """Make them. redis_url: as Settings has it. Raises ConfigurationError."""
+    def of(
+        cls,
+        redis_url: str,
+        *,
+        prefix: str,
+        node_id: str,
+        metrics: Metrics,
+        payload_max_bytes: int = PAYLOAD_MAX_BYTES,
+    ) -> Self:
+        """Make them. redis_url: as Settings has it. payload_max_bytes: see Limits. Raises ConfigurationError."""
         targets = targets_of(redis_url)
         if targets.first.cluster is not None:
-            return cls._of_cluster(targets, targets.first.cluster, prefix=prefix, node_id=node_id, metrics=metrics)
+            return cls._of_cluster(
+                targets,
+                targets.first.cluster,
+                prefix=prefix,
+                node_id=node_id,
+                metrics=metrics,
+                payload_max_bytes=payload_max_bytes,
+            )
         is_several = len(targets) > 1
 
         def broker_of(_: str, target: RedisTarget) -> RedisBroker:
@@ -55,7 +71,9 @@ class Topology:
             return RedisDirectory(target, prefix=prefix, node_id=node_id, broker=broker, metrics=metrics, tag=tag)
 
         def keeper_of(_: str, target: RedisTarget) -> RedisHistory:
-            return RedisHistory(target, prefix=prefix, node_id=node_id, metrics=metrics)
+            return RedisHistory(
+                target, prefix=prefix, node_id=node_id, metrics=metrics, payload_max_bytes=payload_max_bytes
+            )
 
         brokers = targets.map(broker_of)
         directories, keepers = targets.map(directory_of), targets.map(keeper_of)
@@ -66,12 +84,21 @@ class Topology:
 
     @classmethod
     def _of_cluster(
-        cls, targets: Spread[RedisTarget], cluster: Cluster, *, prefix: str, node_id: str, metrics: Metrics
+        cls,
+        targets: Spread[RedisTarget],
+        cluster: Cluster,
+        *,
+        prefix: str,
+        node_id: str,
+        metrics: Metrics,
+        payload_max_bytes: int,
     ) -> Self:
         target = targets.first
         broker = ClusterBroker(cluster, prefix=prefix, node_id=node_id, metrics=metrics)
         directory = RedisDirectory(target, prefix=prefix, node_id=node_id, broker=broker, metrics=metrics)
-        keeper = RedisHistory(target, prefix=prefix, node_id=node_id, metrics=metrics)
+        keeper = RedisHistory(
+            target, prefix=prefix, node_id=node_id, metrics=metrics, payload_max_bytes=payload_max_bytes
+        )
         return cls(broker, directory, keeper, targets, prefix, node_id)
 
     def revocations(self, *, keep_s: float) -> Revocations:

@@ -21,9 +21,9 @@ __all__ = ["DialError", "Gets", "Wire", "WireError", "ask", "command", "dial"]
 
 Gets = Callable[[], object]  # hiredis.Reader.gets: the next reply, or False if none is complete
 
-# A reply that is longer than this is no message of ours (clients may send 64 KiB), and its bytes would be held
-# until it is complete. What follows on the connection cannot be told from it, so the wire is given up.
-REPLY_MAX_BYTES = 16 * 1024 * 1024
+# A reply that is longer than this is no message of ours (`message_max_bytes` is 16 MiB at most), and its bytes would be
+# held until it is complete. What follows on the connection cannot be told from it, so the wire is given up.
+REPLY_MAX_BYTES = 16 * 1024 * 1024 + 65_536
 
 
 class WireError(Exception):

@@ -1,5 +1,6 @@
 """Rules of pub/sub on two nodes with a real Redis: what one does the other knows, and what FCALL published too."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from gateway import ChannelRule, Node, ServiceRegistry, Settings
+from gateway import ChannelRule, History, Node, ServiceRegistry, Settings
 from gateway.redis import RedisTarget
 from gateway.running import running_node
+from gateway.settings import PAYLOAD_MAX_BYTES
 from services.pubsub import PubSubService
 from tests.support.clients import UNLIMITED
 from tests.support.clusters import ClusterLab
@@ -114,3 +116,42 @@ async def test_the_function_is_there_again_after_redis_lost_everything(pair: Pai
     after = await fcall(pair, "1", "key")
     assert before.split(":")[0] != after.split(":")[0]
     assert after.split(":")[1] == "1"
+
+
+async def test_an_entry_of_17_mib_is_a_tombstone_and_silences_nobody(pair: Pair) -> None:
+    """As an earlier version's function kept it. Neither the connection of publications nor that of history takes it."""
+    reader, other, late = pair.client(0), pair.client(1), pair.client(1)
+    begun = (await reader.ask("pubsub", "subscribe", channel="room:1", recover=True))["position"]
+    await other.ask("pubsub", "subscribe", channel="room:2", recover=True)
+    large = b'"' + b"x" * (17 << 20) + b'"'
+    await pair.nodes[0][0].keeper.publish("pubsub:room:1", large, History(300.0, 100))
+    await other.ask("pubsub", "publish", channel="room:1", message="behind it")
+
+    async def recovered() -> Any:
+        reply = await late.ask("pubsub", "subscribe", channel="room:1", recover=begun)
+        return reply if isinstance(reply, dict) else None
+
+    reply = await eventually(recovered, within_s=20, what="history is read")
+    assert reply["recovered"] is True
+    assert [each["message"] for each in reply["messages"]] == [None, "behind it"]
+    assert reply["messages"][0]["tombstone"] is True
+    async with asyncio.timeout(20):
+        heard = [each for each in await reader.notified(2) if each["type"] == "message"]
+    assert [(each["offset"], each["message"]) for each in heard] == [(1, None), (2, "behind it")]
+    kept = await reader.ask("pubsub", "history", channel="room:1")
+    assert [each["message"] for each in kept["messages"]] == [None, "behind it"]
+    await reader.ask("pubsub", "publish", channel="room:2", message="as ever")
+    async with asyncio.timeout(20):
+        assert [each["message"] for each in await other.notified(1)] == ["as ever"]
+
+
+async def test_the_function_takes_what_a_backend_may_publish_and_no_more(pair: Pair) -> None:
+    reader = pair.client(0)
+    await reader.ask("pubsub", "subscribe", channel="room:1", recover=True)
+    await fcall(pair, '"' + "x" * (PAYLOAD_MAX_BYTES - 2) + '"')
+    for size in (PAYLOAD_MAX_BYTES - 1, 17 << 20):
+        with pytest.raises(ResponseError, match=f"{size + 2} bytes, more than {PAYLOAD_MAX_BYTES}"):
+            await pair.redis.execute_command("FCALL", "snorky_publish", 1, NAME, '"' + "x" * size + '"')
+    await fcall(pair, "2")
+    heard = [each for each in await reader.notified(2) if each["type"] == "message"]
+    assert [each["offset"] for each in heard] == [1, 2]

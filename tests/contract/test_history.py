@@ -244,6 +244,33 @@ async def test_pages_are_bounded_in_bytes_too(server: Server) -> None:
         assert payloads(await keeper.read(KEY, begun)) == large
 
 
+async def test_a_reply_is_bounded_whatever_single_entries_are(server: Server) -> None:
+    """One that is too large is read as a tombstone; of the largest ones that are not, a page brings one."""
+    async with keeper_of(server.url, payload_max_bytes=1_500_000) as keeper:
+        begun = await keeper.position(KEY)
+        sizes = [10, 1_500_000, 1_500_001, 1_500_000, 17 << 20, 20]
+        for size in sizes:
+            await keeper.publish(KEY, b"x" * size, HOUR)
+        expected = [b"x" * size if size <= 1_500_000 else b"null" for size in sizes]
+        assert payloads(read := await keeper.read(KEY, begun)) == expected
+        assert read is not None
+        assert [each.fault for each in read] == ["", "", "too_large", "", "too_large", ""]
+        first, _ = await keeper.recent(KEY, 100, begun)
+        assert payloads(first) == expected[:2]
+        last, top = await keeper.recent(KEY, 100)
+        assert payloads(last) == expected[-2:] and last[-1].position == top
+        assert payloads((await keeper.recent(KEY, 1))[0]) == expected[-1:]
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 31, 32, 33, 40])
+async def test_any_number_is_read_in_order(server: Server, count: int) -> None:
+    async with keeper_of(server.url) as keeper:
+        begun = await keeper.position(KEY)
+        await fill(keeper, 40)
+        assert payloads((await keeper.recent(KEY, count, begun))[0]) == [b"%d" % each for each in range(1, count + 1)]
+        assert payloads((await keeper.recent(KEY, count))[0]) == [b"%d" % each for each in range(41 - count, 41)]
+
+
 async def test_time_bounds_also_a_channel_that_is_never_quiet(server: Server) -> None:
     async with keeper_of(server.url) as keeper:
         client = server.client()

@@ -42,7 +42,7 @@ class Rig:
         self.hub = Hub()
         self.source = Source()
         self.metrics = Metrics()
-        self.fanout = Fanout(self.hub, self.source, self.metrics, chunk=chunk)
+        self.fanout = Fanout(self.hub, self.source, self.metrics, chunk=chunk, payload_max_bytes=100_000)
         self.wires: dict[Connection, FakeWire] = {}
 
     def subscriber(self, key: str = KEY, dialect: Dialect = JSON) -> Connection:
@@ -177,6 +177,18 @@ def test_read_of_nothing_but_poison_writes_nothing() -> None:
     rig.fanout.deliver({KEY: POISON})
     assert rig.wires[one].writes == []
     assert rig.drops("invalid") == len(POISON)
+
+
+def test_what_is_larger_than_anybody_may_publish_is_dropped_and_counted_as_such() -> None:
+    rig = Rig()
+    one, heard = rig.subscriber(), []
+    rig.fanout.listen(OTHER, heard.extend)
+    for key in (KEY, OTHER):
+        rig.fanout.deliver({key: [b"1", b'"%b"' % (b"x" * 99_999), b"2"]})
+        rig.fanout.deliver({key: [b'"%b"' % (b"x" * 99_998)]})
+    assert [each if isinstance(each, int) else len(each) for each in rig.got(one)] == [1, 2, 99_998]
+    assert [len(each.payload) for each in heard] == [1, 1, 100_000]
+    assert rig.drops("too_large") == 2
 
 
 def test_unknown_version_is_dropped_and_counted_as_such() -> None:

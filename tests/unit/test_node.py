@@ -19,6 +19,8 @@ from gateway import (
     NotSubscribed,
     Service,
 )
+from gateway.publication import TooLarge
+from gateway.settings import PAYLOAD_MAX_BYTES
 from tests.support.clients import JSON, FakeWire, House, house, settle, until
 from tests.support.loopback import LoopbackBroker
 
@@ -353,6 +355,17 @@ async def test_what_is_no_message_or_no_channel_is_refused_before_the_broker() -
                 built.node.publish("quiet", bad, 1)
         assert built.broker.published == []
         assert built.sample("snorky_publications_published_total") == 0
+
+
+async def test_what_no_node_would_give_to_clients_is_refused_before_the_broker() -> None:
+    async with house(Quiet(), limits=Limits(message_max_bytes=64)) as built:
+        largest = "x" * (PAYLOAD_MAX_BYTES - 2)
+        await built.node.publish("quiet", "news", largest)
+        with pytest.raises(TooLarge, match="larger than 1048576 bytes"):
+            built.node.publish("quiet", "news", largest + "x")
+        assert built.node.metrics.registry.get_sample_value("snorky_limited_total", {"limit": "payload_max_bytes"}) == 1
+    async with house(Quiet(), limits=Limits(message_max_bytes=2 << 20, outbox_max_bytes=2 << 20)) as built:
+        await built.node.publish("quiet", "news", largest + "x")
 
 
 async def test_lag_is_timed_for_publications_of_this_node_with_local_subscribers() -> None:

@@ -56,7 +56,7 @@ def test_messagepack_with_a_position_is_json_from_here_on() -> None:
 )
 def test_malformed_messagepack_keeps_its_place_as_a_tombstone(payload: bytes) -> None:
     publication = read_publication(MARK + b"1 e:1:t t0 m\n" + payload)
-    assert publication == Publication(b"null", Position("e", 1, "t"), "t0", is_tombstone=True)
+    assert publication == Publication(b"null", Position("e", 1, "t"), "t0", fault="invalid")
 
 
 @pytest.mark.parametrize("text", ["", "e:1", "e:1:t:x", "e:-1:t", "e:+1:t", "e: 1:t", "e:x:t", ":1:t", "e:1:", "e:²:t"])

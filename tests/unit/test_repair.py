@@ -356,6 +356,31 @@ async def test_poison_keeps_its_place_as_a_tombstone_for_who_counts_offsets(stag
     assert stage.sample(0, "snorky_drops_total", reason="invalid") == 1
 
 
+async def test_what_is_too_large_keeps_its_place_as_a_tombstone_too(stage: Stage) -> None:
+    one, recovery = await stage.back(0)
+    before = recovery.position
+    large = Publication(b'"%b"' % (b"x" * (1 << 20)), Position(before.epoch, 1, "t1"), before.tag)
+    stage.town.bus.publish(KEY, write_sequenced(large))
+    stage.town.bus.publish(KEY, write_sequenced(Publication(b"2", Position(before.epoch, 2, "t2"), "t1")))
+    await until(lambda: heard(one) == [None, 2])
+    assert one.notifications[0]["tombstone"] is True
+    assert stage.sample(0, "snorky_drops_total", reason="too_large") == 1
+    assert stage.sample(0, "snorky_history_gaps_total") == 0
+
+
+async def test_what_is_too_large_is_a_tombstone_for_who_recovers_at_that_moment(stage: Stage) -> None:
+    one, recovery = await stage.back(0)
+    begun = recovery.position
+    stage.town.archive.lateness = lambda: 20
+    recovering = asyncio.ensure_future(stage.back(0, begun))
+    await settle(5)  # it reads; what is heard meanwhile is kept for it
+    large = Publication(b'"%b"' % (b"x" * (1 << 20)), Position(begun.epoch, 1, "t1"), begun.tag)
+    stage.town.bus.publish(KEY, write_sequenced(large))
+    two, recovery = await recovering
+    assert payloads(recovery) == [b"null"] and recovery.publications[0].is_tombstone
+    assert heard(one) == [None] and heard(two) == []
+
+
 async def test_first_who_wants_the_history_takes_nothing_from_who_was_there_before(stage: Stage) -> None:
     before = await stage.plain(0, history=None)
     stage.town.brokers[0].hold()

@@ -5,6 +5,7 @@
 local NONE = {'0', '0'}
 local NAME_MAX_BYTES = 256
 local ONCE_MAX_BYTES = 255
+local PAYLOAD_MAX_BYTES = 1048576 -- as PAYLOAD_MAX_BYTES of gateway/settings.py
 
 local function refuse(why)
   return redis.error_reply('ERR snorky_publish: ' .. why)
@@ -69,6 +70,10 @@ redis.register_function('snorky_publish', function(keys, args)
   end
   if once and (once == '' or #once > ONCE_MAX_BYTES) then
     return refuse('an idempotency key takes 1 to 255 bytes')
+  end
+  if #payload > PAYLOAD_MAX_BYTES then
+    return refuse('the payload has ' .. #payload .. ' bytes, more than ' .. PAYLOAD_MAX_BYTES
+      .. ': publish less, or where it can be fetched')
   end
   -- cjson lets NaN and other things through, which every node looks for; a byte 193 in front would be a header.
   if string.byte(payload) == 193 or not pcall(cjson.decode, payload) then

@@ -1,23 +1,33 @@
 #!lua flags=no-writes
 -- Read the last publications that are kept, and where the channel stands.
--- KEYS state, stream    ARGV count, max_bytes: about so much at most
+-- KEYS state, stream    ARGV count, max_bytes: so much at most, but one entry at least; payload_max_bytes: of one entry
 -- Returns {EPOCH:OFFSET:TAG, offset, predecessor's tag, tag, payload, offset ...}, the last one first; {} if the
--- channel has no history.
+-- channel has no history. A payload that is too large is nil.
+local STEP = 16 -- as in read.lua
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag')
 if not state[1] then
   return {}
 end
 local answer = {state[1] .. ':' .. state[2] .. ':' .. state[3]}
-local bytes = 0
-for _, entry in ipairs(redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', ARGV[1])) do
-  local fields = entry[2]
-  bytes = bytes + #fields[6]
-  if bytes > tonumber(ARGV[2]) and #answer > 1 then
-    break
+local count, max_bytes, payload_max_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local bytes, from, is_full = 0, '+', false
+while count > 0 and not is_full do
+  local wanted = math.min(STEP, count)
+  local entries = redis.call('XREVRANGE', KEYS[2], from, '-', 'COUNT', wanted)
+  count = #entries < wanted and 0 or count - wanted
+  for _, entry in ipairs(entries) do
+    local fields = entry[2]
+    local payload = #fields[6] <= payload_max_bytes and fields[6]
+    bytes = bytes + (payload and #payload or 0)
+    if bytes > max_bytes and #answer > 1 then
+      is_full = true
+      break
+    end
+    answer[#answer + 1] = string.match(entry[1], '^%d+')
+    answer[#answer + 1] = fields[4]
+    answer[#answer + 1] = fields[2]
+    answer[#answer + 1] = payload
+    from = '(' .. entry[1]
   end
-  answer[#answer + 1] = string.match(entry[1], '^%d+')
-  answer[#answer + 1] = fields[4]
-  answer[#answer + 1] = fields[2]
-  answer[#answer + 1] = fields[6]
 end
 return answer

@@ -149,6 +149,41 @@ MUTATIONS: tuple[Mutation, ...] = (
         argv=_test("tests/contract/test_history.py", "test_size_bounds_and_what_is_trimmed_is_gone"),
     ),
     Mutation(
+        guard="bound of an entry",  # that is read: one large one would end the connection that reads for all channels
+        file=f"{_SCRIPTS}/read.lua",
+        old="#fields[6] <= payload_max_bytes and fields[6]",
+        new="fields[6]",
+        argv=_test("tests/cluster/test_channel_rules.py", "an_entry_of_17_mib"),
+    ),
+    Mutation(
+        guard="bound of a page",  # it ends before the entry that is too much, not behind it
+        file=f"{_SCRIPTS}/read.lua",
+        old="    if bytes > max_bytes and #answer > 1 then",
+        new="    if false then",
+        argv=_test("tests/contract/test_history.py", "test_a_reply_is_bounded"),
+    ),
+    Mutation(
+        guard="size of a payload",  # that any client of Redis publishes
+        file="gateway/redis/library/snorky_publish.lua",
+        old="  if #payload > PAYLOAD_MAX_BYTES then",
+        new="  if false then",
+        argv=_test("tests/cluster/test_channel_rules.py", "the_function_takes_what_a_backend"),
+    ),
+    Mutation(
+        guard="size of what is heard",
+        file="gateway/fanout.py",
+        old="        if len(payload) > self._payload_max_bytes:",
+        new="        if False:",
+        argv=_test("tests/unit/test_fanout.py", "test_what_is_larger_than_anybody"),
+    ),
+    Mutation(
+        guard="place of what is too large",
+        file="gateway/fanout.py",
+        old="if publication.position is not None and len(publication.payload) > self._payload_max_bytes:",
+        new="if False:",
+        argv=_test("tests/unit/test_repair.py", "test_what_is_too_large_is_a_tombstone_for_who_recovers"),
+    ),
+    Mutation(
         guard="look for what has not arrived",  # of a slot that moves
         file="gateway/redis/library/snorky_publish.lua",
         old="local met = IS_SHARDED and obstacle(own)",
