@@ -7,7 +7,7 @@ The names below are the public ones; services import nothing else of this packag
 from gateway._version import __version__
 from gateway.auth import Identity
 from gateway.authenticator import AlreadyAuthenticated, Authenticator
-from gateway.codec import PAYLOAD, channel_name
+from gateway.codec import PAYLOAD, channel_name, json_size
 from gateway.compound import Compound
 from gateway.connection import Connection
 from gateway.directory import Entered, Member, Owner
@@ -25,6 +25,7 @@ from gateway.errors import (
     NotAuthenticated,
     NotSubscribed,
     Refused,
+    ReplyTooLarge,
     Revoked,
     SnorkyError,
     UnknownService,
@@ -89,6 +90,7 @@ __all__ = [
     "Publication",
     "Recovery",
     "Refused",
+    "ReplyTooLarge",
     "Revoked",
     "Rosters",
     "Rules",
@@ -108,6 +110,7 @@ __all__ = [
     "identity_name",
     "identity_text",
     "is_cancelling",
+    "json_size",
     "load",
     "run",
     "running",

@@ -57,6 +57,7 @@ __all__ = [
     "encode_json",
     "encode_msgpack",
     "envelope_of",
+    "json_size",
 ]
 
 MAX_VALUES = 10_000  # RELIABILITY "Bad input"
@@ -238,6 +239,11 @@ def encode_json(value: Json, *, max_values: int = MAX_VALUES) -> bytes:
         return _json_encode(value if _verify(value, max_values) else _plain(value))
     except UnicodeEncodeError as error:
         raise InvalidMessage("Lone surrogate in a string") from error
+
+
+def json_size(value: Json) -> int:
+    """Tell how many bytes a value takes as JSON. Raises InvalidMessage: as `encode_json`."""
+    return len(encode_json(value))
 
 
 def encode_msgpack(value: Json, *, max_values: int = MAX_VALUES) -> bytes:

@@ -3,6 +3,9 @@
     compound = Compound()
     compound.value = {"messages": [{"message": compound.enclose(payload)} for payload in payloads]}
 
+    names = Shared(["alice", "bob"])             # encoded once, whoever asks for it
+    compound.value = compound.share(names)
+
 Rules:
 - Each payload is within the bounds of a message by itself; many together need not be, nor deeper down. So they are put
   in as bytes, behind the checks of what is around them.
@@ -12,18 +15,41 @@ import secrets
 
 from gateway.codec import Encoding, Json, decode_json, encode, encode_msgpack
 
-__all__ = ["Compound"]
+__all__ = ["Compound", "Shared"]
+
+VALUES_MAX = 16 << 20  # in a shared entity: no node reads it, and what is written is bounded in bytes
+
+
+class Shared:
+    """A JSON entity in the replies to many, encoded once per encoding. value: not to be changed any more."""
+
+    __slots__ = ("_encoded", "value")
+
+    def __init__(self, value: Json) -> None:
+        self.value = value
+        self._encoded: dict[Encoding, bytes] = {}
+
+    def encoded(self, encoding: Encoding) -> bytes:
+        """Encode it, or give what was encoded before. Raises InvalidMessage."""
+        found = self._encoded.get(encoding)
+        if found is None:
+            found = self._encoded[encoding] = encode(self.value, encoding, max_values=VALUES_MAX)
+        return found
 
 
 class Compound:
-    """A value with enclosed payloads. value: a JSON entity, with what `enclose` returned where the payloads stand."""
+    """A value with enclosed payloads. value: a JSON entity, with what `enclose` returned where the payloads stand.
 
-    __slots__ = ("_mark", "_payloads", "value")
+    instead: what a command replies if the client cannot take so much now; None = an error says so.
+    """
+
+    __slots__ = ("_mark", "_payloads", "instead", "value")
 
     def __init__(self) -> None:
         self.value: Json = None
         self._mark = secrets.token_hex(16)  # 128 random bits: stands nowhere else
-        self._payloads: list[bytes] = []
+        self._payloads: list[bytes | Shared] = []
+        self.instead: Json = None
 
     def enclose(self, payload: bytes, *, is_checked: bool = False) -> str:
         """Take a payload, JSON; returns what stands for it. is_checked: by somebody before.
@@ -33,6 +59,11 @@ class Compound:
         if not is_checked:
             decode_json(payload)
         self._payloads.append(payload)
+        return self._sign(len(self._payloads) - 1)
+
+    def share(self, entity: Shared) -> str:
+        """Take an entity that other replies have in them too; returns what stands for it."""
+        self._payloads.append(entity)
         return self._sign(len(self._payloads) - 1)
 
     def encode(self, around: Json, encoding: Encoding) -> bytes:
@@ -49,4 +80,6 @@ class Compound:
 
     def _payload(self, number: int, encoding: Encoding) -> bytes:
         payload = self._payloads[number]
+        if isinstance(payload, Shared):
+            return payload.encoded(encoding)
         return payload if encoding is Encoding.JSON else encode_msgpack(decode_json(payload))

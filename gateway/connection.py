@@ -4,6 +4,8 @@ Rules:
 - `write` never waits. While the wire takes bytes, `write` *is* the wire's own write, so that a pass over
   thousands of connections costs one call each; while it does not, bytes are held here, up to a bound in
   bytes; past the bound the connection is a slow consumer and ends (4008). Others are not slowed.
+- A reply counts against that bound before it is written, and against the node's bound while it waits
+  (`gateway.waiting`). One that is larger than the bound by itself is refused: `too_large`.
 - What is held are references to frames that all their receivers share, never copies.
 - Joining the writes of one loop tick into one system call is the event loop's work (uvloop does).
 - Once closed, writes are discarded, and `is_closed` stays true.
@@ -13,9 +15,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from gateway.codec import MAX_VALUES, encode
-from gateway.errors import CloseCode
+from gateway.errors import CloseCode, ReplyTooLarge
 from gateway.frames import Dialect
 from gateway.limiter import Limiter
+from gateway.waiting import WaitingReplies
 
 __all__ = ["Connection", "Wire"]
 
@@ -51,7 +54,7 @@ class Connection:
     id: unique in the cluster, "NODE.NUMBER". identity: who it is, None if it has not said.
     remote_ip: of the client itself where the proxies between are trusted ones.
     channels: keys of the channels it subscribes to. data: for services, theirs to fill.
-    outbox_max_bytes: what may wait for it, the wire's own buffer included.
+    outbox_max_bytes: what may wait for it, the wire's own buffer included. waiting: the replies of the node that wait.
     """
 
     __slots__ = (
@@ -62,6 +65,7 @@ class Connection:
         "_outbox_bytes",
         "_outbox_max_bytes",
         "_serial",
+        "_waiting",
         "_wire",
         "channels",
         "dialect",
@@ -80,11 +84,13 @@ class Connection:
         serial: int,
         remote_ip: str = "",
         outbox_max_bytes: int = 1 << 20,
+        waiting: WaitingReplies | None = None,
     ) -> None:
         self._wire = wire
         self._node_id = node_id
         self._serial = serial
         self._outbox_max_bytes = outbox_max_bytes
+        self._waiting = waiting
         self._outbox: list[bytes] | None = None
         self._outbox_bytes = 0
         self._is_closed = False
@@ -139,11 +145,37 @@ class Connection:
     def send(self, value: Any) -> None:
         """Encode and write one message to this connection only. value: a whole envelope.
 
-        For what goes to many, `Service.publish` encodes once for all. Raises InvalidMessage: no strict JSON value.
+        For what goes to many, `Service.publish` encodes once for all. Raises InvalidMessage: no strict JSON value;
+        ReplyTooLarge.
         """
+        self.write_reply(self.framed(value))
+
+    def framed(self, value: Any) -> bytes:
+        """Make the frame of one message. Raises as `send`."""
         # No node reads it: a room may have more members than a message values. Each takes a byte at least.
         max_values = max(self._outbox_max_bytes, 2 * MAX_VALUES)  # the id of a call may be all that a message may hold
-        self.write(self.dialect.frame(encode(value, self.dialect.encoding, max_values=max_values)))
+        frame = self.dialect.frame(encode(value, self.dialect.encoding, max_values=max_values))
+        if len(frame) > self._outbox_max_bytes:
+            raise ReplyTooLarge(self._outbox_max_bytes)
+        return frame
+
+    def write_reply(self, frame: bytes) -> None:
+        """Write what is for this connection only, if it may wait; else close: slow consumer. frame: of its dialect.
+
+        Raises ReplyTooLarge: it could never wait; nothing is written.
+        """
+        if len(frame) > self._outbox_max_bytes:
+            raise ReplyTooLarge(self._outbox_max_bytes)
+        if not self.has_room(len(frame)):
+            self.close(CloseCode.SLOW_CONSUMER, "Slow consumer")
+            return
+        self.write(frame)
+        if self._waiting is not None and self.write == self._hold:  # the wire takes no more
+            self._waiting.add(self, len(frame))
+
+    def has_room(self, size: int) -> bool:
+        """True if a reply of so many bytes may wait, beside what waits already."""
+        return self._outbox_bytes + self._wire.buffered_bytes() + size <= self._outbox_max_bytes
 
     def close(self, code: int, reason: str = "") -> None:
         """End the connection: what waits here is dropped, a close frame is the last thing written. Idempotent."""
@@ -161,6 +193,8 @@ class Connection:
         self._outbox = None
         self._outbox_bytes = 0
         self.write = _discard
+        if self._waiting is not None:
+            self._waiting.settle(self)
 
     def pause(self) -> None:
         """Hold what is written from now on. For wires, when their buffer is full."""
@@ -175,6 +209,8 @@ class Connection:
         self.write = self._wire.write
         if held:
             self._wire.write(b"".join(held))
+        if self._waiting is not None:
+            self._waiting.settle(self, 0 if self.write != self._hold else self._wire.buffered_bytes())
 
     def take_held(self) -> bytes:
         """Take what waits here. For wires, as they close: that of a client which is only between two requests."""

@@ -12,6 +12,7 @@
     │   ├── AlreadySubscribed, NotSubscribed
     │   ├── NotAuthenticated      it has not said who it is
     │   ├── LimitExceeded         a configured limit is reached
+    │   │   └── ReplyTooLarge     what was asked for is more than may be written to one client
     │   └── ConnectionClosed      the connection went away meanwhile
     ├── InvalidToken              whoever presented it is not who it says; carries the close code to end with
     │   └── Revoked               it was good once
@@ -38,6 +39,7 @@ __all__ = [
     "NotSubscribed",
     "ProtocolFault",
     "Refused",
+    "ReplyTooLarge",
     "Revoked",
     "SnorkyError",
     "UnknownService",
@@ -175,6 +177,15 @@ class LimitExceeded(Refused):
         if code is not None:
             self.code = code
         self.retry_after_ms = retry_after_ms
+
+
+class ReplyTooLarge(LimitExceeded):
+    """A reply is larger than what may wait for one client."""
+
+    code = "too_large"
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__("outbox_max_bytes", f"The answer is larger than {max_bytes} bytes: ask for less")
 
 
 class ConnectionClosed(Refused):

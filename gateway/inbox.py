@@ -16,6 +16,7 @@ from gateway.connection import Connection
 __all__ = ["Dispatch", "Inbox"]
 
 MAX_MESSAGES: Final = 64  # then the socket is not read any more: TCP tells the client to wait
+MAX_BYTES: Final = 262_144  # likewise, of what its messages took on the wire
 RESUME_MESSAGES: Final = 16
 
 Dispatch = Callable[[Connection, Envelope], Awaitable[None] | None]
@@ -27,7 +28,7 @@ class Inbox:
     dispatch: answers one message; an awaitable if that takes a while. on_done: told when nothing is left.
     """
 
-    __slots__ = ("_connection", "_dispatch", "_envelopes", "_is_paused", "_on_done", "task")
+    __slots__ = ("_bytes", "_connection", "_dispatch", "_envelopes", "_is_paused", "_on_done", "task")
 
     def __init__(
         self,
@@ -38,15 +39,17 @@ class Inbox:
     ) -> None:
         self._connection = connection
         self._dispatch = dispatch
-        self._envelopes: deque[Envelope] = deque()
+        self._envelopes: deque[tuple[Envelope, int]] = deque()  # and how many bytes it took
+        self._bytes = 0
         self._is_paused = False
         self._on_done = on_done
         self.task = asyncio.get_running_loop().create_task(self._run(first))
 
-    def append(self, envelope: Envelope) -> None:
-        """Line one message up; the connection is not read while too many wait."""
-        self._envelopes.append(envelope)
-        if len(self._envelopes) >= MAX_MESSAGES and not self._is_paused:
+    def append(self, envelope: Envelope, size: int) -> None:
+        """Line one message up; the connection is not read while too many wait. size: bytes that it took."""
+        self._envelopes.append((envelope, size))
+        self._bytes += size
+        if (len(self._envelopes) >= MAX_MESSAGES or self._bytes >= MAX_BYTES) and not self._is_paused:
             self._is_paused = True
             self._connection.pause_reading()
 
@@ -59,8 +62,10 @@ class Inbox:
         try:
             await first
             while self._envelopes and not self._connection.is_closed:
-                pending = self._dispatch(self._connection, self._envelopes.popleft())
-                if self._is_paused and len(self._envelopes) <= RESUME_MESSAGES:
+                envelope, size = self._envelopes.popleft()
+                self._bytes -= size
+                pending = self._dispatch(self._connection, envelope)
+                if self._is_paused and len(self._envelopes) <= RESUME_MESSAGES and self._bytes < MAX_BYTES:
                     self._is_paused = False
                     self._connection.resume_reading()
                 if pending is not None:

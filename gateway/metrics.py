@@ -72,6 +72,8 @@ class Metrics:
         self.slow_consumers_closed = counter("slow_consumers_closed_total", "Connections closed with 4008.")
         self.dead_peers_closed = counter("dead_peers_closed_total", "Connections cut for answering no ping.")
 
+        self.waiting_reply_bytes = gauge("waiting_reply_bytes", "Replies that wait for clients that do not read.")
+
         self.subscriptions = gauge("subscriptions", "Subscriptions of local connections.")
         self.channels = gauge("channels", "Channels with a local subscriber.")
 

@@ -11,7 +11,8 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from time import perf_counter
+from typing import Any, Final
 
 import structlog
 
@@ -45,8 +46,11 @@ from gateway.sequence import Step
 from gateway.service import Service
 from gateway.settings import Limits
 from gateway.subscriptions import Subscriptions
+from gateway.waiting import WaitingReplies
 
 __all__ = ["Node", "new_node_id", "node_of"]
+
+COMPLAIN_EVERY_S: Final = 1.0  # the metric counts them all; a crowd of slow readers must not flood the log
 
 _log = structlog.get_logger("snorky.node")
 
@@ -112,9 +116,12 @@ class Node:
             self._ownership = Ownership(
                 self._node_id, directory, self._notices.of_change, self._connections.__contains__
             )
+        self._waiting = WaitingReplies(self.limits.replies_max_bytes, self._on_relieved)
+        self._complained_s = -COMPLAIN_EVERY_S
         self._serials = itertools.count(1)
         self._metrics.subscriptions.set_function(lambda: self._hub.subscriptions)
         self._metrics.channels.set_function(lambda: len(self._hub))
+        self._metrics.waiting_reply_bytes.set_function(lambda: self._waiting.total_bytes)
         self.is_draining = False
 
     @property
@@ -199,15 +206,18 @@ class Node:
 
     # -- connections -------------------------------------------------------------------------------------
 
-    def new_connection(self, wire: Wire, dialect: Dialect, *, remote_ip: str = "") -> Connection:
-        """Make a connection of this node. It is nobody's until `connect`."""
+    def new_connection(
+        self, wire: Wire, dialect: Dialect, *, remote_ip: str = "", outbox_max_bytes: int = 0
+    ) -> Connection:
+        """Make a connection of this node. It is nobody's until `connect`. outbox_max_bytes: 0 = as the limits say."""
         return Connection(
             wire,
             dialect,
             node_id=self._node_id,
             serial=next(self._serials),
             remote_ip=remote_ip,
-            outbox_max_bytes=self.limits.outbox_max_bytes,
+            outbox_max_bytes=outbox_max_bytes or self.limits.outbox_max_bytes,
+            waiting=self._waiting,
         )
 
     def connect(self, connection: Connection, registry: ServiceRegistry) -> None:
@@ -308,7 +318,7 @@ class Node:
         """Write what was held for a connection, and hold no more. See Topics.joining."""
         held = self._hub.release(connection, channel_key(service, channel))
         if held:
-            connection.write(b"".join(held))
+            connection.write_reply(b"".join(held))  # each read of it was bounded by what may wait
 
     def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
         """Undo `subscribe`. See Topics.unsubscribe."""
@@ -365,6 +375,18 @@ class Node:
             self._metrics.limited.labels("channels_per_connection").inc()
             raise LimitExceeded("channels_per_connection", "Too many channels")
         return key
+
+    def _on_relieved(self, clients: int, size: int) -> None:
+        self._metrics.limited.labels("replies_max_bytes").inc(clients)
+        now_s = perf_counter()
+        if now_s - self._complained_s >= COMPLAIN_EVERY_S:
+            self._complained_s = now_s
+            _log.warning(
+                "clients that read no replies were closed",
+                clients=clients,
+                bytes=size,
+                help="too many replies waited: limits.replies_max_bytes",
+            )
 
     def _tell_differences(self, roster: str, differences: Sequence[Difference]) -> None:
         self._fanout.tell(roster, self._notices.of_differences(roster, differences))

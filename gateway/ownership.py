@@ -15,18 +15,22 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from gateway.codec import channel_of, decode_json, encode_json
+from gateway.codec import canonical, channel_of, decode_json, encode_json, json_size
+from gateway.compound import Shared
 from gateway.connection import Connection
 from gateway.directory import Directory, Entered, Member, Owner
-from gateway.errors import BrokerUnavailable, CloseCode, ConnectionClosed
+from gateway.errors import BrokerUnavailable, CloseCode, ConnectionClosed, LimitExceeded
 from gateway.identity import stated_identity
 from gateway.publication import Change, Selector, write_addressed, write_change
+from gateway.shared_reads import SharedReads
 
 __all__ = ["Notice", "Ownership", "encode_notice"]
 
 RETRY_S: Final = 0.5  # between attempts to give back while Redis does not answer
 BATCH: Final = 64  # given back at once: when a balancer dies 10,000 connections end in one moment
 STOP_S: Final = 5.0  # for what is owed when the node stops
+ENTRY_MAX_BYTES: Final = 65_536  # of an entry's name and data: services bound what is theirs, and this all of them
+LISTING_REST: Final = 4.0  # a fifth of the time at most goes into listing names
 
 Notice = tuple[Any, Selector]
 NoticeOf = Callable[[str, Any, Member, bool, bool], Notice | None]  # service, channel, member, has_joined, is_identity
@@ -42,6 +46,11 @@ def encode_notice(notice: Notice | None) -> bytes | None:
 def _change(kind: Literal["+", "-", "="], member: Member, *, is_identity: bool) -> Change:
     owner, data = member.owner, None if kind == "-" else member.data
     return Change(kind, is_identity, member.identity, owner.connection_id, member.entry, data=data)
+
+
+def _demand_small(entry: str, data: Any) -> None:
+    if data is not None and len(entry.encode()) + json_size(data) > ENTRY_MAX_BYTES:
+        raise LimitExceeded("entry_max_bytes", f"An entry takes at most {ENTRY_MAX_BYTES} bytes", code="too_large")
 
 
 class _Belongings:
@@ -70,6 +79,7 @@ class Ownership:
         self._node_id = node_id
         self._notice_of = notice_of
         self._belongings: dict[int, _Belongings] = {}
+        self.lists_of_names: SharedReads[Shared] = SharedReads(self._list_names, name="names", rest=LISTING_REST)
         self._owed: deque[Callable[[], Awaitable[object]]] = deque()  # bounded by what connections owned
         self._giving_back: asyncio.Task[None] | None = None
         self._is_stopped = False
@@ -81,6 +91,7 @@ class Ownership:
     async def stop(self) -> None:
         """Give back what can be given back at once, then the lease."""
         self._is_stopped = True
+        await self.lists_of_names.stop()
         task = self._giving_back
         if task is not None:
             await asyncio.wait((task,), timeout=STOP_S)
@@ -92,6 +103,7 @@ class Ownership:
 
     async def enter(self, connection: Connection, roster: str, *, entry: str, data: Any) -> Entered:
         """See Rosters.enter."""
+        _demand_small(entry, data)
         belongings = self._of(connection)
         identity = stated_identity(connection.identity) or connection.id
         owner = Owner(self._node_id, self.directory.incarnation, connection.serial)
@@ -114,6 +126,7 @@ class Ownership:
         self, connection: Connection, roster: str, *, entry: str, data: Any, notice: Notice | None
     ) -> bool:
         """See Rosters.update."""
+        _demand_small(entry, data)
         members = self._of(connection).members
         known = members.get((roster, entry))
         if known is None:
@@ -187,6 +200,10 @@ class Ownership:
         """Give back what a connection owned: it has gone."""
         if self._belongings.pop(connection.serial, None) is not None:
             self._owe(lambda: self.directory.disowned(connection.serial))
+
+    async def _list_names(self, names: str) -> Shared:
+        found = await self.directory.list_names(names)
+        return Shared(sorted(map(channel_of, found), key=canonical))
 
     # -- Asserter: what the directory asks ---------------------------------------------------------------------
 

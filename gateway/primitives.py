@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from gateway.authenticator import Authenticator
-from gateway.codec import canonical, channel_key, channel_name, channel_of, encode_json
+from gateway.codec import channel_key, channel_name, encode_json
+from gateway.compound import Shared
 from gateway.connection import Connection
 from gateway.directory import Entered, Member, Owner
 from gateway.fanout import Listener, OnGap
@@ -170,9 +171,13 @@ class Names:
         return await self._cluster.ownership.directory.find(self._service, channel_name(name))
 
     async def list(self) -> list[Any]:
-        """List all names, in the order of their canonical forms."""
-        names = await self._cluster.ownership.directory.list_names(self._service)
-        return sorted(map(channel_of, names), key=canonical)
+        """List all names, in the order of their canonical forms. Raises BrokerUnavailable, LimitExceeded."""
+        names: list[Any] = (await self.listed()).value  # type: ignore[assignment]  # a list by making
+        return [*names]
+
+    async def listed(self) -> Shared:
+        """List them in one entity for all that ask at this time, to be put into replies. Not to be changed."""
+        return await self._cluster.ownership.lists_of_names.get(self._service)
 
     def is_held(self, connection: Connection, name: Any) -> bool:
         """True if a connection of this node holds a name, or is about to; asks nobody.

@@ -20,7 +20,9 @@ __all__ = ["Refusals"]
 LINE_EVERY_S: Final = 1.0
 # As browsers write an origin: in lower case. Other programs may send anything there, a token too.
 _ORIGIN: Final = re.compile(r"null|[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]{1,255}")
-_OF_COMMANDS: Final = frozenset({"not_authorized", "not_authenticated", "name_not_allowed"})  # other errors are none
+_OF_COMMANDS: Final = frozenset(  # other errors are none
+    {"not_authorized", "not_authenticated", "name_not_allowed", "too_large"}
+)
 
 _log = structlog.get_logger("snorky.refused")
 

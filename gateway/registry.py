@@ -146,7 +146,7 @@ class ServiceRegistry:
         if not self._may_send(connection, envelope):
             return
         if (inbox := self._inboxes.get(connection)) is not None:
-            inbox.append(envelope)
+            inbox.append(envelope, len(data))
         elif (pending := self._dispatch(connection, envelope)) is not None:
             self._inboxes[connection] = Inbox(connection, self._dispatch, pending, self._worked_off)
 

@@ -137,14 +137,24 @@ class Service(ABC):
         return type(self).roster_notice is not Service.roster_notice
 
     def send(self, connection: Connection, message: Any) -> None:
-        """Send one message to one connection. message: any JSON entity."""
+        """Send one message to one connection. message: any JSON entity. Raises ReplyTooLarge."""
         connection.send({"service": self.name, "message": message})
 
-    def send_compound(self, connection: Connection, message: Any, compound: Compound) -> None:
-        """Send one message with payloads in it that are encoded already. message: has `compound.value` in it."""
+    def framed(self, connection: Connection, message: Any) -> bytes:
+        """Make what `Connection.write_reply` writes of one message. message: any JSON entity. Raises ReplyTooLarge."""
+        return connection.framed({"service": self.name, "message": message})
+
+    def send_compound(self, connection: Connection, message: Any, compound: Compound, instead: Any = None) -> None:
+        """Send one message with payloads in it that are encoded already. message: has `compound.value` in it.
+
+        instead: what is sent if the connection has no room for it. Raises ReplyTooLarge.
+        """
         dialect = connection.dialect
-        encoded = compound.encode({"service": self.name, "message": message}, dialect.encoding)
-        connection.write(dialect.frame(encoded))
+        frame = dialect.frame(compound.encode({"service": self.name, "message": message}, dialect.encoding))
+        if instead is not None and not connection.has_room(len(frame)):
+            self.send(connection, instead)
+        else:
+            connection.write_reply(frame)
 
     def send_to_all(self, connections: Iterable[Connection], message: Any) -> None:
         """Send one message to many connections of this node: encoded once per encoding. message: any JSON entity."""

@@ -110,6 +110,7 @@ class Limits:
 
     message_max_bytes: Annotated[int, Meta(ge=64, le=16_777_216)] = 65_536
     outbox_max_bytes: Positive = 1_048_576  # pending for one client; beyond it is closed 4008
+    replies_max_bytes: Positive = 33_554_432  # replies waiting for all clients; beyond it the worst are closed 4008
     send_buffer_bytes: Count = 65_536  # SO_SNDBUF; the kernel alone would swallow 4 MB of a client that stopped reading
     connections: Count = 50_000
     connections_per_ip: Count = 1_000
@@ -227,6 +228,10 @@ class _Assembly:
         self._problems.extend(auth.problems())
         if limits.outbox_max_bytes < limits.message_max_bytes:
             self._problems.append("[limits] outbox_max_bytes is below message_max_bytes: no such message could be sent")
+        if limits.replies_max_bytes < limits.outbox_max_bytes:
+            self._problems.append(
+                "[limits] replies_max_bytes is below outbox_max_bytes, what one client may have alone"
+            )
         if public.port and public.port == private.port:
             self._problems.append(f"[public] port and [private] port are both {public.port}: write two different ones")
         if not services:

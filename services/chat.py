@@ -13,11 +13,12 @@ Rules:
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway import Member, Selector
-from services.rpc import Request, RPCError, RPCService, acknowledged, is_allowed, rpc_command
+from gateway import BrokerUnavailable, Member, ReplyTooLarge, Selector
+from services.rpc import Fitted, Request, RPCError, RPCService, acknowledged, is_allowed, rpc_command
 
 __all__ = ["ChatService"]
 
@@ -41,7 +42,7 @@ class ChatService(RPCService):
         return True
 
     @rpc_command
-    async def join(self, request: Request, channel: Any) -> dict[str, list[str]]:
+    async def join(self, request: Request, channel: Any) -> Fitted:
         """Become a member; tells who is one, oneself included."""
         request.demand_identity()
         if self.topics.is_subscribed(request.connection, channel):
@@ -50,7 +51,12 @@ class ChatService(RPCService):
             raise RPCError("Not authorized", "not_authorized")
         async with self.topics.joining(request.connection, channel):
             entered = await self.rosters.enter(request.connection, channel)
-        return {"members": sorted({member.identity for member in entered.members})}
+            try:
+                return self.fitted(request, {"members": sorted({member.identity for member in entered.members})})
+            except ReplyTooLarge:
+                with suppress(BrokerUnavailable):  # then it is done as soon as it can be
+                    await self.rosters.leave(request.connection, channel)
+                raise
 
     @rpc_command
     async def leave(self, request: Request, channel: Any) -> None:

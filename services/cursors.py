@@ -17,8 +17,8 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import Connection, Member, Selector, channel_name
-from services.rpc import Request, RPCError, RPCService, is_allowed, rpc_command
+from gateway import Connection, Member, Selector, channel_name, json_size
+from services.rpc import Fitted, Request, RPCError, RPCService, is_allowed, rpc_command
 
 __all__ = ["CursorsService"]
 
@@ -44,13 +44,15 @@ class _Cursor:
 
 
 class CursorsService(RPCService):
-    """Cursors in documents. cursors_per_client: at most, in all documents together.
+    """Cursors in documents. cursors_per_client: at most, in all documents together. cursor_max_bytes: of position and
+    status of one, as JSON.
 
     Override `can_join` to say who may see what; it may be a plain method or a coroutine.
     """
 
-    def __init__(self, name: str = "cursors", *, cursors_per_client: int = 16) -> None:
+    def __init__(self, name: str = "cursors", *, cursors_per_client: int = 16, cursor_max_bytes: int = 4096) -> None:
         super().__init__(name)
+        self._cursor_max_bytes = cursor_max_bytes
         self._cursors_per_client = cursors_per_client
 
     def can_join(self, request: Request, document: Any) -> bool | Awaitable[bool]:
@@ -58,7 +60,7 @@ class CursorsService(RPCService):
         return True
 
     @rpc_command
-    async def join(self, request: Request, document: Any) -> dict[str, list[Any]]:
+    async def join(self, request: Request, document: Any) -> Fitted:
         """Hear of the cursors in a document; tells those that there are."""
         request.demand_identity()
         if self.topics.is_subscribed(request.connection, document):
@@ -67,7 +69,8 @@ class CursorsService(RPCService):
             raise RPCError("Not authorized", "not_authorized")
         async with self.topics.joining(request.connection, document):
             members = await self.rosters.members(document)
-        return {"cursors": [_shown(document, each.entry, each.identity, each.data) for each in members]}
+            cursors = [_shown(document, each.entry, each.identity, each.data) for each in members]
+            return self.fitted(request, {"cursors": cursors})
 
     @rpc_command
     async def leave(self, request: Request, document: Any) -> None:
@@ -90,7 +93,9 @@ class CursorsService(RPCService):
             raise RPCError("Reused handle", "reused_handle")
         if len(own) >= self._cursors_per_client:
             raise RPCError("Too many cursors", "too_many_cursors")
-        cursor = own[name] = _Cursor(document, secrets.randbits(_HANDLE_BITS), position, status)
+        cursor = _Cursor(document, secrets.randbits(_HANDLE_BITS), position, status)
+        self._demand_small(cursor.data)
+        own[name] = cursor
         try:
             await self.rosters.enter(request.connection, document, entry=cursor.entry, data=cursor.data)
         except BaseException:
@@ -104,8 +109,9 @@ class CursorsService(RPCService):
         cursor = self._find(request, privateHandle)
         if not isinstance(newData, dict):
             raise RPCError("Invalid params", "invalid_params")
-        cursor.position = newData.get("position", cursor.position)
-        cursor.status = newData.get("status", cursor.status)
+        position, status = newData.get("position", cursor.position), newData.get("status", cursor.status)
+        self._demand_small({"position": position, "status": status})
+        cursor.position, cursor.status = position, status
         shown = _shown(cursor.document, cursor.entry, request.identity, cursor.data)
         notice = _notice("cursorUpdated", shown, request.connection.id)
         await self.rosters.update(
@@ -138,6 +144,10 @@ class CursorsService(RPCService):
         request.demand_identity()
         if not self.topics.is_subscribed(request.connection, document):
             raise RPCError("Not joined", "not_joined")
+
+    def _demand_small(self, data: dict[str, Any]) -> None:
+        if json_size(data) > self._cursor_max_bytes:
+            raise RPCError(f"A cursor takes at most {self._cursor_max_bytes} bytes", "too_large")
 
     def _find(self, request: Request, handle: Any) -> _Cursor:
         request.demand_identity()

@@ -12,7 +12,7 @@ Rules:
 from collections.abc import Awaitable
 from typing import Any
 
-from gateway import LimitExceeded
+from gateway import Compound, LimitExceeded
 from services.rpc import Request, RPCError, RPCService, is_allowed, rpc_command
 
 __all__ = ["MessagingService"]
@@ -56,9 +56,11 @@ class MessagingService(RPCService):
         raise RPCError("Invalid participant", "invalid_participant")
 
     @rpc_command(name="listParticipants")
-    async def list_participants(self, request: Request) -> list[Any]:
+    async def list_participants(self, request: Request) -> Compound:
         """List all names, in the order of their canonical forms."""
-        return await self.names.list()
+        reply = Compound()
+        reply.value = reply.share(await self.names.listed())
+        return reply
 
     @rpc_command(name="send")
     async def send_message(self, request: Request, sender: Any, dest: Any, body: Any) -> None:

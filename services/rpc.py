@@ -11,86 +11,38 @@
 Rules:
 - Every request is answered exactly once: with what the command returns, with the RPCError that it raises, or,
   when anything else is raised, with `Internal error`, which is logged.
-- A command is a coroutine or a plain function; it returns a JSON entity, or a Compound of one. One that returns a
-  future (`return self.publish(...)`) is answered when that is done, while the connection's next message is taken on
-  already.
+- A command is a coroutine or a plain function; it returns a JSON entity, a Compound of one, or what `fitted` makes of
+  one. One that returns a future (`return self.publish(...)`) is answered when that is done, while the connection's
+  next message is taken on already.
 - Parameters must fit the signature (`Invalid params`); types are not checked: they are JSON entities.
 """
 
 import asyncio
 import inspect
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import structlog
 from prometheus_client import Counter, Histogram
 
-from gateway import Compound, ConfigurationError, Connection, Service, SnorkyError, is_cancelling, send_error
+from gateway import (
+    Compound,
+    ConfigurationError,
+    Connection,
+    ReplyTooLarge,
+    Service,
+    SnorkyError,
+    is_cancelling,
+    send_error,
+)
 from services.commands import commands_of, rpc_command
+from services.requests import Fitted, Request, RPCError, acknowledged, is_allowed, response
 
-__all__ = ["RPCError", "RPCService", "Request", "acknowledged", "is_allowed", "rpc_command"]
+__all__ = ["Fitted", "RPCError", "RPCService", "Request", "acknowledged", "is_allowed", "rpc_command"]
 
 _log = structlog.get_logger("snorky.rpc")
 _UNKNOWN = "unknown"  # what a peer calls a command that there is none of is no label value
-
-
-class RPCError(SnorkyError):
-    """A command refuses. text: goes to the client as it is; code: stable, snake_case."""
-
-    code = "refused"
-
-    def __init__(self, text: str, code: str | None = None, *, retry_after_ms: int | None = None) -> None:
-        super().__init__(text)
-        if code is not None:
-            self.code = code
-        self.retry_after_ms = retry_after_ms
-
-
-@dataclass(slots=True)
-class Request:
-    """One call. connection: who calls. call_id: the client's, None if it gave none."""
-
-    connection: Connection
-    service: str
-    command: str
-    call_id: Any
-    started_s: float
-    has_call_id: bool = True
-
-    @property
-    def identity(self) -> str | None:
-        """Who calls, None if it has not said."""
-        return self.connection.identity
-
-    def demand_identity(self) -> str:
-        """Tell who calls. Raises RPCError: it has not said."""
-        if self.connection.identity is None:
-            raise RPCError("Not authenticated", "not_authenticated")
-        return self.connection.identity
-
-
-async def is_allowed(verdict: bool | Awaitable[bool]) -> bool:
-    """Tell what a hook says, be it a plain method or a coroutine. One that says nothing (None) allows nothing."""
-    return bool(await verdict if inspect.isawaitable(verdict) else verdict)
-
-
-def acknowledged(future: "asyncio.Future[Any]") -> "asyncio.Future[None]":
-    """Make a future that is done with None when another is done; its error stays. For replies of `null`."""
-    done: asyncio.Future[None] = future.get_loop().create_future()
-
-    def settle(settled: "asyncio.Future[Any]") -> None:
-        if done.cancelled():
-            return
-        error = ConnectionError("cancelled") if settled.cancelled() else settled.exception()
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
-
-    future.add_done_callback(settle)
-    return done
 
 
 class RPCService(Service):
@@ -159,15 +111,25 @@ class RPCService(Service):
         else:
             self._reply(request, future.result())
 
+    def fitted(self, request: Request, data: Any) -> Fitted:
+        """Make a command's reply before it returns, so that what it has done can be undone.
+
+        data: a JSON entity. Raises ReplyTooLarge: the client could never take it; InvalidMessage.
+        """
+        return Fitted(self.framed(request.connection, response(request, data)))
+
     def _reply(self, request: Request, data: Any) -> None:
-        message = {"type": "response", "data": data}
-        if request.has_call_id:
-            message["callId"] = request.call_id
+        connection = request.connection
         try:
-            if isinstance(data, Compound):
-                self.send_compound(request.connection, {**message, "data": data.value}, data)
+            if isinstance(data, Fitted):
+                connection.write_reply(data.frame)
+            elif isinstance(data, Compound):
+                instead = None if data.instead is None else response(request, data.instead)
+                self.send_compound(connection, response(request, data.value), data, instead)
             else:
-                self.send(request.connection, message)
+                self.send(connection, response(request, data))
+        except ReplyTooLarge as error:
+            self._refuse(request, error)
         except Exception as error:  # it returned what is no JSON entity
             _log.error("no JSON entity returned", service=self.name, command=request.command, error=str(error))
             self._refuse(request, SnorkyError("Internal error"))

@@ -23,6 +23,7 @@ __all__ = ["BackendHandler"]
 
 REPLY_TIMEOUT_S: Final = 10.0  # a publish gives up after 5 s
 BATCH_MAX: Final = 1000  # envelopes of one request
+REPLY_MAX_BYTES: Final = 16 << 20  # of one envelope
 
 _BARE: Final = Dialect("json", Encoding.JSON, TEXT, lambda message: message)  # nothing around a message
 _log = structlog.get_logger("snorky.backend")
@@ -114,7 +115,7 @@ class BackendHandler:
         """Dispatch one envelope; returns the encoded reply. Raises UnknownService, TimeoutError."""
         reply = _Reply()
         node = node_of(self._registry)
-        connection = node.new_connection(reply, _BARE)
+        connection = node.new_connection(reply, _BARE, outbox_max_bytes=REPLY_MAX_BYTES)
         node.metrics.messages_received.labels("backend").inc()
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S):

@@ -11,7 +11,7 @@ Rules:
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from gateway import BrokerUnavailable, ConfigurationError, Connection, History
 from services.datasync.dealers import Dealer
@@ -21,6 +21,8 @@ from services.datasync.subscriptions import TOKEN_TTL_S, Grant, Holdings
 from services.rpc import Request, RPCError, RPCService, rpc_command
 
 __all__ = ["DataSyncService"]
+
+TOKEN_MAX: Final = 255  # characters; ours have 32
 
 
 class DataSyncService(RPCService):
@@ -95,3 +97,5 @@ class DataSyncService(RPCService):
 def _demand_text(token: Any) -> None:
     if not isinstance(token, str):
         raise RPCError("token must be string", "invalid_token")
+    if len(token) > TOKEN_MAX:
+        raise NoSuchSubscription

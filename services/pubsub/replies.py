@@ -18,8 +18,10 @@ NOTHING_TO_RECOVER: Final[dict[str, Any]] = {
 
 
 def recovered(recovery: Recovery) -> Compound:
-    """Reply to who recovers."""
-    return _compound(recovery.publications, recovery.position, is_recovered=recovery.is_recovered, is_checked=True)
+    """Reply to who recovers; that it has not recovered, if it cannot take so much now."""
+    reply = _compound(recovery.publications, recovery.position, is_recovered=recovery.is_recovered, is_checked=True)
+    reply.instead = {"position": str(recovery.position), "recovered": False, "messages": []}
+    return reply
 
 
 def kept(publications: Sequence[Publication], top: Position, *, since: Position | None) -> Compound:

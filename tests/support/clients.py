@@ -8,7 +8,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # ships no annotations
 import msgspec
 
-from gateway import Limits, Node, Service, ServiceRegistry
+from gateway import Connection, Limits, Node, Service, ServiceRegistry
 from gateway.codec import Encoding, encode
 from gateway.frames import BINARY, TEXT, Dialect
 from tests.support.loopback import LoopbackBroker
@@ -51,6 +51,30 @@ class FakeWire:
 
     def close(self, code: int, reason: str) -> None:
         self.closes.append((int(code), reason))
+
+
+class FullWire(FakeWire):
+    """The wire of a client that reads nothing: its buffer keeps all, and asks for a pause beyond `high_water`."""
+
+    def __init__(self, high_water: int = 0) -> None:
+        super().__init__()
+        self.connection: Connection | None = None  # set by who makes it
+        self._high_water = high_water
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self.buffered += len(data)
+        if self.buffered > self._high_water and self.connection is not None:
+            self.connection.pause()
+
+
+def read_nothing(client: "Client") -> FullWire:
+    """Have a client read nothing from now on."""
+    wire = FullWire()
+    wire.connection, client.wire = client.connection, wire
+    client.connection._wire = wire
+    client.connection.write = wire.write
+    return wire
 
 
 class Client:

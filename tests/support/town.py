@@ -5,7 +5,7 @@
         bob = nodes.client(1, "bob")
         await alice.ask("chat", "join", channel="room")
 
-auth: makes the authenticator of one node. requires_identity: of all clients.
+auth: makes the authenticator of one node. requires_identity: of all clients. limits: of all nodes.
 late: answers of the directory come this many loop ticks after what they tell of was published, at most: in a real
 cluster they come by another connection, and anything may have happened before they are read.
 """
@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway import Entered, Member, Node, Service, ServiceRegistry
+from gateway import Entered, Limits, Member, Node, Service, ServiceRegistry
 from gateway.authenticator import Authenticator
 from gateway.codec import decode_json
 from gateway.errors import BrokerUnavailable
@@ -193,6 +193,7 @@ class Town:
         requires_identity: bool = False,
         compare_every_s: float = 20.0,
         grace_s: float = 12.0,
+        limits: Limits = UNLIMITED,
     ) -> None:
         self.bus = Bus()
         self.cluster = MemoryCluster(self.bus.publish)
@@ -210,7 +211,7 @@ class Town:
                 self.brokers[-1],
                 self.directories[-1],
                 MemoryHistory(self.archive),
-                limits=UNLIMITED,
+                limits=limits,
                 metrics=metrics,
                 node_id=f"n{number}",
                 auth=None if auth is None else auth(metrics),
@@ -238,6 +239,7 @@ async def town(
     requires_identity: bool = False,
     compare_every_s: float = 20.0,
     grace_s: float = 12.0,
+    limits: Limits = UNLIMITED,
 ) -> AsyncIterator[Town]:
     """Run nodes; at the end all their clients are let go."""
     built = Town(
@@ -249,6 +251,7 @@ async def town(
         requires_identity=requires_identity,
         compare_every_s=compare_every_s,
         grace_s=grace_s,
+        limits=limits,
     )
     for node in built.nodes:
         await node.start()

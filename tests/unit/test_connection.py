@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.codec import MAX_VALUES
 from gateway.connection import Connection
-from gateway.errors import CloseCode, InvalidMessage
+from gateway.errors import CloseCode, InvalidMessage, ReplyTooLarge
 from tests.support.clients import JSON, FakeWire
 
 MAX_BYTES = 100
@@ -184,3 +184,22 @@ def test_data_of_services_is_each_connections_own_and_costs_nothing_unused() -> 
     assert one.data == {"a": 1}
     assert other.data == {}
     assert one.id == "n.7"
+
+
+def test_a_reply_counts_before_it_is_written() -> None:
+    connection, wire = make()
+    wire.buffered = 60
+    connection.write_reply(b"x" * 40)
+    assert wire.writes == [b"x" * 40]
+    connection.write_reply(b"y" * 41)
+    assert wire.writes == [b"x" * 40]
+    assert wire.closes == [(CloseCode.SLOW_CONSUMER, "Slow consumer")]
+
+
+def test_a_reply_that_could_never_wait_is_refused_and_the_connection_stays() -> None:
+    connection, wire = make()
+    with pytest.raises(ReplyTooLarge, match="larger than 100 bytes"):
+        connection.send({"service": "a", "message": "x" * 100})
+    with pytest.raises(ReplyTooLarge):
+        connection.write_reply(b"x" * 101)
+    assert (wire.writes, wire.closes, connection.is_closed) == ([], [], False)

@@ -29,7 +29,8 @@ WORDS = {
 }
 
 PEM = Issuer().pem.decode()
-OTHER_VALUES = {  # none of them a default
+OTHER_VALUES = {
+    "replies_max_bytes": "50000000",  # none of them a default
     "text": "somewhere",
     "integer": "77777",
     "port": "7777",

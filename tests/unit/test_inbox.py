@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from gateway import Connection, Service
-from gateway.inbox import MAX_MESSAGES, RESUME_MESSAGES
+from gateway.inbox import MAX_BYTES, MAX_MESSAGES, RESUME_MESSAGES
 from tests.support.clients import Client, House, house, settle, until
 
 
@@ -284,3 +284,21 @@ async def test_service_that_fails_while_awaited_does_not_stop_the_inbox() -> Non
         ]  # fmt: skip
         assert len(logs) == 2
         assert "secret" not in str(messages)
+
+
+async def test_messages_that_wait_are_bounded_in_bytes_too() -> None:
+    service = Gated()
+    async with house(service) as built:
+        client = built.client()
+        client.send("gated", [0, "first"])
+        large = "x" * (MAX_BYTES // 4)
+        for number in range(3):
+            client.send("gated", [0, large, number])
+        assert client.wire.is_reading
+        client.send("gated", [1, large, 3])
+        assert not client.wire.is_reading
+        service.open(0)
+        await settle()
+        assert client.wire.is_reading
+        service.open(1)
+        assert len(await client.received(5)) == 5

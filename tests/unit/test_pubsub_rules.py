@@ -149,6 +149,23 @@ async def test_what_is_deep_or_large_together_is_replayed_all_the_same() -> None
                 assert texts(envelope["message"]["data"]) == messages
 
 
+async def test_who_cannot_take_what_it_missed_is_told_that_it_has_not_recovered() -> None:
+    """Not closed: it would come back, and be closed again."""
+    async with town(1, services) as nodes:
+        publisher = nodes.client(0)
+        begun = (await ask(publisher, "history"))["position"]
+        await publish(publisher, *["x" * 50_000] * 11)
+        client = nodes.client(0)
+        client.wire.buffered = 1 << 19
+        reply = await ask(client, "subscribe", recover=begun)
+        assert (reply["recovered"], reply["messages"]) == (False, [])
+        client.wire.buffered = 0
+        await publish(publisher, "next")
+        (told_next,) = await client.notified(1)
+        assert (told_next["message"], told_next["offset"]) == ("next", 12)
+        assert told_next["position"] != reply["position"]
+
+
 async def test_history_tells_the_last_or_the_first_behind_a_position() -> None:
     async with town(2, services) as nodes:
         client, publisher = nodes.client(0), nodes.client(1)

@@ -51,6 +51,63 @@ def _test(path: str, name: str) -> tuple[str, ...]:
 _SCRIPTS = "gateway/redis/scripts"
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
+        guard="recovery that cannot be taken",  # told so instead of closed, again and again
+        file="services/pubsub/replies.py",
+        old='    reply.instead = {"position": str(recovery.position), "recovered": False, "messages": []}\n',
+        new="",
+        argv=_test("tests/unit/test_pubsub_rules.py", "test_who_cannot_take_what_it_missed"),
+    ),
+    Mutation(
+        guard="bytes of an inbox",
+        file="gateway/inbox.py",
+        old=" or self._bytes >= MAX_BYTES)",
+        new=")",
+        argv=_test("tests/unit/test_inbox.py", "test_messages_that_wait_are_bounded_in_bytes_too"),
+    ),
+    Mutation(
+        guard="bytes of a cursor",
+        file="services/cursors.py",
+        old="if json_size(data) > self._cursor_max_bytes:",
+        new="if False:",
+        argv=_test("tests/unit/test_waiting.py", "test_a_cursor_is_bounded_in_bytes"),
+    ),
+    Mutation(
+        guard="undone join",  # of a room whose list no client could take
+        file="services/chat.py",
+        old="                with suppress(BrokerUnavailable):  # then it is done as soon as it can be\n"
+        "                    await self.rosters.leave(request.connection, channel)\n",
+        new="",
+        argv=_test("tests/unit/test_waiting.py", "test_a_join_whose_list_no_client_could_take and chat"),
+    ),
+    Mutation(
+        guard="shared lists of names",
+        file="gateway/shared_reads.py",
+        old="        task = self._next.get(key)\n",
+        new="        task = None\n        return await self._read(key)\n",
+        argv=_test("tests/unit/test_waiting.py", "test_those_that_ask_at_the_same_time_share_one_list"),
+    ),
+    Mutation(
+        guard="bound of waiting replies",
+        file="gateway/waiting.py",
+        old="if self.total_bytes > self._max_bytes:",
+        new="if False:",
+        argv=_test("tests/unit/test_waiting.py", "test_a_crowd_that_asks_for_lists_and_reads_nothing"),
+    ),
+    Mutation(
+        guard="size of a reply",
+        file="gateway/service.py",
+        old="connection.write_reply(frame)",
+        new="connection.write(frame)",
+        argv=_test("tests/unit/test_waiting.py", "test_a_list_that_no_client_could_take_is_refused_and_counted"),
+    ),
+    Mutation(
+        guard="room for a reply",  # asked for before it is written
+        file="gateway/connection.py",
+        old="        if not self.has_room(len(frame)):\n",
+        new="        if False:\n",
+        argv=_test("tests/unit/test_connection.py", "test_a_reply_counts_before_it_is_written"),
+    ),
+    Mutation(
         guard="tag check",  # all tags alike: a position is epoch and offset alone
         file=f"{_SCRIPTS}/publish.lua",
         old="  return entropy .. string.format('%08x', mixed)",
