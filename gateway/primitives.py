@@ -16,16 +16,29 @@ from gateway.codec import channel_key, channel_name, encode_json
 from gateway.compound import Shared
 from gateway.connection import Connection
 from gateway.directory import Entered, Member, Owner
+from gateway.errors import InvalidMessage
 from gateway.fanout import Listener, OnGap
 from gateway.history import History, Keeper, Recovery
 from gateway.metrics import Metrics
 from gateway.ownership import Ownership
 from gateway.publication import Position, Selector
 
-__all__ = ["Cluster", "Direct", "GapNotice", "Names", "Notification", "Rosters", "Tokens"]
+__all__ = ["Cluster", "Direct", "GapNotice", "LooksLikeReply", "Names", "Notification", "Rosters", "Tokens", "is_reply"]
 
 Notification = Callable[[Any], Any]  # channel -> what its subscribers receive, with PAYLOAD where the payload stands
 GapNotice = Callable[[Any, Position], Any]  # channel, where it goes on -> what who asked to recover is told
+
+
+class LooksLikeReply(InvalidMessage):
+    """A message to be relayed as it is, which clients would take for a reply to a call of theirs."""
+
+    def __init__(self) -> None:
+        super().__init__('A message to others must not have the "type" of a reply, "response" or "error"')
+
+
+def is_reply(message: Any) -> bool:
+    """Tell whether clients take a message for a reply to a call (PROTOCOL "RPC services")."""
+    return isinstance(message, dict) and message.get("type") in ("response", "error")
 
 
 class Cluster(Protocol):
@@ -203,8 +216,10 @@ class Direct:
     async def send(self, owner: Owner, message: Any) -> bool:
         """Send one message. True when its node has taken it, False when the connection has gone.
 
-        Raises BrokerUnavailable: not known. InvalidMessage: no JSON entity.
+        Raises BrokerUnavailable: not known. InvalidMessage: no JSON entity, or one that looks like a reply.
         """
+        if is_reply(message):
+            raise LooksLikeReply
         envelope = encode_json({"service": self._service, "message": message})
         return await self._cluster.ownership.directory.send(owner, envelope)
 

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, overload
 
-from gateway.codec import channel_key
+from gateway.codec import PAYLOAD, channel_key
 from gateway.connection import Connection
 from gateway.errors import NotSubscribed
 from gateway.fanout import Listener, OnGap
 from gateway.history import History, Recovery
-from gateway.primitives import Cluster, GapNotice, Notification
+from gateway.primitives import Cluster, GapNotice, LooksLikeReply, Notification, is_reply
 from gateway.publication import Position, Publication, Selector
 
 __all__ = ["Topics"]
@@ -58,8 +58,11 @@ class Topics:
         answered alike, and not published. Await the future to know that Redis has it; its order among this node's
         publications is settled either way (not that of `once` without a history). Returns the number of nodes that
         hear the channel; None with `once`. Raises
-        InvalidChannel and InvalidMessage at once; the future raises BrokerUnavailable.
+        InvalidChannel and InvalidMessage at once; the future raises BrokerUnavailable. InvalidMessage, too: the
+        payload is the whole message, and looks like a reply.
         """
+        if is_reply(payload) and ((to is not None and to.is_whole) or self._notification(channel) is PAYLOAD):
+            raise LooksLikeReply
         if history is not None:
             return self._cluster.publish_kept(self._service, channel, payload, history, once=once)
         if once is not None:

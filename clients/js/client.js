@@ -11,8 +11,11 @@ import { SnorkyError } from "./error.js";
 import { Link } from "./link.js";
 import { settle } from "./options.js";
 import { Queue } from "./queue.js";
+import { randomHex } from "./random.js";
+import { Request } from "./request.js";
 import { Subscription } from "./subscription.js";
 import { Topic, topicKey } from "./topic.js";
+import { plain } from "./values.js";
 import { Waiting } from "./waiting.js";
 
 /**
@@ -58,7 +61,7 @@ export class Client {
       onLost: (code, reason) => this.#emit("close", { code, reason, willReconnect: true }),
       onWaiting: (delayMs, attempt) => this.#emit("reconnecting", { delayMs, attempt }),
       onMoving: (graceMs) => this.#emit("moving", { graceMs }),
-      onSessionEnd: (session, code) => this.#queue.ended(session.connection, code),
+      onSessionEnd: (session) => this.#queue.ended(session.connection),
       onEnd: (code, reason) => this.#finish(code, reason),
     });
   }
@@ -83,18 +86,20 @@ export class Client {
   /**
    * Ask a service to do something; returns its answer's data.
    *
-   * Without a connection the call waits for one. Rejects with SnorkyError (codes: error.js).
+   * Without a connection the call waits for one. Rejects with SnorkyError (codes: error.js); at once and with nothing
+   * sent with TypeError or RangeError: the gateway would refuse the parameters (values.js).
    *
    * @param {string} service @param {string} command @param {object} [params] @param {{timeoutMs?: number}} [options]
    * @returns {Promise<any>}
    */
   async call(service, command, params = {}, { timeoutMs = this.#settings.callTimeoutMs } = {}) {
     if (this.#isClosed) throw closed();
+    const request = new Request(service, command, params, this.#settings);
     const current = this.#link.current;
-    if (current !== null) return current.connection.call(service, command, params, timeoutMs);
+    if (current !== null) return current.connection.send(request, timeoutMs);
     const deadlineMs = this.#clock.now() + timeoutMs;
     const connection = await this.#waiting.connection(timeoutMs);
-    return connection.call(service, command, params, deadlineMs - this.#clock.now());
+    return connection.send(request, deadlineMs - this.#clock.now());
   }
 
   /**
@@ -102,7 +107,7 @@ export class Client {
    *
    * It waits for a connection, for `timeoutMs` in all (default: publishMaxAgeMs). Who has an identity sends it again under
    * the same key while its outcome is not known. Messages go out in the order of the calls. Rejects with SnorkyError
-   * (codes: queue.js, error.js), or TypeError if the message is no JSON.
+   * (codes: queue.js, error.js); at once with TypeError or RangeError: the gateway would refuse it (values.js).
    *
    * @param {any} channel any JSON entity @param {any} message
    * @param {{service?: string, key?: string, timeoutMs?: number}} [options] key: of your own, if you repeat publications
@@ -113,7 +118,7 @@ export class Client {
     if (this.#isClosed) throw closed();
     const maxAgeMs = timeoutMs ?? this.#settings.publishMaxAgeMs;
     // Without an identity a key would be good for this connection only, and cost the server as much.
-    const onceKey = key ?? (this.#settings.hasIdentity ? randomKey() : null);
+    const onceKey = key ?? (this.#settings.hasIdentity ? randomHex(16) : null);
     return this.#queue.add({ service, channel, message, key: onceKey, maxAgeMs });
   }
 
@@ -127,7 +132,7 @@ export class Client {
    * cannot be had any more is told by the event `gap` of what is returned. It takes a channel that keeps history. A
    * position (`info.position`, `subscription.position`) instead of true: from there on, for a page that was reloaded.
    *
-   * Throws TypeError if the channel has no canonical form, or one of more than 255 bytes; or if a position is given for
+   * Throws TypeError, RangeError if the channel is no JSON, has no canonical form, or one of more than 255 bytes; or if a position is given for
    * a channel that has handlers: those stand where they stand.
    *
    * @param {any} channel any JSON entity @param {MessageHandler} handler
@@ -135,13 +140,15 @@ export class Client {
    * @returns {Subscription}
    */
   subscribe(channel, handler, { service = "pubsub", recover = false } = {}) {
-    const key = topicKey(service, channel);
+    const wanted = plain(channel); // what the application does with it later changes nothing
+    void new Request(service, "subscribe", { channel: wanted, recover }, this.#settings); // would it be taken?
+    const key = topicKey(service, wanted);
     let topic = this.#topics.get(key);
     if (typeof recover === "string" && topic !== undefined) {
       throw new TypeError("This channel is subscribed to: it can be recovered from where it stands only");
     }
     if (topic === undefined) {
-      topic = new Topic(service, channel);
+      topic = new Topic(service, wanted);
       this.#topics.set(key, topic);
     }
     if (recover !== false) topic.recovers = true; // null: a position that there was none of
@@ -247,10 +254,4 @@ export class Client {
 
 function closed() {
   return new SnorkyError("The client is closed", "closed");
-}
-
-/** An idempotency key that nobody guesses: 128 random bits. */
-function randomKey() {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -4,9 +4,13 @@
  * Invariants:
  * - `onEnd` is heard exactly once, and nothing is heard after it.
  * - Every call settles: answered, timed out, or rejected when the connection ends. None is sent twice.
+ * - Only a reply of the service that was called settles a call. Call ids begin with 64 random bits that only the gateway
+ *   learns, so that nothing that other clients send can look like a reply.
  */
 
 import { SnorkyError } from "./error.js";
+import { randomHex } from "./random.js";
+import { Request } from "./request.js";
 
 /**
  * What this client needs of a WebSocket; browsers, Node >= 22 and the package `ws` have it.
@@ -27,6 +31,7 @@ import { SnorkyError } from "./error.js";
  * @property {string[]} subprotocols what the handshake asks for: the encoding's, and the token's
  * @property {SocketClass} WebSocket
  * @property {import("./json.js").Codec} codec
+ * @property {number} messageMaxBytes
  * @property {import("./clock.js").Clock} clock
  * @property {number} connectTimeoutMs a socket that is not open by then is given up
  * @property {number} probeAfterMs silence before the server is asked whether it is there; 0: never
@@ -41,6 +46,7 @@ import { SnorkyError } from "./error.js";
  * @typedef {Record<string, unknown> & {type?: unknown}} Notification
  *
  * @typedef {object} Call
+ * @property {Request} request
  * @property {(data: any) => void} resolve
  * @property {(error: SnorkyError) => void} reject
  * @property {() => void} cancelTimeout
@@ -49,6 +55,7 @@ import { SnorkyError } from "./error.js";
 // RFC 6455 7.1.5: what a closing that never got a close frame is called.
 const ABNORMAL = 1006;
 const NORMAL = 1000;
+const TOO_LARGE = 1009; // 7.4.1: the client sent more at once than the server takes
 
 export class Connection {
   #options;
@@ -56,9 +63,11 @@ export class Connection {
   #socket;
   /** @type {"connecting" | "open" | "ended"} */
   #state = "connecting";
-  /** @type {Map<number, Call>} */
+  /** @type {Map<string, Call>} */
   #calls = new Map();
-  #lastCallId = 0;
+  #callIdPrefix = randomHex(8);
+  #lastCall = 0;
+  #faults = 0; // messages that the server could not read
   #heardAtMs;
   #isFinishing = false;
   #cancelTimer;
@@ -83,23 +92,41 @@ export class Connection {
   }
 
   /**
-   * Send a request and return its answer.
-   *
-   * Rejects with SnorkyError: what the server answered, `timeout`, or `disconnected`. Throws TypeError if the
-   * parameters cannot be encoded.
+   * Make a request, send it and return its answer. Rejects as `send`, and with what Request throws.
    *
    * @param {string} service @param {string} command @param {object} params @param {number} timeoutMs
    * @returns {Promise<any>}
    */
   call(service, command, params, timeoutMs) {
+    try {
+      return this.send(new Request(service, command, params, this.#options), timeoutMs);
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  /**
+   * Send a request and return its answer.
+   *
+   * Rejects with SnorkyError: what the server answered, `timeout`, `disconnected`, or `too_large`; `invalid_message`: it
+   * has not been answered in time, and the server said that it could not read something.
+   *
+   * @param {Request} request @param {number} timeoutMs
+   * @returns {Promise<any>}
+   */
+  send(request, timeoutMs) {
     if (this.#state !== "open") return Promise.reject(disconnected());
-    const callId = ++this.#lastCallId;
-    const data = this.#options.codec.encode({ service, message: { command, params, callId } });
+    const callId = `${this.#callIdPrefix}.${++this.#lastCall}`;
+    const data = request.encode(callId);
+    const faults = this.#faults;
     return new Promise((resolve, reject) => {
       const cancelTimeout = this.#options.clock.after(timeoutMs, () => {
-        this.#settle(callId)?.reject(new SnorkyError(`No answer to ${service}.${command} in time`, "timeout"));
+        const text = `No answer to ${request.service}.${request.command} in time`;
+        // Whatever the server could not read it will not read the next time: this must not be sent again.
+        const code = this.#faults === faults ? "timeout" : "invalid_message";
+        this.#settle(callId)?.reject(new SnorkyError(text, code));
       });
-      this.#calls.set(callId, { resolve, reject, cancelTimeout });
+      this.#calls.set(callId, { request, resolve, reject, cancelTimeout });
       this.#socket.send(data);
     });
   }
@@ -140,21 +167,27 @@ export class Connection {
     if (typeof envelope?.service !== "string") {
       this.#events.onFault(new SnorkyError("Message without a service", "invalid_message"));
     } else if (message?.type === "response") {
-      this.#settle(message.callId)?.resolve(message.data);
+      this.#settle(message.callId, envelope.service)?.resolve(message.data);
     } else if (message?.type === "error") {
       const error = SnorkyError.from(message);
       // Without a call to reject it is about something the server could not even read.
-      if (message.callId === null || message.callId === undefined) this.#events.onFault(error);
-      else this.#settle(message.callId)?.reject(error);
+      if (message.callId === null || message.callId === undefined) {
+        if (envelope.service === "gateway") this.#faults += 1;
+        this.#events.onFault(error);
+      } else this.#settle(message.callId, envelope.service)?.reject(error);
     } else if (!this.#isFinishing) {
       this.#events.onNotification(envelope.service, message);
     }
   }
 
-  /** Take a call out; undefined if it timed out before or was never made. @param {number} callId */
-  #settle(callId) {
+  /**
+   * Take a call out; undefined if it timed out before, was never made, or is another service's.
+   *
+   * @param {string} callId @param {string} [service] whose reply it is
+   */
+  #settle(callId, service) {
     const call = this.#calls.get(callId);
-    if (call === undefined) return undefined;
+    if (call === undefined || (service !== undefined && call.request.service !== service)) return undefined;
     this.#calls.delete(callId);
     call.cancelTimeout();
     if (this.#isFinishing && this.#calls.size === 0) this.close("moved");
@@ -188,19 +221,30 @@ export class Connection {
     this.#socket.close();
   }
 
-  /** @param {number} code @param {string} reason */
+  /**
+   * After 1009 the largest call was too large, and is told so: sent again, it would end the next connection.
+   *
+   * @param {number} code @param {string} reason
+   */
   #end(code, reason) {
     if (this.#state === "ended") return;
     this.#state = "ended";
     this.#cancelTimer();
     const calls = [...this.#calls.values()];
     this.#calls.clear();
+    const sizes = calls.map(({ request }) => request.sizeBytes);
+    const poison = code === TOO_LARGE ? calls[sizes.indexOf(Math.max(...sizes))] : undefined;
     for (const call of calls) {
       call.cancelTimeout();
-      call.reject(disconnected());
+      call.reject(call === poison ? tooLarge(call.request) : disconnected());
     }
     this.#events.onEnd(code, reason);
   }
+}
+
+/** @param {Request} request */
+function tooLarge({ sizeBytes }) {
+  return new SnorkyError(`The server does not take ${sizeBytes} bytes at once: send less`, "too_large");
 }
 
 function disconnected() {

@@ -6,9 +6,10 @@
  * - `closed`: never sent, the client was closed or told by the server not to come back.
  * - `disconnected`: sent, and the connection ended before the answer. The outcome is unknown.
  * - `timeout`: sent, and no answer came in time. The outcome is unknown.
- * - `queue_full`, `too_large`: never sent (or refused as too large), what may wait is bounded.
+ * - `queue_full`: never sent, what may wait is bounded.
+ * - `too_large`: never sent, or the server ended the connection because of it.
  * - `token`: the application gave no token.
- * - `invalid_message`: the server sent what is not the protocol.
+ * - `invalid_message`: the server sent what is not the protocol; of a call: it could not read it.
  */
 export class SnorkyError extends Error {
   /**

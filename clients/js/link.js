@@ -26,7 +26,7 @@ import { Token } from "./token.js";
  * @property {(code: number, reason: string) => void} onLost the current session has ended; another will come
  * @property {(delayMs: number, attempt: number) => void} onWaiting
  * @property {(graceMs: number) => void} onMoving
- * @property {(session: Session, code: number) => void} onSessionEnd any session, before its calls are rejected
+ * @property {(session: Session) => void} onSessionEnd any session, before its calls are heard to be rejected
  * @property {(code: number, reason: string) => void} onEnd there will be no other
  */
 
@@ -178,7 +178,7 @@ export class Link {
   /** @param {Session} session @param {number} code @param {string} reason */
   #onEnd(session, code, reason) {
     this.#mover.forget(session);
-    this.#events.onSessionEnd(session, code);
+    this.#events.onSessionEnd(session);
     if (this.#isClosed || (session !== this.#current && session !== this.#next)) return;
     const isRenewed = code === BAD_TOKEN && this.#token.refused();
     if (isTerminal(code) && !isRenewed) return this.#finish(code, reason);

@@ -2,8 +2,8 @@
  * MessagePack, as much of it as JSON can say: nil, booleans, numbers, strings, arrays, maps with string keys.
  *
  * `encode` writes what JSON.stringify would have meant (undefined members are left out, NaN is nil, toJSON is
- * asked), so that an application sends the same message whichever encoding a connection uses. Integers up to
- * 2^53 are MessagePack integers, all else is a 64-bit float. `decode` reads 64-bit integers into a Number, like
+ * asked), so that an application sends the same message whichever encoding a connection uses. Integers of 64
+ * bits are MessagePack integers, all else is a 64-bit float. `decode` reads 64-bit integers into a Number, like
  * JSON.parse. It throws TypeError on binary, extension types, other keys than strings, and bytes left over.
  */
 
@@ -74,7 +74,9 @@ class Writer {
   /** @param {number} number */
   #number(number) {
     if (!Number.isFinite(number)) this.#byte(0xc0);
-    else if (!Number.isSafeInteger(number)) this.#put(0xcb, 8, (view, at) => view.setFloat64(at, number));
+    else if (!Number.isInteger(number) || number < -(2 ** 63) || number >= 2 ** 64) {
+      this.#put(0xcb, 8, (view, at) => view.setFloat64(at, number));
+    }
     else if (number >= 0) this.#natural(number);
     else if (number >= -0x20) this.#byte(0x100 + number);
     else if (number >= -0x80) this.#put(0xd0, 1, (view, at) => view.setInt8(at, number));

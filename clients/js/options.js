@@ -21,8 +21,9 @@ import { json } from "./json.js";
  * @property {number} [publishMaxAgeMs] 60 000: from `publish` to its answer, however many connections that takes. The
  *   server knows idempotency keys for 300 000
  * @property {number} [queueMax] 1 000: publications that are not answered
- * @property {number} [queueMaxBytes] 1 048 576: of their messages
- * @property {number} [messageMaxBytes] 65 000: of one; the server's limit counts what stands around it too
+ * @property {number} [queueMaxBytes] 1 048 576: of them as they are sent
+ * @property {number} [messageMaxBytes] 65 536: of one message with all that stands around it; the gateway's
+ *   `message_max_bytes`. More is refused at the call
  * @property {import("./clock.js").Clock} [clock]
  * @property {() => number} [random] as Math.random
  *
@@ -58,7 +59,7 @@ export function settle(url, options) {
     publishMaxAgeMs: 60_000,
     queueMax: 1_000,
     queueMaxBytes: 1_048_576,
-    messageMaxBytes: 65_000,
+    messageMaxBytes: 65_536,
     clock: systemClock,
     random: Math.random,
   };

@@ -9,23 +9,28 @@
  * - What the server did not take, and says that trying again helps (`retryAfterMs`), is sent again with or without a key.
  * - They go out in the order of the calls, and again in that order; a new connection gets nothing while the old one owes
  *   answers. Only what the server itself put off may come behind others that were on their way by then.
+ * - What the server would refuse is refused at the call, and takes no place.
  * - What is kept is bounded in number, bytes and age. Beyond that the call rejects: at once, or when its time is over.
  *   Nothing is dropped without a word.
  */
 
+import { channelName } from "./canonical.js";
 import { SnorkyError } from "./error.js";
+import { Request } from "./request.js";
+import { plain } from "./values.js";
 
 /**
  * @typedef {import("./connection.js").Connection} Connection
  *
- * @typedef {object} QueueOptions
+ * @typedef {object} OwnOptions
  * @property {import("./clock.js").Clock} clock
  * @property {() => number} random
  * @property {number} callTimeoutMs for each attempt
  * @property {boolean} hasIdentity
  * @property {number} queueMax publications
- * @property {number} queueMaxBytes of their messages, as JSON
- * @property {number} messageMaxBytes of one
+ * @property {number} queueMaxBytes of them as they are sent
+ *
+ * @typedef {import("./request.js").RequestOptions & OwnOptions} QueueOptions
  *
  * @typedef {object} Publication
  * @property {string} service
@@ -35,9 +40,8 @@ import { SnorkyError } from "./error.js";
  * @property {number} maxAgeMs how long it may take, all attempts and waits together
  *
  * @typedef {object} Entry
- * @property {Publication} publication
- * @property {string} text of the message; what the application does with the object later changes nothing
- * @property {number} bytes
+ * @property {Request} request
+ * @property {string | null} key
  * @property {Connection | null} sentOn where its answer is awaited
  * @property {SnorkyError | null} failure of the last attempt
  * @property {Connection | null} unknownOn where it was sent, and the outcome is not known
@@ -50,7 +54,7 @@ import { SnorkyError } from "./error.js";
 // How many await answers at once: a server's limit on bursts (1,000) leaves room for everything else.
 const WINDOW = 256;
 const RETRY_MS = 1_000; // where the server names no time
-const MESSAGE_TOO_BIG = 1009; // RFC 6455 7.4.1
+const KEY_MAX_BYTES = 255; // PROTOCOL
 const utf8 = new TextEncoder();
 /** Outcomes that are not known; the key makes it safe to ask again. */
 const isUnknown = (/** @type {SnorkyError} */ { code }) => ["disconnected", "timeout", "unavailable"].includes(code);
@@ -78,33 +82,35 @@ export class Queue {
   /**
    * Publish; resolves with the server's answer.
    *
-   * Rejects with SnorkyError: what the server refused it with; `queue_full`, `too_large`: never sent; `disconnected`,
+   * Rejects with SnorkyError: what the server refused it with; `queue_full`: never sent; `disconnected`,
    * `timeout`, `unavailable` without a key: the outcome is unknown; when `maxAgeMs` is over `offline`: never sent, or `disconnected`,
-   * `timeout`, `unavailable`: the outcome is unknown. Throws TypeError if the message is no JSON.
+   * `timeout`, `unavailable`: the outcome is unknown; `too_large`: the server ended a
+   * connection because of it. Throws what Request throws, and TypeError: no channel, or no key.
    *
    * @param {Publication} publication @returns {Promise<any>}
    */
-  add(publication) {
-    const { clock, queueMax, queueMaxBytes, messageMaxBytes } = this.#options;
-    const text = JSON.stringify(publication.message);
-    if (text === undefined) throw new TypeError(`A ${typeof publication.message} is no message`);
-    const bytes = utf8.encode(text).length;
-    if (bytes > messageMaxBytes) return Promise.reject(new SnorkyError(`A message of ${bytes} bytes`, "too_large"));
-    if (this.#entries.size >= queueMax || this.#bytes + bytes > queueMaxBytes) {
+  add({ service, channel, message, key, maxAgeMs }) {
+    const { clock, queueMax, queueMaxBytes } = this.#options;
+    channelName(plain(channel));
+    if (key !== null && !isKey(key)) throw new TypeError(`key: a string of 1 to ${KEY_MAX_BYTES} bytes is expected`);
+    const params = key === null ? { channel, message } : { channel, message, key };
+    if (message === undefined) throw new TypeError("undefined is no message");
+    const request = new Request(service, "publish", params, this.#options);
+    if (this.#entries.size >= queueMax || this.#bytes + request.sizeBytes > queueMaxBytes) {
       return Promise.reject(new SnorkyError("Too many publications wait", "queue_full"));
     }
     return new Promise((resolve, reject) => {
       /** @type {Entry} */
       const entry = {
-        publication, text, bytes, resolve, reject,
+        request, key, resolve, reject,
         sentOn: null,
         unknownOn: null,
         failure: null,
-        deadlineMs: clock.now() + publication.maxAgeMs,
-        cancelDeadline: clock.after(publication.maxAgeMs, () => this.#expire(entry)),
+        deadlineMs: clock.now() + maxAgeMs,
+        cancelDeadline: clock.after(maxAgeMs, () => this.#expire(entry)),
       };
       this.#entries.add(entry);
-      this.#bytes += bytes;
+      this.#bytes += request.sizeBytes;
       this.#pump();
     });
   }
@@ -115,18 +121,9 @@ export class Queue {
     this.#pump();
   }
 
-  /**
-   * Know why a connection has ended, before its calls are rejected: a server that found a message too big would find
-   * it so again, so the biggest that it had not answered is given up.
-   *
-   * @param {Connection} connection @param {number} code
-   */
-  ended(connection, code) {
+  /** Know that a connection has ended. @param {Connection} connection */
+  ended(connection) {
     if (connection === this.#connection) this.#connection = null;
-    if (code !== MESSAGE_TOO_BIG) return;
-    const sent = [...this.#entries].filter(({ sentOn }) => sentOn === connection);
-    const biggest = sent.sort((a, b) => b.bytes - a.bytes)[0];
-    if (biggest !== undefined) this.#settle(biggest)?.reject(new SnorkyError("The server found it too large", "too_large"));
   }
 
   /** Reject all that is left; there will be no connection. @param {SnorkyError} error for what was never sent */
@@ -165,13 +162,10 @@ export class Queue {
 
   /** @param {Entry} entry @param {Connection} connection */
   #send(entry, connection) {
-    const { service, channel, key } = entry.publication;
     const { clock, callTimeoutMs } = this.#options;
     const timeoutMs = Math.min(callTimeoutMs, entry.deadlineMs - clock.now());
-    const message = JSON.parse(entry.text);
-    const params = key === null ? { channel, message } : { channel, message, key };
     entry.sentOn = connection;
-    connection.call(service, "publish", params, timeoutMs).then(
+    connection.send(entry.request, timeoutMs).then(
       (data) => {
         this.#settle(entry)?.resolve(data);
         this.#pump();
@@ -195,10 +189,9 @@ export class Queue {
   }
 
   /** @param {Entry} entry @param {SnorkyError} error */
-  #mayBeSentAgain({ publication }, error) {
-    if (!(error instanceof SnorkyError)) return false; // it cannot be encoded
+  #mayBeSentAgain({ key }, error) {
     if (!isUnknown(error)) return error.retryAfterMs !== null;
-    return publication.key !== null && (error.code !== "disconnected" || this.#options.hasIdentity);
+    return key !== null && (error.code !== "disconnected" || this.#options.hasIdentity);
   }
 
   /** Send nothing for some time. @param {number} delayMs */
@@ -222,8 +215,13 @@ export class Queue {
   /** Take an entry out; undefined if it is out already. @param {Entry} entry */
   #settle(entry) {
     if (!this.#entries.delete(entry)) return undefined;
-    this.#bytes -= entry.bytes;
+    this.#bytes -= entry.request.sizeBytes;
     entry.cancelDeadline();
     return entry;
   }
+}
+
+/** @param {unknown} key */
+function isKey(key) {
+  return typeof key === "string" && key !== "" && utf8.encode(key).length <= KEY_MAX_BYTES;
 }

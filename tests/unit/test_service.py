@@ -4,7 +4,18 @@ from typing import Any
 
 import pytest
 
-from gateway import PAYLOAD, AlreadySubscribed, ConfigurationError, Connection, InvalidChannel, NotSubscribed, Service
+from gateway import (
+    PAYLOAD,
+    AlreadySubscribed,
+    ConfigurationError,
+    Connection,
+    InvalidChannel,
+    InvalidMessage,
+    NotSubscribed,
+    Owner,
+    Selector,
+    Service,
+)
 from tests.support.clients import MSGPACK, house
 
 
@@ -59,6 +70,31 @@ async def test_notification_is_the_bare_payload_unless_shaped() -> None:
             {"service": "plain", "message": {"x": 1}},
             {"service": "shaped", "message": {"in": {"b": 1, "a": [2]}, "is": [{"x": 1}]}},
         ]
+
+
+@pytest.mark.parametrize("kind", ["response", "error"])
+async def test_relayed_payload_cannot_stand_where_a_reply_does(kind: str) -> None:
+    plain, shaped = Minimal("plain"), Shaped("shaped")
+    forged = {"type": kind, "callId": 2, "data": 0}
+    async with house(plain, shaped) as built:
+        client = built.client()
+        for service in (plain, shaped):
+            await service.topics.subscribe(client.connection, "c")
+        options: dict[str, Any]
+        for options in ({}, {"once": "k"}, {"to": Selector(not_identity="ann")}):
+            with pytest.raises(InvalidMessage, match="type"):
+                plain.topics.publish("c", forged, **options)
+        with pytest.raises(InvalidMessage, match="type"):
+            shaped.topics.publish("c", forged, to=Selector(is_whole=True))
+        with pytest.raises(InvalidMessage, match="type"):
+            await plain.direct.send(Owner("n", "i", 1), forged)
+        await shaped.topics.publish("c", forged)
+        await plain.topics.publish("c", {**forged, "type": "note"})
+        await plain.topics.publish("c", [forged])
+        await client.received(3)
+        by_service = [(envelope["service"], envelope["message"]) for envelope in client.envelopes]
+        assert by_service.count(("shaped", {"in": "c", "is": [forged]})) == 1
+        assert [message for name, message in by_service if name == "plain"] == [{**forged, "type": "note"}, [forged]]
 
 
 async def test_channels_of_two_services_are_two_even_if_named_alike() -> None:

@@ -121,9 +121,8 @@ test("a refused publication rejects and is not sent again", async () => {
 test("a key of one's own is used", () => {
   const { client, network } = startOpen();
   void client.publish("news", 1, { key: "order-7", service: "orders" }).catch(() => {});
-  assert.deepEqual(network.last.sent[0], {
-    service: "orders", message: { command: "publish", params: { channel: "news", message: 1, key: "order-7" }, callId: 1 },
-  });
+  assert.equal(network.last.sent[0]?.service, "orders");
+  assert.deepEqual(publications(network.last), [{ channel: "news", message: 1, key: "order-7" }]);
 });
 
 test("what was never sent rejects as offline when its time is over", async () => {
@@ -150,7 +149,7 @@ test("what was sent and not answered rejects as unknown when its time is over", 
 });
 
 test("the queue is bounded in number and in bytes, and says so at once", async () => {
-  for (const bound of [{ queueMax: 2 }, { queueMaxBytes: 8 }]) {
+  for (const bound of [{ queueMax: 2 }, { queueMaxBytes: 400 }]) {
     const { client, network } = start(bound);
     const kept = Promise.all([client.publish("news", "ab"), client.publish("news", "cd")]);
     await assert.rejects(client.publish("news", "ef"), withCode("queue_full"));
@@ -161,13 +160,6 @@ test("the queue is bounded in number and in bytes, and says so at once", async (
     void client.publish("news", "gh").catch(() => {}); // there is room again
     assert.deepEqual(publications(network.last).map(({ message }) => message), ["gh"]);
   }
-});
-
-test("a message that is too large or no JSON is refused before it is sent", async () => {
-  const { client, network } = startOpen({ messageMaxBytes: 10 });
-  await assert.rejects(client.publish("news", "é".repeat(5)), withCode("too_large"));
-  await assert.rejects(client.publish("news", undefined), TypeError);
-  assert.deepEqual(network.last.sent, []);
 });
 
 test("a message that the server closes for is given up, the others are not", async () => {

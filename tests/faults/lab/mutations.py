@@ -48,6 +48,10 @@ def _test(path: str, name: str) -> tuple[str, ...]:
     return ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", path, "-k", name)
 
 
+def _node_test(file: str) -> tuple[str, ...]:
+    return ("-m", "tests.faults.lab.node_test", file)
+
+
 _SCRIPTS = "gateway/redis/scripts"
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -430,6 +434,62 @@ MUTATIONS: tuple[Mutation, ...] = (
         old="an option is unknown for {scheme}",
         new="an option is unknown: {name} for {scheme}",
         argv=_test("tests/unit/test_redis_url.py", "url_that_cannot_work"),
+    ),
+    Mutation(
+        guard="relayed payloads are no replies",
+        file="gateway/topics.py",
+        old="        if is_reply(payload) and",
+        new="        if False and",
+        argv=_test("tests/unit/test_service.py", "test_relayed_payload_cannot_stand_where_a_reply_does"),
+    ),
+    Mutation(
+        guard="direct messages are no replies",
+        file="gateway/primitives.py",
+        old="        if is_reply(message):",
+        new="        if False:",
+        argv=_test("tests/unit/test_service.py", "test_relayed_payload_cannot_stand_where_a_reply_does"),
+    ),
+    Mutation(
+        guard="JS: replies of the called service only",
+        file="clients/js/connection.js",
+        old=" || (service !== undefined && call.request.service !== service)",
+        new="",
+        argv=_node_test("clients/js/test/values.test.js"),
+    ),
+    Mutation(
+        guard="JS: call ids that nobody guesses",
+        file="clients/js/connection.js",
+        old="  #callIdPrefix = randomHex(8);",
+        new='  #callIdPrefix = "0000000000000000";',
+        argv=_node_test("clients/js/test/values.test.js"),
+    ),
+    Mutation(
+        guard="JS: integers of 64 bits",
+        file="clients/js/values.js",
+        old="  if (isBeyond && ",
+        new="  if (false && ",
+        argv=_node_test("clients/js/test/values.test.js"),
+    ),
+    Mutation(
+        guard="JS: lone surrogates",
+        file="clients/js/values.js",
+        old="  if (LONE_SURROGATE.test(text)) throw",
+        new="  if (false) throw",
+        argv=_node_test("clients/js/test/values.test.js"),
+    ),
+    Mutation(
+        guard="JS: count of values",
+        file="clients/js/values.js",
+        old="    if (this.#seen > VALUES_MAX) throw",
+        new="    if (this.#seen > 1e9) throw",
+        argv=_node_test("clients/js/test/values.test.js"),
+    ),
+    Mutation(
+        guard="JS: a poison message goes alone",
+        file="clients/js/connection.js",
+        old="code === TOO_LARGE ? calls[sizes.indexOf(Math.max(...sizes))] : undefined;",
+        new="undefined;",
+        argv=_node_test("clients/js/test/values.test.js"),
     ),
 )
 

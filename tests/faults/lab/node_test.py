@@ -1,0 +1,31 @@
+"""Runs a file of the JavaScript client's tests, as `mutations` needs it: exit code 1 and a line that names the fault.
+
+python -m tests.faults.lab.node_test FILE
+"""
+
+import asyncio
+import sys
+
+from tests.support.nodes import Process
+from tests.support.tools import program
+
+__all__ = ["main"]
+
+WITHIN_S = 60.0
+
+
+async def main(file: str) -> int:
+    """Run it, tell what failed."""
+    process = Process([program("node"), "--test", "--test-reporter=tap", file])
+    try:
+        code = await process.wait(WITHIN_S)
+    finally:
+        await process.close()
+    failed = [line.strip() for line in process.log.splitlines() if line.strip().startswith("not ok")]
+    for line in failed:
+        print(f"BROKEN: {line}")
+    return 1 if code and failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(sys.argv[1])))
