@@ -2,14 +2,14 @@
 
     .venv/bin/python examples/talk.py '{"service": "echo", "message": "hello"}'
 
---token T: say who you are. --url: of the gateway, ws://127.0.0.1:8002/ws unless given. --count N: end after so many
-messages.
+--token T: say who you are; --token - reads it from standard input, so that no list of processes shows it. --url: of the
+gateway, ws://127.0.0.1:8002/ws unless given. --count N: end after so many messages.
 """
 
 import argparse
 import asyncio
-import contextlib
 import json
+import sys
 
 import aiohttp
 
@@ -35,5 +35,16 @@ if __name__ == "__main__":
     parser.add_argument("--token")
     parser.add_argument("--count", type=int, default=0)
     arguments = parser.parse_args()
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(talk(arguments.url, arguments.token, arguments.messages, arguments.count))
+    token = arguments.token
+    if token == "-":  # noqa: S105 - it stands for standard input
+        token = sys.stdin.readline().strip()
+    try:
+        asyncio.run(talk(arguments.url, token, arguments.messages, arguments.count))
+    except KeyboardInterrupt:
+        pass
+    except aiohttp.InvalidURL:
+        sys.exit(f"error: {arguments.url} is no URL; write ws://127.0.0.1:8002/ws")
+    except aiohttp.WSServerHandshakeError as error:
+        sys.exit(f"error: {arguments.url} refuses WebSockets with {error.status}; is the path right, and the port?")
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        sys.exit(f"error: {arguments.url} cannot be reached: {str(error) or type(error).__name__}")

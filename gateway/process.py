@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -37,16 +38,23 @@ def run(
 ) -> None:
     """Run a gateway with these registries until SIGTERM, SIGINT or SIGHUP; `snorky serve` for one's own program.
 
+    Wrong settings, a taken port and the like end the program with 1 and a sentence each on stderr, as `snorky serve`.
+
     public, private: the settings' services unless given. settings: from the environment unless given.
-    insecure: anybody who reaches the public port may connect. Raises ConfigurationError.
+    insecure: anybody who reaches the public port may connect. Raises SystemExit.
     """
     open_missing_streams()
     configure_logs()
-    settings = settings or load(None, os.environ)
-    if problems := settings.problems(insecure=insecure):
-        raise ConfigurationError("\n".join(problems))
-    raise_fd_limit()
-    run_until_ended(lambda: serve_until_ended(Gateway(settings, public=public, private=private)))
+    try:
+        loaded = settings or load(None, os.environ)
+        if problems := loaded.problems(insecure=insecure):
+            raise ConfigurationError("\n".join(problems))
+        raise_fd_limit()
+        run_until_ended(lambda: serve_until_ended(Gateway(loaded, public=public, private=private)))
+    except ConfigurationError as error:
+        for problem in str(error).splitlines():
+            print(f"error: {problem}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 async def serve_until_ended(gateway: Gateway, *, supervisor_pid: int | None = None) -> None:

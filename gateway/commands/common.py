@@ -9,9 +9,21 @@ import typer
 from rich.console import Console
 
 from gateway.errors import ConfigurationError
+from gateway.secret_values import check_visible, without_file_marks
 from gateway.settings import Settings, load
 
-__all__ = ["ChannelIsJson", "Config", "Insecure", "ServiceName", "errors", "fail", "output", "read_settings"]
+__all__ = [
+    "ChannelIsJson",
+    "Config",
+    "Insecure",
+    "ServiceName",
+    "errors",
+    "fail",
+    "output",
+    "read_secret",
+    "read_settings",
+    "url_of_node",
+]
 
 # into a pipe or a file tables are not cut to a width that nobody looks at
 output = Console(soft_wrap=True, highlight=False, width=None if sys.stdout is not None and sys.stdout.isatty() else 200)
@@ -26,6 +38,36 @@ ServiceName = Annotated[str, typer.Option("--service", "-s", help="The pub/sub s
 ChannelIsJson = Annotated[bool, typer.Option("--json-channel", help="CHANNEL is JSON, like '[\"room\", 5]'.")]
 
 
+def read_secret(text: str | None, option: str) -> str | None:
+    """Give the secret of an option: itself, what @FILE holds, or for "-" a line of standard input.
+
+    Ends the command if there is none.
+    """
+    if text is None:
+        return None
+    try:
+        if text == "-":
+            text = without_file_marks(sys.stdin.readline())
+        elif text.startswith("@"):
+            text = without_file_marks(Path(text[1:]).read_text(encoding="utf-8"))
+        check_visible(text)
+    except OSError as error:
+        fail(f"{option}: the file cannot be read: {error.strerror}", code=2)  # its name may be a secret
+    except UnicodeDecodeError:
+        fail(f"{option}: what was read is no UTF-8 text", code=2)
+    except ValueError as error:
+        fail(f"{option} {error}", code=2)
+    if not text:
+        fail(f"{option} is empty", code=2)
+    return text
+
+
+def url_of_node(host: str, port: int) -> str:
+    """Say where a node listens, without a scheme, for who connects on its machine."""
+    host = "127.0.0.1" if host in ("", "0.0.0.0") else "::1" if host == "::" else host  # noqa: S104 - compared only
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def fail(*problems: str, code: int = 1) -> NoReturn:
     """Tell every problem and end the command. code: 1 a problem, 2 wrong use."""
     for problem in problems:
@@ -34,11 +76,16 @@ def fail(*problems: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
-def read_settings(config: Path | None) -> Settings:
-    """Load the settings, or end the command with what is wrong with them."""
+def read_settings(config: Path | None, **public: object) -> Settings:
+    """Load the settings, or end the command with what is wrong with them. public: wins over them, unless None."""
+    environment = dict(os.environ)
+    for name, value in public.items():
+        if value is not None:
+            environment.pop(f"SNORKY_PUBLIC__{name.upper()}_FILE", None)
+            environment[f"SNORKY_PUBLIC__{name.upper()}"] = str(value)
     doubts: list[str] = []
     try:
-        settings = load(config, os.environ, doubts)
+        settings = load(config, environment, doubts)
         for doubt in doubts:
             errors.print("[bold yellow]warning:[/]", end=" ")
             errors.print(doubt, markup=False)

@@ -9,7 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from gateway.codec import channel_key, decode_json, encode_json
-from gateway.commands.common import ChannelIsJson, Config, ServiceName, fail, output, read_settings
+from gateway.commands.common import (
+    ChannelIsJson,
+    Config,
+    ServiceName,
+    fail,
+    output,
+    read_secret,
+    read_settings,
+    url_of_node,
+)
 from gateway.errors import ConfigurationError, InvalidInput
 from gateway.http.poster import post_all
 from gateway.redis.one_off import Receipt, publish_all, publish_once
@@ -28,6 +37,15 @@ def publish(
     ],
     service: ServiceName = "pubsub",
     json_channel: ChannelIsJson = False,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            "-k",
+            help="The node's api_key, for who has no redis_url: @FILE, - for a line of standard input, or the key "
+            "itself, which all users of this machine can see in the list of processes.",
+        ),
+    ] = None,
     config: Config = None,
 ) -> None:
     """Publish one message to a channel, on all nodes.
@@ -44,6 +62,8 @@ def publish(
 
         snorky publish --json-channel '["room", 5]' 42
 
+        snorky publish --key @/run/secrets/api_key news 42
+
         tail -f events.jsonl | snorky publish news -
     """
     try:
@@ -52,11 +72,15 @@ def publish(
         payload = b"" if message == "-" else encode_json(decode_json(message.encode("utf-8", "surrogateescape")))
     except InvalidInput as error:
         fail(f"the message is no JSON: {error}; {_remedy(channel, message)}", code=2)
-    settings = read_settings(config)
+    if message == "-" and api_key == "-":
+        fail("standard input has either the messages or the key: write --key @FILE", code=2)
+    settings, secret = read_settings(config), read_secret(api_key, "--key")
     try:
         if not settings.redis_url:
             batches = _lines() if message == "-" else [[payload]]
-            sent = asyncio.run(post_all(_backend_url(settings), f"{service}_backend", name, batches))
+            sent = asyncio.run(
+                post_all(_backend_url(settings, secret), f"{service}_backend", name, batches, key=secret)
+            )
             output.print(f"{sent} published, by the node's backend")
             return
         target = targets_of(settings.redis_url).of(key)
@@ -81,12 +105,11 @@ def _told(receipt: Receipt) -> str:
     return heard if receipt.nodes else f"{heard}: nobody subscribes to this channel"
 
 
-def _backend_url(settings: Settings) -> str:
+def _backend_url(settings: Settings, key: str | None) -> str:
     """Say where the node's backend door is, for who has no Redis in common with it."""
-    if settings.private.api_key is not None:
-        fail("no redis_url is set, and the backend wants a key, which is kept only as its hash: set redis_url")
-    host = settings.private.host or "127.0.0.1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.private.port}/backend"
+    if settings.private.has_key and key is None:
+        fail("no redis_url is set, and the backend wants a key, kept only as its hash: set redis_url, or --key @FILE")
+    return f"http://{url_of_node(settings.private.host, settings.private.port)}/backend"
 
 
 def _lines() -> Iterator[list[bytes]]:

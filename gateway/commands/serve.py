@@ -25,6 +25,12 @@ class LogLevel(StrEnum):
 
 def serve(
     config: Config = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address of the public port, instead of the settings'.", metavar="HOST")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", "-p", min=0, max=65535, help="The public port, instead of the settings'.")
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that share the public port.")] = 1,
     insecure: Insecure = False,
     demo: Annotated[bool, typer.Option("--demo", help="Serve a page to play with at /.")] = False,
@@ -44,10 +50,12 @@ def serve(
 
         SNORKY_REDIS_URL=redis://127.0.0.1:6379/0 snorky serve --workers 2
 
+        snorky serve --port 9000
+
         snorky serve --config /etc/snorky.toml --insecure
     """
     configure_logs(level=log_level)
-    settings = read_settings(config)
+    settings = read_settings(config, host=host, port=port)
     problems = settings.problems(insecure=insecure)
     if private_path is not None:  # a worker has no private port
         problems = [problem for problem in problems if not problem.startswith("[private]")]
@@ -58,6 +66,7 @@ def serve(
         if workers > 1:
             arguments = [*(["--config", str(config)] if config else []), "--log-level", log_level]
             arguments += ["--insecure"] * insecure + ["--demo"] * demo
+            arguments += [] if host is None else ["--host", host]  # the port they are told by the supervisor
             run_until_ended(lambda: supervise(settings, workers, arguments))
             return
         gateway = Gateway(settings, with_demo=demo, reuse_port=reuse_port, private_path=private_path)

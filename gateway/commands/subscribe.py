@@ -9,7 +9,17 @@ import typer
 from rich.markup import escape
 
 from gateway.codec import encode_json
-from gateway.commands.common import ChannelIsJson, ServiceName, errors, fail, output
+from gateway.commands.common import (
+    ChannelIsJson,
+    Config,
+    ServiceName,
+    errors,
+    fail,
+    output,
+    read_secret,
+    read_settings,
+    url_of_node,
+)
 from gateway.commands.publish import read_channel
 from gateway.http.client import listen
 
@@ -18,12 +28,23 @@ __all__ = ["subscribe"]
 
 def subscribe(
     channels: Annotated[list[str], typer.Argument(metavar="CHANNEL...", help="Channels to watch.", show_default=False)],
-    url: Annotated[str, typer.Option("--url", "-u", help="A node's or the load balancer's endpoint.")] = (
-        "ws://127.0.0.1:8002/ws"
-    ),
+    url: Annotated[
+        str | None,
+        typer.Option("--url", "-u", help="A node's or the load balancer's endpoint. Default: what the settings say."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            "-t",
+            help="Who you are: @FILE with a token, - for a line of standard input, or the token itself, which all "
+            "users of this machine can see in the list of processes.",
+        ),
+    ] = None,
     service: ServiceName = "pubsub",
     json_channel: ChannelIsJson = False,
     count: Annotated[int, typer.Option("--count", "-n", min=0, help="End after so many messages; 0: never.")] = 0,
+    config: Config = None,
 ) -> None:
     """Subscribe to channels and print what comes: time, channel, message.
 
@@ -33,20 +54,26 @@ def subscribe(
 
         snorky subscribe news sport
 
+        snorky subscribe --token @token.txt news
+
         snorky subscribe --url wss://live.example.org/ws --count 1 news
     """
+    if url is None:
+        public = read_settings(config).public
+        url = f"ws://{url_of_node(public.host, public.port)}/ws"
+    endpoint, credential = url, read_secret(token, "--token")
     wanted = [read_channel(channel, is_json=json_channel) for channel in channels]
     try:
-        asyncio.run(_watch(url, service, wanted, count))
+        asyncio.run(_watch(endpoint, credential, service, wanted, count))
     except ConnectionError as error:
         fail(str(error))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
 
-async def _watch(url: str, service: str, channels: list[Any], count: int) -> None:
+async def _watch(url: str, token: str | None, service: str, channels: list[Any], count: int) -> None:
     seen = refused = 0
-    async with aclosing(listen(url, service, channels)) as heard:
+    async with aclosing(listen(url, service, channels, token=token)) as heard:
         async for each in heard:
             now = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
             if each.kind == "message":

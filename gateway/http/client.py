@@ -18,6 +18,11 @@ __all__ = ["Heard", "listen"]
 
 DIAL_TIMEOUT_S: Final = 5.0
 BACKOFF_MAX_S: Final = 10.0
+_REASONS: Final = {
+    4501: ": the token is bad or has expired",
+    4502: ": it wants to know who you are, --token",
+    4503: ": the token was revoked",
+}
 _FINAL_CODES: Final = range(4500, 5000)  # PROTOCOL: do not reconnect
 
 
@@ -31,17 +36,22 @@ class Heard:
     message: Any = None
 
 
-async def listen(url: str, service: str, channels: Sequence[Any]) -> AsyncGenerator[Heard, None]:
+async def listen(
+    url: str, service: str, channels: Sequence[Any], *, token: str | None = None
+) -> AsyncGenerator[Heard, None]:
     """Subscribe to channels and yield what is heard, for ever; comes back by itself after a lost connection.
 
     Raises ConnectionError: the first connection cannot be made, or the gateway wants no other.
     """
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     failures = 0
     was_connected = False
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(connect=DIAL_TIMEOUT_S)) as session:
         while True:
             try:
-                async with session.ws_connect(url, protocols=["snorky.json"], heartbeat=20.0) as socket:
+                async with session.ws_connect(
+                    url, protocols=["snorky.json"], headers=headers, heartbeat=20.0
+                ) as socket:
                     was_connected, failures = True, 0
                     yield Heard("notice", f"connected to {url}")
                     for number, channel in enumerate(channels):
@@ -53,9 +63,6 @@ async def listen(url: str, service: str, channels: Sequence[Any]) -> AsyncGenera
                             if heard is not None:
                                 yield heard
                     code = socket.close_code
-                if code in _FINAL_CODES:
-                    raise ConnectionError(f"the gateway closed the connection with {code}")
-                yield Heard("notice", f"connection ended ({code})")
             except aiohttp.InvalidURL as error:
                 raise ConnectionError(f"{url} is no URL; write ws://127.0.0.1:8002/ws") from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -63,6 +70,10 @@ async def listen(url: str, service: str, channels: Sequence[Any]) -> AsyncGenera
                 if not was_connected:
                     raise ConnectionError(f"{url} cannot be reached: {reason}") from error
                 yield Heard("notice", f"not reached: {reason}")
+            else:  # not above: that would take this error for a failed attempt, and connect again
+                if code in _FINAL_CODES:
+                    raise ConnectionError(f"the gateway closed the connection with {code}{_REASONS.get(code or 0, '')}")
+                yield Heard("notice", f"connection ended ({code})")
             failures += 1
             await asyncio.sleep(random.uniform(0.1, min(BACKOFF_MAX_S, 0.5 * 2**failures)))  # noqa: S311 - no secret
 

@@ -13,18 +13,21 @@ BATCH_MAX: Final = 500  # envelopes of one request
 TIMEOUT_S: Final = 15.0
 
 
-async def post_all(url: str, service: str, channel: Any, batches: Iterable[Sequence[bytes]]) -> int:
+async def post_all(
+    url: str, service: str, channel: Any, batches: Iterable[Sequence[bytes]], *, key: str | None = None
+) -> int:
     """Publish JSON payloads in their order, by POST to url; never again. service: of the backend, "pubsub_backend".
 
     Returns how many the node has taken. Raises ConnectionError, with a text for people.
     """
+    headers = {} if key is None else {"X-Backend-Key": key}
     sent = 0
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)) as session:
         for batch in batches:
             for start in range(0, len(batch), BATCH_MAX):
                 body = [_envelope(service, channel, payload) for payload in batch[start : start + BATCH_MAX]]
                 try:
-                    async with session.post(url, data=encode_json(body)) as response:
+                    async with session.post(url, data=encode_json(body), headers=headers) as response:
                         status, answer = response.status, await response.read()
                 except (aiohttp.ClientError, TimeoutError, OSError) as error:
                     reason = str(error) or type(error).__name__

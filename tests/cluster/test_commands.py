@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import app
 from tests.support.nodes import GATEWAY, NodeProcess, Process, RedisProcess
+from tests.support.tokens import SECRET, hmac_token
 from tests.support.tools import eventually, free_port
 
 pytestmark = pytest.mark.needs("redis-server")
@@ -174,6 +175,73 @@ async def test_publish_needs_a_redis_or_a_node():
     code, output = await snorky("publish", "news", "1", env={"SNORKY_PRIVATE__API_KEY": "a key of the backend"})
     assert code == 1
     assert "set redis_url" in output
+
+
+async def test_publish_gives_the_nodes_key(tmp_path):
+    key = "the key of the backend, of this test"
+    (tmp_path / "key").write_text(f"\ufeff{key}\n")
+    async with NodeProcess.running({"SNORKY_PRIVATE__API_KEY": key}) as node:
+        env = {"SNORKY_PRIVATE__PORT": str(node.private_port), "SNORKY_PRIVATE__API_KEY": key}
+        for given in (key, f"@{tmp_path / 'key'}"):
+            assert await snorky("publish", "--key", given, "news", "1", env=env) == (
+                0,
+                "1 published, by the node's backend\n",
+            )
+        given_by_input = await snorky("publish", "--key", "-", "news", "1", env=env, lines=f"{key}\n".encode())
+        assert given_by_input == (0, "1 published, by the node's backend\n")
+        code, output = await snorky("publish", "--key", "wrong", "news", "1", env=env)
+        assert code == 1 and "401" in output
+    code, output = await snorky("publish", "--key", "-", "news", "-")
+    assert code == 2 and "either the messages or the key" in output
+
+
+@pytest.mark.parametrize(
+    ("given", "lines", "why"),
+    [
+        ("@/nowhere/s3cret", b"", "--token: the file cannot be read: No such file or directory"),
+        ("-", b"\n", "--token is empty"),
+        ("", b"", "--token is empty"),
+        ("s3cret\u200b", b"", "--token has an invisible character, U+200B, at position 7"),
+    ],
+)
+async def test_token_that_cannot_be_sent_is_refused_without_being_shown(given, lines, why):
+    code, output = await snorky("subscribe", "--token", given, "news", lines=lines)
+    assert code == 2 and why in output and "s3cret" not in output
+
+
+async def test_subscribe_says_who_it_is_and_finds_the_node_by_the_settings(tmp_path):
+    (tmp_path / "token").write_text(hmac_token() + "\n")
+    env = {"SNORKY_AUTH__HMAC_SECRET": SECRET, "SNORKY_AUTH__REQUIRED": "true"}
+    async with NodeProcess.running(env) as node:
+        settings = {"SNORKY_PUBLIC__PORT": str(node.public_port)}
+        watching = Process(
+            [*GATEWAY, "subscribe", "--count", "1", "--token", f"@{tmp_path / 'token'}", "news"],
+            env=settings,
+            ready="subscribed to news",
+        )
+        try:
+            await watching.wait_ready()
+            there = {"SNORKY_PRIVATE__PORT": str(node.private_port)}
+            assert (await snorky("publish", "news", "1", env=there))[0] == 0
+            assert await watching.wait() == 0
+        finally:
+            await watching.close()
+        code, output = await run("subscribe", "--token", "made-up", "news", env=settings)
+        assert code == 1 and "the token is bad" in output
+
+
+async def test_serve_takes_host_and_port_of_the_command_line():
+    port = free_port()
+    env = {"SNORKY_PUBLIC__PORT": "1", "SNORKY_PUBLIC__HOST": "192.0.2.1", "SNORKY_PRIVATE__PORT": "0"}
+    for more in ([], ["--workers", "2"]):
+        serving = Process(
+            [*GATEWAY, "serve", "--host", "127.0.0.1", "--port", str(port), *more], env=env, ready="ready in"
+        )
+        try:
+            await serving.wait_ready()
+            assert f"127.0.0.1:{port}" in serving.log
+        finally:
+            await serving.close()
 
 
 async def test_unreachable_redis_is_told_without_its_password():

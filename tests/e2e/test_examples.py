@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -55,6 +56,29 @@ async def talk(node: NodeProcess, *messages: Any, count: int = 0) -> list[Any]:
     texts = [json.dumps(message) for message in messages]
     said = await output_of("talk.py", "--url", node.websocket_url, "--count", str(count or len(texts)), *texts)
     return [json.loads(line) for line in said.splitlines()]
+
+
+async def test_talk_says_a_sentence_where_nobody_listens_and_where_it_is_refused() -> None:
+    said = await output_of("talk.py", "--url", f"ws://127.0.0.1:{free_port()}/ws", "{}")
+    assert said.startswith("error: ws://127.0.0.1:") and "cannot be reached" in said and "Traceback" not in said
+    said = await output_of("talk.py", "--url", "no url", "{}")
+    assert said.startswith("error: ") and "Traceback" not in said
+    said = await output_of("talk.py", "--url", f"ws://127.0.0.1:{free_port()}/ws", "--token", "-", "{}")
+    assert "cannot be reached" in said  # standard input is empty: no token, and no error of that
+    async with NodeProcess.running() as node:
+        said = await output_of("talk.py", "--url", f"ws://127.0.0.1:{node.private_port}/ws", "{}")
+    assert said.startswith("error: ") and "404" in said and "Traceback" not in said
+
+
+async def test_a_program_of_ones_own_says_a_sentence_where_settings_are_wrong() -> None:
+    wrong = {"SNORKY_PUBLIC__PORT": "many", "SNORKY_AUTH__LEEWAY_S": "-1"}
+    for environment in (wrong, {"SNORKY_PUBLIC__HOST": "0.0.0.0"}):
+        said = await output_of("echo/server.py", env=environment)
+        assert [line.partition(":")[0] for line in said.splitlines()] == ["error"] * len(environment), said
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = await output_of("echo/server.py", env={"SNORKY_PUBLIC__PORT": port, "SNORKY_PRIVATE__PORT": "0"})
+    assert "error: cannot listen on" in said and "Traceback" not in said
 
 
 async def ask(socket: aiohttp.ClientWebSocketResponse, service: str, command: str, **params: Any) -> Any:

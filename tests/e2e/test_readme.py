@@ -55,6 +55,9 @@ async def test_own_service_of_the_readme_answers_and_notifies(tmp_path: Path) ->
         assert heard == {"service": "thermometer", "message": {"room": "attic", "celsius": 19.5}}
         refused = await ask(reporter, "thermometer", "report", room="attic", celsius=-300)
         assert isinstance(refused, dict) and refused["message"] == "Colder than it gets"
+        for wrong in ("19.5", None, True, [19.5]):
+            refused = await ask(reporter, "thermometer", "report", room="attic", celsius=wrong)
+            assert isinstance(refused, dict) and refused["message"] == "celsius must be a number", wrong
         # and the standard service beside it, fed by the private registry
         assert await ask(watcher, "pubsub", "subscribe", channel="news") == done
         body = {"command": "publish", "params": {"channel": "news", "message": 1}, "callId": 1}

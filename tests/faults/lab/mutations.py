@@ -491,6 +491,20 @@ MUTATIONS: tuple[Mutation, ...] = (
         new="undefined;",
         argv=_node_test("clients/js/test/values.test.js"),
     ),
+    Mutation(
+        guard="last close code",  # the command line came back for ever after a refused token
+        file="gateway/http/client.py",
+        old="                if code in _FINAL_CODES:",
+        new="                if False:",
+        argv=_test("tests/cluster/test_commands.py", "says_who_it_is"),
+    ),
+    Mutation(
+        guard="sentence of run",
+        file="gateway/process.py",
+        old="    except ConfigurationError as error:",
+        new="    except ZeroDivisionError as error:",
+        argv=_test("tests/e2e/test_examples.py", "program_of_ones_own"),
+    ),
 )
 
 
