@@ -15,6 +15,7 @@ from snorky.batch import Batch
 from snorky.publication import Publication, Receipt, Refusal, Sending
 from snorky.redis_cluster import Server
 from snorky.redis_pool import Pools
+from snorky.redis_versions import connection_of
 
 __all__ = ["Publisher"]
 
@@ -145,7 +146,7 @@ class Publisher:
         for publication in publications:
             publication.begin()
         try:
-            connection: Any = pool.get_connection()
+            connection: Any = connection_of(pool)
         except (RedisError, OSError) as error:
             refusal = _refusal(error)
             for publication in publications:
@@ -238,6 +239,8 @@ def _refusal(error: Exception) -> Refusal | None:
     if not isinstance(error, told):
         return None
     text = str(error)
+    if text.startswith("MOVED "):  # redis-py before 6 tells it so
+        error = exceptions.MovedError(text.removeprefix("MOVED "))
     if isinstance(error, exceptions.MovedError):
         return Refusal(f"Another server of the Cluster has it: {text}", "unavailable", True, error.node_addr)
     # redis-py takes these first words off

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from snorky.redis_cluster import Cluster, Server
 from snorky.redis_url import RedisUrl, parse_redis_url
+from snorky.redis_versions import silent_options
 
 if TYPE_CHECKING:
     from redis.connection import ConnectionPool
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["Pools"]
 
 CONNECTIONS_MAX: Final = 10_000  # as many as there are threads
-_SILENT: Final = {"driver_info": None}  # no CLIENT SETINFO: one permission less that an ACL user needs
 
 
 class Pools:
@@ -77,7 +77,7 @@ def _server(url: str, timeout_s: float) -> tuple[str, Server]:
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
-        **_SILENT,
+        **silent_options(),
     }
     if read.tls is not None:
         options |= {"ssl_cert_reqs": "required", "ssl_check_hostname": True, **read.tls}

@@ -13,10 +13,8 @@ import pytest
 from scripted_redis import answer_each, commands, error, redis_url, replies, take, text
 from scripted_server import ScriptedServer, hang_up, wait
 
-from gateway.redis.spread import targets_of
 from snorky import Position, Publication, Publisher, PublishError, PublishManyError
 from snorky.aio import Publisher as AsyncPublisher
-from snorky.redis_pool import Pools
 
 POSITION = "6aa:7:0123abcd"
 
@@ -54,22 +52,6 @@ def test_count_tells_who_hears_the_channel_as_far_as_it_is_known(
     assert commands(server)[1:] == [["PUBSUB", "NUMSUB", "acme:{pubsub:news}"], ["HLEN", "acme:{pubsub:news}:roster"]]
 
 
-def test_several_redis_share_the_channels_as_the_nodes_have_them() -> None:
-    taking = answer_each(lambda _words: text(""))
-    with ScriptedServer([taking]) as one, ScriptedServer([taking]) as other:
-        urls = f"{redis_url(one)}, {redis_url(other)}"
-        spread = targets_of(urls)
-        with Publisher(urls) as publisher:
-            publisher.publish_many(Publication(f"room {number}", number) for number in range(50))
-        for server in (one, other):
-            names = [command[3] for command in commands(server)]
-            keys = [name.removeprefix("snorky:{").removesuffix("}") for name in names]
-            assert len(keys) > 10
-            assert {spread.of(key).safe_url for key in keys} == {redis_url(server)}
-    with pytest.raises(ValueError, match="twice"):
-        Publisher("redis://h:1/0,redis://h:1/0")
-
-
 def test_channel_of_a_cluster_is_looked_for_where_the_servers_say_it_is() -> None:
     with ScriptedServer([replies(text("e:1:a"), text("e:2:b"))]) as owner:
         moved = replies(error(f"MOVED 866 127.0.0.1:{owner.port}"))
@@ -88,23 +70,6 @@ def test_server_of_a_cluster_that_is_lost_is_forgotten_and_another_one_asked() -
         with Publisher(url, sleep=lambda _s: None) as publisher:
             assert str(publisher.publish("news", 1).position) == "e:1:a"
         assert commands(old) == commands(new)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://h",
-        "redis://:pw@h:1/2",
-        "rediss://h:7/0",
-        "redis://[::1]:7/0",
-        "unix:///tmp/x.sock?db=3",
-        "redis+sentinel://h:1,h:2/main/4",
-        "rediss+sentinel://u:p@h:1/main",
-    ],
-)
-def test_a_redis_has_the_identity_that_nodes_give_it(url: str) -> None:
-    (target,) = targets_of(url)
-    assert Pools(url, timeout_s=1).identities == {target.identity}
 
 
 def test_lost_answer_is_asked_for_again_under_the_same_key() -> None:
