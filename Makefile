@@ -70,4 +70,4 @@ clean:  ## remove what tools leave behind
 	@find . -path ./$(VENV) -prune -o -name node_modules -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
 distclean: clean  ## and .venv and node_modules
-	@rm -rf $(VENV) clients/js/node_modules tests/sockjs/node_modules
+	@rm -rf $(VENV) clients/js/node_modules clients/js/types tests/sockjs/node_modules tests/js_package/node_modules

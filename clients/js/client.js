@@ -132,8 +132,8 @@ export class Client {
    * cannot be had any more is told by the event `gap` of what is returned. It takes a channel that keeps history. A
    * position (`info.position`, `subscription.position`) instead of true: from there on, for a page that was reloaded.
    *
-   * Throws TypeError, RangeError if the channel is no JSON, has no canonical form, or one of more than 255 bytes; or if a position is given for
-   * a channel that has handlers: those stand where they stand.
+   * Throws TypeError, RangeError if the channel is no JSON, has no canonical form, or one of more than 255 bytes; or if a
+   * position is given for a channel that has handlers: those stand where they stand.
    *
    * @param {any} channel any JSON entity @param {MessageHandler} handler
    * @param {{service?: string, recover?: boolean | string | null}} [options]
@@ -165,6 +165,7 @@ export class Client {
    * Returns what ends it.
    *
    * @param {string} service @param {(notification: Notification) => void} handler
+   * @returns {() => void}
    */
   listen(service, handler) {
     return this.#emitter.on(`service ${service}`, handler);
@@ -175,6 +176,7 @@ export class Client {
    *
    * @template {keyof ClientEvents} E
    * @param {E} event @param {(event: ClientEvents[E]) => void} handler
+   * @returns {() => void}
    */
   on(event, handler) {
     return this.#emitter.on(event, handler);

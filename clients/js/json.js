@@ -4,7 +4,7 @@
  * @typedef {object} Codec
  * @property {string} name as the server calls it in `info`
  * @property {string} subprotocol what the handshake asks for
- * @property {(value: unknown) => string | Uint8Array<ArrayBuffer>} encode
+ * @property {(value: unknown) => string | Uint8Array} encode
  * @property {(data: string | ArrayBuffer) => unknown} decode throws on what is not this encoding
  */
 

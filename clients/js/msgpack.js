@@ -12,7 +12,7 @@ const LONE_SURROGATE = /\p{Surrogate}/u;
 const utf8Encoder = new TextEncoder();
 const utf8Decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** @param {unknown} value @returns {Uint8Array<ArrayBuffer>} */
+/** @param {unknown} value @returns {Uint8Array} */
 export function encode(value) {
   const writer = new Writer();
   writer.value(plain(value, ""), 0);

@@ -18,8 +18,13 @@ import { Client } from "./client.js";
 
 /** @typedef {import("./json.js").Codec} Codec */
 /** @typedef {import("./options.js").ClientOptions} ClientOptions */
+/** @typedef {import("./client.js").ClientEvents} ClientEvents */
+/** @typedef {import("./client.js").ClientState} ClientState */
+/** @typedef {import("./connection.js").Notification} Notification */
 /** @typedef {import("./topic.js").Gap} Gap */
+/** @typedef {import("./topic.js").MessageHandler} MessageHandler */
 /** @typedef {import("./topic.js").MessageInfo} MessageInfo */
+/** @typedef {import("./token.js").TokenSource} TokenSource */
 
 export { canonical, channelName } from "./canonical.js";
 export { Client } from "./client.js";

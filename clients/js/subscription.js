@@ -37,6 +37,7 @@ export class Subscription {
    *
    * @template {keyof TopicEvents} E
    * @param {E} event @param {(detail: TopicEvents[E]) => void} handler
+   * @returns {() => void}
    */
   on(event, handler) {
     const end = this.#topic.on(event, handler);
