@@ -45,16 +45,20 @@ async def project(tmp_path: Path) -> Path:
     shutil.copytree(JS, source, ignore=shutil.ignore_patterns("node_modules", "types"))
     (source / "node_modules").symlink_to(JS / "node_modules")
     await run(program("npm"), "pack", "--offline", "--pack-destination", str(tmp_path), cwd=source)
-    project = tmp_path / "project"
+    return _install(tmp_path)
+
+
+def _install(directory: Path) -> Path:
+    project = directory / "project"
     shutil.copytree(FOLDER, project, ignore=shutil.ignore_patterns("node_modules"))
     installed = project / "node_modules"
     installed.mkdir()
     for tool in TOOLS.iterdir():
         (installed / tool.name).symlink_to(tool)
-    (packed,) = tmp_path.glob("snorky-*.tgz")
+    (packed,) = directory.glob("snorky-*.tgz")
     with tarfile.open(packed) as archive:
-        archive.extractall(tmp_path / "packed", filter="data")
-    (tmp_path / "packed" / "package").rename(installed / "snorky")
+        archive.extractall(directory / "packed", filter="data")
+    (directory / "packed" / "package").rename(installed / "snorky")
     return project
 
 
