@@ -9,6 +9,7 @@
 """
 
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -110,6 +111,7 @@ def _state(node: Node, public_url: str) -> dict[str, object]:
     transports = ({"transport": "websocket"}, {"transport": "sockjs"}, {"transport": "backend"})
     return {
         "id": node.node_id,
+        "sampled_s": time.monotonic(),  # what rates are divided by: who reads this does so at another time
         "version": __version__,
         "public_url": public_url,
         **node.counts,

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from gateway.commands.common import Config, fail, output, read_settings
 from gateway.errors import ConfigurationError
-from gateway.redis.heartbeat import NodeState, read_all_nodes
+from gateway.redis.heartbeat import INTERVAL_S, TTL_S, NodeState, read_all_nodes
 from gateway.redis.names import nodes_key
 from gateway.redis.probe import reading
 from gateway.redis.spread import targets_of
@@ -28,6 +28,8 @@ _RATES = {  # heading: total that its rate is of
     "messages in/s": "messages_received_total",
     "KiB out/s": "sent_bytes_total",
 }
+_AGAIN_S = 0.1
+_SILENT_S = 5.0  # a node that has written nothing for so long has no rate; two of its beats are missing
 _SIZES = ("connections", "subscriptions", "channels")
 
 
@@ -63,8 +65,12 @@ async def _show(targets: Iterable[RedisTarget], prefix: str, interval_s: float, 
         clients = [await stack.enter_async_context(reading(target.of(nodes_key(prefix)))) for target in targets]
         if once:
             meter.look(await read_all_nodes(clients, prefix), time.monotonic())
-            await asyncio.sleep(max(interval_s, 2.5))  # one heartbeat at least lies between
+            late_s = time.monotonic() + TTL_S
+            await asyncio.sleep(max(interval_s, INTERVAL_S))
             meter.look(await read_all_nodes(clients, prefix), time.monotonic())
+            while meter.is_waiting and time.monotonic() < late_s:
+                await asyncio.sleep(_AGAIN_S)  # nothing tells: nodes write when they do
+                meter.look(await read_all_nodes(clients, prefix), time.monotonic())
             output.print(meter.table())
             return
         with Live(console=output, auto_refresh=False, transient=False) as live:
@@ -75,29 +81,42 @@ async def _show(targets: Iterable[RedisTarget], prefix: str, interval_s: float, 
 
 
 class Meter:
-    """Makes rates of totals: per node the last change of its numbers, and the time between the last two."""
+    """Makes rates of totals: what was added between a node's last two samples, by the time between them.
+
+    That time is of the clock that took the samples, the node's: a sample may be up to two seconds old when it is read.
+    A node of an older version tells no time; of its samples the reader's counts.
+    """
 
     def __init__(self) -> None:
         self._nodes: list[NodeState] = []
-        self._last: dict[str, tuple[float, NodeState]] = {}  # when a node's numbers last changed
+        self._last: dict[str, tuple[float, NodeState]] = {}  # the last sample, and when it was first seen
         self._rates: dict[str, dict[str, float]] = {}
+
+    @property
+    def is_waiting(self) -> bool:
+        """True while a node has written nothing new since it was first seen."""
+        return any(node.node_id not in self._rates for node in self._nodes)
 
     def look(self, nodes: Sequence[NodeState], now_s: float) -> None:
         """Take in what was read at now_s (monotonic)."""
         self._nodes = sorted(nodes, key=lambda node: node.node_id)
         known = {node.node_id for node in nodes}
         self._last = {name: last for name, last in self._last.items() if name in known}
+        self._rates = {name: rates for name, rates in self._rates.items() if name in known}
         for node in self._nodes:
             name = node.node_id
-            at_s, before = self._last.get(name, (now_s, node))
-            if name not in self._last or before != node:
-                if now_s > at_s:
-                    self._rates[name] = {
-                        total: max(0.0, _number(node, total) - _number(before, total)) / (now_s - at_s)
-                        for total in _RATES.values()
-                    }
+            if name not in self._last:
                 self._last[name] = (now_s, node)
-            elif now_s - at_s > 5.0:  # nothing changes any more
+                continue
+            at_s, before = self._last[name]
+            between_s = _sampled_s(node, now_s) - _sampled_s(before, at_s)
+            if before != node and between_s > 0:  # less: another of several Redis answered, which has an older one
+                self._rates[name] = {
+                    total: max(0.0, _number(node, total) - _number(before, total)) / between_s
+                    for total in _RATES.values()
+                }
+                self._last[name] = (now_s, node)
+            elif now_s - at_s > _SILENT_S:
                 self._rates[name] = {}
 
     def rate(self, name: str, total: str) -> float:
@@ -136,6 +155,10 @@ def _shown(heading: str, rate: float) -> str:
 def _number(node: NodeState, name: str) -> float:
     value = node.state.get(name)
     return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _sampled_s(node: NodeState, seen_s: float) -> float:
+    return _number(node, "sampled_s") if "sampled_s" in node.state else seen_s
 
 
 def _state(node: NodeState) -> Text:

@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import app
+from gateway.redis.heartbeat import Heartbeat
+from gateway.redis.target import RedisTarget
 from tests.support.nodes import GATEWAY, NodeProcess, Process, RedisProcess
 from tests.support.tokens import SECRET, hmac_token
 from tests.support.tools import eventually, free_port
@@ -355,6 +357,29 @@ async def test_stats_show_every_node(redis):
     assert str(one.public_port) in output
     assert str(two.public_port) in output
     assert output.count("ready") == 2
+
+
+async def test_stats_divide_by_the_clock_that_took_the_samples(redis):
+    """A node with a steady rate by its own clock, which writes late and at odd times."""
+
+    async def write():
+        for step in range(1_000_000):
+            await heartbeat._beat()
+            state["deliveries_total"] += 1753 * 2
+            state["sampled_s"] += 2.0
+            await asyncio.sleep((0.3, 2.6, 1.1)[step % 3])  # the fault: times that say nothing of the rate
+
+    state = {"deliveries_total": 0, "sampled_s": 0.0}
+    heartbeat = Heartbeat(RedisTarget.from_url(redis.url), prefix="snorky", node_id="one", state=lambda: state)
+    writing = asyncio.create_task(write())
+    try:
+        for _ in range(3):
+            code, output = await snorky("stats", "--once", "--interval", "0.2", env={"SNORKY_REDIS_URL": redis.url})
+            assert code == 0 and "1,753" in output, output
+    finally:
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        await heartbeat._client.aclose()
 
 
 async def test_serve_refuses_to_be_open_to_others():

@@ -499,6 +499,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         argv=_test("tests/cluster/test_commands.py", "says_who_it_is"),
     ),
     Mutation(
+        guard="clock of samples",  # rates were divided by the time between two looks
+        file="gateway/commands/stats.py",
+        old='if "sampled_s" in node.state else seen_s',
+        new='if "" in node.state else seen_s',
+        argv=_test("tests/unit/test_stats.py", "divided_by_the_time"),
+    ),
+    Mutation(
         guard="sentence of run",
         file="gateway/process.py",
         old="    except ConfigurationError as error:",
