@@ -166,6 +166,7 @@ def _redis(settings: Settings, rules: dict[str, Rules] | None, findings: _Findin
         which = "redis" if len(targets) == 1 else f"redis {number} of {len(targets)}"
         findings.add(which, report.facts)
         findings.problems.extend(report.problems)
+        findings.notes.extend(report.notes)
         if rules is not None and not report.problems:
             compared = asyncio.run(inspect_rules(target, settings.prefix, digest_of(rules)))
             findings.add(which, compared.facts)

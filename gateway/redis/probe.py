@@ -16,6 +16,7 @@ from gateway.redis.cluster import Cluster
 from gateway.redis.functions import LIBRARY, code_in, digests_in
 from gateway.redis.heartbeat import read_nodes
 from gateway.redis.names import channel_name, nodes_key
+from gateway.redis.rights import missing_rights
 from gateway.redis.slots import SLOTS
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import DialError
@@ -38,7 +39,7 @@ class RedisReport:
 async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
     """Reach Redis as a node would; never raises for what Redis does or is."""
     if target.cluster is not None:
-        return await _inspect_cluster(target, target.cluster)
+        return await _inspect_cluster(target, target.cluster, prefix)
     report = RedisReport(facts={"address": target.safe_url})
     client = target.client()
     try:
@@ -52,6 +53,7 @@ async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
             _judge(await client.info(), report)
         except NoPermissionError:
             report.problems.append("the Redis user may not run INFO: add +info to its ACL rules")
+        await _permitted(client, prefix, report)
         await _hear(target, prefix, report)
     except (RedisError, OSError, DialError) as error:
         report.problems.append(explain(error, target))
@@ -87,7 +89,7 @@ async def inspect_rules(target: RedisTarget, prefix: str, digest: str) -> RedisR
     return report
 
 
-async def _inspect_cluster(target: RedisTarget, cluster: Cluster) -> RedisReport:
+async def _inspect_cluster(target: RedisTarget, cluster: Cluster, prefix: str) -> RedisReport:
     """Reach each primary of a Cluster."""
     report = RedisReport(facts={"address": target.safe_url})
     try:
@@ -104,6 +106,7 @@ async def _inspect_cluster(target: RedisTarget, cluster: Cluster) -> RedisReport
         client = server.client()
         try:
             _judge(await client.info(), report, is_cluster=True)
+            await _permitted(client, prefix, report)
         except (RedisError, OSError) as error:
             report.problems.append(explain(error, server))
         finally:
@@ -155,6 +158,21 @@ def _judge(info: dict[str, object], report: RedisReport, *, is_cluster: bool = F
     if info.get("maxmemory") and info.get("maxmemory_policy") != "noeviction":
         report.problems.append(
             f"Redis evicts keys when it is full (maxmemory-policy {info.get('maxmemory_policy')}): set noeviction"
+        )
+
+
+async def _permitted(client: Redis, prefix: str, report: RedisReport) -> None:
+    """Report each right that a node needs and does not have."""
+    missing = await missing_rights(client, prefix)
+    needed = [f"+{right}" for right in missing if not right.startswith("function|")]
+    if needed:
+        report.problems.append(
+            f"the Redis user may not run what nodes need: add {' '.join(needed)} ~{prefix}:* to its ACL rules"
+        )
+    if len(needed) < len(missing):
+        report.notes.append(
+            "the Redis user may not load functions, so publishers have no snorky_publish unless another node loads it: "
+            "add +function|load +function|list to its ACL rules"
         )
 
 

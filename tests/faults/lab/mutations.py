@@ -55,6 +55,13 @@ def _node_test(file: str) -> tuple[str, ...]:
 _SCRIPTS = "gateway/redis/scripts"
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
+        guard="rights in check",
+        file="gateway/redis/probe.py",
+        old="        await _permitted(client, prefix, report)\n        await _hear",
+        new="        await _hear",
+        argv=_test("tests/e2e/test_redis_rights.py", "names_each"),
+    ),
+    Mutation(
         guard="recovery that cannot be taken",  # told so instead of closed, again and again
         file="services/pubsub/replies.py",
         old='    reply.instead = {"position": str(recovery.position), "recovered": False, "messages": []}\n',
