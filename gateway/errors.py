@@ -56,6 +56,7 @@ class CloseCode(IntEnum):
     NO_STATUS = 1005  # never on the wire: the peer's close frame was empty
     ABNORMAL = 1006  # never on the wire: the connection ended without a close frame
     INVALID_TEXT = 1007
+    POLICY = 1008
     TOO_LARGE = 1009
     INTERNAL_ERROR = 1011
     RECONNECT = 4000

@@ -181,14 +181,23 @@ class FrameParser:
 
     max_bytes: of one message, after decompression. deflate: permessage-deflate was negotiated, with
     client_no_context_takeover. unmask: a faster one, where there is one. Holds at most max_bytes + one read.
+    on_fragment: called for each frame of a message of several; what it raises comes out of `feed`.
     """
 
-    __slots__ = ("_buffer", "_deflate", "_is_packed", "_max_bytes", "_message", "_opcode", "_unmask")
+    __slots__ = ("_buffer", "_deflate", "_is_packed", "_max_bytes", "_message", "_on_fragment", "_opcode", "_unmask")
 
-    def __init__(self, max_bytes: int, *, deflate: bool = False, unmask: Unmask = unmask) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        *,
+        deflate: bool = False,
+        unmask: Unmask = unmask,
+        on_fragment: Callable[[], None] = lambda: None,
+    ) -> None:
         self._max_bytes = max_bytes
         self._unmask = unmask
         self._deflate = deflate
+        self._on_fragment = on_fragment
         self._buffer = bytearray()  # bytes of frames that are not whole yet
         self._message: bytearray | None = None  # fragments so far, unmasked
         self._opcode = CONTINUATION
@@ -272,9 +281,11 @@ class FrameParser:
         if not first & _FIN:
             if self._message is None:
                 self._message = bytearray()
+            self._on_fragment()
             self._message += payload
             return None
         if self._message is not None:
+            self._on_fragment()
             payload, self._message = bytes(self._message + payload), None
         if self._is_packed:
             payload = self._inflate(payload)

@@ -1,63 +1,220 @@
-"""Limiter: how much one connection may send, and how often it may be wrong."""
+"""Limiter: how much one connection may send, and how often it may be wrong.
 
-from math import ceil
+Rules:
+- A message takes one token and as many bytes as it has, of three shares: its connection's, its address's and its
+  identity's. The last two outlive the connection: who connects again gets no fresh burst.
+- A limiter borrows some messages and bytes in advance, from all its shares or from none, so that most messages look at
+  no bucket and at no clock. What is borrowed from a share and not used is lost when the connection ends.
+- Frames that are no whole message (pings, pongs, fragments) take tokens of a third kind.
+- What is refused takes nothing. The wait that is told is that of the bucket which refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, inf
 from time import monotonic
 from typing import Final
 
-__all__ = ["Limiter"]
+__all__ = ["Bucket", "Limiter", "Rates", "Share"]
 
 WINDOW_S: Final = 60.0
 _WHOLE: Final = 1.0 - 1e-6  # of a token: many small refills do not add up exactly
 REFUSED_PER_BURST: Final = 10  # a client that comes back with 1,000 channels is refused often, and means no harm
+BORROWED_MESSAGES: Final = 16.0
+BORROWED_BYTES: Final = 16_384.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What may come in the long run, and at once."""
+
+    messages_per_s: float
+    messages_burst: float
+    bytes_per_s: float = inf
+    bytes_burst: float = inf
+    frames_per_s: float = inf
+    frames_burst: float = inf
+
+    def times(self, factor: float) -> "Rates":
+        """The same for somebody with so many connections."""
+        return Rates(
+            self.messages_per_s * factor,
+            self.messages_burst * factor,
+            self.bytes_per_s * factor,
+            self.bytes_burst * factor,
+            self.frames_per_s * factor,
+            self.frames_burst * factor,
+        )
+
+
+class Bucket:
+    """A token bucket. The caller tells the time, monotonic seconds."""
+
+    __slots__ = ("_at_s", "_owed", "_per_s", "burst", "tokens")
+
+    def __init__(self, per_s: float, burst: float, now_s: float) -> None:
+        self._per_s = per_s
+        self.burst = self.tokens = burst
+        self._at_s = now_s
+        self._owed = 0.0  # refused ones whose moment, that they were told, is still to come
+
+    def refill(self, now_s: float) -> None:
+        """Add what time has brought."""
+        elapsed_s, self._at_s = now_s - self._at_s, now_s
+        if elapsed_s > 0:  # with no limit nothing is multiplied: infinite times zero is no number
+            refill = elapsed_s * self._per_s
+            self.tokens = min(self.burst, self.tokens + refill)
+            self._owed = max(0.0, self._owed - refill)
+
+    def wait_ms(self, tokens: float) -> int:
+        """Refuse somebody who wants so many. Returns when to come again: one behind the other, not as a herd."""
+        self._owed += tokens
+        return max(1, ceil(round((self._owed - self.tokens) / self._per_s * 1000, 3)))
+
+
+class _Window:
+    """What went wrong within a minute."""
+
+    __slots__ = ("_at_s", "bad", "refused", "refused_bytes")
+
+    def __init__(self) -> None:
+        self._at_s = monotonic()
+        self.bad = self.refused = self.refused_bytes = 0
+
+    def turn(self) -> None:
+        """Begin another one if the minute is over."""
+        now_s = monotonic()
+        if now_s - self._at_s > WINDOW_S:
+            self._at_s, self.bad, self.refused, self.refused_bytes = now_s, 0, 0, 0
+
+
+class Share:
+    """What one connection, or all of one address or identity together, may send.
+
+    kind: how its limits end in metrics: "per_s" (a connection's), "per_ip", "per_identity".
+    """
+
+    __slots__ = ("__weakref__", "_frames", "_rates", "_window", "bytes", "chunk", "chunk_bytes", "kind", "messages")
+
+    def __init__(self, kind: str, rates: Rates) -> None:
+        now_s = monotonic()
+        self.kind = kind
+        self._rates = rates
+        self.messages = Bucket(rates.messages_per_s, rates.messages_burst, now_s)
+        self.bytes = Bucket(rates.bytes_per_s, rates.bytes_burst, now_s)
+        # a small burst is not given away to who comes first
+        self.chunk = max(1.0, min(BORROWED_MESSAGES, rates.messages_burst / 64))
+        self.chunk_bytes = min(BORROWED_BYTES, rates.bytes_burst / 64)
+        self._frames: Bucket | None = None  # these two are there when they are needed: most never are
+        self._window: _Window | None = None
+
+    @property
+    def frames(self) -> Bucket:
+        """Tokens of frames that are no whole message."""
+        if self._frames is None:
+            self._frames = Bucket(self._rates.frames_per_s, self._rates.frames_burst, monotonic())
+        return self._frames
+
+    @property
+    def window(self) -> _Window:
+        """What went wrong lately."""
+        if self._window is None:
+            self._window = _Window()
+        return self._window
 
 
 class Limiter:
-    """Token bucket for messages, and counts of refused ones a minute; one per connection that sends.
+    """What one connection may send now; made when it sends for the first time.
 
-    messages_per_s: refill. messages_burst: size of the bucket, in messages. bad_messages_per_minute: wrong
-    messages that are borne; of those that come too fast, REFUSED_PER_BURST times the bucket are.
+    rates: of the connection. bad_messages_per_minute: wrong messages that are borne; of those that come too fast,
+    REFUSED_PER_BURST times the bucket are. shares: of its address and its identity, which is `identity`.
     """
 
-    __slots__ = ("_bad", "_bad_max", "_burst", "_owed", "_per_s", "_refilled_s", "_refused", "_tokens", "_window_s")
+    __slots__ = ("_bad_max", "_credit", "_credit_bytes", "_own", "_refused_by", "_shares", "identity", "limit")
 
-    def __init__(self, messages_per_s: float, messages_burst: int, bad_messages_per_minute: int) -> None:
-        self._per_s = messages_per_s
-        self._burst = float(messages_burst)
-        self._tokens = self._burst
-        self._refilled_s = self._window_s = monotonic()
-        self._owed = 0.0  # refused ones whose moment, that they were told, is still to come
-        self._refused = self._bad = 0
+    def __init__(
+        self,
+        rates: Rates,
+        bad_messages_per_minute: int,
+        shares: Sequence[Share] = (),
+        *,
+        identity: str | None = None,
+    ) -> None:
         self._bad_max = bad_messages_per_minute
+        self._own = self._refused_by = Share("per_s", rates)
+        self.limit = ""  # which one refused last
+        self._credit = self._credit_bytes = 0.0
+        self.share(shares, identity)
 
-    def take(self) -> int:
-        """Take one message's token. Returns 0, or in how many ms there will be one: then nothing was taken.
+    def share(self, shares: Sequence[Share], identity: str | None) -> None:
+        """Borrow from these from now on, and from its own."""
+        self._shares = (self._own, *shares)
+        self.identity = identity
 
-        Refused messages are told moments one behind the other, so that they do not come back as a herd.
+    def take(self, size: int = 0) -> int:
+        """Take one message of so many bytes. Returns 0, or in how many ms it may come: then nothing was taken.
+
+        `limit` tells then which one that was.
         """
-        now_s = monotonic()
-        refill = (now_s - self._refilled_s) * self._per_s
-        self._refilled_s = now_s
-        self._tokens = min(self._burst, self._tokens + refill)
-        self._owed = max(0.0, self._owed - refill)
-        if self._tokens >= _WHOLE:
-            self._tokens -= 1.0
-            return 0
-        self._owed += 1.0
-        return max(1, ceil(round((self._owed - self._tokens) / self._per_s * 1000, 3)))
+        if (self._credit < _WHOLE or self._credit_bytes < size) and (wait_ms := self._borrow(size)):
+            return wait_ms
+        self._credit -= 1.0
+        self._credit_bytes -= size
+        return 0
 
-    def note_refused(self) -> bool:
+    def take_frame(self) -> bool:
+        """Take one frame that is no whole message; False if it is one too many. `limit` tells which one that was."""
+        now_s = monotonic()
+        for share in self._shares:
+            share.frames.refill(now_s)
+            if share.frames.tokens < _WHOLE:
+                self._refuse("frames", share)
+                return False
+        for share in self._shares:
+            share.frames.tokens -= 1.0
+        return True
+
+    def note_refused(self, size: int = 0) -> bool:
         """Count one message that came too fast; True if that was one too many within a minute."""
-        self._turn_window()
-        self._refused += 1
-        return self._refused > self._burst * REFUSED_PER_BURST
+        share = self._refused_by
+        share.window.turn()
+        share.window.refused += 1
+        share.window.refused_bytes += size
+        is_often = share.window.refused > share.messages.burst * REFUSED_PER_BURST
+        return is_often or share.window.refused_bytes > share.bytes.burst
 
     def note_bad(self) -> bool:
         """Count one message that is wrong; True if that was one too many within a minute."""
-        self._turn_window()
-        self._bad += 1
-        return self._bad > self._bad_max
+        window = self._own.window
+        window.turn()
+        window.bad += 1
+        return window.bad > self._bad_max
 
-    def _turn_window(self) -> None:
+    def _borrow(self, size: int) -> int:
+        """Borrow from every share, or from none. Returns 0, or how long to wait."""
         now_s = monotonic()
-        if now_s - self._window_s > WINDOW_S:
-            self._window_s, self._refused, self._bad = now_s, 0, 0
+        wanted = 0.0 if self._credit >= _WHOLE else 1.0
+        wanted_bytes = 0.0 if self._credit_bytes >= size else size - self._credit_bytes
+        count, total = inf, inf
+        for share in self._shares:
+            messages, sizes = share.messages, share.bytes
+            messages.refill(now_s)
+            sizes.refill(now_s)
+            if messages.tokens < wanted * _WHOLE:
+                self._refuse("messages", share)
+                return messages.wait_ms(wanted)
+            if sizes.tokens < wanted_bytes:
+                self._refuse("bytes", share)
+                return sizes.wait_ms(wanted_bytes)
+            count = min(count, share.chunk, max(wanted, messages.tokens))
+            total = min(total, wanted_bytes + share.chunk_bytes, sizes.tokens)
+        count, total = count if wanted else 0.0, total if wanted_bytes else 0.0
+        for share in self._shares:
+            share.messages.tokens -= count
+            share.bytes.tokens -= total
+        self._credit += count
+        self._credit_bytes += total
+        return 0
+
+    def _refuse(self, what: str, share: Share) -> None:
+        self.limit, self._refused_by = f"{what}_{share.kind}", share

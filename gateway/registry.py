@@ -25,10 +25,11 @@ from gateway.errors import (
     UnknownService,
 )
 from gateway.inbox import Inbox
-from gateway.limiter import Limiter
+from gateway.limiter import Limiter, Rates
 from gateway.primitives import Cluster
 from gateway.service import Service
 from gateway.settings import Limits
+from gateway.shares import Shares, rates_of
 
 __all__ = ["ServiceRegistry", "call_id_of", "error_message", "is_cancelling", "send_error"]
 
@@ -74,6 +75,8 @@ class ServiceRegistry:
         self.requires_identity = requires_identity
         self._services: dict[str, Service] = {}
         self._limits = limits
+        self._shares: Shares | None = None  # there from `bind` on
+        self._rates: Rates | None = None
         self._cluster: Cluster | None = None
         self._inboxes: dict[Connection, Inbox] = {}  # of those with a message that is awaited
         for service in services:
@@ -113,6 +116,7 @@ class ServiceRegistry:
             raise ConfigurationError("a registry belongs to one node; make another one")
         self._cluster = cluster
         self._limits = self._limits or limits
+        self._shares, self._rates = Shares(self._limits), rates_of(self._limits)
         for service in self:
             service.bind(cluster)
 
@@ -143,12 +147,20 @@ class ServiceRegistry:
         except InvalidInput as error:
             self._refuse(connection, error, None)
             return
-        if not self._may_send(connection, envelope):
+        if not self._may_send(connection, envelope, len(data)):
             return
         if (inbox := self._inboxes.get(connection)) is not None:
             inbox.append(envelope, len(data))
         elif (pending := self._dispatch(connection, envelope)) is not None:
             self._inboxes[connection] = Inbox(connection, self._dispatch, pending, self._worked_off)
+
+    def check_frame(self, connection: Connection) -> None:
+        """Count one frame that is no whole message. Raises LimitExceeded: too many; the connection is to be closed."""
+        limiter = self._limiter(connection)
+        if limiter is not None and not limiter.take_frame():
+            limit = limiter.limit
+            self._note_limited(connection, limit)
+            raise LimitExceeded(limit, "Too many frames that are no whole messages")
 
     def dispatch(self, connection: Connection, envelope: Envelope) -> Awaitable[None] | None:
         """Hand a message to its service, with no limits and no inbox. Raises UnknownService, and what the service does.
@@ -199,18 +211,23 @@ class ServiceRegistry:
             self.cluster.auth.refusals.note_command(error.code, connection, envelope.service)
         send_error(connection, envelope.service, error, call_id_of(envelope.message))
 
-    def _may_send(self, connection: Connection, envelope: Envelope) -> bool:
+    def _may_send(self, connection: Connection, envelope: Envelope, size: int) -> bool:
         """Take a token; if there is none, say when there will be, and close who does not listen."""
         limiter = self._limiter(connection)
-        if limiter is None or not (wait_ms := limiter.take()):
+        if limiter is None or not (wait_ms := limiter.take(size)):
             return True
-        self.cluster.metrics.limited.labels("messages_per_s").inc()
-        if limiter.note_refused():
+        limit = limiter.limit
+        self._note_limited(connection, limit)
+        if limiter.note_refused(size):
             connection.close(CloseCode.LIMIT, "Too many messages")
         else:
-            error = LimitExceeded("messages_per_s", "Too many messages", code="rate_limited", retry_after_ms=wait_ms)
+            error = LimitExceeded(limit, "Too many messages", code="rate_limited", retry_after_ms=wait_ms)
             send_error(connection, envelope.service, error, call_id_of(envelope.message))
         return False
+
+    def _note_limited(self, connection: Connection, limit: str) -> None:
+        self.cluster.metrics.limited.labels(limit).inc()
+        self.cluster.auth.refusals.note("limit", limit, address=connection.remote_ip, identity=connection.identity)
 
     def _refuse(self, connection: Connection, error: SnorkyError, envelope: Envelope | None) -> None:
         """Tell a client that what it sent is wrong; close it if that goes on."""
@@ -226,7 +243,13 @@ class ServiceRegistry:
         send_error(connection, service, error, call_id)
 
     def _limiter(self, connection: Connection) -> Limiter | None:
-        limits = self._limits
-        if connection.limiter is None and limits is not None:
-            connection.limiter = Limiter(limits.messages_per_s, limits.messages_burst, limits.bad_messages_per_minute)
-        return connection.limiter
+        limiter = connection.limiter
+        if limiter is None:
+            if self._limits is None or self._shares is None or self._rates is None:
+                return None
+            identity, bad_max = connection.identity, self._limits.bad_messages_per_minute
+            shares = self._shares.of(connection.remote_ip, identity)
+            limiter = connection.limiter = Limiter(self._rates, bad_max, shares, identity=identity)
+        elif limiter.identity is not connection.identity and self._shares is not None:  # it has said who it is
+            limiter.share(self._shares.of(connection.remote_ip, connection.identity), connection.identity)
+        return limiter

@@ -58,6 +58,7 @@ Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Rate = Annotated[float, Meta(gt=0)]
+Factor = Annotated[float, Meta(ge=0)]
 
 _log = structlog.get_logger("snorky.settings")
 _NAME = re.compile(r"[a-z0-9_-]+")
@@ -117,8 +118,15 @@ class Limits:
     channels_per_connection: Positive = 1_000
     messages_per_s: Rate = 100.0  # of one connection, token bucket
     messages_burst: Positive = 1_000  # as many as channels: a client that comes back subscribes to all at once
+    bytes_per_s: Rate = 2_097_152.0  # of messages of one connection, token bucket
+    bytes_burst: Positive = 16_777_216  # the largest message that a setting allows
+    frames_per_s: Rate = 200.0  # pings, pongs and fragments of one connection; ten seconds' worth at once
+    rate_factor_per_ip: Factor = 10.0  # what one address may send, in connections' worth; 0 = no limit
+    rate_factor_per_identity: Factor = 5.0
     bad_messages_per_minute: Positive = 20  # of one connection; beyond it is closed 4509
+    message_timeout_s: Seconds = 30.0  # from a message's first byte to its last
     handshake_timeout_s: Seconds = 5.0  # until the request's headers are complete
+    handshakes_per_s_per_ip: Annotated[float, Meta(ge=0)] = 50.0  # token bucket; 0 = no limit
 
     @property
     def payload_max_bytes(self) -> int:

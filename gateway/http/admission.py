@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from gateway.http.handshake import HandshakeRefused
+from gateway.http.knocks import Knocks
 from gateway.metrics import Metrics
 from gateway.settings import Limits, Network
+from gateway.shares import site_of
 
 __all__ = ["Admission"]
 
@@ -28,6 +30,7 @@ class Admission:
         metrics.connections_limit.set(limits.connections or math.inf)
         self._per_ip: Counter[str] = Counter()
         self._total = 0
+        self._knocks = Knocks(limits)
 
     def client_ip(self, request: web.Request) -> str:
         """Tell the client's address: the right-most of X-Forwarded-For that is no trusted proxy's.
@@ -46,7 +49,13 @@ class Admission:
 
     def network_of(self, ip: str) -> str | None:
         """Tell whose address this is; None: a trusted proxy's, which speaks for many."""
-        return None if self._is_trusted(ip) else _site(ip)
+        return None if self._is_trusted(ip) else site_of(ip)
+
+    def knock(self, ip: str) -> None:
+        """Count one attempt to connect, before anything is looked at. Raises HandshakeRefused: too many lately."""
+        if not self._knocks.take(site_of(ip)):
+            self._metrics.limited.labels("handshakes_per_ip").inc()
+            raise HandshakeRefused(429, "handshakes_per_ip", "Too many new connections from this address")
 
     def enter(self, ip: str) -> None:
         """Count one connection in; `leave` is owed. Raises HandshakeRefused: a limit is reached."""
@@ -54,7 +63,7 @@ class Admission:
         if limits.connections and self._total >= limits.connections:
             self._metrics.limited.labels("connections").inc()
             raise HandshakeRefused(503, "connections", "This node is full: try another one")
-        site = _site(ip)
+        site = site_of(ip)
         if limits.connections_per_ip and self._per_ip[site] >= limits.connections_per_ip:
             self._metrics.limited.labels("connections_per_ip").inc()
             raise HandshakeRefused(429, "connections_per_ip", "Too many connections from this address")
@@ -64,7 +73,7 @@ class Admission:
     def leave(self, ip: str) -> None:
         """Count one connection out."""
         self._total -= 1
-        site = _site(ip)
+        site = site_of(ip)
         self._per_ip[site] -= 1
         if self._per_ip[site] <= 0:
             del self._per_ip[site]
@@ -77,19 +86,6 @@ class Admission:
         except ValueError:
             return False
         return any(ip in network for network in self._trusted_proxies)
-
-
-def _site(ip: str) -> str:
-    """Tell whose address this is: one IPv4 address, or the /64 of an IPv6 one, of which a single host has them all."""
-    if ":" not in ip:
-        return ip
-    try:
-        address = ipaddress.IPv6Address(ip.partition("%")[0])
-    except ValueError:
-        return ip
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
 
 
 def _without_port(address: str) -> str:

@@ -83,11 +83,12 @@ class WebSocketHandler:
     async def _accept(self, request: web.Request, protocol_class: type[WebSocketProtocol]) -> web.StreamResponse:
         endpoint = self._endpoint
         _refuse_draining(endpoint.node)
+        ip = endpoint.admission.client_ip(request)
+        endpoint.admission.knock(ip)
         if request.version < HttpVersion11 or request.body_exists:  # RFC 6455 4.2.1; a body would be taken for frames
             raise HandshakeRefused(400, "request", "A handshake is a GET of HTTP/1.1 without a body")
         compression = self.public.compression and protocol_class.can_deflate
         accepted = upgrade(request.headers, allowed_origins=self._allowed_origins, compression=compression)
-        ip = endpoint.admission.client_ip(request)
         endpoint.admission.enter(ip)
         session = refusal = transport = None
         try:

@@ -5,6 +5,8 @@ Rules:
   parser only in the middle of a message.
 - The end has one way: `close` writes a close frame and waits on the wheel for the peer's; `connection_lost`
   is where everything is given back, however it came.
+- Frames that are no whole message count: pings, pongs, fragments, and what comes behind our close frame. A message that
+  has begun must end within `message_timeout_s`, in which it is read.
 - After a protocol fault nothing is parsed any more (RFC 6455 7.1.7); bytes are read and thrown away until
   the peer closes or the deadline cuts, for an unread byte would turn our close into a reset.
 """
@@ -14,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.errors import CloseCode, InvalidToken, ProtocolFault
+from gateway.errors import CloseCode, InvalidToken, LimitExceeded, ProtocolFault
 from gateway.frames import (
     BINARY,
     CLOSE,
@@ -72,6 +74,7 @@ class WebSocketProtocol(asyncio.Protocol):
         "_endpoint",
         "_has_failed",
         "_is_heard",
+        "_is_pong_due",
         "_parser",
         "_refusal",
         "_silent",
@@ -97,6 +100,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._transport = transport
         self._parser: FrameParser | None = None
         self._is_heard = True
+        self._is_pong_due = False
         self._acked_bytes = 0  # when it was pinged last
         self._silent: SilentPeer | None = None
         self._has_failed = False
@@ -165,8 +169,12 @@ class WebSocketProtocol(asyncio.Protocol):
                 if frame is not None:
                     self._on_frame(*frame)
                     return
-                deflate = self._connection.dialect.has_deflate
-                self._parser = FrameParser(self.frame_max_bytes, deflate=deflate, unmask=unmask)
+                self._parser = FrameParser(
+                    self.frame_max_bytes,
+                    deflate=self._connection.dialect.has_deflate,
+                    unmask=unmask,
+                    on_fragment=self._count_frame,
+                )
             self._feed(self._parser, data)
         except ProtocolFault as fault:
             self._fail(fault)
@@ -184,6 +192,8 @@ class WebSocketProtocol(asyncio.Protocol):
     def resume_reading(self) -> None:
         """Read again."""
         self._transport.resume_reading()
+        if self._parser is not None and not self._connection.is_closed:
+            self._expect_message()  # not its sender's time has passed
 
     def close(self, code: int, reason: str) -> None:
         """Write a close frame behind what was written, and cut when the peer takes too long to answer."""
@@ -206,15 +216,26 @@ class WebSocketProtocol(asyncio.Protocol):
             self._is_heard = False
             self._silent = None
             self._acked_bytes = 0 if sent is None else sent.acked_bytes
+            self._is_pong_due = True
             self._connection.write(PING_FRAME)
             return
         if self._silent is None:
             self._silent = SilentPeer(self._acked_bytes)
         if self._silent.is_alive(sent, self._endpoint.wheel.interval_s):
+            self._is_pong_due = True
             self._connection.write(PING_FRAME)  # if the line dies now, this stays unacknowledged
         else:
             self._endpoint.node.metrics.dead_peers_closed.inc()
             self.abort()
+
+    def _on_late_message(self) -> None:
+        """Fail: a message that began has not ended in time."""
+        if not self._transport.is_reading():
+            self._expect_message()
+            return
+        timeout_s = self._endpoint.node.limits.message_timeout_s
+        self._note_limit("message_timeout_s")
+        self._fail(ProtocolFault(CloseCode.POLICY, f"A message took longer than {timeout_s:g} s"))
 
     def abort(self) -> None:
         """Cut: the transport drops what it holds and calls `connection_lost`."""
@@ -224,25 +245,51 @@ class WebSocketProtocol(asyncio.Protocol):
     # -- frames ----------------------------------------------------------------------------------------------
 
     def _feed(self, parser: FrameParser, data: bytes) -> None:
+        is_new = parser.is_idle
         for opcode, payload in parser.feed(data):
+            is_new |= opcode < CLOSE
             self._on_frame(opcode, payload)
             if self._transport.is_closing():
                 return
         if parser.is_idle:
             self._parser = None
+            self._endpoint.wheel.came(self)
+        elif is_new and not self._connection.is_closed:  # what is ending has a deadline already
+            self._expect_message()
+
+    def _expect_message(self) -> None:
+        self._endpoint.wheel.expect(self, self._endpoint.node.limits.message_timeout_s, self._on_late_message)
 
     def _on_frame(self, opcode: int, payload: bytes) -> None:
         if opcode == TEXT or opcode == BINARY:
             if self._connection.is_closed:
+                self._count_frame()
                 return  # RFC 6455 1.4: what comes behind our close frame is discarded
             if opcode != self._connection.dialect.opcode:
                 raise ProtocolFault(CloseCode.UNSUPPORTED_DATA, "Wrong frame type for this encoding")
             self._endpoint.count_message(len(payload), self.transport_name)
             self._endpoint.registry.receive(self._connection, payload)
         elif opcode == PING:
+            self._count_frame()
             self._connection.write(pong_frame(payload))
         elif opcode == CLOSE:
             self._on_close(payload)
+        elif self._is_pong_due:
+            self._is_pong_due = False
+        else:
+            self._count_frame()
+
+    def _count_frame(self) -> None:
+        """Count a frame that is no whole message. Raises ProtocolFault: one too many."""
+        try:
+            self._endpoint.registry.check_frame(self._connection)
+        except LimitExceeded as error:
+            raise ProtocolFault(CloseCode.LIMIT, str(error)) from None
+
+    def _note_limit(self, limit: str) -> None:
+        node, connection = self._endpoint.node, self._connection
+        node.metrics.limited.labels(limit).inc()
+        node.auth.refusals.note("limit", limit, address=connection.remote_ip, identity=connection.identity)
 
     def _on_close(self, payload: bytes) -> None:
         """Answer the peer's close frame, or take it as the answer to ours; then end."""
@@ -258,6 +305,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """Fail the connection (RFC 6455 7.1.7)."""
         self._has_failed = True
         self._parser = None
+        self._endpoint.wheel.came(self)
         self._endpoint.node.metrics.bad_input.labels(fault.code).inc()
         self._connection.close(fault.close_code, str(fault))
         if self._transport.can_write_eof():

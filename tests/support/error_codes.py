@@ -88,6 +88,7 @@ ELSEWHERE = {
     "1002": ("tests/unit/test_autobahn_cases.py", "1002"),
     "1003": ("tests/unit/test_websocket.py", "1003"),
     "1007": ("tests/unit/test_autobahn_cases.py", "1007"),
+    "1008": ("tests/unit/test_flood.py", "1008"),
     "1009": ("tests/unit/test_websocket.py", "1009"),
     "1011": ("tests/unit/test_fanout.py", "1011"),
     "4008": ("tests/unit/test_websocket.py", "4008"),

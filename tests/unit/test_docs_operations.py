@@ -124,4 +124,4 @@ def test_limits_of_the_protocol_are_the_defaults() -> None:
     figures = re.findall(r"[\d,]*\d", section(PROTOCOL, "Limits"))
     for each in fields(Limits):
         if each.name != "send_buffer_bytes":  # the kernel's affair; no client sees it
-            assert f"{each.default:,g}" in figures or f"{each.default:,}" in figures, each.name
+            assert f"{each.default:,.10g}" in figures or f"{each.default:,}" in figures, each.name

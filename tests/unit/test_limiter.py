@@ -3,7 +3,7 @@
 import pytest
 
 from gateway import limiter
-from gateway.limiter import Limiter
+from gateway.limiter import Limiter, Rates, Share
 
 
 class Clock:
@@ -22,13 +22,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_burst_is_let_through_and_not_one_more(clock: Clock) -> None:
-    bucket = Limiter(10, 5, 20)
+    bucket = Limiter(Rates(10, 5), 20)
     assert [bucket.take() for _ in range(5)] == [0] * 5
     assert bucket.take() > 0
 
 
 def test_bucket_holds_no_more_than_a_burst_however_long_it_rests(clock: Clock) -> None:
-    bucket = Limiter(10, 5, 20)
+    bucket = Limiter(Rates(10, 5), 20)
     clock.now_s += 3600
     assert [bucket.take() for _ in range(6)][:5] == [0] * 5
     assert bucket.take() > 0
@@ -36,7 +36,7 @@ def test_bucket_holds_no_more_than_a_burst_however_long_it_rests(clock: Clock) -
 
 @pytest.mark.parametrize("per_s", [0.001, 0.3, 1, 3, 7, 30, 300, 700, 3_000, 1e9])
 def test_after_the_time_told_there_is_a_token(clock: Clock, per_s: float) -> None:
-    bucket = Limiter(per_s, 1, 20)
+    bucket = Limiter(Rates(per_s, 1), 20)
     assert bucket.take() == 0
     wait_ms = bucket.take()
     if wait_ms == 0:  # so fast that it is there already
@@ -46,13 +46,13 @@ def test_after_the_time_told_there_is_a_token(clock: Clock, per_s: float) -> Non
 
 
 def test_time_told_is_not_more_than_needed(clock: Clock) -> None:
-    bucket = Limiter(2, 1, 20)
+    bucket = Limiter(Rates(2, 1), 20)
     bucket.take()
     assert bucket.take() == 500
 
 
 def test_refused_message_takes_nothing(clock: Clock) -> None:
-    bucket = Limiter(1, 1, 20)
+    bucket = Limiter(Rates(1, 1), 20)
     bucket.take()
     for _ in range(100):
         assert bucket.take() > 0
@@ -61,7 +61,7 @@ def test_refused_message_takes_nothing(clock: Clock) -> None:
 
 
 def test_refused_messages_that_come_when_told_are_taken_one_behind_the_other(clock: Clock) -> None:
-    bucket = Limiter(100, 200, 20)
+    bucket = Limiter(Rates(100, 200), 20)
     waits_ms = [bucket.take() for _ in range(1000)]  # a client that is back with 1,000 subscriptions
     assert waits_ms[:200] == [0] * 200
     assert waits_ms[200:] == [10 * number for number in range(1, 801)]
@@ -72,7 +72,7 @@ def test_refused_messages_that_come_when_told_are_taken_one_behind_the_other(clo
 
 
 def test_impatient_client_does_not_lengthen_its_wait_for_ever(clock: Clock) -> None:
-    bucket = Limiter(10, 1, 20)
+    bucket = Limiter(Rates(10, 1), 20)
     for _ in range(50):
         bucket.take()
     clock.now_s += 60
@@ -81,14 +81,14 @@ def test_impatient_client_does_not_lengthen_its_wait_for_ever(clock: Clock) -> N
 
 
 def test_too_fast_messages_are_borne_ten_times_the_burst_a_minute(clock: Clock) -> None:
-    bucket = Limiter(1, 2, 1)
+    bucket = Limiter(Rates(1, 2), 1)
     assert [bucket.note_refused() for _ in range(21)] == [False] * 20 + [True]
     clock.now_s += 60.1
     assert not bucket.note_refused()
 
 
 def test_sustained_rate_is_the_one_set(clock: Clock) -> None:
-    bucket = Limiter(100, 10, 20)
+    bucket = Limiter(Rates(100, 10), 20)
     let_through = 0
     for _ in range(10_000):  # a client that sends 1,000 a second for 10 s
         let_through += bucket.take() == 0
@@ -97,13 +97,86 @@ def test_sustained_rate_is_the_one_set(clock: Clock) -> None:
 
 
 def test_one_bad_message_too_many_within_a_minute_is_told(clock: Clock) -> None:
-    bucket = Limiter(1, 1, 3)
+    bucket = Limiter(Rates(1, 1), 3)
     assert [bucket.note_bad() for _ in range(4)] == [False, False, False, True]
 
 
 def test_bad_messages_are_forgotten_after_a_minute(clock: Clock) -> None:
-    bucket = Limiter(1, 1, 3)
+    bucket = Limiter(Rates(1, 1), 3)
     for _ in range(3):
         assert not bucket.note_bad()
     clock.now_s += 60.1
     assert [bucket.note_bad() for _ in range(3)] == [False] * 3
+
+
+def test_bytes_count_beside_messages_and_what_is_refused_takes_nothing(clock: Clock) -> None:
+    bucket = Limiter(Rates(10, 100, bytes_per_s=100, bytes_burst=1000), 20)
+    assert bucket.take(900) == 0
+    assert bucket.take(500) == 4_000 and bucket.limit == "bytes_per_s"
+    assert bucket.take(100) == 0
+    clock.now_s += 4
+    assert bucket.take(400) == 0
+
+
+def test_refused_bytes_end_what_goes_on_sooner_than_refused_messages(clock: Clock) -> None:
+    bucket = Limiter(Rates(1, 1000, bytes_per_s=1, bytes_burst=1000), 20)
+    assert bucket.take(1000) == 0
+    refused = []
+    for _ in range(5):
+        assert bucket.take(300) > 0
+        refused.append(bucket.note_refused(300))
+    assert refused == [False, False, False, True, True]
+
+
+def test_a_share_outlives_its_connections(clock: Clock) -> None:
+    share = Share("per_ip", Rates(10, 20))
+    taken = 0
+    for _ in range(50):  # connections, one after another
+        bucket = Limiter(Rates(10, 5), 20, [share])
+        while not bucket.take():
+            taken += 1
+    assert taken == 20
+    assert bucket.limit == "messages_per_ip"
+    clock.now_s += 1
+    assert [Limiter(Rates(10, 5), 20, [share]).take() for _ in range(10)] == [0] * 10
+
+
+def test_what_a_connection_borrows_is_bounded_and_its_own(clock: Clock) -> None:
+    share = Share("per_identity", Rates(10, 6400, 1e6, 1e6))
+    first, second = (Limiter(Rates(10, 2048, 1e6, 1e6), 20, [share]) for _ in range(2))
+    assert first.take(10) == 0 and second.take(10) == 0
+    assert share.messages.tokens == 6400 - 2 * limiter.BORROWED_MESSAGES
+    assert sum(first.take(10) == 0 for _ in range(10_000)) == 2047  # to the last of its own
+
+
+def test_all_shares_or_none(clock: Clock) -> None:
+    full, empty = Share("per_ip", Rates(1, 64)), Share("per_identity", Rates(1, 1))
+    bucket = Limiter(Rates(1, 64), 20, [full, empty])
+    assert bucket.take() == 0
+    before = full.messages.tokens
+    assert bucket.take() == 1_000 and bucket.limit == "messages_per_identity"
+    assert full.messages.tokens == before
+
+
+def test_of_one_address_too_many_refused_ones_end_any_connection(clock: Clock) -> None:
+    share = Share("per_ip", Rates(0.001, 2))
+    for _ in range(2):
+        assert Limiter(Rates(10, 5), 20, [share]).take() == 0
+    refused = []
+    for _ in range(2 * limiter.REFUSED_PER_BURST + 1):
+        bucket = Limiter(Rates(10, 5), 20, [share])
+        assert bucket.take() > 0
+        refused.append(bucket.note_refused())
+    assert refused == [False] * (2 * limiter.REFUSED_PER_BURST) + [True]
+
+
+def test_frames_have_tokens_of_their_own_in_every_share(clock: Clock) -> None:
+    share = Share("per_ip", Rates(10, 100, frames_per_s=1, frames_burst=5))
+    first, second = (Limiter(Rates(10, 10, frames_per_s=1, frames_burst=3), 20, [share]) for _ in range(2))
+    assert [first.take_frame() for _ in range(4)] == [True] * 3 + [False]
+    assert first.limit == "frames_per_s"
+    assert [second.take_frame() for _ in range(3)] == [True] * 2 + [False]
+    assert second.limit == "frames_per_ip"
+    assert first.take() == 0
+    clock.now_s += 1
+    assert second.take_frame()

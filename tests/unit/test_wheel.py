@@ -203,3 +203,24 @@ def test_a_half_open_connection_is_gone_in_two_intervals(clock: Clock) -> None:
     is_heard = True  # the last that was heard of it
     clock.advance(40.0)
     assert 10.0 <= cuts_s[0] - silent_since_s <= 20.0
+
+
+def test_what_is_expected_has_a_deadline_and_what_came_has_none(clock: Clock) -> None:
+    wheel, late = Wheel(10), list[tuple[str, float]]()
+
+    def expect(name: str, spoke: Spoke) -> None:
+        wheel.expect(spoke, 3.0, lambda: late.append((name, round(clock.now_s - 100, 3))))
+
+    first, second, third, fourth = (Spoke(clock) for _ in range(4))
+    expect("first", first)
+    clock.advance(1)
+    for name, spoke in (("second", second), ("third", third), ("fourth", fourth)):
+        expect(name, spoke)
+    wheel.came(second)
+    wheel.remove(third)
+    clock.advance(1)
+    expect("first", first)  # a new message
+    clock.advance(10)
+    assert [name for name, _ in late] == ["fourth", "first"]
+    assert all(due_s <= at_s <= due_s + TICK_S for (_, at_s), due_s in zip(late, (4.0, 5.0), strict=True))
+    assert not clock.timers, "with nobody to look after the timer ends"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.connection import Connection
-from gateway.errors import CloseCode
+from gateway.errors import CloseCode, LimitExceeded
 from gateway.http.sockjs.frames import HEARTBEAT, OPEN, SESSION_DIALECT, array_of, end_frame
 from gateway.http.sockjs.outlet import HIGH_WATER_BYTES, Drain
 from gateway.node import Node
@@ -138,6 +138,8 @@ class Session:
         """Hand messages to the services, in order; waits while they are busy with earlier ones."""
         limits, metrics = self._node.limits, self._node.metrics
         async with self._reading:
+            if not messages:
+                self._count_nothing()
             for message in messages:
                 await self._may_read.wait()
                 if self.connection.is_closed:
@@ -149,6 +151,13 @@ class Session:
                 metrics.messages_received.labels(self.transport_name).inc()
                 metrics.received_bytes.inc(len(data))
                 self._registry.receive(self.connection, data)
+
+    def _count_nothing(self) -> None:
+        """Count a request that brings no message; too many end the session."""
+        try:
+            self._registry.check_frame(self.connection)
+        except LimitExceeded as error:
+            self.connection.close(CloseCode.LIMIT, str(error))
 
     # -- Wire ----------------------------------------------------------------------------------------------------
 

@@ -105,6 +105,7 @@ class Sessions:
         node = self._node
         if node.is_draining:
             raise HandshakeRefused(503, "draining", "This node is going away: try another one")
+        self._admission.knock(remote_ip)
         self._admission.enter(remote_ip)
         who: Login | None = None
         refusal: InvalidToken | None = None

@@ -62,12 +62,15 @@ class SockJSWebSocket(WebSocketProtocol):
             self._connection.write(_HEARTBEAT)
 
     def _on_frame(self, opcode: int, payload: bytes) -> None:
-        if opcode != TEXT:
+        if opcode != TEXT or self._connection.is_closed:
             super()._on_frame(opcode, payload)
             return
         max_bytes = self._endpoint.node.limits.message_max_bytes
         try:
-            for message in decode_frame(payload):
+            messages = decode_frame(payload)
+            if not messages:
+                self._count_frame()
+            for message in messages:
                 data = message.encode()
                 if self._connection.is_closed:
                     return

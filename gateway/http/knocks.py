@@ -1,0 +1,45 @@
+"""Knocks: how often one address may begin a connection, in a node.
+
+Rules:
+- One address may connect as often at once as all its connections take twice: a node that dies sends them all here.
+- The addresses seen last are known, REMEMBERED of them; one that is forgotten begins with a full bucket.
+"""
+
+from collections import OrderedDict
+from time import monotonic
+from typing import Final
+
+from gateway.limiter import Bucket
+from gateway.settings import Limits
+
+__all__ = ["Knocks"]
+
+REMEMBERED: Final = 10_000
+BURST_MIN: Final = 20
+
+
+class Knocks:
+    """One per public port."""
+
+    def __init__(self, limits: Limits) -> None:
+        # with no limit of connections per address an address says nothing about who connects
+        self._per_s = limits.handshakes_per_s_per_ip if limits.connections_per_ip else 0.0
+        self._burst = float(max(BURST_MIN, 2 * limits.connections_per_ip))
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def take(self, site: str) -> bool:
+        """Count one attempt; False if there were too many."""
+        if not self._per_s or not site:
+            return True
+        now_s = monotonic()
+        bucket = self._buckets.get(site)
+        if bucket is None:
+            bucket = self._buckets[site] = Bucket(self._per_s, self._burst, now_s)
+            if len(self._buckets) > REMEMBERED:
+                self._buckets.popitem(last=False)
+        self._buckets.move_to_end(site)
+        bucket.refill(now_s)
+        if bucket.tokens < 1.0:
+            return False
+        bucket.tokens -= 1.0
+        return True

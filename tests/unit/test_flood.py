@@ -1,0 +1,203 @@
+"""What one client, or one address, can make a node do by frames, bytes, connections and messages that never end."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.http.wheel import Wheel
+from gateway.settings import Limits, Public
+from tests.support.raw_ws import CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, frame
+from tests.support.site import RunningSite, on_both_loops, running_site, until
+from tests.support.sockjs_site import sockjs_site
+
+FEW_FRAMES = Limits(frames_per_s=1.0)  # ten at once
+BEGIN = frame(TEXT, b"", fin=False)
+ECHO = json.dumps({"service": "echo", "message": 1}).encode()
+
+
+def echo(size: int = 0) -> bytes:
+    return frame(TEXT, json.dumps({"service": "echo", "message": "x" * size}).encode())
+
+
+@on_both_loops
+@pytest.mark.parametrize(
+    "flood",
+    [
+        frame(PING, b"x"),
+        frame(PONG, b"x"),
+        BEGIN + frame(CONTINUATION, b"", fin=False),
+        BEGIN + frame(CONTINUATION, ECHO),
+    ],
+    ids=["pings", "pongs", "a message never finished", "messages in pieces"],
+)
+async def test_frames_that_are_no_whole_message_end_the_connection(flood: bytes) -> None:
+    is_endless = flood.startswith(BEGIN) and ECHO not in flood and len(flood) < 20
+    for glue in (True, False):
+        async with running_site(limits=FEW_FRAMES) as site:
+            client = await site.client()
+            pieces = [flood, *[flood.removeprefix(BEGIN) if is_endless else flood] * 40]
+            try:
+                for piece in [b"".join(pieces)] if glue else pieces:
+                    await client.send(piece)
+            except ConnectionError:
+                pass  # cut while it sent
+            assert await client.closed() == 4510
+            assert site.sample("limited_total", limit="frames_per_s") == 1
+            assert site.sample("refusals_total", door="limit", reason="frames_per_s") == 1
+
+
+@on_both_loops
+async def test_pongs_that_were_asked_for_are_free() -> None:
+    async with running_site(limits=Limits(frames_per_s=0.001), public=Public(ping_interval_s=0.25)) as site:
+        client = await site.client()
+        client.sees_pings = True
+        for _ in range(6):
+            assert await client.receive() == (PING, b"")
+            await client.send(frame(PONG))
+        await client.send(echo())
+        while (received := await client.receive())[0] == PING:
+            pass
+        assert received[0] == TEXT
+        assert site.sample("limited_total", limit="frames_per_s") == 0
+
+
+@on_both_loops
+async def test_what_comes_behind_our_close_frame_counts_too() -> None:
+    async with running_site(limits=FEW_FRAMES) as site:
+        client = await site.client()
+        site.connection.close(4000)
+        await client.send(echo() * 30)
+        await until(lambda: site.sample("limited_total", limit="frames_per_s") == 1)
+        assert await client.closed() == 4000
+
+
+@on_both_loops
+async def test_bytes_are_limited_beside_messages() -> None:
+    async with running_site(limits=Limits(bytes_per_s=100.0, bytes_burst=65_536)) as site:
+        client = await site.client()
+        await client.send(echo(60_000))
+        assert (await client.message())["message"][0] == "x"
+        await client.send(echo(20_000))
+        refused = (await client.message())["message"]
+        assert refused["code"] == "rate_limited" and refused["retryAfterMs"] > 60_000
+        assert site.sample("limited_total", limit="bytes_per_s") == 1
+
+
+@on_both_loops
+async def test_connecting_again_gives_no_fresh_burst() -> None:
+    limits = Limits(messages_per_s=0.001, messages_burst=5, rate_factor_per_ip=3)
+    async with running_site(limits=limits) as site:
+        for _ in range(10):
+            client = await site.client()
+            await client.send(echo() * 5)
+            for _ in range(5):
+                await client.message()
+            client.close()
+        assert len(site.echo.seen) == 15
+        assert site.sample("limited_total", limit="messages_per_ip") == 35
+
+
+async def knocked(site: RunningSite, headers: dict[str, str | None] | None = None) -> int:
+    client = await site.open()
+    response = await client.handshake(headers)
+    client.close()
+    return response.status
+
+
+@on_both_loops
+async def test_an_address_that_connects_too_often_gets_429_with_a_time() -> None:
+    proxies = Public.__dataclass_fields__["trusted_proxies"].metadata["parse"](["127.0.0.1"])
+    limits = Limits(connections_per_ip=10, handshakes_per_s_per_ip=0.001)
+    async with running_site(limits=limits, public=Public(trusted_proxies=proxies)) as site:
+        ann: dict[str, str | None] = {"X-Forwarded-For": "192.0.2.1"}
+        bad_key: dict[str, str | None] = {**ann, "Sec-WebSocket-Key": "x"}
+        assert [await knocked(site, bad_key) for _ in range(20)] == [400] * 20  # what is refused counts too
+        assert await knocked(site, ann) == 429
+        assert await knocked(site, {"X-Forwarded-For": "192.0.2.2"}) == 101
+        assert site.sample("limited_total", limit="handshakes_per_ip") == 1
+        assert site.sample("handshakes_rejected_total", reason="handshakes_per_ip") == 1
+        await until(lambda: site.node.counts["connections"] == 0)
+
+
+@on_both_loops
+async def test_sockjs_sessions_count_as_connections_that_begin_and_polls_do_not() -> None:
+    async with sockjs_site(limits=Limits(connections_per_ip=1_000, handshakes_per_s_per_ip=0.001)) as site:
+        client = site.client()
+        await client.open()
+        knocks = site.hosts[0].handler.endpoint.admission._knocks
+        (bucket,) = knocks._buckets.values()
+        before = bucket.tokens
+        for _ in range(5):
+            assert (await client.post("xhr_send", "[]"))[0] == 204
+        bucket.tokens = 0.0
+        assert (await site.client().post("xhr"))[0] == 429
+        assert before > 1990
+
+
+@on_both_loops
+async def test_requests_that_bring_no_message_end_a_sockjs_session() -> None:
+    async with sockjs_site(limits=FEW_FRAMES) as site:
+        client = site.client()
+        await client.open()
+        for _ in range(11):
+            assert (await client.post("xhr_send", "[]"))[0] == 204
+        assert (await client.post("xhr"))[1].startswith("c[4510,")
+
+
+@on_both_loops
+async def test_a_message_that_never_ends_ends_its_connection() -> None:
+    async with running_site(limits=Limits(message_timeout_s=0.3, frames_per_s=1000.0)) as site:
+        for beginning in (b"\x81", frame(TEXT, b"{", fin=False), echo(100)[:-1], echo() + BEGIN):
+            client = await site.client()
+            await client.send(beginning)
+            while (received := await client.receive())[0] == TEXT:
+                pass
+            assert received == (CLOSE, close_payload(1008, b"A message took longer than 0.3 s"))
+            client.close()
+        assert site.sample("limited_total", limit="message_timeout_s") == 4
+
+
+@on_both_loops
+async def test_pings_in_between_do_not_make_a_message_younger(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected: list[object] = []
+    expect = Wheel.expect
+
+    def noted(wheel: Wheel, *arguments: Any) -> None:
+        expected.append(arguments[0])
+        expect(wheel, *arguments)
+
+    monkeypatch.setattr(Wheel, "expect", noted)
+    async with running_site() as site:
+        client = await site.client()
+        await client.send(BEGIN)
+        await until(lambda: len(expected) == 1)
+        for _ in range(5):
+            await client.send(frame(PING) + frame(CONTINUATION, b"", fin=False))
+            assert await client.receive() == (PONG, b"")
+        assert len(expected) == 1
+        await client.send(frame(CONTINUATION, ECHO) + BEGIN)  # another one
+        assert (await client.message())["message"] == 1
+        await until(lambda: len(expected) == 2)
+        await client.send(frame(CONTINUATION, ECHO))
+        assert (await client.message())["message"] == 1
+        assert not site.handler.endpoint.wheel._expected
+
+
+@on_both_loops
+async def test_a_message_that_we_do_not_read_has_time() -> None:
+    async with running_site(limits=Limits(message_timeout_s=0.2, messages_burst=10_000)) as site:
+        client = await site.client()
+        await client.send(
+            frame(TEXT, json.dumps({"service": "echo", "message": "hold"}).encode()) + echo() * 64 + echo()[:-1]
+        )
+        transport = site.connection._wire._transport  # type: ignore[attr-defined]
+        await until(lambda: not transport.is_reading())
+        (spoke,) = site.handler.endpoint.wheel._expected
+        first_s = site.handler.endpoint.wheel._expected[spoke]
+        await until(lambda: site.handler.endpoint.wheel._expected[spoke] > first_s)  # it passed, and we did not read
+        site.echo.release.set()
+        await client.send(echo()[-1:])
+        for _ in range(66):
+            await client.message()
+        assert not site.handler.endpoint.wheel._expected
