@@ -576,6 +576,20 @@ MUTATIONS: tuple[Mutation, ...] = (
         argv=_test("tests/unit/test_stats.py", "divided_by_the_time"),
     ),
     Mutation(
+        guard="threads of a fork",
+        file="clients/python/snorky/aio/threads.py",
+        old="        if self._pid != os.getpid():  #",
+        new="        if False:  #",
+        argv=_test("clients/python/tests/test_client_fork.py", "goes_on_in_both"),
+    ),
+    Mutation(
+        guard="realtime client of a fork",
+        file="clients/python/snorky/realtime/client.py",
+        old="        if not self.is_ours:\n            raise",
+        new="        if False:\n            raise",
+        argv=_test("clients/python/tests/test_client_fork.py", "realtime"),
+    ),
+    Mutation(
         guard="sentence of run",
         file="gateway/process.py",
         old="    except ConfigurationError as error:",

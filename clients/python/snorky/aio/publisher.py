@@ -1,17 +1,14 @@
-"""Publisher for asyncio: the same publisher, in threads of its own."""
+"""Publisher for asyncio: the same publisher, in threads of its own; a forked process makes its own."""
 
-import asyncio
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
+from snorky.aio.threads import Threads
 from snorky.publication import Publication, Receipt
 from snorky.publisher import Publisher as BlockingPublisher
 
 __all__ = ["Publisher"]
-
-_T = TypeVar("_T")
 
 
 class Publisher:
@@ -41,7 +38,7 @@ class Publisher:
             if_no_function=if_no_function,
             if_refused=if_refused,
         )
-        self._threads = ThreadPoolExecutor(concurrency_max, thread_name_prefix="snorky-publisher")
+        self._threads = Threads(concurrency_max, "snorky-publisher")
 
     async def __aenter__(self) -> "Publisher":
         return self
@@ -61,18 +58,17 @@ class Publisher:
     ) -> Receipt:
         """Publish one message; as `snorky.Publisher.publish`."""
         options: dict[str, Any] = {"key": key, "service": service, "count": count, "timeout_s": timeout_s}
-        return await self._run(partial(self._publisher.publish, channel, message, **options))
+        return await self._threads.run(partial(self._publisher.publish, channel, message, **options))
 
     async def publish_many(
         self, messages: Iterable[Publication], *, count: bool = False, timeout_s: float | None = None
     ) -> list[Receipt]:
         """Publish messages, pipelined, in their order; as `snorky.Publisher.publish_many`."""
-        return await self._run(partial(self._publisher.publish_many, list(messages), count=count, timeout_s=timeout_s))
+        return await self._threads.run(
+            partial(self._publisher.publish_many, list(messages), count=count, timeout_s=timeout_s)
+        )
 
     async def aclose(self) -> None:
         """Wait for the calls under way and let go of the threads and connections."""
-        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        await self._threads.aclose()
         self._publisher.close()
-
-    async def _run(self, function: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)

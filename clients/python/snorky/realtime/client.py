@@ -9,6 +9,7 @@ What is decided is decided in `session`; this gives it sockets, time and futures
 
 import asyncio
 import inspect
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
@@ -42,14 +43,31 @@ class _LoopClock:
         return self._loop.call_later(delay_s, run).cancel
 
 
+class _Process:
+    """The process that a client belongs to. A fork shares its socket: two would speak on one connection."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    @property
+    def is_ours(self) -> bool:
+        return self._pid == os.getpid()
+
+    def check(self) -> None:
+        """Raises RuntimeError: this is another one, where nobody reads what comes."""
+        if not self.is_ours:
+            raise RuntimeError("this client is another process's: enter a client of its own after the fork")
+
+
 class Subscription:
     """One channel: an async iterator of Message, Gap and Recovered; ends when it is closed.
 
     Iterating raises SnorkyError: the gateway refused; ConnectionEnded: the client has ended. One reader at a time.
     """
 
-    def __init__(self, session: Session, topic: Topic, changed: asyncio.Event) -> None:
+    def __init__(self, session: Session, topic: Topic, changed: asyncio.Event, process: _Process) -> None:
         self._session = session
+        self._process = process
         self._topic = topic
         self._changed = changed
         self._position: str | None = None
@@ -68,6 +86,7 @@ class Subscription:
 
     async def ready(self) -> "Subscription":
         """Wait until the gateway has confirmed. Raises SnorkyError: it refused; ConnectionEnded."""
+        self._process.check()
         while self._topic.state == "wished":
             self._changed.clear()
             await self._changed.wait()
@@ -77,7 +96,8 @@ class Subscription:
 
     async def close(self) -> None:
         """Hear no more. Idempotent."""
-        self._session.unsubscribe(self._topic)
+        if self._process.is_ours:
+            self._session.unsubscribe(self._topic)
 
     async def __aenter__(self) -> "Subscription":
         return await self.ready()
@@ -89,6 +109,7 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Event:
+        self._process.check()
         topic = self._topic
         while not topic.events:
             if topic.error is not None:
@@ -104,7 +125,7 @@ class Subscription:
 
 
 class Client:
-    """A client of a gateway's public port. Enter it in the event loop where it is used.
+    """A client of a gateway's public port. Enter it in the event loop where it is used; after a fork, in the child.
 
     url: ws:// or wss://, of the gateway's /ws. token: who the client is: a text, or a function, or a coroutine
     function, that gives a fresh one: it is asked before a token ends, and once when the gateway refuses one.
@@ -165,12 +186,14 @@ class Client:
         self._events_max = events_max
         self._on_notification = on_notification
         self._session: Session | None = None
+        self._process = _Process()
         self._ended = asyncio.Event()
         self._refresher: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Client":
         if self._session is not None:
             raise RuntimeError("a client is entered once")
+        self._process = _Process()
         self._session = Session(
             self._sockets,
             _LoopClock(),
@@ -190,7 +213,7 @@ class Client:
     @property
     def is_connected(self) -> bool:
         """True while there is a connection."""
-        return self._session is not None and self._session.is_open
+        return self._session is not None and self._process.is_ours and self._session.is_open
 
     def subscribe(self, channel: Any, *, recover: bool | str = False, service: str = "pubsub") -> Subscription:
         """Subscribe, over this and all later connections; returns at once. `async with` waits for the confirmation.
@@ -203,7 +226,7 @@ class Client:
         topic = Topic(service, channel, recover=recover, events_max=self._events_max, on_change=changed.set)
         session = self._running()
         session.subscribe(topic)
-        return Subscription(session, topic, changed)
+        return Subscription(session, topic, changed, self._process)
 
     async def call(self, service: str, command: str, /, **params: Any) -> Any:
         """Ask a service and return its answer; never sent twice.
@@ -235,11 +258,14 @@ class Client:
 
     async def wait_ended(self) -> ConnectionEnded:
         """Wait until the client has ended for good, and tell why."""
+        session = self._running()
         await self._ended.wait()
-        return self._running().error or ConnectionEnded(1000)
+        return session.error or ConnectionEnded(1000)
 
     async def aclose(self) -> None:
-        """End everything: the connection, its subscriptions, its calls. Idempotent."""
+        """End everything: the connection, its subscriptions, its calls. Idempotent; nothing in a forked process."""
+        if not self._process.is_ours:
+            return
         if self._refresher is not None:
             self._refresher.cancel()
             await asyncio.wait([self._refresher])
@@ -250,6 +276,7 @@ class Client:
     def _running(self) -> Session:
         if self._session is None:
             raise RuntimeError("write: async with Client(...) as client")
+        self._process.check()
         return self._session
 
     async def _refresh(self) -> None:

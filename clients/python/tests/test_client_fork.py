@@ -1,0 +1,140 @@
+"""What was used before a fork, used after it: in a program of its own, for a test run has threads of its own.
+
+The fault is a real os.fork(); a process that waits for ever is ended by its own alarm.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from realtime_server import RealtimeServer
+from scripted_redis import answer_each, redis_url, text
+from scripted_server import ScriptedServer, answer, reply
+
+PACKAGES = Path(__file__).parents[1]
+DEADLINE_S = 20
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+BEGIN = """
+import asyncio, os, signal, sys, warnings
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads: it is what is tried
+signal.alarm(15)
+
+def fork(in_child):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        in_child()
+        sys.exit(0)  # an end as any other: nothing may wait there for threads of the parent
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    print("child", code, flush=True)
+"""
+
+
+async def said_by(program: str, *arguments: str) -> list[str]:
+    """Run a program to its end; give the lines that it and its child have said."""
+
+    def run() -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-c", BEGIN + program, *arguments]
+        env = {**os.environ, "PYTHONPATH": str(PACKAGES)}
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=DEADLINE_S)
+
+    done = await asyncio.to_thread(run)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    return done.stdout.splitlines()
+
+
+PUBLISHER = """
+from snorky.aio import Publisher
+
+async def publish(*numbers):
+    return [str(each.position) for each in await asyncio.gather(*[publisher.publish("a", n) for n in numbers])]
+
+publisher = Publisher(sys.argv[1])
+print(*asyncio.run(publish(*range(20))))  # more than there are threads: all of them exist, and are idle
+
+def in_child():
+    print(*asyncio.run(publish(20, 21, 22)), flush=True)
+    asyncio.run(publisher.aclose())
+
+fork(in_child)
+print(*asyncio.run(publish(23)))
+asyncio.run(publisher.aclose())
+"""
+
+
+async def test_publisher_of_asyncio_goes_on_in_both_processes() -> None:
+    echo = answer_each(lambda words: text(f"e:{words[4].decode()}:a"))
+    with ScriptedServer(*[[echo]] * 20) as server:
+        said = await said_by(PUBLISHER, redis_url(server))
+    positions = [f"e:{number}:a" for number in range(24)]
+    assert [line.split() for line in said] == [positions[:20], positions[20:23], ["child", "0"], positions[23:]]
+
+
+BACKEND = """
+from snorky import SnorkyHTTPTransport
+from snorky.aio import AsyncSnorkyBackend
+
+backend = AsyncSnorkyBackend(SnorkyHTTPTransport(sys.argv[1]), concurrency_max=1)
+print(asyncio.run(backend.call("echo", "say")))
+
+def in_child():
+    print(asyncio.run(backend.call("echo", "say")), flush=True)
+    asyncio.run(backend.aclose())
+
+fork(in_child)
+print(asyncio.run(backend.call("echo", "say")))
+asyncio.run(backend.aclose())
+"""
+
+
+async def test_backend_of_asyncio_goes_on_in_both_processes() -> None:
+    ok = answer(reply(1))
+    with ScriptedServer([ok, ok], [ok], [ok]) as server:
+        said = await said_by(BACKEND, server.url)
+    data: Any = reply(1)["message"]["data"]
+    assert said == [str(data), str(data), "child 0", str(data)]
+
+
+CLIENT = """
+from snorky.aio import Client
+
+async def enter():
+    client = await Client(sys.argv[1]).__aenter__()
+    news = await client.subscribe("news").ready()
+    return client, news
+
+loop = asyncio.new_event_loop()
+client, news = loop.run_until_complete(enter())
+
+async def attempt(make):
+    try:
+        await make()
+    except RuntimeError as error:
+        return str(error)
+
+def in_child():
+    calls = [lambda: client.call("test", "echo", x=1), lambda: client.publish("news", 1), lambda: news.ready()]
+    calls += [lambda: anext(news), client.wait_ended]
+    said = {asyncio.run(attempt(make)) for make in calls}
+    print(len(said), "after the fork" in str(said), client.is_connected, flush=True)
+    asyncio.run(news.close())
+    asyncio.run(client.aclose())
+
+fork(in_child)
+print(loop.run_until_complete(client.call("test", "echo", x=1)), client.is_connected)
+loop.run_until_complete(client.aclose())
+"""
+
+
+async def test_realtime_client_belongs_to_the_process_that_entered_it() -> None:
+    async with RealtimeServer.running() as server:
+        said = await said_by(CLIENT, server.url)
+        assert len(server.connections) == 1
+        assert "unsubscribe" not in str(server.requests)
+    assert said == ["1 True False", "child 0", "{'x': 1} True"]
