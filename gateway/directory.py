@@ -56,10 +56,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """What came of entering. is_first: of this identity, cluster-wide. members: all, itself included."""
+    """What came of entering. is_first: of this identity, cluster-wide. members: all, itself included.
+
+    version: see Census.
+    """
 
     is_first: bool
     members: Sequence[Member]
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +117,16 @@ class Directory(Protocol):
     async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
         """Enter a roster; publishes the notices. Idempotent for the same owner and entry (data is replaced).
 
-        Raises BrokerUnavailable.
+        Raises BrokerUnavailable; LimitExceeded: the roster would be too large, and nothing was done.
         """
 
     async def update(
         self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None
     ) -> bool:
-        """Replace an entry's data and publish the notice, as of `Asserter.notice`; False = there is no such entry."""
+        """Replace an entry's data and publish the notice, as of `Asserter.notice`; False = there is no such entry.
+
+        Raises as `enter`.
+        """
 
     async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:
         """Leave a roster; publishes the notices. False = it was not there."""
@@ -146,7 +153,7 @@ class Directory(Protocol):
         """Tell who holds a name."""
 
     async def list_names(self, names: str) -> list[str]:
-        """List all names that are held, in no order."""
+        """List all names that are held, in no order. Raises BrokerUnavailable, LimitExceeded: they are too many."""
 
     async def disowned(self, serial: int) -> None:
         """Give back everything that a connection owns; publishes the notices. For when it has gone."""

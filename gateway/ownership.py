@@ -111,6 +111,12 @@ class Ownership:
         belongings.members[roster, entry] = Member(identity, owner, entry, data)
         try:
             entered = await self.directory.enter(roster, connection.serial, identity, entry=entry, data=data)
+        except LimitExceeded:  # nothing was done
+            if known is None:
+                belongings.members.pop((roster, entry), None)
+            else:
+                belongings.members[roster, entry] = known
+            raise
         except BaseException:
             if known is None:  # perhaps it came through: undo
                 belongings.members.pop((roster, entry), None)
@@ -135,7 +141,12 @@ class Ownership:
         told = encode_notice(notice)
         changed = None if told is None else write_change(told, _change("=", member, is_identity=False))
         # False = Redis has lost it: it is asserted again in a moment, with this data
-        await self.directory.update(roster, connection.serial, entry=entry, data=data, notice=changed)
+        try:
+            await self.directory.update(roster, connection.serial, entry=entry, data=data, notice=changed)
+        except LimitExceeded:
+            if members.get((roster, entry)) is member:
+                members[roster, entry] = known
+            raise
         return True
 
     async def leave(self, connection: Connection, roster: str, *, entry: str) -> bool:

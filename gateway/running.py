@@ -53,6 +53,7 @@ async def running_node(
                 node_id=node_id,
                 metrics=metrics,
                 payload_max_bytes=settings.limits.payload_max_bytes,
+                roster_max_bytes=settings.limits.roster_max_bytes,
             )
             broker, directory, keeper = topology.broker, topology.directory, topology.keeper
         auth = Authenticator(

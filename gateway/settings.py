@@ -116,6 +116,7 @@ class Limits:
     connections: Count = 50_000
     connections_per_ip: Count = 1_000
     channels_per_connection: Positive = 1_000
+    roster_max_bytes: Positive = 4_194_304  # entries of one room, document or channel, in the whole cluster
     messages_per_s: Rate = 100.0  # of one connection, token bucket
     messages_burst: Positive = 1_000  # as many as channels: a client that comes back subscribes to all at once
     bytes_per_s: Rate = 2_097_152.0  # of messages of one connection, token bucket

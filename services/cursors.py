@@ -17,7 +17,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import Connection, Member, Selector, channel_name, json_size
+from gateway import Connection, LimitExceeded, Member, Selector, channel_name, json_size
 from services.rpc import Fitted, Request, RPCError, RPCService, is_allowed, rpc_command
 
 __all__ = ["CursorsService"]
@@ -111,12 +111,17 @@ class CursorsService(RPCService):
             raise RPCError("Invalid params", "invalid_params")
         position, status = newData.get("position", cursor.position), newData.get("status", cursor.status)
         self._demand_small({"position": position, "status": status})
+        before = cursor.position, cursor.status
         cursor.position, cursor.status = position, status
         shown = _shown(cursor.document, cursor.entry, request.identity, cursor.data)
         notice = _notice("cursorUpdated", shown, request.connection.id)
-        await self.rosters.update(
-            request.connection, cursor.document, entry=cursor.entry, data=cursor.data, notice=notice
-        )
+        try:
+            await self.rosters.update(
+                request.connection, cursor.document, entry=cursor.entry, data=cursor.data, notice=notice
+            )
+        except LimitExceeded:
+            cursor.position, cursor.status = before
+            raise
 
     @rpc_command(name="removeCursor")
     async def remove_cursor(self, request: Request, privateHandle: Any) -> None:

@@ -1,14 +1,20 @@
 """Claims: names that are unique in the cluster, in Redis. A hash for each kind of names."""
 
+from typing import Final
+
 import msgspec
 
 from gateway.directory import Owner
+from gateway.errors import LimitExceeded
 from gateway.redis.estate import NameHeld
 from gateway.redis.names import direct_prefix, names_key
 from gateway.redis.scripting import Call, Scripts
 from gateway.redis.wire import command
 
 __all__ = ["Claims"]
+
+PAGE: Final = 1_000  # names, of at most 255 bytes each, with owners and identities
+LIST_MAX_BYTES: Final = 16 << 20  # of names: no client takes so many
 
 
 class Claims:
@@ -41,6 +47,14 @@ class Claims:
         return None if value is None else Owner.parse(value.decode().partition(" ")[0])
 
     async def list_names(self, names: str) -> list[str]:
-        """List all names that are held. Raises BrokerUnavailable."""
-        (answer,) = await self._scripts.run(command(b"HKEYS", names_key(self._prefix, names)))
-        return [name.decode() for name in answer]
+        """List all names that are held. Raises BrokerUnavailable, LimitExceeded: they are too many."""
+        key, cursor, size = names_key(self._prefix, names), b"0", 0
+        found: set[bytes] = set()  # a name may come twice
+        while True:
+            ((cursor, flat),) = await self._scripts.run(command(b"HSCAN", key, cursor, b"COUNT", b"%d" % PAGE))
+            found.update(flat[::2])
+            size += sum(map(len, flat[::2]))
+            if size > LIST_MAX_BYTES:
+                raise LimitExceeded("list_max_bytes", "Too many names to list", code="too_large")
+            if cursor == b"0":
+                return [name.decode() for name in found]

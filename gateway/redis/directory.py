@@ -8,6 +8,7 @@ Rules:
 """
 
 import asyncio
+import math
 import re
 from collections import deque
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from gateway.redis.lease import Lease, Timings
 from gateway.redis.ledger import Holdings, Ledger
 from gateway.redis.names import claim_key, owned_key
 from gateway.redis.reaper import Reaper
-from gateway.redis.rosters import ANOTHERS, Rosters
+from gateway.redis.rosters import ANOTHERS, TOO_LARGE, Rosters
 from gateway.redis.scripting import Call, Scripts
 from gateway.redis.target import RedisTarget
 from gateway.redis.tokens import Tokens
@@ -36,6 +37,7 @@ from gateway.redis.wire import command
 
 __all__ = ["RedisDirectory"]
 
+COMPLAIN_EVERY_S = 1.0  # of full rosters; the metric counts all refusals
 INCARNATIONS_MAX = 64  # of this node that direct messages may still be addressed to
 
 _log = structlog.get_logger("snorky.redis")
@@ -45,8 +47,8 @@ class RedisDirectory:
     """Fulfils `gateway.directory.Directory` (its docstrings are the contract).
 
     broker: this node's, for direct messages; started before. node_id: letters, digits and `_.-`, unique. tag: what
-    its incarnations begin with, where it is one of several. timeout_s: of every answer of Redis, and of a direct
-    message's acknowledgement.
+    its incarnations begin with, where it is one of several. roster_max_bytes: see Limits; 0 = any. timeout_s: of
+    every answer of Redis, and of a direct message's acknowledgement.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class RedisDirectory:
         metrics: Metrics,
         timings: Timings | None = None,
         tag: str = "",
+        roster_max_bytes: int = 0,
         timeout_s: float = 5.0,
         dial_timeout_s: float = 2.0,
     ) -> None:
@@ -89,7 +92,11 @@ class RedisDirectory:
         self._incarnations = deque([self._lease.incarnation], maxlen=INCARNATIONS_MAX)
         self._ledger = Ledger(echo_s=timings.sweep_s)
         self._estate = Estate(self._scripts, prefix=prefix, notices=self._notice)
-        self._rosters = Rosters(self._scripts, prefix=prefix, notices=self._notice)
+        self._full = metrics.limited.labels("roster_max_bytes")
+        self._complained_at = -math.inf
+        self._rosters = Rosters(
+            self._scripts, prefix=prefix, notices=self._notice, max_bytes=roster_max_bytes, on_full=self._on_full
+        )
         self._claims = Claims(self._scripts, prefix=prefix)
         self._tokens = Tokens(self._scripts, prefix=prefix)
         self._upkeep = Upkeep(
@@ -175,6 +182,13 @@ class RedisDirectory:
         if not self._ledger.is_empty:
             self._upkeep.on_lost_state()
 
+    def _on_full(self, roster: str) -> None:
+        self._full.inc()
+        now = asyncio.get_running_loop().time()
+        if now - self._complained_at >= COMPLAIN_EVERY_S:
+            self._complained_at = now
+            _log.warning("roster is full", roster=roster[:100], help="limits.roster_max_bytes")
+
     def _on_fenced(self, former: str) -> None:
         self._incarnations.append(self._lease.incarnation)
         self._upkeep.on_fenced(former)
@@ -198,11 +212,18 @@ class RedisDirectory:
                 owner = await self._until_held()
                 member = Member(identity, Owner.parse(f"{owner}:{serial}"), entry, data)
                 status = await self._write(holdings, owner, place, self._rosters.entering(roster, member))
+                if status == TOO_LARGE:
+                    if not was_held:
+                        self._drop(holdings, owner, place)
+                    if await self._rosters.weigh(roster):
+                        continue
+                    raise self._rosters.full(roster)
                 if status != ANOTHERS:
                     break
                 await self._estate.give_back(owner, [place])  # the connection is somebody else now
             try:
-                return Entered(status == 1, await self._rosters.members(roster))
+                census = await self._rosters.listed(roster)
+                return Entered(status == 1, list(census.members), census.version)
             except BaseException:
                 if not was_held:  # who is told that it failed is not in
                     holdings.all.discard(place)

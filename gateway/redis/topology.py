@@ -48,8 +48,12 @@ class Topology:
         node_id: str,
         metrics: Metrics,
         payload_max_bytes: int = PAYLOAD_MAX_BYTES,
+        roster_max_bytes: int = 0,
     ) -> Self:
-        """Make them. redis_url: as Settings has it. payload_max_bytes: see Limits. Raises ConfigurationError."""
+        """Make them. redis_url: as Settings has it. payload_max_bytes, roster_max_bytes: see Limits.
+
+        Raises ConfigurationError.
+        """
         targets = targets_of(redis_url)
         if targets.first.cluster is not None:
             return cls._of_cluster(
@@ -59,6 +63,7 @@ class Topology:
                 node_id=node_id,
                 metrics=metrics,
                 payload_max_bytes=payload_max_bytes,
+                roster_max_bytes=roster_max_bytes,
             )
         is_several = len(targets) > 1
 
@@ -68,7 +73,15 @@ class Topology:
         def directory_of(identity: str, target: RedisTarget) -> RedisDirectory:
             tag = tag_of(identity) if is_several else ""
             broker = brokers.at(identity)
-            return RedisDirectory(target, prefix=prefix, node_id=node_id, broker=broker, metrics=metrics, tag=tag)
+            return RedisDirectory(
+                target,
+                prefix=prefix,
+                node_id=node_id,
+                broker=broker,
+                metrics=metrics,
+                tag=tag,
+                roster_max_bytes=roster_max_bytes,
+            )
 
         def keeper_of(_: str, target: RedisTarget) -> RedisHistory:
             return RedisHistory(
@@ -92,10 +105,18 @@ class Topology:
         node_id: str,
         metrics: Metrics,
         payload_max_bytes: int,
+        roster_max_bytes: int,
     ) -> Self:
         target = targets.first
         broker = ClusterBroker(cluster, prefix=prefix, node_id=node_id, metrics=metrics)
-        directory = RedisDirectory(target, prefix=prefix, node_id=node_id, broker=broker, metrics=metrics)
+        directory = RedisDirectory(
+            target,
+            prefix=prefix,
+            node_id=node_id,
+            broker=broker,
+            metrics=metrics,
+            roster_max_bytes=roster_max_bytes,
+        )
         keeper = RedisHistory(
             target, prefix=prefix, node_id=node_id, metrics=metrics, payload_max_bytes=payload_max_bytes
         )

@@ -158,6 +158,7 @@ class Upkeep:
                 self._rosters.entering(
                     place.roster,
                     Member(member.identity, Owner.parse(f"{owner}:{place.serial}"), place.entry, member.data),
+                    is_again=True,
                     is_quiet=is_quiet,
                 )
                 for place, member in mine

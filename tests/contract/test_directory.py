@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.directory import Member, Owner
-from gateway.errors import BrokerUnavailable, InvalidMessage
+from gateway.errors import BrokerUnavailable, InvalidMessage, LimitExceeded
 from gateway.redis.spread import targets_of
 from gateway.redis.spread_directory import SpreadDirectory
 from tests.support.clusters import ClusterLab
@@ -131,6 +131,51 @@ async def test_versions_grow_also_over_a_roster_that_was_empty(cluster: TestClus
     await cluster.until(lambda: len(cluster.heard(ROOM)) == 3)
     (_, _), (left, _), (again, previous) = cluster.versions_heard(ROOM)
     assert left <= census.version < again and previous == 0
+
+
+def _bytes(node: FakeNode, serial: int, identity: str, data: object = None) -> int:
+    """Count what an entry takes."""
+    field = f"{owner(node, serial)} "
+    return len(f"{field}{len(identity)}:{identity}") + len(json.dumps(data, separators=(",", ":")))
+
+
+async def test_a_roster_is_bounded_in_bytes(cluster: TestCluster) -> None:
+    a = await cluster.node("a", roster_max_bytes=500)
+    b = await cluster.node("b", roster_max_bytes=500)
+    await a.directory.enter(ROOM, 1, "alice", data="x" * 200)
+    left = 500 - _bytes(a, 1, "alice", "x" * 200)
+    fitting = "y" * (left - _bytes(b, 1, "bob", ""))
+    text = "Full: its members and their data take 500 bytes already"
+    with pytest.raises(LimitExceeded, match=text):
+        await b.directory.enter(ROOM, 1, "bob", data=fitting + "y")
+    assert [member.identity for member in await a.directory.members(ROOM)] == ["alice"]
+    await b.directory.enter(ROOM, 1, "bob", data=fitting)
+    for _ in range(2):  # the same again, and less, are no more
+        await b.directory.enter(ROOM, 1, "bob", data=fitting)
+    with pytest.raises(LimitExceeded, match=text):
+        await a.directory.update(ROOM, 1, data="x" * 201)
+    with pytest.raises(LimitExceeded, match=text):
+        await a.directory.enter(ROOM, 1, "alice", data="x" * 201)
+    with pytest.raises(LimitExceeded, match=text):
+        await a.directory.enter(ROOM, 2, "alice")
+    assert await a.directory.update(ROOM, 1, data="x" * 199)
+    with pytest.raises(LimitExceeded, match=text):
+        await b.directory.update(ROOM, 1, data=fitting + "yy")
+    assert await b.directory.update(ROOM, 1, data=fitting + "y")
+    assert await a.directory.leave(ROOM, 1)
+    await a.directory.enter(ROOM, 2, "carol", data="x" * 199)
+    assert [member.identity for member in await a.directory.members(ROOM)] == ["bob", "carol"]
+    await fence(cluster, a)
+    joins = [notice for notice in cluster.heard(ROOM) if notice.startswith(b"joined")]
+    assert joins == [b"joined alice", b"joined bob", b"joined carol"]
+
+
+async def test_entering_tells_the_version_of_the_list(cluster: TestCluster) -> None:
+    a = await cluster.node("a")
+    first = await a.directory.enter(ROOM, 1, "alice")
+    second = await a.directory.enter(ROOM, 2, "bob")
+    await cluster.until(lambda: len(cluster.heard(ROOM)) == 2)
+    assert [first.version, second.version] == [version for version, _ in cluster.versions_heard(ROOM)]
 
 
 async def test_nobody_leaves_for_another(cluster: TestCluster) -> None:

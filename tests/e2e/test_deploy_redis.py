@@ -78,6 +78,8 @@ PERMITTED = {
         ["HSET", "snorky:{chat:lobby}:roster", "a:1:1 ", "[]"],
         ["HINCRBY", "snorky:{chat:lobby}:roster:counts", "v", "1"],
         ["HGETALL", "snorky:{chat:lobby}:roster"],
+        ["HLEN", "snorky:{chat:lobby}:roster"],
+        ["HSCAN", "snorky:{chat:lobby}:roster", "0"],
         ["ZADD", "snorky:{nodes}::leases", "1", "a:1"],
         ["ZRANGEBYSCORE", "snorky:{nodes}::leases", "-inf", "2"],
         ["GETDEL", "snorky:{token:a}"],

@@ -155,8 +155,9 @@ class MemoryTestCluster:
             await asyncio.sleep(0)
         assert claim()
 
-    async def node(self, node_id: str) -> FakeNode:
-        """Start a node."""
+    async def node(self, node_id: str, *, roster_max_bytes: int = 0) -> FakeNode:
+        """Start a node. roster_max_bytes: of all of them; 0 = any."""
+        self.state.roster_max_bytes = roster_max_bytes
         node = FakeNode(node_id)
         node.directory = MemoryDirectory(self.state, node_id)
         await node.directory.start(node)
@@ -212,7 +213,9 @@ class RedisTestCluster:
             assert loop.time() < deadline, f"not within {within_s} s; heard {self._recorder.publications[-20:]}"
             await asyncio.sleep(0.02)  # what a FakeNode was told cannot be awaited
 
-    async def node(self, node_id: str, *, timings: Timings | None = None, timeout_s: float = 5.0) -> FakeNode:
+    async def node(
+        self, node_id: str, *, timings: Timings | None = None, timeout_s: float = 5.0, roster_max_bytes: int = 0
+    ) -> FakeNode:
         """Start a node."""
         node = FakeNode(node_id)
         metrics = Metrics()
@@ -237,6 +240,7 @@ class RedisTestCluster:
                 timings=timings or self._timings,
                 tag="" if len(brokers) == 1 else tag_of(identity),
                 timeout_s=timeout_s,
+                roster_max_bytes=roster_max_bytes,
             )
 
         directories = targets.map(directory_of)

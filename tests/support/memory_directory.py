@@ -4,20 +4,20 @@
     a, b = MemoryDirectory(cluster, "a"), MemoryDirectory(cluster, "b")
     await a.start(node_a); await b.start(node_b)
 
-Scriptable: `cluster.is_failing` (all raises BrokerUnavailable), `directory.die()` (the node is gone; the others reap
-it), `directory.fence()` (reaped while it was away, and back), `directory.is_doubtful` (it may be away),
-`cluster.flush()` (all state lost, asserted again).
+Scriptable: `cluster.is_failing` (all raises BrokerUnavailable), `cluster.roster_max_bytes` (of one roster),
+`directory.die()` (the node is gone; the others reap it), `directory.fence()` (reaped while it was away, and back),
+`directory.is_doubtful` (it may be away), `cluster.flush()` (all state lost, asserted again).
 """
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.codec import decode_json, encode_json
 from gateway.directory import Asserter, Census, Entered, Member, Owner
-from gateway.errors import BrokerUnavailable
+from gateway.errors import BrokerUnavailable, LimitExceeded
 from gateway.publication import write_version
 
 __all__ = ["MemoryCluster", "MemoryDirectory"]
@@ -41,6 +41,7 @@ class MemoryCluster:
         self.version = 0  # of the last notice of any
         self.versions: dict[str, int] = {}  # of each
         self.is_failing = False
+        self.roster_max_bytes = 0  # of one; 0: any
         self.is_losing_answers = False  # tokens are taken, and their takers get BrokerUnavailable
         self.rosters: dict[str, _Roster] = {}
         self.names: dict[str, dict[str, tuple[Owner, str | None]]] = {}
@@ -48,6 +49,15 @@ class MemoryCluster:
         self.takers: dict[str, tuple[str, bytes]] = {}
         self.nodes: dict[str, MemoryDirectory] = {}
         self._on_publish = on_publish
+
+    def weigh(self, roster: str, member: Member) -> None:
+        """Refuse a member, or its data, that would make a roster too large. Raises LimitExceeded."""
+        members = dict(self.rosters.get(roster, _Roster()).members)
+        before = _size(members.values())
+        members[member.owner, member.entry] = member
+        if self.roster_max_bytes and before < _size(members.values()) > self.roster_max_bytes:
+            text = f"Full: its members and their data take {self.roster_max_bytes} bytes already"
+            raise LimitExceeded("roster_max_bytes", text)
 
     def publish(self, roster: str, notice: bytes | None) -> None:
         """Publish on a roster's channel."""
@@ -170,8 +180,10 @@ class MemoryDirectory:
     async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
         await self._travel()
         member = Member(identity, self._owner(serial), entry, _copy(data))
+        self._cluster.weigh(roster, member)
         is_first = self._cluster.enter(roster, member, self._present)
-        return Entered(is_first, _listed(self._members(roster)))
+        version = self._cluster.versions.get(roster, self._cluster.version)
+        return Entered(is_first, _listed(self._members(roster)), version)
 
     async def update(
         self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None
@@ -181,7 +193,9 @@ class MemoryDirectory:
         place = (self._owner(serial), entry)
         if place not in members:
             return False
-        members[place] = Member(members[place].identity, place[0], entry, _copy(data))
+        member = Member(members[place].identity, place[0], entry, _copy(data))
+        self._cluster.weigh(roster, member)
+        members[place] = member
         if notice is not None:
             self._cluster.publish_change(roster, notice)
         return True
@@ -281,6 +295,15 @@ def _listed(members: dict[_Place, Member]) -> list[Member]:
         return each.identity, each.owner.node_id, each.owner.incarnation, each.owner.serial, each.entry
 
     return sorted(members.values(), key=place)
+
+
+def _size(members: Iterable[Member]) -> int:
+    """Count bytes as the hash in Redis has them."""
+    return sum(
+        len(f"{each.owner} {each.entry}{len(each.identity.encode())}:{each.identity}".encode())
+        + len(encode_json(each.data))
+        for each in members
+    )
 
 
 def _copy(data: Any) -> Any:

@@ -36,7 +36,7 @@ class ScriptedDirectory:
 
     async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
         await self._do("enter", roster, serial, identity, entry, data)
-        return Entered(True, [])
+        return Entered(True, [], 1)
 
     async def update(self, roster: str, serial: int, *, entry: str = "", data: Any, notice: Any = None) -> bool:
         await self._do("update", roster, serial, entry, data, notice)

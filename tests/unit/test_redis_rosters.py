@@ -7,7 +7,7 @@ import pytest
 
 from gateway.directory import Member, Owner
 from gateway.errors import BrokerUnavailable
-from gateway.redis.rosters import Rosters
+from gateway.redis.rosters import TRIES, Rosters
 
 
 class ScriptedScripts:
@@ -25,8 +25,12 @@ def rosters(scripts: ScriptedScripts) -> Rosters:
     return Rosters(scripts, prefix="test", notices=lambda *_, **__: None)  # type: ignore[arg-type]  # as far as used
 
 
-def listed(*serials: int) -> list[list[bytes]]:
-    return [[word for serial in serials for word in (b"a:i:%d " % serial, b"3:bobnull")]]
+def flat(*serials: int) -> list[bytes]:
+    return [word for serial in serials for word in (b"a:i:%d " % serial, b"3:bobnull")]
+
+
+def listed(*serials: int) -> list[list[object]]:
+    return [[b"1", b"1", b"", flat(*serials)]]
 
 
 def member(serial: int) -> Member:
@@ -98,12 +102,12 @@ async def test_who_gives_up_leaves_the_list_to_the_others() -> None:
 async def test_foreign_entries_are_left_out_and_data_is_nobody_elses() -> None:
     scripts = ScriptedScripts()
     asked = rosters(scripts)
-    flat = [b"a:i:1 ", b"3:bob[1]", b"nonsense", b"x", b"a:i:2 ", b"9:bob{", b"a:i:3 ", b"3:bobnull"]
+    found = [b"a:i:1 ", b"3:bob[1]", b"nonsense", b"x", b"a:i:2 ", b"9:bob{", b"a:i:3 ", b"3:bobnull"]
     lists = []
     for number in range(2):
         task = asyncio.ensure_future(asked.members("chat:x"))
         await settle()
-        scripts.runs[number].set_result([list(flat)])
+        scripts.runs[number].set_result([[b"1", b"1", b"", list(found)]])
         lists.append(await task)
     assert lists[0] == [Member("bob", Owner("a", "i", 1), "", [1]), member(3)]
     lists[0][0].data.append(2)
@@ -121,3 +125,41 @@ async def test_stopping_ends_what_is_under_way() -> None:
     assert all(
         isinstance(each, asyncio.CancelledError) for each in await asyncio.gather(*tasks, return_exceptions=True)
     )
+
+
+# -- large ones, in pages ------------------------------------------------------------------------------------------
+
+
+class Answering:
+    """Answers runs in order, and keeps what was asked."""
+
+    def __init__(self, *answers: object) -> None:
+        self.asked: list[Any] = []
+        self._answers = list(answers)
+
+    async def run(self, *steps: object) -> list[Any]:
+        self.asked += steps
+        return [self._answers.pop(0)]
+
+
+async def test_a_large_roster_is_read_in_pages_and_belongs_to_its_version() -> None:
+    pages = [[b"7", flat(1, 2)], [b"0", flat(2, 3)]]  # an entry may come twice
+    scripts = Answering([b"5", b"5", b"9", 3], *pages, [b"5", b"9"])
+    census = await rosters(scripts).census("chat:x")  # type: ignore[arg-type]
+    assert (census.version, census.members) == (5, [member(1), member(2), member(3)])
+    assert [step.count(b"HSCAN") for step in scripts.asked[1:3]] == [1, 1]
+
+
+async def test_a_large_roster_that_changed_meanwhile_is_read_again() -> None:
+    changed: list[object] = [[b"5", b"5", b"9", 3], [b"0", flat(1)], [b"5", b"10"]]  # one of which nothing was told
+    scripts = Answering(*changed, [b"6", b"6", b"10", 3], [b"0", flat(1, 2)], [b"6", b"10"])
+    census = await rosters(scripts).census("chat:x")  # type: ignore[arg-type]
+    assert (census.version, census.members) == (6, [member(1), member(2)])
+
+
+async def test_one_that_changes_all_the_time_is_told_as_of_before_its_last_pages() -> None:
+    rounds: list[object] = []
+    for version in range(TRIES):
+        rounds += [[b"%d" % version, b"", b"", 3], [b"0", flat(version)], [b"x", b"y"]]
+    census = await rosters(Answering(*rounds)).census("chat:x")  # type: ignore[arg-type]
+    assert (census.version, census.members) == (TRIES - 1, [member(TRIES - 1)])

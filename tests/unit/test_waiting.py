@@ -136,6 +136,26 @@ async def test_a_cursor_is_bounded_in_bytes(position: Any) -> None:
         assert [each["position"] for each in told["cursors"]] == [0], "what was refused changed nothing"
 
 
+async def test_a_full_document_refuses_more_and_changes_nothing() -> None:
+    async with town(1, services) as nodes:
+        nodes.cluster.roster_max_bytes = 300
+        ann = nodes.client(0, "ann")
+        await ann.ask("cursors", "join", document=1)
+        await ann.ask("cursors", "createCursor", privateHandle=1, document=1, position="x" * 100, status=0)
+        full = "Error: Full: its members and their data take 300 bytes already"
+        assert await ann.ask("cursors", "updateCursor", privateHandle=1, newData={"position": "y" * 300}) == full
+        for _ in range(2):
+            second = {"privateHandle": 2, "document": 1, "position": "y" * 100, "status": 0}
+            assert await ann.ask("cursors", "createCursor", **second) == full
+        assert await ann.ask("cursors", "updateCursor", privateHandle=1, newData={"status": 1}) is None
+        told = await nodes.client(0, "bob").ask("cursors", "join", document=1)
+        assert [(each["position"], each["status"]) for each in told["cursors"]] == [("x" * 100, 1)]
+        ((_, member),) = nodes.nodes[0].ownership.local_members()
+        assert member.data == {"position": "x" * 100, "status": 1}
+        nodes.cluster.flush()
+        assert [each.data["status"] for each in await nodes.directories[0].members("cursors:~1")] == [1]
+
+
 async def _crowded(nodes: Town, service: str) -> Resident:
     """Let a room, or a document, become too large for one reply."""
     author: Any = None

@@ -1,10 +1,22 @@
 #!lua flags=no-writes
 -- Tell who is in a roster, together with its version.
--- KEYS roster, counts
--- Returns {version, {field, value, ...}}. One of which nothing was told has the time for a version, as a notice would.
-local version = redis.call('HGET', KEYS[2], 'v')
-if not version then
+-- KEYS roster, counts    ARGV bytes, entries: of a roster that is told at once
+-- Returns {version, its text, changes, {field, value, ...}}, or the number of entries in place of these: it is to be read
+-- in pages, and belongs to this version if text and changes are the same behind them. The version of one of which nothing
+-- was told is the time, as that of a notice would be, and its text is empty.
+local facts = redis.call('HMGET', KEYS[2], 'v', 'c', 'b')
+local text, changes = facts[1] or '', facts[2] or ''
+local version = text
+if text == '' then
   local time = redis.call('TIME')
   version = string.format('%d', time[1] * 1000000 + time[2])
 end
-return {version, redis.call('HGETALL', KEYS[1])}
+local entries = redis.call('HLEN', KEYS[1])
+local entries_max = tonumber(ARGV[2])
+if not facts[3] then -- of nodes that count no bytes: an entry has 64 KiB at most
+  entries_max = math.min(entries_max, tonumber(ARGV[1]) / 65536)
+end
+if entries > entries_max or tonumber(facts[3] or '0') > tonumber(ARGV[1]) then
+  return {version, text, changes, entries}
+end
+return {version, text, changes, redis.call('HGETALL', KEYS[1])}

@@ -2,11 +2,13 @@
 -- Enter a roster, or replace the data of an entry that is there.
 -- KEYS roster, counts
 -- ARGV channel, field (OWNER blank ENTRY), identity, data, notice if it is the identity's first, notice if not, quietly
---      (1: nothing is told, and that shows in the version, for some may have been told that it had gone; 0)
--- A value is the length of the identity, a colon, the identity, the data. Counts: "i" + identity, and "v", the
--- version: of the last notice, in microseconds, so that it grows also over a roster that was empty in between. A notice
--- is published behind its version and the one before: `publication.py`, "change".
--- Returns 1 first, 0 not first, -1 the entry is another identity's.
+--      (1: nothing is told, and that shows in the version, for some may have been told that it had gone; 0), bytes that
+--      the roster may have afterwards (0: any)
+-- A value is the length of the identity, a colon, the identity, the data. Counts: "i" + identity; "b", bytes of fields
+-- and values; "c", changes, whether or not told; and "v", the version: of the last notice, in microseconds, so that it
+-- grows also over a roster that was empty in between. A notice is published behind its version and the one before:
+-- `publication.py`, "change".
+-- Returns 1 first, 0 not first, -1 the entry is another identity's, -2 it would be too large.
 local identity = ARGV[3]
 local value = string.format('%d', #identity) .. ':' .. identity .. ARGV[4]
 local before = redis.call('HGET', KEYS[1], ARGV[2])
@@ -18,7 +20,14 @@ if before then
   end
 end
 if before ~= value then
+  local grown = #value - (before and #before or -#ARGV[2])
+  local bytes_max = tonumber(ARGV[8] or '0')
+  if grown > 0 and bytes_max > 0 and tonumber(redis.call('HGET', KEYS[2], 'b') or '0') + grown > bytes_max then
+    return -2
+  end
   redis.call('HSET', KEYS[1], ARGV[2], value)
+  redis.call('HINCRBY', KEYS[2], 'b', string.format('%d', grown))
+  redis.call('HINCRBY', KEYS[2], 'c', '1')
 end
 if not before then
   local notice = ARGV[6]

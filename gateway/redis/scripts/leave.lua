@@ -13,6 +13,10 @@ for at = 2, #ARGV, 3 do
   if value then
     found = 1
     redis.call('HDEL', KEYS[1], field)
+    if redis.call('HINCRBY', KEYS[2], 'b', string.format('%d', -#field - #value)) < 0 then
+      redis.call('HSET', KEYS[2], 'b', '0') -- it was entered by a node that does not count
+    end
+    redis.call('HINCRBY', KEYS[2], 'c', '1')
     local colon = string.find(value, ':', 1, true)
     local identity = 'i' .. string.sub(value, colon + 1, colon + tonumber(string.sub(value, 1, colon - 1)))
     local notice = ARGV[at + 2]

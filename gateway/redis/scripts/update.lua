@@ -1,14 +1,22 @@
 #!lua
 -- Replace the data of an entry.
--- KEYS roster, counts    ARGV channel, field, data, notice: published as by `enter`
--- Returns 1, or 0: there is no such entry.
+-- KEYS roster, counts
+-- ARGV channel, field, data, notice: published as by `enter`, bytes that the roster may have afterwards
+-- Returns 1, or 0: there is no such entry; -2 it would be too large.
 local before = redis.call('HGET', KEYS[1], ARGV[2])
 if not before then
   return 0
 end
 local colon = string.find(before, ':', 1, true)
 local head = string.sub(before, 1, colon + tonumber(string.sub(before, 1, colon - 1)))
+local grown = #head + #ARGV[3] - #before
+local bytes_max = tonumber(ARGV[5] or '0')
+if grown > 0 and bytes_max > 0 and tonumber(redis.call('HGET', KEYS[2], 'b') or '0') + grown > bytes_max then
+  return -2
+end
 redis.call('HSET', KEYS[1], ARGV[2], head .. ARGV[3])
+redis.call('HINCRBY', KEYS[2], 'b', string.format('%d', grown))
+redis.call('HINCRBY', KEYS[2], 'c', '1')
 if ARGV[4] ~= '' then
   local time = redis.call('TIME')
   local last = redis.call('HGET', KEYS[2], 'v') or '0'

@@ -55,6 +55,62 @@ def _node_test(file: str) -> tuple[str, ...]:
 _SCRIPTS = "gateway/redis/scripts"
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
+        guard="bytes of a roster",
+        file=f"{_SCRIPTS}/enter.lua",
+        old="+ grown > bytes_max then",
+        new="+ grown > 1e15 then",
+        argv=_test("tests/contract/test_directory.py", "test_a_roster_is_bounded_in_bytes and redis"),
+    ),
+    Mutation(
+        guard="bytes of new data",
+        file=f"{_SCRIPTS}/update.lua",
+        old="+ grown > bytes_max then",
+        new="+ grown > 1e15 then",
+        argv=_test("tests/contract/test_directory.py", "test_a_roster_is_bounded_in_bytes and redis"),
+    ),
+    Mutation(
+        guard="bytes given back",
+        file=f"{_SCRIPTS}/leave.lua",
+        old="'b', string.format('%d', -#field - #value)",
+        new="'b', '0'",
+        argv=_test("tests/contract/test_directory.py", "test_a_roster_is_bounded_in_bytes and redis"),
+    ),
+    Mutation(
+        guard="bytes counted again",  # before somebody is refused
+        file="gateway/redis/directory.py",
+        old="                    if await self._rosters.weigh(roster):\n                        continue\n",
+        new="",
+        argv=_test("tests/contract/test_large_rosters.py", "test_bytes_are_counted_again"),
+    ),
+    Mutation(
+        guard="entered again of any size",
+        file="gateway/redis/rosters.py",
+        old='            b"0" if is_again else self._max_bytes,\n',
+        new="            self._max_bytes,\n",
+        argv=_test("tests/contract/test_large_rosters.py", "test_what_a_node_holds_already"),
+    ),
+    Mutation(
+        guard="pages of a roster",
+        file=f"{_SCRIPTS}/census.lua",
+        old="if entries > entries_max or",
+        new="if false and",
+        argv=_test("tests/contract/test_large_rosters.py", "test_an_oversized_roster_cuts_nobody_off and redis"),
+    ),
+    Mutation(
+        guard="version behind the pages",
+        file="gateway/redis/rosters.py",
+        old='            if [each or b"" for each in now] == state:\n',
+        new="            if True:\n",
+        argv=_test("tests/unit/test_redis_rosters.py", "test_a_large_roster_that_changed_meanwhile"),
+    ),
+    Mutation(
+        guard="bytes of a list of names",
+        file="gateway/redis/claims.py",
+        old="            if size > LIST_MAX_BYTES:\n",
+        new="            if False:\n",
+        argv=_test("tests/contract/test_large_rosters.py", "test_many_names_are_listed and redis"),
+    ),
+    Mutation(
         guard="rights in check",
         file="gateway/redis/probe.py",
         old="        await _permitted(client, prefix, report)\n        await _hear",
