@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 import jwt
 
 from gateway.auth_settings import Auth, PublicKey, algorithm_of
-from gateway.errors import InvalidToken
+from gateway.errors import CloseCode, InvalidToken
 from gateway.identity import IDENTITY_MAX_BYTES, identity_text
 
 __all__ = ["IDENTITY_MAX_BYTES", "FixedKey", "Identity", "Key", "Keys", "Verifier", "check_identity"]
@@ -128,7 +128,7 @@ class Verifier:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             # from None: what PyJWT says may quote the token
             reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), "malformed")
-            raise InvalidToken(reason, "Token expired" if reason == "expired" else "Invalid token") from None
+            raise _refused(reason) from None
         return claims
 
     def _identity(self, claims: dict[str, Any]) -> Identity:
@@ -143,6 +143,12 @@ class Verifier:
             # the issuer's clock may be ahead: what it dates a moment after the revocation was there before
             valid_since_s=issued_at_s - self._auth.leeway_s,
         )
+
+
+def _refused(reason: str) -> InvalidToken:
+    if reason == "not_yet_valid":  # two clocks differ: another node may take it, and this one later
+        return InvalidToken(reason, "Token not valid yet", close_code=CloseCode.RECONNECT)
+    return InvalidToken(reason, "Token expired" if reason == "expired" else "Invalid token")
 
 
 def check_identity(value: object) -> str:
