@@ -54,6 +54,16 @@ class Keeper(Protocol):
     def set_rules(self, service: str, rules: Rules) -> None:
         """Learn what a service's channels keep, for those who publish without a node. Before `start`."""
 
+    @property
+    def has_other_rules(self) -> bool:
+        """True if `promised` may tell more than `own`: another node has other rules."""
+
+    def promised(self, service: str, name: str, own: History | None) -> History | None:
+        """Tell what a channel keeps by the rules of all living nodes: at least `own`, what this node's rule says.
+
+        name: by `codec.channel_name`.
+        """
+
     async def start(self) -> None:
         """Begin to connect; returns at once."""
 
@@ -77,10 +87,11 @@ class Keeper(Protocol):
         """
 
     async def read(
-        self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0
+        self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0, is_away: bool = False
     ) -> list[Publication] | None:
         """Read all that was published behind a position, in order; None = it can no longer be had, or never could.
 
+        is_away: the reader has not heard the channel since, so None also if something was published that is not kept.
         max_entries, max_bytes (of payloads): None also if it is more than that; 0 = any. Payloads are not checked.
         Raises BrokerUnavailable.
         """
@@ -94,6 +105,12 @@ class Keeper(Protocol):
 
     async def position(self, key: str) -> Position:
         """Tell where a channel stands; its history begins here if it has none. Raises BrokerUnavailable."""
+
+    async def note_lost(self, key: str) -> None:
+        """Note that a channel's publication was not kept: no position up to now can be read from any more.
+
+        Raises BrokerUnavailable.
+        """
 
     async def positions(self, keys: Iterable[str]) -> dict[str, Position]:
         """Tell where channels stand, those that have a history; none begins. Raises BrokerUnavailable.

@@ -103,6 +103,16 @@ class Metrics:
         self.redis_deaf_seconds = counter("redis_deaf_seconds_total", "Time without proof of hearing Redis.")
         self.redis_deaf = gauge("redis_deaf", "1 while there is no proof of hearing Redis.")
 
+        self.library_repairs = counter(
+            "redis_library_repairs_total", "Times the function library in Redis was loaded again, by reason.", "reason"
+        )
+        for reason in ("missing", "older", "foreign"):
+            self.library_repairs.labels(reason)  # an alert sees the first increase too
+        self.library_unusable = gauge("redis_library_unusable", "1 while this node cannot load the function library.")
+        self.unkept_publications = counter(
+            "unkept_publications_total", "Publications without a position on channels that keep a history."
+        )
+
         self.rpc_calls = counter("rpc_calls_total", "RPC calls, by outcome.", "service", "command", "outcome")
         self.rpc_duration = seconds("rpc_duration", "From request to reply.", "service")
         self.bad_input = counter("bad_input_total", "Input of clients that was refused, by code.", "code")

@@ -18,7 +18,7 @@ import structlog
 
 from gateway.authenticator import Authenticator
 from gateway.broker import Broker
-from gateway.codec import Template, channel_key, encode_json
+from gateway.codec import Template, channel_key, channel_name, encode_json
 from gateway.connection import Connection, Wire
 from gateway.directory import Directory
 from gateway.errors import (
@@ -344,6 +344,13 @@ class Node:
         if self._keeper is None:
             raise ConfigurationError("this node has no keeper: topics with history need one")
         return self._keeper
+
+    def promised(self, service: str, channel: Any, own: History | None) -> History | None:
+        """Tell what a channel keeps. See Topics.promised."""
+        keeper = self._keeper
+        if keeper is None or not keeper.has_other_rules:
+            return own
+        return keeper.promised(service, channel_name(channel), own)
 
     def find_service(self, name: str) -> Service | None:
         """Find a service of this node, in any of its registries."""

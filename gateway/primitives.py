@@ -119,6 +119,9 @@ class Cluster(Protocol):
     def keeper(self) -> Keeper:
         """What channels keep."""
 
+    def promised(self, service: str, channel: Any, own: History | None) -> History | None:
+        """Tell what a channel keeps. See Topics.promised."""
+
     def find_service(self, name: str) -> object:
         """Find a service of this node by its name, public or private; None = there is none."""
 

@@ -27,6 +27,7 @@ from gateway.metrics import Metrics
 from gateway.publication import Position, Publication, tombstone
 from gateway.sequence import Sequence as Order
 from gateway.sequence import Step
+from gateway.unkept import Unkept
 
 __all__ = ["COMPARE_EVERY_S", "Repair"]
 
@@ -71,6 +72,7 @@ class Repair:
         self._keeper = keeper
         self._filler = filler
         self._metrics = metrics
+        self._unkept = Unkept(keeper, metrics)
         self._compare_every_s = compare_every_s
         self._compare_grace_s = compare_grace_s
         self._followed: dict[str, _Followed] = {}
@@ -90,6 +92,7 @@ class Repair:
     async def stop(self) -> None:
         """End all that is under way. Idempotent."""
         self._followed.clear()
+        await self._unkept.stop()
         tasks: list[asyncio.Future[Any]] = [*self._tasks, *self._replays.values()]
         for task in tasks:
             task.cancel()
@@ -120,6 +123,7 @@ class Repair:
     def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
         """Take what was heard of a followed channel; returns what is to be delivered now."""
         followed = self._followed[key]
+        self._unkept.hear(key, publications)
         steps = followed.order.hear(publications)
         self._fill_if_wanted(key, followed)
         return steps
@@ -182,7 +186,9 @@ class Repair:
 
     async def _read(self, key: str, since: Position) -> list[Publication] | None:
         async with self._recoveries:
-            missed = await self._keeper.read(key, since, max_entries=REPLAY_MAX, max_bytes=REPLAY_MAX_BYTES)
+            missed = await self._keeper.read(
+                key, since, max_entries=REPLAY_MAX, max_bytes=REPLAY_MAX_BYTES, is_away=True
+            )
         if missed is None:
             return None
         sound = [_sound(each) for each in missed]

@@ -69,12 +69,19 @@ class Topics:
             return self._cluster.publish_once(self._service, channel, payload, once)
         return self._cluster.publish(self._service, channel, payload, to=to)
 
+    def promised(self, channel: Any, own: History | None) -> History | None:
+        """Tell what a channel keeps: what this node's rule says, or more if another node's rule promises more.
+
+        Raises InvalidChannel.
+        """
+        return self._cluster.promised(self._service, channel, own)
+
     async def history(self, channel: Any, since: Position) -> list[Publication] | None:
         """Read what was published with a history behind a position, in order; None = it can no longer be had.
 
         Payloads are JSON, not yet checked. Raises InvalidChannel, BrokerUnavailable.
         """
-        return await self._cluster.keeper.read(channel_key(self._service, channel), since)
+        return await self._cluster.keeper.read(channel_key(self._service, channel), since, is_away=True)
 
     async def recent(
         self, channel: Any, limit: int, since: Position | None = None

@@ -15,9 +15,10 @@ from gateway.auth_settings import algorithm_of
 from gateway.commands.common import Config, Insecure, output
 from gateway.errors import ConfigurationError
 from gateway.loading import load_function, load_registries
-from gateway.redis.probe import inspect_redis, inspect_rules
+from gateway.redis.probe import inspect_redis
+from gateway.redis.rules_probe import inspect_rules
 from gateway.redis.spread import targets_of
-from gateway.rules import Rules, digest_of
+from gateway.rules import Rules
 from gateway.settings import Private, Settings, load
 
 __all__ = ["check"]
@@ -168,8 +169,9 @@ def _redis(settings: Settings, rules: dict[str, Rules] | None, findings: _Findin
         findings.problems.extend(report.problems)
         findings.notes.extend(report.notes)
         if rules is not None and not report.problems:
-            compared = asyncio.run(inspect_rules(target, settings.prefix, digest_of(rules)))
+            compared = asyncio.run(inspect_rules(target, settings.prefix, rules))
             findings.add(which, compared.facts)
+            findings.problems.extend(compared.problems)
             findings.notes.extend(compared.notes)
 
 

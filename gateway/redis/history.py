@@ -72,10 +72,17 @@ class RedisHistory:
             dial_timeout_s=dial_timeout_s,
         )
         self._scripts = Scripts(self._commander)
-        self._functions = Functions(self._commander, self._scripts, prefix=prefix)
+        self._functions = Functions(self._commander, self._scripts, prefix=prefix, metrics=metrics)
 
     def set_rules(self, service: str, rules: Rules) -> None:
         self._functions.set_rules(service, rules)
+
+    @property
+    def has_other_rules(self) -> bool:
+        return self._functions.has_other_rules
+
+    def promised(self, service: str, name: str, own: History | None) -> History | None:
+        return self._functions.promised(service, name, own)
 
     async def start(self) -> None:
         self._sequencer.start()
@@ -96,13 +103,13 @@ class RedisHistory:
         return self._sequencer.publish_once(key, payload, once)
 
     async def read(
-        self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0
+        self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0, is_away: bool = False
     ) -> list[Publication] | None:
         found: list[Publication] = []
         size = 0
         last: int | None = None
         while last is None or since.offset < last:
-            page = await self._page_after(key, since, self._page)
+            page = await self._page_after(key, since, self._page, is_away=is_away)
             if page is None:
                 return None
             if last is None:
@@ -155,12 +162,15 @@ class RedisHistory:
             if epoch is not None
         }
 
+    async def note_lost(self, key: str) -> None:
+        await self._scripts.run(Call("lost", [state_key(self._prefix, key)], []))
+
     async def _first_after(self, key: str, since: Position, limit: int) -> list[Publication] | None:
         """Read the first publications behind a position, some MiB at most; None = it cannot be read from."""
         found: list[Publication] = []
         size, last = 0, since.offset + 1
         while since.offset < last and len(found) < limit and size < PAGE_MAX_BYTES:
-            page = await self._page_after(key, since, min(self._page, limit - len(found)))
+            page = await self._page_after(key, since, min(self._page, limit - len(found)), is_away=True)
             if page is None:
                 return None
             last = page[0]
@@ -171,11 +181,11 @@ class RedisHistory:
         return found
 
     async def _page_after(
-        self, key: str, since: Position, count: int
+        self, key: str, since: Position, count: int, *, is_away: bool
     ) -> tuple[int, list[tuple[Publication, Position]]] | None:
         """Read a page, and the channel's last offset; None = the position cannot be read from."""
         arguments = [since.epoch.encode(), b"%d" % since.offset, since.tag.encode()]
-        arguments += [b"%d" % count, b"%d" % PAGE_MAX_BYTES, self._payload_max]
+        arguments += [b"%d" % count, b"%d" % PAGE_MAX_BYTES, self._payload_max, b"%d" % is_away]
         (answer,) = await self._scripts.run(Call("read", self._keys(key), arguments))
         if not answer:
             return None

@@ -18,6 +18,8 @@ __all__ = [
     "reaped_key",
     "revocations_key",
     "roster_key",
+    "rule_lines_key",
+    "rules_key",
     "sharded_canary_name",
     "state_key",
     "stream_key",
@@ -67,6 +69,16 @@ def sharded_canary_name(prefix: str, node_id: str, is_here: Callable[[bytes], bo
 def leases_key(prefix: str) -> bytes:
     """Sorted set: NODE:INCARNATION by when its lease ends, milliseconds of Redis time."""
     return f"{prefix}:{{nodes}}::leases".encode()
+
+
+def rule_lines_key(prefix: str) -> bytes:
+    """Hash: the rule tables of the nodes, by their digests."""
+    return f"{prefix}:{{nodes}}::rules:lines".encode()
+
+
+def rules_key(prefix: str) -> bytes:
+    """String: all rule tables of the nodes, a JSON list. The function snorky_publish reads it."""
+    return f"{prefix}:{{nodes}}::rules".encode()
 
 
 def reaped_key(prefix: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What an operator's commands ask of Redis: is it fit, do all have the same rules.
+"""What an operator's commands ask of Redis: is it fit.
 
 Connections are made for the one question and closed; a node's own traffic does not pass here.
 """
@@ -13,15 +13,13 @@ from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from gateway.redis.cluster import Cluster
-from gateway.redis.functions import LIBRARY, code_in, digests_in
-from gateway.redis.heartbeat import read_nodes
-from gateway.redis.names import channel_name, nodes_key
+from gateway.redis.names import channel_name
 from gateway.redis.rights import missing_rights
 from gateway.redis.slots import SLOTS
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import DialError
 
-__all__ = ["RedisReport", "explain", "inspect_redis", "inspect_rules", "reading"]
+__all__ = ["RedisReport", "explain", "inspect_redis", "reading"]
 
 VERSION_MIN = (7, 0)  # scripts with a shebang line; earlier ones have known advisories
 _HEARD_TIMEOUT_S = 2.0
@@ -59,33 +57,6 @@ async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
         report.problems.append(explain(error, target))
     finally:
         await client.aclose()
-    return report
-
-
-async def inspect_rules(target: RedisTarget, prefix: str, digest: str) -> RedisReport:
-    """Compare rules with those that the function has, and that nodes say they have. digest: by `rules.digest_of`."""
-    report = RedisReport()
-    client = target.of(nodes_key(prefix)).client()
-    try:
-        library = code_in(await client.function_list(LIBRARY, withcode=True))
-        loaded = digests_in(library or "").get(prefix)
-        others = sorted(
-            node.node_id for node in await read_nodes(client, prefix) if node.state.get("rules", digest) != digest
-        )
-    except (RedisError, OSError, DialError) as error:
-        report.facts["rules"] = f"not compared: {str(error)[:200]}"
-        return report
-    finally:
-        await client.aclose()
-    report.facts["rules"] = digest
-    report.facts["snorky_publish"] = f"has {loaded}" if loaded else "not loaded: no node with this prefix has been here"
-    if loaded not in (None, digest):
-        report.notes.append(
-            "the function snorky_publish has other channel rules than these settings: the node that started last had "
-            "them; bring all nodes to the same settings, and start one"
-        )
-    if others:
-        report.notes.append(f"nodes with other channel rules than these settings: {', '.join(others[:10])}")
     return report
 
 

@@ -24,6 +24,13 @@ class SpreadHistory:
         for keeper in self._keepers:
             keeper.set_rules(service, rules)
 
+    @property
+    def has_other_rules(self) -> bool:
+        return any(keeper.has_other_rules for keeper in self._keepers)
+
+    def promised(self, service: str, name: str, own: History | None) -> History | None:
+        return self._keepers.of(f"{service}:{name}").promised(service, name, own)
+
     async def start(self) -> None:
         for keeper in self._keepers:
             await keeper.start()
@@ -40,15 +47,20 @@ class SpreadHistory:
         return self._keepers.of(key).publish_once(key, payload, once)
 
     async def read(
-        self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0
+        self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0, is_away: bool = False
     ) -> list[Publication] | None:
-        return await self._keepers.of(key).read(key, since, max_entries=max_entries, max_bytes=max_bytes)
+        return await self._keepers.of(key).read(
+            key, since, max_entries=max_entries, max_bytes=max_bytes, is_away=is_away
+        )
 
     async def recent(self, key: str, limit: int, since: Position | None = None) -> tuple[list[Publication], Position]:
         return await self._keepers.of(key).recent(key, limit, since)
 
     async def position(self, key: str) -> Position:
         return await self._keepers.of(key).position(key)
+
+    async def note_lost(self, key: str) -> None:
+        await self._keepers.of(key).note_lost(key)
 
     async def positions(self, keys: Iterable[str]) -> dict[str, Position]:
         """Tell what can be told: channels of a Redis that is away are missing. Raises BrokerUnavailable: all are."""

@@ -13,7 +13,7 @@ __all__ = ["PubSubBackend"]
 class PubSubBackend(RPCService):
     """Lets the backend publish, always. frontend: the name of the PubSubService whose clients hear it.
 
-    That service's rules hold; where it is not on the same node nothing is known of rules, and nothing is kept.
+    That service's rules hold, and those of other nodes that have it.
     """
 
     def __init__(self, name: str = "pubsub_backend", frontend: str | PubSubService = "pubsub") -> None:
@@ -27,6 +27,9 @@ class PubSubBackend(RPCService):
         service = self.cluster.find_service(self._frontend)
         if isinstance(service, PubSubService):
             return service.publish_from_backend(channel, message, once)
+        history = self.cluster.promised(self._frontend, channel, None)
+        if history is not None:
+            return acknowledged(self.cluster.publish_kept(self._frontend, channel, message, history, once=once))
         if once is not None:
             return acknowledged(self.cluster.publish_once(self._frontend, channel, message, once))
         return acknowledged(self.cluster.publish(self._frontend, channel, message))

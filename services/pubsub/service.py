@@ -8,7 +8,8 @@ What else a channel has, the first of the rules says that matches its name: a hi
 rules a channel has nothing but its subscribers.
 
 Rules:
-- What a channel's rule keeps is always published with its history, whoever publishes: else there would be holes.
+- What a channel's rule keeps is always published with its history, whoever publishes: else there would be holes. The
+  rules of all nodes count: a channel keeps the most that any of them says.
 - Who may subscribe may look: `history` and `presence` ask the same hook.
 """
 
@@ -88,7 +89,7 @@ class PubSubService(RPCService):
         is_recovering, since = recovery_of(recover)
         await _demand(self.can_subscribe(request, channel))
         rule = self._rule(channel)
-        history = history_of(rule)
+        history = self.topics.promised(channel, history_of(rule))
         async with self._present(request.connection, channel, rule):
             if history is not None and is_recovering and rule.recovery:
                 return recovered(await self.topics.recover(request.connection, channel, history, since))
@@ -106,7 +107,7 @@ class PubSubService(RPCService):
         """Tell the last messages of a channel, or the first ones behind a position."""
         position, count = position_of(since), limit_of(limit)
         await _demand(self.can_subscribe(request, channel))
-        _check(self._rule(channel).history)
+        _check(self.topics.promised(channel, history_of(self._rule(channel))))
         return kept(*await self.topics.recent(channel, count, position), since=position)
 
     @rpc_command
@@ -133,8 +134,7 @@ class PubSubService(RPCService):
 
     def publish_from_backend(self, channel: Any, message: Any, once: str | None = None) -> Awaitable[None]:
         """Publish a message as who may always. once: an idempotency key. Raises InvalidChannel, InvalidMessage."""
-        rule = self._rule(channel)
-        history = history_of(rule)
+        history = self.topics.promised(channel, history_of(self._rule(channel)))
         if history is not None:
             return acknowledged(self.topics.publish(channel, message, history=history, once=once))
         if once is not None:

@@ -116,7 +116,7 @@ async def test_check_tells_of_other_rules_in_redis_and_on_nodes(redis, tmp_path)
 
         async def says(config, *, differs):
             code, output = await snorky("check", "--config", str(config), env=env)
-            told = ("snorky_publish has other channel rules" in output, "nodes with other channel rules" in output)
+            told = ("the nodes promise other channel rules" in output, "nodes with other channel rules" in output)
             return code == 0 and told == (differs, differs) and "not loaded" not in output
 
         await eventually(lambda: says(old, differs=False), within_s=10, what="the same rules are found to be the same")

@@ -11,21 +11,26 @@ import pytest
 from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
+import gateway.redis
 from gateway.history import History
 from gateway.metrics import Metrics
 from gateway.publication import Position, read_publication
 from gateway.redis import RedisTarget
 from gateway.redis.commander import Commander
-from gateway.redis.functions import Functions, digests_in, merge
+from gateway.redis.functions import LOOK_S, Functions
+from gateway.redis.heartbeat import INTERVAL_S
 from gateway.redis.history import RedisHistory
+from gateway.redis.library_text import FORMAT, Found, judge, write_library
+from gateway.redis.names import rules_key
 from gateway.redis.scripting import Scripts
-from gateway.rules import ChannelRule, Rules, digest_of
+from gateway.rules import ChannelRule, Rules
 from tests.support.brokers import PREFIX, open_broker
 from tests.support.redis_servers import REAL_KINDS, FakeRedisServer, RedisServer, start_server
 
 RULES = Rules([ChannelRule("kept:*", history=100), ChannelRule("*:few*x", history=2), ChannelRule("bare*")])
 HISTORY = History(300.0, 100)
 NAME = f"{PREFIX}:{{pubsub:kept:a}}"
+FUNCTION = (Path(gateway.redis.__file__).parent / "library" / "snorky_publish.lua").read_text()
 
 
 @pytest.fixture(params=REAL_KINDS)
@@ -36,10 +41,10 @@ async def redis(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @asynccontextmanager
 async def keeper_of(
-    server: RedisServer | FakeRedisServer, rules: Rules = RULES, prefix: str = PREFIX
+    server: RedisServer | FakeRedisServer, rules: Rules = RULES, prefix: str = PREFIX, *, url: str = ""
 ) -> AsyncIterator[RedisHistory]:
     """Run what a node keeps history with; enters when the functions are loaded, where there are any."""
-    keeper = RedisHistory(RedisTarget.from_url(server.url), prefix=prefix, node_id="node-1", metrics=Metrics())
+    keeper = RedisHistory(RedisTarget.from_url(url or server.url), prefix=prefix, node_id="node-1", metrics=Metrics())
     keeper.set_rules("pubsub", rules)
     keeper.set_rules("chat", Rules())
     await keeper.start()
@@ -51,18 +56,24 @@ async def keeper_of(
 
 @asynccontextmanager
 async def functions_of(
-    server: RedisServer, rules: Mapping[str, Rules], prefix: str = PREFIX, **options: Any
+    server: RedisServer,
+    rules: Mapping[str, Rules],
+    prefix: str = PREFIX,
+    *,
+    url: str = "",
+    metrics: Metrics | None = None,
+    **options: Any,
 ) -> AsyncIterator[Functions]:
     """Run the functions of a node; nothing is loaded until `ensure` or the next look."""
     commander = Commander(
-        RedisTarget.from_url(server.url),
+        RedisTarget.from_url(url or server.url),
         role="history",
         client_name="test",
         metrics=Metrics(),
         timeout_s=5.0,
         dial_timeout_s=2.0,
     )
-    functions = Functions(commander, Scripts(commander), prefix=prefix, **options)
+    functions = Functions(commander, Scripts(commander), prefix=prefix, metrics=metrics or Metrics(), **options)
     for service, each in rules.items():
         functions.set_rules(service, each)
     commander.start()
@@ -74,11 +85,13 @@ async def functions_of(
 
 
 async def until_loaded(client: Any, prefix: str = PREFIX) -> str:
-    """Wait until a prefix's rules are in Redis; returns the library."""
+    """Wait until a prefix's rules and the library are in Redis; returns the library."""
     async with asyncio.timeout(5.0):
-        while prefix not in digests_in(library := await library_of(client)):  # noqa: ASYNC110 - another task loads
+        while judge(library := await library_of(client) or None) is not Found.OURS or not await client.exists(  # noqa: ASYNC110 - another task loads
+            rules_key(prefix)
+        ):
             await asyncio.sleep(0.01)
-    return library
+    return library or ""
 
 
 async def library_of(client: Any) -> str:
@@ -245,53 +258,196 @@ async def test_two_prefixes_share_one_redis_each_with_its_rules(redis: RedisServ
     await client.aclose()
 
 
-async def test_a_start_replaces_rules_that_differ_and_a_look_only_what_is_missing(redis: RedisServer) -> None:
+async def test_a_channel_keeps_the_most_that_any_node_promises(redis: RedisServer) -> None:
     client = redis.client()
-    old, new = {"pubsub": RULES}, {"pubsub": Rules([ChannelRule("*", history=1)])}
-    async with functions_of(redis, old) as older, functions_of(redis, new) as newer:
-        await older.ensure()
-        assert digests_in(await library_of(client)) == {PREFIX: digest_of(old)}
-        await newer.ensure()
-        assert digests_in(await library_of(client)) == {PREFIX: digest_of(new)}
-        await older.ensure()  # its first was long ago: it does not fight
-        assert digests_in(await library_of(client)) == {PREFIX: digest_of(new)}
-        await client.execute_command("FUNCTION", "FLUSH")
-        await older.ensure()
-        assert digests_in(await library_of(client)) == {PREFIX: digest_of(old)}
+    one = {"pubsub": Rules([ChannelRule("kept:*", history=5, history_ttl_s=600)])}
+    two = {"pubsub": Rules([ChannelRule("kept:b", history=2), ChannelRule("kept:*", history=9, history_ttl_s=60)])}
+    async with functions_of(redis, one) as first, functions_of(redis, two) as second, functions_of(redis, {}) as stray:
+        for each in (first, second, stray, first, second):
+            await each.ensure()
+        for _ in range(12):
+            await fcall(client, NAME, "1")
+            await fcall(client, f"{PREFIX}:{{pubsub:kept:b}}", "1")
+        assert await client.xlen(f"{NAME}:history") == 9
+        assert await client.xlen(f"{PREFIX}:{{pubsub:kept:b}}:history") == 5
+        assert await client.pttl(f"{NAME}:history") > 590_000, "the longest time"
+        for each in (first, second, stray):
+            assert each.promised("pubsub", "kept:a", None) == History(600.0, 9)
+            assert each.promised("pubsub", "other", None) is None
+            assert each.promised("chat", "kept:a", None) is None
+            assert each.has_other_rules
     await client.aclose()
 
 
-async def test_what_is_there_already_is_not_loaded_again(redis: RedisServer) -> None:
+async def test_a_stray_node_cannot_weaken_what_others_promised(redis: RedisServer) -> None:
     client = redis.client()
-    rules = {"pubsub": RULES, "chat": Rules()}
-    async with functions_of(redis, rules) as one, functions_of(redis, {"pubsub": RULES}) as other:
-        await one.ensure()
-        before = await library_of(client)
-        await one.ensure()
-        await other.ensure()
-        assert await library_of(client) == before  # its salt tells one loading from the next
-    await client.aclose()
-
-
-async def test_a_line_that_another_prefix_overwrote_is_put_in_again(redis: RedisServer) -> None:
-    client = redis.client()
-    async with functions_of(redis, {"pubsub": RULES}, look_s=0.05) as functions:
-        functions.start()
+    async with keeper_of(redis):
         await until_loaded(client)
-        await client.execute_command("FUNCTION", "LOAD", "REPLACE", merge(None, "other", {"pubsub": RULES}))
-        assert digests_in(await until_loaded(client)).keys() == {PREFIX, "other"}
+    async with functions_of(redis, {}) as alone:  # all others have gone, as while a deployment restarts
+        await alone.ensure()
+        assert await fcall(client, NAME, "1") != ""
+        assert alone.promised("pubsub", "kept:a", None) == HISTORY
     await client.aclose()
 
 
-async def test_a_library_of_a_later_format_is_left_alone(redis: RedisServer) -> None:
+async def test_rules_belong_to_a_prefix_and_a_database(redis: RedisServer) -> None:
+    other_url = f"{redis.url.rstrip('/').removesuffix('/0')}/3"
+    client, other = redis.client(), RedisTarget.from_url(other_url).client()
+    async with keeper_of(redis):
+        await until_loaded(client)
+        with pytest.raises(ResponseError, match="no node with this prefix"):
+            await fcall(other, NAME, "1")
+        async with (
+            functions_of(redis, {}, url=other_url) as there,
+            functions_of(redis, {}, "other") as beside,
+        ):
+            await there.ensure()
+            await beside.ensure()
+            assert not there.has_other_rules and not beside.has_other_rules
+            assert await fcall(other, NAME, "1") == ""
+            assert await fcall(client, "other:{pubsub:kept:a}", "1") == ""
+            assert await fcall(client, NAME, "1") != ""
+    await other.aclose()
+    await client.aclose()
+
+
+async def test_rules_of_nodes_that_have_gone_end_after_the_grace_in_which_others_were_there(redis: RedisServer) -> None:
     client = redis.client()
-    later = merge(None, "other", {"pubsub": RULES}).replace("-- format 1\n", "-- format 2\n")
+    async with (
+        functions_of(redis, {"pubsub": RULES}, grace_s=0.2) as gone,
+        functions_of(redis, {}, grace_s=0.2) as left,
+    ):
+        await gone.ensure()
+        await left.ensure()
+        assert await fcall(client, NAME, "1") != ""
+        async with asyncio.timeout(5.0):
+            while left.has_other_rules:
+                await left.ensure()
+        assert await fcall(client, NAME, "1") == ""
+    await client.aclose()
+
+
+async def test_time_without_any_node_ends_no_rules(redis: RedisServer) -> None:
+    client = redis.client()
+    async with functions_of(redis, {"pubsub": RULES}) as functions, functions_of(redis, {}) as stray:
+        await functions.ensure()
+        lines = rules_key(PREFIX) + b":lines"
+        counted, last = (int(part) for part in (await client.hget(lines, ":clock")).split())
+        week_ago_ms = last - 7 * 86_400_000
+        await client.hset(lines, ":clock", f"{counted} {week_ago_ms}")
+        await stray.ensure()
+        assert await fcall(client, NAME, "1") != ""
+    await client.aclose()
+
+
+OLDER = "#!lua name=snorky\n-- format 1\nredis.register_function('snorky_publish', function() return '' end)\n"
+FOREIGN = OLDER.replace("-- format 1\n", "")
+
+
+def repairs(metrics: Metrics, reason: str) -> float:
+    return metrics.registry.get_sample_value("snorky_redis_library_repairs_total", {"reason": reason}) or 0.0
+
+
+@pytest.mark.parametrize("shape", ["flush", "delete", "older", "foreign", "edited", "dump"])
+async def test_a_library_that_is_not_ours_is_repaired_and_counted(redis: RedisServer, shape: str) -> None:
+    client, metrics = redis.client(), Metrics()
+    async with functions_of(redis, {"pubsub": RULES}, metrics=metrics, look_s=0.05) as functions:
+        functions.start()
+        ours = await until_loaded(client)
+        run = client.execute_command
+        if shape == "flush":
+            await run("FUNCTION", "FLUSH")
+        elif shape == "delete":
+            await run("FUNCTION", "DELETE", "snorky")
+        elif shape == "edited":
+            await run("FUNCTION", "LOAD", "REPLACE", ours.replace("local NONE = {'0', '0'}", "local NONE = {'1', '0'}"))
+        elif shape == "dump":
+            await run("FUNCTION", "LOAD", "REPLACE", OLDER)
+            dump = await run("FUNCTION", "DUMP")
+            await run("FUNCTION", "RESTORE", dump, "FLUSH")
+        else:
+            await run("FUNCTION", "LOAD", "REPLACE", OLDER if shape == "older" else FOREIGN)
+        reason = {"flush": "missing", "delete": "missing", "older": "older", "dump": "older"}.get(shape, "foreign")
+        async with asyncio.timeout(5.0):
+            while not repairs(metrics, reason):  # noqa: ASYNC110 - another task repairs
+                await asyncio.sleep(0.01)
+        assert await fcall(client, NAME, "1") != ""
+    await client.aclose()
+
+
+def test_a_node_looks_again_within_a_heartbeat() -> None:
+    assert LOOK_S <= INTERVAL_S
+
+
+async def test_the_first_load_into_an_empty_redis_is_no_repair(redis: RedisServer) -> None:
+    metrics = Metrics()
+    async with functions_of(redis, {"pubsub": RULES}, metrics=metrics) as functions:
+        assert await functions.ensure()
+        assert not await functions.ensure()
+    assert [repairs(metrics, reason) for reason in ("missing", "older", "foreign")] == [0, 0, 0]
+
+
+async def test_nodes_of_one_format_with_different_texts_do_not_replace_each_other_indefinitely(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = redis.client()
+    async with functions_of(redis, {"pubsub": RULES}) as one, functions_of(redis, {"pubsub": RULES}) as other:
+        await one.ensure()
+        with monkeypatch.context() as patched:
+            patched.setattr("gateway.redis.library_text._FUNCTION", FUNCTION + "-- fixed\n")
+            assert await other.ensure(), "at its start it loads its own"
+        assert judge(await library_of(client)) is Found.SIBLING
+        assert not await one.ensure(), "and is left alone afterwards"
+        assert await fcall(client, NAME, "1") != ""
+    await client.aclose()
+
+
+async def test_a_library_of_a_later_format_is_left_alone_and_told(redis: RedisServer) -> None:
+    client, metrics = redis.client(), Metrics()
+    later = write_library(None).replace(f"-- format {FORMAT}\n", f"-- format {FORMAT + 1}\n")
     await client.execute_command("FUNCTION", "LOAD", later)
-    async with functions_of(redis, {"pubsub": RULES}) as functions:
+    async with functions_of(redis, {"pubsub": RULES}, metrics=metrics, look_s=0.05) as functions:
         with pytest.raises(ValueError, match="later version"):
             await functions.ensure()
+        functions.start()
+        async with asyncio.timeout(5.0):
+            while not metrics.registry.get_sample_value("snorky_redis_library_unusable"):  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
     assert await library_of(client) == later
     await client.aclose()
+
+
+async def test_a_user_that_cannot_read_the_rules_is_told_what_to_grant(redis: RedisServer) -> None:
+    client = redis.client()
+    async with keeper_of(redis):
+        await until_loaded(client)
+        rights = f"on nopass ~{PREFIX}:{{pubsub:* &* +@all"
+        await client.execute_command("ACL", "SETUSER", "job", *rights.split())
+        job = RedisTarget.from_url(redis.url.replace("redis://", "redis://job:x@")).client()
+        with pytest.raises(ResponseError, match=r"cannot read the channel rules: give the Redis user .*::rules"):
+            await fcall(job, NAME, "1")
+        assert await client.keys("*pubsub*") == []
+        await client.execute_command("ACL", "SETUSER", "job", f"%R~{PREFIX}:{{nodes}}::rules")
+        assert await fcall(job, NAME, "1") != ""
+        await job.aclose()
+    await client.aclose()
+
+
+async def test_what_is_not_kept_ends_earlier_positions_for_clients_that_were_away(redis: RedisServer) -> None:
+    async with keeper_of(redis) as keeper:
+        first = await keeper.publish("pubsub:kept:a", b"1", HISTORY)
+        second = await keeper.publish("pubsub:kept:a", b"2", HISTORY)
+        await keeper.note_lost("pubsub:kept:a")
+        await keeper.note_lost("pubsub:kept:never")
+        assert await keeper.read("pubsub:kept:a", first, is_away=True) is None
+        assert await keeper.read("pubsub:kept:a", second, is_away=True) is None
+        assert await keeper.read("pubsub:kept:a", second) == [], "a node at the top has heard it"
+        assert await keeper.read("pubsub:kept:a", first) is None
+        third = await keeper.publish("pubsub:kept:a", b"3", HISTORY)
+        fourth = await keeper.publish("pubsub:kept:a", b"4", HISTORY)
+        found = await keeper.read("pubsub:kept:a", third, is_away=True)
+        assert found is not None and [each.position for each in found] == [fourth]
+        assert await keeper.positions(["pubsub:kept:never"]) == {}
 
 
 async def test_a_server_without_functions_is_told_once_and_served_all_the_same(tmp_path: Path) -> None:

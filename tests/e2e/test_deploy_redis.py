@@ -139,6 +139,7 @@ FORBIDDEN = {
         ["XADD", "snorky:{datasync:Task}:history", "*", "k", "v"],
         ["SET", "snorky:nodes:a", "1"],
         ["GET", "snorky:nodes:a"],
+        ["SET", "snorky:{nodes}::rules", "[]"],
         ["SUBSCRIBE", "snorky:{pubsub:news}"],
         ["INFO"],
     ],

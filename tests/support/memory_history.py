@@ -39,6 +39,7 @@ class Archive:
         self.before_read: Callable[[], object] = lambda: None
         self.lateness: Callable[[], int] = lambda: 1
         self._on_publish = on_publish
+        self.lost: dict[str, int] = {}
         self._shelves: dict[str, _Shelf] = {}
         self._once: dict[tuple[str, str], Position] = {}
         self._bare: set[tuple[str, str]] = set()  # published once, and not kept
@@ -145,11 +146,13 @@ class MemoryHistory:
         return future
 
     async def read(
-        self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0
+        self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0, is_away: bool = False
     ) -> list[Publication] | None:
         await self._travel()
         self._archive.before_read()
         found = self._archive.read(key, since, max_entries, max_bytes)
+        if is_away and since.offset <= self._archive.lost.get(key, -1):
+            found = None
         for _ in range(self._archive.lateness()):
             await self._travel()
         return found
@@ -157,6 +160,18 @@ class MemoryHistory:
     async def recent(self, key: str, limit: int, since: Position | None = None) -> tuple[list[Publication], Position]:
         await self._travel()
         return self._archive.recent(key, limit, since)
+
+    @property
+    def has_other_rules(self) -> bool:
+        return False
+
+    def promised(self, service: str, name: str, own: History | None) -> History | None:
+        return own
+
+    async def note_lost(self, key: str) -> None:
+        await self._travel()
+        if self._archive.has(key):
+            self._archive.lost[key] = self._archive.shelf(key).position.offset
 
     async def positions(self, keys: Iterable[str]) -> dict[str, Position]:
         await self._travel()

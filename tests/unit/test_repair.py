@@ -700,3 +700,38 @@ async def test_clients_that_wander_get_everything_once_and_in_order(seed: int) -
         expected = list(range(150))
         assert [await each for each in wanderers] == [expected] * 6
         await until(lambda: all(heard(each) == expected for each in staying))
+
+
+# -- what was published past history ---------------------------------------------------------------------------------
+
+
+async def test_publication_past_history_is_counted_and_logged_and_clients_that_were_away_get_a_gap(
+    stage: Stage,
+) -> None:
+    follower = await stage.plain(0)
+    before = await stage.publish(1)
+    with capture_logs() as logs:
+        stage.topics(1).publish("c", "bare")
+        await until(lambda: heard(follower) == [1, "bare"])
+        await until(lambda: KEY in stage.town.archive.lost)
+    assert stage.sample(0, "snorky_unkept_publications_total") == 1
+    assert [log["channel"] for log in logs if log["event"] == "publication not kept"] == [KEY]
+    _, recovery = await stage.back(2, before)
+    assert not recovery.is_recovered
+    after = await stage.publish(2)
+    await stage.publish(3)
+    _, recovery = await stage.back(1, after)
+    assert recovery.is_recovered and payloads(recovery) == [b"3"]
+    await until(lambda: heard(follower) == [1, "bare", 2, 3])
+
+
+async def test_publication_past_history_is_noted_once_redis_answers_again(stage: Stage) -> None:
+    follower = await stage.plain(0)
+    await stage.publish(1)
+    stage.town.archive.is_failing = True
+    stage.topics(1).publish("c", "bare")
+    await until(lambda: heard(follower) == [1, "bare"])
+    await settle()
+    assert KEY not in stage.town.archive.lost
+    stage.town.archive.is_failing = False
+    await until(lambda: KEY in stage.town.archive.lost)

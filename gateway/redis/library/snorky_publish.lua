@@ -1,4 +1,4 @@
--- The function snorky_publish: what `functions.py` puts behind the rules and the body of publish.lua.
+-- The function snorky_publish: what `library_text.py` puts behind the rules and the body of publish.lua.
 -- KEYS the channel, PREFIX:{SERVICE:NAME}    ARGV payload, JSON; perhaps an idempotency key
 -- Returns EPOCH:OFFSET:TAG, or '' where the channel's rule keeps nothing. What is grossly malformed is refused.
 -- A rule is size, ttl_ms and the literal parts of its pattern; times and sizes are text, as in ARGV of publish.lua.
@@ -41,6 +41,51 @@ local function find(rules, name)
   return NONE
 end
 
+-- A channel keeps the most that any node's rules promise.
+local function most(tables, service, name)
+  local size, ttl_ms = NONE[1], NONE[2]
+  for _, services in ipairs(tables) do
+    local rule = find(services[service], name)
+    if tonumber(rule[1]) > tonumber(size) then
+      size = rule[1]
+    end
+    if tonumber(rule[2]) > tonumber(ttl_ms) then
+      ttl_ms = rule[2]
+    end
+  end
+  return size, ttl_ms
+end
+
+-- The last texts and what they mean: a server may have several prefixes and databases.
+local TEXTS_MAX = 16
+local decoded, texts = {}, 0
+
+local function decode(text)
+  local found = decoded[text]
+  if not found then
+    if texts >= TEXTS_MAX then
+      decoded, texts = {}, 0
+    end
+    found = cjson.decode(text)
+    decoded[text], texts = found, texts + 1
+  end
+  return found
+end
+
+-- The rules belong to a prefix and a database. A Cluster has one database, and lets a function read declared keys only.
+-- Returns the text of all nodes' tables, nil where no node has been; or nil and an error.
+local function text_of(prefix)
+  if IS_SHARDED then
+    return RULES[prefix]
+  end
+  local text = redis.pcall('GET', prefix .. ':{nodes}::rules')
+  if type(text) == 'table' then
+    local key = prefix .. ':{nodes}::rules'
+    return nil, refuse('cannot read the channel rules: give the Redis user +get and %R~' .. key .. ' (' .. text.err .. ')')
+  end
+  return text or nil
+end
+
 -- A slot on its way to this server of a Cluster is served here to who follows ASK, key by key, missing or not; but of
 -- several keys at once only if none is missing. Else a second history would begin here, and the first not arrive.
 -- Returns the error to answer with, or nil. Others than that are of the caller's rights, or of a Cluster that is down.
@@ -64,9 +109,9 @@ redis.register_function('snorky_publish', function(keys, args)
   if not prefix or #name > NAME_MAX_BYTES then
     return refuse('the key must be PREFIX:{SERVICE:CHANNEL}')
   end
-  local rules = RULES[prefix]
-  if not rules then
-    return refuse('no node with this prefix has been here')
+  local text, problem = text_of(prefix)
+  if not text then
+    return problem or refuse('no node with this prefix has been here')
   end
   if once and (once == '' or #once > ONCE_MAX_BYTES) then
     return refuse('an idempotency key takes 1 to 255 bytes')
@@ -84,8 +129,9 @@ redis.register_function('snorky_publish', function(keys, args)
   if met then
     return met
   end
-  local rule, time = find(rules.services[service], name), redis.call('TIME')
+  local size, ttl_ms = most(decode(text), service, name)
+  local time = redis.call('TIME')
   -- The caller gives no entropy. SALT differs with each loading, TIME with each call.
   local entropy = string.sub(redis.sha1hex(SALT .. time[1] .. ' ' .. time[2] .. keys[1] .. payload), 1, 32)
-  return publish(own, {keys[1], payload, entropy, rule[1], rule[2], KEEP_MS, ONCE_MS})
+  return publish(own, {keys[1], payload, entropy, size, ttl_ms, KEEP_MS, ONCE_MS})
 end)

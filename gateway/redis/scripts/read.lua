@@ -1,13 +1,18 @@
 #!lua flags=no-writes
 -- Read what was published behind a position, if it is still there, and is what followed it.
 -- KEYS state, stream    ARGV epoch, offset, tag, count, max_bytes: so much at most, but one entry at least;
---                            payload_max_bytes: of one entry
+--                            payload_max_bytes: of one entry; is_away: '1' = the reader did not hear the channel meanwhile
 -- Returns {offset of the last entry, tag, payload, tag, payload, ...}, or {} if it cannot be had. A payload that is too
 -- large is nil.
 local STEP = 16 -- entries: what is read of them and not needed may be as large as they are
-local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag')
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'lost')
 local since, tag = tonumber(ARGV[2]), ARGV[3]
 if state[1] ~= ARGV[1] or tonumber(state[2]) < since then
+  return {}
+end
+-- `lost.lua`: behind that offset something was published that is not kept. A node at the top has heard it.
+local lost_epoch, lost = string.match(state[4] or '', '^(%x+):(%d+)$')
+if lost_epoch == ARGV[1] and since <= tonumber(lost) and (ARGV[7] == '1' or since < tonumber(state[2])) then
   return {}
 end
 local answer = {state[2]}

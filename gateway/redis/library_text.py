@@ -1,0 +1,130 @@
+"""Library text: the Lua source of the library `snorky`, and what a library found in Redis is. Pure.
+
+Rules:
+- One source: the library's body is `scripts/publish.lua`, which nodes also use to publish.
+- Functions are global to a server, over all prefixes and databases. So the library contains no rules: the function
+  reads them from a key of its caller's prefix and database. Only in a Cluster, which has one database and lets a
+  function read declared keys only, it contains the rules, a line for each prefix; each node keeps the others' lines.
+- The header has a format and a digest of the text below it. The format counts up with each incompatible change, and a
+  library of a later format is never replaced. Two nodes of one format may still have different texts (a fix): a node
+  then loads its own once, at its start, and leaves the other's alone afterwards, so that they do not replace each other
+  indefinitely.
+- A salt in the library replaces the random bytes that a node passes: Redis has no source of randomness that differs
+  after each start.
+"""
+
+import re
+import secrets
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.redis.rule_tables import sha1_of
+from gateway.redis.scripting import sharded
+from gateway.redis.sequencer import KEEP_S, ONCE_S
+
+__all__ = ["FORMAT", "LIBRARY", "Found", "code_in", "judge", "lines_in", "quote", "write_library"]
+
+LIBRARY: Final = "snorky"
+FORMAT: Final = 2  # 1: rules of all prefixes in the library, by prefix alone
+
+_FOLDER = Path(__file__).parent
+_PUBLISH = (_FOLDER / "scripts" / "publish.lua").read_text().partition("\n")[2]
+_FUNCTION = (_FOLDER / "library" / "snorky_publish.lua").read_text()
+_LINE = re.compile(r"^\['([^'\n]+)'\]=(\"[^\"\n]*\"),$", re.MULTILINE)
+_FORMAT = re.compile(r"^-- format (\d+)$", re.MULTILINE)
+_BODY = re.compile(r"^-- body ([0-9a-f]{40})$", re.MULTILINE)
+_END_OF_LINES: Final = "} -- of the rules\n"
+
+
+class Found(Enum):
+    """What a node finds in Redis. The values are the reasons in the metric."""
+
+    OURS = "ours"
+    SIBLING = "sibling"  # of our format, unchanged since a node loaded it, with another text
+    MISSING = "missing"
+    OLDER = "older"
+    FOREIGN = "foreign"  # changed by hand, or not a library of the gateway
+    LATER = "later"
+
+
+def code_in(answer: Any) -> str | None:
+    """Read the text of a library from the answer to FUNCTION LIST ... WITHCODE; None = it is not there."""
+    if not answer:
+        return None
+    fields = answer[0]  # name, value, name, value ...; or a mapping
+    named = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+    return str(named[b"library_code"].decode(errors="replace"))
+
+
+def judge(library: str | None) -> Found:
+    """Tell what a library is, whatever rules it has. None = there is none."""
+    if library is None:
+        return Found.MISSING
+    found = _FORMAT.search(library)
+    if found is None or int(found[1]) < FORMAT:
+        return Found.FOREIGN if found is None else Found.OLDER
+    if int(found[1]) > FORMAT:
+        return Found.LATER
+    told, (head, end, body) = _BODY.search(library), library.partition(_END_OF_LINES)
+    if told is None or not end or sha1_of(body) != told[1]:
+        return Found.FOREIGN
+    is_sharded = "\nlocal IS_SHARDED = true\n" in head
+    return Found.OURS if body == _body(is_sharded=is_sharded) else Found.SIBLING
+
+
+def lines_in(library: str | None) -> dict[str, str]:
+    """Read the rules a library of our format has, as they are written there: prefix -> quoted text."""
+    if library is None or judge(library) not in (Found.OURS, Found.SIBLING):
+        return {}
+    return dict(_LINE.findall(library.partition(_END_OF_LINES)[0]))
+
+
+def write_library(library: str | None, rules: tuple[str, str] | None = None) -> str:
+    """Write a library; it keeps the rules that the present one has of other prefixes.
+
+    rules: prefix and merged rule tables, for a Cluster; None = not a Cluster.
+    """
+    is_sharded = rules is not None
+    lines = lines_in(library) if is_sharded else {}
+    if rules is not None:
+        lines[rules[0]] = quote(rules[1])
+    body = _body(is_sharded=is_sharded)
+    return (
+        "\n".join(
+            [
+                f"#!lua name={LIBRARY}",
+                "-- The gateway's nodes load this library; they replace changes made here.",
+                f"-- format {FORMAT}",
+                f"-- body {sha1_of(body)}",
+                f"local SALT = '{secrets.token_hex(16)}'",
+                f"local IS_SHARDED = {'true' if is_sharded else 'false'}",
+                "local RULES = {",
+                *(f"['{prefix}']={lines[prefix]}," for prefix in sorted(lines)),
+            ]
+        )
+        + "\n"
+        + _END_OF_LINES
+        + body
+    )
+
+
+def quote(text: str) -> str:
+    """Write a text for Lua; every byte that is not a letter or digit becomes a number, so nothing can end the text."""
+    return (
+        '"'
+        + "".join(chr(byte) if chr(byte).isalnum() and byte < 128 else f"\\{byte:03d}" for byte in text.encode())
+        + '"'
+    )
+
+
+def _body(*, is_sharded: bool) -> str:
+    return "\n".join(
+        [
+            f"local KEEP_MS, ONCE_MS = '{round(KEEP_S * 1000)}', '{round(ONCE_S * 1000)}'",
+            "local function publish(KEYS, ARGV)",
+            (sharded(_PUBLISH.encode()).decode() if is_sharded else _PUBLISH).rstrip("\n"),
+            "end",
+            _FUNCTION,
+        ]
+    )

@@ -1,0 +1,103 @@
+"""What an operator's commands ask of Redis about channel rules: is the function library sound, do all nodes agree."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from gateway.redis.heartbeat import read_nodes
+from gateway.redis.library_text import LIBRARY, Found, code_in, judge, lines_in, quote
+from gateway.redis.names import nodes_key, rules_key
+from gateway.redis.probe import RedisReport
+from gateway.redis.rule_tables import RuleTables, write_table
+from gateway.redis.target import RedisTarget
+from gateway.redis.wire import DialError
+from gateway.rules import Rules, digest_of
+
+__all__ = ["inspect_rules"]
+
+_REMEDY = (
+    "nodes load it again within 2 s, so run this again; if it stays so, look for `snorky_publish is not loaded` in "
+    "their logs"
+)
+
+
+async def inspect_rules(target: RedisTarget, prefix: str, rules: Mapping[str, Rules]) -> RedisReport:
+    """Judge the function library, and compare rules with those that nodes promise. Never raises for what Redis does."""
+    report = RedisReport()
+    digest = digest_of(rules)
+    client = target.of(nodes_key(prefix)).client()
+    try:
+        answer: Any = await client.get(rules_key(prefix))
+        text = (answer or b"").decode()
+        nodes = await read_nodes(client, prefix)
+        libraries = await _libraries(target)
+    except (RedisError, OSError, DialError, UnicodeDecodeError) as error:
+        report.facts["rules"] = f"not compared: {str(error)[:200]}"
+        return report
+    finally:
+        await client.aclose()
+    report.facts["rules"] = digest
+    found = _worst(libraries)
+    report.facts["snorky_publish"] = _fact(found, text)
+    is_cluster = target.cluster is not None
+    if problem := _problem(found, has_rules=bool(text), has_nodes=bool(nodes)):
+        report.problems.append(problem)
+    elif is_cluster and text and any(lines_in(each).get(prefix) != quote(text) for each in libraries):
+        report.problems.append(f"a server of the Cluster has other channel rules than the nodes promise: {_REMEDY}")
+    if found in (Found.OLDER, Found.FOREIGN) and not text:
+        report.notes.append(f"the function library in Redis is {found.value}: a node of this version replaces it")
+    if text and not _has(text, rules):
+        report.notes.append(
+            "the nodes promise other channel rules than these settings: a channel keeps the most that any node of the "
+            "last hour promises; bring all nodes to the same settings"
+        )
+    others = sorted(node.node_id for node in nodes if node.state.get("rules", digest) != digest)
+    if others:
+        report.notes.append(f"nodes with other channel rules than these settings: {', '.join(others[:10])}")
+    return report
+
+
+async def _libraries(target: RedisTarget) -> list[str | None]:
+    """Read the library, in a Cluster of each primary."""
+    servers = [target]
+    if target.cluster is not None:
+        await target.cluster.look()
+        servers = [target.cluster.server(shard.primary) for shard in target.cluster.shards]
+    found = []
+    for server in servers:
+        client = server.client()
+        try:
+            found.append(code_in(await client.function_list(LIBRARY, withcode=True)))
+        finally:
+            await client.aclose()
+    return found
+
+
+def _worst(libraries: list[str | None]) -> Found:
+    return max((judge(each) for each in libraries), key=list(Found).index, default=Found.MISSING)
+
+
+def _fact(found: Found, text: str) -> str:
+    if found is Found.MISSING:
+        return "not loaded" if text else "not loaded: no node with this prefix has been here"
+    return f"{found.value} library; {'rules are registered' if text else 'no node with this prefix has been here'}"
+
+
+def _problem(found: Found, *, has_rules: bool, has_nodes: bool) -> str:
+    """Say what is wrong with the library, once nodes of this version have promised something."""
+    if found is Found.LATER:
+        return "the function library in Redis is a later version's, and this version leaves it alone: upgrade this node"
+    if found in (Found.OURS, Found.SIBLING) or not has_rules:
+        return ""
+    if found is Found.MISSING:
+        return f"nodes run, and the function library in Redis is missing: {_REMEDY}" if has_nodes else ""
+    return (
+        f"the function library in Redis is {found.value}: another deployment or a restored dump replaced it, and "
+        f"it may not keep publications; {_REMEDY}"
+    )
+
+
+def _has(text: str, rules: Mapping[str, Rules]) -> bool:
+    """Tell if a merged text is what these rules alone make."""
+    return RuleTables(f"[{write_table(rules)}]").digest == RuleTables(text).digest
