@@ -29,6 +29,22 @@ async def test_killed_node_costs_its_clients_nothing(tmp_path: Path) -> None:
             await numbers.more(100)
 
 
+async def test_what_cannot_heal_is_said_at_once(tmp_path: Path) -> None:
+    async with running_fleet(tmp_path, nodes=1) as fleet:
+        where = f"127.0.0.1:{fleet.nodes[0].public_port}"
+        origin = {"connect_options": {"origin": "https://evil.example"}}
+        cases: list[tuple[str, dict[str, Any], int | None, str]] = [
+            (f"ws://{where}/wrong", {}, 404, "HTTP 404: Not Found"),
+            (f"ws://{where}/ws", origin, 403, "Origin not allowed"),
+            (f"wss://{where}/ws", {}, None, "no TLS"),
+        ]
+        for url, options, status, reason in cases:
+            async with asyncio.timeout(20), Client(url, **options) as client:
+                with pytest.raises(ConnectionEnded, match=reason) as caught:
+                    await client.subscribe("news").ready()
+            assert caught.value.status == status
+
+
 async def test_drained_node_is_left_before_it_goes_and_nobody_notices(tmp_path: Path) -> None:
     async with running_fleet(tmp_path, nodes=3) as fleet, running_python_crowd(fleet.url, count=CLIENTS) as clients:
         async with publishing(fleet.redis.url, clients) as numbers:

@@ -85,16 +85,22 @@ class TransportError(RuntimeError):
 
 
 class ConnectionEnded(TransportError):
-    """A realtime client has ended. close_code: why: of the protocol, 1000 = it was closed by its own program."""
+    """A realtime client has ended. close_code: why: of the protocol, 1000 = it was closed by its own program.
 
-    def __init__(self, close_code: int, reason: str = "") -> None:
+    1006 = the first connection cannot be made, and trying again would not help: `reason` tells why; `status`
+    is that of the answer, if it was one in HTTP.
+    """
+
+    def __init__(self, close_code: int, reason: str = "", status: int | None = None) -> None:
         text = f"The connection has ended for good: {close_code} {reason}".rstrip()
-        super().__init__(text, "closed", may_have_happened=False)
+        if close_code == 1006:
+            text = f"The connection cannot be made: {reason}"
+        super().__init__(text, "closed", may_have_happened=False, status=status)
         self.close_code = close_code
         self.reason = reason
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.close_code, self.reason)
+        return type(self), (self.close_code, self.reason, self.status)
 
 
 class PublishError(TransportError):

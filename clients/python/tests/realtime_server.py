@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Response
 
 __all__ = ["RealtimeServer"]
 
@@ -22,6 +25,8 @@ class RealtimeServer:
         self.handshakes: list[dict[str, Any]] = []
         self.requests: list[dict[str, Any]] = []
         self.good_tokens: set[str] | None = None
+        self.answers: Iterator[tuple[int, str, dict[str, str]]] = iter(())  # to handshakes, instead of a connection
+        self.refused = 0
         self.arrived = asyncio.Condition()
 
     @classmethod
@@ -30,7 +35,13 @@ class RealtimeServer:
         """Serve until the block ends."""
         server = cls()
         async with serve(
-            server._serve, "127.0.0.1", port, subprotocols=["snorky.json"], ping_interval=None, close_timeout=1
+            server._serve,
+            "127.0.0.1",
+            port,
+            subprotocols=["snorky.json"],
+            process_request=server._judge,
+            ping_interval=None,
+            close_timeout=1,
         ) as listening:
             server.port = listening.sockets[0].getsockname()[1]
             yield server
@@ -71,6 +82,16 @@ class RealtimeServer:
 
     def _entry(self, channel: str, offset: int) -> dict[str, Any]:
         return {"message": self.histories[channel][offset - 1], "offset": offset, "position": f"e:{offset}:t{offset}"}
+
+    def _judge(self, connection: ServerConnection, _request: Any) -> Response | None:
+        answer = next(self.answers, None)
+        if answer is None:
+            return None
+        status, text, headers = answer
+        self.refused += 1
+        response = connection.respond(HTTPStatus(status), text)
+        response.headers.update(headers)
+        return response
 
     async def _serve(self, connection: ServerConnection) -> None:
         headers = connection.request.headers if connection.request else {}

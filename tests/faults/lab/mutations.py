@@ -632,6 +632,27 @@ MUTATIONS: tuple[Mutation, ...] = (
         argv=_test("tests/unit/test_stats.py", "divided_by_the_time"),
     ),
     Mutation(
+        guard="refusal that cannot heal",  # a wrong URL was tried without end
+        file="clients/python/snorky/realtime/session.py",
+        old="        return not refusal.can_heal and not self._was_connected",
+        new="        return False",
+        argv=_test("clients/python/tests/test_realtime_refused.py", "cannot_heal"),
+    ),
+    Mutation(
+        guard="refusal of who was connected",
+        file="clients/python/snorky/realtime/session.py",
+        old=" and not self._was_connected",
+        new="",
+        argv=_test("clients/python/tests/test_realtime_refused.py", "was_connected"),
+    ),
+    Mutation(
+        guard="time of a refusal",
+        file="clients/python/snorky/realtime/session.py",
+        old="delay_s = max(delay_s, refusal.retry_after_s)",
+        new="pass",
+        argv=_test("clients/python/tests/test_realtime_refused.py", "time_that"),
+    ),
+    Mutation(
         guard="threads of a fork",
         file="clients/python/snorky/aio/threads.py",
         old="        if self._pid != os.getpid():  #",

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from snorky.canonical import channel_name
-from snorky.errors import ConnectionEnded, SnorkyError
+from snorky.errors import ConnectionEnded, SnorkyError, TransportError
 from snorky.publication import KEY_MAX_BYTES
 from snorky.realtime.events import Event
 from snorky.realtime.request import MESSAGE_MAX_BYTES
@@ -85,7 +85,10 @@ class Subscription:
         return self._position
 
     async def ready(self) -> "Subscription":
-        """Wait until the gateway has confirmed. Raises SnorkyError: it refused; ConnectionEnded."""
+        """Wait until the gateway has confirmed, over as many attempts to connect as can help.
+
+        Raises SnorkyError: it refused; ConnectionEnded: there will be no connection: `reason`, `status`.
+        """
         self._process.check()
         while self._topic.state == "wished":
             self._changed.clear()
@@ -134,7 +137,8 @@ class Client:
     without a connection. max_message_bytes: the gateway's `message_max_bytes`: more is refused at the call.
     events_max: unread events of one subscription. backoff_max_s: between two attempts to connect.
     on_notification: hears what services say beside channels: on_notification(service, message);
-    what it raises is logged (`snorky.realtime`), and the connection goes on.
+    what it raises is logged (`snorky.realtime`), and the connection goes on. on_reconnecting(error, delay_s): hears why
+    there is no connection (text, HTTP `status`) and when the next is tried.
     connect_options: more arguments of `websockets.connect`: `ssl`, `proxy`.
     Raises ValueError, TypeError: an argument that cannot be used; ImportError: websockets is missing.
     """
@@ -155,6 +159,7 @@ class Client:
         backoff_base_s: float = 0.5,
         backoff_max_s: float = 30.0,
         on_notification: Callable[[str, dict[str, Any]], None] = lambda _service, _message: None,
+        on_reconnecting: Callable[[TransportError, float], None] = lambda _error, _delay_s: None,
         connect_options: dict[str, Any] | None = None,
     ) -> None:
         parts = urlsplit(url)
@@ -162,8 +167,9 @@ class Client:
             raise ValueError("url: write ws://HOST:PORT/ws or wss://..., without a user")
         if bearer not in ("header", "subprotocol"):
             raise ValueError('bearer: "header" or "subprotocol"')
-        if inspect.iscoroutinefunction(on_notification):
-            raise TypeError("on_notification: a plain function; for more, let it fill an asyncio.Queue")
+        for name, function in (("on_notification", on_notification), ("on_reconnecting", on_reconnecting)):
+            if inspect.iscoroutinefunction(function):
+                raise TypeError(f"{name}: a plain function; for more, let it fill an asyncio.Queue")
         self._tokens = TokenSource(token, is_subprotocol=bearer == "subprotocol")
         self._sockets = Sockets(
             url,
@@ -185,6 +191,7 @@ class Client:
         )
         self._events_max = events_max
         self._on_notification = on_notification
+        self._on_reconnecting = on_reconnecting
         self._session: Session | None = None
         self._process = _Process()
         self._ended = asyncio.Event()
@@ -199,6 +206,7 @@ class Client:
             _LoopClock(),
             self._options,
             on_notification=self._on_notification,
+            on_reconnecting=self._on_reconnecting,
             on_end=lambda _error: self._ended.set(),
         )
         self._sockets.session = self._session

@@ -14,6 +14,7 @@ from typing import Any, Final
 from snorky.errors import SnorkyError, TransportError
 from snorky.realtime.clock import Clock
 from snorky.realtime.line import Done, Line, lost
+from snorky.realtime.refusal import Refusal
 from snorky.realtime.request import Request
 
 __all__ = ["Outbox"]
@@ -43,6 +44,7 @@ class Outbox:
         self._entries: list[_Entry] = []
         self._line: Line | None = None
         self._cancel_pause: Callable[[], None] | None = None
+        self.refusal: Refusal | None = None  # why there is no line, if that is known
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -120,5 +122,7 @@ class Outbox:
         if entry in self._entries:
             self._entries.remove(entry)
             was_sent = entry.was_sent or entry.line is not None
-            entry.done(None, lost("The publish was not answered in time", was_sent=was_sent))
+            text = "The publish was not answered in time"
+            refusal = None if was_sent else self.refusal
+            entry.done(None, lost(text, was_sent=was_sent) if refusal is None else refusal.error(text))
             self._flush()

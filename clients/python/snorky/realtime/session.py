@@ -8,7 +8,9 @@ line, and when the calls of the old one are answered it is closed.
 
 Rules:
 - A call is never sent twice. Publishes are, under their keys (outbox).
-- Close codes 4500 to 4999 end the session; but a token that was refused (4501) is asked for anew once.
+- Close codes 4500 to 4999 end the session; but a token that was refused (4501, or 401) is asked for anew once.
+- A refusal that cannot heal ends a session that was never connected. The URL of one that was is right, and what refuses
+  it now may pass: a balancer says 404 while its servers are replaced.
 """
 
 import logging
@@ -17,10 +19,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from snorky.errors import ConnectionEnded
+from snorky.errors import ConnectionEnded, TransportError
 from snorky.realtime.clock import Backoff, Clock
 from snorky.realtime.line import Done, Io, Line, lost
 from snorky.realtime.outbox import Outbox
+from snorky.realtime.refusal import Refusal
 from snorky.realtime.request import MESSAGE_MAX_BYTES, Request
 from snorky.realtime.subscriptions import Subscriptions
 from snorky.realtime.topic import Topic
@@ -32,7 +35,9 @@ FENCE_TIMEOUT_S: Final = 1.0  # how long the old line may take to answer its las
 OVERLAP_S: Final = 0.5  # after a move, how much later the new line may repeat what the old one brought
 LOOK_S: Final = 0.05  # how often a line that is left is looked at for answers
 GOING_AWAY: Final = 1001
+ABNORMAL: Final = 1006
 BAD_TOKEN: Final = 4501
+UNAUTHORIZED: Final = 401  # never a gateway's answer, but that of a proxy which looks at tokens
 
 _log = logging.getLogger("snorky.realtime")
 
@@ -52,7 +57,10 @@ class SessionOptions:
 
 
 class Session:
-    """Decides what is dialled, sent and handed on. on_notification: what is no topic's, by service."""
+    """Decides what is dialled, sent and handed on. on_notification: what is no topic's, by service.
+
+    on_reconnecting: why there is no connection, and after how many seconds the next is tried.
+    """
 
     def __init__(
         self,
@@ -61,6 +69,7 @@ class Session:
         options: SessionOptions,
         *,
         on_notification: Callable[[str, dict[str, Any]], None] = lambda _service, _message: None,
+        on_reconnecting: Callable[[TransportError, float], None] = lambda _error, _delay_s: None,
         on_end: Callable[[ConnectionEnded], None] = lambda _error: None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -68,6 +77,7 @@ class Session:
         self._clock = clock
         self._options = options
         self._on_notification = on_notification
+        self._on_reconnecting = on_reconnecting
         self._on_end = on_end
         self._uniform = uniform
         self._backoff = Backoff(base_s=options.backoff_base_s, max_s=options.backoff_max_s, uniform=uniform)
@@ -89,6 +99,8 @@ class Session:
         self._cancel_dial: Callable[[], None] = lambda: None
         self._is_token_new = False  # the next dial needs another token
         self._was_token_renewed = False
+        self._was_connected = False
+        self._refusal: Refusal | None = None  # of the last attempt
 
     @property
     def topics(self) -> Mapping[tuple[str, str], Topic]:
@@ -123,7 +135,8 @@ class Session:
 
         def expire() -> None:
             del self._waiting[number]
-            done(None, lost("There was no connection in time", was_sent=False))
+            text = "There was no connection in time"
+            done(None, lost(text, was_sent=False) if self._refusal is None else self._refusal.error(text))
 
         cancel = self._clock.after(self._options.call_timeout_s, expire)
         self._waiting[number] = (go, cancel, done)
@@ -152,11 +165,11 @@ class Session:
         """Know that somebody has taken events of a topic."""
         self._subscriptions.drained(topic)
 
-    def close(self, code: int = 1000, reason: str = "closed by the client") -> None:
+    def close(self, code: int = 1000, reason: str = "closed by the client", status: int | None = None) -> None:
         """End everything. Idempotent."""
         if self.error is not None:
             return
-        self.error = error = ConnectionEnded(code, reason)
+        self.error = error = ConnectionEnded(code, reason, status)
         self._cancel_dial()
         for line in (self._current, self._next, *self._leaving):
             if line is not None:
@@ -177,7 +190,8 @@ class Session:
         """Know that a dialled line is open."""
         if line is not self._next or self.error is not None:
             return self._io.close(line, 1000, "")
-        line.is_open = True
+        line.is_open = self._was_connected = True
+        self._refuse(None)
         line.opened_at_s = self._clock.now_s()
         self._subscriptions.open(line)
         if self._current is None:
@@ -196,8 +210,8 @@ class Session:
             self._notify(line, *heard)
         self._look_at_move()
 
-    def on_end(self, line: Line, code: int, reason: str) -> None:
-        """Know that a line has ended. code: of RFC 6455 7.1.5: 1006 where nothing was said."""
+    def on_end(self, line: Line, code: int, reason: str, refusal: Refusal | None = None) -> None:
+        """Know that a line has ended. code: of RFC 6455 7.1.5: 1006 where nothing was said. refusal: it never was."""
         if line.has_ended:
             return
         line.end(code)
@@ -207,6 +221,9 @@ class Session:
             return
         if 4500 <= code <= 4999 and not self._renews_token(code):
             return self.close(code, reason)
+        if refusal is not None and self._is_hopeless(refusal):
+            return self.close(ABNORMAL, refusal.text, refusal.status)
+        self._refuse(refusal)
         was_stable = line.has_answered and self._clock.now_s() - line.opened_at_s >= STABLE_S
         if was_stable:
             self._backoff.reset()
@@ -219,7 +236,16 @@ class Session:
                 return self._promote(self._next)
         if self._next is None:
             is_at_once = self._is_token_new or (code == GOING_AWAY and line.grace_s is not None and was_stable)
-            self._dial_after(0.0 if is_at_once else self._backoff.next_s())
+            delay_s = 0.0 if is_at_once else self._backoff.next_s()
+            if refusal is not None:
+                delay_s = max(delay_s, refusal.retry_after_s)
+            self._dial_after(delay_s)
+            if refusal is None:
+                text = f"The connection ended: {code} {reason}".rstrip()
+                error = TransportError(text, "unreachable", may_have_happened=False)
+            else:
+                error = refusal.error("No connection")
+            self._tell(self._on_reconnecting, error, delay_s)
 
     def _notify(self, line: Line, service: str, message: dict[str, Any]) -> None:
         if service == "gateway" and message.get("type") == "moving":
@@ -229,16 +255,17 @@ class Session:
             topic = self._subscriptions.find(service, message["channel"])
         if topic is None:
             if line is self._current:
-                self._tell(service, message)
+                self._tell(self._on_notification, service, message)
         else:
             self._subscriptions.notify(line, topic, message)
 
-    def _tell(self, service: str, message: dict[str, Any]) -> None:
-        """Call the program's function. What it raises is its own fault, and ends nothing here."""
+    def _tell(self, function: Callable[..., None], *arguments: object) -> None:
+        """Call a function of the program. What it raises is its own fault, and ends nothing here."""
         try:
-            self._on_notification(service, message)
+            function(*arguments)
         except Exception:
-            _log.exception("on_notification failed for a notification of the service %r", service)
+            name = "on_notification" if function is self._on_notification else "on_reconnecting"
+            _log.exception("%s failed for %r", name, arguments[0])
 
     # -- moves ---------------------------------------------------------------------------------------------------
 
@@ -310,6 +337,14 @@ class Session:
         self._next = Line(self._numbers, self._io, self._clock)
         is_token_new, self._is_token_new = self._is_token_new, False
         self._io.dial(self._next, is_token_new=is_token_new)
+
+    def _is_hopeless(self, refusal: Refusal) -> bool:
+        if refusal.status == UNAUTHORIZED and self._renews_token(BAD_TOKEN):
+            return False
+        return not refusal.can_heal and not self._was_connected
+
+    def _refuse(self, refusal: Refusal | None) -> None:
+        self._refusal = self._outbox.refusal = refusal
 
     def _renews_token(self, code: int) -> bool:
         if code != BAD_TOKEN or not self._options.is_token_renewable or self._was_token_renewed:

@@ -4,6 +4,7 @@ Rules:
 - One task per line dials, reads until its end, and tells the session; one per line writes, so that sending never waits.
 - The library answers the gateway's pings, and pings by itself: a gateway that has vanished is noticed.
 - Whatever ends a line, the session is told once, with a close code of RFC 6455 7.1.5.
+- Why there is no connection is logged as a warning when it is something else than before.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from snorky.realtime.line import Line
+from snorky.realtime.refusal import Refusal, refusal_of
 from snorky.realtime.token import TokenSource
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Sockets:
         self._options = options
         self._tasks: dict[Line, asyncio.Task[None]] = {}
         self._outboxes: dict[Line, asyncio.Queue[str | tuple[int, str]]] = {}
+        self._last_refusal: Refusal | None = None
         self.session: Session  # set before the first dial
 
     def dial(self, line: Line, *, is_token_new: bool) -> None:
@@ -87,26 +90,41 @@ class Sockets:
         del self._outboxes[line]
 
     async def _run(self, line: Line, is_token_new: bool) -> None:
-        from websockets.exceptions import WebSocketException
-
-        code, reason = ABNORMAL, ""
+        code, reason, refusal = ABNORMAL, "", None
         try:
-            code, reason = await self._live(line, is_token_new)
-        except (OSError, WebSocketException) as error:  # nobody there, a refused handshake, not in time
-            reason = f"{type(error).__name__}: {error}"
-            _log.info("No connection to %s: %s", self._url, reason)
-        except Exception as error:  # the top of the task; the token's function for example
+            socket = await self._open(is_token_new)
+            if isinstance(socket, Refusal):
+                refusal = socket
+            else:
+                code, reason = await self._live(line, socket)
+        except Exception as error:  # the top of the task
             reason = f"{type(error).__name__}: {error}"
             _log.exception("Connection to %s", self._url)
         finally:
-            self.session.on_end(line, code, reason)
+            self.session.on_end(line, code, reason, refusal)
 
-    async def _live(self, line: Line, is_token_new: bool) -> tuple[int, str]:
+    async def _open(self, is_token_new: bool) -> Any:
+        """Dial once; give the socket, or the Refusal."""
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                token = await self._tokens.get(is_new=is_token_new)
+        except Exception as error:  # the program's function may raise anything, and do better the next time
+            _log.exception("No token for %s", self._url)
+            return Refusal(f"no token: {type(error).__name__}: {error}")
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                return await self._connect(self._url, **self._arguments(token))
+        except Exception as error:  # also of arguments that the library does not take
+            refusal = refusal_of(error)
+            is_news = self._last_refusal is None or self._last_refusal.text != refusal.text
+            _log.log(logging.WARNING if is_news else logging.DEBUG, "No connection to %s: %s", self._url, refusal.text)
+            self._last_refusal = refusal
+            return refusal
+
+    async def _live(self, line: Line, socket: Any) -> tuple[int, str]:
         from websockets.exceptions import ConnectionClosed
 
-        async with asyncio.timeout(self._connect_timeout_s):
-            arguments = self._arguments(await self._tokens.get(is_new=is_token_new))
-            socket = await self._connect(self._url, **arguments)
+        self._last_refusal = None
         writer = asyncio.get_running_loop().create_task(self._write(line, socket))
         try:
             self.session.on_open(line)
