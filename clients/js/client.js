@@ -18,6 +18,9 @@ import { Topic, topicKey } from "./topic.js";
 import { plain } from "./values.js";
 import { Waiting } from "./waiting.js";
 
+const ABNORMAL = 1006; // no close frame: here, a refused handshake
+const CLOSED_HERE = "closed by the client";
+
 /**
  * @typedef {import("./topic.js").MessageHandler} MessageHandler
  * @typedef {import("./connection.js").Notification} Notification
@@ -25,8 +28,10 @@ import { Waiting } from "./waiting.js";
  * @typedef {object} ClientEvents
  * @property {{isMove: boolean, isResync: boolean}} open subscriptions are requested; what a service ties to the
  *   connection is not. isResync: the server closed the last one because what it had told is not sure any more (4010)
- * @property {{code: number, reason: string, willReconnect: boolean}} close
- * @property {{delayMs: number, attempt: number}} reconnecting
+ * @property {{code: number, reason: string, willReconnect: boolean, status?: number}} close status: of HTTP, if the end
+ *   is that the handshake was refused
+ * @property {{delayMs: number, attempt: number, reason?: string, status?: number}} reconnecting reason, status: why the
+ *   last handshake failed, if that is known
  * @property {{graceMs: number}} moving the server is leaving; the client opens its next connection
  * @property {Notification} notice any message of the service "gateway"
  * @property {{error: SnorkyError, service?: string, channel?: any}} error a refused subscription, a bad message, no token
@@ -42,7 +47,8 @@ export class Client {
   #waiting;
   #queue;
   #emitter = new Emitter();
-  #isClosed = false;
+  /** Why there will be no connection. @type {SnorkyError | null} */
+  #end = null;
   #link;
 
   /** Dial. Use `connect`. @param {string | URL} url @param {import("./options.js").ClientOptions} [options] */
@@ -59,16 +65,16 @@ export class Client {
       onError: (error) => this.#emitError({ error }),
       onOpen: (session, how) => this.#onOpen(session.connection, how),
       onLost: (code, reason) => this.#emit("close", { code, reason, willReconnect: true }),
-      onWaiting: (delayMs, attempt) => this.#emit("reconnecting", { delayMs, attempt }),
+      onWaiting: (delayMs, attempt, refusal) => this.#emit("reconnecting", { delayMs, attempt, ...why(refusal) }),
       onMoving: (graceMs) => this.#emit("moving", { graceMs }),
       onSessionEnd: (session) => this.#queue.ended(session.connection),
-      onEnd: (code, reason) => this.#finish(code, reason),
+      onEnd: (code, reason, status) => this.#finish(code, reason, status),
     });
   }
 
   /** @returns {ClientState} */
   get state() {
-    if (this.#isClosed) return "closed";
+    if (this.#end !== null) return "closed";
     if (this.#link.current !== null) return "open";
     return this.#link.isDialling ? "connecting" : "waiting";
   }
@@ -93,7 +99,7 @@ export class Client {
    * @returns {Promise<any>}
    */
   async call(service, command, params = {}, { timeoutMs = this.#settings.callTimeoutMs } = {}) {
-    if (this.#isClosed) throw closed();
+    if (this.#end !== null) throw this.#end;
     const request = new Request(service, command, params, this.#settings);
     const current = this.#link.current;
     if (current !== null) return current.connection.send(request, timeoutMs);
@@ -115,7 +121,7 @@ export class Client {
    * @returns {Promise<any>}
    */
   async publish(channel, message, { service = "pubsub", key, timeoutMs } = {}) {
-    if (this.#isClosed) throw closed();
+    if (this.#end !== null) throw this.#end;
     const maxAgeMs = timeoutMs ?? this.#settings.publishMaxAgeMs;
     // Without an identity a key would be good for this connection only, and cost the server as much.
     const onceKey = key ?? (this.#settings.hasIdentity ? randomHex(16) : null);
@@ -154,7 +160,7 @@ export class Client {
     if (recover !== false) topic.recovers = true; // null: a position that there was none of
     if (typeof recover === "string") topic.sequence.moveTo(recover);
     const leave = topic.join(handler);
-    if (this.#isClosed) topic.refuse(closed());
+    if (this.#end !== null) topic.refuse(this.#end);
     this.#link.current?.subscribe(topic);
     this.#link.next?.subscribe(topic);
     return new Subscription(topic, () => this.#leave(topic, leave));
@@ -184,7 +190,7 @@ export class Client {
 
   /** End it all: the connection, its subscriptions, its calls, what waits to be published. Idempotent. */
   close() {
-    this.#finish(1000, "closed by the client");
+    this.#finish(1000, CLOSED_HERE, null);
   }
 
   // -- connections ---------------------------------------------------------------------------------------------
@@ -196,16 +202,17 @@ export class Client {
     this.#queue.use(connection);
   }
 
-  /** @param {number} code @param {string} reason */
-  #finish(code, reason) {
-    if (this.#isClosed) return;
-    this.#isClosed = true;
+  /** @param {number} code @param {string} reason @param {number | null} status */
+  #finish(code, reason, status) {
+    if (this.#end !== null) return;
+    const error = new SnorkyError(reason === CLOSED_HERE ? "The client is closed" : endText(code, reason), "closed", null, status);
+    this.#end = error;
     this.#link.close();
-    this.#waiting.close(closed());
-    this.#queue.close(closed());
-    for (const topic of this.#topics.values()) topic.refuse(closed());
+    this.#waiting.close(error);
+    this.#queue.close(error);
+    for (const topic of this.#topics.values()) topic.refuse(error);
     this.#topics.clear();
-    this.#emit("close", { code, reason, willReconnect: false });
+    this.#emit("close", { code, reason, willReconnect: false, ...(status === null ? {} : { status }) });
   }
 
   // -- subscriptions -------------------------------------------------------------------------------------------
@@ -215,7 +222,7 @@ export class Client {
     leave();
     if (topic.isWanted || this.#topics.get(topic.key) !== topic) return;
     this.#topics.delete(topic.key);
-    topic.refuse(closed());
+    topic.refuse(new SnorkyError("The subscription is closed", "closed"));
     this.#link.current?.unsubscribe(topic);
     this.#link.next?.unsubscribe(topic);
   }
@@ -254,6 +261,14 @@ export class Client {
   }
 }
 
-function closed() {
-  return new SnorkyError("The client is closed", "closed");
+/** @param {number} code @param {string} reason */
+function endText(code, reason) {
+  return code === ABNORMAL ? reason : `The server has ended the connection for good: ${code} ${reason}`.trimEnd();
+}
+
+/** What an event tells of a refused handshake. @param {import("./refusal.js").Refusal | null} refusal */
+function why(refusal) {
+  if (refusal === null) return {};
+  const { text, status } = refusal;
+  return status === null ? { reason: text } : { reason: text, status };
 }

@@ -10,6 +10,7 @@
 
 import { SnorkyError } from "./error.js";
 import { randomHex } from "./random.js";
+import { refusalOf } from "./refusal.js";
 import { Request } from "./request.js";
 
 /**
@@ -41,7 +42,8 @@ import { Request } from "./request.js";
  * @property {() => void} onOpen
  * @property {(service: string, message: Notification) => void} onNotification whatever answers no call
  * @property {(error: SnorkyError) => void} onFault the server sent what cannot be understood; the connection goes on
- * @property {(code: number, reason: string) => void} onEnd
+ * @property {(code: number, reason: string, refusal: import("./refusal.js").Refusal | null) => void} onEnd refusal: why
+ *   it has not opened, if the socket tells
  *
  * @typedef {Record<string, unknown> & {type?: unknown}} Notification
  *
@@ -67,6 +69,8 @@ export class Connection {
   #calls = new Map();
   #callIdPrefix = randomHex(8);
   #lastCall = 0;
+  /** @type {import("./refusal.js").Refusal | null} */
+  #refusal = null;
   #faults = 0; // messages that the server could not read
   #heardAtMs;
   #isFinishing = false;
@@ -83,7 +87,9 @@ export class Connection {
     socket.onopen = () => this.#onOpen();
     socket.onmessage = (/** @type {{data: string | ArrayBuffer}} */ event) => this.#onMessage(event.data);
     socket.onclose = (/** @type {{code: number, reason: string}} */ event) => this.#end(event.code, event.reason);
-    socket.onerror = () => {}; // a close event follows and says more; `ws` throws if nobody listens
+    socket.onerror = (/** @type {unknown} */ event) => {
+      if (this.#state === "connecting") this.#refusal = refusalOf(event); // a close event follows
+    };
     this.#cancelTimer = options.clock.after(options.connectTimeoutMs, () => this.#abandon("connecting took too long"));
   }
 
@@ -238,7 +244,7 @@ export class Connection {
       call.cancelTimeout();
       call.reject(call === poison ? tooLarge(call.request) : disconnected());
     }
-    this.#events.onEnd(code, reason);
+    this.#events.onEnd(code, reason, this.#refusal);
   }
 }
 

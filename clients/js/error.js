@@ -3,7 +3,7 @@
  *
  * Codes that come from this client, beside those of the server:
  * - `offline`: never sent, there was no connection in time. Safe to repeat.
- * - `closed`: never sent, the client was closed or told by the server not to come back.
+ * - `closed`: never sent, the client was closed, told by the server not to come back, or refused for good: `status`.
  * - `disconnected`: sent, and the connection ended before the answer. The outcome is unknown.
  * - `timeout`: sent, and no answer came in time. The outcome is unknown.
  * - `queue_full`: never sent, what may wait is bounded.
@@ -16,14 +16,17 @@ export class SnorkyError extends Error {
    * @param {string} message
    * @param {string} code
    * @param {number | null} [retryAfterMs] set where trying again helps, and after how long
+   * @param {number | null} [status] of HTTP, with which the handshake was refused
    */
-  constructor(message, code, retryAfterMs = null) {
+  constructor(message, code, retryAfterMs = null, status = null) {
     super(message);
     this.name = "SnorkyError";
     /** @readonly */
     this.code = code;
     /** @readonly */
     this.retryAfterMs = retryAfterMs;
+    /** @readonly */
+    this.status = status;
   }
 
   /**

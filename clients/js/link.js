@@ -3,11 +3,15 @@
  *
  * `current` is the session that calls go to and that delivers; `next` is the one being dialled. A session that opens
  * gets all topics. Without a current one it takes over at once; with one it does as the mover says.
+ *
+ * A handshake that was refused for a reason that cannot heal (a wrong URL, say) is the end if none has succeeded before:
+ * the URL of a client that has been connected is right, and what refuses it now may pass.
  */
 
 import { Backoff } from "./backoff.js";
 import { SnorkyError } from "./error.js";
 import { Mover } from "./mover.js";
+import { probe } from "./refusal.js";
 import { Session } from "./session.js";
 import { Token } from "./token.js";
 
@@ -15,6 +19,7 @@ import { Token } from "./token.js";
  * @typedef {import("./topic.js").Topic} Topic
  * @typedef {import("./connection.js").Notification} Notification
  * @typedef {import("./options.js").Settings} Settings
+ * @typedef {import("./refusal.js").Refusal} Refusal
  *
  * @typedef {object} LinkEvents
  * @property {() => Iterable<Topic>} topics what every session has to carry
@@ -24,15 +29,19 @@ import { Token } from "./token.js";
  * @property {(error: SnorkyError) => void} onError
  * @property {(session: Session, how: {isMove: boolean, isResync: boolean}) => void} onOpen a session is current
  * @property {(code: number, reason: string) => void} onLost the current session has ended; another will come
- * @property {(delayMs: number, attempt: number) => void} onWaiting
+ * @property {(delayMs: number, attempt: number, refusal: Refusal | null) => void} onWaiting refusal: of the last handshake,
+ *   if it was refused and it is known why
  * @property {(graceMs: number) => void} onMoving
  * @property {(session: Session) => void} onSessionEnd any session, before its calls are heard to be rejected
- * @property {(code: number, reason: string) => void} onEnd there will be no other
+ * @property {(code: number, reason: string, status: number | null) => void} onEnd there will be no other. status: of the
+ *   handshake that was refused
  */
 
 // A connection that lives shorter proves nothing: a node that accepts and closes is backed off from as well.
 const STABLE_MS = 5_000;
-// Close codes (PROTOCOL).
+const PROBE_TIMEOUT_MS = 5_000;
+// Close codes (RFC 6455 7.1.5, PROTOCOL).
+const ABNORMAL = 1006;
 const RESYNC = 4010;
 const BAD_TOKEN = 4501;
 const isTerminal = (/** @type {number} */ code) => code >= 4500 && code <= 4999;
@@ -51,6 +60,11 @@ export class Link {
   #isRenewing = false; // the token that the next handshake brings
   #isResync = false;
   #cancelDialling = () => {};
+  #hasBeenOpen = false;
+  #failures = 0; // handshakes, since one succeeded
+  /** @type {Refusal | null} */
+  #refusal = null;
+  #cancelProbe = () => {};
   #isClosed = false;
 
   /** Dial. Throws TypeError if the token cannot be one. @param {Settings} settings @param {LinkEvents} events */
@@ -86,6 +100,7 @@ export class Link {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#cancelDialling();
+    this.#cancelProbe();
     this.#token.stop();
     const sessions = [this.#current, this.#next];
     this.#current = null;
@@ -112,7 +127,7 @@ export class Link {
         find: events.find,
         onRefused: events.onRefused,
         onFault: events.onError,
-        onEnd: (code, reason) => this.#onEnd(session, code, reason),
+        onEnd: (code, reason, refusal) => this.#onEnd(session, code, reason, refusal),
       },
     );
     this.#next = session;
@@ -142,7 +157,7 @@ export class Link {
   #retry() {
     const delayMs = this.#backoff.next();
     this.#dialAfter(delayMs);
-    if (this.#current === null) this.#events.onWaiting(delayMs, this.#backoff.failures);
+    if (this.#current === null) this.#events.onWaiting(delayMs, this.#backoff.failures, this.#refusal);
   }
 
   // -- sessions ------------------------------------------------------------------------------------------------
@@ -150,6 +165,9 @@ export class Link {
   /** @param {Session} session */
   #onOpen(session) {
     session.openedAtMs = this.#clock.now();
+    this.#hasBeenOpen = true;
+    this.#failures = 0;
+    this.#refusal = null;
     const old = this.#current;
     if (old !== null) session.hold();
     for (const topic of this.#events.topics()) session.subscribe(topic);
@@ -175,13 +193,14 @@ export class Link {
     if (session.movingGraceMs !== null) this.#move(session, session.movingGraceMs);
   }
 
-  /** @param {Session} session @param {number} code @param {string} reason */
-  #onEnd(session, code, reason) {
+  /** @param {Session} session @param {number} code @param {string} reason @param {Refusal | null} refusal */
+  #onEnd(session, code, reason, refusal) {
     this.#mover.forget(session);
     this.#events.onSessionEnd(session);
     if (this.#isClosed || (session !== this.#current && session !== this.#next)) return;
     const isRenewed = code === BAD_TOKEN && this.#token.refused();
     if (isTerminal(code) && !isRenewed) return this.#finish(code, reason);
+    if (session.openedAtMs === Infinity && this.#isOver(refusal)) return;
     if (code === RESYNC) this.#isResync = true;
     if (this.#clock.now() - session.openedAtMs >= STABLE_MS) this.#backoff.reset();
     if (session === this.#next) {
@@ -196,10 +215,44 @@ export class Link {
     this.#retry();
   }
 
-  /** @param {number} code @param {string} reason */
-  #finish(code, reason) {
+  /** @param {number} code @param {string} reason @param {number | null} [status] */
+  #finish(code, reason, status = null) {
     this.close();
-    this.#events.onEnd(code, reason);
+    this.#events.onEnd(code, reason, status);
+  }
+
+  /**
+   * Know why a handshake failed, and end if that cannot heal. Where the socket does not tell, the URL is asked: after the
+   * first failure, the second, the fourth and so on, for a crowd that comes back must not ask twice as much.
+   *
+   * @param {Refusal | null} refusal
+   */
+  #isOver(refusal) {
+    this.#failures += 1;
+    if (refusal !== null) this.#refusal = refusal;
+    else if ((this.#failures & (this.#failures - 1)) === 0) void this.#probe();
+    if (refusal === null || !refusal.isFinal || this.#hasBeenOpen) return false;
+    this.#finish(ABNORMAL, refusal.text, refusal.status);
+    return true;
+  }
+
+  async #probe() {
+    const { url, fetch } = this.#settings;
+    const failures = this.#failures;
+    if (fetch === undefined) return;
+    this.#cancelProbe();
+    const aborter = new AbortController();
+    const cancelTimeout = this.#clock.after(PROBE_TIMEOUT_MS, () => aborter.abort());
+    this.#cancelProbe = () => {
+      cancelTimeout();
+      aborter.abort();
+    };
+    const refusal = await probe(url, fetch, aborter.signal);
+    cancelTimeout();
+    // Meanwhile it may have been opened, or closed by the application.
+    if (refusal === null || this.#isClosed || this.#failures < failures) return;
+    this.#refusal = refusal;
+    if (refusal.isFinal && !this.#hasBeenOpen) this.#finish(ABNORMAL, refusal.text, refusal.status);
   }
 
   /** @param {Session} session @param {number} graceMs */

@@ -7,6 +7,7 @@ import { json } from "./json.js";
  * @typedef {object} ClientOptions
  * @property {"json" | import("./json.js").Codec} [encoding] "json", or a codec such as `msgpack`
  * @property {import("./connection.js").SocketClass} [WebSocket] where there is no global one (Node < 22: `ws`)
+ * @property {typeof globalThis.fetch} [fetch] asks why a handshake was refused, where the WebSocket does not tell
  * @property {import("./token.js").TokenSource} [token] who this client is; a function is asked for it, and for the
  *   next one before it expires
  * @property {boolean} [hasIdentity] true if there is a token: the gateway knows who this client is, on every connection
@@ -27,7 +28,7 @@ import { json } from "./json.js";
  * @property {import("./clock.js").Clock} [clock]
  * @property {() => number} [random] as Math.random
  *
- * @typedef {Required<Omit<ClientOptions, "encoding" | "token">>
+ * @typedef {Required<Omit<ClientOptions, "encoding" | "token" | "fetch">> & {fetch: typeof globalThis.fetch | undefined}
  *   & {url: string, codec: import("./json.js").Codec, token: import("./token.js").TokenSource | undefined}} Settings
  */
 
@@ -60,6 +61,7 @@ export function settle(url, options) {
     queueMax: 1_000,
     queueMaxBytes: 1_048_576,
     messageMaxBytes: 65_536,
+    fetch: globalThis.fetch?.bind(globalThis),
     clock: systemClock,
     random: Math.random,
   };

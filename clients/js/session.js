@@ -56,11 +56,11 @@ export class Session {
       onOpen: events.onOpen,
       onFault: events.onFault,
       onNotification: (service, message) => this.#onNotification(service, message),
-      onEnd: (code, reason) => {
+      onEnd: (code, reason, refusal) => {
         this.#hasEnded = true;
         for (const { feed } of this.#enrolled.values()) feed.end();
         for (const end of [...this.#waits]) end();
-        events.onEnd(code, reason);
+        events.onEnd(code, reason, refusal);
       },
     });
     this.openedAtMs = Infinity;

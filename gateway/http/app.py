@@ -8,7 +8,7 @@ from aiohttp import web
 from gateway.http.backend import BackendHandler
 from gateway.http.backend_door import refuse_pages
 from gateway.http.demo_page import demo_routes
-from gateway.http.handler import WebSocketHandler
+from gateway.http.handler import SEEN_BY_PAGES, WebSocketHandler
 from gateway.http.ops import ops_routes
 from gateway.http.sockjs import SockJSHandler
 from gateway.node import Node
@@ -34,6 +34,8 @@ async def _security_headers(
         response = await handler(request)
     except web.HTTPException as error:
         error.headers.update(_HEADERS)
+        if error.status == 404:  # of a wrong URL
+            error.headers.update(SEEN_BY_PAGES)
         raise
     if not response.prepared:
         for name, value in _HEADERS.items():

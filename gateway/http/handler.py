@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cached_property
+from typing import Final
 
 from aiohttp import HttpVersion11, web
 
@@ -18,7 +19,10 @@ from gateway.origins import Origins
 from gateway.registry import ServiceRegistry
 from gateway.settings import Public
 
-__all__ = ["WebSocketHandler"]
+__all__ = ["SEEN_BY_PAGES", "WebSocketHandler"]
+
+# A browser hides from a page why a WebSocket was refused; so the page asks by fetch, and may read this answer.
+SEEN_BY_PAGES: Final = {"Access-Control-Allow-Origin": "*"}
 
 
 class WebSocketHandler:
@@ -71,6 +75,7 @@ class WebSocketHandler:
             headers = {"Sec-WebSocket-Version": "13", "Upgrade": "websocket"} if refused.status == 426 else {}
             if refused.status in (429, 503):
                 headers["Retry-After"] = "5"
+            headers |= SEEN_BY_PAGES
             response = web.Response(status=refused.status, text=f"{refused}\n", headers=headers)
             response.force_close()  # what follows a refused upgrade is no request
             return response

@@ -65,7 +65,9 @@ class Upgrade:
 def upgrade(headers: Headers, *, allowed_origins: Collection[str], compression: bool) -> Upgrade:
     """Accept or refuse a handshake. Raises HandshakeRefused."""
     # one protocol to upgrade to: aiohttp hands bytes behind the request over only then
+    origin = next(iter(headers.getall("Origin", ())), None)
     if _tokens(headers, "Upgrade") != ["websocket"] or "upgrade" not in _tokens(headers, "Connection"):
+        check_origin(origin, headers.get("Host", ""), allowed_origins)  # a page asks by fetch why it was refused
         raise HandshakeRefused(426, "no_upgrade", "This is a WebSocket endpoint: connect with ws:// or wss://")
     for name in ("Sec-WebSocket-Version", "Sec-WebSocket-Key", "Origin"):
         if len(headers.getall(name, ())) > 1:
@@ -75,7 +77,6 @@ def upgrade(headers: Headers, *, allowed_origins: Collection[str], compression: 
     key = headers.get("Sec-WebSocket-Key", "")
     if not _is_key(key):
         raise HandshakeRefused(400, "key", "Sec-WebSocket-Key must be 16 bytes in base64")
-    origin = next(iter(headers.getall("Origin", ())), None)
     check_origin(origin, headers.get("Host", ""), allowed_origins)
     subprotocol, encoding = _subprotocol(_joined(headers, "Sec-WebSocket-Protocol"))
     deflate = compression and _offers_deflate(_joined(headers, "Sec-WebSocket-Extensions"))

@@ -86,3 +86,15 @@ def test_workers_share_a_port() -> None:
     (second,) = listen("127.0.0.1", first.getsockname()[1], reuse_port=True)
     first.close()
     second.close()
+
+
+@on_both_loops
+async def test_a_page_may_read_why_it_was_refused() -> None:
+    """A browser hides the answer to a WebSocket from its page, which asks again by fetch."""
+    origin = "Origin: https://refused.example\r\n"
+    async with running_site() as site:
+        for path, headers, status in [("/ws", origin, 403), ("/ws", "", 426), ("/wrong", origin, 404)]:
+            client = await site.open()
+            await client.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+            response = await client.response()
+            assert (response.status, response.headers["access-control-allow-origin"]) == (status, "*")

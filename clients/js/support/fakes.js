@@ -70,7 +70,7 @@ export class FakeSocket {
   onopen = () => {};
   onmessage = (/** @type {{data: unknown}} */ _event) => {};
   onclose = (/** @type {{code: number, reason: string}} */ _event) => {};
-  onerror = () => {};
+  onerror = (/** @type {unknown} */ _event) => {};
   /** What the client sent, decoded. @type {{service: string, message: any}[]} */
   sent = [];
   /** @type {number | undefined} set when the client closed */

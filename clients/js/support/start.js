@@ -3,12 +3,15 @@
 import { SnorkyError, connect } from "../snorky.js";
 import { FakeClock, FakeNetwork } from "./fakes.js";
 
+/** As a browser that does not let the page see the answer. */
+export const unknown = () => Promise.reject(new TypeError("Failed to fetch"));
+
 /** @param {import("../options.js").ClientOptions} [options] */
 export function start(options = {}) {
   const network = new FakeNetwork();
   const clock = new FakeClock();
   const client = connect("wss://example.org/ws", {
-    WebSocket: network.WebSocket, clock, random: () => 0.5, probeAfterMs: 0, ...options,
+    WebSocket: network.WebSocket, clock, random: () => 0.5, probeAfterMs: 0, fetch: unknown, ...options,
   });
   /** @type {any[]} */
   const events = [];

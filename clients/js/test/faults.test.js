@@ -9,6 +9,7 @@ import { test } from "node:test";
 import { connect } from "../snorky.js";
 import { FakeServer } from "../support/fake_server.js";
 import { FakeClock, settled } from "../support/fakes.js";
+import { unknown } from "../support/start.js";
 
 const seeds = process.env.SEED !== undefined
   ? [Number(process.env.SEED)]
@@ -63,6 +64,7 @@ async function run(seed) {
   const clock = new FakeClock();
   const server = new FakeServer({ clock, random, faults: noFaults });
   const client = connect("wss://example.org/ws", {
+    fetch: unknown,
     WebSocket: server.WebSocket, clock, random, callTimeoutMs: 2_000, publishMaxAgeMs: 30_000, probeAfterMs: 5_000,
     probeTimeoutMs: 2_000, backoffMaxMs: 4_000, ...(seed % 3 === 0 ? {} : { token: "ann" }),
   });

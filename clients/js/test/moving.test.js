@@ -3,12 +3,14 @@ import { test } from "node:test";
 
 import { connect } from "../snorky.js";
 import { FakeClock, FakeNetwork, settled } from "../support/fakes.js";
+import { unknown } from "../support/start.js";
 
 /** A client with one confirmed subscription, told to move: its old socket, and how to get the new one. */
 async function startMoving() {
   const network = new FakeNetwork();
   const clock = new FakeClock();
   const client = connect("wss://example.org/ws", {
+    fetch: unknown,
     WebSocket: network.WebSocket, clock, random: () => 0.5, probeAfterMs: 0,
   });
   /** @type {any[]} */

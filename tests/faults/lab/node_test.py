@@ -22,6 +22,9 @@ async def main(file: str) -> int:
     finally:
         await process.close()
     failed = [line.strip() for line in process.log.splitlines() if line.strip().startswith("not ok")]
+    if any(line.endswith(file) for line in failed):  # it could not even be loaded: that shows nothing
+        print(process.log)
+        return 2
     for line in failed:
         print(f"BROKEN: {line}")
     return 1 if code and failed else 0
