@@ -293,7 +293,7 @@ class Fanout:
             return (
                 None if publication.position is None else (tombstone(publication, publication.fault or "invalid"), None)
             )
-        if publication.position is None and publication.selector is None:
+        if publication.position is None and publication.selector is None and publication.hint is None:
             self._metrics.unsequenced_publications.inc()
         return publication, value
 

@@ -7,10 +7,16 @@
     change      0xC1 `3 VERSION PREVIOUS_VERSION j CHANGE` newline, and behind it a bare or an addressed one: it tells
                 of an entry of the channel's roster that came, went, or has other data
 
+    hint        0xC1 `h EPOCH:OFFSET:TAG PREVIOUS_TAG j` newline payload: what a publisher says of a position
+
 0xC1 is never first in JSON or MessagePack. SELECTOR is a JSON object without blanks: `only` an identity, `not` a
 connection's id, `not_identity` an identity, `whole` that the payload is a whole message. VERSION grows with
 each notice of a roster (PREVIOUS_VERSION 0: nothing had been told of it); CHANGE is a JSON list, see `Change`. An
 unknown version is dropped by who reads it, and counted.
+
+Only nodes may say what has a header, on Redis channels of their own. The function snorky_publish has but the rights of
+whoever calls it, so it says positions where any publisher might: what is heard there becomes a hint, which nobody
+believes before history says the same (`sequence.py`).
 """
 
 from dataclasses import dataclass, replace
@@ -29,6 +35,7 @@ __all__ = [
     "Selector",
     "TooLarge",
     "UnknownVersion",
+    "as_hint",
     "read_publication",
     "tombstone",
     "write_addressed",
@@ -124,6 +131,7 @@ class Publication:
 
     fault: why the payload was not fit for anybody; `null` stands in its place, a tombstone. "" = it is fit, or not
     checked yet.
+    hint: the position that a publisher told; it is not the position.
     """
 
     payload: bytes
@@ -132,6 +140,7 @@ class Publication:
     selector: Selector | None = None
     change: Change | None = None
     fault: Literal["", "invalid", "too_large"] = ""
+    hint: Position | None = None
 
     @property
     def is_tombstone(self) -> bool:
@@ -151,9 +160,17 @@ def read_publication(data: bytes) -> Publication:
             return Publication(payload, selector=_read_selector(rest))
         if version == b"3":
             return _read_change(rest, payload)
+        if version == b"h":
+            told = _read_sequenced(rest.decode("ascii"), payload)
+            return Publication(told.payload, hint=told.position)
     except (ValueError, IndexError):  # also no UTF-8, and fields that are missing
         raise InvalidMessage("Malformed header") from None
     raise UnknownVersion("Unknown version")
+
+
+def as_hint(data: bytes) -> bytes | None:
+    """Make a hint of a sequenced publication that anybody may have published; None = it is no sequenced one."""
+    return b"%bh%b" % (MARK, data[2:]) if data[1:3] == b"1 " else None
 
 
 def tombstone(publication: Publication, fault: Literal["invalid", "too_large"] = "invalid") -> Publication:

@@ -119,6 +119,7 @@ class Repair:
         async with followed.opening:
             if followed.order.last is None:
                 followed.order.start_at(await self._keeper.position(key))
+                self._fill_if_wanted(key, followed)
 
     def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
         """Take what was heard of a followed channel; returns what is to be delivered now."""

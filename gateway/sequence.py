@@ -8,6 +8,8 @@ Rules:
   not in it any more: then there is a gap, which is told, and the channel goes on from where history stands.
 - So a gap comes from history alone, never from what was heard: of two servers that a connection saw one after
   another, what came from the former may be heard late.
+- A hint is never delivered in its place, for a publisher may say any position: one that tells something new wants a
+  fill, and history has the publication. A forged hint costs a read.
 - While a fill is wanted nothing is delivered, and nothing is kept: what was heard before a read began is in what it
   reads, or in no history any more. What is heard while the read is under way waits, bounded; beyond the bound it is
   forgotten, and read again.
@@ -99,6 +101,9 @@ class Sequence:
         if self.last is None:
             self._begin_at(position)
             self._late_until = position.offset
+            if self._is_wanted_again:  # a hint was heard, perhaps of what came behind that position
+                self._is_wanted_again = False
+                self.want_fill()
 
     def agrees(self, top: Position | None) -> bool:
         """Tell if this node has all that history has. top: where it stands; None = there is none."""
@@ -116,19 +121,21 @@ class Sequence:
         return [step for publication in publications if (step := self._hear(publication)) is not None]
 
     def _hear(self, publication: Publication) -> Step | None:
-        position, last = publication.position, self.last
+        position, last = publication.position or publication.hint, self.last
         if position is None:
             return publication  # it has no place among the others: as it comes
         if self._phase is _Phase.FILLING:
             self._wait(publication)
         elif self._phase is _Phase.WANTING:
             pass  # it will be read
+        elif last is None and publication.position is None:
+            self._is_wanted_again = True
         elif last is None:
             return self._advance(publication)
         elif position.epoch != last.epoch or position.offset > last.offset + 1:
             self.want_fill()
         elif position.offset == last.offset + 1:
-            if publication.previous_tag == last.tag:
+            if publication.previous_tag == last.tag and publication.position is not None:
                 return self._advance(publication)
             self.want_fill()
         elif self._is_strange(position):

@@ -36,7 +36,7 @@ class Unkept:
 
     def hear(self, key: str, publications: Sequence[Publication]) -> None:
         """Look at what a channel that keeps a history has brought."""
-        count = sum(each.position is None and each.selector is None and each.change is None for each in publications)
+        count = sum((each.position or each.hint or each.selector or each.change) is None for each in publications)
         if not count:
             return
         self._metrics.unkept_publications.inc(count)

@@ -11,8 +11,9 @@ import structlog
 
 from gateway.broker import Listener
 from gateway.metrics import Metrics
+from gateway.publication import MARK
 from gateway.redis.canary import TICK_S, Canary
-from gateway.redis.names import canary_name, channel_name
+from gateway.redis.names import DIRECT_KEY, canary_name, channel_name, node_channel_name
 from gateway.redis.publisher import QUEUE_MAX, QUEUE_MAX_BYTES, Publisher
 from gateway.redis.subscriber import Subscriber
 from gateway.redis.target import RedisTarget
@@ -60,7 +61,7 @@ class RedisBroker:
         self._subscriber = Subscriber(
             target,
             client_name=f"{client_name}:subscriber",
-            name_of=self._name_of,
+            names_of=self._names_of,
             canary_name=canary_name(prefix, node_id),
             on_batch=self._on_batch,
             on_canary=self._on_canary,
@@ -109,7 +110,8 @@ class RedisBroker:
         await self._publisher.stop()
 
     def publish(self, key: str, payload: bytes) -> "asyncio.Future[int]":
-        return self._publisher.publish(self._name_of(key), payload)
+        name_of = node_channel_name if payload[:1] == MARK else channel_name
+        return self._publisher.publish(name_of(self._prefix, key), payload)
 
     def is_subscribed(self, key: str) -> bool:
         return self._subscriber.is_subscribed(key)
@@ -143,8 +145,10 @@ class RedisBroker:
         self._subscriber.resume()
         self._canary.resume()
 
-    def _name_of(self, key: str) -> bytes:
-        return channel_name(self._prefix, key)
+    def _names_of(self, key: str) -> tuple[bytes, ...]:
+        if key.startswith(DIRECT_KEY):  # of no service: no publisher may publish there
+            return (channel_name(self._prefix, key),)
+        return channel_name(self._prefix, key), node_channel_name(self._prefix, key)
 
     def _tick(self) -> None:
         if not self._is_stopped:

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from gateway.directory import Member, Owner
-from gateway.redis.names import channel_name, counts_key, names_key, owned_key, roster_key
+from gateway.redis.names import counts_key, names_key, node_channel_name, owned_key, roster_key
 from gateway.redis.pipeline import all_ended
 from gateway.redis.scripting import Call, Scripts
 from gateway.redis.wire import command
@@ -135,7 +135,7 @@ class Estate:
         values = await self._scripts.run(*reads, in_order=False) if reads else []
         calls, order = [], []
         for (roster, places), answer in zip(rosters.items(), values, strict=True):
-            arguments = [channel_name(self._prefix, roster)]
+            arguments = [node_channel_name(self._prefix, roster)]
             for at, value in zip(places, answer, strict=True):
                 arguments += [fields[at], *self._left(roster, fields[at], value)]
             calls.append(Call("leave", [roster_key(self._prefix, roster), counts_key(self._prefix, roster)], arguments))

@@ -1,4 +1,12 @@
-"""How keys are spelled in Redis. Braces: all that belongs to one channel lies in one cluster slot."""
+"""How keys are spelled in Redis. Braces: all that belongs to one channel lies in one cluster slot.
+
+Rules:
+- What begins with PREFIX:{SERVICE: is open to the publishers of a service: their ACL pattern covers it. What only nodes
+  may say of a channel, or write, begins with PREFIX:nodes{SERVICE: instead, and no pattern of a publisher covers that.
+- A prefix has no brace, and every other name has a colon in front of its first brace: so the two never meet.
+- The text behind a name's last closing brace says what the name is for. A channel may contain braces; what follows the
+  last brace must not. So no two pairs of kind and channel share a name.
+"""
 
 from collections.abc import Callable
 
@@ -11,6 +19,7 @@ __all__ = [
     "direct_prefix",
     "leases_key",
     "names_key",
+    "node_channel_name",
     "node_key",
     "nodes_key",
     "once_key",
@@ -35,8 +44,13 @@ DIRECT_KEY = "direct "  # a node's id follows: the key of a channel that no serv
 
 
 def channel_name(prefix: str, key: str) -> bytes:
-    """Redis channel of a channel key: PREFIX:{KEY}."""
+    """Redis channel of a channel key, open to publishers: PREFIX:{KEY}."""
     return f"{prefix}:{{{key}}}".encode()
+
+
+def node_channel_name(prefix: str, key: str) -> bytes:
+    """Redis channel of a channel key on which only nodes publish: PREFIX:nodes{KEY}. In the slot of `channel_name`."""
+    return f"{prefix}:nodes{{{key}}}".encode()
 
 
 def nodes_key(prefix: str) -> str:
@@ -98,12 +112,12 @@ def owned_key(prefix: str, owner: str) -> bytes:
 
 def roster_key(prefix: str, key: str) -> bytes:
     """Hash: the members of a roster."""
-    return channel_name(prefix, key) + b":roster"
+    return node_channel_name(prefix, key) + b":roster"
 
 
 def counts_key(prefix: str, key: str) -> bytes:
     """Hash: entries per identity of a roster, and its version."""
-    return channel_name(prefix, key) + b":roster:counts"
+    return node_channel_name(prefix, key) + b":roster:counts"
 
 
 def state_key(prefix: str, key: str) -> bytes:
@@ -117,8 +131,11 @@ def stream_key(prefix: str, key: str) -> bytes:
 
 
 def once_key(prefix: str, key: str, once: str) -> bytes:
-    """The position of what was published to a channel under an idempotency key."""
-    return channel_name(prefix, key) + b":once:" + once.encode()
+    """The position of what was published to a channel under an idempotency key, in which % and } are escaped.
+
+    snorky_publish.lua spells it alike. Else the key `x}:position` of one channel would be the state of another.
+    """
+    return channel_name(prefix, key) + b":once:" + once.replace("%", "%25").replace("}", "%7D").encode()
 
 
 def names_key(prefix: str, key: str) -> bytes:

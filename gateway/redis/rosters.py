@@ -20,7 +20,7 @@ from gateway.codec import encode_json
 from gateway.directory import Census, Member
 from gateway.errors import LimitExceeded
 from gateway.redis.estate import Notices, Place, field_of, read_value
-from gateway.redis.names import channel_name, counts_key, roster_key
+from gateway.redis.names import counts_key, node_channel_name, roster_key
 from gateway.redis.scripting import Call, Scripts
 from gateway.redis.wire import command
 from gateway.shared_reads import SharedReads
@@ -71,7 +71,7 @@ class Rosters:
             for is_first in (True, False)
         ]
         arguments = [
-            channel_name(self._prefix, roster),
+            node_channel_name(self._prefix, roster),
             f"{member.owner} {member.entry}".encode(),
             member.identity.encode(),
             encode_json(member.data),
@@ -88,7 +88,7 @@ class Rosters:
     async def update(self, roster: str, owner: str, place: Place, *, data: Any, notice: bytes | None) -> bool:
         """Replace an entry's data; False = there is no such entry. Raises BrokerUnavailable, LimitExceeded."""
         arguments = [
-            channel_name(self._prefix, roster),
+            node_channel_name(self._prefix, roster),
             field_of(owner, place),
             encode_json(data),
             notice or b"",

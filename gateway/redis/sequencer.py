@@ -19,7 +19,7 @@ from gateway.errors import BrokerUnavailable
 from gateway.history import History
 from gateway.metrics import Metrics
 from gateway.publication import Position
-from gateway.redis.names import channel_name, once_key, state_key, stream_key
+from gateway.redis.names import channel_name, node_channel_name, once_key, state_key, stream_key
 from gateway.redis.pipeline import fail
 from gateway.redis.publisher import Publisher, PublishRefused
 from gateway.redis.scripting import sharded
@@ -68,14 +68,15 @@ class Sequencer(Publisher):
 
     def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
         """Queue one publication. See Keeper.publish; the future may also raise PublishRefused."""
-        return self._queue_script(key, payload, once, b"%d" % history.size, _milliseconds(history.ttl_s))
+        name = node_channel_name(self._prefix, key)  # a position: only nodes may say one
+        return self._queue_script(key, name, payload, once, b"%d" % history.size, _milliseconds(history.ttl_s))
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
         """Queue one publication that is not kept. See Keeper.publish_once; the future may also raise PublishRefused."""
-        return self._queue_script(key, payload, once, b"0", b"0")
+        return self._queue_script(key, channel_name(self._prefix, key), payload, once, b"0", b"0")
 
     def _queue_script(
-        self, key: str, payload: bytes, once: str | None, size: bytes, ttl_ms: bytes
+        self, key: str, name: bytes, payload: bytes, once: str | None, size: bytes, ttl_ms: bytes
     ) -> "asyncio.Future[Any]":
         keep_s = OWN_S if once is None else ONCE_S
         once = "own " + secrets.token_hex(8) if once is None else "given " + once
@@ -87,7 +88,7 @@ class Sequencer(Publisher):
                 state_key(self._prefix, key),
                 stream_key(self._prefix, key),
                 once_key(self._prefix, key, once),
-                channel_name(self._prefix, key),
+                name,
                 payload,
                 secrets.token_hex(16).encode(),
                 size,

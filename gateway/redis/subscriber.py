@@ -4,6 +4,8 @@ Rules:
 - Redis answers in the order it was asked. Every SUBSCRIBE and UNSUBSCRIBE is a command of its own and stands in
   `_asked` until its answer comes, so an answer is known by its place and never by its name alone: in
   "subscribe, unsubscribe, subscribe" the first confirmation confirms nothing, and an error has an owner.
+- A channel has up to two names in Redis (`heard.py`), subscribed to by one command, which Redis confirms name by name
+  or refuses whole.
 - A channel has one record from its SUBSCRIBE to its UNSUBSCRIBE; whoever comes after that gets a new one.
 - A channel is wanted while it is held (a `subscribe` returned, no `unsubscribe` since) or waited for.
 - After a loss all that is wanted is asked for again, the canary's channel last: its confirmation proves that all
@@ -15,7 +17,7 @@ Rules:
 """
 
 import asyncio
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 
 import hiredis
@@ -23,6 +25,7 @@ import structlog
 
 from gateway.errors import BrokerUnavailable
 from gateway.metrics import Metrics
+from gateway.redis.heard import HeardChannel, Read
 from gateway.redis.link import Link
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import Gets, Wire, WireError, command
@@ -30,46 +33,18 @@ from gateway.redis.wire import Gets, Wire, WireError, command
 __all__ = ["MOVED", "Subscriber"]
 
 WINDOW = 5_000
+COMPLAIN_EVERY_S = 1.0  # the metric counts them all; a flood of forged ones must not flood the log
 MOVED = "moved"  # what `subscribe` fails with where on_moved was called
 
 _log = structlog.get_logger("snorky.redis")
 
 
-class _Channel:
-    """One channel: what is wanted, and how far Redis has followed."""
-
-    __slots__ = ("confirmation", "is_asked", "is_confirmed", "is_held", "key", "name", "waiters")
-
-    def __init__(self, key: str, name: bytes) -> None:
-        self.key = key
-        self.name = name
-        self.is_held = False
-        self.waiters = 0
-        self.is_asked = False  # SUBSCRIBE is sent, on the present wire
-        self.is_confirmed = False  # and answered
-        self.confirmation: asyncio.Future[None] | None = None  # shared by who waits
-
-    @property
-    def is_wanted(self) -> bool:
-        return self.is_held or self.waiters > 0
-
-    def settle(self, error: Exception | None) -> None:
-        """Wake who waits."""
-        future, self.confirmation = self.confirmation, None
-        if future is None or future.done():
-            return
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
-            future.exception()  # the waiter may be gone; then nobody is owed this
-
-
 class Subscriber:
     """The hearing half of a broker.
 
-    name_of: Redis name of a key. canary_name: heard as long as there is a connection; what comes on it goes to
-    on_canary. on_batch: all publications of one read, per key, in order; only of channels that are wanted.
+    names_of: Redis names of a key, one or two (`heard.py`). canary_name: heard as long as there is a connection; what
+    comes on it goes to on_canary. on_batch: all publications of one read, per key, in order; only of channels that are
+    wanted.
     on_whole: everything wanted is confirmed; True if something may have been missed before. on_lost: no longer.
     on_moved: makes it sharded; a key that is to be subscribed to elsewhere. new_canary_name: for each connection.
     """
@@ -79,7 +54,7 @@ class Subscriber:
         target: RedisTarget,
         *,
         client_name: str,
-        name_of: Callable[[str], bytes],
+        names_of: Callable[[str], tuple[bytes, ...]],
         canary_name: bytes,
         on_batch: Callable[[Mapping[str, Sequence[bytes]]], None],
         on_canary: Callable[[Sequence[bytes]], None],
@@ -92,7 +67,7 @@ class Subscriber:
         linger_s: float,
         dial_timeout_s: float,
     ) -> None:
-        self._name_of = name_of
+        self._names_of = names_of
         self._on_batch = on_batch
         self._on_canary = on_canary
         self._on_whole = on_whole
@@ -114,15 +89,18 @@ class Subscriber:
             metrics=metrics,
             dial_timeout_s=dial_timeout_s,
         )
-        self._canary = _Channel("", canary_name)
+        self._metrics = metrics
+        self._complained_s = -COMPLAIN_EVERY_S
+        self._canary = HeardChannel("", (canary_name,))
         self._canary.is_held = True
-        self._by_key: dict[str, _Channel] = {}
-        self._by_name: dict[bytes, _Channel] = {canary_name: self._canary}
+        self._by_key: dict[str, HeardChannel] = {}
+        self._by_name: dict[bytes, HeardChannel] = {canary_name: self._canary}
         # OrderedDict, not dict: what is taken from the front of a dict leaves holes that each next look walks over.
         # 100,000 channels whole again: 5-8 s with dict, 1.1-1.6 s so (benchmarks.subscriber, machine under load).
-        self._dirty: OrderedDict[_Channel, None] = OrderedDict()  # wish and wire may differ; in the order of the wishes
-        self._asked: deque[tuple[_Channel, bool]] = deque()  # unanswered; True: SUBSCRIBE
-        self._lingering: OrderedDict[_Channel, float] = OrderedDict()  # until when, loop time; in order
+        self._dirty: OrderedDict[HeardChannel, None] = OrderedDict()  # wish and wire may differ; in order
+        self._asked: deque[tuple[HeardChannel, bool]] = deque()  # unanswered; True: SUBSCRIBE
+        self._told = 0  # names of the first of these that Redis has answered for
+        self._lingering: OrderedDict[HeardChannel, float] = OrderedDict()  # until when, loop time; in order
         self._linger_timer: asyncio.TimerHandle | None = None
         self._progress_timer: asyncio.TimerHandle | None = None
         self._is_flush_due = False
@@ -135,7 +113,7 @@ class Subscriber:
     @property
     def canary_name(self) -> bytes:
         """The Redis channel of the canary."""
-        return self._canary.name
+        return self._canary.names[0]
 
     # -- commands ----------------------------------------------------------------------------------------------
 
@@ -164,8 +142,8 @@ class Subscriber:
             raise BrokerUnavailable("the broker is stopped")
         channel = self._by_key.get(key)
         if channel is None:
-            channel = _Channel(key, self._name_of(key))
-            self._by_key[key] = self._by_name[channel.name] = channel
+            channel = self._by_key[key] = HeardChannel(key, self._names_of(key))
+            self._by_name |= dict.fromkeys(channel.names, channel)
         self._lingering.pop(channel, None)
         if channel.is_confirmed:
             channel.is_held = True
@@ -213,7 +191,7 @@ class Subscriber:
 
     # -- wishes ------------------------------------------------------------------------------------------------
 
-    def _touch(self, channel: _Channel) -> None:
+    def _touch(self, channel: HeardChannel) -> None:
         self._dirty[channel] = None
         if not self._is_flush_due and self._link.wire is not None:
             self._is_flush_due = True
@@ -230,16 +208,16 @@ class Subscriber:
             if channel.is_wanted and not channel.is_asked:
                 channel.is_asked = True
                 self._asked.append((channel, True))
-                commands.append(command(self._subscribe_word.upper(), channel.name))
+                commands.append(command(self._subscribe_word.upper(), *channel.names))
             elif not channel.is_wanted and channel not in self._lingering:
                 self._forget(channel)
                 if channel.is_asked:
                     self._asked.append((channel, False))
-                    commands.append(command(self._unsubscribe_word.upper(), channel.name))
+                    commands.append(command(self._unsubscribe_word.upper(), *channel.names))
         if commands:
             wire.write(b"".join(commands))
 
-    def _linger(self, channel: _Channel) -> None:
+    def _linger(self, channel: HeardChannel) -> None:
         if self._by_key.get(channel.key) is not channel:
             return
         loop = asyncio.get_running_loop()
@@ -263,18 +241,20 @@ class Subscriber:
             else:
                 self._touch(channel)
 
-    def _forget(self, channel: _Channel) -> None:
+    def _forget(self, channel: HeardChannel) -> None:
         if self._by_key.get(channel.key) is channel:
-            del self._by_key[channel.key], self._by_name[channel.name]
+            del self._by_key[channel.key]
+            for name in channel.names:
+                del self._by_name[name]
 
     # -- the wire ----------------------------------------------------------------------------------------------
 
     def _on_up(self, wire: Wire) -> None:
         wire.consume = self._consume
         if self._new_canary_name is not None:
-            del self._by_name[self._canary.name]
-            self._canary.name = self._new_canary_name()
-            self._by_name[self._canary.name] = self._canary
+            del self._by_name[self.canary_name]
+            self._canary.names = (self._new_canary_name(),)
+            self._by_name[self.canary_name] = self._canary
         self._dirty = OrderedDict.fromkeys(channel for channel in self._by_key.values() if channel.is_wanted)
         self._dirty[self._canary] = None
         self._flush()
@@ -288,6 +268,7 @@ class Subscriber:
         if self._progress_timer is not None:
             self._progress_timer.cancel()
         self._asked.clear()
+        self._told = 0
         self._dirty.clear()
         self._lingering.clear()
         for channel in [*self._by_key.values(), self._canary]:
@@ -309,32 +290,41 @@ class Subscriber:
 
     def _consume(self, gets: Gets) -> None:
         """Drain one read. The hot path: nothing is done per message but to put it to its channel's others."""
-        grouped: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        read = Read(self._by_name, self._on_forged)
         message = self._message_word
         was_whole = self.is_whole
         try:
             while (reply := gets()) is not False:
                 if type(reply) is list and len(reply) == 3 and reply[0] == message:
-                    grouped[reply[1]].append(reply[2])
+                    read[reply[1]](reply[2])
                 else:
                     self._on_answer(reply)
-            if grouped:
-                self._hand_out(grouped)
+            if read.batch:
+                self._hand_out(read.batch)
         except TypeError as error:  # a name that is a list, a payload that is a number: not from a Redis
             raise WireError(f"not a Redis: {error}") from error
         if self.is_whole and not was_whole:
             self._become_whole()
 
-    def _hand_out(self, grouped: Mapping[bytes, list[bytes]]) -> None:
+    def _hand_out(self, read: Mapping[HeardChannel, list[bytes]]) -> None:
         batch: dict[str, list[bytes]] = {}
-        for name, payloads in grouped.items():
-            channel = self._by_name.get(name)
+        for channel, payloads in read.items():
             if channel is self._canary:
                 self._on_canary(payloads)
-            elif channel is not None and channel.is_wanted:  # else it lingers, or its UNSUBSCRIBE is under way
+            elif channel.is_wanted and payloads:  # else it lingers, or its UNSUBSCRIBE is under way
                 batch[channel.key] = payloads
         if batch:
             self._on_batch(batch)
+
+    def _on_forged(self, channel: HeardChannel) -> None:
+        self._metrics.drops.labels("forged").inc()
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._complained_s >= COMPLAIN_EVERY_S:
+            self._complained_s = now_s
+            _log.warning(
+                "a publisher says what only nodes may say: publish JSON, which never begins with byte 0xC1",
+                channel=channel.key[:300],
+            )
 
     def _on_answer(self, reply: object) -> None:
         self._answered += 1
@@ -342,34 +332,44 @@ class Subscriber:
             return
         if not self._asked:
             raise WireError(f"unasked answer: {str(reply)[:200]}")
-        channel, is_subscribe = self._asked.popleft()
-        if isinstance(reply, hiredis.ReplyError):
+        channel, is_subscribe = self._asked[0]
+        if isinstance(reply, hiredis.ReplyError) and not self._told:
+            self._asked.popleft()
             self._on_refusal(channel, is_subscribe, str(reply))
         elif type(reply) is not list or reply[:2] != [
             self._subscribe_word if is_subscribe else self._unsubscribe_word,
-            channel.name,
+            channel.names[self._told],
         ]:
             raise WireError(f"answer out of place: {str(reply)[:200]}")
-        elif is_subscribe:
-            channel.is_confirmed = True
-            channel.settle(None)
-            if channel is self._canary:
-                self.is_whole = True
+        elif self._told + 1 < len(channel.names):
+            self._told += 1
+            return
+        else:
+            self._told = 0
+            self._asked.popleft()
+            if is_subscribe:
+                self._confirm(channel)
         if self._dirty and len(self._asked) <= WINDOW // 2:
             self._flush()
+
+    def _confirm(self, channel: HeardChannel) -> None:
+        channel.is_confirmed = True
+        channel.settle(None)
+        if channel is self._canary:
+            self.is_whole = True
 
     def _is_taken(self, reply: object) -> bool:
         """Take note of a channel that Redis gave up of itself: its slot has gone to another server."""
         if type(reply) is not list or reply[:1] != [self._unsubscribe_word]:
             return False
-        if self._asked and not self._asked[0][1] and self._asked[0][0].name == reply[1]:
+        if self._asked and not self._asked[0][1] and self._asked[0][0].names[self._told] == reply[1]:
             return False  # it was asked to
         channel = self._by_name.get(reply[1])
         if channel is not None and channel.is_asked:
             self._hand_back(channel)
         return True
 
-    def _hand_back(self, channel: _Channel) -> None:
+    def _hand_back(self, channel: HeardChannel) -> None:
         channel.is_asked = channel.is_confirmed = False
         if channel is self._canary:
             raise WireError("the canary's slot has moved")  # the next connection's has another name
@@ -377,7 +377,7 @@ class Subscriber:
         if channel.is_wanted and self._on_moved is not None:
             self._on_moved(channel.key)
 
-    def _on_refusal(self, channel: _Channel, is_subscribe: bool, text: str) -> None:
+    def _on_refusal(self, channel: HeardChannel, is_subscribe: bool, text: str) -> None:
         if self._on_moved is not None and text.startswith("MOVED"):
             if is_subscribe:
                 self._hand_back(channel)

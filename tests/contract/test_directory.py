@@ -414,7 +414,7 @@ async def test_nothing_is_left_in_redis_but_leases(cluster: TestCluster) -> None
         for serial in range(10):
             await node.directory.enter(ROOM, serial, f"user{serial}", entry="x", data=[1])
             await node.directory.claim(NAMES, f"{node.node_id}{serial}", serial)
-    assert {"test:{chat:room}:roster", "test:{names messaging:names}"} < (await keys_of(cluster)).keys()
+    assert {"test:nodes{chat:room}:roster", "test:{names messaging:names}"} < (await keys_of(cluster)).keys()
     for node in (a, b):
         await asyncio.gather(*(node.directory.disowned(serial) for serial in range(10)))
     await a.directory.find(NAMES, "x")  # what was sent before is done

@@ -119,7 +119,10 @@ async def test_one_fcall_keeps_and_publishes_as_a_node_does(redis: RedisServer) 
         assert [first.offset, second.offset, third.offset] == [1, 2, 3]
         await recorder.until(lambda: len(recorder.of("pubsub:kept:a")) == 3)
         heard = [read_publication(data) for data in recorder.of("pubsub:kept:a")]
-        assert heard == await keeper.read("pubsub:kept:a", begun)
+        assert [each.position or each.hint for each in heard] == [first, second, third]
+        assert [each.position for each in heard] == [None, second, None]  # anybody may say what the function says
+        kept = await keeper.read("pubsub:kept:a", begun)
+        assert kept is not None and [each.payload for each in kept] == [each.payload for each in heard]
         assert [each.payload for each in heard] == [b'{"any":"JSON"}', b"2", b"3"]
         assert await client.pttl(NAME + ":history") > 290_000
     await client.aclose()
@@ -134,6 +137,22 @@ async def test_a_key_is_taken_once_for_all_who_publish_without_an_identity(redis
         assert str(await keeper.publish("pubsub:kept:a", b"1", HISTORY, once="backend order 7")) == first
         assert Position.parse(await fcall(client, NAME, "1", "order 8")).offset == 2
         assert await client.xlen(NAME + ":history") == 2
+    await client.aclose()
+
+
+async def test_a_key_that_looks_like_another_channels_state_is_spelled_apart(redis: RedisServer) -> None:
+    client = redis.client()
+    looks = "x}:position 100% %7D"
+    async with keeper_of(redis) as keeper:
+        await until_loaded(client)
+        first = await fcall(client, NAME, "1", looks)
+        assert str(await keeper.publish("pubsub:kept:a", b"1", HISTORY, once=f"backend {looks}")) == first
+        plain = await fcall(client, NAME, "2", "x}:position")
+        assert Position.parse(plain).offset == 2
+        assert await fcall(client, NAME, "2", "x}:position") == plain
+        # the channel of which that key would be the state
+        other = f"{PREFIX}:{{pubsub:kept:a}}:once:given backend x}}"
+        assert Position.parse(await fcall(client, other, "1")).offset == 1
     await client.aclose()
 
 

@@ -34,7 +34,7 @@ async def grow(client: Any, roster: str, count: int, size: int) -> None:
     """Have entries in a roster as a node of an earlier version left them: of any size, and not counted."""
     data = "x" * size
     for number in range(count):
-        await client.hset(f"{PREFIX}:{{{roster}}}:roster", f"old:i:{number} ", f'3:bob"{data}"')
+        await client.hset(f"{PREFIX}:nodes{{{roster}}}:roster", f"old:i:{number} ", f'3:bob"{data}"')
 
 
 async def test_an_oversized_roster_cuts_nobody_off(cluster: RedisTestCluster) -> None:
@@ -74,7 +74,7 @@ async def test_what_a_node_holds_already_is_entered_again_whatever_its_size(clus
 async def test_bytes_are_counted_again_before_somebody_is_refused(cluster: RedisTestCluster) -> None:
     a = await cluster.node("a", roster_max_bytes=1000)
     await a.enter(ROOM, 1, "alice", data="x" * 300)
-    counts = f"{PREFIX}:{{{ROOM}}}:roster:counts"
+    counts = f"{PREFIX}:nodes{{{ROOM}}}:roster:counts"
     async with cluster.client() as client:
         await client.hset(counts, "b", 5000)  # what nodes of an earlier version took out was not counted
         assert await a.enter(ROOM, 2, "bob")

@@ -63,7 +63,8 @@ async def test_another_prefix_is_refused_and_the_node_stays_deaf(tmp_path: Path)
 
 
 async def test_one_refused_channel_leaves_the_others_alone(tmp_path: Path) -> None:
-    rules = f"resetchannels &{PREFIX}:{{pubsub* &{PREFIX}:{{nodes* +publish +subscribe +unsubscribe"
+    channels = f"&{PREFIX}:{{pubsub* &{PREFIX}:nodes{{pubsub* &{PREFIX}:{{nodes*"
+    rules = f"resetchannels {channels} +publish +subscribe +unsubscribe"
     async with RedisServer("redis", tmp_path, conf=acl(rules)) as server:
         async with open_broker(f"redis://node:{IN_URL}@127.0.0.1:{server.port}/0") as (broker, heard):
             results = await asyncio.gather(

@@ -75,11 +75,11 @@ PERMITTED = {
         ["EVALSHA", TIME_SCRIPT, "0"],
         ["SADD", "snorky:{owned:a:1}", "[]"],
         ["SSCAN", "snorky:{owned:a:1}", "0"],
-        ["HSET", "snorky:{chat:lobby}:roster", "a:1:1 ", "[]"],
-        ["HINCRBY", "snorky:{chat:lobby}:roster:counts", "v", "1"],
-        ["HGETALL", "snorky:{chat:lobby}:roster"],
-        ["HLEN", "snorky:{chat:lobby}:roster"],
-        ["HSCAN", "snorky:{chat:lobby}:roster", "0"],
+        ["HSET", "snorky:nodes{chat:lobby}:roster", "a:1:1 ", "[]"],
+        ["HINCRBY", "snorky:nodes{chat:lobby}:roster:counts", "v", "1"],
+        ["HGETALL", "snorky:nodes{chat:lobby}:roster"],
+        ["HLEN", "snorky:nodes{chat:lobby}:roster"],
+        ["HSCAN", "snorky:nodes{chat:lobby}:roster", "0"],
         ["ZADD", "snorky:{nodes}::leases", "1", "a:1"],
         ["ZRANGEBYSCORE", "snorky:{nodes}::leases", "-inf", "2"],
         ["GETDEL", "snorky:{token:a}"],
@@ -91,12 +91,17 @@ PERMITTED = {
         ["PING"],
         ["CLIENT", "SETNAME", "snorky"],
     ],
-    "publisher": [["PUBLISH", "snorky:{pubsub:news}", "1"], ["SPUBLISH", "snorky:{pubsub:news}", "1"], ["PING"]],
+    "publisher": [
+        ["PUBLISH", "snorky:{pubsub:news}", "1"],
+        ["SPUBLISH", "snorky:{pubsub:news}", "1"],
+        ["HLEN", "snorky:nodes{pubsub:news}:roster"],
+        ["PING"],
+    ],
     "metrics": [["INFO"], ["SLOWLOG", "LEN"], ["LATENCY", "LATEST"], ["PING"]],
 }
 FORBIDDEN_TO_ALL = [
     ["HSET", "other", "f", "v"],
-    ["HGETALL", "snorky2:{chat:lobby}:roster"],
+    ["HGETALL", "snorky2:nodes{chat:lobby}:roster"],
     ["ZADD", "other", "1", "m"],
     ["XADD", "other", "*", "k", "v"],
     ["XRANGE", "snorky2:{datasync:Task}:history", "-", "+"],
@@ -135,7 +140,12 @@ FORBIDDEN = {
         ["PUBLISH", "snorky:{direct n1}", "as a node does"],
         ["EVAL", "return 1", "0"],
         ["SCRIPT", "LOAD", "return 1"],
-        ["HSET", "snorky:{chat:lobby}:roster", "f", "v"],
+        ["PUBLISH", "snorky:nodes{pubsub:news}", "as a node does"],
+        ["SPUBLISH", "snorky:nodes{pubsub:news}", "as a node does"],
+        ["HSET", "snorky:nodes{pubsub:news}:roster", "f", "v"],
+        ["DEL", "snorky:nodes{pubsub:news}:roster"],
+        ["HLEN", "snorky:nodes{chat:lobby}:roster"],
+        ["HSET", "snorky:nodes{chat:lobby}:roster", "f", "v"],
         ["XADD", "snorky:{datasync:Task}:history", "*", "k", "v"],
         ["SET", "snorky:nodes:a", "1"],
         ["GET", "snorky:nodes:a"],
@@ -400,3 +410,52 @@ async def test_the_rights_that_operations_lists_are_enough_and_each_is_asked_for
         path.read_text().lower() for path in (ROOT / "gateway" / "redis").rglob("*.*") if path.suffix in (".py", ".lua")
     )
     assert {right for right in granted if right.partition("|")[0] not in sources} == set(), "nobody asks for these"
+
+
+FORGED = {
+    "joined": b'\xc13 99 0 j ["+",true,"mallory","n1.1",""]\n\xc12 j {"whole":"true"}\n{"forged":"joined"}',
+    "a reply": b'\xc12 j {"whole":"true"}\n{"type":"response","callId":2,"data":"forged"}',
+    "a message for some": b'\xc12 j {"not":"n1.1"}\n"forged"',
+    "a hint": b'\xc1h %b j\n"forged"',
+    "the next position": b'\xc11 %b j\n"forged"',
+}
+
+
+async def test_a_publisher_forges_neither_presence_nor_positions_nor_replies(
+    shipped: ShippedRedis, tmp_path: Path
+) -> None:
+    config = tmp_path / "snorky.toml"
+    config.write_text(EVERYTHING.format(secret=SECRET))
+    url = (shipped.secrets / "redis_url_node").read_text()
+    env = {"SNORKY_CONFIG": str(config), "SNORKY_REDIS_URL": url, "PYTHONPATH": str(ROOT)}
+    async with NodeProcess.running(env) as node, aiohttp.ClientSession() as session:
+
+        async def is_ready() -> bool:
+            return await node.status("/readyz") == 200
+
+        await eventually(is_ready, within_s=20, what=f"the node is ready\n{node.log}")
+        headers = {"Authorization": f"Bearer {hmac_token('ann', jti='ann')}"}
+        socket = await session.ws_connect(node.websocket_url, headers=headers)
+        ann = Client(socket)
+        begun = await ann.ask("pubsub", "subscribe", channel="news", recover=True)
+        assert isinstance(begun, dict)
+        epoch, offset, tag = begun["position"].split(":")
+        following = f"{epoch}:{int(offset) + 1}:0123456789abcdef {tag}".encode()
+        with shipped.client("publisher") as publisher:
+            for said in FORGED.values():
+                publisher.publish("snorky:{pubsub:news}", said % following if b"%b" in said else said)
+            position = publisher.execute_command(
+                "FCALL", "snorky_publish", 1, "snorky:{pubsub:news}", '"true"'
+            ).decode()
+            publisher.publish("snorky:{pubsub:news}", '"fence"')
+        heard = []
+        while not heard or {"true", "fence"} - {each.get("message") for each in heard}:
+            message = (await socket.receive_json(timeout=20))["message"]
+            if message.get("type") != "presence" or message.get("from") != "ann":
+                heard.append(message)
+        told = {each["message"]: each.get("position") for each in heard}
+        assert told == {"true": position, "fence": None}, heard
+        assert await ann.ask("pubsub", "presence", channel="news") == {"members": ["ann"]}
+        assert await node.metric('snorky_drops_total{reason="forged"}') == 4
+        assert await node.metric("snorky_unkept_publications_total") == 1, "the fence, and no hint"
+        assert "a publisher says what only nodes may say" in node.log

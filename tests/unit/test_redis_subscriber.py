@@ -1,7 +1,7 @@
 """Subscriber against a scripted server: orders of wishes and answers, refusals, garbage, bounds."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -34,19 +34,25 @@ class Heard:
 
 @asynccontextmanager
 async def subscriber(
-    redis: ScriptedRedis, *, linger_s: float = 0.0, confirm_timeout_s: float = 5.0, dial_timeout_s: float = 2.0
+    redis: ScriptedRedis,
+    *,
+    linger_s: float = 0.0,
+    confirm_timeout_s: float = 5.0,
+    dial_timeout_s: float = 2.0,
+    names_of: Callable[[str], tuple[bytes, ...]] = lambda key: (key.encode(),),
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[tuple[Subscriber, Heard]]:
     heard = Heard()
     instance = Subscriber(
         RedisTarget.from_url(redis.url),
         client_name="test",
-        name_of=str.encode,
+        names_of=names_of,
         canary_name=CANARY,
         on_batch=heard.on_batch,
         on_canary=lambda payloads: [heard.canaries.put_nowait(payload) for payload in payloads],
         on_whole=heard.whole.put_nowait,
         on_lost=lambda: heard.lost.put_nowait(None),
-        metrics=Metrics(),
+        metrics=metrics or Metrics(),
         confirm_timeout_s=confirm_timeout_s,
         linger_s=linger_s,
         dial_timeout_s=dial_timeout_s,
@@ -351,3 +357,72 @@ async def test_a_server_that_accepts_and_says_nothing_is_dialled_again() -> None
             await asyncio.wait_for(accepted.acquire(), 5.0)
     server.close()
     await server.wait_closed()
+
+
+def both(key: str) -> tuple[bytes, bytes]:
+    """Two names, as a broker gives them."""
+    return f"open {key}".encode(), f"nodes {key}".encode()
+
+
+async def test_a_channel_of_two_names_is_confirmed_with_the_second() -> None:
+    async with ScriptedRedis() as redis, subscriber(redis, names_of=both) as (hearing, heard):
+        await stand(redis, heard)
+        waiting = asyncio.ensure_future(hearing.subscribe("a"))
+        assert await redis.next(b"SUBSCRIBE") == (b"SUBSCRIBE", *both("a"))
+        redis.send(confirmation(b"subscribe", b"open a") + message(CANARY, b"read"))
+        await asyncio.wait_for(heard.canaries.get(), 5.0)
+        assert not waiting.done() and not hearing.is_subscribed("a")
+        redis.send(confirmation(b"subscribe", b"nodes a"))
+        await asyncio.wait_for(waiting, 5.0)
+        hearing.unsubscribe("a")
+        assert await redis.next(b"UNSUBSCRIBE") == (b"UNSUBSCRIBE", *both("a"))
+        fence = asyncio.ensure_future(hearing.subscribe("b"))
+        await redis.next(b"SUBSCRIBE")
+        for kind, key in ((b"unsubscribe", "a"), (b"subscribe", "b")):
+            redis.send(b"".join(confirmation(kind, name) for name in both(key)))
+        await asyncio.wait_for(fence, 5.0)
+
+
+async def test_a_refusal_of_two_names_refuses_the_channel_and_no_other() -> None:
+    async with ScriptedRedis() as redis, subscriber(redis, names_of=both) as (hearing, heard):
+        await stand(redis, heard)
+        refused, granted = (asyncio.ensure_future(hearing.subscribe(key)) for key in "ab")
+        for _ in range(2):
+            await redis.next(b"SUBSCRIBE")
+        redis.send(b"-NOPERM no\r\n" + b"".join(confirmation(b"subscribe", name) for name in both("b")))
+        with pytest.raises(BrokerUnavailable):
+            await refused
+        await asyncio.wait_for(granted, 5.0)
+
+
+async def test_what_comes_on_both_names_of_a_channel_keeps_its_order() -> None:
+    async with ScriptedRedis() as redis, subscriber(redis, names_of=both) as (hearing, heard):
+        await stand(redis, heard)
+        waiting = asyncio.ensure_future(hearing.subscribe("a"))
+        await redis.next(b"SUBSCRIBE")
+        redis.send(b"".join(confirmation(b"subscribe", name) for name in both("a")))
+        await asyncio.wait_for(waiting, 5.0)
+        redis.send(b"".join(message(both("a")[number % 3 % 2], b"%d" % number) for number in range(7)))
+        await asyncio.wait_for(heard.batch_came.wait(), 5.0)
+        assert heard.batches == [{"a": [b"0", b"1", b"2", b"3", b"4", b"5", b"6"]}]
+
+
+async def test_what_only_nodes_say_is_refused_on_the_name_that_is_open_to_publishers() -> None:
+    said = [
+        b"\xc11 e:1:t p j\n1",
+        b'\xc12 j {"whole":"true"}\n2',
+        b'\xc13 7 6 j ["+",true,"a","n.1",""]\n3',
+        b"\xc1h 4",
+    ]
+    metrics = Metrics()
+    async with ScriptedRedis() as redis, subscriber(redis, names_of=both, metrics=metrics) as (hearing, heard):
+        await stand(redis, heard)
+        waiting = asyncio.ensure_future(hearing.subscribe("a"))
+        await redis.next(b"SUBSCRIBE")
+        redis.send(b"".join(confirmation(b"subscribe", name) for name in both("a")))
+        await asyncio.wait_for(waiting, 5.0)
+        redis.send(b"".join(message(name, each) for name in both("a") for each in (*said, b"fence")))
+        await asyncio.wait_for(heard.batch_came.wait(), 5.0)
+        hint = b"\xc1h e:1:t p j\n1"  # a position is a reason to look, and no more
+        assert heard.batches == [{"a": [hint, b"fence", *said, b"fence"]}]
+        assert metrics.drops.labels("forged")._value.get() == 3

@@ -387,3 +387,34 @@ def test_what_history_had_when_the_node_came_is_late_and_no_reason_to_read() -> 
     node = started(at=300)
     (old,) = chain(7)
     assert node.hear([old]) == [Late(old)] and not node.wants_fill
+
+
+def hints(publications: list[Publication]) -> list[Publication]:
+    return [Publication(each.payload, hint=each.position) for each in publications]
+
+
+def test_a_hint_is_not_delivered_but_history_is_read() -> None:
+    node = started()
+    assert node.hear(hints(chain(1))) == []
+    assert node.begin_fill() == Position("e", 0, "t0")
+    assert node.hear([*hints(chain(1)), *chain(2)]) == []
+    assert node.end_fill(chain(1)) == chain(1, 2)
+    assert not node.wants_fill, "what the hint told is known by then"
+
+
+@pytest.mark.parametrize("forged", [Position("e", 1, "x"), Position("e", 99, "x"), Position("f", 1, "x")])
+def test_a_forged_hint_costs_a_read_and_changes_nothing(forged: Position) -> None:
+    node = started()
+    assert node.hear([Publication(b"forged", hint=forged)]) == []
+    assert node.begin_fill() == Position("e", 0, "t0")
+    assert node.end_fill([]) == []
+    assert node.hear(chain(1, 2)) == chain(1, 2)
+    assert node.hear(hints(chain(1, 2))) == [] and not node.wants_fill
+
+
+def test_a_hint_that_came_before_the_position_is_looked_up_when_the_position_is_known() -> None:
+    node = Sequence()
+    assert node.hear(hints(chain(7))) == [] and node.last is None
+    node.start_at(Position("e", 6, "t6"))
+    assert node.wants_fill and node.begin_fill() == Position("e", 6, "t6")
+    assert node.end_fill(chain(7)) == chain(7)

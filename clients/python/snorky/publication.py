@@ -93,6 +93,7 @@ class Sending:
     def __init__(self, message: Publication, prefix: str) -> None:
         self.channel_key = channel_key(message.service, message.channel)
         self.name = f"{prefix}:{{{self.channel_key}}}"
+        self._roster = f"{prefix}:nodes{{{self.channel_key}}}:roster"
         self.payload = encode(message.message)
         if len(self.payload) > PAYLOAD_MAX_BYTES:
             raise ValueError(f"message: more than {PAYLOAD_MAX_BYTES} bytes")
@@ -113,7 +114,7 @@ class Sending:
 
     def count_commands(self) -> tuple[tuple[str, ...], ...]:
         """What to ask Redis for who hears the channel: the nodes, and the members of its roster."""
-        return ("PUBSUB", "SHARDNUMSUB" if self.is_sharded else "NUMSUB", self.name), ("HLEN", f"{self.name}:roster")
+        return ("PUBSUB", "SHARDNUMSUB" if self.is_sharded else "NUMSUB", self.name), ("HLEN", self._roster)
 
     def begin(self) -> None:
         """Know that an attempt begins."""

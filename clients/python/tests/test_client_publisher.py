@@ -49,7 +49,8 @@ def test_count_tells_who_hears_the_channel_as_far_as_it_is_known(
     with ScriptedServer(script) as server, publisher_of(server, prefix="acme") as publisher:
         receipt = publisher.publish("news", 1, count=True)
     assert (receipt.nodes, receipt.connections) == (nodes, connections)
-    assert commands(server)[1:] == [["PUBSUB", "NUMSUB", "acme:{pubsub:news}"], ["HLEN", "acme:{pubsub:news}:roster"]]
+    roster = "acme:nodes{pubsub:news}:roster"
+    assert commands(server)[1:] == [["PUBSUB", "NUMSUB", "acme:{pubsub:news}"], ["HLEN", roster]]
 
 
 def test_channel_of_a_cluster_is_looked_for_where_the_servers_say_it_is() -> None:

@@ -11,6 +11,11 @@ local function refuse(why)
   return redis.error_reply('ERR snorky_publish: ' .. why)
 end
 
+-- As once_key of gateway/redis/names.py.
+local function escaped(once)
+  return (string.gsub(once, '[%%}]', {['%'] = '%25', ['}'] = '%7D'}))
+end
+
 -- As ChannelRule.matches of gateway/rules.py.
 local function matches(parts, name)
   local first, count = parts[1], #parts
@@ -124,7 +129,7 @@ redis.register_function('snorky_publish', function(keys, args)
   if string.byte(payload) == 193 or not pcall(cjson.decode, payload) then
     return refuse('the payload is no JSON')
   end
-  local own = {keys[1] .. ':position', keys[1] .. ':history', once and keys[1] .. ':once:given backend ' .. once or nil}
+  local own = {keys[1] .. ':position', keys[1] .. ':history', once and keys[1] .. ':once:given backend ' .. escaped(once) or nil}
   local met = IS_SHARDED and obstacle(own)
   if met then
     return met

@@ -701,6 +701,41 @@ MUTATIONS: tuple[Mutation, ...] = (
         new="    except ZeroDivisionError as error:",
         argv=_test("tests/e2e/test_examples.py", "program_of_ones_own"),
     ),
+    Mutation(
+        guard="headers of publishers",  # whatever a publisher says is taken for a node's word
+        file="gateway/redis/heard.py",
+        old="            if data[:1] != MARK:",
+        new="            if True:",
+        argv=_test("tests/e2e/test_deploy_redis.py", "forges"),
+    ),
+    Mutation(
+        guard="hints",  # a position that a publisher told is believed
+        file="gateway/publication.py",
+        old="            return Publication(told.payload, hint=told.position)",
+        new="            return told",
+        argv=_test("tests/e2e/test_deploy_redis.py", "forges"),
+    ),
+    Mutation(
+        guard="rosters of nodes alone",  # a publisher may write the roster of its channel
+        file="gateway/redis/names.py",
+        old='    return node_channel_name(prefix, key) + b":roster"\n',
+        new='    return channel_name(prefix, key) + b":roster"\n',
+        argv=_test("tests/unit/test_redis_names.py", "covers"),
+    ),
+    Mutation(
+        guard="escaped idempotency keys",  # a key can be spelled like the state of another channel
+        file="gateway/redis/names.py",
+        old='once.replace("%", "%25").replace("}", "%7D").encode()',
+        new="once.encode()",
+        argv=_test("tests/unit/test_redis_names.py", "share"),
+    ),
+    Mutation(
+        guard="escaped idempotency keys of the function",
+        file="gateway/redis/library/snorky_publish.lua",
+        old=" .. escaped(once) or nil}",
+        new=" .. once or nil}",
+        argv=_test("tests/contract/test_functions.py", "looks_like and redis"),
+    ),
 )
 
 
