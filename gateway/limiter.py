@@ -66,6 +66,11 @@ class Bucket:
             self.tokens = min(self.burst, self.tokens + refill)
             self._owed = max(0.0, self._owed - refill)
 
+    @property
+    def spare(self) -> float:
+        """What may be lent in advance: the lower half of a bucket is for those who have something to send."""
+        return self.tokens - self.burst / 2 if self.burst < inf else inf
+
     def wait_ms(self, tokens: float) -> int:
         """Refuse somebody who wants so many. Returns when to come again: one behind the other, not as a herd."""
         self._owed += tokens
@@ -206,8 +211,8 @@ class Limiter:
             if sizes.tokens < wanted_bytes:
                 self._refuse("bytes", share)
                 return sizes.wait_ms(wanted_bytes)
-            count = min(count, share.chunk, max(wanted, messages.tokens))
-            total = min(total, wanted_bytes + share.chunk_bytes, sizes.tokens)
+            count = min(count, share.chunk, max(wanted, messages.spare))
+            total = min(total, wanted_bytes + share.chunk_bytes, max(wanted_bytes, sizes.spare))
         count, total = count if wanted else 0.0, total if wanted_bytes else 0.0
         for share in self._shares:
             share.messages.tokens -= count

@@ -149,6 +149,12 @@ def test_what_a_connection_borrows_is_bounded_and_its_own(clock: Clock) -> None:
     assert sum(first.take(10) == 0 for _ in range(10_000)) == 2047  # to the last of its own
 
 
+def test_a_thousand_connections_of_one_address_may_send_one_message_each(clock: Clock) -> None:
+    rates = Rates(100, 1_000, 2_097_152, 16_777_216)
+    share = Share("per_ip", rates.times(10))
+    assert [Limiter(rates, 20, [share]).take(100) for _ in range(5_000)] == [0] * 5_000
+
+
 def test_all_shares_or_none(clock: Clock) -> None:
     full, empty = Share("per_ip", Rates(1, 64)), Share("per_identity", Rates(1, 1))
     bucket = Limiter(Rates(1, 64), 20, [full, empty])
