@@ -40,7 +40,7 @@ async def said_by(program: str, *arguments: str) -> list[str]:
     """Run a program to its end; give the lines that it and its child have said."""
 
     def run() -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-c", BEGIN + program, *arguments]
+        command = [sys.executable, "-u", "-c", BEGIN + program, *arguments]
         env = {**os.environ, "PYTHONPATH": str(PACKAGES)}
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=DEADLINE_S)
 
