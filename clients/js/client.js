@@ -34,7 +34,8 @@ const CLOSED_HERE = "closed by the client";
  *   last handshake failed, if that is known
  * @property {{graceMs: number}} moving the server is leaving; the client opens its next connection
  * @property {Notification} notice any message of the service "gateway"
- * @property {{error: SnorkyError, service?: string, channel?: any}} error a refused subscription, a bad message, no token
+ * @property {{error: SnorkyError, service?: string, channel?: any}} error a refused subscription, a bad message, no token, a
+ *   handshake that is refused for good
  *
  * @typedef {"connecting" | "open" | "waiting" | "closed"} ClientState waiting: until the next attempt
  */
@@ -55,8 +56,9 @@ export class Client {
   constructor(url, options = {}) {
     this.#settings = settle(url, options);
     this.#clock = this.#settings.clock;
-    this.#waiting = new Waiting(this.#clock, this.#settings.waitingCallsMax);
-    this.#queue = new Queue(this.#settings);
+    const offline = () => this.#offline();
+    this.#waiting = new Waiting(this.#clock, this.#settings.waitingCallsMax, offline);
+    this.#queue = new Queue(this.#settings, offline);
     this.#link = new Link(this.#settings, {
       topics: () => this.#topics.values(),
       find: (service, channel) => this.#topicOf(service, channel),
@@ -213,6 +215,12 @@ export class Client {
     for (const topic of this.#topics.values()) topic.refuse(error);
     this.#topics.clear();
     this.#emit("close", { code, reason, willReconnect: false, ...(status === null ? {} : { status }) });
+  }
+
+  #offline() {
+    const refusal = this.#link.refusal;
+    const text = refusal === null ? "No connection in time" : `No connection in time: ${refusal.text}`;
+    return new SnorkyError(text, "offline", null, refusal?.status);
   }
 
   // -- subscriptions -------------------------------------------------------------------------------------------

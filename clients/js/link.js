@@ -42,6 +42,7 @@ const STABLE_MS = 5_000;
 const PROBE_TIMEOUT_MS = 5_000;
 // Close codes (RFC 6455 7.1.5, PROTOCOL).
 const ABNORMAL = 1006;
+const UNAUTHORIZED = 401; // of HTTP; never a gateway's answer, but that of a proxy that looks at tokens
 const RESYNC = 4010;
 const BAD_TOKEN = 4501;
 const isTerminal = (/** @type {number} */ code) => code >= 4500 && code <= 4999;
@@ -88,6 +89,11 @@ export class Link {
 
   get next() {
     return this.#next;
+  }
+
+  /** Why the last handshake was refused, if it was and it is known. */
+  get refusal() {
+    return this.#refusal;
   }
 
   /** True while a connection is on its way. */
@@ -232,8 +238,15 @@ export class Link {
     if (refusal !== null) this.#refusal = refusal;
     else if ((this.#failures & (this.#failures - 1)) === 0) void this.#probe();
     if (refusal === null || !refusal.isFinal || this.#hasBeenOpen) return false;
-    this.#finish(ABNORMAL, refusal.text, refusal.status);
+    if (refusal.status === UNAUTHORIZED && this.#token.refused()) return false;
+    this.#refuse(refusal);
     return true;
+  }
+
+  /** @param {Refusal} refusal */
+  #refuse({ text, status }) {
+    this.#finish(ABNORMAL, text, status);
+    this.#events.onError(new SnorkyError(text, "closed", null, status)); // somebody has to hear it
   }
 
   async #probe() {
@@ -252,7 +265,7 @@ export class Link {
     // Meanwhile it may have been opened, or closed by the application.
     if (refusal === null || this.#isClosed || this.#failures < failures) return;
     this.#refusal = refusal;
-    if (refusal.isFinal && !this.#hasBeenOpen) this.#finish(ABNORMAL, refusal.text, refusal.status);
+    if (refusal.isFinal && !this.#hasBeenOpen) this.#refuse(refusal);
   }
 
   /** @param {Session} session @param {number} graceMs */

@@ -61,6 +61,7 @@ const isUnknown = (/** @type {SnorkyError} */ { code }) => ["disconnected", "tim
 
 export class Queue {
   #options;
+  #offline;
   /** In the order of the calls. @type {Set<Entry>} */
   #entries = new Set();
   #bytes = 0;
@@ -69,9 +70,10 @@ export class Queue {
   #resumeAtMs = -Infinity;
   #cancelResumption = () => {};
 
-  /** @param {QueueOptions} options */
-  constructor(options) {
+  /** offline: makes the error of what was never sent. @param {QueueOptions} options @param {() => SnorkyError} offline */
+  constructor(options, offline) {
     this.#options = options;
+    this.#offline = offline;
   }
 
   /** Publications that are not answered. */
@@ -208,7 +210,7 @@ export class Queue {
   #expire(entry) {
     const isSent = entry.sentOn !== null;
     const failure = isSent ? new SnorkyError("No answer to the publication in time", "timeout") : entry.failure;
-    this.#settle(entry)?.reject(failure ?? new SnorkyError("No connection in time", "offline"));
+    this.#settle(entry)?.reject(failure ?? this.#offline());
     this.#pump();
   }
 

@@ -13,13 +13,19 @@ import { SnorkyError } from "./error.js";
 export class Waiting {
   #clock;
   #max;
+  #offline;
   /** @type {Set<Waiter>} */
   #waiters = new Set();
 
-  /** @param {import("./clock.js").Clock} clock @param {number} max */
-  constructor(clock, max) {
+  /**
+   * offline: makes the error of one that has no connection in time.
+   *
+   * @param {import("./clock.js").Clock} clock @param {number} max @param {() => SnorkyError} offline
+   */
+  constructor(clock, max, offline) {
     this.#clock = clock;
     this.#max = max;
+    this.#offline = offline;
   }
 
   /**
@@ -28,7 +34,7 @@ export class Waiting {
    * @param {number} timeoutMs @returns {Promise<Connection>}
    */
   connection(timeoutMs) {
-    if (this.#waiters.size >= this.#max) return Promise.reject(offline("Too many calls wait for a connection"));
+    if (this.#waiters.size >= this.#max) return Promise.reject(tooMany());
     return new Promise((resolve, reject) => {
       const done = () => {
         cancel();
@@ -39,7 +45,7 @@ export class Waiting {
         resolve: (connection) => (done(), resolve(connection)),
         reject: (error) => (done(), reject(error)),
       };
-      const cancel = this.#clock.after(timeoutMs, () => waiter.reject(offline("No connection in time")));
+      const cancel = this.#clock.after(timeoutMs, () => waiter.reject(this.#offline()));
       this.#waiters.add(waiter);
     });
   }
@@ -55,7 +61,6 @@ export class Waiting {
   }
 }
 
-/** @param {string} text */
-function offline(text) {
-  return new SnorkyError(text, "offline");
+function tooMany() {
+  return new SnorkyError("Too many calls wait for a connection", "offline");
 }

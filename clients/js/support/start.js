@@ -6,13 +6,19 @@ import { FakeClock, FakeNetwork } from "./fakes.js";
 /** As a browser that does not let the page see the answer. */
 export const unknown = () => Promise.reject(new TypeError("Failed to fetch"));
 
-/** @param {import("../options.js").ClientOptions} [options] */
-export function start(options = {}) {
+/** A client that nobody listens to. @param {import("../options.js").ClientOptions} [options] */
+export function quiet(options = {}) {
   const network = new FakeNetwork();
   const clock = new FakeClock();
   const client = connect("wss://example.org/ws", {
     WebSocket: network.WebSocket, clock, random: () => 0.5, probeAfterMs: 0, fetch: unknown, ...options,
   });
+  return { client, network, clock };
+}
+
+/** @param {import("../options.js").ClientOptions} [options] */
+export function start(options = {}) {
+  const { client, network, clock } = quiet(options);
   /** @type {any[]} */
   const events = [];
   for (const event of /** @type {const} */ (["open", "close", "reconnecting", "moving", "notice", "error"])) {

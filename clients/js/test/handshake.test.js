@@ -63,6 +63,7 @@ for (const [what, serve, scheme, status, text, isByFetch] of FINAL) {
       const server = serve();
       const url = await listening(server, scheme);
       const client = connect(url, { WebSocket: Socket, backoffBaseMs: 100 });
+      client.on("error", () => {}); // told there, too
       const end = new Promise((resolve) => client.on("close", resolve));
       const isIt = (/** @type {any} */ error) => {
         assert.ok(withCode("closed")(error));

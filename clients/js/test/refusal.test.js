@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { settled } from "../support/fakes.js";
-import { start, startOpen } from "../support/start.js";
+import { quiet, start, startOpen } from "../support/start.js";
 
 /** @param {number} status @param {string} [type] */
 const fetching = (status, type = "default") => {
@@ -46,6 +46,43 @@ test("who has been connected is not ended by a refusal, but told", async () => {
   network.last.open();
   network.last.drop();
   assert.equal(events.at(-1)?.[1].status, undefined); // it was refused before, not now
+});
+
+test("what has no connection in time is told why", async () => {
+  const { client, network, clock } = start({ fetch: fetching(503).fetch, callTimeoutMs: 3_000, publishMaxAgeMs: 3_000 });
+  const isIt = (/** @type {any} */ error) => {
+    assert.deepEqual([error.code, error.status], ["offline", 503]);
+    assert.match(error.message, /503/);
+    return true;
+  };
+  const calls = Promise.all([assert.rejects(client.call("rpc", "x"), isIt), assert.rejects(client.publish("news", 1), isIt)]);
+  network.last.drop();
+  await clock.pass(3_000);
+  await calls;
+});
+
+test("whoever listens to nothing is told by a warning of a handshake that is refused for good", async (context) => {
+  const warn = context.mock.method(console, "warn", () => {});
+  const { client, network } = quiet({ fetch: fetching(404).fetch });
+  network.last.drop();
+  await settled();
+  assert.equal(client.state, "closed");
+  assert.match(String(warn.mock.calls[0]?.arguments[1]), /404/);
+});
+
+test("a proxy's 401 has the token asked for once more", async () => {
+  let tokens = 0;
+  const token = () => `token-${(tokens += 1)}`;
+  const { client, network, clock } = start({ token });
+  for (let attempt = 1; attempt <= 2; attempt++) {
+    await settled();
+    assert.equal(client.state, "connecting");
+    network.last.onerror(/** @type {any} */ ({ message: "Unexpected server response: 401" }));
+    network.last.drop();
+    await clock.pass(1_000);
+  }
+  assert.equal(client.state, "closed");
+  assert.equal(tokens, 2);
 });
 
 test("an answer that comes too late, or after the end, ends nothing", async () => {
