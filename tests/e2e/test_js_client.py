@@ -5,12 +5,14 @@ import json
 import re
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import jwt
 import pytest
 from redis.asyncio import Redis
 
+from snorky import PublishError
 from snorky.aio import Publisher
 from tests.support.fleet import SECRET, running_fleet
 from tests.support.js_crowd import JS, running_js_crowd
@@ -97,7 +99,14 @@ async def test_what_redis_lost_is_told_as_a_gap_and_the_channel_goes_on(tmp_path
             await publisher.publish("kept:0", "before")
             async with Redis.from_url(fleet.redis.url) as redis:
                 await redis.flushall()
-            await publisher.publish("kept:0", "after")
+
+            async def is_taken() -> bool:
+                with suppress(PublishError):  # refused until a node has put the channel rules in again
+                    await publisher.publish("kept:0", "after", key="after")
+                    return True
+                return False
+
+            await eventually(is_taken, within_s=DEADLINE_S, what="the nodes have put their rules in again")
 
             async def is_told() -> bool:
                 report = await clients.report()
