@@ -39,6 +39,7 @@ from gateway.presence import GRACE_S, Difference
 from gateway.presences import Presences
 from gateway.primitives import GapNotice, Notification
 from gateway.publication import Position, Selector, TooLarge, write_addressed
+from gateway.quotas import Quotas
 from gateway.registry import ServiceRegistry
 from gateway.repair import COMPARE_EVERY_S, Repair
 from gateway.rules import Rules
@@ -81,6 +82,7 @@ class Node:
         self._node_id = node_id or new_node_id()
         self._metrics = metrics or Metrics()
         self._auth = auth or Authenticator(metrics=self._metrics)
+        self.quotas = Quotas(self.limits, self._metrics, self._auth.refusals)
         self._broker = broker
         self._keeper = keeper
         self._hub = Hub()

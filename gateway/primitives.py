@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from gateway.authenticator import Authenticator
-from gateway.codec import channel_key, channel_name, encode_json
+from gateway.codec import channel_key, channel_name, encode_json, json_size
 from gateway.compound import Shared
 from gateway.connection import Connection
 from gateway.directory import Entered, Member, Owner
@@ -22,6 +22,7 @@ from gateway.history import History, Keeper, Recovery
 from gateway.metrics import Metrics
 from gateway.ownership import Ownership
 from gateway.publication import Position, Selector
+from gateway.quotas import ENTRY_BYTES, Quotas
 
 __all__ = ["Cluster", "Direct", "GapNotice", "LooksLikeReply", "Names", "Notification", "Rosters", "Tokens", "is_reply"]
 
@@ -112,6 +113,10 @@ class Cluster(Protocol):
         """Undo it. See Topics.unlisten."""
 
     @property
+    def quotas(self) -> Quotas:
+        """How much clients may store in Redis."""
+
+    @property
     def ownership(self) -> Ownership:
         """What connections of this node own in the cluster."""
 
@@ -139,8 +144,9 @@ class Rosters:
         """Enter a channel's roster under the connection's identity (its id, if it has none).
 
         entry: tells several of one connection apart. Idempotent; data is replaced. Raises BrokerUnavailable,
-        InvalidChannel, ConnectionClosed.
+        InvalidChannel, ConnectionClosed, LimitExceeded.
         """
+        self._cluster.quotas.charge(connection, ENTRY_BYTES + (0 if data is None else json_size(data)))
         return await self._cluster.ownership.enter(connection, self._key(channel), entry=entry, data=data)
 
     async def update(
@@ -174,8 +180,9 @@ class Names:
     async def claim(self, connection: Connection, name: Any) -> bool:
         """Claim a name. False = somebody else has it. What the connection's own identity holds is taken over.
 
-        Raises BrokerUnavailable, InvalidChannel (no canonical form), ConnectionClosed.
+        Raises BrokerUnavailable, InvalidChannel (no canonical form), ConnectionClosed, LimitExceeded.
         """
+        self._cluster.quotas.charge(connection, ENTRY_BYTES)
         return await self._cluster.ownership.claim(connection, self._service, channel_name(name))
 
     async def release(self, connection: Connection, name: Any) -> bool:

@@ -38,6 +38,7 @@ class ChannelRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     presence: bool = False  # clients may ask who subscribes
     notices: bool = False  # and are told who comes and goes
     client_publish: bool = True  # clients may publish; the backend always may
+    client_keys: bool = True  # and with an idempotency key, which Redis stores
 
     @property
     def parts(self) -> list[str]:

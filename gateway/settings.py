@@ -124,6 +124,8 @@ class Limits:
     frames_per_s: Rate = 200.0  # pings, pongs and fragments of one connection; ten seconds' worth at once
     rate_factor_per_ip: Factor = 10.0  # what one address may send, in connections' worth; 0 = no limit
     rate_factor_per_identity: Factor = 5.0
+    stored_bytes_per_identity: Count = 33_554_432  # in Redis, see gateway.quotas; 0 = no limit
+    stored_bytes_per_ip: Count = 4_194_304  # the same for all clients of an address that have no identity
     bad_messages_per_minute: Positive = 20  # of one connection; beyond it is closed 4509
     message_timeout_s: Seconds = 30.0  # from a message's first byte to its last
     handshake_timeout_s: Seconds = 5.0  # until the request's headers are complete

@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, overload
 
-from gateway.codec import PAYLOAD, channel_key
+from gateway.codec import PAYLOAD, channel_key, json_size
 from gateway.connection import Connection
 from gateway.errors import NotSubscribed
 from gateway.fanout import Listener, OnGap
 from gateway.history import History, Recovery
 from gateway.primitives import Cluster, GapNotice, LooksLikeReply, Notification, is_reply
 from gateway.publication import Position, Publication, Selector
+from gateway.quotas import KEY_BYTES, MESSAGE_BYTES
 
 __all__ = ["Topics"]
 
@@ -36,11 +37,19 @@ class Topics:
 
     @overload
     def publish(
-        self, channel: Any, payload: Any, *, history: History, once: str | None = None
+        self,
+        channel: Any,
+        payload: Any,
+        *,
+        history: History,
+        once: str | None = None,
+        by: Connection | None = None,
     ) -> asyncio.Future[Position]: ...
 
     @overload
-    def publish(self, channel: Any, payload: Any, *, once: str) -> asyncio.Future[None]: ...
+    def publish(
+        self, channel: Any, payload: Any, *, once: str, by: Connection | None = None
+    ) -> asyncio.Future[None]: ...
 
     def publish(
         self,
@@ -50,6 +59,7 @@ class Topics:
         to: Selector | None = None,
         history: History | None = None,
         once: str | None = None,
+        by: Connection | None = None,
     ) -> asyncio.Future[int] | asyncio.Future[Position] | asyncio.Future[None]:
         """Publish to all subscribers of a channel, on all nodes. channel, payload: any JSON entity.
 
@@ -57,12 +67,14 @@ class Topics:
         its position. once: an idempotency key of this channel; what is published under it again within 300 s is
         answered alike, and not published. Await the future to know that Redis has it; its order among this node's
         publications is settled either way (not that of `once` without a history). Returns the number of nodes that
-        hear the channel; None with `once`. Raises
-        InvalidChannel and InvalidMessage at once; the future raises BrokerUnavailable. InvalidMessage, too: the
-        payload is the whole message, and looks like a reply.
+        hear the channel; None with `once`. by: the client that publishes; what Redis stores counts in its quota, and
+        LimitExceeded is raised at once. Raises InvalidChannel and InvalidMessage at once; the future raises
+        BrokerUnavailable. InvalidMessage, too: the payload is the whole message, and looks like a reply.
         """
         if is_reply(payload) and ((to is not None and to.is_whole) or self._notification(channel) is PAYLOAD):
             raise LooksLikeReply
+        if by is not None and (history is not None or once is not None):
+            self._charge(by, channel, payload, history, once)
         if history is not None:
             return self._cluster.publish_kept(self._service, channel, payload, history, once=once)
         if once is not None:
@@ -75,6 +87,16 @@ class Topics:
         Raises InvalidChannel.
         """
         return self._cluster.promised(self._service, channel, own)
+
+    def _charge(
+        self, client: Connection, channel: Any, payload: Any, history: History | None, once: str | None
+    ) -> None:
+        """Count what a publication stores. Raises LimitExceeded."""
+        key = channel_key(self._service, channel)
+        size = 0 if once is None else KEY_BYTES + len(once) + len(key)
+        if history is not None:
+            size += MESSAGE_BYTES + json_size(payload)
+        self._cluster.quotas.charge(client, size, None if history is None else key)
 
     async def history(self, channel: Any, since: Position) -> list[Publication] | None:
         """Read what was published with a history behind a position, in order; None = it can no longer be had.

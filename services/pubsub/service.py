@@ -128,26 +128,34 @@ class PubSubService(RPCService):
         once = once_of(key, request.connection)
         verdict = self.can_publish(request, channel, message)
         if inspect.isawaitable(verdict):
-            return self._publish_when(verdict, channel, message, once)
+            return self._publish_when(verdict, request.connection, channel, message, once)
         _check(verdict)  # at once: so a client's burst goes out as one pipeline
-        return self._publish(channel, message, once)
+        return self._publish(request.connection, channel, message, once)
 
-    def publish_from_backend(self, channel: Any, message: Any, once: str | None = None) -> Awaitable[None]:
-        """Publish a message as who may always. once: an idempotency key. Raises InvalidChannel, InvalidMessage."""
+    def publish_from_backend(
+        self, channel: Any, message: Any, once: str | None = None, *, by: Connection | None = None
+    ) -> Awaitable[None]:
+        """Publish a message as who may always. once: an idempotency key. Raises InvalidChannel, InvalidMessage.
+
+        by: the client whose message it is, for its quota.
+        """
         history = self.topics.promised(channel, history_of(self._rule(channel)))
         if history is not None:
-            return acknowledged(self.topics.publish(channel, message, history=history, once=once))
+            return acknowledged(self.topics.publish(channel, message, history=history, once=once, by=by))
         if once is not None:
-            return acknowledged(self.topics.publish(channel, message, once=once))
+            return acknowledged(self.topics.publish(channel, message, once=once, by=by))
         return acknowledged(self.topics.publish(channel, message))
 
-    async def _publish_when(self, verdict: Awaitable[bool], channel: Any, message: Any, once: str | None) -> Any:
+    async def _publish_when(
+        self, verdict: Awaitable[bool], client: Connection, channel: Any, message: Any, once: str | None
+    ) -> Any:
         _check(await verdict)
-        return self._publish(channel, message, once)
+        return self._publish(client, channel, message, once)
 
-    def _publish(self, channel: Any, message: Any, once: str | None) -> Awaitable[None]:
-        _check(self._rule(channel).client_publish)
-        return self.publish_from_backend(channel, message, once)
+    def _publish(self, client: Connection, channel: Any, message: Any, once: str | None) -> Awaitable[None]:
+        rule = self._rule(channel)
+        _check(rule.client_publish and (once is None or rule.client_keys))
+        return self.publish_from_backend(channel, message, once, by=client)
 
     # -- inner -----------------------------------------------------------------------------------------------------
 

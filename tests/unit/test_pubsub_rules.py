@@ -18,6 +18,7 @@ CHANNELS = [
     ChannelRule("room:*", history=1000, presence=True, notices=True),
     ChannelRule("quiet:*", presence=True),
     ChannelRule("news", client_publish=False),
+    ChannelRule("keyless", client_keys=False),
 ]
 NOTHING = {"position": None, "recovered": False, "messages": []}
 
@@ -226,6 +227,16 @@ async def test_who_may_not_subscribe_may_not_look(command: str) -> None:
         assert await ask(nodes.client(0, "bob"), command, "room:a") == "Error: Not authorized"
         assert await ask(nodes.client(0, "ann"), command, "room:a") != "Error: Not authorized"
         assert await nodes.nodes[0].ownership.directory.members("pubsub:room:a") == [] or command == "subscribe"
+
+
+async def test_clients_have_keys_where_the_rule_allows_and_the_backend_always() -> None:
+    async with town(1, services) as nodes:
+        client = nodes.client(0)
+        assert await ask(client, "publish", "keyless", message=1) is None
+        assert await ask(client, "publish", "keyless", message=1, key="k") == "Error: Not authorized"
+        assert await ask(client, "publish", "other", message=1, key="k") is None
+        private = backend(nodes)
+        assert await private.ask("pubsub_backend", "publish", channel="keyless", message=2, key="k") is None
 
 
 async def test_only_the_backend_publishes_where_clients_may_not() -> None:

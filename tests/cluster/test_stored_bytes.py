@@ -1,0 +1,141 @@
+"""Clients and the memory of a real Redis: what they can fill of it, and what is counted for that."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.quotas import ENTRY_BYTES
+from gateway.registry import ServiceRegistry
+from gateway.running import running_node
+from gateway.settings import Limits, Settings
+from services.chat import ChatService
+from services.messaging import MessagingService
+from services.pubsub import PubSubService
+from tests.support.clients import JSON, FakeWire
+from tests.support.redis_servers import RedisServer
+from tests.support.site import until
+
+RULES = [{"match": "kept:*", "history": 1000}, {"match": "room:*", "presence": True}]
+FAST = {"messages_per_s": 1e6, "messages_burst": 10_000_000, "frames_per_s": 1e6}
+
+
+class Visitor:
+    """An anonymous client of one node, from an address of its own choice."""
+
+    def __init__(self, node: Any, registry: ServiceRegistry, ip: str) -> None:
+        self._registry = registry
+        self.wire = FakeWire()
+        self.connection = node.new_connection(self.wire, JSON, remote_ip=ip)
+        node.connect(self.connection, registry)
+
+    def call(self, command: str, *, service: str = "pubsub", **params: Any) -> None:
+        message = {"command": command, "params": params, "callId": 1}
+        self._registry.receive(self.connection, json.dumps({"service": service, "message": message}).encode())
+
+    async def replies(self, count: int) -> list[Any]:
+        await until(lambda: len(self.wire.writes) >= count or self.wire.closes, within_s=30.0)
+        return [json.loads(line)["message"] for line in self.wire.writes]
+
+
+async def used_memory(url: str) -> int:
+    async with Redis.from_url(url) as client:
+        info = await client.info("memory")
+        return int(info["used_memory_dataset"]) + int(info["used_memory_overhead"]) - int(info["mem_clients_normal"])
+
+
+async def flood(visitors: list[Visitor], calls: Any, count: int) -> list[Any]:
+    """Have each send so many calls, in steps that a node holds. Returns all replies."""
+    for start in range(0, count, 100):
+        for visitor in visitors:
+            for number in range(start, start + 100):
+                calls(visitor, number)
+        for visitor in visitors:
+            await visitor.replies(start + 100)
+    return [reply for visitor in visitors for reply in await visitor.replies(count)]
+
+
+@pytest.mark.parametrize("kind", ["keys", "keys of new channels", "history", "histories", "places"])
+async def test_what_is_counted_is_at_least_what_redis_takes(kind: str, tmp_path: Path) -> None:
+    limits = Limits(**FAST, stored_bytes_per_ip=1 << 40, channels_per_connection=10_000)  # type: ignore[arg-type]
+    registry = ServiceRegistry([PubSubService(channels=RULES)])
+
+    def call(visitor: Visitor, number: int) -> None:
+        if kind == "keys":
+            visitor.call("publish", channel="a", message=1, key=f"{number:0>200}")
+        elif kind == "keys of new channels":
+            visitor.call("publish", channel=f"a{number}", message=1, key="k")
+        elif kind == "history":
+            visitor.call("publish", channel="kept:a", message="x" * 200)
+        elif kind == "histories":
+            visitor.call("publish", channel=f"kept:{number}", message=1)
+        else:
+            visitor.call("subscribe", channel=f"room:{number}")
+
+    async with RedisServer("redis", tmp_path) as server:
+        async with running_node(registry, settings=Settings(redis_url=server.url, limits=limits)) as node:
+            await until(lambda: node.is_ready)
+            visitor = Visitor(node, registry, "192.0.2.1")
+            await flood([visitor], call, 100)  # scripts, indexes
+            bucket = node.quotas._quotas["stored_bytes_per_ip", "192.0.2.1"].bucket
+            bucket._per_s = 0.0  # time brings nothing back here
+            before, before_tokens = await used_memory(server.url), bucket.tokens
+            another = Visitor(node, registry, "192.0.2.1")
+            replies = await flood([another], lambda who, number: call(who, number + 1000), 2000)
+            assert {reply["type"] for reply in replies} == {"response"}, replies[:3]
+            taken, counted = await used_memory(server.url) - before, before_tokens - bucket.tokens
+            node.disconnect(visitor.connection, 1000)
+            node.disconnect(another.connection, 1000)
+    print(kind, taken / 2000, counted / 2000)
+    assert taken <= counted
+
+
+async def test_names_and_places_count(tmp_path: Path) -> None:
+    registry = ServiceRegistry([PubSubService(channels=RULES), MessagingService()])
+    limits = Limits(stored_bytes_per_ip=2 * ENTRY_BYTES)
+    async with RedisServer("redis", tmp_path) as server:
+        async with running_node(registry, settings=Settings(redis_url=server.url, limits=limits)) as node:
+            await until(lambda: node.is_ready)
+            visitor = Visitor(node, registry, "192.0.2.1")
+            visitor.call("registerParticipant", service="messaging", name="desk")
+            visitor.call("subscribe", channel="room:a")
+            await visitor.replies(2)
+            visitor.call("registerParticipant", service="messaging", name="lamp")
+            visitor.call("subscribe", channel="room:b")
+            replies = await visitor.replies(4)
+            assert [reply.get("code") for reply in replies] == [None, None, "rate_limited", "rate_limited"]
+            assert replies[2]["retryAfterMs"] > 100_000
+            assert node.counts["subscriptions"] == 1
+            node.disconnect(visitor.connection, 1000)
+
+
+async def test_anonymous_clients_of_an_address_do_not_fill_redis(tmp_path: Path) -> None:
+    """43 connections filled 32 MB in 2.8 s, and nobody could store anything any more."""
+    registry = ServiceRegistry([PubSubService(channels=RULES), ChatService()])
+    async with RedisServer("redis", tmp_path, conf=["maxmemory 32mb", "maxmemory-policy noeviction"]) as server:
+        settings = Settings(redis_url=server.url, limits=Limits(**FAST))  # type: ignore[arg-type]
+        async with running_node(registry, settings=settings) as node:
+            await until(lambda: node.is_ready)
+            crowd = [Visitor(node, registry, "192.0.2.1") for _ in range(43)]
+            replies = await flood(
+                crowd, lambda who, number: who.call("publish", channel="a", message=1, key=f"{number:0>250}"), 1000
+            )
+            codes = {reply.get("code") for reply in replies}
+            assert codes == {None, "rate_limited"}
+            stored = sum(reply["type"] == "response" for reply in replies)
+            assert 1_000 < stored < 10_000
+            sample = node.metrics.registry.get_sample_value
+            assert sample("snorky_limited_total", {"limit": "stored_bytes_per_ip"}) == len(replies) - stored
+            other = Visitor(node, registry, "192.0.2.2")
+            other.call("publish", channel="a", message=1, key="k")
+            other.call("publish", channel="kept:a", message=1)
+            other.call("subscribe", channel="room:a")
+            assert [reply["type"] for reply in await other.replies(3)] == ["response"] * 3
+            crowd[0].call("publish", channel="a", message=1)  # what stores nothing goes on
+            assert (await crowd[0].replies(1001))[-1]["type"] == "response"
+            for visitor in (*crowd, other):
+                node.disconnect(visitor.connection, 1000)
+            await asyncio.sleep(0)
