@@ -5,6 +5,7 @@ keep the order.
 """
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from gateway.errors import BrokerUnavailable
@@ -66,6 +67,19 @@ class ClusterSequencer:
 
         return self._send(name, send)
 
+    @property
+    def runs(self) -> bytes:
+        """See Sequencer.runs. Those of all primaries: a slot moves before this node knows."""
+        return self._runs_beside(None)
+
+    def _runs_beside(self, shard: Shard | None) -> bytes:
+        """List the runs of all shards but one: of a former primary of the same shard its replica may lack the last."""
+        return b" ".join(each.run for other, each in self._sequencers.items() if other is not shard and each.run)
+
+    def _spell_runs(self) -> None:
+        for sequencer in self._sequencers.values():
+            sequencer.spell_runs()
+
     def _send(self, name: bytes, send: Any) -> "asyncio.Future[Any]":
         if self._is_stopped:
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -81,6 +95,8 @@ class ClusterSequencer:
         for shard in self._cluster.shards:
             if shard not in self._sequencers:
                 sequencer = self._sequencers[shard] = Sequencer(shard.target, is_sharded=True, **self._options)
+                sequencer.find_other_runs = partial(self._runs_beside, shard)
+                sequencer.on_run = self._spell_runs
                 sequencer.start()
         for shard in [each for each in self._sequencers if each not in self._cluster.shards]:
             end = asyncio.get_running_loop().create_task(self._sequencers.pop(shard).stop())

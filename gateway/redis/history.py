@@ -22,7 +22,6 @@ from gateway.redis.names import state_key, stream_key
 from gateway.redis.scripting import Call, Scripts
 from gateway.redis.sequencer import KEEP_S
 from gateway.redis.target import RedisTarget
-from gateway.redis.wire import command
 from gateway.rules import Rules
 from gateway.settings import PAYLOAD_MAX_BYTES
 
@@ -129,7 +128,7 @@ class RedisHistory:
             found = await self._first_after(key, since, limit)
             if found is not None:
                 return found, await self.position(key)
-        arguments = [b"%d" % limit, b"%d" % PAGE_MAX_BYTES, self._payload_max]
+        arguments = [b"%d" % limit, b"%d" % PAGE_MAX_BYTES, self._payload_max, self._sequencer.runs]
         (answer,) = await self._scripts.run(Call("recent", self._keys(key), arguments))
         if not answer:
             begun = await self.position(key)
@@ -144,23 +143,21 @@ class RedisHistory:
         return publications[::-1], top
 
     async def position(self, key: str) -> Position:
-        arguments = [secrets.token_hex(12).encode(), b"%d" % round(KEEP_S * 1000)]
-        (answer,) = await self._scripts.run(Call("position", self._keys(key), arguments))
+        (answer,) = await self._scripts.run(self._asking(key, is_beginning=True))
         return Position.parse(answer.decode())
 
     async def positions(self, keys: Iterable[str]) -> dict[str, Position]:
         wanted = list(keys)
-        steps: list[bytes] = []
-        for key in wanted:
-            state = state_key(self._prefix, key)
-            steps.append(command(b"HMGET", state, b"epoch", b"offset", b"tag"))
-            steps.append(command(b"PEXPIRE", state, b"%d" % round(KEEP_S * 1000), b"GT"))  # never shorter
+        steps = [self._asking(key, is_beginning=False) for key in wanted]
         answers = await self._scripts.run(*steps, in_order=False) if steps else []
-        return {
-            key: Position(epoch.decode(), int(offset), tag.decode())
-            for key, (epoch, offset, tag) in zip(wanted, answers[::2], strict=True)
-            if epoch is not None
-        }
+        found = zip(wanted, answers, strict=True)
+        return {key: Position.parse(answer.decode()) for key, answer in found if answer is not None}
+
+    def _asking(self, key: str, *, is_beginning: bool) -> Call:
+        """Make the call that asks where a channel stands. is_beginning: its history begins if there is none."""
+        keep_ms, entropy = b"%d" % round(KEEP_S * 1000), secrets.token_hex(12).encode()
+        arguments = [entropy, keep_ms, self._sequencer.runs, b"%d" % is_beginning]
+        return Call("position", self._keys(key), arguments)
 
     async def note_lost(self, key: str) -> None:
         await self._scripts.run(Call("lost", [state_key(self._prefix, key)], []))
@@ -185,7 +182,7 @@ class RedisHistory:
     ) -> tuple[int, list[tuple[Publication, Position]]] | None:
         """Read a page, and the channel's last offset; None = the position cannot be read from."""
         arguments = [since.epoch.encode(), b"%d" % since.offset, since.tag.encode()]
-        arguments += [b"%d" % count, b"%d" % PAGE_MAX_BYTES, self._payload_max, b"%d" % is_away]
+        arguments += [b"%d" % count, b"%d" % PAGE_MAX_BYTES, self._payload_max, b"%d" % is_away, self._sequencer.runs]
         (answer,) = await self._scripts.run(Call("read", self._keys(key), arguments))
         if not answer:
             return None

@@ -3,6 +3,8 @@
 Rules (beside those of `pipeline`, but for one):
 - What was written and not answered *is* sent again on the next connection, before what is behind it: every
   publication carries an idempotency key, so it happens once, and the order is that of the calls.
+- Each publication carries the run of the server that it is sent to: where a history was begun under another one, what
+  this server started from may be an older copy, and the history gets a new epoch.
 - Nothing is sent before Redis has the script: were the first of two not known and the second one known (another node
   loaded it in between), they would change places.
 """
@@ -10,6 +12,8 @@ Rules (beside those of `pipeline`, but for one):
 import asyncio
 import hashlib
 import secrets
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +24,7 @@ from gateway.history import History
 from gateway.metrics import Metrics
 from gateway.publication import Position
 from gateway.redis.names import channel_name, node_channel_name, once_key, state_key, stream_key
-from gateway.redis.pipeline import fail
+from gateway.redis.pipeline import Request, fail
 from gateway.redis.publisher import Publisher, PublishRefused
 from gateway.redis.scripting import sharded
 from gateway.redis.target import RedisTarget
@@ -33,7 +37,11 @@ ONCE_S: Final = 300.0  # how long an idempotency key of the caller's is known
 OWN_S: Final = 30.0  # and one of ours: within its deadline it is sent again, and Redis may then stand still for long
 
 _PLAIN_ONLY: Final = "unexpected symbol near"  # fakeredis, of the first line, which it does not know
-_SOURCE: Final = (Path(__file__).parent / "scripts" / "publish.lua").read_bytes()
+_FOLDER: Final = Path(__file__).parent / "scripts"
+_SOURCE: Final = (_FOLDER / "publish.lua").read_bytes()
+_ASK_RUN: Final = (
+    (_FOLDER / "run.lua").read_bytes().partition(b"\n")[2]
+)  # without the line that fakeredis does not know
 
 
 class Sequencer(Publisher):
@@ -65,6 +73,16 @@ class Sequencer(Publisher):
         self._source = sharded(_SOURCE) if is_sharded else _SOURCE
         self._digest = _digest(self._source)
         self._is_loaded = False
+        self._is_selected = self._is_run_known = False
+        self._runs = b""  # as the script takes them
+        self.run: bytes | None = None  # of the server that was connected last; None: of none yet
+        self.find_other_runs: Callable[[], bytes] = bytes  # to be set where slots come from other servers
+        self.on_run: Callable[[], None] = _ignore  # the same: `run` has changed
+
+    @property
+    def runs(self) -> bytes:
+        """The runs of servers between which channels move, with blanks between."""
+        return b""
 
     def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
         """Queue one publication. See Keeper.publish; the future may also raise PublishRefused."""
@@ -95,6 +113,7 @@ class Sequencer(Publisher):
                 ttl_ms,
                 _milliseconds(KEEP_S),
                 _milliseconds(keep_s),
+                self._runs,
             )
         )
 
@@ -102,9 +121,10 @@ class Sequencer(Publisher):
 
     def _on_up(self, wire: Wire) -> None:
         wire.consume = self._consume_loading
+        self._is_selected, self._is_run_known = not self._db, False
         if self._db:
             wire.write(command(b"SELECT", b"%d" % self._db))
-        wire.write(command(b"SCRIPT", b"LOAD", self._source))
+        wire.write(command(b"EVAL", _ASK_RUN, b"0") + command(b"SCRIPT", b"LOAD", self._source))
         asyncio.get_running_loop().call_later(self._load_timeout_s, self._check_loaded, wire)
 
     def _check_loaded(self, wire: Wire) -> None:
@@ -114,19 +134,39 @@ class Sequencer(Publisher):
     def _consume_loading(self, gets: Gets) -> None:
         wire = self._link.wire
         while wire is not None and (reply := gets()) is not False:
-            if reply == self._digest:
+            if not isinstance(reply, bytes):
+                raise WireError(f"script not taken: {str(reply)[:200]}")
+            if not self._is_selected:
+                self._is_selected = True
+            elif not self._is_run_known:
+                self._is_run_known, self.run = True, reply
+                self.spell_runs()
+                self.on_run()
+            elif reply == self._digest:
                 self._is_loaded = True
                 super()._on_up(wire)
-            elif reply != b"OK":  # of SELECT
+            else:
                 raise WireError(f"script not taken: {str(reply)[:200]}")
+
+    def spell_runs(self) -> None:
+        """Have what waits carry the runs as they are now."""
+        runs = b" ".join(filter(None, (self.run, self.find_other_runs())))
+        if runs != self._runs:
+            self._runs = runs
+            last = b"$%d\r\n%b\r\n" % (len(runs), runs)
+            self._respell(self._waiting, lambda data: data[: data.rindex(b"$")] + last)
 
     def _become_plain(self) -> None:
         self._source = _SOURCE[_SOURCE.index(b"\n") :]
         before, self._digest = self._digest, _digest(self._source)
         for pending in (self._written, self._waiting):
-            spelt = [(future, data.replace(before, self._digest, 1), due, 1) for future, data, due, _ in pending]
-            pending.clear()
-            pending.extend(spelt)
+            self._respell(pending, lambda data: data.replace(before, self._digest, 1))
+
+    def _respell(self, pending: deque[Request], spell: Callable[[bytes], bytes]) -> None:
+        spelt = [(future, spell(data), due, 1) for future, data, due, _ in pending]
+        self._pending_bytes += sum(len(new[1]) - len(old[1]) for new, old in zip(spelt, pending, strict=True))
+        pending.clear()
+        pending.extend(spelt)
 
     def _on_down(self, error: WireError) -> None:
         self._is_loaded = False
@@ -173,3 +213,7 @@ def _digest(source: bytes) -> bytes:
 
 def _milliseconds(seconds: float) -> bytes:
     return b"%d" % max(1, round(seconds * 1000))
+
+
+def _ignore() -> None:
+    pass

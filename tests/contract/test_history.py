@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from gateway.errors import BrokerUnavailable
 from gateway.history import History, Keeper
@@ -17,6 +18,7 @@ from gateway.redis import RedisTarget
 from gateway.redis.history import RedisHistory
 from gateway.redis.spread import targets_of
 from gateway.redis.spread_history import SpreadHistory
+from gateway.rules import ChannelRule, Rules
 from tests.support.brokers import PREFIX, open_broker
 from tests.support.clusters import ClusterLab
 from tests.support.memory_history import Archive, MemoryHistory
@@ -25,12 +27,15 @@ from tests.support.redis_servers import KINDS, REAL_KINDS, FakeRedisServer, Redi
 
 KEY = "datasync:Task"
 HOUR = History(ttl_s=3600.0)
+KEPT = Rules([ChannelRule("*", history=100)])
 Server = RedisServer | FakeRedisServer
 
 
 @asynccontextmanager
-async def keeper_of(url: str, **options: Any) -> AsyncIterator[RedisHistory]:
+async def keeper_of(url: str, *, rules: Rules | None = None, **options: Any) -> AsyncIterator[RedisHistory]:
     keeper = RedisHistory(RedisTarget.from_url(url), prefix=PREFIX, node_id="node-1", metrics=Metrics(), **options)
+    if rules is not None:
+        keeper.set_rules("datasync", rules)
     await keeper.start()
     try:
         yield keeper
@@ -211,10 +216,64 @@ async def test_positions_are_of_channels_that_have_a_history(keepers: tuple[Keep
 # -- what only servers show ----------------------------------------------------------------------------------------
 
 
+async def tell(server: Server, *words: object) -> Any:
+    client = server.client()
+    try:
+        return await client.execute_command(*words)
+    finally:
+        await client.aclose()
+
+
 async def until(condition: Callable[[], Awaitable[object]], *, within_s: float = 5.0) -> None:
     async with asyncio.timeout(within_s):
         while not await condition():  # noqa: ASYNC110 - Redis's own time passes
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("kind", REAL_KINDS)
+@pytest.mark.parametrize("first", ["read", "publish", "positions", "recent", "function"])
+async def test_after_a_restart_from_an_older_copy_no_position_of_before_is_taken(
+    kind: str, first: str, tmp_path: Path
+) -> None:
+    """What was acknowledged behind the copy is lost: who stood at the copy's end may not be told that he has all."""
+    async with RedisServer(kind, tmp_path) as server, keeper_of(server.url, rules=KEPT) as keeper:
+        positions = await fill(keeper, 5)
+        await tell(server, "SAVE")
+        await fill(keeper, 25, first=6)
+        assert len(await keeper.read(KEY, positions[-1]) or []) == 25
+        await server.restart()
+
+        async def is_back() -> bool:
+            with suppress(BrokerUnavailable):
+                await keeper.publish("datasync:Other", b"1", HOUR)
+                return await keeper.position("datasync:Other") is not None
+            return False
+
+        await until(is_back)
+        top = Position("", 0, "")
+        if first == "publish":
+            (top,) = await fill(keeper, 1, first=31)
+        elif first == "positions":
+            top = (await keeper.positions([KEY]))[KEY]
+        elif first == "recent":
+            found, top = await keeper.recent(KEY, 10)
+            assert payloads(found) == [b"%d" % number for number in range(1, 6)]  # what is there stays
+        elif first == "function":  # of who may not ask for the run
+
+            async def is_taken() -> bool:
+                with suppress(ResponseError):  # the library comes when the node has seen that it is missing
+                    return bool(await tell(server, "FCALL", "snorky_publish", 1, f"{PREFIX}:{{{KEY}}}", "31"))
+                return False
+
+            await until(is_taken)
+        for known in positions:
+            assert await keeper.read(KEY, known) is None
+        now = await keeper.position(KEY)
+        assert now.epoch not in (positions[0].epoch, "") and now.epoch == (top.epoch or now.epoch)
+        assert now.offset == (6 if first in ("publish", "function") else 5)
+        (after,) = await fill(keeper, 1, first=32)
+        assert after.epoch == now.epoch and payloads(await keeper.read(KEY, now)) == [b"32"]
+        assert payloads((await keeper.recent(KEY, 1))[0]) == [b"32"]
 
 
 async def test_subscribers_get_what_is_kept_with_its_position(server: Server) -> None:

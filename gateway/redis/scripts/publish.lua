@@ -3,9 +3,10 @@
 -- into the function snorky_publish too.
 -- KEYS state, stream, and an idempotency key if there is one
 -- ARGV channel, payload, entropy (32 hexadecimal digits), size (0 = any), ttl_ms (0 = nothing is kept), keep_ms: how
---      much longer than the stream the state lives, key_ttl_ms
--- State: epoch, offset and tag of the last entry; marks: which offset was reached when, "MS:OFFSET ...", so that what
--- is too old can be told from offsets alone; next_ms: when the next one is due.
+--      much longer than the stream the state lives, key_ttl_ms, runs of servers: this one's, and behind a blank each
+--      those that a slot may have come from; absent: not compared
+-- State: run, of the server that wrote it; epoch, offset and tag of the last entry; marks: which offset was reached when,
+-- "MS:OFFSET ...", so that what is too old can be told from offsets alone; next_ms: when the next one is due.
 -- An entry is OFFSET-0 with tag, predecessor's tag and payload, in this order.
 -- Returns EPOCH:OFFSET:TAG, or '' if nothing is kept.
 if KEYS[3] then
@@ -23,17 +24,30 @@ if ARGV[5] == '0' then
 end
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'next_ms', 'marks', 'run')
+local epoch, offset, previous = state[1], tonumber(state[2] or '0'), state[3]
+local run, is_due = state[6], false
+if ARGV[8] then
+  run = string.match(ARGV[8], '^%S*')
+  is_due = state[6] ~= run
+  if is_due and not (state[6] and state[6] ~= '' and string.find(ARGV[8], state[6], 1, true)) then
+    epoch = nil -- this run may have begun from an older copy: its entries stay, but who has a position may have had more
+  end
+elseif not epoch then
+  local info = redis.pcall('INFO', 'server') -- a publisher need not have this right: then a node renews the epoch
+  run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+end
 -- math.random repeats itself after every start of the server; so does nothing here.
-local function tag(entropy, previous)
-  local mixed = (tonumber(string.sub(previous, -8), 16) * 69069 + time[2] + time[1]) % 4294967296
+local function tag(entropy, last)
+  local mixed = (tonumber(string.sub(last, -8), 16) * 69069 + time[2] + time[1]) % 4294967296
   return entropy .. string.format('%08x', mixed)
 end
-local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'next_ms', 'marks')
-local epoch, offset, previous = state[1], tonumber(state[2] or '0'), state[3]
 if not epoch then
   epoch = string.format('%x', time[1]) .. string.sub(ARGV[3], 1, 16)
-  previous = tag(string.sub(ARGV[3], 17, 24), '0')
-  redis.call('DEL', KEYS[2])
+  if not previous then
+    previous = tag(string.sub(ARGV[3], 17, 24), '0')
+    redis.call('DEL', KEYS[2])
+  end
 end
 offset = offset + 1
 local new = tag(string.sub(ARGV[3], 25, 32), previous)
@@ -44,7 +58,7 @@ else
   redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], id, 't', new, 'p', previous, 'd', ARGV[2])
 end
 local ttl_ms, next_ms = tonumber(ARGV[5]), tonumber(state[4] or '0')
-if now_ms < next_ms and next_ms <= now_ms + ttl_ms then
+if not is_due and now_ms < next_ms and next_ms <= now_ms + ttl_ms then
   redis.call('HSET', KEYS[1], 'offset', string.format('%d', offset), 'tag', new)
 else
   local step_ms = math.ceil(ttl_ms / 16)
@@ -60,7 +74,7 @@ else
     redis.call('XTRIM', KEYS[2], 'MINID', string.format('%d-0', expired + 1))
   end
   marks[#marks + 1] = string.format('%d:%d', now_ms, offset)
-  redis.call('HSET', KEYS[1], 'epoch', epoch, 'offset', string.format('%d', offset), 'tag', new,
+  redis.call('HSET', KEYS[1], 'run', run or '', 'epoch', epoch, 'offset', string.format('%d', offset), 'tag', new,
     'next_ms', string.format('%d', now_ms + step_ms), 'marks', table.concat(marks, ' '))
   redis.call('PEXPIRE', KEYS[2], string.format('%d', ttl_ms + step_ms))
   redis.call('PEXPIRE', KEYS[1], string.format('%d', ttl_ms + step_ms + ARGV[6]))

@@ -1,11 +1,17 @@
 #!lua flags=no-writes
 -- Read what was published behind a position, if it is still there, and is what followed it.
 -- KEYS state, stream    ARGV epoch, offset, tag, count, max_bytes: so much at most, but one entry at least;
---                            payload_max_bytes: of one entry; is_away: '1' = the reader did not hear the channel meanwhile
+--                            payload_max_bytes: of one entry; is_away: '1' = the reader did not hear the channel meanwhile;
+--                            runs of a Cluster's primaries: a slot may have come from any, if this one is among them
 -- Returns {offset of the last entry, tag, payload, tag, payload, ...}, or {} if it cannot be had. A payload that is too
 -- large is nil.
 local STEP = 16 -- entries: what is read of them and not needed may be as large as they are
-local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'lost')
+local run = redis.REDIS_VERSION_NUM and string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'lost', 'run')
+local before, runs = state[5], ARGV[8]
+if before ~= run and not (before and before ~= '' and runs:find(run, 1, true) and runs:find(before, 1, true)) then
+  return {} -- this run may have begun from an older copy: `publish.lua`
+end
 local since, tag = tonumber(ARGV[2]), ARGV[3]
 if state[1] ~= ARGV[1] or tonumber(state[2]) < since then
   return {}

@@ -1,10 +1,16 @@
 #!lua flags=no-writes
 -- Read the last publications that are kept, and where the channel stands.
--- KEYS state, stream    ARGV count, max_bytes: so much at most, but one entry at least; payload_max_bytes: of one entry
+-- KEYS state, stream    ARGV count, max_bytes: so much at most, but one entry at least; payload_max_bytes: of one entry;
+--                       runs as in read.lua
 -- Returns {EPOCH:OFFSET:TAG, offset, predecessor's tag, tag, payload, offset ...}, the last one first; {} if the
--- channel has no history. A payload that is too large is nil.
+-- channel has no history, or none of this run (`position.lua` has it go on). A payload that is too large is nil.
 local STEP = 16 -- as in read.lua
-local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag')
+local run = redis.REDIS_VERSION_NUM and string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'run')
+local runs = ARGV[4]
+if state[4] ~= run and not (state[4] and state[4] ~= '' and runs:find(run, 1, true) and runs:find(state[4], 1, true)) then
+  return {}
+end
 if not state[1] then
   return {}
 end

@@ -179,7 +179,28 @@ MUTATIONS: tuple[Mutation, ...] = (
         file=f"{_SCRIPTS}/publish.lua",
         old="  return entropy .. string.format('%08x', mixed)",
         new="  return '00000000'",
-        argv=_fault("failover"),
+        argv=_test("tests/contract/test_history.py", "test_a_position_of_another_history_is_refused and redis"),
+    ),
+    Mutation(
+        guard="run of who publishes",  # else an older copy of a history goes on under the same epoch
+        file=f"{_SCRIPTS}/publish.lua",
+        old="    epoch = nil -- this run",
+        new="    -- this run",
+        argv=_test("tests/contract/test_history.py", "test_after_a_restart_from_an_older_copy and publish and redis"),
+    ),
+    Mutation(
+        guard="run of who reads",
+        file=f"{_SCRIPTS}/read.lua",
+        old="  return {} -- this run",
+        new="  -- this run",
+        argv=_test("tests/contract/test_history.py", "test_after_a_restart_from_an_older_copy and read and redis"),
+    ),
+    Mutation(
+        guard="run of who subscribes",
+        file=f"{_SCRIPTS}/position.lua",
+        old="if state[4] ~= run then",
+        new="if not epoch then",
+        argv=_test("tests/contract/test_history.py", "test_after_a_restart_from_an_older_copy and positions and redis"),
     ),
     Mutation(
         guard="canary",
