@@ -88,7 +88,9 @@ export class Connection {
     socket.onmessage = (/** @type {{data: string | ArrayBuffer}} */ event) => this.#onMessage(event.data);
     socket.onclose = (/** @type {{code: number, reason: string}} */ event) => this.#end(event.code, event.reason);
     socket.onerror = (/** @type {unknown} */ event) => {
-      if (this.#state === "connecting") this.#refusal = refusalOf(event); // a close event follows
+      if (this.#state !== "connecting") return; // then a close event follows; the WebSocket of Node 20 has none here
+      this.#refusal = refusalOf(event);
+      this.#end(ABNORMAL, "");
     };
     this.#cancelTimer = options.clock.after(options.connectTimeoutMs, () => this.#abandon("connecting took too long"));
   }

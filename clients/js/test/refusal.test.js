@@ -48,6 +48,14 @@ test("who has been connected is not ended by a refusal, but told", async () => {
   assert.equal(events.at(-1)?.[1].status, undefined); // it was refused before, not now
 });
 
+test("a socket that tells of a failed handshake by an error alone is given up at once", async () => {
+  const { network, clock, events } = start();
+  network.last.onerror({ message: "Received network error or non-101 status code." });
+  await clock.pass(1_000);
+  assert.equal(network.sockets.length, 2);
+  assert.deepEqual(events.map(([event]) => event), ["reconnecting"]);
+});
+
 test("what has no connection in time is told why", async () => {
   const { client, network, clock } = start({ fetch: fetching(503).fetch, callTimeoutMs: 3_000, publishMaxAgeMs: 3_000 });
   const isIt = (/** @type {any} */ error) => {
