@@ -33,6 +33,7 @@ async function listening(server, scheme = "ws") {
 function answering(status, headers = {}, body = "") {
   const server = createServer((_request, response) => void response.writeHead(status, headers).end(body));
   server.on("upgrade", (_request, socket) => {
+    socket.on("error", () => {}); // the client has gone
     socket.end(`HTTP/1.1 ${status} No\r\n${Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)}\r\n`);
   });
   return server;
