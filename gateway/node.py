@@ -118,7 +118,8 @@ class Node:
             self._ownership = Ownership(
                 self._node_id, directory, self._notices.of_change, self._connections.__contains__
             )
-        self._waiting = WaitingReplies(self.limits.replies_max_bytes, self._on_relieved)
+        replies_max_bytes = max(self.limits.replies_max_bytes, self.limits.outbox_max_bytes)  # one client may have it
+        self._waiting = WaitingReplies(replies_max_bytes, self._on_relieved)
         self._complained_s = -COMPLAIN_EVERY_S
         self._serials = itertools.count(1)
         self._metrics.subscriptions.set_function(lambda: self._hub.subscriptions)

@@ -239,10 +239,6 @@ class _Assembly:
         self._problems.extend(auth.problems())
         if limits.outbox_max_bytes < limits.message_max_bytes:
             self._problems.append("[limits] outbox_max_bytes is below message_max_bytes: no such message could be sent")
-        if limits.replies_max_bytes < limits.outbox_max_bytes:
-            self._problems.append(
-                "[limits] replies_max_bytes is below outbox_max_bytes, what one client may have alone"
-            )
         if public.port and public.port == private.port:
             self._problems.append(f"[public] port and [private] port are both {public.port}: write two different ones")
         if not services:
