@@ -6,14 +6,20 @@
     names = Shared(["alice", "bob"])             # encoded once, whoever asks for it
     compound.value = compound.share(names)
 
+    compound.follow(self.notification(channel), publications)      # behind it, as they would come live
+
 Rules:
 - Each payload is within the bounds of a message by itself; many together need not be, nor deeper down. So they are put
   in as bytes, behind the checks of what is around them.
+- What follows is written together with the message, so nothing comes in between; but as messages of their own, so a
+  client behind a slow line has the first of them long before the last.
 """
 
 import secrets
+from collections.abc import Sequence
 
-from gateway.codec import Encoding, Json, decode_json, encode, encode_msgpack
+from gateway.codec import Encoding, Json, Template, decode_json, encode, encode_msgpack
+from gateway.publication import Publication
 
 __all__ = ["Compound", "Shared"]
 
@@ -43,13 +49,15 @@ class Compound:
     instead: what a command replies if the client cannot take so much now; None = an error says so.
     """
 
-    __slots__ = ("_mark", "_payloads", "instead", "value")
+    __slots__ = ("_followers", "_mark", "_payloads", "_shape", "instead", "value")
 
     def __init__(self) -> None:
         self.value: Json = None
         self._mark = secrets.token_hex(16)  # 128 random bits: stands nowhere else
         self._payloads: list[bytes | Shared] = []
         self.instead: Json = None
+        self._shape: Json = None
+        self._followers: Sequence[Publication] = ()
 
     def enclose(self, payload: bytes, *, is_checked: bool = False) -> str:
         """Take a payload, JSON; returns what stands for it. is_checked: by somebody before.
@@ -75,6 +83,17 @@ class Compound:
             found += self._payload(int(each[:8]), encoding), each[8 + len(after) :]
         return b"".join(found)
 
+    def follow(self, notification: Json, publications: Sequence[Publication]) -> None:
+        """Have notifications come behind the message. notification: their shape. publications: checked."""
+        self._shape, self._followers = notification, publications
+
+    def followers(self, service: str, encoding: Encoding) -> list[bytes]:
+        """Encode what follows the message."""
+        if not self._followers:
+            return []
+        template = Template(service, self._shape)
+        return [_render(template, each, encoding) for each in self._followers]
+
     def _sign(self, number: int) -> str:
         return f"{self._mark}{number:08d}"
 
@@ -83,3 +102,14 @@ class Compound:
         if isinstance(payload, Shared):
             return payload.encoded(encoding)
         return payload if encoding is Encoding.JSON else encode_msgpack(decode_json(payload))
+
+
+def _render(template: Template, publication: Publication, encoding: Encoding) -> bytes:
+    payload, position = publication.payload, publication.position
+    assert position is not None  # noqa: S101 - a fact for the type checker
+    if encoding is not Encoding.JSON:
+        payload = encode_msgpack(decode_json(payload))
+    is_tombstone = publication.is_tombstone
+    return template.render_at(
+        payload, encoding, offset=position.offset, position=str(position), is_tombstone=is_tombstone
+    )

@@ -99,8 +99,8 @@ class Keeper(Protocol):
     async def recent(self, key: str, limit: int, since: Position | None = None) -> tuple[list[Publication], Position]:
         """Read the last publications that are kept, limit at most, in order; and tell where the channel stands.
 
-        since: only those behind it, then the first of them; as if not given where it cannot be read from. Payloads
-        are not checked. Raises BrokerUnavailable.
+        Of large ones there may be fewer, but one at least. since: only those behind it, then the first of them; as if
+        not given where it cannot be read from. Payloads are not checked. Raises BrokerUnavailable.
         """
 
     async def position(self, key: str) -> Position:

@@ -147,14 +147,16 @@ class Service(ABC):
     def send_compound(self, connection: Connection, message: Any, compound: Compound, instead: Any = None) -> None:
         """Send one message with payloads in it that are encoded already. message: has `compound.value` in it.
 
-        instead: what is sent if the connection has no room for it. Raises ReplyTooLarge.
+        With it goes what follows it. instead: what is sent if the connection has no room for it all. Raises
+        ReplyTooLarge.
         """
         dialect = connection.dialect
-        frame = dialect.frame(compound.encode({"service": self.name, "message": message}, dialect.encoding))
-        if instead is not None and not connection.has_room(len(frame)):
+        encoded = compound.encode({"service": self.name, "message": message}, dialect.encoding)
+        frames = b"".join(map(dialect.frame, (encoded, *compound.followers(self.name, dialect.encoding))))
+        if instead is not None and not connection.has_room(len(frames)):
             self.send(connection, instead)
         else:
-            connection.write_reply(frame)
+            connection.write_reply(frames)
 
     def send_to_all(self, connections: Iterable[Connection], message: Any) -> None:
         """Send one message to many connections of this node: encoded once per encoding. message: any JSON entity."""

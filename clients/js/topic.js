@@ -11,7 +11,7 @@
  * @typedef {object} TopicEvents
  * @property {Gap} gap
  * @property {{position: string | null, count: number}} recovered asked again, and nothing is missing: `count` messages
- *   that had been missed were delivered
+ *   that had been missed were delivered; of many, the others follow
  *
  * @typedef {object} Gap messages are missing that can no longer be had; usually one fetches the present state
  * @property {"live" | "recovery"} cause on a connection that stands, or behind the return to the channel

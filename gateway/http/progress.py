@@ -8,6 +8,8 @@ Rules:
   read them before it comes to our ping.
 - A whole interval in which nothing of the outstanding data is acknowledged is the sign of a dead line, whatever was
   acknowledged before. A ping goes out in every interval, so that something is outstanding.
+- Data that waits for room at the other end is not outstanding while the other end answers that it has none: one with
+  a deep buffer, a proxy for example, makes room in steps of 100 KB or more, and a slow line takes longer for a step.
 - After PATIENCE_MAX_S without any frame from the client none of this counts.
 """
 
@@ -24,12 +26,16 @@ SLOWEST_BYTES_PER_S: Final = 8_192.0  # a bad mobile line; 1 MiB, the default of
 PATIENCE_MAX_S: Final = 150.0
 
 _TCP_INFO_BYTES: Final = 160
-_FIELDS: Final = struct.Struct("@24xI92xQ16xI")  # struct tcp_info of linux/tcp.h: unacked, bytes_acked, notsent_bytes
+_FIELDS: Final = struct.Struct("@3xB20xI92xQ")  # struct tcp_info of linux/tcp.h: probes, unacked, bytes_acked
+_PROBES_MAX: Final = 2  # unanswered: how often the kernel has asked for room; one may be on its way
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What the kernel knows of the bytes written to one socket. acked_bytes: since it was opened."""
+    """What the kernel knows of the bytes written to one socket. acked_bytes: since it was opened.
+
+    has_unacked: something was sent that is not answered, data or the question for room.
+    """
 
     acked_bytes: int
     has_unacked: bool
@@ -46,8 +52,8 @@ def read_sent(transport: asyncio.Transport) -> Sent | None:
         return None
     if len(info) < _FIELDS.size:
         return None
-    unacked, acked_bytes, notsent_bytes = _FIELDS.unpack_from(info)
-    return Sent(acked_bytes, bool(unacked or notsent_bytes or transport.get_write_buffer_size()))
+    probes, unacked, acked_bytes = _FIELDS.unpack_from(info)
+    return Sent(acked_bytes, bool(unacked) or probes > _PROBES_MAX)
 
 
 class SilentPeer:

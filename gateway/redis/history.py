@@ -29,6 +29,7 @@ __all__ = ["RedisHistory"]
 
 PAGE: Final = 200  # entries; Redis does nothing else meanwhile
 PAGE_MAX_BYTES: Final = 1 << 20
+FIRST_MAX_BYTES: Final = 131_072  # behind a position: a client at 20 KB/s has them before its request times out
 
 
 class RedisHistory:
@@ -163,14 +164,15 @@ class RedisHistory:
         await self._scripts.run(Call("lost", [state_key(self._prefix, key)], []))
 
     async def _first_after(self, key: str, since: Position, limit: int) -> list[Publication] | None:
-        """Read the first publications behind a position, some MiB at most; None = it cannot be read from."""
+        """Read the first publications behind a position, one at least; None = it cannot be read from."""
         found: list[Publication] = []
-        size, last = 0, since.offset + 1
-        while since.offset < last and len(found) < limit and size < PAGE_MAX_BYTES:
-            page = await self._page_after(key, since, min(self._page, limit - len(found)), is_away=True)
+        size, last, is_full = 0, since.offset + 1, False
+        while since.offset < last and len(found) < limit and size < FIRST_MAX_BYTES and not is_full:
+            count = min(self._page, limit - len(found))
+            page = await self._page_after(key, since, count, FIRST_MAX_BYTES - size, is_away=True)
             if page is None:
                 return None
-            last = page[0]
+            last, is_full = page[0], len(page[1]) < count
             for publication, position in page[1]:
                 found.append(publication)
                 size += len(publication.payload)
@@ -178,11 +180,11 @@ class RedisHistory:
         return found
 
     async def _page_after(
-        self, key: str, since: Position, count: int, *, is_away: bool
+        self, key: str, since: Position, count: int, max_bytes: int = PAGE_MAX_BYTES, *, is_away: bool
     ) -> tuple[int, list[tuple[Publication, Position]]] | None:
         """Read a page, and the channel's last offset; None = the position cannot be read from."""
         arguments = [since.epoch.encode(), b"%d" % since.offset, since.tag.encode()]
-        arguments += [b"%d" % count, b"%d" % PAGE_MAX_BYTES, self._payload_max, b"%d" % is_away, self._sequencer.runs]
+        arguments += [b"%d" % count, b"%d" % max_bytes, self._payload_max, b"%d" % is_away, self._sequencer.runs]
         (answer,) = await self._scripts.run(Call("read", self._keys(key), arguments))
         if not answer:
             return None

@@ -8,6 +8,9 @@ from services.rpc import RPCError
 
 __all__ = ["NOTHING_TO_RECOVER", "kept", "members", "recovered", "stats"]
 
+# Of payloads. A client waits some seconds for the reply, and at 20 KB/s one of 1 MiB takes a minute: its request would
+# time out, and the connection be given up, each time at the same place.
+REPLY_MAX_BYTES: Final = 32_768
 MEMBERS_MAX: Final = 5_000  # of one reply: with what is around them they stay within the bounds of a message
 
 NOTHING_TO_RECOVER: Final[dict[str, Any]] = {
@@ -17,9 +20,17 @@ NOTHING_TO_RECOVER: Final[dict[str, Any]] = {
 }  # of a channel that keeps nothing
 
 
-def recovered(recovery: Recovery) -> Compound:
-    """Reply to who recovers; that it has not recovered, if it cannot take so much now."""
-    reply = _compound(recovery.publications, recovery.position, is_recovered=recovery.is_recovered, is_checked=True)
+def recovered(recovery: Recovery, notification: Any) -> Compound:
+    """Reply to who recovers; that it has not recovered, if it cannot take so much now.
+
+    notification: shape of those that bring what is too much for a reply.
+    """
+    first, rest = _portion(recovery.publications, REPLY_MAX_BYTES)
+    position = recovery.position
+    if rest:
+        position = _before(rest[0])
+    reply = _compound(first, position, is_recovered=recovery.is_recovered, is_checked=True)
+    reply.follow(notification, rest)
     reply.instead = {"position": str(recovery.position), "recovered": False, "messages": []}
     return reply
 
@@ -49,6 +60,25 @@ def _follows(publications: Sequence[Publication], top: Position, since: Position
     if position is None or first.previous_tag != since.tag:
         return False
     return (position.epoch, position.offset) == (since.epoch, since.offset + 1)
+
+
+def _portion(
+    publications: Sequence[Publication], max_bytes: int
+) -> tuple[Sequence[Publication], Sequence[Publication]]:
+    """Divide publications into those that so many bytes of payloads take, and the others."""
+    size = 0
+    for at, publication in enumerate(publications):
+        size += len(publication.payload)
+        if size > max_bytes:
+            return publications[:at], publications[at:]
+    return publications, ()
+
+
+def _before(publication: Publication) -> Position:
+    """Tell the position of the one before."""
+    position, previous_tag = publication.position, publication.previous_tag
+    assert position is not None and previous_tag is not None  # noqa: S101 - history's publications have both
+    return Position(position.epoch, position.offset - 1, previous_tag)
 
 
 def _compound(

@@ -92,7 +92,8 @@ class PubSubService(RPCService):
         history = self.topics.promised(channel, history_of(rule))
         async with self._present(request.connection, channel, rule):
             if history is not None and is_recovering and rule.recovery:
-                return recovered(await self.topics.recover(request.connection, channel, history, since))
+                recovery = await self.topics.recover(request.connection, channel, history, since)
+                return recovered(recovery, self.notification(channel))
             await self.topics.subscribe(request.connection, channel, history=history)
         return NOTHING_TO_RECOVER if is_recovering else None
 

@@ -120,6 +120,44 @@ async def test_burst_that_is_larger_than_any_buffer_is_read_to_its_end(tmp_path:
             await publishing
 
 
+async def test_client_behind_a_slow_line_recovers_in_one_go(tmp_path: Path) -> None:
+    """All that it missed takes it longer than it waits for an answer, or for that to a ping."""
+    count, size, bytes_per_s, timeout_s = 280, 1_100, 60_000, 3.0
+    assert count * size / bytes_per_s > 1.5 * timeout_s
+    async with running_fleet(tmp_path, nodes=1) as fleet, Publisher(fleet.redis.url) as publisher:
+        first = await publisher.publish("kept:a", "first")
+        numbers = range(count)
+        await publisher.publish_many(Publication("kept:a", f"{number:0{size}}") for number in numbers)
+        async with FaultProxy("127.0.0.1", fleet.nodes[0].public_port) as proxy:
+            proxy.bytes_per_s = bytes_per_s
+            options = {"call_timeout_s": timeout_s, "ping_interval_s": 1.0}
+            async with Client(f"ws://127.0.0.1:{proxy.port}/ws", **options) as client:
+                async with asyncio.timeout(60), client.subscribe("kept:a", recover=str(first.position)) as late:
+                    heard = [await anext(late) for _ in numbers]
+                    await publisher.publish("kept:a", "live")
+                    live = await anext(late)
+            assert [int(event.data) for event in heard if isinstance(event, Message)] == list(numbers)
+            assert isinstance(live, Message) and live.data == "live"
+            assert proxy.connections == 1
+
+
+async def test_gateway_that_vanished_is_noticed_by_its_silence(tmp_path: Path) -> None:
+    env = {"SNORKY_PUBLIC__PING_INTERVAL_S": "120"}  # or it notices itself, and ends the connection
+    async with running_fleet(tmp_path, nodes=1, env=env) as fleet, Publisher(fleet.redis.url) as publisher:
+        async with FaultProxy("127.0.0.1", fleet.nodes[0].public_port) as proxy:
+            url = f"ws://127.0.0.1:{proxy.port}/ws"
+            async with Client(url, ping_interval_s=0.5) as client, client.subscribe("kept:a", recover=True) as kept:
+                await kept.ready()
+                proxy.swallow()
+                proxy.heal()  # for new connections: the one that there is hears nothing, and no end
+                await publisher.publish("kept:a", 1)
+                async with asyncio.timeout(20):
+                    heard = [await anext(kept), await anext(kept)]
+            assert isinstance(heard[0], Recovered) and heard[0].is_recovered
+            assert isinstance(heard[1], Message) and heard[1].data == 1
+            assert proxy.connections == 2
+
+
 async def test_history_that_is_gone_is_told(tmp_path: Path) -> None:
     async with running_fleet(tmp_path, nodes=1) as fleet, Publisher(fleet.redis.url) as publisher:
         first = await publisher.publish("kept:a", 1)

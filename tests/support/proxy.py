@@ -12,6 +12,8 @@ from typing import Self
 
 __all__ = ["FaultProxy"]
 
+TRICKLE_BYTES = 1_024
+
 
 class _Pair:
     """One client's connection and ours to the server."""
@@ -30,11 +32,15 @@ class _Pair:
 
 
 class FaultProxy:
-    """Forwards to host:port. `delay_s`: before each chunk. `connections`: made so far; `lost_bytes`: of replies."""
+    """Forwards to host:port. `delay_s`: before each chunk. `connections`: made so far; `lost_bytes`: of replies.
+
+    `bytes_per_s`: of the replies of each connection; 0 = as fast as it goes.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self.port = 0
         self.delay_s = 0.0
+        self.bytes_per_s = 0.0
         self.connections = 0
         self.lost_bytes = 0
         self._target = (host, port)
@@ -120,6 +126,14 @@ class FaultProxy:
             self._pairs.discard(pair)
             pair.abort()
 
+    async def _trickle(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        """Forward no faster than a slow line does."""
+        for start in range(0, len(data), TRICKLE_BYTES):
+            piece = data[start : start + TRICKLE_BYTES]
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(len(piece) / self.bytes_per_s)
+
     async def _pump(
         self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_reply: bool
     ) -> None:
@@ -134,6 +148,9 @@ class FaultProxy:
             if pair.is_swallowed or (is_reply and self._is_losing_replies):
                 self.lost_bytes += len(data) if is_reply else 0
                 continue
-            writer.write(data)
-            await writer.drain()
+            if is_reply and self.bytes_per_s:
+                await self._trickle(writer, data)
+            else:
+                writer.write(data)
+                await writer.drain()
         raise ConnectionResetError("the other side is told")

@@ -1,8 +1,13 @@
 """When a silent client counts as alive: by what its system acknowledges."""
 
+import asyncio
+import socket
+import sys
+
 import pytest
 
-from gateway.http.progress import PATIENCE_MAX_S, SLOWEST_BYTES_PER_S, Sent, SilentPeer
+from gateway.http.progress import PATIENCE_MAX_S, SLOWEST_BYTES_PER_S, Sent, SilentPeer, read_sent
+from tests.support.tools import eventually
 
 INTERVAL_S = 10.0
 
@@ -44,3 +49,21 @@ def test_patience_ends() -> None:
 @pytest.mark.parametrize("last", [0, 10**12])
 def test_system_that_tells_nothing_leaves_the_old_rule(last: int) -> None:
     assert not SilentPeer(last).is_alive(None, INTERVAL_S)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs TCP_INFO of Linux")
+async def test_what_waits_for_room_at_a_living_end_is_not_outstanding() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        client.connect(server.getsockname())
+        ours, _ = server.accept()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, ours)
+        transport.write(b"x" * 900_000)  # nobody reads: more than both systems take
+
+        async def is_settled() -> bool:
+            sent = read_sent(transport)
+            return sent is not None and 0 < sent.acked_bytes < 900_000 and not sent.has_unacked
+
+        await eventually(is_settled, within_s=10, what="its system has acknowledged all that it has room for")
+        transport.abort()

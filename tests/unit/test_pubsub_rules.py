@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from msgpack import unpackb  # type: ignore[import-untyped]  # ships no annotations
+from msgpack import Unpacker  # type: ignore[import-untyped]  # ships no annotations
 
 from gateway import ChannelRule, ConfigurationError, History, Position, Service, ServiceRegistry
 from services.pubsub import PubSubBackend, PubSubService
@@ -48,6 +48,16 @@ def told(client: Resident) -> list[Any]:
 
 def texts(reply: Any) -> list[Any]:
     return [each["message"] for each in reply["messages"]]
+
+
+def _json_lines(data: bytes) -> list[Any]:
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def _unpacked(data: bytes) -> list[Any]:
+    unpacker = Unpacker()
+    unpacker.feed(data)
+    return list(unpacker)
 
 
 # -- history and recovery ------------------------------------------------------------------------------------------
@@ -130,6 +140,42 @@ async def test_false_and_null_do_not_ask_to_recover(recover: Any) -> None:
         assert await ask(nodes.client(0), "subscribe", recover=recover) is None
 
 
+@pytest.mark.parametrize(
+    ("sizes", "replied"),
+    [([16_000, 16_000, 800, 5], 2), ([40_000, 5], 0), ([5, 40_000, 5], 1), ([32_766, 0], 1), ([100] * 299, 299)],
+)
+async def test_a_reply_brings_32_kib_and_the_rest_follows_behind_it(sizes: list[int], replied: int) -> None:
+    messages = [f"{number}".ljust(size, "x")[:size] for number, size in enumerate(sizes)]
+    async with town(1, services) as nodes:
+        publisher = nodes.client(0)
+        begun = (await ask(publisher, "history"))["position"]
+        await publish(publisher, *messages)
+        client = nodes.client(0)
+        reply = await ask(client, "subscribe", recover=begun)
+        assert (texts(reply), reply["recovered"]) == (messages[:replied], True)
+        assert reply["position"] == (reply["messages"][-1]["position"] if replied else begun)
+        assert client.inbox[0]["type"] == "response" and len(client.wire.writes) == 1, "all in one write"
+        await publish(publisher, "live")
+        rest = await client.notified(len(messages) - replied + 1)
+        assert [each["message"] for each in rest] == [*messages[replied:], "live"]
+        assert [each["offset"] for each in rest] == list(range(replied + 1, len(messages) + 2))
+        again = await ask(nodes.client(0), "subscribe", recover=rest[0]["position"])
+        assert again["recovered"] is True  # whoever lost the connection then goes on from there
+
+
+async def test_what_follows_a_reply_is_as_a_live_one_a_tombstone_too() -> None:
+    async with town(1, services) as nodes:
+        listener = nodes.client(0)
+        begun = (await ask(listener, "subscribe", recover=True))["position"]
+        await publish(listener, "x" * 40_000, {"a": [1.5, None]})
+        nodes.archive.publish("pubsub:kept:a", b"NaN", History(300.0, 1000), None)
+        await publish(listener, "last")
+        live = await listener.notified(4)
+        client = nodes.client(0)
+        assert texts(await ask(client, "subscribe", recover=begun)) == []
+        assert await client.notified(4) == live
+
+
 async def test_what_is_deep_or_large_together_is_replayed_all_the_same() -> None:
     deep: Any = 1
     for _ in range(28):  # the deepest that a client can publish: three are around it
@@ -139,15 +185,15 @@ async def test_what_is_deep_or_large_together_is_replayed_all_the_same() -> None
         publisher = nodes.client(0)
         begun = (await ask(publisher, "history"))["position"]
         await publish(publisher, *messages)
-        for dialect, read in ((JSON, json.loads), (MSGPACK, unpackb)):  # it is beyond what our strict readers take
+        for dialect, read in ((JSON, _json_lines), (MSGPACK, _unpacked)):  # it is beyond what our strict readers take
             for command, params in (("subscribe", {"recover": begun}), ("history", {"limit": 300})):
                 client = Client(nodes.nodes[0], nodes.registries[0], dialect)
                 params = {"channel": "kept:a", **params}
                 client.send("pubsub", {"command": command, "params": params, "callId": "x"})
                 await until(lambda client=client: client.wire.writes)
-                envelope = read(client.wire.writes[0])
-                assert (envelope["service"], envelope["message"]["callId"]) == ("pubsub", "x")
-                assert texts(envelope["message"]["data"]) == messages
+                first, *rest = read(client.wire.writes[0])
+                assert (first["service"], first["message"]["callId"]) == ("pubsub", "x")
+                assert texts(first["message"]["data"]) + [each["message"]["message"] for each in rest] == messages
 
 
 async def test_who_cannot_take_what_it_missed_is_told_that_it_has_not_recovered() -> None:

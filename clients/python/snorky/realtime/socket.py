@@ -2,7 +2,8 @@
 
 Rules:
 - One task per line dials, reads until its end, and tells the session; one per line writes, so that sending never waits.
-- The library answers the gateway's pings, and pings by itself: a gateway that has vanished is noticed.
+- The library answers the gateway's pings, and pings by itself: a gateway that has vanished is noticed. All that comes
+  is a sign of life, for behind a slow line the answer to a ping comes long after what was sent before it.
 - Whatever ends a line, the session is told once, with a close code of RFC 6455 7.1.5.
 - Why there is no connection is logged as a warning when it is something else than before.
 """
@@ -41,7 +42,7 @@ class Sockets:
         options: dict[str, Any],
     ) -> None:
         try:
-            from websockets.asyncio.client import connect
+            from websockets.asyncio.client import ClientConnection, connect
         except ImportError as error:
             raise ImportError("Client needs websockets: pip install 'snorky-client[realtime]'") from error
 
@@ -49,7 +50,21 @@ class Sockets:
             def process_redirect(self, exc: Exception) -> Exception:
                 return exc  # no gateway redirects, and where it leads the token would go too
 
+        class Heard(ClientConnection):
+            """A connection that knows when something came last, be it a part of a message."""
+
+            heard_s = 0.0
+
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                self.heard_s = asyncio.get_running_loop().time()
+                super().connection_made(transport)
+
+            def data_received(self, data: bytes) -> None:
+                self.heard_s = asyncio.get_running_loop().time()
+                super().data_received(data)
+
         self._connect = Connect
+        self._connection = Heard
         self._url = url
         self._tokens = tokens
         self._connect_timeout_s = connect_timeout_s
@@ -125,7 +140,8 @@ class Sockets:
         from websockets.exceptions import ConnectionClosed
 
         self._last_refusal = None
-        writer = asyncio.get_running_loop().create_task(self._write(line, socket))
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(self._write(line, socket)), loop.create_task(self._watch(socket))]
         try:
             self.session.on_open(line)
             while True:
@@ -133,9 +149,18 @@ class Sockets:
         except ConnectionClosed:
             return socket.close_code or ABNORMAL, socket.close_reason or ""
         finally:
-            writer.cancel()
-            await asyncio.wait([writer])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             await socket.close()
+
+    async def _watch(self, socket: Any) -> None:
+        """Cut a connection on which nothing came for two pings."""
+        loop, patience_s = asyncio.get_running_loop(), 2 * self._ping_interval_s
+        while (left_s := socket.heard_s + patience_s - loop.time()) > 0:  # noqa: ASYNC110 - it is about time
+            await asyncio.sleep(left_s)
+        _log.info("Nothing came from %s for %g s", self._url, patience_s)
+        socket.transport.abort()  # the reader tells
 
     async def _write(self, line: Line, socket: Any) -> None:
         from websockets.exceptions import ConnectionClosed
@@ -164,8 +189,9 @@ class Sockets:
             "open_timeout": self._connect_timeout_s,
             "close_timeout": CLOSE_TIMEOUT_S,
             "ping_interval": self._ping_interval_s,
-            "ping_timeout": self._ping_interval_s,
-            "max_size": None,  # a replay of 300 messages comes as one
+            "ping_timeout": None,  # see `_watch`
+            "create_connection": self._connection,
+            "max_size": None,  # a message may be as large as a gateway lets it
             "user_agent_header": "snorky-client",
             **self._options,
         }
