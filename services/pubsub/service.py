@@ -73,9 +73,8 @@ class PubSubService(RPCService):
         """Tell the others who came and went, where the channel's rule says so."""
         if not is_identity or not self._rule(channel).notices:
             return None
-        kind = "joined" if has_joined else "left"
         others = Selector(not_identity=member.identity, not_connection=member.owner.connection_id, is_whole=True)
-        return {"type": kind, "channel": channel, "identity": member.identity}, others
+        return {"type": "joined" if has_joined else "left", "channel": channel, "identity": member.identity}, others
 
     def has_roster_notices(self, channel: Any) -> bool:
         """Say that the others are told where the channel's rule says so."""
@@ -92,8 +91,8 @@ class PubSubService(RPCService):
         history = self.topics.promised(channel, history_of(rule))
         async with self._present(request.connection, channel, rule):
             if history is not None and is_recovering and rule.recovery:
-                recovery = await self.topics.recover(request.connection, channel, history, since)
-                return recovered(recovery, self.notification(channel))
+                shape = self.notification(channel)
+                return recovered(await self.topics.recover(request.connection, channel, history, since), shape)
             await self.topics.subscribe(request.connection, channel, history=history)
         return NOTHING_TO_RECOVER if is_recovering else None
 
