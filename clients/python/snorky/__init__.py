@@ -11,7 +11,7 @@ and a client that hears channels (snorky-client[realtime]); `snorky.django` conn
 
 from snorky.aio import AsyncSnorkyBackend
 from snorky.backend import Call, Reply, SnorkyBackend
-from snorky.errors import PublishError, PublishManyError, SnorkyError, TransportError
+from snorky.errors import HistoryNotKept, PublishError, PublishManyError, SnorkyError, TransportError
 from snorky.position import Position
 from snorky.publication import Publication, Receipt
 from snorky.publisher import Publisher
@@ -20,6 +20,7 @@ from snorky.transport import SnorkyHTTPTransport, Transport
 __all__ = [
     "AsyncSnorkyBackend",
     "Call",
+    "HistoryNotKept",
     "Position",
     "Publication",
     "PublishError",

@@ -50,8 +50,9 @@ class Batch:
         if not pending:
             return None
         lacking = [each for each in pending if each.refusal is not None and each.refusal.code == "no_function"]
-        if lacking and self._is_plain_allowed:
-            for each in lacking:
+        plain = [each for each in lacking if self._is_plain_allowed and not each.requires_history]
+        if plain:
+            for each in plain:
                 each.is_plain = True
             return 0.0
         until_s = self._function_until_s if lacking else self.deadline_s

@@ -5,6 +5,7 @@
       ConnectionEnded   the gateway closed for good: terminal close codes (4500 to 4999), or the client was closed
       PublishError      a Publisher could not publish, or does not know whether it has; carries the idempotency key
         PublishManyError  the same of some of many
+        HistoryNotKept    require_history was given; it was published, and the channel's history does not have it
 
 TransportError.code is one of
     unreachable      no connection; nothing was sent
@@ -16,6 +17,7 @@ and of PublishError besides
     no_function      Redis does not have the function that nodes load
     unavailable      Redis cannot store it now: out of memory, read-only, loading, ...
     refused          Redis or the function refuses it for good
+    not_kept         of HistoryNotKept
 """
 
 from collections.abc import Mapping
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from snorky.publication import Receipt
 
-__all__ = ["ConnectionEnded", "PublishError", "PublishManyError", "SnorkyError", "TransportError"]
+__all__ = ["ConnectionEnded", "HistoryNotKept", "PublishError", "PublishManyError", "SnorkyError", "TransportError"]
 
 
 class SnorkyError(Exception):
@@ -111,7 +113,14 @@ class PublishError(TransportError):
         self.key = key
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _publish_error, (str(self), self.code, self.may_have_happened, self.key)
+        return _publish_error, (type(self), str(self), self.code, self.may_have_happened, self.key)
+
+
+class HistoryNotKept(PublishError):
+    """A publication with require_history was published and not kept: clients that were away miss it.
+
+    No node's rule keeps the channel, or Redis has another function. Under the same key Redis answers alike for 300 s.
+    """
 
 
 class PublishManyError(PublishError):
@@ -132,5 +141,5 @@ class PublishManyError(PublishError):
         return type(self), (self.receipts, self.errors)
 
 
-def _publish_error(text: str, code: str, may_have_happened: bool, key: str) -> PublishError:
-    return PublishError(text, code, may_have_happened=may_have_happened, key=key)
+def _publish_error(kind: type[PublishError], text: str, code: str, may_have_happened: bool, key: str) -> PublishError:
+    return kind(text, code, may_have_happened=may_have_happened, key=key)

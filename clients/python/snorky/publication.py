@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from snorky.canonical import channel_key
-from snorky.errors import PublishError
+from snorky.errors import HistoryNotKept, PublishError
 from snorky.position import Position
 from snorky.strict import encode
 
@@ -40,12 +40,13 @@ _UNAUTHORIZED = ("NOPERM", "NOAUTH", "WRONGPASS")
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One of many to publish. key: None = one is made."""
+    """One of many to publish. key: None = one is made. require_history: an error if the channel does not keep it."""
 
     channel: Any
     message: Any
     key: str | None = None
     service: str = "pubsub"
+    require_history: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,19 @@ class Refusal:
             return cls(f"Redis does not have the function snorky_publish: {hint}", "no_function", True)
         if text.startswith("unknown command") or "ERR unknown command" in text:
             return cls("Redis is older than 7.0 and has no functions", "no_function", False)
-        if text.startswith(_UNAUTHORIZED):
+        if text.startswith(_UNAUTHORIZED) or "cannot read the channel rules" in text:
             return cls(f"Redis refuses: {text}", "unauthorized", False)
         if text.startswith(_UNAVAILABLE):
             return cls(f"Redis cannot take it now: {text}", "unavailable", True)
         return cls(f"Redis refuses: {text}", "refused", False)
+
+
+_NOT_KEPT: Final = Refusal(
+    "It was published, and the channel keeps no history: give its rule `history` on the nodes; if it has one, see what "
+    "`snorky check` says of the function library",
+    "not_kept",
+    False,
+)
 
 
 class Sending:
@@ -100,6 +109,7 @@ class Sending:
         self.key = secrets.token_hex(16) if message.key is None else message.key
         if not 0 < len(self.key.encode()) <= KEY_MAX_BYTES:
             raise ValueError(f"key: 1 to {KEY_MAX_BYTES} bytes")
+        self.requires_history = message.require_history
         self.receipt: Receipt | None = None
         self.refusal: Refusal | None = None  # of the last attempt
         self.is_sharded = False  # it goes to a Redis Cluster
@@ -137,7 +147,11 @@ class Sending:
                 self.refusal = Refusal("Redis answers what is no position", "invalid_reply", False)
                 self.is_unknown = True
             else:
-                self.receipt = Receipt(self.key, position, nodes, connections)
+                if position is None and self.requires_history:
+                    self.refusal = _NOT_KEPT
+                    self.is_unknown = True
+                else:
+                    self.receipt = Receipt(self.key, position, nodes, connections)
         else:
             self.refusal = Refusal(f"Redis answers {type(reply).__name__}", "invalid_reply", False)
             self.is_unknown = True
@@ -160,7 +174,8 @@ class Sending:
     def error(self) -> PublishError:
         """Say why there is no receipt."""
         refusal = self.refusal or Refusal("Not in time", "unreachable", True)
-        return PublishError(refusal.text, refusal.code, may_have_happened=self.is_unknown, key=self.key)
+        kind = HistoryNotKept if refusal is _NOT_KEPT else PublishError
+        return kind(refusal.text, refusal.code, may_have_happened=self.is_unknown, key=self.key)
 
 
 def _counts(told: object, members: object) -> tuple[int | None, int | None]:

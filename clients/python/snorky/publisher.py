@@ -73,17 +73,19 @@ class Publisher:
         key: str | None = None,
         service: str = "pubsub",
         count: bool = False,
+        require_history: bool = False,
         timeout_s: float | None = None,
     ) -> Receipt:
         """Publish one message and return its receipt.
 
         key: makes it once: what was published under it before is answered as then, and not published again. None =
         a random one. count: have the receipt tell how many nodes and connections hear the channel. timeout_s: for
-        this call, None = the publisher's. Raises PublishError: it was not published, or that is unknown
-        (`may_have_happened`; a retry under `error.key` is safe); ValueError, TypeError: a node would not take it,
-        nothing was sent.
+        this call, None = the publisher's. require_history: raises HistoryNotKept if the channel does not keep it; it
+        was published all the same, but never by plain PUBLISH. Raises PublishError: it was not published, or that is
+        unknown (`may_have_happened`; a retry under `error.key` is safe); ValueError, TypeError: a node would not take
+        it, nothing was sent.
         """
-        batch = self._batch([Publication(channel, message, key, service)], timeout_s)
+        batch = self._batch([Publication(channel, message, key, service, require_history)], timeout_s)
         self._run(batch, count=count)
         return batch.receipt()
 

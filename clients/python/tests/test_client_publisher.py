@@ -13,7 +13,7 @@ import pytest
 from scripted_redis import answer_each, commands, error, redis_url, replies, take, text
 from scripted_server import ScriptedServer, hang_up, wait
 
-from snorky import Position, Publication, Publisher, PublishError, PublishManyError
+from snorky import HistoryNotKept, Position, Publication, Publisher, PublishError, PublishManyError
 from snorky.aio import Publisher as AsyncPublisher
 
 POSITION = "6aa:7:0123abcd"
@@ -35,6 +35,41 @@ def test_message_goes_through_the_function_and_its_receipt_tells_the_position() 
 def test_channel_without_history_has_no_position() -> None:
     with ScriptedServer([replies(text(""))]) as server, publisher_of(server) as publisher:
         assert publisher.publish("news", 1).position is None
+
+
+def test_message_that_must_be_kept_and_is_not_raises_an_error_that_jobs_can_pickle() -> None:
+    with ScriptedServer([replies(text("")), replies(text(POSITION))]) as server, publisher_of(server) as publisher:
+        with pytest.raises(HistoryNotKept, match="keeps no history") as raised:
+            publisher.publish("news", 1, key="k1", require_history=True)
+        assert publisher.publish("news", 1, require_history=True).position is not None
+    assert (raised.value.code, raised.value.key, raised.value.may_have_happened) == ("not_kept", "k1", True)
+    assert isinstance(pickle.loads(pickle.dumps(raised.value)), HistoryNotKept)
+    assert len(commands(server)) == 2, "an answer is final"
+
+
+def test_one_of_many_that_must_be_kept_and_is_not_is_named() -> None:
+    many = [Publication("news", number, require_history=number == 1) for number in range(3)]
+    with ScriptedServer([replies(*[text("")] * 3)]) as server, publisher_of(server) as publisher:
+        with pytest.raises(PublishManyError) as raised:
+            publisher.publish_many(many)
+    assert [type(error) for error in raised.value.errors.values()] == [HistoryNotKept]
+    assert [number for number, receipt in enumerate(raised.value.receipts) if receipt is None] == [1]
+
+
+def test_message_that_must_be_kept_never_goes_by_plain_publish() -> None:
+    script = [answer_each(lambda _: error("ERR Function not found"))]
+    with ScriptedServer(script) as server, publisher_of(server, if_no_function="publish", timeout_s=0.5) as publisher:
+        with pytest.raises(PublishError) as raised:
+            publisher.publish("news", 1, require_history=True)
+    assert raised.value.code == "no_function"
+    assert {sent[0] for sent in commands(server)} == {"FCALL"}
+
+
+async def test_asyncio_publisher_requires_history_too() -> None:
+    with ScriptedServer([replies(text(""))]) as server:
+        async with AsyncPublisher(redis_url(server)) as publisher:
+            with pytest.raises(HistoryNotKept):
+                await publisher.publish("news", 1, require_history=True)
 
 
 @pytest.mark.parametrize(

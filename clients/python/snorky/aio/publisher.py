@@ -54,10 +54,17 @@ class Publisher:
         key: str | None = None,
         service: str = "pubsub",
         count: bool = False,
+        require_history: bool = False,
         timeout_s: float | None = None,
     ) -> Receipt:
         """Publish one message; as `snorky.Publisher.publish`."""
-        options: dict[str, Any] = {"key": key, "service": service, "count": count, "timeout_s": timeout_s}
+        options: dict[str, Any] = {
+            "key": key,
+            "service": service,
+            "count": count,
+            "require_history": require_history,
+            "timeout_s": timeout_s,
+        }
         return await self._threads.run(partial(self._publisher.publish, channel, message, **options))
 
     async def publish_many(

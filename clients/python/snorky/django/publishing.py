@@ -51,16 +51,22 @@ def configured_publisher() -> Publisher | None:
 
 
 def publish_on_commit(
-    channel: Any, message: Any, *, key: str | None = None, service: str = "pubsub", using: str | None = None
+    channel: Any,
+    message: Any,
+    *,
+    key: str | None = None,
+    service: str = "pubsub",
+    require_history: bool = False,
+    using: str | None = None,
 ) -> None:
     """Publish a message when the transaction that is under way is committed; at once if there is none.
 
     message: kept as it is now; dates, decimals and UUIDs go as in Django's own responses. key: makes it once. using:
-    the database's alias. What Redis does not take is logged, and told by `publications_lost`. Raises TypeError,
-    ValueError: a node would not take it; ImproperlyConfigured.
+    the database's alias. require_history: as of `Publisher.publish`. What Redis does not take is logged, and told by
+    `publications_lost`. Raises TypeError, ValueError: a node would not take it; ImproperlyConfigured.
     """
     publisher = configured_publisher()
-    publication = Publication(channel, snapshot(message), key or secrets.token_hex(16), service)
+    publication = Publication(channel, snapshot(message), key or secrets.token_hex(16), service, require_history)
     Sending(publication, "snorky" if publisher is None else publisher.prefix)  # refused here, not behind the commit
     if publisher is not None:
         wait_for_commit([publication], _publish_now, using=using)
