@@ -9,10 +9,13 @@ Rules:
 - Every heartbeat each node also compares the library in Redis with its own (`library_text`), and loads it again if it
   is missing, older or changed. A later one stays.
 - Nodes publish by the merged rules too: `promised`.
+- An older or foreign library may have published without keeping. So a node that replaces one leaves a mark, `doubt`.
+  Every node reads it with its next heartbeat; earlier positions of a channel are then refused (`scripts/lost.lua`).
 """
 
 import asyncio
 import contextlib
+import secrets
 from typing import Any, Final
 
 import hiredis
@@ -23,7 +26,7 @@ from gateway.history import History
 from gateway.metrics import Metrics
 from gateway.redis.cluster_commander import AnyCommander
 from gateway.redis.library_text import LIBRARY, Found, code_in, judge, lines_in, quote, write_library
-from gateway.redis.names import rule_lines_key, rules_key
+from gateway.redis.names import doubt_key, rule_lines_key, rules_key
 from gateway.redis.rule_tables import RuleTables, write_table
 from gateway.redis.scripting import Call, Scripts
 from gateway.redis.wire import command
@@ -34,13 +37,17 @@ __all__ = ["GRACE_S", "Functions"]
 LOOK_S: Final = 2.0  # as the heartbeat
 GRACE_S: Final = 3600.0  # a deployment that is replaced node by node, or rolled back, takes less
 KEEP_S: Final = 30 * 86_400.0  # without any node: then the deployment has gone
+DOUBT_S: Final = 2 * 86_400.0  # longer than a channel's state lives that nobody touches
 STEP_MAX_S: Final = 10.0  # the longest time between two registrations in which nodes count as present
 
 _log = structlog.get_logger("snorky.redis")
 
 
 class Functions:
-    """Keeps the library and this node's rules in one Redis. commander: its connection; its `on_up` is taken over."""
+    """Keeps the library and this node's rules in one Redis. commander: its connection; its `on_up` is taken over.
+
+    doubt: names the last time that a foreign library was replaced; b"" = none within `DOUBT_S`.
+    """
 
     def __init__(
         self,
@@ -61,6 +68,8 @@ class Functions:
         self._rules: dict[str, Rules] = {}
         self._tables = RuleTables()
         self._own_digest = self._tables.digest  # of tables that have nothing but our own rules
+        self.doubt = b""
+        self._had_rules = False
         self._hurry = asyncio.Event()
         self._has_loaded = False
         self._problem = ""
@@ -108,11 +117,15 @@ class Functions:
             self._has_loaded = True
             return False
         wanted = write_library(present, (self._prefix, self._tables.text) if is_sharded else None)
+        is_doubtful = self._had_rules and found in (Found.OLDER, Found.FOREIGN)
+        if is_doubtful:
+            await self._mark_doubt()  # this node may end before it has done what is below
         await self._send(command(b"FUNCTION", b"LOAD", b"REPLACE", wanted.encode()))
-        if not is_sound and (self._has_loaded or found is not Found.MISSING):
-            reason = Found.FOREIGN if found in (Found.OURS, Found.SIBLING) else found
-            self._metrics.library_repairs.labels(reason.value).inc()
-            _log.warning("functions repaired", library=LIBRARY, reason=reason.value)
+        if is_doubtful:
+            await self._mark_doubt()  # until now it was used
+        if found is Found.FOREIGN or (self._has_loaded and found in (Found.MISSING, Found.OLDER)):
+            self._metrics.library_repairs.labels(found.value).inc()
+            _log.warning("functions repaired", library=LIBRARY, reason=found.value)
         else:
             _log.info("functions loaded", library=LIBRARY, rules=digest_of(self._rules))
         self._has_loaded = True
@@ -129,11 +142,19 @@ class Functions:
             self._tables.digest.encode(),
             b"%d" % round(KEEP_S * 1000),
         ]
-        (answer,) = await self._scripts.run(Call("rules", keys, arguments))
+        exists = command(b"EXISTS", rules_key(self._prefix))
+        doubt = command(b"GET", doubt_key(self._prefix))
+        had_rules, answer, found = await self._scripts.run(exists, Call("rules", keys, arguments), doubt)
+        self._had_rules, self.doubt = bool(had_rules), found or b""
         self._own_digest = RuleTables(f"[{table}]").digest
         if answer:
             self._tables = RuleTables(answer.decode())
             _log.info("channel rules merged", tables=self._tables.count, own=digest_of(self._rules))
+
+    async def _mark_doubt(self) -> None:
+        mark = secrets.token_hex(8).encode()
+        await self._scripts.run(command(b"SET", doubt_key(self._prefix), mark, b"PX", b"%d" % round(DOUBT_S * 1000)))
+        self.doubt = mark
 
     async def _run(self) -> None:
         while True:

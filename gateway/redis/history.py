@@ -105,6 +105,8 @@ class RedisHistory:
     async def read(
         self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0, is_away: bool = False
     ) -> list[Publication] | None:
+        if is_away:
+            await self._apply_doubt(key)
         found: list[Publication] = []
         size = 0
         last: int | None = None
@@ -163,9 +165,15 @@ class RedisHistory:
     async def note_lost(self, key: str) -> None:
         await self._scripts.run(Call("lost", [state_key(self._prefix, key)], []))
 
+    async def _apply_doubt(self, key: str) -> None:
+        """Note in a channel's state, once, that a foreign library may have published without keeping."""
+        if self._functions.doubt:
+            await self._scripts.run(Call("lost", [state_key(self._prefix, key)], [self._functions.doubt]))
+
     async def _first_after(self, key: str, since: Position, limit: int) -> list[Publication] | None:
         """Read the first publications behind a position, one at least; None = it cannot be read from."""
         found: list[Publication] = []
+        await self._apply_doubt(key)
         size, last, is_full = 0, since.offset + 1, False
         while since.offset < last and len(found) < limit and size < FIRST_MAX_BYTES and not is_full:
             count = min(self._page, limit - len(found))

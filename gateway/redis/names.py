@@ -17,6 +17,7 @@ __all__ = [
     "claim_key",
     "counts_key",
     "direct_prefix",
+    "doubt_key",
     "leases_key",
     "names_key",
     "node_channel_name",
@@ -93,6 +94,11 @@ def rule_lines_key(prefix: str) -> bytes:
 def rules_key(prefix: str) -> bytes:
     """String: all rule tables of the nodes, a JSON list. The function snorky_publish reads it."""
     return f"{prefix}:{{nodes}}::rules".encode()
+
+
+def doubt_key(prefix: str) -> bytes:
+    """String: names the last time that a foreign function library was replaced."""
+    return f"{prefix}:{{nodes}}::rules:doubt".encode()
 
 
 def reaped_key(prefix: str) -> bytes:

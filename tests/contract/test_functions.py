@@ -26,6 +26,7 @@ from gateway.redis.scripting import Scripts
 from gateway.rules import ChannelRule, Rules
 from tests.support.brokers import PREFIX, open_broker
 from tests.support.redis_servers import REAL_KINDS, FakeRedisServer, RedisServer, start_server
+from tests.support.tools import eventually
 
 RULES = Rules([ChannelRule("kept:*", history=100), ChannelRule("*:few*x", history=2), ChannelRule("bare*")])
 HISTORY = History(300.0, 100)
@@ -391,6 +392,58 @@ async def test_a_library_that_is_not_ours_is_repaired_and_counted(redis: RedisSe
             while not repairs(metrics, reason):  # noqa: ASYNC110 - another task repairs
                 await asyncio.sleep(0.01)
         assert await fcall(client, NAME, "1") != ""
+    await client.aclose()
+
+
+@pytest.mark.parametrize("library", ["older", "foreign"])
+async def test_what_a_foreign_library_did_not_keep_ends_positions_of_channels_that_nobody_follows(
+    redis: RedisServer, library: str
+) -> None:
+    client = redis.client()
+    async with keeper_of(redis) as keeper, keeper_of(redis) as other:
+        await until_loaded(client)
+        before = Position.parse(await fcall(client, NAME, "1"))
+        for _ in range(20):
+            text = OLDER if library == "older" else FOREIGN
+            await client.execute_command("FUNCTION", "LOAD", "REPLACE", text)
+            if await fcall(client, NAME, "2") == "":  # else a node was faster
+                break
+        else:
+            pytest.fail("nodes replaced it each time before it was called")
+        await until_loaded(client)
+
+        async def is_refused() -> bool:
+            return await other.read("pubsub:kept:a", before, is_away=True) is None
+
+        async def are_later_ones_good() -> bool:  # a mark comes twice: before the library is replaced, and after
+            after = Position.parse(await fcall(client, NAME, "3"))
+            last = Position.parse(await fcall(client, NAME, "4"))
+            found = [await each.read("pubsub:kept:a", after, is_away=True) for each in (keeper, other)]
+            return all(each is not None and each[-1].position == last for each in found)
+
+        await eventually(is_refused, within_s=10, what="the other node has seen the mark")
+        await eventually(are_later_ones_good, within_s=10, what="positions after the repair are good")
+        assert await keeper.read("pubsub:kept:a", before, is_away=True) is None
+    await client.aclose()
+
+
+@pytest.mark.parametrize("present", ["older", "sibling"])
+async def test_an_upgrade_is_no_repair_and_ends_no_positions(
+    redis: RedisServer, present: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, metrics = redis.client(), Metrics()
+    if present == "older":
+        await client.execute_command("FUNCTION", "LOAD", OLDER)
+    else:
+        with monkeypatch.context() as patched:
+            patched.setattr("gateway.redis.library_text._FUNCTION", FUNCTION + "-- not yet fixed\n")
+            async with functions_of(redis, {"pubsub": RULES}) as former:
+                await former.ensure()
+    async with functions_of(redis, {"pubsub": RULES}, metrics=metrics) as functions:
+        assert await functions.ensure()
+        assert functions.doubt == b""
+    assert [repairs(metrics, reason) for reason in ("missing", "older", "foreign")] == [0, 0, 0]
+    assert judge(await library_of(client)) is Found.OURS
     await client.aclose()
 
 

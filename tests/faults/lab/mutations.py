@@ -55,6 +55,69 @@ def _node_test(file: str) -> tuple[str, ...]:
 _SCRIPTS = "gateway/redis/scripts"
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
+        guard="rules of all nodes",  # else a node without rules takes away what the others promise
+        file=f"{_SCRIPTS}/rules.lua",
+        old="  if until_ms and tonumber(until_ms) > counted_ms then\n",
+        new="  if lines[at] == ARGV[1] then\n",
+        argv=_test("tests/cluster/test_shared_redis.py", "acknowledged and (stray and without)"),
+    ),
+    Mutation(
+        guard="digest of the library",
+        file="gateway/redis/library_text.py",
+        old="    if told is None or not end or sha1_of(body) != told[1]:\n",
+        new="    if told is None or not end:\n",
+        argv=_test("tests/contract/test_functions.py", "is_repaired_and_counted and redis-edited"),
+    ),
+    Mutation(
+        guard="library of a later format",
+        file="gateway/redis/functions.py",
+        old="        if found is Found.LATER:\n",
+        new="        if False:\n",
+        argv=_test("tests/contract/test_functions.py", "later_format_is_left_alone and redis"),
+    ),
+    Mutation(
+        guard="library of a sibling",  # else nodes of two texts replace each other's without end
+        file="gateway/redis/functions.py",
+        old=" or (found is Found.SIBLING and self._has_loaded)",
+        new="",
+        argv=_test("tests/contract/test_functions.py", "do_not_replace_each_other and redis"),
+    ),
+    Mutation(
+        guard="doubt after a foreign library",
+        file="gateway/redis/history.py",
+        old="        if self._functions.doubt:\n",
+        new="        if False:\n",
+        argv=_test("tests/cluster/test_shared_redis.py", "acknowledged and older and library"),
+    ),
+    Mutation(
+        guard="publications that are not kept",
+        file="gateway/repair.py",
+        old="        self._unkept.hear(key, publications)\n",
+        new="",
+        argv=_test("tests/unit/test_repair.py", "publication_past_history_is_counted"),
+    ),
+    Mutation(
+        guard="positions before what is not kept",
+        file=f"{_SCRIPTS}/read.lua",
+        old="if lost_epoch == ARGV[1] and",
+        new="if false and",
+        argv=_test("tests/contract/test_functions.py", "what_is_not_kept_ends_earlier_positions and redis"),
+    ),
+    Mutation(
+        guard="library in check",
+        file="gateway/redis/rules_probe.py",
+        old="        report.problems.append(problem)\n",
+        new="        pass\n",
+        argv=_test("tests/cluster/test_shared_redis.py", "check_ends_with_1"),
+    ),
+    Mutation(
+        guard="history that is required",
+        file="clients/python/snorky/publication.py",
+        old="                if position is None and self.requires_history:\n",
+        new="                if False:\n",
+        argv=_test("clients/python/tests/test_client_publisher.py", "test_message_that_must_be_kept_and_is_not"),
+    ),
+    Mutation(
         guard="bytes of a roster",
         file=f"{_SCRIPTS}/enter.lua",
         old="+ grown > bytes_max then",
