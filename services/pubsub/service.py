@@ -8,8 +8,7 @@ What else a channel has, the first of the rules says that matches its name: a hi
 rules a channel has nothing but its subscribers.
 
 Rules:
-- What a channel's rule keeps is always published with its history, whoever publishes: else there would be holes. The
-  rules of all nodes count: a channel keeps the most that any of them says.
+- Whoever publishes, a channel's history gets it: else there would be holes. The most that any node's rule keeps counts.
 - Who may subscribe may look: `history` and `presence` ask the same hook.
 """
 
