@@ -96,6 +96,9 @@ class Metrics:
             "What was told of rosters, in place of notices that this node missed.",
             "outcome",
         )
+        self.directory_mended = counter(
+            "directory_mended_total", "What Redis had wrong of this node's members and names, by reason.", "reason"
+        )
         self.fanout_pass = seconds("fanout_pass_duration", "One pass over the subscribers of the channels of a read.")
         self.publish_to_write = seconds("publish_to_write", "A publication of this node until written to its clients.")
 

@@ -22,6 +22,7 @@ from gateway.metrics import Metrics
 from gateway.redis.claims import Claims
 from gateway.redis.cluster_broker import AnyBroker
 from gateway.redis.cluster_commander import AnyCommander, commander_of
+from gateway.redis.comparison import Comparison
 from gateway.redis.direct import Direct
 from gateway.redis.estate import Estate, Holding, NameHeld, Place
 from gateway.redis.lease import Lease, Timings
@@ -73,6 +74,7 @@ class RedisDirectory:
         self._node_id = node_id
         self._timeout_s = timeout_s
         self._asserter: Asserter | None = None
+        self._was_connected = False
         self._heard = asyncio.Event()  # direct messages reach this node
         self._hearing: asyncio.Task[None] | None = None
 
@@ -107,6 +109,10 @@ class RedisDirectory:
             estate=self._estate,
             rosters=self._rosters,
             claims=self._claims,
+            comparison=Comparison(
+                self._scripts, prefix=prefix, ledger=self._ledger, estate=self._estate, mended=metrics.directory_mended
+            ),
+            contest_s=2 * timings.ttl_s,  # the dead are reaped within
         )
         self._reaper = Reaper(
             lease_scripts, prefix=prefix, lease=self._lease, timings=timings, sweep=self._estate.sweep
@@ -121,8 +127,7 @@ class RedisDirectory:
             timeout_s=timeout_s,
         )
         self._commanders[1].on_up = self._lease.hurry
-        if target.is_moving:
-            self._commanders[0].on_up = self._on_server
+        self._commanders[0].on_up = self._on_connected
         self._lease.on_fenced = self._on_fenced
         self._lease.on_lost_state = self._upkeep.on_lost_state
         self._lease.on_renewed = self._upkeep.on_renewed
@@ -177,10 +182,11 @@ class RedisDirectory:
             else:
                 self._heard.set()
 
-    def _on_server(self) -> None:
-        """Know of a new connection: perhaps to a replica that took over, and lacks the last of what we hold."""
-        if not self._ledger.is_empty:
+    def _on_connected(self) -> None:
+        """Know of a new connection: perhaps the server started from an older copy, or is a replica that took over."""
+        if self._was_connected:
             self._upkeep.on_lost_state()
+        self._was_connected = True
 
     def _on_full(self, roster: str) -> None:
         self._full.inc()

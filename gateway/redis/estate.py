@@ -21,7 +21,7 @@ from gateway.redis.pipeline import all_ended
 from gateway.redis.scripting import Call, Scripts
 from gateway.redis.wire import command
 
-__all__ = ["Estate", "Holding", "NameHeld", "Place", "field_of", "read_value"]
+__all__ = ["Estate", "Holding", "NameHeld", "Place", "field_of", "read_element", "read_value"]
 
 BATCH = 200  # elements a round trip: a script of so many takes Redis 2 ms
 AT_ONCE = (
@@ -92,7 +92,7 @@ class Estate:
         count, cursor = 0, b"0"
         while True:
             ((cursor, elements),) = await self._scripts.run(command(b"SSCAN", key, cursor, b"COUNT", size))
-            owned = {element: holding for element in elements if (holding := _read_element(element)) is not None}
+            owned = {element: holding for element in elements if (holding := read_element(element)) is not None}
             found = await self.give_back(owner, list(owned.values()))
             gone = [element for element, was_there in zip(owned, found, strict=True) if was_there]
             if gone:
@@ -101,15 +101,18 @@ class Estate:
             if cursor == b"0":
                 return count
 
-    async def give_back(self, owner: str, holdings: Sequence[Holding]) -> list[bool]:
+    async def give_back(self, owner: str, holdings: Sequence[Holding], *, is_quiet: bool = False) -> list[bool]:
         """Delete the state of these holdings; publishes `left`. True for each that was there.
 
+        is_quiet: nothing is told, and only the rosters' versions show it: those that are gone had left before.
         Raises BrokerUnavailable: perhaps it was done to some.
         """
         batches = [holdings[start : start + BATCH] for start in range(0, len(holdings), BATCH)]
         found: list[bool] = []
         for start in range(0, len(batches), AT_ONCE):
-            for flags in await all_ended(self._give_back(owner, each) for each in batches[start : start + AT_ONCE]):
+            for flags in await all_ended(
+                self._give_back(owner, each, is_quiet) for each in batches[start : start + AT_ONCE]
+            ):
                 found += flags
         return found
 
@@ -119,7 +122,7 @@ class Estate:
         if elements:
             self._scripts.forget(command(b"SREM", owned_key(self._prefix, owner), *elements))
 
-    async def _give_back(self, owner: str, holdings: Sequence[Holding]) -> list[bool]:
+    async def _give_back(self, owner: str, holdings: Sequence[Holding], is_quiet: bool) -> list[bool]:
         rosters: defaultdict[str, list[int]] = defaultdict(list)
         names: defaultdict[str, list[int]] = defaultdict(list)
         for at, holding in enumerate(holdings):
@@ -135,7 +138,7 @@ class Estate:
         values = await self._scripts.run(*reads, in_order=False) if reads else []
         calls, order = [], []
         for (roster, places), answer in zip(rosters.items(), values, strict=True):
-            arguments = [node_channel_name(self._prefix, roster)]
+            arguments = [b"" if is_quiet else node_channel_name(self._prefix, roster)]
             for at, value in zip(places, answer, strict=True):
                 arguments += [fields[at], *self._left(roster, fields[at], value)]
             calls.append(Call("leave", [roster_key(self._prefix, roster), counts_key(self._prefix, roster)], arguments))
@@ -168,9 +171,10 @@ class Estate:
 _decode_element = msgspec.json.Decoder(Holding).decode
 
 
-def _read_element(element: bytes) -> Holding | None:
+def read_element(element: bytes) -> Holding | None:
+    """Read an element of an index; None: we did not write that."""
     try:
         holding: Holding = _decode_element(element)
     except (msgspec.MsgspecError, ValueError):
-        return None  # we did not write that
+        return None
     return holding

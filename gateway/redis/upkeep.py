@@ -2,20 +2,26 @@
 
 In this order, and again from the start after a failure, with the next renewal of the lease:
 1. A fenced incarnation is swept: the reaper may not be done, and its `left` comes before our `joined`.
-2. All is asserted again: with `joined` after fencing, for others saw `left`; quietly after Redis lost its state.
+2. All is asserted again: with `joined` after fencing, for others saw `left`; quietly after each new connection, for
+   Redis may have gone back to an older copy. What such a copy has of us and the ledger has not is taken out before.
+   A name that somebody else has by then may be his by the older copy alone, until he or a reaper has given it back.
 3. Debts are paid.
 4. Suspected names are looked at: whether they are still ours.
+5. Once a minute Redis and the ledger are compared: keys may have been evicted.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 import structlog
 
 from gateway.directory import Asserter, Member, Owner
 from gateway.errors import BrokerUnavailable
 from gateway.redis.claims import Claims
+from gateway.redis.comparison import Comparison
 from gateway.redis.estate import BATCH, Estate, Holding, NameHeld, Place
 from gateway.redis.lease import Lease
 from gateway.redis.ledger import Holdings, Ledger
@@ -25,6 +31,11 @@ from gateway.redis.scripting import Call, Scripts
 from gateway.redis.wire import command
 
 __all__ = ["Upkeep"]
+
+COMPARE_EVERY_S: Final = 60.0
+EVICTION_HELP: Final = "is maxmemory-policy noeviction?"
+
+_T = TypeVar("_T")
 
 _log = structlog.get_logger("snorky.redis")
 
@@ -42,6 +53,9 @@ class Upkeep:
         estate: Estate,
         rosters: Rosters,
         claims: Claims,
+        comparison: Comparison,
+        contest_s: float,
+        compare_every_s: float = COMPARE_EVERY_S,
     ) -> None:
         self._scripts = scripts
         self._prefix = prefix
@@ -50,6 +64,13 @@ class Upkeep:
         self._estate = estate
         self._rosters = rosters
         self._claims = claims
+        self._comparison = comparison
+        self._contest_s = contest_s
+        self._compare_every_s = compare_every_s
+        self._compare_at = math.inf  # loop time
+        self._contested: set[NameHeld] = set()
+        self._contest_until = -math.inf  # loop time
+        self._last_run: bytes | None = None  # of the server
         self._asserter: Asserter | None = None
         self._former: list[str] = []  # fenced incarnations that are to be swept
         self._assertion: str | None = None  # "joined", "quietly"
@@ -61,7 +82,7 @@ class Upkeep:
     @property
     def is_idle(self) -> bool:
         """True if no work is left."""
-        return not (self._former or self._assertion or self._suspects or self._ledger.has_debts)
+        return not (self._former or self._assertion or self._contested or self._suspects or self._ledger.has_debts)
 
     @property
     def is_asserting(self) -> bool:
@@ -71,7 +92,9 @@ class Upkeep:
     def start(self, asserter: Asserter) -> None:
         """Begin; returns at once."""
         self._asserter = asserter
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="redis-upkeep")
+        loop = asyncio.get_running_loop()
+        self._compare_at = loop.time() + self._compare_every_s
+        self._task = loop.create_task(self._run(), name="redis-upkeep")
 
     async def stop(self) -> None:
         """Leave the rest undone. Idempotent."""
@@ -86,13 +109,13 @@ class Upkeep:
         self._assertion = "joined"
 
     def on_lost_state(self) -> None:
-        """Know that Redis has lost its state."""
+        """Know that Redis has lost its state, or may have."""
         self._assertion = self._assertion or "quietly"
         self._todo.set()
 
     def on_renewed(self) -> None:
         """Go on with what was put off."""
-        if not self.is_idle:
+        if not self.is_idle or self._last_run is None:
             self._todo.set()
 
     def suspect(self, names: Iterable[NameHeld]) -> None:
@@ -107,15 +130,25 @@ class Upkeep:
 
     async def _run(self) -> None:
         while True:
-            await self._todo.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._compare_at):
+                    await self._todo.wait()
             self._todo.clear()
+            is_comparing = asyncio.get_running_loop().time() >= self._compare_at
+            if is_comparing:
+                self._compare_at = asyncio.get_running_loop().time() + self._compare_every_s
             if not self._lease.is_held:
                 continue  # the next renewal comes back to it
             try:
+                if self._last_run is None:
+                    await self._look_at_run()
                 await self._sweep_former()
                 await self._assert_all()
                 await self._pay()
+                await self._claim_contested()
                 await self._verify()
+                if is_comparing:
+                    await self._compare()
             except BrokerUnavailable as error:
                 _log.info("put off until redis answers", error=error.what)
             except Exception as error:  # the top of a task
@@ -135,25 +168,61 @@ class Upkeep:
         self._is_at_it = True
         try:
             owner = self._lease.owner
-            members = [
-                (Place(roster, member.owner.serial, member.entry), member)
-                for roster, member in self._asserter.local_members()
-            ]
-            for start in range(0, len(members), BATCH):
-                await self._assert_members(owner, members[start : start + BATCH], is_quiet=how == "quietly")
-            names = [(NameHeld(names, name, serial), i) for names, name, serial, i in self._asserter.local_names()]
-            for start in range(0, len(names), BATCH):
-                await self._assert_names(owner, names[start : start + BATCH])
+            await self._look_at_run()
+            strays = await self._comparison.drop_strays(owner)
+            members, names = self._local(self._asserter)
+            for page in _pages(members):
+                await self._assert_members(owner, page, is_quiet=how == "quietly")
+            for names_page in _pages(names):
+                await self._assert_names(owner, names_page)
         except BaseException:
             self._assertion = "joined" if "joined" in (how, self._assertion) else "quietly"
             raise
         finally:
             self._is_at_it = False
-        _log.warning("asserted again", how=how, members=len(members), names=len(names))
+        if members or names or strays:
+            _log.warning("asserted again", how=how, members=len(members), names=len(names), strays=strays)
 
-    async def _assert_members(self, owner: str, members: Sequence[tuple[Place, Member]], *, is_quiet: bool) -> None:
+    async def _look_at_run(self) -> None:
+        """See whether the server started again, or is another one, since the last look."""
+        run = await self._comparison.run()
+        if self._last_run is not None and run != self._last_run:
+            self._contest_until = asyncio.get_running_loop().time() + self._contest_s
+        self._last_run = run
+
+    async def _compare(self) -> None:
+        """Have what is missing in Redis entered again, and taken out what is there and not held."""
+        if self._asserter is None:
+            return
+        owner = self._lease.owner
+        strays = await self._comparison.drop_strays(owner)
+        all_members, all_names = self._local(self._asserter)
+        members = names = 0
+        for page in _pages(all_members):
+            members += await self._assert_members(owner, page, is_quiet=True, is_missing=True)
+        for names_page in _pages(all_names):
+            names += await self._assert_names(owner, names_page, is_missing=True)
+        self._comparison.count("member", members)
+        self._comparison.count("name", names)
+        if strays or members or names:
+            _log.warning("mended in redis", members=members, names=names, strays=strays, help=EVICTION_HELP)
+
+    @staticmethod
+    def _local(asserter: Asserter) -> tuple[list[tuple[Place, Member]], list[tuple[NameHeld, str | None]]]:
+        return (
+            [(Place(roster, member.owner.serial, member.entry), member) for roster, member in asserter.local_members()],
+            [(NameHeld(names, name, serial), i) for names, name, serial, i in asserter.local_names()],
+        )
+
+    async def _assert_members(
+        self, owner: str, members: Sequence[tuple[Place, Member]], *, is_quiet: bool, is_missing: bool = False
+    ) -> int:
+        """is_missing: only those that Redis lacks. Returns how many were entered."""
         async with self._ledger.held_all([place for place, _ in members]) as held:
             mine = [(place, member) for place, member in members if place in held]  # some left meanwhile
+            if is_missing:
+                missing, _ = await self._comparison.look(owner, [place for place, _ in mine])
+                mine = [(place, member) for place, member in mine if place in missing]
             calls = [
                 self._rosters.entering(
                     place.roster,
@@ -164,15 +233,35 @@ class Upkeep:
                 for place, member in mine
             ]
             await self._assert(owner, [place for place, _ in mine], calls)
+            return len(mine)
 
-    async def _assert_names(self, owner: str, names: Sequence[tuple[NameHeld, str | None]]) -> None:
+    async def _assert_names(
+        self, owner: str, names: Sequence[tuple[NameHeld, str | None]], *, is_missing: bool = False
+    ) -> int:
+        """is_missing: only those that nobody has. Returns how many were claimed."""
         async with self._ledger.held_all([name for name, _ in names]) as held:
             mine = [(name, identity) for name, identity in names if name in held]
+            if is_missing:
+                missing, anothers = await self._comparison.look(owner, [name for name, _ in mine])
+                self.suspect(anothers)
+                mine = [(name, identity) for name, identity in mine if name in missing]
             calls = [self._claims.claiming(owner, name, identity, is_taking_over=False) for name, identity in mine]
             answers = await self._assert(owner, [name for name, _ in mine], calls)
             for (name, _), is_ours in zip(mine, answers, strict=True):
-                if is_ours != 1:
-                    self._lose(held[name], owner, name)
+                if is_ours == 1:
+                    self._contested.discard(name)
+                    continue
+                self._lose_unless_contested(held[name], owner, name)
+            return len(mine)
+
+    async def _claim_contested(self) -> None:
+        """Claim again what somebody else had by the state that Redis went back to."""
+        if not self._contested or self._asserter is None:
+            return
+        names = [each for each in self._local(self._asserter)[1] if each[0] in self._contested]
+        self._contested.intersection_update(name for name, _ in names)
+        for page in _pages(names):
+            await self._assert_names(self._lease.owner, page)
 
     async def _assert(self, owner: str, holdings: Sequence[Holding], calls: Sequence[Call]) -> Sequence[Any]:
         if not calls:
@@ -209,9 +298,19 @@ class Upkeep:
             async with self._ledger.held_all([name]) as held:
                 if name in held:
                     found = await self._claims.find(name.names, name.name)
+                    if self._assertion is not None:
+                        return  # the connection is a new one: what it shows may be an older copy
                     if found is not None and (found.node_id, found.serial) != (self._lease.node_id, name.serial):
-                        self._lose(held[name], self._lease.owner, name)
+                        self._lose_unless_contested(held[name], self._lease.owner, name)
             self._suspects.discard(name)
+
+    def _lose_unless_contested(self, holdings: Holdings, owner: str, name: NameHeld) -> None:
+        """Know that somebody else has a name. Soon after Redis went back that may be so by an older copy alone."""
+        if asyncio.get_running_loop().time() < self._contest_until:
+            self._contested.add(name)
+        else:
+            self._contested.discard(name)
+            self._lose(holdings, owner, name)
 
     def _lose(self, holdings: Holdings, owner: str, name: NameHeld) -> None:
         holdings.all.discard(name)
@@ -221,3 +320,8 @@ class Upkeep:
                 self._asserter.on_lost_name(name.names, name.name, name.serial)
         except Exception as error:  # the foreign code of a service
             _log.exception("lost name not taken note of", error=repr(error))
+
+
+def _pages(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]

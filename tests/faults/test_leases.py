@@ -7,7 +7,7 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from gateway.directory import Member, Owner
 from gateway.errors import BrokerUnavailable, ConnectionClosed
 from gateway.redis import Timings
 from gateway.redis.estate import Place
-from gateway.redis.names import owned_key
+from gateway.redis.names import names_key, owned_key
 from gateway.redis.wire import command
+from tests.support.brokers import PREFIX
 from tests.support.directories import FAST, FakeNode, RedisTestCluster, open_cluster
 from tests.support.nodes import Process
 from tests.support.redis_servers import REAL_KINDS, RedisServer
@@ -440,6 +441,114 @@ async def test_after_flushall_all_is_asserted_again_quietly(cluster: RedisTestCl
 
 async def is_back(node: FakeNode, members: list[Member]) -> bool:
     return await node.directory.members(ROOM) == members
+
+
+async def test_after_a_restart_from_an_older_copy_rosters_and_names_are_what_nodes_hold(
+    cluster: RedisTestCluster,
+) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, a, 3)
+    await populate(cluster, b, 3)
+    await a.claim(NAMES, "moves", 0)
+    async with cluster.client() as client:
+        await client.save()
+    await a.disowned(1)
+    await a.enter(ROOM, 7, "a-7")
+    await a.claim(NAMES, "a-7", 7)
+    await a.directory.release(NAMES, "moves", 0)
+    a.names.pop((NAMES, "moves"))
+    await b.claim(NAMES, "moves", 2)
+    await cluster.until(lambda: cluster.heard(ROOM)[-1:] == [b"joined a-7"])
+    before, heard = (await b.directory.members(ROOM), await names_of(b)), list(cluster.heard(ROOM))
+    await cluster.server.restart()
+
+    async def is_true() -> bool:
+        try:
+            return (await b.directory.members(ROOM), await names_of(b)) == before
+        except BrokerUnavailable:
+            return False
+
+    await eventually(is_true, within_s=10, what="the truth")
+    await eventually(is_settled(a, b), within_s=10, what="the work on it")
+    assert (await b.directory.members(ROOM), await names_of(b)) == before
+    assert cluster.heard(ROOM) == heard, "nobody came or went"
+    assert not a.lost and not b.lost
+
+
+async def test_a_name_of_an_older_copy_is_waited_for(cluster: RedisTestCluster) -> None:
+    """Its holder of before is slow to give it back; who has it by now does not lose it meanwhile."""
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await a.claim(NAMES, "moves", 0)
+    async with cluster.client() as client:
+        await client.save()
+    await a.directory.release(NAMES, "moves", 0)
+    a.names.pop((NAMES, "moves"))
+    await b.claim(NAMES, "moves", 2)
+    may_go_on = asyncio.Event()
+    comparison = inside(a)._upkeep._comparison
+    drop_strays = comparison.drop_strays
+
+    async def late(owner: str) -> int:
+        await may_go_on.wait()
+        return int(await drop_strays(owner))
+
+    comparison.drop_strays = late
+    await cluster.server.restart()
+    await eventually(lambda: is_contested(b), within_s=10, what="b sees that a has it")
+    may_go_on.set()
+    await eventually(is_settled(a, b), within_s=10, what="the work on it")
+    found = await names_of(a)
+    assert found["moves"].node_id == "b" and not b.lost
+
+
+async def is_contested(node: FakeNode) -> bool:
+    return bool(inside(node)._upkeep._contested) or bool(node.lost)
+
+
+def is_settled(*nodes: FakeNode) -> Callable[[], Awaitable[bool]]:
+    async def tell() -> bool:
+        return all(inside(node)._upkeep.is_idle and not inside(node)._upkeep.is_asserting for node in nodes)
+
+    return tell
+
+
+async def test_what_redis_evicted_is_entered_again(cluster: RedisTestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, a, 3)
+    before = await b.directory.members(ROOM), await names_of(b)
+    (owner,) = {f"{member.owner.node_id}:{member.owner.incarnation}" for member in before[0]}
+    keys = [*inside(a)._rosters._keys(ROOM), names_key(PREFIX, NAMES), owned_key(PREFIX, owner)]
+    async with cluster.client() as client:
+        for evicted in ([keys[0]], [keys[1]], keys[2:], keys):
+            await client.delete(*evicted)
+            inside(a)._upkeep._compare_at = 0.0
+            inside(a)._upkeep._todo.set()
+            await eventually(lambda: is_whole(client, b, before, keys), within_s=5, what=f"{evicted} again")
+        assert int(await client.hget(keys[1], "ia-0")) == 1
+    mended = inside(a)._upkeep._comparison._mended
+    counted = {kind: mended.labels(kind)._value.get() for kind in ("member", "name", "counts", "index", "stray")}
+    assert counted == {"member": 6, "name": 6, "counts": 1, "index": 12, "stray": 0}
+    assert len(cluster.heard(ROOM)) == 3, "nobody was told"
+
+
+async def is_whole(client: Any, node: FakeNode, before: object, keys: Sequence[bytes]) -> bool:
+    is_true = (await node.directory.members(ROOM), await names_of(node)) == before
+    return is_true and await client.exists(*keys) == len(keys)
+
+
+async def test_what_is_in_redis_and_in_no_ledger_is_taken_out(cluster: RedisTestCluster) -> None:
+    a = await cluster.node("a")
+    await populate(cluster, a, 1)
+    owner = f"a:{a.directory.incarnation}"
+    place = Place(ROOM, 9, "")
+    async with cluster.client() as client:
+        await client.sadd(owned_key(PREFIX, owner), place.element())
+        await client.hset(inside(a)._rosters._keys(ROOM)[0], f"{owner}:9 ", "5:ghostnull")
+        inside(a)._upkeep._compare_at = 0.0
+        inside(a)._upkeep._todo.set()
+        await eventually(lambda: is_back(a, [a.held[ROOM, 0, ""]]), within_s=5, what="without the ghost")
+        assert await client.scard(owned_key(PREFIX, owner)) == 2
+    assert len(cluster.heard(ROOM)) == 1
 
 
 async def test_data_that_was_replaced_while_all_was_asserted_again_is_not_lost(cluster: RedisTestCluster) -> None:

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Take entries out of a roster. A field names its owner: nobody takes out what another owns.
 -- KEYS roster, counts
--- ARGV channel, then for each: field, notice if it is the identity's last, notice if not
+-- ARGV channel (empty: nothing is told, and that shows in the version), then for each: field, notice if it is the identity's last, notice if not
 -- Notices are published as by `enter`.
 -- Returns for each: 1, or 0: it was not there.
 local time = redis.call('TIME')
@@ -24,11 +24,13 @@ for at = 2, #ARGV, 3 do
       redis.call('HDEL', KEYS[2], identity)
       notice = ARGV[at + 1]
     end
-    if notice ~= '' then
+    if notice ~= '' or ARGV[1] == '' then
       local last = redis.call('HGET', KEYS[2], 'v') or '0'
       local version = string.format('%d', math.max(last + 1, time[1] * 1000000 + time[2]))
       redis.call('HSET', KEYS[2], 'v', version)
-      redis.call('PUBLISH', ARGV[1], '\1933 ' .. version .. ' ' .. last .. ' ' .. notice)
+      if ARGV[1] ~= '' then
+        redis.call('PUBLISH', ARGV[1], '\1933 ' .. version .. ' ' .. last .. ' ' .. notice)
+      end
     end
   end
   answer[#answer + 1] = found

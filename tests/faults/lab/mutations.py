@@ -557,9 +557,30 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="asserting to who took over",
         file="gateway/redis/directory.py",
-        old="            self._commanders[0].on_up = self._on_server\n",
-        new="            pass\n",
-        argv=_fault("failover"),
+        old="        self._commanders[0].on_up = self._on_connected\n",
+        new="",
+        argv=_test("tests/faults/test_leases.py", "test_after_a_restart_from_an_older_copy_rosters and redis"),
+    ),
+    Mutation(
+        guard="strays of an older copy",
+        file="gateway/redis/comparison.py",
+        old="strays = [each for each in read if not self._is_known(owner, each)]",
+        new="strays: list[Holding] = []",
+        argv=_test("tests/faults/test_leases.py", "test_after_a_restart_from_an_older_copy_rosters and redis"),
+    ),
+    Mutation(
+        guard="patience with names of an older copy",
+        file="gateway/redis/upkeep.py",
+        old="if asyncio.get_running_loop().time() < self._contest_until:",
+        new="if False:",
+        argv=_test("tests/faults/test_leases.py", "test_a_name_of_an_older_copy_is_waited_for and redis"),
+    ),
+    Mutation(
+        guard="comparison with the ledger",
+        file="gateway/redis/upkeep.py",
+        old="                    await self._compare()\n",
+        new="                    pass\n",
+        argv=_test("tests/faults/test_leases.py", "test_what_redis_evicted and redis"),
     ),
     Mutation(
         guard="keys of one user",
