@@ -10,7 +10,7 @@ Rules:
 import asyncio
 import itertools
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Final
 
@@ -82,6 +82,7 @@ class Node:
         self._node_id = node_id or new_node_id()
         self._metrics = metrics or Metrics()
         self._auth = auth or Authenticator(metrics=self._metrics)
+        self.is_redis_full: Callable[[], bool] = lambda: False  # told by who watches it
         self.quotas = Quotas(self.limits, self._metrics, self._auth.refusals)
         self._broker = broker
         self._keeper = keeper

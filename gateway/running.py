@@ -68,6 +68,8 @@ async def running_node(
         stack.push_async_callback(node.stop)
         await node.start()
         if topology is not None:
+            watch = await stack.enter_async_context(topology.memory_watch(metrics))
+            node.is_redis_full = lambda: watch.is_full
             for heartbeat in topology.heartbeats(lambda: _state(node, public_url)):
                 await stack.enter_async_context(heartbeat)
         yield node

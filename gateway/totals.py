@@ -23,6 +23,8 @@ _WORST = frozenset(
         "snorky_build_info",
         "snorky_draining",
         "snorky_redis_deaf",
+        "snorky_redis_full",
+        "snorky_redis_memory_used_ratio",
     }
 )
 

@@ -5,12 +5,18 @@
 /metrics  Prometheus
 """
 
+from typing import Final
+
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from gateway.node import Node
 
 __all__ = ["ops_routes"]
+
+FULL_ADVICE: Final = (
+    "Redis takes no more writes: raise maxmemory, or find out what fills it (snorky check, redis-cli --bigkeys)"
+)
 
 
 def ops_routes(node: Node) -> list[web.RouteDef]:
@@ -21,7 +27,10 @@ def ops_routes(node: Node) -> list[web.RouteDef]:
 
     async def readyz(_request: web.Request) -> web.Response:
         reasons = ["draining"] * node.is_draining + ["deaf"] * node.is_deaf
+        reasons += ["redis_full"] * node.is_redis_full()
         body = {"status": "unready" if reasons else "ready", "reasons": reasons, "node": node.node_id}
+        if "redis_full" in reasons:
+            body["advice"] = FULL_ADVICE
         return web.json_response(body, status=503 if reasons else 200)
 
     return [

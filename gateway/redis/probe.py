@@ -22,6 +22,7 @@ from gateway.redis.wire import DialError
 __all__ = ["RedisReport", "explain", "inspect_redis", "reading"]
 
 VERSION_MIN = (7, 0)  # scripts with a shebang line; earlier ones have known advisories
+MEMORY_ALMOST_FULL = 0.9
 _HEARD_TIMEOUT_S = 2.0
 
 
@@ -126,10 +127,29 @@ def _judge(info: dict[str, object], report: RedisReport, *, is_cluster: bool = F
         report.facts["clients"] = f"{clients} of {clients_max}"
         if clients_max - clients < 10:  # a node has up to ten connections
             report.problems.append(f"Redis has {clients} of {clients_max} clients: raise maxclients")
-    if info.get("maxmemory") and info.get("maxmemory_policy") != "noeviction":
-        report.problems.append(
-            f"Redis evicts keys when it is full (maxmemory-policy {info.get('maxmemory_policy')}): set noeviction"
+    _judge_memory(info, report)
+
+
+def _judge_memory(info: dict[str, object], report: RedisReport) -> None:
+    used, most, policy = info.get("used_memory"), info.get("maxmemory"), info.get("maxmemory_policy")
+    if not isinstance(used, int) or not isinstance(most, int):
+        return
+    if not most:
+        report.facts["memory"] = f"{used >> 20} MiB, no maxmemory"
+        report.notes.append(
+            "Redis has no maxmemory: when the machine's memory is used up the kernel ends it; set maxmemory to three "
+            "quarters of what it may take"
         )
+    else:
+        report.facts["memory"] = f"{used >> 20} of {most >> 20} MiB"
+    if most and used >= most * MEMORY_ALMOST_FULL:
+        report.problems.append(
+            f"Redis has used {used * 100 // most} % of its maxmemory: full, it refuses all writes; raise maxmemory, or "
+            "find out what fills it (redis-cli --bigkeys)"
+        )
+    if policy and policy != "noeviction":
+        found = report.problems if most else report.notes  # it means nothing yet without maxmemory
+        found.append(f"Redis evicts keys when it is full (maxmemory-policy {policy}): set noeviction")
 
 
 async def _permitted(client: Redis, prefix: str, report: RedisReport) -> None:

@@ -14,6 +14,7 @@ from gateway.redis.cluster_broker import ClusterBroker
 from gateway.redis.directory import RedisDirectory
 from gateway.redis.heartbeat import Heartbeat
 from gateway.redis.history import RedisHistory
+from gateway.redis.memory_watch import MemoryWatch
 from gateway.redis.names import nodes_key, revocations_key
 from gateway.redis.revocations import RedisRevocations
 from gateway.redis.spread import Spread, targets_of
@@ -127,6 +128,10 @@ class Topology:
         key = revocations_key(self.prefix)
         lists = [RedisRevocations(target.of(key), prefix=self.prefix, keep_s=keep_s) for target in self.targets]
         return lists[0] if len(lists) == 1 else SpreadRevocations(lists)
+
+    def memory_watch(self, metrics: Metrics) -> MemoryWatch:
+        """Make what looks whether Redis has room for writes."""
+        return MemoryWatch(tuple(self.targets), prefix=self.prefix, node_id=self.node_id, metrics=metrics)
 
     def heartbeats(self, state: Callable[[], Mapping[str, object]]) -> Sequence[Heartbeat]:
         """Make what tells others of the node, one for each Redis. state: see Heartbeat."""

@@ -134,10 +134,7 @@ class PubSubService(RPCService):
     def publish_from_backend(
         self, channel: Any, message: Any, once: str | None = None, *, by: Connection | None = None
     ) -> Awaitable[None]:
-        """Publish a message as who may always. once: an idempotency key. Raises InvalidChannel, InvalidMessage.
-
-        by: the client whose message it is, for its quota.
-        """
+        """Publish a message as who may always. once: an idempotency key. by: the client whose quota it counts in."""
         history = self.topics.promised(channel, history_of(self._rule(channel)))
         if history is not None:
             return acknowledged(self.topics.publish(channel, message, history=history, once=once, by=by))

@@ -2,13 +2,22 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
+from gateway.http.ops import ops_routes
+from gateway.metrics import Metrics
 from gateway.quotas import ENTRY_BYTES
+from gateway.redis.memory_watch import MemoryWatch
+from gateway.redis.probe import inspect_redis
+from gateway.redis.spread import targets_of
 from gateway.registry import ServiceRegistry
 from gateway.running import running_node
 from gateway.settings import Limits, Settings
@@ -39,6 +48,28 @@ class Visitor:
     async def replies(self, count: int) -> list[Any]:
         await until(lambda: len(self.wire.writes) >= count or self.wire.closes, within_s=30.0)
         return [json.loads(line)["message"] for line in self.wire.writes]
+
+
+async def fill(client: "Redis") -> None:
+    """Fill Redis until it refuses a write."""
+    with pytest.raises(ResponseError, match="maxmemory"):
+        for number in range(1_000):
+            await client.set(f"filler:{number}", b"x" * 100_000)
+    with pytest.raises(ResponseError, match="maxmemory"):
+        for number in range(100_000):
+            await client.set(f"filler:small:{number}", b"x" * 1_000)
+
+
+async def ready(http: "TestClient[Any, Any]", status: int, prepare: Callable[[], Awaitable[None]] | None = None) -> Any:
+    """Ask /readyz until it says so. prepare: called before each question."""
+    async with asyncio.timeout(30):
+        while True:
+            if prepare is not None:
+                await prepare()
+            async with http.get("/readyz") as response:
+                if response.status == status:
+                    return await response.json()
+            await asyncio.sleep(0.05)
 
 
 async def used_memory(url: str) -> int:
@@ -139,3 +170,71 @@ async def test_anonymous_clients_of_an_address_do_not_fill_redis(tmp_path: Path)
             for visitor in (*crowd, other):
                 node.disconnect(visitor.connection, 1000)
             await asyncio.sleep(0)
+
+
+async def test_a_full_redis_makes_nodes_unready_with_a_sentence_until_it_has_room(tmp_path: Path) -> None:
+    registry = ServiceRegistry([PubSubService(channels=RULES)])
+    async with RedisServer("redis", tmp_path, conf=["maxmemory 32mb", "maxmemory-policy noeviction"]) as server:
+        async with Redis.from_url(server.url) as client:
+            async with running_node(registry, settings=Settings(redis_url=server.url)) as node:
+                app = web.Application()
+                app.add_routes(ops_routes(node))
+                async with TestClient(TestServer(app)) as http:
+                    assert (await ready(http, 200))["reasons"] == []
+                    await fill(client)
+
+                    async def almost_full() -> None:
+                        """Leave room for small writes, however large the buffers are at the moment."""
+                        used = (await client.info("memory"))["used_memory"]
+                        await client.config_set("maxmemory", int(used / 0.99))
+
+                    body = await ready(http, 503, almost_full)
+                    assert body["reasons"] == ["redis_full"] and "raise maxmemory" in body["advice"]
+                    sample = node.metrics.registry.get_sample_value
+                    assert sample("snorky_redis_full") == 1
+                    assert 0.9 < (sample("snorky_redis_memory_used_ratio") or 0) < 1.1
+                    report = await inspect_redis(targets_of(server.url).first, "snorky")
+                    assert any("% of its maxmemory" in problem for problem in report.problems), report
+                    await client.config_set("maxmemory", "64mb")
+                    assert (await ready(http, 200))["reasons"] == []
+                    assert sample("snorky_redis_full") == 0
+
+
+async def test_a_refused_write_is_enough_where_info_is_not_permitted(tmp_path: Path) -> None:
+    async with RedisServer("redis", tmp_path, conf=["maxmemory 32mb", "maxmemory-policy noeviction"]) as server:
+        async with Redis.from_url(server.url) as client:
+            await client.acl_setuser(
+                "node", enabled=True, passwords=["+pw"], keys=["*"], categories=["+@all"], commands=["-info"]
+            )
+            url = server.url.replace("redis://", "redis://node:pw@")
+            watch = MemoryWatch(tuple(targets_of(url)), prefix="snorky", node_id="n", metrics=Metrics())
+            async with watch:
+                await until(lambda: watch._servers)
+                await fill(client)
+                await client.config_set("maxmemory", "20mb")
+                await until(lambda: watch.is_full, within_s=20.0)
+                assert watch._metrics.registry.get_sample_value("snorky_redis_memory_used_ratio") == 0
+                log = [entry["object"] for entry in await client.acl_log()]
+                assert [name for name in log if b"info" in str(name).encode()] and len(log) == 1, "asked once"
+                await client.flushall()
+                await until(lambda: not watch.is_full, within_s=20.0)
+
+
+async def test_check_tells_what_the_memory_of_redis_is_set_to(tmp_path: Path) -> None:
+    async with RedisServer("redis", tmp_path) as server, Redis.from_url(server.url) as client:
+        target = targets_of(server.url).first
+
+        async def found() -> tuple[str, str]:
+            report = await inspect_redis(target, "snorky")
+            return " ".join(report.problems), " ".join(report.notes)
+
+        problems, notes = await found()
+        assert not problems and "no maxmemory" in notes
+        await client.config_set("maxmemory-policy", "allkeys-lru")
+        problems, notes = await found()
+        assert not problems and "maxmemory-policy allkeys-lru): set noeviction" in notes
+        await client.config_set("maxmemory", "100mb")
+        problems, notes = await found()
+        assert "maxmemory-policy allkeys-lru): set noeviction" in problems and not notes
+        await client.config_set("maxmemory-policy", "noeviction")
+        assert await found() == ("", "")
