@@ -340,15 +340,26 @@ async def test_one_roster_that_cannot_be_read_keeps_no_other(rig: Rig) -> None:
     await until(lambda: rig.told == [("joined", "ann")])
 
 
-async def test_departure_waits_for_the_last_interruption(rig: Rig) -> None:
-    rig.presences._grace_s = 0.3
+async def test_departure_waits_for_the_last_interruption(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, passed_s = asyncio.get_running_loop(), [0.0]
+    real_s = loop.time
+    monkeypatch.setattr(loop, "time", lambda: real_s() + passed_s[0])  # timers go by it
+
+    async def pass_time(seconds: float) -> None:
+        await settle(50)  # what is to be done now is done now
+        passed_s[0] += seconds
+        await settle(50)
+
     rig.come("ann")
     await followed(rig, ROSTER)
     rig.directory.members.clear()
     rig.directory.version += 1
     rig.presences.interrupted()
-    await asyncio.sleep(0.2)
+    await pass_time(20)
     rig.presences.interrupted()
-    await asyncio.sleep(0.2)
+    await pass_time(20)
+    rig.presences._want(ROSTER)  # it is read between the time of the first one and that of the second
+    await settle(50)
     assert rig.told == []
+    await pass_time(31)
     await until(lambda: rig.told == [("left", "ann")])
