@@ -9,7 +9,7 @@ SEED ?= 1
 MINUTES ?=
 ROUNDS ?= 5
 
-.PHONY: help install bootstrap demo test lint format check bench faults chaos soak roll mutations clean distclean
+.PHONY: help install bootstrap demo test lint format check bench faults attack chaos soak roll mutations clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench: $(STAMP)  ## one table: this gateway beside a C loop of send() and naive 
 
 faults: $(STAMP) bootstrap  ## every fault of the table of promises, under load: one table; ARGS="--only kill flush"
 	@$(BIN)/python -m tests.faults.lab faults --seed $(SEED) $(ARGS)
+
+attack: $(STAMP) bootstrap  ## attack one node in every way at once: one table; ARGS="--seconds 60"
+	@$(BIN)/python -m tests.faults.lab.attack $(ARGS)
 
 chaos: $(STAMP) bootstrap  ## faults drawn at random; MINUTES=30 SEED=1
 	@$(BIN)/python -m tests.faults.lab chaos --minutes $(or $(MINUTES),30) --seed $(SEED) $(ARGS)

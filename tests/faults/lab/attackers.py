@@ -1,0 +1,197 @@
+"""Attackers of one node, all at once, for a bounded time; a process of its own. Loopback only.
+
+    python -m tests.faults.lab.attackers PUBLIC_PORT PRIVATE_PORT SECONDS SCALE
+
+Each kind works from its own loopback address, so bounds by address are of one kind. Whatever the node does with them
+they go on. At the end one line tells what each kind has done: "KIND NUMBER ...".
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import secrets
+import socket
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from tests.support.raw_ws import PING, TEXT, RawClient, frame
+
+__all__ = ["CHANNEL", "KINDS"]
+
+CHANNEL: Final = "heard"  # by the honest client, which publishes elsewhere
+PAUSE_S: Final = 0.05  # of who was refused or cut, before it comes again
+PATIENCE_S: Final = 2.0
+
+done: Counter[str] = Counter()
+
+
+def envelope(service: str, command: str, call_id: Any = 1, **params: Any) -> bytes:
+    """Spell a call as a frame."""
+    message = {"command": command, "params": params, "callId": call_id}
+    return frame(TEXT, json.dumps({"service": service, "message": message}).encode())
+
+
+class Attack:
+    """What the attackers share. address: of one kind, of 127.0.0.0/8."""
+
+    def __init__(self, public_port: int, private_port: int, address: str) -> None:
+        self.public_port = public_port
+        self.private_port = private_port
+        self.address = address
+
+    async def dial(self, port: int, receive_buffer_bytes: int = 0) -> RawClient:
+        """Connect from the kind's address."""
+        sock = socket.socket()
+        try:
+            sock.setblocking(False)
+            sock.bind((self.address, 0))
+            if receive_buffer_bytes:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+            async with asyncio.timeout(PATIENCE_S):
+                await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+        except BaseException:
+            sock.close()
+            raise
+        return RawClient(sock)
+
+    async def open(self, receive_buffer_bytes: int = 0) -> RawClient:
+        """Connect, and shake hands. Raises ConnectionError: refused."""
+        client = await self.dial(self.public_port, receive_buffer_bytes)
+        try:
+            if (await client.handshake()).status != 101:
+                raise ConnectionError("refused")
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    async def request(self, port: int, path: str, *headers: str, body: bytes = b"") -> None:
+        """Ask by HTTP, read a little of the answer, go."""
+        async with await self.dial(port) as client:
+            lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}", *headers, "", ""]
+            await client.send("\r\n".join(lines).encode() + body)
+            await asyncio.get_running_loop().sock_recv(client.sock, 4_096)
+
+
+async def discard(client: RawClient) -> None:
+    """Read to the end of the stream, and keep nothing."""
+    while await asyncio.get_running_loop().sock_recv(client.sock, 65_536):
+        pass
+
+
+async def flood(attack: Attack, kind: str, data: bytes) -> None:
+    """Send the same again and again; what comes back is read and thrown away."""
+    async with await attack.open() as client:
+        reading = asyncio.ensure_future(discard(client))
+        try:
+            while not reading.done():
+                await client.send(data)
+                done[kind] += 1
+                await asyncio.sleep(0)  # what the kernel takes at once does not let others run
+        finally:
+            reading.cancel()
+
+
+async def pings(attack: Attack) -> None:
+    """Ping as fast as it goes."""
+    await flood(attack, "pings", frame(PING, b"x" * 100) * 50)
+
+
+async def messages(attack: Attack) -> None:
+    """Publish to a channel that the honest client hears."""
+    await flood(attack, "messages", envelope("pubsub", "publish", channel=CHANNEL, message="noise") * 20)
+
+
+async def forged(attack: Attack) -> None:
+    """Publish what looks like replies to the honest client's calls."""
+    replies = [{"type": "response", "callId": number, "data": "forged"} for number in range(20)]
+    calls = b"".join(envelope("pubsub", "publish", channel=CHANNEL, message=each) for each in replies)
+    await flood(attack, "forged", calls)
+
+
+async def slow(attack: Attack) -> None:
+    """Ask for replies of 50 KB, and read nothing."""
+    async with await attack.open(receive_buffer_bytes=4_096) as client:
+        call = envelope("gateway", "info", "x" * 50_000)
+        for _ in range(60):
+            await client.send(call)
+            done["slow"] += 1
+        await asyncio.sleep(PATIENCE_S)
+
+
+async def state(attack: Attack) -> None:
+    """Fill what the cluster keeps: cursors, keys, rosters."""
+    async with await attack.open() as client:
+        reading = asyncio.ensure_future(discard(client))
+        try:
+            for number in itertools.count():
+                name, large = f"d{secrets.token_hex(8)}", "x" * 50_000
+                cursor = {"document": name, "status": "a", "position": "x" * 3_500}
+                await client.send(
+                    envelope("cursors", "join", document=name)
+                    + envelope("cursors", "createCursor", privateHandle=number, **cursor)
+                    + envelope("pubsub", "publish", channel=name, message=large, key=secrets.token_hex(100))
+                )
+                done["state"] += 1
+                if reading.done():
+                    return
+                await asyncio.sleep(0)
+        finally:
+            reading.cancel()
+
+
+async def guesses(attack: Attack) -> None:
+    """Guess ids of SockJS sessions, with large bodies and with none."""
+    done["guesses"] += 2
+    path = f"/sockjs/000/{secrets.token_hex(8)}"
+    await attack.request(attack.public_port, f"{path}/xhr_send", body=b'["' + b"x" * 500_000 + b'"]')
+    await attack.request(attack.public_port, f"{path}/xhr")
+
+
+async def keys(attack: Attack) -> None:
+    """Try keys of the backend."""
+    done["keys"] += 1
+    await attack.request(attack.private_port, "/backend", f"X-Backend-Key: {secrets.token_hex(16)}", body=b"[]")
+
+
+KINDS: dict[str, tuple[Callable[[Attack], Awaitable[None]], int]] = {  # and how many at once
+    "pings": (pings, 4),
+    "messages": (messages, 4),
+    "forged": (forged, 2),
+    "slow": (slow, 60),
+    "state": (state, 10),
+    "guesses": (guesses, 10),
+    "keys": (keys, 10),
+}
+
+
+async def again(work: Callable[[Attack], Awaitable[None]], attack: Attack) -> None:
+    """Go on, whatever the node does with it."""
+    while True:
+        try:
+            async with asyncio.timeout(10.0):
+                await work(attack)
+        except (OSError, EOFError, TimeoutError, ValueError, AssertionError):
+            pass
+        await asyncio.sleep(PAUSE_S)
+
+
+async def main(public_port: int, private_port: int, seconds: float, scale: float) -> None:
+    """Attack for so long. scale: of the numbers of attackers."""
+    tasks = []
+    for number, (work, count) in enumerate(KINDS.values(), 2):
+        attack = Attack(public_port, private_port, f"127.0.0.{number}")
+        tasks += [asyncio.ensure_future(again(work, attack)) for _ in range(max(1, round(count * scale)))]
+    await asyncio.sleep(seconds)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    print(" ".join(f"{kind} {done[kind]}" for kind in KINDS), flush=True)
+
+
+if __name__ == "__main__":
+    os.nice(10)  # it is the node that is judged, not what is left of the machine beside these
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])))
