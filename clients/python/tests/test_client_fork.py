@@ -16,19 +16,19 @@ from scripted_redis import answer_each, redis_url, text
 from scripted_server import ScriptedServer, answer, reply
 
 PACKAGES = Path(__file__).parents[1]
-DEADLINE_S = 20
+DEADLINE_S = 60
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 BEGIN = """
 import asyncio, os, signal, sys, warnings
 
 warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads: it is what is tried
-signal.alarm(15)
+signal.alarm(50)
 
 def fork(in_child):
     pid = os.fork()
     if pid == 0:
-        signal.alarm(10)
+        signal.alarm(30)
         in_child()
         sys.exit(0)  # an end as any other: nothing may wait there for threads of the parent
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -93,8 +93,10 @@ async def test_time_that_the_gateway_asks_for_is_kept() -> None:
 async def test_calls_and_publishes_that_were_not_sent_tell_why() -> None:
     async with RealtimeServer.running() as server:
         server.answers = repeat((503, "Going away", {}))
-        options: dict[str, Any] = {"call_timeout_s": 0.5, "publish_timeout_s": 0.5, "backoff_base_s": 0.01}
-        async with Client(server.url, **options) as client:
+        troubles = Troubles()
+        options: dict[str, Any] = {"call_timeout_s": 0.1, "publish_timeout_s": 0.1, "on_reconnecting": troubles}
+        async with Client(server.url, backoff_base_s=0.01, **options) as client:
+            await troubles.until(1)
             for attempt in (client.call("test", "echo"), client.publish("news", 1)):
                 with pytest.raises(TransportError, match="in time: HTTP 503: Going away") as caught:
                     await attempt
