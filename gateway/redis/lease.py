@@ -59,6 +59,7 @@ class Lease:
         self._task: asyncio.Task[None] | None = None
         self.incarnation = self._new_incarnation()
         self.renewals = 0
+        self.is_failing = False  # the last renewal failed: perhaps nobody can renew
 
     @property
     def owner(self) -> str:
@@ -106,20 +107,20 @@ class Lease:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        is_failing = False
         while True:
             self._wake.clear()
             began = loop.time()
             try:
                 await self._renew()
             except BrokerUnavailable as error:
-                if not is_failing:
+                if not self.is_failing:
                     _log.warning("lease not renewed", error=error.what)
-                is_failing = True
+                self.is_failing = True
             except Exception as error:  # the top of a task: without it the node would be reaped
                 _log.exception("lease not renewed", error=repr(error))
+                self.is_failing = True
             else:
-                is_failing = False
+                self.is_failing = False
             try:
                 async with asyncio.timeout(max(0.0, began + self._timings.renew_s - loop.time())):
                     await self._wake.wait()

@@ -4,6 +4,8 @@ Rules:
 - A node is dead after two sightings of its expired lease, 3 s apart at least, in all looks between them, with a
   renewal of our own succeeding in between. After a pause of Redis all leases have expired; who lives renews
   before that.
+- Who cannot renew its own lease sees nothing in those of others: Redis that answers and takes no writes (MISCONF,
+  NOREPLICAS) lets all end. When writes return every node renews before anybody has seen an ended lease for long enough.
 - One reaper claims it (SET NX, in one script with the last look at the lease): from then on it is fenced.
 - What a reaper does not finish, another does: a dead owner stays on a list until its claim has expired, and is swept
   again and again, for the writes that came late.
@@ -83,6 +85,10 @@ class Reaper:
         return max(0.0, min([began + self._timings.look_s, *(at for at in due if at > now)]) - now)
 
     async def _look(self) -> None:
+        if self._lease.is_failing or not self._lease.is_held:
+            self._sightings.clear()
+            self._next_end = math.inf
+            return
         keys = [leases_key(self._prefix), reaped_key(self._prefix)]
         ahead_ms = b"%d" % round(self._timings.look_s * 1000)
         ((leases, due),) = await self._scripts.run(Call("look", keys, [b"%d" % LOOK_MAX, ahead_ms]))

@@ -20,6 +20,7 @@ def _commands(key: str) -> dict[str, Sequence[object]]:
         "evalsha": ("EVALSHA", _UNKNOWN_SCRIPT, 0),
         "script|load": ("SCRIPT", "LOAD", "return 1"),
         "time": ("TIME",),
+        "info": ("INFO", "server"),
         "function|load": ("FUNCTION", "LOAD", "#!lua name=check\n"),  # refused: it registers no function
         "function|list": ("FUNCTION", "LIST", "LIBRARYNAME", "check"),
         "exists": ("EXISTS", key),

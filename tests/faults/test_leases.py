@@ -403,6 +403,26 @@ async def test_a_pause_of_redis_kills_nobody(cluster: RedisTestCluster, timings:
     assert len(await nodes[1].directory.members(ROOM)) == 61
 
 
+async def test_redis_that_answers_and_refuses_writes_kills_nobody(cluster: RedisTestCluster, timings: Timings) -> None:
+    nodes = [await cluster.node(node_id) for node_id in "abcdef"]
+    for node in nodes:
+        await populate(cluster, node, 2)
+    incarnations = [node.directory.incarnation for node in nodes]
+    async with cluster.client() as client:
+        for _ in range(3):
+            await client.config_set("min-replicas-to-write", 1)
+            await asyncio.sleep(timings.ttl_s * 1.75)  # the time itself is part of the fault: 14 s of the promised 8 s
+            renewals = [inside(node)._lease.renewals for node in nodes]
+            await client.config_set("min-replicas-to-write", 0)
+            await eventually(lambda: are_renewed(nodes, renewals), within_s=10, what="renewals")  # noqa: B023
+            await never(timings, 1.0, lambda: told(cluster, "left"))
+    assert [node.directory.incarnation for node in nodes] == incarnations, "nobody was fenced"
+
+
+async def are_renewed(nodes: Sequence[FakeNode], renewals: Sequence[int]) -> bool:
+    return all(inside(node)._lease.renewals > before for node, before in zip(nodes, renewals, strict=True))
+
+
 async def test_who_renews_late_after_a_pause_of_redis_is_not_taken_for_dead(
     cluster: RedisTestCluster, timings: Timings
 ) -> None:

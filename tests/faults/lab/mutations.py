@@ -604,6 +604,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         argv=_test("tests/faults/test_leases.py", "test_a_name_of_an_older_copy_is_waited_for and redis"),
     ),
     Mutation(
+        guard="sightings by who can renew",
+        file="gateway/redis/reaper.py",
+        old="if self._lease.is_failing or not self._lease.is_held:",
+        new="if False:",
+        argv=_test("tests/faults/test_leases.py", "test_redis_that_answers_and_refuses_writes and redis"),
+    ),
+    Mutation(
         guard="comparison with the ledger",
         file="gateway/redis/upkeep.py",
         old="                    await self._compare()\n",
