@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from tests.support.balancer import Backend, Balancer, running_haproxy, running_nginx
 from tests.support.nodes import NodeProcess, RedisProcess
-from tests.support.tools import eventually
+from tests.support.tools import eventually, free_port
 from tests.support.ws_client import Crowd, clients
 
 CLIENTS = 300
@@ -243,3 +243,26 @@ async def test_what_a_client_claims_about_its_address_never_reaches_a_node(runni
     assert re.findall(r"(?im)^upgrade: *(\S+)", head) == ["websocket"]
     assert [each.lower() for each in re.findall(r"(?im)^connection: *(\S+)", head)] == ["upgrade"]
     assert head.startswith("GET /ws HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize("running", BALANCERS)
+async def test_no_id_of_a_sockjs_session_is_written_down(running: Running, tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        node, heads = await stack.enter_async_context(stub(lambda path: "404 Not Found" if "xhr" in path else "200 OK"))
+        nobody = Backend(free_port(), free_port())
+        balancer = await stack.enter_async_context(running(tmp_path, [node, node, nobody]))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        for name in ("xhr", "xhr_send", "eventsource", "jsonp_send") * 3:
+            url = f"http://127.0.0.1:{balancer.port}/sockjs/000/s3cret~ID-1/{name}"
+            async with session.post(url, data="[]") as response:
+                await response.read()
+        async with session.get(f"http://127.0.0.1:{balancer.port}/sockjs/info") as response:
+            await response.read()
+
+        async def is_logged() -> bool:
+            return "GET /sockjs/info" in balancer.process.log.replace('"', "")
+
+        await eventually(is_logged, within_s=10, what="the last request is logged")
+        assert [head for head in heads if "s3cret~ID-1" in head], "the node needs it"
+        assert balancer.process.log.count("/sockjs/000/_/xhr_send") == 3
+        assert "s3cret" not in balancer.process.log

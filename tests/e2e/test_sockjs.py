@@ -322,3 +322,51 @@ async def test_haproxy_lets_receivers_wait(tmp_path: Path) -> None:
     met = asyncio.Barrier(2)
     async with house(tmp_path, 2, running=running_haproxy) as there:
         await by_each_transport(there.url, wait, ("xhr-streaming", "xhr-polling"))
+
+
+HOOK = "async def who(request):\n    return request.cookies.get('session')\n"
+
+
+async def test_a_session_that_an_attacker_chose_is_of_no_use_to_him_on_any_node(tmp_path: Path) -> None:
+    """A link leads the victim's browser to a session with a known id; the attacker, on another node, has no cookie."""
+    (tmp_path / "hook.py").write_text(HOOK)
+    call = {"command": "subscribe", "params": {"channel": "private"}, "callId": 1}
+    subscribe = json.dumps([json.dumps({"service": "pubsub", "message": call})])
+    victim = {"Cookie": "session=ann"}
+    followed = {**victim, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", "Sec-Fetch-Site": "cross-site"}
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(RedisProcess.running(tmp_path))
+        env = {
+            "SNORKY_REDIS_URL": redis.url,
+            "PYTHONPATH": str(tmp_path),
+            "SNORKY_AUTH__IDENTIFY": "hook:who",
+        }
+        nodes = [await stack.enter_async_context(NodeProcess.running(env)) for _ in range(2)]
+
+        async def are_ready() -> bool:
+            return [await node.status("/readyz") for node in nodes] == [200, 200]
+
+        await eventually(are_ready, within_s=20, what="both nodes are ready")
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+
+        async def ask(node: int, verb: str, name: str, headers: Mapping[str, str], body: str = "") -> tuple[int, str]:
+            url = f"http://127.0.0.1:{nodes[node].public_port}/sockjs/000/chosen/{name}"
+            async with session.request(verb, url, headers=headers, data=body or None) as response:
+                return response.status, await response.text()
+
+        for headers in (followed, {**followed, "Referer": "https://evil.example.org/"}):
+            assert (await ask(0, "GET", "htmlfile?c=x", headers))[0] == 403
+        # even if the victim had opened it
+        assert await ask(0, "POST", "xhr", victim) == (200, "o\n")
+        for node in (0, 1):
+            for headers in ({}, {"Cookie": "session=mallory"}):
+                assert await ask(node, "POST", "xhr_send", headers, subscribe) == (404, "")
+                assert (await ask(node, "POST", "xhr", headers))[0] == 404
+        assert await ask(1, "POST", "xhr_send", victim, subscribe) == (204, "")
+        status, answered = await ask(1, "POST", "xhr", victim)
+        assert status == 200 and json.loads(json.loads(answered[1:])[0])["message"]["type"] == "response"
+        assert "chosen" not in nodes[0].log + nodes[1].log
+        refused = [
+            await node.metric('snorky_refusals_total{door="sockjs",reason="credential_differs"}') for node in nodes
+        ]
+        assert refused == [4, 4]

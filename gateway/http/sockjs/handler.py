@@ -4,7 +4,8 @@ Rules:
 - Whose page asks is looked at first, as for WebSockets: an Origin must be an allowed one; what browsers send without
   one across sites is refused. A script (jsonp) can be asked for by any page: there the Referer must be allowed.
 - A response is written by its own handler, from an outlet that a session fills, here or on another node.
-- Any node answers for any session: see Sessions and Peers.
+- Any node answers for any session: see Sessions and Peers. A session is its client's alone: see Binding.
+- Whoever asks for a session that is not there, or not theirs, gets the same 404; one address gets few of those.
 - What a client sends is read only for a session that is there: the session is looked up before the body is read,
   and again after it, because reading takes a while.
 """
@@ -15,17 +16,21 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from aiohttp import web
 
-from gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidMessage
+from gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidMessage, InvalidToken
+from gateway.http.brake import Brake
 from gateway.http.credentials import session_of
 from gateway.http.handler import WebSocketHandler
 from gateway.http.handshake import HandshakeRefused, check_origin
+from gateway.http.sockjs.binding import Who, who_asks
 from gateway.http.sockjs.bodies import Bodies
 from gateway.http.sockjs.frames import decode_messages
+from gateway.http.sockjs.lender import NOT_ADMITTED, Answer
 from gateway.http.sockjs.outlet import Outlet
+from gateway.http.sockjs.page_check import check_navigation, check_referer, check_stated
 from gateway.http.sockjs.pages import IframePage, ancestors_of, greeting, info, long_cached
 from gateway.http.sockjs.peers import Peers
 from gateway.http.sockjs.session import Session, Timing
@@ -38,7 +43,8 @@ __all__ = ["SockJSHandler"]
 
 _CALLBACK: Final = re.compile(r"[a-zA-Z0-9\-_.]{1,128}")
 _KEEPALIVE: Final = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 2), ("TCP_USER_TIMEOUT", 20_000))
-_Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_UNKNOWN: Final[Answer] = (NOT_ADMITTED, "unknown")
+_Respond = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class SockJSHandler:
@@ -81,6 +87,10 @@ class SockJSHandler:
         )
 
     @cached_property
+    def _brake(self) -> Brake:
+        return Brake()
+
+    @cached_property
     def _bodies(self) -> Bodies:
         endpoint = self._websockets.endpoint
         return Bodies(endpoint.node.metrics, endpoint.admission.network_of)
@@ -89,7 +99,7 @@ class SockJSHandler:
         """Make the routes for an aiohttp application. path: "/sockjs"."""
         session = path + r"/{server:[^/.]+}/{session:[A-Za-z0-9_~-]{1,128}}"
 
-        def found(route: Callable[..., web.RouteDef], below: str, answer: _Answer, **options: Any) -> web.RouteDef:
+        def found(route: Callable[..., web.RouteDef], below: str, answer: _Respond, **options: Any) -> web.RouteDef:
             async def guarded(request: web.Request) -> web.StreamResponse:
                 return await self._guarded(request, answer)
 
@@ -104,7 +114,7 @@ class SockJSHandler:
             web.get(session + "/websocket", self._websocket, allow_head=False),
         ]
         for name, kind in TRANSPORTS.items():
-            receive = self._receiver(kind, needs_referer=name == "jsonp")
+            receive = self._receiver(kind, is_script=name == "jsonp", is_frame=name == "htmlfile")
             if name in ("xhr", "xhr_streaming"):
                 routes.append(found(web.post, f"{session}/{name}", receive))
                 routes.append(found(web.options, f"{session}/{name}", self._options))
@@ -151,16 +161,16 @@ class SockJSHandler:
 
     # -- receivers -----------------------------------------------------------------------------------------------
 
-    def _receiver(self, kind: type[Transport], *, needs_referer: bool) -> _Answer:
+    def _receiver(self, kind: type[Transport], *, is_script: bool, is_frame: bool) -> _Respond:
         async def receive(request: web.Request) -> web.StreamResponse:
             callback = ""
+            check_navigation(request, may_be_framed=is_frame)
             if kind.needs_callback:
                 callback = request.query.get("c") or request.query.get("callback") or ""
                 if not _CALLBACK.fullmatch(callback):
                     text = 'invalid "callback" parameter' if callback else '"callback" parameter required'
                     return web.Response(status=500, text=text)
-            if needs_referer:
-                self._check_referer(request)
+            check_stated(request, self._allowed_origins, is_for_browsers=is_script)
             return await self._receive(request, kind(callback, ancestors_of(self._allowed_origins)))
 
         return receive
@@ -170,18 +180,30 @@ class SockJSHandler:
         ip = endpoint.admission.client_ip(request)
         outlet = Outlet(is_streaming=transport.is_streaming, is_gone=lambda: _is_gone(request))
         identify = self._websockets.identify
+        who = self._who(request, session_id, ip)
         found = await self._sessions.find_or_open(
-            session_id, ip, lambda: session_of(request, endpoint.node.auth, identify)
+            session_id, ip, lambda: session_of(request, endpoint.node.auth, identify), who
         )
         if _is_gone(request):
             raise ConnectionClosed
         if isinstance(found, Session):
+            verdict = found.binding.judge(who)
+            if verdict == "unknown":
+                verdict = found.binding.judge(await self._known(request, who, ip))
+            if _is_gone(request):
+                raise ConnectionClosed
+            if verdict != "admitted" or self._sessions.get(session_id) is not found:
+                return self._turn_away(request, ip, verdict)
             found.attach(outlet)
             return await self._respond(request, transport, outlet)
         endpoint.admission.enter(ip)
         try:
-            if not await self._peers.attach(found.node_id, session_id, outlet):
-                return web.Response(status=404)
+            far = await self._peers.attach(found.node_id, session_id, outlet, who)
+            if far == "unknown":
+                who = await self._known(request, who, ip)
+                far = await self._peers.attach(found.node_id, session_id, outlet, who)
+            if far != "admitted":
+                return self._turn_away(request, ip, far)
             return await self._respond(request, transport, outlet)
         finally:
             endpoint.admission.leave(ip)
@@ -218,14 +240,24 @@ class SockJSHandler:
         return await self._send(request, web.Response(status=204, content_type="text/plain"))
 
     async def _jsonp_send(self, request: web.Request) -> web.StreamResponse:
-        return await self._send(request, web.Response(text="ok"), may_be_form=True)
+        return await self._send(request, web.Response(text="ok"), may_be_form=True)  # posted into an iframe
 
     async def _send(self, request: web.Request, done: web.Response, *, may_be_form: bool = False) -> web.StreamResponse:
         endpoint, session_id = self._websockets.endpoint, request.match_info["session"]
+        check_navigation(request, may_be_framed=may_be_form)
+        check_stated(request, self._allowed_origins, is_for_browsers=False)
+        ip = endpoint.admission.client_ip(request)
+        who = self._who(request, session_id, ip)
         found = await self._sessions.find(session_id)
         if found is None:
-            return _refused(404)
-        body = await self._bodies.read(request, endpoint.admission.client_ip(request))
+            return self._turn_away(request, ip, None)
+        if isinstance(found, Session):
+            verdict = found.binding.judge(who)
+            if verdict == "unknown":
+                verdict = found.binding.judge(await self._known(request, who, ip))
+            if verdict != "admitted":
+                return self._turn_away(request, ip, verdict)
+        body = await self._bodies.read(request, ip)
         try:
             if may_be_form and request.content_type == "application/x-www-form-urlencoded":
                 body = _field_of(body)
@@ -239,10 +271,44 @@ class SockJSHandler:
                 return _refused(404)
             await session.receive(messages)
             return done
-        status, text = await self._peers.send(found.node_id, session_id, body)
+        status, text = await self._peers.send(found.node_id, session_id, body, who)
+        if (status, text) == _UNKNOWN:
+            known = await self._known(request, who, ip)
+            status, text = await self._peers.send(found.node_id, session_id, body, known)
+        if status in (404, NOT_ADMITTED):
+            return self._turn_away(request, ip, text if status == NOT_ADMITTED else None)
         return done if status == 204 else web.Response(status=status, text=text)
 
     # -- who asks ------------------------------------------------------------------------------------------------
+
+    def _who(self, request: web.Request, session_id: str, ip: str) -> Who:
+        """Read who asks for a session, as far as headers tell. Raises HandshakeRefused."""
+        takes_tokens, has_hook = self._websockets.endpoint.node.auth.takes_tokens, self._websockets.identify is not None
+        return who_asks(request, session_id, ip, takes_tokens=takes_tokens, has_hook=has_hook)
+
+    async def _known(self, request: web.Request, who: Who, ip: str) -> Who:
+        """Find out who asks; costs what a handshake costs, and counts as one. Raises HandshakeRefused."""
+        endpoint = self._websockets.endpoint
+        endpoint.admission.knock(ip)
+        try:
+            login = await session_of(request, endpoint.node.auth, self._websockets.identify)
+        except InvalidToken as error:
+            endpoint.node.auth.refusals.note("token", error.reason, address=ip)
+            raise HandshakeRefused(403, "token", "The token is not good: connect again with another one") from None
+        if login is None:
+            return who.known_as(None)
+        endpoint.node.auth.leave(login)  # no connection comes of it
+        return who.known_as(login.who.identity)
+
+    def _turn_away(self, request: web.Request, ip: str, verdict: str | None) -> web.Response:
+        """Answer who asks for a session that is not there (None), or not theirs. Raises HandshakeRefused: too often."""
+        endpoint = self._websockets.endpoint
+        reason = "unknown_session" if verdict in (None, "admitted") else f"{verdict}_differs"
+        endpoint.node.auth.refusals.note("sockjs", reason, address=ip, origin=request.headers.get("Origin"))
+        site = endpoint.admission.network_of(ip)
+        if site is not None and self._brake.wait_s(site) is None:
+            raise HandshakeRefused(429, "session_attempts", "Too many requests for sessions that are not yours")
+        return _refused(404)
 
     def _note_refused(self, refused: HandshakeRefused, request: web.Request) -> None:
         endpoint = self._websockets.endpoint
@@ -250,7 +316,7 @@ class SockJSHandler:
         address, origin = endpoint.admission.client_ip(request), request.headers.get("Origin")
         endpoint.node.auth.refusals.note("handshake", refused.reason, address=address, origin=origin)
 
-    async def _guarded(self, request: web.Request, answer: _Answer) -> web.StreamResponse:
+    async def _guarded(self, request: web.Request, answer: _Respond) -> web.StreamResponse:
         """Answer pages that are allowed, and nobody twice."""
         response: web.StreamResponse
         try:
@@ -281,13 +347,7 @@ class SockJSHandler:
         elif request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and "Referer" not in request.headers:
             raise HandshakeRefused(403, "origin", "Origin not known: no page of another site is served without it")
         elif "Referer" in request.headers and request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
-            self._check_referer(request)
-
-    def _check_referer(self, request: web.Request) -> None:
-        referer = urlsplit(request.headers.get("Referer", ""))
-        if not referer.netloc:
-            raise HandshakeRefused(403, "origin", "A Referer of an allowed origin is needed")
-        check_origin(f"{referer.scheme}://{referer.netloc}", request.headers.get("Host", ""), self._allowed_origins)
+            check_referer(request, self._allowed_origins)
 
     @staticmethod
     def _cors(request: web.Request) -> Mapping[str, str]:

@@ -1,24 +1,26 @@
 """Lender: what a node does for others that answer the requests of its sessions' clients. The messages: see Peers."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import structlog
 
 from gateway.errors import InvalidMessage
+from gateway.http.sockjs.binding import Verdict, Who
 from gateway.http.sockjs.frames import decode_messages
 from gateway.http.sockjs.remote import RemoteOutlet
 from gateway.http.sockjs.session import Session
 
-__all__ = ["LOST_S", "Answer", "Lender"]
+__all__ = ["LOST_S", "NOT_ADMITTED", "Answer", "Lender"]
 
 LOST_S: Final = 15.0  # without a word the other node has gone; a pause of Redis is shorter
 SENDS_MAX: Final = 1_000  # of other nodes' clients under way here
 
 _log = structlog.get_logger("snorky.sockjs")
 
-Answer = tuple[int, str]  # HTTP status and text
+Answer = tuple[int, str]  # HTTP status and text; or NOT_ADMITTED and the verdict
+NOT_ADMITTED: Final = 401
 
 
 class Lender:
@@ -72,10 +74,13 @@ class Lender:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def on_attach(self, number: str, asker: str, session_id: str, is_streaming: bool) -> None:
+    def on_attach(
+        self, number: str, asker: str, session_id: str, is_streaming: bool, who: Sequence[Any] | None = None
+    ) -> None:
         session = self._find(session_id)
-        self._tell(asker, "attached", number, session is not None)
-        if session is None:
+        verdict = None if session is None else _judged(session, who)
+        self._tell(asker, "attached", number, verdict)
+        if session is None or verdict != "admitted":
             return
         outlet = RemoteOutlet(session, lambda *words: self._tell(asker, words[0], number, *words[1:]), is_streaming)
         self._lent[number] = outlet
@@ -104,8 +109,11 @@ class Lender:
             self._lent[number].heard_s = asyncio.get_running_loop().time()
         self._tell(asker, "known", known)
 
-    def on_send(self, number: str, asker: str, session_id: str, body: str) -> None:
+    def on_send(self, number: str, asker: str, session_id: str, body: str, who: Sequence[Any] | None = None) -> None:
         session = self._find(session_id)
+        if session is not None and (verdict := _judged(session, who)) != "admitted":
+            self._tell(asker, "sent", number, NOT_ADMITTED, verdict)
+            return
         if session is None or len(self._tasks) >= SENDS_MAX:
             self._tell(asker, "sent", number, 404 if session is None else 503, "")
             return
@@ -123,3 +131,8 @@ class Lender:
             self._tell(asker, "sent", number, 500, "")
         else:
             self._tell(asker, "sent", number, 204, "")
+
+
+def _judged(session: Session, who: Sequence[Any] | None) -> Verdict:
+    """Ask a session's binding. who: as `Who.words`; None = an older node did not look."""
+    return "credential" if who is None else session.binding.judge(Who.read(who))

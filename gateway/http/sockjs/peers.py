@@ -1,9 +1,11 @@
 """Peers: requests for a session of another node, through the broker. One channel a node; JSON arrays.
 
-    asker -> owner    attach ID ASKER SESSION IS_STREAMING    send ID ASKER SESSION BODY    ack ID BYTES
+    asker -> owner    attach ID ASKER SESSION IS_STREAMING WHO    send ID ASKER SESSION BODY WHO    ack ID BYTES
                       gone ID    release ID    alive ASKER [ID...]
-    owner -> asker    attached ID IS_THERE    frame ID NUMBER TEXT    end ID NUMBER    sent ID STATUS TEXT
+    owner -> asker    attached ID VERDICT    frame ID NUMBER TEXT    end ID NUMBER    sent ID STATUS TEXT
                       known [ID...]
+
+WHO is a list, see Who.words; VERDICT as the session's binding says it, null = there is no such session.
 
 Rules:
 - The session stays with its owner and fills a RemoteOutlet there; the asker writes the HTTP response.
@@ -23,6 +25,7 @@ import structlog
 
 from gateway.codec import decode_json
 from gateway.errors import BrokerUnavailable
+from gateway.http.sockjs.binding import Verdict, Who
 from gateway.http.sockjs.lender import LOST_S, Answer, Lender
 from gateway.http.sockjs.outlet import Outlet
 from gateway.http.sockjs.session import Session
@@ -47,7 +50,7 @@ class _Forwarded:
         self.outlet = outlet
         self.expected = 0  # number of the next frame
         self.known_s = now_s
-        self.is_there: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.verdict: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
 
 
 class Peers:
@@ -96,8 +99,11 @@ class Peers:
 
     # -- the asker's side ----------------------------------------------------------------------------------------
 
-    async def attach(self, owner: str, session_id: str, outlet: Outlet) -> bool:
-        """Let an outlet be filled by a session of another node. False = it is not there. Raises BrokerUnavailable."""
+    async def attach(self, owner: str, session_id: str, outlet: Outlet, who: Who) -> Verdict | None:
+        """Let an outlet be filled by a session of another node, if that admits who asks. Returns its verdict.
+
+        None = it is not there. Raises BrokerUnavailable.
+        """
         await self.start()
         number = self._new_id()
         forwarded = self._forwarded[number] = _Forwarded(owner, outlet, asyncio.get_running_loop().time())
@@ -106,18 +112,20 @@ class Peers:
         self._schedule()
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                hearers = await self._tell(owner, "attach", number, self._node.node_id, session_id, outlet.is_streaming)
-                if hearers and await forwarded.is_there:
-                    return True
+                me, words = self._node.node_id, who.words()
+                hearers = await self._tell(owner, "attach", number, me, session_id, outlet.is_streaming, words)
+                verdict = await forwarded.verdict if hearers else None
+                if verdict == "admitted":
+                    return verdict
         except BaseException as error:
             outlet.lose()
             if isinstance(error, TimeoutError):
                 raise BrokerUnavailable("sockjs") from None
             raise
         self._forwarded.pop(number, None)
-        return False
+        return verdict
 
-    async def send(self, owner: str, session_id: str, body: bytes) -> Answer:
+    async def send(self, owner: str, session_id: str, body: bytes, who: Who) -> Answer:
         """Hand on what a client sends to its session. body: as `decode_messages` takes it.
 
         Raises BrokerUnavailable: it may have come or not.
@@ -128,7 +136,8 @@ class Peers:
         self._sends[number] = answer
         try:
             async with asyncio.timeout(SEND_TIMEOUT_S):
-                if not await self._tell(owner, "send", number, self._node.node_id, session_id, body.decode()):
+                words = number, self._node.node_id, session_id, body.decode(), who.words()
+                if not await self._tell(owner, "send", *words):
                     return 404, ""
                 return await answer
         except TimeoutError:
@@ -151,13 +160,13 @@ class Peers:
         if forwarded is not None:
             self._tell(forwarded.owner, "gone", number)
             forwarded.outlet.lose()
-            if not forwarded.is_there.done():
-                forwarded.is_there.set_result(False)
+            if not forwarded.verdict.done():
+                forwarded.verdict.set_result(None)
 
-    def _on_attached(self, number: str, is_there: bool) -> None:
+    def _on_attached(self, number: str, verdict: Verdict | None) -> None:
         forwarded = self._forwarded.get(number)
-        if forwarded is not None and not forwarded.is_there.done():
-            forwarded.is_there.set_result(is_there)
+        if forwarded is not None and not forwarded.verdict.done():
+            forwarded.verdict.set_result(verdict)
 
     def _on_frame(self, number: str, place: int, text: str) -> None:
         forwarded = self._in_turn(number, place)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from gateway.connection import Connection
 from gateway.errors import CloseCode, LimitExceeded
+from gateway.http.sockjs.binding import Binding
 from gateway.http.sockjs.frames import HEARTBEAT, OPEN, SESSION_DIALECT, array_of, end_frame
 from gateway.http.sockjs.outlet import HIGH_WATER_BYTES, Drain
 from gateway.node import Node
@@ -36,14 +37,24 @@ class Timing:
 
 
 class Session:
-    """One client. Its maker sets `on_removed`, told once when nothing of it is left. clock: monotonic seconds."""
+    """One client. Its maker sets `on_removed`, told once when nothing of it is left. clock: monotonic seconds.
+
+    binding: which requests are its client's. Whoever attaches a receiver or brings messages looks first.
+    """
 
     transport_name = "sockjs"
 
     def __init__(
-        self, node: Node, registry: ServiceRegistry, timing: Timing, clock: Callable[[], float], remote_ip: str
+        self,
+        node: Node,
+        registry: ServiceRegistry,
+        timing: Timing,
+        clock: Callable[[], float],
+        remote_ip: str,
+        binding: Binding,
     ) -> None:
         self.slot = 0  # on the wheel
+        self.binding = binding
         self.on_removed: Callable[[], None] = lambda: None
         self._node = node
         self._registry = registry

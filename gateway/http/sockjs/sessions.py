@@ -15,6 +15,7 @@ from gateway.directory import Owner
 from gateway.errors import BrokerUnavailable, CloseCode, ConfigurationError, ConnectionClosed, InvalidToken
 from gateway.http.admission import Admission
 from gateway.http.handshake import HandshakeRefused
+from gateway.http.sockjs.binding import Binding, Who
 from gateway.http.sockjs.session import Session, Timing
 from gateway.http.wheel import Wheel
 from gateway.node import Node
@@ -73,9 +74,11 @@ class Sessions:
         return owner
 
     async def find_or_open(
-        self, session_id: str, remote_ip: str, login: Callable[[], Awaitable[Login | None]]
+        self, session_id: str, remote_ip: str, login: Callable[[], Awaitable[Login | None]], who: Who
     ) -> Session | Owner:
-        """Find a session, or make it here if there is none. login: says who the client is, if it does.
+        """Find a session, or make it here if there is none. login: says who the client is, if it does. who: as asks.
+
+        One that was found may be another client's: its binding is to be asked.
 
         Raises HandshakeRefused, ConnectionClosed, and what `login` raises except InvalidToken, which ends the session.
         """
@@ -83,7 +86,7 @@ class Sessions:
             found = await self.find(session_id)
             if found is not None:
                 return found
-            opened = await self._open(session_id, remote_ip, login)
+            opened = await self._open(session_id, remote_ip, login, who)
             if opened is not None:
                 return opened
         raise HandshakeRefused(503, "unavailable", "This session's id is in use: try another one")
@@ -99,7 +102,7 @@ class Sessions:
             session.abort()
 
     async def _open(
-        self, session_id: str, remote_ip: str, login: Callable[[], Awaitable[Login | None]]
+        self, session_id: str, remote_ip: str, login: Callable[[], Awaitable[Login | None]], asks: Who
     ) -> Session | None:
         """Make a session; None: somebody else has its id."""
         node = self._node
@@ -116,7 +119,8 @@ class Sessions:
         except BaseException:
             self._admission.leave(remote_ip)
             raise
-        session = Session(node, self._registry, self._timing, self._clock, remote_ip)
+        binding = Binding(asks.known_as(None if who is None else who.who.identity))
+        session = Session(node, self._registry, self._timing, self._clock, remote_ip, binding)
         session.on_removed = lambda: self._remove(session_id, session)
         if who is not None:
             try:

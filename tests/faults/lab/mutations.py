@@ -282,8 +282,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="sockjs: session before body",
         file="gateway/http/sockjs/handler.py",
-        old="        if found is None:\n            return _refused(404)\n        body = await",
-        new="        body = await",
+        old="        if found is None:\n            return self._turn_away(request, ip, None)\n",
+        new="",
         argv=_test("tests/unit/test_sockjs_bodies.py", "test_a_body_for_an_unknown_session_is_not_read"),
     ),
     Mutation(
@@ -931,6 +931,55 @@ MUTATIONS: tuple[Mutation, ...] = (
         old=" .. escaped(once) or nil}",
         new=" .. once or nil}",
         argv=_test("tests/contract/test_functions.py", "looks_like and redis"),
+    ),
+    Mutation(
+        guard="sockjs: credential",  # who knows a session's id reads and sends
+        file="gateway/http/sockjs/binding.py",
+        old='            return "credential"\n',
+        new='            return "admitted"\n',
+        argv=_test("tests/unit/test_sockjs_binding.py", "openers_alone"),
+    ),
+    Mutation(
+        guard="sockjs: credential between nodes",
+        file="gateway/http/sockjs/lender.py",
+        old='    return "credential" if who is None else session.binding.judge(Who.read(who))',
+        new='    return "admitted"',
+        argv=_test("tests/unit/test_sockjs_binding.py", "openers_alone"),
+    ),
+    Mutation(
+        guard="sockjs: origin of the session",
+        file="gateway/http/sockjs/binding.py",
+        old="        if who.origin and self._opener.origin and who.origin != self._opener.origin:",
+        new="        if False:",
+        argv=_test("tests/unit/test_sockjs_binding.py", "origin_that_opened"),
+    ),
+    Mutation(
+        guard="sockjs: headers of a login",  # only cookies are looked at
+        file="gateway/http/sockjs/binding.py",
+        old="        if name not in _VARYING and not name.startswith(_VARYING_BEGINNINGS)",
+        new='        if name == "cookie"',
+        argv=_test("tests/unit/test_sockjs_binding.py", "may_look_at"),
+    ),
+    Mutation(
+        guard="sockjs: navigation",
+        file="gateway/http/sockjs/page_check.py",
+        old="    if is_navigation:",
+        new="    if False:",
+        argv=_test("tests/unit/test_sockjs_binding.py", "leads_a_browser"),
+    ),
+    Mutation(
+        guard="sockjs: Referer",
+        file="gateway/http/sockjs/page_check.py",
+        old='    if "Referer" in request.headers:\n        check_referer',
+        new='    if "Referer" not in request.headers:\n        check_referer',
+        argv=_test("tests/unit/test_sockjs_binding.py", "leads_a_browser or iframes"),
+    ),
+    Mutation(
+        guard="sockjs: guesses of ids",
+        file="gateway/http/sockjs/handler.py",
+        old="        if site is not None and self._brake.wait_s(site) is None:",
+        new="        if False:",
+        argv=_test("tests/unit/test_sockjs_binding.py", "few_guesses"),
     ),
 )
 
