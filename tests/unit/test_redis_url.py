@@ -9,6 +9,7 @@ import pytest
 from gateway.errors import ConfigurationError
 from gateway.redis.spread import targets_of
 from gateway.redis.url import parse_redis_url
+from gateway.setting_values import parse_prefix
 from snorky import Publisher
 from snorky.redis_pool import Pools
 
@@ -78,6 +79,40 @@ def test_url_that_cannot_work_is_refused_by_both_without_its_secret(read: Callab
         read(url)
     assert BAD[url] in str(caught.value)
     assert "s3" not in "".join(traceback.format_exception(caught.value)).replace(__file__, "")
+
+
+@pytest.mark.parametrize(
+    ("urls", "why"),
+    [
+        ("redis://h/1, redis://:s3cret@h:6379/1", "twice"),
+        ("redis+cluster://:s3cret@h, redis://h2", "Cluster"),
+        ("redis://h, ", "list of servers"),
+        ("redis://h,s3cret", "list of servers"),
+    ],
+)
+@pytest.mark.parametrize("read", [targets_of, Publisher])
+def test_list_that_cannot_work_is_refused_by_both(read: Callable[[str], object], urls: str, why: str) -> None:
+    with pytest.raises((ConfigurationError, ValueError), match=why) as caught:
+        read(urls)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_list_is_taken_apart_alike() -> None:
+    urls = "redis://h/1,  rediss://[::1]:7, redis+sentinel://h:1,h:2/main,unix:///tmp/x"
+    assert Pools(urls, timeout_s=1).identities == {identity for identity, _ in targets_of(urls).items()}
+    assert len(targets_of(urls)) == 4
+
+
+@pytest.mark.parametrize("prefix", ["", "a{b", "a*", "ü", "a" * 65, "a\n", " a", "acme", "a_b.c:d-1", "a" * 64])
+def test_prefix_is_read_alike(prefix: str) -> None:
+    def is_good(read: Callable[[], object]) -> bool:
+        try:
+            read()
+        except ValueError:
+            return False
+        return True
+
+    assert is_good(lambda: parse_prefix(prefix)) == is_good(lambda: Publisher("redis://h", prefix=prefix))
 
 
 @pytest.mark.parametrize("options", ["", "?ssl_check_hostname=false"])

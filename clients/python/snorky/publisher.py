@@ -7,6 +7,7 @@ Through the Redis Function that nodes load (`FCALL snorky_publish`), so that it 
 place in the channel's order, and is taken once however often it is sent. Needs redis-py: snorky-client[redis].
 """
 
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal
@@ -20,6 +21,7 @@ from snorky.redis_versions import connection_of
 __all__ = ["Publisher"]
 
 _FULL: Final = Refusal("Redis cannot take it now: it has as many clients as its maxclients", "unavailable", True)
+_PREFIX: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}").fullmatch  # as nodes read theirs
 PIPELINE_MAX: Final = 500  # publications in flight at once; Redis answers each in some 20 us
 
 
@@ -47,6 +49,8 @@ class Publisher:
     ) -> None:
         if timeout_s <= 0 or attempt_timeout_s <= 0:
             raise ValueError("timeout_s, attempt_timeout_s: more than 0")
+        if not _PREFIX(prefix):
+            raise ValueError("prefix: 1 to 64 letters, digits and _ . : -, as the nodes have it")
         if if_no_function not in ("error", "publish"):
             raise ValueError('if_no_function: "error" or "publish"')
         if if_refused not in ("error", "retry"):

@@ -37,6 +37,8 @@ class Pools:
         self._servers: Mapping[str, Server] = dict(_server(url, timeout_s) for url in each)
         if len(self._servers) != len(each):
             raise ValueError("redis_url: one Redis is named twice")
+        if len(each) > 1 and any(server.is_sharded for server in self._servers.values()):
+            raise ValueError("redis_url: a Cluster is none of several independent Redis: name it alone")
 
     @property
     def identities(self) -> set[str]:

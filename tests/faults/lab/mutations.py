@@ -751,6 +751,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         argv=_test("tests/unit/test_redis_url.py", "url_that_cannot_work"),
     ),
     Mutation(
+        guard="prefix of a publisher",
+        file="clients/python/snorky/publisher.py",
+        old="        if not _PREFIX(prefix):",
+        new="        if False:",
+        argv=_test("tests/unit/test_redis_url.py", "prefix"),
+    ),
+    Mutation(
         guard="url secret",  # the text of an error repeats no option that may be a password
         file="gateway/redis/url.py",
         old="an option is unknown for {scheme}",
