@@ -8,6 +8,7 @@ process.
 
 import argparse
 import asyncio
+import os
 import secrets
 import sys
 import tempfile
@@ -51,7 +52,7 @@ class = "services.chat:ChatService"
 
 @dataclass(slots=True)
 class Report:
-    """What came of an attack. broken: promises that were; p99 is judged by who asks."""
+    """What came of an attack. broken: promises that were; p99 is judged by who asks. node_share: of a core."""
 
     quiet_s: float = 0.0
     attacked_s: float = 0.0
@@ -61,6 +62,8 @@ class Report:
     missing: int = 0
     forged: int = 0
     baseline_s: float = 0.0
+    node_share: float = 0.0
+    waiting_share: float = 0.0
     did: str = ""
     broken: list[str] = field(default_factory=list)
 
@@ -150,6 +153,16 @@ async def _cancel(tasks: Sequence["asyncio.Future[None]"]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _waited_s(pid: int) -> float:
+    """Tell how long it could have run and had no core: that is the machine's, and no attacker's doing."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+
+
 def _rss_bytes(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
@@ -177,7 +190,8 @@ async def attack(directory: Path, *, seconds: float, scale: float) -> Report:
         honest.take()
         await asyncio.sleep(min(5.0, seconds))
         report.quiet_s, connections = honest.take(), await node.metric("snorky_connections")
-        before_bytes = _rss_bytes(node.pid)
+        before_bytes, began_s = _rss_bytes(node.pid), time.monotonic()
+        node_s, waited_s = _cpu_s(node.pid), _waited_s(node.pid)
         words = ("tests.faults.lab.attackers", str(node.public_port), str(node.private_port), str(seconds), str(scale))
         attackers = Process((sys.executable, "-m", *words), ready=r"^pings \d+")
         stack.push_async_callback(attackers.close)
@@ -188,6 +202,8 @@ async def attack(directory: Path, *, seconds: float, scale: float) -> Report:
         report.attacked_s = honest.take()
         report.did = attackers.log.strip()
         ended_s = time.monotonic()
+        report.node_share = (_cpu_s(node.pid) - node_s) / (ended_s - began_s)
+        report.waiting_share = (_waited_s(node.pid) - waited_s) / (ended_s - began_s)
 
         async def is_as_before() -> bool:
             await asyncio.sleep(1.0)
@@ -216,7 +232,8 @@ def render(report: Report) -> str:
     rows = [("", "measured", "required", ""), *((*row[:3], "kept" if row[3] else "BROKEN") for row in report.rows())]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([*lines, "", f"attackers: {report.did}"])
+    busy = f"of the time the node ran for {report.node_share:.0%} and waited for a core for {report.waiting_share:.0%}"
+    return "\n".join([*lines, "", busy, f"attackers: {report.did}"])
 
 
 def main() -> int:
