@@ -10,7 +10,7 @@ from gateway.authenticator import AlreadyAuthenticated, Authenticator
 from gateway.codec import PAYLOAD, channel_name, json_size
 from gateway.compound import Compound
 from gateway.connection import Connection
-from gateway.directory import Entered, Member, Owner
+from gateway.directory import Census, Entered, Member, Owner
 from gateway.errors import (
     AlreadySubscribed,
     BrokerUnavailable,
@@ -57,6 +57,7 @@ __all__ = [
     "Authenticator",
     "BackendHandler",
     "BrokerUnavailable",
+    "Census",
     "ChannelRule",
     "CloseCode",
     "Cluster",

@@ -137,6 +137,9 @@ class Directory(Protocol):
     async def census(self, roster: str) -> Census:
         """List it with its version: what notices up to that version tell is in it, and what later ones tell is not."""
 
+    async def listed(self, roster: str) -> Census:
+        """List it with its version, as it is now or later, for all that ask at this time: they share the members."""
+
     async def versions(self, rosters: Sequence[str]) -> list[int | None]:
         """Tell the version of each, cheaply; 0 = there is none, None = not known now. Raises BrokerUnavailable."""
 

@@ -19,7 +19,7 @@ import structlog
 
 from gateway.codec import Json, decode_json
 from gateway.errors import InvalidMessage
-from gateway.hub import Channel, Hub
+from gateway.hub import Channel, Hub, News
 from gateway.metrics import Metrics
 from gateway.passes import CHUNK, Passes, Source
 from gateway.pieces import Pieces
@@ -61,6 +61,9 @@ class Attendant(Protocol):
 
     def hear(self, roster: str, change: Change) -> bool:
         """Take a change whose notice came. False: they have been told already."""
+
+    def known(self, roster: str) -> int:
+        """Tell of the change heard last: who was told a list of at most this version knows it; 0 = nobody."""
 
 
 class _Nobody:
@@ -151,10 +154,17 @@ class Fanout:
         self._follow(key, steps)
         self._passes.run()
 
-    def tell(self, key: str, notices: Sequence[bytes]) -> None:
-        """Deliver what this node itself has to say to a channel's subscribers here: bare or addressed publications."""
+    def tell(self, key: str, notices: Sequence[bytes], version: int = 0) -> None:
+        """Deliver what this node itself has to say to a channel's subscribers here: bare or addressed publications.
+
+        version: who was told a later list of the roster knows it already.
+        """
         self._begin()
-        self._follow(key, self._read(key, notices))
+        news = News(version, is_missed=True) if version else None
+        for publication in self._read(key, notices):
+            checked = self._check(key, publication)
+            if checked is not None:
+                self._deliver_together(key, [checked], publication.selector, news)
         self._passes.run()
 
     def stop(self) -> None:
@@ -215,28 +225,33 @@ class Fanout:
         sound: list[bytes] = []
         values: list[Json] = []
         for data in payloads:
-            payload, selector, publication = data, None, None
+            payload, selector, change, news = data, None, None, None
             try:
                 if data[:1] == MARK:
                     publication = read_publication(data)
-                    payload, selector = publication.payload, publication.selector
+                    payload, selector, change = publication.payload, publication.selector, publication.change
                     if publication.is_tombstone:
                         raise InvalidMessage("Malformed MessagePack")
                 self._check_size(payload)
                 value = decode_json(payload)
-                if publication is not None and self._is_told(channel.key, publication):
-                    continue
             except InvalidMessage as error:
                 self._drop(channel.key, error)
                 continue
+            if change is not None:
+                news = self._hear(channel.key, change)
+                if news is None:
+                    continue
             if data is payload:
                 self._metrics.unsequenced_publications.inc()
-            if selector is not None:
-                if not any(selector.selects(each) for group in channel.groups.values() for each in group):
-                    continue  # nobody here: what is around it stays one write
-                self._pieces.plain(channel, sound, values)
-                sound, values = [], []
-                self._pieces.plain(channel, [payload], [value], selector)
+            if selector is not None or news is not None:
+                if selector is None or any(
+                    selector.selects(each) for group in channel.groups.values() for each in group
+                ):  # else nobody is here, and what is around it stays one write
+                    self._pieces.plain(channel, sound, values)
+                    sound, values = [], []
+                    self._pieces.plain(channel, [payload], [value], selector, news)
+                if news is not None:
+                    channel.heard = max(channel.heard, news.version)
             else:
                 sound.append(payload)
                 values.append(value)
@@ -262,12 +277,17 @@ class Fanout:
         for step in steps:
             if isinstance(step, Publication):
                 checked = self._check(key, step)
-                if checked is not None and step.selector is None:
+                if checked is None:
+                    continue
+                if step.selector is None and step.change is None:
                     together.append(checked)
-                elif checked is not None:
-                    self._deliver_together(key, together)
-                    together = []
-                    self._deliver_together(key, [checked], step.selector)
+                    continue
+                news = None if step.change is None else self._hear(key, step.change)
+                if step.change is not None and news is None:
+                    continue
+                self._deliver_together(key, together)
+                together = []
+                self._deliver_together(key, [checked], step.selector, news)
                 continue
             self._deliver_together(key, together)
             together = []
@@ -286,8 +306,6 @@ class Fanout:
                 raise InvalidMessage("Malformed MessagePack")
             self._check_size(publication.payload)
             value = decode_json(publication.payload)
-            if self._is_told(key, publication):
-                return None
         except InvalidMessage as error:
             self._drop(key, error)
             return (
@@ -297,13 +315,23 @@ class Fanout:
             self._metrics.unsequenced_publications.inc()
         return publication, value
 
-    def _is_told(self, key: str, publication: Publication) -> bool:
-        """True of a roster's notice of which subscribers have been told already."""
-        change = publication.change
-        return change is not None and self._attendant is not None and not self._attendant.hear(key, change)
+    def _hear(self, key: str, change: Change) -> News | None:
+        """Take a change of a roster; None = subscribers have been told of it already."""
+        if self._attendant is None:
+            return News(change.version)
+        if self._attendant.hear(key, change):
+            return News(change.version, self._attendant.known(key))
+        channel = self._hub.get(key)
+        if channel is not None:
+            channel.heard = max(channel.heard, change.version)
+        return None
 
     def _deliver_together(
-        self, key: str, checked: Sequence[tuple[Publication, Json]], selector: Selector | None = None
+        self,
+        key: str,
+        checked: Sequence[tuple[Publication, Json]],
+        selector: Selector | None = None,
+        news: News | None = None,
     ) -> None:
         if key in self._listeners:
             self._hand(key, [publication for publication, _ in checked])
@@ -312,8 +340,11 @@ class Fanout:
             return
         if channel.groups:
             sound = [(each.payload, value) for each, value in checked if not each.is_tombstone]
-            self._pieces.plain(channel, [payload for payload, _ in sound], [value for _, value in sound], selector)
-        self._pieces.positioned(channel, checked, selector)
+            payloads, values = [payload for payload, _ in sound], [value for _, value in sound]
+            self._pieces.plain(channel, payloads, values, selector, news)
+        self._pieces.positioned(channel, checked, selector, news)
+        if news is not None and not news.is_missed:
+            channel.heard = max(channel.heard, news.version)
 
     def _deliver_late(self, key: str, late: Late) -> None:
         channel, checked = self._hub.get(key), self._check(key, late.publication)

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, Final
 
 import structlog
@@ -318,6 +318,16 @@ class Node:
             has_presence=self._notices.are_wanted(service, channel),
         )
 
+    def hold(self, connection: Connection, service: str, channel: Any) -> bool:
+        """Keep what comes for a subscriber until `release`. False = there is nothing to hold. See Topics.reading."""
+        return self._hub.hold(connection, channel_key(service, channel))
+
+    def knows(self, connection: Connection, service: str, channel: Any, version: int) -> None:
+        """Note which list a subscriber is told. See Topics.knows."""
+        found, key = self._hub.get(channel_key(service, channel)), channel_key(service, channel)
+        if found is not None and key in connection.channels:
+            found.knows(connection, version, monotonic())
+
     def release(self, connection: Connection, service: str, channel: Any) -> None:
         """Write what was held for a connection, and hold no more. See Topics.joining."""
         held = self._hub.release(connection, channel_key(service, channel))
@@ -399,8 +409,8 @@ class Node:
                 help="too many replies waited: limits.replies_max_bytes",
             )
 
-    def _tell_differences(self, roster: str, differences: Sequence[Difference]) -> None:
-        self._fanout.tell(roster, self._notices.of_differences(roster, differences))
+    def _tell_differences(self, roster: str, differences: Sequence[Difference], version: int) -> None:
+        self._fanout.tell(roster, self._notices.of_differences(roster, differences), version)
 
     # -- Listener: what the broker brings ------------------------------------------------------------------
 

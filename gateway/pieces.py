@@ -8,11 +8,12 @@ Rules:
 """
 
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 from gateway.codec import Encoding, Json, encode, encode_msgpack
 from gateway.connection import Connection
 from gateway.errors import CloseCode
-from gateway.hub import Channel, Groups, Hub
+from gateway.hub import Channel, Groups, Hub, News
 from gateway.metrics import Metrics
 from gateway.passes import Pass, Passes
 from gateway.publication import Publication, Selector
@@ -29,7 +30,12 @@ class Pieces:
         self._metrics = metrics
 
     def plain(
-        self, channel: Channel, payloads: Sequence[bytes], values: Sequence[Json], selector: Selector | None = None
+        self,
+        channel: Channel,
+        payloads: Sequence[bytes],
+        values: Sequence[Json],
+        selector: Selector | None = None,
+        news: News | None = None,
     ) -> None:
         """Line up payloads, JSON, for all or some who get the plain shape. values: the same, decoded."""
         if not payloads:
@@ -42,10 +48,14 @@ class Pieces:
             render_one = channel.template.render
             return [render_one(each, encoding) for each in encoded]
 
-        self._line_up(channel, channel.groups, render, selector)
+        self._line_up(channel, channel.groups, render, selector, news)
 
     def positioned(
-        self, channel: Channel, checked: Sequence[tuple[Publication, Json]], selector: Selector | None = None
+        self,
+        channel: Channel,
+        checked: Sequence[tuple[Publication, Json]],
+        selector: Selector | None = None,
+        news: News | None = None,
     ) -> None:
         """Line up publications for all or some who asked to recover. checked: with their payloads, decoded."""
         if not (channel.positioned and checked):
@@ -56,7 +66,7 @@ class Pieces:
                 return [_whole(channel, value, encoding) for _, value in checked]
             return [_render(channel, publication, value, encoding) for publication, value in checked]
 
-        self._line_up(channel, channel.positioned, render, selector)
+        self._line_up(channel, channel.positioned, render, selector, news)
 
     def notice(self, channel: Channel, message: Json) -> None:
         """Line up a whole envelope for all who asked to recover."""
@@ -68,11 +78,15 @@ class Pieces:
         groups: Groups,
         render: Callable[[Encoding], list[bytes]],
         selector: Selector | None = None,
+        news: News | None = None,
     ) -> None:
         """Line up a pass per dialect. render: is asked for the messages once per encoding."""
+        chooses = None
+        if selector is not None or news is not None:
+            chooses = channel.audience(selector, news, monotonic())
         by_encoding: dict[Encoding, list[bytes]] = {}
         for dialect, group in groups.items():
-            connections = tuple(group if selector is None else filter(selector.selects, group))
+            connections = tuple(group if chooses is None else filter(chooses, group))
             if not connections:
                 continue
             messages = by_encoding.get(dialect.encoding)
@@ -82,7 +96,7 @@ class Pieces:
             self._metrics.deliveries.inc(len(messages) * len(connections))
             self._metrics.sent_bytes.inc(len(data) * len(connections))
             if channel.held is not None:
-                connections = _hold(channel.held, connections, data)
+                connections = _hold(channel.held, connections, data, 0 if news is None else news.version)
             self._passes.line_up(Pass(groups, dialect, connections, data, self._hub.joined))
 
 
@@ -101,13 +115,13 @@ def _render(channel: Channel, publication: Publication, value: Json, encoding: E
 
 
 def _hold(
-    held: dict[Connection, list[bytes]], connections: tuple[Connection, ...], data: bytes
+    held: dict[Connection, list[tuple[int, bytes]]], connections: tuple[Connection, ...], data: bytes, version: int
 ) -> tuple[Connection, ...]:
     """Keep bytes for those that are held; returns the others."""
     for connection in held.keys() & set(connections):
         waiting = held[connection]
-        waiting.append(data)
-        if sum(map(len, waiting)) > connection.outbox_max_bytes:
+        waiting.append((version, data))
+        if sum(len(each) for _, each in waiting) > connection.outbox_max_bytes:
             waiting.clear()
             connection.close(CloseCode.SLOW_CONSUMER, "Slow consumer")
     return tuple(each for each in connections if each not in held)

@@ -8,7 +8,9 @@ Rules:
   be told now. What is heard while it is taken counts if it is later than the census.
 - Who is missing in a census may only seem so: Redis may have lost its state, and nodes enter their members again within
   10 s. He is in doubt, and has left if a census `GRACE_S` later misses him still, with no interruption in between.
-- A notice that was in the census, and comes behind it, must not be told twice: `hear` says so.
+- A notice that was in the census, and comes behind it, must not be told twice: `hear` says so. Nor must one that an
+  entry came which was told to be here all along: its leaving was missed, because others took its node for dead. Who was
+  told a list in between may lack it, so `known` says up to which version of a list it is known.
 - Not every entry is told of (of an identity's second connection nobody hears); so what leaves as its identity's last
   entry takes all of that identity along. Of those it is `unsaid` that they have gone.
 - An entry is known by its connection and name, whatever incarnation its node has.
@@ -90,7 +92,8 @@ class _Roster:
 class Presence:
     """One roster. version: of the last notice that is known to be told; None before the first census.
 
-    has_hole: something was missed, for a notice was heard that does not follow. unsaid: differences that came to light
+    has_hole: something was missed, for a notice was heard that does not follow. known: of the change heard last, 0 =
+    nobody knows it from a list. unsaid: differences that came to light
     by what was heard; whoever tells them takes them away. grace_s: how long somebody is in doubt.
     """
 
@@ -100,10 +103,12 @@ class Presence:
         "_heard",
         "_identities",
         "_is_late",
+        "_last_seen",
         "_late_until_s",
         "_settled_version",
         "_told",
         "has_hole",
+        "known",
         "unsaid",
         "version",
     )
@@ -111,11 +116,13 @@ class Presence:
     def __init__(self, *, grace_s: float = GRACE_S) -> None:
         self.version: int | None = None
         self.has_hole = False
+        self.known = 0
         self.unsaid: list[Difference] = []
         self._grace_s = grace_s
         self._told = _Roster()
         self._identities: dict[str, _Place] = {}  # that were told to have come, each with an entry that it had
         self._doubtful: dict[_Place, float] = {}  # entries that are told and missing, since when
+        self._last_seen: dict[_Place, int] = {}  # and up to which version they were there for sure
         self._heard: list[Change] | None = None  # while a census is taken
         self._is_late = False  # notices are coming that the census had
         self._settled_version = 0  # the changes up to it have been told
@@ -128,6 +135,7 @@ class Presence:
 
     def hear(self, change: Change, now_s: float) -> bool:
         """Take a change whose notice came. False: it has been told already, as a difference."""
+        self.known = self._known(change)
         if change.version > self._settled_version:
             self._settled_version = 0  # they come in the order of versions: none that was told comes any more
         elif now_s < self._late_until_s:
@@ -141,6 +149,19 @@ class Presence:
             self._follow(change, self._told)
             self._believe(change)
         return True
+
+    def _known(self, change: Change) -> int:
+        """Tell up to which version of a list an entry is known that is said to have come; 0 = it is new."""
+        place = change.connection_id, change.entry
+        if change.kind != "+" or self._told.identities.get(place) != change.identity:
+            return 0
+        if self.version is None or change.version <= self.version:
+            return 0  # it was on its way when the census was taken: lists may be older
+        if self._told.data.get(place) != change.data:
+            return 0
+        if change.is_identity and change.identity not in self._identities:
+            return 0
+        return self._last_seen.get(place, self.version)
 
     def interrupted(self) -> None:
         """Know that notices may have been lost, and Redis' state with them: who is in doubt is so anew."""
@@ -168,6 +189,7 @@ class Presence:
         now = _Roster()
         for member in census.members:
             now.put(_place(member), member.identity, member.data)
+        before = self.version or 0
         is_first, self.version = self.version is None, census.version
         self.has_hole = self._is_late = False
         later = [change for change in heard if change.version > census.version]
@@ -187,6 +209,7 @@ class Presence:
             identity = self._told.identities.get(place)
             if identity is not None:
                 now.put(place, identity, self._told.data.get(place))
+        self._last_seen = {place: self._last_seen.get(place, before) for place in self._doubtful}
         self._told = now
         for difference in gone + come:
             if difference.is_identity and difference.kind == "left":
@@ -220,6 +243,7 @@ class Presence:
         elif change.is_identity:
             self._identities.pop(change.identity, None)
         self._doubtful.pop(place, None)
+        self._last_seen.pop(place, None)
         for other in self._told.apply(change):
             self._doubtful.pop(_place(other), None)
             self.unsaid.append(Difference("left", other))

@@ -37,13 +37,14 @@ _log = structlog.get_logger("snorky.presences")
 class Presences:
     """Follows rosters. grace_s: see Presence.
 
-    tell: has a roster's subscribers on this node told. is_congested: they have much to take already.
+    tell: has a roster's subscribers on this node told, but for those that were told a list of this version or a later
+    one; 0 = all. is_congested: they have much to take already.
     """
 
     def __init__(
         self,
         directory: Directory,
-        tell: Callable[[str, Sequence[Difference]], None],
+        tell: Callable[[str, Sequence[Difference], int], None],
         metrics: Metrics,
         *,
         is_congested: Callable[[str], bool] = lambda _roster: False,
@@ -101,6 +102,11 @@ class Presences:
             unsaid, presence.unsaid = presence.unsaid, []
             loop.call_soon(self._tell_current, roster, presence, unsaid)  # behind what was heard just now
         return is_news
+
+    def known(self, roster: str) -> int:
+        """Tell of the change heard last: who was told a list of at most this version knows it; 0 = nobody."""
+        presence = self._followed.get(roster)
+        return 0 if presence is None else presence.known
 
     def interrupted(self) -> None:
         """Know that the broker was not heard for a while."""
@@ -191,14 +197,16 @@ class Presences:
         for start in range(0, len(differences), PORTION):
             if start:
                 await self._until_taken(roster)
-            self._tell_current(roster, presence, differences[start : start + PORTION])
+            self._tell_current(roster, presence, differences[start : start + PORTION], census.version)
 
-    def _tell_current(self, roster: str, presence: Presence, differences: Sequence[Difference]) -> None:
+    def _tell_current(
+        self, roster: str, presence: Presence, differences: Sequence[Difference], version: int = 0
+    ) -> None:
         if self._followed.get(roster) is not presence:
             return  # given up meanwhile
         current = [now for each in differences if (now := presence.current(each)) is not None]
         if current:
-            self._tell(roster, current)
+            self._tell(roster, current, version)
 
     async def _until_taken(self, roster: str) -> None:
         """Wait until a roster's subscribers have taken most of what they were told, or too long."""

@@ -15,7 +15,7 @@ from gateway.authenticator import Authenticator
 from gateway.codec import channel_key, channel_name, encode_json, json_size
 from gateway.compound import Shared
 from gateway.connection import Connection
-from gateway.directory import Entered, Member, Owner
+from gateway.directory import Census, Entered, Member, Owner
 from gateway.errors import InvalidMessage
 from gateway.fanout import Listener, OnGap
 from gateway.history import History, Keeper, Recovery
@@ -95,6 +95,12 @@ class Cluster(Protocol):
     ) -> Recovery:
         """Subscribe a connection, and tell what it missed. See Topics.recover."""
 
+    def hold(self, connection: Connection, service: str, channel: Any) -> bool:
+        """Keep what comes for a subscriber until `release`. False = there is nothing to hold."""
+
+    def knows(self, connection: Connection, service: str, channel: Any, version: int) -> None:
+        """Note which list a subscriber is told. See Topics.knows."""
+
     def release(self, connection: Connection, service: str, channel: Any) -> None:
         """Write what was held for a connection, and hold no more."""
 
@@ -163,6 +169,10 @@ class Rosters:
     async def members(self, channel: Any) -> list[Member]:
         """List a roster, in the order of identity, owner and entry."""
         return await self._cluster.ownership.directory.members(self._key(channel))
+
+    async def census(self, channel: Any) -> Census:
+        """List it with its version, for `Topics.knows`. Its members are shared with others: not to be changed."""
+        return await self._cluster.ownership.directory.listed(self._key(channel))
 
     def _key(self, channel: Any) -> str:
         return channel_key(self._service, channel)

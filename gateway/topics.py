@@ -147,8 +147,8 @@ class Topics:
         """Subscribe a connection, and hold what comes for it until the block's end and the reply made of it.
 
         So a client that is told what there is (a list of members) hears of every change behind that, and of none
-        in front of it. Within the block: `Rosters.enter`, `Rosters.members`; then return the reply at once. If it
-        raises the subscription is undone. Raises as `subscribe`.
+        in front of it. Within the block: `Rosters.enter` or `Rosters.census`, and `knows` with its version; then return
+        the reply at once. If it raises the subscription is undone. Raises as `subscribe`.
         """
         await self._cluster.subscribe(connection, self._service, channel, self._notification, is_held=True)
         try:
@@ -159,6 +159,26 @@ class Topics:
             raise
         # not before the reply, which is written in this step of the loop
         asyncio.get_running_loop().call_soon(self._cluster.release, connection, self._service, channel)
+
+    @asynccontextmanager
+    async def reading(self, connection: Connection, channel: Any) -> AsyncIterator[None]:
+        """Hold what comes for a connection, if it subscribes, while it is about to be told what there is.
+
+        Within the block as within that of `joining`; nothing is subscribed, and nothing undone.
+        """
+        is_held = self._cluster.hold(connection, self._service, channel)
+        try:
+            yield
+        finally:
+            if is_held:
+                asyncio.get_running_loop().call_soon(self._cluster.release, connection, self._service, channel)
+
+    def knows(self, connection: Connection, channel: Any, version: int) -> None:
+        """Note that a subscriber is told who is there, as of a version: of `Entered`, or of `Rosters.census`.
+
+        Notices that this list has already do not reach it any more. Make the reply at once.
+        """
+        self._cluster.knows(connection, self._service, channel, version)
 
     def unsubscribe(self, connection: Connection, channel: Any) -> None:
         """Undo `subscribe`. Raises NotSubscribed, InvalidChannel."""

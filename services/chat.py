@@ -52,7 +52,9 @@ class ChatService(RPCService):
         async with self.topics.joining(request.connection, channel):
             entered = await self.rosters.enter(request.connection, channel)
             try:
-                return self.fitted(request, {"members": sorted({member.identity for member in entered.members})})
+                reply = self.fitted(request, {"members": sorted({member.identity for member in entered.members})})
+                self.topics.knows(request.connection, channel, entered.version)
+                return reply
             except ReplyTooLarge:
                 with suppress(BrokerUnavailable):  # then it is done as soon as it can be
                     await self.rosters.leave(request.connection, channel)

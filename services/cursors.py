@@ -68,9 +68,11 @@ class CursorsService(RPCService):
         if not await is_allowed(self.can_join(request, document)):
             raise RPCError("Not authorized", "not_authorized")
         async with self.topics.joining(request.connection, document):
-            members = await self.rosters.members(document)
-            cursors = [_shown(document, each.entry, each.identity, each.data) for each in members]
-            return self.fitted(request, {"cursors": cursors})
+            census = await self.rosters.census(document)
+            cursors = [_shown(document, each.entry, each.identity, each.data) for each in census.members]
+            reply = self.fitted(request, {"cursors": cursors})
+            self.topics.knows(request.connection, document, census.version)
+            return reply
 
     @rpc_command
     async def leave(self, request: Request, document: Any) -> None:

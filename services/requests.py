@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway import Connection, SnorkyError
 
-__all__ = ["Fitted", "RPCError", "Request", "acknowledged", "is_allowed", "response"]
+__all__ = ["Fitted", "RPCError", "Request", "acknowledged", "check_allowed", "demand_allowed", "is_allowed", "response"]
 
 
 class RPCError(SnorkyError):
@@ -56,6 +56,17 @@ class Fitted:
 async def is_allowed(verdict: bool | Awaitable[bool]) -> bool:
     """Tell what a hook says, be it a plain method or a coroutine. One that says nothing (None) allows nothing."""
     return bool(await verdict if inspect.isawaitable(verdict) else verdict)
+
+
+def check_allowed(verdict: object) -> None:
+    """Refuse unless a hook allowed it. Raises RPCError."""
+    if not verdict:  # also None, of a hook that said nothing
+        raise RPCError("Not authorized", "not_authorized")
+
+
+async def demand_allowed(verdict: bool | Awaitable[bool]) -> None:
+    """Refuse unless a hook allows it, be it a plain method or a coroutine. Raises RPCError."""
+    check_allowed(await is_allowed(verdict))
 
 
 def acknowledged(future: "asyncio.Future[Any]") -> "asyncio.Future[None]":

@@ -251,6 +251,9 @@ class RedisDirectory:
     async def members(self, roster: str) -> list[Member]:
         return await self._rosters.members(roster)
 
+    async def listed(self, roster: str) -> Census:
+        return await self._rosters.listed(roster)
+
     async def versions(self, rosters: Sequence[str]) -> list[int | None]:
         return list(await self._rosters.versions(rosters))
 

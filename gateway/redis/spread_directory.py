@@ -87,6 +87,9 @@ class SpreadDirectory:
     async def members(self, roster: str) -> list[Member]:
         return await self.of(roster).members(roster)
 
+    async def listed(self, roster: str) -> Census:
+        return await self.of(roster).listed(roster)
+
     async def versions(self, rosters: Sequence[str]) -> list[int | None]:
         """See Directory; None for those in a Redis that is away."""
         shares: defaultdict[RedisDirectory, list[str]] = defaultdict(list)

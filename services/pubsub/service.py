@@ -21,6 +21,7 @@ from gateway import (
     PAYLOAD,
     AlreadySubscribed,
     BrokerUnavailable,
+    Census,
     ChannelRule,
     Compound,
     Connection,
@@ -32,7 +33,8 @@ from gateway import (
 )
 from services.pubsub.parameters import LIMIT_DEFAULT, limit_of, once_of, position_of, recovery_of
 from services.pubsub.replies import NOTHING_TO_RECOVER, kept, members, recovered, stats
-from services.rpc import Request, RPCError, RPCService, acknowledged, is_allowed, rpc_command
+from services.requests import check_allowed, demand_allowed
+from services.rpc import Fitted, Request, RPCService, acknowledged, rpc_command
 
 __all__ = ["PubSubService"]
 
@@ -85,7 +87,7 @@ class PubSubService(RPCService):
     async def subscribe(self, request: Request, channel: Any, recover: Any = None) -> Any:
         """Hear a channel from now on. recover: a position, to have first what came behind it; or true."""
         is_recovering, since = recovery_of(recover)
-        await _demand(self.can_subscribe(request, channel))
+        await demand_allowed(self.can_subscribe(request, channel))
         rule = self._rule(channel)
         history = self.topics.promised(channel, history_of(rule))
         async with self._present(request.connection, channel, rule):
@@ -105,19 +107,23 @@ class PubSubService(RPCService):
     async def history(self, request: Request, channel: Any, since: Any = None, limit: Any = LIMIT_DEFAULT) -> Compound:
         """Tell the last messages of a channel, or the first ones behind a position."""
         position, count = position_of(since), limit_of(limit)
-        await _demand(self.can_subscribe(request, channel))
-        _check(self.topics.promised(channel, history_of(self._rule(channel))))
+        await demand_allowed(self.can_subscribe(request, channel))
+        check_allowed(self.topics.promised(channel, history_of(self._rule(channel))))
         return kept(*await self.topics.recent(channel, count, position), since=position)
 
     @rpc_command
-    async def presence(self, request: Request, channel: Any) -> dict[str, Any]:
+    async def presence(self, request: Request, channel: Any) -> Fitted:
         """Tell who subscribes to a channel, cluster-wide."""
-        return members(await self._members(request, channel))
+        async with self.topics.reading(request.connection, channel):
+            census = await self._census(request, channel)
+            reply = self.fitted(request, members(census.members))
+            self.topics.knows(request.connection, channel, census.version)
+            return reply
 
     @rpc_command(name="presenceStats")
     async def presence_stats(self, request: Request, channel: Any) -> dict[str, Any]:
         """Tell how many subscribe to a channel, cluster-wide."""
-        return stats(await self._members(request, channel))
+        return stats((await self._census(request, channel)).members)
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
@@ -128,7 +134,7 @@ class PubSubService(RPCService):
         verdict = self.can_publish(request, channel, message)
         if inspect.isawaitable(verdict):
             return self._publish_when(verdict, request.connection, channel, message, once)
-        _check(verdict)  # at once: so a client's burst goes out as one pipeline
+        check_allowed(verdict)  # at once: so a client's burst goes out as one pipeline
         return self._publish(request.connection, channel, message, once)
 
     def publish_from_backend(
@@ -145,12 +151,12 @@ class PubSubService(RPCService):
     async def _publish_when(
         self, verdict: Awaitable[bool], client: Connection, channel: Any, message: Any, once: str | None
     ) -> Any:
-        _check(await verdict)
+        check_allowed(await verdict)
         return self._publish(client, channel, message, once)
 
     def _publish(self, client: Connection, channel: Any, message: Any, once: str | None) -> Awaitable[None]:
         rule = self._rule(channel)
-        _check(rule.client_publish and (once is None or rule.client_keys))
+        check_allowed(rule.client_publish and (once is None or rule.client_keys))
         return self.publish_from_backend(channel, message, once, by=client)
 
     # -- inner -----------------------------------------------------------------------------------------------------
@@ -170,9 +176,10 @@ class PubSubService(RPCService):
             return
         if self.topics.is_subscribed(connection, channel):
             raise AlreadySubscribed
-        await self.rosters.enter(connection, channel)
+        entered = await self.rosters.enter(connection, channel)
         try:
             yield
+            self.topics.knows(connection, channel, entered.version)  # who asks later is told a later list
         except BaseException:
             with suppress(BrokerUnavailable):  # then it is done as soon as it can be; what went wrong first is told
                 await self.rosters.leave(connection, channel)
@@ -181,16 +188,7 @@ class PubSubService(RPCService):
     async def _leave(self, connection: Connection, channel: Any) -> None:
         await self.rosters.leave(connection, channel)
 
-    async def _members(self, request: Request, channel: Any) -> list[Member]:
-        await _demand(self.can_subscribe(request, channel))
-        _check(self._rule(channel).presence)
-        return await self.rosters.members(channel)
-
-
-def _check(verdict: object) -> None:
-    if not verdict:  # also None, of a hook that said nothing
-        raise RPCError("Not authorized", "not_authorized")
-
-
-async def _demand(verdict: bool | Awaitable[bool]) -> None:
-    _check(await is_allowed(verdict))
+    async def _census(self, request: Request, channel: Any) -> Census:
+        await demand_allowed(self.can_subscribe(request, channel))
+        check_allowed(self._rule(channel).presence)
+        return await self.rosters.census(channel)

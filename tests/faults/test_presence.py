@@ -22,6 +22,7 @@ from tests.support.town import Resident
 pytestmark = pytest.mark.needs("redis-server")
 
 HEALED_S = 5.0
+TAKEN_FOR_DEAD_S = 30.0  # 11 s after its last renewal
 STORM_S = 3.0
 PEOPLE = [f"person-{number}" for number in range(20)]
 
@@ -135,3 +136,51 @@ async def test_after_a_storm_of_cuts_everybody_believes_the_truth(street: Street
         "snorky_roster_differences_total", {"outcome": "joined"}
     )
     assert missed, "nothing was missed: nothing was tried"
+
+
+def follow(client: Resident) -> set[str]:
+    """Follow the list and the notices that a client was told. Raises AssertionError: a notice says what it knew."""
+    here: set[str] = set()
+    for message in client.inbox:
+        if message["type"] == "response":
+            here = set(message["data"]["members"])
+        elif message["type"] == "presence":
+            who, has_joined = message["from"], message["status"] == "joined"
+            assert (who in here) != has_joined, f"{client.connection.identity} was told again: {message}"
+            (here.add if has_joined else here.discard)(who)
+    return here
+
+
+async def until_follows(client: Resident, *expected: str, within_s: float) -> None:
+    async def does() -> bool:
+        return follow(client) == set(expected)
+
+    await eventually(does, within_s=within_s, what=f"{client.connection.identity} knows who is there")
+
+
+async def test_a_crowd_that_joins_at_once_is_told_no_member_twice(street: Street) -> None:
+    crowd = [Resident(*street.nodes[number % 2], name) for number, name in enumerate(PEOPLE)]
+    calls = [client.call("chat", "join", channel="room") for client in crowd]
+    for client, call in zip(crowd, calls, strict=True):
+        assert client.connection.identity in (await client.answer(call))["members"]
+    for client in crowd:
+        await until_follows(client, *PEOPLE, within_s=HEALED_S)
+    last = await street.joined(1, "last")
+    for client in (*crowd, last):  # whatever was on its way has come by then
+        await until_follows(client, *PEOPLE, "last", within_s=HEALED_S)
+
+
+async def test_a_node_that_was_deaf_says_of_nobody_again_that_they_joined(street: Street) -> None:
+    """Others took it for dead, and said that its members left; it has not heard that."""
+    other = await street.joined(1, "other")
+    ann, bob = await street.joined(0, "ann"), await street.joined(0, "bob")
+    for client in (other, ann, bob):
+        await until_follows(client, "ann", "bob", "other", within_s=HEALED_S)
+    street.proxy.lose_replies()
+    await until_follows(other, "other", within_s=TAKEN_FOR_DEAD_S)
+    street.proxy.heal()
+    street.proxy.cut()
+    await until_follows(other, "ann", "bob", "other", within_s=TAKEN_FOR_DEAD_S)
+    newcomer = await street.joined(0, "newcomer")
+    for client in (other, ann, bob, newcomer):
+        await until_follows(client, "ann", "bob", "other", "newcomer", within_s=GRACE_S + HEALED_S)

@@ -208,6 +208,9 @@ class MemoryDirectory:
         await self._travel()
         return _listed(self._members(roster))
 
+    async def listed(self, roster: str) -> Census:
+        return await self.census(roster)
+
     async def versions(self, rosters: Sequence[str]) -> list[int | None]:
         await self._travel()
         return [self._cluster.versions.get(roster, 0) for roster in rosters]

@@ -19,6 +19,7 @@ from typing import Any
 from gateway import Entered, Limits, Member, Node, Service, ServiceRegistry
 from gateway.authenticator import Authenticator
 from gateway.codec import decode_json
+from gateway.directory import Census
 from gateway.errors import BrokerUnavailable
 from gateway.metrics import Metrics
 from tests.support.clients import JSON, UNLIMITED, Client, until
@@ -99,6 +100,11 @@ class LateDirectory(MemoryDirectory):
         members = await super().members(roster)
         await self._dawdle()
         return members
+
+    async def listed(self, roster: str) -> Census:
+        census = await super().listed(roster)
+        await self._dawdle()
+        return census
 
     async def leave(self, *args: Any, **kwargs: Any) -> bool:
         has_left = await super().leave(*args, **kwargs)

@@ -190,14 +190,14 @@ async def test_update_while_another_joins_comes_behind_its_list() -> None:
         await join(ann)
         public = await create(ann)
         gate = asyncio.Event()
-        members = nodes.directories[1].members
+        listed = nodes.directories[1].listed
 
         async def gated(roster: str) -> Any:
-            listed = await members(roster)
+            census = await listed(roster)
             await gate.wait()
-            return listed
+            return census
 
-        nodes.directories[1].members = gated  # type: ignore[method-assign]  # the answer comes late
+        nodes.directories[1].listed = gated  # type: ignore[method-assign]  # the answer comes late
         call_id = bob.call("cursors", "join", document=DOCUMENT)
         await until(lambda: nodes.brokers[1].subscribed)
         await settle()

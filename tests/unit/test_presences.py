@@ -181,7 +181,7 @@ class Rig:
         self.presences = Presences(self.directory, self._tell, Metrics(), grace_s=grace_s)  # type: ignore[arg-type]
         self.presences.start()
 
-    def _tell(self, roster: str, differences: Sequence[Difference]) -> None:
+    def _tell(self, roster: str, differences: Sequence[Difference], version: int) -> None:
         self.told += [(each.kind, each.member.identity) for each in differences]
 
     def come(self, identity: str) -> None:

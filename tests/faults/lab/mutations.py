@@ -55,6 +55,55 @@ def _node_test(file: str) -> tuple[str, ...]:
 _SCRIPTS = "gateway/redis/scripts"
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
+        guard="version of a list",  # what it has is not told again, when its notice comes behind the reply
+        file="gateway/hub.py",
+        old=" and not (is_late and heard < told >= version)",
+        new="",
+        argv=_test("tests/unit/test_lists_and_notices.py", "test_notices_that_a_list_had"),
+    ),
+    Mutation(
+        guard="version of what is held",
+        file="gateway/hub.py",
+        old=" if version == 0 or version > listed]",
+        new="]",
+        argv=_test("tests/unit/test_lists_and_notices.py", "test_a_crowd_that_joins_at_once"),
+    ),
+    Mutation(
+        guard="late notices end",  # of a clock that was set back
+        file="gateway/hub.py",
+        old="is_late = now_s < self._late_until_s",
+        new="is_late = True",
+        argv=_test("tests/unit/test_lists_and_notices.py", "test_a_clock_of_redis"),
+    ),
+    Mutation(
+        guard="presence holds",
+        file="services/pubsub/service.py",
+        old="async with self.topics.reading(request.connection, channel):",
+        new="if True:",
+        argv=_test("tests/unit/test_lists_and_notices.py", "test_presence_is_told_between"),
+    ),
+    Mutation(
+        guard="told to be here all along",
+        file="gateway/presence.py",
+        old="        self.known = self._known(change)\n",
+        new="",
+        argv=_test("tests/unit/test_lists_and_notices.py", "test_who_was_told_to_be_here_all_along"),
+    ),
+    Mutation(
+        guard="last seen",  # whose list lacks those in doubt is told that they come
+        file="gateway/presence.py",
+        old="return self._last_seen.get(place, self.version)",
+        new="return self.version",
+        argv=_test("tests/unit/test_lists_and_notices.py", "test_who_was_told_to_be_here_all_along"),
+    ),
+    Mutation(
+        guard="version of differences",
+        file="gateway/hub.py",
+        old="return not version <= told < ahead",
+        new="return True",
+        argv=_test("tests/unit/test_lists_and_notices.py", "test_differences_are_not_told"),
+    ),
+    Mutation(
         guard="rules of all nodes",  # else a node without rules takes away what the others promise
         file=f"{_SCRIPTS}/rules.lua",
         old="  if until_ms and tonumber(until_ms) > counted_ms then\n",
