@@ -104,6 +104,7 @@ class Metrics:
 
         self.redis_reconnects = counter("redis_reconnects_total", "Connections to Redis made again.", "role")
         self.redis_deaf_seconds = counter("redis_deaf_seconds_total", "Time without proof of hearing Redis.")
+        self.redis_refusing = gauge("redis_refusing", "1 while Redis refuses writes, though it has memory.")
         self.redis_full = gauge("redis_full", "1 while Redis takes no writes for want of memory.")
         self.redis_memory_used = gauge("redis_memory_used_ratio", "Of maxmemory; 0 if there is none, or not known.")
         self.redis_deaf = gauge("redis_deaf", "1 while there is no proof of hearing Redis.")

@@ -83,6 +83,7 @@ class Node:
         self._metrics = metrics or Metrics()
         self._auth = auth or Authenticator(metrics=self._metrics)
         self.is_redis_full: Callable[[], bool] = lambda: False  # told by who watches it
+        self.redis_refusal: Callable[[], str] = str
         self.quotas = Quotas(self.limits, self._metrics, self._auth.refusals)
         self._broker = broker
         self._keeper = keeper

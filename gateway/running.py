@@ -70,6 +70,7 @@ async def running_node(
         if topology is not None:
             watch = await stack.enter_async_context(topology.memory_watch(metrics))
             node.is_redis_full = lambda: watch.is_full
+            node.redis_refusal = lambda: watch.refusal
             for heartbeat in topology.heartbeats(lambda: _state(node, public_url)):
                 await stack.enter_async_context(heartbeat)
         yield node

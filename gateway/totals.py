@@ -24,6 +24,7 @@ _WORST = frozenset(
         "snorky_draining",
         "snorky_redis_deaf",
         "snorky_redis_full",
+        "snorky_redis_refusing",
         "snorky_redis_memory_used_ratio",
     }
 )

@@ -28,9 +28,12 @@ def ops_routes(node: Node) -> list[web.RouteDef]:
     async def readyz(_request: web.Request) -> web.Response:
         reasons = ["draining"] * node.is_draining + ["deaf"] * node.is_deaf
         reasons += ["redis_full"] * node.is_redis_full()
+        reasons += ["redis_refuses"] * bool(refusal := node.redis_refusal())
         body = {"status": "unready" if reasons else "ready", "reasons": reasons, "node": node.node_id}
         if "redis_full" in reasons:
             body["advice"] = FULL_ADVICE
+        elif refusal:
+            body["advice"] = f"Redis refuses what services write: {refusal}; snorky check tells more"
         return web.json_response(body, status=503 if reasons else 200)
 
     return [

@@ -1,24 +1,29 @@
-"""MemoryWatch: has Redis room for writes? Every server that a node writes to is asked every INTERVAL_S.
+"""MemoryWatch: does Redis take writes? Every server that a node writes to is asked every INTERVAL_S.
 
 Rules:
 - A server is full when it refuses a write for want of memory (OOM), or when its memory is used up to FULL and it evicts
   nothing. It has room again below ROOM: readiness does not flap.
-- How much is used, INFO tells. A user that may not run it is not asked again; then the refused write alone counts, and
-  in a Cluster nothing does: the key of a probe lies on one of its servers only.
+- How much is used, INFO tells. A user that may not run it is not asked again; then the refused write alone counts.
+- A server refuses when it takes no write for another reason: a replica or a disk is missing (NOREPLICAS, MISCONF), it
+  is a replica itself (READONLY), or the user lacks a right (NOPERM). The probe is written as services write: by a
+  script, by its digest and in full. That PUBLISH works proves nothing of that.
+- In a Cluster each primary has a probe, under a key of one of its slots.
 - A server that does not answer is not full: that it is away, others notice.
 """
 
 import asyncio
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
 
 from gateway.metrics import Metrics
-from gateway.redis.names import node_key
+from gateway.redis.cluster import Shard
+from gateway.redis.names import node_key, sharded_canary_name
+from gateway.redis.slots import slot_of
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import DialError
 
@@ -29,30 +34,43 @@ PROBE_MS: Final = 4_000  # how long a probe is kept
 FULL: Final = 0.98  # of maxmemory; a burst of writes takes the rest before the next look
 ROOM: Final = 0.95
 
+_PROBE: Final = """
+redis.call('TIME')
+if redis.REDIS_VERSION_NUM then -- fakeredis has neither
+  redis.call('INFO', 'server')
+end
+return redis.call('SET', KEYS[1], '', 'PX', ARGV[1])
+"""
+_REFUSALS: Final = ("NOREPLICAS", "MISCONF", "READONLY", "NOPERM")
+
 _log = structlog.get_logger("snorky.redis")
 
 
 class _Server:
     """What is known of one server."""
 
-    def __init__(self, target: RedisTarget, *, has_probe: bool) -> None:
+    def __init__(self, target: RedisTarget, *, key: str) -> None:
         self.client: Redis = target.client(timeout_s=INTERVAL_S, max_connections=1)
         self.url = target.safe_url
         self.is_full = False
         self.used = 0.0  # of maxmemory; 0: not known, or there is none
-        self._has_probe = has_probe
+        self.refusal = ""
+        self.key = key
         self._may_ask = True
 
-    async def look(self, key: str) -> None:
+    async def look(self) -> None:
         """Ask it. Raises RedisError, OSError: it does not answer."""
-        is_refused, evicts = False, False
-        if self._has_probe:
-            try:
-                await self.client.set(key, b"", px=PROBE_MS)
-            except RedisError as error:
-                if isinstance(error, OSError) or not _is_oom(error):
-                    raise
-                is_refused = True
+        is_refused, evicts, refusal = False, False, ""
+        try:
+            await self.client.set(self.key, b"", px=PROBE_MS)
+            digest: Any = await self.client.script_load(_PROBE)
+            await self.client.evalsha(digest, 1, self.key, PROBE_MS)
+            await self.client.eval(_PROBE, 1, self.key, PROBE_MS)
+        except RedisError as error:
+            is_refused, refusal = _is_oom(error), _refusal(error)
+            if not (is_refused or refusal):
+                raise
+        self._tell_refusal(refusal)
         if self._may_ask:
             try:
                 info = await self.client.info("memory")
@@ -63,6 +81,13 @@ class _Server:
                 self._may_ask, self.used = False, 0.0
         bound = ROOM if self.is_full else FULL
         self._tell(is_refused or (self.used >= bound and not evicts))
+
+    def _tell_refusal(self, refusal: str) -> None:
+        if refusal and not self.refusal:
+            _log.error("redis refuses writes", server=self.url, error=refusal)
+        elif self.refusal and not refusal:
+            _log.info("redis takes writes again", server=self.url)
+        self.refusal = refusal
 
     def _tell(self, is_full: bool) -> None:
         if is_full == self.is_full:
@@ -84,11 +109,13 @@ class MemoryWatch:
 
     def __init__(self, targets: Sequence[RedisTarget], *, prefix: str, node_id: str, metrics: Metrics) -> None:
         self._targets = targets
-        self._key = f"{node_key(prefix, node_id)}:probe"
+        self._prefix = prefix
+        self._node_id = node_id
         self._metrics = metrics
         self._servers: dict[object, _Server] = {}
         self._task: asyncio.Task[None] | None = None
         metrics.redis_full.set_function(lambda: float(self.is_full))
+        metrics.redis_refusing.set_function(lambda: float(bool(self.refusal)))
         metrics.redis_memory_used.set_function(
             lambda: max((server.used for server in self._servers.values()), default=0.0)
         )
@@ -97,6 +124,11 @@ class MemoryWatch:
     def is_full(self) -> bool:
         """True while one of the servers takes no writes for want of memory."""
         return any(server.is_full for server in self._servers.values())
+
+    @property
+    def refusal(self) -> str:
+        """Why one of the servers refuses writes, though it has room; empty: none does."""
+        return next((server.refusal for server in self._servers.values() if server.refusal), "")
 
     async def __aenter__(self) -> Self:
         """Begin; returns at once, whether Redis is there or not."""
@@ -125,29 +157,47 @@ class MemoryWatch:
 
     async def _look(self, server: _Server) -> None:
         try:
-            await server.look(self._key)
+            await server.look()
         except (RedisError, OSError, DialError):
             pass  # the canary tells when it is away
 
+    def _key_on(self, shard: Shard) -> str:
+        """Find a key of one of a shard's slots; the one that it had, if that is there still."""
+        known = self._servers.get(shard.primary)
+        if known is not None and shard.has(slot_of(known.key.encode())):
+            return known.key
+        name = sharded_canary_name(self._prefix, self._node_id, lambda each: shard.has(slot_of(each)))
+        return f"{name.decode()}:probe"
+
     async def _find(self) -> None:
         """Learn which servers there are."""
-        found: dict[object, RedisTarget] = {}
+        found: dict[object, tuple[RedisTarget, str]] = {}
         for target in self._targets:
             cluster = target.cluster
             if cluster is None:
-                found[target.safe_url] = target
+                found[target.safe_url] = (target, f"{node_key(self._prefix, self._node_id)}:probe")
                 continue
             try:
                 await cluster.look(max_age_s=10 * INTERVAL_S)
             except DialError:
                 return
-            found |= {shard.primary: cluster.server(shard.primary) for shard in cluster.shards}
+            for shard in cluster.shards:
+                found[shard.primary] = (cluster.server(shard.primary), self._key_on(shard))
         for name in self._servers.keys() - found.keys():
             await self._servers.pop(name).client.aclose()
         for name in found.keys() - self._servers.keys():
-            is_alone = all(target.cluster is None for target in self._targets)
-            self._servers[name] = _Server(found[name], has_probe=is_alone)
+            target, key = found[name]
+            self._servers[name] = _Server(target, key=key)
+        for place, (_, key) in found.items():
+            self._servers[place].key = key
 
 
 def _is_oom(error: RedisError) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or str(error).startswith(("OOM", "command not allowed when used"))
+
+
+def _refusal(error: RedisError) -> str:
+    """Tell why a write was refused for another reason than memory; empty: it was not, or not for long."""
+    text = str(error)
+    is_refusal = isinstance(error, NoPermissionError | ReadOnlyError) or text.startswith(_REFUSALS)
+    return text[:200] if is_refusal or "can't run this command" in text else ""

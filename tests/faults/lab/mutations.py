@@ -464,8 +464,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="refused writes",
         file="gateway/redis/memory_watch.py",
-        old="                is_refused = True",
-        new="                is_refused = False",
+        old="is_refused, refusal = _is_oom(error), _refusal(error)",
+        new="is_refused, refusal = False, _refusal(error)",
         argv=_test("tests/cluster/test_stored_bytes.py", "test_a_refused_write_is_enough"),
     ),
     Mutation(
@@ -651,6 +651,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         old="if asyncio.get_running_loop().time() < self._contest_until:",
         new="if False:",
         argv=_test("tests/faults/test_leases.py", "test_a_name_of_an_older_copy_is_waited_for and redis"),
+    ),
+    Mutation(
+        guard="readiness by what services write",
+        file="gateway/http/ops.py",
+        old='        reasons += ["redis_refuses"] * bool(refusal := node.redis_refusal())\n',
+        new='        refusal = ""\n',
+        argv=_test("tests/cluster/test_stored_bytes.py", "test_a_redis_that_refuses_writes and replica"),
     ),
     Mutation(
         guard="sightings by who can renew",
