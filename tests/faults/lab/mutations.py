@@ -529,7 +529,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         file=f"{_SCRIPTS}/read.lua",
         old="#fields[6] <= payload_max_bytes and fields[6]",
         new="fields[6]",
-        argv=_test("tests/cluster/test_channel_rules.py", "an_entry_of_17_mib"),
+        argv=_fault("oversize"),
     ),
     Mutation(
         guard="bound of a page",  # it ends before the entry that is too much, not behind it

@@ -5,17 +5,23 @@ import random
 import signal
 import sys
 
+from redis.exceptions import ResponseError
+
+from snorky.aio import Client, Message
 from tests.faults.lab.plan import PREFIX
 from tests.faults.lab.source import RedisSource
 from tests.faults.lab.trial import Fault, Trial
 from tests.support.nodes import Process
 from tests.support.proxy import FaultProxy
+from tests.support.tools import ROOT
 
 __all__ = ["PUBLISHER_FAULTS"]
 
 KEYS = 10_000
 AT_ONCE = 40
 LOSS_EVERY = 250  # acknowledgements: 39 lost replies, each with what was sent behind it
+LARGE_CHANNEL = "once:large"
+LARGE_HEALED_WITHIN_S = 10.0
 ONCE_CHANNEL = "once:replies"  # a rule of its own: nothing is trimmed
 DEADLINE_S = 60.0
 NUMBERS = 4_000  # of the job that is killed
@@ -66,6 +72,29 @@ async def lose_replies(trial: Trial) -> None:
     trial.expect(attempts > KEYS, "no reply was lost: nothing was tried")
 
 
+async def publish_17_mib(trial: Trial) -> None:
+    """Try it by the function; keep it as an earlier version's function did; then have every node read its histories."""
+    lab = trial.lab
+    assert lab.redis is not None and lab.proxy is not None
+    name = f"{PREFIX}:{{pubsub:{LARGE_CHANNEL}}}"
+    large = b'"' + b"x" * (17 << 20) + b'"'
+    script = (ROOT / "gateway/redis/scripts/publish.lua").read_text().partition("\n")[2]
+    async with lab.redis.client() as redis, Client(lab.url()) as reader:
+        async with asyncio.timeout(DEADLINE_S), reader.subscribe(LARGE_CHANNEL, recover=True) as kept:
+            try:
+                await redis.execute_command("FCALL", "snorky_publish", 1, name, large)
+                trial.expect(False, "the function took 17 MiB")
+            except ResponseError as error:
+                trial.figure(str(error))
+            entropy = f"{lab.rng.getrandbits(128):032x}"
+            words = (name, large, entropy, "0", "600000", "86400000", "1000")
+            await redis.eval(script, 2, f"{name}:position", f"{name}:history", *words)
+            lab.proxy.cut()
+            trial.ended()
+            event = await anext(kept)
+            trial.expect(isinstance(event, Message) and event.is_tombstone, f"no tombstone: {str(event)[:200]}")
+
+
 async def die(trial: Trial) -> None:
     """SIGKILL a job in the middle of its calls, again and again; the next one begins a little before where it was."""
     lab = trial.lab
@@ -110,6 +139,14 @@ async def _live(words: tuple[str, ...], told: dict[int, set[str]], life_s: float
 
 
 PUBLISHER_FAULTS = (
+    Fault(
+        key="oversize",
+        name="17 MiB on a channel with a history",
+        users_see="a tombstone there",
+        inject=publish_17_mib,
+        healed_within_s=LARGE_HEALED_WITHIN_S,
+        needs_history=True,
+    ),
     Fault(
         key="replies",
         name="publisher retries, replies dropped",
