@@ -16,6 +16,7 @@ COUNTED = {  # gauges of things have no unit; process_ names are the client libr
     "snorky_channels",
     "snorky_redis_deaf",
     "snorky_redis_library_unusable",
+    "snorky_redis_full",
     "snorky_redis_refusing",
     "snorky_connections_limit",
     "snorky_draining",
