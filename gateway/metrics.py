@@ -115,6 +115,9 @@ class Metrics:
         for reason in ("missing", "older", "foreign"):
             self.library_repairs.labels(reason)  # an alert sees the first increase too
         self.library_unusable = gauge("redis_library_unusable", "1 while this node cannot load the function library.")
+        self.nodes_incompatible = gauge(
+            "nodes_incompatible", "Living nodes whose version and this one's do not understand each other."
+        )
         self.unkept_publications = counter(
             "unkept_publications_total", "Publications without a position on channels that keep a history."
         )

@@ -71,7 +71,7 @@ async def running_node(
             watch = await stack.enter_async_context(topology.memory_watch(metrics))
             node.is_redis_full = lambda: watch.is_full
             node.redis_refusal = lambda: watch.refusal
-            for heartbeat in topology.heartbeats(lambda: _state(node, public_url)):
+            for heartbeat in topology.heartbeats(lambda: _state(node, public_url), metrics):
                 await stack.enter_async_context(heartbeat)
         yield node
 

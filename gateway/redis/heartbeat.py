@@ -23,7 +23,7 @@ __all__ = ["Heartbeat", "NodeState", "read_all_nodes", "read_nodes"]
 
 INTERVAL_S = 2.0
 TTL_S = 8.0  # three beats may fail
-SWEEP_EVERY = 30  # beats; with nobody reading, ids of the dead would stay
+LOOK_EVERY = 5  # beats; it also removes ids of the dead
 
 _log = structlog.get_logger("snorky.redis")
 
@@ -37,7 +37,10 @@ class NodeState:
 
 
 class Heartbeat:
-    """Writes one node's state while entered. state: called for each beat; must return JSON values, and quickly."""
+    """Writes one node's state while entered, and reads those of all nodes from time to time.
+
+    state: called for each beat; must return JSON values, and quickly. on_nodes: called with all living nodes.
+    """
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class Heartbeat:
         prefix: str,
         node_id: str,
         state: Callable[[], Mapping[str, object]],
+        on_nodes: Callable[[Sequence[NodeState]], None] | None = None,
         interval_s: float = INTERVAL_S,
         ttl_s: float = TTL_S,
     ) -> None:
@@ -53,6 +57,7 @@ class Heartbeat:
         self._prefix = prefix
         self._node_id = node_id
         self._state = state
+        self._on_nodes = on_nodes
         self._interval_s = interval_s
         self._ttl_ms = round(ttl_s * 1000)
         self._task: asyncio.Task[None] | None = None
@@ -88,8 +93,10 @@ class Heartbeat:
             began = loop.time()
             try:
                 await self._beat()
-                if beats % SWEEP_EVERY == SWEEP_EVERY - 1:
-                    await read_nodes(self._client, self._prefix)
+                if beats % LOOK_EVERY == 0:
+                    nodes = await read_nodes(self._client, self._prefix)
+                    if self._on_nodes is not None:
+                        self._on_nodes(nodes)
             except Exception as error:  # the top of a task; also a state() that fails must not end the beats
                 if not is_failing:
                     _log.warning("heartbeat fails", error=str(error) or repr(error))

@@ -11,6 +11,7 @@ from gateway.redis.names import nodes_key, rules_key
 from gateway.redis.probe import RedisReport
 from gateway.redis.rule_tables import RuleTables, write_table
 from gateway.redis.target import RedisTarget
+from gateway.redis.versions import WIRE, foreign_nodes
 from gateway.redis.wire import DialError
 from gateway.rules import Rules, digest_of
 
@@ -45,6 +46,12 @@ async def inspect_rules(target: RedisTarget, prefix: str, rules: Mapping[str, Ru
         report.problems.append(problem)
     elif is_cluster and text and any(lines_in(each).get(prefix) != quote(text) for each in libraries):
         report.problems.append(f"a server of the Cluster has other channel rules than the nodes promise: {_REMEDY}")
+    if foreign := foreign_nodes(nodes):
+        shown = ", ".join(f"{node_id} ({wire})" for node_id, wire in sorted(foreign.items())[:10])
+        report.problems.append(
+            f"nodes whose version and this one's (wire {WIRE}) do not understand each other: {shown}; stop them before "
+            "this version starts, or give it another prefix or database"
+        )
     if found in (Found.OLDER, Found.FOREIGN) and not text:
         report.notes.append(f"the function library in Redis is {found.value}: a node of this version replaces it")
     if text and not _has(text, rules):

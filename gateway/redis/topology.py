@@ -23,6 +23,7 @@ from gateway.redis.spread_directory import SpreadDirectory, tag_of
 from gateway.redis.spread_history import SpreadHistory
 from gateway.redis.spread_revocations import SpreadRevocations
 from gateway.redis.target import RedisTarget
+from gateway.redis.versions import Versions, said
 from gateway.revocation import Revocations
 from gateway.settings import PAYLOAD_MAX_BYTES
 
@@ -133,7 +134,17 @@ class Topology:
         """Make what looks whether Redis has room for writes."""
         return MemoryWatch(tuple(self.targets), prefix=self.prefix, node_id=self.node_id, metrics=metrics)
 
-    def heartbeats(self, state: Callable[[], Mapping[str, object]]) -> Sequence[Heartbeat]:
-        """Make what tells others of the node, one for each Redis. state: see Heartbeat."""
+    def heartbeats(self, state: Callable[[], Mapping[str, object]], metrics: Metrics) -> Sequence[Heartbeat]:
+        """Make what tells others of the node and its version, one for each Redis. state: see Heartbeat."""
+        versions = Versions(metrics)
         targets = [target.of(nodes_key(self.prefix)) for target in self.targets]
-        return [Heartbeat(target, prefix=self.prefix, node_id=self.node_id, state=state) for target in targets]
+        return [
+            Heartbeat(
+                target,
+                prefix=self.prefix,
+                node_id=self.node_id,
+                state=lambda: {**state(), **said()},
+                on_nodes=versions.see if target is targets[0] else None,
+            )
+            for target in targets
+        ]

@@ -218,6 +218,21 @@ async def test_what_a_stray_node_publishes_is_kept_as_the_others_promise(town: T
     assert [fields[b"d"] for _, fields in await town.client.xrange(f"{NAME}:history")] == [b"7"]
 
 
+async def test_nodes_of_an_incompatible_version_are_logged_counted_and_found_by_check(town: Town) -> None:
+    await town.client.sadd("snorky:{nodes}", "old")
+    await town.client.set("snorky:{nodes}:old", '{"version": "0.0.9"}', px=60_000)
+
+    async def is_seen() -> bool:
+        seen = [await node.metric("snorky_nodes_incompatible") for node in town.nodes]
+        return seen == [1, 1]
+
+    await eventually(is_seen, within_s=30, what="both nodes have seen it")
+    for node in town.nodes:
+        assert node.log.count("nodes of an incompatible version") == 1
+    code, text = await town.check()
+    assert code == 1 and "do not understand each other: old (1)" in text, text
+
+
 async def test_check_ends_with_1_while_the_library_is_not_the_nodes(town: Town) -> None:
     assert (await town.check())[0] == 0
     for node in town.nodes:

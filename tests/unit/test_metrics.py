@@ -9,15 +9,16 @@ from gateway import InfoService, Metrics
 from services.pubsub import PubSubService
 from tests.support.clients import House, house, settle
 
-UNITS = ("_seconds", "_bytes", "_total", "_info")
+UNITS = ("_seconds", "_bytes", "_total", "_info", "_ratio")
 COUNTED = {  # gauges of things have no unit; process_ names are the client library's own
     "snorky_connections",
     "snorky_subscriptions",
     "snorky_channels",
     "snorky_redis_deaf",
-    "snorky_redis_library_unusable",
     "snorky_redis_full",
+    "snorky_redis_library_unusable",
     "snorky_redis_refusing",
+    "snorky_nodes_incompatible",
     "snorky_connections_limit",
     "snorky_draining",
 }

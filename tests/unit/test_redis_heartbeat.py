@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from gateway.metrics import Metrics
 from gateway.redis import EmbeddedServer, Heartbeat, RedisTarget, read_nodes
+from gateway.redis.heartbeat import NodeState
 from gateway.redis.names import node_key, nodes_key
+from gateway.redis.versions import OLDEST, WIRE, Versions, foreign_nodes
+from gateway.redis.versions import said as versions_said
 from tests.support.redis_servers import require
 from tests.support.tools import eventually
 
@@ -121,3 +126,46 @@ async def test_stop_ends_a_beat_that_swallows_its_cancellation(monkeypatch: pyte
     async with asyncio.timeout(5.0):
         async with Heartbeat(nowhere, prefix="test", node_id="n1", state=dict, interval_s=0.05):
             await beating.wait()
+
+
+def state_of(node_id: str, **said: object) -> NodeState:
+    return NodeState(node_id, said)
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [
+        ({"wire": WIRE, "wire_oldest": OLDEST}, True),
+        ({"wire": WIRE + 1, "wire_oldest": WIRE}, True),  # the next release
+        ({"wire": OLDEST, "wire_oldest": OLDEST - 1}, True),
+        ({"wire": WIRE + 2, "wire_oldest": WIRE + 1}, False),
+        ({"wire": OLDEST - 1, "wire_oldest": OLDEST - 1}, False),
+        ({}, False),  # before versions were said
+        ({"wire": "2", "wire_oldest": True}, False),
+    ],
+)
+def test_versions_fit_if_each_reads_what_the_other_writes(said: dict[str, object], fits: bool) -> None:
+    assert (foreign_nodes([state_of("a", **said)]) == {}) is fits
+
+
+async def test_a_node_of_a_version_that_does_not_fit_is_logged_once_and_shown(target: RedisTarget, client: Any) -> None:
+    metrics = Metrics()
+    versions = Versions(metrics)
+
+    def shown() -> float | None:
+        return metrics.registry.get_sample_value("snorky_nodes_incompatible")
+
+    with capture_logs() as logs:
+        async with contextlib.AsyncExitStack() as stack:
+            old = Heartbeat(target, prefix=PREFIX, node_id="old", state=dict, interval_s=0.05)
+            new = Heartbeat(
+                target, prefix=PREFIX, node_id="new", state=versions_said, on_nodes=versions.see, interval_s=0.02
+            )
+            await stack.enter_async_context(new)
+            async with old:
+                await eventually(lambda: asyncio.sleep(0, shown() == 1), within_s=5, what="the old node is seen")
+                versions.see(await read_nodes(client, PREFIX))
+            await eventually(lambda: asyncio.sleep(0, shown() == 0), within_s=5, what="it has gone")
+    events = [log for log in logs if "incompatible version" in log["event"]]
+    assert [log["log_level"] for log in events] == ["warning", "info"]
+    assert events[0]["nodes"] == {"old": 1}

@@ -104,6 +104,20 @@ MUTATIONS: tuple[Mutation, ...] = (
         argv=_test("tests/unit/test_lists_and_notices.py", "test_differences_are_not_told"),
     ),
     Mutation(
+        guard="versions on one Redis",
+        file="gateway/redis/versions.py",
+        old="        if wire < OLDEST or oldest > WIRE:\n",
+        new="        if False:\n",
+        argv=_test("tests/unit/test_redis_heartbeat.py", "versions_fit_if_each"),
+    ),
+    Mutation(
+        guard="versions in check",
+        file="gateway/redis/rules_probe.py",
+        old="    if foreign := foreign_nodes(nodes):\n",
+        new="    if foreign := foreign_nodes([]):\n",
+        argv=_test("tests/cluster/test_shared_redis.py", "found_by_check"),
+    ),
+    Mutation(
         guard="rules of all nodes",  # else a node without rules takes away what the others promise
         file=f"{_SCRIPTS}/rules.lua",
         old="  if until_ms and tonumber(until_ms) > counted_ms then\n",
