@@ -3,6 +3,7 @@
 Rules:
 - It is renewed every 2 s and ends 8 s after the last time, by the clock of Redis. One that has ended is simply
   renewed under the same incarnation: while Redis stood still, everybody's did.
+- A clock of Redis that is set back makes no lease longer: each renewal shortens those that end later than it does.
 - Only a reaper's claim fences. Then the node takes a new incarnation, at once.
 - Redis that does not know a lease which it was told of has lost its state.
 - `is_held` counts from when a renewal was sent, by this node's clock: never longer than Redis counts.
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import structlog
 
 from gateway.errors import BrokerUnavailable
-from gateway.redis.names import claim_key, leases_key
+from gateway.redis.names import claim_key, leases_key, reaped_key
 from gateway.redis.scripting import Call, Scripts
 
 __all__ = ["Lease", "Timings"]
@@ -129,9 +130,10 @@ class Lease:
 
     async def _renew(self) -> None:
         sent_at = asyncio.get_running_loop().time()
-        keys = [leases_key(self._prefix), claim_key(self._prefix, self.owner)]
-        ttl_ms = b"%d" % round(self._timings.ttl_s * 1000)
-        (status,) = await self._scripts.run(Call("renew", keys, [self.owner.encode(), ttl_ms]))
+        keys = [leases_key(self._prefix), claim_key(self._prefix, self.owner), reaped_key(self._prefix)]
+        longest_s = max(self._timings.sweep_s, self._timings.hold_s)
+        times = [b"%d" % round(seconds * 1000) for seconds in (self._timings.ttl_s, longest_s)]
+        (status,) = await self._scripts.run(Call("renew", keys, [self.owner.encode(), *times]))
         # A claim does not stand for ever: who was away for longer than that cannot know whether it was fenced.
         last = self._renewed_at
         is_forgotten = status == b"new" and last is not None and sent_at - last > self._timings.claim_ttl_s / 2

@@ -17,7 +17,7 @@ from gateway.directory import Member, Owner
 from gateway.errors import BrokerUnavailable, ConnectionClosed
 from gateway.redis import Timings
 from gateway.redis.estate import Place
-from gateway.redis.names import names_key, owned_key
+from gateway.redis.names import leases_key, names_key, owned_key, reaped_key
 from gateway.redis.wire import command
 from tests.support.brokers import PREFIX
 from tests.support.directories import FAST, FakeNode, RedisTestCluster, open_cluster
@@ -401,6 +401,24 @@ async def test_a_pause_of_redis_kills_nobody(cluster: RedisTestCluster, timings:
     assert [node.directory.incarnation for node in nodes] == incarnations
     assert await nodes[0].enter(ROOM, 100, "afterwards")
     assert len(await nodes[1].directory.members(ROOM)) == 61
+
+
+async def test_who_died_before_the_clock_of_redis_was_set_back_is_reaped_in_time(
+    cluster: RedisTestCluster, timings: Timings
+) -> None:
+    """By a clock that is an hour behind, its lease ends in an hour; that of a dead one that is swept, too."""
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, b, 3)
+    owner = f"b:{b.directory.incarnation}"
+    await cluster.crash(b)
+    async with cluster.client() as client:
+        (ends_ms,) = await client.zmscore(leases_key(PREFIX), [owner])
+        assert await client.zadd(leases_key(PREFIX), {owner: ends_ms + 3_600_000}, xx=True, ch=True)
+        await client.zadd(reaped_key(PREFIX), {"c:1": ends_ms + 3_600_000})
+        await cluster.until(lambda: told(cluster, "left") == each_once("left", "b", 3), within_s=15)
+        assert not await a.directory.members(ROOM)
+        (due_ms,) = await client.zmscore(reaped_key(PREFIX), ["c:1"])
+        assert due_ms is None or due_ms < ends_ms + 1_800_000
 
 
 async def test_redis_that_answers_and_refuses_writes_kills_nobody(cluster: RedisTestCluster, timings: Timings) -> None:

@@ -674,6 +674,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         argv=_test("tests/cluster/test_stored_bytes.py", "test_a_redis_that_refuses_writes and replica"),
     ),
     Mutation(
+        guard="leases under a clock that was set back",
+        file=f"{_SCRIPTS}/renew.lua",
+        old="bound(KEYS[1], until_ms)\n",
+        new="",
+        argv=_test("tests/faults/test_leases.py", "test_who_died_before_the_clock and redis"),
+    ),
+    Mutation(
         guard="sightings by who can renew",
         file="gateway/redis/reaper.py",
         old="if self._lease.is_failing or not self._lease.is_held:",
