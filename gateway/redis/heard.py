@@ -45,10 +45,14 @@ class HeardChannel:
 
 
 class Read(dict[bytes, Callable[[bytes], None]]):
-    """One read: what takes the next payload of a Redis name. batch: what was taken, by channel, in order."""
+    """One read: what takes the next payload of a Redis name. In nearly all only one of a channel's names occurs.
+
+    Then nothing is done per payload but to append it, and the list is looked through at once, by its greatest.
+    """
 
     def __init__(self, by_name: Mapping[bytes, HeardChannel], on_forged: Callable[[HeardChannel], None]) -> None:
-        self.batch: dict[HeardChannel, list[bytes]] = {}
+        self._batch: dict[HeardChannel, list[bytes]] = {}
+        self._unchecked: dict[HeardChannel, list[bytes]] = {}  # of these: all from the name that is open to publishers
         self._by_name = by_name
         self._on_forged = on_forged
 
@@ -57,12 +61,33 @@ class Read(dict[bytes, Callable[[bytes], None]]):
         if channel is None:
             take: Callable[[bytes], None] = _ignore
         else:
-            payloads = self.batch.setdefault(channel, [])  # the same for both names: their order is kept
-            take = payloads.append if name == channel.names[-1] else self._open(channel, payloads)
+            is_open, is_first = name != channel.names[-1], channel not in self._batch
+            payloads = self._batch.setdefault(channel, [])  # the same for both names: their order is kept
+            take = self._checking(channel, payloads) if is_open and not is_first else payloads.append
+            if is_open and is_first:
+                self._unchecked[channel] = payloads
+            elif not is_first and not is_open:
+                self._check(channel)
+                self[channel.names[0]] = self._checking(channel, payloads)
         self[name] = take
         return take
 
-    def _open(self, channel: HeardChannel, payloads: list[bytes]) -> Callable[[bytes], None]:
+    def batch(self) -> Mapping[HeardChannel, list[bytes]]:
+        """Give what was taken, by channel, in order."""
+        for channel, payloads in tuple(self._unchecked.items()):
+            if max(payloads) >= MARK:  # at least one begins with that byte, or a greater one
+                self._check(channel)
+        return self._batch
+
+    def _check(self, channel: HeardChannel) -> None:
+        payloads = self._unchecked.pop(channel)
+        taken = payloads[:]
+        payloads.clear()
+        take = self._checking(channel, payloads)
+        for data in taken:
+            take(data)
+
+    def _checking(self, channel: HeardChannel, payloads: list[bytes]) -> Callable[[bytes], None]:
         """Make what takes from a name that is open to publishers."""
 
         def take(data: bytes) -> None:

@@ -299,8 +299,8 @@ class Subscriber:
                     read[reply[1]](reply[2])
                 else:
                     self._on_answer(reply)
-            if read.batch:
-                self._hand_out(read.batch)
+            if read:
+                self._hand_out(read.batch())
         except TypeError as error:  # a name that is a list, a payload that is a number: not from a Redis
             raise WireError(f"not a Redis: {error}") from error
         if self.is_whole and not was_whole:
