@@ -141,7 +141,7 @@ export class Client {
    * position (`info.position`, `subscription.position`) instead of true: from there on, for a page that was reloaded.
    *
    * Throws TypeError, RangeError if the channel is no JSON, has no canonical form, or one of more than 255 bytes; or if a
-   * position is given for a channel that has handlers: those stand where they stand.
+   * position is given for a channel that has handlers: these have a position already.
    *
    * @param {any} channel any JSON entity @param {MessageHandler} handler
    * @param {{service?: string, recover?: boolean | string | null}} [options]
@@ -274,7 +274,7 @@ function endText(code, reason) {
   return code === ABNORMAL ? reason : `The server has ended the connection for good: ${code} ${reason}`.trimEnd();
 }
 
-/** What an event tells of a refused handshake. @param {import("./refusal.js").Refusal | null} refusal */
+/** The fields of an event that describe a refused handshake. @param {import("./refusal.js").Refusal | null} refusal */
 function why(refusal) {
   if (refusal === null) return {};
   const { text, status } = refusal;

@@ -230,7 +230,7 @@ export class Connection {
   }
 
   /**
-   * After 1009 the largest call was too large, and is told so: sent again, it would end the next connection.
+   * After 1009 the largest call is rejected as too large: sent again, it would end the next connection.
    *
    * @param {number} code @param {string} reason
    */

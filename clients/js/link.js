@@ -32,7 +32,7 @@ import { Token } from "./token.js";
  * @property {(delayMs: number, attempt: number, refusal: Refusal | null) => void} onWaiting refusal: of the last handshake,
  *   if it was refused and it is known why
  * @property {(graceMs: number) => void} onMoving
- * @property {(session: Session) => void} onSessionEnd any session, before its calls are heard to be rejected
+ * @property {(session: Session) => void} onSessionEnd any session, before its calls are rejected
  * @property {(code: number, reason: string, status: number | null) => void} onEnd there will be no other. status: of the
  *   handshake that was refused
  */

@@ -9,7 +9,7 @@
  * - What the server did not take, and says that trying again helps (`retryAfterMs`), is sent again with or without a key.
  * - They go out in the order of the calls, and again in that order; a new connection gets nothing while the old one owes
  *   answers. Only what the server itself put off may come behind others that were on their way by then.
- * - What the server would refuse is refused at the call, and takes no place.
+ * - A message that the server would refuse is refused at the call, and takes no place.
  * - What is kept is bounded in number, bytes and age. Beyond that the call rejects: at once, or when its time is over.
  *   Nothing is dropped without a word.
  */
