@@ -6,7 +6,7 @@
     journal.py    what is written down; checker.py judges it (pure); figures.py measures it (pure)
     faults/       one function for each row of the table of promises
     campaign.py   runs rows in one lab and judges each; table.py prints; chaos.py, soak.py: long modes
-    mutations.py  takes one guard out of the gateway at a time and sees its row turn red
+    mutations/    takes one guard out of the gateway at a time and sees its row turn red
 
     python -m tests.faults.lab faults|chaos|soak --help
 

@@ -1,0 +1,29 @@
+"""Guards of the gateway, each with what must turn red without it; one table for each room of the house.
+
+    python -m tests.faults.lab.mutations [--only NAME ...]
+
+A guard is found by its exact text: one that is no longer there is an error, so that the tables cannot rot.
+"""
+
+from tests.faults.lab.mutations.clients import CLIENTS_MUTATIONS
+from tests.faults.lab.mutations.gateway import GATEWAY_MUTATIONS
+from tests.faults.lab.mutations.http import HTTP_MUTATIONS
+from tests.faults.lab.mutations.mutation import Mutation, mutate
+from tests.faults.lab.mutations.process import PROCESS_MUTATIONS
+from tests.faults.lab.mutations.redis import REDIS_MUTATIONS
+from tests.faults.lab.mutations.scripts import SCRIPTS_MUTATIONS
+from tests.faults.lab.mutations.services import SERVICES_MUTATIONS
+from tests.faults.lab.mutations.sockjs import SOCKJS_MUTATIONS
+
+__all__ = ["MUTATIONS", "Mutation", "mutate"]
+
+MUTATIONS: tuple[Mutation, ...] = (
+    *GATEWAY_MUTATIONS,
+    *REDIS_MUTATIONS,
+    *SCRIPTS_MUTATIONS,
+    *HTTP_MUTATIONS,
+    *SOCKJS_MUTATIONS,
+    *SERVICES_MUTATIONS,
+    *CLIENTS_MUTATIONS,
+    *PROCESS_MUTATIONS,
+)

@@ -1,0 +1,62 @@
+"""Takes one guard out of the gateway at a time, in a copy of the tree, and runs what must turn red: a row, or a test.
+
+    python -m tests.faults.lab.mutations [--only NAME ...]
+
+The exit code is 1 if something stayed as it was.
+"""
+
+import argparse
+import asyncio
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.faults.lab.mutations import MUTATIONS, Mutation, mutate
+from tests.support.nodes import Process
+from tests.support.tools import ROOT
+
+__all__ = ["main", "turns_red"]
+
+RUN_WITHIN_S = 240.0
+_LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "node_modules", "__pycache__", ".*_cache", ".hypothesis", "build")
+
+
+async def turns_red(mutation: Mutation) -> tuple[bool, str]:
+    """Run the row without its guard; returns whether it failed, and what it said last."""
+    with tempfile.TemporaryDirectory(prefix="mutation-") as directory:
+        tree = Path(directory) / "tree"
+        shutil.copytree(ROOT, tree, ignore=_LEFT_OUT)
+        mutate(tree, mutation)
+        process = Process([sys.executable, *mutation.argv], cwd=tree)
+        try:
+            code = await process.wait(RUN_WITHIN_S)
+        except TimeoutError:
+            return True, f"did not end within {RUN_WITHIN_S:g} s"
+        finally:
+            await process.close()
+    broken = [line.strip() for line in process.log.splitlines() if "BROKEN:" in line or line.startswith("E  ")]
+    return code == 1 and bool(broken), (broken or process.log.strip().splitlines() or [""])[0]
+
+
+async def main(chosen: list[Mutation]) -> int:
+    """Run these, tell each."""
+    stayed = 0
+    width = max(len(mutation.guard) for mutation in chosen)
+    for mutation in chosen:
+        began_s = time.monotonic()
+        is_red, said = await turns_red(mutation)
+        stayed += not is_red
+        state = "red" if is_red else "STAYED"
+        took_s = time.monotonic() - began_s
+        print(f"{mutation.guard:<{width}}  {state:<6}  {took_s:3.0f} s  {mutation.row}: {said[:110]}", flush=True)
+    return int(stayed > 0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.lab.mutations")
+    names = [mutation.guard for mutation in MUTATIONS]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="GUARD", help=", ".join(names))
+    only = parser.parse_args().only or names
+    sys.exit(asyncio.run(main([mutation for mutation in MUTATIONS if mutation.guard in only])))

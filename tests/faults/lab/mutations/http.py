@@ -1,0 +1,120 @@
+"""Guards of the HTTP side: handshakes, WebSocket, the backend door, operations."""
+
+from tests.faults.lab.mutations.mutation import Mutation, test
+
+__all__ = ["HTTP_MUTATIONS"]
+
+HTTP_MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        guard="frames behind a close",
+        file="gateway/http/websocket.py",
+        old="                self._count_frame()\n                return  # RFC",
+        new="                return  # RFC",
+        argv=test("tests/unit/test_flood.py", "test_what_comes_behind_our_close"),
+    ),
+    Mutation(
+        guard="handshakes of an address",
+        file="gateway/http/admission.py",
+        old="if not self._knocks.take(site_of(ip)):",
+        new="if False:",
+        argv=test("tests/unit/test_flood.py", "test_an_address_that_connects_too_often"),
+    ),
+    Mutation(
+        guard="messages that never end",
+        file="gateway/http/websocket.py",
+        old="elif is_new and not self._connection.is_closed:",
+        new="elif False:",
+        argv=test("tests/unit/test_flood.py", "test_a_message_that_never_ends"),
+    ),
+    Mutation(
+        guard="readiness of a full redis",
+        file="gateway/http/ops.py",
+        old='        reasons += ["redis_full"] * node.is_redis_full()\n',
+        new="",
+        argv=test("tests/cluster/test_stored_bytes.py", "test_a_full_redis_makes_nodes_unready"),
+    ),
+    Mutation(
+        guard="readiness by what services write",
+        file="gateway/http/ops.py",
+        old='        reasons += ["redis_refuses"] * bool(refusal := node.redis_refusal())\n',
+        new='        refusal = ""\n',
+        argv=test("tests/cluster/test_stored_bytes.py", "test_a_redis_that_refuses_writes and replica"),
+    ),
+    Mutation(
+        guard="room at the other end",  # a proxy with a deep buffer makes some seldom
+        file="gateway/http/progress.py",
+        old="bool(unacked) or probes > _PROBES_MAX",
+        new="bool(unacked or transport.get_write_buffer_size())",
+        argv=test("tests/unit/test_progress.py", "test_what_waits_for_room"),
+    ),
+    Mutation(
+        guard="acknowledged bytes as a sign of life",
+        file="gateway/http/progress.py",
+        old="        return self._credit_s > 0",
+        new="        return False",
+        argv=test("tests/unit/test_websocket.py", "test_a_client_on_a_slow_line_is_not_cut_while_it_takes"),
+    ),
+    Mutation(
+        guard="a ping to a silent client",
+        file="gateway/http/websocket.py",
+        old="            self._connection.write(PING_FRAME)  # if the line dies now, this stays unacknowledged",
+        new="            pass",
+        argv=test("tests/unit/test_websocket.py", "test_a_silent_client_is_pinged_again"),
+    ),
+    Mutation(
+        guard="a brake on wrong keys",
+        file="gateway/http/backend_door.py",
+        old='self._brake.wait_s(request.remote or "")',
+        new="0.0",
+        argv=test("tests/unit/test_backend.py", "test_wrong_keys_are_counted_logged_and_slowed"),
+    ),
+    Mutation(
+        guard="a key before the body",
+        file="gateway/http/backend_door.py",
+        old="                return await self._refuse_key(request)",
+        new="                await request.read()\n                return await self._refuse_key(request)",
+        argv=test("tests/unit/test_backend_door.py", "test_a_key_is_looked_at_before_the_body"),
+    ),
+    Mutation(
+        guard="pages by their Host",
+        file="gateway/http/backend_door.py",
+        old='    return "" if all(map(_is_local, hosts)) and len(hosts) < 2 else "host"',
+        new='    return ""',
+        argv=test("tests/unit/test_backend_door.py", "test_without_a_key_no_page_gets_anything"),
+    ),
+    Mutation(
+        guard="pages by Sec-Fetch-Site",
+        file="gateway/http/backend_door.py",
+        old='        return "fetch_site"',
+        new="        pass",
+        argv=test("tests/unit/test_backend_door.py", "test_without_a_key_no_page_gets_anything"),
+    ),
+    Mutation(
+        guard="ready line with workers",
+        file="gateway/http/workers.py",
+        old="        on_ready()\n",
+        new="",
+        argv=test("tests/cluster/test_start_stop.py", "between and workers"),
+    ),
+    Mutation(
+        guard="pages may read a refusal",
+        file="gateway/http/handler.py",
+        old="            headers |= SEEN_BY_PAGES\n",
+        new="",
+        argv=test("tests/unit/test_site.py", "test_a_page_may_read_why_it_was_refused"),
+    ),
+    Mutation(
+        guard="a page that asks is told of its origin",
+        file="gateway/http/handshake.py",
+        old='        check_origin(origin, headers.get("Host", ""), allowed_origins)  #',
+        new="        pass  #",
+        argv=test("tests/unit/test_site.py", "test_a_page_may_read_why_it_was_refused"),
+    ),
+    Mutation(
+        guard="last close code",  # the command line came back for ever after a refused token
+        file="gateway/http/client.py",
+        old="                if code in _FINAL_CODES:",
+        new="                if False:",
+        argv=test("tests/cluster/test_commands.py", "says_who_it_is"),
+    ),
+)

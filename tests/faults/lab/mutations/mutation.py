@@ -1,0 +1,49 @@
+"""Mutation: one guard of the gateway, how it is taken out, and what must turn red without it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["SCRIPTS", "Mutation", "fault", "mutate", "node_test", "test"]
+
+SCRIPTS: Final = "gateway/redis/scripts"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """One guard. file, old, new: what is taken out and what stands there instead. argv: what must fail without it."""
+
+    guard: str
+    file: str
+    old: str
+    new: str
+    argv: tuple[str, ...]
+
+    @property
+    def row(self) -> str:
+        """What must turn red, as a person would say it: the row's key, or the test's name."""
+        return self.argv[-1].removeprefix("test_").replace("_", " ")
+
+
+def fault(key: str) -> tuple[str, ...]:
+    """Run one row of the laboratory."""
+    return ("-m", "tests.faults.lab", "faults", "--small", "--only", key)
+
+
+def test(path: str, name: str) -> tuple[str, ...]:
+    """Run the tests of a file that match."""
+    return ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", path, "-k", name)
+
+
+def node_test(file: str) -> tuple[str, ...]:
+    """Run a file of tests of the JavaScript client."""
+    return ("-m", "tests.faults.lab.node_test", file)
+
+
+def mutate(tree: Path, mutation: Mutation) -> None:
+    """Take the guard out. Raises AssertionError: its text does not stand there exactly once."""
+    path = tree / mutation.file
+    text = path.read_text(encoding="utf-8")
+    count = text.count(mutation.old)
+    assert count == 1, f"{mutation.guard}: its text stands {count} times in {mutation.file}, not once:\n{mutation.old}"
+    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")

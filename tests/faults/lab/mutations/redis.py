@@ -1,0 +1,218 @@
+"""Guards between a node and Redis."""
+
+from tests.faults.lab.mutations.mutation import Mutation, fault, test
+
+__all__ = ["REDIS_MUTATIONS"]
+
+REDIS_MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        guard="versions on one Redis",
+        file="gateway/redis/versions.py",
+        old="        if wire < OLDEST or oldest > WIRE:\n",
+        new="        if False:\n",
+        argv=test("tests/unit/test_redis_heartbeat.py", "versions_fit_if_each"),
+    ),
+    Mutation(
+        guard="versions in check",
+        file="gateway/redis/rules_probe.py",
+        old="    if foreign := foreign_nodes(nodes):\n",
+        new="    if foreign := foreign_nodes([]):\n",
+        argv=test("tests/cluster/test_shared_redis.py", "found_by_check"),
+    ),
+    Mutation(
+        guard="digest of the library",
+        file="gateway/redis/library_text.py",
+        old="    if told is None or not end or sha1_of(body) != told[1]:\n",
+        new="    if told is None or not end:\n",
+        argv=test("tests/contract/test_functions.py", "is_repaired_and_counted and redis-edited"),
+    ),
+    Mutation(
+        guard="library of a later format",
+        file="gateway/redis/functions.py",
+        old="        if found is Found.LATER:\n",
+        new="        if False:\n",
+        argv=test("tests/contract/test_functions.py", "later_format_is_left_alone and redis"),
+    ),
+    Mutation(
+        guard="library of a sibling",  # else nodes of two texts replace each other's without end
+        file="gateway/redis/functions.py",
+        old=" or (found is Found.SIBLING and self._has_loaded)",
+        new="",
+        argv=test("tests/contract/test_functions.py", "do_not_replace_each_other and redis"),
+    ),
+    Mutation(
+        guard="doubt after a foreign library",
+        file="gateway/redis/history.py",
+        old="        if self._functions.doubt:\n",
+        new="        if False:\n",
+        argv=test("tests/cluster/test_shared_redis.py", "acknowledged and older and library"),
+    ),
+    Mutation(
+        guard="library in check",
+        file="gateway/redis/rules_probe.py",
+        old="        report.problems.append(problem)\n",
+        new="        pass\n",
+        argv=test("tests/cluster/test_shared_redis.py", "check_ends_with_1"),
+    ),
+    Mutation(
+        guard="bytes counted again",  # before somebody is refused
+        file="gateway/redis/directory.py",
+        old="                    if await self._rosters.weigh(roster):\n                        continue\n",
+        new="",
+        argv=test("tests/contract/test_large_rosters.py", "test_bytes_are_counted_again"),
+    ),
+    Mutation(
+        guard="entered again of any size",
+        file="gateway/redis/rosters.py",
+        old='            b"0" if is_again else self._max_bytes,\n',
+        new="            self._max_bytes,\n",
+        argv=test("tests/contract/test_large_rosters.py", "test_what_a_node_holds_already"),
+    ),
+    Mutation(
+        guard="version behind the pages",
+        file="gateway/redis/rosters.py",
+        old='            if [each or b"" for each in now] == state:\n',
+        new="            if True:\n",
+        argv=test("tests/unit/test_redis_rosters.py", "test_a_large_roster_that_changed_meanwhile"),
+    ),
+    Mutation(
+        guard="bytes of a list of names",
+        file="gateway/redis/claims.py",
+        old="            if size > LIST_MAX_BYTES:\n",
+        new="            if False:\n",
+        argv=test("tests/contract/test_large_rosters.py", "test_many_names_are_listed and redis"),
+    ),
+    Mutation(
+        guard="rights in check",
+        file="gateway/redis/probe.py",
+        old="        await _permitted(client, prefix, report)\n        await _hear",
+        new="        await _hear",
+        argv=test("tests/e2e/test_redis_rights.py", "names_each"),
+    ),
+    Mutation(
+        guard="canary",
+        file="gateway/redis/canary.py",
+        old="        elif now - self._sent_at >= self._deadline_s:\n            self._on_missing(now)\n",
+        new="",
+        argv=fault("half-open"),
+    ),
+    Mutation(
+        guard="memory before it is full",
+        file="gateway/redis/memory_watch.py",
+        old="(self.used >= bound and not evicts)",
+        new="False",
+        argv=test("tests/cluster/test_stored_bytes.py", "test_a_full_redis_makes_nodes_unready"),
+    ),
+    Mutation(
+        guard="refused writes",
+        file="gateway/redis/memory_watch.py",
+        old="is_refused, refusal = _is_oom(error), _refusal(error)",
+        new="is_refused, refusal = False, _refusal(error)",
+        argv=test("tests/cluster/test_stored_bytes.py", "test_a_refused_write_is_enough"),
+    ),
+    Mutation(
+        guard="check: memory of redis",
+        file="gateway/redis/probe.py",
+        old="    _judge_memory(info, report)\n",
+        new="",
+        argv=test("tests/cluster/test_stored_bytes.py", "test_check_tells_what_the_memory"),
+    ),
+    Mutation(
+        guard="portion of a page",  # of history
+        file="gateway/redis/history.py",
+        old="FIRST_MAX_BYTES: Final = 131_072",
+        new="FIRST_MAX_BYTES: Final = 1 << 21",
+        argv=test("tests/contract/test_history.py", "test_a_reply_is_bounded"),
+    ),
+    Mutation(
+        guard="look for a claim behind a write",
+        file="gateway/redis/directory.py",
+        old='            if is_fenced:\n                raise BrokerUnavailable("fenced meanwhile")\n',
+        new="",
+        argv=test("tests/faults/test_leases.py", "test_a_write_after_the_reaping_is_undone_by_who_wrote_it"),
+    ),
+    Mutation(
+        guard="watch over the primary",
+        file="gateway/redis/link.py",
+        old="if await self._target.resolved(max_age_s=WATCH_S / 2) != wire.server:",
+        new="if False:",
+        argv=test("tests/faults/test_sentinel.py", "test_a_cut_off_primary_that_answers_its_own_canary_is_left"),
+    ),
+    Mutation(
+        guard="asserting to who took over",
+        file="gateway/redis/directory.py",
+        old="        self._commanders[0].on_up = self._on_connected\n",
+        new="",
+        argv=test("tests/faults/test_leases.py", "test_after_a_restart_from_an_older_copy_rosters and redis"),
+    ),
+    Mutation(
+        guard="strays of an older copy",
+        file="gateway/redis/comparison.py",
+        old="strays = [each for each in read if not self._is_known(owner, each)]",
+        new="strays: list[Holding] = []",
+        argv=test("tests/faults/test_leases.py", "test_after_a_restart_from_an_older_copy_rosters and redis"),
+    ),
+    Mutation(
+        guard="patience with names of an older copy",
+        file="gateway/redis/upkeep.py",
+        old="if asyncio.get_running_loop().time() < self._contest_until:",
+        new="if False:",
+        argv=test("tests/faults/test_leases.py", "test_a_name_of_an_older_copy_is_waited_for and redis"),
+    ),
+    Mutation(
+        guard="sightings by who can renew",
+        file="gateway/redis/reaper.py",
+        old="if self._lease.is_failing or not self._lease.is_held:",
+        new="if False:",
+        argv=test("tests/faults/test_leases.py", "test_redis_that_answers_and_refuses_writes and redis"),
+    ),
+    Mutation(
+        guard="comparison with the ledger",
+        file="gateway/redis/upkeep.py",
+        old="                    await self._compare()\n",
+        new="                    pass\n",
+        argv=test("tests/faults/test_leases.py", "test_what_redis_evicted and redis"),
+    ),
+    Mutation(
+        guard="url fragment",  # the host of redis://:#secret@host was not looked at
+        file="gateway/redis/url.py",
+        old='    if "#" in url:',
+        new="    if False:",
+        argv=test("tests/unit/test_redis_url.py", "url_that_cannot_work"),
+    ),
+    Mutation(
+        guard="url query",
+        file="gateway/redis/url.py",
+        old='    if scheme != "unix" and (\n',
+        new="    if False and (\n",
+        argv=test("tests/unit/test_redis_url.py", "url_that_cannot_work"),
+    ),
+    Mutation(
+        guard="url secret",  # the text of an error repeats no option that may be a password
+        file="gateway/redis/url.py",
+        old="an option is unknown for {scheme}",
+        new="an option is unknown: {name} for {scheme}",
+        argv=test("tests/unit/test_redis_url.py", "url_that_cannot_work"),
+    ),
+    Mutation(
+        guard="headers of publishers",  # whatever a publisher says is taken for a node's word
+        file="gateway/redis/heard.py",
+        old="            if data[:1] != MARK:",
+        new="            if True:",
+        argv=test("tests/e2e/test_deploy_redis.py", "forges"),
+    ),
+    Mutation(
+        guard="rosters of nodes alone",  # a publisher may write the roster of its channel
+        file="gateway/redis/names.py",
+        old='    return node_channel_name(prefix, key) + b":roster"\n',
+        new='    return channel_name(prefix, key) + b":roster"\n',
+        argv=test("tests/unit/test_redis_names.py", "covers"),
+    ),
+    Mutation(
+        guard="escaped idempotency keys",  # a key can be spelled like the state of another channel
+        file="gateway/redis/names.py",
+        old='once.replace("%", "%25").replace("}", "%7D").encode()',
+        new="once.encode()",
+        argv=test("tests/unit/test_redis_names.py", "share"),
+    ),
+)

@@ -1,0 +1,178 @@
+"""Guards in what runs inside Redis: the scripts and the function library."""
+
+from tests.faults.lab.mutations.mutation import SCRIPTS, Mutation, fault, test
+
+__all__ = ["SCRIPTS_MUTATIONS"]
+
+SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        guard="rules of all nodes",  # else a node without rules takes away what the others promise
+        file=f"{SCRIPTS}/rules.lua",
+        old="  if until_ms and tonumber(until_ms) > counted_ms then\n",
+        new="  if lines[at] == ARGV[1] then\n",
+        argv=test("tests/cluster/test_shared_redis.py", "acknowledged and (stray and without)"),
+    ),
+    Mutation(
+        guard="positions before what is not kept",
+        file=f"{SCRIPTS}/read.lua",
+        old="if lost_epoch == ARGV[1] and",
+        new="if false and",
+        argv=test("tests/contract/test_functions.py", "what_is_not_kept_ends_earlier_positions and redis"),
+    ),
+    Mutation(
+        guard="bytes of a roster",
+        file=f"{SCRIPTS}/enter.lua",
+        old="+ grown > bytes_max then",
+        new="+ grown > 1e15 then",
+        argv=test("tests/contract/test_directory.py", "test_a_roster_is_bounded_in_bytes and redis"),
+    ),
+    Mutation(
+        guard="bytes of new data",
+        file=f"{SCRIPTS}/update.lua",
+        old="+ grown > bytes_max then",
+        new="+ grown > 1e15 then",
+        argv=test("tests/contract/test_directory.py", "test_a_roster_is_bounded_in_bytes and redis"),
+    ),
+    Mutation(
+        guard="bytes given back",
+        file=f"{SCRIPTS}/leave.lua",
+        old="'b', string.format('%d', -#field - #value)",
+        new="'b', '0'",
+        argv=test("tests/contract/test_directory.py", "test_a_roster_is_bounded_in_bytes and redis"),
+    ),
+    Mutation(
+        guard="pages of a roster",
+        file=f"{SCRIPTS}/census.lua",
+        old="if entries > entries_max or",
+        new="if false and",
+        argv=test("tests/contract/test_large_rosters.py", "test_an_oversized_roster_cuts_nobody_off and redis"),
+    ),
+    Mutation(
+        guard="tag check",  # all tags alike: a position is epoch and offset alone
+        file=f"{SCRIPTS}/publish.lua",
+        old="  return entropy .. string.format('%08x', mixed)",
+        new="  return '00000000'",
+        argv=test("tests/contract/test_history.py", "test_a_position_of_another_history_is_refused and redis"),
+    ),
+    Mutation(
+        guard="run of who publishes",  # else an older copy of a history goes on under the same epoch
+        file=f"{SCRIPTS}/publish.lua",
+        old="    epoch = nil -- this run",
+        new="    -- this run",
+        argv=test("tests/contract/test_history.py", "test_after_a_restart_from_an_older_copy and publish and redis"),
+    ),
+    Mutation(
+        guard="run of who reads",
+        file=f"{SCRIPTS}/read.lua",
+        old="  return {} -- this run",
+        new="  -- this run",
+        argv=test("tests/contract/test_history.py", "test_after_a_restart_from_an_older_copy and read and redis"),
+    ),
+    Mutation(
+        guard="run of who subscribes",
+        file=f"{SCRIPTS}/position.lua",
+        old="if state[4] ~= run then",
+        new="if not epoch then",
+        argv=test("tests/contract/test_history.py", "test_after_a_restart_from_an_older_copy and positions and redis"),
+    ),
+    Mutation(
+        guard="fencing",
+        file=f"{SCRIPTS}/renew.lua",
+        old="if redis.call('EXISTS', KEYS[2]) == 1 then",
+        new="if false then",
+        argv=fault("stall"),
+    ),
+    Mutation(
+        guard="compare-and-delete",
+        file=f"{SCRIPTS}/release.lua",
+        old="if value and (value .. ' '):sub(1, #ARGV[at + 1] + 1) == ARGV[at + 1] .. ' ' then",
+        new="if value then",
+        argv=fault("kill"),
+    ),
+    Mutation(
+        guard="idempotency",
+        file=f"{SCRIPTS}/publish.lua",
+        old="  if before then\n    return before\n  end",
+        new="",
+        argv=fault("replies"),
+    ),
+    Mutation(
+        guard="entropy of epochs",  # as Redis' own math.random would have it: alike after every start
+        file=f"{SCRIPTS}/publish.lua",
+        old="  epoch = string.format('%x', time[1]) .. string.sub(ARGV[3], 1, 16)",
+        new="  epoch = string.format('%x', math.random(2147483647))",
+        argv=test("tests/contract/test_history.py", "test_epoch_and_tags_are_others_after_every_start_of_the_server"),
+    ),
+    Mutation(
+        guard="counter outlives its stream",
+        file=f"{SCRIPTS}/publish.lua",
+        old="string.format('%d', ttl_ms + step_ms + ARGV[6]))",
+        new="string.format('%d', ttl_ms + step_ms))",
+        argv=test("tests/contract/test_history.py", "test_the_counter_outlives_what_is_kept"),
+    ),
+    Mutation(
+        guard="tag of the predecessor",  # of a position whose own entry was trimmed
+        file=f"{SCRIPTS}/read.lua",
+        old="  if offset ~= since + 1 or fields[4] ~= tag then",
+        new="  if offset ~= since + 1 then",
+        argv=test("tests/contract/test_history.py", "test_size_bounds_and_what_is_trimmed_is_gone"),
+    ),
+    Mutation(
+        guard="bound of an entry",  # that is read: one large one would end the connection that reads for all channels
+        file=f"{SCRIPTS}/read.lua",
+        old="#fields[6] <= payload_max_bytes and fields[6]",
+        new="fields[6]",
+        argv=fault("oversize"),
+    ),
+    Mutation(
+        guard="bound of a page",  # it ends before the entry that is too much, not behind it
+        file=f"{SCRIPTS}/read.lua",
+        old="    if bytes > max_bytes and #answer > 1 then",
+        new="    if false then",
+        argv=test("tests/contract/test_history.py", "test_a_reply_is_bounded"),
+    ),
+    Mutation(
+        guard="size of a payload",  # that any client of Redis publishes
+        file="gateway/redis/library/snorky_publish.lua",
+        old="  if #payload > PAYLOAD_MAX_BYTES then",
+        new="  if false then",
+        argv=test("tests/cluster/test_channel_rules.py", "the_function_takes_what_a_backend"),
+    ),
+    Mutation(
+        guard="look for what has not arrived",  # of a slot that moves
+        file="gateway/redis/library/snorky_publish.lua",
+        old="local met = IS_SHARDED and obstacle(own)",
+        new="local met = false and obstacle(own)",
+        argv=test(
+            "tests/faults/test_cluster.py", "test_a_publisher_sent_on_while_a_slot_moves_begins_no_second_history"
+        ),
+    ),
+    Mutation(
+        guard="leases without memory",
+        file=f"{SCRIPTS}/renew.lua",
+        old="#!lua flags=allow-oom",
+        new="#!lua",
+        argv=test("tests/faults/test_leases.py", "test_a_full_redis_refuses_who_comes_and_lets_go_who_goes"),
+    ),
+    Mutation(
+        guard="leases under a clock that was set back",
+        file=f"{SCRIPTS}/renew.lua",
+        old="bound(KEYS[1], until_ms)\n",
+        new="",
+        argv=test("tests/faults/test_leases.py", "test_who_died_before_the_clock and redis"),
+    ),
+    Mutation(
+        guard="taking a token again",
+        file=f"{SCRIPTS}/take.lua",
+        old="if string.sub(taken, 1, blank - 1) == ARGV[1]",
+        new="if false",
+        argv=test("tests/cluster/test_datasync_over_nodes.py", "test_an_acquisition_whose_answer_from_redis_was_lost"),
+    ),
+    Mutation(
+        guard="escaped idempotency keys of the function",
+        file="gateway/redis/library/snorky_publish.lua",
+        old=" .. escaped(once) or nil}",
+        new=" .. once or nil}",
+        argv=test("tests/contract/test_functions.py", "looks_like and redis"),
+    ),
+)
