@@ -214,6 +214,9 @@ class FrameParser:
         Raises ProtocolFault where RFC 6455 says to fail the connection; what came before has been yielded.
         """
         self._buffer += data
+        return self._messages()  # which does not hold `data`, too
+
+    def _messages(self) -> Iterator[tuple[int, bytes]]:
         while (frame := self._next_frame()) is not None:
             first, payload = frame
             opcode = first & 0x0F

@@ -10,7 +10,7 @@ Rules:
   acknowledged before. A ping goes out in every interval, so that something is outstanding.
 - Data that waits for room at the other end is not outstanding while the other end answers that it has none: one with
   a deep buffer, a proxy for example, makes room in steps of 100 KB or more, and a slow line takes longer for a step.
-- After PATIENCE_MAX_S without any frame from the client none of this counts.
+- After PATIENCE_MAX_S without any frame from the client, in which it was read, none of this counts.
 """
 
 import asyncio
@@ -66,12 +66,12 @@ class SilentPeer:
         self._credit_s = 0.0
         self._silent_s = 0.0
 
-    def is_alive(self, sent: Sent | None, interval_s: float) -> bool:
-        """Judge one more silent interval."""
+    def is_alive(self, sent: Sent | None, interval_s: float, *, is_read: bool = True) -> bool:
+        """Judge one more silent interval. is_read: had it sent something, it would have been heard."""
         if sent is None:
             return False
         acked_bytes, self._acked_bytes = sent.acked_bytes - self._acked_bytes, sent.acked_bytes
-        self._silent_s += interval_s
+        self._silent_s += interval_s * is_read
         if (sent.has_unacked and not acked_bytes) or self._silent_s > PATIENCE_MAX_S:
             return False
         self._credit_s += acked_bytes / SLOWEST_BYTES_PER_S - interval_s

@@ -7,13 +7,16 @@ Rules:
   is where everything is given back, however it came.
 - Frames that are no whole message count: pings, pongs, fragments, and what comes behind our close frame. A message that
   has begun must end within `message_timeout_s`, in which it is read.
+- A read that is one small message is taken at once; anything else waits for its turns (`turns.py`), and its client is
+  not read meanwhile. So is one whose services take no more.
 - After a protocol fault nothing is parsed any more (RFC 6455 7.1.7); bytes are read and thrown away until
   the peer closes or the deadline cuts, for an unread byte would turn our close into a reset.
 """
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Final
 
 from gateway.errors import CloseCode, InvalidToken, LimitExceeded, ProtocolFault
@@ -34,6 +37,7 @@ from gateway.http.accept_gate import AcceptGate
 from gateway.http.admission import Admission
 from gateway.http.masking import unmask
 from gateway.http.progress import SilentPeer, read_sent
+from gateway.http.turns import Turns
 from gateway.http.wheel import Wheel
 from gateway.node import Node
 from gateway.registry import ServiceRegistry
@@ -41,6 +45,7 @@ from gateway.sessions import Session
 
 __all__ = ["Endpoint", "WebSocketProtocol"]
 
+AT_ONCE_MAX_BYTES: Final = 4_096  # of a read that is taken without waiting for a turn
 HIGH_WATER_BYTES: Final = 65_536  # in the transport's buffer; beyond it the Connection holds what comes
 
 
@@ -53,6 +58,7 @@ class Endpoint:
     wheel: Wheel
     admission: Admission
     gate: AcceptGate
+    turns: Turns = field(default_factory=Turns)
 
     def count_message(self, size: int, transport_name: str) -> None:
         """Count one message of a client. size: bytes of its payload."""
@@ -73,12 +79,16 @@ class WebSocketProtocol(asyncio.Protocol):
         "_connection",
         "_endpoint",
         "_has_failed",
+        "_is_full",
         "_is_heard",
+        "_is_in_line",
+        "_is_paused",
         "_is_pong_due",
         "_parser",
         "_refusal",
         "_silent",
         "_transport",
+        "_work",
         "slot",
         "write",
     )
@@ -99,6 +109,10 @@ class WebSocketProtocol(asyncio.Protocol):
         self._endpoint = endpoint
         self._transport = transport
         self._parser: FrameParser | None = None
+        self._work: Iterator[None] | None = None  # what was read and is not worked off yet
+        self._is_in_line = False  # for turns
+        self._is_paused = False  # by its services
+        self._is_full = False  # its client takes no answers
         self._is_heard = True
         self._is_pong_due = False
         self._acked_bytes = 0  # when it was pinged last
@@ -142,7 +156,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._endpoint.wheel.remove(self)
         self._endpoint.admission.leave(self._connection.remote_ip)
         self._endpoint.node.disconnect(self._connection, self._close_code)
-        self._parser = None
+        self._parser = self._work = None
 
     def eof_received(self) -> None:
         """The peer sends nothing more: the transport closes behind what it holds, and that has a deadline."""
@@ -151,33 +165,44 @@ class WebSocketProtocol(asyncio.Protocol):
             self._endpoint.wheel.end_soon(self)
 
     def pause_writing(self) -> None:
-        """The transport's buffer is full."""
+        """The transport's buffer is full: the client gets no more answers until it takes those that it has."""
+        self._is_full = not self._connection.is_closed
         self._connection.pause()
 
     def resume_writing(self) -> None:
         """The transport's buffer has drained."""
+        self._is_full = False
         self._connection.resume()
+        if self._work is not None:
+            self._join_line()
 
     def data_received(self, data: bytes) -> None:
         """Take one read: nearly always one whole message."""
         self._is_heard = True
         if self._has_failed:
             return
-        try:
-            if self._parser is None:
+        parser = self._parser
+        if parser is None and len(data) <= AT_ONCE_MAX_BYTES and not self._is_full:
+            try:
                 frame = whole_message(data, self.frame_max_bytes, unmask)
                 if frame is not None:
-                    self._on_frame(*frame)
+                    if (rest := self._on_frame(*frame)) is not None:
+                        self._work = rest
+                        self._join_line()
                     return
-                self._parser = FrameParser(
-                    self.frame_max_bytes,
-                    deflate=self._connection.dialect.has_deflate,
-                    unmask=unmask,
-                    on_fragment=self._count_frame,
-                )
-            self._feed(self._parser, data)
-        except ProtocolFault as fault:
-            self._fail(fault)
+            except ProtocolFault as fault:
+                self._fail(fault)
+                return
+        if parser is None:
+            parser = self._parser = FrameParser(
+                self.frame_max_bytes,
+                deflate=self._connection.dialect.has_deflate,
+                unmask=unmask,
+                on_fragment=self._count_frame,
+            )
+        is_new = parser.is_idle
+        self._work = self._frames(parser, parser.feed(data), is_new=is_new)
+        self._join_line()
 
     # -- Wire: what the Connection asks for ------------------------------------------------------------------
 
@@ -187,10 +212,15 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """Leave what the peer sends in the socket."""
+        self._is_paused = True
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read again."""
+        """Read again, behind what was read already."""
+        self._is_paused = False
+        if self._work is not None:
+            self._join_line()
+            return
         self._transport.resume_reading()
         if self._parser is not None and not self._connection.is_closed:
             self._expect_message()  # not its sender's time has passed
@@ -199,20 +229,48 @@ class WebSocketProtocol(asyncio.Protocol):
         """Write a close frame behind what was written, and cut when the peer takes too long to answer."""
         self._close_code = code
         self._transport.write(close_frame(code, reason))
-        self._transport.resume_reading()  # for the answer; no effect if it was not paused
+        self._is_full = False
+        self.resume_reading()  # for the answer
         self._endpoint.wheel.end_soon(self)
         if code == CloseCode.SLOW_CONSUMER:
             self._endpoint.node.metrics.slow_consumers_closed.inc()
+
+    # -- Taker: what it read, worked off a little at a time ------------------------------------------------------
+
+    def take_turn(self, until_s: float) -> bool:
+        """See `Taker`."""
+        if (work := self._work) is not None and not (self._is_paused or self._is_full):
+            try:
+                for _ in work:
+                    if self._is_paused or self._is_full:
+                        break
+                    if perf_counter() >= until_s:
+                        return True
+                else:
+                    self._work = None
+            except ProtocolFault as fault:
+                self._fail(fault)
+        self._is_in_line = False
+        if self._work is None and not self._is_paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+        return False
+
+    def _join_line(self) -> None:
+        if not self._is_in_line:
+            self._is_in_line = True
+            self._transport.pause_reading()  # also lest the end of the stream be seen before what came before it
+            self._endpoint.turns.join(self)
 
     # -- Spoke: what the wheel does --------------------------------------------------------------------------
 
     def beat(self) -> None:
         """Ping, or cut if nothing came since the last beat and what we send is not taken either.
 
-        A connection that is not being read cannot have been heard.
+        A connection that is not being read cannot have been heard. While it does not take its replies it shows what it
+        acknowledges.
         """
         sent = read_sent(self._transport)
-        if self._is_heard or not self._transport.is_reading():
+        if self._is_heard or not (self._transport.is_reading() or self._is_full):
             self._is_heard = False
             self._silent = None
             self._acked_bytes = 0 if sent is None else sent.acked_bytes
@@ -221,7 +279,7 @@ class WebSocketProtocol(asyncio.Protocol):
             return
         if self._silent is None:
             self._silent = SilentPeer(self._acked_bytes)
-        if self._silent.is_alive(sent, self._endpoint.wheel.interval_s):
+        if self._silent.is_alive(sent, self._endpoint.wheel.interval_s, is_read=self._transport.is_reading()):
             self._is_pong_due = True
             self._connection.write(PING_FRAME)  # if the line dies now, this stays unacknowledged
         else:
@@ -244,13 +302,16 @@ class WebSocketProtocol(asyncio.Protocol):
 
     # -- frames ----------------------------------------------------------------------------------------------
 
-    def _feed(self, parser: FrameParser, data: bytes) -> None:
-        is_new = parser.is_idle
-        for opcode, payload in parser.feed(data):
+    def _frames(self, parser: FrameParser, frames: Iterator[tuple[int, bytes]], *, is_new: bool) -> Iterator[None]:
+        """Take what one read completed; pauses behind each message. is_new: one began with it. Raises ProtocolFault."""
+        for opcode, payload in frames:
             is_new |= opcode < CLOSE
-            self._on_frame(opcode, payload)
+            rest = self._on_frame(opcode, payload)
             if self._transport.is_closing():
                 return
+            yield
+            if rest is not None:
+                yield from rest
         if parser.is_idle:
             self._parser = None
             self._endpoint.wheel.came(self)
@@ -260,11 +321,12 @@ class WebSocketProtocol(asyncio.Protocol):
     def _expect_message(self) -> None:
         self._endpoint.wheel.expect(self, self._endpoint.node.limits.message_timeout_s, self._on_late_message)
 
-    def _on_frame(self, opcode: int, payload: bytes) -> None:
+    def _on_frame(self, opcode: int, payload: bytes) -> Iterator[None] | None:
+        """Take one message or control frame. Returns what is left of it, if it may take long. Raises ProtocolFault."""
         if opcode == TEXT or opcode == BINARY:
             if self._connection.is_closed:
                 self._count_frame()
-                return  # RFC 6455 1.4: what comes behind our close frame is discarded
+                return None  # RFC 6455 1.4: what comes behind our close frame is discarded
             if opcode != self._connection.dialect.opcode:
                 raise ProtocolFault(CloseCode.UNSUPPORTED_DATA, "Wrong frame type for this encoding")
             self._endpoint.count_message(len(payload), self.transport_name)
@@ -278,6 +340,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._is_pong_due = False
         else:
             self._count_frame()
+        return None
 
     def _count_frame(self) -> None:
         """Count a frame that is no whole message. Raises ProtocolFault: one too many."""
@@ -304,7 +367,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def _fail(self, fault: ProtocolFault) -> None:
         """Fail the connection (RFC 6455 7.1.7)."""
         self._has_failed = True
-        self._parser = None
+        self._parser = self._work = None
         self._endpoint.wheel.came(self)
         self._endpoint.node.metrics.bad_input.labels(fault.code).inc()
         self._connection.close(fault.close_code, str(fault))

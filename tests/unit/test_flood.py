@@ -1,13 +1,15 @@
 """What one client, or one address, can make a node do by frames, bytes, connections and messages that never end."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
 from gateway.http.wheel import Wheel
+from gateway.inbox import MAX_MESSAGES
 from gateway.settings import Limits, Public
-from tests.support.raw_ws import CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, frame
+from tests.support.raw_ws import CLOSE, CONTINUATION, PING, PONG, TEXT, RawClient, close_payload, frame
 from tests.support.site import RunningSite, on_both_loops, running_site, until
 from tests.support.sockjs_site import sockjs_site
 
@@ -18,6 +20,16 @@ ECHO = json.dumps({"service": "echo", "message": 1}).encode()
 
 def echo(size: int = 0) -> bytes:
     return frame(TEXT, json.dumps({"service": "echo", "message": "x" * size}).encode())
+
+
+def hold() -> bytes:
+    return frame(TEXT, json.dumps({"service": "echo", "message": "hold"}).encode())
+
+
+async def send_each(client: RawClient, calls: list[bytes]) -> None:
+    for call in calls:
+        await client.send(call)
+        await asyncio.sleep(0.001)  # so that it is read by itself
 
 
 @on_both_loops
@@ -188,16 +200,72 @@ async def test_pings_in_between_do_not_make_a_message_younger(monkeypatch: pytes
 async def test_a_message_that_we_do_not_read_has_time() -> None:
     async with running_site(limits=Limits(message_timeout_s=0.2, messages_burst=10_000)) as site:
         client = await site.client()
-        await client.send(
-            frame(TEXT, json.dumps({"service": "echo", "message": "hold"}).encode()) + echo() * 64 + echo()[:-1]
-        )
+        await client.send(hold() + echo() * 64 + echo()[:-1])
         transport = site.connection._wire._transport  # type: ignore[attr-defined]
         await until(lambda: not transport.is_reading())
-        (spoke,) = site.handler.endpoint.wheel._expected
-        first_s = site.handler.endpoint.wheel._expected[spoke]
-        await until(lambda: site.handler.endpoint.wheel._expected[spoke] > first_s)  # it passed, and we did not read
+        await asyncio.sleep(0.5)  # its time would have passed
         site.echo.release.set()
-        await client.send(echo()[-1:])
-        for _ in range(66):
+        for _ in range(65):
             await client.message()
+        await client.send(echo()[-1:])
+        await client.message()
         assert not site.handler.endpoint.wheel._expected
+
+
+@on_both_loops
+async def test_a_read_of_many_messages_lets_others_have_their_turn() -> None:
+    async with running_site(limits=Limits(messages_burst=10_000)) as site:
+        many, other = await site.client(), await site.client()
+        await many.send(echo() * 3_000)
+        await many.message()
+        await other.send(echo())
+        await other.message()
+        assert site.sample("messages_received_total", transport="websocket") < 3_001
+        for _ in range(2_999):
+            await many.message()
+
+
+@on_both_loops
+async def test_what_was_read_waits_while_services_are_busy() -> None:
+    async with running_site(limits=Limits(messages_burst=10_000)) as site:
+        client = await site.client()
+        await client.send(hold() + echo() * 2_000)
+        await until(lambda: site.connection._wire._is_paused)  # type: ignore[attr-defined]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert site.sample("messages_received_total", transport="websocket") <= 1 + MAX_MESSAGES
+        site.echo.release.set()
+        for _ in range(2_001):
+            await client.message()
+
+
+@on_both_loops
+@pytest.mark.parametrize("glue", [True, False])
+async def test_who_does_not_take_its_replies_is_not_read(glue: bool) -> None:
+    limits = Limits(send_buffer_bytes=16_384, messages_burst=10_000)
+    async with running_site(limits=limits) as site:
+        client = await site.client(receive_buffer_bytes=4_096)
+        call = echo(3_000)
+        sending = asyncio.ensure_future(client.send(call * 400) if glue else send_each(client, [call] * 400))
+        await until(lambda: site.connection._wire._is_full)  # type: ignore[attr-defined]
+        await asyncio.sleep(0.3)
+        assert site.connection.pending_bytes <= 65_536 + 2 * len(call)
+        assert site.sample("messages_received_total", transport="websocket") < 100
+        for _ in range(400):
+            await client.message()
+        await sending
+        assert site.node.counts["connections"] == 1
+
+
+@on_both_loops
+async def test_a_dead_line_shows_though_its_client_is_not_read() -> None:
+    """Its system acknowledges nothing any more: whatever waits for it, it is cut within two rounds."""
+    async with running_site(public=Public(ping_interval_s=0.25)) as site:
+        client = await site.client(receive_buffer_bytes=4_096)
+        protocol: Any = site.connection._wire
+        sending = asyncio.ensure_future(client.send(echo(30_000) * 10))
+        await until(lambda: protocol._is_full)
+        protocol._acked_bytes = 1 << 40  # what it had acknowledged is not exceeded again
+        await until(lambda: site.node.counts["connections"] == 0)
+        sending.cancel()
+        assert site.sample("dead_peers_closed_total") == 1

@@ -12,12 +12,14 @@ Rules:
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 
 from gateway.connection import Connection
 from gateway.errors import CloseCode, LimitExceeded
 from gateway.http.sockjs.binding import Binding
 from gateway.http.sockjs.frames import HEARTBEAT, OPEN, SESSION_DIALECT, array_of, end_frame
 from gateway.http.sockjs.outlet import HIGH_WATER_BYTES, Drain
+from gateway.http.turns import TURN_S
 from gateway.node import Node
 from gateway.registry import ServiceRegistry
 
@@ -146,12 +148,16 @@ class Session:
     # -- what the client sends -----------------------------------------------------------------------------------
 
     async def receive(self, messages: Sequence[str]) -> None:
-        """Hand messages to the services, in order; waits while they are busy with earlier ones."""
+        """Hand messages to the services, in order; waits while they are busy, and lets others have their turns."""
         limits, metrics = self._node.limits, self._node.metrics
         async with self._reading:
             if not messages:
                 self._count_nothing()
+            turn_end_s = perf_counter() + TURN_S
             for message in messages:
+                if perf_counter() >= turn_end_s:
+                    await asyncio.sleep(0)
+                    turn_end_s = perf_counter() + TURN_S
                 await self._may_read.wait()
                 if self.connection.is_closed:
                     return

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from gateway.errors import CloseCode, InvalidMessage, InvalidToken
@@ -61,24 +62,34 @@ class SockJSWebSocket(WebSocketProtocol):
         if self._beats % max(1, math.floor(HEARTBEAT_S / self._endpoint.wheel.interval_s)) == 0:
             self._connection.write(_HEARTBEAT)
 
-    def _on_frame(self, opcode: int, payload: bytes) -> None:
+    def _on_frame(self, opcode: int, payload: bytes) -> Iterator[None] | None:
         if opcode != TEXT or self._connection.is_closed:
-            super()._on_frame(opcode, payload)
-            return
-        max_bytes = self._endpoint.node.limits.message_max_bytes
+            return super()._on_frame(opcode, payload)
         try:
             messages = decode_frame(payload)
-            if not messages:
-                self._count_frame()
-            for message in messages:
-                data = message.encode()
-                if self._connection.is_closed:
-                    return
-                if len(data) > max_bytes:
-                    self._connection.close(CloseCode.TOO_LARGE, f"Message larger than {max_bytes} bytes")
-                    return
-                self._endpoint.count_message(len(data), self.transport_name)
-                self._endpoint.registry.receive(self._connection, data)
         except InvalidMessage as error:
             self._endpoint.node.metrics.bad_input.labels(error.code).inc()
             self._connection.close(CloseCode.INVALID_TEXT, str(error))
+            return None
+        if len(messages) > 1:
+            return self._receive_all(messages)
+        if messages:
+            self._receive(messages[0])
+        else:
+            self._count_frame()
+        return None
+
+    def _receive_all(self, messages: Sequence[str]) -> Iterator[None]:
+        for message in messages:
+            self._receive(message)
+            yield
+
+    def _receive(self, message: str) -> None:
+        if self._connection.is_closed:
+            return
+        data, max_bytes = message.encode(), self._endpoint.node.limits.message_max_bytes
+        if len(data) > max_bytes:
+            self._connection.close(CloseCode.TOO_LARGE, f"Message larger than {max_bytes} bytes")
+            return
+        self._endpoint.count_message(len(data), self.transport_name)
+        self._endpoint.registry.receive(self._connection, data)

@@ -30,7 +30,7 @@ __all__ = ["Report", "attack"]
 
 RSS_GROWTH_MAX_BYTES: Final = 64 << 20
 P99_FACTOR_MAX: Final = 3.0
-P99_FLOOR_S: Final = 0.010  # below it is what any machine's scheduler does
+P99_FLOOR_S: Final = 0.005  # below it is what any machine's scheduler does
 REDIS_MAX_BYTES: Final = 64 << 20
 BASELINE_WITHIN_S: Final = 30.0
 PACE_S: Final = 0.02

@@ -1,0 +1,63 @@
+"""Turns of clients that send much at once: a little of each, one after the other, and nobody else waits behind them.
+
+Rules:
+- A read that is one small message never comes here: it is taken at once.
+- In each iteration of the event loop all in line have SHARE_S together, and each of them TURN_S, but never less than
+  one message. Where nobody else has work, iterations follow each other at once, and nothing is lost.
+- Who is in line is not read: what a node holds of it is one read.
+"""
+
+import asyncio
+from collections import deque
+from time import perf_counter
+from typing import Final, Protocol
+
+import structlog
+
+__all__ = ["TURN_S", "Taker", "Turns"]
+
+SHARE_S: Final = 0.0005
+TURN_S: Final = 0.000_25
+
+_log = structlog.get_logger("snorky.turns")
+
+
+class Taker(Protocol):
+    """Who has turns: a connection's protocol."""
+
+    def take_turn(self, until_s: float) -> bool:
+        """Work off one message, and more until then (`perf_counter`). False: nothing is left, or it must wait."""
+
+    def abort(self) -> None:
+        """End: its turn failed by a fault of ours."""
+
+
+class Turns:
+    """The line of one node's clients."""
+
+    def __init__(self) -> None:
+        self._line: deque[Taker] = deque()
+        self._is_due = False
+
+    def join(self, taker: Taker) -> None:
+        """Give it turns, from the next iteration on, until its `take_turn` returns False. It must not be in line."""
+        self._line.append(taker)
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._share)
+
+    def _share(self) -> None:
+        line, now_s = self._line, perf_counter()
+        end_s = now_s + SHARE_S
+        while line and now_s < end_s:
+            taker = line.popleft()
+            try:
+                if taker.take_turn(min(now_s + TURN_S, end_s)):
+                    line.append(taker)
+            except Exception:  # the others go on
+                _log.exception("turn failed")
+                taker.abort()
+            now_s = perf_counter()
+        self._is_due = bool(line)
+        if line:
+            asyncio.get_running_loop().call_soon(self._share)
