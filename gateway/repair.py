@@ -46,15 +46,16 @@ _log = structlog.get_logger("snorky.repair")
 
 
 class _Followed:
-    """One channel. asked: who waits for a fill that has not begun yet."""
+    """One channel. asked: who waits for a fill that has not begun yet. unkept: how many it heard that are not kept."""
 
-    __slots__ = ("asked", "fill", "opening", "order")
+    __slots__ = ("asked", "fill", "opening", "order", "unkept")
 
     def __init__(self) -> None:
         self.order = Order()
         self.opening = asyncio.Lock()
         self.fill: asyncio.Task[None] | None = None
         self.asked: list[asyncio.Future[None]] = []
+        self.unkept = 0
 
 
 class Repair:
@@ -78,7 +79,7 @@ class Repair:
         self._followed: dict[str, _Followed] = {}
         self._fills = asyncio.Semaphore(FILLS)
         self._recoveries = asyncio.Semaphore(RECOVERIES)
-        self._replays: dict[tuple[str, Position], asyncio.Future[list[Publication] | None]] = {}  # under way
+        self._replays: dict[tuple[str, Position, int], asyncio.Future[list[Publication] | None]] = {}  # under way
         self._interruption = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -124,7 +125,7 @@ class Repair:
     def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
         """Take what was heard of a followed channel; returns what is to be delivered now."""
         followed = self._followed[key]
-        self._unkept.hear(key, publications)
+        followed.unkept += self._unkept.hear(key, publications)
         steps = followed.order.hear(publications)
         self._fill_if_wanted(key, followed)
         return steps
@@ -147,9 +148,12 @@ class Repair:
         followed = self._followed.get(key)
         if followed is None:
             return None
-        order = followed.order
+        order, unkept = followed.order, followed.unkept
+        is_noted = self._unkept.is_noted(key)
         with order.joining():
             publications = [] if since is None else await self._catch_up(key, followed, since)
+        if since is not None and not (is_noted and unkept == followed.unkept):
+            publications = None  # something came that is not kept, before this client is among the subscribers
         if self._followed.get(key) is not followed or order.last is None:
             return None
         self._metrics.recoveries.labels("not_recovered" if publications is None else "recovered").inc()
@@ -157,7 +161,7 @@ class Repair:
 
     async def _catch_up(self, key: str, followed: _Followed, since: Position) -> list[Publication] | None:
         for _ in range(ATTEMPTS):
-            missed = await self._replay(key, since)
+            missed = await self._replay(key, since, followed.unkept)
             last = followed.order.last
             if missed is None:
                 if last is not None and last.epoch == since.epoch:
@@ -169,19 +173,23 @@ class Repair:
             await self._fill(key, followed)
         return None  # it cannot be said what it missed
 
-    async def _replay(self, key: str, since: Position) -> list[Publication] | None:
+    async def _replay(self, key: str, since: Position, unkept: int) -> list[Publication] | None:
         """Read what is behind a position, once for all who come back with it meanwhile: those of a node that died.
 
-        Who comes later may get a read that began before: what was delivered since then is kept, also for the former.
+        Who comes later may get a read that began before: what was delivered since then is kept, also for the former;
+        and where something came that is not kept, the read is another one.
         """
-        replay = self._replays.get((key, since))
+        wanted = key, since, unkept
+        replay = self._replays.get(wanted)
         if replay is None:
-            replay = self._replays[key, since] = asyncio.ensure_future(self._read(key, since))
-            replay.add_done_callback(lambda done: self._end_replay(key, since, done))
+            replay = self._replays[wanted] = asyncio.ensure_future(self._read(key, since))
+            replay.add_done_callback(lambda done: self._end_replay(wanted, done))
         return await asyncio.shield(replay)
 
-    def _end_replay(self, key: str, since: Position, replay: "asyncio.Future[list[Publication] | None]") -> None:
-        del self._replays[key, since]
+    def _end_replay(
+        self, wanted: tuple[str, Position, int], replay: "asyncio.Future[list[Publication] | None]"
+    ) -> None:
+        del self._replays[wanted]
         if not replay.cancelled():
             replay.exception()  # who asked may have gone
 

@@ -31,14 +31,19 @@ class Unkept:
         self._keeper = keeper
         self._metrics = metrics
         self._keys: set[str] = set()  # to be noted; of followed channels only, so there are no more than of those
+        self._noting = ""  # the key that is being noted
         self._task: asyncio.Task[None] | None = None
         self._logged_at: float | None = None
 
-    def hear(self, key: str, publications: Sequence[Publication]) -> None:
-        """Look at what a channel that keeps a history has brought."""
+    def is_noted(self, key: str) -> bool:
+        """True if all that was heard of a channel and is not kept is noted in its state."""
+        return key not in self._keys and key != self._noting
+
+    def hear(self, key: str, publications: Sequence[Publication]) -> int:
+        """Look at what a channel that keeps a history has brought; returns how many of it are not kept."""
         count = sum((each.position or each.hint or each.selector or each.change) is None for each in publications)
         if not count:
-            return
+            return 0
         self._metrics.unkept_publications.inc(count)
         loop = asyncio.get_running_loop()
         if self._logged_at is None or loop.time() - self._logged_at >= LOG_EVERY_S:
@@ -47,6 +52,7 @@ class Unkept:
         self._keys.add(key)
         if self._task is None:
             self._task = loop.create_task(self._note_all(), name="noting what is not kept")
+        return count
 
     async def stop(self) -> None:
         """End what is under way. Idempotent."""
@@ -57,7 +63,7 @@ class Unkept:
 
     async def _note_all(self) -> None:
         while self._keys:
-            key = self._keys.pop()
+            key = self._noting = self._keys.pop()
             try:
                 await self._keeper.note_lost(key)
             except BrokerUnavailable:
@@ -65,4 +71,5 @@ class Unkept:
                 await asyncio.sleep(RETRY_S)
             except Exception:  # the top of a task
                 _log.exception("publication not kept, and not noted", channel=key)
+        self._noting = ""
         self._task = None

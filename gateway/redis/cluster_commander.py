@@ -72,6 +72,11 @@ class ClusterCommander:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(commander.stop() for commander in self._commanders.values()))
 
+    @property
+    def servers(self) -> Sequence[Commander]:
+        """See Commander.servers."""
+        return tuple(self._commanders.values())
+
     def send(self, commands: Sequence[bytes], *, in_order: bool = True) -> "asyncio.Future[list[Any]]":
         """See Commander.send. in_order: else slots do not wait for each other."""
         loop = asyncio.get_running_loop()

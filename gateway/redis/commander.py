@@ -53,6 +53,11 @@ class Commander(Pipeline):
         self._unasked = 0  # answers to come that are nobody's: of SELECT
         self._answers: list[Any] = []  # of the oldest group, so far
 
+    @property
+    def servers(self) -> "Sequence[Commander]":
+        """Give who sends to each server; of a Cluster, to each primary."""
+        return (self,)
+
     def send(self, commands: Sequence[bytes], *, in_order: bool = True) -> "asyncio.Future[list[Any]]":
         """Queue a group of commands, each as `wire.command` spells it; never waits. in_order: it always is.
 

@@ -6,16 +6,17 @@ Rules:
 - Every heartbeat each node registers its channel rules under its prefix, in its database, and learns what all nodes
   promise together (`scripts/rules.lua`). Rules count for `GRACE_S` after the last node that has them was there, counted
   only while some node is there. So a node without rules, or a restart of all nodes, weakens nothing.
-- Every heartbeat each node also compares the library in Redis with its own (`library_text`), and loads it again if it
-  is missing, older or changed. A later one stays.
+- Every heartbeat each node also compares the library in Redis with its own (`libraries`), and loads it again if it is
+  missing, older or changed. A later one stays.
 - Nodes publish by the merged rules too: `promised`.
-- An older or foreign library may have published without keeping. So a node that replaces one leaves a mark, `doubt`.
-  Every node reads it with its next heartbeat; earlier positions of a channel are then refused (`scripts/lost.lua`).
+- An older or foreign library may have published without keeping. So who recovers a client asks at the same time which
+  library is there (`ask`, `is_sound`), and looks at once where that is not the one that was there at the last look. The
+  library that replaces a foreign one has a mark, `doubt`; earlier positions of a channel are then refused
+  (`scripts/lost.lua`).
 """
 
 import asyncio
 import contextlib
-import secrets
 from typing import Any, Final
 
 import hiredis
@@ -25,29 +26,26 @@ from gateway.errors import BrokerUnavailable
 from gateway.history import History
 from gateway.metrics import Metrics
 from gateway.redis.cluster_commander import AnyCommander
-from gateway.redis.library_text import LIBRARY, Found, code_in, judge, lines_in, quote, write_library
+from gateway.redis.libraries import DOUBT_S, Libraries, LibraryRefused, asking
 from gateway.redis.names import doubt_key, rule_lines_key, rules_key
 from gateway.redis.rule_tables import RuleTables, write_table
 from gateway.redis.scripting import Call, Scripts
 from gateway.redis.wire import command
 from gateway.rules import Rules, digest_of
+from gateway.shared_reads import SharedReads
 
 __all__ = ["GRACE_S", "Functions"]
 
 LOOK_S: Final = 2.0  # as the heartbeat
 GRACE_S: Final = 3600.0  # a deployment that is replaced node by node, or rolled back, takes less
 KEEP_S: Final = 30 * 86_400.0  # without any node: then the deployment has gone
-DOUBT_S: Final = 2 * 86_400.0  # longer than a channel's state lives that nobody touches
 STEP_MAX_S: Final = 10.0  # the longest time between two registrations in which nodes count as present
 
 _log = structlog.get_logger("snorky.redis")
 
 
 class Functions:
-    """Keeps the library and this node's rules in one Redis. commander: its connection; its `on_up` is taken over.
-
-    doubt: names the last time that a foreign library was replaced; b"" = none within `DOUBT_S`.
-    """
+    """Keeps the library and this node's rules in one Redis. commander: its connection; its `on_up` is taken over."""
 
     def __init__(
         self,
@@ -63,15 +61,17 @@ class Functions:
         self._scripts = scripts
         self._prefix = prefix
         self._metrics = metrics
+        self._libraries = Libraries(commander, metrics=metrics)
+        self._looks = SharedReads(self._look, name="function library")
         self._look_s = look_s
         self._grace_s = grace_s
         self._rules: dict[str, Rules] = {}
         self._tables = RuleTables()
         self._own_digest = self._tables.digest  # of tables that have nothing but our own rules
-        self.doubt = b""
-        self._had_rules = False
+        self._former = b""  # the mark of the last doubt, as nodes of the version before leave and read it
+        self._is_barred = False  # this user has no right to functions
+        self._is_blind = False  # it may not ask
         self._hurry = asyncio.Event()
-        self._has_loaded = False
         self._problem = ""
         self._task: asyncio.Task[None] | None = None
 
@@ -99,37 +99,61 @@ class Functions:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        await self._looks.stop()
+
+    @property
+    def doubt(self) -> bytes:
+        """Name the last time in which a foreign library may have published; b"" = none within `DOUBT_S`."""
+        return self._libraries.doubt.mark.encode()
+
+    def ask(self, key: bytes) -> "asyncio.Future[list[Any]]":
+        """Ask which library is there, at the server of a key; give the answer to `is_sound`."""
+        return self._commander.send([asking(key)])
+
+    async def is_sound(self, asked: "asyncio.Future[list[Any]]") -> bool:
+        """Tell if the library has been there since the last look, so that `doubt` is true; else call `look`.
+
+        A node that has no right to functions cannot tell, and says yes. Raises BrokerUnavailable.
+        """
+        (answer,) = await asked
+        if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOPERM"):
+            if not self._is_blind:
+                _log.warning("clients recover without a look at the functions", error=str(answer), help="+fcall_ro")
+            self._is_blind = True
+            return True
+        return self._is_barred or self._libraries.knows(answer)
+
+    async def look(self) -> None:
+        """Look at the library now, and load it where it is not sound. Raises BrokerUnavailable: not known if it is."""
+        try:
+            await self.ensure()
+        except (LibraryRefused, ValueError) as error:
+            self._complain(error)  # the next look may find it otherwise
 
     async def ensure(self) -> bool:
         """Register the rules, and load the library unless it is there; returns True if it had to be loaded.
 
-        Raises BrokerUnavailable: the outcome is unknown; ValueError: the library must not be replaced.
+        Callers share a look that has not begun yet. Raises BrokerUnavailable: the outcome is unknown; ValueError: the
+        library must not be replaced.
         """
+        return await self._looks.get("")
+
+    async def _look(self, _: str) -> bool:
         await self._register()
-        present = await self._read()
-        found = judge(present)
-        if found is Found.LATER:
-            raise ValueError("Redis has the function library of a later version: upgrade this node")
-        is_sharded = self._commander.is_sharded
-        has_rules = not is_sharded or lines_in(present).get(self._prefix) == quote(self._tables.text)
-        is_sound = found is Found.OURS or (found is Found.SIBLING and self._has_loaded)
-        if is_sound and has_rules and (present is None or _is_for_cluster(present) is is_sharded):
-            self._has_loaded = True
-            return False
-        wanted = write_library(present, (self._prefix, self._tables.text) if is_sharded else None)
-        is_doubtful = self._had_rules and found in (Found.OLDER, Found.FOREIGN)
-        if is_doubtful:
-            await self._mark_doubt()  # this node may end before it has done what is below
-        await self._send(command(b"FUNCTION", b"LOAD", b"REPLACE", wanted.encode()))
-        if is_doubtful:
-            await self._mark_doubt()  # until now it was used
-        if found is Found.FOREIGN or (self._has_loaded and found in (Found.MISSING, Found.OLDER)):
-            self._metrics.library_repairs.labels(found.value).inc()
-            _log.warning("functions repaired", library=LIBRARY, reason=found.value)
-        else:
-            _log.info("functions loaded", library=LIBRARY, rules=digest_of(self._rules))
-        self._has_loaded = True
-        return True
+        try:
+            rules = (self._prefix, self._tables.text)
+            return await self._libraries.ensure(rules, former=self._former)
+        except LibraryRefused as error:
+            self._is_barred = error.is_barred
+            raise
+        finally:
+            await self._tell_doubt()
+
+    async def _tell_doubt(self) -> None:
+        """Tell nodes of the version before."""
+        if self.doubt and self.doubt != self._former:
+            key, ttl_ms = doubt_key(self._prefix), b"%d" % round(DOUBT_S * 1000)
+            await self._scripts.run(command(b"SET", key, self.doubt, b"PX", ttl_ms))
 
     async def _register(self) -> None:
         table = write_table(self._rules)
@@ -142,19 +166,13 @@ class Functions:
             self._tables.digest.encode(),
             b"%d" % round(KEEP_S * 1000),
         ]
-        exists = command(b"EXISTS", rules_key(self._prefix))
         doubt = command(b"GET", doubt_key(self._prefix))
-        had_rules, answer, found = await self._scripts.run(exists, Call("rules", keys, arguments), doubt)
-        self._had_rules, self.doubt = bool(had_rules), found or b""
+        answer, found = await self._scripts.run(Call("rules", keys, arguments), doubt)
+        self._former = found or b""
         self._own_digest = RuleTables(f"[{table}]").digest
         if answer:
             self._tables = RuleTables(answer.decode())
             _log.info("channel rules merged", tables=self._tables.count, own=digest_of(self._rules))
-
-    async def _mark_doubt(self) -> None:
-        mark = secrets.token_hex(8).encode()
-        await self._scripts.run(command(b"SET", doubt_key(self._prefix), mark, b"PX", b"%d" % round(DOUBT_S * 1000)))
-        self.doubt = mark
 
     async def _run(self) -> None:
         while True:
@@ -164,34 +182,19 @@ class Functions:
                     self._complain("this server knows no functions")
                     return
                 await self.ensure()
-            except BrokerUnavailable as error:
-                self._complain(error.what)  # until the next look, or the next connection
             except Exception as error:  # the top of a task: functions are for publishers; the node works without
-                self._complain(str(error))
-                self._metrics.library_unusable.set(1)
+                self._complain(error)
             else:
-                self._problem = ""
+                self._problem, self._is_barred = "", False
                 self._metrics.library_unusable.set(0)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._look_s):
                     await self._hurry.wait()
 
-    def _complain(self, problem: str) -> None:
+    def _complain(self, error: Exception | str) -> None:
+        problem = error.what if isinstance(error, BrokerUnavailable) else str(error)
         if problem != self._problem:
             _log.warning("snorky_publish is not loaded", error=problem[:300])
+        if isinstance(error, Exception) and not isinstance(error, BrokerUnavailable):
+            self._metrics.library_unusable.set(1)
         self._problem = problem
-
-    async def _read(self) -> str | None:
-        (answer,) = await self._send(command(b"FUNCTION", b"LIST", b"LIBRARYNAME", LIBRARY.encode(), b"WITHCODE"))
-        return code_in(answer)
-
-    async def _send(self, one: bytes) -> list[Any]:
-        answers = await self._commander.send([one])
-        for answer in answers:
-            if isinstance(answer, hiredis.ReplyError):
-                raise BrokerUnavailable(str(answer))
-        return answers
-
-
-def _is_for_cluster(library: str) -> bool:
-    return "\nlocal IS_SHARDED = true\n" in library

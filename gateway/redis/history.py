@@ -9,7 +9,7 @@ to follow the one before, so what is trimmed meanwhile is noticed.
 
 import asyncio
 import secrets
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from gateway.history import History
@@ -29,6 +29,7 @@ __all__ = ["RedisHistory"]
 
 PAGE: Final = 200  # entries; Redis does nothing else meanwhile
 PAGE_MAX_BYTES: Final = 1 << 20
+CHECKS_MAX: Final = 3  # of the function library: the first, the one behind a repair, and one for a busy moment
 FIRST_MAX_BYTES: Final = 131_072  # behind a position: a client at 20 KB/s has them before its request times out
 
 
@@ -105,8 +106,13 @@ class RedisHistory:
     async def read(
         self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0, is_away: bool = False
     ) -> list[Publication] | None:
-        if is_away:
-            await self._apply_doubt(key)
+        if not is_away:
+            return await self._all_after(key, since, max_entries, max_bytes, is_away=False)
+        return await self._while_sound(key, lambda: self._all_after(key, since, max_entries, max_bytes, is_away=True))
+
+    async def _all_after(
+        self, key: str, since: Position, max_entries: int, max_bytes: int, *, is_away: bool
+    ) -> list[Publication] | None:
         found: list[Publication] = []
         size = 0
         last: int | None = None
@@ -128,7 +134,8 @@ class RedisHistory:
 
     async def recent(self, key: str, limit: int, since: Position | None = None) -> tuple[list[Publication], Position]:
         if since is not None:
-            found = await self._first_after(key, since, limit)
+            begin = since
+            found = await self._while_sound(key, lambda: self._first_after(key, begin, limit))
             if found is not None:
                 return found, await self.position(key)
         arguments = [b"%d" % limit, b"%d" % PAGE_MAX_BYTES, self._payload_max, self._sequencer.runs]
@@ -165,15 +172,30 @@ class RedisHistory:
     async def note_lost(self, key: str) -> None:
         await self._scripts.run(Call("lost", [state_key(self._prefix, key)], []))
 
-    async def _apply_doubt(self, key: str) -> None:
-        """Note in a channel's state, once, that a foreign library may have published without keeping."""
-        if self._functions.doubt:
-            await self._scripts.run(Call("lost", [state_key(self._prefix, key)], [self._functions.doubt]))
+    async def _while_sound(
+        self, key: str, read: Callable[[], Awaitable[list[Publication] | None]]
+    ) -> list[Publication] | None:
+        """Read behind a position of somebody who did not hear the channel; None also if it may lack something.
+
+        A foreign library may have published without keeping, up to now. So which library is there is asked while
+        history is read; a look at it repairs what is wrong.
+        """
+        if await self._scripts.is_plain():
+            return await read()
+        state = state_key(self._prefix, key)
+        for _ in range(CHECKS_MAX):
+            asked, doubt = self._functions.ask(state), self._functions.doubt
+            if doubt:
+                await self._scripts.run(Call("lost", [state], [doubt]))  # once: the state remembers the doubt
+            found = await read()
+            if await self._functions.is_sound(asked) and doubt == self._functions.doubt:
+                return found
+            await self._functions.look()
+        return None
 
     async def _first_after(self, key: str, since: Position, limit: int) -> list[Publication] | None:
         """Read the first publications behind a position, one at least; None = it cannot be read from."""
         found: list[Publication] = []
-        await self._apply_doubt(key)
         size, last, is_full = 0, since.offset + 1, False
         while since.offset < last and len(found) < limit and size < FIRST_MAX_BYTES and not is_full:
             count = min(self._page, limit - len(found))

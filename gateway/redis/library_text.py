@@ -11,6 +11,7 @@ Rules:
   indefinitely.
 - A salt in the library replaces the random bytes that a node passes: Redis has no source of randomness that differs
   after each start.
+- The header also has the time of loading and the last doubt, which `snorky_library` returns: `library_instance`.
 """
 
 import re
@@ -19,14 +20,16 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
+from gateway.redis.library_instance import NO_DOUBT, Doubt
 from gateway.redis.rule_tables import sha1_of
 from gateway.redis.scripting import sharded
 from gateway.redis.sequencer import KEEP_S, ONCE_S
 
-__all__ = ["FORMAT", "LIBRARY", "Found", "code_in", "judge", "lines_in", "quote", "write_library"]
+__all__ = ["FORMAT", "LIBRARY", "Found", "code_in", "has_kept", "judge", "lines_in", "quote", "write_library"]
 
 LIBRARY: Final = "snorky"
-FORMAT: Final = 2  # 1: rules of all prefixes in the library, by prefix alone
+FORMAT: Final = 3  # 2: without snorky_library; 1: rules of all prefixes in the library, by prefix alone
+KEEPING: Final = 2  # the first format that keeps what the nodes' rules promise
 
 _FOLDER = Path(__file__).parent
 _PUBLISH = (_FOLDER / "scripts" / "publish.lua").read_text().partition("\n")[2]
@@ -66,11 +69,17 @@ def judge(library: str | None) -> Found:
         return Found.FOREIGN if found is None else Found.OLDER
     if int(found[1]) > FORMAT:
         return Found.LATER
-    told, (head, end, body) = _BODY.search(library), library.partition(_END_OF_LINES)
-    if told is None or not end or sha1_of(body) != told[1]:
+    head, _, body = library.partition(_END_OF_LINES)
+    if not _is_unchanged(library):
         return Found.FOREIGN
     is_sharded = "\nlocal IS_SHARDED = true\n" in head
     return Found.OURS if body == _body(is_sharded=is_sharded) else Found.SIBLING
+
+
+def has_kept(library: str | None) -> bool:
+    """Tell if a library of this format, or of one before, has kept what the nodes' rules promise."""
+    found = _FORMAT.search(library or "")
+    return library is not None and found is not None and int(found[1]) >= KEEPING and _is_unchanged(library)
 
 
 def lines_in(library: str | None) -> dict[str, str]:
@@ -80,10 +89,12 @@ def lines_in(library: str | None) -> dict[str, str]:
     return dict(_LINE.findall(library.partition(_END_OF_LINES)[0]))
 
 
-def write_library(library: str | None, rules: tuple[str, str] | None = None) -> str:
+def write_library(
+    library: str | None, rules: tuple[str, str] | None = None, *, doubt: Doubt = NO_DOUBT, loaded_us: int = 0
+) -> str:
     """Write a library; it keeps the rules that the present one has of other prefixes.
 
-    rules: prefix and merged rule tables, for a Cluster; None = not a Cluster.
+    rules: prefix and merged rule tables, for a Cluster; None = not a Cluster. loaded_us: the time of Redis.
     """
     is_sharded = rules is not None
     lines = lines_in(library) if is_sharded else {}
@@ -97,7 +108,8 @@ def write_library(library: str | None, rules: tuple[str, str] | None = None) -> 
                 "-- The gateway's nodes load this library; they replace changes made here.",
                 f"-- format {FORMAT}",
                 f"-- body {sha1_of(body)}",
-                f"local SALT = '{secrets.token_hex(16)}'",
+                f"local SALT, LOADED_US = '{secrets.token_hex(16)}', '{loaded_us}'",
+                f"local FORMAT, DOUBT_UNTIL_US, DOUBT = '{FORMAT}', '{doubt.until_us}', '{doubt.mark}'",
                 f"local IS_SHARDED = {'true' if is_sharded else 'false'}",
                 "local RULES = {",
                 *(f"['{prefix}']={lines[prefix]}," for prefix in sorted(lines)),
@@ -116,6 +128,11 @@ def quote(text: str) -> str:
         + "".join(chr(byte) if chr(byte).isalnum() and byte < 128 else f"\\{byte:03d}" for byte in text.encode())
         + '"'
     )
+
+
+def _is_unchanged(library: str) -> bool:
+    told, (_, end, body) = _BODY.search(library), library.partition(_END_OF_LINES)
+    return told is not None and bool(end) and sha1_of(body) == told[1]
 
 
 def _body(*, is_sharded: bool) -> str:

@@ -23,6 +23,7 @@ def _commands(key: str) -> dict[str, Sequence[object]]:
         "info": ("INFO", "server"),
         "function|load": ("FUNCTION", "LOAD", "#!lua name=check\n"),  # refused: it registers no function
         "function|list": ("FUNCTION", "LIST", "LIBRARYNAME", "check"),
+        "fcall_ro": ("FCALL_RO", "check", 0),  # there is none of that name
         "exists": ("EXISTS", key),
         "pexpire": ("PEXPIRE", key, _KEPT_MS),
         "pttl": ("PTTL", key),

@@ -22,7 +22,7 @@ def key_of(command: bytes) -> bytes | None:
     """Find the first key of a command as `wire.command` spells it; None = it has none, and goes to every server."""
     words = _words(command, 4)
     name = words[0].upper()
-    if name in (b"EVAL", b"EVALSHA"):
+    if name in (b"EVAL", b"EVALSHA", b"FCALL_RO"):
         return words[3] if words[2] != b"0" else None
     if name in (b"FUNCTION", b"SCRIPT", b"TIME") or len(words) < 2:
         return None

@@ -26,6 +26,7 @@ history = {size}
 """
 NAME = "snorky:{pubsub:kept:1}"
 OLDER = "#!lua name=snorky\n-- format 1\nredis.register_function('snorky_publish', function() return '' end)\n"
+FOREIGN = OLDER.replace("-- format 1\n", "")
 PACE_S = 0.03  # a client that comes back gets 300 at most; more are a gap
 RULES_KEY = "snorky:{nodes}::rules"
 
@@ -160,6 +161,7 @@ EVENTS = [
     "older library",
     "restored dump",
 ]
+REPLACED = EVENTS[4:]  # then nobody knows what was there until the repair: one gap a channel
 
 
 @pytest.mark.parametrize("what", EVENTS)
@@ -193,16 +195,50 @@ async def test_nothing_that_was_acknowledged_is_lost_in_silence(town: Town, what
     elif reply["recovered"]:
         assert [each["message"] for each in reply["messages"]] == town.acknowledged
     else:
-        assert len(town.acknowledged) > 300 or what in ("older library", "restored dump"), (
-            "more than is replayed at once"
-        )
+        assert len(town.acknowledged) > 300 or what in REPLACED, "more than is replayed at once"
         kept = [int(fields[b"d"]) for _, fields in await town.client.xrange(f"{NAME}:history")]
         assert kept == town.acknowledged
     assert all("unction not found" in each for each in town.refused), town.refused
-    if what in ("flush", "delete", "older library", "restored dump"):
+    if what in REPLACED:
         repairs = [await node.metric("snorky_redis_library_repairs_total") for node in town.nodes]
         assert sum(repairs) >= 1
         assert any("functions repaired" in node.log for node in town.nodes)
+
+
+@pytest.mark.parametrize(
+    "what", ["older library", "foreign library", "restored dump", "restored by hand", "flushed after", "repaired"]
+)
+async def test_a_client_that_comes_back_at_once_after_a_foreign_publication_gets_a_gap(town: Town, what: str) -> None:
+    run = town.client.execute_command
+    unkept = 0
+    for number in range(20):
+        node = town.nodes[number % 2]
+        since = (await come_back(node, True))["position"]
+        ours = await run("FUNCTION", "DUMP")
+        if what == "restored dump":
+            await happen(what, town)
+        else:
+            await run("FUNCTION", "LOAD", "REPLACE", FOREIGN if what == "foreign library" else OLDER)
+        is_kept = await run("FCALL", "snorky_publish", 1, NAME, number) != b""
+        if what == "restored by hand":
+            await run("FUNCTION", "RESTORE", ours, "FLUSH")
+        elif what == "flushed after":
+            await run("FUNCTION", "FLUSH")
+        elif what == "repaired":
+            await come_back(
+                town.nodes[1 - number % 2], since
+            )  # a node looks at it, or the other one with its heartbeat
+
+            async def is_repaired() -> bool:
+                return "-- body" in await town.library()
+
+            await eventually(is_repaired, within_s=10, what="a node has loaded the library again")
+        reply = await come_back(node, since)
+        unkept += not is_kept
+        assert is_kept or not reply["recovered"], number
+        if is_kept and reply["recovered"]:
+            assert [each["message"] for each in reply["messages"]] == [number]
+    assert unkept >= 10, "nodes were faster nearly each time"
 
 
 async def test_what_a_stray_node_publishes_is_kept_as_the_others_promise(town: Town) -> None:

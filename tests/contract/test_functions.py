@@ -3,11 +3,12 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis as BlockingRedis
 from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
@@ -21,7 +22,7 @@ from gateway.redis.functions import LOOK_S, Functions
 from gateway.redis.heartbeat import INTERVAL_S
 from gateway.redis.history import RedisHistory
 from gateway.redis.library_text import FORMAT, Found, judge, write_library
-from gateway.redis.names import rules_key
+from gateway.redis.names import doubt_key, rules_key
 from gateway.redis.scripting import Scripts
 from gateway.rules import ChannelRule, Rules
 from tests.support.brokers import PREFIX, open_broker
@@ -427,23 +428,166 @@ async def test_what_a_foreign_library_did_not_keep_ends_positions_of_channels_th
     await client.aclose()
 
 
-@pytest.mark.parametrize("present", ["older", "sibling"])
+@pytest.mark.parametrize("prefix", [PREFIX, "other"])
+@pytest.mark.parametrize("library", ["older", "foreign"])
+async def test_a_client_that_comes_back_just_after_another_node_has_repaired_gets_a_gap(
+    redis: RedisServer, library: str, prefix: str
+) -> None:
+    client, key = redis.client(), "pubsub:kept:a"
+    async with (
+        functions_of(redis, {"pubsub": RULES}, prefix) as repairing,
+        functions_of(redis, {"pubsub": RULES}) as promising,
+        keeper_of(redis) as keeper,
+    ):
+        await promising.ensure()
+        await repairing.ensure()
+        before = await keeper.publish(key, b"1", HISTORY)
+        assert await keeper.read(key, before, is_away=True) == []
+        await client.execute_command("FUNCTION", "LOAD", "REPLACE", OLDER if library == "older" else FOREIGN)
+        await fcall(client, NAME, "2")
+        await repairing.ensure()
+        assert judge(await library_of(client)) is Found.OURS
+        assert await keeper.read(key, before, is_away=True) is None
+        after = await keeper.publish(key, b"3", HISTORY)
+        for _ in range(2):
+            assert await keeper.read(key, after, is_away=True) == [], "once a channel"
+    await client.aclose()
+
+
+async def test_recent_messages_behind_a_position_are_none_after_a_foreign_publication(redis: RedisServer) -> None:
+    client, key = redis.client(), "pubsub:kept:a"
+    async with keeper_of(redis) as keeper:
+        await until_loaded(client)
+        before = await keeper.publish(key, b"1", HISTORY)
+        second = await keeper.publish(key, b"2", HISTORY)
+        found, _ = await keeper.recent(key, 10, before)
+        assert [each.position for each in found] == [second]
+        await client.execute_command("FUNCTION", "LOAD", "REPLACE", OLDER)
+        await fcall(client, NAME, "3")
+        found, _ = await keeper.recent(key, 10, before)
+        assert [each.payload for each in found] == [b"1", b"2"], "as if there were no position"
+    await client.aclose()
+
+
+async def test_nodes_that_load_the_library_at_once_end_no_positions(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rolling upgrade: each node that starts loads its own text once, and clients come back to all of them."""
+    client, key = redis.client(), "pubsub:kept:a"
+    async with keeper_of(redis) as keeper, AsyncExitStack() as stack:
+        await until_loaded(client)
+        before = await keeper.publish(key, b"1", HISTORY)
+        for fix in range(3):
+            monkeypatch.setattr("gateway.redis.library_text._FUNCTION", f"{FUNCTION}-- fix {fix}\n")
+            nodes = [await stack.enter_async_context(functions_of(redis, {"pubsub": RULES})) for _ in range(4)]
+            await asyncio.gather(*(node.ensure() for node in nodes))
+            assert await keeper.read(key, before, is_away=True) == []
+            assert [node.doubt for node in nodes] == [b""] * 4
+    await client.aclose()
+
+
+async def test_a_foreign_library_between_the_look_and_the_load_is_a_gap(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, key = redis.client(), "pubsub:kept:a"
+    async with functions_of(redis, {"pubsub": RULES}) as former:
+        await former.ensure()
+    async with functions_of(redis, {"pubsub": RULES}) as later, keeper_of(redis) as keeper:
+        before = await keeper.publish(key, b"1", HISTORY)
+        assert await keeper.read(key, before, is_away=True) == []
+
+        def write(*arguments: Any, **options: Any) -> str:
+            with BlockingRedis.from_url(redis.url) as other:
+                other.execute_command("FUNCTION", "LOAD", "REPLACE", FOREIGN)
+                other.execute_command("FCALL", "snorky_publish", 1, NAME, "2")
+            monkeypatch.undo()
+            return write_library(*arguments, **options)
+
+        monkeypatch.setattr("gateway.redis.library_text._FUNCTION", FUNCTION + "-- fixed\n")
+        monkeypatch.setattr("gateway.redis.libraries.write_library", write)
+        assert await later.ensure()
+        assert judge(await library_of(client)) in (Found.OURS, Found.SIBLING)
+        assert later.doubt != b""
+        assert await keeper.read(key, before, is_away=True) is None
+    await client.aclose()
+
+
+async def test_a_node_that_may_not_look_at_functions_recovers_as_ever(redis: RedisServer) -> None:
+    client, key = redis.client(), "pubsub:kept:a"
+    rights = {
+        "none": "-function -fcall_ro",
+        "no look": "-fcall_ro",
+        "no load": "-function",
+    }
+    for name, less in rights.items():
+        await client.execute_command("FUNCTION", "FLUSH")
+        await client.execute_command(
+            "ACL", "SETUSER", "poor", "reset", "on", "nopass", "~*", "&*", "+@all", *less.split()
+        )
+        async with keeper_of(redis, url=redis.url.replace("redis://", "redis://poor:x@")) as keeper:
+            before = await keeper.publish(key, b"1", HISTORY)
+            second = await keeper.publish(key, b"2", HISTORY)
+            found = await keeper.read(key, before, is_away=True)
+            assert found is not None and [each.position for each in found] == [second], name
+    await client.aclose()
+
+
+async def test_a_recovery_asks_once_which_library_is_there(redis: RedisServer) -> None:
+    client, key = redis.client(), "pubsub:kept:a"
+    async with keeper_of(redis) as keeper:
+        await until_loaded(client)
+        before = await keeper.publish(key, b"1", HISTORY)
+        await keeper.read(key, before, is_away=True)
+
+        async def calls() -> dict[str, int]:
+            stats = await client.info("commandstats")
+            return {name: stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("fcall_ro", "function|load")}
+
+        first = await calls()
+        for _ in range(10):
+            assert await keeper.read(key, before, is_away=True) == []
+        second = await calls()
+        looks = second["fcall_ro"] - first["fcall_ro"] - 10
+        assert looks in (0, 2) and second["function|load"] == first["function|load"]  # 2: a heartbeat of the node
+    await client.aclose()
+
+
+@pytest.mark.parametrize("present", ["before", "sibling"])
 async def test_an_upgrade_is_no_repair_and_ends_no_positions(
     redis: RedisServer, present: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, metrics = redis.client(), Metrics()
-    if present == "older":
-        await client.execute_command("FUNCTION", "LOAD", OLDER)
-    else:
-        with monkeypatch.context() as patched:
-            patched.setattr("gateway.redis.library_text._FUNCTION", FUNCTION + "-- not yet fixed\n")
-            async with functions_of(redis, {"pubsub": RULES}) as former:
-                await former.ensure()
+    async with functions_of(redis, {"pubsub": RULES}) as former:
+        await former.ensure()
+    with monkeypatch.context() as patched:
+        patched.setattr("gateway.redis.library_text._FUNCTION", f"{FUNCTION}-- not yet fixed\n")
+        text = write_library(None)
+        if present == "before":
+            patched.setattr("gateway.redis.library_text._FUNCTION", FUNCTION.partition("-- Which loading")[0])
+            text = write_library(None).replace(f"-- format {FORMAT}\n", f"-- format {FORMAT - 1}\n")
+        await client.execute_command("FUNCTION", "LOAD", "REPLACE", text)
     async with functions_of(redis, {"pubsub": RULES}, metrics=metrics) as functions:
         assert await functions.ensure()
         assert functions.doubt == b""
     assert [repairs(metrics, reason) for reason in ("missing", "older", "foreign")] == [0, 0, 0]
     assert judge(await library_of(client)) is Found.OURS
+    await client.aclose()
+
+
+async def test_what_nodes_of_the_version_before_doubted_is_doubted_after_the_upgrade(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, key = redis.client(), "pubsub:kept:a"
+    with monkeypatch.context() as patched:
+        patched.setattr("gateway.redis.library_text._FUNCTION", FUNCTION.partition("-- Which loading")[0])
+        text = write_library(None).replace(f"-- format {FORMAT}\n", f"-- format {FORMAT - 1}\n")
+    await client.execute_command("FUNCTION", "LOAD", text)
+    await client.set(doubt_key(PREFIX), b"0123456789abcdef", px=60_000)
+    async with keeper_of(redis) as keeper:
+        before = await keeper.publish(key, b"1", HISTORY)
+        assert await keeper.read(key, before, is_away=True) is None
+        after = await keeper.publish(key, b"2", HISTORY)
+        assert await keeper.read(key, after, is_away=True) == []
     await client.aclose()
 
 

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.needs("redis-server")
 
 OPERATIONS = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
 HEALED_S = 5.0
+FOREIGN_LIBRARY = "#!lua name=snorky\nredis.register_function('snorky_publish', function() return '' end)\n"
 HOUR = History(3600.0)
 
 
@@ -60,7 +61,7 @@ def keys_on(lab: ClusterLab, at: int, count: int = 1) -> list[str]:
 
 
 @asynccontextmanager
-async def functions(lab: ClusterLab) -> AsyncIterator[None]:
+async def functions(lab: ClusterLab) -> AsyncIterator[RedisHistory]:
     """Run what keeps `snorky_publish` loaded; every channel has a history."""
     keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     keeper.set_rules("pubsub", Rules([ChannelRule("*", history=100)]))
@@ -71,7 +72,7 @@ async def functions(lab: ClusterLab) -> AsyncIterator[None]:
     await keeper.start()
     try:
         await eventually(are_loaded, within_s=5, what="the function is there")
-        yield
+        yield keeper
     finally:
         await keeper.stop()
 
@@ -218,6 +219,26 @@ async def test_a_slot_that_moves_takes_its_epochs_along(lab: ClusterLab, first: 
         assert found is not None and found[0].payload == b"1"
     finally:
         await keeper.stop()
+
+
+@pytest.mark.parametrize("lab", REAL_KINDS, indirect=True)
+async def test_a_foreign_library_on_one_primary_is_a_gap_for_who_comes_back_at_once(lab: ClusterLab) -> None:
+    keys = [keys_on(lab, at)[0] for at in range(3)]
+    name, foreign = channel_name(PREFIX, keys[0]), FOREIGN_LIBRARY
+    async with functions(lab) as keeper:
+        before = [await keeper.publish(key, b"1", HOUR) for key in keys]
+        assert [await keeper.read(*each, is_away=True) for each in zip(keys, before, strict=True)] == [[], [], []]
+        await lab.ask(0, "FUNCTION", "LOAD", "REPLACE", foreign)
+        assert await lab.ask(0, "FCALL", "snorky_publish", 1, name, "2") == ""
+        assert await keeper.read(keys[0], before[0], is_away=True) is None
+        for at in range(3):
+            assert "-- body" in str(await lab.ask(at, "FUNCTION", "LIST", "WITHCODE"))
+        after = [await keeper.publish(key, b"3", HOUR) for key in keys]
+        for each in zip(keys, after, strict=True):
+            await keeper.read(*each, is_away=True)  # all channels have one gap, as none knows of which it was
+        after = [await keeper.publish(key, b"4", HOUR) for key in keys]
+        await lab.move_slot(slot_of(name), 0, 1)
+        assert [await keeper.read(*each, is_away=True) for each in zip(keys, after, strict=True)] == [[], [], []]
 
 
 @pytest.mark.parametrize("lab", REAL_KINDS, indirect=True)

@@ -26,7 +26,7 @@ from gateway import (
 )
 from gateway.publication import MARK
 from tests.support.clients import JSON, MSGPACK, Client, FakeWire, settle, until
-from tests.support.memory_history import Archive, write_sequenced
+from tests.support.memory_history import Archive, MemoryHistory, write_sequenced
 from tests.support.town import Resident, Town, town
 
 HOUR = History(3600.0, 1000)
@@ -723,6 +723,42 @@ async def test_publication_past_history_is_counted_and_logged_and_clients_that_w
     _, recovery = await stage.back(1, after)
     assert recovery.is_recovered and payloads(recovery) == [b"3"]
     await until(lambda: heard(follower) == [1, "bare", 2, 3])
+
+
+async def test_publication_past_history_while_clients_recover_is_a_gap_for_all_of_them(stage: Stage) -> None:
+    follower = await stage.plain(0)
+    since = await stage.publish(1)
+    stage.town.archive.lateness = lambda: 50
+    first = asyncio.ensure_future(stage.back(0, since))  # has the channel, and gets nothing yet
+    await settle(5)
+    stage.topics(1).publish("c", "bare")
+    await until(lambda: heard(follower) == [1, "bare"])
+    second = asyncio.ensure_future(stage.back(0, since))  # the read of the first began before
+    for client, recovery in await asyncio.gather(first, second):
+        assert heard(client) == [] and not recovery.is_recovered
+    stage.town.archive.lateness = lambda: 1
+    after = await stage.publish(2)
+    await until(lambda: heard(follower) == [1, "bare", 2])
+    _, recovery = await stage.back(0, after)
+    assert recovery.is_recovered
+
+
+async def test_client_that_comes_back_before_a_publication_past_history_is_noted_gets_a_gap(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noting = asyncio.Event()
+
+    async def note_lost(keeper: MemoryHistory, key: str) -> None:
+        await noting.wait()
+
+    monkeypatch.setattr(MemoryHistory, "note_lost", note_lost)
+    follower = await stage.plain(0)
+    since = await stage.publish(1)
+    stage.topics(1).publish("c", "bare")
+    await until(lambda: heard(follower) == [1, "bare"])
+    _, recovery = await stage.back(0, since)
+    assert not recovery.is_recovered
+    noting.set()
 
 
 async def test_publication_past_history_is_noted_once_redis_answers_again(stage: Stage) -> None:

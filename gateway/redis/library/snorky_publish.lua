@@ -140,3 +140,18 @@ redis.register_function('snorky_publish', function(keys, args)
   local entropy = string.sub(redis.sha1hex(SALT .. time[1] .. ' ' .. time[2] .. keys[1] .. payload), 1, 32)
   return publish(own, {keys[1], payload, entropy, size, ttl_ms, KEEP_MS, ONCE_MS})
 end)
+
+-- Which loading of the library this is, for `library_instance.py`. A first call after each loading sets it.
+-- KEYS any of the slot to ask for    Returns FORMAT RUN BORN_US SALT LOADED_US DOUBT_UNTIL_US DOUBT, '0 -' without a doubt.
+-- Every format from 3 on has this function, and may put words behind these.
+local born
+
+redis.register_function{function_name = 'snorky_library', flags = {'no-writes'}, callback = function()
+  local time = redis.call('TIME')
+  if not born then
+    local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+    born = run .. ' ' .. time[1] .. string.format('%06d', time[2])
+  end
+  local has_doubt = tonumber(DOUBT_UNTIL_US) > time[1] * 1000000
+  return table.concat({FORMAT, born, SALT, LOADED_US, has_doubt and DOUBT_UNTIL_US or '0', has_doubt and DOUBT or '-'}, ' ')
+end}

@@ -1,0 +1,191 @@
+"""Libraries: the function library in every server of one Redis: is it sound, and if not, loads it again.
+
+Rules:
+- A node knows the last instance that it found sound on each run of a server (`library_instance`). One that it does not
+  know is judged by its text; one that no node can have loaded is replaced, whatever its text.
+- A library that replaces what may not have kept has a new doubt in it. So nobody finds the one without the other,
+  whichever node, prefix and database it is.
+- What the load did replace is asked for just before it: if that was something else than was judged, the library is
+  loaded once more, with a doubt.
+- The servers of a Cluster have the same doubt, for channels move between them.
+"""
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import hiredis
+import structlog
+
+from gateway.errors import BrokerUnavailable
+from gateway.metrics import Metrics
+from gateway.redis.cluster_commander import AnyCommander
+from gateway.redis.commander import Commander
+from gateway.redis.library_instance import NO_DOUBT, Doubt, Instance
+from gateway.redis.library_text import LIBRARY, Found, code_in, has_kept, judge, lines_in, quote, write_library
+from gateway.redis.pipeline import all_ended
+from gateway.redis.wire import command
+
+__all__ = ["DOUBT_S", "Libraries", "LibraryRefused", "asking"]
+
+DOUBT_S: Final = 2 * 86_400.0  # longer than a channel's state lives that nobody touches
+LOOKS_MAX: Final = 5  # at a library that is loaded again while we look
+_RUN: Final = re.compile(rb"^run_id:([0-9a-f]+)", re.MULTILINE)
+
+_log = structlog.get_logger("snorky.redis")
+
+
+class LibraryRefused(BrokerUnavailable):
+    """Redis refused what has to do with functions. is_barred: the user lacks the right."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.is_barred = text.startswith("NOPERM")
+
+
+def asking(key: bytes | None = None) -> bytes:
+    """Write the command that asks which instance is there. key: of the slot to ask for; None = of any server."""
+    keys = [b"0"] if key is None else [b"1", key]
+    return command(b"FCALL_RO", b"snorky_library", *keys)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    server: Commander
+    run: str
+    now_us: int
+    present: str | None
+    instance: Instance | None
+    found: Found
+
+
+class Libraries:
+    """The libraries of one Redis, or of all servers of a Cluster. doubt: the last one; `NO_DOUBT`."""
+
+    def __init__(self, commander: AnyCommander, *, metrics: Metrics) -> None:
+        self.doubt = NO_DOUBT
+        self._commander = commander
+        self._metrics = metrics
+        self._known: dict[str, Instance] = {}  # by the run of a server
+        self._has_loaded = False
+
+    def knows(self, answer: object) -> bool:
+        """True if an answer to `asking` is of an instance that was found sound, whose doubt is known."""
+        instance = Instance.parse(answer)
+        return instance is not None and instance.is_same(self._known.get(instance.run)) and instance.doubt <= self.doubt
+
+    async def ensure(self, rules: tuple[str, str], *, former: bytes) -> bool:
+        """Load the library where it is not sound; True = somewhere it was not.
+
+        rules: prefix and text of all nodes. former: the mark of the last doubt as nodes of format 2 leave it. Raises
+        LibraryRefused; BrokerUnavailable: the outcome is unknown; ValueError: the library is a later version's.
+        """
+        servers = self._commander.servers
+        if not servers:
+            raise BrokerUnavailable("no server is known")
+        looks = await all_ended(self._look(server) for server in servers)
+        doubtful = [look for look in looks if self._is_doubtful(look)]
+        doubt = max((look.instance.doubt for look in looks if look.instance and look not in doubtful), default=NO_DOUBT)
+        if doubtful:
+            doubt = self._new_doubt(looks)
+        elif former and doubt == NO_DOUBT and any(look.found is Found.OLDER for look in looks):
+            doubt = Doubt(looks[0].now_us + round(DOUBT_S * 1_000_000), former.decode())
+        is_later = any(look.found is Found.LATER for look in looks)
+        wanted = [look for look in looks if look in doubtful or not self._is_sound(look, rules, doubt)]
+        loaded = await all_ended(
+            self._load(look, rules, doubt, is_doubtful=look in doubtful)
+            for look in wanted
+            if look.found is not Found.LATER
+        )
+        sound = [look.instance for look in looks if look.instance and look not in doubtful and look not in wanted]
+        known = {each.run: each for each in (*sound, *loaded) if each is not None}
+        former_ones = {look.run: self._known[look.run] for look in looks if look.run in self._known}
+        self._known = former_ones | known  # the last sound ones, until there are others
+        self.doubt = max((each.doubt for each in self._known.values()), default=NO_DOUBT)
+        if is_later:
+            raise ValueError("Redis has the function library of a later version: upgrade this node")
+        self._has_loaded = True
+        return bool(wanted)
+
+    def _is_doubtful(self, look: _Look) -> bool:
+        """True if what is there, or was there since the last look, may have published without keeping."""
+        known = self._known.get(look.run)
+        if look.found is Found.MISSING:
+            return known is not None
+        if look.found is Found.OLDER:
+            return known is not None or not has_kept(look.present)
+        if look.found is Found.FOREIGN:
+            return True
+        return look.instance is not None and not look.instance.may_follow(known)
+
+    def _is_sound(self, look: _Look, rules: tuple[str, str], doubt: Doubt) -> bool:
+        if look.found is Found.LATER:
+            return True
+        if look.found is not Found.OURS and not (look.found is Found.SIBLING and self._has_loaded):
+            return False
+        if look.instance is not None and look.instance.doubt < doubt:
+            return False
+        is_sharded = self._commander.is_sharded
+        if look.present is None or _is_for_cluster(look.present) is not is_sharded:
+            return False
+        return not is_sharded or lines_in(look.present).get(rules[0]) == quote(rules[1])
+
+    async def _look(self, server: Commander) -> _Look:
+        listing = command(b"FUNCTION", b"LIST", b"LIBRARYNAME", LIBRARY.encode(), b"WITHCODE")
+        for _ in range(LOOKS_MAX):
+            steps = [asking(), listing, asking(), command(b"TIME"), command(b"INFO", b"server")]
+            before, *answers = await server.send(steps)
+            if isinstance(answers[1], hiredis.ReplyError):
+                answers[1] = None  # not there, or another library
+            (library, after, time, info) = _sound(answers)
+            instance = Instance.parse(after)
+            if instance is None or instance.is_same(Instance.parse(before)):
+                present, run = code_in(library), _RUN.search(info)
+                now_us = int(time[0]) * 1_000_000 + int(time[1])
+                return _Look(server, run[1].decode() if run else "", now_us, present, instance, judge(present))
+        raise BrokerUnavailable("the function library is being replaced again and again")
+
+    async def _load(self, look: _Look, rules: tuple[str, str], doubt: Doubt, *, is_doubtful: bool) -> Instance | None:
+        """Returns the instance that is there now; None = somebody was faster."""
+        text = write_library(
+            look.present, rules if self._commander.is_sharded else None, doubt=doubt, loaded_us=look.now_us
+        )
+        loading = command(b"FUNCTION", b"LOAD", b"REPLACE", text.encode())
+        answers = await look.server.send([asking(), loading, asking()])
+        before, after = Instance.parse(answers[0]), Instance.parse(answers[2])
+        _sound(answers[1:2])
+        self._count(look, is_doubtful=is_doubtful)
+        if look.instance is not None and not is_doubtful and (before is None or not before.may_follow(look.instance)):
+            return await self._load(look, rules, self._new_doubt([look]), is_doubtful=True)
+        if before is not None and before.doubt > doubt:  # another node was faster
+            return await self._load(look, rules, before.doubt, is_doubtful=True)
+        return after if after is not None and f"'{after.salt}'" in text else None
+
+    def _new_doubt(self, looks: Sequence[_Look]) -> Doubt:
+        before = max([self.doubt, *(look.instance.doubt for look in looks if look.instance)])
+        until_us = max(look.now_us for look in looks) + round(DOUBT_S * 1_000_000)
+        return Doubt(max(until_us, before.until_us + 1), secrets.token_hex(8))
+
+    def _count(self, look: _Look, *, is_doubtful: bool) -> None:
+        found = look.found
+        if is_doubtful and found in (Found.OURS, Found.SIBLING):
+            found = Found.FOREIGN  # an old copy, or what was there in between
+        if found is Found.FOREIGN or (self._has_loaded and found in (Found.MISSING, Found.OLDER)):
+            self._metrics.library_repairs.labels(found.value).inc()
+            _log.warning("functions repaired", library=LIBRARY, reason=found.value)
+        else:
+            _log.info("functions loaded", library=LIBRARY)
+
+
+def _sound(answers: list[Any]) -> list[Any]:
+    """Give the answers back. Raises LibraryRefused: one is an error."""
+    for answer in answers:
+        if isinstance(answer, hiredis.ReplyError):
+            raise LibraryRefused(str(answer)[:300])
+    return answers
+
+
+def _is_for_cluster(library: str) -> bool:
+    return "\nlocal IS_SHARDED = true\n" in library
