@@ -14,7 +14,7 @@ TransportError.code is one of
     invalid_reply    the answer is not one of a gateway's
     http_STATUS      another status without an error of the gateway; with one, its code (unknown_service, ...)
 and of PublishError besides
-    no_function      Redis does not have the function that nodes load
+    no_function      Redis does not have the function that nodes load, or not the rules that they write for it
     unavailable      Redis cannot store it now: out of memory, read-only, loading, ...
     refused          Redis or the function refuses it for good
     not_kept         of HistoryNotKept

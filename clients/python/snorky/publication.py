@@ -76,9 +76,15 @@ class Refusal:
     @classmethod
     def of(cls, text: str) -> "Refusal":
         """Read an error's text."""
-        if "unction not found" in text or "no node with this prefix" in text:
-            hint = "start a node with this prefix, which loads it, or publish with if_no_function='publish'"
+        plain = "or publish with if_no_function='publish'"
+        if "unction not found" in text:
+            hint = f"start a node, which loads it, {plain}"
             return cls(f"Redis does not have the function snorky_publish: {hint}", "no_function", True)
+        if "no node with this prefix" in text:
+            hint = f"nodes write them again within 2 s after a FLUSHALL; if none runs, start one, {plain}"
+            return cls(
+                f"Redis has no channel rules of nodes with this prefix and database: {hint}", "no_function", True
+            )
         if text.startswith("unknown command") or "ERR unknown command" in text:
             return cls("Redis is older than 7.0 and has no functions", "no_function", False)
         if text.startswith(_UNAUTHORIZED) or "cannot read the channel rules" in text:

@@ -183,6 +183,16 @@ def test_missing_function_is_waited_for_a_moment_and_then_told_with_what_to_do()
     assert len(commands(server)) > 1
 
 
+def test_missing_rules_are_told_from_a_missing_function() -> None:
+    lacking = answer_each(lambda _words: error("ERR snorky_publish: no node with this prefix has been here"))
+    with ScriptedServer([lacking]) as server, Publisher(redis_url(server)) as publisher:
+        with pytest.raises(PublishError, match=r"no channel rules .* within 2 s after a FLUSHALL") as caught:
+            publisher.publish("news", 1)
+    assert (caught.value.code, caught.value.may_have_happened) == ("no_function", False)
+    assert "does not have the function" not in str(caught.value)
+    assert len(commands(server)) > 1
+
+
 def test_plain_publish_only_where_it_was_asked_for_and_then_without_position() -> None:
     with (
         ScriptedServer([replies(error("ERR Function not found"), b":2\r\n")]) as server,
