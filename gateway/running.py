@@ -68,7 +68,7 @@ async def running_node(
         stack.push_async_callback(node.stop)
         await node.start()
         if topology is not None:
-            watch = await stack.enter_async_context(topology.memory_watch(metrics))
+            watch = await stack.enter_async_context(topology.write_watch(metrics))
             node.is_redis_full = lambda: watch.is_full
             node.redis_refusal = lambda: watch.refusal
             for heartbeat in topology.heartbeats(lambda: _state(node, public_url), metrics):

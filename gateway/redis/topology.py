@@ -14,7 +14,6 @@ from gateway.redis.cluster_broker import ClusterBroker
 from gateway.redis.directory import RedisDirectory
 from gateway.redis.heartbeat import Heartbeat
 from gateway.redis.history import RedisHistory
-from gateway.redis.memory_watch import MemoryWatch
 from gateway.redis.names import nodes_key, revocations_key
 from gateway.redis.revocations import RedisRevocations
 from gateway.redis.spread import Spread, targets_of
@@ -24,6 +23,7 @@ from gateway.redis.spread_history import SpreadHistory
 from gateway.redis.spread_revocations import SpreadRevocations
 from gateway.redis.target import RedisTarget
 from gateway.redis.versions import Versions, said
+from gateway.redis.write_watch import WriteWatch
 from gateway.revocation import Revocations
 from gateway.settings import PAYLOAD_MAX_BYTES
 
@@ -130,9 +130,9 @@ class Topology:
         lists = [RedisRevocations(target.of(key), prefix=self.prefix, keep_s=keep_s) for target in self.targets]
         return lists[0] if len(lists) == 1 else SpreadRevocations(lists)
 
-    def memory_watch(self, metrics: Metrics) -> MemoryWatch:
+    def write_watch(self, metrics: Metrics) -> WriteWatch:
         """Make what looks whether Redis has room for writes."""
-        return MemoryWatch(tuple(self.targets), prefix=self.prefix, node_id=self.node_id, metrics=metrics)
+        return WriteWatch(tuple(self.targets), prefix=self.prefix, node_id=self.node_id, metrics=metrics)
 
     def heartbeats(self, state: Callable[[], Mapping[str, object]], metrics: Metrics) -> Sequence[Heartbeat]:
         """Make what tells others of the node and its version, one for each Redis. state: see Heartbeat."""

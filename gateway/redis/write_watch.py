@@ -1,4 +1,4 @@
-"""MemoryWatch: does Redis take writes? Every server that a node writes to is asked every INTERVAL_S.
+"""WriteWatch: does Redis take writes? Every server that a node writes to is asked every INTERVAL_S.
 
 Rules:
 - A server is full when it refuses a write for want of memory (OOM), or when its memory is used up to FULL and it evicts
@@ -27,7 +27,7 @@ from gateway.redis.slots import slot_of
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import DialError
 
-__all__ = ["MemoryWatch"]
+__all__ = ["WriteWatch"]
 
 INTERVAL_S: Final = 2.0
 PROBE_MS: Final = 4_000  # how long a probe is kept
@@ -104,7 +104,7 @@ class _Server:
             _log.info("redis has room again", server=self.url)
 
 
-class MemoryWatch:
+class WriteWatch:
     """Watches while entered. targets: each Redis; of a Cluster each of its primaries is watched."""
 
     def __init__(self, targets: Sequence[RedisTarget], *, prefix: str, node_id: str, metrics: Metrics) -> None:
@@ -132,7 +132,7 @@ class MemoryWatch:
 
     async def __aenter__(self) -> Self:
         """Begin; returns at once, whether Redis is there or not."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="memory watch")
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="write watch")
         return self
 
     async def __aexit__(
@@ -152,7 +152,7 @@ class MemoryWatch:
                 await self._find()
                 await asyncio.gather(*(self._look(server) for server in self._servers.values()))
             except Exception:  # the top of a task
-                _log.exception("memory of redis not looked at")
+                _log.exception("redis not asked whether it takes writes")
             await asyncio.sleep(INTERVAL_S)
 
     async def _look(self, server: _Server) -> None:
