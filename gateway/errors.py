@@ -223,12 +223,13 @@ class Revoked(InvalidToken):
 class BrokerUnavailable(SnorkyError):
     """Redis did not do or confirm what was asked before the deadline.
 
-    After a publish the outcome is unknown: it may have been delivered, it may not.
+    After a publish the outcome is unknown: it may have been delivered, it may not. is_undone: surely nothing was done.
     """
 
     code = "unavailable"
     retry_after_ms = 1000
 
-    def __init__(self, what: str = "") -> None:
+    def __init__(self, what: str = "", *, is_undone: bool = False) -> None:
         super().__init__("Temporarily unavailable")
         self.what = what  # for logs only
+        self.is_undone = is_undone

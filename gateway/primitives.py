@@ -22,7 +22,7 @@ from gateway.history import History, Keeper, Recovery
 from gateway.metrics import Metrics
 from gateway.ownership import Ownership
 from gateway.publication import Position, Selector
-from gateway.quotas import ENTRY_BYTES, Quotas
+from gateway.quotas import ENTRY_BYTES, Charge, Quotas, was_stored
 
 __all__ = ["Cluster", "Direct", "GapNotice", "LooksLikeReply", "Names", "Notification", "Rosters", "Tokens", "is_reply"]
 
@@ -152,8 +152,14 @@ class Rosters:
         entry: tells several of one connection apart. Idempotent; data is replaced. Raises BrokerUnavailable,
         InvalidChannel, ConnectionClosed, LimitExceeded.
         """
-        self._cluster.quotas.charge(connection, ENTRY_BYTES + (0 if data is None else json_size(data)))
-        return await self._cluster.ownership.enter(connection, self._key(channel), entry=entry, data=data)
+        size = ENTRY_BYTES + (0 if data is None else json_size(data))
+        charge: Charge = self._cluster.quotas.charge(connection, size)
+        try:
+            return await self._cluster.ownership.enter(connection, self._key(channel), entry=entry, data=data)
+        except Exception as error:
+            if not was_stored(error):
+                charge.give_back()
+            raise
 
     async def update(
         self, connection: Connection, channel: Any, *, entry: str = "", data: Any, notice: tuple[Any, Selector] | None
@@ -192,8 +198,16 @@ class Names:
 
         Raises BrokerUnavailable, InvalidChannel (no canonical form), ConnectionClosed, LimitExceeded.
         """
-        self._cluster.quotas.charge(connection, ENTRY_BYTES)
-        return await self._cluster.ownership.claim(connection, self._service, channel_name(name))
+        charge, is_stored = self._cluster.quotas.charge(connection, ENTRY_BYTES), True
+        try:
+            is_stored = await self._cluster.ownership.claim(connection, self._service, channel_name(name))
+        except Exception as error:
+            is_stored = was_stored(error)
+            raise
+        finally:
+            if not is_stored:
+                charge.give_back()
+        return is_stored
 
     async def release(self, connection: Connection, name: Any) -> bool:
         """Give a name back. False = it was not this connection's."""

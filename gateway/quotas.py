@@ -7,22 +7,25 @@ Rules:
 - The quota is its identity's. Clients without one share that of their address (IPv6: of the /64).
 - A quota that is used up is full again after STORED_S: as long as Redis keeps an idempotency key, and by default a
   message. So one quota holds at most twice its bytes in Redis at a time.
+- What was certainly not stored, for Redis refused the write or had no place for it, is given back. What may have been
+  stored stays counted.
 - The quotas used last are known, REMEMBERED of them.
 """
 
+import asyncio
 from collections import OrderedDict
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from gateway.connection import Connection
-from gateway.errors import LimitExceeded
+from gateway.errors import BrokerUnavailable, LimitExceeded
 from gateway.limiter import Bucket
 from gateway.metrics import Metrics
 from gateway.refusals import Refusals
 from gateway.settings import Limits
 from gateway.shares import site_of
 
-__all__ = ["CHANNEL_BYTES", "ENTRY_BYTES", "KEY_BYTES", "MESSAGE_BYTES", "Quotas"]
+__all__ = ["CHANNEL_BYTES", "ENTRY_BYTES", "KEY_BYTES", "MESSAGE_BYTES", "Charge", "Quotas", "was_stored"]
 
 STORED_S: Final = 300.0
 REMEMBERED: Final = 10_000
@@ -44,6 +47,37 @@ class _Quota:
         self.channels: OrderedDict[str, None] = OrderedDict()
 
 
+class Charge:
+    """What was counted for one write. channel: the one that this write was thought to begin."""
+
+    __slots__ = ("_channel", "_quota", "_size")
+
+    def __init__(self, quota: _Quota | None, size: int, channel: str | None) -> None:
+        self._quota = quota
+        self._size = size
+        self._channel = channel
+
+    def give_back(self) -> None:
+        """Know that nothing was stored. Idempotent."""
+        quota, self._quota = self._quota, None
+        if quota is None:
+            return
+        quota.bucket.tokens = min(quota.bucket.burst, quota.bucket.tokens + self._size)
+        if self._channel is not None:
+            quota.channels.pop(self._channel, None)
+
+    def settle(self, write: "asyncio.Future[Any]") -> None:
+        """Give it back if a write has failed, and nothing was stored; to be called when it is done."""
+        error = None if write.cancelled() else write.exception()
+        if error is not None and not was_stored(error):
+            self.give_back()
+
+
+def was_stored(error: BaseException) -> bool:
+    """Tell if a write that failed may have been stored all the same."""
+    return not (isinstance(error, LimitExceeded) or (isinstance(error, BrokerUnavailable) and error.is_undone))
+
+
 class Quotas:
     """Those of one node."""
 
@@ -55,22 +89,23 @@ class Quotas:
         self._refusals = refusals
         self._quotas: OrderedDict[tuple[str, str], _Quota] = OrderedDict()
 
-    def charge(self, client: Connection, size: int, channel: str | None = None) -> None:
+    def charge(self, client: Connection, size: int, channel: str | None = None) -> Charge:
         """Count what a client is about to store. channel: the key of one that keeps a history, which may begin.
 
-        Raises LimitExceeded: not now; nothing was counted.
+        The charge is to be given back if nothing was stored. Raises LimitExceeded: not now; nothing was counted.
         """
         if client.identity is not None:
             limit, name, max_bytes = "stored_bytes_per_identity", client.identity, self._per_identity
         else:
             limit, name, max_bytes = "stored_bytes_per_ip", site_of(client.remote_ip), self._per_ip
         if not max_bytes or not name:
-            return
+            return Charge(None, 0, None)
         now_s = monotonic()
         quota = self._quota(limit, name, max_bytes, now_s)
         bucket = quota.bucket
         bucket.refill(now_s)
-        if channel is not None and channel not in quota.channels:
+        is_new = channel is not None and channel not in quota.channels
+        if is_new:
             size += CHANNEL_BYTES
         size = min(size, max_bytes)  # a quota that is smaller than one message lets that through when it is full
         if bucket.tokens < size:
@@ -84,6 +119,7 @@ class Quotas:
             quota.channels.move_to_end(channel)
             if len(quota.channels) > CHANNELS_MAX:
                 quota.channels.popitem(last=False)
+        return Charge(quota, size, channel if is_new else None)
 
     def _quota(self, limit: str, name: str, max_bytes: int, now_s: float) -> _Quota:
         quota = self._quotas.get((limit, name))

@@ -16,7 +16,7 @@ from gateway.fanout import Listener, OnGap
 from gateway.history import History, Recovery
 from gateway.primitives import Cluster, GapNotice, LooksLikeReply, Notification, is_reply
 from gateway.publication import Position, Publication, Selector
-from gateway.quotas import KEY_BYTES, MESSAGE_BYTES
+from gateway.quotas import KEY_BYTES, MESSAGE_BYTES, Charge
 
 __all__ = ["Topics"]
 
@@ -73,13 +73,22 @@ class Topics:
         """
         if is_reply(payload) and ((to is not None and to.is_whole) or self._notification(channel) is PAYLOAD):
             raise LooksLikeReply
-        if by is not None and (history is not None or once is not None):
-            self._charge(by, channel, payload, history, once)
-        if history is not None:
-            return self._cluster.publish_kept(self._service, channel, payload, history, once=once)
-        if once is not None:
-            return self._cluster.publish_once(self._service, channel, payload, once)
-        return self._cluster.publish(self._service, channel, payload, to=to)
+        if history is None and once is None:
+            return self._cluster.publish(self._service, channel, payload, to=to)
+        charge = None if by is None else self._charge(by, channel, payload, history, once)
+        try:
+            published: asyncio.Future[Position] | asyncio.Future[None]
+            if history is not None:
+                published = self._cluster.publish_kept(self._service, channel, payload, history, once=once)
+            else:
+                published = self._cluster.publish_once(self._service, channel, payload, once or "")
+        except BaseException:
+            if charge is not None:
+                charge.give_back()
+            raise
+        if charge is not None:
+            published.add_done_callback(charge.settle)
+        return published
 
     def promised(self, channel: Any, own: History | None) -> History | None:
         """Tell what a channel keeps: what this node's rule says, or more if another node's rule promises more.
@@ -90,13 +99,13 @@ class Topics:
 
     def _charge(
         self, client: Connection, channel: Any, payload: Any, history: History | None, once: str | None
-    ) -> None:
+    ) -> Charge:
         """Count what a publication stores. Raises LimitExceeded."""
         key = channel_key(self._service, channel)
         size = 0 if once is None else KEY_BYTES + len(once) + len(key)
         if history is not None:
             size += MESSAGE_BYTES + json_size(payload)
-        self._cluster.quotas.charge(client, size, None if history is None else key)
+        return self._cluster.quotas.charge(client, size, None if history is None else key)
 
     async def history(self, channel: Any, since: Position) -> list[Publication] | None:
         """Read what was published with a history behind a position, in order; None = it can no longer be had.

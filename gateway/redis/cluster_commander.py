@@ -115,7 +115,7 @@ class ClusterCommander:
         try:
             answers = await work
         except BrokerUnavailable as error:
-            fail(future, error)
+            fail(future, BrokerUnavailable(error.what))  # what is in other slots may have been done
         except asyncio.CancelledError:
             fail(future, BrokerUnavailable("the node is stopping"))
             raise

@@ -89,7 +89,7 @@ class Lanes:
             self._depart(slot, lane, trip)
         elif self._waiting >= self._waiting_max:
             self._drops.inc()
-            fail(future, BrokerUnavailable("too many publications are pending"))
+            fail(future, BrokerUnavailable("too many publications are pending", is_undone=True))
         else:
             self._wait(lane.line, trip)
         return future

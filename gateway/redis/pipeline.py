@@ -99,11 +99,11 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         if self._is_stopped:
-            fail(future, BrokerUnavailable("the connection is closed"))
+            fail(future, BrokerUnavailable("the connection is closed", is_undone=True))
             return future
         if len(self._waiting) + len(self._written) >= self._queue_max or self._pending_bytes >= self._queue_max_bytes:
             self._refused.inc()
-            fail(future, BrokerUnavailable("too much is waiting for Redis"))
+            fail(future, BrokerUnavailable("too much is waiting for Redis", is_undone=True))
             return future
         self._waiting.append((future, data, loop.time() + self._timeout_s, answers))
         self._pending_bytes += len(data)

@@ -9,6 +9,7 @@ from gateway.errors import BrokerUnavailable
 from gateway.metrics import Metrics
 from gateway.redis.pipeline import Pipeline, fail
 from gateway.redis.target import RedisTarget
+from gateway.redis.unwritten import is_undone
 from gateway.redis.wire import Gets, WireError
 
 __all__ = ["PublishRefused", "Publisher"]
@@ -19,6 +20,9 @@ QUEUE_MAX_BYTES: Final = 32 * 1024 * 1024
 
 class PublishRefused(BrokerUnavailable):
     """Redis answered a publish with an error: it was surely not delivered. Raised by `Publisher.publish`."""
+
+    def __init__(self, what: str = "") -> None:
+        super().__init__(what, is_undone=is_undone(what))
 
 
 class Publisher(Pipeline):

@@ -16,6 +16,7 @@ import hiredis
 
 from gateway.errors import BrokerUnavailable
 from gateway.redis.cluster_commander import AnyCommander
+from gateway.redis.unwritten import is_undone
 from gateway.redis.wire import command
 
 __all__ = ["Call", "Scripts", "sharded"]
@@ -97,7 +98,8 @@ class Scripts:
                 again, await self._send([steps[at] for at in again], in_full=True, in_order=in_order), strict=True
             ):
                 answers[at] = answer
-        return raise_for_errors(answers)
+        answered = [answer for step, answer in zip(steps, answers, strict=True) if isinstance(step, Call)]
+        return raise_for_errors(answers, is_undone=all(_is_refusal(answer) for answer in answered or answers))
 
     async def is_plain(self) -> bool:
         """Tell if the server knows neither the shebang line nor functions. Raises BrokerUnavailable."""
@@ -128,9 +130,13 @@ def _is_unknown(answer: object) -> bool:
     return isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT")
 
 
-def raise_for_errors(answers: list[Any]) -> list[Any]:
-    """Give the answers back. Raises BrokerUnavailable: one is an error."""
+def _is_refusal(answer: object) -> bool:
+    return isinstance(answer, hiredis.ReplyError) and is_undone(str(answer))
+
+
+def raise_for_errors(answers: list[Any], *, is_undone: bool = False) -> list[Any]:
+    """Give the answers back. Raises BrokerUnavailable: one is an error. is_undone: then no script was run."""
     for answer in answers:
         if isinstance(answer, hiredis.ReplyError):
-            raise BrokerUnavailable(str(answer)[:300])
+            raise BrokerUnavailable(str(answer)[:300], is_undone=is_undone)
     return answers

@@ -14,10 +14,10 @@ from redis.exceptions import ResponseError
 
 from gateway.http.ops import ops_routes
 from gateway.metrics import Metrics
-from gateway.quotas import ENTRY_BYTES
-from gateway.redis.memory_watch import MemoryWatch
+from gateway.quotas import CHANNEL_BYTES, ENTRY_BYTES
 from gateway.redis.probe import inspect_redis
 from gateway.redis.spread import targets_of
+from gateway.redis.write_watch import WriteWatch
 from gateway.registry import ServiceRegistry
 from gateway.running import running_node
 from gateway.settings import Limits, Settings
@@ -27,6 +27,7 @@ from services.pubsub import PubSubService
 from tests.support.clients import JSON, FakeWire
 from tests.support.redis_servers import RedisServer
 from tests.support.site import until
+from tests.support.tools import eventually
 
 RULES = [{"match": "kept:*", "history": 1000}, {"match": "room:*", "presence": True}]
 FAST = {"messages_per_s": 1e6, "messages_burst": 10_000_000, "frames_per_s": 1e6}
@@ -143,6 +144,65 @@ async def test_names_and_places_count(tmp_path: Path) -> None:
             node.disconnect(visitor.connection, 1000)
 
 
+@pytest.mark.parametrize("what", ["name", "place", "key", "message"])
+async def test_what_redis_refused_is_given_back(tmp_path: Path, what: str) -> None:
+    registry = ServiceRegistry([PubSubService(channels=RULES), MessagingService()])
+    size = ENTRY_BYTES + (CHANNEL_BYTES if what == "message" else 0)
+
+    def call(visitor: Visitor) -> None:
+        if what == "name":
+            visitor.call("registerParticipant", service="messaging", name="desk")
+        elif what == "place":
+            visitor.call("subscribe", channel="room:a")
+        elif what == "key":
+            visitor.call("publish", channel="a", message=1, key="k" * 255)
+        else:
+            visitor.call("publish", channel="kept:a", message="x" * 800)
+
+    async with RedisServer("redis", tmp_path) as server, Redis.from_url(server.url) as client:
+        settings = Settings(redis_url=server.url, limits=Limits(stored_bytes_per_ip=size))
+        async with running_node(registry, settings=settings) as node:
+            await until(lambda: node.is_ready)
+            visitor, other = Visitor(node, registry, "192.0.2.1"), Visitor(node, registry, "192.0.2.2")
+            call(other)  # scripts and leases
+            other.call("unregisterParticipant" if what == "name" else "unsubscribe", service="messaging")
+            await other.replies(2)
+            node.disconnect(other.connection, 1000)
+            await client.config_set("maxmemory", "1")
+            for count in range(1, 6):
+                call(visitor)
+                assert (await visitor.replies(count))[-1]["code"] == "unavailable"
+            await client.config_set("maxmemory", "0")
+
+            async def takes() -> bool:
+                call(visitor)
+                reply = (await visitor.replies(len(visitor.wire.writes) + 1))[-1]
+                assert reply.get("code") != "rate_limited"
+                return bool(reply["type"] == "response")
+
+            await eventually(takes, within_s=10, what="Redis takes it")
+            node.disconnect(visitor.connection, 1000)
+
+
+async def test_a_name_that_another_one_has_is_given_back(tmp_path: Path) -> None:
+    registry = ServiceRegistry([MessagingService()])
+    limits = Limits(stored_bytes_per_ip=ENTRY_BYTES)
+    async with RedisServer("redis", tmp_path) as server:
+        async with running_node(registry, settings=Settings(redis_url=server.url, limits=limits)) as node:
+            await until(lambda: node.is_ready)
+            owner, visitor = Visitor(node, registry, "192.0.2.1"), Visitor(node, registry, "192.0.2.2")
+            owner.call("registerParticipant", service="messaging", name="desk")
+            await owner.replies(1)
+            for name in ("desk", "desk", "lamp"):
+                visitor.call("registerParticipant", service="messaging", name=name)
+                await visitor.replies(1)
+            replies = await visitor.replies(3)
+            assert [reply.get("code") == "rate_limited" for reply in replies] == [False] * 3
+            assert [reply["type"] for reply in replies] == ["error", "error", "response"]
+            for each in (owner, visitor):
+                node.disconnect(each.connection, 1000)
+
+
 async def test_anonymous_clients_of_an_address_do_not_fill_redis(tmp_path: Path) -> None:
     """43 connections filled 32 MB in 2.8 s, and nobody could store anything any more."""
     registry = ServiceRegistry([PubSubService(channels=RULES), ChatService()])
@@ -238,7 +298,7 @@ async def test_a_refused_write_is_enough_where_info_is_not_permitted(tmp_path: P
                 "node", enabled=True, passwords=["+pw"], keys=["*"], categories=["+@all"], commands=["-info"]
             )
             url = server.url.replace("redis://", "redis://node:pw@")
-            watch = MemoryWatch(tuple(targets_of(url)), prefix="snorky", node_id="n", metrics=Metrics())
+            watch = WriteWatch(tuple(targets_of(url)), prefix="snorky", node_id="n", metrics=Metrics())
             async with watch:
                 await until(lambda: watch._servers)
                 await fill(client)

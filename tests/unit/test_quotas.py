@@ -1,14 +1,16 @@
 """Quotas of what clients have Redis store, on a clock of the test's own."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from gateway import limiter, quotas
-from gateway.errors import LimitExceeded
+from gateway.errors import BrokerUnavailable, LimitExceeded
 from gateway.metrics import Metrics
 from gateway.quotas import CHANNEL_BYTES, STORED_S, Quotas
+from gateway.redis.publisher import PublishRefused
 from gateway.refusals import Refusals
 from gateway.settings import Limits
 from tests.unit.test_limiter import Clock
@@ -86,6 +88,44 @@ def test_what_is_larger_than_the_quota_comes_when_that_is_full(clock: Clock) -> 
     ann = Client(None, "192.0.2.1")
     assert charge(known, ann, 5_000) is None
     assert charge(known, ann, 5_000) == STORED_S * 1000
+
+
+def test_what_was_not_stored_is_given_back_once(clock: Clock) -> None:
+    known, _ = made(stored_bytes_per_ip=2 * CHANNEL_BYTES)
+    ann: Any = Client(None, "192.0.2.1")
+    charged = known.charge(ann, 100, "service:a")
+    assert charge(known, ann, CHANNEL_BYTES) is not None
+    charged.give_back()
+    charged.give_back()
+    assert charge(known, ann, 100, "service:a") is None, "the channel is as new as before"
+    assert charge(known, ann, CHANNEL_BYTES) is not None
+    assert charge(known, ann, CHANNEL_BYTES - 100) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "is_given_back"),
+    [
+        (BrokerUnavailable("timeout"), False),
+        (BrokerUnavailable("closed", is_undone=True), True),
+        (PublishRefused("OOM command not allowed when used memory > 'maxmemory'."), True),
+        (PublishRefused("NOPERM No permissions script: 1f, on @user_script:9."), False),
+        (LimitExceeded("roster_max_bytes", "full"), True),
+        (ValueError("of ours"), False),
+        (None, False),
+    ],
+)
+async def test_only_what_is_surely_not_stored_is_given_back(error: Exception | None, is_given_back: bool) -> None:
+    known, _ = made(stored_bytes_per_ip=100)
+    ann: Any = Client(None, "192.0.2.1")
+    write = asyncio.get_running_loop().create_future()
+    write.add_done_callback(known.charge(ann, 100).settle)
+    if error is None:
+        write.set_result(None)
+    else:
+        write.set_exception(error)
+    await asyncio.wait((write,))
+    await asyncio.sleep(0)
+    assert (charge(known, ann, 100) is None) is is_given_back
 
 
 def test_no_limit_and_the_backend_has_none(clock: Clock) -> None:
