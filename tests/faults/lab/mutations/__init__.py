@@ -8,6 +8,7 @@ A guard is found by its exact text: one that is no longer there is an error, so 
 from tests.faults.lab.mutations.clients import CLIENTS_MUTATIONS
 from tests.faults.lab.mutations.gateway import GATEWAY_MUTATIONS
 from tests.faults.lab.mutations.http import HTTP_MUTATIONS
+from tests.faults.lab.mutations.library import LIBRARY_MUTATIONS
 from tests.faults.lab.mutations.mutation import Mutation, mutate
 from tests.faults.lab.mutations.process import PROCESS_MUTATIONS
 from tests.faults.lab.mutations.redis import REDIS_MUTATIONS
@@ -20,6 +21,7 @@ __all__ = ["MUTATIONS", "Mutation", "mutate"]
 MUTATIONS: tuple[Mutation, ...] = (
     *GATEWAY_MUTATIONS,
     *REDIS_MUTATIONS,
+    *LIBRARY_MUTATIONS,
     *SCRIPTS_MUTATIONS,
     *HTTP_MUTATIONS,
     *SOCKJS_MUTATIONS,

@@ -20,41 +20,6 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/cluster/test_shared_redis.py", "found_by_check"),
     ),
     Mutation(
-        guard="digest of the library",
-        file="gateway/redis/library_text.py",
-        old="    if told is None or not end or sha1_of(body) != told[1]:\n",
-        new="    if told is None or not end:\n",
-        argv=test("tests/contract/test_functions.py", "is_repaired_and_counted and redis-edited"),
-    ),
-    Mutation(
-        guard="library of a later format",
-        file="gateway/redis/functions.py",
-        old="        if found is Found.LATER:\n",
-        new="        if False:\n",
-        argv=test("tests/contract/test_functions.py", "later_format_is_left_alone and redis"),
-    ),
-    Mutation(
-        guard="library of a sibling",  # else nodes of two texts replace each other's without end
-        file="gateway/redis/functions.py",
-        old=" or (found is Found.SIBLING and self._has_loaded)",
-        new="",
-        argv=test("tests/contract/test_functions.py", "do_not_replace_each_other and redis"),
-    ),
-    Mutation(
-        guard="doubt after a foreign library",
-        file="gateway/redis/history.py",
-        old="        if self._functions.doubt:\n",
-        new="        if False:\n",
-        argv=test("tests/cluster/test_shared_redis.py", "acknowledged and older and library"),
-    ),
-    Mutation(
-        guard="library in check",
-        file="gateway/redis/rules_probe.py",
-        old="        report.problems.append(problem)\n",
-        new="        pass\n",
-        argv=test("tests/cluster/test_shared_redis.py", "check_ends_with_1"),
-    ),
-    Mutation(
         guard="bytes counted again",  # before somebody is refused
         file="gateway/redis/directory.py",
         old="                    if await self._rosters.weigh(roster):\n                        continue\n",
@@ -98,14 +63,14 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="memory before it is full",
-        file="gateway/redis/memory_watch.py",
+        file="gateway/redis/write_watch.py",
         old="(self.used >= bound and not evicts)",
         new="False",
         argv=test("tests/cluster/test_stored_bytes.py", "test_a_full_redis_makes_nodes_unready"),
     ),
     Mutation(
         guard="refused writes",
-        file="gateway/redis/memory_watch.py",
+        file="gateway/redis/write_watch.py",
         old="is_refused, refusal = _is_oom(error), _refusal(error)",
         new="is_refused, refusal = False, _refusal(error)",
         argv=test("tests/cluster/test_stored_bytes.py", "test_a_refused_write_is_enough"),

@@ -1,0 +1,120 @@
+"""Guards of the function library in Redis, and of what Redis refuses to write."""
+
+from tests.faults.lab.mutations.mutation import Mutation, test
+
+__all__ = ["LIBRARY_MUTATIONS"]
+
+LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        guard="digest of the library",
+        file="gateway/redis/library_text.py",
+        old="    return told is not None and bool(end) and sha1_of(body) == told[1]\n",
+        new="    return told is not None and bool(end)\n",
+        argv=test("tests/contract/test_functions.py", "is_repaired_and_counted and redis-edited"),
+    ),
+    Mutation(
+        guard="library of a later format",
+        file="gateway/redis/libraries.py",
+        old=" if look.found is not Found.LATER\n",
+        new="\n",
+        argv=test("tests/contract/test_functions.py", "later_format_is_left_alone and redis"),
+    ),
+    Mutation(
+        guard="library of a sibling",  # else nodes of two texts replace each other's without end
+        file="gateway/redis/libraries.py",
+        old=" and not (look.found is Found.SIBLING and self._has_loaded)",
+        new="",
+        argv=test("tests/contract/test_functions.py", "do_not_replace_each_other and redis"),
+    ),
+    Mutation(
+        guard="doubt after a foreign library",
+        file="gateway/redis/history.py",
+        old="            if doubt:\n",
+        new="            if False:\n",
+        argv=test("tests/contract/test_functions.py", "just_after_another_node and redis"),
+    ),
+    Mutation(
+        guard="library at a recovery",
+        file="gateway/redis/history.py",
+        old="if await self._functions.is_sound(asked) and doubt",
+        new="if doubt",
+        argv=test("tests/cluster/test_shared_redis.py", "comes_back_at_once and older"),
+    ),
+    Mutation(
+        guard="doubt that is in the library",  # else a node of another prefix repairs it, and nobody hears of that
+        file="gateway/redis/libraries.py",
+        old="doubt=doubt, loaded_us",
+        new="loaded_us",
+        argv=test("tests/contract/test_functions.py", "just_after_another_node and redis"),
+    ),
+    Mutation(
+        guard="library that was missing",
+        file="gateway/redis/libraries.py",
+        old="            return known is not None\n",
+        new="            return False\n",
+        argv=test("tests/cluster/test_shared_redis.py", "comes_back_at_once and flushed"),
+    ),
+    Mutation(
+        guard="library that was restored",
+        file="gateway/redis/library_instance.py",
+        old="        return self.salt != other.salt and",
+        new="        return",
+        argv=test("tests/cluster/test_shared_redis.py", "comes_back_at_once and by and hand"),
+    ),
+    Mutation(
+        guard="library that was written long ago",
+        file="gateway/redis/library_instance.py",
+        old=" and -STEP_US <= self.born_us - self.loaded_us <= FRESH_US",
+        new="",
+        argv=test("tests/unit/test_redis_library_instance.py", "old_copy"),
+    ),
+    Mutation(
+        guard="library before the load",
+        file="gateway/redis/libraries.py",
+        old=" and (before is None or not before.may_follow(look.instance))",
+        new=" and False",
+        argv=test("tests/contract/test_functions.py", "between_the_look_and_the_load and redis"),
+    ),
+    Mutation(
+        guard="library of a node beside",  # else a rolling upgrade ends all positions
+        file="gateway/redis/libraries.py",
+        old="(before is None or not before.may_follow(look.instance))",
+        new="(before is None or not before.is_same(look.instance))",
+        argv=test("tests/contract/test_functions.py", "load_the_library_at_once and redis"),
+    ),
+    Mutation(
+        guard="library of each primary",
+        file="gateway/redis/cluster_commander.py",
+        old="        return tuple(self._commanders.values())\n",
+        new="        return tuple(self._commanders.values())[1:]\n",
+        argv=test("tests/faults/test_cluster.py", "foreign_library_on_one_primary and redis"),
+    ),
+    Mutation(
+        guard="doubt of all primaries",
+        file="gateway/redis/libraries.py",
+        old="        if look.instance is not None and look.instance.doubt < doubt:\n",
+        new="        if False:\n",
+        argv=test("tests/faults/test_cluster.py", "foreign_library_on_one_primary and redis"),
+    ),
+    Mutation(
+        guard="rights to functions",
+        file="gateway/redis/functions.py",
+        old="return self._is_barred or self",
+        new="return self",
+        argv=test("tests/contract/test_functions.py", "may_not_look_at_functions and redis"),
+    ),
+    Mutation(
+        guard="what a script may have written",
+        file="gateway/redis/unwritten.py",
+        old=" and _WITHIN not in text",
+        new="",
+        argv=test("tests/unit/test_quotas.py", "only_what_is_surely_not_stored"),
+    ),
+    Mutation(
+        guard="library in check",
+        file="gateway/redis/rules_probe.py",
+        old="        report.problems.append(problem)\n",
+        new="        pass\n",
+        argv=test("tests/cluster/test_shared_redis.py", "check_ends_with_1"),
+    ),
+)
