@@ -92,19 +92,15 @@ class Libraries:
             doubt = self._new_doubt(looks)
         elif former and doubt == NO_DOUBT and any(look.found is Found.OLDER for look in looks):
             doubt = Doubt(looks[0].now_us + round(DOUBT_S * 1_000_000), former.decode())
-        is_later = any(look.found is Found.LATER for look in looks)
-        wanted = [look for look in looks if look in doubtful or not self._is_sound(look, rules, doubt)]
-        loaded = await all_ended(
-            self._load(look, rules, doubt, is_doubtful=look in doubtful)
-            for look in wanted
-            if look.found is not Found.LATER
-        )
+        ours = [look for look in looks if look.found is not Found.LATER]
+        wanted = [look for look in ours if look in doubtful or not self._is_sound(look, rules, doubt)]
+        loaded = await all_ended(self._load(look, rules, doubt, is_doubtful=look in doubtful) for look in wanted)
         sound = [look.instance for look in looks if look.instance and look not in doubtful and look not in wanted]
         known = {each.run: each for each in (*sound, *loaded) if each is not None}
         former_ones = {look.run: self._known[look.run] for look in looks if look.run in self._known}
         self._known = former_ones | known  # the last sound ones, until there are others
         self.doubt = max((each.doubt for each in self._known.values()), default=NO_DOUBT)
-        if is_later:
+        if len(ours) < len(looks):
             raise ValueError("Redis has the function library of a later version: upgrade this node")
         self._has_loaded = True
         return bool(wanted)
@@ -121,8 +117,6 @@ class Libraries:
         return look.instance is not None and not look.instance.may_follow(known)
 
     def _is_sound(self, look: _Look, rules: tuple[str, str], doubt: Doubt) -> bool:
-        if look.found is Found.LATER:
-            return True
         if look.found is not Found.OURS and not (look.found is Found.SIBLING and self._has_loaded):
             return False
         if look.instance is not None and look.instance.doubt < doubt:

@@ -428,6 +428,19 @@ async def test_what_a_foreign_library_did_not_keep_ends_positions_of_channels_th
     await client.aclose()
 
 
+async def test_a_library_that_was_edited_before_a_node_started_is_a_gap(redis: RedisServer) -> None:
+    client = redis.client()
+    async with functions_of(redis, {"pubsub": RULES}) as former:
+        await former.ensure()
+    edited = (await library_of(client)).replace("local NONE = {'0', '0'}", "local NONE = {'1', '0'}")
+    await client.execute_command("FUNCTION", "LOAD", "REPLACE", edited)
+    async with functions_of(redis, {"pubsub": RULES}) as functions:
+        assert await functions.ensure()
+        assert functions.doubt != b""
+    assert judge(await library_of(client)) is Found.OURS
+    await client.aclose()
+
+
 @pytest.mark.parametrize("prefix", [PREFIX, "other"])
 @pytest.mark.parametrize("library", ["older", "foreign"])
 async def test_a_client_that_comes_back_just_after_another_node_has_repaired_gets_a_gap(
