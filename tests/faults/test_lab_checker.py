@@ -149,6 +149,27 @@ def test_an_uncertain_publication_may_come_late_or_never_but_once() -> None:
     assert verdict_of(bare, *late, Received(3.4, 2, at(4)), uncertain=unsure).duplicated == 1
 
 
+def unkept(number: int) -> Uncertain:
+    return Uncertain("c", number, float(number), number + 0.1, "not kept", is_unkept=True)
+
+
+def test_what_is_not_kept_and_whoever_was_away_is_told_of_is_no_fault() -> None:
+    live = [began(), *got(1), Received(2.2, 2), *got(3, shift=-1)]
+    away = [began(), *got(1), Dropped(1.5, None), Subscribed(2.9, at(1), False), *got(3, shift=-1)]
+    published = [*acked(1), *acked(3, first_offset=2)]
+    for entries in (live, away):
+        assert verdict_of(published, *entries, uncertain=[unkept(2)]).is_whole
+
+
+def test_what_is_not_kept_and_nobody_is_told_of_is_passed_over() -> None:
+    published = [*acked(1), *acked(3, first_offset=2)]
+    entries = [began(), *got(1), Dropped(1.5, None), Subscribed(2.5, at(1), True), *got(3, shift=-1)]
+    verdict = verdict_of(published, *entries, uncertain=[unkept(2)])
+    assert verdict.passed_over == 1 and not verdict.is_whole and faults(verdict) == (0, 0, 0, 0)
+    late = verdict_of(published, *entries, Gap(4.0, at(2)), uncertain=[unkept(2)])
+    assert late.is_whole and late.told_late_s == pytest.approx(1.5)
+
+
 def test_without_history_only_what_passed_while_subscribed_is_owed() -> None:
     published = [Acked("c", n, float(n), n + 0.1) for n in range(1, 6)]
     there = [Subscribed(0.5, None, False), Received(1.2, 1), Dropped(2.05, 1006)]

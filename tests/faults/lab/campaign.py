@@ -4,6 +4,7 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ __all__ = ["run_fault", "run_faults"]
 BEFORE_S = 1.0  # of load ahead of the fault
 AFTER_S = 1.5  # and behind it, when all is well again
 WHOLE_WITHIN_S = 30.0
+SHOWN = 5  # of those that were said to have left
 
 
 async def run_faults(plan: Plan, keys: Sequence[str]) -> list[Outcome]:
@@ -73,6 +75,9 @@ def _hold(trial: Trial) -> None:
     fault, verdict = outcome.fault, outcome.verdict
     silent_loss = verdict.lost if lab.plan.history else 0  # without history at most once is what was promised
     trial.expect(not silent_loss, f"{verdict.lost} silently lost")
+    if verdict.told_late_s:
+        trial.figure(f"`recovered: true` in spite of what is not kept, and a notice {verdict.told_late_s:.1f} s later")
+    trial.expect(not verdict.passed_over, f"{verdict.passed_over} published without being kept, in silence")
     trial.expect(not verdict.duplicated, f"{verdict.duplicated} duplicated")
     trial.expect(not verdict.out_of_order, f"{verdict.out_of_order} out of order")
     trial.expect(not verdict.holes, f"{verdict.holes} silent holes")
@@ -86,15 +91,17 @@ def _hold(trial: Trial) -> None:
         f"healed after {outcome.healed_s:.1f} s, promised {fault.healed_within_s:g} s",
     )
     false_lefts = _false_lefts(trial)
-    trial.expect(not false_lefts, f"{false_lefts} false `left`s")
+    count = false_lefts.total()
+    trial.expect(not false_lefts, f"{count} false `left`s: {dict(false_lefts.most_common(SHOWN))}")
 
 
-def _false_lefts(trial: Trial) -> int:
+def _false_lefts(trial: Trial) -> Counter[str]:
     """Count who was said to have left while its connection lived."""
     dropped = {member.identity for member in trial.lab.crowd.residents if member.drops}
     expected = {PROBE} | dropped | trial.expected_lefts.keys()
-    return sum(
-        notice.status == "left" and notice.identity not in expected
+    return Counter(
+        notice.identity
         for member in trial.lab.crowd.residents
         for notice in member.notices
+        if notice.status == "left" and notice.identity not in expected
     )

@@ -7,7 +7,8 @@ Rules:
   lagged took over) is excused by any notice since.
 - On a channel without history it is owed what was published from beginning to end while it was subscribed; what is
   missing is counted as lost all the same, and how much may be is the caller's to know.
-- What ended with an error is owed to nobody and may come once.
+- What ended with an error is owed to nobody and may come once. If the error was that it is not kept, then those that
+  were connected have it; who was away must be told that something is missing, else it was `passed over`.
 - A hole is a jump of offsets, or another epoch, that nobody announced: wrong even if nothing known was in it.
 - Raw connections are judged, without a client library's second look: what comes twice is a duplicate.
 """
@@ -39,6 +40,8 @@ class Verdict:
     replayed: int = 0
     acked: int = 0
     uncertain: int = 0
+    passed_over: int = 0  # published, not kept, and a client that was away was not told so
+    told_late_s: float = 0.0  # the longest that such a client was told to have recovered, until it was told so
     excused: int = 0  # owed, but an honest notice said it may be missing
     close_codes: Counter[int | None] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
@@ -46,7 +49,7 @@ class Verdict:
     @property
     def is_whole(self) -> bool:
         """Nothing silently lost, nothing twice, nothing out of order."""
-        return not (self.lost or self.duplicated or self.out_of_order or self.holes)
+        return not (self.lost or self.duplicated or self.out_of_order or self.holes or self.passed_over)
 
     def note(self, kind: str, journal: Journal, text: str) -> None:
         """Keep one of the first faults as an example."""
@@ -73,7 +76,12 @@ def judge(
     for one in acked:
         by_channel[one.channel].append(one)
         verdict.acked += 1
-    unsure = {(one.channel, one.number) for one in uncertain}
+    unsure: set[tuple[str, int]] = set()
+    unkept: dict[str, list[Uncertain]] = defaultdict(list)
+    for each in uncertain:
+        unsure.add((each.channel, each.number))
+        if each.is_unkept:
+            unkept[each.channel].append(each)
     verdict.uncertain = len(unsure)
     known = _positions(by_channel, journals)
     for journal in journals:
@@ -83,6 +91,7 @@ def judge(
         owed = by_channel[journal.channel]
         if keeps_history:
             _judge_recoverable(journal, owed, known, vanished, verdict)
+            _judge_unkept(journal, unkept[journal.channel], verdict)
         else:
             _judge_plain(journal, owed, verdict)
     return verdict
@@ -195,6 +204,25 @@ def _judge_recoverable(
             continue
         verdict.lost += 1
         verdict.note("lost", journal, f"{one.number} at {position}, acknowledged {one.acked_s:.3f}")
+
+
+def _judge_unkept(journal: Journal, unkept: Sequence[Uncertain], verdict: Verdict) -> None:
+    received = {entry.number for entry in journal.received()}
+    since = next((entry for entry in journal.entries if isinstance(entry, Subscribed)), None)
+    if since is None:
+        return
+    notices_s = [entry.at_s for entry in _notices(journal)]
+    recovered_s = [entry.at_s for entry in journal.entries if isinstance(entry, Subscribed) and entry.is_recovered]
+    for one in unkept:
+        if one.started_s <= since.at_s or one.number in received:
+            continue
+        told_s = next((at_s for at_s in notices_s if at_s > one.started_s), None)
+        if told_s is None:
+            verdict.passed_over += 1
+            verdict.note("passed over", journal, f"{one.number}, sent {one.ended_s:.3f}")
+            continue
+        believed_s = next((at_s for at_s in recovered_s if at_s > one.ended_s), told_s)
+        verdict.told_late_s = max(verdict.told_late_s, told_s - believed_s)
 
 
 def _covers(notice: tuple[float, Position | None], one: Acked, position: Position | None) -> bool:

@@ -76,6 +76,8 @@ class LabClient:
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._retries: set[asyncio.TimerHandle] = set()
         self._confirmed: set[str] = set()
+        self._may_connect = asyncio.Event()
+        self._may_connect.set()
 
     @property
     def is_connected(self) -> bool:
@@ -103,6 +105,7 @@ class LabClient:
         attempt = 0
         try:
             while True:
+                await self._may_connect.wait()
                 code: int | None = None
                 try:
                     async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
@@ -127,6 +130,15 @@ class LabClient:
         """Break the connection; it comes back by itself, wherever it is sent."""
         if self._socket is not None:
             self._socket._response.close()
+
+    def go_away(self) -> None:
+        """Break the connection, and make no other before `come_back`."""
+        self._may_connect.clear()
+        self.hang_up()
+
+    def come_back(self) -> None:
+        """Connect again, from the last positions."""
+        self._may_connect.set()
 
     async def _connect(self) -> aiohttp.ClientWebSocketResponse:
         headers = {}

@@ -3,7 +3,8 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -101,6 +102,24 @@ class Crowd:
 
         await eventually(all_dropped, within_s=within_s, what="who hung up has noticed it")
         await self.subscribed(within_s=within_s)
+
+    @asynccontextmanager
+    async def away(self, *clients: LabClient, within_s: float = 10.0) -> AsyncIterator[None]:
+        """Keep these disconnected until the block ends, or somebody lets one of them come back."""
+        try:
+            for client in clients:
+                client.go_away()
+
+            async def all_gone() -> bool:
+                for client in clients:
+                    client.hang_up()  # it may have been connecting
+                return not any(client.is_connected for client in clients)
+
+            await eventually(all_gone, within_s=within_s, what="who goes away has gone")
+            yield
+        finally:
+            for client in clients:
+                client.come_back()
 
     def mark(self) -> None:
         """Begin new journals. Raises what a client died of."""

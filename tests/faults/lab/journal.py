@@ -26,13 +26,14 @@ class Acked:
 
 @dataclass(frozen=True, slots=True)
 class Uncertain:
-    """A publication that ended with an error: it happened once or never."""
+    """A publication that ended with an error: it happened once or never. is_unkept: it was sent, and is not kept."""
 
     channel: str
     number: int
     started_s: float
     ended_s: float
     error: str
+    is_unkept: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,15 @@ class Lab:
         await eventually(self.are_ready, within_s=within_s, what="all nodes are ready")
         await self.crowd.subscribed(within_s=within_s)
 
+    async def more(self, count: int, within_s: float = 30.0) -> None:
+        """Wait until so many numbers more were acknowledged on every channel."""
+        wanted = {channel: self.load.latest.get(channel, -1) + count for channel in self.plan.channel_names}
+
+        async def are_there() -> bool:
+            return all(self.load.latest.get(channel, -1) >= number for channel, number in wanted.items())
+
+        await eventually(are_there, within_s=within_s, what=f"{count} numbers more on every channel")
+
     def mark(self) -> None:
         """Begin a new stretch; the load must be paused."""
         self.load.take()

@@ -8,7 +8,9 @@ POST is tried once and may be uncertain.
 
 On stdin: `pause` (each channel ends with a number that was acknowledged, its fence; then says `paused`), `resume`. On
 stdout, a JSON array a line: ["acked", channel, number, started, ended, position or null, attempts],
-["uncertain", channel, number, started, ended, error], ["paused", {channel: number}].
+["uncertain", channel, number, started, ended, error, is not kept], ["paused", {channel: number}].
+
+A channel with a history must keep what is published: an empty position is an error, as with `require_history`.
 """
 
 import asyncio
@@ -122,6 +124,9 @@ class Publisher:
                 await asyncio.sleep(self._rng.uniform(0, wait_s))
                 wait_s = min(RETRY_MAX_S, wait_s * 2)
                 continue
+            if not position and self._order.keeps_history:
+                _say("uncertain", channel, number, started_s, time.monotonic(), "not kept", True)
+                return False
             _say("acked", channel, number, started_s, time.monotonic(), position, attempts)
             return True
 

@@ -1,9 +1,12 @@
 """The faults of the table, one function each; `ALL` by their keys, in the order of the table."""
 
 from tests.faults.lab.faults.clients import CLIENT_FAULTS
+from tests.faults.lab.faults.deployments import DEPLOYMENT_FAULTS
 from tests.faults.lab.faults.machine import MACHINE_FAULTS
 from tests.faults.lab.faults.nodes import NODE_FAULTS
 from tests.faults.lab.faults.publishers import PUBLISHER_FAULTS
+from tests.faults.lab.faults.refusals import REFUSAL_FAULTS
+from tests.faults.lab.faults.rollbacks import ROLLBACK_FAULTS
 from tests.faults.lab.faults.servers import SERVER_FAULTS
 from tests.faults.lab.faults.topologies import TOPOLOGY_FAULTS
 from tests.faults.lab.trial import Fault
@@ -12,5 +15,15 @@ __all__ = ["ALL"]
 
 ALL: dict[str, Fault] = {
     fault.key: fault
-    for fault in (*NODE_FAULTS, *SERVER_FAULTS, *TOPOLOGY_FAULTS, *CLIENT_FAULTS, *PUBLISHER_FAULTS, *MACHINE_FAULTS)
+    for fault in (
+        *NODE_FAULTS,
+        *SERVER_FAULTS,
+        *REFUSAL_FAULTS,
+        *DEPLOYMENT_FAULTS,
+        *TOPOLOGY_FAULTS,
+        *CLIENT_FAULTS,
+        *PUBLISHER_FAULTS,
+        *MACHINE_FAULTS,
+        *ROLLBACK_FAULTS,
+    )
 }

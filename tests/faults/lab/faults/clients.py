@@ -4,6 +4,8 @@ import asyncio
 import json
 import time
 
+from snorky import Publication
+from snorky.aio import Client, Message, Publisher
 from tests.faults.lab.figures import delays
 from tests.faults.lab.lab import Lab
 from tests.faults.lab.plan import PREFIX
@@ -25,6 +27,10 @@ RETURNED_WITHIN_S = 2.0
 RETURNED_SLACK_BYTES = 2 << 20  # arenas settle
 CALM_S = 4.0  # of the same load before, for comparison
 GONE_WITHIN_S = 25.0
+SLOW_CHANNEL = "once:slow"  # a rule of its own: nothing is trimmed
+SLOW_BYTES_PER_S = 20_000
+SLOW_BYTES = 1_100  # of a message
+SLOW_RECOVERY_S = 15.0  # longer than a client waits for an answer
 
 
 def rss_bytes(node: NodeProcess) -> int:
@@ -108,6 +114,37 @@ async def vanish(trial: Trial) -> None:
     trial.ended()
 
 
+async def recover_slowly(trial: Trial) -> None:
+    """A client behind a slow line comes back to more than that line takes within a request's time."""
+    lab = trial.lab
+    assert lab.redis is not None
+    node = lab.nodes[pick(lab)]
+    numbers = range(int(SLOW_BYTES_PER_S * SLOW_RECOVERY_S / SLOW_BYTES))
+    async with Publisher(lab.redis.url, prefix=PREFIX) as publisher:
+        first = await publisher.publish(SLOW_CHANNEL, "first", require_history=True)
+        await publisher.publish_many(
+            Publication(SLOW_CHANNEL, f"{number:0{SLOW_BYTES}}", require_history=True) for number in numbers
+        )
+        async with FaultProxy("127.0.0.1", node.public_port) as line:
+            line.bytes_per_s = SLOW_BYTES_PER_S
+            began_s = time.monotonic()
+            url = f"ws://127.0.0.1:{line.port}/ws"
+            async with Client(url) as client, client.subscribe(SLOW_CHANNEL, recover=str(first.position)) as late:
+                heard: list[object] = []
+                async with asyncio.timeout(3 * SLOW_RECOVERY_S):
+                    while len(heard) < len(numbers):
+                        event = await anext(late)
+                        heard.append(int(event.data) if isinstance(event, Message) else event)
+                await publisher.publish(SLOW_CHANNEL, "live", require_history=True)
+                async with asyncio.timeout(SLOW_RECOVERY_S):
+                    live = await anext(late)
+            trial.figure(f"{len(numbers) * SLOW_BYTES >> 10} KiB recovered in {time.monotonic() - began_s:.1f} s")
+            trial.expect(heard == list(numbers), f"it was given {str(heard)[:200]}")
+            trial.expect(isinstance(live, Message) and live.data == "live", f"it heard nothing new: {live}")
+            trial.expect(line.connections == 1, f"it needed {line.connections} connections")
+    trial.ended()
+
+
 def _join_envelope() -> bytes:
     call = {"command": "subscribe", "params": {"channel": "quiet"}, "callId": 1}
     return json.dumps({"service": "pubsub", "message": call}).encode()
@@ -131,5 +168,14 @@ CLIENT_FAULTS = (
         users_see="gone",
         inject=vanish,
         healed_within_s=3.0,
+    ),
+    Fault(
+        key="slow-line",
+        name="client behind 20 KB/s comes back",
+        users_see="all that it missed",
+        inject=recover_slowly,
+        healed_within_s=3.0,
+        needs_history=True,
+        is_in_ci=False,  # an end-to-end test does it with shorter times
     ),
 )

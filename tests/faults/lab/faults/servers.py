@@ -10,7 +10,7 @@ from tests.faults.lab.visitors import until_all_present
 from tests.support.redis_servers import RedisServer
 from tests.support.tools import eventually
 
-__all__ = ["SERVER_FAULTS"]
+__all__ = ["SERVER_FAULTS", "expect_refused_unsent"]
 
 KILLS = 100
 KILL_HEALED_WITHIN_S = 1.0
@@ -145,7 +145,7 @@ async def out_of_memory(trial: Trial) -> None:
     finally:
         await _command(trial, "CONFIG", "SET", "maxmemory", "0")
     trial.ended()
-    await _expect_refused_unsent(trial)
+    await expect_refused_unsent(trial)
 
 
 async def read_only(trial: Trial) -> None:
@@ -156,10 +156,11 @@ async def read_only(trial: Trial) -> None:
     finally:
         await _command(trial, "REPLICAOF", "NO", "ONE")
     trial.ended()
-    await _expect_refused_unsent(trial)
+    await expect_refused_unsent(trial)
 
 
-async def _expect_refused_unsent(trial: Trial) -> None:
+async def expect_refused_unsent(trial: Trial) -> None:
+    """Hold that publishes were refused, and that none of these was sent."""
     lab = trial.lab
     await lab.whole(within_s=15)
     if not lab.plan.history:

@@ -4,6 +4,7 @@ import asyncio
 
 from gateway.redis.names import channel_name
 from gateway.redis.slots import slot_of
+from tests.faults.lab.faults.rollbacks import absent, tell_resyncs
 from tests.faults.lab.plan import PREFIX
 from tests.faults.lab.trial import Fault, Trial
 from tests.faults.lab.visitors import Visitors, pick, until_all_present
@@ -27,13 +28,18 @@ async def fail_over(trial: Trial) -> None:
     visitors = await Visitors.on(lab, pick(lab))  # of whom the replica does not hear
     trial.expected_lefts.update(visitors.identities)  # in the end
     try:
-        await asyncio.sleep(LAG_S)
-        sentinels.primary.kill()
-        await sentinels.until_failed_over()
-        trial.ended()
+        before, since = absent(lab)
+        async with lab.crowd.away(*before):
+            await asyncio.sleep(LAG_S)
+            async with lab.crowd.away(*since):
+                sentinels.primary.kill()
+                await sentinels.until_failed_over()
+                trial.ended()
         took_s = await until_all_present(lab, REBUILT_WITHIN_S + 10, others=visitors.identities)
         trial.expect_within(took_s, REBUILT_WITHIN_S, "who came last is present again")
         trial.expect(not any(visitors.seen("left")), "a visitor was said to have left")
+        await lab.whole(within_s=15)
+        tell_resyncs(trial)
     finally:
         await visitors.dismiss()
 
@@ -98,6 +104,7 @@ TOPOLOGY_FAULTS = (
         inject=fail_over,
         topology="sentinel",
         healed_within_s=HEALED_WITHIN_S,
+        disconnects=True,  # those that were away
         resyncs_max=2,
         allows_repeats=True,  # the keys of the last seconds are not replicated either
         may_vanish=True,

@@ -1,0 +1,161 @@
+"""Redis goes back: it dies, and begins again from a copy that is older than what it had acknowledged.
+
+Some clients were away before the copy was made, some only since: none of them may be told that it has all. Of those
+that hold something, some came after the copy and some went after it.
+"""
+
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from tests.faults.lab.checker import count_resyncs
+from tests.faults.lab.client import LabClient
+from tests.faults.lab.lab import Lab
+from tests.faults.lab.trial import Fault, Trial
+from tests.faults.lab.visitors import Visitors, members_and_names, pick, until_all_present
+from tests.support.redis_servers import RedisServer
+from tests.support.tools import eventually
+
+__all__ = ["ROLLBACK_FAULTS", "absent", "tell_resyncs"]
+
+LOST = 25  # numbers of each channel that the copy lacks
+BEYOND = 5
+REBUILT_WITHIN_S = 10.0
+HEALED_WITHIN_S = 10.0
+
+Step = Callable[[Trial], Awaitable[None]]
+
+
+async def go_back(trial: Trial, *, copy: Step, begin_again: Step) -> None:
+    """Have some go and come, make the copy in between, and begin again from it."""
+    lab = trial.lab
+    before, since = absent(lab)
+    goes = await Visitors.on(lab, pick(lab))
+    trial.expected_lefts.update(goes.identities)
+    comes: Visitors | None = None
+    try:
+        async with lab.crowd.away(*before):
+            await lab.more(BEYOND)
+            await copy(trial)
+            comes = await Visitors.on(lab, pick(lab))
+            trial.expected_lefts.update(comes.identities)  # in the end
+            await goes.dismiss()
+            await goes.until("left", 1, within_s=10)
+            await lab.more(LOST)
+            async with lab.crowd.away(*since):
+                await lab.more(BEYOND)
+                await begin_again(trial)
+                trial.ended()
+                await eventually(lab.are_ready, within_s=HEALED_WITHIN_S, what="all nodes are ready")
+                await lab.more(BEYOND)
+        await lab.whole(within_s=15)
+        await until_all_present(lab, REBUILT_WITHIN_S + 10, others=comes.identities)
+        await _until_gone(trial, goes)
+        trial.expect_within(time.monotonic() - trial.ended_s, REBUILT_WITHIN_S, "rosters and names are true")
+        trial.expect(not any(comes.seen("left")), "somebody that came after the copy was said to have left")
+        trial.expect(goes.is_exactly("left", 1), f"not one `left` each of who went: {goes.seen('left')}")
+        tell_resyncs(trial)
+    finally:
+        if comes is not None:
+            await comes.dismiss()
+
+
+def absent(lab: Lab) -> tuple[list[LabClient], list[LabClient]]:
+    """Choose clients that are to be away, some longer than others. Not residents: these see who leaves."""
+    chosen = [member for member in lab.crowd.members if member.identity is None]
+    return chosen[::4], chosen[1::4]
+
+
+def tell_resyncs(trial: Trial) -> None:
+    """Tell what it costs."""
+    resyncs = [count_resyncs(journal) for journal in trial.lab.crowd.journals]
+    trial.figure(f"{sum(resyncs)} resyncs of {len(resyncs)} subscriptions, {max(resyncs)} of one at most")
+
+
+async def _until_gone(trial: Trial, goes: Visitors) -> None:
+    """Wait until those that went after the copy are nowhere: no ghosts, no dead names."""
+
+    async def are_gone() -> bool:
+        members, names = await members_and_names(trial.lab)
+        return not goes.identities & (set(members) | set(names))
+
+    await eventually(are_gone, within_s=REBUILT_WITHIN_S, what="neither ghosts nor dead names")
+
+
+def _redis(trial: Trial) -> RedisServer:
+    assert trial.lab.redis is not None
+    return trial.lab.redis
+
+
+async def save(trial: Trial) -> None:
+    """SAVE: the server loads it at every start, whatever else its configuration says."""
+    async with _redis(trial).client() as client:
+        await client.save()
+
+
+async def start_from_snapshot(trial: Trial) -> None:
+    """SIGKILL, and a start from the snapshot; then that is deleted."""
+    await _redis(trial).restart()
+    (trial.lab.directory / "dump.rdb").unlink()
+
+
+class TruncatedLog:
+    """An append-only file that ends in the middle of a command, as after a crash of the machine."""
+
+    def __init__(self) -> None:
+        self._size = 0
+
+    async def begin(self, trial: Trial) -> None:
+        """Log from now on, and remember where it stands."""
+        async with _redis(trial).client() as client:
+            await client.config_set("appendonly", "yes")
+
+            async def is_on() -> bool:
+                info = await client.info("persistence")
+                return not info["aof_rewrite_in_progress"] and not info.get("aof_rewrite_scheduled")
+
+            await eventually(is_on, within_s=10, what="the append-only file has begun")
+            await client.config_rewrite()
+        (log,) = (trial.lab.directory / "appendonlydir").glob("*.incr.aof")
+        self._size = log.stat().st_size
+
+    async def start_truncated(self, trial: Trial) -> None:
+        """SIGKILL, cut the log, start from it; then it is deleted."""
+        server, folder = _redis(trial), trial.lab.directory / "appendonlydir"
+        await server.stop()
+        (log,) = folder.glob("*.incr.aof")
+        size = log.stat().st_size
+        with log.open("r+b") as file:
+            file.truncate(self._size + 7)  # in the middle of a command
+        trial.figure(f"{size - self._size - 7} bytes of the log cut")
+        await server.start()
+        async with server.client() as client:
+            await client.config_set("appendonly", "no")
+            await client.config_rewrite()
+        shutil.rmtree(folder)
+
+
+_log = TruncatedLog()
+
+
+def _fault(key: str, name: str, copy: Step, begin_again: Step, *, is_in_ci: bool = True) -> Fault:
+    return Fault(
+        key=key,
+        name=name,
+        users_see="honest resyncs",
+        inject=partial(go_back, copy=copy, begin_again=begin_again),
+        healed_within_s=HEALED_WITHIN_S,
+        disconnects=True,  # those that were away
+        resyncs_max=2,
+        allows_repeats=True,  # the copy lacks idempotency keys too
+        may_vanish=True,
+        needs_history=True,
+        is_in_ci=is_in_ci,
+    )
+
+
+ROLLBACK_FAULTS = (
+    _fault("snapshot", "Redis killed, restarted from an older snapshot", save, start_from_snapshot),
+    _fault("log", "Redis killed, its log truncated", _log.begin, _log.start_truncated, is_in_ci=False),
+)
