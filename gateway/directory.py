@@ -68,10 +68,14 @@ class Entered:
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """A roster at one moment. version: a number that grows with each notice of it, also over times when it is empty."""
+    """A roster at one moment. version: a number that grows with each notice of it, also over times when it is empty.
+
+    run: of the server that told it, another one after every start of it; empty = not known.
+    """
 
     version: int
     members: Sequence[Member]
+    run: str = ""
 
 
 class Asserter(Protocol):

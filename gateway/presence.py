@@ -8,6 +8,8 @@ Rules:
   be told now. What is heard while it is taken counts if it is later than the census.
 - Who is missing in a census may only seem so: Redis may have lost its state, and nodes enter their members again within
   10 s. He is in doubt, and has left if a census `GRACE_S` later misses him still, with no interruption in between.
+- After a restart Redis may have an older copy, of which nodes take out within 10 s what is not true any more. So what
+  the first census of another run has and subscribers do not, is told if a census `GRACE_S` later has it still.
 - A notice that was in the census, and comes behind it, must not be told twice: `hear` says so. Nor must one that an
   entry came which was told to be here all along: its leaving was missed, because others took its node for dead. Who was
   told a list in between may lack it, so `known` says up to which version of a list it is known.
@@ -100,11 +102,14 @@ class Presence:
     __slots__ = (
         "_doubtful",
         "_grace_s",
+        "_has_strangers",
         "_heard",
         "_identities",
         "_is_late",
         "_last_seen",
         "_late_until_s",
+        "_older_until_s",
+        "_run",
         "_settled_version",
         "_told",
         "has_hole",
@@ -127,11 +132,14 @@ class Presence:
         self._is_late = False  # notices are coming that the census had
         self._settled_version = 0  # the changes up to it have been told
         self._late_until_s = 0.0
+        self._run = ""
+        self._older_until_s = 0.0  # what is in Redis may be of an older copy
+        self._has_strangers = False  # and has what is not told for that reason
 
     @property
     def is_doubtful(self) -> bool:
         """True while somebody is in doubt: then a census is wanted when the grace is over."""
-        return bool(self._doubtful)
+        return bool(self._doubtful) or self._has_strangers
 
     def hear(self, change: Change, now_s: float) -> bool:
         """Take a change whose notice came. False: it has been told already, as a difference."""
@@ -191,6 +199,9 @@ class Presence:
             now.put(_place(member), member.identity, member.data)
         before = self.version or 0
         is_first, self.version = self.version is None, census.version
+        if self._run and census.run != self._run:
+            self._older_until_s = now_s + self._grace_s
+        self._run = census.run
         self.has_hole = self._is_late = False
         later = [change for change in heard if change.version > census.version]
         if is_first:
@@ -203,6 +214,7 @@ class Presence:
             self._follow(change, now)
             now.apply(change)
         self._settled_version, self._late_until_s = census.version, now_s + LATE_S
+        self._has_strangers = now_s < self._older_until_s and self._leave_out_strangers(now)
         gone = list(self._departures(now, now_s))
         come = list(self._arrivals(census, now))
         for place in self._doubtful:
@@ -260,6 +272,19 @@ class Presence:
             del self._identities[identity]
         self.unsaid.append(Difference("left", member, has_left))
 
+    def _leave_out_strangers(self, now: _Roster) -> bool:
+        """Keep to what is told, apart from what is missing; returns True if there was anything else."""
+        has_strangers = False
+        for place, identity in list(now.identities.items()):
+            data = self._told.data.get(place)
+            if self._told.identities.get(place) != identity:
+                now.take(place)
+                has_strangers = True
+            elif now.data.get(place) != data:
+                now.put(place, identity, data)
+                has_strangers = True
+        return has_strangers
+
     def _departures(self, now: _Roster, now_s: float) -> Iterator[Difference]:
         """Find who was told to be here and is not, for so long. With its last entry an identity goes too."""
         missing = {place: identity for place, identity in self._told.identities.items() if place not in now.identities}
@@ -293,7 +318,7 @@ class Presence:
             if identity not in identities or self._told.identities.get(place) != identity:
                 yield Difference("joined", member, identity not in identities)
                 identities.add(identity)
-            elif member.data != self._told.data.get(place):
+            elif now.data.get(place) != self._told.data.get(place):
                 yield Difference("updated", member)
         for place, identity in now.identities.items():  # of whom only later entries were heard
             if identity not in identities:

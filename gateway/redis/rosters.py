@@ -130,15 +130,15 @@ class Rosters:
         """See Directory."""
         arguments = [b"%d" % AT_ONCE_BYTES, b"%d" % AT_ONCE_ENTRIES]
         for _ in range(TRIES):
-            ((version, *state, found),) = await self._scripts.run(Call("census", self._keys(roster), arguments))
+            ((version, *state, found, run),) = await self._scripts.run(Call("census", self._keys(roster), arguments))
             if not isinstance(found, int):
-                return Census(int(version), self._members(found))
+                return Census(int(version), self._members(found), run.decode())
             pages = await self._pages(roster)
             (now,) = await self._scripts.run(command(b"HMGET", counts_key(self._prefix, roster), b"v", b"c"))
             if [each or b"" for each in now] == state:
                 break
         # else it changes all the time: what changed behind this version is told by notices, at worst twice
-        return Census(int(version), self._members(pages))
+        return Census(int(version), self._members(pages), run.decode())
 
     async def _pages(self, roster: str) -> list[bytes]:
         found: dict[bytes, bytes] = {}  # an entry may come twice

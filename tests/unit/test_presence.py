@@ -82,6 +82,33 @@ def test_who_is_missing_at_second_sight_has_left_and_no_other() -> None:
     assert looked(presence, 20, member("bob", 2), at_s=GRACE_S + 1) == []
 
 
+def looked_at(presence: Presence, run: str, *members: Member, at_s: float) -> list[str]:
+    presence.begin_census()
+    return [told(each) for each in presence.settle(Census(20, members, run), at_s)]
+
+
+def test_who_is_here_by_an_older_copy_alone_has_not_come() -> None:
+    ann, old = member("ann", data="now"), member("ann", data="then")
+    presence = Presence()
+    assert looked_at(presence, "a", ann, at_s=0.0) == []
+    assert looked_at(presence, "b", old, member("bob", 2), member("cleo", 3), at_s=1.0) == []
+    assert presence.is_doubtful
+    assert presence.hear(change(21, "+", "dan", 4), 2.0)
+    here = [ann, member("cleo", 3), member("dan", 4)]
+    assert looked_at(presence, "b", *here, at_s=GRACE_S) == [], "too early"
+    assert presence.is_doubtful
+    assert looked_at(presence, "b", *here, at_s=1.0 + GRACE_S) == ["joined cleo 3"]
+    assert not presence.is_doubtful
+    assert looked_at(presence, "b", *here, at_s=2.0 + GRACE_S) == []
+
+
+def test_where_nothing_is_strange_after_a_restart_no_second_look_is_wanted() -> None:
+    presence = Presence()
+    assert looked_at(presence, "a", member("ann"), at_s=0.0) == []
+    assert looked_at(presence, "b", member("ann"), at_s=1.0) == [] and not presence.is_doubtful
+    assert looked_at(presence, "b", member("ann"), member("bob", 2), at_s=1.0) == []
+
+
 def test_doubt_begins_anew_with_an_interruption() -> None:
     presence = begun(member("ann"))
     assert looked(presence, 13, at_s=0.0) == []

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.directory import Member, Owner
+from gateway.directory import Census, Member, Owner
 from gateway.errors import BrokerUnavailable
 from gateway.redis.rosters import TRIES, Rosters
 
@@ -30,7 +30,7 @@ def flat(*serials: int) -> list[bytes]:
 
 
 def listed(*serials: int) -> list[list[object]]:
-    return [[b"1", b"1", b"", flat(*serials)]]
+    return [[b"1", b"1", b"", flat(*serials), b"run"]]
 
 
 def member(serial: int) -> Member:
@@ -107,7 +107,7 @@ async def test_foreign_entries_are_left_out_and_data_is_nobody_elses() -> None:
     for number in range(2):
         task = asyncio.ensure_future(asked.members("chat:x"))
         await settle()
-        scripts.runs[number].set_result([[b"1", b"1", b"", list(found)]])
+        scripts.runs[number].set_result([[b"1", b"1", b"", list(found), b"run"]])
         lists.append(await task)
     assert lists[0] == [Member("bob", Owner("a", "i", 1), "", [1]), member(3)]
     lists[0][0].data.append(2)
@@ -144,15 +144,19 @@ class Answering:
 
 async def test_a_large_roster_is_read_in_pages_and_belongs_to_its_version() -> None:
     pages = [[b"7", flat(1, 2)], [b"0", flat(2, 3)]]  # an entry may come twice
-    scripts = Answering([b"5", b"5", b"9", 3], *pages, [b"5", b"9"])
+    scripts = Answering([b"5", b"5", b"9", 3, b"run"], *pages, [b"5", b"9"])
     census = await rosters(scripts).census("chat:x")  # type: ignore[arg-type]
-    assert (census.version, census.members) == (5, [member(1), member(2), member(3)])
+    assert census == Census(5, [member(1), member(2), member(3)], "run")
     assert [step.count(b"HSCAN") for step in scripts.asked[1:3]] == [1, 1]
 
 
 async def test_a_large_roster_that_changed_meanwhile_is_read_again() -> None:
-    changed: list[object] = [[b"5", b"5", b"9", 3], [b"0", flat(1)], [b"5", b"10"]]  # one of which nothing was told
-    scripts = Answering(*changed, [b"6", b"6", b"10", 3], [b"0", flat(1, 2)], [b"6", b"10"])
+    changed: list[object] = [
+        [b"5", b"5", b"9", 3, b"run"],
+        [b"0", flat(1)],
+        [b"5", b"10"],
+    ]  # one of which nothing was told
+    scripts = Answering(*changed, [b"6", b"6", b"10", 3, b"run"], [b"0", flat(1, 2)], [b"6", b"10"])
     census = await rosters(scripts).census("chat:x")  # type: ignore[arg-type]
     assert (census.version, census.members) == (6, [member(1), member(2)])
 
@@ -160,6 +164,6 @@ async def test_a_large_roster_that_changed_meanwhile_is_read_again() -> None:
 async def test_one_that_changes_all_the_time_is_told_as_of_before_its_last_pages() -> None:
     rounds: list[object] = []
     for version in range(TRIES):
-        rounds += [[b"%d" % version, b"", b"", 3], [b"0", flat(version)], [b"x", b"y"]]
+        rounds += [[b"%d" % version, b"", b"", 3, b"run"], [b"0", flat(version)], [b"x", b"y"]]
     census = await rosters(Answering(*rounds)).census("chat:x")  # type: ignore[arg-type]
     assert (census.version, census.members) == (TRIES - 1, [member(TRIES - 1)])

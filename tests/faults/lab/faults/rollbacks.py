@@ -55,6 +55,8 @@ async def go_back(trial: Trial, *, copy: Step, begin_again: Step) -> None:
         trial.expect_within(time.monotonic() - trial.ended_s, REBUILT_WITHIN_S, "rosters and names are true")
         trial.expect(not any(comes.seen("left")), "somebody that came after the copy was said to have left")
         trial.expect(goes.is_exactly("left", 1), f"not one `left` each of who went: {goes.seen('left')}")
+        for each in (goes, comes):
+            trial.expect(each.is_exactly("joined", 1), f"not one `joined` each: {each.seen('joined')}")
         tell_resyncs(trial)
     finally:
         if comes is not None:

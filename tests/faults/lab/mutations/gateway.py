@@ -41,6 +41,13 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_lists_and_notices.py", "test_who_was_told_to_be_here_all_along"),
     ),
     Mutation(
+        guard="arrivals of an older copy",
+        file="gateway/presence.py",
+        old="        if self._run and census.run != self._run:\n",
+        new="        if False:\n",
+        argv=test("tests/unit/test_presence.py", "older_copy_alone_has_not_come"),
+    ),
+    Mutation(
         guard="version of differences",
         file="gateway/hub.py",
         old="return not version <= told < ahead",
