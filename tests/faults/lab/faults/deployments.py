@@ -1,7 +1,7 @@
 """Several deployments, versions and mistakes on one Redis: what is acknowledged is kept; else the client is told.
 
-Each of them happens while all subscribers of one channel are away: no node hears that channel meanwhile. Some of them
-come back at once, in the middle of it, the others when the nodes have repaired what there was to repair.
+Each of them happens while all subscribers of one channel are away: no node hears that channel meanwhile. They come back
+when the nodes have repaired what there was to repair; in most rows half of them in the middle of it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -40,19 +40,20 @@ history = 1
 Event = Callable[[Trial, str], Awaitable[None]]
 
 
-async def meanwhile(trial: Trial, *, happen: Event) -> None:
+async def meanwhile(trial: Trial, *, happen: Event, are_early: bool) -> None:
     """Let it happen to a channel whose subscribers are away."""
     lab = trial.lab
     channel = lab.rng.choice(lab.plan.channel_names[::2])  # these are published to by the function
     absent = [member for member in lab.crowd.members if channel in member.channels]
-    early = absent[::2]
+    early = absent[::2] if are_early else []
     async with lab.crowd.away(*absent):
         await lab.more(BEYOND)
         await happen(trial, channel)
         for client in early:
             client.come_back()
         trial.ended()
-        await lab.crowd.subscribed(*early, within_s=10)
+        if early:
+            await lab.crowd.subscribed(*early, within_s=10)
         await eventually(partial(_is_sound, trial), within_s=REPAIRED_WITHIN_S, what="the library is the nodes'")
         await lab.more(BEYOND)
     unkept = sum(one.is_unkept for one in lab.load.uncertain)
@@ -160,12 +161,14 @@ async def roll(trial: Trial, channel: str) -> None:
         await lab.restart_node(index)
 
 
-def _fault(key: str, name: str, happen: Event, *, users_see: str = "nothing", **how: Any) -> Fault:
+def _fault(
+    key: str, name: str, happen: Event, *, users_see: str = "nothing", are_early: bool = True, **how: Any
+) -> Fault:
     return Fault(
         key=key,
         name=name,
         users_see=users_see,
-        inject=partial(meanwhile, happen=happen),
+        inject=partial(meanwhile, happen=happen, are_early=are_early),
         disconnects=True,  # those that were away
         needs_history=True,
         **how,
@@ -180,7 +183,14 @@ DEPLOYMENT_FAULTS = (
     _fault("stray-fewer", "stray node that keeps less", stray(rules=FEWER), is_in_ci=False),
     _fault("library-flush", "FUNCTION FLUSH", lost("FUNCTION", "FLUSH"), is_in_ci=False),
     _fault("library-delete", "FUNCTION DELETE", lost("FUNCTION", "DELETE", "snorky"), is_in_ci=False),
-    _fault("library-older", "older library loaded", foreign(load_older), users_see=RESYNC, resyncs_max=3),
+    _fault(
+        "library-older",
+        "older library loaded",
+        foreign(load_older),
+        users_see=RESYNC,
+        are_early=False,  # so no node hears what is not kept, and the nodes' doubt alone is left
+        resyncs_max=3,
+    ),
     _fault(
         "library-restored",
         "older library restored from a dump",

@@ -1,6 +1,6 @@
 """Guards of the function library in Redis, and of what Redis refuses to write."""
 
-from tests.faults.lab.mutations.mutation import Mutation, test
+from tests.faults.lab.mutations.mutation import Mutation, fault, test
 
 __all__ = ["LIBRARY_MUTATIONS"]
 
@@ -25,6 +25,13 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         old=" and not (look.found is Found.SIBLING and self._has_loaded)",
         new="",
         argv=test("tests/contract/test_functions.py", "do_not_replace_each_other and redis"),
+    ),
+    Mutation(
+        guard="looks at the library",  # else one that is lost is missed until the next connection
+        file="gateway/redis/functions.py",
+        old="                async with asyncio.timeout(self._look_s):\n",
+        new="                async with asyncio.timeout(None):\n",
+        argv=fault("library-delete"),
     ),
     Mutation(
         guard="doubt after a foreign library",

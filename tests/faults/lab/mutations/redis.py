@@ -69,6 +69,13 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/cluster/test_stored_bytes.py", "test_a_full_redis_makes_nodes_unready"),
     ),
     Mutation(
+        guard="readiness while writes are refused",
+        file="gateway/redis/write_watch.py",
+        old="        self._tell_refusal(refusal)\n",
+        new="",
+        argv=fault("no-replicas"),
+    ),
+    Mutation(
         guard="refused writes",
         file="gateway/redis/write_watch.py",
         old="is_refused, refusal = _is_oom(error), _refusal(error)",

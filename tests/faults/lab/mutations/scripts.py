@@ -10,7 +10,7 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file=f"{SCRIPTS}/rules.lua",
         old="  if until_ms and tonumber(until_ms) > counted_ms then\n",
         new="  if lines[at] == ARGV[1] then\n",
-        argv=test("tests/cluster/test_shared_redis.py", "acknowledged and (stray and without)"),
+        argv=fault("stray-ruleless"),
     ),
     Mutation(
         guard="positions before what is not kept",
