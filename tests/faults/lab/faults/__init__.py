@@ -19,11 +19,11 @@ ALL: dict[str, Fault] = {
         *NODE_FAULTS,
         *SERVER_FAULTS,
         *REFUSAL_FAULTS,
-        *DEPLOYMENT_FAULTS,
         *TOPOLOGY_FAULTS,
         *CLIENT_FAULTS,
         *PUBLISHER_FAULTS,
         *MACHINE_FAULTS,
+        *DEPLOYMENT_FAULTS,  # clients are told for two days that an older library was there
         *ROLLBACK_FAULTS,
     )
 }

@@ -175,37 +175,32 @@ def _fault(
     )
 
 
-RESYNC = "honest resyncs"  # of who was away, and of who is connected: nodes cannot know that these had all
+# Of who was away; and of who is connected, for nodes cannot know that it had all.
+DOUBTED: dict[str, Any] = {
+    "users_see": "honest resyncs",
+    "resyncs_max": 3,
+    "is_random": False,  # the faults behind it would see its resyncs
+}
 DEPLOYMENT_FAULTS = (
     _fault("stray-prefix", "stray node with another prefix", stray(prefix="other"), is_in_ci=False),
     _fault("stray-database", "stray node in another database", stray(database=3), is_in_ci=False),
     _fault("stray-ruleless", "stray node without rules", stray()),
     _fault("stray-fewer", "stray node that keeps less", stray(rules=FEWER), is_in_ci=False),
-    _fault("library-flush", "FUNCTION FLUSH", lost("FUNCTION", "FLUSH"), is_in_ci=False),
-    _fault("library-delete", "FUNCTION DELETE", lost("FUNCTION", "DELETE", "snorky"), is_in_ci=False),
+    _fault("library-flush", "FUNCTION FLUSH", lost("FUNCTION", "FLUSH"), **DOUBTED, is_in_ci=False),
+    _fault("library-delete", "FUNCTION DELETE", lost("FUNCTION", "DELETE", "snorky"), **DOUBTED, is_in_ci=False),
     _fault(
         "library-older",
         "older library loaded",
         foreign(load_older),
-        users_see=RESYNC,
+        **DOUBTED,
         are_early=False,  # so no node hears what is not kept, and the nodes' doubt alone is left
-        resyncs_max=3,
     ),
-    _fault(
-        "library-restored",
-        "older library restored from a dump",
-        foreign(restore_older),
-        users_see=RESYNC,
-        resyncs_max=3,
-        is_in_ci=False,
-    ),
+    _fault("library-restored", "older library restored from a dump", foreign(restore_older), **DOUBTED, is_in_ci=False),
     _fault(
         "library-rolling",
         "two versions, rolling",
         roll,
-        users_see=RESYNC,
-        resyncs_max=9,  # each node's clients move, each time a library was replaced
-        is_random=False,
+        **{**DOUBTED, "resyncs_max": 9},  # each node's clients move, each time a library was replaced
         is_in_ci=False,
     ),
 )
