@@ -149,7 +149,7 @@ def _fault(key: str, name: str, copy: Step, begin_again: Step, *, is_in_ci: bool
         inject=partial(go_back, copy=copy, begin_again=begin_again),
         healed_within_s=HEALED_WITHIN_S,
         disconnects=True,  # those that were away
-        resyncs_max=2,
+        resyncs_max=4,  # another epoch, the doubt about a library of before, and who else comes back by then
         allows_repeats=True,  # the copy lacks idempotency keys too
         may_vanish=True,
         needs_history=True,
