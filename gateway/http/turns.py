@@ -16,8 +16,8 @@ import structlog
 
 __all__ = ["TURN_S", "Taker", "Turns"]
 
-SHARE_S: Final = 0.0005
-TURN_S: Final = 0.000_25
+SHARE_S: Final = 0.000_3
+TURN_S: Final = 0.000_1
 
 _log = structlog.get_logger("snorky.turns")
 
