@@ -23,7 +23,7 @@ _log = structlog.get_logger("snorky.turns")
 
 
 class Taker(Protocol):
-    """Who has turns: a connection's protocol."""
+    """A client in the line: a connection's protocol."""
 
     def take_turn(self, until_s: float) -> bool:
         """Work off one message, and more until then (`perf_counter`). False: nothing is left, or it must wait."""

@@ -266,7 +266,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def beat(self) -> None:
         """Ping, or cut if nothing came since the last beat and what we send is not taken either.
 
-        A connection that is not being read cannot have been heard. While it does not take its replies it shows what it
+        Nothing can come from a connection that is not read. While it does not take its replies, it is judged by what it
         acknowledges.
         """
         sent = read_sent(self._transport)
