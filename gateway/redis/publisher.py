@@ -19,10 +19,13 @@ QUEUE_MAX_BYTES: Final = 32 * 1024 * 1024
 
 
 class PublishRefused(BrokerUnavailable):
-    """Redis answered a publish with an error: it was surely not delivered. Raised by `Publisher.publish`."""
+    """Redis answered a publish with an error. Raised by `Publisher.publish`.
 
-    def __init__(self, what: str = "") -> None:
-        super().__init__(what, is_undone=is_undone(what))
+    It was surely not delivered, unless it was sent before (is_repeated) and that answer was lost.
+    """
+
+    def __init__(self, what: str = "", *, is_repeated: bool = False) -> None:
+        super().__init__(what, is_undone=not is_repeated and is_undone(what))
 
 
 class Publisher(Pipeline):

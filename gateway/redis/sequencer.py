@@ -73,6 +73,7 @@ class Sequencer(Publisher):
         self._source = sharded(_SOURCE) if is_sharded else _SOURCE
         self._digest = _digest(self._source)
         self._is_loaded = False
+        self._repeated = 0  # how many of the oldest were sent before, on a connection that was lost
         self._is_selected = self._is_run_known = False
         self._runs = b""  # as the script takes them
         self.run: bytes | None = None  # of the server that was connected last; None: of none yet
@@ -170,6 +171,7 @@ class Sequencer(Publisher):
 
     def _on_down(self, error: WireError) -> None:
         self._is_loaded = False
+        self._repeated = max(self._repeated, len(self._written))
         self._waiting.extendleft(reversed(self._written))
         self._written.clear()
 
@@ -192,11 +194,12 @@ class Sequencer(Publisher):
                 self._become_plain()
                 raise WireError("not a Redis that knows the script's first line")  # as above
             future = self._answered()
+            is_repeated, self._repeated = self._repeated > 0, max(0, self._repeated - 1)
             if future.done():
                 continue
             if is_error:
                 self._link.on_refused(reply)
-                fail(future, PublishRefused(str(reply)))
+                fail(future, PublishRefused(str(reply), is_repeated=is_repeated))
                 continue
             try:
                 text = reply.decode()  # type: ignore[attr-defined]  # or it raises

@@ -6,6 +6,13 @@ __all__ = ["REDIS_MUTATIONS"]
 
 REDIS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
+        guard="a refusal behind a lost answer",
+        file="gateway/redis/sequencer.py",
+        old="PublishRefused(str(reply), is_repeated=is_repeated)",
+        new="PublishRefused(str(reply))",
+        argv=test("tests/unit/test_redis_sequencer.py", "test_a_refusal_proves_nothing"),
+    ),
+    Mutation(
         guard="versions on one Redis",
         file="gateway/redis/versions.py",
         old="        if wire < OLDEST or oldest > WIRE:\n",
