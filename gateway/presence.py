@@ -8,8 +8,8 @@ Rules:
   be told now. What is heard while it is taken counts if it is later than the census.
 - Who is missing in a census may only seem so: Redis may have lost its state, and nodes enter their members again within
   10 s. He is in doubt, and has left if a census `GRACE_S` later misses him still, with no interruption in between.
-- After a restart Redis may have an older copy, of which nodes take out within 10 s what is not true any more. So what
-  the first census of another run has and subscribers do not, is told if a census `GRACE_S` later has it still.
+- After a restart Redis may have an older copy, from which nodes remove stale members within 10 s. So `joined` is sent
+  for a new member in the first census of another run only if a census `GRACE_S` later has the member too.
 - A notice that was in the census, and comes behind it, must not be told twice: `hear` says so. Nor must one that an
   entry came which was told to be here all along: its leaving was missed, because others took its node for dead. Who was
   told a list in between may lack it, so `known` says up to which version of a list it is known.

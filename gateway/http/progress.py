@@ -10,7 +10,7 @@ Rules:
   acknowledged before. A ping goes out in every interval, so that something is outstanding.
 - Data that waits for room at the other end is not outstanding while the other end answers that it has none: one with
   a deep buffer, a proxy for example, makes room in steps of 100 KB or more, and a slow line takes longer for a step.
-- After PATIENCE_MAX_S without any frame from the client, in which it was read, none of this counts.
+- The client is dead after PATIENCE_MAX_S in which the node read from it and got no frame.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ class SilentPeer:
         self._silent_s = 0.0
 
     def is_alive(self, sent: Sent | None, interval_s: float, *, is_read: bool = True) -> bool:
-        """Judge one more silent interval. is_read: had it sent something, it would have been heard."""
+        """Judge one more silent interval. is_read: the node reads from it."""
         if sent is None:
             return False
         acked_bytes, self._acked_bytes = sent.acked_bytes - self._acked_bytes, sent.acked_bytes

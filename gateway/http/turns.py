@@ -1,10 +1,10 @@
-"""Turns of clients that send much at once: a little of each, one after the other, and nobody else waits behind them.
+"""Turns: a round-robin queue of clients that send much at once, so that the messages of other clients are not delayed.
 
 Rules:
-- A read that is one small message never comes here: it is taken at once.
-- In each iteration of the event loop all in line have SHARE_S together, and each of them TURN_S, but never less than
-  one message. Where nobody else has work, iterations follow each other at once, and nothing is lost.
-- Who is in line is not read: what a node holds of it is one read.
+- A read that is one small message is processed immediately and never comes here.
+- In each iteration of the event loop the whole queue gets SHARE_S, and each client in it TURN_S, but at least one
+  message. An idle node starts the next iteration immediately, so the limits cost no throughput.
+- The node does not read from a client in the queue, so it holds one read of it at most.
 """
 
 import asyncio

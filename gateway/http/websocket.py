@@ -266,8 +266,8 @@ class WebSocketProtocol(asyncio.Protocol):
     def beat(self) -> None:
         """Ping, or cut if nothing came since the last beat and what we send is not taken either.
 
-        Nothing can come from a connection that is not read. While it does not take its replies, it is judged by what it
-        acknowledges.
+        A connection that the node does not read is not silent. But if that is because it does not take its replies, the
+        bytes that it acknowledges decide.
         """
         sent = read_sent(self._transport)
         if self._is_heard or not (self._transport.is_reading() or self._is_full):
