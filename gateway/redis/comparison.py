@@ -12,6 +12,7 @@ from prometheus_client import Counter
 from gateway.redis.estate import Estate, Holding, NameHeld, Place, field_of, read_element
 from gateway.redis.ledger import Ledger
 from gateway.redis.names import counts_key, names_key, owned_key, roster_key
+from gateway.redis.pipeline import all_ended
 from gateway.redis.scripting import Call, Scripts
 from gateway.redis.wire import command
 
@@ -77,10 +78,10 @@ class Comparison:
                     anothers.add(each)
         return missing, anothers
 
-    async def run(self) -> bytes:
-        """Ask for the run of the server. Raises BrokerUnavailable."""
-        (run,) = await self._scripts.run(Call("run", [], []))
-        return bytes(run)
+    async def runs(self) -> set[bytes]:
+        """Ask for the runs of all servers. Raises BrokerUnavailable."""
+        answers = await all_ended(server.run(Call("run", [], [])) for server in self._scripts.servers())
+        return {bytes(run) for (run,) in answers}
 
     async def drop_strays(self, owner: str) -> int:
         """Take out, without a word, what Redis has of an owner and the ledger has not; returns how much it was.

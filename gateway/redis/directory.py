@@ -29,6 +29,7 @@ from gateway.redis.lease import Lease, Timings
 from gateway.redis.ledger import Holdings, Ledger
 from gateway.redis.names import claim_key, owned_key
 from gateway.redis.reaper import Reaper
+from gateway.redis.reindex import Reindex
 from gateway.redis.rosters import ANOTHERS, TOO_LARGE, Rosters
 from gateway.redis.scripting import Call, Scripts
 from gateway.redis.target import RedisTarget
@@ -113,7 +114,9 @@ class RedisDirectory:
                 self._scripts, prefix=prefix, ledger=self._ledger, estate=self._estate, mended=metrics.directory_mended
             ),
             contest_s=2 * timings.ttl_s,  # the dead are reaped within
+            is_searching=lambda: self._reindex.is_searching,
         )
+        self._reindex = Reindex(self._scripts, prefix=prefix, node_id=node_id, on_done=self._upkeep.on_searched)
         self._reaper = Reaper(
             lease_scripts, prefix=prefix, lease=self._lease, timings=timings, sweep=self._estate.sweep
         )
@@ -158,6 +161,7 @@ class RedisDirectory:
         self._lease.start()
         self._reaper.start()
         self._upkeep.start(asserter)
+        self._reindex.start()
         self._hearing = asyncio.get_running_loop().create_task(self._be_heard(), name="redis-direct")
 
     async def stop(self) -> None:
@@ -167,6 +171,7 @@ class RedisDirectory:
             await asyncio.gather(hearing, return_exceptions=True)
         self._direct.stop()
         await self._reaper.stop()
+        await self._reindex.stop()
         await self._upkeep.stop()
         await self._rosters.stop()
         await self._lease.stop(is_clean=self._ledger.is_empty and self._upkeep.is_idle)
@@ -186,6 +191,7 @@ class RedisDirectory:
         """Know of a new connection: perhaps the server started from an older copy, or is a replica that took over."""
         if self._was_connected:
             self._upkeep.on_lost_state()
+        self._reindex.hurry()
         self._was_connected = True
 
     def _on_full(self, roster: str) -> None:

@@ -18,6 +18,8 @@ __all__ = [
     "counts_key",
     "direct_prefix",
     "doubt_key",
+    "index_lock_key",
+    "indexed_run_key",
     "leases_key",
     "names_key",
     "node_channel_name",
@@ -104,6 +106,16 @@ def doubt_key(prefix: str) -> bytes:
 def reaped_key(prefix: str) -> bytes:
     """Sorted set: dead NODE:INCARNATION by when it is to be swept again, milliseconds of Redis time."""
     return f"{prefix}:{{nodes}}::reaped".encode()
+
+
+def index_lock_key(prefix: str) -> bytes:
+    """String: which node makes the indexes of all owners whole."""
+    return f"{prefix}:{{nodes}}::index".encode()
+
+
+def indexed_run_key(prefix: str, run: str) -> bytes:
+    """String: after this run of a server began, the indexes of all owners were made whole."""
+    return f"{prefix}:{{nodes}}::indexed:{run}".encode()
 
 
 def claim_key(prefix: str, owner: str) -> bytes:

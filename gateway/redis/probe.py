@@ -79,6 +79,7 @@ async def _inspect_cluster(target: RedisTarget, cluster: Cluster, prefix: str) -
         try:
             _judge(await client.info(), report, is_cluster=True)
             await _permitted(client, prefix, report)
+            await _may_scan(client, report)
         except (RedisError, OSError) as error:
             report.problems.append(explain(error, server))
         finally:
@@ -165,6 +166,16 @@ async def _permitted(client: Redis, prefix: str, report: RedisReport) -> None:
             "the Redis user may not load functions, so publishers have no snorky_publish unless another node loads it: "
             "add +function|load +function|list to its ACL rules"
         )
+
+
+async def _may_scan(client: Redis, report: RedisReport) -> None:
+    """Note whether the user may go through the keys, which only a Cluster needs, after one of its servers started."""
+    try:
+        await client.scan(count=1)
+    except NoPermissionError:
+        note = "the Redis user may not run SCAN, so members and names may stay that a restarted primary has from before"
+        if (note := f"{note}: add +scan to its ACL rules") not in report.notes:
+            report.notes.append(note)
 
 
 async def _hear(target: RedisTarget, prefix: str, report: RedisReport) -> None:

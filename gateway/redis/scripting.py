@@ -80,6 +80,15 @@ class Scripts:
         """True in a Cluster: a script can publish only to channels of its keys' slot."""
         return self._commander.is_sharded
 
+    def servers(self) -> "list[Scripts]":
+        """Give this one; in a Cluster one for each primary, for what has no keys. They must not publish."""
+        if not self.is_sharded:
+            return [self]
+        servers = [Scripts(each) for each in self._commander.servers]
+        for each in servers:
+            each._is_plain = self._is_plain
+        return servers
+
     async def run(self, *steps: Call | bytes, in_order: bool = True) -> list[Any]:
         """Run steps one after the other, with one round trip; bytes: a command as `wire.command` spells it.
 

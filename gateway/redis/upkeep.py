@@ -12,7 +12,7 @@ In this order, and again from the start after a failure, with the next renewal o
 
 import asyncio
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
@@ -55,6 +55,7 @@ class Upkeep:
         claims: Claims,
         comparison: Comparison,
         contest_s: float,
+        is_searching: Callable[[], bool] = lambda: False,
         compare_every_s: float = COMPARE_EVERY_S,
     ) -> None:
         self._scripts = scripts
@@ -66,11 +67,12 @@ class Upkeep:
         self._claims = claims
         self._comparison = comparison
         self._contest_s = contest_s
+        self._is_searching = is_searching
         self._compare_every_s = compare_every_s
         self._compare_at = math.inf  # loop time
         self._contested: set[NameHeld] = set()
         self._contest_until = -math.inf  # loop time
-        self._last_run: bytes | None = None  # of the server
+        self._last_runs: set[bytes] | None = None  # of the servers
         self._asserter: Asserter | None = None
         self._former: list[str] = []  # fenced incarnations that are to be swept
         self._assertion: str | None = None  # "joined", "quietly"
@@ -113,9 +115,14 @@ class Upkeep:
         self._assertion = self._assertion or "quietly"
         self._todo.set()
 
+    def on_searched(self) -> None:
+        """Know that all servers were searched for entries that went back without their index."""
+        self._contest_until = asyncio.get_running_loop().time() + self._contest_s
+        self.on_lost_state()
+
     def on_renewed(self) -> None:
         """Go on with what was put off."""
-        if not self.is_idle or self._last_run is None:
+        if not self.is_idle or self._last_runs is None:
             self._todo.set()
 
     def suspect(self, names: Iterable[NameHeld]) -> None:
@@ -140,8 +147,8 @@ class Upkeep:
             if not self._lease.is_held:
                 continue  # the next renewal comes back to it
             try:
-                if self._last_run is None:
-                    await self._look_at_run()
+                if self._last_runs is None:
+                    await self._look_at_runs()
                 await self._sweep_former()
                 await self._assert_all()
                 await self._pay()
@@ -168,7 +175,7 @@ class Upkeep:
         self._is_at_it = True
         try:
             owner = self._lease.owner
-            await self._look_at_run()
+            await self._look_at_runs()
             strays = await self._comparison.drop_strays(owner)
             members, names = self._local(self._asserter)
             for page in _pages(members):
@@ -183,12 +190,12 @@ class Upkeep:
         if members or names or strays:
             _log.warning("asserted again", how=how, members=len(members), names=len(names), strays=strays)
 
-    async def _look_at_run(self) -> None:
-        """See whether the server started again, or is another one, since the last look."""
-        run = await self._comparison.run()
-        if self._last_run is not None and run != self._last_run:
+    async def _look_at_runs(self) -> None:
+        """See whether a server started again, or is another one, since the last look."""
+        runs = await self._comparison.runs()
+        if self._last_runs is not None and not runs <= self._last_runs:
             self._contest_until = asyncio.get_running_loop().time() + self._contest_s
-        self._last_run = run
+        self._last_runs = runs
 
     async def _compare(self) -> None:
         """Have what is missing in Redis entered again, and taken out what is there and not held."""
@@ -306,7 +313,7 @@ class Upkeep:
 
     def _lose_unless_contested(self, holdings: Holdings, owner: str, name: NameHeld) -> None:
         """Know that somebody else has a name. Soon after Redis went back that may be so by an older copy alone."""
-        if asyncio.get_running_loop().time() < self._contest_until:
+        if asyncio.get_running_loop().time() < self._contest_until or self._is_searching():
             self._contested.add(name)
         else:
             self._contested.discard(name)

@@ -127,8 +127,9 @@ class WriteWatch:
 
     @property
     def refusal(self) -> str:
-        """Why one of the servers refuses writes, though it has room; empty: none does."""
-        return next((server.refusal for server in self._servers.values() if server.refusal), "")
+        """Which servers refuse writes, though they have room, and why; empty: none does."""
+        refusing = (server for server in self._servers.values() if server.refusal)
+        return "; ".join(f"{server.url}: {server.refusal}" for server in refusing)[:1000]
 
     async def __aenter__(self) -> Self:
         """Begin; returns at once, whether Redis is there or not."""

@@ -89,6 +89,12 @@ class ClusterLab:
         for at in range(len(self.servers)):
             await self._until(at, "cluster_state:ok")
 
+    async def restart(self, at: int) -> None:
+        """Kill one server and start it from what it saved last; returns when the cluster is well again."""
+        await self.servers[at].restart()
+        for each in range(len(self.servers)):
+            await self._until(each, "cluster_state:ok")
+
     def client(self) -> "ClusterClient":
         """A client of the test's own, for what another program would do; close it with `aclose()`."""
         return ClusterClient(self)

@@ -113,7 +113,8 @@ class RedisServer:
         self._directory = directory
         self._tls = tls
         self._process: Process | None = None
-        lines = ["bind 127.0.0.1", 'save ""', "appendonly no", f"dir {directory}", *conf]
+        lines = ["bind 127.0.0.1", 'save ""', "appendonly no", f"dir {directory}"]
+        lines += [f"dbfilename dump-{self.port}.rdb", *conf]  # servers of one directory
         if tls is None:
             lines.append(f"port {self.port}")
         else:

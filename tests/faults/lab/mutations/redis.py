@@ -132,9 +132,44 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/test_leases.py", "test_after_a_restart_from_an_older_copy_rosters and redis"),
     ),
     Mutation(
+        guard="indexes of living owners",  # of a shard that went back alone
+        file="gateway/redis/reindex.py",
+        old="            if calls:\n                await self._scripts.run(*calls, in_order=False)\n",
+        new="",
+        argv=test("tests/faults/test_shards.py", "of_former_entries_is_taken_out and 0"),
+    ),
+    Mutation(
+        guard="owners without a lease",
+        file="gateway/redis/scripts/adopt.lua",
+        old="      redis.call('ZADD', KEYS[1], '0', owner)\n",
+        new="",
+        argv=test("tests/faults/test_shards.py", "dead_node_has_whose_lease_went_back"),
+    ),
+    Mutation(
+        guard="runs of all shards",  # else patience with names begins with one of them only
+        file="gateway/redis/comparison.py",
+        old="for server in self._scripts.servers())",
+        new="for server in self._scripts.servers()[:1])",
+        argv=test("tests/faults/test_shards.py", "run_of_each_shard_is_another"),
+    ),
+    Mutation(
+        guard="name of the server that refuses",
+        file="gateway/redis/write_watch.py",
+        old='"; ".join(f"{server.url}: {server.refusal}" for server in refusing)',
+        new='"; ".join(server.refusal for server in refusing)',
+        argv=test("tests/faults/test_shards.py", "a_shard_that_refuses_writes"),
+    ),
+    Mutation(
+        guard="probe of each shard",
+        file="gateway/redis/write_watch.py",
+        old="            for shard in cluster.shards:\n",
+        new="            for shard in cluster.shards[:1]:\n",
+        argv=test("tests/faults/test_shards.py", "a_shard_that_refuses_writes"),
+    ),
+    Mutation(
         guard="patience with names of an older copy",
         file="gateway/redis/upkeep.py",
-        old="if asyncio.get_running_loop().time() < self._contest_until:",
+        old="if asyncio.get_running_loop().time() < self._contest_until or self._is_searching():",
         new="if False:",
         argv=test("tests/faults/test_leases.py", "test_a_name_of_an_older_copy_is_waited_for and redis"),
     ),

@@ -1,0 +1,432 @@
+"""One server of several goes wrong alone: a shard of a Cluster, or one of several independent Redis."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from structlog.testing import capture_logs
+
+from gateway import ServiceRegistry, Settings
+from gateway.directory import Member
+from gateway.errors import BrokerUnavailable
+from gateway.history import History
+from gateway.http.ops import ops_routes
+from gateway.metrics import Metrics
+from gateway.publication import Position
+from gateway.redis import RedisDirectory, RedisHistory, RedisTarget, Topology
+from gateway.redis.library_text import Found, judge
+from gateway.redis.names import channel_name, leases_key, names_key, owned_key
+from gateway.redis.probe import inspect_redis
+from gateway.redis.slots import SLOTS, slot_of
+from gateway.redis.spread import targets_of
+from gateway.rules import ChannelRule, Rules
+from gateway.running import running_node
+from services.pubsub import PubSubService
+from tests.support.brokers import PREFIX
+from tests.support.clusters import ClusterLab
+from tests.support.directories import FAST, FakeNode, RedisTestCluster
+from tests.support.redis_servers import RedisServer, SpreadServers
+from tests.support.tools import eventually
+
+pytestmark = pytest.mark.needs("redis-server")
+
+HOUR = History(3600.0, 1000)
+RULES = Rules([ChannelRule("*", history=1000)])
+OLDER = "#!lua name=snorky\n-- format 1\nredis.register_function('snorky_publish', function() return '' end)\n"
+FOREIGN = OLDER.replace("-- format 1\n", "")
+REPAIRED_S = 6.0  # a heartbeat, and the repair
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[ClusterLab]:
+    async with asyncio.timeout(90.0), ClusterLab("redis", tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def spread(tmp_path: Path) -> AsyncIterator[SpreadServers]:
+    async with asyncio.timeout(60.0), SpreadServers(tmp_path) as running:
+        yield running
+
+
+def shard_of(name: bytes | str, primaries: int = 3) -> int:
+    """Tell which primary has a key, as slots were dealt out."""
+    return slot_of(name if isinstance(name, bytes) else name.encode()) * primaries // SLOTS
+
+
+def key_on(at: int, service: str = "pubsub", spell: Callable[[str, str], bytes] = channel_name) -> str:
+    """Find a key that lies on a primary. spell: which of its names in Redis counts."""
+    return next(key for n in range(1000) if shard_of(spell(PREFIX, key := f"{service}:{n}")) == at)
+
+
+@asynccontextmanager
+async def keepers_of(
+    url: str, count: int = 1, *, prefix: str = PREFIX, look_s: float = 0.2
+) -> AsyncIterator[list[Any]]:
+    """Run what nodes keep histories with. look_s: between two looks at the library."""
+    async with AsyncExitStack() as stack:
+        keepers: list[Any] = []
+        for number in range(count):
+            topology = Topology.of(url, prefix=prefix, node_id=f"node-{number}", metrics=Metrics())
+            topology.keeper.set_rules("pubsub", RULES)
+            if isinstance(topology.keeper, RedisHistory):
+                topology.keeper._functions._look_s = look_s
+            await topology.keeper.start()
+            stack.push_async_callback(topology.keeper.stop)
+            keepers.append(topology.keeper)
+        yield keepers
+
+
+async def library_on(lab: ClusterLab, at: int) -> str | None:
+    found = await lab.ask(at, "FUNCTION", "LIST", "LIBRARYNAME", "snorky", "WITHCODE")
+    if not found:
+        return None
+    fields = dict(zip(found[0][::2], found[0][1::2], strict=True))
+    return str(fields[b"library_code"].decode())
+
+
+async def until_loaded(lab: ClusterLab, *prefixes: str) -> None:
+    async def are_ours() -> bool:
+        libraries = [await library_on(lab, at) for at in range(lab.primaries)]
+        return all(
+            judge(each) is Found.OURS and all(f"\n['{prefix}']=" in (each or "") for prefix in prefixes)
+            for each in libraries
+        )
+
+    await eventually(are_ours, within_s=REPAIRED_S, what="each shard has the library")
+
+
+async def fcall(lab: ClusterLab, key: str, payload: str) -> str:
+    name = channel_name(PREFIX, key)
+    return str(await lab.ask(shard_of(name), "FCALL", "snorky_publish", 1, name, payload))
+
+
+def doubted(keeper: RedisHistory) -> bytes:
+    return keeper._functions.doubt
+
+
+# -- the function library --------------------------------------------------------------------------------------
+
+
+async def test_a_library_that_is_wrong_on_one_shard_is_repaired_there(lab: ClusterLab) -> None:
+    async with keepers_of(lab.url) as (keeper,), keepers_of(lab.url, prefix="other"):
+        await until_loaded(lab, PREFIX, "other")
+        for at in range(3):
+            for words in (("FLUSH",), ("DELETE", "snorky"), ("LOAD", "REPLACE", OLDER), ("LOAD", "REPLACE", FOREIGN)):
+                before = doubted(keeper)
+                await lab.ask(at, "FUNCTION", *words)
+                await until_loaded(lab, PREFIX, "other")
+                if words[0] == "LOAD":
+                    assert doubted(keeper) != before, "the mark of a library that may have published without keeping"
+                for shard in range(3):
+                    assert await fcall(lab, key_on(shard), "1") != ""
+
+
+async def test_what_a_foreign_library_of_one_shard_did_not_keep_is_a_gap(lab: ClusterLab) -> None:
+    at = 2
+    keys = [key_on(shard) for shard in range(3)]
+    async with keepers_of(lab.url, 2) as keepers:
+        await until_loaded(lab, PREFIX)
+        before = [Position.parse(await fcall(lab, key, "1")) for key in keys]
+        for _ in range(20):
+            await lab.ask(at, "FUNCTION", "LOAD", "REPLACE", FOREIGN)
+            if await fcall(lab, keys[at], "2") == "":
+                break
+        else:
+            pytest.fail("nodes replaced it each time before it was called")
+        await until_loaded(lab, PREFIX)
+
+        async def are_gaps() -> bool:
+            return not [k for k in keepers if await k.read(keys[at], before[at], is_away=True) is not None]
+
+        await eventually(are_gaps, within_s=REPAIRED_S, what="positions of before are refused")
+
+        async def is_good() -> bool:  # a mark comes twice
+            after = Position.parse(await fcall(lab, keys[at], "3"))
+            await fcall(lab, keys[at], "4")
+            found = [await keeper.read(keys[at], after, is_away=True) for keeper in keepers]
+            return all(each is not None and each[-1].payload == b"4" for each in found)
+
+        await eventually(is_good, within_s=REPAIRED_S, what="positions after the repair are good")
+
+
+# -- histories -------------------------------------------------------------------------------------------------
+
+
+async def fill(keeper: Any, key: str, count: int) -> list[Position]:
+    return [await keeper.publish(key, b"%d" % number, HOUR) for number in range(count)]
+
+
+async def until_epochs_are_others(keeper: Any, key: str, positions: list[Position]) -> None:
+    async def is_answered() -> bool:
+        with suppress(BrokerUnavailable):
+            await keeper.position(key)
+            return True
+        return False
+
+    await eventually(is_answered, within_s=REPAIRED_S, what="the server answers again")
+    for position in positions:
+        assert await keeper.read(key, position, is_away=True) is None
+    now = await keeper.position(key)
+    assert now.epoch != positions[0].epoch and now.offset == 5
+
+
+async def test_histories_of_a_shard_that_went_back_have_new_epochs(lab: ClusterLab) -> None:
+    key, other = key_on(0), key_on(1)
+    async with keepers_of(lab.url, 2) as keepers:
+        positions, others = await fill(keepers[0], key, 5), await fill(keepers[0], other, 1)
+        await lab.ask(0, "SAVE")
+        positions += await fill(keepers[0], key, 25)
+        others += await fill(keepers[0], other, 25)
+        await lab.restart(0)
+        for keeper in keepers:
+            await until_epochs_are_others(keeper, key, positions)
+            found = await keeper.read(other, others[0], is_away=True)
+            assert found is not None and len(found) == 25, "of another shard nothing is lost"
+
+
+async def test_histories_of_one_of_several_that_went_back_have_new_epochs(spread: SpreadServers) -> None:
+    down, up = spread.servers
+    found = targets_of(spread.url)
+    key, other = (
+        next(key for n in range(1000) if found.of(key := f"pubsub:{n}").safe_url == server.url) for server in (down, up)
+    )
+    async with keepers_of(spread.url) as (keeper,):
+        positions, others = await fill(keeper, key, 5), await fill(keeper, other, 1)
+        await save(down)
+        positions += await fill(keeper, key, 25)
+        others += await fill(keeper, other, 25)
+        await down.restart()
+        await until_epochs_are_others(keeper, key, positions)
+        kept = await keeper.read(other, others[0], is_away=True)
+        assert kept is not None and len(kept) == 25
+
+
+# -- rosters and names -----------------------------------------------------------------------------------------
+
+
+async def save(server: RedisServer) -> None:
+    client = server.client()
+    await client.save()
+    await client.aclose()
+
+
+async def populate(node: FakeNode, rooms: Iterable[str], names: Iterable[str], serials: Iterable[int]) -> None:
+    for serial in serials:
+        for room in rooms:
+            await node.enter(room, serial, f"{node.node_id}-{serial}")
+        for each in names:
+            assert await node.claim(each, f"{node.node_id}-{serial}", serial)
+
+
+async def truth(node: FakeNode, rooms: Iterable[str], names: Iterable[str]) -> list[object]:
+    found: list[object] = [await node.directory.members(room) for room in rooms]
+    for each in names:
+        for name in sorted(await node.directory.list_names(each)):
+            found.append((each, name, await node.directory.find(each, name)))
+    return found
+
+
+async def until_true(node: FakeNode, rooms: list[str], names: list[str], expected: list[object]) -> None:
+    found: list[object] = []
+
+    async def is_so() -> bool:
+        with suppress(BrokerUnavailable):
+            found[:] = await truth(node, rooms, names)
+        return found == expected
+
+    try:
+        await eventually(is_so, within_s=15.0, what="rosters and names are what nodes hold")
+    except AssertionError as error:
+        raise AssertionError(f"there is {found}, expected {expected}") from error
+
+
+@pytest.mark.parametrize("at", [0, shard_of(leases_key(PREFIX))])
+async def test_what_a_shard_that_went_back_has_of_former_entries_is_taken_out(lab: ClusterLab, at: int) -> None:
+    rooms = [key_on(shard, "chat") for shard in range(3)]
+    names = [key_on(shard, "messaging", names_key) for shard in range(3)]
+    async with AsyncExitStack() as stack:
+        cluster = RedisTestCluster(lab, stack, FAST)
+        await cluster.listen(*rooms)
+        a, b, dead = [await cluster.node(node_id) for node_id in ("a", "b", "dead")]
+        for node in (a, b, dead):
+            await populate(node, rooms, names, range(3))
+        assert await a.claim(names[at], "moves", 0)
+        await lab.ask(at, "SAVE")
+        await a.disowned(1)
+        await a.directory.release(names[at], "moves", 0)
+        a.names.pop((names[at], "moves"))
+        assert await b.claim(names[at], "moves", 2)
+        await populate(b, rooms, names, [7])
+        gone = await dead.directory.members(rooms[at])
+        await cluster.crash(dead)
+
+        async def is_reaped() -> bool:
+            found = await b.directory.members(rooms[at])
+            return not [member for member in found if member.owner.node_id == "dead"]
+
+        await eventually(is_reaped, within_s=10, what="the dead node is reaped")
+        assert [member for member in gone if member.owner.node_id == "dead"]
+        expected = await truth(b, rooms, names)
+        await lab.restart(at)
+        await until_true(a, rooms, names, expected)
+        assert not a.lost and not b.lost
+        late = await cluster.node("late")
+        await until_true(late, rooms, names, expected)
+
+
+async def test_names_are_waited_for_after_the_run_of_each_shard_is_another(lab: ClusterLab) -> None:
+    async with AsyncExitStack() as stack:
+        a: Any = (await RedisTestCluster(lab, stack, FAST).node("a")).directory
+        upkeep = a._upkeep
+
+        async def knows(count: int) -> bool:
+            return len(upkeep._last_runs or ()) == count
+
+        await eventually(lambda: knows(3), within_s=5.0, what="the runs are known")
+        for at in (0, 2):
+            upkeep._contest_until = 0.0
+            before = upkeep._last_runs
+            await lab.restart(at)
+
+            async def is_patient(known: set[bytes] = before) -> bool:
+                return upkeep._last_runs != known and upkeep._contest_until > 0.0
+
+            await eventually(is_patient, within_s=REPAIRED_S, what="the new run is seen")
+
+
+async def test_what_a_dead_node_wrote_behind_the_copy_of_its_index_is_taken_out(lab: ClusterLab) -> None:
+    """Its index goes back, what it stands for does not; nobody is there to register it again."""
+    async with AsyncExitStack() as stack:
+        cluster = RedisTestCluster(lab, stack, FAST)
+        rooms = [key_on(shard, "chat") for shard in range(3)]
+        await cluster.listen(*rooms)
+        a, dead = await cluster.node("a"), await cluster.node("dead")
+        await populate(a, rooms, [], [0])
+        at = shard_of(owned_key(PREFIX, f"dead:{dead.directory.incarnation}"))
+        await lab.ask(at, "SAVE")
+        await populate(dead, rooms, [], [0])
+        expected = [
+            [member for member in await a.directory.members(room) if member.owner.node_id == "a"] for room in rooms
+        ]
+        await cluster.crash(dead)
+        await lab.restart(at)
+        await until_true(a, rooms, [], list(expected))
+
+
+async def test_what_a_dead_node_has_whose_lease_went_back_is_taken_out(lab: ClusterLab) -> None:
+    """It came and died behind the copy of the shard that has the leases: no reaper knows of it."""
+    home = shard_of(leases_key(PREFIX))
+    rooms = [key_on(shard, "chat") for shard in range(3) if shard != home]
+    async with AsyncExitStack() as stack:
+        cluster = RedisTestCluster(lab, stack, FAST)
+        await cluster.listen(*rooms)
+        a = await cluster.node("a")
+        await populate(a, rooms, [], [0])
+        expected = await truth(a, rooms, [])
+        await lab.ask(home, "SAVE")
+        while True:
+            dead = await cluster.node("dead")
+            if shard_of(owned_key(PREFIX, f"dead:{dead.directory.incarnation}")) != home:
+                break
+            await cluster.crash(dead)
+        await populate(dead, rooms, [], [0])
+        await cluster.crash(dead)
+        await lab.restart(home)
+        await until_true(a, rooms, [], expected)
+
+
+async def test_what_one_of_several_that_went_back_has_is_what_nodes_hold(spread: SpreadServers) -> None:
+    down = spread.servers[0]
+    found = targets_of(spread.url)
+    rooms = [next(k for n in range(99) if found.of(k := f"chat:{n}").safe_url == each.url) for each in spread.servers]
+    names = [next(k for n in range(99) if found.of(k := f"x:{n}").safe_url == each.url) for each in spread.servers]
+    async with AsyncExitStack() as stack:
+        cluster = RedisTestCluster(spread, stack, FAST)
+        await cluster.listen(*rooms)
+        a, b, dead = [await cluster.node(node_id) for node_id in ("a", "b", "dead")]
+        for node in (a, b, dead):
+            await populate(node, rooms, names, range(3))
+        await save(down)
+        await a.disowned(1)
+        await populate(b, rooms, names, [7])
+        await cluster.crash(dead)
+
+        async def is_reaped() -> bool:
+            members: list[Member] = [each for room in rooms for each in await b.directory.members(room)]
+            return not [member for member in members if member.owner.node_id == "dead"]
+
+        await eventually(is_reaped, within_s=10, what="the dead node is reaped")
+        expected = await truth(b, rooms, names)
+        await down.restart()
+        await until_true(a, rooms, names, expected)
+        assert not a.lost and not b.lost
+
+
+async def test_who_may_not_scan_is_told_so_and_the_rest_goes_on(lab: ClusterLab) -> None:
+    for at in range(3):
+        await lab.ask(at, "ACL", "SETUSER", "node", "on", ">secret", "~*", "&*", "+@all", "-scan")
+    url = lab.url.replace("redis+cluster://", "redis+cluster://node:secret@")
+    report = await inspect_redis(RedisTarget.from_url(url), PREFIX)
+    assert [each for each in report.notes if "+scan" in each] and not report.problems
+    async with AsyncExitStack() as stack:
+        lab_as_node: Any = SimpleNamespace(url=url)
+        with capture_logs() as logs:
+            node = await RedisTestCluster(lab_as_node, stack, FAST).node("a")
+            reindex = cast(RedisDirectory, node.directory)._reindex
+
+            async def is_told() -> bool:
+                return any("NOPERM" in each.get("error", "") for each in logs) and reindex.is_pending
+
+            await eventually(is_told, within_s=REPAIRED_S, what="the log names the right")
+        assert await node.enter(key_on(0, "chat"), 1, "alice")
+
+
+# -- readiness -------------------------------------------------------------------------------------------------
+
+
+async def until_says(http: Any, status: int) -> dict[str, Any]:
+    body: dict[str, Any] = {}
+
+    async def says() -> bool:
+        nonlocal body
+        async with http.get("/readyz") as answer:
+            body = await answer.json()
+            return bool(answer.status == status)
+
+    await eventually(says, within_s=15, what=f"/readyz is {status}: {body}")
+    return body
+
+
+async def check_refusal(url: str, server: RedisServer) -> None:
+    """Have one server want a replica that it has not, and give that up again."""
+    client = server.client()
+    registry = ServiceRegistry([PubSubService()])
+    async with running_node(registry, settings=Settings(redis_url=url)) as node:
+        app = web.Application()
+        app.add_routes(ops_routes(node))
+        async with TestClient(TestServer(app)) as http:
+            await until_says(http, 200)
+            await client.config_set("min-replicas-to-write", 1)
+            body = await until_says(http, 503)
+            assert body["reasons"] == ["redis_refuses"]
+            assert f"127.0.0.1:{server.port}" in body["advice"], "which of them it is"
+            assert node.metrics.registry.get_sample_value("snorky_redis_refusing") == 1
+            await client.config_set("min-replicas-to-write", 0)
+            assert (await until_says(http, 200))["reasons"] == []
+    await client.aclose()
+
+
+async def test_a_shard_that_refuses_writes_makes_nodes_unready_and_is_named(lab: ClusterLab) -> None:
+    home = shard_of(leases_key(PREFIX))
+    await check_refusal(lab.url, lab.servers[(home + 1) % 3])
+
+
+async def test_one_of_several_that_refuses_writes_makes_nodes_unready_and_is_named(spread: SpreadServers) -> None:
+    await check_refusal(spread.url, spread.servers[1])
