@@ -7,11 +7,12 @@ Rules:
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 
 from gateway.publication import MARK, as_hint
 
-__all__ = ["HeardChannel", "Read"]
+__all__ = ["HeardChannel", "by_channel"]
 
 
 class HeardChannel:
@@ -44,62 +45,45 @@ class HeardChannel:
             future.exception()  # the waiter may be gone; then nobody is owed this
 
 
-class Read(dict[bytes, Callable[[bytes], None]]):
-    """One read: what takes the next payload of a Redis name. In nearly all only one of a channel's names occurs.
+def by_channel(
+    payloads: Mapping[bytes, list[bytes]],
+    names: Sequence[bytes],
+    channels: Mapping[bytes, HeardChannel],
+    on_forged: Callable[[HeardChannel], None],
+) -> Mapping[HeardChannel, list[bytes]]:
+    """Give what one read brought, by channel, in order; payloads: by Redis name; names: of all of them, in order.
 
-    Then nothing is done per payload but to append it, and the list is looked through at once, by its greatest.
+    In nearly all reads only one name of a channel occurs, and nothing is a hint: then nothing is done per payload.
     """
-
-    def __init__(self, by_name: Mapping[bytes, HeardChannel], on_forged: Callable[[HeardChannel], None]) -> None:
-        self._batch: dict[HeardChannel, list[bytes]] = {}
-        self._unchecked: dict[HeardChannel, list[bytes]] = {}  # of these: all from the name that is open to publishers
-        self._by_name = by_name
-        self._on_forged = on_forged
-
-    def __missing__(self, name: bytes) -> Callable[[bytes], None]:
-        channel = self._by_name.get(name)
+    read: dict[HeardChannel, list[bytes]] = {}
+    for name, each in payloads.items():
+        channel = channels.get(name)
         if channel is None:
-            take: Callable[[bytes], None] = _ignore
+            continue  # it was given up
+        if channel in read or (name != channel.names[-1] and max(each) >= MARK):  # one begins with it, or a greater one
+            return _one_by_one(payloads, names, channels, on_forged)
+        read[channel] = each
+    return read
+
+
+def _one_by_one(
+    payloads: Mapping[bytes, list[bytes]],
+    names: Sequence[bytes],
+    channels: Mapping[bytes, HeardChannel],
+    on_forged: Callable[[HeardChannel], None],
+) -> Mapping[HeardChannel, list[bytes]]:
+    """Do the same with a look at each payload."""
+    read: defaultdict[HeardChannel, list[bytes]] = defaultdict(list)
+    rests = {name: iter(each) for name, each in payloads.items()}
+    for name in names:
+        data = next(rests[name])
+        channel = channels.get(name)
+        if channel is None:
+            continue
+        if data[:1] != MARK or name == channel.names[-1]:
+            read[channel].append(data)
+        elif (hint := as_hint(data)) is not None:
+            read[channel].append(hint)
         else:
-            is_open, is_first = name != channel.names[-1], channel not in self._batch
-            payloads = self._batch.setdefault(channel, [])  # the same for both names: their order is kept
-            take = self._checking(channel, payloads) if is_open and not is_first else payloads.append
-            if is_open and is_first:
-                self._unchecked[channel] = payloads
-            elif not is_first and not is_open:
-                self._check(channel)
-                self[channel.names[0]] = self._checking(channel, payloads)
-        self[name] = take
-        return take
-
-    def batch(self) -> Mapping[HeardChannel, list[bytes]]:
-        """Give what was taken, by channel, in order."""
-        for channel, payloads in tuple(self._unchecked.items()):
-            if max(payloads) >= MARK:  # at least one begins with that byte, or a greater one
-                self._check(channel)
-        return self._batch
-
-    def _check(self, channel: HeardChannel) -> None:
-        payloads = self._unchecked.pop(channel)
-        taken = payloads[:]
-        payloads.clear()
-        take = self._checking(channel, payloads)
-        for data in taken:
-            take(data)
-
-    def _checking(self, channel: HeardChannel, payloads: list[bytes]) -> Callable[[bytes], None]:
-        """Make what takes from a name that is open to publishers."""
-
-        def take(data: bytes) -> None:
-            if data[:1] != MARK:
-                payloads.append(data)
-            elif (hint := as_hint(data)) is not None:
-                payloads.append(hint)
-            else:
-                self._on_forged(channel)
-
-        return take
-
-
-def _ignore(data: bytes) -> None:
-    """Take what comes for a channel that was given up."""
+            on_forged(channel)
+    return read

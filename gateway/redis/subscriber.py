@@ -17,7 +17,7 @@ Rules:
 """
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 
 import hiredis
@@ -25,7 +25,7 @@ import structlog
 
 from gateway.errors import BrokerUnavailable
 from gateway.metrics import Metrics
-from gateway.redis.heard import HeardChannel, Read
+from gateway.redis.heard import HeardChannel, by_channel
 from gateway.redis.link import Link
 from gateway.redis.target import RedisTarget
 from gateway.redis.wire import Gets, Wire, WireError, command
@@ -289,18 +289,21 @@ class Subscriber:
         self._progress_timer = loop.call_later(self._progress_timeout_s, self._watch_progress, self._answered)
 
     def _consume(self, gets: Gets) -> None:
-        """Drain one read. The hot path: nothing is done per message but to put it to its channel's others."""
-        read = Read(self._by_name, self._on_forged)
+        """Drain one read. The hot path: nothing is done per message but to put it to the others of its name."""
+        payloads: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        names: list[bytes] = []
         message = self._message_word
         was_whole = self.is_whole
         try:
             while (reply := gets()) is not False:
                 if type(reply) is list and len(reply) == 3 and reply[0] == message:
-                    read[reply[1]](reply[2])
+                    name = reply[1]
+                    payloads[name].append(reply[2])
+                    names.append(name)
                 else:
                     self._on_answer(reply)
-            if read:
-                self._hand_out(read.batch())
+            if payloads:
+                self._hand_out(by_channel(payloads, names, self._by_name, self._on_forged))
         except TypeError as error:  # a name that is a list, a payload that is a number: not from a Redis
             raise WireError(f"not a Redis: {error}") from error
         if self.is_whole and not was_whole:

@@ -211,9 +211,23 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="headers of publishers",  # whatever a publisher says is taken for a node's word
         file="gateway/redis/heard.py",
-        old="            if data[:1] != MARK:",
-        new="            if True:",
+        old="        if data[:1] != MARK or name == channel.names[-1]:",
+        new="        if True:",
         argv=test("tests/e2e/test_deploy_redis.py", "forges"),
+    ),
+    Mutation(
+        guard="headers of publishers, in bulk",  # nothing looks for a header where one name alone occurs
+        file="gateway/redis/heard.py",
+        old=" or (name != channel.names[-1] and max(each) >= MARK):",
+        new=":",
+        argv=test("tests/unit/test_redis_heard.py", "both_names"),
+    ),
+    Mutation(
+        guard="order of both names",
+        file="gateway/redis/heard.py",
+        old="if channel in read or (",
+        new="if (",
+        argv=test("tests/unit/test_redis_heard.py", "both_names"),
     ),
     Mutation(
         guard="rosters of nodes alone",  # a publisher may write the roster of its channel
