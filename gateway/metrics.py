@@ -71,7 +71,8 @@ class Metrics:
         self.backend_requests = counter("backend_requests_total", "Requests of backends let in, by key.", "key")
         self.slow_consumers_closed = counter("slow_consumers_closed_total", "Connections closed with 4008.")
         self.dead_peers_closed = counter("dead_peers_closed_total", "Connections cut for answering no ping.")
-
+        self.queued_clients = gauge("queued_clients", "Clients that sent more than is processed immediately.")
+        self.unread_clients = gauge("unread_clients", "Clients that are not read until they take their replies.")
         self.waiting_reply_bytes = gauge("waiting_reply_bytes", "Replies that wait for clients that do not read.")
 
         self.subscriptions = gauge("subscriptions", "Subscriptions of local connections.")

@@ -12,6 +12,7 @@ from gateway.http.admission import Admission
 from gateway.http.credentials import Identify, session_of
 from gateway.http.handshake import HandshakeRefused, upgrade
 from gateway.http.takeover import take_over
+from gateway.http.turns import Turns
 from gateway.http.websocket import Endpoint, WebSocketProtocol
 from gateway.http.wheel import Wheel
 from gateway.node import Node, node_of
@@ -49,7 +50,8 @@ class WebSocketHandler:
         limits = replace(node.limits, connections=descriptors.bounded(node.limits.connections))
         admission = Admission(limits, public.trusted_proxies, node.metrics)
         gate = AcceptGate(limits, descriptors, admission.network_of, node.metrics)
-        return Endpoint(node, self._registry, Wheel(public.ping_interval_s), admission, gate)
+        turns = Turns(node.metrics.queued_clients)
+        return Endpoint(node, self._registry, Wheel(public.ping_interval_s), admission, gate, turns)
 
     @property
     def endpoint(self) -> Endpoint:

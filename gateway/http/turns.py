@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Final, Protocol
 
 import structlog
+from prometheus_client import Gauge
 
 __all__ = ["TURN_S", "Taker", "Turns"]
 
@@ -33,15 +34,17 @@ class Taker(Protocol):
 
 
 class Turns:
-    """The line of one node's clients."""
+    """The queue of one node's clients. length: the gauge of how many are in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, length: Gauge) -> None:
+        self._length = length
         self._line: deque[Taker] = deque()
         self._is_due = False
 
     def join(self, taker: Taker) -> None:
         """Give it turns, from the next iteration on, until its `take_turn` returns False. It must not be in line."""
         self._line.append(taker)
+        self._length.inc()
         if not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._share)
@@ -54,8 +57,11 @@ class Turns:
             try:
                 if taker.take_turn(min(now_s + TURN_S, end_s)):
                     line.append(taker)
+                else:
+                    self._length.dec()
             except Exception:  # the others go on
                 _log.exception("turn failed")
+                self._length.dec()
                 taker.abort()
             now_s = perf_counter()
         self._is_due = bool(line)

@@ -15,7 +15,7 @@ Rules:
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
@@ -58,7 +58,7 @@ class Endpoint:
     wheel: Wheel
     admission: Admission
     gate: AcceptGate
-    turns: Turns = field(default_factory=Turns)
+    turns: Turns
 
     def count_message(self, size: int, transport_name: str) -> None:
         """Count one message of a client. size: bytes of its payload."""
@@ -157,6 +157,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._endpoint.admission.leave(self._connection.remote_ip)
         self._endpoint.node.disconnect(self._connection, self._close_code)
         self._parser = self._work = None
+        self._set_full(False)
 
     def eof_received(self) -> None:
         """The peer sends nothing more: the transport closes behind what it holds, and that has a deadline."""
@@ -166,12 +167,12 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The transport's buffer is full: the client gets no more answers until it takes those that it has."""
-        self._is_full = not self._connection.is_closed
+        self._set_full(not self._connection.is_closed)
         self._connection.pause()
 
     def resume_writing(self) -> None:
         """The transport's buffer has drained."""
-        self._is_full = False
+        self._set_full(False)
         self._connection.resume()
         if self._work is not None:
             self._join_line()
@@ -229,7 +230,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """Write a close frame behind what was written, and cut when the peer takes too long to answer."""
         self._close_code = code
         self._transport.write(close_frame(code, reason))
-        self._is_full = False
+        self._set_full(False)
         self.resume_reading()  # for the answer
         self._endpoint.wheel.end_soon(self)
         if code == CloseCode.SLOW_CONSUMER:
@@ -254,6 +255,11 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._work is None and not self._is_paused and not self._transport.is_closing():
             self._transport.resume_reading()
         return False
+
+    def _set_full(self, is_full: bool) -> None:
+        if is_full != self._is_full:
+            self._is_full = is_full
+            self._endpoint.node.metrics.unread_clients.inc(1 if is_full else -1)
 
     def _join_line(self) -> None:
         if not self._is_in_line:

@@ -251,9 +251,11 @@ async def test_who_does_not_take_its_replies_is_not_read(glue: bool) -> None:
         await asyncio.sleep(0.3)
         assert site.connection.pending_bytes <= 65_536 + 2 * len(call)
         assert site.sample("messages_received_total", transport="websocket") < 100
+        assert site.sample("unread_clients") == 1
         for _ in range(400):
             await client.message()
         await sending
+        assert site.sample("unread_clients") == site.sample("queued_clients") == 0
         assert site.node.counts["connections"] == 1
 
 
@@ -269,3 +271,4 @@ async def test_a_dead_line_shows_though_its_client_is_not_read() -> None:
         await until(lambda: site.node.counts["connections"] == 0)
         sending.cancel()
         assert site.sample("dead_peers_closed_total") == 1
+        assert site.sample("unread_clients") == 0

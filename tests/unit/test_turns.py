@@ -4,6 +4,7 @@ import asyncio
 from time import perf_counter
 
 from gateway.http.turns import SHARE_S, TURN_S, Turns
+from gateway.metrics import Metrics
 from tests.support.site import until
 
 
@@ -27,9 +28,13 @@ class Greedy:
         self.is_aborted = True
 
 
+def new_turns() -> Turns:
+    return Turns(Metrics().queued_clients)
+
+
 async def test_who_is_in_line_has_a_turn_after_the_other() -> None:
     notes: list[str] = []
-    turns = Turns()
+    turns = new_turns()
     for name in "abc":
         turns.join(Greedy(name, notes, 40))
     in_one_share = 0
@@ -43,7 +48,7 @@ async def test_who_is_in_line_has_a_turn_after_the_other() -> None:
 
 async def test_others_go_on_between_shares() -> None:
     notes: list[str] = []
-    turns = Turns()
+    turns = new_turns()
     for _ in range(4):
         turns.join(Greedy("x", notes, 25))
     seen = []
@@ -55,11 +60,14 @@ async def test_others_go_on_between_shares() -> None:
 
 async def test_a_turn_that_fails_ends_its_client_alone() -> None:
     notes: list[str] = []
-    turns = Turns()
+    metrics = Metrics()
+    turns = Turns(metrics.queued_clients)
     broken, good = Greedy("b", notes, 0), Greedy("g", notes, 3)
     turns.join(broken)
     turns.join(good)
+    assert metrics.registry.get_sample_value("snorky_queued_clients") == 2
     await until(lambda: good.turns == 0)
+    assert metrics.registry.get_sample_value("snorky_queued_clients") == 0
     assert broken.is_aborted and not good.is_aborted
     later = Greedy("l", notes, 1)
     turns.join(later)
