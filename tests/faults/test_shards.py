@@ -128,6 +128,18 @@ async def test_a_library_that_is_wrong_on_one_shard_is_repaired_there(lab: Clust
                     assert await fcall(lab, key_on(shard), "1") != ""
 
 
+async def test_a_library_that_is_missing_on_one_shard_comes_back_with_all_rules(
+    lab: ClusterLab,
+) -> None:
+    async with keepers_of(lab.url, prefix="other"):
+        await until_loaded(lab, "other")
+    async with keepers_of(lab.url):  # the others have gone, and their rules count
+        await until_loaded(lab, PREFIX, "other")
+        for at in (0, 2):
+            await lab.ask(at, "FUNCTION", "FLUSH")
+            await until_loaded(lab, PREFIX, "other")
+
+
 async def test_what_a_foreign_library_of_one_shard_did_not_keep_is_a_gap(lab: ClusterLab) -> None:
     at = 2
     keys = [key_on(shard) for shard in range(3)]
