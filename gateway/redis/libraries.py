@@ -7,7 +7,8 @@ Rules:
   whichever node, prefix and database it is.
 - What the load did replace is asked for just before it: if that was something else than was judged, the library is
   loaded once more, with a doubt.
-- The servers of a Cluster have the same doubt, for channels move between them.
+- The servers of a Cluster have the same doubt, for channels move between them. They also have the same rules: all that
+  any of them has, or had at an earlier look: perhaps no node is left that knows the rules of another prefix.
 """
 
 import re
@@ -69,6 +70,7 @@ class Libraries:
         self._commander = commander
         self._metrics = metrics
         self._known: dict[str, Instance] = {}  # by the run of a server
+        self._lines: dict[str, str] = {}  # of a Cluster: the rules of all prefixes that were ever seen
         self._has_loaded = False
 
     def knows(self, answer: object) -> bool:
@@ -92,9 +94,10 @@ class Libraries:
             doubt = self._new_doubt(looks)
         elif former and doubt == NO_DOUBT and any(look.found is Found.OLDER for look in looks):
             doubt = Doubt(looks[0].now_us + round(DOUBT_S * 1_000_000), former.decode())
+        lines = self._merge(looks, rules) if self._commander.is_sharded else None
         ours = [look for look in looks if look.found is not Found.LATER]
-        wanted = [look for look in ours if look in doubtful or not self._is_sound(look, rules, doubt)]
-        loaded = await all_ended(self._load(look, rules, doubt, is_doubtful=look in doubtful) for look in wanted)
+        wanted = [look for look in ours if look in doubtful or not self._is_sound(look, lines, doubt)]
+        loaded = await all_ended(self._load(look, lines, doubt, is_doubtful=look in doubtful) for look in wanted)
         sound = [look.instance for look in looks if look.instance and look not in doubtful and look not in wanted]
         known = {each.run: each for each in (*sound, *loaded) if each is not None}
         former_ones = {look.run: self._known[look.run] for look in looks if look.run in self._known}
@@ -116,15 +119,21 @@ class Libraries:
             return True
         return look.instance is not None and not look.instance.may_follow(known)
 
-    def _is_sound(self, look: _Look, rules: tuple[str, str], doubt: Doubt) -> bool:
+    def _merge(self, looks: Sequence[_Look], rules: tuple[str, str]) -> dict[str, str]:
+        """Merge the rules that all servers have. Of two texts of one prefix that of the library loaded last counts."""
+        for look in sorted(looks, key=lambda look: look.instance.loaded_us if look.instance else 0):
+            self._lines |= lines_in(look.present)
+        self._lines[rules[0]] = quote(rules[1])
+        return self._lines.copy()
+
+    def _is_sound(self, look: _Look, lines: dict[str, str] | None, doubt: Doubt) -> bool:
         if look.found is not Found.OURS and not (look.found is Found.SIBLING and self._has_loaded):
             return False
         if look.instance is not None and look.instance.doubt < doubt:
             return False
-        is_sharded = self._commander.is_sharded
-        if look.present is None or _is_for_cluster(look.present) is not is_sharded:
+        if look.present is None or _is_for_cluster(look.present) is not (lines is not None):
             return False
-        return not is_sharded or lines_in(look.present).get(rules[0]) == quote(rules[1])
+        return lines is None or lines_in(look.present) == lines
 
     async def _look(self, server: Commander) -> _Look:
         listing = command(b"FUNCTION", b"LIST", b"LIBRARYNAME", LIBRARY.encode(), b"WITHCODE")
@@ -141,20 +150,20 @@ class Libraries:
                 return _Look(server, run[1].decode() if run else "", now_us, present, instance, judge(present))
         raise BrokerUnavailable("the function library is being replaced again and again")
 
-    async def _load(self, look: _Look, rules: tuple[str, str], doubt: Doubt, *, is_doubtful: bool) -> Instance | None:
+    async def _load(
+        self, look: _Look, lines: dict[str, str] | None, doubt: Doubt, *, is_doubtful: bool
+    ) -> Instance | None:
         """Returns the instance that is there now; None = somebody was faster."""
-        text = write_library(
-            look.present, rules if self._commander.is_sharded else None, doubt=doubt, loaded_us=look.now_us
-        )
+        text = write_library(lines, doubt=doubt, loaded_us=look.now_us)
         loading = command(b"FUNCTION", b"LOAD", b"REPLACE", text.encode())
         answers = await look.server.send([asking(), loading, asking()])
         before, after = Instance.parse(answers[0]), Instance.parse(answers[2])
         _sound(answers[1:2])
         self._count(look, is_doubtful=is_doubtful)
         if look.instance is not None and not is_doubtful and (before is None or not before.may_follow(look.instance)):
-            return await self._load(look, rules, self._new_doubt([look]), is_doubtful=True)
+            return await self._load(look, lines, self._new_doubt([look]), is_doubtful=True)
         if before is not None and before.doubt > doubt:  # another node was faster
-            return await self._load(look, rules, before.doubt, is_doubtful=True)
+            return await self._load(look, lines, before.doubt, is_doubtful=True)
         return after if after is not None and f"'{after.salt}'" in text else None
 
     def _new_doubt(self, looks: Sequence[_Look]) -> Doubt:

@@ -16,6 +16,7 @@ Rules:
 
 import re
 import secrets
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
@@ -83,23 +84,18 @@ def has_kept(library: str | None) -> bool:
 
 
 def lines_in(library: str | None) -> dict[str, str]:
-    """Read the rules a library of our format has, as they are written there: prefix -> quoted text."""
-    if library is None or judge(library) not in (Found.OURS, Found.SIBLING):
+    """Read the rules that a library has which has kept, as they are written there: prefix -> quoted text."""
+    if library is None or judge(library) is Found.LATER or not has_kept(library):
         return {}
     return dict(_LINE.findall(library.partition(_END_OF_LINES)[0]))
 
 
-def write_library(
-    library: str | None, rules: tuple[str, str] | None = None, *, doubt: Doubt = NO_DOUBT, loaded_us: int = 0
-) -> str:
-    """Write a library; it keeps the rules that the present one has of other prefixes.
+def write_library(lines: Mapping[str, str] | None, *, doubt: Doubt = NO_DOUBT, loaded_us: int = 0) -> str:
+    """Write a library.
 
-    rules: prefix and merged rule tables, for a Cluster; None = not a Cluster. loaded_us: the time of Redis.
+    lines: the rules of all prefixes, as `lines_in` reads them; None = not for a Cluster. loaded_us: the time of Redis.
     """
-    is_sharded = rules is not None
-    lines = lines_in(library) if is_sharded else {}
-    if rules is not None:
-        lines[rules[0]] = quote(rules[1])
+    is_sharded = lines is not None
     body = _body(is_sharded=is_sharded)
     return (
         "\n".join(
@@ -112,7 +108,7 @@ def write_library(
                 f"local FORMAT, DOUBT_UNTIL_US, DOUBT = '{FORMAT}', '{doubt.until_us}', '{doubt.mark}'",
                 f"local IS_SHARDED = {'true' if is_sharded else 'false'}",
                 "local RULES = {",
-                *(f"['{prefix}']={lines[prefix]}," for prefix in sorted(lines)),
+                *(f"['{prefix}']={text}," for prefix, text in sorted((lines or {}).items())),
             ]
         )
         + "\n"

@@ -1,8 +1,8 @@
 """One server of several goes wrong alone: a shard of a Cluster, or one of several independent Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,29 +17,23 @@ from gateway.directory import Member
 from gateway.errors import BrokerUnavailable
 from gateway.history import History
 from gateway.http.ops import ops_routes
-from gateway.metrics import Metrics
 from gateway.publication import Position
-from gateway.redis import RedisDirectory, RedisHistory, RedisTarget, Topology
-from gateway.redis.library_text import Found, judge
-from gateway.redis.names import channel_name, leases_key, names_key, owned_key
+from gateway.redis import RedisDirectory, RedisTarget
+from gateway.redis.names import leases_key, names_key, owned_key
 from gateway.redis.probe import inspect_redis
-from gateway.redis.slots import SLOTS, slot_of
 from gateway.redis.spread import targets_of
-from gateway.rules import ChannelRule, Rules
 from gateway.running import running_node
 from services.pubsub import PubSubService
 from tests.support.brokers import PREFIX
 from tests.support.clusters import ClusterLab
 from tests.support.directories import FAST, FakeNode, RedisTestCluster
 from tests.support.redis_servers import RedisServer, SpreadServers
+from tests.support.shards import keepers_of, key_on, shard_of
 from tests.support.tools import eventually
 
 pytestmark = pytest.mark.needs("redis-server")
 
 HOUR = History(3600.0, 1000)
-RULES = Rules([ChannelRule("*", history=1000)])
-OLDER = "#!lua name=snorky\n-- format 1\nredis.register_function('snorky_publish', function() return '' end)\n"
-FOREIGN = OLDER.replace("-- format 1\n", "")
 REPAIRED_S = 6.0  # a heartbeat, and the repair
 
 
@@ -53,119 +47,6 @@ async def lab(tmp_path: Path) -> AsyncIterator[ClusterLab]:
 async def spread(tmp_path: Path) -> AsyncIterator[SpreadServers]:
     async with asyncio.timeout(60.0), SpreadServers(tmp_path) as running:
         yield running
-
-
-def shard_of(name: bytes | str, primaries: int = 3) -> int:
-    """Tell which primary has a key, as slots were dealt out."""
-    return slot_of(name if isinstance(name, bytes) else name.encode()) * primaries // SLOTS
-
-
-def key_on(at: int, service: str = "pubsub", spell: Callable[[str, str], bytes] = channel_name) -> str:
-    """Find a key that lies on a primary. spell: which of its names in Redis counts."""
-    return next(key for n in range(1000) if shard_of(spell(PREFIX, key := f"{service}:{n}")) == at)
-
-
-@asynccontextmanager
-async def keepers_of(
-    url: str, count: int = 1, *, prefix: str = PREFIX, look_s: float = 0.2
-) -> AsyncIterator[list[Any]]:
-    """Run what nodes keep histories with. look_s: between two looks at the library."""
-    async with AsyncExitStack() as stack:
-        keepers: list[Any] = []
-        for number in range(count):
-            topology = Topology.of(url, prefix=prefix, node_id=f"node-{number}", metrics=Metrics())
-            topology.keeper.set_rules("pubsub", RULES)
-            if isinstance(topology.keeper, RedisHistory):
-                topology.keeper._functions._look_s = look_s
-            await topology.keeper.start()
-            stack.push_async_callback(topology.keeper.stop)
-            keepers.append(topology.keeper)
-        yield keepers
-
-
-async def library_on(lab: ClusterLab, at: int) -> str | None:
-    found = await lab.ask(at, "FUNCTION", "LIST", "LIBRARYNAME", "snorky", "WITHCODE")
-    if not found:
-        return None
-    fields = dict(zip(found[0][::2], found[0][1::2], strict=True))
-    return str(fields[b"library_code"].decode())
-
-
-async def until_loaded(lab: ClusterLab, *prefixes: str) -> None:
-    async def are_ours() -> bool:
-        libraries = [await library_on(lab, at) for at in range(lab.primaries)]
-        return all(
-            judge(each) is Found.OURS and all(f"\n['{prefix}']=" in (each or "") for prefix in prefixes)
-            for each in libraries
-        )
-
-    await eventually(are_ours, within_s=REPAIRED_S, what="each shard has the library")
-
-
-async def fcall(lab: ClusterLab, key: str, payload: str) -> str:
-    name = channel_name(PREFIX, key)
-    return str(await lab.ask(shard_of(name), "FCALL", "snorky_publish", 1, name, payload))
-
-
-def doubted(keeper: RedisHistory) -> bytes:
-    return keeper._functions.doubt
-
-
-# -- the function library --------------------------------------------------------------------------------------
-
-
-async def test_a_library_that_is_wrong_on_one_shard_is_repaired_there(lab: ClusterLab) -> None:
-    async with keepers_of(lab.url) as (keeper,), keepers_of(lab.url, prefix="other"):
-        await until_loaded(lab, PREFIX, "other")
-        for at in range(3):
-            for words in (("FLUSH",), ("DELETE", "snorky"), ("LOAD", "REPLACE", OLDER), ("LOAD", "REPLACE", FOREIGN)):
-                before = doubted(keeper)
-                await lab.ask(at, "FUNCTION", *words)
-                await until_loaded(lab, PREFIX, "other")
-                if words[0] == "LOAD":
-                    assert doubted(keeper) != before, "the mark of a library that may have published without keeping"
-                for shard in range(3):
-                    assert await fcall(lab, key_on(shard), "1") != ""
-
-
-async def test_a_library_that_is_missing_on_one_shard_comes_back_with_all_rules(
-    lab: ClusterLab,
-) -> None:
-    async with keepers_of(lab.url, prefix="other"):
-        await until_loaded(lab, "other")
-    async with keepers_of(lab.url):  # the others have gone, and their rules count
-        await until_loaded(lab, PREFIX, "other")
-        for at in (0, 2):
-            await lab.ask(at, "FUNCTION", "FLUSH")
-            await until_loaded(lab, PREFIX, "other")
-
-
-async def test_what_a_foreign_library_of_one_shard_did_not_keep_is_a_gap(lab: ClusterLab) -> None:
-    at = 2
-    keys = [key_on(shard) for shard in range(3)]
-    async with keepers_of(lab.url, 2) as keepers:
-        await until_loaded(lab, PREFIX)
-        before = [Position.parse(await fcall(lab, key, "1")) for key in keys]
-        for _ in range(20):
-            await lab.ask(at, "FUNCTION", "LOAD", "REPLACE", FOREIGN)
-            if await fcall(lab, keys[at], "2") == "":
-                break
-        else:
-            pytest.fail("nodes replaced it each time before it was called")
-        await until_loaded(lab, PREFIX)
-
-        async def are_gaps() -> bool:
-            return not [k for k in keepers if await k.read(keys[at], before[at], is_away=True) is not None]
-
-        await eventually(are_gaps, within_s=REPAIRED_S, what="positions of before are refused")
-
-        async def is_good() -> bool:  # a mark comes twice
-            after = Position.parse(await fcall(lab, keys[at], "3"))
-            await fcall(lab, keys[at], "4")
-            found = [await keeper.read(keys[at], after, is_away=True) for keeper in keepers]
-            return all(each is not None and each[-1].payload == b"4" for each in found)
-
-        await eventually(is_good, within_s=REPAIRED_S, what="positions after the repair are good")
 
 
 # -- histories -------------------------------------------------------------------------------------------------

@@ -28,20 +28,25 @@ class ClusterLab:
 
     def __init__(self, kind: str, directory: Path, *, primaries: int = 3, replicas: int = 0) -> None:
         self.primaries = primaries
-        self.servers = []
-        self._buses = []
-        for number in range(primaries * (1 + replicas)):
-            self._buses.append(free_port())
-            conf = [
-                "cluster-enabled yes",
-                f"cluster-config-file nodes-{number}.conf",
-                f"cluster-port {self._buses[-1]}",
-                f"cluster-node-timeout {NODE_TIMEOUT_MS}",
-                "repl-diskless-sync-delay 0",
-            ]
-            self.servers.append(RedisServer(kind, directory, conf=conf))
+        self.servers: list[RedisServer] = []
+        self._buses: list[int] = []
+        self._directory = directory
+        for _ in range(primaries * (1 + replicas)):
+            self._make_server(kind)
         self._ids: list[str] = []
         self._stack = AsyncExitStack()
+
+    def _make_server(self, kind: str) -> RedisServer:
+        self._buses.append(free_port())
+        conf = [
+            "cluster-enabled yes",
+            f"cluster-config-file nodes-{len(self.servers)}.conf",
+            f"cluster-port {self._buses[-1]}",
+            f"cluster-node-timeout {NODE_TIMEOUT_MS}",
+            "repl-diskless-sync-delay 0",
+        ]
+        self.servers.append(RedisServer(kind, self._directory, conf=conf))
+        return self.servers[-1]
 
     @property
     def url(self) -> str:
@@ -94,6 +99,18 @@ class ClusterLab:
         await self.servers[at].restart()
         for each in range(len(self.servers)):
             await self._until(each, "cluster_state:ok")
+
+    async def add(self) -> int:
+        """Start another primary, which has no slots yet; returns its number, behind those of all others."""
+        at = len(self.servers)
+        await self._stack.enter_async_context(self._make_server(self.servers[0].kind))
+        self._ids.append(await self.ask(at, "CLUSTER", "MYID"))
+        await self.ask(at, "CLUSTER", "SET-CONFIG-EPOCH", at + 1)
+        await self.ask(at, "CLUSTER", "MEET", "127.0.0.1", self.servers[0].port, self._buses[0])
+        for each in range(at + 1):
+            await self._until(each, f"cluster_known_nodes:{at + 1}")
+            await self._until(each, "cluster_state:ok")
+        return at
 
     def client(self) -> "ClusterClient":
         """A client of the test's own, for what another program would do; close it with `aclose()`."""

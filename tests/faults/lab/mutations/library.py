@@ -4,6 +4,8 @@ from tests.faults.lab.mutations.mutation import Mutation, fault, test
 
 __all__ = ["LIBRARY_MUTATIONS"]
 
+_OWN = "lines and lines_in(look.present) | {rules[0]: lines[rules[0]]}"  # what this shard itself has
+
 LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="digest of the library",
@@ -95,6 +97,48 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         old="        return tuple(self._commanders.values())\n",
         new="        return tuple(self._commanders.values())[1:]\n",
         argv=test("tests/faults/test_cluster.py", "foreign_library_on_one_primary and redis"),
+    ),
+    Mutation(
+        guard="rules on other shards",
+        file="gateway/redis/libraries.py",
+        old="_load(look, lines, doubt, is_doubtful=look in doubtful)",
+        new=f"_load(look, {_OWN}, doubt, is_doubtful=look in doubtful)",
+        argv=test("tests/faults/test_shard_libraries.py", "from_other_shards and FLUSH"),
+    ),
+    Mutation(
+        guard="rules of the library loaded last",
+        file="gateway/redis/libraries.py",
+        old="        for look in sorted(looks, key=lambda look: look.instance.loaded_us if look.instance else 0):\n",
+        new="        for look in looks:\n",
+        argv=test("tests/faults/test_shard_libraries.py", "from_other_shards and back"),
+    ),
+    Mutation(
+        guard="rules of all prefixes on each shard",
+        file="gateway/redis/libraries.py",
+        old="_is_sound(look, lines, doubt)",
+        new=f"_is_sound(look, {_OWN}, doubt)",
+        argv=test("tests/faults/test_shard_libraries.py", "from_other_shards and back"),
+    ),
+    Mutation(
+        guard="rules that a node remembers",
+        file="gateway/redis/libraries.py",
+        old="        return self._lines.copy()\n",
+        new="        lines, self._lines = self._lines, {}\n        return lines\n",
+        argv=test("tests/faults/test_shard_libraries.py", "remembers_the_rules"),
+    ),
+    Mutation(
+        guard="rules in the library before",
+        file="gateway/redis/library_text.py",
+        old=" or not has_kept(library):\n",
+        new=" or not judge(library) in (Found.OURS, Found.SIBLING):\n",
+        argv=test("tests/faults/test_shard_libraries.py", "an_upgrade_keeps_the_rules"),
+    ),
+    Mutation(
+        guard="doubt of all primaries",
+        file="gateway/redis/libraries.py",
+        old="for look in looks if look.instance and look not in doubtful), default",
+        new="for look in looks[:1] if look.instance and look not in doubtful), default",
+        argv=test("tests/faults/test_shard_libraries.py", "a_doubt_that_one_shard_has"),
     ),
     Mutation(
         guard="rights to functions",

@@ -1,0 +1,190 @@
+"""The function library of one shard of a Cluster goes wrong: what other shards know repairs it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway.publication import Position
+from gateway.redis import RedisHistory
+from gateway.redis.library_instance import Doubt
+from gateway.redis.library_text import FORMAT, Found, judge, lines_in, write_library
+from gateway.redis.names import channel_name
+from gateway.rules import ChannelRule, Rules
+from tests.support.brokers import PREFIX
+from tests.support.clusters import ClusterLab
+from tests.support.shards import keepers_of, key_on, shard_of
+from tests.support.tools import eventually
+
+pytestmark = pytest.mark.needs("redis-server")
+
+HOUR_US = 3_600_000_000
+MORE_RULES = Rules([ChannelRule("*", history=2000)])
+OLDER = "#!lua name=snorky\n-- format 1\nredis.register_function('snorky_publish', function() return '' end)\n"
+FOREIGN = OLDER.replace("-- format 1\n", "")
+REPAIRED_S = 6.0  # a heartbeat, and the repair
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[ClusterLab]:
+    async with asyncio.timeout(90.0), ClusterLab("redis", tmp_path) as running:
+        yield running
+
+
+async def library_on(lab: ClusterLab, at: int) -> str | None:
+    found = await lab.ask(at, "FUNCTION", "LIST", "LIBRARYNAME", "snorky", "WITHCODE")
+    if not found:
+        return None
+    fields = dict(zip(found[0][::2], found[0][1::2], strict=True))
+    return str(fields[b"library_code"].decode())
+
+
+async def until_loaded(lab: ClusterLab, *prefixes: str) -> None:
+    async def are_ours() -> bool:
+        libraries = [await library_on(lab, at) for at in range(len(lab.servers))]
+        return all(
+            judge(each) is Found.OURS and all(f"\n['{prefix}']=" in (each or "") for prefix in prefixes)
+            for each in libraries
+        )
+
+    await eventually(are_ours, within_s=REPAIRED_S, what="each shard has the library")
+
+
+async def fcall(lab: ClusterLab, key: str, payload: str) -> str:
+    name = channel_name(PREFIX, key)
+    return str(await lab.ask(shard_of(name), "FCALL", "snorky_publish", 1, name, payload))
+
+
+def doubted(keeper: RedisHistory) -> bytes:
+    return keeper._functions.doubt
+
+
+async def is_doubted(keeper: RedisHistory, mark: bytes) -> bool:
+    return doubted(keeper) == mark
+
+
+async def test_a_library_that_is_wrong_on_one_shard_is_repaired_there(lab: ClusterLab) -> None:
+    async with keepers_of(lab.url) as (keeper,), keepers_of(lab.url, prefix="other"):
+        await until_loaded(lab, PREFIX, "other")
+        for at in range(3):
+            for words in (("FLUSH",), ("DELETE", "snorky"), ("LOAD", "REPLACE", OLDER), ("LOAD", "REPLACE", FOREIGN)):
+                before = doubted(keeper)
+                await lab.ask(at, "FUNCTION", *words)
+                await until_loaded(lab, PREFIX, "other")
+                if words[0] == "LOAD":
+                    assert doubted(keeper) != before, "the mark of a library that may have published without keeping"
+                for shard in range(3):
+                    assert await fcall(lab, key_on(shard), "1") != ""
+
+
+async def rules_on(lab: ClusterLab) -> list[dict[str, str]]:
+    return [lines_in(await library_on(lab, at)) for at in range(len(lab.servers))]
+
+
+async def until_all_have(lab: ClusterLab, expected: dict[str, str]) -> None:
+    async def have() -> bool:
+        return await rules_on(lab) == [expected] * len(lab.servers)
+
+    await eventually(have, within_s=REPAIRED_S, what="each shard has the rules of all prefixes")
+
+
+async def break_library(lab: ClusterLab, at: int, how: str, former: str) -> None:
+    """Take the library of one shard away, or make it another one. former: an older copy; saved on the shard too."""
+    if how == "new shard":
+        await lab.move_slot(0, 0, await lab.add())
+    elif how == "empty":
+        lab.servers[at].dump.unlink()
+        await lab.restart(at)
+    elif how == "went back":
+        await lab.restart(at)
+    elif how in ("FLUSH", "DELETE snorky"):
+        await lab.ask(at, "FUNCTION", *how.split())
+    else:
+        text = {"older": OLDER, "foreign": FOREIGN, "old copy": former}[how]
+        await lab.ask(at, "FUNCTION", "LOAD", "REPLACE", text)
+
+
+@pytest.mark.parametrize(
+    "how", ["FLUSH", "DELETE snorky", "older", "foreign", "old copy", "went back", "empty", "new shard"]
+)
+async def test_a_shard_gets_the_rules_of_nodes_that_have_gone_from_other_shards(lab: ClusterLab, how: str) -> None:
+    at = 2
+    async with keepers_of(lab.url):
+        await until_loaded(lab, PREFIX)
+    async with keepers_of(lab.url, prefix="other"):
+        await until_loaded(lab, PREFIX, "other")
+    former = await library_on(lab, at) or ""
+    await lab.ask(at, "SAVE")
+    async with keepers_of(lab.url, prefix="other", rules=MORE_RULES), keepers_of(lab.url, prefix="third"):
+        await until_loaded(lab, PREFIX, "other", "third")
+    (expected, *_) = await rules_on(lab)
+    assert expected["other"] != lines_in(former)["other"]
+    await until_all_have(lab, expected)
+    await break_library(lab, at, how, former)  # all have gone, and their rules count
+    async with keepers_of(lab.url):
+        await until_all_have(lab, expected)
+
+
+async def test_a_node_remembers_the_rules_of_nodes_that_have_gone(lab: ClusterLab) -> None:
+    async with keepers_of(lab.url, prefix="other"):
+        await until_loaded(lab, "other")
+    async with keepers_of(lab.url):
+        await until_loaded(lab, PREFIX, "other")
+        await asyncio.gather(*(lab.ask(at, "FUNCTION", "FLUSH") for at in range(3)))
+        await until_loaded(lab, PREFIX, "other")
+
+
+async def test_an_upgrade_keeps_the_rules_of_nodes_that_have_gone(lab: ClusterLab) -> None:
+    async with keepers_of(lab.url, prefix="other"):
+        await until_loaded(lab, "other")
+    for at in range(3):
+        text = (await library_on(lab, at) or "").replace(f"-- format {FORMAT}\n", f"-- format {FORMAT - 1}\n")
+        await lab.ask(at, "FUNCTION", "LOAD", "REPLACE", text)
+    async with keepers_of(lab.url):
+        await until_loaded(lab, PREFIX, "other")
+
+
+@pytest.mark.parametrize("at", [0, 2])
+async def test_a_doubt_that_one_shard_has_is_on_all_before_that_shard_is_lost(lab: ClusterLab, at: int) -> None:
+    """The node that began to write it died."""
+    async with keepers_of(lab.url):
+        await until_loaded(lab, PREFIX)
+    seconds, micros = await lab.ask(at, "TIME")
+    now_us = int(seconds) * 1_000_000 + int(micros)
+    text = write_library(lines_in(await library_on(lab, at)), doubt=Doubt(now_us + HOUR_US, "mark"), loaded_us=now_us)
+    await lab.ask(at, "FUNCTION", "LOAD", "REPLACE", text)
+    async with keepers_of(lab.url) as (keeper,):
+        await eventually(lambda: is_doubted(keeper, b"mark"), within_s=REPAIRED_S, what="the node found it")
+    await lab.restart(at)
+    async with keepers_of(lab.url) as (keeper,):
+        await until_loaded(lab, PREFIX)
+        await eventually(lambda: is_doubted(keeper, b"mark"), within_s=REPAIRED_S, what="another node finds it")
+
+
+async def test_what_a_foreign_library_of_one_shard_did_not_keep_is_a_gap(lab: ClusterLab) -> None:
+    at = 2
+    keys = [key_on(shard) for shard in range(3)]
+    async with keepers_of(lab.url, 2) as keepers:
+        await until_loaded(lab, PREFIX)
+        before = [Position.parse(await fcall(lab, key, "1")) for key in keys]
+        for _ in range(20):
+            await lab.ask(at, "FUNCTION", "LOAD", "REPLACE", FOREIGN)
+            if await fcall(lab, keys[at], "2") == "":
+                break
+        else:
+            pytest.fail("nodes replaced it each time before it was called")
+        await until_loaded(lab, PREFIX)
+
+        async def are_gaps() -> bool:
+            return not [k for k in keepers if await k.read(keys[at], before[at], is_away=True) is not None]
+
+        await eventually(are_gaps, within_s=REPAIRED_S, what="positions of before are refused")
+
+        async def is_good() -> bool:  # a mark comes twice
+            after = Position.parse(await fcall(lab, keys[at], "3"))
+            await fcall(lab, keys[at], "4")
+            found = [await keeper.read(keys[at], after, is_away=True) for keeper in keepers]
+            return all(each is not None and each[-1].payload == b"4" for each in found)
+
+        await eventually(is_good, within_s=REPAIRED_S, what="positions after the repair are good")

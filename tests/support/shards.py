@@ -1,0 +1,47 @@
+"""What tests of a Cluster's shards share: keys that lie on one of them, and what nodes keep histories with.
+
+async with keepers_of(lab.url) as (keeper,): await keeper.publish(key_on(2), b"1", HOUR)
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from gateway.metrics import Metrics
+from gateway.redis import RedisHistory, Topology
+from gateway.redis.names import channel_name
+from gateway.redis.slots import SLOTS, slot_of
+from gateway.rules import ChannelRule, Rules
+from tests.support.brokers import PREFIX
+
+__all__ = ["RULES", "keepers_of", "key_on", "shard_of"]
+
+RULES = Rules([ChannelRule("*", history=1000)])
+
+
+def shard_of(name: bytes | str, primaries: int = 3) -> int:
+    """Tell which primary has a key, as slots were dealt out."""
+    return slot_of(name if isinstance(name, bytes) else name.encode()) * primaries // SLOTS
+
+
+def key_on(at: int, service: str = "pubsub", spell: Callable[[str, str], bytes] = channel_name) -> str:
+    """Find a key that lies on a primary. spell: which of its names in Redis counts."""
+    return next(key for n in range(1000) if shard_of(spell(PREFIX, key := f"{service}:{n}")) == at)
+
+
+@asynccontextmanager
+async def keepers_of(
+    url: str, count: int = 1, *, prefix: str = PREFIX, rules: Rules = RULES, look_s: float = 0.2
+) -> AsyncIterator[list[Any]]:
+    """Run what nodes keep histories with. look_s: between two looks at the library."""
+    async with AsyncExitStack() as stack:
+        keepers: list[Any] = []
+        for number in range(count):
+            topology = Topology.of(url, prefix=prefix, node_id=f"node-{number}", metrics=Metrics())
+            topology.keeper.set_rules("pubsub", rules)
+            if isinstance(topology.keeper, RedisHistory):
+                topology.keeper._functions._look_s = look_s
+            await topology.keeper.start()
+            stack.push_async_callback(topology.keeper.stop)
+            keepers.append(topology.keeper)
+        yield keepers
