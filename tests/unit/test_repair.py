@@ -743,6 +743,22 @@ async def test_publication_past_history_while_clients_recover_is_a_gap_for_all_o
     assert recovery.is_recovered
 
 
+async def test_client_that_comes_back_behind_a_publication_past_history_shares_no_earlier_read(stage: Stage) -> None:
+    follower = await stage.plain(0)
+    since = await stage.publish(1)
+    stage.town.archive.lateness = lambda: 300
+    first = asyncio.ensure_future(stage.back(0, since))
+    await settle(5)
+    stage.topics(1).publish("c", "bare")
+    await settle(50)
+    assert heard(follower) == [1, "bare"] and KEY in stage.town.archive.lost, "it is noted behind the first read"
+    second = asyncio.ensure_future(stage.back(0, since))
+    await settle(5)
+    assert not first.done(), "the answer to the first read is still to come"
+    for client, recovery in await asyncio.gather(first, second):
+        assert heard(client) == [] and not recovery.is_recovered
+
+
 async def test_client_that_comes_back_before_a_publication_past_history_is_noted_gets_a_gap(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

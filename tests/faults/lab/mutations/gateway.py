@@ -244,6 +244,13 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_repair.py", "before_a_publication_past_history"),
     ),
     Mutation(
+        guard="reads shared across what is not kept",
+        file="gateway/repair.py",
+        old="        wanted = key, since, unkept\n",
+        new="        wanted = key, since, 0\n",
+        argv=test("tests/unit/test_repair.py", "shares_no_earlier_read"),
+    ),
+    Mutation(
         guard="quota of what was refused",
         file="gateway/topics.py",
         old="            published.add_done_callback(charge.settle)\n",
