@@ -53,9 +53,8 @@ def main() -> int:
             for connections in (100, 1_000) if options.quick else (100, 1_000, 5_000):
                 _note(f"fan-out to {connections:,} clients")
                 repetitions, deliveries = (3, 5_000) if options.quick else (7 if connections > 1_000 else 15, 20_000)
-                cells += measure(
-                    variants(redis, options.before), connections, repetitions=repetitions, deliveries=deliveries
-                )
+                compared = variants(has_redis=redis is not None, before=options.before)
+                cells += measure(compared, connections, repetitions=repetitions, deliveries=deliveries)
         try:
             if "redis" in sections and redis is not None:
                 for per_s in (100, 500):

@@ -56,6 +56,10 @@ class RedisServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the server. Call once."""
         self._process.terminate()
         self._process.wait(10)
         self._directory.cleanup()

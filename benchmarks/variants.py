@@ -1,6 +1,5 @@
 """What is compared: how each variant is started, and how it is made to deliver."""
 
-import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,11 +69,12 @@ class Rig:
 
 
 class _RedisRig(Rig):
-    """A gateway that is published to through Redis."""
+    """A gateway that is published to through a Redis of its own: what is published reaches no other variant."""
 
-    def __init__(self, server: Child, connections: int, publisher: socket.socket) -> None:
+    def __init__(self, redis: RedisServer, server: Child, connections: int) -> None:
         super().__init__(server, connections, send=subscribe())
-        self._publisher = publisher
+        self._redis = redis
+        self._publisher = redis.connect()
 
     def _deliver(self, passes: int, burst: int) -> None:
         publications = request(b"PUBLISH", redis_channel().encode(), compact(payload())) * burst
@@ -88,6 +88,7 @@ class _RedisRig(Rig):
     def stop(self) -> None:
         self._publisher.close()
         super().stop()
+        self._redis.stop()
 
 
 def naive(encode: str, loop: str) -> Child:
@@ -104,8 +105,8 @@ def gateway(redis_url: str = "", *, ping_interval_s: float = 10.0, folder: Path 
     return Child(argv, cpu=server_cpu(), folder=folder)
 
 
-def variants(redis: RedisServer | None, before: Path | None = None) -> list[Variant]:
-    """All that can be run here; the baseline first, if there is a compiler. before: a clone to be held against."""
+def variants(*, has_redis: bool, before: Path | None = None) -> list[Variant]:
+    """All that can be run here; the baseline first, if there is a compiler. before: a clone to be compared with."""
 
     def c_loop(connections: int) -> Rig:
         server = Child([str(compiled("sendloop")), frame().hex()], cpu=server_cpu())
@@ -120,10 +121,14 @@ def variants(redis: RedisServer | None, before: Path | None = None) -> list[Vari
 
         return start
 
-    def through_redis(redis: RedisServer, folder: Path | None) -> Callable[[int], Rig]:
+    def through_redis(folder: Path | None) -> Callable[[int], Rig]:
         def start(connections: int) -> Rig:
-            server = gateway(redis.url, ping_interval_s=QUIET_S, folder=folder)
-            return _RedisRig(server, connections, redis.connect())
+            redis = RedisServer()
+            try:
+                return _RedisRig(redis, gateway(redis.url, ping_interval_s=QUIET_S, folder=folder), connections)
+            except BaseException:
+                redis.stop()
+                raise
 
         return start
 
@@ -135,6 +140,6 @@ def variants(redis: RedisServer | None, before: Path | None = None) -> list[Vari
     ]
     for name, folder in [(GATEWAY, None)] + ([] if before is None else [(BEFORE, before)]):
         found.append(Variant(name, from_within(folder)))
-        if redis is not None:
-            found.append(Variant(name + THROUGH_REDIS, through_redis(redis, folder)))
+        if has_redis:
+            found.append(Variant(name + THROUGH_REDIS, through_redis(folder)))
     return found
