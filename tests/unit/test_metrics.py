@@ -21,6 +21,8 @@ COUNTED = {  # gauges of things have no unit; process_ names are the client libr
     "snorky_nodes_incompatible",
     "snorky_connections_limit",
     "snorky_draining",
+    "snorky_queued_clients",
+    "snorky_unread_clients",
 }
 
 
