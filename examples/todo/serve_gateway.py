@@ -1,7 +1,7 @@
 """The gateway of the to-do list; to run it, see README.md.
 
-Dealers select the subscriptions that receive a delta: AllTasks all of them, TasksByState those of the task's state. So a
-task that is ticked off is an insert for subscribers of done tasks, and a delete for subscribers of open ones.
+Dealers select the subscriptions that receive a delta: AllTasks all of them, TasksByState those of the task's state. So
+a completed task is an insert for subscribers of done tasks, and a delete for subscribers of open ones.
 """
 
 from typing import Any
