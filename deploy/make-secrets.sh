@@ -1,9 +1,9 @@
 #!/bin/sh
-# Makes the secrets of a deployment in a new folder: keys, passwords, and the ACL file that knows the passwords only
-# as hashes. Prints nothing secret.   usage: make-secrets.sh [FOLDER, default: secrets beside this file]
+# Makes the secrets of a deployment in a new folder: keys, passwords, and the ACL file with the hashes of the
+# passwords. Prints nothing secret.   usage: make-secrets.sh [FOLDER, default: secrets beside this file]
 #
-# Files are readable (0444) in a folder that is not (0700): containers run as users that the host does not know, and
-# see single files mounted, not the folder.
+# Files are readable (0444) in a folder that is not (0700): containers mount single files, not the folder, and run as
+# users that do not exist on the host.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)

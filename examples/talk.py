@@ -1,9 +1,9 @@
-"""Talk to a gateway from a shell: send messages, print what comes, until Ctrl-C.
+"""Talk to a gateway from a shell: send messages and print the received ones, until Ctrl-C.
 
     .venv/bin/python examples/talk.py '{"service": "echo", "message": "hello"}'
 
---token T: say who you are; --token - reads it from standard input, so that no list of processes shows it. --url: of the
-gateway, ws://127.0.0.1:8002/ws unless given. --count N: end after so many messages.
+--token T: authenticate with this token; --token - reads it from standard input, so that the process list does not show
+it. --url: the gateway, default ws://127.0.0.1:8002/ws. --count N: end after N received messages.
 """
 
 import argparse
@@ -36,14 +36,14 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=0)
     arguments = parser.parse_args()
     token = arguments.token
-    if token == "-":  # noqa: S105 - it stands for standard input
+    if token == "-":  # noqa: S105 - means standard input
         token = sys.stdin.readline().strip()
     try:
         asyncio.run(talk(arguments.url, token, arguments.messages, arguments.count))
     except KeyboardInterrupt:
         pass
     except aiohttp.InvalidURL:
-        sys.exit(f"error: {arguments.url} is no URL; write ws://127.0.0.1:8002/ws")
+        sys.exit(f"error: {arguments.url} is not a URL; write ws://127.0.0.1:8002/ws")
     except aiohttp.WSServerHandshakeError as error:
         sys.exit(f"error: {arguments.url} refuses WebSockets with {error.status}; is the path right, and the port?")
     except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -1,18 +1,17 @@
-"""Chat rooms. Who comes in says who it is, by a token; rooms "staff:..." are for those whose name ends with "@staff".
+"""Chat rooms. Members authenticate with a token; only names that end with "@staff" may join rooms "staff:...".
 
-    export SNORKY_AUTH__HMAC_SECRET=$(openssl rand -hex 32)   # in all shells the same
+    export SNORKY_AUTH__HMAC_SECRET=$(openssl rand -hex 32)   # the same in all shells
     .venv/bin/python examples/chat/server.py
     .venv/bin/python examples/talk.py --token "$(.venv/bin/python examples/chat/token_for.py Ada)" '{"service": "chat",
         "message": {"command": "join", "params": {"channel": "lobby"}, "callId": 1}}'
 
-and then, in a third shell, as somebody else:
+and then, in a third shell, as another user:
 
     .venv/bin/python examples/talk.py --token "$(.venv/bin/python examples/chat/token_for.py Bob)" \\
         '{"service": "chat", "message": {"command": "join", "params": {"channel": "lobby"}, "callId": 1}}' \\
         '{"service": "chat", "message": {"command": "send", "params": {"channel": "lobby", "body": "Hi"}, "callId": 2}}'
 
-Browsers, which cannot set a header, bring the token as the subprotocol
-`bearer.TOKEN`, or hand it to the service `auth`.
+Browsers cannot set a header: they send the token as the subprotocol `bearer.TOKEN`, or to the service `auth`.
 """
 
 from typing import Any

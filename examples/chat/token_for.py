@@ -1,4 +1,4 @@
-"""What a web application does at login: make a token that tells the gateway who somebody is, for an hour."""
+"""Print a token that is valid for an hour, as a web application does at login."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The smallest service: it sends back what it gets.
+"""The smallest service: it returns every message.
 
 .venv/bin/python examples/echo/server.py
 .venv/bin/python examples/talk.py '{"service": "echo", "message": {"any": "JSON"}}'

@@ -1,4 +1,4 @@
-"""The backend's side: publish a message. Needs snorky-client alone; server.py tells how to run it."""
+"""The backend's side: publish a message. Needs only snorky-client; to run it, see server.py."""
 
 import json
 import os

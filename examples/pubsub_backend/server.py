@@ -1,12 +1,12 @@
-"""Pub/sub where clients may listen, and only the backend may publish.
+"""Pub/sub where clients may subscribe, and only the backend may publish.
 
-    export SNORKY_PRIVATE__API_KEY=$(openssl rand -hex 32)    # in both shells the same
+    export SNORKY_PRIVATE__API_KEY=$(openssl rand -hex 32)    # the same in both shells
     .venv/bin/python examples/pubsub_backend/server.py
     .venv/bin/python examples/talk.py '{"service": "pubsub", "message":
         {"command": "subscribe", "params": {"channel": "news"}, "callId": 1}}'
     .venv/bin/python examples/pubsub_backend/publish.py news '{"title": "Hello"}'
 
-Two registries: the public one is what clients reach, on port 8002; the private one is the backend's, on port 8003.
+Two registries: the public one for clients, on port 8002; the private one for the backend, on port 8003.
 """
 
 from typing import Any

@@ -4,8 +4,8 @@
     .venv/bin/python examples/talk.py '{"service": "calculator", "message":
         {"command": "sum", "params": {"number1": 2, "number2": 3}, "callId": 1}}'
 
-A parameter may have a default, like the base of `log`. What does not fit the parameters is answered with "Invalid
-params" before the method is called; types are the method's to check, for parameters are any JSON.
+A parameter may have a default, like the base of `log`. The gateway answers missing or unknown parameters with "Invalid
+params" before it calls the method. The method must check types, because parameters are any JSON.
 """
 
 import math

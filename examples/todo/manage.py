@@ -1,4 +1,4 @@
-"""Django's commands for the to-do list; README.md tells how to run it."""
+"""Django's commands for the to-do list; to run it, see README.md."""
 
 import os
 import sys

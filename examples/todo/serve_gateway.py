@@ -1,7 +1,7 @@
-"""The gateway of the to-do list; README.md tells how to run it.
+"""The gateway of the to-do list; to run it, see README.md.
 
-Dealers say which subscriptions a delta is for: AllTasks has one kind of them, TasksByState one for each state, so that
-a task that is ticked off is an insert for who looks at the done ones, and a delete for who looks at the open ones.
+Dealers select the subscriptions that receive a delta: AllTasks all of them, TasksByState those of the task's state. So
+a completed task is an insert for subscribers of done tasks, and a delete for subscribers of open ones.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the page does, without a browser: get the list, then print every change of it.
+"""Do the same as the page, without a browser: get the list, then print every change of it.
 
 python watch.py [--open] [--site http://127.0.0.1:8000] [--gateway ws://127.0.0.1:8002/ws]
 """

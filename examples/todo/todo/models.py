@@ -1,4 +1,4 @@
-"""What there is to do."""
+"""The model of the to-do list."""
 
 from django.db import models
 
@@ -7,7 +7,7 @@ from snorky.django import subscribable
 
 @subscribable(fields=("id", "title", "completed"))
 class Task(models.Model):
-    """Something to do. Its changes are published; only these fields of it."""
+    """A task. Its changes are published, with these fields only."""
 
     title = models.CharField(max_length=100)
     completed = models.BooleanField(default=False)

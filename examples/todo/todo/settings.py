@@ -1,11 +1,11 @@
-"""Settings of the to-do list: one machine, nobody logs in."""
+"""Settings of the to-do list: one machine, no login."""
 
 import os
 from pathlib import Path
 
 from django.core.management.utils import get_random_secret_key
 
-SECRET_KEY = get_random_secret_key()  # nothing here outlives the process
+SECRET_KEY = get_random_secret_key()  # no session or cookie must survive the process
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 INSTALLED_APPS = ["rest_framework", "todo"]
 ROOT_URLCONF = "todo.urls"

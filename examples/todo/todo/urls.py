@@ -1,4 +1,4 @@
-"""Where things are."""
+"""URLs of the page and of the REST views."""
 
 from django.urls import include, path
 from rest_framework.routers import SimpleRouter

@@ -19,7 +19,7 @@ class TaskSerializer(serializers.ModelSerializer):
 
 
 class TaskViewSet(ListSubscribeModelMixin, viewsets.ModelViewSet):
-    """All tasks, or with ?completed=true or false only those. The dealer hears of the same tasks as the list has."""
+    """All tasks, or only those with ?completed=true or false. The subscription covers the same tasks as the list."""
 
     serializer_class = TaskSerializer
 
