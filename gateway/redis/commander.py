@@ -84,7 +84,7 @@ class Commander(Pipeline):
                     raise WireError(f"database not selected: {str(reply)[:200]}")
                 continue
             if not self._written:
-                raise WireError(f"unasked answer: {str(reply)[:200]}")
+                raise WireError(f"unexpected answer: {str(reply)[:200]}")
             if isinstance(reply, hiredis.ReplyError):
                 self._link.on_refused(reply)
             self._answers.append(reply)

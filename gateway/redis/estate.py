@@ -1,4 +1,4 @@
-"""Estate: what an owner (NODE:INCARNATION) has in Redis, according to its index, and how it is released.
+"""Estate: what an owner (NODE:INCARNATION, see `lease`) has in Redis, by its index, and how it is released.
 
 Rules:
 - An element of the index is a JSON list: ["r", roster, serial, entry] or ["n", names, name, serial].

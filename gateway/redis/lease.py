@@ -1,6 +1,7 @@
 """Lease: one lease per node keeps alive everything that its connections own in Redis.
 
-Rules:
+An *incarnation* is a random id that a node chooses at its start and each time it is fenced. *Fencing* by a reaper ends
+an incarnation for good: its late writes are undone. Rules:
 - The node renews its lease every 2 s; it expires 8 s after the last renewal, by the clock of Redis. An expired lease is
   renewed under the same incarnation: if Redis was unavailable, the leases of all nodes have expired.
 - If the clock of Redis is set back, no lease lasts longer: each renewal shortens leases that expire later than itself.

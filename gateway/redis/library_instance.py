@@ -1,9 +1,9 @@
 """Library instance: one loading of the library `snorky` into one server, as `snorky_library` reports it. Pure.
 
 Rules:
-- An instance is identified by the run of its server, the time of the first call of its function, and its salt. They do
-  not change until the library is loaded again, by any client. So an instance that a node sees twice was loaded all the
-  time between.
+- An instance is identified by the run of its server (Redis' run_id), the time of the first call of its function, and
+  its salt. They do not change until the library is loaded again, by any client. So an instance that a node sees twice
+  was loaded all the time between.
 - Every library that a node loads has a new salt, and the node calls the function at once. An instance with the salt of
   an earlier one, or one that was written long before its first call, is an old copy that was restored.
 - A *doubt* marks a period in which another library may have published without adding to the history. The library loaded

@@ -14,7 +14,7 @@ from gateway.redis.wire import Gets, WireError
 
 __all__ = ["PublishRefused", "Publisher"]
 
-QUEUE_MAX: Final = 100_000  # half a second of what one node can publish
+QUEUE_MAX: Final = 100_000  # publications; half a second at the maximum rate of one node
 QUEUE_MAX_BYTES: Final = 32 * 1024 * 1024
 
 
@@ -72,7 +72,7 @@ class Publisher(Pipeline):
     def _consume(self, gets: Gets) -> None:
         while (reply := gets()) is not False:
             if not self._written:
-                raise WireError(f"unasked answer: {str(reply)[:200]}")
+                raise WireError(f"unexpected answer: {str(reply)[:200]}")
             future = self._answered()
             if type(reply) is int:
                 if not future.done():
@@ -81,6 +81,6 @@ class Publisher(Pipeline):
                 fail(future, PublishRefused(str(reply)))
                 self._link.on_refused(reply)
             else:
-                fail(future, BrokerUnavailable("outcome unknown: answer out of place"))
-                raise WireError(f"answer out of place: {str(reply)[:200]}")
+                fail(future, BrokerUnavailable("outcome unknown: unexpected answer"))
+                raise WireError(f"unexpected answer: {str(reply)[:200]}")
         self._link.settle()

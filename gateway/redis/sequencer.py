@@ -1,10 +1,10 @@
 """Sequencer: sends publications that get a position, pipelined, by the script `publish`.
 
-Rules (in addition to those of `pipeline`, except the first one here, which differs):
+Rules (in addition to those of `pipeline`; the first one replaces a rule there):
 - A publication that was written but not answered *is* sent again on the next connection, before later ones. Each has an
   idempotency key, so it is published only once, and in the order of the calls.
-- Each publication carries the run of the server to which it is sent. If a history was written under another run, this
-  server may have started from an older copy, so the history gets a new epoch.
+- Each publication carries the *run* (Redis' run_id, new at each start) of the server to which it is sent. If a history
+  was written under another run, this server may have started from an older copy, so the history gets a new epoch.
 - Nothing is sent before Redis has loaded the script. Otherwise, if another node loads it between two publications, the
   first one would fail and the second one succeed, so that they would change order.
 """
@@ -186,7 +186,7 @@ class Sequencer(Publisher):
     def _consume(self, gets: Gets) -> None:
         while (reply := gets()) is not False:
             if not self._written:
-                raise WireError(f"unasked answer: {str(reply)[:200]}")
+                raise WireError(f"unexpected answer: {str(reply)[:200]}")
             is_error = isinstance(reply, hiredis.ReplyError)
             if is_error and str(reply).startswith("NOSCRIPT"):
                 raise WireError("Redis has lost the script")  # the next connection sends everything again, in order
@@ -205,8 +205,8 @@ class Sequencer(Publisher):
                 text = reply.decode()  # type: ignore[attr-defined]  # or it raises
                 future.set_result(Position.parse(text) if text else None)
             except (AttributeError, ValueError):
-                fail(future, BrokerUnavailable("outcome unknown: answer out of place"))
-                raise WireError(f"answer out of place: {str(reply)[:200]}") from None
+                fail(future, BrokerUnavailable("outcome unknown: unexpected answer"))
+                raise WireError(f"unexpected answer: {str(reply)[:200]}") from None
         self._link.settle()
 
 

@@ -335,7 +335,7 @@ class Subscriber:
         if self._on_moved is not None and self._is_taken(reply):
             return
         if not self._asked:
-            raise WireError(f"unasked answer: {str(reply)[:200]}")
+            raise WireError(f"unexpected answer: {str(reply)[:200]}")
         channel, is_subscribe = self._asked[0]
         if isinstance(reply, hiredis.ReplyError) and not self._told:
             self._asked.popleft()
@@ -344,7 +344,7 @@ class Subscriber:
             self._subscribe_word if is_subscribe else self._unsubscribe_word,
             channel.names[self._told],
         ]:
-            raise WireError(f"answer out of place: {str(reply)[:200]}")
+            raise WireError(f"unexpected answer: {str(reply)[:200]}")
         elif self._told + 1 < len(channel.names):
             self._told += 1
             return

@@ -89,7 +89,7 @@ class Upkeep:
 
     @property
     def is_asserting(self) -> bool:
-        """True while members and names that Redis may have lost are not yet registered again."""
+        """True while members and names are not yet registered again after fencing or a possible loss in Redis."""
         return bool(self._former or self._assertion or self._is_at_it)
 
     def start(self, asserter: Asserter) -> None:

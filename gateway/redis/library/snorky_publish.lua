@@ -77,8 +77,8 @@ local function decode(text)
   return found
 end
 
--- The rules belong to a prefix and a database. In a Cluster a function can read declared keys only, and there is only one
--- database, so there the library itself contains the rules.
+-- The rules belong to a prefix and a database. In a Cluster a function can read declared keys only, and there is only
+-- one database, so there the library itself contains the rules.
 -- Returns the rule tables of all nodes as text; nil if no node has registered rules; or nil and an error.
 local function text_of(prefix)
   if IS_SHARDED then
@@ -92,9 +92,9 @@ local function text_of(prefix)
   return text or nil
 end
 
--- While a Cluster migrates a slot to this server, a client that follows ASK may access single keys here even if they have
--- not arrived yet; a command with several keys fails unless all have arrived. Without this check a second history would
--- begin here, and the existing one could no longer be migrated.
+-- While a Cluster migrates a slot to this server, a client that follows ASK may access single keys here even if they
+-- have not arrived yet; a command with several keys fails unless all have arrived. Without this check a second history
+-- would begin here, and the existing one could no longer be migrated.
 -- Returns the error to answer with, or nil. Other errors: the caller lacks a right, or the Cluster is down.
 local function obstacle(keys)
   local found = redis.pcall('EXISTS', unpack(keys))
@@ -125,7 +125,7 @@ redis.register_function('snorky_publish', function(keys, args)
   end
   if #payload > PAYLOAD_MAX_BYTES then
     return refuse('the payload has ' .. #payload .. ' bytes, more than ' .. PAYLOAD_MAX_BYTES
-      .. ': publish less, or where it can be fetched')
+      .. ': publish a smaller payload, or a reference to it')
   end
   -- cjson accepts NaN and other invalid JSON; every node checks for that later. A first byte 193 would be a header.
   if string.byte(payload) == 193 or not pcall(cjson.decode, payload) then

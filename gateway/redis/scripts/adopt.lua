@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Make owners without a lease visible to reapers: each gets an expired lease. A living owner renews it long before it is
--- reaped. Owners that were reaped before are swept again now.
+-- Make owners without a lease visible to reapers: each gets an expired lease. A living owner renews it long before it
+-- is reaped. Owners that were reaped before are swept again now.
 -- KEYS leases, reaped    ARGV owners
 -- Returns the number of owners without a lease.
 local time = redis.call('TIME')

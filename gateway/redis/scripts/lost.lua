@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Record that a publication was delivered on a channel with history but not added to the history, or may have been.
--- KEYS state    ARGV doubt: the name of the event that may have caused it, recorded once; omitted if it certainly happened
+-- KEYS state    ARGV doubt: the mark of a period in which it may have happened, recorded once; omitted if it happened
 -- Afterwards, a client that recovers from any position up to the channel's last one gets a gap. Does nothing if the
 -- channel has no history: then no client has a position.
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'doubt')

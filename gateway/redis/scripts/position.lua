@@ -1,6 +1,6 @@
 #!lua
--- Return the current position of a channel's history. If another run of the server wrote the history, it gets a new epoch
--- and keeps its entries: see `publish.lua`.
+-- Return the current position of a channel's history. If another run of the server wrote the history, it gets a new
+-- epoch and keeps its entries: see `publish.lua`.
 -- KEYS state, stream    ARGV entropy (24 hexadecimal digits), keep_ms: minimum lifetime of the state, runs as in
 --      read.lua, 1: begin a history if there is none; 0: do not
 -- Returns EPOCH:OFFSET:TAG, or false: there is no history.

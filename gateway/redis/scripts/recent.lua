@@ -1,7 +1,7 @@
 #!lua flags=no-writes
 -- Read the latest entries of a channel's history, and its current position.
--- KEYS state, stream    ARGV count, max_bytes: at most this much, but at least one entry; payload_max_bytes: of one entry;
---                       runs as in read.lua
+-- KEYS state, stream    ARGV count, max_bytes: at most this much, but at least one entry; payload_max_bytes: of one
+--                       entry; runs as in read.lua
 -- Returns {EPOCH:OFFSET:TAG, offset, predecessor's tag, tag, payload, offset ...}, the latest entry first; {} if the
 -- channel has no history, or another run of the server wrote it (call `position.lua` to continue it). A payload that is
 -- too large is nil.

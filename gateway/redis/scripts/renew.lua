@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Renew a node's lease, even if it has expired: only a reaper's claim ends it for good.
--- Leases that expire later than one granted now, and sweeps that are due later than one scheduled now, were written before
--- Redis' clock was set back. They are shortened; otherwise dead owners would remain for that much longer.
+-- Leases that expire later than one granted now, and sweeps that are due later than one scheduled now, were written
+-- before Redis' clock was set back. They are shortened; otherwise dead owners would remain for that much longer.
 -- KEYS leases, claim, reaped    ARGV owner, ttl_ms, sweep_ms: the longest time until a dead owner is due
 -- Returns "held", "new" (Redis had no such lease) or "fenced".
 if redis.call('EXISTS', KEYS[2]) == 1 then
