@@ -56,7 +56,7 @@ class Versions:
             if foreign:
                 _log.warning("nodes of an incompatible version", wire=WIRE, oldest=OLDEST, nodes=shown)
             else:
-                _log.info("all nodes are of compatible versions again")
+                _log.info("no node has an incompatible version any more")
         self._foreign = foreign
 
 
