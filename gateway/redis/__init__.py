@@ -1,4 +1,4 @@
-"""Everything that knows Redis: where it is, the message broker on it, the nodes' heartbeat, a server of our own."""
+"""All code that depends on Redis: connections, message broker, directory, history, heartbeat, embedded server."""
 
 from gateway.redis.broker import RedisBroker
 from gateway.redis.directory import RedisDirectory

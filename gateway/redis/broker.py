@@ -1,7 +1,7 @@
-"""RedisBroker: the message broker of a node, by one Redis. Joins subscriber, publisher and canary.
+"""RedisBroker: a node's message broker on one Redis. Combines subscriber, publisher and canary.
 
-Two connections, because Redis lets one that subscribes do nothing else, and because what is published must come
-back over the other for us to know that we hear.
+It uses two connections: Redis accepts almost no other command on a connection that subscribes, and a canary published
+on one connection must come back on the other before the node counts as receiving.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class RedisBroker:
-    """Fulfils `gateway.broker.Broker` (its docstrings are the contract).
+    """Implements `gateway.broker.Broker` (its docstrings are the contract).
 
-    prefix: of all names in Redis; two deployments on one Redis need two. node_id: unique among the nodes.
-    silence_s, deadline_s: a canary goes out after so much silence, and is missed after so much more.
-    on_moved: makes it one of a Cluster's, by sharded pub/sub; see Subscriber, also of new_canary_name.
-    linger_s: how long Redis is kept subscribed after the last `unsubscribe`; page reloads come back within.
+    prefix: of all names in Redis; two deployments on one Redis need different prefixes. node_id: unique per node.
+    silence_s: a canary is sent after this time without a publication. deadline_s: the canary counts as lost after it.
+    on_moved, new_canary_name: see Subscriber; on_moved enables sharded pub/sub, for a shard of a Cluster.
+    linger_s: how long the Redis subscription is kept after the last `unsubscribe`; reloaded pages resubscribe within.
     """
 
     def __init__(
@@ -125,15 +125,15 @@ class RedisBroker:
     async def hear(
         self, key: str, on_payloads: Callable[[Sequence[bytes]], None], on_interrupted: Callable[[], None]
     ) -> None:
-        """Subscribe on behalf of the node itself: the listener does not get what comes for this key.
+        """Subscribe for the node itself: publications of this key go to `on_payloads`, not to the listener.
 
-        Both are called as the methods of `Listener` are. Raises BrokerUnavailable: not confirmed in time.
+        Both callbacks are called like the methods of `Listener`. Raises BrokerUnavailable: not confirmed in time.
         """
         self._hearers[key] = on_payloads, on_interrupted
         await self._subscriber.subscribe(key)
 
     def unhear(self, key: str) -> None:
-        """Undo `hear`; nothing if it was not."""
+        """Undo `hear`; does nothing if the key is not subscribed by it."""
         if self._hearers.pop(key, None) is not None:
             self._subscriber.unsubscribe(key)
 
@@ -146,7 +146,7 @@ class RedisBroker:
         self._canary.resume()
 
     def _names_of(self, key: str) -> tuple[bytes, ...]:
-        if key.startswith(DIRECT_KEY):  # of no service: no publisher may publish there
+        if key.startswith(DIRECT_KEY):  # belongs to no service, so publishers have no access to it
             return (channel_name(self._prefix, key),)
         return channel_name(self._prefix, key), node_channel_name(self._prefix, key)
 
@@ -162,7 +162,7 @@ class RedisBroker:
         self._publisher.redial_if_owing(self._deadline_s, reason)
         self._subscriber.redial(reason)
 
-    # -- what the subscriber brings ----------------------------------------------------------------------------
+    # -- callbacks of the subscriber ---------------------------------------------------------------------------
 
     def _on_batch(self, batch: Mapping[str, Sequence[bytes]]) -> None:
         self._canary.on_heard()
@@ -172,9 +172,9 @@ class RedisBroker:
                 batch = {other: payloads for other, payloads in batch.items() if other != key}
             if self._listener is not None and batch:
                 self._listener.on_publications(batch)
-        except Exception as error:  # the top of a callback: one bad publication must not make the node deaf
+        except Exception as error:  # the top of a callback: one bad publication must not end the connection
             self._metrics.drops.labels("internal").inc(sum(map(len, batch.values())))
-            _log.exception("publications not taken", error=repr(error))
+            _log.exception("publications not processed", error=repr(error))
 
     def _on_canary(self, payloads: Sequence[bytes]) -> None:
         self._canary.on_canaries(payloads)
@@ -187,7 +187,7 @@ class RedisBroker:
                     on_interrupted()
                 self._listener.on_interrupted()
             except Exception as error:  # as above
-                _log.exception("interruption not taken", error=repr(error))
+                _log.exception("interruption not processed", error=repr(error))
 
     def _on_lost(self) -> None:
         self._canary.on_lost("stopped" if self._is_stopped else "connection lost")

@@ -1,10 +1,12 @@
-"""Canary: measures whether what is published is heard. No error of a connection proves that it is not deaf.
+"""Canary: checks that this node receives what is published through Redis.
 
-A frozen Redis, a cable pulled, a proxy that forgot us: nothing comes, and nothing says so. Therefore:
-- Deaf from the start, and from every loss, until a canary came back that was published since.
-- When `silence_s` passed without a publication, a canary goes out through the real publish path to a channel of
-  this node's own. When `deadline_s` more passed without any: deaf, and both connections are made again.
-- Time in which this node did not read is not silence: paused, or the loop was not running (SIGSTOP, a long pass).
+A connection can stop delivering without any error: a frozen Redis, an unplugged cable, a proxy that dropped its state.
+A node that is not known to receive is called *deaf*. Rules:
+- The node is deaf from the start, and after every lost connection, until a canary published since then has arrived.
+- After `silence_s` without a publication, a canary is published through the normal path to a channel that only this
+  node subscribes to. If nothing arrives within `deadline_s`, the node is deaf and both connections are replaced.
+- Time during which this node did not read does not count as silence: it was paused, or the event loop was blocked
+  (SIGSTOP, a long callback).
 """
 
 import asyncio
@@ -18,15 +20,16 @@ from gateway.redis.publisher import PublishRefused
 
 __all__ = ["Canary"]
 
-TICK_S = 0.1  # how exactly the deadlines are kept; costs nothing beside anything
+TICK_S = 0.1  # the precision of the deadlines; the cost is negligible
 
 _log = structlog.get_logger("snorky.redis")
 
 
 class Canary:
-    """Watches one broker. publish: sends one canary. redial: gives up connections that do not bring it.
+    """Watches one broker. The owner must call `tick` every `TICK_S`.
 
-    clock: seconds, monotonic. `tick` is called by the one who runs it, every `TICK_S`.
+    publish: publishes one canary. redial: replaces the connections; called if it does not arrive. clock: monotonic
+    seconds.
     """
 
     def __init__(
@@ -48,58 +51,58 @@ class Canary:
         self._is_whole = False
         self._is_paused = False
         self._heard_at = self._ticked_at = clock()
-        self._first = self._number = 0  # the first canary sent since whole, and the last
-        self._sent_at: float | None = None  # the last one is out since
-        self._is_unsent = False  # its connection failed: it may have gone nowhere
-        self._is_refused = False  # Redis said no to it: a new connection would change nothing
+        self._first = self._number = 0  # numbers of the first canary since `on_whole`, and of the last
+        self._sent_at: float | None = None  # when the last one was sent; None: none is pending
+        self._is_unsent = False  # the last one's connection failed: it may not have been delivered
+        self._is_refused = False  # Redis rejected the last one: a new connection would not help
         self.is_deaf = True
         metrics.redis_deaf.set(1)
 
-    # -- what happened -----------------------------------------------------------------------------------------
+    # -- events ------------------------------------------------------------------------------------------------
 
     def on_whole(self) -> None:
-        """All subscriptions stand: prove it."""
+        """All subscriptions are confirmed: send a canary to prove that publications arrive."""
         self._is_whole = True
         self._heard_at = self._clock()
         self._first = self._number + 1
         self._send()
 
     def on_lost(self, reason: str = "connection lost") -> None:
-        """The hearing connection is gone: deaf until proven otherwise."""
+        """The subscriber's connection was lost: the node is deaf until a new canary arrives."""
         self._is_whole = False
         self._sent_at = None
         self._set_deaf(True, reason)
 
     def on_heard(self) -> None:
-        """A publication came: no silence, but no proof of our own publish path either."""
+        """A publication arrived. It ends the silence, but does not prove that this node can publish."""
         self._heard_at = self._clock()
 
     def on_canaries(self, payloads: Sequence[bytes]) -> None:
-        """Something came on our own channel; any canary sent since we are whole proves, however late it is."""
+        """Payloads arrived on the canary's channel; any canary sent since `on_whole` is a proof, however late."""
         self._heard_at = self._clock()
         if any(p.isdigit() and len(p) < 20 and self._first <= int(p) <= self._number for p in payloads):
             self._sent_at = None
             self._set_deaf(False, "canary heard")
 
     def pause(self) -> None:
-        """The node does not read."""
+        """The node stops reading."""
         self.tick()
         self._is_paused = True
 
     def resume(self) -> None:
-        """It reads again; the time between does not count."""
+        """The node reads again; the pause does not count as silence."""
         self.tick()
         self._is_paused = False
 
     # -- time --------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Judge the time since the last tick, and the silence."""
+        """Check the silence and the deadline of the pending canary."""
         now = self._clock()
         elapsed_s, self._ticked_at = now - self._ticked_at, now
         if self.is_deaf:
             self._metrics.redis_deaf_seconds.inc(max(0.0, elapsed_s))
-        is_late = elapsed_s > 2 * TICK_S  # the loop stood still; what came meanwhile waits unread behind this call
+        is_late = elapsed_s > 2 * TICK_S  # the loop was blocked; data received meanwhile is read after this call
         uncounted_s = elapsed_s if self._is_paused or is_late else 0.0
         self._heard_at = min(now, self._heard_at + uncounted_s)
         if self._sent_at is not None:
@@ -116,7 +119,7 @@ class Canary:
 
     def _on_missing(self, now: float) -> None:
         if now - self._heard_at < self._deadline_s:
-            self._send()  # others are heard, so this connection lives; only proof of our own path is lacking
+            self._send()  # other publications arrive, so the connection works; only our own publish path is unproven
             return
         self._sent_at = None
         self._set_deaf(True, "no canary")
@@ -151,5 +154,5 @@ class Canary:
         self._metrics.redis_deaf.set(is_deaf)
         if is_deaf:
             _log.warning("deaf", reason=reason)
-        else:  # so it begins, too
+        else:  # also logged once after the start
             _log.info("hearing", reason=reason)

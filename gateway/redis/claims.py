@@ -1,4 +1,4 @@
-"""Claims: names that are unique in the cluster, in Redis. A hash for each kind of names."""
+"""Claims: names that are unique in the cluster, stored in Redis: one hash for each kind of names."""
 
 from typing import Final
 
@@ -14,21 +14,22 @@ from gateway.redis.wire import command
 __all__ = ["Claims"]
 
 PAGE: Final = 1_000  # names, of at most 255 bytes each, with owners and identities
-LIST_MAX_BYTES: Final = 16 << 20  # of names: no client takes so many
+LIST_MAX_BYTES: Final = 16 << 20  # of names: no client accepts a longer list
 
 
 class Claims:
-    """Claims and finds. What is claimed is indexed and checked by who calls it."""
+    """Claims and finds names. The caller must index what it claims, and check its lease afterwards."""
 
     def __init__(self, scripts: Scripts, *, prefix: str) -> None:
         self._scripts = scripts
         self._prefix = prefix
 
     def claiming(self, owner: str, held: NameHeld, identity: str | None, *, is_taking_over: bool) -> Call:
-        """Make the call that claims a name. owner: NODE:INCARNATION. Its answer: 1, or 0: somebody else has it; or,
-        in a Cluster, who lost it and is to be told, as `Owner` is written.
+        """Build the script call that claims a name. owner: NODE:INCARNATION.
 
-        is_taking_over: from the same identity, if another connection of it holds the name; that one is told.
+        The call returns 1: claimed; 0: another owner has it; or, in a Cluster, the former owner (as `Owner` is
+        written), whom the caller must notify. is_taking_over: take the name from another connection of the same
+        identity, which is notified.
         """
         arguments = [
             held.name.encode(),
@@ -42,14 +43,14 @@ class Claims:
         return Call("claim", [names_key(self._prefix, held.names)], arguments)
 
     async def find(self, names: str, name: str) -> Owner | None:
-        """Tell who holds a name. Raises BrokerUnavailable."""
+        """Find the owner of a name; None = it is free. Raises BrokerUnavailable."""
         (value,) = await self._scripts.run(command(b"HGET", names_key(self._prefix, names), name.encode()))
         return None if value is None else Owner.parse(value.decode().partition(" ")[0])
 
     async def list_names(self, names: str) -> list[str]:
-        """List all names that are held. Raises BrokerUnavailable, LimitExceeded: they are too many."""
+        """List all names that have an owner. Raises BrokerUnavailable; LimitExceeded: above LIST_MAX_BYTES."""
         key, cursor, size = names_key(self._prefix, names), b"0", 0
-        found: set[bytes] = set()  # a name may come twice
+        found: set[bytes] = set()  # HSCAN may return a name twice
         while True:
             ((cursor, flat),) = await self._scripts.run(command(b"HSCAN", key, cursor, b"COUNT", b"%d" % PAGE))
             found.update(flat[::2])

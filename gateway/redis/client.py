@@ -1,4 +1,4 @@
-"""Connections of redis-py to a Redis that moves: each finds its server when it connects, and leaves a wrong one."""
+"""redis-py connections to a Redis whose server changes (Sentinel, Cluster): each one finds the current server."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ __all__ = ["routed_pool"]
 
 
 class _Routed(Connection):
-    """A connection to whatever the target is at the time."""
+    """A connection to the target's current server."""
 
     def __init__(self, *, target: "RedisTarget", **options: Any) -> None:
         self._target = target
@@ -31,7 +31,7 @@ class _Routed(Connection):
         await super()._connect()  # type: ignore[no-untyped-call]  # redis-py has no types here
 
     async def send_packed_command(self, *arguments: Any, **options: Any) -> None:
-        """Send, but not to a server that others have found to be the wrong one since we connected."""
+        """Send; first reconnect if the target has found another server since this connection was made."""
         route = self._target.route
         latest = None if route is None else route.latest
         if latest is not None and self.is_connected and (latest.host, latest.port) != (self.host, self.port):
@@ -39,7 +39,7 @@ class _Routed(Connection):
         await super().send_packed_command(*arguments, **options)
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
-        """Read, and give the connection up where the primary has become a replica."""
+        """Read; disconnect if the primary has become a replica."""
         try:
             return await super().read_response(*arguments, **options)
         except ReadOnlyError:
@@ -48,11 +48,11 @@ class _Routed(Connection):
 
 
 class _RoutedTls(_Routed, SSLConnection):
-    """The same by TLS."""
+    """The same over TLS."""
 
 
 def routed_pool(target: "RedisTarget", options: Mapping[str, Any]) -> ConnectionPool:
-    """Make a pool for a Redis client. options: of its connections, as redis-py names them."""
+    """Make a connection pool for a redis-py client. options: redis-py's connection options."""
     wanted = dict(options)
     kind = _RoutedTls if wanted.pop("ssl", False) else _Routed
     return ConnectionPool(connection_class=kind, target=target, **wanted)

@@ -1,12 +1,12 @@
-"""Cluster: which server has which slots, and how that changes.
+"""Cluster: tracks which server has which slots of a Redis Cluster.
 
 Rules:
-- A *shard* is a primary with its replicas. It stays the same one when a replica takes over, so connections are kept by
-  shard: its target moves as one behind Sentinel does. It is known again by its primary, or else by its new primary,
-  which was among its replicas; not by other replicas, which go where they are needed.
-- All known servers are asked at once; of their answers that of the highest epoch counts, of a server whose cluster is
-  ok if there is one: one that was cut off knows former days.
-- Who learns that something moved (MOVED, ASK, a lost connection) asks anew; one question serves all who ask.
+- A *shard* is a primary with its replicas. It remains the same shard after a failover, so connections are kept per
+  shard and follow its primary, as behind Sentinel. A shard is recognized by its primary, or by a new primary that was
+  one of its replicas; not by other replicas, which a Cluster may move between shards.
+- All known servers are asked at once. The answer with the highest epoch wins, preferably from a server that reports
+  `cluster_state:ok`: a server that was cut off has outdated information.
+- Callers that notice a change (MOVED, ASK, a lost connection) request a refresh; concurrent callers share one.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # a target has a cluster, not the other way round
 __all__ = ["Cluster", "Shard"]
 
 ASK_TIMEOUT_S: Final = 0.5
-LOOK_S: Final = 1.0  # slots that move while nobody is told of it: nothing was sent there
+LOOK_S: Final = 1.0  # polling finds moved slots even if no command was redirected
 
 _log = structlog.get_logger("snorky.redis")
 _Address = tuple[str, int]
@@ -34,7 +34,7 @@ _Address = tuple[str, int]
 
 @dataclass(slots=True, eq=False)
 class Shard:
-    """A primary and its replicas. target: the primary, wherever it is."""
+    """A primary and its replicas. target: always connects to the current primary."""
 
     primary: _Address
     primary_id: str
@@ -43,7 +43,7 @@ class Shard:
     target: "RedisTarget" = field(init=False)
 
     def has(self, slot: int) -> bool:
-        """Tell whether a slot lies here."""
+        """True if the shard has a slot."""
         return any(first <= slot <= last for first, last in self.slots)
 
 
@@ -56,7 +56,7 @@ class _View:
 
 
 class _Route:
-    """Follows one shard, or whatever shard has a slot. What a target finds its server by."""
+    """Implements `target.Route`: finds the primary of one shard, or of the shard that has a slot."""
 
     def __init__(self, cluster: "Cluster", shard_of: Callable[[], Shard | None]) -> None:
         self._cluster = cluster
@@ -83,7 +83,7 @@ class _Route:
 
 
 class Cluster:
-    """Knows the shards, as long as `start` was called more often than `stop`. servers: some of it, with its login."""
+    """The shards of one Cluster, refreshed while at least one caller has started it. servers: seeds, with the login."""
 
     def __init__(self, servers: Sequence["RedisTarget"]) -> None:
         self._login = servers[0]
@@ -100,17 +100,17 @@ class Cluster:
 
     @property
     def addresses(self) -> str:
-        """HOST:PORT of what was named, with commas between."""
+        """HOST:PORT of the configured servers, separated by commas."""
         return ",".join(self.server(each).address for each in self._seeds)
 
     def start(self, on_change: Callable[[], None]) -> None:
-        """Begin to look; returns at once. on_change: the slots lie otherwise; must not block."""
+        """Start refreshing; returns at once. on_change: called when slots or primaries have changed; must not block."""
         self._listeners.append(on_change)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="redis-cluster")
 
     async def stop(self, on_change: Callable[[], None]) -> None:
-        """Undo one `start`."""
+        """Undo one `start`; the last one stops the refresh."""
         if on_change in self._listeners:
             self._listeners.remove(on_change)
         if not self._listeners:
@@ -120,19 +120,19 @@ class Cluster:
                 await asyncio.gather(task, return_exceptions=True)
 
     def hurry(self) -> None:
-        """Look now: somebody was sent elsewhere."""
+        """Refresh soon: a command was redirected to another server."""
         self._hurry.set()
 
     def by_slot(self, slot: int) -> Shard | None:
-        """Find the shard that has a slot; None = it is not known."""
+        """Find the shard that has a slot; None = unknown."""
         return self._by_slot[slot]
 
     def shard_of(self, name: bytes) -> Shard | None:
-        """Find the shard that has a key or channel; None = it is not known."""
+        """Find the shard that has a key or channel; None = unknown."""
         return self._by_slot[slot_of(name)]
 
     def target_of(self, name: bytes) -> "RedisTarget":
-        """Make a target that is always the primary of a key."""
+        """Make a target that always connects to the primary of a key."""
         return replace(self._login, route=_Route(self, lambda: self.shard_of(name)))
 
     def server(self, address: _Address) -> "RedisTarget":
@@ -140,7 +140,7 @@ class Cluster:
         return replace(self._login, host=address[0], port=address[1], route=None, cluster=None)
 
     async def look(self, *, max_age_s: float = 0.0) -> None:
-        """Ask how the slots lie; what was asked `max_age_s` ago counts. Raises DialError: nobody answers."""
+        """Refresh the slots, unless that was done within `max_age_s`. Raises DialError: no server answers."""
         loop = asyncio.get_running_loop()
         called_at = loop.time()
         async with self._asking:
@@ -156,18 +156,18 @@ class Cluster:
             try:
                 await self.look(max_age_s=LOOK_S / 2)
             except DialError as error:
-                _log.info("cluster does not tell its slots", error=str(error))
+                _log.info("cluster slots not read", error=str(error))
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._hurry.wait()
-                await asyncio.sleep(0.05)  # for many who are sent elsewhere at once
+                await asyncio.sleep(0.05)  # one refresh for many commands that are redirected at once
             except TimeoutError:
                 pass
 
     # -- asking ------------------------------------------------------------------------------------------------
 
     async def _ask(self) -> str:
-        """Returns a problem, or nothing."""
+        """Refresh from all servers. Returns a description of the problem, or ""."""
         asked = sorted(self._servers | set(self._seeds))
         answers = await asyncio.gather(*(self._view(each) for each in asked), return_exceptions=True)
         views = [answer for answer in answers if isinstance(answer, _View)]
@@ -180,11 +180,11 @@ class Cluster:
         return ""
 
     def _take(self, found: Iterable[Shard]) -> None:
-        """Make what was found the present state; shards that are known stay the same objects."""
+        """Update the shards from an answer; known shards remain the same objects."""
         shards: list[Shard] = []
         is_changed = False
         by_primary = {each.primary_id: each for each in self.shards}
-        found = sorted(found, key=lambda new: new.primary_id not in by_primary)  # those that are sure go first
+        found = sorted(found, key=lambda new: new.primary_id not in by_primary)  # exact matches first
         for new in found:
             known = by_primary.get(new.primary_id) or next(
                 (each for each in self.shards if new.primary_id in each.members and each not in shards), None
@@ -226,7 +226,7 @@ class Cluster:
 
 
 def _read_view(info: Any, slots: Any, asked: _Address) -> _View:
-    """Raises DialError: the server is no member of a cluster."""
+    """Read CLUSTER INFO and CLUSTER SLOTS. Raises DialError: the server is not a member of a cluster."""
     for answer in (info, slots):
         if isinstance(answer, hiredis.ReplyError):
             raise DialError(str(answer))
@@ -234,7 +234,7 @@ def _read_view(info: Any, slots: Any, asked: _Address) -> _View:
     shards: dict[str, Shard] = {}
     servers = {asked}
     for first, last, *nodes in slots:
-        # a server that does not know its own address gives none: it is the one that was asked
+        # a server that does not know its own address returns an empty one: then it is the server that was asked
         places = [((host or b"").decode() or asked[0], int(port)) for host, port, *_ in nodes]
         ids = {node[2].decode() for node in nodes}
         servers.update(places)

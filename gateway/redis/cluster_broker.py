@@ -1,11 +1,11 @@
-"""ClusterBroker: the message broker of a node, by a Redis Cluster: sharded pub/sub, two connections for each shard.
+"""ClusterBroker: a node's message broker on a Redis Cluster, by sharded pub/sub, with two connections per shard.
 
 Rules:
-- Each shard has a RedisBroker, with a canary in a slot of its own. A replica that takes over is the same shard, so
-  that is the business of this broker's connections. What is left here are slots that move from one shard to another.
-- A held channel that moved is subscribed to at its new shard, and only then given up at the former one. When all have
-  arrived the listener is told that it may have missed something.
-- The node is deaf while any shard is not heard, a channel is on the move, or a slot is nobody's.
+- Each shard has a RedisBroker, with a canary in one of the shard's slots. A RedisBroker handles a failover within its
+  shard; this module handles slots that move from one shard to another.
+- A subscribed channel that moved is subscribed to on its new shard first, and then unsubscribed on the former one.
+  After all moved channels are subscribed again, the listener's `on_interrupted` is called.
+- The node is deaf while any shard's broker is deaf, a channel is being moved, or a slot has no server.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from gateway.redis.subscriber import MOVED
 
 __all__ = ["AnyBroker", "ClusterBroker"]
 
-AGAIN_S: Final = 0.05  # between two tries to follow a channel
+AGAIN_S: Final = 0.05  # between two attempts to subscribe to a moved channel
 
 _log = structlog.get_logger("snorky.redis")
 
 
 class ClusterBroker:
-    """Fulfils `gateway.broker.Broker`. options: of each RedisBroker."""
+    """Implements `gateway.broker.Broker`. options: passed to each RedisBroker."""
 
     def __init__(
         self,
@@ -57,8 +57,8 @@ class ClusterBroker:
             "publish_timeout_s": publish_timeout_s,
         }
         self._brokers: dict[Shard, RedisBroker] = {}
-        self._where: dict[str, RedisBroker] = {}  # held keys
-        self._lost: set[str] = set()  # of these: handed back
+        self._where: dict[str, RedisBroker] = {}  # subscribed keys
+        self._lost: set[str] = set()  # of these, the ones whose subscription Redis ended because the slot moved
         self._hearers: dict[str, tuple[Callable[[Sequence[bytes]], None], Callable[[], None]]] = {}
         self._lanes = Lanes(cluster.hurry, timeout_s=publish_timeout_s, metrics=metrics)
         self._changed = asyncio.Event()
@@ -68,7 +68,7 @@ class ClusterBroker:
         self._is_covered = False
         self._is_paused = False
         self._is_stopped = False
-        metrics.redis_deaf.set_function(lambda: float(self.is_deaf))  # else the last shard to change would tell for all
+        metrics.redis_deaf.set_function(lambda: float(self.is_deaf))  # otherwise each shard would overwrite the value
 
     @property
     def is_deaf(self) -> bool:
@@ -164,7 +164,7 @@ class ClusterBroker:
     # -- Listener of the shards' brokers -------------------------------------------------------------------------
 
     def on_publications(self, batch: Mapping[str, Sequence[bytes]]) -> None:
-        """Pass on what one shard brought."""
+        """Pass on the publications of one shard."""
         for key in self._hearers.keys() & batch.keys():
             self._hearers[key][0](batch[key])
             batch = {other: payloads for other, payloads in batch.items() if other != key}
@@ -196,8 +196,8 @@ class ClusterBroker:
             self._changed.clear()
             try:
                 await self._follow()
-            except Exception as error:  # the top of a task: without it nothing would follow any more
-                _log.exception("slots not followed", error=repr(error))
+            except Exception as error:  # the top of a task: it must go on
+                _log.exception("moved slots not processed", error=repr(error))
                 self._changed.set()
                 await asyncio.sleep(AGAIN_S)
 
@@ -225,10 +225,10 @@ class ClusterBroker:
             await self._brokers.pop(shard).stop()
 
     async def _move(self, key: str) -> bool:
-        """Subscribe to a channel where it is now; False = not yet."""
+        """Subscribe to a channel on its present shard; False = not yet possible."""
         before, now = self._where.get(key), self._of_key(key)
         if before is None:
-            return True  # it was given up meanwhile
+            return True  # it was unsubscribed meanwhile
         if now is None:
             return False
         try:

@@ -1,11 +1,11 @@
-"""ClusterCommander: commands of any kind to a Redis Cluster, by one Commander for each shard.
+"""ClusterCommander: sends commands to a Redis Cluster, through one Commander for each shard.
 
 Rules:
-- A group's commands are done in their order. What is for one slot goes out together; where the slot changes, the
-  answers are awaited first: servers know no order between each other, and neither do slots that may move.
-- The first of a group goes out at once, so groups for one slot happen in the order they were given, while it stays.
-- What a server refuses because the slot is elsewhere was surely not done, and is sent again, until the deadline.
-- A command without keys goes to every shard; an error or an empty answer of any of them is the answer.
+- The commands of a group are executed in order. Consecutive commands for one slot are sent together. Before the slot
+  changes, their answers are awaited: there is no order between servers, nor between slots, which may move.
+- The first commands of a group are sent at once, so groups for one slot are executed in call order unless it moves.
+- A command that a server rejects because the slot is elsewhere was not executed. It is sent again until the deadline.
+- A command without keys is sent to every shard; if any of them answers with an error or empty, that is the answer.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from gateway.redis.target import RedisTarget
 
 __all__ = ["AnyCommander", "ClusterCommander", "commander_of"]
 
-AGAIN_S: Final = 0.02  # as in `lanes`
+AGAIN_S: Final = 0.02  # same as in `lanes`
 
 
 class ClusterCommander:
-    """Fulfils what Commander does. See there."""
+    """Has the interface of Commander, for a Cluster."""
 
     is_sharded = True
 
@@ -59,12 +59,12 @@ class ClusterCommander:
         self._is_stopped = False
 
     def start(self) -> None:
-        """Begin to connect. Call once, on the event loop that all else is called on."""
+        """Start to connect. Call once, on the event loop of all other calls."""
         self._cluster.start(self._on_change)
         self._on_change()
 
     async def stop(self) -> None:
-        """End all connections; what is pending fails. Idempotent."""
+        """Close all connections; pending groups fail. Idempotent."""
         self._is_stopped = True
         await self._cluster.stop(self._on_change)
         for task in list(self._tasks):
@@ -78,7 +78,7 @@ class ClusterCommander:
         return tuple(self._commanders.values())
 
     def send(self, commands: Sequence[bytes], *, in_order: bool = True) -> "asyncio.Future[list[Any]]":
-        """See Commander.send. in_order: else slots do not wait for each other."""
+        """See Commander.send. in_order: False = send to all slots at once, without order between them."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Any]] = loop.create_future()
         if self._is_stopped:
@@ -100,14 +100,14 @@ class ClusterCommander:
     async def _in_order(
         self, segments: Sequence[tuple[int | None, list[bytes]]], first: "_Trial", due: float
     ) -> list[Any]:
-        """Get the answers of a group; its first segment is under way."""
+        """Return the answers of a group whose first segment is already sent."""
         answers: list[Any] = []
         for at, (slot, commands) in enumerate(segments):
             answers += await self._done(slot, commands, first if at == 0 else self._try(slot, commands), due)
         return answers
 
     async def _at_once(self, segments: Sequence[tuple[int | None, list[bytes], "_Trial"]], due: float) -> list[Any]:
-        """Get the answers of a group, all of which is under way."""
+        """Return the answers of a group whose segments are all sent."""
         parts = await all_ended(self._done(slot, part, trial, due) for slot, part, trial in segments)
         return [answer for part in parts for answer in part]
 
@@ -115,7 +115,7 @@ class ClusterCommander:
         try:
             answers = await work
         except BrokerUnavailable as error:
-            fail(future, BrokerUnavailable(error.what))  # what is in other slots may have been done
+            fail(future, BrokerUnavailable(error.what))  # commands for other slots may have been executed
         except asyncio.CancelledError:
             fail(future, BrokerUnavailable("the node is stopping"))
             raise
@@ -123,7 +123,7 @@ class ClusterCommander:
             future.set_result(answers)
 
     async def _done(self, slot: int | None, commands: list[bytes], trial: "_Trial", due: float) -> list[Any]:
-        """Get the answers of one segment, by as many trials as it takes. Raises BrokerUnavailable."""
+        """Return the answers of one segment, sent again until all commands are accepted. Raises BrokerUnavailable."""
         loop = asyncio.get_running_loop()
         answers: list[Any] = [None] * len(commands)
         open_ = list(range(len(commands)))
@@ -136,12 +136,12 @@ class ClusterCommander:
                     return answers
             self._cluster.hurry()
             if loop.time() >= due:
-                raise BrokerUnavailable(f"no server took it within {self._timeout_s:g} s")
+                raise BrokerUnavailable(f"no server accepted the command within {self._timeout_s:g} s")
             await asyncio.sleep(AGAIN_S)
             trial = self._try(slot, [commands[at] for at in open_])
 
     def _try(self, slot: int | None, commands: list[bytes]) -> "_Trial":
-        """Send commands to who has their slot; None = nobody has, as far as is known."""
+        """Send commands to the server of their slot; None = no server is known to have it."""
         if slot is None:
             if not self._commanders:
                 return None
@@ -175,13 +175,13 @@ class ClusterCommander:
 
 
 AnyCommander = Commander | ClusterCommander
-_Trial = asyncio.Future[list[Any]] | None  # None: nobody to be asked
+_Trial = asyncio.Future[list[Any]] | None  # None: there was no server to send to
 
 
 def commander_of(
     target: RedisTarget, *, role: str, client_name: str, metrics: Metrics, timeout_s: float, dial_timeout_s: float
 ) -> AnyCommander:
-    """Make what sends commands to a target, whatever it is. See Commander."""
+    """Make a Commander or a ClusterCommander for a target."""
     options: dict[str, Any] = {
         "role": role,
         "client_name": client_name,

@@ -1,7 +1,6 @@
-"""ClusterSequencer: publications that get a position, in a Redis Cluster: a Sequencer for each shard.
+"""ClusterSequencer: publishes with positions in a Redis Cluster, through one Sequencer for each shard.
 
-A replica that takes over is the same shard: its Sequencer sends again what was not answered. When a slot moves, `lanes`
-keep the order.
+After a failover the shard's Sequencer sends unanswered publications again. When a slot moves, `lanes` keeps the order.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ __all__ = ["AnySequencer", "ClusterSequencer", "sequencer_of"]
 
 
 class ClusterSequencer:
-    """Fulfils what Sequencer does. options: of each."""
+    """Has the interface of Sequencer, for a Cluster. options: passed to each Sequencer."""
 
     def __init__(
         self, cluster: Cluster, *, prefix: str, publish_timeout_s: float, metrics: Metrics, **options: Any
@@ -37,12 +36,12 @@ class ClusterSequencer:
         self._is_stopped = False
 
     def start(self) -> None:
-        """Begin to connect. Call once, on the event loop that all else is called on."""
+        """Start to connect. Call once, on the event loop of all other calls."""
         self._cluster.start(self._on_change)
         self._on_change()
 
     async def stop(self) -> None:
-        """End all connections; what is pending fails. Idempotent."""
+        """Close all connections; pending publications fail. Idempotent."""
         self._is_stopped = True
         await self._cluster.stop(self._on_change)
         await asyncio.gather(*(each.stop() for each in self._sequencers.values()), *self._ends)
@@ -69,11 +68,11 @@ class ClusterSequencer:
 
     @property
     def runs(self) -> bytes:
-        """See Sequencer.runs. Those of all primaries: a slot moves before this node knows."""
+        """The runs of all primaries, separated by blanks: a slot may move before this node learns of it."""
         return self._runs_beside(None)
 
     def _runs_beside(self, shard: Shard | None) -> bytes:
-        """List the runs of all shards but one: of a former primary of the same shard its replica may lack the last."""
+        """List the runs of all other shards. Not of `shard`: after a failover its new primary may lack some data."""
         return b" ".join(each.run for other, each in self._sequencers.items() if other is not shard and each.run)
 
     def _spell_runs(self) -> None:
@@ -108,5 +107,5 @@ AnySequencer = Sequencer | ClusterSequencer
 
 
 def sequencer_of(target: RedisTarget, **options: Any) -> AnySequencer:
-    """Make what publishes with positions to a target, whatever it is. options: of Sequencer."""
+    """Make a Sequencer or a ClusterSequencer for a target. options: of Sequencer."""
     return Sequencer(target, **options) if target.cluster is None else ClusterSequencer(target.cluster, **options)

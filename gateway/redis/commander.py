@@ -1,4 +1,4 @@
-"""Commander: sends commands of any kind, in groups, by the rules of `pipeline`, and gives each group its answers."""
+"""Commander: sends groups of commands over one connection, by the rules of `pipeline`; each group gets its answers."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -13,14 +13,14 @@ from gateway.redis.wire import Gets, Wire, WireError, command
 
 __all__ = ["Commander"]
 
-QUEUE_MAX: Final = 50_000  # groups; a node of 10,000 connections that all come at once needs as many
+QUEUE_MAX: Final = 50_000  # groups; needed when 10,000 clients connect to a node at once
 QUEUE_MAX_BYTES: Final = 64 * 1024 * 1024
 
 
 class Commander(Pipeline):
     """One connection for commands. role: for metrics and logs. timeout_s: from `send` to the last answer.
 
-    on_up: to be set by who wants to know of each new connection. is_sharded: its server is one of a Cluster's.
+    on_up: optional callback for each new connection. is_sharded: True if this is a ClusterCommander.
     """
 
     is_sharded = False
@@ -50,19 +50,19 @@ class Commander(Pipeline):
         )
         self.on_up: Callable[[], None] | None = None
         self._db = target.db
-        self._unasked = 0  # answers to come that are nobody's: of SELECT
-        self._answers: list[Any] = []  # of the oldest group, so far
+        self._unasked = 0  # pending answers that belong to no group: of SELECT
+        self._answers: list[Any] = []  # received so far for the oldest group
 
     @property
     def servers(self) -> "Sequence[Commander]":
-        """Give who sends to each server; of a Cluster, to each primary."""
+        """The Commanders of all servers: this one; in a Cluster, one for each primary."""
         return (self,)
 
     def send(self, commands: Sequence[bytes], *, in_order: bool = True) -> "asyncio.Future[list[Any]]":
-        """Queue a group of commands, each as `wire.command` spells it; never waits. in_order: it always is.
+        """Queue a group of commands, each encoded by `wire.command`; never waits. in_order: always true on one server.
 
-        The future: one answer for each, `hiredis.ReplyError` among them; or BrokerUnavailable: not known what
-        happened. Cancelled before it was written, it is not sent.
+        The future: one answer per command, `hiredis.ReplyError` for a failed one; or BrokerUnavailable: the outcome
+        is unknown. If it is cancelled before it was written, the group is not sent.
         """
         return self._queue(b"".join(commands), len(commands))
 
@@ -84,7 +84,7 @@ class Commander(Pipeline):
                     raise WireError(f"database not selected: {str(reply)[:200]}")
                 continue
             if not self._written:
-                raise WireError(f"unasked answer: {str(reply)[:200]}")
+                raise WireError(f"unexpected answer: {str(reply)[:200]}")
             if isinstance(reply, hiredis.ReplyError):
                 self._link.on_refused(reply)
             self._answers.append(reply)

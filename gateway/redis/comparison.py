@@ -1,6 +1,6 @@
-"""Comparison: what Redis has of a node's connections against the ledger, and what is in Redis without being held.
+"""Comparison: compares what Redis stores for a node's connections with the node's ledger, and removes the difference.
 
-Redis may have gone back to an older copy, or evicted keys, while the lease seems to be held.
+They can differ although the node's lease is valid: Redis may have restored an older copy, or evicted keys.
 """
 
 from collections import defaultdict
@@ -22,7 +22,7 @@ PAGE: Final = 500  # elements of an index
 
 
 class Comparison:
-    """Compares, and takes out what is not held. mended: counts what was wrong, by kind."""
+    """Finds what Redis lacks, and removes what the ledger does not contain. mended: counts the differences by kind."""
 
     def __init__(self, scripts: Scripts, *, prefix: str, ledger: Ledger, estate: Estate, mended: Counter) -> None:
         self._scripts = scripts
@@ -32,14 +32,14 @@ class Comparison:
         self._mended = mended
 
     def count(self, kind: str, number: int) -> None:
-        """Count what was wrong."""
+        """Count differences of one kind."""
         if number:
             self._mended.labels(kind).inc(number)
 
     async def look(self, owner: str, holdings: Sequence[Holding]) -> tuple[set[Holding], set[NameHeld]]:
-        """Find holdings of which Redis has no state, and names that others have; the index is put in order.
+        """Find holdings that Redis lacks, and names that other owners have; also repairs the index.
 
-        Nobody else may touch the holdings meanwhile. Raises BrokerUnavailable.
+        The caller must have locked the holdings in the ledger. Raises BrokerUnavailable.
         """
         if not holdings:
             return set(), set()
@@ -79,12 +79,12 @@ class Comparison:
         return missing, anothers
 
     async def runs(self) -> set[bytes]:
-        """Ask for the runs of all servers. Raises BrokerUnavailable."""
+        """Read the run_id of all servers. Raises BrokerUnavailable."""
         answers = await all_ended(server.run(Call("run", [], [])) for server in self._scripts.servers())
         return {bytes(run) for (run,) in answers}
 
     async def drop_strays(self, owner: str) -> int:
-        """Take out, without a word, what Redis has of an owner and the ledger has not; returns how much it was.
+        """Remove what Redis has of an owner and the ledger has not, without notices; returns the number removed.
 
         Raises BrokerUnavailable.
         """

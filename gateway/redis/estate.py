@@ -1,11 +1,11 @@
-"""Estate: what an owner (NODE:INCARNATION) owns, by its index, and the giving back of it.
+"""Estate: what an owner (NODE:INCARNATION, see `lease`) has in Redis, by its index, and how it is released.
 
 Rules:
 - An element of the index is a JSON list: ["r", roster, serial, entry] or ["n", names, name, serial].
-- It is written before the state and taken out after it. Both lie in different slots, so between the two anything may
-  happen: an element without state is harmless, state without an element would stay for ever.
-- Giving back is compare-and-delete by owner: done twice, by two reapers, or late, it finds nothing the second time,
-  and only who found it publishes `left`.
+- The element is written before the state, and removed after it. They are in different slots, so either step may fail
+  alone: an element without state is harmless; state without an element would never be removed.
+- Releasing is a compare-and-delete by owner. If it runs twice, late, or in two reapers, only the run that finds the
+  state deletes it and publishes `left`.
 """
 
 from collections import defaultdict
@@ -23,28 +23,28 @@ from gateway.redis.wire import command
 
 __all__ = ["Estate", "Holding", "NameHeld", "Place", "field_of", "read_element", "read_value"]
 
-BATCH = 200  # elements a round trip: a script of so many takes Redis 2 ms
+BATCH = 200  # elements per round trip: the script takes 2 ms in Redis
 AT_ONCE = (
-    2  # batches under way: while Redis works at one, what is told of another is made. Each keeps the node for 10 ms
+    2  # concurrent batches: Redis executes one while we build the next; building one blocks the event loop for 10 ms
 )
 
 _log = structlog.get_logger("snorky.redis")
 
 
 class Notices(Protocol):
-    """Makes what is published; see Asserter.notice."""
+    """Makes the notice that is published for a member; see Asserter.notice."""
 
     def __call__(self, roster: str, member: Member, *, has_joined: bool, is_identity: bool) -> bytes | None: ...
 
 
 class _Element(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     def element(self) -> bytes:
-        """Spell it as the index has it."""
+        """Encode it as an element of the index."""
         return msgspec.json.encode(self)
 
 
 class Place(_Element, tag="r", frozen=True):
-    """Where a connection is in a roster."""
+    """An entry of a connection in a roster."""
 
     roster: str
     serial: int
@@ -52,7 +52,7 @@ class Place(_Element, tag="r", frozen=True):
 
 
 class NameHeld(_Element, tag="n", frozen=True):
-    """A name of a connection."""
+    """A unique name that a connection owns."""
 
     names: str
     name: str
@@ -63,12 +63,12 @@ Holding = Place | NameHeld
 
 
 def field_of(owner: str, place: Place) -> bytes:
-    """Spell the field that an entry has in its roster. owner: NODE:INCARNATION."""
+    """Make the field name of an entry in its roster's hash. owner: NODE:INCARNATION."""
     return f"{owner}:{place.serial} {place.entry}".encode()
 
 
 def read_value(field: bytes, value: bytes) -> Member:
-    """Read a field of a roster and its value. Raises ValueError: we did not write that."""
+    """Decode a field of a roster's hash and its value. Raises ValueError: not in our format."""
     owner, _, entry = field.decode().partition(" ")
     length, _, rest = value.partition(b":")
     identity = rest[: int(length)].decode()
@@ -76,7 +76,7 @@ def read_value(field: bytes, value: bytes) -> Member:
 
 
 class Estate:
-    """Gives back what is owned. scripts: runs it. notices: what is told of it."""
+    """Releases what owners have. notices: makes the `left` notices."""
 
     def __init__(self, scripts: Scripts, *, prefix: str, notices: Notices) -> None:
         self._scripts = scripts
@@ -84,9 +84,9 @@ class Estate:
         self._notices = notices
 
     async def sweep(self, owner: str) -> int:
-        """Give back all that a dead owner owns; returns how much it was. Raises BrokerUnavailable.
+        """Release everything that a dead owner has; returns the number of holdings. Raises BrokerUnavailable.
 
-        Elements of which there is no state stay: a write that is on the way may bring it, until the last sweep.
+        Elements without state stay in the index until the last sweep: a late write may still create their state.
         """
         key, size = owned_key(self._prefix, owner), b"%d" % (AT_ONCE * BATCH)
         count, cursor = 0, b"0"
@@ -102,10 +102,10 @@ class Estate:
                 return count
 
     async def give_back(self, owner: str, holdings: Sequence[Holding], *, is_quiet: bool = False) -> list[bool]:
-        """Delete the state of these holdings; publishes `left`. True for each that was there.
+        """Delete the state of these holdings and publish `left`. Returns True for each that existed.
 
-        is_quiet: nothing is told, and only the rosters' versions show it: those that are gone had left before.
-        Raises BrokerUnavailable: perhaps it was done to some.
+        is_quiet: publish nothing, only increase the rosters' versions: for entries whose `left` was published before.
+        Raises BrokerUnavailable: some may have been deleted.
         """
         batches = [holdings[start : start + BATCH] for start in range(0, len(holdings), BATCH)]
         found: list[bool] = []
@@ -117,7 +117,7 @@ class Estate:
         return found
 
     def forget(self, owner: str, holdings: Iterable[Holding]) -> None:
-        """Take holdings out of the index, once their state is deleted; never waits."""
+        """Remove holdings from the index, after their state is deleted; never waits."""
         elements = [holding.element() for holding in holdings]
         if elements:
             self._scripts.forget(command(b"SREM", owned_key(self._prefix, owner), *elements))
@@ -155,7 +155,7 @@ class Estate:
         return found
 
     def _left(self, roster: str, field: bytes, value: bytes | None) -> tuple[bytes, bytes]:
-        """Make what is told if it is the identity's last entry, and if not. An entry that comes later tells nothing."""
+        """Make two `left` notices: if it is the identity's last entry, and if not. Empty if there is no entry now."""
         if value is None:
             return b"", b""
         try:
@@ -163,8 +163,8 @@ class Estate:
             return tuple(  # type: ignore[return-value]  # two of them
                 self._notices(roster, member, has_joined=False, is_identity=is_last) or b"" for is_last in (True, False)
             )
-        except Exception as error:  # the foreign code of a service, or a foreign writer: the member goes all the same
-            _log.exception("nothing told of who left", error=repr(error))
+        except Exception as error:  # raised by a service, or data in another format: the entry is removed anyway
+            _log.exception("no notice made for a member that left", error=repr(error))
             return b"", b""
 
 
@@ -172,7 +172,7 @@ _decode_element = msgspec.json.Decoder(Holding).decode
 
 
 def read_element(element: bytes) -> Holding | None:
-    """Read an element of an index; None: we did not write that."""
+    """Decode an element of an index; None = not in our format."""
     try:
         holding: Holding = _decode_element(element)
     except (msgspec.MsgspecError, ValueError):

@@ -1,18 +1,18 @@
-"""Functions: the library `snorky` in Redis, so that any client publishes once and in order with one FCALL.
+"""Functions: the function library `snorky` in Redis, with which any Redis client publishes once and in order.
 
     FCALL snorky_publish 1 'PREFIX:{SERVICE:CHANNEL}' PAYLOAD [IDEMPOTENCY_KEY]      -> EPOCH:OFFSET:TAG, or ''
 
 Rules:
-- Every heartbeat each node registers its channel rules under its prefix, in its database, and learns what all nodes
-  promise together (`scripts/rules.lua`). Rules count for `GRACE_S` after the last node that has them was there, counted
-  only while some node is there. So a node without rules, or a restart of all nodes, weakens nothing.
-- Every heartbeat each node also compares the library in Redis with its own (`libraries`), and loads it again if it is
-  missing, older or changed. A later one stays.
+- Every 2 s each node registers its channel rules under its prefix, in its database, and reads the merged rules of all
+  nodes (`scripts/rules.lua`). Rules remain valid for `GRACE_S` after the last node with these rules registered; only
+  time in which some node is running counts. So a node without rules, or a restart of all nodes, shortens no history.
+- Every 2 s each node also compares the library in Redis with its own (`libraries`), and loads its own if the one in
+  Redis is missing, older or changed. A later one is not replaced.
 - Nodes publish by the merged rules too: `promised`.
-- An older or foreign library may have published without keeping. So who recovers a client asks at the same time which
-  library is there (`ask`, `is_sound`), and looks at once where that is not the one that was there at the last look. The
-  library that replaces a foreign one has a mark, `doubt`; earlier positions of a channel are then refused
-  (`scripts/lost.lua`).
+- An older or foreign library may have published without adding to the history. So while a node reads history for a
+  client, it also asks which library is loaded (`ask`, `is_sound`), and if that has changed since its last check it
+  checks again at once. A library that replaces a foreign one contains a mark, the `doubt`; earlier positions of a
+  channel can then no longer be recovered from (`scripts/lost.lua`).
 """
 
 import asyncio
@@ -36,16 +36,16 @@ from gateway.shared_reads import SharedReads
 
 __all__ = ["GRACE_S", "Functions"]
 
-LOOK_S: Final = 2.0  # as the heartbeat
-GRACE_S: Final = 3600.0  # a deployment that is replaced node by node, or rolled back, takes less
-KEEP_S: Final = 30 * 86_400.0  # without any node: then the deployment has gone
+LOOK_S: Final = 2.0  # same as the heartbeat
+GRACE_S: Final = 3600.0  # a rolling upgrade or a rollback takes less
+KEEP_S: Final = 30 * 86_400.0  # without any node: then the deployment no longer exists
 STEP_MAX_S: Final = 10.0  # the longest time between two registrations in which nodes count as present
 
 _log = structlog.get_logger("snorky.redis")
 
 
 class Functions:
-    """Keeps the library and this node's rules in one Redis. commander: its connection; its `on_up` is taken over."""
+    """Keeps the library and this node's rules in one Redis. commander: its connection; this class sets its `on_up`."""
 
     def __init__(
         self,
@@ -67,16 +67,16 @@ class Functions:
         self._grace_s = grace_s
         self._rules: dict[str, Rules] = {}
         self._tables = RuleTables()
-        self._own_digest = self._tables.digest  # of tables that have nothing but our own rules
-        self._former = b""  # the mark of the last doubt, as nodes of the version before leave and read it
-        self._is_barred = False  # this user has no right to functions
-        self._is_blind = False  # it may not ask
+        self._own_digest = self._tables.digest  # of a merged text that contains only our own rules
+        self._former = b""  # the mark of the last doubt, under the key that nodes of the previous version use
+        self._is_barred = False  # the Redis user has no permission for functions
+        self._is_blind = False  # it has no permission to ask which library is loaded
         self._hurry = asyncio.Event()
         self._problem = ""
         self._task: asyncio.Task[None] | None = None
 
     def set_rules(self, service: str, rules: Rules) -> None:
-        """Take a service's rules. Call before `start`."""
+        """Set a service's rules. Call before `start`."""
         self._rules[service] = rules
 
     @property
@@ -85,16 +85,16 @@ class Functions:
         return self._tables.digest != self._own_digest
 
     def promised(self, service: str, name: str, own: History | None) -> History | None:
-        """Tell what a channel keeps by the rules of all nodes, its own included. name: by `codec.channel_name`."""
+        """Return a channel's history settings by the rules of all nodes. name: made by `codec.channel_name`."""
         return self._tables.promised(service, name, own)
 
     def start(self) -> None:
-        """Begin to register and to look; returns at once."""
+        """Start to register the rules and check the library; returns at once."""
         self._commander.on_up = self._hurry.set
         self._task = asyncio.get_running_loop().create_task(self._run(), name="redis-functions")
 
     async def stop(self) -> None:
-        """Stop looking. Library and rules stay for clients that publish while no node is there. Idempotent."""
+        """Stop. Library and rules stay in Redis for clients that publish while no node runs. Idempotent."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -103,17 +103,18 @@ class Functions:
 
     @property
     def doubt(self) -> bytes:
-        """Name the last time in which a foreign library may have published; b"" = none within `DOUBT_S`."""
+        """The mark of the last period in which a foreign library may have published; b"" = none within `DOUBT_S`."""
         return self._libraries.doubt.mark.encode()
 
     def ask(self, key: bytes) -> "asyncio.Future[list[Any]]":
-        """Ask which library is there, at the server of a key; give the answer to `is_sound`."""
+        """Ask the server of a key which library is loaded; pass the returned future to `is_sound`."""
         return self._commander.send([asking(key)])
 
     async def is_sound(self, asked: "asyncio.Future[list[Any]]") -> bool:
-        """Tell if the library has been there since the last look, so that `doubt` is true; else call `look`.
+        """True if the library has not changed since the last check, so that `doubt` is current; if False, call `look`.
 
-        A node that has no right to functions cannot tell, and says yes. Raises BrokerUnavailable.
+        Also True if the Redis user has no permission for functions, as it cannot be checked then. Raises
+        BrokerUnavailable.
         """
         (answer,) = await asked
         if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOPERM"):
@@ -124,17 +125,17 @@ class Functions:
         return self._is_barred or self._libraries.knows(answer)
 
     async def look(self) -> None:
-        """Look at the library now, and load it where it is not sound. Raises BrokerUnavailable: not known if it is."""
+        """Check the library now, and load it where necessary. Raises BrokerUnavailable: the outcome is unknown."""
         try:
             await self.ensure()
         except (LibraryRefused, ValueError) as error:
-            self._complain(error)  # the next look may find it otherwise
+            self._complain(error)  # the next check may succeed
 
     async def ensure(self) -> bool:
-        """Register the rules, and load the library unless it is there; returns True if it had to be loaded.
+        """Register the rules, and load the library where necessary; returns True if it had to be loaded.
 
-        Callers share a look that has not begun yet. Raises BrokerUnavailable: the outcome is unknown; ValueError: the
-        library must not be replaced.
+        Callers share a check that has not begun yet. Raises BrokerUnavailable: the outcome is unknown; ValueError: the
+        library is of a later version and must not be replaced.
         """
         return await self._looks.get("")
 
@@ -150,7 +151,7 @@ class Functions:
             await self._tell_doubt()
 
     async def _tell_doubt(self) -> None:
-        """Tell nodes of the version before."""
+        """Write the doubt's mark under the key that nodes of the previous version read."""
         if self.doubt and self.doubt != self._former:
             key, ttl_ms = doubt_key(self._prefix), b"%d" % round(DOUBT_S * 1000)
             await self._scripts.run(command(b"SET", key, self.doubt, b"PX", ttl_ms))
@@ -179,10 +180,10 @@ class Functions:
             self._hurry.clear()
             try:
                 if await self._scripts.is_plain():
-                    self._complain("this server knows no functions")
+                    self._complain("this server does not support functions")
                     return
                 await self.ensure()
-            except Exception as error:  # the top of a task: functions are for publishers; the node works without
+            except Exception as error:  # the top of a task: the node works without functions, publishers need them
                 self._complain(error)
             else:
                 self._problem, self._is_barred = "", False

@@ -1,9 +1,9 @@
-"""Heard: one channel that a node hears from Redis, and what one read brings for it.
+"""Heard: a channel to which a node is subscribed in Redis, and the grouping of received payloads by channel.
 
 Rules:
-- A channel has one or two Redis names. Nodes alone publish on the last. The first of two is open to publishers: what
-  only nodes may say (`publication.py`) is refused there, and a position becomes a hint.
-- What comes on either name is handed out together, in the order in which Redis sent it.
+- A channel has one or two Redis names. Only nodes publish on the last one. If there are two, publishers may use the
+  first: there, headers that only nodes may send (`publication.py`) are rejected, and a position becomes a hint.
+- The payloads of both names are delivered together, in the order in which Redis sent them.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ __all__ = ["HeardChannel", "by_channel"]
 
 
 class HeardChannel:
-    """One channel: what is wanted, and how far Redis has followed."""
+    """One channel: whether the node wants the subscription, and its state in Redis."""
 
     __slots__ = ("confirmation", "is_asked", "is_confirmed", "is_held", "key", "names", "waiters")
 
@@ -25,16 +25,16 @@ class HeardChannel:
         self.names = names
         self.is_held = False
         self.waiters = 0
-        self.is_asked = False  # SUBSCRIBE is sent, on the present wire
-        self.is_confirmed = False  # and answered
-        self.confirmation: asyncio.Future[None] | None = None  # shared by who waits
+        self.is_asked = False  # SUBSCRIBE was sent on the present connection
+        self.is_confirmed = False  # and confirmed
+        self.confirmation: asyncio.Future[None] | None = None  # shared by all waiting callers
 
     @property
     def is_wanted(self) -> bool:
         return self.is_held or self.waiters > 0
 
     def settle(self, error: Exception | None) -> None:
-        """Wake who waits."""
+        """Complete the confirmation of all waiting callers. error: None = confirmed."""
         future, self.confirmation = self.confirmation, None
         if future is None or future.done():
             return
@@ -42,7 +42,7 @@ class HeardChannel:
             future.set_result(None)
         else:
             future.set_exception(error)
-            future.exception()  # the waiter may be gone; then nobody is owed this
+            future.exception()  # mark it as retrieved: the waiting callers may have been cancelled
 
 
 def by_channel(
@@ -51,16 +51,17 @@ def by_channel(
     channels: Mapping[bytes, HeardChannel],
     on_forged: Callable[[HeardChannel], None],
 ) -> Mapping[HeardChannel, list[bytes]]:
-    """Give what one read brought, by channel, in order; payloads: by Redis name; names: of all of them, in order.
+    """Group the payloads of one read by channel, in order. payloads: by Redis name. names: of each payload, in order.
 
-    In nearly all reads only one name of a channel occurs, and nothing is a hint: then nothing is done per payload.
+    on_forged: called for each rejected payload. In nearly all reads only one name of a channel occurs and no payload
+    has a header: then no work is done per payload.
     """
     read: dict[HeardChannel, list[bytes]] = {}
     for name, each in payloads.items():
         channel = channels.get(name)
         if channel is None:
-            continue  # it was given up
-        if channel in read or (name != channel.names[-1] and max(each) >= MARK):  # one begins with it, or a greater one
+            continue  # it was unsubscribed
+        if channel in read or (name != channel.names[-1] and max(each) >= MARK):  # some payload may have a header
             return _one_by_one(payloads, names, channels, on_forged)
         read[channel] = each
     return read
@@ -72,7 +73,7 @@ def _one_by_one(
     channels: Mapping[bytes, HeardChannel],
     on_forged: Callable[[HeardChannel], None],
 ) -> Mapping[HeardChannel, list[bytes]]:
-    """Do the same with a look at each payload."""
+    """Group the payloads like `by_channel`, but check each one."""
     read: defaultdict[HeardChannel, list[bytes]] = defaultdict(list)
     rests = {name: iter(each) for name, each in payloads.items()}
     for name in names:

@@ -1,8 +1,8 @@
-"""Heartbeat: a node says every two seconds that it lives and how it does. `snorky stats` reads it.
+"""Heartbeat: every two seconds a node writes its state to Redis. `snorky stats` reads it.
 
-In Redis, all in one slot, O(nodes) whatever the number of clients: the set `PREFIX:{nodes}` of ids, and per node
-`PREFIX:{nodes}:ID` with its state as JSON, which Redis lets expire by its own clock. An id without a state is a dead
-node's; whoever reads removes it, and a node that only was late adds itself again with its next beat.
+In Redis, all in one slot, O(nodes) whatever the number of clients: the set `PREFIX:{nodes}` of node ids, and per node
+`PREFIX:{nodes}:ID` with its state as JSON, which expires in Redis. An id without a state belongs to a dead node;
+readers remove it. A node that was only late adds itself again with its next heartbeat.
 """
 
 import asyncio
@@ -22,24 +22,24 @@ from gateway.redis.target import RedisTarget
 __all__ = ["Heartbeat", "NodeState", "read_all_nodes", "read_nodes"]
 
 INTERVAL_S = 2.0
-TTL_S = 8.0  # three beats may fail
-LOOK_EVERY = 5  # beats; it also removes ids of the dead
+TTL_S = 8.0  # three heartbeats may fail
+LOOK_EVERY = 5  # heartbeats between two reads of all nodes, which also remove ids of dead nodes
 
 _log = structlog.get_logger("snorky.redis")
 
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """What a living node last said of itself. state: a JSON object, as the node wrote it."""
+    """The latest state of a living node. state: a JSON object, as the node wrote it."""
 
     node_id: str
     state: Mapping[str, Any]
 
 
 class Heartbeat:
-    """Writes one node's state while entered, and reads those of all nodes from time to time.
+    """Context manager that writes one node's state every interval_s, and reads all nodes every LOOK_EVERY intervals.
 
-    state: called for each beat; must return JSON values, and quickly. on_nodes: called with all living nodes.
+    state: called for each heartbeat; must return JSON values, quickly. on_nodes: called with all living nodes.
     """
 
     def __init__(
@@ -63,14 +63,14 @@ class Heartbeat:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin to beat; returns at once, whether Redis is there or not."""
+        """Start; returns at once, whether Redis is reachable or not."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="heartbeat")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop, and take this node off the list if Redis lets us in one interval."""
+        """Stop, and remove this node from the list if Redis answers within one interval."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -81,7 +81,7 @@ class Heartbeat:
                 pipe.srem(nodes_key(self._prefix), self._node_id)
                 await pipe.execute()
         except (RedisError, OSError, TimeoutError) as failure:
-            _log.info("node not taken off the list", error=str(failure), expires_in_s=self._ttl_ms / 1000)
+            _log.info("node not removed from the list", error=str(failure), expires_in_s=self._ttl_ms / 1000)
         finally:
             await self._client.aclose()
 
@@ -89,7 +89,7 @@ class Heartbeat:
         is_failing = False
         beats = 0
         loop = asyncio.get_running_loop()
-        while self._task is not None:  # not for ever: redis-py may swallow a cancellation that meets its answer
+        while self._task is not None:  # not `while True`: redis-py may swallow a cancellation
             began = loop.time()
             try:
                 await self._beat()
@@ -97,7 +97,7 @@ class Heartbeat:
                     nodes = await read_nodes(self._client, self._prefix)
                     if self._on_nodes is not None:
                         self._on_nodes(nodes)
-            except Exception as error:  # the top of a task; also a state() that fails must not end the beats
+            except Exception as error:  # the top of a task; even a failing state() must not end the heartbeats
                 if not is_failing:
                     _log.warning("heartbeat fails", error=str(error) or repr(error))
                 is_failing = True
@@ -117,9 +117,9 @@ class Heartbeat:
 
 
 async def read_all_nodes(clients: Sequence["Redis"], prefix: str) -> list[NodeState]:
-    """Read what any of several Redis has of each living node, sorted by id; those that are away are not needed.
+    """Read the states of all living nodes from several Redis, sorted by id. One reachable Redis is enough.
 
-    Raises redis.exceptions.RedisError or OSError: all are away.
+    Raises redis.exceptions.RedisError or OSError: none is reachable.
     """
     answers = await asyncio.gather(*(read_nodes(client, prefix) for client in clients), return_exceptions=True)
     found: dict[str, NodeState] = {}
@@ -137,7 +137,7 @@ async def read_all_nodes(clients: Sequence["Redis"], prefix: str) -> list[NodeSt
 async def read_nodes(client: "Redis", prefix: str) -> list[NodeState]:
     """Read the states of all living nodes, sorted by id. Raises redis.exceptions.RedisError.
 
-    Removes ids whose state has expired. What is no JSON object is skipped and logged.
+    Removes ids whose state has expired. A state that is not a JSON object is skipped and logged.
     """
     answer: Any = await client.smembers(nodes_key(prefix))
     ids = sorted(node_id.decode(errors="replace") for node_id in answer)

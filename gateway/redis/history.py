@@ -1,10 +1,10 @@
-"""RedisHistory: what channels keep, in Redis streams. Two connections: publications never wait behind what is read.
+"""RedisHistory: the histories of channels, in Redis streams. Two connections, so that reads do not delay publications.
 
-What is read at once is bounded, each entry and all together, before it leaves Redis: a reply beyond what a connection
-takes would end it for every channel, again and again.
+Redis limits the size of each entry and of each page before it sends them: a reply above the limit of a connection would
+close the connection, for all channels, at every attempt.
 
-All keys of a channel lie in its slot. A read takes as many round trips as it takes pages; each page is verified
-to follow the one before, so what is trimmed meanwhile is noticed.
+All keys of a channel are in one slot. A read takes one round trip per page. Each page is verified to follow the
+previous one, so entries that are trimmed meanwhile are detected.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ from gateway.settings import PAYLOAD_MAX_BYTES
 
 __all__ = ["RedisHistory"]
 
-PAGE: Final = 200  # entries; Redis does nothing else meanwhile
+PAGE: Final = 200  # entries; Redis is blocked while it reads a page
 PAGE_MAX_BYTES: Final = 1 << 20
-CHECKS_MAX: Final = 3  # of the function library: the first, the one behind a repair, and one for a busy moment
-FIRST_MAX_BYTES: Final = 131_072  # behind a position: a client at 20 KB/s has them before its request times out
+CHECKS_MAX: Final = 3  # of the function library: the first, one after a repair, and one in reserve
+FIRST_MAX_BYTES: Final = 131_072  # read after a position: a client at 20 KB/s gets it before its request times out
 
 
 class RedisHistory:
-    """Fulfils `gateway.history.Keeper` (its docstrings are the contract). prefix, node_id: as the broker's.
+    """Implements `gateway.history.Keeper` (its docstrings are the contract). prefix, node_id: same as the broker's.
 
-    payload_max_bytes: an entry with more is a tombstone.
+    payload_max_bytes: an entry with a larger payload is read as a tombstone.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class RedisHistory:
             if page is None:
                 return None
             if last is None:
-                last = page[0]  # what comes after is not asked for: else a busy channel is read for ever
+                last = page[0]  # read only up to here: otherwise reading a busy channel might never end
                 if max_entries and last - since.offset > max_entries:
                     return None
             for publication, position in page[1]:
@@ -142,7 +142,7 @@ class RedisHistory:
         (answer,) = await self._scripts.run(Call("recent", self._keys(key), arguments))
         if not answer:
             begun = await self.position(key)
-            # Since we looked somebody may have published: that is not to be passed over.
+            # A client may have published since the read above; then read again.
             return ([], begun) if begun.offset == 0 else await self.recent(key, limit)
         top = Position.parse(answer[0].decode())
         entries = zip(answer[1::4], answer[2::4], answer[3::4], answer[4::4], strict=True)
@@ -164,7 +164,7 @@ class RedisHistory:
         return {key: Position.parse(answer.decode()) for key, answer in found if answer is not None}
 
     def _asking(self, key: str, *, is_beginning: bool) -> Call:
-        """Make the call that asks where a channel stands. is_beginning: its history begins if there is none."""
+        """Build the call that reads a channel's position. is_beginning: begin a history if there is none."""
         keep_ms, entropy = b"%d" % round(KEEP_S * 1000), secrets.token_hex(12).encode()
         arguments = [entropy, keep_ms, self._sequencer.runs, b"%d" % is_beginning]
         return Call("position", self._keys(key), arguments)
@@ -175,10 +175,10 @@ class RedisHistory:
     async def _while_sound(
         self, key: str, read: Callable[[], Awaitable[list[Publication] | None]]
     ) -> list[Publication] | None:
-        """Read behind a position of somebody who did not hear the channel; None also if it may lack something.
+        """Run a read for a client that was not subscribed; None also if the history may be incomplete.
 
-        A foreign library may have published without keeping, up to now. So which library is there is asked while
-        history is read; a look at it repairs what is wrong.
+        A foreign function library may have published without adding to the history. So this asks, while it reads, which
+        library is loaded; if it has changed, it is checked and repaired, and the read is repeated.
         """
         if await self._scripts.is_plain():
             return await read()
@@ -186,7 +186,7 @@ class RedisHistory:
         for _ in range(CHECKS_MAX):
             asked, doubt = self._functions.ask(state), self._functions.doubt
             if doubt:
-                await self._scripts.run(Call("lost", [state], [doubt]))  # once: the state remembers the doubt
+                await self._scripts.run(Call("lost", [state], [doubt]))  # recorded once: the state remembers the doubt
             found = await read()
             if await self._functions.is_sound(asked) and doubt == self._functions.doubt:
                 return found
@@ -194,7 +194,7 @@ class RedisHistory:
         return None
 
     async def _first_after(self, key: str, since: Position, limit: int) -> list[Publication] | None:
-        """Read the first publications behind a position, one at least; None = it cannot be read from."""
+        """Read the first publications after a position, at least one; None = the position cannot be read from."""
         found: list[Publication] = []
         size, last, is_full = 0, since.offset + 1, False
         while since.offset < last and len(found) < limit and size < FIRST_MAX_BYTES and not is_full:
@@ -212,7 +212,7 @@ class RedisHistory:
     async def _page_after(
         self, key: str, since: Position, count: int, max_bytes: int = PAGE_MAX_BYTES, *, is_away: bool
     ) -> tuple[int, list[tuple[Publication, Position]]] | None:
-        """Read a page, and the channel's last offset; None = the position cannot be read from."""
+        """Read the channel's last offset and one page; None = the position cannot be read from."""
         arguments = [since.epoch.encode(), b"%d" % since.offset, since.tag.encode()]
         arguments += [b"%d" % count, b"%d" % max_bytes, self._payload_max, b"%d" % is_away, self._sequencer.runs]
         (answer,) = await self._scripts.run(Call("read", self._keys(key), arguments))
@@ -231,7 +231,7 @@ class RedisHistory:
 
 
 def _publication(payload: bytes | None, position: Position, previous_tag: str) -> Publication:
-    """payload: None = it is too large, and stayed in Redis."""
+    """Make a publication, or a tombstone. payload: None = too large, Redis did not send it."""
     if payload is None:
         return tombstone(Publication(b"", position, previous_tag), "too_large")
     return Publication(payload, position, previous_tag)

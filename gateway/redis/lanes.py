@@ -1,13 +1,14 @@
-"""Lanes: publications on their way to shards of a Cluster, in the order of the calls also while slots move.
+"""Lanes: sends publications to the shards of a Cluster in the order of the calls, also while slots move.
 
 Rules:
-- What a server refuses because the slot is elsewhere (MOVED, ASK, TRYAGAIN, CLUSTERDOWN) was surely not done. It is
-  sent again, where the slot is then, until its deadline.
-- A slot with something refused is *closed*: what comes later lines up behind it. So is one whose server changed while
-  something is still on the way to the former one.
-- A closed slot opens when all is answered that was on the way, and its line has gone out in its order.
-- Who lines up is answered by the deadline too, and not more than `waiting_max` line up in all: beyond, publications
-  fail at once and are counted.
+- A publication that a server rejects because the slot is elsewhere (MOVED, ASK, TRYAGAIN, CLUSTERDOWN) was not
+  executed. It is sent again, to the slot's current server, until its deadline.
+- After a rejection the slot is *closed*: later publications are queued. It is also closed if its server changes while
+  publications to the former server are unanswered.
+- When all sent publications of a closed slot are answered, the rejected and the queued ones are sent in order, and the
+  slot is open again.
+- Queued publications also fail at their deadline. At most `waiting_max` are queued for all slots; further ones fail at
+  once and are counted.
 """
 
 import asyncio
@@ -23,18 +24,18 @@ from gateway.redis.slots import slot_of
 
 __all__ = ["Lanes", "is_elsewhere"]
 
-AGAIN_S: Final = 0.02  # a slot that is being moved key by key: what is half way can be had in a moment
+AGAIN_S: Final = 0.02  # until the next attempt: a key that is being migrated is available again in a moment
 
-Send = Callable[[], "asyncio.Future[Any] | None"]  # None: nobody has the slot at present
+Send = Callable[[], "asyncio.Future[Any] | None"]  # None: no server is known to have the slot
 
 
 def is_elsewhere(text: str) -> bool:
-    """Tell whether a server's error says that another one is to be asked, or this one later."""
+    """True if an error of a server means: ask another server, or this one later."""
     return text.startswith(("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN"))
 
 
 class _Trip:
-    """One publication until it is answered."""
+    """One publication that is not answered yet."""
 
     __slots__ = ("due", "future", "send")
 
@@ -45,20 +46,20 @@ class _Trip:
 
 
 class _Lane:
-    """One slot, as long as something of it is on the way or lined up."""
+    """One slot that has unanswered or queued publications."""
 
     __slots__ = ("is_closed", "line", "on_way", "refused", "server")
 
     def __init__(self) -> None:
-        self.on_way = 0
-        self.server: object = None  # to which these are
+        self.on_way = 0  # sent and unanswered publications
+        self.server: object = None  # to which they were sent
         self.is_closed = False
-        self.refused: deque[_Trip] = deque()  # in the order they were sent in
-        self.line: deque[_Trip] = deque()  # what came later
+        self.refused: deque[_Trip] = deque()  # rejected ones, in the order in which they were sent
+        self.line: deque[_Trip] = deque()  # later ones, not sent yet
 
 
 class Lanes:
-    """Sends by slots. hurry: has it found out where slots are. timeout_s: of every publication."""
+    """Sends publications, in order per slot. hurry: requests a refresh of the slots. timeout_s: of each publication."""
 
     def __init__(
         self, hurry: Callable[[], None], *, timeout_s: float, metrics: Metrics, waiting_max: int = QUEUE_MAX
@@ -67,13 +68,13 @@ class Lanes:
         self._timeout_s = timeout_s
         self._drops = metrics.drops.labels("publish_queue_full")
         self._waiting_max = waiting_max
-        self._waiting = 0  # in all lanes: refused, and lined up
+        self._waiting = 0  # rejected and queued publications of all slots
         self._lanes: dict[int, _Lane] = {}
 
     def send(self, name: bytes, server: object, send: Send) -> "asyncio.Future[Any]":
-        """Send one publication. name: of its channel. server: that has the slot now, whatever tells it from others.
+        """Send one publication. name: Redis channel. server: the slot's server now, as any object that identifies it.
 
-        send: sends it to who has the slot when it is called; may be called more than once.
+        send: sends it to the server that has the slot at the time of the call; may be called more than once.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
@@ -119,7 +120,7 @@ class Lanes:
                 fail(trip.future, BrokerUnavailable("outcome unknown: cancelled"))
             elif error is not None:
                 trip.future.set_exception(error)
-                trip.future.exception()  # read once: it may be ignored
+                trip.future.exception()  # mark it as retrieved: callers may ignore the future
             else:
                 trip.future.set_result(answer.result())
         self._settle(slot, lane)
@@ -133,10 +134,10 @@ class Lanes:
         self._settle(slot, lane)
 
     def _is_overdue(self, trip: _Trip) -> bool:
-        """Fail a publication that nobody has taken in time."""
+        """Fail a publication whose deadline has passed; returns True if so."""
         if asyncio.get_running_loop().time() < trip.due:
             return False
-        fail(trip.future, BrokerUnavailable(f"no server took it within {self._timeout_s:g} s"))
+        fail(trip.future, BrokerUnavailable(f"no server accepted the command within {self._timeout_s:g} s"))
         return True
 
     def _settle(self, slot: int, lane: _Lane) -> None:
@@ -144,7 +145,7 @@ class Lanes:
             return
         if lane.refused or lane.line:
             asyncio.get_running_loop().call_later(AGAIN_S, self._reopen, slot, lane)
-            lane.on_way += 1  # the timer's: nothing else settles meanwhile
+            lane.on_way += 1  # counts the timer, so that the lane is not settled before it fires
         else:
             del self._lanes[slot]
 
@@ -156,9 +157,9 @@ class Lanes:
         lane.is_closed, lane.server = False, None
         for trip in waiting:
             if trip.future.done() or self._is_overdue(trip):
-                continue  # cancelled: nobody wants it sent
+                continue  # cancelled: do not send it
             if lane.is_closed:
-                self._wait(lane.line, trip)  # the one before it found nobody
+                self._wait(lane.line, trip)  # an earlier one was rejected again
             else:
                 self._depart(slot, lane, trip)
         lane.on_way -= 1

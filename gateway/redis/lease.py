@@ -1,12 +1,14 @@
-"""Lease: one heartbeat of a node stands for all that its connections own.
+"""Lease: one lease per node keeps alive everything that its connections own in Redis.
 
-Rules:
-- It is renewed every 2 s and ends 8 s after the last time, by the clock of Redis. One that has ended is simply
-  renewed under the same incarnation: while Redis stood still, everybody's did.
-- A clock of Redis that is set back makes no lease longer: each renewal shortens those that end later than it does.
-- Only a reaper's claim fences. Then the node takes a new incarnation, at once.
-- Redis that does not know a lease which it was told of has lost its state.
-- `is_held` counts from when a renewal was sent, by this node's clock: never longer than Redis counts.
+An *incarnation* is a random id that a node chooses at its start and each time it is fenced. *Fencing* by a reaper ends
+an incarnation for good: its late writes are undone. Rules:
+- The node renews its lease every 2 s; it expires 8 s after the last renewal, by the clock of Redis. An expired lease is
+  renewed under the same incarnation: if Redis was unavailable, the leases of all nodes have expired.
+- If the clock of Redis is set back, no lease lasts longer: each renewal shortens leases that expire later than itself.
+- A node is fenced only by a reaper's claim. It then takes a new incarnation at once.
+- If Redis does not know a lease that was renewed before, it has lost its state.
+- `is_held` is computed from the time when a renewal was sent, by this node's clock, so it never lasts longer than the
+  lease in Redis.
 """
 
 import asyncio
@@ -27,22 +29,22 @@ _log = structlog.get_logger("snorky.redis")
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Of leases and reapers. The defaults are promised: what a dead node had is gone within 15 s."""
+    """Timings of leases and reapers. The documented guarantee with the defaults: dead nodes are cleaned up in 15 s."""
 
     ttl_s: float = 8.0  # three renewals may fail
     renew_s: float = 2.0
     look_s: float = 1.0
-    sighting_s: float = 3.0  # between two sightings of the same dead node: longer than a living one needs to renew
-    claim_ttl_s: float = 3600.0  # writes that were on the way may come as long as TCP tries: 15 min
-    hold_s: float = 5.0  # a reaper that takes longer is joined by another one
-    sweep_s: float = 60.0  # the dead are looked at again
+    sighting_s: float = 3.0  # between two observations of an expired lease: longer than a living node needs to renew
+    claim_ttl_s: float = 3600.0  # late writes may arrive as long as TCP retransmits: 15 min
+    hold_s: float = 5.0  # a reaper works alone for this time; then another one may start too
+    sweep_s: float = 60.0  # between two sweeps of a dead node
 
 
 class Lease:
-    """Keeps one node's lease. tag: what its incarnations begin with.
+    """Renews one node's lease. tag: prefix of its incarnations.
 
-    To be set by who wants to know, and not to wait: on_fenced, with the former NODE:INCARNATION; on_lost_state, when
-    Redis lost its state; on_renewed.
+    Optional callbacks, which must not block: on_fenced, with the former NODE:INCARNATION; on_lost_state: Redis has lost
+    its state; on_renewed.
     """
 
     def __init__(self, scripts: Scripts, *, prefix: str, node_id: str, timings: Timings, tag: str = "") -> None:
@@ -60,27 +62,27 @@ class Lease:
         self._task: asyncio.Task[None] | None = None
         self.incarnation = self._new_incarnation()
         self.renewals = 0
-        self.is_failing = False  # the last renewal failed: perhaps nobody can renew
+        self.is_failing = False  # the last renewal failed; perhaps no node can renew
 
     @property
     def owner(self) -> str:
-        """NODE:INCARNATION, as it is now."""
+        """The current NODE:INCARNATION."""
         return f"{self.node_id}:{self.incarnation}"
 
     @property
     def is_held(self) -> bool:
-        """True while Redis cannot have let it end."""
+        """True while the lease cannot have expired in Redis."""
         now = asyncio.get_running_loop().time()
         return self._renewed_at is not None and now - self._renewed_at < self._timings.ttl_s
 
     def start(self) -> None:
-        """Begin to renew; returns at once."""
+        """Start to renew; returns at once."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="redis-lease")
 
     async def stop(self, *, is_clean: bool) -> None:
-        """End it, if Redis lets us. Idempotent.
+        """Stop renewing, and give the lease up if Redis answers. Idempotent.
 
-        is_clean: nothing is owned under it any more; else it is left to a reaper.
+        is_clean: nothing is owned under the lease any more; otherwise a reaper releases what is owned.
         """
         await self.abandon()
         if self._renewed_at is not None:
@@ -92,7 +94,7 @@ class Lease:
                 _log.info("lease not given up", error=error.what, expires_in_s=self._timings.ttl_s)
 
     async def abandon(self) -> None:
-        """Renew no more, and say nothing. Idempotent."""
+        """Stop renewing, without giving the lease up in Redis. Idempotent."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -103,7 +105,7 @@ class Lease:
         await self._first.wait()
 
     def hurry(self) -> None:
-        """Renew now: there is a connection again, and others may be about to think us dead."""
+        """Renew now: Redis is reachable again, and other nodes may be about to consider this node dead."""
         self._wake.set()
 
     async def _run(self) -> None:
@@ -117,7 +119,7 @@ class Lease:
                 if not self.is_failing:
                     _log.warning("lease not renewed", error=error.what)
                 self.is_failing = True
-            except Exception as error:  # the top of a task: without it the node would be reaped
+            except Exception as error:  # the top of a task: if it ended, the node would be reaped
                 _log.exception("lease not renewed", error=repr(error))
                 self.is_failing = True
             else:
@@ -134,7 +136,7 @@ class Lease:
         longest_s = max(self._timings.sweep_s, self._timings.hold_s)
         times = [b"%d" % round(seconds * 1000) for seconds in (self._timings.ttl_s, longest_s)]
         (status,) = await self._scripts.run(Call("renew", keys, [self.owner.encode(), *times]))
-        # A claim does not stand for ever: who was away for longer than that cannot know whether it was fenced.
+        # A claim expires: a node that was disconnected for longer cannot know whether it was fenced.
         last = self._renewed_at
         is_forgotten = status == b"new" and last is not None and sent_at - last > self._timings.claim_ttl_s / 2
         if status == b"fenced" or is_forgotten:

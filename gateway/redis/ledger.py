@@ -1,10 +1,10 @@
-"""Ledger: what each connection of this node holds, and what is owed.
+"""Ledger: the holdings (roster entries and names) of each connection of this node, and the pending cleanups.
 
 Rules:
-- Holdings are lent to one caller at a time: what is done for one connection is done one after the other, so that
-  nothing that is given back comes again by a call that was overtaken.
-- A *debt* is what may have been done although its caller was told that it failed, or what could not be given back. It
-  is paid twice if a write may have been on the way: once soon, once later.
+- The holdings of a connection are locked by one caller at a time. So operations for one connection do not overlap, and
+  a delayed write cannot restore what was released meanwhile.
+- A *debt* is a pending cleanup: of a write that may have succeeded although we reported a failure, or of a release that
+  has not succeeded. If a write may still be in transit, the cleanup runs twice: soon, and again later.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ __all__ = ["Holdings", "Ledger"]
 
 
 class Holdings:
-    """What one connection holds. is_gone: it holds nothing any more, and gets nothing."""
+    """The holdings of one connection. is_gone: the connection is closed and cannot get any."""
 
     __slots__ = ("all", "is_gone", "lock", "users")
 
@@ -37,7 +37,7 @@ class _Debt:
 
 
 class Ledger:
-    """Keeps the books of one node. echo_s: when a debt is paid for the second time."""
+    """The holdings and pending cleanups of one node. echo_s: time until the second run of a cleanup."""
 
     def __init__(self, *, echo_s: float) -> None:
         self._echo_s = echo_s
@@ -47,27 +47,27 @@ class Ledger:
 
     @property
     def is_empty(self) -> bool:
-        """True if nothing is held nor owed."""
+        """True if there are no holdings and no pending cleanups."""
         return not self._holdings and not self._debts
 
     @property
     def has_debts(self) -> bool:
-        """True if something is owed, or a connection's leaving is not finished."""
+        """True if a cleanup is pending, or the release of a closed connection is not finished."""
         return bool(self._debts or self._leaving)
 
     def names(self) -> list[NameHeld]:
-        """List all names that are held."""
+        """List all names that connections own."""
         every = (holding for holdings in self._holdings.values() for holding in holdings.all)
         return [holding for holding in every if isinstance(holding, NameHeld)]
 
     def holds(self, holding: Holding) -> bool:
-        """True if its connection has it."""
+        """True if its connection has this holding."""
         holdings = self._holdings.get(holding.serial)
         return holdings is not None and holding in holdings.all
 
     @asynccontextmanager
     async def held(self, serial: int) -> AsyncIterator[Holdings]:
-        """Lend what a connection holds. Raises ConnectionClosed: it has gone meanwhile."""
+        """Lock the holdings of a connection. Raises ConnectionClosed: the connection is closed."""
         async with self._lend(serial) as holdings:
             if holdings.is_gone:
                 raise ConnectionClosed
@@ -75,23 +75,23 @@ class Ledger:
 
     @asynccontextmanager
     async def held_all(self, wanted: Collection[Holding]) -> AsyncIterator[dict[Holding, Holdings]]:
-        """Have nobody else touch these holdings; gives those that connections have."""
+        """Lock the connections of these holdings; yields those that still exist, with their connection's Holdings."""
         async with AsyncExitStack() as stack:
-            # One caller at a time has more than one, so two never wait for each other.
+            # Only one caller at a time locks several connections, so there is no deadlock.
             serials = dict.fromkeys(holding.serial for holding in wanted)
             lent = {serial: await stack.enter_async_context(self._lend(serial)) for serial in serials}
             yield {each: lent[each.serial] for each in wanted if each in lent[each.serial].all}
 
     @asynccontextmanager
     async def leaving(self, serial: int) -> AsyncIterator[list[Holding]]:
-        """Take all away from a connection that has gone. If this is cancelled, `left_over` names it."""
+        """Lock a closed connection and remove all its holdings at the end. If cancelled, `left_over` lists it."""
         holdings = self._holdings.get(serial)
         if holdings is None:
             self._leaving.discard(serial)
             yield []
             return
         self._leaving.add(serial)
-        holdings.is_gone = True  # from here on nothing is given to who waits
+        holdings.is_gone = True  # from here on waiting callers get ConnectionClosed
         async with self._lend(serial):
             mine = list(holdings.all)
             yield mine
@@ -99,7 +99,7 @@ class Ledger:
         self._leaving.discard(serial)
 
     def left_over(self) -> list[int]:
-        """List connections whose leaving is not finished."""
+        """List closed connections whose release is not finished."""
         return list(self._leaving)
 
     @asynccontextmanager
@@ -114,22 +114,22 @@ class Ledger:
             if not holdings.users and not holdings.all and self._holdings.get(serial) is holdings:
                 del self._holdings[serial]
 
-    # -- debts -------------------------------------------------------------------------------------------------
+    # -- pending cleanups --------------------------------------------------------------------------------------
 
     def owe(self, owner: str, holding: Holding, *, is_under_way: bool) -> None:
-        """Note a debt. is_under_way: its write may still come."""
+        """Schedule a cleanup. is_under_way: its write may still be in transit, so it runs twice."""
         self._debts[owner, holding] = _Debt(asyncio.get_running_loop().time(), is_last=not is_under_way)
 
     def excuse(self, owner: str, holding: Holding) -> None:
-        """Cancel a debt: it is held again."""
+        """Cancel a cleanup: the connection has the holding again."""
         self._debts.pop((owner, holding), None)
 
     def is_owed(self, owner: str, holding: Holding) -> bool:
-        """True until it is paid or cancelled."""
+        """True while a cleanup of this holding is pending."""
         return (owner, holding) in self._debts
 
     def due(self, max_count: int) -> list[tuple[str, Holding]]:
-        """List debts that are to be paid now, (NODE:INCARNATION, holding)."""
+        """List the cleanups that are due, as (NODE:INCARNATION, holding)."""
         now = asyncio.get_running_loop().time()
         found = []
         for key, debt in self._debts.items():
@@ -140,7 +140,7 @@ class Ledger:
         return found
 
     def paid(self, owner: str, holding: Holding) -> None:
-        """Know that a debt was paid; it may be due once more."""
+        """Record that a cleanup has run; schedules its second run if there is one."""
         debt = self._debts.pop((owner, holding), None)
         if debt is not None and not debt.is_last:
             due = asyncio.get_running_loop().time() + self._echo_s

@@ -1,14 +1,14 @@
-"""Libraries: the function library in every server of one Redis: is it sound, and if not, loads it again.
+"""Libraries: checks the function library in every server of one Redis, and loads it again where necessary.
 
-Rules:
-- A node knows the last instance that it found sound on each run of a server (`library_instance`). One that it does not
-  know is judged by its text; one that no node can have loaded is replaced, whatever its text.
-- A library that replaces what may not have kept has a new doubt in it. So nobody finds the one without the other,
-  whichever node, prefix and database it is.
-- What the load did replace is asked for just before it: if that was something else than was judged, the library is
-  loaded once more, with a doubt.
-- The servers of a Cluster have the same doubt, for channels move between them. They also have the same rules: all that
-  any of them has, or had at an earlier look: perhaps no node is left that knows the rules of another prefix.
+A *doubt* marks a period in which another library may have published without adding to the history. Rules:
+- A node remembers, for each run of a server, the last instance that it found correct (`library_instance`). An unknown
+  instance is judged by its text; one that no node can have loaded is replaced, whatever its text.
+- A library that replaces one that may have published without history contains a new doubt. So every node, with any
+  prefix and database, finds the doubt together with the library.
+- Just before a load the node asks for the instance that is being replaced. If it is not the one that was judged, the
+  library is loaded again, with a new doubt.
+- All servers of a Cluster have the same doubt, because channels move between them. They also have the same rules: all that any of
+  them has, or had at an earlier look, because the rules of a prefix without nodes are nowhere else.
 """
 
 import re
@@ -31,15 +31,15 @@ from gateway.redis.wire import command
 
 __all__ = ["DOUBT_S", "Libraries", "LibraryRefused", "asking"]
 
-DOUBT_S: Final = 2 * 86_400.0  # longer than a channel's state lives that nobody touches
-LOOKS_MAX: Final = 5  # at a library that is loaded again while we look
+DOUBT_S: Final = 2 * 86_400.0  # longer than the state of an unused channel lives
+LOOKS_MAX: Final = 5  # attempts if the library is loaded again while we read it
 _RUN: Final = re.compile(rb"^run_id:([0-9a-f]+)", re.MULTILINE)
 
 _log = structlog.get_logger("snorky.redis")
 
 
 class LibraryRefused(BrokerUnavailable):
-    """Redis refused what has to do with functions. is_barred: the user lacks the right."""
+    """Redis rejected a command about functions. is_barred: the Redis user lacks the permission."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -47,7 +47,7 @@ class LibraryRefused(BrokerUnavailable):
 
 
 def asking(key: bytes | None = None) -> bytes:
-    """Write the command that asks which instance is there. key: of the slot to ask for; None = of any server."""
+    """Build the command that asks for the loaded instance. key: selects the server of its slot; None = any server."""
     keys = [b"0"] if key is None else [b"1", key]
     return command(b"FCALL_RO", b"snorky_library", *keys)
 
@@ -63,7 +63,7 @@ class _Look:
 
 
 class Libraries:
-    """The libraries of one Redis, or of all servers of a Cluster. doubt: the last one; `NO_DOUBT`."""
+    """The libraries of one Redis, or of all servers of a Cluster. doubt: the latest one, or `NO_DOUBT`."""
 
     def __init__(self, commander: AnyCommander, *, metrics: Metrics) -> None:
         self.doubt = NO_DOUBT
@@ -74,15 +74,15 @@ class Libraries:
         self._has_loaded = False
 
     def knows(self, answer: object) -> bool:
-        """True if an answer to `asking` is of an instance that was found sound, whose doubt is known."""
+        """True if the answer to `asking` is an instance that was found correct, and its doubt is known."""
         instance = Instance.parse(answer)
         return instance is not None and instance.is_same(self._known.get(instance.run)) and instance.doubt <= self.doubt
 
     async def ensure(self, rules: tuple[str, str], *, former: bytes) -> bool:
-        """Load the library where it is not sound; True = somewhere it was not.
+        """Load the library on servers where it is missing, outdated or doubtful; returns True if there were any.
 
-        rules: prefix and text of all nodes. former: the mark of the last doubt as nodes of format 2 leave it. Raises
-        LibraryRefused; BrokerUnavailable: the outcome is unknown; ValueError: the library is a later version's.
+        rules: prefix, and merged rules of all nodes. former: the mark of the last doubt, as nodes of format 2 store it.
+        Raises LibraryRefused; BrokerUnavailable: the outcome is unknown; ValueError: the library is of a later version.
         """
         servers = self._commander.servers
         if not servers:
@@ -101,7 +101,7 @@ class Libraries:
         sound = [look.instance for look in looks if look.instance and look not in doubtful and look not in wanted]
         known = {each.run: each for each in (*sound, *loaded) if each is not None}
         former_ones = {look.run: self._known[look.run] for look in looks if look.run in self._known}
-        self._known = former_ones | known  # the last sound ones, until there are others
+        self._known = former_ones | known  # keep the last correct instance of a run until there is a newer one
         self.doubt = max((each.doubt for each in self._known.values()), default=NO_DOUBT)
         if len(ours) < len(looks):
             raise ValueError("Redis has the function library of a later version: upgrade this node")
@@ -109,7 +109,7 @@ class Libraries:
         return bool(wanted)
 
     def _is_doubtful(self, look: _Look) -> bool:
-        """True if what is there, or was there since the last look, may have published without keeping."""
+        """True if a library since the last check, or the present one, may have published without history."""
         known = self._known.get(look.run)
         if look.found is Found.MISSING:
             return known is not None
@@ -141,7 +141,7 @@ class Libraries:
             steps = [asking(), listing, asking(), command(b"TIME"), command(b"INFO", b"server")]
             before, *answers = await server.send(steps)
             if isinstance(answers[1], hiredis.ReplyError):
-                answers[1] = None  # not there, or another library
+                answers[1] = None  # snorky_library does not exist
             (library, after, time, info) = _sound(answers)
             instance = Instance.parse(after)
             if instance is None or instance.is_same(Instance.parse(before)):
@@ -153,7 +153,7 @@ class Libraries:
     async def _load(
         self, look: _Look, lines: dict[str, str] | None, doubt: Doubt, *, is_doubtful: bool
     ) -> Instance | None:
-        """Returns the instance that is there now; None = somebody was faster."""
+        """Load the library on one server. Returns its instance; None = another node has replaced it already."""
         text = write_library(lines, doubt=doubt, loaded_us=look.now_us)
         loading = command(b"FUNCTION", b"LOAD", b"REPLACE", text.encode())
         answers = await look.server.send([asking(), loading, asking()])
@@ -174,7 +174,7 @@ class Libraries:
     def _count(self, look: _Look, *, is_doubtful: bool) -> None:
         found = look.found
         if is_doubtful and found in (Found.OURS, Found.SIBLING):
-            found = Found.FOREIGN  # an old copy, or what was there in between
+            found = Found.FOREIGN  # an old copy, or there was a foreign library in between
         if found is Found.FOREIGN or (self._has_loaded and found in (Found.MISSING, Found.OLDER)):
             self._metrics.library_repairs.labels(found.value).inc()
             _log.warning("functions repaired", library=LIBRARY, reason=found.value)
@@ -183,7 +183,7 @@ class Libraries:
 
 
 def _sound(answers: list[Any]) -> list[Any]:
-    """Give the answers back. Raises LibraryRefused: one is an error."""
+    """Return the answers. Raises LibraryRefused: one is an error."""
     for answer in answers:
         if isinstance(answer, hiredis.ReplyError):
             raise LibraryRefused(str(answer)[:300])

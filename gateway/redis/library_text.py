@@ -1,16 +1,16 @@
-"""Library text: the Lua source of the library `snorky`, and what a library found in Redis is. Pure.
+"""Library text: makes the Lua source of the library `snorky`, and classifies a library found in Redis. Pure.
 
 Rules:
 - One source: the library's body is `scripts/publish.lua`, which nodes also use to publish.
-- Functions are global to a server, over all prefixes and databases. So the library contains no rules: the function
-  reads them from a key of its caller's prefix and database. Only in a Cluster, which has one database and lets a
-  function read declared keys only, it contains the rules, a line for each prefix; each node keeps the others' lines.
+- Functions are global to a server, for all prefixes and databases. So the library contains no rules: the function reads
+  them from a key of its caller's prefix and database. Only in a Cluster, where there is one database and a function can
+  read declared keys only, the library contains the rules, one line per prefix; each node keeps the others' lines.
 - The header has a format and a digest of the text below it. The format counts up with each incompatible change, and a
   library of a later format is never replaced. Two nodes of one format may still have different texts (a fix): a node
   then loads its own once, at its start, and leaves the other's alone afterwards, so that they do not replace each other
   indefinitely.
-- A salt in the library replaces the random bytes that a node passes: Redis has no source of randomness that differs
-  after each start.
+- A salt in the library replaces the random bytes that a node would pass: the random numbers of Redis repeat after each
+  start.
 - The header also has the time of loading and the last doubt, which `snorky_library` returns: `library_instance`.
 """
 
@@ -30,7 +30,7 @@ __all__ = ["FORMAT", "LIBRARY", "Found", "code_in", "has_kept", "judge", "lines_
 
 LIBRARY: Final = "snorky"
 FORMAT: Final = 3  # 2: without snorky_library; 1: rules of all prefixes in the library, by prefix alone
-KEEPING: Final = 2  # the first format that keeps what the nodes' rules promise
+KEEPING: Final = 2  # the first format that keeps histories by the merged rules of all nodes
 
 _FOLDER = Path(__file__).parent
 _PUBLISH = (_FOLDER / "scripts" / "publish.lua").read_text().partition("\n")[2]
@@ -42,7 +42,7 @@ _END_OF_LINES: Final = "} -- of the rules\n"
 
 
 class Found(Enum):
-    """What a node finds in Redis. The values are the reasons in the metric."""
+    """The kind of a library found in Redis. The values are the reasons in the metric."""
 
     OURS = "ours"
     SIBLING = "sibling"  # of our format, unchanged since a node loaded it, with another text
@@ -53,7 +53,7 @@ class Found(Enum):
 
 
 def code_in(answer: Any) -> str | None:
-    """Read the text of a library from the answer to FUNCTION LIST ... WITHCODE; None = it is not there."""
+    """Read the text of a library from the answer to FUNCTION LIST ... WITHCODE; None = not loaded."""
     if not answer:
         return None
     fields = answer[0]  # name, value, name, value ...; or a mapping
@@ -62,7 +62,7 @@ def code_in(answer: Any) -> str | None:
 
 
 def judge(library: str | None) -> Found:
-    """Tell what a library is, whatever rules it has. None = there is none."""
+    """Classify a library, ignoring its rules. None = not loaded."""
     if library is None:
         return Found.MISSING
     found = _FORMAT.search(library)
@@ -78,20 +78,20 @@ def judge(library: str | None) -> Found:
 
 
 def has_kept(library: str | None) -> bool:
-    """Tell if a library of this format, or of one before, has kept what the nodes' rules promise."""
+    """True if a library of this or an earlier format has kept histories by the merged rules of all nodes."""
     found = _FORMAT.search(library or "")
     return library is not None and found is not None and int(found[1]) >= KEEPING and _is_unchanged(library)
 
 
 def lines_in(library: str | None) -> dict[str, str]:
-    """Read the rules that a library has which has kept, as they are written there: prefix -> quoted text."""
+    """Read the rules in a library that adds to the history, as written there: prefix -> quoted text."""
     if library is None or judge(library) is Found.LATER or not has_kept(library):
         return {}
     return dict(_LINE.findall(library.partition(_END_OF_LINES)[0]))
 
 
 def write_library(lines: Mapping[str, str] | None, *, doubt: Doubt = NO_DOUBT, loaded_us: int = 0) -> str:
-    """Write a library.
+    """Make the text of a library.
 
     lines: the rules of all prefixes, as `lines_in` reads them; None = not for a Cluster. loaded_us: the time of Redis.
     """
@@ -118,7 +118,7 @@ def write_library(lines: Mapping[str, str] | None, *, doubt: Doubt = NO_DOUBT, l
 
 
 def quote(text: str) -> str:
-    """Write a text for Lua; every byte that is not a letter or digit becomes a number, so nothing can end the text."""
+    """Quote a text for Lua: every byte except ASCII letters and digits is written as a number, so it is safe."""
     return (
         '"'
         + "".join(chr(byte) if chr(byte).isalnum() and byte < 128 else f"\\{byte:03d}" for byte in text.encode())

@@ -1,10 +1,10 @@
-"""Link: one connection to Redis, kept for ever. Dials, hands the wire to its owner, and dials again when it is lost.
+"""Link: keeps one connection to Redis. Connects, hands the wire to its owner, and reconnects when the wire is lost.
 
-The waits between attempts grow and are drawn at random ("full jitter"), so that after a restart of Redis not all
-nodes come back in one instant; they stay under a second, since healing within three is promised.
+Attempts are repeated with exponential backoff and full jitter, so that not all nodes reconnect at the same moment after
+a restart of Redis. The delay is at most one second: the documented recovery time is three seconds.
 
-Where sentinels know the server, they are asked for each dial, and again while the wire is up: a primary that was left,
-cut off from all but us, answers everything that it is asked.
+If the server is found by Sentinel or Cluster, it is looked up for each attempt, and every WATCH_S while connected: a
+former primary that only this node can reach still answers all commands.
 """
 
 import asyncio
@@ -22,16 +22,16 @@ __all__ = ["Link"]
 
 BACKOFF_BASE_S = 0.05
 BACKOFF_MAX_S = 1.0
-WATCH_S = 2.0  # 6 s are promised until it is noticed: a lost answer or two do not break it
+WATCH_S = 2.0  # the documented limit for noticing is 6 s, so one or two lost answers are tolerated
 
 _log = structlog.get_logger("snorky.redis")
 
 
 class Link:
-    """Keeps one wire open. Owns the task that does; `stop` ends it.
+    """Keeps one wire open, by a task that runs from `start` to `stop`.
 
-    role: for metrics and logs. on_up: called with a fresh wire that has logged in; sets its `consume`.
-    on_down: called once per wire that `on_up` got, when it is of no more use.
+    role: for metrics and logs. on_up: called with each new authenticated wire; must set its `consume`.
+    on_down: called once for each wire passed to `on_up`, when it is closed or lost.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Link:
         metrics: Metrics,
         dial_timeout_s: float,
     ) -> None:
-        self.wire: Wire | None = None  # set while it is up
+        self.wire: Wire | None = None  # set while connected
         self._target = target
         self._role = role
         self._name = name
@@ -59,7 +59,7 @@ class Link:
         self._log = _log.bind(role=role, redis=target.safe_url)
 
     def start(self) -> None:
-        """Begin to dial; returns at once. Call once."""
+        """Start to connect; returns at once. Call once."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"redis-{self._role}")
 
     async def stop(self) -> None:
@@ -70,18 +70,18 @@ class Link:
             await asyncio.gather(task, return_exceptions=True)
 
     def redial(self, reason: str) -> None:
-        """Give the present wire up and make a new one; nothing if there is none (it is being dialled)."""
+        """Close the present wire and connect again; does nothing if there is none (it is connecting already)."""
         if self.wire is not None:
             self.wire.close(WireError(reason))
 
     def on_refused(self, error: object) -> None:
-        """Know an error that Redis answered with; a primary that became a replica is given up, where others can be."""
+        """Handle an error reply of Redis: if the primary became a replica and can be looked up, connect again."""
         if self._target.is_moving and str(error).startswith("READONLY"):
-            # not now: who tells us is amid the answers of this very wire
+            # not immediately: the caller is still reading replies of this wire
             asyncio.get_running_loop().call_soon(self.redial, "it became a replica")
 
     def settle(self) -> None:
-        """Know that the wire has proven good: the next attempt, if one is needed, need not wait long."""
+        """Reset the backoff: the wire works, so the next reconnect may start soon."""
         self._attempts = 0
 
     async def _run(self) -> None:
@@ -89,7 +89,7 @@ class Link:
             try:
                 wire = await dial(self._target, name=self._name, timeout_s=self._dial_timeout_s)
             except DialError as error:
-                if self._attempts & (self._attempts + 1) == 0:  # the 1st, 2nd, 4th, 8th ...: a log, not a flood
+                if self._attempts & (self._attempts + 1) == 0:  # log only the 1st, 2nd, 4th, 8th ... attempt
                     self._log.warning("redis not reached", error=str(error), attempt=self._attempts + 1)
             else:
                 if self._was_up:
@@ -100,7 +100,7 @@ class Link:
                     self._hand_over(wire)
                     await self._until_lost(wire)
                 except Exception as error:
-                    # The owner's fault, thus ours. Only a new wire has a state that can be known.
+                    # A bug in the owner's callbacks. The state of this wire is unknown, so connect again.
                     self._log.exception("connection state lost", error=repr(error))
                 finally:
                     wire.close(WireError("stopped"))
@@ -117,14 +117,14 @@ class Link:
             with suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_S):
                     await wire.wait_closed()
-            with suppress(DialError):  # nobody knows better: stay
+            with suppress(DialError):  # the primary cannot be looked up: stay connected
                 if await self._target.resolved(max_age_s=WATCH_S / 2) != wire.server:
                     wire.close(WireError("another server is the primary now"))
 
     def _hand_over(self, wire: Wire) -> None:
         def on_lost(error: WireError) -> None:
             self.wire = None
-            if self._task is not None:  # else we are stopping
+            if self._task is not None:  # otherwise we are stopping
                 self._log.warning("redis connection lost", error=str(error))
             self._on_down(error)
 

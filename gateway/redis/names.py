@@ -1,11 +1,11 @@
-"""How keys are spelled in Redis. Braces: all that belongs to one channel lies in one cluster slot.
+"""Names of keys and channels in Redis. Braces (hash tags) put everything of one channel into one Cluster slot.
 
 Rules:
-- What begins with PREFIX:{SERVICE: is open to the publishers of a service: their ACL pattern covers it. What only nodes
-  may say of a channel, or write, begins with PREFIX:nodes{SERVICE: instead, and no pattern of a publisher covers that.
-- A prefix has no brace, and every other name has a colon in front of its first brace: so the two never meet.
-- The text behind a name's last closing brace says what the name is for. A channel may contain braces; what follows the
-  last brace must not. So no two pairs of kind and channel share a name.
+- Names that begin with PREFIX:{SERVICE: are open to the publishers of that service: their ACL pattern matches them.
+  Channels and keys for nodes only begin with PREFIX:nodes{SERVICE: instead, which no publisher's pattern matches.
+- A prefix contains no brace, and all other names have a colon before their first brace, so the two never collide.
+- The text after the last closing brace is the kind of the name. A channel may contain braces; the kind must not. So
+  different pairs of kind and channel have different names.
 """
 
 from collections.abc import Callable
@@ -39,52 +39,52 @@ __all__ = [
     "token_key",
 ]
 
-# No service can be called "nodes" with nothing after it (a key is SERVICE:NAME), so nothing collides with these;
-# nor with what has a blank in front of its first colon.
+# A service's key is SERVICE:NAME, so it never equals "nodes", and it has no blank before its first colon. So the names
+# below collide with no channel.
 
-CANARIES_MAX = 50_000  # a shard with one slot of 16,384 is found by then, almost surely
-DIRECT_KEY = "direct "  # a node's id follows: the key of a channel that no service can have
+CANARIES_MAX = 50_000  # names tried: enough, almost surely, to hit a shard with one slot of 16,384
+DIRECT_KEY = "direct "  # followed by a node's id: a channel key that no service can have
 
 
 def channel_name(prefix: str, key: str) -> bytes:
-    """Redis channel of a channel key, open to publishers: PREFIX:{KEY}."""
+    """The Redis channel of a channel key, open to publishers: PREFIX:{KEY}."""
     return f"{prefix}:{{{key}}}".encode()
 
 
 def node_channel_name(prefix: str, key: str) -> bytes:
-    """Redis channel of a channel key on which only nodes publish: PREFIX:nodes{KEY}. In the slot of `channel_name`."""
+    """The Redis channel of a channel key for nodes only: PREFIX:nodes{KEY}. In the same slot as `channel_name`."""
     return f"{prefix}:nodes{{{key}}}".encode()
 
 
 def nodes_key(prefix: str) -> str:
-    """The set of node ids."""
+    """Set: the ids of nodes."""
     return f"{prefix}:{{nodes}}"
 
 
 def node_key(prefix: str, node_id: str) -> str:
-    """What one node says of itself."""
+    """String: the state of one node, JSON."""
     return f"{prefix}:{{nodes}}:{node_id}"
 
 
 def canary_name(prefix: str, node_id: str) -> bytes:
-    """The Redis channel on which a node hears itself."""
+    """The Redis channel of a node's canary."""
     return f"{prefix}:{{nodes}}:canary:{node_id}".encode()
 
 
 def sharded_canary_name(prefix: str, node_id: str, is_here: Callable[[bytes], bool]) -> bytes:
-    """The same in one shard of a Cluster: the first of some names that is there."""
+    """The Redis channel of a node's canary in one shard of a Cluster. is_here: True if the shard has a name's slot."""
     for number in range(CANARIES_MAX):
         name = f"{prefix}:{{canary {number}}}:{node_id}".encode()
         if is_here(name):
             return name
-    return canary_name(prefix, node_id)  # a shard with hardly any slots: it will be refused, and seen to be deaf
+    return canary_name(prefix, node_id)  # a shard with hardly any slots: subscribing fails, so the node counts as deaf
 
 
-# Two colons: no node is called ":leases".
+# Two colons, because no node id begins with a colon.
 
 
 def leases_key(prefix: str) -> bytes:
-    """Sorted set: NODE:INCARNATION by when its lease ends, milliseconds of Redis time."""
+    """Sorted set: NODE:INCARNATION by the expiry of its lease, milliseconds of Redis time."""
     return f"{prefix}:{{nodes}}::leases".encode()
 
 
@@ -99,83 +99,84 @@ def rules_key(prefix: str) -> bytes:
 
 
 def doubt_key(prefix: str) -> bytes:
-    """String: names the last time that a foreign function library was replaced."""
+    """String: the mark of the last doubt (see `library_instance`), for nodes of the previous version."""
     return f"{prefix}:{{nodes}}::rules:doubt".encode()
 
 
 def reaped_key(prefix: str) -> bytes:
-    """Sorted set: dead NODE:INCARNATION by when it is to be swept again, milliseconds of Redis time."""
+    """Sorted set: dead NODE:INCARNATION by the time of its next sweep, milliseconds of Redis time."""
     return f"{prefix}:{{nodes}}::reaped".encode()
 
 
 def index_lock_key(prefix: str) -> bytes:
-    """String: which node makes the indexes of all owners whole."""
+    """String: the node that is rebuilding the indexes of all owners; a lock."""
     return f"{prefix}:{{nodes}}::index".encode()
 
 
 def indexed_run_key(prefix: str, run: str) -> bytes:
-    """String: after this run of a server began, the indexes of all owners were made whole."""
+    """String: exists if the indexes of all owners were rebuilt after this run of a server began."""
     return f"{prefix}:{{nodes}}::indexed:{run}".encode()
 
 
 def claim_key(prefix: str, owner: str) -> bytes:
-    """Which reaper fenced NODE:INCARNATION."""
+    """String: the reaper that fenced NODE:INCARNATION."""
     return f"{prefix}:{{nodes}}::claim:{owner}".encode()
 
 
 def owned_key(prefix: str, owner: str) -> bytes:
-    """The index of NODE:INCARNATION: what its connections are in."""
+    """Set: the index of NODE:INCARNATION, with the roster entries and names of its connections."""
     return f"{prefix}:{{owned:{owner}}}".encode()
 
 
 def roster_key(prefix: str, key: str) -> bytes:
-    """Hash: the members of a roster."""
+    """Hash: the entries of a roster."""
     return node_channel_name(prefix, key) + b":roster"
 
 
 def counts_key(prefix: str, key: str) -> bytes:
-    """Hash: entries per identity of a roster, and its version."""
+    """Hash: the number of entries per identity of a roster, its size and its version."""
     return node_channel_name(prefix, key) + b":roster:counts"
 
 
 def state_key(prefix: str, key: str) -> bytes:
-    """Hash: where a channel's history stands."""
+    """Hash: the state of a channel's history: epoch, last offset, last tag."""
     return channel_name(prefix, key) + b":position"
 
 
 def stream_key(prefix: str, key: str) -> bytes:
-    """Stream: what a channel keeps."""
+    """Stream: the history of a channel."""
     return channel_name(prefix, key) + b":history"
 
 
 def once_key(prefix: str, key: str, once: str) -> bytes:
-    """The position of what was published to a channel under an idempotency key, in which % and } are escaped.
+    """String: the position of the publication with an idempotency key. % and } in the key are escaped.
 
-    snorky_publish.lua spells it alike. Else the key `x}:position` of one channel would be the state of another.
+    snorky_publish.lua escapes in the same way. Without it, the key `x}:position` of one channel would be another
+    channel's state.
     """
     return channel_name(prefix, key) + b":once:" + once.replace("%", "%25").replace("}", "%7D").encode()
 
 
 def names_key(prefix: str, key: str) -> bytes:
-    """Hash: names and who holds them."""
+    """Hash: unique names and their owners."""
     return f"{prefix}:{{names {key}}}".encode()
 
 
 def token_key(prefix: str, token: str) -> bytes:
-    """What one token stands for."""
+    """String: the value of a token."""
     return f"{prefix}:{{token:{token}}}".encode()
 
 
 def taken_key(prefix: str, token: str) -> bytes:
-    """The value of a token that was taken, and who took it."""
+    """String: the taker of a token that was taken, and its value."""
     return token_key(prefix, token) + b":taken"
 
 
 def direct_prefix(prefix: str) -> bytes:
-    """How the Redis channel of a node's direct messages begins; its id and "}" follow."""
+    """The prefix of the Redis channels for direct messages; followed by the node's id and "}"."""
     return f"{prefix}:{{{DIRECT_KEY}".encode()
 
 
 def revocations_key(prefix: str) -> str:
-    """The sorted set of revoked identities and tokens."""
+    """Sorted set: revoked identities and tokens."""
     return f"{prefix}:{{revocations}}"

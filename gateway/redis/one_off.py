@@ -1,7 +1,7 @@
-"""Publications of commands: by a connection that is made for them, each sent once and never again.
+"""Publications by operator commands (`snorky publish`), over a connection of their own, without retries.
 
-They go through the function that nodes load, which knows what channels keep; where it is not there, or not permitted,
-as plain PUBLISH. Connections of a node do not pass here.
+They use the function snorky_publish, which applies the channel rules; if it is not loaded or not permitted, plain
+PUBLISH. Nodes do not use this module.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ __all__ = ["Receipt", "publish_all", "publish_once"]
 
 @dataclass(slots=True)
 class Receipt:
-    """What became of publications. position: of the last one, "" if it is not kept. nodes: that heard it, if known."""
+    """The result of publishing. position: of the last publication, "" without history. nodes: subscribers, if known."""
 
     count: int = 0
     position: str = ""
@@ -28,9 +28,9 @@ class Receipt:
 
 
 async def publish_once(target: RedisTarget, prefix: str, key: str, payload: bytes) -> Receipt:
-    """Publish once: whoever gets ConnectionError does not know whether it went through.
+    """Publish once, without a retry. key: of the channel, as `codec.channel_key` makes it.
 
-    key: of the channel, as `codec.channel_key` makes it. Raises ConnectionError, with a text for people.
+    Raises ConnectionError, with a readable text: the publication may or may not have been delivered.
     """
     name = channel_name(prefix, key)
     async with reading(target.of(name)) as client:
@@ -42,9 +42,9 @@ async def publish_once(target: RedisTarget, prefix: str, key: str, payload: byte
 
 
 async def publish_all(target: RedisTarget, prefix: str, key: str, batches: Iterable[Sequence[bytes]]) -> Receipt:
-    """Publish many in their order, a round trip for each batch, never again.
+    """Publish many in order, with one round trip per batch and without retries.
 
-    Raises ConnectionError: of the last batch it is not known.
+    Raises ConnectionError: the outcome of the last batch is unknown.
     """
     receipt, name = Receipt(), channel_name(prefix, key)
     async with reading(target.of(name)) as client:
@@ -72,7 +72,7 @@ def _call(client: Any, name: bytes, payload: bytes) -> Any:
 
 
 async def _has_function(client: Redis, name: bytes) -> bool:
-    """Ask with a payload that it must refuse: it looks at the payload behind all else."""
+    """True if snorky_publish can be called. Calls it with an invalid payload, which it checks after everything else."""
     try:
         await _call(client, name, b"")
     except NoPermissionError:

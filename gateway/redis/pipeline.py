@@ -1,13 +1,15 @@
-"""Pipeline: requests to Redis over one connection. What is queued within one loop tick goes out as one write, in order.
+"""Pipeline: requests to Redis over one connection. Requests queued in one loop tick are sent in order by one write.
 
 Rules:
-- Redis answers in the order it was asked, so the oldest request without its answers owns the next one. Any doubt
-  about that (an answer too many, a deadline) ends the connection: no answer is ever given to another.
-- What was written and not answered is never sent again: it may have happened. It fails at once when its connection
-  does. What was not yet written waits for the next connection, until its deadline. (`sequencer` may do otherwise.)
-- Memory is bounded, in requests and in bytes; beyond, requests fail at once and are counted. One request of any size
-  fits while there is room: refused for its size alone it could never be made.
-- Every request is answered by its deadline. Deadlines are in the order of the queue, so one timer serves all.
+- Redis answers in the order of the requests, so the next answer belongs to the oldest unanswered request. If that
+  becomes uncertain (an unexpected answer, a missed deadline), the connection is closed, so no answer goes to a wrong
+  request.
+- A request that was written but not answered is never sent again, because it may have been executed. It fails as soon
+  as its connection is lost. A request that was not yet written waits for the next connection until its deadline.
+  (Subclasses may differ: `sequencer`.)
+- Memory is bounded, in requests and in bytes; above the limits, requests fail at once and are counted. While there is
+  any room one request of any size is accepted, otherwise a large one could never be sent.
+- Every request completes or fails by its deadline. Deadlines are in queue order, so one timer is enough.
 """
 
 import asyncio
@@ -33,10 +35,10 @@ Request = tuple["asyncio.Future[Any]", bytes, float, int]  # future, bytes, dead
 
 
 class Pipeline:
-    """One connection. A subclass queues what it asks for, and reads the answers in `_consume`.
+    """One connection. A subclass queues requests with `_queue`, and reads the answers in `_consume`.
 
-    role: for metrics and logs. timeout_s: from `_queue` to the last answer, whatever happens between.
-    queue_max, queue_max_bytes: of what waits, for the connection or for its answers. refused: counts what was beyond.
+    role: for metrics and logs. timeout_s: from `_queue` to the last answer, including reconnects. queue_max,
+    queue_max_bytes: limits of all unanswered requests. refused: counts requests above the limits.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Pipeline:
             dial_timeout_s=dial_timeout_s,
         )
         self._waiting: deque[Request] = deque()  # not written yet
-        self._written: deque[Request] = deque()  # written, not wholly answered
+        self._written: deque[Request] = deque()  # written, not completely answered
         self._pending_bytes = 0  # of both
         self._is_flush_due = False
         self._is_stopped = False
@@ -74,11 +76,11 @@ class Pipeline:
         self._timer_due = 0.0  # when it was to fire
 
     def start(self) -> None:
-        """Begin to connect. Call once, on the event loop that all else is called on."""
+        """Start to connect. Call once, on the event loop of all other calls."""
         self._link.start()
 
     async def stop(self) -> None:
-        """End the connection; what is pending fails. Idempotent."""
+        """Close the connection; pending requests fail. Idempotent."""
         self._is_stopped = True
         await self._link.stop()
         if self._timer is not None:
@@ -86,7 +88,7 @@ class Pipeline:
         self._fail(self._waiting, "the connection is closed")
 
     def redial_if_owing(self, for_s: float, reason: str) -> None:
-        """Give the connection up if Redis has not answered something that was queued `for_s` ago."""
+        """Reconnect if a request that was queued at least `for_s` ago is written and not answered."""
         if self._written:
             since = self._written[0][2] - self._timeout_s
             if asyncio.get_running_loop().time() - since >= for_s:
@@ -95,7 +97,7 @@ class Pipeline:
     # -- out ---------------------------------------------------------------------------------------------------
 
     def _queue(self, data: bytes, answers: int = 1) -> "asyncio.Future[Any]":
-        """Queue one request; never waits. Cancelled before it was written, it is not sent."""
+        """Queue one request; never waits. If the future is cancelled before the request was written, it is not sent."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         if self._is_stopped:
@@ -103,7 +105,7 @@ class Pipeline:
             return future
         if len(self._waiting) + len(self._written) >= self._queue_max or self._pending_bytes >= self._queue_max_bytes:
             self._refused.inc()
-            fail(future, BrokerUnavailable("too much is waiting for Redis", is_undone=True))
+            fail(future, BrokerUnavailable("too many requests to Redis are pending", is_undone=True))
             return future
         self._waiting.append((future, data, loop.time() + self._timeout_s, answers))
         self._pending_bytes += len(data)
@@ -118,11 +120,11 @@ class Pipeline:
             self._arm()
         wire = self._link.wire
         if wire is None or wire.is_congested or not self._waiting:
-            return  # `_on_up` and `on_writable` come here again
+            return  # `_on_up` or `on_writable` will call this again
         waiting, self._waiting = self._waiting, deque()
         written = []
         for request in waiting:
-            if request[0].done():  # cancelled: nobody wants it sent
+            if request[0].done():  # cancelled: do not send it
                 self._pending_bytes -= len(request[1])
             else:
                 written.append(request[1])
@@ -140,11 +142,11 @@ class Pipeline:
         self._fail(self._written, f"outcome unknown: {error}")
 
     def _consume(self, gets: Gets) -> None:
-        """Read what answers there are. Raises WireError: one cannot be right, so the connection is given up."""
+        """Read all complete answers. Raises WireError: an answer is unexpected; the connection is then closed."""
         raise NotImplementedError
 
     def _answered(self) -> "asyncio.Future[Any]":
-        """Take out the oldest request, which has all its answers now."""
+        """Remove the oldest request, which is completely answered; returns its future."""
         future, data, _, _ = self._written.popleft()
         self._pending_bytes -= len(data)
         return future
@@ -161,7 +163,7 @@ class Pipeline:
     def _on_deadline(self) -> None:
         self._timer = None
         now = asyncio.get_running_loop().time()
-        if now - self._timer_due > LATE_S:  # the loop stood still; the answers may be there, unread behind this call
+        if now - self._timer_due > LATE_S:  # the loop was blocked; answers that have arrived are read after this call
             self._arm(LATE_S)
             return
         if self._written and self._written[0][2] <= now:
@@ -180,7 +182,7 @@ class Pipeline:
 
 
 async def all_ended(works: Iterable[Awaitable[_T]]) -> list[_T]:
-    """Await all at once, to the end of each. Raises what the first of them raised, but nothing goes on behind it."""
+    """Await all concurrently until each has ended. Then raises the first error, so nothing is still running."""
     ended = await asyncio.gather(*works, return_exceptions=True)
     for each in ended:
         if isinstance(each, BaseException):
@@ -189,7 +191,7 @@ async def all_ended(works: Iterable[Awaitable[_T]]) -> list[_T]:
 
 
 def fail(future: "asyncio.Future[Any]", error: BrokerUnavailable) -> None:
-    """Fail a future that may be ignored."""
+    """Set an error on a future that callers may ignore."""
     if not future.done():
         future.set_exception(error)
-        future.exception()  # read once: who ignores the future hears nothing of it later either
+        future.exception()  # mark it as retrieved, so that asyncio does not log it if the future is ignored

@@ -1,6 +1,6 @@
-"""What an operator's commands ask of Redis: is it fit.
+"""Checks of Redis for operator commands (`snorky check`): reachability, version, memory, permissions, pub/sub.
 
-Connections are made for the one question and closed; a node's own traffic does not pass here.
+Each check opens its own connections and closes them; nodes do not use these connections.
 """
 
 import asyncio
@@ -21,22 +21,22 @@ from gateway.redis.wire import DialError
 
 __all__ = ["RedisReport", "explain", "inspect_redis", "reading"]
 
-VERSION_MIN = (7, 0)  # scripts with a shebang line; earlier ones have known advisories
+VERSION_MIN = (7, 0)  # supports scripts with a shebang line; earlier versions have security advisories
 MEMORY_ALMOST_FULL = 0.9
 _HEARD_TIMEOUT_S = 2.0
 
 
 @dataclass(slots=True)
 class RedisReport:
-    """What `inspect_redis` found. `facts` for people; `problems` with what to do about them."""
+    """The result of `inspect_redis`. facts: for display. problems: with remedies. notes: acceptable for a while."""
 
     facts: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what may be so for a while
+    notes: list[str] = field(default_factory=list)
 
 
 async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
-    """Reach Redis as a node would; never raises for what Redis does or is."""
+    """Connect to Redis as a node would, and check it. Never raises for errors of Redis; they are in the report."""
     if target.cluster is not None:
         return await _inspect_cluster(target, target.cluster, prefix)
     report = RedisReport(facts={"address": target.safe_url})
@@ -62,7 +62,7 @@ async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
 
 
 async def _inspect_cluster(target: RedisTarget, cluster: Cluster, prefix: str) -> RedisReport:
-    """Reach each primary of a Cluster."""
+    """Check each primary of a Cluster."""
     report = RedisReport(facts={"address": target.safe_url})
     try:
         await cluster.look()
@@ -72,7 +72,7 @@ async def _inspect_cluster(target: RedisTarget, cluster: Cluster, prefix: str) -
     covered = sum(last + 1 - first for shard in cluster.shards for first, last in shard.slots)
     report.facts["cluster"] = f"{len(cluster.shards)} primaries, {covered} of {SLOTS} slots"
     if covered != SLOTS:
-        report.problems.append(f"{SLOTS - covered} slots of the Cluster are nobody's: see redis-cli --cluster check")
+        report.problems.append(f"{SLOTS - covered} slots of the Cluster have no server: see redis-cli --cluster check")
     for shard in cluster.shards:
         server = cluster.server(shard.primary)
         client = server.client()
@@ -89,7 +89,7 @@ async def _inspect_cluster(target: RedisTarget, cluster: Cluster, prefix: str) -
 
 @asynccontextmanager
 async def reading(target: RedisTarget) -> AsyncIterator[Redis]:
-    """Lend a client for a while; what it fails with becomes ConnectionError, with a text for people."""
+    """Context manager that opens a client; errors of Redis become ConnectionError, with a readable text."""
     client = target.client()
     try:
         yield client
@@ -100,12 +100,12 @@ async def reading(target: RedisTarget) -> AsyncIterator[Redis]:
 
 
 def explain(error: Exception, target: RedisTarget) -> str:
-    """Say in one line why Redis did not do it, and what to look at; no secret is in it."""
+    """Describe in one line why a command to Redis failed, and what to check. Contains no secret."""
     where = f"Redis at {target.safe_url}"
     if isinstance(error, AuthenticationError) or "WRONGPASS" in str(error) or "NOAUTH" in str(error):
-        return f"{where} refuses user or password: correct them in redis_url (percent-encode : @ / in them)"
+        return f"{where} rejects the user or password: correct them in redis_url (percent-encode : @ / in them)"
     if isinstance(error, NoPermissionError):
-        return f"{where} does not permit it: {error}"
+        return f"{where} denies the command: {error}"
     if isinstance(error, RedisError) and not isinstance(error, OSError) and "MOVED" in str(error):
         return f"{where} is part of a Cluster: write redis+cluster://HOST:PORT,... in redis_url"
     reason = str(error) or type(error).__name__
@@ -122,7 +122,7 @@ def _judge(info: dict[str, object], report: RedisReport, *, is_cluster: bool = F
     if info.get("cluster_enabled") and not is_cluster:
         report.problems.append("this Redis is part of a Cluster: write redis+cluster://HOST:PORT,... in redis_url")
     if info.get("role") == "slave":
-        report.problems.append("this Redis is a replica and takes no writes: name its primary in redis_url")
+        report.problems.append("this Redis is a replica and rejects writes: name its primary in redis_url")
     clients, clients_max = info.get("connected_clients"), info.get("maxclients")
     if isinstance(clients, int) and isinstance(clients_max, int):
         report.facts["clients"] = f"{clients} of {clients_max}"
@@ -138,48 +138,48 @@ def _judge_memory(info: dict[str, object], report: RedisReport) -> None:
     if not most:
         report.facts["memory"] = f"{used >> 20} MiB, no maxmemory"
         report.notes.append(
-            "Redis has no maxmemory: when the machine's memory is used up the kernel ends it; set maxmemory to three "
-            "quarters of what it may take"
+            "Redis has no maxmemory: when the machine runs out of memory, the kernel kills Redis; set maxmemory to "
+            "three quarters of the memory that it may use"
         )
     else:
         report.facts["memory"] = f"{used >> 20} of {most >> 20} MiB"
     if most and used >= most * MEMORY_ALMOST_FULL:
         report.problems.append(
-            f"Redis has used {used * 100 // most} % of its maxmemory: full, it refuses all writes; raise maxmemory, or "
-            "find out what fills it (redis-cli --bigkeys)"
+            f"Redis has used {used * 100 // most} % of its maxmemory: when full it rejects all writes; raise "
+            "maxmemory, or find out what fills it (redis-cli --bigkeys)"
         )
     if policy and policy != "noeviction":
-        found = report.problems if most else report.notes  # it means nothing yet without maxmemory
+        found = report.problems if most else report.notes  # without maxmemory it has no effect yet
         found.append(f"Redis evicts keys when it is full (maxmemory-policy {policy}): set noeviction")
 
 
 async def _permitted(client: Redis, prefix: str, report: RedisReport) -> None:
-    """Report each right that a node needs and does not have."""
+    """Report each permission that a node needs and the user does not have."""
     missing = await missing_rights(client, prefix)
     needed = [f"+{right}" for right in missing if not right.startswith("function|")]
     if needed:
         report.problems.append(
-            f"the Redis user may not run what nodes need: add {' '.join(needed)} ~{prefix}:* to its ACL rules"
+            f"the Redis user may not run commands that nodes need: add {' '.join(needed)} ~{prefix}:* to its ACL rules"
         )
     if len(needed) < len(missing):
         report.notes.append(
-            "the Redis user may not load functions, so publishers have no snorky_publish unless another node loads it: "
-            "add +function|load +function|list to its ACL rules"
+            "the Redis user may not load functions, so publishers cannot use snorky_publish unless another node loads "
+            "it: add +function|load +function|list to its ACL rules"
         )
 
 
 async def _may_scan(client: Redis, report: RedisReport) -> None:
-    """Note whether the user may go through the keys, which only a Cluster needs, after one of its servers started."""
+    """Report if the user may not run SCAN, which nodes need in a Cluster after one of its servers has started."""
     try:
         await client.scan(count=1)
     except NoPermissionError:
-        note = "the Redis user may not run SCAN, so members and names may stay that a restarted primary has from before"
+        note = "the Redis user may not run SCAN, so outdated members and names may remain after a primary was restarted"
         if (note := f"{note}: add +scan to its ACL rules") not in report.notes:
             report.notes.append(note)
 
 
 async def _hear(target: RedisTarget, prefix: str, report: RedisReport) -> None:
-    """Prove that what is published under the prefix is heard: permissions and proxies in between included."""
+    """Check that a publication under the prefix arrives at a subscriber, including permissions and proxies."""
     channel = channel_name(prefix, f"check:{secrets.token_hex(8)}")
     client = target.client()
     try:
@@ -195,6 +195,6 @@ async def _hear(target: RedisTarget, prefix: str, report: RedisReport) -> None:
             f"the Redis user may not publish and subscribe under the prefix: give it &{prefix}:* +publish +subscribe"
         )
     except TimeoutError:
-        report.problems.append(f"what is published on {prefix}:* is not heard within {_HEARD_TIMEOUT_S:.0f} s")
+        report.problems.append(f"a publication on {prefix}:* was not received within {_HEARD_TIMEOUT_S:.0f} s")
     finally:
         await client.aclose()

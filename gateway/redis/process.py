@@ -1,4 +1,4 @@
-"""ServerProcess: a Redis or Valkey server of our own, as a child process on a Unix socket, that dies with us."""
+"""ServerProcess: a Redis or Valkey server as a child process on a Unix socket, which ends with this process."""
 
 import asyncio
 import contextlib
@@ -18,8 +18,8 @@ __all__ = ["ProcessFailed", "ServerProcess"]
 START_TIMEOUT_S = 5.0  # takes 0.05 s; a loaded machine may take longer
 STOP_TIMEOUT_S = 2.0
 
-# Run before the server, in its process: PR_SET_PDEATHSIG (1) has the kernel kill it when the thread that started
-# it ends, by whatever. Not by preexec_fn: between fork and exec a process with threads may hold any lock.
+# Runs in the child process before the server: with PR_SET_PDEATHSIG (1) the kernel kills it when the thread that
+# started it ends for any reason. Not done by preexec_fn: in a process with threads any lock may be held after fork.
 _LAUNCHER = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))
@@ -32,7 +32,7 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class ProcessFailed(Exception):
-    """The server could not be started. The text says why, as far as the server told."""
+    """The server could not be started. The text contains the reason, from the server's log if there is one."""
 
 
 class ServerProcess:
@@ -47,7 +47,7 @@ class ServerProcess:
 
     @classmethod
     async def start(cls, program: Path) -> Self:
-        """Start a server; it answers when this returns. Raises ProcessFailed."""
+        """Start a server; returns when it answers. Raises ProcessFailed."""
         try:
             place = SocketDirectory("snorky-redis-")
         except NoDirectory as error:
@@ -67,7 +67,7 @@ class ServerProcess:
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    start_new_session=True,  # Ctrl-C is for us: we drain, and stop it last
+                    start_new_session=True,  # Ctrl-C must reach only the gateway, which stops the server last
                 )
         except OSError as error:
             place.remove()
@@ -95,7 +95,7 @@ class ServerProcess:
                 await self._process.wait()
             await asyncio.gather(self._watcher, return_exceptions=True)
         finally:
-            if self._process.returncode is None:  # cancelled while it ended
+            if self._process.returncode is None:  # this call was cancelled
                 with contextlib.suppress(ProcessLookupError):
                     self._process.kill()
             self._directory.remove()
@@ -113,7 +113,7 @@ class ServerProcess:
                 wire = await dial(target, name="snorky:start", timeout_s=max(0.05, deadline - loop.time()))
             except DialError as error:
                 if self._watcher.done():
-                    raise ProcessFailed(f"it ended at once: {_last_line(log_path)}") from error
+                    raise ProcessFailed(f"it exited at once: {_last_line(log_path)}") from error
                 if loop.time() >= deadline:
                     raise ProcessFailed(f"no answer within {START_TIMEOUT_S:g} s: {_last_line(log_path)}") from error
                 await asyncio.sleep(0.005)
@@ -125,4 +125,4 @@ class ServerProcess:
 
 def _last_line(path: Path) -> str:
     lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it said nothing")
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "its log is empty")

@@ -1,4 +1,4 @@
-"""Publisher: sends publications, by the rules of `pipeline`."""
+"""Publisher: sends PUBLISH commands over one connection, by the rules of `pipeline`."""
 
 import asyncio
 from typing import Final
@@ -14,14 +14,14 @@ from gateway.redis.wire import Gets, WireError
 
 __all__ = ["PublishRefused", "Publisher"]
 
-QUEUE_MAX: Final = 100_000  # half a second of what one node can publish
+QUEUE_MAX: Final = 100_000  # publications; half a second at the maximum rate of one node
 QUEUE_MAX_BYTES: Final = 32 * 1024 * 1024
 
 
 class PublishRefused(BrokerUnavailable):
-    """Redis answered a publish with an error. Raised by `Publisher.publish`.
+    """Redis rejected a publication with an error. Raised by the future of `Publisher.publish`.
 
-    It was surely not delivered, unless it was sent before (is_repeated) and that answer was lost.
+    The publication was not delivered, unless it had been sent before (is_repeated) and that answer was lost.
     """
 
     def __init__(self, what: str = "", *, is_repeated: bool = False) -> None:
@@ -29,9 +29,9 @@ class PublishRefused(BrokerUnavailable):
 
 
 class Publisher(Pipeline):
-    """The speaking half of a broker. publish_timeout_s: from `publish` to the answer, whatever happens between.
+    """The publishing half of a broker. publish_timeout_s: from `publish` to the answer, including reconnects.
 
-    role: for metrics and logs. is_sharded: by SPUBLISH, in a Cluster.
+    role: for metrics and logs. is_sharded: use SPUBLISH, for a Cluster.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class Publisher(Pipeline):
     def publish(self, name: bytes, payload: bytes) -> "asyncio.Future[int]":
         """Queue one publication to the Redis channel `name`; never waits.
 
-        The future: number of subscribers reached; BrokerUnavailable, or its subclass PublishRefused if Redis said
-        no. Cancelled before it was written, it is not sent.
+        The future: number of subscribers reached; or BrokerUnavailable, or its subclass PublishRefused if Redis
+        rejected it. If it is cancelled before the publication was written, that is not sent.
         """
         words = (self._verb, len(name), name, len(payload), payload)
         return self._queue(b"%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % words)
@@ -72,7 +72,7 @@ class Publisher(Pipeline):
     def _consume(self, gets: Gets) -> None:
         while (reply := gets()) is not False:
             if not self._written:
-                raise WireError(f"unasked answer: {str(reply)[:200]}")
+                raise WireError(f"unexpected answer: {str(reply)[:200]}")
             future = self._answered()
             if type(reply) is int:
                 if not future.done():
@@ -81,6 +81,6 @@ class Publisher(Pipeline):
                 fail(future, PublishRefused(str(reply)))
                 self._link.on_refused(reply)
             else:
-                fail(future, BrokerUnavailable("outcome unknown: answer out of place"))
-                raise WireError(f"answer out of place: {str(reply)[:200]}")
+                fail(future, BrokerUnavailable("outcome unknown: unexpected answer"))
+                raise WireError(f"unexpected answer: {str(reply)[:200]}")
         self._link.settle()

@@ -1,14 +1,13 @@
-"""Reaper: gives back what dead nodes owned. Every node runs one; they watch each other.
+"""Reaper: releases what dead nodes owned. Every node runs one, so the nodes watch each other.
 
 Rules:
-- A node is dead after two sightings of its expired lease, 3 s apart at least, in all looks between them, with a
-  renewal of our own succeeding in between. After a pause of Redis all leases have expired; who lives renews
-  before that.
-- Who cannot renew its own lease sees nothing in those of others: Redis that answers and takes no writes (MISCONF,
-  NOREPLICAS) lets all end. When writes return every node renews before anybody has seen an ended lease for long enough.
-- One reaper claims it (SET NX, in one script with the last look at the lease): from then on it is fenced.
-- What a reaper does not finish, another does: a dead owner stays on a list until its claim has expired, and is swept
-  again and again, for the writes that came late.
+- A node is considered dead if its lease was expired in every check for at least 3 s, and this node renewed its own
+  lease in between. After a pause of Redis all leases have expired; living nodes renew theirs within that time.
+- A node that cannot renew its own lease ignores the leases of others: if Redis answers but rejects writes (MISCONF,
+  NOREPLICAS), all leases expire. When writes work again, every living node renews its lease before it counts as dead.
+- One reaper claims the dead node (SET NX, in the same script as a last check of its lease). From then on it is fenced.
+- If a reaper does not finish, another one continues: a dead owner stays on a list until its claim expires, and is swept
+  repeatedly, because late writes may still arrive.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ from gateway.redis.wire import command
 
 __all__ = ["Reaper"]
 
-LOOK_MAX = 100  # owners a look; nodes do not die by the hundred, and the next look is in a second
+LOOK_MAX = 100  # owners per check; more are found by the next check, after a second
 
 _log = structlog.get_logger("snorky.redis")
 
@@ -34,11 +33,11 @@ _log = structlog.get_logger("snorky.redis")
 @dataclass(frozen=True, slots=True)
 class _Sighting:
     at: float  # loop time
-    renewals: int  # of our own, until then
+    renewals: int  # number of our own renewals until then
 
 
 class Reaper:
-    """Looks for dead owners. sweep: gives back all that a NODE:INCARNATION owns; returns how much it was."""
+    """Finds and sweeps dead owners. sweep: releases all holdings of a NODE:INCARNATION; returns their number."""
 
     def __init__(
         self, scripts: Scripts, *, prefix: str, lease: Lease, timings: Timings, sweep: Callable[[str], Awaitable[int]]
@@ -50,16 +49,16 @@ class Reaper:
         self._sweep = sweep
         self._sightings: dict[str, _Sighting] = {}
         self._looked_at = 0.0
-        self._next_end = math.inf  # loop time when a lease ends that is not renewed before
+        self._next_end = math.inf  # loop time at which the next lease expires unless it is renewed
         self._task: asyncio.Task[None] | None = None
         self._sweeps: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Begin to look; returns at once."""
+        """Start to check leases; returns at once."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="redis-reaper")
 
     async def stop(self) -> None:
-        """Look no more. What is being swept is left to others. Idempotent."""
+        """Stop; reapers of other nodes finish the sweeps that are running here. Idempotent."""
         task, self._task = self._task, None
         tasks = [*self._sweeps, *([] if task is None else [task])]
         for each in tasks:
@@ -73,13 +72,13 @@ class Reaper:
             try:
                 await self._look()
             except BrokerUnavailable:
-                self._sightings.clear()  # the lease's failure is logged, and ours is the same
+                self._sightings.clear()  # not logged here: the renewal of the lease fails too and is logged
             except Exception as error:  # the top of a task
-                _log.exception("not looked for dead nodes", error=repr(error))
+                _log.exception("check for dead nodes failed", error=repr(error))
             await asyncio.sleep(self._pause_s(began, loop.time()))
 
     def _pause_s(self, began: float, now: float) -> float:
-        """Tell how long to wait: until the next look, or until a lease ends or a sighting is old enough before that."""
+        """Compute the pause until the next check; earlier if a lease expires or a sighting is old enough by then."""
         due = [sighting.at + self._timings.sighting_s for sighting in self._sightings.values()]
         due.append(self._next_end)
         return max(0.0, min([began + self._timings.look_s, *(at for at in due if at > now)]) - now)
@@ -94,7 +93,7 @@ class Reaper:
         ((leases, due),) = await self._scripts.run(Call("look", keys, [b"%d" % LOOK_MAX, ahead_ms]))
         now = asyncio.get_running_loop().time()
         if now - self._looked_at > self._timings.sighting_s:
-            self._sightings.clear()  # this node stood still: what it saw before proves nothing
+            self._sightings.clear()  # this node was suspended, so earlier sightings prove nothing
         self._looked_at = now
         before, self._sightings = self._sightings, {}
         dead = []
@@ -127,12 +126,12 @@ class Reaper:
             keys = [reaped_key(self._prefix), claim_key(self._prefix, owner)]
             pause_ms = b"%d" % round(self._timings.sweep_s * 1000)
             (is_kept,) = await self._scripts.run(Call("swept", keys, [owner.encode(), pause_ms]))
-            if is_kept == 0:  # what is left in its index stands for nothing
+            if is_kept == 0:  # the elements that are left in its index have no state
                 await self._scripts.run(command(b"DEL", owned_key(self._prefix, owner)))
         except BrokerUnavailable as error:
-            _log.warning("not reaped; another try comes", owner=owner, error=error.what)
+            _log.warning("reaping failed; it will be tried again", owner=owner, error=error.what)
         except Exception as error:  # the top of a task
-            _log.exception("not reaped; another try comes", owner=owner, error=repr(error))
+            _log.exception("reaping failed; it will be tried again", owner=owner, error=repr(error))
         else:
             if count:
                 _log.warning("reaped", owner=owner, given_back=count)

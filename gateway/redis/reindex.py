@@ -1,14 +1,15 @@
-"""Reindex: the indexes of all owners made whole, after a server of a Cluster went back to an older copy.
+"""Reindex: rebuilds the indexes of all owners after a server of a Cluster has restored an older copy of its data.
 
-An owner's index and what it stands for lie on different shards. Where one of them goes back alone, the other is wrong:
-entries come back that no index has, or the index of a node that died lacks the last ones. Nobody would take them out.
+An owner's index and the state that it lists are on different shards. If only one shard restores an older copy, they
+differ: entries reappear that no index lists, or the index of a dead node lacks its latest entries. Without a rebuild,
+these entries would never be removed.
 
 Rules:
-- Each run of a server is gone through once, by one node: a key for each run says that it was done, a lock who does it.
-- With one new run all primaries are gone through: an index that went back may lack what lies anywhere.
-- What is found is written into its owner's index. A living owner compares its index with its ledger then; an owner
-  without a lease gets one that has ended, so that reapers find it. An element without state is harmless.
-- A primary is asked for `KEYS_PER_S` keys a second at most; a batch of hashes is read in a step as well.
+- After a server starts (a new *run*, identified by Redis' run_id), one node scans all primaries, once: a rolled-back
+  index may lack entries of any of them. A key per run records that this was done; a lock selects the node.
+- Every entry that is found is added to its owner's index. A living owner then compares its index with its ledger. An
+  owner without a lease gets an expired one, so that reapers find it. An index element without state is harmless.
+- At most `KEYS_PER_S` keys per second are scanned on each primary; the hashes found are read in small batches.
 """
 
 import asyncio
@@ -29,15 +30,15 @@ from gateway.redis.wire import command
 
 __all__ = ["Reindex"]
 
-LOOK_S: Final = 60.0  # between two looks without a new connection
-AGAIN_S: Final = 1.0  # while a run has not been gone through, or a server does not answer
-PATIENCE_S: Final = 120.0  # 2 million keys on a server
-HOLD_S: Final = 15.0  # the lock of a node that failed or died: a step takes less
-KEPT_S: Final = 30 * 86_400.0  # that a run was gone through; afterwards it is once more
-PAGE: Final = 1_000  # keys a step: 0.3 ms of a server
-KEYS_PER_S: Final = 20_000  # and server
-HASHES: Final = 20  # a step
-FIELDS: Final = 100  # of each, and all of a small one
+LOOK_S: Final = 60.0  # between two checks for new runs, without a new connection
+AGAIN_S: Final = 1.0  # while a scan is pending, or a server does not answer
+PATIENCE_S: Final = 120.0  # enough for 2 million keys on a server
+HOLD_S: Final = 15.0  # lifetime of the lock after its node failed or died; renewed at each step, which takes less
+KEPT_S: Final = 30 * 86_400.0  # lifetime of the record that a run was scanned; afterwards it is scanned once more
+PAGE: Final = 1_000  # keys per step: blocks a server for 0.3 ms
+KEYS_PER_S: Final = 20_000  # per server
+HASHES: Final = 20  # read per step
+FIELDS: Final = 100  # read of each hash per step; small hashes are always read whole
 
 _OWNER: Final = re.compile(rb"([A-Za-z0-9_.-]+:[A-Za-z0-9-]+):(\d+)")
 
@@ -45,7 +46,7 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class Reindex:
-    """Watches the runs of all primaries while started. on_done: called when all have been gone through, by any node."""
+    """Watches the runs of all primaries while started. on_done: called after a node has scanned all of them."""
 
     def __init__(
         self,
@@ -56,14 +57,14 @@ class Reindex:
         on_done: Callable[[], None],
         keys_per_s: float = KEYS_PER_S,
     ) -> None:
-        self.is_pending = False  # what Redis has may be from before
+        self.is_pending = False  # a new run is not scanned yet, so Redis may have outdated entries
         self._scripts = scripts
         self._prefix = prefix
         self._node_id = node_id
         self._on_done = on_done
         self._pause_s = PAGE / keys_per_s
-        self._runs: set[bytes] = set()  # of all servers, as last seen
-        self._done: set[bytes] | None = None  # those that were gone through, as far as this node has seen
+        self._runs: set[bytes] = set()  # the current runs of all servers
+        self._done: set[bytes] | None = None  # the runs that this node knows to be scanned
         self._problem = ""
         self._pending_since = 0.0  # loop time
         self._hurry = asyncio.Event()
@@ -71,11 +72,11 @@ class Reindex:
 
     @property
     def is_searching(self) -> bool:
-        """True while an entry may be one that has no index; not for longer than `PATIENCE_S`, if that does not end."""
+        """True while entries may exist that no index lists; at most for `PATIENCE_S`, even if the scan does not end."""
         return self.is_pending and asyncio.get_running_loop().time() - self._pending_since < PATIENCE_S
 
     def start(self) -> None:
-        """Begin; returns at once. On one server, index and state go back together: then there is nothing to do."""
+        """Start; returns at once. Does nothing without a Cluster: one server restores index and state together."""
         if self._scripts.is_sharded:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="redis-reindex")
 
@@ -87,7 +88,7 @@ class Reindex:
             await asyncio.gather(task, return_exceptions=True)
 
     def hurry(self) -> None:
-        """Look now: there is a new connection, perhaps to another run."""
+        """Check now: there is a new connection, perhaps to a new run."""
         self._hurry.set()
 
     async def _run(self) -> None:
@@ -110,9 +111,9 @@ class Reindex:
         self._problem = problem
 
     async def _make_whole(self) -> bool:
-        """Look for runs that were not gone through; go through all servers then, unless another node does.
+        """If there are new runs, scan all servers, unless another node does.
 
-        Returns True when it is done. Raises BrokerUnavailable: also, one of the servers does not answer.
+        Returns True if all runs are scanned. Raises BrokerUnavailable: also if one of the servers does not answer.
         """
         answers = await all_ended(server.run(Call("run", [], [])) for server in self._scripts.servers())
         self._runs = {bytes(run) for (run,) in answers}
@@ -128,7 +129,7 @@ class Reindex:
             self.is_pending, self._pending_since = True, asyncio.get_running_loop().time()
         if not await self._lock():
             return False
-        count, owners, adopted = await self._go_through()  # where this fails the lock stays, until another try
+        count, owners, adopted = await self._go_through()  # if this fails, the lock stays until it expires
         kept_ms = b"%d" % round(KEPT_S * 1000)
         await self._scripts.run(*(command(b"SET", mark, b"1", b"PX", kept_ms) for mark in marks))
         self._scripts.forget(command(b"DEL", index_lock_key(self._prefix)))
@@ -138,7 +139,7 @@ class Reindex:
         return True
 
     async def _lock(self, *, is_ours: bool = False) -> bool:
-        """Take the lock, or keep it."""
+        """Take the lock; is_ours: extend it. Returns True on success."""
         how = b"XX" if is_ours else b"NX"
         hold_ms = b"%d" % round(HOLD_S * 1000)
         key = index_lock_key(self._prefix)
@@ -146,7 +147,7 @@ class Reindex:
         return answer is not None
 
     async def _go_through(self) -> tuple[int, int, int]:
-        """Index all entries; returns how many there were, of how many owners, and how many had no lease."""
+        """Index all entries; returns the number of entries, of owners, and of owners without a lease."""
         owners: set[bytes] = set()
         counts = await all_ended(self._go_through_one(server, owners) for server in self._scripts.servers())
         found = sorted(owners)
@@ -157,7 +158,7 @@ class Reindex:
         return sum(counts), len(owners), adopted
 
     async def _go_through_one(self, server: Scripts, owners: set[bytes]) -> int:
-        """Index what lies on one server."""
+        """Index all entries on one server; returns their number. Adds their owners to `owners`."""
         pattern = _literal(self._prefix).encode() + b":[n{]*[r}]"
         count, cursor = 0, b"0"
         while True:
@@ -166,7 +167,7 @@ class Reindex:
             for key in keys:
                 kind, name = self._read_key(key)
                 if kind == "owned":
-                    owners.add(name.encode())  # an index without lease, too
+                    owners.add(name.encode())  # its owner may have no lease
                 elif kind:
                     hashes.append((key, kind, name))
             for start in range(0, len(hashes), HASHES):
@@ -177,7 +178,7 @@ class Reindex:
             await asyncio.sleep(self._pause_s)
 
     async def _index(self, hashes: list[tuple[bytes, str, str]], owners: set[bytes]) -> int:
-        """Write what some hashes have into the indexes of its owners."""
+        """Add the entries of some hashes to their owners' indexes; returns their number."""
         count = 0
         cursors = [(each, b"0") for each in hashes]
         while cursors:
@@ -203,7 +204,7 @@ class Reindex:
         return count
 
     def _read_key(self, key: bytes) -> tuple[str, str]:
-        """Tell what a key is: "roster", "names" or "owned", and whose; "" = another one."""
+        """Classify a key: "roster", "names" or "owned", and its roster, names or owner; "" = another kind."""
         try:
             text = key.decode()
         except UnicodeDecodeError:
@@ -220,7 +221,7 @@ class Reindex:
 
 
 def _read_place(roster: str, field: bytes) -> tuple[bytes, bytes] | None:
-    """Read a field of a roster: the owner, and the element of its index."""
+    """Decode a field of a roster: its owner, and the index element; None = not in our format."""
     whose, _, entry = field.partition(b" ")
     found = _OWNER.fullmatch(whose)
     with suppress(UnicodeDecodeError):
@@ -229,7 +230,7 @@ def _read_place(roster: str, field: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _read_name(names: str, name: bytes, value: bytes) -> tuple[bytes, bytes] | None:
-    """Read a name and who has it."""
+    """Decode a name and its value: its owner, and the index element; None = not in our format."""
     found = _OWNER.fullmatch(value.partition(b" ")[0])
     with suppress(UnicodeDecodeError):
         return None if found is None else (found[1], NameHeld(names, name.decode(), int(found[2])).element())
@@ -237,5 +238,5 @@ def _read_name(names: str, name: bytes, value: bytes) -> tuple[bytes, bytes] | N
 
 
 def _literal(text: str) -> str:
-    """Escape what has a meaning in a pattern of Redis."""
+    """Escape the special characters of a Redis pattern."""
     return re.sub(r"([*?\[\]\\^])", r"\\\1", text)

@@ -1,10 +1,10 @@
-"""RedisRevocations: the cluster's list of revocations, in one sorted set.
+"""RedisRevocations: the cluster's list of revoked identities and tokens, in one sorted set.
 
-`PREFIX:{revocations}`: member KIND:NAME, score: milliseconds of Redis's clock, each higher than all before, whatever
-that clock does; so "what is new" is what stands above the highest that one has seen. What is older than a token can
-be falls out with every write, and the whole set expires.
+`PREFIX:{revocations}`: member KIND:NAME; score: milliseconds of Redis' clock, always higher than all scores before,
+even if the clock is set back. So new entries are those above the highest score that a node has seen. Each write removes
+entries that are older than any valid token can be, and the whole set expires.
 
-A node reads it once in a second: O(nodes) commands, and nothing at all before the first login on a node.
+A node reads the set once per second (O(nodes) commands), beginning with the first login on that node.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ from gateway.revocation import Kind, Revocation, Watcher
 
 __all__ = ["RedisRevocations"]
 
-INTERVAL_S: Final = 1.0  # 5 s are promised: a lost read or two do not break it
+INTERVAL_S: Final = 1.0  # the documented limit is 5 s, so one or two failed reads are tolerated
 TIMEOUT_S: Final = 2.0
 CONNECTIONS_MAX: Final = 8
-READ_MAX: Final = 1000  # entries of one read; there may be more in the next
-LATE_MS: Final = 60_000  # entries below the highest that are looked at again: a new primary's clock may be behind
+READ_MAX: Final = 1000  # entries per command
+LATE_MS: Final = 60_000  # entries this far below the highest score are read again: a new primary's clock may be behind
 
 # KEYS: the set. ARGV: member, how long it is kept in ms.
 _ADD: Final = """
@@ -49,15 +49,15 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class RedisRevocations:
-    """Fulfils `gateway.revocation.Revocations`. keep_s: as long as a token can be valid."""
+    """Implements `gateway.revocation.Revocations`. keep_s: the longest time for which a token can be valid."""
 
     def __init__(self, target: RedisTarget, *, prefix: str, keep_s: float, interval_s: float = INTERVAL_S) -> None:
         self._client: Any = target.client(timeout_s=TIMEOUT_S, max_connections=CONNECTIONS_MAX)
-        self._turns = asyncio.Semaphore(CONNECTIONS_MAX)  # for a herd of logins: the pool would refuse the ninth
+        self._turns = asyncio.Semaphore(CONNECTIONS_MAX)  # the pool would reject the ninth of many concurrent logins
         self._key = revocations_key(prefix)
         self._keep_ms = round(keep_s * 1000)
         self._interval_s = interval_s
-        self._top = 0.0  # highest score that was seen
+        self._top = 0.0  # highest score seen
         self._seen: dict[str, float] = {}  # entries of the last LATE_MS
         self._beginning = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -70,7 +70,7 @@ class RedisRevocations:
             if self._task is None:
                 found = await self._asked(lambda: self._client.zrange(self._key, 0, 0, desc=True, withscores=True))
                 self._top = found[0][1] if found else 0.0
-                self._seen = dict(await self._new())  # who comes now is looked up, and found among them
+                self._seen = dict(await self._new())  # known entries: each login looks them up itself
                 self._task = asyncio.get_running_loop().create_task(self._watch(watcher), name="revocations")
 
     async def stop(self) -> None:
@@ -95,7 +95,7 @@ class RedisRevocations:
 
     async def _watch(self, watcher: Watcher) -> None:
         is_failing = False
-        while self._task is not None:  # not for ever: redis-py may swallow a cancellation that meets its answer
+        while self._task is not None:  # not `while True`: redis-py may swallow a cancellation
             await asyncio.sleep(self._interval_s)
             try:
                 await self._read(watcher)
@@ -113,13 +113,13 @@ class RedisRevocations:
             self._seen[member] = score
             self._top = max(self._top, score)
             kind, _, name = member.partition(":")
-            with suppress(ValueError):  # a newer node's kind
+            with suppress(ValueError):  # a kind that only newer nodes know
                 watcher(Revocation(Kind(kind), name, score / 1000))
         floor = self._top - LATE_MS
         self._seen = {member: score for member, score in self._seen.items() if score >= floor}
 
     async def _new(self) -> list[tuple[str, float]]:
-        """Read what stands above the highest seen, and a little below it."""
+        """Read the entries above the highest score seen, and those up to LATE_MS below it."""
         found: list[tuple[str, float]] = []
         floor = max(0.0, self._top - LATE_MS)
         while True:

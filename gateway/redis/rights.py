@@ -1,4 +1,4 @@
-"""What a node's user must be permitted in Redis, asked command by command without changing anything that stays."""
+"""Checks the permissions that a node's Redis user needs, command by command, without leaving any data behind."""
 
 import secrets
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from redis.exceptions import NoPermissionError
 
 __all__ = ["missing_rights"]
 
-_KEPT_MS = 10_000  # the key is deleted at once, and does not stay if that is not permitted
+_KEPT_MS = 10_000  # the test key is deleted at once; if that is not permitted, it expires
 _UNKNOWN_SCRIPT = "0" * 40
 
 
 def _commands(key: str) -> dict[str, Sequence[object]]:
-    """Give a command for each right. All but the first few fail for another reason than a right: they write nothing."""
+    """Return a test command for each permission. Most fail for another reason than a permission, so write nothing."""
     return {
         "set": ("SET", key, "1", "PX", _KEPT_MS),  # a string: commands for other types fail on it
         "eval": ("EVAL", "return 1", 0),
@@ -21,9 +21,9 @@ def _commands(key: str) -> dict[str, Sequence[object]]:
         "script|load": ("SCRIPT", "LOAD", "return 1"),
         "time": ("TIME",),
         "info": ("INFO", "server"),
-        "function|load": ("FUNCTION", "LOAD", "#!lua name=check\n"),  # refused: it registers no function
+        "function|load": ("FUNCTION", "LOAD", "#!lua name=check\n"),  # fails: it registers no function
         "function|list": ("FUNCTION", "LIST", "LIBRARYNAME", "check"),
-        "fcall_ro": ("FCALL_RO", "check", 0),  # there is none of that name
+        "fcall_ro": ("FCALL_RO", "check", 0),  # fails: there is no function of that name
         "exists": ("EXISTS", key),
         "pexpire": ("PEXPIRE", key, _KEPT_MS),
         "pttl": ("PTTL", key),
@@ -58,7 +58,7 @@ def _commands(key: str) -> dict[str, Sequence[object]]:
 
 
 async def missing_rights(client: Redis, prefix: str) -> list[str]:
-    """Name the commands that this user may not run on keys under the prefix, as ACL rules do. Raises RedisError."""
+    """List the commands, named as in ACL rules, that this user may not run on keys under prefix. Raises RedisError."""
     commands = _commands(f"{prefix}:{{check:{secrets.token_hex(8)}}}")
     async with client.pipeline(transaction=False) as pipeline:
         for command in commands.values():

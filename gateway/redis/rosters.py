@@ -1,12 +1,12 @@
-"""Rosters: who is in what, in Redis. A hash of entries and a hash of counts, in the slot of the roster's channel.
+"""Rosters: lists of the members of channels, in Redis. Each has a hash of entries and a hash of counts, in one slot.
 
 Rules:
-- A roster has at most so many bytes, in the whole cluster: what would make it larger is refused. What a node enters
-  again, because Redis or others may have lost it, is never refused.
-- A small roster is read by one script, a large one in pages (HSCAN): a reply of any size would keep Redis and all that
-  wait on this connection. If the roster changed while its pages were read, it is read again, TRIES times at most.
-- When ten thousand enter one roster at once, each wants the list of all: 10^8 members. So those that ask while a list
-  is under way share the next one, and what was read once is not read again.
+- A roster has a maximum size in bytes, in the whole cluster; entries that would exceed it are rejected. An entry that a
+  node registers again, because Redis or other nodes may have lost it, is never rejected.
+- A small roster is read by one script, a large one in pages (HSCAN): a very large reply would block Redis and the other
+  commands of this connection. If the roster changes while its pages are read, it is read again, at most TRIES times.
+- When ten thousand clients enter one roster at once, each one needs the whole list: 10^8 members. So callers that ask
+  while a read is running share the next read, and decoded members are cached.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,14 +27,14 @@ from gateway.shared_reads import SharedReads
 
 __all__ = ["Rosters"]
 
-ANOTHERS = -1  # enter.lua
+ANOTHERS = -1  # results of enter.lua
 TOO_LARGE = -2
-AT_ONCE_BYTES: Final = 2 << 20  # Redis does nothing else for 5 ms
+AT_ONCE_BYTES: Final = 2 << 20  # blocks Redis for 5 ms
 AT_ONCE_ENTRIES: Final = 20_000
-PAGE: Final = 100  # entries; of 64 KiB each at most, so that a page stays below what a connection takes
+PAGE: Final = 100  # entries of at most 64 KiB each, so a page is below the reply limit of a connection
 TRIES: Final = 5
 WEIGH_EVERY_S: Final = 10
-READ_MAX = 65_536  # members that are kept read; 20 MB at most
+READ_MAX = 65_536  # decoded members in the cache; at most 20 MB
 
 _Order = tuple[str, str, str, int, str]
 
@@ -42,9 +42,9 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class Rosters:
-    """Enters, updates and lists. What is entered is indexed and checked by who calls it. max_bytes: of one; 0 = any.
+    """Enters, updates and lists rosters. The caller must index what it enters, and check its lease afterwards.
 
-    on_full: is told of a roster that somebody was refused by.
+    max_bytes: maximum size of a roster; 0 = no limit. on_full: called with a roster that has rejected an entry.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Rosters:
         self._censuses: SharedReads[Census] = SharedReads(self.census, name="redis-roster")
 
     def entering(self, roster: str, member: Member, *, is_again: bool = False, is_quiet: bool = False) -> Call:
-        """Make the call that enters a member. is_again: of any size. is_quiet: nothing is told."""
+        """Build the call that enters a member. is_again: ignore the size limit. is_quiet: publish no notice."""
         notices = [
             b"" if is_quiet else self._notices(roster, member, has_joined=True, is_identity=is_first) or b""
             for is_first in (True, False)
@@ -82,7 +82,7 @@ class Rosters:
         return Call("enter", self._keys(roster), arguments)
 
     async def stop(self) -> None:
-        """End what is under way. Idempotent."""
+        """Cancel running reads. Idempotent."""
         await self._censuses.stop()
 
     async def update(self, roster: str, owner: str, place: Place, *, data: Any, notice: bytes | None) -> bool:
@@ -103,22 +103,22 @@ class Rosters:
         return bool(was_there == 1)
 
     async def weigh(self, roster: str) -> bool:
-        """Have the bytes of a roster counted again, before somebody is refused; False = that was done just now."""
+        """Recount the bytes of a roster, before an entry is rejected; False = it was recounted recently."""
         (is_new,) = await self._scripts.run(Call("weigh", self._keys(roster), [b"%d" % WEIGH_EVERY_S]))
         return bool(is_new == 1)
 
     def full(self, roster: str) -> LimitExceeded:
-        """Make the error of whoever would make a roster too large."""
+        """Call on_full, and make the error for an entry that would make a roster too large."""
         self._on_full(roster)
         text = f"Full: its members and their data take {int(self._max_bytes)} bytes already"
         return LimitExceeded("roster_max_bytes", text)
 
     async def members(self, roster: str) -> list[Member]:
-        """List a roster, as it is now or later. Raises BrokerUnavailable."""
+        """List a roster, at the time of the call or later. Raises BrokerUnavailable."""
         return list((await self.listed(roster)).members)
 
     async def listed(self, roster: str) -> Census:
-        """List it with its version, for all that ask at this time: they share the members. Raises BrokerUnavailable."""
+        """List a roster with its version; concurrent callers share one result. Raises BrokerUnavailable."""
         return await self._censuses.get(roster)
 
     async def versions(self, rosters: Sequence[str]) -> list[int]:
@@ -137,11 +137,11 @@ class Rosters:
             (now,) = await self._scripts.run(command(b"HMGET", counts_key(self._prefix, roster), b"v", b"c"))
             if [each or b"" for each in now] == state:
                 break
-        # else it changes all the time: what changed behind this version is told by notices, at worst twice
+        # otherwise it changes all the time: notices report the changes after this version, some perhaps twice
         return Census(int(version), self._members(pages), run.decode())
 
     async def _pages(self, roster: str) -> list[bytes]:
-        found: dict[bytes, bytes] = {}  # an entry may come twice
+        found: dict[bytes, bytes] = {}  # HSCAN may return an entry twice
         cursor = b"0"
         while True:
             scan = command(b"HSCAN", roster_key(self._prefix, roster), cursor, b"COUNT", b"%d" % PAGE)
@@ -157,11 +157,11 @@ class Rosters:
         found: list[tuple[_Order, Member]] = []
         for field, value in zip(flat[::2], flat[1::2], strict=True):
             try:
-                # only what has no data is shared: of data a caller might think that it is his own
+                # cache only members without data: callers may change the data that they get
                 found.append((self._read if value.endswith(b"null") else _read)(field, value))
             except (ValueError, msgspec.DecodeError) as error:
                 _log.warning("entry of a roster is not readable", error=str(error))
-        found.sort()  # no two are of one place, so members are never compared
+        found.sort()  # all sort keys differ, so members are never compared
         return [member for _, member in found]
 
 

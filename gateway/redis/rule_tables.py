@@ -1,7 +1,7 @@
-"""Rule tables: the channel rules of nodes as they stand in Redis, and what all of them promise together. Pure.
+"""Rule tables: the channel rules of all nodes as stored in Redis, and their merged history settings. Pure.
 
-A table is one node's: service -> rules in their order, each [size, ttl_ms, literal parts of the pattern]. A channel
-keeps the largest size and the longest time that any table promises, so that no node weakens another one's promise.
+A table has the rules of one node: service -> ordered rules, each [size, ttl_ms, literal parts of the pattern]. A
+channel keeps the largest size and the longest time of all tables, so no node shortens a history that another one needs.
 """
 
 import hashlib
@@ -18,18 +18,18 @@ _NO_TABLES: Final = "[]"
 
 
 def write_table(rules: Mapping[str, Rules]) -> str:
-    """Write one node's table, JSON. Numbers are text, as the arguments of publish.lua."""
+    """Encode one node's table as JSON. Numbers are text, like the arguments of publish.lua."""
     table = {service: [_write(rule) for rule in each] for service, each in sorted(rules.items()) if each}
     return json.dumps(table, ensure_ascii=False, separators=(",", ":"))
 
 
 def sha1_of(text: str) -> str:
-    """Make the digest by which Redis compares texts."""
+    """Make the digest by which the scripts in Redis compare texts."""
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 class RuleTables:
-    """All nodes' tables. text: a JSON list of tables. Raises ValueError: it is none."""
+    """The tables of all nodes. text: a JSON list of tables. Raises ValueError: it is not."""
 
     def __init__(self, text: str = _NO_TABLES) -> None:
         self.text = text
@@ -41,17 +41,17 @@ class RuleTables:
 
     @property
     def count(self) -> int:
-        """How many different tables nodes have."""
+        """The number of different tables."""
         return len(self._tables)
 
     def promised(self, service: str, name: str, own: History | None) -> History | None:
-        """Tell what a channel keeps: the most of what its own node's rule and all tables promise; None = nothing.
+        """Return a channel's history settings: the maximum of `own` and all tables; None = no history.
 
-        name: by `codec.channel_name`.
+        name: made by `codec.channel_name`. own: by this node's own rule.
         """
         size, ttl_s = (own.size, own.ttl_s) if own is not None else (0, 0.0)
         if own is not None and not own.size:
-            return own  # any number
+            return own  # 0 = any number of entries, which is the maximum
         for table in self._tables:
             rules = table.get(service)
             rule = rules.find(name) if rules is not None else None

@@ -1,4 +1,4 @@
-"""What an operator's commands ask of Redis about channel rules: is the function library sound, do all nodes agree."""
+"""Checks for operator commands (`snorky check`): the function library, and whether all nodes have the same rules."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +18,13 @@ from gateway.rules import Rules, digest_of
 __all__ = ["inspect_rules"]
 
 _REMEDY = (
-    "nodes load it again within 2 s, so run this again; if it stays so, look for `snorky_publish is not loaded` in "
-    "their logs"
+    "nodes load it again within 2 s, so run this again; if the problem remains, look for "
+    "`snorky_publish is not loaded` in their logs"
 )
 
 
 async def inspect_rules(target: RedisTarget, prefix: str, rules: Mapping[str, Rules]) -> RedisReport:
-    """Judge the function library, and compare rules with those that nodes promise. Never raises for what Redis does."""
+    """Check the function library, and compare rules with those of the nodes. Never raises for errors of Redis."""
     report = RedisReport()
     digest = digest_of(rules)
     client = target.of(nodes_key(prefix)).client()
@@ -45,7 +45,7 @@ async def inspect_rules(target: RedisTarget, prefix: str, rules: Mapping[str, Ru
     if problem := _problem(found, has_rules=bool(text), has_nodes=bool(nodes)):
         report.problems.append(problem)
     elif is_cluster and text and any(lines_in(each).get(prefix) != quote(text) for each in libraries):
-        report.problems.append(f"a server of the Cluster has other channel rules than the nodes promise: {_REMEDY}")
+        report.problems.append(f"a server of the Cluster has other channel rules than the nodes: {_REMEDY}")
     if foreign := foreign_nodes(nodes):
         shown = ", ".join(f"{node_id} ({wire})" for node_id, wire in sorted(foreign.items())[:10])
         report.problems.append(
@@ -56,8 +56,8 @@ async def inspect_rules(target: RedisTarget, prefix: str, rules: Mapping[str, Ru
         report.notes.append(f"the function library in Redis is {found.value}: a node of this version replaces it")
     if text and not _has(text, rules):
         report.notes.append(
-            "the nodes promise other channel rules than these settings: a channel keeps the most that any node of the "
-            "last hour promises; bring all nodes to the same settings"
+            "the nodes promise other channel rules than these settings: a channel keeps the longest history that any "
+            "node of the last hour requires; use the same settings on all nodes"
         )
     others = sorted(node.node_id for node in nodes if node.state.get("rules", digest) != digest)
     if others:
@@ -66,7 +66,7 @@ async def inspect_rules(target: RedisTarget, prefix: str, rules: Mapping[str, Ru
 
 
 async def _libraries(target: RedisTarget) -> list[str | None]:
-    """Read the library, in a Cluster of each primary."""
+    """Read the library of the server; in a Cluster, of each primary."""
     servers = [target]
     if target.cluster is not None:
         await target.cluster.look()
@@ -92,19 +92,19 @@ def _fact(found: Found, text: str) -> str:
 
 
 def _problem(found: Found, *, has_rules: bool, has_nodes: bool) -> str:
-    """Say what is wrong with the library, once nodes of this version have promised something."""
+    """Describe the problem with the library; "" = none. Without registered rules, only a later version is one."""
     if found is Found.LATER:
-        return "the function library in Redis is a later version's, and this version leaves it alone: upgrade this node"
+        return "the function library in Redis is of a later version and is not replaced by this one: upgrade this node"
     if found in (Found.OURS, Found.SIBLING) or not has_rules:
         return ""
     if found is Found.MISSING:
-        return f"nodes run, and the function library in Redis is missing: {_REMEDY}" if has_nodes else ""
+        return f"nodes are running, but the function library in Redis is missing: {_REMEDY}" if has_nodes else ""
     return (
         f"the function library in Redis is {found.value}: another deployment or a restored dump replaced it, and "
-        f"it may not keep publications; {_REMEDY}"
+        f"it may not add publications to histories; {_REMEDY}"
     )
 
 
 def _has(text: str, rules: Mapping[str, Rules]) -> bool:
-    """Tell if a merged text is what these rules alone make."""
+    """True if a merged text contains exactly these rules."""
     return RuleTables(f"[{write_table(rules)}]").digest == RuleTables(text).digest

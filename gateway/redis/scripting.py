@@ -1,8 +1,8 @@
-"""Scripts: runs the Lua files of `scripts/` in Redis, by their digest, and in full where Redis does not know them yet.
+"""Scripts: runs the Lua files of `scripts/` in Redis: EVALSHA by digest, or EVAL if Redis does not know the script yet.
 
-The first line `#!lua` has Redis refuse a script before any write when memory is short, unless `flags=allow-oom`.
-fakeredis knows no such line, so it is left out there; and its TCP server closes a connection on which it answered
-with an error, so it is never asked for a script by a digest that it might not know.
+Because of the first line `#!lua`, Redis rejects a script before any write when memory is short, unless it has
+`flags=allow-oom`. fakeredis does not support this line, so it is removed there. fakeredis' TCP server also closes a
+connection after an error reply, so there scripts are always sent in full.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ __all__ = ["Call", "Scripts", "sharded"]
 
 
 def sharded(source: bytes) -> bytes:
-    """Write a script as it publishes in a Cluster."""
+    """Make the variant of a script for a Cluster, which uses SPUBLISH."""
     return source.replace(b"redis.call('PUBLISH'", b"redis.call('SPUBLISH'")
 
 
@@ -39,7 +39,7 @@ class _Script:
 
 @dataclass(frozen=True, slots=True)
 class _Spellings:
-    """plain: without the first line (which stays as an empty one: line numbers in errors)."""
+    """The variants of a script. plain: with an empty first line (so that line numbers in errors stay right)."""
 
     full: _Script
     plain: _Script
@@ -56,12 +56,12 @@ def _load() -> dict[str, _Spellings]:
 
 
 _SCRIPTS = _load()
-_ASK_VERSION = b"return redis.REDIS_VERSION_NUM or 0"  # as old as the shebang line: Redis 7.0; fakeredis has neither
+_ASK_VERSION = b"return redis.REDIS_VERSION_NUM or 0"  # introduced with the shebang line; fakeredis has neither
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One script to run. name: of its file."""
+    """One script to run. name: its file's name without `.lua`."""
 
     name: str
     keys: Sequence[bytes]
@@ -69,19 +69,19 @@ class Call:
 
 
 class Scripts:
-    """Runs groups of commands and scripts. commander: whose connection they go by, in order."""
+    """Runs groups of commands and scripts, in order, over the connection of a commander."""
 
     def __init__(self, commander: AnyCommander) -> None:
         self._commander = commander
-        self._is_plain: bool | None = None  # the server knows no shebang line; None: not asked yet
+        self._is_plain: bool | None = None  # the server does not support the shebang line; None: not asked yet
 
     @property
     def is_sharded(self) -> bool:
-        """True in a Cluster: a script can publish only to channels of its keys' slot."""
+        """True in a Cluster: there a script can publish only to channels in the slot of its keys."""
         return self._commander.is_sharded
 
     def servers(self) -> "list[Scripts]":
-        """Give this one; in a Cluster one for each primary, for what has no keys. They must not publish."""
+        """Return [self]; in a Cluster, one for each primary, for scripts that have no keys and do not publish."""
         if not self.is_sharded:
             return [self]
         servers = [Scripts(each) for each in self._commander.servers]
@@ -90,18 +90,18 @@ class Scripts:
         return servers
 
     async def run(self, *steps: Call | bytes, in_order: bool = True) -> list[Any]:
-        """Run steps one after the other, with one round trip; bytes: a command as `wire.command` spells it.
+        """Run steps in order, with one round trip. A step is a script, or bytes: a command encoded by `wire.command`.
 
-        In a Cluster it takes as many as slots take turns; not in_order: all shards at once.
+        In a Cluster, one round trip for each change of the slot; in_order=False: all slots concurrently.
 
-        If Redis does not know a script, it is sent again in full, and all commands again with it. Raises
-        BrokerUnavailable: one of them failed or it is not known; the others may have been done.
+        If Redis does not know a script, the script is sent again in full, together with all plain commands. Returns the
+        answers. Raises BrokerUnavailable: a step failed or its outcome is unknown; others may have been executed.
         """
         await self.is_plain()
         answers = await self._send(steps, in_full=False, in_order=in_order)
         unknown = {at for at, answer in enumerate(answers) if _is_unknown(answer)}
         if unknown:
-            # A script that was done is not done again, for it would answer otherwise; but what is read after one is.
+            # Scripts that ran are not repeated: they might return another result. Commands are, to read after scripts.
             again = [at for at, step in enumerate(steps) if at in unknown or isinstance(step, bytes)]
             for at, answer in zip(
                 again, await self._send([steps[at] for at in again], in_full=True, in_order=in_order), strict=True
@@ -111,14 +111,14 @@ class Scripts:
         return raise_for_errors(answers, is_undone=all(_is_refusal(answer) for answer in answered or answers))
 
     async def is_plain(self) -> bool:
-        """Tell if the server knows neither the shebang line nor functions. Raises BrokerUnavailable."""
+        """True if the server supports neither the shebang line nor functions. Raises BrokerUnavailable."""
         if self._is_plain is None:
             (version,) = raise_for_errors(await self._commander.send([command(b"EVAL", _ASK_VERSION, b"0")]))
             self._is_plain = version == 0
         return self._is_plain
 
     def forget(self, *steps: bytes) -> None:
-        """Send commands of which nobody needs to know the outcome."""
+        """Send commands and ignore their outcome; never waits."""
         self._commander.send(steps)
 
     def _send(self, steps: Sequence[Call | bytes], *, in_full: bool, in_order: bool) -> "asyncio.Future[list[Any]]":
@@ -144,7 +144,7 @@ def _is_refusal(answer: object) -> bool:
 
 
 def raise_for_errors(answers: list[Any], *, is_undone: bool = False) -> list[Any]:
-    """Give the answers back. Raises BrokerUnavailable: one is an error. is_undone: then no script was run."""
+    """Return the answers. Raises BrokerUnavailable: one is an error. is_undone: of that error; no script was run."""
     for answer in answers:
         if isinstance(answer, hiredis.ReplyError):
             raise BrokerUnavailable(str(answer)[:300], is_undone=is_undone)

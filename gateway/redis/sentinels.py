@@ -1,12 +1,12 @@
-"""Sentinels: asks the sentinels which server is the primary, and that server whether it thinks so too.
+"""Sentinels: asks the sentinels for the primary's address, and checks the role of that server.
 
 Rules:
-- All are asked at once, each gets a short time, and a majority's answers are enough. Of different answers that of the
-  highest configuration epoch counts: a sentinel that was cut off names the primary of former days.
-- Where only a minority answers it is believed, for want of better; so a node that is cut off together with the old
-  primary does not notice. `min-replicas-to-write 1` has that primary refuse what would be lost.
-- A server that does not say ROLE master is no primary, whoever names it.
-- One question serves all who ask at the same time; nothing is asked twice within `max_age_s`.
+- All sentinels are asked at once, with a short timeout; the answers of a majority are enough. If they differ, the
+  answer with the highest configuration epoch wins: a sentinel that was cut off may name a former primary.
+- If only a minority answers, its answer is used. So a node that is cut off together with the former primary does not
+  notice it; `min-replicas-to-write 1` makes that primary reject writes, which would be lost.
+- A server whose ROLE is not master is not accepted as the primary.
+- Concurrent callers share one request, and a result is reused for `max_age_s`.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # a target has sentinels, not the other way round
 
 __all__ = ["Sentinels"]
 
-ASK_TIMEOUT_S: Final = 0.5  # for one sentinel, asked beside the others; a dial has 2 s for all
+ASK_TIMEOUT_S: Final = 0.5  # per sentinel, asked concurrently; connecting may take 2 s in all
 ROLE_TIMEOUT_S: Final = 1.0
 
 _log = structlog.get_logger("snorky.redis")
@@ -33,7 +33,7 @@ _log = structlog.get_logger("snorky.redis")
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """What one sentinel says. epoch: of the configuration that it knows; grows with every failover."""
+    """The answer of one sentinel. epoch: of its configuration; grows with every failover."""
 
     epoch: int
     host: str
@@ -41,9 +41,9 @@ class _View:
 
 
 class Sentinels:
-    """Finds a primary. servers: the sentinels, at least one. name: that they know the primary by.
+    """Finds a primary. servers: the sentinels, at least one. name: the primary's name in their configuration.
 
-    primary: how to log in there; its host and port are found out.
+    primary: has the login for the primary; its host and port are replaced by the sentinels' answer.
     """
 
     def __init__(self, servers: Sequence["RedisTarget"], *, name: str, primary: "RedisTarget") -> None:
@@ -53,15 +53,15 @@ class Sentinels:
         self._asking = asyncio.Lock()
         self._outcome: RedisTarget | DialError | None = None
         self._asked_at = 0.0  # loop time
-        self.latest: RedisTarget | None = None  # what was found last
+        self.latest: RedisTarget | None = None  # the last primary found
 
     @property
     def addresses(self) -> str:
-        """HOST:PORT of each, with commas between."""
+        """HOST:PORT of each sentinel, separated by commas."""
         return ",".join(server.address for server in self._servers)
 
     async def find(self, *, max_age_s: float = 0.0) -> "RedisTarget":
-        """Tell the primary; what was asked `max_age_s` ago counts. Raises DialError: none, or nobody answers."""
+        """Find the primary; reuses a result of the last `max_age_s`. Raises DialError: there is none, or no answer."""
         loop = asyncio.get_running_loop()
         called_at = loop.time()
         async with self._asking:
@@ -93,7 +93,7 @@ class Sentinels:
             async with asyncio.timeout(ROLE_TIMEOUT_S):
                 (role,) = await ask(wire, command(b"ROLE"))
         except TimeoutError:
-            raise DialError(f"{found.safe_url} does not tell its role") from None
+            raise DialError(f"{found.safe_url} does not answer ROLE") from None
         finally:
             await _hang_up(wire)
         if not isinstance(role, list) or role[:1] != [b"master"]:
@@ -101,7 +101,7 @@ class Sentinels:
         return found
 
     async def _views(self) -> tuple[list[_View], list[str]]:
-        """Ask all until a majority has answered. Returns what they say, and what went wrong."""
+        """Ask all until a majority has answered. Returns the answers, and the problems."""
         views: list[_View] = []
         problems: list[str] = []
         tasks = [asyncio.create_task(self._view(server)) for server in self._servers]
@@ -125,7 +125,7 @@ class Sentinels:
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 wire = await dial(server, name="snorky:sentinels", timeout_s=ASK_TIMEOUT_S)
-                # the address comes from the one that already tells of a failover which is not done with yet
+                # this command returns the new address even while a failover is still in progress
                 address, state = await ask(
                     wire,
                     command(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name),
@@ -141,14 +141,14 @@ class Sentinels:
 
 
 def _read_view(address: Any, state: Any, where: str) -> _View:
-    """Raises DialError: the sentinel does not know the name, or is none."""
+    """Decode a sentinel's answers. Raises DialError: it does not know the name, or is not a sentinel."""
     if address is None:
         raise DialError(f"{where}: does not know that name")
     try:
         if isinstance(address, hiredis.ReplyError):
             raise address
         host, port = address
-        known = dict(zip(state[::2], state[1::2], strict=True)) if isinstance(state, list) else {}  # else denied by ACL
+        known = dict(zip(state[::2], state[1::2], strict=True)) if isinstance(state, list) else {}  # {}: denied by ACL
         return _View(int(known.get(b"config-epoch", 0)), host.decode(), int(port))
     except (hiredis.ReplyError, AttributeError, TypeError, ValueError) as error:
         raise DialError(f"{where}: {error}") from error

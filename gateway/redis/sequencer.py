@@ -1,12 +1,12 @@
 """Sequencer: sends publications that get a position, pipelined, by the script `publish`.
 
-Rules (beside those of `pipeline`, but for one):
-- What was written and not answered *is* sent again on the next connection, before what is behind it: every
-  publication carries an idempotency key, so it happens once, and the order is that of the calls.
-- Each publication carries the run of the server that it is sent to: where a history was begun under another one, what
-  this server started from may be an older copy, and the history gets a new epoch.
-- Nothing is sent before Redis has the script: were the first of two not known and the second one known (another node
-  loaded it in between), they would change places.
+Rules (in addition to those of `pipeline`; the first one replaces a rule there):
+- A publication that was written but not answered *is* sent again on the next connection, before later ones. Each has an
+  idempotency key, so it is published only once, and in the order of the calls.
+- Each publication carries the *run* (Redis' run_id, new at each start) of the server to which it is sent. If a history
+  was written under another run, this server may have started from an older copy, so the history gets a new epoch.
+- Nothing is sent before Redis has loaded the script. Otherwise, if another node loads it between two publications, the
+  first one would fail and the second one succeed, so that they would change order.
 """
 
 import asyncio
@@ -32,20 +32,20 @@ from gateway.redis.wire import Gets, Wire, WireError, command
 
 __all__ = ["KEEP_S", "Sequencer"]
 
-KEEP_S: Final = 86_400.0  # epoch and counter outlive what is kept: else a quiet channel's next message is a false gap
-ONCE_S: Final = 300.0  # how long an idempotency key of the caller's is known
-OWN_S: Final = 30.0  # and one of ours: within its deadline it is sent again, and Redis may then stand still for long
+KEEP_S: Final = 86_400.0  # the state outlives the entries, so the next message of a quiet channel is no false gap
+ONCE_S: Final = 300.0  # lifetime of an idempotency key of the caller
+OWN_S: Final = 30.0  # lifetime of our own keys: covers a repetition within the deadline, and a pause of Redis after it
 
-_PLAIN_ONLY: Final = "unexpected symbol near"  # fakeredis, of the first line, which it does not know
+_PLAIN_ONLY: Final = "unexpected symbol near"  # fakeredis' error for the first line, which it does not support
 _FOLDER: Final = Path(__file__).parent / "scripts"
 _SOURCE: Final = (_FOLDER / "publish.lua").read_bytes()
 _ASK_RUN: Final = (
     (_FOLDER / "run.lua").read_bytes().partition(b"\n")[2]
-)  # without the line that fakeredis does not know
+)  # without the first line, which fakeredis does not support
 
 
 class Sequencer(Publisher):
-    """Publishes with positions. dial_timeout_s: also for Redis to take the script. See Publisher."""
+    """Publishes with positions. dial_timeout_s: also the limit for loading the script. See Publisher."""
 
     def __init__(
         self,
@@ -73,25 +73,25 @@ class Sequencer(Publisher):
         self._source = sharded(_SOURCE) if is_sharded else _SOURCE
         self._digest = _digest(self._source)
         self._is_loaded = False
-        self._repeated = 0  # how many of the oldest were sent before, on a connection that was lost
+        self._repeated = 0  # how many of the oldest were already sent on a lost connection
         self._is_selected = self._is_run_known = False
-        self._runs = b""  # as the script takes them
-        self.run: bytes | None = None  # of the server that was connected last; None: of none yet
-        self.find_other_runs: Callable[[], bytes] = bytes  # to be set where slots come from other servers
-        self.on_run: Callable[[], None] = _ignore  # the same: `run` has changed
+        self._runs = b""  # as the script expects them
+        self.run: bytes | None = None  # of the last connected server; None: not connected yet
+        self.find_other_runs: Callable[[], bytes] = bytes  # set in a Cluster: runs of the other shards
+        self.on_run: Callable[[], None] = _ignore  # set in a Cluster: called when `run` has changed
 
     @property
     def runs(self) -> bytes:
-        """The runs of servers between which channels move, with blanks between."""
+        """The runs of servers between which channels move, separated by blanks: b"" without a Cluster."""
         return b""
 
     def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
         """Queue one publication. See Keeper.publish; the future may also raise PublishRefused."""
-        name = node_channel_name(self._prefix, key)  # a position: only nodes may say one
+        name = node_channel_name(self._prefix, key)  # only nodes may publish positions
         return self._queue_script(key, name, payload, once, b"%d" % history.size, _milliseconds(history.ttl_s))
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
-        """Queue one publication that is not kept. See Keeper.publish_once; the future may also raise PublishRefused."""
+        """Queue one publication without history. See Keeper.publish_once; may also raise PublishRefused."""
         return self._queue_script(key, channel_name(self._prefix, key), payload, once, b"0", b"0")
 
     def _queue_script(
@@ -130,13 +130,13 @@ class Sequencer(Publisher):
 
     def _check_loaded(self, wire: Wire) -> None:
         if wire.is_open and self._link.wire is wire and not self._is_loaded:
-            wire.close(WireError(f"script not taken within {self._load_timeout_s:g} s"))
+            wire.close(WireError(f"script not loaded within {self._load_timeout_s:g} s"))
 
     def _consume_loading(self, gets: Gets) -> None:
         wire = self._link.wire
         while wire is not None and (reply := gets()) is not False:
             if not isinstance(reply, bytes):
-                raise WireError(f"script not taken: {str(reply)[:200]}")
+                raise WireError(f"script not loaded: {str(reply)[:200]}")
             if not self._is_selected:
                 self._is_selected = True
             elif not self._is_run_known:
@@ -147,10 +147,10 @@ class Sequencer(Publisher):
                 self._is_loaded = True
                 super()._on_up(wire)
             else:
-                raise WireError(f"script not taken: {str(reply)[:200]}")
+                raise WireError(f"script not loaded: {str(reply)[:200]}")
 
     def spell_runs(self) -> None:
-        """Have what waits carry the runs as they are now."""
+        """Update the runs in the publications that are not written yet."""
         runs = b" ".join(filter(None, (self.run, self.find_other_runs())))
         if runs != self._runs:
             self._runs = runs
@@ -186,13 +186,13 @@ class Sequencer(Publisher):
     def _consume(self, gets: Gets) -> None:
         while (reply := gets()) is not False:
             if not self._written:
-                raise WireError(f"unasked answer: {str(reply)[:200]}")
+                raise WireError(f"unexpected answer: {str(reply)[:200]}")
             is_error = isinstance(reply, hiredis.ReplyError)
             if is_error and str(reply).startswith("NOSCRIPT"):
-                raise WireError("Redis forgot the script")  # all is sent again on the next connection, in order
+                raise WireError("Redis has lost the script")  # the next connection sends everything again, in order
             if is_error and self._source is _SOURCE and _PLAIN_ONLY in str(reply):
                 self._become_plain()
-                raise WireError("not a Redis that knows the script's first line")  # as above
+                raise WireError("Redis does not support the script's first line")  # as above
             future = self._answered()
             is_repeated, self._repeated = self._repeated > 0, max(0, self._repeated - 1)
             if future.done():
@@ -205,8 +205,8 @@ class Sequencer(Publisher):
                 text = reply.decode()  # type: ignore[attr-defined]  # or it raises
                 future.set_result(Position.parse(text) if text else None)
             except (AttributeError, ValueError):
-                fail(future, BrokerUnavailable("outcome unknown: answer out of place"))
-                raise WireError(f"answer out of place: {str(reply)[:200]}") from None
+                fail(future, BrokerUnavailable("outcome unknown: unexpected answer"))
+                raise WireError(f"unexpected answer: {str(reply)[:200]}") from None
         self._link.settle()
 
 

@@ -9,7 +9,7 @@ SLOTS: Final = 16_384
 
 
 def slot_of(key: bytes) -> int:
-    """Compute a key's slot: CRC16 (XMODEM) of what stands in its first braces, if anything does, else of all."""
+    """Compute a key's slot: CRC16 (XMODEM) of the text in its first braces; of the whole key if that is empty."""
     start = key.find(b"{")
     if start >= 0:
         end = key.find(b"}", start + 1)
@@ -19,7 +19,7 @@ def slot_of(key: bytes) -> int:
 
 
 def key_of(command: bytes) -> bytes | None:
-    """Find the first key of a command as `wire.command` spells it; None = it has none, and goes to every server."""
+    """Find the first key of a command encoded by `wire.command`; None = no key: it must be sent to every server."""
     words = _words(command, 4)
     name = words[0].upper()
     if name in (b"EVAL", b"EVALSHA", b"FCALL_RO"):

@@ -1,10 +1,10 @@
-"""Spread: which of several independent Redis has what; by rendezvous hashing, so all find the same without asking.
+"""Spread: selects one of several independent Redis for a key, by rendezvous hashing, so no coordination is needed.
 
-    weight of a server for a key = blake2b-64 of "IDENTITY KEY", as a big-endian number; the heaviest has the key
+    weight of a server for a key = blake2b-64 of "IDENTITY KEY", as a big-endian number; the highest weight has the key
 
-KEY is that of the channel, SERVICE:NAME, without prefix and braces; a name of a service lies where its names' key does,
-a token where "token TOKEN" does. IDENTITY is the server's URL as `RedisTarget.identity` gives it: what all who
-publish must write alike. One server more or less moves only its own share of the keys.
+KEY is the channel key, SERVICE:NAME, without prefix and braces; for unique names the key of their kind; for a token
+"token TOKEN". IDENTITY is the server's URL as `RedisTarget.identity` returns it; it must be the same for all nodes and
+publishers. Adding or removing a server moves only that server's share of the keys.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _U = TypeVar("_U")
 
 
 class Spread(Generic[_T]):
-    """One thing for each server, found by key. members: by the servers' identities."""
+    """One object per server, selected by key. members: by the servers' identities."""
 
     def __init__(self, members: Mapping[str, _T]) -> None:
         self._members = dict(members)
@@ -35,28 +35,28 @@ class Spread(Generic[_T]):
 
     @property
     def first(self) -> _T:
-        """The first of them; the one, where there is one."""
+        """The first object; the only one, if there is one server."""
         return next(iter(self._members.values()))
 
     def at(self, identity: str) -> _T:
-        """Give the one of a server."""
+        """Return the object of a server."""
         return self._members[identity]
 
     def of(self, key: str) -> _T:
-        """Find the one that has a key."""
+        """Return the object of the server that has a key."""
         return self._members[max(self._members, key=lambda identity: (_weight(identity, key), identity))]
 
     def items(self) -> Iterator[tuple[str, _T]]:
-        """Give all, with the identities of their servers."""
+        """Iterate over (server identity, object)."""
         return iter(self._members.items())
 
     def map(self, make: Callable[[str, _T], _U]) -> "Spread[_U]":
-        """Make one thing for each of these, from identity and thing."""
+        """Make a Spread of new objects, each by make(server identity, object)."""
         return Spread({identity: make(identity, each) for identity, each in self._members.items()})
 
 
 def targets_of(redis_url: str) -> Spread[RedisTarget]:
-    """Read the setting: one URL or several. Raises ConfigurationError: one is none, or a server is named twice."""
+    """Parse the setting: one URL or several. Raises ConfigurationError: an invalid URL, or a server named twice."""
     found: dict[str, RedisTarget] = {}
     for url in split_redis_urls(redis_url):
         target = RedisTarget.from_url(url)
@@ -69,6 +69,6 @@ def targets_of(redis_url: str) -> Spread[RedisTarget]:
 
 
 def _weight(identity: str, key: str) -> int:
-    # what a canonical channel name cannot have (a lone surrogate) is refused long before; elsewhere it must not raise
+    # surrogatepass: must not raise here; lone surrogates in channel names are rejected earlier
     data = f"{identity} {key}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")

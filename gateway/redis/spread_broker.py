@@ -1,4 +1,4 @@
-"""SpreadBroker: the message broker of a node, by several independent Redis; each has its share of the channels."""
+"""SpreadBroker: a node's message broker on several independent Redis, each of which has a share of the channels."""
 
 import asyncio
 
@@ -11,14 +11,14 @@ __all__ = ["SpreadBroker"]
 
 
 class SpreadBroker:
-    """Fulfils `gateway.broker.Broker`. brokers: one for each Redis, of the same node.
+    """Implements `gateway.broker.Broker`. brokers: one for each Redis, of the same node.
 
-    A Redis that is away takes nothing but its own channels along; the node counts as deaf while any is.
+    If a Redis is unavailable only its own channels are affected, but the node counts as deaf while any broker is deaf.
     """
 
     def __init__(self, brokers: Spread[RedisBroker], *, metrics: Metrics) -> None:
         self._brokers = brokers
-        metrics.redis_deaf.set_function(lambda: float(self.is_deaf))  # else the last one to change would tell for all
+        metrics.redis_deaf.set_function(lambda: float(self.is_deaf))  # otherwise each broker would overwrite the value
 
     @property
     def is_deaf(self) -> bool:

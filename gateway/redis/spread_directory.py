@@ -1,9 +1,10 @@
-"""SpreadDirectory: the directory on several independent Redis. Each has the leases for what lies there.
+"""SpreadDirectory: the directory on several independent Redis, each with its own leases.
 
 Rules:
-- A roster, the names of a service, a token lie in one Redis; a node has a lease, and so an incarnation, in each.
-- An incarnation begins with the tag of its Redis: so whoever has an Owner sends by the Redis that knows it.
-- A new token is drawn until it falls on a Redis that this node hears: with one away, others still give tokens out.
+- Each roster, each service's names and each token are in one Redis. A node has a lease and an incarnation in every one.
+- An incarnation begins with the tag of its Redis, so direct messages to an Owner are sent through the right Redis.
+- A new token is drawn again until its Redis is one that this node receives from, so that tokens can still be issued
+  while one Redis is unavailable.
 """
 
 import asyncio
@@ -25,12 +26,12 @@ DRAWS_MAX = 100
 
 
 def tag_of(identity: str) -> str:
-    """Make the beginning of incarnations in one Redis: short, and no two alike among those of a deployment."""
+    """Make the prefix of incarnations in one Redis: short, and different for each Redis of a deployment."""
     return hashlib.blake2b(identity.encode(), digest_size=4).hexdigest() + "-"
 
 
 class _Share:
-    """An Asserter that knows only what lies in one Redis."""
+    """An Asserter for the members and names of one Redis."""
 
     def __init__(self, whole: Asserter, directory: RedisDirectory, spread: Spread[RedisDirectory]) -> None:
         self._whole = whole
@@ -48,7 +49,7 @@ class _Share:
 
 
 class SpreadDirectory:
-    """Fulfils `gateway.directory.Directory`. directories: one for each Redis, of the same node, made with its tag."""
+    """Implements `gateway.directory.Directory`. directories: of one node, one for each Redis, made with its tag."""
 
     def __init__(self, directories: Spread[RedisDirectory]) -> None:
         self._directories = directories
@@ -56,11 +57,11 @@ class SpreadDirectory:
 
     @property
     def incarnation(self) -> str:
-        """This node's present one in the first Redis; see `of`."""
+        """This node's current incarnation in the first Redis; for another Redis see `of`."""
         return self._directories.first.incarnation
 
     def of(self, key: str) -> RedisDirectory:
-        """Find the directory that has a roster, or the names of a service."""
+        """Return the directory of the Redis that has a roster, or the names of a service."""
         return self._directories.of(key)
 
     async def start(self, asserter: Asserter) -> None:
@@ -91,7 +92,7 @@ class SpreadDirectory:
         return await self.of(roster).listed(roster)
 
     async def versions(self, rosters: Sequence[str]) -> list[int | None]:
-        """See Directory; None for those in a Redis that is away."""
+        """See Directory; None for rosters whose Redis is unavailable."""
         shares: defaultdict[RedisDirectory, list[str]] = defaultdict(list)
         for roster in rosters:
             shares[self.of(roster)].append(roster)
@@ -120,12 +121,12 @@ class SpreadDirectory:
         return await self.of(names).list_names(names)
 
     async def disowned(self, serial: int) -> None:
-        """See Directory; what lies in a Redis that is away is given back when it is there again."""
+        """See Directory; holdings in an unavailable Redis are released when it is available again."""
         await asyncio.gather(*(directory.disowned(serial) for directory in self._directories))
 
     async def send(self, owner: Owner, message: bytes) -> bool:
         tag, dash, _ = owner.incarnation.partition("-")
-        # without a tag it may be of a node that knows of one Redis only: of the first, if one was made several
+        # no tag: the owner's node still uses a single Redis, which is the first one if further ones were added
         return await self._by_tag.get(tag + dash, self._directories.first).send(owner, message)
 
     async def put_token(self, value: Any, ttl_s: float) -> str:

@@ -1,4 +1,4 @@
-"""SpreadHistory: what channels keep, in several independent Redis; each has its share of the channels."""
+"""SpreadHistory: the histories of channels in several independent Redis, each of which has a share of the channels."""
 
 import asyncio
 from collections import defaultdict
@@ -15,7 +15,7 @@ __all__ = ["SpreadHistory"]
 
 
 class SpreadHistory:
-    """Fulfils `gateway.history.Keeper`. keepers: one for each Redis, of the same node."""
+    """Implements `gateway.history.Keeper`. keepers: one for each Redis, of the same node."""
 
     def __init__(self, keepers: Spread[RedisHistory]) -> None:
         self._keepers = keepers
@@ -63,7 +63,7 @@ class SpreadHistory:
         await self._keepers.of(key).note_lost(key)
 
     async def positions(self, keys: Iterable[str]) -> dict[str, Position]:
-        """Tell what can be told: channels of a Redis that is away are missing. Raises BrokerUnavailable: all are."""
+        """See Keeper; channels of an unavailable Redis are omitted. Raises BrokerUnavailable: all are unavailable."""
         shares: defaultdict[RedisHistory, list[str]] = defaultdict(list)
         for key in keys:
             shares[self._keepers.of(key)].append(key)

@@ -1,9 +1,9 @@
-"""SpreadRevocations: the list of revocations in several independent Redis. All have all of it.
+"""SpreadRevocations: the list of revocations in several independent Redis. Each has the whole list.
 
 Rules:
-- What one tells, the others tell a moment later: it is passed on once.
-- An entry is added everywhere, or the caller is told that it was not; where it was it counts.
-- Any one that answers is enough to look up, and to begin: what was added everywhere is there too.
+- Every Redis reports a new entry, at slightly different times; the watcher is called only once.
+- An entry is added to every Redis. If one fails, the caller gets an error; where the entry was added, it is valid.
+- One Redis that answers is enough for lookups and for the start, because it has all entries that were added everywhere.
 """
 
 import asyncio
@@ -18,21 +18,21 @@ from gateway.revocation import Kind, Revocation, Revocations, Watcher
 
 __all__ = ["SpreadRevocations"]
 
-SAME_S: Final = 5.0  # all nodes read all lists within: a later one is another entry of the same name
+SAME_S: Final = 5.0  # a node reads all lists within this time; a later report is a new entry of the same name
 
 _T = TypeVar("_T")
 
 
 class SpreadRevocations:
-    """Fulfils `gateway.revocation.Revocations`. lists: one for each Redis. clock: seconds, monotonic."""
+    """Implements `gateway.revocation.Revocations`. lists: one for each Redis. clock: monotonic seconds."""
 
     def __init__(self, lists: Sequence[Revocations], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._lists = lists
         self._clock = clock
-        self._expected: defaultdict[tuple[int, Kind, str], deque[float]] = defaultdict(deque)  # until when
+        self._expected: defaultdict[tuple[int, Kind, str], deque[float]] = defaultdict(deque)  # clock: ignored until
 
     async def begin(self, watcher: Watcher) -> None:
-        """See Revocations; one that is away is begun with later."""
+        """See Revocations; begins with the Redis that answer, the others at a later call."""
         await _any_of(*(each.begin(partial(self._on_told, watcher, at)) for at, each in enumerate(self._lists)))
 
     async def stop(self) -> None:
@@ -44,7 +44,7 @@ class SpreadRevocations:
         await asyncio.gather(*(each.add(kind, name) for each in self._lists))
 
     async def find(self, identity: str, token_id: str | None) -> list[Revocation]:
-        """See Revocations; an entry counts from the latest time that any Redis knows."""
+        """See Revocations; of several times for an entry, the latest one counts."""
         found: dict[tuple[Kind, str], Revocation] = {}
         for answer in await _any_of(*(each.find(identity, token_id) for each in self._lists)):
             for entry in answer:
@@ -70,7 +70,7 @@ class SpreadRevocations:
 
 
 async def _any_of(*questions: Coroutine[Any, Any, _T]) -> list[_T]:
-    """Ask all; give the answers there are. Raises BrokerUnavailable: there is none."""
+    """Ask all, and return the successful answers. Raises BrokerUnavailable: there is none."""
     answers = await asyncio.gather(*questions, return_exceptions=True)
     good: list[_T] = []
     for answer in answers:

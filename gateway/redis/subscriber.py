@@ -1,19 +1,20 @@
-"""Subscriber: hears channels. One connection, read in bulk; the confirmations counted; made whole again when lost.
+"""Subscriber: subscribes to channels over one connection, reads in bulk, and subscribes again after a reconnect.
 
 Rules:
-- Redis answers in the order it was asked. Every SUBSCRIBE and UNSUBSCRIBE is a command of its own and stands in
-  `_asked` until its answer comes, so an answer is known by its place and never by its name alone: in
-  "subscribe, unsubscribe, subscribe" the first confirmation confirms nothing, and an error has an owner.
-- A channel has up to two names in Redis (`heard.py`), subscribed to by one command, which Redis confirms name by name
-  or refuses whole.
-- A channel has one record from its SUBSCRIBE to its UNSUBSCRIBE; whoever comes after that gets a new one.
-- A channel is wanted while it is held (a `subscribe` returned, no `unsubscribe` since) or waited for.
-- After a loss all that is wanted is asked for again, the canary's channel last: its confirmation proves that all
-  others are confirmed, and the connection is *whole*. What came in between is lost; `on_whole(True)` says so.
-- Sharded (in a Cluster) the commands begin with S, and a channel's slot may go to another server: a held channel that
-  is refused by MOVED, or given up by Redis unasked, is handed back by `on_moved`, and no longer asked for here.
-- Memory is bounded: at most `WINDOW` commands unanswered (100,000 channels would otherwise put 6 MB of
-  answers into Redis' output buffer, which closes the connection at 32), wishes as many as there are channels.
+- Redis answers in the order of the commands. Each SUBSCRIBE and UNSUBSCRIBE is in `_asked` until it is answered, so an
+  answer is matched by its order and not only by its name: in "subscribe, unsubscribe, subscribe" the first confirmation
+  does not confirm the last command, and an error belongs to a known command.
+- A channel has up to two names in Redis (`heard.py`), in one SUBSCRIBE command. Redis confirms each name, or rejects
+  the whole command.
+- A channel has one record from its SUBSCRIBE to its UNSUBSCRIBE; a later subscription gets a new record.
+- A channel is wanted while it is held (a `subscribe` has returned, and no `unsubscribe` was called since), or while a
+  `subscribe` is waiting.
+- After a reconnect all wanted channels are subscribed to again, the canary's channel last. Its confirmation proves that
+  all others are confirmed: the connection is *whole*. Publications in between are lost; `on_whole(True)` reports that.
+- In a Cluster the commands begin with S, and a channel's slot may move to another server. If Redis rejects a channel
+  with MOVED, or ends its subscription, `on_moved` is called, and this Subscriber does not subscribe to it again.
+- Memory is bounded: at most `WINDOW` commands are unanswered (100,000 channels would otherwise put 6 MB of answers into
+  the output buffer of Redis, which closes the connection at 32 MB).
 """
 
 import asyncio
@@ -33,20 +34,20 @@ from gateway.redis.wire import Gets, Wire, WireError, command
 __all__ = ["MOVED", "Subscriber"]
 
 WINDOW = 5_000
-COMPLAIN_EVERY_S = 1.0  # the metric counts them all; a flood of forged ones must not flood the log
-MOVED = "moved"  # what `subscribe` fails with where on_moved was called
+COMPLAIN_EVERY_S = 1.0  # at most one log line on forged publications; the metric counts all
+MOVED = "moved"  # the text of the error of `subscribe` if on_moved was called
 
 _log = structlog.get_logger("snorky.redis")
 
 
 class Subscriber:
-    """The hearing half of a broker.
+    """The receiving half of a broker.
 
-    names_of: Redis names of a key, one or two (`heard.py`). canary_name: heard as long as there is a connection; what
-    comes on it goes to on_canary. on_batch: all publications of one read, per key, in order; only of channels that are
-    wanted.
-    on_whole: everything wanted is confirmed; True if something may have been missed before. on_lost: no longer.
-    on_moved: makes it sharded; a key that is to be subscribed to elsewhere. new_canary_name: for each connection.
+    names_of: the Redis names of a key, one or two (`heard.py`). canary_name: always subscribed to; its payloads go to
+    on_canary. on_batch: called with all publications of one read, per key, in order; only of wanted channels.
+    on_whole: called when all wanted channels are confirmed; True if publications may have been missed before.
+    on_lost: called when the connection is lost. on_moved: enables sharded pub/sub; called with a key whose slot moved
+    to another server. new_canary_name: makes a canary name for each connection, which replaces canary_name.
     """
 
     def __init__(
@@ -95,18 +96,18 @@ class Subscriber:
         self._canary.is_held = True
         self._by_key: dict[str, HeardChannel] = {}
         self._by_name: dict[bytes, HeardChannel] = {canary_name: self._canary}
-        # OrderedDict, not dict: what is taken from the front of a dict leaves holes that each next look walks over.
-        # 100,000 channels whole again: 5-8 s with dict, 1.1-1.6 s so (benchmarks.subscriber, machine under load).
-        self._dirty: OrderedDict[HeardChannel, None] = OrderedDict()  # wish and wire may differ; in order
-        self._asked: deque[tuple[HeardChannel, bool]] = deque()  # unanswered; True: SUBSCRIBE
-        self._told = 0  # names of the first of these that Redis has answered for
+        # OrderedDict, not dict: after removals from the front of a dict, each next access skips the removed entries.
+        # Subscribing to 100,000 channels again: dict 5-8 s, OrderedDict 1.1-1.6 s (benchmarks.subscriber, under load).
+        self._dirty: OrderedDict[HeardChannel, None] = OrderedDict()  # may need a SUBSCRIBE or UNSUBSCRIBE; in order
+        self._asked: deque[tuple[HeardChannel, bool]] = deque()  # unanswered commands; True: SUBSCRIBE
+        self._told = 0  # how many names of the first of these are confirmed
         self._lingering: OrderedDict[HeardChannel, float] = OrderedDict()  # until when, loop time; in order
         self._linger_timer: asyncio.TimerHandle | None = None
         self._progress_timer: asyncio.TimerHandle | None = None
         self._is_flush_due = False
         self._is_paused = False
         self._is_stopped = False
-        self._is_interrupted = False  # lost, and not whole since
+        self._is_interrupted = False  # the connection was lost, and is not whole since
         self._answered = 0
         self.is_whole = False
 
@@ -118,11 +119,11 @@ class Subscriber:
     # -- commands ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to connect. Call once, on the event loop that all else is called on."""
+        """Start to connect. Call once, on the event loop of all other calls."""
         self._link.start()
 
     async def stop(self) -> None:
-        """End the connection and all timers; who waits gets BrokerUnavailable. Idempotent."""
+        """Close the connection and stop all timers; waiting `subscribe` calls raise BrokerUnavailable. Idempotent."""
         self._is_stopped = True
         await self._link.stop()
         for timer in (self._linger_timer, self._progress_timer):
@@ -137,7 +138,7 @@ class Subscriber:
         return channel is not None and channel.is_confirmed and channel.is_wanted
 
     async def subscribe(self, key: str) -> None:
-        """Return when confirmed. Raises BrokerUnavailable: refused, or not confirmed in time."""
+        """Subscribe; returns when Redis has confirmed. Raises BrokerUnavailable: rejected, or not confirmed in time."""
         if self._is_stopped:
             raise BrokerUnavailable("the broker is stopped")
         channel = self._by_key.get(key)
@@ -165,7 +166,7 @@ class Subscriber:
                 self._linger(channel)
 
     def unsubscribe(self, key: str) -> None:
-        """Give up; Redis is told after the linger. Nothing if not subscribed."""
+        """Give the channel up; UNSUBSCRIBE is sent after linger_s. Does nothing if not subscribed."""
         channel = self._by_key.get(key)
         if channel is None:
             return
@@ -174,7 +175,7 @@ class Subscriber:
             self._linger(channel)
 
     def pause(self) -> None:
-        """Stop reading, also on a connection that is made meanwhile, once it is whole."""
+        """Stop reading; a connection made meanwhile stops once it is whole."""
         self._is_paused = True
         if self._link.wire is not None and self.is_whole:
             self._link.wire.pause()
@@ -186,22 +187,22 @@ class Subscriber:
             self._link.wire.resume()
 
     def redial(self, reason: str) -> None:
-        """Give the connection up and make a new one."""
+        """Close the connection and connect again."""
         self._link.redial(reason)
 
-    # -- wishes ------------------------------------------------------------------------------------------------
+    # -- sending -----------------------------------------------------------------------------------------------
 
     def _touch(self, channel: HeardChannel) -> None:
         self._dirty[channel] = None
         if not self._is_flush_due and self._link.wire is not None:
             self._is_flush_due = True
-            asyncio.get_running_loop().call_soon(self._flush)  # the wishes of one tick: one write
+            asyncio.get_running_loop().call_soon(self._flush)  # one write for all commands of a loop tick
 
     def _flush(self) -> None:
         self._is_flush_due = False
         wire = self._link.wire
         if wire is None:
-            return  # all is asked for anew when there is one
+            return  # the next connection subscribes to all wanted channels
         commands = []
         while self._dirty and len(self._asked) < WINDOW:
             channel, _ = self._dirty.popitem(last=False)
@@ -221,7 +222,7 @@ class Subscriber:
         if self._by_key.get(channel.key) is not channel:
             return
         loop = asyncio.get_running_loop()
-        self._lingering.pop(channel, None)  # to the end: it is in the order of its deadlines
+        self._lingering.pop(channel, None)  # move to the end: the dict is ordered by deadline
         self._lingering[channel] = loop.time() + self._linger_s
         if self._linger_timer is None and not self._is_stopped:
             self._linger_timer = loop.call_later(self._linger_s, self._end_linger)
@@ -278,7 +279,7 @@ class Subscriber:
         self._on_lost()
 
     def _watch_progress(self, answered_before: int) -> None:
-        """Until whole there is no canary: then answers must come, or the connection is given up."""
+        """Close the connection if no answer came since the last check. Runs until it is whole; then the canary does."""
         wire = self._link.wire
         if self.is_whole or wire is None:
             return
@@ -289,7 +290,7 @@ class Subscriber:
         self._progress_timer = loop.call_later(self._progress_timeout_s, self._watch_progress, self._answered)
 
     def _consume(self, gets: Gets) -> None:
-        """Drain one read. The hot path: nothing is done per message but to put it to the others of its name."""
+        """Process one read. The hot path: each message is only appended to the list of its Redis name."""
         payloads: defaultdict[bytes, list[bytes]] = defaultdict(list)
         names: list[bytes] = []
         message = self._message_word
@@ -304,7 +305,7 @@ class Subscriber:
                     self._on_answer(reply)
             if payloads:
                 self._hand_out(by_channel(payloads, names, self._by_name, self._on_forged))
-        except TypeError as error:  # a name that is a list, a payload that is a number: not from a Redis
+        except TypeError as error:  # for example a list as a name: not sent by a Redis
             raise WireError(f"not a Redis: {error}") from error
         if self.is_whole and not was_whole:
             self._become_whole()
@@ -314,7 +315,7 @@ class Subscriber:
         for channel, payloads in read.items():
             if channel is self._canary:
                 self._on_canary(payloads)
-            elif channel.is_wanted and payloads:  # else it lingers, or its UNSUBSCRIBE is under way
+            elif channel.is_wanted and payloads:  # otherwise it lingers, or its UNSUBSCRIBE is not answered yet
                 batch[channel.key] = payloads
         if batch:
             self._on_batch(batch)
@@ -334,7 +335,7 @@ class Subscriber:
         if self._on_moved is not None and self._is_taken(reply):
             return
         if not self._asked:
-            raise WireError(f"unasked answer: {str(reply)[:200]}")
+            raise WireError(f"unexpected answer: {str(reply)[:200]}")
         channel, is_subscribe = self._asked[0]
         if isinstance(reply, hiredis.ReplyError) and not self._told:
             self._asked.popleft()
@@ -343,7 +344,7 @@ class Subscriber:
             self._subscribe_word if is_subscribe else self._unsubscribe_word,
             channel.names[self._told],
         ]:
-            raise WireError(f"answer out of place: {str(reply)[:200]}")
+            raise WireError(f"unexpected answer: {str(reply)[:200]}")
         elif self._told + 1 < len(channel.names):
             self._told += 1
             return
@@ -362,11 +363,11 @@ class Subscriber:
             self.is_whole = True
 
     def _is_taken(self, reply: object) -> bool:
-        """Take note of a channel that Redis gave up of itself: its slot has gone to another server."""
+        """Handle an unsolicited unsubscription (the channel's slot moved to another server). True: it was one."""
         if type(reply) is not list or reply[:1] != [self._unsubscribe_word]:
             return False
         if self._asked and not self._asked[0][1] and self._asked[0][0].names[self._told] == reply[1]:
-            return False  # it was asked to
+            return False  # it answers our UNSUBSCRIBE
         channel = self._by_name.get(reply[1])
         if channel is not None and channel.is_asked:
             self._hand_back(channel)
@@ -375,7 +376,7 @@ class Subscriber:
     def _hand_back(self, channel: HeardChannel) -> None:
         channel.is_asked = channel.is_confirmed = False
         if channel is self._canary:
-            raise WireError("the canary's slot has moved")  # the next connection's has another name
+            raise WireError("the canary's slot has moved")  # the next connection uses another canary name
         channel.settle(BrokerUnavailable(MOVED))
         if channel.is_wanted and self._on_moved is not None:
             self._on_moved(channel.key)
@@ -386,7 +387,7 @@ class Subscriber:
                 self._hand_back(channel)
             return
         if channel.is_held or not is_subscribe:
-            # Somebody relies on it and cannot be told. Deaf for all to see is better than deaf for one unseen.
+            # Subscribers rely on this channel and cannot be notified. A lost connection makes the problem visible.
             raise WireError(f"refused, once granted: {text}")
         _log.error("subscribe refused", channel=channel.key[:300], error=text)
         channel.is_asked = False

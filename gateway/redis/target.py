@@ -1,6 +1,6 @@
-"""RedisTarget: which Redis, spoken to how. One URL in (see gateway/redis/url.py), everything that connecting needs out.
+"""RedisTarget: everything needed to connect to one Redis, from its URL (grammar: gateway/redis/url.py).
 
-No password is in any repr or log.
+No repr and no log contains a password.
 """
 
 import ssl
@@ -25,32 +25,32 @@ _TLS_PATHS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl
 
 
 class Route(Protocol):
-    """Knows where a target is that moves."""
+    """Finds the current server of a target whose server may change."""
 
     @property
     def addresses(self) -> str:
-        """Who is asked: HOST:PORT of each, with commas between."""
+        """HOST:PORT of the servers that are asked, separated by commas."""
 
     @property
     def latest(self) -> "RedisTarget | None":
-        """The server that was found last."""
+        """The server found last."""
 
     async def find(self, *, max_age_s: float = 0.0) -> "RedisTarget":
-        """Tell the server; what was asked `max_age_s` ago counts. Raises DialError."""
+        """Find the server; reuses a result of the last `max_age_s`. Raises DialError."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisTarget:
-    """Where a Redis is and how to log in. Made by `from_url`.
+    """The address and login of a Redis. Made by `from_url`.
 
-    route: knows where it is; then host, port and path mean nothing until `resolved`. sentinels: the same, if it is by
-    them. cluster: of many servers; such a target is none itself, but its shards' are.
+    route: finds the server, if it may change; then host, port and path are meaningless until `resolved`. sentinels: the
+    route, if it uses Sentinel. cluster: set for a Cluster; one connects to the targets of its shards, not to this one.
     """
 
     host: str = "127.0.0.1"
     port: int = 6379
-    path: str | None = None  # a Unix socket; then host and port mean nothing
-    db: int = 0  # for commands only: pub/sub knows no databases
+    path: str | None = None  # a Unix socket; then host and port are meaningless
+    db: int = 0  # for commands only: pub/sub has no databases
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
@@ -61,7 +61,7 @@ class RedisTarget:
 
     @classmethod
     def from_url(cls, url: object) -> "RedisTarget":
-        """Read one URL. Raises ConfigurationError: not one Redis, unknown option, unreadable certificate."""
+        """Parse one URL. Raises ConfigurationError: invalid URL, unknown option, unreadable certificate."""
         if not isinstance(url, str):
             raise ConfigurationError('redis_url is not one URL; write "redis://127.0.0.1:6379/0"')
         try:
@@ -89,26 +89,26 @@ class RedisTarget:
         return replace(target, route=sentinels, sentinels=sentinels)
 
     def of(self, name: str | bytes) -> "RedisTarget":
-        """Make the target of a key or channel: in a Cluster the primary that has its slot, wherever that is."""
+        """Return the target of a key or channel: itself, or in a Cluster one that follows the primary of its slot."""
         return (
             self if self.cluster is None else self.cluster.target_of(name if isinstance(name, bytes) else name.encode())
         )
 
     @property
     def is_moving(self) -> bool:
-        """True if it may be another server the next time."""
+        """True if the server may change (Sentinel, Cluster)."""
         return self.route is not None
 
     async def resolved(self, *, max_age_s: float = 0.0) -> "RedisTarget":
-        """Tell the one server that this is now; asks its route, if there is one that was not asked `max_age_s` ago.
+        """Return the target of the current server; itself without a route. max_age_s: see Route.find.
 
-        Raises DialError: it cannot be found.
+        Raises DialError: the server cannot be found.
         """
         return self if self.route is None else await self.route.find(max_age_s=max_age_s)
 
     @property
     def safe_url(self) -> str:
-        """The URL without user, password and options: fit for logs."""
+        """The URL without user, password and options, for logs."""
         if self.path is not None:
             return f"unix://{self.path}?db={self.db}"
         scheme = "redis" if self.tls is None else "rediss"
@@ -122,7 +122,7 @@ class RedisTarget:
 
     @property
     def identity(self) -> str:
-        """What tells it from other Redis, wherever it is at present: its URL without secrets, and without sentinels."""
+        """Identifies this Redis independently of its current server: the URL without secrets and sentinels."""
         if self.sentinels is None:
             return self.safe_url
         return f"{'redis' if self.tls is None else 'rediss'}+sentinel://{self.sentinels.name}/{self.db}"
@@ -136,8 +136,8 @@ class RedisTarget:
     def client(self, *, timeout_s: float = 2.0, max_connections: int = 8) -> "Redis":
         """Make a client for commands; it connects when first used, and must be closed with `aclose()`.
 
-        timeout_s: for connecting and for every reply. It never sends anything twice: the library's default
-        retry does, and an increment or a publish sent twice happened twice.
+        timeout_s: for connecting and for every reply. Retries are disabled, because an increment or a publication that
+        is sent twice may be executed twice.
         """
         where: dict[str, Any] = {"host": self.host, "port": self.port}
         if self.path is not None:
@@ -151,9 +151,9 @@ class RedisTarget:
             "socket_timeout": timeout_s,
             "socket_connect_timeout": timeout_s,
             "max_connections": max_connections,
-            "protocol": 2,  # one dialect with our own connections
+            "protocol": 2,  # same as our own connections
             "retry": Retry(NoBackoff(), 0),
-            "driver_info": None,  # no CLIENT SETINFO: one permission less that an ACL user needs
+            "driver_info": None,  # no CLIENT SETINFO, so the ACL user needs no permission for it
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
         if self.route is not None:
@@ -162,7 +162,7 @@ class RedisTarget:
 
 
 def _tls_context(options: Mapping[str, str | bool]) -> ssl.SSLContext:
-    """Made once, when settings are read: a missing file is an error of the start, not of the first reconnect."""
+    """Make the TLS context, when settings are read: so a missing file is reported at the start, not at a reconnect."""
     paths = {name: str(options[name]) for name in _TLS_PATHS if name in options}
     try:
         context = ssl.create_default_context(cafile=paths.get("ssl_ca_certs"), capath=paths.get("ssl_ca_path"))

@@ -1,7 +1,7 @@
-"""Tokens: values kept for a while under names that cannot be guessed, and given out once.
+"""Tokens: values that are stored for a limited time under unguessable names, and can be taken once.
 
-A call that takes a token may be done although its answer is lost. Redis therefore remembers for RETRY_S who took it,
-and answers that taker again: a lost answer does not cost the token.
+If the answer to a call that takes a token is lost, the token may be taken nevertheless. So Redis stores the taker for
+RETRY_S, and returns the value again to the same taker.
 """
 
 import secrets
@@ -26,14 +26,14 @@ def new_token() -> str:
 
 
 class Tokens:
-    """Keeps and gives out. Each token is a key with its own time to live."""
+    """Stores and returns values. Each token is a key with its own time to live."""
 
     def __init__(self, scripts: Scripts, *, prefix: str) -> None:
         self._scripts = scripts
         self._prefix = prefix
 
     async def put(self, value: Any, ttl_s: float, *, token: str | None = None) -> str:
-        """Keep a value; returns its token: a new one unless given. Raises BrokerUnavailable."""
+        """Store a value; returns its token: a new one unless given. Raises BrokerUnavailable."""
         token = new_token() if token is None else token
         ttl_ms = b"%d" % max(1, round(ttl_s * 1000))
         data = encode_json(value)
@@ -41,9 +41,9 @@ class Tokens:
         return token
 
     async def take(self, token: str, taker: str) -> Any | None:
-        """Take a value, once; None = there is none, or another taker has it. token: anything.
+        """Take a value, once; None = there is none, or another taker has it. token: any text, checked here.
 
-        taker: ASCII without blanks. The same taker may take again for RETRY_S. Raises BrokerUnavailable.
+        taker: ASCII without blanks. The same taker can take the value again for RETRY_S. Raises BrokerUnavailable.
         """
         if len(token) != TOKEN_LENGTH or not set(token) <= set("0123456789abcdef"):
             return None

@@ -1,4 +1,4 @@
-"""Topology: all that a node has in Redis, put together for what `redis_url` names: one Redis, several, or a Cluster."""
+"""Topology: builds the Redis parts of a node (broker, directory, history ...) for one Redis, several, or a Cluster."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ __all__ = ["Topology"]
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The parts of one node, not started. Made by `of`."""
+    """The Redis parts of one node, not started. Made by `of`."""
 
     broker: Broker
     directory: Directory
@@ -52,7 +52,7 @@ class Topology:
         payload_max_bytes: int = PAYLOAD_MAX_BYTES,
         roster_max_bytes: int = 0,
     ) -> Self:
-        """Make them. redis_url: as Settings has it. payload_max_bytes, roster_max_bytes: see Limits.
+        """Make the parts. redis_url: as in Settings. payload_max_bytes, roster_max_bytes: see Limits.
 
         Raises ConfigurationError.
         """
@@ -125,17 +125,17 @@ class Topology:
         return cls(broker, directory, keeper, targets, prefix, node_id)
 
     def revocations(self, *, keep_s: float) -> Revocations:
-        """Make the list of what is revoked. keep_s: as long as a token can be valid."""
+        """Make the list of revocations. keep_s: the longest time for which a token can be valid."""
         key = revocations_key(self.prefix)
         lists = [RedisRevocations(target.of(key), prefix=self.prefix, keep_s=keep_s) for target in self.targets]
         return lists[0] if len(lists) == 1 else SpreadRevocations(lists)
 
     def write_watch(self, metrics: Metrics) -> WriteWatch:
-        """Make what looks whether Redis has room for writes."""
+        """Make the check whether Redis accepts writes and has memory for them."""
         return WriteWatch(tuple(self.targets), prefix=self.prefix, node_id=self.node_id, metrics=metrics)
 
     def heartbeats(self, state: Callable[[], Mapping[str, object]], metrics: Metrics) -> Sequence[Heartbeat]:
-        """Make what tells others of the node and its version, one for each Redis. state: see Heartbeat."""
+        """Make the heartbeats with the node's state and version, one for each Redis. state: see Heartbeat."""
         versions = Versions(metrics)
         targets = [target.of(nodes_key(self.prefix)) for target in self.targets]
         return [

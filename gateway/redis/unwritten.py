@@ -1,4 +1,4 @@
-"""Unwritten: which errors of Redis say that a command did nothing at all. Pure."""
+"""Unwritten: recognizes errors of Redis after which a command has certainly changed nothing. Pure."""
 
 from typing import Final
 
@@ -17,9 +17,9 @@ _BEFORE: Final = (
     "TRYAGAIN",
     "NOSCRIPT",
 )
-_WITHIN: Final = " script: "  # Redis says so behind an error that a script met: it may have written before
+_WITHIN: Final = " script: "  # contained in an error from inside a script, which may have written before it
 
 
 def is_undone(text: str) -> bool:
-    """True if Redis refused a command before it began. text: of the error."""
+    """True if Redis rejected a command before executing it. text: of the error."""
     return text.startswith(_BEFORE) and _WITHIN not in text

@@ -1,13 +1,14 @@
-"""Upkeep: the work on what connections hold that nobody waits for. One task, woken when there is some.
+"""Upkeep: keeps Redis consistent with this node's ledger, in a background task that is woken when there is work.
 
-In this order, and again from the start after a failure, with the next renewal of the lease:
-1. A fenced incarnation is swept: the reaper may not be done, and its `left` comes before our `joined`.
-2. All is asserted again: with `joined` after fencing, for others saw `left`; quietly after each new connection, for
-   Redis may have gone back to an older copy. What such a copy has of us and the ledger has not is taken out before.
-   A name that somebody else has by then may be his by the older copy alone, until he or a reaper has given it back.
-3. Debts are paid.
-4. Suspected names are looked at: whether they are still ours.
-5. Once a minute Redis and the ledger are compared: keys may have been evicted.
+The steps, in this order; after a failure they start again, with the next renewal of the lease:
+1. Sweep fenced incarnations: the reaper may not have finished, and their `left` must precede our `joined`.
+2. Register all local members and names again: with `joined` after fencing, because others received `left`; quietly
+   after each new connection, because Redis may have restored an older copy. Entries of ours that only such a copy has
+   are removed first. A name that another owner has may also come from an older copy; it is *contested* until that owner
+   or a reaper had time to release it.
+3. Run the pending cleanups (see `ledger`).
+4. Check the suspected names: does this node still own them?
+5. Once a minute, compare Redis with the ledger, because Redis may have evicted keys.
 """
 
 import asyncio
@@ -74,9 +75,9 @@ class Upkeep:
         self._contest_until = -math.inf  # loop time
         self._last_runs: set[bytes] | None = None  # of the servers
         self._asserter: Asserter | None = None
-        self._former: list[str] = []  # fenced incarnations that are to be swept
-        self._assertion: str | None = None  # "joined", "quietly"
-        self._is_at_it = False  # all is being asserted again
+        self._former: list[str] = []  # fenced incarnations to sweep
+        self._assertion: str | None = None  # how to register all again: "joined", "quietly"; None: not needed
+        self._is_at_it = False  # registering all again is in progress
         self._suspects: set[NameHeld] = set()
         self._todo = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -88,50 +89,50 @@ class Upkeep:
 
     @property
     def is_asserting(self) -> bool:
-        """True until all is asserted again that others or Redis may have thought gone."""
+        """True while members and names are not yet registered again after fencing or a possible loss in Redis."""
         return bool(self._former or self._assertion or self._is_at_it)
 
     def start(self, asserter: Asserter) -> None:
-        """Begin; returns at once."""
+        """Start; returns at once."""
         self._asserter = asserter
         loop = asyncio.get_running_loop()
         self._compare_at = loop.time() + self._compare_every_s
         self._task = loop.create_task(self._run(), name="redis-upkeep")
 
     async def stop(self) -> None:
-        """Leave the rest undone. Idempotent."""
+        """Stop; remaining work is not done. Idempotent."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     def on_fenced(self, former: str) -> None:
-        """Know that an incarnation was fenced; the lease has a new one."""
+        """Handle the fencing of an incarnation; the lease has a new one already."""
         self._former.append(former)
         self._assertion = "joined"
 
     def on_lost_state(self) -> None:
-        """Know that Redis has lost its state, or may have."""
+        """Redis has lost its state, or may have: register everything again."""
         self._assertion = self._assertion or "quietly"
         self._todo.set()
 
     def on_searched(self) -> None:
-        """Know that all servers were searched for entries that went back without their index."""
+        """All servers were searched for entries that no index lists (see `reindex`): register everything again."""
         self._contest_until = asyncio.get_running_loop().time() + self._contest_s
         self.on_lost_state()
 
     def on_renewed(self) -> None:
-        """Go on with what was put off."""
+        """Continue postponed work, after a renewal of the lease."""
         if not self.is_idle or self._last_runs is None:
             self._todo.set()
 
     def suspect(self, names: Iterable[NameHeld]) -> None:
-        """Have it found out whether these names are still ours."""
+        """Queue these names for a check whether this node still owns them."""
         self._suspects.update(names)
         self._todo.set()
 
     def owe(self, owner: str, holding: Holding) -> None:
-        """Have something given back that may have been written, or may yet be."""
+        """Schedule a cleanup of a holding that may have been written, or may still be."""
         self._ledger.owe(owner, holding, is_under_way=True)
         self._todo.set()
 
@@ -145,7 +146,7 @@ class Upkeep:
             if is_comparing:
                 self._compare_at = asyncio.get_running_loop().time() + self._compare_every_s
             if not self._lease.is_held:
-                continue  # the next renewal comes back to it
+                continue  # `on_renewed` wakes this task again
             try:
                 if self._last_runs is None:
                     await self._look_at_runs()
@@ -157,7 +158,7 @@ class Upkeep:
                 if is_comparing:
                     await self._compare()
             except BrokerUnavailable as error:
-                _log.info("put off until redis answers", error=error.what)
+                _log.info("upkeep postponed until redis answers", error=error.what)
             except Exception as error:  # the top of a task
                 _log.exception("upkeep failed", error=repr(error))
 
@@ -166,7 +167,7 @@ class Upkeep:
             await self._estate.sweep(self._former[0])
             del self._former[0]
 
-    # -- asserting again -----------------------------------------------------------------------------------------
+    # -- registering again ---------------------------------------------------------------------------------------
 
     async def _assert_all(self) -> None:
         if self._assertion is None or self._asserter is None:
@@ -191,14 +192,14 @@ class Upkeep:
             _log.warning("asserted again", how=how, members=len(members), names=len(names), strays=strays)
 
     async def _look_at_runs(self) -> None:
-        """See whether a server started again, or is another one, since the last look."""
+        """Check whether a server was restarted or replaced since the last check; if so, lost names are contested."""
         runs = await self._comparison.runs()
         if self._last_runs is not None and not runs <= self._last_runs:
             self._contest_until = asyncio.get_running_loop().time() + self._contest_s
         self._last_runs = runs
 
     async def _compare(self) -> None:
-        """Have what is missing in Redis entered again, and taken out what is there and not held."""
+        """Register what is missing in Redis, and remove what the ledger does not contain."""
         if self._asserter is None:
             return
         owner = self._lease.owner
@@ -212,7 +213,7 @@ class Upkeep:
         self._comparison.count("member", members)
         self._comparison.count("name", names)
         if strays or members or names:
-            _log.warning("mended in redis", members=members, names=names, strays=strays, help=EVICTION_HELP)
+            _log.warning("repaired in redis", members=members, names=names, strays=strays, help=EVICTION_HELP)
 
     @staticmethod
     def _local(asserter: Asserter) -> tuple[list[tuple[Place, Member]], list[tuple[NameHeld, str | None]]]:
@@ -224,7 +225,7 @@ class Upkeep:
     async def _assert_members(
         self, owner: str, members: Sequence[tuple[Place, Member]], *, is_quiet: bool, is_missing: bool = False
     ) -> int:
-        """is_missing: only those that Redis lacks. Returns how many were entered."""
+        """Enter these members. is_missing: only those that Redis lacks. Returns how many were entered."""
         async with self._ledger.held_all([place for place, _ in members]) as held:
             mine = [(place, member) for place, member in members if place in held]  # some left meanwhile
             if is_missing:
@@ -245,7 +246,7 @@ class Upkeep:
     async def _assert_names(
         self, owner: str, names: Sequence[tuple[NameHeld, str | None]], *, is_missing: bool = False
     ) -> int:
-        """is_missing: only those that nobody has. Returns how many were claimed."""
+        """Claim these names. is_missing: only those without an owner in Redis. Returns how many were claimed."""
         async with self._ledger.held_all([name for name, _ in names]) as held:
             mine = [(name, identity) for name, identity in names if name in held]
             if is_missing:
@@ -262,7 +263,7 @@ class Upkeep:
             return len(mine)
 
     async def _claim_contested(self) -> None:
-        """Claim again what somebody else had by the state that Redis went back to."""
+        """Try again to claim the contested names."""
         if not self._contested or self._asserter is None:
             return
         names = [each for each in self._local(self._asserter)[1] if each[0] in self._contested]
@@ -280,10 +281,10 @@ class Upkeep:
             command(b"EXISTS", claim_key(self._prefix, owner)),
         )
         if is_fenced:
-            raise BrokerUnavailable("fenced meanwhile")  # and swept, when the lease has noticed
+            raise BrokerUnavailable("fenced meanwhile")  # `on_fenced` will have this incarnation swept
         return answers
 
-    # -- debts and suspicions --------------------------------------------------------------------------------------
+    # -- cleanups and suspected names ------------------------------------------------------------------------------
 
     async def _pay(self) -> None:
         for serial in self._ledger.left_over():
@@ -293,7 +294,7 @@ class Upkeep:
         while due := self._ledger.due(BATCH):
             async with self._ledger.held_all([holding for _, holding in due]):
                 for owner in {owner for owner, _ in due}:
-                    # who entered again meanwhile is excused
+                    # not those that were cancelled meanwhile by entering or claiming again
                     owed = [each for key, each in due if key == owner and self._ledger.is_owed(owner, each)]
                     await self._estate.give_back(owner, owed)
                     self._estate.forget(owner, owed)
@@ -306,13 +307,13 @@ class Upkeep:
                 if name in held:
                     found = await self._claims.find(name.names, name.name)
                     if self._assertion is not None:
-                        return  # the connection is a new one: what it shows may be an older copy
+                        return  # there is a new connection: this answer may be of an older copy
                     if found is not None and (found.node_id, found.serial) != (self._lease.node_id, name.serial):
                         self._lose_unless_contested(held[name], self._lease.owner, name)
             self._suspects.discard(name)
 
     def _lose_unless_contested(self, holdings: Holdings, owner: str, name: NameHeld) -> None:
-        """Know that somebody else has a name. Soon after Redis went back that may be so by an older copy alone."""
+        """Handle a name that another owner has: lost, or contested if Redis may just have restored an older copy."""
         if asyncio.get_running_loop().time() < self._contest_until or self._is_searching():
             self._contested.add(name)
         else:
@@ -325,8 +326,8 @@ class Upkeep:
         try:
             if self._asserter is not None:
                 self._asserter.on_lost_name(name.names, name.name, name.serial)
-        except Exception as error:  # the foreign code of a service
-            _log.exception("lost name not taken note of", error=repr(error))
+        except Exception as error:  # raised by a service
+            _log.exception("lost name not processed", error=repr(error))
 
 
 def _pages(items: Sequence[_T]) -> Iterator[Sequence[_T]]:

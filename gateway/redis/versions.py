@@ -1,11 +1,11 @@
-"""Versions: which nodes on one Redis understand each other. Each says with its heartbeat what it writes and reads.
+"""Versions: finds nodes on the same Redis with an incompatible version. Nodes publish their versions by heartbeat.
 
 Rules:
-- `WIRE` is the version of what nodes write for each other in Redis: names of keys and channels, headers, rosters,
-  leases. It counts up when something is written that the version before does not read.
-- A node reads the versions from `OLDEST` on. A release reads what the release before writes; so what is new is read in
-  one release and written in the next.
-- Nodes that say nothing are of version 1: they are older than the channels that only nodes write.
+- `WIRE` is the version of the data that nodes write for each other in Redis: names of keys and channels, headers,
+  rosters, leases. It is increased when data is written that the previous version cannot read.
+- A node reads the versions from `OLDEST` on. Each release reads what the previous release writes, so a new format is
+  read in one release and written in the next.
+- A node that reports no version has version 1: it is older than the channels on which only nodes publish.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ _log = structlog.get_logger("snorky.redis")
 
 
 def said() -> dict[str, int]:
-    """Give what a node says of itself."""
+    """Return this node's versions, for its heartbeat."""
     return {"wire": WIRE, "wire_oldest": OLDEST}
 
 
 def foreign_nodes(nodes: Sequence[NodeState]) -> dict[str, int]:
-    """Find the nodes that this version does not understand, or that do not understand it: id -> wire version."""
+    """Find the nodes that this version cannot read, or that cannot read this version: id -> wire version."""
     found = {}
     for node in nodes:
         wire, oldest = _number(node.state, "wire"), _number(node.state, "wire_oldest")
@@ -41,14 +41,14 @@ def foreign_nodes(nodes: Sequence[NodeState]) -> dict[str, int]:
 
 
 class Versions:
-    """Watches which nodes live beside this one."""
+    """Watches the versions of the other living nodes; sets a metric and logs."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._foreign: dict[str, int] = {}
 
     def see(self, nodes: Sequence[NodeState]) -> None:
-        """Look at all living nodes; logs when those that do not fit change."""
+        """Check all living nodes; logs when the set of incompatible ones changes."""
         foreign = foreign_nodes(nodes)
         self._metrics.nodes_incompatible.set(len(foreign))
         if foreign != self._foreign:
@@ -56,7 +56,7 @@ class Versions:
             if foreign:
                 _log.warning("nodes of an incompatible version", wire=WIRE, oldest=OLDEST, nodes=shown)
             else:
-                _log.info("no nodes of an incompatible version any more")
+                _log.info("no node has an incompatible version any more")
         self._foreign = foreign
 
 

@@ -1,11 +1,11 @@
-"""Wire: one raw connection to Redis. Commands go out as bytes, replies come in by `hiredis.Reader`, in bulk.
+"""Wire: one raw connection to Redis. Commands are written as bytes; replies are parsed by `hiredis.Reader`, in bulk.
 
 Rules:
-- Replies are never handed over one by one: whoever owns the wire gets `Reader.gets` once per read and drains it
-  (650-850 thousand messages per CPU-second; a coroutine per reply, as in redis-py, costs ten times that).
-- `on_lost` is called exactly once, at the moment from which the wire is of no more use: nothing comes after it.
-- RESP2. HELLO is not needed, and what an ACL user must be allowed stays small: AUTH needs no permission, and
-  CLIENT SETNAME, which only makes CLIENT LIST readable, may be denied.
+- Replies are not passed on one by one: the owner of the wire gets `Reader.gets` once per read and calls it until it is
+  empty (650-850 thousand messages per CPU-second; a coroutine per reply, as in redis-py, costs ten times that).
+- `on_lost` is called exactly once, when the wire is closed or lost; no other callback is called after it.
+- Protocol RESP2, without HELLO, so that an ACL user needs few permissions: AUTH needs none, and CLIENT SETNAME, which
+  only makes CLIENT LIST readable, may be denied.
 """
 
 import asyncio
@@ -14,36 +14,36 @@ from typing import TYPE_CHECKING, Any, cast
 
 import hiredis
 
-if TYPE_CHECKING:  # a target that moves is found by dialling, so at run time it is the one that imports this
+if TYPE_CHECKING:  # at run time `target` imports this module
     from gateway.redis.target import RedisTarget
 
 __all__ = ["DialError", "Gets", "Wire", "WireError", "ask", "command", "dial"]
 
 Gets = Callable[[], object]  # hiredis.Reader.gets: the next reply, or False if none is complete
 
-# A reply that is longer than this is no message of ours (`message_max_bytes` is 16 MiB at most), and its bytes would be
-# held until it is complete. What follows on the connection cannot be told from it, so the wire is given up.
+# A longer reply is not one of our messages (`message_max_bytes` is at most 16 MiB), and would be buffered until it is
+# complete. It cannot be skipped, so the wire is closed.
 REPLY_MAX_BYTES = 16 * 1024 * 1024 + 65_536
 
 
 class WireError(Exception):
-    """A connection is of no more use. The text is for logs and has no secret."""
+    """A connection is closed, lost or unusable. The text is for logs and contains no secret."""
 
 
 class DialError(WireError):
-    """No connection could be made or Redis refused it."""
+    """A connection could not be made, or Redis rejected it."""
 
 
 def command(*words: bytes) -> bytes:
-    """Spell one command as Redis reads it."""
+    """Encode one command in the Redis protocol."""
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
 class Wire(asyncio.Protocol):
     """An open connection. Made by `dial`; belongs to one owner on one event loop.
 
-    consume: drains `gets` until it gives False (the object, not 0); raising WireError ends the wire.
-    on_writable: the transport takes bytes again after `is_congested` was true. server: where it leads, set by `dial`.
+    consume: must call `gets` until it returns False (the object, not 0); if it raises WireError the wire is closed.
+    on_writable: called when `is_congested` becomes false again. server: the connected server, set by `dial`.
     """
 
     def __init__(self, *, reply_max_bytes: int = REPLY_MAX_BYTES) -> None:
@@ -53,25 +53,25 @@ class Wire(asyncio.Protocol):
         self.server: RedisTarget | None = None
         self.is_open = False
         self.is_congested = False
-        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # the socket is gone
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # done: socket closed
         self._is_paused = False
         self._reader = hiredis.Reader()
         self._reply_max_bytes = reply_max_bytes
         self._transport: asyncio.Transport | None = None
 
     def write(self, data: bytes) -> None:
-        """Send bytes; never waits. Goes nowhere once the wire is closed (`on_lost` has told)."""
+        """Send bytes; never waits. They are discarded if the wire is closed (`on_lost` has been called)."""
         if self.is_open and self._transport is not None:
             self._transport.write(data)
 
     def close(self, error: WireError) -> None:
-        """Cut the connection, also amid replies: what is unanswered stays unknown. Idempotent."""
+        """Abort the connection, even in the middle of replies; calls `on_lost` with error. Idempotent."""
         if self._transport is not None:
             self._transport.abort()
         self._end(error)
 
     async def wait_closed(self) -> None:
-        """Return when the socket is gone, after `close` or a loss. May be waited for often, and cancelled."""
+        """Return when the socket is closed, after `close` or a loss. Can be called repeatedly, and cancelled."""
         await asyncio.wait({self._closed})
 
     def pause(self) -> None:
@@ -99,7 +99,7 @@ class Wire(asyncio.Protocol):
     # -- asyncio.Protocol ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by type
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:
@@ -135,11 +135,11 @@ def _discard(gets: Gets) -> None:
 
 
 async def dial(target: "RedisTarget", *, name: str, timeout_s: float, reply_max_bytes: int = REPLY_MAX_BYTES) -> Wire:
-    """Connect, log in and name the connection; at least one reply has come when this returns.
+    """Connect, log in and name the connection; returns after at least one reply.
 
-    A frozen Redis still accepts connections (the kernel does), so a connect alone proves nothing. A target that
-    moves is looked for each time.
-    name: for CLIENT LIST, printable without spaces. Raises DialError: not reached, or refused, within timeout_s.
+    A connect alone proves nothing, because the kernel accepts connections even for a frozen Redis. If the target's
+    server may change it is looked up at each call.
+    name: for CLIENT LIST, printable without spaces. Raises DialError: not reached within timeout_s, or rejected.
     """
     wire: Wire | None = None
     try:
@@ -162,9 +162,9 @@ async def dial(target: "RedisTarget", *, name: str, timeout_s: float, reply_max_
 
 
 async def ask(wire: Wire, *commands: bytes) -> list[Any]:
-    """Send commands, each as `command` spells it, and wait for their answers; for wires that nobody else uses yet.
+    """Send commands, each encoded by `command`, and return their answers. Only for a wire that has no owner yet.
 
-    Raises DialError: the wire was lost; the text is Redis' own if it refused something before.
+    Raises DialError: the wire was lost; if Redis sent an error before that, its text.
     """
     replies: list[Any] = []
     answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -209,14 +209,14 @@ async def _connect(target: "RedisTarget", reply_max_bytes: int) -> Wire:
 
 
 async def _log_in(wire: Wire, target: "RedisTarget", name: str) -> None:
-    """Raises DialError: Redis refused the credentials, or any command without better ones."""
+    """Authenticate and name the connection. Raises DialError: Redis rejected the credentials, or requires some."""
     greeting = [command(b"CLIENT", b"SETNAME", name.encode("ascii", "replace"))]
     if target.password is not None:
         words = [word.encode() for word in (target.username, target.password) if word is not None]
         greeting.insert(0, command(b"AUTH", *words))
     replies = await ask(wire, *greeting)
     for reply in replies:
-        # The name is a courtesy; that it is denied by ACL, or unknown to a proxy, is no reason to stay away.
+        # The name is optional: continue if an ACL denies CLIENT SETNAME or a proxy does not know it.
         if isinstance(reply, hiredis.ReplyError) and not (
             reply is replies[-1] and len(replies) == len(greeting) and str(reply).startswith(("NOPERM", "ERR unknown"))
         ):

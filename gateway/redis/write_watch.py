@@ -1,14 +1,14 @@
-"""WriteWatch: does Redis take writes? Every server that a node writes to is asked every INTERVAL_S.
+"""WriteWatch: checks every INTERVAL_S whether each Redis server that the node uses accepts writes.
 
 Rules:
-- A server is full when it refuses a write for want of memory (OOM), or when its memory is used up to FULL and it evicts
-  nothing. It has room again below ROOM: readiness does not flap.
-- How much is used, INFO tells. A user that may not run it is not asked again; then the refused write alone counts.
-- A server refuses when it takes no write for another reason: a replica or a disk is missing (NOREPLICAS, MISCONF), it
-  is a replica itself (READONLY), or the user lacks a right (NOPERM). The probe is written as services write: by a
-  script, by its digest and in full. That PUBLISH works proves nothing of that.
-- In a Cluster each primary has a probe, under a key of one of its slots.
-- A server that does not answer is not full: that it is away, others notice.
+- A server is full if it rejects a write because of memory (OOM), or if it has used FULL of its maxmemory and evicts no
+  keys. It has room again below ROOM; the difference keeps readiness from flapping.
+- The used memory is read by INFO. If the Redis user may not run INFO it is not tried again; then only OOM counts.
+- A server refuses writes if it rejects them for another reason: a replica or a disk is missing (NOREPLICAS, MISCONF),
+  it is a replica itself (READONLY), or the user lacks a permission (NOPERM). The probe writes like services do: by a
+  script, by its digest and in full. A successful PUBLISH would not prove that writes work.
+- In a Cluster each primary has a probe, under a key in one of its slots.
+- A server that does not answer is not counted as full; the canary detects that.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ __all__ = ["WriteWatch"]
 
 INTERVAL_S: Final = 2.0
 PROBE_MS: Final = 4_000  # how long a probe is kept
-FULL: Final = 0.98  # of maxmemory; a burst of writes takes the rest before the next look
+FULL: Final = 0.98  # of maxmemory; a burst of writes may use the rest before the next check
 ROOM: Final = 0.95
 
 _PROBE: Final = """
@@ -47,19 +47,19 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class _Server:
-    """What is known of one server."""
+    """The state of one server."""
 
     def __init__(self, target: RedisTarget, *, key: str) -> None:
         self.client: Redis = target.client(timeout_s=INTERVAL_S, max_connections=1)
         self.url = target.safe_url
         self.is_full = False
-        self.used = 0.0  # of maxmemory; 0: not known, or there is none
+        self.used = 0.0  # fraction of maxmemory; 0: unknown, or there is no maxmemory
         self.refusal = ""
         self.key = key
         self._may_ask = True
 
     async def look(self) -> None:
-        """Ask it. Raises RedisError, OSError: it does not answer."""
+        """Check the server once. Raises RedisError, OSError: it does not answer."""
         is_refused, evicts, refusal = False, False, ""
         try:
             await self.client.set(self.key, b"", px=PROBE_MS)
@@ -105,7 +105,7 @@ class _Server:
 
 
 class WriteWatch:
-    """Watches while entered. targets: each Redis; of a Cluster each of its primaries is watched."""
+    """Context manager that checks the servers while entered. targets: each Redis; of a Cluster, all its primaries."""
 
     def __init__(self, targets: Sequence[RedisTarget], *, prefix: str, node_id: str, metrics: Metrics) -> None:
         self._targets = targets
@@ -122,17 +122,17 @@ class WriteWatch:
 
     @property
     def is_full(self) -> bool:
-        """True while one of the servers takes no writes for want of memory."""
+        """True while one of the servers has no memory left for writes."""
         return any(server.is_full for server in self._servers.values())
 
     @property
     def refusal(self) -> str:
-        """Which servers refuse writes, though they have room, and why; empty: none does."""
+        """The servers that reject writes for another reason than memory, with the reason; "" = none."""
         refusing = (server for server in self._servers.values() if server.refusal)
         return "; ".join(f"{server.url}: {server.refusal}" for server in refusing)[:1000]
 
     async def __aenter__(self) -> Self:
-        """Begin; returns at once, whether Redis is there or not."""
+        """Start; returns at once, whether Redis is reachable or not."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="write watch")
         return self
 
@@ -148,22 +148,22 @@ class WriteWatch:
             await server.client.aclose()
 
     async def _run(self) -> None:
-        while self._task is not None:  # redis-py may swallow a cancellation that meets its answer
+        while self._task is not None:  # not `while True`: redis-py may swallow a cancellation
             try:
                 await self._find()
                 await asyncio.gather(*(self._look(server) for server in self._servers.values()))
             except Exception:  # the top of a task
-                _log.exception("redis not asked whether it takes writes")
+                _log.exception("check whether redis accepts writes failed")
             await asyncio.sleep(INTERVAL_S)
 
     async def _look(self, server: _Server) -> None:
         try:
             await server.look()
         except (RedisError, OSError, DialError):
-            pass  # the canary tells when it is away
+            pass  # the canary detects an unreachable server
 
     def _key_on(self, shard: Shard) -> str:
-        """Find a key of one of a shard's slots; the one that it had, if that is there still."""
+        """Find a probe key in one of a shard's slots; the previous one, if its slot is still there."""
         known = self._servers.get(shard.primary)
         if known is not None and shard.has(slot_of(known.key.encode())):
             return known.key
@@ -171,7 +171,7 @@ class WriteWatch:
         return f"{name.decode()}:probe"
 
     async def _find(self) -> None:
-        """Learn which servers there are."""
+        """Update the list of servers."""
         found: dict[object, tuple[RedisTarget, str]] = {}
         for target in self._targets:
             cluster = target.cluster
@@ -198,7 +198,7 @@ def _is_oom(error: RedisError) -> bool:
 
 
 def _refusal(error: RedisError) -> str:
-    """Tell why a write was refused for another reason than memory; empty: it was not, or not for long."""
+    """Return the error if a write was rejected for another reason than memory; "" = other errors, or temporary ones."""
     text = str(error)
     is_refusal = isinstance(error, NoPermissionError | ReadOnlyError) or text.startswith(_REFUSALS)
     return text[:200] if is_refusal or "can't run this command" in text else ""

@@ -1,6 +1,6 @@
--- The function snorky_publish: what `library_text.py` puts behind the rules and the body of publish.lua.
--- KEYS the channel, PREFIX:{SERVICE:NAME}    ARGV payload, JSON; perhaps an idempotency key
--- Returns EPOCH:OFFSET:TAG, or '' where the channel's rule keeps nothing. What is grossly malformed is refused.
+-- The function snorky_publish. `library_text.py` appends this file to the rules and the body of publish.lua.
+-- KEYS the channel, PREFIX:{SERVICE:NAME}    ARGV payload, JSON; optional: an idempotency key
+-- Returns EPOCH:OFFSET:TAG, or '' if the channel's rule keeps no history. Clearly malformed arguments are rejected.
 -- A rule is size, ttl_ms and the literal parts of its pattern; times and sizes are text, as in ARGV of publish.lua.
 local NONE = {'0', '0'}
 local NAME_MAX_BYTES = 256
@@ -11,12 +11,12 @@ local function refuse(why)
   return redis.error_reply('ERR snorky_publish: ' .. why)
 end
 
--- As once_key of gateway/redis/names.py.
+-- Same escaping as once_key of gateway/redis/names.py.
 local function escaped(once)
   return (string.gsub(once, '[%%}]', {['%'] = '%25', ['}'] = '%7D'}))
 end
 
--- As ChannelRule.matches of gateway/rules.py.
+-- Same algorithm as ChannelRule.matches of gateway/rules.py.
 local function matches(parts, name)
   local first, count = parts[1], #parts
   if count == 1 then
@@ -46,7 +46,7 @@ local function find(rules, name)
   return NONE
 end
 
--- A channel keeps the most that any node's rules promise.
+-- Returns the largest size and the longest time that the rules of any node give this channel.
 local function most(tables, service, name)
   local size, ttl_ms = NONE[1], NONE[2]
   for _, services in ipairs(tables) do
@@ -61,7 +61,7 @@ local function most(tables, service, name)
   return size, ttl_ms
 end
 
--- The last texts and what they mean: a server may have several prefixes and databases.
+-- Cache of decoded rule texts: a server may have several prefixes and databases, each with its own text.
 local TEXTS_MAX = 16
 local decoded, texts = {}, 0
 
@@ -77,8 +77,9 @@ local function decode(text)
   return found
 end
 
--- The rules belong to a prefix and a database. A Cluster has one database, and lets a function read declared keys only.
--- Returns the text of all nodes' tables, nil where no node has been; or nil and an error.
+-- The rules belong to a prefix and a database. In a Cluster a function can read declared keys only, and there is only
+-- one database, so there the library itself contains the rules.
+-- Returns the rule tables of all nodes as text; nil if no node has registered rules; or nil and an error.
 local function text_of(prefix)
   if IS_SHARDED then
     return RULES[prefix]
@@ -91,9 +92,10 @@ local function text_of(prefix)
   return text or nil
 end
 
--- A slot on its way to this server of a Cluster is served here to who follows ASK, key by key, missing or not; but of
--- several keys at once only if none is missing. Else a second history would begin here, and the first not arrive.
--- Returns the error to answer with, or nil. Others than that are of the caller's rights, or of a Cluster that is down.
+-- While a Cluster migrates a slot to this server, a client that follows ASK may access single keys here even if they
+-- have not arrived yet; a command with several keys fails unless all have arrived. Without this check a second history
+-- would begin here, and the existing one could no longer be migrated.
+-- Returns the error to answer with, or nil. Other errors: the caller lacks a right, or the Cluster is down.
 local function obstacle(keys)
   local found = redis.pcall('EXISTS', unpack(keys))
   if type(found) ~= 'table' then
@@ -123,9 +125,9 @@ redis.register_function('snorky_publish', function(keys, args)
   end
   if #payload > PAYLOAD_MAX_BYTES then
     return refuse('the payload has ' .. #payload .. ' bytes, more than ' .. PAYLOAD_MAX_BYTES
-      .. ': publish less, or where it can be fetched')
+      .. ': publish a smaller payload, or a reference to it')
   end
-  -- cjson lets NaN and other things through, which every node looks for; a byte 193 in front would be a header.
+  -- cjson accepts NaN and other invalid JSON; every node checks for that later. A first byte 193 would be a header.
   if string.byte(payload) == 193 or not pcall(cjson.decode, payload) then
     return refuse('the payload is no JSON')
   end
@@ -136,14 +138,15 @@ redis.register_function('snorky_publish', function(keys, args)
   end
   local size, ttl_ms = most(decode(text), service, name)
   local time = redis.call('TIME')
-  -- The caller gives no entropy. SALT differs with each loading, TIME with each call.
+  -- The caller passes no random bytes. SALT differs with each loading, TIME with each call.
   local entropy = string.sub(redis.sha1hex(SALT .. time[1] .. ' ' .. time[2] .. keys[1] .. payload), 1, 32)
   return publish(own, {keys[1], payload, entropy, size, ttl_ms, KEEP_MS, ONCE_MS})
 end)
 
--- Which loading of the library this is, for `library_instance.py`. A first call after each loading sets it.
--- KEYS any of the slot to ask for    Returns FORMAT RUN BORN_US SALT LOADED_US DOUBT_UNTIL_US DOUBT, '0 -' without a doubt.
--- Every format from 3 on has this function, and may put words behind these.
+-- Identifies the loaded instance of the library, for `library_instance.py`. The first call after each load sets `born`.
+-- KEYS any key of the slot to ask for
+-- Returns FORMAT RUN BORN_US SALT LOADED_US DOUBT_UNTIL_US DOUBT; the last two are '0 -' if there is no doubt.
+-- Every format from 3 on has this function, and may append words.
 local born
 
 redis.register_function{function_name = 'snorky_library', flags = {'no-writes'}, callback = function()

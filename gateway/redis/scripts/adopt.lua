@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Have owners reaped that have no lease: they get one that has ended, and who lives renews it long before it is reaped.
--- Those that were reaped are swept again now.
+-- Make owners without a lease visible to reapers: each gets an expired lease. A living owner renews it long before it
+-- is reaped. Owners that were reaped before are swept again now.
 -- KEYS leases, reaped    ARGV owners
--- Returns how many had no lease.
+-- Returns the number of owners without a lease.
 local time = redis.call('TIME')
 local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000))
 local count = 0

@@ -1,9 +1,10 @@
 #!lua flags=no-writes
--- Tell who is in a roster, together with its version.
--- KEYS roster, counts    ARGV bytes, entries: of a roster that is told at once
--- Returns {version, its text, changes, {field, value, ...}, run of this server}. The number of entries in place of these:
--- it is to be read in pages, and belongs to this version if text and changes are the same behind them. The version of one
--- of which nothing was told is the time, as that of a notice would be, and its text is empty.
+-- Read the entries of a roster together with its version.
+-- KEYS roster, counts    ARGV bytes, entries: the largest roster that is returned as a whole
+-- Returns {version, stored version or '', changes, {field, value, ...}, run of this server}. For a larger roster, the
+-- number of entries instead of the list: the caller reads it in pages, and they belong to this version if the stored
+-- version and changes are the same after the last page. If no notice was published yet, the version is the current time,
+-- as the version of a notice would be, and the stored version is ''.
 local facts = redis.call('HMGET', KEYS[2], 'v', 'c', 'b')
 local text, changes = facts[1] or '', facts[2] or ''
 local version = text
@@ -15,7 +16,7 @@ local info = redis.REDIS_VERSION_NUM and redis.pcall('INFO', 'server') -- fakere
 local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 local entries = redis.call('HLEN', KEYS[1])
 local entries_max = tonumber(ARGV[2])
-if not facts[3] then -- of nodes that count no bytes: an entry has 64 KiB at most
+if not facts[3] then -- written by nodes that do not count bytes: an entry has 64 KiB at most
   entries_max = math.min(entries_max, tonumber(ARGV[1]) / 65536)
 end
 if entries > entries_max or tonumber(facts[3] or '0') > tonumber(ARGV[1]) then

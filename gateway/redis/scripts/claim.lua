@@ -1,9 +1,10 @@
 #!lua
--- Claim a name. Its value is the owner, and after a blank the identity, if there is one.
+-- Claim a unique name. The stored value is the owner, followed by a blank and the identity if there is one.
 -- KEYS names
 -- ARGV name, owner, "1" if there is an identity, identity, "1" to take over from the same identity,
---      how a node's direct channel begins (empty: it lies in another slot), what to tell the loser: JSON [names, name]
--- Returns 1, or 0: somebody else has it; or the loser, where it is not told from here.
+--      the prefix of a node's direct channel (empty: it is in another slot), the message to the former owner: JSON
+--      [names, name]
+-- Returns 1: claimed; 0: another owner has it; or the former owner, if it was claimed and the caller must notify them.
 local lost = 1
 local before = redis.call('HGET', KEYS[1], ARGV[1])
 if before then
@@ -14,7 +15,7 @@ if before then
   end
   local node, incarnation, serial = string.match(owner, '^([^:]*):([^:]*):([^:]*)$')
   local my_node, _, my_serial = string.match(ARGV[2], '^([^:]*):([^:]*):([^:]*)$')
-  if node ~= my_node or serial ~= my_serial then -- else: the same connection, perhaps under a former incarnation
+  if node ~= my_node or serial ~= my_serial then -- otherwise the same connection, perhaps under a former incarnation
     if ARGV[5] ~= '1' or ARGV[3] ~= '1' or has_identity ~= '1' or identity ~= ARGV[4] then
       return 0
     end

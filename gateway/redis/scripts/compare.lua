@@ -1,7 +1,7 @@
 #!lua
--- Look for entries of a roster that are missing, and count again where the counts are: each may have been evicted.
+-- Find entries of a roster that are missing, and rebuild its counts if they are missing: Redis may have evicted either.
 -- KEYS roster, counts    ARGV fields
--- Returns {1 if counts were missing; 0, for each field: 1 if it is missing; 0}.
+-- Returns {1 if the counts were missing, else 0; then for each field 1 if it is missing, else 0}.
 local answer = {0}
 for at = 1, #ARGV do
   answer[at + 1] = redis.call('HGET', KEYS[1], ARGV[at]) and 0 or 1

@@ -1,14 +1,15 @@
 #!lua
--- Enter a roster, or replace the data of an entry that is there.
+-- Enter a roster, or replace the data of an existing entry.
 -- KEYS roster, counts
--- ARGV channel, field (OWNER blank ENTRY), identity, data, notice if it is the identity's first, notice if not, quietly
---      (1: nothing is told, and that shows in the version, for some may have been told that it had gone; 0), bytes that
---      the roster may have afterwards (0: any)
--- A value is the length of the identity, a colon, the identity, the data. Counts: "i" + identity; "b", bytes of fields
--- and values; "c", changes, whether or not told; and "v", the version: of the last notice, in microseconds, so that it
--- grows also over a roster that was empty in between. A notice is published behind its version and the one before:
--- `publication.py`, "change".
--- Returns 1 first, 0 not first, -1 the entry is another identity's, -2 it would be too large.
+-- ARGV channel, field (OWNER blank ENTRY), identity, data, notice if it is the identity's first entry, notice if not,
+--      quiet (1: no notice is published, but the version still grows, because subscribers may have received `left` for
+--      this entry; 0), the largest size of the roster in bytes (0: no limit)
+-- A value is the length of the identity, a colon, the identity, the data. Counts: "i" + identity: its entries; "b": bytes
+-- of fields and values; "c": changes, with or without notice; "v": the version of the last notice, in microseconds, so
+-- that it keeps growing even if the roster was empty in between. A notice is published with its version and the previous
+-- one in front: `publication.py`, "change".
+-- Returns 1: first entry of the identity; 0: not the first; -1: the entry belongs to another identity; -2: the roster
+-- would be too large.
 local identity = ARGV[3]
 local value = string.format('%d', #identity) .. ':' .. identity .. ARGV[4]
 local before = redis.call('HGET', KEYS[1], ARGV[2])

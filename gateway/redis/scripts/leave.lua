@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
--- Take entries out of a roster. A field names its owner: nobody takes out what another owns.
+-- Remove entries from a roster. A field names its owner, so a caller cannot remove the entries of another owner.
 -- KEYS roster, counts
--- ARGV channel (empty: nothing is told, and that shows in the version), then for each: field, notice if it is the identity's last, notice if not
+-- ARGV channel (empty: no notice is published, but the version still grows), then for each entry: field, notice if it is
+--      the identity's last entry, notice if not
 -- Notices are published as by `enter`.
--- Returns for each: 1, or 0: it was not there.
+-- Returns for each entry: 1: removed; 0: it did not exist.
 local time = redis.call('TIME')
 local answer = {}
 for at = 2, #ARGV, 3 do
@@ -14,7 +15,7 @@ for at = 2, #ARGV, 3 do
     found = 1
     redis.call('HDEL', KEYS[1], field)
     if redis.call('HINCRBY', KEYS[2], 'b', string.format('%d', -#field - #value)) < 0 then
-      redis.call('HSET', KEYS[2], 'b', '0') -- it was entered by a node that does not count
+      redis.call('HSET', KEYS[2], 'b', '0') -- the entry was written by a node that does not count bytes
     end
     redis.call('HINCRBY', KEYS[2], 'c', '1')
     local colon = string.find(value, ':', 1, true)

@@ -1,7 +1,7 @@
 #!lua flags=no-writes
--- List owners whose lease has expired or will soon, and dead ones that are to be swept again.
--- KEYS leases, reaped    ARGV max, ahead_ms: what soon is
--- Returns {{owner, milliseconds since its lease ended, negative: until then, ...}, due}.
+-- List owners whose lease has expired or will expire soon, and dead owners that must be swept again.
+-- KEYS leases, reaped    ARGV max, ahead_ms: "soon" means within this time
+-- Returns {{owner, milliseconds since its lease expired (negative: until it expires), ...}, owners to sweep}.
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local soon_ms = string.format('%d', now_ms + ARGV[2])

@@ -1,9 +1,9 @@
 #!lua
--- Tell where a channel's history stands. One that was begun under another run of the server has a new epoch from here
--- on, and keeps its entries: `publish.lua`.
--- KEYS state, stream    ARGV entropy (24 hexadecimal digits), keep_ms: how long the state lives at least, runs as in
---      read.lua, 1: the history begins here if there is none; 0
--- Returns EPOCH:OFFSET:TAG, or false: there is none.
+-- Return the current position of a channel's history. If another run of the server wrote the history, it gets a new
+-- epoch and keeps its entries: see `publish.lua`.
+-- KEYS state, stream    ARGV entropy (24 hexadecimal digits), keep_ms: minimum lifetime of the state, runs as in
+--      read.lua, 1: begin a history if there is none; 0: do not
+-- Returns EPOCH:OFFSET:TAG, or false: there is no history.
 local run = redis.REDIS_VERSION_NUM and string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
 local time = redis.call('TIME')
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'run')

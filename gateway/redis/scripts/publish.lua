@@ -1,14 +1,14 @@
 #!lua
--- Publish once, in order, with a position in the channel's history, if it has one. `functions.py` compiles this text
--- into the function snorky_publish too.
+-- Publish once, in order, and with a position if the channel has a history. `library_text.py` also builds the function
+-- snorky_publish from this text.
 -- KEYS state, stream, and an idempotency key if there is one
--- ARGV channel, payload, entropy (32 hexadecimal digits), size (0 = any), ttl_ms (0 = nothing is kept), keep_ms: how
---      much longer than the stream the state lives, key_ttl_ms, runs of servers: this one's, and behind a blank each
---      those that a slot may have come from; absent: not compared
--- State: run, of the server that wrote it; epoch, offset and tag of the last entry; marks: which offset was reached when,
--- "MS:OFFSET ...", so that what is too old can be told from offsets alone; next_ms: when the next one is due.
+-- ARGV channel, payload, entropy (32 hexadecimal digits), size (0 = any), ttl_ms (0 = no history), keep_ms: how much
+--      longer than the stream the state lives, key_ttl_ms, runs of servers, separated by blanks: this server's, then
+--      those of servers from which the slot may have been migrated; absent: runs are not compared
+-- State: run of the server that wrote it; epoch, offset and tag of the last entry; marks: "MS:OFFSET ...", the offset
+-- reached at each time, from which expired offsets are computed; next_ms: when the next mark is due.
 -- An entry is OFFSET-0 with tag, predecessor's tag and payload, in this order.
--- Returns EPOCH:OFFSET:TAG, or '' if nothing is kept.
+-- Returns EPOCH:OFFSET:TAG, or '' if the channel has no history.
 if KEYS[3] then
   local before = redis.call('GET', KEYS[3])
   if before then
@@ -31,13 +31,13 @@ if ARGV[8] then
   run = string.match(ARGV[8], '^%S*')
   is_due = state[6] ~= run
   if is_due and not (state[6] and state[6] ~= '' and string.find(ARGV[8], state[6], 1, true)) then
-    epoch = nil -- this run may have begun from an older copy: its entries stay, but who has a position may have had more
+    epoch = nil -- this run may have started from an older copy: entries stay, but clients may have later positions
   end
 elseif not epoch then
-  local info = redis.pcall('INFO', 'server') -- a publisher need not have this right: then a node renews the epoch
+  local info = redis.pcall('INFO', 'server') -- a publisher may lack this right: then a node renews the epoch later
   run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 end
--- math.random repeats itself after every start of the server; so does nothing here.
+-- Not from math.random, which repeats the same sequence after every start of the server.
 local function tag(entropy, last)
   local mixed = (tonumber(string.sub(last, -8), 16) * 69069 + time[2] + time[1]) % 4294967296
   return entropy .. string.format('%08x', mixed)
@@ -66,7 +66,7 @@ else
   for ms, at in string.gmatch(state[5] or '', '(%d+):(%d+)') do
     if tonumber(ms) <= now_ms - ttl_ms then
       expired = tonumber(at)
-    elseif tonumber(ms) <= now_ms then -- else the clock was set back
+    elseif tonumber(ms) <= now_ms then -- otherwise the clock was set back
       marks[#marks + 1] = ms .. ':' .. at
     end
   end

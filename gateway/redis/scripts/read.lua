@@ -1,22 +1,24 @@
 #!lua flags=no-writes
--- Read what was published behind a position, if it is still there, and is what followed it.
--- KEYS state, stream    ARGV epoch, offset, tag, count, max_bytes: so much at most, but one entry at least;
---                            payload_max_bytes: of one entry; is_away: '1' = the reader did not hear the channel meanwhile;
---                            runs of a Cluster's primaries: a slot may have come from any, if this one is among them
--- Returns {offset of the last entry, tag, payload, tag, payload, ...}, or {} if it cannot be had. A payload that is too
--- large is nil.
-local STEP = 16 -- entries: what is read of them and not needed may be as large as they are
+-- Read the publications after a position, if the stream still has all of them.
+-- KEYS state, stream    ARGV epoch, offset, tag, count, max_bytes: at most this much, but at least one entry;
+--                            payload_max_bytes: of one entry; is_away: '1' = the reader was not subscribed meanwhile;
+--                            runs of a Cluster's primaries: if this server's run is among them, the slot may have been
+--                            migrated from any of them
+-- Returns {offset of the last entry, tag, payload, tag, payload, ...}, or {} if the position cannot be read from. A
+-- payload that is too large is nil.
+local STEP = 16 -- entries: small, because one read may return much more than max_bytes
 local run = redis.REDIS_VERSION_NUM and string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'lost', 'run')
 local before, runs = state[5], ARGV[8]
 if before ~= run and not (before and before ~= '' and runs:find(run, 1, true) and runs:find(before, 1, true)) then
-  return {} -- this run may have begun from an older copy: `publish.lua`
+  return {} -- this run may have started from an older copy: see `publish.lua`
 end
 local since, tag = tonumber(ARGV[2]), ARGV[3]
 if state[1] ~= ARGV[1] or tonumber(state[2]) < since then
   return {}
 end
--- `lost.lua`: behind that offset something was published that is not kept. A node at the top has heard it.
+-- `lost.lua`: after that offset something was published that is not in the history. A subscribed node whose position is
+-- the last one has received it.
 local lost_epoch, lost = string.match(state[4] or '', '^(%x+):(%d+)$')
 if lost_epoch == ARGV[1] and since <= tonumber(lost) and (ARGV[7] == '1' or since < tonumber(state[2])) then
   return {}

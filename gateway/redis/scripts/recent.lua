@@ -1,9 +1,10 @@
 #!lua flags=no-writes
--- Read the last publications that are kept, and where the channel stands.
--- KEYS state, stream    ARGV count, max_bytes: so much at most, but one entry at least; payload_max_bytes: of one entry;
---                       runs as in read.lua
--- Returns {EPOCH:OFFSET:TAG, offset, predecessor's tag, tag, payload, offset ...}, the last one first; {} if the
--- channel has no history, or none of this run (`position.lua` has it go on). A payload that is too large is nil.
+-- Read the latest entries of a channel's history, and its current position.
+-- KEYS state, stream    ARGV count, max_bytes: at most this much, but at least one entry; payload_max_bytes: of one
+--                       entry; runs as in read.lua
+-- Returns {EPOCH:OFFSET:TAG, offset, predecessor's tag, tag, payload, offset ...}, the latest entry first; {} if the
+-- channel has no history, or another run of the server wrote it (call `position.lua` to continue it). A payload that is
+-- too large is nil.
 local STEP = 16 -- as in read.lua
 local run = redis.REDIS_VERSION_NUM and string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'run')

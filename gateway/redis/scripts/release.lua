@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Give names back, each only if it is its owner's.
+-- Release names, each only if the given owner has it.
 -- KEYS names    ARGV for each: name, owner
--- Returns for each: 1, or 0: it was not this owner's.
+-- Returns for each: 1: released; 0: this owner did not have it.
 local answer = {}
 for at = 1, #ARGV, 2 do
   local value = redis.call('HGET', KEYS[1], ARGV[at])

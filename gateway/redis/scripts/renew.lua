@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Renew a node's lease, also one that has expired: only a reaper's claim ends it.
--- No lease ends, and no dead owner is due, later than one that is given now: such a time is from before the clock was set
--- back, and who died then would stay for as long.
+-- Renew a node's lease, even if it has expired: only a reaper's claim ends it for good.
+-- Leases that expire later than one granted now, and sweeps that are due later than one scheduled now, were written
+-- before Redis' clock was set back. They are shortened; otherwise dead owners would remain for that much longer.
 -- KEYS leases, claim, reaped    ARGV owner, ttl_ms, sweep_ms: the longest time until a dead owner is due
--- Returns "held", "new" (Redis did not know of it) or "fenced".
+-- Returns "held", "new" (Redis had no such lease) or "fenced".
 if redis.call('EXISTS', KEYS[2]) == 1 then
   return 'fenced'
 end

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Give a lease up. What is still owned under it is left to a reaper, by a lease that has expired.
+-- Give up a lease. If something is still owned under it, the lease is marked as expired, so that a reaper releases it.
 -- KEYS leases    ARGV owner, "1" if nothing is owned
 if ARGV[2] == '1' then
   return redis.call('ZREM', KEYS[1], ARGV[1])

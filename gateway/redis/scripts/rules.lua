@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- Register the channel rules of a node and merge them with those of all other nodes.
 -- KEYS lines, merged    ARGV digest, table (JSON), grace_ms, step_max_ms, digest of the merged text the caller has,
---      keep_ms: how long both live without any node
--- Lines: a hash of rule tables by their digests, "DUE_MS TABLE". ":clock" counts only time in which some node registers:
--- "COUNTED_MS LAST_MS". A line is due on that clock, so that a stop of all nodes, or a step of Redis' clock, drops none.
+--      keep_ms: how long both keys live without any node
+-- Lines: a hash of rule tables by their digests, "DUE_MS TABLE". Its field ":clock", "COUNTED_MS LAST_MS", advances only
+-- while nodes register. Lines expire by that clock, so stopping all nodes or changing Redis' clock expires none.
 -- Merged: a JSON list of all tables, which the function snorky_publish reads.
 -- Returns the merged text, or '' if the caller has it already.
 local time = redis.call('TIME')
@@ -12,7 +12,7 @@ local counted_ms, last_ms = string.match(redis.call('HGET', KEYS[1], ':clock') o
 local passed_ms = math.max(0, math.min(now_ms - tonumber(last_ms or now_ms), tonumber(ARGV[4])))
 counted_ms = tonumber(counted_ms or '0') + passed_ms
 redis.call('HSET', KEYS[1], ':clock', string.format('%d %d', counted_ms, now_ms))
--- A line is long, and each write goes to the replicas: it is written once in a while.
+-- A line is long and each write is replicated, so it is rewritten only when 1/60 of its time has passed.
 local due_ms = tonumber(string.match(redis.call('HGET', KEYS[1], ARGV[1]) or '', '^(%d+) {') or '0')
 if due_ms < counted_ms + ARGV[3] - ARGV[3] / 60 then
   redis.call('HSET', KEYS[1], ARGV[1], string.format('%d %s', counted_ms + ARGV[3], ARGV[2]))

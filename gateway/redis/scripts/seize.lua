@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Take on the reaping of a dead owner: fence it by a claim, or go on where another reaper stopped.
+-- Start to reap a dead owner: fence it with a claim, or continue where another reaper stopped.
 -- KEYS leases, reaped, claim    ARGV owner, reaper, claim_ttl_ms, hold_ms
--- Returns 1: the caller reaps it, alone for hold_ms; 0: it lives, or another reaps it.
+-- Returns 1: the caller reaps it, exclusively for hold_ms; 0: the owner is alive, or another node reaps it.
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local until_ms = redis.call('ZSCORE', KEYS[1], ARGV[1])

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Note that a dead owner was swept; late writes may come as long as its claim stands.
+-- Record that a dead owner was swept. Late writes are possible until its claim expires.
 -- KEYS reaped, claim    ARGV owner, pause_ms
--- Returns 1: it is to be swept again; 0: it is forgotten.
+-- Returns 1: it will be swept again after pause_ms; 0: its claim has expired and it was removed from the list.
 if redis.call('EXISTS', KEYS[2]) == 0 then
   redis.call('ZREM', KEYS[1], ARGV[1])
   return 0

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Take a token's value, once. An answer may be lost on its way, so the one that took it may take it again for a while.
+-- Take a token's value, once. Because the reply may be lost, the same taker can take it again within retry_ms.
 -- KEYS token, taken    ARGV taker, retry_ms
--- Returns the value, or false.
+-- Returns the value, or false: there is none, or another taker has it.
 local taken = redis.call('GET', KEYS[2])
 if taken then
   local blank = string.find(taken, ' ', 1, true)

@@ -1,8 +1,8 @@
 #!lua
--- Replace the data of an entry.
+-- Replace the data of a roster's entry.
 -- KEYS roster, counts
--- ARGV channel, field, data, notice: published as by `enter`, bytes that the roster may have afterwards
--- Returns 1, or 0: there is no such entry; -2 it would be too large.
+-- ARGV channel, field, data, notice (published as by `enter`), the largest size of the roster in bytes
+-- Returns 1; 0: there is no such entry; -2: the roster would be too large.
 local before = redis.call('HGET', KEYS[1], ARGV[2])
 if not before then
   return 0

@@ -1,7 +1,7 @@
 #!lua
--- Count the bytes of a roster again: nodes of an earlier version change it without counting.
--- KEYS roster, counts    ARGV seconds
--- Returns 1, or 0: there is none, or it was counted less than so long ago.
+-- Recount the bytes of a roster, because nodes of an earlier version change it without counting.
+-- KEYS roster, counts    ARGV seconds: at most one recount in this time
+-- Returns 1: recounted; 0: there is no such roster, or it was recounted recently.
 local now = tonumber(redis.call('TIME')[1])
 local since = now - tonumber(redis.call('HGET', KEYS[2], 'w') or '0')
 if redis.call('EXISTS', KEYS[1]) == 0 or (since >= 0 and since < tonumber(ARGV[1])) then
