@@ -54,14 +54,14 @@ def _origin(text: str) -> str:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise ValueError(f"has an entry that is not an origin; {_WRITE}") from None
+        raise ValueError(f"has an entry that is no origin; {_WRITE}") from None
     scheme, host = parts.scheme, parts.hostname or ""
     if scheme == "file":
         raise ValueError('has file://, which browsers send as null; write "null"')
     if not _SCHEME.fullmatch(scheme) or not host or "@" in parts.netloc or text.count("/") != 2 or port == 0:
-        raise ValueError(f"has an entry that is not an origin; {_WRITE}")
+        raise ValueError(f"has an entry that is no origin; {_WRITE}")
     if any(mark in text for mark in "?#\\") or parts.netloc.endswith(":"):
-        raise ValueError(f"has an entry that is not an origin; {_WRITE}")
+        raise ValueError(f"has an entry that is no origin; {_WRITE}")
     if not host.isascii():
         raise ValueError('has a host that browsers send in ASCII form; write it in that form: "https://xn--..."')
     is_default = port is None or port == _PORTS.get(scheme)
@@ -73,7 +73,7 @@ def _host(host: str) -> str:
         try:
             return f"[{ipaddress.IPv6Address(host).compressed}]"
         except ValueError:
-            raise ValueError(f"has an entry that is not an origin; {_WRITE}") from None
+            raise ValueError(f"has an entry that is no origin; {_WRITE}") from None
     name = host.removeprefix("*.")
     if not _NAME.fullmatch(name):
         raise ValueError(f"has an entry with a host that browsers never send; {_WRITE}")

@@ -63,14 +63,17 @@ class Topics:
     ) -> asyncio.Future[int] | asyncio.Future[Position] | asyncio.Future[None]:
         """Publish to all subscribers of a channel, on all nodes. channel, payload: any JSON value.
 
-        to: only to these subscribers. history: how long to retain it, for readers of `history`; the future's result is
-        then its position. once: an idempotency key of this channel; publishing with the same key within 300 s
-        returns the same result and does not publish again. The future completes when Redis has the publication; the
-        order among this node's publications does not depend on awaiting it (and is not kept for `once` without a
-        history). Its result: the number of nodes that receive the channel; None with `once`. by: the publishing client,
-        whose quota what Redis stores counts against; raises LimitExceeded at once. Raises InvalidChannel and
-        InvalidMessage at once; the future raises BrokerUnavailable. InvalidMessage also if the payload is the whole
-        message and looks like a reply.
+        to: send it only to these subscribers.
+        history: retain it this long, for clients that read the history.
+        once: an idempotency key of this channel. Publishing again with the same key within 300 s returns the same
+        result and publishes nothing.
+        by: the client that publishes; the bytes stored in Redis count against its quota.
+
+        The future completes when Redis has the publication. Its result is the position if there is a history, None with
+        `once` alone, else the number of nodes that receive the channel. This node's publications keep the order of the
+        calls, awaited or not, except those with `once` and no history. Raises at once InvalidChannel, LimitExceeded
+        (the quota) and InvalidMessage, the last also if the payload is the whole message and looks like a reply. The
+        future raises BrokerUnavailable.
         """
         if is_reply(payload) and ((to is not None and to.is_whole) or self._notification(channel) is PAYLOAD):
             raise LooksLikeReply
