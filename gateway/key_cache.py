@@ -6,7 +6,7 @@ Rules:
   REFETCH_S, because anyone can invent key ids.
 - The document is fetched again after MAX_AGE_S, because issuers withdraw keys too. Tokens of known keys wait for that
   at most PATIENCE_S after the request began, and not at all after a failed request: an issuer that hangs delays
-  no login. While fetching fails, the known keys are used for STALE_MAX_S; after that all tokens are refused.
+  no login. While fetching fails, the known keys are used for STALE_MAX_S; after that logins by token fail (503).
 - Entries that are not RS256 or ES256 signature keys are ignored: a secret (`oct`) in a public document is not secret.
 """
 
