@@ -1,7 +1,7 @@
-"""A real-time gateway: WebSocket clients on many nodes, services between them, Redis behind.
+"""A real-time gateway: WebSocket clients on many nodes, services that answer them, and Redis between the nodes.
 
-The names below are the public ones; services import nothing else of this package. `run` runs a whole gateway;
-`WebSocketHandler`, `BackendHandler` and `running` put one into an aiohttp application of one's own.
+The names below are the public API; services import nothing else from this package. `run` runs a complete gateway;
+`WebSocketHandler`, `BackendHandler` and `running` add one to your own aiohttp application.
 """
 
 from gateway._version import __version__

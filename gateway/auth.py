@@ -1,12 +1,12 @@
-"""Tokens (JWT, RFC 7519) to identities. Pure: keys and clock come from outside.
+"""Verify tokens (JWT, RFC 7519) and return identities. Pure: the caller provides keys and clock.
 
 Rules (RFC 8725):
-- The algorithm follows from the key, never from the token: its header only has to agree. So a public key is
-  no HMAC secret, and `none` is no algorithm.
-- Keys come from the settings, never from the token: `jwk`, `jku`, `x5u`, `x5c` are not looked at. A token that asks
-  to be understood in ways that we do not know (`crit`, `b64`) is refused.
-- `exp` must be there, and no farther away than revocations are kept.
-- Who presents a bad token learns that it is, or that it is expired; why else, only metrics know.
+- The algorithm follows from the key; the token's header must name the same one. So a public key is never used as an
+  HMAC secret, and `none` is never accepted.
+- Keys come from the settings, never from the token: `jwk`, `jku`, `x5u`, `x5c` are ignored. A token with a header that
+  changes how it must be processed (`crit`, `b64`) is refused.
+- `exp` is required, and must not be later than revocations are kept.
+- The client learns only that its token is invalid or expired; the exact reason is only in the metrics.
 """
 
 import math
@@ -23,9 +23,9 @@ from gateway.identity import IDENTITY_MAX_BYTES, identity_text
 
 __all__ = ["IDENTITY_MAX_BYTES", "FixedKey", "Identity", "Key", "Keys", "Verifier", "check_identity"]
 
-TOKEN_MAX_BYTES: Final = 8192  # what fits into a header
+TOKEN_MAX_BYTES: Final = 8192  # fits into an HTTP header
 
-# PyJWT's exceptions -> a reason for metrics; the first that fits
+# PyJWT's exceptions -> a reason for metrics; the first match counts
 _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (jwt.ExpiredSignatureError, "expired"),
     (jwt.ImmatureSignatureError, "not_yet_valid"),
@@ -39,37 +39,37 @@ _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who somebody is, until when, by which token. Times are wall-clock seconds."""
+    """A verified identity, when it expires, and its token. Times are wall-clock seconds."""
 
     identity: str
     expires_at_s: float = math.inf
     token_id: str | None = None
-    valid_since_s: float = 0.0  # a revocation of this identity touches it unless it happened before this
+    valid_since_s: float = 0.0  # only later revocations of this identity apply
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key and the one algorithm that it verifies."""
+    """A key and the one algorithm that it is used with."""
 
     algorithm: str
     key: bytes | PublicKey = field(repr=False)
-    previous: "Key | None" = None  # of the same algorithm: tokens may be of either while keys are changed
+    previous: "Key | None" = None  # of the same algorithm: while keys are replaced, tokens may be signed with either
 
     @classmethod
     def public(cls, key: PublicKey) -> "Key":
-        """Take a public key. Raises ValueError: none of ours, or too weak."""
+        """Make a Key of a public key. Raises ValueError: an unsupported type of key, or a weak key."""
         return cls(algorithm_of(key), key)
 
 
 class Keys(Protocol):
-    """Where keys are found."""
+    """A source of keys."""
 
     async def find(self, key_id: str | None, algorithm: str) -> Key:
-        """Find the key that a token names. Raises InvalidToken: there is none; BrokerUnavailable: not known now."""
+        """Return the key for a token. Raises InvalidToken: unknown key; BrokerUnavailable: keys cannot be fetched."""
 
 
 class FixedKey:
-    """The key of the settings, and perhaps the one before it; what a token calls them does not matter."""
+    """The key of the settings, and optionally the previous one; the token's key id is ignored."""
 
     def __init__(self, key: Key, previous: Key | None = None) -> None:
         self._key = key
@@ -80,16 +80,16 @@ class FixedKey:
             self._other = previous
 
     async def find(self, key_id: str | None, algorithm: str) -> Key:
-        """Give the one of this algorithm; else the first, which the token then is not of."""
+        """Return the key of this algorithm, else the current key: verification then fails."""
         other = self._other
         return other if other is not None and other.algorithm == algorithm else self._key
 
 
 class Verifier:
-    """Takes tokens and gives identities.
+    """Verifies tokens and returns their identities.
 
-    auth: audience, issuer, claim, leeway. lifetime_max_s among them bounds how long a token may still be valid, so
-    that a revocation need not be kept for ever.
+    auth: audience, issuer, claim, leeway and lifetime_max_s. The last limits how long a token may remain valid, so
+    that revocations can be deleted after that time.
     """
 
     def __init__(self, keys: Keys, auth: Auth | None = None, *, clock: Callable[[], float] = time.time) -> None:
@@ -97,11 +97,11 @@ class Verifier:
         self._auth = auth or Auth()
         self._clock = clock
         claim = self._auth.identity_claim
-        # PyJWT refuses an integer as `sub`; `check_identity` looks at whichever claim it is
+        # PyJWT refuses an integer as `sub`; `check_identity` checks the claim instead
         self._options: Any = {"require": ["exp", claim], "verify_sub": False}
 
     async def verify(self, token: str) -> Identity:
-        """Verify a token. Raises InvalidToken; BrokerUnavailable: the keys cannot be had now."""
+        """Verify a token. Raises InvalidToken; BrokerUnavailable: the keys cannot be fetched now."""
         key_id, algorithm = _header(token)
         key = await self._keys.find(key_id, algorithm)
         if algorithm != key.algorithm:
@@ -126,7 +126,7 @@ class Verifier:
                 options=self._options,
             )
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            # from None: what PyJWT says may quote the token
+            # from None: PyJWT's text may quote the token
             reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), "malformed")
             raise _refused(reason) from None
         return claims
@@ -140,19 +140,19 @@ class Verifier:
             check_identity(claims[self._auth.identity_claim]),
             expires_at_s=expires_at_s,
             token_id=claims.get("jti"),
-            # the issuer's clock may be ahead: what it dates a moment after the revocation was there before
+            # the issuer's clock may be ahead: a token issued just before a revocation may have a later `iat`
             valid_since_s=issued_at_s - self._auth.leeway_s,
         )
 
 
 def _refused(reason: str) -> InvalidToken:
-    if reason == "not_yet_valid":  # two clocks differ: another node may take it, and this one later
+    if reason == "not_yet_valid":  # clocks differ: another node may accept the token, or this one later
         return InvalidToken(reason, "Token not valid yet", close_code=CloseCode.RECONNECT)
     return InvalidToken(reason, "Token expired" if reason == "expired" else "Invalid token")
 
 
 def check_identity(value: object) -> str:
-    """Take an identity, a text or an integer; returns its text. Raises InvalidToken."""
+    """Convert an identity, a string or an integer, to a string. Raises InvalidToken."""
     try:
         return identity_text(value)
     except ValueError:
@@ -160,7 +160,7 @@ def check_identity(value: object) -> str:
 
 
 def _header(token: str) -> tuple[str | None, str]:
-    """Read a token's key id and algorithm, both as claimed. Raises InvalidToken."""
+    """Read a token's key id and algorithm, both unverified. Raises InvalidToken."""
     if len(token) > TOKEN_MAX_BYTES:
         raise InvalidToken("too_long")
     if not token.isascii():
@@ -176,7 +176,7 @@ def _header(token: str) -> tuple[str | None, str]:
 
 
 def _seconds(claims: dict[str, Any], name: str) -> float:
-    """Read a NumericDate (RFC 7519 2)."""
+    """Read a claim that is a NumericDate (RFC 7519 2)."""
     value = claims[name]
     try:
         seconds = math.inf if isinstance(value, bool) or not isinstance(value, int | float) else float(value)

@@ -1,10 +1,10 @@
-"""[auth]: whose tokens are taken. One way to verify them, and with it the one algorithm that there is.
+"""[auth]: how clients' tokens are verified. At most one kind of key is set; it fixes the accepted algorithm.
 
-    hmac_secret   HS256: whoever verifies could also sign
-    public_key    RS256 or ES256, by the kind of key
-    jwks_url      RS256 and ES256 keys, found by their id
+    hmac_secret   HS256: a service that can verify tokens can also sign them
+    public_key    RS256 or ES256, depending on the type of key
+    jwks_url      RS256 and ES256 keys, looked up by their key id
 
-Which algorithm a token is signed with is never the token's to say (RFC 8725 3.1): it follows from the key.
+The algorithm never comes from the token's header (RFC 8725 3.1): it follows from the key.
 """
 
 import re
@@ -29,7 +29,7 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 
 def algorithm_of(key: object) -> str:
-    """Tell the algorithm that a public key verifies. Raises ValueError: none of ours, or too weak."""
+    """Return the JWT algorithm for a public key. Raises ValueError: an unsupported type of key, or a weak key."""
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < RSA_MIN_BITS:
             raise ValueError(f"is an RSA key below {RSA_MIN_BITS} bits")
@@ -44,25 +44,25 @@ def _parse_secret(value: str) -> bytes:
     if len(secret) < SECRET_MIN_BYTES:
         raise ValueError(f"has less than {SECRET_MIN_BYTES} bytes; make one with: openssl rand -hex 32")
     if secret.lstrip().startswith(b"-----BEGIN"):
-        raise ValueError("is a PEM: a public key as a secret lets everybody sign; write it as public_key")
+        raise ValueError("is a PEM: anyone who knows a public key could sign with it; write it as public_key")
     if value != value.strip():
-        raise ValueError("has blanks or line ends around it, which the signer's may not have; take them out")
+        raise ValueError("has spaces or line ends around it, which the signer's copy may lack; remove them")
     check_strength(value)
     return secret
 
 
 def _parse_public_key(value: str) -> PublicKey:
     if "PRIVATE KEY" in value:
-        raise ValueError("is a private key; give the public one: openssl pkey -in KEY.pem -pubout")
+        raise ValueError("is a private key; write the public one: openssl pkey -in KEY.pem -pubout")
     try:
         key = load_pem_public_key(value.encode())
-    except Exception:  # OpenSSL's errors have no common type, and the text may quote the value
+    except Exception:  # OpenSSL's errors share no base class, and their text may quote the value
         raise ValueError('is no public key in PEM form ("-----BEGIN PUBLIC KEY-----...")') from None
     try:
         algorithm_of(key)
     except ValueError as error:
         raise ValueError(f"{error}; take RSA of {RSA_MIN_BITS} bits or more, or P-256") from None
-    assert isinstance(key, PublicKey)  # noqa: S101 - a fact for the type checker: it has an algorithm
+    assert isinstance(key, PublicKey)  # noqa: S101 - for the type checker: algorithm_of accepted it
     return key
 
 
@@ -74,7 +74,7 @@ def _parse_url(value: str) -> str:
     if parts.scheme == "http" and is_loopback(parts.hostname or ""):
         return value
     if parts.scheme != "https" or not parts.hostname:
-        raise ValueError("must begin with https:// (http:// only on loopback): who answers there says who may sign")
+        raise ValueError("must begin with https:// (http:// only on loopback): the keys found there can sign tokens")
     return value
 
 
@@ -86,7 +86,7 @@ def _parse_function(value: str) -> str:
 
 def _parse_text(value: str) -> str:
     if not value or value != value.strip():
-        raise ValueError("is empty or has blanks around it")
+        raise ValueError("is empty or has spaces around it")
     return value
 
 
@@ -96,21 +96,21 @@ def _parsed(default: Any, parse: Callable[[str], Any]) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Auth:
-    """[auth]: who may say who they are, and how. Nothing written: nobody has an identity."""
+    """[auth]: how clients are identified. By default, no client has an identity."""
 
     hmac_secret: bytes | None = _parsed(None, _parse_secret)
-    hmac_secret_previous: bytes | None = _parsed(None, _parse_secret)  # while the secret is being changed
+    hmac_secret_previous: bytes | None = _parsed(None, _parse_secret)  # also accepted, while the secret is replaced
     public_key: PublicKey | None = _parsed(None, _parse_public_key)  # noqa: RUF009 - it is `dataclasses.field`
     public_key_previous: PublicKey | None = _parsed(None, _parse_public_key)  # noqa: RUF009 - as above
     jwks_url: str = _parsed("", _parse_url)
-    audience: str | None = _parsed(None, _parse_text)  # a token's must match; without it there must be none
+    audience: str | None = _parsed(None, _parse_text)  # required "aud"; None: a token with an "aud" is refused
     issuer: str | None = _parsed(None, _parse_text)
     identity_claim: str = _parsed("sub", _parse_text)
-    leeway_s: Annotated[float, Meta(ge=0, le=300)] = 5.0  # how much the clocks of issuer and node may differ
+    leeway_s: Annotated[float, Meta(ge=0, le=300)] = 5.0  # allowed clock difference between issuer and node
     lifetime_max_s: Annotated[float, Meta(gt=0, le=366 * 86_400)] = 30 * 86_400.0  # see `Verifier`
-    identify: str = _parsed("", _parse_function)  # a way of one's own: a session cookie, say
-    required: bool = False  # who has no identity may only get one
-    deadline_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0  # for that; then closed 4502
+    identify: str = _parsed("", _parse_function)  # the operator's function, e.g. one that reads a session cookie
+    required: bool = False  # unauthenticated clients may only authenticate
+    deadline_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0  # time to authenticate if `required`; then closed 4502
 
     @property
     def has_keys(self) -> bool:
@@ -118,12 +118,12 @@ class Auth:
         return self.hmac_secret is not None or self.public_key is not None or bool(self.jwks_url)
 
     def problems(self) -> list[str]:
-        """Say what does not go together, and the way out."""
+        """Return one text for each contradiction, with the remedy."""
         found = []
         keys = {"hmac_secret": self.hmac_secret, "public_key": self.public_key, "jwks_url": self.jwks_url}
         written = [name for name, value in keys.items() if value]
         if len(written) > 1:
-            found.append(f"[auth] {' and '.join(written)} are both set: one way to verify tokens; take the others out")
+            found.append(f"[auth] {' and '.join(written)} are both set: keep one and remove the others")
         for name in ("hmac_secret", "public_key"):
             if getattr(self, f"{name}_previous") and not getattr(self, name):
                 found.append(f"[auth] {name}_previous is set without {name}: write the new one as {name}")

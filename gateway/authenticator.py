@@ -1,8 +1,8 @@
-"""Authenticator: lets clients say who they are, and makes what was revoked not count. One per node.
+"""Authenticator: authenticates clients and applies revocations. One per node.
 
-    token -> Verifier -> a session, entered -> looked up among the revocations -> bound to the connection
+    token -> Verifier -> session registered here -> check against the revocations -> bound to the connection
 
-A session is entered before it is looked up: a revocation that comes in between finds it here.
+A session is registered before the check: a revocation that arrives in between finds it.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from gateway.sessions import Session, Sessions
 __all__ = ["AlreadyAuthenticated", "Authenticator"]
 
 TIMEOUT_S: Final = 5.0  # for keys, Redis and a hook together
-RETRY_S: Final = 1.0  # of reading the revocations for the first time
+RETRY_S: Final = 1.0  # between attempts to read the revocations for the first time
 
 _log = structlog.get_logger("snorky.auth")
 
 
 class AlreadyAuthenticated(Refused):
-    """A connection has said who it is, and now says something else. It must come anew: services know it by now."""
+    """A connection already has another identity. The client must reconnect: services use the present identity."""
 
     code = "already_authenticated"
 
@@ -40,7 +40,7 @@ class AlreadyAuthenticated(Refused):
 
 
 class _NotConfigured(Refused):
-    """There are no keys to verify tokens by."""
+    """No key for tokens is configured."""
 
     code = "not_configured"
 
@@ -49,7 +49,7 @@ class _NotConfigured(Refused):
 
 
 class Authenticator:
-    """verifier: of tokens, None = there are none. revocations: of the cluster; of this process unless given."""
+    """verifier: None = tokens are not configured. revocations: the cluster's; None = only this process's."""
 
     def __init__(
         self,
@@ -71,20 +71,20 @@ class Authenticator:
 
     @property
     def takes_tokens(self) -> bool:
-        """True if tokens can be verified here."""
+        """True if this node can verify tokens."""
         return self._verifier is not None
 
     def start(self, connections: Callable[[], Iterable[Connection]]) -> None:
-        """Begin to read revocations, before anybody has logged in: a service may set an identity without a token.
+        """Begin to read revocations before any login: a service may set an identity without a token.
 
-        connections: all of the node. Returns at once; tries again until Redis answers.
+        connections: returns all of the node. Returns at once; retries until Redis responds.
         """
         self._sessions.look_through(connections)
         if self._beginning is None:
             self._beginning = asyncio.get_running_loop().create_task(self._begin(), name="revocations begin")
 
     async def stop(self) -> None:
-        """End timers and watching. Idempotent."""
+        """Cancel timers and stop receiving revocations. Idempotent."""
         task, self._beginning = self._beginning, None
         if task is not None:
             task.cancel()
@@ -95,52 +95,52 @@ class Authenticator:
     # -- connections, for handlers and the node --------------------------------------------------------------
 
     async def enter(self, token: str) -> Session:
-        """Verify a token of somebody who has no connection yet. `bind` or `leave` is owed.
+        """Verify a token before its connection exists. The caller must then call `bind` or `leave`.
 
-        Raises InvalidToken (Revoked among them), Refused: tokens are not configured, BrokerUnavailable.
+        Raises InvalidToken (including Revoked), Refused: tokens are not configured, BrokerUnavailable.
         """
         if self._verifier is None:
             raise _NotConfigured
         return await self._counted(self._enter_token(token, self._verifier))
 
     async def enter_as(self, identify: Callable[[], Awaitable[str | int | None]]) -> Session | None:
-        """Let a hook say who somebody is; None = it does not know. As `enter`; what the hook raises comes through."""
+        """Ask a hook for the identity; None = unknown. Otherwise as `enter`; the hook's exceptions are not caught."""
         began_s = self._clock()
         async with asyncio.timeout(TIMEOUT_S):
             identity = await identify()
         if identity is None:
             return None
-        # it was so when it was asked; what was revoked before that, the hook knows
+        # the hook saw the state at the time of its call: earlier revocations do not apply
         who = Identity(check_identity(identity), valid_since_s=began_s)
         return await self._counted(self._enter(who))
 
     def bind(self, session: Session, connection: Connection) -> None:
-        """Give a connection the identity of a session. Raises InvalidToken: it is over already."""
+        """Give a connection the identity of a session. Raises InvalidToken: the session has already ended."""
         if session.end is not None:
             self._sessions.leave(session)
             raise _over(session)
         self._sessions.bind(session, connection)
 
     def leave(self, session: Session) -> None:
-        """Give up a session that no connection came of."""
+        """Remove a session that got no connection."""
         self._sessions.leave(session)
 
     def expect(self, connection: Connection) -> None:
-        """Close a connection unless it says in time who it is (4502)."""
+        """Start the deadline: a connection that does not authenticate in time is closed (4502)."""
         self._sessions.expect(connection, self._auth.deadline_s)
 
     def forget(self, connection: Connection) -> None:
-        """Know that a connection has gone. Idempotent."""
+        """Remove a closed connection. Idempotent."""
         self._sessions.forget(connection)
 
     def count_refused(self, reason: str) -> None:
-        """Count somebody who was turned away for a reason that is not the token's. reason: a literal."""
+        """Count a client that was refused for a reason unrelated to its token. reason: a literal."""
         self._outcomes.labels(reason).inc()
 
-    # -- what services ask for -------------------------------------------------------------------------------
+    # -- for services ----------------------------------------------------------------------------------------
 
     async def authenticate(self, connection: Connection, token: str) -> Identity:
-        """Set a connection's identity by a token; the same identity again is as `refresh`.
+        """Set a connection's identity from a token; if it has that identity already, as `refresh`.
 
         Raises InvalidToken, AlreadyAuthenticated, Refused: tokens are not configured, BrokerUnavailable,
         ConnectionClosed.
@@ -158,25 +158,25 @@ class Authenticator:
         return session.who
 
     async def refresh(self, connection: Connection, token: str) -> Identity:
-        """Let a later token take the place of the present one. Raises NotAuthenticated, and as `authenticate`."""
+        """Replace the present token by a later one. Raises NotAuthenticated, and as `authenticate`."""
         if connection.identity is None:
             raise NotAuthenticated
         return await self.authenticate(connection, token)
 
     def expires_in_s(self, who: Identity) -> int | None:
-        """Tell for how long somebody is known; None = as long as the connection lasts."""
+        """Return the seconds until an identity expires; None = it does not expire."""
         return None if who.expires_at_s == math.inf else max(0, int(who.expires_at_s - self._clock()))
 
     async def revoke(self, identity: str) -> None:
-        """Make no token of an identity good that was issued until now, on any node. Raises BrokerUnavailable."""
+        """Invalidate all tokens of an identity issued so far, on all nodes. Raises BrokerUnavailable."""
         await self._revocations.add(Kind.IDENTITY, identity)
 
     async def revoke_token(self, token_id: str) -> None:
-        """Make one token no good, by its `jti`, on any node. Raises BrokerUnavailable."""
+        """Invalidate one token, by its `jti`, on all nodes. Raises BrokerUnavailable."""
         await self._revocations.add(Kind.TOKEN, token_id)
 
     async def disconnect(self, identity: str, *, reconnect: bool = False) -> None:
-        """End an identity's connections on all nodes. reconnect: they may come back. Raises BrokerUnavailable."""
+        """Close an identity's connections on all nodes. reconnect: clients may return. Raises BrokerUnavailable."""
         await self._revocations.add(Kind.RECONNECT if reconnect else Kind.DISCONNECT, identity)
 
     # -- inner -----------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ class Authenticator:
             except BrokerUnavailable:
                 if not is_failing:
                     _log.warning("revocations not read; trying again", every_s=RETRY_S)
-            except Exception:  # the top of a task: without it revocations would never be read
+            except Exception:  # the top of a task: it must continue, or revocations are never read
                 if not is_failing:
                     _log.exception("revocations not read; trying again", every_s=RETRY_S)
             is_failing = True
@@ -230,6 +230,6 @@ class Authenticator:
 
 
 def _over(session: Session) -> InvalidToken:
-    assert session.end is not None  # noqa: S101 - a fact for the type checker: the callers have looked
+    assert session.end is not None  # noqa: S101 - for the type checker: the callers have checked it
     code, reason = session.end
     return InvalidToken("ended", reason, close_code=code)

@@ -1,14 +1,14 @@
-"""One text for every channel: the canonical form (RFC 8785) and the name on Redis made of it.
+"""The canonical form of channels (RFC 8785), and their names in Redis.
 
 Rules:
 - Two channels are the same iff their canonical forms are equal: key order does not matter, 1 and 1.0
   are equal, 1 and true are not.
-- A name is the string itself, or `~` and the canonical form: of what is no string, and of a string
-  that starts with `~`. So `channel_of` undoes `channel_name`, and no two channels share a name.
-- What a peer that has only doubles could mix up is refused: lone surrogates have no UTF-8, and
+- The name of a string is the string itself, unless it starts with `~`. Every other name is `~` and the canonical form.
+  So `channel_of` inverts `channel_name`, and no two channels share a name.
+- Values that a peer with only doubles could confuse are refused: lone surrogates have no UTF-8, and
   integers beyond +-(2^53 - 1) round to each other.
 
-`tests/vectors/canonical.json` and `redis_names.json` say the same to clients in other languages.
+`tests/vectors/canonical.json` and `redis_names.json` hold test vectors for clients in other languages.
 """
 
 from json.encoder import encode_basestring as _quoted  # escapes exactly what RFC 8785 3.2.2.2 asks for
@@ -30,13 +30,13 @@ __all__ = [
     "es6_number",
 ]
 
-# What lies inside of a container is checked where it comes in (codec), not by its type.
+# The content of containers is checked on input (codec), not by this type.
 Json: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any] | None
 
-MAX_DEPTH = 32  # containers inside of each other; far below where any parser in use starts to recurse too deep
+MAX_DEPTH = 32  # nested containers; far below the recursion limit of every parser in use
 CHANNEL_MAX_BYTES = 255  # of UTF-8 in canonical form: PROTOCOL
 
-_SAFE_INTEGER = 2**53 - 1  # RFC 7493 2.2: beyond it a reader that has only doubles takes neighbours for equal
+_SAFE_INTEGER = 2**53 - 1  # RFC 7493 2.2: beyond it, a reader that has only doubles confuses neighbours
 _ES6_EXPONENT_FROM = 1e21  # ECMA-262 Number::toString writes plain digits below, an exponent from here on
 _SURELY_SHORT_CHARS = (CHANNEL_MAX_BYTES - 2) // 6  # a character takes 6 bytes at most (\u001f), the quotes 2
 
@@ -50,7 +50,7 @@ def es6_number(number: float) -> str:
         raise InvalidChannel("Number is not finite")
     if number == 0:
         return "0"  # also -0.0
-    # repr() has the same shortest digits; only where it puts the point and when it takes an exponent differ.
+    # repr() has the same shortest digits; it differs only in where it puts the point and when it uses an exponent.
     mantissa, _, exponent = repr(abs(number)).partition("e")
     whole, _, fraction = mantissa.partition(".")
     digits = (whole + fraction).lstrip("0")
@@ -68,10 +68,10 @@ def es6_number(number: float) -> str:
 
 
 def canonical(value: Json) -> str:
-    """Write a value in the one form that all equal values share (RFC 8785).
+    """Encode a value in the form that all equal values share (RFC 8785).
 
-    value: as `codec.decode` makes it; a service's tuples, str, int and float subclasses are taken for
-    what they are. No limit of length here: see `channel_name`.
+    value: as `codec.decode` returns it; tuples and subclasses of str, int and float are treated as their
+    base types. The length is not limited here: see `channel_name`.
     Raises InvalidChannel: not a JSON value, nested deeper than MAX_DEPTH, a lone surrogate, or an
     integer beyond +-(2^53 - 1), also when written as a double that ECMAScript prints without exponent.
     """
@@ -82,14 +82,14 @@ def canonical(value: Json) -> str:
 
 
 def channel_name(channel: Json) -> str:
-    """Name a channel as Redis sees it between the braces after `SERVICE:`.
+    """Return a channel's name, which its Redis channel contains between the braces after `SERVICE:`.
 
-    A string stands for itself, everything else is `~` and the canonical form; so is a string that
-    starts with `~`. Raises InvalidChannel: as `canonical`, or more than CHANNEL_MAX_BYTES of UTF-8 in
-    canonical form (which for a string counts its quotes and escapes).
+    The name of a string is the string itself; of any other value, and of a string that starts with `~`, it is
+    `~` and the canonical form. Raises InvalidChannel: as `canonical`, or more than CHANNEL_MAX_BYTES of UTF-8 in
+    canonical form (which for a string includes its quotes and escapes).
     """
     if type(channel) is str and len(channel) <= _SURELY_SHORT_CHARS and channel.isascii() and channel[:1] != "~":
-        return channel  # nearly every channel there is
+        return channel  # the fast path, for nearly all channels
     text = canonical(channel)
     if len(text) > CHANNEL_MAX_BYTES or len(text.encode()) > CHANNEL_MAX_BYTES:
         raise InvalidChannel(f"Channel is longer than {CHANNEL_MAX_BYTES} bytes in canonical form")
@@ -99,7 +99,7 @@ def channel_name(channel: Json) -> str:
 
 
 def channel_key(service: str, channel: Json) -> str:
-    """Name a channel inside of the node: `SERVICE:NAME`, unique since no service's name has a colon.
+    """Return a channel's key inside the node: `SERVICE:NAME`, unique since a service's name has no colon.
 
     Raises InvalidChannel: as `channel_name`.
     """
@@ -109,7 +109,7 @@ def channel_key(service: str, channel: Json) -> str:
 def channel_of(name: str) -> Json:
     """Return the channel that has this name: the inverse of `channel_name`.
 
-    Raises InvalidChannel: no channel is named so (a `~` and then no canonical JSON, or too long).
+    Raises InvalidChannel: not the name of any channel (`~` without canonical JSON, or too long).
     """
     channel: Json = name
     if name.startswith("~"):

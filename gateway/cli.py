@@ -17,7 +17,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="snorky",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,  # its tracebacks show local variables: payloads and tokens
+    pretty_exceptions_enable=False,  # its tracebacks show local variables, which hold payloads and tokens
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -32,12 +32,12 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _snorky(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """A real-time gateway: WebSocket clients on many nodes, fan-out through Redis.
 
-    Settings come from a TOML file (--config or SNORKY_CONFIG) and from the environment, which wins:
+    Settings come from a TOML file (--config or SNORKY_CONFIG) and from the environment, which overrides the file:
     `[public] port` is SNORKY_PUBLIC__PORT.
 
     Examples:

@@ -1,18 +1,18 @@
-"""Bytes to values and back, strictly; envelopes; messages with a hole.
+"""Strict encoding and decoding of values; envelopes; templates of messages to many subscribers.
 
 Rules:
-- One data model: what JSON and 64-bit integers can say. Whatever `decode_*` accepts, both `encode_*`
-  accept, so that a message that came in on one kind of wire can go out on every other.
-- Strict both ways: UTF-8 without lone surrogates, string keys (of duplicates the last wins), finite
-  floats, integers in -2^63 .. 2^64-1, at most MAX_DEPTH containers inside of each other and
+- One data model: JSON with 64-bit integers. Both `encode_*` accept whatever any `decode_*` accepts, so a message
+  received in one encoding can be sent in every other.
+- Strict in both directions: UTF-8 without lone surrogates, string keys (of duplicates the last wins), finite
+  floats, integers in -2^63 .. 2^64-1, at most MAX_DEPTH nested containers and
   MAX_VALUES values (containers count, keys do not). In MessagePack neither bin nor ext.
-- Nothing but InvalidMessage and InvalidEnvelope comes out of hostile bytes, and their texts never
+- Hostile bytes raise only InvalidMessage and InvalidEnvelope, whose texts never
   repeat the input: they may be shown to the peer.
 
-Theory of operation: the libraries do the work in C and are right but for a few traps, each named
-beside its guard. A guard is first a cheap bound on the raw bytes (0.1 us) that an ordinary message
-never exceeds; only what does is walked value by value. Objects to encode come from a service's
-Python code and are always walked: msgspec would silently turn NaN into null and bytes into base64.
+How it works: the libraries do the work in C and are correct except for a few traps, each named
+at the code that guards against it. A guard is first a cheap bound on the raw bytes (0.1 us) that an ordinary message
+never exceeds; only a message that exceeds it is checked value by value. Objects to encode come from a service's
+Python code and are always checked: msgspec would silently turn NaN into null and bytes into base64.
 """
 
 import re
@@ -62,7 +62,7 @@ __all__ = [
 
 MAX_VALUES = 10_000  # RELIABILITY "Bad input"
 
-_BUILTINS = frozenset([int, float, list, tuple, dict])  # that `_verify` has to look into
+_BUILTINS = frozenset([int, float, list, tuple, dict])  # types that `_verify` has to inspect
 _INTEGER_MIN = -(2**63)
 _INTEGER_MAX = 2**64 - 1
 
@@ -76,7 +76,7 @@ _BYTE_POSITION = re.compile(r"byte \d+")
 _DIGITS_TO_0 = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * 19
 
-# First bytes of MessagePack items (its spec, "Formats"). They also occur inside of strings and numbers:
+# First bytes of MessagePack items (its spec, "Formats"). They also occur inside strings and numbers:
 # counting them gives an upper bound.
 _CONTAINERS = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
 _FLOATS_AND_BINS = bytes([0xCA, 0xCB, 0xC4, 0xC5, 0xC6])
@@ -86,37 +86,37 @@ _MAPS = frozenset([*range(0x80, 0x90), 0xDE, 0xDF])
 
 
 class Encoding(Enum):
-    """How values become bytes on a wire."""
+    """The serialization format of values."""
 
     JSON = "json"
     MSGPACK = "msgpack"
 
 
-_JSON = Encoding.JSON  # an Enum's attribute costs more than a global, once per render
+_JSON = Encoding.JSON  # reading an Enum's attribute is slower than a global, and each render does it
 
 
 class Payload(Enum):
-    """Type of PAYLOAD, for annotations: `Json | Payload`."""
+    """The type of PAYLOAD, for annotations: `Json | Payload`."""
 
     PAYLOAD = "payload"
 
 
-PAYLOAD: Final = Payload.PAYLOAD  # where a Template has its hole
-_PLACE = {"offset", "position", "tombstone"}  # keys of its second shape
+PAYLOAD: Final = Payload.PAYLOAD  # marks the place of the payload in a Template
+_PLACE = {"offset", "position", "tombstone"}  # keys that the form with a position adds
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What a peer sends: a message and the service it is for (PROTOCOL "Envelope")."""
+    """A message from a peer and the service it is addressed to (PROTOCOL "Envelope")."""
 
     service: str
     message: Json
 
 
 class Template:
-    """A message to many with one hole, encoded once per channel and spliced once per publication.
+    """A message to many subscribers: encoded once per channel; each publication's payload is inserted as bytes.
 
-    The second shape is for who comes back with positions: the same with `offset` and `position` at the end.
+    A second form, for clients that recover by position, adds `offset` and `position` at the end.
     """
 
     __slots__ = ("_json", "_message", "_msgpack", "_positioned", "_service")
@@ -126,28 +126,28 @@ class Template:
 
         Raises ValueError: PAYLOAD is missing or there more than once. InvalidMessage: as `encode`.
         """
-        mark = secrets.token_hex(16)  # 128 random bits: stands nowhere else, whatever a client named its channel
+        mark = secrets.token_hex(16)  # 128 random bits: cannot occur in the message, whatever the channel's name
         value: Json = {"service": service, "message": _fill(message, mark, 0)}
         self._json = _split(encode_json(value), mark, encode_json(mark))
         self._msgpack = _split(encode_msgpack(value), mark, encode_msgpack(mark))
         self._service = service
         self._message = message
-        self._positioned: dict[tuple[Encoding, bool], list[bytes]] = {}  # made when somebody needs them
+        self._positioned: dict[tuple[Encoding, bool], list[bytes]] = {}  # filled on first use
 
     @property
     def has_place_for_position(self) -> bool:
-        """True if there is the second shape: the message is an object that has no such keys itself."""
+        """True if the second form exists: the message is an object without the keys that it adds."""
         return isinstance(self._message, dict) and not _PLACE & self._message.keys()
 
     def render(self, payload: bytes, encoding: Encoding) -> bytes:
-        """Return the whole envelope around `payload`, one strict value in the same encoding, unchecked here."""
+        """Return the whole envelope with `payload`, which must be one strict value in this encoding: unchecked."""
         before, after = self._json if encoding is _JSON else self._msgpack
         return before + payload + after
 
     def render_at(
         self, payload: bytes, encoding: Encoding, *, offset: int, position: str, is_tombstone: bool = False
     ) -> bytes:
-        """Return the second shape around `payload`. is_tombstone: with `"tombstone": true`, for who counts offsets."""
+        """Return the second form with `payload`. is_tombstone: add `"tombstone": true` for clients counting offsets."""
         pieces = self._positioned.get((encoding, is_tombstone))
         if pieces is None:
             pieces = self._positioned[encoding, is_tombstone] = self._with_position(encoding, is_tombstone)
@@ -166,7 +166,7 @@ class Template:
 
 
 def decode_json(data: bytes | memoryview) -> Json:
-    """Read one strict JSON text (RFC 8259, no byte order mark). Raises InvalidMessage, and nothing else."""
+    """Decode one strict JSON text (RFC 8259, no byte order mark). Raises InvalidMessage, and nothing else."""
     if type(data) is not bytes:
         data = bytes(data)
     try:
@@ -181,11 +181,11 @@ def decode_json(data: bytes | memoryview) -> Json:
     except RecursionError as error:
         raise InvalidMessage("Nested too deeply") from error
     if (
-        len(data) >= len(_LONG_NUMBER)  # below, neither of the three is possible
+        len(data) >= len(_LONG_NUMBER)  # shorter data cannot meet any of the three conditions
         and (
             data.count(b"[") + data.count(b"{") > MAX_DEPTH
             or _LONG_NUMBER in data.translate(_DIGITS_TO_0)  # msgspec makes a Python int of any size
-            or len(data) > 2 * MAX_VALUES  # a value takes a byte and what separates it from the next
+            or len(data) > 2 * MAX_VALUES  # a value takes at least a byte, plus a separator
         )
     ):
         _verify(value)
@@ -193,7 +193,7 @@ def decode_json(data: bytes | memoryview) -> Json:
 
 
 def decode_msgpack(data: bytes | memoryview) -> Json:
-    """Read one strict MessagePack value, nothing after it. Raises InvalidMessage, and nothing else."""
+    """Decode one strict MessagePack value with nothing after it. Raises InvalidMessage, and nothing else."""
     if type(data) is not bytes:
         data = bytes(data)
     suspects = data.translate(None, _ORDINARY)
@@ -216,24 +216,24 @@ def decode_msgpack(data: bytes | memoryview) -> Json:
         raise InvalidMessage("Malformed MessagePack") from error
     if suspects and (
         len(data) > MAX_VALUES
-        or len(suspects) > MAX_DEPTH  # perhaps as deep; the library stops at 1,024
-        or suspects.translate(None, _CONTAINERS)  # NaN, infinity; a bin of length 0, which max_bin_len lets through
+        or len(suspects) > MAX_DEPTH  # perhaps too deep; the library's own limit is 1,024
+        or suspects.translate(None, _CONTAINERS)  # NaN, infinity; a bin of length 0, which max_bin_len allows
     ):
         _verify(value)
     return value
 
 
 def decode(data: bytes | memoryview, encoding: Encoding) -> Json:
-    """Read one strict value. Raises InvalidMessage, and nothing else."""
+    """Decode one strict value. Raises InvalidMessage, and nothing else."""
     return decode_json(data) if encoding is _JSON else decode_msgpack(data)
 
 
 def encode_json(value: Json, *, max_values: int = MAX_VALUES) -> bytes:
-    """Write a value as compact UTF-8 JSON.
+    """Encode a value as compact UTF-8 JSON.
 
-    value: as decoded, or of a service's own making: tuples, str enums, ordered dicts and other subclasses
-    are written as the plain type below them. max_values: more only where no node reads it. Raises InvalidMessage:
-    what no strict reader would take (see the rules above), and every other type, a date or bytes included.
+    value: as decoded, or made by a service: tuples, str enums, ordered dicts and other subclasses are written as
+    their base types. max_values: a higher limit, only for data that no node decodes. Raises InvalidMessage: a value
+    that a strict reader refuses (see the rules above), or another type, e.g. a date or bytes.
     """
     try:
         return _json_encode(value if _verify(value, max_values) else _plain(value))
@@ -242,12 +242,12 @@ def encode_json(value: Json, *, max_values: int = MAX_VALUES) -> bytes:
 
 
 def json_size(value: Json) -> int:
-    """Tell how many bytes a value takes as JSON. Raises InvalidMessage: as `encode_json`."""
+    """Return the size of a value as JSON, in bytes. Raises InvalidMessage: as `encode_json`."""
     return len(encode_json(value))
 
 
 def encode_msgpack(value: Json, *, max_values: int = MAX_VALUES) -> bytes:
-    """Write a value as MessagePack; takes and refuses exactly what `encode_json` does."""
+    """Encode a value as MessagePack; accepts and refuses the same values as `encode_json`."""
     try:
         data: bytes = msgpack.packb(value if _verify(value, max_values) else _plain(value))
     except UnicodeEncodeError as error:
@@ -256,19 +256,19 @@ def encode_msgpack(value: Json, *, max_values: int = MAX_VALUES) -> bytes:
 
 
 def encode(value: Json, encoding: Encoding, *, max_values: int = MAX_VALUES) -> bytes:
-    """Write a value in an encoding. Raises InvalidMessage: as `encode_json`."""
+    """Encode a value. Raises InvalidMessage: as `encode_json`."""
     return (encode_json if encoding is _JSON else encode_msgpack)(value, max_values=max_values)
 
 
 def decode_envelope(data: bytes | memoryview, encoding: Encoding) -> Envelope:
-    """Read what a peer sent. Raises InvalidMessage: no strict value. InvalidEnvelope: as `envelope_of`."""
+    """Decode a peer's message. Raises InvalidMessage: not a strict value. InvalidEnvelope: as `envelope_of`."""
     return envelope_of(decode(data, encoding))
 
 
 def envelope_of(value: Json) -> Envelope:
-    """Take a value for the envelope it is; keys other than "service" and "message" mean nothing.
+    """Convert a value to an envelope; keys other than "service" and "message" are ignored.
 
-    Raises InvalidEnvelope: it is none. The error's `service` is set if only the message is missing.
+    Raises InvalidEnvelope: not an envelope. The error's `service` is set if only the message is missing.
     """
     if not isinstance(value, dict):
         raise InvalidEnvelope('Expected an object with "service" and "message"')
@@ -283,10 +283,10 @@ def envelope_of(value: Json) -> Envelope:
 
 
 def _verify(value: Any, max_values: int = MAX_VALUES) -> bool:
-    """Refuse what is no strict value; tell whether the plain types are all there is (else: `_plain`).
+    """Refuse a value that is not strict; return True if it contains only plain types (else: `_plain`).
 
-    Level by level instead of by recursion: neither depth, width nor a cycle can hurt. What the
-    encoders find by themselves is left to them: lone surrogates.
+    It works level by level, without recursion: depth, width and cycles do no harm. Lone surrogates are not
+    checked here: the encoders find them.
     """
     is_plain = True
     level: list[Any] = [value]
@@ -335,7 +335,7 @@ def _base(item: Any) -> type:
 
 
 def _plain(value: Any) -> Any:
-    """Copy a verified value with every subclass replaced by its base. Recursion ends: depth is verified."""
+    """Copy a verified value with every subclass replaced by its base type. The recursion's depth is verified."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -354,14 +354,14 @@ def _refuse_ext(code: int, data: bytes) -> None:
 
 
 def _scan_msgpack(data: bytes) -> None:
-    """Refuse what nests too deeply, or ends too early, before anything is allocated for it.
+    """Refuse data that nests too deeply or ends too early, before the library allocates memory for it.
 
-    64 KiB of headers that each declare 10,000 items would have the library allocate 80 MB before it
-    finds the end missing. MAX_DEPTH of them are let through without this scan: 2.5 MB, for that moment.
+    64 KiB of headers that each declare 10,000 items would make the library allocate 80 MB before it
+    notices the missing end. Up to MAX_DEPTH such headers skip this scan: they allocate 2.5 MB for a moment.
     """
     reader = msgpack.Unpacker(max_array_len=MAX_VALUES, max_map_len=MAX_VALUES)
     reader.feed(data)
-    to_come = [1]  # items, at every level that is open
+    to_come = [1]  # items still expected, per open level
     seen = 0
     while to_come:
         if to_come[-1] == 0:
@@ -380,7 +380,7 @@ def _scan_msgpack(data: bytes) -> None:
             reader.skip()
         if len(to_come) > MAX_DEPTH + 1:
             raise InvalidMessage("Nested too deeply")
-        if seen > 2 * MAX_VALUES:  # keys count here; the exact count comes with the values
+        if seen > 2 * MAX_VALUES:  # keys count here; `_verify` counts exactly
             raise InvalidMessage("Too many values")
 
 

@@ -1,18 +1,18 @@
-"""Compound: a message to one connection with payloads in it that were encoded, and checked, before. Pure.
+"""Compound: a message to one connection that contains payloads which are encoded and checked already. Pure.
 
     compound = Compound()
     compound.value = {"messages": [{"message": compound.enclose(payload)} for payload in payloads]}
 
-    names = Shared(["alice", "bob"])             # encoded once, whoever asks for it
+    names = Shared(["alice", "bob"])             # encoded once for all replies
     compound.value = compound.share(names)
 
-    compound.follow(self.notification(channel), publications)      # behind it, as they would come live
+    compound.follow(self.notification(channel), publications)      # sent after it, in the form of live notifications
 
 Rules:
-- Each payload is within the bounds of a message by itself; many together need not be, nor deeper down. So they are put
-  in as bytes, behind the checks of what is around them.
-- What follows is written together with the message, so nothing comes in between; but as messages of their own, so a
-  client behind a slow line has the first of them long before the last.
+- Each payload is within the limits of a message; many together may exceed them, or nest deeper. So payloads are
+  inserted as bytes, after the checks of the surrounding message.
+- Following notifications are written together with the message, so nothing comes in between; but as separate
+  messages, so a client with a slow connection receives the first of them long before the last.
 """
 
 import secrets
@@ -23,11 +23,11 @@ from gateway.publication import Publication
 
 __all__ = ["Compound", "Shared"]
 
-VALUES_MAX = 16 << 20  # in a shared entity: no node reads it, and what is written is bounded in bytes
+VALUES_MAX = 16 << 20  # of a shared value: no node decodes it, and its bytes are limited when written
 
 
 class Shared:
-    """A JSON entity in the replies to many, encoded once per encoding. value: not to be changed any more."""
+    """A JSON value that many replies contain, encoded once per encoding. value: must not change any more."""
 
     __slots__ = ("_encoded", "value")
 
@@ -36,7 +36,7 @@ class Shared:
         self._encoded: dict[Encoding, bytes] = {}
 
     def encoded(self, encoding: Encoding) -> bytes:
-        """Encode it, or give what was encoded before. Raises InvalidMessage."""
+        """Return the encoded value, from the cache after the first call. Raises InvalidMessage."""
         found = self._encoded.get(encoding)
         if found is None:
             found = self._encoded[encoding] = encode(self.value, encoding, max_values=VALUES_MAX)
@@ -44,25 +44,25 @@ class Shared:
 
 
 class Compound:
-    """A value with enclosed payloads. value: a JSON entity, with what `enclose` returned where the payloads stand.
+    """A message with enclosed payloads. value: a JSON value, with the result of `enclose` in place of each payload.
 
-    instead: what a command replies if the client cannot take so much now; None = an error says so.
+    instead: the reply of a command if the client cannot take this much now; None = reply with an error.
     """
 
     __slots__ = ("_followers", "_mark", "_payloads", "_shape", "instead", "value")
 
     def __init__(self) -> None:
         self.value: Json = None
-        self._mark = secrets.token_hex(16)  # 128 random bits: stands nowhere else
+        self._mark = secrets.token_hex(16)  # 128 random bits: cannot occur elsewhere in the message
         self._payloads: list[bytes | Shared] = []
         self.instead: Json = None
         self._shape: Json = None
         self._followers: Sequence[Publication] = ()
 
     def enclose(self, payload: bytes, *, is_checked: bool = False) -> str:
-        """Take a payload, JSON; returns what stands for it. is_checked: by somebody before.
+        """Add a JSON payload; returns its placeholder for `value`. is_checked: the caller has validated it.
 
-        Raises InvalidMessage: it is no strict JSON text.
+        Raises InvalidMessage: not a strict JSON text.
         """
         if not is_checked:
             decode_json(payload)
@@ -70,12 +70,12 @@ class Compound:
         return self._sign(len(self._payloads) - 1)
 
     def share(self, entity: Shared) -> str:
-        """Take an entity that other replies have in them too; returns what stands for it."""
+        """Add a value that other replies contain too; returns its placeholder for `value`."""
         self._payloads.append(entity)
         return self._sign(len(self._payloads) - 1)
 
     def encode(self, around: Json, encoding: Encoding) -> bytes:
-        """Encode a message that has `value` in it. Raises InvalidMessage: what is around the payloads is no JSON."""
+        """Encode a message that contains `value`. Raises InvalidMessage: it is not JSON apart from the payloads."""
         before, _, after = encode(self._sign(0), encoding).rpartition(b"0" * 8)
         first, *others = encode(around, encoding).split(before)
         found = [first]
@@ -84,11 +84,11 @@ class Compound:
         return b"".join(found)
 
     def follow(self, notification: Json, publications: Sequence[Publication]) -> None:
-        """Have notifications come behind the message. notification: their shape. publications: checked."""
+        """Send notifications after the message. notification: their template. publications: must be checked."""
         self._shape, self._followers = notification, publications
 
     def followers(self, service: str, encoding: Encoding) -> list[bytes]:
-        """Encode what follows the message."""
+        """Encode the notifications that follow the message."""
         if not self._followers:
             return []
         template = Template(service, self._shape)
@@ -106,7 +106,7 @@ class Compound:
 
 def _render(template: Template, publication: Publication, encoding: Encoding) -> bytes:
     payload, position = publication.payload, publication.position
-    assert position is not None  # noqa: S101 - a fact for the type checker
+    assert position is not None  # noqa: S101 - for the type checker
     if encoding is not Encoding.JSON:
         payload = encode_msgpack(decode_json(payload))
     is_tombstone = publication.is_tombstone

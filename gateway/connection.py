@@ -1,14 +1,14 @@
-"""Connection: one client, whatever wire it came by, and what waits to be written to it.
+"""Connection: one client over any transport, and the bytes queued for it.
 
 Rules:
-- `write` never waits. While the wire takes bytes, `write` *is* the wire's own write, so that a pass over
-  thousands of connections costs one call each; while it does not, bytes are held here, up to a bound in
-  bytes; past the bound the connection is a slow consumer and ends (4008). Others are not slowed.
-- A reply counts against that bound before it is written, and against the node's bound while it waits
-  (`gateway.waiting`). One that is larger than the bound by itself is refused: `too_large`.
-- What is held are references to frames that all their receivers share, never copies.
-- Joining the writes of one loop tick into one system call is the event loop's work (uvloop does).
-- Once closed, writes are discarded, and `is_closed` stays true.
+- `write` never waits. While the transport accepts bytes, `write` *is* the transport's own write, so that writing
+  to thousands of connections costs one call each. Otherwise bytes are queued here, up to a bound in
+  bytes; beyond it the connection is closed as a slow consumer (4008). Other connections are not slowed down.
+- A reply counts against that bound before it is written, and against the node's bound while it is queued
+  (`gateway.waiting`). A reply that exceeds the bound by itself is refused: `too_large`.
+- The queue holds references to frames that all receivers share, never copies.
+- The event loop combines the writes of one loop tick into one system call (uvloop does).
+- After closing, writes are discarded, and `is_closed` stays true.
 """
 
 from collections.abc import Callable
@@ -24,37 +24,37 @@ __all__ = ["Connection", "Wire"]
 
 
 class Wire(Protocol):
-    """What carries a connection's bytes: a WebSocket transport, a SockJS session, a backend request."""
+    """Transport of a connection's bytes: a WebSocket transport, a SockJS session, a backend request."""
 
     transport_name: str  # for metrics: "websocket", ...
 
     def write(self, data: bytes) -> object:
-        """Take bytes of whole frames; never waits. May call `Connection.pause` from within."""
+        """Accept bytes of whole frames; never waits. May call `Connection.pause` during the call."""
 
     def buffered_bytes(self) -> int:
-        """Bytes taken and not yet handed to the kernel."""
+        """Return the number of bytes accepted and not yet handed to the kernel."""
 
     def pause_reading(self) -> None:
-        """Take no more from the peer for now."""
+        """Stop reading from the peer for now."""
 
     def resume_reading(self) -> None:
-        """Take from the peer again."""
+        """Resume reading from the peer."""
 
     def close(self, code: int, reason: str) -> None:
-        """Begin to end; what was written goes out first, within a deadline of the wire's."""
+        """Begin to close; bytes already written are sent first, within the transport's own deadline."""
 
 
 def _discard(_data: bytes) -> None:
-    """Take the place of a closed connection's write: a pass may still reach it."""
+    """Replace a closed connection's write: a delivery that already started may still call it."""
 
 
 class Connection:
-    """One client of a registry. Made by a handler, known to services, gone with its wire.
+    """One client of a registry. Made by a handler, used by services, ends with its transport.
 
-    id: unique in the cluster, "NODE.NUMBER". identity: who it is, None if it has not said.
-    remote_ip: of the client itself where the proxies between are trusted ones.
-    channels: keys of the channels it subscribes to. data: for services, theirs to fill.
-    outbox_max_bytes: what may wait for it, the wire's own buffer included. waiting: the replies of the node that wait.
+    id: unique in the cluster, "NODE.NUMBER". identity: None = not authenticated.
+    remote_ip: of the client itself, if all proxies between are trusted.
+    channels: keys of the subscribed channels. data: a dict for services to use.
+    outbox_max_bytes: limit of queued bytes, the transport's buffer included. waiting: the queued replies of the node.
     """
 
     __slots__ = (
@@ -99,7 +99,7 @@ class Connection:
         self.identity: str | None = None
         self.remote_ip = remote_ip
         self.channels: set[str] | tuple[()] = ()  # a set from the first subscription on: most have few
-        self.limiter: Limiter | None = None  # there from the first message on
+        self.limiter: Limiter | None = None  # set at the first message
         self.write: Callable[[bytes], object] = wire.write
 
     def __repr__(self) -> str:
@@ -117,27 +117,27 @@ class Connection:
 
     @property
     def transport_name(self) -> str:
-        """Name of the kind of wire, for metrics."""
+        """Name of the kind of transport, for metrics."""
         return self._wire.transport_name
 
     @property
     def outbox_max_bytes(self) -> int:
-        """What may wait for it; more than that and it is a slow consumer."""
+        """Limit of queued bytes; above it the client is a slow consumer."""
         return self._outbox_max_bytes
 
     @property
     def pending_bytes(self) -> int:
-        """What waits for it now, here and in its wire: who has much to send waits for it to become less."""
+        """Bytes queued for this client, in the outbox and the transport. Bulk senders wait until it shrinks."""
         return self._outbox_bytes + self._wire.buffered_bytes()
 
     @property
     def is_closed(self) -> bool:
-        """True from the moment that either side began to end it."""
+        """True from the moment that either side began to close."""
         return self._is_closed
 
     @property
     def data(self) -> dict[str, Any]:
-        """What services keep with the connection, under keys of their own; gone with it."""
+        """State of services for this connection, each under its own keys; discarded with the connection."""
         if self._data is None:
             self._data = {}
         return self._data
@@ -145,24 +145,24 @@ class Connection:
     def send(self, value: Any) -> None:
         """Encode and write one message to this connection only. value: a whole envelope.
 
-        For what goes to many, `Service.publish` encodes once for all. Raises InvalidMessage: no strict JSON value;
+        For messages to many, `Service.publish` encodes once for all. Raises InvalidMessage: not a strict JSON value;
         ReplyTooLarge.
         """
         self.write_reply(self.framed(value))
 
     def framed(self, value: Any) -> bytes:
-        """Make the frame of one message. Raises as `send`."""
-        # No node reads it: a room may have more members than a message values. Each takes a byte at least.
-        max_values = max(self._outbox_max_bytes, 2 * MAX_VALUES)  # the id of a call may be all that a message may hold
+        """Encode one message as a frame of this connection's dialect. Raises as `send`."""
+        # No node decodes it: a room may have more members than MAX_VALUES. Each takes a byte at least.
+        max_values = max(self._outbox_max_bytes, 2 * MAX_VALUES)  # a call's id alone may have MAX_VALUES values
         frame = self.dialect.frame(encode(value, self.dialect.encoding, max_values=max_values))
         if len(frame) > self._outbox_max_bytes:
             raise ReplyTooLarge(self._outbox_max_bytes)
         return frame
 
     def write_reply(self, frame: bytes) -> None:
-        """Write what is for this connection only, if it may wait; else close: slow consumer. frame: of its dialect.
+        """Write or queue a frame for this connection only; if the outbox has no room, close: slow consumer.
 
-        Raises ReplyTooLarge: it could never wait; nothing is written.
+        Raises ReplyTooLarge: larger than the whole outbox; nothing is written.
         """
         if len(frame) > self._outbox_max_bytes:
             raise ReplyTooLarge(self._outbox_max_bytes)
@@ -170,25 +170,25 @@ class Connection:
             self.close(CloseCode.SLOW_CONSUMER, "Slow consumer")
             return
         self.write(frame)
-        if self._waiting is not None and self.write == self._hold:  # the wire takes no more
+        if self._waiting is not None and self.write == self._hold:  # the transport is full
             self._waiting.add(self, len(frame))
 
     def has_room(self, size: int) -> bool:
-        """True if a reply of so many bytes may wait, beside what waits already."""
+        """True if the outbox has room for a reply of this many bytes."""
         return self._outbox_bytes + self._wire.buffered_bytes() + size <= self._outbox_max_bytes
 
     def close(self, code: int, reason: str = "") -> None:
-        """End the connection: what waits here is dropped, a close frame is the last thing written. Idempotent."""
+        """Close: queued bytes are dropped, a close frame is written last. Idempotent."""
         if self._is_closed:
             return
         self._is_closed, self.write = True, _discard
         try:
-            self._wire.close(code, reason)  # it may take what is held
+            self._wire.close(code, reason)  # it may call `take_held`
         finally:
             self.mark_closed()
 
     def mark_closed(self) -> None:
-        """Discard what waits and whatever is written from now on. For wires, when the peer has gone."""
+        """Discard queued bytes and all later writes. Called by the transport when the peer has gone."""
         self._is_closed = True
         self._outbox = None
         self._outbox_bytes = 0
@@ -197,12 +197,12 @@ class Connection:
             self._waiting.settle(self)
 
     def pause(self) -> None:
-        """Hold what is written from now on. For wires, when their buffer is full."""
+        """Queue writes from now on. Called by the transport when its buffer is full."""
         if not self._is_closed:
             self.write = self._hold
 
     def resume(self) -> None:
-        """Write what was held, as one piece, and let writes through again. For wires, when their buffer drained."""
+        """Write the queued bytes at once, and stop queueing. Called by the transport when its buffer has drained."""
         if self._is_closed:
             return
         held, self._outbox, self._outbox_bytes = self._outbox, None, 0
@@ -213,16 +213,16 @@ class Connection:
             self._waiting.settle(self, 0 if self.write != self._hold else self._wire.buffered_bytes())
 
     def take_held(self) -> bytes:
-        """Take what waits here. For wires, as they close: that of a client which is only between two requests."""
+        """Remove and return the queued bytes. For closing transports whose client is only between two requests."""
         held, self._outbox, self._outbox_bytes = self._outbox, None, 0
         return b"".join(held or ())
 
     def pause_reading(self) -> None:
-        """Take no more messages from the peer for now."""
+        """Stop reading messages from the peer for now."""
         self._wire.pause_reading()
 
     def resume_reading(self) -> None:
-        """Take messages from the peer again."""
+        """Resume reading messages from the peer."""
         self._wire.resume_reading()
 
     def _hold(self, data: bytes) -> None:

@@ -1,17 +1,18 @@
-"""What nodes know together about who is where. `gateway.redis.directory` fulfils it; one contract suite proves it.
+"""The interface to the cluster-wide directory: rosters, names, direct messages, tokens.
 
-Everything that stands here has an *owner*: a connection of a node, under the node's present incarnation.
+`gateway.redis.directory` implements it; one test suite checks it. Every entry has an *owner*: a connection of a node,
+under the node's present incarnation.
 
 Rules:
-- A node's lease (8 s, renewed every 2 s, Redis time) stands for all that its connections own: nothing is renewed
-  per client. An expired lease is simply renewed under the same incarnation; only a reaper's claim fences. A
-  fenced node takes a new incarnation and asserts its local members again.
-- The owner's index is written before the state, the state is deleted before the index; they lie in different
-  slots, so a write that comes late is checked against the lease afterwards and undone.
-- `joined` and `left` are published by the script that changes the count, on the roster's own channel: their
-  order is the truth, and each comes once, whatever dies.
-- What cannot be done because Redis does not answer, or because this node could not renew its lease for
-  8 s, raises BrokerUnavailable. Nothing is left behind that a reaper would not find.
+- A node's lease (8 s, renewed every 2 s, Redis time) covers everything that its connections own: nothing is renewed
+  per client. A node may renew an expired lease under the same incarnation, until a reaper of another node fences it. A
+  fenced node takes a new incarnation and registers its local members again.
+- The owner's index is written before the state, and the state is deleted before the index. They lie in different
+  slots, so a late write is checked against the lease afterwards and undone.
+- The script that changes a roster's count publishes `joined` and `left` on the roster's channel: their
+  order is authoritative, and each is published exactly once, whichever node dies.
+- If Redis does not respond, or this node could not renew its lease for 8 s, methods raise BrokerUnavailable.
+  Whatever they leave behind, a reaper will find.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +24,7 @@ __all__ = ["Asserter", "Census", "Directory", "Entered", "Member", "Owner"]
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A connection's place in the cluster. Written NODE:INCARNATION:SERIAL."""
+    """A connection's address in the cluster. Written NODE:INCARNATION:SERIAL."""
 
     node_id: str
     incarnation: str
@@ -34,19 +35,19 @@ class Owner:
 
     @classmethod
     def parse(cls, text: str) -> "Owner":
-        """Read what `str` wrote. Raises ValueError."""
+        """Parse the result of `str`. Raises ValueError."""
         node_id, incarnation, serial = text.rsplit(":", 2)
         return cls(node_id, incarnation, int(serial))
 
     @property
     def connection_id(self) -> str:
-        """As `Connection.id` has it."""
+        """The same connection as `Connection.id` formats it."""
         return f"{self.node_id}.{self.serial}"
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry of a roster. entry: tells several of one connection apart ("" if it has one). data: any JSON entity."""
+    """One entry of a roster. entry: distinguishes entries of one connection, "" if only one. data: any JSON value."""
 
     identity: str
     owner: Owner
@@ -56,7 +57,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """What came of entering. is_first: of this identity, cluster-wide. members: all, itself included.
+    """Result of entering a roster. is_first: the identity's first entry, cluster-wide. members: all, including it.
 
     version: see Census.
     """
@@ -68,9 +69,9 @@ class Entered:
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """A roster at one moment. version: a number that grows with each notice of it, also over times when it is empty.
+    """A roster at one moment. version: grows with each of its notices, and is not reset when the roster is empty.
 
-    run: of the server that told it, another one after every start of it; empty = not known.
+    run: identifies the run of the Redis server, and changes at each of its starts; empty = not known.
     """
 
     version: int
@@ -79,104 +80,104 @@ class Census:
 
 
 class Asserter(Protocol):
-    """Who knows the truth about the local connections, and speaks for the services: the node."""
+    """The state of the local connections and the notices of services, for the directory. The node implements it."""
 
     def local_members(self) -> Iterable[tuple[str, Member]]:
-        """All that local connections are in, as (roster key, member), to be asserted again."""
+        """Return all roster entries of local connections, as (roster key, member), to be registered again."""
 
     def local_names(self) -> Iterable[tuple[str, str, int, str | None]]:
-        """All names that local connections hold, as (names key, name, serial, identity)."""
+        """Return all names that local connections own, as (names key, name, serial, identity)."""
 
     def notice(self, roster: str, member: Member, *, has_joined: bool, is_identity: bool) -> bytes | None:
-        """Make the publication for a roster's channel: a member has come or gone; None = nothing is told.
+        """Make the publication for a roster's channel when a member joins or leaves; None = publish nothing.
 
-        is_identity: it was its identity's first or last entry. Asked for members of dead nodes too, so it must
-        need no state of the connection. Made by `publication.write_change`: the directory adds the versions.
+        is_identity: this is the identity's first or last entry. Also called for members of dead nodes, so it must not
+        need the connection's state. Built with `publication.write_change`: the directory adds the versions.
         """
 
     def on_lost_name(self, names: str, name: str, serial: int) -> None:
-        """Know that a name went to somebody else while this node was away: the connection is closed with 4010."""
+        """Another connection took this name while the node was away: close the local owner with 4010."""
 
     def on_direct(self, serial: int, message: bytes) -> bool:
-        """Hand a direct message (an encoded envelope, JSON) to a local connection; False = it has gone."""
+        """Deliver a direct message (an encoded envelope, JSON) to a local connection; False = it has gone."""
 
 
 class Directory(Protocol):
-    """Rosters, names, direct messages and tokens of the cluster. Keys are made by `codec.channel_key`."""
+    """Rosters, names, direct messages and tokens of the cluster. Keys come from `codec.channel_key`."""
 
     @property
     def incarnation(self) -> str:
-        """This node's present one."""
+        """This node's present incarnation."""
 
     def is_sure(self, names: str) -> bool:
-        """True while the names of a service that local connections hold are theirs. False: others may have taken this
-        node for dead, or Redis may have lost its state, and a name may be somebody else's by now."""
+        """True while local connections surely own their names of a service. False: other nodes may have taken this
+        node for dead, or Redis may have lost its state; another connection may own a name by now."""
 
     async def start(self, asserter: Asserter) -> None:
-        """Take the lease and begin to renew, look for dead nodes and receive; returns at once."""
+        """Take the lease; begin to renew it, to look for dead nodes and to receive. Returns at once."""
 
     async def stop(self) -> None:
-        """Give up the lease: what local connections own should have been given back before. Idempotent."""
+        """Release the lease; the caller should first release what local connections own. Idempotent."""
 
     async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
-        """Enter a roster; publishes the notices. Idempotent for the same owner and entry (data is replaced).
+        """Enter a roster and publish the notices. Idempotent for the same owner and entry (data is replaced).
 
-        Raises BrokerUnavailable; LimitExceeded: the roster would be too large, and nothing was done.
+        Raises BrokerUnavailable; LimitExceeded: the roster would be too large; nothing was done.
         """
 
     async def update(
         self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None
     ) -> bool:
-        """Replace an entry's data and publish the notice, as of `Asserter.notice`; False = there is no such entry.
+        """Replace an entry's data and publish the notice (see `Asserter.notice`); False = there is no such entry.
 
         Raises as `enter`.
         """
 
     async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:
-        """Leave a roster; publishes the notices. False = it was not there."""
+        """Leave a roster and publish the notices. False = there was no such entry."""
 
     async def members(self, roster: str) -> list[Member]:
         """List a roster, in the order of identity, owner and entry."""
 
     async def census(self, roster: str) -> Census:
-        """List it with its version: what notices up to that version tell is in it, and what later ones tell is not."""
+        """List a roster with its version: it reflects all notices up to that version, and no later ones."""
 
     async def listed(self, roster: str) -> Census:
-        """List it with its version, as it is now or later, for all that ask at this time: they share the members."""
+        """List a roster with its version, now or shortly later; concurrent callers share one result."""
 
     async def versions(self, rosters: Sequence[str]) -> list[int | None]:
-        """Tell the version of each, cheaply; 0 = there is none, None = not known now. Raises BrokerUnavailable."""
+        """Return each roster's version, cheaply; 0 = no roster, None = not known now. Raises BrokerUnavailable."""
 
     async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
-        """Claim a name, unique in the cluster. False = somebody else has it.
+        """Register a name, unique in the cluster. False = another connection owns it.
 
-        A connection with an identity takes over what the same identity holds; who held it is told.
+        A connection with an identity takes over a name that the same identity owns; the previous owner is notified.
         """
 
     async def release(self, names: str, name: str, serial: int) -> bool:
-        """Give a name back. False = it was not this connection's."""
+        """Release a name. False = this connection did not own it."""
 
     async def find(self, names: str, name: str) -> Owner | None:
-        """Tell who holds a name."""
+        """Return the owner of a name, None = it is free."""
 
     async def list_names(self, names: str) -> list[str]:
-        """List all names that are held, in no order. Raises BrokerUnavailable, LimitExceeded: they are too many."""
+        """List all registered names, in no order. Raises BrokerUnavailable, LimitExceeded: too many names."""
 
     async def disowned(self, serial: int) -> None:
-        """Give back everything that a connection owns; publishes the notices. For when it has gone."""
+        """Release everything that a closed connection owns, and publish the notices."""
 
     async def send(self, owner: Owner, message: bytes) -> bool:
-        """Send one message (an encoded envelope, JSON) to a connection on any node; in order, once.
+        """Send one message (an encoded envelope, JSON) to a connection on any node; in order, at most once.
 
-        True when its node has taken it for the connection, False when the connection has gone. Raises
-        BrokerUnavailable: no answer in time, it is not known.
+        True when the connection's node has accepted it, False when the connection has gone. Raises
+        BrokerUnavailable: no answer in time, the outcome is not known.
         """
 
     async def put_token(self, value: Any, ttl_s: float) -> str:
-        """Keep a value under a new token of 32 characters, unguessable. value: any JSON entity."""
+        """Store a value under a new unguessable token of 32 characters. value: any JSON value."""
 
     async def take_token(self, token: str, taker: str) -> Any | None:
-        """Take a token's value, once; None = there is no such token, it expired, or another taker has it.
+        """Return a token's value, once; None = there is no such token, it expired, or another taker has it.
 
         taker: unguessable ASCII without blanks. The same taker may take the token again for a minute: after
         BrokerUnavailable it is unknown whether the first call took it.

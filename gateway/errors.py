@@ -1,24 +1,24 @@
-"""Every error the gateway raises on purpose, and the codes a peer gets to see.
+"""Every error that the gateway raises on purpose, and the codes that peers receive.
 
     SnorkyError
-    ├── ConfigurationError        settings are wrong; the text says which and what to write instead
-    ├── InvalidInput              bytes of a peer are not what the protocol allows
+    ├── ConfigurationError        settings are wrong; the text names the setting and the remedy
+    ├── InvalidInput              a peer sent something that the protocol does not allow
     │   ├── InvalidMessage        not strict JSON / MessagePack, or beyond the limits of a message
-    │   ├── InvalidEnvelope       a value, but no {"service", "message"}
+    │   ├── InvalidEnvelope       a value, but not {"service", "message"}
     │   ├── InvalidChannel        a channel that is too long or has no canonical form
-    │   └── ProtocolFault         WebSocket framing; carries the close code to end with
-    ├── UnknownService            nobody of that name in this registry
-    ├── Refused                   a service asked for what may not be; has a stable `code`
+    │   └── ProtocolFault         WebSocket framing; carries the close code
+    ├── UnknownService            no service of that name in this registry
+    ├── Refused                   the request is not allowed; has a stable `code`
     │   ├── AlreadySubscribed, NotSubscribed
-    │   ├── NotAuthenticated      it has not said who it is
+    │   ├── NotAuthenticated      the connection has no identity
     │   ├── LimitExceeded         a configured limit is reached
-    │   │   └── ReplyTooLarge     what was asked for is more than may be written to one client
-    │   └── ConnectionClosed      the connection went away meanwhile
-    ├── InvalidToken              whoever presented it is not who it says; carries the close code to end with
-    │   └── Revoked               it was good once
-    └── BrokerUnavailable         Redis did not confirm in time; trying again may help
+    │   │   └── ReplyTooLarge     the reply is larger than one client's outbox
+    │   └── ConnectionClosed      the connection closed in the meantime
+    ├── InvalidToken              the token is not accepted; carries the close code
+    │   └── Revoked               the token was valid and has been revoked
+    └── BrokerUnavailable         Redis did not confirm in time; a retry may help
 
-A peer never sees more of an error than `code` and `str(error)`; both are safe to show.
+A peer receives only `code` and `str(error)`; both are safe to show.
 """
 
 from enum import IntEnum
@@ -71,20 +71,20 @@ class CloseCode(IntEnum):
 
 
 class SnorkyError(Exception):
-    """Root of the tree. `code` is stable and snake_case; `retry_after_ms` is set where waiting helps."""
+    """Base class. `code` is stable and snake_case; `retry_after_ms` is set if a retry may help."""
 
     code = "internal"
     retry_after_ms: int | None = None
 
 
 class ConfigurationError(SnorkyError):
-    """Settings are wrong. Raised while starting, never later; the text names the setting and the way out."""
+    """Settings are wrong. Raised only during startup; the text names the setting and the remedy."""
 
     code = "configuration"
 
 
 class InvalidInput(SnorkyError):
-    """What a peer sent is not allowed. The peer's fault, never the gateway's."""
+    """A peer sent something that is not allowed. The peer's fault, never the gateway's."""
 
     code = "invalid"
 
@@ -96,7 +96,7 @@ class InvalidMessage(InvalidInput):
 
 
 class InvalidEnvelope(InvalidInput):
-    """A value is not {"service": NAME, "message": ANY}. `service` is set if it could be told."""
+    """A value is not {"service": NAME, "message": ANY}. `service` is set if the name was readable."""
 
     code = "invalid_envelope"
 
@@ -112,7 +112,7 @@ class InvalidChannel(InvalidInput):
 
 
 class ProtocolFault(InvalidInput):
-    """A WebSocket peer broke RFC 6455; the connection ends with `close_code`."""
+    """A WebSocket peer violated RFC 6455; the connection is closed with `close_code`."""
 
     code = "protocol_fault"
 
@@ -122,7 +122,7 @@ class ProtocolFault(InvalidInput):
 
 
 class UnknownService(SnorkyError):
-    """No service of this name is registered behind the endpoint."""
+    """No service of this name is registered for this endpoint."""
 
     code = "unknown_service"
 
@@ -132,13 +132,13 @@ class UnknownService(SnorkyError):
 
 
 class Refused(SnorkyError):
-    """A request was understood and may not be done; the text goes to the peer as it is."""
+    """A request was valid but is not allowed; the text is sent to the peer."""
 
     code = "refused"
 
 
 class AlreadySubscribed(Refused):
-    """The connection subscribes to this channel already, or is about to."""
+    """The connection is already subscribed to this channel, or is subscribing to it."""
 
     code = "already_subscribed"
 
@@ -147,7 +147,7 @@ class AlreadySubscribed(Refused):
 
 
 class NotSubscribed(Refused):
-    """The connection does not subscribe to this channel."""
+    """The connection is not subscribed to this channel."""
 
     code = "not_subscribed"
 
@@ -156,7 +156,7 @@ class NotSubscribed(Refused):
 
 
 class NotAuthenticated(Refused):
-    """The connection has no identity, and what it asked for needs one."""
+    """The connection has no identity, and the request needs one."""
 
     code = "not_authenticated"
 
@@ -165,9 +165,9 @@ class NotAuthenticated(Refused):
 
 
 class LimitExceeded(Refused):
-    """A limit of the settings is reached; `limit` is its name there, for metrics and logs.
+    """A configured limit is reached. `limit`: the setting's name, for metrics and logs.
 
-    `code` (default "limit_exceeded") is what the peer sees, `retry_after_ms` when it may try again.
+    The peer receives `code` (default "limit_exceeded") and `retry_after_ms`, the time until it may retry.
     """
 
     code = "limit_exceeded"
@@ -181,7 +181,7 @@ class LimitExceeded(Refused):
 
 
 class ReplyTooLarge(LimitExceeded):
-    """A reply is larger than what may wait for one client."""
+    """A reply is larger than one client's outbox."""
 
     code = "too_large"
 
@@ -190,7 +190,7 @@ class ReplyTooLarge(LimitExceeded):
 
 
 class ConnectionClosed(Refused):
-    """The connection closed while the request was under way; nobody is left to answer."""
+    """The connection closed while the request was being processed; a reply cannot be sent."""
 
     code = "connection_closed"
 
@@ -199,7 +199,7 @@ class ConnectionClosed(Refused):
 
 
 class InvalidToken(SnorkyError):
-    """A token is not accepted; the connection ends with `close_code`. reason: a literal, for metrics only."""
+    """A token is not accepted; the connection is closed with `close_code`. reason: a literal, for metrics only."""
 
     code = "invalid_token"
 
@@ -212,7 +212,7 @@ class InvalidToken(SnorkyError):
 
 
 class Revoked(InvalidToken):
-    """A token, or all of its identity's until some moment, were revoked."""
+    """This token, or all tokens of its identity issued before some time, were revoked."""
 
     code = "revoked"
 
@@ -221,9 +221,10 @@ class Revoked(InvalidToken):
 
 
 class BrokerUnavailable(SnorkyError):
-    """Redis did not do or confirm what was asked before the deadline.
+    """Redis did not execute or confirm a command before the deadline.
 
-    After a publish the outcome is unknown: it may have been delivered, it may not. is_undone: surely nothing was done.
+    After a publish the outcome is unknown: the message may have been delivered or not. is_undone: it was surely not
+    delivered or stored.
     """
 
     code = "unavailable"

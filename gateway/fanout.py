@@ -1,13 +1,13 @@
-"""Fan-out: what one read from the broker brought, to every local subscriber. The hot path.
+"""Fan-out: deliver the publications of one read from the broker to every local subscriber. The hot path.
 
 Rules:
-- What a read brought for a channel is checked once, and becomes one piece of bytes for all who get it alike
-  (`gateway.pieces`), and one write per connection (`gateway.passes`). CPU follows passes x clients, not messages.
-- What is addressed to some of the subscribers is a pass of its own, in its place among the others.
-- Of channels that are followed (`gateway.repair`) the follower says what is delivered: each subscriber gets it in the
-  same order, a gap in its place.
-- A payload that is larger than clients or backends may publish is dropped, or a tombstone: the node would hold it for
-  every client that is slow, and end each of them.
+- The publications of a read for one channel are checked once and encoded once for all subscribers of the same form
+  (`gateway.pieces`), with one write per connection (`gateway.passes`). CPU grows with passes x clients, not messages.
+- A publication addressed to some of the subscribers is a separate pass, in its order among the others.
+- For channels in recovery tracking (`gateway.repair`), the follower decides what is delivered: each subscriber receives
+  it in the same order, with `gap` in its place.
+- A payload larger than clients or backends may publish is dropped, or replaced by a tombstone: otherwise the node would
+  buffer it for every slow client and then close each of them.
 - No task, timer or queue per message.
 """
 
@@ -39,35 +39,35 @@ from gateway.settings import PAYLOAD_MAX_BYTES
 
 __all__ = ["Attendant", "Fanout", "Follower", "Listener", "OnGap"]
 
-COMPLAIN_EVERY_S: Final = 1.0  # the metric counts them all; a flood of bad ones must not flood the log
-Listener = Callable[[Sequence[Publication]], None]  # of this node itself: what one read brought, in order
-OnGap = Callable[[Position], None]  # and where it goes on, if it cannot have all
+COMPLAIN_EVERY_S: Final = 1.0  # the metric counts all; many invalid publications must not flood the log
+Listener = Callable[[Sequence[Publication]], None]  # a callback of this node: the publications of one read, in order
+OnGap = Callable[[Position], None]  # publications are missing; called with the position after which it continues
 
 _log = structlog.get_logger("snorky.fanout")
 
 
 class Follower(Protocol):
-    """Who knows the order of channels that keep a history."""
+    """Tracks the order of channels with a history."""
 
     def __contains__(self, key: str) -> bool:
-        """True if a channel is followed."""
+        """True if the channel is tracked."""
 
     def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
-        """Take what was heard; returns what is to be delivered now."""
+        """Process received publications; returns what to deliver now."""
 
 
 class Attendant(Protocol):
-    """Who knows what subscribers were told of rosters."""
+    """Tracks which roster changes subscribers have received."""
 
     def hear(self, roster: str, change: Change) -> bool:
-        """Take a change whose notice came. False: they have been told already."""
+        """Process a received change. False: subscribers have been notified of it already."""
 
     def known(self, roster: str) -> int:
-        """Tell of the change heard last: who was told a list of at most this version knows it; 0 = nobody."""
+        """For the last change received: subscribers with a list up to this version know it already; 0 = none does."""
 
 
 class _Nobody:
-    """A follower of no channel."""
+    """A follower that tracks no channel."""
 
     def __contains__(self, key: str) -> bool:
         return False
@@ -79,7 +79,7 @@ class _Nobody:
 class Fanout:
     """Delivers publications to the subscribers in a hub.
 
-    follower: of channels that keep a history. attendant: of rosters. payload_max_bytes: of one publication.
+    follower: of channels with a history. attendant: of rosters. payload_max_bytes: of one publication.
     """
 
     def __init__(
@@ -107,28 +107,28 @@ class Fanout:
         self._complained_s = -COMPLAIN_EVERY_S
 
     def expect(self, key: str, payload: bytes) -> None:
-        """Time this publication of our own until it is written to its clients; one at a time is timed."""
+        """Measure the time until this publication of our own is written to its clients; one at a time is measured."""
         now_s = perf_counter()
-        if self._probe is None or now_s - self._probe[2] > 10.0:  # it was lost, or its channel has nobody here
+        if self._probe is None or now_s - self._probe[2] > 10.0:  # it was lost, or has no subscribers here
             self._probe = (key, payload, now_s)
 
     def listen(self, key: str, listener: Listener, on_gap: OnGap | None = None) -> None:
-        """Hand what comes for a channel to this node's own listener too, before the connections."""
+        """Register a callback for a channel's publications; it is called before connections are written to."""
         self._listeners[key] = listener, on_gap
 
     def unlisten(self, key: str, listener: Listener | None = None) -> bool:
-        """Undo `listen`, of this listener only if one is given. False = it was not there."""
+        """Undo `listen`, only for this listener if one is given. False = it was not registered."""
         if key not in self._listeners or listener not in (None, self._listeners[key][0]):
             return False
         del self._listeners[key]
         return True
 
     def is_listened(self, key: str) -> bool:
-        """True if the node itself hears this channel."""
+        """True if a callback is registered for this channel."""
         return key in self._listeners
 
     def deliver(self, batch: Mapping[str, Sequence[bytes]]) -> None:
-        """Deliver what one read brought. Per channel key: payloads in order, as they came."""
+        """Deliver the publications of one read. batch: per channel key, raw payloads in order."""
         self._begin()
         received = 0
         for key, payloads in batch.items():
@@ -136,7 +136,7 @@ class Fanout:
             channel = self._hub.get(key)
             if self._probe is not None and self._probe[0] == key and self._probe[1] in payloads:
                 self._is_probe_here = channel is not None
-            if key not in self._listeners and channel is None:  # it lingers: its last subscriber left a moment ago
+            if key not in self._listeners and channel is None:  # its last subscriber has just left
                 self._metrics.drops.labels("no_subscriber").inc(len(payloads))
             elif key in self._follower:
                 self._follow(key, self._follower.hear(key, self._read(key, payloads)))
@@ -149,15 +149,15 @@ class Fanout:
         self._passes.run()
 
     def pass_on(self, key: str, steps: Sequence[Step]) -> None:
-        """Deliver what a channel's follower had to fetch."""
+        """Deliver the steps for which a channel's follower had to read history."""
         self._begin()
         self._follow(key, steps)
         self._passes.run()
 
     def tell(self, key: str, notices: Sequence[bytes], version: int = 0) -> None:
-        """Deliver what this node itself has to say to a channel's subscribers here: bare or addressed publications.
+        """Deliver this node's own notices, bare or addressed publications, to a channel's local subscribers.
 
-        version: who was told a later list of the roster knows it already.
+        version: clients that have received a list of this or a later version do not get them.
         """
         self._begin()
         news = News(version, is_missed=True) if version else None
@@ -168,7 +168,7 @@ class Fanout:
         self._passes.run()
 
     def stop(self) -> None:
-        """Forget what is under way."""
+        """Discard the deliveries in progress."""
         self._passes.stop()
 
     def _begin(self) -> None:
@@ -183,7 +183,7 @@ class Fanout:
             self._probe, self._is_probe_here = None, False
 
     def _drop(self, key: str, error: InvalidMessage) -> None:
-        """Count a publication that is not delivered, and name its channel; a line a second at most."""
+        """Count a publication that is not delivered, and log its channel; at most one line a second."""
         reason = error.code if isinstance(error, (UnknownVersion, TooLarge)) else "invalid"
         self._metrics.drops.labels(reason).inc()
         now_s = perf_counter()
@@ -196,17 +196,17 @@ class Fanout:
             raise TooLarge("Too large")
 
     def _hand(self, key: str, publications: Sequence[Publication]) -> None:
-        """Hand publications to the node's own listener."""
+        """Call the channel's callback with publications."""
         try:
             if publications:
                 self._listeners[key][0](publications)
-        except Exception:  # a service's fault must not keep the connections waiting
+        except Exception:  # an error of a service must not prevent delivery to the connections
             _log.exception("listener failed")
 
-    # -- channels that keep nothing ----------------------------------------------------------------------------------
+    # -- channels without a history ----------------------------------------------------------------------------------
 
     def _tell(self, key: str, payloads: Sequence[bytes], *, is_only: bool) -> None:
-        """Hand a read's sound publications to the node's own listener. is_only: nobody else sees what is not sound."""
+        """Call the callback with a read's valid publications. is_only: no subscribers, so count invalid ones here."""
         publications = []
         for data in payloads:
             try:
@@ -221,7 +221,7 @@ class Fanout:
         self._hand(key, publications)
 
     def _sort(self, channel: Channel, payloads: Sequence[bytes]) -> None:
-        """Check the payloads, and line them up: those for everybody together, the addressed ones each alone."""
+        """Check the payloads and queue passes: one for those to all subscribers, one for each addressed publication."""
         sound: list[bytes] = []
         values: list[Json] = []
         for data in payloads:
@@ -246,7 +246,7 @@ class Fanout:
             if selector is not None or news is not None:
                 if selector is None or any(
                     selector.selects(each) for group in channel.groups.values() for each in group
-                ):  # else nobody is here, and what is around it stays one write
+                ):  # else no local subscriber is addressed, and its neighbours remain one write
                     self._pieces.plain(channel, sound, values)
                     sound, values = [], []
                     self._pieces.plain(channel, [payload], [value], selector, news)
@@ -257,7 +257,7 @@ class Fanout:
                 values.append(value)
         self._pieces.plain(channel, sound, values)
 
-    # -- channels that are followed ----------------------------------------------------------------------------------
+    # -- channels with a history -------------------------------------------------------------------------------------
 
     def _read(self, key: str, payloads: Sequence[bytes]) -> list[Publication]:
         publications = []
@@ -265,14 +265,14 @@ class Fanout:
             try:
                 publication = read_publication(data)
                 if publication.position is not None and len(publication.payload) > self._payload_max_bytes:
-                    publication = tombstone(publication, "too_large")  # at once: it may be kept for a while
+                    publication = tombstone(publication, "too_large")  # now: the follower may buffer it for a while
                 publications.append(publication)
             except InvalidMessage as error:
                 self._drop(key, error)
         return publications
 
     def _follow(self, key: str, steps: Sequence[Step]) -> None:
-        """Deliver steps in their order; what is for the same subscribers, and in a row, together."""
+        """Deliver steps in order; consecutive publications for the same subscribers are joined."""
         together: list[tuple[Publication, Json]] = []
         for step in steps:
             if isinstance(step, Publication):
@@ -298,7 +298,7 @@ class Fanout:
         self._deliver_together(key, together)
 
     def _check(self, key: str, publication: Publication) -> tuple[Publication, Json] | None:
-        """Decode a payload; None = nobody gets it. What has a position keeps its place, if only as a tombstone."""
+        """Decode a payload; None = deliver nothing. A publication with a position becomes a tombstone instead."""
         try:
             if publication.fault == "too_large":
                 raise TooLarge("Too large")
@@ -316,7 +316,7 @@ class Fanout:
         return publication, value
 
     def _hear(self, key: str, change: Change) -> News | None:
-        """Take a change of a roster; None = subscribers have been told of it already."""
+        """Process a change of a roster; None = subscribers have been notified of it already."""
         if self._attendant is None:
             return News(change.version)
         if self._attendant.hear(key, change):

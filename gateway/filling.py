@@ -1,10 +1,10 @@
-"""Filling: what a node missed of a channel, read from its history and delivered in its place.
+"""Filling: read publications that a node missed from a channel's history, and deliver them in order.
 
 Rules:
-- What was missed is delivered in portions, no faster than the channel's clients take it: all at once it could be more
-  than may wait for a client, which would then be closed as a slow one. A client that does not read at all holds the
-  others up for `PATIENCE_S`, once.
-- Where history does not follow what was delivered, its last publications are delivered behind the gap.
+- Missed publications are delivered in portions, no faster than the channel's clients read: all at once could exceed
+  a client's outbox, and the client would be closed as slow. A client that does not read at all delays the
+  others for `PATIENCE_S`, once.
+- If history does not continue from the last delivered publication, its latest publications are delivered after a `gap`.
 """
 
 import asyncio
@@ -22,9 +22,9 @@ from gateway.sequence import Step
 
 __all__ = ["Filler"]
 
-FILL_MAX: Final = 10_000  # publications, and bytes: more at once no client takes
+FILL_MAX: Final = 10_000  # publications; with more than this, or than FILL_MAX_BYTES, clients get a gap instead
 FILL_MAX_BYTES: Final = 4 << 20
-AFTER_GAP_MAX: Final = 300  # publications that are delivered behind a gap, if history has them
+AFTER_GAP_MAX: Final = 300  # publications to deliver after a gap, if history has them
 PATIENCE_S: Final = 5.0
 PACE_S: Final = 0.005
 
@@ -32,9 +32,9 @@ _log = structlog.get_logger("snorky.repair")
 
 
 class Filler:
-    """Fills channels. deliver: is handed what a fill brought, for all subscribers of a channel.
+    """Fills channels. deliver: called with the steps of a fill, for all subscribers of the channel.
 
-    is_congested: True while clients of a channel have much to take. portion_max_bytes: of payloads, about.
+    is_congested: True while clients of a channel have much unsent data. portion_max_bytes: of payloads, approximately.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class Filler:
         self._portion_max_bytes = portion_max_bytes
 
     async def fill(self, key: str, order: Order) -> bool:
-        """Go through one fill of a channel, which it wants. False = it wants it still: history could not be read."""
+        """Run one fill of a channel that needs it. False = history could not be read, so the channel still needs it."""
         try:
             await self._fill(key, order)
             return True
         except BrokerUnavailable:
             pass
-        except Exception:  # the top of a task: a channel that is not filled would be silent for ever
+        except Exception:  # the top of a task: without the retry the channel would stay silent indefinitely
             _log.exception("a fill failed", channel=key[:100])
         order.abandon_fill()
         return False
@@ -83,9 +83,9 @@ class Filler:
         self._deliver(key, order.end_fill(rest))
 
     async def _pace(self, key: str, until_s: float) -> None:
-        """Wait until the channel's clients have taken most of what was delivered, or for as long as one may."""
+        """Wait until the channel's clients have read most of the delivered data, but not beyond `until_s`."""
         loop = asyncio.get_running_loop()
-        while self._is_congested(key) and loop.time() < until_s:  # noqa: ASYNC110 - a wire tells nobody when it is empty
+        while self._is_congested(key) and loop.time() < until_s:  # noqa: ASYNC110 - transports have no event for this
             await asyncio.sleep(PACE_S)
 
     def _portions(self, missed: list[Publication]) -> list[list[Publication]]:

@@ -1,14 +1,14 @@
-"""WebSocket frames (RFC 6455) as bytes in and bytes out; no input or output happens here.
+"""Encoding and parsing of WebSocket frames (RFC 6455), from bytes to bytes, without I/O.
 
 Rules:
-- A frame for clients is built once per message and dialect and is shared by all who get it: a server
-  does not mask (RFC 6455 5.1), so it is the same bytes for everybody.
-- A *dialect* is how one message becomes bytes on one kind of wire: its encoding and its framing. There is
-  a handful of them in a process; connections of one dialect share every frame.
-- `FrameParser` exists only while a peer is in the middle of something. A read that is exactly one whole
-  message, which nearly all are, is taken by `whole_message` and leaves no state behind.
+- A frame for clients is built once per message and dialect and shared by all receivers: a server
+  does not mask (RFC 6455 5.1), so the bytes are the same for all.
+- A *dialect* is the encoding and framing of messages on one kind of connection. A process has only a few;
+  connections of one dialect share every frame.
+- A `FrameParser` exists only while a peer is in the middle of a frame or message. `whole_message` handles a read that
+  is exactly one whole message, the usual case, without keeping state.
 
-Why not aiohttp's reader: it lets unmasked frames pass (5.1 demands the end of the connection), RSV1 on control
+Why not aiohttp's reader: it accepts unmasked frames (5.1 requires closing the connection), RSV1 on control
 frames and lengths that are not minimal, and keeps 2 KiB for each connection. `python -m benchmarks.frames` compares
 their speed.
 """
@@ -52,9 +52,9 @@ _FIN: Final = 0x80
 _RSV1: Final = 0x40  # RFC 7692 6: "Per-Message Compressed" bit
 _MASKED: Final = 0x80
 _CONTROL_MAX_BYTES: Final = 125  # RFC 6455 5.5
-_DEFLATE_MIN_BYTES: Final = 64  # shorter messages come out longer
-_DEFLATE_TAIL: Final = b"\x00\x00\xff\xff"  # RFC 7692 7.2.1: taken off by the sender
-_DEFLATE_END: Final = b"\x01\x00\x00\xff\xff"  # an empty final block: reached only if what is before it is whole
+_DEFLATE_MIN_BYTES: Final = 64  # shorter messages become longer
+_DEFLATE_TAIL: Final = b"\x00\x00\xff\xff"  # RFC 7692 7.2.1: removed by the sender
+_DEFLATE_END: Final = b"\x01\x00\x00\xff\xff"  # an empty final block: reached only if the data before it is complete
 
 
 def _frame(first_byte: int, payload: bytes) -> bytes:
@@ -77,7 +77,7 @@ def binary_frame(message: bytes) -> bytes:
 
 
 def pong_frame(payload: bytes) -> bytes:
-    """Frame the answer to a ping with its payload, <= 125 bytes (RFC 6455 5.5.3)."""
+    """Build a pong with the ping's payload, <= 125 bytes (RFC 6455 5.5.3)."""
     return _frame(_FIN | PONG, payload)
 
 
@@ -85,7 +85,7 @@ PING_FRAME: Final = _frame(_FIN | PING, b"")
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
-    """Frame a close with code and reason; the reason is cut to what fits in 125 bytes (RFC 6455 5.5.1)."""
+    """Build a close frame with code and reason; the reason is cut to fit in 125 bytes (RFC 6455 5.5.1)."""
     text = reason.encode()[: _CONTROL_MAX_BYTES - 2].decode(errors="ignore").encode()
     return _frame(_FIN | CLOSE, struct.pack("!H", code) + text)
 
@@ -95,7 +95,7 @@ def _deflated(opcode: int, plain: Callable[[bytes], bytes]) -> Callable[[bytes],
 
     def frame(message: bytes) -> bytes:
         if len(message) < _DEFLATE_MIN_BYTES:
-            return plain(message)  # RFC 7692 6: RSV1 = 0 says that this one is not compressed
+            return plain(message)  # RFC 7692 6: RSV1 = 0 marks a message that is not compressed
         deflater = zlib.compressobj(level=1, wbits=-15)
         packed = deflater.compress(message) + deflater.flush(zlib.Z_SYNC_FLUSH)
         return _frame(_FIN | _RSV1 | opcode, packed[: -len(_DEFLATE_TAIL)])
@@ -105,10 +105,10 @@ def _deflated(opcode: int, plain: Callable[[bytes], bytes]) -> Callable[[bytes],
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dialect:
-    """How a message becomes bytes on one kind of wire. Compared by identity: a process has one of each.
+    """Encoding and framing of messages on one kind of connection. Compared by identity: a process has one of each.
 
-    name: the encoding's, for metrics. opcode: the data frames that a peer may send; the other kind is refused
-    with 1003. frame: an encoded message -> the bytes to write. has_deflate: permessage-deflate was negotiated.
+    name: the encoding's, for metrics. opcode: of data frames that the peer may send; the other opcode is refused
+    with 1003. frame: turns an encoded message into bytes to write. has_deflate: permessage-deflate was negotiated.
     """
 
     name: str
@@ -127,15 +127,15 @@ _DIALECTS: Final = {
 
 
 def dialect_for(encoding: Encoding, *, deflate: bool = False) -> Dialect:
-    """Find the dialect of WebSocket connections with this encoding, with or without permessage-deflate."""
+    """Return the dialect of WebSocket connections with this encoding, with or without permessage-deflate."""
     return _DIALECTS[encoding, deflate]
 
 
-Unmask = Callable[[bytes, bytes], bytes]  # payload as it came, mask of 4 bytes -> payload
+Unmask = Callable[[bytes, bytes], bytes]  # masked payload, mask of 4 bytes -> payload
 
 
 def unmask(data: bytes, mask: bytes) -> bytes:
-    """Undo the client's masking (RFC 6455 5.3) by one XOR of two long integers: 3 us a KiB."""
+    """Remove the client's masking (RFC 6455 5.3) by one XOR of two long integers: 3 us per KiB."""
     size = len(data)
     key = int.from_bytes((mask * (size // 4 + 1))[:size], "little")
     return (int.from_bytes(data, "little") ^ key).to_bytes(size, "little")
@@ -152,9 +152,9 @@ def _checked_text(message: bytes) -> bytes:
 
 
 def whole_message(data: bytes, max_bytes: int, unmask: Unmask = unmask) -> tuple[int, bytes] | None:
-    """Take a read that is exactly one final, masked, uncompressed data frame or pong; else None.
+    """Parse a read that is exactly one final, masked, uncompressed data frame or pong; else return None.
 
-    unmask: a faster one, where there is one. Returns (opcode, payload). Raises ProtocolFault: text that is not UTF-8.
+    unmask: a faster implementation, if available. Returns (opcode, payload). Raises ProtocolFault: not UTF-8 text.
     """
     size = len(data)
     if size < 6:
@@ -177,11 +177,11 @@ def whole_message(data: bytes, max_bytes: int, unmask: Unmask = unmask) -> tuple
 
 
 class FrameParser:
-    """Frames of one peer, in whatever pieces they come, into whole messages and control frames.
+    """Parses one peer's frames, received in arbitrary pieces, into whole messages and control frames.
 
     max_bytes: of one message, after decompression. deflate: permessage-deflate was negotiated, with
-    client_no_context_takeover. unmask: a faster one, where there is one. Holds at most max_bytes + one read.
-    on_fragment: called for each frame of a message of several; what it raises comes out of `feed`.
+    client_no_context_takeover. unmask: a faster implementation, if available. Buffers at most max_bytes + one read.
+    on_fragment: called for each frame of a fragmented message; `feed` lets its exceptions through.
     """
 
     __slots__ = ("_buffer", "_deflate", "_is_packed", "_max_bytes", "_message", "_on_fragment", "_opcode", "_unmask")
@@ -198,23 +198,23 @@ class FrameParser:
         self._unmask = unmask
         self._deflate = deflate
         self._on_fragment = on_fragment
-        self._buffer = bytearray()  # bytes of frames that are not whole yet
+        self._buffer = bytearray()  # bytes of incomplete frames
         self._message: bytearray | None = None  # fragments so far, unmasked
         self._opcode = CONTINUATION
         self._is_packed = False
 
     @property
     def is_idle(self) -> bool:
-        """True between messages: nothing is held, so the parser may be thrown away."""
+        """True between messages: nothing is buffered, so the parser may be discarded."""
         return not self._buffer and self._message is None
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield (opcode, payload) of each message and control frame that `data` completes, in order.
 
-        Raises ProtocolFault where RFC 6455 says to fail the connection; what came before has been yielded.
+        Raises ProtocolFault if RFC 6455 requires failing the connection; earlier messages have been yielded.
         """
         self._buffer += data
-        return self._messages()  # which does not hold `data`, too
+        return self._messages()  # a separate generator, which keeps no reference to `data`
 
     def _messages(self) -> Iterator[tuple[int, bytes]]:
         while (frame := self._next_frame()) is not None:
@@ -248,7 +248,7 @@ class FrameParser:
             # RFC 6455 5.2: "the minimal number of bytes MUST be used to encode the length"
             raise ProtocolFault(CloseCode.PROTOCOL_ERROR, "Length is not minimal")
         if length + (len(self._message) if self._message is not None else 0) > self._max_bytes:
-            # told by the header alone, before a byte of the payload is kept
+            # the header alone shows it, before any byte of the payload is buffered
             raise ProtocolFault(CloseCode.TOO_LARGE, f"Message larger than {self._max_bytes} bytes")
         end = start + 4 + length
         if len(buffer) < end:
@@ -300,16 +300,16 @@ class FrameParser:
             message = inflater.decompress(payload + _DEFLATE_TAIL + _DEFLATE_END, self._max_bytes + 1)
         except zlib.error:
             raise ProtocolFault(CloseCode.PROTOCOL_ERROR, "Compressed data is broken") from None
-        if len(message) > self._max_bytes:  # a deflate bomb costs max_bytes + 1, never what it claims
+        if len(message) > self._max_bytes:  # a decompression bomb costs max_bytes + 1, not its full size
             raise ProtocolFault(CloseCode.TOO_LARGE, f"Message larger than {self._max_bytes} bytes")
-        # RFC 7692 7.2.3.5: a sender's own final block may stand at the end, with an empty one behind it
+        # RFC 7692 7.2.3.5: the sender may end with its own final block, followed by an empty one
         if not inflater.eof or inflater.unused_data not in (b"", b"\x00" + _DEFLATE_TAIL + _DEFLATE_END):
             raise ProtocolFault(CloseCode.PROTOCOL_ERROR, "Compressed data is broken")
         return message
 
 
 def close_reason(payload: bytes) -> CloseCode | int:
-    """Read the code of a peer's close frame; NO_STATUS if it was empty.
+    """Read the code of a peer's close frame; NO_STATUS if the frame was empty.
 
     Raises ProtocolFault: one byte, a code that may not be sent (RFC 6455 7.4), a reason that is not UTF-8.
     """

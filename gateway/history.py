@@ -1,14 +1,14 @@
-"""What channels keep, for who comes late. `gateway.redis.history` fulfils it; one contract suite proves it.
+"""History: the interface to retained publications. `gateway.redis.history` implements it; one test suite checks it.
 
 Rules:
-- Publications that are kept have positions, EPOCH:OFFSET:TAG. Offsets count by one; the epoch is another whenever
-  they begin anew; the tag is random per entry, so that an offset that was used twice (after the failover to a
+- Retained publications have positions, EPOCH:OFFSET:TAG. Offsets increase by one; whenever offsets restart, the epoch
+  changes; the tag is random per entry, so that an offset that was used twice (after a failover to a
   lagging replica) is not mistaken for the same entry.
-- What is kept is also published to the channel's subscribers, in the same order, with its position.
-- What is read of an entry is bounded: an entry that is too large is read as a tombstone in its place.
-- A position can be read from while its own entry or the one behind it is kept; else that is said, never hidden.
-- A channel's state (epoch, offset, tag) outlives what it keeps by a day, counted from the last time anybody published,
-  asked for its position, or compared it: so the next message of a quiet channel is no false gap.
+- A retained publication is also published to the channel's subscribers, in the same order, with its position.
+- The bytes read per entry are limited: an entry that is too large is returned as a tombstone.
+- Reading after a position works while its own entry or the next one is retained; otherwise reading returns None.
+- A channel's state (epoch, offset, tag) is kept a day longer than its entries, counted from the last publication,
+  position request or comparison: so the next message of a quiet channel does not look like a gap.
 """
 
 import asyncio
@@ -24,23 +24,23 @@ __all__ = ["History", "Keeper", "Recovery", "history_of"]
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """How much a channel keeps: size entries (0 = any number), each for ttl_s seconds, at least."""
+    """Retention of a channel: size entries (0 = any number), each for at least ttl_s seconds."""
 
     ttl_s: float
     size: int = 0
 
 
 def history_of(rule: ChannelRule) -> History | None:
-    """Tell what the channels of a rule keep; None = nothing."""
+    """Return the retention that a rule sets; None = no history."""
     return History(rule.history_ttl_s, rule.history) if rule.history else None
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What a client that comes back to a channel is told.
+    """The result of a client's recovery of a channel.
 
-    position: where its live notifications go on. is_recovered: publications are all that it missed up to there, in
-    order, their payloads checked (a tombstone's is `null`); else some can no longer be had, and there are none.
+    position: its live notifications continue after it. is_recovered: publications are all that it missed up to there,
+    in order, their payloads checked (a tombstone's is `null`); False: some are no longer available, and it is empty.
     """
 
     position: Position
@@ -49,71 +49,71 @@ class Recovery:
 
 
 class Keeper(Protocol):
-    """Publishes to channels that keep a history, and reads it. Keys are made by `codec.channel_key`."""
+    """Publishes to channels with a history, and reads it. Keys come from `codec.channel_key`."""
 
     def set_rules(self, service: str, rules: Rules) -> None:
-        """Learn what a service's channels keep, for those who publish without a node. Before `start`."""
+        """Store the rules of a service in Redis, for publishers that use no node. Call before `start`."""
 
     @property
     def has_other_rules(self) -> bool:
-        """True if `promised` may tell more than `own`: another node has other rules."""
+        """True if `promised` may return more than `own`: another node has different rules."""
 
     def promised(self, service: str, name: str, own: History | None) -> History | None:
-        """Tell what a channel keeps by the rules of all living nodes: at least `own`, what this node's rule says.
+        """Return a channel's retention by the rules of all living nodes: at least `own`, from this node's rule.
 
-        name: by `codec.channel_name`.
+        name: from `codec.channel_name`.
         """
 
     async def start(self) -> None:
         """Begin to connect; returns at once."""
 
     async def stop(self) -> None:
-        """End all connections; what is pending fails. Idempotent."""
+        """Close all connections; pending calls fail. Idempotent."""
 
     def publish(
         self, key: str, payload: bytes, history: History, *, once: str | None = None
     ) -> asyncio.Future[Position]:
-        """Queue one publication, JSON; its order among this node's own is that of the calls, also over a reconnect.
+        """Queue one JSON publication; this node's publications keep the order of the calls, also after a reconnect.
 
-        once: an idempotency key of this channel; a second publication under it is answered as the first, and not
-        published. The future: BrokerUnavailable within `publish_timeout_s`; it may have been published. It may be
-        ignored.
+        once: an idempotency key of this channel; a second publication with it gets the same result and is not
+        published. The future may raise BrokerUnavailable within `publish_timeout_s`: the message may have been
+        published. The caller may ignore the future.
         """
 
     def publish_once(self, key: str, payload: bytes, once: str) -> asyncio.Future[None]:
-        """Queue one publication, JSON, to a channel that keeps nothing; a second one under its key is not published.
+        """Queue one JSON publication to a channel without a history, with an idempotency key: published only once.
 
-        Its order among this node's others is not that of the calls. The future: as of `publish`.
+        It may overtake other publications of this node. The future: as for `publish`.
         """
 
     async def read(
         self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0, is_away: bool = False
     ) -> list[Publication] | None:
-        """Read all that was published behind a position, in order; None = it can no longer be had, or never could.
+        """Read all publications after a position, in order; None = not all are available.
 
-        is_away: the reader has not heard the channel since, so None also if something was published that is not kept.
-        max_entries, max_bytes (of payloads): None also if it is more than that; 0 = any. Payloads are not checked.
+        is_away: the reader did not receive the channel since, so None also if a publication was not retained.
+        max_entries, max_bytes (of payloads): None also if there are more; 0 = no limit. Payloads are not checked.
         Raises BrokerUnavailable.
         """
 
     async def recent(self, key: str, limit: int, since: Position | None = None) -> tuple[list[Publication], Position]:
-        """Read the last publications that are kept, limit at most, in order; and tell where the channel stands.
+        """Read the latest retained publications, at most `limit`, in order; and the channel's present position.
 
-        Of large ones there may be fewer, but one at least. since: only those behind it, then the first of them; as if
-        not given where it cannot be read from. Payloads are not checked. Raises BrokerUnavailable.
+        If they are large, fewer are returned, but at least one. since: only those after it, the oldest first; ignored
+        if the channel cannot be read from there. Payloads are not checked. Raises BrokerUnavailable.
         """
 
     async def position(self, key: str) -> Position:
-        """Tell where a channel stands; its history begins here if it has none. Raises BrokerUnavailable."""
+        """Return a channel's present position; starts a history if there is none. Raises BrokerUnavailable."""
 
     async def note_lost(self, key: str) -> None:
-        """Note that a channel's publication was not kept: no position up to now can be read from any more.
+        """Record that a publication was not retained: no position up to now can be recovered from any more.
 
         Raises BrokerUnavailable.
         """
 
     async def positions(self, keys: Iterable[str]) -> dict[str, Position]:
-        """Tell where channels stand, those that have a history; none begins. Raises BrokerUnavailable.
+        """Return the positions of those channels that have a history; starts none. Raises BrokerUnavailable.
 
-        Keeps their states from expiring: who follows a channel compares now and then.
+        The call also keeps their state from expiring, so a node that tracks a channel calls it now and then.
         """

@@ -1,16 +1,17 @@
-"""Hub: which local connections subscribe to which channel. Pure: no await, no input, no output.
+"""Hub: which local connections subscribe to which channel. Pure: no await and no I/O.
 
 Rules:
-- A channel is here exactly while a local connection subscribes to it, or is about to.
-- `connection.channels` and the hub say the same at all times; both change here and nowhere else.
-- Connections stand by shape and dialect, because a frame is made once for each and then written to all of a group.
-  Two shapes: plain, and with positions, for who asked to recover.
-- A connection may be held: it has the channel, but what comes is kept here until `release`. For who is about to be
-  told what there is, and must hear of changes behind that. The list that it is told has a version (`knows`), and so has
-  each change of the roster: what the list has is not told again, whether it came while the connection was held or comes
-  later, for lists and changes come from Redis by different ways.
-- A connection may be pending: it has the channel, and gets nothing until `go_live`. For who reads history first.
-- Every joining has a number, so that a pass that was lined up before somebody joined can leave it out.
+- A channel exists here exactly while a local connection is subscribed to it, or is subscribing.
+- `connection.channels` and the hub are consistent at all times; only the hub changes either.
+- Connections are grouped by form and dialect, because a frame is built once per group and written to all its members.
+  There are two forms: plain, and with positions for clients that asked to recover.
+- A connection may be held: it is subscribed, but its publications are buffered here until `release`. For a client that
+  is about to receive a list and must receive later changes after it. The list has a version (`knows`), and so has
+  each change of the roster. A change that the list contains is not sent, whether it arrives while the connection is
+  held or later: lists and changes come from Redis by different paths.
+- A connection may be pending: it is subscribed, but receives nothing until `go_live`. For a client that first reads
+  history.
+- Every subscription has a number, so that a pass queued before it can leave the connection out.
 """
 
 from collections.abc import Callable
@@ -25,19 +26,19 @@ from gateway.publication import Position, Selector
 
 __all__ = ["Channel", "Group", "Groups", "Hub", "News"]
 
-AHEAD: Final = 60_000_000  # microseconds: a list of a version that much later is of a clock that was set back since
-LATE_S: Final = 5.0  # a change on its way for longer is told, even twice: the clock of Redis may have been set back
+AHEAD: Final = 60_000_000  # microseconds: if a list's version is this much later, Redis' clock was set back since
+LATE_S: Final = 5.0  # changes delayed more are sent, perhaps twice: the clock of Redis may have been set back
 
-Group = dict[Connection, int]  # and the number of its joining
+Group = dict[Connection, int]  # with the number of its subscription
 Groups = dict[Dialect, Group]
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a publication tells of the channel's roster. version: of the roster with it.
+    """A change of the channel's roster that a publication reports. version: of the roster after the change.
 
-    known: who was told a list of at most this version knows it already; 0 = nobody. is_missed: it is told in place of
-    what this node did not hear.
+    known: clients that received a list of at most this version know the change already; 0 = none do. is_missed: this
+    node missed the original notice and sends this one instead.
     """
 
     version: int
@@ -46,10 +47,10 @@ class News:
 
 
 class Channel:
-    """One channel with local subscribers. key: SERVICE:NAME. template: what its publications look like to clients.
+    """One channel with local subscribers. key: SERVICE:NAME. template: of its publications to clients.
 
-    groups: who gets them plain; positioned: who gets them with positions, and `gap` where there is one. listed: the
-    version of the list that a subscriber was told. heard: of the last change of the roster that came.
+    groups: plain subscribers; positioned: subscribers with positions and `gap` notices. listed: the
+    version of the list that each subscriber received. heard: the version of the last roster change received.
     """
 
     __slots__ = (
@@ -72,33 +73,33 @@ class Channel:
         self.groups: Groups = {}
         self.positioned: Groups = {}
         self.pending: Group = {}
-        self.held: dict[Connection, list[tuple[int, bytes]]] | None = None  # there while somebody is held; version or 0
+        self.held: dict[Connection, list[tuple[int, bytes]]] | None = None  # None if none is held; version or 0, data
         self.listed: dict[Connection, int] = {}
         self.heard = 0
         self._late_until_s = 0.0
-        self.gap: Callable[[Position], Json] | None = None  # there once somebody asked to recover
+        self.gap: Callable[[Position], Json] | None = None  # set once a client has asked to recover
         self.size = 0
 
     @property
     def is_congested(self) -> bool:
-        """True if a quarter of what may wait for one of its connections waits already."""
+        """True if the outbox of one of its connections is more than a quarter full."""
         every = (*self.groups.values(), *self.positioned.values())
         return any(each.pending_bytes > each.outbox_max_bytes // 4 for group in every for each in group)
 
     def audience(self, selector: Selector | None, news: News | None, now_s: float) -> Callable[[Connection], bool]:
-        """Say who of the subscribers gets a publication. news: what it tells of the roster."""
+        """Return a predicate: which subscribers receive a publication. news: what it reports about the roster."""
         selects = (lambda _: True) if selector is None else selector.selects
         if news is None or not self.listed:
             return selects
         listed, held, version, known, heard = self.listed.get, self.held or {}, news.version, news.known, self.heard
-        is_late = now_s < self._late_until_s  # what lists have may be on its way still
+        is_late = now_s < self._late_until_s  # changes that lists contain may still arrive
         is_missed, ahead = news.is_missed, version + AHEAD
 
         def chooses(connection: Connection) -> bool:
             if not selects(connection):
                 return False
             told = listed(connection)
-            if told is None or connection in held:  # `release` looks
+            if told is None or connection in held:  # `release` compares versions
                 return True
             if is_missed:
                 return not version <= told < ahead
@@ -107,13 +108,13 @@ class Channel:
         return chooses
 
     def knows(self, connection: Connection, version: int, now_s: float) -> None:
-        """Know that a subscriber is told a list of this version in this step of the loop."""
+        """Record that a subscriber receives a list of this version in this loop iteration."""
         self.listed[connection] = version
         self._late_until_s = now_s + LATE_S
 
 
 class Hub:
-    """The channels of one node, by key. joined: the number of the last joining."""
+    """The channels of one node, by key. joined: the number of the latest subscription."""
 
     def __init__(self) -> None:
         self._channels: dict[str, Channel] = {}
@@ -127,15 +128,15 @@ class Hub:
         return key in self._channels
 
     def get(self, key: str) -> Channel | None:
-        """Find a channel that has local subscribers."""
+        """Return a channel, None if it has no local subscribers."""
         return self._channels.get(key)
 
     def add(
         self, connection: Connection, key: str, template: Template, *, is_held: bool = False, is_pending: bool = False
     ) -> int:
-        """Subscribe a connection; returns the number of its joining. Raises AlreadySubscribed.
+        """Subscribe a connection; returns the number of this subscription. Raises AlreadySubscribed.
 
-        The template counts for the first one only.
+        The template is used only for the channel's first subscriber.
         """
         channels = connection.channels
         if key in channels:
@@ -158,12 +159,12 @@ class Hub:
         return self.joined
 
     def is_pending(self, connection: Connection, key: str, number: int) -> bool:
-        """True if a connection is pending still, by this joining and no later one."""
+        """True if a connection is still pending, by the subscription of this number."""
         channel = self._channels.get(key)
         return channel is not None and channel.pending.get(connection) == number
 
     def go_live(self, connection: Connection, key: str, gap: Callable[[Position], Json]) -> None:
-        """Let a pending connection have what comes from now on, with positions. gap: shape of the channel's notice."""
+        """Start delivering to a pending connection, with positions. gap: makes the channel's `gap` notice."""
         channel = self._channels[key]
         del channel.pending[connection]
         channel.gap = gap
@@ -171,7 +172,7 @@ class Hub:
         channel.positioned.setdefault(connection.dialect, {})[connection] = self.joined
 
     def remove(self, connection: Connection, key: str) -> bool:
-        """Unsubscribe a connection; True if it was the channel's last. Raises NotSubscribed."""
+        """Unsubscribe a connection; True if it was the channel's last subscriber. Raises NotSubscribed."""
         if key not in connection.channels:
             raise NotSubscribed
         channel = self._channels[key]
@@ -189,7 +190,7 @@ class Hub:
                 del groups[dialect]
         channel.size -= 1
         self.subscriptions -= 1
-        assert isinstance(connection.channels, set)  # noqa: S101 - a fact for the type checker: it holds a key
+        assert isinstance(connection.channels, set)  # noqa: S101 - for the type checker: it contains a key
         connection.channels.discard(key)
         if channel.size:
             return False
@@ -197,7 +198,7 @@ class Hub:
         return True
 
     def hold(self, connection: Connection, key: str) -> bool:
-        """Hold a connection that has the channel; False = it has not, or is held already."""
+        """Hold a subscribed connection; False = it is not subscribed, or is held already."""
         channel = self._channels.get(key)
         if channel is None or key not in connection.channels or connection in (channel.held or ()):
             return False
@@ -206,7 +207,7 @@ class Hub:
         return True
 
     def release(self, connection: Connection, key: str) -> list[bytes]:
-        """Hold a connection no more; returns what came for it meanwhile, in order, without what its list has."""
+        """End holding a connection; returns its buffered publications, in order, without those in its list."""
         channel = self._channels.get(key)
         if channel is None or channel.held is None:
             return []
@@ -216,5 +217,5 @@ class Hub:
         return [data for version, data in held if version == 0 or version > listed]
 
     def remove_all(self, connection: Connection) -> list[str]:
-        """Unsubscribe a connection from everything; returns the keys of channels that it was the last of."""
+        """Unsubscribe a connection from everything; returns the keys of channels that have no subscriber left."""
         return [key for key in tuple(connection.channels) if self.remove(connection, key)]

@@ -1,7 +1,7 @@
-"""Identities as texts: everything that names a client (rosters, names, revocations, keys) uses this one text.
+"""The text form of identities, used everywhere a client is named (rosters, names, revocations, keys).
 
-A text stands for itself; an integer N is `~N`. So the users 7 and "7" of two issuers, or of two kinds of token, are
-never the same client. A text that looks like an integer's (`~7`) is no identity.
+A string is its own text; the text of an integer N is `~N`. So the users 7 and "7" of two issuers, or of two kinds of
+token, are never the same client. A string in the form of an integer's text (`~7`) is not a valid identity.
 """
 
 import re
@@ -14,27 +14,27 @@ _OF_INTEGER: Final = re.compile(r"~-?[0-9]+")
 
 
 def identity_text(value: object) -> str:
-    """Give the text of an identity that a client proved: a text of 1 to 255 printable bytes, or an integer.
+    """Return the text of an authenticated identity: a string of 1 to 255 printable bytes, or an integer.
 
-    Raises ValueError: it is neither, or a text of the form that integers have.
+    Raises ValueError: neither, or a string in the form that integers have.
     """
     if isinstance(value, str) and _OF_INTEGER.fullmatch(value):
-        raise ValueError("a text like ~7 stands for the integer 7")
+        raise ValueError("a text like ~7 is reserved for the integer 7")
     return identity_name(value)
 
 
 def identity_name(value: object) -> str:
-    """As `identity_text`, for who names a client that exists: the text of an integer is taken too."""
+    """As `identity_text`, for a reference to an existing client: also accepts the text of an integer."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**250:
         return f"~{value}"
-    if isinstance(value, str) and value.isprintable():  # also: no lone surrogates
+    if isinstance(value, str) and value.isprintable():  # excludes lone surrogates too
         if 0 < len(value.encode()) <= IDENTITY_MAX_BYTES:
             return value
     raise ValueError(f"an identity is a text of 1 to {IDENTITY_MAX_BYTES} bytes without control characters, or an int")
 
 
 def stated_identity(value: object) -> str | None:
-    """Check what `connection.identity` holds before it is written anywhere. Raises TypeError: a service set no text."""
+    """Check the value of `connection.identity` before it is written anywhere. Raises TypeError: not a string."""
     if value is None or isinstance(value, str):
         return value
     raise TypeError(

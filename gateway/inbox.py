@@ -1,8 +1,8 @@
-"""Inbox: one connection's messages in their order, while one of them is awaited.
+"""Inbox: processes one connection's messages in order while one of them is being awaited.
 
-Most messages are answered at once and never see an inbox. When a service returns an awaitable, the
-connection gets one: a task that awaits it, then goes on with what came meanwhile, then goes away. So a
-`publish` sent behind a `subscribe` finds the subscription confirmed, and no client needs to wait for replies.
+Most messages are answered at once and need no inbox. When a service returns an awaitable, the
+connection gets one: a task that awaits it, then processes the messages received meanwhile, then ends. So a
+`publish` sent after a `subscribe` finds the subscription confirmed, and clients need not wait for replies.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from gateway.connection import Connection
 
 __all__ = ["Dispatch", "Inbox"]
 
-MAX_MESSAGES: Final = 64  # then the socket is not read any more: TCP tells the client to wait
-MAX_BYTES: Final = 262_144  # likewise, of what its messages took on the wire
+MAX_MESSAGES: Final = 64  # above it the socket is not read any more, and TCP makes the client wait
+MAX_BYTES: Final = 262_144  # likewise; of the messages as received
 RESUME_MESSAGES: Final = 16
 
 Dispatch = Callable[[Connection, Envelope], Awaitable[None] | None]
 
 
 class Inbox:
-    """Works off a connection's messages, `first` being awaited already.
+    """Processes a connection's messages one after another; `first` is the message being awaited already.
 
-    dispatch: answers one message; an awaitable if that takes a while. on_done: told when nothing is left.
+    dispatch: answers one message; returns an awaitable if that takes time. on_done: called when no message is left.
     """
 
     __slots__ = ("_bytes", "_connection", "_dispatch", "_envelopes", "_is_paused", "_on_done", "task")
@@ -39,14 +39,14 @@ class Inbox:
     ) -> None:
         self._connection = connection
         self._dispatch = dispatch
-        self._envelopes: deque[tuple[Envelope, int]] = deque()  # and how many bytes it took
+        self._envelopes: deque[tuple[Envelope, int]] = deque()  # with the size received
         self._bytes = 0
         self._is_paused = False
         self._on_done = on_done
         self.task = asyncio.get_running_loop().create_task(self._run(first))
 
     def append(self, envelope: Envelope, size: int) -> None:
-        """Line one message up; the connection is not read while too many wait. size: bytes that it took."""
+        """Queue one message; stop reading the connection while too many are queued. size: bytes as received."""
         self._envelopes.append((envelope, size))
         self._bytes += size
         if (len(self._envelopes) >= MAX_MESSAGES or self._bytes >= MAX_BYTES) and not self._is_paused:
@@ -54,8 +54,8 @@ class Inbox:
             self._connection.pause_reading()
 
     def cancel(self) -> None:
-        """Give up what is awaited, and all that waits."""
-        # Not at once: a task that is cancelled before its first step runs no `finally` and would never be done here.
+        """Cancel the awaited message, and drop the queued ones."""
+        # Not at once: a task that is cancelled before its first step runs no `finally`, so on_done is never called.
         asyncio.get_running_loop().call_soon(self.task.cancel)
 
     async def _run(self, first: Awaitable[None]) -> None:

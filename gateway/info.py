@@ -1,4 +1,4 @@
-"""Service `gateway`: what a client may ask the gateway itself. Its notices (`moving`) go under the same name."""
+"""Service `gateway`: answers clients' requests about the gateway itself. Its notice `moving` has the same name."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ __all__ = ["InfoService"]
 
 
 class UnknownCommand(Refused):
-    """A message for the gateway itself is none that it knows. Raised by `InfoService.on_message`."""
+    """The gateway service does not know this command. Raised by `InfoService.on_message`."""
 
     code = "unknown_command"
 

@@ -1,13 +1,13 @@
-"""KeyCache: the keys of a JWKS document (RFC 7517), fetched when they are needed and by one at a time.
+"""KeyCache: the keys of a JWKS document (RFC 7517), fetched when needed, with one request at a time.
 
 Rules:
-- However many ask, one request is under way at most; those who wait share what it brings.
-- A key id that is not known makes the document be fetched again, for keys rotate; but at most once in
-  REFETCH_S, for anybody can make ids up.
-- The document is fetched again after MAX_AGE_S, for keys are withdrawn too. Tokens of known keys wait for that no
-  longer than PATIENCE_S after the request began, and not at all after one that failed: an issuer that hangs delays
-  no login. While the document cannot be had, what is known is good for STALE_MAX_S; after that nobody is let in.
-- What is no RS256 or ES256 key for signatures is passed over: a secret (`oct`) in a public document is none.
+- At most one request is in progress; all callers that wait share its result.
+- An unknown key id triggers another fetch, because issuers rotate keys; but at most once per
+  REFETCH_S, because anyone can invent key ids.
+- The document is fetched again after MAX_AGE_S, because issuers withdraw keys too. Tokens of known keys wait for that
+  at most PATIENCE_S after the request began, and not at all after a failed request: an issuer that hangs delays
+  no login. While fetching fails, the known keys are used for STALE_MAX_S; after that logins by token fail (503).
+- Entries that are not RS256 or ES256 signature keys are ignored: a secret (`oct`) in a public document is not secret.
 """
 
 import asyncio
@@ -28,17 +28,17 @@ REFETCH_S: Final = 10.0
 MAX_AGE_S: Final = 300.0
 STALE_MAX_S: Final = 3600.0
 RETRY_S: Final = 1.0  # after a failure
-PATIENCE_S: Final = 0.25  # an issuer that is well answers within
+PATIENCE_S: Final = 0.25  # a healthy issuer responds within this time
 
 _log = structlog.get_logger("snorky.auth")
 
 
 class KeysUnavailable(Exception):
-    """The document cannot be had, or is none. Raised by `fetch`; its text is for logs."""
+    """The document cannot be fetched or is invalid. Raised by `fetch`; its text is for logs."""
 
 
 class KeyCache:
-    """Fulfils `gateway.auth.Keys`. fetch: gets the document. clock: monotonic seconds."""
+    """Implements `gateway.auth.Keys`. fetch: downloads the document. clock: monotonic seconds."""
 
     def __init__(
         self,
@@ -53,13 +53,13 @@ class KeyCache:
         self._refetch_s = refetch_s
         self._max_age_s = max_age_s
         self._keys: dict[str | None, Key] = {}
-        self._fetched_at_s: float | None = None  # the last that succeeded
+        self._fetched_at_s: float | None = None  # of the last success
         self._tried_at_s = 0.0
-        self._has_failed = False  # the last try
+        self._has_failed = False  # the last attempt
         self._flight: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str | None, algorithm: str) -> Key:
-        """Find a key. Raises InvalidToken: there is none; BrokerUnavailable: not known now."""
+        """Return a key. Raises InvalidToken: unknown key; BrokerUnavailable: the keys cannot be fetched now."""
         age_s = self._age_s()
         if age_s >= self._max_age_s:
             again_s = RETRY_S if self._has_failed else 0.0
@@ -80,7 +80,7 @@ class KeyCache:
         return math.inf if self._fetched_at_s is None else self._clock() - self._fetched_at_s
 
     async def stop(self) -> None:
-        """Give up what is under way. Idempotent."""
+        """Cancel a request in progress. Idempotent."""
         task, self._flight = self._flight, None
         if task is not None:
             task.cancel()
@@ -90,23 +90,23 @@ class KeyCache:
         if key_id is not None:
             return self._keys.get(key_id)
         fitting = [key for key in self._keys.values() if key.algorithm == algorithm]
-        return fitting[0] if len(fitting) == 1 else None  # a token need not name the only one
+        return fitting[0] if len(fitting) == 1 else None  # if there is only one, the token need not name it
 
     async def _refresh(self, at_least_s: float) -> None:
-        """Fetch, or wait for who does, unless that was tried less than at_least_s ago."""
+        """Fetch, or wait for the fetch in progress, unless one was tried less than at_least_s ago."""
         flight = self._start(at_least_s)
-        if flight is not None:  # one of those who wait may give up; the others want it still
+        if flight is not None:  # a caller may be cancelled; the others still need the result
             await asyncio.shield(flight)
 
     async def _refresh_soon(self, at_least_s: float) -> None:
-        """Fetch, and wait only as long as an issuer takes that is well."""
+        """Fetch, but wait only as long as a healthy issuer takes."""
         flight = self._start(at_least_s)
         patience_s = PATIENCE_S - (self._clock() - self._tried_at_s)
         if flight is not None and not self._has_failed and patience_s > 0:
             await asyncio.wait((flight,), timeout=patience_s)
 
     def _start(self, at_least_s: float) -> "asyncio.Task[None] | None":
-        """Give the request that is under way, or begin one; None if one was tried less than at_least_s ago."""
+        """Return the request in progress, or begin one; None if one was tried less than at_least_s ago."""
         if self._flight is None and not (at_least_s and self._clock() - self._tried_at_s < at_least_s):
             self._tried_at_s = self._clock()
             self._flight = asyncio.get_running_loop().create_task(self._fly(), name="jwks")
@@ -126,13 +126,13 @@ class KeyCache:
                 _log.info("keys fetched", ids=[str(key_id) for key_id in keys])
             self._keys = keys
             self._has_failed = False
-            self._fetched_at_s = self._tried_at_s  # when it was asked for, it was as new as that
+            self._fetched_at_s = self._tried_at_s  # the document is at least as new as the request
         finally:
             self._flight = None
 
 
 def read_keys(document: bytes) -> dict[str | None, Key]:
-    """Read a JWKS document. Raises KeysUnavailable: it is none, or has no key that we could use."""
+    """Parse a JWKS document. Raises KeysUnavailable: invalid, or without a usable key."""
     try:
         value: Any = decode_json(document)
     except InvalidMessage:
@@ -153,7 +153,7 @@ def read_keys(document: bytes) -> dict[str | None, Key]:
 def _read_key(entry: Any) -> Key | None:
     if not isinstance(entry, dict) or entry.get("use", "sig") != "sig" or entry.get("kty") not in ("RSA", "EC"):
         return None
-    if not isinstance(entry.get("kid"), str | None) or "d" in entry:  # a private key: nobody's secret any more
+    if not isinstance(entry.get("kid"), str | None) or "d" in entry:  # a private key, which the document discloses
         return None
     try:
         public = jwt.PyJWK(entry, algorithm="RS256" if entry["kty"] == "RSA" else "ES256").key

@@ -1,12 +1,12 @@
-"""Limiter: how much one connection may send, and how often it may be wrong.
+"""Limiter: how much one connection may send, and how many invalid messages it may send.
 
 Rules:
-- A message takes one token and as many bytes as it has, of three shares: its connection's, its address's and its
-  identity's. The last two outlive the connection: who connects again gets no fresh burst.
-- A limiter borrows some messages and bytes in advance, from all its shares or from none, so that most messages look at
-  no bucket and at no clock. What is borrowed from a share and not used is lost when the connection ends.
-- Frames that are no whole message (pings, pongs, fragments) take tokens of a third kind.
-- What is refused takes nothing. The wait that is told is that of the bucket which refused.
+- A message takes one token and its size in bytes from three shares: its connection's, its address's and its
+  identity's. The last two outlive the connection: a client that reconnects gets no fresh burst.
+- A limiter borrows some messages and bytes in advance, from all its shares or from none, so that most messages check
+  neither bucket nor clock. When the connection ends, unused borrowed tokens are lost.
+- Frames that are not a whole message (pings, pongs, fragments) take tokens of a third kind.
+- A refused message takes nothing. The reported wait is that of the bucket which refused it.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ __all__ = ["Bucket", "Limiter", "Rates", "Share"]
 
 WINDOW_S: Final = 60.0
 _WHOLE: Final = 1.0 - 1e-6  # of a token: many small refills do not add up exactly
-REFUSED_PER_BURST: Final = 10  # a client that comes back with 1,000 channels is refused often, and means no harm
+REFUSED_PER_BURST: Final = 10  # a client that reconnects with 1,000 channels is often refused without any abuse
 BORROWED_MESSAGES: Final = 16.0
 BORROWED_BYTES: Final = 16_384.0
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What may come in the long run, and at once."""
+    """Allowed rates in the long run, and bursts."""
 
     messages_per_s: float
     messages_burst: float
@@ -36,7 +36,7 @@ class Rates:
     frames_burst: float = inf
 
     def times(self, factor: float) -> "Rates":
-        """The same for somebody with so many connections."""
+        """Return the rates of this many connections together."""
         return Rates(
             self.messages_per_s * factor,
             self.messages_burst * factor,
@@ -48,7 +48,7 @@ class Rates:
 
 
 class Bucket:
-    """A token bucket. The caller tells the time, monotonic seconds."""
+    """A token bucket. The caller passes the time, monotonic seconds."""
 
     __slots__ = ("_at_s", "_owed", "_per_s", "burst", "tokens")
 
@@ -56,29 +56,29 @@ class Bucket:
         self._per_s = per_s
         self.burst = self.tokens = burst
         self._at_s = now_s
-        self._owed = 0.0  # refused ones whose moment, that they were told, is still to come
+        self._owed = 0.0  # tokens of rejected messages whose retry_after has not elapsed yet
 
     def refill(self, now_s: float) -> None:
-        """Add what time has brought."""
+        """Add the tokens for the time that has passed."""
         elapsed_s, self._at_s = now_s - self._at_s, now_s
-        if elapsed_s > 0:  # with no limit nothing is multiplied: infinite times zero is no number
+        if elapsed_s > 0:  # an unlimited rate must not be multiplied by zero: the result is NaN
             refill = elapsed_s * self._per_s
             self.tokens = min(self.burst, self.tokens + refill)
             self._owed = max(0.0, self._owed - refill)
 
     @property
     def spare(self) -> float:
-        """What may be lent in advance: the lower half of a bucket is for those who have something to send."""
+        """Tokens that may be borrowed in advance; the lower half of the bucket is kept for messages sent now."""
         return self.tokens - self.burst / 2 if self.burst < inf else inf
 
     def wait_ms(self, tokens: float) -> int:
-        """Refuse somebody who wants so many. Returns when to come again: one behind the other, not as a herd."""
+        """Refuse a request for tokens; returns the wait. Each refusal lengthens it, so that retries are spread out."""
         self._owed += tokens
         return max(1, ceil(round((self._owed - self.tokens) / self._per_s * 1000, 3)))
 
 
 class _Window:
-    """What went wrong within a minute."""
+    """Counts of invalid and refused messages within a minute."""
 
     __slots__ = ("_at_s", "bad", "refused", "refused_bytes")
 
@@ -87,16 +87,16 @@ class _Window:
         self.bad = self.refused = self.refused_bytes = 0
 
     def turn(self) -> None:
-        """Begin another one if the minute is over."""
+        """Reset the counts if the minute is over."""
         now_s = monotonic()
         if now_s - self._at_s > WINDOW_S:
             self._at_s, self.bad, self.refused, self.refused_bytes = now_s, 0, 0, 0
 
 
 class Share:
-    """What one connection, or all of one address or identity together, may send.
+    """The allowance of one connection, or of all connections of one address or identity together.
 
-    kind: how its limits end in metrics: "per_s" (a connection's), "per_ip", "per_identity".
+    kind: suffix of its limits' names in metrics: "per_s" (a connection's), "per_ip", "per_identity".
     """
 
     __slots__ = ("__weakref__", "_frames", "_rates", "_window", "bytes", "chunk", "chunk_bytes", "kind", "messages")
@@ -107,32 +107,32 @@ class Share:
         self._rates = rates
         self.messages = Bucket(rates.messages_per_s, rates.messages_burst, now_s)
         self.bytes = Bucket(rates.bytes_per_s, rates.bytes_burst, now_s)
-        # a small burst is not given away to who comes first
+        # borrowing in small chunks: the first connection must not take all of a small burst
         self.chunk = max(1.0, min(BORROWED_MESSAGES, rates.messages_burst / 64))
         self.chunk_bytes = min(BORROWED_BYTES, rates.bytes_burst / 64)
-        self._frames: Bucket | None = None  # these two are there when they are needed: most never are
+        self._frames: Bucket | None = None  # these two are created on first use: most connections need neither
         self._window: _Window | None = None
 
     @property
     def frames(self) -> Bucket:
-        """Tokens of frames that are no whole message."""
+        """Tokens for frames that are not a whole message."""
         if self._frames is None:
             self._frames = Bucket(self._rates.frames_per_s, self._rates.frames_burst, monotonic())
         return self._frames
 
     @property
     def window(self) -> _Window:
-        """What went wrong lately."""
+        """Counts of invalid and refused messages in the last minute."""
         if self._window is None:
             self._window = _Window()
         return self._window
 
 
 class Limiter:
-    """What one connection may send now; made when it sends for the first time.
+    """What one connection may send now; created at its first message.
 
-    rates: of the connection. bad_messages_per_minute: wrong messages that are borne; of those that come too fast,
-    REFUSED_PER_BURST times the bucket are. shares: of its address and its identity, which is `identity`.
+    rates: of the connection. bad_messages_per_minute: tolerated invalid messages; of messages sent too fast,
+    REFUSED_PER_BURST times the burst are tolerated. shares: of its address and of its identity, `identity`.
     """
 
     __slots__ = ("_bad_max", "_credit", "_credit_bytes", "_own", "_refused_by", "_shares", "identity", "limit")
@@ -147,19 +147,19 @@ class Limiter:
     ) -> None:
         self._bad_max = bad_messages_per_minute
         self._own = self._refused_by = Share("per_s", rates)
-        self.limit = ""  # which one refused last
+        self.limit = ""  # the limit that refused last
         self._credit = self._credit_bytes = 0.0
         self.share(shares, identity)
 
     def share(self, shares: Sequence[Share], identity: str | None) -> None:
-        """Borrow from these from now on, and from its own."""
+        """Set the shares to borrow from, in addition to its own."""
         self._shares = (self._own, *shares)
         self.identity = identity
 
     def take(self, size: int = 0) -> int:
-        """Take one message of so many bytes. Returns 0, or in how many ms it may come: then nothing was taken.
+        """Take one message of this size. Returns 0, or the ms until it may be sent: then nothing was taken.
 
-        `limit` tells then which one that was.
+        In that case `limit` is the limit that refused it.
         """
         if (self._credit < _WHOLE or self._credit_bytes < size) and (wait_ms := self._borrow(size)):
             return wait_ms
@@ -168,7 +168,7 @@ class Limiter:
         return 0
 
     def take_frame(self) -> bool:
-        """Take one frame that is no whole message; False if it is one too many. `limit` tells which one that was."""
+        """Take one frame that is not a whole message; False if it exceeds a limit, whose name is then in `limit`."""
         now_s = monotonic()
         for share in self._shares:
             share.frames.refill(now_s)
@@ -180,7 +180,7 @@ class Limiter:
         return True
 
     def note_refused(self, size: int = 0) -> bool:
-        """Count one message that came too fast; True if that was one too many within a minute."""
+        """Count one message that was sent too fast; True if there were too many within a minute."""
         share = self._refused_by
         share.window.turn()
         share.window.refused += 1
@@ -189,14 +189,14 @@ class Limiter:
         return is_often or share.window.refused_bytes > share.bytes.burst
 
     def note_bad(self) -> bool:
-        """Count one message that is wrong; True if that was one too many within a minute."""
+        """Count one invalid message; True if there were too many within a minute."""
         window = self._own.window
         window.turn()
         window.bad += 1
         return window.bad > self._bad_max
 
     def _borrow(self, size: int) -> int:
-        """Borrow from every share, or from none. Returns 0, or how long to wait."""
+        """Borrow from every share, or from none. Returns 0, or the ms to wait."""
         now_s = monotonic()
         wanted = 0.0 if self._credit >= _WHOLE else 1.0
         wanted_bytes = 0.0 if self._credit_bytes >= size else size - self._credit_bytes

@@ -1,4 +1,4 @@
-"""From the settings' dotted names to services: the one place that imports what the gateway does not know."""
+"""Load services and functions by the dotted names in the settings. Only this module imports code by name."""
 
 import importlib
 import inspect
@@ -14,7 +14,7 @@ __all__ = ["load_function", "load_registries"]
 
 
 def load_registries(settings: Settings) -> tuple[ServiceRegistry, ServiceRegistry]:
-    """Make the public and the private registry. Raises ConfigurationError: every problem, one a line."""
+    """Create the public and the private registry. Raises ConfigurationError: every problem, one a line."""
     problems: list[str] = []
     public = _registry("services", settings.services, problems)
     private = _registry("backend", settings.backend, problems)
@@ -24,11 +24,11 @@ def load_registries(settings: Settings) -> tuple[ServiceRegistry, ServiceRegistr
 
 
 def load_function(setting: str, name: str) -> Callable[..., Awaitable[Any]]:
-    """Find an async function. setting: that names it; name: "module:function". Raises ConfigurationError."""
+    """Import an async function. setting: its name, for errors; name: "module:function". Raises ConfigurationError."""
     module_name, _, function_name = name.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), function_name, None)
-    except Exception as error:  # a user's module may raise anything: told, not crashed on
+    except Exception as error:  # a user's module may raise anything: report it, do not crash
         raise ConfigurationError(
             f'{setting} = "{name}": its module failed with {type(error).__name__}: {error}; is it on PYTHONPATH?'
         ) from error
@@ -45,7 +45,7 @@ def _registry(table: str, services: Mapping[str, ServiceTable], problems: list[s
             registry.register(_construct(_find(written.class_name), name, written.options))
         except ConfigurationError as error:
             problems.append(f"{where} {error}")
-        except Exception as error:  # a user's module or constructor may raise anything: told, not crashed on
+        except Exception as error:  # a user's module or constructor may raise anything: report it, do not crash
             problems.append(f"{where} {written.class_name} failed with {type(error).__name__}: {error}")
     return registry
 
@@ -56,7 +56,7 @@ def _find(class_name: str) -> type[Service]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, something that it imports is not
+            raise  # the module exists, but something that it imports does not
         raise ConfigurationError(
             f'class = "{class_name}": there is no module {error.name}; install it, or put its folder on PYTHONPATH'
         ) from error

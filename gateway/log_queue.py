@@ -1,10 +1,10 @@
-"""LogQueue: lines on their way to a stream that may be read slowly, or not at all.
+"""LogQueue: log lines queued for a stream whose reader may be slow or not read at all.
 
 Rules:
-- `put` never waits: a thread of its own writes. A reader of stderr that stops (a pipe holds 64 KiB, or 4) costs log
-  lines and not the node.
-- At most QUEUE_MAX_BYTES wait. Lines beyond that are dropped and counted; the next line that goes out says how many.
-- The thread ends with the process. `flush` gives it a bounded time to write what waits.
+- `put` never waits: a separate thread writes. If the reader of stderr stops (a pipe buffers 64 KiB, or 4), log lines
+  are lost, but the node continues.
+- At most QUEUE_MAX_BYTES are queued. Further lines are dropped and counted; the next line written reports how many.
+- The thread ends with the process. `flush` gives it a limited time to write the queued lines.
 """
 
 import json
@@ -17,24 +17,24 @@ from typing import Final
 __all__ = ["QUEUE_MAX_BYTES", "LogQueue"]
 
 QUEUE_MAX_BYTES: Final = 1 << 20  # some 5,000 lines
-PIECE_MAX_BYTES: Final = 4096  # one write to a pipe: a process that ends is seldom in the middle of a long one
+PIECE_MAX_BYTES: Final = 4096  # per write to a pipe: an ending process seldom interrupts a short write
 
 
 class LogQueue:
-    """Writes lines to a descriptor in the background. max_bytes: of lines that wait."""
+    """Writes lines to a file descriptor in the background. max_bytes: of queued lines."""
 
     def __init__(self, descriptor: int, max_bytes: int = QUEUE_MAX_BYTES) -> None:
         self._descriptor = descriptor
         self._max_bytes = max_bytes
         self._lines: deque[bytes] = deque()
-        self._waiting_bytes = 0  # also of the line that is being written
+        self._waiting_bytes = 0  # including the line that is being written
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self.dropped = 0  # lines, in all
-        self._told = 0  # of those, by a line
+        self.dropped = 0  # lines, in total
+        self._told = 0  # of those, the number already reported by a line
 
     def put(self, line: str) -> None:
-        """Queue one line, without its end; never waits for the reader."""
+        """Queue one line, without its line end; never waits for the reader."""
         data = line.encode("utf-8", "backslashreplace") + b"\n"
         with self._changed:
             if self._waiting_bytes + len(data) > self._max_bytes:
@@ -48,7 +48,7 @@ class LogQueue:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything is written, but not longer than that. Returns whether it is."""
+        """Wait up to timeout_s until everything is written. Returns True if it is."""
         with self._changed:
             return self._changed.wait_for(lambda: self._waiting_bytes == 0, timeout_s)
 
@@ -70,12 +70,12 @@ class LogQueue:
                 self._changed.notify_all()
 
     def _write(self, data: bytes) -> bool:
-        """Write all of it; waits for the reader. False: the stream takes nothing any more (its reader has gone)."""
+        """Write all of it; waits for the reader. False: the stream is broken (its reader has gone)."""
         view = memoryview(data)
         while view:
             try:
                 view = view[os.write(self._descriptor, view[:PIECE_MAX_BYTES]) :]
-            except BlockingIOError:  # somebody who shares it made it non-blocking
+            except BlockingIOError:  # another process that shares the stream made it non-blocking
                 select.select([], [self._descriptor], [])
             except OSError:
                 return False

@@ -1,8 +1,8 @@
-"""Logs: one event a line on stderr; JSON unless somebody watches on a terminal.
+"""Logs: one event a line on stderr, as JSON, or in readable form on a terminal.
 
-Rules: what peers send is escaped and cut, so no line is forged and none is huge; values under the name of a
-secret are masked, also inside URLs; tracebacks show no local variables, for those hold payloads and tokens.
-Nobody waits for the reader of stderr: see LogQueue.
+Rules: input from peers is escaped and truncated, so it cannot forge log lines or make huge ones; values whose names
+are those of secrets are masked, also inside URLs; tracebacks show no local variables, which hold payloads and tokens.
+Logging never waits for the reader of stderr: see LogQueue.
 """
 
 import logging
@@ -20,14 +20,14 @@ __all__ = ["configure_logs", "count_dropped_lines", "flush_logs", "log_line"]
 FLUSH_S = 1.0  # at the end of the process
 
 VALUE_MAX_CHARACTERS = 500
-TRACEBACK_MAX_CHARACTERS = 8_000  # some 80 frames
+TRACEBACK_MAX_CHARACTERS = 8_000  # about 80 frames
 _SECRET_NAME = re.compile(r"(?i)(^|_)(password|secret|token|api_?key|authorization|cookie|payload)$")
 _URL_PASSWORD = re.compile(r"(?<=://)[^/\s@]*@")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class _QueueHandler(logging.Handler):
-    """Formats a record where it is logged, and has it written by a thread."""
+    """Formats a record in the thread that logs it; another thread writes it."""
 
     def __init__(self, queue: LogQueue) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class _QueueHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self.queue.put(self.format(record))
-        except Exception:  # a value that cannot be shown must not end what logs it
+        except Exception:  # a value that cannot be formatted must not stop the code that logs it
             self.handleError(record)
 
     def flush(self) -> None:
@@ -44,7 +44,7 @@ class _QueueHandler(logging.Handler):
 
 
 def configure_logs(*, level: str = "info", stream: TextIO | None = None) -> None:
-    """Send structlog's events and the standard library's to one stream (stderr), from `level` on."""
+    """Send the events of structlog and of the standard library, from `level` up, to one stream (stderr)."""
     stream = sys.stderr if stream is None else stream
     is_watched = stream.isatty()
     renderer: Any = structlog.processors.JSONRenderer()
@@ -68,7 +68,7 @@ def configure_logs(*, level: str = "info", stream: TextIO | None = None) -> None
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # a line per request says nothing that metrics do not
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # metrics tell as much as a line per request
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -78,7 +78,7 @@ def configure_logs(*, level: str = "info", stream: TextIO | None = None) -> None
 
 
 def _queue_for(stream: TextIO) -> LogQueue | None:
-    """Give a queue in front of a stream that has a descriptor; None: it is in memory, and nothing waits for it."""
+    """Return a queue for a stream with a file descriptor; None: it is in memory, where writes do not block."""
     try:
         return LogQueue(stream.fileno())
     except (OSError, ValueError):
@@ -90,7 +90,7 @@ def _queues() -> list[LogQueue]:
 
 
 def log_line(line: str) -> None:
-    """Write one line for people to stderr, behind what was logged; never waits for its reader."""
+    """Write one readable line to stderr, after all earlier log lines; never waits for its reader."""
     queues = _queues()
     for queue in queues:
         queue.put(line)
@@ -99,13 +99,13 @@ def log_line(line: str) -> None:
 
 
 def flush_logs(timeout_s: float) -> None:
-    """Wait until all lines are written, but not longer than that."""
+    """Wait up to timeout_s until all lines are written."""
     for queue in _queues():
         queue.flush(timeout_s)
 
 
 def count_dropped_lines() -> int:
-    """Count the lines that were not written since the logs were configured, because nobody read them."""
+    """Count the lines dropped since the logs were configured, because the reader of stderr was too slow."""
     return sum(queue.dropped for queue in _queues())
 
 

@@ -1,9 +1,9 @@
 """Every Prometheus series of a node, in one place.
 
-Rules: names by the Prometheus conventions (base units, `_total` on counters); no label takes a value that
-a peer chooses freely, so the number of series is bounded whatever the traffic is. `command` is the name of
+Rules: names follow the Prometheus conventions (base units, `_total` on counters); no label has a value that
+a peer can choose freely, so the number of series is bounded for any traffic. `command` is the name of
 a registered RPC command or "unknown"; `code` is a CloseCode or "other"; `reason`, `door` and `limit` are literals
-in our own code; `key` is a name of the settings.
+in our code; `key` is a name from the settings.
 """
 
 import platform
@@ -18,12 +18,12 @@ from gateway.logs import count_dropped_lines
 
 __all__ = ["Metrics"]
 
-# 0.1 ms .. 10 s: a pass over one client takes 15 us, over 5,000 about 65 ms; a stalled node takes seconds.
+# 0.1 ms .. 10 s: a pass over one client takes 15 us, over 5,000 about 65 ms; on a stalled node it takes seconds.
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class _LogLines(Collector):
-    """The log is the process's and not a node's: its count is read when it is asked for."""
+    """The log belongs to the process, not to a node: its count is read when metrics are collected."""
 
     _labelnames = ()
 
@@ -31,20 +31,20 @@ class _LogLines(Collector):
         return self.collect()
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        text = "Log lines that were not written, because nobody read them."
+        text = "Log lines dropped because stderr was not read in time."
         yield CounterMetricFamily("snorky_log_lines_dropped", text, value=count_dropped_lines())
 
 
 class Metrics:
-    """The collectors of one node. One instance per process part that needs numbers of its own (tests: each node).
+    """The collectors of one node. One instance per part of a process that counts separately (tests: each node).
 
-    registry: where they are registered; a new one unless given.
+    registry: where they are registered; by default a new one.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they add an unused series per counter
         self.registry = registry = CollectorRegistry() if registry is None else registry
-        ProcessCollector(registry=registry)  # descriptors and their limit, CPU, memory: alerts look at them
+        ProcessCollector(registry=registry)  # descriptors and their limit, CPU, memory: alerts use them
 
         self.log_lines_dropped = _LogLines()
         registry.register(self.log_lines_dropped)
@@ -58,22 +58,22 @@ class Metrics:
         def seconds(name: str, text: str, *labels: str) -> Histogram:
             return Histogram(f"snorky_{name}_seconds", text, labels, registry=registry, buckets=_SECONDS)
 
-        self.build_info = gauge("build_info", "Always 1; the labels tell the versions.", "version", "python")
+        self.build_info = gauge("build_info", "Always 1; the labels hold the versions.", "version", "python")
         self.build_info.labels(__version__, platform.python_version()).set(1)
 
         self.connections = gauge("connections", "Open client connections.", "transport", "encoding")
-        self.connections_limit = gauge("connections_limit", "limits.connections, +Inf if there is none.")
+        self.connections_limit = gauge("connections_limit", "limits.connections, +Inf if there is no limit.")
         self.connections_opened = counter("connections_opened_total", "Client connections accepted.", "transport")
         self.connections_closed = counter("connections_closed_total", "Client connections ended, by code.", "code")
-        self.authentications = counter("authentications_total", "Tokens looked at, by outcome.", "outcome")
+        self.authentications = counter("authentications_total", "Tokens checked, by outcome.", "outcome")
         self.handshakes_rejected = counter("handshakes_rejected_total", "Handshakes refused, by reason.", "reason")
-        self.refusals = counter("refusals_total", "Whoever was turned away, by door and reason.", "door", "reason")
-        self.backend_requests = counter("backend_requests_total", "Requests of backends let in, by key.", "key")
+        self.refusals = counter("refusals_total", "Refused clients and requests, by door and reason.", "door", "reason")
+        self.backend_requests = counter("backend_requests_total", "Accepted requests of backends, by key.", "key")
         self.slow_consumers_closed = counter("slow_consumers_closed_total", "Connections closed with 4008.")
-        self.dead_peers_closed = counter("dead_peers_closed_total", "Connections cut for answering no ping.")
+        self.dead_peers_closed = counter("dead_peers_closed_total", "Connections closed because pings went unanswered.")
         self.queued_clients = gauge("queued_clients", "Clients that sent more than is processed immediately.")
-        self.unread_clients = gauge("unread_clients", "Clients that are not read until they take their replies.")
-        self.waiting_reply_bytes = gauge("waiting_reply_bytes", "Replies that wait for clients that do not read.")
+        self.unread_clients = gauge("unread_clients", "Clients whose input is paused until they read their replies.")
+        self.waiting_reply_bytes = gauge("waiting_reply_bytes", "Bytes of replies that clients have not read yet.")
 
         self.subscriptions = gauge("subscriptions", "Subscriptions of local connections.")
         self.channels = gauge("channels", "Channels with a local subscriber.")
@@ -88,36 +88,36 @@ class Metrics:
         self.deliveries = counter("deliveries_total", "Publications written to connections.")
         self.sent_bytes = counter("sent_bytes_total", "Bytes of publications written to connections, framing included.")
         self.drops = counter("drops_total", "Publications not delivered, by reason.", "reason")
-        self.fills = counter("history_fills_total", "Reads of history for what this node missed, of a channel each.")
-        self.filled_publications = counter("history_filled_publications_total", "Publications that these brought.")
-        self.gaps = counter("history_gaps_total", "Times that a channel's history had not what this node missed.")
-        self.recoveries = counter("recoveries_total", "Clients that came back to a channel, by outcome.", "outcome")
+        self.fills = counter("history_fills_total", "Reads of a channel's history for publications this node missed.")
+        self.filled_publications = counter("history_filled_publications_total", "Missed publications that these read.")
+        self.gaps = counter("history_gaps_total", "Times that a channel's history lacked what this node missed.")
+        self.recoveries = counter("recoveries_total", "Clients that recovered a channel, by outcome.", "outcome")
         self.roster_differences = counter(
             "roster_differences_total",
-            "What was told of rosters, in place of notices that this node missed.",
+            "Presence events sent in place of notices that this node missed.",
             "outcome",
         )
         self.directory_mended = counter(
-            "directory_mended_total", "What Redis had wrong of this node's members and names, by reason.", "reason"
+            "directory_mended_total", "Corrections of this node's members and names in Redis, by reason.", "reason"
         )
-        self.fanout_pass = seconds("fanout_pass_duration", "One pass over the subscribers of the channels of a read.")
-        self.publish_to_write = seconds("publish_to_write", "A publication of this node until written to its clients.")
+        self.fanout_pass = seconds("fanout_pass_duration", "Writing the publications of one read to all subscribers.")
+        self.publish_to_write = seconds("publish_to_write", "From a node's own publish to the writes to its clients.")
 
-        self.redis_reconnects = counter("redis_reconnects_total", "Connections to Redis made again.", "role")
-        self.redis_deaf_seconds = counter("redis_deaf_seconds_total", "Time without proof of hearing Redis.")
+        self.redis_reconnects = counter("redis_reconnects_total", "Reconnects to Redis.", "role")
+        self.redis_deaf_seconds = counter("redis_deaf_seconds_total", "Time without proof of receiving from Redis.")
         self.redis_refusing = gauge("redis_refusing", "1 while Redis refuses writes, though it has memory.")
-        self.redis_full = gauge("redis_full", "1 while Redis takes no writes for want of memory.")
-        self.redis_memory_used = gauge("redis_memory_used_ratio", "Of maxmemory; 0 if there is none, or not known.")
-        self.redis_deaf = gauge("redis_deaf", "1 while there is no proof of hearing Redis.")
+        self.redis_full = gauge("redis_full", "1 while Redis refuses writes for lack of memory.")
+        self.redis_memory_used = gauge("redis_memory_used_ratio", "Of maxmemory; 0 if it is not set or not known.")
+        self.redis_deaf = gauge("redis_deaf", "1 while there is no proof of receiving from Redis.")
 
         self.library_repairs = counter(
-            "redis_library_repairs_total", "Times the function library in Redis was loaded again, by reason.", "reason"
+            "redis_library_repairs_total", "Reloads of the function library in Redis, by reason.", "reason"
         )
         for reason in ("missing", "older", "foreign"):
-            self.library_repairs.labels(reason)  # an alert sees the first increase too
+            self.library_repairs.labels(reason)  # at 0, so that an alert also sees the first increase
         self.library_unusable = gauge("redis_library_unusable", "1 while this node cannot load the function library.")
         self.nodes_incompatible = gauge(
-            "nodes_incompatible", "Living nodes whose version and this one's do not understand each other."
+            "nodes_incompatible", "Living nodes whose version is not compatible with this node's."
         )
         self.unkept_publications = counter(
             "unkept_publications_total", "Publications without a position on channels that keep a history."
@@ -125,6 +125,6 @@ class Metrics:
 
         self.rpc_calls = counter("rpc_calls_total", "RPC calls, by outcome.", "service", "command", "outcome")
         self.rpc_duration = seconds("rpc_duration", "From request to reply.", "service")
-        self.bad_input = counter("bad_input_total", "Input of clients that was refused, by code.", "code")
+        self.bad_input = counter("bad_input_total", "Refused input of clients, by code.", "code")
         self.limited = counter("limited_total", "Times a limit was applied.", "limit")
         self.draining = gauge("draining", "1 while the node drains.")

@@ -1,10 +1,10 @@
-"""Node: local connections and their channels on one side, the broker on the other; what services see as Cluster.
+"""Node: connects the local connections and their channels with the broker. Services see it as `Cluster`.
 
 Rules:
-- The publishing node hears itself through the broker like every other node: nothing is delivered twice or
-  in another order here.
-- How connections come into channels is the business of `gateway.subscriptions`; what channels with a history need
-  after an interruption that of `gateway.repair`.
+- A node receives its own publications through the broker, as every other node does: nothing is delivered twice or
+  in a different order here.
+- `gateway.subscriptions` subscribes connections to channels; `gateway.repair` repairs channels with a history
+  after an interruption.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ from gateway.waiting import WaitingReplies
 
 __all__ = ["Node", "new_node_id", "node_of"]
 
-COMPLAIN_EVERY_S: Final = 1.0  # the metric counts them all; a crowd of slow readers must not flood the log
+COMPLAIN_EVERY_S: Final = 1.0  # the metric counts all; many slow readers must not flood the log
 
 _log = structlog.get_logger("snorky.node")
 
@@ -59,9 +59,9 @@ _log = structlog.get_logger("snorky.node")
 class Node:
     """One node of the cluster.
 
-    broker, directory, keeper: started and stopped by the node; without a directory services have topics only, without
-    a keeper these have no history. node_id: unique, the directory's; random unless given. auth: who clients are;
-    stopped by the node. compare_every_s: how often histories are compared, for what was lost unnoticed. grace_s: see
+    broker, directory, keeper: started and stopped by the node. Without a directory, services have only topics; without
+    a keeper, topics have no history. node_id: unique, the same as the directory's; random by default. auth: stopped by
+    the node. compare_every_s: how often positions are compared with history, to detect unnoticed losses. grace_s: see
     `gateway.presence`.
     """
 
@@ -82,7 +82,7 @@ class Node:
         self._node_id = node_id or new_node_id()
         self._metrics = metrics or Metrics()
         self._auth = auth or Authenticator(metrics=self._metrics)
-        self.is_redis_full: Callable[[], bool] = lambda: False  # told by who watches it
+        self.is_redis_full: Callable[[], bool] = lambda: False  # set by the watcher of Redis' memory
         self.redis_refusal: Callable[[], str] = str
         self.quotas = Quotas(self.limits, self._metrics, self._auth.refusals)
         self._broker = broker
@@ -120,7 +120,7 @@ class Node:
             self._ownership = Ownership(
                 self._node_id, directory, self._notices.of_change, self._connections.__contains__
             )
-        replies_max_bytes = max(self.limits.replies_max_bytes, self.limits.outbox_max_bytes)  # one client may have it
+        replies_max_bytes = max(self.limits.replies_max_bytes, self.limits.outbox_max_bytes)  # of one client alone
         self._waiting = WaitingReplies(replies_max_bytes, self._on_relieved)
         self._complained_s = -COMPLAIN_EVERY_S
         self._serials = itertools.count(1)
@@ -131,22 +131,22 @@ class Node:
 
     @property
     def node_id(self) -> str:
-        """This node's name in the cluster."""
+        """This node's id in the cluster."""
         return self._node_id
 
     @property
     def metrics(self) -> Metrics:
-        """What this node counts."""
+        """The metrics of this node."""
         return self._metrics
 
     @property
     def auth(self) -> Authenticator:
-        """Who the connections are."""
+        """The authenticator of this node's connections."""
         return self._auth
 
     @property
     def is_ready(self) -> bool:
-        """True while this node hears the broker and does not drain."""
+        """True while this node receives from the broker and is not draining."""
         return not self._broker.is_deaf and not self.is_draining
 
     @property
@@ -156,12 +156,12 @@ class Node:
 
     @property
     def connections(self) -> Iterator[Connection]:
-        """Open connections of clients, oldest first."""
+        """Open client connections, oldest first."""
         return iter(tuple(self._connections))
 
     @property
     def counts(self) -> dict[str, int]:
-        """Sizes of what is held now."""
+        """Numbers of connections, subscriptions and channels."""
         return {
             "connections": len(self._connections),
             "subscriptions": self._hub.subscriptions,
@@ -170,18 +170,18 @@ class Node:
 
     @property
     def rules(self) -> dict[str, Rules]:
-        """What is done with channels, by the names of their services."""
+        """The channel rules of all services, by service name."""
         return {service.name: service.rules for registry in self._registries for service in registry}
 
     def attach(self, registry: ServiceRegistry) -> None:
-        """Make a registry's services part of the cluster."""
+        """Add a registry and its services to this node."""
         registry.bind(self, self.limits)
         self._registries.append(registry)
         for service in registry if self._keeper is not None else ():
             self.keeper.set_rules(service.name, service.rules)
 
     async def start(self) -> None:
-        """Begin to connect to the broker; returns at once. `is_ready` tells when it has come through."""
+        """Begin to connect to the broker; returns at once. `is_ready` turns True when publications arrive."""
         await self._broker.start(self)
         self._auth.start(lambda: self.connections)
         if self._keeper is not None:
@@ -194,7 +194,7 @@ class Node:
             self._presences.start()
 
     async def stop(self) -> None:
-        """End everything. Connections should have been closed before."""
+        """Stop everything. The caller should have closed the connections before."""
         for registry in self._registries:
             await registry.stop()
         await self._auth.stop()
@@ -214,7 +214,7 @@ class Node:
     def new_connection(
         self, wire: Wire, dialect: Dialect, *, remote_ip: str = "", outbox_max_bytes: int = 0
     ) -> Connection:
-        """Make a connection of this node. It is nobody's until `connect`. outbox_max_bytes: 0 = as the limits say."""
+        """Make a connection of this node, inactive until `connect`. outbox_max_bytes: 0 = from the limits."""
         return Connection(
             wire,
             dialect,
@@ -226,7 +226,7 @@ class Node:
         )
 
     def connect(self, connection: Connection, registry: ServiceRegistry) -> None:
-        """Take a client on. Its wire owes a `disconnect`."""
+        """Accept a client. Its transport must call `disconnect` later."""
         self._connections[connection] = registry
         if registry.requires_identity and connection.identity is None:
             self._auth.expect(connection)
@@ -235,7 +235,7 @@ class Node:
         registry.connected(connection)
 
     def disconnect(self, connection: Connection, code: int) -> None:
-        """Let a client go, with all that it subscribed to. code: what the connection ended with. Idempotent."""
+        """Remove a client and its subscriptions. code: the close code of the connection. Idempotent."""
         registry = self._connections.pop(connection, None)
         if registry is None:
             return
@@ -248,7 +248,7 @@ class Node:
         self._metrics.connections.labels(connection.transport_name, connection.dialect.name).dec()
         registry.disconnected(connection)
 
-    # -- Cluster: what services may ask for ----------------------------------------------------------------
+    # -- Cluster: for services -----------------------------------------------------------------------------
 
     def publish(self, service: str, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
         """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
@@ -264,14 +264,14 @@ class Node:
     def publish_kept(
         self, service: str, channel: Any, payload: Any, history: History, *, once: str | None = None
     ) -> asyncio.Future[Position]:
-        """Publish, and keep it. See Topics.publish."""
+        """Publish to a channel with a history. See Topics.publish."""
         key = channel_key(service, channel)
         data = self._encode(payload)
         self._metrics.publications_published.inc()
         return self.keeper.publish(key, data, history, once=once)
 
     def publish_once(self, service: str, channel: Any, payload: Any, once: str) -> asyncio.Future[None]:
-        """Publish once under an idempotency key, and keep nothing. See Topics.publish."""
+        """Publish with an idempotency key to a channel without a history. See Topics.publish."""
         key = channel_key(service, channel)
         data = self._encode(payload)
         self._metrics.publications_published.inc()
@@ -308,7 +308,7 @@ class Node:
         *,
         since: Position | None,
     ) -> Recovery:
-        """Subscribe a connection, and tell what it missed. See Topics.recover."""
+        """Subscribe a connection, and return what it missed. See Topics.recover."""
         key = self._check_subscriber(connection, channel_key(service, channel))
         return await self._subscriptions.recover(
             connection,
@@ -320,33 +320,33 @@ class Node:
         )
 
     def hold(self, connection: Connection, service: str, channel: Any) -> bool:
-        """Keep what comes for a subscriber until `release`. False = there is nothing to hold. See Topics.reading."""
+        """Buffer a subscriber's publications until `release`. False = not subscribed, or held. See Topics.reading."""
         return self._hub.hold(connection, channel_key(service, channel))
 
     def knows(self, connection: Connection, service: str, channel: Any, version: int) -> None:
-        """Note which list a subscriber is told. See Topics.knows."""
+        """Record which list a subscriber receives. See Topics.knows."""
         found, key = self._hub.get(channel_key(service, channel)), channel_key(service, channel)
         if found is not None and key in connection.channels:
             found.knows(connection, version, monotonic())
 
     def release(self, connection: Connection, service: str, channel: Any) -> None:
-        """Write what was held for a connection, and hold no more. See Topics.joining."""
+        """Write the publications held for a connection, and stop holding. See Topics.joining."""
         held = self._hub.release(connection, channel_key(service, channel))
         if held:
-            connection.write_reply(b"".join(held))  # each read of it was bounded by what may wait
+            connection.write_reply(b"".join(held))  # `pieces` has limited it to the outbox's size
 
     def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
         """Undo `subscribe`. See Topics.unsubscribe."""
         self._subscriptions.remove(connection, channel_key(service, channel))
 
     def is_subscribed(self, connection: Connection, service: str, channel: Any) -> bool:
-        """True if a connection subscribes to a channel, or is about to."""
+        """True if a connection is subscribed to a channel, or is subscribing."""
         return channel_key(service, channel) in connection.channels
 
     async def listen(
         self, service: str, channel: Any, listener: Listener, *, is_kept: bool = False, on_gap: OnGap | None = None
     ) -> None:
-        """Hear a channel on this node itself. See Topics.listen."""
+        """Call a local callback for a channel's publications. See Topics.listen."""
         await self._subscriptions.listen(channel_key(service, channel), listener, is_kept=is_kept, on_gap=on_gap)
 
     def unlisten(self, service: str, channel: Any) -> None:
@@ -355,34 +355,34 @@ class Node:
 
     @property
     def keeper(self) -> Keeper:
-        """What channels keep."""
+        """The history of channels. Raises ConfigurationError: this node has none."""
         if self._keeper is None:
             raise ConfigurationError("this node has no keeper: topics with history need one")
         return self._keeper
 
     def promised(self, service: str, channel: Any, own: History | None) -> History | None:
-        """Tell what a channel keeps. See Topics.promised."""
+        """Return a channel's retention by the rules of all nodes. See Topics.promised."""
         keeper = self._keeper
         if keeper is None or not keeper.has_other_rules:
             return own
         return keeper.promised(service, channel_name(channel), own)
 
     def find_service(self, name: str) -> Service | None:
-        """Find a service of this node, in any of its registries."""
-        for registry in self._registries:  # no generator: asked twice for each member of a node that dies
+        """Return a service of this node, from any of its registries; None = there is none."""
+        for registry in self._registries:  # a plain loop: called twice for each member of a node that dies
             if name in registry:
                 return registry[name]
         return None
 
     @property
     def ownership(self) -> Ownership:
-        """What connections of this node own in the cluster."""
+        """The owner of this node's roster entries and names. Raises ConfigurationError: there is no directory."""
         if self._ownership is None:
             raise ConfigurationError("this node has no directory: rosters, names, direct messages and tokens need one")
         return self._ownership
 
     def _encode(self, payload: Any) -> bytes:
-        """Encode what is published. Raises InvalidMessage; TooLarge: no node would give it to clients."""
+        """Encode a payload to publish. Raises InvalidMessage; TooLarge: nodes would drop it."""
         data = encode_json(payload)
         if len(data) > self.limits.payload_max_bytes:
             self._metrics.limited.labels("payload_max_bytes").inc()
@@ -390,9 +390,9 @@ class Node:
         return data
 
     def _check_subscriber(self, connection: Connection, key: str) -> str:
-        """Refuse who cannot subscribe to one more channel; returns the key."""
+        """Check that a connection may subscribe to one more channel; returns the key."""
         if connection.is_closed or connection not in self._connections:
-            raise ConnectionClosed  # or it is a backend's request: nobody would take it out again
+            raise ConnectionClosed  # or a backend's request: no `disconnect` would remove the subscription
         if len(connection.channels) >= self.limits.channels_per_connection and key not in connection.channels:
             self._metrics.limited.labels("channels_per_connection").inc()
             raise LimitExceeded("channels_per_connection", "Too many channels")
@@ -413,14 +413,14 @@ class Node:
     def _tell_differences(self, roster: str, differences: Sequence[Difference], version: int) -> None:
         self._fanout.tell(roster, self._notices.of_differences(roster, differences), version)
 
-    # -- Listener: what the broker brings ------------------------------------------------------------------
+    # -- Listener: called by the broker --------------------------------------------------------------------
 
     def on_publications(self, batch: Mapping[str, Sequence[bytes]]) -> None:
-        """Deliver what one read from the broker brought."""
+        """Deliver the publications of one read from the broker."""
         self._fanout.deliver(batch)
 
     def on_interrupted(self) -> None:
-        """Note that publications may have been missed: channels without history lose them."""
+        """Begin repairs, since publications may have been missed; channels without a history lose them."""
         _log.warning("the connection to Redis was lost and made again; publications may have been missed")
         if self._repair is not None:
             self._repair.interrupted()
@@ -436,15 +436,15 @@ class Node:
 
 
 def node_of(registry: ServiceRegistry) -> Node:
-    """Find the node that a registry was given to. Raises ConfigurationError: none yet."""
+    """Return the node that a registry is attached to. Raises ConfigurationError: none yet."""
     node = registry.cluster
     if not isinstance(node, Node):
-        raise ConfigurationError("handlers need a registry that was given to a Node")
+        raise ConfigurationError("handlers need a registry that is attached to a node (Node.attach)")
     return node
 
 
 def new_node_id() -> str:
-    """Make a node's name: 48 random bits, so that restarted nodes are never mistaken for their predecessors."""
+    """Make a node id of 48 random bits, so that a restarted node is never mistaken for its predecessor."""
     return "n" + secrets.token_hex(6)
 
 

@@ -1,4 +1,4 @@
-"""Notices: what subscribers are told of rosters, as the services of this node say it."""
+"""Notices: the presence events of rosters, in the form that each service of this node gives them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,27 +17,27 @@ _log = structlog.get_logger("snorky.notices")
 
 
 class Notices:
-    """Asks services. find_service: by name; None = there is none such here."""
+    """Makes notices by calling the services. find_service: by name; None = not on this node."""
 
     def __init__(self, find_service: Callable[[str], Service | None]) -> None:
         self._find_service = find_service
 
     def are_wanted(self, service: str, channel: Any) -> bool:
-        """True if a channel's subscribers hear who comes and goes."""
+        """True if a channel's subscribers receive join and leave events."""
         found = self._find_service(service)
         return found is not None and found.has_roster_notices(channel)
 
     def of_change(
         self, service: str, channel: Any, member: Member, has_joined: bool, is_identity: bool
     ) -> Notice | None:
-        """Make what is told of an entry that came or went; None = nothing."""
+        """Make the notice of an entry that joined or left; None = send nothing."""
         found = self._find_service(service)
         if found is None:
             return None
         return found.roster_notice(channel, member, has_joined=has_joined, is_identity=is_identity)
 
     def of_differences(self, roster: str, differences: Sequence[Difference]) -> list[bytes]:
-        """Make publications of what was missed, such as those that were."""
+        """Make publications for missed notices, in the same form as the originals."""
         service, _, name = roster.partition(":")
         found, channel = self._find_service(service), channel_of(name)
         if found is None:
@@ -46,7 +46,7 @@ class Notices:
         for difference in differences:
             try:
                 notices.append(encode_notice(_notice(found, channel, difference)))
-            except Exception:  # the foreign code of a service: the others are told all the same
+            except Exception:  # an error of a service: continue with the other notices
                 _log.exception("no notice", service=service)
         return [notice for notice in notices if notice is not None]
 

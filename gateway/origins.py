@@ -1,15 +1,15 @@
-"""Origins (RFC 6454) that may connect: what settings write, and whether a browser's Origin is one of them.
+"""Allowed origins (RFC 6454): parses them from the settings, and matches a browser's Origin header.
 
-    https://app.example.org     this one
+    https://app.example.org     exactly this origin
     https://*.example.org       every name below example.org, at any depth; not example.org itself
     capacitor://localhost       another scheme: apps, chrome-extension://ID, moz-extension://UUID
-    null                        pages without an origin (file://, sandboxed frames; so any page that makes one)
+    null                        pages without an origin (file://, sandboxed frames), which any site can create
     *                           every page
 
 Rules:
-- An entry is kept in the form that browsers send, or refused: one that can never match is a mistake.
-- `*` stands only for whole labels at the left, before two labels or more, so that it never covers a registry's
-  names (`*.org`); it does not stand for a scheme or a port.
+- An entry is stored in the form that browsers send, or refused: an entry that can never match is a mistake.
+- `*` replaces only whole labels at the left, before two labels or more, so that it never covers a registry's
+  names (`*.org`); it cannot replace a scheme or a port.
 """
 
 import ipaddress
@@ -28,7 +28,7 @@ _WRITE: Final = 'write scheme and host, no path: "https://app.example.org", or "
 
 
 class Origins(frozenset[str]):
-    """Those that are allowed, as `parse_origins` gives them. An origin that a pattern covers is in them too."""
+    """The allowed origins, from `parse_origins`. `in` also matches origins that a pattern covers."""
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
         self._patterns = [
@@ -38,12 +38,12 @@ class Origins(frozenset[str]):
 
     def __contains__(self, origin: object) -> bool:
         if super().__contains__(origin):
-            return not isinstance(origin, str) or "://*" not in origin  # a pattern is no origin
+            return not isinstance(origin, str) or "://*" not in origin  # a pattern itself is not an origin
         return isinstance(origin, str) and any(each.fullmatch(origin) for each in self._patterns)
 
 
 def parse_origins(value: list[str]) -> tuple[str, ...]:
-    """Bring origins into the form that browsers send. Raises ValueError with what to write."""
+    """Convert origins to the form that browsers send. Raises ValueError with what to write."""
     return tuple(_origin(text) for text in value)
 
 
@@ -63,7 +63,7 @@ def _origin(text: str) -> str:
     if any(mark in text for mark in "?#\\") or parts.netloc.endswith(":"):
         raise ValueError(f"has an entry that is no origin; {_WRITE}")
     if not host.isascii():
-        raise ValueError('has a host that browsers send in ASCII form; write it so: "https://xn--..."')
+        raise ValueError('has a host that browsers send in ASCII form; write it in that form: "https://xn--..."')
     is_default = port is None or port == _PORTS.get(scheme)
     return f"{scheme}://{_host(host)}" if is_default else f"{scheme}://{_host(host)}:{port}"
 
@@ -76,9 +76,9 @@ def _host(host: str) -> str:
             raise ValueError(f"has an entry that is no origin; {_WRITE}") from None
     name = host.removeprefix("*.")
     if not _NAME.fullmatch(name):
-        raise ValueError(f"has an entry with a host that no browser sends; {_WRITE}")
+        raise ValueError(f"has an entry with a host that browsers never send; {_WRITE}")
     if name != host and name != "localhost" and ("." not in name.rstrip(".") or _is_address(name)):
-        raise ValueError('has a * over a whole registry or an address; write a name of yours: "https://*.example.org"')
+        raise ValueError('has a * that covers a whole registry or an address; write your name: "https://*.example.org"')
     return host
 
 

@@ -1,11 +1,11 @@
-"""Ownership: what the connections of this node own in the cluster, and that it is given back.
+"""Ownership: what this node's connections own in the cluster; releases it when they end.
 
 Rules:
-- An entry stands here before Redis is asked for it and until Redis has confirmed that it is gone: what a node
-  asserts again after a fence or a loss is never less than what its clients were told.
-- A connection that ends while Redis is asked ends twice: once at once, and once behind the answer.
-- What could not be given back is tried again until it can, unless it was taken again meanwhile: this node lives, so
-  no reaper will do it.
+- An entry is recorded here before the request to Redis, until Redis has confirmed its removal: so a node
+  that registers again after a fence or a loss registers everything that its clients believe to own.
+- If a connection ends during a request to Redis, its belongings are released at once, and again after the response.
+- A failed release is retried until it succeeds, unless the connection has acquired the entry again: while this node
+  lives, no reaper does it.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from gateway.shared_reads import SharedReads
 
 __all__ = ["Notice", "Ownership", "encode_notice"]
 
-RETRY_S: Final = 0.5  # between attempts to give back while Redis does not answer
-BATCH: Final = 64  # given back at once: when a balancer dies 10,000 connections end in one moment
-STOP_S: Final = 5.0  # for what is owed when the node stops
-ENTRY_MAX_BYTES: Final = 65_536  # of an entry's name and data: services bound what is theirs, and this all of them
-LISTING_REST: Final = 4.0  # a fifth of the time at most goes into listing names
+RETRY_S: Final = 0.5  # between attempts to release while Redis does not respond
+BATCH: Final = 64  # concurrent releases: when a load balancer dies, 10,000 connections end at once
+STOP_S: Final = 5.0  # time for pending releases when the node stops
+ENTRY_MAX_BYTES: Final = 65_536  # of an entry's name and data; services have their own, lower limits
+LISTING_REST: Final = 4.0  # pause after listing names, in multiples of its duration: it takes at most 1/5 of the time
 
 Notice = tuple[Any, Selector]
 NoticeOf = Callable[[str, Any, Member, bool, bool], Notice | None]  # service, channel, member, has_joined, is_identity
@@ -39,7 +39,7 @@ _log = structlog.get_logger("snorky.ownership")
 
 
 def encode_notice(notice: Notice | None) -> bytes | None:
-    """Make the publication of a notice: a payload and who gets it."""
+    """Make the publication of a notice: its payload with the selector of its receivers."""
     return None if notice is None else write_addressed(encode_json(notice[0]), notice[1])
 
 
@@ -65,10 +65,10 @@ class _Belongings:
 
 
 class Ownership:
-    """Keeps the truth about local connections, and is asked for it by the directory (its Asserter).
+    """Records what local connections own, and provides it to the directory (as its Asserter).
 
-    notice_of: what a service's subscribers are told when a member comes or goes. is_here: tells if a connection is one
-    of this node that `forget` will be called for.
+    notice_of: makes the notice when a member joins or leaves. is_here: returns True for a connection of this node for
+    which `forget` will be called.
     """
 
     def __init__(
@@ -80,16 +80,16 @@ class Ownership:
         self._notice_of = notice_of
         self._belongings: dict[int, _Belongings] = {}
         self.lists_of_names: SharedReads[Shared] = SharedReads(self._list_names, name="names", rest=LISTING_REST)
-        self._owed: deque[Callable[[], Awaitable[object]]] = deque()  # bounded by what connections owned
+        self._owed: deque[Callable[[], Awaitable[object]]] = deque()  # pending releases, at most one per owned entry
         self._giving_back: asyncio.Task[None] | None = None
         self._is_stopped = False
 
     async def start(self) -> None:
-        """Begin to hold a lease; returns at once."""
+        """Begin to acquire and renew the lease; returns at once."""
         await self.directory.start(self)
 
     async def stop(self) -> None:
-        """Give back what can be given back at once, then the lease."""
+        """Try pending releases once more, then release the lease."""
         self._is_stopped = True
         await self.lists_of_names.stop()
         task = self._giving_back
@@ -118,7 +118,7 @@ class Ownership:
                 belongings.members[roster, entry] = known
             raise
         except BaseException:
-            if known is None:  # perhaps it came through: undo
+            if known is None:  # Redis may have executed it: undo
                 belongings.members.pop((roster, entry), None)
                 self._owe(lambda: self._leave_again(connection.serial, roster, entry))
             raise
@@ -140,7 +140,7 @@ class Ownership:
         members[roster, entry] = member = Member(known.identity, known.owner, entry, data)
         told = encode_notice(notice)
         changed = None if told is None else write_change(told, _change("=", member, is_identity=False))
-        # False = Redis has lost it: it is asserted again in a moment, with this data
+        # False = Redis has lost the entry: it will be registered again shortly, with this data
         try:
             await self.directory.update(roster, connection.serial, entry=entry, data=data, notice=changed)
         except LimitExceeded:
@@ -195,12 +195,12 @@ class Ownership:
             raise
 
     def names_of(self, connection: Connection) -> Collection[tuple[str, str]]:
-        """Tell what names a connection holds or is about to, as (names key, name)."""
+        """Return the names that a connection owns or is acquiring, as (names key, name)."""
         belongings = self._belongings.get(connection.serial)
         return () if belongings is None else belongings.names
 
     def holds(self, connection: Connection, names: str, name: str) -> bool:
-        """True if a connection holds a name, or is about to. Raises BrokerUnavailable: it may have lost it."""
+        """True if a connection owns a name, or is acquiring it. Raises BrokerUnavailable: it may have lost it."""
         if (names, name) not in self.names_of(connection):
             return False
         if not self.directory.is_sure(names):
@@ -208,7 +208,7 @@ class Ownership:
         return True
 
     def forget(self, connection: Connection) -> None:
-        """Give back what a connection owned: it has gone."""
+        """Release what a closed connection owned."""
         if self._belongings.pop(connection.serial, None) is not None:
             self._owe(lambda: self.directory.disowned(connection.serial))
 
@@ -216,14 +216,14 @@ class Ownership:
         found = await self.directory.list_names(names)
         return Shared(sorted(map(channel_of, found), key=canonical))
 
-    # -- Asserter: what the directory asks ---------------------------------------------------------------------
+    # -- Asserter: called by the directory ---------------------------------------------------------------------
 
     def local_members(self) -> Iterable[tuple[str, Member]]:
-        """All that local connections are in."""
+        """Return all roster entries of local connections."""
         return [(roster, member) for each in self._belongings.values() for (roster, _), member in each.members.items()]
 
     def local_names(self) -> Iterable[tuple[str, str, int, str | None]]:
-        """All names that local connections hold."""
+        """Return all names that local connections own."""
         return [
             (names, name, serial, each.connection.identity)
             for serial, each in self._belongings.items()
@@ -231,31 +231,31 @@ class Ownership:
         ]
 
     def notice(self, roster: str, member: Member, *, has_joined: bool, is_identity: bool) -> bytes | None:
-        """Ask the roster's service what its subscribers are told."""
+        """Make the notice for a member, as the roster's service defines it; None = send nothing."""
         service, _, name = roster.partition(":")
         kind: Literal["+", "-"] = "+" if has_joined else "-"
         try:
             told = encode_notice(self._notice_of(service, channel_of(name), member, has_joined, is_identity))
             return None if told is None else write_change(told, _change(kind, member, is_identity=is_identity))
-        except Exception:  # a service's fault, or a foreign roster: it must not keep anybody from coming or going
+        except Exception:  # an error of a service, or an unknown roster: joining and leaving must still succeed
             _log.exception("no notice", service=service)
             return None
 
     def on_lost_name(self, names: str, name: str, serial: int) -> None:
-        """Close who lost a name while this node was away: it must come back and look anew."""
+        """Close a connection that lost a name while this node was away: its client must reconnect and resync."""
         belongings = self._belongings.get(serial)
-        if belongings is not None and (names, name) in belongings.names:  # else it has just given the name back
+        if belongings is not None and (names, name) in belongings.names:  # else it has just released the name
             belongings.names.discard((names, name))
             belongings.connection.close(CloseCode.RESYNC, "Name lost")
 
     def on_direct(self, serial: int, message: bytes) -> bool:
-        """Hand a direct message to a local connection."""
+        """Deliver a direct message to a local connection; False = it has gone, or delivery failed."""
         belongings = self._belongings.get(serial)
         if belongings is None or belongings.connection.is_closed:
             return False
         try:
             belongings.connection.send(decode_json(message))
-        except Exception:  # a broken wire, or a foreign message: whoever reads from Redis must go on
+        except Exception:  # a broken transport, or an invalid message: the reader of Redis must continue
             _log.exception("direct message failed", connection=belongings.connection.id)
             return False
         return True
@@ -264,7 +264,7 @@ class Ownership:
 
     def _of(self, connection: Connection) -> _Belongings:
         if connection.is_closed or not self._is_here(connection):
-            raise ConnectionClosed  # or it is a backend's request: nobody would give back what it owns
+            raise ConnectionClosed  # or a backend's request: `forget` would never release what it owns
         belongings = self._belongings.get(connection.serial)
         if belongings is None:
             belongings = self._belongings[connection.serial] = _Belongings(connection)
@@ -281,18 +281,18 @@ class Ownership:
             await self.directory.release(names, name, serial)
 
     def _recheck(self, connection: Connection) -> None:
-        """Give back once more what a connection got that ended while Redis was asked."""
+        """Release again if the connection ended during the request to Redis."""
         if connection.is_closed:
             self._belongings.pop(connection.serial, None)
             self._owe(lambda: self.directory.disowned(connection.serial))
 
     def _owe(self, give_back: Callable[[], Awaitable[object]]) -> None:
         self._owed.append(give_back)
-        if self._giving_back is None and not self._is_stopped:  # once the lease is given up, others reap
+        if self._giving_back is None and not self._is_stopped:  # after the lease is released, other nodes reap
             self._giving_back = asyncio.get_running_loop().create_task(self._give_back(), name="giving back")
 
     async def _give_back(self) -> None:
-        """Work off what is owed, a batch at a time: nothing of it depends on what else is given back."""
+        """Run the pending releases in concurrent batches: they do not depend on each other."""
         try:
             while self._owed:
                 batch = [self._owed.popleft() for _ in range(min(BATCH, len(self._owed)))]
@@ -300,7 +300,7 @@ class Ownership:
                 failed = [each for each, done in zip(batch, is_done, strict=True) if not done]
                 if failed:
                     self._owed.extendleft(reversed(failed))
-                    if self._is_stopped:  # others reap
+                    if self._is_stopped:  # other nodes reap
                         return
                     await asyncio.sleep(RETRY_S)
         finally:
@@ -308,11 +308,11 @@ class Ownership:
 
     @staticmethod
     async def _attempt(give_back: Callable[[], Awaitable[object]]) -> bool:
-        """False = to be tried again."""
+        """Run one release; False = retry."""
         try:
             await give_back()
         except BrokerUnavailable:
             return False
-        except Exception:  # the top of a task: one that cannot be given back must not keep the others
+        except Exception:  # the top of a task: one failed release must not stop the others
             _log.exception("giving back failed")
         return True

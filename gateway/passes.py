@@ -1,11 +1,12 @@
-"""Passes: pieces of bytes on their way to the connections of a channel, one piece after another. The hot path.
+"""Passes: write pieces of bytes to the connections of a channel, one piece after another. The hot path.
 
 Rules:
-- Passes run one after another, in the order in which they were lined up: nothing overtakes.
-- A pass over very many clients is cut into chunks, a loop tick each, so that the loop stays responsive
-  (5,000 writes block it for 65 ms). While passes are under way the broker is not read: its bytes wait in the
-  socket, and the next read brings more at once, which costs less per publication.
-- Who leaves meanwhile is not written to any more, and neither is who came, or came back, behind the pass.
+- Passes run one after another, in the order in which they were queued.
+- A pass over very many clients is split into chunks, one per loop tick, so that the loop stays responsive
+  (5,000 writes block it for 65 ms). While passes are running, the broker is not read: its bytes stay in the
+  socket, and the next read returns more at once, which costs less per publication.
+- A connection that unsubscribes in the meantime is not written to any more, nor one that subscribed (again) after
+  the pass was queued.
 """
 
 import asyncio
@@ -30,20 +31,20 @@ _log = structlog.get_logger("snorky.fanout")
 
 
 class Source(Protocol):
-    """What can be asked to wait while passes are under way: the broker."""
+    """The source of publications, which can be paused while passes are running: the broker."""
 
     def pause(self) -> None:
         """Stop reading."""
 
     def resume(self) -> None:
-        """Read again."""
+        """Resume reading."""
 
 
 @dataclass(slots=True)
 class Pass:
-    """One piece of bytes on its way to connections of one group of a channel.
+    """One piece of bytes to write to connections of one group of a channel.
 
-    joined: the number of the last joining when it was lined up.
+    joined: the number of the latest subscription when the pass was queued.
     """
 
     groups: Groups
@@ -55,28 +56,28 @@ class Pass:
 
 
 class Passes:
-    """Runs passes. on_done: called when all that were lined up are through."""
+    """Runs passes. on_done: called when all queued passes are complete."""
 
     def __init__(self, source: Source, *, chunk: int, on_done: Callable[[], None]) -> None:
         self._source = source
         self._chunk = chunk
         self._on_done = on_done
         self._passes: deque[Pass] = deque()
-        self._next: asyncio.Handle | None = None  # there while passes are under way: then the source is paused
+        self._next: asyncio.Handle | None = None  # set while passes continue in later ticks: the source is paused
         self.line_up = self._passes.append
 
     @property
     def is_idle(self) -> bool:
-        """True if nothing is lined up."""
+        """True if no pass is queued."""
         return not self._passes
 
     def run(self) -> None:
-        """Write what is lined up, or leave it to the ticks that are under way already."""
+        """Start writing the queued passes, unless a later tick will do it already."""
         if self._next is None:
             self._run()
 
     def stop(self) -> None:
-        """Forget what is under way."""
+        """Discard all queued passes."""
         self._passes.clear()
         if self._next is not None:
             self._next.cancel()
@@ -84,7 +85,7 @@ class Passes:
             self._source.resume()
 
     def _run(self) -> None:
-        """Write up to a chunk; go on in the next tick if there is more."""
+        """Write up to a chunk; if there is more, continue in the next tick."""
         was_paused, self._next = self._next is not None, None
         budget = self._chunk
         passes = self._passes
@@ -98,9 +99,9 @@ class Passes:
                 connections = tuple(each for each in connections if 0 < group.get(each, 0) <= joined)
                 current.done += budget
             for connection in connections:
-                try:  # costs nothing where nothing is raised
+                try:  # costs nothing unless it raises
                     connection.write(data)
-                except Exception:  # one wire's fault must not keep the others waiting, now and for ever
+                except Exception:  # an error of one transport must not block the other connections
                     self._give_up(connection)
             budget -= len(connections)
             if not current.done or current.done >= len(current.connections):
@@ -117,5 +118,5 @@ class Passes:
     @staticmethod
     def _give_up(connection: Connection) -> None:
         _log.exception("write failed", connection=connection.id)
-        with suppress(Exception):  # its wire is broken
+        with suppress(Exception):  # its transport is broken
             connection.close(CloseCode.INTERNAL_ERROR, "Internal error")

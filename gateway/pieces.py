@@ -1,10 +1,10 @@
-"""Pieces: publications as the bytes that a channel's subscribers get. The hot path.
+"""Pieces: encodes publications as the bytes that a channel's subscribers receive. The hot path.
 
 Rules:
-- Per channel, shape and dialect a publication is rendered and framed once, never per client. What comes together is
-  one piece of bytes that all who get it share.
-- Two shapes: plain, and with positions, for who asked to recover. What has no position is plain to these too, and
-  tombstones are for these only.
+- A publication is encoded and framed once per channel, form and dialect, never per client. Publications of one read
+  become one piece of bytes, which all its receivers share.
+- There are two forms: plain, and with positions for clients that asked to recover. A publication without a position
+  is plain in both; only the second form contains tombstones.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ __all__ = ["Pieces"]
 
 
 class Pieces:
-    """Makes pieces for the channels of a hub, and lines up the passes that write them."""
+    """Makes pieces for the channels of a hub, and queues the passes that write them."""
 
     def __init__(self, hub: Hub, passes: Passes, metrics: Metrics) -> None:
         self._hub = hub
@@ -37,7 +37,7 @@ class Pieces:
         selector: Selector | None = None,
         news: News | None = None,
     ) -> None:
-        """Line up payloads, JSON, for all or some who get the plain shape. values: the same, decoded."""
+        """Queue JSON payloads for all or some subscribers of the plain form. values: the decoded payloads."""
         if not payloads:
             return
 
@@ -57,7 +57,7 @@ class Pieces:
         selector: Selector | None = None,
         news: News | None = None,
     ) -> None:
-        """Line up publications for all or some who asked to recover. checked: with their payloads, decoded."""
+        """Queue publications for all or some subscribers with positions. checked: with their decoded payloads."""
         if not (channel.positioned and checked):
             return
 
@@ -69,7 +69,7 @@ class Pieces:
         self._line_up(channel, channel.positioned, render, selector, news)
 
     def notice(self, channel: Channel, message: Json) -> None:
-        """Line up a whole envelope for all who asked to recover."""
+        """Queue a whole envelope for all subscribers with positions."""
         self._line_up(channel, channel.positioned, lambda encoding: [encode(message, encoding)])
 
     def _line_up(
@@ -80,7 +80,7 @@ class Pieces:
         selector: Selector | None = None,
         news: News | None = None,
     ) -> None:
-        """Line up a pass per dialect. render: is asked for the messages once per encoding."""
+        """Queue a pass per dialect. render: called once per encoding; returns the messages."""
         chooses = None
         if selector is not None or news is not None:
             chooses = channel.audience(selector, news, monotonic())
@@ -117,7 +117,7 @@ def _render(channel: Channel, publication: Publication, value: Json, encoding: E
 def _hold(
     held: dict[Connection, list[tuple[int, bytes]]], connections: tuple[Connection, ...], data: bytes, version: int
 ) -> tuple[Connection, ...]:
-    """Keep bytes for those that are held; returns the others."""
+    """Buffer bytes for those connections that are held; returns the others."""
     for connection in held.keys() & set(connections):
         waiting = held[connection]
         waiting.append((version, data))

@@ -1,21 +1,22 @@
-"""Presence: who is in one roster, as the subscribers on this node have been told. Pure, no await.
+"""Presence: one roster's members, as the subscribers on this node have been notified. Pure, no await.
 
 Rules:
-- It begins with a census: who is there then was told, for every subscriber asks for a list by itself. From then on each
-  notice that is heard changes it.
-- Notices can be lost: they are published, and not kept. Each names the version of the one before, so one that does not
-  follow shows it, and else the roster's version does (`agrees`). Then a census is wanted, and `settle` gives what is to
-  be told now. What is heard while it is taken counts if it is later than the census.
-- Who is missing in a census may only seem so: Redis may have lost its state, and nodes enter their members again within
-  10 s. He is in doubt, and has left if a census `GRACE_S` later misses him still, with no interruption in between.
-- After a restart Redis may have an older copy, from which nodes remove stale members within 10 s. So `joined` is sent
-  for a new member in the first census of another run only if a census `GRACE_S` later has the member too.
-- A notice that was in the census, and comes behind it, must not be told twice: `hear` says so. Nor must one that an
-  entry came which was told to be here all along: its leaving was missed, because others took its node for dead. Who was
-  told a list in between may lack it, so `known` says up to which version of a list it is known.
-- Not every entry is told of (of an identity's second connection nobody hears); so what leaves as its identity's last
-  entry takes all of that identity along. Of those it is `unsaid` that they have gone.
-- An entry is known by its connection and name, whatever incarnation its node has.
+- It starts with a census (a snapshot of the roster). The subscribers know its members, because each of them requests
+  a list when it subscribes. From then on each received notice changes it.
+- Notices can be lost: they are published but not stored. Each contains the version of the one before it, so a notice
+  that does not follow reveals a loss; if none arrives, the roster's version reveals it (`agrees`). Then a census is
+  needed, and `settle` returns the differences to report. Notices received during the census count if they are later.
+- A member may be missing from a census only temporarily: Redis may have lost its state, and nodes register their
+  members again within 10 s. Such a member is suspected to have left. It is reported as left if a census `GRACE_S` later
+  still lacks it, with no interruption in between.
+- After a restart Redis may have loaded an older copy, from which nodes remove stale members within 10 s. So if the
+  first census of another run has a new member, it is reported only if a census `GRACE_S` later has it too.
+- A notice that the census includes, but that arrives after it, must not be reported twice: `hear` returns False. The
+  same is true for the join of an entry that subscribers know: its leave was missed, because other nodes took its node
+  for dead. A list sent in between may lack the entry, so `known` is the last list version that surely has it.
+- Not every entry is reported (an identity's second connection is not). So when an identity's last entry leaves, its
+  remaining local entries are removed too; the differences to report are in `unsaid`.
+- An entry is identified by its connection and its entry name, regardless of its node's incarnation.
 """
 
 from collections.abc import Iterator
@@ -28,14 +29,14 @@ from gateway.publication import Change
 __all__ = ["GRACE_S", "Difference", "Presence"]
 
 GRACE_S: Final = 12.0
-LATE_S: Final = 5.0  # a notice on its way for longer is told, even twice: the clock of Redis may have been set back
+LATE_S: Final = 5.0  # notices delayed more are reported, perhaps twice: the clock of Redis may have been set back
 
 _Place = tuple[str, str]  # connection, entry
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that subscribers were not told. is_identity: it is its identity's first or last entry."""
+    """A change to report to subscribers. is_identity: the identity's first or last entry."""
 
     kind: Literal["joined", "left", "updated"]
     member: Member
@@ -43,14 +44,14 @@ class Difference:
 
 
 class _Roster:
-    """Entries: whose they are, and what they carry. counts: of entries, by identity."""
+    """Entries by place, with their identities and data. counts: entries per identity."""
 
     __slots__ = ("counts", "data", "identities")
 
     def __init__(self) -> None:
         self.identities: dict[_Place, str] = {}
         self.counts: dict[str, int] = {}
-        self.data: dict[_Place, Any] = {}  # of those that carry some
+        self.data: dict[_Place, Any] = {}  # only of entries with data
 
     def put(self, place: _Place, identity: str, data: Any) -> None:
         if self.identities.get(place) != identity:
@@ -69,7 +70,7 @@ class _Roster:
                 del self.counts[identity]
 
     def apply(self, change: Change) -> list[Member]:
-        """Take a change; returns the other entries that went with their identity's last one."""
+        """Apply a change; returns the other entries that were removed with their identity's last one."""
         place = (change.connection_id, change.entry)
         if change.kind == "+":
             self.put(place, change.identity, change.data)
@@ -92,11 +93,11 @@ class _Roster:
 
 
 class Presence:
-    """One roster. version: of the last notice that is known to be told; None before the first census.
+    """One roster. version: of the last notice that subscribers know; None before the first census.
 
-    has_hole: something was missed, for a notice was heard that does not follow. known: of the change heard last, 0 =
-    nobody knows it from a list. unsaid: differences that came to light
-    by what was heard; whoever tells them takes them away. grace_s: how long somebody is in doubt.
+    has_hole: notices were missed, because one arrived that does not follow. known: for the last change received,
+    subscribers with a list up to this version know it already; 0 = none does. unsaid: differences found by received
+    notices; the caller reports them and clears the list. grace_s: time from suspecting a member until reporting it.
     """
 
     __slots__ = (
@@ -125,27 +126,27 @@ class Presence:
         self.unsaid: list[Difference] = []
         self._grace_s = grace_s
         self._told = _Roster()
-        self._identities: dict[str, _Place] = {}  # that were told to have come, each with an entry that it had
-        self._doubtful: dict[_Place, float] = {}  # entries that are told and missing, since when
-        self._last_seen: dict[_Place, int] = {}  # and up to which version they were there for sure
-        self._heard: list[Change] | None = None  # while a census is taken
-        self._is_late = False  # notices are coming that the census had
-        self._settled_version = 0  # the changes up to it have been told
+        self._identities: dict[str, _Place] = {}  # identities reported as joined, each with one of its entries
+        self._doubtful: dict[_Place, float] = {}  # entries suspected to have left, with the time of the suspicion
+        self._last_seen: dict[_Place, int] = {}  # of those: the last roster version that surely had the entry
+        self._heard: list[Change] | None = None  # changes received during a census; None = no census
+        self._is_late = False  # notices are arriving that the census includes
+        self._settled_version = 0  # changes up to this version have been reported
         self._late_until_s = 0.0
         self._run = ""
-        self._older_until_s = 0.0  # what is in Redis may be of an older copy
-        self._has_strangers = False  # and has what is not told for that reason
+        self._older_until_s = 0.0  # until then, Redis may hold an older copy
+        self._has_strangers = False  # the census had members that are not reported for that reason
 
     @property
     def is_doubtful(self) -> bool:
-        """True while somebody is in doubt: then a census is wanted when the grace is over."""
+        """True while a member is suspected to have left: then another census is needed after the grace period."""
         return bool(self._doubtful) or self._has_strangers
 
     def hear(self, change: Change, now_s: float) -> bool:
-        """Take a change whose notice came. False: it has been told already, as a difference."""
+        """Process a received change. False: it has been reported already, as a difference."""
         self.known = self._known(change)
         if change.version > self._settled_version:
-            self._settled_version = 0  # they come in the order of versions: none that was told comes any more
+            self._settled_version = 0  # changes arrive in the order of versions: no reported one can follow
         elif now_s < self._late_until_s:
             if change.kind == "-":
                 self._confirm((change.connection_id, change.entry))
@@ -159,12 +160,12 @@ class Presence:
         return True
 
     def _known(self, change: Change) -> int:
-        """Tell up to which version of a list an entry is known that is said to have come; 0 = it is new."""
+        """Return the last list version that surely has an entry whose join was received; 0 = the entry is new."""
         place = change.connection_id, change.entry
         if change.kind != "+" or self._told.identities.get(place) != change.identity:
             return 0
         if self.version is None or change.version <= self.version:
-            return 0  # it was on its way when the census was taken: lists may be older
+            return 0  # it was in transit during the census: lists may be older
         if self._told.data.get(place) != change.data:
             return 0
         if change.is_identity and change.identity not in self._identities:
@@ -172,27 +173,27 @@ class Presence:
         return self._last_seen.get(place, self.version)
 
     def interrupted(self) -> None:
-        """Know that notices may have been lost, and Redis' state with them: who is in doubt is so anew."""
+        """Presence events may have been lost. Restart the grace period of every member suspected to have left."""
         if self._doubtful:
             self._doubtful.clear()
             self.has_hole = True
 
     def agrees(self, version: int) -> bool:
-        """True if nothing was missed of a roster that has this version now; 0: nothing was told of who is in it."""
+        """True if nothing was missed of a roster whose version is now `version`; 0: it has had no notices."""
         if self.has_hole or self._is_late:
             return False
         return version == self.version if version else not self._told.identities
 
     def begin_census(self) -> None:
-        """Know that the roster is being read from now on."""
+        """Begin to collect changes, because a census is being read."""
         self._heard = []
 
     def abandon_census(self) -> None:
-        """Know that it could not be read."""
+        """Stop collecting changes, because the census could not be read."""
         self._heard = None
 
     def settle(self, census: Census, now_s: float) -> list[Difference]:
-        """Take the census; returns what is to be told, departures first."""
+        """Process the census; returns the differences to report, leaves first."""
         heard, self._heard = self._heard or [], None
         now = _Roster()
         for member in census.members:
@@ -231,7 +232,7 @@ class Presence:
         return gone + come
 
     def current(self, difference: Difference) -> Difference | None:
-        """Tell a difference that is told later as it is now; None = what was heard since has overtaken it."""
+        """Refresh a delayed difference with the current state; None if a newer change has superseded it."""
         member, place = difference.member, _place(difference.member)
         is_here = self._told.identities.get(place) == member.identity
         if difference.kind == "left":
@@ -239,16 +240,16 @@ class Presence:
         return replace(difference, member=replace(member, data=self._told.data.get(place))) if is_here else None
 
     def _follow(self, change: Change, roster: _Roster) -> None:
-        """See whether a change follows what is known."""
+        """Update `version` if the change follows it; else set `has_hole` if the change is newer."""
         version = self.version or 0
         was_empty = change.previous == 0 and not roster.identities
         if change.previous == version or (was_empty and change.version > version):
             self.version = change.version
-        elif change.version > version:  # else it was on its way when the census was taken
+        elif change.version > version:  # else it was in transit during the census
             self.has_hole = True
 
     def _believe(self, change: Change) -> None:
-        """Take what subscribers are told now."""
+        """Apply a change that subscribers are notified of now."""
         place = change.connection_id, change.entry
         if change.is_identity and change.kind == "+":
             self._identities[change.identity] = place
@@ -261,7 +262,7 @@ class Presence:
             self.unsaid.append(Difference("left", other))
 
     def _confirm(self, place: _Place) -> None:
-        """Take a departure for sure, if it was in doubt: its notice came, behind a census that had it."""
+        """Confirm the leave of a suspected member: its notice arrived after a census that includes it."""
         identity = self._told.identities.get(place)
         if identity is None or self._doubtful.pop(place, None) is None:
             return
@@ -273,7 +274,7 @@ class Presence:
         self.unsaid.append(Difference("left", member, has_left))
 
     def _leave_out_strangers(self, now: _Roster) -> bool:
-        """Keep to what is told, apart from what is missing; returns True if there was anything else."""
+        """Remove from `now` what was not reported before; returns True if there was anything to remove."""
         has_strangers = False
         for place, identity in list(now.identities.items()):
             data = self._told.data.get(place)
@@ -286,11 +287,11 @@ class Presence:
         return has_strangers
 
     def _departures(self, now: _Roster, now_s: float) -> Iterator[Difference]:
-        """Find who was told to be here and is not, for so long. With its last entry an identity goes too."""
+        """Find members that were reported and are missing for the grace period, and identities with no entry left."""
         missing = {place: identity for place, identity in self._told.identities.items() if place not in now.identities}
         for identity, place in self._identities.items():
             if identity not in self._told.counts and identity not in now.counts:
-                missing.setdefault(place, identity)  # its other entries were told to go one by one
+                missing.setdefault(place, identity)  # its other entries were reported as left one by one
         before, self._doubtful = self._doubtful, {}
         ripe: dict[_Place, str] = {}
         for place, identity in missing.items():
@@ -301,7 +302,7 @@ class Presence:
                 self._doubtful[place] = since_s
         for place, identity in self._told.identities.items():
             if now.identities.get(place, identity) != identity:
-                ripe[place] = identity  # its connection is somebody else now
+                ripe[place] = identity  # the connection has another identity now
         staying = now.counts.keys() | {missing[place] for place in self._doubtful}
         last = {identity: place for place, identity in ripe.items()}
         for place, identity in ripe.items():
@@ -309,18 +310,18 @@ class Presence:
             yield Difference("left", self._told.member(place, identity), is_identity)
 
     def _arrivals(self, census: Census, now: _Roster) -> Iterator[Difference]:
-        """Find who is here and was not told to be, and whose data is not what was told."""
+        """Find members that were not reported, and members whose data has changed since it was reported."""
         identities = set(self._identities)
         for member in census.members:
             identity, place = member.identity, _place(member)
             if now.identities.get(place) != identity:
-                continue  # gone again meanwhile, as was heard
+                continue  # it has left since, by a received notice
             if identity not in identities or self._told.identities.get(place) != identity:
                 yield Difference("joined", member, identity not in identities)
                 identities.add(identity)
             elif now.data.get(place) != self._told.data.get(place):
                 yield Difference("updated", member)
-        for place, identity in now.identities.items():  # of whom only later entries were heard
+        for place, identity in now.identities.items():  # identities of which only later entries were received
             if identity not in identities:
                 yield Difference("joined", now.member(place, identity), True)
                 identities.add(identity)

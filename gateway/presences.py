@@ -1,12 +1,12 @@
-"""Presences: the rosters that subscribers on this node hear of, made true again when the node was deaf.
+"""Presences: the rosters that subscribers on this node follow; repairs them after the node missed notices.
 
 Rules:
-- A roster is followed while a connection of this node subscribes to its channel, and its service has notices of it.
-- After an interruption the versions of all are compared, and again when nodes that were away have entered their members
-  anew. Where a version is not what was heard, when a notice does not follow the one before, and while somebody is in
-  doubt, the roster is read, and its subscribers are told what they missed, by the notices that they would have got.
-- One census of a roster at a time, and `CENSUSES` of all: Redis does nothing else while a large one is read.
-- What is much to tell is told in portions, as fast as the slowest subscriber takes it; what was heard meanwhile counts.
+- A roster is tracked while a connection of this node subscribes to its channel, and its service sends presence events.
+- After an interruption the versions of all are compared, and again when nodes that were disconnected have registered
+  their members again. If a version differs, if a notice does not follow the previous one, or while a member is
+  suspected to have left, the roster is read, and its subscribers receive the events that they missed.
+- One census of a roster at a time, and at most `CENSUSES` in total: reading a large one blocks Redis.
+- Many events are sent in portions, as fast as the slowest subscriber reads them; changes received meanwhile count.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from gateway.publication import Change
 
 __all__ = ["Presences"]
 
-AFTERMATH_S: Final = 30.0  # nodes have asserted again within 10 s; a slow one within this
+AFTERMATH_S: Final = 30.0  # nodes have registered their members again within 10 s; a slow node within this time
 CENSUSES: Final = 8
-PAGE: Final = 500  # versions in one pipeline
+PAGE: Final = 500  # versions per pipeline
 PORTION: Final = 100  # differences
-PATIENCE_S: Final = 5.0  # for subscribers that a portion has filled
+PATIENCE_S: Final = 5.0  # maximum wait until subscribers have read a portion
 RETRY_S: Final = 0.25
 FAILED_RETRY_S: Final = 5.0
 
@@ -35,10 +35,10 @@ _log = structlog.get_logger("snorky.presences")
 
 
 class Presences:
-    """Follows rosters. grace_s: see Presence.
+    """Tracks rosters. grace_s: see Presence.
 
-    tell: has a roster's subscribers on this node told, but for those that were told a list of this version or a later
-    one; 0 = all. is_congested: they have much to take already.
+    tell: sends differences to a roster's subscribers on this node, except those with a list of this version or a later
+    one; 0 = to all. is_congested: True while subscribers have much unsent data.
     """
 
     def __init__(
@@ -56,18 +56,18 @@ class Presences:
         self._is_congested = is_congested
         self._grace_s = grace_s
         self._followed: dict[str, Presence] = {}
-        self._wanted: dict[str, None] = {}  # a set that keeps its order
+        self._wanted: dict[str, None] = {}  # an ordered set: the rosters to compare
         self._woken = asyncio.Event()
         self._doubts: dict[str, asyncio.TimerHandle] = {}
         self._aftermath: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Start the background task; returns at once."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="presences")
 
     async def stop(self) -> None:
-        """End what is under way. Idempotent."""
+        """Stop timers and the background task. Idempotent."""
         for roster in tuple(self._followed):
             self.forget(roster)
         if self._aftermath is not None:
@@ -78,19 +78,19 @@ class Presences:
             await asyncio.gather(task, return_exceptions=True)
 
     def follow(self, roster: str) -> None:
-        """Follow a roster from now on; nothing if it is followed already."""
+        """Begin to track a roster; no effect if it is tracked already."""
         if roster not in self._followed:
             self._followed[roster] = Presence(grace_s=self._grace_s)
             self._want(roster)
 
     def forget(self, roster: str) -> None:
-        """Follow a roster no more; nothing if it is not followed."""
+        """Stop tracking a roster; no effect if it is not tracked."""
         if self._followed.pop(roster, None) is not None:
             self._wanted.pop(roster, None)
             self._end_doubt(roster)
 
     def hear(self, roster: str, change: Change) -> bool:
-        """Take a change that the broker brought. False: subscribers have been told of it already."""
+        """Process a received change. False: subscribers have been notified of it already."""
         presence = self._followed.get(roster)
         if presence is None:
             return True
@@ -100,16 +100,16 @@ class Presences:
             self._want(roster)
         if presence.unsaid:
             unsaid, presence.unsaid = presence.unsaid, []
-            loop.call_soon(self._tell_current, roster, presence, unsaid)  # behind what was heard just now
+            loop.call_soon(self._tell_current, roster, presence, unsaid)  # after the present notice
         return is_news
 
     def known(self, roster: str) -> int:
-        """Tell of the change heard last: who was told a list of at most this version knows it; 0 = nobody."""
+        """For the last change received: subscribers with a list up to this version know it already; 0 = none does."""
         presence = self._followed.get(roster)
         return 0 if presence is None else presence.known
 
     def interrupted(self) -> None:
-        """Know that the broker was not heard for a while."""
+        """Compare all rosters, now and once more later: the broker was not received for a while."""
         for roster, presence in self._followed.items():
             presence.interrupted()
             self._end_doubt(roster)
@@ -118,7 +118,7 @@ class Presences:
             self._aftermath.cancel()
         self._aftermath = asyncio.get_running_loop().call_later(AFTERMATH_S, self._want_all)
 
-    # -- looks -------------------------------------------------------------------------------------------------------
+    # -- comparing ---------------------------------------------------------------------------------------------------
 
     def _want(self, *rosters: str) -> None:
         self._wanted.update(dict.fromkeys(rosters))
@@ -148,13 +148,13 @@ class Presences:
                 except BrokerUnavailable:
                     self._want(*page)
                 except Exception:  # the top of a task
-                    _log.exception("rosters were not compared")
+                    _log.exception("comparing rosters failed")
                     asyncio.get_running_loop().call_later(FAILED_RETRY_S, self._want, *page)
             if self._wanted:
                 await asyncio.sleep(RETRY_S)
 
     async def _look(self, rosters: Collection[str]) -> None:
-        """Look at some rosters; those that Redis does not tell now are wanted still. Raises BrokerUnavailable: all."""
+        """Compare rosters; those of unknown version are queued again. Raises BrokerUnavailable: none was compared."""
         followed = [roster for roster in rosters if roster in self._followed]
         versions = dict(zip(followed, await self._directory.versions(followed), strict=True))
         turns = asyncio.Semaphore(CENSUSES)
@@ -165,15 +165,15 @@ class Presences:
                     await self._count(roster, presence)
                 except BrokerUnavailable:
                     self._want(roster)
-                except Exception:  # one roster's fault must not keep the others
-                    _log.exception("roster was not compared")
+                except Exception:  # an error with one roster must not stop the others
+                    _log.exception("comparing a roster failed")
                     asyncio.get_running_loop().call_later(FAILED_RETRY_S, self._want, roster)
 
         behind = []
         for roster, version in versions.items():
             presence = self._followed.get(roster)
             if presence is None:
-                continue  # given up meanwhile
+                continue  # no longer tracked
             if version is None:
                 self._want(roster)
             elif presence.version is None or presence.is_doubtful or not presence.agrees(version):
@@ -188,7 +188,7 @@ class Presences:
             presence.abandon_census()
             raise
         if self._followed.get(roster) is not presence:
-            return  # given up meanwhile
+            return  # no longer tracked
         differences = presence.settle(census, asyncio.get_running_loop().time())
         if presence.is_doubtful:
             self._look_when_ripe(roster)
@@ -203,13 +203,13 @@ class Presences:
         self, roster: str, presence: Presence, differences: Sequence[Difference], version: int = 0
     ) -> None:
         if self._followed.get(roster) is not presence:
-            return  # given up meanwhile
+            return  # no longer tracked
         current = [now for each in differences if (now := presence.current(each)) is not None]
         if current:
             self._tell(roster, current, version)
 
     async def _until_taken(self, roster: str) -> None:
-        """Wait until a roster's subscribers have taken most of what they were told, or too long."""
+        """Wait until a roster's subscribers have read most of the sent events, at most PATIENCE_S."""
         await asyncio.sleep(0)
         for _ in range(round(PATIENCE_S / RETRY_S)):
             if not self._is_congested(roster):

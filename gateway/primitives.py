@@ -1,9 +1,9 @@
-"""What a service may ask of the cluster: rosters, names, direct messages and tokens; topics are in `gateway.topics`.
+"""The cluster-wide primitives for services: rosters, names, direct messages, tokens. Topics are in `gateway.topics`.
 
-Everything that is true on more than one node is one of these; a service is a few lines on top of them and
-scales by using them. Each handle belongs to one service: two services never see each other's channels or names.
+All state that spans nodes is in one of these. So a service is a few lines on top of them, and it
+works on any number of nodes. Each handle belongs to one service: services cannot see each other's channels or names.
 
-What a connection owns (roster entries, names) is given back when it ends, however it ends.
+When a connection ends, for whatever reason, what it owns (roster entries, names) is released.
 """
 
 import asyncio
@@ -26,36 +26,36 @@ from gateway.quotas import ENTRY_BYTES, Charge, Quotas, was_stored
 
 __all__ = ["Cluster", "Direct", "GapNotice", "LooksLikeReply", "Names", "Notification", "Rosters", "Tokens", "is_reply"]
 
-Notification = Callable[[Any], Any]  # channel -> what its subscribers receive, with PAYLOAD where the payload stands
-GapNotice = Callable[[Any, Position], Any]  # channel, where it goes on -> what who asked to recover is told
+Notification = Callable[[Any], Any]  # channel -> message to its subscribers, with PAYLOAD in place of the payload
+GapNotice = Callable[[Any, Position], Any]  # channel, next position -> message to clients that asked to recover
 
 
 class LooksLikeReply(InvalidMessage):
-    """A message to be relayed as it is, which clients would take for a reply to a call of theirs."""
+    """A message to be relayed unchanged that clients would mistake for a reply to one of their calls."""
 
     def __init__(self) -> None:
         super().__init__('A message to others must not have the "type" of a reply, "response" or "error"')
 
 
 def is_reply(message: Any) -> bool:
-    """Tell whether clients take a message for a reply to a call (PROTOCOL "RPC services")."""
+    """Return True if clients interpret a message as a reply to a call (PROTOCOL "RPC services")."""
     return isinstance(message, dict) and message.get("type") in ("response", "error")
 
 
 class Cluster(Protocol):
-    """What the nodes do together, as a service sees it. `gateway.node.Node` fulfils it."""
+    """The cluster, as a service sees it. `gateway.node.Node` implements it."""
 
     @property
     def node_id(self) -> str:
-        """This node's name in the cluster."""
+        """This node's id in the cluster."""
 
     @property
     def metrics(self) -> Metrics:
-        """Where to count."""
+        """The metrics of this node."""
 
     @property
     def auth(self) -> Authenticator:
-        """Who the connections of this node are, and what is revoked in the cluster."""
+        """Identities of this node's connections, and revocations in the cluster."""
 
     def publish(self, service: str, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
         """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
@@ -63,10 +63,10 @@ class Cluster(Protocol):
     def publish_kept(
         self, service: str, channel: Any, payload: Any, history: History, *, once: str | None = None
     ) -> asyncio.Future[Position]:
-        """Publish, and keep it. See Topics.publish."""
+        """Publish to a channel with a history. See Topics.publish."""
 
     def publish_once(self, service: str, channel: Any, payload: Any, once: str) -> asyncio.Future[None]:
-        """Publish once under an idempotency key, and keep nothing. See Topics.publish."""
+        """Publish with an idempotency key to a channel without a history. See Topics.publish."""
 
     async def subscribe(
         self,
@@ -80,7 +80,7 @@ class Cluster(Protocol):
     ) -> None:
         """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.joining.
 
-        is_kept: the channel keeps a history; what this node misses is read from there.
+        is_kept: the channel has a history, from which this node reads publications that it missed.
         """
 
     async def recover(
@@ -93,52 +93,52 @@ class Cluster(Protocol):
         *,
         since: Position | None,
     ) -> Recovery:
-        """Subscribe a connection, and tell what it missed. See Topics.recover."""
+        """Subscribe a connection, and return what it missed. See Topics.recover."""
 
     def hold(self, connection: Connection, service: str, channel: Any) -> bool:
-        """Keep what comes for a subscriber until `release`. False = there is nothing to hold."""
+        """Buffer a subscriber's publications until `release`. False = not subscribed, or held already."""
 
     def knows(self, connection: Connection, service: str, channel: Any, version: int) -> None:
-        """Note which list a subscriber is told. See Topics.knows."""
+        """Record which list a subscriber receives. See Topics.knows."""
 
     def release(self, connection: Connection, service: str, channel: Any) -> None:
-        """Write what was held for a connection, and hold no more."""
+        """Write the publications held for a connection, and stop holding."""
 
     def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
-        """Undo it. See Topics.unsubscribe."""
+        """Undo `subscribe` or `recover`. See Topics.unsubscribe."""
 
     def is_subscribed(self, connection: Connection, service: str, channel: Any) -> bool:
-        """True if it is subscribed, or about to be."""
+        """True if the connection is subscribed to the channel, or is subscribing."""
 
     async def listen(
         self, service: str, channel: Any, listener: Listener, *, is_kept: bool = False, on_gap: OnGap | None = None
     ) -> None:
-        """Hear a channel on this node itself. See Topics.listen."""
+        """Call a local callback for a channel's publications. See Topics.listen."""
 
     def unlisten(self, service: str, channel: Any) -> None:
-        """Undo it. See Topics.unlisten."""
+        """Undo `listen`. See Topics.unlisten."""
 
     @property
     def quotas(self) -> Quotas:
-        """How much clients may store in Redis."""
+        """Limits of what clients may store in Redis."""
 
     @property
     def ownership(self) -> Ownership:
-        """What connections of this node own in the cluster."""
+        """The owner of this node's roster entries and names."""
 
     @property
     def keeper(self) -> Keeper:
-        """What channels keep."""
+        """The history of channels."""
 
     def promised(self, service: str, channel: Any, own: History | None) -> History | None:
-        """Tell what a channel keeps. See Topics.promised."""
+        """Return a channel's retention by the rules of all nodes. See Topics.promised."""
 
     def find_service(self, name: str) -> object:
-        """Find a service of this node by its name, public or private; None = there is none."""
+        """Return a service of this node by its name, public or private; None = there is none."""
 
 
 class Rosters:
-    """Who is in which channel of one service, cluster-wide. Notices are what `Service.roster_notice` says."""
+    """The members of each channel of one service, cluster-wide. `Service.roster_notice` defines the notices."""
 
     __slots__ = ("_cluster", "_service")
 
@@ -147,9 +147,9 @@ class Rosters:
         self._service = service
 
     async def enter(self, connection: Connection, channel: Any, *, entry: str = "", data: Any = None) -> Entered:
-        """Enter a channel's roster under the connection's identity (its id, if it has none).
+        """Enter a channel's roster under the connection's identity, or its id if it has no identity.
 
-        entry: tells several of one connection apart. Idempotent; data is replaced. Raises BrokerUnavailable,
+        entry: distinguishes entries of one connection. Idempotent; data is replaced. Raises BrokerUnavailable,
         InvalidChannel, ConnectionClosed, LimitExceeded.
         """
         size = ENTRY_BYTES + (0 if data is None else json_size(data))
@@ -164,12 +164,12 @@ class Rosters:
     async def update(
         self, connection: Connection, channel: Any, *, entry: str = "", data: Any, notice: tuple[Any, Selector] | None
     ) -> bool:
-        """Replace an entry's data and publish the notice with it. False = there is no such entry."""
+        """Replace an entry's data and publish the notice. False = there is no such entry."""
         key = self._key(channel)
         return await self._cluster.ownership.update(connection, key, entry=entry, data=data, notice=notice)
 
     async def leave(self, connection: Connection, channel: Any, *, entry: str = "") -> bool:
-        """Leave. False = it was not there. Raises BrokerUnavailable: it will be done as soon as it can."""
+        """Leave a roster. False = there was no such entry. Raises BrokerUnavailable: the node keeps retrying."""
         return await self._cluster.ownership.leave(connection, self._key(channel), entry=entry)
 
     async def members(self, channel: Any) -> list[Member]:
@@ -177,7 +177,7 @@ class Rosters:
         return await self._cluster.ownership.directory.members(self._key(channel))
 
     async def census(self, channel: Any) -> Census:
-        """List it with its version, for `Topics.knows`. Its members are shared with others: not to be changed."""
+        """List a roster with its version, for `Topics.knows`. The list is shared: callers must not change it."""
         return await self._cluster.ownership.directory.listed(self._key(channel))
 
     def _key(self, channel: Any) -> str:
@@ -185,7 +185,7 @@ class Rosters:
 
 
 class Names:
-    """Names of one service, any JSON entity, each held by at most one connection of the cluster."""
+    """Names of one service: any JSON value, each owned by at most one connection of the cluster."""
 
     __slots__ = ("_cluster", "_service")
 
@@ -194,7 +194,7 @@ class Names:
         self._service = service
 
     async def claim(self, connection: Connection, name: Any) -> bool:
-        """Claim a name. False = somebody else has it. What the connection's own identity holds is taken over.
+        """Register a name. False = another connection owns it. One of the same identity loses it to this connection.
 
         Raises BrokerUnavailable, InvalidChannel (no canonical form), ConnectionClosed, LimitExceeded.
         """
@@ -210,36 +210,36 @@ class Names:
         return is_stored
 
     async def release(self, connection: Connection, name: Any) -> bool:
-        """Give a name back. False = it was not this connection's."""
+        """Release a name. False = this connection did not own it."""
         return await self._cluster.ownership.release(connection, self._service, channel_name(name))
 
     async def find(self, name: Any) -> Owner | None:
-        """Tell who holds a name."""
+        """Return the owner of a name, None = it is free."""
         return await self._cluster.ownership.directory.find(self._service, channel_name(name))
 
     async def list(self) -> list[Any]:
         """List all names, in the order of their canonical forms. Raises BrokerUnavailable, LimitExceeded."""
-        names: list[Any] = (await self.listed()).value  # type: ignore[assignment]  # a list by making
+        names: list[Any] = (await self.listed()).value  # type: ignore[assignment]  # `_list_names` made a list
         return [*names]
 
     async def listed(self) -> Shared:
-        """List them in one entity for all that ask at this time, to be put into replies. Not to be changed."""
+        """List all names as one value for replies, shared by concurrent callers: they must not change it."""
         return await self._cluster.ownership.lists_of_names.get(self._service)
 
     def is_held(self, connection: Connection, name: Any) -> bool:
-        """True if a connection of this node holds a name, or is about to; asks nobody.
+        """True if a connection of this node owns a name, or is acquiring it; answered locally.
 
-        Raises InvalidChannel; BrokerUnavailable: this node was away, and the name may be somebody else's by now.
+        Raises InvalidChannel; BrokerUnavailable: this node was disconnected, another connection may own the name now.
         """
         return self._cluster.ownership.holds(connection, self._service, channel_name(name))
 
     def count(self, connection: Connection) -> int:
-        """Tell how many names a connection of this node holds; asks nobody."""
+        """Return the number of names that a connection of this node owns; answered locally."""
         return sum(service == self._service for service, _ in self._cluster.ownership.names_of(connection))
 
 
 class Direct:
-    """Messages of one service to one connection, wherever it is."""
+    """Messages of one service to one connection, on any node."""
 
     __slots__ = ("_cluster", "_service")
 
@@ -248,9 +248,9 @@ class Direct:
         self._service = service
 
     async def send(self, owner: Owner, message: Any) -> bool:
-        """Send one message. True when its node has taken it, False when the connection has gone.
+        """Send one message. True when the connection's node has accepted it, False when the connection has gone.
 
-        Raises BrokerUnavailable: not known. InvalidMessage: no JSON entity, or one that looks like a reply.
+        Raises BrokerUnavailable: the outcome is not known. InvalidMessage: not a JSON value, or it looks like a reply.
         """
         if is_reply(message):
             raise LooksLikeReply
@@ -259,7 +259,7 @@ class Direct:
 
 
 class Tokens:
-    """Values under tokens, that any node may take, once."""
+    """Values stored under tokens; a client of any node may take each once."""
 
     __slots__ = ("_cluster",)
 
@@ -267,14 +267,14 @@ class Tokens:
         self._cluster = cluster
 
     async def put(self, value: Any, *, ttl_s: float) -> str:
-        """Keep a JSON entity; returns a token of 32 characters, unguessable."""
+        """Store a JSON value; returns an unguessable token of 32 characters."""
         return await self._cluster.ownership.directory.put_token(value, ttl_s)
 
     async def take(self, token: str, *, taker: str | None = None) -> Any | None:
-        """Take the value, once; None = no such token, it expired, or another taker has it.
+        """Return a token's value, once; None = no such token, it expired, or another taker has it.
 
         taker: unguessable ASCII without blanks (`secrets.token_hex()`), needed by callers that retry. After
-        BrokerUnavailable it is unknown whether the token was taken; a call with the same taker gets the value all the
-        same, for a minute.
+        BrokerUnavailable it is unknown whether the token was taken; for a minute, a call with the same taker still
+        returns the value.
         """
         return await self._cluster.ownership.directory.take_token(token, taker or secrets.token_hex())

@@ -1,4 +1,4 @@
-"""A gateway as a process: event loop, the line that says it is ready, the drain at the end."""
+"""Run a gateway as a process: event loop, ready line, drain on a signal."""
 
 import asyncio
 import gc
@@ -22,11 +22,11 @@ from gateway.stop_signals import StopSignals
 
 __all__ = ["raise_fd_limit", "run", "run_until_ended", "serve_until_ended"]
 
-READY_TIMEOUT_S: Final = 5.0  # a Redis that runs is heard within milliseconds
-SHORT_GRACE_S: Final = 1.0  # where a person waits at a terminal
-_PRIVATE_URL_OF_THE_PAGE: Final = "http://127.0.0.1:8003"  # it shows how a backend publishes
+READY_TIMEOUT_S: Final = 5.0  # a Redis that runs responds within milliseconds
+SHORT_GRACE_S: Final = 1.0  # when a person waits at a terminal
+_PRIVATE_URL_OF_THE_PAGE: Final = "http://127.0.0.1:8003"  # the demo page's default for its backend example
 _log = structlog.get_logger("snorky.process")
-_started_s = time.monotonic()  # only where the system does not tell when the process began
+_started_s = time.monotonic()  # used only if the system does not provide the start time of the process
 
 
 def run(
@@ -36,12 +36,12 @@ def run(
     settings: Settings | None = None,
     insecure: bool = False,
 ) -> None:
-    """Run a gateway with these registries until SIGTERM, SIGINT or SIGHUP; `snorky serve` for one's own program.
+    """Run a gateway with these registries until SIGTERM, SIGINT or SIGHUP: `snorky serve` for custom programs.
 
-    Wrong settings, a taken port and the like end the program with 1 and a sentence each on stderr, as `snorky serve`.
+    Wrong settings, a port in use and the like end the program with exit code 1 and one error per line on stderr.
 
-    public, private: the settings' services unless given. settings: from the environment unless given.
-    insecure: anybody who reaches the public port may connect. Raises SystemExit.
+    public, private: by default the settings' services. settings: by default from the environment.
+    insecure: allow anyone who can reach the public port to connect. Raises SystemExit.
     """
     open_missing_streams()
     configure_logs()
@@ -58,9 +58,9 @@ def run(
 
 
 async def serve_until_ended(gateway: Gateway, *, supervisor_pid: int | None = None) -> None:
-    """Start, say on stderr when ready, wait for a signal, drain, stop.
+    """Start, print the ready line on stderr, wait for a signal, drain, stop.
 
-    supervisor_pid: this process is a worker: it obeys that process, which also says when all are ready.
+    supervisor_pid: this process is a worker of that process, which sends its signals and prints the ready line.
     """
     signals = StopSignals(supervisor_pid=supervisor_pid)
     signals.install()
@@ -70,14 +70,14 @@ async def serve_until_ended(gateway: Gateway, *, supervisor_pid: int | None = No
         await signals.wait()
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)
-        if gateway.node.is_ready:  # /readyz may have told it before the task looked
+        if gateway.node.is_ready:  # /readyz may have answered 200 before the task ran
             line.tell()
         _log.info("ending")
         await gateway.drain(grace_max_s=SHORT_GRACE_S if signals.wants_short_drain else None)
 
 
 class ReadyLine:
-    """Says once where the node is. Who saw /readyz answer 200 finds the line in stderr when the node has ended."""
+    """Prints the node's URLs once. If /readyz has answered 200, the line is in stderr by the time the node ends."""
 
     def __init__(self, gateway: Gateway, say: Callable[[str], None]) -> None:
         self._gateway = gateway
@@ -85,18 +85,18 @@ class ReadyLine:
         self._was_said = False
 
     async def tell_when_ready(self) -> None:
-        """Say it as soon as the node is ready; if that takes long, say so first."""
+        """Print the line when the node is ready; if that takes long, first print that Redis does not respond."""
         try:
             await self._gateway.until_ready(READY_TIMEOUT_S)
         except TimeoutError:
-            self._say(f"Redis is not heard yet, so /readyz says 503; `snorky check` tells more  {self._where()}")
+            self._say(f"Redis is not heard yet, so /readyz returns 503; `snorky check` shows why  {self._where()}")
             await self._gateway.until_ready()
         self.tell()
         gc.collect()
-        gc.freeze()  # what is there now stays: later collections need not look at it
+        gc.freeze()  # these objects stay alive: later collections need not examine them
 
     def tell(self) -> None:
-        """Say it, unless it was said."""
+        """Print the line, unless it was printed."""
         if self._was_said:
             return
         self._was_said = True
@@ -113,28 +113,28 @@ class ReadyLine:
 
 
 def _keep_quiet(_line: str) -> None:
-    """A worker's ready line is its supervisor's."""
+    """Discard a worker's ready line: its supervisor prints one for all."""
 
 
 def run_until_ended(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run on uvloop where there is one."""
+    """Run on uvloop if it is installed."""
     try:
         import uvloop
-    except ImportError:  # Windows: not on the list of dependencies there
+    except ImportError:  # Windows: not a dependency there
         asyncio.run(main())
     else:
         uvloop.run(main())
 
 
 def raise_fd_limit() -> None:
-    """Take as many file descriptors as the system grants: one connection is one."""
+    """Raise the soft limit of file descriptors to the hard limit: each connection needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def process_age_s() -> float:
-    """Tell how long this process has run, the interpreter's start and our imports included."""
+    """Return how long this process has run, including the interpreter's start and our imports."""
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         born_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # field 22 of proc(5): since boot

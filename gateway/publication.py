@@ -1,22 +1,22 @@
-"""Publications as they travel through Redis: bytes <-> what they say. Pure.
+"""The format of publications in Redis, reading and writing. Pure.
 
     bare        the payload, JSON: what any Redis client publishes
     sequenced   0xC1 `1 EPOCH:OFFSET:TAG PREVIOUS_TAG j` newline payload: it has a position in its channel's history;
                 `m` instead of `j`: the payload is MessagePack
     addressed   0xC1 `2 j SELECTOR` newline payload: for some of the subscribers only
-    change      0xC1 `3 VERSION PREVIOUS_VERSION j CHANGE` newline, and behind it a bare or an addressed one: it tells
-                of an entry of the channel's roster that came, went, or has other data
+    change      0xC1 `3 VERSION PREVIOUS_VERSION j CHANGE` newline, followed by a bare or an addressed one: an entry
+                of the channel's roster has joined, left, or changed its data
 
-    hint        0xC1 `h EPOCH:OFFSET:TAG PREVIOUS_TAG j` newline payload: what a publisher says of a position
+    hint        0xC1 `h EPOCH:OFFSET:TAG PREVIOUS_TAG j` newline payload: a position that a publisher claims
 
-0xC1 is never first in JSON or MessagePack. SELECTOR is a JSON object without blanks: `only` an identity, `not` a
-connection's id, `not_identity` an identity, `whole` that the payload is a whole message. VERSION grows with
-each notice of a roster (PREVIOUS_VERSION 0: nothing had been told of it); CHANGE is a JSON list, see `Change`. An
-unknown version is dropped by who reads it, and counted.
+0xC1 is never the first byte of JSON or MessagePack. SELECTOR is a JSON object without blanks: `only` an identity, `not`
+a connection's id, `not_identity` an identity, `whole` if the payload is a whole message. VERSION grows with
+each notice of a roster (PREVIOUS_VERSION 0: there was no notice before); CHANGE is a JSON list, see `Change`. Readers
+drop publications of an unknown version, and count them.
 
-Only nodes may say what has a header, on Redis channels of their own. The function snorky_publish has but the rights of
-whoever calls it, so it says positions where any publisher might: what is heard there becomes a hint, which nobody
-believes before history says the same (`sequence.py`).
+Only nodes may publish with a header, on Redis channels of their own. The function snorky_publish has only the rights of
+its caller, so it publishes positions where any publisher could: a node treats such a position as a hint, and trusts
+it only after it has read the same from history (`sequence.py`).
 """
 
 from dataclasses import dataclass, replace
@@ -43,25 +43,25 @@ __all__ = [
     "write_version",
 ]
 
-MARK = b"\xc1"  # begins what has a header
+MARK = b"\xc1"  # first byte of publications with a header
 _FIELDS = {"only", "not", "not_identity", "whole"}
 
 
 class UnknownVersion(InvalidMessage):
-    """A publication of a version that this node does not speak: of a newer one, say."""
+    """A publication in a version of the format that this node does not know, perhaps of a newer node."""
 
     code = "unknown_version"
 
 
 class TooLarge(InvalidMessage):
-    """A publication with a larger payload than a node gives to clients."""
+    """A publication whose payload is larger than a node delivers to clients."""
 
     code = "too_large"
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a publication stands: EPOCH:OFFSET:TAG. The tag is random per entry; see RELIABILITY of the docs."""
+    """A place in a channel's history: EPOCH:OFFSET:TAG. The tag is random per entry; see RELIABILITY in the docs."""
 
     epoch: str
     offset: int
@@ -72,7 +72,7 @@ class Position:
 
     @classmethod
     def parse(cls, text: str) -> "Position":
-        """Read what `str` wrote. Raises ValueError."""
+        """Parse the result of `str`. Raises ValueError."""
         epoch, offset, tag = text.split(":")
         if not (offset.isascii() and offset.isdigit() and epoch and tag):
             raise ValueError("not a position")
@@ -81,7 +81,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which subscribers get a publication. is_whole: as it is, not within the shape of the service's notifications."""
+    """Which subscribers receive a publication. is_whole: send it as it is, not inside the service's notification."""
 
     only_identity: str | None = None
     not_identity: str | None = None
@@ -89,7 +89,7 @@ class Selector:
     is_whole: bool = False
 
     def selects(self, subscriber: "Subscriber") -> bool:
-        """True if this subscriber gets it."""
+        """True if this subscriber receives it."""
         if self.only_identity is not None and subscriber.identity != self.only_identity:
             return False
         if self.not_identity is not None and subscriber.identity == self.not_identity:
@@ -98,7 +98,7 @@ class Selector:
 
 
 class Subscriber(Protocol):
-    """Who can be selected: a connection."""
+    """The part of a connection that a selector uses."""
 
     identity: str | None
 
@@ -109,10 +109,10 @@ class Subscriber(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of one entry of a roster: it came, "+", went, "-", or has other data, "=".
+    """A change of one roster entry: "+" it joined, "-" it left, "=" its data changed.
 
-    is_identity: it was its identity's first or last. connection_id, entry: which one, of whom. version, previous:
-    of the roster with this change, and with the last one that was told before. data: what it carries now, if anything.
+    is_identity: the identity's first or last entry. connection_id, entry: identify the entry. version, previous:
+    of the roster after this change, and after the last change published before it. data: of the entry now, if any.
     """
 
     kind: Literal["+", "-", "="]
@@ -127,11 +127,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One publication. payload: JSON, not yet checked. change: what it tells of, if that is a roster's.
+    """One publication. payload: JSON, not yet checked. change: the roster change that it reports, if any.
 
-    fault: why the payload was not fit for anybody; `null` stands in its place, a tombstone. "" = it is fit, or not
-    checked yet.
-    hint: the position that a publisher told; it is not the position.
+    fault: why the payload cannot be delivered; it is `null` then, a tombstone. "" = deliverable, or not checked yet.
+    hint: the position that a publisher claimed; not verified.
     """
 
     payload: bytes
@@ -144,12 +143,12 @@ class Publication:
 
     @property
     def is_tombstone(self) -> bool:
-        """True if the payload was not fit for anybody."""
+        """True if the payload cannot be delivered."""
         return bool(self.fault)
 
 
 def read_publication(data: bytes) -> Publication:
-    """Read what came from Redis. Raises UnknownVersion, InvalidMessage: a header that cannot be read."""
+    """Parse a publication from Redis. Raises UnknownVersion; InvalidMessage: a malformed header."""
     if data[:1] != MARK:
         return Publication(data)
     version, rest, payload = _split(data)
@@ -163,18 +162,18 @@ def read_publication(data: bytes) -> Publication:
         if version == b"h":
             told = _read_sequenced(rest.decode("ascii"), payload)
             return Publication(told.payload, hint=told.position)
-    except (ValueError, IndexError):  # also no UTF-8, and fields that are missing
+    except (ValueError, IndexError):  # includes invalid UTF-8 and missing fields
         raise InvalidMessage("Malformed header") from None
     raise UnknownVersion("Unknown version")
 
 
 def as_hint(data: bytes) -> bytes | None:
-    """Make a hint of a sequenced publication that anybody may have published; None = it is no sequenced one."""
+    """Convert a sequenced publication of an untrusted publisher to a hint; None = it is not a sequenced one."""
     return b"%bh%b" % (MARK, data[2:]) if data[1:3] == b"1 " else None
 
 
 def tombstone(publication: Publication, fault: Literal["invalid", "too_large"] = "invalid") -> Publication:
-    """Put `null` in place of a payload that is not fit for anybody."""
+    """Replace a payload that cannot be delivered by `null`."""
     return replace(publication, payload=b"null", fault=fault)
 
 
@@ -188,13 +187,13 @@ def write_addressed(payload: bytes, selector: Selector) -> bytes:
 
 
 def write_change(notice: bytes, change: Change) -> bytes:
-    """Say what a roster's notice tells of: all but the versions, which only who makes the change knows."""
+    """Prepend to a notice the change that it reports, without the versions, which are known only to `write_version`."""
     told = _Change(change.kind, change.is_identity, change.identity, change.connection_id, change.entry, change.data)
     return b"j " + _encode(told) + b"\n" + notice
 
 
 def write_version(changed: bytes, version: int, previous: int) -> bytes:
-    """Complete what `write_change` made. (In Redis the scripts do.)"""
+    """Complete the result of `write_change`. (In Redis, the scripts do it.)"""
     return MARK + b"3 %d %d " % (version, previous) + changed
 
 
@@ -206,7 +205,7 @@ def _from_msgpack(publication: Publication) -> Publication:
 
 
 def _split(data: bytes) -> tuple[bytes, bytes, bytes]:
-    """Take a header apart: version, what is behind it, payload."""
+    """Split into version, rest of the header, payload."""
     header, _, payload = data[1:].partition(b"\n")
     version, _, rest = header.partition(b" ")
     return version, rest, payload
@@ -235,29 +234,29 @@ def _read_selector(rest: bytes) -> Selector:
 
 
 def _strict_selector(text: bytes) -> Selector:
-    """Read what is no ordinary one, or say what is wrong with it."""
+    """Parse a selector with unusual content, or raise the error that describes the problem."""
     value = decode_json(text)
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
         raise InvalidMessage("Malformed header")
-    if not value.keys() <= _FIELDS:  # a newer node meant fewer subscribers than we would give it to
+    if not value.keys() <= _FIELDS:  # a newer node meant fewer subscribers than this node would select
         raise UnknownVersion("Unknown selector")
     return Selector(value.get("only"), value.get("not_identity"), value.get("not"), "whole" in value)
 
 
-# Of a node that dies ten thousand changes come at once, each with a selector: so these are read and written by types.
+# When a node dies, ten thousand changes come at once, each with a selector: typed structs make reading them fast.
 
 
 class _Selector(msgspec.Struct, forbid_unknown_fields=True, rename={"not_": "not"}):
-    """What `write_addressed` writes."""
+    """The format of `write_addressed`."""
 
-    only: str | msgspec.UnsetType = msgspec.UNSET  # a null would be somebody else's
+    only: str | msgspec.UnsetType = msgspec.UNSET  # not None: a null would be invalid
     not_identity: str | msgspec.UnsetType = msgspec.UNSET
     not_: str | msgspec.UnsetType = msgspec.UNSET
     whole: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Change(msgspec.Struct, array_like=True):
-    """What `write_change` writes."""
+    """The format of `write_change`."""
 
     kind: Literal["+", "-", "="]
     is_identity: bool
@@ -286,7 +285,7 @@ def _read_change(rest: bytes, payload: bytes) -> Publication:
     if payload[:1] == MARK:
         inner, inner_rest, payload = _split(payload)
         if inner != b"2":
-            raise InvalidMessage("Malformed header")  # nothing else is told of a roster
+            raise InvalidMessage("Malformed header")  # a notice has no other form
         selector = _read_selector(inner_rest)
     try:
         told = _decode_change(text)

@@ -1,15 +1,15 @@
-"""Quotas: how much clients may have stored in Redis, which all nodes share.
+"""Quotas: how many bytes clients may store in Redis, which all nodes share.
 
 Rules:
-- What a client stores is counted as bytes when it is written: idempotency keys, messages of channels that keep a
-  history, places in rosters, names. It is counted by the most that it may take, also where it takes the place of
-  something older.
-- The quota is its identity's. Clients without one share that of their address (IPv6: of the /64).
-- A quota that is used up is full again after STORED_S: as long as Redis keeps an idempotency key, and by default a
-  message. So one quota holds at most twice its bytes in Redis at a time.
-- What was certainly not stored, for Redis refused the write or had no place for it, is given back. What may have been
-  stored stays counted.
-- The quotas used last are known, REMEMBERED of them.
+- Each write of a client is counted in bytes: idempotency keys, messages of channels with a
+  history, roster entries, names. The count is the most that the write may take, even if it replaces
+  an older value.
+- The quota belongs to an identity. Clients without one share the quota of their address (IPv6: of the /64).
+- A used-up quota is full again after STORED_S: as long as Redis keeps an idempotency key, and by default a
+  message. So the data of one quota in Redis is at most twice its size at a time.
+- A write that was certainly not stored, because Redis refused it or had no room, is refunded. A write whose outcome is
+  unknown stays counted.
+- The REMEMBERED quotas used last are kept in memory.
 """
 
 import asyncio
@@ -29,16 +29,16 @@ __all__ = ["CHANNEL_BYTES", "ENTRY_BYTES", "KEY_BYTES", "MESSAGE_BYTES", "Charge
 
 STORED_S: Final = 300.0
 REMEMBERED: Final = 10_000
-CHANNELS_MAX: Final = 64  # of one quota, that are known to exist already
-# What Redis takes beside the bytes themselves (tests/cluster/test_stored_bytes.py measures)
+CHANNELS_MAX: Final = 64  # channels per quota that are known to exist already
+# What Redis needs in addition to the bytes themselves (tests/cluster/test_stored_bytes.py measures it)
 KEY_BYTES: Final = 256  # an idempotency key
 MESSAGE_BYTES: Final = 128  # an entry of a stream, with its tags
 CHANNEL_BYTES: Final = 5_120  # a stream and its state
-ENTRY_BYTES: Final = 1_024  # a place in a roster or a name, in the index of its node too
+ENTRY_BYTES: Final = 1_024  # a roster entry or a name, including its node's index
 
 
 class _Quota:
-    """What one identity or address may still store. channels: those that it has written to lately."""
+    """What one identity or address may still store. channels: those it has recently written to."""
 
     __slots__ = ("bucket", "channels")
 
@@ -48,7 +48,7 @@ class _Quota:
 
 
 class Charge:
-    """What was counted for one write. channel: the one that this write was thought to begin."""
+    """The bytes counted for one write. channel: a channel that this write was expected to create."""
 
     __slots__ = ("_channel", "_quota", "_size")
 
@@ -58,7 +58,7 @@ class Charge:
         self._channel = channel
 
     def give_back(self) -> None:
-        """Know that nothing was stored. Idempotent."""
+        """Refund the charge: nothing was stored. Idempotent."""
         quota, self._quota = self._quota, None
         if quota is None:
             return
@@ -67,32 +67,32 @@ class Charge:
             quota.channels.pop(self._channel, None)
 
     def settle(self, write: "asyncio.Future[Any]") -> None:
-        """Give it back if a write has failed, and nothing was stored; to be called when it is done."""
+        """Refund the charge if a write failed and nothing was stored; call it when the write is done."""
         error = None if write.cancelled() else write.exception()
         if error is not None and not was_stored(error):
             self.give_back()
 
 
 def was_stored(error: BaseException) -> bool:
-    """Tell if a write that failed may have been stored all the same."""
+    """Return True if a failed write may have been stored nevertheless."""
     return not (isinstance(error, LimitExceeded) or (isinstance(error, BrokerUnavailable) and error.is_undone))
 
 
 class Quotas:
-    """Those of one node."""
+    """The quotas of one node."""
 
     def __init__(self, limits: Limits, metrics: Metrics, refusals: Refusals) -> None:
         self._per_identity = limits.stored_bytes_per_identity
-        # with no limit of connections per address an address says nothing about who connects
+        # without a limit of connections per address, addresses do not identify clients
         self._per_ip = limits.stored_bytes_per_ip if limits.connections_per_ip else 0
         self._metrics = metrics
         self._refusals = refusals
         self._quotas: OrderedDict[tuple[str, str], _Quota] = OrderedDict()
 
     def charge(self, client: Connection, size: int, channel: str | None = None) -> Charge:
-        """Count what a client is about to store. channel: the key of one that keeps a history, which may begin.
+        """Count a client's write before it is sent. channel: the key of a channel with a history, which may be new.
 
-        The charge is to be given back if nothing was stored. Raises LimitExceeded: not now; nothing was counted.
+        The caller must refund the charge if nothing was stored. Raises LimitExceeded: not now; nothing was counted.
         """
         if client.identity is not None:
             limit, name, max_bytes = "stored_bytes_per_identity", client.identity, self._per_identity
@@ -107,7 +107,7 @@ class Quotas:
         is_new = channel is not None and channel not in quota.channels
         if is_new:
             size += CHANNEL_BYTES
-        size = min(size, max_bytes)  # a quota that is smaller than one message lets that through when it is full
+        size = min(size, max_bytes)  # if the quota is smaller than one message, a full quota admits the message
         if bucket.tokens < size:
             self._metrics.limited.labels(limit).inc()
             self._refusals.note("limit", limit, address=client.remote_ip, identity=client.identity)

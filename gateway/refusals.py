@@ -1,9 +1,9 @@
-"""Refusals: one log line and one count for everybody who is turned away.
+"""Refusals: counts and logs refused clients and requests.
 
 Rules:
-- The count has no gaps; lines are bounded, for anybody can be refused as often as they like: of one door and reason
-  one line in LINE_EVERY_S, which says how many came without a line before it (`unlogged`).
-- A line says why, from where and of whom, as far as it is known; never a token, a key or a payload.
+- Every refusal is counted. Log lines are limited, because anyone can be refused at any rate: for each door and reason
+  one line per LINE_EVERY_S, with the number of refusals not logged since the last line (`unlogged`).
+- A line contains reason, address and identity, as far as they are known; never a token, a key or a payload.
 """
 
 import re
@@ -18,9 +18,9 @@ from gateway.metrics import Metrics
 __all__ = ["Refusals"]
 
 LINE_EVERY_S: Final = 1.0
-# As browsers write an origin: in lower case. Other programs may send anything there, a token too.
+# An origin as browsers send it, in lower case. Other programs may send anything, even a token.
 _ORIGIN: Final = re.compile(r"null|[a-z][a-z0-9+.-]*://[a-z0-9._:\[\]-]{1,255}")
-_OF_COMMANDS: Final = frozenset(  # other errors are none
+_OF_COMMANDS: Final = frozenset(  # the error codes of commands that count as refusals
     {"not_authorized", "not_authenticated", "name_not_allowed", "too_large"}
 )
 
@@ -28,7 +28,7 @@ _log = structlog.get_logger("snorky.refused")
 
 
 class Client(Protocol):
-    """A connection, as far as it is looked at here."""
+    """The part of a connection that is used here."""
 
     identity: str | None
     remote_ip: str
@@ -40,12 +40,12 @@ class Refusals:
     def __init__(self, metrics: Metrics, *, clock: Callable[[], float] = monotonic) -> None:
         self._count = metrics.refusals
         self._clock = clock
-        self._lines: dict[tuple[str, str], tuple[float, int]] = {}  # when the next may be written, how many were not
+        self._lines: dict[tuple[str, str], tuple[float, int]] = {}  # earliest time of the next line, number unlogged
 
     def note(self, door: str, reason: str, *, address: str | None = None, **facts: str | None) -> None:
-        """Count one refusal, and write a line unless there was one a moment ago.
+        """Count one refusal, and log it unless one was logged less than LINE_EVERY_S ago.
 
-        door, reason: literals of ours. facts: origin, identity, service, command; None is left out.
+        door, reason: literals in our code. facts: origin, identity, service, command; those that are None are omitted.
         """
         self._count.labels(door, reason).inc()
         now_s = self._clock()
@@ -61,7 +61,7 @@ class Refusals:
         _log.info("refused", door=door, reason=reason, unlogged=unlogged, **known)
 
     def note_command(self, code: str, client: Client, service: str, command: str | None = None) -> None:
-        """Note the error of a command, if that is a refusal."""
+        """Count the error of a command if it is a refusal."""
         if code in _OF_COMMANDS:
             who = client.identity
             self.note("command", code, address=client.remote_ip, identity=who, service=service, command=command)

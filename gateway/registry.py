@@ -1,9 +1,9 @@
-"""ServiceRegistry: names of services, and the way of a client's message to the one it is addressed to.
+"""ServiceRegistry: services by name; delivers each client message to the service it is addressed to.
 
-    bytes -> codec -> limits -> the service's on_message -> perhaps an inbox, if that takes a while
+    bytes -> codec -> limits -> the service's on_message -> an inbox, if it returns an awaitable
 
-Several registries may live in one process: a public one for clients, a private one for the backend. Nothing
-that a client sends raises out of here: it is answered with an error, counted, and in the end closed.
+Several registries may exist in one process: a public one for clients, a private one for the backend. No
+message from a client makes it raise: the client receives an error, which is counted; after too many it is closed.
 """
 
 import asyncio
@@ -37,8 +37,8 @@ _log = structlog.get_logger("snorky.registry")
 
 
 def error_message(error: SnorkyError, call_id: Any = None) -> dict[str, Any]:
-    """Say an error: type, callId (or null), message, code, retryAfterMs where waiting helps."""
-    text = str(error).encode(errors="replace").decode()  # a lone surrogate, say of a file's name, could not be sent
+    """Make an error message: type, callId (or null), message, code, and retryAfterMs if a retry may help."""
+    text = str(error).encode(errors="replace").decode()  # a lone surrogate, e.g. in a file name, cannot be encoded
     message = {"type": "error", "callId": call_id, "message": text, "code": error.code}
     if error.retry_after_ms is not None:
         message["retryAfterMs"] = error.retry_after_ms
@@ -46,27 +46,27 @@ def error_message(error: SnorkyError, call_id: Any = None) -> dict[str, Any]:
 
 
 def send_error(connection: Connection, service: str, error: SnorkyError, call_id: Any = None) -> None:
-    """Tell a client of an error, under the name of a service."""
+    """Send an error to a client, under the name of a service."""
     connection.send({"service": service, "message": error_message(error, call_id)})
 
 
 def is_cancelling() -> bool:
-    """True if the present task is to end; else a CancelledError is the end only of something that it awaited."""
+    """True if the current task is being cancelled; else a CancelledError comes from something that it awaited."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
 def call_id_of(message: Any) -> Any:
-    """Find the id of a call; None if it has none."""
+    """Return the id of a call; None if the message has none."""
     return message.get("callId") if isinstance(message, dict) else None
 
 
 class ServiceRegistry:
     """Delivers messages to services by name.
 
-    services: the first ones; more by `register`, until the registry is given to a node.
-    limits: of what one connection may send; the node's unless given. requires_identity: who has not said who they
-    are reaches only services that are `is_open`, and is closed when that takes too long.
+    services: the initial ones; `register` adds more, until the registry is attached to a node.
+    limits: of one connection's messages; by default the node's. requires_identity: unauthenticated clients
+    can use only services that are `is_open`, and are closed if they do not authenticate in time.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class ServiceRegistry:
         self.requires_identity = requires_identity
         self._services: dict[str, Service] = {}
         self._limits = limits
-        self._shares: Shares | None = None  # there from `bind` on
+        self._shares: Shares | None = None  # set by `bind`
         self._rates: Rates | None = None
         self._cluster: Cluster | None = None
-        self._inboxes: dict[Connection, Inbox] = {}  # of those with a message that is awaited
+        self._inboxes: dict[Connection, Inbox] = {}  # of connections with a message that is being awaited
         for service in services:
             self.register(service)
 
@@ -89,7 +89,7 @@ class ServiceRegistry:
         return name in self._services
 
     def __getitem__(self, name: str) -> Service:
-        """Find a service. Raises UnknownService."""
+        """Return a service. Raises UnknownService."""
         try:
             return self._services[name]
         except KeyError:
@@ -97,13 +97,13 @@ class ServiceRegistry:
 
     @property
     def cluster(self) -> Cluster:
-        """The node that the registry was given to."""
+        """The node that the registry is attached to."""
         if self._cluster is None:
-            raise ConfigurationError("this registry is not on a node yet: Node.attach(registry)")
+            raise ConfigurationError("this registry is not attached to a node yet: call Node.attach(registry)")
         return self._cluster
 
     def register(self, service: Service) -> None:
-        """Add a service. Raises ConfigurationError: its name is taken."""
+        """Add a service. Raises ConfigurationError: another service has this name."""
         if service.name in self._services:
             raise ConfigurationError(f"two services are named {service.name!r}; give one another name")
         self._services[service.name] = service
@@ -111,9 +111,9 @@ class ServiceRegistry:
             service.bind(self._cluster)
 
     def bind(self, cluster: Cluster, limits: Limits) -> None:
-        """Become part of a cluster. Called once, by the node."""
+        """Connect the services to a cluster. Called once, by the node."""
         if self._cluster is not None:
-            raise ConfigurationError("a registry belongs to one node; make another one")
+            raise ConfigurationError("a registry can be attached to only one node; make another one")
         self._cluster = cluster
         self._limits = self._limits or limits
         self._shares, self._rates = Shares(self._limits), rates_of(self._limits)
@@ -121,25 +121,25 @@ class ServiceRegistry:
             service.bind(cluster)
 
     def connected(self, connection: Connection) -> None:
-        """Tell the services of a new client."""
+        """Notify the services of a new client."""
         for service in self:
             try:
                 service.on_connect(connection)
-            except Exception:  # one service's fault must not keep the others from knowing
+            except Exception:  # an error of one service must not prevent the others from being called
                 _log.exception("on_connect failed", service=service.name)
 
     def disconnected(self, connection: Connection) -> None:
-        """Tell the services that a client has gone; what it was waiting for is given up."""
+        """Notify the services that a client has gone, and cancel its messages in progress."""
         if (inbox := self._inboxes.get(connection)) is not None:
             inbox.cancel()
         for service in self:
             try:
                 service.on_disconnect(connection)
-            except Exception:  # one service's fault must not keep the others from cleaning up
+            except Exception:  # an error of one service must not keep the others from cleaning up
                 _log.exception("on_disconnect failed", service=service.name)
 
     def receive(self, connection: Connection, data: bytes) -> None:
-        """Answer one message of a client. data: as it came, in the connection's encoding."""
+        """Process one message of a client. data: as received, in the connection's encoding."""
         if connection.is_closed:
             return
         try:
@@ -155,7 +155,7 @@ class ServiceRegistry:
             self._inboxes[connection] = Inbox(connection, self._dispatch, pending, self._worked_off)
 
     def check_frame(self, connection: Connection) -> None:
-        """Count one frame that is no whole message. Raises LimitExceeded: too many; the connection is to be closed."""
+        """Count one frame that is not a whole message. Raises LimitExceeded: too many; the caller must close."""
         limiter = self._limiter(connection)
         if limiter is not None and not limiter.take_frame():
             limit = limiter.limit
@@ -163,14 +163,14 @@ class ServiceRegistry:
             raise LimitExceeded(limit, "Too many frames that are no whole messages")
 
     def dispatch(self, connection: Connection, envelope: Envelope) -> Awaitable[None] | None:
-        """Hand a message to its service, with no limits and no inbox. Raises UnknownService, and what the service does.
+        """Pass a message to its service, without limits or inbox. Raises UnknownService, and the service's errors.
 
         The awaitable, if any, must be awaited before the connection's next message.
         """
         return self[envelope.service].on_message(connection, envelope.message)
 
     async def stop(self) -> None:
-        """Give up what is under way."""
+        """Cancel all messages in progress."""
         inboxes = tuple(self._inboxes.values())
         for inbox in inboxes:
             inbox.cancel()
@@ -180,12 +180,12 @@ class ServiceRegistry:
         del self._inboxes[connection]
 
     def _dispatch(self, connection: Connection, envelope: Envelope) -> Awaitable[None] | None:
-        """`dispatch`, with errors told to the client."""
+        """Call `dispatch`, and send errors to the client."""
         try:
             if self.requires_identity and connection.identity is None and not self[envelope.service].is_open:
                 raise NotAuthenticated
             pending = self.dispatch(connection, envelope)
-        except Exception as error:  # the top of a message's way: told to the client, logged if the fault is ours
+        except Exception as error:  # the top of a message's processing: reply with the error, log it if it is our fault
             self._failed(connection, envelope, error)
             return None
         return None if pending is None else self._guarded(connection, envelope, pending)
@@ -212,7 +212,7 @@ class ServiceRegistry:
         send_error(connection, envelope.service, error, call_id_of(envelope.message))
 
     def _may_send(self, connection: Connection, envelope: Envelope, size: int) -> bool:
-        """Take a token; if there is none, say when there will be, and close who does not listen."""
+        """Take a token; if there is none, reply with the wait, and close a client that ignores it."""
         limiter = self._limiter(connection)
         if limiter is None or not (wait_ms := limiter.take(size)):
             return True
@@ -230,7 +230,7 @@ class ServiceRegistry:
         self.cluster.auth.refusals.note("limit", limit, address=connection.remote_ip, identity=connection.identity)
 
     def _refuse(self, connection: Connection, error: SnorkyError, envelope: Envelope | None) -> None:
-        """Tell a client that what it sent is wrong; close it if that goes on."""
+        """Reply to invalid input with an error; close the client after too many."""
         self.cluster.metrics.bad_input.labels(error.code).inc()
         limiter = self._limiter(connection)
         if limiter is not None and limiter.note_bad():
@@ -250,6 +250,6 @@ class ServiceRegistry:
             identity, bad_max = connection.identity, self._limits.bad_messages_per_minute
             shares = self._shares.of(connection.remote_ip, identity)
             limiter = connection.limiter = Limiter(self._rates, bad_max, shares, identity=identity)
-        elif limiter.identity is not connection.identity and self._shares is not None:  # it has said who it is
+        elif limiter.identity is not connection.identity and self._shares is not None:  # it has authenticated since
             limiter.share(self._shares.of(connection.remote_ip, connection.identity), connection.identity)
         return limiter

@@ -1,15 +1,16 @@
-"""Repair: a node's channels that keep a history, made whole again when the node missed something.
+"""Repair: restores channels with a history after this node has missed publications.
 
 Rules:
-- A channel is followed from before the broker is asked for it until nobody here has it any more; one `Sequence` for all
-  its subscribers, one fill at a time, at most `FILLS` of all channels at once.
-- `open` comes behind the broker's confirmation: what is published from then on is heard, so the position that history
-  tells then has nothing in front of it that nobody hears.
-- What was missed and followed by something is seen at once, by its offset. What was missed last is seen by comparing:
-  after every interruption, and every `COMPARE_EVERY_S` (a publication can be lost without one).
-- Who comes back reads history after all that, while what is delivered meanwhile is kept; where the two meet offsets and
-  tags decide. If they do not meet this node has missed something itself: then that is repaired first.
-- A channel that was given up while something was awaited is another one when it comes again.
+- A channel is tracked from before the subscribe request to the broker until no local subscriber is left: one `Sequence`
+  for all its subscribers, one fill at a time, at most `FILLS` of all channels at once.
+- `open` is called after the broker's confirmation. The node receives whatever is published from then on, so nothing is
+  lost between the position that history returns then and the first publication received.
+- A missed publication that another one follows is noticed at once, by its offset. If the latest ones are missed, the
+  node notices it by comparing positions with history: after every interruption, and every `COMPARE_EVERY_S` (a
+  publication can be lost without an interruption).
+- For a client that recovers, history is read after `open`; publications delivered meanwhile are kept, and joined to it
+  by offsets and tags. If they do not meet, this node itself has missed something, which is repaired first.
+- If a channel was dropped during an await and is tracked again, it is a new `_Followed`, not the same one.
 """
 
 import asyncio
@@ -31,13 +32,13 @@ from gateway.unkept import Unkept
 
 __all__ = ["COMPARE_EVERY_S", "Repair"]
 
-FILLS: Final = 16  # at once: Redis does nothing else while a page is read
-RECOVERIES: Final = 64  # reads of clients that come back, at once
+FILLS: Final = 16  # concurrent: Redis does nothing else while it reads a page
+RECOVERIES: Final = 64  # concurrent reads for clients that recover
 COMPARE_EVERY_S: Final = 20.0
 COMPARE_GRACE_S: Final = 1.0
-COMPARE_PAGE: Final = 500  # channels in one pipeline
+COMPARE_PAGE: Final = 500  # channels per pipeline
 RETRY_S: Final = 0.25
-PATIENCE_S: Final = 5.0  # of who waits for a fill
+PATIENCE_S: Final = 5.0  # maximum wait for a fill
 REPLAY_MAX: Final = 300  # of one client, PROTOCOL
 REPLAY_MAX_BYTES: Final = 1 << 20
 ATTEMPTS: Final = 5
@@ -46,7 +47,7 @@ _log = structlog.get_logger("snorky.repair")
 
 
 class _Followed:
-    """One channel. asked: who waits for a fill that has not begun yet. unkept: how many it heard that are not kept."""
+    """One channel. asked: callers waiting for a fill not begun yet. unkept: number received that are not retained."""
 
     __slots__ = ("asked", "fill", "opening", "order", "unkept")
 
@@ -59,7 +60,7 @@ class _Followed:
 
 
 class Repair:
-    """Follows channels. filler: reads what they missed. compare_grace_s: what history has may be on its way so long."""
+    """Tracks channels. filler: reads what they missed. compare_grace_s: publications in history may be in transit."""
 
     def __init__(
         self,
@@ -79,7 +80,7 @@ class Repair:
         self._followed: dict[str, _Followed] = {}
         self._fills = asyncio.Semaphore(FILLS)
         self._recoveries = asyncio.Semaphore(RECOVERIES)
-        self._replays: dict[tuple[str, Position, int], asyncio.Future[list[Publication] | None]] = {}  # under way
+        self._replays: dict[tuple[str, Position, int], asyncio.Future[list[Publication] | None]] = {}  # in progress
         self._interruption = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -87,11 +88,11 @@ class Repair:
         return key in self._followed
 
     def start(self) -> None:
-        """Begin to compare."""
+        """Start comparing in the background."""
         self._run(self._compare_for_ever(), "comparing histories")
 
     async def stop(self) -> None:
-        """End all that is under way. Idempotent."""
+        """Cancel all tasks and reads in progress. Idempotent."""
         self._followed.clear()
         await self._unkept.stop()
         tasks: list[asyncio.Future[Any]] = [*self._tasks, *self._replays.values()]
@@ -102,28 +103,28 @@ class Repair:
     # -- channels ----------------------------------------------------------------------------------------------------
 
     def follow(self, key: str) -> None:
-        """Follow a channel from now on; nothing if it is followed already."""
+        """Begin to track a channel; no effect if it is tracked already."""
         if key not in self._followed:
             self._followed[key] = _Followed()
 
     def forget(self, key: str) -> None:
-        """Follow a channel no more; nothing if it is not followed."""
+        """Stop tracking a channel; no effect if it is not tracked."""
         followed = self._followed.pop(key, None)
         if followed is not None and followed.fill is not None:
             followed.fill.cancel()
 
     async def open(self, key: str) -> None:
-        """Learn where a channel stands, once the broker has confirmed it. Raises BrokerUnavailable."""
+        """Read a channel's position after the broker has confirmed the subscription. Raises BrokerUnavailable."""
         followed = self._followed.get(key)
         if followed is None:
-            return  # given up meanwhile, which the caller sees
+            return  # no longer tracked; the caller notices it
         async with followed.opening:
             if followed.order.last is None:
                 followed.order.start_at(await self._keeper.position(key))
                 self._fill_if_wanted(key, followed)
 
     def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
-        """Take what was heard of a followed channel; returns what is to be delivered now."""
+        """Process received publications of a tracked channel; returns what to deliver now."""
         followed = self._followed[key]
         followed.unkept += self._unkept.hear(key, publications)
         steps = followed.order.hear(publications)
@@ -131,18 +132,18 @@ class Repair:
         return steps
 
     def interrupted(self) -> None:
-        """Know that the broker was not heard for a while."""
+        """Compare all channels soon: the broker was not received for a while."""
         for followed in self._followed.values():
             if followed.order.is_filling:
                 followed.order.want_fill()  # the read may have been before the interruption ended
         self._interruption.set()
 
-    # -- who comes back ----------------------------------------------------------------------------------------------
+    # -- client recovery ---------------------------------------------------------------------------------------------
 
     async def catch_up(self, key: str, since: Position | None) -> Recovery | None:
-        """Tell what was published behind a position, up to what is delivered next to the channel's subscribers.
+        """Return what was published after a position, up to the last publication delivered to local subscribers.
 
-        The channel is open; None = it was given up meanwhile. Whoever calls this takes its place among the subscribers
+        The channel must be open; None = it is no longer tracked. The caller must add its client to the subscribers
         without another await. Raises BrokerUnavailable.
         """
         followed = self._followed.get(key)
@@ -153,7 +154,7 @@ class Repair:
         with order.joining():
             publications = [] if since is None else await self._catch_up(key, followed, since)
         if since is not None and not (is_noted and unkept == followed.unkept):
-            publications = None  # something came that is not kept, before this client is among the subscribers
+            publications = None  # a publication that is not retained came before this client was subscribed
         if self._followed.get(key) is not followed or order.last is None:
             return None
         self._metrics.recoveries.labels("not_recovered" if publications is None else "recovered").inc()
@@ -165,19 +166,19 @@ class Repair:
             last = followed.order.last
             if missed is None:
                 if last is not None and last.epoch == since.epoch:
-                    await self._fill(key, followed)  # perhaps it is the history that has gone, and we have not noticed
+                    await self._fill(key, followed)  # history may have been lost, unnoticed by this node
                 return None
             joined = followed.order.join(since, missed)
             if joined is not None:
                 return joined[: len(missed)] + [_sound(each) for each in joined[len(missed) :]]
             await self._fill(key, followed)
-        return None  # it cannot be said what it missed
+        return None  # unknown what it missed
 
     async def _replay(self, key: str, since: Position, unkept: int) -> list[Publication] | None:
-        """Read what is behind a position, once for all who come back with it meanwhile: those of a node that died.
+        """Read what follows a position, once for all clients that recover from it at this time (of a node that died).
 
-        Who comes later may get a read that began before: what was delivered since then is kept, also for the former;
-        and where something came that is not kept, the read is another one.
+        A caller may share a read that began before its call: publications delivered since then are kept, for the first
+        caller too. If a publication came that is not retained, another read begins.
         """
         wanted = key, since, unkept
         replay = self._replays.get(wanted)
@@ -191,7 +192,7 @@ class Repair:
     ) -> None:
         del self._replays[wanted]
         if not replay.cancelled():
-            replay.exception()  # who asked may have gone
+            replay.exception()  # retrieve it: the callers may have gone
 
     async def _read(self, key: str, since: Position) -> list[Publication] | None:
         async with self._recoveries:
@@ -207,11 +208,11 @@ class Repair:
         return sound
 
     async def _fill(self, key: str, followed: _Followed) -> None:
-        """Make a channel whole, by a read that begins after this call. Raises BrokerUnavailable: it takes too long."""
+        """Run a fill that begins after this call. Raises BrokerUnavailable: it takes too long."""
         followed.order.want_fill()
         self._fill_if_wanted(key, followed)
         if followed.fill is None:
-            return  # given up meanwhile
+            return  # no longer tracked
         asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         followed.asked.append(asked)
         try:
@@ -271,7 +272,7 @@ class Repair:
             return False
 
     async def _behind(self) -> dict[str, tuple[_Followed, Position | None]]:
-        """Find the channels of which history has more, or something else, than this node has."""
+        """Return the channels whose history has more than this node, or something else."""
         behind: dict[str, tuple[_Followed, Position | None]] = {}
         for page in _pages(self._followed.items(), COMPARE_PAGE):
             tops = await self._keeper.positions([key for key, _ in page])
@@ -286,7 +287,7 @@ class Repair:
 
 
 def _pages(items: Iterable[tuple[str, _Followed]], size: int) -> Iterator[list[tuple[str, _Followed]]]:
-    """Give all of now, in pages."""
+    """Yield all present items, in pages."""
     rest = iter(tuple(items))
     while page := list(islice(rest, size)):
         yield page
@@ -294,7 +295,7 @@ def _pages(items: Iterable[tuple[str, _Followed]], size: int) -> Iterator[list[t
 
 def _release(asked: Iterable[asyncio.Future[None]]) -> None:
     for future in asked:
-        if not future.done():  # who waited may have gone
+        if not future.done():  # the waiting caller may have been cancelled
             future.set_result(None)
 
 

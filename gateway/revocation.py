@@ -1,12 +1,12 @@
-"""Revocations: which identities and tokens are not good any more. One list of the cluster.
+"""Revocations: which identities and tokens are revoked. One list for the cluster.
 
 Rules:
-- The list is the truth: who comes is looked up in it. It is also read by every node once in a second, from where
-  the node was: what is new there ends those who are here. A node that was cut off reads on where it was, so that
-  nothing is missed and nothing has to be repaired.
-- Who comes is entered among the present ones before the list is asked (`Sessions.enter`), so that a revocation is
-  seen one way or the other.
-- A revocation is kept for as long as a token can be valid; it touches what was issued before it.
+- The list is authoritative: each login is checked against it. Every node also reads new entries once a second and
+  closes the sessions that they revoke. A node that was disconnected continues after the last entry it has read, so it
+  misses none and needs no repair.
+- A session is registered before the list is checked (`Sessions.enter`), so that a concurrent revocation is
+  noticed either by the check or by the node's reading.
+- A revocation is kept for as long as a token can be valid; it applies to tokens issued before it.
 """
 
 import time
@@ -19,17 +19,17 @@ __all__ = ["Kind", "LocalRevocations", "Revocation", "Revocations", "Watcher"]
 
 
 class Kind(StrEnum):
-    """What was done. The values stand in Redis."""
+    """The kind of revocation. The values are stored in Redis."""
 
-    IDENTITY = "i"  # its tokens of until now are no good
-    TOKEN = "t"  # noqa: S105 - no password: one token, by its id
-    DISCONNECT = "d"  # its connections of now end
-    RECONNECT = "r"  # the same, and they may come back
+    IDENTITY = "i"  # revokes the identity's tokens issued so far
+    TOKEN = "t"  # noqa: S105 - not a password: revokes one token, by its id
+    DISCONNECT = "d"  # closes the identity's present connections
+    RECONNECT = "r"  # the same, and clients may reconnect
 
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """One entry of the list. name: of the identity, or the token's id. at_s: wall clock of the list."""
+    """One entry of the list. name: of the identity, or the token's id. at_s: wall-clock time of the list."""
 
     kind: Kind
     name: str
@@ -40,23 +40,23 @@ Watcher = Callable[[Revocation], None]
 
 
 class Revocations(Protocol):
-    """The list of the cluster."""
+    """The cluster's list of revocations."""
 
     async def begin(self, watcher: Watcher) -> None:
-        """Tell the watcher of everything that is added from now on. Idempotent. Raises BrokerUnavailable."""
+        """Call the watcher for every entry added from now on. Idempotent. Raises BrokerUnavailable."""
 
     async def stop(self) -> None:
-        """Tell nobody any more. Idempotent."""
+        """Stop calling the watcher. Idempotent."""
 
     async def add(self, kind: Kind, name: str) -> None:
-        """Add an entry. Raises BrokerUnavailable: it is not known whether it was."""
+        """Add an entry. Raises BrokerUnavailable: it is not known whether it was added."""
 
     async def find(self, identity: str, token_id: str | None) -> list[Revocation]:
-        """Look up what is revoked of these. Raises BrokerUnavailable."""
+        """Return the entries that match this identity or token. Raises BrokerUnavailable."""
 
 
 class LocalRevocations:
-    """The list of one process: for a node without a Redis."""
+    """The list of one process, for a node without Redis."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock

@@ -1,13 +1,13 @@
-"""Rules: what a service does with its channels, by patterns of their names. Pure.
+"""Channel rules: history, presence and permissions of a service's channels, by patterns of their names. Pure.
 
     [[services.pubsub.channels]]         Rules.read([{"match": "chat:*", "history": 1000}])
     match = "chat:*"
     history = 1000
 
 Rules:
-- The first rule whose pattern matches counts, alone; a channel that none matches has a rule of defaults only.
-- A pattern is compared with the channel's name as `codec.channel_name` makes it. `*` stands for any run of characters,
-  also none; nothing else is special. Matching takes time in the length of the name only: clients choose names.
+- The first rule whose pattern matches applies; later ones are ignored. A channel that matches no rule has the defaults.
+- A pattern is compared with the channel's name as `codec.channel_name` returns it. `*` matches any run of characters,
+  including none; nothing else is special. Matching takes linear time in the length of the name: clients choose names.
 """
 
 import difflib
@@ -29,52 +29,52 @@ Seconds = Annotated[float, Meta(gt=0, le=2_592_000)]
 
 
 class ChannelRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is done with the channels whose names match."""
+    """The settings of all channels whose names match."""
 
     match: Match
-    history: Size = 0  # publications that are kept; 0: none
+    history: Size = 0  # publications to retain; 0: none
     history_ttl_s: Seconds = 300.0
-    recovery: bool = True  # who comes back with a position gets what it missed
-    presence: bool = False  # clients may ask who subscribes
-    notices: bool = False  # and are told who comes and goes
+    recovery: bool = True  # clients that reconnect with a position receive the publications they missed
+    presence: bool = False  # clients may request the list of subscribers
+    notices: bool = False  # subscribers receive join and leave events
     client_publish: bool = True  # clients may publish; the backend always may
-    client_keys: bool = True  # and with an idempotency key, which Redis stores
+    client_keys: bool = True  # clients may publish with an idempotency key, which Redis stores
 
     @property
     def parts(self) -> list[str]:
-        """The pattern's literal parts: what stands between the asterisks."""
+        """The literal parts of the pattern, between the asterisks."""
         return self.match.split("*")
 
     def matches(self, name: str) -> bool:
-        """Tell if this rule is for a channel. name: by `codec.channel_name`."""
+        """Return True if this rule matches a channel. name: from `codec.channel_name`."""
         return _matches(self.parts, name)
 
     def problems(self) -> list[str]:
-        """Say what contradicts itself."""
+        """Return one text for each contradiction, with the remedy."""
         found = []
         if self.notices and not self.presence:
-            found.append("notices = true tells who comes and goes: write presence = true beside it")
+            found.append("notices = true needs the list of subscribers: write presence = true beside it")
         if self.history_ttl_s != _DEFAULT.history_ttl_s and not self.history:
             found.append("history_ttl_s means nothing without history: write history = 1000, or leave it out")
         return found
 
 
 _DEFAULT = ChannelRule("*")
-_EXAMPLES = {"match": '"chat:*"', "history": "1000", "history_ttl_s": "300"}  # of all others: true
+_EXAMPLES = {"match": '"chat:*"', "history": "1000", "history_ttl_s": "300"}  # for all other keys: true
 
 
 class Rules:
-    """The rules of one service, in their order. Empty: all channels have the defaults."""
+    """The rules of one service, in order. Without rules, all channels have the defaults."""
 
     __slots__ = ("_parts", "_rules")
 
     def __init__(self, rules: Iterable[ChannelRule] = ()) -> None:
         self._rules = tuple(rules)
-        self._parts = [(rule.parts, rule) for rule in self._rules]  # taken apart once: each publication asks
+        self._parts = [(rule.parts, rule) for rule in self._rules]  # split once: each publication needs them
 
     @classmethod
     def read(cls, written: object) -> "Rules":
-        """Take what settings or a program give: tables or rules, in a list. Raises ConfigurationError: all problems."""
+        """Parse a list of tables or rules, from settings or code. Raises ConfigurationError: all problems."""
         if isinstance(written, Rules):
             return written
         if not isinstance(written, list | tuple):
@@ -113,7 +113,7 @@ class Rules:
         return hash(self._rules)
 
     def find(self, name: str) -> ChannelRule:
-        """Find the rule for a channel. name: by `codec.channel_name`."""
+        """Return the rule of a channel. name: from `codec.channel_name`."""
         for parts, rule in self._parts:
             if name.startswith(parts[0]) and _matches(parts, name):
                 return rule
@@ -121,7 +121,7 @@ class Rules:
 
 
 def _matches(parts: list[str], name: str) -> bool:
-    """Tell if a name is made of these parts, with anything between them."""
+    """Return True if the name consists of these parts with any characters between them."""
     first, last = parts[0], parts[-1]
     if len(parts) == 1:
         return name == first
@@ -137,13 +137,13 @@ def _matches(parts: list[str], name: str) -> bool:
 
 
 def digest_of(rules: Mapping[str, Rules]) -> str:
-    """Make the version of rules: equal for equal ones, 16 characters. rules: by the names of their services."""
+    """Hash rules to 16 characters, equal for equal rules. rules: by the names of their services."""
     written = {service: msgspec.to_builtins(list(each)) for service, each in rules.items() if each}
     return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _read(written: Any) -> ChannelRule:
-    """Make a rule of a table. Raises ValueError: what is wrong, and what to write."""
+    """Convert a table to a rule. Raises ValueError: what is wrong, and what to write."""
     if not isinstance(written, Mapping):
         raise ValueError(f"must be a table: match = {_EXAMPLES['match']}")
     known = ChannelRule.__struct_fields__

@@ -1,11 +1,11 @@
-"""A node that runs: broker, registries and heartbeat put together, for one's own program.
+"""Run a node inside a custom program: broker, registries and heartbeat.
 
     app = web.Application()
     app.add_routes([WebSocketHandler(registry).route("/ws")])
     app.cleanup_ctx.append(running(registry))
     web.run_app(app, port=8002)
 
-`snorky serve` and `gateway.run` do the same, and listen on two ports besides.
+`snorky serve` and `gateway.run` do the same and also listen on two ports.
 """
 
 import os
@@ -37,10 +37,11 @@ async def running_node(
     broker: Broker | None = None,
     public_url: str = "",
 ) -> AsyncIterator[Node]:
-    """Run a node with these registries while the context lasts.
+    """Run a node with these registries during the context.
 
-    settings: of Redis, prefix, authentication and limits; without a redis_url a private server is started. broker:
-    instead of Redis. public_url: where clients reach the node, for `snorky stats`. Raises ConfigurationError.
+    settings: Redis, prefix, authentication and limits are used; without a redis_url a private server is started.
+    broker: used instead of Redis. public_url: the node's URL for clients, for `snorky stats`. Raises
+    ConfigurationError.
     """
     metrics, node_id = Metrics(), new_node_id()
     async with AsyncExitStack() as stack:
@@ -77,7 +78,7 @@ async def running_node(
 
 
 def running(*registries: ServiceRegistry, settings: Settings | None = None) -> Callable[[object], AsyncIterator[None]]:
-    """Make a cleanup context for an aiohttp application. settings: from the environment unless given."""
+    """Make a cleanup context for an aiohttp application. settings: by default from the environment."""
 
     async def context(_app: object) -> AsyncIterator[None]:
         async with running_node(*registries, settings=settings or load(None, os.environ)):
@@ -88,7 +89,7 @@ def running(*registries: ServiceRegistry, settings: Settings | None = None) -> C
 
 @asynccontextmanager
 async def _verifier(auth: Auth) -> AsyncIterator[Verifier | None]:
-    """Make what verifies tokens, of the one key or document that the settings name."""
+    """Make the verifier of tokens for the key or the JWKS document in the settings; None = there is none."""
     if auth.jwks_url:
         async with remote_keys(auth.jwks_url) as keys:
             yield Verifier(keys, auth)
@@ -103,19 +104,19 @@ async def _verifier(auth: Auth) -> AsyncIterator[Verifier | None]:
 
 
 def _revocations(topology: Topology, settings: Settings) -> Revocations:
-    # a token may be valid for so long from now on, and its issuer's clock may be behind
+    # a new token may be valid for this long, and the issuer's clock may be behind
     keep_s = settings.auth.lifetime_max_s + 2 * settings.auth.leeway_s
     return topology.revocations(keep_s=keep_s)
 
 
 def _state(node: Node, public_url: str) -> dict[str, object]:
-    """Tell a node's state, for `snorky stats`."""
+    """Return a node's state, for `snorky stats`."""
     sample = node.metrics.registry.get_sample_value
     totals = ("deliveries", "publications_received", "sent_bytes")
     transports = ({"transport": "websocket"}, {"transport": "sockjs"}, {"transport": "backend"})
     return {
         "id": node.node_id,
-        "sampled_s": time.monotonic(),  # what rates are divided by: who reads this does so at another time
+        "sampled_s": time.monotonic(),  # for computing rates: it is read at another time
         "version": __version__,
         "public_url": public_url,
         **node.counts,

@@ -1,6 +1,6 @@
-"""Secrets as settings hold them: strong enough, and without characters that nobody sees.
+"""Secrets in the settings: checks that they are hard to guess and contain no invisible characters.
 
-Each function raises ValueError with a text that goes on after the name of the setting and never quotes the value.
+The text of each ValueError continues a sentence that begins with the setting's name; it never quotes the value.
 """
 
 import hashlib
@@ -25,29 +25,29 @@ _PEM: Final = "-----BEGIN "
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """The backend's key, known only as its SHA-256."""
+    """A backend's API key, stored only as its SHA-256."""
 
     sha256: bytes = field(repr=False)
 
     @classmethod
     def parse(cls, text: str) -> "ApiKey":
-        """Take the key itself, or `sha256:` and 64 hex digits. Raises ValueError with what to write."""
+        """Parse the key itself, or `sha256:` and 64 hex digits. Raises ValueError with what to write."""
         if text.startswith("sha256:"):
             digest = text.removeprefix("sha256:")
             if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
                 raise ValueError("needs 64 hex digits after sha256:; make them with: printf %s KEY | sha256sum")
             return cls(bytes.fromhex(digest))
         if not text or text != text.strip():
-            raise ValueError(f"is empty or has blanks around it; {_MAKE}")
+            raise ValueError(f"is empty or has spaces around it; {_MAKE}")
         return cls(hashlib.sha256(text.encode()).digest())
 
     def matches(self, presented: str) -> bool:
-        """Compare in constant time with what a backend sent."""
+        """Compare with a key that a backend sent, in constant time."""
         return hmac.compare_digest(self.sha256, hashlib.sha256(presented.encode("utf-8", "replace")).digest())
 
 
 def parse_api_key(text: str) -> ApiKey:
-    """Take a key of the settings: as `ApiKey.parse`, and none that can be guessed."""
+    """Parse a key as `ApiKey.parse` does, and refuse one that is easy to guess."""
     key = ApiKey.parse(text)
     if not text.startswith("sha256:"):
         check_strength(text)
@@ -55,7 +55,7 @@ def parse_api_key(text: str) -> ApiKey:
 
 
 def parse_api_keys(value: Mapping[str, str]) -> Mapping[str, ApiKey]:
-    """Take several keys by their names; a name is what logs and metrics call the backend."""
+    """Parse several named keys; logs and metrics identify a backend by the name of its key."""
     found: dict[str, ApiKey] = {}
     for name, text in value.items():
         if not _KEY_NAME.fullmatch(name):
@@ -71,12 +71,12 @@ def parse_api_keys(value: Mapping[str, str]) -> Mapping[str, ApiKey]:
 
 
 def check_strength(text: str) -> None:
-    """Refuse a secret that can be guessed: too short, or few characters repeated.
+    """Refuse a secret that is easy to guess: too short, or few characters repeated.
 
-    Measured is the entropy of its characters, of a repetition counted once. A lower bound it is not: words count as
-    more than they are worth.
+    The measure is the entropy of the characters; of a repeated part only one copy counts. It can be too high: words
+    are easier to guess than their characters suggest.
     """
-    period = (text + text).find(text, 1)  # of a text that is a repetition; else its length
+    period = (text + text).find(text, 1)  # the length of the repeated part; of the whole text if nothing repeats
     part = text[:period] if period * 2 <= len(text) else text
     total = len(part)
     bits = -sum(count * math.log2(count / total) for count in Counter(part).values()) if total else 0.0
@@ -86,7 +86,7 @@ def check_strength(text: str) -> None:
 
 
 def check_visible(text: str) -> None:
-    """Refuse characters that nobody sees; line ends only in a PEM. A blank around the value is one of them."""
+    """Refuse invisible characters, including spaces other than U+0020; line ends are allowed only in a PEM."""
     is_pem = text.startswith(_PEM)
     for position, character in enumerate(text, start=1):
         if is_pem and character in "\r\n":
@@ -100,5 +100,5 @@ def check_visible(text: str) -> None:
 
 
 def without_file_marks(text: str) -> str:
-    """Give a file's text as `$(cat FILE)` does: without line ends at its end; and without a byte-order mark."""
+    """Strip what is not part of a file's value: line ends at the end, as `$(cat FILE)` does, and a byte-order mark."""
     return text.removeprefix("\ufeff").rstrip("\r\n")

@@ -1,20 +1,21 @@
-"""Sequence: what one channel's publications do when a node hears them: deliver, drop, or read history. Pure, no await.
+"""Sequence: for one channel, decides which received publications to deliver or drop, and when to read history. Pure.
 
 Rules:
-- A publication is delivered iff it follows the last one: same epoch, offset + 1, and it names the last one's tag as its
-  predecessor's. What was delivered is dropped when it comes again.
-- All else (a hole, another epoch, an offset that was given twice, a predecessor that is not ours) says that history
-  knows better. Then a *fill* is wanted: history is read from the last one on. It has what follows, or the last one is
-  not in it any more: then there is a gap, which is told, and the channel goes on from where history stands.
-- So a gap comes from history alone, never from what was heard: of two servers that a connection saw one after
-  another, what came from the former may be heard late.
-- A hint is never delivered in its place, for a publisher may say any position: one that tells something new wants a
-  fill, and history has the publication. A forged hint costs a read.
-- While a fill is wanted nothing is delivered, and nothing is kept: what was heard before a read began is in what it
-  reads, or in no history any more. What is heard while the read is under way waits, bounded; beyond the bound it is
-  forgotten, and read again.
-- Until a first position is known everything is delivered: nobody has been promised anything. What had been published
-  before that position and comes late is `Late`: for those who were here already, not for who begins at the position.
+- A publication is delivered iff it follows the last one: same epoch, offset + 1, and its previous tag is the last one's
+  tag. A publication that was delivered already is dropped when it is received again.
+- Anything else (a missing offset, another epoch, an offset used twice, another previous tag) means that history must
+  decide. Then a *fill* is needed: history is read after the last delivered publication. Either it continues from there,
+  or it no longer contains that publication: then subscribers receive a gap notice, and the channel continues at
+  the end of history.
+- So only history can lead to a gap, never a received publication: if a connection was moved from one server to another,
+  publications of the first may arrive late.
+- A hint is never delivered directly, because a publisher may claim any position. A hint with a new position triggers a
+  fill, which finds the publication in history. A forged hint costs one read.
+- While a fill is needed, nothing is delivered or buffered: a publication received before a read began is included in
+  the read, or is in no history any more. Publications received during the read are buffered up to a limit; above it
+  they are discarded, and read again.
+- Until the first position is known, everything is delivered. A publication from before that position which arrives
+  later is `Late`: for subscribers from before the position was known, not for those that start at it.
 
     live --hole, interruption, disagreement--> wanting --begin_fill--> filling --end_fill--> live, or wanting again
                                                   ^-------- abandon_fill -------'
@@ -31,27 +32,27 @@ from gateway.publication import Position, Publication
 
 __all__ = ["Gap", "Late", "Sequence", "Step"]
 
-TAGS_MAX: Final = 256  # by which an offset heard again is told from one that was given twice
-WAITING_MAX: Final = 1000  # publications heard during one read of history, which takes milliseconds
+TAGS_MAX: Final = 256  # kept to distinguish an offset received twice from an offset used twice
+WAITING_MAX: Final = 1000  # publications received during one read of history, which takes milliseconds
 WAITING_MAX_BYTES: Final = 1 << 20
-RECENT_MAX: Final = 1000  # the same, kept for who joins
+RECENT_MAX: Final = 1000  # delivered publications kept for clients that are recovering
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Something was published that this node's subscribers did not get and cannot get. position: where it goes on."""
+    """Subscribers missed publications that are no longer available. position: delivery continues after it."""
 
     position: Position
 
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """A publication for those only who subscribed before the channel's position was known."""
+    """A publication only for clients that subscribed before the channel's position was known."""
 
     publication: Publication
 
 
-Step = Publication | Gap | Late  # what is to be told to subscribers, in order
+Step = Publication | Gap | Late  # to deliver to subscribers, in order
 
 
 class _Phase(Enum):
@@ -61,7 +62,7 @@ class _Phase(Enum):
 
 
 class Sequence:
-    """One channel on one node. last: the last publication that was delivered; None until something is known."""
+    """One channel on one node. last: position of the last delivered publication; None until it is known."""
 
     __slots__ = (
         "_is_wanted_again",
@@ -79,55 +80,55 @@ class Sequence:
         self.last: Position | None = None
         self._phase = _Phase.LIVE
         self._is_wanted_again = False
-        self._tags: deque[str] = deque(maxlen=TAGS_MAX)  # of the last offsets, up to the last one's
+        self._tags: deque[str] = deque(maxlen=TAGS_MAX)  # of the latest offsets, ending with that of `last`
         self._waiting: list[Publication] = []
         self._waiting_bytes = 0
         self._late_until = 0  # an offset
         self._joining = 0
-        self._recent: deque[Publication] | None = None  # there while somebody joins
+        self._recent: deque[Publication] | None = None  # set while a client is recovering
 
     @property
     def wants_fill(self) -> bool:
-        """True if history is to be read: call `begin_fill`."""
+        """True if history must be read: call `begin_fill`."""
         return self._phase is _Phase.WANTING
 
     @property
     def is_filling(self) -> bool:
-        """True while history is read."""
+        """True while history is being read."""
         return self._phase is _Phase.FILLING
 
     def start_at(self, position: Position) -> None:
-        """Begin where history stands; nothing if something is known already."""
+        """Start at history's present position; no effect if a position is known already."""
         if self.last is None:
             self._begin_at(position)
             self._late_until = position.offset
-            if self._is_wanted_again:  # a hint was heard, perhaps of what came behind that position
+            if self._is_wanted_again:  # a hint was received, perhaps with a later position
                 self._is_wanted_again = False
                 self.want_fill()
 
     def agrees(self, top: Position | None) -> bool:
-        """Tell if this node has all that history has. top: where it stands; None = there is none."""
+        """Return True if this node has all that history has. top: history's position; None = there is no history."""
         last = self.last
         if last is None:
-            return True  # nothing is promised
+            return True  # nothing to compare yet
         if top is None or top.epoch != last.epoch or top.offset > last.offset:
             return False
         return self._tag_of(top.offset) == top.tag
 
-    # -- what is heard -----------------------------------------------------------------------------------------------
+    # -- received publications ---------------------------------------------------------------------------------------
 
     def hear(self, publications: Iterable[Publication]) -> list[Step]:
-        """Take what was heard; returns what is to be delivered now. Then look at `wants_fill`."""
+        """Process received publications; returns what to deliver now. The caller must then check `wants_fill`."""
         return [step for publication in publications if (step := self._hear(publication)) is not None]
 
     def _hear(self, publication: Publication) -> Step | None:
         position, last = publication.position or publication.hint, self.last
         if position is None:
-            return publication  # it has no place among the others: as it comes
+            return publication  # it has no position: deliver it as received
         if self._phase is _Phase.FILLING:
             self._wait(publication)
         elif self._phase is _Phase.WANTING:
-            pass  # it will be read
+            pass  # the fill will read it
         elif last is None and publication.position is None:
             self._is_wanted_again = True
         elif last is None:
@@ -145,12 +146,12 @@ class Sequence:
         return None
 
     def _is_strange(self, position: Position) -> bool:
-        """True if an offset up to the last one is not known to be heard again: perhaps it was given twice."""
+        """True if this publication is not known to be one received before: its offset may have been used twice."""
         tag = self._tag_of(position.offset)
         return position.offset > self._late_until if tag is None else tag != position.tag
 
     def _advance(self, publication: Publication) -> Publication:
-        assert publication.position is not None  # noqa: S101 - a fact for the type checker
+        assert publication.position is not None  # noqa: S101 - for the type checker
         self.last = publication.position
         self._late_until = 0
         self._tags.append(self.last.tag)
@@ -167,14 +168,14 @@ class Sequence:
             self._recent.clear()
 
     def _tag_of(self, offset: int) -> str | None:
-        """Tell the tag of an entry up to the last one; None = too long ago, or before this node came."""
+        """Return the tag at an offset up to the last one; None = too old, or before this node's first position."""
         assert self.last is not None  # noqa: S101 - as above
         back = self.last.offset - offset + 1
         return self._tags[-back] if 1 <= back <= len(self._tags) else None
 
     def _wait(self, publication: Publication) -> None:
         if self._is_wanted_again:
-            return  # it will be read
+            return  # the next fill will read it
         self._waiting.append(publication)
         self._waiting_bytes += len(publication.payload)
         if len(self._waiting) > WAITING_MAX or self._waiting_bytes > WAITING_MAX_BYTES:
@@ -188,44 +189,44 @@ class Sequence:
     # -- fills -------------------------------------------------------------------------------------------------------
 
     def want_fill(self) -> None:
-        """Know that something may have been missed; also while a fill is under way, which may have come too early."""
+        """Request a fill: publications may have been missed. A fill in progress may be too early: another follows."""
         if self._phase is _Phase.FILLING:
             self._is_wanted_again = True
         elif self.last is not None:
             self._phase = _Phase.WANTING
 
     def begin_fill(self) -> Position:
-        """Go into the fill that is wanted; returns the position from which history is to be read, now."""
-        assert self.last is not None and self._phase is _Phase.WANTING  # noqa: S101 - or the caller is wrong
+        """Begin the fill; returns the position after which the caller must read history, now."""
+        assert self.last is not None and self._phase is _Phase.WANTING  # noqa: S101 - else the caller is wrong
         self._phase = _Phase.FILLING
         self._is_wanted_again = False
         self._forget_waiting()
         return self.last
 
     def abandon_fill(self) -> None:
-        """Know that history could not be read: it is wanted still."""
+        """End the fill without result, because history could not be read: it is still needed."""
         self._phase = _Phase.WANTING
         self._forget_waiting()
 
     def pass_on(self, missed: Iterable[Publication]) -> list[Step]:
-        """Take the first of what history has; the fill goes on. Returns what is to be delivered now."""
+        """Process the first part of what history has; the fill continues. Returns what to deliver now."""
         return [self._advance(publication) for publication in missed]
 
     def end_fill(self, missed: Iterable[Publication]) -> list[Step]:
-        """Take what history has behind the position of `begin_fill`, or the rest of it. Returns as `pass_on`."""
+        """End the fill with all publications after `begin_fill`'s position, or the rest; returns as `pass_on`."""
         return self._end(self.pass_on(missed))
 
     def end_fill_with_gap(self, top: Position, kept: Iterable[Publication] = ()) -> list[Step]:
-        """Know that history does not follow the last one, and where it stands; returns what is to be told now.
+        """End the fill of a history that does not continue from the last publication; returns what to deliver now.
 
-        kept: the last of what it has, in order. What of that is new to us is delivered behind the gap.
+        top: history's position. kept: its latest publications, in order; the new ones are delivered after the gap.
         """
         start, fresh = self._fresh(top, list(kept))
         self._begin_at(start)
         return self._end([Gap(start), *map(self._advance, fresh)])
 
     def _fresh(self, top: Position, kept: list[Publication]) -> tuple[Position, list[Publication]]:
-        """Go back from where history stands to what was delivered already, or is not kept; returns that position."""
+        """Go back from history's end to a delivered or missing publication; returns its position and the new ones."""
         fresh: list[Publication] = []
         while kept and kept[-1].position == top and kept[-1].previous_tag is not None:
             is_same_epoch = self.last is not None and self.last.epoch == top.epoch
@@ -237,7 +238,7 @@ class Sequence:
         return top, fresh[::-1]
 
     def _is_delivered(self, position: Position) -> bool:
-        """True if it is, or may be, one of those delivered. position: of our epoch."""
+        """True if it was, or may have been, delivered. position: of the same epoch as `last`."""
         assert self.last is not None  # noqa: S101 - as above
         return position.offset <= self.last.offset and self._tag_of(position.offset) in (position.tag, None)
 
@@ -247,11 +248,11 @@ class Sequence:
         self._forget_waiting()
         return [*steps, *self.hear(waiting)]
 
-    # -- who joins ---------------------------------------------------------------------------------------------------
+    # -- recovering clients ------------------------------------------------------------------------------------------
 
     @contextmanager
     def joining(self) -> Iterator[None]:
-        """Keep what is delivered, for `join`. Enter it before history is read."""
+        """Keep delivered publications during the context, for `join`. Enter it before reading history."""
         self._joining += 1
         if self._recent is None:
             self._recent = deque(maxlen=RECENT_MAX)
@@ -263,9 +264,10 @@ class Sequence:
                 self._recent = None
 
     def join(self, since: Position, missed: list[Publication]) -> list[Publication] | None:
-        """Say what brings somebody from a position to the last one delivered: it goes on with what is delivered next.
+        """Return the publications from a position to the last one delivered; live delivery continues after them.
 
-        missed: what history has behind `since`, read while joining. None = the two do not meet: fill, read again.
+        missed: the publications after `since`, read from history during `joining`. None = it does not connect to what
+        was delivered: fill, and read again.
         """
         last = self.last
         end = (missed[-1].position or since) if missed else since
@@ -277,8 +279,8 @@ class Sequence:
             ]
             is_whole = len(recent) == last.offset - end.offset and recent[0].previous_tag == end.tag
             return [*missed, *recent] if is_whole else None
-        count = last.offset - since.offset  # what is behind that is still to be delivered
+        count = last.offset - since.offset  # the publications after that will be delivered live
         if count < 0:
-            return None  # whom we join is behind who joins
+            return None  # the node's last delivered publication is older than the client's
         position = missed[count - 1].position if count else since
         return missed[:count] if position == last else None

@@ -1,11 +1,11 @@
-"""Gateway: everything of one node put together from settings, started in order and stopped in reverse.
+"""Gateway: one complete node, built from settings; started in order and stopped in reverse order.
 
     async with Gateway(load(None, os.environ)) as gateway:
         await gateway.until_ready()
         ...
         await gateway.drain()
 
-`gateway.process` runs one until a signal comes.
+`gateway.process` runs one until a signal arrives.
 """
 
 import asyncio
@@ -36,8 +36,8 @@ _PRIVATE_HEADER_TIMEOUT_S = 75.0  # scrapers and backends keep their connections
 class Gateway:
     """One node with its public and private port.
 
-    public, private: registries of one's own instead of the settings' services. broker: instead of Redis.
-    reuse_port: other nodes on this machine share the public port. private_path: a unix socket instead of
+    public, private: custom registries instead of the settings' services. broker: used instead of Redis.
+    reuse_port: share the public port with other nodes on this machine. private_path: a Unix socket instead of
     the private port. with_demo: serve the demo page.
     """
 
@@ -73,13 +73,13 @@ class Gateway:
 
     @property
     def node(self) -> Node:
-        """The node; there from the start on."""
+        """The node. Raises ConfigurationError: the gateway is not started."""
         if self._node is None:
             raise ConfigurationError("the gateway is not started: use `async with`")
         return self._node
 
     async def __aenter__(self) -> Self:
-        """Start: embedded server, node, ports. Raises ConfigurationError: something of the settings does not work."""
+        """Start: embedded server, node, ports. Raises ConfigurationError: a setting does not work."""
         try:
             await self._start()
         except BaseException:
@@ -90,17 +90,17 @@ class Gateway:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop everything, in reverse."""
+        """Stop everything, in reverse order."""
         await self._stack.aclose()
 
     async def until_ready(self, timeout_s: float | None = None) -> None:
-        """Wait until the node hears its broker. Raises TimeoutError."""
+        """Wait until the node receives from its broker. Raises TimeoutError."""
         async with asyncio.timeout(timeout_s):
-            while not self.node.is_ready:  # noqa: ASYNC110 - at the start, once
+            while not self.node.is_ready:  # noqa: ASYNC110 - only once, during startup
                 await asyncio.sleep(0.01)
 
     async def drain(self, *, grace_max_s: float | None = None) -> None:
-        """Send all clients away, paced over the grace period of the settings, or over grace_max_s if that is less."""
+        """Disconnect all clients, spread over the settings' grace period, or over grace_max_s if that is shorter."""
         grace_s = self._settings.public.drain_grace_s
         await drain(self.node, grace_s if grace_max_s is None else min(grace_s, grace_max_s))
 
@@ -123,7 +123,7 @@ class Gateway:
                 public_url=url_of(public_sockets[0]),
             )
         )
-        # the private port first: health can be asked before the first client comes
+        # the private port first, so that health checks work before the first client connects
         self.private_urls = await self._serve_private(node)
         stack.callback(self._cut_connections)
         handler = WebSocketHandler(self._public, settings.public, identify=self._identify)
@@ -149,6 +149,6 @@ class Gateway:
         return site.urls
 
     def _cut_connections(self) -> None:
-        """End connections that nobody drained."""
+        """Close connections that remain after the drain."""
         for connection in self.node.connections:
             connection.close(CloseCode.GOING_AWAY, "Going away")

@@ -1,15 +1,15 @@
-"""Service: what answers messages addressed to its name.
+"""Service: the base class of services, which answer messages addressed to their name.
 
-A service lives in a ServiceRegistry and knows the cluster only through its primitives (`topics`, `rosters`,
-`names`, `direct`, `tokens`), so one written for a single process works on any number of nodes. Subclass
-`Service` for a protocol of your own, or `services.rpc.RPCService` for commands with replies.
+A service is registered in a ServiceRegistry and uses the cluster only through its primitives (`topics`, `rosters`,
+`names`, `direct`, `tokens`), so a service written for one process works on any number of nodes. Subclass
+`Service` for a custom protocol, or `services.rpc.RPCService` for commands with replies.
 
 Rules for authors:
-- Methods run on the event loop: what blocks goes to a thread (`asyncio.to_thread`).
-- Messages of one connection come one after another: the next waits until the awaitable that `on_message`
+- Methods run on the event loop: run blocking code in a thread (`asyncio.to_thread`).
+- Messages of one connection are processed one after another: the next waits until the awaitable that `on_message`
   returned is done. Other connections do not wait.
-- State of one client goes into `connection.data[self.name]`, never into the service: the client may be on
-  another node tomorrow.
+- Store the state of a client in `connection.data[self.name]`, not in the service: it is discarded with the
+  connection, and the client may reconnect to another node.
 """
 
 import re
@@ -36,7 +36,7 @@ _NAME = re.compile(r"[a-z0-9_-]+")
 class Service(ABC):
     """Answers the messages addressed to `name`. name: [a-z0-9_-]+, unique in its registry."""
 
-    is_open = False  # also to who has not said who they are, where the registry requires an identity
+    is_open = False  # True: usable without authentication even if the registry requires an identity
 
     def __init__(self, name: str) -> None:
         if not _NAME.fullmatch(name):
@@ -54,100 +54,100 @@ class Service(ABC):
 
     @property
     def rosters(self) -> Rosters:
-        """Who is in which of its channels; an entry may carry data."""
+        """The members of its channels; an entry may have data."""
         return Rosters(self.cluster, self.name)
 
     @property
     def names(self) -> Names:
-        """Names of this service, each held by one connection of the cluster."""
+        """Names of this service, each owned by at most one connection of the cluster."""
         return Names(self.cluster, self.name)
 
     @property
     def direct(self) -> Direct:
-        """Messages to one connection, wherever it is."""
+        """Messages to one connection, on any node."""
         return Direct(self.cluster, self.name)
 
     @property
     def tokens(self) -> Tokens:
-        """Values kept for a while under a token, to be taken once."""
+        """Values stored temporarily under a token, which can be taken once."""
         return Tokens(self.cluster)
 
     @property
     def cluster(self) -> Cluster:
-        """The cluster; there once the registry belongs to a node."""
+        """The cluster. Raises ConfigurationError: the registry is not attached to a node yet."""
         if self._cluster is None:
-            raise ConfigurationError(f"{self!r} is not on a node yet: give its registry to one (Node.attach)")
+            raise ConfigurationError(f"{self!r} is not attached to a node yet: attach its registry (Node.attach)")
         return self._cluster
 
     @property
     def rules(self) -> Rules:
-        """What is done with this service's channels; the defaults with all of them unless overridden."""
+        """The rules of this service's channels; by default all channels have the defaults."""
         return Rules()
 
     def bind(self, cluster: Cluster) -> None:
-        """Learn which cluster this service is part of, for good. Raises ConfigurationError: it is another one's."""
+        """Connect this service to a cluster, permanently. Raises ConfigurationError: it belongs to another one."""
         if self._cluster is not None and self._cluster is not cluster:
-            raise ConfigurationError(f"{self!r} is on another node already; make another one")
+            raise ConfigurationError(f"{self!r} belongs to another node already; make another instance")
         self._cluster = cluster
 
     def on_connect(self, connection: Connection) -> None:  # noqa: B027 - an optional hook
-        """Know that a client has come."""
+        """Called when a client has connected."""
 
     def on_disconnect(self, connection: Connection) -> None:  # noqa: B027 - an optional hook
-        """Know that a client has gone. Its subscriptions end by themselves; nothing can be sent to it."""
+        """Called when a client has gone. Its subscriptions end automatically; nothing can be sent to it."""
 
     @abstractmethod
     def on_message(self, connection: Connection, message: Any) -> Awaitable[None] | None:
-        """Answer one message. message: any JSON entity, already checked.
+        """Answer one message. message: any JSON value, already checked.
 
         A plain method answers at once; a coroutine is awaited before the connection's next message. An
-        error of gateway.errors is told to the client, any other is logged and told as `Internal error`.
+        error of gateway.errors is sent to the client; any other is logged, and the client receives `Internal error`.
         """
 
     def notification(self, channel: Any) -> Any:
-        """Shape what subscribers of a channel receive: a JSON entity with `PAYLOAD` where the payload stands."""
+        """Return the message to a channel's subscribers: a JSON value with `PAYLOAD` in place of the payload."""
         return PAYLOAD
 
     def gap_notice(self, channel: Any, position: Position) -> Any:
-        """Shape what a subscriber that asked to recover is told when live delivery had a hole: a JSON entity.
+        """Return the message that recovering subscribers receive when publications are missing: a JSON value.
 
-        position: where the channel goes on.
+        position: delivery continues after it.
         """
         return {"type": "gap", "channel": channel, "position": str(position)}
 
     def roster_notice(
         self, channel: Any, member: Member, *, has_joined: bool, is_identity: bool
     ) -> tuple[Any, Selector] | None:
-        """Say what a channel's subscribers are told when a member has come or gone; None = nothing.
+        """Return the notice to a channel's subscribers when a member has joined or left; None = send nothing.
 
-        is_identity: it was its identity's first or last entry there. Returns the payload and who gets it. Must
-        need nothing but its arguments: it is asked for members of dead nodes too.
+        is_identity: the identity's first or last entry there. Returns the payload and its selector. It may use
+        only its arguments, because it is also called for members of dead nodes.
         """
         return None
 
     def roster_update(self, channel: Any, member: Member) -> tuple[Any, Selector] | None:
-        """Say what a channel's subscribers are told when a member's data has changed; None = nothing.
+        """Return the notice to a channel's subscribers when a member's data has changed; None = send nothing.
 
-        For when they may have missed the notice that `Rosters.update` had. Else as `roster_notice`.
+        Called when subscribers may have missed the notice of `Rosters.update`. Otherwise as `roster_notice`.
         """
         return None
 
     def has_roster_notices(self, channel: Any) -> bool:
-        """Tell whether a channel's subscribers hear who comes and goes; then they do also if their node was deaf."""
+        """True if subscribers receive join and leave events; after an interruption, also those that they missed."""
         return type(self).roster_notice is not Service.roster_notice
 
     def send(self, connection: Connection, message: Any) -> None:
-        """Send one message to one connection. message: any JSON entity. Raises ReplyTooLarge."""
+        """Send one message to one connection. message: any JSON value. Raises ReplyTooLarge."""
         connection.send({"service": self.name, "message": message})
 
     def framed(self, connection: Connection, message: Any) -> bytes:
-        """Make what `Connection.write_reply` writes of one message. message: any JSON entity. Raises ReplyTooLarge."""
+        """Encode one message as a frame for `Connection.write_reply`. message: any JSON value. Raises ReplyTooLarge."""
         return connection.framed({"service": self.name, "message": message})
 
     def send_compound(self, connection: Connection, message: Any, compound: Compound, instead: Any = None) -> None:
-        """Send one message with payloads in it that are encoded already. message: has `compound.value` in it.
+        """Send one message that contains encoded payloads, with its followers. message: contains `compound.value`.
 
-        With it goes what follows it. instead: what is sent if the connection has no room for it all. Raises
+        instead: sent if the connection has no room for all of it; None = the connection is closed then. Raises
         ReplyTooLarge.
         """
         dialect = connection.dialect
@@ -159,7 +159,7 @@ class Service(ABC):
             connection.write_reply(frames)
 
     def send_to_all(self, connections: Iterable[Connection], message: Any) -> None:
-        """Send one message to many connections of this node: encoded once per encoding. message: any JSON entity."""
+        """Send one message to many local connections, encoded once per encoding. message: any JSON value."""
         frames: dict[Dialect, bytes] = {}
         for connection in connections:
             dialect = connection.dialect
@@ -169,5 +169,5 @@ class Service(ABC):
                 frame = frames[dialect] = dialect.frame(encoded)
             try:
                 connection.write(frame)
-            except Exception:  # one wire's fault must not keep the others waiting
+            except Exception:  # an error of one transport must not delay the other connections
                 connection.close(CloseCode.INTERNAL_ERROR, "Internal error")

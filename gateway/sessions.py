@@ -1,12 +1,12 @@
-"""Sessions: who the local connections are, until when. What ends them when that is over.
+"""Sessions: the identities of local connections; closes connections when their identity expires or is revoked.
 
 Rules:
-- A session stands here before it is checked against the revocations and until its connection has gone; a
-  revocation that comes meanwhile marks it, and who checks looks at the mark.
-- `connection.identity` is the truth about who a connection is, whoever set it: a token, a hook, or a service. A
-  revocation looks at all connections of the node for it, once for all revocations that one loop tick brings.
-- One timer for all deadlines of a node, and none while there are none: deadlines stand by the tick that they fall into.
-- Deadlines are kept by the loop's clock: when a node's wall clock jumps, nobody is sent away.
+- A session is registered before it is checked against the revocations, until its connection has gone. A
+  revocation that arrives in between sets its `end`, which the code that checks looks at.
+- `connection.identity` is the connection's identity, whether a token, a hook or a service has set it. A
+  revocation is compared with all connections of the node, once for all revocations of one loop tick.
+- One timer serves all deadlines of a node, and none runs without deadlines: they are grouped by tick.
+- Deadlines use the loop's clock: if a node's wall clock jumps, no client is disconnected.
 """
 
 import asyncio
@@ -26,18 +26,18 @@ TICK_S: Final = 0.25
 
 
 class Session:
-    """Somebody who said who they are. `end`: close code and reason, once it is over."""
+    """An authenticated client. `end`: close code and reason, once the session has ended."""
 
     __slots__ = ("connection", "deadline", "end", "who")
 
     def __init__(self, who: Identity) -> None:
         self.who = who
-        self.connection: Connection | None = None  # there once its handshake is done
+        self.connection: Connection | None = None  # set after the handshake
         self.deadline: int | None = None  # tick
         self.end: tuple[CloseCode, str] | None = None
 
     def is_hit(self, revocation: Revocation) -> bool:
-        """True if a revocation means this one."""
+        """True if a revocation applies to this session."""
         if revocation.kind is Kind.TOKEN:
             return self.who.token_id == revocation.name
         return self.who.identity == revocation.name and (
@@ -54,36 +54,36 @@ _ENDS: Final = {
 
 
 class Sessions:
-    """The sessions of one node. clock: wall clock, which tokens are dated by. grace_s: how long one outlives that."""
+    """The sessions of one node. clock: wall clock, for the tokens' times. grace_s: added to each token's lifetime."""
 
     def __init__(self, clock: Callable[[], float] = time.time, *, grace_s: float = 0.0) -> None:
         self._clock = clock
         self._grace_s = grace_s
         self._by_connection: dict[Connection, Session] = {}
-        self._by_name: dict[tuple[bool, str], set[Session]] = {}  # is it a token's id?, name
-        self._due: dict[int, set[Session | Connection]] = {}  # sessions that expire; connections without one
-        self._awaited: dict[Connection, int] = {}  # those without one, and their tick
+        self._by_name: dict[tuple[bool, str], set[Session]] = {}  # by (is it a token's id, name)
+        self._due: dict[int, set[Session | Connection]] = {}  # by tick: expiring sessions, unauthenticated connections
+        self._awaited: dict[Connection, int] = {}  # unauthenticated connections, with the tick of their deadline
         self._connections: Callable[[], Iterable[Connection]] = tuple  # of the node
-        self._unswept: dict[str, Kind] = {}  # identities that connections are to be looked through for
-        self._ticked = 0  # tick that was looked at last
+        self._unswept: dict[str, Kind] = {}  # revoked identities not yet compared with all connections
+        self._ticked = 0  # the tick processed last
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._by_connection)
 
     def look_through(self, connections: Callable[[], Iterable[Connection]]) -> None:
-        """Say where all connections of the node are found, also those whose identity a service set."""
+        """Set the source of all connections of the node, including those whose identity a service has set."""
         self._connections = connections
 
     def enter(self, who: Identity) -> Session:
-        """Make a session that revocations find from now on. `bind` or `leave` is owed."""
+        """Register a session, so that revocations find it. The caller must then call `bind` or `leave`."""
         session = Session(who)
         for name in _names(who):
             self._by_name.setdefault(name, set()).add(session)
         return session
 
     def bind(self, session: Session, connection: Connection) -> None:
-        """Give a connection its identity; a session that it had is over."""
+        """Set a connection's identity; a session that it had before ends."""
         previous = self._by_connection.get(connection)
         if previous is not None:
             self.leave(previous)
@@ -95,7 +95,7 @@ class Sessions:
             session.deadline = self._at(session.who.expires_at_s - self._clock() + self._grace_s, session)
 
     def leave(self, session: Session) -> None:
-        """Take a session out. Idempotent."""
+        """Remove a session. Idempotent."""
         for name in _names(session.who):
             named = self._by_name.get(name)
             if named is not None:
@@ -107,18 +107,18 @@ class Sessions:
             del self._by_connection[session.connection]
 
     def expect(self, connection: Connection, within_s: float) -> None:
-        """Close a connection unless it has a session in time."""
+        """Close a connection unless it gets a session in time."""
         self._awaited[connection] = self._at(within_s, connection)
 
     def forget(self, connection: Connection) -> None:
-        """Know that a connection has gone. Idempotent."""
+        """Remove a closed connection. Idempotent."""
         self._no_more_awaited(connection)
         session = self._by_connection.get(connection)
         if session is not None:
             self.leave(session)
 
     def on_revocation(self, revocation: Revocation) -> None:
-        """End the sessions that a revocation means."""
+        """End the sessions that a revocation applies to."""
         for session in tuple(self._by_name.get((revocation.kind is Kind.TOKEN, revocation.name), ())):
             if session.is_hit(revocation):
                 self.end(session, *_ENDS[revocation.kind])
@@ -128,24 +128,24 @@ class Sessions:
             self._unswept[revocation.name] = revocation.kind
 
     def end(self, session: Session, code: CloseCode, reason: str) -> None:
-        """End a session, and its connection if it has one by now."""
+        """End a session, and close its connection if it has one already."""
         session.end = code, reason
         if session.connection is not None:
             session.connection.close(code, reason)
 
     def _sweep(self) -> None:
-        """End the connections whose identity no token and no hook, but a service has set."""
+        """Close the revoked connections whose identity was set by a service."""
         kinds, self._unswept = self._unswept, {}
         for connection in self._connections():
             kind = kinds.get(connection.identity) if connection.identity is not None else None
             if kind is None:
                 continue
             session = self._by_connection.get(connection)
-            if session is None or session.who.identity != connection.identity:  # the others were looked at by date
+            if session is None or session.who.identity != connection.identity:  # for sessions, `is_hit` has decided
                 connection.close(*_ENDS[kind])
 
     def stop(self) -> None:
-        """End the timer."""
+        """Cancel the timer."""
         self._due.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -176,7 +176,7 @@ class Sessions:
         loop = asyncio.get_running_loop()
         self._timer = None
         now = math.floor(loop.time() / TICK_S)
-        # after a stall of the loop the ticks between were not looked at; a jump over very many: the keys are fewer
+        # ticks may have been skipped while the loop stalled; after a very long stall there are fewer keys than ticks
         passed = range(self._ticked + 1, now + 1)
         self._ticked = now
         ticks = passed if len(passed) <= len(self._due) else sorted(tick for tick in self._due if tick <= now)

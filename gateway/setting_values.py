@@ -1,7 +1,7 @@
-"""What single settings are made of: networks, hosts, URLs.
+"""Parsers of single settings: networks, hosts, URLs.
 
-Each `parse_*` takes what was written and gives what is kept; it raises ValueError with a text that goes on
-after the name of the setting: what is wrong, and what to write. The text never quotes the value.
+Each `parse_*` converts the written value to the stored one. The text of its ValueError continues a sentence that
+begins with the setting's name: what is wrong, and what to write. It never quotes the value.
 """
 
 import ipaddress
@@ -22,35 +22,35 @@ __all__ = [
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# the version that our tests run; its hash is known, so that nothing else at this address would be run
+# the version that our tests run; pages load it with its hash, so a changed script at this address is not executed
 SOCKJS_CLIENT_URL = "https://cdn.jsdelivr.net/npm/sockjs-client@1.6.1/dist/sockjs.min.js"
 
-_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # no braces (hash tags), no globs: it stands in ACL patterns
+_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # no braces (hash tags) and no globs: ACL patterns contain it
 
 
 def parse_networks(value: list[str]) -> tuple[Network, ...]:
-    """Take networks in CIDR form; an address alone is a network of one."""
+    """Parse networks in CIDR form; an address alone is a network of one address."""
     try:
         return tuple(ipaddress.ip_network(text) for text in value)
     except ValueError:
-        raise ValueError('has an entry that is no network; write ["10.0.0.0/8"], with the host bits zero') from None
+        raise ValueError('has an entry that is not a network; write ["10.0.0.0/8"], with the host bits zero') from None
 
 
 def parse_host(value: str) -> str:
-    """Take a name or an address; "" = all."""
+    """Parse a host name or an address; "" = all addresses."""
     if value != value.strip() or any(character in value for character in "/[] \t"):
-        raise ValueError('is no host name or address; write "127.0.0.1", "::1", or "" for all')
+        raise ValueError('is not a host name or address; write "127.0.0.1", "::1", or "" for all')
     return value
 
 
 def parse_script_url(value: str) -> str:
-    """Take the URL of a script, or a path on this very host."""
+    """Parse the URL of a script, or a path on the same host."""
     parts = urlsplit(value)
     is_path = value.startswith("/") and not value.startswith("//")
     if not value.isprintable() or any(character in value for character in " \"'<>\\;"):
-        raise ValueError("has characters that no URL has")
+        raise ValueError("has characters that are not allowed in a URL")
     if not is_path and (parts.scheme not in ("http", "https") or not parts.hostname):
-        raise ValueError('is no URL of a script; write "https://HOST/sockjs.min.js", or a path: "/sockjs.min.js"')
+        raise ValueError('is not the URL of a script; write "https://HOST/sockjs.min.js", or a path: "/sockjs.min.js"')
     return value
 
 
@@ -58,9 +58,9 @@ _REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"
 
 
 def parse_redis_url(value: str | list[str]) -> str:
-    """Take a URL of a server, of its sentinels, of a Cluster; or several, of independent ones; "" = the embedded one.
+    """Parse the URL of one server, of its sentinels or of a Cluster, or a list of independent servers' URLs.
 
-    Several come out as one text, with commas between; `split_redis_urls` takes them apart.
+    "" = the embedded server. Several URLs are returned joined with commas; `split_redis_urls` splits them again.
     """
     urls = split_redis_urls(value) if isinstance(value, str) else [each.strip() for each in value]
     if urls == [""]:
@@ -77,19 +77,19 @@ def parse_redis_url(value: str | list[str]) -> str:
 
 
 def split_redis_urls(value: str) -> list[str]:
-    """Take URLs apart: a comma divides two where a scheme follows, not between the addresses of sentinels."""
+    """Split at commas that a scheme follows, not at those between the addresses of sentinels."""
     return [each.strip() for each in re.split(r",\s*(?=[a-z+]+://)", value)]
 
 
 def parse_prefix(value: str) -> str:
-    """Take what every Redis name of this deployment begins with."""
+    """Parse the prefix of all Redis names of this deployment."""
     if not _PREFIX.fullmatch(value):
         raise ValueError("takes 1 to 64 letters, digits and _ . : -")
     return value
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can connect there. A name other than localhost counts as reachable."""
+    """Return True if only this machine can connect to the host. Of names, only localhost counts as loopback."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

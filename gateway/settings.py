@@ -1,13 +1,13 @@
-"""Settings: one TOML file and the environment become frozen values, checked before anything starts.
+"""Settings: read one TOML file and the environment into frozen values, checked before anything starts.
 
     settings = load(Path("snorky.toml"), os.environ)     # ConfigurationError: every problem, one a line
-    settings.problems(insecure=False)                    # what is well-formed but not safe to start
+    settings.problems(insecure=False)                    # valid settings that are not safe to start with
 
 Rules:
-- A default that must be open for the first run is open on loopback only (`problems` holds that).
-- Unknown keys are refused: a misspelt limit that is silently ignored is no limit.
-- Secrets (`redis_url`, `api_key`, `hmac_secret`, service options) are in no repr; the API key is kept only as its hash.
-- A problem says where, which key, what is wrong and what to write; it never quotes the value.
+- Defaults that are open, for an easy first run, are accepted only on loopback (`problems` checks that).
+- Unknown keys are refused: a misspelt limit that is silently ignored does not limit anything.
+- Secrets (`redis_url`, `api_key`, `hmac_secret`, service options) are in no repr; of the API key only the hash is kept.
+- A problem says in which file or variable, which key, what is wrong and what to write; it never quotes the value.
 """
 
 import difflib
@@ -51,7 +51,7 @@ __all__ = [
     "load",
 ]
 
-PAYLOAD_MAX_BYTES: Final = 1 << 20  # of backends: /backend, the Publisher and snorky_publish take no more
+PAYLOAD_MAX_BYTES: Final = 1 << 20  # from backends: the limit of /backend, the Publisher and snorky_publish
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=0)]
@@ -66,27 +66,27 @@ _T = TypeVar("_T")
 
 
 def _parsed(default: Any, wire: Any, parse: Callable[[Any], Any], *, secret: bool = False) -> Any:
-    """A field that is written as `wire` and kept as what `parse` makes of it."""
+    """A field that is written as type `wire` and stored as the result of `parse`."""
     return field(default=default, repr=not secret, metadata={"wire": wire, "parse": parse})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Public:
-    """[public]: where clients connect."""
+    """[public]: the port for clients."""
 
     host: str = _parsed("127.0.0.1", str, parse_host)  # "" = all, IPv4 and IPv6
-    port: Port = 8002  # 0 = a free one, told by the ready line
+    port: Port = 8002  # 0 = a free port, printed in the ready line
     allowed_origins: tuple[str, ...] = _parsed((), list[str], parse_origins)  # see gateway.origins
-    trusted_proxies: tuple[Network, ...] = _parsed((), list[str], parse_networks)  # whose X-Forwarded-For is believed
+    trusted_proxies: tuple[Network, ...] = _parsed((), list[str], parse_networks)  # may set X-Forwarded-For
     compression: bool = False
     ping_interval_s: Seconds = 10.0
     drain_grace_s: Annotated[float, Meta(ge=0, le=3600)] = 20.0
-    sockjs_client_url: str = _parsed(SOCKJS_CLIENT_URL, str, parse_script_url)  # what SockJS's iframes run
+    sockjs_client_url: str = _parsed(SOCKJS_CLIENT_URL, str, parse_script_url)  # the script in SockJS's iframes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Private:
-    """[private]: backend, health, readiness, metrics."""
+    """[private]: the port for backends, health, readiness and metrics."""
 
     host: str = _parsed("127.0.0.1", str, parse_host)
     port: Port = 8003
@@ -99,41 +99,41 @@ class Private:
         return self.api_key is not None or bool(self.api_keys)
 
     def key_name(self, presented: str) -> str | None:
-        """Tell which key a backend sent: its name, "api_key" for the one without; None = a wrong one."""
+        """Return the name of the key that a backend sent, "api_key" for the unnamed one; None = not one of ours."""
         keys = {**({} if self.api_key is None else {"api_key": self.api_key}), **(self.api_keys or {})}
-        found = [name for name, key in keys.items() if key.matches(presented)]  # all: time tells nothing
+        found = [name for name, key in keys.items() if key.matches(presented)]  # compare all: constant time
         return found[0] if found else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """[limits]: bounds of one node. `connections`, `connections_per_ip`: 0 = no limit."""
+    """[limits]: limits of one node. For `connections` and `connections_per_ip`, 0 = no limit."""
 
     message_max_bytes: Annotated[int, Meta(ge=64, le=16_777_216)] = 65_536
-    outbox_max_bytes: Positive = 1_048_576  # pending for one client; beyond it is closed 4008
-    replies_max_bytes: Positive = 33_554_432  # replies waiting for all clients; beyond it the worst are closed 4008
-    send_buffer_bytes: Count = 65_536  # SO_SNDBUF; the kernel alone would swallow 4 MB of a client that stopped reading
+    outbox_max_bytes: Positive = 1_048_576  # unsent bytes for one client; above that it is closed with 4008
+    replies_max_bytes: Positive = 33_554_432  # unsent replies for all clients; above that the largest are closed, 4008
+    send_buffer_bytes: Count = 65_536  # SO_SNDBUF; by default the kernel buffers 4 MB for a client that does not read
     connections: Count = 50_000
     connections_per_ip: Count = 1_000
     channels_per_connection: Positive = 1_000
     roster_max_bytes: Positive = 4_194_304  # entries of one room, document or channel, in the whole cluster
     messages_per_s: Rate = 100.0  # of one connection, token bucket
-    messages_burst: Positive = 1_000  # as many as channels: a client that comes back subscribes to all at once
+    messages_burst: Positive = 1_000  # as many as channels: a client that reconnects subscribes to all at once
     bytes_per_s: Rate = 2_097_152.0  # of messages of one connection, token bucket
-    bytes_burst: Positive = 16_777_216  # the largest message that a setting allows
-    frames_per_s: Rate = 200.0  # pings, pongs and fragments of one connection; ten seconds' worth at once
-    rate_factor_per_ip: Factor = 10.0  # what one address may send, in connections' worth; 0 = no limit
+    bytes_burst: Positive = 16_777_216  # the largest message that the settings allow
+    frames_per_s: Rate = 200.0  # pings, pongs and fragments of one connection; burst: ten seconds' worth
+    rate_factor_per_ip: Factor = 10.0  # an address may send as much as this many connections; 0 = no limit
     rate_factor_per_identity: Factor = 5.0
     stored_bytes_per_identity: Count = 33_554_432  # in Redis, see gateway.quotas; 0 = no limit
     stored_bytes_per_ip: Count = 4_194_304  # the same for all clients of an address that have no identity
-    bad_messages_per_minute: Positive = 20  # of one connection; beyond it is closed 4509
+    bad_messages_per_minute: Positive = 20  # of one connection; above that it is closed with 4509
     message_timeout_s: Seconds = 30.0  # from a message's first byte to its last
     handshake_timeout_s: Seconds = 5.0  # until the request's headers are complete
     handshakes_per_s_per_ip: Annotated[float, Meta(ge=0)] = 50.0  # token bucket; 0 = no limit
 
     @property
     def payload_max_bytes(self) -> int:
-        """The largest payload that clients or backends of such a node can publish."""
+        """The largest payload that clients or backends of this node can publish."""
         return max(self.message_max_bytes, PAYLOAD_MAX_BYTES)
 
 
@@ -142,7 +142,7 @@ class ServiceTable:
     """One `[services.NAME]` or `[backend.NAME]`."""
 
     class_name: str  # "services.pubsub:PubSubService"
-    options: Mapping[str, object] = field(default_factory=dict, repr=False)  # for its constructor
+    options: Mapping[str, object] = field(default_factory=dict, repr=False)  # keyword arguments of its constructor
 
 
 STANDARD_SERVICES: Mapping[str, ServiceTable] = MappingProxyType(
@@ -168,7 +168,7 @@ STANDARD_BACKEND: Mapping[str, ServiceTable] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything that can be set. Made by `load`; by hand (a program, a test) it is taken as it is."""
+    """All settings. Made by `load`; if constructed directly (a program, a test), values are not checked."""
 
     redis_url: str = _parsed("", str | list[str], parse_redis_url, secret=True)  # "" = the embedded server
     prefix: str = _parsed("snorky", str, parse_prefix)
@@ -180,17 +180,17 @@ class Settings:
     backend: Mapping[str, ServiceTable] = field(default_factory=lambda: STANDARD_BACKEND)  # the private one
 
     def problems(self, *, insecure: bool) -> list[str]:
-        """Say what is not safe to start, and the way out; `insecure`: the operator answers for the public side."""
+        """Return what is not safe to start with, and the remedy. insecure: skip the checks of the public port."""
         found = []
         if not insecure and not is_loopback(self.public.host) and not self.auth.required:
             found.append(
-                f'[public] host = "{self.public.host}" is reachable from elsewhere, and nobody has to say who they '
-                'are: write [auth] required = true, or host = "127.0.0.1", or start with --insecure if anybody may '
-                "connect"
+                f'[public] host = "{self.public.host}" is reachable from elsewhere, and clients need not '
+                'authenticate: write [auth] required = true, or host = "127.0.0.1", or start with --insecure if anyone '
+                "may connect"
             )
         if not insecure and "*" in self.public.allowed_origins:
             found.append(
-                '[public] allowed_origins = ["*"] lets every web page connect with its visitors\' access: '
+                '[public] allowed_origins = ["*"] lets any web page connect with the access of its visitors: '
                 'name your origins (["https://app.example.org"]), or start with --insecure'
             )
         if not self.private.has_key and not is_loopback(self.private.host):
@@ -202,10 +202,10 @@ class Settings:
 
 
 def load(path: Path | None, environ: Mapping[str, str], warnings: list[str] | None = None) -> Settings:
-    """Read settings from `path` (or what SNORKY_CONFIG names, or nothing) and from the environment, which wins.
+    """Read settings from `path`, else from the file in SNORKY_CONFIG; the environment overrides the file.
 
-    warnings: gets a text for each variable that is like none of ours; logged unless given. Raises ConfigurationError:
-    its text has one problem a line, all of them.
+    warnings: receives a text for each unknown variable that resembles no setting; None = log them. Raises
+    ConfigurationError: its text lists all problems, one a line.
     """
     problems: list[str] = []
     doubts: list[str] = [] if warnings is None else warnings
@@ -222,7 +222,7 @@ def load(path: Path | None, environ: Mapping[str, str], warnings: list[str] | No
 
 
 class _Assembly:
-    """Takes what was written, key by key; notes a problem for everything that it cannot use."""
+    """Converts the written values key by key; adds a problem for each that it cannot use."""
 
     def __init__(self, written: dict[Key, Written], problems: list[str], doubts: list[str]) -> None:
         self._written = written
@@ -230,7 +230,7 @@ class _Assembly:
         self._doubts = doubts
 
     def settings(self) -> Settings:
-        """Assemble everything; what is left over is unknown."""
+        """Return the settings; keys that no section uses are unknown settings."""
         top = self._section(Settings, ())
         public, private = self._section(Public, ("public",)), self._section(Private, ("private",))
         auth, limits = self._section(Auth, ("auth",)), self._section(Limits, ("limits",))
@@ -243,7 +243,7 @@ class _Assembly:
             self._problems.append(f"[public] port and [private] port are both {public.port}: write two different ones")
         if not services:
             services = dict(STANDARD_SERVICES)
-        if not backend:  # the standard ones whose public side there is
+        if not backend:  # the standard ones whose public service is configured
             backend = {name: table for name, table in STANDARD_BACKEND.items() if table.options["frontend"] in services}
         return Settings(
             redis_url=top.redis_url,
@@ -276,12 +276,12 @@ class _Assembly:
                 continue
             try:
                 values[member.name] = value if parse is None else parse(value)
-            except ValueError as error:  # a parser's text says what to write
+            except ValueError as error:  # the parser's text includes what to write
                 self._problems.append(f"{written.where}: {error}")
         return shape(**values)
 
     def _gather(self, key: Key) -> None:
-        """Join what was written one level deeper, such as `[private.api_keys] web`, into one table."""
+        """Merge values written one level deeper, such as `[private.api_keys] web`, into one table."""
         deeper = [each for each in self._written if len(each) == len(key) + 1 and each[:-1] == key]
         if not deeper or len(key) < 2:
             return
@@ -351,7 +351,7 @@ class _Assembly:
             self._problems.append(f"{written.where}: unknown setting; {hint}")
 
     def _judge_variable(self, name: str, written: Written, known: list[Key]) -> None:
-        """Refuse a variable that is nearly a setting; only warn of others, for other programs share the environment."""
+        """Refuse a variable that resembles a setting; warn about others: other programs share the environment."""
         variables = {variable_of(key): key for key in known}
         collapsed = {re.sub("_+", "_", variable).lower(): variable for variable in variables}
         wanted = re.sub("_+", "_", f"snorky_{name}")
@@ -362,12 +362,12 @@ class _Assembly:
             wanted.startswith("snorky_backend_") and wanted.endswith("_class")
         ):
             near = [variable_of((wanted.split("_")[1], "NAME", "class"))]
-        if name == "api_key":  # an older name of the Django library's setting, so perhaps no mistake
+        if name == "api_key":  # the former name of a setting of the Django library, so perhaps not a mistake
             self._doubts.append(f"{written.where}: not read by a node; did you mean SNORKY_PRIVATE__API_KEY?")
         elif near:
             self._problems.append(f"{written.where}: unknown setting; did you mean {' or '.join(near)}?")
         else:
-            self._doubts.append(f"{written.where}: not read by a node, and near none of its settings")
+            self._doubts.append(f"{written.where}: not read by a node, and similar to none of its settings")
 
 
 def _siblings(key: Key, known: list[Key]) -> list[str]:

@@ -1,9 +1,9 @@
-"""Shares: what an address and an identity may send over all their connections of a node, also those that have ended.
+"""Shares: the rate limits of an address and an identity, over all their connections of a node, including closed ones.
 
 Rules:
-- A share is held by the connections that take from it, and for a while by itself: the REMEMBERED used last are kept,
-  so that a connection that comes again finds the bucket as it left it. The memory is bounded.
-- An IPv6 address is its /64, as in the limit of connections.
+- Connections hold a reference to their shares. In addition the REMEMBERED shares used last are kept,
+  so that a client that reconnects continues with the same buckets. The memory is bounded.
+- IPv6 addresses are grouped by /64, as in the limit of connections.
 """
 
 import ipaddress
@@ -16,8 +16,8 @@ from gateway.settings import Limits
 
 __all__ = ["Shares", "rates_of", "site_of"]
 
-REMEMBERED: Final = 10_000  # some 6 MB
-FRAMES_BURST_S: Final = 10.0  # as long as messages_burst by default
+REMEMBERED: Final = 10_000  # about 6 MB
+FRAMES_BURST_S: Final = 10.0  # as with the default of messages_burst
 
 
 class Shares:
@@ -25,7 +25,7 @@ class Shares:
 
     def __init__(self, limits: Limits) -> None:
         rates = rates_of(limits)
-        # with no limit of connections per address an address says nothing about who connects
+        # without a limit of connections per address, addresses do not identify clients
         self._per_ip = rates.times(limits.rate_factor_per_ip) if limits.connections_per_ip else None
         if not limits.rate_factor_per_ip:
             self._per_ip = None
@@ -35,7 +35,7 @@ class Shares:
         self._remembered: OrderedDict[tuple[str, str], Share] = OrderedDict()
 
     def of(self, remote_ip: str, identity: str | None) -> tuple[Share, ...]:
-        """Find or make the shares of a client. remote_ip: "" = it has none."""
+        """Find or make the shares of a client. remote_ip: "" = unknown."""
         found = []
         if self._per_ip is not None and remote_ip:
             found.append(self._find("per_ip", site_of(remote_ip), self._per_ip))
@@ -56,19 +56,19 @@ class Shares:
 
 
 def rates_of(limits: Limits) -> Rates:
-    """Give what one connection may send."""
+    """Return the rates of one connection."""
     return Rates(
         limits.messages_per_s,
         limits.messages_burst,
         limits.bytes_per_s,
-        max(limits.bytes_burst, limits.message_max_bytes),  # else the largest message could never come
+        max(limits.bytes_burst, limits.message_max_bytes),  # else the largest message would never be allowed
         limits.frames_per_s,
         max(1.0, limits.frames_per_s * FRAMES_BURST_S),
     )
 
 
 def site_of(ip: str) -> str:
-    """Tell whose address this is: one IPv4 address, or the /64 of an IPv6 one, of which a single host has them all."""
+    """Return the network that counts as one client: an IPv4 address, or an IPv6 /64, which one host may have."""
     if ":" not in ip:
         return ip
     try:

@@ -1,10 +1,10 @@
-"""SocketDirectory: a directory that only this user can enter, with a path short enough for Unix sockets in it.
+"""SocketDirectory: a directory that only this user can enter, with a path short enough for Unix sockets.
 
 Rules:
-- A path of a Unix socket has 108 bytes on Linux and 104 on macOS; a TMPDIR of a build or a test may be longer. The
-  first place that is short enough and writable is taken.
-- A lock is held as long as the directory is in use. What processes left behind that were killed, the next one that
-  makes a directory with the same prefix removes.
+- The path of a Unix socket is limited to 108 bytes on Linux and 104 on macOS; the TMPDIR of a build or a test may be
+  longer. The first place that is short enough and writable is used.
+- A lock is held while the directory is in use. When a process makes a directory, it removes those with the same
+  prefix that killed processes have left behind.
 """
 
 import contextlib
@@ -21,18 +21,18 @@ from typing import Final, Self
 __all__ = ["SOCKET_PATH_MAX_BYTES", "NoDirectory", "SocketDirectory"]
 
 SOCKET_PATH_MAX_BYTES: Final = 100
-_NAME_MAX: Final = "/xxxxxxxx/socket"  # what mkdtemp adds, and the longest name of a socket
+_NAME_MAX: Final = "/xxxxxxxx/socket"  # what mkdtemp appends, and the longest name of a socket
 _STALE_S: Final = 60.0
 
 
 class NoDirectory(Exception):
-    """No place will do. The text names each and says what to set."""
+    """No place is usable. The text lists each place with the reason, and the variable to set."""
 
 
 class SocketDirectory:
-    """Makes one; `remove`, or leaving the context, removes it. Raises NoDirectory.
+    """Makes a directory; `remove`, or leaving the context, removes it. Raises NoDirectory.
 
-    prefix: of its name, ended by "-". places: tried in turn; TMPDIR, /tmp and the run-time directory unless given.
+    prefix: of its name, ending with "-". places: tried in order; by default TMPDIR, /tmp and the run-time directory.
     """
 
     def __init__(self, prefix: str, places: Sequence[str] | None = None) -> None:
@@ -49,7 +49,7 @@ class SocketDirectory:
                 failures.append(f"{place}: {error.strerror}")
                 continue
             try:
-                self._lock = open(self.path / "lock", "w")  # held as long as the directory
+                self._lock = open(self.path / "lock", "w")  # open as long as the directory exists
                 fcntl.flock(self._lock, fcntl.LOCK_EX)
             except OSError as error:
                 shutil.rmtree(self.path, ignore_errors=True)
@@ -59,7 +59,7 @@ class SocketDirectory:
         raise NoDirectory(f"no place for a socket: {'; '.join(failures)}; set TMPDIR to a short, writable path")
 
     def remove(self) -> None:
-        """Remove it with all that is in it. Idempotent."""
+        """Remove it with its content. Idempotent."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 
@@ -73,18 +73,18 @@ class SocketDirectory:
 
 
 def _places() -> list[str]:
-    # not tempfile.gettempdir: it raises where no place is writable, and takes the working directory before that
+    # not tempfile.gettempdir: it raises if no place is writable, and before that tries the working directory
     written = [os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
     return [*written, "/tmp", os.environ.get("XDG_RUNTIME_DIR") or "/dev/shm"]  # noqa: S108 - mkdtemp
 
 
 def _sweep(parent: Path, prefix: str) -> None:
-    """Remove what was left behind: directories of this user whose lock nobody holds."""
+    """Remove directories of this user that no process has locked."""
     for directory in parent.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             status = directory.lstat()
             if status.st_uid != os.getuid() or time.time() - status.st_mtime < _STALE_S or directory.is_symlink():
-                continue  # somebody else's, or just being made
+                continue  # another user's, or just being made
             with open(directory / "lock") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: it is in use
                 shutil.rmtree(directory, ignore_errors=True)

@@ -1,13 +1,13 @@
-"""Where settings are written: one TOML file and the environment, as one flat map of what was written where.
+"""Read the sources of settings, one TOML file and the environment, into one flat map of values and their origins.
 
 Rules:
-- Pure but for reading the files it is told to. It knows how deep settings lie, not which there are.
-- The environment wins over the file: `SNORKY_PUBLIC__PORT` is `[public] port`, upper case, `__` for a dot.
+- It does nothing but read the files named to it. It knows how deep settings are nested, not which settings exist.
+- The environment overrides the file: `SNORKY_PUBLIC__PORT` is `[public] port`, upper case, `__` for a dot.
 - `SNORKY_X_FILE` names a file that holds the text of X (a mounted secret); line ends at its end and a byte-order
-  mark are no part of it.
-- What Kubernetes adds for a Service called "snorky" (`SNORKY_PORT=tcp://...`, ...) is no setting, and neither is what
-  the client library reads (`SNORKY_BACKEND_URL`, ...).
-- No value is ever quoted in a problem: it may be a secret.
+  mark are removed.
+- Variables that Kubernetes adds for a Service called "snorky" (`SNORKY_PORT=tcp://...`, ...) are not settings, nor are
+  the variables that the client library reads (`SNORKY_BACKEND_URL`, ...).
+- A problem never quotes a value: it may be a secret.
 """
 
 import math
@@ -39,7 +39,7 @@ ENVIRONMENT_PREFIX = "SNORKY_"
 CONFIG_VARIABLE = "SNORKY_CONFIG"  # names the file; not a setting itself
 _FILE_SUFFIX = "_FILE"
 
-# Service links, as the kubelet makes them from the name of a Service; ours always have "__" or no such ending.
+# Variables of Service links, which the kubelet makes from a Service's name; our settings contain "__" or do not match.
 _SERVICE_LINK = re.compile(
     r"SNORKY_([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_[A-Z]+)?)?)"
 )
@@ -55,14 +55,14 @@ _TEXT_OR_LIST = str | list[str]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One value as somebody wrote it. `is_text`: from the environment, so JSON wherever no string is wanted."""
+    """One value as it was written. `is_text`: from the environment, so JSON unless the setting is a string."""
 
     value: object
     where: str  # for people: "snorky.toml: [public] port" or "SNORKY_PUBLIC__PORT"
     is_text: bool = False
 
     def converted(self, wire: Any) -> Any:
-        """Give the value the type the setting has. Raises ValueError."""
+        """Convert the value to the setting's type. Raises ValueError."""
         value = self.value
         is_json = wire is not str and (wire != _TEXT_OR_LIST or str(value).lstrip().startswith("["))
         if self.is_text and is_json:
@@ -79,7 +79,7 @@ class Written:
         return value
 
     def guessed(self) -> object:
-        """Give a service's option: its type is the constructor's business, so JSON if it is JSON, else the text."""
+        """Return a service's option. From the environment: decoded if it is JSON, else the text."""
         if not self.is_text:
             return self.value
         try:
@@ -88,24 +88,24 @@ class Written:
             return self.value
 
     def example(self, name: str, default: object, wire: Any) -> str:
-        """Say what to write instead."""
+        """Return a hint with an example: what to write instead."""
         sample = '"..."' if wire in (str, _TEXT_OR_LIST) else msgspec.json.encode(default).decode()
         sample = '["..."]' if wire == list[str] else sample
         return f"; write {self.where}='{sample}'" if self.is_text else f"; write {name} = {sample}"
 
 
 def spell(key: Key) -> str:
-    """Say a key as TOML readers know it: `[public] port`, `[services.pubsub] class`."""
+    """Format a key as in TOML: `[public] port`, `[services.pubsub] class`."""
     return key[0] if len(key) == 1 else f"[{'.'.join(key[:-1])}] {key[-1]}"
 
 
 def variable_of(key: Key) -> str:
-    """Say a key as its environment variable: `SNORKY_PUBLIC__PORT`."""
+    """Format a key as its environment variable: `SNORKY_PUBLIC__PORT`."""
     return ENVIRONMENT_PREFIX + "__".join(part if part == "NAME" else part.upper() for part in key)
 
 
 def _is_service_link(variable: str, value: str) -> bool:
-    """Tell what the kubelet wrote from SNORKY_PUBLIC_PORT=9000, which somebody meant as a setting."""
+    """Return True for a variable of the kubelet; SNORKY_PUBLIC_PORT=9000 is not one, but a misspelt setting."""
     if not _SERVICE_LINK.fullmatch(variable):
         return False
     is_address = re.match(r"(tcp|udp|sctp)://", value) is not None
@@ -118,7 +118,7 @@ def _is_service_link(variable: str, value: str) -> bool:
 
 
 def read_toml(path: Path, problems: list[str]) -> dict[Key, Written]:
-    """Read the file; one problem and nothing written if it cannot be read or is no TOML."""
+    """Read the file; if it cannot be read or is not TOML, add one problem and return nothing."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8").removeprefix("\ufeff"))
     except FileNotFoundError:
@@ -155,7 +155,7 @@ def _flatten(document: Mapping[str, object]) -> list[tuple[Key, object]]:
 
 
 def read_environment(environ: Mapping[str, str], problems: list[str]) -> dict[Key, Written]:
-    """Read every `SNORKY_` variable; file ones are replaced by what their file holds."""
+    """Read every `SNORKY_` variable; for a `_FILE` variable, the content of its file."""
     written: dict[Key, Written] = {}
     for variable in sorted(environ):
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:

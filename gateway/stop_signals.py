@@ -1,12 +1,12 @@
-"""StopSignals: which signals end a process, and when a second one means that somebody does not want to wait.
+"""StopSignals: which signals stop a process, and when a second signal ends it immediately.
 
 Rules:
-- SIGTERM, SIGINT and SIGHUP ask for a drain. SIGHUP is left alone where it was ignored before (nohup).
+- SIGTERM, SIGINT and SIGHUP request a drain. SIGHUP stays ignored if it was ignored at the start (nohup).
 - Service managers and shells send several signals for one stop: systemd's SIGTERM reaches every process of the
   service, a script sends SIGINT and then SIGTERM. A signal within IMPATIENT_AFTER_S of the first is the same request;
   a later one ends the process at once.
-- A worker obeys its supervisor alone: SIGUSR1 = drain, SIGUSR2 = drain in a short time. The kernel sends it SIGUSR1
-  when the supervisor ends. Other signals are logged and ignored as long as the supervisor lives.
+- A worker obeys only its supervisor: SIGUSR1 = drain, SIGUSR2 = drain in a short time. The kernel sends it SIGUSR1
+  when the supervisor ends. Other signals are logged and ignored while the supervisor is alive.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from gateway.logs import flush_logs
 __all__ = ["DRAIN_SHORTLY", "DRAIN_SIGNAL", "IMPATIENT_AFTER_S", "StopSignals", "exit_at_once"]
 
 IMPATIENT_AFTER_S: Final = 1.0  # duplicates of one request come within milliseconds; a person needs longer
-DRAIN_SIGNAL: Final = signal.SIGUSR1  # of a supervisor to its workers
+DRAIN_SIGNAL: Final = signal.SIGUSR1  # from a supervisor to its workers
 DRAIN_SHORTLY: Final = signal.SIGUSR2
 _FLUSH_S: Final = 0.2
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
@@ -39,10 +39,10 @@ def exit_at_once(number: int) -> None:
 
 
 class StopSignals:
-    """Waits for the request to stop. See the rules above.
+    """Waits for a request to stop. See the rules above.
 
-    supervisor_pid: of the process that this one is a worker of. on_impatient: called with the number of a signal that
-    asks to end at once; ends the process unless given. clock: seconds, monotonic.
+    supervisor_pid: this process is a worker of that one. on_impatient: called with the number of a signal that
+    requests an immediate end; by default it ends the process. clock: monotonic seconds.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class StopSignals:
         self.number = 0  # of the first signal; 0 = none yet
 
     def install(self) -> None:
-        """Handle the signals from now on. Call in the main thread, in the loop that is to be told.
+        """Install the signal handlers. Call it in the main thread, in the event loop that waits.
 
         Raises SystemExit: the supervisor has ended.
         """
@@ -75,11 +75,11 @@ class StopSignals:
         if self._supervisor_pid is not None:
             if sys.platform == "linux":
                 ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, DRAIN_SIGNAL)
-            if not self._has_supervisor():  # it ended before the kernel was told
+            if not self._has_supervisor():  # it ended before prctl was called
                 raise SystemExit(1)
 
     def take(self, number: int) -> None:
-        """Take one signal."""
+        """Process one signal."""
         is_command = number in (DRAIN_SIGNAL, DRAIN_SHORTLY)
         if self._has_supervisor() and not is_command:
             _log.info("signal ignored: the supervisor decides", signal=signal.Signals(number).name)
@@ -95,7 +95,7 @@ class StopSignals:
 
     @property
     def wants_short_drain(self) -> bool:
-        """True where a person waits: Ctrl-C on a terminal, of this process or of its supervisor."""
+        """True if a person waits: Ctrl-C on a terminal, of this process or of its supervisor."""
         if self.number == signal.SIGINT:
             return sys.stderr is not None and sys.stderr.isatty()
         return self.number == DRAIN_SHORTLY

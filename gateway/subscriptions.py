@@ -1,10 +1,11 @@
-"""Subscriptions: how connections of this node come into channels and out of them, and the node's own listeners.
+"""Subscriptions: adds connections of this node to channels and removes them; and the node's own callbacks.
 
 Rules:
-- A connection stands in the hub from the moment it asks to subscribe; the answer waits for the broker's
-  confirmation. If that fails the connection stands there no more, and the caller is told.
-- The broker subscribes to a channel while the hub has it; the hub decides, the broker lingers.
-- Who recovers is in the hub and gets nothing until it has been told what it missed; from the same step on it gets all.
+- A connection is in the hub from the moment it asks to subscribe; the reply waits for the broker's
+  confirmation. If that fails, the connection is removed from the hub, and the caller gets the error.
+- The broker subscribes to a channel while the hub or a local callback needs it, and unsubscribes with a delay.
+- A recovering connection is in the hub but receives nothing until its missed publications are read; from then on it
+  receives everything.
 """
 
 from collections.abc import Callable
@@ -24,9 +25,9 @@ __all__ = ["Subscriptions"]
 
 
 class Subscriptions:
-    """Joins hub, broker, fan-out and what follows channels. Keys: `codec.channel_key`.
+    """Connects hub, broker, fan-out, repair and presences. Keys: from `codec.channel_key`.
 
-    repair: None = the node has no keeper; presences: None = it has no directory.
+    repair: None = the node has no history; presences: None = it has no directory.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Subscriptions:
         is_kept: bool = False,
         has_presence: bool = False,
     ) -> None:
-        """Subscribe a connection. shape: asked once a channel. has_presence: hears who comes and goes.
+        """Subscribe a connection. shape: called once per channel. has_presence: it receives join and leave events.
 
         See Topics.subscribe.
         """
@@ -57,11 +58,11 @@ class Subscriptions:
         try:
             await self._confirm(key, repair)
         except BaseException:
-            # unless the client left or unsubscribed meanwhile: then it was taken out already
+            # unless the client left or unsubscribed meanwhile: then it has been removed already
             if key in connection.channels:
                 self.remove(connection, key)
             raise
-        self._give_up_unless_needed(key)  # it was told so before; but has confirmed since, and holds the channel
+        self._give_up_unless_needed(key)  # unsubscribe may have raced with this: release an unneeded channel again
         if connection.is_closed:
             raise ConnectionClosed
         if key not in connection.channels:
@@ -78,11 +79,11 @@ class Subscriptions:
         *,
         has_presence: bool = False,
     ) -> Recovery:
-        """Subscribe a connection, and tell what it missed. gap: shape of the notice. See Topics.recover."""
+        """Subscribe a connection, and return what it missed. gap: makes the gap notice. See Topics.recover."""
         repair, template = self._keeping(), self._template(key, shape)
         if not template.has_place_for_position:
             raise ConfigurationError(
-                "who recovers needs notifications that are objects, with offset and position left free"
+                "recovery needs notifications that are objects, without keys named offset and position"
             )
         number = self._hub.add(connection, key, template, is_pending=True)
         try:
@@ -115,7 +116,7 @@ class Subscriptions:
             self._give_up_unless_needed(key)
 
     async def listen(self, key: str, listener: Listener, *, is_kept: bool = False, on_gap: OnGap | None = None) -> None:
-        """Hear a channel on this node itself. See Topics.listen."""
+        """Call a local callback for a channel's publications. See Topics.listen."""
         if self._fanout.is_listened(key):
             raise AlreadySubscribed
         repair = self._keeping() if is_kept else None
@@ -123,10 +124,10 @@ class Subscriptions:
         try:
             await self._confirm(key, repair)
         except BaseException:
-            if self._fanout.unlisten(key, listener):  # unless that was done meanwhile
+            if self._fanout.unlisten(key, listener):  # unless it was removed meanwhile
                 self._give_up_unless_needed(key)
             raise
-        self._give_up_unless_needed(key)  # if it was unlistened meanwhile, the broker holds what nobody needs
+        self._give_up_unless_needed(key)  # it may have been removed meanwhile: release an unneeded channel again
 
     def unlisten(self, key: str) -> None:
         """Undo `listen`. Raises NotSubscribed."""
@@ -148,7 +149,7 @@ class Subscriptions:
         return self._repair
 
     async def _confirm(self, key: str, repair: Repair | None) -> None:
-        """Wait for the broker, also where it has confirmed already: perhaps only for one who is about to give up."""
+        """Always await the broker: an existing confirmation may belong to a subscriber that is about to unsubscribe."""
         if repair is not None:
             repair.follow(key)
         await self._broker.subscribe(key)
@@ -156,7 +157,7 @@ class Subscriptions:
             await repair.open(key)
 
     def _give_up_unless_needed(self, key: str) -> None:
-        """Tell the broker that this node needs a channel no more, unless somebody here still does."""
+        """Unsubscribe from the broker, unless this node still needs the channel."""
         if key not in self._hub and self._presences is not None:
             self._presences.forget(key)
         if key not in self._hub and not self._fanout.is_listened(key):

@@ -1,12 +1,13 @@
-"""Supervisor: N worker processes share the public port, each a node of its own; one process looks after them.
+"""Supervisor: runs N worker processes, each a node, which share the public port.
 
-It owns what there is only one of: the private port (metrics summed, readiness of all), the embedded Redis.
+The supervisor itself provides what exists only once: the private port (sums of metrics, readiness of all workers) and
+the embedded Redis.
 
 Rules:
-- A worker that ends is started again, later each time; one that held out for a minute starts afresh.
-- If none was ever ready and one ends, the settings are wrong or the machine is: the supervisor ends too.
-- SIGTERM drains all workers at once. They have sessions of their own, so that Ctrl-C reaches only the
-  supervisor, they obey nobody else, and they end with it however it ends (the kernel's parent-death signal).
+- A worker that ends is restarted, with growing delays; if it ran for a minute, the delays start again from the first.
+- If a worker ends before any was ever ready, the settings or the machine are wrong: the supervisor ends too.
+- SIGTERM drains all workers at once. Workers have sessions of their own, so that Ctrl-C reaches only the
+  supervisor; they obey only the supervisor, and end when it ends, for any reason (the kernel's parent-death signal).
 """
 
 import asyncio
@@ -39,9 +40,9 @@ from gateway.totals import Totals
 __all__ = ["Supervisor", "supervise"]
 
 BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-SETTLED_S: Final = 60.0  # who lives as long has no fault of its start
-KILL_AFTER_S: Final = 10.0  # beyond the drain's grace
-STOP_SIGNAL_TIMEOUT_S: Final = 1.0  # between a worker's end and the supervisor's own signal, where both were sent one
+SETTLED_S: Final = 60.0  # after this time, the end of a worker does not count as a failed start
+KILL_AFTER_S: Final = 10.0  # in addition to the drain's grace period
+STOP_SIGNAL_TIMEOUT_S: Final = 1.0  # from a worker's end by a signal until the supervisor gets the same signal
 _STOP_CODES: Final = frozenset((-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP))
 _POLL_S: Final = 0.05
 _PRIVATE_HEADER_TIMEOUT_S: Final = 75.0
@@ -50,7 +51,7 @@ _log = structlog.get_logger("snorky.supervisor")
 
 
 async def supervise(settings: Settings, workers: int, arguments: Sequence[str]) -> None:
-    """Run workers until a signal to stop. arguments: of `snorky serve`, for each. Raises ConfigurationError."""
+    """Run workers until a stop signal. arguments: of `snorky serve`, for each worker. Raises ConfigurationError."""
     await Supervisor(settings, workers, arguments).run()
 
 
@@ -70,7 +71,7 @@ class Supervisor:
         self._ending = asyncio.Event()
 
     async def run(self) -> None:
-        """Start, keep running, drain."""
+        """Start the workers, restart those that end, drain on a signal."""
         signals = StopSignals(on_impatient=self._end_at_once)
         signals.install()
         async with AsyncExitStack() as stack:
@@ -112,9 +113,9 @@ class Supervisor:
         self._environment[variable] = value
 
     def _reserve(self, stack: AsyncExitStack) -> tuple[str, int]:
-        """Hold the public port for the workers, without listening on it. Returns a URL and the port."""
+        """Reserve the public port for the workers, without listening on it. Returns a URL and the port."""
         public = self._settings.public
-        # not shared for a moment: who else listens there, also another gateway, is an error and not a partner
+        # at first without SO_REUSEPORT: another process on this port, even another gateway, must be an error
         probes = listen(public.host, public.port)
         port = int(probes[0].getsockname()[1])
         addresses = [(probe.family, probe.getsockname()) for probe in probes]
@@ -131,7 +132,7 @@ class Supervisor:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", port
 
     async def _keep(self, slot: int, directory: Path) -> None:
-        """Run one worker, again and again. Raises ConfigurationError: none was ever ready."""
+        """Run one worker, and restart it whenever it ends. Raises ConfigurationError: no worker was ever ready."""
         loop = asyncio.get_running_loop()
         failures = count = 0
         while not self._ending.is_set():
@@ -139,15 +140,13 @@ class Supervisor:
             name = f"worker-{slot + 1}.{count}"
             began_s = loop.time()
             code = await self._run_one(name, directory / f"{slot}.{count}")
-            if code in _STOP_CODES:  # the whole service is being stopped, and this signal came before ours
+            if code in _STOP_CODES:  # the whole service is being stopped, and the worker got the signal first
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._ending.wait(), STOP_SIGNAL_TIMEOUT_S)
             if self._ending.is_set():
                 return
             if not self._was_ready:
-                raise ConfigurationError(
-                    f"{name} ended with {code} before any worker was ready: see what it said above"
-                )
+                raise ConfigurationError(f"{name} ended with {code} before any worker was ready: see its output above")
             failures = 0 if loop.time() - began_s > SETTLED_S else failures + 1
             pause_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1] if failures else BACKOFF_S[0]
             _log.error("worker ended", worker=name, code=code, starts_again_in_s=pause_s)
@@ -173,7 +172,7 @@ class Supervisor:
         self._processes[name] = process
         door = self._doors[name] = WorkerDoor(name, path)
         try:
-            if self._ending.is_set():  # the signal came while it was being started
+            if self._ending.is_set():  # the stop signal arrived while the worker was being started
                 process.send_signal(DRAIN_SIGNAL)
             return await process.wait()
         finally:
@@ -182,7 +181,7 @@ class Supervisor:
             await door.close()
 
     async def _tell_when_ready(self, public: str, private: str) -> None:
-        """Say so when all workers are ready; if that takes long, say that first."""
+        """Print the ready line when all workers are ready; if that takes long, first log which are not."""
         loop = asyncio.get_running_loop()
         late_s = loop.time() + READY_TIMEOUT_S
         while True:
@@ -199,14 +198,14 @@ class Supervisor:
         self._tell(public, private)
 
     def _tell(self, public: str, private: str) -> None:
-        """Say once that all are ready: before /readyz says it to anybody."""
+        """Print the ready line once; called before /readyz first answers 200."""
         if self._was_told:
             return
         self._was_ready = self._was_told = True
         log_line(f"ready in {process_age_s():.2f} s  public {public}  private {private}  {self._wanted} workers")
 
     async def _end(self, keepers: Sequence["asyncio.Task[None]"], *, is_short: bool) -> list[BaseException | None]:
-        """Drain all workers, kill who does not come to an end."""
+        """Drain all workers, and kill those that do not end in time."""
         grace_s = self._settings.public.drain_grace_s
         self._signal(DRAIN_SHORTLY if is_short else DRAIN_SIGNAL)
         timeout_s = (min(grace_s, SHORT_GRACE_S) if is_short else grace_s) + KILL_AFTER_S

@@ -1,7 +1,7 @@
-"""Topics: the channels of one service, as it has them. One of the primitives; see `gateway.primitives`.
+"""Topics: the channels of one service. One of the primitives; see `gateway.primitives`.
 
-A channel that keeps a history (see `gateway.history`) is repaired by each node for all its subscribers: what the node
-missed is read from history and delivered in its place. Whoever subscribes says that the channel keeps one.
+If a channel has a history (see `gateway.history`), each node repairs it for all local subscribers: publications that
+the node missed are read from history and delivered in order. The subscribe call states that the channel has a history.
 """
 
 import asyncio
@@ -61,15 +61,19 @@ class Topics:
         once: str | None = None,
         by: Connection | None = None,
     ) -> asyncio.Future[int] | asyncio.Future[Position] | asyncio.Future[None]:
-        """Publish to all subscribers of a channel, on all nodes. channel, payload: any JSON entity.
+        """Publish to all subscribers of a channel, on all nodes. channel, payload: any JSON value.
 
-        to: only to these subscribers. history: keep it so long, for who reads `history`; the future then returns
-        its position. once: an idempotency key of this channel; what is published under it again within 300 s is
-        answered alike, and not published. Await the future to know that Redis has it; its order among this node's
-        publications is settled either way (not that of `once` without a history). Returns the number of nodes that
-        hear the channel; None with `once`. by: the client that publishes; what Redis stores counts in its quota, and
-        LimitExceeded is raised at once. Raises InvalidChannel and InvalidMessage at once; the future raises
-        BrokerUnavailable. InvalidMessage, too: the payload is the whole message, and looks like a reply.
+        to: send it only to these subscribers.
+        history: retain it this long, for clients that read the history.
+        once: an idempotency key of this channel. Publishing again with the same key within 300 s returns the same
+        result and publishes nothing.
+        by: the client that publishes; the bytes stored in Redis count against its quota.
+
+        The future completes when Redis has the publication. Its result is the position if there is a history, None with
+        `once` alone, else the number of nodes that receive the channel. This node's publications keep the order of the
+        calls, awaited or not, except those with `once` and no history. Raises at once InvalidChannel, LimitExceeded
+        (the quota) and InvalidMessage, the last also if the payload is the whole message and looks like a reply. The
+        future raises BrokerUnavailable.
         """
         if is_reply(payload) and ((to is not None and to.is_whole) or self._notification(channel) is PAYLOAD):
             raise LooksLikeReply
@@ -91,7 +95,7 @@ class Topics:
         return published
 
     def promised(self, channel: Any, own: History | None) -> History | None:
-        """Tell what a channel keeps: what this node's rule says, or more if another node's rule promises more.
+        """Return a channel's retention: by this node's rule, or more if another node's rule retains more.
 
         Raises InvalidChannel.
         """
@@ -100,7 +104,7 @@ class Topics:
     def _charge(
         self, client: Connection, channel: Any, payload: Any, history: History | None, once: str | None
     ) -> Charge:
-        """Count what a publication stores. Raises LimitExceeded."""
+        """Count what a publication stores in the client's quota. Raises LimitExceeded."""
         key = channel_key(self._service, channel)
         size = 0 if once is None else KEY_BYTES + len(once) + len(key)
         if history is not None:
@@ -108,7 +112,7 @@ class Topics:
         return self._cluster.quotas.charge(client, size, None if history is None else key)
 
     async def history(self, channel: Any, since: Position) -> list[Publication] | None:
-        """Read what was published with a history behind a position, in order; None = it can no longer be had.
+        """Read the publications after a position, in order; None = not all of them are available any more.
 
         Payloads are JSON, not yet checked. Raises InvalidChannel, BrokerUnavailable.
         """
@@ -117,19 +121,19 @@ class Topics:
     async def recent(
         self, channel: Any, limit: int, since: Position | None = None
     ) -> tuple[list[Publication], Position]:
-        """Read the last publications of a channel that keeps them, limit at most. See Keeper.recent."""
+        """Read the latest publications of a channel with a history, at most `limit`. See Keeper.recent."""
         return await self._cluster.keeper.recent(channel_key(self._service, channel), limit, since)
 
     async def position(self, channel: Any) -> Position:
-        """Tell where a channel's history stands; it begins here if it has none. Raises as `history`."""
+        """Return a channel's present position; starts a history if there is none. Raises as `history`."""
         return await self._cluster.keeper.position(channel_key(self._service, channel))
 
     async def subscribe(self, connection: Connection, channel: Any, *, history: History | None = None) -> None:
-        """Subscribe a connection; on return, whatever is published from now on reaches it.
+        """Subscribe a connection; on return, it receives everything that is published from now on.
 
-        history: what the channel keeps; what this node misses is then read from there, and if it is not there any
-        more the client is not told. Raises AlreadySubscribed, LimitExceeded, InvalidChannel, BrokerUnavailable
-        (nothing is left behind), ConnectionClosed.
+        history: the channel's retention; publications that this node misses are then read from history, and if they
+        are no longer available, the client is not notified. Raises AlreadySubscribed, LimitExceeded, InvalidChannel,
+        BrokerUnavailable (the connection is not subscribed then), ConnectionClosed.
         """
         is_kept = history is not None
         await self._cluster.subscribe(connection, self._service, channel, self._notification, is_kept=is_kept)
@@ -137,15 +141,15 @@ class Topics:
     async def recover(
         self, connection: Connection, channel: Any, history: History, since: Position | None = None
     ) -> Recovery:
-        """Subscribe a connection to a channel that keeps a history, and tell what it missed behind a position.
+        """Subscribe a connection to a channel with a history, and return what it missed since a position.
 
-        since: None = nothing was missed, it begins now. What is published from now on reaches it behind what the
-        Recovery holds, with no hole and nothing twice, its notifications with `offset` and `position`; if there is a
-        hole that history cannot fill, `Service.gap_notice` says so. Make the reply of it at once, without an await
-        in between: notifications may come in the next step of the loop.
+        since: None = it missed nothing and starts now. It then receives everything published after what the
+        Recovery contains, without loss or duplicates, in notifications with `offset` and `position`; if
+        publications are lost that history no longer has, it receives `Service.gap_notice`. Write the reply at once,
+        without an await in between: notifications may follow in the next loop iteration.
 
-        More than 300 publications or 1 MiB are not replayed: not recovered. Raises as `subscribe`; and
-        ConfigurationError: the service's notification is no object, so there is no place for a position in it.
+        More than 300 publications or 1 MiB are not replayed: the client is not recovered. Raises as `subscribe`; and
+        ConfigurationError: the service's notification is not an object, so a position cannot be added.
         """
         return await self._cluster.recover(
             connection, self._service, channel, self._notification, self._gap_notice, since=since
@@ -153,27 +157,27 @@ class Topics:
 
     @asynccontextmanager
     async def joining(self, connection: Connection, channel: Any) -> AsyncIterator[None]:
-        """Subscribe a connection, and hold what comes for it until the block's end and the reply made of it.
+        """Subscribe a connection, and hold its publications until the end of the block and the reply.
 
-        So a client that is told what there is (a list of members) hears of every change behind that, and of none
-        in front of it. Within the block: `Rosters.enter` or `Rosters.census`, and `knows` with its version; then return
-        the reply at once. If it raises the subscription is undone. Raises as `subscribe`.
+        So a client that receives a list (of members) is notified of every later change, and of none that the list
+        includes. In the block: call `Rosters.enter` or `Rosters.census`, and `knows` with its version; then return
+        the reply at once. If the block raises, the connection is unsubscribed. Raises as `subscribe`.
         """
         await self._cluster.subscribe(connection, self._service, channel, self._notification, is_held=True)
         try:
             yield
         except BaseException:
-            with suppress(NotSubscribed):  # it left meanwhile
+            with suppress(NotSubscribed):  # it unsubscribed meanwhile
                 self.unsubscribe(connection, channel)
             raise
-        # not before the reply, which is written in this step of the loop
+        # after the reply, which the caller writes in this loop iteration
         asyncio.get_running_loop().call_soon(self._cluster.release, connection, self._service, channel)
 
     @asynccontextmanager
     async def reading(self, connection: Connection, channel: Any) -> AsyncIterator[None]:
-        """Hold what comes for a connection, if it subscribes, while it is about to be told what there is.
+        """Hold the publications of a connection, if it is subscribed, while a list for it is read.
 
-        Within the block as within that of `joining`; nothing is subscribed, and nothing undone.
+        The block is the same as for `joining`; nothing is subscribed or unsubscribed.
         """
         is_held = self._cluster.hold(connection, self._service, channel)
         try:
@@ -183,9 +187,9 @@ class Topics:
                 asyncio.get_running_loop().call_soon(self._cluster.release, connection, self._service, channel)
 
     def knows(self, connection: Connection, channel: Any, version: int) -> None:
-        """Note that a subscriber is told who is there, as of a version: of `Entered`, or of `Rosters.census`.
+        """Record that a subscriber receives a list of this version, of `Entered` or `Rosters.census`.
 
-        Notices that this list has already do not reach it any more. Make the reply at once.
+        It will not receive notices that the list includes. Write the reply at once.
         """
         self._cluster.knows(connection, self._service, channel, version)
 
@@ -194,17 +198,17 @@ class Topics:
         self._cluster.unsubscribe(connection, self._service, channel)
 
     def is_subscribed(self, connection: Connection, channel: Any) -> bool:
-        """True if the connection subscribes to the channel, or is about to."""
+        """True if the connection is subscribed to the channel, or is subscribing."""
         return self._cluster.is_subscribed(connection, self._service, channel)
 
     async def listen(
         self, channel: Any, listener: Listener, *, history: History | None = None, on_gap: OnGap | None = None
     ) -> None:
-        """Hear a channel on this node itself: for services that look into what they pass on.
+        """Call a local callback for a channel's publications: for services that inspect what they relay.
 
-        listener: is handed what one read brought, in order, on the event loop; one per channel. history: what the
-        channel keeps; what has a position then comes once and in order, and on_gap is called, between two calls of
-        the listener, where history could not fill a hole. Raises AlreadySubscribed, InvalidChannel,
+        listener: called with the publications of one read, in order, on the event loop; one per channel. history: the
+        channel's retention; publications with a position then arrive once and in order, and on_gap is called, between
+        two calls of the listener, if publications are missing from history. Raises AlreadySubscribed, InvalidChannel,
         BrokerUnavailable.
         """
         is_kept = history is not None

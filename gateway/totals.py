@@ -1,9 +1,9 @@
-"""Totals: the metrics of several processes as if they were one. Text in, text out.
+"""Totals: sums the metrics of several processes. Text in, text out.
 
 Rules:
-- Counters and histograms never go down: what a worker had counted when it ended is kept, else every restart
-  would look like a reset, and Prometheus would count everything of the others again.
-- Gauges are of living workers: summed, or the worst of them where a sum says nothing.
+- Counters and histograms never decrease: the counts of an ended worker are kept. Otherwise every restart
+  would look like a reset, and Prometheus would count all other workers' counts again.
+- Gauges cover living workers: the sum, or the maximum where a sum is meaningless.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ __all__ = ["Totals"]
 _WORST = frozenset(
     {
         "process_max_fds",
-        "process_open_fds",  # beside its maximum: each worker has its own descriptors
+        "process_open_fds",  # compared with its maximum: each worker has its own descriptors
         "process_start_time_seconds",
         "python_info",
         "snorky_build_info",
@@ -34,7 +34,7 @@ _Key = tuple[str, str, tuple[tuple[str, str], ...]]
 
 
 class Totals:
-    """Sums the exposition texts of workers, each known by a name of its own."""
+    """Sums the exposition texts of workers, each with a unique name."""
 
     def __init__(self) -> None:
         self._families: dict[str, Metric] = {}  # name, help and type; no samples
@@ -42,7 +42,7 @@ class Totals:
         self._ended: dict[_Key, float] = {}
 
     def take(self, worker: str, text: str) -> None:
-        """Replace what is known of a worker. Raises ValueError: no exposition text; nothing changes then."""
+        """Replace the metrics of a worker. Raises ValueError: not an exposition text; nothing changes then."""
         samples: dict[_Key, float] = {}
         for family in text_string_to_metric_families(text):
             self._families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
@@ -51,13 +51,13 @@ class Totals:
         self._workers[worker] = samples
 
     def end(self, worker: str) -> None:
-        """Keep what an ended worker had counted, forget its gauges."""
+        """Keep the counters of an ended worker, drop its gauges."""
         for key, value in self._workers.pop(worker, {}).items():
             if self._families[key[0]].type != "gauge":
                 self._ended[key] = self._ended.get(key, 0.0) + value
 
     def render(self) -> bytes:
-        """Give the sums as exposition text (version 0.0.4)."""
+        """Return the sums as exposition text (version 0.0.4)."""
         registry = CollectorRegistry()
         registry.register(self)  # a collector needs only `collect`
         return generate_latest(registry)

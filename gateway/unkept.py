@@ -1,8 +1,8 @@
-"""Unkept: publications without a position on channels that keep a history, from a bare PUBLISH or a foreign function.
+"""Unkept: publications without a position on channels with a history, from a bare PUBLISH or a foreign function.
 
-Subscribers that are connected get them. History does not have them, so a client that is away misses them. Therefore
-this node notes in the channel's state that something is missing behind its last position; a client that comes back with
-a position up to there is told of a gap.
+Connected subscribers receive them, but history does not contain them, so disconnected clients miss them. Therefore
+this node records in the channel's state that a publication is missing after its last position; a client that recovers
+from a position up to there receives a gap.
 """
 
 import asyncio
@@ -25,22 +25,22 @@ _log = structlog.get_logger("snorky.repair")
 
 
 class Unkept:
-    """Counts them, logs them, and has the keeper note them."""
+    """Counts and logs such publications, and has the keeper record them."""
 
     def __init__(self, keeper: Keeper, metrics: Metrics) -> None:
         self._keeper = keeper
         self._metrics = metrics
-        self._keys: set[str] = set()  # to be noted; of followed channels only, so there are no more than of those
-        self._noting = ""  # the key that is being noted
+        self._keys: set[str] = set()  # channels to record; only tracked ones, so their number is bounded
+        self._noting = ""  # the channel being recorded
         self._task: asyncio.Task[None] | None = None
         self._logged_at: float | None = None
 
     def is_noted(self, key: str) -> bool:
-        """True if all that was heard of a channel and is not kept is noted in its state."""
+        """True if every such publication received on a channel is recorded in its state."""
         return key not in self._keys and key != self._noting
 
     def hear(self, key: str, publications: Sequence[Publication]) -> int:
-        """Look at what a channel that keeps a history has brought; returns how many of it are not kept."""
+        """Check the publications of a channel with a history; returns how many of them history lacks."""
         count = sum((each.position or each.hint or each.selector or each.change) is None for each in publications)
         if not count:
             return 0
@@ -55,7 +55,7 @@ class Unkept:
         return count
 
     async def stop(self) -> None:
-        """End what is under way. Idempotent."""
+        """Cancel the background task. Idempotent."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -70,6 +70,6 @@ class Unkept:
                 self._keys.add(key)
                 await asyncio.sleep(RETRY_S)
             except Exception:  # the top of a task
-                _log.exception("publication not kept, and not noted", channel=key)
+                _log.exception("recording a publication without history failed", channel=key)
         self._noting = ""
         self._task = None

@@ -1,10 +1,10 @@
-"""Waiting replies: bytes of replies that clients do not read, bounded for the whole node.
+"""Waiting replies: limits the bytes of unread replies, for the whole node.
 
 Rules:
-- Replies are counted from the moment that a client's wire takes no more until it has drained. What wires take
-  at once is not counted.
-- Beyond the bound the clients for which most waits are closed (4008), until a quarter of the bound is free. Clients
-  that read their replies have none waiting, so a crowd that reads nothing cannot have them closed.
+- Replies are counted from when a client's transport is full until it has drained. Replies that the transport
+  accepts at once are not counted.
+- Above the limit, the clients with the most unread bytes are closed (4008) until a quarter of the limit is free. A
+  client that reads its replies has none counted, so clients that read nothing cannot cause it to be closed.
 - Publications are not counted here: clients share their bytes.
 """
 
@@ -17,14 +17,14 @@ __all__ = ["Debtor", "WaitingReplies"]
 
 
 class Debtor(Protocol):
-    """A client for which replies wait: a connection."""
+    """A client with unread replies: a connection."""
 
     def close(self, code: int, reason: str = "") -> None:
-        """End the connection. It calls `settle` with 0 before this returns."""
+        """Close the connection. It calls `settle` with 0 before this returns."""
 
 
 class WaitingReplies:
-    """Counts of one node. max_bytes: of all. on_relieved: is told how many clients were closed, of how many bytes."""
+    """The unread replies of one node. max_bytes: limit. on_relieved: called with the closed clients and freed bytes."""
 
     def __init__(
         self, max_bytes: int, on_relieved: Callable[[int, int], object] = lambda _clients, _bytes: None
@@ -35,14 +35,14 @@ class WaitingReplies:
         self.total_bytes = 0
 
     def add(self, client: Debtor, size: int) -> None:
-        """Count a reply that waits; closes clients if that is too much."""
+        """Count an unread reply; closes clients if the total is above the limit."""
         self._bytes[client] = self._bytes.get(client, 0) + size
         self.total_bytes += size
         if self.total_bytes > self._max_bytes:
             self._relieve()
 
     def settle(self, client: Debtor, left: int = 0) -> None:
-        """Take note that at most `left` bytes wait for a client now."""
+        """Record that at most `left` bytes are unread by a client now."""
         counted = self._bytes.get(client)
         if counted is None or counted <= left:
             return

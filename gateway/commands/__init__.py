@@ -1,1 +1,1 @@
-"""The commands of `snorky`, one file each; `gateway.cli` puts them together."""
+"""The commands of `snorky`, one file each; `gateway.cli` registers them."""

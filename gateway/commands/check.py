@@ -1,4 +1,4 @@
-"""snorky check: would a node start here, and serve as many clients as its limits say?"""
+"""snorky check: can a node start here, and serve as many clients as its limits allow?"""
 
 import asyncio
 import os
@@ -42,17 +42,17 @@ class _Findings:
 
     def __init__(self) -> None:
         self.facts: list[tuple[str, str, str]] = []
-        self.problems: list[str] = []  # what keeps a node from starting or working
-        self.notes: list[str] = []  # what it would rather be told before than after
+        self.problems: list[str] = []  # a node would not start or not work
+        self.notes: list[str] = []  # a node would start; the operator should know
 
     def add(self, about: str, facts: dict[str, str]) -> None:
         self.facts.extend((about, name, value) for name, value in facts.items())
 
 
 def check(config: Config = None, insecure: Insecure = False) -> None:
-    """Check settings, services, Redis, versions and limits; tell everything that is wrong, and what to do.
+    """Check settings, services, Redis, versions and limits; print every problem with its remedy.
 
-    Ends with 1 if anything is wrong. --insecure: as `serve` would be started with it.
+    The exit code is 1 if there is any problem. With --insecure, check for `serve --insecure`.
 
     Examples:
 
@@ -95,7 +95,7 @@ def _settings(config: Path | None, insecure: bool, findings: _Findings) -> Setti
         {
             "public": f"{public.host or '*'}:{public.port}",
             "private": f"{private.host or '*'}:{private.port}, {_keys(private)}",
-            "origins": ", ".join(public.allowed_origins) or "none but pages of the node itself, on loopback",
+            "origins": ", ".join(public.allowed_origins) or "only pages of the node itself, on loopback",
             "authentication": _authentication(settings, findings),
             "prefix": settings.prefix,
         },
@@ -124,7 +124,7 @@ def _authentication(settings: Settings, findings: _Findings) -> str:
 
 
 def _services(settings: Settings, findings: _Findings) -> dict[str, Rules] | None:
-    """Load the services; gives the rules of their channels, None = they cannot be loaded."""
+    """Load the services; return the rules of their channels, None = a service cannot be loaded."""
     rules = None
     try:
         rules = {service.name: service.rules for registry in load_registries(settings) for service in registry}
@@ -136,7 +136,7 @@ def _services(settings: Settings, findings: _Findings) -> dict[str, Rules] | Non
 
 
 def _descriptors(settings: Settings, findings: _Findings) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # serve takes all of it
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # `serve` raises its soft limit to the hard limit
     findings.add("limits", {"file descriptors": "unlimited" if hard == resource.RLIM_INFINITY else str(hard)})
     findings.add("limits", {"connections": str(settings.limits.connections or "no limit")})
     needed = settings.limits.connections + _FDS_BESIDE_CONNECTIONS

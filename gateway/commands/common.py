@@ -1,4 +1,4 @@
-"""What the commands share: the console, the settings, and how a problem is told."""
+"""Shared by the commands: consoles, common options, reading settings and secrets, reporting problems."""
 
 import os
 import sys
@@ -25,23 +25,23 @@ __all__ = [
     "url_of_node",
 ]
 
-# into a pipe or a file tables are not cut to a width that nobody looks at
+# in a pipe or a file, do not cut tables to the width of a terminal
 output = Console(soft_wrap=True, highlight=False, width=None if sys.stdout is not None and sys.stdout.isatty() else 200)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Config = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help="Settings, TOML. Default: what SNORKY_CONFIG names.", metavar="FILE"),
+    typer.Option("--config", "-c", help="Settings, a TOML file. Default: the file in SNORKY_CONFIG.", metavar="FILE"),
 ]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Anybody who reaches the public port may connect.")]
-ServiceName = Annotated[str, typer.Option("--service", "-s", help="The pub/sub service's name.", metavar="NAME")]
-ChannelIsJson = Annotated[bool, typer.Option("--json-channel", help="CHANNEL is JSON, like '[\"room\", 5]'.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Allow anyone who can reach the public port to connect.")]
+ServiceName = Annotated[str, typer.Option("--service", "-s", help="Name of the pub/sub service.", metavar="NAME")]
+ChannelIsJson = Annotated[bool, typer.Option("--json-channel", help="CHANNEL is JSON, such as '[\"room\", 5]'.")]
 
 
 def read_secret(text: str | None, option: str) -> str | None:
-    """Give the secret of an option: itself, what @FILE holds, or for "-" a line of standard input.
+    """Return the secret of an option: its text, the content of @FILE, or for "-" a line of standard input.
 
-    Ends the command if there is none.
+    Ends the command if the secret is empty or cannot be read.
     """
     if text is None:
         return None
@@ -54,7 +54,7 @@ def read_secret(text: str | None, option: str) -> str | None:
     except OSError as error:
         fail(f"{option}: the file cannot be read: {error.strerror}", code=2)  # its name may be a secret
     except UnicodeDecodeError:
-        fail(f"{option}: what was read is no UTF-8 text", code=2)
+        fail(f"{option}: the input is not UTF-8 text", code=2)
     except ValueError as error:
         fail(f"{option} {error}", code=2)
     if not text:
@@ -63,13 +63,13 @@ def read_secret(text: str | None, option: str) -> str | None:
 
 
 def url_of_node(host: str, port: int) -> str:
-    """Say where a node listens, without a scheme, for who connects on its machine."""
+    """Return host and port, without a scheme, to connect to a node on this machine."""
     host = "127.0.0.1" if host in ("", "0.0.0.0") else "::1" if host == "::" else host  # noqa: S104 - compared only
     return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def fail(*problems: str, code: int = 1) -> NoReturn:
-    """Tell every problem and end the command. code: 1 a problem, 2 wrong use."""
+    """Print every problem and end the command. code: 1 a problem, 2 wrong usage."""
     for problem in problems:
         errors.print("[bold red]error:[/]", end=" ")
         errors.print(problem, markup=False)
@@ -77,7 +77,7 @@ def fail(*problems: str, code: int = 1) -> NoReturn:
 
 
 def read_settings(config: Path | None, **public: object) -> Settings:
-    """Load the settings, or end the command with what is wrong with them. public: wins over them, unless None."""
+    """Load the settings, or print the problems and end the command. public: values that override [public]."""
     environment = dict(os.environ)
     for name, value in public.items():
         if value is not None:

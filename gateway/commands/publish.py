@@ -1,4 +1,4 @@
-"""snorky publish: one message into a channel, through Redis, as a backend job does it."""
+"""snorky publish: publish messages to a channel through Redis, as a backend job does."""
 
 import asyncio
 import shlex
@@ -33,7 +33,7 @@ _READ_BYTES = 65_536
 def publish(
     channel: Annotated[str, typer.Argument(help="The channel's name.", show_default=False)],
     message: Annotated[
-        str, typer.Argument(metavar="JSON", help="The message, strict JSON; - reads one a line.", show_default=False)
+        str, typer.Argument(metavar="JSON", help="The message, strict JSON; -: read one a line.", show_default=False)
     ],
     service: ServiceName = "pubsub",
     json_channel: ChannelIsJson = False,
@@ -42,7 +42,7 @@ def publish(
         typer.Option(
             "--key",
             "-k",
-            help="The node's api_key, for who has no redis_url: @FILE, - for a line of standard input, or the key "
+            help="The node's api_key, needed without redis_url: @FILE, - for a line of standard input, or the key "
             "itself, which all users of this machine can see in the list of processes.",
         ),
     ] = None,
@@ -50,9 +50,9 @@ def publish(
 ) -> None:
     """Publish one message to a channel, on all nodes.
 
-    It goes to Redis directly, so no node needs to be known; redis_url and prefix of the settings say where. What the
-    channel's rule keeps is kept, once a node has been there. Without a redis_url it goes to the private port of the
-    node on this machine, whose Redis is its own.
+    The message goes to Redis directly: the settings redis_url and prefix are enough. The channel's rule, and with it
+    its history, applies once a node has stored it in Redis. Without a redis_url the message goes to the private port of
+    the node on this machine.
 
     Examples:
 
@@ -73,7 +73,7 @@ def publish(
     except InvalidInput as error:
         fail(f"the message is no JSON: {error}; {_remedy(channel, message)}", code=2)
     if message == "-" and api_key == "-":
-        fail("standard input has either the messages or the key: write --key @FILE", code=2)
+        fail("standard input can hold either the messages or the key: write --key @FILE", code=2)
     settings, secret = read_settings(config), read_secret(api_key, "--key")
     try:
         if not settings.redis_url:
@@ -106,16 +106,16 @@ def _told(receipt: Receipt) -> str:
 
 
 def _backend_url(settings: Settings, key: str | None) -> str:
-    """Say where the node's backend door is, for who has no Redis in common with it."""
+    """Return the URL of the node's /backend, for a caller that does not share its Redis."""
     if settings.private.has_key and key is None:
-        fail("no redis_url is set, and the backend wants a key, kept only as its hash: set redis_url, or --key @FILE")
+        fail("no redis_url is set, and the backend needs a key, stored only as a hash: set redis_url, or --key @FILE")
     return f"http://{url_of_node(settings.private.host, settings.private.port)}/backend"
 
 
 def _lines() -> Iterator[list[bytes]]:
-    """Read messages from standard input, one a line: what is there already goes together, nothing waits for more.
+    """Read messages from standard input, one a line, in batches of those already readable, without waiting for more.
 
-    A line that is none ends the command; what came before it is published.
+    A line that is not JSON ends the command; the lines before it are published.
     """
     number, rest, is_open = 0, b"", True
     while is_open:
@@ -137,7 +137,7 @@ def _lines() -> Iterator[list[bytes]]:
 
 
 def read_channel(text: str, *, is_json: bool) -> Any:
-    """Give the channel that was meant, or end the command."""
+    """Return the channel that the argument means, or end the command."""
     if not is_json:
         return text
     try:
@@ -148,6 +148,6 @@ def read_channel(text: str, *, is_json: bool) -> Any:
 
 def _remedy(channel: str, message: str) -> str:
     if len(message) > 60 or message[:1] in ("{", "["):
-        return "keys and strings need double quotes, and the whole single ones for the shell"
+        return "write keys and strings in double quotes, and the whole message in single quotes for the shell"
     quoted = shlex.quote(encode_json(message.encode("utf-8", "replace").decode()).decode())
     return f"a text needs quotes of its own: snorky publish {shlex.quote(channel)} {quoted}"

@@ -1,4 +1,4 @@
-"""snorky serve: run a node until somebody ends it."""
+"""snorky serve: run a node until a signal stops it."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -26,23 +26,24 @@ class LogLevel(StrEnum):
 def serve(
     config: Config = None,
     host: Annotated[
-        str | None, typer.Option("--host", help="Address of the public port, instead of the settings'.", metavar="HOST")
+        str | None, typer.Option("--host", help="Address of the public port; overrides the settings.", metavar="HOST")
     ] = None,
     port: Annotated[
-        int | None, typer.Option("--port", "-p", min=0, max=65535, help="The public port, instead of the settings'.")
+        int | None, typer.Option("--port", "-p", min=0, max=65535, help="The public port; overrides the settings.")
     ] = None,
     workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that share the public port.")] = 1,
     insecure: Insecure = False,
-    demo: Annotated[bool, typer.Option("--demo", help="Serve a page to play with at /.")] = False,
-    log_level: Annotated[LogLevel, typer.Option(help="Least level that is logged.")] = LogLevel.info,
-    private_path: Annotated[Path | None, typer.Option(hidden=True)] = None,  # a worker's, from its supervisor
+    demo: Annotated[bool, typer.Option("--demo", help="Serve the demo page at /.")] = False,
+    log_level: Annotated[LogLevel, typer.Option(help="Lowest level to log.")] = LogLevel.info,
+    private_path: Annotated[Path | None, typer.Option(hidden=True)] = None,  # set by a supervisor for its worker
     reuse_port: Annotated[bool, typer.Option(hidden=True)] = False,
     supervisor: Annotated[int | None, typer.Option(hidden=True)] = None,  # its process id
 ) -> None:
     """Run a node: WebSocket clients on the public port; backend, health and metrics on the private one.
 
-    SIGTERM, SIGINT and SIGHUP drain: readiness turns 503, clients are sent away over the grace period, then it ends.
-    Ctrl-C on a terminal takes a second. Another signal, a second or more after the first, ends it at once.
+    SIGTERM, SIGINT and SIGHUP start a drain: /readyz returns 503, clients are disconnected over the grace period, then
+    the node exits. Ctrl-C on a terminal drains within a second. A further signal, at least a second after the first,
+    ends it at once.
 
     Examples:
 
@@ -66,7 +67,7 @@ def serve(
         if workers > 1:
             arguments = [*(["--config", str(config)] if config else []), "--log-level", log_level]
             arguments += ["--insecure"] * insecure + ["--demo"] * demo
-            arguments += [] if host is None else ["--host", host]  # the port they are told by the supervisor
+            arguments += [] if host is None else ["--host", host]  # the supervisor passes the port on separately
             run_until_ended(lambda: supervise(settings, workers, arguments))
             return
         gateway = Gateway(settings, with_demo=demo, reuse_port=reuse_port, private_path=private_path)

@@ -1,4 +1,4 @@
-"""snorky stats: the nodes of a cluster and what they do, live, from the heartbeats that they leave in Redis."""
+"""snorky stats: the nodes of a cluster with live counts and rates, from the heartbeats that they write to Redis."""
 
 import asyncio
 import time
@@ -22,25 +22,25 @@ from gateway.redis.target import RedisTarget
 
 __all__ = ["stats"]
 
-_RATES = {  # heading: total that its rate is of
+_RATES = {  # heading: the counter that the rate is computed from
     "deliveries/s": "deliveries_total",
     "publications/s": "publications_received_total",
     "messages in/s": "messages_received_total",
     "KiB out/s": "sent_bytes_total",
 }
 _AGAIN_S = 0.1
-_SILENT_S = 5.0  # a node that has written nothing for so long has no rate; two of its beats are missing
+_SILENT_S = 5.0  # a node that has written nothing for this long has no rate: two of its heartbeats are missing
 _SIZES = ("connections", "subscriptions", "channels")
 
 
 def stats(
     config: Config = None,
-    interval_s: Annotated[float, typer.Option("--interval", "-i", min=0.2, help="Seconds between looks.")] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Look twice, print one table, end.")] = False,
+    interval_s: Annotated[float, typer.Option("--interval", "-i", min=0.2, help="Seconds between updates.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Read twice, print one table, exit.")] = False,
 ) -> None:
-    """Show every node with its connections, channels and rates; Ctrl-C ends it.
+    """Show every node with its connections, channels and rates; press Ctrl-C to exit.
 
-    Nodes write their numbers every 2 s, so rates are means over that time.
+    Nodes write their numbers every 2 s, so rates are averages over that time.
 
     Examples:
 
@@ -50,7 +50,7 @@ def stats(
     """
     settings = read_settings(config)
     if not settings.redis_url:
-        fail("no redis_url is set, so there is no cluster to look at: set it, or see /metrics on the private port")
+        fail("no redis_url is set, so there is no cluster to show: set it, or see /metrics on the private port")
     try:
         asyncio.run(_show(targets_of(settings.redis_url), settings.prefix, interval_s, once))
     except (ConfigurationError, ConnectionError) as error:
@@ -69,7 +69,7 @@ async def _show(targets: Iterable[RedisTarget], prefix: str, interval_s: float, 
             await asyncio.sleep(max(interval_s, INTERVAL_S))
             meter.look(await read_all_nodes(clients, prefix), time.monotonic())
             while meter.is_waiting and time.monotonic() < late_s:
-                await asyncio.sleep(_AGAIN_S)  # nothing tells: nodes write when they do
+                await asyncio.sleep(_AGAIN_S)  # there is no event when a node has written
                 meter.look(await read_all_nodes(clients, prefix), time.monotonic())
             output.print(meter.table())
             return
@@ -81,10 +81,10 @@ async def _show(targets: Iterable[RedisTarget], prefix: str, interval_s: float, 
 
 
 class Meter:
-    """Makes rates of totals: what was added between a node's last two samples, by the time between them.
+    """Computes rates from counters: the difference between a node's last two samples, divided by their time difference.
 
-    That time is of the clock that took the samples, the node's: a sample may be up to two seconds old when it is read.
-    A node of an older version tells no time; of its samples the reader's counts.
+    The times are those of the node's own clock when it took the samples: a sample may be 2 s old when it is read.
+    Nodes of older versions write no time; for them the reader's clock is used.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Meter:
         return any(node.node_id not in self._rates for node in self._nodes)
 
     def look(self, nodes: Sequence[NodeState], now_s: float) -> None:
-        """Take in what was read at now_s (monotonic)."""
+        """Process the states that were read at now_s (monotonic)."""
         self._nodes = sorted(nodes, key=lambda node: node.node_id)
         known = {node.node_id for node in nodes}
         self._last = {name: last for name, last in self._last.items() if name in known}
@@ -110,7 +110,7 @@ class Meter:
                 continue
             at_s, before = self._last[name]
             between_s = _sampled_s(node, now_s) - _sampled_s(before, at_s)
-            if before != node and between_s > 0:  # less: another of several Redis answered, which has an older one
+            if before != node and between_s > 0:  # otherwise one of several Redis servers returned an older sample
                 self._rates[name] = {
                     total: max(0.0, _number(node, total) - _number(before, total)) / between_s
                     for total in _RATES.values()
@@ -120,11 +120,11 @@ class Meter:
                 self._rates[name] = {}
 
     def rate(self, name: str, total: str) -> float:
-        """Tell a node's rate of a total, per second; 0.0 while unknown."""
+        """Return the rate of a node's counter, per second; 0.0 while unknown."""
         return self._rates.get(name, {}).get(total, 0.0)
 
     def table(self) -> Table:
-        """Draw what is known now."""
+        """Make the table of the present state."""
         table = Table(title=f"{len(self._nodes)} nodes", title_justify="left", show_footer=len(self._nodes) > 1)
         table.add_column("node", footer="all")
         table.add_column("where")

@@ -1,4 +1,4 @@
-"""snorky subscribe: watch channels as a client sees them."""
+"""snorky subscribe: print the messages of channels, as a client receives them."""
 
 import asyncio
 from contextlib import aclosing
@@ -30,25 +30,25 @@ def subscribe(
     channels: Annotated[list[str], typer.Argument(metavar="CHANNEL...", help="Channels to watch.", show_default=False)],
     url: Annotated[
         str | None,
-        typer.Option("--url", "-u", help="A node's or the load balancer's endpoint. Default: what the settings say."),
+        typer.Option("--url", "-u", help="Endpoint of a node or the load balancer. Default: from the settings."),
     ] = None,
     token: Annotated[
         str | None,
         typer.Option(
             "--token",
             "-t",
-            help="Who you are: @FILE with a token, - for a line of standard input, or the token itself, which all "
-            "users of this machine can see in the list of processes.",
+            help="The token to authenticate with: @FILE, - for a line of standard input, or the token itself, which "
+            "all users of this machine can see in the list of processes.",
         ),
     ] = None,
     service: ServiceName = "pubsub",
     json_channel: ChannelIsJson = False,
-    count: Annotated[int, typer.Option("--count", "-n", min=0, help="End after so many messages; 0: never.")] = 0,
+    count: Annotated[int, typer.Option("--count", "-n", min=0, help="Exit after this many messages; 0: never.")] = 0,
     config: Config = None,
 ) -> None:
-    """Subscribe to channels and print what comes: time, channel, message.
+    """Subscribe to channels and print each message with its time and channel.
 
-    Messages go to standard output, one a line; what happens to the connection to standard error.
+    Messages go to standard output, one a line; events of the connection go to standard error.
 
     Examples:
 
@@ -96,5 +96,5 @@ def _shown(value: Any, *, quotes: bool = False) -> str:
 
 
 def _printable(text: str) -> str:
-    """Keep what others wrote from moving the cursor."""
+    """Escape control characters, so that received text cannot control the terminal."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

@@ -1,1 +1,1 @@
-"""HTTP: everything that knows aiohttp."""
+"""HTTP: all code that uses aiohttp."""

@@ -1,12 +1,12 @@
-"""AcceptGate: counts the connections of a public port from the moment that they are accepted.
+"""AcceptGate: counts and limits the connections of a public port from the moment they are accepted.
 
 Rules:
-- A connection that has made no handshake holds a descriptor and a parser. It is counted before its first byte is
-  read; Admission counts what was let in after that: WebSockets and SockJS sessions.
-- One address may have HTTP_PER_CONNECTION times `connections_per_ip` connections in plain HTTP: a SockJS session takes
-  two, one that receives and one that sends. Trusted proxies are no client: only the whole is bounded for them.
-- Descriptors are kept back for the private port, for Redis and for what is accepted in one turn of the loop. A
-  connection beyond the rest gets a short answer and is closed, so the accept loop never runs out of descriptors.
+- A connection without a handshake already uses a descriptor and a parser. It is counted before its first byte is
+  read; Admission counts what is admitted afterwards: WebSockets and SockJS sessions.
+- One address may have HTTP_PER_CONNECTION times `connections_per_ip` connections in plain HTTP: a SockJS session uses
+  two, one to receive and one to send. Trusted proxies are not clients: only the total is limited for them.
+- Some descriptors are reserved for the private port, for Redis and for connections accepted in one loop iteration. A
+  connection beyond the rest gets a short response and is closed, so the accept loop never runs out of descriptors.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ from gateway.settings import Limits
 __all__ = ["AcceptGate", "Descriptors"]
 
 HTTP_PER_CONNECTION: Final = 2
-RESERVE_MIN: Final = 16  # the private port, Redis connections that are made again, files
-ANSWERED_MAX: Final = 64  # connections that are being told that the node is full
+RESERVE_MIN: Final = 16  # for the private port, reconnects to Redis, files
+ANSWERED_MAX: Final = 64  # connections that are being refused with a response
 LOG_INTERVAL_S: Final = 10.0
 _ANSWER: Final = (
     "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nRetry-After: 5\r\n"
@@ -38,29 +38,29 @@ _log = structlog.get_logger("snorky.http")
 
 
 class Descriptors:
-    """How many file descriptors this process may have, has now, and keeps back."""
+    """The number of file descriptors that this process may open, has open, and reserves."""
 
     def __init__(self, limit: int, used: int) -> None:
         self.limit = limit
         self.reserve = max(RESERVE_MIN, min(BACKLOG + ANSWERED_MAX, limit // 4))
-        self.capacity = max(1, limit - used - self.reserve)  # for connections of clients
-        self.backlog = max(self.reserve // 2, self.reserve - ANSWERED_MAX)  # what one turn of the loop accepts
+        self.capacity = max(1, limit - used - self.reserve)  # for client connections
+        self.backlog = max(self.reserve // 2, self.reserve - ANSWERED_MAX)  # accepted in one loop iteration
 
     @classmethod
     def now(cls) -> "Descriptors":
-        """Look at this process."""
+        """Inspect this process."""
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if limit == resource.RLIM_INFINITY:
             limit = 1 << 30
         try:
             used = len(os.listdir("/dev/fd"))
         except OSError:
-            used = 32  # no such folder: as many as a node without clients has
+            used = 32  # no such folder: assume what a node without clients uses
         return cls(limit, used)
 
     def bounded(self, connections: int) -> int:
-        """Give a limit, or what the descriptors allow if that is less; warns then. 0: no limit but the descriptors."""
-        # the rest is for connections that are told why they are refused
+        """Return the limit, or what the descriptors allow if that is less, with a warning. 0 = only the descriptors."""
+        # the rest is for connections that are refused with a response
         possible = self.capacity - min(ANSWERED_MAX, self.capacity // 8)
         if connections <= possible:
             return connections
@@ -75,7 +75,7 @@ class Descriptors:
 
 
 class AcceptGate:
-    """One per public port. network_of: tells whose an address is; None: a trusted proxy's."""
+    """One per public port. network_of: returns the network that an address counts to; None: a trusted proxy."""
 
     def __init__(
         self, limits: Limits, descriptors: Descriptors, network_of: Callable[[str], str | None], metrics: Metrics
@@ -86,18 +86,18 @@ class AcceptGate:
         self._per_network_max = limits.connections_per_ip * HTTP_PER_CONNECTION or math.inf
         self._http_max = limits.connections * HTTP_PER_CONNECTION or math.inf
         self._per_network: Counter[str] = Counter()
-        self._networks: dict[object, str | None] = {}  # of each connection in plain HTTP
+        self._networks: dict[object, str | None] = {}  # of each connection that uses plain HTTP
         self.websockets = 0
-        self._refused = 0  # since the last line of the log
+        self._refused = 0  # since the last log line
         self._logged_s = -math.inf
 
     @property
     def backlog(self) -> int:
-        """How many connections may wait to be accepted."""
+        """The length of the queue of connections not yet accepted."""
         return self._descriptors.backlog
 
     def enter(self, key: object, transport: asyncio.Transport) -> None:
-        """Count a connection that was just accepted; `leave` is owed. One beyond a limit is answered and closed."""
+        """Count an accepted connection; above a limit, respond and close it. The caller must call `leave` later."""
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) else ""
         network = self._network_of(address)
@@ -113,7 +113,7 @@ class AcceptGate:
             self._per_network[network] += 1
 
     def leave(self, key: object) -> None:
-        """Count out a connection that has ended, or is a WebSocket from now on. Idempotent."""
+        """Stop counting a connection that has ended, or has become a WebSocket. Idempotent."""
         network = self._networks.pop(key, None)
         if network is not None:
             self._per_network[network] -= 1
@@ -130,5 +130,5 @@ class AcceptGate:
             self._refused, self._logged_s = 0, now_s
         transport.write(_ANSWER.format(status=status, length=len(text), text=text).encode())
         transport.pause_reading()
-        # not now: aiohttp begins the connection's task with the assertion that it is open
+        # not now: aiohttp starts the connection's task with an assertion that it is open
         asyncio.get_running_loop().call_soon(transport.close)

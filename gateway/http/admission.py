@@ -1,4 +1,4 @@
-"""Admission: who the client is behind trusted proxies, and how many connections it may have."""
+"""Admission: finds a client's address behind trusted proxies, and limits connections per address and in total."""
 
 import ipaddress
 import math
@@ -18,9 +18,9 @@ __all__ = ["Admission"]
 
 
 class Admission:
-    """Counts the connections of a node, in all and per client address. One per public port.
+    """Counts the connections of a node, in total and per client address. One per public port.
 
-    trusted_proxies: whose X-Forwarded-For is believed.
+    trusted_proxies: networks whose X-Forwarded-For is trusted.
     """
 
     def __init__(self, limits: Limits, trusted_proxies: Sequence[Network], metrics: Metrics) -> None:
@@ -33,9 +33,9 @@ class Admission:
         self._knocks = Knocks(limits)
 
     def client_ip(self, request: web.Request) -> str:
-        """Tell the client's address: the right-most of X-Forwarded-For that is no trusted proxy's.
+        """Return the client's address: the right-most of X-Forwarded-For that is not a trusted proxy.
 
-        Addresses further left are what the client itself may have written.
+        The client itself may have written the addresses further left.
         """
         address = request.remote or ""
         if not self._is_trusted(address):
@@ -48,17 +48,17 @@ class Admission:
         return address
 
     def network_of(self, ip: str) -> str | None:
-        """Tell whose address this is; None: a trusted proxy's, which speaks for many."""
+        """Return the network that an address counts to; None: a trusted proxy, with many clients."""
         return None if self._is_trusted(ip) else site_of(ip)
 
     def knock(self, ip: str) -> None:
-        """Count one attempt to connect, before anything is looked at. Raises HandshakeRefused: too many lately."""
+        """Count one connection attempt, before any other check. Raises HandshakeRefused: too many recently."""
         if not self._knocks.take(site_of(ip)):
             self._metrics.limited.labels("handshakes_per_ip").inc()
             raise HandshakeRefused(429, "handshakes_per_ip", "Too many new connections from this address")
 
     def enter(self, ip: str) -> None:
-        """Count one connection in; `leave` is owed. Raises HandshakeRefused: a limit is reached."""
+        """Count one connection; the caller must call `leave` later. Raises HandshakeRefused: a limit is reached."""
         limits = self._limits
         if limits.connections and self._total >= limits.connections:
             self._metrics.limited.labels("connections").inc()
@@ -71,7 +71,7 @@ class Admission:
         self._per_ip[site] += 1
 
     def leave(self, ip: str) -> None:
-        """Count one connection out."""
+        """Stop counting one connection."""
         self._total -= 1
         site = site_of(ip)
         self._per_ip[site] -= 1
@@ -89,6 +89,6 @@ class Admission:
 
 
 def _without_port(address: str) -> str:
-    """Take off the port that some proxies write: every connection would count as an address of its own."""
+    """Remove the port that some proxies append: otherwise every connection would count as another address."""
     bracketed = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|(\d+\.\d+\.\d+\.\d+):\d+", address)
     return (bracketed[1] or bracketed[2]) if bracketed else address

@@ -1,4 +1,4 @@
-"""The two applications of a node: one that clients reach, one that only its operator and backend do."""
+"""The two applications of a node: the public one for clients, the private one for its operator and backend."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -34,19 +34,19 @@ async def _security_headers(
         response = await handler(request)
     except web.HTTPException as error:
         error.headers.update(_HEADERS)
-        if error.status == 404:  # of a wrong URL
+        if error.status == 404:  # a wrong URL
             error.headers.update(SEEN_BY_PAGES)
         raise
     if not response.prepared:
         for name, value in _HEADERS.items():
-            response.headers.setdefault(name, value)  # some pages have a policy of their own
+            response.headers.setdefault(name, value)  # some pages have their own policy
     return response
 
 
 def public_app(
     handler: WebSocketHandler, sockjs: SockJSHandler | None = None, *, with_demo: bool = False
 ) -> web.Application:
-    """Make the application for clients: `/ws`, `/sockjs`, and the demo page at `/` if asked for."""
+    """Make the application for clients: `/ws`, `/sockjs`, and optionally the demo page at `/`."""
     app = web.Application(middlewares=[_security_headers])
     sockjs = sockjs or SockJSHandler(handler)
     app.add_routes([handler.route("/ws"), *sockjs.routes("/sockjs")])

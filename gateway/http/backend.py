@@ -1,8 +1,8 @@
-"""The backend's door: one request envelope in by HTTP POST, one response envelope out; or an array of them.
+"""The `/backend` endpoint: an HTTP POST with one request envelope gets one response envelope; or an array of each.
 
-Status: 401 wrong or missing key, 429 too many of those, 403 a web page where there is no key, 400 not JSON or no
-envelope, 404 unknown service, 408 the body did not come in time, 413 too large, 504 no answer in time; an error of a
-command is 200 with an `error` message. In a batch the status is 200 and each element stands for itself.
+Status: 401 wrong or missing key, 429 too many of those, 403 a web page if no key is configured, 400 not JSON or not an
+envelope, 404 unknown service, 408 the body did not arrive in time, 413 too large, 504 no reply in time; an error of a
+command is 200 with an `error` message. A batch gets 200, and each element has its own result.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from gateway.settings import ApiKey, Private
 
 __all__ = ["BackendHandler"]
 
-REPLY_TIMEOUT_S: Final = 10.0  # a publish gives up after 5 s
+REPLY_TIMEOUT_S: Final = 10.0  # a publish fails after 5 s
 BATCH_MAX: Final = 1000  # envelopes of one request
 REPLY_MAX_BYTES: Final = 16 << 20  # of one envelope
 
-_BARE: Final = Dialect("json", Encoding.JSON, TEXT, lambda message: message)  # nothing around a message
+_BARE: Final = Dialect("json", Encoding.JSON, TEXT, lambda message: message)  # messages without framing
 _log = structlog.get_logger("snorky.backend")
 
 
 class _Reply:
-    """The wire of one request: what is written to it first is the reply."""
+    """The transport of one request: the first message written to it is the reply."""
 
     transport_name = "backend"
 
@@ -45,20 +45,20 @@ class _Reply:
         return 0
 
     def pause_reading(self) -> None:
-        """Nothing more comes anyway."""
+        """Do nothing: there is only one message."""
 
     def resume_reading(self) -> None:
-        """Nothing more comes anyway."""
+        """Do nothing: there is only one message."""
 
     def close(self, code: int, reason: str) -> None:
-        """Answer with the reason: a service that closes a backend request refuses it."""
+        """Reply with the reason: a service refuses a backend request by closing it."""
         self.write(encode_json({"service": "gateway", "message": error_message(SnorkyError(reason))}))
 
 
 class BackendHandler:
-    """Connects a backend to a private registry, request by request.
+    """Passes requests of backends to a private registry.
 
-    api_key: None = anybody who reaches the port. private: the keys of settings, instead.
+    api_key: None = anyone who can reach the port may post. private: the settings with the keys, used instead.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class BackendHandler:
         return web.post(path, self.handle)
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Answer one request."""
+        """Respond to one request."""
         return await self._door.admit(request, self._answer)
 
     async def _answer(self, body: bytes, key_name: str) -> web.Response:
@@ -97,7 +97,7 @@ class BackendHandler:
     async def _batch(self, values: list[Any]) -> web.Response:
         if len(values) > BATCH_MAX:
             raise InvalidMessage(f"A batch has at most {BATCH_MAX} envelopes")
-        # started in order, so that publications keep theirs; answered side by side
+        # started in order, so that publications keep their order; processed concurrently
         replies = await asyncio.gather(*(self._element(value) for value in values))
         return _json(200, b"[" + b",".join(replies) + b"]")
 
@@ -127,7 +127,7 @@ class BackendHandler:
             raise
         except SnorkyError as error:
             return error_envelope(error, service=envelope.service, call_id=call_id_of(envelope.message))
-        except Exception:  # the top of this request: told as such, logged once
+        except Exception:  # the top of this request: reply with an internal error, log it once
             _log.exception("service failed", service=envelope.service)
             internal = SnorkyError("Internal error")
             return error_envelope(internal, service=envelope.service, call_id=call_id_of(envelope.message))

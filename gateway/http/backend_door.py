@@ -1,12 +1,12 @@
-"""BackendDoor: who may post to `/backend`, and how a body comes in; the same for one node and for several workers.
+"""BackendDoor: checks who may post to `/backend`, and reads the body; shared by a single node and a supervisor.
 
 Rules:
-- Who asks is looked at first, then the body is read: within BODY_TIMEOUT_S, at most as large as the application
-  allows, unpacked where it came packed. A refused request's body is not read: the connection is closed.
-- Without a key no web page may ask. A browser sends pages' requests to loopback without asking anybody; it tells so
-  by Origin or Sec-Fetch-Site, and a page that had its own name lead to loopback (DNS rebinding) by the Host header:
-  a name with a dot. No attacker owns a single word (`gateway`, the name of a container), and an address as Host was
-  written by somebody who knows where the port is.
+- The sender is checked before the body is read: within BODY_TIMEOUT_S, at most as large as the application
+  allows, decompressed if necessary. The body of a refused request is not read: the connection is closed.
+- Without a key, requests of web pages are refused. A browser lets any page send requests to loopback; Origin or
+  Sec-Fetch-Site shows that a page is the sender. If a page's own name resolves to loopback (DNS rebinding), the Host
+  header shows it: a name with a dot. An attacker cannot register a single word (`gateway`, the name of a container),
+  and an address as Host was written by a client that knows where the port is.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ BODY_TIMEOUT_S: Final = 10.0  # 1 MiB at 1 Mbit/s
 
 
 class BackendDoor:
-    """Checks requests and reads their bodies. metrics, refusals: looked up when they are needed."""
+    """Checks requests and reads their bodies. metrics, refusals: called when needed."""
 
     def __init__(self, private: Private, *, metrics: Callable[[], Metrics], refusals: Callable[[], Refusals]) -> None:
         self._private = private
@@ -46,7 +46,7 @@ class BackendDoor:
     async def admit(
         self, request: web.Request, answer: Callable[[bytes, str], Awaitable[web.Response]]
     ) -> web.Response:
-        """Refuse a request, or have it answered. answer: takes the body and the name of the key."""
+        """Refuse a request, or respond with `answer`, which receives the body and the name of the key."""
         key_name = "none"
         if self._private.has_key:
             found = self._private.key_name(request.headers.get("X-Backend-Key", ""))
@@ -68,7 +68,7 @@ class BackendDoor:
         return await answer(body, key_name)
 
     async def _refuse_key(self, request: web.Request) -> web.Response:
-        """Answer who has no right key, the later the more often that happens from their address."""
+        """Respond to a wrong or missing key; each further failure from an address is answered later."""
         self._note(request, "wrong_key" if "X-Backend-Key" in request.headers else "no_key")
         wait_s = self._brake.wait_s(request.remote or "")
         if wait_s is None:
@@ -78,7 +78,7 @@ class BackendDoor:
         else:
             await asyncio.sleep(wait_s)
             response = error_response(401, SnorkyError("Wrong or missing X-Backend-Key"), "unauthorized")
-        response.force_close()  # nobody reads the body
+        response.force_close()  # the body is not read
         return response
 
     def _note(self, request: web.Request, reason: str) -> None:
@@ -86,7 +86,7 @@ class BackendDoor:
 
 
 def trace_of_page(request: web.Request) -> str:
-    """Tell what shows that a web page makes this request: "origin", "fetch_site" or "host"; "" = nothing."""
+    """Return which header shows that a web page sent this request: "origin", "fetch_site" or "host"; "" = none."""
     if "Origin" in request.headers:
         return "origin"
     if request.headers.get("Sec-Fetch-Site", "none") != "none":  # none: the user typed the URL
@@ -96,20 +96,20 @@ def trace_of_page(request: web.Request) -> str:
 
 
 def refusal_of_page(trace: str) -> web.Response:
-    """Make the answer to a page where there is no key."""
+    """Make the response to a web page if no key is configured."""
     if trace == "host":
-        advice = "ask for localhost or for an address, or set [private] api_key"
+        advice = "use localhost or an address, or set [private] api_key"
         response = error_response(403, SnorkyError(f"This name is not served without a key: {advice}"), "forbidden")
     else:
         response = error_response(403, SnorkyError("Browsers need a key: set [private] api_key"), "forbidden")
-    response.force_close()  # nobody reads the body
+    response.force_close()  # the body is not read
     return response
 
 
 def refuse_pages(private: Private, refusals: Refusals) -> Any:
-    """Make the middleware of a private port: without a key, pages get no health and no metrics either.
+    """Make the middleware of a private port: without a key, health and metrics are refused to web pages too.
 
-    Any Host is served there: load balancers and Prometheus ask by the names of services.
+    There, every Host is accepted: load balancers and Prometheus use the names of services.
     """
 
     @web.middleware
@@ -128,12 +128,12 @@ def refuse_pages(private: Private, refusals: Refusals) -> Any:
 def error_envelope(
     error: SnorkyError, code: str | None = None, *, service: str | None = None, call_id: Any = None
 ) -> bytes:
-    """Encode an error as a backend gets it. code: instead of the error's own."""
+    """Encode an error for a backend. code: replaces the error's own."""
     message = error_message(error, call_id)
     if code is not None:
         message["code"] = code
     answer = {"service": service or "gateway", "message": message}
-    return encode_json(answer, max_values=2 * MAX_VALUES)  # the id of a call may be all that a message may hold
+    return encode_json(answer, max_values=2 * MAX_VALUES)  # a call's id alone may have MAX_VALUES values
 
 
 def error_response(
@@ -145,7 +145,7 @@ def error_response(
 
 
 def _is_local(host: str) -> bool:
-    """Tell whether a Host header has a name that no attacker can own: loopback's, a single word, or an address."""
+    """Return True if a Host header has a name that attackers cannot own: loopback, a single word, or an address."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -1,10 +1,10 @@
-"""Brake: makes those who present wrong keys wait, one address after another's pace.
+"""Brake: delays responses to wrong keys, per address.
 
 Rules:
-- Whoever has a right key never waits: an attacker on the same address locks nobody out.
-- Of one address FREE failures in a row are answered at once, then one every INTERVAL_S. Who would wait longer than
-  WAIT_MAX_S is turned away at once, so that few requests are held.
-- The number of addresses that are known is bounded; beyond it all others share one pace.
+- A request with a right key never waits: an attacker cannot lock out a backend on the same address.
+- The first FREE failures in a row of an address are answered at once, then one every INTERVAL_S. A request that would
+  wait longer than WAIT_MAX_S is refused at once, so that few requests are waiting.
+- The number of tracked addresses is bounded; above it, all other addresses share one delay.
 """
 
 import asyncio
@@ -14,21 +14,21 @@ from typing import Final
 
 __all__ = ["Brake"]
 
-FREE: Final = 10  # a backend with an old key, and several processes
+FREE: Final = 10  # for a backend of several processes with an old key
 INTERVAL_S: Final = 0.5
-WAIT_MAX_S: Final = 5.0  # half of what a client waits
+WAIT_MAX_S: Final = 5.0  # half of a client's timeout
 ADDRESSES_MAX: Final = 10_000
 
 
 class Brake:
-    """One per door. clock: monotonic seconds."""
+    """One per endpoint. clock: monotonic seconds."""
 
     def __init__(self, *, clock: Callable[[], float] | None = None) -> None:
         self._clock = clock or asyncio.get_running_loop().time
         self._next_s: dict[str, float] = {}
 
     def wait_s(self, address: str) -> float | None:
-        """Note one failure of an address. Returns how long its answer waits; None: it is to be turned away."""
+        """Record one failure of an address. Returns the delay of its response; None: refuse it at once."""
         now_s = self._clock()
         if address not in self._next_s and len(self._next_s) >= ADDRESSES_MAX:
             self._next_s = {each: next_s for each, next_s in self._next_s.items() if next_s > now_s - FREE * INTERVAL_S}

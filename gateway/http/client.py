@@ -1,6 +1,6 @@
-"""A WebSocket client for the command line: subscribe, and hand over what comes.
+"""A WebSocket client for the command line: subscribes, and yields what it receives.
 
-It is for people who watch, not for programs: no recovery, one reconnect policy.
+It is for people, not for programs: no recovery, one reconnect policy.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ DIAL_TIMEOUT_S: Final = 5.0
 BACKOFF_MAX_S: Final = 10.0
 _REASONS: Final = {
     4501: ": the token is bad or has expired",
-    4502: ": it wants to know who you are, --token",
+    4502: ": the gateway requires authentication, use --token",
     4503: ": the token was revoked",
 }
 _FINAL_CODES: Final = range(4500, 5000)  # PROTOCOL: do not reconnect
@@ -28,7 +28,7 @@ _FINAL_CODES: Final = range(4500, 5000)  # PROTOCOL: do not reconnect
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One thing to show. kind: "message", "notice" (of the connection) or "error"."""
+    """One item to show. kind: "message", "notice" (about the connection) or "error"."""
 
     kind: str
     text: str = ""
@@ -39,9 +39,9 @@ class Heard:
 async def listen(
     url: str, service: str, channels: Sequence[Any], *, token: str | None = None
 ) -> AsyncGenerator[Heard, None]:
-    """Subscribe to channels and yield what is heard, for ever; comes back by itself after a lost connection.
+    """Subscribe to channels and yield what is received, indefinitely; reconnects after a lost connection.
 
-    Raises ConnectionError: the first connection cannot be made, or the gateway wants no other.
+    Raises ConnectionError: the first connection fails, or the gateway closes with a code that forbids reconnecting.
     """
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     failures = 0
@@ -64,13 +64,13 @@ async def listen(
                                 yield heard
                     code = socket.close_code
             except aiohttp.InvalidURL as error:
-                raise ConnectionError(f"{url} is no URL; write ws://127.0.0.1:8002/ws") from error
+                raise ConnectionError(f"{url} is not a URL; write ws://127.0.0.1:8002/ws") from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 reason = str(error) or type(error).__name__
                 if not was_connected:
                     raise ConnectionError(f"{url} cannot be reached: {reason}") from error
-                yield Heard("notice", f"not reached: {reason}")
-            else:  # not above: that would take this error for a failed attempt, and connect again
+                yield Heard("notice", f"cannot connect: {reason}")
+            else:  # not inside `try`: this error would look like a failed attempt, and be retried
                 if code in _FINAL_CODES:
                     raise ConnectionError(f"the gateway closed the connection with {code}{_REASONS.get(code or 0, '')}")
                 yield Heard("notice", f"connection ended ({code})")
@@ -82,7 +82,7 @@ def _interpret(text: str, service: str, channels: Sequence[Any]) -> Heard | None
     try:
         envelope = decode_json(text.encode())
     except InvalidInput as error:
-        return Heard("error", f"not understood: {error}")
+        return Heard("error", f"invalid message: {error}")
     message = envelope.get("message") if isinstance(envelope, dict) else None
     if not isinstance(envelope, dict) or not isinstance(message, dict):
         return None

@@ -1,7 +1,7 @@
-"""Who makes a request, before it becomes a connection: by a token that it brings, or by a hook of one's own.
+"""Authentication of a request before it becomes a connection: by its token, or by the operator's hook.
 
-A token comes as `Authorization: Bearer TOKEN`, or, from browsers, which cannot set that, as the WebSocket
-subprotocol `bearer.TOKEN` beside the encoding's. Never in the URL: those are kept in logs and histories.
+A token is sent as `Authorization: Bearer TOKEN` or, by browsers, which cannot set that header, as the WebSocket
+subprotocol `bearer.TOKEN` in addition to the encoding's. Never in the URL: URLs are kept in logs and browser histories.
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,7 +17,7 @@ from gateway.sessions import Session
 
 __all__ = ["Identify", "session_of", "token_of"]
 
-# Say who makes a request, by a session cookie for example; None = it is not known
+# Returns the identity of the client that sends a request, e.g. from a session cookie; None = unknown
 Identify = Callable[[web.Request], Awaitable[str | int | None]]
 
 _SUBPROTOCOL: Final = "bearer."
@@ -25,7 +25,7 @@ _log = structlog.get_logger("snorky.auth")
 
 
 def token_of(headers: Headers) -> str | None:
-    """Find the token of a request. Raises HandshakeRefused: it brings several."""
+    """Return the token of a request. Raises HandshakeRefused: it has several."""
     found = []
     for value in headers.getall("Authorization", ()):
         scheme, _, rest = value.strip().partition(" ")
@@ -34,16 +34,16 @@ def token_of(headers: Headers) -> str | None:
     for name in ",".join(headers.getall("Sec-WebSocket-Protocol", ())).split(","):
         if name.strip().startswith(_SUBPROTOCOL):
             found.append(name.strip().removeprefix(_SUBPROTOCOL))
-    if len(found) > 1:  # a proxy in front may have looked at the other
+    if len(found) > 1:  # a proxy in front may have checked the other one
         raise HandshakeRefused(400, "duplicate_token", "Bring one token, not several")
     return found[0] if found else None
 
 
 async def session_of(request: web.Request, auth: Authenticator, identify: Identify | None) -> Session | None:
-    """Find out who makes a request; None = nobody said. `bind` or `leave` is owed for a session.
+    """Authenticate a request; None = no token, and no identity from the hook. The caller must `bind` or `leave` it.
 
-    Raises InvalidToken: a token is bad, which the peer is to be told by a close code, for browsers do not see
-    the status of a handshake; HandshakeRefused: it cannot be told now, or the hook failed.
+    Raises InvalidToken: the token is not accepted; report it by a close code, because browsers do not see
+    the status of a handshake. HandshakeRefused: authentication is unavailable now, or the hook failed.
     """
     token = token_of(request.headers) if auth.takes_tokens else None
     try:
@@ -55,7 +55,7 @@ async def session_of(request: web.Request, auth: Authenticator, identify: Identi
         raise
     except BrokerUnavailable:
         raise HandshakeRefused(503, "authentication", "Authentication is temporarily unavailable") from None
-    except Exception as error:  # a hook is the operator's own code: whatever it raises, nobody gets in
+    except Exception as error:  # a hook is the operator's code: whatever it raises, access is refused
         auth.count_refused("hook_failed")
         _log.error("identify failed", error=type(error).__name__)  # its text may quote a cookie
         raise HandshakeRefused(503, "authentication", "Authentication is temporarily unavailable") from None

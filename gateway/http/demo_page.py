@@ -1,4 +1,4 @@
-"""The demo page and the JavaScript client that it runs, as static files."""
+"""Serves the demo page and the JavaScript client that it runs, as static files."""
 
 from pathlib import Path
 from typing import Final
@@ -10,12 +10,12 @@ from gateway.errors import ConfigurationError
 __all__ = ["demo_routes"]
 
 _PAGE: Final = Path(__file__).parent / "demo"
-# an installed package has the client beside the page, a checkout where it is developed
+# an installed package has the client next to the page; a checkout has it in clients/js
 _CLIENTS: Final = (Path(__file__).parent / "browser", Path(__file__).parents[2] / "clients" / "js")
 
 
 def demo_routes() -> list[web.AbstractRouteDef]:
-    """Make the routes `/`, `/demo/...` and `/client/...`. Raises ConfigurationError: the files are not there."""
+    """Make the routes `/`, `/demo/...` and `/client/...`. Raises ConfigurationError: the files are missing."""
     client = next((path for path in _CLIENTS if (path / "snorky.js").is_file()), None)
     if client is None:
         raise ConfigurationError("the demo page needs clients/js, which this installation lacks: install it again")
@@ -24,7 +24,7 @@ def demo_routes() -> list[web.AbstractRouteDef]:
         return web.FileResponse(_PAGE / "index.html")
 
     async def module(request: web.Request) -> web.FileResponse:
-        # the modules themselves, not what stands beside them where they are developed
+        # only the modules themselves, not other files in their folder
         path = client / request.match_info["name"]
         if not path.is_file():
             raise web.HTTPNotFound

@@ -1,7 +1,7 @@
-"""Draining: a node's clients leave one after another, so that the nodes they go to see no herd.
+"""Draining: disconnects a node's clients one after another, so that they do not reach other nodes all at once.
 
-Each connection gets its turn at a moment of its own, spread with jitter over the grace period: first the notice
-`moving`, on which a client opens its next connection, then, when that had time to be made, close 1001.
+Each connection is drained at a random moment within the grace period: first it gets the notice `moving`, on which a
+client opens its next connection; then, after enough time for that, it is closed with 1001.
 """
 
 import asyncio
@@ -18,23 +18,23 @@ from gateway.node import Node
 __all__ = ["drain"]
 
 NOTICE_MAX_S: Final = 2.0  # between `moving` and 1001: a handshake and a subscribe take well under 1 s
-PACE_S: Final = 0.05  # how often the next ones are looked at
-GONE_TIMEOUT_S: Final = 2.0  # for the peers' close frames, then they are cut by the wheel
+PACE_S: Final = 0.05  # interval of checking which are next
+GONE_TIMEOUT_S: Final = 2.0  # for the peers' close frames; then the wheel aborts the connections
 
 _log = structlog.get_logger("snorky.drain")
 
 
 async def drain(node: Node, grace_s: float) -> None:
-    """Send all clients away within grace_s seconds; returns when they have gone, or soon after that.
+    """Disconnect all clients within grace_s seconds; returns when all have gone, or shortly afterwards.
 
-    New handshakes are refused from the beginning, and `/readyz` says 503.
+    From the beginning, new handshakes are refused and `/readyz` returns 503.
     """
     node.is_draining = True
     node.metrics.draining.set(1)
     loop = asyncio.get_running_loop()
     notice_s = min(NOTICE_MAX_S, grace_s / 4)
     connections = list(node.connections)
-    # uniform moments, sorted: jitter without gaps or heaps
+    # uniformly random moments, sorted: no gaps and no bursts
     turns = sorted(random.uniform(0, grace_s - notice_s) for _ in connections)  # noqa: S311 - no secret
     random.shuffle(connections)
     _log.info("draining", connections=len(connections), grace_s=grace_s)
@@ -54,5 +54,5 @@ async def drain(node: Node, grace_s: float) -> None:
         if waiting or noticed:
             await asyncio.sleep(PACE_S)
     deadline_s = loop.time() + GONE_TIMEOUT_S
-    while any(node.connections) and loop.time() < deadline_s:  # noqa: ASYNC110 - at the end of a process, once
+    while any(node.connections) and loop.time() < deadline_s:  # noqa: ASYNC110 - once, at the end of a process
         await asyncio.sleep(PACE_S)

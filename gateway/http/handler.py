@@ -22,17 +22,17 @@ from gateway.settings import Public
 
 __all__ = ["SEEN_BY_PAGES", "WebSocketHandler"]
 
-# A browser hides from a page why a WebSocket was refused; so the page asks by fetch, and may read this answer.
+# Browsers hide from a page why a WebSocket was refused; with this header a page can read the reason by fetch.
 SEEN_BY_PAGES: Final = {"Access-Control-Allow-Origin": "*"}
 
 
 class WebSocketHandler:
-    """Connects WebSocket clients to a registry, which belongs to a node by the time that the first one comes.
+    """Connects WebSocket clients to a registry, which must be attached to a node before the first client connects.
 
         app.add_routes([WebSocketHandler(registry).route("/ws")])
 
-    public: who may connect, and how; the defaults unless given. identify: says who makes a request that brings no
-    token, by a session cookie for example; None = it is not known.
+    public: origins, proxies, compression, pings; by default the settings' defaults. identify: returns the identity of
+    a request without a token, e.g. from a session cookie; None = unknown.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class WebSocketHandler:
 
     @property
     def endpoint(self) -> Endpoint:
-        """What its connections share. Raises ConfigurationError: the registry is on no node yet."""
+        """State shared by its connections. Raises ConfigurationError: the registry is not attached to a node yet."""
         return self._endpoint
 
     def route(self, path: str) -> web.RouteDef:
@@ -65,21 +65,21 @@ class WebSocketHandler:
     async def handle(
         self, request: web.Request, protocol: type[WebSocketProtocol] = WebSocketProtocol
     ) -> web.StreamResponse:
-        """Answer one handshake; an accepted one leaves aiohttp for good. protocol: what speaks after it."""
+        """Respond to one handshake; an accepted one leaves aiohttp. protocol: its class for the WebSocket."""
         try:
             return await self._accept(request, protocol)
         except ConnectionClosed:
-            return web.Response()  # to nobody
+            return web.Response()  # the client has gone
         except HandshakeRefused as refused:
             self._endpoint.node.metrics.handshakes_rejected.labels(refused.reason).inc()
             self._note("handshake", refused.reason, request)
-            # RFC 6455 4.4: an unknown version is answered with the one that we speak
+            # RFC 6455 4.4: reply to an unknown version with the supported one
             headers = {"Sec-WebSocket-Version": "13", "Upgrade": "websocket"} if refused.status == 426 else {}
             if refused.status in (429, 503):
                 headers["Retry-After"] = "5"
             headers |= SEEN_BY_PAGES
             response = web.Response(status=refused.status, text=f"{refused}\n", headers=headers)
-            response.force_close()  # what follows a refused upgrade is no request
+            response.force_close()  # what follows a refused upgrade is not a request
             return response
 
     def _note(self, door: str, reason: str, request: web.Request) -> None:
@@ -92,7 +92,7 @@ class WebSocketHandler:
         _refuse_draining(endpoint.node)
         ip = endpoint.admission.client_ip(request)
         endpoint.admission.knock(ip)
-        if request.version < HttpVersion11 or request.body_exists:  # RFC 6455 4.2.1; a body would be taken for frames
+        if request.version < HttpVersion11 or request.body_exists:  # RFC 6455 4.2.1; a body would be parsed as frames
             raise HandshakeRefused(400, "request", "A handshake is a GET of HTTP/1.1 without a body")
         compression = self.public.compression and protocol_class.can_deflate
         accepted = upgrade(request.headers, allowed_origins=self._allowed_origins, compression=compression)
@@ -104,7 +104,7 @@ class WebSocketHandler:
             except InvalidToken as error:
                 refusal = error
                 self._note("token", error.reason, request)
-            _refuse_draining(endpoint.node)  # it may have taken a while
+            _refuse_draining(endpoint.node)  # authentication may have taken a while
             transport = request.transport
             if transport is None or transport.is_closing():
                 raise ConnectionClosed

@@ -1,11 +1,11 @@
-"""The WebSocket handshake (RFC 6455 4.2) and who may make it. Headers in, response bytes out; no input or output.
+"""The WebSocket handshake (RFC 6455 4.2) and its Origin check. Headers in, response bytes out; no I/O.
 
 Rules:
-- An Origin that is sent must be one of the allowed ones, to the letter, or below one with `*.` (`gateway.origins`).
-  A page of this very host counts as allowed only where the host is a loopback name: elsewhere the Host header is
-  what an attacker's DNS says.
-- No Origin: not a browser; allowed (it could send any).
-- A header that may stand once only and stands twice is refused: a proxy in front may have looked at the other.
+- An Origin header must match an allowed origin exactly, or a pattern with `*.` (`gateway.origins`).
+  The node's own origin is allowed only if its host is a loopback name: otherwise an attacker's DNS could make
+  the Host header match.
+- Without an Origin the client is not a browser, and is allowed (it could send any).
+- A header that must occur only once and occurs twice is refused: a proxy in front may have checked the other one.
 """
 
 import base64
@@ -26,7 +26,7 @@ __all__ = ["HandshakeRefused", "Upgrade", "check_origin", "upgrade"]
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
 _SUBPROTOCOLS: Final = {"snorky.json": Encoding.JSON, "snorky.msgpack": Encoding.MSGPACK}
-# RFC 7692 7.1: only the window takes a value, 8 to 15, perhaps quoted
+# RFC 7692 7.1: only the window has a value, 8 to 15, optionally quoted
 _DEFLATE_PARAMETER: Final = re.compile(
     r'(server|client)_no_context_takeover|client_max_window_bits(\s*=\s*("?)([89]|1[0-5])\3)?'
 )
@@ -34,17 +34,17 @@ _DEFLATE: Final = "permessage-deflate; server_no_context_takeover; client_no_con
 
 
 class Headers(Protocol):
-    """Header fields by name, in any case; a name may stand several times."""
+    """Header fields by case-insensitive name; a name may occur several times."""
 
     def get(self, name: str, /, default: str) -> str:
-        """Find the first."""
+        """Return the first value."""
 
     def getall(self, name: str, /, default: tuple[()]) -> Sequence[str]:
-        """Find all, in order."""
+        """Return all values, in order."""
 
 
 class HandshakeRefused(SnorkyError):
-    """A handshake is answered with an HTTP error. reason: a literal for metrics; the text tells the developer why."""
+    """A handshake is refused with an HTTP error. reason: a literal for metrics; the text is for the developer."""
 
     code = "handshake_refused"
 
@@ -56,7 +56,7 @@ class HandshakeRefused(SnorkyError):
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """An accepted handshake. response: the whole 101 head."""
+    """An accepted handshake. response: the complete head of the 101 response."""
 
     dialect: Dialect
     response: bytes
@@ -64,14 +64,14 @@ class Upgrade:
 
 def upgrade(headers: Headers, *, allowed_origins: Collection[str], compression: bool) -> Upgrade:
     """Accept or refuse a handshake. Raises HandshakeRefused."""
-    # one protocol to upgrade to: aiohttp hands bytes behind the request over only then
+    # exactly one protocol: only then does aiohttp pass on the bytes that follow the request
     origin = next(iter(headers.getall("Origin", ())), None)
     if _tokens(headers, "Upgrade") != ["websocket"] or "upgrade" not in _tokens(headers, "Connection"):
-        check_origin(origin, headers.get("Host", ""), allowed_origins)  # a page asks by fetch why it was refused
+        check_origin(origin, headers.get("Host", ""), allowed_origins)  # a page may ask by fetch why it was refused
         raise HandshakeRefused(426, "no_upgrade", "This is a WebSocket endpoint: connect with ws:// or wss://")
     for name in ("Sec-WebSocket-Version", "Sec-WebSocket-Key", "Origin"):
         if len(headers.getall(name, ())) > 1:
-            raise HandshakeRefused(400, "duplicate_header", f"{name} stands there twice")
+            raise HandshakeRefused(400, "duplicate_header", f"{name} occurs twice")
     if headers.get("Sec-WebSocket-Version", "") != "13":
         raise HandshakeRefused(426, "version", "Sec-WebSocket-Version must be 13")
     key = headers.get("Sec-WebSocket-Key", "")
@@ -80,7 +80,7 @@ def upgrade(headers: Headers, *, allowed_origins: Collection[str], compression: 
     check_origin(origin, headers.get("Host", ""), allowed_origins)
     subprotocol, encoding = _subprotocol(_joined(headers, "Sec-WebSocket-Protocol"))
     deflate = compression and _offers_deflate(_joined(headers, "Sec-WebSocket-Extensions"))
-    # RFC 6455 4.2.2: the SHA-1 proves that a WebSocket server answers; it protects nothing
+    # RFC 6455 4.2.2: the SHA-1 shows that the server speaks WebSocket; it is not used for security
     accept = base64.b64encode(hashlib.sha1(key.encode() + _GUID, usedforsecurity=False).digest()).decode()
     lines = [
         "HTTP/1.1 101 Switching Protocols",
@@ -97,7 +97,7 @@ def upgrade(headers: Headers, *, allowed_origins: Collection[str], compression: 
 
 
 def check_origin(origin: str | None, host: str, allowed_origins: Collection[str]) -> None:
-    """Refuse browsers' pages that are not allowed to connect. host: the Host header. Raises HandshakeRefused."""
+    """Refuse web pages that may not connect. host: the Host header. Raises HandshakeRefused."""
     if origin is None or origin in allowed_origins or "*" in allowed_origins:
         return
     try:
@@ -110,7 +110,7 @@ def check_origin(origin: str | None, host: str, allowed_origins: Collection[str]
 
 
 def _joined(headers: Headers, name: str) -> str:
-    """Join a list that may stand on several lines (RFC 9110 5.2)."""
+    """Join a list header that may be split over several lines (RFC 9110 5.2)."""
     return ",".join(headers.getall(name, ()))
 
 
@@ -126,7 +126,7 @@ def _is_key(key: str) -> bool:
 
 
 def _subprotocol(offer: str) -> tuple[str | None, Encoding]:
-    """Choose the client's first choice that we speak; JSON without a word if it named none of ours."""
+    """Choose the client's first subprotocol that is supported; None and JSON if there is none."""
     for name in (each.strip() for each in offer.split(",")):
         if name in _SUBPROTOCOLS:
             return name, _SUBPROTOCOLS[name]
@@ -134,7 +134,7 @@ def _subprotocol(offer: str) -> tuple[str | None, Encoding]:
 
 
 def _offers_deflate(offer: str) -> bool:
-    """Find an offer of permessage-deflate that we can take: RFC 7692 7.1; a smaller window for us is declined."""
+    """Look for an acceptable offer of permessage-deflate: RFC 7692 7.1; a smaller window for the server is declined."""
     for extension in offer.lower().split(","):
         name, *parameters = (part.strip() for part in extension.split(";"))
         names = {parameter.partition("=")[0].strip() for parameter in parameters}

@@ -1,4 +1,4 @@
-"""The client that gets a JWKS document."""
+"""Downloads a JWKS document by HTTP."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,15 +10,15 @@ from gateway.key_cache import KeyCache, KeysUnavailable
 
 __all__ = ["remote_keys"]
 
-TIMEOUT_S: Final = 4.0  # less than a handshake waits
+TIMEOUT_S: Final = 4.0  # less than the timeout of authentication
 DOCUMENT_MAX_BYTES: Final = 262_144
 
 
 @asynccontextmanager
 async def remote_keys(url: str) -> AsyncIterator[KeyCache]:
-    """Keep the keys of a JWKS document at hand while the context lasts. Nothing is fetched before it is needed."""
+    """Provide the keys of a JWKS document during the context. They are fetched when first needed."""
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    # no cookies and no redirects: what the settings name is what answers
+    # no cookies and no redirects: only the server in the settings may respond
     async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
 
         async def fetch() -> bytes:

@@ -1,8 +1,8 @@
-"""Knocks: how often one address may begin a connection, in a node.
+"""Knocks: limits how often one address may try to connect to a node.
 
 Rules:
-- One address may connect as often at once as all its connections take twice: a node that dies sends them all here.
-- The addresses seen last are known, REMEMBERED of them; one that is forgotten begins with a full bucket.
+- An address's burst is twice its limit of connections: when a node dies, all its clients reconnect at once.
+- The REMEMBERED addresses seen last are kept; a forgotten address starts with a full bucket.
 """
 
 from collections import OrderedDict
@@ -22,7 +22,7 @@ class Knocks:
     """One per public port."""
 
     def __init__(self, limits: Limits) -> None:
-        # with no limit of connections per address an address says nothing about who connects
+        # without a limit of connections per address, addresses do not identify clients
         self._per_s = limits.handshakes_per_s_per_ip if limits.connections_per_ip else 0.0
         self._burst = float(max(BURST_MIN, 2 * limits.connections_per_ip))
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()

@@ -1,4 +1,4 @@
-"""Listening sockets: one or both address families, one port, options that accepted connections inherit."""
+"""Listening sockets: one or both address families on one port, with options that accepted connections inherit."""
 
 import errno
 import socket
@@ -8,14 +8,14 @@ from gateway.errors import ConfigurationError
 
 __all__ = ["listen", "url_of"]
 
-BACKLOG: Final = 4096  # a node that comes back is met by all its clients at once; the kernel caps it at somaxconn
+BACKLOG: Final = 4096  # after a restart all clients reconnect at once; the kernel limits it to somaxconn
 
 
 def listen(host: str, port: int, *, reuse_port: bool = False, send_buffer_bytes: int = 0) -> list[socket.socket]:
     """Bind and listen. host: "" = all, IPv4 and IPv6. port: 0 = a free one, the same for both families.
 
-    reuse_port: other processes of ours share it. send_buffer_bytes: SO_SNDBUF of the connections; 0 = the
-    kernel's choice, which lets a client that does not read hold 4 MB. Raises ConfigurationError.
+    reuse_port: share it with other processes of this gateway. send_buffer_bytes: SO_SNDBUF of the connections; 0 = the
+    kernel's default, which buffers 4 MB for a client that does not read. Raises ConfigurationError.
     """
     sockets: list[socket.socket] = []
     try:
@@ -55,7 +55,7 @@ def listen(host: str, port: int, *, reuse_port: bool = False, send_buffer_bytes:
 
 
 def url_of(bound: socket.socket) -> str:
-    """Say where a listening socket is reached from this machine, as http://HOST:PORT."""
+    """Return the URL of a listening socket for this machine, as http://HOST:PORT."""
     address, port = bound.getsockname()[:2]
     if address in ("0.0.0.0", "::"):  # noqa: S104 - read here, not bound
         address = "127.0.0.1" if bound.family == socket.AF_INET else "::1"

@@ -1,7 +1,7 @@
-"""What an operator's tools ask on the private port: is it alive, is it ready, how is it going.
+"""Endpoints of the private port for an operator's tools: liveness, readiness, metrics.
 
-/healthz  200 as long as the event loop answers: restart the process when it does not
-/readyz   200 or 503: send clients here, or do not; the body says why
+/healthz  200 while the event loop responds: if it does not, restart the process
+/readyz   200: send clients to this node; 503: do not; the body contains the reasons
 /metrics  Prometheus
 """
 
@@ -15,7 +15,7 @@ from gateway.node import Node
 __all__ = ["ops_routes"]
 
 FULL_ADVICE: Final = (
-    "Redis takes no more writes: raise maxmemory, or find out what fills it (snorky check, redis-cli --bigkeys)"
+    "Redis accepts no more writes: raise maxmemory, or find out which keys fill it (snorky check, redis-cli --bigkeys)"
 )
 
 
@@ -33,7 +33,7 @@ def ops_routes(node: Node) -> list[web.RouteDef]:
         if "redis_full" in reasons:
             body["advice"] = FULL_ADVICE
         elif refusal:
-            body["advice"] = f"Redis refuses what services write: {refusal}; snorky check tells more"
+            body["advice"] = f"Redis refuses writes of services: {refusal}; run snorky check for details"
         return web.json_response(body, status=503 if reasons else 200)
 
     return [

@@ -1,4 +1,4 @@
-"""Publishing through a node's backend door: for the command line, where no Redis is known."""
+"""Publishes through a node's `/backend`: for the command line without a redis_url."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -16,9 +16,9 @@ TIMEOUT_S: Final = 15.0
 async def post_all(
     url: str, service: str, channel: Any, batches: Iterable[Sequence[bytes]], *, key: str | None = None
 ) -> int:
-    """Publish JSON payloads in their order, by POST to url; never again. service: of the backend, "pubsub_backend".
+    """Publish JSON payloads in order, by POST to url, without retries. service: the backend's, "pubsub_backend".
 
-    Returns how many the node has taken. Raises ConnectionError, with a text for people.
+    Returns the number of published messages. Raises ConnectionError, with a readable text.
     """
     headers = {} if key is None else {"X-Backend-Key": key}
     sent = 0

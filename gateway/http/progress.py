@@ -1,16 +1,16 @@
 """Whether a client that sends nothing still receives our data, according to the kernel.
 
-A ping waits behind everything that was written before it. A client on a slow line therefore answers late although it is
-alive, and one that recovers much would be cut before it has read the ping.
+A ping is queued after everything that was written before it. So a client with a slow connection answers late although
+it is alive, and one that is receiving many missed messages would be closed before it has read the ping.
 
 Rules:
-- Bytes that the peer acknowledges count as a sign of life, at SLOWEST_BYTES_PER_S: so long its application may need to
-  read them before it comes to our ping.
-- A whole interval in which nothing of the outstanding data is acknowledged is the sign of a dead line, whatever was
-  acknowledged before. A ping goes out in every interval, so that something is outstanding.
-- Data that waits for room at the other end is not outstanding while the other end answers that it has none: one with
-  a deep buffer, a proxy for example, makes room in steps of 100 KB or more, and a slow line takes longer for a step.
-- The client is dead after PATIENCE_MAX_S in which the node read from it and got no frame.
+- Bytes that the peer acknowledges count as a sign of life, at SLOWEST_BYTES_PER_S: its application may need that long
+  to read them before it reaches our ping.
+- If no outstanding data is acknowledged during a whole interval, the connection is dead, regardless of earlier
+  acknowledgements. A ping is sent in every interval, so that some data is outstanding.
+- While the other end reports a full receive window, the data waiting for it is not outstanding: a peer with
+  a large buffer, e.g. a proxy, opens its window in steps of 100 KB or more, and a slow connection needs longer for one.
+- The client is dead if the node reads from it for PATIENCE_MAX_S and receives no frame.
 """
 
 import asyncio
@@ -22,19 +22,19 @@ from typing import Final
 
 __all__ = ["PATIENCE_MAX_S", "SLOWEST_BYTES_PER_S", "Sent", "SilentPeer", "read_sent"]
 
-SLOWEST_BYTES_PER_S: Final = 8_192.0  # a bad mobile line; 1 MiB, the default of outbox_max_bytes, takes 128 s
+SLOWEST_BYTES_PER_S: Final = 8_192.0  # a bad mobile connection; 1 MiB, the default outbox_max_bytes, takes 128 s
 PATIENCE_MAX_S: Final = 150.0
 
 _TCP_INFO_BYTES: Final = 160
 _FIELDS: Final = struct.Struct("@3xB20xI92xQ")  # struct tcp_info of linux/tcp.h: probes, unacked, bytes_acked
-_PROBES_MAX: Final = 2  # unanswered: how often the kernel has asked for room; one may be on its way
+_PROBES_MAX: Final = 2  # unanswered window probes; one may be in transit
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What the kernel knows of the bytes written to one socket. acked_bytes: since it was opened.
+    """The kernel's information on the bytes written to one socket. acked_bytes: since it was opened.
 
-    has_unacked: something was sent that is not answered, data or the question for room.
+    has_unacked: data or a window probe was sent and not answered.
     """
 
     acked_bytes: int
@@ -42,7 +42,7 @@ class Sent:
 
 
 def read_sent(transport: asyncio.Transport) -> Sent | None:
-    """Ask the kernel; None = unknown: no TCP, an older Linux than 4.6, or a system with another structure."""
+    """Ask the kernel; None = unknown: not TCP, Linux older than 4.6, or a system with another structure."""
     found: socket.socket | None = transport.get_extra_info("socket")
     if found is None or sys.platform != "linux":
         return None
@@ -57,7 +57,7 @@ def read_sent(transport: asyncio.Transport) -> Sent | None:
 
 
 class SilentPeer:
-    """A client from which nothing came for one interval or more. last: what was sent when that interval began."""
+    """A client that sent nothing for one interval or more. last_acked_bytes: at the beginning of that interval."""
 
     __slots__ = ("_acked_bytes", "_credit_s", "_silent_s")
 
@@ -67,7 +67,7 @@ class SilentPeer:
         self._silent_s = 0.0
 
     def is_alive(self, sent: Sent | None, interval_s: float, *, is_read: bool = True) -> bool:
-        """Judge one more silent interval. is_read: the node reads from it."""
+        """Evaluate one more silent interval. is_read: the node reads from this client."""
         if sent is None:
             return False
         acked_bytes, self._acked_bytes = sent.acked_bytes - self._acked_bytes, sent.acked_bytes

@@ -1,4 +1,4 @@
-"""Site: an aiohttp application on its sockets."""
+"""Site: serves an aiohttp application on its sockets."""
 
 import asyncio
 import logging
@@ -16,18 +16,18 @@ from gateway.refusals import Refusals
 
 __all__ = ["Site"]
 
-SHUTDOWN_S: Final = 2.0  # for requests under way; WebSockets are drained before
-LINGER_S: Final = 2.0  # for the rest of a body that nobody reads, after the answer
+SHUTDOWN_S: Final = 2.0  # for requests in progress; WebSockets are drained before
+LINGER_S: Final = 2.0  # to discard the rest of a body that is not needed, after the response
 
 _log = logging.getLogger("snorky.http")
 
 
 def _tell_faults_only(record: logging.LogRecord) -> bool:
-    """Keep what is a fault of ours: aiohttp logs a traceback that quotes the peer for what is the peer's."""
+    """Keep only our own errors: for errors of the peer, aiohttp logs a traceback that quotes the peer."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, UnicodeEncodeError):  # it cannot quote an Expect header that is no UTF-8
+    if isinstance(error, UnicodeEncodeError):  # aiohttp cannot quote an Expect header that is not UTF-8
         return not str(error.object).startswith("Unknown Expect")
-    # no HTTP, a broken body, or somebody who has gone
+    # invalid HTTP, a broken body, or a client that has gone
     return not isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError)
 
 
@@ -35,7 +35,7 @@ _log.addFilter(_tell_faults_only)
 
 
 class _Log(logging.LoggerAdapter[logging.Logger]):
-    """aiohttp's logger, which also notes the requests that aiohttp refuses before any handler sees them."""
+    """aiohttp's logger, which also counts the requests that aiohttp refuses before any handler runs."""
 
     def __init__(self, logger: logging.Logger, refusals: Refusals | None) -> None:
         super().__init__(logger)
@@ -50,10 +50,10 @@ class _Log(logging.LoggerAdapter[logging.Logger]):
 
 
 class Site:
-    """Serves an application. header_timeout_s: for a request's whole head, and between two requests.
+    """Serves an application. header_timeout_s: for the whole head of a request, and between two requests.
 
-    refusals: counts what is no HTTP request, or one with too long a line, such as a token that is too long.
-    gate: counts connections when they are accepted; None = nobody does (a private port).
+    refusals: counts invalid HTTP requests, and those with too long a line, such as a token that is too long.
+    gate: counts connections when they are accepted; None = they are not counted (a private port).
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Site:
             access_log=None,
             logger=_Log(_log, refusals),
             handle_signals=False,
-            # aiohttp's own timer for a connection that has sent no whole head yet is this one
+            # aiohttp uses this timer also for connections that have not sent a complete head yet
             keepalive_timeout=header_timeout_s,
             lingering_time=LINGER_S,
             shutdown_timeout=SHUTDOWN_S,
@@ -78,7 +78,7 @@ class Site:
         self.urls: list[str] = []
 
     async def start(self, sockets: list[socket.socket]) -> None:
-        """Serve on listening sockets."""
+        """Serve on these listening sockets."""
         await self._runner.setup()
         if self._gate is not None:
             _count_with(self._gate, self._runner)
@@ -88,17 +88,17 @@ class Site:
             self.urls.append(url_of(bound))
 
     async def start_unix(self, path: Path) -> None:
-        """Serve on a unix socket."""
+        """Serve on a Unix socket."""
         await self._runner.setup()
         await web.UnixSite(self._runner, path).start()
 
     async def stop(self) -> None:
-        """Stop listening and end what aiohttp still serves. Idempotent."""
+        """Stop listening, and end the remaining requests. Idempotent."""
         await self._runner.cleanup()
 
 
 def _count_with(gate: AcceptGate, runner: web.AppRunner) -> None:
-    """Have aiohttp's server tell the gate of each connection: when it comes, and when it ends or is taken over."""
+    """Make aiohttp's server report each connection to the gate: when it opens, and when it ends or is taken over."""
     server = runner.server
     if server is None:
         raise RuntimeError("the runner is not set up")
@@ -112,6 +112,6 @@ def _count_with(gate: AcceptGate, runner: web.AppRunner) -> None:
         gate.leave(handler)
         lost(handler, exc)
 
-    # aiohttp has no hook for this; every connection calls both, also one that `take_over` takes away
+    # aiohttp has no hook for this; it calls both for every connection, including those that `take_over` removes
     server.connection_made = connection_made  # type: ignore[method-assign]
     server.connection_lost = connection_lost  # type: ignore[method-assign]

@@ -24,13 +24,13 @@ _log = structlog.get_logger("snorky.turns")
 
 
 class Taker(Protocol):
-    """A client in the line: a connection's protocol."""
+    """A client in the queue: a connection's protocol."""
 
     def take_turn(self, until_s: float) -> bool:
-        """Work off one message, and more until then (`perf_counter`). False: nothing is left, or it must wait."""
+        """Process one message, and more until `until_s` (`perf_counter`). False: none is left, or it must wait."""
 
     def abort(self) -> None:
-        """End: its turn failed by a fault of ours."""
+        """Close at once: an error of ours occurred in its turn."""
 
 
 class Turns:
@@ -42,7 +42,7 @@ class Turns:
         self._is_due = False
 
     def join(self, taker: Taker) -> None:
-        """Give it turns, from the next iteration on, until its `take_turn` returns False. It must not be in line."""
+        """Give a client turns from the next iteration on, until `take_turn` returns False. It must not be queued."""
         self._line.append(taker)
         self._length.inc()
         if not self._is_due:
@@ -59,7 +59,7 @@ class Turns:
                     line.append(taker)
                 else:
                     self._length.dec()
-            except Exception:  # the others go on
+            except Exception:  # the other clients must continue
                 _log.exception("turn failed")
                 self._length.dec()
                 taker.abort()

@@ -1,16 +1,16 @@
-"""The WebSocket of one client after the handshake: bytes of a transport in, messages to a registry out.
+"""The WebSocket of one client after the handshake: passes bytes of a transport as messages to a registry.
 
 Rules:
-- Per connection there is one small protocol object and one Connection: no task, no timer, no queue; a frame
+- Each connection has one small protocol object and one Connection: no task, no timer, no queue; a frame
   parser only in the middle of a message.
-- The end has one way: `close` writes a close frame and waits on the wheel for the peer's; `connection_lost`
-  is where everything is given back, however it came.
-- Frames that are no whole message count: pings, pongs, fragments, and what comes behind our close frame. A message that
-  has begun must end within `message_timeout_s`, in which it is read.
-- A read that is one small message is taken at once; anything else waits for its turns (`turns.py`), and its client is
-  not read meanwhile. So is one whose services take no more.
-- After a protocol fault nothing is parsed any more (RFC 6455 7.1.7); bytes are read and thrown away until
-  the peer closes or the deadline cuts, for an unread byte would turn our close into a reset.
+- There is one way to end: `close` writes a close frame and waits, on the wheel, for the peer's close frame;
+  `connection_lost` releases everything, for whatever reason it is called.
+- Frames that are not a whole message are limited: pings, pongs, fragments, and frames after our close frame. A message
+  that has begun must end within `message_timeout_s` of reading it.
+- A read that is one small message is processed at once; anything else waits for its turns (`turns.py`), and the client
+  is not read meanwhile. Nor is a client whose services accept no more.
+- After a protocol fault nothing is parsed any more (RFC 6455 7.1.7); bytes are read and discarded until
+  the peer closes or the deadline passes, because an unread byte would turn our close into a reset.
 """
 
 import asyncio
@@ -45,13 +45,13 @@ from gateway.sessions import Session
 
 __all__ = ["Endpoint", "WebSocketProtocol"]
 
-AT_ONCE_MAX_BYTES: Final = 4_096  # of a read that is taken without waiting for a turn
-HIGH_WATER_BYTES: Final = 65_536  # in the transport's buffer; beyond it the Connection holds what comes
+AT_ONCE_MAX_BYTES: Final = 4_096  # of a read that is processed without waiting for a turn
+HIGH_WATER_BYTES: Final = 65_536  # in the transport's buffer; above it the Connection queues further writes
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What the connections of one endpoint share."""
+    """State that the connections of one endpoint share."""
 
     node: Node
     registry: ServiceRegistry
@@ -70,7 +70,7 @@ class Endpoint:
 class WebSocketProtocol(asyncio.Protocol):
     """One client's WebSocket. Made for `take_over`; belongs to its transport.
 
-    session: who it is, if the handshake said so. refusal: its token is bad, and it is only to be told.
+    session: its identity from the handshake, if any. refusal: its token is not accepted; it is closed with that code.
     """
 
     __slots__ = (
@@ -109,13 +109,13 @@ class WebSocketProtocol(asyncio.Protocol):
         self._endpoint = endpoint
         self._transport = transport
         self._parser: FrameParser | None = None
-        self._work: Iterator[None] | None = None  # what was read and is not worked off yet
+        self._work: Iterator[None] | None = None  # what was read and is not processed yet
         self._is_in_line = False  # for turns
         self._is_paused = False  # by its services
-        self._is_full = False  # its client takes no answers
+        self._is_full = False  # its client does not read
         self._is_heard = True
         self._is_pong_due = False
-        self._acked_bytes = 0  # when it was pinged last
+        self._acked_bytes = 0  # at the last ping
         self._silent: SilentPeer | None = None
         self._has_failed = False
         self._close_code: int = CloseCode.ABNORMAL
@@ -126,32 +126,32 @@ class WebSocketProtocol(asyncio.Protocol):
         if session is not None:
             try:
                 endpoint.node.auth.bind(session, self._connection)
-            except InvalidToken as error:  # it was revoked this very moment
+            except InvalidToken as error:  # it was revoked just now
                 self._refusal = error
                 endpoint.node.auth.refusals.note("token", error.reason, address=remote_ip)
 
     @property
     def frame_max_bytes(self) -> int:
-        """What one message of the peer may take."""
+        """The limit of one message of the peer, in bytes."""
         return self._endpoint.node.limits.message_max_bytes
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection on: the 101 is written."""
-        # below the outbox's bound: else the transport alone would hold more than that
+        """Start the connection: the 101 response is written."""
+        # at most the outbox's limit: otherwise the transport alone would buffer more than that
         self._transport.set_write_buffer_limits(high=min(HIGH_WATER_BYTES, self._endpoint.node.limits.outbox_max_bytes))
         self._endpoint.gate.websockets += 1
         self._endpoint.wheel.add(self)
         refusal, self._refusal = self._refusal, None
         if refusal is None:
             self._endpoint.node.connect(self._connection, self._endpoint.registry)
-        else:  # no service hears of it
+        else:  # services are not notified
             self._endpoint.node.metrics.handshakes_rejected.labels("token").inc()
             self._connection.close(refusal.close_code, str(refusal))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give everything back."""
+        """Release everything."""
         self._endpoint.gate.websockets -= 1
         self._endpoint.wheel.remove(self)
         self._endpoint.admission.leave(self._connection.remote_ip)
@@ -160,13 +160,13 @@ class WebSocketProtocol(asyncio.Protocol):
         self._set_full(False)
 
     def eof_received(self) -> None:
-        """The peer sends nothing more: the transport closes behind what it holds, and that has a deadline."""
+        """The peer sends nothing more: the transport sends its buffer and closes, within a deadline."""
         if not self._connection.is_closed:
             self._connection.mark_closed()
             self._endpoint.wheel.end_soon(self)
 
     def pause_writing(self) -> None:
-        """The transport's buffer is full: the client gets no more answers until it takes those that it has."""
+        """The transport's buffer is full: process no more messages of the client until it reads its replies."""
         self._set_full(not self._connection.is_closed)
         self._connection.pause()
 
@@ -178,7 +178,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._join_line()
 
     def data_received(self, data: bytes) -> None:
-        """Take one read: nearly always one whole message."""
+        """Process one read: nearly always one whole message."""
         self._is_heard = True
         if self._has_failed:
             return
@@ -205,38 +205,38 @@ class WebSocketProtocol(asyncio.Protocol):
         self._work = self._frames(parser, parser.feed(data), is_new=is_new)
         self._join_line()
 
-    # -- Wire: what the Connection asks for ------------------------------------------------------------------
+    # -- Wire: called by the Connection ----------------------------------------------------------------------
 
     def buffered_bytes(self) -> int:
-        """Bytes in the transport's buffer."""
+        """Return the number of bytes in the transport's buffer."""
         return self._transport.get_write_buffer_size()
 
     def pause_reading(self) -> None:
-        """Leave what the peer sends in the socket."""
+        """Leave the peer's data in the socket."""
         self._is_paused = True
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read again, behind what was read already."""
+        """Resume reading, after what was read already is processed."""
         self._is_paused = False
         if self._work is not None:
             self._join_line()
             return
         self._transport.resume_reading()
         if self._parser is not None and not self._connection.is_closed:
-            self._expect_message()  # not its sender's time has passed
+            self._expect_message()  # the paused time does not count
 
     def close(self, code: int, reason: str) -> None:
-        """Write a close frame behind what was written, and cut when the peer takes too long to answer."""
+        """Write a close frame after what was written, and abort if the peer takes too long to answer."""
         self._close_code = code
         self._transport.write(close_frame(code, reason))
         self._set_full(False)
-        self.resume_reading()  # for the answer
+        self.resume_reading()  # for the peer's close frame
         self._endpoint.wheel.end_soon(self)
         if code == CloseCode.SLOW_CONSUMER:
             self._endpoint.node.metrics.slow_consumers_closed.inc()
 
-    # -- Taker: what it read, worked off a little at a time ------------------------------------------------------
+    # -- Taker: processes what was read in small parts -----------------------------------------------------------
 
     def take_turn(self, until_s: float) -> bool:
         """See `Taker`."""
@@ -264,16 +264,16 @@ class WebSocketProtocol(asyncio.Protocol):
     def _join_line(self) -> None:
         if not self._is_in_line:
             self._is_in_line = True
-            self._transport.pause_reading()  # also lest the end of the stream be seen before what came before it
+            self._transport.pause_reading()  # also so that the end of the stream is not seen before earlier data
             self._endpoint.turns.join(self)
 
-    # -- Spoke: what the wheel does --------------------------------------------------------------------------
+    # -- Spoke: called by the wheel --------------------------------------------------------------------------
 
     def beat(self) -> None:
-        """Ping, or cut if nothing came since the last beat and what we send is not taken either.
+        """Ping, or abort if nothing came since the last beat and the peer does not acknowledge our data either.
 
-        A connection that the node does not read is not silent. But if that is because it does not take its replies, the
-        bytes that it acknowledges decide.
+        A connection from which the node does not read is not silent. But if the reason is that it does not read its
+        replies, the bytes that it acknowledges decide.
         """
         sent = read_sent(self._transport)
         if self._is_heard or not (self._transport.is_reading() or self._is_full):
@@ -293,7 +293,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self.abort()
 
     def _on_late_message(self) -> None:
-        """Fail: a message that began has not ended in time."""
+        """Fail the connection: a message that has begun did not end in time."""
         if not self._transport.is_reading():
             self._expect_message()
             return
@@ -302,14 +302,14 @@ class WebSocketProtocol(asyncio.Protocol):
         self._fail(ProtocolFault(CloseCode.POLICY, f"A message took longer than {timeout_s:g} s"))
 
     def abort(self) -> None:
-        """Cut: the transport drops what it holds and calls `connection_lost`."""
+        """Abort: the transport drops its buffer and calls `connection_lost`."""
         self._connection.mark_closed()
         self._transport.abort()
 
     # -- frames ----------------------------------------------------------------------------------------------
 
     def _frames(self, parser: FrameParser, frames: Iterator[tuple[int, bytes]], *, is_new: bool) -> Iterator[None]:
-        """Take what one read completed; pauses behind each message. is_new: one began with it. Raises ProtocolFault."""
+        """Process the frames of one read; yields after each. is_new: a message began with it. Raises ProtocolFault."""
         for opcode, payload in frames:
             is_new |= opcode < CLOSE
             rest = self._on_frame(opcode, payload)
@@ -321,18 +321,18 @@ class WebSocketProtocol(asyncio.Protocol):
         if parser.is_idle:
             self._parser = None
             self._endpoint.wheel.came(self)
-        elif is_new and not self._connection.is_closed:  # what is ending has a deadline already
+        elif is_new and not self._connection.is_closed:  # a closing connection has a deadline already
             self._expect_message()
 
     def _expect_message(self) -> None:
         self._endpoint.wheel.expect(self, self._endpoint.node.limits.message_timeout_s, self._on_late_message)
 
     def _on_frame(self, opcode: int, payload: bytes) -> Iterator[None] | None:
-        """Take one message or control frame. Returns what is left of it, if it may take long. Raises ProtocolFault."""
+        """Process one message or control frame. Returns the rest of it, if it may take long. Raises ProtocolFault."""
         if opcode == TEXT or opcode == BINARY:
             if self._connection.is_closed:
                 self._count_frame()
-                return None  # RFC 6455 1.4: what comes behind our close frame is discarded
+                return None  # RFC 6455 1.4: data after our close frame is discarded
             if opcode != self._connection.dialect.opcode:
                 raise ProtocolFault(CloseCode.UNSUPPORTED_DATA, "Wrong frame type for this encoding")
             self._endpoint.count_message(len(payload), self.transport_name)
@@ -349,7 +349,7 @@ class WebSocketProtocol(asyncio.Protocol):
         return None
 
     def _count_frame(self) -> None:
-        """Count a frame that is no whole message. Raises ProtocolFault: one too many."""
+        """Count a frame that is not a whole message. Raises ProtocolFault: too many."""
         try:
             self._endpoint.registry.check_frame(self._connection)
         except LimitExceeded as error:
@@ -361,13 +361,13 @@ class WebSocketProtocol(asyncio.Protocol):
         node.auth.refusals.note("limit", limit, address=connection.remote_ip, identity=connection.identity)
 
     def _on_close(self, payload: bytes) -> None:
-        """Answer the peer's close frame, or take it as the answer to ours; then end."""
+        """Answer the peer's close frame, or accept it as the answer to ours; then end."""
         code = close_reason(payload)
         if not self._connection.is_closed:
             self._close_code = code
             self._connection.mark_closed()
             self._transport.write(close_frame(CloseCode.OK if code == CloseCode.NO_STATUS else code))
-        self._transport.close()  # RFC 6455 7.1.1: the server closes first; what is buffered goes out before
+        self._transport.close()  # RFC 6455 7.1.1: the server closes first; the buffer is sent before
         self._endpoint.wheel.end_soon(self)
 
     def _fail(self, fault: ProtocolFault) -> None:
@@ -378,4 +378,4 @@ class WebSocketProtocol(asyncio.Protocol):
         self._endpoint.node.metrics.bad_input.labels(fault.code).inc()
         self._connection.close(fault.close_code, str(fault))
         if self._transport.can_write_eof():
-            self._transport.write_eof()  # its answer is not looked at: so that it need not wait for our deadline
+            self._transport.write_eof()  # the peer's answer is not parsed: it need not wait for our deadline

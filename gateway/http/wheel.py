@@ -1,12 +1,12 @@
-"""One timer for the pings and deadlines of all connections of a node.
+"""Wheel: one timer for the pings and deadlines of all connections of a node.
 
 Rules:
-- A connection is visited once in `ping_interval_s`: if nothing came since the visit before, and it does not receive
-  our data either (`progress.py`), it is cut; else it is pinged. So a half-open one is gone in two intervals at most
-  (20 s by default).
-- A message that has begun has a deadline (`expect`): its connection is told when that passed.
-- A connection that is ending is cut when its deadline passed: its memory is not the peer's to keep.
-- The visits are spread over the interval, so that no tick pings everybody.
+- Each connection is visited once per `ping_interval_s`: if nothing came since the last visit, and it does not receive
+  our data either (`progress.py`), it is aborted; otherwise it is pinged. So a half-open connection is closed after two
+  intervals at most (20 s by default).
+- A message that has begun has a deadline (`expect`): a callback reports when it has passed.
+- A closing connection is aborted when its deadline has passed: a peer cannot keep its memory in use.
+- The visits are spread over the interval, so that no tick pings all connections.
 """
 
 import asyncio
@@ -17,39 +17,39 @@ from typing import Final, Protocol
 __all__ = ["Spoke", "Wheel"]
 
 TICK_S: Final = 0.25
-CLOSE_TIMEOUT_S: Final = 1.5  # for the peer to answer a close frame; a slow consumer's memory is back <= 2 s
+CLOSE_TIMEOUT_S: Final = 1.5  # for the peer's close frame; a slow consumer's memory is freed within 2 s
 
 
 class Spoke(Protocol):
-    """What the wheel turns: a connection's protocol."""
+    """A connection's protocol, which the wheel visits."""
 
     slot: int
 
     def beat(self) -> None:
-        """Ping, or cut if the peer seems dead."""
+        """Ping, or abort if the peer seems dead."""
 
     def abort(self) -> None:
-        """Cut now."""
+        """Close immediately."""
 
 
 class Wheel:
-    """Beats every spoke once in ping_interval_s, and aborts those whose close takes too long."""
+    """Visits every spoke once per ping_interval_s, and aborts those whose close takes too long."""
 
     def __init__(self, ping_interval_s: float) -> None:
         self.interval_s = ping_interval_s
-        self._size = max(1, round(ping_interval_s / TICK_S))  # slots of a round
+        self._size = max(1, round(ping_interval_s / TICK_S))  # slots per round
         self._tick_s = ping_interval_s / self._size
-        self._slots: dict[int, set[Spoke]] = {}  # those with somebody in them
+        self._slots: dict[int, set[Spoke]] = {}  # only slots that are not empty
         self._now = 0  # slot visited last
-        self._next = 0  # slot taken last: who come in one tick are not visited in one
+        self._next = 0  # slot assigned last: connections opened in one tick get different slots
         self._ending: dict[Spoke, float] = {}
         self._expected: dict[
             Spoke, tuple[float, Callable[[], None]]
-        ] = {}  # by deadline, because all have the same time
+        ] = {}  # ordered by deadline, because all have the same timeout
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, spoke: Spoke) -> None:
-        """Beat it once in every round from now on."""
+        """Visit it once per round from now on."""
         self._next = (self._next + 1) % self._size
         spoke.slot = self._next
         self._slots.setdefault(self._next, set()).add(spoke)
@@ -57,26 +57,26 @@ class Wheel:
             self._schedule()
 
     def remove(self, spoke: Spoke) -> None:
-        """Let it be. Idempotent."""
+        """Stop visiting it. Idempotent."""
         self._take_out(spoke)
         self._ending.pop(spoke, None)
         self._expected.pop(spoke, None)
 
     def expect(self, spoke: Spoke, timeout_s: float, on_late: Callable[[], None]) -> None:
-        """Call `on_late` when this time has passed, unless `came` is called before. timeout_s: always the same."""
-        self._expected.pop(spoke, None)  # to the end of the order
+        """Call `on_late` after timeout_s, unless `came` is called before. timeout_s: always the same."""
+        self._expected.pop(spoke, None)  # move it to the end of the order
         self._expected[spoke] = asyncio.get_running_loop().time() + timeout_s, on_late
         if self._timer is None:
             self._schedule()
 
     def came(self, spoke: Spoke) -> None:
-        """Expect nothing any more. Idempotent."""
+        """Cancel `expect`. Idempotent."""
         self._expected.pop(spoke, None)
 
     def end_soon(self, spoke: Spoke, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Abort it unless it is removed within timeout_s."""
         self._expected.pop(spoke, None)
-        self._take_out(spoke)  # a ping behind a close frame is a protocol error
+        self._take_out(spoke)  # a ping after a close frame is a protocol error
         self._ending[spoke] = asyncio.get_running_loop().time() + timeout_s
         if self._timer is None:
             self._schedule()
@@ -93,7 +93,7 @@ class Wheel:
 
     def _tick(self) -> None:
         self._timer = None
-        if self._ending or self._slots or self._expected:  # with nobody to visit the timer ends, until somebody comes
+        if self._ending or self._slots or self._expected:  # otherwise the timer stops until a connection is added
             self._schedule()
         self._now = (self._now + 1) % self._size
         for spoke in tuple(self._slots.get(self._now, ())):

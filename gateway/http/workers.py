@@ -1,9 +1,9 @@
-"""The private port of several workers: what they say of themselves by unix sockets, put together.
+"""The private port of a supervisor: combines what its workers report over Unix sockets.
 
-/healthz  200 as long as the supervisor answers
+/healthz  200 while the supervisor responds
 /readyz   200 if every worker is ready; else 503, and the body says which is not
 /metrics  summed over the workers
-/backend  checked and read here, as a node does it; then handed on to one worker that lives
+/backend  checked and read here, as on a single node; then forwarded to one living worker
 """
 
 import asyncio
@@ -27,17 +27,17 @@ from gateway.totals import Totals
 __all__ = ["WorkerDoor", "workers_app"]
 
 ASK_TIMEOUT_S: Final = 2.0
-BACKEND_TIMEOUT_S: Final = 25.0  # the worker itself gives up earlier
-# between two hops; the body is handed on as it was read: unpacked, with its own length
+BACKEND_TIMEOUT_S: Final = 25.0  # the worker itself times out earlier
+# not forwarded; the body is forwarded as it was read: decompressed, with its own length
 _HOP_BY_HOP: Final = frozenset(
     "connection keep-alive transfer-encoding upgrade te trailer host expect content-length content-encoding".split()
 )
-# what the supervisor counts itself; workers count what they are handed
+# counted by the supervisor itself; workers count what is forwarded to them
 _OWN_SERIES: Final = ("snorky_limited_total", "snorky_refusals_total", "snorky_log_lines_dropped_total")
 
 
 class WorkerDoor:
-    """One worker's private unix socket. name: unique for each process, also after a restart."""
+    """One worker's private Unix socket. name: unique for each process, also after a restart."""
 
     def __init__(self, name: str, path: Path) -> None:
         self.name = name
@@ -46,11 +46,11 @@ class WorkerDoor:
         )
 
     async def close(self) -> None:
-        """Let go of the socket."""
+        """Close the socket."""
         await self._session.close()
 
     async def reasons(self) -> list[str]:
-        """Say why it is not ready; empty if it is."""
+        """Return why it is not ready; empty if it is."""
         try:
             async with self._session.get("http://localhost/readyz") as response:
                 if response.status == 200:
@@ -62,7 +62,7 @@ class WorkerDoor:
         return [str(each) for each in reasons] if isinstance(reasons, list) else ["unready"]
 
     async def metrics(self) -> str | None:
-        """Give its metrics; None if it does not answer."""
+        """Return its metrics; None if it does not respond."""
         try:
             async with self._session.get("http://localhost/metrics") as response:
                 return await response.text() if response.status == 200 else None
@@ -70,7 +70,7 @@ class WorkerDoor:
             return None
 
     async def forward(self, request: web.Request, body: bytes) -> web.Response:
-        """Hand a request on. Raises ClientConnectorError: it never arrived, so another worker may have it."""
+        """Forward a request. Raises ClientConnectorError: it did not arrive, so the caller may try another worker."""
         headers = [(name, value) for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP]
         timeout = aiohttp.ClientTimeout(total=BACKEND_TIMEOUT_S)
         async with self._session.post(
@@ -88,7 +88,7 @@ def workers_app(
     private: Private,
     on_ready: Callable[[], None] = lambda: None,
 ) -> web.Application:
-    """Make the application. doors: of the workers that run now; wanted: how many should. on_ready: before a 200."""
+    """Make the application. doors: of the running workers; wanted: how many should run. on_ready: before a 200."""
     turn = 0
     own = Metrics()
     refusals = Refusals(own)
@@ -112,7 +112,7 @@ def workers_app(
         present = list(doors())
         totals.take("supervisor", generate_latest(own.registry.restricted_registry(_OWN_SERIES)).decode())
         for door, text in zip(present, await asyncio.gather(*(door.metrics() for door in present)), strict=True):
-            if text is not None and door in doors():  # it may have ended meanwhile, and been counted so
+            if text is not None and door in doors():  # else the worker ended meanwhile, and its counters are kept
                 totals.take(door.name, text)
         return web.Response(body=totals.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
@@ -133,9 +133,9 @@ def workers_app(
             except aiohttp.ClientConnectorError:
                 continue
             except (aiohttp.ClientError, TimeoutError, OSError):
-                # it may have been done, so nobody else is asked
+                # it may have been executed, so no other worker is tried
                 return error_response(504, SnorkyError("The worker did not answer"), "no_reply")
-        response = error_response(503, SnorkyError("No worker is there"), "unavailable")
+        response = error_response(503, SnorkyError("No worker is running"), "unavailable")
         response.headers["Retry-After"] = "1"
         return response
 

@@ -1,8 +1,8 @@
 /**
- * The demo page: two clients of the node that serves it, and how to publish from a shell.
+ * The demo page: two clients of the node that serves it, and commands to publish from a shell.
  *
- * In the URL: `channel` both join (default "demo"), `panel` a or b shows one of them alone, `backend` is the
- * node's private address for the curl command.
+ * URL parameters: `channel` is the channel of both clients (default "demo"), `panel` a or b shows only one of them,
+ * `backend` is the node's private address, for the curl command.
  */
 
 import { Pane } from "./pane.js";
@@ -26,7 +26,7 @@ function showVersion(version) {
   for (const place of document.querySelectorAll("[data-testid=version]")) place.textContent = version;
 }
 
-/** Write the commands that publish to a channel. @param {string} channel */
+/** Show the commands that publish to a channel. @param {string} channel */
 function showCommands(channel) {
   const envelope = {
     service: "pubsub_backend",
@@ -66,13 +66,13 @@ async function copy(text, source, button) {
     await navigator.clipboard.writeText(text);
     button.textContent = "Copied";
   } catch {
-    getSelection()?.selectAllChildren(source); // no clipboard without HTTPS or permission
+    getSelection()?.selectAllChildren(source); // without HTTPS or permission there is no clipboard
     button.textContent = "Selected";
   }
   setTimeout(() => (button.textContent = "Copy"), 1_500);
 }
 
-/** One word for a POSIX shell. @param {string} word */
+/** Quote one word for a POSIX shell. @param {string} word */
 function quoted(word) {
   return /^[\w.:/-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 }

@@ -1,7 +1,7 @@
-/** What a client heard, newest last; follows the newest unless the reader has scrolled up. */
+/** The messages that a client received, newest last; scrolls to the newest unless the reader has scrolled up. */
 
 const LINES_MAX = 200;
-const FOLLOW_PX = 24; // this close to the end counts as being there
+const FOLLOW_PX = 24; // this close to the end counts as the end
 
 /**
  * @typedef {object} Entry
@@ -9,8 +9,8 @@ const FOLLOW_PX = 24; // this close to the end counts as being there
  * @property {string} text
  * @property {boolean} isCode
  * @property {string} encoding
- * @property {number} bytes of the whole message on the wire
- * @property {number | null} latencyMs null: sent by another clock
+ * @property {number} bytes of the whole message as sent
+ * @property {number | null} latencyMs null: its `sentAt` is from another clock
  * @property {string} node
  */
 
@@ -41,7 +41,7 @@ export class Log {
     this.#append(item);
   }
 
-  /** Tell something about the connection. @param {string} text @param {boolean} [isBad] */
+  /** Show a note about the connection. @param {string} text @param {boolean} [isBad] */
   note(text, isBad = false) {
     this.#append(line("li", isBad ? "note bad" : "note", text));
   }

@@ -1,11 +1,11 @@
-/** One client of the demo: its connection, its channel, and what it hears. */
+/** One client of the demo: its connection, its channel, and the messages it receives. */
 
 import { connect, json, msgpack } from "/client/snorky.js";
 
 import { Log } from "./log.js";
 
 /**
- * What the panes publish. `page` tells whose clock `sentAt` was read on: only there it makes a latency.
+ * The panes' publications. `page` identifies the clock of `sentAt`: a latency is computed only on the same page.
  *
  * @typedef {{text: string, from: string, page: string, sentAt: number}} Publication
  *
@@ -18,7 +18,7 @@ import { Log } from "./log.js";
  */
 
 const PAGE = Math.random().toString(36).slice(2);
-const LATENCIES_MAX = 50; // what the median is of
+const LATENCIES_MAX = 50; // for the median
 const STATUS = { connecting: "connecting", open: "connected", waiting: "reconnecting", closed: "disconnected" };
 const now = () => performance.timeOrigin + performance.now();
 
@@ -103,7 +103,7 @@ export class Pane {
     }
   }
 
-  /** Learn who serves us. @param {import("/client/snorky.js").Client} client */
+  /** Ask which node serves this client. @param {import("/client/snorky.js").Client} client */
   async #ask(client) {
     try {
       const info = await client.call("gateway", "info");
@@ -116,7 +116,7 @@ export class Pane {
       this.#find("encoding").textContent = info.encoding;
       this.#options.onVersion(info.version);
     } catch {
-      // the connection ended meanwhile: the next one asks again
+      // the connection has ended: the next one asks again
     }
   }
 
@@ -128,7 +128,7 @@ export class Pane {
     this.#subscription = subscription;
     subscription.ready.then(
       () => this.#subscription === subscription && this.#log.note(`Joined ${channel}, speaking ${client.encoding}`),
-      () => {}, // the client's event `error` shows it
+      () => {}, // the client's event `error` reports it
     );
   }
 
@@ -163,7 +163,7 @@ export class Pane {
     }
   }
 
-  /** @param {any} message ours, or any JSON from elsewhere */
+  /** @param {any} message from a pane, or any JSON from another publisher */
   #hear(message) {
     const heardAt = now();
     const isOurs = typeof message?.text === "string" && typeof message.from === "string";
@@ -173,7 +173,7 @@ export class Pane {
       latencyMs = Math.max(0, heardAt - message.sentAt);
       this.#showLatency(latencyMs);
     }
-    // What came over the wire is gone by now; encoding the same again has the same size.
+    // The received bytes are not available here; encoding the message again gives the same size.
     const encoded = this.#codec.encode({ service: "pubsub", message: { type: "message", channel: this.#channel, message } });
     this.#log.add({
       sender: isOurs ? message.from : null,

@@ -1,4 +1,4 @@
-"""SockJS 1.x: the same registry for browsers behind proxies that let no WebSocket through."""
+"""SockJS 1.x: access to the same registry for browsers behind proxies that block WebSockets."""
 
 from gateway.http.sockjs.handler import SockJSHandler
 

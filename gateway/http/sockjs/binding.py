@@ -1,13 +1,13 @@
-"""Binding: which requests a session takes. Its id opens nothing: ids stand in URLs, and others may have chosen one.
+"""Binding: which requests a session accepts. Knowing its id is not enough: ids are in URLs, and others may choose them.
 
 Rules:
-- A request must bring the credential of the one that opened the session. Compared is a digest of all that a login is
-  read from: the token, or, where a hook says who a client is, the address and every header that may carry one.
-- A digest that differs proves nothing: a page may have got another cookie meanwhile. Then it is asked again who the
-  client is (`Who.is_known`), and the same identity, or again none, is the same client.
-- A request must come from the origin that opened the session. One that states no origin does not differ: a program
-  could state any, and of browsers only pages of the gateway's own host may leave it out (`page_check.py`).
-- The node of the session decides, also for a request that came to another node. Only digests and identities travel.
+- A request must have the credential of the request that opened the session. A digest is compared of everything that
+  authentication uses: the token or, if a hook identifies clients, the address and every header that may identify one.
+- A different digest proves nothing: a page may have received another cookie meanwhile. Then the client is authenticated
+  again (`Who.is_known`); the same identity, or again none, means the same client.
+- A request must come from the origin that opened the session. A request without an origin is accepted: a program
+  could send any, and among browsers only pages of the gateway's own host may omit it (`page_check.py`).
+- The session's node decides, also for a request that reached another node. Only digests and identities are sent.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ from gateway.http.credentials import token_of
 
 __all__ = ["Binding", "Verdict", "Who", "origin_of", "who_asks"]
 
-Verdict = Literal["admitted", "unknown", "credential", "origin"]  # unknown: ask who it is, and again
+Verdict = Literal["admitted", "unknown", "credential", "origin"]  # unknown: authenticate, then judge again
 
-CREDENTIALS_MAX: Final = 8  # digests of one session that are known to be of its client
-# What differs from request to request of one client and says nothing of who it is. All other headers count.
+CREDENTIALS_MAX: Final = 8  # digests known to belong to a session's client
+# Headers that vary between requests of one client and do not identify it. All other headers count.
 _VARYING: Final = frozenset(
     "cache-control connection dnt host origin pragma priority referer te transfer-encoding upgrade "
     "upgrade-insecure-requests user-agent via forwarded x-forwarded-for x-forwarded-host x-forwarded-port "
@@ -40,7 +40,7 @@ _VARYING_QUERY: Final = frozenset(("t", "c", "callback"))
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """Who makes a request. credential: a digest. origin: "" = not stated. identity: None = nobody, if is_known."""
+    """The sender of a request. credential: a digest. origin: "" = not sent. identity: None = none, if is_known."""
 
     credential: str
     origin: str
@@ -48,29 +48,29 @@ class Who:
     is_known: bool = False
 
     def known_as(self, identity: str | None) -> "Who":
-        """Give the same, with who it is."""
+        """Return a copy with the identity."""
         return replace(self, identity=identity, is_known=True)
 
     def words(self) -> list[Any]:
-        """Say it to another node."""
+        """Serialize for another node."""
         return [self.credential, self.origin, *([self.identity] if self.is_known else [])]
 
     @classmethod
     def read(cls, words: Sequence[Any]) -> "Who":
-        """Read what `words` said."""
+        """Parse the result of `words`."""
         credential, origin, *identity = words
         return cls(credential, origin, identity[0] if identity else None, bool(identity))
 
 
 class Binding:
-    """Of one session. opener: who opened it; known."""
+    """The binding of one session. opener: the request that opened it, with a known identity."""
 
     def __init__(self, opener: Who) -> None:
         self._opener = opener
         self._credentials: deque[str] = deque([opener.credential], maxlen=CREDENTIALS_MAX)
 
     def judge(self, who: Who) -> Verdict:
-        """Say whether a request is the session's client's."""
+        """Return whether a request comes from the session's client."""
         if who.origin and self._opener.origin and who.origin != self._opener.origin:
             return "origin"
         if any(hmac.compare_digest(who.credential, each) for each in self._credentials):
@@ -84,7 +84,7 @@ class Binding:
 
 
 def who_asks(request: web.Request, session_id: str, ip: str, *, takes_tokens: bool, has_hook: bool) -> Who:
-    """Read who makes a request for a session, as far as headers tell. Raises HandshakeRefused: it brings two tokens."""
+    """Read the sender of a request for a session, from headers only. Raises HandshakeRefused: it has two tokens."""
     token = token_of(request.headers) if takes_tokens else None
     if token is not None:
         told = [token]
@@ -92,7 +92,7 @@ def who_asks(request: web.Request, session_id: str, ip: str, *, takes_tokens: bo
         told = [ip, *_told_to_hook(request)]
     else:
         told = []
-    # the id is a salt, so that one client's digests for several sessions are not alike
+    # the id is a salt, so that the digests of one client differ between sessions
     digest = hashlib.blake2b(session_id.encode(), digest_size=20)
     for each in told:
         data = each.encode("utf-8", "surrogateescape")
@@ -101,7 +101,7 @@ def who_asks(request: web.Request, session_id: str, ip: str, *, takes_tokens: bo
 
 
 def origin_of(request: web.Request) -> str:
-    """Tell which origin's page makes a request, by Origin or else Referer; "" = neither is there or can be read."""
+    """Return the origin of the page that sent a request, from Origin or else Referer; "" = missing or malformed."""
     origin = request.headers.get("Origin")
     if origin is not None:
         return origin

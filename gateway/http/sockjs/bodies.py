@@ -1,10 +1,10 @@
-"""Bodies: what clients of SockJS post, read under a deadline and within a bound of bytes per address.
+"""Bodies: reads the bodies that SockJS clients post, with a timeout and a limit of bytes per address.
 
 Rules:
-- The caller looks the session up before it reads: a body for an unknown session is not read.
-- Before the first byte is read the whole body is reserved: its declared length, or the most that one may have. One
-  address may have ADDRESS_MAX_BYTES under way; a body beyond that gets 429.
-- A body that is not there after BODY_TIMEOUT_S gets 408, and its connection is closed.
+- The caller looks up the session before reading: the body of a request for an unknown session is not read.
+- Before the first byte is read, the whole body is reserved: its declared length, or the maximum. One
+  address may have ADDRESS_MAX_BYTES reserved; a body beyond that gets 429.
+- A body that is not complete after BODY_TIMEOUT_S gets 408, and its connection is closed.
 """
 
 import asyncio
@@ -20,22 +20,22 @@ from gateway.metrics import Metrics
 __all__ = ["Bodies"]
 
 BODY_TIMEOUT_S: Final = 10.0  # 1 MiB at 1 Mbit/s
-BODY_MAX_BYTES: Final = 1 << 20  # aiohttp's bound of one body, unless the application has another
-ADDRESS_MAX_BYTES: Final = 16 << 20  # 16 bodies that do not say how long they are
+BODY_MAX_BYTES: Final = 1 << 20  # aiohttp's limit of one body, unless the application sets another
+ADDRESS_MAX_BYTES: Final = 16 << 20  # 16 bodies without a declared length
 
 
 class Bodies:
-    """Reads the bodies of one handler. site_of: tells whose an address is; None: a trusted proxy's."""
+    """Reads the bodies for one handler. site_of: returns the network of an address; None: a trusted proxy."""
 
     def __init__(self, metrics: Metrics, site_of: Callable[[str], str | None]) -> None:
         self._metrics = metrics
         self._site_of = site_of
-        self._reserved: Counter[str] = Counter()  # bytes under way, by address
+        self._reserved: Counter[str] = Counter()  # bytes by network
 
     async def read(self, request: web.Request, ip: str) -> bytes:
-        """Read a body. Raises HandshakeRefused: too much of this address is under way; HTTPRequestTimeout."""
+        """Read a body. Raises HandshakeRefused: too many bytes of this address are being read; HTTPRequestTimeout."""
         site = self._site_of(ip)
-        is_packed = "Content-Encoding" in request.headers  # aiohttp unpacks it: its length says nothing
+        is_packed = "Content-Encoding" in request.headers  # aiohttp decompresses it: the declared length is unrelated
         length = None if is_packed else request.content_length
         size = BODY_MAX_BYTES if length is None else min(length, BODY_MAX_BYTES)  # a longer one gets 413
         if site is None:
@@ -57,5 +57,5 @@ class Bodies:
                 return await request.read()
         except TimeoutError:
             response = web.HTTPRequestTimeout()
-            response.force_close()  # the rest of the body is no request
+            response.force_close()  # the rest of the body is not a request
             raise response from None

@@ -1,9 +1,9 @@
-"""SockJS frames (SockJS protocol 0.3.3): what a message looks like to sockjs-client. Pure.
+"""SockJS frames (SockJS protocol 0.3.3): the format of messages to and from sockjs-client. Pure.
 
     o           the session is open            h    heartbeat
     a["...",]   messages, each a JSON string   c[code,"reason"]   the end
 
-A message of ours is JSON already; inside of `a[...]` it is a string that contains it.
+A message of the gateway is JSON already; inside `a[...]` it is a JSON string that contains this JSON.
 """
 
 import re
@@ -30,7 +30,7 @@ __all__ = [
 
 OPEN: Final = b"o"
 HEARTBEAT: Final = b"h"
-# what JSON in browsers, or the way to them, was seen to alter: as sockjs-node has it. Surrogates are never alone here.
+# characters that browsers or intermediaries are known to alter, from sockjs-node. Surrogates are never alone here.
 _ESCAPED: Final = re.compile("[\u200c-\u200f\u2028-\u202f\u2060-\u206f\ufff0-\uffff\U00010000-\U0010ffff]")
 
 
@@ -40,36 +40,36 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def quote(message: bytes) -> bytes:
-    """Make a JSON string that contains a message, with the escapes that the protocol needs. message: UTF-8."""
+    """Encode a message as a JSON string, with the escapes that the protocol requires. message: UTF-8."""
     quoted = msgspec.json.encode(message.decode())
     return quoted if message.isascii() else _ESCAPED.sub(_escape, quoted.decode()).encode()
 
 
 def array_of(quoted: bytes) -> bytes:
-    """Make the frame of messages as SESSION_DIALECT frames them, one behind the other."""
+    """Make an array frame of messages framed by SESSION_DIALECT, joined."""
     return b"a[" + quoted[:-1] + b"]"
 
 
 def end_frame(code: int, reason: str) -> bytes:
-    """Make the last frame of a session."""
+    """Make the close frame of a session."""
     return b"c[%d,%b]" % (code, quote(reason.encode(errors="replace")))
 
 
 def decode_messages(body: bytes) -> Sequence[str]:
-    """Read what a client sends by HTTP: an array of strings. Raises InvalidMessage, with the protocol's texts."""
+    """Decode an HTTP body of a client: an array of strings. Raises InvalidMessage, with the protocol's texts."""
     if not body:
         raise InvalidMessage("Payload expected.")
     try:
         messages = msgspec.json.decode(body, type=list[str])
         for message in messages:
-            message.encode()  # a lone surrogate is no text
+            message.encode()  # raises for a lone surrogate
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise InvalidMessage("Broken JSON encoding.") from None
     return messages
 
 
 def decode_frame(payload: bytes) -> Sequence[str]:
-    """Read what a client sends by WebSocket: an array of strings, or one string; empty = nothing. As above."""
+    """Decode a WebSocket message of a client: an array of strings, or one string; empty = nothing. Raises as above."""
     if not payload:
         return ()
     if payload[:1] == b'"':
@@ -77,7 +77,7 @@ def decode_frame(payload: bytes) -> Sequence[str]:
     return decode_messages(payload)
 
 
-# Frames of a session are joined by who writes them: each ends with a comma, and `array_of` takes off the last.
+# The writer joins the frames of a session: each ends with a comma, and `array_of` removes the last one.
 SESSION_DIALECT: Final = Dialect("json", Encoding.JSON, TEXT, lambda message: quote(message) + b",")
 WEBSOCKET_DIALECT: Final = Dialect(
     "json", Encoding.JSON, TEXT, lambda message: text_frame(b"a[" + quote(message) + b"]")

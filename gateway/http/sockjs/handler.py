@@ -1,12 +1,13 @@
-"""SockJSHandler: the routes of SockJS, beside those of WebSockets on the same registry.
+"""SockJSHandler: the HTTP routes of SockJS, for the same registry as the WebSocket route.
 
 Rules:
-- Whose page asks is looked at first, as for WebSockets: an Origin must be an allowed one; what browsers send without
-  one across sites is refused. A script (jsonp) can be asked for by any page: there the Referer must be allowed.
-- A response is written by its own handler, from an outlet that a session fills, here or on another node.
-- Any node answers for any session: see Sessions and Peers. A session is its client's alone: see Binding.
-- Whoever asks for a session that is not there, or not theirs, gets the same 404; one address gets few of those.
-- What a client sends is read only for a session that is there: the session is looked up before the body is read,
+- The page's origin is checked first, as for WebSockets: an Origin header must be allowed; a cross-site request of a
+  browser without one is refused. Any page can request a script (jsonp): there the Referer must be allowed.
+- Each response is written by its own handler, from an outlet that a session fills, on this node or on another one.
+- Any node can serve any session: see Sessions and Peers. A session accepts only its own client: see Binding.
+- A request for an unknown session and one for another client's session get the same 404; their rate per address is
+  limited.
+- A body is read only for an existing session: the session is looked up before the body is read,
   and again after it, because reading takes a while.
 """
 
@@ -76,7 +77,7 @@ class SockJSHandler:
     @cached_property
     def _sessions(self) -> Sessions:
         endpoint = self._websockets.endpoint
-        # looked up late: each needs the other
+        # a lambda, because Sessions and Peers need each other
         return Sessions(
             endpoint.node,
             endpoint.registry,
@@ -96,7 +97,7 @@ class SockJSHandler:
         return Bodies(endpoint.node.metrics, endpoint.admission.network_of)
 
     def routes(self, path: str) -> list[web.RouteDef]:
-        """Make the routes for an aiohttp application. path: "/sockjs"."""
+        """Make the routes for an aiohttp application. path: e.g. "/sockjs"."""
         session = path + r"/{server:[^/.]+}/{session:[A-Za-z0-9_~-]{1,128}}"
 
         def found(route: Callable[..., web.RouteDef], below: str, answer: _Respond, **options: Any) -> web.RouteDef:
@@ -126,12 +127,12 @@ class SockJSHandler:
         return routes
 
     async def end(self, _app: object = None) -> None:
-        """End all sessions and receivers: the node is about to stop."""
+        """End all sessions and receivers, because the node is about to stop."""
         self._sessions.close_all()
         self._peers.release_all()
 
     async def stop(self, _app: object = None) -> None:
-        """Give everything back."""
+        """Abort the remaining sessions and stop."""
         self._sessions.abort_all()
         await self._peers.stop()
 
@@ -209,7 +210,7 @@ class SockJSHandler:
             endpoint.admission.leave(ip)
 
     async def _respond(self, request: web.Request, transport: Transport, outlet: Outlet) -> web.StreamResponse:
-        """Write what comes out of an outlet until it ends."""
+        """Write the outlet's frames until it ends."""
         headers = {**transport.headers, **self._cors(request), "X-Content-Type-Options": "nosniff"}
         try:
             if not transport.is_streaming:
@@ -234,13 +235,13 @@ class SockJSHandler:
             outlet.lose()
             raise
 
-    # -- what clients send ---------------------------------------------------------------------------------------
+    # -- messages from clients -----------------------------------------------------------------------------------
 
     async def _xhr_send(self, request: web.Request) -> web.StreamResponse:
         return await self._send(request, web.Response(status=204, content_type="text/plain"))
 
     async def _jsonp_send(self, request: web.Request) -> web.StreamResponse:
-        return await self._send(request, web.Response(text="ok"), may_be_form=True)  # posted into an iframe
+        return await self._send(request, web.Response(text="ok"), may_be_form=True)  # a form posted into an iframe
 
     async def _send(self, request: web.Request, done: web.Response, *, may_be_form: bool = False) -> web.StreamResponse:
         endpoint, session_id = self._websockets.endpoint, request.match_info["session"]
@@ -267,7 +268,7 @@ class SockJSHandler:
             return web.Response(status=500, text=str(error))
         if isinstance(found, Session):
             session = self._sessions.get(session_id)
-            if session is not found:  # it ended while the body came; its owner looks at one of another node
+            if session is not found:  # it ended while the body was read; sessions of other nodes are checked there
                 return _refused(404)
             await session.receive(messages)
             return done
@@ -279,29 +280,29 @@ class SockJSHandler:
             return self._turn_away(request, ip, text if status == NOT_ADMITTED else None)
         return done if status == 204 else web.Response(status=status, text=text)
 
-    # -- who asks ------------------------------------------------------------------------------------------------
+    # -- authentication of requests ------------------------------------------------------------------------------
 
     def _who(self, request: web.Request, session_id: str, ip: str) -> Who:
-        """Read who asks for a session, as far as headers tell. Raises HandshakeRefused."""
+        """Read the sender of a request from its headers. Raises HandshakeRefused."""
         takes_tokens, has_hook = self._websockets.endpoint.node.auth.takes_tokens, self._websockets.identify is not None
         return who_asks(request, session_id, ip, takes_tokens=takes_tokens, has_hook=has_hook)
 
     async def _known(self, request: web.Request, who: Who, ip: str) -> Who:
-        """Find out who asks; costs what a handshake costs, and counts as one. Raises HandshakeRefused."""
+        """Authenticate the sender; limited and counted like a handshake. Raises HandshakeRefused."""
         endpoint = self._websockets.endpoint
         endpoint.admission.knock(ip)
         try:
             login = await session_of(request, endpoint.node.auth, self._websockets.identify)
         except InvalidToken as error:
             endpoint.node.auth.refusals.note("token", error.reason, address=ip)
-            raise HandshakeRefused(403, "token", "The token is not good: connect again with another one") from None
+            raise HandshakeRefused(403, "token", "The token is not accepted: connect again with another one") from None
         if login is None:
             return who.known_as(None)
-        endpoint.node.auth.leave(login)  # no connection comes of it
+        endpoint.node.auth.leave(login)  # this login gets no connection
         return who.known_as(login.who.identity)
 
     def _turn_away(self, request: web.Request, ip: str, verdict: str | None) -> web.Response:
-        """Answer who asks for a session that is not there (None), or not theirs. Raises HandshakeRefused: too often."""
+        """Refuse a request for an unknown session (None), or another client's. Raises HandshakeRefused: too many."""
         endpoint = self._websockets.endpoint
         reason = "unknown_session" if verdict in (None, "admitted") else f"{verdict}_differs"
         endpoint.node.auth.refusals.note("sockjs", reason, address=ip, origin=request.headers.get("Origin"))
@@ -317,7 +318,7 @@ class SockJSHandler:
         endpoint.node.auth.refusals.note("handshake", refused.reason, address=address, origin=origin)
 
     async def _guarded(self, request: web.Request, answer: _Respond) -> web.StreamResponse:
-        """Answer pages that are allowed, and nobody twice."""
+        """Serve allowed origins; always return exactly one response."""
         response: web.StreamResponse
         try:
             self._check_page(request)
@@ -326,32 +327,32 @@ class SockJSHandler:
             self._note_refused(refused, request)
             headers = {"Retry-After": "5"} if refused.status in (429, 503) else {}
             response = web.Response(status=refused.status, text=f"{refused}\n", headers=headers)
-            response.force_close()  # nobody reads the body
+            response.force_close()  # the body is not read
             if refused.reason in ("origin", "duplicate_header"):
                 return response
         except BrokerUnavailable:
-            response = web.Response(status=503, text="Not reached for the moment\n", headers={"Retry-After": "5"})
+            response = web.Response(status=503, text="Temporarily unavailable\n", headers={"Retry-After": "5"})
         except ConnectionClosed:
-            return web.Response()  # to nobody
+            return web.Response()  # the client has gone
         if not response.prepared:
             response.headers.update(self._cors(request))
         return response
 
     def _check_page(self, request: web.Request) -> None:
-        """Refuse other sites' pages. Raises HandshakeRefused."""
+        """Refuse pages of origins that are not allowed. Raises HandshakeRefused."""
         origins = request.headers.getall("Origin", ())
         if len(origins) > 1:
-            raise HandshakeRefused(400, "duplicate_header", "Origin stands there twice")
+            raise HandshakeRefused(400, "duplicate_header", "Origin occurs twice")
         if origins:
             check_origin(origins[0], request.headers.get("Host", ""), self._allowed_origins)
         elif request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and "Referer" not in request.headers:
-            raise HandshakeRefused(403, "origin", "Origin not known: no page of another site is served without it")
+            raise HandshakeRefused(403, "origin", "Origin missing: pages of other sites must send one")
         elif "Referer" in request.headers and request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
             check_referer(request, self._allowed_origins)
 
     @staticmethod
     def _cors(request: web.Request) -> Mapping[str, str]:
-        """Let a page that is allowed read the answer; sockjs-client asks with credentials always."""
+        """Let an allowed page read the response; sockjs-client always sends credentials."""
         origin = request.headers.get("Origin")
         if origin is None:
             return {"Vary": "Origin"}
@@ -363,7 +364,7 @@ class SockJSHandler:
 
 
 def _field_of(body: bytes) -> bytes:
-    """Take the messages out of a form. Raises InvalidMessage."""
+    """Extract the messages from a form. Raises InvalidMessage."""
     try:
         return parse_qs(body.decode(), max_num_fields=10).get("d", [""])[0].encode()
     except ValueError:
@@ -371,7 +372,7 @@ def _field_of(body: bytes) -> bytes:
 
 
 def _refused(status: int) -> web.Response:
-    """Make the answer to a request whose body is not read."""
+    """Make the response to a request whose body is not read."""
     response = web.Response(status=status)
     response.force_close()
     return response
@@ -382,7 +383,7 @@ def _is_gone(request: web.Request) -> bool:
 
 
 def _notice_dead_peer(request: web.Request) -> None:
-    """Let the kernel find out that a peer is gone without a word: we do not hear from it while we write."""
+    """Make the kernel detect a peer that has gone silently: while the response is written, nothing is read."""
     found = None if request.transport is None else request.transport.get_extra_info("socket")
     if found is not None and found.family in (socket.AF_INET, socket.AF_INET6):
         for name, value in _KEEPALIVE:

@@ -1,4 +1,4 @@
-"""Lender: what a node does for others that answer the requests of its sessions' clients. The messages: see Peers."""
+"""Lender: fills responses of other nodes from sessions of this node. For the messages between nodes, see Peers."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +14,8 @@ from gateway.http.sockjs.session import Session
 
 __all__ = ["LOST_S", "NOT_ADMITTED", "Answer", "Lender"]
 
-LOST_S: Final = 15.0  # without a word the other node has gone; a pause of Redis is shorter
-SENDS_MAX: Final = 1_000  # of other nodes' clients under way here
+LOST_S: Final = 15.0  # after this time without a message the other node has gone; a pause of Redis is shorter
+SENDS_MAX: Final = 1_000  # concurrent messages from clients of other nodes
 
 _log = structlog.get_logger("snorky.sockjs")
 
@@ -24,9 +24,9 @@ NOT_ADMITTED: Final = 401
 
 
 class Lender:
-    """Fills the responses of other nodes. find: a session of this node by its id. tell: (node, *words).
+    """Fills the responses of other nodes. find: returns a session of this node by id. tell: called with (node, *words).
 
-    on_busy: told when there is something to `tick` for.
+    on_busy: called when `tick` is needed.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Lender:
 
     @property
     def handlers(self) -> Mapping[str, Callable[..., None]]:
-        """What is done for each word of an asker."""
+        """The handler of each message of an asking node, by its first word."""
         return {
             "attach": self.on_attach,
             "send": self.on_send,
@@ -57,11 +57,11 @@ class Lender:
 
     @property
     def is_busy(self) -> bool:
-        """True while a response of another node is filled from here."""
+        """True while this node fills a response of another node."""
         return bool(self._lent)
 
     def tick(self, now_s: float) -> None:
-        """Let go of what has ended, and of those whose node has gone."""
+        """Remove outlets that have ended, and those whose node has gone."""
         for number, outlet in tuple(self._lent.items()):
             if outlet.is_ended:
                 del self._lent[number]
@@ -69,7 +69,7 @@ class Lender:
                 self.on_gone(number)
 
     async def stop(self) -> None:
-        """Give up what is under way."""
+        """Cancel messages in progress."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -127,12 +127,12 @@ class Lender:
         except InvalidMessage as error:
             self._tell(asker, "sent", number, 500, str(error))
         except Exception:  # the top of this task
-            _log.exception("message of a session not taken")
+            _log.exception("processing a message for a session failed")
             self._tell(asker, "sent", number, 500, "")
         else:
             self._tell(asker, "sent", number, 204, "")
 
 
 def _judged(session: Session, who: Sequence[Any] | None) -> Verdict:
-    """Ask a session's binding. who: as `Who.words`; None = an older node did not look."""
+    """Ask the session's binding. who: from `Who.words`; None = an older node, which does not send it."""
     return "credential" if who is None else session.binding.judge(Who.read(who))

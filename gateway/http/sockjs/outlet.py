@@ -1,8 +1,8 @@
-"""Outlet: frames on their way into one HTTP response, from a session here or on another node.
+"""Outlet: frames queued for one HTTP response, from a session on this node or on another one.
 
 Rules:
-- Who fills it never waits; who writes the response takes all that is there, so that a tick's frames are one write.
-- It ends once: by `end` (what is in it goes out first) or `lose` (nobody reads it any more).
+- The session never waits; the writer of the response takes all queued frames, so that one tick's frames are one write.
+- It ends once: by `end` (queued frames are written first) or `lose` (the client has gone).
 """
 
 import asyncio
@@ -11,35 +11,35 @@ from typing import Protocol
 
 __all__ = ["HIGH_WATER_BYTES", "Drain", "Outlet"]
 
-HIGH_WATER_BYTES = 65_536  # waiting in one; beyond it the connection holds what comes
+HIGH_WATER_BYTES = 65_536  # queued in an outlet; above it the connection queues in its own outbox
 
 
 class Drain(Protocol):
-    """Where a session's frames go to."""
+    """The receiver of a session's frames."""
 
     is_streaming: bool
     on_drained: Callable[[], None]
     on_lost: Callable[[], None]
 
     def send(self, frame: bytes) -> None:
-        """Take one frame; never waits."""
+        """Queue one frame; never waits."""
 
     def end(self) -> None:
-        """Take no more: the response ends behind what is there."""
+        """Accept no more frames: the response ends after the queued ones."""
 
     def buffered_bytes(self) -> int:
-        """Bytes of frames that are not written yet."""
+        """Return the number of bytes not written yet."""
 
     def is_gone(self) -> bool:
-        """True if nobody reads it any more, as far as can be seen."""
+        """True if the client is known to have gone."""
 
 
 def _nothing() -> None:
-    """Nobody is to be told."""
+    """Do nothing: the default callback."""
 
 
 class Outlet:
-    """Frames of one response. is_gone: asks the response's transport. on_drained, on_lost: told who fills it."""
+    """Frames of one response. is_gone: asks the response's transport. on_drained, on_lost: callbacks of the session."""
 
     def __init__(self, *, is_streaming: bool, is_gone: Callable[[], bool]) -> None:
         self.is_streaming = is_streaming
@@ -53,19 +53,19 @@ class Outlet:
         self._woken = asyncio.Event()
 
     def send(self, frame: bytes) -> None:
-        """Take one frame."""
+        """Queue one frame."""
         if not self._is_ended:
             self._frames.append(frame)
             self._bytes += len(frame)
             self._woken.set()
 
     def end(self) -> None:
-        """End behind what is there."""
+        """End after the queued frames."""
         self._is_ended = True
         self._woken.set()
 
     def lose(self) -> None:
-        """Know that nobody reads any more; tells who fills it, unless it has ended."""
+        """Handle that the client has gone; calls `on_lost`, unless the outlet has ended."""
         was_ended, self._is_ended = self._is_ended, True
         self._frames.clear()
         self._woken.set()
@@ -73,11 +73,11 @@ class Outlet:
             self.on_lost()
 
     def buffered_bytes(self) -> int:
-        """Bytes taken and not yet written."""
+        """Return the number of bytes queued and not written yet."""
         return self._bytes
 
     async def take(self) -> list[bytes]:
-        """Wait for frames, and take them; empty at the end. `wrote` is owed."""
+        """Wait for frames and return them; empty at the end. The caller must call `wrote` after writing them."""
         while not self._frames and not self._is_ended:
             self._woken.clear()
             await self._woken.wait()
@@ -85,7 +85,7 @@ class Outlet:
         return frames
 
     def wrote(self, frames: list[bytes]) -> None:
-        """Know that the response has taken them."""
+        """Record that these frames were written to the response."""
         size = sum(map(len, frames))
         was_high = self._bytes > HIGH_WATER_BYTES
         self._bytes -= size

@@ -1,7 +1,7 @@
-"""What SockJS serves beside the transports: the greeting, what the server can do, and the page for iframes.
+"""SockJS pages other than the transports: the greeting, the server's capabilities, and the page for iframes.
 
-The iframe page runs sockjs-client in our origin for pages of the allowed origins, and for these only: it says so to
-the browser (frame-ancestors), which keeps other pages from framing it.
+The iframe page runs sockjs-client in our origin for pages of the allowed origins only: its header (frame-ancestors)
+makes the browser refuse to show it in other pages.
 """
 
 import base64
@@ -22,7 +22,7 @@ __all__ = ["CACHE_S", "IframePage", "ancestors_of", "greeting", "info", "long_ca
 
 CACHE_S: Final = 31_536_000  # a year
 
-# of the file at SOCKJS_CLIENT_URL: whatever else is served there is not run
+# of the file at SOCKJS_CLIENT_URL: browsers do not run a changed file
 _INTEGRITY: Final = "sha384-svdnwiXBL+Js+yUneJSRFy24NgGiOfDM/vkQl/vCeVrcbYD6yW8EwPr1FnxTEZsR"
 _SCRIPT: Final = """
     document.domain = document.domain;
@@ -31,7 +31,7 @@ _SCRIPT: Final = """
 
 
 def long_cached() -> Mapping[str, str]:
-    """Make the header fields of what never changes."""
+    """Make the header fields of responses that never change."""
     return {
         "Cache-Control": f"public, max-age={CACHE_S}",
         "Expires": formatdate(time() + CACHE_S, usegmt=True),
@@ -40,22 +40,22 @@ def long_cached() -> Mapping[str, str]:
 
 
 def ancestors_of(allowed_origins: Collection[str]) -> str:
-    """Say in CSP's words who may frame a page of ours."""
-    named = sorted(each for each in allowed_origins if each != "null")  # for which CSP has no word
+    """Return the CSP frame-ancestors value: which pages may frame ours."""
+    named = sorted(each for each in allowed_origins if each != "null")  # which CSP cannot express
     return "*" if "*" in allowed_origins else " ".join(["'self'", *named])
 
 
 def greeting() -> web.Response:
-    """Greet who looks whether there is somebody."""
+    """Make the response to requests that only test whether the server exists."""
     return web.Response(text="Welcome to SockJS!\n", content_type="text/plain", charset="UTF-8")
 
 
 def info() -> web.Response:
-    """Say what the server can do."""
+    """Make the response with the server's capabilities."""
     body = {
         "websocket": True,
-        "origins": ["*:*"],  # as the protocol wants it; who may connect is another matter
-        "cookie_needed": False,  # any node finds any session
+        "origins": ["*:*"],  # required by the protocol; the allowed origins are checked separately
+        "cookie_needed": False,  # any node finds any session, without sticky routing
         "entropy": secrets.randbits(32),
     }
     return web.json_response(
@@ -64,7 +64,7 @@ def info() -> web.Response:
 
 
 class IframePage:
-    """The page, made once. client_url: where sockjs-client is; of the version that the framing page uses."""
+    """The iframe page, made once. client_url: the script of sockjs-client, in the version of the framing page."""
 
     def __init__(self, client_url: str, allowed_origins: Collection[str]) -> None:
         integrity = f' integrity="{_INTEGRITY}" crossorigin="anonymous"' if client_url == SOCKJS_CLIENT_URL else ""
@@ -92,7 +92,7 @@ class IframePage:
         )
 
     def respond(self, request: web.Request) -> web.Response:
-        """Serve it, or say that the browser has it."""
+        """Serve the page, or 304 if the browser has it."""
         headers = {**long_cached(), "ETag": f'"{self._etag}"', "Content-Security-Policy": self._policy}
         if any(each.value == self._etag for each in request.if_none_match or ()):
             return web.Response(status=304, headers=headers)

@@ -1,18 +1,18 @@
-"""Peers: requests for a session of another node, through the broker. One channel a node; JSON arrays.
+"""Peers: forwards requests for sessions of other nodes, through the broker. One channel per node; JSON arrays.
 
     asker -> owner    attach ID ASKER SESSION IS_STREAMING WHO    send ID ASKER SESSION BODY WHO    ack ID BYTES
                       gone ID    release ID    alive ASKER [ID...]
     owner -> asker    attached ID VERDICT    frame ID NUMBER TEXT    end ID NUMBER    sent ID STATUS TEXT
                       known [ID...]
 
-WHO is a list, see Who.words; VERDICT as the session's binding says it, null = there is no such session.
+WHO is a list, see Who.words; VERDICT is the result of the session's binding, null = there is no such session.
 
 Rules:
-- The session stays with its owner and fills a RemoteOutlet there; the asker writes the HTTP response.
-- What is on its way is bounded: the owner counts bytes until the asker says that the response has taken them.
-- Frames are numbered: one that is missing ends the session (1002). Nothing is lost without a word.
-- Both sides know within LOST_S that the other has gone: the asker says what it still serves, the owner what it knows.
-- What the owner does is in Lender; here is what the asker does, and the channel of both.
+- The session stays on its owner and fills a RemoteOutlet there; the asker writes the HTTP response.
+- The bytes in transit are bounded: the owner counts them until the asker reports that they were written.
+- Frames are numbered: a missing one ends the session (1002). No frame is lost silently.
+- Each side notices within LOST_S that the other has gone: the asker sends what it still serves, the owner what it has.
+- Lender implements the owner's side; this module the asker's side and the channel of both.
 """
 
 import asyncio
@@ -35,15 +35,15 @@ from gateway.publication import Publication
 __all__ = ["Peers"]
 
 ANSWER_TIMEOUT_S: Final = 5.0
-SEND_TIMEOUT_S: Final = 30.0  # the owner may be waiting for a service that is busy
-ALIVE_MAX: Final = 1_000  # numbers in one message
+SEND_TIMEOUT_S: Final = 30.0  # the owner may have to wait for a busy service
+ALIVE_MAX: Final = 1_000  # ids per message
 _SERVICE: Final = "sockjs peer"  # no service can have this name
 
 _log = structlog.get_logger("snorky.sockjs")
 
 
 class _Forwarded:
-    """A receiver of this node whose session is elsewhere."""
+    """A receiver on this node whose session is on another node."""
 
     def __init__(self, owner: str, outlet: Outlet, now_s: float) -> None:
         self.owner = owner
@@ -54,7 +54,7 @@ class _Forwarded:
 
 
 class Peers:
-    """One node's end. find: a session of this node by its id. beat_s: how often the others are asked."""
+    """One node's side. find: returns a session of this node by id. beat_s: interval of the `alive` messages."""
 
     def __init__(self, node: Node, find: Callable[[str], Session | None], beat_s: float) -> None:
         self._node = node
@@ -75,7 +75,7 @@ class Peers:
         }
 
     async def start(self) -> None:
-        """Return when this node hears the others. Idempotent. Raises BrokerUnavailable."""
+        """Return when this node receives messages of the others. Idempotent. Raises BrokerUnavailable."""
         if self._starting is None:
             listening = self._node.listen(_SERVICE, self._node.node_id, self._on_publications)
             self._starting = asyncio.get_running_loop().create_task(listening)
@@ -88,7 +88,7 @@ class Peers:
             raise
 
     async def stop(self) -> None:
-        """Forget everything."""
+        """Stop everything."""
         await self._lender.stop()
         if self._starting is not None:
             self._starting.cancel()
@@ -100,9 +100,9 @@ class Peers:
     # -- the asker's side ----------------------------------------------------------------------------------------
 
     async def attach(self, owner: str, session_id: str, outlet: Outlet, who: Who) -> Verdict | None:
-        """Let an outlet be filled by a session of another node, if that admits who asks. Returns its verdict.
+        """Have an outlet filled by a session of another node, if its binding admits the client. Returns the verdict.
 
-        None = it is not there. Raises BrokerUnavailable.
+        None = there is no such session. Raises BrokerUnavailable.
         """
         await self.start()
         number = self._new_id()
@@ -126,9 +126,9 @@ class Peers:
         return verdict
 
     async def send(self, owner: str, session_id: str, body: bytes, who: Who) -> Answer:
-        """Hand on what a client sends to its session. body: as `decode_messages` takes it.
+        """Forward a client's messages to its session. body: as for `decode_messages`.
 
-        Raises BrokerUnavailable: it may have come or not.
+        Raises BrokerUnavailable: they may have arrived or not.
         """
         await self.start()
         number = self._new_id()
@@ -146,7 +146,7 @@ class Peers:
             del self._sends[number]
 
     def release_all(self) -> None:
-        """Ask for the end of all receivers of this node, in peace."""
+        """Request a regular end of all receivers of this node."""
         for number, forwarded in self._forwarded.items():
             self._tell(forwarded.owner, "release", number)
 
@@ -155,7 +155,7 @@ class Peers:
             self._tell(owner, "ack", number, size)
 
     def _drop(self, number: str) -> None:
-        """Give up a receiver: its client, or its session's node, has gone."""
+        """Give up a receiver: its client or its session's node has gone."""
         forwarded = self._forwarded.pop(number, None)
         if forwarded is not None:
             self._tell(forwarded.owner, "gone", number)
@@ -198,7 +198,7 @@ class Peers:
             answer.set_result((status, text))
 
     def _on_asked(self, numbers: list[str], hearers: asyncio.Future[int]) -> None:
-        """Give up what a node owned that nobody hears as: it is dead, and our clients need not wait for LOST_S."""
+        """If no node receives the owner's channel, it is dead: give up its receivers without waiting for LOST_S."""
         if not hearers.cancelled() and hearers.exception() is None and hearers.result() == 0:
             for number in numbers:
                 self._drop(number)
@@ -223,8 +223,8 @@ class Peers:
             try:
                 words: Any = decode_json(publication.payload)
                 self._handlers[words[0]](*words[1:])
-            except Exception:  # one message's fault must not take the others along
-                _log.exception("message of another node not understood")
+            except Exception:  # an error with one message must not affect the others
+                _log.exception("processing a message of another node failed")
 
     def _schedule(self) -> None:
         if self._timer is None and (self._forwarded or self._lender.is_busy):

@@ -1,4 +1,4 @@
-"""RemoteOutlet: frames of a session of this node on their way into a response of another node."""
+"""RemoteOutlet: sends the frames of a local session to another node, which writes them to a response."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,11 +10,11 @@ __all__ = ["RemoteOutlet"]
 
 
 def _nothing() -> None:
-    """Nobody is to be told yet."""
+    """Do nothing: the default callback."""
 
 
 class RemoteOutlet:
-    """tell: sends ("frame", NUMBER, TEXT) and ("end", NUMBER) to the other node. heard_s: when it was last there."""
+    """tell: sends ("frame", NUMBER, TEXT) and ("end", NUMBER) to that node. heard_s: time of its last sign of life."""
 
     def __init__(self, session: Session, tell: Callable[..., object], is_streaming: bool) -> None:
         self.session = session
@@ -25,30 +25,30 @@ class RemoteOutlet:
         self.heard_s = asyncio.get_running_loop().time()
         self._tell = tell
         self._number = 0
-        self._bytes = 0  # told and not yet acknowledged
+        self._bytes = 0  # sent and not yet acknowledged
 
     def send(self, frame: bytes) -> None:
-        """Send one frame on."""
+        """Send one frame."""
         if not self.is_ended:
             self._bytes += len(frame)
             self._tell("frame", self._next(), frame.decode())
 
     def end(self) -> None:
-        """Let the response end."""
+        """End the response."""
         if not self.is_ended:
             self.is_ended = True
             self._tell("end", self._next())
 
     def buffered_bytes(self) -> int:
-        """Bytes that the other node's response has not taken yet."""
+        """Return the number of bytes that the other node has not written yet."""
         return self._bytes
 
     def is_gone(self) -> bool:
-        """Others look after that."""
+        """Return False: Lender notices when the other node has gone."""
         return False
 
     def on_ack(self, size: int) -> None:
-        """Know that the response has taken bytes of frames."""
+        """Record that the response has written this many bytes."""
         was_high = self._bytes > HIGH_WATER_BYTES
         self._bytes -= size
         if was_high and self._bytes <= HIGH_WATER_BYTES:

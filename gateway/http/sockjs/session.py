@@ -1,12 +1,12 @@
-"""Session: one SockJS client that comes by one HTTP request after another; the Wire of its connection.
+"""Session: one SockJS client over successive HTTP requests; the transport (`Wire`) of its connection.
 
 Rules:
-- One receiver at a time: a second one is told 2010 and ends; the first stays.
-- Between two receivers what is written waits in the Connection, bounded in bytes like everybody's.
-- A receiver that the client cut ends the session (1002): what was on its way is lost, and a session has no holes.
-- A session that ended is kept for the delay of a disconnect, so that the next receiver hears why; and before that what
-  was written for it, unless there would be a hole (1002) or it is too much (4008).
-- Its connection leaves the node when the client was told, or when the delay is over.
+- One receiver at a time: a second one gets close frame 2010 and ends; the first continues.
+- Between two receivers, the Connection queues what is written, with the same limit as for all connections.
+- If the client aborts a receiver, the session ends (1002): frames in transit are lost, and a session must have no gaps.
+- An ended session is kept for the disconnect delay, so that the next receiver gets the reason, after the messages
+  still queued. They are dropped if there would be a gap (1002) or there are too many (4008).
+- Its connection leaves the node when the client has been notified, or after the delay.
 """
 
 import asyncio
@@ -30,18 +30,18 @@ _STILL_OPEN = end_frame(2010, "Another connection still open")
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What the protocol leaves to the server; the defaults are the customary ones."""
+    """Times and sizes that the protocol leaves to the server; the defaults are the usual ones."""
 
-    heartbeat_s: float = 25.0  # proxies cut what is silent for 30 s
+    heartbeat_s: float = 25.0  # proxies close connections that are silent for 30 s
     disconnect_delay_s: float = 5.0  # without a receiver
-    response_max_bytes: int = 131_072  # of one streaming response: browsers keep all of it
-    beat_s: float = 1.0  # how late a heartbeat, or the notice that a client has gone, may be
+    response_max_bytes: int = 131_072  # of one streaming response: browsers keep all of it in memory
+    beat_s: float = 1.0  # maximum delay of a heartbeat, or of noticing that a client has gone
 
 
 class Session:
-    """One client. Its maker sets `on_removed`, told once when nothing of it is left. clock: monotonic seconds.
+    """One client. Its creator sets `on_removed`, called once when the session is removed. clock: monotonic seconds.
 
-    binding: which requests are its client's. Whoever attaches a receiver or brings messages looks first.
+    binding: decides which requests are its client's. Callers ask it before attaching a receiver or passing messages.
     """
 
     transport_name = "sockjs"
@@ -55,7 +55,7 @@ class Session:
         remote_ip: str,
         binding: Binding,
     ) -> None:
-        self.slot = 0  # on the wheel
+        self.slot = 0  # of the wheel
         self.binding = binding
         self.on_removed: Callable[[], None] = lambda: None
         self._node = node
@@ -64,23 +64,23 @@ class Session:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._drain: Drain | None = None
-        self._drained_bytes = 0  # into the present receiver
-        self._since_s = self._clock()  # of the last frame, or of the last receiver's end, or of the session's
+        self._drained_bytes = 0  # written to the present receiver
+        self._since_s = self._clock()  # time of the last frame, of the last receiver's end, or of the session's end
         self._is_open = False
         self._is_removed = False
-        self._end: bytes | None = None  # its last frame
-        self._before_end = b""  # messages that were waiting for a receiver when it came
+        self._end: bytes | None = None  # its close frame
+        self._before_end = b""  # messages that were queued for a receiver when it ended
         self._close_code: int = CloseCode.ABNORMAL
         self._may_read = asyncio.Event()
         self._may_read.set()
         self._reading = asyncio.Lock()
         self.connection: Connection = node.new_connection(self, SESSION_DIALECT, remote_ip=remote_ip)
-        self.connection.pause()  # nobody receives yet
+        self.connection.pause()  # there is no receiver yet
 
     # -- receivers -----------------------------------------------------------------------------------------------
 
     def attach(self, drain: Drain) -> None:
-        """Let a receiver have what there is, and what comes. It is ended by the session."""
+        """Write queued and future messages to this receiver. The session ends the receiver."""
         if self._end is not None:
             self._tell_end(drain, self._end)
             return
@@ -98,7 +98,7 @@ class Session:
             self.connection.resume()
 
     def release(self, drain: Drain) -> None:
-        """End a receiver in peace: the client comes back with the next one."""
+        """End a receiver regularly: the client then opens the next one."""
         if drain is self._drain:
             drain.send(HEARTBEAT)
             self._detach()
@@ -107,16 +107,16 @@ class Session:
         last, self._before_end = self._before_end, b""
         if last:
             drain.send(array_of(last))
-        if not last or drain.is_streaming:  # else the next one hears it
+        if not last or drain.is_streaming:  # else the next receiver gets it
             drain.send(end)
-            self._leave_node()  # now it knows
+            self._leave_node()  # the client has been notified
         drain.end()
 
     def _send(self, frame: bytes) -> None:
         drain = self._drain
-        if drain is None:  # a write that was under way
+        if drain is None:  # a write that was already in progress
             return
-        if drain.is_gone():  # it was cut since the last beat
+        if drain.is_gone():  # the client has closed it since the last beat
             self._on_lost(drain)
             return
         drain.send(frame)
@@ -139,16 +139,16 @@ class Session:
             self.connection.resume()
 
     def _on_lost(self, drain: Drain) -> None:
-        """End: the client cut a receiver that had not ended."""
+        """End the session: the client has aborted a receiver that had not ended."""
         if drain is self._drain:
             self._drain = None
-            drain.end()  # nobody cancels who writes the response
+            drain.end()  # else the handler that writes the response would wait indefinitely
             self.connection.close(1002, "Connection interrupted")
 
-    # -- what the client sends -----------------------------------------------------------------------------------
+    # -- messages from the client --------------------------------------------------------------------------------
 
     async def receive(self, messages: Sequence[str]) -> None:
-        """Hand messages to the services, in order; waits while they are busy, and lets others have their turns."""
+        """Pass messages to the services, in order; waits while they are busy, and yields to other clients."""
         limits, metrics = self._node.limits, self._node.metrics
         async with self._reading:
             if not messages:
@@ -170,7 +170,7 @@ class Session:
                 self._registry.receive(self.connection, data)
 
     def _count_nothing(self) -> None:
-        """Count a request that brings no message; too many end the session."""
+        """Count a request without a message; too many close the session."""
         try:
             self._registry.check_frame(self.connection)
         except LimitExceeded as error:
@@ -179,23 +179,23 @@ class Session:
     # -- Wire ----------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send messages, as SESSION_DIALECT framed them, to the receiver."""
+        """Send messages framed by SESSION_DIALECT to the receiver."""
         self._send(array_of(data))
 
     def buffered_bytes(self) -> int:
-        """Bytes in the receiver."""
+        """Return the number of bytes queued in the receiver."""
         return 0 if self._drain is None else self._drain.buffered_bytes()
 
     def pause_reading(self) -> None:
-        """Let the client's requests wait for their answers."""
+        """Delay the client's requests."""
         self._may_read.clear()
 
     def resume_reading(self) -> None:
-        """Answer them."""
+        """Process the client's requests again."""
         self._may_read.set()
 
     def close(self, code: int, reason: str) -> None:
-        """Tell the client by its receiver, or by the next one within the delay."""
+        """Send the close frame to the receiver, or to the next one within the delay."""
         self._close_code, self._end = code, end_frame(code, reason)
         self._since_s = self._clock()
         self._may_read.set()
@@ -207,12 +207,12 @@ class Session:
         if drain is not None:
             drain.send(self._end)
             drain.end()
-            self._loop.call_soon(self._leave_node)  # services are not told from within their own calls
+            self._loop.call_soon(self._leave_node)  # later: services must not be called from within their own calls
 
-    # -- Spoke: what the wheel does ------------------------------------------------------------------------------
+    # -- Spoke: called by the wheel ------------------------------------------------------------------------------
 
     def beat(self) -> None:
-        """Look whether the client is there, and show it that we are."""
+        """Check whether the client is still there, and send it a heartbeat when due."""
         silent_s = self._clock() - self._since_s
         drain = self._drain
         if drain is not None:
@@ -224,7 +224,7 @@ class Session:
             self.abort()
 
     def abort(self) -> None:
-        """End at once. Idempotent."""
+        """End immediately. Idempotent."""
         if self._is_removed:
             return
         self._is_removed, self._before_end = True, b""

@@ -1,10 +1,10 @@
-"""Sessions: the SockJS sessions of a node, and which node of the cluster has one.
+"""Sessions: the SockJS sessions of a node, and the lookup of the node that owns a session.
 
 Rules:
-- A session's id is claimed in the cluster before its client hears that it is open: whatever node the client's next
-  request reaches finds the session, so a load balancer needs no stickiness.
-- A claim is the connection's, under the lease of its node: it is given back with it, also when the node is killed.
-- Without a directory a node is alone, and knows all sessions that there are.
+- A session's id is registered as a name in the cluster before its client gets the open frame: any node that receives
+  the client's next request finds the session, so a load balancer needs no sticky routing.
+- The connection owns the name, under its node's lease: it is released with the connection, even if the node is killed.
+- A node without a directory is alone, and knows all sessions.
 """
 
 from collections.abc import Awaitable, Callable
@@ -26,13 +26,13 @@ from gateway.sessions import Session as Login
 __all__ = ["Sessions"]
 
 _NAMES = "sockjs sessions"  # no service can have this name
-_ATTEMPTS = 3  # somebody else may claim an id, or give it back, between our question and our claim
+_ATTEMPTS = 3  # another node may register or release the id between our lookup and our registration
 
 _log = structlog.get_logger("snorky.sockjs")
 
 
 class Sessions:
-    """The sessions of one node. prepare: awaited before the first id is claimed; who is asked for it must hear."""
+    """The sessions of one node. prepare: awaited before the first id is registered, so that other nodes can ask it."""
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class Sessions:
         return len(self._sessions)
 
     def get(self, session_id: str) -> Session | None:
-        """Find a session of this node."""
+        """Return a session of this node, None = there is none."""
         return self._sessions.get(session_id)
 
     async def find(self, session_id: str) -> Session | Owner | None:
-        """Find a session, or the other node that has it. Raises HandshakeRefused: it cannot be known now."""
+        """Return a session, or the other node that owns it. Raises HandshakeRefused: the lookup failed."""
         session = self.get(session_id)
         if session is not None or self._ownership is None:
             return session
@@ -70,15 +70,15 @@ class Sessions:
         except BrokerUnavailable:
             raise _unavailable() from None
         if owner is None or owner.node_id == self._node.node_id:
-            return self.get(session_id)  # it may have come meanwhile, or is just going
+            return self.get(session_id)  # it may have been opened meanwhile, or is just ending
         return owner
 
     async def find_or_open(
         self, session_id: str, remote_ip: str, login: Callable[[], Awaitable[Login | None]], who: Who
     ) -> Session | Owner:
-        """Find a session, or make it here if there is none. login: says who the client is, if it does. who: as asks.
+        """Find a session, or open it here. login: authenticates the client, None = no identity. who: the request's.
 
-        One that was found may be another client's: its binding is to be asked.
+        A session that was found may belong to another client: the caller must ask its binding.
 
         Raises HandshakeRefused, ConnectionClosed, and what `login` raises except InvalidToken, which ends the session.
         """
@@ -92,19 +92,19 @@ class Sessions:
         raise HandshakeRefused(503, "unavailable", "This session's id is in use: try another one")
 
     def close_all(self) -> None:
-        """End all sessions; who is receiving is told."""
+        """Close all sessions; clients with a receiver get the close frame."""
         for session in tuple(self._sessions.values()):
             session.connection.close(CloseCode.GOING_AWAY, "Going away")
 
     def abort_all(self) -> None:
-        """Give back all that there is."""
+        """Abort all sessions."""
         for session in tuple(self._sessions.values()):
             session.abort()
 
     async def _open(
         self, session_id: str, remote_ip: str, login: Callable[[], Awaitable[Login | None]], asks: Who
     ) -> Session | None:
-        """Make a session; None: somebody else has its id."""
+        """Open a session; None: its id is already registered."""
         node = self._node
         if node.is_draining:
             raise HandshakeRefused(503, "draining", "This node is going away: try another one")
@@ -125,10 +125,10 @@ class Sessions:
         if who is not None:
             try:
                 node.auth.bind(who, session.connection)
-            except InvalidToken as error:  # it was revoked this very moment
+            except InvalidToken as error:  # it was revoked just now
                 refusal = error
         try:
-            if refusal is not None:  # no service hears of it, and no other node
+            if refusal is not None:  # neither services nor other nodes are notified
                 node.metrics.handshakes_rejected.labels("token").inc()
                 node.auth.refusals.note("token", refusal.reason, address=remote_ip)
                 session.connection.close(refusal.close_code, str(refusal))
@@ -143,7 +143,7 @@ class Sessions:
         return session
 
     async def _claim(self, session: Session, session_id: str) -> bool:
-        """Make the session known, here and in the cluster. Raises HandshakeRefused."""
+        """Register the session, here and in the cluster. Raises HandshakeRefused."""
         if self._ownership is None:
             if session_id in self._sessions:
                 return False
@@ -151,19 +151,19 @@ class Sessions:
             return True
         try:
             await self._prepare()
-            self._node.connect(session.connection, self._registry)  # what owns something is one of the node's
+            self._node.connect(session.connection, self._registry)  # only the node's connections can own names
             return await self._ownership.claim(session.connection, _NAMES, session_id)
         except BrokerUnavailable:
             raise _unavailable() from None
         except ConnectionClosed:
-            return True  # a service wants no such client: it is to hear so
+            return True  # a service has closed it: the client must get the close frame
 
     def _remove(self, session_id: str, session: Session) -> None:
         self._wheel.remove(session)
         if self._sessions.get(session_id) is session:
             del self._sessions[session_id]
         self._admission.leave(session.connection.remote_ip)
-        self._node.auth.forget(session.connection)  # if it never was one of the node's
+        self._node.auth.forget(session.connection)  # needed if it was never connected to the node
 
 
 def _unavailable() -> HandshakeRefused:

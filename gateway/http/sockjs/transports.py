@@ -1,4 +1,4 @@
-"""Transports: how frames stand in the responses that sockjs-client reads. Pure.
+"""Transports: the formats of the HTTP responses that sockjs-client reads. Pure.
 
 xhr_streaming, xhr    a line each                          eventsource    server-sent events
 htmlfile              a script of a page, in an iframe     jsonp          a script
@@ -13,75 +13,75 @@ import msgspec
 __all__ = ["TRANSPORTS", "EventSource", "HtmlFile", "Jsonp", "Transport", "Xhr"]
 
 _NO_CACHE: Final = {"Cache-Control": "no-store, no-cache, no-transform, must-revalidate, max-age=0"}
-_HTML_MIN_BYTES: Final = 1024  # browsers show nothing of less
+_HTML_MIN_BYTES: Final = 1024  # browsers do not render less
 
 
 class Transport:
-    """How one response is written. callback: the name of a function in the client's page, checked."""
+    """The format of one response. callback: the name of a function in the client's page, validated."""
 
     is_streaming = True
     needs_callback = False
     content_type = "text/plain; charset=UTF-8"
 
     def __init__(self, callback: str = "", ancestors: str = "'none'") -> None:
-        """ancestors: who may frame it, as CSP says it."""
+        """ancestors: the CSP frame-ancestors value."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Fields of the response."""
+        """Header fields of the response."""
         return {"Content-Type": self.content_type, **_NO_CACHE}
 
     def prelude(self) -> bytes:
-        """What the response begins with."""
+        """Return the beginning of the response."""
         return b""
 
     def wrap(self, frame: bytes) -> bytes:
-        """Make the piece of a response that one frame is."""
+        """Encode one frame as a part of the response."""
         raise NotImplementedError
 
 
 class Xhr(Transport):
-    """A response that ends with the first frame."""
+    """A response that ends after the first frame."""
 
     is_streaming = False
     content_type = "application/javascript; charset=UTF-8"
 
     def wrap(self, frame: bytes) -> bytes:
-        """Make a line."""
+        """Encode the frame as a line."""
         return frame + b"\n"
 
 
 class XhrStreaming(Xhr):
-    """Lines, behind one that is long enough to make browsers hand over what comes."""
+    """Lines, after a first line that is long enough to make browsers deliver data immediately."""
 
     is_streaming = True
 
     def prelude(self) -> bytes:
-        """Make a line that sockjs-client does not understand, and ignores."""
+        """Return a line that sockjs-client ignores."""
         return b"h" * 2048 + b"\n"
 
 
 class EventSource(Transport):
-    """Server-sent events. sockjs-client decodes percents in them, so ours are written as such."""
+    """Server-sent events. sockjs-client decodes percent escapes in them, so percent signs are escaped."""
 
     content_type = "text/event-stream; charset=UTF-8"
 
     def prelude(self) -> bytes:
-        """Make an empty line: Opera needs it."""
+        """Return an empty line: Opera needs it."""
         return b"\r\n"
 
     def wrap(self, frame: bytes) -> bytes:
-        """Make an event; a frame has no line breaks."""
+        """Encode the frame as an event; a frame has no line breaks."""
         return b"data: " + frame.replace(b"%", b"%25") + b"\r\n\r\n"
 
 
 def _script_string(frame: bytes) -> bytes:
-    """Make a string of a script that may stand in HTML: nothing in it ends the script or begins a comment."""
+    """Encode a script's string for use in HTML: it contains nothing that ends the script or begins a comment."""
     return msgspec.json.encode(frame.decode()).replace(b"<", b"\\u003c").replace(b">", b"\\u003e")
 
 
 class HtmlFile(Transport):
-    """A page that goes on loading, script by script, in an iframe of the client's page."""
+    """A page that keeps loading, one script per frame, in an iframe of the client's page."""
 
     needs_callback = True
     content_type = "text/html; charset=UTF-8"
@@ -93,12 +93,12 @@ class HtmlFile(Transport):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """No script runs there but ours."""
+        """Header fields with a policy that allows only our own scripts."""
         policy = f"default-src 'none'; script-src 'nonce-{self._nonce}'; frame-ancestors {self._ancestors}"
         return {**super().headers, "Content-Security-Policy": policy}
 
     def prelude(self) -> bytes:
-        """Make the page's head."""
+        """Return the beginning of the page."""
         page = b"""<!DOCTYPE html>
 <html>
 <head>
@@ -116,12 +116,12 @@ class HtmlFile(Transport):
         return page.ljust(_HTML_MIN_BYTES) + b"\r\n\r\n"
 
     def wrap(self, frame: bytes) -> bytes:
-        """Make a script that hands the frame over."""
+        """Encode the frame as a script that passes it to the page."""
         return b'<script nonce="%b">\np(%b);\n</script>\r\n' % (self._nonce.encode(), _script_string(frame))
 
 
 class Jsonp(Transport):
-    """A script that hands one frame to the page that asks, of whatever origin: it must show which."""
+    """A script that passes one frame to the requesting page; any origin can request it, so the Referer is checked."""
 
     is_streaming = False
     needs_callback = True
@@ -131,7 +131,7 @@ class Jsonp(Transport):
         self._callback = callback.encode()
 
     def wrap(self, frame: bytes) -> bytes:
-        """Make the script. The comment: what a plugin would take for its own format does not begin it."""
+        """Encode the frame as a script. The leading comment keeps plugins from misinterpreting the content."""
         return b"/**/%b(%b);\r\n" % (self._callback, _script_string(frame))
 
 

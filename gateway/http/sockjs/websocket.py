@@ -1,4 +1,4 @@
-"""SockJS over a WebSocket: no session to be found again, only other frames. As light as a plain WebSocket."""
+"""SockJS over a WebSocket: without a session that outlives the connection, only other frames. Costs as little."""
 
 import asyncio
 import math
@@ -19,7 +19,7 @@ _HEARTBEAT: Final = text_frame(HEARTBEAT)
 
 
 class SockJSWebSocket(WebSocketProtocol):
-    """One client's WebSocket that speaks SockJS."""
+    """One client's WebSocket with SockJS frames."""
 
     __slots__ = ("_beats",)
 
@@ -41,22 +41,22 @@ class SockJSWebSocket(WebSocketProtocol):
 
     @property
     def frame_max_bytes(self) -> int:
-        """Our messages are JSON, and stand as strings in the client's: every quote takes two bytes."""
+        """The limit of one frame: messages are JSON inside JSON strings, where every quote takes two bytes."""
         return 2 * super().frame_max_bytes
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection on, and say that it is open."""
+        """Start the connection, and send the open frame."""
         if self._refusal is None:
             self._transport.write(_OPEN)
         super().connection_made(transport)
 
     def close(self, code: int, reason: str) -> None:
-        """Say why in a frame of SockJS, then in one of WebSocket."""
+        """Send the close frame of SockJS, then that of WebSocket."""
         self._transport.write(text_frame(end_frame(code, reason)))
         super().close(code, reason)
 
     def beat(self) -> None:
-        """Ping as ever, and at times as SockJS does."""
+        """Ping as a plain WebSocket does, and send the SockJS heartbeat when due."""
         super().beat()
         self._beats += 1
         if self._beats % max(1, math.floor(HEARTBEAT_S / self._endpoint.wheel.interval_s)) == 0:
