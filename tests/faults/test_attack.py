@@ -1,6 +1,6 @@
-"""Everything that attackers do, at once, against one node: bounds hold, and who is honest loses nothing.
+"""Every attack at once against one node: limits hold, and a well-behaved client loses nothing.
 
-`make attack` does the same longer and harder, and judges the honest client's p99 as well: a figure of an idle machine.
+`make attack` runs longer and harder, and also judges the well-behaved client's p99, which needs an idle machine.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The judge of the fault laboratory on histories made by hand: each verdict, and what is no fault."""
+"""The lab's checker on journals made by hand: each verdict, and cases that are no fault."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def at(offset: int, epoch: str = A, line: str = "") -> Position:
 
 
 def acked(*numbers: int, epoch: str = A, line: str = "", first_offset: int | None = None) -> list[Acked]:
-    """Number n is published at second n, at offset n unless said otherwise."""
+    """Number n is published at second n, at offset n unless given."""
     shift = 0 if first_offset is None else first_offset - numbers[0]
     return [Acked("c", n, float(n), n + 0.1, at(n + shift, epoch, line)) for n in numbers]
 
@@ -94,7 +94,7 @@ def test_a_gap_does_not_excuse_what_was_published_after_it() -> None:
 
 
 def test_offsets_used_again_by_another_line_and_dropped_are_lost() -> None:
-    # a replica that lagged: it knows 1 and 2; the client has 3 and 4 of the line that is gone; 5 and 6 are 3' and 4'
+    # a lagging replica has 1 and 2; the client has 3 and 4 of the lost history; 5 and 6 are 3' and 4'
     published = [*acked(1, 2, 3, 4), *acked(5, 6, line="b", first_offset=3), *acked(7, line="b", first_offset=5)]
     deaf = verdict_of(published, began(), *got(1, 2, 3, 4), *got(7, line="b", shift=-2))
     assert faults(deaf) == (2, 0, 0, 0)

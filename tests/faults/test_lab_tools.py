@@ -1,4 +1,4 @@
-"""What of the fault laboratory can be held without a lab: growth, the table, the guards that mutations take out."""
+"""Parts of the fault laboratory that are tested without a lab: growth, the table, the mutations' guards."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""One server of several goes wrong alone: a shard of a Cluster, or one of several independent Redis."""
+"""One server of several fails alone: a shard of a Cluster, or one of several independent Redis servers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -56,12 +56,12 @@ async def spread(tmp_path: Path) -> AsyncIterator[SpreadServers]:
 
 
 def shard_of(name: bytes | str, primaries: int = 3) -> int:
-    """Tell which primary has a key, as slots were dealt out."""
+    """Return the primary that has a key, by the initial slot map."""
     return slot_of(name if isinstance(name, bytes) else name.encode()) * primaries // SLOTS
 
 
 def key_on(at: int, service: str = "pubsub", spell: Callable[[str, str], bytes] = channel_name) -> str:
-    """Find a key that lies on a primary. spell: which of its names in Redis counts."""
+    """Find a key that lies on a primary. spell: which of its Redis keys decides."""
     return next(key for n in range(1000) if shard_of(spell(PREFIX, key := f"{service}:{n}")) == at)
 
 
@@ -69,7 +69,7 @@ def key_on(at: int, service: str = "pubsub", spell: Callable[[str, str], bytes] 
 async def keepers_of(
     url: str, count: int = 1, *, prefix: str = PREFIX, look_s: float = 0.2
 ) -> AsyncIterator[list[Any]]:
-    """Run what nodes keep histories with. look_s: between two looks at the library."""
+    """Run what nodes keep histories with. look_s: between two checks of the library."""
     async with AsyncExitStack() as stack:
         keepers: list[Any] = []
         for number in range(count):
@@ -147,7 +147,7 @@ async def test_what_a_foreign_library_of_one_shard_did_not_keep_is_a_gap(lab: Cl
 
         await eventually(are_gaps, within_s=REPAIRED_S, what="positions of before are refused")
 
-        async def is_good() -> bool:  # a mark comes twice
+        async def is_good() -> bool:  # a mark is received twice
             after = Position.parse(await fcall(lab, keys[at], "3"))
             await fcall(lab, keys[at], "4")
             found = [await keeper.read(keys[at], after, is_away=True) for keeper in keepers]
@@ -302,7 +302,7 @@ async def test_names_are_waited_for_after_the_run_of_each_shard_is_another(lab: 
 
 
 async def test_what_a_dead_node_wrote_behind_the_copy_of_its_index_is_taken_out(lab: ClusterLab) -> None:
-    """Its index goes back, what it stands for does not; nobody is there to register it again."""
+    """Its index is rolled back, the entries are not; no node is left to register it again."""
     async with AsyncExitStack() as stack:
         cluster = RedisTestCluster(lab, stack, FAST)
         rooms = [key_on(shard, "chat") for shard in range(3)]
@@ -321,7 +321,7 @@ async def test_what_a_dead_node_wrote_behind_the_copy_of_its_index_is_taken_out(
 
 
 async def test_what_a_dead_node_has_whose_lease_went_back_is_taken_out(lab: ClusterLab) -> None:
-    """It came and died behind the copy of the shard that has the leases: no reaper knows of it."""
+    """It started and died after the copy of the shard with the leases was made: no other node knows of it."""
     home = shard_of(leases_key(PREFIX))
     rooms = [key_on(shard, "chat") for shard in range(3) if shard != home]
     async with AsyncExitStack() as stack:
@@ -405,7 +405,7 @@ async def until_says(http: Any, status: int) -> dict[str, Any]:
 
 
 async def check_refusal(url: str, server: RedisServer) -> None:
-    """Have one server want a replica that it has not, and give that up again."""
+    """Make one server require a replica that it lacks, then undo that."""
     client = server.client()
     registry = ServiceRegistry([PubSubService()])
     async with running_node(registry, settings=Settings(redis_url=url)) as node:

@@ -1,4 +1,4 @@
-"""Several independent Redis, one of them gone: its channels wait for it, and nothing else does."""
+"""Several independent Redis servers, one of them down: its channels wait for it, nothing else does."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -6,35 +6,36 @@ __all__ = ["GATEWAY_MUTATIONS"]
 
 GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
-        guard="version of a list",  # what it has is not told again, when its notice comes behind the reply
+        # a change that the reply's list already has is not sent again if its notice arrives later
+        guard="version of a list",
         file="gateway/hub.py",
         old=" and not (is_late and heard < told >= version)",
         new="",
         argv=test("tests/unit/test_lists_and_notices.py", "test_notices_that_a_list_had"),
     ),
     Mutation(
-        guard="version of what is held",
+        guard="version of buffered changes",
         file="gateway/hub.py",
         old=" if version == 0 or version > listed]",
         new="]",
         argv=test("tests/unit/test_lists_and_notices.py", "test_a_crowd_that_joins_at_once"),
     ),
     Mutation(
-        guard="late notices end",  # of a clock that was set back
+        guard="late notices end",  # when a clock was set back
         file="gateway/hub.py",
         old="is_late = now_s < self._late_until_s",
         new="is_late = True",
         argv=test("tests/unit/test_lists_and_notices.py", "test_a_clock_of_redis"),
     ),
     Mutation(
-        guard="told to be here all along",
+        guard="reported as present from the start",
         file="gateway/presence.py",
         old="        self.known = self._known(change)\n",
         new="",
         argv=test("tests/unit/test_lists_and_notices.py", "test_who_was_told_to_be_here_all_along"),
     ),
     Mutation(
-        guard="last seen",  # whose list lacks those in doubt is told that they come
+        guard="last seen",  # a list that lacks suspected members is followed by their `joined`
         file="gateway/presence.py",
         old="return self._last_seen.get(place, self.version)",
         new="return self.version",
@@ -90,7 +91,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_waiting.py", "test_a_list_that_no_client_could_take_is_refused_and_counted"),
     ),
     Mutation(
-        guard="room for a reply",  # asked for before it is written
+        guard="room for a reply",  # requested before it is written
         file="gateway/connection.py",
         old="        if not self.has_room(len(frame)):\n",
         new="        if False:\n",
@@ -167,21 +168,21 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         argv=fault("freeze"),
     ),
     Mutation(
-        guard="size of what is heard",
+        guard="size of received publications",
         file="gateway/fanout.py",
         old="        if len(payload) > self._payload_max_bytes:",
         new="        if False:",
         argv=test("tests/unit/test_fanout.py", "test_what_is_larger_than_anybody"),
     ),
     Mutation(
-        guard="place of what is too large",
+        guard="place of an oversized publication",
         file="gateway/fanout.py",
         old="if publication.position is not None and len(publication.payload) > self._payload_max_bytes:",
         new="if False:",
         argv=test("tests/unit/test_repair.py", "test_what_is_too_large_is_a_tombstone_for_who_recovers"),
     ),
     Mutation(
-        guard="one pass after another",  # chunks of several passes take turns instead
+        guard="one pass after another",  # otherwise chunks of several passes alternate
         file="gateway/passes.py",
         old="        if passes:\n            if not was_paused:",
         new="        if passes:\n            passes.rotate(-1)\n            if not was_paused:",
@@ -223,7 +224,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_service.py", "test_relayed_payload_cannot_stand_where_a_reply_does"),
     ),
     Mutation(
-        guard="hints",  # a position that a publisher told is believed
+        guard="hints",  # the node believes a position that a publisher sent
         file="gateway/publication.py",
         old="            return Publication(told.payload, hint=told.position)",
         new="            return told",
@@ -244,7 +245,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_repair.py", "before_a_publication_past_history"),
     ),
     Mutation(
-        guard="quota of what was refused",
+        guard="quota of refused messages",
         file="gateway/topics.py",
         old="            published.add_done_callback(charge.settle)\n",
         new="            pass\n",

@@ -27,14 +27,14 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_turns.py", "test_who_is_in_line_has_a_turn_after_the_other"),
     ),
     Mutation(
-        guard="no turns for who takes no replies",
+        guard="no turns for clients that read no replies",
         file="gateway/http/websocket.py",
         old="                    if self._is_paused or self._is_full:",
         new="                    if self._is_paused:",
         argv=test("tests/unit/test_flood.py", "test_who_does_not_take_its_replies_is_not_read"),
     ),
     Mutation(
-        guard="no message of who takes no replies",
+        guard="no message from clients that read no replies",
         file="gateway/http/websocket.py",
         old="len(data) <= AT_ONCE_MAX_BYTES and not self._is_full:",
         new="len(data) <= AT_ONCE_MAX_BYTES:",
@@ -83,7 +83,7 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/cluster/test_stored_bytes.py", "test_a_redis_that_refuses_writes and replica"),
     ),
     Mutation(
-        guard="room at the other end",  # a proxy with a deep buffer makes some seldom
+        guard="room at the other end",  # a proxy with a large buffer delivers some rarely
         file="gateway/http/progress.py",
         old="bool(unacked) or probes > _PROBES_MAX",
         new="bool(unacked or transport.get_write_buffer_size())",
@@ -146,14 +146,14 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_site.py", "test_a_page_may_read_why_it_was_refused"),
     ),
     Mutation(
-        guard="a page that asks is told of its origin",
+        guard="a page's error names its origin",
         file="gateway/http/handshake.py",
         old='        check_origin(origin, headers.get("Host", ""), allowed_origins)  #',
         new="        pass  #",
         argv=test("tests/unit/test_site.py", "test_a_page_may_read_why_it_was_refused"),
     ),
     Mutation(
-        guard="last close code",  # the command line came back for ever after a refused token
+        guard="last close code",  # the command line client reconnected indefinitely after a refused token
         file="gateway/http/client.py",
         old="                if code in _FINAL_CODES:",
         new="                if False:",

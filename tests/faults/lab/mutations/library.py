@@ -20,14 +20,14 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/contract/test_functions.py", "later_format_is_left_alone and redis"),
     ),
     Mutation(
-        guard="library of a sibling",  # else nodes of two texts replace each other's without end
+        guard="library of a sibling",  # otherwise nodes with different texts replace each other's library without end
         file="gateway/redis/libraries.py",
         old=" and not (look.found is Found.SIBLING and self._has_loaded)",
         new="",
         argv=test("tests/contract/test_functions.py", "do_not_replace_each_other and redis"),
     ),
     Mutation(
-        guard="looks at the library",  # else one that is lost is missed until the next connection
+        guard="looks at the library",  # otherwise a lost one is missing until the next connection
         file="gateway/redis/functions.py",
         old="                async with asyncio.timeout(self._look_s):\n",
         new="                async with asyncio.timeout(None):\n",
@@ -48,7 +48,8 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/cluster/test_shared_redis.py", "comes_back_at_once and older"),
     ),
     Mutation(
-        guard="doubt that is in the library",  # else a node of another prefix repairs it, and nobody hears of that
+        # otherwise a node of another prefix repairs it, and this prefix gets no notice
+        guard="doubt that is in the library",
         file="gateway/redis/libraries.py",
         old="doubt=doubt, loaded_us",
         new="loaded_us",
@@ -83,7 +84,7 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/contract/test_functions.py", "between_the_look_and_the_load and redis"),
     ),
     Mutation(
-        guard="library of a node beside",  # else a rolling upgrade ends all positions
+        guard="library of a node beside",  # otherwise a rolling upgrade invalidates all positions
         file="gateway/redis/libraries.py",
         old="(before is None or not before.may_follow(look.instance))",
         new="(before is None or not before.is_same(look.instance))",

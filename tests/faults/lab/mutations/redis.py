@@ -27,7 +27,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/cluster/test_shared_redis.py", "found_by_check"),
     ),
     Mutation(
-        guard="bytes counted again",  # before somebody is refused
+        guard="bytes counted again",  # before a connection is refused
         file="gateway/redis/directory.py",
         old="                    if await self._rosters.weigh(roster):\n                        continue\n",
         new="",
@@ -118,7 +118,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/test_sentinel.py", "test_a_cut_off_primary_that_answers_its_own_canary_is_left"),
     ),
     Mutation(
-        guard="asserting to who took over",
+        guard="registering again with the new primary",
         file="gateway/redis/directory.py",
         old="        self._commanders[0].on_up = self._on_connected\n",
         new="",
@@ -132,7 +132,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/test_leases.py", "test_after_a_restart_from_an_older_copy_rosters and redis"),
     ),
     Mutation(
-        guard="indexes of living owners",  # of a shard that went back alone
+        guard="indexes of living owners",  # of a shard that was rolled back alone
         file="gateway/redis/reindex.py",
         old="            if calls:\n                await self._scripts.run(*calls, in_order=False)\n",
         new="",
@@ -146,7 +146,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/test_shards.py", "dead_node_has_whose_lease_went_back"),
     ),
     Mutation(
-        guard="runs of all shards",  # else patience with names begins with one of them only
+        guard="runs of all shards",  # otherwise patience with names starts after only one of them
         file="gateway/redis/comparison.py",
         old="for server in self._scripts.servers())",
         new="for server in self._scripts.servers()[:1])",
@@ -174,7 +174,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/test_leases.py", "test_a_name_of_an_older_copy_is_waited_for and redis"),
     ),
     Mutation(
-        guard="sightings by who can renew",
+        guard="sightings only by a node that can renew",
         file="gateway/redis/reaper.py",
         old="if self._lease.is_failing or not self._lease.is_held:",
         new="if False:",
@@ -188,7 +188,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/test_leases.py", "test_what_redis_evicted and redis"),
     ),
     Mutation(
-        guard="url fragment",  # the host of redis://:#secret@host was not looked at
+        guard="url fragment",  # the host of redis://:#secret@host was not checked
         file="gateway/redis/url.py",
         old='    if "#" in url:',
         new="    if False:",
@@ -209,14 +209,14 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_redis_url.py", "url_that_cannot_work"),
     ),
     Mutation(
-        guard="headers of publishers",  # whatever a publisher says is taken for a node's word
+        guard="headers of publishers",  # anything that a publisher sends is taken as a node's message
         file="gateway/redis/heard.py",
         old="        if data[:1] != MARK or name == channel.names[-1]:",
         new="        if True:",
         argv=test("tests/e2e/test_deploy_redis.py", "forges"),
     ),
     Mutation(
-        guard="headers of publishers, in bulk",  # nothing looks for a header where one name alone occurs
+        guard="headers of publishers, in bulk",  # does not look for a header where only one name occurs
         file="gateway/redis/heard.py",
         old=" or (name != channel.names[-1] and max(each) >= MARK):",
         new=":",
@@ -230,7 +230,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_redis_heard.py", "both_names"),
     ),
     Mutation(
-        guard="rosters of nodes alone",  # a publisher may write the roster of its channel
+        guard="rosters of nodes alone",  # a publisher can write the roster of its channel
         file="gateway/redis/names.py",
         old='    return node_channel_name(prefix, key) + b":roster"\n',
         new='    return channel_name(prefix, key) + b":roster"\n',

@@ -6,7 +6,7 @@ __all__ = ["SCRIPTS_MUTATIONS"]
 
 SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
-        guard="rules of all nodes",  # else a node without rules takes away what the others promise
+        guard="rules of all nodes",  # otherwise a node without rules removes what the other nodes promise
         file=f"{SCRIPTS}/rules.lua",
         old="  if until_ms and tonumber(until_ms) > counted_ms then\n",
         new="  if lines[at] == ARGV[1] then\n",
@@ -48,28 +48,28 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/contract/test_large_rosters.py", "test_an_oversized_roster_cuts_nobody_off and redis"),
     ),
     Mutation(
-        guard="tag check",  # all tags alike: a position is epoch and offset alone
+        guard="tag check",  # with all tags equal, a position is only epoch and offset
         file=f"{SCRIPTS}/publish.lua",
         old="  return entropy .. string.format('%08x', mixed)",
         new="  return '00000000'",
         argv=test("tests/contract/test_history.py", "test_a_position_of_another_history_is_refused and redis"),
     ),
     Mutation(
-        guard="run of who publishes",  # else an older copy of a history goes on under the same epoch
+        guard="server run of a publish",  # otherwise an older copy of a history continues under the same epoch
         file=f"{SCRIPTS}/publish.lua",
         old="    epoch = nil -- this run",
         new="    -- this run",
         argv=test("tests/contract/test_history.py", "test_after_a_restart_from_an_older_copy and publish and redis"),
     ),
     Mutation(
-        guard="run of who reads",
+        guard="server run of a read",
         file=f"{SCRIPTS}/read.lua",
         old="  return {} -- this run",
         new="  -- this run",
         argv=test("tests/contract/test_history.py", "test_after_a_restart_from_an_older_copy and read and redis"),
     ),
     Mutation(
-        guard="run of who subscribes",
+        guard="server run of a subscription",
         file=f"{SCRIPTS}/position.lua",
         old="if state[4] ~= run then",
         new="if not epoch then",
@@ -97,7 +97,7 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         argv=fault("replies"),
     ),
     Mutation(
-        guard="entropy of epochs",  # as Redis' own math.random would have it: alike after every start
+        guard="entropy of epochs",  # like Redis' own math.random: the same after every start
         file=f"{SCRIPTS}/publish.lua",
         old="  epoch = string.format('%x', time[1]) .. string.sub(ARGV[3], 1, 16)",
         new="  epoch = string.format('%x', math.random(2147483647))",
@@ -118,14 +118,14 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/contract/test_history.py", "test_size_bounds_and_what_is_trimmed_is_gone"),
     ),
     Mutation(
-        guard="bound of an entry",  # that is read: one large one would end the connection that reads for all channels
+        guard="bound of an entry",  # that is read: one large reply would end the connection that reads for all channels
         file=f"{SCRIPTS}/read.lua",
         old="#fields[6] <= payload_max_bytes and fields[6]",
         new="fields[6]",
         argv=fault("oversize"),
     ),
     Mutation(
-        guard="bound of a page",  # it ends before the entry that is too much, not behind it
+        guard="bound of a page",  # it ends before the entry that is too large, not after it
         file=f"{SCRIPTS}/read.lua",
         old="    if bytes > max_bytes and #answer > 1 then",
         new="    if false then",

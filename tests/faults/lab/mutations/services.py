@@ -13,7 +13,7 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_lists_and_notices.py", "test_presence_is_told_between"),
     ),
     Mutation(
-        guard="recovery that cannot be taken",  # told so instead of closed, again and again
+        guard="recovery that cannot be taken",  # gets this error instead of being closed repeatedly
         file="services/pubsub/replies.py",
         old='    reply.instead = {"position": str(recovery.position), "recovered": False, "messages": []}\n',
         new="",
@@ -27,7 +27,7 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_waiting.py", "test_a_cursor_is_bounded_in_bytes"),
     ),
     Mutation(
-        guard="undone join",  # of a room whose list no client could take
+        guard="undone join",  # of a room whose list no client could receive
         file="services/chat.py",
         old="                with suppress(BrokerUnavailable):  # then it is done as soon as it can be\n"
         "                    await self.rosters.leave(request.connection, channel)\n",
@@ -42,7 +42,7 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_pubsub_rules.py", "test_clients_have_keys_where"),
     ),
     Mutation(
-        guard="portion of a recovery",  # that the reply brings: a client behind a slow line waits for no more
+        guard="portion of a recovery",  # in the reply: a client on a slow link waits for no more
         file="services/pubsub/replies.py",
         old="REPLY_MAX_BYTES: Final = 32_768",
         new="REPLY_MAX_BYTES: Final = 1 << 20",

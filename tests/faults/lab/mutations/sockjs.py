@@ -41,7 +41,7 @@ SOCKJS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_flood.py", "test_requests_that_bring_no_message"),
     ),
     Mutation(
-        guard="sockjs: credential",  # who knows a session's id reads and sends
+        guard="sockjs: credential",  # a client that knows a session's id can read and send
         file="gateway/http/sockjs/binding.py",
         old='            return "credential"\n',
         new='            return "admitted"\n',
@@ -62,7 +62,7 @@ SOCKJS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_sockjs_binding.py", "origin_that_opened"),
     ),
     Mutation(
-        guard="sockjs: headers of a login",  # only cookies are looked at
+        guard="sockjs: headers of a login",  # only cookies are checked
         file="gateway/http/sockjs/binding.py",
         old="        if name not in _VARYING and not name.startswith(_VARYING_BEGINNINGS)",
         new='        if name == "cookie"',
