@@ -1,4 +1,4 @@
-"""Admission: whose address counts behind proxies, and how many connections one may have."""
+"""Admission: which address counts behind proxies, and how many connections one address may have."""
 
 import ipaddress
 import math
@@ -33,7 +33,7 @@ def admission(limits: Limits | None = None, proxies: Any = PROXIES) -> Admission
     ("remote", "forwarded", "expected"),
     [
         ("203.0.113.5", [], "203.0.113.5"),
-        # who is no trusted proxy may write what he likes
+        # a peer that is no trusted proxy may write anything
         ("203.0.113.5", ["198.51.100.1"], "203.0.113.5"),
         ("203.0.113.5", ["10.0.0.1"], "203.0.113.5"),
         # behind one proxy, behind two
@@ -41,18 +41,18 @@ def admission(limits: Limits | None = None, proxies: Any = PROXIES) -> Admission
         ("10.0.0.1", ["203.0.113.5, 10.0.0.2"], "203.0.113.5"),
         ("10.0.0.1", ["203.0.113.5", "10.0.0.2"], "203.0.113.5"),
         ("fd00::1", ["2001:db8::7"], "2001:db8::7"),
-        # what the client itself wrote stands further left
+        # what the client itself wrote is further left
         ("10.0.0.1", ["198.51.100.1, 203.0.113.5"], "203.0.113.5"),
         ("10.0.0.1", ["10.0.0.9, 203.0.113.5"], "203.0.113.5"),
         ("10.0.0.1", ["127.0.0.1", "203.0.113.5", "10.0.0.2"], "203.0.113.5"),
         ("10.0.0.1", ["spoofed, 203.0.113.5 , 10.0.0.3"], "203.0.113.5"),
-        # a proxy that says nothing, or nothing useful
+        # a proxy that sends nothing, or nothing useful
         ("10.0.0.1", [], "10.0.0.1"),
         ("10.0.0.1", ["", " , ,"], "10.0.0.1"),
         ("10.0.0.1", ["10.0.0.2"], "10.0.0.2"),
         ("10.0.0.1", ["unknown"], "unknown"),
         ("10.0.0.1", ["203.0.113.5, unknown"], "unknown"),
-        # some write the port: each connection would have an address of its own
+        # some proxies add the port: then each connection would count as its own address
         ("10.0.0.1", ["203.0.113.5:51234"], "203.0.113.5"),
         ("10.0.0.1", ["203.0.113.5, 10.0.0.2:443"], "203.0.113.5"),
         ("10.0.0.1", ["[2001:db8::7]:51234"], "2001:db8::7"),

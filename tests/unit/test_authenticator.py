@@ -1,4 +1,4 @@
-"""Who clients are, from handshake to close: tokens that come with it or later, what ends them, what needs them."""
+"""Identities of clients, from handshake to close: tokens in the handshake or later, expiry, required identities."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ AUTH = Auth(hmac_secret=SECRET.encode(), leeway_s=0.0, deadline_s=0.3)
 def authenticator(
     *, at_s: float = 0.0, revocations: Any = None, auth: Auth = AUTH, keys: Keys = FIXED
 ) -> Callable[[Metrics], Authenticator]:
-    """Make what makes one. at_s: how far its clock is ahead, so that a token of a minute is about to expire."""
+    """Make an authenticator. at_s: how far its clock is ahead, so that a token of a minute is about to expire."""
 
     def make(metrics: Metrics) -> Authenticator:
         verifier = Verifier(keys, auth)
@@ -43,7 +43,7 @@ def bearer(token: str) -> dict[str, str | None]:
 
 
 async def whoami(client: RawClient, site: RunningSite) -> str | None:
-    """Tell the newest connection's identity, once the client is served."""
+    """Return the newest connection's identity, once the client is served."""
     await client.say({"service": "echo", "message": "here"})
     assert (await client.message())["message"] == "here"
     return site.connection.identity
@@ -81,7 +81,7 @@ async def test_a_browsers_token_is_a_subprotocol_and_the_answer_names_only_the_e
 
 @on_both_loops
 async def test_a_bad_token_of_the_handshake_is_told_by_the_close_code_and_no_service_hears_of_it() -> None:
-    """Browsers do not see the status of a handshake: without a code a client would come back for ever."""
+    """Browsers do not see the status of a handshake: without a close code a client would reconnect indefinitely."""
     async with running_site(auth=authenticator()) as site:
         for token in (hmac_token(exp=time.time() - 60), hmac_token(secret="x" * 32), "nonsense"):
             early = frame(TEXT, b'{"service":"echo","message":"early"}')
@@ -236,7 +236,7 @@ async def test_a_token_that_is_no_text_is_a_wrong_parameter() -> None:
 
 @on_both_loops
 async def test_a_connection_stays_who_it_is() -> None:
-    """Rosters and names know it by then."""
+    """Rosters and names have the identity by then."""
     async with running_site(auth=authenticator()) as site:
         client = await site.client(bearer(hmac_token()))
         for command in ("authenticate", "refresh"):
@@ -470,7 +470,7 @@ async def test_revocations_are_read_before_the_first_login_even_if_redis_comes_l
 
 
 class Hastened(LocalRevocations):
-    """Somebody revokes at the worst moment: the list has been read, and the connection is not made yet."""
+    """A revocation at the worst moment: the list has been read, and the connection does not exist yet."""
 
     async def find(self, identity: str, token_id: str | None) -> Sequence[Revocation]:  # type: ignore[override]
         found = await super().find(identity, token_id)

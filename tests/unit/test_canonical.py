@@ -1,4 +1,4 @@
-"""gateway.canonical: the vectors that all clients share, and what only Python objects can do wrong."""
+"""gateway.canonical: the vectors that all clients share, and errors that only Python objects can cause."""
 
 import json
 import struct
@@ -92,7 +92,7 @@ def test_channel_of_undoes_channel_name(channel: Any) -> None:
     try:
         name = channel_name(channel)
     except InvalidChannel:
-        assert len(canonical(channel).encode()) > CHANNEL_MAX_BYTES  # the strategy makes no other refusable
+        assert len(canonical(channel).encode()) > CHANNEL_MAX_BYTES  # the strategy makes no other invalid values
         return
     back = channel_of(name)
     assert back == channel and canonical(back) == canonical(channel)

@@ -1,4 +1,4 @@
-"""Chat: PROTOCOL "Services and their commands", and what is true of it on any number of nodes."""
+"""Chat: PROTOCOL "Services and their commands", and its guarantees on any number of nodes."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -34,7 +34,7 @@ async def join(client: Resident, channel: Any = "room") -> Any:
 
 
 async def fence(*clients: Resident) -> None:
-    """Wait until whatever was on its way has come."""
+    """Wait until everything in flight has arrived."""
     await settle(30)
 
 
@@ -140,13 +140,13 @@ async def test_join_that_fails_leaves_nothing_behind() -> None:
 
 
 async def test_join_after_a_failed_one_is_not_undone_by_what_was_owed() -> None:
-    """The node owes Redis a `leave` for the join of which it heard no more."""
+    """The node must send Redis a `leave` for a join whose answer was lost."""
     async with town(2, services) as nodes:
         watcher, bob = nodes.client(0, "watcher"), nodes.client(1, "bob")
         await join(watcher)
         nodes.cluster.is_failing = True
         await join(bob)
-        await settle()  # now it waits to try again
+        await settle()  # now it waits for its retry
         nodes.cluster.is_failing = False
         await join(bob)
         task = nodes.nodes[1].ownership._giving_back
@@ -169,7 +169,7 @@ async def test_who_disconnects_while_joining_is_no_member() -> None:
 
 
 async def test_what_comes_while_joining_is_written_behind_the_reply() -> None:
-    """Else a `left` could come in front of the list that still has the member, who would stay there for ever."""
+    """Otherwise a `left` could come before the list that still has the member, and the member would stay listed."""
     async with town(2, services, late=0) as nodes:
         leaver, bob = nodes.client(0, "leaver"), nodes.client(1, "bob")
         await join(leaver)

@@ -1,6 +1,6 @@
-"""gateway.codec: envelopes, templates, and what encode does with a service's own Python objects.
+"""gateway.codec: envelopes, templates, and encoding of a service's own Python objects.
 
-What hostile bytes do is in test_bad_input.py.
+Hostile bytes are in test_bad_input.py.
 """
 
 import datetime
@@ -23,7 +23,7 @@ ENCODINGS = pytest.mark.parametrize("encoding", list(Encoding), ids=lambda encod
 
 
 def nested(depth: int, inner: Any = None) -> Any:
-    """`depth` containers inside of each other, lists and dicts in turn."""
+    """`depth` containers inside each other, lists and dicts alternating."""
     value = inner
     for level in range(depth):
         value = [value] if level % 2 else {"k": value}
@@ -40,7 +40,7 @@ def test_decode_takes_any_buffer(encoding: Encoding, buffer: Any) -> None:
     assert codec.decode(buffer(codec.encode({"a": [1]}, encoding)), encoding) == {"a": [1]}
 
 
-# --- what a service hands in
+# --- values from a service
 
 
 class Colour(StrEnum):
@@ -280,7 +280,7 @@ def test_template_survives_strings_that_look_like_its_hole(encoding: Encoding, m
     rendered = Template("s", message).render(codec.encode(1, encoding), encoding)
     assert codec.decode(rendered, encoding) == {"service": "s", "message": {**message, "payload": 1}}
     monkeypatch.setattr("gateway.codec.secrets.token_hex", lambda size: "guessed")
-    with pytest.raises(ValueError, match="exactly once"):  # rather than a wrong cut
+    with pytest.raises(ValueError, match="exactly once"):  # instead of a wrong split
         Template("s", ["guessed", PAYLOAD])
 
 

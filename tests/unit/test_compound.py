@@ -1,4 +1,4 @@
-"""gateway/compound.py: payloads in a message, as they came."""
+"""gateway/compound.py: payloads inside a message, unchanged."""
 
 import json
 from typing import Any

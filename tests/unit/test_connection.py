@@ -1,4 +1,4 @@
-"""The connection's outbox: nothing lost, nothing out of order, bounded in bytes, and silent once closed."""
+"""The connection's outbox: nothing lost, nothing out of order, bounded in bytes, and nothing sent once closed."""
 
 import json
 
@@ -20,7 +20,7 @@ def make(wire: FakeWire | None = None) -> tuple[Connection, FakeWire]:
 
 
 class PausingWire(FakeWire):
-    """Asks for a pause as soon as it has taken `capacity` bytes, as a transport does from within `write`."""
+    """Asks for a pause as soon as it has `capacity` bytes, as a transport does from within `write`."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__()

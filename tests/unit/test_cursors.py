@@ -1,4 +1,4 @@
-"""Cursors: PROTOCOL "Services and their commands", and what is true of it on any number of nodes."""
+"""Cursors: PROTOCOL "Services and their commands", and their guarantees on any number of nodes."""
 
 import asyncio
 from collections.abc import Awaitable

@@ -1,4 +1,4 @@
-"""DataSync over three nodes in one process: the protocol's words, and the seam between history and what is live."""
+"""DataSync over three nodes in one process: the protocol, and the transition from history to live deltas."""
 
 import asyncio
 import random
@@ -262,7 +262,7 @@ async def test_attempts_to_take_tokens_are_bounded(stage: Stage) -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 async def test_deltas_racing_acquisitions_come_once_and_in_order(stage: Stage, seed: int) -> None:
-    """Live deltas come early or late, reads are slow or quick: each client has all from its token on."""
+    """Live deltas come early or late, reads are slow or fast: each client gets every delta after its token."""
     chance = random.Random(seed)
     published = 0
     waiting: list[tuple[int, str]] = []
@@ -291,7 +291,7 @@ async def test_deltas_racing_acquisitions_come_once_and_in_order(stage: Stage, s
 
 
 def _dawdle(broker: Any, chance: random.Random) -> None:
-    """Let what a broker hears come late, in order."""
+    """Deliver a broker's publications late, in order."""
     bring: Callable[[str, bytes], None] = broker._bring
     queue: list[tuple[str, bytes]] = []
 
@@ -346,7 +346,7 @@ async def test_a_hole_is_filled_as_soon_as_redis_answers(stage: Stage, monkeypat
 
 
 async def test_last_delta_before_a_silence_comes_after_an_interruption(stage: Stage) -> None:
-    """No other delta has to come to show that it is missing."""
+    """The loss is noticed without another delta."""
     client = await stage.acquire(1, await stage.authorize(0, ALL))
     stage.town.brokers[1].is_lossy = True
     await stage.publish(0, task(1))
@@ -369,7 +369,7 @@ async def test_who_comes_after_a_loss_that_its_node_has_not_noticed_stays(stage:
     await stage.publish(0, task(2))
     await after.notified(1)
     assert numbers(after) == [2] and not after.wire.closes
-    stage.town.archive.flush()  # and the next loss is told again
+    stage.town.archive.flush()  # and the next loss is reported again
     await stage.publish(0, task(3))
     await until(lambda: after.wire.closes)
     assert after.wire.closes == [(CloseCode.RESYNC, "Resync")]
@@ -404,7 +404,7 @@ async def test_another_epoch_ends_the_connection(stage: Stage) -> None:
 
 @pytest.mark.parametrize("lag", [0, 1])
 async def test_offsets_used_again_end_the_connection(stage: Stage, lag: int) -> None:
-    """A replica that lagged is the primary now: the same epoch, offsets that were given before."""
+    """A lagging replica was promoted: the same epoch, offsets that were assigned before."""
     client = await stage.acquire(1, await stage.authorize(0, ALL))
     await stage.publish(0, task(1), task(2))
     shelf = stage.town.archive.shelf("datasync:Task")
@@ -461,9 +461,9 @@ async def test_who_leaves_while_joining_leaves_nothing(stage: Stage) -> None:
 
 
 async def test_a_tag_that_does_not_fit_what_was_read_is_not_merged() -> None:
-    """`newer` trusts tags, not offsets alone."""
+    """`newer` compares tags, not only offsets."""
     feed = Feed(
-        None,  # type: ignore[arg-type]  # it asks nobody
+        None,  # type: ignore[arg-type]  # it makes no calls
         "Task",
         history=History(60.0),
         deliver=lambda _: None,

@@ -1,4 +1,4 @@
-"""Dealers of DataSync: what each subscription is shown of a change."""
+"""Dealers of DataSync: what each subscription sees of a change."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -30,7 +30,7 @@ class Players(FilterDealer):
 
 
 class Handmade(Dealer):
-    """One that a user wrote for the original: it knows nothing of `concerns`."""
+    """A dealer that a user wrote for the original: it has no `concerns`."""
 
     model = "Player"
 
@@ -105,7 +105,7 @@ def test_a_dealer_that_fails_concerns_nobody(dealer_class: type[Dealer]) -> None
     dealer.add_subscription_item(item)
     assert list(dealer.deal(Delta("insert", "Player", new=None))) == []
     assert dealer.show(item, Delta("insert", "Player", new={"no": "color"})) is None
-    # the side that can be told counts
+    # the side that is known counts
     update = Delta("update", "Player", new=RED, old={})
     assert list(dealer.deal(update)) == [(Delta("insert", "Player", new=RED), {item})]
 

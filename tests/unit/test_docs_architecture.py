@@ -1,4 +1,4 @@
-"""docs/architecture.md has every file, on the floor where the layer test has it."""
+"""docs/architecture.md lists every file, on the same layer as the layer test."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 
 
 def files() -> dict[str, str]:
-    """Give every module with its floor, as the page writes it; the packages' own `__init__` only where it has names."""
+    """Return every module with its layer, as the page writes it; the packages' own `__init__` only if it has names."""
     found = [
         path.relative_to(ROOT).as_posix() for name in ("gateway", "services") for path in (ROOT / name).rglob("*.py")
     ]

@@ -18,14 +18,14 @@ CODE = "\n".join(SOURCES.values())
 
 
 def section(page: str, title: str) -> str:
-    """Give the text under a heading, up to the next of its level."""
+    """Return the text under a heading, up to the next of its level."""
     match = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
     assert match is not None, title
     return match[1]
 
 
 def rows(text: str) -> list[list[str]]:
-    """Give the cells of all tables, without their heads."""
+    """Return the cells of all tables, without their heads."""
     lines = [re.split(r"(?<!\\) \| ", line[2:-2]) for line in text.splitlines() if re.match(r"\|.*\|$", line)]
     return [cells for cells in lines if cells[0].startswith("`")]
 
@@ -123,5 +123,5 @@ def test_links_of_the_documents_lead_to_files_and_headings(page: Path) -> None:
 def test_limits_of_the_protocol_are_the_defaults() -> None:
     figures = re.findall(r"[\d,]*\d", section(PROTOCOL, "Limits"))
     for each in fields(Limits):
-        if each.name != "send_buffer_bytes":  # the kernel's affair; no client sees it
+        if each.name != "send_buffer_bytes":  # only the kernel uses it; no client sees it
             assert f"{each.default:,.10g}" in figures or f"{each.default:,}" in figures, each.name

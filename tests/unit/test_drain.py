@@ -1,4 +1,4 @@
-"""Draining: a notice, then 1001, paced over the grace period; nobody new."""
+"""Draining: a notice, then 1001, spread over the grace period; no new connections."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from tests.support.site import on_both_loops, running_site, until
 
 
 async def leave(client: RawClient) -> tuple[float, float, int]:
-    """Be a client that is sent away: when the notice came, when the end, and its announced time in ms."""
+    """Be a client that is sent away; returns the times of notice and close, and the announced time in ms."""
     loop = asyncio.get_running_loop()
     opcode, payload = await client.receive()
     noticed_s = loop.time()
@@ -71,7 +71,7 @@ async def test_who_left_meanwhile_or_reads_nothing_delays_nobody() -> None:
         draining = asyncio.ensure_future(drain(site.node, 0.4))
         clients[0].reset()
         clients[1].close()
-        # [2] never answers the close frame, [3] never even reads: the wheel cuts them
+        # [2] never answers the close frame, [3] never even reads: the wheel closes their connections
         leaving = [asyncio.ensure_future(leave(each)) for each in clients[4:]]
         loop = asyncio.get_running_loop()
         started_s = loop.time()
@@ -109,7 +109,7 @@ async def test_no_grace_and_no_clients_end_at_once() -> None:
 
 @on_both_loops
 async def test_a_drain_looks_at_each_connection_a_few_times_and_not_at_all_of_them_each_time() -> None:
-    """50,000 connections: work that grows with their square is a node that does not drain."""
+    """50,000 connections: with work that grows with their square a node would never finish draining."""
 
     class Connection:
         is_closed = False

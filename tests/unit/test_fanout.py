@@ -1,4 +1,4 @@
-"""The fan-out: in order, once, isolated from poison and from broken wires, and nothing to who has left."""
+"""The fan-out: in order, once, isolated from invalid payloads and broken wires; nothing after an unsubscribe."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ KEY, OTHER = "s:a", "s:b"
 
 
 class Source:
-    """Notes what it is asked; a test that pauses twice or resumes what does not pause is wrong."""
+    """Records its calls; a test that pauses twice, or resumes without a pause, is wrong."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -36,7 +36,7 @@ class Source:
 
 
 class Rig:
-    """A fan-out with a hub and subscribers that remember what they get."""
+    """A fan-out with a hub and subscribers that record what they get."""
 
     def __init__(self, chunk: int = 1000) -> None:
         self.hub = Hub()
@@ -215,7 +215,7 @@ async def test_pass_over_many_clients_is_cut_into_chunks_a_tick_each() -> None:
 
 
 async def test_what_comes_while_passes_are_under_way_waits_for_its_turn() -> None:
-    """However often something comes: no more than one chunk is written in a tick."""
+    """However often a message is published: at most one chunk is written per loop iteration."""
     rig = Rig(chunk=10)
     connections = [rig.subscriber() for _ in range(35)]
     for number in range(4):
@@ -363,7 +363,7 @@ async def test_client_of_a_channel_made_again_between_chunks_gets_nothing_of_the
 
 
 def test_connection_that_closes_itself_in_a_pass_harms_nobody() -> None:
-    """As a slow consumer does; it stands in the tuple of the pass still."""
+    """As a slow consumer does; it is still in the tuple of the pass."""
     rig = Rig()
     connections = [rig.subscriber() for _ in range(3)]
     rig.wires[connections[0]].on_write = lambda: connections[1].close(4008)
@@ -533,7 +533,7 @@ async def test_who_leaves_while_its_pass_waits_behind_another_gets_nothing_more(
     assert (rig.got(leaver), rig.got(stayer)) == ([], [2])
 
 
-# -- who is held ------------------------------------------------------------------------------------------------------
+# -- buffering subscribers --------------------------------------------------------------------------------------------
 
 
 def test_what_comes_for_who_is_held_waits_in_order_and_is_not_lost() -> None:
@@ -580,11 +580,11 @@ def test_who_is_held_too_long_is_a_slow_consumer() -> None:
     assert rig.hub.release(held, KEY) == [], "and its memory is given back"
 
 
-# -- who asked to recover ---------------------------------------------------------------------------------------------
+# -- recovering subscribers -------------------------------------------------------------------------------------------
 
 
 class Script:
-    """A follower of one channel that answers what it is told to."""
+    """A follower of one channel that answers what the test sets."""
 
     def __init__(self) -> None:
         self.heard: list[Publication] = []
@@ -674,7 +674,7 @@ def test_followed_channel_is_delivered_as_its_follower_says() -> None:
 
 
 async def test_who_comes_back_while_a_pass_is_under_way_is_not_written_the_pass() -> None:
-    """It was told what it missed up to there: it would get that twice."""
+    """The client was notified of the gap up to there; it would get those messages twice."""
     rig = FollowingRig(chunk=2)
     crowd = [rig.recovered() for _ in range(5)]
     rig.fanout.pass_on(KEY, [at(1)])

@@ -88,7 +88,7 @@ def test_examples_of_the_rfc_are_written_and_read() -> None:
         b"\xf2\x48\xcd\xc9\xc9\x07\x00",
         b"\x00\x05\x00\xfa\xffHello\x00",
         b"\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00",
-        b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00",  # 7.2.3.5: the sender's own final block, and an empty one behind it
+        b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00",  # 7.2.3.5: the sender's own final block, then an empty one
     ):
         assert parse(frame(TEXT, packed, rsv=4), deflate=True) == [(TEXT, b"Hello")], packed
 
@@ -251,7 +251,7 @@ def test_control_frames_between_fragments_come_at_once() -> None:
         (1007, [frame(TEXT, b"\xf4\x90\x80\x80")]),
         (1007, [frame(TEXT, "é".encode()[:1])]),
         (1007, [frame(TEXT, b"\xce\xba\xe1", fin=False), frame(CONTINUATION, b"\xff")]),
-        # size: told by the header, no byte of the payload needed
+        # size: known from the header, no byte of the payload needed
         (1009, [frame(TEXT, b"", length=MAX_BYTES + 1)]),
         (1009, [frame(BINARY, b"", length=2**63)]),
         (1009, [frame(BINARY, b"", length=2**64 - 1)]),
@@ -367,7 +367,7 @@ def test_plain_messages_are_taken_beside_compressed_ones() -> None:
     [
         b"\xff\xff\xff",
         b"\x07",
-        deflated(b"Hello" * 100)[:-3],  # cut in a block: it would come out short, and nobody would know
+        deflated(b"Hello" * 100)[:-3],  # cut in a block: the message would be silently truncated
         b"\xf3\x48\xcd\xc9\xc9\x07\x00" + b"something behind the final block",
         b"",  # 7.2.3.6: even an empty message is one byte
     ],

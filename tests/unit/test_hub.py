@@ -1,4 +1,4 @@
-"""The hub against a model: who subscribes to what, and who was a channel's last."""
+"""The hub against a model: which connection has which subscription, and which was a channel's last."""
 
 import pytest
 from hypothesis import settings
@@ -104,7 +104,7 @@ class HubMachine(RuleBasedStateMachine):
                 assert {each for _, each in standing} == members
                 assert len(standing) == len(members)
                 assert all(each.dialect is dialect for dialect, each in standing)
-                assert all(groups.values()), "an empty group would be framed for nobody"
+                assert all(groups.values()), "an empty group would be framed for no subscriber"
 
     @invariant()
     def each_joining_has_a_number_of_its_own(self) -> None:
@@ -125,7 +125,7 @@ TestHubAgainstModel = HubMachine.TestCase
 
 
 def test_channel_made_again_is_a_new_one() -> None:
-    """A pass over the old one under way must not reach who came later."""
+    """A running pass over the old list must not reach later subscribers."""
     hub, one = Hub(), connection()
     hub.add(one, "s:a", TEMPLATE)
     before = hub.get("s:a")

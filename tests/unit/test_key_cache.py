@@ -1,4 +1,4 @@
-"""Keys of a JWKS document: fetched by one at a time, again when keys rotate, never because ids are made up."""
+"""Keys of a JWKS document: one fetch at a time, a refetch when keys rotate, none for invented key ids."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ def document(*issuers: Issuer) -> bytes:
 
 
 class Endpoint:
-    """What fetches: a document, or None for a failure."""
+    """A fetch function: returns a document, or None for a failure."""
 
     def __init__(self, *issuers: Issuer) -> None:
         self.answer: bytes | None = document(*issuers)
@@ -111,7 +111,9 @@ async def test_known_keys_outlive_an_outage_but_not_for_ever() -> None:
     endpoint.answer = None
     endpoint.now_s += MAX_AGE_S
     assert await endpoint.is_known("old") and endpoint.requests == 2
-    assert await endpoint.is_known("old") and endpoint.requests == 2, "who failed is not asked at once again"
+    assert await endpoint.is_known("old") and endpoint.requests == 2, (
+        "an endpoint that failed is not asked again at once"
+    )
     endpoint.now_s += STALE_MAX_S - MAX_AGE_S
     with pytest.raises(BrokerUnavailable):
         await endpoint.cache.find("old", "ES256")
@@ -122,14 +124,15 @@ async def test_an_issuer_that_hangs_delays_no_login_of_a_known_key() -> None:
     assert await endpoint.is_known("old")
     endpoint.gate.clear()
     endpoint.now_s += MAX_AGE_S
-    async with asyncio.timeout(5):  # the gate stays closed: who waited for the document would wait for ever
+    # the gate stays closed: a caller that waited for the document would wait indefinitely
+    async with asyncio.timeout(5):
         assert await endpoint.is_known("old")
         endpoint.now_s += PATIENCE_S
         assert all(await asyncio.gather(*(endpoint.is_known("old") for _ in range(1000))))
     assert endpoint.requests == 2
     endpoint.answer = document(NEW)
     endpoint.gate.set()
-    assert await endpoint.is_known("new"), "who has an unknown key waits for the request that is under way"
+    assert await endpoint.is_known("new"), "a caller with an unknown key waits for the running request"
     assert not await endpoint.is_known("old") and endpoint.requests == 2
 
 

@@ -1,4 +1,4 @@
-"""The limiter on a clock of the test's own."""
+"""The limiter on a manual clock."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_after_the_time_told_there_is_a_token(clock: Clock, per_s: float) -> Non
     bucket = Limiter(Rates(per_s, 1), 20)
     assert bucket.take() == 0
     wait_ms = bucket.take()
-    if wait_ms == 0:  # so fast that it is there already
+    if wait_ms == 0:  # so fast that it has already arrived
         return
     clock.now_s += wait_ms / 1000
     assert bucket.take() == 0
@@ -62,7 +62,7 @@ def test_refused_message_takes_nothing(clock: Clock) -> None:
 
 def test_refused_messages_that_come_when_told_are_taken_one_behind_the_other(clock: Clock) -> None:
     bucket = Limiter(Rates(100, 200), 20)
-    waits_ms = [bucket.take() for _ in range(1000)]  # a client that is back with 1,000 subscriptions
+    waits_ms = [bucket.take() for _ in range(1000)]  # a client that reconnects with 1,000 subscriptions
     assert waits_ms[:200] == [0] * 200
     assert waits_ms[200:] == [10 * number for number in range(1, 801)]
     began_s = clock.now_s
@@ -146,7 +146,7 @@ def test_what_a_connection_borrows_is_bounded_and_its_own(clock: Clock) -> None:
     first, second = (Limiter(Rates(10, 2048, 1e6, 1e6), 20, [share]) for _ in range(2))
     assert first.take(10) == 0 and second.take(10) == 0
     assert share.messages.tokens == 6400 - 2 * limiter.BORROWED_MESSAGES
-    assert sum(first.take(10) == 0 for _ in range(10_000)) == 2047  # to the last of its own
+    assert sum(first.take(10) == 0 for _ in range(10_000)) == 2047  # up to the last of its own
 
 
 def test_a_thousand_connections_of_one_address_may_send_one_message_each(clock: Clock) -> None:

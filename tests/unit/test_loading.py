@@ -85,7 +85,7 @@ def test_every_service_that_does_not_load_is_told(module):
     ("name", "expected"),
     [
         ("own_services:Echo", "the module has no async function Echo"),
-        ("own_services:nobody", "the module has no async function nobody"),
+        ("own_services:missing", "the module has no async function missing"),
         ("no_such_module:who", "is it on PYTHONPATH?"),
         ("needs_more:who", "its module failed with"),
     ],

@@ -1,4 +1,4 @@
-"""LogQueue: nobody waits for a reader; what does not fit is counted and told."""
+"""LogQueue: logging never waits for a reader; lines that do not fit are counted and reported."""
 
 import os
 import threading
@@ -48,7 +48,7 @@ def test_a_pipe_that_nobody_reads_costs_lines_and_no_time() -> None:
     dropped = queue.dropped
     assert dropped > 4_000
     found = b""
-    while found.count(b"x" * 99 + b"\n") < put - dropped:  # the reader comes back
+    while found.count(b"x" * 99 + b"\n") < put - dropped:  # the reader resumes
         found += os.read(reading, 65_536)
     queue.put("the last line")
     found += read_until(reading, b"the last line\n")

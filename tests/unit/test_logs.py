@@ -10,7 +10,7 @@ from gateway.logs import configure_logs
 
 @pytest.fixture
 def lines():
-    """Logs go here; what was configured before is put back."""
+    """Logs go here; the configuration before is restored."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     stream = io.StringIO()

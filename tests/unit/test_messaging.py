@@ -1,4 +1,4 @@
-"""Messaging: PROTOCOL "Services and their commands", and what is true of it on any number of nodes."""
+"""Messaging: PROTOCOL "Services and their commands", and its guarantees on any number of nodes."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -102,7 +102,7 @@ async def test_nobody_sends_under_a_name_that_may_be_somebody_elses_by_now() -> 
         directory.is_doubtful = True
         assert await send(alice, "alice", "bob") == "Error: Temporarily unavailable"
         assert await send(alice, "bob", "bob") == "Error: Invalid sender"
-        assert await send(bob, "bob", "alice") is None, "who can be reached is not asked"
+        assert await send(bob, "bob", "alice") is None, "a participant that can be reached is not queried"
         find, directory.is_doubtful = directory.find, False
 
         async def stall(names: str, name: str) -> Any:
@@ -120,7 +120,7 @@ async def test_destination_that_has_just_gone_is_unknown() -> None:
         alice, bob = nodes.client(0), nodes.client(1)
         await register(alice, "alice")
         await register(bob, "bob")
-        bob.connection.close(1000)  # its node has not heard of the end yet
+        bob.connection.close(1000)  # its node has not received the end yet
         assert await send(alice, "alice", "bob") == "Error: Unknown destination"
 
 
@@ -199,7 +199,7 @@ async def test_claim_that_failed_is_given_back_unless_claimed_again() -> None:
             assert await register(client, name) == f"Error: {BrokerUnavailable('x')}"
         nodes.cluster.is_failing = False
         assert await register(client, "kept") is None
-        nodes.cluster.names["messaging"]["lost"] = nodes.cluster.names["messaging"]["kept"]  # it had come through
+        nodes.cluster.names["messaging"]["lost"] = nodes.cluster.names["messaging"]["kept"]  # it had succeeded
         task = nodes.nodes[0].ownership._giving_back
         assert task is not None
         await task
@@ -208,7 +208,7 @@ async def test_claim_that_failed_is_given_back_unless_claimed_again() -> None:
 
 
 async def test_backends_request_owns_nothing() -> None:
-    """Nobody would give it back: such a connection never ends."""
+    """The name would never be released: such a connection never ends."""
     async with town(1, services) as nodes:
         node, registry = nodes.nodes[0], nodes.registries[0]
         client = nodes.client(0)

@@ -1,4 +1,4 @@
-"""The node as services see it: subscriptions that hold or leave nothing behind, publications, connections that go."""
+"""The node as services see it: subscriptions that succeed or leave nothing behind, publications, disconnects."""
 
 import asyncio
 from typing import Any
@@ -26,7 +26,7 @@ from tests.support.loopback import LoopbackBroker
 
 
 def bare(channel: Any) -> Any:
-    """Shape a notification: the payload and nothing else."""
+    """Shape a notification: only the payload."""
     return PAYLOAD
 
 
@@ -94,7 +94,7 @@ async def test_cancelled_subscribe_leaves_nothing_behind() -> None:
 
 
 async def test_client_that_leaves_while_subscribing_leaves_nothing_behind() -> None:
-    """Also where nobody cancels the one who subscribes it: a service may do so in a task of its own."""
+    """Also if the subscriber itself is not cancelled: a service may subscribe in a task of its own."""
     async with house(Quiet()) as built:
         client = built.client()
         built.broker.gate.clear()
@@ -125,7 +125,7 @@ async def test_client_that_leaves_does_not_take_the_channel_from_who_stays() -> 
 
 
 class HoldingBroker(LoopbackBroker):
-    """Holds a channel for who subscribed, as the one for Redis does: who only saw it confirmed holds nothing."""
+    """A channel is kept for callers of `subscribe`, as with Redis: a second subscriber alone keeps nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class HoldingBroker(LoopbackBroker):
         try:
             await self.gate.wait()
             self.subscribed.add(key)
-            await asyncio.sleep(0)  # the confirmation is there, and who waits for it has yet to run
+            await asyncio.sleep(0)  # the confirmation has arrived, and its waiter has not run yet
             self.held.add(key)
         finally:
             if key not in self.held:
@@ -228,7 +228,7 @@ async def test_closed_connection_does_not_subscribe() -> None:
 
 
 async def test_connection_that_nobody_will_disconnect_does_not_subscribe() -> None:
-    """A backend's request has a connection as long as it takes; in the hub it would stay for ever."""
+    """A backend's request has a connection while it runs; in the hub it would stay indefinitely."""
     async with house(Quiet()) as built:
         connection = built.node.new_connection(FakeWire(), JSON)
         with pytest.raises(ConnectionClosed):
@@ -273,7 +273,7 @@ async def test_limit_of_channels_counts_those_under_way_and_frees_with_unsubscri
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(each) for each in results] == [type(None)] * 3 + [LimitExceeded] * 7
         assert built.sample("snorky_limited_total", limit="channels_per_connection") == 7
-        with pytest.raises(AlreadySubscribed):  # says what is wrong, not that a limit is reached
+        with pytest.raises(AlreadySubscribed):  # reports the actual error, not that a limit is reached
             await subscribe(built, client.connection, "c0")
         built.node.unsubscribe(client.connection, "quiet", "c0")
         await subscribe(built, client.connection, "c9")
@@ -342,7 +342,7 @@ async def test_publish_error_is_the_callers() -> None:
         with pytest.raises(BrokerUnavailable) as caught:
             await built.node.publish("quiet", "news", 1)
         assert caught.value.retry_after_ms is not None
-        built.node.publish("quiet", "news", 1)  # nobody asks how that one went, and nobody hears of it
+        built.node.publish("quiet", "news", 1)  # no caller awaits this publish, and no subscriber gets it
 
 
 async def test_what_is_no_message_or_no_channel_is_refused_before_the_broker() -> None:

@@ -1,4 +1,4 @@
-"""Which origins may connect: what settings take, and what browsers send."""
+"""Allowed origins: values of the setting, and headers that browsers send."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What connections own: it stands here before Redis is asked, and is given back however it ends."""
+"""What connections own: recorded locally before Redis is asked, and released however it ends."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,7 +19,7 @@ ROSTER = "chat:room"
 
 
 class ScriptedDirectory:
-    """Notes what it is asked. gates: what waits before it is done, by name. is_failing: everything raises."""
+    """Records its calls. gates: what waits before it is done, by name. is_failing: everything raises."""
 
     def __init__(self) -> None:
         self.incarnation = "i1"
@@ -115,7 +115,7 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
 
 @asynccontextmanager
 async def under_way(work: Awaitable[Any]) -> AsyncIterator["asyncio.Future[Any]"]:
-    """Run something beside the block, until it waits; its errors are the block's to look at."""
+    """Run something alongside the block, until it waits; the block must check its errors."""
     task = asyncio.ensure_future(work)
     await settle()
     try:
@@ -124,7 +124,7 @@ async def under_way(work: Awaitable[Any]) -> AsyncIterator["asyncio.Future[Any]"
         await asyncio.gather(task, return_exceptions=True)
 
 
-# -- what stands here -------------------------------------------------------------------------------------------------
+# -- local records ----------------------------------------------------------------------------------------------------
 
 
 async def test_entry_stands_here_before_redis_has_it_and_not_once_it_leaves(rig: Rig) -> None:
@@ -176,7 +176,7 @@ async def test_leaving_and_releasing_what_one_has_not_asks_nobody(rig: Rig) -> N
     assert rig.directory.calls == []
 
 
-# -- it is given back -------------------------------------------------------------------------------------------------
+# -- release ----------------------------------------------------------------------------------------------------------
 
 
 async def test_connection_that_ends_gives_all_back_at_once(rig: Rig) -> None:
@@ -257,7 +257,7 @@ async def test_what_is_owed_is_not_given_back_once_it_is_taken_again(rig: Rig) -
         await rig.ownership.enter(connection, ROSTER, entry="", data=None)
     with pytest.raises(BrokerUnavailable):
         await rig.ownership.claim(connection, "messaging", "x")
-    gate = rig.gate("leave")  # the giving back waits in the first one
+    gate = rig.gate("leave")  # the release waits in the first one
     rig.directory.is_failing = False
     await rig.ownership.enter(connection, ROSTER, entry="", data=None)
     await rig.ownership.claim(connection, "messaging", "x")
@@ -325,7 +325,7 @@ async def test_nothing_runs_on_once_it_has_stopped(rig: Rig) -> None:
     late = rig.connection(2)
     rig.ownership._belongings[2] = rig.ownership._of(late)
     rig.end(late)
-    assert rig.ownership._giving_back is None, "it would try for ever: the directory has stopped"
+    assert rig.ownership._giving_back is None, "it would retry indefinitely: the directory has stopped"
 
 
 async def test_connection_that_is_closed_or_not_of_this_node_owns_nothing(rig: Rig) -> None:
@@ -340,7 +340,7 @@ async def test_connection_that_is_closed_or_not_of_this_node_owns_nothing(rig: R
     assert rig.directory.calls == []
 
 
-# -- what the directory asks ------------------------------------------------------------------------------------------
+# -- queries of the directory -----------------------------------------------------------------------------------------
 
 
 async def test_who_lost_a_name_is_closed_unless_it_has_just_given_it_back(rig: Rig) -> None:

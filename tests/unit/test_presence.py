@@ -1,4 +1,4 @@
-"""Presence: whatever notices are lost, subscribers end with the truth, and nothing that was heard is told again."""
+"""Presence: whatever notices are lost, subscribers end with the correct members, and no change is reported twice."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ def begun(*members: Member, version: int = 10) -> Presence:
 
 
 def settled(presence: Presence, version: int, *members: Member, at_s: float = 0.0) -> list[str]:
-    """Look, and look again when whoever is in doubt has left: departures, then what was told at first sight."""
+    """Apply a census, and another when all suspected members have left: departures, then what the first reported."""
     first = looked(presence, version, *members, at_s=at_s)
     return [*looked(presence, version, *members, at_s=at_s + GRACE_S), *first]
 
@@ -187,7 +187,7 @@ def test_another_incarnation_of_the_node_is_the_same_entry() -> None:
 
 def test_last_entry_that_is_heard_to_leave_takes_those_along_of_which_nothing_was_told() -> None:
     presence = begun(member("ann", 1))
-    assert presence.hear(change(15, "-", "ann", 2), 0.0)  # of 1, nobody was told that it went, nor of 2 that it came
+    assert presence.hear(change(15, "-", "ann", 2), 0.0)  # the leave of 1 and the join of 2 were never reported
     assert list(map(told, presence.unsaid)) == ["(left ann 1)"]
     assert settled(presence, 15) == []
 
@@ -240,22 +240,22 @@ def test_who_left_is_told_of_with_the_data_that_it_had() -> None:
 
 @dataclass
 class Model:
-    """A roster, its notices, of which some are lost, and what a subscriber believes who takes each at its word."""
+    """A roster, its notices (some are lost), and the view of a subscriber that applies each of them."""
 
     presence: Presence = field(default_factory=begun)
     roster: dict[tuple[str, int], Member] = field(default_factory=dict)
     lost: dict[tuple[str, int], Member] | None = (
-        None  # what Redis had before it lost its state; there until it is again
+        None  # the content of Redis before it lost its state; valid until it is restored
     )
     version: int = SPARE
-    last: int = 0  # version of the last notice; 0 where there is none
+    last: int = 0  # version of the last notice; 0 if there is none
     now_s: float = 0.0
-    entries: set[tuple[str, int]] = field(default_factory=set)  # believed, of who hears of every entry
-    identities: set[str] = field(default_factory=set)  # believed, of who hears of identities only
+    entries: set[tuple[str, int]] = field(default_factory=set)  # view of a subscriber to entries
+    identities: set[str] = field(default_factory=set)  # view of a subscriber to identities only
     on_its_way: list[Change] = field(default_factory=list)
 
     def flip(self, identity: str, serial: int) -> None:
-        """Let an entry come, or go."""
+        """Add or remove an entry."""
         self.restore()
         self.version += 1
         previous, self.last = self.last, self.version
@@ -271,25 +271,25 @@ class Model:
         self.on_its_way.append(notice)
 
     def flush(self) -> None:
-        """Let Redis lose its state, for less than the grace."""
+        """Let Redis lose its state, for less than the grace period."""
         self.restore()
         self.lost, self.roster, self.last = self.roster, {}, 0
         self.presence.interrupted()
 
     def restore(self) -> None:
-        """Let all be entered again, quietly."""
+        """Register all again, without notices."""
         if self.lost is not None:
             self.roster, self.lost = self.lost, None
             self.version += 1
             self.last = self.version if self.roster else 0
 
     def wait(self) -> None:
-        """Let half of the grace go by."""
+        """Advance by half of the grace period."""
         self.restore()
         self.now_s += GRACE_S / 2
 
     def arrive(self) -> None:
-        """Let all that is on its way arrive."""
+        """Deliver everything in flight."""
         on_its_way, self.on_its_way = self.on_its_way, []
         for each in on_its_way:
             if self.presence.hear(each, self.now_s):
@@ -305,7 +305,7 @@ class Model:
 
     @property
     def is_true(self) -> bool:
-        """What is believed is so."""
+        """The view is correct."""
         return self.entries == set(self.roster) and self.identities == {identity for identity, _ in self.roster}
 
     def census(self) -> Census:
@@ -323,7 +323,7 @@ class Model:
             self.believe(each.kind == "joined", identity, serial, is_identity=each.is_identity)
 
     def end(self) -> None:
-        """Let everything arrive, and look until nobody is in doubt."""
+        """Deliver everything, and take censuses until no member is suspected."""
         self.restore()
         self.arrive()
         for _ in range(3):
@@ -337,7 +337,7 @@ Script = list[tuple[object, ...]]
 
 
 def play(model: Model, script: Script) -> Iterator[list[Difference]]:
-    """Play a script; gives what each look told."""
+    """Play a script; returns what each census reported."""
     census: Census | None = None
     for step in script:
         match step:
@@ -352,7 +352,7 @@ def play(model: Model, script: Script) -> Iterator[list[Difference]]:
                 model.wait()
             case ("flush",):
                 model.flush()
-            case ("read",):  # the answer is under way while other things happen
+            case ("read",):  # the answer is in flight while other things happen
                 census = model.census()
             case ("look",):
                 yield model.settle(census or model.census())
@@ -377,7 +377,7 @@ def test_in_the_end_everybody_believes_the_truth_whatever_was_lost(script: Scrip
 @settings(max_examples=500, deadline=None)
 @given(st.lists(flips | others, max_size=40))
 def test_nobody_is_said_to_have_left_who_is_here(script: Script) -> None:
-    """Be it that Redis lost its state again and again, each time for less than the grace."""
+    """Redis loses its state repeatedly, each time for less than the grace period."""
     model = Model()
     for differences in play(model, script):
         here = model.roster if model.lost is None else model.lost
@@ -391,7 +391,7 @@ def test_nobody_is_said_to_have_left_who_is_here(script: Script) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.lists(flips | st.sampled_from([("arrive",), ("look",), ("wait",)]), max_size=40))
 def test_where_nothing_is_lost_nothing_is_told_twice(script: Script) -> None:
-    """Notices may be late: a census overtakes them, by another connection."""
+    """Notices may be late: a census overtakes them on another connection."""
     model = Model()
     joined: list[tuple[str, int]] = []
     for differences in play(model, script):

@@ -1,4 +1,4 @@
-"""Presences: subscribers of a node that was deaf hear who came and went meanwhile, once; nobody is falsely gone."""
+"""Presences: after a node received nothing, its subscribers get missed joins and leaves, once; no false leaves."""
 
 import asyncio
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def deafen(nodes: Town) -> None:
 
 
 def cure(nodes: Town) -> None:
-    """Let it hear again, and know that it was deaf."""
+    """Let it receive again, and know that it missed publications."""
     nodes.brokers[0].is_lossy = False
     nodes.nodes[0].on_interrupted()
 
@@ -71,7 +71,7 @@ async def test_who_came_and_went_while_a_node_was_deaf_is_told_once() -> None:
 
 
 async def test_who_is_entered_again_within_the_grace_has_never_left() -> None:
-    """Redis lost its state: for a moment nobody is there."""
+    """Redis lost its state: for a moment there are no members."""
     async with town(2, services, grace_s=GRACE_S) as nodes:
         watcher, other = nodes.client(0, "watcher"), nodes.client(1, "other")
         await join(watcher, other)
@@ -81,8 +81,8 @@ async def test_who_is_entered_again_within_the_grace_has_never_left() -> None:
         nodes.cluster.versions.clear()
         cure(nodes)
         await settle(30)
-        nodes.cluster.flush()  # all nodes assert again, quietly
-        await asyncio.sleep(2 * GRACE_S)  # the time itself is what is tested
+        nodes.cluster.flush()  # all nodes register again, without notices
+        await asyncio.sleep(2 * GRACE_S)  # the time itself is tested
         assert heard(watcher) == before
 
 
@@ -109,7 +109,9 @@ async def test_cursors_that_were_missed_are_told() -> None:
         assert ("cursorRemoved", first) in told and ("cursorRemoved", second) not in told
         moved = [each["cursor"] for each in watcher.notifications[2:] if each["cursor"]["publicHandle"] == second]
         assert moved[0]["position"] == 9
-        assert all(each["type"] in ("response", "error") for each in writer.inbox), "nobody hears of his own"
+        assert all(each["type"] in ("response", "error") for each in writer.inbox), (
+            "no client is notified of its own entries"
+        )
 
 
 async def test_pubsub_tells_those_who_recover_too_where_its_rule_has_notices() -> None:
@@ -143,7 +145,7 @@ async def test_what_a_service_fails_to_say_keeps_nobody_else_from_being_told() -
         await until(lambda: ("good", "joined") in heard(watcher))
 
 
-# -- by itself, on a directory that the test answers ------------------------------------------------------------------
+# -- alone, on a directory that the test answers -----------------------------------------------------------------------
 
 
 class Scripted:
@@ -254,7 +256,9 @@ async def test_what_is_much_to_tell_is_told_in_portions_and_as_it_is_by_then(rig
     full.set()
     await until(lambda: len(rig.told) > PORTION)
     await settle(20)
-    assert rig.told[PORTION:] == [("joined", f"p{PORTION}")], "who has left meanwhile is not told to come"
+    assert rig.told[PORTION:] == [("joined", f"p{PORTION}")], (
+        "a member that has left meanwhile is not reported as joined"
+    )
 
 
 async def test_what_comes_while_a_roster_is_read_is_not_told_twice(rig: Rig) -> None:
@@ -277,7 +281,7 @@ async def test_interruption_while_a_roster_is_read_has_it_compared_again(rig: Ri
     rig.come("ann")
     rig.presences.interrupted()
     await until(lambda: f"census {ROSTER}" in rig.directory.asked)
-    rig.come("bob")  # behind the census that is under way, and lost
+    rig.come("bob")  # after the running census, and lost
     rig.presences.interrupted()
     rig.directory.gate.set()
     await until(lambda: rig.told == [("joined", "ann"), ("joined", "bob")])
@@ -290,7 +294,7 @@ async def test_who_gave_the_channel_up_is_told_nothing(rig: Rig) -> None:
     rig.presences.interrupted()
     await until(lambda: f"census {ROSTER}" in rig.directory.asked)
     rig.presences.forget(ROSTER)
-    rig.presences.follow(ROSTER)  # and another one came: what is there it has asked for itself
+    rig.presences.follow(ROSTER)  # and another one came: for its own list it has asked itself
     rig.directory.gate.set()
     await until(lambda: rig.directory.asked.count(f"census {ROSTER}") == 2)
     await settle(10)
@@ -343,10 +347,10 @@ async def test_one_roster_that_cannot_be_read_keeps_no_other(rig: Rig) -> None:
 async def test_departure_waits_for_the_last_interruption(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, passed_s = asyncio.get_running_loop(), [0.0]
     real_s = loop.time
-    monkeypatch.setattr(loop, "time", lambda: real_s() + passed_s[0])  # timers go by it
+    monkeypatch.setattr(loop, "time", lambda: real_s() + passed_s[0])  # timers use it
 
     async def pass_time(seconds: float) -> None:
-        await settle(50)  # what is to be done now is done now
+        await settle(50)  # work that is due now is done now
         passed_s[0] += seconds
         await settle(50)
 

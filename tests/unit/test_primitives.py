@@ -1,4 +1,4 @@
-"""The primitives as services see them: over several nodes, with keys of their own, and told what failed."""
+"""The primitives as services see them: over several nodes, with keys of their own, and with errors."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from tests.support.town import Town, town
 
 
 class Plain(Service):
-    """A service that only lends its primitives."""
+    """A service that only exposes its primitives."""
 
     def on_message(self, connection: Any, message: Any) -> None: ...
 
@@ -119,7 +119,7 @@ async def test_unlisten_while_listen_waits_is_the_last_word(is_failing: bool) ->
         broker.gate.set()
         (error,) = await asyncio.gather(waiting, return_exceptions=True)
         assert isinstance(error, BrokerUnavailable) if is_failing else error is None
-        assert broker.subscribed == set(), "else the broker would hear for nobody"
+        assert broker.subscribed == set(), "otherwise the broker would stay subscribed without a subscriber"
 
 
 async def test_other_listener_that_came_meanwhile_is_not_taken_away_by_the_firsts_failure() -> None:
@@ -201,7 +201,7 @@ async def test_notices_go_to_the_rosters_own_channel_and_say_who_and_whether_it_
         rosters = of(nodes, 1).rosters
         for entry in ("x", "y"):
             await rosters.enter(bob.connection, {"c": 1}, entry=entry)
-        await rosters.enter(bob.connection, {"c": 1}, entry="y", data="again: nothing is told")
+        await rosters.enter(bob.connection, {"c": 1}, entry="y", data="again: no notice")
         notice = ({"type": "note", "who": "moved"}, Selector())
         assert await rosters.update(bob.connection, {"c": 1}, entry="x", data=1, notice=notice)
         assert not await rosters.update(bob.connection, {"c": 1}, entry="z", data=1, notice=notice)

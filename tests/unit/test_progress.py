@@ -13,7 +13,7 @@ INTERVAL_S = 10.0
 
 
 def judged(*rounds: tuple[int, bool], last: int = 0) -> list[bool]:
-    """Judge a client by what it acknowledged in each silent interval, and if something is unacknowledged at its end."""
+    """Check a client by the bytes acknowledged in each silent interval, and whether some are missing at the end."""
     peer, total, verdicts = SilentPeer(last), last, []
     for acked_bytes, has_unacked in rounds:
         total += acked_bytes
@@ -59,7 +59,7 @@ async def test_what_waits_for_room_at_a_living_end_is_not_outstanding() -> None:
         ours, _ = server.accept()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
         transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, ours)
-        transport.write(b"x" * 900_000)  # nobody reads: more than both systems take
+        transport.write(b"x" * 900_000)  # no reader: more than both systems buffer
 
         async def is_settled() -> bool:
             sent = read_sent(transport)

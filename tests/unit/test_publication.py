@@ -1,4 +1,4 @@
-"""Publications on the Redis wire: bytes <-> what they say; whatever comes, nothing else is raised."""
+"""Publications on the Redis wire: encoding and decoding; invalid bytes raise nothing else."""
 
 import pytest
 from hypothesis import given
@@ -41,7 +41,7 @@ def test_sequenced_publication_tells_its_position() -> None:
 
 
 def test_field_that_this_version_may_have_is_let_through() -> None:
-    """TRACEPARENT, and whatever a later minor version writes behind it."""
+    """TRACEPARENT, and fields that a later minor version appends."""
     data = MARK + b"1 e1:42:t7 t6 j 00-abc-def-01 more\n1"
     assert read_publication(data).position == Position("e1", 42, "t7")
 
@@ -116,7 +116,7 @@ def test_selector_is_read_as_it_is_written(only: str | None, not_: str | None, i
 
 
 def test_selector_of_a_newer_node_selects_nobody() -> None:
-    """It meant fewer than we would give it to."""
+    """The selector was meant for fewer subscribers than this version would deliver to."""
     with pytest.raises(UnknownVersion):
         read_publication(MARK + b'2 j {"not":"n.1","only_team":"red"}\n1')
 
@@ -124,10 +124,10 @@ def test_selector_of_a_newer_node_selects_nobody() -> None:
 @pytest.mark.parametrize(
     ("selector", "chosen"),
     [
-        (Selector(), {"bob 1", "bob 2", "ann 3", "nobody 4"}),
+        (Selector(), {"bob 1", "bob 2", "ann 3", "anonymous 4"}),
         (Selector(only_identity="bob"), {"bob 1", "bob 2"}),
-        (Selector(not_identity="bob"), {"ann 3", "nobody 4"}),
-        (Selector(not_connection="n.2"), {"bob 1", "ann 3", "nobody 4"}),
+        (Selector(not_identity="bob"), {"ann 3", "anonymous 4"}),
+        (Selector(not_connection="n.2"), {"bob 1", "ann 3", "anonymous 4"}),
         (Selector(only_identity="bob", not_connection="n.2"), {"bob 1"}),
         (Selector(only_identity="bob", not_identity="bob"), set()),
     ],
@@ -137,7 +137,7 @@ def test_selector_selects_by_identity_and_connection(selector: Selector, chosen:
         "bob 1": Subscriber("bob", "n.1"),
         "bob 2": Subscriber("bob", "n.2"),
         "ann 3": Subscriber("ann", "n.3"),
-        "nobody 4": Subscriber(None, "n.4"),
+        "anonymous 4": Subscriber(None, "n.4"),
     }
     assert {name for name, each in everybody.items() if selector.selects(each)} == chosen
 

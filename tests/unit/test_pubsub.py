@@ -235,7 +235,7 @@ async def test_burst_of_one_client_keeps_its_order(is_async: bool, monkeypatch: 
 
 
 async def test_burst_of_one_read_is_with_the_broker_in_the_same_tick() -> None:
-    """So it goes out as one pipeline, and no acknowledgement is waited for in between."""
+    """So they go out as one pipeline, without waiting for acknowledgements in between."""
     async with house(PubSubService()) as built:
         client = built.client()
         for number in range(1000):
@@ -259,7 +259,7 @@ ACTIONS = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(actions=ACTIONS)
 def test_hub_broker_and_clients_agree_whatever_happens_when(actions: list[tuple[str, int, str]]) -> None:
-    """Clients come, ask and go while the broker hesitates and fails; at the end every side says the same."""
+    """Clients connect, call and disconnect while the broker is slow and fails; at the end all sides agree."""
 
     async def run() -> None:
         async with house(PubSubService()) as built:
@@ -289,7 +289,7 @@ def test_hub_broker_and_clients_agree_whatever_happens_when(actions: list[tuple[
             for client in clients:
                 answers = [each for each in client.messages if each["type"] != "message"]
                 assert sorted(each["callId"] for each in answers) == list(range(len(asked[client])))
-                mine: set[str] = set()  # what the client must believe, by its answers
+                mine: set[str] = set()  # the client's view, by its replies
                 for answer in sorted(answers, key=lambda each: each["callId"]):
                     action, channel = asked[client][answer["callId"]]
                     if answer["type"] == "error":

@@ -160,7 +160,7 @@ async def test_a_reply_brings_32_kib_and_the_rest_follows_behind_it(sizes: list[
         assert [each["message"] for each in rest] == [*messages[replied:], "live"]
         assert [each["offset"] for each in rest] == list(range(replied + 1, len(messages) + 2))
         again = await ask(nodes.client(0), "subscribe", recover=rest[0]["position"])
-        assert again["recovered"] is True  # whoever lost the connection then goes on from there
+        assert again["recovered"] is True  # a client that loses the connection then resumes from there
 
 
 async def test_what_follows_a_reply_is_as_a_live_one_a_tombstone_too() -> None:
@@ -178,14 +178,14 @@ async def test_what_follows_a_reply_is_as_a_live_one_a_tombstone_too() -> None:
 
 async def test_what_is_deep_or_large_together_is_replayed_all_the_same() -> None:
     deep: Any = 1
-    for _ in range(28):  # the deepest that a client can publish: three are around it
+    for _ in range(28):  # the deepest that a client can publish: three levels surround it
         deep = [deep]
     messages = [deep, *[list(range(100))] * 299]
     async with town(1, services) as nodes:
         publisher = nodes.client(0)
         begun = (await ask(publisher, "history"))["position"]
         await publish(publisher, *messages)
-        for dialect, read in ((JSON, _json_lines), (MSGPACK, _unpacked)):  # it is beyond what our strict readers take
+        for dialect, read in ((JSON, _json_lines), (MSGPACK, _unpacked)):  # our strict readers refuse deeper values
             for command, params in (("subscribe", {"recover": begun}), ("history", {"limit": 300})):
                 client = Client(nodes.nodes[0], nodes.registries[0], dialect)
                 params = {"channel": "kept:a", **params}
@@ -197,7 +197,7 @@ async def test_what_is_deep_or_large_together_is_replayed_all_the_same() -> None
 
 
 async def test_who_cannot_take_what_it_missed_is_told_that_it_has_not_recovered() -> None:
-    """Not closed: it would come back, and be closed again."""
+    """Not closed: the client would reconnect, and be closed again."""
     async with town(1, services) as nodes:
         publisher = nodes.client(0)
         begun = (await ask(publisher, "history"))["position"]
@@ -251,7 +251,7 @@ async def test_what_is_not_fit_for_anybody_keeps_its_place_in_history() -> None:
             assert [each["offset"] for each in messages] == [1, 2, 3]
 
 
-# -- who may what --------------------------------------------------------------------------------------------------
+# -- permissions ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ async def test_an_identity_publishes_once_under_a_key_from_wherever(channel: str
 
 @pytest.mark.parametrize("channel", ["kept:a", "bare"])
 async def test_keys_of_two_users_never_collide(channel: str) -> None:
-    """Also of those whose names are made to look like others with their keys, and of who has no name."""
+    """Also of identities that look like others with their keys, and of anonymous clients."""
     async with town(1, services) as nodes:
         listener = nodes.client(0)
         await ask(listener, "subscribe", channel)
@@ -389,7 +389,7 @@ async def test_presence_tells_who_subscribes_on_whatever_node() -> None:
         stranger.leave()
         await settle(50)
         assert await ask(outsider, "presenceStats", "quiet:a") == {"members": 2, "connections": 2}
-        assert bob.notifications == []  # nobody asked for notices
+        assert bob.notifications == []  # no subscriber asked for notices
 
 
 async def test_notices_tell_the_others_once_an_identity() -> None:

@@ -1,4 +1,4 @@
-"""Quotas of what clients have Redis store, on a clock of the test's own."""
+"""Quotas of what clients may store in Redis, on a manual clock."""
 
 import asyncio
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def made(**limits: Any) -> tuple[Quotas, Metrics]:
 
 
 def charge(known: Quotas, client: Client, size: int, channel: str | None = None) -> int | None:
-    """Returns None, or in how many ms to come again."""
+    """Returns None, or the ms until a retry may succeed."""
     try:
         known.charge(client, size, channel)  # type: ignore[arg-type]
     except LimitExceeded as error:

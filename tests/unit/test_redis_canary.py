@@ -1,4 +1,4 @@
-"""Canary: deafness by a clock of the test's own."""
+"""Canary: detection of undelivered publications, on a manual clock."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from gateway.redis.publisher import PublishRefused
 
 
 class World:
-    """Time, what was published, what was redialled."""
+    """Time, publishes, redials."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -56,7 +56,7 @@ async def test_deaf_until_the_first_canary_came_back() -> None:
     world = World()
     assert world.canary.is_deaf and world.value("snorky_redis_deaf") == 1
     world.run(10)
-    assert world.sent == [] and world.redials == []  # not connected: the link's business
+    assert world.sent == [] and world.redials == []  # not connected: the link handles that
     world.canary.on_whole()
     assert world.canary.is_deaf and len(world.sent) == 1
     world.echo()
@@ -107,7 +107,7 @@ async def test_traffic_without_our_canary_is_no_proof_but_no_reason_to_redial() 
     world.canary.on_whole()
     world.run(20, each=world.canary.on_heard)
     assert world.canary.is_deaf and world.redials == []
-    assert len(world.sent) > 5  # it goes on asking
+    assert len(world.sent) > 5  # it keeps asking
     world.canary.on_canaries(world.sent[:1])  # however late
     assert not world.canary.is_deaf
 
@@ -115,7 +115,7 @@ async def test_traffic_without_our_canary_is_no_proof_but_no_reason_to_redial() 
 async def test_time_while_paused_is_not_silence() -> None:
     world = World()
     world.prove()
-    world.run(2.1)  # the canary is out
+    world.run(2.1)  # the canary is in flight
     world.canary.pause()
     world.run(60)
     assert not world.canary.is_deaf and world.redials == []
@@ -170,4 +170,4 @@ async def test_a_canary_that_redis_refuses_makes_deaf_without_redialling() -> No
                 future.set_exception(PublishRefused("NOPERM"))
         await asyncio.sleep(0)
     assert world.canary.is_deaf and world.redials == []
-    assert 5 < len(world.sent) < 20  # goes on asking, slowly
+    assert 5 < len(world.sent) < 20  # keeps asking, slowly

@@ -1,4 +1,4 @@
-"""Cluster: which shards there are, told from what its servers say; and commands to several of them at once."""
+"""Cluster: the shards, from the answers of its servers; and commands to several of them at once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ Ranges = dict[tuple[int, int], list[tuple[str, int]]]  # slots: (id, port) of th
 
 
 class Member:
-    """A server of a cluster that says what it is told to. value: to each GET; None: nothing."""
+    """A server of a cluster with scripted answers. value: to each GET; None: nothing."""
 
     def __init__(self) -> None:
         self.value: bytes | None = None
@@ -46,7 +46,7 @@ class Member:
 
 @pytest.fixture
 async def members(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Member]]:
-    monkeypatch.setattr("gateway.redis.cluster.ASK_TIMEOUT_S", 10.0)  # a busy machine may stand still for a second
+    monkeypatch.setattr("gateway.redis.cluster.ASK_TIMEOUT_S", 10.0)  # a busy machine may stall for a second
     async with asyncio.timeout(15.0), AsyncExitStack() as stack:
         made = [Member() for _ in range(3)]
         for each in made:

@@ -1,4 +1,4 @@
-"""Commander against a scripted server: groups, order, bounds, deadlines, doubt."""
+"""Commander against a scripted server: groups, order, bounds, deadlines, unknown outcomes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ async def commander(
     )
     instance.start()
     try:
-        async with asyncio.timeout(15.0):  # what never comes makes a test red, not silent
+        async with asyncio.timeout(15.0):  # an answer that never comes must fail a test, not hang it
             yield instance
     finally:
         await instance.stop()

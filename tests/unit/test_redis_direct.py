@@ -1,4 +1,4 @@
-"""Direct messages over a broker that the test scripts: answers, doubt, foreign bytes."""
+"""Direct messages over a scripted broker: answers, unknown outcomes, foreign bytes."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ THERE = Owner("b", "i1", 7)
 
 
 class ScriptedBroker:
-    """Keeps what is published; the test says how many hear it and what comes."""
+    """Records publishes; the test sets the number of receivers and the messages that come."""
 
     def __init__(self) -> None:
         self.published: list[tuple[str, bytes]] = []
@@ -90,7 +90,7 @@ async def test_without_an_answer_in_time_it_is_not_known() -> None:
     task, number = await house.sending()
     with pytest.raises(BrokerUnavailable):
         await task
-    house.broker.bring([b"a %b 1" % number])  # late: nobody waits
+    house.broker.bring([b"a %b 1" % number])  # late: no caller waits
 
 
 async def test_messages_of_one_read_are_taken_in_order_and_answered_together() -> None:

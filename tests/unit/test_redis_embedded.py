@@ -1,4 +1,4 @@
-"""EmbeddedServer: starts fast, is private, dies with us, falls back, says what to do."""
+"""EmbeddedServer: starts fast, is private, dies with its parent, falls back, reports what to do."""
 
 import asyncio
 import os
@@ -125,7 +125,7 @@ async def test_it_dies_with_its_owner_however_that_ends(number: signal.Signals) 
             return not is_alive(pid)
 
         await eventually(is_gone, within_s=3, what="the server is gone")
-        if number == signal.SIGINT:  # asyncio.run cancels main, which leaves by the front door
+        if number == signal.SIGINT:  # asyncio.run cancels main, which exits normally
             assert is_empty(Path(match[2]))
     finally:
         await owner.close()
@@ -155,7 +155,7 @@ async def test_what_killed_gateways_left_behind_is_removed_and_what_lives_is_not
     async with EmbeddedServer(programs=program, with_fake=False) as first:
         alive = Path(RedisTarget.from_url(first.url).path or "").parent
         assert alive.parent == short_path
-        assert left.exists()  # too young to be judged
+        assert left.exists()  # too young to be removed
         long_ago = time.time() - 1_000
         for directory in (left, alive):
             os.utime(directory, (long_ago, long_ago))

@@ -1,4 +1,4 @@
-"""What one read from Redis brings, by channel: both names of a channel in one order, no header from publishers."""
+"""What one read from Redis contains, by channel: both names of a channel in one order, no header from publishers."""
 
 from collections import defaultdict
 
@@ -16,7 +16,7 @@ NOTICE = b"\xc13 2 1 j []\n2"
 
 
 def grouped(*heard: tuple[bytes, bytes]) -> tuple[dict[str, list[bytes]], list[str]]:
-    """Give what one read brings, by key, and the keys of what is refused."""
+    """Return the contents of one read, by key, and the keys of refused messages."""
     payloads: defaultdict[bytes, list[bytes]] = defaultdict(list)
     refused: list[str] = []
     for name, payload in heard:

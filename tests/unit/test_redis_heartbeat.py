@@ -1,4 +1,4 @@
-"""Heartbeat: nodes are seen while they live and not after."""
+"""Heartbeat: nodes are listed while they live and not after."""
 
 import asyncio
 import contextlib
@@ -140,7 +140,7 @@ def state_of(node_id: str, **said: object) -> NodeState:
         ({"wire": OLDEST, "wire_oldest": OLDEST - 1}, True),
         ({"wire": WIRE + 2, "wire_oldest": WIRE + 1}, False),
         ({"wire": OLDEST - 1, "wire_oldest": OLDEST - 1}, False),
-        ({}, False),  # before versions were said
+        ({}, False),  # from before nodes announced versions
         ({"wire": "2", "wire_oldest": True}, False),
     ],
 )

@@ -1,4 +1,4 @@
-"""Lanes: the order of what is refused, lined up and sent again, while a slot moves."""
+"""Lanes: the order of refused commands that are queued and sent again, while a slot moves."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ NAME = b"p:{pubsub:news}"
 
 
 class Slot:
-    """Where a slot is, and what its server was sent; answers are the test's."""
+    """The place of a slot, and what its server received; the test gives the answers."""
 
     def __init__(self) -> None:
         self.server: str | None = "a"
@@ -100,7 +100,7 @@ async def test_another_error_is_the_callers(slot: Slot) -> None:
     with pytest.raises(PublishRefused):
         await future
     again = slot.publish(2)
-    assert slot.sent == [("a", 1), ("a", 2)], "and holds nobody up"
+    assert slot.sent == [("a", 1), ("a", 2)], "and delays no other lane"
     slot.answers[2].set_result(1)
     await again
 

@@ -1,4 +1,4 @@
-"""What pipelines have in common beside what the tests of publisher and commander hold."""
+"""The common part of pipelines, as far as the tests of publisher and commander do not cover it."""
 
 import asyncio
 

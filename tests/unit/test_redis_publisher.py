@@ -1,4 +1,4 @@
-"""Publisher against a scripted server: pipelining, order, bounds, deadlines, doubt."""
+"""Publisher against a scripted server: pipelining, order, bounds, deadlines, unknown outcomes."""
 
 import asyncio
 import gc
@@ -29,7 +29,7 @@ async def publisher(
     )
     instance.start()
     try:
-        async with asyncio.timeout(15.0):  # what never comes makes a test red, not silent
+        async with asyncio.timeout(15.0):  # an answer that never comes must fail a test, not hang it
             yield instance
     finally:
         await instance.stop()
@@ -119,7 +119,7 @@ async def test_without_an_answer_in_time_it_fails_and_the_connection_is_replaced
         with pytest.raises(BrokerUnavailable):
             await speaking.publish(b"c", b"unanswered")
         await redis.next(b"PUBLISH")
-        redis.send(b":99\r\n")  # too late, on a connection that is given up
+        redis.send(b":99\r\n")  # too late, on a connection that is closed
         later = speaking.publish(b"c", b"later")
         assert await redis.next(b"PUBLISH") == (b"PUBLISH", b"c", b"later")
         redis.send(b":1\r\n")
@@ -174,7 +174,7 @@ async def test_its_connection_is_given_up_only_if_it_owes_an_answer_for_long() -
     async with ScriptedRedis(lambda command: b":1\r\n" if command[2] == b"answered" else None) as redis:
         async with publisher(redis) as speaking:
             await speaking.publish(b"c", b"answered")
-            speaking.redial_if_owing(0.0, "nothing is owed")
+            speaking.redial_if_owing(0.0, "no answer is outstanding")
             owed = speaking.publish(b"c", b"owed")
             await redis.next(b"PUBLISH")
             await redis.next(b"PUBLISH")

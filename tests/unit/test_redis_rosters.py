@@ -1,4 +1,4 @@
-"""Lists of rosters over scripts that the test answers: who shares which list."""
+"""Lists of rosters over scripts that the test answers: which calls share a list."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,7 @@ from gateway.redis.rosters import TRIES, Rosters
 
 
 class ScriptedScripts:
-    """Leaves every run to the test."""
+    """The test answers every run."""
 
     def __init__(self) -> None:
         self.runs: list[asyncio.Future[list[Any]]] = []
@@ -131,7 +131,7 @@ async def test_stopping_ends_what_is_under_way() -> None:
 
 
 class Answering:
-    """Answers runs in order, and keeps what was asked."""
+    """Answers runs in order, and records the calls."""
 
     def __init__(self, *answers: object) -> None:
         self.asked: list[Any] = []
@@ -155,7 +155,7 @@ async def test_a_large_roster_that_changed_meanwhile_is_read_again() -> None:
         [b"5", b"5", b"9", 3, b"run"],
         [b"0", flat(1)],
         [b"5", b"10"],
-    ]  # one of which nothing was told
+    ]  # one without a notice
     scripts = Answering(*changed, [b"6", b"6", b"10", 3, b"run"], [b"0", flat(1, 2)], [b"6", b"10"])
     census = await rosters(scripts).census("chat:x")  # type: ignore[arg-type]
     assert (census.version, census.members) == (6, [member(1), member(2)])

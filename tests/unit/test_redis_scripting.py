@@ -1,4 +1,4 @@
-"""Scripts against a scripted server: what is sent again in full, and what is not."""
+"""Scripts against a scripted server: which are sent again in full, and which are not."""
 
 import asyncio
 import hashlib

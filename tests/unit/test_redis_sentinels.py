@@ -1,4 +1,4 @@
-"""Sentinels that disagree, are gone, or know nothing: which server is taken for the primary."""
+"""Sentinels that disagree, are down, or know nothing: which server counts as the primary."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +30,7 @@ def saying(port: int, *, epoch: int = 0) -> Answer:
 
 
 def role(name: str) -> Answer:
-    """A server that says what it is."""
+    """A server that reports its role."""
     return lambda command: bulks(name, 0) if command == (b"ROLE",) else None
 
 
@@ -65,7 +65,7 @@ async def test_the_primary_is_what_the_sentinels_say_with_the_targets_login(scen
 async def test_a_sentinel_of_former_days_is_not_believed(scene: Scene) -> None:
     old, new = await scene.server(role("master")), await scene.server(role("master"))
     stale, fresh = await scene.server(saying(old.port, epoch=1)), await scene.server(saying(new.port, epoch=2))
-    gone = await scene.server()  # it never answers, so both others are heard
+    gone = await scene.server()  # it never answers, so both others are asked
     assert (await scene.target(stale, gone, fresh).resolved()).port == new.port
 
 

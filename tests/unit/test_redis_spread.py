@@ -1,4 +1,4 @@
-"""Spread: the same server for the same key, everywhere; and what is written where."""
+"""Spread: the same server for the same key, on every node; and which keys are written where."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Subscriber against a scripted server: orders of wishes and answers, refusals, garbage, bounds."""
+"""Subscriber against a scripted server: orders of requests and answers, refusals, invalid bytes, bounds."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ CANARY = b"canary"
 
 
 class Heard:
-    """What a subscriber told."""
+    """Calls of a subscriber's listener."""
 
     def __init__(self) -> None:
         self.batches: list[dict[str, list[bytes]]] = []
@@ -59,7 +59,7 @@ async def subscriber(
     )
     instance.start()
     try:
-        async with asyncio.timeout(15.0):  # what never comes makes a test red, not silent
+        async with asyncio.timeout(15.0):  # an answer that never comes must fail a test, not hang it
             yield instance, heard
     finally:
         await instance.stop()
@@ -70,14 +70,14 @@ async def within(awaitable: "asyncio.Future[bool] | asyncio.Queue[bool]") -> boo
 
 
 async def stand(redis: ScriptedRedis, heard: Heard) -> None:
-    """Let it become whole."""
+    """Complete its subscriptions."""
     assert await redis.next(b"SUBSCRIBE") == (b"SUBSCRIBE", CANARY)
     redis.send(confirmation(b"subscribe", CANARY))
     await within(heard.whole)
 
 
 async def turn() -> None:
-    """Let everything run that is ready, the loop's reading included."""
+    """Run everything that is ready, the loop's reading included."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -91,7 +91,7 @@ async def test_the_first_of_two_confirmations_confirms_nothing_when_unsubscribed
         await stand(redis, heard)
         first = asyncio.ensure_future(hearing.subscribe("a"))
         assert await redis.next(b"SUBSCRIBE") == (b"SUBSCRIBE", b"a")
-        first.cancel()  # its client went away: the wish is withdrawn
+        first.cancel()  # its client disconnected: the request is withdrawn
         assert await redis.next(b"UNSUBSCRIBE") == (b"UNSUBSCRIBE", b"a")
         second = asyncio.ensure_future(hearing.subscribe("a"))
         assert await redis.next(b"SUBSCRIBE") == (b"SUBSCRIBE", b"a")
@@ -274,7 +274,7 @@ async def test_garbage_ends_the_connection_and_a_new_one_is_made(garbage: bytes)
         await within(heard.whole)
         await hearing.subscribe("a")
         redis.send(garbage + message(b"a", b"1"))
-        if garbage == b"*3\r\n" * 20:  # deep, but not yet wrong; the next bytes are
+        if garbage == b"*3\r\n" * 20:  # deep, but still valid; the next bytes are not
             redis.send(b"*" * 100 + b"\r\n")
         assert await within(heard.whole) is True
         assert hearing.is_subscribed("a")
@@ -346,7 +346,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_dialled_again() -> None
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         accepted.release()
-        await reader.read(-1)  # until it gives up
+        await reader.read(-1)  # until it times out
         writer.close()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
@@ -423,6 +423,6 @@ async def test_what_only_nodes_say_is_refused_on_the_name_that_is_open_to_publis
         await asyncio.wait_for(waiting, 5.0)
         redis.send(b"".join(message(name, each) for name in both("a") for each in (*said, b"fence")))
         await asyncio.wait_for(heard.batch_came.wait(), 5.0)
-        hint = b"\xc1h e:1:t p j\n1"  # a position is a reason to look, and no more
+        hint = b"\xc1h e:1:t p j\n1"  # a position is only a reason to check
         assert heard.batches == [{"a": [hint, b"fence", *said, b"fence"]}]
         assert metrics.drops.labels("forged")._value.get() == 3

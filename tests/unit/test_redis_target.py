@@ -1,4 +1,4 @@
-"""RedisTarget: URLs in, connections' data out, secrets nowhere."""
+"""RedisTarget: connection parameters from URLs, and no secrets in texts."""
 
 import json
 import traceback

@@ -1,4 +1,4 @@
-"""Refusals: whoever is turned away leaves a count and, at most once a second of a kind, a line."""
+"""Refusals: each is counted and, at most once a second per kind, logged."""
 
 import json
 import time
@@ -158,7 +158,7 @@ async def _posted(site: RunningSite) -> int:
         ("https://app.example:8443", "https://app.example:8443"),
         ("null", "null"),
         ("chrome-extension://abcdefgh", "chrome-extension://abcdefgh"),
-        (f"https://{hmac_token()}", "malformed"),  # what is no browser may send anything
+        (f"https://{hmac_token()}", "malformed"),  # a client that is no browser may send anything
         (f"https://{'a' * 300}", "malformed"),
     ],
 )

@@ -32,7 +32,7 @@ from tests.support.loopback import LoopbackBroker
 
 
 class Raising(Service):
-    """Raises what it was made with, at once or after an await."""
+    """Raises the exception that it was made with, at once or after an await."""
 
     def __init__(self, name: str = "raising", error: Exception | None = None, *, is_late: bool = False) -> None:
         super().__init__(name)

@@ -1,4 +1,4 @@
-"""Channels with a history over several nodes in one process: what a node misses, and clients that come back."""
+"""Channels with a history over several nodes in one process: messages that a node misses, and reconnecting clients."""
 
 import asyncio
 import random
@@ -34,7 +34,7 @@ KEY = "notes:c"
 
 
 class Notes(Service):
-    """A service that only lends its topics."""
+    """A service that only exposes its topics."""
 
     def __init__(self) -> None:
         super().__init__("notes")
@@ -69,11 +69,11 @@ class Stage:
         return client, await self.topics(number).recover(client.connection, channel, HOUR, since)
 
     def deafen(self, number: int) -> None:
-        """Lose what comes for a node from now on."""
+        """Drop publications to a node from now on."""
         self.town.brokers[number].is_lossy = True
 
     def mend(self, number: int, *, is_noticed: bool = True) -> None:
-        """Lose no more."""
+        """Drop no more."""
         self.town.brokers[number].is_lossy = False
         if is_noticed:
             self.town.nodes[number].on_interrupted()
@@ -97,7 +97,7 @@ def heard(client: Resident) -> list[Any]:
     return ["gap" if each["type"] == "gap" else each["message"] for each in client.inbox]
 
 
-# -- what a node misses ---------------------------------------------------------------------------------------------
+# -- missed messages ------------------------------------------------------------------------------------------------
 
 
 async def test_what_was_missed_is_filled_in_its_place_for_all_and_nobody_is_closed(stage: Stage) -> None:
@@ -234,7 +234,7 @@ async def test_comparison_after_an_interruption_is_tried_until_history_answers(s
 
 
 class Narrow(FakeWire):
-    """A wire that takes 20 kB a tick, and buffers what is more."""
+    """A wire that accepts 20 kB per loop iteration, and buffers the rest."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -373,7 +373,7 @@ async def test_what_is_too_large_is_a_tombstone_for_who_recovers_at_that_moment(
     begun = recovery.position
     stage.town.archive.lateness = lambda: 20
     recovering = asyncio.ensure_future(stage.back(0, begun))
-    await settle(5)  # it reads; what is heard meanwhile is kept for it
+    await settle(5)  # it reads; publications are buffered for it meanwhile
     large = Publication(b'"%b"' % (b"x" * (1 << 20)), Position(begun.epoch, 1, "t1"), begun.tag)
     stage.town.bus.publish(KEY, write_sequenced(large))
     two, recovery = await recovering
@@ -418,7 +418,7 @@ async def test_listener_gets_all_in_order_and_the_gap_in_its_place(stage: Stage)
     assert KEY not in stage.town.brokers[0].subscribed
 
 
-# -- clients that come back -----------------------------------------------------------------------------------------
+# -- client recovery ------------------------------------------------------------------------------------------------
 
 
 async def test_client_goes_on_elsewhere_with_what_it_missed_and_then_with_what_comes(stage: Stage) -> None:
@@ -440,7 +440,7 @@ async def test_client_goes_on_elsewhere_with_what_it_missed_and_then_with_what_c
 
 
 async def test_history_is_read_only_when_the_broker_has_confirmed(stage: Stage) -> None:
-    """What is published before that is heard by nobody here, and on a quiet channel nothing would show the hole."""
+    """No client here receives earlier publications, and on a quiet channel nothing would reveal the hole."""
     client, broker, last = stage.town.client(0), stage.town.brokers[0], await stage.publish(1)
     broker.gate.clear()
     task = asyncio.ensure_future(stage.topics(0).recover(client.connection, "c", HOUR, last))
@@ -522,7 +522,7 @@ async def test_clients_that_come_back_with_the_same_position_share_a_read(stage:
         assert [*map(int, payloads(recovery)), *heard(client)] == list(range(1, 16))
     assert reads <= 3
     await stage.back(0, since)
-    assert reads <= 4, "and who comes later reads anew"
+    assert reads <= 4, "and later clients read again"
 
 
 async def test_client_that_is_ahead_of_a_deaf_node_gets_nothing_twice(stage: Stage) -> None:
@@ -652,7 +652,7 @@ async def test_second_try_is_not_made_live_by_the_first_ones_answer(stage: Stage
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_clients_that_wander_get_everything_once_and_in_order(seed: int) -> None:
-    """Nodes miss what comes, reads are late, clients change nodes at any moment; history has all."""
+    """Nodes miss publications, reads are late, clients change nodes at any moment; history has everything."""
     chance = random.Random(seed)
     async with town(3, lambda: [Notes()]) as nodes:
         stage = Stage(nodes)
@@ -702,7 +702,7 @@ async def test_clients_that_wander_get_everything_once_and_in_order(seed: int) -
         await until(lambda: all(heard(each) == expected for each in staying))
 
 
-# -- what was published past history ---------------------------------------------------------------------------------
+# -- publications without history ------------------------------------------------------------------------------------
 
 
 async def test_publication_past_history_is_counted_and_logged_and_clients_that_were_away_get_a_gap(

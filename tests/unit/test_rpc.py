@@ -1,4 +1,4 @@
-"""RPC services: PROTOCOL "RPC services" to the letter, and exactly one answer to every request."""
+"""RPC services: PROTOCOL "RPC services" in every detail, and exactly one answer to every request."""
 
 import asyncio
 from collections import OrderedDict
@@ -15,7 +15,7 @@ from tests.support.clients import JSON, MSGPACK, House, house, settle, until
 
 
 class Unruly(dict[str, int]):
-    """Claims to be a dict and fails when looked into."""
+    """Claims to be a dict and fails when accessed."""
 
     def values(self) -> Any:
         raise RuntimeError("unruly")
@@ -149,7 +149,7 @@ INVALID = {"type": "error", "callId": None, "message": "Invalid params", "code":
 
 
 async def ask(built: House, message: Any) -> Any:
-    """Send one request and return the one answer."""
+    """Send one request and return its only answer."""
     client = built.client()
     client.send("rpc", message)
     await client.received(1)
@@ -304,7 +304,7 @@ async def test_command_that_returns_no_json_is_an_internal_error(command: str, k
 
 
 async def test_answer_may_have_more_values_than_a_message_and_its_call_id_besides() -> None:
-    """In a plain command, in a coroutine and in a future's callback, where an exception would go nowhere."""
+    """In a plain command, in a coroutine and in a future's callback, where an exception would be lost."""
     async with house(Everything()) as built:
         call_id = [0] * 9_990
         for command in ("nothing", "nope", "later"):

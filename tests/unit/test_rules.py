@@ -1,4 +1,4 @@
-"""gateway/rules.py: which rule is a channel's, and what settings may write."""
+"""gateway/rules.py: which rule applies to a channel, and valid settings."""
 
 import re
 import time
@@ -60,7 +60,7 @@ def test_matching_is_what_a_regular_expression_says(pattern: str, name: str) -> 
 
 
 def test_name_that_is_chosen_to_be_hard_costs_no_more_than_others() -> None:
-    rule = ChannelRule("*a" * 100 + "*b")  # backtracking would take longer than the universe has
+    rule = ChannelRule("*a" * 100 + "*b")  # backtracking would practically never end
     began_s = time.process_time()
     for _ in range(100):
         assert not rule.matches("a" * 255)

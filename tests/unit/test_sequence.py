@@ -1,7 +1,7 @@
 """The sequence against a model: a history that is lost, trimmed, rolled back, and a wire that loses and repeats.
 
-The model knows what was published and what history has. Whoever is shown the channel keeps a journal; between two gaps
-it must be one chain, and when all faults have ended it must reach where history stands.
+The model knows what was published and the content of history. Each subscriber keeps a journal; between two gaps it must
+be one chain, and when all faults have ended it must reach the top of history.
 """
 
 import itertools
@@ -21,7 +21,7 @@ SMALL = {"WAITING_MAX": 4, "TAGS_MAX": 6, "RECENT_MAX": 4}  # so that bounds are
 
 
 class History:
-    """What a server keeps of one channel, and where it stands."""
+    """The history that a server keeps of one channel, and its position."""
 
     tags = itertools.count(1)
 
@@ -55,7 +55,7 @@ class History:
 
 
 class Journal:
-    """What one subscriber was shown: a chain from where it began, or from the last gap."""
+    """What one subscriber received: a chain from its start, or from the last gap."""
 
     def __init__(self, at: Position) -> None:
         self.at = at
@@ -72,7 +72,7 @@ class Journal:
 
 
 class SequenceMachine(RuleBasedStateMachine):
-    """One node's sequence of a channel, its subscribers, the server, and what is on the wire between them."""
+    """One node's sequence of a channel, its subscribers, the server, and publications in flight."""
 
     @initialize()
     def start(self) -> None:
@@ -82,11 +82,11 @@ class SequenceMachine(RuleBasedStateMachine):
         self.server = History()
         self.replica = self.server.copy()
         self.wire: list[Publication] = []
-        self.past = [self.server.top]  # positions that somebody may come back with
+        self.past = [self.server.top]  # positions that clients may resume from
         self.node = Sequence()
         self.node.start_at(self.server.top)
         self.journals = [Journal(self.server.top)]
-        self.missed: list[Publication] | None = None  # what the fill under way has read
+        self.missed: list[Publication] | None = None  # result of the running fill
         self.gone: tuple[Position, list[Publication]] | None = None
         self.joiner: tuple[Position, list[Publication]] | None = None
 
@@ -126,7 +126,7 @@ class SequenceMachine(RuleBasedStateMachine):
 
     @rule()
     def fail_over(self) -> None:
-        """Offsets are used again, under other tags."""
+        """Offsets are assigned again, with other tags."""
         self.server = self.replica.copy()
 
     # -- the wire --------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class SequenceMachine(RuleBasedStateMachine):
 
     @rule()
     def publish_bare(self) -> None:
-        """Whatever goes on: it comes, at once."""
+        """It arrives at once, whatever else is in progress."""
         bare = Publication(b"bare")
         assert self.node.hear([bare]) == [bare]
 
@@ -195,7 +195,7 @@ class SequenceMachine(RuleBasedStateMachine):
         elif self.gone is not None:
             self.tell(self.node.end_fill_with_gap(*self.gone))
 
-    # -- who joins -------------------------------------------------------------------------------------------------
+    # -- late subscribers ------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.joiner is None)
     @rule(back=st.integers(0, 8))
@@ -223,7 +223,7 @@ class SequenceMachine(RuleBasedStateMachine):
             assert journal.at == self.node.last, "it would go on elsewhere"
             self.journals.append(journal)
 
-    # -- what holds ------------------------------------------------------------------------------------------------
+    # -- invariants ------------------------------------------------------------------------------------------------
 
     @invariant()
     def all_stand_where_the_node_stands(self) -> None:
@@ -231,14 +231,14 @@ class SequenceMachine(RuleBasedStateMachine):
             assert journal.at == self.node.last
 
     def settle(self) -> None:
-        """Without faults all is whole after a comparison and few fills."""
+        """Without faults everything is complete after a comparison and few fills."""
         if self.node.is_filling:
             self.node.abandon_fill()
         self.repair()
-        # Ahead of a server that went back, it learns that from what is published next, under an offset that it knows.
+        # Ahead of a server that was rolled back, it notices at the next publication, whose offset it already has.
         last, top = self.node.last, self.server.top
         is_ahead = last is not None and last.epoch == top.epoch and last.offset > top.offset
-        assert last == top or is_ahead, "something is missing, and nobody was told"
+        assert last == top or is_ahead, "a message is missing, and no gap was reported"
         self.publish(2)
         self.repair()
         assert self.node.last == self.server.top, "it does not go on"
@@ -296,7 +296,7 @@ def test_history_is_asked_for_whatever_does_not_follow(heard: list[Publication])
 
 
 def test_late_copy_of_a_server_that_has_gone_makes_no_gap() -> None:
-    """Heard from the former primary, after the node has learned the new epoch: history says that nothing is amiss."""
+    """A message from the former primary arrives after the node has the new epoch: by history nothing is missing."""
     node = started()
     assert node.hear(chain(7, epoch="former")) == []
     assert node.begin_fill() == Position("e", 0, "t0")
@@ -356,7 +356,7 @@ def test_what_history_still_has_is_delivered_behind_a_gap() -> None:
 
 
 def test_nothing_is_delivered_again_behind_a_gap() -> None:
-    """A lagging replica has what was delivered, up to where it took another way."""
+    """A lagging replica has what was delivered, up to the point where the histories differ."""
     node = started()
     node.hear(chain(1, 2, 3, 4))
     node.want_fill()

@@ -1,4 +1,4 @@
-"""What a service may ask for, and what it is told when it cannot be."""
+"""Primitives that a service may request, and the errors if they are unavailable."""
 
 from typing import Any
 

@@ -328,7 +328,7 @@ def test_host_beyond_loopback_is_fine_where_everybody_says_who_they_are():
     public = Public(host="0.0.0.0")
     assert Settings(public=public, auth=Auth(hmac_secret=SECRET.encode(), required=True)).problems(insecure=False) == []
     (problem,) = Settings(public=public, auth=Auth(hmac_secret=SECRET.encode())).problems(insecure=False)
-    assert "[auth] required = true" in problem, "keys alone keep nobody out"
+    assert "[auth] required = true" in problem, "API keys alone refuse no client"
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), None])

@@ -1,4 +1,4 @@
-"""gateway/shared_reads.py: one read for all that want the same, and nothing older than their asking."""
+"""gateway/shared_reads.py: one read for all callers that want the same, never started before their call."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from tests.support.clients import settle
 
 
 class Source:
-    """Reads that end when they are let: each gives its number."""
+    """Reads that end when the test lets them: each returns its number."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []

@@ -1,4 +1,4 @@
-"""Shares of addresses and identities, and how often an address may connect: on a clock of the test's own."""
+"""Shares of addresses and identities, and connection rates of an address: on a manual clock."""
 
 import gc
 

@@ -1,4 +1,4 @@
-"""Site: what aiohttp serves and what it logs, and the sockets below."""
+"""Site: what aiohttp serves and logs, and the sockets below."""
 
 import socket
 
@@ -30,7 +30,7 @@ NO_HTTP = [
 @on_both_loops
 @pytest.mark.parametrize("data", NO_HTTP)
 async def test_what_is_no_http_is_refused_and_logged_as_nobody_s_fault(data: bytes) -> None:
-    """The site fails a test that logs a warning or more: peers write nothing into our logs."""
+    """The site fails a test that logs a warning or more: peers must not be able to fill our logs."""
     async with running_site() as site:
         client = await site.open()
         await client.send(data)
@@ -90,7 +90,7 @@ def test_workers_share_a_port() -> None:
 
 @on_both_loops
 async def test_a_page_may_read_why_it_was_refused() -> None:
-    """A browser hides the answer to a WebSocket from its page, which asks again by fetch."""
+    """A browser hides the handshake's response from its page, which therefore repeats the request by fetch."""
     origin = "Origin: https://refused.example\r\n"
     async with running_site() as site:
         for path, headers, status in [("/ws", origin, 403), ("/ws", "", 426), ("/wrong", origin, 404)]:

@@ -1,4 +1,4 @@
-"""Whose requests a SockJS session takes: those of the client that opened it, whoever else knows its id."""
+"""A SockJS session accepts only requests of the client that opened it, even if others know its id."""
 
 import json
 from typing import Any
@@ -28,7 +28,7 @@ def echo(value: Any) -> str:
 
 
 async def is_refused(site: SockJSSite, headers: dict[str, str]) -> None:
-    """Try to send and to read as somebody else, on each node, with the id of a session that is there."""
+    """Try to send and to read as another client, on each node, with the id of an existing session."""
     other = site.client("chosen", headers)
     for at in range(len(site.hosts)):
         assert await other.post("xhr_send", echo("forged"), at=at) == (404, "")
@@ -37,7 +37,7 @@ async def is_refused(site: SockJSSite, headers: dict[str, str]) -> None:
 
 
 @each_size
-@pytest.mark.parametrize("opener", [ANN, {}], ids=["of somebody", "of nobody"])
+@pytest.mark.parametrize("opener", [ANN, {}], ids=["authenticated", "anonymous"])
 @on_both_loops
 async def test_a_session_is_its_openers_alone(nodes: int, opener: dict[str, str]) -> None:
     async with sockjs_site(nodes, identify=by_cookie) as site:
@@ -143,7 +143,7 @@ async def test_an_address_has_few_guesses_of_ids(nodes: int) -> None:
         await client.post("xhr", at=0)
 
 
-# -- what counts ---------------------------------------------------------------------------------------------------
+# -- which properties count ----------------------------------------------------------------------------------------
 
 
 def who(*, takes_tokens: bool = False, has_hook: bool = False, ip: str = "1.2.3.4", **headers: str) -> Who:

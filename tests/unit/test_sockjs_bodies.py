@@ -1,4 +1,4 @@
-"""Bodies of SockJS: read only for sessions that are there, in time, and within what one address may have under way."""
+"""Bodies of SockJS: read only for existing sessions, with a deadline, and within a limit per address."""
 
 import gzip
 import json

@@ -32,7 +32,7 @@ async def send(client: SockJSCaller, *values: Any) -> None:
 
 
 def beat(site: SockJSSite) -> None:
-    """Let all sessions look at the clock now."""
+    """Let all sessions check the clock now."""
     for host in site.hosts:
         for session in tuple(host.sockjs._sessions._sessions.values()):
             session.beat()
@@ -106,7 +106,7 @@ async def test_a_receiver_that_is_cut_ends_the_session(name: str, nodes: int) ->
                 await until(lambda: connection_of(site)._wire._drain is not None)
                 assert stream.status == 200
         await until(lambda: connection_of(site).is_closed, "the node notices", within_s=5)
-        assert site.closed == 0  # it may come back and hear why
+        assert site.closed == 0  # it may reconnect and get the reason
         assert await client.post("xhr") == (200, 'c[1002,"Connection interrupted"]\n')
         await until(lambda: site.closed == 1)
 
@@ -172,7 +172,7 @@ async def test_silence_is_broken_by_heartbeats(nodes: int) -> None:
         await until(lambda: connection_of(site)._wire._drain is not None)
         site.clock.advance(24.9)
         beat(site)
-        await send(client, "before")  # had there been a heartbeat, the poll would have brought that
+        await send(client, "before")  # had there been a heartbeat, the poll would have returned it
         assert values_of((await poll)[1]) == ["before"]
         async with client.stream() as stream:
             await until(lambda: connection_of(site)._wire._drain is not None)
@@ -294,7 +294,7 @@ async def test_a_busy_service_holds_the_sender_up(nodes: int) -> None:
             assert await client.post("xhr_send", "") == (
                 500,
                 "Payload expected.",
-            )  # a turn around, in which it might go on
+            )  # one loop iteration, in which it might continue
             (inbox,) = [inbox for host in site.hosts for inbox in host.handler.endpoint.registry._inboxes.values()]
             assert len(inbox._envelopes) == 64 and not sending.done()
             for host in site.hosts:
@@ -322,7 +322,7 @@ async def test_a_race_for_one_id_makes_one_session() -> None:
         client = site.client()
         polls = [asyncio.create_task(client.post("xhr", at=at)) for at in (0, 1, 2)]
         await asyncio.wait(polls, return_when=asyncio.FIRST_COMPLETED)
-        await until(lambda: site.connections == 1)  # who lost the race has gone
+        await until(lambda: site.connections == 1)  # the one that lost the race has ended
         connection_of(site).close(4000, "over")
         texts = [text for _, text in await asyncio.gather(*polls)]
         assert texts.count("o\n") == 1
@@ -364,7 +364,7 @@ async def test_nobody_is_told_what_the_cluster_does_not_know() -> None:
         status, text = await client.post("xhr_send", echo(1), at=1)
         assert (status, text) == (503, "Sessions cannot be found for the moment\n")
         assert (await site.client().post("xhr", at=1))[0] == 503
-        assert (await client.post("xhr_send", echo(1), at=0))[0] == 204  # its own node needs nobody
+        assert (await client.post("xhr_send", echo(1), at=0))[0] == 204  # its own node needs no other
         site.cluster.is_failing = False
 
 
@@ -375,7 +375,7 @@ async def test_a_frame_lost_between_nodes_ends_the_session() -> None:
         assert await client.post("xhr", at=0) == (200, "o\n")
         async with client.stream(at=1) as stream:
             await until(lambda: connection_of(site)._wire._drain is not None)
-            site.hosts[1].broker.subscribed.clear()  # deaf
+            site.hosts[1].broker.subscribed.clear()  # receives nothing
             await send_at(client, "lost", at=0)
             await until(lambda: site.hosts[0].node.counts["connections"] == 1)
             await asyncio.sleep(0)
@@ -418,7 +418,7 @@ async def test_who_it_is_is_asked_when_a_session_opens(nodes: int) -> None:
         assert values_of((await client.post("xhr"))[1]) == [1]
         connection_of(site).close(1000)
         await client.post("xhr")
-        await site.client().open()  # nobody said who that is
+        await site.client().open()  # no owner is known
         assert connection_of(site).identity is None
 
 

@@ -1,4 +1,4 @@
-"""SockJS over HTTP and WebSocket: what each transport's responses look like, and whose pages get them."""
+"""SockJS over HTTP and WebSocket: the responses of each transport, and the origins that may read them."""
 
 import asyncio
 import json
@@ -82,7 +82,7 @@ def test_an_event_is_one_line_and_percents_survive_the_clients_decoding() -> Non
     assert json.loads(line.replace(b"%25", b"%")[1:]) == [NASTY]
 
 
-# -- what is there ---------------------------------------------------------------------------------------------
+# -- paths -----------------------------------------------------------------------------------------------------
 
 
 @on_both_loops
@@ -135,7 +135,7 @@ async def test_preflights_are_answered_and_kept() -> None:
             assert headers["Access-Control-Allow-Credentials"] == "true"
 
 
-# -- whose pages -----------------------------------------------------------------------------------------------
+# -- origins ---------------------------------------------------------------------------------------------------
 
 
 @on_both_loops

@@ -19,7 +19,7 @@ LIMITS = type(UNLIMITED)(messages_per_s=1e9, messages_burst=1_000_000, replies_m
 
 
 class Customer:
-    """One for whom replies wait. Closing it settles what it has."""
+    """A client with queued replies. Closing it removes them."""
 
     def __init__(self, waiting: WaitingReplies) -> None:
         self.waiting = waiting
@@ -60,7 +60,7 @@ def services() -> list[Service]:
 
 
 async def _names(nodes: Town, size: int) -> None:
-    """Have clients hold names until their list takes so many bytes."""
+    """Let clients register names until their list has that many bytes."""
     for number in range(size // 253 // 100 + 1):
         holder = nodes.client(0, f"holder {number}")
         for name in range(100):

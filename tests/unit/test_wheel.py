@@ -1,4 +1,4 @@
-"""The wheel: pings and deadlines of all connections on one timer. Time is moved by hand."""
+"""The wheel: pings and deadlines of all connections on one timer, with a manual clock."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from gateway.http.wheel import CLOSE_TIMEOUT_S, TICK_S, Wheel
 
 
 class Clock:
-    """An event loop's timers with a time that stands still until it is moved."""
+    """An event loop's timers with a manual clock."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -23,7 +23,7 @@ class Clock:
         return self.timers[-1]
 
     def advance(self, seconds: float) -> None:
-        """Move on, and call what is due on the way, each at its time."""
+        """Advance, and call each timer that is due, at its time."""
         end_s = self.now_s + seconds + 1e-9
         while due := [timer for timer in self.timers if timer[0] <= end_s]:
             first = min(due, key=lambda timer: timer[0])
@@ -133,7 +133,7 @@ def test_who_ends_is_aborted_after_its_deadline_and_not_beaten_before(clock: Clo
     clock.advance(10.0)
     assert spoke.beats == [0.25], "a ping behind a close frame"
     assert len(spoke.aborts) == 1
-    # a slow consumer's memory is back within 2 s
+    # a slow consumer's memory is released within 2 s
     assert CLOSE_TIMEOUT_S <= spoke.aborts[0] - 0.25 <= 2.0
 
 
@@ -185,7 +185,7 @@ def test_a_beat_that_fails_does_not_stop_the_wheel(clock: Clock) -> None:
 
 
 def test_a_half_open_connection_is_gone_in_two_intervals(clock: Clock) -> None:
-    """What a protocol does with its beats: ping, and cut if nothing was heard since."""
+    """A protocol's reaction to its beats: ping, and close if nothing was received since."""
     wheel = Wheel(10.0)
     answers, is_heard = True, True
     cuts_s: list[float] = []
@@ -200,7 +200,7 @@ def test_a_half_open_connection_is_gone_in_two_intervals(clock: Clock) -> None:
     clock.advance(30.0)
     assert cuts_s == []
     answers, silent_since_s = False, clock.now_s
-    is_heard = True  # the last that was heard of it
+    is_heard = True  # last time that something was received from it
     clock.advance(40.0)
     assert 10.0 <= cuts_s[0] - silent_since_s <= 20.0
 
@@ -223,4 +223,4 @@ def test_what_is_expected_has_a_deadline_and_what_came_has_none(clock: Clock) ->
     clock.advance(10)
     assert [name for name, _ in late] == ["fourth", "first"]
     assert all(due_s <= at_s <= due_s + TICK_S for (_, at_s), due_s in zip(late, (4.0, 5.0), strict=True))
-    assert not clock.timers, "with nobody to look after the timer ends"
+    assert not clock.timers, "without entries the timer ends"
