@@ -16,7 +16,7 @@ def find_program(name: str) -> str | None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A run under nohup or in the background ignores these signals, and all processes started by tests would inherit that.
+    # A run under nohup or in the background ignores these signals, and processes started by tests would inherit that.
     for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)

@@ -25,7 +25,7 @@ async def redis(tmp_path):
 
 
 async def snorky(*arguments: str, env: dict[str, str] | None = None, lines: bytes = b"") -> tuple[int, str]:
-    """Run one command to its end, in this process (a new one costs a second); give exit code and output."""
+    """Run one command to its end, in this process (a new one costs a second); return exit code and output."""
     clean = {name: None for name in os.environ if name.startswith("SNORKY_")}
     runner = CliRunner(env={**clean, "TERMINAL_WIDTH": "200", "NO_COLOR": "1", **(env or {})})
     result = await asyncio.to_thread(runner.invoke, app, arguments, input=lines)
@@ -120,7 +120,7 @@ async def test_check_tells_of_other_rules_in_redis_and_on_nodes(redis, tmp_path)
             return code == 0 and told == (differs, differs) and "not loaded" not in output
 
         await eventually(lambda: says(old, differs=False), within_s=10, what="the same rules are found to be the same")
-        await eventually(lambda: says(new, differs=True), within_s=10, what="other rules are told of")
+        await eventually(lambda: says(new, differs=True), within_s=10, what="other rules are reported")
 
 
 async def test_channel_may_be_any_json(redis):
@@ -277,7 +277,7 @@ async def test_commands_know_all_of_several_redis(redis, tmp_path):
         code, output = await snorky("check", env=env)
         assert code == 0, output
         assert "redis 1 of 2" in output and "redis 2 of 2" in output
-        channels = [f"news{number}" for number in range(8)]  # on both, in all likelihood
+        channels = [f"news{number}" for number in range(8)]  # very likely on both
         async with NodeProcess.running(env) as node:
             watching = Process(
                 [*GATEWAY, "subscribe", "--url", node.websocket_url, *channels], ready="subscribed to .*news7"
@@ -360,14 +360,14 @@ async def test_stats_show_every_node(redis):
 
 
 async def test_stats_divide_by_the_clock_that_took_the_samples(redis):
-    """A node with a steady rate by its own clock, which writes late and at odd times."""
+    """A node with a steady rate by its own clock, whose writes are late and irregular."""
 
     async def write():
         for step in range(1_000_000):
             await heartbeat._beat()
             state["deliveries_total"] += 1753 * 2
             state["sampled_s"] += 2.0
-            await asyncio.sleep((0.3, 2.6, 1.1)[step % 3])  # the fault: times that say nothing of the rate
+            await asyncio.sleep((0.3, 2.6, 1.1)[step % 3])  # the fault: write times that do not show the rate
 
     state = {"deliveries_total": 0, "sampled_s": 0.0}
     heartbeat = Heartbeat(RedisTarget.from_url(redis.url), prefix="snorky", node_id="one", state=lambda: state)

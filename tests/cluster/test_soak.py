@@ -1,6 +1,6 @@
-"""What nodes and Redis hold stays flat while clients come and go: five minutes in CI, `make soak` has the hours.
+"""Nodes and Redis do not grow while clients connect and disconnect: five minutes in CI, hours in `make soak`.
 
-Not among the faults: it holds no deadline, so it may share the machine with other tests.
+Not among the faults: it checks no deadline, so it may share the machine with other tests.
 """
 
 import os

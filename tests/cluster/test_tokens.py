@@ -1,4 +1,4 @@
-"""Tokens over real nodes: required, verified by keys of an issuer, revoked everywhere, and written down nowhere."""
+"""Tokens over real nodes: required, verified by keys of an issuer, revoked everywhere, and never logged."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ WITHIN_S = 5.0  # RELIABILITY: revocable <= 5 s
 
 
 class House:
-    """Some nodes on one Redis, and a session to reach them by."""
+    """Nodes on one Redis, and an HTTP session to reach them."""
 
     def __init__(self, nodes: list[NodeProcess], session: aiohttp.ClientSession, env: Mapping[str, str]) -> None:
         self.env = env  # of its nodes
@@ -155,7 +155,7 @@ async def test_keys_rotate_and_unknown_ones_are_refused(tmp_path: Path) -> None:
 
 
 async def test_no_token_is_written_down_anywhere(tmp_path: Path) -> None:
-    """Whatever a client does with it: as it should be, in the wrong place, in something broken."""
+    """Whatever a client does with it: used correctly, in the wrong place, in a broken message."""
     (tmp_path / "hook.py").write_text("async def who(request):\n    raise RuntimeError(str(request.headers))\n")
     env = {**HMAC, "PYTHONPATH": str(tmp_path), "SNORKY_AUTH__IDENTIFY": "hook:who"}
     argv = (*GATEWAY, "serve", "--log-level", "debug")

@@ -1,4 +1,4 @@
-"""The contract of `gateway.directory`, held by RedisDirectory on each kind of server, and by the one in memory."""
+"""The contract of `gateway.directory`, for RedisDirectory on each kind of server, and for the one in memory."""
 
 import asyncio
 import json
@@ -34,13 +34,13 @@ def owner(node: FakeNode, serial: int, key: str = ROOM) -> Owner:
 
 
 async def hears(cluster: TestCluster, roster: str, *notices: bytes) -> None:
-    """Wait for the last notice, and hold that these are all, in this order."""
+    """Wait for the last notice, and check that these are all, in this order."""
     await cluster.until(lambda: len(cluster.heard(roster)) >= len(notices))
     assert cluster.heard(roster) == list(notices)
 
 
 async def fence(cluster: TestCluster, node: FakeNode) -> None:
-    """Return when all that was published before has been heard."""
+    """Return when all earlier publications have been received."""
     await node.directory.enter("cursors:doc", 999, "fence")
     await node.directory.leave("cursors:doc", 999)
     await cluster.until(lambda: cluster.heard("cursors:doc")[-1:] == [b"left fence"])
@@ -134,7 +134,7 @@ async def test_versions_grow_also_over_a_roster_that_was_empty(cluster: TestClus
 
 
 def _bytes(node: FakeNode, serial: int, identity: str, data: object = None) -> int:
-    """Count what an entry takes."""
+    """Count the bytes of an entry."""
     field = f"{owner(node, serial)} "
     return len(f"{field}{len(identity)}:{identity}") + len(json.dumps(data, separators=(",", ":")))
 
@@ -150,7 +150,7 @@ async def test_a_roster_is_bounded_in_bytes(cluster: TestCluster) -> None:
         await b.directory.enter(ROOM, 1, "bob", data=fitting + "y")
     assert [member.identity for member in await a.directory.members(ROOM)] == ["alice"]
     await b.directory.enter(ROOM, 1, "bob", data=fitting)
-    for _ in range(2):  # the same again, and less, are no more
+    for _ in range(2):  # the same again, and less, do not increase it
         await b.directory.enter(ROOM, 1, "bob", data=fitting)
     with pytest.raises(LimitExceeded, match=text):
         await a.directory.update(ROOM, 1, data="x" * 201)
@@ -270,7 +270,7 @@ async def test_a_name_without_identity_is_never_taken_over(cluster: TestCluster)
     assert not await b.directory.claim(NAMES, "desk", 1, "alice")
 
 
-# -- connections that go, nodes that die ------------------------------------------------------------------------
+# -- connections that end, nodes that die -----------------------------------------------------------------------
 
 
 async def test_who_goes_gives_back_everything_and_nothing_else(cluster: TestCluster) -> None:
@@ -348,10 +348,10 @@ async def test_who_has_gone_gets_no_direct_message_and_the_sender_is_told(cluste
     async def is_told() -> bool:
         try:
             return not await a.directory.send(Owner("b", "i", 6), b"dead")
-        except BrokerUnavailable:  # the server has not noticed the crash: it is not known then
+        except BrokerUnavailable:  # the server has not noticed the crash, so the outcome is unknown
             return False
 
-    await eventually(is_told, within_s=30, what="the sender is told")
+    await eventually(is_told, within_s=30, what="the sender gets the error")
     assert b.direct == []
 
 
@@ -383,7 +383,7 @@ async def test_the_taker_of_a_token_may_take_it_again_and_nobody_else(cluster: T
 async def test_a_token_expires(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     token = await a.directory.put_token(1, 0.001)
-    await asyncio.sleep(0.02)  # the time itself is what is tested
+    await asyncio.sleep(0.02)  # the time itself is tested
     assert await a.directory.take_token(token, "me") is None
 
 
@@ -393,7 +393,7 @@ async def test_what_is_no_token_gives_nothing(cluster: TestCluster, token: str) 
     assert await a.directory.take_token(token, "me") is None
 
 
-# -- what only a Redis has ----------------------------------------------------------------------------------------
+# -- Redis only ---------------------------------------------------------------------------------------------------
 
 
 async def keys_of(cluster: RedisTestCluster) -> dict[str, Any]:
@@ -418,7 +418,7 @@ async def test_nothing_is_left_in_redis_but_leases(cluster: TestCluster) -> None
     assert {"test:nodes{chat:room}:roster", "test:{names messaging:names}"} < (await keys_of(cluster)).keys()
     for node in (a, b):
         await asyncio.gather(*(node.directory.disowned(serial) for serial in range(10)))
-    await a.directory.find(NAMES, "x")  # what was sent before is done
+    await a.directory.find(NAMES, "x")  # earlier commands are done
     await b.directory.find(NAMES, "x")
     assert (await keys_of(cluster)).keys() == {"test:{nodes}::leases"}
     await a.directory.stop()

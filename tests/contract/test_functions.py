@@ -1,4 +1,4 @@
-"""The library `snorky` in Redis: what one FCALL of any client does, and how nodes keep it loaded."""
+"""The library `snorky` in Redis: the effects of one FCALL by any client, and how nodes keep it loaded."""
 
 import asyncio
 import random
@@ -45,7 +45,7 @@ async def redis(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def keeper_of(
     server: RedisServer | FakeRedisServer, rules: Rules = RULES, prefix: str = PREFIX, *, url: str = ""
 ) -> AsyncIterator[RedisHistory]:
-    """Run what a node keeps history with; enters when the functions are loaded, where there are any."""
+    """Run RedisHistory; starts when the functions are loaded, where there are any."""
     keeper = RedisHistory(RedisTarget.from_url(url or server.url), prefix=prefix, node_id="node-1", metrics=Metrics())
     keeper.set_rules("pubsub", rules)
     keeper.set_rules("chat", Rules())
@@ -66,7 +66,7 @@ async def functions_of(
     metrics: Metrics | None = None,
     **options: Any,
 ) -> AsyncIterator[Functions]:
-    """Run the functions of a node; nothing is loaded until `ensure` or the next look."""
+    """Run the functions of a node; nothing is loaded until `ensure` or the next check."""
     commander = Commander(
         RedisTarget.from_url(url or server.url),
         role="history",
@@ -122,7 +122,7 @@ async def test_one_fcall_keeps_and_publishes_as_a_node_does(redis: RedisServer) 
         await recorder.until(lambda: len(recorder.of("pubsub:kept:a")) == 3)
         heard = [read_publication(data) for data in recorder.of("pubsub:kept:a")]
         assert [each.position or each.hint for each in heard] == [first, second, third]
-        assert [each.position for each in heard] == [None, second, None]  # anybody may say what the function says
+        assert [each.position for each in heard] == [None, second, None]  # any client may send what the function sends
         kept = await keeper.read("pubsub:kept:a", begun)
         assert kept is not None and [each.payload for each in kept] == [each.payload for each in heard]
         assert [each.payload for each in heard] == [b'{"any":"JSON"}', b"2", b"3"]
@@ -152,7 +152,7 @@ async def test_a_key_that_looks_like_another_channels_state_is_spelled_apart(red
         plain = await fcall(client, NAME, "2", "x}:position")
         assert Position.parse(plain).offset == 2
         assert await fcall(client, NAME, "2", "x}:position") == plain
-        # the channel of which that key would be the state
+        # the channel whose state that key would be
         other = f"{PREFIX}:{{pubsub:kept:a}}:once:given backend x}}"
         assert Position.parse(await fcall(client, other, "1")).offset == 1
     await client.aclose()
@@ -304,7 +304,7 @@ async def test_a_stray_node_cannot_weaken_what_others_promised(redis: RedisServe
     client = redis.client()
     async with keeper_of(redis):
         await until_loaded(client)
-    async with functions_of(redis, {}) as alone:  # all others have gone, as while a deployment restarts
+    async with functions_of(redis, {}) as alone:  # all other clients have disconnected, as while a deployment restarts
         await alone.ensure()
         assert await fcall(client, NAME, "1") != ""
         assert alone.promised("pubsub", "kept:a", None) == HISTORY
@@ -407,7 +407,7 @@ async def test_what_a_foreign_library_did_not_keep_ends_positions_of_channels_th
         for _ in range(20):
             text = OLDER if library == "older" else FOREIGN
             await client.execute_command("FUNCTION", "LOAD", "REPLACE", text)
-            if await fcall(client, NAME, "2") == "":  # else a node was faster
+            if await fcall(client, NAME, "2") == "":  # otherwise a node was faster
                 break
         else:
             pytest.fail("nodes replaced it each time before it was called")
@@ -416,7 +416,7 @@ async def test_what_a_foreign_library_did_not_keep_ends_positions_of_channels_th
         async def is_refused() -> bool:
             return await other.read("pubsub:kept:a", before, is_away=True) is None
 
-        async def are_later_ones_good() -> bool:  # a mark comes twice: before the library is replaced, and after
+        async def are_later_ones_good() -> bool:  # a mark is received twice: before the library is replaced, and after
             after = Position.parse(await fcall(client, NAME, "3"))
             last = Position.parse(await fcall(client, NAME, "4"))
             found = [await each.read("pubsub:kept:a", after, is_away=True) for each in (keeper, other)]
@@ -485,7 +485,7 @@ async def test_recent_messages_behind_a_position_are_none_after_a_foreign_public
 async def test_nodes_that_load_the_library_at_once_end_no_positions(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rolling upgrade: each node that starts loads its own text once, and clients come back to all of them."""
+    """A rolling upgrade: each node that starts loads its own text once, and clients reconnect to all of them."""
     client, key = redis.client(), "pubsub:kept:a"
     async with keeper_of(redis) as keeper, AsyncExitStack() as stack:
         await until_loaded(client)

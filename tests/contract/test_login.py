@@ -1,4 +1,4 @@
-"""Logging in: ACL users, passwords, TLS. The rules written here are what a deployment may copy."""
+"""Logging in: ACL users, passwords, TLS. Deployments may copy these rules."""
 
 import asyncio
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.support.tools import eventually
 
 PASSWORD = "p@ss:w/rd#%é"
 IN_URL = "p%40ss%3Aw%2Frd%23%25%C3%A9"
-# All that a node needs: its channels, and the keys of its heartbeat. No CLIENT SETNAME: only its name is missing then.
+# All that a node needs: its channels, and the keys of its heartbeat. Without CLIENT SETNAME only its name is missing.
 BROKER_RULES = f"resetchannels &{PREFIX}:* +publish +subscribe +unsubscribe"
 HEARTBEAT_RULES = f"~{PREFIX}:{{nodes}}* +sadd +srem +smembers +set +mget +del"
 

@@ -1,4 +1,4 @@
-"""The list of revocations: one contract, held by every server we run on and by the list of a single process."""
+"""The list of revocations: one contract, for every supported server and for the list of a single process."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ MakeList = Callable[..., Revocations]
 
 
 class Seen:
-    """What a node was told, and can be waited for."""
+    """Records a node's notifications; tests can wait for them."""
 
     def __init__(self) -> None:
         self.revocations: list[Revocation] = []
@@ -140,7 +140,7 @@ async def test_a_node_that_was_cut_off_reads_what_it_missed(tmp_path: Path) -> N
         for _ in range(3):
             async with server.client() as redis:
                 await redis.client_kill_filter(_type="normal", skipme=True)
-            await other.begin(Seen())  # dials anew
+            await other.begin(Seen())  # reconnects
             for number in range(50):
                 try:
                     await other.add(Kind.TOKEN, f"t-{number}")
@@ -150,7 +150,7 @@ async def test_a_node_that_was_cut_off_reads_what_it_missed(tmp_path: Path) -> N
 
 
 async def test_entries_do_not_depend_on_a_clock_that_goes_back(tmp_path: Path) -> None:
-    """After a failover the new primary's clock may be behind: what is new must still stand above what was seen."""
+    """After a failover the new primary's clock may be behind: new revocations must still sort after known ones."""
     async with start_server("redis", tmp_path) as server, lists(server.url) as make:
         node, seen = make(), Seen()
         async with server.client() as redis:
@@ -160,7 +160,7 @@ async def test_entries_do_not_depend_on_a_clock_that_goes_back(tmp_path: Path) -
             await node.add(Kind.DISCONNECT, "bob")
             await seen.until("bob")
             assert await redis.zscore("test:{revocations}", "d:bob") > ahead_ms
-            await redis.delete("test:{revocations}")  # a primary that knows nothing, and whose clock is 30 s behind
+            await redis.delete("test:{revocations}")  # a primary without revocations, whose clock is 30 s behind
             await node.add(Kind.DISCONNECT, "carol")
         await seen.until("carol")
 

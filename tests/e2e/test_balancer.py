@@ -1,4 +1,4 @@
-"""Three nodes behind a real load balancer as shipped: what clients see when a node dies or drains."""
+"""Three nodes behind a real load balancer as shipped: the effect on clients when a node dies or drains."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ from tests.support.ws_client import Crowd, clients
 CLIENTS = 300
 NODES = 3
 CHANNEL = "news"
-BACK_WITHIN_S = 15.0  # the bound of a client's wait is 2 s in these tests; the rest is a slow machine
+BACK_WITHIN_S = 15.0  # a client waits 2 s at most in these tests; the rest is for a slow machine
 DRAIN_GRACE_S = 4.0
 
 Running = Callable[[Path, Sequence[Backend]], AbstractAsyncContextManager[Balancer]]
@@ -212,7 +212,7 @@ async def stub(answers: Callable[[str], str]) -> AsyncIterator[tuple[Backend, li
 @pytest.mark.parametrize("running", BALANCERS)
 async def test_a_handshake_that_one_node_refuses_is_tried_on_another(running: Running, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
-        # it drains, and the balancer has not heard of it: readiness still answers 200
+        # it drains, and the balancer does not know yet: readiness still answers 200
         full, refused = await stack.enter_async_context(
             stub(lambda path: "503 Service Unavailable" if path == "/ws" else "200 OK")
         )

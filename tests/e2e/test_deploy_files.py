@@ -1,5 +1,5 @@
-"""What we ship for deployment, checked as far as it can be without a container engine: the tools that read these files
-read them, and what one of them says about another is true."""
+"""The shipped deployment files, checked as far as possible without a container engine: the tools that read these files
+accept them, and their statements about each other are true."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The container image, checked without an engine: what its file says, and the wheel that it would hold."""
+"""The container image, checked without an engine: the contents of its file, and of the wheel in it."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The programs of examples/, executed as they stand."""
+"""The programs of examples/, executed unchanged."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ async def running(example: str, env: Mapping[str, str] | None = None) -> AsyncIt
 
 
 async def output_of(script: str, *arguments: str, env: Mapping[str, str] | None = None) -> str:
-    """Run a program of the examples to its end; gives what it says."""
+    """Run a program of the examples to its end; returns its output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(EXAMPLES / script),
@@ -64,7 +64,7 @@ async def test_talk_says_a_sentence_where_nobody_listens_and_where_it_is_refused
     said = await output_of("talk.py", "--url", "no url", "{}")
     assert said.startswith("error: ") and "Traceback" not in said
     said = await output_of("talk.py", "--url", f"ws://127.0.0.1:{free_port()}/ws", "--token", "-", "{}")
-    assert "cannot be reached" in said  # standard input is empty: no token, and no error of that
+    assert "cannot be reached" in said  # standard input is empty: no token, and no error about it
     async with NodeProcess.running() as node:
         said = await output_of("talk.py", "--url", f"ws://127.0.0.1:{node.private_port}/ws", "{}")
     assert said.startswith("error: ") and "404" in said and "Traceback" not in said
@@ -82,7 +82,7 @@ async def test_a_program_of_ones_own_says_a_sentence_where_settings_are_wrong() 
 
 
 async def ask(socket: aiohttp.ClientWebSocketResponse, service: str, command: str, **params: Any) -> Any:
-    """Call, and give the reply's message; notifications before it are skipped."""
+    """Call, and return the reply's message; notifications before it are skipped."""
     await socket.send_json({"service": service, "message": {"command": command, "params": params, "callId": command}})
     while True:
         message = (await socket.receive_json(timeout=10))["message"]
@@ -194,7 +194,7 @@ async def todo(tmp_path: Path) -> AsyncIterator[Todo]:
 
 @asynccontextmanager
 async def watching(todo: Todo, *arguments: str) -> AsyncIterator[Callable[[], Awaitable[str]]]:
-    """Run watch.py; gives a function that waits for its next line."""
+    """Run watch.py; yields a function that waits for its next line."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(EXAMPLES / "todo/watch.py"),

@@ -1,4 +1,4 @@
-"""A real Prometheus reads three nodes with the shipped configuration, and what it reads stays small."""
+"""A real Prometheus reads three nodes with the shipped configuration, and the amount of data stays small."""
 
 import asyncio
 import json
@@ -134,7 +134,7 @@ async def test_prometheus_sees_three_nodes_up_and_evaluates_every_rule(tmp_path:
                 return bool(found) and {each[1:] for each in found} == {("ok", "inactive")}
 
             await eventually(
-                all_quiet, within_s=40, what="every rule was evaluated, and a healthy cluster alerts nobody"
+                all_quiet, within_s=40, what="every rule was evaluated, and a healthy cluster has no alerts"
             )
 
             nodes[0].kill()

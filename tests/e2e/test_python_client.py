@@ -1,4 +1,4 @@
-"""clients/python against a real gateway: what its /backend says becomes results and errors."""
+"""clients/python against a real gateway: answers of /backend become results and errors."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""snorky.Publisher through a real Redis to real nodes: once, in order, with honest receipts."""
+"""snorky.Publisher through a real Redis to real nodes: once, in order, with correct receipts."""
 
 import asyncio
 import random
@@ -41,7 +41,7 @@ class Town:
     nodes: list[NodeProcess]
 
     def entries(self, channel: str) -> list[bytes]:
-        """Read the payloads that Redis keeps of a channel, in order."""
+        """Read the payloads that Redis stores of a channel, in order."""
         with Redis.from_url(self.redis.url) as client:
             return [fields[b"d"] for _id, fields in client.xrange(f"snorky:{{pubsub:{channel}}}:history")]
 
@@ -103,7 +103,7 @@ async def test_ten_thousand_keys_through_a_proxy_that_loses_replies_are_ten_thou
             for start in range(0, KEYS, BATCH):
                 numbers = range(start, start + BATCH)
                 if start % (4 * BATCH) == 0:
-                    proxy.lose_next_reply(to=b"snorky_publish")  # ten for certain, whatever the chance brings
+                    proxy.lose_next_reply(to=b"snorky_publish")  # ten at least, whatever the random choice
                 await publisher.publish_many(Publication("kept:b", number, key=f"k{number}") for number in numbers)
         spoiler.cancel()
         assert proxy.connections > 10, "nothing was lost: nothing was shown"

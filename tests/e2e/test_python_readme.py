@@ -1,4 +1,4 @@
-"""The programs of clients/python/README.md, executed as they stand, but for addresses."""
+"""The programs of clients/python/README.md, executed unchanged except for addresses."""
 
 import asyncio
 import re
@@ -33,7 +33,7 @@ class Place:
     node: NodeProcess
 
     async def run(self, program: str) -> str:
-        """Run a program with this place's addresses, and return what it printed."""
+        """Run a program with this test's addresses, and return its output."""
         program = program.replace("redis://127.0.0.1:6379/0", self.redis.url)
         program = program.replace("ws://127.0.0.1:8002/ws", self.node.websocket_url)
         program = program.replace("http://127.0.0.1:8003", f"http://127.0.0.1:{self.node.private_port}")

@@ -1,4 +1,4 @@
-"""snorky.aio.Client on real nodes: whatever becomes of nodes and connections, nothing is lost or doubled."""
+"""snorky.aio.Client on real nodes: with any faults of nodes and connections, nothing is lost or duplicated."""
 
 import asyncio
 import time
@@ -75,7 +75,7 @@ async def test_publishes_of_a_client_with_a_token_are_taken_once_over_cut_connec
             options: dict[str, Any] = {"token": token, "backoff_base_s": 0.05, "backoff_max_s": 0.2}
             async with Client(f"ws://127.0.0.1:{proxy.port}/ws", **options) as client:
                 async with client.subscribe("kept:mine", recover=True) as mine:
-                    proxy.delay_s = 0.02  # so that there is something on its way when it is cut
+                    proxy.delay_s = 0.02  # so that messages are in flight when it is cut
                     for first in range(0, 600, 150):
                         batch = range(first, first + 150)
                         publishes = [asyncio.ensure_future(client.publish("kept:mine", n)) for n in batch]
@@ -121,7 +121,7 @@ async def test_burst_that_is_larger_than_any_buffer_is_read_to_its_end(tmp_path:
 
 
 async def test_client_behind_a_slow_line_recovers_in_one_go(tmp_path: Path) -> None:
-    """All that it missed takes it longer than it waits for an answer, or for that to a ping."""
+    """Receiving all missed messages takes longer than its timeouts for an answer and for a ping."""
     count, size, bytes_per_s, timeout_s = 280, 1_100, 60_000, 3.0
     assert count * size / bytes_per_s > 1.5 * timeout_s
     async with running_fleet(tmp_path, nodes=1) as fleet, Publisher(fleet.redis.url) as publisher:
@@ -149,7 +149,7 @@ async def test_gateway_that_vanished_is_noticed_by_its_silence(tmp_path: Path) -
             async with Client(url, ping_interval_s=0.5) as client, client.subscribe("kept:a", recover=True) as kept:
                 await kept.ready()
                 proxy.swallow()
-                proxy.heal()  # for new connections: the one that there is hears nothing, and no end
+                proxy.heal()  # for new connections: the existing one receives nothing, and no close
                 await publisher.publish("kept:a", 1)
                 async with asyncio.timeout(20):
                     heard = [await anext(kept), await anext(kept)]

@@ -105,7 +105,7 @@ class ClusterLab:
         await self.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._ids[destination])
 
     async def move_slot(self, slot: int, source: int, destination: int) -> None:
-        """Move a slot with its keys, as `redis-cli --cluster reshard` does: ten at a time, so others see it half moved."""
+        """Move a slot with its keys, as `redis-cli --cluster reshard` does: ten at a time, so others see it halfway."""
         await self.open_slot(slot, source, destination)
         while keys := await self.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 10):
             await self.migrate(source, destination, *keys)
