@@ -79,7 +79,7 @@ async def fcall(pair: Pair, payload: str, *key: str) -> str:
     return str(found.decode())
 
 
-async def test_who_changes_nodes_gets_what_all_have_published_meanwhile(pair: Pair) -> None:
+async def test_client_that_changes_nodes_gets_all_missed_publications(pair: Pair) -> None:
     reader, writer = pair.client(0), pair.client(1, "ann")
     await reader.ask("pubsub", "subscribe", channel="room:1", recover=True)
     await writer.ask("pubsub", "publish", channel="room:1", message=1, key="k1")
@@ -118,7 +118,7 @@ async def test_the_function_is_there_again_after_redis_lost_everything(pair: Pai
     assert after.split(":")[1] == "1"
 
 
-async def test_an_entry_of_17_mib_is_a_tombstone_and_silences_nobody(pair: Pair) -> None:
+async def test_an_entry_of_17_mib_is_a_tombstone_and_delivery_continues(pair: Pair) -> None:
     """As an earlier version's function stored it. Neither the publishing nor the history connection accepts it."""
     reader, other, late = pair.client(0), pair.client(1), pair.client(1)
     begun = (await reader.ask("pubsub", "subscribe", channel="room:1", recover=True))["position"]

@@ -56,7 +56,7 @@ async def test_every_command_shows_examples():
         assert f"snorky {command}" in output
 
 
-async def test_publication_reaches_who_subscribes(redis):
+async def test_publication_reaches_subscribers(redis):
     async with NodeProcess.running({"SNORKY_REDIS_URL": redis.url}) as node:
         watching = Process(
             [*GATEWAY, "subscribe", "--count", "2", "--url", node.websocket_url, "news"], ready="subscribed to news"
@@ -85,7 +85,7 @@ history = {size}
 """
 
 
-async def test_publication_is_kept_where_the_rule_of_the_nodes_says_so(redis, tmp_path):
+async def test_publication_is_stored_if_the_nodes_have_a_history_rule(redis, tmp_path):
     config = tmp_path / "snorky.toml"
     config.write_text(RULED.format(size=10))
     env = {"SNORKY_REDIS_URL": redis.url}  # and no rules: those of the nodes count
@@ -105,7 +105,7 @@ async def test_publication_is_kept_where_the_rule_of_the_nodes_says_so(redis, tm
         assert (await snorky("publish", "bare", "1", env=env))[1].startswith("0 nodes received it: nobody")
 
 
-async def test_check_tells_of_other_rules_in_redis_and_on_nodes(redis, tmp_path):
+async def test_check_reports_different_rules_in_redis_and_on_nodes(redis, tmp_path):
     old, new = tmp_path / "old.toml", tmp_path / "new.toml"
     old.write_text(RULED.format(size=10))
     new.write_text(RULED.format(size=20))
@@ -211,7 +211,7 @@ async def test_token_that_cannot_be_sent_is_refused_without_being_shown(given, l
     assert code == 2 and why in output and "s3cret" not in output
 
 
-async def test_subscribe_says_who_it_is_and_finds_the_node_by_the_settings(tmp_path):
+async def test_subscribe_authenticates_and_finds_the_node_by_the_settings(tmp_path):
     (tmp_path / "token").write_text(hmac_token() + "\n")
     env = {"SNORKY_AUTH__HMAC_SECRET": SECRET, "SNORKY_AUTH__REQUIRED": "true"}
     async with NodeProcess.running(env) as node:
@@ -246,7 +246,7 @@ async def test_serve_takes_host_and_port_of_the_command_line():
             await serving.close()
 
 
-async def test_unreachable_redis_is_told_without_its_password():
+async def test_unreachable_redis_is_reported_without_its_password():
     url = f"redis://node:swordfish@127.0.0.1:{free_port()}/0"
     for arguments in (("publish", "news", "1"), ("check",), ("stats", "--once")):
         code, output = await snorky(*arguments, env={"SNORKY_REDIS_URL": url})
@@ -255,7 +255,7 @@ async def test_unreachable_redis_is_told_without_its_password():
         assert "swordfish" not in output
 
 
-async def test_unreachable_gateway_is_told():
+async def test_unreachable_gateway_is_reported():
     code, output = await snorky("subscribe", "--url", f"ws://127.0.0.1:{free_port()}/ws", "news")
     assert code == 1
     assert "cannot be reached" in output
@@ -294,7 +294,7 @@ async def test_commands_know_all_of_several_redis(redis, tmp_path):
         await other.close()
 
 
-async def test_check_tells_all_problems_at_once(redis, tmp_path):
+async def test_check_reports_all_problems_at_once(redis, tmp_path):
     config = tmp_path / "snorky.toml"
     config.write_text(
         """
@@ -388,7 +388,7 @@ async def test_serve_refuses_to_be_open_to_others():
     assert "--insecure" in output
 
 
-async def test_serve_tells_every_wrong_setting():
+async def test_serve_reports_every_invalid_setting():
     code, output = await run("serve", env={"SNORKY_PUBLIC__PROT": "1", "SNORKY_PRIVATE__PORT": "x"})
     assert code == 1
     assert output.count("error:") == 2

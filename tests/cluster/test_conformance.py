@@ -47,7 +47,7 @@ async def test_protocol_holds_in_one_process(played: Scenario, count: int) -> No
 
 @each_count
 @pytest.mark.parametrize("kind", ["chat", "pubsub"])
-async def test_all_members_hear_all_senders_in_one_order(kind: str, count: int) -> None:
+async def test_all_members_receive_all_messages_in_the_same_order(kind: str, count: int) -> None:
     async with local_stage(count, "open", ENCODINGS[count]) as stage:
         await _hear_in_one_order(stage, kind)
 
@@ -90,7 +90,7 @@ async def test_protocol_holds_over_node_processes(count: int, tmp_path: Path) ->
 
 @pytest.mark.needs("redis-server")
 @each_count
-async def test_who_must_say_who_they_are_holds_over_node_processes(count: int, tmp_path: Path) -> None:
+async def test_required_identity_holds_over_node_processes(count: int, tmp_path: Path) -> None:
     async with node_stage(tmp_path, count, env=ENV | HOUSE_ENV["required"]) as stage:
         await play(stage, "required", TRANSPORTS)
 

@@ -230,7 +230,7 @@ async def wandering(cluster: Cluster, seed: int) -> AsyncIterator[None]:
 # -- faults ---------------------------------------------------------------------------------------------------------
 
 
-async def test_killed_subscriptions_are_repaired_and_nobody_notices(tmp_path: Path) -> None:
+async def test_killed_subscriptions_are_repaired_without_a_gap(tmp_path: Path) -> None:
     async with stage(tmp_path) as (_, cluster, client):
         async with wandering(cluster, seed=1), cluster.load():
             for _ in range(25):
@@ -278,7 +278,7 @@ Lose = Callable[[RedisServer, Any], Awaitable[Any]]
         pytest.param(lambda server, _client: server.restart(), id="restarted empty"),
     ],
 )
-async def test_lost_state_is_one_honest_gap_a_channel(lose: Lose, tmp_path: Path) -> None:
+async def test_lost_state_is_one_reported_gap_per_channel(lose: Lose, tmp_path: Path) -> None:
     async with stage(tmp_path) as (server, cluster, client):
         async with cluster.load():
             await cluster.until_published(500)
@@ -298,7 +298,7 @@ async def test_lost_state_is_one_honest_gap_a_channel(lose: Lose, tmp_path: Path
         cluster.nobody_was_closed()
 
 
-async def test_offsets_that_a_lagging_replica_uses_again_are_one_honest_gap(tmp_path: Path) -> None:
+async def test_offsets_reused_by_a_lagging_replica_are_one_reported_gap(tmp_path: Path) -> None:
     """Epoch and offsets match; only the tags show that the histories differ."""
     async with stage(tmp_path) as (_, cluster, client):
         async with cluster.load():

@@ -314,7 +314,7 @@ async def test_situation(row: Situation, tmp_path: Path) -> None:
             assert text not in log, log
 
 
-async def test_a_stderr_that_nobody_reads_stops_no_node() -> None:
+async def test_a_node_runs_and_stops_while_its_stderr_is_not_read() -> None:
     """A pipe of 4 KiB, full from the beginning, no reader: the node starts, serves, drains and ends."""
     reading, writing = os.pipe()
     fcntl.fcntl(writing, _F_SETPIPE_SZ, 4096)

@@ -312,7 +312,7 @@ async def test_a_refused_write_is_enough_where_info_is_not_permitted(tmp_path: P
                 await until(lambda: not watch.is_full, within_s=20.0)
 
 
-async def test_check_tells_what_the_memory_of_redis_is_set_to(tmp_path: Path) -> None:
+async def test_check_reports_the_memory_settings_of_redis(tmp_path: Path) -> None:
     async with RedisServer("redis", tmp_path) as server, Redis.from_url(server.url) as client:
         target = targets_of(server.url).first
 

@@ -104,7 +104,7 @@ async def test_an_identity_is_disconnected_on_every_node_and_may_come_back(tmp_p
         assert await is_served(await at.connect(1, hmac_token()))
 
 
-async def test_where_identity_is_required_nobody_else_is_served(tmp_path: Path) -> None:
+async def test_clients_without_identity_are_refused_where_one_is_required(tmp_path: Path) -> None:
     env = {**HMAC, "SNORKY_AUTH__REQUIRED": "true", "SNORKY_PUBLIC__HOST": "0.0.0.0", "SNORKY_AUTH__DEADLINE_S": "1"}
     async with house(tmp_path, env, count=1) as at:  # 0.0.0.0 without --insecure
         silent, known = await at.connect(), await at.connect(0, hmac_token())

@@ -101,7 +101,7 @@ async def test_readiness_is_that_of_all(gateway):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_signal_drains_all_and_leaves_nobody(gateway, number):
+async def test_signal_drains_all_workers_and_ends_them(gateway, number):
     workers = children(gateway.pid)
     assert len(workers) == 2
     gateway.signal(number)

@@ -112,7 +112,7 @@ async def test_subscribe_unsubscribe_subscribe_ends_subscribed(server: AnyServer
         assert heard.of(NEWS) == [b"%d" % number for number in range(50)]
 
 
-async def test_unsubscribe_tells_redis_after_the_linger(server: AnyServer, other: Any) -> None:
+async def test_unsubscribe_reaches_redis_after_the_linger(server: AnyServer, other: Any) -> None:
     async with open_broker(server.url, linger_s=0.2) as (broker, heard):
         await broker.subscribe(NEWS)
         broker.unsubscribe(NEWS)
@@ -157,7 +157,7 @@ async def test_any_channel_name_is_only_a_name(server: AnyServer, other: Any, ke
 
 
 @pytest.mark.parametrize("server", KINDS, indirect=True)
-async def test_a_lost_connection_is_made_whole_and_the_listener_told(server: AnyServer) -> None:
+async def test_a_lost_connection_is_restored_and_the_listener_notified(server: AnyServer) -> None:
     # By a proxy: fakeredis knows no CLIENT KILL (the real servers' is in tests/faults).
     async with FaultProxy("127.0.0.1", server.port) as proxy, open_broker(proxy.url) as (broker, heard):
         keys = [f"pubsub:{number}" for number in range(20)]
@@ -256,7 +256,7 @@ async def test_stop_ends_all_and_later_calls_fail_at_once(server: AnyServer, oth
         await eventually(is_gone, within_s=5, what="the connection is closed")
 
 
-async def test_a_listener_that_fails_does_not_make_the_node_deaf(server: AnyServer) -> None:
+async def test_a_listener_that_fails_does_not_stop_delivery(server: AnyServer) -> None:
     class Failing(Recorder):
         def on_publications(self, batch: Any) -> None:
             super().on_publications(batch)

@@ -76,7 +76,7 @@ async def test_all_nodes_list_the_same_members_in_the_same_order(cluster: TestCl
     assert await a.directory.members(ROOM) == await b.directory.members(ROOM) == expected
 
 
-async def test_entering_again_replaces_the_data_and_tells_nobody(cluster: TestCluster) -> None:
+async def test_entering_again_replaces_the_data_without_a_notice(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     await a.directory.enter(ROOM, 1, "alice", data=1)
     again = await a.directory.enter(ROOM, 1, "alice", data=2)
@@ -86,7 +86,7 @@ async def test_entering_again_replaces_the_data_and_tells_nobody(cluster: TestCl
     await hears(cluster, ROOM, b"joined alice", b"left alice")
 
 
-async def test_a_connection_that_became_somebody_else_leaves_and_joins(cluster: TestCluster) -> None:
+async def test_a_connection_that_changes_its_identity_leaves_and_joins(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     await a.directory.enter(ROOM, 1, "alice")
     entered = await a.directory.enter(ROOM, 1, "bob")
@@ -170,7 +170,7 @@ async def test_a_roster_is_bounded_in_bytes(cluster: TestCluster) -> None:
     assert joins == [b"joined alice", b"joined bob", b"joined carol"]
 
 
-async def test_entering_tells_the_version_of_the_list(cluster: TestCluster) -> None:
+async def test_entering_returns_the_version_of_the_list(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     first = await a.directory.enter(ROOM, 1, "alice")
     second = await a.directory.enter(ROOM, 2, "bob")
@@ -178,7 +178,7 @@ async def test_entering_tells_the_version_of_the_list(cluster: TestCluster) -> N
     assert [first.version, second.version] == [version for version, _ in cluster.versions_heard(ROOM)]
 
 
-async def test_nobody_leaves_for_another(cluster: TestCluster) -> None:
+async def test_only_the_owner_can_leave(cluster: TestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await a.directory.enter(ROOM, 1, "alice")
     assert not await b.directory.leave(ROOM, 1)
@@ -188,7 +188,7 @@ async def test_nobody_leaves_for_another(cluster: TestCluster) -> None:
     assert not await a.directory.leave(ROOM, 1)
 
 
-async def test_where_nothing_is_to_be_told_nothing_is_published(cluster: TestCluster) -> None:
+async def test_without_a_change_no_notice_is_published(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     await a.directory.enter("silent:room", 1, "alice")
     await a.directory.leave("silent:room", 1)
@@ -196,7 +196,7 @@ async def test_where_nothing_is_to_be_told_nothing_is_published(cluster: TestClu
     assert cluster.heard("silent:room") == []
 
 
-async def test_what_is_no_json_is_refused_and_leaves_nothing_behind(cluster: TestCluster) -> None:
+async def test_data_that_is_not_json_is_refused_without_a_trace(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     for data in (float("nan"), b"bytes", {1: 2}):
         with pytest.raises(InvalidMessage):
@@ -250,7 +250,7 @@ async def test_racing_claims_have_one_winner(cluster: TestCluster) -> None:
         assert sum(won) == 1
 
 
-async def test_the_same_identity_takes_a_name_over_and_the_loser_is_told(cluster: TestCluster) -> None:
+async def test_the_same_identity_takes_a_name_over_and_the_loser_is_notified(cluster: TestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     assert await a.claim(NAMES, "desk", 1, "alice smith")
     assert not await b.claim(NAMES, "desk", 1, "bob")
@@ -273,7 +273,7 @@ async def test_a_name_without_identity_is_never_taken_over(cluster: TestCluster)
 # -- connections that end, nodes that die -----------------------------------------------------------------------
 
 
-async def test_who_goes_gives_back_everything_and_nothing_else(cluster: TestCluster) -> None:
+async def test_a_disconnect_releases_all_entries_of_the_connection_and_no_other(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     await a.directory.enter(ROOM, 1, "alice")
     await a.directory.enter(ROOM, 1, "alice", entry="x")
@@ -337,7 +337,7 @@ async def test_direct_messages_arrive_once_in_order(cluster: TestCluster) -> Non
     assert b.direct[-1] == (6, b"to itself")
 
 
-async def test_who_has_gone_gets_no_direct_message_and_the_sender_is_told(cluster: TestCluster) -> None:
+async def test_a_direct_message_to_a_closed_connection_fails_for_the_sender(cluster: TestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await b.directory.enter(ROOM, 5, "bob")
     b.gone.add(5)
@@ -370,7 +370,7 @@ async def test_a_token_is_taken_once_on_any_node(cluster: TestCluster) -> None:
     assert await b.directory.take_token(token, "me") is None
 
 
-async def test_the_taker_of_a_token_may_take_it_again_and_nobody_else(cluster: TestCluster) -> None:
+async def test_only_its_first_user_may_use_a_token_again(cluster: TestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     value = {"text": "two words", "é": [1.5, None]}
     token = await a.directory.put_token(value, 60)

@@ -130,7 +130,7 @@ async def test_one_fcall_keeps_and_publishes_as_a_node_does(redis: RedisServer) 
     await client.aclose()
 
 
-async def test_a_key_is_taken_once_for_all_who_publish_without_an_identity(redis: RedisServer) -> None:
+async def test_anonymous_publishers_share_idempotency_keys(redis: RedisServer) -> None:
     client = redis.client()
     async with keeper_of(redis) as keeper:
         await until_loaded(client)
@@ -158,7 +158,7 @@ async def test_a_key_that_looks_like_another_channels_state_is_spelled_apart(red
     await client.aclose()
 
 
-async def test_the_first_rule_that_matches_says_what_is_kept(redis: RedisServer) -> None:
+async def test_the_first_matching_rule_decides_what_is_stored(redis: RedisServer) -> None:
     client = redis.client()
     expected = {"kept:": 4, "kept:few-x": 4, "a:few--x": 2, "a:fewx": 2, "a:few": 0, "bare": 0, "other": 0, "": 0}
     async with keeper_of(redis):
@@ -189,7 +189,7 @@ async def test_rules_match_in_redis_as_they_do_in_a_node(redis: RedisServer, see
     await client.aclose()
 
 
-async def test_without_a_history_it_is_heard_as_any_publication_and_once_under_a_key(redis: RedisServer) -> None:
+async def test_without_a_history_it_is_delivered_and_once_per_key(redis: RedisServer) -> None:
     client = redis.client()
     async with open_broker(redis.url) as (broker, recorder), keeper_of(redis):
         await until_loaded(client)
@@ -397,7 +397,7 @@ async def test_a_library_that_is_not_ours_is_repaired_and_counted(redis: RedisSe
 
 
 @pytest.mark.parametrize("library", ["older", "foreign"])
-async def test_what_a_foreign_library_did_not_keep_ends_positions_of_channels_that_nobody_follows(
+async def test_unstored_publications_invalidate_positions_of_channels_without_followers(
     redis: RedisServer, library: str
 ) -> None:
     client = redis.client()
@@ -467,7 +467,7 @@ async def test_a_client_that_comes_back_just_after_another_node_has_repaired_get
     await client.aclose()
 
 
-async def test_recent_messages_behind_a_position_are_none_after_a_foreign_publication(redis: RedisServer) -> None:
+async def test_recent_ignores_a_position_ended_by_a_foreign_publication(redis: RedisServer) -> None:
     client, key = redis.client(), "pubsub:kept:a"
     async with keeper_of(redis) as keeper:
         await until_loaded(client)
@@ -525,7 +525,7 @@ async def test_a_foreign_library_between_the_look_and_the_load_is_a_gap(
     await client.aclose()
 
 
-async def test_a_node_that_may_not_look_at_functions_recovers_as_ever(redis: RedisServer) -> None:
+async def test_a_node_without_the_right_to_list_functions_still_recovers(redis: RedisServer) -> None:
     client, key = redis.client(), "pubsub:kept:a"
     rights = {
         "none": "-function -fcall_ro",
@@ -631,7 +631,7 @@ async def test_nodes_of_one_format_with_different_texts_do_not_replace_each_othe
     await client.aclose()
 
 
-async def test_a_library_of_a_later_format_is_left_alone_and_told(redis: RedisServer) -> None:
+async def test_a_library_of_a_later_format_is_kept_and_reported(redis: RedisServer) -> None:
     client, metrics = redis.client(), Metrics()
     later = write_library(None).replace(f"-- format {FORMAT}\n", f"-- format {FORMAT + 1}\n")
     await client.execute_command("FUNCTION", "LOAD", later)
@@ -646,7 +646,7 @@ async def test_a_library_of_a_later_format_is_left_alone_and_told(redis: RedisSe
     await client.aclose()
 
 
-async def test_a_user_that_cannot_read_the_rules_is_told_what_to_grant(redis: RedisServer) -> None:
+async def test_a_user_that_cannot_read_the_rules_gets_the_missing_grant(redis: RedisServer) -> None:
     client = redis.client()
     async with keeper_of(redis):
         await until_loaded(client)
@@ -679,7 +679,7 @@ async def test_what_is_not_kept_ends_earlier_positions_for_clients_that_were_awa
         assert await keeper.positions(["pubsub:kept:never"]) == {}
 
 
-async def test_a_server_without_functions_is_told_once_and_served_all_the_same(tmp_path: Path) -> None:
+async def test_a_server_without_functions_is_reported_once_and_still_works(tmp_path: Path) -> None:
     with capture_logs() as logs:
         async with start_server("fakeredis", tmp_path) as server, keeper_of(server) as keeper:
             for number in range(5):

@@ -193,7 +193,7 @@ async def test_what_is_published_while_an_empty_history_is_looked_at_is_not_pass
         assert (payloads(recent), top) == ([b"1"], recent[-1].position)
 
 
-async def test_recent_behind_a_position_are_the_first_ones(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_recent_after_a_position_returns_the_first_ones(keepers: tuple[Keeper, Keeper]) -> None:
     keeper = keepers[0]
     positions = await fill(keeper, 30, History(ttl_s=3600.0, size=20))
     found, top = await keeper.recent(KEY, 9, positions[14])
@@ -465,7 +465,7 @@ async def test_epoch_and_tags_are_others_after_every_start_of_the_server(kind: s
 
 
 @pytest.mark.parametrize("kind", REAL_KINDS)
-async def test_offsets_used_again_after_a_failover_are_told_from_the_first_ones(kind: str, tmp_path: Path) -> None:
+async def test_offsets_reused_after_a_failover_differ_from_the_first_ones(kind: str, tmp_path: Path) -> None:
     """The state of a lagging replica: same epoch, offsets that were assigned before."""
     async with start_server(kind, tmp_path) as server, keeper_of(server.url) as keeper:
         client = server.client()
@@ -604,7 +604,7 @@ async def test_out_of_memory_refuses_before_anything_is_stored_or_sent(kind: str
 
 
 @pytest.mark.parametrize("kind", REAL_KINDS)
-async def test_nothing_answers_for_long_and_everybody_is_told(kind: str, tmp_path: Path) -> None:
+async def test_calls_without_an_answer_fail_by_their_deadline(kind: str, tmp_path: Path) -> None:
     async with RedisServer(kind, tmp_path) as server, keeper_of(server.url, publish_timeout_s=0.5) as keeper:
         await fill(keeper, 1)
         server.freeze()

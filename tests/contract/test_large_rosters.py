@@ -37,7 +37,7 @@ async def grow(client: Any, roster: str, count: int, size: int) -> None:
         await client.hset(f"{PREFIX}:nodes{{{roster}}}:roster", f"old:i:{number} ", f'3:bob"{data}"')
 
 
-async def test_an_oversized_roster_cuts_nobody_off(cluster: RedisTestCluster) -> None:
+async def test_an_oversized_roster_closes_no_connection(cluster: RedisTestCluster) -> None:
     """20 MiB: for one reply of that size Redis closes the connection, and all calls waiting on it fail."""
     a = await cluster.node("a")
     await a.enter("chat:other", 1, "alice")
@@ -71,7 +71,7 @@ async def test_what_a_node_holds_already_is_entered_again_whatever_its_size(clus
         await a.enter(ROOM, 9, "newcomer")
 
 
-async def test_bytes_are_counted_again_before_somebody_is_refused(cluster: RedisTestCluster) -> None:
+async def test_bytes_are_recounted_before_an_entry_is_refused(cluster: RedisTestCluster) -> None:
     a = await cluster.node("a", roster_max_bytes=1000)
     await a.enter(ROOM, 1, "alice", data="x" * 300)
     counts = f"{PREFIX}:nodes{{{ROOM}}}:roster:counts"
@@ -89,7 +89,7 @@ async def test_bytes_are_counted_again_before_somebody_is_refused(cluster: Redis
             await a.enter(ROOM, 3, "carol")
 
 
-async def test_a_refused_newcomer_leaves_nothing_behind(cluster: RedisTestCluster) -> None:
+async def test_a_refused_newcomer_leaves_no_state(cluster: RedisTestCluster) -> None:
     a = await cluster.node("a", roster_max_bytes=200)
     await a.enter(ROOM, 1, "alice", data="x" * 100)
     with pytest.raises(LimitExceeded):

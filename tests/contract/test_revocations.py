@@ -69,7 +69,7 @@ async def revocations(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIt
         yield make()
 
 
-async def test_what_is_added_is_found_and_told(revocations: Revocations) -> None:
+async def test_an_added_revocation_is_listed_and_notified(revocations: Revocations) -> None:
     seen = Seen()
     await revocations.begin(seen)
     began_s = time.time()
@@ -97,7 +97,7 @@ async def test_an_identity_and_a_token_of_the_same_name_are_two_things(revocatio
     assert await revocations.find("alice", None) == []
 
 
-async def test_what_is_done_again_is_told_again_and_dated_anew(revocations: Revocations) -> None:
+async def test_a_repeated_revocation_is_notified_again_with_a_new_date(revocations: Revocations) -> None:
     seen = Seen()
     await revocations.begin(seen)
     await revocations.add(Kind.IDENTITY, "alice")
@@ -122,7 +122,7 @@ async def test_names_are_taken_as_they_are(revocations: Revocations, name: str) 
 # -- Redis only ------------------------------------------------------------------------------------------------
 
 
-async def test_a_node_is_told_only_of_what_came_after_it(tmp_path: Path) -> None:
+async def test_a_node_is_notified_only_of_later_revocations(tmp_path: Path) -> None:
     async with start_server("redis", tmp_path) as server, lists(server.url) as make:
         first, second = make(), make()
         await first.add(Kind.DISCONNECT, "old")
@@ -175,7 +175,7 @@ async def test_what_no_token_outlives_falls_out(tmp_path: Path) -> None:
             assert 0 < await redis.pttl("test:{revocations}") <= 60_000
 
 
-async def test_more_than_a_read_takes_is_told_in_order(tmp_path: Path) -> None:
+async def test_more_revocations_than_one_read_are_notified_in_order(tmp_path: Path) -> None:
     async with start_server("redis", tmp_path) as server, lists(server.url) as make:
         node, seen = make(), Seen()
         await node.begin(seen)

@@ -78,7 +78,7 @@ async def test_message_of_one_page_appears_in_the_other() -> None:
         assert faults == []
 
 
-async def test_panes_of_both_encodings_hear_what_a_backend_publishes() -> None:
+async def test_panes_of_both_encodings_receive_backend_publications() -> None:
     faults: list[str] = []
     async with demo() as node, browser() as chromium:
         page = await open_page(chromium, f"http://127.0.0.1:{node.public_port}/", faults)

@@ -40,7 +40,7 @@ def test_entry_point_command_and_health_check_need_no_shell() -> None:
     assert health_check()[:2] == ["python", "-c"]
 
 
-def test_the_image_is_told_to_stop_as_the_node_listens() -> None:
+def test_the_images_stop_signal_is_sigterm() -> None:
     assert image_value("STOPSIGNAL") == "SIGTERM"
 
 

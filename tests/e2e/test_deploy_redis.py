@@ -208,7 +208,7 @@ async def test_a_publisher_publishes_with_history_by_the_function_that_nodes_loa
     assert refused == []
 
 
-async def test_nobody_without_a_name_gets_in(shipped: ShippedRedis) -> None:
+async def test_clients_without_a_user_name_are_refused(shipped: ShippedRedis) -> None:
     with (
         redis.Redis(port=shipped.port, retry=Retry(NoBackoff(), 0)) as stranger,
         pytest.raises(redis.exceptions.AuthenticationError),

@@ -35,11 +35,11 @@ async def hold(page: str, tmp_path: Path) -> list[Block]:
     return blocks
 
 
-async def test_conversations_of_the_protocol_go_as_they_stand_there(tmp_path: Path) -> None:
+async def test_conversations_of_the_protocol_page_are_correct(tmp_path: Path) -> None:
     assert len(await hold("protocol.md", tmp_path)) >= 13
 
 
-async def test_conversations_of_the_guide_go_as_they_stand_there(tmp_path: Path) -> None:
+async def test_conversations_of_the_guide_are_correct(tmp_path: Path) -> None:
     blocks = await hold("guide.md", tmp_path)
     assert [block.program for block in blocks] == [
         f"examples/{path}.py"
@@ -54,7 +54,7 @@ def named(block: Block) -> str:
     return match[1]
 
 
-async def test_programs_of_the_services_page_run_and_answer_as_it_says(tmp_path: Path) -> None:
+async def test_programs_of_the_services_page_run_and_answer_as_documented(tmp_path: Path) -> None:
     """Every program is written to its file; later blocks use the program, or the settings, before them."""
     env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     ran: dict[str, int] = {}

@@ -318,7 +318,9 @@ async def until_empty(target: Target) -> dict[str, Any]:
     return target.ask("state")
 
 
-async def test_ten_thousand_broken_clients_disturb_nobody_and_leave_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_ten_thousand_broken_clients_affect_no_other_and_leave_no_state(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def tell(text: str) -> None:
         with capsys.disabled():
             print(f"\n  fuzz, seed {SEED}: {text}", end="", flush=True)

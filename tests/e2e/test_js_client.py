@@ -93,7 +93,7 @@ async def test_publications_of_a_known_client_are_taken_once_over_cut_connection
             assert proxy.connections > 2
 
 
-async def test_what_redis_lost_is_told_as_a_gap_and_the_channel_goes_on(tmp_path: Path) -> None:
+async def test_messages_lost_by_redis_are_a_gap_and_delivery_continues(tmp_path: Path) -> None:
     async with running_fleet(tmp_path, nodes=1) as fleet, running_js_crowd(fleet.url, count=CHANNELS) as clients:
         async with Publisher(fleet.redis.url) as publisher:
             await publisher.publish("kept:0", "before")
@@ -128,7 +128,7 @@ async def test_token_is_replaced_before_it_expires_and_the_connection_stays(tmp_
         assert clients.closes == []
 
 
-async def test_readme_of_the_client_works_as_it_stands(tmp_path: Path) -> None:
+async def test_readme_of_the_client_works_unchanged(tmp_path: Path) -> None:
     token = jwt.encode({"sub": "ann", "iat": time.time(), "exp": time.time() + 60}, SECRET, "HS256")
     (block,) = re.findall(r"```js\n(.*?)```", (JS / "README.md").read_text(), re.DOTALL)
     async with running_fleet(tmp_path, nodes=1, env={"SNORKY_AUTH__HMAC_SECRET": SECRET}) as fleet:

@@ -63,7 +63,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[tuple[Page, str, str]]:
         yield page, f"127.0.0.1:{fleet.nodes[0].public_port}", origin
 
 
-async def test_page_is_told_why_it_is_refused_where_trying_again_cannot_help(stage: tuple[Page, str, str]) -> None:
+async def test_page_gets_the_reason_of_a_refusal_that_a_retry_cannot_change(stage: tuple[Page, str, str]) -> None:
     page, node, origin = stage
     for url, status, text in [
         (f"ws://{node}/ws", 403, "allowed_origins"),

@@ -58,7 +58,7 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
         yield Town(redis, nodes)
 
 
-async def test_receipts_tell_positions_that_count_by_one_and_nodes_that_hear(town: Town) -> None:
+async def test_receipts_have_consecutive_positions_and_the_number_of_nodes(town: Town) -> None:
     async with AsyncPublisher(town.redis.url) as publisher, aiohttp.ClientSession() as session:
         clients = [await session.ws_connect(node.websocket_url) for node in town.nodes]
         for client in clients:
@@ -135,7 +135,7 @@ async def test_redis_out_of_memory_refuses_clearly_and_stores_nothing(town: Town
     assert town.entries("kept:d") == []
 
 
-async def test_redis_without_a_node_says_what_to_do(tmp_path: Path) -> None:
+async def test_redis_without_a_node_gives_an_error_with_a_remedy(tmp_path: Path) -> None:
     async with RedisProcess.running(tmp_path) as redis:
         async with AsyncPublisher(redis.url) as publisher:
             with pytest.raises(PublishError, match="start a node"):
@@ -144,7 +144,7 @@ async def test_redis_without_a_node_says_what_to_do(tmp_path: Path) -> None:
             assert (await plain.publish("news", 1, count=True)).nodes == 0
 
 
-async def test_publisher_follows_the_primary_that_the_sentinels_tell(tmp_path: Path) -> None:
+async def test_publisher_follows_the_primary_that_the_sentinels_name(tmp_path: Path) -> None:
     config = tmp_path / "snorky.toml"
     config.write_text(RULES)
     async with SentinelLab("redis", tmp_path) as lab:

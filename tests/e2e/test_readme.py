@@ -106,7 +106,7 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_settings_of_the_readme_keep_what_they_say(tmp_path: Path) -> None:
+def test_settings_of_the_readme_work_as_documented(tmp_path: Path) -> None:
     (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     path = tmp_path / "snorky.toml"
     path.write_text(block)

@@ -192,7 +192,7 @@ async def test_clients_that_are_killed_are_let_go(nodes: int, tmp_path: Path) ->
 
 
 @pytest.mark.needs("nginx")
-async def test_each_drain_is_told_to_a_nodes_own_clients_and_unnoticed_by_the_others(tmp_path: Path) -> None:
+async def test_each_drain_affects_only_the_nodes_own_clients(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         there = await stack.enter_async_context(house(tmp_path, NODES))
         clients: dict[str, SockJSClient] = {}

@@ -147,7 +147,7 @@ async def test_a_restarted_empty_server_is_whole_again_within_three_seconds(serv
         await heard.until(lambda: heard.publications == [(keys[-1], b"x")])
 
 
-async def test_a_node_that_itself_stood_still_is_not_deaf(server: RedisServer) -> None:
+async def test_a_stall_of_the_node_itself_does_not_count_as_lost_delivery(server: RedisServer) -> None:
     # The proxy runs on the same loop, so a canary in flight when the loop stops returns only some iterations later.
     async with (
         FaultProxy("127.0.0.1", server.port) as proxy,

@@ -77,7 +77,7 @@ async def functions(lab: ClusterLab) -> AsyncIterator[RedisHistory]:
         await keeper.stop()
 
 
-async def test_channels_of_all_shards_are_heard(lab: ClusterLab) -> None:
+async def test_channels_of_all_shards_are_received(lab: ClusterLab) -> None:
     async with cluster_broker(lab) as (broker, heard):
         keys = [keys_on(lab, at)[0] for at in range(3)]
         for key in keys:
@@ -150,7 +150,7 @@ async def test_a_primary_that_dies_is_followed_by_its_replica(lab: ClusterLab) -
         assert await lab.ask(3, "PUBSUB", "SHARDNUMSUB", channel_name(PREFIX, key)) == [channel_name(PREFIX, key), 1]
 
 
-async def test_a_shard_whose_canary_moved_is_heard_by_another_canary(lab: ClusterLab) -> None:
+async def test_a_shard_whose_canary_moved_gets_another_canary(lab: ClusterLab) -> None:
     async with cluster_broker(lab) as (broker, _):
         canaries = [name.decode() for name in await lab.ask(0, "PUBSUB", "SHARDCHANNELS")]
         slot = slot_of(canaries[0].encode())
@@ -222,7 +222,7 @@ async def test_a_slot_that_moves_takes_its_epochs_along(lab: ClusterLab, first: 
 
 
 @pytest.mark.parametrize("lab", REAL_KINDS, indirect=True)
-async def test_a_foreign_library_on_one_primary_is_a_gap_for_who_comes_back_at_once(lab: ClusterLab) -> None:
+async def test_a_foreign_library_on_one_primary_is_a_gap_for_clients_that_resume_at_once(lab: ClusterLab) -> None:
     keys = [keys_on(lab, at)[0] for at in range(3)]
     name, foreign = channel_name(PREFIX, keys[0]), FOREIGN_LIBRARY
     async with functions(lab) as keeper:
@@ -338,7 +338,7 @@ async def test_a_node_process_serves_a_cluster_and_publishers_find_the_slot(lab:
         assert "3 primaries, 16384 of 16384 slots" in checking.log
 
 
-async def test_what_is_kept_is_heard_with_its_position(lab: ClusterLab) -> None:
+async def test_stored_publications_arrive_with_their_positions(lab: ClusterLab) -> None:
     (key,) = keys_on(lab, 2)
     keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     async with cluster_broker(lab) as (broker, heard):

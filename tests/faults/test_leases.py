@@ -206,7 +206,7 @@ async def test_a_node_that_could_not_renew_refuses_to_enter_and_claim(
     assert [member.identity for member in await a.directory.members(ROOM)] == ["a-0"]
 
 
-async def test_a_write_after_the_reaping_is_undone_by_who_wrote_it(cluster: RedisTestCluster) -> None:
+async def test_a_write_after_the_cleanup_is_undone_by_its_writer(cluster: RedisTestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 1)
     former = inside(a)._lease.owner
@@ -287,7 +287,7 @@ async def test_a_fenced_node_finishes_its_own_reaping_before_it_joins_again(
     await eventually(lambda: all_claimed(b, 20), within_s=5, what="names claimed again")
 
 
-async def test_nothing_is_entered_for_who_is_leaving(cluster: RedisTestCluster) -> None:
+async def test_nothing_is_entered_for_a_connection_that_is_closing(cluster: RedisTestCluster) -> None:
     a = await cluster.node("a")
     await a.enter(ROOM, 1, "alice")
     _, late = await asyncio.gather(a.directory.disowned(1), a.directory.enter(ROOM, 1, "alice"), return_exceptions=True)
@@ -295,7 +295,7 @@ async def test_nothing_is_entered_for_who_is_leaving(cluster: RedisTestCluster) 
     assert await a.directory.members(ROOM) == []
 
 
-async def test_a_name_is_lost_only_if_somebody_else_has_it(cluster: RedisTestCluster) -> None:
+async def test_a_name_is_lost_only_if_another_owner_has_it(cluster: RedisTestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await a.claim(NAMES, "desk", 1, "alice")
     old_news = f'l {a.directory.incarnation} 1\n["{NAMES}","desk"]'.encode()
@@ -310,7 +310,7 @@ async def test_a_name_is_lost_only_if_somebody_else_has_it(cluster: RedisTestClu
 # -- reapers ------------------------------------------------------------------------------------------------------
 
 
-async def test_of_racing_reapers_one_gets_the_claim_and_two_that_sweep_tell_each_left_once(
+async def test_one_of_racing_reapers_gets_the_claim_and_each_left_is_reported_once(
     cluster: RedisTestCluster, timings: Timings
 ) -> None:
     nodes = [await cluster.node(node_id) for node_id in "abcde"]
@@ -364,7 +364,7 @@ async def test_one_sighting_is_not_enough_nor_are_two_without_a_renewal_of_ones_
     await cluster.until(lambda: told(cluster, "left"))
 
 
-async def test_a_reaper_that_stood_still_begins_anew(cluster: RedisTestCluster, timings: Timings) -> None:
+async def test_a_stalled_reaper_starts_again(cluster: RedisTestCluster, timings: Timings) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 1)
     reaper = inside(b)._reaper
@@ -382,7 +382,7 @@ async def test_a_reaper_that_stood_still_begins_anew(cluster: RedisTestCluster, 
 # -- Redis --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_pause_of_redis_kills_nobody(cluster: RedisTestCluster, timings: Timings) -> None:
+async def test_a_pause_of_redis_fences_no_node(cluster: RedisTestCluster, timings: Timings) -> None:
     nodes = [await cluster.node(node_id) for node_id in "abc"]
     for node in nodes:
         await populate(cluster, node, 20)
@@ -403,7 +403,7 @@ async def test_a_pause_of_redis_kills_nobody(cluster: RedisTestCluster, timings:
     assert len(await nodes[1].directory.members(ROOM)) == 61
 
 
-async def test_who_died_before_the_clock_of_redis_was_set_back_is_reaped_in_time(
+async def test_a_node_that_died_before_the_clock_of_redis_was_set_back_is_reaped_in_time(
     cluster: RedisTestCluster, timings: Timings
 ) -> None:
     """By a clock an hour behind, its lease expires in an hour; so does that of a dead node that is cleaned up."""
@@ -421,7 +421,7 @@ async def test_who_died_before_the_clock_of_redis_was_set_back_is_reaped_in_time
         assert due_ms is None or due_ms < ends_ms + 1_800_000
 
 
-async def test_redis_that_answers_and_refuses_writes_kills_nobody(cluster: RedisTestCluster, timings: Timings) -> None:
+async def test_a_redis_that_refuses_writes_fences_no_node(cluster: RedisTestCluster, timings: Timings) -> None:
     nodes = [await cluster.node(node_id) for node_id in "abcdef"]
     for node in nodes:
         await populate(cluster, node, 2)
@@ -442,7 +442,7 @@ async def are_renewed(nodes: Sequence[FakeNode], renewals: Sequence[int]) -> boo
     return all(inside(node)._lease.renewals > before for node, before in zip(nodes, renewals, strict=True))
 
 
-async def test_who_renews_late_after_a_pause_of_redis_is_not_taken_for_dead(
+async def test_a_node_that_renews_late_after_a_pause_of_redis_is_not_fenced(
     cluster: RedisTestCluster, timings: Timings
 ) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
@@ -622,7 +622,7 @@ async def is_back_after_all(node: FakeNode, members: list[Member]) -> bool:
         return False
 
 
-async def test_who_goes_while_redis_is_frozen_leaves_when_it_is_back(
+async def test_members_that_disconnect_while_redis_is_frozen_leave_when_it_is_back(
     cluster: RedisTestCluster, timings: Timings
 ) -> None:
     a, b = await cluster.node("a", timeout_s=0.3), await cluster.node("b")
@@ -681,7 +681,7 @@ async def are(node: FakeNode, identities: list[str]) -> bool:
     return [member.identity for member in await node.directory.members(ROOM)] == identities
 
 
-async def test_a_full_redis_refuses_who_comes_and_lets_go_who_goes(cluster: RedisTestCluster, timings: Timings) -> None:
+async def test_a_full_redis_refuses_joins_and_accepts_leaves(cluster: RedisTestCluster, timings: Timings) -> None:
     a, b, c = [await cluster.node(node_id) for node_id in "abc"]
     await populate(cluster, a, 3)
     await c.enter(ROOM, 1, "c-1")

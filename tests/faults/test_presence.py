@@ -76,7 +76,7 @@ async def until_told(client: Resident, *expected: tuple[str, str], within_s: flo
     await eventually(has_come, within_s=within_s, what=f"{expected} is reported, got {told(client)}")
 
 
-async def test_who_came_and_went_while_a_node_was_cut_off_is_told_once(street: Street) -> None:
+async def test_joins_and_leaves_missed_by_a_cut_off_node_are_reported_once(street: Street) -> None:
     leaver = await street.joined(1, "leaver")
     watcher = await street.joined(0, "watcher")
     street.proxy.refuse()
@@ -90,7 +90,7 @@ async def test_who_came_and_went_while_a_node_was_cut_off_is_told_once(street: S
     assert not watcher.connection.is_closed
 
 
-async def test_after_a_storm_of_cuts_everybody_believes_the_truth(street: Street) -> None:
+async def test_after_many_cuts_every_client_has_the_correct_members(street: Street) -> None:
     rng = random.Random(7)
     watchers = [await street.joined(0, f"watcher-{number}") for number in range(3)]
     there: dict[str, Resident] = {}
@@ -158,7 +158,7 @@ async def until_follows(client: Resident, *expected: str, within_s: float) -> No
     await eventually(does, within_s=within_s, what=f"{client.connection.identity} knows who is there")
 
 
-async def test_a_crowd_that_joins_at_once_is_told_no_member_twice(street: Street) -> None:
+async def test_a_crowd_that_joins_at_once_gets_no_member_twice(street: Street) -> None:
     crowd = [Resident(*street.nodes[number % 2], name) for number, name in enumerate(PEOPLE)]
     calls = [client.call("chat", "join", channel="room") for client in crowd]
     for client, call in zip(crowd, calls, strict=True):
@@ -170,7 +170,7 @@ async def test_a_crowd_that_joins_at_once_is_told_no_member_twice(street: Street
         await until_follows(client, *PEOPLE, "last", within_s=HEALED_S)
 
 
-async def test_a_node_that_was_deaf_says_of_nobody_again_that_they_joined(street: Street) -> None:
+async def test_after_missed_notices_a_node_reports_no_join_twice(street: Street) -> None:
     """Others took it for dead and reported its members as left; it has not received that."""
     other = await street.joined(1, "other")
     ann, bob = await street.joined(0, "ann"), await street.joined(0, "bob")

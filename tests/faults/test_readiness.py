@@ -88,7 +88,7 @@ async def test_a_killed_redis_turns_readiness_off_until_another_takes_its_place(
     assert set(watch.answers) == {200}
 
 
-async def test_clients_stay_connected_while_redis_is_frozen_and_hear_what_comes_after(
+async def test_clients_stay_connected_while_redis_is_frozen_and_receive_later_messages(
     redis: RedisProcess, node: NodeProcess
 ) -> None:
     async with clients(node.websocket_url, 20, channels=["news"]) as crowd:

@@ -23,7 +23,7 @@ async def test_rolling_restart_of_all_nodes_costs_our_clients_nothing(tmp_path: 
     assert set(restarts.closes) <= {1001}
 
 
-def test_a_tally_tells_what_was_lost_doubled_and_out_of_order() -> None:
+def test_a_tally_counts_lost_duplicated_and_reordered_messages() -> None:
     assert tally("one", [0, 1, 2], 3).is_whole
     assert tally("one", [0, 2], 3).lost == 1
     assert tally("one", [0, 1, 1, 2], 3).duplicated == 1

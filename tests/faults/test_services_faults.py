@@ -62,7 +62,7 @@ async def test_after_flushall_all_is_asserted_again_quietly_within_ten_seconds(s
     scene.check_heard({})
 
 
-async def test_a_pause_of_redis_for_twelve_seconds_makes_nobody_leave(scene: Scene) -> None:
+async def test_a_pause_of_redis_for_twelve_seconds_causes_no_left(scene: Scene) -> None:
     members = scene.multitude.callers
     redis, last = scene.stage.redis, scene.stage.nodes[2]
     last.freeze()  # its lease has expired when Redis is back, and no renewal is in flight

@@ -301,7 +301,7 @@ async def test_names_are_waited_for_after_the_run_of_each_shard_is_another(lab: 
             await eventually(is_patient, within_s=REPAIRED_S, what="the new run is seen")
 
 
-async def test_what_a_dead_node_wrote_behind_the_copy_of_its_index_is_taken_out(lab: ClusterLab) -> None:
+async def test_entries_of_a_dead_node_missing_in_its_older_index_are_removed(lab: ClusterLab) -> None:
     """Its index is rolled back, the entries are not; no node is left to register it again."""
     async with AsyncExitStack() as stack:
         cluster = RedisTestCluster(lab, stack, FAST)
@@ -369,7 +369,7 @@ async def test_what_one_of_several_that_went_back_has_is_what_nodes_hold(spread:
         assert not a.lost and not b.lost
 
 
-async def test_who_may_not_scan_is_told_so_and_the_rest_goes_on(lab: ClusterLab) -> None:
+async def test_a_missing_scan_right_is_reported_and_the_rest_works(lab: ClusterLab) -> None:
     for at in range(3):
         await lab.ask(at, "ACL", "SETUSER", "node", "on", ">secret", "~*", "&*", "+@all", "-scan")
     url = lab.url.replace("redis+cluster://", "redis+cluster://node:secret@")

@@ -62,7 +62,7 @@ async def test_one_that_is_down_takes_only_its_channels_along(servers: SpreadSer
         assert heard.interruptions == 1
 
 
-async def test_deafness_is_told_once_for_all(servers: SpreadServers) -> None:
+async def test_missing_delivery_is_reported_once_for_all_servers(servers: SpreadServers) -> None:
     metrics = Metrics()
     broker = broker_of(servers.url, node_id="node-1", metrics=metrics)
     await broker.start(Recorder())
@@ -133,7 +133,7 @@ async def test_what_was_revoked_everywhere_is_known_by_any(servers: SpreadServer
         await revocations.stop()
 
 
-async def test_a_node_process_takes_a_list_and_says_503_while_one_is_down(servers: SpreadServers) -> None:
+async def test_a_node_process_takes_a_list_and_answers_503_while_one_is_down(servers: SpreadServers) -> None:
     async with NodeProcess.running({"SNORKY_REDIS_URL": servers.url}) as node:
 
         async def says(status: int) -> None:

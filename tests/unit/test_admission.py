@@ -67,7 +67,7 @@ def test_the_client_is_the_right_most_address_that_is_no_trusted_proxy_s(
     assert admission().client_ip(request) == expected
 
 
-def test_nobody_is_believed_where_no_proxy_is_named() -> None:
+def test_forwarded_headers_are_ignored_without_a_trusted_proxy() -> None:
     request: Any = Request("127.0.0.1", "203.0.113.5")
     assert admission(proxies=()).client_ip(request) == "127.0.0.1"
 
@@ -90,7 +90,7 @@ def test_each_address_has_its_limit_and_the_node_its_own() -> None:
     assert (gate._total, dict(gate._per_ip)) == (0, {}), "addresses that have gone take no memory"
 
 
-def test_who_was_refused_is_not_counted() -> None:
+def test_refused_connections_are_not_counted() -> None:
     gate = admission(Limits(connections=0, connections_per_ip=1))
     gate.enter("a")
     for _ in range(100):
@@ -149,7 +149,7 @@ async def test_too_many_connections_are_refused_with_a_status_and_let_in_again_l
 
 
 @on_both_loops
-async def test_a_full_node_says_so() -> None:
+async def test_a_full_node_refuses_with_its_reason() -> None:
     async with running_site(limits=Limits(connections=1)) as site:
         await site.client()
         response = await (await site.open()).handshake()
@@ -174,7 +174,7 @@ async def test_counts_return_to_zero_however_connections_end() -> None:
 
 
 @on_both_loops
-async def test_connections_behind_a_trusted_proxy_count_for_their_clients() -> None:
+async def test_connections_through_a_trusted_proxy_count_for_their_clients() -> None:
     public = Public(trusted_proxies=PROXIES)
     async with running_site(public=public, limits=Limits(connections_per_ip=1)) as site:
         await site.client({"X-Forwarded-For": "203.0.113.5"})

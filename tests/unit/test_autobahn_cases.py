@@ -242,7 +242,7 @@ async def assert_case(client: RawClient, case: Case) -> None:
 
 @on_both_loops
 @pytest.mark.parametrize("group", ["1", "2", "3", "4", "5", "6", "7", "9"])
-async def test_all_cases_of_a_group_end_as_the_rfc_says(group: str) -> None:
+async def test_all_cases_of_a_group_end_as_the_rfc_requires(group: str) -> None:
     cases = {name: case for name, case in CASES.items() if name.startswith(group) or (group == "5" and name[0] == "e")}
     assert len(cases) >= 11
     async with running_site() as site:

@@ -206,7 +206,7 @@ async def test_an_error_of_a_command_is_200(message: Any, text: str | None) -> N
 
 
 @on_both_loops
-async def test_a_service_that_fails_is_an_internal_error_that_tells_nothing() -> None:
+async def test_a_service_that_fails_gives_an_internal_error_without_details() -> None:
     async with running_site(is_strict=False) as site:
         response = await post(site, {"service": "echo_backend", "message": "raise"})
         assert response.status == 200 and error_of(response)["message"] == "Internal error"

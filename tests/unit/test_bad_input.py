@@ -311,7 +311,7 @@ def assert_goes_round(value: Any) -> None:
 
 
 @pytest.mark.parametrize(("encoding", "name", "data"), CORPUS)
-def test_corpus_is_accepted_or_refused_as_its_name_says(encoding: Encoding, name: str, data: bytes) -> None:
+def test_corpus_is_accepted_or_refused_by_its_prefix(encoding: Encoding, name: str, data: bytes) -> None:
     if name.startswith("y_"):
         value = decode(data, encoding)
         reference = json.loads(data) if encoding is Encoding.JSON else msgpack.unpackb(data)

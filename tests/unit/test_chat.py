@@ -60,7 +60,7 @@ async def test_presence_comes_once_an_identity_and_not_to_itself() -> None:
         assert first.notifications == second.notifications == []
 
 
-async def test_message_reaches_all_members_sender_included_and_nobody_else() -> None:
+async def test_message_reaches_exactly_the_members_sender_included() -> None:
     async with town(3, services) as nodes:
         members = [nodes.client(number, f"m{number}") for number in range(3)]
         stranger, gone = nodes.client(1, "stranger"), nodes.client(2, "gone")
@@ -94,14 +94,14 @@ async def test_read_reaches_the_same_identitys_other_connections_only() -> None:
     ("command", "params"),
     [("join", {}), ("leave", {}), ("send", {"body": 1}), ("read", {})],
 )
-async def test_who_has_no_identity_is_not_authenticated(command: str, params: dict[str, Any]) -> None:
+async def test_anonymous_client_gets_not_authenticated(command: str, params: dict[str, Any]) -> None:
     async with town(1, services) as nodes:
         nobody = nodes.client(0)
         assert await nobody.ask("chat", command, channel="room", **params) == "Error: Not authenticated"
         assert nodes.cluster.rosters == {}
 
 
-async def test_second_join_is_already_joined_and_what_is_not_joined_is_said() -> None:
+async def test_second_join_and_leave_without_join_are_errors() -> None:
     async with town(1, services) as nodes:
         bob = nodes.client(0, "bob")
         assert await bob.ask("chat", "leave", channel="room") == "Error: Not joined"
@@ -113,7 +113,7 @@ async def test_second_join_is_already_joined_and_what_is_not_joined_is_said() ->
 
 
 @pytest.mark.parametrize("is_coroutine", [False, True])
-async def test_hook_says_who_may_join(is_coroutine: bool) -> None:
+async def test_hook_decides_which_clients_may_join(is_coroutine: bool) -> None:
     class Guarded(ChatService):
         def can_join(self, request: Request, channel: Any) -> bool | Awaitable[bool]:
             verdict = request.identity == "bob" and channel == "room"
@@ -126,7 +126,7 @@ async def test_hook_says_who_may_join(is_coroutine: bool) -> None:
         assert nodes.nodes[0].counts["subscriptions"] == 1
 
 
-async def test_join_that_fails_leaves_nothing_behind() -> None:
+async def test_failed_join_leaves_no_state() -> None:
     async with town(2, services) as nodes:
         watcher, bob = nodes.client(0, "watcher"), nodes.client(1, "bob")
         await join(watcher)
@@ -139,7 +139,7 @@ async def test_join_that_fails_leaves_nothing_behind() -> None:
         assert watcher.notifications == [presence("bob", "joined")]
 
 
-async def test_join_after_a_failed_one_is_not_undone_by_what_was_owed() -> None:
+async def test_join_after_a_failed_one_is_not_undone_by_its_cleanup() -> None:
     """The node must send Redis a `leave` for a join whose answer was lost."""
     async with town(2, services) as nodes:
         watcher, bob = nodes.client(0, "watcher"), nodes.client(1, "bob")
@@ -156,7 +156,7 @@ async def test_join_after_a_failed_one_is_not_undone_by_what_was_owed() -> None:
         assert await join(nodes.client(0, "late")) == {"members": ["bob", "late", "watcher"]}
 
 
-async def test_who_disconnects_while_joining_is_no_member() -> None:
+async def test_client_that_disconnects_while_joining_is_no_member() -> None:
     async with town(2, services, late=5) as nodes:
         watcher, bob = nodes.client(0, "watcher"), nodes.client(1, "bob")
         await join(watcher)
@@ -168,7 +168,7 @@ async def test_who_disconnects_while_joining_is_no_member() -> None:
         assert await join(nodes.client(0, "late")) == {"members": ["late", "watcher"]}
 
 
-async def test_what_comes_while_joining_is_written_behind_the_reply() -> None:
+async def test_messages_during_a_join_are_written_after_the_reply() -> None:
     """Otherwise a `left` could come before the list that still has the member, and the member would stay listed."""
     async with town(2, services, late=0) as nodes:
         leaver, bob = nodes.client(0, "leaver"), nodes.client(1, "bob")
@@ -220,7 +220,7 @@ async def test_timestamp_has_an_offset_by_default() -> None:
         assert abs(datetime.now(stamp.tzinfo) - stamp) < timedelta(minutes=1)
 
 
-async def test_channel_is_told_as_the_entity_that_it_is() -> None:
+async def test_channel_keeps_its_json_type_in_notifications() -> None:
     async with town(2, services) as nodes:
         watcher = nodes.client(0, "watcher")
         channel = {"doc": [1, None, "é"]}

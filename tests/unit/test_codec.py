@@ -234,7 +234,7 @@ def test_message_of_an_envelope_may_be_null(encoding: Encoding) -> None:
     ],
     ids=repr,
 )
-def test_what_is_no_envelope_says_so_and_names_the_service_if_it_can(value: Any, service: str | None) -> None:
+def test_invalid_envelope_is_an_error_with_the_service_if_known(value: Any, service: str | None) -> None:
     for encoding in Encoding:
         with pytest.raises(InvalidEnvelope) as caught:
             codec.decode_envelope(codec.encode(value, encoding), encoding)

@@ -14,7 +14,7 @@ READERS = {Encoding.JSON: json.loads, Encoding.MSGPACK: unpackb}
 
 
 @pytest.mark.parametrize("encoding", Encoding)
-def test_payloads_stand_where_they_were_enclosed(encoding: Encoding) -> None:
+def test_payloads_keep_their_place_in_the_message(encoding: Encoding) -> None:
     compound = Compound()
     payloads: list[Any] = [{"x": [1.5, None]}, "text", 0, [], "\\1 \\g<0>"]
     signs = [compound.enclose(json.dumps(each).encode()) for each in payloads]

@@ -101,7 +101,7 @@ def test_bytes_in_the_wires_own_buffer_count() -> None:
     assert connection.is_closed
 
 
-def test_bound_starts_anew_after_the_wire_drained() -> None:
+def test_bound_is_reset_after_the_wire_drained() -> None:
     connection, _ = make()
     for _ in range(10):
         connection.pause()

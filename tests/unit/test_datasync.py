@@ -73,7 +73,7 @@ def numbers(client: Resident) -> list[int]:
 ALL = {"dealer": "AllTasks", "query": None}
 
 
-async def test_deltas_reach_who_acquired_on_another_node(stage: Stage) -> None:
+async def test_deltas_reach_clients_that_acquired_on_another_node(stage: Stage) -> None:
     client = await stage.acquire(1, await stage.authorize(0, {"dealer": "players_with_color", "query": "red"}))
     red, blue = {"name": "Alice", "color": "red"}, {"name": "Alice", "color": "blue"}
     await stage.publish(
@@ -139,7 +139,7 @@ async def test_two_subscriptions_of_one_client_are_two(stage: Stage) -> None:
     assert numbers(client) == [1, 2, 4]
 
 
-async def test_nothing_comes_after_cancelling_and_nobody_listens(stage: Stage) -> None:
+async def test_cancelling_ends_the_deltas_and_the_subscription(stage: Stage) -> None:
     token = await stage.authorize(0, ALL)
     client = await stage.acquire(1, token)
     assert "datasync:Task" in stage.town.brokers[1].subscribed
@@ -215,7 +215,7 @@ async def test_a_token_is_good_once_and_its_subscription_is_its_clients_own(stag
     await client.notified(1)
 
 
-async def test_history_that_is_gone_is_said(stage: Stage) -> None:
+async def test_lost_history_is_an_error(stage: Stage) -> None:
     token = await stage.authorize(0, ALL)
     stage.town.archive.flush()
     client = stage.town.client(1)
@@ -311,7 +311,7 @@ def _dawdle(broker: Any, chance: random.Random) -> None:
     broker.hear = hear
 
 
-async def test_a_hole_in_what_is_heard_is_filled(stage: Stage) -> None:
+async def test_a_gap_in_received_deltas_is_filled(stage: Stage) -> None:
     client = await stage.acquire(1, await stage.authorize(0, ALL))
     await stage.publish(0, task(1))
     await client.notified(1)
@@ -357,7 +357,7 @@ async def test_last_delta_before_a_silence_comes_after_an_interruption(stage: St
     assert numbers(client) == [1] and not client.wire.closes
 
 
-async def test_who_comes_after_a_loss_that_its_node_has_not_noticed_stays(stage: Stage) -> None:
+async def test_a_client_that_acquires_before_its_node_notices_a_loss_stays(stage: Stage) -> None:
     before = await stage.acquire(1, await stage.authorize(0, ALL))
     await stage.publish(0, task(1))
     await before.notified(1)
@@ -424,7 +424,7 @@ async def test_offsets_used_again_end_the_connection(stage: Stage, lag: int) -> 
     assert numbers(client) == [1, 2, 3]
 
 
-async def test_what_is_no_delta_harms_nobody(stage: Stage) -> None:
+async def test_an_invalid_delta_affects_no_client(stage: Stage) -> None:
     client = await stage.acquire(1, await stage.authorize(0, ALL))
     archive, history = stage.town.archive, stage.service(0).history
     for payload in (b"\xff", b"5", b'{"type":"insert","model":"Other","data":1}', b"{"):
@@ -448,7 +448,7 @@ async def test_a_long_history_waits_for_a_slow_client(stage: Stage) -> None:
     assert numbers(client) == list(range(1000))
 
 
-async def test_who_leaves_while_joining_leaves_nothing(stage: Stage) -> None:
+async def test_client_that_leaves_while_joining_leaves_no_state(stage: Stage) -> None:
     token = await stage.authorize(0, ALL)
     await stage.publish(0, task(1))
     client = stage.town.client(1)

@@ -100,7 +100,7 @@ def test_a_key_may_be_any_entity(key: Any) -> None:
 
 
 @pytest.mark.parametrize("dealer_class", [PlayersWithColor, Handmade])
-def test_a_dealer_that_fails_concerns_nobody(dealer_class: type[Dealer]) -> None:
+def test_a_dealer_that_fails_matches_no_subscription(dealer_class: type[Dealer]) -> None:
     dealer, item = dealer_class(), item_of("red")
     dealer.add_subscription_item(item)
     assert list(dealer.deal(Delta("insert", "Player", new=None))) == []

@@ -67,7 +67,7 @@ EXPRESSIONS = st.recursive(
 
 
 @given(EXPRESSIONS, MODELS)
-def test_compiled_is_what_the_words_say(expression: Any, model: Any) -> None:
+def test_compiled_filters_match_the_documentation(expression: Any, model: Any) -> None:
     assert matches(expression, model) == naive(expression, model)
 
 

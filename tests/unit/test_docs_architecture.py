@@ -18,7 +18,7 @@ def files() -> dict[str, str]:
     return {path: str(FLOORS[place_of(path)]) if path.startswith("gateway/") else "above" for path in kept}
 
 
-def test_every_file_stands_in_the_table_on_its_floor() -> None:
+def test_every_file_is_in_the_table_on_its_layer() -> None:
     rows = re.findall(r"^\| `((?:gateway|services)/\S+\.py)` \| (\w+) \| .+ \|$", PAGE, re.MULTILINE)
     assert len(rows) == len(dict(rows))
     assert dict(rows) == files()

@@ -91,7 +91,7 @@ def test_every_error_code_is_documented_and_no_other() -> None:
     assert documented == {*_codes_of_classes(), *literal}
 
 
-def test_every_close_code_says_what_a_client_does() -> None:
+def test_every_close_code_has_the_clients_reaction() -> None:
     table = section(PROTOCOL, "The end of a connection")
     first_cells = re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE)
     assert {int(code) for cell in first_cells for code in cell.split(", ")} == set(CloseCode)
@@ -103,7 +103,7 @@ def test_alerts_are_those_of_the_rules() -> None:
 
 
 @pytest.mark.parametrize("text", [cells[0].strip("`") for cells in rows(section(OPERATIONS, "Troubleshooting"))])
-def test_text_of_the_troubleshooting_is_one_that_the_code_says(text: str) -> None:
+def test_texts_of_the_troubleshooting_exist_in_the_code(text: str) -> None:
     assert text in CODE
 
 

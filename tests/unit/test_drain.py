@@ -26,7 +26,7 @@ async def leave(client: RawClient) -> tuple[float, float, int]:
 
 
 @on_both_loops
-async def test_clients_are_told_then_closed_one_after_another_within_the_grace_period() -> None:
+async def test_clients_are_notified_then_closed_in_turn_within_the_grace_period() -> None:
     async with running_site(limits=Limits(connections_per_ip=0)) as site:
         clients = [await site.client() for _ in range(40)]
         leaving = [asyncio.ensure_future(leave(client)) for client in clients]
@@ -47,7 +47,7 @@ async def test_clients_are_told_then_closed_one_after_another_within_the_grace_p
 
 
 @on_both_loops
-async def test_nobody_new_is_let_in_from_the_first_moment() -> None:
+async def test_new_connections_are_refused_from_the_start_of_the_drain() -> None:
     async with running_site() as site:
         client = await site.client()
         draining = asyncio.ensure_future(drain(site.node, 0.2))
@@ -65,7 +65,7 @@ async def test_nobody_new_is_let_in_from_the_first_moment() -> None:
 
 
 @on_both_loops
-async def test_who_left_meanwhile_or_reads_nothing_delays_nobody() -> None:
+async def test_clients_that_left_or_do_not_read_delay_no_other() -> None:
     async with running_site() as site:
         clients = [await site.client() for _ in range(6)]
         draining = asyncio.ensure_future(drain(site.node, 0.4))

@@ -132,7 +132,7 @@ def test_dialects_get_the_same_in_their_own_encoding() -> None:
     ]
 
 
-def test_what_nobody_hears_is_counted_and_not_decoded() -> None:
+def test_publications_without_subscribers_are_counted_and_not_decoded() -> None:
     rig = Rig()
     rig.fanout.deliver({KEY: [b"not JSON", b"1"]})
     assert rig.drops("no_subscriber") == 2
@@ -362,7 +362,7 @@ async def test_client_of_a_channel_made_again_between_chunks_gets_nothing_of_the
     assert rig.got(new) == []
 
 
-def test_connection_that_closes_itself_in_a_pass_harms_nobody() -> None:
+def test_connection_that_closes_itself_in_a_pass_affects_no_other() -> None:
     """As a slow consumer does; it is still in the tuple of the pass."""
     rig = Rig()
     connections = [rig.subscriber() for _ in range(3)]
@@ -372,7 +372,7 @@ def test_connection_that_closes_itself_in_a_pass_harms_nobody() -> None:
     assert [rig.got(each) for each in connections] == [[1, 2], [], [1, 2]]
 
 
-def test_connection_that_leaves_the_hub_in_a_pass_harms_nobody() -> None:
+def test_connection_that_leaves_the_hub_in_a_pass_affects_no_other() -> None:
     rig = Rig()
     connections = [rig.subscriber() for _ in range(3)]
 
@@ -497,7 +497,7 @@ def test_addressed_publication_reaches_whom_it_selects_in_its_place_among_the_ot
     assert [write[-1] for write in rig.wires[packed].writes] == [1, 2, 3, 5, 7]
 
 
-def test_publications_for_everybody_are_one_write_though_one_for_nobody_here_is_between() -> None:
+def test_publications_for_all_are_one_write_despite_one_addressed_to_others() -> None:
     rig = Rig()
     bob = rig.subscriber()
     rig.fanout.deliver({KEY: [b"1", b"2", addressed(3, Selector(only_identity="ann"))]})
@@ -522,7 +522,7 @@ def test_only_what_has_no_position_and_no_address_counts_as_unsequenced() -> Non
     assert rig.sample("snorky_unsequenced_publications_total") == 1
 
 
-async def test_who_leaves_while_its_pass_waits_behind_another_gets_nothing_more() -> None:
+async def test_client_that_leaves_while_its_pass_is_queued_gets_nothing_more() -> None:
     rig = Rig(chunk=3)
     many = [rig.subscriber(OTHER) for _ in range(4)]
     leaver, stayer = rig.subscriber(), rig.subscriber()
@@ -536,7 +536,7 @@ async def test_who_leaves_while_its_pass_waits_behind_another_gets_nothing_more(
 # -- buffering subscribers --------------------------------------------------------------------------------------------
 
 
-def test_what_comes_for_who_is_held_waits_in_order_and_is_not_lost() -> None:
+def test_publications_for_a_buffering_client_are_queued_in_order() -> None:
     rig = Rig()
     other = rig.subscriber()
     wire = FakeWire()
@@ -555,7 +555,7 @@ def test_what_comes_for_who_is_held_waits_in_order_and_is_not_lost() -> None:
     assert rig.hub.release(held, KEY) == []
 
 
-def test_who_is_held_and_leaves_gets_nothing_more() -> None:
+def test_a_buffering_client_that_leaves_gets_nothing_more() -> None:
     rig = Rig()
     held = rig.subscriber()
     rig.hub.remove(held, KEY)
@@ -568,7 +568,7 @@ def test_who_is_held_and_leaves_gets_nothing_more() -> None:
     assert rig.got(held) == [2]
 
 
-def test_who_is_held_too_long_is_a_slow_consumer() -> None:
+def test_a_client_with_too_much_buffered_is_a_slow_consumer() -> None:
     rig = Rig()
     wire = FakeWire()
     held = Connection(wire, JSON, node_id="n", serial=1, outbox_max_bytes=100)
@@ -663,7 +663,7 @@ def test_steps_come_in_their_order_to_each_shape() -> None:
     assert rig.sample("snorky_unsequenced_publications_total") == 1
 
 
-def test_followed_channel_is_delivered_as_its_follower_says() -> None:
+def test_followed_channel_is_delivered_as_its_follower_decides() -> None:
     rig = FollowingRig()
     one = rig.recovered()
     sequenced = MARK + b"1 e:1:t1 t0 j\n7"
@@ -673,7 +673,7 @@ def test_followed_channel_is_delivered_as_its_follower_says() -> None:
     assert (rig.drops("unknown_version"), rig.drops("no_subscriber")) == (1, 1)
 
 
-async def test_who_comes_back_while_a_pass_is_under_way_is_not_written_the_pass() -> None:
+async def test_a_client_that_resumes_during_a_pass_does_not_get_that_pass() -> None:
     """The client was notified of the gap up to there; it would get those messages twice."""
     rig = FollowingRig(chunk=2)
     crowd = [rig.recovered() for _ in range(5)]
@@ -699,7 +699,7 @@ def test_listener_gets_what_one_read_brought_in_order_before_the_connections() -
     assert seen == [[b"1", b"2", b"3"], "written"]
 
 
-def test_listener_hears_a_channel_that_no_client_has_and_no_poison() -> None:
+def test_listener_receives_a_channel_without_clients_and_no_invalid_payload() -> None:
     rig = Rig()
     seen: list[bytes] = []
     rig.fanout.listen(KEY, lambda batch: seen.extend(each.payload for each in batch))
@@ -722,7 +722,7 @@ def test_poison_that_a_listener_and_clients_share_is_counted_once() -> None:
     assert rig.drops("invalid") == 1
 
 
-def test_listener_that_fails_keeps_nobody_waiting() -> None:
+def test_listener_that_fails_delays_no_client() -> None:
     def fail(batch: object) -> None:
         raise ValueError("a service's fault")
 

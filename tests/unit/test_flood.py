@@ -75,7 +75,7 @@ async def test_pongs_that_were_asked_for_are_free() -> None:
 
 
 @on_both_loops
-async def test_what_comes_behind_our_close_frame_counts_too() -> None:
+async def test_bytes_after_our_close_frame_count_too() -> None:
     async with running_site(limits=FEW_FRAMES) as site:
         client = await site.client()
         site.connection.close(4000)
@@ -85,7 +85,7 @@ async def test_what_comes_behind_our_close_frame_counts_too() -> None:
 
 
 @on_both_loops
-async def test_bytes_are_limited_beside_messages() -> None:
+async def test_bytes_are_limited_as_well_as_messages() -> None:
     async with running_site(limits=Limits(bytes_per_s=100.0, bytes_burst=65_536)) as site:
         client = await site.client()
         await client.send(echo(60_000))
@@ -241,7 +241,7 @@ async def test_what_was_read_waits_while_services_are_busy() -> None:
 
 @on_both_loops
 @pytest.mark.parametrize("glue", [True, False])
-async def test_who_does_not_take_its_replies_is_not_read(glue: bool) -> None:
+async def test_clients_that_do_not_read_replies_are_not_read(glue: bool) -> None:
     limits = Limits(send_buffer_bytes=16_384, messages_burst=10_000)
     async with running_site(limits=limits) as site:
         client = await site.client(receive_buffer_bytes=4_096)

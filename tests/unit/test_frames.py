@@ -145,7 +145,7 @@ def test_every_mask_is_undone(payload: bytes, mask: bytes, opcode: int) -> None:
 
 
 @given(st.binary(max_size=60))
-def test_the_short_way_never_says_other_than_the_parser(data: bytes) -> None:
+def test_the_fast_path_agrees_with_the_parser(data: bytes) -> None:
     try:
         short = whole_message(data, 40)
     except ProtocolFault as fault:
@@ -263,7 +263,7 @@ def test_what_the_rfc_forbids_is_a_fault_with_its_code(code: int, reads: list[by
     assert fault_of(b"".join(reads))[0] == code
 
 
-def test_a_fault_is_told_by_the_first_two_bytes() -> None:
+def test_a_fault_is_detected_in_the_first_two_bytes() -> None:
     assert fault_of(b"\xc1\x80")[0] == fault_of(b"\x81\x05")[0] == fault_of(b"\x83\x80")[0] == 1002
 
 
@@ -357,7 +357,7 @@ def test_compressed_fragments_carry_the_bit_once() -> None:
     assert fault_of(frame(PING, b"", rsv=4), deflate=True)[0] == 1002
 
 
-def test_plain_messages_are_taken_beside_compressed_ones() -> None:
+def test_plain_messages_are_accepted_between_compressed_ones() -> None:
     reads = [frame(TEXT, deflated(b"one"), rsv=4), frame(TEXT, b"two"), frame(TEXT, deflated(b""), rsv=4)]
     assert parse(*reads, deflate=True) == [(TEXT, b"one"), (TEXT, b"two"), (TEXT, b"")]
 

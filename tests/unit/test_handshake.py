@@ -238,7 +238,7 @@ async def ask(client: RawClient, request: bytes) -> Response:
 
 
 @on_both_loops
-async def test_refusals_say_why_and_end_the_connection() -> None:
+async def test_refusals_have_a_reason_and_end_the_connection() -> None:
     async with running_site() as site:
         for changes, status, reason in (
             ({"Sec-WebSocket-Version": "8"}, 426, "version"),

@@ -135,7 +135,7 @@ def test_channel_made_again_is_a_new_one() -> None:
     assert before is not None and not before.groups
 
 
-def test_who_joined_again_is_not_pending_by_the_former_joining() -> None:
+def test_a_second_join_is_not_pending_because_of_the_first() -> None:
     hub, one = Hub(), connection()
     first = hub.add(one, "s:a", TEMPLATE, is_pending=True)
     hub.remove(one, "s:a")

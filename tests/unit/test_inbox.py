@@ -208,7 +208,7 @@ async def test_disconnect_cancels_what_is_awaited_and_what_waits_never_begins() 
         assert inboxes(built) == 0
 
 
-async def test_disconnect_in_the_tick_of_the_message_leaves_nothing_behind() -> None:
+async def test_disconnect_in_the_loop_iteration_of_the_message_leaves_no_state() -> None:
     """The task has not run yet: cancelled then, it would never run its `finally`."""
     service = Gated()
     async with house(service) as built:

@@ -46,7 +46,7 @@ def follow(client: Resident) -> set[str]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_a_crowd_that_joins_at_once_is_told_each_member_once(seed: int) -> None:
+async def test_a_crowd_that_joins_at_once_gets_each_member_once(seed: int) -> None:
     """Notices use another connection than lists: some are late."""
     async with town(3, services, late=5, seed=seed) as nodes:
         crowd = [nodes.client(number, identity) for number, identity in enumerate(PEOPLE)]
@@ -62,7 +62,7 @@ async def test_a_crowd_that_joins_at_once_is_told_each_member_once(seed: int) ->
         assert all(follow(client) == set(PEOPLE) for client in crowd)
 
 
-async def test_notices_that_a_list_had_come_late_and_are_not_told() -> None:
+async def test_late_notices_of_members_in_the_list_are_not_sent() -> None:
     async with town(2, services) as nodes:
         watcher = nodes.client(0, "watcher")
         await watcher.ask("chat", "join", channel="room")
@@ -76,7 +76,7 @@ async def test_notices_that_a_list_had_come_late_and_are_not_told() -> None:
         assert [each["from"] for each in late.notifications] == ["bob"]
 
 
-async def test_cursors_that_a_list_had_come_late_and_are_not_told() -> None:
+async def test_late_notices_of_cursors_in_the_list_are_not_sent() -> None:
     async with town(2, services) as nodes:
         author, watcher = nodes.client(1, "ann"), nodes.client(0, "watcher")
         for client in (author, watcher):
@@ -96,7 +96,7 @@ async def test_cursors_that_a_list_had_come_late_and_are_not_told() -> None:
 
 
 @pytest.mark.parametrize(("channel", "recover"), [("there:a", None), ("kept:a", None), ("kept:a", True)])
-async def test_presence_is_told_between_the_notices_before_and_behind_it(channel: str, recover: Any) -> None:
+async def test_presence_is_ordered_between_earlier_and_later_notices(channel: str, recover: Any) -> None:
     async with town(2, services) as nodes:
         client = nodes.client(0, "client")
         await client.ask("pubsub", "subscribe", channel=channel, recover=recover)
@@ -139,7 +139,7 @@ async def _away(nodes: Town, during: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("is_compared", [False, True])
-async def test_who_was_told_to_be_here_all_along_is_not_said_to_come_again(is_compared: bool) -> None:
+async def test_members_in_the_list_are_not_reported_as_joined_again(is_compared: bool) -> None:
     """A node that received nothing missed that its members were reported as left elsewhere, and as joined again."""
     async with town(2, services) as nodes:
         here = [nodes.client(0, "ann"), nodes.client(0, "bob")]
@@ -168,7 +168,7 @@ async def test_who_was_told_to_be_here_all_along_is_not_said_to_come_again(is_co
         ]
 
 
-async def test_differences_are_not_told_to_whom_a_later_list_told_them() -> None:
+async def test_differences_are_not_sent_to_clients_whose_later_list_had_them() -> None:
     async with town(2, services) as nodes:
         watcher = nodes.client(0, "watcher")
         await watcher.ask("chat", "join", channel="room")
@@ -184,7 +184,7 @@ async def test_differences_are_not_told_to_whom_a_later_list_told_them() -> None
         assert late.notifications == []
 
 
-def test_a_clock_of_redis_that_was_set_back_silences_nobody_for_long() -> None:
+def test_a_redis_clock_that_was_set_back_suppresses_notices_only_briefly() -> None:
     hub = Hub()
     client = Connection(FakeWire(), JSON, node_id="n", serial=1)
     hub.add(client, "chat:x", Template("chat", PAYLOAD))

@@ -26,7 +26,7 @@ def test_lines_come_out_in_order() -> None:
     os.close(writing)
 
 
-def test_a_pipe_that_nobody_reads_costs_lines_and_no_time() -> None:
+def test_a_pipe_without_a_reader_loses_lines_and_causes_no_delay() -> None:
     reading, writing = os.pipe()
     queue = LogQueue(writing, max_bytes=10_000)
     line = "x" * 99

@@ -69,7 +69,7 @@ async def test_name_is_free_once_given_back_or_its_client_has_gone() -> None:
         assert await register(first, "n") is None
 
 
-async def test_unregistering_what_is_not_ones_own_says_whose_it_is_not() -> None:
+async def test_unregistering_anothers_or_an_unknown_name_is_an_error() -> None:
     async with town(2, services) as nodes:
         holder, rival = nodes.client(0), nodes.client(1)
         await register(holder, "n")
@@ -93,7 +93,7 @@ async def test_sender_must_be_ones_own_name() -> None:
         assert bob.notifications == []
 
 
-async def test_nobody_sends_under_a_name_that_may_be_somebody_elses_by_now() -> None:
+async def test_sending_under_a_name_that_may_have_a_new_owner_fails() -> None:
     async with town(2, services) as nodes:
         alice, bob = nodes.client(0), nodes.client(1)
         await register(alice, "alice")
@@ -168,7 +168,7 @@ async def test_same_identity_takes_its_name_over_and_the_connection_before_is_cl
 
 
 @pytest.mark.parametrize("is_coroutine", [False, True])
-async def test_hook_says_what_names_there_may_be(is_coroutine: bool) -> None:
+async def test_hook_decides_which_names_are_allowed(is_coroutine: bool) -> None:
     class Guarded(MessagingService):
         def is_name_allowed(self, request: Request, name: Any) -> bool | Awaitable[bool]:
             verdict = name == request.identity

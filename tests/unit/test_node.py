@@ -67,7 +67,7 @@ async def test_subscribe_returns_when_the_broker_confirmed_and_not_before() -> N
         assert built.broker.subscribed == {"quiet:news"}
 
 
-async def test_subscribe_that_fails_leaves_nothing_behind() -> None:
+async def test_failed_subscribe_leaves_no_state() -> None:
     async with house(Quiet()) as built:
         client = built.client()
         built.broker.is_failing = True
@@ -81,7 +81,7 @@ async def test_subscribe_that_fails_leaves_nothing_behind() -> None:
         assert client.connection.channels == {"quiet:news"}
 
 
-async def test_cancelled_subscribe_leaves_nothing_behind() -> None:
+async def test_cancelled_subscribe_leaves_no_state() -> None:
     async with house(Quiet()) as built:
         client = built.client()
         built.broker.gate.clear()
@@ -93,7 +93,7 @@ async def test_cancelled_subscribe_leaves_nothing_behind() -> None:
         assert not client.connection.channels
 
 
-async def test_client_that_leaves_while_subscribing_leaves_nothing_behind() -> None:
+async def test_client_that_leaves_while_subscribing_leaves_no_state() -> None:
     """Also if the subscriber itself is not cancelled: a service may subscribe in a task of its own."""
     async with house(Quiet()) as built:
         client = built.client()
@@ -108,7 +108,7 @@ async def test_client_that_leaves_while_subscribing_leaves_nothing_behind() -> N
         assert not client.connection.channels
 
 
-async def test_client_that_leaves_does_not_take_the_channel_from_who_stays() -> None:
+async def test_client_that_leaves_does_not_unsubscribe_the_others() -> None:
     async with house(Quiet()) as built:
         leaver, stayer = built.client(), built.client()
         built.broker.gate.clear()
@@ -145,7 +145,7 @@ class HoldingBroker(LoopbackBroker):
                 self.subscribed.discard(key)
 
 
-async def test_channel_confirmed_for_one_who_gives_up_is_held_for_who_came_meanwhile() -> None:
+async def test_channel_confirmed_for_a_cancelled_caller_is_kept_for_a_later_one() -> None:
     async with house(Quiet(), broker=HoldingBroker()) as built:
         first, second = built.client(), built.client()
         built.broker.gate.clear()
@@ -190,7 +190,7 @@ async def test_one_of_two_failing_does_not_harm_the_other() -> None:
         assert first.messages == []
 
 
-async def test_unsubscribed_while_subscribing_is_told_and_gives_the_channel_up() -> None:
+async def test_unsubscribe_during_subscribe_is_an_error_and_releases_the_channel() -> None:
     async with house(Quiet()) as built:
         client = built.client()
         built.broker.gate.clear()
@@ -227,7 +227,7 @@ async def test_closed_connection_does_not_subscribe() -> None:
         assert nothing_is_left(built)
 
 
-async def test_connection_that_nobody_will_disconnect_does_not_subscribe() -> None:
+async def test_connection_without_a_later_disconnect_does_not_subscribe() -> None:
     """A backend's request has a connection while it runs; in the hub it would stay indefinitely."""
     async with house(Quiet()) as built:
         connection = built.node.new_connection(FakeWire(), JSON)
@@ -384,7 +384,7 @@ async def test_lag_is_timed_for_publications_of_this_node_with_local_subscribers
 # -- connections ------------------------------------------------------------------------------------------------
 
 
-async def test_services_hear_of_a_client_coming_and_going_once() -> None:
+async def test_services_are_notified_once_of_connect_and_disconnect() -> None:
     quiet = Quiet()
     async with house(quiet) as built:
         client = built.client()

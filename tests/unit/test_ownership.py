@@ -127,7 +127,7 @@ async def under_way(work: Awaitable[Any]) -> AsyncIterator["asyncio.Future[Any]"
 # -- local records ----------------------------------------------------------------------------------------------------
 
 
-async def test_entry_stands_here_before_redis_has_it_and_not_once_it_leaves(rig: Rig) -> None:
+async def test_entry_is_recorded_before_redis_has_it_and_removed_before_it_leaves(rig: Rig) -> None:
     connection = rig.connection()
     gate = rig.gate("enter")
     async with under_way(rig.ownership.enter(connection, ROSTER, entry="e", data=[1])):
@@ -140,12 +140,12 @@ async def test_entry_stands_here_before_redis_has_it_and_not_once_it_leaves(rig:
     assert rig.directory.asked == ["enter", "leave"]
 
 
-async def test_who_has_no_identity_is_in_under_its_id(rig: Rig) -> None:
+async def test_anonymous_clients_are_entered_under_their_connection_id(rig: Rig) -> None:
     await rig.ownership.enter(rig.connection(7, None), ROSTER, entry="", data=None)
     assert rig.directory.calls == [("enter", ROSTER, 7, "n.7", "", None)]
 
 
-async def test_name_stands_here_before_redis_has_it_and_goes_if_it_is_anothers(rig: Rig) -> None:
+async def test_name_is_recorded_before_redis_has_it_and_removed_if_taken(rig: Rig) -> None:
     connection = rig.connection()
     rig.directory.is_claimed = False
     gate = rig.gate("claim")
@@ -169,7 +169,7 @@ async def test_update_changes_what_is_asserted_though_redis_has_lost_the_entry(r
     assert [member.data for _, member in rig.members] == [2]
 
 
-async def test_leaving_and_releasing_what_one_has_not_asks_nobody(rig: Rig) -> None:
+async def test_leaving_and_releasing_unowned_items_makes_no_calls(rig: Rig) -> None:
     connection = rig.connection()
     assert not await rig.ownership.leave(connection, ROSTER, entry="")
     assert not await rig.ownership.release(connection, "messaging", "x")
@@ -197,7 +197,7 @@ async def test_connection_that_owns_nothing_costs_redis_nothing(rig: Rig) -> Non
 
 
 @pytest.mark.parametrize("what", ["enter", "claim"])
-async def test_what_is_got_behind_the_end_is_given_back_behind_that(rig: Rig, what: str) -> None:
+async def test_items_acquired_after_the_disconnect_are_released_afterwards(rig: Rig, what: str) -> None:
     """The first `disowned` found nothing yet."""
     connection = rig.connection()
     gate = rig.gate(what)
@@ -250,7 +250,7 @@ async def test_leave_and_release_that_failed_are_done_as_soon_as_they_can(rig: R
     await until(lambda: rig.directory.asked == ["enter", "claim", "leave", "release"])
 
 
-async def test_what_is_owed_is_not_given_back_once_it_is_taken_again(rig: Rig) -> None:
+async def test_pending_release_is_cancelled_by_a_new_acquisition(rig: Rig) -> None:
     connection = rig.connection()
     rig.directory.is_failing = True
     with pytest.raises(BrokerUnavailable):
@@ -284,7 +284,7 @@ async def test_one_that_cannot_be_given_back_does_not_keep_the_others(rig: Rig) 
     assert [log["event"] for log in logs] == ["giving back failed"]
 
 
-async def test_what_is_owed_when_the_node_stops_is_given_back_before_the_lease(rig: Rig) -> None:
+async def test_pending_releases_at_stop_run_before_the_lease_ends(rig: Rig) -> None:
     connections = [rig.connection(serial) for serial in range(200)]
     for connection in connections:
         await rig.ownership.enter(connection, ROSTER, entry="", data=None)
@@ -343,7 +343,7 @@ async def test_connection_that_is_closed_or_not_of_this_node_owns_nothing(rig: R
 # -- queries of the directory -----------------------------------------------------------------------------------------
 
 
-async def test_who_lost_a_name_is_closed_unless_it_has_just_given_it_back(rig: Rig) -> None:
+async def test_connection_that_lost_a_name_is_closed_unless_it_just_released_it(rig: Rig) -> None:
     connection = rig.connection()
     await rig.ownership.claim(connection, "messaging", "x")
     rig.ownership.on_lost_name("messaging", "y", 1)
@@ -387,7 +387,7 @@ async def test_notice_is_asked_of_the_service_for_the_channel_that_it_knows(rig:
     assert publication.change == Change("+", False, "bob", "n.1", version=7, previous=6)
 
 
-async def test_service_that_fails_to_say_a_notice_keeps_nobody_from_leaving(rig: Rig) -> None:
+async def test_service_that_fails_on_a_notice_does_not_prevent_leaves(rig: Rig) -> None:
     def notice(*_: Any) -> Any:
         raise ValueError("a service's fault")
 

@@ -51,7 +51,7 @@ async def join(*clients: Resident) -> None:
 # -- what subscribers see ---------------------------------------------------------------------------------------------
 
 
-async def test_who_came_and_went_while_a_node_was_deaf_is_told_once() -> None:
+async def test_joins_and_leaves_that_a_node_missed_are_reported_once() -> None:
     async with town(2, services, grace_s=GRACE_S) as nodes:
         watcher, other = nodes.client(0, "watcher"), nodes.client(0, "other")
         leaver, comer, stayer = nodes.client(1, "leaver"), nodes.client(1, "comer"), nodes.client(1, "stayer")
@@ -70,7 +70,7 @@ async def test_who_came_and_went_while_a_node_was_deaf_is_told_once() -> None:
         assert sorted(heard(stayer)) == [("comer", "joined"), ("leaver", "left")], "where nothing was missed"
 
 
-async def test_who_is_entered_again_within_the_grace_has_never_left() -> None:
+async def test_members_entered_again_within_the_grace_period_never_left() -> None:
     """Redis lost its state: for a moment there are no members."""
     async with town(2, services, grace_s=GRACE_S) as nodes:
         watcher, other = nodes.client(0, "watcher"), nodes.client(1, "other")
@@ -86,7 +86,7 @@ async def test_who_is_entered_again_within_the_grace_has_never_left() -> None:
         assert heard(watcher) == before
 
 
-async def test_cursors_that_were_missed_are_told() -> None:
+async def test_missed_cursors_are_reported() -> None:
     async with town(2, services, grace_s=GRACE_S) as nodes:
         watcher, writer = nodes.client(0, "watcher"), nodes.client(1, "writer")
         for client in (watcher, writer):
@@ -114,7 +114,7 @@ async def test_cursors_that_were_missed_are_told() -> None:
         )
 
 
-async def test_pubsub_tells_those_who_recover_too_where_its_rule_has_notices() -> None:
+async def test_pubsub_notifies_recovering_clients_too_if_the_rule_has_notices() -> None:
     async with town(2, services, grace_s=GRACE_S) as nodes:
         plain, recovering, comer = nodes.client(0, "plain"), nodes.client(0, "recovering"), nodes.client(1, "comer")
         await plain.ask("pubsub", "subscribe", channel="there:a")
@@ -129,7 +129,7 @@ async def test_pubsub_tells_those_who_recover_too_where_its_rule_has_notices() -
             assert client.notifications.count(joined) == 1
 
 
-async def test_what_a_service_fails_to_say_keeps_nobody_else_from_being_told() -> None:
+async def test_a_service_that_fails_on_a_notice_does_not_stop_the_others() -> None:
     class Fussy(ChatService):
         def roster_notice(self, channel: Any, member: Member, **kinds: bool) -> Any:
             if member.identity == "bad":
@@ -215,7 +215,7 @@ async def test_notice_that_does_not_follow_the_one_before_has_the_roster_read(ri
     await until(lambda: rig.told == [("joined", "ann")])
 
 
-async def test_entries_that_went_unsaid_with_their_identity_are_told(rig: Rig) -> None:
+async def test_entries_removed_with_their_identity_are_reported(rig: Rig) -> None:
     rig.come("ann")
     await followed(rig, ROSTER)
     version = rig.directory.version
@@ -231,7 +231,7 @@ async def test_where_nothing_was_missed_a_version_is_all_that_is_asked(rig: Rig)
     assert rig.directory.asked == ["versions 2"] and rig.told == []
 
 
-async def test_what_redis_does_not_tell_now_is_asked_until_it_does(rig: Rig) -> None:
+async def test_a_failed_census_is_retried_until_it_succeeds(rig: Rig) -> None:
     await followed(rig, ROSTER)
     rig.directory.is_away = True
     rig.come("ann")
@@ -241,7 +241,7 @@ async def test_what_redis_does_not_tell_now_is_asked_until_it_does(rig: Rig) -> 
     await until(lambda: rig.told == [("joined", "ann")])
 
 
-async def test_what_is_much_to_tell_is_told_in_portions_and_as_it_is_by_then(rig: Rig) -> None:
+async def test_many_changes_are_reported_in_portions_with_the_current_state(rig: Rig) -> None:
     await followed(rig, ROSTER)
     full = asyncio.Event()
     rig.presences._is_congested = lambda _roster: not full.is_set()
@@ -261,7 +261,7 @@ async def test_what_is_much_to_tell_is_told_in_portions_and_as_it_is_by_then(rig
     )
 
 
-async def test_what_comes_while_a_roster_is_read_is_not_told_twice(rig: Rig) -> None:
+async def test_changes_received_during_a_census_are_not_reported_twice(rig: Rig) -> None:
     await followed(rig, ROSTER)
     rig.directory.gate.clear()
     rig.come("ann")
@@ -287,7 +287,7 @@ async def test_interruption_while_a_roster_is_read_has_it_compared_again(rig: Ri
     await until(lambda: rig.told == [("joined", "ann"), ("joined", "bob")])
 
 
-async def test_who_gave_the_channel_up_is_told_nothing(rig: Rig) -> None:
+async def test_clients_that_unsubscribed_get_no_notices(rig: Rig) -> None:
     await followed(rig, ROSTER)
     rig.directory.gate.clear()
     rig.come("ann")
@@ -301,11 +301,11 @@ async def test_who_gave_the_channel_up_is_told_nothing(rig: Rig) -> None:
     assert rig.told == []
 
 
-async def test_change_of_a_roster_that_nobody_follows_is_news(rig: Rig) -> None:
+async def test_change_of_a_roster_without_followers_is_reported(rig: Rig) -> None:
     assert rig.presences.hear("chat:other", Change("+", True, "ann", "n.0", "", 2, 1))
 
 
-async def test_departure_is_told_though_redis_was_away_for_longer_than_the_grace(rig: Rig) -> None:
+async def test_departure_is_reported_after_a_redis_outage_longer_than_the_grace_period(rig: Rig) -> None:
     rig.presences._grace_s = 0.05
     rig.come("ann")
     await followed(rig, ROSTER)
@@ -318,7 +318,7 @@ async def test_departure_is_told_though_redis_was_away_for_longer_than_the_grace
     await until(lambda: rig.told == [("left", "ann")])
 
 
-async def test_roster_that_could_not_be_read_when_somebody_came_is_followed_all_the_same(rig: Rig) -> None:
+async def test_roster_that_could_not_be_read_at_the_subscribe_is_still_followed(rig: Rig) -> None:
     rig.directory.is_away = True
     rig.presences.follow(ROSTER)
     await until(lambda: rig.directory.asked)

@@ -30,7 +30,7 @@ def test_line_that_acknowledges_nothing_of_what_waits_is_dead() -> None:
     assert judged((900_000, True), (0, True)) == [True, False]
 
 
-def test_application_that_hangs_behind_a_living_system_is_dead() -> None:
+def test_application_that_hangs_while_its_system_acknowledges_is_dead() -> None:
     """The system acknowledges pings and small messages at once."""
     assert judged((2, False)) == [False]
     assert judged((1_000, False)) == [False]
@@ -47,7 +47,7 @@ def test_patience_ends() -> None:
 
 
 @pytest.mark.parametrize("last", [0, 10**12])
-def test_system_that_tells_nothing_leaves_the_old_rule(last: int) -> None:
+def test_without_acknowledgement_counts_only_pongs_matter(last: int) -> None:
     assert not SilentPeer(last).is_alive(None, INTERVAL_S)
 
 

@@ -35,7 +35,7 @@ def test_what_has_no_mark_is_a_payload_as_it_is(data: bytes) -> None:
     assert read_publication(data) == Publication(data)
 
 
-def test_sequenced_publication_tells_its_position() -> None:
+def test_sequenced_publication_has_its_position() -> None:
     data = MARK + b'1 e1:42:t7 t6 j\n{"a":\n1}'
     assert read_publication(data) == Publication(b'{"a":\n1}', Position("e1", 42, "t7"), "t6")
 
@@ -72,7 +72,7 @@ def test_position_is_read_as_it_is_written() -> None:
 @pytest.mark.parametrize(
     "header", [b"4 x", b"", b"0", b'3 7 6 m ["+",true,"a","n.1",""]', b"11 e:1:t t j", b"1 e:1:t t x", b"2 m {}", b"x"]
 )
-def test_version_or_encoding_that_is_not_known_is_said_so(header: bytes) -> None:
+def test_unknown_version_or_encoding_is_an_error_of_its_own(header: bytes) -> None:
     with pytest.raises(UnknownVersion):
         read_publication(MARK + header + b"\n1")
 
@@ -115,7 +115,7 @@ def test_selector_is_read_as_it_is_written(only: str | None, not_: str | None, i
     assert read_publication(write_addressed(payload, selector)) == Publication(payload, selector=selector)
 
 
-def test_selector_of_a_newer_node_selects_nobody() -> None:
+def test_selector_of_a_newer_node_selects_no_subscriber() -> None:
     """The selector was meant for fewer subscribers than this version would deliver to."""
     with pytest.raises(UnknownVersion):
         read_publication(MARK + b'2 j {"not":"n.1","only_team":"red"}\n1')
@@ -146,7 +146,7 @@ def test_selector_selects_by_identity_and_connection(selector: Selector, chosen:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), st.booleans(), st.booleans(), st.binary())
-def test_change_is_read_as_it_is_written_around_what_is_told(
+def test_change_is_decoded_as_it_was_encoded_around_the_notice(
     identity: str, has_joined: bool, is_identity: bool, payload: bytes
 ) -> None:
     data = {"any": [1, identity]} if has_joined else None
@@ -158,6 +158,6 @@ def test_change_is_read_as_it_is_written_around_what_is_told(
 
 
 @pytest.mark.parametrize("inner", [b"1 e:1:t t j\n1", b'3 7 6 j ["+",true,"a","n.1",""]\n1', b"3 " * 5_000, b"x"])
-def test_nothing_but_what_is_bare_or_addressed_tells_of_a_roster(inner: bytes) -> None:
+def test_only_bare_or_addressed_publications_carry_roster_changes(inner: bytes) -> None:
     with pytest.raises(InvalidMessage):
         read_publication(MARK + b'3 7 6 j ["+",true,"a","n.1",""]\n' + MARK + inner)

@@ -45,7 +45,7 @@ def error(text: str, code: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("subscribe", "unsubscribe"), [("subscribe", "unsubscribe"), ("join", "leave")])
 @pytest.mark.parametrize("dialect", [JSON, MSGPACK], ids=["json", "msgpack"])
-async def test_client_subscribes_hears_and_unsubscribes(subscribe: str, unsubscribe: str, dialect: Any) -> None:
+async def test_client_subscribes_receives_and_unsubscribes(subscribe: str, unsubscribe: str, dialect: Any) -> None:
     async with house(PubSubService()) as built:
         client, publisher = built.client(dialect), built.client()
         assert await ask(client, subscribe, channel="news") == NULL
@@ -125,7 +125,7 @@ async def test_channel_that_has_no_canonical_form_is_refused(command: str, chann
         assert built.broker.published == []
 
 
-async def test_broker_that_does_not_answer_is_told_as_unavailable() -> None:
+async def test_broker_that_does_not_answer_is_unavailable() -> None:
     async with house(PubSubService()) as built:
         client = built.client()
         built.broker.is_failing = True
@@ -134,7 +134,7 @@ async def test_broker_that_does_not_answer_is_told_as_unavailable() -> None:
             assert answer == {**error("Temporarily unavailable", "unavailable"), "retryAfterMs": 1000}
 
 
-async def test_publish_behind_a_subscribe_in_one_read_is_heard() -> None:
+async def test_publish_after_a_subscribe_in_one_read_is_received() -> None:
     """No client needs to wait for the reply to its subscribe."""
     async with house(PubSubService()) as built:
         client = built.client()
@@ -147,7 +147,7 @@ async def test_publish_behind_a_subscribe_in_one_read_is_heard() -> None:
         await until(lambda: notifications(client))
 
 
-async def test_limit_of_channels_is_told() -> None:
+async def test_limit_of_channels_is_an_error() -> None:
     async with house(PubSubService(), limits=Limits(channels_per_connection=1)) as built:
         client = built.client()
         await ask(client, "subscribe", channel=1)
@@ -345,7 +345,7 @@ def _future(verdict: Any) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("kind", [_plain, _async, _future])
 @pytest.mark.parametrize("verdict", [True, False, None, 1, 0, "alice", ""])
-async def test_hooks_decide_by_truth_whether_plain_or_async(kind: Callable[..., Any], verdict: Any) -> None:
+async def test_hooks_decide_by_truthiness_whether_plain_or_async(kind: Callable[..., Any], verdict: Any) -> None:
     hooked = type("Hooked", (PubSubService,), {"can_publish": kind(verdict), "can_subscribe": kind(verdict)})
     async with house(hooked("pubsub")) as built:
         client = built.client()
@@ -457,7 +457,7 @@ async def test_backend_only_publishes(command: str) -> None:
         assert answer == error("Unknown command", "unknown_command")
 
 
-async def test_backend_is_told_of_errors() -> None:
+async def test_backend_gets_errors() -> None:
     async with house(PubSubService()) as built:
         backend = with_backend(built, PubSubBackend())
         params = {"channel": "x" * 300, "message": 1}

@@ -71,7 +71,7 @@ async def test_subscribe_replies_null_and_notifies_plainly_whatever_is_kept() ->
         assert await client.notified(1) == [{"type": "message", "channel": "kept:a", "message": "m"}]
 
 
-async def test_who_asks_to_recover_is_told_where_it_stands_and_then_each_position() -> None:
+async def test_recovering_client_gets_its_position_and_that_of_each_message() -> None:
     async with town(2, services) as nodes:
         client = nodes.client(0)
         reply = await ask(client, "subscribe", recover=True)
@@ -84,7 +84,7 @@ async def test_who_asks_to_recover_is_told_where_it_stands_and_then_each_positio
         assert first == {**plain, "offset": 1, "position": first["position"]}
 
 
-async def test_who_comes_back_on_another_node_gets_what_it_missed_and_goes_on() -> None:
+async def test_client_that_resumes_on_another_node_gets_missed_and_later_messages() -> None:
     async with town(2, services) as nodes:
         first, publisher = nodes.client(0), nodes.client(1)
         await ask(first, "subscribe", recover=True)
@@ -102,7 +102,7 @@ async def test_who_comes_back_on_another_node_gets_what_it_missed_and_goes_on() 
         assert (live["message"], live["offset"]) == (5, 5)
 
 
-async def test_a_position_that_is_gone_is_told_honestly() -> None:
+async def test_a_position_no_longer_in_history_gives_recovered_false() -> None:
     async with town(1, services) as nodes:
         client, publisher = nodes.client(0), nodes.client(0)
         await publish(publisher, 1, 2)
@@ -113,7 +113,9 @@ async def test_a_position_that_is_gone_is_told_honestly() -> None:
 
 @pytest.mark.parametrize("channel", ["bare", "read-only:a", "quiet:a"])
 @pytest.mark.parametrize("recover", [True, "e:1:t"])
-async def test_where_nothing_can_be_recovered_it_is_said_and_the_client_subscribed(channel: str, recover: Any) -> None:
+async def test_without_history_the_reply_has_recovered_false_and_the_client_is_subscribed(
+    channel: str, recover: Any
+) -> None:
     async with town(1, services) as nodes:
         client = nodes.client(0)
         assert await ask(client, "subscribe", channel, recover=recover) == NOTHING
@@ -144,7 +146,7 @@ async def test_false_and_null_do_not_ask_to_recover(recover: Any) -> None:
     ("sizes", "replied"),
     [([16_000, 16_000, 800, 5], 2), ([40_000, 5], 0), ([5, 40_000, 5], 1), ([32_766, 0], 1), ([100] * 299, 299)],
 )
-async def test_a_reply_brings_32_kib_and_the_rest_follows_behind_it(sizes: list[int], replied: int) -> None:
+async def test_a_reply_has_32_kib_of_messages_and_the_rest_follows(sizes: list[int], replied: int) -> None:
     messages = [f"{number}".ljust(size, "x")[:size] for number, size in enumerate(sizes)]
     async with town(1, services) as nodes:
         publisher = nodes.client(0)
@@ -196,7 +198,7 @@ async def test_what_is_deep_or_large_together_is_replayed_all_the_same() -> None
                 assert texts(first["message"]["data"]) + [each["message"]["message"] for each in rest] == messages
 
 
-async def test_who_cannot_take_what_it_missed_is_told_that_it_has_not_recovered() -> None:
+async def test_client_that_cannot_receive_its_missed_messages_gets_recovered_false() -> None:
     """Not closed: the client would reconnect, and be closed again."""
     async with town(1, services) as nodes:
         publisher = nodes.client(0)
@@ -213,7 +215,7 @@ async def test_who_cannot_take_what_it_missed_is_told_that_it_has_not_recovered(
         assert told_next["position"] != reply["position"]
 
 
-async def test_history_tells_the_last_or_the_first_behind_a_position() -> None:
+async def test_history_returns_the_last_or_the_first_after_a_position() -> None:
     async with town(2, services) as nodes:
         client, publisher = nodes.client(0), nodes.client(1)
         empty = await ask(client, "history")
@@ -264,7 +266,7 @@ async def test_what_the_rule_does_not_give_is_not_authorized(command: str, chann
 
 
 @pytest.mark.parametrize("command", ["subscribe", "history", "presence", "presenceStats"])
-async def test_who_may_not_subscribe_may_not_look(command: str) -> None:
+async def test_client_that_may_not_subscribe_may_not_read_the_channel(command: str) -> None:
     class Closed(PubSubService):
         async def can_subscribe(self, request: Request, channel: Any) -> bool:
             return request.identity == "ann"
@@ -375,7 +377,7 @@ async def test_what_is_no_key_is_invalid(key: Any) -> None:
 # -- presence ------------------------------------------------------------------------------------------------------
 
 
-async def test_presence_tells_who_subscribes_on_whatever_node() -> None:
+async def test_presence_lists_subscribers_of_all_nodes() -> None:
     async with town(3, services) as nodes:
         ann, ann_too, bob = nodes.client(0, "ann"), nodes.client(1, "ann"), nodes.client(2, "bob")
         stranger = nodes.client(1)
@@ -392,7 +394,7 @@ async def test_presence_tells_who_subscribes_on_whatever_node() -> None:
         assert bob.notifications == []  # no subscriber asked for notices
 
 
-async def test_notices_tell_the_others_once_an_identity() -> None:
+async def test_notices_reach_the_others_once_per_identity() -> None:
     async with town(2, services) as nodes:
         watcher, recovering = nodes.client(0, "watcher"), nodes.client(1, "recovering")
         await ask(watcher, "subscribe", "room:a")
@@ -415,7 +417,7 @@ async def test_notices_tell_the_others_once_an_identity() -> None:
         assert all(each["service"] == "pubsub" for each in watcher.envelopes)
 
 
-async def test_who_cannot_subscribe_is_not_present_and_who_is_stays_it() -> None:
+async def test_failed_subscribe_adds_no_presence_and_removes_none() -> None:
     async with town(1, services) as nodes:
         client, outsider = nodes.client(0, "ann"), nodes.client(0)
         await ask(client, "subscribe", "quiet:a")
@@ -429,7 +431,7 @@ async def test_who_cannot_subscribe_is_not_present_and_who_is_stays_it() -> None
         assert await ask(outsider, "presence", "room:b") == {"members": []}
 
 
-async def test_presence_of_too_many_is_refused_and_their_number_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_presence_of_too_many_is_refused_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.pubsub.replies.MEMBERS_MAX", 3)
     async with town(1, services) as nodes:
         for number in range(4):

@@ -52,7 +52,7 @@ class World:
         assert not self.canary.is_deaf
 
 
-async def test_deaf_until_the_first_canary_came_back() -> None:
+async def test_not_receiving_until_the_first_canary_came_back() -> None:
     world = World()
     assert world.canary.is_deaf and world.value("snorky_redis_deaf") == 1
     world.run(10)
@@ -160,7 +160,7 @@ async def test_a_canary_whose_connection_failed_is_sent_again_under_the_same_dea
     assert world.canary.is_deaf and world.redials
 
 
-async def test_a_canary_that_redis_refuses_makes_deaf_without_redialling() -> None:
+async def test_a_canary_that_redis_refuses_counts_as_not_receiving_without_a_redial() -> None:
     world = World()
     world.prove()
     for _ in range(200):

@@ -95,7 +95,7 @@ async def test_a_replica_that_changes_shards_takes_none_along(members: list[Memb
     assert (cluster.by_slot(5), cluster.by_slot(10000)) == before
 
 
-async def test_slots_that_move_are_told_and_shards_stay(members: list[Member]) -> None:
+async def test_moved_slots_are_reported_and_shards_stay(members: list[Member]) -> None:
     a, b, _ = (each.server.port for each in members)
     cluster = cluster_of(*members)
     changes: list[int] = []
@@ -116,7 +116,7 @@ async def test_slots_that_move_are_told_and_shards_stay(members: list[Member]) -
     await cluster.stop(on_change)
 
 
-async def test_who_was_cut_off_is_not_believed(members: list[Member]) -> None:
+async def test_answer_of_a_partitioned_server_is_ignored(members: list[Member]) -> None:
     a, b, c = (each.server.port for each in members)
     cluster = cluster_of(*members)
     say(members, {(0, 16383): [("B", b)]})
@@ -138,7 +138,7 @@ async def test_servers_that_were_not_named_are_asked_too(members: list[Member]) 
     assert members[1].asked == 1
 
 
-async def test_no_member_of_a_cluster_is_told(members: list[Member]) -> None:
+async def test_a_server_without_cluster_mode_is_reported(members: list[Member]) -> None:
     async with ScriptedRedis(lambda _: b"-ERR This instance has cluster support disabled\r\n") as single:
         cluster = RedisTarget.from_url(single.url.replace("redis://", "redis+cluster://").removesuffix("/0")).cluster
         assert cluster is not None

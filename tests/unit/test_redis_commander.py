@@ -69,7 +69,7 @@ async def test_what_was_written_is_not_sent_again_and_what_was_not_is() -> None:
         assert await later == [3]
 
 
-async def test_who_is_not_answered_in_time_is_told_and_the_connection_given_up() -> None:
+async def test_a_call_without_a_timely_answer_fails_and_closes_the_connection() -> None:
     async with ScriptedRedis() as redis, commander(redis, timeout_s=0.2) as sending:
         late = sending.send(group(b"a"))
         await redis.next(b"ECHO")
@@ -125,7 +125,7 @@ async def test_the_database_of_the_url_is_selected_first() -> None:
         assert await asked == [1]
 
 
-async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
+async def test_an_unexpected_answer_ends_the_connection() -> None:
     async with ScriptedRedis() as redis, commander(redis) as sending:
         asked = sending.send(group(b"a"))
         await redis.next(b"ECHO")

@@ -79,7 +79,7 @@ async def test_the_answer_of_the_other_node_is_given() -> None:
     assert await yes is True and await no is False
 
 
-async def test_where_nobody_hears_the_connection_has_gone() -> None:
+async def test_without_a_receiver_the_connection_is_closed() -> None:
     house = await started()
     house.broker.hearers = 0
     assert await house.direct.send(THERE, b"hello") is False
@@ -117,7 +117,7 @@ async def test_news_of_a_lost_name_are_handed_on_if_they_are_for_this_process() 
     assert house.lost == [("messaging:names", "x\ny", 5)]
 
 
-async def test_who_waits_when_it_stops_is_told() -> None:
+async def test_waiting_senders_get_an_error_when_it_stops() -> None:
     house = await started()
     task, _ = await house.sending()
     house.direct.stop()

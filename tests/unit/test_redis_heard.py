@@ -45,7 +45,7 @@ def grouped(*heard: tuple[bytes, bytes]) -> tuple[dict[str, list[bytes]], list[s
         "a byte above the mark", "given up", "given up, with a hint", "one name alone",
     ],
 )  # fmt: skip
-def test_both_names_in_one_order_and_only_nodes_say_what_has_a_header(
+def test_both_names_in_one_order_and_headers_only_from_nodes(
     heard: list[tuple[bytes, bytes]], expected: dict[str, list[bytes]], refused: list[str]
 ) -> None:
     assert grouped(*heard) == (expected, refused)

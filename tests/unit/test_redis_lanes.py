@@ -87,7 +87,7 @@ async def test_nothing_overtakes_what_is_still_on_the_way_to_the_former_server(s
     assert [await first, await second] == [1, 2]
 
 
-async def test_what_nobody_takes_fails_by_its_deadline(slot: Slot) -> None:
+async def test_commands_without_a_server_fail_by_their_deadline(slot: Slot) -> None:
     slot.server = None
     with pytest.raises(BrokerUnavailable):
         await slot.publish(1)
@@ -105,7 +105,7 @@ async def test_another_error_is_the_callers(slot: Slot) -> None:
     await again
 
 
-async def test_who_was_cancelled_while_lined_up_is_not_sent(slot: Slot) -> None:
+async def test_commands_cancelled_while_queued_are_not_sent(slot: Slot) -> None:
     first, second = slot.publish(1), slot.publish(2)
     slot.refuse(1, 2)
     await asyncio.sleep(0)
@@ -126,7 +126,7 @@ async def test_nothing_is_kept_of_a_slot_that_is_quiet(slot: Slot) -> None:
     assert not slot.lanes._lanes
 
 
-async def test_all_that_lined_up_behind_what_nobody_takes_fail_by_their_deadline_too(slot: Slot) -> None:
+async def test_commands_queued_after_one_without_a_server_fail_by_their_deadline_too(slot: Slot) -> None:
     slot.server = None
     started_s = asyncio.get_running_loop().time()
     outcomes = await asyncio.gather(*(slot.publish(number) for number in range(50)), return_exceptions=True)

@@ -67,7 +67,7 @@ def test_two_things_never_share_a_name(one: tuple[str, ...], other: tuple[str, .
 @given(things())
 @example(("roster", "pubsub:a"))
 @example(("node channel", "pubsub:a"))
-def test_the_pattern_of_a_publisher_covers_what_publishers_may_say_and_nothing_else(thing: tuple[str, ...]) -> None:
+def test_the_pattern_of_a_publisher_covers_exactly_its_channels(thing: tuple[str, ...]) -> None:
     is_covered = spelled(thing).startswith(b"snorky:{pubsub:")
     assert is_covered is (thing[0] in OF_PUBLISHERS and thing[1].startswith("pubsub:"))
 

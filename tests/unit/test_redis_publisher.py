@@ -156,7 +156,7 @@ async def test_an_answer_that_is_none_fails_what_is_open_and_replaces_the_connec
         assert redis.connections == 2
 
 
-async def test_a_failure_that_nobody_reads_is_not_reported_by_the_loop() -> None:
+async def test_an_unread_failure_is_not_reported_by_the_loop() -> None:
     reports: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
     async with ScriptedRedis() as redis, publisher(redis, timeout_s=0.05) as speaking:
@@ -170,7 +170,7 @@ async def test_a_failure_that_nobody_reads_is_not_reported_by_the_loop() -> None
     assert reports == []
 
 
-async def test_its_connection_is_given_up_only_if_it_owes_an_answer_for_long() -> None:
+async def test_its_connection_is_closed_only_if_an_answer_is_overdue() -> None:
     async with ScriptedRedis(lambda command: b":1\r\n" if command[2] == b"answered" else None) as redis:
         async with publisher(redis) as speaking:
             await speaking.publish(b"c", b"answered")

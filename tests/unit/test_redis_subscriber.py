@@ -341,7 +341,7 @@ async def test_a_server_that_stops_answering_while_resubscribing_is_given_up() -
         await within(heard.whole)
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_dialled_again() -> None:
+async def test_a_server_that_accepts_and_never_answers_is_redialled() -> None:
     accepted = asyncio.Semaphore(0)
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -407,7 +407,7 @@ async def test_what_comes_on_both_names_of_a_channel_keeps_its_order() -> None:
         assert heard.batches == [{"a": [b"0", b"1", b"2", b"3", b"4", b"5", b"6"]}]
 
 
-async def test_what_only_nodes_say_is_refused_on_the_name_that_is_open_to_publishers() -> None:
+async def test_node_messages_are_refused_on_the_publishers_channel() -> None:
     said = [
         b"\xc11 e:1:t p j\n1",
         b'\xc12 j {"whole":"true"}\n2',

@@ -264,7 +264,7 @@ async def test_service_that_fails_in_a_hook_does_not_keep_the_others_from_knowin
         ]
 
 
-async def test_disconnect_gives_subscriptions_up_before_services_hear_of_it() -> None:
+async def test_disconnect_ends_subscriptions_before_services_are_notified() -> None:
     class Looking(Raising):
         def on_disconnect(self, connection: Connection) -> None:
             self.messages.append((connection.is_closed, set(connection.channels)))
@@ -289,7 +289,7 @@ def test_registry_belongs_to_one_node() -> None:
         Node(LoopbackBroker()).attach(registry)
 
 
-def test_service_belongs_to_one_node_and_may_stand_in_two_of_its_registries() -> None:
+def test_service_belongs_to_one_node_and_may_be_in_two_of_its_registries() -> None:
     service, node = Raising(), Node(LoopbackBroker())
     node.attach(ServiceRegistry([service]))
     node.attach(ServiceRegistry([service]))
@@ -309,7 +309,7 @@ def test_service_registered_later_is_on_the_node_too() -> None:
         built.registry["nobody"]
 
 
-def test_registry_without_a_node_says_what_to_do() -> None:
+def test_registry_without_a_node_gives_an_error_with_a_remedy() -> None:
     with pytest.raises(ConfigurationError, match="attach"):
         _ = ServiceRegistry().cluster
 

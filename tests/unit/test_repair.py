@@ -100,7 +100,7 @@ def heard(client: Resident) -> list[Any]:
 # -- missed messages ------------------------------------------------------------------------------------------------
 
 
-async def test_what_was_missed_is_filled_in_its_place_for_all_and_nobody_is_closed(stage: Stage) -> None:
+async def test_missed_messages_are_filled_in_order_for_all_and_no_client_is_closed(stage: Stage) -> None:
     (one, _), two = await stage.back(0), await stage.plain(0)
     await stage.publish(1)
     await settle()
@@ -275,7 +275,7 @@ async def test_large_fill_is_no_more_at_once_than_clients_take(stage: Stage) -> 
     assert [number for number, _ in heard(one)] == list(range(70))
 
 
-async def test_gap_is_told_to_who_asked_to_recover_and_to_nobody_else(stage: Stage) -> None:
+async def test_gap_is_reported_only_to_recovering_clients(stage: Stage) -> None:
     (one, _), two = await stage.back(0), await stage.plain(0)
     packed = Client(stage.town.nodes[0], stage.town.registries[0], MSGPACK)
     await stage.topics(0).recover(packed.connection, "c", HOUR)
@@ -334,7 +334,7 @@ async def test_bare_publication_comes_at_once_also_while_history_is_read(stage: 
     await until(lambda: heard(one) == ["bare", 1])
 
 
-async def test_poison_keeps_its_place_as_a_tombstone_for_who_counts_offsets(stage: Stage) -> None:
+async def test_invalid_payload_keeps_its_offset_as_a_tombstone(stage: Stage) -> None:
     (one, recovery), two = await stage.back(0), await stage.plain(0)
     before = recovery.position
     poison = Publication(b"NaN", Position(before.epoch, 1, "t1"), before.tag)
@@ -368,7 +368,7 @@ async def test_what_is_too_large_keeps_its_place_as_a_tombstone_too(stage: Stage
     assert stage.sample(0, "snorky_history_gaps_total") == 0
 
 
-async def test_what_is_too_large_is_a_tombstone_for_who_recovers_at_that_moment(stage: Stage) -> None:
+async def test_oversized_message_is_a_tombstone_for_clients_recovering_at_that_moment(stage: Stage) -> None:
     one, recovery = await stage.back(0)
     begun = recovery.position
     stage.town.archive.lateness = lambda: 20
@@ -381,7 +381,7 @@ async def test_what_is_too_large_is_a_tombstone_for_who_recovers_at_that_moment(
     assert heard(one) == [None] and heard(two) == []
 
 
-async def test_first_who_wants_the_history_takes_nothing_from_who_was_there_before(stage: Stage) -> None:
+async def test_first_recovering_client_takes_nothing_from_earlier_subscribers(stage: Stage) -> None:
     before = await stage.plain(0, history=None)
     stage.town.brokers[0].hold()
     await stage.publish(1, 2)
@@ -452,7 +452,7 @@ async def test_history_is_read_only_when_the_broker_has_confirmed(stage: Stage) 
     assert [*payloads(recovery), *heard(client)] == [b"2"]
 
 
-async def test_where_a_channel_stands_is_asked_only_when_the_broker_has_confirmed(stage: Stage) -> None:
+async def test_a_channels_position_is_read_only_after_the_broker_has_confirmed(stage: Stage) -> None:
     broker = stage.town.brokers[0]
     broker.gate.clear()
     task = asyncio.ensure_future(stage.back(0))
@@ -464,7 +464,7 @@ async def test_where_a_channel_stands_is_asked_only_when_the_broker_has_confirme
     assert recovery.position == last
 
 
-async def test_replay_is_capped_in_messages_and_bytes_and_then_honest(stage: Stage) -> None:
+async def test_replay_is_capped_in_messages_and_bytes_and_then_a_reported_gap(stage: Stage) -> None:
     _, begun = await stage.back(0)
     await stage.publish(*range(300))
     _, recovery = await stage.back(1, begun.position)
@@ -525,7 +525,7 @@ async def test_clients_that_come_back_with_the_same_position_share_a_read(stage:
     assert reads <= 4, "and later clients read again"
 
 
-async def test_client_that_is_ahead_of_a_deaf_node_gets_nothing_twice(stage: Stage) -> None:
+async def test_client_ahead_of_a_node_that_missed_messages_gets_nothing_twice(stage: Stage) -> None:
     ahead, _ = await stage.back(1)
     behind, _ = await stage.back(0)
     stage.deafen(0)
@@ -541,7 +541,7 @@ async def test_client_that_is_ahead_of_a_deaf_node_gets_nothing_twice(stage: Sta
     await until(lambda: heard(other) == [3])
 
 
-async def test_who_comes_back_to_a_history_that_was_lost_hears_of_it_once(stage: Stage) -> None:
+async def test_client_that_resumes_after_history_was_lost_gets_one_report(stage: Stage) -> None:
     await stage.back(0)
     last = await stage.publish(1)
     await settle()
@@ -559,7 +559,7 @@ async def test_channel_without_a_place_for_positions_cannot_be_recovered(stage: 
     assert stage.town.brokers[0].subscribed == set()
 
 
-async def test_recovery_that_fails_leaves_nothing_behind(stage: Stage) -> None:
+async def test_failed_recovery_leaves_no_state(stage: Stage) -> None:
     last = await stage.publish(1)
     client = stage.town.client(0)
     for failing in (stage.town.archive, stage.town.brokers[0]):
@@ -576,9 +576,7 @@ async def test_recovery_that_fails_leaves_nothing_behind(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("what", ["archive", "broker"])
-async def test_subscriber_or_listener_of_a_kept_channel_that_fails_leaves_nothing_behind(
-    stage: Stage, what: str
-) -> None:
+async def test_failed_subscriber_or_listener_of_a_history_channel_leaves_no_state(stage: Stage, what: str) -> None:
     client, topics = stage.town.client(0), stage.topics(0)
     failing: Any = stage.town.archive if what == "archive" else stage.town.brokers[0]
     failing.is_failing = True
@@ -615,7 +613,7 @@ async def test_nothing_is_compared_or_filled_of_a_channel_that_was_given_up(stag
     assert stage.sample(0, "snorky_history_filled_publications_total") == 0
 
 
-async def test_client_that_leaves_while_it_recovers_leaves_nothing_behind(stage: Stage) -> None:
+async def test_client_that_leaves_during_recovery_leaves_no_state(stage: Stage) -> None:
     last = await stage.publish(1)
     for error, leave in ((ConnectionClosed, Resident.leave), (NotSubscribed, _unsubscribe)):
         client = stage.town.client(0)

@@ -199,7 +199,7 @@ async def test_reply_has_no_call_id_key_if_the_request_had_none(command: str) ->
         assert await ask(built, {"command": command, "params": params}) == {"type": "response", "data": None}
 
 
-async def test_command_knows_who_calls_and_by_which_name() -> None:
+async def test_command_gets_its_caller_and_its_name() -> None:
     async with house(Everything()) as built:
         reply = await ask(built, {"command": "whoami", "callId": 7})
         assert reply["data"] == ["n1.1", None, "rpc", "whoami", 7]
@@ -362,7 +362,7 @@ async def test_command_of_a_client_that_leaves_is_cancelled_and_not_answered() -
         assert client.messages == []
 
 
-async def test_future_of_a_client_that_left_harms_nobody() -> None:
+async def test_future_of_a_client_that_left_affects_no_other() -> None:
     service = Everything()
     async with house(service) as built:
         client = built.client()
@@ -452,7 +452,7 @@ def test_every_request_is_answered_exactly_once(requests: list[Any]) -> None:
 # -- writing a service ------------------------------------------------------------------------------------------
 
 
-async def test_command_overridden_without_the_mark_is_none_and_an_alias_of_it_is_told_of() -> None:
+async def test_method_overridden_without_the_decorator_is_no_command_and_its_alias_is_reported() -> None:
     class Silent(Everything):
         aliases = {}  # noqa: RUF012 - as above
 

@@ -304,7 +304,7 @@ def test_late_copy_of_a_server_that_has_gone_makes_no_gap() -> None:
     assert node.hear(chain(1)) == chain(1)
 
 
-def test_what_was_on_its_way_when_the_position_was_told_is_for_those_who_were_here_before() -> None:
+def test_messages_in_flight_when_the_position_was_sent_are_for_earlier_subscribers() -> None:
     node = started(2)
     one, two, three = chain(1, 2, 3)
     assert node.hear([one, two, three]) == [Late(one), Late(two), three]
@@ -347,7 +347,7 @@ def test_interruption_during_a_fill_asks_for_another() -> None:
     assert node.wants_fill
 
 
-def test_what_history_still_has_is_delivered_behind_a_gap() -> None:
+def test_messages_still_in_history_are_delivered_after_a_gap() -> None:
     node = started()
     node.hear(chain(1))
     node.want_fill()
@@ -355,7 +355,7 @@ def test_what_history_still_has_is_delivered_behind_a_gap() -> None:
     assert node.end_fill_with_gap(Position("e", 5, "t5"), chain(4, 5)) == [Gap(Position("e", 3, "t3")), *chain(4, 5)]
 
 
-def test_nothing_is_delivered_again_behind_a_gap() -> None:
+def test_nothing_is_delivered_again_after_a_gap() -> None:
     """A lagging replica has what was delivered, up to the point where the histories differ."""
     node = started()
     node.hear(chain(1, 2, 3, 4))

@@ -23,7 +23,7 @@ class Source:
         return number
 
 
-async def test_who_asks_during_a_read_shares_the_next_one() -> None:
+async def test_callers_during_a_read_share_the_next_one() -> None:
     source = Source()
     reads = SharedReads(source.read, name="test")
     first = asyncio.ensure_future(reads.get("a"))

@@ -31,7 +31,7 @@ def test_one_address_and_one_identity_have_one_share_each() -> None:
     assert known.of("192.0.2.1", "192.0.2.1")[0] is first[0], "a name is no address"
 
 
-def test_a_share_is_as_large_as_the_settings_say(clock: Clock) -> None:
+def test_a_share_has_the_size_from_the_settings(clock: Clock) -> None:
     limits = Limits(messages_per_s=2, messages_burst=3, rate_factor_per_ip=4, rate_factor_per_identity=5)
     address, identity = Shares(limits).of("192.0.2.1", "ann")
     assert (address.messages.burst, identity.messages.burst) == (12, 15)

@@ -55,7 +55,7 @@ async def test_a_session_is_its_openers_alone(nodes: int, opener: dict[str, str]
 
 @each_size
 @on_both_loops
-async def test_a_client_that_got_another_cookie_is_asked_who_it_is_once(nodes: int) -> None:
+async def test_a_client_with_a_new_cookie_is_identified_once(nodes: int) -> None:
     asked = []
 
     async def identify(request: web.Request) -> str | None:
@@ -178,5 +178,5 @@ def test_credentials_of_one_session_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("asks", [Who("c", "o"), Who("c", "o").known_as(None), Who("c", "").known_as("ann")])
-def test_who_asks_travels_between_nodes(asks: Who) -> None:
+def test_the_requests_identity_is_forwarded_between_nodes(asks: Who) -> None:
     assert Who.read(json.loads(json.dumps(asks.words()))) == asks

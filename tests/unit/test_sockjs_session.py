@@ -113,7 +113,7 @@ async def test_a_receiver_that_is_cut_ends_the_session(name: str, nodes: int) ->
 
 @each_size
 @on_both_loops
-async def test_a_closed_session_says_why_until_the_delay_is_over(nodes: int) -> None:
+async def test_a_closed_session_returns_its_reason_until_the_delay_is_over(nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
         await client.open()
@@ -131,7 +131,7 @@ async def test_a_closed_session_says_why_until_the_delay_is_over(nodes: int) -> 
 @each_size
 @pytest.mark.parametrize("name", ["xhr", "xhr_streaming"])
 @on_both_loops
-async def test_what_was_said_before_the_end_is_heard_before_it(name: str, nodes: int) -> None:
+async def test_messages_before_the_close_arrive_before_it(name: str, nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
         await client.open()
@@ -148,7 +148,7 @@ async def test_what_was_said_before_the_end_is_heard_before_it(name: str, nodes:
 
 @each_size
 @on_both_loops
-async def test_who_does_not_come_back_is_let_go(nodes: int) -> None:
+async def test_session_without_a_new_request_is_ended(nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
         await client.open()
@@ -222,7 +222,7 @@ async def test_bad_messages_are_answered_as_on_any_wire(nodes: int) -> None:
 
 @each_size
 @on_both_loops
-async def test_nobody_is_answered_for_a_session_that_is_not_there(nodes: int) -> None:
+async def test_requests_for_an_unknown_session_are_refused(nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
         assert await client.post("xhr_send", echo(1)) == (404, "")
@@ -356,7 +356,7 @@ async def test_a_node_that_stops_lets_receivers_of_others_come_back() -> None:
 
 
 @on_both_loops
-async def test_nobody_is_told_what_the_cluster_does_not_know() -> None:
+async def test_requests_are_not_answered_while_the_owner_is_unknown() -> None:
     async with sockjs_site(2) as site:
         client = site.client()
         assert await client.post("xhr", at=0) == (200, "o\n")
@@ -409,7 +409,7 @@ async def by_cookie(request: web.Request) -> str | None:
 
 @each_size
 @on_both_loops
-async def test_who_it_is_is_asked_when_a_session_opens(nodes: int) -> None:
+async def test_identity_is_determined_when_a_session_opens(nodes: int) -> None:
     async with sockjs_site(nodes, identify=by_cookie) as site:
         client = site.client(headers={"Cookie": "who=ann"})
         await client.open()
@@ -424,7 +424,7 @@ async def test_who_it_is_is_asked_when_a_session_opens(nodes: int) -> None:
 
 @each_size
 @on_both_loops
-async def test_whose_token_is_bad_hears_it_by_the_close_code_and_no_service_does(nodes: int) -> None:
+async def test_bad_token_gives_a_close_code_and_reaches_no_service(nodes: int) -> None:
     async with sockjs_site(nodes, identify=by_cookie) as site:
         client = site.client(headers={"Cookie": "who=revoked"})
         status, text = await client.post("xhr")

@@ -253,7 +253,7 @@ async def test_clients_that_reset_in_the_middle_of_the_handshake_leave_nothing()
 
 
 @on_both_loops
-async def test_who_has_gone_is_not_taken_over() -> None:
+async def test_closed_connection_is_not_taken_over() -> None:
     class Gone:
         transport = None
         protocol = None

@@ -31,7 +31,7 @@ def test_workers_are_summed():
     assert samples(totals)["snorky_deliveries_total"] == 110
 
 
-def test_one_deaf_worker_makes_one_deaf_gateway_and_two_no_more():
+def test_deaf_workers_count_as_one_deaf_gateway():
     totals = Totals()
     totals.take("a", text(0, 0, deaf=1))
     totals.take("b", text(0, 0, deaf=0))

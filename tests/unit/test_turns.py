@@ -32,7 +32,7 @@ def new_turns() -> Turns:
     return Turns(Metrics().queued_clients)
 
 
-async def test_who_is_in_line_has_a_turn_after_the_other() -> None:
+async def test_waiting_clients_have_turns_in_order() -> None:
     notes: list[str] = []
     turns = new_turns()
     for name in "abc":

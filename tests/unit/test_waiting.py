@@ -173,7 +173,7 @@ async def _crowded(nodes: Town, service: str) -> Resident:
 
 
 @pytest.mark.parametrize(("service", "parameter"), [("cursors", "document"), ("chat", "channel")])
-async def test_a_join_whose_list_no_client_could_take_leaves_nothing_behind(service: str, parameter: str) -> None:
+async def test_a_join_with_a_list_too_large_for_a_client_leaves_no_state(service: str, parameter: str) -> None:
     async with town(1, services, limits=LIMITS) as nodes:
         newcomer = await _crowded(nodes, service)
         answer = await newcomer.ask(service, "join", **{parameter: "d"})
@@ -185,7 +185,7 @@ async def test_a_join_whose_list_no_client_could_take_leaves_nothing_behind(serv
         assert again == "Error: Not joined"
 
 
-async def test_what_waits_beside_a_reply_counts_too() -> None:
+async def test_other_queued_bytes_count_with_a_reply() -> None:
     async with town(1, services, limits=LIMITS) as nodes:
         await _names(nodes, MIB * 3 // 4)
         client = nodes.client(0)

@@ -154,7 +154,7 @@ async def test_a_close_frame_is_answered_and_the_server_closes_first(payload: by
 
 
 @on_both_loops
-async def test_messages_behind_a_close_frame_are_not_looked_at() -> None:
+async def test_messages_after_a_close_frame_are_ignored() -> None:
     async with running_site() as site:
         client = await site.client()
         await client.send(echo(1) + frame(CLOSE, close_payload(1000)) + echo(2) + b"\xff\xff")
@@ -182,7 +182,7 @@ async def test_a_close_by_the_server_waits_for_the_answer_and_then_closes() -> N
 
 
 @on_both_loops
-async def test_who_does_not_answer_a_close_frame_is_cut() -> None:
+async def test_client_that_does_not_answer_a_close_frame_is_cut() -> None:
     async with running_site() as site:
         client = await site.client()
         site.connection.close(1001)
@@ -308,7 +308,7 @@ async def test_bad_messages_are_answered_and_too_many_of_them_end_the_connection
 
 
 @on_both_loops
-async def test_too_many_messages_are_told_when_to_come_again_and_then_closed() -> None:
+async def test_too_many_messages_get_a_retry_time_and_then_a_close() -> None:
     async with running_site(limits=Limits(messages_per_s=0.1, messages_burst=2)) as site:
         client = await site.client()
         for call_id in range(2):
@@ -329,7 +329,7 @@ async def test_too_many_messages_are_told_when_to_come_again_and_then_closed() -
 
 
 @on_both_loops
-async def test_a_service_that_fails_harms_nobody_else() -> None:
+async def test_a_service_that_fails_affects_no_other() -> None:
     async with running_site(is_strict=False) as site:
         client, other = await site.client(), await site.client()
         await client.send(echo("raise"))
@@ -383,7 +383,7 @@ async def test_frames_are_shared_and_let_go_with_the_connection() -> None:
 
 
 @on_both_loops
-async def test_who_reads_again_in_time_gets_everything_in_order() -> None:
+async def test_client_that_reads_again_in_time_gets_everything_in_order() -> None:
     async with running_site(limits=Limits(send_buffer_bytes=16_384)) as site:
         client = await site.subscriber(receive_buffer_bytes=4096)
         connection = site.connection

@@ -96,7 +96,7 @@ def test_a_long_interval_costs_no_memory() -> None:
     assert len(wheel._slots) == 0
 
 
-def test_who_was_removed_is_left_alone(clock: Clock) -> None:
+def test_removed_entries_are_not_called(clock: Clock) -> None:
     wheel = Wheel(1.0)
     stays, goes = Spoke(clock), Spoke(clock)
     wheel.add(stays)
@@ -124,7 +124,7 @@ def test_one_that_is_removed_by_another_s_beat_is_not_beaten(clock: Clock) -> No
     assert sum(len(each.beats) for each in spokes) <= 3
 
 
-def test_who_ends_is_aborted_after_its_deadline_and_not_beaten_before(clock: Clock) -> None:
+def test_ending_connection_is_aborted_after_its_deadline_without_pings_before(clock: Clock) -> None:
     wheel = Wheel(0.25)
     spoke = Spoke(clock)
     wheel.add(spoke)
@@ -137,7 +137,7 @@ def test_who_ends_is_aborted_after_its_deadline_and_not_beaten_before(clock: Clo
     assert CLOSE_TIMEOUT_S <= spoke.aborts[0] - 0.25 <= 2.0
 
 
-def test_who_has_ended_in_time_is_not_aborted(clock: Clock) -> None:
+def test_connection_that_ended_in_time_is_not_aborted(clock: Clock) -> None:
     wheel = Wheel(0.25)
     spoke = Spoke(clock)
     wheel.add(spoke)

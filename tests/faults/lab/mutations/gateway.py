@@ -11,7 +11,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/hub.py",
         old=" and not (is_late and heard < told >= version)",
         new="",
-        argv=test("tests/unit/test_lists_and_notices.py", "test_notices_that_a_list_had"),
+        argv=test("tests/unit/test_lists_and_notices.py", "test_late_notices_of_members_in_the_list_are_not_sent"),
     ),
     Mutation(
         guard="version of buffered changes",
@@ -25,35 +25,40 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/hub.py",
         old="is_late = now_s < self._late_until_s",
         new="is_late = True",
-        argv=test("tests/unit/test_lists_and_notices.py", "test_a_clock_of_redis"),
+        argv=test(
+            "tests/unit/test_lists_and_notices.py",
+            "test_a_redis_clock_that_was_set_back_suppresses_notices_only_briefly",
+        ),
     ),
     Mutation(
         guard="reported as present from the start",
         file="gateway/presence.py",
         old="        self.known = self._known(change)\n",
         new="",
-        argv=test("tests/unit/test_lists_and_notices.py", "test_who_was_told_to_be_here_all_along"),
+        argv=test("tests/unit/test_lists_and_notices.py", "test_members_in_the_list_are_not_reported_as_joined_again"),
     ),
     Mutation(
         guard="last seen",  # a list that lacks suspected members is followed by their `joined`
         file="gateway/presence.py",
         old="return self._last_seen.get(place, self.version)",
         new="return self.version",
-        argv=test("tests/unit/test_lists_and_notices.py", "test_who_was_told_to_be_here_all_along"),
+        argv=test("tests/unit/test_lists_and_notices.py", "test_members_in_the_list_are_not_reported_as_joined_again"),
     ),
     Mutation(
         guard="arrivals of an older copy",
         file="gateway/presence.py",
         old="        if self._run and census.run != self._run:\n",
         new="        if False:\n",
-        argv=test("tests/unit/test_presence.py", "older_copy_alone_has_not_come"),
+        argv=test("tests/unit/test_presence.py", "test_a_member_only_in_an_older_copy_has_not_joined"),
     ),
     Mutation(
         guard="version of differences",
         file="gateway/hub.py",
         old="return not version <= told < ahead",
         new="return True",
-        argv=test("tests/unit/test_lists_and_notices.py", "test_differences_are_not_told"),
+        argv=test(
+            "tests/unit/test_lists_and_notices.py", "test_differences_are_not_sent_to_clients_whose_later_list_had_them"
+        ),
     ),
     Mutation(
         guard="publications that are not kept",
@@ -179,7 +184,9 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/fanout.py",
         old="if publication.position is not None and len(publication.payload) > self._payload_max_bytes:",
         new="if False:",
-        argv=test("tests/unit/test_repair.py", "test_what_is_too_large_is_a_tombstone_for_who_recovers"),
+        argv=test(
+            "tests/unit/test_repair.py", "test_oversized_message_is_a_tombstone_for_clients_recovering_at_that_moment"
+        ),
     ),
     Mutation(
         guard="one pass after another",  # otherwise chunks of several passes alternate
@@ -193,14 +200,14 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/node.py",
         old="            self._presences.interrupted()\n",
         new="            pass\n",
-        argv=test("tests/faults/test_presence.py", "test_who_came_and_went_while_a_node_was_cut_off_is_told_once"),
+        argv=test("tests/faults/test_presence.py", "test_joins_and_leaves_missed_by_a_cut_off_node_are_reported_once"),
     ),
     Mutation(
         guard="a second look before somebody left",
         file="gateway/presence.py",
         old="if now_s - since_s >= self._grace_s:",
         new="if True:",
-        argv=test("tests/unit/test_presences.py", "test_who_is_entered_again_within_the_grace_has_never_left"),
+        argv=test("tests/unit/test_presences.py", "test_members_entered_again_within_the_grace_period_never_left"),
     ),
     Mutation(
         guard="log lines of refusals",
@@ -214,14 +221,14 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/topics.py",
         old="        if is_reply(payload) and",
         new="        if False and",
-        argv=test("tests/unit/test_service.py", "test_relayed_payload_cannot_stand_where_a_reply_does"),
+        argv=test("tests/unit/test_service.py", "test_relayed_payload_cannot_be_read_as_a_reply"),
     ),
     Mutation(
         guard="direct messages are no replies",
         file="gateway/primitives.py",
         old="        if is_reply(message):",
         new="        if False:",
-        argv=test("tests/unit/test_service.py", "test_relayed_payload_cannot_stand_where_a_reply_does"),
+        argv=test("tests/unit/test_service.py", "test_relayed_payload_cannot_be_read_as_a_reply"),
     ),
     Mutation(
         guard="hints",  # the node believes a position that a publisher sent

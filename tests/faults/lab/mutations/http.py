@@ -10,7 +10,7 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/websocket.py",
         old="                self._count_frame()\n                return None  # RFC",
         new="                return None  # RFC",
-        argv=test("tests/unit/test_flood.py", "test_what_comes_behind_our_close"),
+        argv=test("tests/unit/test_flood.py", "test_bytes_after_our_close_frame_count_too"),
     ),
     Mutation(
         guard="a little of each in turn",
@@ -24,21 +24,21 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/turns.py",
         old="min(now_s + TURN_S, end_s)",
         new="end_s",
-        argv=test("tests/unit/test_turns.py", "test_who_is_in_line_has_a_turn_after_the_other"),
+        argv=test("tests/unit/test_turns.py", "test_waiting_clients_have_turns_in_order"),
     ),
     Mutation(
         guard="no turns for clients that read no replies",
         file="gateway/http/websocket.py",
         old="                    if self._is_paused or self._is_full:",
         new="                    if self._is_paused:",
-        argv=test("tests/unit/test_flood.py", "test_who_does_not_take_its_replies_is_not_read"),
+        argv=test("tests/unit/test_flood.py", "test_clients_that_do_not_read_replies_are_not_read"),
     ),
     Mutation(
         guard="no message from clients that read no replies",
         file="gateway/http/websocket.py",
         old="len(data) <= AT_ONCE_MAX_BYTES and not self._is_full:",
         new="len(data) <= AT_ONCE_MAX_BYTES:",
-        argv=test("tests/unit/test_flood.py", "test_who_does_not_take_its_replies_is_not_read"),
+        argv=test("tests/unit/test_flood.py", "test_clients_that_do_not_read_replies_are_not_read"),
     ),
     Mutation(
         guard="no turns while services are busy",
@@ -157,6 +157,6 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/client.py",
         old="                if code in _FINAL_CODES:",
         new="                if False:",
-        argv=test("tests/cluster/test_commands.py", "says_who_it_is"),
+        argv=test("tests/cluster/test_commands.py", "test_subscribe_authenticates_and_finds_the_node_by_the_settings"),
     ),
 )

@@ -17,7 +17,9 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/libraries.py",
         old="        ours = [look for look in looks if look.found is not Found.LATER]\n",
         new="        ours = [*looks]\n",
-        argv=test("tests/contract/test_functions.py", "later_format_is_left_alone and redis"),
+        argv=test(
+            "tests/contract/test_functions.py", "test_a_library_of_a_later_format_is_kept_and_reported and redis"
+        ),
     ),
     Mutation(
         guard="library of a sibling",  # otherwise nodes with different texts replace each other's library without end
@@ -102,7 +104,10 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/functions.py",
         old="return self._is_barred or self",
         new="return self",
-        argv=test("tests/contract/test_functions.py", "may_not_look_at_functions and redis"),
+        argv=test(
+            "tests/contract/test_functions.py",
+            "test_a_node_without_the_right_to_list_functions_still_recovers and redis",
+        ),
     ),
     Mutation(
         guard="what a script may have written",

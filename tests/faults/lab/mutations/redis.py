@@ -31,7 +31,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/directory.py",
         old="                    if await self._rosters.weigh(roster):\n                        continue\n",
         new="",
-        argv=test("tests/contract/test_large_rosters.py", "test_bytes_are_counted_again"),
+        argv=test("tests/contract/test_large_rosters.py", "test_bytes_are_recounted_before_an_entry_is_refused"),
     ),
     Mutation(
         guard="entered again of any size",
@@ -94,7 +94,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/probe.py",
         old="    _judge_memory(info, report)\n",
         new="",
-        argv=test("tests/cluster/test_stored_bytes.py", "test_check_tells_what_the_memory"),
+        argv=test("tests/cluster/test_stored_bytes.py", "test_check_reports_the_memory_settings_of_redis"),
     ),
     Mutation(
         guard="portion of a page",  # of history
@@ -108,7 +108,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/directory.py",
         old='            if is_fenced:\n                raise BrokerUnavailable("fenced meanwhile")\n',
         new="",
-        argv=test("tests/faults/test_leases.py", "test_a_write_after_the_reaping_is_undone_by_who_wrote_it"),
+        argv=test("tests/faults/test_leases.py", "test_a_write_after_the_cleanup_is_undone_by_its_writer"),
     ),
     Mutation(
         guard="watch over the primary",
@@ -178,7 +178,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/reaper.py",
         old="if self._lease.is_failing or not self._lease.is_held:",
         new="if False:",
-        argv=test("tests/faults/test_leases.py", "test_redis_that_answers_and_refuses_writes and redis"),
+        argv=test("tests/faults/test_leases.py", "test_a_redis_that_refuses_writes_fences_no_node and redis"),
     ),
     Mutation(
         guard="comparison with the ledger",

@@ -45,7 +45,7 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file=f"{SCRIPTS}/census.lua",
         old="if entries > entries_max or",
         new="if false and",
-        argv=test("tests/contract/test_large_rosters.py", "test_an_oversized_roster_cuts_nobody_off and redis"),
+        argv=test("tests/contract/test_large_rosters.py", "test_an_oversized_roster_closes_no_connection and redis"),
     ),
     Mutation(
         guard="tag check",  # with all tags equal, a position is only epoch and offset
@@ -152,14 +152,17 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file=f"{SCRIPTS}/renew.lua",
         old="#!lua flags=allow-oom",
         new="#!lua",
-        argv=test("tests/faults/test_leases.py", "test_a_full_redis_refuses_who_comes_and_lets_go_who_goes"),
+        argv=test("tests/faults/test_leases.py", "test_a_full_redis_refuses_joins_and_accepts_leaves"),
     ),
     Mutation(
         guard="leases under a clock that was set back",
         file=f"{SCRIPTS}/renew.lua",
         old="bound(KEYS[1], until_ms)\n",
         new="",
-        argv=test("tests/faults/test_leases.py", "test_who_died_before_the_clock and redis"),
+        argv=test(
+            "tests/faults/test_leases.py",
+            "test_a_node_that_died_before_the_clock_of_redis_was_set_back_is_reaped_in_time and redis",
+        ),
     ),
     Mutation(
         guard="taking a token again",

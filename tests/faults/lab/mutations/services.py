@@ -10,14 +10,17 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         file="services/pubsub/service.py",
         old="async with self.topics.reading(request.connection, channel):",
         new="if True:",
-        argv=test("tests/unit/test_lists_and_notices.py", "test_presence_is_told_between"),
+        argv=test("tests/unit/test_lists_and_notices.py", "test_presence_is_ordered_between_earlier_and_later_notices"),
     ),
     Mutation(
         guard="recovery that cannot be taken",  # gets this error instead of being closed repeatedly
         file="services/pubsub/replies.py",
         old='    reply.instead = {"position": str(recovery.position), "recovered": False, "messages": []}\n',
         new="",
-        argv=test("tests/unit/test_pubsub_rules.py", "test_who_cannot_take_what_it_missed"),
+        argv=test(
+            "tests/unit/test_pubsub_rules.py",
+            "test_client_that_cannot_receive_its_missed_messages_gets_recovered_false",
+        ),
     ),
     Mutation(
         guard="bytes of a cursor",
@@ -32,7 +35,9 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         old="                with suppress(BrokerUnavailable):  # then it is done as soon as it can be\n"
         "                    await self.rosters.leave(request.connection, channel)\n",
         new="",
-        argv=test("tests/unit/test_waiting.py", "test_a_join_whose_list_no_client_could_take and chat"),
+        argv=test(
+            "tests/unit/test_waiting.py", "test_a_join_with_a_list_too_large_for_a_client_leaves_no_state and chat"
+        ),
     ),
     Mutation(
         guard="keys by rule",
@@ -46,7 +51,7 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         file="services/pubsub/replies.py",
         old="REPLY_MAX_BYTES: Final = 32_768",
         new="REPLY_MAX_BYTES: Final = 1 << 20",
-        argv=test("tests/e2e/test_python_realtime.py", "test_client_behind_a_slow_line_recovers_in_one_go"),
+        argv=test("tests/e2e/test_python_realtime.py", "test_client_on_a_slow_link_recovers_in_one_attempt"),
     ),
     Mutation(
         guard="keys of one user",
