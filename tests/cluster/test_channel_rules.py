@@ -145,7 +145,7 @@ async def test_an_entry_of_17_mib_is_a_tombstone_and_delivery_continues(pair: Pa
         assert [each["message"] for each in await other.notified(1)] == ["as ever"]
 
 
-async def test_the_function_takes_what_a_backend_may_publish_and_no_more(pair: Pair) -> None:
+async def test_the_function_accepts_exactly_what_a_backend_may_publish(pair: Pair) -> None:
     reader = pair.client(0)
     await reader.ask("pubsub", "subscribe", channel="room:1", recover=True)
     await fcall(pair, '"' + "x" * (PAYLOAD_MAX_BYTES - 2) + '"')

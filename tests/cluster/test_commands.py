@@ -146,13 +146,13 @@ async def test_channel_may_be_any_json(redis):
         ('{"a": 1e999}', "no JSON"),
     ],
 )
-async def test_what_is_no_json_is_refused_and_shows_how_to_quote(message, expected):
+async def test_invalid_json_is_refused_with_a_hint_about_quoting(message, expected):
     code, output = await snorky("publish", "news", message)
     assert code == 2
     assert expected in output
 
 
-async def test_publication_without_redis_goes_through_the_nodes_backend(tmp_path):
+async def test_publication_without_redis_uses_the_nodes_backend(tmp_path):
     async with NodeProcess.running() as node:  # with a Redis of its own
         env = {"SNORKY_PRIVATE__PORT": str(node.private_port)}
         listener = Process(
@@ -179,7 +179,7 @@ async def test_publish_needs_a_redis_or_a_node():
     assert "set redis_url" in output
 
 
-async def test_publish_gives_the_nodes_key(tmp_path):
+async def test_publish_sends_the_nodes_key(tmp_path):
     key = "the key of the backend, of this test"
     (tmp_path / "key").write_text(f"\ufeff{key}\n")
     async with NodeProcess.running({"SNORKY_PRIVATE__API_KEY": key}) as node:

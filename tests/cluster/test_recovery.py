@@ -240,7 +240,7 @@ async def test_killed_subscriptions_are_repaired_without_a_gap(tmp_path: Path) -
         cluster.nothing_is_wrong()
 
 
-async def test_last_publications_before_a_silence_come_within_a_second_of_a_kill(tmp_path: Path) -> None:
+async def test_last_publications_before_a_pause_arrive_within_a_second_of_a_kill(tmp_path: Path) -> None:
     """No later publication would reveal the hole."""
     async with stage(tmp_path, staying=1) as (_, cluster, client):
         for _ in range(10):
@@ -250,7 +250,7 @@ async def test_last_publications_before_a_silence_come_within_a_second_of_a_kill
         cluster.nothing_is_wrong()
 
 
-async def test_redis_that_stood_still_lost_nothing(tmp_path: Path) -> None:
+async def test_stalled_redis_loses_nothing(tmp_path: Path) -> None:
     async with stage(tmp_path) as (server, cluster, _):
 
         async def are_deaf() -> bool:
@@ -321,7 +321,7 @@ async def test_offsets_reused_by_a_lagging_replica_are_one_reported_gap(tmp_path
         cluster.nobody_was_closed()
 
 
-async def test_thousand_clients_come_back_at_once(tmp_path: Path) -> None:
+async def test_thousand_clients_resume_at_once(tmp_path: Path) -> None:
     async with stage(tmp_path, staying=1) as (_, cluster, _client):
         async with cluster.load():
             more = [await cluster.reader(CHANNELS[number % 12], number) for number in range(1000)]

@@ -208,7 +208,7 @@ async def test_nothing_that_was_acknowledged_is_lost_in_silence(town: Town, what
 @pytest.mark.parametrize(
     "what", ["older library", "foreign library", "restored dump", "restored by hand", "flushed after", "repaired"]
 )
-async def test_a_client_that_comes_back_at_once_after_a_foreign_publication_gets_a_gap(town: Town, what: str) -> None:
+async def test_a_client_that_resumes_right_after_a_foreign_publication_gets_a_gap(town: Town, what: str) -> None:
     run = town.client.execute_command
     unkept = 0
     for number in range(20):
@@ -239,7 +239,7 @@ async def test_a_client_that_comes_back_at_once_after_a_foreign_publication_gets
     assert unkept >= 10, "nodes were faster nearly each time"
 
 
-async def test_what_a_stray_node_publishes_is_kept_as_the_others_promise(town: Town) -> None:
+async def test_publications_of_a_stray_node_are_stored_by_the_others_rules(town: Town) -> None:
     async with (
         town.stray() as stray,
         aiohttp.ClientSession() as session,

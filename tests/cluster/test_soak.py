@@ -17,7 +17,7 @@ MINUTES = 5.0 if os.environ.get("CI") else 0.5
 
 @pytest.mark.needs("redis-server", "nginx", "gcc")
 @pytest.mark.timeout(900)
-async def test_what_nodes_and_redis_hold_stays_flat_while_clients_come_and_go() -> None:
+async def test_nodes_and_redis_do_not_grow_while_clients_connect_and_disconnect() -> None:
     growths, broken = await soak(PLAN, MINUTES)
     assert not broken
     assert [growth for growth in growths if not growth.is_flat] == []

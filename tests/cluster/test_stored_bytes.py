@@ -91,7 +91,7 @@ async def flood(visitors: list[Visitor], calls: Any, count: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", ["keys", "keys of new channels", "history", "histories", "places"])
-async def test_what_is_counted_is_at_least_what_redis_takes(kind: str, tmp_path: Path) -> None:
+async def test_quotas_count_at_least_the_bytes_that_redis_uses(kind: str, tmp_path: Path) -> None:
     limits = Limits(**FAST, stored_bytes_per_ip=1 << 40, channels_per_connection=10_000)  # type: ignore[arg-type]
     registry = ServiceRegistry([PubSubService(channels=RULES)])
 
@@ -145,7 +145,7 @@ async def test_names_and_places_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["name", "place", "key", "message"])
-async def test_what_redis_refused_is_given_back(tmp_path: Path, what: str) -> None:
+async def test_quota_of_writes_refused_by_redis_is_returned(tmp_path: Path, what: str) -> None:
     registry = ServiceRegistry([PubSubService(channels=RULES), MessagingService()])
     size = ENTRY_BYTES + (CHANNEL_BYTES if what == "message" else 0)
 
@@ -184,7 +184,7 @@ async def test_what_redis_refused_is_given_back(tmp_path: Path, what: str) -> No
             node.disconnect(visitor.connection, 1000)
 
 
-async def test_a_name_that_another_one_has_is_given_back(tmp_path: Path) -> None:
+async def test_quota_of_a_name_with_another_owner_is_returned(tmp_path: Path) -> None:
     registry = ServiceRegistry([MessagingService()])
     limits = Limits(stored_bytes_per_ip=ENTRY_BYTES)
     async with RedisServer("redis", tmp_path) as server:

@@ -95,7 +95,7 @@ async def test_a_user_and_a_token_are_revoked_on_every_node_and_stay_so(tmp_path
             assert await close_code(await at.connect(2, token)) == 4503, "a node that was not there"
 
 
-async def test_an_identity_is_disconnected_on_every_node_and_may_come_back(tmp_path: Path) -> None:
+async def test_an_identity_is_disconnected_on_every_node_and_may_reconnect(tmp_path: Path) -> None:
     async with house(tmp_path) as at:
         for reconnect, code in ((True, 4000), (False, 4500)):
             sockets = [await at.connect(node, hmac_token()) for node in (0, 1)]

@@ -173,7 +173,7 @@ async def test_a_lost_connection_is_restored_and_the_listener_notified(server: A
 
 
 @pytest.mark.parametrize("server", KINDS, indirect=True)
-async def test_what_was_given_up_is_not_subscribed_again(server: AnyServer, other: Any) -> None:
+async def test_ended_subscriptions_are_not_restored(server: AnyServer, other: Any) -> None:
     async with FaultProxy("127.0.0.1", server.port) as proxy, open_broker(proxy.url) as (broker, heard):
         await asyncio.gather(broker.subscribe(NEWS), broker.subscribe("pubsub:old"))
         broker.unsubscribe("pubsub:old")  # the subscription lingers
@@ -183,7 +183,7 @@ async def test_what_was_given_up_is_not_subscribed_again(server: AnyServer, othe
         assert await subscribers(other, "pubsub:old") == 0
 
 
-async def test_a_publish_fails_while_the_server_is_gone_and_goes_on_after(server: AnyServer) -> None:
+async def test_a_publish_fails_while_the_server_is_down_and_works_afterwards(server: AnyServer) -> None:
     async with open_broker(server.url, publish_timeout_s=0.3) as (broker, heard):
         await broker.subscribe(NEWS)
         await server.stop()
@@ -197,7 +197,7 @@ async def test_a_publish_fails_while_the_server_is_gone_and_goes_on_after(server
         await heard.until(lambda: heard.of(NEWS) == [b"found"])
 
 
-async def test_subscribe_fails_in_time_while_the_server_is_gone(server: AnyServer) -> None:
+async def test_subscribe_fails_in_time_while_the_server_is_down(server: AnyServer) -> None:
     async with open_broker(server.url, confirm_timeout_s=0.2) as (broker, heard):
         await broker.subscribe(NEWS)
         await server.stop()

@@ -315,7 +315,7 @@ async def test_a_dead_nodes_members_leave_once_and_its_names_are_free(cluster: T
     assert await b.directory.claim(NAMES, "name1", 1)
 
 
-async def test_a_stopped_node_leaves_what_it_did_not_give_back_to_the_others(cluster: TestCluster) -> None:
+async def test_unreleased_items_of_a_stopped_node_are_released_by_others(cluster: TestCluster) -> None:
     a, _ = await cluster.node("a"), await cluster.node("b")
     await a.directory.enter(ROOM, 1, "alice")
     await a.directory.stop()
@@ -388,7 +388,7 @@ async def test_a_token_expires(cluster: TestCluster) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "x" * 32, "0" * 31, "0" * 32, "*" * 32, "\ud800" * 32, "0" * 10_000])
-async def test_what_is_no_token_gives_nothing(cluster: TestCluster, token: str) -> None:
+async def test_an_invalid_token_returns_nothing(cluster: TestCluster, token: str) -> None:
     a = await cluster.node("a")
     assert await a.directory.take_token(token, "me") is None
 
@@ -437,7 +437,7 @@ async def test_calls_for_one_connection_take_effect_in_their_order(cluster: Test
     assert await a.directory.members(ROOM) == []
 
 
-async def test_everybody_of_a_crowd_finds_himself_among_the_members(cluster: TestCluster) -> None:
+async def test_every_member_of_a_crowd_is_in_its_own_list(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     crowd = await asyncio.gather(*(a.directory.enter(ROOM, serial, f"user{serial}") for serial in range(200)))
     for serial, entered in enumerate(crowd):

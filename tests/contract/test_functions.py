@@ -142,7 +142,7 @@ async def test_anonymous_publishers_share_idempotency_keys(redis: RedisServer) -
     await client.aclose()
 
 
-async def test_a_key_that_looks_like_another_channels_state_is_spelled_apart(redis: RedisServer) -> None:
+async def test_an_idempotency_key_cannot_collide_with_another_channels_state(redis: RedisServer) -> None:
     client = redis.client()
     looks = "x}:position 100% %7D"
     async with keeper_of(redis) as keeper:
@@ -225,7 +225,7 @@ REFUSED: list[tuple[str | bytes, list[str | bytes], str]] = [
 
 
 @pytest.mark.parametrize(("name", "arguments", "why"), REFUSED)
-async def test_what_is_grossly_malformed_is_refused_and_leaves_nothing(
+async def test_malformed_calls_are_refused_and_leave_no_state(
     tmp_path: Path, name: str | bytes, arguments: list[str | bytes], why: str
 ) -> None:
     async with RedisServer("redis", tmp_path) as server, keeper_of(server):
@@ -300,7 +300,7 @@ async def test_a_channel_keeps_the_most_that_any_node_promises(redis: RedisServe
     await client.aclose()
 
 
-async def test_a_stray_node_cannot_weaken_what_others_promised(redis: RedisServer) -> None:
+async def test_a_stray_node_cannot_weaken_the_others_rules(redis: RedisServer) -> None:
     client = redis.client()
     async with keeper_of(redis):
         await until_loaded(client)
@@ -332,7 +332,7 @@ async def test_rules_belong_to_a_prefix_and_a_database(redis: RedisServer) -> No
     await client.aclose()
 
 
-async def test_rules_of_nodes_that_have_gone_end_after_the_grace_in_which_others_were_there(redis: RedisServer) -> None:
+async def test_rules_of_stopped_nodes_end_after_a_grace_period_with_others_running(redis: RedisServer) -> None:
     client = redis.client()
     async with (
         functions_of(redis, {"pubsub": RULES}, grace_s=0.2) as gone,
@@ -443,7 +443,7 @@ async def test_a_library_that_was_edited_before_a_node_started_is_a_gap(redis: R
 
 @pytest.mark.parametrize("prefix", [PREFIX, "other"])
 @pytest.mark.parametrize("library", ["older", "foreign"])
-async def test_a_client_that_comes_back_just_after_another_node_has_repaired_gets_a_gap(
+async def test_a_client_that_resumes_just_after_another_nodes_repair_gets_a_gap(
     redis: RedisServer, library: str, prefix: str
 ) -> None:
     client, key = redis.client(), "pubsub:kept:a"
@@ -499,7 +499,7 @@ async def test_nodes_that_load_the_library_at_once_end_no_positions(
     await client.aclose()
 
 
-async def test_a_foreign_library_between_the_look_and_the_load_is_a_gap(
+async def test_a_foreign_library_between_the_check_and_the_load_is_a_gap(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, key = redis.client(), "pubsub:kept:a"
@@ -587,7 +587,7 @@ async def test_an_upgrade_is_no_repair_and_ends_no_positions(
     await client.aclose()
 
 
-async def test_what_nodes_of_the_version_before_doubted_is_doubted_after_the_upgrade(
+async def test_doubts_of_nodes_of_the_previous_version_outlive_the_upgrade(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, key = redis.client(), "pubsub:kept:a"
@@ -604,7 +604,7 @@ async def test_what_nodes_of_the_version_before_doubted_is_doubted_after_the_upg
     await client.aclose()
 
 
-def test_a_node_looks_again_within_a_heartbeat() -> None:
+def test_a_node_checks_the_library_again_within_a_heartbeat() -> None:
     assert LOOK_S <= INTERVAL_S
 
 
@@ -662,7 +662,7 @@ async def test_a_user_that_cannot_read_the_rules_gets_the_missing_grant(redis: R
     await client.aclose()
 
 
-async def test_what_is_not_kept_ends_earlier_positions_for_clients_that_were_away(redis: RedisServer) -> None:
+async def test_unstored_publications_end_earlier_positions_of_absent_clients(redis: RedisServer) -> None:
     async with keeper_of(redis) as keeper:
         first = await keeper.publish("pubsub:kept:a", b"1", HISTORY)
         second = await keeper.publish("pubsub:kept:a", b"2", HISTORY)

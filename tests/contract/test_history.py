@@ -95,7 +95,7 @@ async def test_offsets_count_by_one_in_the_order_of_the_calls(keepers: tuple[Kee
     assert len({position.tag for position in positions}) == 50
 
 
-async def test_what_follows_any_position_is_read_on_any_node(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_entries_after_any_position_can_be_read_on_any_node(keepers: tuple[Keeper, Keeper]) -> None:
     begun = await keepers[1].position(KEY)
     positions = [begun, *await fill(keepers[0], 40)]
     for at in (0, 1, 6, 7, 8, 39, 40):
@@ -123,7 +123,7 @@ async def test_a_position_of_another_history_is_refused(keepers: tuple[Keeper, K
     assert await keeper.read(KEY, Position(third.epoch, 0, first.tag)) is None
 
 
-async def test_size_bounds_and_what_is_trimmed_is_gone(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_size_bounds_a_history_and_trimmed_entries_are_lost(keepers: tuple[Keeper, Keeper]) -> None:
     keeper = keepers[0]
     begun = await keeper.position(KEY)
     positions = await fill(keeper, 10, History(ttl_s=3600.0, size=3))
@@ -178,7 +178,7 @@ async def test_recent_are_the_last_ones_in_order(keepers: tuple[Keeper, Keeper])
 
 
 @pytest.mark.parametrize("kind", REAL_KINDS)
-async def test_what_is_published_while_an_empty_history_is_looked_at_is_not_passed_over(
+async def test_publications_during_a_read_of_an_empty_history_are_not_skipped(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with start_server(kind, tmp_path) as server, keeper_of(server.url) as keeper:
@@ -276,7 +276,7 @@ async def test_after_a_restart_from_an_older_copy_no_position_of_before_is_taken
         assert payloads((await keeper.recent(KEY, 1))[0]) == [b"32"]
 
 
-async def test_subscribers_get_what_is_kept_with_its_position(server: Server) -> None:
+async def test_subscribers_get_stored_publications_with_their_positions(server: Server) -> None:
     async with open_broker(server.url) as (broker, recorder), keeper_of(server.url) as keeper:
         await broker.subscribe(KEY)
         begun = await keeper.position(KEY)
@@ -287,7 +287,7 @@ async def test_subscribers_get_what_is_kept_with_its_position(server: Server) ->
         assert [each.position for each in heard] == positions
 
 
-async def test_any_bytes_come_through(server: Server) -> None:
+async def test_any_payload_bytes_are_preserved(server: Server) -> None:
     payload = bytes(range(256)) * 4
     async with keeper_of(server.url) as keeper:
         begun = await keeper.position(KEY)
@@ -353,7 +353,7 @@ async def test_time_bounds_also_a_channel_that_is_never_quiet(server: Server) ->
         await client.aclose()
 
 
-async def test_the_counter_outlives_what_is_kept(server: Server) -> None:
+async def test_the_counter_outlives_the_stored_entries(server: Server) -> None:
     async with keeper_of(server.url) as keeper:
         client = server.client()
         stream, state = f"{PREFIX}:{{{KEY}}}:history", f"{PREFIX}:{{{KEY}}}:position"
@@ -387,7 +387,7 @@ async def test_comparing_keeps_the_state_of_a_quiet_channel(server: Server) -> N
         await client.aclose()
 
 
-async def test_what_keeps_nothing_is_published_once_under_a_key(server: Server) -> None:
+async def test_without_a_history_a_publication_is_sent_once_per_key(server: Server) -> None:
     async with open_broker(server.url) as (broker, recorder), keeper_of(server.url) as keeper:
         await broker.subscribe(KEY)
         for payload, once in ((b"1", "a"), (b"1", "a"), (b"2", "b"), (b"2", "b"), (b"3", "a b")):
@@ -495,7 +495,7 @@ async def test_publications_survive_a_script_flush_in_order(server: Server) -> N
 
 
 @pytest.mark.parametrize("kind", REAL_KINDS)
-async def test_what_was_not_answered_is_sent_again_and_kept_once(kind: str, tmp_path: Path) -> None:
+async def test_unanswered_publications_are_sent_again_and_stored_once(kind: str, tmp_path: Path) -> None:
     """Connections are killed repeatedly during 3,000 publications: each is delivered once, in order."""
     async with start_server(kind, tmp_path) as server, keeper_of(server.url) as keeper:
         client = server.client()

@@ -55,7 +55,9 @@ async def test_an_oversized_roster_closes_no_connection(cluster: RedisTestCluste
     assert lost == []
 
 
-async def test_what_a_node_holds_already_is_entered_again_whatever_its_size(cluster: RedisTestCluster) -> None:
+async def test_entries_that_a_node_already_has_are_registered_again_whatever_their_size(
+    cluster: RedisTestCluster,
+) -> None:
     a = await cluster.node("a", roster_max_bytes=2000)
     for serial in range(4):
         await a.enter(ROOM, serial, f"user {serial}", data="x" * 300)

@@ -133,7 +133,7 @@ async def test_a_node_is_notified_only_of_later_revocations(tmp_path: Path) -> N
         assert seen.names == ["new"]
 
 
-async def test_a_node_that_was_cut_off_reads_what_it_missed(tmp_path: Path) -> None:
+async def test_a_node_that_was_cut_off_reads_missed_revocations(tmp_path: Path) -> None:
     async with RedisServer("redis", tmp_path) as server, lists(server.url) as make:
         node, other, seen = make(), make(), Seen()
         await node.begin(seen)
@@ -149,7 +149,7 @@ async def test_a_node_that_was_cut_off_reads_what_it_missed(tmp_path: Path) -> N
         await seen.until("t-49")
 
 
-async def test_entries_do_not_depend_on_a_clock_that_goes_back(tmp_path: Path) -> None:
+async def test_entries_do_not_depend_on_a_clock_that_is_set_back(tmp_path: Path) -> None:
     """After a failover the new primary's clock may be behind: new revocations must still sort after known ones."""
     async with start_server("redis", tmp_path) as server, lists(server.url) as make:
         node, seen = make(), Seen()
@@ -165,7 +165,7 @@ async def test_entries_do_not_depend_on_a_clock_that_goes_back(tmp_path: Path) -
         await seen.until("carol")
 
 
-async def test_what_no_token_outlives_falls_out(tmp_path: Path) -> None:
+async def test_revocations_end_when_all_affected_tokens_have_expired(tmp_path: Path) -> None:
     async with start_server("redis", tmp_path) as server, lists(server.url) as make:
         node = make(keep_s=60.0)
         async with server.client() as redis:

@@ -89,7 +89,7 @@ async def settled(crowd: Crowd, there: House, *, within_s: float) -> list[int]:
 
 
 @pytest.mark.parametrize("running", BALANCERS)
-async def test_clients_of_a_killed_node_come_back_on_the_others_which_notice_nothing(
+async def test_clients_of_a_killed_node_reconnect_to_the_others_whose_clients_are_not_affected(
     running: Running, tmp_path: Path
 ) -> None:
     async with (
@@ -142,7 +142,7 @@ async def test_clients_of_a_draining_node_are_sent_to_the_others_and_no_handshak
 
 
 @pytest.mark.parametrize("running", BALANCERS)
-async def test_a_node_that_comes_back_gets_connections_again(running: Running, tmp_path: Path) -> None:
+async def test_a_restarted_node_gets_connections_again(running: Running, tmp_path: Path) -> None:
     async with house(running, tmp_path) as there:
         first = there.nodes[0]
         first.kill()
@@ -228,7 +228,7 @@ async def test_a_handshake_that_one_node_refuses_is_tried_on_another(running: Ru
 
 
 @pytest.mark.parametrize("running", BALANCERS)
-async def test_what_a_client_claims_about_its_address_never_reaches_a_node(running: Running, tmp_path: Path) -> None:
+async def test_a_clients_claims_about_its_address_never_reach_a_node(running: Running, tmp_path: Path) -> None:
     lies = {"X-Forwarded-For": "6.6.6.6", "Forwarded": "for=6.6.6.6", "X-Forwarded-Proto": "gopher"}
     async with AsyncExitStack() as stack:
         node, heads = await stack.enter_async_context(stub(lambda _path: "200 OK"))

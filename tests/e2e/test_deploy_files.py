@@ -58,7 +58,7 @@ def test_descriptors_suffice_for_the_limit_of_connections() -> None:
     assert compose()["services"]["node-1"]["ulimits"]["nofile"]["soft"] > gateway_settings.Limits().connections
 
 
-def test_no_secret_is_in_the_environment_and_only_the_balancer_is_published_to_everybody() -> None:
+def test_no_secret_is_in_the_environment_and_only_the_balancers_port_is_public() -> None:
     services = compose()["services"]
     for name, service in services.items():
         for variable, value in service.get("environment", {}).items():

@@ -163,7 +163,7 @@ FORBIDDEN = {
 }
 
 
-async def test_each_redis_user_may_what_it_needs_and_nothing_beyond_the_prefix(shipped: ShippedRedis) -> None:
+async def test_each_redis_user_has_the_rights_it_needs_and_none_beyond_the_prefix(shipped: ShippedRedis) -> None:
     for user, permitted in PERMITTED.items():
         for command in permitted:
             with shipped.client(user) as client:

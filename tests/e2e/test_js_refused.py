@@ -76,7 +76,7 @@ async def test_page_gets_the_reason_of_a_refusal_that_a_retry_cannot_change(stag
         assert text in told["error"][2]
 
 
-async def test_page_that_cannot_see_the_answer_goes_on_trying(stage: tuple[Page, str, str]) -> None:
+async def test_page_that_cannot_read_the_answer_keeps_trying(stage: tuple[Page, str, str]) -> None:
     page, _, origin = stage
     elsewhere = origin.replace("127.0.0.1", "localhost")  # another origin, whose answers the page cannot read
     assert await page.evaluate(TRIES, f"ws://{elsewhere}/wrong") == [5, None]

@@ -158,7 +158,7 @@ async def test_promtool_finds_nothing_to_complain_of_in_the_metrics_of_a_node(tm
             assert await promtool_check_metrics(await exposition(node)) == (0, "")
 
 
-async def test_every_series_that_an_alert_looks_at_is_one_that_a_node_has(tmp_path: Path) -> None:
+async def test_every_series_of_an_alert_exists_on_a_node(tmp_path: Path) -> None:
     text = (DEPLOY / "alerts.yml").read_text(encoding="utf-8")
     used = set(
         re.findall(

@@ -110,7 +110,7 @@ async def test_ten_thousand_keys_through_a_proxy_that_loses_replies_are_ten_thou
     assert town.entries("kept:b") == [str(number).encode() for number in range(KEYS)]
 
 
-async def test_redis_that_is_killed_and_comes_back_empty_is_published_to_again(town: Town, tmp_path: Path) -> None:
+async def test_publishing_resumes_after_redis_is_killed_and_restarts_empty(town: Town, tmp_path: Path) -> None:
     async with AsyncPublisher(town.redis.url, timeout_s=20) as publisher:
         before = await publisher.publish("kept:c", 1)
         port = town.redis.port

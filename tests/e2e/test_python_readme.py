@@ -68,7 +68,7 @@ async def test_publisher_of_the_readme_prints_a_position(place: Place) -> None:
     assert re.fullmatch(r"[0-9a-f]+:1:[0-9a-f]+\n", await place.run(program("Publisher(")))
 
 
-async def test_client_of_the_readme_prints_what_it_published(place: Place) -> None:
+async def test_client_of_the_readme_prints_its_own_publications(place: Place) -> None:
     assert re.fullmatch(
         r"\{'title': 'Hello'\} [0-9a-f]+:1:[0-9a-f]+\n", await place.run(program("asyncio.run(main())"))
     )

@@ -181,7 +181,7 @@ async def test_nothing_is_lost_or_out_of_order(nodes: int, tmp_path: Path) -> No
 
 
 @each_house
-async def test_clients_that_are_killed_are_let_go(nodes: int, tmp_path: Path) -> None:
+async def test_sessions_of_killed_clients_end(nodes: int, tmp_path: Path) -> None:
     async def count(_client: SockJSClient, _transport: str) -> None:
         await met.wait()
 
@@ -310,7 +310,7 @@ async def test_a_stream_ends_when_the_node_of_its_session_is_killed(tmp_path: Pa
 
 
 @pytest.mark.needs("haproxy")
-async def test_haproxy_lets_receivers_wait(tmp_path: Path) -> None:
+async def test_haproxy_does_not_time_out_receivers(tmp_path: Path) -> None:
     async def wait(client: SockJSClient, transport: str) -> None:
         with pytest.raises(AssertionError, match="nothing within"):
             await client.event(within_s=7)  # longer than HAProxy waits for a handshake's answer

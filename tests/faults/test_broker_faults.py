@@ -123,7 +123,7 @@ async def test_a_publish_whose_answer_is_lost_fails_in_time_and_is_never_sent_tw
         assert seen.of(NEWS) == [*(b"%d" % number for number in range(10)), b"fence"]
 
 
-async def test_what_was_not_yet_sent_waits_for_the_next_connection(server: RedisServer) -> None:
+async def test_unsent_commands_wait_for_the_next_connection(server: RedisServer) -> None:
     async with FaultProxy("127.0.0.1", server.port) as proxy, open_broker(proxy.url) as (broker, heard):
         await broker.subscribe(NEWS)
         proxy.refuse()

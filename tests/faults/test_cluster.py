@@ -129,7 +129,7 @@ async def test_a_slot_that_moves_takes_its_channels_along_in_order(lab: ClusterL
 
 
 @pytest.mark.parametrize("lab", REAL_KINDS, indirect=True)
-async def test_a_primary_that_dies_is_followed_by_its_replica(lab: ClusterLab) -> None:
+async def test_a_replica_replaces_a_primary_that_dies(lab: ClusterLab) -> None:
     async with cluster_broker(lab, publish_timeout_s=1.0) as (broker, heard):
         (key,), (other,) = keys_on(lab, 0), keys_on(lab, 1)
         for each in (key, other):
@@ -161,7 +161,7 @@ async def test_a_shard_whose_canary_moved_gets_another_canary(lab: ClusterLab) -
         assert now and now != canaries
 
 
-async def test_what_is_kept_comes_once_and_in_order_over_a_move(lab: ClusterLab) -> None:
+async def test_stored_publications_arrive_once_and_in_order_during_a_slot_move(lab: ClusterLab) -> None:
     (key,) = keys_on(lab, 0)
     keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     await keeper.start()
@@ -289,7 +289,7 @@ async def test_the_rights_that_operations_lists_are_enough_to_publish_by_the_fun
         assert Position.parse((await publish()).decode()).offset == 1
 
 
-async def test_what_is_kept_survives_its_primary(lab: ClusterLab) -> None:
+async def test_stored_publications_survive_their_primary(lab: ClusterLab) -> None:
     (key,) = keys_on(lab, 0)
     keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     await keeper.start()

@@ -43,11 +43,11 @@ async def hold(lab: Lab, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("fault", [pytest.param(fault, id=fault.key) for fault in ON_ONE_REDIS])
-async def test_what_is_promised_for_a_fault_is_kept(lab: Lab, fault: Fault) -> None:
+async def test_promises_hold_for_a_fault(lab: Lab, fault: Fault) -> None:
     await hold(lab, fault)
 
 
-async def test_what_is_promised_of_several_servers_is_kept(tmp_path: Path) -> None:
+async def test_promises_hold_for_a_fault_of_several_servers(tmp_path: Path) -> None:
     # concurrently: servers need time to find each other
     async with asyncio.TaskGroup() as group:
         for topology in TOPOLOGIES:

@@ -43,7 +43,7 @@ def test_all_in_order_is_whole() -> None:
     assert verdict.is_whole and verdict.delivered == verdict.acked == 3
 
 
-def test_an_acknowledged_message_that_never_comes_is_lost() -> None:
+def test_an_acknowledged_message_that_never_arrives_is_lost() -> None:
     verdict = verdict_of(acked(1, 2, 3), began(), *got(1, 2))
     assert faults(verdict) == (1, 0, 0, 0)
     assert verdict.examples == ["lost: client-1 on c: 3 at epoch-a:3:tag3, acknowledged 3.100"]
@@ -65,7 +65,7 @@ def test_publications_while_the_client_is_away_are_required() -> None:
     assert faults(verdict_of(acked(1, 2, 3, 4), *away, *replay[1:], *got(4))) == (1, 0, 0, 1)
 
 
-def test_recovered_false_excuses_what_came_before_its_position() -> None:
+def test_recovered_false_covers_publications_before_its_position() -> None:
     entries = [began(), *got(1), Dropped(1.5, None), Subscribed(3.5, at(3), False), *got(4)]
     verdict = verdict_of(acked(1, 2, 3, 4), *entries)
     assert verdict.is_whole and (verdict.resyncs, verdict.excused) == (1, 2)
@@ -117,7 +117,7 @@ def test_the_same_position_twice_is_a_duplicate_once() -> None:
     assert faults(verdict_of(acked(1, 2), began(), *got(1, 2), *got(2))) == (0, 1, 0, 0)
 
 
-def test_a_replay_that_overlaps_what_was_received_is_a_duplicate() -> None:
+def test_a_replay_that_overlaps_received_messages_is_a_duplicate() -> None:
     entries = [began(), *got(1, 2), Dropped(2.5, None), Subscribed(2.9, at(2), True), Received(2.9, 2, at(2), True)]
     assert faults(verdict_of(acked(1, 2), *entries)) == (0, 1, 0, 0)
 
@@ -140,7 +140,7 @@ def test_out_of_order_is_seen_without_positions() -> None:
     assert faults(verdict_of(published, *entries, keeps_history=False)) == (0, 0, 1, 0)
 
 
-def test_an_uncertain_publication_may_come_late_or_never_but_once() -> None:
+def test_an_uncertain_publication_may_arrive_late_or_never_but_only_once() -> None:
     unsure = [Uncertain("c", 2, 2.0, 2.5, "timed out")]
     bare = [Acked("c", n, float(n), n + 0.1) for n in (1, 3)]
     late = [began(), Received(1.2, 1, at(1)), Received(3.2, 3, at(2)), Received(3.3, 2, at(3))]

@@ -105,7 +105,9 @@ async def child(
 # -- nodes --------------------------------------------------------------------------------------------------------
 
 
-async def test_what_a_killed_node_had_is_gone_with_one_left_each(cluster: RedisTestCluster, timings: Timings) -> None:
+async def test_entries_of_a_killed_node_are_removed_with_one_left_each(
+    cluster: RedisTestCluster, timings: Timings
+) -> None:
     count = 300
     b = await cluster.node("b")
     await cluster.node("c")
@@ -251,7 +253,7 @@ async def test_a_write_between_index_and_state_of_a_reaped_node_is_found_by_the_
     assert await b.directory.members(ROOM) == []
 
 
-async def test_what_others_wrote_into_an_index_does_not_keep_a_dead_node_s_members(cluster: RedisTestCluster) -> None:
+async def test_foreign_entries_in_an_index_do_not_keep_a_dead_nodes_members(cluster: RedisTestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 3)
     foreign = [
@@ -328,14 +330,16 @@ async def test_one_of_racing_reapers_gets_the_claim_and_each_left_is_reported_on
     assert told(cluster, "left") == each_once("left", "a", 100)
 
 
-async def test_a_living_node_is_not_seized(cluster: RedisTestCluster) -> None:
+async def test_a_live_node_is_not_fenced(cluster: RedisTestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 1)
     assert not await inside(b)._reaper._seize(inside(a)._lease.owner)
     assert not await inside(b)._reaper._seize("nobody:i")
 
 
-async def test_what_one_reaper_does_not_finish_another_one_does(cluster: RedisTestCluster, timings: Timings) -> None:
+async def test_a_cleanup_that_one_reaper_does_not_finish_is_finished_by_another(
+    cluster: RedisTestCluster, timings: Timings
+) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 5)
     owner = inside(a)._lease.owner
@@ -348,7 +352,7 @@ async def test_what_one_reaper_does_not_finish_another_one_does(cluster: RedisTe
     await cluster.until(lambda: told(cluster, "left") == each_once("left", "a", 5))
 
 
-async def test_one_sighting_is_not_enough_nor_are_two_without_a_renewal_of_ones_own(
+async def test_a_node_is_fenced_only_after_two_sightings_with_an_own_renewal_between(
     cluster: RedisTestCluster, timings: Timings
 ) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
@@ -482,7 +486,7 @@ async def is_back(node: FakeNode, members: list[Member]) -> bool:
     return await node.directory.members(ROOM) == members
 
 
-async def test_after_a_restart_from_an_older_copy_rosters_and_names_are_what_nodes_hold(
+async def test_after_a_restart_from_an_older_copy_rosters_and_names_match_the_nodes(
     cluster: RedisTestCluster,
 ) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
@@ -551,7 +555,7 @@ def is_settled(*nodes: FakeNode) -> Callable[[], Awaitable[bool]]:
     return tell
 
 
-async def test_what_redis_evicted_is_entered_again(cluster: RedisTestCluster) -> None:
+async def test_evicted_entries_are_registered_again(cluster: RedisTestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 3)
     before = await b.directory.members(ROOM), await names_of(b)
@@ -575,7 +579,7 @@ async def is_whole(client: Any, node: FakeNode, before: object, keys: Sequence[b
     return is_true and await client.exists(*keys) == len(keys)
 
 
-async def test_what_is_in_redis_and_in_no_ledger_is_taken_out(cluster: RedisTestCluster) -> None:
+async def test_entries_in_redis_that_no_node_knows_are_removed(cluster: RedisTestCluster) -> None:
     a = await cluster.node("a")
     await populate(cluster, a, 1)
     owner = f"a:{a.directory.incarnation}"
@@ -641,7 +645,7 @@ async def test_members_that_disconnect_while_redis_is_frozen_leave_when_it_is_ba
     assert told_of in ([], [b"joined perhaps", b"left perhaps"])
 
 
-async def test_a_write_that_comes_after_its_undoing_is_undone_too(cluster: RedisTestCluster) -> None:
+async def test_a_write_that_arrives_after_its_undo_is_undone_too(cluster: RedisTestCluster) -> None:
     a, b = await cluster.node("a", timeout_s=0.3), await cluster.node("b")
     server = frozen_server(cluster)
     await a.directory.members(ROOM)

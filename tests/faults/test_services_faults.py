@@ -162,7 +162,7 @@ async def is_taken_from(caller: Caller, name: str, other: Caller) -> bool:
     return bool(answer["type"] == "response")
 
 
-async def test_what_a_killed_node_had_is_gone_within_fifteen_seconds_with_one_left_each(scene: Scene) -> None:
+async def test_entries_of_a_killed_node_are_removed_within_fifteen_seconds_with_one_left_each(scene: Scene) -> None:
     multitude, claimer = scene.multitude, scene.witnesses[0]
     scene.stage.nodes[FIRST].kill()
     deadline = scene.deadline(GONE_WITHIN_S)

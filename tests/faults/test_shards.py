@@ -128,7 +128,7 @@ async def test_a_library_that_is_wrong_on_one_shard_is_repaired_there(lab: Clust
                     assert await fcall(lab, key_on(shard), "1") != ""
 
 
-async def test_what_a_foreign_library_of_one_shard_did_not_keep_is_a_gap(lab: ClusterLab) -> None:
+async def test_publications_that_a_foreign_library_of_one_shard_did_not_store_are_a_gap(lab: ClusterLab) -> None:
     at = 2
     keys = [key_on(shard) for shard in range(3)]
     async with keepers_of(lab.url, 2) as keepers:
@@ -248,7 +248,7 @@ async def until_true(node: FakeNode, rooms: list[str], names: list[str], expecte
 
 
 @pytest.mark.parametrize("at", [0, shard_of(leases_key(PREFIX))])
-async def test_what_a_shard_that_went_back_has_of_former_entries_is_taken_out(lab: ClusterLab, at: int) -> None:
+async def test_former_entries_on_a_rolled_back_shard_are_removed(lab: ClusterLab, at: int) -> None:
     rooms = [key_on(shard, "chat") for shard in range(3)]
     names = [key_on(shard, "messaging", names_key) for shard in range(3)]
     async with AsyncExitStack() as stack:
@@ -320,7 +320,7 @@ async def test_entries_of_a_dead_node_missing_in_its_older_index_are_removed(lab
         await until_true(a, rooms, [], list(expected))
 
 
-async def test_what_a_dead_node_has_whose_lease_went_back_is_taken_out(lab: ClusterLab) -> None:
+async def test_entries_of_a_dead_node_with_a_rolled_back_lease_are_removed(lab: ClusterLab) -> None:
     """It started and died after the copy of the shard with the leases was made: no other node knows of it."""
     home = shard_of(leases_key(PREFIX))
     rooms = [key_on(shard, "chat") for shard in range(3) if shard != home]
@@ -342,7 +342,7 @@ async def test_what_a_dead_node_has_whose_lease_went_back_is_taken_out(lab: Clus
         await until_true(a, rooms, [], expected)
 
 
-async def test_what_one_of_several_that_went_back_has_is_what_nodes_hold(spread: SpreadServers) -> None:
+async def test_a_rolled_back_server_of_several_ends_with_the_nodes_entries(spread: SpreadServers) -> None:
     down = spread.servers[0]
     found = targets_of(spread.url)
     rooms = [next(k for n in range(99) if found.of(k := f"chat:{n}").safe_url == each.url) for each in spread.servers]

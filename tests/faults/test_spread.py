@@ -76,7 +76,7 @@ async def test_missing_delivery_is_reported_once_for_all_servers(servers: Spread
         await broker.stop()
 
 
-async def test_members_names_and_tokens_of_the_others_go_on(servers: SpreadServers) -> None:
+async def test_members_names_and_tokens_on_the_other_servers_still_work(servers: SpreadServers) -> None:
     down, up = servers.servers
     topology = topology_of(servers)
     node = FakeNode("node-1")
@@ -116,7 +116,7 @@ async def test_histories_of_the_others_are_compared_and_read(servers: SpreadServ
         await keeper.stop()
 
 
-async def test_what_was_revoked_everywhere_is_known_by_any(servers: SpreadServers) -> None:
+async def test_a_revocation_on_all_servers_is_known_by_each(servers: SpreadServers) -> None:
     revocations = topology_of(servers).revocations(keep_s=3600.0)
     told: list[Revocation] = []
     try:

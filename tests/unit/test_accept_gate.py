@@ -97,7 +97,7 @@ def test_a_small_limit_of_open_files_lowers_the_limit_of_connections_and_warns()
     assert "ulimit -n" in warning["remedy"]
 
 
-def test_what_one_turn_of_the_loop_accepts_fits_into_the_reserve() -> None:
+def test_connections_accepted_in_one_loop_iteration_fit_into_the_reserve() -> None:
     for limit in (64, 256, 1024, 20_000, 65_536, 1 << 20):
         descriptors = Descriptors(limit, 30)
         assert 8 <= descriptors.backlog <= descriptors.reserve - 8

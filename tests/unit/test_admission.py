@@ -134,7 +134,7 @@ def test_zero_is_no_limit() -> None:
 
 
 @on_both_loops
-async def test_too_many_connections_are_refused_with_a_status_and_let_in_again_later() -> None:
+async def test_too_many_connections_are_refused_with_a_status_and_accepted_later() -> None:
     async with running_site(limits=Limits(connections_per_ip=2)) as site:
         clients = [await site.client() for _ in range(2)]
         refused = await site.open()

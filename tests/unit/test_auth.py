@@ -198,7 +198,7 @@ def attacks(_round: int) -> dict[str, tuple[str, str, Key, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("what", attacks(0))
-async def test_an_attack_is_refused_for_what_it_is(what: str) -> None:
+async def test_an_attack_is_refused_with_the_right_reason(what: str) -> None:
     reason, token, key, auth = attacks(1)[what]
     assert await refusal(token, key, **auth) == reason
 

@@ -95,7 +95,7 @@ async def test_a_bad_token_in_the_handshake_gives_a_close_code_and_reaches_no_se
 
 
 @on_both_loops
-async def test_a_token_in_the_url_is_not_looked_at() -> None:
+async def test_a_token_in_the_url_is_ignored() -> None:
     async with running_site(auth=authenticator(), requires_identity=True) as site:
         client = await site.open()
         head = f"GET /ws?token={hmac_token()}&access_token={hmac_token()} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n"
@@ -121,7 +121,7 @@ async def test_another_authorization_scheme_is_ignored() -> None:
 
 
 @on_both_loops
-async def test_the_origin_is_looked_at_before_the_token() -> None:
+async def test_the_origin_is_checked_before_the_token() -> None:
     async with running_site(auth=authenticator()) as site:
         client = await site.open()
         assert (await client.handshake({**bearer(hmac_token()), "Origin": "https://evil.example"})).status == 403
@@ -349,7 +349,7 @@ async def test_a_revocation_closes_exactly_the_clients_it_names() -> None:
 
 
 @on_both_loops
-async def test_a_revoked_token_is_refused_whenever_it_comes_back() -> None:
+async def test_a_revoked_token_is_always_refused_again() -> None:
     async with running_site(auth=authenticator()) as site:
         token, other = hmac_token(jti="a-1"), hmac_token(jti="a-2")
         await site.node.auth.revoke_token("a-1")
@@ -361,7 +361,7 @@ async def test_a_revoked_token_is_refused_whenever_it_comes_back() -> None:
 
 
 @on_both_loops
-async def test_a_revoked_identity_may_come_back_with_a_later_token() -> None:
+async def test_a_revoked_identity_may_reconnect_with_a_later_token() -> None:
     async with running_site(auth=authenticator()) as site:
         for dated in (hmac_token(), hmac_token(iat=None)):
             await site.node.auth.revoke("alice")
@@ -449,7 +449,7 @@ async def test_an_integer_identity_is_revoked_as_an_integer_and_not_as_a_text() 
         assert (await text.message())["message"] == "here"
 
 
-async def test_revocations_are_read_before_the_first_login_even_if_redis_comes_late() -> None:
+async def test_revocations_are_read_before_the_first_login_even_if_redis_starts_late() -> None:
     class Late(LocalRevocations):
         refusals = 0
         begun = asyncio.Event()

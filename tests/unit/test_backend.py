@@ -294,7 +294,7 @@ async def test_a_body_that_is_too_large_is_413_and_was_not_read_to_its_end() -> 
 
 
 @on_both_loops
-async def test_a_body_that_does_not_come_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_does_not_arrive_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door_module, "BODY_TIMEOUT_S", 0.05)
     async with running_site() as site:
         client = await open_private(site)
@@ -317,7 +317,7 @@ async def test_a_body_that_is_broken_is_400_and_no_fault_of_ours() -> None:
 
 
 @on_both_loops
-async def test_a_backend_that_leaves_in_the_middle_harms_nothing() -> None:
+async def test_a_backend_that_disconnects_midway_has_no_effect() -> None:
     async with running_site() as site:
         for cut in (10, len(request_bytes(b"{}")) - 1, 10_000):
             client = await open_private(site)

@@ -114,14 +114,14 @@ async def test_a_body_that_is_broken_too_large_or_no_envelope_is_refused_alike()
 
 
 @on_both_loops
-async def test_a_body_that_never_comes_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_never_arrives_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BODY_TIMEOUT_S", 0.05)
     async with both_doors() as doors:
         assert b"timeout" in like(await doors.ask(post(size=10), b"{", ends=True), 408)
 
 
 @on_both_loops
-async def test_a_key_is_looked_at_before_the_body() -> None:
+async def test_a_key_is_checked_before_the_body() -> None:
     async with both_doors(Private(api_key=ApiKey.parse(KEY))) as doors:
         for field in ("X-Backend-Key: wrong", "X-Other: none"):
             # the body never comes, or is too large: the answer does not wait for either

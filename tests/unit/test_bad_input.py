@@ -329,7 +329,7 @@ def test_corpus_is_accepted_or_refused_by_its_prefix(encoding: Encoding, name: s
 
 
 @given(VALUES)
-def test_every_value_of_the_model_goes_round_in_both_encodings(value: Any) -> None:
+def test_every_value_of_the_model_round_trips_in_both_encodings(value: Any) -> None:
     assert_goes_round(value)
 
 
@@ -365,7 +365,7 @@ MSGPACK_PIECES = st.lists(
 @given(st.binary() | JSON_PIECES | MSGPACK_PIECES, st.sampled_from(Encoding))
 @example(b"\xc4\x00", Encoding.MSGPACK)
 @example(b"[" * 100_000, Encoding.JSON)
-def test_arbitrary_bytes_raise_only_invalid_message_and_what_is_accepted_goes_round(
+def test_arbitrary_bytes_raise_only_invalid_message_and_accepted_values_round_trip(
     data: bytes, encoding: Encoding
 ) -> None:
     try:

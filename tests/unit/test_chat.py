@@ -45,7 +45,7 @@ async def test_members_are_listed_once_an_identity_and_sorted() -> None:
         assert await join(nodes.client(2, "zoe")) == {"members": ["adam", "zoe"]}
 
 
-async def test_presence_comes_once_an_identity_and_not_to_itself() -> None:
+async def test_presence_is_sent_once_per_identity_and_not_to_itself() -> None:
     async with town(3, services) as nodes:
         watcher, first, second = nodes.client(0, "watcher"), nodes.client(1, "bob"), nodes.client(2, "bob")
         for client in (watcher, first, second):
@@ -195,7 +195,7 @@ async def test_messages_during_a_join_are_written_after_the_reply() -> None:
         assert bob.notifications == [presence("leaver", "left")]
 
 
-async def test_node_that_dies_is_seen_as_one_left_for_each_of_its_members() -> None:
+async def test_dead_node_gives_one_left_for_each_of_its_members() -> None:
     async with town(3, services) as nodes:
         watcher = nodes.client(0, "watcher")
         await join(watcher)

@@ -142,7 +142,7 @@ class Data:
 @pytest.mark.parametrize(
     "place", [lambda v: v, lambda v: [0, v], lambda v: {"a": {"b": v}}], ids=["root", "list", "dict"]
 )
-def test_what_no_strict_reader_takes_is_refused_anywhere(encoding: Encoding, value: Any, place: Any) -> None:
+def test_values_that_a_strict_reader_refuses_are_refused_everywhere(encoding: Encoding, value: Any, place: Any) -> None:
     with pytest.raises(InvalidMessage):
         codec.encode(place(value), encoding)
 
@@ -202,7 +202,7 @@ def test_cycles_and_shared_branches_end_in_an_error(encoding: Encoding) -> None:
 
 
 @ENCODINGS
-def test_envelope_holds_service_and_message_and_ignores_other_keys(encoding: Encoding) -> None:
+def test_envelope_has_service_and_message_and_ignores_other_keys(encoding: Encoding) -> None:
     data = codec.encode({"service": "my-own_service2", "message": [1], "extra": {"a": 1}}, encoding)
     assert codec.decode_envelope(data, encoding) == Envelope("my-own_service2", [1])
 

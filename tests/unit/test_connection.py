@@ -47,7 +47,7 @@ def test_write_is_the_wires_own_while_it_takes_bytes() -> None:
     assert connection.write == wire.write
 
 
-def test_what_is_held_goes_out_as_one_piece_and_in_order() -> None:
+def test_buffered_frames_are_written_at_once_and_in_order() -> None:
     connection, wire = make()
     connection.write(b"1")
     connection.pause()
@@ -59,7 +59,7 @@ def test_what_is_held_goes_out_as_one_piece_and_in_order() -> None:
     assert wire.writes == [b"1", b"234", b"5"]
 
 
-def test_resume_with_nothing_held_writes_nothing() -> None:
+def test_resume_without_buffered_frames_writes_nothing() -> None:
     connection, wire = make()
     connection.pause()
     connection.resume()
@@ -67,7 +67,7 @@ def test_resume_with_nothing_held_writes_nothing() -> None:
     assert connection.write == wire.write
 
 
-def test_held_frames_are_references_and_no_copies() -> None:
+def test_buffered_frames_are_references_and_no_copies() -> None:
     connection, _ = make()
     connection.pause()
     frame = b"x" * 20

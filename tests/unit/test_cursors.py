@@ -158,7 +158,7 @@ async def test_cursor_that_could_not_be_made_leaves_its_handle_free() -> None:
         assert [each["cursor"]["publicHandle"] for each in watcher.notifications] == [public]
 
 
-async def test_cursor_that_redis_lost_is_moved_and_asserted_with_what_it_is_now() -> None:
+async def test_cursor_lost_by_redis_is_moved_and_registered_with_its_current_state() -> None:
     async with town(2, services) as nodes:
         ann = nodes.client(0, "ann")
         await join(ann)
@@ -169,7 +169,7 @@ async def test_cursor_that_redis_lost_is_moved_and_asserted_with_what_it_is_now(
         assert await join(nodes.client(1, "bob")) == {"cursors": [cursor(public, "ann", 9)]}
 
 
-async def test_cursors_of_a_node_that_dies_go_once_each() -> None:
+async def test_cursors_of_a_dead_node_are_removed_once_each() -> None:
     async with town(3, services) as nodes:
         watcher, ann = nodes.client(0, "watcher"), nodes.client(1, "ann")
         await join(watcher)

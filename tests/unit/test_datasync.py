@@ -91,7 +91,7 @@ async def test_deltas_reach_clients_that_acquired_on_another_node(stage: Stage) 
     ]
 
 
-async def test_what_was_published_between_authorization_and_acquisition_comes_in_order(stage: Stage) -> None:
+async def test_deltas_between_authorization_and_acquisition_arrive_in_order(stage: Stage) -> None:
     await stage.publish(2, task(0))  # before: the client reads it from the database
     token = await stage.authorize(0, ALL)
     for number in (1, 2, 3):
@@ -151,7 +151,7 @@ async def test_cancelling_ends_the_deltas_and_the_subscription(stage: Stage) -> 
     assert await client.ask("datasync", "cancelSubscription", token=token) == "Error: No such subscription"
 
 
-async def test_a_client_that_goes_leaves_nothing(stage: Stage) -> None:
+async def test_a_client_that_disconnects_leaves_no_state(stage: Stage) -> None:
     client = await stage.acquire(1, await stage.authorize(0, ALL, {"dealer": "Players", "query": ["<", "a", 1]}))
     staying = await stage.acquire(1, await stage.authorize(0, ALL))
     client.leave()
@@ -261,7 +261,7 @@ async def test_attempts_to_take_tokens_are_bounded(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-async def test_deltas_racing_acquisitions_come_once_and_in_order(stage: Stage, seed: int) -> None:
+async def test_deltas_racing_acquisitions_arrive_once_and_in_order(stage: Stage, seed: int) -> None:
     """Live deltas come early or late, reads are slow or fast: each client gets every delta after its token."""
     chance = random.Random(seed)
     published = 0
@@ -345,7 +345,7 @@ async def test_a_hole_is_filled_as_soon_as_redis_answers(stage: Stage, monkeypat
     assert numbers(client) == [1, 2, 3]
 
 
-async def test_last_delta_before_a_silence_comes_after_an_interruption(stage: Stage) -> None:
+async def test_last_delta_before_a_pause_arrives_after_an_interruption(stage: Stage) -> None:
     """The loss is noticed without another delta."""
     client = await stage.acquire(1, await stage.authorize(0, ALL))
     stage.town.brokers[1].is_lossy = True
@@ -460,7 +460,7 @@ async def test_client_that_leaves_while_joining_leaves_no_state(stage: Stage) ->
     assert not exchange._feeds and not exchange._subscriptions and not stage.town.brokers[1].subscribed
 
 
-async def test_a_tag_that_does_not_fit_what_was_read_is_not_merged() -> None:
+async def test_a_delta_whose_tag_does_not_match_history_is_not_merged() -> None:
     """`newer` compares tags, not only offsets."""
     feed = Feed(
         None,  # type: ignore[arg-type]  # it makes no calls
@@ -499,7 +499,7 @@ def test_settings_name_dealers_by_dotted_names() -> None:
         DataSyncService(history_ttl_s=120.0)
 
 
-async def test_dealers_come_and_go(stage: Stage) -> None:
+async def test_dealers_can_be_added_and_removed(stage: Stage) -> None:
     service = stage.service(0)
     dealer = service.dealers.get("AllTasks")
     assert dealer is not None

@@ -130,7 +130,7 @@ def test_it_is_called_by_its_class_unless_named() -> None:
         ({"type": [], "model": "Player", "data": 1}, "Invalid delta type"),
     ],
 )
-def test_what_is_no_delta_is_refused_in_the_protocols_words(value: Any, text: str) -> None:
+def test_an_invalid_delta_is_refused_with_the_protocols_text(value: Any, text: str) -> None:
     with pytest.raises(RPCError) as refusal:
         read_delta(value)
     assert str(refusal.value) == text

@@ -76,7 +76,7 @@ class Things(FilterDealer):
 
 
 @given(st.lists(EXPRESSIONS, max_size=12), st.lists(st.booleans(), min_size=12, max_size=12), MODELS)
-def test_index_finds_exactly_what_matches(expressions: list[Any], kept: list[bool], model: Any) -> None:
+def test_index_finds_exactly_the_matching_filters(expressions: list[Any], kept: list[bool], model: Any) -> None:
     dealer = Things()
     items = [SubscriptionItem(None, "Things", expression) for expression in expressions]
     for item in items:
@@ -129,7 +129,7 @@ def test_examples(expression: Any, yes: Any, no: Any) -> None:
         [["=="], "a", 1],
     ],
 )
-def test_what_is_no_expression_is_refused(expression: Any) -> None:
+def test_an_invalid_expression_is_refused(expression: Any) -> None:
     with pytest.raises(BadQuery):
         compile_filter(expression)
     with pytest.raises(BadQuery):

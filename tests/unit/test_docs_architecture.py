@@ -24,7 +24,7 @@ def test_every_file_is_in_the_table_on_its_layer() -> None:
     assert dict(rows) == files()
 
 
-def test_table_goes_from_the_ground_up() -> None:
+def test_table_lists_layers_from_the_lowest() -> None:
     floors = [int(floor) for floor in re.findall(r"^\| `gateway/\S+` \| (\d+) \|", PAGE, re.MULTILINE)]
     assert floors == sorted(floors)
 

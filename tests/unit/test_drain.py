@@ -108,7 +108,7 @@ async def test_no_grace_and_no_clients_end_at_once() -> None:
 
 
 @on_both_loops
-async def test_a_drain_looks_at_each_connection_a_few_times_and_not_at_all_of_them_each_time() -> None:
+async def test_a_drain_visits_each_connection_only_a_few_times() -> None:
     """50,000 connections: with work that grows with their square a node would never finish draining."""
 
     class Connection:

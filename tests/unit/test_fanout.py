@@ -179,7 +179,7 @@ def test_read_of_nothing_but_poison_writes_nothing() -> None:
     assert rig.drops("invalid") == len(POISON)
 
 
-def test_what_is_larger_than_anybody_may_publish_is_dropped_and_counted_as_such() -> None:
+def test_publications_above_the_size_limit_are_dropped_and_counted_as_such() -> None:
     rig = Rig()
     one, heard = rig.subscriber(), []
     rig.fanout.listen(OTHER, heard.extend)
@@ -214,7 +214,7 @@ async def test_pass_over_many_clients_is_cut_into_chunks_a_tick_each() -> None:
     assert reached == [10, 20, 30, 35]
 
 
-async def test_what_comes_while_passes_are_under_way_waits_for_its_turn() -> None:
+async def test_publications_during_running_passes_wait_for_their_turn() -> None:
     """However often a message is published: at most one chunk is written per loop iteration."""
     rig = Rig(chunk=10)
     connections = [rig.subscriber() for _ in range(35)]
@@ -256,7 +256,7 @@ async def test_source_is_left_alone_by_passes_that_fit() -> None:
     assert rig.source.calls == []
 
 
-async def test_stop_forgets_the_rest_and_lets_the_source_go() -> None:
+async def test_stop_discards_the_rest_and_resumes_the_source() -> None:
     rig = Rig(chunk=2)
     connections = [rig.subscriber() for _ in range(9)]
     rig.fanout.deliver(numbers(1))
@@ -329,7 +329,7 @@ async def test_client_leaving_between_chunks_gets_nothing_more(leave: Callable[[
     assert got == [[1, 2], [1, 2], [1, 2], [], [1, 2], [1, 2], []]
 
 
-async def test_everybody_leaving_between_chunks_ends_the_pass() -> None:
+async def test_the_pass_ends_if_all_clients_leave_between_chunks() -> None:
     rig = Rig(chunk=2)
     connections = [rig.subscriber() for _ in range(7)]
     rig.fanout.deliver(numbers(1))
@@ -340,7 +340,7 @@ async def test_everybody_leaving_between_chunks_ends_the_pass() -> None:
     assert rig.source.calls == ["pause", "resume"]
 
 
-async def test_client_coming_between_chunks_gets_only_what_comes_after() -> None:
+async def test_client_joining_between_chunks_gets_only_later_publications() -> None:
     rig = Rig(chunk=2)
     for _ in range(5):
         rig.subscriber()
@@ -439,7 +439,7 @@ async def test_lag_ends_when_the_last_chunk_is_written() -> None:
     assert rig.sample("snorky_publish_to_write_seconds_count") == 1, "it was timed already"
 
 
-def test_lost_probe_gives_way_to_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_probe_is_replaced_by_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
     monkeypatch.setattr("gateway.fanout.perf_counter", lambda: now_s)
     rig = Rig()
@@ -514,7 +514,7 @@ def test_poison_among_addressed_ones_is_counted_by_its_kind() -> None:
     assert (rig.drops("unknown_version"), rig.drops("invalid")) == (2, 2)
 
 
-def test_only_what_has_no_position_and_no_address_counts_as_unsequenced() -> None:
+def test_only_publications_without_position_and_address_count_as_unsequenced() -> None:
     rig = Rig()
     bob = rig.subscriber()
     rig.fanout.deliver({KEY: [b"1", addressed(2, Selector()), MARK + b"1 e:1:t t0 j\n3"]})
@@ -624,7 +624,7 @@ def at(offset: int, payload: bytes = b"7") -> Publication:
     return Publication(payload, Position("e", offset, f"t{offset}"), f"t{offset - 1}")
 
 
-def test_steps_come_in_their_order_to_each_shape() -> None:
+def test_each_shape_gets_its_steps_in_order() -> None:
     rig = FollowingRig()
     plain, other, packed = rig.subscriber(), rig.recovered(), rig.recovered(MSGPACK)
     other.identity = "bob"
@@ -689,7 +689,7 @@ async def test_a_client_that_resumes_during_a_pass_does_not_get_that_pass() -> N
 # -- the node's own listener ------------------------------------------------------------------------------------------
 
 
-def test_listener_gets_what_one_read_brought_in_order_before_the_connections() -> None:
+def test_listener_gets_the_messages_of_a_read_in_order_before_the_connections() -> None:
     rig = Rig()
     seen: list[object] = []
     subscriber = rig.subscriber()

@@ -97,7 +97,7 @@ async def test_bytes_are_limited_as_well_as_messages() -> None:
 
 
 @on_both_loops
-async def test_connecting_again_gives_no_fresh_burst() -> None:
+async def test_reconnecting_gives_no_new_burst() -> None:
     limits = Limits(messages_per_s=0.001, messages_burst=5, rate_factor_per_ip=3)
     async with running_site(limits=limits) as site:
         for _ in range(10):
@@ -213,7 +213,7 @@ async def test_a_message_that_we_do_not_read_has_time() -> None:
 
 
 @on_both_loops
-async def test_a_read_of_many_messages_lets_others_have_their_turn() -> None:
+async def test_a_read_of_many_messages_yields_to_other_clients() -> None:
     async with running_site(limits=Limits(messages_burst=10_000)) as site:
         many, other = await site.client(), await site.client()
         await many.send(echo() * 3_000)
@@ -226,7 +226,7 @@ async def test_a_read_of_many_messages_lets_others_have_their_turn() -> None:
 
 
 @on_both_loops
-async def test_what_was_read_waits_while_services_are_busy() -> None:
+async def test_messages_wait_while_services_are_busy() -> None:
     async with running_site(limits=Limits(messages_burst=10_000)) as site:
         client = await site.client()
         await client.send(hold() + echo() * 2_000)

@@ -100,7 +100,7 @@ def test_other_spellings_of_the_same_are_accepted(changes: dict[str, str | list[
         (400, {"Origin": ["https://app.example.org", "https://evil.example"]}),
     ],
 )
-def test_what_the_rfc_demands_is_demanded(status: int, changes: dict[str, str | list[str] | None]) -> None:
+def test_requirements_of_the_rfc_are_enforced(status: int, changes: dict[str, str | list[str] | None]) -> None:
     assert refusal(changes, allowed_origins=("https://app.example.org",))[0] == status
 
 
@@ -283,7 +283,7 @@ async def test_only_a_get_of_http_1_1_without_a_body_is_a_handshake() -> None:
 
 
 @on_both_loops
-async def test_a_query_in_the_address_does_no_harm() -> None:
+async def test_a_query_in_the_address_is_allowed() -> None:
     async with running_site() as site:
         client = await site.open()
         response = await ask(client, handshake_head(path="/ws?room=1&token=x") + frame(PING, b"x"))

@@ -48,7 +48,7 @@ def inboxes(built: House) -> int:
     return len(built.registry._inboxes)
 
 
-async def test_messages_of_one_connection_come_one_after_another() -> None:
+async def test_messages_of_one_connection_are_handled_one_after_another() -> None:
     service = Gated()
     async with house(service) as built:
         client = built.client()
@@ -86,7 +86,7 @@ async def test_plain_answers_need_no_inbox() -> None:
         assert inboxes(built) == 0
 
 
-async def test_inbox_goes_away_when_all_is_answered() -> None:
+async def test_inbox_is_removed_when_everything_is_answered() -> None:
     service = Gated()
     async with house(service) as built:
         client = built.client()
@@ -137,7 +137,7 @@ async def test_message_in_the_tick_in_which_the_task_ends_is_not_lost() -> None:
         max_size=40,
     )
 )
-def test_every_message_is_answered_once_and_in_order_whatever_comes_when(actions: list[tuple[str, int]]) -> None:
+def test_every_message_is_answered_once_and_in_order_whatever_the_timing(actions: list[tuple[str, int]]) -> None:
     async def run() -> None:
         service = Gated()
         async with house(service) as built:
@@ -192,7 +192,7 @@ async def test_too_many_waiting_messages_pause_reading_once_and_resume_it_once()
 # -- the end ----------------------------------------------------------------------------------------------------
 
 
-async def test_disconnect_cancels_what_is_awaited_and_what_waits_never_begins() -> None:
+async def test_disconnect_cancels_the_running_call_and_queued_ones_never_start() -> None:
     service = Gated()
     async with house(service) as built:
         client = built.client()
@@ -220,7 +220,7 @@ async def test_disconnect_in_the_loop_iteration_of_the_message_leaves_no_state()
         assert service.cancelled == [[1, "a"]]
 
 
-async def test_stop_cancels_what_is_awaited_also_in_the_tick_of_the_message() -> None:
+async def test_stop_cancels_the_running_call_even_in_the_loop_iteration_of_its_message() -> None:
     service = Gated()
     async with house(service) as built:
         old, new = built.client(), built.client()

@@ -224,7 +224,7 @@ def weak() -> dict[str, Any]:
     ],
     ids=lambda entry: " ".join(sorted(entry)) if isinstance(entry, dict) else repr(entry),  # keys are new every time
 )
-def test_what_is_no_key_of_ours_is_passed_over(entry: Any) -> None:
+def test_unusable_keys_are_skipped(entry: Any) -> None:
     assert list(read_keys(json.dumps({"keys": [entry, NEW.jwk()]}).encode())) == ["new"]
 
 

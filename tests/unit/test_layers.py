@@ -239,7 +239,7 @@ def test_service_is_a_few_lines_on_the_primitives(path):
     assert len(path.read_text().splitlines()) <= 200
 
 
-def test_floors_hold():
+def test_imports_respect_the_layers():
     assert violations(tree()) == []
 
 

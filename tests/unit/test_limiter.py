@@ -21,13 +21,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_burst_is_let_through_and_not_one_more(clock: Clock) -> None:
+def test_burst_is_accepted_and_not_one_more(clock: Clock) -> None:
     bucket = Limiter(Rates(10, 5), 20)
     assert [bucket.take() for _ in range(5)] == [0] * 5
     assert bucket.take() > 0
 
 
-def test_bucket_holds_no_more_than_a_burst_however_long_it_rests(clock: Clock) -> None:
+def test_bucket_never_exceeds_a_burst_however_long_it_is_unused(clock: Clock) -> None:
     bucket = Limiter(Rates(10, 5), 20)
     clock.now_s += 3600
     assert [bucket.take() for _ in range(6)][:5] == [0] * 5
@@ -118,7 +118,7 @@ def test_bytes_count_as_well_as_messages_and_refused_ones_cost_nothing(clock: Cl
     assert bucket.take(400) == 0
 
 
-def test_refused_bytes_end_what_goes_on_sooner_than_refused_messages(clock: Clock) -> None:
+def test_refused_bytes_close_a_persistent_client_sooner_than_refused_messages(clock: Clock) -> None:
     bucket = Limiter(Rates(1, 1000, bytes_per_s=1, bytes_burst=1000), 20)
     assert bucket.take(1000) == 0
     refused = []

@@ -43,7 +43,7 @@ def test_standard_services_are_loaded_by_name():
     assert found.items() >= {"pubsub_backend": "PubSubBackend", "auth_backend": "AuthBackend"}.items()
 
 
-def test_other_keys_go_to_the_constructor(module):
+def test_other_keys_are_passed_to_the_constructor(module):
     settings = Settings(services={"echo": ServiceTable(f"{module}:Echo", {"greeting": "ahoy"})}, backend={})
     public, private = load_registries(settings)
     assert public["echo"].greeting == "ahoy"

@@ -15,7 +15,7 @@ def read_until(descriptor: int, wanted: bytes) -> bytes:
     return found
 
 
-def test_lines_come_out_in_order() -> None:
+def test_lines_are_written_in_order() -> None:
     reading, writing = os.pipe()
     queue = LogQueue(writing)
     for number in range(1000):
@@ -58,7 +58,7 @@ def test_a_pipe_without_a_reader_loses_lines_and_causes_no_delay() -> None:
     os.close(writing)
 
 
-def test_a_reader_that_has_gone_is_counted_and_ends_nothing() -> None:
+def test_a_closed_reader_is_counted_and_stops_nothing() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     queue = LogQueue(writing)

@@ -58,7 +58,7 @@ async def test_name_is_one_clients_in_the_whole_cluster() -> None:
         assert await register(rival, "1") is None
 
 
-async def test_name_is_free_once_given_back_or_its_client_has_gone() -> None:
+async def test_name_is_free_once_released_or_its_client_has_disconnected() -> None:
     async with town(2, services) as nodes:
         first, second = nodes.client(0), nodes.client(1)
         await register(first, "n")
@@ -115,7 +115,7 @@ async def test_sending_under_a_name_that_may_have_a_new_owner_fails() -> None:
         assert bob.notifications == []
 
 
-async def test_destination_that_has_just_gone_is_unknown() -> None:
+async def test_destination_that_has_just_disconnected_is_unknown() -> None:
     async with town(2, services) as nodes:
         alice, bob = nodes.client(0), nodes.client(1)
         await register(alice, "alice")
@@ -191,7 +191,7 @@ async def test_client_has_no_more_names_than_it_may() -> None:
         assert await register(greedy, 3) is None
 
 
-async def test_claim_that_failed_is_given_back_unless_claimed_again() -> None:
+async def test_failed_claim_is_released_unless_claimed_again() -> None:
     async with town(2, services) as nodes:
         client, rival = nodes.client(0), nodes.client(1)
         nodes.cluster.is_failing = True

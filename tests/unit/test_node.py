@@ -162,7 +162,7 @@ async def test_channel_confirmed_for_a_cancelled_caller_is_kept_for_a_later_one(
         assert await second.received(1) == [1]
 
 
-async def test_one_of_two_failing_does_not_harm_the_other() -> None:
+async def test_failure_of_one_of_two_does_not_affect_the_other() -> None:
     class FailsOnce(LoopbackBroker):
         calls = 0
 
@@ -243,7 +243,7 @@ async def test_channel_that_has_no_name_is_refused() -> None:
         assert nothing_is_left(built)
 
 
-async def test_notification_is_shaped_once_per_channel_and_again_when_it_was_gone() -> None:
+async def test_notification_is_shaped_once_per_channel_and_again_after_its_end() -> None:
     shaped: list[Any] = []
 
     def shape(channel: Any) -> Any:
@@ -290,7 +290,7 @@ async def test_limit_of_channels_is_each_connections_own() -> None:
 # -- unsubscribe ------------------------------------------------------------------------------------------------
 
 
-async def test_broker_gives_a_channel_up_with_the_last_subscriber_and_once() -> None:
+async def test_broker_unsubscribes_once_with_the_last_subscriber() -> None:
     async with house(Quiet()) as built:
         one, other = built.client(), built.client()
         for client in (one, other):
@@ -306,7 +306,7 @@ async def test_broker_gives_a_channel_up_with_the_last_subscriber_and_once() -> 
         assert built.broker.unsubscribed == ["quiet:news"]
 
 
-async def test_client_that_goes_gives_up_exactly_what_it_was_the_last_of() -> None:
+async def test_disconnect_releases_exactly_the_channels_without_other_subscribers() -> None:
     async with house(Quiet()) as built:
         one, other = built.client(), built.client()
         for channel in ("a", "b", "c"):
@@ -345,7 +345,7 @@ async def test_publish_error_is_the_callers() -> None:
         built.node.publish("quiet", "news", 1)  # no caller awaits this publish, and no subscriber gets it
 
 
-async def test_what_is_no_message_or_no_channel_is_refused_before_the_broker() -> None:
+async def test_invalid_message_or_channel_is_refused_before_the_broker() -> None:
     async with house(Quiet()) as built:
         for bad in (float("nan"), b"bytes", {1: 2}, object(), "\ud800", 2**64):
             with pytest.raises(InvalidMessage):
@@ -357,7 +357,7 @@ async def test_what_is_no_message_or_no_channel_is_refused_before_the_broker() -
         assert built.sample("snorky_publications_published_total") == 0
 
 
-async def test_what_no_node_would_give_to_clients_is_refused_before_the_broker() -> None:
+async def test_publication_that_nodes_would_drop_is_refused_before_the_broker() -> None:
     async with house(Quiet(), limits=Limits(message_max_bytes=64)) as built:
         largest = "x" * (PAYLOAD_MAX_BYTES - 2)
         await built.node.publish("quiet", "news", largest)
@@ -393,7 +393,7 @@ async def test_services_are_notified_once_of_connect_and_disconnect() -> None:
         assert quiet.heard == [("connect", client.connection), ("disconnect", client.connection)]
 
 
-async def test_counts_come_back_to_nothing() -> None:
+async def test_counts_return_to_zero() -> None:
     async with house(Quiet()) as built:
         for code in (1000, 1006, 4008, 4711):
             client = built.client()
@@ -408,7 +408,7 @@ async def test_counts_come_back_to_nothing() -> None:
             assert built.sample("snorky_connections_closed_total", code=label) == 1
 
 
-async def test_gone_client_is_written_to_no_more() -> None:
+async def test_closed_client_is_not_written_to() -> None:
     async with house(Quiet()) as built:
         client = built.client()
         await subscribe(built, client.connection)

@@ -157,7 +157,7 @@ async def test_name_is_recorded_before_redis_has_it_and_removed_if_taken(rig: Ri
     assert rig.names == []
 
 
-async def test_update_changes_what_is_asserted_though_redis_has_lost_the_entry(rig: Rig) -> None:
+async def test_update_changes_the_registered_data_even_if_redis_has_lost_the_entry(rig: Rig) -> None:
     connection = rig.connection()
     assert not await rig.ownership.update(connection, ROSTER, entry="", data=1, notice=None)
     assert rig.directory.calls == []
@@ -179,7 +179,7 @@ async def test_leaving_and_releasing_unowned_items_makes_no_calls(rig: Rig) -> N
 # -- release ----------------------------------------------------------------------------------------------------------
 
 
-async def test_connection_that_ends_gives_all_back_at_once(rig: Rig) -> None:
+async def test_connection_that_ends_releases_everything_at_once(rig: Rig) -> None:
     connection, other = rig.connection(1), rig.connection(2)
     for each in (connection, other):
         await rig.ownership.enter(each, ROSTER, entry="", data=None)
@@ -267,7 +267,7 @@ async def test_pending_release_is_cancelled_by_a_new_acquisition(rig: Rig) -> No
     assert len(rig.members) == len(rig.names) == 1
 
 
-async def test_one_that_cannot_be_given_back_does_not_keep_the_others(rig: Rig) -> None:
+async def test_a_failed_release_does_not_prevent_the_others(rig: Rig) -> None:
     async def broken(serial: int) -> None:
         raise ValueError("broken")
 
@@ -295,7 +295,7 @@ async def test_pending_releases_at_stop_run_before_the_lease_ends(rig: Rig) -> N
     assert rig.directory.is_stopped
 
 
-async def test_many_that_end_at_once_are_given_back_side_by_side(rig: Rig) -> None:
+async def test_many_connections_that_end_at_once_are_released_concurrently(rig: Rig) -> None:
     connections = [rig.connection(serial) for serial in range(10)]
     for connection in connections:
         await rig.ownership.enter(connection, ROSTER, entry="", data=None)
@@ -354,7 +354,7 @@ async def test_connection_that_lost_a_name_is_closed_unless_it_just_released_it(
     assert rig.names == []
 
 
-async def test_direct_message_reaches_its_connection_and_is_refused_once_that_has_gone(rig: Rig) -> None:
+async def test_direct_message_reaches_its_connection_and_is_refused_after_its_end(rig: Rig) -> None:
     wire = FakeWire()
     connection = Connection(wire, JSON, node_id="n", serial=3)
     rig.here.add(connection)

@@ -102,7 +102,7 @@ def test_a_member_only_in_an_older_copy_has_not_joined() -> None:
     assert looked_at(presence, "b", *here, at_s=2.0 + GRACE_S) == []
 
 
-def test_where_nothing_is_strange_after_a_restart_no_second_look_is_wanted() -> None:
+def test_without_differences_after_a_restart_no_second_census_is_needed() -> None:
     presence = Presence()
     assert looked_at(presence, "a", member("ann"), at_s=0.0) == []
     assert looked_at(presence, "b", member("ann"), at_s=1.0) == [] and not presence.is_doubtful
@@ -118,7 +118,7 @@ def test_an_interruption_restarts_the_grace_period() -> None:
     assert looked(presence, 13, at_s=2 * GRACE_S) == ["left ann 1"]
 
 
-def test_departure_whose_notice_comes_is_in_doubt_no_more() -> None:
+def test_departure_whose_notice_arrives_is_no_longer_suspected() -> None:
     presence = begun(member("ann"), member("bob", 2))
     assert looked(presence, 13, member("bob", 3), at_s=0.0) == ["(joined bob 3)"]
     assert not presence.hear(change(11, "-", "ann"), 1.0) and not presence.hear(change(12, "-", "bob", 2), 1.0)
@@ -163,7 +163,7 @@ def test_thousands_of_entries_of_one_identity_take_no_time_each() -> None:
     assert process_time() - began_s < 5, "it took 0.2 s where it was written; by squares it takes minutes"
 
 
-def test_identity_comes_with_its_first_entry_and_goes_with_its_last() -> None:
+def test_identity_joins_with_its_first_entry_and_leaves_with_its_last() -> None:
     presence = begun(member("ann", 1), member("bob", 9))
     two = [member("bob", 9), member("cleo", 2), member("cleo", 3)]
     assert settled(presence, 13, *two) == ["left ann 1", "joined cleo 2", "(joined cleo 3)"]

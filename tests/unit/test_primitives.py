@@ -122,7 +122,7 @@ async def test_unlisten_while_listen_waits_is_the_last_word(is_failing: bool) ->
         assert broker.subscribed == set(), "otherwise the broker would stay subscribed without a subscriber"
 
 
-async def test_other_listener_that_came_meanwhile_is_not_taken_away_by_the_firsts_failure() -> None:
+async def test_failure_of_the_first_listener_does_not_remove_a_later_one() -> None:
     async with town(1, services) as nodes:
         topics, broker, heard = of(nodes, 0).topics, nodes.brokers[0], list[Publication]()
         broker.gate.clear()
@@ -139,7 +139,7 @@ async def test_other_listener_that_came_meanwhile_is_not_taken_away_by_the_first
         await until(lambda: heard)
 
 
-async def test_what_comes_while_joining_waits_for_the_reply_and_then_comes_in_order() -> None:
+async def test_publications_during_a_join_wait_for_the_reply_and_arrive_in_order() -> None:
     async with town(2, services) as nodes:
         topics, client = of(nodes, 0).topics, nodes.client(0)
         async with topics.joining(client.connection, "c"):
@@ -301,7 +301,7 @@ async def test_name_without_canonical_form_is_refused_before_anything_is_asked()
         assert nodes.cluster.names == {} and nodes.cluster.rosters == {}
 
 
-async def test_client_that_has_gone_owns_nothing() -> None:
+async def test_disconnected_client_owns_nothing() -> None:
     async with town(1, services) as nodes:
         service, client = of(nodes, 0), nodes.client(0)
         client.leave()

@@ -25,7 +25,7 @@ def test_slow_line_that_acknowledges_is_alive() -> None:
     assert judged(*[(200_000, True)] * 5, last=7_000_000) == [True] * 5
 
 
-def test_line_that_acknowledges_nothing_of_what_waits_is_dead() -> None:
+def test_connection_without_acknowledgements_of_queued_bytes_is_dead() -> None:
     assert judged((0, True)) == [False]
     assert judged((900_000, True), (0, True)) == [True, False]
 
@@ -36,7 +36,7 @@ def test_application_that_hangs_while_its_system_acknowledges_is_dead() -> None:
     assert judged((1_000, False)) == [False]
 
 
-def test_application_has_time_for_what_its_system_took() -> None:
+def test_application_has_time_for_bytes_that_its_system_acknowledged() -> None:
     took = int(SLOWEST_BYTES_PER_S * 35)
     assert judged((took, False), (0, False), (0, False), (0, False)) == [True, True, True, False]
 
@@ -52,7 +52,7 @@ def test_without_acknowledgement_counts_only_pongs_matter(last: int) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs TCP_INFO of Linux")
-async def test_what_waits_for_room_at_a_living_end_is_not_outstanding() -> None:
+async def test_bytes_waiting_for_the_receivers_window_do_not_count_as_unacknowledged() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         client.connect(server.getsockname())

@@ -119,6 +119,6 @@ def test_every_notification_is_in_the_table() -> None:
     }
 
 
-def test_what_is_left_to_other_tests_has_them() -> None:
+def test_cases_left_to_other_tests_have_tests() -> None:
     for code, (test, word) in ELSEWHERE.items():
         assert re.search(rf"\b{word}\b", (ROOT / test).read_text()), (code, test)

@@ -31,7 +31,7 @@ class Subscriber:
 
 
 @pytest.mark.parametrize("data", [b"", b"1", b'{"a":\n1}', b"not JSON", b"\xff"])
-def test_what_has_no_mark_is_a_payload_as_it_is(data: bytes) -> None:
+def test_bytes_without_a_mark_are_a_payload(data: bytes) -> None:
     assert read_publication(data) == Publication(data)
 
 
@@ -40,7 +40,7 @@ def test_sequenced_publication_has_its_position() -> None:
     assert read_publication(data) == Publication(b'{"a":\n1}', Position("e1", 42, "t7"), "t6")
 
 
-def test_field_that_this_version_may_have_is_let_through() -> None:
+def test_unknown_field_of_this_version_is_accepted() -> None:
     """TRACEPARENT, and fields that a later minor version appends."""
     data = MARK + b"1 e1:42:t7 t6 j 00-abc-def-01 more\n1"
     assert read_publication(data).position == Position("e1", 42, "t7")
@@ -60,7 +60,7 @@ def test_malformed_messagepack_keeps_its_place_as_a_tombstone(payload: bytes) ->
 
 
 @pytest.mark.parametrize("text", ["", "e:1", "e:1:t:x", "e:-1:t", "e:+1:t", "e: 1:t", "e:x:t", ":1:t", "e:1:", "e:²:t"])
-def test_what_is_no_position_is_refused(text: str) -> None:
+def test_an_invalid_position_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         Position.parse(text)
 

@@ -82,7 +82,7 @@ async def test_second_subscribe_is_already_subscribed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["unsubscribe", "leave"])
-async def test_unsubscribe_of_what_is_not_subscribed_is_not_subscribed(name: str) -> None:
+async def test_unsubscribe_without_subscription_is_not_subscribed(name: str) -> None:
     async with house(PubSubService()) as built:
         client, other = built.client(), built.client()
         await ask(other, "subscribe", channel="news")
@@ -109,7 +109,7 @@ async def test_params_that_do_not_fit_are_invalid(command: str, params: dict[str
 @pytest.mark.parametrize(
     "command", ["can_publish", "can_subscribe", "notification", "on_message", "rules", "publish_from_backend"]
 )
-async def test_what_is_no_command_is_unknown(command: str) -> None:
+async def test_unknown_commands_are_refused(command: str) -> None:
     async with house(PubSubService()) as built:
         assert await ask(built.client(), command, channel=1) == error("Unknown command", "unknown_command")
 
@@ -358,7 +358,7 @@ async def test_hooks_decide_by_truthiness_whether_plain_or_async(kind: Callable[
         assert bool(built.broker.published) is bool(verdict) is bool(client.connection.channels)
 
 
-async def test_hooks_are_asked_with_what_is_then_done() -> None:
+async def test_hooks_get_the_arguments_of_the_action() -> None:
     asked: list[Any] = []
 
     class Asking(PubSubService):

@@ -128,7 +128,7 @@ MALFORMED += ["e" * 200, "e:\u0661:t", f"{'e' * 190}:1:{'t' * 10}", f"e:{'1' * 5
 
 
 @pytest.mark.parametrize("position", MALFORMED, ids=lambda each: repr(each)[:20])
-async def test_what_is_no_position_is_invalid(position: Any) -> None:
+async def test_an_invalid_position_is_an_error(position: Any) -> None:
     async with town(1, services) as nodes:
         client = nodes.client(0)
         assert await ask(client, "subscribe", recover=position) == "Error: Invalid params"
@@ -165,7 +165,7 @@ async def test_a_reply_has_32_kib_of_messages_and_the_rest_follows(sizes: list[i
         assert again["recovered"] is True  # a client that loses the connection then resumes from there
 
 
-async def test_what_follows_a_reply_is_as_a_live_one_a_tombstone_too() -> None:
+async def test_messages_after_a_reply_look_like_live_ones_and_so_do_tombstones() -> None:
     async with town(1, services) as nodes:
         listener = nodes.client(0)
         begun = (await ask(listener, "subscribe", recover=True))["position"]
@@ -178,7 +178,7 @@ async def test_what_follows_a_reply_is_as_a_live_one_a_tombstone_too() -> None:
         assert await client.notified(4) == live
 
 
-async def test_what_is_deep_or_large_together_is_replayed_all_the_same() -> None:
+async def test_messages_too_deep_or_large_for_one_reply_are_still_replayed() -> None:
     deep: Any = 1
     for _ in range(28):  # the deepest that a client can publish: three levels surround it
         deep = [deep]
@@ -239,7 +239,7 @@ async def test_limit_must_be_a_count_within_bounds(limit: Any) -> None:
         assert await ask(nodes.client(0), "history", limit=limit) == "Error: Invalid params"
 
 
-async def test_what_is_not_fit_for_anybody_keeps_its_place_in_history() -> None:
+async def test_undeliverable_payload_keeps_its_place_in_history() -> None:
     async with town(1, services) as nodes:
         client = nodes.client(0)
         begun = (await ask(client, "history"))["position"]
@@ -260,7 +260,7 @@ async def test_what_is_not_fit_for_anybody_keeps_its_place_in_history() -> None:
     ("command", "channel"),
     [("history", "bare"), ("history", "quiet:a"), ("presence", "kept:a"), ("presenceStats", "kept:a")],
 )
-async def test_what_the_rule_does_not_give_is_not_authorized(command: str, channel: str) -> None:
+async def test_features_without_a_rule_are_not_authorized(command: str, channel: str) -> None:
     async with town(1, services) as nodes:
         assert await ask(nodes.client(0), command, channel) == "Error: Not authorized"
 
@@ -365,7 +365,7 @@ async def test_backend_publishes_once_under_a_key() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256, "é" * 128, 5, True, [], {}])
-async def test_what_is_no_key_is_invalid(key: Any) -> None:
+async def test_an_invalid_key_is_an_error(key: Any) -> None:
     async with town(1, services) as nodes:
         assert await ask(nodes.client(0), "publish", message=1, key=key) == "Error: Invalid params"
         assert await backend(nodes).ask("pubsub_backend", "publish", channel="a", message=1, key=key) == (

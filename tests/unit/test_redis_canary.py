@@ -64,7 +64,7 @@ async def test_not_receiving_until_the_first_canary_came_back() -> None:
     assert abs(world.value("snorky_redis_deaf_seconds_total") - 10) < 0.2
 
 
-async def test_a_canary_goes_out_after_two_seconds_of_silence_and_not_before() -> None:
+async def test_a_canary_is_sent_after_two_seconds_of_silence_and_not_before() -> None:
     world = World()
     world.prove()
     world.run(1.8)
@@ -73,7 +73,7 @@ async def test_a_canary_goes_out_after_two_seconds_of_silence_and_not_before() -
     assert len(world.sent) == 2
 
 
-async def test_while_publications_come_no_canary_is_needed() -> None:
+async def test_no_canary_is_sent_while_publications_arrive() -> None:
     world = World()
     world.prove()
     world.run(60, each=world.canary.on_heard)
@@ -126,7 +126,7 @@ async def test_time_while_paused_is_not_silence() -> None:
     assert world.canary.is_deaf  # and silence after it counts again
 
 
-async def test_time_in_which_the_loop_stood_still_is_not_silence() -> None:
+async def test_time_of_a_stalled_loop_is_not_silence() -> None:
     world = World()
     world.prove()
     world.run(3.9)

@@ -146,7 +146,7 @@ async def test_a_server_without_cluster_mode_is_reported(members: list[Member]) 
             await cluster.look()
 
 
-async def test_what_goes_to_several_shards_at_once_has_ended_on_all_when_one_fails(members: list[Member]) -> None:
+async def test_a_call_to_several_shards_fails_only_after_all_have_ended(members: list[Member]) -> None:
     a, b, _ = members
     say(members, {(0, 8191): [("A", a.server.port)], (8192, 16383): [("B", b.server.port)]})
     commander = ClusterCommander(

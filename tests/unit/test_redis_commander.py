@@ -53,7 +53,7 @@ async def test_each_group_gets_its_own_answers_errors_among_them() -> None:
         assert await two == [b"x"]
 
 
-async def test_what_was_written_is_not_sent_again_and_what_was_not_is() -> None:
+async def test_written_commands_are_not_sent_again_and_unwritten_ones_are() -> None:
     async with ScriptedRedis() as redis, commander(redis) as sending:
         written = sending.send(group(b"a", b"b"))
         await redis.next(b"ECHO")
@@ -107,7 +107,7 @@ async def test_the_bytes_that_wait_are_bounded_too_and_answers_make_room() -> No
         assert not sending.send(group(b"c" * 900)).done()
 
 
-async def test_what_was_cancelled_before_it_was_written_is_not_sent() -> None:
+async def test_commands_cancelled_before_they_are_written_are_not_sent() -> None:
     async with ScriptedRedis() as redis, commander(redis) as sending:
         sending.send(group(b"a")).cancel()
         kept = sending.send(group(b"b"))

@@ -72,7 +72,7 @@ async def started(timeout_s: float = 5.0) -> House:
     return house
 
 
-async def test_the_answer_of_the_other_node_is_given() -> None:
+async def test_the_answer_of_the_other_node_is_returned() -> None:
     house = await started()
     (yes, one), (no, two) = await house.sending(), await house.sending()
     house.broker.bring([b"a %b 0 %b 1" % (two, one)])
@@ -102,7 +102,7 @@ async def test_messages_of_one_read_are_taken_in_order_and_answered_together() -
     assert house.broker.published == [("direct b", b"a 1 1 3 0 4 0"), ("direct c", b"a 2 1")]
 
 
-async def test_what_cannot_be_read_or_taken_does_not_keep_the_others() -> None:
+async def test_an_unreadable_or_refused_message_does_not_delay_the_others() -> None:
     house = await started()
     junk = [b"", b"\xff\xff", b"m", b"m x", b"m 1 b i8 five\n", b"a 1", b"a x 1", b"l i8 5\n{}", b"l i8\n", b"z\n"]
     house.broker.bring([*junk, b"m 1 b i8 5\npoison", b"m 2 b i8 5\nlast"])

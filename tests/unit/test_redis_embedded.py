@@ -83,7 +83,7 @@ async def test_fakeredis_serves_where_nothing_else_is() -> None:
         await asyncio.open_connection(target.host, target.port)
 
 
-async def test_a_program_that_does_not_run_gives_way_to_the_next(tmp_path: Path) -> None:
+async def test_after_a_program_that_does_not_run_the_next_is_tried(tmp_path: Path) -> None:
     broken = tmp_path / "valkey-server"
     broken.write_text("#!/bin/sh\necho 'wrong libc' >&2\nexit 1\n")
     broken.chmod(0o755)
@@ -165,7 +165,7 @@ async def test_leftovers_of_killed_gateways_are_removed_and_live_ones_kept(
     assert is_empty(short_path)
 
 
-async def test_a_server_that_never_answers_is_given_up_and_ended(
+async def test_a_server_that_never_answers_times_out_and_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     silent = tmp_path / "server"

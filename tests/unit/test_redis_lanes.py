@@ -55,13 +55,13 @@ async def slot() -> AsyncIterator[Slot]:
         yield Slot()
 
 
-async def test_what_is_answered_is_passed_on(slot: Slot) -> None:
+async def test_answers_are_passed_on(slot: Slot) -> None:
     future = slot.publish(1)
     slot.answers[1].set_result(7)
     assert await future == 7 and slot.hurries == 0
 
 
-async def test_what_was_refused_goes_before_what_came_later(slot: Slot) -> None:
+async def test_refused_commands_are_sent_before_later_ones(slot: Slot) -> None:
     futures = [slot.publish(number) for number in (1, 2)]
     slot.refuse(1, 2)
     await asyncio.sleep(0)
@@ -74,7 +74,7 @@ async def test_what_was_refused_goes_before_what_came_later(slot: Slot) -> None:
     assert slot.hurries == 1
 
 
-async def test_nothing_overtakes_what_is_still_on_the_way_to_the_former_server(slot: Slot) -> None:
+async def test_nothing_overtakes_commands_in_flight_to_the_former_server(slot: Slot) -> None:
     first = slot.publish(1)
     slot.server = "b"
     second = slot.publish(2)

@@ -35,7 +35,7 @@ async def publisher(
         await instance.stop()
 
 
-async def test_answers_go_to_their_own_publications() -> None:
+async def test_each_publication_gets_its_own_answer() -> None:
     async with ScriptedRedis() as redis, publisher(redis) as speaking:
         futures = [speaking.publish(b"c", b"%d" % number) for number in range(4)]
         for number in range(4):
@@ -76,7 +76,7 @@ async def test_beyond_its_bound_it_refuses_at_once_and_counts() -> None:
     assert metrics.registry.get_sample_value("snorky_drops_total", {"reason": "publish_queue_full"}) == 3
 
 
-async def test_room_is_given_back_by_answers_failures_and_cancellations() -> None:
+async def test_answers_failures_and_cancellations_release_their_space() -> None:
     async with ScriptedRedis() as redis, publisher(redis, queue_max=1, timeout_s=0.1) as speaking:
         answered = speaking.publish(b"c", b"answered")
         await redis.next(b"PUBLISH")
@@ -127,7 +127,7 @@ async def test_without_an_answer_in_time_it_fails_and_the_connection_is_replaced
         assert redis.connections == 2
 
 
-async def test_what_was_written_is_not_sent_again_and_what_was_not_is_sent() -> None:
+async def test_written_publications_are_not_sent_again_and_unwritten_ones_are() -> None:
     async with ScriptedRedis() as redis, publisher(redis) as speaking:
         written = speaking.publish(b"c", b"written")
         await redis.next(b"PUBLISH")
@@ -141,7 +141,7 @@ async def test_what_was_written_is_not_sent_again_and_what_was_not_is_sent() -> 
 
 
 @pytest.mark.parametrize("garbage", [b"+OK\r\n", b"*0\r\n", b"$1\r\nx\r\n", b"nonsense\r\n", b":1\r\n:1\r\n"])
-async def test_an_answer_that_is_none_fails_what_is_open_and_replaces_the_connection(garbage: bytes) -> None:
+async def test_an_invalid_answer_fails_open_publications_and_replaces_the_connection(garbage: bytes) -> None:
     async with ScriptedRedis() as redis, publisher(redis) as speaking:
         doubtful = speaking.publish(b"c", b"doubtful")
         await redis.next(b"PUBLISH")

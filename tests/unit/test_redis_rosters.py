@@ -114,7 +114,7 @@ async def test_foreign_entries_are_omitted_and_data_is_not_shared() -> None:
     assert lists[1][0].data == [1]
 
 
-async def test_stopping_ends_what_is_under_way() -> None:
+async def test_stopping_ends_running_calls() -> None:
     scripts = ScriptedScripts()
     asked = rosters(scripts)
     tasks = [asyncio.ensure_future(asked.members("chat:x"))]

@@ -106,7 +106,7 @@ async def test_the_first_of_two_confirmations_confirms_nothing_when_unsubscribed
         assert hearing.is_subscribed("a")
 
 
-async def test_wishes_of_one_tick_go_out_in_one_write() -> None:
+async def test_requests_of_one_loop_iteration_are_one_write() -> None:
     writes = []
     async with ScriptedRedis(confirm) as redis, subscriber(redis) as (hearing, heard):
         await within(heard.whole)
@@ -156,7 +156,7 @@ async def test_a_wish_withdrawn_by_all_is_taken_back() -> None:
         assert await redis.next(b"UNSUBSCRIBE") == (b"UNSUBSCRIBE", b"a")
 
 
-async def test_a_waiter_that_gives_up_leaves_the_others_their_wish() -> None:
+async def test_a_cancelled_waiter_leaves_the_others_requests() -> None:
     async with ScriptedRedis() as redis, subscriber(redis) as (hearing, heard):
         await stand(redis, heard)
         impatient = asyncio.ensure_future(hearing.subscribe("a"))
@@ -170,7 +170,7 @@ async def test_a_waiter_that_gives_up_leaves_the_others_their_wish() -> None:
         assert redis.commands.empty()
 
 
-async def test_a_subscription_that_is_held_outlives_a_later_waiter_that_fails() -> None:
+async def test_a_subscription_in_use_outlives_a_later_waiter_that_fails() -> None:
     async with ScriptedRedis() as redis, subscriber(redis, confirm_timeout_s=0.1) as (hearing, heard):
         await stand(redis, heard)
         first = asyncio.ensure_future(hearing.subscribe("a"))
@@ -188,7 +188,7 @@ async def test_a_subscription_that_is_held_outlives_a_later_waiter_that_fails() 
         assert hearing.is_subscribed("a")
 
 
-async def test_whole_means_that_every_confirmation_has_come() -> None:
+async def test_it_is_complete_only_after_every_confirmation() -> None:
     async with ScriptedRedis() as redis, subscriber(redis) as (hearing, heard):
         await stand(redis, heard)
         waiting = asyncio.gather(*(hearing.subscribe(key) for key in "abc"))
@@ -293,7 +293,7 @@ async def test_an_answer_in_the_wrong_place_ends_the_connection() -> None:
         await asyncio.wait_for(waiting, 5.0)
 
 
-async def test_a_reply_beyond_the_bound_is_not_held() -> None:
+async def test_a_reply_beyond_the_bound_is_not_buffered() -> None:
     async with ScriptedRedis(confirm) as redis, subscriber(redis) as (hearing, heard):
         await within(heard.whole)
         await hearing.subscribe("a")
@@ -315,7 +315,7 @@ async def test_a_refused_subscribe_fails_at_once_and_may_be_tried_again() -> Non
         assert hearing.is_whole
 
 
-async def test_a_channel_that_is_refused_after_it_was_granted_is_not_given_up_unsaid() -> None:
+async def test_a_channel_refused_after_it_was_granted_is_reported_as_lost() -> None:
     async with ScriptedRedis() as redis, subscriber(redis) as (hearing, heard):
         await stand(redis, heard)
         waiting = asyncio.ensure_future(hearing.subscribe("a"))
@@ -332,7 +332,7 @@ async def test_a_channel_that_is_refused_after_it_was_granted_is_not_given_up_un
         assert heard.whole.empty()
 
 
-async def test_a_server_that_stops_answering_while_resubscribing_is_given_up() -> None:
+async def test_a_server_that_stops_answering_while_resubscribing_times_out() -> None:
     async with ScriptedRedis() as redis, subscriber(redis, dial_timeout_s=0.1) as (_, heard):
         await redis.next(b"SUBSCRIBE")  # never answered
         await asyncio.wait_for(heard.lost.get(), 5.0)
@@ -395,7 +395,7 @@ async def test_a_refusal_of_two_names_refuses_the_channel_and_no_other() -> None
         await asyncio.wait_for(granted, 5.0)
 
 
-async def test_what_comes_on_both_names_of_a_channel_keeps_its_order() -> None:
+async def test_messages_on_both_names_of_a_channel_keep_their_order() -> None:
     async with ScriptedRedis() as redis, subscriber(redis, names_of=both) as (hearing, heard):
         await stand(redis, heard)
         waiting = asyncio.ensure_future(hearing.subscribe("a"))

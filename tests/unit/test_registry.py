@@ -128,7 +128,7 @@ async def test_bad_envelope_is_answered_under_the_right_name(value: Any, service
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 10_000, b'{"service":"a","message":1e999}'])
-async def test_what_is_no_message_is_answered_by_the_gateway(data: bytes) -> None:
+async def test_invalid_messages_are_answered_by_the_gateway(data: bytes) -> None:
     async with house(Raising()) as built:
         client = built.client()
         client.send_bytes(data)
@@ -323,7 +323,7 @@ def test_registries_of_one_node_do_not_see_each_others_services() -> None:
     assert client.messages[0]["message"] == "Unknown service"
 
 
-def test_limits_of_a_registry_go_before_the_nodes() -> None:
+def test_limits_of_a_registry_override_the_nodes() -> None:
     built = House([], limits=UNLIMITED)
     strict = ServiceRegistry([], limits=Limits(bad_messages_per_minute=1))
     built.node.attach(strict)

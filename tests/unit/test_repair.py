@@ -295,7 +295,7 @@ async def test_gap_is_reported_only_to_recovering_clients(stage: Stage) -> None:
     assert not one.wire.closes and not two.wire.closes
 
 
-async def test_gaps_position_is_one_to_come_back_with(stage: Stage) -> None:
+async def test_the_position_of_a_gap_can_be_resumed_from(stage: Stage) -> None:
     one, _ = await stage.back(0)
     stage.town.archive.flush()
     await stage.publish(1, 2)
@@ -319,7 +319,7 @@ async def test_lost_history_is_one_gap_a_channel_and_no_more(stage: Stage, is_pu
     assert heard(one) == [1, "gap", *([2] if is_published_to else []), 3]
 
 
-async def test_bare_publication_comes_at_once_also_while_history_is_read(stage: Stage) -> None:
+async def test_bare_publication_is_delivered_at_once_even_while_history_is_read(stage: Stage) -> None:
     one, _ = await stage.back(0)
     stage.deafen(0)
     await stage.publish(1)
@@ -356,7 +356,7 @@ async def test_invalid_payload_keeps_its_offset_as_a_tombstone(stage: Stage) -> 
     assert stage.sample(0, "snorky_drops_total", reason="invalid") == 1
 
 
-async def test_what_is_too_large_keeps_its_place_as_a_tombstone_too(stage: Stage) -> None:
+async def test_oversized_message_keeps_its_place_as_a_tombstone_too(stage: Stage) -> None:
     one, recovery = await stage.back(0)
     before = recovery.position
     large = Publication(b'"%b"' % (b"x" * (1 << 20)), Position(before.epoch, 1, "t1"), before.tag)
@@ -421,7 +421,7 @@ async def test_listener_gets_all_in_order_and_the_gap_in_its_place(stage: Stage)
 # -- client recovery ------------------------------------------------------------------------------------------------
 
 
-async def test_client_goes_on_elsewhere_with_what_it_missed_and_then_with_what_comes(stage: Stage) -> None:
+async def test_client_resumes_on_another_node_with_missed_and_then_live_messages(stage: Stage) -> None:
     one, begun = await stage.back(0)
     assert (begun.is_recovered, begun.publications) == (True, [])
     await stage.publish(1, 2)
@@ -495,7 +495,7 @@ async def test_position_that_is_not_of_this_history_is_not_recovered(stage: Stag
         assert recovery == Recovery(last, False, [])
 
 
-async def test_clients_that_come_back_with_the_same_position_share_a_read(stage: Stage) -> None:
+async def test_clients_that_resume_from_the_same_position_share_a_read(stage: Stage) -> None:
     since = await stage.publish(0)
     await stage.publish(1, 2)
     reads = 0
@@ -594,7 +594,7 @@ async def test_failed_subscriber_or_listener_of_a_history_channel_leaves_no_stat
     await until(lambda: heard(client) == [1])
 
 
-async def test_nothing_is_compared_or_filled_of_a_channel_that_was_given_up(stage: Stage) -> None:
+async def test_an_unsubscribed_channel_is_neither_compared_nor_filled(stage: Stage) -> None:
     one, _ = await stage.back(0)
     await stage.publish(1)
     await settle()
@@ -741,7 +741,7 @@ async def test_publication_past_history_while_clients_recover_is_a_gap_for_all_o
     assert recovery.is_recovered
 
 
-async def test_client_that_comes_back_before_a_publication_past_history_is_noted_gets_a_gap(
+async def test_client_that_resumes_before_an_unstored_publication_is_noticed_gets_a_gap(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noting = asyncio.Event()

@@ -177,13 +177,13 @@ async def ask(built: House, message: Any) -> Any:
         ({"command": "plainly"}, ["tuple", {"x": True}]),
     ],
 )
-async def test_request_is_answered_with_what_the_command_returns(request_: Any, data: Any) -> None:
+async def test_request_is_answered_with_the_commands_return_value(request_: Any, data: Any) -> None:
     async with house(Everything()) as built:
         assert await ask(built, {**request_, "callId": 1}) == {"type": "response", "callId": 1, "data": data}
 
 
 @pytest.mark.parametrize("call_id", [None, 0, "", False, "x", 1.5, [1, {"a": None}], {"id": 1}, 2**64 - 1])
-async def test_call_id_is_any_entity_and_comes_back(call_id: Any) -> None:
+async def test_call_id_is_any_entity_and_is_returned(call_id: Any) -> None:
     async with house(Everything()) as built:
         reply = await ask(built, {"command": "nothing", "callId": call_id})
         assert reply == {"type": "response", "callId": call_id, "data": None}
@@ -206,7 +206,7 @@ async def test_command_gets_its_caller_and_its_name() -> None:
 
 
 @pytest.mark.parametrize("dialect", [JSON, MSGPACK], ids=["json", "msgpack"])
-async def test_answers_come_in_the_order_of_requests_whether_plain_or_coroutine(dialect: Any) -> None:
+async def test_answers_have_the_order_of_requests_whether_plain_or_coroutine(dialect: Any) -> None:
     async with house(Everything()) as built:
         client = built.client(dialect)
         for number in range(20):
@@ -245,7 +245,7 @@ async def test_answers_come_in_the_order_of_requests_whether_plain_or_coroutine(
         {"command": "nope", "params": 5},
     ],
 )
-async def test_what_names_no_command_is_an_unknown_command(message: Any) -> None:
+async def test_message_that_names_no_command_is_an_unknown_command(message: Any) -> None:
     async with house(Everything()) as built:
         assert await ask(built, message) == UNKNOWN
 

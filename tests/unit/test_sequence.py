@@ -271,7 +271,7 @@ def started(at: int = 0) -> Sequence:
     return begun
 
 
-def test_what_follows_is_delivered_and_a_repetition_dropped() -> None:
+def test_the_next_message_is_delivered_and_a_repeated_one_dropped() -> None:
     node = started()
     one, two = chain(1, 2)
     assert node.hear([one, one, two, one]) == [one, two]
@@ -295,7 +295,7 @@ def test_history_is_asked_for_whatever_does_not_follow(heard: list[Publication])
     assert node.hear(chain(2)) == [], "it will be read"
 
 
-def test_late_copy_of_a_server_that_has_gone_makes_no_gap() -> None:
+def test_late_message_of_a_former_server_makes_no_gap() -> None:
     """A message from the former primary arrives after the node has the new epoch: by history nothing is missing."""
     node = started()
     assert node.hear(chain(7, epoch="former")) == []
@@ -326,7 +326,7 @@ def test_nothing_is_filled_before_anything_was_promised() -> None:
     assert not node.wants_fill and node.agrees(None)
 
 
-def test_waiting_is_bounded_in_bytes_and_what_is_beyond_is_read_again() -> None:
+def test_the_queue_is_bounded_in_bytes_and_the_rest_is_read_again() -> None:
     node = started()
     node.want_fill()
     node.begin_fill()
@@ -376,14 +376,14 @@ def test_comparing_finds_a_history_that_went_back_further_than_is_remembered() -
     assert not node.agrees(None)
 
 
-def test_offsets_given_twice_longer_ago_than_is_remembered_are_looked_up_at_once() -> None:
+def test_offsets_reused_beyond_the_remembered_range_are_looked_up_at_once() -> None:
     node = started()
     node.hear(chain(*range(1, 400)))
     assert node.hear([Publication(b"x", Position("e", 5, "u5"), "t4")]) == [] and node.wants_fill
     assert node.begin_fill() == Position("e", 399, "t399")
 
 
-def test_what_history_had_when_the_node_came_is_late_and_no_reason_to_read() -> None:
+def test_entries_older_than_the_nodes_subscription_cause_no_read() -> None:
     node = started(at=300)
     (old,) = chain(7)
     assert node.hear([old]) == [Late(old)] and not node.wants_fill
@@ -412,7 +412,7 @@ def test_a_forged_hint_costs_a_read_and_changes_nothing(forged: Position) -> Non
     assert node.hear(hints(chain(1, 2))) == [] and not node.wants_fill
 
 
-def test_a_hint_that_came_before_the_position_is_looked_up_when_the_position_is_known() -> None:
+def test_a_hint_received_before_the_position_is_looked_up_once_the_position_is_known() -> None:
     node = Sequence()
     assert node.hear(hints(chain(7))) == [] and node.last is None
     node.start_at(Position("e", 6, "t6"))

@@ -123,7 +123,7 @@ async def test_unsubscribed_client_gets_nothing_more() -> None:
             service.topics.unsubscribe(client.connection, "news")
 
 
-async def test_subscribe_twice_and_to_what_has_no_name_is_refused() -> None:
+async def test_subscribing_twice_or_without_a_valid_name_is_refused() -> None:
     service = Minimal("a")
     async with house(service) as built:
         client = built.client()

@@ -34,7 +34,7 @@ def only_problem_of(tmp_path: Path, text: str = "", **environ: str) -> str:
     return problems[0]
 
 
-def test_nothing_written_gives_the_safe_defaults():
+def test_without_settings_the_safe_defaults_apply():
     settings = load(None, {})
     assert settings == Settings()
     assert (settings.redis_url, settings.prefix) == ("", "snorky")
@@ -537,7 +537,7 @@ def test_a_variable_near_a_setting_is_an_error_with_the_right_spelling(variable,
         load(None, {variable: value})
 
 
-def test_what_the_client_library_reads_stops_no_node_and_is_no_warning():
+def test_variables_of_the_client_library_cause_no_error_and_no_warning():
     warnings: list[str] = []
     library = {
         "SNORKY_BACKEND_URL": "http://127.0.0.1:8003/backend",

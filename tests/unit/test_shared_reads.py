@@ -43,7 +43,7 @@ async def test_callers_during_a_read_share_the_next_one() -> None:
     assert not reads._present and not reads._next and not reads._took_s
 
 
-async def test_one_that_gives_up_takes_nothing_from_the_others() -> None:
+async def test_a_cancelled_caller_takes_nothing_from_the_others() -> None:
     source = Source()
     reads = SharedReads(source.read, name="test")
     first, second = asyncio.ensure_future(reads.get("a")), asyncio.ensure_future(reads.get("a"))

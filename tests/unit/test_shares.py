@@ -42,7 +42,7 @@ def test_a_share_has_the_size_from_the_settings(clock: Clock) -> None:
     assert rates_of(Limits(message_max_bytes=10_000, bytes_burst=1)).bytes_burst == 10_000
 
 
-def test_a_share_is_remembered_when_its_last_connection_has_gone_and_memory_is_bounded(
+def test_a_share_outlives_its_last_connection_and_memory_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shares, "REMEMBERED", 3)

@@ -116,7 +116,7 @@ async def test_no_form_leads_a_browser_into_a_session(way: str) -> None:
 
 
 @on_both_loops
-async def test_iframes_of_allowed_pages_get_what_is_made_for_them() -> None:
+async def test_iframe_transports_of_allowed_pages_are_accepted() -> None:
     framed = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe", "Referer": f"{HERE}/page"}
     async with sockjs_site(1, identify=by_cookie, public=PUBLIC) as site:
         client = site.client("chosen", {**ANN, **framed})
@@ -160,7 +160,7 @@ def test_a_token_is_the_credential_where_there_is_one() -> None:
 
 
 @pytest.mark.parametrize("header", ["Cookie", "Authorization", "X_Forwarded_User", "X_Client_Cert"])
-def test_whatever_a_hook_may_look_at_is_the_credential(header: str) -> None:
+def test_everything_that_a_hook_may_read_is_part_of_the_credential(header: str) -> None:
     assert who(has_hook=True, **{header: "a"}) == who(has_hook=True, **{header: "a"}, User_Agent="x", Traceparent="y")
     assert who(has_hook=True, **{header: "a"}) != who(has_hook=True, **{header: "b"})
     assert who(has_hook=True, **{header: "a"}) != who(has_hook=True)

@@ -45,7 +45,7 @@ def connection_of(site: SockJSSite) -> Any:
 
 @each_size
 @on_both_loops
-async def test_polls_bring_what_was_sent_in_order(nodes: int) -> None:
+async def test_polls_return_messages_in_order(nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
         await client.open()
@@ -62,7 +62,7 @@ async def test_polls_bring_what_was_sent_in_order(nodes: int) -> None:
 
 @each_size
 @on_both_loops
-async def test_a_stream_ends_at_its_limit_and_the_next_one_goes_on(nodes: int) -> None:
+async def test_a_stream_ends_at_its_limit_and_the_next_one_continues(nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
         await client.open()
@@ -197,7 +197,9 @@ async def test_silence_is_broken_by_heartbeats(nodes: int) -> None:
     ],
 )
 @on_both_loops
-async def test_what_is_no_array_of_strings_is_refused(body: str | bytes, status: int, text: str, nodes: int) -> None:
+async def test_anything_but_an_array_of_strings_is_refused(
+    body: str | bytes, status: int, text: str, nodes: int
+) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
         await client.open()
@@ -232,7 +234,7 @@ async def test_requests_for_an_unknown_session_are_refused(nodes: int) -> None:
 
 @each_size
 @on_both_loops
-async def test_what_waits_for_a_slow_client_is_bounded(nodes: int) -> None:
+async def test_the_queue_of_a_slow_client_is_bounded(nodes: int) -> None:
     async with sockjs_site(nodes, limits=Limits(outbox_max_bytes=70_000, message_max_bytes=60_000)) as site:
         client = site.client()
         await client.open()
@@ -266,7 +268,7 @@ async def test_a_stream_that_is_not_read_is_bounded(nodes: int) -> None:
 
 @each_size
 @on_both_loops
-async def test_a_stream_that_is_read_goes_on_past_what_may_be_under_way(nodes: int) -> None:
+async def test_a_stream_that_is_read_continues_beyond_the_limit_of_unread_bytes(nodes: int) -> None:
     async with sockjs_site(nodes, timing=ENDLESS) as site:
         client = site.client()
         await client.open()
@@ -283,7 +285,7 @@ async def test_a_stream_that_is_read_goes_on_past_what_may_be_under_way(nodes: i
 
 @each_size
 @on_both_loops
-async def test_a_busy_service_holds_the_sender_up(nodes: int) -> None:
+async def test_a_busy_service_slows_its_sender(nodes: int) -> None:
     async with sockjs_site(nodes, limits=Limits(messages_burst=1000, messages_per_s=1000)) as site:
         client = site.client()
         async with client.stream() as stream:
@@ -343,7 +345,7 @@ async def test_a_node_that_drains_makes_no_session_and_ends_its_own() -> None:
 
 
 @on_both_loops
-async def test_a_node_that_stops_lets_receivers_of_others_come_back() -> None:
+async def test_a_stopping_node_lets_receivers_of_other_nodes_sessions_retry() -> None:
     async with sockjs_site(2) as site:
         client = site.client()
         assert await client.post("xhr", at=0) == (200, "o\n")

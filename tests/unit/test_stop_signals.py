@@ -62,7 +62,7 @@ async def test_a_worker_obeys_its_supervisor_alone() -> None:
     assert (signals.number, hand.ended) == (DRAIN_SIGNAL, [])
 
 
-async def test_a_worker_whose_supervisor_has_ended_obeys_everybody() -> None:
+async def test_a_worker_whose_supervisor_has_ended_obeys_any_sender() -> None:
     hand = Hand()
     signals = hand.signals(supervisor_pid=os.getpid())  # of no parent of this process
     signals.take(signal.SIGTERM)

@@ -76,7 +76,7 @@ async def test_aiohttp_keeps_nothing_of_a_connection(seen: list[Any]) -> None:
 
 
 @on_both_loops
-async def test_aiohttp_lets_go_without_the_garbage_collector(seen: list[Any]) -> None:
+async def test_aiohttp_objects_are_freed_without_the_garbage_collector(seen: list[Any]) -> None:
     """Many connections come at once: 14.7 KiB each must not wait for a garbage collection."""
     async with running_site() as site:
         await site.client()  # caches are not counted
@@ -215,7 +215,7 @@ async def test_a_transport_that_was_full_is_known_to_be_full_and_one_that_was_pa
 
 
 @on_both_loops
-async def test_a_client_gone_before_it_is_taken_over_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_disconnects_before_the_takeover_leaves_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_site() as site:
         entered: list[web.Request] = []
         real = gateway.http.handler.upgrade
@@ -263,7 +263,7 @@ async def test_closed_connection_is_not_taken_over() -> None:
 
 
 @on_both_loops
-async def test_the_end_of_the_http_server_neither_waits_for_nor_ends_what_was_taken_over() -> None:
+async def test_the_end_of_the_http_server_does_not_affect_taken_over_connections() -> None:
     async with running_site() as site:
         client = await site.client()
         loop = asyncio.get_running_loop()

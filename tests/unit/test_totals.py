@@ -59,7 +59,7 @@ def test_text_that_is_none_changes_nothing():
     assert samples(totals)["snorky_connections"] == 3
 
 
-def test_real_metrics_go_through_unharmed():
+def test_real_metrics_are_unchanged():
     from prometheus_client import generate_latest
 
     metrics = Metrics()

@@ -46,7 +46,7 @@ async def test_waiting_clients_have_turns_in_order() -> None:
     assert in_one_share >= 2  # a turn is shorter than a share
 
 
-async def test_others_go_on_between_shares() -> None:
+async def test_other_tasks_run_between_shares() -> None:
     notes: list[str] = []
     turns = new_turns()
     for _ in range(4):

@@ -42,7 +42,7 @@ def test_those_for_whom_most_waits_are_closed_until_a_quarter_is_free() -> None:
     assert (waiting.total_bytes, relieved) == (501, [(1, 500)])
 
 
-def test_what_was_taken_is_counted_no_more() -> None:
+def test_replies_that_were_read_are_no_longer_counted() -> None:
     waiting = WaitingReplies(1000)
     customer = Customer(waiting)
     waiting.add(customer, 600)
@@ -67,7 +67,7 @@ async def _names(nodes: Town, size: int) -> None:
             await holder.ask("messaging", "registerParticipant", name=f"{number:03d} {name:02d}".ljust(250, "x"))
 
 
-async def test_a_crowd_that_asks_for_lists_and_reads_nothing_holds_a_bounded_number_of_bytes() -> None:
+async def test_many_clients_that_request_lists_and_read_nothing_use_bounded_memory() -> None:
     async with town(1, services, limits=LIMITS) as nodes:
         await _names(nodes, MIB // 2)
         honest = nodes.client(0, "honest")

@@ -194,7 +194,7 @@ async def test_client_that_does_not_answer_a_close_frame_is_cut() -> None:
 
 
 @on_both_loops
-async def test_a_client_that_ends_without_a_word_is_let_go() -> None:
+async def test_a_client_that_ends_without_a_close_frame_is_removed() -> None:
     async with running_site() as site:
         for end in (RawClient.close, RawClient.reset, RawClient.end):
             client = await site.subscriber()
@@ -269,7 +269,7 @@ async def test_after_a_fault_the_client_sees_the_end_at_once_and_needs_not_answe
 
 
 @on_both_loops
-async def test_what_follows_a_fault_is_thrown_away_unread() -> None:
+async def test_bytes_after_a_fault_are_discarded_unread() -> None:
     async with running_site() as site:
         client = await site.client()
         await client.send(frame(TEXT, b"\xff"))
@@ -367,7 +367,7 @@ async def test_a_slow_consumer_is_closed_and_its_memory_returned_and_the_others_
 
 
 @on_both_loops
-async def test_frames_are_shared_and_let_go_with_the_connection() -> None:
+async def test_frames_are_shared_and_freed_with_the_connection() -> None:
     async with running_site(limits=SMALL) as site:
         clients = [await site.client(receive_buffer_bytes=4096) for _ in range(5)]
         connections = list(site.node.connections)
@@ -399,7 +399,7 @@ async def test_client_that_reads_again_in_time_gets_everything_in_order() -> Non
 
 
 @on_both_loops
-async def test_a_small_bound_counts_what_the_transport_holds() -> None:
+async def test_a_small_bound_counts_the_transports_buffer() -> None:
     limits = Limits(outbox_max_bytes=8192, message_max_bytes=4096, send_buffer_bytes=4096)
     async with running_site(limits=limits) as site:
         client = await site.client(receive_buffer_bytes=2048)
@@ -446,7 +446,7 @@ async def test_a_half_open_client_is_cut_and_one_that_answers_stays() -> None:
 
 
 @on_both_loops
-async def test_a_client_on_a_slow_line_is_not_cut_while_it_takes_what_is_sent() -> None:
+async def test_a_client_on_a_slow_link_is_not_closed_while_it_keeps_reading() -> None:
     """The ping is queued after 500 KB of replies, which this client reads within several rounds of pings."""
     async with running_site(public=FAST_PINGS, limits=Limits(send_buffer_bytes=16_384)) as site:
         client = await site.client(receive_buffer_bytes=8_192)
@@ -496,7 +496,7 @@ async def test_one_whom_we_do_not_read_is_not_taken_for_dead() -> None:
 
 
 @on_both_loops
-async def test_reading_pauses_while_too_many_messages_wait_and_goes_on_afterwards() -> None:
+async def test_reading_pauses_while_too_many_messages_wait_and_resumes_afterwards() -> None:
     async with running_site(limits=Limits(messages_burst=100_000, messages_per_s=100_000)) as site:
         client = await site.client()
         await client.send(echo("hold"))

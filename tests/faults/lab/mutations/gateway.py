@@ -86,7 +86,9 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/waiting.py",
         old="if self.total_bytes > self._max_bytes:",
         new="if False:",
-        argv=test("tests/unit/test_waiting.py", "test_a_crowd_that_asks_for_lists_and_reads_nothing"),
+        argv=test(
+            "tests/unit/test_waiting.py", "test_many_clients_that_request_lists_and_read_nothing_use_bounded_memory"
+        ),
     ),
     Mutation(
         guard="size of a reply",
@@ -135,14 +137,14 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/shares.py",
         old='found.append(self._find("per_ip", site_of(remote_ip), self._per_ip))',
         new="pass",
-        argv=test("tests/unit/test_flood.py", "test_connecting_again_gives_no_fresh_burst"),
+        argv=test("tests/unit/test_flood.py", "test_reconnecting_gives_no_new_burst"),
     ),
     Mutation(
         guard="shares remembered",
         file="gateway/shares.py",
         old="        self._remembered[key] = share\n        self._remembered.move_to_end(key)\n",
         new="",
-        argv=test("tests/unit/test_shares.py", "test_a_share_is_remembered"),
+        argv=test("tests/unit/test_shares.py", "test_a_share_outlives_its_last_connection_and_memory_is_bounded"),
     ),
     Mutation(
         guard="quota of publications",
@@ -177,7 +179,9 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/fanout.py",
         old="        if len(payload) > self._payload_max_bytes:",
         new="        if False:",
-        argv=test("tests/unit/test_fanout.py", "test_what_is_larger_than_anybody"),
+        argv=test(
+            "tests/unit/test_fanout.py", "test_publications_above_the_size_limit_are_dropped_and_counted_as_such"
+        ),
     ),
     Mutation(
         guard="place of an oversized publication",
@@ -249,27 +253,31 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/repair.py",
         old="is_noted and unkept == followed.unkept",
         new="unkept == followed.unkept",
-        argv=test("tests/unit/test_repair.py", "before_a_publication_past_history"),
+        argv=test(
+            "tests/unit/test_repair.py", "test_client_that_resumes_before_an_unstored_publication_is_noticed_gets_a_gap"
+        ),
     ),
     Mutation(
         guard="quota of refused messages",
         file="gateway/topics.py",
         old="            published.add_done_callback(charge.settle)\n",
         new="            pass\n",
-        argv=test("tests/cluster/test_stored_bytes.py", "refused_is_given_back and message"),
+        argv=test(
+            "tests/cluster/test_stored_bytes.py", "test_quota_of_writes_refused_by_redis_is_returned and message"
+        ),
     ),
     Mutation(
         guard="quota of a place that was refused",
         file="gateway/primitives.py",
         old="            if not was_stored(error):\n",
         new="            if False:\n",
-        argv=test("tests/cluster/test_stored_bytes.py", "refused_is_given_back and place"),
+        argv=test("tests/cluster/test_stored_bytes.py", "test_quota_of_writes_refused_by_redis_is_returned and place"),
     ),
     Mutation(
         guard="quota of a name that was refused",
         file="gateway/primitives.py",
         old="            if not is_stored:\n",
         new="            if False:\n",
-        argv=test("tests/cluster/test_stored_bytes.py", "refused_is_given_back and name"),
+        argv=test("tests/cluster/test_stored_bytes.py", "test_quota_of_writes_refused_by_redis_is_returned and name"),
     ),
 )

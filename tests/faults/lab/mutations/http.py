@@ -17,7 +17,7 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/turns.py",
         old="while line and now_s < end_s:",
         new="while line:",
-        argv=test("tests/unit/test_turns.py", "test_others_go_on_between_shares"),
+        argv=test("tests/unit/test_turns.py", "test_other_tasks_run_between_shares"),
     ),
     Mutation(
         guard="a turn's end",
@@ -45,7 +45,7 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/websocket.py",
         old="                    if self._is_paused or self._is_full:",
         new="                    if self._is_full:",
-        argv=test("tests/unit/test_flood.py", "test_what_was_read_waits_while_services_are_busy"),
+        argv=test("tests/unit/test_flood.py", "test_messages_wait_while_services_are_busy"),
     ),
     Mutation(
         guard="a dead line behind a full buffer",
@@ -87,14 +87,16 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/progress.py",
         old="bool(unacked) or probes > _PROBES_MAX",
         new="bool(unacked or transport.get_write_buffer_size())",
-        argv=test("tests/unit/test_progress.py", "test_what_waits_for_room"),
+        argv=test(
+            "tests/unit/test_progress.py", "test_bytes_waiting_for_the_receivers_window_do_not_count_as_unacknowledged"
+        ),
     ),
     Mutation(
         guard="acknowledged bytes as a sign of life",
         file="gateway/http/progress.py",
         old="        return self._credit_s > 0",
         new="        return False",
-        argv=test("tests/unit/test_websocket.py", "test_a_client_on_a_slow_line_is_not_cut_while_it_takes"),
+        argv=test("tests/unit/test_websocket.py", "test_a_client_on_a_slow_link_is_not_closed_while_it_keeps_reading"),
     ),
     Mutation(
         guard="a ping to a silent client",
@@ -115,7 +117,7 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/backend_door.py",
         old="                return await self._refuse_key(request)",
         new="                await request.read()\n                return await self._refuse_key(request)",
-        argv=test("tests/unit/test_backend_door.py", "test_a_key_is_looked_at_before_the_body"),
+        argv=test("tests/unit/test_backend_door.py", "test_a_key_is_checked_before_the_body"),
     ),
     Mutation(
         guard="pages by their Host",

@@ -47,7 +47,10 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/history.py",
         old="if await self._functions.is_sound(asked) and doubt",
         new="if doubt",
-        argv=test("tests/cluster/test_shared_redis.py", "comes_back_at_once and older"),
+        argv=test(
+            "tests/cluster/test_shared_redis.py",
+            "test_a_client_that_resumes_right_after_a_foreign_publication_gets_a_gap and older",
+        ),
     ),
     Mutation(
         # otherwise a node of another prefix repairs it, and this prefix gets no notice
@@ -62,14 +65,20 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/libraries.py",
         old="            return known is not None\n",
         new="            return False\n",
-        argv=test("tests/cluster/test_shared_redis.py", "comes_back_at_once and flushed"),
+        argv=test(
+            "tests/cluster/test_shared_redis.py",
+            "test_a_client_that_resumes_right_after_a_foreign_publication_gets_a_gap and flushed",
+        ),
     ),
     Mutation(
         guard="library that was restored",
         file="gateway/redis/library_instance.py",
         old="        return self.salt != other.salt and",
         new="        return",
-        argv=test("tests/cluster/test_shared_redis.py", "comes_back_at_once and by and hand"),
+        argv=test(
+            "tests/cluster/test_shared_redis.py",
+            "test_a_client_that_resumes_right_after_a_foreign_publication_gets_a_gap and by and hand",
+        ),
     ),
     Mutation(
         guard="library that was written long ago",
@@ -83,7 +92,10 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/libraries.py",
         old=" and (before is None or not before.may_follow(look.instance))",
         new=" and False",
-        argv=test("tests/contract/test_functions.py", "between_the_look_and_the_load and redis"),
+        argv=test(
+            "tests/contract/test_functions.py",
+            "test_a_foreign_library_between_the_check_and_the_load_is_a_gap and redis",
+        ),
     ),
     Mutation(
         guard="library of a node beside",  # otherwise a rolling upgrade invalidates all positions
@@ -114,7 +126,7 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/unwritten.py",
         old=" and _WITHIN not in text",
         new="",
-        argv=test("tests/unit/test_quotas.py", "only_what_is_surely_not_stored"),
+        argv=test("tests/unit/test_quotas.py", "test_quota_is_returned_only_for_writes_that_surely_failed"),
     ),
     Mutation(
         guard="library in check",

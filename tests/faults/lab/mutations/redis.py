@@ -38,7 +38,10 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/rosters.py",
         old='            b"0" if is_again else self._max_bytes,\n',
         new="            self._max_bytes,\n",
-        argv=test("tests/contract/test_large_rosters.py", "test_what_a_node_holds_already"),
+        argv=test(
+            "tests/contract/test_large_rosters.py",
+            "test_entries_that_a_node_already_has_are_registered_again_whatever_their_size",
+        ),
     ),
     Mutation(
         guard="version behind the pages",
@@ -136,14 +139,14 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/reindex.py",
         old="            if calls:\n                await self._scripts.run(*calls, in_order=False)\n",
         new="",
-        argv=test("tests/faults/test_shards.py", "of_former_entries_is_taken_out and 0"),
+        argv=test("tests/faults/test_shards.py", "test_former_entries_on_a_rolled_back_shard_are_removed and 0"),
     ),
     Mutation(
         guard="owners without a lease",
         file="gateway/redis/scripts/adopt.lua",
         old="      redis.call('ZADD', KEYS[1], '0', owner)\n",
         new="",
-        argv=test("tests/faults/test_shards.py", "dead_node_has_whose_lease_went_back"),
+        argv=test("tests/faults/test_shards.py", "test_entries_of_a_dead_node_with_a_rolled_back_lease_are_removed"),
     ),
     Mutation(
         guard="runs of all shards",  # otherwise patience with names starts after only one of them
@@ -185,7 +188,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/upkeep.py",
         old="                    await self._compare()\n",
         new="                    pass\n",
-        argv=test("tests/faults/test_leases.py", "test_what_redis_evicted and redis"),
+        argv=test("tests/faults/test_leases.py", "test_evicted_entries_are_registered_again and redis"),
     ),
     Mutation(
         guard="url fragment",  # the host of redis://:#secret@host was not checked

@@ -17,7 +17,10 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file=f"{SCRIPTS}/read.lua",
         old="if lost_epoch == ARGV[1] and",
         new="if false and",
-        argv=test("tests/contract/test_functions.py", "what_is_not_kept_ends_earlier_positions and redis"),
+        argv=test(
+            "tests/contract/test_functions.py",
+            "test_unstored_publications_end_earlier_positions_of_absent_clients and redis",
+        ),
     ),
     Mutation(
         guard="bytes of a roster",
@@ -108,14 +111,14 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file=f"{SCRIPTS}/publish.lua",
         old="string.format('%d', ttl_ms + step_ms + ARGV[6]))",
         new="string.format('%d', ttl_ms + step_ms))",
-        argv=test("tests/contract/test_history.py", "test_the_counter_outlives_what_is_kept"),
+        argv=test("tests/contract/test_history.py", "test_the_counter_outlives_the_stored_entries"),
     ),
     Mutation(
         guard="tag of the predecessor",  # of a position whose own entry was trimmed
         file=f"{SCRIPTS}/read.lua",
         old="  if offset ~= since + 1 or fields[4] ~= tag then",
         new="  if offset ~= since + 1 then",
-        argv=test("tests/contract/test_history.py", "test_size_bounds_and_what_is_trimmed_is_gone"),
+        argv=test("tests/contract/test_history.py", "test_size_bounds_a_history_and_trimmed_entries_are_lost"),
     ),
     Mutation(
         guard="bound of an entry",  # that is read: one large reply would end the connection that reads for all channels
@@ -136,7 +139,9 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/library/snorky_publish.lua",
         old="  if #payload > PAYLOAD_MAX_BYTES then",
         new="  if false then",
-        argv=test("tests/cluster/test_channel_rules.py", "the_function_takes_what_a_backend"),
+        argv=test(
+            "tests/cluster/test_channel_rules.py", "test_the_function_accepts_exactly_what_a_backend_may_publish"
+        ),
     ),
     Mutation(
         guard="look for what has not arrived",  # of a slot that moves
@@ -176,6 +181,9 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/library/snorky_publish.lua",
         old=" .. escaped(once) or nil}",
         new=" .. once or nil}",
-        argv=test("tests/contract/test_functions.py", "looks_like and redis"),
+        argv=test(
+            "tests/contract/test_functions.py",
+            "test_an_idempotency_key_cannot_collide_with_another_channels_state and redis",
+        ),
     ),
 )
