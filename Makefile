@@ -1,4 +1,4 @@
-# make help tells what there is. Everything lives in .venv; nothing is installed outside of it but by `make bootstrap`.
+# `make help` lists the targets. Everything is installed in .venv; only `make bootstrap` installs anything outside of it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
@@ -14,13 +14,13 @@ ROUNDS ?= 5
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(STAMP)  ## put the project and its tools into .venv (again only when a pyproject.toml changed)
+install: $(STAMP)  ## install the project and its tools in .venv (again only when a pyproject.toml changed)
 
 $(STAMP): pyproject.toml clients/python/pyproject.toml
 	@scripts/make-venv $(VENV)
 	@touch $@
 
-bootstrap:  ## install what the tests need beside Python (as root with apt), or say what is missing
+bootstrap:  ## install the tests' needs other than Python (as root with apt), or list what is missing
 	@scripts/bootstrap
 
 demo: $(STAMP)  ## start a node with its own Redis and a page to play with
@@ -28,10 +28,10 @@ demo: $(STAMP)  ## start a node with its own Redis and a page to play with
 
 test: $(STAMP) bootstrap  ## run all tests; ARGS="-k name" for some of those in Python
 	@if [ -d clients/js/node_modules ]; then npm --prefix clients/js test --silent && npm --prefix clients/js run check --silent; \
-	else echo "not run: the tests of clients/js, which need npm (make bootstrap tells more)"; fi
+	else echo "not run: the tests of clients/js, which need npm (see make bootstrap)"; fi
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
-else  # two at a time, the soak among the first; but where deadlines are the claim, one: only the fault makes it wait
+else  # two at a time, the soak among the first; tests of deadlines one at a time, so that only the fault causes delays
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/faults; status=$$?; \
 	$(BIN)/python -m pytest tests/faults && exit $$status
 endif
@@ -41,13 +41,13 @@ lint: $(STAMP)  ## ruff and mypy --strict
 	@$(BIN)/ruff format --check --quiet . || { echo "not formatted: run 'make format'"; exit 1; }
 	@$(BIN)/mypy
 
-format: $(STAMP)  ## bring the code into its form
+format: $(STAMP)  ## format the code and fix what ruff can fix
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
 check: lint test  ## what CI runs
 
-bench: $(STAMP)  ## one table: this gateway beside a C loop of send() and naive aiohttp
+bench: $(STAMP)  ## one table: this gateway, a C loop of send(), and naive aiohttp
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 faults: $(STAMP) bootstrap  ## every fault of the table of promises, under load: one table; ARGS="--only kill flush"
@@ -59,16 +59,16 @@ attack: $(STAMP) bootstrap  ## attack one node in every way at once: one table; 
 chaos: $(STAMP) bootstrap  ## faults drawn at random; MINUTES=30 SEED=1
 	@$(BIN)/python -m tests.faults.lab chaos --minutes $(or $(MINUTES),30) --seed $(SEED) $(ARGS)
 
-soak: $(STAMP) bootstrap  ## clients come and go for hours, and nothing grows; MINUTES=120
+soak: $(STAMP) bootstrap  ## hours of connects and disconnects, in which nothing may grow; MINUTES=120
 	@$(BIN)/python -m tests.faults.lab soak --minutes $(or $(MINUTES),120) --seed $(SEED) $(ARGS)
 
 roll: $(STAMP) bootstrap  ## restart all nodes behind nginx under 1,000 of our clients; ROUNDS=5
 	@$(BIN)/python -m tests.faults.lab.rolling --rounds $(ROUNDS) $(ARGS)
 
-mutations: $(STAMP) bootstrap  ## take one guard out at a time and see its fault turn red; ARGS="--only canary"
+mutations: $(STAMP) bootstrap  ## remove one guard at a time and require that its test fails; ARGS="--only canary"
 	@$(BIN)/python -m tests.faults.lab.mutations $(ARGS)
 
-clean:  ## remove what tools leave behind
+clean:  ## remove the tools' files
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/build
 	@find . -path ./$(VENV) -prune -o -name node_modules -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 

@@ -1,1 +1,1 @@
-"""Benchmarks of the gateway: `python -m benchmarks` prints one table. How to read it: README.md beside this file."""
+"""Benchmarks of the gateway: `python -m benchmarks` prints one table. README.md in this folder explains it."""

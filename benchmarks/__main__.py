@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick]`: all variants in one run, one table. Load goes to loopback only."""
+"""`python -m benchmarks [--quick]`: all variants in one run, one table. The load stays on loopback."""
 
 import argparse
 import sys

@@ -25,7 +25,7 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class ChildFailed(Exception):
-    """A child ended, was silent for too long, or did not do what it was told."""
+    """A child ended, did not answer in time, or did not do its command."""
 
 
 def raise_file_limit() -> int:
@@ -36,7 +36,7 @@ def raise_file_limit() -> int:
 
 
 class Child:
-    """A process that is commanded by lines. A context manager: leaving it ends the process.
+    """A process that is controlled by lines. A context manager: leaving it ends the process.
 
     cpu: the CPU it may run on; None: any. folder: where it is started; None: here.
     """
@@ -44,14 +44,14 @@ class Child:
     def __init__(self, argv: Sequence[str], *, cpu: int | None = None, folder: Path | None = None) -> None:
         self._argv = list(argv)
         pin = None if cpu is None else lambda: os.sched_setaffinity(0, {cpu})
-        self._stderr = tempfile.TemporaryFile()  # told only if the process fails: a server may say a lot
+        self._stderr = tempfile.TemporaryFile()  # printed only if the process fails: a server may write a lot
         self._process = subprocess.Popen(
             self._argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             cwd=folder,
-            preexec_fn=pin,  # before exec: threads that it starts inherit it
+            preexec_fn=pin,  # before exec, so that its threads inherit it
         )
         self._unread = b""
 
@@ -118,7 +118,7 @@ class Child:
             return (int(fields[11]) + int(fields[12])) * _TICK_S
 
     def waited_s(self) -> float:
-        """Seconds until now in which the process could have run, but somebody else had the CPU; 0 if untold."""
+        """Seconds until now in which the process was runnable, but others had the CPU; 0 if unknown."""
         try:
             return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
         except (FileNotFoundError, IndexError):

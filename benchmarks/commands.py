@@ -1,4 +1,4 @@
-"""The commanded side of a Python server of the benchmarks: lines of stdin in, lines of JSON out, inside its loop."""
+"""Controls a Python server of the benchmarks: reads lines from stdin, answers lines of JSON, inside its loop."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ async def obey(handlers: dict[str, Callable[..., Awaitable[None]]]) -> None:
 
 
 async def run_passes(one_pass: Callable[[int], Awaitable[None]], passes: int, burst: int, gap_us: int) -> None:
-    """Do one_pass(burst) again and again, with a pause in which the receiver catches up; then answer."""
+    """Run one_pass(burst) repeatedly, with a pause in which the receiver catches up; then answer."""
     for _ in range(passes):
         await one_pass(burst)
         await asyncio.sleep(gap_us / 1e6)

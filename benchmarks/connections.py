@@ -1,4 +1,4 @@
-"""What an idle connection costs: resident memory of the server, and CPU of connecting, handshake included."""
+"""Cost of an idle connection: resident memory of the server, and CPU of connecting, handshake included."""
 
 import time
 from collections.abc import Callable
@@ -11,19 +11,19 @@ from benchmarks.receiver import Receiver
 __all__ = ["Connections", "connect"]
 
 WARM = 200  # connections before the first measurement: modules are imported and pools filled by then
-SETTLE_S = 1.0  # what a handshake leaves behind is given back by then
+SETTLE_S = 1.0  # until the memory of handshakes is released
 
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """What `connections` more connections cost one server."""
+    """Cost of `connections` more connections to one server."""
 
     name: str
     connections: int
     bytes_each: float
     connect_ms: float  # CPU of the server
-    has_own_channel: bool  # the figure is that of a connection and of a channel
-    per_s: float  # as fast as they came, one CPU each for server and clients
+    has_own_channel: bool  # the figure includes the connection and its channel
+    per_s: float  # as fast as possible, one CPU each for server and clients
 
     @property
     def kib_each(self) -> float:
@@ -31,7 +31,7 @@ class Connections:
 
 
 def connect(name: str, start: Callable[[], Child], connections: int, *, send: str | None = None) -> Connections:
-    """Open so many connections to a fresh server, each sending `send`, if anything. Raises ChildFailed."""
+    """Open that many connections to a fresh server, each sending `send`, if anything. Raises ChildFailed."""
     with start() as server:
         port = int(server.answer()["port"])
         with Receiver(port, WARM, cpu=receiver_cpu(), send=send):

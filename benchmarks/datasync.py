@@ -1,7 +1,7 @@
-"""`python -m benchmarks.datasync`: what a delta costs that matches 10 of 10,000 filter subscriptions of a node.
+"""`python -m benchmarks.datasync`: cost of a delta that matches 10 of 10,000 filter subscriptions of a node.
 
-A delta finds the filters that it may match by the values of its fields; filters that say nothing of equality are looked
-at one by one, but each once, however many subscribe to it. Figures: benchmarks/README.md.
+A delta's field values select the filters that it may match. Filters without an equality are evaluated one by one, but
+each once, however many subscriptions have it. Figures: benchmarks/README.md.
 """
 
 import asyncio
@@ -32,24 +32,24 @@ class Tasks(FilterDealer):
 
 
 class NullWire(FakeWire):
-    """A wire that keeps nothing."""
+    """A wire that discards everything."""
 
     def write(self, data: bytes) -> None:
         """Drop it."""
 
 
 def room_of(number: int) -> Any:
-    """An equality that every subscription has, 10 the same, and more that has to be looked at."""
+    """An equality that every subscription has, 10 of them the same, and a condition that must be evaluated."""
     return ["and", ["==", "room.id", number // MATCHING], ["or", ["<", "level", number % MATCHING + 2], [">", "n", -1]]]
 
 
 def threshold_of(number: int) -> Any:
-    """Nothing of equality, and no two alike; 10 match."""
+    """No equality, and all different; 10 match."""
     return [">=", "level", number - MATCHING + 2]
 
 
 def same_threshold(_number: int) -> Any:
-    """Nothing of equality, and all alike; none matches."""
+    """No equality, and all the same; none matches."""
     return [">=", "level", 5]
 
 
@@ -69,7 +69,7 @@ def cost_us(deal: Callable[[], object], passes: int) -> float:
 
 
 def dealer_of(count: int, query_of: Callable[[int], Any]) -> Tasks:
-    """A dealer with so many subscriptions."""
+    """A dealer with that many subscriptions."""
     dealer = Tasks()
     for number in range(count):
         dealer.add_subscription_item(SubscriptionItem(None, "Tasks", query_of(number)))
@@ -82,13 +82,13 @@ def matched(dealer: Tasks) -> int:
 
 
 def touch_all(dealer: Tasks) -> Callable[[], int]:
-    """Look at every filter, as without an index."""
+    """Evaluate every filter, as without an index."""
     groups = list(dealer._groups.values())
     return lambda: sum(group.filter.matches(DELTA.new) for group in groups)
 
 
 async def delivery(count: int) -> tuple[Callable[[], object], int]:
-    """The whole way from a publication to the wires of so many clients, each with one subscription."""
+    """The whole path from a publication to the wires of that many clients, each with one subscription."""
     service = DataSyncService(dealers=[Tasks])
     registry = ServiceRegistry([service])
     node = Node(LoopbackBroker())

@@ -1,4 +1,4 @@
-"""CPU per delivery of every variant, in interleaved repetitions: A B C A B C ..., for the machine is never quiet."""
+"""CPU per delivery of every variant, in interleaved repetitions (A B C A B C ...), because machines are never idle."""
 
 import statistics
 import sys
@@ -37,7 +37,7 @@ class Cell:
 
 
 def measure(variants: list[Variant], connections: int, *, repetitions: int, deliveries: int) -> list[Cell]:
-    """Measure all variants side by side. deliveries: at least so many in each repetition of a cell."""
+    """Measure all variants in turn. deliveries: at least that many in each repetition of a cell."""
     cells = [Cell(each.name, connections, burst) for each in variants for burst in BURSTS]
     by_key = {(cell.variant, cell.burst): cell for cell in cells}
     with ExitStack() as stack:

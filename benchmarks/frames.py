@@ -1,6 +1,6 @@
-"""`python -m benchmarks.frames`: what parsing a client's frame costs here, and with aiohttp's compiled reader.
+"""`python -m benchmarks.frames`: cost of parsing a client's frame, here and with aiohttp's compiled reader.
 
-Each variant is fed the same reads in turn, several rounds, and the median is printed in microseconds per message.
+Each variant gets the same reads in turn, for several rounds; prints the median in microseconds per message.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ def masked(payload: bytes) -> bytes:
 
 
 class _Queue(WebSocketDataQueue):  # type: ignore[misc, unused-ignore]  # compiled
-    """Takes messages as they come."""
+    """Counts messages."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(BaseProtocol(loop), 2**16, loop=loop)
@@ -42,7 +42,7 @@ class _Queue(WebSocketDataQueue):  # type: ignore[misc, unused-ignore]  # compil
 
 
 def variants(loop: asyncio.AbstractEventLoop) -> dict[str, Callable[[bytes], None]]:
-    """Make what is compared: each takes one read."""
+    """Make the variants: each takes one read."""
     reader = WebSocketReader(_Queue(loop), MAX_BYTES, compress=False, decode_text=False)
     parser = FrameParser(MAX_BYTES, unmask=unmask)
 

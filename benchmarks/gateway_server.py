@@ -1,8 +1,8 @@
-"""A node of this gateway to be measured, put together like `snorky serve` does it, on uvloop.
+"""A node of this gateway to be measured, assembled as `snorky serve` does it, on uvloop.
 
     python -m benchmarks.gateway_server PING_INTERVAL_S [REDIS_URL]
 
-Without REDIS_URL there is no broker: `pass PASSES BURST GAP_US` hands the node BURST publications as one read from
+Without REDIS_URL there is no broker: `pass PASSES BURST GAP_US` gives the node BURST publications as one read from
 Redis would, through the same method. Limits that would only stop the benchmark are raised (connections per address,
 messages per second); nothing else differs.
 """
@@ -29,15 +29,15 @@ __all__: list[str] = []
 
 
 class Echo(RPCService):
-    """What clients flood: the cheapest call there is."""
+    """The service that clients flood: the cheapest call."""
 
     @rpc_command
     def ping(self, request: Request) -> None:
-        """Do nothing but answer."""
+        """Only answer."""
 
 
 class NoBroker:
-    """A Broker that nobody else publishes to: subscriptions are confirmed at once."""
+    """A Broker without other publishers: subscriptions are confirmed at once."""
 
     is_deaf = False
 
@@ -48,7 +48,7 @@ class NoBroker:
         """Nothing was started."""
 
     def publish(self, key: str, payload: bytes) -> asyncio.Future[int]:
-        """Accept, and deliver to nobody."""
+        """Accept and discard."""
         accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         accepted.set_result(0)
         return accepted
@@ -91,7 +91,7 @@ async def serve(ping_interval_s: float, redis_url: str) -> None:
             await run_passes(one_pass, count, burst, gap_us)
 
         await obey({"pass": passes})
-        os._exit(0)  # nobody waits for thousands of connections to be closed one by one
+        os._exit(0)  # do not wait for thousands of connections to be closed one by one
 
 
 def main() -> None:

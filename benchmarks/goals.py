@@ -1,4 +1,4 @@
-"""What the figures are held against."""
+"""Goals for the figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from benchmarks.variants import BASELINE, GATEWAY, NAIVE
 
 __all__ = ["Goal", "goals"]
 
-CLIENTS = 1_000  # where the goals of fan-out hold
+CLIENTS = 1_000  # number of clients for the goals of fan-out
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Goal:
 
 
 def goals(cells: Sequence[Cell], sustained: Sequence[Sustained], idle: Sequence[Connections]) -> list[Goal]:
-    """Compare a run with what is promised."""
+    """Compare a run with the goals."""
 
     def ratio(burst: int, other: str) -> float | None:
         found = {c.variant: c for c in cells if c.connections == CLIENTS and c.burst == burst and not c.fault}

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.history`: what a history costs, and what it costs to come back. One node, one Redis, loopback.
+"""`python -m benchmarks.history`: cost of a history, and of recovery. One node, one Redis, loopback.
 
-Publishing: 100 bytes of payload to 50 channels, pipelined, with and without a history. Memory: what Redis has more by
-each. Recovery: 1,000 clients ask at once for the 20 messages that they missed; each is timed from the first
-question of all to its own answer. Figures: benchmarks/README.md.
+Publishing: 100 bytes of payload to 50 channels, pipelined, with and without a history. Memory: the growth of Redis for
+each. Recovery: 1,000 clients request at once the 20 messages that they missed; each is timed from the first request of
+all to its own answer. Figures: benchmarks/README.md.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ __all__: list[str] = []
 
 CHANNELS = 50
 MESSAGES = 20_000
-WINDOW = 1_000  # publications that wait for their answers
+WINDOW = 1_000  # publications in flight
 CLIENTS = 1_000
 MISSED = 20  # messages of each channel
 PAYLOAD = "x" * 98  # and two quotation marks
@@ -34,7 +34,7 @@ KEPT = History(3600.0, 10_000)
 
 
 class Back(FakeWire):
-    """A client's wire that notes when its answer came. begun_s: when the first of all asked."""
+    """A client's wire that records when its answer came. begun_s: when the first of all requests was sent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,14 +42,14 @@ class Back(FakeWire):
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def write(self, data: bytes) -> None:
-        """Note the first that comes."""
+        """Record the first write."""
         if not self.answer.done():
             self.answered_s = perf_counter()
             self.answer.set_result(decode_json(data))
 
 
 async def pipelined(redis: Any, publish: Callable[[int], Awaitable[object]]) -> str:
-    """Publish all messages; returns what that cost."""
+    """Publish all messages; returns the cost."""
     begun_s, cpu_s, redis_cpu_s = perf_counter(), process_time(), await redis_cpu(redis)
     for first in range(0, MESSAGES, WINDOW):
         await asyncio.gather(*(publish(number) for number in range(first, first + WINDOW)))
@@ -71,7 +71,7 @@ async def used_bytes(redis: Any) -> int:
 
 
 def ask(node: Node, registry: ServiceRegistry, number: int, positions: list[str]) -> tuple[Connection, Back]:
-    """Have a client ask for what it missed."""
+    """Let a client request its missed messages."""
     wire = Back()
     connection = node.new_connection(wire, JSON)
     node.connect(connection, registry)
@@ -86,7 +86,7 @@ async def measure(url: str) -> None:
     registry = ServiceRegistry([PubSubService(channels=[ChannelRule("kept:*", history=10_000, history_ttl_s=3600.0)])])
     redis: Any = RedisTarget.from_url(url).client(timeout_s=10.0)
     async with running_node(registry, settings=Settings(redis_url=url, limits=UNLIMITED)) as node:
-        while not node.is_ready:  # noqa: ASYNC110 - nobody tells
+        while not node.is_ready:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)
         topics = registry["pubsub"].topics
         bare = await pipelined(redis, lambda number: topics.publish(f"bare:{number % CHANNELS}", PAYLOAD))
@@ -100,7 +100,7 @@ async def measure(url: str) -> None:
         positions = [str(await topics.position(f"kept:{number}")) for number in range(CHANNELS)]
         for number in range(MISSED * CHANNELS):
             await topics.publish(f"kept:{number % CHANNELS}", PAYLOAD, history=KEPT)
-        for label in ("a channel with nobody", "a channel with others"):
+        for label in ("an empty channel", "a channel in use"):
             begun_s, cpu_s = perf_counter(), process_time()
             clients = [ask(node, registry, number, positions) for number in range(CLIENTS)]
             answers = await asyncio.gather(*(wire.answer for _, wire in clients))

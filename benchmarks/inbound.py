@@ -26,7 +26,7 @@ class Inbound:
 
 
 def flood(*, connections: int, messages: int) -> Inbound | None:
-    """Call a command that only answers, so many times. None: the receiver in Python cannot. Raises ChildFailed."""
+    """Call a command that only answers, that many times. None: the receiver in Python cannot. Raises ChildFailed."""
     if compiled("receiver") is None:
         return None
     call = json.dumps(CALL, separators=(",", ":"))

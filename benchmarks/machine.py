@@ -1,4 +1,4 @@
-"""The machine that the figures belong to, and which CPU does what on it."""
+"""The machine that the figures belong to, and the CPUs that its processes use."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ def receiver_cpu() -> int | None:
 
 
 def describe() -> list[str]:
-    """Lines that say what the figures were taken on."""
+    """Lines that describe the machine of the figures."""
     model = platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -1,4 +1,4 @@
-"""The one message that every variant delivers: 100 bytes of payload, in the envelope that the gateway puts around."""
+"""The message that every variant delivers: 100 bytes of payload, in the gateway's envelope."""
 
 import json
 
@@ -16,14 +16,14 @@ def compact(value: object) -> bytes:
 
 
 def payload(sent_ns: int = 0) -> dict[str, object]:
-    """What a chat would send, 100 bytes in compact JSON. sent_ns: CLOCK_MONOTONIC when published, for latency."""
+    """A typical chat message, 100 bytes in compact JSON. sent_ns: CLOCK_MONOTONIC when published, for latency."""
     value: dict[str, object] = {"t": sent_ns, "id": 4711, "from": "alice", "text": ""}
     value["text"] = "x" * (PAYLOAD_BYTES - len(compact(value)))
     return value
 
 
 def envelope() -> dict[str, object]:
-    """What a subscriber of the gateway gets to see."""
+    """The message as a subscriber of the gateway gets it."""
     return {"service": "pubsub", "message": {"type": "message", "channel": CHANNEL, "message": payload()}}
 
 
@@ -34,11 +34,11 @@ def frame() -> bytes:
 
 
 def subscribe(channel: str = CHANNEL) -> str:
-    """What a client sends to subscribe; "%d" in the channel becomes the connection's number."""
+    """A client's subscribe request; "%d" in the channel becomes the connection's number."""
     command = {"command": "subscribe", "params": {"channel": channel}, "callId": 1}
     return compact({"service": "pubsub", "message": command}).decode()
 
 
 def redis_channel() -> str:
-    """Where PROTOCOL has a backend job publish for CHANNEL."""
+    """The Redis channel to which PROTOCOL tells backend jobs to publish for CHANNEL."""
     return f"{PREFIX}:{{pubsub:{CHANNEL}}}"

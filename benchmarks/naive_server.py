@@ -1,4 +1,4 @@
-"""What one writes first: aiohttp, a list of WebSocketResponse, and a loop of send_str.
+"""A typical first server: aiohttp, a list of WebSocketResponse, and a loop of send_str.
 
     python -m benchmarks.naive_server {each|once} {asyncio|uvloop}
 
@@ -68,7 +68,7 @@ def main() -> None:
     encode, loop = sys.argv[1:]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop == "uvloop" else None) as runner:
         runner.run(serve(encode == "once"))
-        os._exit(0)  # nobody waits for thousands of handlers to be cancelled
+        os._exit(0)  # do not wait for thousands of handlers to be cancelled
 
 
 if __name__ == "__main__":

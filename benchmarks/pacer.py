@@ -2,8 +2,8 @@
 
     python -m benchmarks.pacer REDIS_PORT MESSAGES_PER_S SECONDS
 
-Plain PUBLISH commands on a socket of its own, replies read in passing. stdout: one line when done, with how many
-were published, how many of them Redis handed to nobody, and how late the latest one was sent.
+Plain PUBLISH commands on a socket of its own, without waiting for replies. stdout: one line when done: how many were
+published, how many of them had no receiver, and how late the latest one was sent.
 """
 
 import socket
@@ -42,7 +42,7 @@ def main() -> None:
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         publish(connection, per_s, seconds)
-    sys.stdin.read()  # the harness says when to end, like to every child
+    sys.stdin.read()  # the harness ends it, like every child
 
 
 if __name__ == "__main__":

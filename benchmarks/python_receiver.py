@@ -1,7 +1,7 @@
-"""receiver.c for a machine without a compiler: the same options, commands and answers, but for `flood`.
+"""receiver.c for a machine without a compiler: the same options, commands and answers, without `flood`.
 
-It costs more than a server's send(), so figures of latency and of sustained rates then say more about it
-than about the gateway; CPU per delivery is still that of the server.
+It costs more than a server's send(), so figures of latency and of sustained rates then describe it more than the
+gateway; CPU per delivery is still that of the server.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def masked(opcode: int, payload: bytes) -> bytes:
 
 
 class Receiver:
-    """The connections and what they have counted since the mark."""
+    """The connections and their counts since the mark."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options

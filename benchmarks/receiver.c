@@ -1,4 +1,4 @@
-/* Thousands of clients in one thread, cheap enough not to be what is measured.
+/* Thousands of clients in one thread, cheap enough not to distort the measurement.
  *
  *   receiver --port P --connections N [--raw] [--path /ws] [--send JSON] [--sample K] [--sources S] [--window W]
  *            [--protocol NAME] [--nap-us U]
@@ -7,12 +7,12 @@
  * frame; "%d" in it becomes the connection's number. Then it drains with big recv()s. Frames are walked by their
  * headers, not parsed; of every K-th connection the payload is searched for "t":NANOSECONDS (CLOCK_MONOTONIC),
  * whose age at receipt is the latency, and which must not decrease. Pings are answered. --nap-us: once all are open,
- * it looks every U microseconds instead of waiting to be woken: waking is work of the sender's CPU.
+ * it polls every U microseconds instead of waiting to be woken: waking costs the sender's CPU.
  *
  * stdout: {"event": "ready", ...} when every connection is open and, with --send, has got its reply; then one line
  * for each command of stdin:
  *   mark                       count from zero again
- *   wait MESSAGES TIMEOUT_MS   answers with the counts when so many messages have come, or at the timeout
+ *   wait MESSAGES TIMEOUT_MS   answers with the counts when that many messages have come, or at the timeout
  *   flood MESSAGES WINDOW JSON sends JSON as fast as answers come, WINDOW unanswered on each connection; answers
  *                              when MESSAGES replies have come
  * Ends when stdin ends.
@@ -235,14 +235,14 @@ static void readable(struct connection *c) {
 
 static void turn(int timeout_ms) {
     static struct epoll_event events[512];
-    if (nap_us && n_ready == n_connections) { /* nobody waits in epoll, so no send() has somebody to wake */
+    if (nap_us && n_ready == n_connections) { /* never waits in epoll, so no send() has to wake it */
         usleep((useconds_t)nap_us);
         timeout_ms = 0;
     }
     int n = epoll_wait(epoll_fd, events, 512, timeout_ms);
     for (int i = 0; i < n; i++) {
         struct connection *c = events[i].data.ptr;
-        if (!c) continue; /* stdin: looked at by the caller */
+        if (!c) continue; /* stdin: handled by the caller */
         if (c->state == CONNECTING) {
             int error = 0;
             socklen_t length = sizeof error;

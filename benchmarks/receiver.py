@@ -1,4 +1,4 @@
-"""The receiving side: receiver.c where there is a compiler, else the same in Python."""
+"""The receiving side: receiver.c if there is a compiler, otherwise the same in Python."""
 
 import sys
 from typing import Self
@@ -11,11 +11,11 @@ __all__ = ["Receiver"]
 
 
 class Receiver(Child):
-    """Many client connections in one process. Once made, all are open and have got the reply to `send`.
+    """Many client connections in one process. Once made, all are open and have the reply to `send`.
 
-    send: text that every connection sends first and that is answered. sample: of every so many connections one
-    has its latencies taken. nap_us: look so often, instead of being woken by every send(). Source addresses are as
-    many as the ports need, 28,000 each.
+    send: text that every connection sends first and that is answered. sample: the latencies of one connection out of
+    this many are recorded. nap_us: poll at this interval, instead of being woken by every send(). Uses as many source
+    addresses as the ports need, 28,000 each.
     Raises ChildFailed: connecting failed or took more than timeout_s.
     """
 
@@ -56,7 +56,7 @@ class Receiver(Child):
         self.ask("mark")
 
     def wait(self, messages: int, timeout_s: float = 60.0) -> dict[str, float]:
-        """Return the counts when `messages` have come since the mark. Raises ChildFailed: not exactly so many."""
+        """Return the counts when `messages` have come since the mark. Raises ChildFailed: another number came."""
         counts = self.ask(f"wait {messages} {timeout_s * 1000:.0f}", timeout_s + 30)
         if counts["messages"] != messages or counts["closed"]:
             raise ChildFailed(f"expected {messages} messages: {counts}")

@@ -1,4 +1,4 @@
-"""A Redis of the benchmark's own: redis-server or valkey-server of the machine, else the embedded Valkey's program."""
+"""A Redis of the benchmark's own: redis-server or valkey-server of the machine, otherwise the embedded Valkey."""
 
 import shutil
 import socket
@@ -16,7 +16,7 @@ __all__ = ["NoRedis", "RedisServer", "request"]
 
 
 class NoRedis(Exception):
-    """There is no Redis to be started here."""
+    """No Redis can be started here."""
 
 
 class RedisServer:
@@ -65,14 +65,14 @@ class RedisServer:
         self._directory.cleanup()
 
     def connect(self) -> socket.socket:
-        """Open a connection of one's own."""
+        """Open another connection."""
         connection = socket.create_connection(("127.0.0.1", self.port), 10)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
 
 def request(*words: bytes) -> bytes:
-    """Spell a command in Redis's protocol."""
+    """Encode a command in Redis's protocol."""
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 

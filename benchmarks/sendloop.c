@@ -1,11 +1,11 @@
-/* The yardstick: what the kernel alone costs. Accepts connections, and on command loops send() over them.
+/* The baseline: the cost of the kernel alone. Accepts connections, and on command loops send() over them.
  *
  *   sendloop FRAME_HEX
  *
  * stdout: {"port": P} once, then one line for each command of stdin:
  *   pass PASSES BURST GAP_US   PASSES times: BURST times one send() of the frame to every connection
  *   stat                       {"connections": N}
- * Ends when stdin ends. Nothing is joined: one send() is one delivery.
+ * Ends when stdin ends. No batching: one send() is one delivery.
  */
 #define _GNU_SOURCE
 #include <errno.h>

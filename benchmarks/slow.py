@@ -1,8 +1,8 @@
-"""`python -m benchmarks.slow`: 100 clients among 1,000 stop reading. What do the others notice, and what does it cost?
+"""`python -m benchmarks.slow`: 100 of 1,100 clients stop reading. The effect on the others, and the cost.
 
-One node, one Redis, loopback; 500 publications a second to one channel. In turn with nobody slow, and with 100
-connections besides that subscribed and read nothing: what they are due waits in the node's memory, and who is due more
-than a mebibyte would be closed. The others' latency is from before PUBLISH to after recv().
+One node, one Redis, loopback; 500 publications a second to one channel. Alternately without slow clients, and with 100
+additional connections that subscribe and read nothing: their messages are queued in the node's memory, and a client
+with more than a mebibyte queued would be closed. The others' latency is from before PUBLISH to after recv().
 Figures: benchmarks/README.md.
 """
 
@@ -28,7 +28,7 @@ __all__: list[str] = []
 HEALTHY = 1_000
 SLOW = 100
 PER_S = 500
-SECONDS = 16  # 1.3 MB for each connection: about what may wait for one, the kernel's buffers included
+SECONDS = 16  # 1.3 MB for each connection: about the limit of one queue, the kernel's buffers included
 REPETITIONS = 3
 SAMPLE = 20
 RETURNED_S = 2.0
@@ -36,7 +36,7 @@ RETURNED_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run. peak_kib, kept_kib: what the node's memory grew by for each slow one, and 2 s after the end."""
+    """One run. peak_kib, kept_kib: growth of the node's memory per slow client, at most and 2 s after the end."""
 
     p50_ms: float
     p99_ms: float
@@ -47,7 +47,7 @@ class Run:
 
 @contextmanager
 def stalled(port: int, count: int) -> Iterator[None]:
-    """Have so many subscribed connections that read nothing any more."""
+    """Open that many subscribed connections that then read nothing."""
     key = base64.b64encode(os.urandom(16)).decode()
     head = (
         f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -72,7 +72,7 @@ def stalled(port: int, count: int) -> Iterator[None]:
 
 
 def run(redis: RedisServer, slow: int) -> Run:
-    """Publish for a while to healthy subscribers and so many slow ones."""
+    """Publish for a while to healthy subscribers and that many slow ones."""
     with gateway(redis.url) as server:
         port = int(server.answer()["port"])
         with Receiver(port, HEALTHY, cpu=receiver_cpu(), send=subscribe(), sample=SAMPLE) as receiver:
@@ -115,7 +115,7 @@ def main() -> None:
             calm, stormy = run(redis, 0), run(redis, SLOW)
             ratios.append(stormy.p99_ms / calm.p99_ms)
             memory = f"{stormy.peak_kib:.0f} KiB for each slow one, {stormy.kept_kib:.0f} KiB {RETURNED_S:g} s later"
-            print(told("nobody slow", calm))
+            print(told("none slow", calm))
             print(f"{told(f'{SLOW} read nothing', stormy)}  {memory}", flush=True)
     print(f"p99 of the healthy: {statistics.median(ratios):.2f} x, the median of {REPETITIONS} pairs")
 

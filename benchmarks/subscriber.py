@@ -46,7 +46,7 @@ class Counter:
 
 
 def flood(port: int, messages: int) -> None:
-    """Publish as fast as Redis takes it. Runs in a process of its own."""
+    """Publish as fast as Redis accepts it. Runs in a process of its own."""
     block = b"".join(request(b"PUBLISH", channel_name(PREFIX, KEYS[i % len(KEYS)]), PAYLOAD) for i in range(PIPELINE))
     with socket.create_connection(("127.0.0.1", port)) as connection:
         for _ in range(messages // PIPELINE):

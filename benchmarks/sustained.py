@@ -12,8 +12,8 @@ from benchmarks.variants import gateway
 
 __all__ = ["Sustained", "sustain"]
 
-SAMPLE = 50  # one connection in so many has its latencies taken: each sees every message
-DRAIN_S = 5.0  # what has not come so long after the last publication is lost
+SAMPLE = 50  # the latencies of one connection out of this many are recorded: each gets every message
+DRAIN_S = 5.0  # a message that arrives later than this after the last publication counts as lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Sustained:
     """One run. Latencies: from before PUBLISH to after recv().
 
     cpu_share: of one CPU, used by the node; receiver_share: by the receiver. waited_share: time in which the node had
-    work and other programs of the machine had its CPU; where that is much, the latencies are theirs.
+    work and other programs had its CPU; if that is large, they cause the latencies.
     """
 
     per_s: int
@@ -47,7 +47,7 @@ class Sustained:
 
 
 def sustain(redis: RedisServer, *, per_s: int, connections: int, seconds: int) -> Sustained:
-    """Publish per_s messages a second for `seconds` to so many subscribers of one node. Raises ChildFailed."""
+    """Publish per_s messages a second for `seconds` to that many subscribers of one node. Raises ChildFailed."""
     with gateway(redis.url) as server:
         port = int(server.answer()["port"])
         with Receiver(port, connections, cpu=receiver_cpu(), send=subscribe(), sample=SAMPLE) as receiver:

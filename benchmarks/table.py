@@ -1,4 +1,4 @@
-"""The one table: figures as lines of aligned text."""
+"""The table: figures as lines of aligned text."""
 
 from collections.abc import Iterable, Sequence
 
@@ -34,7 +34,7 @@ def fanout_rows(cells: Sequence[Cell]) -> list[str]:
 
 
 def before_rows(cells: Sequence[Cell]) -> list[str]:
-    """One line per number of clients: the gateway held against the one before; nothing if there is none."""
+    """One line per number of clients: the gateway compared with the one before; nothing if there is none."""
     by_key = {(cell.variant, cell.connections, cell.burst): cell for cell in cells if not cell.fault}
     table = [
         [f"{GATEWAY}, x {BEFORE}", "one", f"x{BURSTS[-1]}", f"one{THROUGH_REDIS}", f"x{BURSTS[-1]}{THROUGH_REDIS}"]

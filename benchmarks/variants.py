@@ -1,4 +1,4 @@
-"""What is compared: how each variant is started, and how it is made to deliver."""
+"""The variants: how each is started, and how it is made to deliver."""
 
 import sys
 from collections.abc import Callable
@@ -19,10 +19,10 @@ NAIVE = "aiohttp send_str, encoded per client"
 GATEWAY = "this gateway"
 BEFORE = "the gateway before"
 THROUGH_REDIS = ", through Redis"
-# The clients of a server are elsewhere: it does not pay for waking them. Here it would, 1-2 us a send() in a virtual
-# machine, and a slow sender more often than a fast one; so the receiver is never asleep waiting, it looks at intervals.
+# In production the clients run elsewhere: a server does not pay for waking them. Here it would, 1-2 us a send() in a
+# virtual machine, and a slow sender more often than a fast one; so the receiver never sleeps until woken, it polls.
 NAP_US = 1000
-QUIET_S = 3600.0  # between pings where deliveries are counted: no other variant pings
+QUIET_S = 3600.0  # no pings while deliveries are counted: no other variant sends pings
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Rig:
         self.server.stop()
 
     def cpu_s(self, passes: int, burst: int) -> float:
-        """Deliver `burst` messages at once to everybody, `passes` times. Returns CPU seconds of the server.
+        """Deliver `burst` messages at once to all clients, `passes` times. Returns CPU seconds of the server.
 
         Raises ChildFailed: not everything arrived.
         """
@@ -92,7 +92,7 @@ class _RedisRig(Rig):
 
 
 def naive(encode: str, loop: str) -> Child:
-    """Start an aiohttp server as one writes it first; see naive_server."""
+    """Start the typical aiohttp server; see naive_server."""
     return Child([sys.executable, "-m", "benchmarks.naive_server", encode, loop], cpu=server_cpu())
 
 
@@ -106,7 +106,7 @@ def gateway(redis_url: str = "", *, ping_interval_s: float = 10.0, folder: Path 
 
 
 def variants(*, has_redis: bool, before: Path | None = None) -> list[Variant]:
-    """All that can be run here; the baseline first, if there is a compiler. before: a clone to be compared with."""
+    """All variants that can run here; the baseline first, if there is a compiler. before: a clone to compare with."""
 
     def c_loop(connections: int) -> Rig:
         server = Child([str(compiled("sendloop")), frame().hex()], cpu=server_cpu())

@@ -1,4 +1,4 @@
-"""What all tests share: tests that need a program which is not there are skipped, listed, and in CI an error."""
+"""Shared by all tests: tests that need a missing program are skipped and listed; in CI that is an error."""
 
 import os
 import shutil
@@ -6,21 +6,21 @@ import signal
 
 import pytest
 
-PACKAGES = {"redis-cli": "redis-tools", "promtool": "prometheus", "node": "nodejs"}  # Debian's, where named otherwise
+PACKAGES = {"redis-cli": "redis-tools", "promtool": "prometheus", "node": "nodejs"}  # Debian's name, where it differs
 IS_CI = os.environ.get("CI") == "true"
 
 
 def find_program(name: str) -> str | None:
-    """Find a program as root does: Debian keeps servers in sbin, which is not on everybody's PATH."""
+    """Find a program as root does: Debian keeps servers in sbin, which is often not on a user's PATH."""
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A run under nohup or in the background ignores these, and every process that a test starts would inherit that.
+    # A run under nohup or in the background ignores these signals, and processes started by tests would inherit that.
     for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
-    config.addinivalue_line("markers", "needs(*programs): skip, and say what to install, where one is not there")
+    config.addinivalue_line("markers", "needs(*programs): skip if one is missing, with the package to install")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -7,8 +7,8 @@ A *doubt* marks a period in which another library may have published without add
   prefix and database, finds the doubt together with the library.
 - Just before a load the node asks for the instance that is being replaced. If it is not the one that was judged, the
   library is loaded again, with a new doubt.
-- All servers of a Cluster have the same doubt, because channels move between them. They also have the same rules: all that any of
-  them has, or had at an earlier look, because the rules of a prefix without nodes are nowhere else.
+- All servers of a Cluster have the same doubt, because channels move between them. They also have the same rules: all
+  that any of them has, or had at an earlier look, because the rules of a prefix without nodes are nowhere else.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Rules of pub/sub on two nodes with a real Redis: what one does the other knows, and what FCALL published too."""
+"""Rules of pub/sub on two nodes with a real Redis: state of one node, and of FCALL, is seen by the other."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -79,13 +79,13 @@ async def fcall(pair: Pair, payload: str, *key: str) -> str:
     return str(found.decode())
 
 
-async def test_who_changes_nodes_gets_what_all_have_published_meanwhile(pair: Pair) -> None:
+async def test_client_that_changes_nodes_gets_all_missed_publications(pair: Pair) -> None:
     reader, writer = pair.client(0), pair.client(1, "ann")
     await reader.ask("pubsub", "subscribe", channel="room:1", recover=True)
     await writer.ask("pubsub", "publish", channel="room:1", message=1, key="k1")
     (first,) = [each for each in await reader.notified(1) if each["type"] == "message"]
     reader.node.disconnect(reader.connection, 1006)
-    await writer.ask("pubsub", "publish", channel="room:1", message=1, key="k1")  # it was not sure
+    await writer.ask("pubsub", "publish", channel="room:1", message=1, key="k1")  # it did not know the outcome
     assert await fcall(pair, '{"two": 2}', "k2") == await fcall(pair, '{"two": 2}', "k2")
     await writer.ask("pubsub", "publish", channel="room:1", message=3)
     again = pair.client(1)
@@ -110,7 +110,7 @@ async def test_presence_and_notices_are_of_both_nodes(pair: Pair) -> None:
 
 @pytest.mark.parametrize("pair", REAL_KINDS, indirect=True)
 async def test_the_function_is_there_again_after_redis_lost_everything(pair: Pair) -> None:
-    assert isinstance(pair.server, RedisServer)  # of a Cluster, a replica would be in its place
+    assert isinstance(pair.server, RedisServer)  # in a Cluster, a replica would replace it
     before = await fcall(pair, "1", "key")
     await pair.server.restart()
     after = await fcall(pair, "1", "key")
@@ -118,14 +118,14 @@ async def test_the_function_is_there_again_after_redis_lost_everything(pair: Pai
     assert after.split(":")[1] == "1"
 
 
-async def test_an_entry_of_17_mib_is_a_tombstone_and_silences_nobody(pair: Pair) -> None:
-    """As an earlier version's function kept it. Neither the connection of publications nor that of history takes it."""
+async def test_an_entry_of_17_mib_is_a_tombstone_and_delivery_continues(pair: Pair) -> None:
+    """As an earlier version's function stored it. Neither the publishing nor the history connection accepts it."""
     reader, other, late = pair.client(0), pair.client(1), pair.client(1)
     begun = (await reader.ask("pubsub", "subscribe", channel="room:1", recover=True))["position"]
     await other.ask("pubsub", "subscribe", channel="room:2", recover=True)
     large = b'"' + b"x" * (17 << 20) + b'"'
     await pair.nodes[0][0].keeper.publish("pubsub:room:1", large, History(300.0, 100))
-    await other.ask("pubsub", "publish", channel="room:1", message="behind it")
+    await other.ask("pubsub", "publish", channel="room:1", message="after it")
 
     async def recovered() -> Any:
         reply = await late.ask("pubsub", "subscribe", channel="room:1", recover=begun)
@@ -133,19 +133,19 @@ async def test_an_entry_of_17_mib_is_a_tombstone_and_silences_nobody(pair: Pair)
 
     reply = await eventually(recovered, within_s=20, what="history is read")
     assert reply["recovered"] is True
-    assert [each["message"] for each in reply["messages"]] == [None, "behind it"]
+    assert [each["message"] for each in reply["messages"]] == [None, "after it"]
     assert reply["messages"][0]["tombstone"] is True
     async with asyncio.timeout(20):
         heard = [each for each in await reader.notified(2) if each["type"] == "message"]
-    assert [(each["offset"], each["message"]) for each in heard] == [(1, None), (2, "behind it")]
+    assert [(each["offset"], each["message"]) for each in heard] == [(1, None), (2, "after it")]
     kept = await reader.ask("pubsub", "history", channel="room:1")
-    assert [each["message"] for each in kept["messages"]] == [None, "behind it"]
+    assert [each["message"] for each in kept["messages"]] == [None, "after it"]
     await reader.ask("pubsub", "publish", channel="room:2", message="as ever")
     async with asyncio.timeout(20):
         assert [each["message"] for each in await other.notified(1)] == ["as ever"]
 
 
-async def test_the_function_takes_what_a_backend_may_publish_and_no_more(pair: Pair) -> None:
+async def test_the_function_accepts_exactly_what_a_backend_may_publish(pair: Pair) -> None:
     reader = pair.client(0)
     await reader.ask("pubsub", "subscribe", channel="room:1", recover=True)
     await fcall(pair, '"' + "x" * (PAYLOAD_MAX_BYTES - 2) + '"')

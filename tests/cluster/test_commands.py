@@ -25,7 +25,7 @@ async def redis(tmp_path):
 
 
 async def snorky(*arguments: str, env: dict[str, str] | None = None, lines: bytes = b"") -> tuple[int, str]:
-    """Run one command to its end, in this process (a new one costs a second); give exit code and output."""
+    """Run one command to its end, in this process (a new one costs a second); return exit code and output."""
     clean = {name: None for name in os.environ if name.startswith("SNORKY_")}
     runner = CliRunner(env={**clean, "TERMINAL_WIDTH": "200", "NO_COLOR": "1", **(env or {})})
     result = await asyncio.to_thread(runner.invoke, app, arguments, input=lines)
@@ -56,7 +56,7 @@ async def test_every_command_shows_examples():
         assert f"snorky {command}" in output
 
 
-async def test_publication_reaches_who_subscribes(redis):
+async def test_publication_reaches_subscribers(redis):
     async with NodeProcess.running({"SNORKY_REDIS_URL": redis.url}) as node:
         watching = Process(
             [*GATEWAY, "subscribe", "--count", "2", "--url", node.websocket_url, "news"], ready="subscribed to news"
@@ -85,7 +85,7 @@ history = {size}
 """
 
 
-async def test_publication_is_kept_where_the_rule_of_the_nodes_says_so(redis, tmp_path):
+async def test_publication_is_stored_if_the_nodes_have_a_history_rule(redis, tmp_path):
     config = tmp_path / "snorky.toml"
     config.write_text(RULED.format(size=10))
     env = {"SNORKY_REDIS_URL": redis.url}  # and no rules: those of the nodes count
@@ -105,7 +105,7 @@ async def test_publication_is_kept_where_the_rule_of_the_nodes_says_so(redis, tm
         assert (await snorky("publish", "bare", "1", env=env))[1].startswith("0 nodes received it: nobody")
 
 
-async def test_check_tells_of_other_rules_in_redis_and_on_nodes(redis, tmp_path):
+async def test_check_reports_different_rules_in_redis_and_on_nodes(redis, tmp_path):
     old, new = tmp_path / "old.toml", tmp_path / "new.toml"
     old.write_text(RULED.format(size=10))
     new.write_text(RULED.format(size=20))
@@ -120,7 +120,7 @@ async def test_check_tells_of_other_rules_in_redis_and_on_nodes(redis, tmp_path)
             return code == 0 and told == (differs, differs) and "not loaded" not in output
 
         await eventually(lambda: says(old, differs=False), within_s=10, what="the same rules are found to be the same")
-        await eventually(lambda: says(new, differs=True), within_s=10, what="other rules are told of")
+        await eventually(lambda: says(new, differs=True), within_s=10, what="other rules are reported")
 
 
 async def test_channel_may_be_any_json(redis):
@@ -146,13 +146,13 @@ async def test_channel_may_be_any_json(redis):
         ('{"a": 1e999}', "no JSON"),
     ],
 )
-async def test_what_is_no_json_is_refused_and_shows_how_to_quote(message, expected):
+async def test_invalid_json_is_refused_with_a_hint_about_quoting(message, expected):
     code, output = await snorky("publish", "news", message)
     assert code == 2
     assert expected in output
 
 
-async def test_publication_without_redis_goes_through_the_nodes_backend(tmp_path):
+async def test_publication_without_redis_uses_the_nodes_backend(tmp_path):
     async with NodeProcess.running() as node:  # with a Redis of its own
         env = {"SNORKY_PRIVATE__PORT": str(node.private_port)}
         listener = Process(
@@ -179,7 +179,7 @@ async def test_publish_needs_a_redis_or_a_node():
     assert "set redis_url" in output
 
 
-async def test_publish_gives_the_nodes_key(tmp_path):
+async def test_publish_sends_the_nodes_key(tmp_path):
     key = "the key of the backend, of this test"
     (tmp_path / "key").write_text(f"\ufeff{key}\n")
     async with NodeProcess.running({"SNORKY_PRIVATE__API_KEY": key}) as node:
@@ -211,7 +211,7 @@ async def test_token_that_cannot_be_sent_is_refused_without_being_shown(given, l
     assert code == 2 and why in output and "s3cret" not in output
 
 
-async def test_subscribe_says_who_it_is_and_finds_the_node_by_the_settings(tmp_path):
+async def test_subscribe_authenticates_and_finds_the_node_by_the_settings(tmp_path):
     (tmp_path / "token").write_text(hmac_token() + "\n")
     env = {"SNORKY_AUTH__HMAC_SECRET": SECRET, "SNORKY_AUTH__REQUIRED": "true"}
     async with NodeProcess.running(env) as node:
@@ -246,7 +246,7 @@ async def test_serve_takes_host_and_port_of_the_command_line():
             await serving.close()
 
 
-async def test_unreachable_redis_is_told_without_its_password():
+async def test_unreachable_redis_is_reported_without_its_password():
     url = f"redis://node:swordfish@127.0.0.1:{free_port()}/0"
     for arguments in (("publish", "news", "1"), ("check",), ("stats", "--once")):
         code, output = await snorky(*arguments, env={"SNORKY_REDIS_URL": url})
@@ -255,7 +255,7 @@ async def test_unreachable_redis_is_told_without_its_password():
         assert "swordfish" not in output
 
 
-async def test_unreachable_gateway_is_told():
+async def test_unreachable_gateway_is_reported():
     code, output = await snorky("subscribe", "--url", f"ws://127.0.0.1:{free_port()}/ws", "news")
     assert code == 1
     assert "cannot be reached" in output
@@ -277,7 +277,7 @@ async def test_commands_know_all_of_several_redis(redis, tmp_path):
         code, output = await snorky("check", env=env)
         assert code == 0, output
         assert "redis 1 of 2" in output and "redis 2 of 2" in output
-        channels = [f"news{number}" for number in range(8)]  # on both, in all likelihood
+        channels = [f"news{number}" for number in range(8)]  # very likely on both
         async with NodeProcess.running(env) as node:
             watching = Process(
                 [*GATEWAY, "subscribe", "--url", node.websocket_url, *channels], ready="subscribed to .*news7"
@@ -294,7 +294,7 @@ async def test_commands_know_all_of_several_redis(redis, tmp_path):
         await other.close()
 
 
-async def test_check_tells_all_problems_at_once(redis, tmp_path):
+async def test_check_reports_all_problems_at_once(redis, tmp_path):
     config = tmp_path / "snorky.toml"
     config.write_text(
         """
@@ -360,14 +360,14 @@ async def test_stats_show_every_node(redis):
 
 
 async def test_stats_divide_by_the_clock_that_took_the_samples(redis):
-    """A node with a steady rate by its own clock, which writes late and at odd times."""
+    """A node with a steady rate by its own clock, whose writes are late and irregular."""
 
     async def write():
         for step in range(1_000_000):
             await heartbeat._beat()
             state["deliveries_total"] += 1753 * 2
             state["sampled_s"] += 2.0
-            await asyncio.sleep((0.3, 2.6, 1.1)[step % 3])  # the fault: times that say nothing of the rate
+            await asyncio.sleep((0.3, 2.6, 1.1)[step % 3])  # the fault: write times that do not show the rate
 
     state = {"deliveries_total": 0, "sampled_s": 0.0}
     heartbeat = Heartbeat(RedisTarget.from_url(redis.url), prefix="snorky", node_id="one", state=lambda: state)
@@ -388,7 +388,7 @@ async def test_serve_refuses_to_be_open_to_others():
     assert "--insecure" in output
 
 
-async def test_serve_tells_every_wrong_setting():
+async def test_serve_reports_every_invalid_setting():
     code, output = await run("serve", env={"SNORKY_PUBLIC__PROT": "1", "SNORKY_PRIVATE__PORT": "x"})
     assert code == 1
     assert output.count("error:") == 2

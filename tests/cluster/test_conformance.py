@@ -47,7 +47,7 @@ async def test_protocol_holds_in_one_process(played: Scenario, count: int) -> No
 
 @each_count
 @pytest.mark.parametrize("kind", ["chat", "pubsub"])
-async def test_all_members_hear_all_senders_in_one_order(kind: str, count: int) -> None:
+async def test_all_members_receive_all_messages_in_the_same_order(kind: str, count: int) -> None:
     async with local_stage(count, "open", ENCODINGS[count]) as stage:
         await _hear_in_one_order(stage, kind)
 
@@ -62,7 +62,7 @@ HOUSE_ENV = {
 
 
 async def play(stage: NodeStage, house: str, transports: Sequence[str]) -> None:
-    """Play all scenarios of a house: those that are apart at the same time, the others one by one."""
+    """Run all scenarios of a house: those that are apart at the same time, the others one by one."""
     there = TransportStage(stage, transports, API_KEY if house == "open" else None)
     apart = [each for each in TABLE if each.house == house and each.is_apart]
     groups = [apart, *([each] for each in TABLE if each.house == house and not each.is_apart)]
@@ -81,8 +81,8 @@ async def play(stage: NodeStage, house: str, transports: Sequence[str]) -> None:
 @pytest.mark.needs("redis-server")
 @each_count
 async def test_protocol_holds_over_node_processes(count: int, tmp_path: Path) -> None:
-    """One test for all scenarios and transports, because the nodes take longer to start than the scenarios to play."""
-    alone = TRANSPORTS if count > 1 else TRANSPORTS[:1]  # on one node all at once tell as much
+    """One test for all scenarios and transports, because the nodes take longer to start than the scenarios to run."""
+    alone = TRANSPORTS if count > 1 else TRANSPORTS[:1]  # on one node, running all at once is as thorough
     async with node_stage(tmp_path, count, env=ENV | HOUSE_ENV["open"]) as stage:
         for transports in (*([each] for each in alone), TRANSPORTS):
             await play(stage, "open", transports)
@@ -90,7 +90,7 @@ async def test_protocol_holds_over_node_processes(count: int, tmp_path: Path) ->
 
 @pytest.mark.needs("redis-server")
 @each_count
-async def test_who_must_say_who_they_are_holds_over_node_processes(count: int, tmp_path: Path) -> None:
+async def test_required_identity_holds_over_node_processes(count: int, tmp_path: Path) -> None:
     async with node_stage(tmp_path, count, env=ENV | HOUSE_ENV["required"]) as stage:
         await play(stage, "required", TRANSPORTS)
 
@@ -105,7 +105,7 @@ async def test_order_is_one_over_node_processes(count: int, tmp_path: Path) -> N
 
 
 async def _hear_in_one_order(stage: Stage, kind: str) -> None:
-    """Let six clients on all nodes talk at once: everybody hears the same, and each sender in its own order."""
+    """Six clients on all nodes send at once: all receive the same, and each sender's messages in order."""
     enter, speak, body = ("join", "send", "body") if kind == "chat" else ("subscribe", "publish", "message")
     clients = [await stage.client(number, f"i{number}") for number in range(6)]
 

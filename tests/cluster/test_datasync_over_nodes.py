@@ -40,7 +40,7 @@ class Cluster(Protocol):
     """Three nodes, however they run."""
 
     async def backend(self, number: int, command: str, **params: Any) -> Any:
-        """Ask the private side of a node; returns the data of the answer, or fails."""
+        """Call the private port of a node; returns the data of the answer, or fails."""
 
     async def acquire(self, number: int, token: str) -> Subscriber:
         """Acquire on a node."""
@@ -51,9 +51,9 @@ def task(number: int) -> dict[str, Any]:
 
 
 async def race(cluster: Cluster, *, clients: int, seed: int, disturb: Callable[[int], Awaitable[None]]) -> None:
-    """Publish on all nodes in turn; meanwhile clients come, each authorized on a node and acquiring on another.
+    """Publish on all nodes in turn; meanwhile clients connect, each authorized on a node and acquiring on another.
 
-    Each must have got all deltas from its authorization on: none lost, none twice, in order.
+    Each must have all deltas after its authorization: none lost, none twice, in order.
     """
     chance = random.Random(seed)
     published = 0
@@ -101,7 +101,7 @@ async def race(cluster: Cluster, *, clients: int, seed: int, disturb: Callable[[
 
 
 async def nothing(_first: int) -> None:
-    """Disturb nobody."""
+    """No fault."""
 
 
 # -- in this process ----------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class LocalCluster:
         return answer
 
     async def acquire(self, number: int, token: str) -> LocalSubscriber:
-        """Acquire by one connection, which tries again while Redis does not answer."""
+        """Acquire by one connection, which retries while Redis does not answer."""
         resident = Resident(self.nodes[number], self.public[number], None)
         for _ in range(20):
             answer = await resident.ask("datasync", "acquireSubscription", token=token)
@@ -172,7 +172,7 @@ async def test_ten_thousand_deltas_race_acquisitions_on_three_nodes(kind: str, t
 
 
 async def test_deltas_survive_cut_connections_to_redis(tmp_path: Path) -> None:
-    """What was published and not answered is sent again, what was not heard is read from history."""
+    """Unanswered publications are sent again; missed ones are read from history."""
     async with RedisServer("redis", tmp_path) as server, local_cluster(server.url) as cluster:
         client = server.client()
 
@@ -215,7 +215,7 @@ async def test_an_acquisition_whose_answer_from_redis_was_lost_may_be_tried_agai
 
 
 def patient(ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Try authorizations again; a publication is never answered with an error."""
+    """Retry authorizations; a publication is never answered with an error."""
 
     async def attempt(number: int, what: str, **params: Any) -> Any:
         for _ in range(20):
@@ -233,7 +233,7 @@ def patient(ask: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]
 
 
 class RemoteSubscriber:
-    """A WebSocket that keeps the numbers of deltas."""
+    """A WebSocket that records the numbers of deltas."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.numbers: list[int] = []

@@ -1,4 +1,4 @@
-"""What presence costs Redis when nothing happens: commands a second by the number of nodes, not of members.
+"""Cost of idle presence in Redis: commands per second depend on the number of nodes, not of members.
 
 DIRECTORY_MEMBERS: how many, in the full cluster (20,000 unless set; 100,000 for the long run).
 """
@@ -19,14 +19,14 @@ NODES = 5
 IN_A_ROOM = 10
 AT_ONCE = 500
 SECONDS = 4.0
-# Of leases alone: a look a second (4 calls, those inside the script counted), a renewal every 2 s (4 calls).
-# Beside them each node's broker sends a canary every 2 s.
+# Of leases alone: a check per second (4 calls, those inside the script counted), a renewal every 2 s (4 calls).
+# In addition each node's broker sends a canary every 2 s.
 CALLS_PER_NODE_S = 8.0
 
 
 @asynccontextmanager
 async def crowded(kind: str, directory: Path, members: int) -> AsyncIterator[Any]:
-    """Run a cluster of so many members with a name each; gives a client of its server."""
+    """Run a cluster of that many members with a name each; yields a client of its server."""
     await asyncio.to_thread(directory.mkdir)
     async with open_cluster(kind, directory, timings=REAL) as cluster:
         assert isinstance(cluster, RedisTestCluster)
@@ -48,7 +48,7 @@ async def crowd(node: FakeNode, count: int) -> None:
 
 
 async def calls(client: Any) -> int:
-    """Count commands so far, without the ones that ask."""
+    """Count commands so far, without those of this test."""
     stats = await client.info("commandstats")
     return sum(each["calls"] for name, each in stats.items() if name not in ("cmdstat_info", "cmdstat_ping"))
 
@@ -61,7 +61,7 @@ async def test_an_idle_cluster_costs_by_the_node_and_not_by_the_member(tmp_path:
             for kind, size in sizes
         }
         before = {each: await calls(client) for each, client in clients.items()}
-        await asyncio.sleep(SECONDS)  # what happens in that time is what is measured
+        await asyncio.sleep(SECONDS)  # the commands during this time are measured
         rates = {each: (await calls(client) - before[each]) / SECONDS for each, client in clients.items()}
         memory = {each: (await client.info("memory"))["used_memory"] for each, client in clients.items()}
     for kind in REAL_KINDS:

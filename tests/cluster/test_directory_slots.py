@@ -1,4 +1,4 @@
-"""Every script touches one slot only: a server in cluster mode, which refuses others, runs the directory."""
+"""Every script touches one slot only: the directory runs on a server in cluster mode, which refuses others."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -21,7 +21,8 @@ async def test_each_script_stays_in_one_slot_and_survives_a_script_flush(kind: s
         server = await stack.enter_async_context(RedisServer(kind, tmp_path, conf=["cluster-enabled yes"]))
         client = server.client()
         stack.push_async_callback(client.aclose)
-        await client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)  # all its own: only CROSSSLOT remains
+        # all slots are its own, so only CROSSSLOT errors remain
+        await client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
 
         async def is_up() -> bool:
             return b"cluster_state:ok" in bytes(await client.execute_command("CLUSTER", "INFO"))

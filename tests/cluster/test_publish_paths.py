@@ -1,4 +1,4 @@
-"""Two nodes, one real Redis: clients of both nodes and encodings get what is published in whichever way, in order."""
+"""Two nodes, one real Redis: clients of both nodes and encodings get publications of every path, in order."""
 
 import asyncio
 import json
@@ -24,13 +24,13 @@ WITHIN_S = 60.0
 
 @dataclass
 class Listener:
-    """One subscribed client, that notes what it hears."""
+    """One subscribed client that records what it receives."""
 
     socket: aiohttp.ClientWebSocketResponse
     encoding: str
 
     async def call(self, command: str, **params: Any) -> None:
-        """Call pubsub; the reply comes with what is heard."""
+        """Call pubsub; the reply comes among the messages."""
         envelope = {"service": "pubsub", "message": {"command": command, "params": params, "callId": command}}
         if self.encoding == "msgpack":
             await self.socket.send_bytes(msgpack.packb(envelope))
@@ -69,7 +69,7 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(directory: Path) -> AsyncIterator[Cluster]:
-    """Run two nodes, each with a JSON and a MessagePack client that hear CHANNEL."""
+    """Run two nodes, each with a JSON and a MessagePack client subscribed to CHANNEL."""
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(RedisProcess.running(directory))
         env = {
@@ -103,7 +103,7 @@ async def run(argv: list[str], stdin: bytes, env: dict[str, str] | None = None) 
 
 
 async def by_redis_cli(cluster: Cluster) -> None:
-    """PUBLISH as any Redis client does; one call as the documentation has it, the others down one pipe."""
+    """PUBLISH as any Redis client does; one call as the documentation has it, the others through one pipe."""
     cli = [program("redis-cli"), "-p", str(cluster.redis.port)]
     assert (await run([*cli, "PUBLISH", "snorky:{pubsub:news}", '{"x":0}'], b"")).strip() == b"2"
     lines = "".join(f"PUBLISH 'snorky:{{pubsub:news}}' '{{\"x\":{number}}}'\n" for number in range(1, COUNT))
@@ -140,7 +140,7 @@ async def by_command(cluster: Cluster) -> None:
 
 
 async def by_client(cluster: Cluster) -> None:
-    """A client's publish: not waiting for replies, so that only the gateway keeps the order."""
+    """A client's publish: without waiting for replies, so that only the gateway keeps the order."""
     publisher = cluster.listeners[-1]
     for number in range(COUNT):
         await publisher.call("publish", channel=CHANNEL, message={"x": number})
@@ -155,7 +155,7 @@ async def test_published_messages_reach_clients_of_both_nodes_in_order(
         await publish(running)
         for heard in await asyncio.gather(*hearing):
             assert heard == [{"x": number} for number in range(COUNT)]
-        # and nothing came twice: a last message is the next that each of them hears
+        # and nothing came twice: a last message is the next that each client receives
         await run(
             [program("redis-cli"), "-p", str(running.redis.port), "PUBLISH", "snorky:{pubsub:news}", '"end"'], b""
         )

@@ -1,6 +1,6 @@
 """Races for names and rooms: 200 clients on three nodes, seeded; the invariants are those of tests.support.race.
 
-RACE_S: for how long, in seconds (10 unless set; 60 for the long run). RACE_SEED: another one.
+RACE_S: seconds (10 unless set; 60 for the long run). RACE_SEED: another seed.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ class LocalLink:
         self._registry.receive(self._connection, encode({"service": service, "message": message}, JSON.encoding))
 
     def hear(self, data: bytes) -> None:
-        """Take lines of JSON."""
+        """Handle lines of JSON."""
         for line in data.splitlines():
             envelope: Any = decode_json(line)
             self._racer.take(envelope["message"])
@@ -56,7 +56,7 @@ class LocalLink:
         self.end(1000)
 
     def end(self, code: int) -> None:
-        """Be disconnected, by whomever."""
+        """The connection was closed, by either side."""
         if not self._is_lost:
             self._is_lost = True
             self._node.disconnect(self._connection, code)
@@ -64,7 +64,7 @@ class LocalLink:
 
 
 class _Wire:
-    """Brings what is written to a link at once."""
+    """Passes writes to a link at once."""
 
     transport_name = "websocket"
 
@@ -142,7 +142,7 @@ async def test_names_and_rooms_are_true_over_node_processes(tmp_path: Path) -> N
 
 
 def _joined_and_left_alternate(published: Sequence[tuple[str, bytes]]) -> None:
-    """What was published is as strict as what was heard: per room and identity, beginning with `joined`."""
+    """Publications follow the same rules as deliveries: per room and identity, beginning with `joined`."""
     last: defaultdict[tuple[str, str], str] = defaultdict(lambda: "left")
     for key, data in published:
         message: Any = decode_json(read_publication(data).payload)

@@ -1,7 +1,7 @@
-"""Recovery with a real Redis: three nodes, load, faults; every reader's journal is judged.
+"""Recovery with a real Redis: three nodes, load, faults; every reader's journal is checked.
 
-Readers stay on a node, or wander from node to node with the position of the last that they got. Numbers are published
-under idempotency keys, and again until Redis has them; so each is to be received: once, in order.
+Readers stay on a node, or move from node to node with their last position. Numbers are published under idempotency
+keys, and retried until Redis has them; so each must be received once, in order.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from tests.support.town import Resident
 NODES = 3
 CHANNELS = [f"kept:{number}" for number in range(12)]
 SIZE = 20_000
-PACE_S = 0.004  # between two publications of a channel: 3,000 a second in all, if the machine can
+PACE_S = 0.004  # between two publications of a channel: 3,000 a second in all, if the machine is fast enough
 
 pytestmark = pytest.mark.needs("redis-server")
 
@@ -49,7 +49,7 @@ class Reader:
         return self._was_closed or (self._client is not None and bool(self._client.wire.closes))
 
     async def come(self) -> None:
-        """Connect to a node, and have what was missed."""
+        """Connect to a node, and receive missed messages."""
         client = self._cluster.client(self._number)
         recover = self._since or True
         reply = await client.ask("pubsub", "subscribe", channel=self.channel, recover=recover)
@@ -61,7 +61,7 @@ class Reader:
         self._client = client
 
     async def move(self) -> None:
-        """Leave, and come to another node; again until it takes us."""
+        """Disconnect, and connect to another node; retry until it accepts."""
         self.leave()
         self._number += 1
         async with asyncio.timeout(20.0):
@@ -139,7 +139,7 @@ class Cluster:
             is_over.set()
 
     async def until_published(self, count: int) -> None:
-        """Wait for so many publications more."""
+        """Wait for that many more publications."""
         target = sum(self.published.values()) + count
 
         async def is_reached() -> bool:
@@ -158,7 +158,7 @@ class Cluster:
         return perf_counter() - begun_s
 
     def nothing_is_wrong(self) -> None:
-        """All readers: everything, once, in order, on one connection."""
+        """All readers have everything, once, in order, on one connection."""
         for reader in self.readers:
             journal, count = reader.journal, self.published[reader.channel]
             assert journal == list(range(count)), _what_is_wrong(journal, count)
@@ -218,7 +218,7 @@ async def wander(cluster: Cluster, readers: list[Reader], until: asyncio.Event, 
 
 @asynccontextmanager
 async def wandering(cluster: Cluster, seed: int) -> AsyncIterator[None]:
-    """Have a reader of each channel change nodes all the time, while the block lasts."""
+    """Let a reader of each channel change nodes all the time, while the block runs."""
     readers = [await cluster.reader(channel, number) for number, channel in enumerate(CHANNELS)]
     is_over = asyncio.Event()
     async with asyncio.TaskGroup() as group:
@@ -230,7 +230,7 @@ async def wandering(cluster: Cluster, seed: int) -> AsyncIterator[None]:
 # -- faults ---------------------------------------------------------------------------------------------------------
 
 
-async def test_killed_subscriptions_are_repaired_and_nobody_notices(tmp_path: Path) -> None:
+async def test_killed_subscriptions_are_repaired_without_a_gap(tmp_path: Path) -> None:
     async with stage(tmp_path) as (_, cluster, client):
         async with wandering(cluster, seed=1), cluster.load():
             for _ in range(25):
@@ -240,8 +240,8 @@ async def test_killed_subscriptions_are_repaired_and_nobody_notices(tmp_path: Pa
         cluster.nothing_is_wrong()
 
 
-async def test_last_publications_before_a_silence_come_within_a_second_of_a_kill(tmp_path: Path) -> None:
-    """Nothing follows that would show the hole."""
+async def test_last_publications_before_a_pause_arrive_within_a_second_of_a_kill(tmp_path: Path) -> None:
+    """No later publication would reveal the hole."""
     async with stage(tmp_path, staying=1) as (_, cluster, client):
         for _ in range(10):
             await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
@@ -250,7 +250,7 @@ async def test_last_publications_before_a_silence_come_within_a_second_of_a_kill
         cluster.nothing_is_wrong()
 
 
-async def test_redis_that_stood_still_lost_nothing(tmp_path: Path) -> None:
+async def test_stalled_redis_loses_nothing(tmp_path: Path) -> None:
     async with stage(tmp_path) as (server, cluster, _):
 
         async def are_deaf() -> bool:
@@ -278,7 +278,7 @@ Lose = Callable[[RedisServer, Any], Awaitable[Any]]
         pytest.param(lambda server, _client: server.restart(), id="restarted empty"),
     ],
 )
-async def test_lost_state_is_one_honest_gap_a_channel(lose: Lose, tmp_path: Path) -> None:
+async def test_lost_state_is_one_reported_gap_per_channel(lose: Lose, tmp_path: Path) -> None:
     async with stage(tmp_path) as (server, cluster, client):
         async with cluster.load():
             await cluster.until_published(500)
@@ -298,8 +298,8 @@ async def test_lost_state_is_one_honest_gap_a_channel(lose: Lose, tmp_path: Path
         cluster.nobody_was_closed()
 
 
-async def test_offsets_that_a_lagging_replica_uses_again_are_one_honest_gap(tmp_path: Path) -> None:
-    """Epoch and offsets fit; only the tags tell that history took another way."""
+async def test_offsets_reused_by_a_lagging_replica_are_one_reported_gap(tmp_path: Path) -> None:
+    """Epoch and offsets match; only the tags show that the histories differ."""
     async with stage(tmp_path) as (_, cluster, client):
         async with cluster.load():
             await cluster.until_published(300)
@@ -321,7 +321,7 @@ async def test_offsets_that_a_lagging_replica_uses_again_are_one_honest_gap(tmp_
         cluster.nobody_was_closed()
 
 
-async def test_thousand_clients_come_back_at_once(tmp_path: Path) -> None:
+async def test_thousand_clients_resume_at_once(tmp_path: Path) -> None:
     async with stage(tmp_path, staying=1) as (_, cluster, _client):
         async with cluster.load():
             more = [await cluster.reader(CHANNELS[number % 12], number) for number in range(1000)]

@@ -1,4 +1,4 @@
-"""Several deployments, versions and mistakes on one Redis: what was acknowledged is kept, or the client gets a gap."""
+"""Several deployments, versions and mistakes on one Redis: acknowledged messages are stored, or a gap is reported."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ history = {size}
 NAME = "snorky:{pubsub:kept:1}"
 OLDER = "#!lua name=snorky\n-- format 1\nredis.register_function('snorky_publish', function() return '' end)\n"
 FOREIGN = OLDER.replace("-- format 1\n", "")
-PACE_S = 0.03  # a client that comes back gets 300 at most; more are a gap
+PACE_S = 0.03  # a client that resumes gets 300 at most; more are a gap
 RULES_KEY = "snorky:{nodes}::rules"
 
 
@@ -44,7 +44,7 @@ class Town:
     refused: set[str] = field(default_factory=set)
 
     async def publish_until(self, stopped: asyncio.Event) -> None:
-        """Publish numbers in order, each again until the function answers."""
+        """Publish numbers in order, each retried until the function answers."""
         number = 0
         while not stopped.is_set():
             number += 1
@@ -123,7 +123,7 @@ async def come_back(node: NodeProcess, since: Any) -> dict[str, Any]:
 
 
 async def happen(what: str, town: Town) -> None:
-    """Let something happen on this Redis, and wait until it has had its effect."""
+    """Make a change in this Redis, and wait until it has taken effect."""
     run = town.client.execute_command
     if what == "stray without rules":
         async with town.stray():
@@ -161,7 +161,7 @@ EVENTS = [
     "older library",
     "restored dump",
 ]
-REPLACED = EVENTS[4:]  # then nobody knows what was there until the repair: one gap a channel
+REPLACED = EVENTS[4:]  # until the repair the history is unknown: one gap a channel
 
 
 @pytest.mark.parametrize("what", EVENTS)
@@ -184,7 +184,7 @@ async def test_nothing_that_was_acknowledged_is_lost_in_silence(town: Town, what
     stopped.set()
     await publishing
 
-    async def is_told() -> bool:  # of a foreign library nodes know with their next heartbeat
+    async def is_told() -> bool:  # nodes notice a foreign library at their next heartbeat
         reply = await come_back(town.nodes[1], since)
         return not reply["recovered"] or not town.unkept
 
@@ -208,7 +208,7 @@ async def test_nothing_that_was_acknowledged_is_lost_in_silence(town: Town, what
 @pytest.mark.parametrize(
     "what", ["older library", "foreign library", "restored dump", "restored by hand", "flushed after", "repaired"]
 )
-async def test_a_client_that_comes_back_at_once_after_a_foreign_publication_gets_a_gap(town: Town, what: str) -> None:
+async def test_a_client_that_resumes_right_after_a_foreign_publication_gets_a_gap(town: Town, what: str) -> None:
     run = town.client.execute_command
     unkept = 0
     for number in range(20):
@@ -225,9 +225,7 @@ async def test_a_client_that_comes_back_at_once_after_a_foreign_publication_gets
         elif what == "flushed after":
             await run("FUNCTION", "FLUSH")
         elif what == "repaired":
-            await come_back(
-                town.nodes[1 - number % 2], since
-            )  # a node looks at it, or the other one with its heartbeat
+            await come_back(town.nodes[1 - number % 2], since)  # a node checks it, or the other one with its heartbeat
 
             async def is_repaired() -> bool:
                 return "-- body" in await town.library()
@@ -241,7 +239,7 @@ async def test_a_client_that_comes_back_at_once_after_a_foreign_publication_gets
     assert unkept >= 10, "nodes were faster nearly each time"
 
 
-async def test_what_a_stray_node_publishes_is_kept_as_the_others_promise(town: Town) -> None:
+async def test_publications_of_a_stray_node_are_stored_by_the_others_rules(town: Town) -> None:
     async with (
         town.stray() as stray,
         aiohttp.ClientSession() as session,
@@ -272,7 +270,7 @@ async def test_nodes_of_an_incompatible_version_are_logged_counted_and_found_by_
 async def test_check_ends_with_1_while_the_library_is_not_the_nodes(town: Town) -> None:
     assert (await town.check())[0] == 0
     for node in town.nodes:
-        node.freeze()  # else they repair it
+        node.freeze()  # otherwise they repair it
     try:
         await town.client.execute_command("FUNCTION", "LOAD", "REPLACE", OLDER)
         code, text = await town.check()

@@ -1,6 +1,6 @@
-"""What nodes and Redis hold stays flat while clients come and go: five minutes in CI, `make soak` has the hours.
+"""Nodes and Redis do not grow while clients connect and disconnect: five minutes in CI, hours in `make soak`.
 
-Not among the faults: it holds no deadline, so it may share the machine with other tests.
+Not among the faults: it checks no deadline, so it may share the machine with other tests.
 """
 
 import os
@@ -17,7 +17,7 @@ MINUTES = 5.0 if os.environ.get("CI") else 0.5
 
 @pytest.mark.needs("redis-server", "nginx", "gcc")
 @pytest.mark.timeout(900)
-async def test_what_nodes_and_redis_hold_stays_flat_while_clients_come_and_go() -> None:
+async def test_nodes_and_redis_do_not_grow_while_clients_connect_and_disconnect() -> None:
     growths, broken = await soak(PLAN, MINUTES)
     assert not broken
     assert [growth for growth in growths if not growth.is_flat] == []

@@ -1,12 +1,12 @@
-"""How a node starts and stops in situations that a machine, a shell or a service manager brings about.
+"""How a node starts and stops in situations that a machine, a shell or a service manager causes.
 
-Each row of SITUATIONS: a name, how `snorky serve` is started, what happens to it, the exit code, what stderr must say.
-A stderr that nobody reads, and more clients than descriptors, need more than a row: they have tests of their own.
+Each row of SITUATIONS: a name, how `snorky serve` is started, what happens to it, the exit code, the expected stderr.
+A stderr without a reader, and more clients than descriptors, need more than a row: they have tests of their own.
 
 Rules:
-- A client is connected when a signal comes: it must see `moving` and close 1001, and not a cut connection, unless the
-  row says otherwise.
-- Processes are real and so are the signals; what is waited for is an event, under a deadline.
+- A client is connected when a signal comes: it must get `moving` and close 1001, and no reset, unless the row says
+  otherwise.
+- Processes and signals are real; tests wait for events, under a deadline.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ class Started:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     async def until_ready(self) -> None:
-        """Wait until it serves, told by its private port: its stderr may be closed."""
+        """Wait until it serves, by its private port: its stderr may be closed."""
         await until_ready(self.process, self.private_port, lambda: self.log)
 
     async def code(self) -> int:
@@ -108,12 +108,12 @@ async def until_ready(
                 async with session.get(f"http://127.0.0.1:{private_port}/readyz") as response:
                     if response.status == 200:
                         return
-            await asyncio.sleep(0.02)  # nothing tells: the port is not open yet
+            await asyncio.sleep(0.02)  # there is no signal for this: the port is not open yet
 
 
 @dataclass(frozen=True)
 class Situation:
-    """command: for the shell; SERVE and LOG stand for the command and its stderr's file. act: what happens when it is
+    """command: for the shell; SERVE and LOG are replaced by the command and its stderr's file. act: action when it is
     ready; None: it ends by itself. sees: what the connected client gets. takes_max_s: from `act` to the end.
     """
 
@@ -135,7 +135,7 @@ def send(*numbers: signal.Signals, pause_s: float = 0.0) -> Callable[[Started], 
     def act(started: Started) -> None:
         for position, number in enumerate(numbers):
             if position:
-                time.sleep(pause_s)  # the situation itself: this much lies between the two signals
+                time.sleep(pause_s)  # the situation itself: the time between the two signals
             with contextlib.suppress(ProcessLookupError):
                 os.kill(started.process.pid, number)
 
@@ -149,7 +149,7 @@ def send_to_all(started: Started) -> None:
 
 
 def send_to_workers_only(started: Started) -> None:
-    """SIGTERM to workers is not obeyed; then the supervisor is asked."""
+    """SIGTERM to workers is ignored; then the supervisor is asked."""
     for pid in children(started.process.pid):
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGHUP)
@@ -157,7 +157,7 @@ def send_to_workers_only(started: Started) -> None:
 
 
 def program(change: str, *arguments: str) -> str:
-    """Give a command that changes our program before it runs."""
+    """Return a command that changes our program before it runs."""
     never = "import asyncio\nasync def never(*_): await asyncio.Event().wait()"
     start = f"import sys; sys.argv = {['snorky', *arguments]!r}; from gateway.cli import main; main()"
     return f"exec {sys.executable} -c {shlex.quote(chr(10).join([never, change, start]))} 2>LOG"
@@ -278,7 +278,7 @@ async def started(row: Situation, directory: Path) -> AsyncIterator[Started]:
 
 
 async def watch(socket: aiohttp.ClientWebSocketResponse) -> str:
-    """Be a subscriber until the end; give what was seen: the notice `moving`, and the close code."""
+    """Subscribe until the end; returns the notice `moving`, and the close code."""
     seen = []
     async for message in socket:
         if message.type == aiohttp.WSMsgType.TEXT and message.json()["message"].get("type") == "moving":
@@ -314,7 +314,7 @@ async def test_situation(row: Situation, tmp_path: Path) -> None:
             assert text not in log, log
 
 
-async def test_a_stderr_that_nobody_reads_stops_no_node() -> None:
+async def test_a_node_runs_and_stops_while_its_stderr_is_not_read() -> None:
     """A pipe of 4 KiB, full from the beginning, no reader: the node starts, serves, drains and ends."""
     reading, writing = os.pipe()
     fcntl.fcntl(writing, _F_SETPIPE_SZ, 4096)

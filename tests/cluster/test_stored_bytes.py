@@ -1,4 +1,4 @@
-"""Clients and the memory of a real Redis: what they can fill of it, and what is counted for that."""
+"""Clients and the memory of a real Redis: how much they can fill, and how quotas count it."""
 
 import asyncio
 import json
@@ -62,7 +62,7 @@ async def fill(client: "Redis") -> None:
 
 
 async def ready(http: "TestClient[Any, Any]", status: int, prepare: Callable[[], Awaitable[None]] | None = None) -> Any:
-    """Ask /readyz until it says so. prepare: called before each question."""
+    """Poll /readyz until it has this answer. prepare: called before each request."""
     async with asyncio.timeout(30):
         while True:
             if prepare is not None:
@@ -80,7 +80,7 @@ async def used_memory(url: str) -> int:
 
 
 async def flood(visitors: list[Visitor], calls: Any, count: int) -> list[Any]:
-    """Have each send so many calls, in steps that a node holds. Returns all replies."""
+    """Let each client send that many calls, in steps that a node can handle. Returns all replies."""
     for start in range(0, count, 100):
         for visitor in visitors:
             for number in range(start, start + 100):
@@ -91,7 +91,7 @@ async def flood(visitors: list[Visitor], calls: Any, count: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", ["keys", "keys of new channels", "history", "histories", "places"])
-async def test_what_is_counted_is_at_least_what_redis_takes(kind: str, tmp_path: Path) -> None:
+async def test_quotas_count_at_least_the_bytes_that_redis_uses(kind: str, tmp_path: Path) -> None:
     limits = Limits(**FAST, stored_bytes_per_ip=1 << 40, channels_per_connection=10_000)  # type: ignore[arg-type]
     registry = ServiceRegistry([PubSubService(channels=RULES)])
 
@@ -113,7 +113,7 @@ async def test_what_is_counted_is_at_least_what_redis_takes(kind: str, tmp_path:
             visitor = Visitor(node, registry, "192.0.2.1")
             await flood([visitor], call, 100)  # scripts, indexes
             bucket = node.quotas._quotas["stored_bytes_per_ip", "192.0.2.1"].bucket
-            bucket._per_s = 0.0  # time brings nothing back here
+            bucket._per_s = 0.0  # quotas do not recover with time here
             before, before_tokens = await used_memory(server.url), bucket.tokens
             another = Visitor(node, registry, "192.0.2.1")
             replies = await flood([another], lambda who, number: call(who, number + 1000), 2000)
@@ -145,7 +145,7 @@ async def test_names_and_places_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["name", "place", "key", "message"])
-async def test_what_redis_refused_is_given_back(tmp_path: Path, what: str) -> None:
+async def test_quota_of_writes_refused_by_redis_is_returned(tmp_path: Path, what: str) -> None:
     registry = ServiceRegistry([PubSubService(channels=RULES), MessagingService()])
     size = ENTRY_BYTES + (CHANNEL_BYTES if what == "message" else 0)
 
@@ -184,7 +184,7 @@ async def test_what_redis_refused_is_given_back(tmp_path: Path, what: str) -> No
             node.disconnect(visitor.connection, 1000)
 
 
-async def test_a_name_that_another_one_has_is_given_back(tmp_path: Path) -> None:
+async def test_quota_of_a_name_with_another_owner_is_returned(tmp_path: Path) -> None:
     registry = ServiceRegistry([MessagingService()])
     limits = Limits(stored_bytes_per_ip=ENTRY_BYTES)
     async with RedisServer("redis", tmp_path) as server:
@@ -204,7 +204,7 @@ async def test_a_name_that_another_one_has_is_given_back(tmp_path: Path) -> None
 
 
 async def test_anonymous_clients_of_an_address_do_not_fill_redis(tmp_path: Path) -> None:
-    """43 connections filled 32 MB in 2.8 s, and nobody could store anything any more."""
+    """43 connections filled 32 MB in 2.8 s, after which no client could store anything."""
     registry = ServiceRegistry([PubSubService(channels=RULES), ChatService()])
     async with RedisServer("redis", tmp_path, conf=["maxmemory 32mb", "maxmemory-policy noeviction"]) as server:
         settings = Settings(redis_url=server.url, limits=Limits(**FAST))  # type: ignore[arg-type]
@@ -225,7 +225,7 @@ async def test_anonymous_clients_of_an_address_do_not_fill_redis(tmp_path: Path)
             other.call("publish", channel="kept:a", message=1)
             other.call("subscribe", channel="room:a")
             assert [reply["type"] for reply in await other.replies(3)] == ["response"] * 3
-            crowd[0].call("publish", channel="a", message=1)  # what stores nothing goes on
+            crowd[0].call("publish", channel="a", message=1)  # calls that store nothing still work
             assert (await crowd[0].replies(1001))[-1]["type"] == "response"
             for visitor in (*crowd, other):
                 node.disconnect(visitor.connection, 1000)
@@ -244,7 +244,7 @@ async def test_a_full_redis_makes_nodes_unready_with_a_sentence_until_it_has_roo
                     await fill(client)
 
                     async def almost_full() -> None:
-                        """Leave room for small writes, however large the buffers are at the moment."""
+                        """Leave space for small writes, however large the buffers are at the moment."""
                         used = (await client.info("memory"))["used_memory"]
                         await client.config_set("maxmemory", int(used / 0.99))
 
@@ -262,7 +262,7 @@ async def test_a_full_redis_makes_nodes_unready_with_a_sentence_until_it_has_roo
 
 @pytest.mark.parametrize("missing", ["replica", "+eval", "+evalsha", "+script|load", "+time", "+info", "+set"])
 async def test_a_redis_that_refuses_writes_makes_nodes_unready(missing: str, tmp_path: Path) -> None:
-    """PUBLISH works all the while."""
+    """PUBLISH works throughout."""
     registry = ServiceRegistry([PubSubService(channels=RULES)])
     async with RedisServer("redis", tmp_path) as server, Redis.from_url(server.url) as client:
         await client.execute_command("ACL", "SETUSER", "node", "on", ">secret", "~*", "&*", "+@all")
@@ -306,13 +306,13 @@ async def test_a_refused_write_is_enough_where_info_is_not_permitted(tmp_path: P
                 await until(lambda: watch.is_full, within_s=20.0)
                 assert watch._metrics.registry.get_sample_value("snorky_redis_memory_used_ratio") == 0
                 asked = [entry for entry in await client.acl_log() if "lua" not in str(entry["context"])]
-                log = [entry["object"] for entry in asked]  # scripts ask for its run, by their own need
+                log = [entry["object"] for entry in asked]  # scripts ask for its run, for their own checks
                 assert [name for name in log if b"info" in str(name).encode()] and len(log) == 1, "asked once"
                 await client.flushall()
                 await until(lambda: not watch.is_full, within_s=20.0)
 
 
-async def test_check_tells_what_the_memory_of_redis_is_set_to(tmp_path: Path) -> None:
+async def test_check_reports_the_memory_settings_of_redis(tmp_path: Path) -> None:
     async with RedisServer("redis", tmp_path) as server, Redis.from_url(server.url) as client:
         target = targets_of(server.url).first
 

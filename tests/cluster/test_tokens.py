@@ -1,4 +1,4 @@
-"""Tokens over real nodes: required, verified by keys of an issuer, revoked everywhere, and written down nowhere."""
+"""Tokens over real nodes: required, verified by keys of an issuer, revoked everywhere, and never logged."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ WITHIN_S = 5.0  # RELIABILITY: revocable <= 5 s
 
 
 class House:
-    """Some nodes on one Redis, and a session to reach them by."""
+    """Nodes on one Redis, and an HTTP session to reach them."""
 
     def __init__(self, nodes: list[NodeProcess], session: aiohttp.ClientSession, env: Mapping[str, str]) -> None:
         self.env = env  # of its nodes
@@ -95,7 +95,7 @@ async def test_a_user_and_a_token_are_revoked_on_every_node_and_stay_so(tmp_path
             assert await close_code(await at.connect(2, token)) == 4503, "a node that was not there"
 
 
-async def test_an_identity_is_disconnected_on_every_node_and_may_come_back(tmp_path: Path) -> None:
+async def test_an_identity_is_disconnected_on_every_node_and_may_reconnect(tmp_path: Path) -> None:
     async with house(tmp_path) as at:
         for reconnect, code in ((True, 4000), (False, 4500)):
             sockets = [await at.connect(node, hmac_token()) for node in (0, 1)]
@@ -104,7 +104,7 @@ async def test_an_identity_is_disconnected_on_every_node_and_may_come_back(tmp_p
         assert await is_served(await at.connect(1, hmac_token()))
 
 
-async def test_where_identity_is_required_nobody_else_is_served(tmp_path: Path) -> None:
+async def test_clients_without_identity_are_refused_where_one_is_required(tmp_path: Path) -> None:
     env = {**HMAC, "SNORKY_AUTH__REQUIRED": "true", "SNORKY_PUBLIC__HOST": "0.0.0.0", "SNORKY_AUTH__DEADLINE_S": "1"}
     async with house(tmp_path, env, count=1) as at:  # 0.0.0.0 without --insecure
         silent, known = await at.connect(), await at.connect(0, hmac_token())
@@ -155,7 +155,7 @@ async def test_keys_rotate_and_unknown_ones_are_refused(tmp_path: Path) -> None:
 
 
 async def test_no_token_is_written_down_anywhere(tmp_path: Path) -> None:
-    """Whatever a client does with it: as it should be, in the wrong place, in something broken."""
+    """Whatever a client does with it: used correctly, in the wrong place, in a broken message."""
     (tmp_path / "hook.py").write_text("async def who(request):\n    raise RuntimeError(str(request.headers))\n")
     env = {**HMAC, "PYTHONPATH": str(tmp_path), "SNORKY_AUTH__IDENTIFY": "hook:who"}
     argv = (*GATEWAY, "serve", "--log-level", "debug")

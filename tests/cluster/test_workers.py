@@ -1,4 +1,4 @@
-"""`snorky serve --workers`: several processes behind one port, looked after by one."""
+"""`snorky serve --workers`: several processes behind one port, managed by a supervisor."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ WORKERS = (*GATEWAY, "serve", "--workers", "2")
 
 
 def children(pid: int) -> dict[int, str]:
-    """Give the workers of a supervisor: pid and command line."""
+    """Return the workers of a supervisor: pid and command line."""
     found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -39,7 +39,7 @@ async def gateway():
 
 
 async def node_ids(gateway: NodeProcess, connections: int) -> set[str]:
-    """Connect so often, and say which nodes answered."""
+    """Connect that many times; returns which nodes answered."""
     ids = set()
     async with aiohttp.ClientSession() as session:
         for _ in range(connections):
@@ -101,7 +101,7 @@ async def test_readiness_is_that_of_all(gateway):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_signal_drains_all_and_leaves_nobody(gateway, number):
+async def test_signal_drains_all_workers_and_ends_them(gateway, number):
     workers = children(gateway.pid)
     assert len(workers) == 2
     gateway.signal(number)

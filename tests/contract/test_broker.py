@@ -62,7 +62,7 @@ async def test_ten_thousand_arrive_in_order(server: AnyServer) -> None:
         await broker.subscribe(NEWS)
         sent = [b"%d" % number for number in range(10_000)]
         futures = []
-        for start in range(0, len(sent), 500):  # over many ticks, as it happens
+        for start in range(0, len(sent), 500):  # over many loop iterations, as in practice
             futures += [broker.publish(NEWS, payload) for payload in sent[start : start + 500]]
             await asyncio.sleep(0)
         assert await asyncio.gather(*futures) == [1] * len(sent)
@@ -104,20 +104,20 @@ async def test_subscribe_unsubscribe_subscribe_ends_subscribed(server: AnyServer
             await broker.subscribe(NEWS)
             broker.unsubscribe(NEWS)
             if number % 2:
-                await asyncio.sleep(0)  # UNSUBSCRIBE may be under way, or not yet
+                await asyncio.sleep(0)  # UNSUBSCRIBE may be in flight, or not yet
             await broker.subscribe(NEWS)
             assert await other.publish(name(NEWS), b"%d" % number) == 1
-            # before it is given up again: what is on the way to who gives up is lost
+            # before unsubscribing: publications in flight to an ended subscriber are lost
             await heard.until(lambda: len(heard.of(NEWS)) == number + 1)  # noqa: B023 - awaited in this turn
         assert heard.of(NEWS) == [b"%d" % number for number in range(50)]
 
 
-async def test_unsubscribe_tells_redis_after_the_linger(server: AnyServer, other: Any) -> None:
+async def test_unsubscribe_reaches_redis_after_the_linger(server: AnyServer, other: Any) -> None:
     async with open_broker(server.url, linger_s=0.2) as (broker, heard):
         await broker.subscribe(NEWS)
         broker.unsubscribe(NEWS)
         assert not broker.is_subscribed(NEWS)
-        assert await subscribers(other, NEWS) == 1  # it lingers
+        assert await subscribers(other, NEWS) == 1  # the subscription lingers
 
         async def is_gone() -> bool:
             return await subscribers(other, NEWS) == 0
@@ -157,7 +157,7 @@ async def test_any_channel_name_is_only_a_name(server: AnyServer, other: Any, ke
 
 
 @pytest.mark.parametrize("server", KINDS, indirect=True)
-async def test_a_lost_connection_is_made_whole_and_the_listener_told(server: AnyServer) -> None:
+async def test_a_lost_connection_is_restored_and_the_listener_notified(server: AnyServer) -> None:
     # By a proxy: fakeredis knows no CLIENT KILL (the real servers' is in tests/faults).
     async with FaultProxy("127.0.0.1", server.port) as proxy, open_broker(proxy.url) as (broker, heard):
         keys = [f"pubsub:{number}" for number in range(20)]
@@ -165,7 +165,7 @@ async def test_a_lost_connection_is_made_whole_and_the_listener_told(server: Any
         assert heard.interruptions == 0
         proxy.cut()
         await heard.until(lambda: heard.interruptions == 1)
-        assert all(map(broker.is_subscribed, keys))  # told only when whole
+        assert all(map(broker.is_subscribed, keys))  # reported only once all subscriptions are complete
         await hears(broker)
         for key in keys:
             assert await broker.publish(key, b"again") == 1
@@ -173,17 +173,17 @@ async def test_a_lost_connection_is_made_whole_and_the_listener_told(server: Any
 
 
 @pytest.mark.parametrize("server", KINDS, indirect=True)
-async def test_what_was_given_up_is_not_subscribed_again(server: AnyServer, other: Any) -> None:
+async def test_ended_subscriptions_are_not_restored(server: AnyServer, other: Any) -> None:
     async with FaultProxy("127.0.0.1", server.port) as proxy, open_broker(proxy.url) as (broker, heard):
         await asyncio.gather(broker.subscribe(NEWS), broker.subscribe("pubsub:old"))
-        broker.unsubscribe("pubsub:old")  # lingers
+        broker.unsubscribe("pubsub:old")  # the subscription lingers
         proxy.cut()
         await heard.until(lambda: heard.interruptions == 1)
         assert await subscribers(other, NEWS) == 1
         assert await subscribers(other, "pubsub:old") == 0
 
 
-async def test_a_publish_fails_while_the_server_is_gone_and_goes_on_after(server: AnyServer) -> None:
+async def test_a_publish_fails_while_the_server_is_down_and_works_afterwards(server: AnyServer) -> None:
     async with open_broker(server.url, publish_timeout_s=0.3) as (broker, heard):
         await broker.subscribe(NEWS)
         await server.stop()
@@ -197,7 +197,7 @@ async def test_a_publish_fails_while_the_server_is_gone_and_goes_on_after(server
         await heard.until(lambda: heard.of(NEWS) == [b"found"])
 
 
-async def test_subscribe_fails_in_time_while_the_server_is_gone(server: AnyServer) -> None:
+async def test_subscribe_fails_in_time_while_the_server_is_down(server: AnyServer) -> None:
     async with open_broker(server.url, confirm_timeout_s=0.2) as (broker, heard):
         await broker.subscribe(NEWS)
         await server.stop()
@@ -208,7 +208,7 @@ async def test_subscribe_fails_in_time_while_the_server_is_gone(server: AnyServe
         await heard.until(lambda: heard.interruptions)
         await hears(broker)
         assert broker.is_subscribed(NEWS)
-        assert not broker.is_subscribed("pubsub:late")  # the wish was withdrawn
+        assert not broker.is_subscribed("pubsub:late")  # the request was withdrawn
 
 
 async def test_paused_reading_is_not_deafness_and_loses_nothing(server: AnyServer, other: Any) -> None:
@@ -256,7 +256,7 @@ async def test_stop_ends_all_and_later_calls_fail_at_once(server: AnyServer, oth
         await eventually(is_gone, within_s=5, what="the connection is closed")
 
 
-async def test_a_listener_that_fails_does_not_make_the_node_deaf(server: AnyServer) -> None:
+async def test_a_listener_that_fails_does_not_stop_delivery(server: AnyServer) -> None:
     class Failing(Recorder):
         def on_publications(self, batch: Any) -> None:
             super().on_publications(batch)

@@ -1,4 +1,4 @@
-"""The contract of `gateway.directory`, held by RedisDirectory on each kind of server, and by the one in memory."""
+"""The contract of `gateway.directory`, for RedisDirectory on each kind of server, and for the one in memory."""
 
 import asyncio
 import json
@@ -34,13 +34,13 @@ def owner(node: FakeNode, serial: int, key: str = ROOM) -> Owner:
 
 
 async def hears(cluster: TestCluster, roster: str, *notices: bytes) -> None:
-    """Wait for the last notice, and hold that these are all, in this order."""
+    """Wait for the last notice, and check that these are all, in this order."""
     await cluster.until(lambda: len(cluster.heard(roster)) >= len(notices))
     assert cluster.heard(roster) == list(notices)
 
 
 async def fence(cluster: TestCluster, node: FakeNode) -> None:
-    """Return when all that was published before has been heard."""
+    """Return when all earlier publications have been received."""
     await node.directory.enter("cursors:doc", 999, "fence")
     await node.directory.leave("cursors:doc", 999)
     await cluster.until(lambda: cluster.heard("cursors:doc")[-1:] == [b"left fence"])
@@ -76,7 +76,7 @@ async def test_all_nodes_list_the_same_members_in_the_same_order(cluster: TestCl
     assert await a.directory.members(ROOM) == await b.directory.members(ROOM) == expected
 
 
-async def test_entering_again_replaces_the_data_and_tells_nobody(cluster: TestCluster) -> None:
+async def test_entering_again_replaces_the_data_without_a_notice(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     await a.directory.enter(ROOM, 1, "alice", data=1)
     again = await a.directory.enter(ROOM, 1, "alice", data=2)
@@ -86,7 +86,7 @@ async def test_entering_again_replaces_the_data_and_tells_nobody(cluster: TestCl
     await hears(cluster, ROOM, b"joined alice", b"left alice")
 
 
-async def test_a_connection_that_became_somebody_else_leaves_and_joins(cluster: TestCluster) -> None:
+async def test_a_connection_that_changes_its_identity_leaves_and_joins(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     await a.directory.enter(ROOM, 1, "alice")
     entered = await a.directory.enter(ROOM, 1, "bob")
@@ -134,7 +134,7 @@ async def test_versions_grow_also_over_a_roster_that_was_empty(cluster: TestClus
 
 
 def _bytes(node: FakeNode, serial: int, identity: str, data: object = None) -> int:
-    """Count what an entry takes."""
+    """Count the bytes of an entry."""
     field = f"{owner(node, serial)} "
     return len(f"{field}{len(identity)}:{identity}") + len(json.dumps(data, separators=(",", ":")))
 
@@ -150,7 +150,7 @@ async def test_a_roster_is_bounded_in_bytes(cluster: TestCluster) -> None:
         await b.directory.enter(ROOM, 1, "bob", data=fitting + "y")
     assert [member.identity for member in await a.directory.members(ROOM)] == ["alice"]
     await b.directory.enter(ROOM, 1, "bob", data=fitting)
-    for _ in range(2):  # the same again, and less, are no more
+    for _ in range(2):  # the same again, and less, do not increase it
         await b.directory.enter(ROOM, 1, "bob", data=fitting)
     with pytest.raises(LimitExceeded, match=text):
         await a.directory.update(ROOM, 1, data="x" * 201)
@@ -170,7 +170,7 @@ async def test_a_roster_is_bounded_in_bytes(cluster: TestCluster) -> None:
     assert joins == [b"joined alice", b"joined bob", b"joined carol"]
 
 
-async def test_entering_tells_the_version_of_the_list(cluster: TestCluster) -> None:
+async def test_entering_returns_the_version_of_the_list(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     first = await a.directory.enter(ROOM, 1, "alice")
     second = await a.directory.enter(ROOM, 2, "bob")
@@ -178,7 +178,7 @@ async def test_entering_tells_the_version_of_the_list(cluster: TestCluster) -> N
     assert [first.version, second.version] == [version for version, _ in cluster.versions_heard(ROOM)]
 
 
-async def test_nobody_leaves_for_another(cluster: TestCluster) -> None:
+async def test_only_the_owner_can_leave(cluster: TestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await a.directory.enter(ROOM, 1, "alice")
     assert not await b.directory.leave(ROOM, 1)
@@ -188,7 +188,7 @@ async def test_nobody_leaves_for_another(cluster: TestCluster) -> None:
     assert not await a.directory.leave(ROOM, 1)
 
 
-async def test_where_nothing_is_to_be_told_nothing_is_published(cluster: TestCluster) -> None:
+async def test_without_a_change_no_notice_is_published(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     await a.directory.enter("silent:room", 1, "alice")
     await a.directory.leave("silent:room", 1)
@@ -196,7 +196,7 @@ async def test_where_nothing_is_to_be_told_nothing_is_published(cluster: TestClu
     assert cluster.heard("silent:room") == []
 
 
-async def test_what_is_no_json_is_refused_and_leaves_nothing_behind(cluster: TestCluster) -> None:
+async def test_data_that_is_not_json_is_refused_without_a_trace(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     for data in (float("nan"), b"bytes", {1: 2}):
         with pytest.raises(InvalidMessage):
@@ -250,7 +250,7 @@ async def test_racing_claims_have_one_winner(cluster: TestCluster) -> None:
         assert sum(won) == 1
 
 
-async def test_the_same_identity_takes_a_name_over_and_the_loser_is_told(cluster: TestCluster) -> None:
+async def test_the_same_identity_takes_a_name_over_and_the_loser_is_notified(cluster: TestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     assert await a.claim(NAMES, "desk", 1, "alice smith")
     assert not await b.claim(NAMES, "desk", 1, "bob")
@@ -270,10 +270,10 @@ async def test_a_name_without_identity_is_never_taken_over(cluster: TestCluster)
     assert not await b.directory.claim(NAMES, "desk", 1, "alice")
 
 
-# -- connections that go, nodes that die ------------------------------------------------------------------------
+# -- connections that end, nodes that die -----------------------------------------------------------------------
 
 
-async def test_who_goes_gives_back_everything_and_nothing_else(cluster: TestCluster) -> None:
+async def test_a_disconnect_releases_all_entries_of_the_connection_and_no_other(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     await a.directory.enter(ROOM, 1, "alice")
     await a.directory.enter(ROOM, 1, "alice", entry="x")
@@ -315,7 +315,7 @@ async def test_a_dead_nodes_members_leave_once_and_its_names_are_free(cluster: T
     assert await b.directory.claim(NAMES, "name1", 1)
 
 
-async def test_a_stopped_node_leaves_what_it_did_not_give_back_to_the_others(cluster: TestCluster) -> None:
+async def test_unreleased_items_of_a_stopped_node_are_released_by_others(cluster: TestCluster) -> None:
     a, _ = await cluster.node("a"), await cluster.node("b")
     await a.directory.enter(ROOM, 1, "alice")
     await a.directory.stop()
@@ -337,7 +337,7 @@ async def test_direct_messages_arrive_once_in_order(cluster: TestCluster) -> Non
     assert b.direct[-1] == (6, b"to itself")
 
 
-async def test_who_has_gone_gets_no_direct_message_and_the_sender_is_told(cluster: TestCluster) -> None:
+async def test_a_direct_message_to_a_closed_connection_fails_for_the_sender(cluster: TestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await b.directory.enter(ROOM, 5, "bob")
     b.gone.add(5)
@@ -348,10 +348,10 @@ async def test_who_has_gone_gets_no_direct_message_and_the_sender_is_told(cluste
     async def is_told() -> bool:
         try:
             return not await a.directory.send(Owner("b", "i", 6), b"dead")
-        except BrokerUnavailable:  # the server has not noticed the crash: it is not known then
+        except BrokerUnavailable:  # the server has not noticed the crash, so the outcome is unknown
             return False
 
-    await eventually(is_told, within_s=30, what="the sender is told")
+    await eventually(is_told, within_s=30, what="the sender gets the error")
     assert b.direct == []
 
 
@@ -370,7 +370,7 @@ async def test_a_token_is_taken_once_on_any_node(cluster: TestCluster) -> None:
     assert await b.directory.take_token(token, "me") is None
 
 
-async def test_the_taker_of_a_token_may_take_it_again_and_nobody_else(cluster: TestCluster) -> None:
+async def test_only_its_first_user_may_use_a_token_again(cluster: TestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     value = {"text": "two words", "é": [1.5, None]}
     token = await a.directory.put_token(value, 60)
@@ -383,17 +383,17 @@ async def test_the_taker_of_a_token_may_take_it_again_and_nobody_else(cluster: T
 async def test_a_token_expires(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     token = await a.directory.put_token(1, 0.001)
-    await asyncio.sleep(0.02)  # the time itself is what is tested
+    await asyncio.sleep(0.02)  # the time itself is tested
     assert await a.directory.take_token(token, "me") is None
 
 
 @pytest.mark.parametrize("token", ["", "x" * 32, "0" * 31, "0" * 32, "*" * 32, "\ud800" * 32, "0" * 10_000])
-async def test_what_is_no_token_gives_nothing(cluster: TestCluster, token: str) -> None:
+async def test_an_invalid_token_returns_nothing(cluster: TestCluster, token: str) -> None:
     a = await cluster.node("a")
     assert await a.directory.take_token(token, "me") is None
 
 
-# -- what only a Redis has ----------------------------------------------------------------------------------------
+# -- Redis only ---------------------------------------------------------------------------------------------------
 
 
 async def keys_of(cluster: RedisTestCluster) -> dict[str, Any]:
@@ -418,7 +418,7 @@ async def test_nothing_is_left_in_redis_but_leases(cluster: TestCluster) -> None
     assert {"test:nodes{chat:room}:roster", "test:{names messaging:names}"} < (await keys_of(cluster)).keys()
     for node in (a, b):
         await asyncio.gather(*(node.directory.disowned(serial) for serial in range(10)))
-    await a.directory.find(NAMES, "x")  # what was sent before is done
+    await a.directory.find(NAMES, "x")  # earlier commands are done
     await b.directory.find(NAMES, "x")
     assert (await keys_of(cluster)).keys() == {"test:{nodes}::leases"}
     await a.directory.stop()
@@ -437,7 +437,7 @@ async def test_calls_for_one_connection_take_effect_in_their_order(cluster: Test
     assert await a.directory.members(ROOM) == []
 
 
-async def test_everybody_of_a_crowd_finds_himself_among_the_members(cluster: TestCluster) -> None:
+async def test_every_member_of_a_crowd_is_in_its_own_list(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     crowd = await asyncio.gather(*(a.directory.enter(ROOM, serial, f"user{serial}") for serial in range(200)))
     for serial, entered in enumerate(crowd):

@@ -1,4 +1,4 @@
-"""The library `snorky` in Redis: what one FCALL of any client does, and how nodes keep it loaded."""
+"""The library `snorky` in Redis: the effects of one FCALL by any client, and how nodes keep it loaded."""
 
 import asyncio
 import random
@@ -45,7 +45,7 @@ async def redis(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def keeper_of(
     server: RedisServer | FakeRedisServer, rules: Rules = RULES, prefix: str = PREFIX, *, url: str = ""
 ) -> AsyncIterator[RedisHistory]:
-    """Run what a node keeps history with; enters when the functions are loaded, where there are any."""
+    """Run RedisHistory; starts when the functions are loaded, where there are any."""
     keeper = RedisHistory(RedisTarget.from_url(url or server.url), prefix=prefix, node_id="node-1", metrics=Metrics())
     keeper.set_rules("pubsub", rules)
     keeper.set_rules("chat", Rules())
@@ -66,7 +66,7 @@ async def functions_of(
     metrics: Metrics | None = None,
     **options: Any,
 ) -> AsyncIterator[Functions]:
-    """Run the functions of a node; nothing is loaded until `ensure` or the next look."""
+    """Run the functions of a node; nothing is loaded until `ensure` or the next check."""
     commander = Commander(
         RedisTarget.from_url(url or server.url),
         role="history",
@@ -122,7 +122,7 @@ async def test_one_fcall_keeps_and_publishes_as_a_node_does(redis: RedisServer) 
         await recorder.until(lambda: len(recorder.of("pubsub:kept:a")) == 3)
         heard = [read_publication(data) for data in recorder.of("pubsub:kept:a")]
         assert [each.position or each.hint for each in heard] == [first, second, third]
-        assert [each.position for each in heard] == [None, second, None]  # anybody may say what the function says
+        assert [each.position for each in heard] == [None, second, None]  # any client may send what the function sends
         kept = await keeper.read("pubsub:kept:a", begun)
         assert kept is not None and [each.payload for each in kept] == [each.payload for each in heard]
         assert [each.payload for each in heard] == [b'{"any":"JSON"}', b"2", b"3"]
@@ -130,7 +130,7 @@ async def test_one_fcall_keeps_and_publishes_as_a_node_does(redis: RedisServer) 
     await client.aclose()
 
 
-async def test_a_key_is_taken_once_for_all_who_publish_without_an_identity(redis: RedisServer) -> None:
+async def test_anonymous_publishers_share_idempotency_keys(redis: RedisServer) -> None:
     client = redis.client()
     async with keeper_of(redis) as keeper:
         await until_loaded(client)
@@ -142,7 +142,7 @@ async def test_a_key_is_taken_once_for_all_who_publish_without_an_identity(redis
     await client.aclose()
 
 
-async def test_a_key_that_looks_like_another_channels_state_is_spelled_apart(redis: RedisServer) -> None:
+async def test_an_idempotency_key_cannot_collide_with_another_channels_state(redis: RedisServer) -> None:
     client = redis.client()
     looks = "x}:position 100% %7D"
     async with keeper_of(redis) as keeper:
@@ -152,13 +152,13 @@ async def test_a_key_that_looks_like_another_channels_state_is_spelled_apart(red
         plain = await fcall(client, NAME, "2", "x}:position")
         assert Position.parse(plain).offset == 2
         assert await fcall(client, NAME, "2", "x}:position") == plain
-        # the channel of which that key would be the state
+        # the channel whose state that key would be
         other = f"{PREFIX}:{{pubsub:kept:a}}:once:given backend x}}"
         assert Position.parse(await fcall(client, other, "1")).offset == 1
     await client.aclose()
 
 
-async def test_the_first_rule_that_matches_says_what_is_kept(redis: RedisServer) -> None:
+async def test_the_first_matching_rule_decides_what_is_stored(redis: RedisServer) -> None:
     client = redis.client()
     expected = {"kept:": 4, "kept:few-x": 4, "a:few--x": 2, "a:fewx": 2, "a:few": 0, "bare": 0, "other": 0, "": 0}
     async with keeper_of(redis):
@@ -189,7 +189,7 @@ async def test_rules_match_in_redis_as_they_do_in_a_node(redis: RedisServer, see
     await client.aclose()
 
 
-async def test_without_a_history_it_is_heard_as_any_publication_and_once_under_a_key(redis: RedisServer) -> None:
+async def test_without_a_history_it_is_delivered_and_once_per_key(redis: RedisServer) -> None:
     client = redis.client()
     async with open_broker(redis.url) as (broker, recorder), keeper_of(redis):
         await until_loaded(client)
@@ -225,7 +225,7 @@ REFUSED: list[tuple[str | bytes, list[str | bytes], str]] = [
 
 
 @pytest.mark.parametrize(("name", "arguments", "why"), REFUSED)
-async def test_what_is_grossly_malformed_is_refused_and_leaves_nothing(
+async def test_malformed_calls_are_refused_and_leave_no_state(
     tmp_path: Path, name: str | bytes, arguments: list[str | bytes], why: str
 ) -> None:
     async with RedisServer("redis", tmp_path) as server, keeper_of(server):
@@ -300,11 +300,11 @@ async def test_a_channel_keeps_the_most_that_any_node_promises(redis: RedisServe
     await client.aclose()
 
 
-async def test_a_stray_node_cannot_weaken_what_others_promised(redis: RedisServer) -> None:
+async def test_a_stray_node_cannot_weaken_the_others_rules(redis: RedisServer) -> None:
     client = redis.client()
     async with keeper_of(redis):
         await until_loaded(client)
-    async with functions_of(redis, {}) as alone:  # all others have gone, as while a deployment restarts
+    async with functions_of(redis, {}) as alone:  # all other clients have disconnected, as while a deployment restarts
         await alone.ensure()
         assert await fcall(client, NAME, "1") != ""
         assert alone.promised("pubsub", "kept:a", None) == HISTORY
@@ -332,7 +332,7 @@ async def test_rules_belong_to_a_prefix_and_a_database(redis: RedisServer) -> No
     await client.aclose()
 
 
-async def test_rules_of_nodes_that_have_gone_end_after_the_grace_in_which_others_were_there(redis: RedisServer) -> None:
+async def test_rules_of_stopped_nodes_end_after_a_grace_period_with_others_running(redis: RedisServer) -> None:
     client = redis.client()
     async with (
         functions_of(redis, {"pubsub": RULES}, grace_s=0.2) as gone,
@@ -397,7 +397,7 @@ async def test_a_library_that_is_not_ours_is_repaired_and_counted(redis: RedisSe
 
 
 @pytest.mark.parametrize("library", ["older", "foreign"])
-async def test_what_a_foreign_library_did_not_keep_ends_positions_of_channels_that_nobody_follows(
+async def test_unstored_publications_invalidate_positions_of_channels_without_followers(
     redis: RedisServer, library: str
 ) -> None:
     client = redis.client()
@@ -407,7 +407,7 @@ async def test_what_a_foreign_library_did_not_keep_ends_positions_of_channels_th
         for _ in range(20):
             text = OLDER if library == "older" else FOREIGN
             await client.execute_command("FUNCTION", "LOAD", "REPLACE", text)
-            if await fcall(client, NAME, "2") == "":  # else a node was faster
+            if await fcall(client, NAME, "2") == "":  # otherwise a node was faster
                 break
         else:
             pytest.fail("nodes replaced it each time before it was called")
@@ -416,7 +416,7 @@ async def test_what_a_foreign_library_did_not_keep_ends_positions_of_channels_th
         async def is_refused() -> bool:
             return await other.read("pubsub:kept:a", before, is_away=True) is None
 
-        async def are_later_ones_good() -> bool:  # a mark comes twice: before the library is replaced, and after
+        async def are_later_ones_good() -> bool:  # a mark is received twice: before the library is replaced, and after
             after = Position.parse(await fcall(client, NAME, "3"))
             last = Position.parse(await fcall(client, NAME, "4"))
             found = [await each.read("pubsub:kept:a", after, is_away=True) for each in (keeper, other)]
@@ -443,7 +443,7 @@ async def test_a_library_that_was_edited_before_a_node_started_is_a_gap(redis: R
 
 @pytest.mark.parametrize("prefix", [PREFIX, "other"])
 @pytest.mark.parametrize("library", ["older", "foreign"])
-async def test_a_client_that_comes_back_just_after_another_node_has_repaired_gets_a_gap(
+async def test_a_client_that_resumes_just_after_another_nodes_repair_gets_a_gap(
     redis: RedisServer, library: str, prefix: str
 ) -> None:
     client, key = redis.client(), "pubsub:kept:a"
@@ -467,7 +467,7 @@ async def test_a_client_that_comes_back_just_after_another_node_has_repaired_get
     await client.aclose()
 
 
-async def test_recent_messages_behind_a_position_are_none_after_a_foreign_publication(redis: RedisServer) -> None:
+async def test_recent_ignores_a_position_ended_by_a_foreign_publication(redis: RedisServer) -> None:
     client, key = redis.client(), "pubsub:kept:a"
     async with keeper_of(redis) as keeper:
         await until_loaded(client)
@@ -485,7 +485,7 @@ async def test_recent_messages_behind_a_position_are_none_after_a_foreign_public
 async def test_nodes_that_load_the_library_at_once_end_no_positions(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rolling upgrade: each node that starts loads its own text once, and clients come back to all of them."""
+    """A rolling upgrade: each node that starts loads its own text once, and clients reconnect to all of them."""
     client, key = redis.client(), "pubsub:kept:a"
     async with keeper_of(redis) as keeper, AsyncExitStack() as stack:
         await until_loaded(client)
@@ -499,7 +499,7 @@ async def test_nodes_that_load_the_library_at_once_end_no_positions(
     await client.aclose()
 
 
-async def test_a_foreign_library_between_the_look_and_the_load_is_a_gap(
+async def test_a_foreign_library_between_the_check_and_the_load_is_a_gap(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, key = redis.client(), "pubsub:kept:a"
@@ -525,7 +525,7 @@ async def test_a_foreign_library_between_the_look_and_the_load_is_a_gap(
     await client.aclose()
 
 
-async def test_a_node_that_may_not_look_at_functions_recovers_as_ever(redis: RedisServer) -> None:
+async def test_a_node_without_the_right_to_list_functions_still_recovers(redis: RedisServer) -> None:
     client, key = redis.client(), "pubsub:kept:a"
     rights = {
         "none": "-function -fcall_ro",
@@ -587,7 +587,7 @@ async def test_an_upgrade_is_no_repair_and_ends_no_positions(
     await client.aclose()
 
 
-async def test_what_nodes_of_the_version_before_doubted_is_doubted_after_the_upgrade(
+async def test_doubts_of_nodes_of_the_previous_version_outlive_the_upgrade(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, key = redis.client(), "pubsub:kept:a"
@@ -604,7 +604,7 @@ async def test_what_nodes_of_the_version_before_doubted_is_doubted_after_the_upg
     await client.aclose()
 
 
-def test_a_node_looks_again_within_a_heartbeat() -> None:
+def test_a_node_checks_the_library_again_within_a_heartbeat() -> None:
     assert LOOK_S <= INTERVAL_S
 
 
@@ -631,7 +631,7 @@ async def test_nodes_of_one_format_with_different_texts_do_not_replace_each_othe
     await client.aclose()
 
 
-async def test_a_library_of_a_later_format_is_left_alone_and_told(redis: RedisServer) -> None:
+async def test_a_library_of_a_later_format_is_kept_and_reported(redis: RedisServer) -> None:
     client, metrics = redis.client(), Metrics()
     later = write_library(None).replace(f"-- format {FORMAT}\n", f"-- format {FORMAT + 1}\n")
     await client.execute_command("FUNCTION", "LOAD", later)
@@ -646,7 +646,7 @@ async def test_a_library_of_a_later_format_is_left_alone_and_told(redis: RedisSe
     await client.aclose()
 
 
-async def test_a_user_that_cannot_read_the_rules_is_told_what_to_grant(redis: RedisServer) -> None:
+async def test_a_user_that_cannot_read_the_rules_gets_the_missing_grant(redis: RedisServer) -> None:
     client = redis.client()
     async with keeper_of(redis):
         await until_loaded(client)
@@ -662,7 +662,7 @@ async def test_a_user_that_cannot_read_the_rules_is_told_what_to_grant(redis: Re
     await client.aclose()
 
 
-async def test_what_is_not_kept_ends_earlier_positions_for_clients_that_were_away(redis: RedisServer) -> None:
+async def test_unstored_publications_end_earlier_positions_of_absent_clients(redis: RedisServer) -> None:
     async with keeper_of(redis) as keeper:
         first = await keeper.publish("pubsub:kept:a", b"1", HISTORY)
         second = await keeper.publish("pubsub:kept:a", b"2", HISTORY)
@@ -679,7 +679,7 @@ async def test_what_is_not_kept_ends_earlier_positions_for_clients_that_were_awa
         assert await keeper.positions(["pubsub:kept:never"]) == {}
 
 
-async def test_a_server_without_functions_is_told_once_and_served_all_the_same(tmp_path: Path) -> None:
+async def test_a_server_without_functions_is_reported_once_and_still_works(tmp_path: Path) -> None:
     with capture_logs() as logs:
         async with start_server("fakeredis", tmp_path) as server, keeper_of(server) as keeper:
             for number in range(5):

@@ -1,4 +1,4 @@
-"""What every Keeper does: on each kind of server, and in memory. What only Redis can show is below."""
+"""The contract of every Keeper: on each kind of server, and in memory. Tests that need Redis are below."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -95,7 +95,7 @@ async def test_offsets_count_by_one_in_the_order_of_the_calls(keepers: tuple[Kee
     assert len({position.tag for position in positions}) == 50
 
 
-async def test_what_follows_any_position_is_read_on_any_node(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_entries_after_any_position_can_be_read_on_any_node(keepers: tuple[Keeper, Keeper]) -> None:
     begun = await keepers[1].position(KEY)
     positions = [begun, *await fill(keepers[0], 40)]
     for at in (0, 1, 6, 7, 8, 39, 40):
@@ -123,12 +123,12 @@ async def test_a_position_of_another_history_is_refused(keepers: tuple[Keeper, K
     assert await keeper.read(KEY, Position(third.epoch, 0, first.tag)) is None
 
 
-async def test_size_bounds_and_what_is_trimmed_is_gone(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_size_bounds_a_history_and_trimmed_entries_are_lost(keepers: tuple[Keeper, Keeper]) -> None:
     keeper = keepers[0]
     begun = await keeper.position(KEY)
     positions = await fill(keeper, 10, History(ttl_s=3600.0, size=3))
     assert payloads(await keeper.read(KEY, positions[7])) == [b"9", b"10"]
-    # its own entry was trimmed; what followed it says its tag
+    # its own entry was trimmed; the next entry carries its tag
     assert payloads(await keeper.read(KEY, positions[6])) == [b"8", b"9", b"10"]
     forged = Position(positions[6].epoch, positions[6].offset, "0123456789abcdef")
     assert await keeper.read(KEY, forged) is None
@@ -178,7 +178,7 @@ async def test_recent_are_the_last_ones_in_order(keepers: tuple[Keeper, Keeper])
 
 
 @pytest.mark.parametrize("kind", REAL_KINDS)
-async def test_what_is_published_while_an_empty_history_is_looked_at_is_not_passed_over(
+async def test_publications_during_a_read_of_an_empty_history_are_not_skipped(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with start_server(kind, tmp_path) as server, keeper_of(server.url) as keeper:
@@ -193,14 +193,14 @@ async def test_what_is_published_while_an_empty_history_is_looked_at_is_not_pass
         assert (payloads(recent), top) == ([b"1"], recent[-1].position)
 
 
-async def test_recent_behind_a_position_are_the_first_ones(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_recent_after_a_position_returns_the_first_ones(keepers: tuple[Keeper, Keeper]) -> None:
     keeper = keepers[0]
     positions = await fill(keeper, 30, History(ttl_s=3600.0, size=20))
     found, top = await keeper.recent(KEY, 9, positions[14])
     assert (payloads(found), top) == ([b"%d" % number for number in range(16, 25)], positions[-1])
     assert await keeper.recent(KEY, 9, positions[-1]) == ([], positions[-1])
     gone, top = await keeper.recent(KEY, 2, positions[0])
-    assert (payloads(gone), top) == ([b"29", b"30"], positions[-1])  # as if it had not been given
+    assert (payloads(gone), top) == ([b"29", b"30"], positions[-1])  # as if no position had been given
 
 
 async def test_positions_are_of_channels_that_have_a_history(keepers: tuple[Keeper, Keeper]) -> None:
@@ -209,11 +209,11 @@ async def test_positions_are_of_channels_that_have_a_history(keepers: tuple[Keep
     begun = await keeper.position("datasync:Other")
     keys = [KEY, "datasync:None", "datasync:Other"]
     assert await keeper.positions(keys) == {KEY: top, "datasync:Other": begun}
-    assert await keepers[1].positions(keys) == {KEY: top, "datasync:Other": begun}  # and none began
+    assert await keepers[1].positions(keys) == {KEY: top, "datasync:Other": begun}  # and none was started
     assert await keeper.positions([]) == {}
 
 
-# -- what only servers show ----------------------------------------------------------------------------------------
+# -- servers only --------------------------------------------------------------------------------------------------
 
 
 async def tell(server: Server, *words: object) -> Any:
@@ -235,7 +235,7 @@ async def until(condition: Callable[[], Awaitable[object]], *, within_s: float =
 async def test_after_a_restart_from_an_older_copy_no_position_of_before_is_taken(
     kind: str, first: str, tmp_path: Path
 ) -> None:
-    """What was acknowledged behind the copy is lost: who stood at the copy's end may not be told that he has all."""
+    """Writes acknowledged after the copy are lost: a client at the end of the copy must not get `recovered: true`."""
     async with RedisServer(kind, tmp_path) as server, keeper_of(server.url, rules=KEPT) as keeper:
         positions = await fill(keeper, 5)
         await tell(server, "SAVE")
@@ -257,11 +257,11 @@ async def test_after_a_restart_from_an_older_copy_no_position_of_before_is_taken
             top = (await keeper.positions([KEY]))[KEY]
         elif first == "recent":
             found, top = await keeper.recent(KEY, 10)
-            assert payloads(found) == [b"%d" % number for number in range(1, 6)]  # what is there stays
-        elif first == "function":  # of who may not ask for the run
+            assert payloads(found) == [b"%d" % number for number in range(1, 6)]  # existing entries stay
+        elif first == "function":  # of a user that may not ask for the run
 
             async def is_taken() -> bool:
-                with suppress(ResponseError):  # the library comes when the node has seen that it is missing
+                with suppress(ResponseError):  # the node loads the library once it has seen that it is missing
                     return bool(await tell(server, "FCALL", "snorky_publish", 1, f"{PREFIX}:{{{KEY}}}", "31"))
                 return False
 
@@ -276,7 +276,7 @@ async def test_after_a_restart_from_an_older_copy_no_position_of_before_is_taken
         assert payloads((await keeper.recent(KEY, 1))[0]) == [b"32"]
 
 
-async def test_subscribers_get_what_is_kept_with_its_position(server: Server) -> None:
+async def test_subscribers_get_stored_publications_with_their_positions(server: Server) -> None:
     async with open_broker(server.url) as (broker, recorder), keeper_of(server.url) as keeper:
         await broker.subscribe(KEY)
         begun = await keeper.position(KEY)
@@ -287,7 +287,7 @@ async def test_subscribers_get_what_is_kept_with_its_position(server: Server) ->
         assert [each.position for each in heard] == positions
 
 
-async def test_any_bytes_come_through(server: Server) -> None:
+async def test_any_payload_bytes_are_preserved(server: Server) -> None:
     payload = bytes(range(256)) * 4
     async with keeper_of(server.url) as keeper:
         begun = await keeper.position(KEY)
@@ -304,7 +304,7 @@ async def test_pages_are_bounded_in_bytes_too(server: Server) -> None:
 
 
 async def test_a_reply_is_bounded_whatever_single_entries_are(server: Server) -> None:
-    """One that is too large is read as a tombstone; of the largest ones that are not, a page brings one."""
+    """An entry that is too large is read as a tombstone; of the largest allowed ones, a page returns one."""
     async with keeper_of(server.url, payload_max_bytes=1_500_000) as keeper:
         begun = await keeper.position(KEY)
         sizes = [10, 1_500_000, 1_500_001, 1_500_000, 17 << 20, 20]
@@ -345,7 +345,7 @@ async def test_time_bounds_also_a_channel_that_is_never_quiet(server: Server) ->
             times.append((sent_s, loop.time()))
         kept = await client.xlen(f"{PREFIX}:{{{KEY}}}:history")
         end_s = times[-1][1]
-        pause_s = max(later[1] - earlier[1] for earlier, later in pairwise(times))  # what is old is told in steps
+        pause_s = max(later[1] - earlier[1] for earlier, later in pairwise(times))  # old entries are read in steps
         assert kept >= sum(sent_s > end_s - ttl_s for sent_s, _ in times)
         assert kept <= sum(answered_s > end_s - ttl_s - 2 * step_s - 4 * pause_s for _, answered_s in times)
         assert await keeper.read(KEY, begun) is None
@@ -353,7 +353,7 @@ async def test_time_bounds_also_a_channel_that_is_never_quiet(server: Server) ->
         await client.aclose()
 
 
-async def test_the_counter_outlives_what_is_kept(server: Server) -> None:
+async def test_the_counter_outlives_the_stored_entries(server: Server) -> None:
     async with keeper_of(server.url) as keeper:
         client = server.client()
         stream, state = f"{PREFIX}:{{{KEY}}}:history", f"{PREFIX}:{{{KEY}}}:position"
@@ -387,7 +387,7 @@ async def test_comparing_keeps_the_state_of_a_quiet_channel(server: Server) -> N
         await client.aclose()
 
 
-async def test_what_keeps_nothing_is_published_once_under_a_key(server: Server) -> None:
+async def test_without_a_history_a_publication_is_sent_once_per_key(server: Server) -> None:
     async with open_broker(server.url) as (broker, recorder), keeper_of(server.url) as keeper:
         await broker.subscribe(KEY)
         for payload, once in ((b"1", "a"), (b"1", "a"), (b"2", "b"), (b"2", "b"), (b"3", "a b")):
@@ -411,7 +411,7 @@ async def test_large_offsets_are_written_in_full(server: Server) -> None:
 
 
 async def test_the_entry_is_written_before_the_counter_moves(server: Server) -> None:
-    """What the stream refuses was not counted, and not sent: else everybody would look for it in vain."""
+    """A publication that the stream refuses is not counted and not sent: otherwise it would look like a gap."""
     async with open_broker(server.url) as (broker, recorder), keeper_of(server.url) as keeper:
         client = server.client()
         await broker.subscribe(KEY)
@@ -465,8 +465,8 @@ async def test_epoch_and_tags_are_others_after_every_start_of_the_server(kind: s
 
 
 @pytest.mark.parametrize("kind", REAL_KINDS)
-async def test_offsets_used_again_after_a_failover_are_told_from_the_first_ones(kind: str, tmp_path: Path) -> None:
-    """The state of a replica that lagged: same epoch, offsets that were given before."""
+async def test_offsets_reused_after_a_failover_differ_from_the_first_ones(kind: str, tmp_path: Path) -> None:
+    """The state of a lagging replica: same epoch, offsets that were assigned before."""
     async with start_server(kind, tmp_path) as server, keeper_of(server.url) as keeper:
         client = server.client()
         state, stream = f"{PREFIX}:{{{KEY}}}:position", f"{PREFIX}:{{{KEY}}}:history"
@@ -495,8 +495,8 @@ async def test_publications_survive_a_script_flush_in_order(server: Server) -> N
 
 
 @pytest.mark.parametrize("kind", REAL_KINDS)
-async def test_what_was_not_answered_is_sent_again_and_kept_once(kind: str, tmp_path: Path) -> None:
-    """Connections are killed again and again amid 3,000 publications: each once, in order."""
+async def test_unanswered_publications_are_sent_again_and_stored_once(kind: str, tmp_path: Path) -> None:
+    """Connections are killed repeatedly during 3,000 publications: each is delivered once, in order."""
     async with start_server(kind, tmp_path) as server, keeper_of(server.url) as keeper:
         client = server.client()
         begun = await keeper.position(KEY)
@@ -537,7 +537,7 @@ async def test_a_proxy_that_swallows_replies_makes_nothing_twice(kind: str, tmp_
 async def test_ten_thousand_retried_through_a_proxy_that_drops_replies_are_ten_thousand(
     kind: str, tmp_path: Path
 ) -> None:
-    """Each is tried under its key until it is answered; replies are lost, and connections cut, all the while."""
+    """Each is retried under its key until it is answered, while replies are lost and connections cut."""
     async with start_server(kind, tmp_path) as server, FaultProxy("127.0.0.1", server.port) as proxy:
         async with keeper_of(proxy.url, publish_timeout_s=0.5) as keeper, keeper_of(server.url) as direct:
             client = server.client()
@@ -592,7 +592,7 @@ async def test_out_of_memory_refuses_before_anything_is_stored_or_sent(kind: str
             with pytest.raises(BrokerUnavailable) as refusal:
                 await keeper.publish(KEY, b"2", HOUR)
             assert "OOM" in refusal.value.what
-            with pytest.raises(BrokerUnavailable):  # a channel that is not there yet: the script begins otherwise
+            with pytest.raises(BrokerUnavailable):  # a channel that does not exist yet: the script starts differently
                 await keeper.publish("datasync:Other", b"2", HOUR)
             assert await client.keys("*Other*") == []
             await client.config_set("maxmemory", "0")
@@ -604,7 +604,7 @@ async def test_out_of_memory_refuses_before_anything_is_stored_or_sent(kind: str
 
 
 @pytest.mark.parametrize("kind", REAL_KINDS)
-async def test_nothing_answers_for_long_and_everybody_is_told(kind: str, tmp_path: Path) -> None:
+async def test_calls_without_an_answer_fail_by_their_deadline(kind: str, tmp_path: Path) -> None:
     async with RedisServer(kind, tmp_path) as server, keeper_of(server.url, publish_timeout_s=0.5) as keeper:
         await fill(keeper, 1)
         server.freeze()

@@ -1,4 +1,4 @@
-"""Rosters and names that grew large: bounded, read in pages, and never on the account of other rooms."""
+"""Large rosters and names: bounded, read in pages, and never at the expense of other rooms."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,14 +31,14 @@ def directory(node: FakeNode) -> RedisDirectory:
 
 
 async def grow(client: Any, roster: str, count: int, size: int) -> None:
-    """Have entries in a roster as a node of an earlier version left them: of any size, and not counted."""
+    """Write entries to a roster as a node of an earlier version did: of any size, and not counted."""
     data = "x" * size
     for number in range(count):
         await client.hset(f"{PREFIX}:nodes{{{roster}}}:roster", f"old:i:{number} ", f'3:bob"{data}"')
 
 
-async def test_an_oversized_roster_cuts_nobody_off(cluster: RedisTestCluster) -> None:
-    """20 MiB: for one reply of that size Redis closes the connection, and whoever waits on it has no answer."""
+async def test_an_oversized_roster_closes_no_connection(cluster: RedisTestCluster) -> None:
+    """20 MiB: for one reply of that size Redis closes the connection, and all calls waiting on it fail."""
     a = await cluster.node("a")
     await a.enter("chat:other", 1, "alice")
     lost: list[object] = []
@@ -55,11 +55,13 @@ async def test_an_oversized_roster_cuts_nobody_off(cluster: RedisTestCluster) ->
     assert lost == []
 
 
-async def test_what_a_node_holds_already_is_entered_again_whatever_its_size(cluster: RedisTestCluster) -> None:
+async def test_entries_that_a_node_already_has_are_registered_again_whatever_their_size(
+    cluster: RedisTestCluster,
+) -> None:
     a = await cluster.node("a", roster_max_bytes=2000)
     for serial in range(4):
         await a.enter(ROOM, serial, f"user {serial}", data="x" * 300)
-    directory(a)._rosters._max_bytes = b"1000"  # as if others had taken the room meanwhile
+    directory(a)._rosters._max_bytes = b"1000"  # as if other rooms had used the space meanwhile
     async with cluster.client() as client:
         await client.flushall()
 
@@ -71,12 +73,12 @@ async def test_what_a_node_holds_already_is_entered_again_whatever_its_size(clus
         await a.enter(ROOM, 9, "newcomer")
 
 
-async def test_bytes_are_counted_again_before_somebody_is_refused(cluster: RedisTestCluster) -> None:
+async def test_bytes_are_recounted_before_an_entry_is_refused(cluster: RedisTestCluster) -> None:
     a = await cluster.node("a", roster_max_bytes=1000)
     await a.enter(ROOM, 1, "alice", data="x" * 300)
     counts = f"{PREFIX}:nodes{{{ROOM}}}:roster:counts"
     async with cluster.client() as client:
-        await client.hset(counts, "b", 5000)  # what nodes of an earlier version took out was not counted
+        await client.hset(counts, "b", 5000)  # removals by nodes of an earlier version were not counted
         assert await a.enter(ROOM, 2, "bob")
         await client.hset(counts, "b", 5000)
         with pytest.raises(LimitExceeded, match="take 1000 bytes already"):  # not again at once: it costs Redis time
@@ -89,7 +91,7 @@ async def test_bytes_are_counted_again_before_somebody_is_refused(cluster: Redis
             await a.enter(ROOM, 3, "carol")
 
 
-async def test_a_refused_newcomer_leaves_nothing_behind(cluster: RedisTestCluster) -> None:
+async def test_a_refused_newcomer_leaves_no_state(cluster: RedisTestCluster) -> None:
     a = await cluster.node("a", roster_max_bytes=200)
     await a.enter(ROOM, 1, "alice", data="x" * 100)
     with pytest.raises(LimitExceeded):

@@ -1,4 +1,4 @@
-"""Logging in: ACL users, passwords, TLS. The rules written here are what a deployment may copy."""
+"""Logging in: ACL users, passwords, TLS. Deployments may copy these rules."""
 
 import asyncio
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.support.tools import eventually
 
 PASSWORD = "p@ss:w/rd#%é"
 IN_URL = "p%40ss%3Aw%2Frd%23%25%C3%A9"
-# All that a node needs: its channels, and the keys of its heartbeat. No CLIENT SETNAME: only its name is missing then.
+# All that a node needs: its channels, and the keys of its heartbeat. Without CLIENT SETNAME only its name is missing.
 BROKER_RULES = f"resetchannels &{PREFIX}:* +publish +subscribe +unsubscribe"
 HEARTBEAT_RULES = f"~{PREFIX}:{{nodes}}* +sadd +srem +smembers +set +mget +del"
 
@@ -47,7 +47,7 @@ async def test_a_user_limited_to_the_prefix_is_all_that_a_node_needs(kind: str, 
             await client.aclose()
 
 
-async def test_another_prefix_is_refused_and_the_node_stays_deaf(tmp_path: Path) -> None:
+async def test_another_prefix_is_refused_and_the_node_receives_nothing(tmp_path: Path) -> None:
     async with RedisServer("redis", tmp_path, conf=acl(BROKER_RULES)) as server:
         target = RedisTarget.from_url(f"redis://node:{IN_URL}@127.0.0.1:{server.port}/0")
         broker = RedisBroker(target, prefix="else", node_id="n", metrics=Metrics())
@@ -78,7 +78,7 @@ async def test_one_refused_channel_leaves_the_others_alone(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("login", ["", "wrong:login@", f"node:{IN_URL}x@"])
-async def test_wrong_credentials_leave_the_node_deaf_and_no_secret_in_the_log(login: str, tmp_path: Path) -> None:
+async def test_with_wrong_credentials_the_node_receives_nothing_and_logs_no_secret(login: str, tmp_path: Path) -> None:
     async with RedisServer("redis", tmp_path, conf=acl(BROKER_RULES)) as server:
         target = RedisTarget.from_url(f"redis://{login}127.0.0.1:{server.port}/0")
         with structlog.testing.capture_logs() as logs:

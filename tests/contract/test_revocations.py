@@ -1,4 +1,4 @@
-"""The list of revocations: one contract, held by every server we run on and by the list of a single process."""
+"""The list of revocations: one contract, for every supported server and for the list of a single process."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ MakeList = Callable[..., Revocations]
 
 
 class Seen:
-    """What a node was told, and can be waited for."""
+    """Records a node's notifications; tests can wait for them."""
 
     def __init__(self) -> None:
         self.revocations: list[Revocation] = []
@@ -69,7 +69,7 @@ async def revocations(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIt
         yield make()
 
 
-async def test_what_is_added_is_found_and_told(revocations: Revocations) -> None:
+async def test_an_added_revocation_is_listed_and_notified(revocations: Revocations) -> None:
     seen = Seen()
     await revocations.begin(seen)
     began_s = time.time()
@@ -97,7 +97,7 @@ async def test_an_identity_and_a_token_of_the_same_name_are_two_things(revocatio
     assert await revocations.find("alice", None) == []
 
 
-async def test_what_is_done_again_is_told_again_and_dated_anew(revocations: Revocations) -> None:
+async def test_a_repeated_revocation_is_notified_again_with_a_new_date(revocations: Revocations) -> None:
     seen = Seen()
     await revocations.begin(seen)
     await revocations.add(Kind.IDENTITY, "alice")
@@ -122,7 +122,7 @@ async def test_names_are_taken_as_they_are(revocations: Revocations, name: str) 
 # -- Redis only ------------------------------------------------------------------------------------------------
 
 
-async def test_a_node_is_told_only_of_what_came_after_it(tmp_path: Path) -> None:
+async def test_a_node_is_notified_only_of_later_revocations(tmp_path: Path) -> None:
     async with start_server("redis", tmp_path) as server, lists(server.url) as make:
         first, second = make(), make()
         await first.add(Kind.DISCONNECT, "old")
@@ -133,14 +133,14 @@ async def test_a_node_is_told_only_of_what_came_after_it(tmp_path: Path) -> None
         assert seen.names == ["new"]
 
 
-async def test_a_node_that_was_cut_off_reads_what_it_missed(tmp_path: Path) -> None:
+async def test_a_node_that_was_cut_off_reads_missed_revocations(tmp_path: Path) -> None:
     async with RedisServer("redis", tmp_path) as server, lists(server.url) as make:
         node, other, seen = make(), make(), Seen()
         await node.begin(seen)
         for _ in range(3):
             async with server.client() as redis:
                 await redis.client_kill_filter(_type="normal", skipme=True)
-            await other.begin(Seen())  # dials anew
+            await other.begin(Seen())  # reconnects
             for number in range(50):
                 try:
                     await other.add(Kind.TOKEN, f"t-{number}")
@@ -149,8 +149,8 @@ async def test_a_node_that_was_cut_off_reads_what_it_missed(tmp_path: Path) -> N
         await seen.until("t-49")
 
 
-async def test_entries_do_not_depend_on_a_clock_that_goes_back(tmp_path: Path) -> None:
-    """After a failover the new primary's clock may be behind: what is new must still stand above what was seen."""
+async def test_entries_do_not_depend_on_a_clock_that_is_set_back(tmp_path: Path) -> None:
+    """After a failover the new primary's clock may be behind: new revocations must still sort after known ones."""
     async with start_server("redis", tmp_path) as server, lists(server.url) as make:
         node, seen = make(), Seen()
         async with server.client() as redis:
@@ -160,12 +160,12 @@ async def test_entries_do_not_depend_on_a_clock_that_goes_back(tmp_path: Path) -
             await node.add(Kind.DISCONNECT, "bob")
             await seen.until("bob")
             assert await redis.zscore("test:{revocations}", "d:bob") > ahead_ms
-            await redis.delete("test:{revocations}")  # a primary that knows nothing, and whose clock is 30 s behind
+            await redis.delete("test:{revocations}")  # a primary without revocations, whose clock is 30 s behind
             await node.add(Kind.DISCONNECT, "carol")
         await seen.until("carol")
 
 
-async def test_what_no_token_outlives_falls_out(tmp_path: Path) -> None:
+async def test_revocations_end_when_all_affected_tokens_have_expired(tmp_path: Path) -> None:
     async with start_server("redis", tmp_path) as server, lists(server.url) as make:
         node = make(keep_s=60.0)
         async with server.client() as redis:
@@ -175,7 +175,7 @@ async def test_what_no_token_outlives_falls_out(tmp_path: Path) -> None:
             assert 0 < await redis.pttl("test:{revocations}") <= 60_000
 
 
-async def test_more_than_a_read_takes_is_told_in_order(tmp_path: Path) -> None:
+async def test_more_revocations_than_one_read_are_notified_in_order(tmp_path: Path) -> None:
     async with start_server("redis", tmp_path) as server, lists(server.url) as make:
         node, seen = make(), Seen()
         await node.begin(seen)

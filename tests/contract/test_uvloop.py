@@ -1,4 +1,4 @@
-"""The loop that nodes run on: what the other tests show on asyncio's own loop holds on uvloop."""
+"""The loop that nodes run on: results of the other tests on asyncio's own loop hold on uvloop too."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Three nodes behind a real load balancer as shipped: what clients see when a node dies or drains."""
+"""Three nodes behind a real load balancer as shipped: the effect on clients when a node dies or drains."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ from tests.support.ws_client import Crowd, clients
 CLIENTS = 300
 NODES = 3
 CHANNEL = "news"
-BACK_WITHIN_S = 15.0  # the bound of a client's wait is 2 s in these tests; the rest is a slow machine
+BACK_WITHIN_S = 15.0  # a client waits 2 s at most in these tests; the rest is for a slow machine
 DRAIN_GRACE_S = 4.0
 
 Running = Callable[[Path, Sequence[Backend]], AbstractAsyncContextManager[Balancer]]
@@ -89,7 +89,7 @@ async def settled(crowd: Crowd, there: House, *, within_s: float) -> list[int]:
 
 
 @pytest.mark.parametrize("running", BALANCERS)
-async def test_clients_of_a_killed_node_come_back_on_the_others_which_notice_nothing(
+async def test_clients_of_a_killed_node_reconnect_to_the_others_whose_clients_are_not_affected(
     running: Running, tmp_path: Path
 ) -> None:
     async with (
@@ -142,7 +142,7 @@ async def test_clients_of_a_draining_node_are_sent_to_the_others_and_no_handshak
 
 
 @pytest.mark.parametrize("running", BALANCERS)
-async def test_a_node_that_comes_back_gets_connections_again(running: Running, tmp_path: Path) -> None:
+async def test_a_restarted_node_gets_connections_again(running: Running, tmp_path: Path) -> None:
     async with house(running, tmp_path) as there:
         first = there.nodes[0]
         first.kill()
@@ -212,7 +212,7 @@ async def stub(answers: Callable[[str], str]) -> AsyncIterator[tuple[Backend, li
 @pytest.mark.parametrize("running", BALANCERS)
 async def test_a_handshake_that_one_node_refuses_is_tried_on_another(running: Running, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
-        # it drains, and the balancer has not heard of it: readiness still answers 200
+        # it drains, and the balancer does not know yet: readiness still answers 200
         full, refused = await stack.enter_async_context(
             stub(lambda path: "503 Service Unavailable" if path == "/ws" else "200 OK")
         )
@@ -228,7 +228,7 @@ async def test_a_handshake_that_one_node_refuses_is_tried_on_another(running: Ru
 
 
 @pytest.mark.parametrize("running", BALANCERS)
-async def test_what_a_client_claims_about_its_address_never_reaches_a_node(running: Running, tmp_path: Path) -> None:
+async def test_a_clients_claims_about_its_address_never_reach_a_node(running: Running, tmp_path: Path) -> None:
     lies = {"X-Forwarded-For": "6.6.6.6", "Forwarded": "for=6.6.6.6", "X-Forwarded-Proto": "gopher"}
     async with AsyncExitStack() as stack:
         node, heads = await stack.enter_async_context(stub(lambda _path: "200 OK"))

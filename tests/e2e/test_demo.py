@@ -1,4 +1,4 @@
-"""The first run: `make demo` serves a page, and real browsers talk through it."""
+"""The first run: `make demo` serves a page, and real browsers exchange messages through it."""
 
 import re
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from tests.support.tools import program
 pytestmark = pytest.mark.needs("chromium", "make")
 
 INSTALL_S = 300.0  # on a fresh clone `make demo` makes .venv first
-# Chromium as root in a container, and without its own calls home
+# Chromium as root in a container, and without its own background requests
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -35,8 +35,8 @@ async def demo() -> AsyncIterator[NodeProcess]:
         print(ready[0])
         yield node
     finally:
-        node.terminate()  # make hands it on to the node, and waits for its end
-        assert await node.wait() != 0  # "Terminated", says make
+        node.terminate()  # make forwards the signal to the node, and waits for its end
+        assert await node.wait() != 0  # make prints "Terminated"
         await node.close()
 
 
@@ -51,7 +51,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 async def open_page(chromium: Browser, url: str, faults: list[str]) -> Page:
-    """Open the demo page; whatever the browser complains about goes into `faults`."""
+    """Open the demo page; errors of the browser go into `faults`."""
     page = await chromium.new_page()
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda line: faults.append(line.text) if line.type in ("error", "warning") else None)
@@ -72,13 +72,13 @@ async def test_message_of_one_page_appears_in_the_other() -> None:
             for name in ("pane-a", "pane-b"):
                 entry = page.get_by_test_id(name).get_by_test_id("entry").last
                 await expect(entry).to_contain_text("Hello from the first page")
-        # the panes say who serves them, and how fast it was
+        # the panes show their node and the latency
         await expect(pane.get_by_test_id("node")).to_contain_text(re.compile(r"n[0-9a-f]{12}"))
         await expect(pane.get_by_test_id("latency")).to_contain_text("ms")
         assert faults == []
 
 
-async def test_panes_of_both_encodings_hear_what_a_backend_publishes() -> None:
+async def test_panes_of_both_encodings_receive_backend_publications() -> None:
     faults: list[str] = []
     async with demo() as node, browser() as chromium:
         page = await open_page(chromium, f"http://127.0.0.1:{node.public_port}/", faults)

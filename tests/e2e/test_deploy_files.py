@@ -1,5 +1,5 @@
-"""What we ship for deployment, checked as far as it can be without a container engine: the tools that read these files
-read them, and what one of them says about another is true."""
+"""The shipped deployment files, checked as far as possible without a container engine: the tools that read these files
+accept them, and their statements about each other are true."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_descriptors_suffice_for_the_limit_of_connections() -> None:
     assert compose()["services"]["node-1"]["ulimits"]["nofile"]["soft"] > gateway_settings.Limits().connections
 
 
-def test_no_secret_is_in_the_environment_and_only_the_balancer_is_published_to_everybody() -> None:
+def test_no_secret_is_in_the_environment_and_only_the_balancers_port_is_public() -> None:
     services = compose()["services"]
     for name, service in services.items():
         for variable, value in service.get("environment", {}).items():
@@ -83,7 +83,7 @@ def test_the_balancer_knows_the_nodes_by_the_addresses_that_they_have() -> None:
     assert services["nginx"]["extra_hosts"] == [f"{name}:{address}" for name, address in addresses.items()]
 
 
-def test_nothing_waits_for_a_service_that_cannot_say_that_it_is_healthy() -> None:
+def test_every_awaited_service_has_a_health_check() -> None:
     services = compose()["services"]
     image_has_check = bool(image_value("HEALTHCHECK"))
     for service in services.values():
@@ -210,7 +210,7 @@ def alert_rules() -> list[dict[str, Any]]:
 
 
 @pytest.mark.needs("promtool")
-def test_the_alerts_fire_and_keep_quiet_as_their_tests_say() -> None:
+def test_the_alerts_pass_their_promtool_tests() -> None:
     result = run(program("promtool"), "test", "rules", "alerts_test.yml", cwd=DEPLOY)
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -237,7 +237,7 @@ def test_every_alert_that_is_broken_turns_its_tests_red(broken: str, side: str, 
 
 
 @pytest.mark.parametrize("rule", alert_rules(), ids=lambda rule: str(rule["alert"]))
-def test_every_alert_says_what_it_is_and_what_to_do(rule: dict[str, Any]) -> None:
+def test_every_alert_has_a_summary_and_an_action(rule: dict[str, Any]) -> None:
     assert set(rule["annotations"]) == {"summary", "description", "action"}
     assert rule["labels"]["severity"] in ("page", "ticket")
 

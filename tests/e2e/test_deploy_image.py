@@ -1,4 +1,4 @@
-"""The container image, checked without an engine: what its file says, and the wheel that it would hold."""
+"""The container image, checked without an engine: the contents of its file, and of the wheel in it."""
 
 import json
 import re
@@ -40,11 +40,11 @@ def test_entry_point_command_and_health_check_need_no_shell() -> None:
     assert health_check()[:2] == ["python", "-c"]
 
 
-def test_the_image_is_told_to_stop_as_the_node_listens() -> None:
+def test_the_images_stop_signal_is_sigterm() -> None:
     assert image_value("STOPSIGNAL") == "SIGTERM"
 
 
-def test_the_final_stage_builds_nothing_and_takes_only_what_was_built() -> None:
+def test_the_final_stage_builds_nothing_and_copies_only_the_build() -> None:
     stage = final_stage()
     assert not [rest for name, rest in stage if name in ("RUN", "ADD")]
     assert all(rest.startswith("--from=build ") for name, rest in stage if name == "COPY")
@@ -89,7 +89,7 @@ def test_the_build_sees_no_secret_and_nothing_it_does_not_need(path: str) -> Non
     assert ignored_by_docker(path)
 
 
-def test_the_wheel_of_what_the_build_sees_holds_all_of_both_packages(tmp_path: Path) -> None:
+def test_the_wheel_of_the_build_context_contains_both_packages_completely(tmp_path: Path) -> None:
     context = tmp_path / "context"
     tracked = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).stdout.split("\n")
     for name in filter(None, tracked):
@@ -125,7 +125,7 @@ def test_the_wheel_of_what_the_build_sees_holds_all_of_both_packages(tmp_path: P
     assert found.stdout.count(str(installed)) == 2
 
 
-def test_the_image_by_itself_refuses_to_serve_everybody() -> None:
+def test_the_image_without_settings_refuses_to_serve_beyond_loopback() -> None:
     env = {name: value for name, value in image_environment().items() if name.startswith("SNORKY_")}
     result = run(*container_argv(json.loads(image_value("CMD"))), cwd=ROOT, env=env)
     assert result.returncode != 0

@@ -1,4 +1,4 @@
-"""The shipped Redis with its users, and the composed container on it: each may what it needs, and no more."""
+"""The shipped Redis with its users, and the composed container on it: each has the rights it needs, and no more."""
 
 import asyncio
 import hashlib
@@ -26,7 +26,7 @@ from tests.support.tools import ROOT, eventually, free_port
 
 pytestmark = pytest.mark.needs("redis-server")
 
-# Only for looking: what was refused, and how Redis is set. It is no part of what is shipped.
+# Only for checks: refusals, and the settings of Redis. It is not shipped.
 INSPECTOR = "user inspector on nopass +acl|log +config|get\n"
 
 
@@ -63,7 +63,7 @@ async def shipped(tmp_path: Path) -> AsyncIterator[ShippedRedis]:
 
 TIME_SCRIPT = hashlib.sha1(b"#!lua\nreturn redis.call('TIME')", usedforsecurity=False).hexdigest()
 
-# What each user needs, and what would let it out of the prefix or harm the others.
+# What each user needs, and rights that would let it out of the prefix or harm the others.
 PERMITTED = {
     "node": [
         ["PUBLISH", "snorky:{pubsub:news}", "1"],
@@ -163,7 +163,7 @@ FORBIDDEN = {
 }
 
 
-async def test_each_redis_user_may_what_it_needs_and_nothing_beyond_the_prefix(shipped: ShippedRedis) -> None:
+async def test_each_redis_user_has_the_rights_it_needs_and_none_beyond_the_prefix(shipped: ShippedRedis) -> None:
     for user, permitted in PERMITTED.items():
         for command in permitted:
             with shipped.client(user) as client:
@@ -208,7 +208,7 @@ async def test_a_publisher_publishes_with_history_by_the_function_that_nodes_loa
     assert refused == []
 
 
-async def test_nobody_without_a_name_gets_in(shipped: ShippedRedis) -> None:
+async def test_clients_without_a_user_name_are_refused(shipped: ShippedRedis) -> None:
     with (
         redis.Redis(port=shipped.port, retry=Retry(NoBackoff(), 0)) as stranger,
         pytest.raises(redis.exceptions.AuthenticationError),
@@ -229,7 +229,7 @@ async def test_the_shipped_redis_bounds_memory_and_evicts_nothing(shipped: Shipp
 
 @asynccontextmanager
 async def composed_node(shipped: ShippedRedis) -> AsyncIterator[tuple[NodeProcess, dict[str, str]]]:
-    """Run what the container runs, with the environment of image and compose file. Only ports and folders differ."""
+    """Run the container's command with the environment of image and compose file. Only ports and folders differ."""
     service = compose()["services"]["node-1"]
     env = {name: value for name, value in image_environment().items() if name.startswith("SNORKY_")}
     env |= {name: value.replace("/run/secrets", str(shipped.secrets)) for name, value in service["environment"].items()}
@@ -244,7 +244,7 @@ async def composed_node(shipped: ShippedRedis) -> AsyncIterator[tuple[NodeProces
 
 
 async def ends_with(argv: Sequence[str], env: dict[str, str]) -> tuple[int, str]:
-    """Run a program to its end: its exit code and what it said."""
+    """Run a program to its end; returns its exit code and its output."""
     process = await asyncio.create_subprocess_exec(
         *argv, env=clean_environment(env), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
@@ -303,18 +303,18 @@ messaging = {{class = "services.messaging:MessagingService"}}
 pubsub = {{class = "services.pubsub:PubSubService", channels = [{{match = "*", history = 10, presence = true}}]}}
 datasync = {{class = "services.datasync:DataSyncService", dealers = ["tests.support.dealers:AllTasks"]}}
 """
-# What redis-py says of itself when it connects, which it does not mind being refused.
+# Commands with which redis-py identifies itself; refusals do not disturb it.
 COURTESIES = {"client|setname", "client|setinfo"}
 
 
 class Client:
-    """One who is logged in, and asks."""
+    """An authenticated client."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
 
     async def ask(self, service: str, command: str, **params: object) -> object:
-        """Call, and give what is answered; notifications before it are skipped."""
+        """Call, and return the answer; notifications before it are skipped."""
         await self._socket.send_json(
             {"service": service, "message": {"command": command, "params": params, "callId": 1}}
         )
@@ -409,7 +409,7 @@ async def test_the_rights_that_operations_lists_are_enough_and_each_is_asked_for
     sources = "".join(
         path.read_text().lower() for path in (ROOT / "gateway" / "redis").rglob("*.*") if path.suffix in (".py", ".lua")
     )
-    assert {right for right in granted if right.partition("|")[0] not in sources} == set(), "nobody asks for these"
+    assert {right for right in granted if right.partition("|")[0] not in sources} == set(), "no program needs these"
 
 
 FORGED = {

@@ -1,4 +1,4 @@
-"""The documents, held to what they say: their programs run, and their conversations go as they stand there."""
+"""The documents are correct: their programs run, and their conversations have the documented result."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.needs("redis-server")
 
 
 async def hold(page: str, tmp_path: Path) -> list[Block]:
-    """Hold all conversations of a page; those with programs or settings of their own have a node of their own."""
+    """Run all conversations of a page; those with programs or settings of their own have a node of their own."""
     blocks = blocks_of(DOCS / page, "wire")
     async with RedisProcess.running(tmp_path) as redis:
         env = {"SNORKY_REDIS_URL": redis.url, "PYTHONPATH": str(ROOT)}
@@ -35,11 +35,11 @@ async def hold(page: str, tmp_path: Path) -> list[Block]:
     return blocks
 
 
-async def test_conversations_of_the_protocol_go_as_they_stand_there(tmp_path: Path) -> None:
+async def test_conversations_of_the_protocol_page_are_correct(tmp_path: Path) -> None:
     assert len(await hold("protocol.md", tmp_path)) >= 13
 
 
-async def test_conversations_of_the_guide_go_as_they_stand_there(tmp_path: Path) -> None:
+async def test_conversations_of_the_guide_are_correct(tmp_path: Path) -> None:
     blocks = await hold("guide.md", tmp_path)
     assert [block.program for block in blocks] == [
         f"examples/{path}.py"
@@ -48,14 +48,14 @@ async def test_conversations_of_the_guide_go_as_they_stand_there(tmp_path: Path)
 
 
 def named(block: Block) -> str:
-    """Tell the file's name, which stands in the first line."""
+    """Return the file's name, from the first line."""
     match = re.match(r"# (\w+\.\w+)\n", block.text)
     assert match is not None, f"{block.where}: the first line of a program names its file"
     return match[1]
 
 
-async def test_programs_of_the_services_page_run_and_answer_as_it_says(tmp_path: Path) -> None:
-    """Every program is written to its file; what follows it talks to the one before, or to the settings before."""
+async def test_programs_of_the_services_page_run_and_answer_as_documented(tmp_path: Path) -> None:
+    """Every program is written to its file; later blocks use the program, or the settings, before them."""
     env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     ran: dict[str, int] = {}
     started: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ async def test_programs_of_the_services_page_run_and_answer_as_it_says(tmp_path:
                 started = (sys.executable, path.name)
     programs = {named(block) for block in blocks_of(DOCS / "services.md", "python")}
     assert set(ran) == {"echo.py", "bids.py", "desks.py", "rooms.py", "snorky.toml"}
-    assert programs - set(ran) == {"orders.py", "test_bids.py"}, "a program that nobody runs"
+    assert programs - set(ran) == {"orders.py", "test_bids.py"}, "a program that is never run"
 
 
 async def test_own_test_of_the_services_page_is_green_and_can_be_red(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The programs of examples/, executed as they stand."""
+"""The programs of examples/, executed unchanged."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ async def running(example: str, env: Mapping[str, str] | None = None) -> AsyncIt
 
 
 async def output_of(script: str, *arguments: str, env: Mapping[str, str] | None = None) -> str:
-    """Run a program of the examples to its end; gives what it says."""
+    """Run a program of the examples to its end; returns its output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(EXAMPLES / script),
@@ -58,19 +58,19 @@ async def talk(node: NodeProcess, *messages: Any, count: int = 0) -> list[Any]:
     return [json.loads(line) for line in said.splitlines()]
 
 
-async def test_talk_says_a_sentence_where_nobody_listens_and_where_it_is_refused() -> None:
+async def test_talk_reports_an_unreachable_gateway_and_a_refusal() -> None:
     said = await output_of("talk.py", "--url", f"ws://127.0.0.1:{free_port()}/ws", "{}")
     assert said.startswith("error: ws://127.0.0.1:") and "cannot be reached" in said and "Traceback" not in said
     said = await output_of("talk.py", "--url", "no url", "{}")
     assert said.startswith("error: ") and "Traceback" not in said
     said = await output_of("talk.py", "--url", f"ws://127.0.0.1:{free_port()}/ws", "--token", "-", "{}")
-    assert "cannot be reached" in said  # standard input is empty: no token, and no error of that
+    assert "cannot be reached" in said  # standard input is empty: no token, and no error about it
     async with NodeProcess.running() as node:
         said = await output_of("talk.py", "--url", f"ws://127.0.0.1:{node.private_port}/ws", "{}")
     assert said.startswith("error: ") and "404" in said and "Traceback" not in said
 
 
-async def test_a_program_of_ones_own_says_a_sentence_where_settings_are_wrong() -> None:
+async def test_a_program_of_ones_own_reports_invalid_settings() -> None:
     wrong = {"SNORKY_PUBLIC__PORT": "many", "SNORKY_AUTH__LEEWAY_S": "-1"}
     for environment in (wrong, {"SNORKY_PUBLIC__HOST": "0.0.0.0"}):
         said = await output_of("echo/server.py", env=environment)
@@ -82,7 +82,7 @@ async def test_a_program_of_ones_own_says_a_sentence_where_settings_are_wrong() 
 
 
 async def ask(socket: aiohttp.ClientWebSocketResponse, service: str, command: str, **params: Any) -> Any:
-    """Call, and give the reply's message; notifications before it are skipped."""
+    """Call, and return the reply's message; notifications before it are skipped."""
     await socket.send_json({"service": service, "message": {"command": command, "params": params, "callId": command}})
     while True:
         message = (await socket.receive_json(timeout=10))["message"]
@@ -133,7 +133,7 @@ async def test_only_the_backend_publishes_to_a_private_pubsub() -> None:
         assert heard["message"] == {"type": "message", "channel": "news", "message": {"title": "Hello"}}
 
 
-async def test_chat_is_for_who_has_a_token_and_some_rooms_are_for_staff() -> None:
+async def test_chat_needs_a_token_and_some_rooms_are_for_staff() -> None:
     env = {"SNORKY_AUTH__HMAC_SECRET": SECRET}
 
     async def headers(name: str) -> dict[str, str]:
@@ -194,7 +194,7 @@ async def todo(tmp_path: Path) -> AsyncIterator[Todo]:
 
 @asynccontextmanager
 async def watching(todo: Todo, *arguments: str) -> AsyncIterator[Callable[[], Awaitable[str]]]:
-    """Run watch.py; gives a function that waits for its next line."""
+    """Run watch.py; yields a function that waits for its next line."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(EXAMPLES / "todo/watch.py"),
@@ -216,7 +216,7 @@ async def watching(todo: Todo, *arguments: str) -> AsyncIterator[Callable[[], Aw
         await process.communicate()
 
 
-async def test_todo_list_tells_every_change_after_its_commit(todo: Todo) -> None:
+async def test_todo_list_publishes_every_change_after_its_commit(todo: Todo) -> None:
     async with aiohttp.ClientSession(f"{todo.site}/api/", raise_for_status=True) as session:
         await session.post("tasks/", json={"title": "Buy milk"})
         async with watching(todo) as every, watching(todo, "--open") as undone:
@@ -275,5 +275,5 @@ async def add(page: Page, title: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: str(path.relative_to(EXAMPLES)))
-def test_every_example_says_what_it_is(path: Any) -> None:
+def test_every_example_has_a_description(path: Any) -> None:
     assert path.read_text().startswith('"""') or path.stat().st_size == 0

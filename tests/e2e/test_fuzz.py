@@ -1,9 +1,9 @@
 """A seeded fuzzer of handshakes and frames against a gateway in a process of its own.
 
-10,000 cases over raw sockets, a few at a time, while a canary client gets its numbered messages. At the end nothing
-was reported that nobody handled, no number is missing, all counts are zero, and the memory is back.
+10,000 cases over raw sockets, a few at a time, while a canary client gets its numbered messages. At the end there is
+no unhandled error, no number is missing, all counts are zero, and the memory is released.
 
-SNORKY_FUZZ_SEED repeats a run, SNORKY_FUZZ_CASES changes its length; a red test names the case.
+SNORKY_FUZZ_SEED repeats a run, SNORKY_FUZZ_CASES changes its length; a failing test names the case.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from tests.support.tools import ROOT
 SEED = int(os.environ.get("SNORKY_FUZZ_SEED", "20261122"))
 CASES = int(os.environ.get("SNORKY_FUZZ_CASES", "10000"))
 AT_ONCE = 100  # most of them wait: for a ping, or for a deadline
-WAIT_S = 0.1  # for an answer that need not come
+WAIT_S = 0.1  # for an answer that may not come
 RSS_MAX_GROWTH_BYTES = (
     6 * 2**20
 )  # 10,000 cases and 30,000 grow it by the same 3 MiB; a leaked frame a case would be 100
@@ -52,7 +52,7 @@ def some_bytes(rng: random.Random, most: int) -> bytes:
 
 
 def some_message(rng: random.Random) -> bytes:
-    """Something that is, or nearly is, a message."""
+    """A valid message, or nearly one."""
     choice = rng.randrange(9)
     call: dict[str, Any] = {
         "service": rng.choice(("pubsub", "echo", "gateway", "nobody", "", "a b")),
@@ -128,7 +128,7 @@ def some_frames(rng: random.Random) -> bytes:
 
 
 def some_head(rng: random.Random) -> bytes:
-    """A handshake, or what somebody might think is one."""
+    """A handshake, or nearly one."""
     headers: dict[str, str | None] = {}
     for _ in range(rng.randrange(4)):
         name = rng.choice(
@@ -182,7 +182,7 @@ def some_head(rng: random.Random) -> bytes:
     return head
 
 
-Case = tuple[bytes, bytes, int, str]  # head, frames behind it, size of a read (0: all at once), how it ends
+Case = tuple[bytes, bytes, int, str]  # head, frames after it, size of a read (0: all at once), how it ends
 
 
 def make_case(number: int) -> Case:
@@ -200,7 +200,7 @@ def make_case(number: int) -> Case:
 
 
 async def run_case(case: Case, host: str, port: int) -> None:
-    """Send it; whatever the gateway does is right, as long as it comes to an end."""
+    """Send it; any reaction of the gateway is right if the connection ends."""
     head, frames, piece, end = case
     async with await RawClient.open(host, port) as client:
         try:
@@ -210,7 +210,7 @@ async def run_case(case: Case, host: str, port: int) -> None:
                     await client.send(frames[at : at + piece])
             else:
                 await client.send(head + frames)
-            if end != "end" and len(frames) % 4:  # some leave before anything is looked at
+            if end != "end" and len(frames) % 4:  # some disconnect before anything is read
                 async with asyncio.timeout(WAIT_S):
                     await client._read()
             if end == "reset":
@@ -222,14 +222,14 @@ async def run_case(case: Case, host: str, port: int) -> None:
                 await client.send(frame(CLOSE, close_payload(1000)))
             if end == "end":
                 client.end()
-            if end in ("wait", "close frame"):  # it may be a healthy connection still, or half of something
+            if end in ("wait", "close frame"):  # it may still be a healthy connection, or an incomplete frame
                 async with asyncio.timeout(WAIT_S):
                     await client._read()
             else:
                 await client.until_end()
         except TimeoutError:
             assert end != "end", "the gateway holds a connection whose client has ended"
-        except OSError as error:  # it had enough of this
+        except OSError as error:  # the gateway closed it
             if not isinstance(error, ConnectionError) and error.errno != errno.ENOTCONN:
                 raise
 
@@ -238,7 +238,7 @@ async def run_case(case: Case, host: str, port: int) -> None:
 
 
 class Target:
-    """The gateway's process, asked and told over its standard streams, a line of JSON each."""
+    """The gateway's process, controlled over its standard streams, a line of JSON each."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -273,7 +273,7 @@ class Target:
 
 
 async def follow(canary: RawClient, seen: list[int]) -> None:
-    """Note the numbers that the canary gets; answer pings."""
+    """Record the numbers that the canary gets; answer pings."""
     canary.sees_pings = True
     while True:
         opcode, payload = await canary.receive()
@@ -318,7 +318,9 @@ async def until_empty(target: Target) -> dict[str, Any]:
     return target.ask("state")
 
 
-async def test_ten_thousand_broken_clients_disturb_nobody_and_leave_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_ten_thousand_broken_clients_affect_no_other_and_leave_no_state(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def tell(text: str) -> None:
         with capsys.disabled():
             print(f"\n  fuzz, seed {SEED}: {text}", end="", flush=True)
@@ -331,7 +333,7 @@ async def test_ten_thousand_broken_clients_disturb_nobody_and_leave_nothing(caps
             assert (await canary.call("subscribe", channel="canary"))["type"] == "response"
             target.ask("begin")  # from now on a number is published every few ms
             following = asyncio.ensure_future(follow(canary, seen))
-            # buffers, caches and the allocator find their size
+            # buffers, caches and the allocator reach their size
             await run_cases(range(CASES, CASES + min(CASES, 1000)), target, tell)
             before = await until_empty(target)
             await run_cases(range(CASES), target, tell)

@@ -1,4 +1,4 @@
-"""clients/js in Node on real nodes: whatever becomes of nodes and connections, each message comes once and in order."""
+"""clients/js in Node on real nodes: with any faults of nodes and connections, each message comes once and in order."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ async def test_killed_node_costs_its_clients_nothing(tmp_path: Path) -> None:
 
 
 async def test_drained_node_is_left_before_it_closes_anybody(tmp_path: Path) -> None:
-    env = {"SNORKY_PUBLIC__DRAIN_GRACE_S": "8"}  # of which each client has 2 s to move
+    env = {"SNORKY_PUBLIC__DRAIN_GRACE_S": "8"}  # each client has 2 s of it to move
     async with (
         running_fleet(tmp_path, nodes=3, env=env) as fleet,
         running_js_crowd(fleet.url, count=CLIENTS) as clients,
@@ -75,7 +75,7 @@ async def test_publications_of_a_known_client_are_taken_once_over_cut_connection
         async with FaultProxy("127.0.0.1", fleet.nodes[0].public_port) as proxy:
             url = f"ws://127.0.0.1:{proxy.port}/ws"
             async with running_js_crowd(url, count=1, token=token) as clients:
-                proxy.delay_s = 0.02  # so that there is something on its way when it is cut
+                proxy.delay_s = 0.02  # so that messages are in flight when it is cut
                 for first in range(0, count, 150):
                     published = asyncio.ensure_future(
                         clients.ask({"publish": ["kept:0", first, first + 150]}, "published")
@@ -88,12 +88,12 @@ async def test_publications_of_a_known_client_are_taken_once_over_cut_connection
                     heard: list[int] = (await clients.report())["heard"][0]
                     return heard if len(heard) >= count else []
 
-                heard = await eventually(have_heard, within_s=DEADLINE_S, what="all that was published is heard")
+                heard = await eventually(have_heard, within_s=DEADLINE_S, what="every publication was delivered")
                 assert Counter(heard) == Counter(range(count))
             assert proxy.connections > 2
 
 
-async def test_what_redis_lost_is_told_as_a_gap_and_the_channel_goes_on(tmp_path: Path) -> None:
+async def test_messages_lost_by_redis_are_a_gap_and_delivery_continues(tmp_path: Path) -> None:
     async with running_fleet(tmp_path, nodes=1) as fleet, running_js_crowd(fleet.url, count=CHANNELS) as clients:
         async with Publisher(fleet.redis.url) as publisher:
             await publisher.publish("kept:0", "before")
@@ -101,7 +101,7 @@ async def test_what_redis_lost_is_told_as_a_gap_and_the_channel_goes_on(tmp_path
                 await redis.flushall()
 
             async def is_taken() -> bool:
-                with suppress(PublishError):  # refused until a node has put the channel rules in again
+                with suppress(PublishError):  # refused until a node has restored the channel rules
                     await publisher.publish("kept:0", "after", key="after")
                     return True
                 return False
@@ -112,7 +112,7 @@ async def test_what_redis_lost_is_told_as_a_gap_and_the_channel_goes_on(tmp_path
                 report = await clients.report()
                 return report["heard"][0][-1:] == ["after"] and bool(report["gaps"])
 
-            await eventually(is_told, within_s=DEADLINE_S, what="the gap is told, and what is behind it is heard")
+            await eventually(is_told, within_s=DEADLINE_S, what="the gap is reported, and later messages arrive")
         assert clients.closes == []
 
 
@@ -128,7 +128,7 @@ async def test_token_is_replaced_before_it_expires_and_the_connection_stays(tmp_
         assert clients.closes == []
 
 
-async def test_readme_of_the_client_works_as_it_stands(tmp_path: Path) -> None:
+async def test_readme_of_the_client_works_unchanged(tmp_path: Path) -> None:
     token = jwt.encode({"sub": "ann", "iat": time.time(), "exp": time.time() + 60}, SECRET, "HS256")
     (block,) = re.findall(r"```js\n(.*?)```", (JS / "README.md").read_text(), re.DOTALL)
     async with running_fleet(tmp_path, nodes=1, env={"SNORKY_AUTH__HMAC_SECRET": SECRET}) as fleet:

@@ -1,4 +1,4 @@
-"""clients/js on a real node: whatever a program hands to it arrives equal or is refused at once."""
+"""clients/js on a real node: any value that a program sends arrives equal or is refused at once."""
 
 import asyncio
 import json

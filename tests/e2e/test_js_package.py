@@ -1,4 +1,4 @@
-"""clients/js as npm packs it: a strict TypeScript project, a Vite bundle and a page in React's strict mode use it."""
+"""clients/js as npm packs it: usable in a strict TypeScript project, a Vite bundle and React's strict mode."""
 
 import asyncio
 import shutil
@@ -40,7 +40,7 @@ async def run(*argv: str, cwd: Path) -> str:
 
 @pytest.fixture
 async def project(tmp_path: Path) -> Path:
-    """Make a project that has installed the packed client, and the tools."""
+    """Make a project with the packed client and the tools installed."""
     source = tmp_path / "source"
     shutil.copytree(JS, source, ignore=shutil.ignore_patterns("node_modules", "types"))
     (source / "node_modules").symlink_to(JS / "node_modules")

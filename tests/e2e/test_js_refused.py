@@ -1,4 +1,4 @@
-"""clients/js in a browser that is refused by a real node: the page learns why, though its WebSocket does not tell."""
+"""clients/js in a browser that a real node refuses: the page learns why, though its WebSocket does not report it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -37,7 +37,7 @@ TRIES = """async (url) => {
 
 @asynccontextmanager
 async def serving_pages() -> AsyncIterator[str]:
-    """Serve the client and an empty page, on an origin of its own. It tells no other page anything."""
+    """Serve the client and an empty page, on an origin of its own. It allows no other origin (CORS)."""
 
     async def empty(_: web.Request) -> web.Response:
         return web.Response(text="<!doctype html>", content_type="text/html")
@@ -56,14 +56,14 @@ async def serving_pages() -> AsyncIterator[str]:
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[tuple[Page, str, str]]:
-    """A page, the node that refuses it, and where the page comes from."""
+    """A page, the node that refuses it, and the page's origin."""
     async with running_fleet(tmp_path, nodes=1) as fleet, serving_pages() as origin, browser() as chromium:
         page = await chromium.new_page()
         await page.goto(f"http://{origin}/")
         yield page, f"127.0.0.1:{fleet.nodes[0].public_port}", origin
 
 
-async def test_page_is_told_why_it_is_refused_where_trying_again_cannot_help(stage: tuple[Page, str, str]) -> None:
+async def test_page_gets_the_reason_of_a_refusal_that_a_retry_cannot_change(stage: tuple[Page, str, str]) -> None:
     page, node, origin = stage
     for url, status, text in [
         (f"ws://{node}/ws", 403, "allowed_origins"),
@@ -76,7 +76,7 @@ async def test_page_is_told_why_it_is_refused_where_trying_again_cannot_help(sta
         assert text in told["error"][2]
 
 
-async def test_page_that_cannot_see_the_answer_goes_on_trying(stage: tuple[Page, str, str]) -> None:
+async def test_page_that_cannot_read_the_answer_keeps_trying(stage: tuple[Page, str, str]) -> None:
     page, _, origin = stage
-    elsewhere = origin.replace("127.0.0.1", "localhost")  # another origin, which lets nobody read
+    elsewhere = origin.replace("127.0.0.1", "localhost")  # another origin, whose answers the page cannot read
     assert await page.evaluate(TRIES, f"ws://{elsewhere}/wrong") == [5, None]

@@ -1,4 +1,4 @@
-"""A real Prometheus reads three nodes with the shipped configuration, and what it reads stays small."""
+"""A real Prometheus reads three nodes with the shipped configuration, and the amount of data stays small."""
 
 import asyncio
 import json
@@ -134,7 +134,7 @@ async def test_prometheus_sees_three_nodes_up_and_evaluates_every_rule(tmp_path:
                 return bool(found) and {each[1:] for each in found} == {("ok", "inactive")}
 
             await eventually(
-                all_quiet, within_s=40, what="every rule was evaluated, and a healthy cluster alerts nobody"
+                all_quiet, within_s=40, what="every rule was evaluated, and a healthy cluster has no alerts"
             )
 
             nodes[0].kill()
@@ -158,7 +158,7 @@ async def test_promtool_finds_nothing_to_complain_of_in_the_metrics_of_a_node(tm
             assert await promtool_check_metrics(await exposition(node)) == (0, "")
 
 
-async def test_every_series_that_an_alert_looks_at_is_one_that_a_node_has(tmp_path: Path) -> None:
+async def test_every_series_of_an_alert_exists_on_a_node(tmp_path: Path) -> None:
     text = (DEPLOY / "alerts.yml").read_text(encoding="utf-8")
     used = set(
         re.findall(

@@ -1,4 +1,4 @@
-"""clients/python against a real gateway: what its /backend says becomes results and errors."""
+"""clients/python against a real gateway: answers of /backend become results and errors."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -64,7 +64,7 @@ async def test_refusals_of_a_gateway_have_their_codes(node: NodeProcess) -> None
 
 
 @pytest.mark.parametrize("key", [None, "x" * 40])
-async def test_wrong_key_is_told(node: NodeProcess, key: str | None) -> None:
+async def test_wrong_key_is_reported(node: NodeProcess, key: str | None) -> None:
     async with AsyncSnorkyBackend(SnorkyHTTPTransport(url_of(node), key)) as backend:
         with pytest.raises(TransportError) as refused:
             await backend.call("pubsub_backend", "publish", channel="news", message=1)

@@ -1,4 +1,4 @@
-"""snorky.aio.Client on a real node: whatever a program hands to it arrives equal or raises at once."""
+"""snorky.aio.Client on a real node: any value that a program sends arrives equal or raises at once."""
 
 import asyncio
 import datetime
@@ -20,7 +20,7 @@ from tests.support.fleet import running_fleet
 pytestmark = pytest.mark.needs("redis-server", "nginx")
 
 VALUES = 2_000
-AT_ONCE_S = 5.0  # a jam would last publish_timeout_s (30), or call_timeout_s (10) at least
+AT_ONCE_S = 5.0  # a deadlock would last at least publish_timeout_s (30) or call_timeout_s (10)
 LIMITS = {"SNORKY_LIMITS__MESSAGES_PER_S": "100000", "SNORKY_LIMITS__MESSAGES_BURST": "100000"}
 
 TEXTS = (
@@ -70,13 +70,13 @@ KEYS = (1, None, True, 1.5, ("a",), "a\ud800")
 
 
 class Colour(enum.IntEnum):
-    """An integer that is no plain one."""
+    """An integer of a subclass or another type."""
 
     RED = 1
 
 
 class Text(str):
-    """A string that is no plain one."""
+    """A string of a subclass."""
 
 
 def nested(depth: int, value: Any) -> Any:
@@ -92,7 +92,7 @@ def cycle() -> list[Any]:
 
 
 def draw(source: random.Random, depth: int = 0) -> Any:
-    """Draw a value: most are good, each kind of bad one is there."""
+    """Draw a value: most are valid, each kind of invalid one occurs."""
     kind = source.random()
     if kind < 0.3 and depth < 4:
         return [draw(source, depth + 1) for _ in range(source.randrange(4))]

@@ -1,4 +1,4 @@
-"""snorky.Publisher through a real Redis to real nodes: once, in order, with honest receipts."""
+"""snorky.Publisher through a real Redis to real nodes: once, in order, with correct receipts."""
 
 import asyncio
 import random
@@ -41,7 +41,7 @@ class Town:
     nodes: list[NodeProcess]
 
     def entries(self, channel: str) -> list[bytes]:
-        """Read the payloads that Redis keeps of a channel, in order."""
+        """Read the payloads that Redis stores of a channel, in order."""
         with Redis.from_url(self.redis.url) as client:
             return [fields[b"d"] for _id, fields in client.xrange(f"snorky:{{pubsub:{channel}}}:history")]
 
@@ -58,7 +58,7 @@ async def town(tmp_path: Path) -> AsyncIterator[Town]:
         yield Town(redis, nodes)
 
 
-async def test_receipts_tell_positions_that_count_by_one_and_nodes_that_hear(town: Town) -> None:
+async def test_receipts_have_consecutive_positions_and_the_number_of_nodes(town: Town) -> None:
     async with AsyncPublisher(town.redis.url) as publisher, aiohttp.ClientSession() as session:
         clients = [await session.ws_connect(node.websocket_url) for node in town.nodes]
         for client in clients:
@@ -103,14 +103,14 @@ async def test_ten_thousand_keys_through_a_proxy_that_loses_replies_are_ten_thou
             for start in range(0, KEYS, BATCH):
                 numbers = range(start, start + BATCH)
                 if start % (4 * BATCH) == 0:
-                    proxy.lose_next_reply(to=b"snorky_publish")  # ten for certain, whatever the chance brings
+                    proxy.lose_next_reply(to=b"snorky_publish")  # ten at least, whatever the random choice
                 await publisher.publish_many(Publication("kept:b", number, key=f"k{number}") for number in numbers)
         spoiler.cancel()
         assert proxy.connections > 10, "nothing was lost: nothing was shown"
     assert town.entries("kept:b") == [str(number).encode() for number in range(KEYS)]
 
 
-async def test_redis_that_is_killed_and_comes_back_empty_is_published_to_again(town: Town, tmp_path: Path) -> None:
+async def test_publishing_resumes_after_redis_is_killed_and_restarts_empty(town: Town, tmp_path: Path) -> None:
     async with AsyncPublisher(town.redis.url, timeout_s=20) as publisher:
         before = await publisher.publish("kept:c", 1)
         port = town.redis.port
@@ -135,7 +135,7 @@ async def test_redis_out_of_memory_refuses_clearly_and_stores_nothing(town: Town
     assert town.entries("kept:d") == []
 
 
-async def test_redis_without_a_node_says_what_to_do(tmp_path: Path) -> None:
+async def test_redis_without_a_node_gives_an_error_with_a_remedy(tmp_path: Path) -> None:
     async with RedisProcess.running(tmp_path) as redis:
         async with AsyncPublisher(redis.url) as publisher:
             with pytest.raises(PublishError, match="start a node"):
@@ -144,7 +144,7 @@ async def test_redis_without_a_node_says_what_to_do(tmp_path: Path) -> None:
             assert (await plain.publish("news", 1, count=True)).nodes == 0
 
 
-async def test_publisher_follows_the_primary_that_the_sentinels_tell(tmp_path: Path) -> None:
+async def test_publisher_follows_the_primary_that_the_sentinels_name(tmp_path: Path) -> None:
     config = tmp_path / "snorky.toml"
     config.write_text(RULES)
     async with SentinelLab("redis", tmp_path) as lab:

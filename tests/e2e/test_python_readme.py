@@ -1,4 +1,4 @@
-"""The programs of clients/python/README.md, executed as they stand, but for addresses."""
+"""The programs of clients/python/README.md, executed unchanged except for addresses."""
 
 import asyncio
 import re
@@ -33,7 +33,7 @@ class Place:
     node: NodeProcess
 
     async def run(self, program: str) -> str:
-        """Run a program with this place's addresses, and return what it printed."""
+        """Run a program with this test's addresses, and return its output."""
         program = program.replace("redis://127.0.0.1:6379/0", self.redis.url)
         program = program.replace("ws://127.0.0.1:8002/ws", self.node.websocket_url)
         program = program.replace("http://127.0.0.1:8003", f"http://127.0.0.1:{self.node.private_port}")
@@ -68,7 +68,7 @@ async def test_publisher_of_the_readme_prints_a_position(place: Place) -> None:
     assert re.fullmatch(r"[0-9a-f]+:1:[0-9a-f]+\n", await place.run(program("Publisher(")))
 
 
-async def test_client_of_the_readme_prints_what_it_published(place: Place) -> None:
+async def test_client_of_the_readme_prints_its_own_publications(place: Place) -> None:
     assert re.fullmatch(
         r"\{'title': 'Hello'\} [0-9a-f]+:1:[0-9a-f]+\n", await place.run(program("asyncio.run(main())"))
     )

@@ -1,4 +1,4 @@
-"""snorky.aio.Client on real nodes: whatever becomes of nodes and connections, nothing is lost or doubled."""
+"""snorky.aio.Client on real nodes: with any faults of nodes and connections, nothing is lost or duplicated."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ async def test_killed_node_costs_its_clients_nothing(tmp_path: Path) -> None:
             await numbers.more(100)
 
 
-async def test_what_cannot_heal_is_said_at_once(tmp_path: Path) -> None:
+async def test_permanent_errors_are_raised_at_once(tmp_path: Path) -> None:
     async with running_fleet(tmp_path, nodes=1) as fleet:
         where = f"127.0.0.1:{fleet.nodes[0].public_port}"
         origin = {"connect_options": {"origin": "https://evil.example"}}
@@ -45,7 +45,7 @@ async def test_what_cannot_heal_is_said_at_once(tmp_path: Path) -> None:
             assert caught.value.status == status
 
 
-async def test_drained_node_is_left_before_it_goes_and_nobody_notices(tmp_path: Path) -> None:
+async def test_clients_leave_a_draining_node_without_losing_messages(tmp_path: Path) -> None:
     async with running_fleet(tmp_path, nodes=3) as fleet, running_python_crowd(fleet.url, count=CLIENTS) as clients:
         async with publishing(fleet.redis.url, clients) as numbers:
             fleet.nodes[0].terminate()
@@ -75,7 +75,7 @@ async def test_publishes_of_a_client_with_a_token_are_taken_once_over_cut_connec
             options: dict[str, Any] = {"token": token, "backoff_base_s": 0.05, "backoff_max_s": 0.2}
             async with Client(f"ws://127.0.0.1:{proxy.port}/ws", **options) as client:
                 async with client.subscribe("kept:mine", recover=True) as mine:
-                    proxy.delay_s = 0.02  # so that there is something on its way when it is cut
+                    proxy.delay_s = 0.02  # so that messages are in flight when it is cut
                     for first in range(0, 600, 150):
                         batch = range(first, first + 150)
                         publishes = [asyncio.ensure_future(client.publish("kept:mine", n)) for n in batch]
@@ -94,7 +94,7 @@ async def test_publishes_of_a_client_with_a_token_are_taken_once_over_cut_connec
                     assert proxy.connections > 2
 
 
-async def test_gateway_says_what_it_does_not_let(tmp_path: Path) -> None:
+async def test_refused_calls_have_the_gateways_reason(tmp_path: Path) -> None:
     async with running_fleet(tmp_path, nodes=1, env={"SNORKY_AUTH__HMAC_SECRET": SECRET}) as fleet:
         async with Client(fleet.url) as client:
             with pytest.raises(SnorkyError) as refused:
@@ -120,8 +120,8 @@ async def test_burst_that_is_larger_than_any_buffer_is_read_to_its_end(tmp_path:
             await publishing
 
 
-async def test_client_behind_a_slow_line_recovers_in_one_go(tmp_path: Path) -> None:
-    """All that it missed takes it longer than it waits for an answer, or for that to a ping."""
+async def test_client_on_a_slow_link_recovers_in_one_attempt(tmp_path: Path) -> None:
+    """Receiving all missed messages takes longer than its timeouts for an answer and for a ping."""
     count, size, bytes_per_s, timeout_s = 280, 1_100, 60_000, 3.0
     assert count * size / bytes_per_s > 1.5 * timeout_s
     async with running_fleet(tmp_path, nodes=1) as fleet, Publisher(fleet.redis.url) as publisher:
@@ -149,7 +149,7 @@ async def test_gateway_that_vanished_is_noticed_by_its_silence(tmp_path: Path) -
             async with Client(url, ping_interval_s=0.5) as client, client.subscribe("kept:a", recover=True) as kept:
                 await kept.ready()
                 proxy.swallow()
-                proxy.heal()  # for new connections: the one that there is hears nothing, and no end
+                proxy.heal()  # for new connections: the existing one receives nothing, and no close
                 await publisher.publish("kept:a", 1)
                 async with asyncio.timeout(20):
                     heard = [await anext(kept), await anext(kept)]
@@ -158,7 +158,7 @@ async def test_gateway_that_vanished_is_noticed_by_its_silence(tmp_path: Path) -
             assert proxy.connections == 2
 
 
-async def test_history_that_is_gone_is_told(tmp_path: Path) -> None:
+async def test_lost_history_is_reported(tmp_path: Path) -> None:
     async with running_fleet(tmp_path, nodes=1) as fleet, Publisher(fleet.redis.url) as publisher:
         first = await publisher.publish("kept:a", 1)
         await publisher.publish("kept:a", 2)

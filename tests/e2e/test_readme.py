@@ -1,4 +1,4 @@
-"""The programs of the README, executed as they stand."""
+"""The programs of the README, executed unchanged."""
 
 import re
 import subprocess
@@ -58,7 +58,7 @@ async def test_own_service_of_the_readme_answers_and_notifies(tmp_path: Path) ->
         for wrong in ("19.5", None, True, [19.5]):
             refused = await ask(reporter, "thermometer", "report", room="attic", celsius=wrong)
             assert isinstance(refused, dict) and refused["message"] == "celsius must be a number", wrong
-        # and the standard service beside it, fed by the private registry
+        # and the standard service next to it, fed by the private registry
         assert await ask(watcher, "pubsub", "subscribe", channel="news") == done
         body = {"command": "publish", "params": {"channel": "news", "message": 1}, "callId": 1}
         url = f"http://127.0.0.1:{node.private_port}/backend"
@@ -87,7 +87,7 @@ async def test_own_application_of_the_readme_serves_clients_and_pages(tmp_path: 
                 await eventually(is_subscribed, within_s=10, what="the application's node hears its Redis")
                 message = {"command": "publish", "params": {"channel": {"shop": 1}, "message": "open"}}
                 await client.send_json({"service": "pubsub", "message": message})
-                # the reply and the notification come in no promised order
+                # reply and notification have no defined order
                 heard = [(await client.receive_json(timeout=5))["message"] for _ in range(2)]
                 assert {"type": "message", "channel": {"shop": 1}, "message": "open"} in heard
     finally:
@@ -106,7 +106,7 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_settings_of_the_readme_keep_what_they_say(tmp_path: Path) -> None:
+def test_settings_of_the_readme_work_as_documented(tmp_path: Path) -> None:
     (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     path = tmp_path / "snorky.toml"
     path.write_text(block)

@@ -1,4 +1,4 @@
-"""`snorky check` names what a Redis user lacks: each documented right is taken away in turn."""
+"""`snorky check` names the rights that a Redis user lacks: each documented right is removed in turn."""
 
 import re
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from tests.support.tools import ROOT
 
 pytestmark = pytest.mark.needs("redis-server")
 
-_SEEN_BY_PUBLISHING = {"publish", "subscribe", "unsubscribe"}  # the probe publishes and hears
+_SEEN_BY_PUBLISHING = {"publish", "subscribe", "unsubscribe"}  # the check publishes and receives
 
 
 def documented_rights() -> list[str]:
@@ -34,7 +34,7 @@ async def test_check_names_each_documented_right_that_is_missing(server: RedisPr
     url = server.url.replace("redis://", "redis://node:secret@")
     rules = ["resetchannels", "&snorky:*", "resetkeys", "~snorky:*", "-@all", "+ping"]
     async with redis.from_url(server.url) as admin:
-        await admin.config_set("maxmemory", "256mb")  # else there is a note
+        await admin.config_set("maxmemory", "256mb")  # otherwise there is a note
         for missing in [None, *rights]:
             granted = [f"+{right}" for right in rights if right != missing]
             await admin.execute_command("ACL", "SETUSER", "node", "reset", "on", ">secret", *rules, *granted)

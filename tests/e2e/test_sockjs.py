@@ -89,10 +89,10 @@ async def house(
 
 @asynccontextmanager
 async def round_robin(directory: Path, backends: Sequence[Backend]) -> AsyncIterator[Balancer]:
-    """Run the shipped nginx, but in turns, and one process, for each has its own turn."""
+    """Run the shipped nginx, but round robin and in one process, because each process has its own order."""
     port = free_port()
     config = nginx_config(directory, port, backends)
-    text, count = re.subn(r"\n\s*least_conn;[^\n]*", "", config.read_text())  # what is left is round robin
+    text, count = re.subn(r"\n\s*least_conn;[^\n]*", "", config.read_text())  # without the rest it is round robin
     assert count == 1
     config.write_text(text.replace("worker_processes auto;", "worker_processes 1;"))
     async with running_balancer(nginx_command(config), port) as balancer:
@@ -105,7 +105,7 @@ each_house = pytest.mark.parametrize("nodes", [ONE, THREE])
 
 
 def asked(balancer: Balancer, receiver: str = r"[a-z_]+", *, since: int = 0) -> set[str]:
-    """Tell which nodes were asked for sessions that receive by this request. since: a place in the balancer's log."""
+    """Return the nodes that got this request of a receiving session. since: a place in the balancer's log."""
     lines = [line for line in balancer.process.log[since:].splitlines() if re.search(r'"\w+ /sockjs/\d+/', line)]
     found = {match[1] for line in lines if (match := re.search(rf'/sockjs/\d+/(\w+)/{receiver}"', line))}
     mine = [line for line in lines if re.search(r"/sockjs/\d+/(\w+)/", line)[1] in found]  # type: ignore[index]
@@ -115,7 +115,7 @@ def asked(balancer: Balancer, receiver: str = r"[a-z_]+", *, since: int = 0) -> 
 async def by_each_transport(
     url: str, do: Callable[[SockJSClient, str], Coroutine[Any, Any, T]], transports: Sequence[str] = TRANSPORTS
 ) -> list[T]:
-    """Let a client of each transport do the same, all at once. Raises the first that fails."""
+    """Let a client of each transport do the same, all at once. Raises the first error."""
 
     async def one(transport: str) -> T:
         async with sockjs_client(url, transport) as client:
@@ -149,7 +149,7 @@ async def test_the_real_client_talks_by_every_transport(nodes: int, tmp_path: Pa
         assert (await client.closed())[0] == 1000
 
     async with house(tmp_path, nodes) as there:
-        for transport in TRANSPORTS:  # one by one: each has the balancer's turns for itself
+        for transport in TRANSPORTS:  # one by one, so that no other requests change the round robin order
             await by_each_transport(there.url, talk, [transport])
         await there.gone()
         if there.balancer is not None:
@@ -159,7 +159,7 @@ async def test_the_real_client_talks_by_every_transport(nodes: int, tmp_path: Pa
 
 @each_house
 async def test_nothing_is_lost_or_out_of_order(nodes: int, tmp_path: Path) -> None:
-    count, size = 600, 400  # more than two streaming responses take
+    count, size = 600, 400  # more than fits into two streaming responses
 
     async def hear(client: SockJSClient, transport: str) -> None:
         values = ([number, "x" * size] for number in range(count))
@@ -181,7 +181,7 @@ async def test_nothing_is_lost_or_out_of_order(nodes: int, tmp_path: Path) -> No
 
 
 @each_house
-async def test_clients_that_are_killed_are_let_go(nodes: int, tmp_path: Path) -> None:
+async def test_sessions_of_killed_clients_end(nodes: int, tmp_path: Path) -> None:
     async def count(_client: SockJSClient, _transport: str) -> None:
         await met.wait()
 
@@ -192,7 +192,7 @@ async def test_clients_that_are_killed_are_let_go(nodes: int, tmp_path: Path) ->
 
 
 @pytest.mark.needs("nginx")
-async def test_each_drain_is_told_to_a_nodes_own_clients_and_unnoticed_by_the_others(tmp_path: Path) -> None:
+async def test_each_drain_affects_only_the_nodes_own_clients(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         there = await stack.enter_async_context(house(tmp_path, NODES))
         clients: dict[str, SockJSClient] = {}
@@ -221,26 +221,26 @@ async def test_each_drain_is_told_to_a_nodes_own_clients_and_unnoticed_by_the_ot
 @pytest.mark.needs("nginx")
 @pytest.mark.parametrize("transport", RECEIVERS)
 async def test_a_node_that_is_killed_takes_its_sessions_along(transport: str, tmp_path: Path) -> None:
-    """In Node, sockjs-client waits for the end of a streaming response, which one that is cut never has."""
+    """In Node, sockjs-client waits for the end of a streaming response; after a cut there is none."""
     async with house(tmp_path, NODES) as there, sockjs_client(there.url, transport) as client:
         await subscribed(client, transport)
         (owner,) = [node for node in there.nodes if await node.metric("snorky_connections")]
         owner.kill()
         if transport == "xhr-streaming":
             await eventually(lambda: is_gone(there), within_s=20, what="the others know that the node has gone")
-            client.send("gateway", {"command": "info"})  # what it sends is refused: now it knows
+            client.send("gateway", {"command": "info"})  # its messages are refused: now it knows
         assert (await client.closed(25))[0] == 1006
 
 
 async def is_gone(there: House) -> bool:
-    """Tell whether a session that a killed node owned has gone."""
+    """Return whether a session of a killed node has ended."""
     async with Redis(port=there.redis.port) as redis:
         return not [key for key in await redis.keys("*names*sockjs*") if await redis.hlen(key)]
 
 
 @pytest.mark.needs("nginx")
 async def test_a_pause_of_redis_leaves_sessions_whole_or_ends_them(tmp_path: Path) -> None:
-    """Six seconds: shorter than what nodes take for the end of each other, longer than a client may be away."""
+    """Six seconds: shorter than the nodes' timeout for each other, longer than a client may be away."""
 
     async def wait(client: SockJSClient, transport: str) -> None:
         await met.wait()
@@ -251,7 +251,7 @@ async def test_a_pause_of_redis_leaves_sessions_whole_or_ends_them(tmp_path: Pat
         await met.wait()
         for number in range(30):
             client.send("gateway", {"command": "info", "callId": number})
-            await asyncio.sleep(0.1)  # spread over the pause: what a user does
+            await asyncio.sleep(0.1)  # spread over the pause, like a user's requests
         await thawed.wait()
         answers: list[int] = []
         while len(answers) < 30:
@@ -274,12 +274,12 @@ async def test_a_pause_of_redis_leaves_sessions_whole_or_ends_them(tmp_path: Pat
         await waiting
         for answers in await talking:
             assert answers == list(range(len(answers))), "a hole"
-        async with sockjs_client(there.url, "xhr-polling") as client:  # and the next one is served
+        async with sockjs_client(there.url, "xhr-polling") as client:  # and the next request is served
             await subscribed(client, "xhr-polling")
 
 
 def heard(there: House, client: SockJSClient, transport: str) -> Callable[[], Coroutine[Any, Any, bool]]:
-    """Ask whether what is published reaches a client; nodes may still be on their way back to Redis."""
+    """Return whether a publication reaches a client; nodes may still be reconnecting to Redis."""
 
     async def ask() -> bool:
         await there.publish("after", channel=transport)
@@ -287,14 +287,15 @@ def heard(there: House, client: SockJSClient, transport: str) -> Callable[[], Co
             event = await client.event(0.5)
         except AssertionError:
             return False
-        assert event["event"] == "message" or event["code"] in (1002, 1006), event  # it may just have asked anew
+        # it may just have sent its next poll
+        assert event["event"] == "message" or event["code"] in (1002, 1006), event
         return True
 
     return ask
 
 
 async def test_a_stream_ends_when_the_node_of_its_session_is_killed(tmp_path: Path) -> None:
-    """By hand: sockjs-client waits in Node for the end of a response, which one that is cut never has."""
+    """By hand: sockjs-client waits in Node for the end of a response; after a cut there is none."""
     async with house(tmp_path, NODES) as there, aiohttp.ClientSession() as http:
         owner, other, third = (f"http://127.0.0.1:{node.public_port}/sockjs/0/session" for node in there.nodes)
         async with http.post(f"{owner}/xhr") as opened:
@@ -309,7 +310,7 @@ async def test_a_stream_ends_when_the_node_of_its_session_is_killed(tmp_path: Pa
 
 
 @pytest.mark.needs("haproxy")
-async def test_haproxy_lets_receivers_wait(tmp_path: Path) -> None:
+async def test_haproxy_does_not_time_out_receivers(tmp_path: Path) -> None:
     async def wait(client: SockJSClient, transport: str) -> None:
         with pytest.raises(AssertionError, match="nothing within"):
             await client.event(within_s=7)  # longer than HAProxy waits for a handshake's answer

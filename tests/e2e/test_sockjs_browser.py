@@ -1,6 +1,6 @@
 """sockjs-client in Chromium, unmodified, by every transport it has there, through nginx round robin over three nodes.
 
-The page is another origin's, which the nodes allow; where a transport is for pages of the same origin only, it is the
+The page is of another origin, which the nodes allow; where a transport is for pages of the same origin only, it is the
 balancer's own. The iframe transports get sockjs-client from the page's server instead of the CDN.
 """
 
@@ -53,7 +53,7 @@ PAGE = """<!DOCTYPE html><title>SockJS</title><body><script src="%s/sockjs.min.j
 
 @asynccontextmanager
 async def pages(port: int) -> AsyncIterator[str]:
-    """Serve the page and sockjs-client; gives their origin."""
+    """Serve the page and sockjs-client; returns their origin."""
 
     async def page(_request: web.Request) -> web.Response:
         return web.Response(text=PAGE % f"http://127.0.0.1:{port}", content_type="text/html")
@@ -107,7 +107,7 @@ class BrowserClient:
 
 @dataclass
 class Browser:
-    """Nodes, the page's server, and a Chromium. Each client has a context of its own, and with it connections."""
+    """Nodes, the page's server, and a Chromium. Each client has its own context, and so its own connections."""
 
     there: House
     origin: str
@@ -138,7 +138,7 @@ class Browser:
 
 @asynccontextmanager
 async def browser(directory: Path, *, is_same_origin: bool = False) -> AsyncIterator[Browser]:
-    """Run all that until the block ends."""
+    """Run all of them until the block ends."""
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(pages(free_port()))
         settings = {
@@ -165,7 +165,7 @@ async def test_the_real_client_talks_in_a_browser_by_every_transport(is_same_ori
             (owners[transport],) = [node for node, old, new in news if new > old]
             await talk(there, client, transport)
             if transport != "websocket":
-                for number in range(NODES):  # a request each, as long as the answer to the one before is awaited
+                for number in range(NODES):  # one request each, while the answer to the one before is awaited
                     await client.send(command="publish", params={"channel": "other", "message": 1}, callId=number)
                     while (await client.message()).get("callId") != number:
                         pass
@@ -181,12 +181,12 @@ async def test_the_real_client_talks_in_a_browser_by_every_transport(is_same_ori
 
 
 async def has_asked_all(balancer: Balancer, since: int) -> bool:
-    """Tell whether all nodes were asked; the balancer writes it down when it has handed the answer on."""
+    """Return whether all nodes got requests; the balancer logs them when it has forwarded the answer."""
     return len(asked(balancer, since=since)) == NODES
 
 
 async def talk(there: House, client: BrowserClient, channel: str) -> None:
-    """Hear what a backend says, and oneself."""
+    """Receive a backend's publication, and the client's own."""
     await client.send(command="subscribe", params={"channel": channel}, callId=1)
     assert await client.message() == {"type": "response", "callId": 1, "data": None}
     values = [0, "é\u2028\u200d\u0000😀", {"a": ["</script><!--", "%41", '"']}, "x" * 30_000, *range(20)]

@@ -1,6 +1,6 @@
-"""Everything that attackers do, at once, against one node: bounds hold, and who is honest loses nothing.
+"""Every attack at once against one node: limits hold, and a well-behaved client loses nothing.
 
-`make attack` does the same longer and harder, and judges the honest client's p99 as well: a figure of an idle machine.
+`make attack` runs longer and harder, and also judges the well-behaved client's p99, which needs an idle machine.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.faults.lab.attackers import KINDS
 pytestmark = pytest.mark.needs("redis-server")
 
 
-async def test_attackers_of_all_kinds_hurt_nobody_else(tmp_path: Path) -> None:
+async def test_attackers_of_all_kinds_affect_no_other_client(tmp_path: Path) -> None:
     report = await attack(tmp_path, seconds=6.0, scale=0.5)
     did = dict(zip(report.did.split()[::2], map(int, report.did.split()[1::2]), strict=True))
     assert did.keys() == KINDS.keys() and all(did.values()), report

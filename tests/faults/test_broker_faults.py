@@ -1,4 +1,4 @@
-"""Faults of a real server and of the way to it. Deadlines are those that RedisBroker has by default."""
+"""Faults of a real server and of the connection to it. Deadlines are the defaults of RedisBroker."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ NEWS = "pubsub:news"
 NAME = channel_name(PREFIX, NEWS)
 
 
-@pytest.fixture(params=REAL_KINDS)  # fakeredis is threads of this process: it cannot be frozen nor killed
+@pytest.fixture(params=REAL_KINDS)  # fakeredis runs in threads of this process: it can be neither frozen nor killed
 async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RedisServer]:
     async with RedisServer(request.param, tmp_path) as running:
         yield running
@@ -35,7 +35,8 @@ async def test_client_kill_of_pubsub_is_healed_within_a_second_each_time(server:
         await asyncio.gather(*(broker.subscribe(f"pubsub:{number}") for number in range(500)))
         for round_ in range(1, 21):
             assert await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub") == 1
-            await heard.until(lambda expected=round_: heard.interruptions == expected, within_s=1.0)  # type: ignore[misc]
+            # type: ignore[misc]
+            await heard.until(lambda expected=round_: heard.interruptions == expected, within_s=1.0)
             assert await client.publish(channel_name(PREFIX, "pubsub:499"), b"%d" % round_) == 1
         await heard.until(lambda: len(heard.publications) == 20)
     await client.aclose()
@@ -83,7 +84,7 @@ async def test_half_open_connections_are_noticed_within_six_seconds(server: Redi
         proxy.swallow()
         await hears(broker, False, within_s=6.0)
         proxy.heal()
-        await hears(broker, within_s=4.0)  # a dial that was swallowed must be given up first: 2 s
+        await hears(broker, within_s=4.0)  # a connect attempt without an answer times out first: 2 s
         assert heard.interruptions == 1
         assert await broker.publish(NEWS, b"again") == 1
         await heard.until(lambda: heard.of(NEWS) == [b"again"])
@@ -93,9 +94,10 @@ async def test_connections_that_a_firewall_forgot_are_replaced_without_any_help(
     async with FaultProxy("127.0.0.1", server.port) as proxy, open_broker(proxy.url) as (broker, heard):
         await broker.subscribe(NEWS)
         proxy.swallow()
-        proxy.heal()  # new ones would work; the present ones never will
+        proxy.heal()  # new connections would work; the present ones never will
         await hears(broker, False, within_s=6.0)
-        await hears(broker, within_s=2.0)  # the publisher's is given up with the subscriber's, not by its own deadline
+        # the publisher's call fails with the subscriber's connection, not by its own deadline
+        await hears(broker, within_s=2.0)
         await heard.until(lambda: heard.interruptions == 1)
         assert await broker.publish(NEWS, b"again") == 1
 
@@ -121,14 +123,14 @@ async def test_a_publish_whose_answer_is_lost_fails_in_time_and_is_never_sent_tw
         assert seen.of(NEWS) == [*(b"%d" % number for number in range(10)), b"fence"]
 
 
-async def test_what_was_not_yet_sent_waits_for_the_next_connection(server: RedisServer) -> None:
+async def test_unsent_commands_wait_for_the_next_connection(server: RedisServer) -> None:
     async with FaultProxy("127.0.0.1", server.port) as proxy, open_broker(proxy.url) as (broker, heard):
         await broker.subscribe(NEWS)
         proxy.refuse()
         await hears(broker, False)
         future = broker.publish(NEWS, b"patient")
         proxy.heal()
-        assert await future in (0, 1)  # the subscriber may come back after it
+        assert await future in (0, 1)  # the subscriber may reconnect after it
         await hears(broker)
         await heard.until(lambda: heard.interruptions == 1)
 
@@ -145,8 +147,8 @@ async def test_a_restarted_empty_server_is_whole_again_within_three_seconds(serv
         await heard.until(lambda: heard.publications == [(keys[-1], b"x")])
 
 
-async def test_a_node_that_itself_stood_still_is_not_deaf(server: RedisServer) -> None:
-    # The proxy runs on the same loop, so a canary that is out when the loop stops comes back only some turns later.
+async def test_a_stall_of_the_node_itself_does_not_count_as_lost_delivery(server: RedisServer) -> None:
+    # The proxy runs on the same loop, so a canary in flight when the loop stops returns only some iterations later.
     async with (
         FaultProxy("127.0.0.1", server.port) as proxy,
         open_broker(proxy.url, silence_s=0.2, deadline_s=0.3) as (broker, heard),
@@ -181,10 +183,10 @@ async def test_an_overrun_output_buffer_is_survived(server: RedisServer) -> None
         broker.pause()  # the node cannot keep up
         for _ in range(100):
             async with client.pipeline(transaction=False) as pipe:
-                for _ in range(100):  # small ones: Valkey counts large payloads, which it shares, differently
+                for _ in range(100):  # small payloads: Valkey shares large ones and counts them differently
                     pipe.publish(NAME, b"x" * 10_000)
                 if 0 in await pipe.execute():
-                    break  # Redis has cut us off
+                    break  # Redis has closed the connection
         else:
             raise AssertionError("Redis did not cut the connection")
         broker.resume()

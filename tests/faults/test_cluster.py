@@ -1,4 +1,4 @@
-"""A Redis Cluster: slots that move, primaries that die; channels are heard again, in order, within five seconds."""
+"""A Redis Cluster: slots move, primaries die; channels receive again, in order, within five seconds."""
 
 import asyncio
 import re
@@ -55,14 +55,14 @@ async def cluster_broker(lab: ClusterLab, **options: Any) -> AsyncIterator[tuple
 
 
 def keys_on(lab: ClusterLab, at: int, count: int = 1) -> list[str]:
-    """Find keys whose channels lie on a primary, as slots were dealt out."""
+    """Find keys whose channels lie on a primary, by the initial slot map."""
     found = [f"pubsub:{number}" for number in range(count * 20)]
     return [key for key in found if slot_of(channel_name(PREFIX, key)) * lab.primaries // 16_384 == at][:count]
 
 
 @asynccontextmanager
 async def functions(lab: ClusterLab) -> AsyncIterator[RedisHistory]:
-    """Run what keeps `snorky_publish` loaded; every channel has a history."""
+    """Run RedisHistory with the library `snorky_publish` loaded; every channel has a history."""
     keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     keeper.set_rules("pubsub", Rules([ChannelRule("*", history=100)]))
 
@@ -77,7 +77,7 @@ async def functions(lab: ClusterLab) -> AsyncIterator[RedisHistory]:
         await keeper.stop()
 
 
-async def test_channels_of_all_shards_are_heard(lab: ClusterLab) -> None:
+async def test_channels_of_all_shards_are_received(lab: ClusterLab) -> None:
     async with cluster_broker(lab) as (broker, heard):
         keys = [keys_on(lab, at)[0] for at in range(3)]
         for key in keys:
@@ -106,7 +106,7 @@ async def test_a_slot_that_moves_takes_its_channels_along_in_order(lab: ClusterL
             while not is_done.is_set():
                 number += 1
                 answers.append(broker.publish(key, b"%d" % number))
-                await asyncio.sleep(0.001)  # some hundred a second
+                await asyncio.sleep(0.001)  # some hundred per second
 
         publishing = asyncio.create_task(publish())
         await heard.until(lambda: len(heard.of(key)) > 50)
@@ -123,13 +123,13 @@ async def test_a_slot_that_moves_takes_its_channels_along_in_order(lab: ClusterL
         await heard.until(lambda: heard.of(key)[-1:] == [b"%d" % len(answers)])
         numbers = [int(payload) for payload in heard.of(key)]
         assert numbers == sorted(set(numbers)), "in order, each once"
-        assert heard.interruptions >= 1, "what came in between may have been missed, and that is told"
+        assert heard.interruptions >= 1, "messages in between may be lost, and that is reported"
         assert await lab.ask(1, "PUBSUB", "SHARDNUMSUB", channel_name(PREFIX, key)) == [channel_name(PREFIX, key), 1]
         assert await broker.publish(other, b"stayed") == 1
 
 
 @pytest.mark.parametrize("lab", REAL_KINDS, indirect=True)
-async def test_a_primary_that_dies_is_followed_by_its_replica(lab: ClusterLab) -> None:
+async def test_a_replica_replaces_a_primary_that_dies(lab: ClusterLab) -> None:
     async with cluster_broker(lab, publish_timeout_s=1.0) as (broker, heard):
         (key,), (other,) = keys_on(lab, 0), keys_on(lab, 1)
         for each in (key, other):
@@ -150,7 +150,7 @@ async def test_a_primary_that_dies_is_followed_by_its_replica(lab: ClusterLab) -
         assert await lab.ask(3, "PUBSUB", "SHARDNUMSUB", channel_name(PREFIX, key)) == [channel_name(PREFIX, key), 1]
 
 
-async def test_a_shard_whose_canary_moved_is_heard_by_another_canary(lab: ClusterLab) -> None:
+async def test_a_shard_whose_canary_moved_gets_another_canary(lab: ClusterLab) -> None:
     async with cluster_broker(lab) as (broker, _):
         canaries = [name.decode() for name in await lab.ask(0, "PUBSUB", "SHARDCHANNELS")]
         slot = slot_of(canaries[0].encode())
@@ -161,7 +161,7 @@ async def test_a_shard_whose_canary_moved_is_heard_by_another_canary(lab: Cluste
         assert now and now != canaries
 
 
-async def test_what_is_kept_comes_once_and_in_order_over_a_move(lab: ClusterLab) -> None:
+async def test_stored_publications_arrive_once_and_in_order_during_a_slot_move(lab: ClusterLab) -> None:
     (key,) = keys_on(lab, 0)
     keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     await keeper.start()
@@ -173,7 +173,7 @@ async def test_what_is_kept_comes_once_and_in_order_over_a_move(lab: ClusterLab)
         async def publish() -> None:
             while not is_done.is_set():
                 answers.append(keeper.publish(key, b"%d" % (len(answers) + 1), HOUR))
-                await asyncio.sleep(0.001)  # some hundred a second
+                await asyncio.sleep(0.001)  # some hundred per second
 
         async def keeper_has(count: int) -> None:
             async def is_reached() -> bool:
@@ -199,14 +199,14 @@ async def test_what_is_kept_comes_once_and_in_order_over_a_move(lab: ClusterLab)
 
 @pytest.mark.parametrize("first", ["read", "position", "publish", "recent"])
 async def test_a_slot_that_moves_takes_its_epochs_along(lab: ClusterLab, first: str) -> None:
-    """Another server, another run: but what comes from a shard that lives is no older copy."""
+    """Another server has another run id, but data from a live shard is not an older copy."""
     (key,) = keys_on(lab, 0)
     keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     await keeper.start()
     try:
         begun = await keeper.position(key)
         await keeper.publish(key, b"1", HOUR)
-        for other in (1, 2):  # each shard's run has to be known
+        for other in (1, 2):  # the run id of each shard must be known first
             await keeper.publish(keys_on(lab, other)[0], b"1", HOUR)
         await lab.move_slot(slot_of(channel_name(PREFIX, key)), 0, 1)
         if first == "position":
@@ -222,7 +222,7 @@ async def test_a_slot_that_moves_takes_its_epochs_along(lab: ClusterLab, first: 
 
 
 @pytest.mark.parametrize("lab", REAL_KINDS, indirect=True)
-async def test_a_foreign_library_on_one_primary_is_a_gap_for_who_comes_back_at_once(lab: ClusterLab) -> None:
+async def test_a_foreign_library_on_one_primary_is_a_gap_for_clients_that_resume_at_once(lab: ClusterLab) -> None:
     keys = [keys_on(lab, at)[0] for at in range(3)]
     name, foreign = channel_name(PREFIX, keys[0]), FOREIGN_LIBRARY
     async with functions(lab) as keeper:
@@ -235,7 +235,8 @@ async def test_a_foreign_library_on_one_primary_is_a_gap_for_who_comes_back_at_o
             assert "-- body" in str(await lab.ask(at, "FUNCTION", "LIST", "WITHCODE"))
         after = [await keeper.publish(key, b"3", HOUR) for key in keys]
         for each in zip(keys, after, strict=True):
-            await keeper.read(*each, is_away=True)  # all channels have one gap, as none knows of which it was
+            # each channel has one gap, as none knows which of them lost a message
+            await keeper.read(*each, is_away=True)
         after = [await keeper.publish(key, b"4", HOUR) for key in keys]
         await lab.move_slot(slot_of(name), 0, 1)
         assert [await keeper.read(*each, is_away=True) for each in zip(keys, after, strict=True)] == [[], [], []]
@@ -255,7 +256,8 @@ async def test_a_publisher_sent_on_while_a_slot_moves_begins_no_second_history(l
                 await lab.ask(1, *words, is_sent_on=True)
         await lab.migrate(0, 1, name + b":position", name + b":history")
         with pytest.raises(ReplyError, match=r"^TRYAGAIN "):
-            await lab.ask(1, *call, "first", is_sent_on=True)  # that this was taken is not known here yet
+            # this subscriber does not know yet that the slot was taken
+            await lab.ask(1, *call, "first", is_sent_on=True)
         await lab.move_slot(slot, 0, 1)
         assert Position.parse(await lab.ask(1, *call, "first")) == first
         second = Position.parse(await lab.ask(1, *call, "second"))
@@ -287,7 +289,7 @@ async def test_the_rights_that_operations_lists_are_enough_to_publish_by_the_fun
         assert Position.parse((await publish()).decode()).offset == 1
 
 
-async def test_what_is_kept_survives_its_primary(lab: ClusterLab) -> None:
+async def test_stored_publications_survive_their_primary(lab: ClusterLab) -> None:
     (key,) = keys_on(lab, 0)
     keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     await keeper.start()
@@ -307,7 +309,7 @@ async def test_what_is_kept_survives_its_primary(lab: ClusterLab) -> None:
                     await asyncio.sleep(0.02)
         found, top = await keeper.recent(key, 10)
         assert [each.payload for each in found] == [b"1", b"2", b"3"]
-        # that its replica had all of it nobody can tell, so who comes back from before is told to begin anew
+        # it cannot be verified that its replica had everything, so clients that resume from before must resynchronize
         assert await keeper.read(key, begun) is None and top.epoch != begun.epoch
     finally:
         await keeper.stop()
@@ -336,7 +338,7 @@ async def test_a_node_process_serves_a_cluster_and_publishers_find_the_slot(lab:
         assert "3 primaries, 16384 of 16384 slots" in checking.log
 
 
-async def test_what_is_kept_is_heard_with_its_position(lab: ClusterLab) -> None:
+async def test_stored_publications_arrive_with_their_positions(lab: ClusterLab) -> None:
     (key,) = keys_on(lab, 2)
     keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     async with cluster_broker(lab) as (broker, heard):

@@ -1,6 +1,6 @@
 """Every row of the table of promises once, with a small load: one lab for each topology.
 
-`make faults` runs the same rows with the promised load and prints their table; LAB_SEED chooses another chance.
+`make faults` runs the same rows with the promised load and prints their table; LAB_SEED sets another seed.
 """
 
 import asyncio
@@ -43,12 +43,12 @@ async def hold(lab: Lab, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("fault", [pytest.param(fault, id=fault.key) for fault in ON_ONE_REDIS])
-async def test_what_is_promised_for_a_fault_is_kept(lab: Lab, fault: Fault) -> None:
+async def test_promises_hold_for_a_fault(lab: Lab, fault: Fault) -> None:
     await hold(lab, fault)
 
 
-async def test_what_is_promised_of_several_servers_is_kept(tmp_path: Path) -> None:
-    # side by side: servers take their time to find each other
+async def test_promises_hold_for_a_fault_of_several_servers(tmp_path: Path) -> None:
+    # concurrently: servers need time to find each other
     async with asyncio.TaskGroup() as group:
         for topology in TOPOLOGIES:
             (tmp_path / topology).mkdir()

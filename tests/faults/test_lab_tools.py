@@ -1,4 +1,4 @@
-"""What of the fault laboratory can be held without a lab: growth, the table, the guards that mutations take out."""
+"""Parts of the fault laboratory that are tested without a lab: growth, the table, the mutations' guards."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def grown(samples: list[Sample]) -> list[str]:
     return [growth.name for growth in growths(samples, nodes=3) if not growth.is_flat]
 
 
-def test_what_settles_after_the_first_quarter_is_flat() -> None:
+def test_growth_that_ends_in_the_first_quarter_counts_as_flat() -> None:
     assert grown([sample(rss_mib=100), sample(rss_mib=200), *[sample()] * 14]) == []
 
 
@@ -45,7 +45,7 @@ def test_a_guard_that_is_not_found_is_an_error(tmp_path: Path) -> None:
         mutate(tmp_path, Mutation("guard", "guard.py", "if is_allowed:", "if True:", ()))
 
 
-def test_the_table_shows_what_was_broken() -> None:
+def test_the_table_shows_broken_promises() -> None:
     outcome = Outcome(ALL["kill"], Verdict(lost=3, resyncs=1), healed_s=float("inf"), broken=["3 silently lost"])
     drawn = render([outcome])
     assert "3/0/0" in drawn and "never" in drawn and "BROKEN: 3 silently lost" in drawn

@@ -1,6 +1,6 @@
 """Leases under faults: nodes killed and stalled, Redis frozen, emptied, full. Each guard has a test that needs it.
 
-They run with a tenth of the promised timings; test_services_faults holds whole nodes to the promised ones.
+They run with a tenth of the promised timings; test_services_faults checks whole nodes with the promised ones.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ def frozen_server(cluster: RedisTestCluster) -> RedisServer:
 
 
 def inside(node: FakeNode) -> Any:
-    """The directory's private parts, to bring about what cannot be timed from outside."""
+    """The directory's private parts, to force states that cannot be timed from outside."""
     return node.directory
 
 
@@ -80,12 +80,12 @@ def each_once(kind: str, node_id: str, count: int) -> Counter[bytes]:
 
 
 async def never(timings: Timings, factor: float, claim: Callable[[], object]) -> None:
-    """Hold that something does not come true while leases could end and be reaped."""
+    """Check that something does not become true while leases could expire and be cleaned up."""
     loop = asyncio.get_running_loop()
     until = loop.time() + factor * timings.ttl_s
     while loop.time() < until:
         assert not claim()
-        await asyncio.sleep(timings.look_s / 10)  # absence over time is what is tested
+        await asyncio.sleep(timings.look_s / 10)  # absence over time is tested
 
 
 async def child(
@@ -105,7 +105,9 @@ async def child(
 # -- nodes --------------------------------------------------------------------------------------------------------
 
 
-async def test_what_a_killed_node_had_is_gone_with_one_left_each(cluster: RedisTestCluster, timings: Timings) -> None:
+async def test_entries_of_a_killed_node_are_removed_with_one_left_each(
+    cluster: RedisTestCluster, timings: Timings
+) -> None:
     count = 300
     b = await cluster.node("b")
     await cluster.node("c")
@@ -181,7 +183,7 @@ async def test_a_fenced_node_takes_a_new_incarnation_and_is_still_reached(cluste
 
 
 async def test_an_expired_lease_is_simply_renewed(cluster: RedisTestCluster, timings: Timings) -> None:
-    a = await cluster.node("a")  # alone: nobody reaps it
+    a = await cluster.node("a")  # alone, so no node cleans it up
     await populate(cluster, a, 3)
     incarnation = a.directory.incarnation
     await inside(a)._lease.abandon()
@@ -198,7 +200,7 @@ async def test_a_node_that_could_not_renew_refuses_to_enter_and_claim(
     a = await cluster.node("a")
     await populate(cluster, a, 1)
     await inside(a)._lease.abandon()
-    await asyncio.sleep(timings.ttl_s * 1.1)  # the lease may have ended
+    await asyncio.sleep(timings.ttl_s * 1.1)  # the lease may have expired
     with pytest.raises(BrokerUnavailable):
         await a.enter(ROOM, 5, "late")
     with pytest.raises(BrokerUnavailable):
@@ -206,13 +208,13 @@ async def test_a_node_that_could_not_renew_refuses_to_enter_and_claim(
     assert [member.identity for member in await a.directory.members(ROOM)] == ["a-0"]
 
 
-async def test_a_write_after_the_reaping_is_undone_by_who_wrote_it(cluster: RedisTestCluster) -> None:
+async def test_a_write_after_the_cleanup_is_undone_by_its_writer(cluster: RedisTestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 1)
     former = inside(a)._lease.owner
     await inside(a)._lease.abandon()
     await cluster.until(lambda: told(cluster, "left") == each_once("left", "a", 1))
-    inside(a)._lease._renewed_at = asyncio.get_running_loop().time()  # it stood still between the look and the write
+    inside(a)._lease._renewed_at = asyncio.get_running_loop().time()  # it stalled between the read and the write
     with pytest.raises(BrokerUnavailable):
         await a.enter(ROOM, 5, "late")
     with pytest.raises(BrokerUnavailable):
@@ -243,7 +245,7 @@ async def test_a_write_between_index_and_state_of_a_reaped_node_is_found_by_the_
     await populate(cluster, a, 1)
     former, scripts, rosters = inside(a)._lease.owner, inside(a)._scripts, inside(a)._rosters
     element = Place(ROOM, 5, "").element()
-    await scripts.run(command(b"SADD", owned_key("test", former), element))  # and then it stood still
+    await scripts.run(command(b"SADD", owned_key("test", former), element))  # and then it stalled
     await inside(a)._lease.abandon()
     await cluster.until(lambda: told(cluster, "left") == each_once("left", "a", 1))
     await scripts.run(rosters.entering(ROOM, Member("late", Owner.parse(f"{former}:5"))))
@@ -251,7 +253,7 @@ async def test_a_write_between_index_and_state_of_a_reaped_node_is_found_by_the_
     assert await b.directory.members(ROOM) == []
 
 
-async def test_what_others_wrote_into_an_index_does_not_keep_a_dead_node_s_members(cluster: RedisTestCluster) -> None:
+async def test_foreign_entries_in_an_index_do_not_keep_a_dead_nodes_members(cluster: RedisTestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 3)
     foreign = [
@@ -280,14 +282,14 @@ async def test_a_fenced_node_finishes_its_own_reaping_before_it_joins_again(
     await inside(a)._lease.abandon()
     await asyncio.sleep(timings.ttl_s * 1.1)  # until it has expired
     assert await inside(b)._reaper._seize(inside(a)._lease.owner)
-    inside(a)._lease.start()  # back before b has swept
+    inside(a)._lease.start()  # back before b has cleaned up
     await cluster.until(lambda: len(cluster.heard(ROOM)) == 60)
     assert Counter(cluster.heard(ROOM)[20:40]) == each_once("left", "a", 20)
     assert Counter(cluster.heard(ROOM)[40:]) == each_once("joined", "a", 20)
     await eventually(lambda: all_claimed(b, 20), within_s=5, what="names claimed again")
 
 
-async def test_nothing_is_entered_for_who_is_leaving(cluster: RedisTestCluster) -> None:
+async def test_nothing_is_entered_for_a_connection_that_is_closing(cluster: RedisTestCluster) -> None:
     a = await cluster.node("a")
     await a.enter(ROOM, 1, "alice")
     _, late = await asyncio.gather(a.directory.disowned(1), a.directory.enter(ROOM, 1, "alice"), return_exceptions=True)
@@ -295,7 +297,7 @@ async def test_nothing_is_entered_for_who_is_leaving(cluster: RedisTestCluster) 
     assert await a.directory.members(ROOM) == []
 
 
-async def test_a_name_is_lost_only_if_somebody_else_has_it(cluster: RedisTestCluster) -> None:
+async def test_a_name_is_lost_only_if_another_owner_has_it(cluster: RedisTestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await a.claim(NAMES, "desk", 1, "alice")
     old_news = f'l {a.directory.incarnation} 1\n["{NAMES}","desk"]'.encode()
@@ -303,14 +305,14 @@ async def test_a_name_is_lost_only_if_somebody_else_has_it(cluster: RedisTestClu
         assert await client.publish(b"test:{direct a}", old_news) == 1
     assert await b.directory.send(Owner("a", a.directory.incarnation, 1), b"fence")
     await a.directory.find(NAMES, "desk")
-    await a.directory.find(NAMES, "desk")  # answered after what the news had asked
+    await a.directory.find(NAMES, "desk")  # answered after the requests of the news
     assert a.lost == [] and inside(a)._ledger.names()
 
 
 # -- reapers ------------------------------------------------------------------------------------------------------
 
 
-async def test_of_racing_reapers_one_gets_the_claim_and_two_that_sweep_tell_each_left_once(
+async def test_one_of_racing_reapers_gets_the_claim_and_each_left_is_reported_once(
     cluster: RedisTestCluster, timings: Timings
 ) -> None:
     nodes = [await cluster.node(node_id) for node_id in "abcde"]
@@ -328,14 +330,16 @@ async def test_of_racing_reapers_one_gets_the_claim_and_two_that_sweep_tell_each
     assert told(cluster, "left") == each_once("left", "a", 100)
 
 
-async def test_a_living_node_is_not_seized(cluster: RedisTestCluster) -> None:
+async def test_a_live_node_is_not_fenced(cluster: RedisTestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 1)
     assert not await inside(b)._reaper._seize(inside(a)._lease.owner)
     assert not await inside(b)._reaper._seize("nobody:i")
 
 
-async def test_what_one_reaper_does_not_finish_another_one_does(cluster: RedisTestCluster, timings: Timings) -> None:
+async def test_a_cleanup_that_one_reaper_does_not_finish_is_finished_by_another(
+    cluster: RedisTestCluster, timings: Timings
+) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 5)
     owner = inside(a)._lease.owner
@@ -343,19 +347,19 @@ async def test_what_one_reaper_does_not_finish_another_one_does(cluster: RedisTe
     await cluster.crash(a)
     await asyncio.sleep(timings.ttl_s * 1.1)
     assert await inside(b)._reaper._seize(owner)
-    await cluster.crash(b)  # before it swept anything
+    await cluster.crash(b)  # before it cleaned up anything
     await cluster.node("c")
     await cluster.until(lambda: told(cluster, "left") == each_once("left", "a", 5))
 
 
-async def test_one_sighting_is_not_enough_nor_are_two_without_a_renewal_of_ones_own(
+async def test_a_node_is_fenced_only_after_two_sightings_with_an_own_renewal_between(
     cluster: RedisTestCluster, timings: Timings
 ) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 1)
     lease = inside(b)._lease
-    await lease.abandon()  # b cannot renew: perhaps it is Redis
-    lease._timings = Timings()  # though its lease would do
+    await lease.abandon()  # b cannot renew: the cause may be Redis
+    lease._timings = Timings()  # although its lease would still be valid
     await inside(a)._lease.abandon()
     await cluster.until(lambda: inside(b)._reaper._sightings)
     await never(timings, 1.0, lambda: told(cluster, "left"))
@@ -364,7 +368,7 @@ async def test_one_sighting_is_not_enough_nor_are_two_without_a_renewal_of_ones_
     await cluster.until(lambda: told(cluster, "left"))
 
 
-async def test_a_reaper_that_stood_still_begins_anew(cluster: RedisTestCluster, timings: Timings) -> None:
+async def test_a_stalled_reaper_starts_again(cluster: RedisTestCluster, timings: Timings) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 1)
     reaper = inside(b)._reaper
@@ -373,7 +377,7 @@ async def test_a_reaper_that_stood_still_begins_anew(cluster: RedisTestCluster, 
     await asyncio.sleep(timings.ttl_s * 1.1)
     await reaper._look()
     (first,) = reaper._sightings.values()
-    await asyncio.sleep(timings.sighting_s * 1.5)  # it stands still
+    await asyncio.sleep(timings.sighting_s * 1.5)  # it stalls
     await reaper._look()
     (second,) = reaper._sightings.values()
     assert second.at > first.at and not told(cluster, "left")
@@ -382,7 +386,7 @@ async def test_a_reaper_that_stood_still_begins_anew(cluster: RedisTestCluster, 
 # -- Redis --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_pause_of_redis_kills_nobody(cluster: RedisTestCluster, timings: Timings) -> None:
+async def test_a_pause_of_redis_fences_no_node(cluster: RedisTestCluster, timings: Timings) -> None:
     nodes = [await cluster.node(node_id) for node_id in "abc"]
     for node in nodes:
         await populate(cluster, node, 20)
@@ -403,10 +407,10 @@ async def test_a_pause_of_redis_kills_nobody(cluster: RedisTestCluster, timings:
     assert len(await nodes[1].directory.members(ROOM)) == 61
 
 
-async def test_who_died_before_the_clock_of_redis_was_set_back_is_reaped_in_time(
+async def test_a_node_that_died_before_the_clock_of_redis_was_set_back_is_reaped_in_time(
     cluster: RedisTestCluster, timings: Timings
 ) -> None:
-    """By a clock that is an hour behind, its lease ends in an hour; that of a dead one that is swept, too."""
+    """By a clock an hour behind, its lease expires in an hour; so does that of a dead node that is cleaned up."""
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, b, 3)
     owner = f"b:{b.directory.incarnation}"
@@ -421,7 +425,7 @@ async def test_who_died_before_the_clock_of_redis_was_set_back_is_reaped_in_time
         assert due_ms is None or due_ms < ends_ms + 1_800_000
 
 
-async def test_redis_that_answers_and_refuses_writes_kills_nobody(cluster: RedisTestCluster, timings: Timings) -> None:
+async def test_a_redis_that_refuses_writes_fences_no_node(cluster: RedisTestCluster, timings: Timings) -> None:
     nodes = [await cluster.node(node_id) for node_id in "abcdef"]
     for node in nodes:
         await populate(cluster, node, 2)
@@ -429,19 +433,20 @@ async def test_redis_that_answers_and_refuses_writes_kills_nobody(cluster: Redis
     async with cluster.client() as client:
         for _ in range(3):
             await client.config_set("min-replicas-to-write", 1)
-            await asyncio.sleep(timings.ttl_s * 1.75)  # the time itself is part of the fault: 14 s of the promised 8 s
+            # the duration itself is part of the fault: 14 s of the promised 8 s
+            await asyncio.sleep(timings.ttl_s * 1.75)
             renewals = [inside(node)._lease.renewals for node in nodes]
             await client.config_set("min-replicas-to-write", 0)
             await eventually(lambda: are_renewed(nodes, renewals), within_s=10, what="renewals")  # noqa: B023
             await never(timings, 1.0, lambda: told(cluster, "left"))
-    assert [node.directory.incarnation for node in nodes] == incarnations, "nobody was fenced"
+    assert [node.directory.incarnation for node in nodes] == incarnations, "no node was fenced"
 
 
 async def are_renewed(nodes: Sequence[FakeNode], renewals: Sequence[int]) -> bool:
     return all(inside(node)._lease.renewals > before for node, before in zip(nodes, renewals, strict=True))
 
 
-async def test_who_renews_late_after_a_pause_of_redis_is_not_taken_for_dead(
+async def test_a_node_that_renews_late_after_a_pause_of_redis_is_not_fenced(
     cluster: RedisTestCluster, timings: Timings
 ) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
@@ -461,7 +466,7 @@ async def test_after_flushall_all_is_asserted_again_quietly(cluster: RedisTestCl
     nodes = [await cluster.node(node_id) for node_id in "abc"]
     for node in nodes:
         await populate(cluster, node, 100)
-    await nodes[0].directory.disowned(7)  # the node may say that it is there still: it is not
+    await nodes[0].directory.disowned(7)  # the node may say that it is still registered: it is not
     before = await nodes[0].directory.members(ROOM), await names_of(nodes[0])
     async with cluster.client() as client:
         await client.flushall()
@@ -471,17 +476,17 @@ async def test_after_flushall_all_is_asserted_again_quietly(cluster: RedisTestCl
         print(f"asserted again after {time.monotonic() - began:.2f} s")
     await never(timings, 1.5, lambda: len(cluster.heard(ROOM)) != 301)
     (version,) = await nodes[0].directory.versions([ROOM])
-    assert version, "who took somebody for gone must see that the roster is another one"
+    assert version, "a node that reported members as gone must see another roster version"
     assert (await nodes[0].directory.members(ROOM), await names_of(nodes[0])) == before
     await cluster.crash(nodes[0])
-    await cluster.until(lambda: len(cluster.heard(ROOM)) == 400, within_s=15)  # its index was asserted too
+    await cluster.until(lambda: len(cluster.heard(ROOM)) == 400, within_s=15)  # its index was registered again too
 
 
 async def is_back(node: FakeNode, members: list[Member]) -> bool:
     return await node.directory.members(ROOM) == members
 
 
-async def test_after_a_restart_from_an_older_copy_rosters_and_names_are_what_nodes_hold(
+async def test_after_a_restart_from_an_older_copy_rosters_and_names_match_the_nodes(
     cluster: RedisTestCluster,
 ) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
@@ -509,12 +514,12 @@ async def test_after_a_restart_from_an_older_copy_rosters_and_names_are_what_nod
     await eventually(is_true, within_s=10, what="the truth")
     await eventually(is_settled(a, b), within_s=10, what="the work on it")
     assert (await b.directory.members(ROOM), await names_of(b)) == before
-    assert cluster.heard(ROOM) == heard, "nobody came or went"
+    assert cluster.heard(ROOM) == heard, "no joins or leaves were reported"
     assert not a.lost and not b.lost
 
 
 async def test_a_name_of_an_older_copy_is_waited_for(cluster: RedisTestCluster) -> None:
-    """Its holder of before is slow to give it back; who has it by now does not lose it meanwhile."""
+    """The former holder releases it slowly; the present owner does not lose it meanwhile."""
     a, b = await cluster.node("a"), await cluster.node("b")
     await a.claim(NAMES, "moves", 0)
     async with cluster.client() as client:
@@ -550,7 +555,7 @@ def is_settled(*nodes: FakeNode) -> Callable[[], Awaitable[bool]]:
     return tell
 
 
-async def test_what_redis_evicted_is_entered_again(cluster: RedisTestCluster) -> None:
+async def test_evicted_entries_are_registered_again(cluster: RedisTestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 3)
     before = await b.directory.members(ROOM), await names_of(b)
@@ -566,7 +571,7 @@ async def test_what_redis_evicted_is_entered_again(cluster: RedisTestCluster) ->
     mended = inside(a)._upkeep._comparison._mended
     counted = {kind: mended.labels(kind)._value.get() for kind in ("member", "name", "counts", "index", "stray")}
     assert counted == {"member": 6, "name": 6, "counts": 1, "index": 12, "stray": 0}
-    assert len(cluster.heard(ROOM)) == 3, "nobody was told"
+    assert len(cluster.heard(ROOM)) == 3, "no notice was sent"
 
 
 async def is_whole(client: Any, node: FakeNode, before: object, keys: Sequence[bytes]) -> bool:
@@ -574,7 +579,7 @@ async def is_whole(client: Any, node: FakeNode, before: object, keys: Sequence[b
     return is_true and await client.exists(*keys) == len(keys)
 
 
-async def test_what_is_in_redis_and_in_no_ledger_is_taken_out(cluster: RedisTestCluster) -> None:
+async def test_entries_in_redis_that_no_node_knows_are_removed(cluster: RedisTestCluster) -> None:
     a = await cluster.node("a")
     await populate(cluster, a, 1)
     owner = f"a:{a.directory.incarnation}"
@@ -621,7 +626,7 @@ async def is_back_after_all(node: FakeNode, members: list[Member]) -> bool:
         return False
 
 
-async def test_who_goes_while_redis_is_frozen_leaves_when_it_is_back(
+async def test_members_that_disconnect_while_redis_is_frozen_leave_when_it_is_back(
     cluster: RedisTestCluster, timings: Timings
 ) -> None:
     a, b = await cluster.node("a", timeout_s=0.3), await cluster.node("b")
@@ -635,12 +640,12 @@ async def test_who_goes_while_redis_is_frozen_leaves_when_it_is_back(
     finally:
         server.thaw()
     await cluster.until(lambda: b"left a-1" in cluster.heard(ROOM))
-    await eventually(lambda: are(b, ["a-0", "a-2"]), within_s=5, what="who was told no is not in")
+    await eventually(lambda: are(b, ["a-0", "a-2"]), within_s=5, what="refused entries are absent")
     told_of = [notice for notice in cluster.heard(ROOM) if notice.endswith(b"perhaps")]
     assert told_of in ([], [b"joined perhaps", b"left perhaps"])
 
 
-async def test_a_write_that_comes_after_its_undoing_is_undone_too(cluster: RedisTestCluster) -> None:
+async def test_a_write_that_arrives_after_its_undo_is_undone_too(cluster: RedisTestCluster) -> None:
     a, b = await cluster.node("a", timeout_s=0.3), await cluster.node("b")
     server = frozen_server(cluster)
     await a.directory.members(ROOM)
@@ -680,7 +685,7 @@ async def are(node: FakeNode, identities: list[str]) -> bool:
     return [member.identity for member in await node.directory.members(ROOM)] == identities
 
 
-async def test_a_full_redis_refuses_who_comes_and_lets_go_who_goes(cluster: RedisTestCluster, timings: Timings) -> None:
+async def test_a_full_redis_refuses_joins_and_accepts_leaves(cluster: RedisTestCluster, timings: Timings) -> None:
     a, b, c = [await cluster.node(node_id) for node_id in "abc"]
     await populate(cluster, a, 3)
     await c.enter(ROOM, 1, "c-1")
@@ -696,7 +701,7 @@ async def test_a_full_redis_refuses_who_comes_and_lets_go_who_goes(cluster: Redi
         await a.disowned(0)
         assert await a.leave(ROOM, 1)
         await cluster.crash(c)
-        await cluster.until(lambda: b"left c-1" in cluster.heard(ROOM))  # reaped
+        await cluster.until(lambda: b"left c-1" in cluster.heard(ROOM))  # cleaned up
         renewals = inside(a)._lease.renewals
         await never(timings, 2.0, lambda: b"left a-2" in cluster.heard(ROOM))
         assert inside(a)._lease.renewals > renewals, "the lease lives"

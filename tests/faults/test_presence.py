@@ -1,4 +1,4 @@
-"""Presence over a node that was deaf: its clients stay connected, and end with the truth of who is there."""
+"""Presence with a node that received nothing for a while: its clients stay connected and end with correct rosters."""
 
 import asyncio
 import random
@@ -73,16 +73,16 @@ async def until_told(client: Resident, *expected: tuple[str, str], within_s: flo
     async def has_come() -> bool:
         return set(expected) <= set(told(client))
 
-    await eventually(has_come, within_s=within_s, what=f"{expected} is told, of {told(client)}")
+    await eventually(has_come, within_s=within_s, what=f"{expected} is reported, got {told(client)}")
 
 
-async def test_who_came_and_went_while_a_node_was_cut_off_is_told_once(street: Street) -> None:
+async def test_joins_and_leaves_missed_by_a_cut_off_node_are_reported_once(street: Street) -> None:
     leaver = await street.joined(1, "leaver")
     watcher = await street.joined(0, "watcher")
     street.proxy.refuse()
     leaver.leave()
     await street.joined(1, "comer")
-    await asyncio.sleep(1.0)  # the time itself is part of the fault
+    await asyncio.sleep(1.0)  # the duration itself is part of the fault
     street.proxy.heal()
     await until_told(watcher, ("comer", "joined"), within_s=HEALED_S)
     await until_told(watcher, ("leaver", "left"), within_s=GRACE_S + HEALED_S)
@@ -90,7 +90,7 @@ async def test_who_came_and_went_while_a_node_was_cut_off_is_told_once(street: S
     assert not watcher.connection.is_closed
 
 
-async def test_after_a_storm_of_cuts_everybody_believes_the_truth(street: Street) -> None:
+async def test_after_many_cuts_every_client_has_the_correct_members(street: Street) -> None:
     rng = random.Random(7)
     watchers = [await street.joined(0, f"watcher-{number}") for number in range(3)]
     there: dict[str, Resident] = {}
@@ -115,7 +115,7 @@ async def test_after_a_storm_of_cuts_everybody_believes_the_truth(street: Street
     async with asyncio.TaskGroup() as storm:
         storm.create_task(come_and_go())
         storm.create_task(kill())
-        await asyncio.sleep(STORM_S)  # the time itself is part of the fault
+        await asyncio.sleep(STORM_S)  # the duration itself is part of the fault
         is_over.set()
     await observer.aclose()
     await street.until_all_hear()
@@ -139,14 +139,14 @@ async def test_after_a_storm_of_cuts_everybody_believes_the_truth(street: Street
 
 
 def follow(client: Resident) -> set[str]:
-    """Follow the list and the notices that a client was told. Raises AssertionError: a notice says what it knew."""
+    """Apply a client's list and notices. Raises AssertionError: a notice repeats what the client knew."""
     here: set[str] = set()
     for message in client.inbox:
         if message["type"] == "response":
             here = set(message["data"]["members"])
         elif message["type"] == "presence":
             who, has_joined = message["from"], message["status"] == "joined"
-            assert (who in here) != has_joined, f"{client.connection.identity} was told again: {message}"
+            assert (who in here) != has_joined, f"{client.connection.identity} got it twice: {message}"
             (here.add if has_joined else here.discard)(who)
     return here
 
@@ -158,7 +158,7 @@ async def until_follows(client: Resident, *expected: str, within_s: float) -> No
     await eventually(does, within_s=within_s, what=f"{client.connection.identity} knows who is there")
 
 
-async def test_a_crowd_that_joins_at_once_is_told_no_member_twice(street: Street) -> None:
+async def test_a_crowd_that_joins_at_once_gets_no_member_twice(street: Street) -> None:
     crowd = [Resident(*street.nodes[number % 2], name) for number, name in enumerate(PEOPLE)]
     calls = [client.call("chat", "join", channel="room") for client in crowd]
     for client, call in zip(crowd, calls, strict=True):
@@ -166,12 +166,12 @@ async def test_a_crowd_that_joins_at_once_is_told_no_member_twice(street: Street
     for client in crowd:
         await until_follows(client, *PEOPLE, within_s=HEALED_S)
     last = await street.joined(1, "last")
-    for client in (*crowd, last):  # whatever was on its way has come by then
+    for client in (*crowd, last):  # everything in flight has arrived by then
         await until_follows(client, *PEOPLE, "last", within_s=HEALED_S)
 
 
-async def test_a_node_that_was_deaf_says_of_nobody_again_that_they_joined(street: Street) -> None:
-    """Others took it for dead, and said that its members left; it has not heard that."""
+async def test_after_missed_notices_a_node_reports_no_join_twice(street: Street) -> None:
+    """Others took it for dead and reported its members as left; it has not received that."""
     other = await street.joined(1, "other")
     ann, bob = await street.joined(0, "ann"), await street.joined(0, "bob")
     for client in (other, ann, bob):

@@ -1,4 +1,4 @@
-"""Readiness tells the truth about Redis, and liveness does not care: no node is restarted for a Redis that is away."""
+"""Readiness reports the state of Redis, liveness does not: no node is restarted because Redis is unavailable."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ async def until_ready(node: NodeProcess, status: int, *, within_s: float) -> Non
 
 
 class Watch:
-    """Asks /healthz as a kubelet does, all along; `answers` is every status that it got."""
+    """Asks /healthz as a kubelet does, throughout; `answers` is every status that it got."""
 
     def __init__(self, node: NodeProcess) -> None:
         self.answers: list[int] = []
@@ -49,7 +49,7 @@ class Watch:
     async def _ask(self) -> None:
         while True:
             self.answers.append(await self._node.status("/healthz", timeout_s=1.0))
-            await asyncio.sleep(0.2)  # the pace of the questions, not a wait for anything
+            await asyncio.sleep(0.2)  # the interval of the probes, not a wait for anything
 
     async def stop(self) -> None:
         self._task.cancel()
@@ -88,7 +88,7 @@ async def test_a_killed_redis_turns_readiness_off_until_another_takes_its_place(
     assert set(watch.answers) == {200}
 
 
-async def test_clients_stay_connected_while_redis_is_frozen_and_hear_what_comes_after(
+async def test_clients_stay_connected_while_redis_is_frozen_and_receive_later_messages(
     redis: RedisProcess, node: NodeProcess
 ) -> None:
     async with clients(node.websocket_url, 20, channels=["news"]) as crowd:

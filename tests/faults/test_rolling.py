@@ -1,4 +1,4 @@
-"""A rolling restart behind the shipped nginx costs clients of our libraries nothing; `make roll` has it with 1,000."""
+"""A rolling restart behind the shipped nginx loses nothing for clients of our libraries; `make roll` uses 1,000."""
 
 from pathlib import Path
 
@@ -19,11 +19,11 @@ async def test_rolling_restart_of_all_nodes_costs_our_clients_nothing(tmp_path: 
     assert restarts.is_kept, restarts.broken
     assert restarts.tally.clients == CLIENTS and restarts.tally.delivered > 0
     assert sum(drain.leaving for drain in restarts.drains) > 0
-    # On a busy machine a new connection may take longer than a node waits; that costs nothing but a reconnect.
+    # On a busy machine a new connection may take longer than a node waits; the client then only reconnects again.
     assert set(restarts.closes) <= {1001}
 
 
-def test_a_tally_tells_what_was_lost_doubled_and_out_of_order() -> None:
+def test_a_tally_counts_lost_duplicated_and_reordered_messages() -> None:
     assert tally("one", [0, 1, 2], 3).is_whole
     assert tally("one", [0, 2], 3).lost == 1
     assert tally("one", [0, 1, 1, 2], 3).duplicated == 1
@@ -36,7 +36,8 @@ def test_a_tally_tells_what_was_lost_doubled_and_out_of_order() -> None:
 def test_a_herd_of_handshakes_is_a_broken_promise() -> None:
     rates = Rates()
     rates.samples = [(0.0, 7.0), (1.0, 57.0), (3.0, 157.0), (3.1, 187.0)]
-    assert (rates.total, rates.peak_per_s) == (180.0, 50.0)  # the late sample's bin is 2 s long, the last one a rest
+    # the late sample's bin is 2 s long, the last one is what remains
+    assert (rates.total, rates.peak_per_s) == (180.0, 50.0)
     assert Drain(0, 300, 300, peak_per_s=60, mean_per_s=30, took_s=10).is_paced
     assert not Drain(0, 300, 300, peak_per_s=61, mean_per_s=30, took_s=10).is_paced
     assert Drain(0, PEAK_NEEDS - 1, PEAK_NEEDS - 1, peak_per_s=99, mean_per_s=30, took_s=10).is_paced

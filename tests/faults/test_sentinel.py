@@ -1,4 +1,4 @@
-"""Sentinel: a primary dies, is cut off, becomes a replica; a node goes where the sentinels say."""
+"""Sentinel: a primary dies, is cut off, becomes a replica; a node follows the sentinels."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,8 +18,8 @@ from tests.support.sentinels import SentinelLab
 
 pytestmark = pytest.mark.needs("redis-server")
 
-FAILOVER_S = 15.0  # of the sentinels, before which no node can know
-HEALED_S = 6.0  # of a node, after it
+FAILOVER_S = 15.0  # of the sentinels; no node can know earlier
+HEALED_S = 6.0  # of a node, after that
 
 
 @pytest.fixture(params=["redis"])
@@ -29,7 +29,7 @@ async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[S
 
 
 async def comes_through(broker: RedisBroker, recorder: Recorder, payload: bytes, *, within_s: float) -> None:
-    """Publish until it is heard."""
+    """Publish until a message is received."""
     async with asyncio.timeout(within_s):
         while payload not in recorder.of("pubsub:news"):
             try:
@@ -69,7 +69,7 @@ async def test_a_cut_off_primary_that_answers_its_own_canary_is_left(lab: Sentin
     async with open_broker(lab.url) as (broker, recorder):
         await broker.subscribe("pubsub:news")
         await lab.isolate_primary()
-        assert not broker.is_deaf  # nothing is lost yet: it is the primary still
+        assert not broker.is_deaf  # nothing is lost yet: it is still the primary
         await lab.until_failed_over(within_s=FAILOVER_S)
         async with asyncio.timeout(HEALED_S):
             while not await subscribers_at(lab.replica):  # noqa: ASYNC110 - another process
@@ -120,7 +120,7 @@ async def test_the_heartbeat_leaves_a_cut_off_primary_too(lab: SentinelLab) -> N
 
 
 async def test_a_lagging_replica_counts_as_another_history(lab: SentinelLab) -> None:
-    """What the old primary had acknowledged is gone; no position that it gave fits anything on the new one."""
+    """Writes that the old primary acknowledged are lost; none of its positions matches on the new primary."""
     keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     await keeper.start()
     try:
@@ -140,7 +140,7 @@ async def test_a_lagging_replica_counts_as_another_history(lab: SentinelLab) -> 
                     await asyncio.sleep(0.05)
         assert again.epoch != lost.epoch and again.offset == lost.offset and again.tag != lost.tag
         assert await keeper.read("pubsub:news", lost) is None
-        assert await keeper.read("pubsub:news", replicated) is None, "it lacks 2, and nobody could tell"
+        assert await keeper.read("pubsub:news", replicated) is None, "it lacks 2, and no check could detect that"
         found, top = await keeper.recent("pubsub:news", 10)
         assert [each.payload for each in found] == [b"1", b"3"] and top == again
     finally:

@@ -1,7 +1,7 @@
-"""Chat members, names and cursors under faults: three node processes, 10,000 of each on the one that is struck.
+"""Chat members, names and cursors under faults: three node processes, 10,000 of each on the node with the fault.
 
-The scenes are played on one stage, one after the other, for it takes longer to fill than a node to die. Each finds
-everybody there and leaves everybody there, but for the last.
+The scenes share one stage, one after the other, because filling it takes longer than killing a node. Each scene but
+the last starts and ends with everybody present.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.asyncio(loop_scope=
 GONE_WITHIN_S = 15.0
 BACK_WITHIN_S = 10.0
 HEALED_WITHIN_S = 3.0
-REAPED_WITHIN_S = 6.0  # after a pause: all leases have ended, and two sightings are 3 s apart
-LATE_S = 2.0  # by how much one node renews later than the others; from 3 s on it is dead
-FIRST = 0  # the node of the multitude
+REAPED_WITHIN_S = 6.0  # after a pause all leases have expired, and two sightings are 3 s apart
+LATE_S = 2.0  # how much later one node renews than the others; from 3 s on it counts as dead
+FIRST = 0  # the node that the 10,000 are on
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -62,10 +62,10 @@ async def test_after_flushall_all_is_asserted_again_quietly_within_ten_seconds(s
     scene.check_heard({})
 
 
-async def test_a_pause_of_redis_for_twelve_seconds_makes_nobody_leave(scene: Scene) -> None:
+async def test_a_pause_of_redis_for_twelve_seconds_causes_no_left(scene: Scene) -> None:
     members = scene.multitude.callers
     redis, last = scene.stage.redis, scene.stage.nodes[2]
-    last.freeze()  # its lease has ended when Redis is back, and no renewal of it is on its way
+    last.freeze()  # its lease has expired when Redis is back, and no renewal is in flight
     redis.freeze()
     try:
         await asyncio.sleep(12.0)  # the fault
@@ -80,7 +80,7 @@ async def test_a_pause_of_redis_for_twelve_seconds_makes_nobody_leave(scene: Sce
         lambda: is_healed(scene), within_s=HEALED_WITHIN_S, what="names are given, and all nodes are ready"
     )
     await works(scene)
-    await asyncio.sleep(max(0.0, thawed + REAPED_WITHIN_S - time.monotonic()))  # absence over time is what is tested
+    await asyncio.sleep(max(0.0, thawed + REAPED_WITHIN_S - time.monotonic()))  # absence over time is tested
     await scene.fence()
     scene.check_heard({})
     await scene.look()
@@ -88,7 +88,7 @@ async def test_a_pause_of_redis_for_twelve_seconds_makes_nobody_leave(scene: Sce
 
 
 async def works(scene: Scene) -> None:
-    """Do everything once."""
+    """Perform each action once."""
     members, witness = scene.multitude.callers, scene.witnesses[0]
     for number in range(0, 100, 10):
         await scene.say(members[number], rooms_of(number)[3])
@@ -134,7 +134,9 @@ async def test_a_node_stopped_for_twenty_seconds_leaves_once_and_joins_once(scen
     await scene.until_heard(Counter(gone) + Counter(back) + Counter(closed), deadline)
     print(f"fenced, asserted again and heard of after {deadline.elapsed_s:.1f} s")
     for witness in scene.witnesses:
-        assert Counter(witness.heard[len(gone) : len(gone) + len(back)]) == Counter(back), "who lost a name left last"
+        assert Counter(witness.heard[len(gone) : len(gone) + len(back)]) == Counter(back), (
+            "clients that lost a name left last"
+        )
     assert await is_taken_from(claimer, rivals[0], other)
     for number, name in rivals.items():
         await claimer.ask("messaging", "unregisterParticipant", name=name)
@@ -146,7 +148,7 @@ async def test_a_node_stopped_for_twenty_seconds_leaves_once_and_joins_once(scen
 
 
 async def use_until_closed(caller: Caller, name: str, other: Caller) -> int:
-    """Send under a name again and again; tells how often it was taken."""
+    """Send under a name repeatedly; returns how often it was accepted."""
     count = 0
     with suppress(ConnectionError):
         while True:
@@ -155,12 +157,12 @@ async def use_until_closed(caller: Caller, name: str, other: Caller) -> int:
 
 
 async def is_taken_from(caller: Caller, name: str, other: Caller) -> bool:
-    """Send something under a name; True if it was taken."""
+    """Send something under a name; True if it was accepted."""
     answer = await caller.call("messaging", "send", sender=name, dest=other.identity, body=None)
     return bool(answer["type"] == "response")
 
 
-async def test_what_a_killed_node_had_is_gone_within_fifteen_seconds_with_one_left_each(scene: Scene) -> None:
+async def test_entries_of_a_killed_node_are_removed_within_fifteen_seconds_with_one_left_each(scene: Scene) -> None:
     multitude, claimer = scene.multitude, scene.witnesses[0]
     scene.stage.nodes[FIRST].kill()
     deadline = scene.deadline(GONE_WITHIN_S)

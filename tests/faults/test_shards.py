@@ -1,4 +1,4 @@
-"""One server of several goes wrong alone: a shard of a Cluster, or one of several independent Redis."""
+"""One server of several fails alone: a shard of a Cluster, or one of several independent Redis servers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -141,7 +141,7 @@ async def until_true(node: FakeNode, rooms: list[str], names: list[str], expecte
 
 
 @pytest.mark.parametrize("at", [0, shard_of(leases_key(PREFIX))])
-async def test_what_a_shard_that_went_back_has_of_former_entries_is_taken_out(lab: ClusterLab, at: int) -> None:
+async def test_former_entries_on_a_rolled_back_shard_are_removed(lab: ClusterLab, at: int) -> None:
     rooms = [key_on(shard, "chat") for shard in range(3)]
     names = [key_on(shard, "messaging", names_key) for shard in range(3)]
     async with AsyncExitStack() as stack:
@@ -194,8 +194,8 @@ async def test_names_are_waited_for_after_the_run_of_each_shard_is_another(lab: 
             await eventually(is_patient, within_s=REPAIRED_S, what="the new run is seen")
 
 
-async def test_what_a_dead_node_wrote_behind_the_copy_of_its_index_is_taken_out(lab: ClusterLab) -> None:
-    """Its index goes back, what it stands for does not; nobody is there to register it again."""
+async def test_entries_of_a_dead_node_missing_in_its_older_index_are_removed(lab: ClusterLab) -> None:
+    """Its index is rolled back, the entries are not; no node is left to register it again."""
     async with AsyncExitStack() as stack:
         cluster = RedisTestCluster(lab, stack, FAST)
         rooms = [key_on(shard, "chat") for shard in range(3)]
@@ -213,8 +213,8 @@ async def test_what_a_dead_node_wrote_behind_the_copy_of_its_index_is_taken_out(
         await until_true(a, rooms, [], list(expected))
 
 
-async def test_what_a_dead_node_has_whose_lease_went_back_is_taken_out(lab: ClusterLab) -> None:
-    """It came and died behind the copy of the shard that has the leases: no reaper knows of it."""
+async def test_entries_of_a_dead_node_with_a_rolled_back_lease_are_removed(lab: ClusterLab) -> None:
+    """It started and died after the copy of the shard with the leases was made: no other node knows of it."""
     home = shard_of(leases_key(PREFIX))
     rooms = [key_on(shard, "chat") for shard in range(3) if shard != home]
     async with AsyncExitStack() as stack:
@@ -235,7 +235,7 @@ async def test_what_a_dead_node_has_whose_lease_went_back_is_taken_out(lab: Clus
         await until_true(a, rooms, [], expected)
 
 
-async def test_what_one_of_several_that_went_back_has_is_what_nodes_hold(spread: SpreadServers) -> None:
+async def test_a_rolled_back_server_of_several_ends_with_the_nodes_entries(spread: SpreadServers) -> None:
     down = spread.servers[0]
     found = targets_of(spread.url)
     rooms = [next(k for n in range(99) if found.of(k := f"chat:{n}").safe_url == each.url) for each in spread.servers]
@@ -262,7 +262,7 @@ async def test_what_one_of_several_that_went_back_has_is_what_nodes_hold(spread:
         assert not a.lost and not b.lost
 
 
-async def test_who_may_not_scan_is_told_so_and_the_rest_goes_on(lab: ClusterLab) -> None:
+async def test_a_missing_scan_right_is_reported_and_the_rest_works(lab: ClusterLab) -> None:
     for at in range(3):
         await lab.ask(at, "ACL", "SETUSER", "node", "on", ">secret", "~*", "&*", "+@all", "-scan")
     url = lab.url.replace("redis+cluster://", "redis+cluster://node:secret@")
@@ -298,7 +298,7 @@ async def until_says(http: Any, status: int) -> dict[str, Any]:
 
 
 async def check_refusal(url: str, server: RedisServer) -> None:
-    """Have one server want a replica that it has not, and give that up again."""
+    """Make one server require a replica that it lacks, then undo that."""
     client = server.client()
     registry = ServiceRegistry([PubSubService()])
     async with running_node(registry, settings=Settings(redis_url=url)) as node:

@@ -1,4 +1,4 @@
-"""Several independent Redis, one of them gone: its channels wait for it, and nothing else does."""
+"""Several independent Redis servers, one of them down: its channels wait for it, nothing else does."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -62,7 +62,7 @@ async def test_one_that_is_down_takes_only_its_channels_along(servers: SpreadSer
         assert heard.interruptions == 1
 
 
-async def test_deafness_is_told_once_for_all(servers: SpreadServers) -> None:
+async def test_missing_delivery_is_reported_once_for_all_servers(servers: SpreadServers) -> None:
     metrics = Metrics()
     broker = broker_of(servers.url, node_id="node-1", metrics=metrics)
     await broker.start(Recorder())
@@ -76,7 +76,7 @@ async def test_deafness_is_told_once_for_all(servers: SpreadServers) -> None:
         await broker.stop()
 
 
-async def test_members_names_and_tokens_of_the_others_go_on(servers: SpreadServers) -> None:
+async def test_members_names_and_tokens_on_the_other_servers_still_work(servers: SpreadServers) -> None:
     down, up = servers.servers
     topology = topology_of(servers)
     node = FakeNode("node-1")
@@ -116,7 +116,7 @@ async def test_histories_of_the_others_are_compared_and_read(servers: SpreadServ
         await keeper.stop()
 
 
-async def test_what_was_revoked_everywhere_is_known_by_any(servers: SpreadServers) -> None:
+async def test_a_revocation_on_all_servers_is_known_by_each(servers: SpreadServers) -> None:
     revocations = topology_of(servers).revocations(keep_s=3600.0)
     told: list[Revocation] = []
     try:
@@ -133,7 +133,7 @@ async def test_what_was_revoked_everywhere_is_known_by_any(servers: SpreadServer
         await revocations.stop()
 
 
-async def test_a_node_process_takes_a_list_and_says_503_while_one_is_down(servers: SpreadServers) -> None:
+async def test_a_node_process_takes_a_list_and_answers_503_while_one_is_down(servers: SpreadServers) -> None:
     async with NodeProcess.running({"SNORKY_REDIS_URL": servers.url}) as node:
 
         async def says(status: int) -> None:

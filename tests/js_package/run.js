@@ -1,4 +1,4 @@
-// Runs what Vite made of src/: the bundle against a server, then a strict mode page. Exit code 0 if all is as it should be.
+// Runs Vite's output for src/: the bundle against a server, then a page in strict mode. Exit code 0 if everything works.
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -34,7 +34,7 @@ function publish(message) {
   for (const socket of subscribers) socket.send(text);
 }
 
-/** Return when it is true; asked whenever something has happened. */
+/** Return when the condition is true; checked after every event. */
 function until(isTrue) {
   return new Promise((resolve) => {
     onChange = () => isTrue() && resolve();
@@ -57,7 +57,7 @@ const root = create(page(props));
 const mounts = () => events.filter((event) => event === "mounted").length;
 await until(() => mounts() === 2 && subscribers.size === 1 && server.clients.size === 1);
 publish("one");
-publish("two"); // behind it nothing of the first can come any more
+publish("two"); // after it no earlier message can arrive
 await until(() => events.includes("shows one two"));
 assert.deepEqual(events.filter((event) => event.startsWith("error") || event.startsWith("close")), ["close 1000 false"]);
 assert.equal(root.toJSON().children.join(""), "one two");

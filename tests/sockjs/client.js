@@ -1,4 +1,4 @@
-// The real sockjs-client under test: one client after another line of orders, one JSON object a line each way.
+// The real sockjs-client under test: one client, controlled by one JSON object per line in each direction.
 //
 //   node client.js URL TRANSPORT
 //   in   {"send": VALUE}   {"close": true}

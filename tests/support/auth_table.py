@@ -1,6 +1,6 @@
-"""What PROTOCOL says of auth and auth_backend, as scenarios: every command, text and close code.
+"""The protocol's auth and auth_backend as scenarios: every command, text and close code.
 
-Identities are new in every play: what is revoked stays so.
+Identities are new in every run, because revocations persist.
 """
 
 import itertools
@@ -30,7 +30,7 @@ def known(who: str, identity: str, token: str, command: str = "authenticate") ->
 
 
 def bad(who: str, text: str, token: str, code: int = 4501, command: str = "authenticate") -> Step:
-    """A token that ends its client."""
+    """A token that gets its client disconnected."""
     return closing(no(who, f"auth.{command}", text, token=token), **{who: code})
 
 
@@ -63,7 +63,8 @@ def auth_of_bad_tokens() -> Iterator[Step]:
     yield bad("kim", "Invalid token", hmac_token(somebody(), aud="somebody else"))
     yield known("tom", tom, hmac_token(tom))
     yield bad("tom", "Token expired", hmac_token(tom, exp=time.time() - 60), command="refresh")
-    yield no("zoe", "auth.refresh", "Not authenticated", token="made up")  # not looked at: nobody is to guess that way
+    # the key is not checked, so that it cannot be guessed this way
+    yield no("zoe", "auth.refresh", "Not authenticated", token="made up")
 
 
 @scenario(is_apart=True, ann=None, bob=None, eve=None)
@@ -123,7 +124,7 @@ def auth_backend_params() -> Iterator[Step]:
     yield no("backend", "auth_backend.nonsense", "Unknown command")
 
 
-# -- where everybody must say who they are ----------------------------------------------------------------------------
+# -- authentication required -------------------------------------------------------------------------------------------
 
 
 @scenario("required", ann="ann", bob=STRANGER, eve=STRANGER)
@@ -132,7 +133,7 @@ def auth_is_required() -> Iterator[Step]:
     yield no("bob", "pubsub.subscribe", "Not authenticated", channel="news")
     yield no("bob", "messaging.listParticipants", "Not authenticated")
     yield no("bob", "datasync.acquireSubscription", "Not authenticated", token="x" * 32)
-    yield no("bob", "pubsub.nonsense", "Not authenticated")  # who is not known learns nothing
+    yield no("bob", "pubsub.nonsense", "Not authenticated")  # an unauthenticated client learns nothing
     yield says(
         "bob",
         {"service": "gateway", "message": {"command": "nonsense", "callId": "open to all"}},

@@ -1,6 +1,6 @@
-"""The shipped nginx and HAProxy in front of nodes of a test: same files, other addresses.
+"""The shipped nginx and HAProxy in front of a test's nodes: same files, other addresses.
 
-Every substitution must hit: a shipped file that changed under the test is an error, not another file tested.
+Every substitution must match: if a shipped file changed, the test must fail instead of testing something else.
 """
 
 import os
@@ -69,7 +69,7 @@ def nginx_config(directory: Path, port: int, backends: Sequence[Backend]) -> Pat
 
 def nginx_command(config: Path, *extra: str) -> list[str]:
     """The command line that runs nginx in the foreground with a configuration."""
-    # started as root it would hand its folders to a user who cannot reach a test's
+    # started as root it would give its folders to a user without access to the test's directory
     directives = "daemon off;" + (" user root;" if os.geteuid() == 0 else "")
     return [program("nginx"), "-p", str(config.parent), "-c", str(config), "-e", "stderr", "-g", directives, *extra]
 
@@ -80,7 +80,7 @@ def haproxy_config(directory: Path, port: int, backends: Sequence[Backend]) -> P
     text = _replace(text, r"bind :8080\b", f"bind 127.0.0.1:{port}", 1)
     text = _replace(
         text, r"maxconn 20000\b", "maxconn 2000", 1
-    )  # two descriptors each, which a test machine may not grant
+    )  # two descriptors each, which a test machine may not allow
     for number, backend in enumerate(backends, 1):
         address = f"127.0.0.1:{backend.public_port} port {backend.private_port}"
         text = _replace(text, rf"(server node-{number}) node-{number}:8002\b", rf"\1 {address}", 1)
@@ -109,13 +109,13 @@ async def running_haproxy(directory: Path, backends: Sequence[Backend]) -> Async
 
 @asynccontextmanager
 async def running_balancer(argv: Sequence[str], port: int) -> AsyncIterator[Balancer]:
-    """Run what a command line starts, until the block ends."""
+    """Run a command line until the block ends."""
     process = Process(argv)
     try:
         await eventually(lambda: _answers(process, port), within_s=10, what=f"{argv[0]} answers")
         yield Balancer(process, port)
     finally:
-        process.terminate()  # nginx's master takes its workers along only if it is asked
+        process.terminate()  # nginx's master ends its workers only if it is asked
         await process.wait(10)
         await process.close()
 

@@ -1,4 +1,4 @@
-"""Brokers under test: one that hears, and a listener that remembers what it was told."""
+"""Brokers under test: a connected one, and a listener that records its calls."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -17,11 +17,11 @@ __all__ = ["PREFIX", "AnyBroker", "Recorder", "broker_of", "brokers_of", "hears"
 AnyBroker = RedisBroker | SpreadBroker | ClusterBroker
 
 PREFIX = "test"
-TEST_TIMEOUT_S = 90.0  # a test that waits for what never comes is red, not silent
+TEST_TIMEOUT_S = 90.0  # a test that waits for something that never comes must fail, not hang
 
 
 class Recorder:
-    """A listener that keeps everything and can be waited on."""
+    """A listener that records everything; tests can wait for it."""
 
     def __init__(self) -> None:
         self.publications: list[tuple[str, bytes]] = []
@@ -44,7 +44,7 @@ class Recorder:
         return [payload for each, payload in self.publications if each == key]
 
     async def until(self, claim: Callable[[], object], *, within_s: float = 5.0) -> None:
-        """Return when the claim has become true. Raises AssertionError: it has not in time."""
+        """Return when the condition is true. Raises AssertionError: not in time."""
         try:
             async with asyncio.timeout(within_s):
                 while not claim():
@@ -56,7 +56,7 @@ class Recorder:
 
 
 async def hears(broker: Broker, is_hearing: bool = True, *, within_s: float = 5.0) -> float:
-    """Wait until the broker hears (or is deaf) and return how long it took, in seconds."""
+    """Wait until the broker receives (or does not) and return how long it took, in seconds."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     while broker.is_deaf == is_hearing:
@@ -91,7 +91,7 @@ def broker_of(url: str, *, node_id: str, metrics: Metrics, **timings: float) -> 
 async def open_broker(
     url: str, *, node_id: str = "node-1", listener: Any = None, metrics: Metrics | None = None, **timings: float
 ) -> AsyncIterator[tuple[AnyBroker, Recorder]]:
-    """Run a broker that hears, until the block ends."""
+    """Run a broker that is connected, until the block ends."""
     recorder = Recorder() if listener is None else listener
     broker = broker_of(url, node_id=node_id, metrics=metrics or Metrics(), **timings)
     await broker.start(recorder)

@@ -1,4 +1,4 @@
-"""Clients without a network: a wire that remembers, and a node whose broker is in this process."""
+"""Clients without a network: a recording wire, and a node whose broker is in this process."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -13,7 +13,7 @@ from gateway.codec import Encoding, encode
 from gateway.frames import BINARY, TEXT, Dialect
 from tests.support.loopback import LoopbackBroker
 
-# Nothing around a message but what tells where it ends.
+# no framing around a message except its terminator
 JSON = Dialect("json", Encoding.JSON, TEXT, lambda message: message + b"\n")
 MSGPACK = Dialect("msgpack", Encoding.MSGPACK, BINARY, lambda message: message)
 
@@ -22,7 +22,7 @@ DEADLINE_S = 10.0
 
 
 class FakeWire:
-    """A wire that keeps what is written. on_write: called before every write."""
+    """A wire that records writes. on_write: called before every write."""
 
     transport_name = "websocket"
 
@@ -54,11 +54,11 @@ class FakeWire:
 
 
 class FullWire(FakeWire):
-    """The wire of a client that reads nothing: its buffer keeps all, and asks for a pause beyond `high_water`."""
+    """The wire of a client that reads nothing: buffers everything, and asks for a pause above `high_water`."""
 
     def __init__(self, high_water: int = 0) -> None:
         super().__init__()
-        self.connection: Connection | None = None  # set by who makes it
+        self.connection: Connection | None = None  # set by its maker
         self._high_water = high_water
 
     def write(self, data: bytes) -> None:
@@ -69,7 +69,7 @@ class FullWire(FakeWire):
 
 
 def read_nothing(client: "Client") -> FullWire:
-    """Have a client read nothing from now on."""
+    """Let a client stop reading."""
     wire = FullWire()
     wire.connection, client.wire = client.connection, wire
     client.connection._wire = wire
@@ -111,13 +111,13 @@ class Client:
         return [envelope["message"] for envelope in self.envelopes]
 
     async def received(self, count: int) -> list[Any]:
-        """Wait for so many messages; returns them all."""
+        """Wait for that many messages; returns them all."""
         await until(lambda: len(self.messages) >= count)
         return self.messages
 
 
 class House:
-    """A node with one registry and a broker of its own."""
+    """A node with one registry and its own broker."""
 
     def __init__(
         self, services: Iterable[Service], limits: Limits = UNLIMITED, broker: LoopbackBroker | None = None
@@ -139,7 +139,7 @@ class House:
 async def house(
     *services: Service, limits: Limits = UNLIMITED, broker: LoopbackBroker | None = None
 ) -> AsyncIterator[House]:
-    """Run a node; at the end all its clients are let go."""
+    """Run a node; closes all its clients at the end."""
     built = House(services, limits, broker)
     await built.node.start()
     try:
@@ -158,6 +158,6 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def settle(ticks: int = 20) -> None:
-    """Let everything run that is ready, and what that makes ready. For proving absence: nothing here waits for time."""
+    """Run everything that is ready, and what that makes ready. For proving absence: nothing here waits for time."""
     for _ in range(ticks):
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""A Redis Cluster of a test's own: primaries, each with a replica if wanted, and slots that can be moved.
+"""A test's own Redis Cluster: primaries, optionally with a replica each, and slots that can be moved.
 
 async with ClusterLab("redis", tmp_path, replicas=1) as lab: ... lab.url; await lab.move_slot(slot_of(b"x"), 1)
 """
@@ -53,7 +53,7 @@ class ClusterLab:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
 
     async def __aenter__(self) -> Self:
-        """Start all; returns when each knows all others and every slot is somebody's."""
+        """Start all; returns when each server knows all others and every slot is assigned."""
         try:
             for server in self.servers:
                 await self._stack.enter_async_context(server)
@@ -83,19 +83,19 @@ class ClusterLab:
         await self._stack.aclose()
 
     async def stop(self) -> None:
-        """End all as a crash does. Idempotent."""
+        """Kill all, as a crash does. Idempotent."""
         for server in self.servers:
             await server.stop()
 
     async def start(self) -> None:
-        """Start all again, with nothing of what they held; they know each other and their slots still."""
+        """Restart all, empty; they still know each other and their slots."""
         for server in self.servers:
             await server.start()
         for at in range(len(self.servers)):
             await self._until(at, "cluster_state:ok")
 
     async def restart(self, at: int) -> None:
-        """Kill one server and start it from what it saved last; returns when the cluster is well again."""
+        """Kill one server and restart it from its last snapshot; returns when the cluster is healthy again."""
         await self.servers[at].restart()
         for each in range(len(self.servers)):
             await self._until(each, "cluster_state:ok")
@@ -113,16 +113,16 @@ class ClusterLab:
         return at
 
     def client(self) -> "ClusterClient":
-        """A client of the test's own, for what another program would do; close it with `aclose()`."""
+        """A client of the test's own, in the role of another program; close it with `aclose()`."""
         return ClusterClient(self)
 
     async def open_slot(self, slot: int, source: int, destination: int) -> None:
-        """Begin to move a slot."""
+        """Start to move a slot."""
         await self.ask(destination, "CLUSTER", "SETSLOT", slot, "IMPORTING", self._ids[source])
         await self.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._ids[destination])
 
     async def move_slot(self, slot: int, source: int, destination: int) -> None:
-        """Move a slot with its keys, as `redis-cli --cluster reshard` does: ten at a time, so much happens half way."""
+        """Move a slot with its keys, as `redis-cli --cluster reshard` does: ten at a time, so others see it halfway."""
         await self.open_slot(slot, source, destination)
         while keys := await self.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 10):
             await self.migrate(source, destination, *keys)
@@ -130,16 +130,16 @@ class ClusterLab:
             await self.ask(at, "CLUSTER", "SETSLOT", slot, "NODE", self._ids[destination])
 
     async def migrate(self, source: int, destination: int, *keys: bytes) -> None:
-        """Carry some keys of a slot that is being moved."""
+        """Move some keys of a slot that is being moved."""
         await self.ask(source, "MIGRATE", "127.0.0.1", self.servers[destination].port, "", 0, 5000, "KEYS", *keys)
 
     async def until_primary(self, at: int, *, within_s: float = 15.0) -> None:
-        """Return when a server has become a primary, and the cluster is well again."""
+        """Return when a server has become a primary, and the cluster is healthy again."""
         await self._until(at, "role:master", "INFO", "replication", within_s=within_s)
         await self._until(at, "cluster_state:ok", within_s=within_s)
 
     async def ask(self, at: int, *words: object, is_sent_on: bool = False) -> Any:
-        """Ask a server as an operator does. Texts are decoded. is_sent_on: by the ASK of another server."""
+        """Send a server a command. Texts are decoded. is_sent_on: as after an ASK redirect from another server."""
         wire = await dial(RedisTarget.from_url(self.servers[at].url), name="lab", timeout_s=5.0)
         try:
             spelt = [word if isinstance(word, bytes) else str(word).encode() for word in words]
@@ -160,13 +160,13 @@ class ClusterLab:
 
 
 class ClusterClient:
-    """As much of a client as tests of channels need, for slots as they were dealt out."""
+    """The part of a client that channel tests need, with the initial slot map."""
 
     def __init__(self, lab: ClusterLab) -> None:
         self._lab = lab
 
     async def publish(self, name: bytes, payload: bytes) -> int:
-        """Publish as one does in a Cluster."""
+        """Publish in the Cluster's way."""
         answer: int = await self._lab.ask(self._at(name), "SPUBLISH", name, payload)
         return answer
 
@@ -176,7 +176,7 @@ class ClusterClient:
         return [(found, count)]
 
     async def ping(self) -> None:
-        """Reach all."""
+        """Check that all servers answer."""
         for at in range(len(self._lab.servers)):
             await self._lab.ask(at, "PING")
 

@@ -1,4 +1,4 @@
-"""A play of clients against the gateway: who asks what, what is replied, and who hears what of it.
+"""Scenarios of clients against the gateway: requests, replies, and the notifications that other clients receive.
 
     @scenario(ann="ann", bob="bob")
     def bob_comes() -> Iterator[Step]:
@@ -6,11 +6,11 @@
         yield ok("bob", "chat.join", {"members": ["ann", "bob"]}, {"ann": [presence("bob", "joined")]}, channel="room")
 
 Rules:
-- A step is over when its reply and all that it should bring have come, and then a fence through Redis has: what comes
-  beside that was not to come.
-- A reply and the notifications of its call are compared apart, for they come in no promised order; each kind in order.
-- A stage spreads the clients over its nodes in turn. Nothing here knows how many there are, nor how clients connect.
-- Each error text has its code (tests.support.error_codes), and each scenario the house that it is played in.
+- A step ends when its reply and all expected notifications have come, and then a fence through Redis. Anything else
+  that comes is an error.
+- A reply and the notifications of its call are compared separately, because their order is not defined; each in order.
+- A stage distributes the clients over its nodes in turn. Nothing here knows the number of nodes or how clients connect.
+- Each error text has its code (tests.support.error_codes), and each scenario the `house` (the setup) that it runs in.
 """
 
 import asyncio
@@ -52,12 +52,12 @@ DEADLINE_S = 10.0
 FENCE = "fence"  # a channel of pubsub
 STRANGER: Final = "\0"  # in place of an identity: a client without one that may not even subscribe to the fence
 _MARKS = itertools.count()
-NOTHING: Final = object()  # no value: null is one
+NOTHING: Final = object()  # means "no value"; null is a value
 
 
 @dataclass(frozen=True)
 class Garbled:
-    """What is no message, as a text and as bytes for clients that speak MessagePack."""
+    """An invalid message, as text, and as bytes for clients that use MessagePack."""
 
     text: str
     packed: bytes
@@ -65,10 +65,10 @@ class Garbled:
 
 @dataclass(frozen=True)
 class Step:
-    """What somebody does, and what it brings.
+    """One action, and its expected results.
 
     A request; with `said`, any value or bytes, answered by these envelopes; with `posted`, an HTTP request to the
-    backend's door; with none of them the end of a client; and without anybody, what comes by itself.
+    backend's port; with none of them the disconnect of a client; without a client, notifications without a cause here.
     """
 
     who: str
@@ -77,7 +77,7 @@ class Step:
     reply: Any = None
     error: str | None = None
     brings: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    closes: Mapping[str, int] = field(default_factory=dict)  # whom, and the close code
+    closes: Mapping[str, int] = field(default_factory=dict)  # client and close code
     said: Any = NOTHING
     answers: Sequence[Any] = ()
     posted: bytes | None = None
@@ -88,12 +88,12 @@ class Step:
 def ok(
     who: str, command: str, reply: Any = None, brings: Mapping[str, Sequence[Any]] | None = None, /, **params: Any
 ) -> Step:
-    """A request that is granted. brings: notifications, by who gets them."""
+    """A request that succeeds. brings: notifications, by their receivers."""
     return Step(who, command, params, reply, None, brings or {})
 
 
 def no(who: str, command: str, error: str, /, **params: Any) -> Step:
-    """A request that is refused, with this text, and of which nobody hears."""
+    """A request that is refused with this text and causes no notification."""
     return Step(who, command, params, None, error)
 
 
@@ -110,7 +110,7 @@ def posts(
     *,
     headers: Mapping[str, str] | None = None,
 ) -> Step:
-    """A backend's HTTP request. body: bytes, or a value to send as JSON. headers: in place of the right key."""
+    """A backend's HTTP request. body: bytes, or a value to send as JSON. headers: instead of the right key."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return Step("backend", "", {}, answer, brings=brings or {}, posted=data, headers=headers, status=status)
 
@@ -126,16 +126,16 @@ def goes(who: str, brings: Mapping[str, Sequence[Any]] | None = None) -> Step:
 
 
 def waits(brings: Mapping[str, Sequence[Any]] | None = None, /, **closes: int) -> Step:
-    """Nobody does anything; clients are told something, or closed."""
+    """No client acts; clients are notified or closed."""
     return Step("", "", {}, brings=brings or {}, closes=closes)
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Clients with their identities, and steps: made anew for every play, for handles remember.
+    """Clients with their identities, and steps: generated for every run, because handles remember their value.
 
-    house: "open"; "required", where everybody must say who they are; "keyless", which verifies no tokens. is_apart:
-    uses no name that another one uses, so that they may be played at the same time.
+    house: "open"; "required", where clients must authenticate; "keyless", which verifies no tokens. is_apart: shares no
+    name with another scenario, so that both may run at the same time.
     """
 
     name: str
@@ -153,7 +153,7 @@ def scenario(
 
 
 class Actor(Protocol):
-    """One client. inbox: all envelopes that it got, in order. close_code: what the node ended it with.
+    """One client. inbox: all received envelopes, in order. close_code: from the node's close.
 
     encoding: "json" or "msgpack".
     """
@@ -171,26 +171,26 @@ class Actor(Protocol):
         """Send a value, or something Garbled."""
 
     async def until(self, claim: Callable[[], object]) -> None:
-        """Wait until something that came made the claim true."""
+        """Wait until the inbox makes the condition true."""
 
     async def close(self) -> None:
-        """Go, as clients do."""
+        """Disconnect as clients do."""
 
     async def dismiss(self) -> None:
-        """Be gone, by the quickest way."""
+        """Disconnect the fastest way."""
 
 
 class Stage(Protocol):
-    """Where scenarios are played."""
+    """Nodes on which scenarios run."""
 
     async def client(self, number: int, identity: str | None) -> Actor:
         """Connect one more client."""
 
     async def backend(self, number: int, envelope: Any) -> Any:
-        """Send a backend's request to the private side; returns the envelope of the answer."""
+        """Send a backend's request to the private port; returns the envelope of the answer."""
 
     async def post(self, number: int, body: bytes, headers: Mapping[str, str] | None) -> tuple[int, Any]:
-        """Send any HTTP request to the backend's door; returns status and answer. headers: None = the right key."""
+        """Send any HTTP request to the backend's port; returns status and answer. headers: None = the right key."""
 
 
 class Play:
@@ -205,7 +205,7 @@ class Play:
         self._heard: dict[str, int] = {}
 
     async def run(self) -> None:
-        """Play it to the end. Raises AssertionError."""
+        """Run it to the end. Raises AssertionError."""
         for number, (who, identity) in enumerate(self._scenario.clients.items()):
             self._actors[who] = await self._stage.client(number, None if who in self._strangers else identity)
             self._heard[who] = 0
@@ -280,7 +280,7 @@ class Play:
         fenced = {who: actor for who, actor in self._actors.items() if who not in self._strangers}
         if not fenced:
             return
-        mark = {"type": "message", "channel": FENCE, "message": next(_MARKS)}  # no other play's
+        mark = {"type": "message", "channel": FENCE, "message": next(_MARKS)}  # unique to this run
         await self._ask(next(iter(fenced)), "pubsub", "publish", {"channel": FENCE, "message": mark["message"]})
         for who, actor in fenced.items():
             await self._wait(who, partial(_is_in, actor, {"service": "pubsub", "message": mark}), "fence")
@@ -310,7 +310,7 @@ class Play:
 
 
 async def perform(stage: Stage, played: Scenario) -> None:
-    """Play a scenario. Raises AssertionError: it went otherwise."""
+    """Run a scenario. Raises AssertionError: it went differently."""
     await Play(stage, played).run()
 
 
@@ -319,7 +319,7 @@ def _is_in(actor: Actor, envelope: Any) -> bool:
 
 
 def _as_read(answer: Any, encoding: str) -> Any:
-    """Give what is expected of a client of this encoding: {"json": ..., "msgpack": ...} stands for one of them."""
+    """Return the expectation for a client of this encoding; {"json": ..., "msgpack": ...} has one for each."""
     if isinstance(answer, dict):
         if answer.keys() == {"json", "msgpack"}:
             return answer[encoding]

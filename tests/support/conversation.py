@@ -1,24 +1,24 @@
-"""Conversations as the documents show them, held with a real node: what stands in a `wire` block is sent and compared.
+"""Conversations of the documents, run against a real node: the lines of a `wire` block are sent and compared.
 
     ```wire limits.messages_burst=1         settings, which give the block a node of its own
     -> {"service": ...}                     the client sends; any text
-    <- {"service": ...}                     the client receives; "..." stands for any value
+    <- {"service": ...}                     the client receives; "..." matches any value
     <- close 1001                           the gateway closes
     b: snorky.msgpack                       another client, and its encoding
     b -> {"service": ...}
-    POST {"service": ...}                   a backend asks on the private port
-    200 {"service": ...}                    and is answered
+    POST {"service": ...}                   a backend sends to the private port
+    200 {"service": ...}                    and gets this answer
     redis-cli PUBLISH 'channel' 'message'   a backend publishes through Redis, by this or another command
-    SIGTERM                                 the node is told to end
+    SIGTERM                                 sent to the node
     ```
 
-    "$token" in what is received stands for any value, and from then on for this one, also in what is sent.
-    "TOKEN-OF-ann" in what is sent becomes a token of that identity, signed by the block's auth.hmac_secret.
+    "$token" in a received line matches any value, and from then on only this one, also in sent lines.
+    "TOKEN-OF-ann" in a sent line becomes a token of that identity, signed by the block's auth.hmac_secret.
 
 Rules:
-- Lines that begin with blanks go on with the line before. What follows ` # ` at two blanks' distance is for readers.
-- Neighbouring lines received by one client may come in any order: replies and notifications have none.
-- At the end every client asks the gateway who it is: the answer must be the next thing that comes.
+- A line that begins with blanks continues the line before. Text after `  # ` (two blanks before) is a comment.
+- Consecutive lines received by one client may come in any order: replies and notifications have no common order.
+- At the end every client sends the gateway a request: the answer must be the next message that it receives.
 """
 
 import asyncio
@@ -39,14 +39,14 @@ from tests.support.tokens import hmac_token
 
 __all__ = ["Block", "blocks_of", "converse"]
 
-WITHIN_S = 8.0  # longer than a publish or subscribe may take before it is given up
+WITHIN_S = 8.0  # longer than the timeout of a publish or subscribe
 _BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _ANY = "..."
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One fenced block. where: PAGE:LINE. words: what stands behind the language."""
+    """One fenced block. where: PAGE:LINE. words: those after the language."""
 
     where: str
     language: str
@@ -55,19 +55,19 @@ class Block:
 
     @property
     def program(self) -> str | None:
-        """The program of the examples that the block talks to, if it names one."""
+        """The example program that the block runs against, if it names one."""
         found = re.search(r"examples/\S+\.py", self.words)
         return None if found is None else found[0]
 
     @property
     def settings(self) -> dict[str, str]:
-        """Settings that the block asks for, as the environment writes them."""
+        """Settings that the block asks for, as environment variables."""
         pairs = re.findall(r"([a-z_.]+)=(\S+)", self.words)
         return {f"SNORKY_{name.upper().replace('.', '__')}": value for name, value in pairs}
 
 
 def blocks_of(page: Path, *languages: str) -> list[Block]:
-    """Find the fenced blocks of a page that are in one of these languages, in their order."""
+    """Find a page's fenced blocks in one of these languages, in order."""
     text = page.read_text()
     found = [
         Block(f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}", *match.groups())
@@ -99,7 +99,7 @@ class _Peer:
         return f"close {frame.data}"
 
     async def settle(self, where: str) -> None:
-        """Receive all that is expected by now."""
+        """Receive everything expected by now."""
         while self.expected:
             got = await self.receive()
             match = next((each for each in self.expected if _fits(each, got)), None)
@@ -109,7 +109,7 @@ class _Peer:
 
 
 async def converse(block: Block, node: NodeProcess, redis_port: int = 0) -> None:
-    """Hold one conversation. Raises AssertionError: something came otherwise than the block says."""
+    """Run one conversation. Raises AssertionError: a received line differs from the block."""
     protocols: dict[str, str] = {}
     peers: dict[str, _Peer] = {}
     known: dict[str, Any] = {}
@@ -160,7 +160,7 @@ async def converse(block: Block, node: NodeProcess, redis_port: int = 0) -> None
                 await each.send(json.dumps(fence))
                 got = await each.receive()
                 assert _fits("fence", got["message"].get("callId")), f"{block.where}: {name} got {got!r} as well"
-        for each in peers.values():  # not before: the others may hear of it
+        for each in peers.values():  # not before: the others may receive it
             await asyncio.wait_for(each.socket.close(), WITHIN_S)
 
 
@@ -174,7 +174,7 @@ def _expectation(text: str) -> Any:
 
 
 def _filled(line: str, block: Block, known: dict[str, Any]) -> str:
-    """Put in what is known of `"$name"`, and tokens."""
+    """Insert known values of `"$name"`, and tokens."""
 
     def token(match: re.Match[str]) -> str:
         return hmac_token(match[1], secret=block.settings["SNORKY_AUTH__HMAC_SECRET"])
@@ -184,7 +184,7 @@ def _filled(line: str, block: Block, known: dict[str, Any]) -> str:
 
 
 def _note(expected: Any, got: Any, known: dict[str, Any]) -> None:
-    """Remember what stands where `"$name"` was expected."""
+    """Store the values received where `"$name"` was expected."""
     if isinstance(expected, str) and expected.startswith("$"):
         known[expected[1:]] = got
     elif isinstance(expected, dict):

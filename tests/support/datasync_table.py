@@ -1,4 +1,4 @@
-"""What PROTOCOL says of DataSync, as scenarios: every command, text and notification, with tests.support.dealers."""
+"""The protocol's DataSync as scenarios: every command, text and notification, with tests.support.dealers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ NO_SUCH = "No such subscription"
 
 
 class Token:
-    """Equals a token, and remembers it."""
+    """Equals a token, and stores it."""
 
     value = ""
 

@@ -1,4 +1,4 @@
-"""A deadline for several processes, that a machine which has no CPU for them does not spoil.
+"""A deadline for several processes that excludes time without a CPU, so that busy machines do not fail tests.
 
 deadline = Deadline(15.0, [node.pid, redis.pid])
 while not done():
@@ -14,7 +14,7 @@ __all__ = ["Deadline"]
 
 
 class Deadline:
-    """Begins now. What one of these processes, or this one, waited for a CPU is added: on an idle machine, nothing."""
+    """Starts now. Extended by the time that these processes or this one waited for a CPU: on an idle machine, none."""
 
     def __init__(self, within_s: float, pids: Sequence[int]) -> None:
         self._within_s = within_s
@@ -24,19 +24,19 @@ class Deadline:
 
     @property
     def elapsed_s(self) -> float:
-        """How long ago it began, without what the process that waited longest for a CPU waited."""
+        """Seconds since the start, minus the longest wait of a process for a CPU."""
         waited = (_delay_s(pid) - delay_s for pid, delay_s in self._delays_s.items())  # less than 0: it has ended
         self._waited_s = max(self._waited_s, *waited)
         return time.monotonic() - self._began_s - self._waited_s
 
     @property
     def left_s(self) -> float:
-        """How long it is still; negative: it is over."""
+        """Seconds left; negative when it is over."""
         return self._within_s - self.elapsed_s
 
 
 def _delay_s(pid: int) -> float:
-    """Tell how long a process's main thread was ready to run and did not (Documentation/scheduler/sched-stats)."""
+    """Return how long a process's main thread was runnable but did not run (Documentation/scheduler/sched-stats)."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
     except (FileNotFoundError, ProcessLookupError):  # it has ended, or this is not Linux

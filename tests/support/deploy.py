@@ -1,4 +1,4 @@
-"""The shipped deployment as data: what Dockerfile and compose file say; secrets and redis.conf for a test."""
+"""The shipped deployment as data: the contents of Dockerfile and compose file; secrets and redis.conf for a test."""
 
 import json
 import re
@@ -33,7 +33,7 @@ DEPLOY = ROOT / "deploy"
 
 
 def run(*argv: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end and keep what it says."""
+    """Run a program to its end and return its output."""
     return subprocess.run(argv, cwd=cwd, text=True, capture_output=True, timeout=120, env=clean_environment(env))
 
 
@@ -62,7 +62,7 @@ def image_environment() -> dict[str, str]:
 
 
 def compose() -> dict[str, Any]:
-    """The compose file as an engine sees it: variables at their defaults, anchors merged."""
+    """The compose file as an engine reads it: variables at their defaults, anchors merged."""
     text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
     text = re.sub(r"(?<!\$)\$\{\w+:-([^}]*)\}", r"\1", text)
     loaded: dict[str, Any] = yaml.safe_load(text)
@@ -70,7 +70,7 @@ def compose() -> dict[str, Any]:
 
 
 def container_argv(command: Sequence[str]) -> list[str]:
-    """What a container runs: the image's entry point, whose `snorky` is here the one of the environment under test."""
+    """The command of a container: the image's entry point, whose `snorky` is the one of this environment."""
     entrypoint = json.loads(image_value("ENTRYPOINT"))
     assert entrypoint == ["snorky"]
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]

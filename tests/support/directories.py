@@ -6,7 +6,7 @@
         await a.enter("chat:room", 1, "alice")
         await cluster.until(lambda: cluster.heard("chat:room") == [b"joined alice"])
 
-A `FakeNode` keeps what its connections are in, as a real node does, so that it can assert it again.
+A `FakeNode` stores the entries of its connections, as a real node does, so that it can register them again.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ __all__ = [
 
 
 def scaled(factor: float) -> Timings:
-    """Give the promised timings times a factor, and sweeps of the dead often enough for a test."""
+    """Scale the promised timings by a factor, and clean up dead nodes often enough for a test."""
     given = Timings()
     return Timings(
         ttl_s=given.ttl_s * factor,
@@ -58,40 +58,40 @@ FAST = scaled(0.1)
 
 
 class FakeNode:
-    """An Asserter that keeps what it entered and claimed, and what it was told."""
+    """An Asserter that stores what it entered and claimed, and records its calls."""
 
     def __init__(self, node_id: str) -> None:
         self.node_id = node_id
-        self.directory: Directory = None  # type: ignore[assignment]  # set at once by who makes it
+        self.directory: Directory = None  # type: ignore[assignment]  # set at once by its maker
         self.held: dict[tuple[str, int, str], Member] = {}
         self.names: dict[tuple[str, str], tuple[int, str | None]] = {}
         self.lost: list[tuple[str, str, int]] = []
         self.direct: list[tuple[int, bytes]] = []
         self.gone: set[int] = set()
 
-    # -- what a service does -------------------------------------------------------------------------------------
+    # -- calls of a service --------------------------------------------------------------------------------------
 
     async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: object = None) -> bool:
-        """Enter and remember; True if it is the identity's first."""
+        """Enter and store; True if it is the identity's first."""
         entered = await self.directory.enter(roster, serial, identity, entry=entry, data=data)
         owner = Owner(self.node_id, self.directory.incarnation, serial)
         self.held[roster, serial, entry] = Member(identity, owner, entry, data)
         return entered.is_first
 
     async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:
-        """Leave and forget."""
+        """Leave and remove."""
         self.held.pop((roster, serial, entry), None)
         return await self.directory.leave(roster, serial, entry=entry)
 
     async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
-        """Claim and remember."""
+        """Claim and store."""
         has_it = await self.directory.claim(names, name, serial, identity)
         if has_it:
             self.names[names, name] = (serial, identity)
         return has_it
 
     async def disowned(self, serial: int) -> None:
-        """Let a connection go."""
+        """Release a connection."""
         self.held = {key: member for key, member in self.held.items() if key[1] != serial}
         self.names = {key: each for key, each in self.names.items() if each[0] != serial}
         await self.directory.disowned(serial)
@@ -123,7 +123,7 @@ class FakeNode:
 
 
 def _bare(notice: bytes) -> bytes:
-    """Take the versions off that the directory puts in front of a change's notice."""
+    """Remove the versions that the directory prepends to a change's notice."""
     return re.sub(rb"^\xc13 \d+ \d+ ", b"", notice)
 
 
@@ -139,7 +139,7 @@ class MemoryTestCluster:
         self.state = MemoryCluster()
 
     async def listen(self, *rosters: str) -> None:
-        """Hear what is published to these rosters' channels."""
+        """Subscribe to these rosters' channels."""
 
     def heard(self, roster: str) -> list[bytes]:
         """All that was published to a roster's channel since `listen`."""
@@ -150,13 +150,13 @@ class MemoryTestCluster:
         return [_versions(notice) for key, notice in self.state.published if key == roster]
 
     async def until(self, claim: Callable[[], object], *, within_s: float = 5.0) -> None:
-        """Wait until something has become true; in memory it is."""
+        """Wait until a condition is true; in memory it is at once."""
         for _ in range(3):
             await asyncio.sleep(0)
         assert claim()
 
     async def node(self, node_id: str, *, roster_max_bytes: int = 0) -> FakeNode:
-        """Start a node. roster_max_bytes: of all of them; 0 = any."""
+        """Start a node. roster_max_bytes: of all of them; 0 = unlimited."""
         self.state.roster_max_bytes = roster_max_bytes
         node = FakeNode(node_id)
         node.directory = MemoryDirectory(self.state, node_id)
@@ -170,9 +170,9 @@ class MemoryTestCluster:
 
 
 class RedisTestCluster:
-    """Nodes of `RedisDirectory`, each with its broker, and an observer who hears what they publish.
+    """Nodes of `RedisDirectory`, each with its broker, and an observer that receives what they publish.
 
-    On a server, or on several: then all of them are the spread kind.
+    On one server, or on several: then all of them are of the spread kind.
     """
 
     def __init__(self, server: AnyServer | ClusterLab, stack: AsyncExitStack, timings: Timings) -> None:
@@ -189,7 +189,7 @@ class RedisTestCluster:
         await hears(broker)
 
     async def listen(self, *rosters: str) -> None:
-        """Hear what is published to these rosters' channels."""
+        """Subscribe to these rosters' channels."""
         await self._start(self._observer, self._recorder)
         await asyncio.gather(*(self._observer.subscribe(roster) for roster in rosters))
 
@@ -206,12 +206,12 @@ class RedisTestCluster:
         return [(roster, _bare(notice)) for roster, notice in self._recorder.publications]
 
     async def until(self, claim: Callable[[], object], *, within_s: float = 5.0) -> None:
-        """Wait until something has become true. Raises AssertionError."""
+        """Wait until a condition is true. Raises AssertionError."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s
         while not claim():
             assert loop.time() < deadline, f"not within {within_s} s; heard {self._recorder.publications[-20:]}"
-            await asyncio.sleep(0.02)  # what a FakeNode was told cannot be awaited
+            await asyncio.sleep(0.02)  # the calls of a FakeNode cannot be awaited
 
     async def node(
         self, node_id: str, *, timings: Timings | None = None, timeout_s: float = 5.0, roster_max_bytes: int = 0
@@ -250,7 +250,7 @@ class RedisTestCluster:
         return node
 
     async def crash(self, node: FakeNode) -> None:
-        """End a node as SIGKILL does: its connections are gone, and it has said nothing."""
+        """End a node as SIGKILL does: its connections are gone, and it sent nothing."""
         spread: Any = node.directory
         for directory in [spread] if isinstance(spread, RedisDirectory) else spread._directories:
             await directory._lease.abandon()  # no resigning
@@ -260,7 +260,7 @@ class RedisTestCluster:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Any]:
-        """Lend a client of the test's own."""
+        """Provide a client of the test's own."""
         client = self.server.client()
         try:
             yield client

@@ -1,8 +1,8 @@
-"""A process that is nothing but one node's directory: tests freeze and kill it.
+"""A process with one node's directory only: tests freeze and kill it.
 
     python -m tests.support.directory_node URL NODE_ID MEMBERS TIMINGS_FACTOR ROOM...
 
-Enters the rooms in turn, as NODE_ID-0, NODE_ID-1, ... and claims those names; says `ready`, and `lost NAME`.
+Enters the rooms in turn, as NODE_ID-0, NODE_ID-1, ... and claims those names; prints `ready`, and `lost NAME`.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from tests.support.directories import FakeNode, scaled
 
 
 class Speaking(FakeNode):
-    """Says what it lost."""
+    """Prints the names that it lost."""
 
     def on_lost_name(self, names: str, name: str, serial: int) -> None:
         super().on_lost_name(names, name, serial)

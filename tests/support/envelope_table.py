@@ -1,4 +1,4 @@
-"""What PROTOCOL says of all services alike, as scenarios: envelopes, requests, ids, channels, the gateway itself."""
+"""The protocol's rules for all services as scenarios: envelopes, requests, ids, channels, the gateway itself."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,7 +21,7 @@ def refusal(service: str, text: Any, call_id: Any = None) -> dict[str, Any]:
 
 
 def garbled(text: str, packed: bytes, in_json: str, in_msgpack: str) -> Step:
-    """What cannot be read at all."""
+    """Messages that cannot be decoded."""
     told = refusal("gateway", {"json": in_json, "msgpack": in_msgpack})
     return says("ann", Garbled(text, packed), told)
 
@@ -38,7 +38,7 @@ def what_is_no_message() -> Iterator[Step]:
     yield garbled("1e999", b"\xcb\x7f\xf0" + b"\0" * 6, number, number)
     yield garbled(str(2**64), b"\xcb\x7f\xf8" + b"\0" * 6, number, number)
     yield garbled('"\\ud800"', b"\xa3\xed\xa0\x80", "Malformed JSON (truncated)", "Invalid UTF-8")
-    yield garbled('"\\udc00"', b"\x81\x01\x01", "Malformed JSON (byte 7)", malformed)  # a key that is no text
+    yield garbled('"\\udc00"', b"\x81\x01\x01", "Malformed JSON (byte 7)", malformed)  # a key that is not text
     yield garbled("{}x", b"\xc4\x01x", "Malformed JSON (byte 3)", malformed)  # binary
     yield garbled("{}{}", b"\xd6\xff\0\0\0\0", "Malformed JSON (byte 3)", malformed)  # a timestamp
 
@@ -54,7 +54,8 @@ def what_is_no_envelope() -> Iterator[Step]:
         yield says("ann", {"service": name, "message": {"callId": 1}}, told)
     yield says("ann", {"service": "pubsub"}, refusal("pubsub", 'Missing "message"'))
     yield says("ann", {"service": "nobody"}, refusal("nobody", 'Missing "message"'))
-    for name in ("nobody", "pubsub_backend", "auth_backend", "datasync_backend"):  # the backend's are not for clients
+    # backend services are not for clients
+    for name in ("nobody", "pubsub_backend", "auth_backend", "datasync_backend"):
         called = {"service": name, "message": {"command": "publish", "callId": "c"}}
         yield says("ann", called, refusal(name, "Unknown service", "c"))
         yield says("ann", {"service": name, "message": 5}, refusal(name, "Unknown service"))
@@ -72,7 +73,7 @@ def requests_and_their_ids() -> Iterator[Step]:
         yield says("ann", {"service": service, "message": {"command": "nonsense", "callId": call_id}}, told)
     without = {"command": "listParticipants"}  # neither an id nor parameters
     yield says("ann", {"service": service, "message": without}, {"service": service, "message": RESPONSE})
-    more = {"service": service, "message": without, "other": 1}  # keys that nobody knows
+    more = {"service": service, "message": without, "other": 1}  # unknown keys
     yield says("ann", more, {"service": service, "message": RESPONSE})
     for message in (5, None, "listParticipants", [], {}, {"command": 5}, {"command": None}, {"command": ["x"]}):
         yield says("ann", {"service": service, "message": message}, refusal(service, "Unknown command"))

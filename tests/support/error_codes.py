@@ -1,6 +1,6 @@
-"""The texts of errors that clients match on, each with its code; and what the conformance table leaves to other tests.
+"""The error texts that clients match on, each with its code; and what other tests cover instead of the table.
 
-tests/unit/test_protocol_table.py holds this against the documents, the services' source, and the table.
+tests/unit/test_protocol_table.py compares this with the documents, the services' source, and the table.
 """
 
 __all__ = ["CODES", "ELSEWHERE"]
@@ -27,7 +27,7 @@ CODES = {
     'Missing "service"': "invalid_envelope",
     'Missing "message"': "invalid_envelope",
     '"service" must be a string of a-z, 0-9, _ and -': "invalid_envelope",
-    # channels, and what is like them
+    # channels and similar
     "Channel is longer than 255 bytes in canonical form": "invalid_channel",
     "Integer in a channel is beyond 2^53 - 1": "invalid_channel",
     # pubsub
@@ -65,15 +65,15 @@ CODES = {
     "Token expired": "invalid_token",
     "Revoked": "revoked",
     "Tokens are not configured": "not_configured",
-    # the backend's door
+    # the backend's port
     "Wrong or missing X-Backend-Key": "unauthorized",
     "Browsers need a key: set [private] api_key": "forbidden",
     "The request is too large": "too_large",
     "A batch has at most 1000 envelopes": "invalid_message",
 }
 
-# What the table cannot show, because it needs a fault or a limit: code or close code -> a test that does, and what
-# stands for it there.
+# Cases that need a fault or a limit, which the table cannot have: code or close code -> a test that has it, and a text
+# in that test.
 ELSEWHERE = {
     "unavailable": ("tests/unit/test_pubsub.py", "unavailable"),
     "rate_limited": ("tests/unit/test_registry.py", "rate_limited"),

@@ -1,4 +1,4 @@
-"""Fleet: a Redis, nodes whose channels `kept:*` keep a history, and the shipped nginx in front if there are several."""
+"""Fleet: a Redis, nodes with history on channels `kept:*`, and the shipped nginx in front if there are several."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -43,11 +43,11 @@ class Fleet:
         }
 
     def new_node(self, ports: Mapping[str, str] | None = None) -> NodeProcess:
-        """Make a node that is no part of the fleet yet; `wait_ready` and `close` are owed."""
+        """Make a node that is not part of the fleet yet; the caller must call `wait_ready` and `close`."""
         return NodeProcess({**self._env, **(ports or {})}, argv=self._argv)
 
     async def replace(self, index: int) -> None:
-        """Start another node on the ports of one that has ended, or ends now by itself; return when all are ready."""
+        """Start another node on the ports of one that has ended, or is ending; return when all are ready."""
         old = self.nodes[index]
         assert await old.wait() == 0, old.log
         await old.close()
@@ -57,7 +57,7 @@ class Fleet:
         await self.ready()
 
     async def ready(self) -> None:
-        """Wait until all nodes are."""
+        """Wait until all nodes are ready."""
 
         async def all_ready() -> bool:
             return {await node.status("/readyz") for node in self.nodes} == {200}
@@ -65,13 +65,13 @@ class Fleet:
         await eventually(all_ready, within_s=READY_WITHIN_S, what="all nodes are ready")
 
     async def metric(self, name: str) -> float:
-        """Sum a series over the nodes that run."""
+        """Sum a metric over the running nodes."""
         return sum([await node.metric(name) for node in self.nodes if node.is_running])
 
 
 @asynccontextmanager
 async def running_fleet(directory: Path, *, nodes: int, env: Mapping[str, str] | None = None) -> AsyncIterator[Fleet]:
-    """Run one until the block ends; all nodes are ready. env: settings besides."""
+    """Run one until the block ends; all nodes are ready. env: further settings."""
     config = directory / "snorky.toml"
     config.write_text(CONFIG, encoding="utf-8")
     async with AsyncExitStack() as stack:

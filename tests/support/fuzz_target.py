@@ -1,7 +1,7 @@
-"""A gateway in a process of its own that tells what it holds: `python -m tests.support.fuzz_target`.
+"""A gateway in its own process that reports its state: `python -m tests.support.fuzz_target`.
 
-It is asked by lines on standard input and answers each with a line of JSON: `counts`, `state` (that, and what takes
-longer to find out), `begin` (publish numbers to the channel "canary"), `end`.
+Requests are lines on standard input, each answered with a line of JSON: `counts`, `state` (the counts, and values that
+take longer to collect), `begin` (publish numbers to the channel "canary"), `end`.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Services with hooks that refuse, where what is allowed begins with the caller's identity; and one that fails."""
+"""Services with hooks that allow only values that begin with the caller's identity; and one that fails."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ class GuardedMessaging(MessagingService):
 
 
 class Broken(RPCService):
-    """Its commands raise what no client is to see."""
+    """Its commands raise errors that no client may see."""
 
     @rpc_command
     def fail(self, request: Request) -> None:

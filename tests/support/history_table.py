@@ -1,6 +1,6 @@
-"""What PROTOCOL says of channels with rules: recovery, keys, history, presence, notices; as scenarios.
+"""The protocol's channels with rules as scenarios: recovery, keys, history, presence, notices.
 
-Channels are new in every play: what they keep outlives it.
+Channels are new in every run, because their state persists.
 """
 
 import itertools
@@ -24,7 +24,7 @@ _numbers = itertools.count()
 
 
 class Place:
-    """Equals one position: the first with its offset that it is compared with. `str` is that, to come back with."""
+    """Equals one position: the first with its offset that it is compared with. `str` gives it, for recovery."""
 
     def __init__(self, offset: int) -> None:
         self.offset = offset
@@ -110,7 +110,7 @@ def idempotency_keys() -> Iterator[Step]:
     yield ok("ann", "pubsub.publish", None, first, channel=channel, message=1, key="k")
     yield ok("ann", "pubsub.publish", channel=channel, message=2, key="k")  # was published once
     second = {"ann": [placed(channel, 3, places[2])]}
-    yield ok("bob", "pubsub.publish", None, second, channel=channel, message=3, key="k")  # another one's
+    yield ok("bob", "pubsub.publish", None, second, channel=channel, message=3, key="k")  # of another client
     third = {"ann": [placed(channel, 4, places[3])]}
     yield ok("backend", "pubsub_backend.publish", None, third, channel=channel, message=4, key="k")
     yield ok("backend", "pubsub_backend.publish", channel=channel, message=5, key="k")
@@ -144,7 +144,7 @@ def presence_and_notices() -> Iterator[Step]:
     yield ok("ann", "pubsub.subscribe", channel=channel)
     yield no("ann", "pubsub.subscribe", "Already subscribed", channel=channel)
     yield ok("bob", "pubsub.subscribe", None, {"ann": [notice("joined", "bob")]}, channel=channel)
-    yield ok("ann2", "pubsub.subscribe", channel=channel)  # she was there
+    yield ok("ann2", "pubsub.subscribe", channel=channel)  # she was present
     yield ok("eve", "pubsub.presence", {"members": ["ann", "bob"]}, channel=channel)
     yield ok("eve", "pubsub.presenceStats", {"members": 2, "connections": 3}, channel=channel)
     yield goes("ann")

@@ -1,4 +1,4 @@
-"""What PROTOCOL says of POST /backend, as scenarios: every status, and batches."""
+"""The protocol's POST /backend as scenarios: every status, and batches."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -42,7 +42,7 @@ def backend_over_http() -> Iterator[Step]:
     ):
         yield posts(data, 400, refusal("gateway", text))
     yield posts({"service": "pubsub_backend"}, 400, refusal("pubsub_backend", 'Missing "message"'))
-    for name in ("nobody", "pubsub", "auth"):  # the clients' are not for the backend
+    for name in ("nobody", "pubsub", "auth"):  # client services are not for the backend
         yield posts({"service": name, "message": {"callId": 5}}, 404, refusal(name, "Unknown service", 5))
 
 

@@ -14,11 +14,11 @@ from tests.support.tools import ROOT, eventually, program
 __all__ = ["JS", "JsCrowd", "running_js_crowd"]
 
 JS = ROOT / "clients" / "js"
-_LINE_MAX_BYTES = 1 << 26  # a report has everything that everybody heard
+_LINE_MAX_BYTES = 1 << 26  # a report has everything that every client received
 
 
 class JsCrowd:
-    """What they tell comes in order. closes: of connections, as they came. tokens: that they have asked for."""
+    """Reports come in order. closes: of connections, in order. tokens: that they have asked for."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -26,7 +26,7 @@ class JsCrowd:
         self.tokens = 0
 
     async def event(self, kind: str) -> dict[str, Any]:
-        """Wait for what they tell next of this kind. Raises AssertionError: they ended; TimeoutError: are silent."""
+        """Wait for the next report of this kind. Raises AssertionError: they ended; TimeoutError: no report."""
         assert self._process.stdout is not None
         while True:
             async with asyncio.timeout(DEADLINE_S):
@@ -40,13 +40,13 @@ class JsCrowd:
                 return event
 
     async def ask(self, order: Mapping[str, Any], kind: str) -> dict[str, Any]:
-        """Tell them to do something and wait for what comes of it."""
+        """Send the process a command and wait for its result."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         return await self.event(kind)
 
     async def report(self) -> dict[str, Any]:
-        """Ask what they have heard, and what became of their connections."""
+        """Request a report of received messages and of connections."""
         return await self.ask({"report": True}, "report")
 
     async def tally(self, count: int) -> Tally:

@@ -1,4 +1,4 @@
-"""A stage of nodes in this process, where scenarios of tests.support.conformance are played: no network, no Redis.
+"""A stage of nodes in this process, where scenarios of tests.support.conformance run: no network, no Redis.
 
 async with local_stage(3, "open", ["json", "msgpack"]) as stage:
     await perform(stage, scenario)
@@ -41,11 +41,11 @@ from tests.support.town import Resident, Town, town
 __all__ = ["API_KEY", "LocalStage", "local_stage"]
 
 API_KEY = "the key of the backend, and of no one else"
-DEADLINE_S = 0.5  # for who must say who they are
+DEADLINE_S = 0.5  # where clients must authenticate
 
 
 class _Common(LocalRevocations):
-    """One list of all nodes."""
+    """One list for all nodes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class _Common(LocalRevocations):
 
 
 class LocalActor:
-    """A client without a network. inbox: decoded as it is asked for."""
+    """A client without a network. inbox: decoded on access."""
 
     def __init__(self, client: Client) -> None:
         self.encoding = client.connection.dialect.encoding.value

@@ -1,4 +1,4 @@
-"""A broker within one process: for tests of what stands above a broker. Scriptable, no network."""
+"""A broker within one process, for tests of the layers above a broker. Scriptable, no network."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from gateway.errors import BrokerUnavailable
 
 
 class LoopbackBroker:
-    """Delivers to its listeners what is published, in the next loop tick, to those that subscribed.
+    """Delivers publications to subscribed listeners in the next loop iteration.
 
     hold: confirmations wait until `release`. fail: the next subscribe and publish fail.
     """
@@ -43,7 +43,7 @@ class LoopbackBroker:
         return future
 
     def bring(self, *publications: tuple[str, bytes]) -> None:
-        """Deliver as one read from the broker, subscribed or not."""
+        """Deliver like one read from the broker, subscribed or not."""
         assert self._listener is not None
         batch: dict[str, list[bytes]] = {}
         for key, payload in publications:

@@ -1,4 +1,4 @@
-"""What is compared with values that differ each time: points in time, handles, seconds, anything."""
+"""Matchers for values that differ each time: points in time, handles, seconds, anything."""
 
 from datetime import datetime
 from typing import Any
@@ -22,7 +22,7 @@ TIME = _Time()
 
 
 class _Seconds:
-    """Equals how long a token of a minute at most may still be good for."""
+    """Equals the remaining seconds of a token that lives a minute at most."""
 
     def __eq__(self, other: object) -> bool:
         return type(other) is int and 0 <= other <= 60
@@ -34,7 +34,7 @@ class _Seconds:
 
 
 class _Any:
-    """Equals what differs each time, and is not null."""
+    """Equals any value but null."""
 
     def __eq__(self, other: object) -> bool:
         return other is not None
@@ -50,7 +50,7 @@ ANY = _Any()
 
 
 class Handle:
-    """Equals one integer: the first that it is compared with, and no other handle's of the same document."""
+    """Equals one integer: the first that it is compared with; no other handle of the document may have it."""
 
     def __init__(self, others: "set[int]") -> None:
         self._others = others

@@ -1,12 +1,12 @@
-"""A Directory within one process, for tests of what stands above it. Passes the contract suite; no network, no time.
+"""A Directory within one process, for tests of the layers above it. Passes the contract suite; no network, no time.
 
-    cluster = MemoryCluster(on_publish)             # on_publish(roster key, publication): bring it to the brokers
+    cluster = MemoryCluster(on_publish)             # on_publish(roster key, publication): pass it to the brokers
     a, b = MemoryDirectory(cluster, "a"), MemoryDirectory(cluster, "b")
     await a.start(node_a); await b.start(node_b)
 
-Scriptable: `cluster.is_failing` (all raises BrokerUnavailable), `cluster.roster_max_bytes` (of one roster),
-`directory.die()` (the node is gone; the others reap it), `directory.fence()` (reaped while it was away, and back),
-`directory.is_doubtful` (it may be away), `cluster.flush()` (all state lost, asserted again).
+Scriptable: `cluster.is_failing` (every call raises BrokerUnavailable), `cluster.roster_max_bytes` (of one roster),
+`directory.die()` (the node is gone; the others clean up), `directory.fence()` (cleaned up while away, then back),
+`directory.is_doubtful` (its lease may have expired), `cluster.flush()` (all state lost, registered again).
 """
 
 import asyncio
@@ -34,15 +34,15 @@ class _Roster:
 
 
 class MemoryCluster:
-    """What directories share. on_publish: called with every notice; `published` keeps them all."""
+    """State that directories share. on_publish: called with every notice; `published` records them all."""
 
     def __init__(self, on_publish: Callable[[str, bytes], object] | None = None) -> None:
         self.published: list[tuple[str, bytes]] = []
-        self.version = 0  # of the last notice of any
-        self.versions: dict[str, int] = {}  # of each
+        self.version = 0  # of the last notice of all rosters
+        self.versions: dict[str, int] = {}  # of each roster
         self.is_failing = False
-        self.roster_max_bytes = 0  # of one; 0: any
-        self.is_losing_answers = False  # tokens are taken, and their takers get BrokerUnavailable
+        self.roster_max_bytes = 0  # of one; 0: unlimited
+        self.is_losing_answers = False  # registrations take effect, but the caller gets BrokerUnavailable
         self.rosters: dict[str, _Roster] = {}
         self.names: dict[str, dict[str, tuple[Owner, str | None]]] = {}
         self.tokens: dict[str, tuple[float, bytes]] = {}
@@ -68,7 +68,7 @@ class MemoryCluster:
             self._on_publish(roster, notice)
 
     def publish_change(self, roster: str, notice: bytes | None) -> None:
-        """Publish the notice of a change behind its version and the one before; None: a change that nobody is told."""
+        """Publish a change's notice, prefixed with its version and the one before; None: a change without a notice."""
         self.version += 1
         previous, self.versions[roster] = self.versions.get(roster, 0), self.version
         if roster not in self.rosters:
@@ -77,7 +77,7 @@ class MemoryCluster:
             self.publish(roster, write_version(notice, self.version, previous))
 
     def flush(self) -> None:
-        """Lose everything; the nodes assert again what they have, quietly."""
+        """Lose everything; the nodes register their entries again, without notices."""
         self.versions.clear()
         self.rosters.clear()
         self.names.clear()
@@ -87,7 +87,7 @@ class MemoryCluster:
             node.assert_all(is_quiet=True)
 
     def enter(self, roster: str, member: Member, asserter: Asserter, *, is_quiet: bool = False) -> bool:
-        """Put a member in; True if it is its identity's first."""
+        """Add a member; True if it is its identity's first."""
         members = self.rosters.setdefault(roster, _Roster()).members
         place = (member.owner, member.entry)
         before = members.get(place)
@@ -104,7 +104,7 @@ class MemoryCluster:
         return is_first
 
     def leave(self, roster: str, place: _Place, asserter: Asserter) -> bool:
-        """Take a member out; False = it was not there."""
+        """Remove a member; False = it was not there."""
         found = self.rosters.get(roster, _Roster())
         member = found.members.pop(place, None)
         if member is None:
@@ -118,7 +118,7 @@ class MemoryCluster:
         return True
 
     def give_back(self, is_theirs: Callable[[Owner], bool], asserter: Asserter) -> None:
-        """Take out all that some owners have."""
+        """Remove all entries of some owners."""
         for key, roster in list(self.rosters.items()):
             for place in [place for place in roster.members if is_theirs(place[0])]:
                 self.leave(key, place, asserter)
@@ -153,19 +153,19 @@ class MemoryDirectory:
             self.die()
 
     def die(self) -> None:
-        """End as a killed node does, and be reaped by another one, if there is any."""
+        """End as a killed node does; another node, if there is one, cleans up."""
         del self._cluster.nodes[self._node_id]
         asserter = next((node._present for node in self._cluster.nodes.values()), self._present)
         self._cluster.give_back(lambda owner: owner.node_id == self._node_id, asserter)
 
     def fence(self) -> None:
-        """Be reaped while away, come back under a new incarnation and assert all again, with `joined`."""
+        """Be cleaned up while away, return with a new incarnation and register all again, with `joined`."""
         self._cluster.give_back(lambda owner: owner.node_id == self._node_id, self._present)
         self._incarnation = secrets.token_hex(6)
         self.assert_all(is_quiet=False)
 
     def assert_all(self, *, is_quiet: bool) -> None:
-        """Enter and claim again what local connections have; who lost a name is told."""
+        """Enter and claim again the entries of local connections; connections that lost a name are notified."""
         for roster, member in list(self._present.local_members()):
             owner = self._owner(member.owner.serial)
             renewed = Member(member.identity, owner, member.entry, member.data)
@@ -252,7 +252,7 @@ class MemoryDirectory:
         return list(self._cluster.names.get(names, {}))
 
     async def disowned(self, serial: int) -> None:
-        await asyncio.sleep(0)  # what it cannot do now it does later: it never fails
+        await asyncio.sleep(0)  # a failed release is retried later: it never fails
         self._cluster.give_back(lambda owner: owner == self._owner(serial), self._present)
 
     async def send(self, owner: Owner, message: bytes) -> bool:
@@ -288,7 +288,7 @@ class MemoryDirectory:
         return self._cluster.rosters.get(roster, _Roster()).members
 
     async def _travel(self) -> None:
-        await asyncio.sleep(0)  # as Redis: others run meanwhile
+        await asyncio.sleep(0)  # other tasks run meanwhile, as with Redis
         if self._cluster.is_failing or self._node_id not in self._cluster.nodes:
             raise BrokerUnavailable("memory")
 

@@ -1,10 +1,10 @@
-"""A Keeper within one process, for tests of what stands above it. Passes the contract suite; no network, no time.
+"""A Keeper within one process, for tests of the layers above it. Passes the contract suite; no network, no time.
 
-    archive = Archive(on_publish)                  # on_publish(key, publication): bring it to the brokers
+    archive = Archive(on_publish)                  # on_publish(key, publication): pass it to the brokers
     node_a, node_b = MemoryHistory(archive), MemoryHistory(archive)
 
-Scriptable: `archive.is_failing` (all raises BrokerUnavailable), `archive.flush()` (all is lost), `archive.before_read`
-(runs before a read), `archive.lateness` (of the answer to a read, in loop ticks).
+Scriptable: `archive.is_failing` (every call raises BrokerUnavailable), `archive.flush()` (all is lost),
+`archive.before_read` (runs before a read), `archive.lateness` (of the answer to a read, in loop iterations).
 """
 
 import asyncio
@@ -21,18 +21,18 @@ __all__ = ["Archive", "MemoryHistory", "write_sequenced"]
 
 
 def write_sequenced(publication: Publication) -> bytes:
-    """Write a publication with a position as the script does."""
+    """Encode a publication with a position as the script does."""
     return MARK + f"1 {publication.position} {publication.previous_tag} j\n".encode() + publication.payload
 
 
 @dataclass
 class _Shelf:
     position: Position
-    entries: list[tuple[float, Publication]] = field(default_factory=list)  # when, loop time
+    entries: list[tuple[float, Publication]] = field(default_factory=list)  # time of publication, loop time
 
 
 class Archive:
-    """What keepers share."""
+    """State that keepers share."""
 
     def __init__(self, on_publish: Callable[[str, bytes], object] | None = None) -> None:
         self.is_failing = False
@@ -42,7 +42,7 @@ class Archive:
         self.lost: dict[str, int] = {}
         self._shelves: dict[str, _Shelf] = {}
         self._once: dict[tuple[str, str], Position] = {}
-        self._bare: set[tuple[str, str]] = set()  # published once, and not kept
+        self._bare: set[tuple[str, str]] = set()  # idempotency keys of publications that are not stored
 
     def flush(self) -> None:
         """Lose everything."""
@@ -55,13 +55,13 @@ class Archive:
         return key in self._shelves
 
     def shelf(self, key: str) -> _Shelf:
-        """Find what a channel keeps; begins here if there is none."""
+        """Return a channel's history, created if there is none."""
         if key not in self._shelves:
             self._shelves[key] = _Shelf(Position(secrets.token_hex(4), 0, secrets.token_hex(4)))
         return self._shelves[key]
 
     def publish(self, key: str, payload: bytes, history: History, once: str | None) -> Position:
-        """Publish, and keep so much."""
+        """Publish, and store within these bounds."""
         if once is not None and (key, once) in self._once:
             return self._once[key, once]
         shelf, now_s = self.shelf(key), asyncio.get_running_loop().time()
@@ -77,14 +77,14 @@ class Archive:
         return shelf.position
 
     def publish_once(self, key: str, payload: bytes, once: str) -> None:
-        """Publish what is not kept."""
+        """Publish without storing."""
         if (key, once) not in self._bare:
             self._bare.add((key, once))
             if self._on_publish is not None:
                 self._on_publish(key, payload)
 
     def recent(self, key: str, limit: int, since: Position | None) -> tuple[list[Publication], Position]:
-        """Read what is kept, or the first of it behind a position."""
+        """Read the history, or its first entries after a position."""
         shelf = self.shelf(key)
         behind = None if since is None else self.read(key, since)
         if behind is not None:
@@ -92,7 +92,7 @@ class Archive:
         return [publication for _, publication in shelf.entries][-limit:], shelf.position
 
     def read(self, key: str, since: Position, max_entries: int = 0, max_bytes: int = 0) -> list[Publication] | None:
-        """Read what follows a position."""
+        """Read the entries after a position."""
         shelf = self._shelves.get(key)
         if shelf is None or shelf.position.epoch != since.epoch or shelf.position.offset < since.offset:
             return None
@@ -116,7 +116,7 @@ class MemoryHistory:
         self._archive = archive
 
     def set_rules(self, service: str, rules: Rules) -> None:
-        """Everybody publishes by nodes here."""
+        """Nothing to do: all publishers here are nodes."""
 
     async def start(self) -> None:
         """Nothing to connect to."""
@@ -182,6 +182,6 @@ class MemoryHistory:
         return self._archive.shelf(key).position
 
     async def _travel(self) -> None:
-        await asyncio.sleep(0)  # as Redis: others run meanwhile
+        await asyncio.sleep(0)  # other tasks run meanwhile, as with Redis
         if self._archive.is_failing:
             raise BrokerUnavailable("memory")

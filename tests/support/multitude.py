@@ -1,11 +1,11 @@
-"""Very many clients of one node, and witnesses on others who count what they are told of them.
+"""Very many clients of one node, and witnesses on other nodes that count the notifications about them.
 
     multitude = Multitude(stage, 0)
     await multitude.come()                     # 10,000 chat members, names and cursors, on 625 connections
     witness = await Witness.come(stage, 1)     # in all rooms and documents
     await witness.until(lambda: ...)
 
-Who is in what can be computed, so everything that is told can be held against it.
+Memberships can be computed, so all notifications can be checked against them.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ MEMBERS = CONNECTIONS * EACH  # 10,000
 ROOMS = [f"room {number}" for number in range(MEMBERS // 5)]
 DOCUMENTS = [f"document {number}" for number in range(CONNECTIONS // 5)]
 DEADLINE_S = 30.0
-AT_ONCE = 50  # of who come: a listening socket has a backlog
+AT_ONCE = 50  # concurrent connects: a listening socket has a backlog
 TOKEN_TTL_S = 900.0
 
-Heard = tuple[str, str, Any]  # what, in which room or document, of whom
+Heard = tuple[str, str, Any]  # event, room or document, identity
 
 
 class Caller:
-    """A WebSocket client that calls, and is told. closed: its close code, once it has ended."""
+    """A WebSocket client that sends calls and receives notifications. closed: its close code, once it has ended."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, identity: str) -> None:
         self.identity = identity
@@ -48,7 +48,7 @@ class Caller:
 
     @classmethod
     async def come(cls, stage: NodeStage, node: int, identity: str) -> Self:
-        """Connect to a node by a token."""
+        """Connect to a node with a token."""
         token = hmac_token(identity, exp=time.time() + TOKEN_TTL_S)
         return cls(await stage.socket(node, token=token), identity)
 
@@ -72,7 +72,7 @@ class Caller:
         return answer["data"]
 
     def hear(self, message: Any) -> None:
-        """Take a notification."""
+        """Handle a notification."""
 
     async def go(self) -> None:
         """Disconnect."""
@@ -82,7 +82,7 @@ class Caller:
     async def _read(self) -> None:
         is_listening = type(self).hear is not Caller.hear
         async for frame in self._socket:
-            if is_listening or '"callId"' in frame.data:  # most of what ten thousand are told nobody looks at
+            if is_listening or '"callId"' in frame.data:  # most notifications to the ten thousand are never read
                 message = json.loads(frame.data)["message"]
                 if "callId" in message:
                     self._calls.pop(message["callId"]).set_result(message)
@@ -92,26 +92,26 @@ class Caller:
         for call in self._calls.values():
             if not call.done():
                 call.set_exception(ConnectionError(f"closed with {self._socket.close_code}"))
-                call.exception()  # read once: who called may have given up
+                call.exception()  # read once: the caller may have timed out
 
 
 def rooms_of(number: int) -> list[str]:
-    """Tell the rooms of a member; each room has five members."""
+    """Return the rooms of a member; each room has five members."""
     return [ROOMS[(number * EACH + at) % len(ROOMS)] for at in range(EACH)]
 
 
 def document_of(number: int) -> str:
-    """Tell the document of a member; each document has five."""
+    """Return the document of a member; each document has five."""
     return DOCUMENTS[number // 5]
 
 
 def names_of(number: int) -> list[str]:
-    """Tell the names of a member."""
+    """Return the names of a member."""
     return [f"name {number} {at}" for at in range(EACH)]
 
 
 def cursor_of(handle: int, number: int, at: int, document: str) -> dict[str, Any]:
-    """Make what others are shown of a member's cursor."""
+    """Return what other clients see of a member's cursor."""
     return {
         "publicHandle": handle,
         "document": document,
@@ -132,7 +132,7 @@ class Multitude:
         self._gate = asyncio.Semaphore(AT_ONCE)
 
     async def come(self, numbers: Iterable[int] = range(CONNECTIONS)) -> None:
-        """Let members connect, join, and take what is theirs."""
+        """Connect members, join, and register their names and cursors."""
         async with asyncio.TaskGroup() as group:
             for number in numbers:
                 group.create_task(self._come(number))
@@ -154,18 +154,18 @@ class Multitude:
             self.cursors[handle] = cursor_of(handle, number, at, document)
 
     def forget(self, number: int) -> None:
-        """Know that a member has gone."""
+        """Handle the end of a member."""
         del self.callers[number]
         owner = f"member {number}"
         self.cursors = {handle: each for handle, each in self.cursors.items() if each["owner"] != owner}
 
     @property
     def names(self) -> set[str]:
-        """All that they hold."""
+        """Everything that they hold."""
         return {name for number in self.callers for name in names_of(number)}
 
     def told(self, chat: str, cursors: str, numbers: Collection[int] = range(CONNECTIONS)) -> dict[Heard, int]:
-        """What a witness hears if this happens to all that these have, once. chat: "left". cursors: "cursorRemoved"."""
+        """Notifications to a witness if each entry has this event once. chat: "left". cursors: "cursorRemoved"."""
         owners = {f"member {number}" for number in numbers}
         places = [(chat, room, f"member {number}") for number in numbers for room in rooms_of(number)]
         shown = [
@@ -175,7 +175,7 @@ class Multitude:
 
     @property
     def members(self) -> Mapping[str, set[str]]:
-        """Who is in which room."""
+        """Members of each room."""
         found: defaultdict[str, set[str]] = defaultdict(set)
         for number in self.callers:
             for room in rooms_of(number):
@@ -184,15 +184,15 @@ class Multitude:
 
 
 class Witness(Caller):
-    """A client in all rooms and documents, who keeps what it is told of members and cursors, in order."""
+    """A client in all rooms and documents that records their notifications of members and cursors, in order."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, identity: str) -> None:
         super().__init__(socket, identity)
-        self.heard: list[Heard] = []  # of who comes and goes, but for lookers
-        self.messages: list[Any] = []  # and what else it is told
+        self.heard: list[Heard] = []  # joins and leaves, without those of lookers
+        self.messages: list[Any] = []  # all other notifications
 
     async def enter(self) -> None:
-        """Take a name, and join everything."""
+        """Register a name, and join everything."""
         await self.ask("messaging", "registerParticipant", name=self.identity)
         await asyncio.gather(*(self.ask("chat", "join", channel=room) for room in ROOMS))
         await asyncio.gather(*(self.ask("cursors", "join", document=document) for document in DOCUMENTS))
@@ -207,8 +207,8 @@ class Witness(Caller):
                 self.messages.append(message)
 
     async def until(self, claim: Callable[[], object], deadline: Deadline, *, what: str) -> None:
-        """Wait until what it heard makes a claim true. Raises AssertionError."""
+        """Wait until its notifications make a condition true. Raises AssertionError."""
         while not claim():
             assert not self.closed.done(), f"{self.identity} was closed with {self.closed.result()}"
             assert deadline.left_s > 0, f"too late: {what}; {len(self.heard)} heard, at last {self.heard[-3:]}"
-            await asyncio.sleep(0.02)  # ten thousand notices come at once: looking at each would be dear
+            await asyncio.sleep(0.02)  # ten thousand notices come at once: checking after each is too slow

@@ -1,10 +1,10 @@
-"""A stage of node processes on one Redis, where scenarios of tests.support.conformance are played.
+"""A stage of node processes on one Redis, where scenarios of tests.support.conformance run.
 
     async with node_stage(tmp_path, 3) as stage:
         await perform(stage, scenario)
         await stage.is_clean()           # nothing of it is left in Redis
 
-Clients say who they are by a token, to the service `auth`.
+Clients authenticate with a token, to the service `auth`.
 """
 
 import asyncio
@@ -34,11 +34,11 @@ PUBLIC = {
     "guarded_messaging": "tests.support.guarded:GuardedMessaging",
     "guarded_cursors": "tests.support.guarded:GuardedCursors",
 }
-OWNED = ("*:roster", "*{names *", "*{owned:*")  # what connections have in Redis
+OWNED = ("*:roster", "*{names *", "*{owned:*")  # state of connections in Redis
 
 
 class SocketActor:
-    """A WebSocket client that keeps everything it gets."""
+    """A WebSocket client that records everything it receives."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.inbox: list[Any] = []
@@ -54,7 +54,7 @@ class SocketActor:
         await self._socket.send_str(json.dumps(envelope))
 
     async def until(self, claim: Callable[[], object]) -> None:
-        """Wait until something that came made the claim true."""
+        """Wait until the inbox makes the condition true."""
         async with self._came:
             await self._came.wait_for(claim)
 
@@ -83,7 +83,7 @@ class SocketActor:
 
 
 class NodeStage:
-    """Some nodes on one Redis, and a session to reach them by."""
+    """Nodes on one Redis, and an HTTP session to reach them."""
 
     def __init__(self, nodes: Sequence[NodeProcess], redis: RedisProcess, session: aiohttp.ClientSession) -> None:
         self.nodes = nodes
@@ -91,12 +91,12 @@ class NodeStage:
         self.session = session
 
     async def socket(self, number: int, *, token: str | None = None) -> aiohttp.ClientWebSocketResponse:
-        """Connect to the node whose turn it is."""
+        """Connect to the next node in turn."""
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         return await self.session.ws_connect(self.nodes[number % len(self.nodes)].websocket_url, headers=headers)
 
     async def client(self, number: int, identity: str | None) -> SocketActor:
-        """Connect to the node whose turn it is, and say who it is."""
+        """Connect to the next node in turn, and authenticate."""
         actor = SocketActor(await self.socket(number))
         if identity is not None:
             answer = await actor.ask("auth", "authenticate", token=hmac_token(identity))
@@ -104,13 +104,13 @@ class NodeStage:
         return actor
 
     async def backend(self, number: int, envelope: Any) -> Any:
-        """Ask the private side of the node whose turn it is."""
+        """Send to the private port of the next node in turn."""
         node = self.nodes[number % len(self.nodes)]
         async with self.session.post(f"http://127.0.0.1:{node.private_port}/backend", json=envelope) as response:
             return await response.json()
 
     async def is_clean(self, *, within_s: float = 5.0) -> None:
-        """Wait until nobody owns anything. Raises AssertionError: something is left."""
+        """Wait until no connection owns anything in Redis. Raises AssertionError: something is left."""
         async with Redis.from_url(self.redis.url) as redis:
             left: list[Any] = []
 

@@ -4,8 +4,8 @@
     node.kill() / terminate() / freeze() / thaw()
 
 Rules:
-- A process tells by its own words when it is ready; nobody sleeps.
-- What it writes is kept: `log` is the first thing wanted when a test is red, and part of every error here.
+- A process prints when it is ready; tests do not sleep.
+- Its output is kept: `log` is the first thing to read when a test fails, and part of every error here.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ GATEWAY: Sequence[str] = (sys.executable, "-m", "gateway.cli")  # what the comma
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 _LOG_MAX_LINES = 10_000
-_LISTENS = r"\bpublic http.*\bprivate http.*"  # the line that tells the ports: all is up, or all but Redis
+_LISTENS = r"\bpublic http.*\bprivate http.*"  # the line with the ports: everything is ready, or everything but Redis
 
 
 def _die_with_parent() -> None:
@@ -40,7 +40,7 @@ def _die_with_parent() -> None:
 
 
 def clean_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Give this process's environment without settings of a gateway, and with `env`."""
+    """Return this process's environment without a gateway's settings, and with `env`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SNORKY_")}
     return {**kept, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", **(env or {})}
 
@@ -87,7 +87,7 @@ class Process:
 
     @property
     def log(self) -> str:
-        """What it has written, both streams."""
+        """Its output, both streams."""
         return "".join(self._lines)
 
     @property
@@ -95,7 +95,7 @@ class Process:
         return self._process.poll() is None
 
     async def wait_ready(self, within_s: float = 20.0) -> re.Match[str]:
-        """Wait for the line that says so. Raises AssertionError with the log: it ended, or the time did."""
+        """Wait for the ready line. Raises AssertionError with the log: it ended, or the time did."""
         await asyncio.to_thread(self._settled.wait, within_s)
         match = self._ready_match
         assert match is not None, f"{self.argv} was not ready within {within_s} s:\n{self.log}"
@@ -114,11 +114,11 @@ class Process:
         self.signal(signal.SIGTERM)
 
     def freeze(self) -> None:
-        """Stop it as it stands: SIGSTOP. The kernel goes on accepting its connections."""
+        """Stop it: SIGSTOP. The kernel still accepts its connections."""
         self.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on: SIGCONT."""
+        """Resume it: SIGCONT."""
         self.signal(signal.SIGCONT)
 
     async def wait(self, within_s: float = 30.0) -> int:
@@ -126,7 +126,7 @@ class Process:
         return await asyncio.to_thread(self._process.wait, within_s)
 
     async def close(self) -> None:
-        """End it if it runs, and let go of its output."""
+        """End it if it runs, and close its output."""
         if self.is_running:
             self.kill()
         await self.wait()
@@ -175,11 +175,11 @@ class NodeProcess(Process):
         return f"ws://127.0.0.1:{self.public_port}/ws"
 
     async def status(self, path: str, *, timeout_s: float = 3.0) -> int:
-        """Ask the private port and return the HTTP status; 0 if nobody answers."""
+        """Get a path of the private port and return the HTTP status; 0 if there is no answer."""
         return (await self.ask(path, timeout_s=timeout_s))[0]
 
     async def ask(self, path: str, *, timeout_s: float = 3.0) -> tuple[int, str]:
-        """Ask the private port for status and body; (0, "") if nobody answers."""
+        """Get a path of the private port; returns status and body, (0, "") if there is no answer."""
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             try:
@@ -189,7 +189,7 @@ class NodeProcess(Process):
                 return 0, ""
 
     async def metric(self, name: str) -> float:
-        """Sum a series over its labels."""
+        """Sum a metric over its labels."""
         status, text = await self.ask("/metrics", timeout_s=10.0)
         assert status == 200, status
         samples = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Numbers: the same sequence published to every channel, and what became of it at whoever heard a channel."""
+"""Numbers: the same sequence published to every channel, and what each client received of it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -14,17 +14,17 @@ __all__ = ["CHANNELS", "DEADLINE_S", "Crowd", "Numbers", "Tally", "channel_of", 
 CHANNELS = 6
 DEADLINE_S = 30.0
 PACE_S = 0.01  # between two rounds
-SETTLING = 50  # rounds before the block of `publishing` begins, and behind it
+SETTLING = 50  # rounds before the block of `publishing` begins, and after it
 
 
 def channel_of(client: int) -> str:
-    """Name the channel that a client of that number hears; it keeps a history, see `tests.support.fleet`."""
+    """Name the channel of the client with that number; it keeps a history, see `tests.support.fleet`."""
     return f"kept:{client % CHANNELS}"
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What became of the numbers, counted over all clients. first: the first client with a fault."""
+    """Deliveries of the numbers, counted over all clients. first: the first client with a fault."""
 
     clients: int = 0
     delivered: int = 0
@@ -36,7 +36,7 @@ class Tally:
 
     @property
     def is_whole(self) -> bool:
-        """Everybody has heard everything, once and in order, and was told of no gap."""
+        """Every client has received everything, once and in order, without a reported gap."""
         return not (self.lost or self.duplicated or self.out_of_order or self.gaps)
 
     def __add__(self, other: "Tally") -> "Tally":
@@ -56,7 +56,7 @@ class Tally:
 
 
 def tally(client: str, heard: Sequence[int], count: int) -> Tally:
-    """Hold what one client heard against the numbers below count."""
+    """Compare what one client received with the numbers below count."""
     distinct = set(heard)
     lost = set(range(count)) - distinct
     duplicated = len(heard) - len(distinct)
@@ -66,10 +66,10 @@ def tally(client: str, heard: Sequence[int], count: int) -> Tally:
 
 
 class Crowd(Protocol):
-    """Clients that hear numbers."""
+    """Clients that receive numbers."""
 
     async def tally(self, count: int) -> Tally:
-        """Wait until every client has heard as many numbers as there were, or too long; tell what became of them."""
+        """Wait until every client has received that many numbers, or too long; return the tally."""
 
 
 class Numbers:
@@ -95,18 +95,18 @@ class Numbers:
                 await asyncio.sleep(self._pace_s)
 
     async def more(self, rounds: int) -> None:
-        """Wait until so many more rounds were published."""
+        """Wait until that many more rounds were published."""
         async with asyncio.timeout(2 * DEADLINE_S + rounds * self._pace_s):
             await self._reached.setdefault(self.count + rounds, asyncio.Event()).wait()
 
     def end(self) -> None:
-        """Let this round be the last one."""
+        """Make this round the last one."""
         self._is_over = True
 
 
 @asynccontextmanager
 async def publishing(redis_url: str, *crowds: Crowd, pace_s: float = PACE_S) -> AsyncIterator[Numbers]:
-    """Publish while the block runs. Raises AssertionError: not everybody heard everything, once and in order."""
+    """Publish while the block runs. Raises AssertionError: a client did not receive everything, once and in order."""
     numbers = Numbers(redis_url, pace_s=pace_s)
     running = asyncio.ensure_future(numbers.run())
     try:

@@ -1,4 +1,4 @@
-"""What PROTOCOL says of pubsub, chat, messaging and cursors, as scenarios: every command, text and notification."""
+"""The protocol's pubsub, chat, messaging and cursors as scenarios: every command, text and notification."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +21,7 @@ def published(message: Any, channel: Any = "news") -> dict[str, Any]:
 
 @scenario(ann=None, bob="bob", eve=None)
 def pubsub() -> Iterator[Step]:
-    yield ok("ann", "pubsub.publish", channel="news", message="nobody hears it")
+    yield ok("ann", "pubsub.publish", channel="news", message="no subscribers")
     yield ok("ann", "pubsub.subscribe", channel="news")
     yield no("ann", "pubsub.subscribe", "Already subscribed", channel="news")
     yield no("ann", "pubsub.join", "Already subscribed", channel="news")

@@ -1,9 +1,9 @@
-"""A TCP proxy on loopback that fails on command: cuts, swallows, delays, loses replies.
+"""A TCP proxy on loopback that fails on command: cuts, swallows, delays, drops replies.
 
     async with FaultProxy("127.0.0.1", port) as proxy: ... proxy.cut()
 
-Faults concern present connections and those made while the fault lasts; `heal` ends it for new ones. A connection
-that was swallowed stays so, like one that a firewall has forgotten: nothing comes, and nobody says so.
+Faults concern present connections and those made while the fault lasts; `heal` ends it for new ones. A swallowed
+connection stays swallowed, as if a firewall had dropped its state: no bytes arrive, and no error.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ TRICKLE_BYTES = 1_024
 
 
 class _Pair:
-    """One client's connection and ours to the server."""
+    """One client's connection and the proxy's connection to the server."""
 
     def __init__(self, client: asyncio.StreamWriter, is_swallowed: bool) -> None:
         self.client = client
@@ -34,7 +34,7 @@ class _Pair:
 class FaultProxy:
     """Forwards to host:port. `delay_s`: before each chunk. `connections`: made so far; `lost_bytes`: of replies.
 
-    `bytes_per_s`: of the replies of each connection; 0 = as fast as it goes.
+    `bytes_per_s`: of the replies of each connection; 0 = unlimited.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -80,18 +80,18 @@ class FaultProxy:
             pair.abort()
 
     def refuse(self) -> None:
-        """Reset what is there and what comes, until `heal`."""
+        """Reset present and new connections, until `heal`."""
         self._is_refusing = True
         self.cut()
 
     def swallow(self) -> None:
-        """Take all bytes of both sides and forward none; go on accepting. Half-open."""
+        """Read all bytes of both sides and forward none; still accept connections. Half-open."""
         self._is_swallowing = True
         for pair in self._pairs:
             pair.is_swallowed = True
 
     def lose_replies(self) -> None:
-        """Forward what clients send, and lose what the server answers."""
+        """Forward requests and drop the server's replies."""
         self._is_losing_replies = True
 
     def lose_next_reply(self, to: bytes = b"") -> None:
@@ -119,7 +119,7 @@ class FaultProxy:
                 group.create_task(self._pump(pair, reader, pair.server, is_reply=False))
                 group.create_task(self._pump(pair, server_reader, writer, is_reply=True))
         except (OSError, ExceptionGroup):
-            pass  # one side is gone: so is the other, below
+            pass  # one side is closed; the other is closed below
         except asyncio.CancelledError:
             pass  # the proxy ends; asyncio would log a handler that is cancelled
         finally:
@@ -127,7 +127,7 @@ class FaultProxy:
             pair.abort()
 
     async def _trickle(self, writer: asyncio.StreamWriter, data: bytes) -> None:
-        """Forward no faster than a slow line does."""
+        """Forward no faster than a slow link."""
         for start in range(0, len(data), TRICKLE_BYTES):
             piece = data[start : start + TRICKLE_BYTES]
             writer.write(piece)
@@ -153,4 +153,4 @@ class FaultProxy:
             else:
                 writer.write(data)
                 await writer.drain()
-        raise ConnectionResetError("the other side is told")
+        raise ConnectionResetError("the other side must be closed too")

@@ -12,11 +12,11 @@ from tests.support.tools import eventually
 
 __all__ = ["PythonCrowd", "running_python_crowd"]
 
-OPENING = 50  # at once
+OPENING = 50  # concurrently
 
 
 class _Reader:
-    """One subscription and what it has brought."""
+    """One subscription and its deliveries."""
 
     def __init__(self, subscription: Subscription) -> None:
         self.heard: list[int] = []
@@ -71,5 +71,5 @@ async def running_python_crowd(url: str, *, count: int) -> AsyncIterator[PythonC
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
-            if isinstance(result, Exception):  # what a reader died of; who was only cancelled is none
+            if isinstance(result, Exception):  # the exception that ended a reader; cancellation is none
                 raise result

@@ -1,14 +1,14 @@
-"""Many clients that join and leave rooms, take and give back names, talk, go and come back, and what must hold.
+"""Many clients that join and leave rooms, take and release names, send, disconnect and reconnect; and invariants.
 
     race = Race(connect, racers=200, seed=1)
     await race.run(10.0)                       # seconds
 
-Invariants, for every client's eyes:
-- A name is never two clients' at once. (One that was closed may not know yet that it lost its names.)
+Invariants, as every client sees them:
+- No two clients have a name at once. (A closed client may not know yet that it lost its names.)
 - Per room and identity, `joined` and `left` alternate.
-- At every quiet point - all calls answered - everybody's list of members, a newcomer's list, and the list of names are
-  equal to the truth, which is what the clients were told themselves.
-- Who joined a room received what was sent after the reply, once, and in one order that all share.
+- At every quiet point (all calls are answered) every client's list of members, a newcomer's list, and the list of
+  names equal the truth, which follows from the replies to the clients.
+- A client that joined a room receives what was sent after the reply, once, and in one order for all.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ __all__ = ["Connect", "Link", "Race", "Racer"]
 
 ROOMS = tuple(f"room {number}" for number in range(8))
 NAMES = tuple(f"name {number}" for number in range(50))
-TAKEOVER_SHARE = 0.2  # of registrations: by chance alone it is hardly ever a name of one's other connection
+TAKEOVER_SHARE = 0.2  # of registrations: random choice alone would hardly ever hit a name of one's other connection
 QUIET_EVERY_S = 1.0
 DEADLINE_S = 10.0
 
 
 class Link(Protocol):
-    """A connection. It tells its racer of every message (`take`) and of its end (`lost`)."""
+    """A connection. It passes every message (`take`) and its end (`lost`) to its racer."""
 
     async def send(self, service: str, message: Any) -> None:
-        """Send. What is lost with the connection is lost."""
+        """Send. The message is lost if the connection ends."""
 
     async def close(self) -> None:
-        """Disconnect; `lost` is told."""
+        """Disconnect; `lost` is called."""
 
 
 Connect = Callable[["Racer", int], Awaitable[Link]]
@@ -47,7 +47,7 @@ class Gone(Exception):
 
 @dataclass
 class View:
-    """What a client knows of a room that it is in. joined_at: when the reply came; None while it has not."""
+    """A client's view of a room that it is in. joined_at: when the reply came; None before that."""
 
     members: set[str] = field(default_factory=set)
     joined_at: int | None = None
@@ -56,7 +56,7 @@ class View:
 
 
 class Racer:
-    """One client; after a loss it comes back as a new connection."""
+    """One client; after a loss it makes a new connection."""
 
     def __init__(self, race: "Race", number: int, identity: str) -> None:
         self.number = number
@@ -70,10 +70,10 @@ class Racer:
         self._numbers = itertools.count(1)
 
     def take(self, message: Any) -> None:
-        """Take a message of one of the services. Never raises: who writes it must not be disturbed."""
+        """Handle a message of one of the services. Never raises, because that would disturb its caller."""
         try:
             self._hear(message)
-        except Exception as error:  # kept for the race to raise
+        except Exception as error:  # for the race to raise
             self._race.failures.append(error)
 
     def _hear(self, message: Any) -> None:
@@ -86,7 +86,7 @@ class Racer:
             return
         view = self.views.get(message["channel"])
         if view is None:
-            return  # it was on its way when we left
+            return  # it was in flight when we left
         if message["type"] == "presence":
             identity, status = message["from"], message["status"]
             assert identity != self.identity, "told of itself"
@@ -99,7 +99,7 @@ class Racer:
             view.messages.append(message["body"])
 
     def lost(self) -> None:
-        """Know that the connection has ended."""
+        """Handle the end of the connection."""
         self.link = None
         self.losses += 1
         self.views.clear()
@@ -110,7 +110,7 @@ class Racer:
                 call.set_exception(Gone())
 
     async def ask(self, service: str, command: str, expected: Sequence[str] = (), /, **params: Any) -> Any:
-        """Call; returns the message of the answer. expected: errors that may be. Raises Gone."""
+        """Call; returns the message of the answer. expected: errors that may come. Raises Gone."""
         call_id = next(self._numbers)
         if self.link is None:
             raise Gone
@@ -128,7 +128,7 @@ class Racer:
         return answer
 
     async def act(self, chance: random.Random) -> None:
-        """Do one thing."""
+        """Do one random action."""
         if self.link is None:
             await self._race.connect(self)
         kinds = ("join", "leave", "register", "unregister", "send", "read", "go")
@@ -151,7 +151,7 @@ class Racer:
             elif kind == "unregister" and self.names:
                 name = chance.choice(sorted(self.names))
                 self._race.dropped(self, name)
-                taken_over = ["Invalid participant", "Unknown participant"]  # in this moment, by the other connection
+                taken_over = ["Invalid participant", "Unknown participant"]  # at the same time, by the other connection
                 await self.ask("messaging", "unregisterParticipant", taken_over, name=name)
             elif kind == "send" and rooms:
                 await self._race.say(self, chance.choice(rooms))
@@ -165,14 +165,14 @@ class Racer:
 
 @dataclass
 class _Doubt:
-    """Two seem to have a name. One of these must turn out to have been closed. rivals: with their losses so far."""
+    """Two seem to have a name. One of these must turn out to be closed. rivals: with their losses so far."""
 
     name: str
     rivals: dict[Racer, int]
 
 
 class Race:
-    """The racers, a witness who is in all rooms all the time, and a newcomer at every quiet point."""
+    """The racers, a witness that is always in all rooms, and a newcomer at every quiet point."""
 
     def __init__(self, connect: Connect, *, racers: int, seed: int, identities: int | None = None) -> None:
         self._connect = connect
@@ -199,7 +199,7 @@ class Race:
         racer.link = await self._connect(racer, self._chance.randrange(1_000))
 
     def answered(self, racer: Racer, call_id: int, data: Any) -> None:
-        """Note what a racer was granted, in the moment that it knows."""
+        """Record what a racer was granted, when it receives the reply."""
         command, params = self.asked.get((racer.number, call_id), ("", {}))
         if command == "join" and (view := racer.views.get(params["channel"])) is not None:
             view.members = set(data["members"])
@@ -208,27 +208,27 @@ class Race:
             name = params["name"]
             for other in self.racers:
                 if name in other.names and other is not racer:
-                    is_takeover = other.identity == racer.identity  # then it may be the answer that was late
+                    is_takeover = other.identity == racer.identity  # in this case the answer may have been late
                     self.takeovers += is_takeover
                     rivals = (other, racer) if is_takeover else (other,)
                     self._doubts.append(_Doubt(name, {rival: rival.losses for rival in rivals}))
             racer.names.add(name)
 
     def dropped(self, racer: Racer, name: str) -> None:
-        """Note that a racer gives a name back, perhaps just while its own identity's other connection takes it over."""
+        """Record that a racer releases a name, perhaps while its identity's other connection takes it over."""
         racer.names.discard(name)
         self._doubts = [
             each for each in self._doubts if each.name != name or racer not in each.rivals or len(each.rivals) == 1
         ]
 
     async def say(self, racer: Racer, room: str) -> None:
-        """Let a racer say a number."""
+        """Let a racer send a number to a room."""
         number = next(self._clock)
         self._said[room][number] = number
         try:
             await racer.ask("chat", "send", channel=room, body=number)
         except Gone:
-            del self._said[room][number]  # perhaps it was heard, perhaps not
+            del self._said[room][number]  # it may or may not have been delivered
             raise
 
     async def run(self, duration_s: float) -> None:
@@ -248,7 +248,7 @@ class Race:
             await self._be_quiet()
 
     async def close(self) -> None:
-        """Let everybody go."""
+        """Disconnect all clients."""
         for racer in (*self.racers, self.witness):
             if racer.link is not None:
                 await racer.link.close()
@@ -261,7 +261,7 @@ class Race:
             await asyncio.sleep(0)
 
     async def _be_quiet(self) -> None:
-        """Compare with the truth: at once, or as soon as what is on its way has come."""
+        """Compare with the truth: at once, or when messages in flight have arrived."""
         if self.failures:
             raise self.failures[0]
         await self._settle()
@@ -271,14 +271,14 @@ class Race:
         self.quiet_points += 1
 
     async def _settle(self) -> None:
-        """Wait until nothing is wrong any more. Raises AssertionError."""
+        """Wait until no invariant is violated. Raises AssertionError."""
         deadline_s = asyncio.get_running_loop().time() + DEADLINE_S
         while (wrong := self._wrong()) and asyncio.get_running_loop().time() < deadline_s:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # of what comes nobody knows when the last has come
+            await asyncio.sleep(0.01)  # it is unknown which message is the last
         assert not wrong, wrong
 
     def _wrong(self) -> str:
-        """Say what of the clients' views is not true; "" = nothing."""
+        """Return the first error in the clients' views; "" = none."""
         for doubt in self._doubts:
             if not any(racer.losses > losses for racer, losses in doubt.rivals.items()):
                 return f"{doubt.name} was two clients' at once: {[racer.identity for racer in doubt.rivals]}"
@@ -311,7 +311,7 @@ class Race:
         return members
 
     async def _ask_newcomer(self) -> None:
-        """Let somebody come who trusts only what is replied."""
+        """Connect a newcomer, which knows only what replies contain."""
         newcomer = Racer(self, -1, "newcomer")
         await self.connect(newcomer)
         truth = self._truth()

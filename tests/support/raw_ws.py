@@ -1,4 +1,4 @@
-"""A WebSocket client that sends exactly the bytes it is told to: frames made by hand, on a plain socket.
+"""A WebSocket client that sends exactly the given bytes: frames made by hand, on a plain socket.
 
     client = await RawClient.open(host, port)
     response = await client.handshake()              # or client.send(b"any bytes at all")
@@ -7,7 +7,7 @@
     assert await client.closed() == 1002             # reads on until the end of the stream
 
 Rules:
-- It reads only when it is asked to, so it can be as slow a consumer as a test needs.
+- It reads only when asked, so it can be as slow a consumer as a test needs.
 - Every wait ends after DEADLINE_S, whatever the other side does.
 """
 
@@ -55,7 +55,7 @@ def frame(
     length: int | None = None,
     length_bytes: int | None = None,
 ) -> bytes:
-    """Make one frame of a client. length: declared, if not the payload's; length_bytes: 0, 2 or 8, if not the least."""
+    """Make one frame of a client. length: declared, if not the payload's; length_bytes: 0, 2 or 8, if not minimal."""
     declared = len(payload) if length is None else length
     if length_bytes is None:
         length_bytes = 0 if declared < 126 else 2 if declared < 65536 else 8
@@ -75,7 +75,7 @@ def frame(
 
 
 def close_payload(code: int, reason: bytes = b"") -> bytes:
-    """Make what a close frame carries."""
+    """Make the payload of a close frame."""
     return struct.pack("!H", code) + reason
 
 
@@ -88,7 +88,7 @@ def deflated(message: bytes) -> bytes:
 def handshake_head(
     headers: Mapping[str, str | None] | None = None, *, host: str = "127.0.0.1", path: str = "/ws", method: str = "GET"
 ) -> bytes:
-    """Make a handshake request. headers: instead of, or beside, the right ones; None leaves one out."""
+    """Make a handshake request. headers: replace or extend the right ones; None omits one."""
     all_headers: dict[str, str | None] = {
         "Host": host,
         "Upgrade": "websocket",
@@ -111,14 +111,14 @@ class Response:
 
 
 class RawClient:
-    """One connection to a server. `received`: bytes that were read and not taken yet."""
+    """One connection to a server. `received`: bytes that were read and not consumed yet."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.received = bytearray()
         self.is_ended = False  # the server has closed its side
-        self.inflates = False  # take RSV1 frames apart
-        self.sees_pings = False  # else they are passed over, and not answered
+        self.inflates = False  # decompress RSV1 frames
+        self.sees_pings = False  # otherwise pings are skipped and not answered
 
     @classmethod
     async def open(cls, host: str, port: int, *, receive_buffer_bytes: int | None = None) -> Self:
@@ -152,13 +152,13 @@ class RawClient:
         self.sock.close()
 
     def end(self) -> None:
-        """Say that nothing more comes, and go on reading."""
+        """Shut down the sending side and keep reading."""
         self.sock.shutdown(socket.SHUT_WR)
 
     # -- bytes -----------------------------------------------------------------------------------------------
 
     async def send(self, data: bytes) -> None:
-        """Send any bytes; ConnectionError if the server has cut."""
+        """Send any bytes; ConnectionError if the server has closed."""
         async with asyncio.timeout(DEADLINE_S):
             await asyncio.get_running_loop().sock_sendall(self.sock, data)
 
@@ -174,7 +174,7 @@ class RawClient:
         return not self.is_ended
 
     async def take(self, size: int) -> bytes:
-        """Take exactly that many bytes. Raises EOFError."""
+        """Consume exactly that many bytes. Raises EOFError."""
         while len(self.received) < size:
             if not await self._read():
                 raise EOFError(f"the server closed; {bytes(self.received[:200])!r} was left")
@@ -183,7 +183,7 @@ class RawClient:
         return taken
 
     async def until_end(self) -> bytes:
-        """Take all that still comes, to the end of the stream."""
+        """Read everything up to the end of the stream."""
         while not self.is_ended and await self._read():
             pass
         rest = bytes(self.received)
@@ -204,7 +204,7 @@ class RawClient:
         return Response(int(lines[0].split()[1]), headers, body)
 
     async def handshake(self, headers: Mapping[str, str | None] | None = None, *, early: bytes = b"") -> Response:
-        """Ask for an upgrade; `early` is sent with the request."""
+        """Request an upgrade; `early` is sent with the request."""
         await self.send(handshake_head(headers) + early)
         response = await self.response()
         self.inflates = "permessage-deflate" in response.headers.get("sec-websocket-extensions", "")
@@ -213,7 +213,7 @@ class RawClient:
     # -- frames ----------------------------------------------------------------------------------------------
 
     async def receive(self) -> tuple[int, bytes]:
-        """Take one frame of the server and hold it to what a server must send. Raises EOFError."""
+        """Read one frame of the server and check it against the rules for servers. Raises EOFError."""
         opcode, payload = await self._frame()
         while opcode == PING and not self.sees_pings:
             opcode, payload = await self._frame()
@@ -238,7 +238,7 @@ class RawClient:
         return first & 0x0F, payload
 
     async def message(self) -> Any:
-        """Take the next JSON message, pings left aside. Raises EOFError."""
+        """Read the next JSON message, skipping pings. Raises EOFError."""
         while True:
             opcode, payload = await self.receive()
             if opcode == TEXT:
@@ -250,7 +250,7 @@ class RawClient:
         await self.send(frame(TEXT, json.dumps(value).encode()))
 
     async def call(self, command: str, call_id: Any = 1, *, service: str = "pubsub", **params: Any) -> Any:
-        """Call a command and return its answer; what comes before that is dropped."""
+        """Call a command and return its answer; messages before that are dropped."""
         await self.say({"service": service, "message": {"command": command, "params": params, "callId": call_id}})
         while True:
             message = (await self.message())["message"]
@@ -258,9 +258,9 @@ class RawClient:
                 return message
 
     async def closed(self) -> int | None:
-        """Read on to the end of the stream; returns the code of the server's close frame, None if there was none.
+        """Read to the end of the stream; returns the code of the server's close frame, None if there was none.
 
-        Answers the close frame as a client must, holds the server to sending nothing behind it, and closes.
+        Answers the close frame as a client must, checks that the server sends nothing after it, and closes.
         """
         try:
             while True:

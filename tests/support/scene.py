@@ -1,12 +1,12 @@
 """The stage for faults of services: three node processes, a multitude on the first, a witness on each of the others.
 
     async with open_scene(tmp_path) as scene:
-        scene.begin()                                     # from here on is listened
+        scene.begin()                                     # record from here on
         ... a fault ...
         await scene.until_heard(scene.multitude.told("left", "cursorRemoved"), scene.deadline(15))
-        await scene.look()                                # whoever comes now finds all as it should be
+        await scene.look()                                # a newcomer gets the right state
 
-Twins are identities with a connection on the first node and another on the second: who is still there does not leave.
+Twins are identities with one connection on the first node and one on the second: while one lives, they do not leave.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ __all__ = ["Scene", "open_scene"]
 
 TWINS = 3
 HEARD_WITHIN_S = 5.0
-# A witness is in everything, and ten thousand notices are 2 MB in a moment.
+# A witness is in every room, and ten thousand notices are 2 MB within a moment.
 LIMITS = {"SNORKY_LIMITS__CHANNELS_PER_CONNECTION": "5000", "SNORKY_LIMITS__OUTBOX_MAX_BYTES": "100000000"}
 
 
 class Scene:
-    """Who is there."""
+    """Three nodes with everybody connected."""
 
     def __init__(self, stage: NodeStage) -> None:
         self.stage = stage
@@ -38,7 +38,7 @@ class Scene:
         self._looks = self._said = 0
 
     async def enter(self) -> None:
-        """Let everybody come. Each coming is heard once."""
+        """Connect everybody. Witnesses get each join once."""
         self.witnesses = [await Witness.come(self.stage, node, f"witness {node}") for node in (1, 2)]
         await asyncio.gather(*(witness.enter() for witness in self.witnesses))
         await self.fence()
@@ -53,24 +53,24 @@ class Scene:
         await self.fence()
 
     def begin(self) -> None:
-        """Listen from now on."""
+        """Start to record."""
         for witness in self.witnesses:
             witness.heard.clear()
             witness.messages.clear()
 
     def deadline(self, within_s: float) -> Deadline:
-        """Begin to count the time."""
+        """Start the clock."""
         return Deadline(within_s, [each.pid for each in (*self.stage.nodes, self.stage.redis)])
 
     async def until_heard(self, expected: Mapping[Heard, int], deadline: Deadline) -> None:
-        """Wait until both witnesses have heard that much. Raises AssertionError: it is not that what they heard."""
+        """Wait until both witnesses have received that many. Raises AssertionError: others than these."""
         count = sum(expected.values())
         for witness in self.witnesses:
             await witness.until(lambda heard=witness.heard: len(heard) >= count, deadline, what=f"{count} heard")
         self.check_heard(expected)
 
     def check_heard(self, expected: Mapping[Heard, int]) -> None:
-        """Hold what the witnesses heard against what they should have. Raises AssertionError."""
+        """Compare the witnesses' records with the expected ones. Raises AssertionError."""
         for witness in self.witnesses:
             heard = Counter(witness.heard)
             missing, surplus = Counter(expected) - heard, heard - Counter(expected)
@@ -80,36 +80,36 @@ class Scene:
             )
 
     async def fence(self) -> None:
-        """Let come what Redis has for the witnesses by now."""
+        """Wait until the witnesses have what Redis sent them so far."""
         await self.say(self.witnesses[0], ROOMS[0])
 
     async def say(self, caller: Caller, room: str) -> None:
-        """Let somebody say something in a room, and the witnesses hear it."""
+        """Send a message to a room, and wait until the witnesses have it."""
         self._said += 1
         body = f"{self._said} by {caller.identity}"
         await caller.ask("chat", "send", channel=room, body=body)
         await self.until_told({"type": "message", "channel": room, "body": body})
 
     async def until_told(self, message: Mapping[str, object], witnesses: Sequence[Witness] = ()) -> None:
-        """Wait until these witnesses, or both, were told something with these fields."""
+        """Wait until these witnesses, or both, have a notification with these fields."""
         for witness in witnesses or self.witnesses:
             await witness.until(
                 lambda messages=witness.messages: any(message.items() <= each.items() for each in messages),
                 self.deadline(HEARD_WITHIN_S),
-                what=f"{witness.identity} is told {message}",
+                what=f"{witness.identity} receives {message}",
             )
 
     async def until_listed(self, names: Set[str], deadline: Deadline) -> None:
-        """Wait until these names are held, and no other but the witnesses'."""
+        """Wait until exactly these names are registered, and the witnesses'."""
         expected = names | {witness.identity for witness in self.witnesses}
         while (listed := set(await self.witnesses[0].ask("messaging", "listParticipants"))) != expected:
             assert deadline.left_s > 0, (
                 f"too late: {len(listed - expected)} names too many, {len(expected - listed)} lack"
             )
-            await asyncio.sleep(0.05)  # nobody is told of names
+            await asyncio.sleep(0.05)  # there are no notifications of names
 
     async def look(self) -> None:
-        """Let somebody come who has heard nothing yet, and find all as it should be."""
+        """Connect a newcomer, and check that it gets the right state."""
         self._looks += 1
         looker = await Caller.come(self.stage, 2, f"looker {self._looks}")
         await self.until_listed(self.multitude.names, self.deadline(0.0))
@@ -128,7 +128,7 @@ class Scene:
 
 @asynccontextmanager
 async def open_scene(directory: Path) -> AsyncIterator[Scene]:
-    """Let everybody come."""
+    """Run a scene with everybody connected."""
     async with node_stage(directory, 3, env=LIMITS) as stage:
         scene = Scene(stage)
         await scene.enter()

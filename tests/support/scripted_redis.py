@@ -1,9 +1,9 @@
-"""A Redis that answers what the test says, when the test says: for orders and answers that a real one rarely gives.
+"""A Redis with scripted answers, sent when the test says: for orders and answers that a real one rarely gives.
 
     async with ScriptedRedis() as redis: ...; command = await redis.commands.get(); redis.reply(b"...")
 
-Commands of logging in are answered by themselves. Everything else is answered by `answer`, if set, or waits for the
-test. `send` writes raw bytes to the connection that spoke last.
+Login commands are answered automatically. Everything else is answered by `answer`, if set, or waits for the test.
+`send` writes raw bytes to the connection that sent the last command.
 """
 
 import asyncio
@@ -19,17 +19,17 @@ Command = tuple[bytes, ...]
 
 
 def confirmation(kind: bytes, name: bytes) -> bytes:
-    """What Redis answers to SUBSCRIBE and UNSUBSCRIBE."""
+    """Redis' answer to SUBSCRIBE and UNSUBSCRIBE."""
     return b"*3\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n:1\r\n" % (len(kind), kind, len(name), name)
 
 
 def message(name: bytes, payload: bytes) -> bytes:
-    """What a subscriber gets."""
+    """A message as a subscriber gets it."""
     return b"*3\r\n$7\r\nmessage\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (len(name), name, len(payload), payload)
 
 
 class ScriptedRedis:
-    """answer: bytes for a command, or None to leave it to the test. Commands come to `commands`, one by one."""
+    """answer: bytes for a command, or None to leave it to the test. Commands go to `commands`, one by one."""
 
     def __init__(self, answer: Callable[[Command], bytes | None] | None = None) -> None:
         self.commands: asyncio.Queue[Command] = asyncio.Queue()
@@ -69,7 +69,7 @@ class ScriptedRedis:
         return command
 
     def send(self, data: bytes) -> None:
-        """Write to the connection that spoke last."""
+        """Write to the connection that sent the last command."""
         assert self._last is not None
         self._last.write(data)
 

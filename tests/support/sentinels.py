@@ -1,9 +1,9 @@
-"""A primary, a replica and three sentinels of a test's own, and what can happen to them.
+"""A test's own primary, replica and three sentinels, and faults of them.
 
     async with SentinelLab("redis", tmp_path) as lab: ... lab.url, lab.primary.kill()
 
-Sentinels and replicas log in as users of their own, so either can be locked out of a server that all else still
-reaches: that is what being cut off is like.
+Sentinels and replicas log in as their own users, so each can be locked out of a server that other clients still
+reach: this simulates a network partition.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ __all__ = ["NAME", "SentinelLab"]
 
 NAME: Final = "main"
 DOWN_AFTER_S: Final = 1.0
-KNOWN_WITHIN_S: Final = 20.0  # a sentinel looks at each server every 10 s
+KNOWN_WITHIN_S: Final = 20.0  # a sentinel checks each server every 10 s
 _SECRET: Final = "observed"
 _USERS: Final = [
     *(f"user {user} on >{_SECRET} ~* &* +@all" for user in ("sentinel", "replica")),
-    "user default on nopass ~* &* +@all -ping",  # else a sentinel that is locked out goes on as the default user
+    "user default on nopass ~* &* +@all -ping",  # otherwise a sentinel that is locked out continues as the default user
 ]
 
 
@@ -47,7 +47,7 @@ class _Sentinel:
             f"sentinel down-after-milliseconds {NAME} {DOWN_AFTER_S * 1000:.0f}",
             f"sentinel failover-timeout {NAME} 6000",
         ]
-        self._conf.write_text("\n".join(lines) + "\n")  # and a sentinel writes there what it finds out
+        self._conf.write_text("\n".join(lines) + "\n")  # and a sentinel writes its discoveries there
         self._argv = [require(kind), str(self._conf), "--sentinel"]
         self.process: Process | None = None
 
@@ -66,7 +66,7 @@ class _Sentinel:
 
 
 class SentinelLab:
-    """primary, replica: as they began; after a failover the replica is the primary. kind: one of REAL_KINDS."""
+    """primary, replica: at the start; after a failover the replica is the primary. kind: one of REAL_KINDS."""
 
     def __init__(self, kind: str, directory: Path) -> None:
         replicating = [*_USERS, "masteruser replica", f"masterauth {_SECRET}", "repl-diskless-sync-delay 0"]
@@ -103,11 +103,11 @@ class SentinelLab:
         await self._stack.aclose()
 
     async def isolate_primary(self) -> None:
-        """Cut the primary off from the sentinels and the replica; everybody else still reaches it, and may write."""
+        """Cut the primary off from the sentinels and the replica; other clients still reach it, and may write."""
         await self._lock_out("sentinel", "replica")
 
     async def let_replica_lag(self) -> None:
-        """Keep from the replica what is written from now on; the sentinels notice nothing."""
+        """Stop replication from now on; the sentinels notice nothing."""
         await self._lock_out("replica")
 
     async def demote_primary(self) -> None:
@@ -119,11 +119,11 @@ class SentinelLab:
         await self._tell_primary("REPLICAOF", "NO", "ONE")
 
     async def until_replicated(self) -> None:
-        """Return when the replica has all that the primary has taken until now."""
+        """Return when the replica has everything that the primary has stored until now."""
         assert await self._tell_primary("WAIT", 1, 10_000) == 1
 
     async def until_failed_over(self, *, within_s: float = 15.0) -> None:
-        """Return when the replica is the primary, to itself and to a majority of the sentinels that run."""
+        """Return when the replica is the primary, to itself and to a majority of the running sentinels."""
         await self._until(self.replica.url, "ROLE", claim=b"master", within_s=within_s)
         where = b"%d" % self.replica.port
         for sentinel in self.sentinels:
@@ -145,12 +145,12 @@ class SentinelLab:
 
     @staticmethod
     async def _until(url: str, *words: str, claim: object, within_s: float = KNOWN_WITHIN_S) -> None:
-        """Ask a server until the answer contains the claim, or as many entries as it says."""
+        """Ask a server until the answer contains this, or has this many entries."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within_s
         answer: Any = None
         while loop.time() < deadline:
-            with suppress(DialError):  # a sentinel cuts all connections of the server that it makes the primary
+            with suppress(DialError):  # a sentinel closes all connections of the server that it promotes
                 wire = await dial(RedisTarget.from_url(url), name="lab", timeout_s=5.0)
                 try:
                     (answer,) = await ask(wire, command(*(word.encode() for word in words)))

@@ -7,9 +7,9 @@
             ...
 
 Rules:
-- The broker is the loopback double: what is tested is everything above it.
-- A site holds its test to account at the end: nothing was reported to the loop's exception handler or logged
-  as an error, and after all clients have gone nothing of them is left.
+- The broker is the loopback double: these tests are about the layers above it.
+- At the end a site checks the test: nothing was reported to the loop's exception handler or logged as an error, and
+  after all clients have disconnected nothing of them is left.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ _TEST_TIMEOUT_S = 60.0
 
 
 def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an async test twice: on uvloop, which serves in production, and on asyncio's own loop."""
+    """Run an async test twice: on uvloop, as in production, and on asyncio's own loop."""
 
     @functools.wraps(test)
     def run(loop_factory: Callable[[], asyncio.AbstractEventLoop], **others: Any) -> None:
@@ -66,7 +66,7 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
 
 
 async def until(is_true: Callable[[], Any], what: str = "", *, within_s: float = DEADLINE_S) -> None:
-    """Let the loop turn until something in this process is true. Raises AssertionError: not in time."""
+    """Run the loop until a condition in this process is true. Raises AssertionError: not in time."""
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + within_s
     while not is_true():
@@ -75,9 +75,9 @@ async def until(is_true: Callable[[], Any], what: str = "", *, within_s: float =
 
 
 class Echo(Service):
-    """Answers each message with itself; `hold` makes it wait for `release` before that.
+    """Answers each message with itself; `hold` makes it wait for `release` first.
 
-    keeps: note what comes, and who.
+    keeps: record messages and their senders.
     """
 
     def __init__(self, name: str = "echo") -> None:
@@ -113,7 +113,7 @@ class Echo(Service):
 
 @dataclass(slots=True)
 class RunningSite:
-    """What runs. faults: what the loop's exception handler was told; errors: log records from ERROR on."""
+    """A running site. faults: calls of the loop's exception handler; errors: log records from ERROR on."""
 
     node: Node
     broker: LoopbackBroker
@@ -165,7 +165,7 @@ class RunningSite:
 
     @property
     def admitted(self) -> tuple[int, dict[str, int]]:
-        """How many connections admission counts: in all, per address."""
+        """Connections that admission counts: in all, per address."""
         admission = self.handler._endpoint.admission
         return admission._total, dict(admission._per_ip)
 
@@ -183,12 +183,12 @@ class RunningSite:
             "connections are counted that have ended"
         )
         assert not wheel._slots and not wheel._ending, "spokes left on the wheel"
-        assert not self.public._inboxes, "messages are awaited for nobody"
+        assert not self.public._inboxes, "an inbox without a client"
         sessions = self.node.auth._sessions
         assert not (sessions._by_connection or sessions._by_name or sessions._due or sessions._awaited), "sessions left"
 
     def assert_sound(self) -> None:
-        """Nothing was reported that nobody handled."""
+        """No unhandled error was reported."""
         assert not self.faults, self.faults
         assert not self.errors, self.errors
 
@@ -223,7 +223,7 @@ async def running_site(
     identify: Identify | None = None,
     requires_identity: bool = False,
 ) -> AsyncIterator[RunningSite]:
-    """Run one. is_strict: at the end, errors in logs and leftovers fail the test. auth, identify: who clients are."""
+    """Run one. is_strict: at the end, logged errors and leftovers fail the test. auth, identify: as of a node."""
     limits, public, private = limits or Limits(), public or Public(), private or Private()
     loop = asyncio.get_running_loop()
     broker = LoopbackBroker()

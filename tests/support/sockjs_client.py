@@ -1,4 +1,4 @@
-"""The real sockjs-client of npm, in Node: one process a client, told what to do line by line."""
+"""The real sockjs-client of npm, in Node: one process per client, controlled line by line."""
 
 import asyncio
 import json
@@ -23,14 +23,14 @@ needs_sockjs_client = pytest.mark.skipif(
 
 
 class SockJSClient:
-    """One client. What it tells comes in order; `seen` keeps all."""
+    """One client. Its reports come in order; `seen` records all."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.seen: list[dict[str, Any]] = []
 
     async def event(self, within_s: float = DEADLINE_S) -> dict[str, Any]:
-        """Wait for what it tells next. Raises AssertionError: it ended, or is silent."""
+        """Wait for its next report. Raises AssertionError: it ended, or is silent."""
         assert self._process.stdout is not None
         try:
             async with asyncio.timeout(within_s):
@@ -53,7 +53,7 @@ class SockJSClient:
         return json.loads(event["data"])
 
     async def closed(self, within_s: float = DEADLINE_S) -> tuple[int, str]:
-        """Wait for the end; messages before it are passed over."""
+        """Wait for the end; messages before it are skipped."""
         while (event := await self.event(within_s))["event"] != "close":
             pass
         return event["code"], event["reason"]
@@ -63,7 +63,7 @@ class SockJSClient:
         self._order({"send": {"service": service, "message": message}})
 
     def close(self) -> None:
-        """Let it close the connection."""
+        """Make it close the connection."""
         self._order({"close": True})
 
     async def call(self, service: str, command: str, call_id: int = 1, **params: Any) -> Any:

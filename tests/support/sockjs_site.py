@@ -1,4 +1,4 @@
-"""SockJS on nodes within the test's own event loop: a shared broker and directory, real sockets, a clock moved by hand.
+"""SockJS on nodes within the test's own event loop: a shared broker and directory, real sockets, a manual clock.
 
 async with sockjs_site(3) as site:
     client = site.client()                    # its requests go from node to node
@@ -33,12 +33,12 @@ from tests.support.town import Bus, BusBroker
 
 __all__ = ["QUICK", "HandClock", "SockJSCaller", "SockJSSite", "frames_of", "sockjs_site"]
 
-QUICK = Timing(response_max_bytes=4096, beat_s=0.01)  # the customary times, but looked after often
+QUICK = Timing(response_max_bytes=4096, beat_s=0.01)  # the usual times, but checked often
 _DEADLINE_S = 10.0
 
 
 class HandClock:
-    """Seconds that pass when a test says so."""
+    """A clock that only a test advances."""
 
     def __init__(self) -> None:
         self._now_s = 1000.0
@@ -47,7 +47,7 @@ class HandClock:
         return self._now_s
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; what is due then is done at the next beat."""
+        """Advance the clock; what is due is done at the next tick."""
         self._now_s += seconds
 
 
@@ -69,7 +69,7 @@ class _Host:
 
 @dataclass
 class SockJSSite:
-    """What runs."""
+    """A running site."""
 
     hosts: list[_Host]
     cluster: MemoryCluster
@@ -101,7 +101,7 @@ class SockJSSite:
         """Nothing of any client is left."""
         for host in self.hosts:
             peers, sessions, server = host.sockjs._peers, host.sockjs._sessions, host.site._runner.server
-            if server is None or server.connections:  # with those that are gone while their requests are answered
+            if server is None or server.connections:  # including sessions that end while their requests are answered
                 return False
             if host.node.counts["connections"] or len(sessions) or host.handler.endpoint.admission._total:
                 return False
@@ -116,13 +116,13 @@ class SockJSSite:
         return not any(self.cluster.names.values())
 
     def has_passed(self) -> bool:
-        """As is_empty, and time passes meanwhile: clients that say nothing more are let go."""
+        """As is_empty, and the clock advances meanwhile: silent clients time out."""
         self.clock.advance(QUICK.disconnect_delay_s)
         return self.is_empty
 
 
 class SockJSCaller:
-    """One session's requests, made by hand; each goes to the next node unless `at` says which."""
+    """One session's requests, made by hand; each goes to the next node unless `at` names one."""
 
     def __init__(self, site: SockJSSite, session_id: str, headers: dict[str, str]) -> None:
         self._site = site
@@ -184,7 +184,7 @@ async def sockjs_site(
 ) -> AsyncIterator[SockJSSite]:
     """Run nodes; at the end nothing may be left of their clients, and nothing may have been logged as an error.
 
-    identify: says who makes a request.
+    identify: returns the identity of a request.
     """
     async with AsyncExitStack() as stack:
         bus, hosts, errors, clock = Bus(), list[_Host](), list[str](), HandClock()

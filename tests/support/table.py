@@ -1,6 +1,6 @@
-"""The conformance table: all scenarios, and what they say without being played.
+"""The conformance table: all scenarios, and their contents without running them.
 
-What it leaves to others is listed in tests.support.error_codes.
+Cases that other tests cover are listed in tests.support.error_codes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,7 +35,7 @@ def _steps() -> tuple[Step, ...]:
 
 
 def commands() -> set[str]:
-    """Tell all SERVICE.COMMAND that are granted somewhere."""
+    """Return every SERVICE.COMMAND that succeeds somewhere."""
     return {step.command for step in _steps() if step.command and step.error is None} | {
         f"{envelope['service']}.{envelope['message']['command']}"
         for envelope in _said()
@@ -44,7 +44,7 @@ def commands() -> set[str]:
 
 
 def texts() -> set[str]:
-    """Tell all texts of errors."""
+    """Return all error texts."""
     found = {step.error for step in _steps() if step.error is not None}
     for step in _steps():
         for envelope in (*step.answers, *_listed(step.reply)):
@@ -55,18 +55,18 @@ def texts() -> set[str]:
 
 
 def notifications() -> set[tuple[str, ...]]:
-    """Tell the keys of all notifications, behind their type."""
+    """Return the keys of all notifications, by type."""
     heard = [each for step in _steps() for brought in step.brings.values() for each in brought]
     return {(each["type"], *sorted(each.keys() - {"type"})) for each in heard}
 
 
 def close_codes() -> set[int]:
-    """Tell all codes that clients are closed with."""
+    """Return all close codes."""
     return {code for step in _steps() for code in step.closes.values()}
 
 
 def statuses() -> set[int]:
-    """Tell all HTTP statuses of the backend's door."""
+    """Return all HTTP statuses of the backend's port."""
     return {step.status for step in _steps() if step.posted is not None}
 
 

@@ -1,4 +1,4 @@
-"""Issuers of tokens: keys of each kind, tokens right and wrong, a server with a JWKS document.
+"""Issuers of tokens: keys of each kind, valid and invalid tokens, a server with a JWKS document.
 
 issuer = Issuer("RS256", "key-1"); issuer.token("alice", exp=...)
 async with KeyServer(issuer) as keys: ... keys.url, keys.requests
@@ -25,7 +25,7 @@ SECRET = "a secret of more than thirty-two bytes"
 
 
 def claims(identity: Any = "alice", **others: Any) -> dict[str, Any]:
-    """Give the claims of a right token, valid for a minute; None leaves one out."""
+    """Return the claims of a valid token, for a minute; None omits one."""
     now_s = time.time()
     all_claims = {"sub": identity, "iat": now_s, "exp": now_s + 60, **others}
     return {name: value for name, value in all_claims.items() if value is not None}
@@ -49,7 +49,7 @@ def _base64(data: bytes) -> bytes:
 
 
 class Issuer:
-    """A private key, and what it signs. kind: "RS256" or "ES256"."""
+    """A private key that signs tokens. kind: "RS256" or "ES256"."""
 
     def __init__(self, kind: str = "ES256", key_id: str | None = "key-1") -> None:
         self.kind = kind
@@ -70,7 +70,7 @@ class Issuer:
         return jwt.encode(claims(identity, **others), self.private, algorithm=self.kind, headers=header)
 
     def jwk(self, **others: Any) -> dict[str, Any]:
-        """Give the public key as an entry of a JWKS document."""
+        """Return the public key as an entry of a JWKS document."""
         algorithm = jwt.get_algorithm_by_name(self.kind)
         entry = algorithm.to_jwk(self.public, as_dict=True)
         entry.pop("key_ops", None)
@@ -78,9 +78,9 @@ class Issuer:
 
 
 class KeyServer:
-    """Serves the JWKS document of some issuers on loopback. requests: how often it was asked. status: of its answers.
+    """Serves the JWKS document of some issuers on loopback. requests: their count. status: of its answers.
 
-    gate: cleared, answers wait.
+    gate: while it is cleared, answers wait.
     """
 
     def __init__(self, *issuers: Issuer) -> None:

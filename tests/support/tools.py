@@ -1,4 +1,4 @@
-"""Small things that tests with real programs share: finding them, free ports, waiting for what can only be asked."""
+"""Helpers of tests with real programs: finding programs, free ports, polling."""
 
 import asyncio
 import random
@@ -22,24 +22,24 @@ _given: set[int] = set()
 
 
 def program(name: str) -> str:
-    """Tell where a program is. The test says `@pytest.mark.needs(name)`, so it is there."""
+    """Return the path of a program. The test needs `@pytest.mark.needs(name)`, so it exists."""
     path = find_program(name)
     assert path is not None, f"{name} is missing: mark the test with pytest.mark.needs({name!r})"
     return path
 
 
 def venv_program(name: str) -> str:
-    """Tell where a program is that a test dependency brings beside the interpreter."""
+    """Return the path of a program that a test dependency installs next to the interpreter."""
     path = Path(sys.executable).parent / name
     assert path.exists(), f"{name} is missing: pip install -e '.[test]'"
     return str(path)
 
 
 def free_port() -> int:
-    """Find a TCP port that nobody has on loopback, for programs that cannot tell which one they took.
+    """Find a free TCP port on loopback, for programs that cannot report which port they chose.
 
-    Below the range from which the kernel gives ports to clients: there, one that was free a moment ago is soon taken.
-    None is given twice, for it may not be in use yet.
+    Below the kernel's range for clients: in that range a port that was free a moment ago is soon taken. No port is
+    returned twice, because it may not be in use yet.
     """
     for _ in range(100):
         port = _PORTS.randint(10_000, 32_000)
@@ -56,8 +56,10 @@ def free_port() -> int:
 
 
 async def eventually(ask: Callable[[], Awaitable[_T]], *, within_s: float, what: str) -> _T:
-    """Ask until the answer is true, and return it. For state that only another process has and that it does not
-    announce; whatever can be awaited is awaited. Raises AssertionError with the last answer: not within the time."""
+    """Poll until the answer is true, and return it. For state of other processes that cannot be awaited.
+
+    Raises AssertionError with the last answer: not within the time.
+    """
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + within_s
     while True:

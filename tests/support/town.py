@@ -6,8 +6,8 @@
         await alice.ask("chat", "join", channel="room")
 
 auth: makes the authenticator of one node. requires_identity: of all clients. limits: of all nodes.
-late: answers of the directory come this many loop ticks after what they tell of was published, at most: in a real
-cluster they come by another connection, and anything may have happened before they are read.
+late: the directory answers up to this many loop iterations after the publication of the change: in a real cluster the
+answer uses another connection, and other events may be handled before it is read.
 """
 
 import asyncio
@@ -31,21 +31,21 @@ __all__ = ["Bus", "BusBroker", "LateDirectory", "Resident", "Town", "town"]
 
 
 class Bus:
-    """Brings what is published anywhere to all brokers, in one order."""
+    """Delivers publications of any node to all brokers, in one order."""
 
     def __init__(self) -> None:
         self.brokers: list[BusBroker] = []
         self.published: list[tuple[str, bytes]] = []
 
     def publish(self, key: str, payload: bytes) -> None:
-        """Deliver in the next loop tick to whoever is subscribed then."""
+        """Deliver in the next loop iteration to those subscribed then."""
         self.published.append((key, payload))
         for broker in self.brokers:
             asyncio.get_running_loop().call_soon(broker.hear, key, payload)
 
 
 class BusBroker(LoopbackBroker):
-    """A node's end of a bus. is_lossy: what comes is lost; between `hold` and `let_go` it waits."""
+    """A node's end of a bus. is_lossy: publications are dropped; between `hold` and `let_go` they wait."""
 
     def __init__(self, bus: Bus) -> None:
         super().__init__()
@@ -65,18 +65,18 @@ class BusBroker(LoopbackBroker):
         return future
 
     def hear(self, key: str, payload: bytes) -> None:
-        """Take what the bus brings."""
+        """Receive from the bus."""
         if self._waiting is not None:
             self._waiting.append((key, payload))
         elif not self.is_lossy:
             self._bring(key, payload)
 
     def hold(self) -> None:
-        """Bring nothing for now."""
+        """Deliver nothing for now."""
         self._waiting = []
 
     def let_go(self) -> None:
-        """Bring what was held, in order."""
+        """Deliver what was held, in order."""
         waiting, self._waiting = self._waiting or [], None
         for key, payload in waiting:
             self._bring(key, payload)
@@ -163,7 +163,7 @@ class Resident(Client):
         await until(lambda: notification in self.notifications)
 
     async def notified(self, count: int) -> list[Any]:
-        """Wait for so many notifications; returns them all."""
+        """Wait for that many notifications; returns them all."""
         await until(lambda: len(self.notifications) >= count)
         return self.notifications
 
@@ -181,7 +181,7 @@ class Resident(Client):
         return answer["data"] if answer["type"] == "response" else f"Error: {answer['message']}"
 
     async def ask(self, service: str, command: str, **params: Any) -> Any:
-        """Send a request and wait for what is answered."""
+        """Send a request and wait for its answer."""
         return await self.answer(self.call(service, command, **params))
 
 
@@ -229,7 +229,7 @@ class Town:
             self.nodes.append(node)
 
     def client(self, number: int, identity: str | None = None) -> Resident:
-        """Connect a client to a node; numbers go round."""
+        """Connect a client to a node; numbers wrap around."""
         at = number % len(self.nodes)
         return Resident(self.nodes[at], self.registries[at], identity)
 
@@ -247,7 +247,7 @@ async def town(
     grace_s: float = 12.0,
     limits: Limits = UNLIMITED,
 ) -> AsyncIterator[Town]:
-    """Run nodes; at the end all their clients are let go."""
+    """Run nodes; closes all their clients at the end."""
     built = Town(
         count,
         services,

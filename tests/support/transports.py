@@ -1,4 +1,4 @@
-"""Clients of each transport and encoding, on a stage of node processes; all requests of SockJS go from node to node.
+"""Clients of each transport and encoding, on a stage of node processes; SockJS requests go from node to node.
 
 stage = TransportStage(node_stage, ["xhr-streaming", "msgpack"])    # clients take turns
 await perform(stage, scenario)
@@ -26,11 +26,11 @@ _RECEIVE = {"xhr-streaming": "xhr_streaming", "xhr-polling": "xhr"}
 TRANSPORTS = ("json", "msgpack", "sockjs-websocket", *_RECEIVE)
 _DEADLINE_S = 10.0
 _PROBE = aiohttp.ClientTimeout(total=0.5)
-_TOO_LARGE = "x" * 70_000  # more than a message may have
+_TOO_LARGE = "x" * 70_000  # larger than the limit of a message
 
 
 class _Actor:
-    """A client that keeps everything it gets."""
+    """A client that records everything it receives."""
 
     encoding = "json"
 
@@ -41,12 +41,12 @@ class _Actor:
         self._reader = asyncio.create_task(self._read())
 
     async def until(self, claim: Callable[[], object]) -> None:
-        """Wait until something that came made the claim true."""
+        """Wait until the inbox makes the condition true."""
         async with self._came:
             await self._came.wait_for(claim)
 
     async def dismiss(self) -> None:
-        """Be gone, by the quickest way."""
+        """Disconnect the fastest way."""
         await self.close()
 
     async def _read(self) -> None:
@@ -63,7 +63,7 @@ class _Actor:
             self._came.notify_all()
 
     async def _take_frame(self, frame: str) -> None:
-        """Read a frame of SockJS."""
+        """Decode a frame of SockJS."""
         if frame[0] == "a":
             await self._take([json.loads(message) for message in json.loads(frame[1:])])
         elif frame[0] == "c":
@@ -73,7 +73,7 @@ class _Actor:
 
 
 class _SocketActor(_Actor):
-    """By a WebSocket of ours: JSON in text frames."""
+    """By our WebSocket: JSON in text frames."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
@@ -109,7 +109,7 @@ class _PackedActor(_SocketActor):
 
 
 class _SockJSSocketActor(_SocketActor):
-    """By a WebSocket that speaks SockJS."""
+    """By a SockJS WebSocket."""
 
     async def send(self, envelope: Any) -> None:
         await self._socket.send_str(json.dumps([_text(envelope)]))
@@ -132,7 +132,7 @@ class _RequestActor(_Actor):
         await self._send(_text(envelope))
 
     async def close(self) -> None:
-        """Cut the receiver, as sockjs-client does; ask until the node has noticed, so that nothing is kept for it."""
+        """Cut the receiver, as sockjs-client does; poll until the node has noticed, so that it buffers nothing."""
         if not self._reader.done():
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
@@ -142,7 +142,8 @@ class _RequestActor(_Actor):
         """Be closed for a message that is too large: at once, unlike by a cut."""
         if not self._reader.done():
             status, text = await self._post(_TOO_LARGE)
-            assert status in (204, 404), (status, text)  # 404: the node has closed it, and the reader is about to hear
+            # 404: the node has closed the session, and the reader is about to learn it
+            assert status in (204, 404), (status, text)
         await self._reader
 
     async def _send(self, text: str) -> None:
@@ -165,13 +166,13 @@ class _RequestActor(_Actor):
             async with self._http.post(f"{next(self._turn)}/{self._receive}") as response:
                 assert response.status == 200, await response.text()
                 async for line in response.content:
-                    if frame := line.decode().rstrip("\n").lstrip("h"):  # what a stream begins with is many h
+                    if frame := line.decode().rstrip("\n").lstrip("h"):  # a stream begins with many h
                         await self._take_frame(frame)
                         self.is_open.set()
 
 
 class TransportStage:
-    """A stage whose clients take turns with transports. nodes: on which; api_key: of the backend's door."""
+    """A stage whose clients use the transports in turn. nodes: its nodes; api_key: for the backend's port."""
 
     def __init__(self, nodes: NodeStage, transports: Sequence[str], api_key: str | None) -> None:
         self._nodes = nodes
@@ -179,7 +180,7 @@ class TransportStage:
         self._key = {} if api_key is None else {"X-Backend-Key": api_key}
 
     async def client(self, number: int, identity: str | None) -> Any:
-        """Connect to the node whose turn it is, and say who it is."""
+        """Connect to the next node in turn, and authenticate."""
         actor = await self._connect(number, next(self._turn))
         if identity is not None:
             request = {"command": "authenticate", "params": {"token": hmac_token(identity)}, "callId": "who"}
@@ -189,13 +190,13 @@ class TransportStage:
         return actor
 
     async def backend(self, number: int, envelope: Any) -> Any:
-        """Ask the private side of the node whose turn it is."""
+        """Send to the private port of the next node in turn."""
         status, answer = await self.post(number, json.dumps(envelope).encode(), None)
         assert status == 200, answer
         return answer
 
     async def post(self, number: int, body: bytes, headers: Mapping[str, str] | None) -> tuple[int, Any]:
-        """Send any HTTP request to the backend's door."""
+        """Send any HTTP request to the backend's port."""
         nodes = self._nodes.nodes
         url = f"http://127.0.0.1:{nodes[number % len(nodes)].private_port}/backend"
         sent = self._key if headers is None else headers

@@ -1,12 +1,12 @@
-"""A client as ours are: subscribes, notes what it gets, and comes back by itself when a connection ends.
+"""A client like our libraries: subscribes, records what it receives, and reconnects when a connection ends.
 
     async with clients(url, 300, channels=["news"]) as crowd:
         await crowd.subscribed(within_s=20)
         ...
         await crowd.received(marker, within_s=10)
 
-It waits after a failed attempt as clients/js/snorky.js does: full jitter under a bound that doubles. What it cannot
-do: recover history.
+It waits after a failed attempt as clients/js/snorky.js does: full jitter under a bound that doubles. It cannot recover
+history.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ import aiohttp
 __all__ = ["Client", "Crowd", "clients"]
 
 _FIRST_DELAY_MAX_S = (
-    0.2  # a client waits up to this before the first attempt, so that a node's crowd does not come as one
+    0.2  # a client waits up to this before the first attempt, so that a node's clients do not all come at once
 )
-_DELAY_MAX_S = 2.0  # ours wait up to 30 s; tests have less time
+_DELAY_MAX_S = 2.0  # our libraries wait up to 30 s; tests have less time
 _HANDSHAKE_TIMEOUT_S = 5.0
 
 
 class Client:
-    """One client. `drops`: connections that ended without its doing. `messages`: payloads per channel, in order."""
+    """One client. `drops`: connections that ended unintentionally. `messages`: payloads per channel, in order."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, channels: Sequence[str], number: int) -> None:
         self.number = number
@@ -43,7 +43,7 @@ class Client:
         self.is_subscribed = False
 
     async def run(self) -> None:
-        """Be a client until cancelled."""
+        """Run until cancelled."""
         attempt = 0
         while True:
             try:
@@ -81,7 +81,7 @@ class Client:
                 if answered == len(self._channels):
                     await self._set_subscribed(True)
             elif message["type"] == "error":
-                return  # refused for now: come back later, as a client would
+                return  # refused for now: retry later, as a client would
 
     async def _set_subscribed(self, value: bool) -> None:
         async with self._changed:
@@ -100,7 +100,7 @@ class Client:
 
 
 class Crowd:
-    """Many clients. Every wait has a deadline, and says who was late."""
+    """Many clients. Every wait has a deadline, and its error lists the late ones."""
 
     def __init__(self, members: Sequence[Client]) -> None:
         self.members = members
@@ -120,7 +120,7 @@ class Crowd:
             raise AssertionError(f"{len(late)} clients not subscribed within {within_s} s: {late[:20]}") from None
 
     async def received(self, message: Any, *, within_s: float) -> None:
-        """Wait until all have got this message."""
+        """Wait until all have received this message."""
         try:
             async with asyncio.timeout(within_s):
                 for client in self.members:

@@ -1,4 +1,4 @@
-"""AcceptGate: plain HTTP is counted when it is accepted; descriptors are kept back."""
+"""AcceptGate: plain HTTP is counted when it is accepted; some descriptors are reserved."""
 
 import structlog
 
@@ -12,7 +12,7 @@ IDLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def keep_alive(site: RunningSite) -> tuple[RawClient, int]:
-    """Open a connection, ask once and keep it open."""
+    """Open a connection, send one request and keep it open."""
     client = await site.open()
     await client.send(IDLE)
     return client, (await client.response()).status
@@ -51,7 +51,7 @@ async def test_a_websocket_is_no_plain_connection_any_more() -> None:
         gate = site.handler.endpoint.gate
         await until(lambda: gate.websockets == 5 and not gate._per_network)
         sixth = await site.open()
-        assert (await sixth.handshake()).status == 429  # by Admission, which tells more
+        assert (await sixth.handshake()).status == 429  # by Admission, which reports more
         for client in clients:
             client.reset()
         await until(lambda: gate.websockets == 0)
@@ -97,7 +97,7 @@ def test_a_small_limit_of_open_files_lowers_the_limit_of_connections_and_warns()
     assert "ulimit -n" in warning["remedy"]
 
 
-def test_what_one_turn_of_the_loop_accepts_fits_into_the_reserve() -> None:
+def test_connections_accepted_in_one_loop_iteration_fit_into_the_reserve() -> None:
     for limit in (64, 256, 1024, 20_000, 65_536, 1 << 20):
         descriptors = Descriptors(limit, 30)
         assert 8 <= descriptors.backlog <= descriptors.reserve - 8

@@ -1,4 +1,4 @@
-"""Admission: whose address counts behind proxies, and how many connections one may have."""
+"""Admission: which address counts behind proxies, and how many connections one address may have."""
 
 import ipaddress
 import math
@@ -33,7 +33,7 @@ def admission(limits: Limits | None = None, proxies: Any = PROXIES) -> Admission
     ("remote", "forwarded", "expected"),
     [
         ("203.0.113.5", [], "203.0.113.5"),
-        # who is no trusted proxy may write what he likes
+        # a peer that is no trusted proxy may write anything
         ("203.0.113.5", ["198.51.100.1"], "203.0.113.5"),
         ("203.0.113.5", ["10.0.0.1"], "203.0.113.5"),
         # behind one proxy, behind two
@@ -41,18 +41,18 @@ def admission(limits: Limits | None = None, proxies: Any = PROXIES) -> Admission
         ("10.0.0.1", ["203.0.113.5, 10.0.0.2"], "203.0.113.5"),
         ("10.0.0.1", ["203.0.113.5", "10.0.0.2"], "203.0.113.5"),
         ("fd00::1", ["2001:db8::7"], "2001:db8::7"),
-        # what the client itself wrote stands further left
+        # what the client itself wrote is further left
         ("10.0.0.1", ["198.51.100.1, 203.0.113.5"], "203.0.113.5"),
         ("10.0.0.1", ["10.0.0.9, 203.0.113.5"], "203.0.113.5"),
         ("10.0.0.1", ["127.0.0.1", "203.0.113.5", "10.0.0.2"], "203.0.113.5"),
         ("10.0.0.1", ["spoofed, 203.0.113.5 , 10.0.0.3"], "203.0.113.5"),
-        # a proxy that says nothing, or nothing useful
+        # a proxy that sends nothing, or nothing useful
         ("10.0.0.1", [], "10.0.0.1"),
         ("10.0.0.1", ["", " , ,"], "10.0.0.1"),
         ("10.0.0.1", ["10.0.0.2"], "10.0.0.2"),
         ("10.0.0.1", ["unknown"], "unknown"),
         ("10.0.0.1", ["203.0.113.5, unknown"], "unknown"),
-        # some write the port: each connection would have an address of its own
+        # some proxies add the port: then each connection would count as its own address
         ("10.0.0.1", ["203.0.113.5:51234"], "203.0.113.5"),
         ("10.0.0.1", ["203.0.113.5, 10.0.0.2:443"], "203.0.113.5"),
         ("10.0.0.1", ["[2001:db8::7]:51234"], "2001:db8::7"),
@@ -67,7 +67,7 @@ def test_the_client_is_the_right_most_address_that_is_no_trusted_proxy_s(
     assert admission().client_ip(request) == expected
 
 
-def test_nobody_is_believed_where_no_proxy_is_named() -> None:
+def test_forwarded_headers_are_ignored_without_a_trusted_proxy() -> None:
     request: Any = Request("127.0.0.1", "203.0.113.5")
     assert admission(proxies=()).client_ip(request) == "127.0.0.1"
 
@@ -90,7 +90,7 @@ def test_each_address_has_its_limit_and_the_node_its_own() -> None:
     assert (gate._total, dict(gate._per_ip)) == (0, {}), "addresses that have gone take no memory"
 
 
-def test_who_was_refused_is_not_counted() -> None:
+def test_refused_connections_are_not_counted() -> None:
     gate = admission(Limits(connections=0, connections_per_ip=1))
     gate.enter("a")
     for _ in range(100):
@@ -134,7 +134,7 @@ def test_zero_is_no_limit() -> None:
 
 
 @on_both_loops
-async def test_too_many_connections_are_refused_with_a_status_and_let_in_again_later() -> None:
+async def test_too_many_connections_are_refused_with_a_status_and_accepted_later() -> None:
     async with running_site(limits=Limits(connections_per_ip=2)) as site:
         clients = [await site.client() for _ in range(2)]
         refused = await site.open()
@@ -149,7 +149,7 @@ async def test_too_many_connections_are_refused_with_a_status_and_let_in_again_l
 
 
 @on_both_loops
-async def test_a_full_node_says_so() -> None:
+async def test_a_full_node_refuses_with_its_reason() -> None:
     async with running_site(limits=Limits(connections=1)) as site:
         await site.client()
         response = await (await site.open()).handshake()
@@ -174,7 +174,7 @@ async def test_counts_return_to_zero_however_connections_end() -> None:
 
 
 @on_both_loops
-async def test_connections_behind_a_trusted_proxy_count_for_their_clients() -> None:
+async def test_connections_through_a_trusted_proxy_count_for_their_clients() -> None:
     public = Public(trusted_proxies=PROXIES)
     async with running_site(public=public, limits=Limits(connections_per_ip=1)) as site:
         await site.client({"X-Forwarded-For": "203.0.113.5"})

@@ -1,4 +1,4 @@
-"""Tokens to identities: what is accepted, and a table of attacks that are not."""
+"""Tokens to identities: accepted tokens, and a table of attacks that must be refused."""
 
 import json
 import math
@@ -28,7 +28,7 @@ async def refusal(token: str, key: Key = HMAC, **auth: Any) -> str:
     """Present a token that must be refused; returns the reason."""
     with pytest.raises(InvalidToken) as caught:
         await verifier(key, **auth).verify(token)
-    # a clock that is behind heals, or another node has the right time: no reason for a client to give up
+    # a slow clock gets corrected, or another node has the right time: the client should retry
     is_early = caught.value.reason == "not_yet_valid"
     assert caught.value.close_code is (CloseCode.RECONNECT if is_early else CloseCode.BAD_TOKEN)
     assert str(caught.value) in ("Invalid token", "Token expired", "Token not valid yet")
@@ -115,9 +115,9 @@ async def test_clocks_may_differ_by_the_leeway() -> None:
 
 @cache
 def attacks(_round: int) -> dict[str, tuple[str, str, Key, dict[str, Any]]]:
-    """Make the table anew each round: tokens live a minute, and between collection and test it may be half an hour."""
+    """Build the table again for each test: tokens live a minute, and collection may be half an hour earlier."""
     return {
-        # what: (reason, token, key, settings)
+        # name: (reason, token, key, settings)
         "none": ("algorithm", forged({"alg": "none"}, claims(), secret=None), HMAC, {}),
         "None, spelled otherwise": ("algorithm", forged({"alg": "nOnE"}, claims(), secret=None), HMAC, {}),
         "none, against a key": (
@@ -198,7 +198,7 @@ def attacks(_round: int) -> dict[str, tuple[str, str, Key, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("what", attacks(0))
-async def test_an_attack_is_refused_for_what_it_is(what: str) -> None:
+async def test_an_attack_is_refused_with_the_right_reason(what: str) -> None:
     reason, token, key, auth = attacks(1)[what]
     assert await refusal(token, key, **auth) == reason
 
@@ -206,7 +206,7 @@ async def test_an_attack_is_refused_for_what_it_is(what: str) -> None:
 async def test_every_single_change_of_a_token_is_refused() -> None:
     token = EC.token()
     key = Key.public(EC.public)
-    for at in range(0, len(token) - 1, 3):  # the last character of base64 may carry bits that say nothing
+    for at in range(0, len(token) - 1, 3):  # the last character of base64 may contain unused bits
         other = "A" if token[at] != "A" else "B"
         changed = token[:at] + other + token[at + 1 :]
         try:

@@ -1,4 +1,4 @@
-"""Who clients are, from handshake to close: tokens that come with it or later, what ends them, what needs them."""
+"""Identities of clients, from handshake to close: tokens in the handshake or later, expiry, required identities."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ AUTH = Auth(hmac_secret=SECRET.encode(), leeway_s=0.0, deadline_s=0.3)
 def authenticator(
     *, at_s: float = 0.0, revocations: Any = None, auth: Auth = AUTH, keys: Keys = FIXED
 ) -> Callable[[Metrics], Authenticator]:
-    """Make what makes one. at_s: how far its clock is ahead, so that a token of a minute is about to expire."""
+    """Make an authenticator. at_s: how far its clock is ahead, so that a token of a minute is about to expire."""
 
     def make(metrics: Metrics) -> Authenticator:
         verifier = Verifier(keys, auth)
@@ -43,7 +43,7 @@ def bearer(token: str) -> dict[str, str | None]:
 
 
 async def whoami(client: RawClient, site: RunningSite) -> str | None:
-    """Tell the newest connection's identity, once the client is served."""
+    """Return the newest connection's identity, once the client is served."""
     await client.say({"service": "echo", "message": "here"})
     assert (await client.message())["message"] == "here"
     return site.connection.identity
@@ -80,8 +80,8 @@ async def test_a_browsers_token_is_a_subprotocol_and_the_answer_names_only_the_e
 
 
 @on_both_loops
-async def test_a_bad_token_of_the_handshake_is_told_by_the_close_code_and_no_service_hears_of_it() -> None:
-    """Browsers do not see the status of a handshake: without a code a client would come back for ever."""
+async def test_a_bad_token_in_the_handshake_gives_a_close_code_and_reaches_no_service() -> None:
+    """Browsers do not see the status of a handshake: without a close code a client would reconnect indefinitely."""
     async with running_site(auth=authenticator()) as site:
         for token in (hmac_token(exp=time.time() - 60), hmac_token(secret="x" * 32), "nonsense"):
             early = frame(TEXT, b'{"service":"echo","message":"early"}')
@@ -95,7 +95,7 @@ async def test_a_bad_token_of_the_handshake_is_told_by_the_close_code_and_no_ser
 
 
 @on_both_loops
-async def test_a_token_in_the_url_is_not_looked_at() -> None:
+async def test_a_token_in_the_url_is_ignored() -> None:
     async with running_site(auth=authenticator(), requires_identity=True) as site:
         client = await site.open()
         head = f"GET /ws?token={hmac_token()}&access_token={hmac_token()} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n"
@@ -114,14 +114,14 @@ async def test_two_tokens_are_one_too_many() -> None:
 
 
 @on_both_loops
-async def test_another_scheme_is_somebody_elses() -> None:
+async def test_another_authorization_scheme_is_ignored() -> None:
     async with running_site(auth=authenticator()) as site:
         client = await site.client({"Authorization": "Basic YTpi"})
         assert await whoami(client, site) is None
 
 
 @on_both_loops
-async def test_the_origin_is_looked_at_before_the_token() -> None:
+async def test_the_origin_is_checked_before_the_token() -> None:
     async with running_site(auth=authenticator()) as site:
         client = await site.open()
         assert (await client.handshake({**bearer(hmac_token()), "Origin": "https://evil.example"})).status == 403
@@ -143,7 +143,7 @@ class Unreachable(LocalRevocations):
 
 
 @on_both_loops
-async def test_what_cannot_be_checked_now_lets_nobody_in_and_may_be_tried_again() -> None:
+async def test_a_token_that_cannot_be_checked_now_is_refused_with_a_retry() -> None:
     async def fetch() -> bytes:
         raise KeysUnavailable("down")
 
@@ -162,7 +162,7 @@ async def test_what_cannot_be_checked_now_lets_nobody_in_and_may_be_tried_again(
 
 
 @on_both_loops
-async def test_a_session_cookie_may_say_who_it_is_where_there_is_no_token() -> None:
+async def test_a_session_cookie_can_identify_a_client_without_a_token() -> None:
     async def identify(request: web.Request) -> str | None:
         return {"of-carol": "carol"}.get(request.cookies.get("session", ""))
 
@@ -174,7 +174,7 @@ async def test_a_session_cookie_may_say_who_it_is_where_there_is_no_token() -> N
 
 
 @pytest.mark.parametrize("outcome", ["raise", "", 7.5, "a\nb"])
-def test_a_hook_that_fails_lets_nobody_in(outcome: Any) -> None:
+def test_a_hook_that_fails_refuses_the_client(outcome: Any) -> None:
     async def identify(request: web.Request) -> Any:
         if outcome == "raise":
             raise RuntimeError(f"no session {request.headers['Cookie']}")
@@ -197,7 +197,7 @@ def test_a_hook_that_fails_lets_nobody_in(outcome: Any) -> None:
 
 
 @on_both_loops
-async def test_a_client_may_say_later_who_it_is() -> None:
+async def test_a_client_may_authenticate_after_the_handshake() -> None:
     async with running_site(auth=authenticator(), requires_identity=True) as site:
         client = await site.client()
         answer = await auth_call(client, "authenticate", hmac_token(exp=time.time() + 30.9))
@@ -206,7 +206,7 @@ async def test_a_client_may_say_later_who_it_is() -> None:
 
 
 @on_both_loops
-async def test_what_is_sent_behind_the_token_waits_for_the_identity() -> None:
+async def test_messages_after_the_token_wait_for_the_identity() -> None:
     async with running_site(auth=authenticator(), requires_identity=True) as site:
         client = await site.client()
         call = {"command": "authenticate", "params": {"token": hmac_token()}, "callId": 1}
@@ -235,8 +235,8 @@ async def test_a_token_that_is_no_text_is_a_wrong_parameter() -> None:
 
 
 @on_both_loops
-async def test_a_connection_stays_who_it_is() -> None:
-    """Rosters and names know it by then."""
+async def test_a_connection_keeps_its_identity() -> None:
+    """Rosters and names have the identity by then."""
     async with running_site(auth=authenticator()) as site:
         client = await site.client(bearer(hmac_token()))
         for command in ("authenticate", "refresh"):
@@ -246,7 +246,7 @@ async def test_a_connection_stays_who_it_is() -> None:
 
 
 @on_both_loops
-async def test_refresh_is_for_who_has_said_who_it_is() -> None:
+async def test_refresh_needs_an_earlier_authentication() -> None:
     async with running_site(auth=authenticator()) as site:
         client = await site.client()
         assert (await auth_call(client, "refresh", hmac_token()))["message"] == "Not authenticated"
@@ -256,7 +256,7 @@ async def test_refresh_is_for_who_has_said_who_it_is() -> None:
 
 
 @on_both_loops
-async def test_who_does_not_say_in_time_who_it_is_is_closed() -> None:
+async def test_a_client_that_does_not_authenticate_in_time_is_closed() -> None:
     async with running_site(auth=authenticator(), requires_identity=True) as site:
         silent, known, late = [await site.client() for _ in range(3)]
         await auth_call(known, "authenticate", hmac_token())
@@ -267,7 +267,7 @@ async def test_who_does_not_say_in_time_who_it_is_is_closed() -> None:
 
 
 @on_both_loops
-async def test_where_nobody_has_to_nobody_is_closed() -> None:
+async def test_without_a_required_identity_no_client_is_closed() -> None:
     async with running_site(auth=authenticator()) as site:
         await site.client()
         assert not site.node.auth._sessions._awaited
@@ -303,7 +303,7 @@ async def test_a_thousand_deadlines_are_one_timer() -> None:
 
 
 @on_both_loops
-async def test_only_open_services_answer_who_has_no_identity() -> None:
+async def test_only_open_services_answer_anonymous_clients() -> None:
     auth = authenticator(auth=Auth(hmac_secret=SECRET.encode(), deadline_s=60))
     async with running_site(auth=auth, requires_identity=True) as site:
         client = await site.client()
@@ -334,7 +334,7 @@ async def test_the_backend_needs_no_identity() -> None:
 
 
 @on_both_loops
-async def test_a_revocation_ends_who_it_means_and_nobody_else() -> None:
+async def test_a_revocation_closes_exactly_the_clients_it_names() -> None:
     async with running_site(auth=authenticator()) as site:
         auth = site.node.auth
         alice, phone, bob = [
@@ -349,7 +349,7 @@ async def test_a_revocation_ends_who_it_means_and_nobody_else() -> None:
 
 
 @on_both_loops
-async def test_a_revoked_token_is_refused_whenever_it_comes_back() -> None:
+async def test_a_revoked_token_is_always_refused_again() -> None:
     async with running_site(auth=authenticator()) as site:
         token, other = hmac_token(jti="a-1"), hmac_token(jti="a-2")
         await site.node.auth.revoke_token("a-1")
@@ -361,7 +361,7 @@ async def test_a_revoked_token_is_refused_whenever_it_comes_back() -> None:
 
 
 @on_both_loops
-async def test_a_revoked_identity_may_come_back_with_a_later_token() -> None:
+async def test_a_revoked_identity_may_reconnect_with_a_later_token() -> None:
     async with running_site(auth=authenticator()) as site:
         for dated in (hmac_token(), hmac_token(iat=None)):
             await site.node.auth.revoke("alice")
@@ -449,7 +449,7 @@ async def test_an_integer_identity_is_revoked_as_an_integer_and_not_as_a_text() 
         assert (await text.message())["message"] == "here"
 
 
-async def test_revocations_are_read_before_the_first_login_even_if_redis_comes_late() -> None:
+async def test_revocations_are_read_before_the_first_login_even_if_redis_starts_late() -> None:
     class Late(LocalRevocations):
         refusals = 0
         begun = asyncio.Event()
@@ -470,7 +470,7 @@ async def test_revocations_are_read_before_the_first_login_even_if_redis_comes_l
 
 
 class Hastened(LocalRevocations):
-    """Somebody revokes at the worst moment: the list has been read, and the connection is not made yet."""
+    """A revocation at the worst moment: the list has been read, and the connection does not exist yet."""
 
     async def find(self, identity: str, token_id: str | None) -> Sequence[Revocation]:  # type: ignore[override]
         found = await super().find(identity, token_id)
@@ -488,7 +488,7 @@ async def test_a_revocation_in_the_middle_of_a_login_is_not_missed() -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 256, 7.5, True, None, ["alice"]])
-def test_the_backend_is_told_of_names_that_are_none(bad: Any) -> None:
+def test_the_backend_gets_an_error_for_invalid_names(bad: Any) -> None:
     async def scenario() -> None:
         async with running_site(auth=authenticator()) as site:
             for command, name in (("revoke", "identity"), ("revokeToken", "jti"), ("disconnect", "identity")):

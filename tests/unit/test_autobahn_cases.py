@@ -1,8 +1,8 @@
-"""The case groups of the Autobahn testsuite, in our own form: what is sent, and what must come back.
+"""The case groups of the Autobahn testsuite, in our own form: sent bytes and expected frames.
 
 Groups: 1 framing, 2 pings, 3 reserved bits, 4 opcodes, 5 fragmentation, 6 UTF-8, 7 closing, 9 sizes (up to our
-limit of a message). Echo is by a service, so text cases carry JSON; "non-strict": where the RFC lets a server
-choose when to fail, ours fails when the message is whole.
+limit of a message). A service sends the echo, so text cases carry JSON; "non-strict": where the RFC lets a server
+choose when to fail, ours fails when the message is complete.
 """
 
 import json
@@ -19,13 +19,13 @@ MSGPACK = {"Sec-WebSocket-Protocol": "snorky.msgpack"}
 
 @dataclass(frozen=True)
 class Case:
-    """sent: reads, as they go on the wire. expected: frames before the end. code: of the close frame, None: no end."""
+    """sent: one item per read. expected: frames before the end. code: of the close frame, None: no end."""
 
     sent: list[bytes]
     expected: list[tuple[int, bytes]] = field(default_factory=list)
     code: int | None = None
     is_msgpack: bool = False
-    chop: int = 0  # bytes a write; 0: as they are
+    chop: int = 0  # bytes per write; 0: all
 
 
 def said(text: str) -> bytes:
@@ -233,7 +233,7 @@ async def assert_case(client: RawClient, case: Case) -> None:
         assert await client.receive() == expected
     if case.code is not None:
         assert await client.closed() == case.code
-    else:  # nothing more came, and it is served
+    else:  # nothing more came, and the client is still served
         await client.send(frame(PING, b"fence"))
         assert await client.receive() == (PONG, b"fence")
         await client.send(frame(CLOSE, close_payload(1000)))
@@ -242,7 +242,7 @@ async def assert_case(client: RawClient, case: Case) -> None:
 
 @on_both_loops
 @pytest.mark.parametrize("group", ["1", "2", "3", "4", "5", "6", "7", "9"])
-async def test_all_cases_of_a_group_end_as_the_rfc_says(group: str) -> None:
+async def test_all_cases_of_a_group_end_as_the_rfc_requires(group: str) -> None:
     cases = {name: case for name, case in CASES.items() if name.startswith(group) or (group == "5" and name[0] == "e")}
     assert len(cases) >= 11
     async with running_site() as site:

@@ -1,4 +1,4 @@
-"""The backend's door over HTTP: keys, statuses, batches, limits."""
+"""The backend's port over HTTP: keys, statuses, batches, limits."""
 
 import asyncio
 import json
@@ -90,7 +90,7 @@ async def test_a_wrong_or_missing_key_is_401_whatever_the_body_is(headers: dict[
 async def test_the_right_key_opens() -> None:
     async with running_site(private=Private(api_key=ApiKey.parse(KEY))) as site:
         assert (await post(site, PUBLISH, {"X-Backend-Key": KEY})).status == 200
-        # a browser that has the key was given it: it asks before (CORS), and is not answered
+        # a browser with the key: its preflight request (CORS) is not answered
         assert (await post(site, PUBLISH, {"X-Backend-Key": KEY, "Origin": "https://a.example"})).status == 200
 
 
@@ -145,7 +145,7 @@ def test_each_address_has_its_own_pace_and_their_number_is_bounded() -> None:
 
 @on_both_loops
 async def test_without_a_key_no_page_may_post() -> None:
-    """The first run is open on loopback: a page that somebody on this machine looks at can reach that."""
+    """Without a key the port is open on loopback: a web page opened on this machine can reach that."""
     async with running_site() as site:
         for origin in ("https://evil.example", "null", "http://127.0.0.1:8003"):
             response = await post(site, PUBLISH, {"Origin": origin, "Content-Type": "text/plain"})
@@ -170,7 +170,8 @@ async def test_without_a_key_no_page_may_post() -> None:
         (b'{"service":"echo_backend"}', 400, "echo_backend", "invalid_envelope"),
         (b'{"service":"Echo!","message":1}', 400, "gateway", "invalid_envelope"),
         (b'{"service":"nobody","message":1}', 404, "nobody", "unknown_service"),
-        (b'{"service":"pubsub","message":1}', 404, "pubsub", "unknown_service"),  # a public one is not behind it
+        # a public service is not available there
+        (b'{"service":"pubsub","message":1}', 404, "pubsub", "unknown_service"),
     ],
 )
 async def test_malformed_requests_have_their_status(body: bytes, status: int, service: str, code: str) -> None:
@@ -205,7 +206,7 @@ async def test_an_error_of_a_command_is_200(message: Any, text: str | None) -> N
 
 
 @on_both_loops
-async def test_a_service_that_fails_is_an_internal_error_that_tells_nothing() -> None:
+async def test_a_service_that_fails_gives_an_internal_error_without_details() -> None:
     async with running_site(is_strict=False) as site:
         response = await post(site, {"service": "echo_backend", "message": "raise"})
         assert response.status == 200 and error_of(response)["message"] == "Internal error"
@@ -293,7 +294,7 @@ async def test_a_body_that_is_too_large_is_413_and_was_not_read_to_its_end() -> 
 
 
 @on_both_loops
-async def test_a_body_that_does_not_come_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_does_not_arrive_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door_module, "BODY_TIMEOUT_S", 0.05)
     async with running_site() as site:
         client = await open_private(site)
@@ -316,7 +317,7 @@ async def test_a_body_that_is_broken_is_400_and_no_fault_of_ours() -> None:
 
 
 @on_both_loops
-async def test_a_backend_that_leaves_in_the_middle_harms_nothing() -> None:
+async def test_a_backend_that_disconnects_midway_has_no_effect() -> None:
     async with running_site() as site:
         for cut in (10, len(request_bytes(b"{}")) - 1, 10_000):
             client = await open_private(site)

@@ -1,4 +1,4 @@
-"""The door of `/backend` is one: a node's and a supervisor's answer alike; pages are refused where there is no key."""
+"""`/backend` behaves the same at a node and at a supervisor; browsers are refused where there is no key."""
 
 import gzip
 import json
@@ -36,7 +36,7 @@ class Doors:
         return client
 
     async def ask(self, head: str, body: bytes = b"", *, ends: bool = False) -> dict[str, Response]:
-        """Send one request to both. ends: the connection must be closed behind the answer."""
+        """Send one request to both. ends: the connection must be closed after the answer."""
         answers = {}
         for name in self._addresses:
             client = await self.open(name)
@@ -78,7 +78,7 @@ def post(*fields: str, size: int | None = None) -> str:
 
 
 def like(answers: dict[str, Response], status: int) -> bytes:
-    """Hold that both have this status, JSON, and the same body; give the body."""
+    """Check that both have this status, JSON, and the same body; return the body."""
     node, workers = answers["node"], answers["workers"]
     assert (node.status, workers.status) == (status, status), answers
     assert node.headers["content-type"] == workers.headers["content-type"] == "application/json"
@@ -114,17 +114,17 @@ async def test_a_body_that_is_broken_too_large_or_no_envelope_is_refused_alike()
 
 
 @on_both_loops
-async def test_a_body_that_never_comes_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_never_arrives_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BODY_TIMEOUT_S", 0.05)
     async with both_doors() as doors:
         assert b"timeout" in like(await doors.ask(post(size=10), b"{", ends=True), 408)
 
 
 @on_both_loops
-async def test_a_key_is_looked_at_before_the_body() -> None:
+async def test_a_key_is_checked_before_the_body() -> None:
     async with both_doors(Private(api_key=ApiKey.parse(KEY))) as doors:
         for field in ("X-Backend-Key: wrong", "X-Other: none"):
-            # the body never comes, and is too large: neither is waited for
+            # the body never comes, or is too large: the answer does not wait for either
             answers = await doors.ask(post(field, size=BACKEND_MAX_BYTES * 2), b"{", ends=True)
             assert b"unauthorized" in like(answers, 401)
         like(await doors.ask(post(f"X-Backend-Key: {KEY}", size=len(ECHO)), ECHO), 200)
@@ -138,7 +138,7 @@ async def test_a_key_is_looked_at_before_the_body() -> None:
         ["Origin: https://evil.example"],
         ["Origin: null"],
         ["Sec-Fetch-Site: cross-site"],
-        ["Sec-Fetch-Site: same-origin"],  # of a page whose name was led to loopback (DNS rebinding)
+        ["Sec-Fetch-Site: same-origin"],  # of a page whose host name resolves to loopback (DNS rebinding)
         ["Host: evil.example"],
         ["Host: evil.example:8003"],
         ["Host: 127.0.0.1.evil.example"],

@@ -1,4 +1,4 @@
-"""RELIABILITY "Bad input", the rows of the codec: a corpus in the manner of JSONTestSuite, and Hypothesis.
+"""RELIABILITY "Bad input", the rows of the codec: a corpus like JSONTestSuite's, and Hypothesis.
 
 y_ must be accepted, n_ refused with InvalidMessage. Where RFC 8259 leaves the choice, ours is strict.
 """
@@ -280,7 +280,7 @@ CORPUS = [
     for name, data in corpus.items()
 ]
 
-# Everything that a peer can be told about its bytes: nothing of the input but a position.
+# All error texts about a peer's bytes: nothing of the input but a position.
 TEXTS = re.compile(
     r"Malformed JSON \((byte \d+|truncated)\)|Malformed MessagePack|Invalid UTF-8|Number out of range"
     r"|Nested too deeply|Too many values|bytes is not a JSON value|Keys must be strings"
@@ -300,18 +300,18 @@ VALUES = st.recursive(
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal, with 1, 1.0 and True told apart, and 0.0 from -0.0."""
+    """Equal, where 1, 1.0 and True differ, and 0.0 and -0.0."""
     return repr(one) == repr(other)
 
 
 def assert_goes_round(value: Any) -> None:
-    """What one decoder gave, both encodings carry unchanged."""
+    """Both encodings carry the result of one decoder unchanged."""
     for encoding in Encoding:
         assert same(decode(encode(value, encoding), encoding), value), encoding
 
 
 @pytest.mark.parametrize(("encoding", "name", "data"), CORPUS)
-def test_corpus_is_accepted_or_refused_as_its_name_says(encoding: Encoding, name: str, data: bytes) -> None:
+def test_corpus_is_accepted_or_refused_by_its_prefix(encoding: Encoding, name: str, data: bytes) -> None:
     if name.startswith("y_"):
         value = decode(data, encoding)
         reference = json.loads(data) if encoding is Encoding.JSON else msgpack.unpackb(data)
@@ -322,14 +322,14 @@ def test_corpus_is_accepted_or_refused_as_its_name_says(encoding: Encoding, name
     with pytest.raises(InvalidMessage) as caught:
         decode(data, encoding)
     assert TEXTS.fullmatch(str(caught.value))
-    for wrap in (lambda d: b"[[" + d + b"]]", lambda d: b'{"a":' + d + b"}"):  # nor is it taken inside of others
+    for wrap in (lambda d: b"[[" + d + b"]]", lambda d: b'{"a":' + d + b"}"):  # nor is it accepted inside of others
         if encoding is Encoding.JSON and data.strip():
             with pytest.raises(InvalidMessage):
                 decode(wrap(data), encoding)
 
 
 @given(VALUES)
-def test_every_value_of_the_model_goes_round_in_both_encodings(value: Any) -> None:
+def test_every_value_of_the_model_round_trips_in_both_encodings(value: Any) -> None:
     assert_goes_round(value)
 
 
@@ -339,7 +339,7 @@ def test_json_written_by_others_is_read_alike(value: Any, indent: int, is_ascii:
     assert same(decode(text.encode(), Encoding.JSON), value)
 
 
-# Pieces put together at random come nearer to the edges than random bytes do.
+# Random combinations of these pieces are closer to the edge cases than random bytes.
 JSON_PIECES = st.lists(
     st.sampled_from(
         [
@@ -365,7 +365,7 @@ MSGPACK_PIECES = st.lists(
 @given(st.binary() | JSON_PIECES | MSGPACK_PIECES, st.sampled_from(Encoding))
 @example(b"\xc4\x00", Encoding.MSGPACK)
 @example(b"[" * 100_000, Encoding.JSON)
-def test_arbitrary_bytes_raise_only_invalid_message_and_what_is_accepted_goes_round(
+def test_arbitrary_bytes_raise_only_invalid_message_and_accepted_values_round_trip(
     data: bytes, encoding: Encoding
 ) -> None:
     try:
@@ -392,7 +392,7 @@ def test_arbitrary_bytes_are_an_envelope_or_one_of_two_errors(data: bytes, encod
         b"\xdb\xff\xff\xff\xff",
         b"\xdc\x27\x10" * 1000 + b"\x00" * 60_000,  # 1,000 levels that declare 10,000 items each: 80 MB of lists
         b"\x81\xa1a" + b"\xdc\x27\x10" * 1000 + b"\x00" * 60_000,
-        b"\xdd\x00\x00\x27\x10" * 31 + b"\x00" * 60_000,  # the same within the depth
+        b"\xdd\x00\x00\x27\x10" * 31 + b"\x00" * 60_000,  # the same within the maximum depth
         b"\xdc\xea\x60" * 31 + b"\x00" * 60_000,  # 60,000 items in each
     ],
     ids=["array", "string", "nested", "nested in a map", "nested within depth", "long within depth"],

@@ -1,4 +1,4 @@
-"""gateway.canonical: the vectors that all clients share, and what only Python objects can do wrong."""
+"""gateway.canonical: the vectors that all clients share, and errors that only Python objects can cause."""
 
 import json
 import struct
@@ -70,7 +70,7 @@ def test_every_finite_double_reads_back_as_itself(number: float) -> None:
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
-def test_no_text_for_what_is_not_finite(number: float) -> None:
+def test_non_finite_numbers_have_no_text(number: float) -> None:
     with pytest.raises(InvalidChannel):
         es6_number(number)
     with pytest.raises(InvalidChannel):
@@ -92,7 +92,7 @@ def test_channel_of_undoes_channel_name(channel: Any) -> None:
     try:
         name = channel_name(channel)
     except InvalidChannel:
-        assert len(canonical(channel).encode()) > CHANNEL_MAX_BYTES  # the strategy makes no other refusable
+        assert len(canonical(channel).encode()) > CHANNEL_MAX_BYTES  # the strategy makes no other invalid values
         return
     back = channel_of(name)
     assert back == channel and canonical(back) == canonical(channel)
@@ -169,7 +169,7 @@ def test_python_values_are_taken_for_the_json_they_are() -> None:
 @pytest.mark.parametrize(
     "value", [b"a", {1: 2}, {None: 1}, {"a": b""}, {1, 2}, object(), 1j], ids=lambda value: type(value).__name__
 )
-def test_what_is_no_json_value_is_no_channel(value: Any) -> None:
+def test_a_value_outside_json_is_no_channel(value: Any) -> None:
     with pytest.raises(InvalidChannel):
         channel_name(value)
 

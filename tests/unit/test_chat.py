@@ -1,4 +1,4 @@
-"""Chat: PROTOCOL "Services and their commands", and what is true of it on any number of nodes."""
+"""Chat: PROTOCOL "Services and their commands", and its guarantees on any number of nodes."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -34,7 +34,7 @@ async def join(client: Resident, channel: Any = "room") -> Any:
 
 
 async def fence(*clients: Resident) -> None:
-    """Wait until whatever was on its way has come."""
+    """Wait until everything in flight has arrived."""
     await settle(30)
 
 
@@ -45,7 +45,7 @@ async def test_members_are_listed_once_an_identity_and_sorted() -> None:
         assert await join(nodes.client(2, "zoe")) == {"members": ["adam", "zoe"]}
 
 
-async def test_presence_comes_once_an_identity_and_not_to_itself() -> None:
+async def test_presence_is_sent_once_per_identity_and_not_to_itself() -> None:
     async with town(3, services) as nodes:
         watcher, first, second = nodes.client(0, "watcher"), nodes.client(1, "bob"), nodes.client(2, "bob")
         for client in (watcher, first, second):
@@ -60,7 +60,7 @@ async def test_presence_comes_once_an_identity_and_not_to_itself() -> None:
         assert first.notifications == second.notifications == []
 
 
-async def test_message_reaches_all_members_sender_included_and_nobody_else() -> None:
+async def test_message_reaches_exactly_the_members_sender_included() -> None:
     async with town(3, services) as nodes:
         members = [nodes.client(number, f"m{number}") for number in range(3)]
         stranger, gone = nodes.client(1, "stranger"), nodes.client(2, "gone")
@@ -94,14 +94,14 @@ async def test_read_reaches_the_same_identitys_other_connections_only() -> None:
     ("command", "params"),
     [("join", {}), ("leave", {}), ("send", {"body": 1}), ("read", {})],
 )
-async def test_who_has_no_identity_is_not_authenticated(command: str, params: dict[str, Any]) -> None:
+async def test_anonymous_client_gets_not_authenticated(command: str, params: dict[str, Any]) -> None:
     async with town(1, services) as nodes:
         nobody = nodes.client(0)
         assert await nobody.ask("chat", command, channel="room", **params) == "Error: Not authenticated"
         assert nodes.cluster.rosters == {}
 
 
-async def test_second_join_is_already_joined_and_what_is_not_joined_is_said() -> None:
+async def test_second_join_and_leave_without_join_are_errors() -> None:
     async with town(1, services) as nodes:
         bob = nodes.client(0, "bob")
         assert await bob.ask("chat", "leave", channel="room") == "Error: Not joined"
@@ -113,7 +113,7 @@ async def test_second_join_is_already_joined_and_what_is_not_joined_is_said() ->
 
 
 @pytest.mark.parametrize("is_coroutine", [False, True])
-async def test_hook_says_who_may_join(is_coroutine: bool) -> None:
+async def test_hook_decides_which_clients_may_join(is_coroutine: bool) -> None:
     class Guarded(ChatService):
         def can_join(self, request: Request, channel: Any) -> bool | Awaitable[bool]:
             verdict = request.identity == "bob" and channel == "room"
@@ -126,7 +126,7 @@ async def test_hook_says_who_may_join(is_coroutine: bool) -> None:
         assert nodes.nodes[0].counts["subscriptions"] == 1
 
 
-async def test_join_that_fails_leaves_nothing_behind() -> None:
+async def test_failed_join_leaves_no_state() -> None:
     async with town(2, services) as nodes:
         watcher, bob = nodes.client(0, "watcher"), nodes.client(1, "bob")
         await join(watcher)
@@ -139,14 +139,14 @@ async def test_join_that_fails_leaves_nothing_behind() -> None:
         assert watcher.notifications == [presence("bob", "joined")]
 
 
-async def test_join_after_a_failed_one_is_not_undone_by_what_was_owed() -> None:
-    """The node owes Redis a `leave` for the join of which it heard no more."""
+async def test_join_after_a_failed_one_is_not_undone_by_its_cleanup() -> None:
+    """The node must send Redis a `leave` for a join whose answer was lost."""
     async with town(2, services) as nodes:
         watcher, bob = nodes.client(0, "watcher"), nodes.client(1, "bob")
         await join(watcher)
         nodes.cluster.is_failing = True
         await join(bob)
-        await settle()  # now it waits to try again
+        await settle()  # now it waits for its retry
         nodes.cluster.is_failing = False
         await join(bob)
         task = nodes.nodes[1].ownership._giving_back
@@ -156,7 +156,7 @@ async def test_join_after_a_failed_one_is_not_undone_by_what_was_owed() -> None:
         assert await join(nodes.client(0, "late")) == {"members": ["bob", "late", "watcher"]}
 
 
-async def test_who_disconnects_while_joining_is_no_member() -> None:
+async def test_client_that_disconnects_while_joining_is_no_member() -> None:
     async with town(2, services, late=5) as nodes:
         watcher, bob = nodes.client(0, "watcher"), nodes.client(1, "bob")
         await join(watcher)
@@ -168,8 +168,8 @@ async def test_who_disconnects_while_joining_is_no_member() -> None:
         assert await join(nodes.client(0, "late")) == {"members": ["late", "watcher"]}
 
 
-async def test_what_comes_while_joining_is_written_behind_the_reply() -> None:
-    """Else a `left` could come in front of the list that still has the member, who would stay there for ever."""
+async def test_messages_during_a_join_are_written_after_the_reply() -> None:
+    """Otherwise a `left` could come before the list that still has the member, and the member would stay listed."""
     async with town(2, services, late=0) as nodes:
         leaver, bob = nodes.client(0, "leaver"), nodes.client(1, "bob")
         await join(leaver)
@@ -195,7 +195,7 @@ async def test_what_comes_while_joining_is_written_behind_the_reply() -> None:
         assert bob.notifications == [presence("leaver", "left")]
 
 
-async def test_node_that_dies_is_seen_as_one_left_for_each_of_its_members() -> None:
+async def test_dead_node_gives_one_left_for_each_of_its_members() -> None:
     async with town(3, services) as nodes:
         watcher = nodes.client(0, "watcher")
         await join(watcher)
@@ -220,7 +220,7 @@ async def test_timestamp_has_an_offset_by_default() -> None:
         assert abs(datetime.now(stamp.tzinfo) - stamp) < timedelta(minutes=1)
 
 
-async def test_channel_is_told_as_the_entity_that_it_is() -> None:
+async def test_channel_keeps_its_json_type_in_notifications() -> None:
     async with town(2, services) as nodes:
         watcher = nodes.client(0, "watcher")
         channel = {"doc": [1, None, "é"]}

@@ -1,6 +1,6 @@
-"""gateway.codec: envelopes, templates, and what encode does with a service's own Python objects.
+"""gateway.codec: envelopes, templates, and encoding of a service's own Python objects.
 
-What hostile bytes do is in test_bad_input.py.
+Hostile bytes are in test_bad_input.py.
 """
 
 import datetime
@@ -23,7 +23,7 @@ ENCODINGS = pytest.mark.parametrize("encoding", list(Encoding), ids=lambda encod
 
 
 def nested(depth: int, inner: Any = None) -> Any:
-    """`depth` containers inside of each other, lists and dicts in turn."""
+    """`depth` containers inside each other, lists and dicts alternating."""
     value = inner
     for level in range(depth):
         value = [value] if level % 2 else {"k": value}
@@ -40,7 +40,7 @@ def test_decode_takes_any_buffer(encoding: Encoding, buffer: Any) -> None:
     assert codec.decode(buffer(codec.encode({"a": [1]}, encoding)), encoding) == {"a": [1]}
 
 
-# --- what a service hands in
+# --- values from a service
 
 
 class Colour(StrEnum):
@@ -142,7 +142,7 @@ class Data:
 @pytest.mark.parametrize(
     "place", [lambda v: v, lambda v: [0, v], lambda v: {"a": {"b": v}}], ids=["root", "list", "dict"]
 )
-def test_what_no_strict_reader_takes_is_refused_anywhere(encoding: Encoding, value: Any, place: Any) -> None:
+def test_values_that_a_strict_reader_refuses_are_refused_everywhere(encoding: Encoding, value: Any, place: Any) -> None:
     with pytest.raises(InvalidMessage):
         codec.encode(place(value), encoding)
 
@@ -202,7 +202,7 @@ def test_cycles_and_shared_branches_end_in_an_error(encoding: Encoding) -> None:
 
 
 @ENCODINGS
-def test_envelope_holds_service_and_message_and_ignores_other_keys(encoding: Encoding) -> None:
+def test_envelope_has_service_and_message_and_ignores_other_keys(encoding: Encoding) -> None:
     data = codec.encode({"service": "my-own_service2", "message": [1], "extra": {"a": 1}}, encoding)
     assert codec.decode_envelope(data, encoding) == Envelope("my-own_service2", [1])
 
@@ -234,7 +234,7 @@ def test_message_of_an_envelope_may_be_null(encoding: Encoding) -> None:
     ],
     ids=repr,
 )
-def test_what_is_no_envelope_says_so_and_names_the_service_if_it_can(value: Any, service: str | None) -> None:
+def test_invalid_envelope_is_an_error_with_the_service_if_known(value: Any, service: str | None) -> None:
     for encoding in Encoding:
         with pytest.raises(InvalidEnvelope) as caught:
             codec.decode_envelope(codec.encode(value, encoding), encoding)
@@ -280,7 +280,7 @@ def test_template_survives_strings_that_look_like_its_hole(encoding: Encoding, m
     rendered = Template("s", message).render(codec.encode(1, encoding), encoding)
     assert codec.decode(rendered, encoding) == {"service": "s", "message": {**message, "payload": 1}}
     monkeypatch.setattr("gateway.codec.secrets.token_hex", lambda size: "guessed")
-    with pytest.raises(ValueError, match="exactly once"):  # rather than a wrong cut
+    with pytest.raises(ValueError, match="exactly once"):  # instead of a wrong split
         Template("s", ["guessed", PAYLOAD])
 
 

@@ -1,4 +1,4 @@
-"""gateway/compound.py: payloads in a message, as they came."""
+"""gateway/compound.py: payloads inside a message, unchanged."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ READERS = {Encoding.JSON: json.loads, Encoding.MSGPACK: unpackb}
 
 
 @pytest.mark.parametrize("encoding", Encoding)
-def test_payloads_stand_where_they_were_enclosed(encoding: Encoding) -> None:
+def test_payloads_keep_their_place_in_the_message(encoding: Encoding) -> None:
     compound = Compound()
     payloads: list[Any] = [{"x": [1.5, None]}, "text", 0, [], "\\1 \\g<0>"]
     signs = [compound.enclose(json.dumps(each).encode()) for each in payloads]
@@ -23,7 +23,7 @@ def test_payloads_stand_where_they_were_enclosed(encoding: Encoding) -> None:
     assert read == {"around": {"last": payloads[4], "all": payloads}, "0": "00000000"}
 
 
-def test_json_is_put_in_as_it_came() -> None:
+def test_json_is_inserted_unchanged() -> None:
     compound = Compound()
     sign = compound.enclose(b'{"a" : 1.0}')
     assert compound.encode([sign], Encoding.JSON) == b'[{"a" : 1.0}]'
@@ -35,12 +35,12 @@ def test_without_payloads_it_is_the_message(encoding: Encoding) -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"NaN", b"{", b'"\xff"', b"[" * 33 + b"]" * 33])
-def test_what_is_no_strict_json_is_not_enclosed(payload: bytes) -> None:
+def test_payload_that_is_not_strict_json_is_refused(payload: bytes) -> None:
     with pytest.raises(InvalidMessage):
         Compound().enclose(payload)
 
 
 @pytest.mark.parametrize("encoding", Encoding)
-def test_what_is_around_is_checked(encoding: Encoding) -> None:
+def test_message_around_the_payload_is_checked(encoding: Encoding) -> None:
     with pytest.raises(InvalidMessage):
         Compound().encode({"a": float("nan")}, encoding)

@@ -1,4 +1,4 @@
-"""The connection's outbox: nothing lost, nothing out of order, bounded in bytes, and silent once closed."""
+"""The connection's outbox: nothing lost, nothing out of order, bounded in bytes, and nothing sent once closed."""
 
 import json
 
@@ -20,7 +20,7 @@ def make(wire: FakeWire | None = None) -> tuple[Connection, FakeWire]:
 
 
 class PausingWire(FakeWire):
-    """Asks for a pause as soon as it has taken `capacity` bytes, as a transport does from within `write`."""
+    """Asks for a pause as soon as it has `capacity` bytes, as a transport does from within `write`."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def test_write_is_the_wires_own_while_it_takes_bytes() -> None:
     assert connection.write == wire.write
 
 
-def test_what_is_held_goes_out_as_one_piece_and_in_order() -> None:
+def test_buffered_frames_are_written_at_once_and_in_order() -> None:
     connection, wire = make()
     connection.write(b"1")
     connection.pause()
@@ -59,7 +59,7 @@ def test_what_is_held_goes_out_as_one_piece_and_in_order() -> None:
     assert wire.writes == [b"1", b"234", b"5"]
 
 
-def test_resume_with_nothing_held_writes_nothing() -> None:
+def test_resume_without_buffered_frames_writes_nothing() -> None:
     connection, wire = make()
     connection.pause()
     connection.resume()
@@ -67,7 +67,7 @@ def test_resume_with_nothing_held_writes_nothing() -> None:
     assert connection.write == wire.write
 
 
-def test_held_frames_are_references_and_no_copies() -> None:
+def test_buffered_frames_are_references_and_no_copies() -> None:
     connection, _ = make()
     connection.pause()
     frame = b"x" * 20
@@ -101,7 +101,7 @@ def test_bytes_in_the_wires_own_buffer_count() -> None:
     assert connection.is_closed
 
 
-def test_bound_starts_anew_after_the_wire_drained() -> None:
+def test_bound_is_reset_after_the_wire_drained() -> None:
     connection, _ = make()
     for _ in range(10):
         connection.pause()

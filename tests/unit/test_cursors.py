@@ -1,4 +1,4 @@
-"""Cursors: PROTOCOL "Services and their commands", and what is true of it on any number of nodes."""
+"""Cursors: PROTOCOL "Services and their commands", and their guarantees on any number of nodes."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -38,7 +38,7 @@ def cursor(public_handle: int, owner: str, position: Any = 5, status: Any = "typ
     }
 
 
-async def test_life_of_a_cursor_is_told_to_the_documents_other_clients() -> None:
+async def test_changes_of_a_cursor_reach_the_documents_other_clients() -> None:
     async with town(3, services) as nodes:
         author, twin, other = nodes.client(0, "ann"), nodes.client(1, "ann"), nodes.client(2, "bob")
         stranger = nodes.client(2, "eve")
@@ -61,7 +61,7 @@ async def test_life_of_a_cursor_is_told_to_the_documents_other_clients() -> None
         assert author.notifications == stranger.notifications == []
 
 
-async def test_join_tells_the_cursors_that_there_are_as_they_are_now() -> None:
+async def test_join_returns_the_current_cursors() -> None:
     async with town(2, services) as nodes:
         author = nodes.client(0, "ann")
         await join(author)
@@ -128,13 +128,13 @@ async def test_client_has_at_most_sixteen_cursors() -> None:
         ("removeCursor", {"privateHandle": 1}),
     ],
 )
-async def test_who_has_no_identity_is_not_authenticated(command: str, params: dict[str, Any]) -> None:
+async def test_anonymous_client_gets_not_authenticated(command: str, params: dict[str, Any]) -> None:
     async with town(1, services) as nodes:
         assert await nodes.client(0).ask("cursors", command, **params) == "Error: Not authenticated"
 
 
 @pytest.mark.parametrize("is_coroutine", [False, True])
-async def test_hook_says_who_may_join(is_coroutine: bool) -> None:
+async def test_hook_decides_which_clients_may_join(is_coroutine: bool) -> None:
     class Guarded(CursorsService):
         def can_join(self, request: Request, document: Any) -> bool | Awaitable[bool]:
             verdict = request.identity == "ann"
@@ -158,7 +158,7 @@ async def test_cursor_that_could_not_be_made_leaves_its_handle_free() -> None:
         assert [each["cursor"]["publicHandle"] for each in watcher.notifications] == [public]
 
 
-async def test_cursor_that_redis_lost_is_moved_and_asserted_with_what_it_is_now() -> None:
+async def test_cursor_lost_by_redis_is_moved_and_registered_with_its_current_state() -> None:
     async with town(2, services) as nodes:
         ann = nodes.client(0, "ann")
         await join(ann)
@@ -169,7 +169,7 @@ async def test_cursor_that_redis_lost_is_moved_and_asserted_with_what_it_is_now(
         assert await join(nodes.client(1, "bob")) == {"cursors": [cursor(public, "ann", 9)]}
 
 
-async def test_cursors_of_a_node_that_dies_go_once_each() -> None:
+async def test_cursors_of_a_dead_node_are_removed_once_each() -> None:
     async with town(3, services) as nodes:
         watcher, ann = nodes.client(0, "watcher"), nodes.client(1, "ann")
         await join(watcher)
@@ -184,7 +184,7 @@ async def test_cursors_of_a_node_that_dies_go_once_each() -> None:
         assert {each["type"] for each in notes[3:]} == {"cursorRemoved"}
 
 
-async def test_update_while_another_joins_comes_behind_its_list() -> None:
+async def test_update_during_a_join_comes_after_the_list() -> None:
     async with town(2, services) as nodes:
         ann, bob = nodes.client(0, "ann"), nodes.client(1, "bob")
         await join(ann)

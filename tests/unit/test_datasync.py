@@ -1,4 +1,4 @@
-"""DataSync over three nodes in one process: the protocol's words, and the seam between history and what is live."""
+"""DataSync over three nodes in one process: the protocol, and the transition from history to live deltas."""
 
 import asyncio
 import random
@@ -73,7 +73,7 @@ def numbers(client: Resident) -> list[int]:
 ALL = {"dealer": "AllTasks", "query": None}
 
 
-async def test_deltas_reach_who_acquired_on_another_node(stage: Stage) -> None:
+async def test_deltas_reach_clients_that_acquired_on_another_node(stage: Stage) -> None:
     client = await stage.acquire(1, await stage.authorize(0, {"dealer": "players_with_color", "query": "red"}))
     red, blue = {"name": "Alice", "color": "red"}, {"name": "Alice", "color": "blue"}
     await stage.publish(
@@ -91,7 +91,7 @@ async def test_deltas_reach_who_acquired_on_another_node(stage: Stage) -> None:
     ]
 
 
-async def test_what_was_published_between_authorization_and_acquisition_comes_in_order(stage: Stage) -> None:
+async def test_deltas_between_authorization_and_acquisition_arrive_in_order(stage: Stage) -> None:
     await stage.publish(2, task(0))  # before: the client reads it from the database
     token = await stage.authorize(0, ALL)
     for number in (1, 2, 3):
@@ -139,7 +139,7 @@ async def test_two_subscriptions_of_one_client_are_two(stage: Stage) -> None:
     assert numbers(client) == [1, 2, 4]
 
 
-async def test_nothing_comes_after_cancelling_and_nobody_listens(stage: Stage) -> None:
+async def test_cancelling_ends_the_deltas_and_the_subscription(stage: Stage) -> None:
     token = await stage.authorize(0, ALL)
     client = await stage.acquire(1, token)
     assert "datasync:Task" in stage.town.brokers[1].subscribed
@@ -151,7 +151,7 @@ async def test_nothing_comes_after_cancelling_and_nobody_listens(stage: Stage) -
     assert await client.ask("datasync", "cancelSubscription", token=token) == "Error: No such subscription"
 
 
-async def test_a_client_that_goes_leaves_nothing(stage: Stage) -> None:
+async def test_a_client_that_disconnects_leaves_no_state(stage: Stage) -> None:
     client = await stage.acquire(1, await stage.authorize(0, ALL, {"dealer": "Players", "query": ["<", "a", 1]}))
     staying = await stage.acquire(1, await stage.authorize(0, ALL))
     client.leave()
@@ -215,7 +215,7 @@ async def test_a_token_is_good_once_and_its_subscription_is_its_clients_own(stag
     await client.notified(1)
 
 
-async def test_history_that_is_gone_is_said(stage: Stage) -> None:
+async def test_lost_history_is_an_error(stage: Stage) -> None:
     token = await stage.authorize(0, ALL)
     stage.town.archive.flush()
     client = stage.town.client(1)
@@ -261,8 +261,8 @@ async def test_attempts_to_take_tokens_are_bounded(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-async def test_deltas_racing_acquisitions_come_once_and_in_order(stage: Stage, seed: int) -> None:
-    """Live deltas come early or late, reads are slow or quick: each client has all from its token on."""
+async def test_deltas_racing_acquisitions_arrive_once_and_in_order(stage: Stage, seed: int) -> None:
+    """Live deltas come early or late, reads are slow or fast: each client gets every delta after its token."""
     chance = random.Random(seed)
     published = 0
     waiting: list[tuple[int, str]] = []
@@ -291,7 +291,7 @@ async def test_deltas_racing_acquisitions_come_once_and_in_order(stage: Stage, s
 
 
 def _dawdle(broker: Any, chance: random.Random) -> None:
-    """Let what a broker hears come late, in order."""
+    """Deliver a broker's publications late, in order."""
     bring: Callable[[str, bytes], None] = broker._bring
     queue: list[tuple[str, bytes]] = []
 
@@ -311,7 +311,7 @@ def _dawdle(broker: Any, chance: random.Random) -> None:
     broker.hear = hear
 
 
-async def test_a_hole_in_what_is_heard_is_filled(stage: Stage) -> None:
+async def test_a_gap_in_received_deltas_is_filled(stage: Stage) -> None:
     client = await stage.acquire(1, await stage.authorize(0, ALL))
     await stage.publish(0, task(1))
     await client.notified(1)
@@ -345,8 +345,8 @@ async def test_a_hole_is_filled_as_soon_as_redis_answers(stage: Stage, monkeypat
     assert numbers(client) == [1, 2, 3]
 
 
-async def test_last_delta_before_a_silence_comes_after_an_interruption(stage: Stage) -> None:
-    """No other delta has to come to show that it is missing."""
+async def test_last_delta_before_a_pause_arrives_after_an_interruption(stage: Stage) -> None:
+    """The loss is noticed without another delta."""
     client = await stage.acquire(1, await stage.authorize(0, ALL))
     stage.town.brokers[1].is_lossy = True
     await stage.publish(0, task(1))
@@ -357,7 +357,7 @@ async def test_last_delta_before_a_silence_comes_after_an_interruption(stage: St
     assert numbers(client) == [1] and not client.wire.closes
 
 
-async def test_who_comes_after_a_loss_that_its_node_has_not_noticed_stays(stage: Stage) -> None:
+async def test_a_client_that_acquires_before_its_node_notices_a_loss_stays(stage: Stage) -> None:
     before = await stage.acquire(1, await stage.authorize(0, ALL))
     await stage.publish(0, task(1))
     await before.notified(1)
@@ -369,7 +369,7 @@ async def test_who_comes_after_a_loss_that_its_node_has_not_noticed_stays(stage:
     await stage.publish(0, task(2))
     await after.notified(1)
     assert numbers(after) == [2] and not after.wire.closes
-    stage.town.archive.flush()  # and the next loss is told again
+    stage.town.archive.flush()  # and the next loss is reported again
     await stage.publish(0, task(3))
     await until(lambda: after.wire.closes)
     assert after.wire.closes == [(CloseCode.RESYNC, "Resync")]
@@ -404,7 +404,7 @@ async def test_another_epoch_ends_the_connection(stage: Stage) -> None:
 
 @pytest.mark.parametrize("lag", [0, 1])
 async def test_offsets_used_again_end_the_connection(stage: Stage, lag: int) -> None:
-    """A replica that lagged is the primary now: the same epoch, offsets that were given before."""
+    """A lagging replica was promoted: the same epoch, offsets that were assigned before."""
     client = await stage.acquire(1, await stage.authorize(0, ALL))
     await stage.publish(0, task(1), task(2))
     shelf = stage.town.archive.shelf("datasync:Task")
@@ -424,7 +424,7 @@ async def test_offsets_used_again_end_the_connection(stage: Stage, lag: int) -> 
     assert numbers(client) == [1, 2, 3]
 
 
-async def test_what_is_no_delta_harms_nobody(stage: Stage) -> None:
+async def test_an_invalid_delta_affects_no_client(stage: Stage) -> None:
     client = await stage.acquire(1, await stage.authorize(0, ALL))
     archive, history = stage.town.archive, stage.service(0).history
     for payload in (b"\xff", b"5", b'{"type":"insert","model":"Other","data":1}', b"{"):
@@ -448,7 +448,7 @@ async def test_a_long_history_waits_for_a_slow_client(stage: Stage) -> None:
     assert numbers(client) == list(range(1000))
 
 
-async def test_who_leaves_while_joining_leaves_nothing(stage: Stage) -> None:
+async def test_client_that_leaves_while_joining_leaves_no_state(stage: Stage) -> None:
     token = await stage.authorize(0, ALL)
     await stage.publish(0, task(1))
     client = stage.town.client(1)
@@ -460,10 +460,10 @@ async def test_who_leaves_while_joining_leaves_nothing(stage: Stage) -> None:
     assert not exchange._feeds and not exchange._subscriptions and not stage.town.brokers[1].subscribed
 
 
-async def test_a_tag_that_does_not_fit_what_was_read_is_not_merged() -> None:
-    """`newer` trusts tags, not offsets alone."""
+async def test_a_delta_whose_tag_does_not_match_history_is_not_merged() -> None:
+    """`newer` compares tags, not only offsets."""
     feed = Feed(
-        None,  # type: ignore[arg-type]  # it asks nobody
+        None,  # type: ignore[arg-type]  # it makes no calls
         "Task",
         history=History(60.0),
         deliver=lambda _: None,
@@ -499,7 +499,7 @@ def test_settings_name_dealers_by_dotted_names() -> None:
         DataSyncService(history_ttl_s=120.0)
 
 
-async def test_dealers_come_and_go(stage: Stage) -> None:
+async def test_dealers_can_be_added_and_removed(stage: Stage) -> None:
     service = stage.service(0)
     dealer = service.dealers.get("AllTasks")
     assert dealer is not None

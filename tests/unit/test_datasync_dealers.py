@@ -1,4 +1,4 @@
-"""Dealers of DataSync: what each subscription is shown of a change."""
+"""Dealers of DataSync: what each subscription sees of a change."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -30,7 +30,7 @@ class Players(FilterDealer):
 
 
 class Handmade(Dealer):
-    """One that a user wrote for the original: it knows nothing of `concerns`."""
+    """A dealer that a user wrote for the original: it has no `concerns`."""
 
     model = "Player"
 
@@ -100,12 +100,12 @@ def test_a_key_may_be_any_entity(key: Any) -> None:
 
 
 @pytest.mark.parametrize("dealer_class", [PlayersWithColor, Handmade])
-def test_a_dealer_that_fails_concerns_nobody(dealer_class: type[Dealer]) -> None:
+def test_a_dealer_that_fails_matches_no_subscription(dealer_class: type[Dealer]) -> None:
     dealer, item = dealer_class(), item_of("red")
     dealer.add_subscription_item(item)
     assert list(dealer.deal(Delta("insert", "Player", new=None))) == []
     assert dealer.show(item, Delta("insert", "Player", new={"no": "color"})) is None
-    # the side that can be told counts
+    # the side that is known counts
     update = Delta("update", "Player", new=RED, old={})
     assert list(dealer.deal(update)) == [(Delta("insert", "Player", new=RED), {item})]
 
@@ -130,7 +130,7 @@ def test_it_is_called_by_its_class_unless_named() -> None:
         ({"type": [], "model": "Player", "data": 1}, "Invalid delta type"),
     ],
 )
-def test_what_is_no_delta_is_refused_in_the_protocols_words(value: Any, text: str) -> None:
+def test_an_invalid_delta_is_refused_with_the_protocols_text(value: Any, text: str) -> None:
     with pytest.raises(RPCError) as refusal:
         read_delta(value)
     assert str(refusal.value) == text

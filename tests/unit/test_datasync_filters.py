@@ -1,4 +1,4 @@
-"""Filters of DataSync: the original's examples, and all else against an evaluator too simple to be wrong."""
+"""Filters of DataSync: the original's examples, and everything else against a trivial evaluator."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ def matches(expression: Any, model: Any) -> bool:
 
 
 def naive(expression: Any, model: Any) -> bool:
-    """Evaluate by the words of the documentation."""
+    """Evaluate as the documentation defines it."""
     name, *rest = expression
     if name == "not":
         return not naive(rest[0], model)
@@ -67,7 +67,7 @@ EXPRESSIONS = st.recursive(
 
 
 @given(EXPRESSIONS, MODELS)
-def test_compiled_is_what_the_words_say(expression: Any, model: Any) -> None:
+def test_compiled_filters_match_the_documentation(expression: Any, model: Any) -> None:
     assert matches(expression, model) == naive(expression, model)
 
 
@@ -76,7 +76,7 @@ class Things(FilterDealer):
 
 
 @given(st.lists(EXPRESSIONS, max_size=12), st.lists(st.booleans(), min_size=12, max_size=12), MODELS)
-def test_index_finds_exactly_what_matches(expressions: list[Any], kept: list[bool], model: Any) -> None:
+def test_index_finds_exactly_the_matching_filters(expressions: list[Any], kept: list[bool], model: Any) -> None:
     dealer = Things()
     items = [SubscriptionItem(None, "Things", expression) for expression in expressions]
     for item in items:
@@ -129,7 +129,7 @@ def test_examples(expression: Any, yes: Any, no: Any) -> None:
         [["=="], "a", 1],
     ],
 )
-def test_what_is_no_expression_is_refused(expression: Any) -> None:
+def test_an_invalid_expression_is_refused(expression: Any) -> None:
     with pytest.raises(BadQuery):
         compile_filter(expression)
     with pytest.raises(BadQuery):
@@ -137,7 +137,7 @@ def test_what_is_no_expression_is_refused(expression: Any) -> None:
 
 
 def test_a_model_touches_only_filters_that_it_may_match(monkeypatch: pytest.MonkeyPatch) -> None:
-    """10,000 subscriptions, each to another room's open tasks: 1 filter is looked at, not 10,000."""
+    """10,000 subscriptions, each to another room's open tasks: 1 filter is evaluated, not 10,000."""
     dealer = Things()
     for number in range(10_000):
         query = ["and", ["==", "room.id", number], ["or", ["<", "level", 3], ["not", ["==", "done", True]]]]

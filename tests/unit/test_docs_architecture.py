@@ -1,4 +1,4 @@
-"""docs/architecture.md has every file, on the floor where the layer test has it."""
+"""docs/architecture.md lists every file, on the same layer as the layer test."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text()
 
 
 def files() -> dict[str, str]:
-    """Give every module with its floor, as the page writes it; the packages' own `__init__` only where it has names."""
+    """Return every module with its layer, as the page writes it; the packages' own `__init__` only if it has names."""
     found = [
         path.relative_to(ROOT).as_posix() for name in ("gateway", "services") for path in (ROOT / name).rglob("*.py")
     ]
@@ -18,13 +18,13 @@ def files() -> dict[str, str]:
     return {path: str(FLOORS[place_of(path)]) if path.startswith("gateway/") else "above" for path in kept}
 
 
-def test_every_file_stands_in_the_table_on_its_floor() -> None:
+def test_every_file_is_in_the_table_on_its_layer() -> None:
     rows = re.findall(r"^\| `((?:gateway|services)/\S+\.py)` \| (\w+) \| .+ \|$", PAGE, re.MULTILINE)
     assert len(rows) == len(dict(rows))
     assert dict(rows) == files()
 
 
-def test_table_goes_from_the_ground_up() -> None:
+def test_table_lists_layers_from_the_lowest() -> None:
     floors = [int(floor) for floor in re.findall(r"^\| `gateway/\S+` \| (\d+) \|", PAGE, re.MULTILINE)]
     assert floors == sorted(floors)
 

@@ -18,14 +18,14 @@ CODE = "\n".join(SOURCES.values())
 
 
 def section(page: str, title: str) -> str:
-    """Give the text under a heading, up to the next of its level."""
+    """Return the text under a heading, up to the next of its level."""
     match = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
     assert match is not None, title
     return match[1]
 
 
 def rows(text: str) -> list[list[str]]:
-    """Give the cells of all tables, without their heads."""
+    """Return the cells of all tables, without their heads."""
     lines = [re.split(r"(?<!\\) \| ", line[2:-2]) for line in text.splitlines() if re.match(r"\|.*\|$", line)]
     return [cells for cells in lines if cells[0].startswith("`")]
 
@@ -91,7 +91,7 @@ def test_every_error_code_is_documented_and_no_other() -> None:
     assert documented == {*_codes_of_classes(), *literal}
 
 
-def test_every_close_code_says_what_a_client_does() -> None:
+def test_every_close_code_has_the_clients_reaction() -> None:
     table = section(PROTOCOL, "The end of a connection")
     first_cells = re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE)
     assert {int(code) for cell in first_cells for code in cell.split(", ")} == set(CloseCode)
@@ -103,7 +103,7 @@ def test_alerts_are_those_of_the_rules() -> None:
 
 
 @pytest.mark.parametrize("text", [cells[0].strip("`") for cells in rows(section(OPERATIONS, "Troubleshooting"))])
-def test_text_of_the_troubleshooting_is_one_that_the_code_says(text: str) -> None:
+def test_texts_of_the_troubleshooting_exist_in_the_code(text: str) -> None:
     assert text in CODE
 
 
@@ -123,5 +123,5 @@ def test_links_of_the_documents_lead_to_files_and_headings(page: Path) -> None:
 def test_limits_of_the_protocol_are_the_defaults() -> None:
     figures = re.findall(r"[\d,]*\d", section(PROTOCOL, "Limits"))
     for each in fields(Limits):
-        if each.name != "send_buffer_bytes":  # the kernel's affair; no client sees it
+        if each.name != "send_buffer_bytes":  # only the kernel uses it; no client sees it
             assert f"{each.default:,.10g}" in figures or f"{each.default:,}" in figures, each.name

@@ -1,4 +1,4 @@
-"""docs/settings.md says what gateway/settings.py does: every setting, its type, bounds, default and variable."""
+"""docs/settings.md matches gateway/settings.py: every setting, its type, bounds, default and variable."""
 
 import json
 import re
@@ -49,7 +49,7 @@ OTHER_VALUES = {
     "jwks_url": "https://issuer.example.org/keys",
     "identify": "module:function",
 }
-BESIDE = {"auth": {"SNORKY_AUTH__HMAC_SECRET": SECRET}}  # without a key the rest means nothing
+BESIDE = {"auth": {"SNORKY_AUTH__HMAC_SECRET": SECRET}}  # without a key the other settings mean nothing
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def settings_of(section: str) -> list[Any]:
 
 
 def type_of(section: str, name: str) -> str:
-    """Say a setting's type as the page does: the word, and the bounds."""
+    """Return a setting's type as the page writes it: the word, and the bounds."""
     member = next(each for each in settings_of(section) if each.name == name)
     hint = get_type_hints(SECTIONS[section], include_extras=True)[name]
     wire = member.metadata.get("wire")

@@ -1,4 +1,4 @@
-"""Draining: a notice, then 1001, paced over the grace period; nobody new."""
+"""Draining: a notice, then 1001, spread over the grace period; no new connections."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from tests.support.site import on_both_loops, running_site, until
 
 
 async def leave(client: RawClient) -> tuple[float, float, int]:
-    """Be a client that is sent away: when the notice came, when the end, and its announced time in ms."""
+    """Be a client that is sent away; returns the times of notice and close, and the announced time in ms."""
     loop = asyncio.get_running_loop()
     opcode, payload = await client.receive()
     noticed_s = loop.time()
@@ -26,7 +26,7 @@ async def leave(client: RawClient) -> tuple[float, float, int]:
 
 
 @on_both_loops
-async def test_clients_are_told_then_closed_one_after_another_within_the_grace_period() -> None:
+async def test_clients_are_notified_then_closed_in_turn_within_the_grace_period() -> None:
     async with running_site(limits=Limits(connections_per_ip=0)) as site:
         clients = [await site.client() for _ in range(40)]
         leaving = [asyncio.ensure_future(leave(client)) for client in clients]
@@ -47,7 +47,7 @@ async def test_clients_are_told_then_closed_one_after_another_within_the_grace_p
 
 
 @on_both_loops
-async def test_nobody_new_is_let_in_from_the_first_moment() -> None:
+async def test_new_connections_are_refused_from_the_start_of_the_drain() -> None:
     async with running_site() as site:
         client = await site.client()
         draining = asyncio.ensure_future(drain(site.node, 0.2))
@@ -65,13 +65,13 @@ async def test_nobody_new_is_let_in_from_the_first_moment() -> None:
 
 
 @on_both_loops
-async def test_who_left_meanwhile_or_reads_nothing_delays_nobody() -> None:
+async def test_clients_that_left_or_do_not_read_delay_no_other() -> None:
     async with running_site() as site:
         clients = [await site.client() for _ in range(6)]
         draining = asyncio.ensure_future(drain(site.node, 0.4))
         clients[0].reset()
         clients[1].close()
-        # [2] never answers the close frame, [3] never even reads: the wheel cuts them
+        # [2] never answers the close frame, [3] never even reads: the wheel closes their connections
         leaving = [asyncio.ensure_future(leave(each)) for each in clients[4:]]
         loop = asyncio.get_running_loop()
         started_s = loop.time()
@@ -108,8 +108,8 @@ async def test_no_grace_and_no_clients_end_at_once() -> None:
 
 
 @on_both_loops
-async def test_a_drain_looks_at_each_connection_a_few_times_and_not_at_all_of_them_each_time() -> None:
-    """50,000 connections: work that grows with their square is a node that does not drain."""
+async def test_a_drain_visits_each_connection_only_a_few_times() -> None:
+    """50,000 connections: with work that grows with their square a node would never finish draining."""
 
     class Connection:
         is_closed = False

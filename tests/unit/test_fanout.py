@@ -1,4 +1,4 @@
-"""The fan-out: in order, once, isolated from poison and from broken wires, and nothing to who has left."""
+"""The fan-out: in order, once, isolated from invalid payloads and broken wires; nothing after an unsubscribe."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ KEY, OTHER = "s:a", "s:b"
 
 
 class Source:
-    """Notes what it is asked; a test that pauses twice or resumes what does not pause is wrong."""
+    """Records its calls; a test that pauses twice, or resumes without a pause, is wrong."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -36,7 +36,7 @@ class Source:
 
 
 class Rig:
-    """A fan-out with a hub and subscribers that remember what they get."""
+    """A fan-out with a hub and subscribers that record what they get."""
 
     def __init__(self, chunk: int = 1000) -> None:
         self.hub = Hub()
@@ -132,7 +132,7 @@ def test_dialects_get_the_same_in_their_own_encoding() -> None:
     ]
 
 
-def test_what_nobody_hears_is_counted_and_not_decoded() -> None:
+def test_publications_without_subscribers_are_counted_and_not_decoded() -> None:
     rig = Rig()
     rig.fanout.deliver({KEY: [b"not JSON", b"1"]})
     assert rig.drops("no_subscriber") == 2
@@ -179,7 +179,7 @@ def test_read_of_nothing_but_poison_writes_nothing() -> None:
     assert rig.drops("invalid") == len(POISON)
 
 
-def test_what_is_larger_than_anybody_may_publish_is_dropped_and_counted_as_such() -> None:
+def test_publications_above_the_size_limit_are_dropped_and_counted_as_such() -> None:
     rig = Rig()
     one, heard = rig.subscriber(), []
     rig.fanout.listen(OTHER, heard.extend)
@@ -214,8 +214,8 @@ async def test_pass_over_many_clients_is_cut_into_chunks_a_tick_each() -> None:
     assert reached == [10, 20, 30, 35]
 
 
-async def test_what_comes_while_passes_are_under_way_waits_for_its_turn() -> None:
-    """However often something comes: no more than one chunk is written in a tick."""
+async def test_publications_during_running_passes_wait_for_their_turn() -> None:
+    """However often a message is published: at most one chunk is written per loop iteration."""
     rig = Rig(chunk=10)
     connections = [rig.subscriber() for _ in range(35)]
     for number in range(4):
@@ -256,7 +256,7 @@ async def test_source_is_left_alone_by_passes_that_fit() -> None:
     assert rig.source.calls == []
 
 
-async def test_stop_forgets_the_rest_and_lets_the_source_go() -> None:
+async def test_stop_discards_the_rest_and_resumes_the_source() -> None:
     rig = Rig(chunk=2)
     connections = [rig.subscriber() for _ in range(9)]
     rig.fanout.deliver(numbers(1))
@@ -329,7 +329,7 @@ async def test_client_leaving_between_chunks_gets_nothing_more(leave: Callable[[
     assert got == [[1, 2], [1, 2], [1, 2], [], [1, 2], [1, 2], []]
 
 
-async def test_everybody_leaving_between_chunks_ends_the_pass() -> None:
+async def test_the_pass_ends_if_all_clients_leave_between_chunks() -> None:
     rig = Rig(chunk=2)
     connections = [rig.subscriber() for _ in range(7)]
     rig.fanout.deliver(numbers(1))
@@ -340,7 +340,7 @@ async def test_everybody_leaving_between_chunks_ends_the_pass() -> None:
     assert rig.source.calls == ["pause", "resume"]
 
 
-async def test_client_coming_between_chunks_gets_only_what_comes_after() -> None:
+async def test_client_joining_between_chunks_gets_only_later_publications() -> None:
     rig = Rig(chunk=2)
     for _ in range(5):
         rig.subscriber()
@@ -362,8 +362,8 @@ async def test_client_of_a_channel_made_again_between_chunks_gets_nothing_of_the
     assert rig.got(new) == []
 
 
-def test_connection_that_closes_itself_in_a_pass_harms_nobody() -> None:
-    """As a slow consumer does; it stands in the tuple of the pass still."""
+def test_connection_that_closes_itself_in_a_pass_affects_no_other() -> None:
+    """As a slow consumer does; it is still in the tuple of the pass."""
     rig = Rig()
     connections = [rig.subscriber() for _ in range(3)]
     rig.wires[connections[0]].on_write = lambda: connections[1].close(4008)
@@ -372,7 +372,7 @@ def test_connection_that_closes_itself_in_a_pass_harms_nobody() -> None:
     assert [rig.got(each) for each in connections] == [[1, 2], [], [1, 2]]
 
 
-def test_connection_that_leaves_the_hub_in_a_pass_harms_nobody() -> None:
+def test_connection_that_leaves_the_hub_in_a_pass_affects_no_other() -> None:
     rig = Rig()
     connections = [rig.subscriber() for _ in range(3)]
 
@@ -439,7 +439,7 @@ async def test_lag_ends_when_the_last_chunk_is_written() -> None:
     assert rig.sample("snorky_publish_to_write_seconds_count") == 1, "it was timed already"
 
 
-def test_lost_probe_gives_way_to_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_probe_is_replaced_by_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
     monkeypatch.setattr("gateway.fanout.perf_counter", lambda: now_s)
     rig = Rig()
@@ -497,7 +497,7 @@ def test_addressed_publication_reaches_whom_it_selects_in_its_place_among_the_ot
     assert [write[-1] for write in rig.wires[packed].writes] == [1, 2, 3, 5, 7]
 
 
-def test_publications_for_everybody_are_one_write_though_one_for_nobody_here_is_between() -> None:
+def test_publications_for_all_are_one_write_despite_one_addressed_to_others() -> None:
     rig = Rig()
     bob = rig.subscriber()
     rig.fanout.deliver({KEY: [b"1", b"2", addressed(3, Selector(only_identity="ann"))]})
@@ -514,7 +514,7 @@ def test_poison_among_addressed_ones_is_counted_by_its_kind() -> None:
     assert (rig.drops("unknown_version"), rig.drops("invalid")) == (2, 2)
 
 
-def test_only_what_has_no_position_and_no_address_counts_as_unsequenced() -> None:
+def test_only_publications_without_position_and_address_count_as_unsequenced() -> None:
     rig = Rig()
     bob = rig.subscriber()
     rig.fanout.deliver({KEY: [b"1", addressed(2, Selector()), MARK + b"1 e:1:t t0 j\n3"]})
@@ -522,7 +522,7 @@ def test_only_what_has_no_position_and_no_address_counts_as_unsequenced() -> Non
     assert rig.sample("snorky_unsequenced_publications_total") == 1
 
 
-async def test_who_leaves_while_its_pass_waits_behind_another_gets_nothing_more() -> None:
+async def test_client_that_leaves_while_its_pass_is_queued_gets_nothing_more() -> None:
     rig = Rig(chunk=3)
     many = [rig.subscriber(OTHER) for _ in range(4)]
     leaver, stayer = rig.subscriber(), rig.subscriber()
@@ -533,10 +533,10 @@ async def test_who_leaves_while_its_pass_waits_behind_another_gets_nothing_more(
     assert (rig.got(leaver), rig.got(stayer)) == ([], [2])
 
 
-# -- who is held ------------------------------------------------------------------------------------------------------
+# -- buffering subscribers --------------------------------------------------------------------------------------------
 
 
-def test_what_comes_for_who_is_held_waits_in_order_and_is_not_lost() -> None:
+def test_publications_for_a_buffering_client_are_queued_in_order() -> None:
     rig = Rig()
     other = rig.subscriber()
     wire = FakeWire()
@@ -555,7 +555,7 @@ def test_what_comes_for_who_is_held_waits_in_order_and_is_not_lost() -> None:
     assert rig.hub.release(held, KEY) == []
 
 
-def test_who_is_held_and_leaves_gets_nothing_more() -> None:
+def test_a_buffering_client_that_leaves_gets_nothing_more() -> None:
     rig = Rig()
     held = rig.subscriber()
     rig.hub.remove(held, KEY)
@@ -568,7 +568,7 @@ def test_who_is_held_and_leaves_gets_nothing_more() -> None:
     assert rig.got(held) == [2]
 
 
-def test_who_is_held_too_long_is_a_slow_consumer() -> None:
+def test_a_client_with_too_much_buffered_is_a_slow_consumer() -> None:
     rig = Rig()
     wire = FakeWire()
     held = Connection(wire, JSON, node_id="n", serial=1, outbox_max_bytes=100)
@@ -580,11 +580,11 @@ def test_who_is_held_too_long_is_a_slow_consumer() -> None:
     assert rig.hub.release(held, KEY) == [], "and its memory is given back"
 
 
-# -- who asked to recover ---------------------------------------------------------------------------------------------
+# -- recovering subscribers -------------------------------------------------------------------------------------------
 
 
 class Script:
-    """A follower of one channel that answers what it is told to."""
+    """A follower of one channel that answers what the test sets."""
 
     def __init__(self) -> None:
         self.heard: list[Publication] = []
@@ -624,7 +624,7 @@ def at(offset: int, payload: bytes = b"7") -> Publication:
     return Publication(payload, Position("e", offset, f"t{offset}"), f"t{offset - 1}")
 
 
-def test_steps_come_in_their_order_to_each_shape() -> None:
+def test_each_shape_gets_its_steps_in_order() -> None:
     rig = FollowingRig()
     plain, other, packed = rig.subscriber(), rig.recovered(), rig.recovered(MSGPACK)
     other.identity = "bob"
@@ -663,7 +663,7 @@ def test_steps_come_in_their_order_to_each_shape() -> None:
     assert rig.sample("snorky_unsequenced_publications_total") == 1
 
 
-def test_followed_channel_is_delivered_as_its_follower_says() -> None:
+def test_followed_channel_is_delivered_as_its_follower_decides() -> None:
     rig = FollowingRig()
     one = rig.recovered()
     sequenced = MARK + b"1 e:1:t1 t0 j\n7"
@@ -673,8 +673,8 @@ def test_followed_channel_is_delivered_as_its_follower_says() -> None:
     assert (rig.drops("unknown_version"), rig.drops("no_subscriber")) == (1, 1)
 
 
-async def test_who_comes_back_while_a_pass_is_under_way_is_not_written_the_pass() -> None:
-    """It was told what it missed up to there: it would get that twice."""
+async def test_a_client_that_resumes_during_a_pass_does_not_get_that_pass() -> None:
+    """The client was notified of the gap up to there; it would get those messages twice."""
     rig = FollowingRig(chunk=2)
     crowd = [rig.recovered() for _ in range(5)]
     rig.fanout.pass_on(KEY, [at(1)])
@@ -689,7 +689,7 @@ async def test_who_comes_back_while_a_pass_is_under_way_is_not_written_the_pass(
 # -- the node's own listener ------------------------------------------------------------------------------------------
 
 
-def test_listener_gets_what_one_read_brought_in_order_before_the_connections() -> None:
+def test_listener_gets_the_messages_of_a_read_in_order_before_the_connections() -> None:
     rig = Rig()
     seen: list[object] = []
     subscriber = rig.subscriber()
@@ -699,7 +699,7 @@ def test_listener_gets_what_one_read_brought_in_order_before_the_connections() -
     assert seen == [[b"1", b"2", b"3"], "written"]
 
 
-def test_listener_hears_a_channel_that_no_client_has_and_no_poison() -> None:
+def test_listener_receives_a_channel_without_clients_and_no_invalid_payload() -> None:
     rig = Rig()
     seen: list[bytes] = []
     rig.fanout.listen(KEY, lambda batch: seen.extend(each.payload for each in batch))
@@ -722,7 +722,7 @@ def test_poison_that_a_listener_and_clients_share_is_counted_once() -> None:
     assert rig.drops("invalid") == 1
 
 
-def test_listener_that_fails_keeps_nobody_waiting() -> None:
+def test_listener_that_fails_delays_no_client() -> None:
     def fail(batch: object) -> None:
         raise ValueError("a service's fault")
 

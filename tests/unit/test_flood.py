@@ -1,4 +1,4 @@
-"""What one client, or one address, can make a node do by frames, bytes, connections and messages that never end."""
+"""Limits for one client or one address: frames, bytes, connections, and messages that never end."""
 
 import asyncio
 import json
@@ -75,7 +75,7 @@ async def test_pongs_that_were_asked_for_are_free() -> None:
 
 
 @on_both_loops
-async def test_what_comes_behind_our_close_frame_counts_too() -> None:
+async def test_bytes_after_our_close_frame_count_too() -> None:
     async with running_site(limits=FEW_FRAMES) as site:
         client = await site.client()
         site.connection.close(4000)
@@ -85,7 +85,7 @@ async def test_what_comes_behind_our_close_frame_counts_too() -> None:
 
 
 @on_both_loops
-async def test_bytes_are_limited_beside_messages() -> None:
+async def test_bytes_are_limited_as_well_as_messages() -> None:
     async with running_site(limits=Limits(bytes_per_s=100.0, bytes_burst=65_536)) as site:
         client = await site.client()
         await client.send(echo(60_000))
@@ -97,7 +97,7 @@ async def test_bytes_are_limited_beside_messages() -> None:
 
 
 @on_both_loops
-async def test_connecting_again_gives_no_fresh_burst() -> None:
+async def test_reconnecting_gives_no_new_burst() -> None:
     limits = Limits(messages_per_s=0.001, messages_burst=5, rate_factor_per_ip=3)
     async with running_site(limits=limits) as site:
         for _ in range(10):
@@ -124,7 +124,7 @@ async def test_an_address_that_connects_too_often_gets_429_with_a_time() -> None
     async with running_site(limits=limits, public=Public(trusted_proxies=proxies)) as site:
         ann: dict[str, str | None] = {"X-Forwarded-For": "192.0.2.1"}
         bad_key: dict[str, str | None] = {**ann, "Sec-WebSocket-Key": "x"}
-        assert [await knocked(site, bad_key) for _ in range(20)] == [400] * 20  # what is refused counts too
+        assert [await knocked(site, bad_key) for _ in range(20)] == [400] * 20  # refused messages count too
         assert await knocked(site, ann) == 429
         assert await knocked(site, {"X-Forwarded-For": "192.0.2.2"}) == 101
         assert site.sample("limited_total", limit="handshakes_per_ip") == 1
@@ -188,7 +188,7 @@ async def test_pings_in_between_do_not_make_a_message_younger(monkeypatch: pytes
             await client.send(frame(PING) + frame(CONTINUATION, b"", fin=False))
             assert await client.receive() == (PONG, b"")
         assert len(expected) == 1
-        await client.send(frame(CONTINUATION, ECHO) + BEGIN)  # another one
+        await client.send(frame(CONTINUATION, ECHO) + BEGIN)  # another client
         assert (await client.message())["message"] == 1
         await until(lambda: len(expected) == 2)
         await client.send(frame(CONTINUATION, ECHO))
@@ -203,7 +203,7 @@ async def test_a_message_that_we_do_not_read_has_time() -> None:
         await client.send(hold() + echo() * 64 + echo()[:-1])
         transport = site.connection._wire._transport  # type: ignore[attr-defined]
         await until(lambda: not transport.is_reading())
-        await asyncio.sleep(0.5)  # its time would have passed
+        await asyncio.sleep(0.5)  # it would have expired
         site.echo.release.set()
         for _ in range(65):
             await client.message()
@@ -213,7 +213,7 @@ async def test_a_message_that_we_do_not_read_has_time() -> None:
 
 
 @on_both_loops
-async def test_a_read_of_many_messages_lets_others_have_their_turn() -> None:
+async def test_a_read_of_many_messages_yields_to_other_clients() -> None:
     async with running_site(limits=Limits(messages_burst=10_000)) as site:
         many, other = await site.client(), await site.client()
         await many.send(echo() * 3_000)
@@ -226,7 +226,7 @@ async def test_a_read_of_many_messages_lets_others_have_their_turn() -> None:
 
 
 @on_both_loops
-async def test_what_was_read_waits_while_services_are_busy() -> None:
+async def test_messages_wait_while_services_are_busy() -> None:
     async with running_site(limits=Limits(messages_burst=10_000)) as site:
         client = await site.client()
         await client.send(hold() + echo() * 2_000)
@@ -241,7 +241,7 @@ async def test_what_was_read_waits_while_services_are_busy() -> None:
 
 @on_both_loops
 @pytest.mark.parametrize("glue", [True, False])
-async def test_who_does_not_take_its_replies_is_not_read(glue: bool) -> None:
+async def test_clients_that_do_not_read_replies_are_not_read(glue: bool) -> None:
     limits = Limits(send_buffer_bytes=16_384, messages_burst=10_000)
     async with running_site(limits=limits) as site:
         client = await site.client(receive_buffer_bytes=4_096)
@@ -261,13 +261,13 @@ async def test_who_does_not_take_its_replies_is_not_read(glue: bool) -> None:
 
 @on_both_loops
 async def test_a_dead_line_shows_though_its_client_is_not_read() -> None:
-    """Its system acknowledges nothing any more: whatever waits for it, it is cut within two rounds."""
+    """Its system acknowledges nothing any more: it is closed within two ping rounds, whatever is queued for it."""
     async with running_site(public=Public(ping_interval_s=0.25)) as site:
         client = await site.client(receive_buffer_bytes=4_096)
         protocol: Any = site.connection._wire
         sending = asyncio.ensure_future(client.send(echo(30_000) * 10))
         await until(lambda: protocol._is_full)
-        protocol._acked_bytes = 1 << 40  # what it had acknowledged is not exceeded again
+        protocol._acked_bytes = 1 << 40  # the acknowledged amount is not exceeded again
         await until(lambda: site.node.counts["connections"] == 0)
         sending.cancel()
         assert site.sample("dead_peers_closed_total") == 1

@@ -88,12 +88,12 @@ def test_examples_of_the_rfc_are_written_and_read() -> None:
         b"\xf2\x48\xcd\xc9\xc9\x07\x00",
         b"\x00\x05\x00\xfa\xffHello\x00",
         b"\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00",
-        b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00",  # 7.2.3.5: the sender's own final block, and an empty one behind it
+        b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00",  # 7.2.3.5: the sender's own final block, then an empty one
     ):
         assert parse(frame(TEXT, packed, rsv=4), deflate=True) == [(TEXT, b"Hello")], packed
 
 
-def test_close_reasons_are_cut_to_what_a_control_frame_holds() -> None:
+def test_close_reasons_are_truncated_to_the_size_of_a_control_frame() -> None:
     written = close_frame(1000, "é" * 100)
     assert written[:4] == b"\x88\x7c\x03\xe8"  # 124: half a character is left out
     assert written[4:].decode() == "é" * 61
@@ -132,7 +132,7 @@ def test_both_readers_take_messages_of_every_length_form(opcode: int, size: int)
         frame(0x3, b""),
     ],
 )
-def test_the_short_way_leaves_what_is_not_one_plain_frame_to_the_parser(data: bytes) -> None:
+def test_the_fast_path_leaves_all_but_one_plain_frame_to_the_parser(data: bytes) -> None:
     assert whole_message(data, 1000) is None
 
 
@@ -145,7 +145,7 @@ def test_every_mask_is_undone(payload: bytes, mask: bytes, opcode: int) -> None:
 
 
 @given(st.binary(max_size=60))
-def test_the_short_way_never_says_other_than_the_parser(data: bytes) -> None:
+def test_the_fast_path_agrees_with_the_parser(data: bytes) -> None:
     try:
         short = whole_message(data, 40)
     except ProtocolFault as fault:
@@ -185,7 +185,7 @@ def test_any_split_of_a_stream_gives_the_same_events_and_the_same_fault(reads: l
     assert outcome(byte_by_byte, deflate=deflate) == expected
 
 
-def test_byte_by_byte_gives_what_one_read_gives_and_nothing_is_kept_afterwards() -> None:
+def test_reading_byte_by_byte_equals_one_read_and_keeps_nothing_afterwards() -> None:
     stream = (
         frame(TEXT, b"one")
         + frame(TEXT, b"tw", fin=False)
@@ -201,7 +201,7 @@ def test_byte_by_byte_gives_what_one_read_gives_and_nothing_is_kept_afterwards()
     assert not parser.is_idle
 
 
-def test_control_frames_between_fragments_come_at_once() -> None:
+def test_control_frames_between_fragments_are_returned_at_once() -> None:
     parser = FrameParser(MAX_BYTES)
     assert list(parser.feed(frame(TEXT, "é".encode()[:1], fin=False))) == []
     assert list(parser.feed(frame(PING, b"a") + frame(PONG))) == [(PING, b"a"), (PONG, b"")]
@@ -251,23 +251,23 @@ def test_control_frames_between_fragments_come_at_once() -> None:
         (1007, [frame(TEXT, b"\xf4\x90\x80\x80")]),
         (1007, [frame(TEXT, "é".encode()[:1])]),
         (1007, [frame(TEXT, b"\xce\xba\xe1", fin=False), frame(CONTINUATION, b"\xff")]),
-        # size: told by the header, no byte of the payload needed
+        # size: known from the header, no byte of the payload needed
         (1009, [frame(TEXT, b"", length=MAX_BYTES + 1)]),
         (1009, [frame(BINARY, b"", length=2**63)]),
         (1009, [frame(BINARY, b"", length=2**64 - 1)]),
         (1009, [frame(TEXT, b"x" * MAX_BYTES, fin=False), frame(CONTINUATION, b"", length=1)]),
     ],
 )
-def test_what_the_rfc_forbids_is_a_fault_with_its_code(code: int, reads: list[bytes]) -> None:
+def test_violations_of_the_rfc_are_faults_with_their_codes(code: int, reads: list[bytes]) -> None:
     assert fault_of(*reads)[0] == code
     assert fault_of(b"".join(reads))[0] == code
 
 
-def test_a_fault_is_told_by_the_first_two_bytes() -> None:
+def test_a_fault_is_detected_in_the_first_two_bytes() -> None:
     assert fault_of(b"\xc1\x80")[0] == fault_of(b"\x81\x05")[0] == fault_of(b"\x83\x80")[0] == 1002
 
 
-def test_what_comes_before_a_fault_is_delivered() -> None:
+def test_messages_before_a_fault_are_delivered() -> None:
     assert fault_of(frame(TEXT, b"a") + frame(PING, b"b") + b"\xff\xff") == (1002, [(TEXT, b"a"), (PING, b"b")])
 
 
@@ -282,7 +282,7 @@ def test_empty_fragments_are_a_message_and_the_largest_one_fits() -> None:
     assert parse(*halves) == [(BINARY, b"x" * MAX_BYTES)]
 
 
-def test_a_fragmented_message_of_one_byte_fragments_is_held_once() -> None:
+def test_a_message_of_one_byte_fragments_is_buffered_once() -> None:
     parser = FrameParser(MAX_BYTES)
     list(parser.feed(frame(BINARY, b"", fin=False)))
     tracemalloc.start()
@@ -326,7 +326,7 @@ def test_a_close_frame_without_a_code_or_with_half_a_code_or_a_broken_reason() -
 
 @pytest.mark.parametrize(("encoding", "opcode"), [(Encoding.JSON, TEXT), (Encoding.MSGPACK, BINARY)])
 @given(message=st.binary(max_size=500).map(bytes.hex).map(str.encode))
-def test_compressed_messages_come_out_as_they_went_in(encoding: Encoding, opcode: int, message: bytes) -> None:
+def test_compressed_messages_round_trip(encoding: Encoding, opcode: int, message: bytes) -> None:
     dialect = dialect_for(encoding, deflate=True)
     written = dialect.frame(message)
     first, second = written[0], written[1]
@@ -357,7 +357,7 @@ def test_compressed_fragments_carry_the_bit_once() -> None:
     assert fault_of(frame(PING, b"", rsv=4), deflate=True)[0] == 1002
 
 
-def test_plain_messages_are_taken_beside_compressed_ones() -> None:
+def test_plain_messages_are_accepted_between_compressed_ones() -> None:
     reads = [frame(TEXT, deflated(b"one"), rsv=4), frame(TEXT, b"two"), frame(TEXT, deflated(b""), rsv=4)]
     assert parse(*reads, deflate=True) == [(TEXT, b"one"), (TEXT, b"two"), (TEXT, b"")]
 
@@ -367,7 +367,7 @@ def test_plain_messages_are_taken_beside_compressed_ones() -> None:
     [
         b"\xff\xff\xff",
         b"\x07",
-        deflated(b"Hello" * 100)[:-3],  # cut in a block: it would come out short, and nobody would know
+        deflated(b"Hello" * 100)[:-3],  # cut in a block: the message would be silently truncated
         b"\xf3\x48\xcd\xc9\xc9\x07\x00" + b"something behind the final block",
         b"",  # 7.2.3.6: even an empty message is one byte
     ],
@@ -380,12 +380,12 @@ def test_invalid_utf8_is_found_in_compressed_text() -> None:
     assert fault_of(frame(TEXT, deflated(b"\xff"), rsv=4), deflate=True)[0] == 1007
 
 
-def test_a_message_of_the_largest_size_comes_out_and_one_byte_more_does_not() -> None:
+def test_a_message_of_the_largest_size_is_accepted_and_one_byte_more_is_not() -> None:
     assert parse(frame(TEXT, deflated(b"x" * 1000), rsv=4), max_bytes=1000, deflate=True) == [(TEXT, b"x" * 1000)]
     assert fault_of(frame(TEXT, deflated(b"x" * 1001), rsv=4), max_bytes=1000, deflate=True)[0] == 1009
 
 
-def test_a_deflate_bomb_costs_what_a_message_may_and_not_what_it_claims() -> None:
+def test_a_deflate_bomb_costs_at_most_the_size_limit_of_a_message() -> None:
     bomb = frame(BINARY, deflated(bytes(60_000_000))[: MAX_BYTES - 1], rsv=4)
     assert len(bomb) > 50_000
     parser = FrameParser(MAX_BYTES, deflate=True)
@@ -400,7 +400,7 @@ def test_a_deflate_bomb_costs_what_a_message_may_and_not_what_it_claims() -> Non
     assert peak_bytes < 2**20
 
 
-def test_a_parser_holds_what_has_come_and_not_what_is_declared() -> None:
+def test_a_parser_buffers_received_bytes_and_not_the_declared_size() -> None:
     tracemalloc.start()
     try:
         parsers = [FrameParser(2**24) for _ in range(100)]

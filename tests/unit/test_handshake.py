@@ -1,4 +1,4 @@
-"""The handshake: what is accepted, what is refused with which status, and who may come."""
+"""The handshake: accepted requests, refused requests with their status, and allowed origins."""
 
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -25,7 +25,7 @@ def answer(
     allowed_origins: tuple[str, ...] = (),
     compression: bool = False,
 ) -> Upgrade:
-    """Ask for an upgrade with the right headers but for some; a list stands on several lines."""
+    """Make an upgrade request with the right headers except some; a list becomes several lines."""
     headers: CIMultiDict[str] = CIMultiDict()
     for name, value in {**RIGHT, **(changes or {})}.items():
         for each in value if isinstance(value, list) else [value]:
@@ -35,7 +35,7 @@ def answer(
 
 
 def fields(accepted: Upgrade) -> dict[str, str]:
-    """Take the fields of a 101 apart."""
+    """Split a 101 into its fields."""
     head, _, rest = accepted.response.partition(b"\r\n\r\n")
     assert rest == b""
     lines = head.decode().split("\r\n")
@@ -44,7 +44,7 @@ def fields(accepted: Upgrade) -> dict[str, str]:
 
 
 def refusal(changes: dict[str, str | list[str] | None], *, allowed_origins: tuple[str, ...] = ()) -> tuple[int, str]:
-    """Ask for an upgrade that must be refused; returns status and reason."""
+    """Make an upgrade request that must be refused; returns status and reason."""
     with pytest.raises(HandshakeRefused) as caught:
         answer(changes, allowed_origins=allowed_origins)
     return caught.value.status, caught.value.reason
@@ -100,7 +100,7 @@ def test_other_spellings_of_the_same_are_accepted(changes: dict[str, str | list[
         (400, {"Origin": ["https://app.example.org", "https://evil.example"]}),
     ],
 )
-def test_what_the_rfc_demands_is_demanded(status: int, changes: dict[str, str | list[str] | None]) -> None:
+def test_requirements_of_the_rfc_are_enforced(status: int, changes: dict[str, str | list[str] | None]) -> None:
     assert refusal(changes, allowed_origins=("https://app.example.org",))[0] == status
 
 
@@ -131,7 +131,7 @@ def test_these_origins_may_connect(origin: str | None, host: str, allowed: tuple
     ("origin", "host"),
     [
         ("https://evil.example", "gateway.example.org"),
-        ("https://gateway.example.org", "gateway.example.org"),  # DNS rebinding: the Host is what the attacker says
+        ("https://gateway.example.org", "gateway.example.org"),  # DNS rebinding: the attacker chooses the Host
         ("http://evil.example:8002", "evil.example:8002"),
         ("http://127.0.0.1.evil.example", "127.0.0.1.evil.example"),
         ("http://localhost.evil.example", "localhost.evil.example"),
@@ -203,7 +203,7 @@ def test_the_first_subprotocol_that_we_speak_is_chosen(
         (None, False),
         ("", False),
         ("permessage-deflate2", False),
-        ("permessage-deflate; server_max_window_bits=8", False),  # we would have to keep to it
+        ("permessage-deflate; server_max_window_bits=8", False),  # we would have to comply with it
         ("permessage-deflate; server_max_window_bits", False),
         # RFC 7692 7.1: decline "unknown", "invalid value", "multiple parameters with the same name"
         ("permessage-deflate; unknown", False),
@@ -238,7 +238,7 @@ async def ask(client: RawClient, request: bytes) -> Response:
 
 
 @on_both_loops
-async def test_refusals_say_why_and_end_the_connection() -> None:
+async def test_refusals_have_a_reason_and_end_the_connection() -> None:
     async with running_site() as site:
         for changes, status, reason in (
             ({"Sec-WebSocket-Version": "8"}, 426, "version"),
@@ -268,7 +268,7 @@ async def test_only_a_get_of_http_1_1_without_a_body_is_a_handshake() -> None:
             (handshake_head(method="POST"), 405),
             (handshake_head().replace(b"HTTP/1.1", b"HTTP/1.0"), 400),
             (handshake_head({"Content-Length": "5"}) + b"hello", 400),
-            (handshake_head({"Content-Length": "5"}), 400),  # the rest of it would have been taken for frames
+            (handshake_head({"Content-Length": "5"}), 400),  # the rest of it would have been parsed as frames
             (handshake_head({"Transfer-Encoding": "chunked"}) + b"5\r\nhello\r\n0\r\n\r\n", 400),
             (handshake_head(path="/"), 404),
             (handshake_head(path="/ws/"), 404),
@@ -283,7 +283,7 @@ async def test_only_a_get_of_http_1_1_without_a_body_is_a_handshake() -> None:
 
 
 @on_both_loops
-async def test_a_query_in_the_address_does_no_harm() -> None:
+async def test_a_query_in_the_address_is_allowed() -> None:
     async with running_site() as site:
         client = await site.open()
         response = await ask(client, handshake_head(path="/ws?room=1&token=x") + frame(PING, b"x"))

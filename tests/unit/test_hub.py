@@ -1,4 +1,4 @@
-"""The hub against a model: who subscribes to what, and who was a channel's last."""
+"""The hub against a model: which connection has which subscription, and which was a channel's last."""
 
 import pytest
 from hypothesis import settings
@@ -104,7 +104,7 @@ class HubMachine(RuleBasedStateMachine):
                 assert {each for _, each in standing} == members
                 assert len(standing) == len(members)
                 assert all(each.dialect is dialect for dialect, each in standing)
-                assert all(groups.values()), "an empty group would be framed for nobody"
+                assert all(groups.values()), "an empty group would be framed for no subscriber"
 
     @invariant()
     def each_joining_has_a_number_of_its_own(self) -> None:
@@ -125,7 +125,7 @@ TestHubAgainstModel = HubMachine.TestCase
 
 
 def test_channel_made_again_is_a_new_one() -> None:
-    """A pass over the old one under way must not reach who came later."""
+    """A running pass over the old list must not reach later subscribers."""
     hub, one = Hub(), connection()
     hub.add(one, "s:a", TEMPLATE)
     before = hub.get("s:a")
@@ -135,7 +135,7 @@ def test_channel_made_again_is_a_new_one() -> None:
     assert before is not None and not before.groups
 
 
-def test_who_joined_again_is_not_pending_by_the_former_joining() -> None:
+def test_a_second_join_is_not_pending_because_of_the_first() -> None:
     hub, one = Hub(), connection()
     first = hub.add(one, "s:a", TEMPLATE, is_pending=True)
     hub.remove(one, "s:a")

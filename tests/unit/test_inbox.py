@@ -13,7 +13,7 @@ from tests.support.clients import Client, House, house, settle, until
 
 
 class Gated(Service):
-    """Echoes; a message `[gate, value]` waits for the gate of that number first. Notes the order of beginnings."""
+    """Echoes; a message `[gate, value]` waits for the gate of that number first. Records the order of starts."""
 
     def __init__(self) -> None:
         super().__init__("gated")
@@ -48,7 +48,7 @@ def inboxes(built: House) -> int:
     return len(built.registry._inboxes)
 
 
-async def test_messages_of_one_connection_come_one_after_another() -> None:
+async def test_messages_of_one_connection_are_handled_one_after_another() -> None:
     service = Gated()
     async with house(service) as built:
         client = built.client()
@@ -86,7 +86,7 @@ async def test_plain_answers_need_no_inbox() -> None:
         assert inboxes(built) == 0
 
 
-async def test_inbox_goes_away_when_all_is_answered() -> None:
+async def test_inbox_is_removed_when_everything_is_answered() -> None:
     service = Gated()
     async with house(service) as built:
         client = built.client()
@@ -101,7 +101,7 @@ async def test_inbox_goes_away_when_all_is_answered() -> None:
 
 
 async def test_message_in_the_tick_in_which_the_task_ends_is_not_lost() -> None:
-    """Whatever the place among the callbacks of that tick: before the task's last step, in it, behind it."""
+    """At every position among the callbacks of that loop iteration: before the task's last step, in it, after it."""
     for ticks_before in range(8):
         service = Gated()
         async with house(service) as built:
@@ -137,7 +137,7 @@ async def test_message_in_the_tick_in_which_the_task_ends_is_not_lost() -> None:
         max_size=40,
     )
 )
-def test_every_message_is_answered_once_and_in_order_whatever_comes_when(actions: list[tuple[str, int]]) -> None:
+def test_every_message_is_answered_once_and_in_order_whatever_the_timing(actions: list[tuple[str, int]]) -> None:
     async def run() -> None:
         service = Gated()
         async with house(service) as built:
@@ -175,7 +175,7 @@ async def test_too_many_waiting_messages_pause_reading_once_and_resume_it_once()
         for number in range(1, MAX_MESSAGES):
             client.send("gated", [number, number])
         assert client.wire.reading_changes == []
-        for number in range(MAX_MESSAGES, MAX_MESSAGES + 30):  # what was in the same read
+        for number in range(MAX_MESSAGES, MAX_MESSAGES + 30):  # from the same read
             client.send("gated", [number, number])
         assert client.wire.reading_changes == [False]
         for number in range(MAX_MESSAGES + 30 - RESUME_MESSAGES - 2):
@@ -192,7 +192,7 @@ async def test_too_many_waiting_messages_pause_reading_once_and_resume_it_once()
 # -- the end ----------------------------------------------------------------------------------------------------
 
 
-async def test_disconnect_cancels_what_is_awaited_and_what_waits_never_begins() -> None:
+async def test_disconnect_cancels_the_running_call_and_queued_ones_never_start() -> None:
     service = Gated()
     async with house(service) as built:
         client = built.client()
@@ -208,7 +208,7 @@ async def test_disconnect_cancels_what_is_awaited_and_what_waits_never_begins() 
         assert inboxes(built) == 0
 
 
-async def test_disconnect_in_the_tick_of_the_message_leaves_nothing_behind() -> None:
+async def test_disconnect_in_the_loop_iteration_of_the_message_leaves_no_state() -> None:
     """The task has not run yet: cancelled then, it would never run its `finally`."""
     service = Gated()
     async with house(service) as built:
@@ -220,7 +220,7 @@ async def test_disconnect_in_the_tick_of_the_message_leaves_nothing_behind() -> 
         assert service.cancelled == [[1, "a"]]
 
 
-async def test_stop_cancels_what_is_awaited_also_in_the_tick_of_the_message() -> None:
+async def test_stop_cancels_the_running_call_even_in_the_loop_iteration_of_its_message() -> None:
     service = Gated()
     async with house(service) as built:
         old, new = built.client(), built.client()
@@ -249,7 +249,7 @@ async def test_closed_connection_has_no_more_of_its_messages_answered() -> None:
 
 
 async def test_cancellation_of_something_awaited_is_an_error_and_not_the_end() -> None:
-    """A service awaited what somebody else cancelled: the messages behind it are answered none the less."""
+    """A service awaited something that another task cancelled: the following messages are still answered."""
     service = Gated()
     async with house(service) as built:
         client = built.client()

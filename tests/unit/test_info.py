@@ -9,7 +9,7 @@ from tests.support.clients import JSON, MSGPACK, house
 
 
 @pytest.mark.parametrize("dialect", [JSON, MSGPACK], ids=["json", "msgpack"])
-async def test_info_tells_node_connection_encoding_and_version(dialect: Any) -> None:
+async def test_info_returns_node_connection_encoding_and_version(dialect: Any) -> None:
     async with house(InfoService()) as built:
         client = built.client(dialect)
         client.send("gateway", {"command": "info", "callId": 1})

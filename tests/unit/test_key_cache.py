@@ -1,4 +1,4 @@
-"""Keys of a JWKS document: fetched by one at a time, again when keys rotate, never because ids are made up."""
+"""Keys of a JWKS document: one fetch at a time, a refetch when keys rotate, none for invented key ids."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ def document(*issuers: Issuer) -> bytes:
 
 
 class Endpoint:
-    """What fetches: a document, or None for a failure."""
+    """A fetch function: returns a document, or None for a failure."""
 
     def __init__(self, *issuers: Issuer) -> None:
         self.answer: bytes | None = document(*issuers)
@@ -53,7 +53,7 @@ class Endpoint:
             return False
 
 
-async def test_a_thousand_who_come_at_once_are_one_request() -> None:
+async def test_a_thousand_concurrent_callers_are_one_request() -> None:
     endpoint = Endpoint(OLD)
     endpoint.gate.clear()
     waiting = [asyncio.create_task(endpoint.is_known("old")) for _ in range(1000)]
@@ -64,7 +64,7 @@ async def test_a_thousand_who_come_at_once_are_one_request() -> None:
     assert await endpoint.is_known("old") and endpoint.requests == 1
 
 
-async def test_one_who_gives_up_does_not_take_the_answer_from_the_others() -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_others_request() -> None:
     endpoint = Endpoint(OLD)
     endpoint.gate.clear()
     first, second = (asyncio.create_task(endpoint.is_known("old")) for _ in range(2))
@@ -105,13 +105,15 @@ async def test_a_withdrawn_key_is_good_no_longer_than_the_documents_age() -> Non
     assert not await endpoint.is_known("old") and await endpoint.is_known("new")
 
 
-async def test_known_keys_outlive_an_outage_but_not_for_ever() -> None:
+async def test_known_keys_outlive_an_outage_for_a_limited_time() -> None:
     endpoint = Endpoint(OLD)
     assert await endpoint.is_known("old")
     endpoint.answer = None
     endpoint.now_s += MAX_AGE_S
     assert await endpoint.is_known("old") and endpoint.requests == 2
-    assert await endpoint.is_known("old") and endpoint.requests == 2, "who failed is not asked at once again"
+    assert await endpoint.is_known("old") and endpoint.requests == 2, (
+        "an endpoint that failed is not asked again at once"
+    )
     endpoint.now_s += STALE_MAX_S - MAX_AGE_S
     with pytest.raises(BrokerUnavailable):
         await endpoint.cache.find("old", "ES256")
@@ -122,18 +124,19 @@ async def test_an_issuer_that_hangs_delays_no_login_of_a_known_key() -> None:
     assert await endpoint.is_known("old")
     endpoint.gate.clear()
     endpoint.now_s += MAX_AGE_S
-    async with asyncio.timeout(5):  # the gate stays closed: who waited for the document would wait for ever
+    # the gate stays closed: a caller that waited for the document would wait indefinitely
+    async with asyncio.timeout(5):
         assert await endpoint.is_known("old")
         endpoint.now_s += PATIENCE_S
         assert all(await asyncio.gather(*(endpoint.is_known("old") for _ in range(1000))))
     assert endpoint.requests == 2
     endpoint.answer = document(NEW)
     endpoint.gate.set()
-    assert await endpoint.is_known("new"), "who has an unknown key waits for the request that is under way"
+    assert await endpoint.is_known("new"), "a caller with an unknown key waits for the running request"
     assert not await endpoint.is_known("old") and endpoint.requests == 2
 
 
-async def test_after_a_failure_nobody_waits_for_the_next_try() -> None:
+async def test_after_a_failure_no_caller_waits_for_the_retry() -> None:
     endpoint = Endpoint(OLD)
     assert await endpoint.is_known("old")
     endpoint.answer = None
@@ -152,7 +155,7 @@ async def test_after_a_failure_nobody_waits_for_the_next_try() -> None:
         await waiting
 
 
-async def test_without_any_key_nobody_gets_in_and_the_endpoint_is_not_hammered() -> None:
+async def test_without_any_key_tokens_are_refused_and_requests_are_limited() -> None:
     endpoint = Endpoint()
     endpoint.answer = None
     for _ in range(1000):
@@ -221,11 +224,11 @@ def weak() -> dict[str, Any]:
     ],
     ids=lambda entry: " ".join(sorted(entry)) if isinstance(entry, dict) else repr(entry),  # keys are new every time
 )
-def test_what_is_no_key_of_ours_is_passed_over(entry: Any) -> None:
+def test_unusable_keys_are_skipped(entry: Any) -> None:
     assert list(read_keys(json.dumps({"keys": [entry, NEW.jwk()]}).encode())) == ["new"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"keys": {}}', '{"keys": []}', '{"keys": [7]}', "[" * 100_000])
-def test_what_is_no_document_is_told_as_such(text: str) -> None:
+def test_an_invalid_document_is_reported_as_such(text: str) -> None:
     with pytest.raises(KeysUnavailable):
         read_keys(text.encode())

@@ -1,7 +1,7 @@
-"""Hold the floors: every file of `gateway` and `services` imports only from floors below its own.
+"""Checks the layers: every file of `gateway` and `services` imports only from layers below its own.
 
-`FLOORS` is the one source; a file that it does not list is a failure, so that nobody builds without a floor.
-Imports are read from the syntax tree: also the ones in functions and under TYPE_CHECKING count.
+`FLOORS` is the only source; a file that it does not list is a failure, so every new file gets a layer.
+Imports are read from the syntax tree: those in functions and under TYPE_CHECKING count too.
 """
 
 import ast
@@ -83,7 +83,7 @@ FLOORS = {
     "gateway/__init__.py": 8,  # the public names
 }
 
-# Two files of one floor, the second below the first.
+# Two files of one layer, the second below the first.
 NEIGHBOURS = {
     ("gateway/codec.py", "gateway/canonical.py"),
     ("gateway/frames.py", "gateway/codec.py"),
@@ -138,18 +138,18 @@ NEIGHBOURS = {
     ("gateway/commands/", "gateway/supervisor.py"),
 }
 
-# Foreign packages that only one folder knows.
+# Foreign packages that only one folder may import.
 HOMES = {"redis": "gateway/redis/", "hiredis": "gateway/redis/", "aiohttp": "gateway/http/"}
 
 
 def place_of(path: str) -> str:
-    """Give the entry of FLOORS that a file has: its folder's, or its own."""
+    """Return the entry of FLOORS for a file: its folder's, or its own."""
     return next((place for place in FLOORS if place.endswith("/") and path.startswith(place)), path)
 
 
 @cache
 def imports_of(source: str, path: str) -> list[tuple[int, str, str]]:
-    """Give (line, module, imported name or "") of every import."""
+    """Return (line, module, imported name or "") of every import."""
     return list(_imports(ast.parse(source, path), path))
 
 
@@ -169,7 +169,7 @@ def _imports(tree: ast.Module, path: str) -> Iterator[tuple[int, str, str]]:
 
 
 def file_of(sources: Mapping[str, str], module: str, name: str) -> str:
-    """Find the file that is meant by `from module import name`."""
+    """Find the file that `from module import name` refers to."""
     path = module.replace(".", "/")
     for candidate in ([f"{path}/{name}.py", f"{path}/{name}/__init__.py"] if name else []) + [f"{path}.py"]:
         if candidate in sources:
@@ -194,7 +194,7 @@ def tree() -> Mapping[str, str]:
 
 
 def violations(sources: Mapping[str, str]) -> list[str]:
-    """Say every import that the floors forbid, and every file without a floor. sources: by path."""
+    """Return every import that the layers forbid, and every file without a layer. sources: by path."""
     found = []
     exported = public_names(sources["gateway/__init__.py"])
     for path, source in sources.items():
@@ -210,7 +210,7 @@ def violations(sources: Mapping[str, str]) -> list[str]:
 
 
 def objection(sources: Mapping[str, str], path: str, place: str, module: str, name: str, exported: set[str]) -> str:
-    """Say why this import is forbidden; "" if it is not."""
+    """Return why this import is forbidden; "" if it is not."""
     top = module.partition(".")[0]
     if top in HOMES:
         return "" if place == HOMES[top] else f"{top} is known only in {HOMES[top]}"
@@ -239,7 +239,7 @@ def test_service_is_a_few_lines_on_the_primitives(path):
     assert len(path.read_text().splitlines()) <= 200
 
 
-def test_floors_hold():
+def test_imports_respect_the_layers():
     assert violations(tree()) == []
 
 

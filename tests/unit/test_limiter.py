@@ -1,4 +1,4 @@
-"""The limiter on a clock of the test's own."""
+"""The limiter on a manual clock."""
 
 import pytest
 
@@ -21,13 +21,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_burst_is_let_through_and_not_one_more(clock: Clock) -> None:
+def test_burst_is_accepted_and_not_one_more(clock: Clock) -> None:
     bucket = Limiter(Rates(10, 5), 20)
     assert [bucket.take() for _ in range(5)] == [0] * 5
     assert bucket.take() > 0
 
 
-def test_bucket_holds_no_more_than_a_burst_however_long_it_rests(clock: Clock) -> None:
+def test_bucket_never_exceeds_a_burst_however_long_it_is_unused(clock: Clock) -> None:
     bucket = Limiter(Rates(10, 5), 20)
     clock.now_s += 3600
     assert [bucket.take() for _ in range(6)][:5] == [0] * 5
@@ -35,17 +35,17 @@ def test_bucket_holds_no_more_than_a_burst_however_long_it_rests(clock: Clock) -
 
 
 @pytest.mark.parametrize("per_s", [0.001, 0.3, 1, 3, 7, 30, 300, 700, 3_000, 1e9])
-def test_after_the_time_told_there_is_a_token(clock: Clock, per_s: float) -> None:
+def test_after_the_announced_wait_a_message_is_accepted(clock: Clock, per_s: float) -> None:
     bucket = Limiter(Rates(per_s, 1), 20)
     assert bucket.take() == 0
     wait_ms = bucket.take()
-    if wait_ms == 0:  # so fast that it is there already
+    if wait_ms == 0:  # so fast that it has already arrived
         return
     clock.now_s += wait_ms / 1000
     assert bucket.take() == 0
 
 
-def test_time_told_is_not_more_than_needed(clock: Clock) -> None:
+def test_announced_wait_is_not_longer_than_needed(clock: Clock) -> None:
     bucket = Limiter(Rates(2, 1), 20)
     bucket.take()
     assert bucket.take() == 500
@@ -60,9 +60,9 @@ def test_refused_message_takes_nothing(clock: Clock) -> None:
     assert bucket.take() == 0
 
 
-def test_refused_messages_that_come_when_told_are_taken_one_behind_the_other(clock: Clock) -> None:
+def test_refused_messages_retried_after_the_announced_wait_are_accepted_in_turn(clock: Clock) -> None:
     bucket = Limiter(Rates(100, 200), 20)
-    waits_ms = [bucket.take() for _ in range(1000)]  # a client that is back with 1,000 subscriptions
+    waits_ms = [bucket.take() for _ in range(1000)]  # a client that reconnects with 1,000 subscriptions
     assert waits_ms[:200] == [0] * 200
     assert waits_ms[200:] == [10 * number for number in range(1, 801)]
     began_s = clock.now_s
@@ -71,7 +71,7 @@ def test_refused_messages_that_come_when_told_are_taken_one_behind_the_other(clo
         assert bucket.take() == 0
 
 
-def test_impatient_client_does_not_lengthen_its_wait_for_ever(clock: Clock) -> None:
+def test_early_retries_do_not_extend_the_wait_indefinitely(clock: Clock) -> None:
     bucket = Limiter(Rates(10, 1), 20)
     for _ in range(50):
         bucket.take()
@@ -96,7 +96,7 @@ def test_sustained_rate_is_the_one_set(clock: Clock) -> None:
     assert 1000 <= let_through <= 1010
 
 
-def test_one_bad_message_too_many_within_a_minute_is_told(clock: Clock) -> None:
+def test_one_bad_message_too_many_within_a_minute_is_detected(clock: Clock) -> None:
     bucket = Limiter(Rates(1, 1), 3)
     assert [bucket.note_bad() for _ in range(4)] == [False, False, False, True]
 
@@ -109,7 +109,7 @@ def test_bad_messages_are_forgotten_after_a_minute(clock: Clock) -> None:
     assert [bucket.note_bad() for _ in range(3)] == [False] * 3
 
 
-def test_bytes_count_beside_messages_and_what_is_refused_takes_nothing(clock: Clock) -> None:
+def test_bytes_count_as_well_as_messages_and_refused_ones_cost_nothing(clock: Clock) -> None:
     bucket = Limiter(Rates(10, 100, bytes_per_s=100, bytes_burst=1000), 20)
     assert bucket.take(900) == 0
     assert bucket.take(500) == 4_000 and bucket.limit == "bytes_per_s"
@@ -118,7 +118,7 @@ def test_bytes_count_beside_messages_and_what_is_refused_takes_nothing(clock: Cl
     assert bucket.take(400) == 0
 
 
-def test_refused_bytes_end_what_goes_on_sooner_than_refused_messages(clock: Clock) -> None:
+def test_refused_bytes_close_a_persistent_client_sooner_than_refused_messages(clock: Clock) -> None:
     bucket = Limiter(Rates(1, 1000, bytes_per_s=1, bytes_burst=1000), 20)
     assert bucket.take(1000) == 0
     refused = []
@@ -146,7 +146,7 @@ def test_what_a_connection_borrows_is_bounded_and_its_own(clock: Clock) -> None:
     first, second = (Limiter(Rates(10, 2048, 1e6, 1e6), 20, [share]) for _ in range(2))
     assert first.take(10) == 0 and second.take(10) == 0
     assert share.messages.tokens == 6400 - 2 * limiter.BORROWED_MESSAGES
-    assert sum(first.take(10) == 0 for _ in range(10_000)) == 2047  # to the last of its own
+    assert sum(first.take(10) == 0 for _ in range(10_000)) == 2047  # up to the last of its own
 
 
 def test_a_thousand_connections_of_one_address_may_send_one_message_each(clock: Clock) -> None:

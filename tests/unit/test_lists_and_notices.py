@@ -1,4 +1,4 @@
-"""A list of who is there, and notices of who comes and goes: together they tell each change, and each once."""
+"""A list of members, and notices of joins and leaves: together they report each change exactly once."""
 
 import asyncio
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def services() -> list[Service]:
 
 
 def follow(client: Resident) -> set[str]:
-    """Follow what a client was told, as a program does: a list, then changes. Holds that no change comes twice."""
+    """Apply a client's list and changes, as a program does. Checks that no change comes twice."""
     here: set[str] = set()
     for message in client.inbox:
         data = message.get("data")
@@ -46,8 +46,8 @@ def follow(client: Resident) -> set[str]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_a_crowd_that_joins_at_once_is_told_each_member_once(seed: int) -> None:
-    """Notices come by another way than lists: those of some are late."""
+async def test_a_crowd_that_joins_at_once_gets_each_member_once(seed: int) -> None:
+    """Notices use another connection than lists: some are late."""
     async with town(3, services, late=5, seed=seed) as nodes:
         crowd = [nodes.client(number, identity) for number, identity in enumerate(PEOPLE)]
         nodes.brokers[0].hold()
@@ -62,7 +62,7 @@ async def test_a_crowd_that_joins_at_once_is_told_each_member_once(seed: int) ->
         assert all(follow(client) == set(PEOPLE) for client in crowd)
 
 
-async def test_notices_that_a_list_had_come_late_and_are_not_told() -> None:
+async def test_late_notices_of_members_in_the_list_are_not_sent() -> None:
     async with town(2, services) as nodes:
         watcher = nodes.client(0, "watcher")
         await watcher.ask("chat", "join", channel="room")
@@ -76,7 +76,7 @@ async def test_notices_that_a_list_had_come_late_and_are_not_told() -> None:
         assert [each["from"] for each in late.notifications] == ["bob"]
 
 
-async def test_cursors_that_a_list_had_come_late_and_are_not_told() -> None:
+async def test_late_notices_of_cursors_in_the_list_are_not_sent() -> None:
     async with town(2, services) as nodes:
         author, watcher = nodes.client(1, "ann"), nodes.client(0, "watcher")
         for client in (author, watcher):
@@ -96,7 +96,7 @@ async def test_cursors_that_a_list_had_come_late_and_are_not_told() -> None:
 
 
 @pytest.mark.parametrize(("channel", "recover"), [("there:a", None), ("kept:a", None), ("kept:a", True)])
-async def test_presence_is_told_between_the_notices_before_and_behind_it(channel: str, recover: Any) -> None:
+async def test_presence_is_ordered_between_earlier_and_later_notices(channel: str, recover: Any) -> None:
     async with town(2, services) as nodes:
         client = nodes.client(0, "client")
         await client.ask("pubsub", "subscribe", channel=channel, recover=recover)
@@ -127,7 +127,7 @@ async def test_presence_is_told_between_the_notices_before_and_behind_it(channel
 
 
 async def _away(nodes: Town, during: Callable[[], Any]) -> None:
-    """Let node 0 be deaf, and taken for dead, and come back; what happens before it has entered its members again."""
+    """Node 0 receives nothing, is taken for dead, and returns; the block runs before it registers its members again."""
     broker, directory, cluster = nodes.brokers[0], nodes.directories[0], nodes.cluster
     broker.is_lossy = True
     cluster.give_back(lambda owner: owner.node_id == "n0", nodes.nodes[1].ownership)
@@ -139,8 +139,8 @@ async def _away(nodes: Town, during: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("is_compared", [False, True])
-async def test_who_was_told_to_be_here_all_along_is_not_said_to_come_again(is_compared: bool) -> None:
-    """A node that was deaf missed that its members had left; others heard that they left, and came again."""
+async def test_members_in_the_list_are_not_reported_as_joined_again(is_compared: bool) -> None:
+    """A node that received nothing missed that its members were reported as left elsewhere, and as joined again."""
     async with town(2, services) as nodes:
         here = [nodes.client(0, "ann"), nodes.client(0, "bob")]
         other = nodes.client(1, "other")
@@ -150,7 +150,7 @@ async def test_who_was_told_to_be_here_all_along_is_not_said_to_come_again(is_co
         newcomer = nodes.client(0, "newcomer")
 
         async def during() -> None:
-            if is_compared:  # the roster lacks them, and they are in doubt
+            if is_compared:  # the roster lacks them, and they are suspected to have left
                 nodes.nodes[0].on_interrupted()
                 await settle(50)
             listed = await newcomer.ask("chat", "join", channel="room")
@@ -168,7 +168,7 @@ async def test_who_was_told_to_be_here_all_along_is_not_said_to_come_again(is_co
         ]
 
 
-async def test_differences_are_not_told_to_whom_a_later_list_told_them() -> None:
+async def test_differences_are_not_sent_to_clients_whose_later_list_had_them() -> None:
     async with town(2, services) as nodes:
         watcher = nodes.client(0, "watcher")
         await watcher.ask("chat", "join", channel="room")
@@ -184,7 +184,7 @@ async def test_differences_are_not_told_to_whom_a_later_list_told_them() -> None
         assert late.notifications == []
 
 
-def test_a_clock_of_redis_that_was_set_back_silences_nobody_for_long() -> None:
+def test_a_redis_clock_that_was_set_back_suppresses_notices_only_briefly() -> None:
     hub = Hub()
     client = Connection(FakeWire(), JSON, node_id="n", serial=1)
     hub.add(client, "chat:x", Template("chat", PAYLOAD))
@@ -194,6 +194,6 @@ def test_a_clock_of_redis_that_was_set_back_silences_nobody_for_long() -> None:
     assert not channel.audience(None, News(900), 50.0 + LATE_S - 0.1)(client)
     assert channel.audience(None, News(900), 50.0 + LATE_S)(client)
     channel.heard = 1000
-    assert channel.audience(None, News(900), 50.0)(client), "what the list had was heard: this is another time"
+    assert channel.audience(None, News(900), 50.0)(client), "the list's change was received: this is another one"
     hub.remove(client, "chat:x")
     assert channel.listed == {}

@@ -43,7 +43,7 @@ def test_standard_services_are_loaded_by_name():
     assert found.items() >= {"pubsub_backend": "PubSubBackend", "auth_backend": "AuthBackend"}.items()
 
 
-def test_other_keys_go_to_the_constructor(module):
+def test_other_keys_are_passed_to_the_constructor(module):
     settings = Settings(services={"echo": ServiceTable(f"{module}:Echo", {"greeting": "ahoy"})}, backend={})
     public, private = load_registries(settings)
     assert public["echo"].greeting == "ahoy"
@@ -62,7 +62,7 @@ def test_other_keys_go_to_the_constructor(module):
         ("own_services:Broken", {}, "failed with RuntimeError: no database"),
     ],
 )
-def test_service_that_does_not_load_is_told_with_its_table(module, class_name, options, expected):
+def test_service_that_does_not_load_is_reported_with_its_table(module, class_name, options, expected):
     settings = Settings(services={"echo": ServiceTable(class_name, options)}, backend={})
     with pytest.raises(ConfigurationError) as caught:
         load_registries(settings)
@@ -70,7 +70,7 @@ def test_service_that_does_not_load_is_told_with_its_table(module, class_name, o
     assert expected in str(caught.value)
 
 
-def test_every_service_that_does_not_load_is_told(module):
+def test_every_service_that_does_not_load_is_reported(module):
     broken = ServiceTable("own_services:Stranger")
     with pytest.raises(ConfigurationError) as caught:
         load_registries(Settings(services={"a": broken, "b": broken}, backend={"c": broken}))
@@ -85,12 +85,12 @@ def test_every_service_that_does_not_load_is_told(module):
     ("name", "expected"),
     [
         ("own_services:Echo", "the module has no async function Echo"),
-        ("own_services:nobody", "the module has no async function nobody"),
+        ("own_services:missing", "the module has no async function missing"),
         ("no_such_module:who", "is it on PYTHONPATH?"),
         ("needs_more:who", "its module failed with"),
     ],
 )
-def test_a_function_that_cannot_be_had_is_told_with_its_setting(module, name, expected):
+def test_a_function_that_cannot_be_loaded_is_reported_with_its_setting(module, name, expected):
     with pytest.raises(ConfigurationError) as caught:
         load_function("[auth] identify", name)
     assert str(caught.value).startswith(f'[auth] identify = "{name}": ')

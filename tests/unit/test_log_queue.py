@@ -1,4 +1,4 @@
-"""LogQueue: nobody waits for a reader; what does not fit is counted and told."""
+"""LogQueue: logging never waits for a reader; lines that do not fit are counted and reported."""
 
 import os
 import threading
@@ -15,7 +15,7 @@ def read_until(descriptor: int, wanted: bytes) -> bytes:
     return found
 
 
-def test_lines_come_out_in_order() -> None:
+def test_lines_are_written_in_order() -> None:
     reading, writing = os.pipe()
     queue = LogQueue(writing)
     for number in range(1000):
@@ -26,7 +26,7 @@ def test_lines_come_out_in_order() -> None:
     os.close(writing)
 
 
-def test_a_pipe_that_nobody_reads_costs_lines_and_no_time() -> None:
+def test_a_pipe_without_a_reader_loses_lines_and_causes_no_delay() -> None:
     reading, writing = os.pipe()
     queue = LogQueue(writing, max_bytes=10_000)
     line = "x" * 99
@@ -48,7 +48,7 @@ def test_a_pipe_that_nobody_reads_costs_lines_and_no_time() -> None:
     dropped = queue.dropped
     assert dropped > 4_000
     found = b""
-    while found.count(b"x" * 99 + b"\n") < put - dropped:  # the reader comes back
+    while found.count(b"x" * 99 + b"\n") < put - dropped:  # the reader resumes
         found += os.read(reading, 65_536)
     queue.put("the last line")
     found += read_until(reading, b"the last line\n")
@@ -58,7 +58,7 @@ def test_a_pipe_that_nobody_reads_costs_lines_and_no_time() -> None:
     os.close(writing)
 
 
-def test_a_reader_that_has_gone_is_counted_and_ends_nothing() -> None:
+def test_a_closed_reader_is_counted_and_stops_nothing() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     queue = LogQueue(writing)

@@ -10,7 +10,7 @@ from gateway.logs import configure_logs
 
 @pytest.fixture
 def lines():
-    """Logs go here; what was configured before is put back."""
+    """Logs go here; the configuration before is restored."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     stream = io.StringIO()
@@ -28,13 +28,13 @@ def test_event_is_one_json_line_with_level_logger_and_time(lines):
     assert line["timestamp"].endswith("Z")
 
 
-def test_standard_library_goes_the_same_way(lines):
+def test_standard_library_logs_the_same_way(lines):
     logging.getLogger("asyncio").warning("slow %s", "callback")
     (line,) = lines()
     assert (line["event"], line["level"], line["logger"]) == ("slow callback", "warning", "asyncio")
 
 
-def test_least_level_is_held(lines):
+def test_lowest_level_is_respected(lines):
     structlog.get_logger("snorky.test").debug("detail")
     logging.getLogger("aiohttp.access").info("GET /")
     assert lines() == []

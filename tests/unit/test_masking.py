@@ -1,4 +1,4 @@
-"""The compiled masking does what the plain one does."""
+"""The compiled masking gives the same results as the plain one."""
 
 from hypothesis import given
 from hypothesis import strategies as st

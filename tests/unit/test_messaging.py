@@ -1,4 +1,4 @@
-"""Messaging: PROTOCOL "Services and their commands", and what is true of it on any number of nodes."""
+"""Messaging: PROTOCOL "Services and their commands", and its guarantees on any number of nodes."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -58,7 +58,7 @@ async def test_name_is_one_clients_in_the_whole_cluster() -> None:
         assert await register(rival, "1") is None
 
 
-async def test_name_is_free_once_given_back_or_its_client_has_gone() -> None:
+async def test_name_is_free_once_released_or_its_client_has_disconnected() -> None:
     async with town(2, services) as nodes:
         first, second = nodes.client(0), nodes.client(1)
         await register(first, "n")
@@ -69,7 +69,7 @@ async def test_name_is_free_once_given_back_or_its_client_has_gone() -> None:
         assert await register(first, "n") is None
 
 
-async def test_unregistering_what_is_not_ones_own_says_whose_it_is_not() -> None:
+async def test_unregistering_anothers_or_an_unknown_name_is_an_error() -> None:
     async with town(2, services) as nodes:
         holder, rival = nodes.client(0), nodes.client(1)
         await register(holder, "n")
@@ -93,7 +93,7 @@ async def test_sender_must_be_ones_own_name() -> None:
         assert bob.notifications == []
 
 
-async def test_nobody_sends_under_a_name_that_may_be_somebody_elses_by_now() -> None:
+async def test_sending_under_a_name_that_may_have_a_new_owner_fails() -> None:
     async with town(2, services) as nodes:
         alice, bob = nodes.client(0), nodes.client(1)
         await register(alice, "alice")
@@ -102,7 +102,7 @@ async def test_nobody_sends_under_a_name_that_may_be_somebody_elses_by_now() -> 
         directory.is_doubtful = True
         assert await send(alice, "alice", "bob") == "Error: Temporarily unavailable"
         assert await send(alice, "bob", "bob") == "Error: Invalid sender"
-        assert await send(bob, "bob", "alice") is None, "who can be reached is not asked"
+        assert await send(bob, "bob", "alice") is None, "a participant that can be reached is not queried"
         find, directory.is_doubtful = directory.find, False
 
         async def stall(names: str, name: str) -> Any:
@@ -115,12 +115,12 @@ async def test_nobody_sends_under_a_name_that_may_be_somebody_elses_by_now() -> 
         assert bob.notifications == []
 
 
-async def test_destination_that_has_just_gone_is_unknown() -> None:
+async def test_destination_that_has_just_disconnected_is_unknown() -> None:
     async with town(2, services) as nodes:
         alice, bob = nodes.client(0), nodes.client(1)
         await register(alice, "alice")
         await register(bob, "bob")
-        bob.connection.close(1000)  # its node has not heard of the end yet
+        bob.connection.close(1000)  # its node has not received the end yet
         assert await send(alice, "alice", "bob") == "Error: Unknown destination"
 
 
@@ -168,7 +168,7 @@ async def test_same_identity_takes_its_name_over_and_the_connection_before_is_cl
 
 
 @pytest.mark.parametrize("is_coroutine", [False, True])
-async def test_hook_says_what_names_there_may_be(is_coroutine: bool) -> None:
+async def test_hook_decides_which_names_are_allowed(is_coroutine: bool) -> None:
     class Guarded(MessagingService):
         def is_name_allowed(self, request: Request, name: Any) -> bool | Awaitable[bool]:
             verdict = name == request.identity
@@ -191,7 +191,7 @@ async def test_client_has_no_more_names_than_it_may() -> None:
         assert await register(greedy, 3) is None
 
 
-async def test_claim_that_failed_is_given_back_unless_claimed_again() -> None:
+async def test_failed_claim_is_released_unless_claimed_again() -> None:
     async with town(2, services) as nodes:
         client, rival = nodes.client(0), nodes.client(1)
         nodes.cluster.is_failing = True
@@ -199,7 +199,7 @@ async def test_claim_that_failed_is_given_back_unless_claimed_again() -> None:
             assert await register(client, name) == f"Error: {BrokerUnavailable('x')}"
         nodes.cluster.is_failing = False
         assert await register(client, "kept") is None
-        nodes.cluster.names["messaging"]["lost"] = nodes.cluster.names["messaging"]["kept"]  # it had come through
+        nodes.cluster.names["messaging"]["lost"] = nodes.cluster.names["messaging"]["kept"]  # it had succeeded
         task = nodes.nodes[0].ownership._giving_back
         assert task is not None
         await task
@@ -208,7 +208,7 @@ async def test_claim_that_failed_is_given_back_unless_claimed_again() -> None:
 
 
 async def test_backends_request_owns_nothing() -> None:
-    """Nobody would give it back: such a connection never ends."""
+    """The name would never be released: such a connection never ends."""
     async with town(1, services) as nodes:
         node, registry = nodes.nodes[0], nodes.registries[0]
         client = nodes.client(0)

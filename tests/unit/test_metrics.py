@@ -1,4 +1,4 @@
-"""Metrics: names by the Prometheus conventions, and no more series whatever clients send."""
+"""Metrics: names by the Prometheus conventions, and a bounded number of series whatever clients send."""
 
 import re
 
@@ -58,7 +58,7 @@ def test_only_counters_are_named_total_and_none_has_a_created_series() -> None:
 
 
 def test_labels_are_the_few_that_are_bounded() -> None:
-    """One more label is one more thing to bound: think first, then name it here."""
+    """One more label is one more thing to bound: consider that first, then add it here."""
     metrics = Metrics()
     labels = {name for each in vars(metrics).values() for name in getattr(each, "_labelnames", ())}
     assert labels == {
@@ -74,7 +74,7 @@ def test_two_nodes_in_one_process_count_apart() -> None:
 
 
 async def test_ten_thousand_random_names_add_no_series() -> None:
-    """Commands, services, codes, channels and call ids of a client's own making."""
+    """Commands, services, codes, channels and call ids that a client invents."""
     async with house(PubSubService(), InfoService()) as built:
         client = built.client()
 

@@ -1,4 +1,4 @@
-"""The node as services see it: subscriptions that hold or leave nothing behind, publications, connections that go."""
+"""The node as services see it: subscriptions that succeed or leave nothing behind, publications, disconnects."""
 
 import asyncio
 from typing import Any
@@ -26,7 +26,7 @@ from tests.support.loopback import LoopbackBroker
 
 
 def bare(channel: Any) -> Any:
-    """Shape a notification: the payload and nothing else."""
+    """Shape a notification: only the payload."""
     return PAYLOAD
 
 
@@ -67,7 +67,7 @@ async def test_subscribe_returns_when_the_broker_confirmed_and_not_before() -> N
         assert built.broker.subscribed == {"quiet:news"}
 
 
-async def test_subscribe_that_fails_leaves_nothing_behind() -> None:
+async def test_failed_subscribe_leaves_no_state() -> None:
     async with house(Quiet()) as built:
         client = built.client()
         built.broker.is_failing = True
@@ -81,7 +81,7 @@ async def test_subscribe_that_fails_leaves_nothing_behind() -> None:
         assert client.connection.channels == {"quiet:news"}
 
 
-async def test_cancelled_subscribe_leaves_nothing_behind() -> None:
+async def test_cancelled_subscribe_leaves_no_state() -> None:
     async with house(Quiet()) as built:
         client = built.client()
         built.broker.gate.clear()
@@ -93,8 +93,8 @@ async def test_cancelled_subscribe_leaves_nothing_behind() -> None:
         assert not client.connection.channels
 
 
-async def test_client_that_leaves_while_subscribing_leaves_nothing_behind() -> None:
-    """Also where nobody cancels the one who subscribes it: a service may do so in a task of its own."""
+async def test_client_that_leaves_while_subscribing_leaves_no_state() -> None:
+    """Also if the subscriber itself is not cancelled: a service may subscribe in a task of its own."""
     async with house(Quiet()) as built:
         client = built.client()
         built.broker.gate.clear()
@@ -108,7 +108,7 @@ async def test_client_that_leaves_while_subscribing_leaves_nothing_behind() -> N
         assert not client.connection.channels
 
 
-async def test_client_that_leaves_does_not_take_the_channel_from_who_stays() -> None:
+async def test_client_that_leaves_does_not_unsubscribe_the_others() -> None:
     async with house(Quiet()) as built:
         leaver, stayer = built.client(), built.client()
         built.broker.gate.clear()
@@ -125,7 +125,7 @@ async def test_client_that_leaves_does_not_take_the_channel_from_who_stays() -> 
 
 
 class HoldingBroker(LoopbackBroker):
-    """Holds a channel for who subscribed, as the one for Redis does: who only saw it confirmed holds nothing."""
+    """A channel is kept for callers of `subscribe`, as with Redis: a second subscriber alone keeps nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,14 +138,14 @@ class HoldingBroker(LoopbackBroker):
         try:
             await self.gate.wait()
             self.subscribed.add(key)
-            await asyncio.sleep(0)  # the confirmation is there, and who waits for it has yet to run
+            await asyncio.sleep(0)  # the confirmation has arrived, and its waiter has not run yet
             self.held.add(key)
         finally:
             if key not in self.held:
                 self.subscribed.discard(key)
 
 
-async def test_channel_confirmed_for_one_who_gives_up_is_held_for_who_came_meanwhile() -> None:
+async def test_channel_confirmed_for_a_cancelled_caller_is_kept_for_a_later_one() -> None:
     async with house(Quiet(), broker=HoldingBroker()) as built:
         first, second = built.client(), built.client()
         built.broker.gate.clear()
@@ -162,7 +162,7 @@ async def test_channel_confirmed_for_one_who_gives_up_is_held_for_who_came_meanw
         assert await second.received(1) == [1]
 
 
-async def test_one_of_two_failing_does_not_harm_the_other() -> None:
+async def test_failure_of_one_of_two_does_not_affect_the_other() -> None:
     class FailsOnce(LoopbackBroker):
         calls = 0
 
@@ -190,7 +190,7 @@ async def test_one_of_two_failing_does_not_harm_the_other() -> None:
         assert first.messages == []
 
 
-async def test_unsubscribed_while_subscribing_is_told_and_gives_the_channel_up() -> None:
+async def test_unsubscribe_during_subscribe_is_an_error_and_releases_the_channel() -> None:
     async with house(Quiet()) as built:
         client = built.client()
         built.broker.gate.clear()
@@ -227,8 +227,8 @@ async def test_closed_connection_does_not_subscribe() -> None:
         assert nothing_is_left(built)
 
 
-async def test_connection_that_nobody_will_disconnect_does_not_subscribe() -> None:
-    """A backend's request has a connection as long as it takes; in the hub it would stay for ever."""
+async def test_connection_without_a_later_disconnect_does_not_subscribe() -> None:
+    """A backend's request has a connection while it runs; in the hub it would stay indefinitely."""
     async with house(Quiet()) as built:
         connection = built.node.new_connection(FakeWire(), JSON)
         with pytest.raises(ConnectionClosed):
@@ -243,7 +243,7 @@ async def test_channel_that_has_no_name_is_refused() -> None:
         assert nothing_is_left(built)
 
 
-async def test_notification_is_shaped_once_per_channel_and_again_when_it_was_gone() -> None:
+async def test_notification_is_shaped_once_per_channel_and_again_after_its_end() -> None:
     shaped: list[Any] = []
 
     def shape(channel: Any) -> Any:
@@ -273,7 +273,7 @@ async def test_limit_of_channels_counts_those_under_way_and_frees_with_unsubscri
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(each) for each in results] == [type(None)] * 3 + [LimitExceeded] * 7
         assert built.sample("snorky_limited_total", limit="channels_per_connection") == 7
-        with pytest.raises(AlreadySubscribed):  # says what is wrong, not that a limit is reached
+        with pytest.raises(AlreadySubscribed):  # reports the actual error, not that a limit is reached
             await subscribe(built, client.connection, "c0")
         built.node.unsubscribe(client.connection, "quiet", "c0")
         await subscribe(built, client.connection, "c9")
@@ -290,7 +290,7 @@ async def test_limit_of_channels_is_each_connections_own() -> None:
 # -- unsubscribe ------------------------------------------------------------------------------------------------
 
 
-async def test_broker_gives_a_channel_up_with_the_last_subscriber_and_once() -> None:
+async def test_broker_unsubscribes_once_with_the_last_subscriber() -> None:
     async with house(Quiet()) as built:
         one, other = built.client(), built.client()
         for client in (one, other):
@@ -306,7 +306,7 @@ async def test_broker_gives_a_channel_up_with_the_last_subscriber_and_once() -> 
         assert built.broker.unsubscribed == ["quiet:news"]
 
 
-async def test_client_that_goes_gives_up_exactly_what_it_was_the_last_of() -> None:
+async def test_disconnect_releases_exactly_the_channels_without_other_subscribers() -> None:
     async with house(Quiet()) as built:
         one, other = built.client(), built.client()
         for channel in ("a", "b", "c"):
@@ -342,10 +342,10 @@ async def test_publish_error_is_the_callers() -> None:
         with pytest.raises(BrokerUnavailable) as caught:
             await built.node.publish("quiet", "news", 1)
         assert caught.value.retry_after_ms is not None
-        built.node.publish("quiet", "news", 1)  # nobody asks how that one went, and nobody hears of it
+        built.node.publish("quiet", "news", 1)  # no caller awaits this publish, and no subscriber gets it
 
 
-async def test_what_is_no_message_or_no_channel_is_refused_before_the_broker() -> None:
+async def test_invalid_message_or_channel_is_refused_before_the_broker() -> None:
     async with house(Quiet()) as built:
         for bad in (float("nan"), b"bytes", {1: 2}, object(), "\ud800", 2**64):
             with pytest.raises(InvalidMessage):
@@ -357,7 +357,7 @@ async def test_what_is_no_message_or_no_channel_is_refused_before_the_broker() -
         assert built.sample("snorky_publications_published_total") == 0
 
 
-async def test_what_no_node_would_give_to_clients_is_refused_before_the_broker() -> None:
+async def test_publication_that_nodes_would_drop_is_refused_before_the_broker() -> None:
     async with house(Quiet(), limits=Limits(message_max_bytes=64)) as built:
         largest = "x" * (PAYLOAD_MAX_BYTES - 2)
         await built.node.publish("quiet", "news", largest)
@@ -384,7 +384,7 @@ async def test_lag_is_timed_for_publications_of_this_node_with_local_subscribers
 # -- connections ------------------------------------------------------------------------------------------------
 
 
-async def test_services_hear_of_a_client_coming_and_going_once() -> None:
+async def test_services_are_notified_once_of_connect_and_disconnect() -> None:
     quiet = Quiet()
     async with house(quiet) as built:
         client = built.client()
@@ -393,7 +393,7 @@ async def test_services_hear_of_a_client_coming_and_going_once() -> None:
         assert quiet.heard == [("connect", client.connection), ("disconnect", client.connection)]
 
 
-async def test_counts_come_back_to_nothing() -> None:
+async def test_counts_return_to_zero() -> None:
     async with house(Quiet()) as built:
         for code in (1000, 1006, 4008, 4711):
             client = built.client()
@@ -408,7 +408,7 @@ async def test_counts_come_back_to_nothing() -> None:
             assert built.sample("snorky_connections_closed_total", code=label) == 1
 
 
-async def test_gone_client_is_written_to_no_more() -> None:
+async def test_closed_client_is_not_written_to() -> None:
     async with house(Quiet()) as built:
         client = built.client()
         await subscribe(built, client.connection)

@@ -1,4 +1,4 @@
-"""Which origins may connect: what settings take, and what browsers send."""
+"""Allowed origins: values of the setting, and headers that browsers send."""
 
 import pytest
 
@@ -38,7 +38,7 @@ from gateway.origins import Origins, parse_origins
         ("http://[0:0::1]:80", ["http://[::1]"], ["http://[::2]"]),
     ],
 )
-def test_an_entry_allows_what_browsers_send_and_nothing_near_it(allowed: str, good: list[str], bad: list[str]) -> None:
+def test_an_entry_allows_the_browsers_origin_and_no_similar_one(allowed: str, good: list[str], bad: list[str]) -> None:
     origins = Origins(parse_origins([allowed]))
     assert [origin for origin in good if origin not in origins] == []
     assert [origin for origin in bad if origin in origins] == []
@@ -70,6 +70,6 @@ def test_an_entry_allows_what_browsers_send_and_nothing_near_it(allowed: str, go
         "",
     ],
 )
-def test_an_entry_that_can_never_match_is_refused_with_what_to_write(entry: str) -> None:
+def test_an_entry_that_can_never_match_is_refused_with_a_correction(entry: str) -> None:
     with pytest.raises(ValueError, match="write"):
         parse_origins([entry])

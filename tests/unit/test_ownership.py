@@ -1,4 +1,4 @@
-"""What connections own: it stands here before Redis is asked, and is given back however it ends."""
+"""What connections own: recorded locally before Redis is asked, and released however it ends."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,7 +19,7 @@ ROSTER = "chat:room"
 
 
 class ScriptedDirectory:
-    """Notes what it is asked. gates: what waits before it is done, by name. is_failing: everything raises."""
+    """Records its calls. gates: what waits before it is done, by name. is_failing: everything raises."""
 
     def __init__(self) -> None:
         self.incarnation = "i1"
@@ -115,7 +115,7 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
 
 @asynccontextmanager
 async def under_way(work: Awaitable[Any]) -> AsyncIterator["asyncio.Future[Any]"]:
-    """Run something beside the block, until it waits; its errors are the block's to look at."""
+    """Run something alongside the block, until it waits; the block must check its errors."""
     task = asyncio.ensure_future(work)
     await settle()
     try:
@@ -124,10 +124,10 @@ async def under_way(work: Awaitable[Any]) -> AsyncIterator["asyncio.Future[Any]"
         await asyncio.gather(task, return_exceptions=True)
 
 
-# -- what stands here -------------------------------------------------------------------------------------------------
+# -- local records ----------------------------------------------------------------------------------------------------
 
 
-async def test_entry_stands_here_before_redis_has_it_and_not_once_it_leaves(rig: Rig) -> None:
+async def test_entry_is_recorded_before_redis_has_it_and_removed_before_it_leaves(rig: Rig) -> None:
     connection = rig.connection()
     gate = rig.gate("enter")
     async with under_way(rig.ownership.enter(connection, ROSTER, entry="e", data=[1])):
@@ -140,12 +140,12 @@ async def test_entry_stands_here_before_redis_has_it_and_not_once_it_leaves(rig:
     assert rig.directory.asked == ["enter", "leave"]
 
 
-async def test_who_has_no_identity_is_in_under_its_id(rig: Rig) -> None:
+async def test_anonymous_clients_are_entered_under_their_connection_id(rig: Rig) -> None:
     await rig.ownership.enter(rig.connection(7, None), ROSTER, entry="", data=None)
     assert rig.directory.calls == [("enter", ROSTER, 7, "n.7", "", None)]
 
 
-async def test_name_stands_here_before_redis_has_it_and_goes_if_it_is_anothers(rig: Rig) -> None:
+async def test_name_is_recorded_before_redis_has_it_and_removed_if_taken(rig: Rig) -> None:
     connection = rig.connection()
     rig.directory.is_claimed = False
     gate = rig.gate("claim")
@@ -157,7 +157,7 @@ async def test_name_stands_here_before_redis_has_it_and_goes_if_it_is_anothers(r
     assert rig.names == []
 
 
-async def test_update_changes_what_is_asserted_though_redis_has_lost_the_entry(rig: Rig) -> None:
+async def test_update_changes_the_registered_data_even_if_redis_has_lost_the_entry(rig: Rig) -> None:
     connection = rig.connection()
     assert not await rig.ownership.update(connection, ROSTER, entry="", data=1, notice=None)
     assert rig.directory.calls == []
@@ -169,17 +169,17 @@ async def test_update_changes_what_is_asserted_though_redis_has_lost_the_entry(r
     assert [member.data for _, member in rig.members] == [2]
 
 
-async def test_leaving_and_releasing_what_one_has_not_asks_nobody(rig: Rig) -> None:
+async def test_leaving_and_releasing_unowned_items_makes_no_calls(rig: Rig) -> None:
     connection = rig.connection()
     assert not await rig.ownership.leave(connection, ROSTER, entry="")
     assert not await rig.ownership.release(connection, "messaging", "x")
     assert rig.directory.calls == []
 
 
-# -- it is given back -------------------------------------------------------------------------------------------------
+# -- release ----------------------------------------------------------------------------------------------------------
 
 
-async def test_connection_that_ends_gives_all_back_at_once(rig: Rig) -> None:
+async def test_connection_that_ends_releases_everything_at_once(rig: Rig) -> None:
     connection, other = rig.connection(1), rig.connection(2)
     for each in (connection, other):
         await rig.ownership.enter(each, ROSTER, entry="", data=None)
@@ -197,7 +197,7 @@ async def test_connection_that_owns_nothing_costs_redis_nothing(rig: Rig) -> Non
 
 
 @pytest.mark.parametrize("what", ["enter", "claim"])
-async def test_what_is_got_behind_the_end_is_given_back_behind_that(rig: Rig, what: str) -> None:
+async def test_items_acquired_after_the_disconnect_are_released_afterwards(rig: Rig, what: str) -> None:
     """The first `disowned` found nothing yet."""
     connection = rig.connection()
     gate = rig.gate(what)
@@ -250,14 +250,14 @@ async def test_leave_and_release_that_failed_are_done_as_soon_as_they_can(rig: R
     await until(lambda: rig.directory.asked == ["enter", "claim", "leave", "release"])
 
 
-async def test_what_is_owed_is_not_given_back_once_it_is_taken_again(rig: Rig) -> None:
+async def test_pending_release_is_cancelled_by_a_new_acquisition(rig: Rig) -> None:
     connection = rig.connection()
     rig.directory.is_failing = True
     with pytest.raises(BrokerUnavailable):
         await rig.ownership.enter(connection, ROSTER, entry="", data=None)
     with pytest.raises(BrokerUnavailable):
         await rig.ownership.claim(connection, "messaging", "x")
-    gate = rig.gate("leave")  # the giving back waits in the first one
+    gate = rig.gate("leave")  # the release waits in the first one
     rig.directory.is_failing = False
     await rig.ownership.enter(connection, ROSTER, entry="", data=None)
     await rig.ownership.claim(connection, "messaging", "x")
@@ -267,7 +267,7 @@ async def test_what_is_owed_is_not_given_back_once_it_is_taken_again(rig: Rig) -
     assert len(rig.members) == len(rig.names) == 1
 
 
-async def test_one_that_cannot_be_given_back_does_not_keep_the_others(rig: Rig) -> None:
+async def test_a_failed_release_does_not_prevent_the_others(rig: Rig) -> None:
     async def broken(serial: int) -> None:
         raise ValueError("broken")
 
@@ -284,7 +284,7 @@ async def test_one_that_cannot_be_given_back_does_not_keep_the_others(rig: Rig) 
     assert [log["event"] for log in logs] == ["giving back failed"]
 
 
-async def test_what_is_owed_when_the_node_stops_is_given_back_before_the_lease(rig: Rig) -> None:
+async def test_pending_releases_at_stop_run_before_the_lease_ends(rig: Rig) -> None:
     connections = [rig.connection(serial) for serial in range(200)]
     for connection in connections:
         await rig.ownership.enter(connection, ROSTER, entry="", data=None)
@@ -295,7 +295,7 @@ async def test_what_is_owed_when_the_node_stops_is_given_back_before_the_lease(r
     assert rig.directory.is_stopped
 
 
-async def test_many_that_end_at_once_are_given_back_side_by_side(rig: Rig) -> None:
+async def test_many_connections_that_end_at_once_are_released_concurrently(rig: Rig) -> None:
     connections = [rig.connection(serial) for serial in range(10)]
     for connection in connections:
         await rig.ownership.enter(connection, ROSTER, entry="", data=None)
@@ -325,7 +325,7 @@ async def test_nothing_runs_on_once_it_has_stopped(rig: Rig) -> None:
     late = rig.connection(2)
     rig.ownership._belongings[2] = rig.ownership._of(late)
     rig.end(late)
-    assert rig.ownership._giving_back is None, "it would try for ever: the directory has stopped"
+    assert rig.ownership._giving_back is None, "it would retry indefinitely: the directory has stopped"
 
 
 async def test_connection_that_is_closed_or_not_of_this_node_owns_nothing(rig: Rig) -> None:
@@ -340,10 +340,10 @@ async def test_connection_that_is_closed_or_not_of_this_node_owns_nothing(rig: R
     assert rig.directory.calls == []
 
 
-# -- what the directory asks ------------------------------------------------------------------------------------------
+# -- queries of the directory -----------------------------------------------------------------------------------------
 
 
-async def test_who_lost_a_name_is_closed_unless_it_has_just_given_it_back(rig: Rig) -> None:
+async def test_connection_that_lost_a_name_is_closed_unless_it_just_released_it(rig: Rig) -> None:
     connection = rig.connection()
     await rig.ownership.claim(connection, "messaging", "x")
     rig.ownership.on_lost_name("messaging", "y", 1)
@@ -354,7 +354,7 @@ async def test_who_lost_a_name_is_closed_unless_it_has_just_given_it_back(rig: R
     assert rig.names == []
 
 
-async def test_direct_message_reaches_its_connection_and_is_refused_once_that_has_gone(rig: Rig) -> None:
+async def test_direct_message_reaches_its_connection_and_is_refused_after_its_end(rig: Rig) -> None:
     wire = FakeWire()
     connection = Connection(wire, JSON, node_id="n", serial=3)
     rig.here.add(connection)
@@ -387,7 +387,7 @@ async def test_notice_is_asked_of_the_service_for_the_channel_that_it_knows(rig:
     assert publication.change == Change("+", False, "bob", "n.1", version=7, previous=6)
 
 
-async def test_service_that_fails_to_say_a_notice_keeps_nobody_from_leaving(rig: Rig) -> None:
+async def test_service_that_fails_on_a_notice_does_not_prevent_leaves(rig: Rig) -> None:
     def notice(*_: Any) -> Any:
         raise ValueError("a service's fault")
 

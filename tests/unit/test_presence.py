@@ -1,4 +1,4 @@
-"""Presence: whatever notices are lost, subscribers end with the truth, and nothing that was heard is told again."""
+"""Presence: whatever notices are lost, subscribers end with the correct members, and no change is reported twice."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ def begun(*members: Member, version: int = 10) -> Presence:
 
 
 def settled(presence: Presence, version: int, *members: Member, at_s: float = 0.0) -> list[str]:
-    """Look, and look again when whoever is in doubt has left: departures, then what was told at first sight."""
+    """Apply a census, and another when all suspected members have left: departures, then what the first reported."""
     first = looked(presence, version, *members, at_s=at_s)
     return [*looked(presence, version, *members, at_s=at_s + GRACE_S), *first]
 
@@ -51,22 +51,22 @@ def told(difference: Difference) -> str:
     return who if difference.is_identity or difference.kind == "updated" else f"({who})"
 
 
-def test_what_was_there_at_first_is_not_told() -> None:
+def test_members_of_the_first_census_are_not_reported() -> None:
     assert settled(begun(member("ann")), 10, member("ann")) == []
 
 
-def test_what_was_heard_is_not_told_again() -> None:
+def test_received_changes_are_not_reported_again() -> None:
     presence = begun(member("ann"))
     assert presence.hear(change(11, "+", "bob", 2), 0.0) and presence.hear(change(12, "-", "ann"), 0.0)
     assert presence.version == 12
     assert settled(presence, 12, member("bob", 2)) == []
 
 
-def test_what_was_missed_is_told_departures_first() -> None:
+def test_missed_changes_are_reported_departures_first() -> None:
     assert settled(begun(member("ann")), 13, member("bob", 2)) == ["left ann 1", "joined bob 2"]
 
 
-def test_who_is_missing_at_first_sight_has_not_left_yet() -> None:
+def test_a_member_missing_in_one_census_has_not_left() -> None:
     presence = begun(member("ann"))
     assert looked(presence, 13, member("bob", 2), at_s=0.0) == ["joined bob 2"]
     assert presence.is_doubtful
@@ -74,7 +74,7 @@ def test_who_is_missing_at_first_sight_has_not_left_yet() -> None:
     assert not presence.is_doubtful
 
 
-def test_who_is_missing_at_second_sight_has_left_and_no_other() -> None:
+def test_members_missing_in_two_censuses_have_left_and_no_others() -> None:
     presence = begun(member("ann"), member("bob", 2))
     assert looked(presence, 13, member("bob", 2), at_s=0.0) == []
     assert looked(presence, 0, at_s=GRACE_S - 0.1) == []  # Redis has lost its state
@@ -87,7 +87,7 @@ def looked_at(presence: Presence, run: str, *members: Member, at_s: float) -> li
     return [told(each) for each in presence.settle(Census(20, members, run), at_s)]
 
 
-def test_who_is_here_by_an_older_copy_alone_has_not_come() -> None:
+def test_a_member_only_in_an_older_copy_has_not_joined() -> None:
     ann, old = member("ann", data="now"), member("ann", data="then")
     presence = Presence()
     assert looked_at(presence, "a", ann, at_s=0.0) == []
@@ -102,14 +102,14 @@ def test_who_is_here_by_an_older_copy_alone_has_not_come() -> None:
     assert looked_at(presence, "b", *here, at_s=2.0 + GRACE_S) == []
 
 
-def test_where_nothing_is_strange_after_a_restart_no_second_look_is_wanted() -> None:
+def test_without_differences_after_a_restart_no_second_census_is_needed() -> None:
     presence = Presence()
     assert looked_at(presence, "a", member("ann"), at_s=0.0) == []
     assert looked_at(presence, "b", member("ann"), at_s=1.0) == [] and not presence.is_doubtful
     assert looked_at(presence, "b", member("ann"), member("bob", 2), at_s=1.0) == []
 
 
-def test_doubt_begins_anew_with_an_interruption() -> None:
+def test_an_interruption_restarts_the_grace_period() -> None:
     presence = begun(member("ann"))
     assert looked(presence, 13, at_s=0.0) == []
     presence.interrupted()
@@ -118,7 +118,7 @@ def test_doubt_begins_anew_with_an_interruption() -> None:
     assert looked(presence, 13, at_s=2 * GRACE_S) == ["left ann 1"]
 
 
-def test_departure_whose_notice_comes_is_in_doubt_no_more() -> None:
+def test_departure_whose_notice_arrives_is_no_longer_suspected() -> None:
     presence = begun(member("ann"), member("bob", 2))
     assert looked(presence, 13, member("bob", 3), at_s=0.0) == ["(joined bob 3)"]
     assert not presence.hear(change(11, "-", "ann"), 1.0) and not presence.hear(change(12, "-", "bob", 2), 1.0)
@@ -135,12 +135,12 @@ def test_notice_that_the_first_census_had_and_the_last_of_them_that_was_lost_is_
     assert settled(presence, 13, member("ann")) == ["joined ann 1"]
 
 
-def test_connection_that_is_somebody_else_now_was_told_to_leave_first() -> None:
+def test_connection_with_a_new_identity_is_reported_as_left_first() -> None:
     presence = begun(member("ann", data=1))
     assert looked(presence, 13, member("bob", data=2), at_s=0.0) == ["left ann 1", "joined bob 1"]
 
 
-def test_difference_that_is_told_late_is_as_it_is_by_then() -> None:
+def test_late_difference_has_the_current_state() -> None:
     presence = begun(member("cleo", 3))
     presence.begin_census()
     bob, ann = presence.settle(Census(13, [member("cleo", 3), member("bob", 2), member("ann", data=1)]), 0.0)
@@ -163,7 +163,7 @@ def test_thousands_of_entries_of_one_identity_take_no_time_each() -> None:
     assert process_time() - began_s < 5, "it took 0.2 s where it was written; by squares it takes minutes"
 
 
-def test_identity_comes_with_its_first_entry_and_goes_with_its_last() -> None:
+def test_identity_joins_with_its_first_entry_and_leaves_with_its_last() -> None:
     presence = begun(member("ann", 1), member("bob", 9))
     two = [member("bob", 9), member("cleo", 2), member("cleo", 3)]
     assert settled(presence, 13, *two) == ["left ann 1", "joined cleo 2", "(joined cleo 3)"]
@@ -171,7 +171,7 @@ def test_identity_comes_with_its_first_entry_and_goes_with_its_last() -> None:
     assert settled(presence, 15, member("bob", 9), member("bob", 4)) == ["left cleo 3", "(joined bob 4)"]
 
 
-def test_identity_whose_coming_was_missed_comes_though_another_entry_of_it_was_heard() -> None:
+def test_missed_identity_joins_although_another_entry_of_it_was_received() -> None:
     presence = begun()
     assert presence.hear(change(12, "+", "ann", 2, is_identity=False), 0.0)
     assert settled(presence, 12, member("ann", 1), member("ann", 2)) == ["joined ann 1"]
@@ -185,14 +185,14 @@ def test_another_incarnation_of_the_node_is_the_same_entry() -> None:
     assert settled(begun(member("ann")), 13, member("ann", incarnation="j")) == []
 
 
-def test_last_entry_that_is_heard_to_leave_takes_those_along_of_which_nothing_was_told() -> None:
+def test_last_reported_entry_that_leaves_removes_the_unreported_ones() -> None:
     presence = begun(member("ann", 1))
-    assert presence.hear(change(15, "-", "ann", 2), 0.0)  # of 1, nobody was told that it went, nor of 2 that it came
+    assert presence.hear(change(15, "-", "ann", 2), 0.0)  # the leave of 1 and the join of 2 were never reported
     assert list(map(told, presence.unsaid)) == ["(left ann 1)"]
     assert settled(presence, 15) == []
 
 
-def test_notice_that_was_in_the_census_and_comes_behind_it_is_not_told_twice() -> None:
+def test_notice_in_the_census_that_arrives_later_is_not_reported_twice() -> None:
     presence = begun()
     assert settled(presence, 13, member("bob", 2)) == ["joined bob 2"]
     assert not presence.hear(change(13, "+", "bob", 2), 1.0)
@@ -200,14 +200,14 @@ def test_notice_that_was_in_the_census_and_comes_behind_it_is_not_told_twice() -
     assert settled(presence, 14) == []
 
 
-def test_clock_of_redis_that_was_set_back_silences_nobody_for_long() -> None:
+def test_redis_clock_that_was_set_back_suppresses_notices_only_briefly() -> None:
     presence = begun()
     settled(presence, 2_000_000, member("bob", 2))
     assert not presence.hear(change(5, "-", "bob", 2), GRACE_S + LATE_S - 0.1)
     assert presence.hear(change(6, "-", "bob", 2), GRACE_S + LATE_S)
 
 
-def test_what_is_heard_while_the_roster_is_read_counts_if_it_is_later() -> None:
+def test_changes_received_during_a_census_count_if_they_are_later() -> None:
     presence = begun(member("ann"))
     presence.begin_census()
     assert presence.hear(change(12, "+", "bob", 2), 0.0)  # in the census
@@ -218,7 +218,7 @@ def test_what_is_heard_while_the_roster_is_read_counts_if_it_is_later() -> None:
     assert settled(presence, 15, member("bob", 2), member("cleo", 3), member("dan", 4)) == []
 
 
-def test_data_that_was_missed_is_told_and_no_other() -> None:
+def test_only_missed_data_is_reported() -> None:
     presence = begun(member("ann", entry="c", data=1), member("ann", entry="d", data=1), member("bob", 2, data=[]))
     assert presence.hear(Change("=", False, "ann", "n.1", "d", 11, 10, 5), 0.0)
     now = [member("ann", entry="c", data=2), member("ann", entry="d", data=5), member("bob", 2, data=[])]
@@ -226,7 +226,7 @@ def test_data_that_was_missed_is_told_and_no_other() -> None:
     assert settled(presence, 14, *now) == []
 
 
-def test_who_left_is_told_of_with_the_data_that_it_had() -> None:
+def test_departures_are_reported_with_the_members_last_data() -> None:
     presence = begun(member("ann", entry="c", data=1))
     presence.hear(Change("=", False, "ann", "n.1", "c", 11, 10, 2), 0.0)
     assert looked(presence, 13, at_s=0.0) == []
@@ -240,22 +240,22 @@ def test_who_left_is_told_of_with_the_data_that_it_had() -> None:
 
 @dataclass
 class Model:
-    """A roster, its notices, of which some are lost, and what a subscriber believes who takes each at its word."""
+    """A roster, its notices (some are lost), and the view of a subscriber that applies each of them."""
 
     presence: Presence = field(default_factory=begun)
     roster: dict[tuple[str, int], Member] = field(default_factory=dict)
     lost: dict[tuple[str, int], Member] | None = (
-        None  # what Redis had before it lost its state; there until it is again
+        None  # the content of Redis before it lost its state; valid until it is restored
     )
     version: int = SPARE
-    last: int = 0  # version of the last notice; 0 where there is none
+    last: int = 0  # version of the last notice; 0 if there is none
     now_s: float = 0.0
-    entries: set[tuple[str, int]] = field(default_factory=set)  # believed, of who hears of every entry
-    identities: set[str] = field(default_factory=set)  # believed, of who hears of identities only
+    entries: set[tuple[str, int]] = field(default_factory=set)  # view of a subscriber to entries
+    identities: set[str] = field(default_factory=set)  # view of a subscriber to identities only
     on_its_way: list[Change] = field(default_factory=list)
 
     def flip(self, identity: str, serial: int) -> None:
-        """Let an entry come, or go."""
+        """Add or remove an entry."""
         self.restore()
         self.version += 1
         previous, self.last = self.last, self.version
@@ -271,25 +271,25 @@ class Model:
         self.on_its_way.append(notice)
 
     def flush(self) -> None:
-        """Let Redis lose its state, for less than the grace."""
+        """Let Redis lose its state, for less than the grace period."""
         self.restore()
         self.lost, self.roster, self.last = self.roster, {}, 0
         self.presence.interrupted()
 
     def restore(self) -> None:
-        """Let all be entered again, quietly."""
+        """Register all again, without notices."""
         if self.lost is not None:
             self.roster, self.lost = self.lost, None
             self.version += 1
             self.last = self.version if self.roster else 0
 
     def wait(self) -> None:
-        """Let half of the grace go by."""
+        """Advance by half of the grace period."""
         self.restore()
         self.now_s += GRACE_S / 2
 
     def arrive(self) -> None:
-        """Let all that is on its way arrive."""
+        """Deliver everything in flight."""
         on_its_way, self.on_its_way = self.on_its_way, []
         for each in on_its_way:
             if self.presence.hear(each, self.now_s):
@@ -305,7 +305,7 @@ class Model:
 
     @property
     def is_true(self) -> bool:
-        """What is believed is so."""
+        """The view is correct."""
         return self.entries == set(self.roster) and self.identities == {identity for identity, _ in self.roster}
 
     def census(self) -> Census:
@@ -323,7 +323,7 @@ class Model:
             self.believe(each.kind == "joined", identity, serial, is_identity=each.is_identity)
 
     def end(self) -> None:
-        """Let everything arrive, and look until nobody is in doubt."""
+        """Deliver everything, and take censuses until no member is suspected."""
         self.restore()
         self.arrive()
         for _ in range(3):
@@ -337,7 +337,7 @@ Script = list[tuple[object, ...]]
 
 
 def play(model: Model, script: Script) -> Iterator[list[Difference]]:
-    """Play a script; gives what each look told."""
+    """Play a script; returns what each census reported."""
     census: Census | None = None
     for step in script:
         match step:
@@ -352,7 +352,7 @@ def play(model: Model, script: Script) -> Iterator[list[Difference]]:
                 model.wait()
             case ("flush",):
                 model.flush()
-            case ("read",):  # the answer is under way while other things happen
+            case ("read",):  # the answer is in flight while other things happen
                 census = model.census()
             case ("look",):
                 yield model.settle(census or model.census())
@@ -362,7 +362,7 @@ def play(model: Model, script: Script) -> Iterator[list[Difference]]:
 @settings(max_examples=1_000, deadline=None)
 @given(st.lists(flips | flips | others, max_size=40))
 @example([("flip", "b", 4), ("lose",), ("read",), ("flip", "b", 3), ("flip", "b", 4), ("arrive",), ("look",)])
-def test_in_the_end_everybody_believes_the_truth_whatever_was_lost(script: Script) -> None:
+def test_in_the_end_all_views_are_correct_whatever_was_lost(script: Script) -> None:
     model = Model()
     for _ in play(model, script):
         pass
@@ -376,8 +376,8 @@ def test_in_the_end_everybody_believes_the_truth_whatever_was_lost(script: Scrip
 
 @settings(max_examples=500, deadline=None)
 @given(st.lists(flips | others, max_size=40))
-def test_nobody_is_said_to_have_left_who_is_here(script: Script) -> None:
-    """Be it that Redis lost its state again and again, each time for less than the grace."""
+def test_no_present_member_is_reported_as_left(script: Script) -> None:
+    """Redis loses its state repeatedly, each time for less than the grace period."""
     model = Model()
     for differences in play(model, script):
         here = model.roster if model.lost is None else model.lost
@@ -390,8 +390,8 @@ def test_nobody_is_said_to_have_left_who_is_here(script: Script) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(flips | st.sampled_from([("arrive",), ("look",), ("wait",)]), max_size=40))
-def test_where_nothing_is_lost_nothing_is_told_twice(script: Script) -> None:
-    """Notices may be late: a census overtakes them, by another connection."""
+def test_without_losses_nothing_is_reported_twice(script: Script) -> None:
+    """Notices may be late: a census overtakes them on another connection."""
     model = Model()
     joined: list[tuple[str, int]] = []
     for differences in play(model, script):

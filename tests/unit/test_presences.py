@@ -1,4 +1,4 @@
-"""Presences: subscribers of a node that was deaf hear who came and went meanwhile, once; nobody is falsely gone."""
+"""Presences: after a node received nothing, its subscribers get missed joins and leaves, once; no false leaves."""
 
 import asyncio
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def deafen(nodes: Town) -> None:
 
 
 def cure(nodes: Town) -> None:
-    """Let it hear again, and know that it was deaf."""
+    """Let it receive again, and know that it missed publications."""
     nodes.brokers[0].is_lossy = False
     nodes.nodes[0].on_interrupted()
 
@@ -51,7 +51,7 @@ async def join(*clients: Resident) -> None:
 # -- what subscribers see ---------------------------------------------------------------------------------------------
 
 
-async def test_who_came_and_went_while_a_node_was_deaf_is_told_once() -> None:
+async def test_joins_and_leaves_that_a_node_missed_are_reported_once() -> None:
     async with town(2, services, grace_s=GRACE_S) as nodes:
         watcher, other = nodes.client(0, "watcher"), nodes.client(0, "other")
         leaver, comer, stayer = nodes.client(1, "leaver"), nodes.client(1, "comer"), nodes.client(1, "stayer")
@@ -70,8 +70,8 @@ async def test_who_came_and_went_while_a_node_was_deaf_is_told_once() -> None:
         assert sorted(heard(stayer)) == [("comer", "joined"), ("leaver", "left")], "where nothing was missed"
 
 
-async def test_who_is_entered_again_within_the_grace_has_never_left() -> None:
-    """Redis lost its state: for a moment nobody is there."""
+async def test_members_entered_again_within_the_grace_period_never_left() -> None:
+    """Redis lost its state: for a moment there are no members."""
     async with town(2, services, grace_s=GRACE_S) as nodes:
         watcher, other = nodes.client(0, "watcher"), nodes.client(1, "other")
         await join(watcher, other)
@@ -81,12 +81,12 @@ async def test_who_is_entered_again_within_the_grace_has_never_left() -> None:
         nodes.cluster.versions.clear()
         cure(nodes)
         await settle(30)
-        nodes.cluster.flush()  # all nodes assert again, quietly
-        await asyncio.sleep(2 * GRACE_S)  # the time itself is what is tested
+        nodes.cluster.flush()  # all nodes register again, without notices
+        await asyncio.sleep(2 * GRACE_S)  # the time itself is tested
         assert heard(watcher) == before
 
 
-async def test_cursors_that_were_missed_are_told() -> None:
+async def test_missed_cursors_are_reported() -> None:
     async with town(2, services, grace_s=GRACE_S) as nodes:
         watcher, writer = nodes.client(0, "watcher"), nodes.client(1, "writer")
         for client in (watcher, writer):
@@ -109,10 +109,12 @@ async def test_cursors_that_were_missed_are_told() -> None:
         assert ("cursorRemoved", first) in told and ("cursorRemoved", second) not in told
         moved = [each["cursor"] for each in watcher.notifications[2:] if each["cursor"]["publicHandle"] == second]
         assert moved[0]["position"] == 9
-        assert all(each["type"] in ("response", "error") for each in writer.inbox), "nobody hears of his own"
+        assert all(each["type"] in ("response", "error") for each in writer.inbox), (
+            "no client is notified of its own entries"
+        )
 
 
-async def test_pubsub_tells_those_who_recover_too_where_its_rule_has_notices() -> None:
+async def test_pubsub_notifies_recovering_clients_too_if_the_rule_has_notices() -> None:
     async with town(2, services, grace_s=GRACE_S) as nodes:
         plain, recovering, comer = nodes.client(0, "plain"), nodes.client(0, "recovering"), nodes.client(1, "comer")
         await plain.ask("pubsub", "subscribe", channel="there:a")
@@ -127,7 +129,7 @@ async def test_pubsub_tells_those_who_recover_too_where_its_rule_has_notices() -
             assert client.notifications.count(joined) == 1
 
 
-async def test_what_a_service_fails_to_say_keeps_nobody_else_from_being_told() -> None:
+async def test_a_service_that_fails_on_a_notice_does_not_stop_the_others() -> None:
     class Fussy(ChatService):
         def roster_notice(self, channel: Any, member: Member, **kinds: bool) -> Any:
             if member.identity == "bad":
@@ -143,7 +145,7 @@ async def test_what_a_service_fails_to_say_keeps_nobody_else_from_being_told() -
         await until(lambda: ("good", "joined") in heard(watcher))
 
 
-# -- by itself, on a directory that the test answers ------------------------------------------------------------------
+# -- alone, on a directory that the test answers -----------------------------------------------------------------------
 
 
 class Scripted:
@@ -213,7 +215,7 @@ async def test_notice_that_does_not_follow_the_one_before_has_the_roster_read(ri
     await until(lambda: rig.told == [("joined", "ann")])
 
 
-async def test_entries_that_went_unsaid_with_their_identity_are_told(rig: Rig) -> None:
+async def test_entries_removed_with_their_identity_are_reported(rig: Rig) -> None:
     rig.come("ann")
     await followed(rig, ROSTER)
     version = rig.directory.version
@@ -229,7 +231,7 @@ async def test_where_nothing_was_missed_a_version_is_all_that_is_asked(rig: Rig)
     assert rig.directory.asked == ["versions 2"] and rig.told == []
 
 
-async def test_what_redis_does_not_tell_now_is_asked_until_it_does(rig: Rig) -> None:
+async def test_a_failed_census_is_retried_until_it_succeeds(rig: Rig) -> None:
     await followed(rig, ROSTER)
     rig.directory.is_away = True
     rig.come("ann")
@@ -239,7 +241,7 @@ async def test_what_redis_does_not_tell_now_is_asked_until_it_does(rig: Rig) -> 
     await until(lambda: rig.told == [("joined", "ann")])
 
 
-async def test_what_is_much_to_tell_is_told_in_portions_and_as_it_is_by_then(rig: Rig) -> None:
+async def test_many_changes_are_reported_in_portions_with_the_current_state(rig: Rig) -> None:
     await followed(rig, ROSTER)
     full = asyncio.Event()
     rig.presences._is_congested = lambda _roster: not full.is_set()
@@ -254,10 +256,12 @@ async def test_what_is_much_to_tell_is_told_in_portions_and_as_it_is_by_then(rig
     full.set()
     await until(lambda: len(rig.told) > PORTION)
     await settle(20)
-    assert rig.told[PORTION:] == [("joined", f"p{PORTION}")], "who has left meanwhile is not told to come"
+    assert rig.told[PORTION:] == [("joined", f"p{PORTION}")], (
+        "a member that has left meanwhile is not reported as joined"
+    )
 
 
-async def test_what_comes_while_a_roster_is_read_is_not_told_twice(rig: Rig) -> None:
+async def test_changes_received_during_a_census_are_not_reported_twice(rig: Rig) -> None:
     await followed(rig, ROSTER)
     rig.directory.gate.clear()
     rig.come("ann")
@@ -277,31 +281,31 @@ async def test_interruption_while_a_roster_is_read_has_it_compared_again(rig: Ri
     rig.come("ann")
     rig.presences.interrupted()
     await until(lambda: f"census {ROSTER}" in rig.directory.asked)
-    rig.come("bob")  # behind the census that is under way, and lost
+    rig.come("bob")  # after the running census, and lost
     rig.presences.interrupted()
     rig.directory.gate.set()
     await until(lambda: rig.told == [("joined", "ann"), ("joined", "bob")])
 
 
-async def test_who_gave_the_channel_up_is_told_nothing(rig: Rig) -> None:
+async def test_clients_that_unsubscribed_get_no_notices(rig: Rig) -> None:
     await followed(rig, ROSTER)
     rig.directory.gate.clear()
     rig.come("ann")
     rig.presences.interrupted()
     await until(lambda: f"census {ROSTER}" in rig.directory.asked)
     rig.presences.forget(ROSTER)
-    rig.presences.follow(ROSTER)  # and another one came: what is there it has asked for itself
+    rig.presences.follow(ROSTER)  # and another one came: for its own list it has asked itself
     rig.directory.gate.set()
     await until(lambda: rig.directory.asked.count(f"census {ROSTER}") == 2)
     await settle(10)
     assert rig.told == []
 
 
-async def test_change_of_a_roster_that_nobody_follows_is_news(rig: Rig) -> None:
+async def test_change_of_a_roster_without_followers_is_reported(rig: Rig) -> None:
     assert rig.presences.hear("chat:other", Change("+", True, "ann", "n.0", "", 2, 1))
 
 
-async def test_departure_is_told_though_redis_was_away_for_longer_than_the_grace(rig: Rig) -> None:
+async def test_departure_is_reported_after_a_redis_outage_longer_than_the_grace_period(rig: Rig) -> None:
     rig.presences._grace_s = 0.05
     rig.come("ann")
     await followed(rig, ROSTER)
@@ -314,7 +318,7 @@ async def test_departure_is_told_though_redis_was_away_for_longer_than_the_grace
     await until(lambda: rig.told == [("left", "ann")])
 
 
-async def test_roster_that_could_not_be_read_when_somebody_came_is_followed_all_the_same(rig: Rig) -> None:
+async def test_roster_that_could_not_be_read_at_the_subscribe_is_still_followed(rig: Rig) -> None:
     rig.directory.is_away = True
     rig.presences.follow(ROSTER)
     await until(lambda: rig.directory.asked)
@@ -343,10 +347,10 @@ async def test_one_roster_that_cannot_be_read_keeps_no_other(rig: Rig) -> None:
 async def test_departure_waits_for_the_last_interruption(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, passed_s = asyncio.get_running_loop(), [0.0]
     real_s = loop.time
-    monkeypatch.setattr(loop, "time", lambda: real_s() + passed_s[0])  # timers go by it
+    monkeypatch.setattr(loop, "time", lambda: real_s() + passed_s[0])  # timers use it
 
     async def pass_time(seconds: float) -> None:
-        await settle(50)  # what is to be done now is done now
+        await settle(50)  # work that is due now is done now
         passed_s[0] += seconds
         await settle(50)
 

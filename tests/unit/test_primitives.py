@@ -1,4 +1,4 @@
-"""The primitives as services see them: over several nodes, with keys of their own, and told what failed."""
+"""The primitives as services see them: over several nodes, with keys of their own, and with errors."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from tests.support.town import Town, town
 
 
 class Plain(Service):
-    """A service that only lends its primitives."""
+    """A service that only exposes its primitives."""
 
     def on_message(self, connection: Any, message: Any) -> None: ...
 
@@ -44,7 +44,7 @@ def of(nodes: Town, number: int, name: str = "one") -> Service:
 # -- topics -----------------------------------------------------------------------------------------------------------
 
 
-async def test_node_hears_a_channel_that_no_client_of_it_has() -> None:
+async def test_node_receives_a_channel_without_clients_of_its_own() -> None:
     async with town(2, services) as nodes:
         heard: list[Publication] = []
         await of(nodes, 0).topics.listen("c", heard.extend)
@@ -62,7 +62,7 @@ async def test_node_hears_a_channel_that_no_client_of_it_has() -> None:
         assert nodes.brokers[0].subscribed == set()
 
 
-async def test_second_listener_of_a_channel_is_refused_and_the_first_hears_on() -> None:
+async def test_second_listener_of_a_channel_is_refused_and_the_first_continues() -> None:
     async with town(1, services) as nodes:
         heard: list[Publication] = []
         topics = of(nodes, 0).topics
@@ -94,7 +94,7 @@ async def test_client_and_node_share_a_channel_and_either_may_leave_first() -> N
         assert heard == []
 
 
-async def test_listen_that_fails_leaves_nothing_behind() -> None:
+async def test_failed_listen_leaves_no_state() -> None:
     async with town(1, services) as nodes:
         topics = of(nodes, 0).topics
         nodes.brokers[0].is_failing = True
@@ -119,10 +119,10 @@ async def test_unlisten_while_listen_waits_is_the_last_word(is_failing: bool) ->
         broker.gate.set()
         (error,) = await asyncio.gather(waiting, return_exceptions=True)
         assert isinstance(error, BrokerUnavailable) if is_failing else error is None
-        assert broker.subscribed == set(), "else the broker would hear for nobody"
+        assert broker.subscribed == set(), "otherwise the broker would stay subscribed without a subscriber"
 
 
-async def test_other_listener_that_came_meanwhile_is_not_taken_away_by_the_firsts_failure() -> None:
+async def test_failure_of_the_first_listener_does_not_remove_a_later_one() -> None:
     async with town(1, services) as nodes:
         topics, broker, heard = of(nodes, 0).topics, nodes.brokers[0], list[Publication]()
         broker.gate.clear()
@@ -139,7 +139,7 @@ async def test_other_listener_that_came_meanwhile_is_not_taken_away_by_the_first
         await until(lambda: heard)
 
 
-async def test_what_comes_while_joining_waits_for_the_reply_and_then_comes_in_order() -> None:
+async def test_publications_during_a_join_wait_for_the_reply_and_arrive_in_order() -> None:
     async with town(2, services) as nodes:
         topics, client = of(nodes, 0).topics, nodes.client(0)
         async with topics.joining(client.connection, "c"):
@@ -192,7 +192,7 @@ async def test_roster_is_the_same_from_every_node_and_another_services_is_anothe
         assert not await of(nodes, 0).rosters.leave(clients[0].connection, "c", entry="e0")
 
 
-async def test_notices_go_to_the_rosters_own_channel_and_say_who_and_whether_it_was_the_first() -> None:
+async def test_notices_on_the_rosters_channel_name_the_member_and_if_it_is_the_first() -> None:
     async with town(2, services) as nodes:
         watcher, other = nodes.client(0), nodes.client(0)
         await of(nodes, 0).topics.subscribe(watcher.connection, {"c": 1})
@@ -201,7 +201,7 @@ async def test_notices_go_to_the_rosters_own_channel_and_say_who_and_whether_it_
         rosters = of(nodes, 1).rosters
         for entry in ("x", "y"):
             await rosters.enter(bob.connection, {"c": 1}, entry=entry)
-        await rosters.enter(bob.connection, {"c": 1}, entry="y", data="again: nothing is told")
+        await rosters.enter(bob.connection, {"c": 1}, entry="y", data="again: no notice")
         notice = ({"type": "note", "who": "moved"}, Selector())
         assert await rosters.update(bob.connection, {"c": 1}, entry="x", data=1, notice=notice)
         assert not await rosters.update(bob.connection, {"c": 1}, entry="z", data=1, notice=notice)
@@ -269,7 +269,7 @@ async def test_token_is_taken_once_on_any_node() -> None:
 # -- faults -----------------------------------------------------------------------------------------------------------
 
 
-async def test_directory_that_does_not_answer_is_told() -> None:
+async def test_directory_that_does_not_answer_is_an_error() -> None:
     async with town(1, services) as nodes:
         service, client = of(nodes, 0), nodes.client(0)
         nodes.cluster.is_failing = True
@@ -301,7 +301,7 @@ async def test_name_without_canonical_form_is_refused_before_anything_is_asked()
         assert nodes.cluster.names == {} and nodes.cluster.rosters == {}
 
 
-async def test_client_that_has_gone_owns_nothing() -> None:
+async def test_disconnected_client_owns_nothing() -> None:
     async with town(1, services) as nodes:
         service, client = of(nodes, 0), nodes.client(0)
         client.leave()
@@ -313,7 +313,7 @@ async def test_client_that_has_gone_owns_nothing() -> None:
         assert service.names.count(client.connection) == 0
 
 
-async def test_node_without_a_directory_has_topics_only_and_says_so() -> None:
+async def test_node_without_a_directory_has_only_topics_and_a_clear_error() -> None:
     service = Plain("one")
     async with house(service) as built:
         await service.topics.publish("c", 1)

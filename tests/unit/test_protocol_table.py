@@ -1,4 +1,4 @@
-"""Nothing is missing from the conformance table: it is held against docs/protocol.md and the services' own source."""
+"""The conformance table is complete: compared with docs/protocol.md and the services' own source."""
 
 import ast
 import re
@@ -32,7 +32,7 @@ SERVICES: dict[str, type[RPCService]] = {
     "datasync_backend": DataSyncBackend,
 }
 NOT_SENT = {"1005", "1006"}  # a library's words, as the page says
-ORDINARY = {"1000", "1001"}  # every client's goodbye; a drain: tests/e2e/test_sockjs.py, tests/unit/test_drain.py
+ORDINARY = {"1000", "1001"}  # a normal close by the client; a drain: tests/e2e/test_sockjs.py, tests/unit/test_drain.py
 
 
 def section(title: str) -> str:
@@ -42,13 +42,13 @@ def section(title: str) -> str:
 
 
 def first_column(title: str) -> list[str]:
-    """Give the words in the first cells of a section's tables, without their heads."""
+    """Return the words in the first cells of a section's tables, without their heads."""
     rows = re.findall(r"^\| ([^|\n]+) \|", section(title), re.MULTILINE)
     return [word for row in rows for word in re.findall(r"`?([a-z_]+|\d+)`?", row) if "`" in row or word.isdigit()]
 
 
 def raised_texts(source: Path) -> Iterator[str]:
-    """Give the literal texts of errors that a module of services raises."""
+    """Return the literal texts of errors that a module of services raises."""
     for node in ast.walk(ast.parse(source.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             place = {"RPCError": 0, "LimitExceeded": 1}.get(node.func.id)
@@ -119,6 +119,6 @@ def test_every_notification_is_in_the_table() -> None:
     }
 
 
-def test_what_is_left_to_other_tests_has_them() -> None:
+def test_cases_left_to_other_tests_have_tests() -> None:
     for code, (test, word) in ELSEWHERE.items():
         assert re.search(rf"\b{word}\b", (ROOT / test).read_text()), (code, test)

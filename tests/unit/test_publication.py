@@ -1,4 +1,4 @@
-"""Publications on the Redis wire: bytes <-> what they say; whatever comes, nothing else is raised."""
+"""Publications on the Redis wire: encoding and decoding; invalid bytes raise nothing else."""
 
 import pytest
 from hypothesis import given
@@ -31,17 +31,17 @@ class Subscriber:
 
 
 @pytest.mark.parametrize("data", [b"", b"1", b'{"a":\n1}', b"not JSON", b"\xff"])
-def test_what_has_no_mark_is_a_payload_as_it_is(data: bytes) -> None:
+def test_bytes_without_a_mark_are_a_payload(data: bytes) -> None:
     assert read_publication(data) == Publication(data)
 
 
-def test_sequenced_publication_tells_its_position() -> None:
+def test_sequenced_publication_has_its_position() -> None:
     data = MARK + b'1 e1:42:t7 t6 j\n{"a":\n1}'
     assert read_publication(data) == Publication(b'{"a":\n1}', Position("e1", 42, "t7"), "t6")
 
 
-def test_field_that_this_version_may_have_is_let_through() -> None:
-    """TRACEPARENT, and whatever a later minor version writes behind it."""
+def test_unknown_field_of_this_version_is_accepted() -> None:
+    """TRACEPARENT, and fields that a later minor version appends."""
     data = MARK + b"1 e1:42:t7 t6 j 00-abc-def-01 more\n1"
     assert read_publication(data).position == Position("e1", 42, "t7")
 
@@ -60,7 +60,7 @@ def test_malformed_messagepack_keeps_its_place_as_a_tombstone(payload: bytes) ->
 
 
 @pytest.mark.parametrize("text", ["", "e:1", "e:1:t:x", "e:-1:t", "e:+1:t", "e: 1:t", "e:x:t", ":1:t", "e:1:", "e:²:t"])
-def test_what_is_no_position_is_refused(text: str) -> None:
+def test_an_invalid_position_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         Position.parse(text)
 
@@ -72,7 +72,7 @@ def test_position_is_read_as_it_is_written() -> None:
 @pytest.mark.parametrize(
     "header", [b"4 x", b"", b"0", b'3 7 6 m ["+",true,"a","n.1",""]', b"11 e:1:t t j", b"1 e:1:t t x", b"2 m {}", b"x"]
 )
-def test_version_or_encoding_that_is_not_known_is_said_so(header: bytes) -> None:
+def test_unknown_version_or_encoding_is_an_error_of_its_own(header: bytes) -> None:
     with pytest.raises(UnknownVersion):
         read_publication(MARK + header + b"\n1")
 
@@ -115,8 +115,8 @@ def test_selector_is_read_as_it_is_written(only: str | None, not_: str | None, i
     assert read_publication(write_addressed(payload, selector)) == Publication(payload, selector=selector)
 
 
-def test_selector_of_a_newer_node_selects_nobody() -> None:
-    """It meant fewer than we would give it to."""
+def test_selector_of_a_newer_node_selects_no_subscriber() -> None:
+    """The selector was meant for fewer subscribers than this version would deliver to."""
     with pytest.raises(UnknownVersion):
         read_publication(MARK + b'2 j {"not":"n.1","only_team":"red"}\n1')
 
@@ -124,10 +124,10 @@ def test_selector_of_a_newer_node_selects_nobody() -> None:
 @pytest.mark.parametrize(
     ("selector", "chosen"),
     [
-        (Selector(), {"bob 1", "bob 2", "ann 3", "nobody 4"}),
+        (Selector(), {"bob 1", "bob 2", "ann 3", "anonymous 4"}),
         (Selector(only_identity="bob"), {"bob 1", "bob 2"}),
-        (Selector(not_identity="bob"), {"ann 3", "nobody 4"}),
-        (Selector(not_connection="n.2"), {"bob 1", "ann 3", "nobody 4"}),
+        (Selector(not_identity="bob"), {"ann 3", "anonymous 4"}),
+        (Selector(not_connection="n.2"), {"bob 1", "ann 3", "anonymous 4"}),
         (Selector(only_identity="bob", not_connection="n.2"), {"bob 1"}),
         (Selector(only_identity="bob", not_identity="bob"), set()),
     ],
@@ -137,7 +137,7 @@ def test_selector_selects_by_identity_and_connection(selector: Selector, chosen:
         "bob 1": Subscriber("bob", "n.1"),
         "bob 2": Subscriber("bob", "n.2"),
         "ann 3": Subscriber("ann", "n.3"),
-        "nobody 4": Subscriber(None, "n.4"),
+        "anonymous 4": Subscriber(None, "n.4"),
     }
     assert {name for name, each in everybody.items() if selector.selects(each)} == chosen
 
@@ -146,7 +146,7 @@ def test_selector_selects_by_identity_and_connection(selector: Selector, chosen:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), st.booleans(), st.booleans(), st.binary())
-def test_change_is_read_as_it_is_written_around_what_is_told(
+def test_change_is_decoded_as_it_was_encoded_around_the_notice(
     identity: str, has_joined: bool, is_identity: bool, payload: bytes
 ) -> None:
     data = {"any": [1, identity]} if has_joined else None
@@ -158,6 +158,6 @@ def test_change_is_read_as_it_is_written_around_what_is_told(
 
 
 @pytest.mark.parametrize("inner", [b"1 e:1:t t j\n1", b'3 7 6 j ["+",true,"a","n.1",""]\n1', b"3 " * 5_000, b"x"])
-def test_nothing_but_what_is_bare_or_addressed_tells_of_a_roster(inner: bytes) -> None:
+def test_only_bare_or_addressed_publications_carry_roster_changes(inner: bytes) -> None:
     with pytest.raises(InvalidMessage):
         read_publication(MARK + b'3 7 6 j ["+",true,"a","n.1",""]\n' + MARK + inner)

@@ -45,7 +45,7 @@ def error(text: str, code: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("subscribe", "unsubscribe"), [("subscribe", "unsubscribe"), ("join", "leave")])
 @pytest.mark.parametrize("dialect", [JSON, MSGPACK], ids=["json", "msgpack"])
-async def test_client_subscribes_hears_and_unsubscribes(subscribe: str, unsubscribe: str, dialect: Any) -> None:
+async def test_client_subscribes_receives_and_unsubscribes(subscribe: str, unsubscribe: str, dialect: Any) -> None:
     async with house(PubSubService()) as built:
         client, publisher = built.client(dialect), built.client()
         assert await ask(client, subscribe, channel="news") == NULL
@@ -82,7 +82,7 @@ async def test_second_subscribe_is_already_subscribed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["unsubscribe", "leave"])
-async def test_unsubscribe_of_what_is_not_subscribed_is_not_subscribed(name: str) -> None:
+async def test_unsubscribe_without_subscription_is_not_subscribed(name: str) -> None:
     async with house(PubSubService()) as built:
         client, other = built.client(), built.client()
         await ask(other, "subscribe", channel="news")
@@ -109,7 +109,7 @@ async def test_params_that_do_not_fit_are_invalid(command: str, params: dict[str
 @pytest.mark.parametrize(
     "command", ["can_publish", "can_subscribe", "notification", "on_message", "rules", "publish_from_backend"]
 )
-async def test_what_is_no_command_is_unknown(command: str) -> None:
+async def test_unknown_commands_are_refused(command: str) -> None:
     async with house(PubSubService()) as built:
         assert await ask(built.client(), command, channel=1) == error("Unknown command", "unknown_command")
 
@@ -125,7 +125,7 @@ async def test_channel_that_has_no_canonical_form_is_refused(command: str, chann
         assert built.broker.published == []
 
 
-async def test_broker_that_does_not_answer_is_told_as_unavailable() -> None:
+async def test_broker_that_does_not_answer_is_unavailable() -> None:
     async with house(PubSubService()) as built:
         client = built.client()
         built.broker.is_failing = True
@@ -134,7 +134,7 @@ async def test_broker_that_does_not_answer_is_told_as_unavailable() -> None:
             assert answer == {**error("Temporarily unavailable", "unavailable"), "retryAfterMs": 1000}
 
 
-async def test_publish_behind_a_subscribe_in_one_read_is_heard() -> None:
+async def test_publish_after_a_subscribe_in_one_read_is_received() -> None:
     """No client needs to wait for the reply to its subscribe."""
     async with house(PubSubService()) as built:
         client = built.client()
@@ -147,7 +147,7 @@ async def test_publish_behind_a_subscribe_in_one_read_is_heard() -> None:
         await until(lambda: notifications(client))
 
 
-async def test_limit_of_channels_is_told() -> None:
+async def test_limit_of_channels_is_an_error() -> None:
     async with house(PubSubService(), limits=Limits(channels_per_connection=1)) as built:
         client = built.client()
         await ask(client, "subscribe", channel=1)
@@ -235,7 +235,7 @@ async def test_burst_of_one_client_keeps_its_order(is_async: bool, monkeypatch: 
 
 
 async def test_burst_of_one_read_is_with_the_broker_in_the_same_tick() -> None:
-    """So it goes out as one pipeline, and no acknowledgement is waited for in between."""
+    """So they go out as one pipeline, without waiting for acknowledgements in between."""
     async with house(PubSubService()) as built:
         client = built.client()
         for number in range(1000):
@@ -259,7 +259,7 @@ ACTIONS = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(actions=ACTIONS)
 def test_hub_broker_and_clients_agree_whatever_happens_when(actions: list[tuple[str, int, str]]) -> None:
-    """Clients come, ask and go while the broker hesitates and fails; at the end every side says the same."""
+    """Clients connect, call and disconnect while the broker is slow and fails; at the end all sides agree."""
 
     async def run() -> None:
         async with house(PubSubService()) as built:
@@ -289,7 +289,7 @@ def test_hub_broker_and_clients_agree_whatever_happens_when(actions: list[tuple[
             for client in clients:
                 answers = [each for each in client.messages if each["type"] != "message"]
                 assert sorted(each["callId"] for each in answers) == list(range(len(asked[client])))
-                mine: set[str] = set()  # what the client must believe, by its answers
+                mine: set[str] = set()  # the client's view, by its replies
                 for answer in sorted(answers, key=lambda each: each["callId"]):
                     action, channel = asked[client][answer["callId"]]
                     if answer["type"] == "error":
@@ -345,7 +345,7 @@ def _future(verdict: Any) -> Callable[..., Any]:
 
 @pytest.mark.parametrize("kind", [_plain, _async, _future])
 @pytest.mark.parametrize("verdict", [True, False, None, 1, 0, "alice", ""])
-async def test_hooks_decide_by_truth_whether_plain_or_async(kind: Callable[..., Any], verdict: Any) -> None:
+async def test_hooks_decide_by_truthiness_whether_plain_or_async(kind: Callable[..., Any], verdict: Any) -> None:
     hooked = type("Hooked", (PubSubService,), {"can_publish": kind(verdict), "can_subscribe": kind(verdict)})
     async with house(hooked("pubsub")) as built:
         client = built.client()
@@ -358,7 +358,7 @@ async def test_hooks_decide_by_truth_whether_plain_or_async(kind: Callable[..., 
         assert bool(built.broker.published) is bool(verdict) is bool(client.connection.channels)
 
 
-async def test_hooks_are_asked_with_what_is_then_done() -> None:
+async def test_hooks_get_the_arguments_of_the_action() -> None:
     asked: list[Any] = []
 
     class Asking(PubSubService):
@@ -457,7 +457,7 @@ async def test_backend_only_publishes(command: str) -> None:
         assert answer == error("Unknown command", "unknown_command")
 
 
-async def test_backend_is_told_of_errors() -> None:
+async def test_backend_gets_errors() -> None:
     async with house(PubSubService()) as built:
         backend = with_backend(built, PubSubBackend())
         params = {"channel": "x" * 300, "message": 1}

@@ -71,7 +71,7 @@ async def test_subscribe_replies_null_and_notifies_plainly_whatever_is_kept() ->
         assert await client.notified(1) == [{"type": "message", "channel": "kept:a", "message": "m"}]
 
 
-async def test_who_asks_to_recover_is_told_where_it_stands_and_then_each_position() -> None:
+async def test_recovering_client_gets_its_position_and_that_of_each_message() -> None:
     async with town(2, services) as nodes:
         client = nodes.client(0)
         reply = await ask(client, "subscribe", recover=True)
@@ -84,7 +84,7 @@ async def test_who_asks_to_recover_is_told_where_it_stands_and_then_each_positio
         assert first == {**plain, "offset": 1, "position": first["position"]}
 
 
-async def test_who_comes_back_on_another_node_gets_what_it_missed_and_goes_on() -> None:
+async def test_client_that_resumes_on_another_node_gets_missed_and_later_messages() -> None:
     async with town(2, services) as nodes:
         first, publisher = nodes.client(0), nodes.client(1)
         await ask(first, "subscribe", recover=True)
@@ -102,7 +102,7 @@ async def test_who_comes_back_on_another_node_gets_what_it_missed_and_goes_on() 
         assert (live["message"], live["offset"]) == (5, 5)
 
 
-async def test_a_position_that_is_gone_is_told_honestly() -> None:
+async def test_a_position_no_longer_in_history_gives_recovered_false() -> None:
     async with town(1, services) as nodes:
         client, publisher = nodes.client(0), nodes.client(0)
         await publish(publisher, 1, 2)
@@ -113,7 +113,9 @@ async def test_a_position_that_is_gone_is_told_honestly() -> None:
 
 @pytest.mark.parametrize("channel", ["bare", "read-only:a", "quiet:a"])
 @pytest.mark.parametrize("recover", [True, "e:1:t"])
-async def test_where_nothing_can_be_recovered_it_is_said_and_the_client_subscribed(channel: str, recover: Any) -> None:
+async def test_without_history_the_reply_has_recovered_false_and_the_client_is_subscribed(
+    channel: str, recover: Any
+) -> None:
     async with town(1, services) as nodes:
         client = nodes.client(0)
         assert await ask(client, "subscribe", channel, recover=recover) == NOTHING
@@ -126,7 +128,7 @@ MALFORMED += ["e" * 200, "e:\u0661:t", f"{'e' * 190}:1:{'t' * 10}", f"e:{'1' * 5
 
 
 @pytest.mark.parametrize("position", MALFORMED, ids=lambda each: repr(each)[:20])
-async def test_what_is_no_position_is_invalid(position: Any) -> None:
+async def test_an_invalid_position_is_an_error(position: Any) -> None:
     async with town(1, services) as nodes:
         client = nodes.client(0)
         assert await ask(client, "subscribe", recover=position) == "Error: Invalid params"
@@ -144,7 +146,7 @@ async def test_false_and_null_do_not_ask_to_recover(recover: Any) -> None:
     ("sizes", "replied"),
     [([16_000, 16_000, 800, 5], 2), ([40_000, 5], 0), ([5, 40_000, 5], 1), ([32_766, 0], 1), ([100] * 299, 299)],
 )
-async def test_a_reply_brings_32_kib_and_the_rest_follows_behind_it(sizes: list[int], replied: int) -> None:
+async def test_a_reply_has_32_kib_of_messages_and_the_rest_follows(sizes: list[int], replied: int) -> None:
     messages = [f"{number}".ljust(size, "x")[:size] for number, size in enumerate(sizes)]
     async with town(1, services) as nodes:
         publisher = nodes.client(0)
@@ -160,10 +162,10 @@ async def test_a_reply_brings_32_kib_and_the_rest_follows_behind_it(sizes: list[
         assert [each["message"] for each in rest] == [*messages[replied:], "live"]
         assert [each["offset"] for each in rest] == list(range(replied + 1, len(messages) + 2))
         again = await ask(nodes.client(0), "subscribe", recover=rest[0]["position"])
-        assert again["recovered"] is True  # whoever lost the connection then goes on from there
+        assert again["recovered"] is True  # a client that loses the connection then resumes from there
 
 
-async def test_what_follows_a_reply_is_as_a_live_one_a_tombstone_too() -> None:
+async def test_messages_after_a_reply_look_like_live_ones_and_so_do_tombstones() -> None:
     async with town(1, services) as nodes:
         listener = nodes.client(0)
         begun = (await ask(listener, "subscribe", recover=True))["position"]
@@ -176,16 +178,16 @@ async def test_what_follows_a_reply_is_as_a_live_one_a_tombstone_too() -> None:
         assert await client.notified(4) == live
 
 
-async def test_what_is_deep_or_large_together_is_replayed_all_the_same() -> None:
+async def test_messages_too_deep_or_large_for_one_reply_are_still_replayed() -> None:
     deep: Any = 1
-    for _ in range(28):  # the deepest that a client can publish: three are around it
+    for _ in range(28):  # the deepest that a client can publish: three levels surround it
         deep = [deep]
     messages = [deep, *[list(range(100))] * 299]
     async with town(1, services) as nodes:
         publisher = nodes.client(0)
         begun = (await ask(publisher, "history"))["position"]
         await publish(publisher, *messages)
-        for dialect, read in ((JSON, _json_lines), (MSGPACK, _unpacked)):  # it is beyond what our strict readers take
+        for dialect, read in ((JSON, _json_lines), (MSGPACK, _unpacked)):  # our strict readers refuse deeper values
             for command, params in (("subscribe", {"recover": begun}), ("history", {"limit": 300})):
                 client = Client(nodes.nodes[0], nodes.registries[0], dialect)
                 params = {"channel": "kept:a", **params}
@@ -196,8 +198,8 @@ async def test_what_is_deep_or_large_together_is_replayed_all_the_same() -> None
                 assert texts(first["message"]["data"]) + [each["message"]["message"] for each in rest] == messages
 
 
-async def test_who_cannot_take_what_it_missed_is_told_that_it_has_not_recovered() -> None:
-    """Not closed: it would come back, and be closed again."""
+async def test_client_that_cannot_receive_its_missed_messages_gets_recovered_false() -> None:
+    """Not closed: the client would reconnect, and be closed again."""
     async with town(1, services) as nodes:
         publisher = nodes.client(0)
         begun = (await ask(publisher, "history"))["position"]
@@ -213,7 +215,7 @@ async def test_who_cannot_take_what_it_missed_is_told_that_it_has_not_recovered(
         assert told_next["position"] != reply["position"]
 
 
-async def test_history_tells_the_last_or_the_first_behind_a_position() -> None:
+async def test_history_returns_the_last_or_the_first_after_a_position() -> None:
     async with town(2, services) as nodes:
         client, publisher = nodes.client(0), nodes.client(1)
         empty = await ask(client, "history")
@@ -237,7 +239,7 @@ async def test_limit_must_be_a_count_within_bounds(limit: Any) -> None:
         assert await ask(nodes.client(0), "history", limit=limit) == "Error: Invalid params"
 
 
-async def test_what_is_not_fit_for_anybody_keeps_its_place_in_history() -> None:
+async def test_undeliverable_payload_keeps_its_place_in_history() -> None:
     async with town(1, services) as nodes:
         client = nodes.client(0)
         begun = (await ask(client, "history"))["position"]
@@ -251,20 +253,20 @@ async def test_what_is_not_fit_for_anybody_keeps_its_place_in_history() -> None:
             assert [each["offset"] for each in messages] == [1, 2, 3]
 
 
-# -- who may what --------------------------------------------------------------------------------------------------
+# -- permissions ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("command", "channel"),
     [("history", "bare"), ("history", "quiet:a"), ("presence", "kept:a"), ("presenceStats", "kept:a")],
 )
-async def test_what_the_rule_does_not_give_is_not_authorized(command: str, channel: str) -> None:
+async def test_features_without_a_rule_are_not_authorized(command: str, channel: str) -> None:
     async with town(1, services) as nodes:
         assert await ask(nodes.client(0), command, channel) == "Error: Not authorized"
 
 
 @pytest.mark.parametrize("command", ["subscribe", "history", "presence", "presenceStats"])
-async def test_who_may_not_subscribe_may_not_look(command: str) -> None:
+async def test_client_that_may_not_subscribe_may_not_read_the_channel(command: str) -> None:
     class Closed(PubSubService):
         async def can_subscribe(self, request: Request, channel: Any) -> bool:
             return request.identity == "ann"
@@ -326,7 +328,7 @@ async def test_an_identity_publishes_once_under_a_key_from_wherever(channel: str
 
 @pytest.mark.parametrize("channel", ["kept:a", "bare"])
 async def test_keys_of_two_users_never_collide(channel: str) -> None:
-    """Also of those whose names are made to look like others with their keys, and of who has no name."""
+    """Also of identities that look like others with their keys, and of anonymous clients."""
     async with town(1, services) as nodes:
         listener = nodes.client(0)
         await ask(listener, "subscribe", channel)
@@ -363,7 +365,7 @@ async def test_backend_publishes_once_under_a_key() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256, "é" * 128, 5, True, [], {}])
-async def test_what_is_no_key_is_invalid(key: Any) -> None:
+async def test_an_invalid_key_is_an_error(key: Any) -> None:
     async with town(1, services) as nodes:
         assert await ask(nodes.client(0), "publish", message=1, key=key) == "Error: Invalid params"
         assert await backend(nodes).ask("pubsub_backend", "publish", channel="a", message=1, key=key) == (
@@ -375,7 +377,7 @@ async def test_what_is_no_key_is_invalid(key: Any) -> None:
 # -- presence ------------------------------------------------------------------------------------------------------
 
 
-async def test_presence_tells_who_subscribes_on_whatever_node() -> None:
+async def test_presence_lists_subscribers_of_all_nodes() -> None:
     async with town(3, services) as nodes:
         ann, ann_too, bob = nodes.client(0, "ann"), nodes.client(1, "ann"), nodes.client(2, "bob")
         stranger = nodes.client(1)
@@ -389,10 +391,10 @@ async def test_presence_tells_who_subscribes_on_whatever_node() -> None:
         stranger.leave()
         await settle(50)
         assert await ask(outsider, "presenceStats", "quiet:a") == {"members": 2, "connections": 2}
-        assert bob.notifications == []  # nobody asked for notices
+        assert bob.notifications == []  # no subscriber asked for notices
 
 
-async def test_notices_tell_the_others_once_an_identity() -> None:
+async def test_notices_reach_the_others_once_per_identity() -> None:
     async with town(2, services) as nodes:
         watcher, recovering = nodes.client(0, "watcher"), nodes.client(1, "recovering")
         await ask(watcher, "subscribe", "room:a")
@@ -415,7 +417,7 @@ async def test_notices_tell_the_others_once_an_identity() -> None:
         assert all(each["service"] == "pubsub" for each in watcher.envelopes)
 
 
-async def test_who_cannot_subscribe_is_not_present_and_who_is_stays_it() -> None:
+async def test_failed_subscribe_adds_no_presence_and_removes_none() -> None:
     async with town(1, services) as nodes:
         client, outsider = nodes.client(0, "ann"), nodes.client(0)
         await ask(client, "subscribe", "quiet:a")
@@ -429,7 +431,7 @@ async def test_who_cannot_subscribe_is_not_present_and_who_is_stays_it() -> None
         assert await ask(outsider, "presence", "room:b") == {"members": []}
 
 
-async def test_presence_of_too_many_is_refused_and_their_number_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_presence_of_too_many_is_refused_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.pubsub.replies.MEMBERS_MAX", 3)
     async with town(1, services) as nodes:
         for number in range(4):

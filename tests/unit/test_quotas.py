@@ -1,4 +1,4 @@
-"""Quotas of what clients have Redis store, on a clock of the test's own."""
+"""Quotas of what clients may store in Redis, on a manual clock."""
 
 import asyncio
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def made(**limits: Any) -> tuple[Quotas, Metrics]:
 
 
 def charge(known: Quotas, client: Client, size: int, channel: str | None = None) -> int | None:
-    """Returns None, or in how many ms to come again."""
+    """Returns None, or the ms until a retry may succeed."""
     try:
         known.charge(client, size, channel)  # type: ignore[arg-type]
     except LimitExceeded as error:
@@ -83,14 +83,14 @@ def test_a_channel_counts_when_it_is_new(clock: Clock) -> None:
     assert charge(known, ann, 1, "d") is not None
 
 
-def test_what_is_larger_than_the_quota_comes_when_that_is_full(clock: Clock) -> None:
+def test_a_write_larger_than_the_quota_is_accepted_when_the_quota_is_full(clock: Clock) -> None:
     known, _ = made(stored_bytes_per_ip=100)
     ann = Client(None, "192.0.2.1")
     assert charge(known, ann, 5_000) is None
     assert charge(known, ann, 5_000) == STORED_S * 1000
 
 
-def test_what_was_not_stored_is_given_back_once(clock: Clock) -> None:
+def test_quota_of_a_failed_write_is_returned_once(clock: Clock) -> None:
     known, _ = made(stored_bytes_per_ip=2 * CHANNEL_BYTES)
     ann: Any = Client(None, "192.0.2.1")
     charged = known.charge(ann, 100, "service:a")
@@ -114,7 +114,9 @@ def test_what_was_not_stored_is_given_back_once(clock: Clock) -> None:
         (None, False),
     ],
 )
-async def test_only_what_is_surely_not_stored_is_given_back(error: Exception | None, is_given_back: bool) -> None:
+async def test_quota_is_returned_only_for_writes_that_surely_failed(
+    error: Exception | None, is_given_back: bool
+) -> None:
     known, _ = made(stored_bytes_per_ip=100)
     ann: Any = Client(None, "192.0.2.1")
     write = asyncio.get_running_loop().create_future()

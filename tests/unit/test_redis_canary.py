@@ -1,4 +1,4 @@
-"""Canary: deafness by a clock of the test's own."""
+"""Canary: detection of undelivered publications, on a manual clock."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from gateway.redis.publisher import PublishRefused
 
 
 class World:
-    """Time, what was published, what was redialled."""
+    """Time, publishes, redials."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -52,11 +52,11 @@ class World:
         assert not self.canary.is_deaf
 
 
-async def test_deaf_until_the_first_canary_came_back() -> None:
+async def test_not_receiving_until_the_first_canary_came_back() -> None:
     world = World()
     assert world.canary.is_deaf and world.value("snorky_redis_deaf") == 1
     world.run(10)
-    assert world.sent == [] and world.redials == []  # not connected: the link's business
+    assert world.sent == [] and world.redials == []  # not connected: the link handles that
     world.canary.on_whole()
     assert world.canary.is_deaf and len(world.sent) == 1
     world.echo()
@@ -64,7 +64,7 @@ async def test_deaf_until_the_first_canary_came_back() -> None:
     assert abs(world.value("snorky_redis_deaf_seconds_total") - 10) < 0.2
 
 
-async def test_a_canary_goes_out_after_two_seconds_of_silence_and_not_before() -> None:
+async def test_a_canary_is_sent_after_two_seconds_of_silence_and_not_before() -> None:
     world = World()
     world.prove()
     world.run(1.8)
@@ -73,7 +73,7 @@ async def test_a_canary_goes_out_after_two_seconds_of_silence_and_not_before() -
     assert len(world.sent) == 2
 
 
-async def test_while_publications_come_no_canary_is_needed() -> None:
+async def test_no_canary_is_sent_while_publications_arrive() -> None:
     world = World()
     world.prove()
     world.run(60, each=world.canary.on_heard)
@@ -107,7 +107,7 @@ async def test_traffic_without_our_canary_is_no_proof_but_no_reason_to_redial() 
     world.canary.on_whole()
     world.run(20, each=world.canary.on_heard)
     assert world.canary.is_deaf and world.redials == []
-    assert len(world.sent) > 5  # it goes on asking
+    assert len(world.sent) > 5  # it keeps asking
     world.canary.on_canaries(world.sent[:1])  # however late
     assert not world.canary.is_deaf
 
@@ -115,7 +115,7 @@ async def test_traffic_without_our_canary_is_no_proof_but_no_reason_to_redial() 
 async def test_time_while_paused_is_not_silence() -> None:
     world = World()
     world.prove()
-    world.run(2.1)  # the canary is out
+    world.run(2.1)  # the canary is in flight
     world.canary.pause()
     world.run(60)
     assert not world.canary.is_deaf and world.redials == []
@@ -126,7 +126,7 @@ async def test_time_while_paused_is_not_silence() -> None:
     assert world.canary.is_deaf  # and silence after it counts again
 
 
-async def test_time_in_which_the_loop_stood_still_is_not_silence() -> None:
+async def test_time_of_a_stalled_loop_is_not_silence() -> None:
     world = World()
     world.prove()
     world.run(3.9)
@@ -160,7 +160,7 @@ async def test_a_canary_whose_connection_failed_is_sent_again_under_the_same_dea
     assert world.canary.is_deaf and world.redials
 
 
-async def test_a_canary_that_redis_refuses_makes_deaf_without_redialling() -> None:
+async def test_a_canary_that_redis_refuses_counts_as_not_receiving_without_a_redial() -> None:
     world = World()
     world.prove()
     for _ in range(200):
@@ -170,4 +170,4 @@ async def test_a_canary_that_redis_refuses_makes_deaf_without_redialling() -> No
                 future.set_exception(PublishRefused("NOPERM"))
         await asyncio.sleep(0)
     assert world.canary.is_deaf and world.redials == []
-    assert 5 < len(world.sent) < 20  # goes on asking, slowly
+    assert 5 < len(world.sent) < 20  # keeps asking, slowly

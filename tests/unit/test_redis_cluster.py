@@ -1,4 +1,4 @@
-"""Cluster: which shards there are, told from what its servers say; and commands to several of them at once."""
+"""Cluster: the shards, from the answers of its servers; and commands to several of them at once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ Ranges = dict[tuple[int, int], list[tuple[str, int]]]  # slots: (id, port) of th
 
 
 class Member:
-    """A server of a cluster that says what it is told to. value: to each GET; None: nothing."""
+    """A server of a cluster with scripted answers. value: to each GET; None: nothing."""
 
     def __init__(self) -> None:
         self.value: bytes | None = None
@@ -46,7 +46,7 @@ class Member:
 
 @pytest.fixture
 async def members(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Member]]:
-    monkeypatch.setattr("gateway.redis.cluster.ASK_TIMEOUT_S", 10.0)  # a busy machine may stand still for a second
+    monkeypatch.setattr("gateway.redis.cluster.ASK_TIMEOUT_S", 10.0)  # a busy machine may stall for a second
     async with asyncio.timeout(15.0), AsyncExitStack() as stack:
         made = [Member() for _ in range(3)]
         for each in made:
@@ -95,7 +95,7 @@ async def test_a_replica_that_changes_shards_takes_none_along(members: list[Memb
     assert (cluster.by_slot(5), cluster.by_slot(10000)) == before
 
 
-async def test_slots_that_move_are_told_and_shards_stay(members: list[Member]) -> None:
+async def test_moved_slots_are_reported_and_shards_stay(members: list[Member]) -> None:
     a, b, _ = (each.server.port for each in members)
     cluster = cluster_of(*members)
     changes: list[int] = []
@@ -116,7 +116,7 @@ async def test_slots_that_move_are_told_and_shards_stay(members: list[Member]) -
     await cluster.stop(on_change)
 
 
-async def test_who_was_cut_off_is_not_believed(members: list[Member]) -> None:
+async def test_answer_of_a_partitioned_server_is_ignored(members: list[Member]) -> None:
     a, b, c = (each.server.port for each in members)
     cluster = cluster_of(*members)
     say(members, {(0, 16383): [("B", b)]})
@@ -138,7 +138,7 @@ async def test_servers_that_were_not_named_are_asked_too(members: list[Member]) 
     assert members[1].asked == 1
 
 
-async def test_no_member_of_a_cluster_is_told(members: list[Member]) -> None:
+async def test_a_server_without_cluster_mode_is_reported(members: list[Member]) -> None:
     async with ScriptedRedis(lambda _: b"-ERR This instance has cluster support disabled\r\n") as single:
         cluster = RedisTarget.from_url(single.url.replace("redis://", "redis+cluster://").removesuffix("/0")).cluster
         assert cluster is not None
@@ -146,7 +146,7 @@ async def test_no_member_of_a_cluster_is_told(members: list[Member]) -> None:
             await cluster.look()
 
 
-async def test_what_goes_to_several_shards_at_once_has_ended_on_all_when_one_fails(members: list[Member]) -> None:
+async def test_a_call_to_several_shards_fails_only_after_all_have_ended(members: list[Member]) -> None:
     a, b, _ = members
     say(members, {(0, 8191): [("A", a.server.port)], (8192, 16383): [("B", b.server.port)]})
     commander = ClusterCommander(

@@ -1,4 +1,4 @@
-"""Commander against a scripted server: groups, order, bounds, deadlines, doubt."""
+"""Commander against a scripted server: groups, order, bounds, deadlines, unknown outcomes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ async def commander(
     )
     instance.start()
     try:
-        async with asyncio.timeout(15.0):  # what never comes makes a test red, not silent
+        async with asyncio.timeout(15.0):  # an answer that never comes must fail a test, not hang it
             yield instance
     finally:
         await instance.stop()
@@ -53,7 +53,7 @@ async def test_each_group_gets_its_own_answers_errors_among_them() -> None:
         assert await two == [b"x"]
 
 
-async def test_what_was_written_is_not_sent_again_and_what_was_not_is() -> None:
+async def test_written_commands_are_not_sent_again_and_unwritten_ones_are() -> None:
     async with ScriptedRedis() as redis, commander(redis) as sending:
         written = sending.send(group(b"a", b"b"))
         await redis.next(b"ECHO")
@@ -69,7 +69,7 @@ async def test_what_was_written_is_not_sent_again_and_what_was_not_is() -> None:
         assert await later == [3]
 
 
-async def test_who_is_not_answered_in_time_is_told_and_the_connection_given_up() -> None:
+async def test_a_call_without_a_timely_answer_fails_and_closes_the_connection() -> None:
     async with ScriptedRedis() as redis, commander(redis, timeout_s=0.2) as sending:
         late = sending.send(group(b"a"))
         await redis.next(b"ECHO")
@@ -107,7 +107,7 @@ async def test_the_bytes_that_wait_are_bounded_too_and_answers_make_room() -> No
         assert not sending.send(group(b"c" * 900)).done()
 
 
-async def test_what_was_cancelled_before_it_was_written_is_not_sent() -> None:
+async def test_commands_cancelled_before_they_are_written_are_not_sent() -> None:
     async with ScriptedRedis() as redis, commander(redis) as sending:
         sending.send(group(b"a")).cancel()
         kept = sending.send(group(b"b"))
@@ -125,7 +125,7 @@ async def test_the_database_of_the_url_is_selected_first() -> None:
         assert await asked == [1]
 
 
-async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
+async def test_an_unexpected_answer_ends_the_connection() -> None:
     async with ScriptedRedis() as redis, commander(redis) as sending:
         asked = sending.send(group(b"a"))
         await redis.next(b"ECHO")

@@ -1,4 +1,4 @@
-"""Direct messages over a broker that the test scripts: answers, doubt, foreign bytes."""
+"""Direct messages over a scripted broker: answers, unknown outcomes, foreign bytes."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ THERE = Owner("b", "i1", 7)
 
 
 class ScriptedBroker:
-    """Keeps what is published; the test says how many hear it and what comes."""
+    """Records publishes; the test sets the number of receivers and the messages that come."""
 
     def __init__(self) -> None:
         self.published: list[tuple[str, bytes]] = []
@@ -72,14 +72,14 @@ async def started(timeout_s: float = 5.0) -> House:
     return house
 
 
-async def test_the_answer_of_the_other_node_is_given() -> None:
+async def test_the_answer_of_the_other_node_is_returned() -> None:
     house = await started()
     (yes, one), (no, two) = await house.sending(), await house.sending()
     house.broker.bring([b"a %b 0 %b 1" % (two, one)])
     assert await yes is True and await no is False
 
 
-async def test_where_nobody_hears_the_connection_has_gone() -> None:
+async def test_without_a_receiver_the_connection_is_closed() -> None:
     house = await started()
     house.broker.hearers = 0
     assert await house.direct.send(THERE, b"hello") is False
@@ -90,7 +90,7 @@ async def test_without_an_answer_in_time_it_is_not_known() -> None:
     task, number = await house.sending()
     with pytest.raises(BrokerUnavailable):
         await task
-    house.broker.bring([b"a %b 1" % number])  # late: nobody waits
+    house.broker.bring([b"a %b 1" % number])  # late: no caller waits
 
 
 async def test_messages_of_one_read_are_taken_in_order_and_answered_together() -> None:
@@ -102,7 +102,7 @@ async def test_messages_of_one_read_are_taken_in_order_and_answered_together() -
     assert house.broker.published == [("direct b", b"a 1 1 3 0 4 0"), ("direct c", b"a 2 1")]
 
 
-async def test_what_cannot_be_read_or_taken_does_not_keep_the_others() -> None:
+async def test_an_unreadable_or_refused_message_does_not_delay_the_others() -> None:
     house = await started()
     junk = [b"", b"\xff\xff", b"m", b"m x", b"m 1 b i8 five\n", b"a 1", b"a x 1", b"l i8 5\n{}", b"l i8\n", b"z\n"]
     house.broker.bring([*junk, b"m 1 b i8 5\npoison", b"m 2 b i8 5\nlast"])
@@ -117,7 +117,7 @@ async def test_news_of_a_lost_name_are_handed_on_if_they_are_for_this_process() 
     assert house.lost == [("messaging:names", "x\ny", 5)]
 
 
-async def test_who_waits_when_it_stops_is_told() -> None:
+async def test_waiting_senders_get_an_error_when_it_stops() -> None:
     house = await started()
     task, _ = await house.sending()
     house.direct.stop()

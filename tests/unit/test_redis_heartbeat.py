@@ -1,4 +1,4 @@
-"""Heartbeat: nodes are seen while they live and not after."""
+"""Heartbeat: nodes are listed while they live and not after."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,9 @@ async def seen(client: Any) -> list[str]:
     return [node.node_id for node in await read_nodes(client, PREFIX)]
 
 
-async def test_nodes_are_listed_while_they_beat_and_gone_when_they_stop(target: RedisTarget, client: Any) -> None:
+async def test_nodes_are_listed_while_they_send_heartbeats_and_removed_when_they_stop(
+    target: RedisTarget, client: Any
+) -> None:
     count = 0
 
     def state() -> dict[str, object]:
@@ -103,7 +105,7 @@ async def test_a_state_that_fails_once_does_not_end_the_beats(target: RedisTarge
         await eventually(there, within_s=3, what="a beat after the failures")
 
 
-async def test_without_redis_it_neither_fails_nor_holds_up_the_end() -> None:
+async def test_without_redis_it_neither_fails_nor_delays_the_stop() -> None:
     nowhere = RedisTarget.from_url("redis://127.0.0.1:1/0")
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -140,7 +142,7 @@ def state_of(node_id: str, **said: object) -> NodeState:
         ({"wire": OLDEST, "wire_oldest": OLDEST - 1}, True),
         ({"wire": WIRE + 2, "wire_oldest": WIRE + 1}, False),
         ({"wire": OLDEST - 1, "wire_oldest": OLDEST - 1}, False),
-        ({}, False),  # before versions were said
+        ({}, False),  # from before nodes announced versions
         ({"wire": "2", "wire_oldest": True}, False),
     ],
 )

@@ -1,4 +1,4 @@
-"""Lanes: the order of what is refused, lined up and sent again, while a slot moves."""
+"""Lanes: the order of refused commands that are queued and sent again, while a slot moves."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ NAME = b"p:{pubsub:news}"
 
 
 class Slot:
-    """Where a slot is, and what its server was sent; answers are the test's."""
+    """The place of a slot, and what its server received; the test gives the answers."""
 
     def __init__(self) -> None:
         self.server: str | None = "a"
@@ -55,13 +55,13 @@ async def slot() -> AsyncIterator[Slot]:
         yield Slot()
 
 
-async def test_what_is_answered_is_passed_on(slot: Slot) -> None:
+async def test_answers_are_passed_on(slot: Slot) -> None:
     future = slot.publish(1)
     slot.answers[1].set_result(7)
     assert await future == 7 and slot.hurries == 0
 
 
-async def test_what_was_refused_goes_before_what_came_later(slot: Slot) -> None:
+async def test_refused_commands_are_sent_before_later_ones(slot: Slot) -> None:
     futures = [slot.publish(number) for number in (1, 2)]
     slot.refuse(1, 2)
     await asyncio.sleep(0)
@@ -74,7 +74,7 @@ async def test_what_was_refused_goes_before_what_came_later(slot: Slot) -> None:
     assert slot.hurries == 1
 
 
-async def test_nothing_overtakes_what_is_still_on_the_way_to_the_former_server(slot: Slot) -> None:
+async def test_nothing_overtakes_commands_in_flight_to_the_former_server(slot: Slot) -> None:
     first = slot.publish(1)
     slot.server = "b"
     second = slot.publish(2)
@@ -87,7 +87,7 @@ async def test_nothing_overtakes_what_is_still_on_the_way_to_the_former_server(s
     assert [await first, await second] == [1, 2]
 
 
-async def test_what_nobody_takes_fails_by_its_deadline(slot: Slot) -> None:
+async def test_commands_without_a_server_fail_by_their_deadline(slot: Slot) -> None:
     slot.server = None
     with pytest.raises(BrokerUnavailable):
         await slot.publish(1)
@@ -100,12 +100,12 @@ async def test_another_error_is_the_callers(slot: Slot) -> None:
     with pytest.raises(PublishRefused):
         await future
     again = slot.publish(2)
-    assert slot.sent == [("a", 1), ("a", 2)], "and holds nobody up"
+    assert slot.sent == [("a", 1), ("a", 2)], "and delays no other lane"
     slot.answers[2].set_result(1)
     await again
 
 
-async def test_who_was_cancelled_while_lined_up_is_not_sent(slot: Slot) -> None:
+async def test_commands_cancelled_while_queued_are_not_sent(slot: Slot) -> None:
     first, second = slot.publish(1), slot.publish(2)
     slot.refuse(1, 2)
     await asyncio.sleep(0)
@@ -126,7 +126,7 @@ async def test_nothing_is_kept_of_a_slot_that_is_quiet(slot: Slot) -> None:
     assert not slot.lanes._lanes
 
 
-async def test_all_that_lined_up_behind_what_nobody_takes_fail_by_their_deadline_too(slot: Slot) -> None:
+async def test_commands_queued_after_one_without_a_server_fail_by_their_deadline_too(slot: Slot) -> None:
     slot.server = None
     started_s = asyncio.get_running_loop().time()
     outcomes = await asyncio.gather(*(slot.publish(number) for number in range(50)), return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Which loading of the function library a server has, and whether a node can have loaded it."""
+"""Which load of the function library a server has, and whether a node can have loaded it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How keys are spelled: no two things share a name, and a publisher's pattern covers nothing of the nodes'."""
+"""Spelling of keys: no two things share a name, and a publisher's pattern covers nothing of the nodes'."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ SERVICE = st.sampled_from(["pubsub", "chat", "nodes", "token", "owned", "a"])
 
 @st.composite
 def things(draw: st.DrawFn) -> tuple[str, ...]:
-    """One thing that has a name in Redis: its kind, and what tells it from others of its kind."""
+    """One thing that has a name in Redis: its kind, and what distinguishes it from others of its kind."""
     kind = draw(st.sampled_from([*KINDS, "once", "token", "taken", "node", "names", "owned"]))
     if kind in KINDS:
         return kind, channel_key(draw(SERVICE), draw(NAME))
@@ -67,7 +67,7 @@ def test_two_things_never_share_a_name(one: tuple[str, ...], other: tuple[str, .
 @given(things())
 @example(("roster", "pubsub:a"))
 @example(("node channel", "pubsub:a"))
-def test_the_pattern_of_a_publisher_covers_what_publishers_may_say_and_nothing_else(thing: tuple[str, ...]) -> None:
+def test_the_pattern_of_a_publisher_covers_exactly_its_channels(thing: tuple[str, ...]) -> None:
     is_covered = spelled(thing).startswith(b"snorky:{pubsub:")
     assert is_covered is (thing[0] in OF_PUBLISHERS and thing[1].startswith("pubsub:"))
 

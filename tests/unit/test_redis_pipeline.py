@@ -1,4 +1,4 @@
-"""What pipelines have in common beside what the tests of publisher and commander hold."""
+"""The common part of pipelines, as far as the tests of publisher and commander do not cover it."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from gateway.errors import BrokerUnavailable
 from gateway.redis.pipeline import all_ended
 
 
-async def test_nothing_goes_on_behind_an_error_of_what_ran_beside() -> None:
+async def test_an_error_is_raised_only_after_all_concurrent_tasks_ended() -> None:
     ended = []
 
     async def work(number: int) -> int:
@@ -25,7 +25,7 @@ async def test_nothing_goes_on_behind_an_error_of_what_ran_beside() -> None:
     assert await all_ended(map(work, (3, 2))) == [3, 2]
 
 
-async def test_who_is_cancelled_takes_along_what_he_awaits() -> None:
+async def test_cancellation_of_a_caller_cancels_what_it_awaits() -> None:
     never = asyncio.get_running_loop().create_future()
 
     async def work() -> None:

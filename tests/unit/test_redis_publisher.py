@@ -1,4 +1,4 @@
-"""Publisher against a scripted server: pipelining, order, bounds, deadlines, doubt."""
+"""Publisher against a scripted server: pipelining, order, bounds, deadlines, unknown outcomes."""
 
 import asyncio
 import gc
@@ -29,13 +29,13 @@ async def publisher(
     )
     instance.start()
     try:
-        async with asyncio.timeout(15.0):  # what never comes makes a test red, not silent
+        async with asyncio.timeout(15.0):  # an answer that never comes must fail a test, not hang it
             yield instance
     finally:
         await instance.stop()
 
 
-async def test_answers_go_to_their_own_publications() -> None:
+async def test_each_publication_gets_its_own_answer() -> None:
     async with ScriptedRedis() as redis, publisher(redis) as speaking:
         futures = [speaking.publish(b"c", b"%d" % number) for number in range(4)]
         for number in range(4):
@@ -76,7 +76,7 @@ async def test_beyond_its_bound_it_refuses_at_once_and_counts() -> None:
     assert metrics.registry.get_sample_value("snorky_drops_total", {"reason": "publish_queue_full"}) == 3
 
 
-async def test_room_is_given_back_by_answers_failures_and_cancellations() -> None:
+async def test_answers_failures_and_cancellations_release_their_space() -> None:
     async with ScriptedRedis() as redis, publisher(redis, queue_max=1, timeout_s=0.1) as speaking:
         answered = speaking.publish(b"c", b"answered")
         await redis.next(b"PUBLISH")
@@ -119,7 +119,7 @@ async def test_without_an_answer_in_time_it_fails_and_the_connection_is_replaced
         with pytest.raises(BrokerUnavailable):
             await speaking.publish(b"c", b"unanswered")
         await redis.next(b"PUBLISH")
-        redis.send(b":99\r\n")  # too late, on a connection that is given up
+        redis.send(b":99\r\n")  # too late, on a connection that is closed
         later = speaking.publish(b"c", b"later")
         assert await redis.next(b"PUBLISH") == (b"PUBLISH", b"c", b"later")
         redis.send(b":1\r\n")
@@ -127,7 +127,7 @@ async def test_without_an_answer_in_time_it_fails_and_the_connection_is_replaced
         assert redis.connections == 2
 
 
-async def test_what_was_written_is_not_sent_again_and_what_was_not_is_sent() -> None:
+async def test_written_publications_are_not_sent_again_and_unwritten_ones_are() -> None:
     async with ScriptedRedis() as redis, publisher(redis) as speaking:
         written = speaking.publish(b"c", b"written")
         await redis.next(b"PUBLISH")
@@ -141,7 +141,7 @@ async def test_what_was_written_is_not_sent_again_and_what_was_not_is_sent() -> 
 
 
 @pytest.mark.parametrize("garbage", [b"+OK\r\n", b"*0\r\n", b"$1\r\nx\r\n", b"nonsense\r\n", b":1\r\n:1\r\n"])
-async def test_an_answer_that_is_none_fails_what_is_open_and_replaces_the_connection(garbage: bytes) -> None:
+async def test_an_invalid_answer_fails_open_publications_and_replaces_the_connection(garbage: bytes) -> None:
     async with ScriptedRedis() as redis, publisher(redis) as speaking:
         doubtful = speaking.publish(b"c", b"doubtful")
         await redis.next(b"PUBLISH")
@@ -156,7 +156,7 @@ async def test_an_answer_that_is_none_fails_what_is_open_and_replaces_the_connec
         assert redis.connections == 2
 
 
-async def test_a_failure_that_nobody_reads_is_not_reported_by_the_loop() -> None:
+async def test_an_unread_failure_is_not_reported_by_the_loop() -> None:
     reports: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
     async with ScriptedRedis() as redis, publisher(redis, timeout_s=0.05) as speaking:
@@ -170,11 +170,11 @@ async def test_a_failure_that_nobody_reads_is_not_reported_by_the_loop() -> None
     assert reports == []
 
 
-async def test_its_connection_is_given_up_only_if_it_owes_an_answer_for_long() -> None:
+async def test_its_connection_is_closed_only_if_an_answer_is_overdue() -> None:
     async with ScriptedRedis(lambda command: b":1\r\n" if command[2] == b"answered" else None) as redis:
         async with publisher(redis) as speaking:
             await speaking.publish(b"c", b"answered")
-            speaking.redial_if_owing(0.0, "nothing is owed")
+            speaking.redial_if_owing(0.0, "no answer is outstanding")
             owed = speaking.publish(b"c", b"owed")
             await redis.next(b"PUBLISH")
             await redis.next(b"PUBLISH")

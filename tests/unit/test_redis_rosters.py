@@ -1,4 +1,4 @@
-"""Lists of rosters over scripts that the test answers: who shares which list."""
+"""Lists of rosters over scripts that the test answers: which calls share a list."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,7 @@ from gateway.redis.rosters import TRIES, Rosters
 
 
 class ScriptedScripts:
-    """Leaves every run to the test."""
+    """The test answers every run."""
 
     def __init__(self) -> None:
         self.runs: list[asyncio.Future[list[Any]]] = []
@@ -42,7 +42,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_who_asks_while_a_list_is_under_way_gets_the_next_one_with_all_who_ask_meanwhile() -> None:
+async def test_calls_during_a_running_list_share_the_next_list() -> None:
     scripts = ScriptedScripts()
     asked = rosters(scripts)
     first = asyncio.ensure_future(asked.members("chat:x"))
@@ -70,7 +70,7 @@ async def test_rosters_do_not_wait_for_each_other() -> None:
     assert await asyncio.gather(*tasks) == [[], [], []]
 
 
-async def test_a_list_that_fails_fails_for_who_shares_it_and_the_next_one_is_asked_for() -> None:
+async def test_a_failed_list_fails_for_its_callers_and_the_next_one_is_requested() -> None:
     scripts = ScriptedScripts()
     asked = rosters(scripts)
     first = asyncio.ensure_future(asked.members("chat:x"))
@@ -84,7 +84,7 @@ async def test_a_list_that_fails_fails_for_who_shares_it_and_the_next_one_is_ask
     assert await second == [member(1)]
 
 
-async def test_who_gives_up_leaves_the_list_to_the_others() -> None:
+async def test_a_cancelled_caller_leaves_the_list_to_the_others() -> None:
     scripts = ScriptedScripts()
     asked = rosters(scripts)
     first = asyncio.ensure_future(asked.members("chat:x"))
@@ -99,7 +99,7 @@ async def test_who_gives_up_leaves_the_list_to_the_others() -> None:
     assert await second == [member(1)]
 
 
-async def test_foreign_entries_are_left_out_and_data_is_nobody_elses() -> None:
+async def test_foreign_entries_are_omitted_and_data_is_not_shared() -> None:
     scripts = ScriptedScripts()
     asked = rosters(scripts)
     found = [b"a:i:1 ", b"3:bob[1]", b"nonsense", b"x", b"a:i:2 ", b"9:bob{", b"a:i:3 ", b"3:bobnull"]
@@ -114,7 +114,7 @@ async def test_foreign_entries_are_left_out_and_data_is_nobody_elses() -> None:
     assert lists[1][0].data == [1]
 
 
-async def test_stopping_ends_what_is_under_way() -> None:
+async def test_stopping_ends_running_calls() -> None:
     scripts = ScriptedScripts()
     asked = rosters(scripts)
     tasks = [asyncio.ensure_future(asked.members("chat:x"))]
@@ -131,7 +131,7 @@ async def test_stopping_ends_what_is_under_way() -> None:
 
 
 class Answering:
-    """Answers runs in order, and keeps what was asked."""
+    """Answers runs in order, and records the calls."""
 
     def __init__(self, *answers: object) -> None:
         self.asked: list[Any] = []
@@ -155,13 +155,13 @@ async def test_a_large_roster_that_changed_meanwhile_is_read_again() -> None:
         [b"5", b"5", b"9", 3, b"run"],
         [b"0", flat(1)],
         [b"5", b"10"],
-    ]  # one of which nothing was told
+    ]  # one without a notice
     scripts = Answering(*changed, [b"6", b"6", b"10", 3, b"run"], [b"0", flat(1, 2)], [b"6", b"10"])
     census = await rosters(scripts).census("chat:x")  # type: ignore[arg-type]
     assert (census.version, census.members) == (6, [member(1), member(2)])
 
 
-async def test_one_that_changes_all_the_time_is_told_as_of_before_its_last_pages() -> None:
+async def test_a_roster_that_keeps_changing_has_the_version_before_its_last_pages() -> None:
     rounds: list[object] = []
     for version in range(TRIES):
         rounds += [[b"%d" % version, b"", b"", 3, b"run"], [b"0", flat(version)], [b"x", b"y"]]

@@ -1,4 +1,4 @@
-"""Scripts against a scripted server: what is sent again in full, and what is not."""
+"""Scripts against a scripted server: which are sent again in full, and which are not."""
 
 import asyncio
 import hashlib
@@ -65,7 +65,7 @@ async def test_an_error_of_one_step_is_one_of_all() -> None:
         assert refusal.value.what.startswith("OOM")
 
 
-async def test_where_no_shebang_line_is_known_scripts_go_without_and_in_full() -> None:
+async def test_without_shebang_support_scripts_are_sent_in_full_without_it() -> None:
     def answer(words: Command) -> bytes:
         return b":0\r\n"
 
@@ -76,7 +76,7 @@ async def test_where_no_shebang_line_is_known_scripts_go_without_and_in_full() -
         assert sent[1] == source("renew").removeprefix(b"#!lua flags=allow-oom")
 
 
-def test_every_script_begins_with_a_shebang_line_and_those_that_give_back_may_do_so_when_memory_is_short() -> None:
+def test_every_script_has_a_shebang_line_and_releases_are_allowed_without_memory() -> None:
     first = {path.stem: path.read_text().partition("\n")[0] for path in FOLDER.glob("*.lua")}
     assert all(line.startswith("#!lua") for line in first.values())
     for name in ("renew", "resign", "leave", "release", "seize", "swept"):

@@ -1,4 +1,4 @@
-"""Sentinels that disagree, are gone, or know nothing: which server is taken for the primary."""
+"""Sentinels that disagree, are down, or know nothing: which server counts as the primary."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +30,7 @@ def saying(port: int, *, epoch: int = 0) -> Answer:
 
 
 def role(name: str) -> Answer:
-    """A server that says what it is."""
+    """A server that reports its role."""
     return lambda command: bulks(name, 0) if command == (b"ROLE",) else None
 
 
@@ -54,7 +54,7 @@ async def scene() -> AsyncIterator[Scene]:
         yield Scene(stack)
 
 
-async def test_the_primary_is_what_the_sentinels_say_with_the_targets_login(scene: Scene) -> None:
+async def test_the_primary_is_the_one_named_by_the_sentinels_with_the_targets_login(scene: Scene) -> None:
     primary = await scene.server(role("master"))
     sentinels = [await scene.server(saying(primary.port)) for _ in range(3)]
     found = await scene.target(*sentinels).resolved()
@@ -65,7 +65,7 @@ async def test_the_primary_is_what_the_sentinels_say_with_the_targets_login(scen
 async def test_a_sentinel_of_former_days_is_not_believed(scene: Scene) -> None:
     old, new = await scene.server(role("master")), await scene.server(role("master"))
     stale, fresh = await scene.server(saying(old.port, epoch=1)), await scene.server(saying(new.port, epoch=2))
-    gone = await scene.server()  # it never answers, so both others are heard
+    gone = await scene.server()  # it never answers, so both others are asked
     assert (await scene.target(stale, gone, fresh).resolved()).port == new.port
 
 
@@ -84,26 +84,26 @@ async def test_one_sentinel_that_is_left_is_enough_to_connect(scene: Scene) -> N
 
 
 @pytest.mark.parametrize("name", ["slave", "sentinel"])
-async def test_who_does_not_say_master_is_no_primary(scene: Scene, name: str) -> None:
+async def test_a_server_without_the_role_master_is_no_primary(scene: Scene, name: str) -> None:
     replica = await scene.server(role(name))
     sentinel = await scene.server(saying(replica.port))
     with pytest.raises(DialError, match="is no primary"):
         await scene.target(sentinel).resolved()
 
 
-async def test_an_unknown_name_is_told(scene: Scene) -> None:
+async def test_an_unknown_name_is_reported(scene: Scene) -> None:
     sentinel = await scene.server(saying(1))
     with pytest.raises(DialError, match=r"no sentinel tells the primary of 'other'.*does not know that name"):
         await scene.target(sentinel, name="other").resolved()
 
 
-async def test_a_server_that_is_no_sentinel_is_told(scene: Scene) -> None:
+async def test_a_server_that_is_no_sentinel_is_reported(scene: Scene) -> None:
     server = await scene.server(lambda _: b"-ERR unknown command 'SENTINEL'\r\n")
     with pytest.raises(DialError, match="unknown command"):
         await scene.target(server).resolved()
 
 
-async def test_who_asks_together_is_answered_by_one_question(scene: Scene) -> None:
+async def test_concurrent_callers_share_one_query(scene: Scene) -> None:
     primary = await scene.server(role("master"))
     sentinel = await scene.server(saying(primary.port))
     target = scene.target(sentinel)

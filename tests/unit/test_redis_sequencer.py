@@ -1,4 +1,4 @@
-"""Sequencer: what the refusal of a publication proves, when the answer to an earlier attempt was lost."""
+"""Sequencer: what the refusal of a publication proves when the answer to an earlier attempt was lost."""
 
 import pytest
 
@@ -13,7 +13,7 @@ OOM = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
 
 
 async def accept(redis: ScriptedRedis, sequencer: Sequencer) -> None:
-    """Answer what a sequencer says on each connection before it publishes."""
+    """Answer a sequencer's commands on each connection before it publishes."""
     await redis.next(b"EVAL")
     await redis.next(b"SCRIPT")
     redis.send(b"$3\r\nrun\r\n$40\r\n%b\r\n" % sequencer._digest)

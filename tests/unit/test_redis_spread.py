@@ -1,4 +1,4 @@
-"""Spread: the same server for the same key, everywhere; and what is written where."""
+"""Spread: the same server for the same key, on every node; and which keys are written where."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ VECTORS = Path(__file__).resolve().parents[1] / "vectors" / "spread.json"
 KEYS = [f"pubsub:{number}" for number in range(3000)]
 
 
-def test_keys_lie_where_the_published_vectors_say() -> None:
+def test_keys_lie_on_the_servers_of_the_published_vectors() -> None:
     vectors = json.loads(VECTORS.read_text())
     spread = targets_of(",".join(vectors["urls"]))
     for vector in vectors["keys"]:

@@ -1,4 +1,4 @@
-"""Subscriber against a scripted server: orders of wishes and answers, refusals, garbage, bounds."""
+"""Subscriber against a scripted server: orders of requests and answers, refusals, invalid bytes, bounds."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ CANARY = b"canary"
 
 
 class Heard:
-    """What a subscriber told."""
+    """Calls of a subscriber's listener."""
 
     def __init__(self) -> None:
         self.batches: list[dict[str, list[bytes]]] = []
@@ -59,7 +59,7 @@ async def subscriber(
     )
     instance.start()
     try:
-        async with asyncio.timeout(15.0):  # what never comes makes a test red, not silent
+        async with asyncio.timeout(15.0):  # an answer that never comes must fail a test, not hang it
             yield instance, heard
     finally:
         await instance.stop()
@@ -70,14 +70,14 @@ async def within(awaitable: "asyncio.Future[bool] | asyncio.Queue[bool]") -> boo
 
 
 async def stand(redis: ScriptedRedis, heard: Heard) -> None:
-    """Let it become whole."""
+    """Complete its subscriptions."""
     assert await redis.next(b"SUBSCRIBE") == (b"SUBSCRIBE", CANARY)
     redis.send(confirmation(b"subscribe", CANARY))
     await within(heard.whole)
 
 
 async def turn() -> None:
-    """Let everything run that is ready, the loop's reading included."""
+    """Run everything that is ready, the loop's reading included."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -91,7 +91,7 @@ async def test_the_first_of_two_confirmations_confirms_nothing_when_unsubscribed
         await stand(redis, heard)
         first = asyncio.ensure_future(hearing.subscribe("a"))
         assert await redis.next(b"SUBSCRIBE") == (b"SUBSCRIBE", b"a")
-        first.cancel()  # its client went away: the wish is withdrawn
+        first.cancel()  # its client disconnected: the request is withdrawn
         assert await redis.next(b"UNSUBSCRIBE") == (b"UNSUBSCRIBE", b"a")
         second = asyncio.ensure_future(hearing.subscribe("a"))
         assert await redis.next(b"SUBSCRIBE") == (b"SUBSCRIBE", b"a")
@@ -106,7 +106,7 @@ async def test_the_first_of_two_confirmations_confirms_nothing_when_unsubscribed
         assert hearing.is_subscribed("a")
 
 
-async def test_wishes_of_one_tick_go_out_in_one_write() -> None:
+async def test_requests_of_one_loop_iteration_are_one_write() -> None:
     writes = []
     async with ScriptedRedis(confirm) as redis, subscriber(redis) as (hearing, heard):
         await within(heard.whole)
@@ -156,7 +156,7 @@ async def test_a_wish_withdrawn_by_all_is_taken_back() -> None:
         assert await redis.next(b"UNSUBSCRIBE") == (b"UNSUBSCRIBE", b"a")
 
 
-async def test_a_waiter_that_gives_up_leaves_the_others_their_wish() -> None:
+async def test_a_cancelled_waiter_leaves_the_others_requests() -> None:
     async with ScriptedRedis() as redis, subscriber(redis) as (hearing, heard):
         await stand(redis, heard)
         impatient = asyncio.ensure_future(hearing.subscribe("a"))
@@ -170,7 +170,7 @@ async def test_a_waiter_that_gives_up_leaves_the_others_their_wish() -> None:
         assert redis.commands.empty()
 
 
-async def test_a_subscription_that_is_held_outlives_a_later_waiter_that_fails() -> None:
+async def test_a_subscription_in_use_outlives_a_later_waiter_that_fails() -> None:
     async with ScriptedRedis() as redis, subscriber(redis, confirm_timeout_s=0.1) as (hearing, heard):
         await stand(redis, heard)
         first = asyncio.ensure_future(hearing.subscribe("a"))
@@ -188,7 +188,7 @@ async def test_a_subscription_that_is_held_outlives_a_later_waiter_that_fails() 
         assert hearing.is_subscribed("a")
 
 
-async def test_whole_means_that_every_confirmation_has_come() -> None:
+async def test_it_is_complete_only_after_every_confirmation() -> None:
     async with ScriptedRedis() as redis, subscriber(redis) as (hearing, heard):
         await stand(redis, heard)
         waiting = asyncio.gather(*(hearing.subscribe(key) for key in "abc"))
@@ -274,7 +274,7 @@ async def test_garbage_ends_the_connection_and_a_new_one_is_made(garbage: bytes)
         await within(heard.whole)
         await hearing.subscribe("a")
         redis.send(garbage + message(b"a", b"1"))
-        if garbage == b"*3\r\n" * 20:  # deep, but not yet wrong; the next bytes are
+        if garbage == b"*3\r\n" * 20:  # deep, but still valid; the next bytes are not
             redis.send(b"*" * 100 + b"\r\n")
         assert await within(heard.whole) is True
         assert hearing.is_subscribed("a")
@@ -293,7 +293,7 @@ async def test_an_answer_in_the_wrong_place_ends_the_connection() -> None:
         await asyncio.wait_for(waiting, 5.0)
 
 
-async def test_a_reply_beyond_the_bound_is_not_held() -> None:
+async def test_a_reply_beyond_the_bound_is_not_buffered() -> None:
     async with ScriptedRedis(confirm) as redis, subscriber(redis) as (hearing, heard):
         await within(heard.whole)
         await hearing.subscribe("a")
@@ -315,7 +315,7 @@ async def test_a_refused_subscribe_fails_at_once_and_may_be_tried_again() -> Non
         assert hearing.is_whole
 
 
-async def test_a_channel_that_is_refused_after_it_was_granted_is_not_given_up_unsaid() -> None:
+async def test_a_channel_refused_after_it_was_granted_is_reported_as_lost() -> None:
     async with ScriptedRedis() as redis, subscriber(redis) as (hearing, heard):
         await stand(redis, heard)
         waiting = asyncio.ensure_future(hearing.subscribe("a"))
@@ -332,7 +332,7 @@ async def test_a_channel_that_is_refused_after_it_was_granted_is_not_given_up_un
         assert heard.whole.empty()
 
 
-async def test_a_server_that_stops_answering_while_resubscribing_is_given_up() -> None:
+async def test_a_server_that_stops_answering_while_resubscribing_times_out() -> None:
     async with ScriptedRedis() as redis, subscriber(redis, dial_timeout_s=0.1) as (_, heard):
         await redis.next(b"SUBSCRIBE")  # never answered
         await asyncio.wait_for(heard.lost.get(), 5.0)
@@ -341,12 +341,12 @@ async def test_a_server_that_stops_answering_while_resubscribing_is_given_up() -
         await within(heard.whole)
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_dialled_again() -> None:
+async def test_a_server_that_accepts_and_never_answers_is_redialled() -> None:
     accepted = asyncio.Semaphore(0)
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         accepted.release()
-        await reader.read(-1)  # until it gives up
+        await reader.read(-1)  # until it times out
         writer.close()
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
@@ -395,7 +395,7 @@ async def test_a_refusal_of_two_names_refuses_the_channel_and_no_other() -> None
         await asyncio.wait_for(granted, 5.0)
 
 
-async def test_what_comes_on_both_names_of_a_channel_keeps_its_order() -> None:
+async def test_messages_on_both_names_of_a_channel_keep_their_order() -> None:
     async with ScriptedRedis() as redis, subscriber(redis, names_of=both) as (hearing, heard):
         await stand(redis, heard)
         waiting = asyncio.ensure_future(hearing.subscribe("a"))
@@ -407,7 +407,7 @@ async def test_what_comes_on_both_names_of_a_channel_keeps_its_order() -> None:
         assert heard.batches == [{"a": [b"0", b"1", b"2", b"3", b"4", b"5", b"6"]}]
 
 
-async def test_what_only_nodes_say_is_refused_on_the_name_that_is_open_to_publishers() -> None:
+async def test_node_messages_are_refused_on_the_publishers_channel() -> None:
     said = [
         b"\xc11 e:1:t p j\n1",
         b'\xc12 j {"whole":"true"}\n2',
@@ -423,6 +423,6 @@ async def test_what_only_nodes_say_is_refused_on_the_name_that_is_open_to_publis
         await asyncio.wait_for(waiting, 5.0)
         redis.send(b"".join(message(name, each) for name in both("a") for each in (*said, b"fence")))
         await asyncio.wait_for(heard.batch_came.wait(), 5.0)
-        hint = b"\xc1h e:1:t p j\n1"  # a position is a reason to look, and no more
+        hint = b"\xc1h e:1:t p j\n1"  # a position is only a reason to check
         assert heard.batches == [{"a": [hint, b"fence", *said, b"fence"]}]
         assert metrics.drops.labels("forged")._value.get() == 3

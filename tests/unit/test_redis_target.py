@@ -1,4 +1,4 @@
-"""RedisTarget: URLs in, connections' data out, secrets nowhere."""
+"""RedisTarget: connection parameters from URLs, and no secrets in texts."""
 
 import json
 import traceback
@@ -75,7 +75,7 @@ def test_the_safe_url_has_no_secret(url: str, safe: str) -> None:
         ("rediss://h?ssl_certfile=/nowhere.pem", "cannot load certificates"),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_reason(url: object, text: str) -> None:
+def test_an_unusable_url_is_refused_with_the_reason(url: object, text: str) -> None:
     with pytest.raises(ConfigurationError, match=text):
         RedisTarget.from_url(url)
 

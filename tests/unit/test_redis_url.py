@@ -1,4 +1,4 @@
-"""The grammar of redis_url: one text in both packages, read alike by nodes and Publisher, secrets in no error."""
+"""The grammar of redis_url: one text in both packages, parsed alike by nodes and Publisher, secrets in no error."""
 
 import traceback
 from collections.abc import Callable
@@ -29,7 +29,7 @@ GOOD = [
     "redis+cluster://u:p@h,h2:1",
     "rediss+cluster://h:1?ssl_check_hostname=no",
 ]
-# What stands for a secret in them is `s3cret`.
+# The secrets in them are `s3cret`.
 BAD = {
     "redis://:#s3cret@10.9.9.9:6379/0": "# as %23",
     "redis://:s3cret#@10.9.9.9:6379/0": "# as %23",

@@ -1,4 +1,4 @@
-"""Refusals: whoever is turned away leaves a count and, at most once a second of a kind, a line."""
+"""Refusals: each is counted and, at most once a second per kind, logged."""
 
 import json
 import time
@@ -30,7 +30,7 @@ def refused(lines: list[Any]) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == "refused"]
 
 
-def test_lines_are_bounded_and_say_how_many_had_none() -> None:
+def test_log_lines_are_bounded_and_count_the_suppressed_ones() -> None:
     now_s, metrics = 0.0, Metrics()
     refusals = Refusals(metrics, clock=lambda: now_s)
     with capture_logs() as lines:
@@ -125,7 +125,7 @@ async def test_a_refused_subscription_leaves_a_line_with_the_identity() -> None:
 
 
 @on_both_loops
-async def test_who_has_no_identity_where_one_is_required_leaves_a_line() -> None:
+async def test_an_anonymous_client_where_an_identity_is_required_leaves_a_line() -> None:
     async with running_site(auth=authenticator, requires_identity=True) as site:
         client = await site.client()
         with capture_logs() as lines:
@@ -158,7 +158,7 @@ async def _posted(site: RunningSite) -> int:
         ("https://app.example:8443", "https://app.example:8443"),
         ("null", "null"),
         ("chrome-extension://abcdefgh", "chrome-extension://abcdefgh"),
-        (f"https://{hmac_token()}", "malformed"),  # what is no browser may send anything
+        (f"https://{hmac_token()}", "malformed"),  # a client that is no browser may send anything
         (f"https://{'a' * 300}", "malformed"),
     ],
 )

@@ -32,7 +32,7 @@ from tests.support.loopback import LoopbackBroker
 
 
 class Raising(Service):
-    """Raises what it was made with, at once or after an await."""
+    """Raises the exception that it was made with, at once or after an await."""
 
     def __init__(self, name: str = "raising", error: Exception | None = None, *, is_late: bool = False) -> None:
         super().__init__(name)
@@ -128,7 +128,7 @@ async def test_bad_envelope_is_answered_under_the_right_name(value: Any, service
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 10_000, b'{"service":"a","message":1e999}'])
-async def test_what_is_no_message_is_answered_by_the_gateway(data: bytes) -> None:
+async def test_invalid_messages_are_answered_by_the_gateway(data: bytes) -> None:
     async with house(Raising()) as built:
         client = built.client()
         client.send_bytes(data)
@@ -264,7 +264,7 @@ async def test_service_that_fails_in_a_hook_does_not_keep_the_others_from_knowin
         ]
 
 
-async def test_disconnect_gives_subscriptions_up_before_services_hear_of_it() -> None:
+async def test_disconnect_ends_subscriptions_before_services_are_notified() -> None:
     class Looking(Raising):
         def on_disconnect(self, connection: Connection) -> None:
             self.messages.append((connection.is_closed, set(connection.channels)))
@@ -289,7 +289,7 @@ def test_registry_belongs_to_one_node() -> None:
         Node(LoopbackBroker()).attach(registry)
 
 
-def test_service_belongs_to_one_node_and_may_stand_in_two_of_its_registries() -> None:
+def test_service_belongs_to_one_node_and_may_be_in_two_of_its_registries() -> None:
     service, node = Raising(), Node(LoopbackBroker())
     node.attach(ServiceRegistry([service]))
     node.attach(ServiceRegistry([service]))
@@ -309,7 +309,7 @@ def test_service_registered_later_is_on_the_node_too() -> None:
         built.registry["nobody"]
 
 
-def test_registry_without_a_node_says_what_to_do() -> None:
+def test_registry_without_a_node_gives_an_error_with_a_remedy() -> None:
     with pytest.raises(ConfigurationError, match="attach"):
         _ = ServiceRegistry().cluster
 
@@ -323,7 +323,7 @@ def test_registries_of_one_node_do_not_see_each_others_services() -> None:
     assert client.messages[0]["message"] == "Unknown service"
 
 
-def test_limits_of_a_registry_go_before_the_nodes() -> None:
+def test_limits_of_a_registry_override_the_nodes() -> None:
     built = House([], limits=UNLIMITED)
     strict = ServiceRegistry([], limits=Limits(bad_messages_per_minute=1))
     built.node.attach(strict)

@@ -1,4 +1,4 @@
-"""Channels with a history over several nodes in one process: what a node misses, and clients that come back."""
+"""Channels with a history over several nodes in one process: messages that a node misses, and reconnecting clients."""
 
 import asyncio
 import random
@@ -34,7 +34,7 @@ KEY = "notes:c"
 
 
 class Notes(Service):
-    """A service that only lends its topics."""
+    """A service that only exposes its topics."""
 
     def __init__(self) -> None:
         super().__init__("notes")
@@ -69,11 +69,11 @@ class Stage:
         return client, await self.topics(number).recover(client.connection, channel, HOUR, since)
 
     def deafen(self, number: int) -> None:
-        """Lose what comes for a node from now on."""
+        """Drop publications to a node from now on."""
         self.town.brokers[number].is_lossy = True
 
     def mend(self, number: int, *, is_noticed: bool = True) -> None:
-        """Lose no more."""
+        """Drop no more."""
         self.town.brokers[number].is_lossy = False
         if is_noticed:
             self.town.nodes[number].on_interrupted()
@@ -97,10 +97,10 @@ def heard(client: Resident) -> list[Any]:
     return ["gap" if each["type"] == "gap" else each["message"] for each in client.inbox]
 
 
-# -- what a node misses ---------------------------------------------------------------------------------------------
+# -- missed messages ------------------------------------------------------------------------------------------------
 
 
-async def test_what_was_missed_is_filled_in_its_place_for_all_and_nobody_is_closed(stage: Stage) -> None:
+async def test_missed_messages_are_filled_in_order_for_all_and_no_client_is_closed(stage: Stage) -> None:
     (one, _), two = await stage.back(0), await stage.plain(0)
     await stage.publish(1)
     await settle()
@@ -234,7 +234,7 @@ async def test_comparison_after_an_interruption_is_tried_until_history_answers(s
 
 
 class Narrow(FakeWire):
-    """A wire that takes 20 kB a tick, and buffers what is more."""
+    """A wire that accepts 20 kB per loop iteration, and buffers the rest."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -275,7 +275,7 @@ async def test_large_fill_is_no_more_at_once_than_clients_take(stage: Stage) -> 
     assert [number for number, _ in heard(one)] == list(range(70))
 
 
-async def test_gap_is_told_to_who_asked_to_recover_and_to_nobody_else(stage: Stage) -> None:
+async def test_gap_is_reported_only_to_recovering_clients(stage: Stage) -> None:
     (one, _), two = await stage.back(0), await stage.plain(0)
     packed = Client(stage.town.nodes[0], stage.town.registries[0], MSGPACK)
     await stage.topics(0).recover(packed.connection, "c", HOUR)
@@ -295,7 +295,7 @@ async def test_gap_is_told_to_who_asked_to_recover_and_to_nobody_else(stage: Sta
     assert not one.wire.closes and not two.wire.closes
 
 
-async def test_gaps_position_is_one_to_come_back_with(stage: Stage) -> None:
+async def test_the_position_of_a_gap_can_be_resumed_from(stage: Stage) -> None:
     one, _ = await stage.back(0)
     stage.town.archive.flush()
     await stage.publish(1, 2)
@@ -319,7 +319,7 @@ async def test_lost_history_is_one_gap_a_channel_and_no_more(stage: Stage, is_pu
     assert heard(one) == [1, "gap", *([2] if is_published_to else []), 3]
 
 
-async def test_bare_publication_comes_at_once_also_while_history_is_read(stage: Stage) -> None:
+async def test_bare_publication_is_delivered_at_once_even_while_history_is_read(stage: Stage) -> None:
     one, _ = await stage.back(0)
     stage.deafen(0)
     await stage.publish(1)
@@ -334,7 +334,7 @@ async def test_bare_publication_comes_at_once_also_while_history_is_read(stage: 
     await until(lambda: heard(one) == ["bare", 1])
 
 
-async def test_poison_keeps_its_place_as_a_tombstone_for_who_counts_offsets(stage: Stage) -> None:
+async def test_invalid_payload_keeps_its_offset_as_a_tombstone(stage: Stage) -> None:
     (one, recovery), two = await stage.back(0), await stage.plain(0)
     before = recovery.position
     poison = Publication(b"NaN", Position(before.epoch, 1, "t1"), before.tag)
@@ -356,7 +356,7 @@ async def test_poison_keeps_its_place_as_a_tombstone_for_who_counts_offsets(stag
     assert stage.sample(0, "snorky_drops_total", reason="invalid") == 1
 
 
-async def test_what_is_too_large_keeps_its_place_as_a_tombstone_too(stage: Stage) -> None:
+async def test_oversized_message_keeps_its_place_as_a_tombstone_too(stage: Stage) -> None:
     one, recovery = await stage.back(0)
     before = recovery.position
     large = Publication(b'"%b"' % (b"x" * (1 << 20)), Position(before.epoch, 1, "t1"), before.tag)
@@ -368,12 +368,12 @@ async def test_what_is_too_large_keeps_its_place_as_a_tombstone_too(stage: Stage
     assert stage.sample(0, "snorky_history_gaps_total") == 0
 
 
-async def test_what_is_too_large_is_a_tombstone_for_who_recovers_at_that_moment(stage: Stage) -> None:
+async def test_oversized_message_is_a_tombstone_for_clients_recovering_at_that_moment(stage: Stage) -> None:
     one, recovery = await stage.back(0)
     begun = recovery.position
     stage.town.archive.lateness = lambda: 20
     recovering = asyncio.ensure_future(stage.back(0, begun))
-    await settle(5)  # it reads; what is heard meanwhile is kept for it
+    await settle(5)  # it reads; publications are buffered for it meanwhile
     large = Publication(b'"%b"' % (b"x" * (1 << 20)), Position(begun.epoch, 1, "t1"), begun.tag)
     stage.town.bus.publish(KEY, write_sequenced(large))
     two, recovery = await recovering
@@ -381,7 +381,7 @@ async def test_what_is_too_large_is_a_tombstone_for_who_recovers_at_that_moment(
     assert heard(one) == [None] and heard(two) == []
 
 
-async def test_first_who_wants_the_history_takes_nothing_from_who_was_there_before(stage: Stage) -> None:
+async def test_first_recovering_client_takes_nothing_from_earlier_subscribers(stage: Stage) -> None:
     before = await stage.plain(0, history=None)
     stage.town.brokers[0].hold()
     await stage.publish(1, 2)
@@ -418,10 +418,10 @@ async def test_listener_gets_all_in_order_and_the_gap_in_its_place(stage: Stage)
     assert KEY not in stage.town.brokers[0].subscribed
 
 
-# -- clients that come back -----------------------------------------------------------------------------------------
+# -- client recovery ------------------------------------------------------------------------------------------------
 
 
-async def test_client_goes_on_elsewhere_with_what_it_missed_and_then_with_what_comes(stage: Stage) -> None:
+async def test_client_resumes_on_another_node_with_missed_and_then_live_messages(stage: Stage) -> None:
     one, begun = await stage.back(0)
     assert (begun.is_recovered, begun.publications) == (True, [])
     await stage.publish(1, 2)
@@ -440,7 +440,7 @@ async def test_client_goes_on_elsewhere_with_what_it_missed_and_then_with_what_c
 
 
 async def test_history_is_read_only_when_the_broker_has_confirmed(stage: Stage) -> None:
-    """What is published before that is heard by nobody here, and on a quiet channel nothing would show the hole."""
+    """No client here receives earlier publications, and on a quiet channel nothing would reveal the hole."""
     client, broker, last = stage.town.client(0), stage.town.brokers[0], await stage.publish(1)
     broker.gate.clear()
     task = asyncio.ensure_future(stage.topics(0).recover(client.connection, "c", HOUR, last))
@@ -452,7 +452,7 @@ async def test_history_is_read_only_when_the_broker_has_confirmed(stage: Stage) 
     assert [*payloads(recovery), *heard(client)] == [b"2"]
 
 
-async def test_where_a_channel_stands_is_asked_only_when_the_broker_has_confirmed(stage: Stage) -> None:
+async def test_a_channels_position_is_read_only_after_the_broker_has_confirmed(stage: Stage) -> None:
     broker = stage.town.brokers[0]
     broker.gate.clear()
     task = asyncio.ensure_future(stage.back(0))
@@ -464,7 +464,7 @@ async def test_where_a_channel_stands_is_asked_only_when_the_broker_has_confirme
     assert recovery.position == last
 
 
-async def test_replay_is_capped_in_messages_and_bytes_and_then_honest(stage: Stage) -> None:
+async def test_replay_is_capped_in_messages_and_bytes_and_then_a_reported_gap(stage: Stage) -> None:
     _, begun = await stage.back(0)
     await stage.publish(*range(300))
     _, recovery = await stage.back(1, begun.position)
@@ -495,7 +495,7 @@ async def test_position_that_is_not_of_this_history_is_not_recovered(stage: Stag
         assert recovery == Recovery(last, False, [])
 
 
-async def test_clients_that_come_back_with_the_same_position_share_a_read(stage: Stage) -> None:
+async def test_clients_that_resume_from_the_same_position_share_a_read(stage: Stage) -> None:
     since = await stage.publish(0)
     await stage.publish(1, 2)
     reads = 0
@@ -522,10 +522,10 @@ async def test_clients_that_come_back_with_the_same_position_share_a_read(stage:
         assert [*map(int, payloads(recovery)), *heard(client)] == list(range(1, 16))
     assert reads <= 3
     await stage.back(0, since)
-    assert reads <= 4, "and who comes later reads anew"
+    assert reads <= 4, "and later clients read again"
 
 
-async def test_client_that_is_ahead_of_a_deaf_node_gets_nothing_twice(stage: Stage) -> None:
+async def test_client_ahead_of_a_node_that_missed_messages_gets_nothing_twice(stage: Stage) -> None:
     ahead, _ = await stage.back(1)
     behind, _ = await stage.back(0)
     stage.deafen(0)
@@ -541,7 +541,7 @@ async def test_client_that_is_ahead_of_a_deaf_node_gets_nothing_twice(stage: Sta
     await until(lambda: heard(other) == [3])
 
 
-async def test_who_comes_back_to_a_history_that_was_lost_hears_of_it_once(stage: Stage) -> None:
+async def test_client_that_resumes_after_history_was_lost_gets_one_report(stage: Stage) -> None:
     await stage.back(0)
     last = await stage.publish(1)
     await settle()
@@ -559,7 +559,7 @@ async def test_channel_without_a_place_for_positions_cannot_be_recovered(stage: 
     assert stage.town.brokers[0].subscribed == set()
 
 
-async def test_recovery_that_fails_leaves_nothing_behind(stage: Stage) -> None:
+async def test_failed_recovery_leaves_no_state(stage: Stage) -> None:
     last = await stage.publish(1)
     client = stage.town.client(0)
     for failing in (stage.town.archive, stage.town.brokers[0]):
@@ -576,9 +576,7 @@ async def test_recovery_that_fails_leaves_nothing_behind(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("what", ["archive", "broker"])
-async def test_subscriber_or_listener_of_a_kept_channel_that_fails_leaves_nothing_behind(
-    stage: Stage, what: str
-) -> None:
+async def test_failed_subscriber_or_listener_of_a_history_channel_leaves_no_state(stage: Stage, what: str) -> None:
     client, topics = stage.town.client(0), stage.topics(0)
     failing: Any = stage.town.archive if what == "archive" else stage.town.brokers[0]
     failing.is_failing = True
@@ -596,7 +594,7 @@ async def test_subscriber_or_listener_of_a_kept_channel_that_fails_leaves_nothin
     await until(lambda: heard(client) == [1])
 
 
-async def test_nothing_is_compared_or_filled_of_a_channel_that_was_given_up(stage: Stage) -> None:
+async def test_an_unsubscribed_channel_is_neither_compared_nor_filled(stage: Stage) -> None:
     one, _ = await stage.back(0)
     await stage.publish(1)
     await settle()
@@ -615,7 +613,7 @@ async def test_nothing_is_compared_or_filled_of_a_channel_that_was_given_up(stag
     assert stage.sample(0, "snorky_history_filled_publications_total") == 0
 
 
-async def test_client_that_leaves_while_it_recovers_leaves_nothing_behind(stage: Stage) -> None:
+async def test_client_that_leaves_during_recovery_leaves_no_state(stage: Stage) -> None:
     last = await stage.publish(1)
     for error, leave in ((ConnectionClosed, Resident.leave), (NotSubscribed, _unsubscribe)):
         client = stage.town.client(0)
@@ -652,7 +650,7 @@ async def test_second_try_is_not_made_live_by_the_first_ones_answer(stage: Stage
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_clients_that_wander_get_everything_once_and_in_order(seed: int) -> None:
-    """Nodes miss what comes, reads are late, clients change nodes at any moment; history has all."""
+    """Nodes miss publications, reads are late, clients change nodes at any moment; history has everything."""
     chance = random.Random(seed)
     async with town(3, lambda: [Notes()]) as nodes:
         stage = Stage(nodes)
@@ -702,7 +700,7 @@ async def test_clients_that_wander_get_everything_once_and_in_order(seed: int) -
         await until(lambda: all(heard(each) == expected for each in staying))
 
 
-# -- what was published past history ---------------------------------------------------------------------------------
+# -- publications without history ------------------------------------------------------------------------------------
 
 
 async def test_publication_past_history_is_counted_and_logged_and_clients_that_were_away_get_a_gap(
@@ -759,7 +757,7 @@ async def test_client_that_comes_back_behind_a_publication_past_history_shares_n
         assert heard(client) == [] and not recovery.is_recovered
 
 
-async def test_client_that_comes_back_before_a_publication_past_history_is_noted_gets_a_gap(
+async def test_client_that_resumes_before_an_unstored_publication_is_noticed_gets_a_gap(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noting = asyncio.Event()

@@ -1,4 +1,4 @@
-"""RPC services: PROTOCOL "RPC services" to the letter, and exactly one answer to every request."""
+"""RPC services: PROTOCOL "RPC services" in every detail, and exactly one answer to every request."""
 
 import asyncio
 from collections import OrderedDict
@@ -15,7 +15,7 @@ from tests.support.clients import JSON, MSGPACK, House, house, settle, until
 
 
 class Unruly(dict[str, int]):
-    """Claims to be a dict and fails when looked into."""
+    """Claims to be a dict and fails when accessed."""
 
     def values(self) -> Any:
         raise RuntimeError("unruly")
@@ -149,7 +149,7 @@ INVALID = {"type": "error", "callId": None, "message": "Invalid params", "code":
 
 
 async def ask(built: House, message: Any) -> Any:
-    """Send one request and return the one answer."""
+    """Send one request and return its only answer."""
     client = built.client()
     client.send("rpc", message)
     await client.received(1)
@@ -177,13 +177,13 @@ async def ask(built: House, message: Any) -> Any:
         ({"command": "plainly"}, ["tuple", {"x": True}]),
     ],
 )
-async def test_request_is_answered_with_what_the_command_returns(request_: Any, data: Any) -> None:
+async def test_request_is_answered_with_the_commands_return_value(request_: Any, data: Any) -> None:
     async with house(Everything()) as built:
         assert await ask(built, {**request_, "callId": 1}) == {"type": "response", "callId": 1, "data": data}
 
 
 @pytest.mark.parametrize("call_id", [None, 0, "", False, "x", 1.5, [1, {"a": None}], {"id": 1}, 2**64 - 1])
-async def test_call_id_is_any_entity_and_comes_back(call_id: Any) -> None:
+async def test_call_id_is_any_entity_and_is_returned(call_id: Any) -> None:
     async with house(Everything()) as built:
         reply = await ask(built, {"command": "nothing", "callId": call_id})
         assert reply == {"type": "response", "callId": call_id, "data": None}
@@ -199,14 +199,14 @@ async def test_reply_has_no_call_id_key_if_the_request_had_none(command: str) ->
         assert await ask(built, {"command": command, "params": params}) == {"type": "response", "data": None}
 
 
-async def test_command_knows_who_calls_and_by_which_name() -> None:
+async def test_command_gets_its_caller_and_its_name() -> None:
     async with house(Everything()) as built:
         reply = await ask(built, {"command": "whoami", "callId": 7})
         assert reply["data"] == ["n1.1", None, "rpc", "whoami", 7]
 
 
 @pytest.mark.parametrize("dialect", [JSON, MSGPACK], ids=["json", "msgpack"])
-async def test_answers_come_in_the_order_of_requests_whether_plain_or_coroutine(dialect: Any) -> None:
+async def test_answers_have_the_order_of_requests_whether_plain_or_coroutine(dialect: Any) -> None:
     async with house(Everything()) as built:
         client = built.client(dialect)
         for number in range(20):
@@ -245,7 +245,7 @@ async def test_answers_come_in_the_order_of_requests_whether_plain_or_coroutine(
         {"command": "nope", "params": 5},
     ],
 )
-async def test_what_names_no_command_is_an_unknown_command(message: Any) -> None:
+async def test_message_that_names_no_command_is_an_unknown_command(message: Any) -> None:
     async with house(Everything()) as built:
         assert await ask(built, message) == UNKNOWN
 
@@ -304,7 +304,7 @@ async def test_command_that_returns_no_json_is_an_internal_error(command: str, k
 
 
 async def test_answer_may_have_more_values_than_a_message_and_its_call_id_besides() -> None:
-    """In a plain command, in a coroutine and in a future's callback, where an exception would go nowhere."""
+    """In a plain command, in a coroutine and in a future's callback, where an exception would be lost."""
     async with house(Everything()) as built:
         call_id = [0] * 9_990
         for command in ("nothing", "nope", "later"):
@@ -362,7 +362,7 @@ async def test_command_of_a_client_that_leaves_is_cancelled_and_not_answered() -
         assert client.messages == []
 
 
-async def test_future_of_a_client_that_left_harms_nobody() -> None:
+async def test_future_of_a_client_that_left_affects_no_other() -> None:
     service = Everything()
     async with house(service) as built:
         client = built.client()
@@ -452,7 +452,7 @@ def test_every_request_is_answered_exactly_once(requests: list[Any]) -> None:
 # -- writing a service ------------------------------------------------------------------------------------------
 
 
-async def test_command_overridden_without_the_mark_is_none_and_an_alias_of_it_is_told_of() -> None:
+async def test_method_overridden_without_the_decorator_is_no_command_and_its_alias_is_reported() -> None:
     class Silent(Everything):
         aliases = {}  # noqa: RUF012 - as above
 

@@ -1,4 +1,4 @@
-"""gateway/rules.py: which rule is a channel's, and what settings may write."""
+"""gateway/rules.py: which rule applies to a channel, and valid settings."""
 
 import re
 import time
@@ -52,7 +52,7 @@ def test_asterisk_is_any_run_and_nothing_else_is_special(pattern: str, name: str
 
 
 @given(pattern=st.text("ab*.", min_size=1, max_size=8), name=st.text("ab.", max_size=8))
-def test_matching_is_what_a_regular_expression_says(pattern: str, name: str) -> None:
+def test_matching_agrees_with_a_regular_expression(pattern: str, name: str) -> None:
     expression = ".*".join(map(re.escape, pattern.split("*")))
     expected = bool(re.fullmatch(expression, name, re.DOTALL))
     assert ChannelRule(pattern).matches(name) is expected
@@ -60,7 +60,7 @@ def test_matching_is_what_a_regular_expression_says(pattern: str, name: str) -> 
 
 
 def test_name_that_is_chosen_to_be_hard_costs_no_more_than_others() -> None:
-    rule = ChannelRule("*a" * 100 + "*b")  # backtracking would take longer than the universe has
+    rule = ChannelRule("*a" * 100 + "*b")  # backtracking would practically never end
     began_s = time.process_time()
     for _ in range(100):
         assert not rule.matches("a" * 255)
@@ -86,13 +86,13 @@ def test_name_that_is_chosen_to_be_hard_costs_no_more_than_others() -> None:
         ([{"match": "*"}, {"match": "a"}], "rule 1: matches everything, so those behind it never count"),
     ],
 )
-def test_what_is_wrong_is_told_by_rule_and_key(written: Any, expected: str) -> None:
+def test_errors_name_the_rule_and_the_key(written: Any, expected: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Rules.read(written)
     assert expected in str(caught.value)
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_every_problem_is_reported_at_once() -> None:
     with pytest.raises(ConfigurationError) as caught:
         Rules.read([{"match": ""}, {"match": "b"}, {"history": 1}])
     assert str(caught.value).count("rule ") == 2

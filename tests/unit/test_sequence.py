@@ -1,7 +1,7 @@
 """The sequence against a model: a history that is lost, trimmed, rolled back, and a wire that loses and repeats.
 
-The model knows what was published and what history has. Whoever is shown the channel keeps a journal; between two gaps
-it must be one chain, and when all faults have ended it must reach where history stands.
+The model knows what was published and the content of history. Each subscriber keeps a journal; between two gaps it must
+be one chain, and when all faults have ended it must reach the top of history.
 """
 
 import itertools
@@ -21,7 +21,7 @@ SMALL = {"WAITING_MAX": 4, "TAGS_MAX": 6, "RECENT_MAX": 4}  # so that bounds are
 
 
 class History:
-    """What a server keeps of one channel, and where it stands."""
+    """The history that a server keeps of one channel, and its position."""
 
     tags = itertools.count(1)
 
@@ -55,7 +55,7 @@ class History:
 
 
 class Journal:
-    """What one subscriber was shown: a chain from where it began, or from the last gap."""
+    """What one subscriber received: a chain from its start, or from the last gap."""
 
     def __init__(self, at: Position) -> None:
         self.at = at
@@ -72,7 +72,7 @@ class Journal:
 
 
 class SequenceMachine(RuleBasedStateMachine):
-    """One node's sequence of a channel, its subscribers, the server, and what is on the wire between them."""
+    """One node's sequence of a channel, its subscribers, the server, and publications in flight."""
 
     @initialize()
     def start(self) -> None:
@@ -82,11 +82,11 @@ class SequenceMachine(RuleBasedStateMachine):
         self.server = History()
         self.replica = self.server.copy()
         self.wire: list[Publication] = []
-        self.past = [self.server.top]  # positions that somebody may come back with
+        self.past = [self.server.top]  # positions that clients may resume from
         self.node = Sequence()
         self.node.start_at(self.server.top)
         self.journals = [Journal(self.server.top)]
-        self.missed: list[Publication] | None = None  # what the fill under way has read
+        self.missed: list[Publication] | None = None  # result of the running fill
         self.gone: tuple[Position, list[Publication]] | None = None
         self.joiner: tuple[Position, list[Publication]] | None = None
 
@@ -126,7 +126,7 @@ class SequenceMachine(RuleBasedStateMachine):
 
     @rule()
     def fail_over(self) -> None:
-        """Offsets are used again, under other tags."""
+        """Offsets are assigned again, with other tags."""
         self.server = self.replica.copy()
 
     # -- the wire --------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class SequenceMachine(RuleBasedStateMachine):
 
     @rule()
     def publish_bare(self) -> None:
-        """Whatever goes on: it comes, at once."""
+        """It arrives at once, whatever else is in progress."""
         bare = Publication(b"bare")
         assert self.node.hear([bare]) == [bare]
 
@@ -195,7 +195,7 @@ class SequenceMachine(RuleBasedStateMachine):
         elif self.gone is not None:
             self.tell(self.node.end_fill_with_gap(*self.gone))
 
-    # -- who joins -------------------------------------------------------------------------------------------------
+    # -- late subscribers ------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self.joiner is None)
     @rule(back=st.integers(0, 8))
@@ -223,7 +223,7 @@ class SequenceMachine(RuleBasedStateMachine):
             assert journal.at == self.node.last, "it would go on elsewhere"
             self.journals.append(journal)
 
-    # -- what holds ------------------------------------------------------------------------------------------------
+    # -- invariants ------------------------------------------------------------------------------------------------
 
     @invariant()
     def all_stand_where_the_node_stands(self) -> None:
@@ -231,14 +231,14 @@ class SequenceMachine(RuleBasedStateMachine):
             assert journal.at == self.node.last
 
     def settle(self) -> None:
-        """Without faults all is whole after a comparison and few fills."""
+        """Without faults everything is complete after a comparison and few fills."""
         if self.node.is_filling:
             self.node.abandon_fill()
         self.repair()
-        # Ahead of a server that went back, it learns that from what is published next, under an offset that it knows.
+        # Ahead of a server that was rolled back, it notices at the next publication, whose offset it already has.
         last, top = self.node.last, self.server.top
         is_ahead = last is not None and last.epoch == top.epoch and last.offset > top.offset
-        assert last == top or is_ahead, "something is missing, and nobody was told"
+        assert last == top or is_ahead, "a message is missing, and no gap was reported"
         self.publish(2)
         self.repair()
         assert self.node.last == self.server.top, "it does not go on"
@@ -271,7 +271,7 @@ def started(at: int = 0) -> Sequence:
     return begun
 
 
-def test_what_follows_is_delivered_and_a_repetition_dropped() -> None:
+def test_the_next_message_is_delivered_and_a_repeated_one_dropped() -> None:
     node = started()
     one, two = chain(1, 2)
     assert node.hear([one, one, two, one]) == [one, two]
@@ -295,8 +295,8 @@ def test_history_is_asked_for_whatever_does_not_follow(heard: list[Publication])
     assert node.hear(chain(2)) == [], "it will be read"
 
 
-def test_late_copy_of_a_server_that_has_gone_makes_no_gap() -> None:
-    """Heard from the former primary, after the node has learned the new epoch: history says that nothing is amiss."""
+def test_late_message_of_a_former_server_makes_no_gap() -> None:
+    """A message from the former primary arrives after the node has the new epoch: by history nothing is missing."""
     node = started()
     assert node.hear(chain(7, epoch="former")) == []
     assert node.begin_fill() == Position("e", 0, "t0")
@@ -304,7 +304,7 @@ def test_late_copy_of_a_server_that_has_gone_makes_no_gap() -> None:
     assert node.hear(chain(1)) == chain(1)
 
 
-def test_what_was_on_its_way_when_the_position_was_told_is_for_those_who_were_here_before() -> None:
+def test_messages_in_flight_when_the_position_was_sent_are_for_earlier_subscribers() -> None:
     node = started(2)
     one, two, three = chain(1, 2, 3)
     assert node.hear([one, two, three]) == [Late(one), Late(two), three]
@@ -326,7 +326,7 @@ def test_nothing_is_filled_before_anything_was_promised() -> None:
     assert not node.wants_fill and node.agrees(None)
 
 
-def test_waiting_is_bounded_in_bytes_and_what_is_beyond_is_read_again() -> None:
+def test_the_queue_is_bounded_in_bytes_and_the_rest_is_read_again() -> None:
     node = started()
     node.want_fill()
     node.begin_fill()
@@ -347,7 +347,7 @@ def test_interruption_during_a_fill_asks_for_another() -> None:
     assert node.wants_fill
 
 
-def test_what_history_still_has_is_delivered_behind_a_gap() -> None:
+def test_messages_still_in_history_are_delivered_after_a_gap() -> None:
     node = started()
     node.hear(chain(1))
     node.want_fill()
@@ -355,8 +355,8 @@ def test_what_history_still_has_is_delivered_behind_a_gap() -> None:
     assert node.end_fill_with_gap(Position("e", 5, "t5"), chain(4, 5)) == [Gap(Position("e", 3, "t3")), *chain(4, 5)]
 
 
-def test_nothing_is_delivered_again_behind_a_gap() -> None:
-    """A lagging replica has what was delivered, up to where it took another way."""
+def test_nothing_is_delivered_again_after_a_gap() -> None:
+    """A lagging replica has what was delivered, up to the point where the histories differ."""
     node = started()
     node.hear(chain(1, 2, 3, 4))
     node.want_fill()
@@ -376,14 +376,14 @@ def test_comparing_finds_a_history_that_went_back_further_than_is_remembered() -
     assert not node.agrees(None)
 
 
-def test_offsets_given_twice_longer_ago_than_is_remembered_are_looked_up_at_once() -> None:
+def test_offsets_reused_beyond_the_remembered_range_are_looked_up_at_once() -> None:
     node = started()
     node.hear(chain(*range(1, 400)))
     assert node.hear([Publication(b"x", Position("e", 5, "u5"), "t4")]) == [] and node.wants_fill
     assert node.begin_fill() == Position("e", 399, "t399")
 
 
-def test_what_history_had_when_the_node_came_is_late_and_no_reason_to_read() -> None:
+def test_entries_older_than_the_nodes_subscription_cause_no_read() -> None:
     node = started(at=300)
     (old,) = chain(7)
     assert node.hear([old]) == [Late(old)] and not node.wants_fill
@@ -412,7 +412,7 @@ def test_a_forged_hint_costs_a_read_and_changes_nothing(forged: Position) -> Non
     assert node.hear(hints(chain(1, 2))) == [] and not node.wants_fill
 
 
-def test_a_hint_that_came_before_the_position_is_looked_up_when_the_position_is_known() -> None:
+def test_a_hint_received_before_the_position_is_looked_up_once_the_position_is_known() -> None:
     node = Sequence()
     assert node.hear(hints(chain(7))) == [] and node.last is None
     node.start_at(Position("e", 6, "t6"))

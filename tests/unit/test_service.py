@@ -1,4 +1,4 @@
-"""What a service may ask for, and what it is told when it cannot be."""
+"""Primitives that a service may request, and the errors if they are unavailable."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def test_name_that_would_not_do_in_an_envelope_or_a_key_is_refused(name: str) ->
         Minimal(name)
 
 
-def test_service_without_a_node_says_what_to_do() -> None:
+def test_service_without_a_node_gives_an_error_with_a_remedy() -> None:
     with pytest.raises(ConfigurationError, match=r"Node\.attach"):
         _ = Minimal("a").topics
 
@@ -73,7 +73,7 @@ async def test_notification_is_the_bare_payload_unless_shaped() -> None:
 
 
 @pytest.mark.parametrize("kind", ["response", "error"])
-async def test_relayed_payload_cannot_stand_where_a_reply_does(kind: str) -> None:
+async def test_relayed_payload_cannot_be_read_as_a_reply(kind: str) -> None:
     plain, shaped = Minimal("plain"), Shaped("shaped")
     forged = {"type": kind, "callId": 2, "data": 0}
     async with house(plain, shaped) as built:
@@ -123,7 +123,7 @@ async def test_unsubscribed_client_gets_nothing_more() -> None:
             service.topics.unsubscribe(client.connection, "news")
 
 
-async def test_subscribe_twice_and_to_what_has_no_name_is_refused() -> None:
+async def test_subscribing_twice_or_without_a_valid_name_is_refused() -> None:
     service = Minimal("a")
     async with house(service) as built:
         client = built.client()
@@ -136,7 +136,7 @@ async def test_subscribe_twice_and_to_what_has_no_name_is_refused() -> None:
             service.topics.unsubscribe(client.connection, ["x" * 255])
 
 
-async def test_notification_without_a_place_for_the_payload_is_told_to_its_author() -> None:
+async def test_notification_without_a_place_for_the_payload_is_an_error() -> None:
     service = Broken("a")
     async with house(service) as built:
         client = built.client()

@@ -34,7 +34,7 @@ def only_problem_of(tmp_path: Path, text: str = "", **environ: str) -> str:
     return problems[0]
 
 
-def test_nothing_written_gives_the_safe_defaults():
+def test_without_settings_the_safe_defaults_apply():
     settings = load(None, {})
     assert settings == Settings()
     assert (settings.redis_url, settings.prefix) == ("", "snorky")
@@ -210,13 +210,13 @@ def test_service_links_of_kubernetes_are_no_settings():
         ("x = ", "is not TOML"),
     ],
 )
-def test_what_is_wrong_is_said_with_file_key_and_remedy(tmp_path, text, expected):
+def test_errors_name_file_key_and_remedy(tmp_path, text, expected):
     problem = only_problem_of(tmp_path, text)
     assert expected in problem
     assert problem.startswith((f"{tmp_path}/snorky.toml: ", "[limits] outbox", "[public] port and", "[auth] "))
 
 
-def test_every_problem_is_told_at_once(tmp_path):
+def test_every_problem_is_reported_at_once(tmp_path):
     text = 'redis_ulr = "a"\n[public]\nport = "x"\nhsot = "a"'
     assert len(problems_of(tmp_path, text, SNORKY_PRIVATE__PORT="high", SNORKY_LIMITS__CONNECTOINS="1")) == 5
 
@@ -324,15 +324,15 @@ def test_host_beyond_loopback_needs_insecure():
         assert settings.problems(insecure=True) == []
 
 
-def test_host_beyond_loopback_is_fine_where_everybody_says_who_they_are():
+def test_host_beyond_loopback_is_allowed_with_required_authentication():
     public = Public(host="0.0.0.0")
     assert Settings(public=public, auth=Auth(hmac_secret=SECRET.encode(), required=True)).problems(insecure=False) == []
     (problem,) = Settings(public=public, auth=Auth(hmac_secret=SECRET.encode())).problems(insecure=False)
-    assert "[auth] required = true" in problem, "keys alone keep nobody out"
+    assert "[auth] required = true" in problem, "API keys alone refuse no client"
 
 
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), None])
-def test_public_key_is_taken_from_a_file_and_tells_the_algorithm(tmp_path, curve):
+def test_public_key_is_read_from_a_file_and_determines_the_algorithm(tmp_path, curve):
     private = rsa.generate_private_key(65537, 2048) if curve is None else ec.generate_private_key(curve)
     path = tmp_path / "key.pem"
     path.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
@@ -406,7 +406,7 @@ def test_private_port_beyond_loopback_needs_a_key_even_with_insecure():
         ("localhost.example", False),
     ],
 )
-def test_loopback_is_told_from_the_rest(host, expected):
+def test_loopback_is_distinguished_from_other_hosts(host, expected):
     assert is_loopback(host) is expected
 
 
@@ -449,7 +449,7 @@ def test_rules_of_channels_from_the_environment_win(tmp_path):
         ("[[services.pubsub.channels]]", "[services.pubsub.channels]", "Cannot"),
     ],
 )
-def test_rules_that_are_wrong_are_told_with_service_rule_and_key(tmp_path, before, after, expected):
+def test_errors_in_rules_name_service_rule_and_key(tmp_path, before, after, expected):
     with pytest.raises(ConfigurationError) as caught:
         load_registries(load_toml(tmp_path, RULED.replace(before, after)))
     assert expected.lower() in str(caught.value).lower()
@@ -468,7 +468,7 @@ def test_a_secret_that_can_be_guessed_is_refused_with_how_to_make_one(tmp_path, 
 
 
 @pytest.mark.parametrize("size", [16, 32])
-def test_what_the_sentence_says_makes_a_good_one(tmp_path, size):
+def test_a_random_key_as_the_error_suggests_is_valid(tmp_path, size):
     for _ in range(100):
         load_toml(tmp_path, f'[private]\napi_key = "{os.urandom(size).hex()}"')
 
@@ -507,7 +507,7 @@ def test_a_byte_order_mark_of_the_settings_file_is_passed_over(tmp_path):
 
 @pytest.mark.parametrize("character", ["\ufeff", "\u200b", "\u00a0", "\t", "\x7f", "\u202e", "\n"])
 @pytest.mark.parametrize("setting", ["api_key", "hmac_secret"])
-def test_an_invisible_character_in_a_secret_is_told_with_its_place(tmp_path, character, setting):
+def test_an_invisible_character_in_a_secret_is_reported_with_its_place(tmp_path, character, setting):
     section = "private" if setting == "api_key" else "auth"
     escaped = f"\\u{ord(character):04x}"
     for text in (f"{SECRET}{escaped}", f"{escaped}{SECRET}", f"{SECRET}{escaped}{SECRET}"):
@@ -537,7 +537,7 @@ def test_a_variable_near_a_setting_is_an_error_with_the_right_spelling(variable,
         load(None, {variable: value})
 
 
-def test_what_the_client_library_reads_stops_no_node_and_is_no_warning():
+def test_variables_of_the_client_library_cause_no_error_and_no_warning():
     warnings: list[str] = []
     library = {
         "SNORKY_BACKEND_URL": "http://127.0.0.1:8003/backend",

@@ -1,4 +1,4 @@
-"""gateway/shared_reads.py: one read for all that want the same, and nothing older than their asking."""
+"""gateway/shared_reads.py: one read for all callers that want the same, never started before their call."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from tests.support.clients import settle
 
 
 class Source:
-    """Reads that end when they are let: each gives its number."""
+    """Reads that end when the test lets them: each returns its number."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -23,7 +23,7 @@ class Source:
         return number
 
 
-async def test_who_asks_during_a_read_shares_the_next_one() -> None:
+async def test_callers_during_a_read_share_the_next_one() -> None:
     source = Source()
     reads = SharedReads(source.read, name="test")
     first = asyncio.ensure_future(reads.get("a"))
@@ -43,7 +43,7 @@ async def test_who_asks_during_a_read_shares_the_next_one() -> None:
     assert not reads._present and not reads._next and not reads._took_s
 
 
-async def test_one_that_gives_up_takes_nothing_from_the_others() -> None:
+async def test_a_cancelled_caller_takes_nothing_from_the_others() -> None:
     source = Source()
     reads = SharedReads(source.read, name="test")
     first, second = asyncio.ensure_future(reads.get("a")), asyncio.ensure_future(reads.get("a"))

@@ -1,4 +1,4 @@
-"""Shares of addresses and identities, and how often an address may connect: on a clock of the test's own."""
+"""Shares of addresses and identities, and connection rates of an address: on a manual clock."""
 
 import gc
 
@@ -31,7 +31,7 @@ def test_one_address_and_one_identity_have_one_share_each() -> None:
     assert known.of("192.0.2.1", "192.0.2.1")[0] is first[0], "a name is no address"
 
 
-def test_a_share_is_as_large_as_the_settings_say(clock: Clock) -> None:
+def test_a_share_has_the_size_from_the_settings(clock: Clock) -> None:
     limits = Limits(messages_per_s=2, messages_burst=3, rate_factor_per_ip=4, rate_factor_per_identity=5)
     address, identity = Shares(limits).of("192.0.2.1", "ann")
     assert (address.messages.burst, identity.messages.burst) == (12, 15)
@@ -42,7 +42,7 @@ def test_a_share_is_as_large_as_the_settings_say(clock: Clock) -> None:
     assert rates_of(Limits(message_max_bytes=10_000, bytes_burst=1)).bytes_burst == 10_000
 
 
-def test_a_share_is_remembered_when_its_last_connection_has_gone_and_memory_is_bounded(
+def test_a_share_outlives_its_last_connection_and_memory_is_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(shares, "REMEMBERED", 3)

@@ -1,4 +1,4 @@
-"""Site: what aiohttp serves and what it logs, and the sockets below."""
+"""Site: what aiohttp serves and logs, and the sockets below."""
 
 import socket
 
@@ -29,8 +29,8 @@ NO_HTTP = [
 
 @on_both_loops
 @pytest.mark.parametrize("data", NO_HTTP)
-async def test_what_is_no_http_is_refused_and_logged_as_nobody_s_fault(data: bytes) -> None:
-    """The site fails a test that logs a warning or more: peers write nothing into our logs."""
+async def test_invalid_http_is_refused_and_not_logged_as_an_error(data: bytes) -> None:
+    """The site fails a test that logs a warning or more: peers must not be able to fill our logs."""
     async with running_site() as site:
         client = await site.open()
         await client.send(data)
@@ -38,7 +38,7 @@ async def test_what_is_no_http_is_refused_and_logged_as_nobody_s_fault(data: byt
 
 
 @on_both_loops
-async def test_who_leaves_while_he_is_answered_is_not_logged() -> None:
+async def test_client_that_disconnects_during_its_answer_is_not_logged() -> None:
     async with running_site() as site:
         for _ in range(30):
             client = await site.open()
@@ -46,7 +46,7 @@ async def test_who_leaves_while_he_is_answered_is_not_logged() -> None:
             client.reset()
 
 
-def test_a_port_that_is_taken_says_so_and_closes_what_it_had_opened() -> None:
+def test_a_port_in_use_is_reported_and_opened_sockets_are_closed() -> None:
     (taken,) = listen("127.0.0.1", 0)
     with taken:
         port = taken.getsockname()[1]
@@ -58,7 +58,7 @@ def test_a_port_that_is_taken_says_so_and_closes_what_it_had_opened() -> None:
         each.close()
 
 
-def test_a_host_that_is_none_says_so() -> None:
+def test_an_invalid_host_is_reported() -> None:
     with pytest.raises(ConfigurationError, match="check host"):
         listen("203.0.113.1", 0)
     with pytest.raises(ConfigurationError, match="check host"):
@@ -90,7 +90,7 @@ def test_workers_share_a_port() -> None:
 
 @on_both_loops
 async def test_a_page_may_read_why_it_was_refused() -> None:
-    """A browser hides the answer to a WebSocket from its page, which asks again by fetch."""
+    """A browser hides the handshake's response from its page, which therefore repeats the request by fetch."""
     origin = "Origin: https://refused.example\r\n"
     async with running_site() as site:
         for path, headers, status in [("/ws", origin, 403), ("/ws", "", 426), ("/wrong", origin, 404)]:

@@ -1,4 +1,4 @@
-"""SocketDirectory: short, private, locked, removed; a sentence where there is no place."""
+"""SocketDirectory: short, private, locked, removed; a clear error if there is no place for it."""
 
 import os
 import stat

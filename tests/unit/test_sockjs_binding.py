@@ -1,4 +1,4 @@
-"""Whose requests a SockJS session takes: those of the client that opened it, whoever else knows its id."""
+"""A SockJS session accepts only requests of the client that opened it, even if others know its id."""
 
 import json
 from typing import Any
@@ -28,7 +28,7 @@ def echo(value: Any) -> str:
 
 
 async def is_refused(site: SockJSSite, headers: dict[str, str]) -> None:
-    """Try to send and to read as somebody else, on each node, with the id of a session that is there."""
+    """Try to send and to read as another client, on each node, with the id of an existing session."""
     other = site.client("chosen", headers)
     for at in range(len(site.hosts)):
         assert await other.post("xhr_send", echo("forged"), at=at) == (404, "")
@@ -37,7 +37,7 @@ async def is_refused(site: SockJSSite, headers: dict[str, str]) -> None:
 
 
 @each_size
-@pytest.mark.parametrize("opener", [ANN, {}], ids=["of somebody", "of nobody"])
+@pytest.mark.parametrize("opener", [ANN, {}], ids=["authenticated", "anonymous"])
 @on_both_loops
 async def test_a_session_is_its_openers_alone(nodes: int, opener: dict[str, str]) -> None:
     async with sockjs_site(nodes, identify=by_cookie) as site:
@@ -55,7 +55,7 @@ async def test_a_session_is_its_openers_alone(nodes: int, opener: dict[str, str]
 
 @each_size
 @on_both_loops
-async def test_a_client_that_got_another_cookie_is_asked_who_it_is_once(nodes: int) -> None:
+async def test_a_client_with_a_new_cookie_is_identified_once(nodes: int) -> None:
     asked = []
 
     async def identify(request: web.Request) -> str | None:
@@ -116,7 +116,7 @@ async def test_no_form_leads_a_browser_into_a_session(way: str) -> None:
 
 
 @on_both_loops
-async def test_iframes_of_allowed_pages_get_what_is_made_for_them() -> None:
+async def test_iframe_transports_of_allowed_pages_are_accepted() -> None:
     framed = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe", "Referer": f"{HERE}/page"}
     async with sockjs_site(1, identify=by_cookie, public=PUBLIC) as site:
         client = site.client("chosen", {**ANN, **framed})
@@ -143,7 +143,7 @@ async def test_an_address_has_few_guesses_of_ids(nodes: int) -> None:
         await client.post("xhr", at=0)
 
 
-# -- what counts ---------------------------------------------------------------------------------------------------
+# -- which properties count ----------------------------------------------------------------------------------------
 
 
 def who(*, takes_tokens: bool = False, has_hook: bool = False, ip: str = "1.2.3.4", **headers: str) -> Who:
@@ -160,7 +160,7 @@ def test_a_token_is_the_credential_where_there_is_one() -> None:
 
 
 @pytest.mark.parametrize("header", ["Cookie", "Authorization", "X_Forwarded_User", "X_Client_Cert"])
-def test_whatever_a_hook_may_look_at_is_the_credential(header: str) -> None:
+def test_everything_that_a_hook_may_read_is_part_of_the_credential(header: str) -> None:
     assert who(has_hook=True, **{header: "a"}) == who(has_hook=True, **{header: "a"}, User_Agent="x", Traceparent="y")
     assert who(has_hook=True, **{header: "a"}) != who(has_hook=True, **{header: "b"})
     assert who(has_hook=True, **{header: "a"}) != who(has_hook=True)
@@ -178,5 +178,5 @@ def test_credentials_of_one_session_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("asks", [Who("c", "o"), Who("c", "o").known_as(None), Who("c", "").known_as("ann")])
-def test_who_asks_travels_between_nodes(asks: Who) -> None:
+def test_the_requests_identity_is_forwarded_between_nodes(asks: Who) -> None:
     assert Who.read(json.loads(json.dumps(asks.words()))) == asks

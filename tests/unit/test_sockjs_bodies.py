@@ -1,4 +1,4 @@
-"""Bodies of SockJS: read only for sessions that are there, in time, and within what one address may have under way."""
+"""Bodies of SockJS: read only for existing sessions, with a deadline, and within a limit per address."""
 
 import gzip
 import json
@@ -41,7 +41,7 @@ async def test_a_body_for_an_unknown_session_is_not_read(way: str, nodes: int) -
 @each_size
 @each_way
 @on_both_loops
-async def test_a_body_that_never_comes_is_408(way: str, nodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_never_arrives_is_408(way: str, nodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BODY_TIMEOUT_S", 0.05)
     async with sockjs_site(nodes) as site:
         caller = site.client()
@@ -56,7 +56,7 @@ async def test_a_body_that_never_comes_is_408(way: str, nodes: int, monkeypatch:
 
 @each_size
 @on_both_loops
-async def test_a_session_that_ends_while_its_body_comes_takes_nothing(nodes: int) -> None:
+async def test_a_session_that_ends_while_its_body_arrives_accepts_nothing(nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         caller = site.client()
         assert await caller.post("xhr", at=0) == (200, "o\n")

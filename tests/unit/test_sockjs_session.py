@@ -32,7 +32,7 @@ async def send(client: SockJSCaller, *values: Any) -> None:
 
 
 def beat(site: SockJSSite) -> None:
-    """Let all sessions look at the clock now."""
+    """Let all sessions check the clock now."""
     for host in site.hosts:
         for session in tuple(host.sockjs._sessions._sessions.values()):
             session.beat()
@@ -45,7 +45,7 @@ def connection_of(site: SockJSSite) -> Any:
 
 @each_size
 @on_both_loops
-async def test_polls_bring_what_was_sent_in_order(nodes: int) -> None:
+async def test_polls_return_messages_in_order(nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
         await client.open()
@@ -62,7 +62,7 @@ async def test_polls_bring_what_was_sent_in_order(nodes: int) -> None:
 
 @each_size
 @on_both_loops
-async def test_a_stream_ends_at_its_limit_and_the_next_one_goes_on(nodes: int) -> None:
+async def test_a_stream_ends_at_its_limit_and_the_next_one_continues(nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
         await client.open()
@@ -106,14 +106,14 @@ async def test_a_receiver_that_is_cut_ends_the_session(name: str, nodes: int) ->
                 await until(lambda: connection_of(site)._wire._drain is not None)
                 assert stream.status == 200
         await until(lambda: connection_of(site).is_closed, "the node notices", within_s=5)
-        assert site.closed == 0  # it may come back and hear why
+        assert site.closed == 0  # it may reconnect and get the reason
         assert await client.post("xhr") == (200, 'c[1002,"Connection interrupted"]\n')
         await until(lambda: site.closed == 1)
 
 
 @each_size
 @on_both_loops
-async def test_a_closed_session_says_why_until_the_delay_is_over(nodes: int) -> None:
+async def test_a_closed_session_returns_its_reason_until_the_delay_is_over(nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
         await client.open()
@@ -131,7 +131,7 @@ async def test_a_closed_session_says_why_until_the_delay_is_over(nodes: int) -> 
 @each_size
 @pytest.mark.parametrize("name", ["xhr", "xhr_streaming"])
 @on_both_loops
-async def test_what_was_said_before_the_end_is_heard_before_it(name: str, nodes: int) -> None:
+async def test_messages_before_the_close_arrive_before_it(name: str, nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
         await client.open()
@@ -148,7 +148,7 @@ async def test_what_was_said_before_the_end_is_heard_before_it(name: str, nodes:
 
 @each_size
 @on_both_loops
-async def test_who_does_not_come_back_is_let_go(nodes: int) -> None:
+async def test_session_without_a_new_request_is_ended(nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
         await client.open()
@@ -172,7 +172,7 @@ async def test_silence_is_broken_by_heartbeats(nodes: int) -> None:
         await until(lambda: connection_of(site)._wire._drain is not None)
         site.clock.advance(24.9)
         beat(site)
-        await send(client, "before")  # had there been a heartbeat, the poll would have brought that
+        await send(client, "before")  # had there been a heartbeat, the poll would have returned it
         assert values_of((await poll)[1]) == ["before"]
         async with client.stream() as stream:
             await until(lambda: connection_of(site)._wire._drain is not None)
@@ -197,7 +197,9 @@ async def test_silence_is_broken_by_heartbeats(nodes: int) -> None:
     ],
 )
 @on_both_loops
-async def test_what_is_no_array_of_strings_is_refused(body: str | bytes, status: int, text: str, nodes: int) -> None:
+async def test_anything_but_an_array_of_strings_is_refused(
+    body: str | bytes, status: int, text: str, nodes: int
+) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
         await client.open()
@@ -222,7 +224,7 @@ async def test_bad_messages_are_answered_as_on_any_wire(nodes: int) -> None:
 
 @each_size
 @on_both_loops
-async def test_nobody_is_answered_for_a_session_that_is_not_there(nodes: int) -> None:
+async def test_requests_for_an_unknown_session_are_refused(nodes: int) -> None:
     async with sockjs_site(nodes) as site:
         client = site.client()
         assert await client.post("xhr_send", echo(1)) == (404, "")
@@ -232,7 +234,7 @@ async def test_nobody_is_answered_for_a_session_that_is_not_there(nodes: int) ->
 
 @each_size
 @on_both_loops
-async def test_what_waits_for_a_slow_client_is_bounded(nodes: int) -> None:
+async def test_the_queue_of_a_slow_client_is_bounded(nodes: int) -> None:
     async with sockjs_site(nodes, limits=Limits(outbox_max_bytes=70_000, message_max_bytes=60_000)) as site:
         client = site.client()
         await client.open()
@@ -266,7 +268,7 @@ async def test_a_stream_that_is_not_read_is_bounded(nodes: int) -> None:
 
 @each_size
 @on_both_loops
-async def test_a_stream_that_is_read_goes_on_past_what_may_be_under_way(nodes: int) -> None:
+async def test_a_stream_that_is_read_continues_beyond_the_limit_of_unread_bytes(nodes: int) -> None:
     async with sockjs_site(nodes, timing=ENDLESS) as site:
         client = site.client()
         await client.open()
@@ -283,7 +285,7 @@ async def test_a_stream_that_is_read_goes_on_past_what_may_be_under_way(nodes: i
 
 @each_size
 @on_both_loops
-async def test_a_busy_service_holds_the_sender_up(nodes: int) -> None:
+async def test_a_busy_service_slows_its_sender(nodes: int) -> None:
     async with sockjs_site(nodes, limits=Limits(messages_burst=1000, messages_per_s=1000)) as site:
         client = site.client()
         async with client.stream() as stream:
@@ -294,7 +296,7 @@ async def test_a_busy_service_holds_the_sender_up(nodes: int) -> None:
             assert await client.post("xhr_send", "") == (
                 500,
                 "Payload expected.",
-            )  # a turn around, in which it might go on
+            )  # one loop iteration, in which it might continue
             (inbox,) = [inbox for host in site.hosts for inbox in host.handler.endpoint.registry._inboxes.values()]
             assert len(inbox._envelopes) == 64 and not sending.done()
             for host in site.hosts:
@@ -322,7 +324,7 @@ async def test_a_race_for_one_id_makes_one_session() -> None:
         client = site.client()
         polls = [asyncio.create_task(client.post("xhr", at=at)) for at in (0, 1, 2)]
         await asyncio.wait(polls, return_when=asyncio.FIRST_COMPLETED)
-        await until(lambda: site.connections == 1)  # who lost the race has gone
+        await until(lambda: site.connections == 1)  # the one that lost the race has ended
         connection_of(site).close(4000, "over")
         texts = [text for _, text in await asyncio.gather(*polls)]
         assert texts.count("o\n") == 1
@@ -343,7 +345,7 @@ async def test_a_node_that_drains_makes_no_session_and_ends_its_own() -> None:
 
 
 @on_both_loops
-async def test_a_node_that_stops_lets_receivers_of_others_come_back() -> None:
+async def test_a_stopping_node_lets_receivers_of_other_nodes_sessions_retry() -> None:
     async with sockjs_site(2) as site:
         client = site.client()
         assert await client.post("xhr", at=0) == (200, "o\n")
@@ -356,7 +358,7 @@ async def test_a_node_that_stops_lets_receivers_of_others_come_back() -> None:
 
 
 @on_both_loops
-async def test_nobody_is_told_what_the_cluster_does_not_know() -> None:
+async def test_requests_are_not_answered_while_the_owner_is_unknown() -> None:
     async with sockjs_site(2) as site:
         client = site.client()
         assert await client.post("xhr", at=0) == (200, "o\n")
@@ -364,7 +366,7 @@ async def test_nobody_is_told_what_the_cluster_does_not_know() -> None:
         status, text = await client.post("xhr_send", echo(1), at=1)
         assert (status, text) == (503, "Sessions cannot be found for the moment\n")
         assert (await site.client().post("xhr", at=1))[0] == 503
-        assert (await client.post("xhr_send", echo(1), at=0))[0] == 204  # its own node needs nobody
+        assert (await client.post("xhr_send", echo(1), at=0))[0] == 204  # its own node needs no other
         site.cluster.is_failing = False
 
 
@@ -375,7 +377,7 @@ async def test_a_frame_lost_between_nodes_ends_the_session() -> None:
         assert await client.post("xhr", at=0) == (200, "o\n")
         async with client.stream(at=1) as stream:
             await until(lambda: connection_of(site)._wire._drain is not None)
-            site.hosts[1].broker.subscribed.clear()  # deaf
+            site.hosts[1].broker.subscribed.clear()  # receives nothing
             await send_at(client, "lost", at=0)
             await until(lambda: site.hosts[0].node.counts["connections"] == 1)
             await asyncio.sleep(0)
@@ -409,7 +411,7 @@ async def by_cookie(request: web.Request) -> str | None:
 
 @each_size
 @on_both_loops
-async def test_who_it_is_is_asked_when_a_session_opens(nodes: int) -> None:
+async def test_identity_is_determined_when_a_session_opens(nodes: int) -> None:
     async with sockjs_site(nodes, identify=by_cookie) as site:
         client = site.client(headers={"Cookie": "who=ann"})
         await client.open()
@@ -418,13 +420,13 @@ async def test_who_it_is_is_asked_when_a_session_opens(nodes: int) -> None:
         assert values_of((await client.post("xhr"))[1]) == [1]
         connection_of(site).close(1000)
         await client.post("xhr")
-        await site.client().open()  # nobody said who that is
+        await site.client().open()  # no owner is known
         assert connection_of(site).identity is None
 
 
 @each_size
 @on_both_loops
-async def test_whose_token_is_bad_hears_it_by_the_close_code_and_no_service_does(nodes: int) -> None:
+async def test_bad_token_gives_a_close_code_and_reaches_no_service(nodes: int) -> None:
     async with sockjs_site(nodes, identify=by_cookie) as site:
         client = site.client(headers={"Cookie": "who=revoked"})
         status, text = await client.post("xhr")

@@ -1,4 +1,4 @@
-"""SockJS over HTTP and WebSocket: what each transport's responses look like, and whose pages get them."""
+"""SockJS over HTTP and WebSocket: the responses of each transport, and the origins that may read them."""
 
 import asyncio
 import json
@@ -82,7 +82,7 @@ def test_an_event_is_one_line_and_percents_survive_the_clients_decoding() -> Non
     assert json.loads(line.replace(b"%25", b"%")[1:]) == [NASTY]
 
 
-# -- what is there ---------------------------------------------------------------------------------------------
+# -- paths -----------------------------------------------------------------------------------------------------
 
 
 @on_both_loops
@@ -135,7 +135,7 @@ async def test_preflights_are_answered_and_kept() -> None:
             assert headers["Access-Control-Allow-Credentials"] == "true"
 
 
-# -- whose pages -----------------------------------------------------------------------------------------------
+# -- origins ---------------------------------------------------------------------------------------------------
 
 
 @on_both_loops
@@ -264,7 +264,7 @@ async def test_jsonp_brings_a_frame_a_script_and_takes_forms() -> None:
 
 
 @on_both_loops
-async def test_websockets_speak_sockjs_below_a_session_and_plainly_beside() -> None:
+async def test_websockets_use_sockjs_frames_under_a_session_path_and_plain_ones_otherwise() -> None:
     async with sockjs_site() as site:
         base = site.hosts[0].url + "/sockjs"
         async with site.http.ws_connect(base + "/0/a/websocket") as socket:
@@ -318,7 +318,7 @@ async def test_a_message_of_the_full_size_fits_with_its_quotes() -> None:
 
 
 @on_both_loops
-async def test_websockets_hear_heartbeats_of_sockjs() -> None:
+async def test_websockets_receive_sockjs_heartbeats() -> None:
     public = Public(ping_interval_s=20.0)
     async with sockjs_site(public=public) as site:
         async with site.http.ws_connect(site.hosts[0].url + "/sockjs/0/a/websocket", autoping=True) as socket:

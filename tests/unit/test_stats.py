@@ -14,7 +14,7 @@ def test_rate_is_of_the_time_between_two_changes():
     assert meter.rate("n1", "deliveries_total") == 100.0
 
 
-def test_rate_is_divided_by_the_time_between_the_samples_and_not_between_the_looks():
+def test_rate_is_divided_by_the_time_between_the_samples_and_not_between_the_reads():
     """At a steady 1,753 deliveries/s three runs showed 1,374, 2,812 and 1,439."""
     for late_s in (0.0, 0.4, 1.9):  # how old the first sample was when it was read; the second was new
         meter = Meter()
@@ -59,7 +59,7 @@ def test_restarted_node_has_no_negative_rate():
     assert meter.rate("n1", "deliveries_total") == 0.0
 
 
-def test_node_that_is_gone_is_forgotten():
+def test_stopped_node_is_removed():
     meter = Meter()
     meter.look([node("a", deliveries_total=0), node("b")], 10.0)
     meter.look([node("b")], 12.0)

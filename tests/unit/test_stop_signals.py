@@ -1,4 +1,4 @@
-"""StopSignals: duplicates of one request, impatience, and workers that obey their supervisor alone."""
+"""StopSignals: duplicates of one request, a second request, and workers that obey only their supervisor."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from gateway.stop_signals import DRAIN_SHORTLY, DRAIN_SIGNAL, IMPATIENT_AFTER_S,
 
 
 class Hand:
-    """A clock that a test moves, and the list of signals that ended the process."""
+    """A manual clock, and the list of signals that ended the process."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -62,7 +62,7 @@ async def test_a_worker_obeys_its_supervisor_alone() -> None:
     assert (signals.number, hand.ended) == (DRAIN_SIGNAL, [])
 
 
-async def test_a_worker_whose_supervisor_has_ended_obeys_everybody() -> None:
+async def test_a_worker_whose_supervisor_has_ended_obeys_any_sender() -> None:
     hand = Hand()
     signals = hand.signals(supervisor_pid=os.getpid())  # of no parent of this process
     signals.take(signal.SIGTERM)

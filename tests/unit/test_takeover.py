@@ -1,4 +1,4 @@
-"""Taking a connection over from aiohttp: it keeps nothing, loses nothing, and does not know of it any more."""
+"""Taking a connection over from aiohttp: it keeps nothing, loses nothing, and no longer refers to it."""
 
 import asyncio
 import gc
@@ -40,7 +40,7 @@ def server_of(site: RunningSite) -> web.Server:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Weak references to the requests and aiohttp protocols of all handshakes, and what else belongs to them."""
+    """Weak references to the requests and aiohttp protocols of all handshakes, and their other objects."""
     found: list[Any] = []
 
     def spy(request: web.Request, protocol: asyncio.Protocol, response: bytes) -> web.StreamResponse:
@@ -54,7 +54,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_the_version_that_is_installed_is_the_one_that_is_pinned() -> None:
-    """take_over touches inner parts: another minor version has to be looked at before it is allowed."""
+    """take_over uses private parts of aiohttp: another minor version must be checked before it is allowed."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     pin = next(each for each in project["dependencies"] if re.match(r"aiohttp\b", each))
     assert re.fullmatch(r"aiohttp>=3\.14\.\d+,<3\.15", pin)
@@ -76,10 +76,10 @@ async def test_aiohttp_keeps_nothing_of_a_connection(seen: list[Any]) -> None:
 
 
 @on_both_loops
-async def test_aiohttp_lets_go_without_the_garbage_collector(seen: list[Any]) -> None:
-    """Connections come in herds: 14.7 KiB each may not wait for a collection."""
+async def test_aiohttp_objects_are_freed_without_the_garbage_collector(seen: list[Any]) -> None:
+    """Many connections come at once: 14.7 KiB each must not wait for a garbage collection."""
     async with running_site() as site:
-        await site.client()  # what is cached once is not counted
+        await site.client()  # caches are not counted
         await until(lambda: not server_of(site).connections)
         gc.collect()
         seen.clear()
@@ -96,7 +96,7 @@ async def test_aiohttp_lets_go_without_the_garbage_collector(seen: list[Any]) ->
 async def test_the_timer_for_headers_does_not_reach_a_connection_that_was_taken_over() -> None:
     async with running_site(limits=Limits(handshake_timeout_s=0.2)) as site:
         client = await site.client()
-        idle = await site.open()  # made later: once it was cut, the timer of the first one is past
+        idle = await site.open()  # made later: once it was cut, the timer of the first one has passed
         assert await idle.until_end() == b""
         await client.send(echoed(1))
         await assert_echoes(client, 1)
@@ -125,7 +125,7 @@ async def test_half_a_frame_sent_with_the_handshake_is_completed_later() -> None
 
 @on_both_loops
 async def test_more_early_bytes_than_aiohttp_buffers_are_delivered() -> None:
-    """aiohttp stops reading beyond its buffer until somebody takes the bytes: that must be undone."""
+    """aiohttp pauses reading above its buffer limit: that must be undone."""
     async with running_site(limits=Limits(messages_burst=10_000)) as site:
         client = await site.open()
         large = frame(TEXT, b'{"service":"echo","message":"%s"}' % (b"x" * 60_000))
@@ -155,7 +155,7 @@ async def test_a_fault_sent_with_the_handshake_is_answered() -> None:
 @on_both_loops
 @pytest.mark.parametrize("count", [1, 3, 100])
 async def test_requests_before_the_handshake_are_answered_first(count: int) -> None:
-    """Pipelining; 100 are more than aiohttp lines up at once."""
+    """Pipelining; aiohttp queues fewer than 100 at once."""
     async with running_site() as site:
         client = await site.open()
         await client.send(GET * count + handshake_head() + echoed(1) + echoed(2))
@@ -166,7 +166,7 @@ async def test_requests_before_the_handshake_are_answered_first(count: int) -> N
 
 
 class FullTransport:
-    """A transport that the 101 fills: it says so once, to whom it belongs at that moment."""
+    """A transport that the 101 fills: it reports that once, to its protocol at that moment."""
 
     def __init__(self) -> None:
         self.protocol: Any = None
@@ -194,7 +194,7 @@ class Slow(asyncio.Protocol):
 
 @on_both_loops
 async def test_a_transport_that_was_full_is_known_to_be_full_and_one_that_was_paused_is_read() -> None:
-    """Answers to earlier requests that nobody reads count: else nothing would bound what is written behind them."""
+    """Unread answers to earlier requests count: otherwise nothing would bound what is written after them."""
     loop = asyncio.get_running_loop()
     manager = web.Server(lambda _request: web.Response())  # type: ignore[arg-type, return-value]
     http = RequestHandler(manager, loop=loop)
@@ -211,11 +211,11 @@ async def test_a_transport_that_was_full_is_known_to_be_full_and_one_that_was_pa
     slow = Slow()
     take_over(Request(), slow, b"HTTP/1.1 101")  # type: ignore[arg-type]
     assert transport.protocol is slow and slow.is_paused
-    assert transport.is_reading, "it was paused for aiohttp's sake, and nobody would ever resume it"
+    assert transport.is_reading, "aiohttp paused it, and nothing would ever resume it"
 
 
 @on_both_loops
-async def test_a_client_gone_before_it_is_taken_over_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_disconnects_before_the_takeover_leaves_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_site() as site:
         entered: list[web.Request] = []
         real = gateway.http.handler.upgrade
@@ -253,7 +253,7 @@ async def test_clients_that_reset_in_the_middle_of_the_handshake_leave_nothing()
 
 
 @on_both_loops
-async def test_who_has_gone_is_not_taken_over() -> None:
+async def test_closed_connection_is_not_taken_over() -> None:
     class Gone:
         transport = None
         protocol = None
@@ -263,7 +263,7 @@ async def test_who_has_gone_is_not_taken_over() -> None:
 
 
 @on_both_loops
-async def test_the_end_of_the_http_server_neither_waits_for_nor_ends_what_was_taken_over() -> None:
+async def test_the_end_of_the_http_server_does_not_affect_taken_over_connections() -> None:
     async with running_site() as site:
         client = await site.client()
         loop = asyncio.get_running_loop()

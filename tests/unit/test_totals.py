@@ -31,7 +31,7 @@ def test_workers_are_summed():
     assert samples(totals)["snorky_deliveries_total"] == 110
 
 
-def test_one_deaf_worker_makes_one_deaf_gateway_and_two_no_more():
+def test_deaf_workers_count_as_one_deaf_gateway():
     totals = Totals()
     totals.take("a", text(0, 0, deaf=1))
     totals.take("b", text(0, 0, deaf=0))
@@ -59,7 +59,7 @@ def test_text_that_is_none_changes_nothing():
     assert samples(totals)["snorky_connections"] == 3
 
 
-def test_real_metrics_go_through_unharmed():
+def test_real_metrics_are_unchanged():
     from prometheus_client import generate_latest
 
     metrics = Metrics()

@@ -1,4 +1,4 @@
-"""Turns: a little of each, others between, and a fault of one is its own."""
+"""Turns: each client gets a share, others run in between, and an error of one affects no other."""
 
 import asyncio
 from time import perf_counter
@@ -9,7 +9,7 @@ from tests.support.site import until
 
 
 class Greedy:
-    """Has so many messages, and uses its turns to the end. notes: who had a turn."""
+    """Has that many messages, and uses its turns fully. notes: order of turns."""
 
     def __init__(self, name: str, notes: list[str], turns: int) -> None:
         self.name, self.notes, self.turns = name, notes, turns
@@ -32,7 +32,7 @@ def new_turns() -> Turns:
     return Turns(Metrics().queued_clients)
 
 
-async def test_who_is_in_line_has_a_turn_after_the_other() -> None:
+async def test_waiting_clients_have_turns_in_order() -> None:
     notes: list[str] = []
     turns = new_turns()
     for name in "abc":
@@ -46,7 +46,7 @@ async def test_who_is_in_line_has_a_turn_after_the_other() -> None:
     assert in_one_share >= 2  # a turn is shorter than a share
 
 
-async def test_others_go_on_between_shares() -> None:
+async def test_other_tasks_run_between_shares() -> None:
     notes: list[str] = []
     turns = new_turns()
     for _ in range(4):
@@ -55,7 +55,7 @@ async def test_others_go_on_between_shares() -> None:
     while len(notes) < 100:
         seen.append(len(notes))
         await asyncio.sleep(0)
-    assert len(seen) >= 100 * TURN_S / SHARE_S / 2  # many times, whatever the machine does meanwhile
+    assert len(seen) >= 100 * TURN_S / SHARE_S / 2  # many times, however slow the machine is meanwhile
 
 
 async def test_a_turn_that_fails_ends_its_client_alone() -> None:

@@ -19,7 +19,7 @@ LIMITS = type(UNLIMITED)(messages_per_s=1e9, messages_burst=1_000_000, replies_m
 
 
 class Customer:
-    """One for whom replies wait. Closing it settles what it has."""
+    """A client with queued replies. Closing it removes them."""
 
     def __init__(self, waiting: WaitingReplies) -> None:
         self.waiting = waiting
@@ -42,7 +42,7 @@ def test_those_for_whom_most_waits_are_closed_until_a_quarter_is_free() -> None:
     assert (waiting.total_bytes, relieved) == (501, [(1, 500)])
 
 
-def test_what_was_taken_is_counted_no_more() -> None:
+def test_replies_that_were_read_are_no_longer_counted() -> None:
     waiting = WaitingReplies(1000)
     customer = Customer(waiting)
     waiting.add(customer, 600)
@@ -60,14 +60,14 @@ def services() -> list[Service]:
 
 
 async def _names(nodes: Town, size: int) -> None:
-    """Have clients hold names until their list takes so many bytes."""
+    """Let clients register names until their list has that many bytes."""
     for number in range(size // 253 // 100 + 1):
         holder = nodes.client(0, f"holder {number}")
         for name in range(100):
             await holder.ask("messaging", "registerParticipant", name=f"{number:03d} {name:02d}".ljust(250, "x"))
 
 
-async def test_a_crowd_that_asks_for_lists_and_reads_nothing_holds_a_bounded_number_of_bytes() -> None:
+async def test_many_clients_that_request_lists_and_read_nothing_use_bounded_memory() -> None:
     async with town(1, services, limits=LIMITS) as nodes:
         await _names(nodes, MIB // 2)
         honest = nodes.client(0, "honest")
@@ -173,7 +173,7 @@ async def _crowded(nodes: Town, service: str) -> Resident:
 
 
 @pytest.mark.parametrize(("service", "parameter"), [("cursors", "document"), ("chat", "channel")])
-async def test_a_join_whose_list_no_client_could_take_leaves_nothing_behind(service: str, parameter: str) -> None:
+async def test_a_join_with_a_list_too_large_for_a_client_leaves_no_state(service: str, parameter: str) -> None:
     async with town(1, services, limits=LIMITS) as nodes:
         newcomer = await _crowded(nodes, service)
         answer = await newcomer.ask(service, "join", **{parameter: "d"})
@@ -185,7 +185,7 @@ async def test_a_join_whose_list_no_client_could_take_leaves_nothing_behind(serv
         assert again == "Error: Not joined"
 
 
-async def test_what_waits_beside_a_reply_counts_too() -> None:
+async def test_other_queued_bytes_count_with_a_reply() -> None:
     async with town(1, services, limits=LIMITS) as nodes:
         await _names(nodes, MIB * 3 // 4)
         client = nodes.client(0)

@@ -1,4 +1,4 @@
-"""WebSocket connections end to end over sockets: what a client may do, and what happens if it does something else."""
+"""WebSocket connections end to end over sockets: allowed behaviour of clients, and the reaction to violations."""
 
 import asyncio
 import gc
@@ -33,7 +33,7 @@ from tests.support.raw_ws import (
 from tests.support.site import RunningSite, gone, on_both_loops, running_site, until
 
 FAST_PINGS = Public(ping_interval_s=0.25)
-SMALL = Limits(outbox_max_bytes=200_000, send_buffer_bytes=16_384)  # a slow consumer is found soon
+SMALL = Limits(outbox_max_bytes=200_000, send_buffer_bytes=16_384)  # a slow consumer is detected soon
 
 
 def echo(value: Any) -> bytes:
@@ -45,7 +45,7 @@ def somaxconn() -> int:
 
 
 async def assert_echoes(client: RawClient, value: Any = "still here") -> None:
-    """The client is served; what came before is taken."""
+    """The client is served; earlier messages are consumed."""
     await client.send(echo(value))
     assert await client.message() == {"service": "echo", "message": value}
 
@@ -154,7 +154,7 @@ async def test_a_close_frame_is_answered_and_the_server_closes_first(payload: by
 
 
 @on_both_loops
-async def test_messages_behind_a_close_frame_are_not_looked_at() -> None:
+async def test_messages_after_a_close_frame_are_ignored() -> None:
     async with running_site() as site:
         client = await site.client()
         await client.send(echo(1) + frame(CLOSE, close_payload(1000)) + echo(2) + b"\xff\xff")
@@ -182,7 +182,7 @@ async def test_a_close_by_the_server_waits_for_the_answer_and_then_closes() -> N
 
 
 @on_both_loops
-async def test_who_does_not_answer_a_close_frame_is_cut() -> None:
+async def test_client_that_does_not_answer_a_close_frame_is_cut() -> None:
     async with running_site() as site:
         client = await site.client()
         site.connection.close(1001)
@@ -194,7 +194,7 @@ async def test_who_does_not_answer_a_close_frame_is_cut() -> None:
 
 
 @on_both_loops
-async def test_a_client_that_ends_without_a_word_is_let_go() -> None:
+async def test_a_client_that_ends_without_a_close_frame_is_removed() -> None:
     async with running_site() as site:
         for end in (RawClient.close, RawClient.reset, RawClient.end):
             client = await site.subscriber()
@@ -206,7 +206,7 @@ async def test_a_client_that_ends_without_a_word_is_let_go() -> None:
 
 @on_both_loops
 async def test_a_client_that_ends_and_does_not_read_cannot_stay() -> None:
-    """Its side is closed, ours is not while bytes wait for it: that has a deadline too."""
+    """The client closed its side, ours stays open while bytes are queued for it: that has a deadline too."""
     async with running_site(limits=Limits(send_buffer_bytes=16_384)) as site:
         client = await site.subscriber(receive_buffer_bytes=4096)
         for _ in range(20):
@@ -255,7 +255,7 @@ async def test_bad_frames_end_the_connection_with_their_code(name: str) -> None:
 
 @on_both_loops
 async def test_after_a_fault_the_client_sees_the_end_at_once_and_needs_not_answer() -> None:
-    """RFC 6455 7.1.7: we look at nothing more, so its answer cannot be waited for."""
+    """RFC 6455 7.1.7: we read nothing more, so its answer cannot be awaited."""
     async with running_site() as site:
         client = await site.client()
         await client.send(frame(TEXT, b"\xff"))
@@ -269,7 +269,7 @@ async def test_after_a_fault_the_client_sees_the_end_at_once_and_needs_not_answe
 
 
 @on_both_loops
-async def test_what_follows_a_fault_is_thrown_away_unread() -> None:
+async def test_bytes_after_a_fault_are_discarded_unread() -> None:
     async with running_site() as site:
         client = await site.client()
         await client.send(frame(TEXT, b"\xff"))
@@ -308,7 +308,7 @@ async def test_bad_messages_are_answered_and_too_many_of_them_end_the_connection
 
 
 @on_both_loops
-async def test_too_many_messages_are_told_when_to_come_again_and_then_closed() -> None:
+async def test_too_many_messages_get_a_retry_time_and_then_a_close() -> None:
     async with running_site(limits=Limits(messages_per_s=0.1, messages_burst=2)) as site:
         client = await site.client()
         for call_id in range(2):
@@ -329,7 +329,7 @@ async def test_too_many_messages_are_told_when_to_come_again_and_then_closed() -
 
 
 @on_both_loops
-async def test_a_service_that_fails_harms_nobody_else() -> None:
+async def test_a_service_that_fails_affects_no_other() -> None:
     async with running_site(is_strict=False) as site:
         client, other = await site.client(), await site.client()
         await client.send(echo("raise"))
@@ -367,7 +367,7 @@ async def test_a_slow_consumer_is_closed_and_its_memory_returned_and_the_others_
 
 
 @on_both_loops
-async def test_frames_are_shared_and_let_go_with_the_connection() -> None:
+async def test_frames_are_shared_and_freed_with_the_connection() -> None:
     async with running_site(limits=SMALL) as site:
         clients = [await site.client(receive_buffer_bytes=4096) for _ in range(5)]
         connections = list(site.node.connections)
@@ -383,7 +383,7 @@ async def test_frames_are_shared_and_let_go_with_the_connection() -> None:
 
 
 @on_both_loops
-async def test_who_reads_again_in_time_gets_everything_in_order() -> None:
+async def test_client_that_reads_again_in_time_gets_everything_in_order() -> None:
     async with running_site(limits=Limits(send_buffer_bytes=16_384)) as site:
         client = await site.subscriber(receive_buffer_bytes=4096)
         connection = site.connection
@@ -399,7 +399,7 @@ async def test_who_reads_again_in_time_gets_everything_in_order() -> None:
 
 
 @on_both_loops
-async def test_a_small_bound_counts_what_the_transport_holds() -> None:
+async def test_a_small_bound_counts_the_transports_buffer() -> None:
     limits = Limits(outbox_max_bytes=8192, message_max_bytes=4096, send_buffer_bytes=4096)
     async with running_site(limits=limits) as site:
         client = await site.client(receive_buffer_bytes=2048)
@@ -427,7 +427,7 @@ async def test_a_ping_flood_from_one_that_does_not_read_is_bounded() -> None:
         assert not connection.is_closed
 
 
-# -- who is there ----------------------------------------------------------------------------------------------
+# -- dead peers ------------------------------------------------------------------------------------------------
 
 
 @on_both_loops
@@ -441,13 +441,13 @@ async def test_a_half_open_client_is_cut_and_one_that_answers_stays() -> None:
             assert (opcode, payload) == (PING, b"")
             await alive.send(frame(PONG, payload))
         assert site.sample("dead_peers_closed_total") == 1
-        assert await deaf.closed() is None  # cut: nobody is there to read a close frame
+        assert await deaf.closed() is None  # reset: no peer is left to read a close frame
         await assert_echoes(alive)
 
 
 @on_both_loops
-async def test_a_client_on_a_slow_line_is_not_cut_while_it_takes_what_is_sent() -> None:
-    """The ping lies behind 500 KB of replies, which this client reads within several rounds of pings."""
+async def test_a_client_on_a_slow_link_is_not_closed_while_it_keeps_reading() -> None:
+    """The ping is queued after 500 KB of replies, which this client reads within several rounds of pings."""
     async with running_site(public=FAST_PINGS, limits=Limits(send_buffer_bytes=16_384)) as site:
         client = await site.client(receive_buffer_bytes=8_192)
         value = "x" * 50_000
@@ -455,20 +455,20 @@ async def test_a_client_on_a_slow_line_is_not_cut_while_it_takes_what_is_sent() 
         taken = bytearray()
         while len(taken) < 10 * len(value):
             taken += await client.take(4_000)
-            await asyncio.sleep(0.01)  # the line's speed, 400 KB/s at most
+            await asyncio.sleep(0.01)  # speed of the link, 400 KB/s at most
         assert site.node.counts["connections"] == 1
         assert site.sample("dead_peers_closed_total") == 0
 
 
 @on_both_loops
 async def test_a_silent_client_is_pinged_again_so_that_its_dead_line_shows() -> None:
-    """Its system took 50 KB, so its application has time. Only an unacknowledged ping shows that the line died then."""
+    """Its system accepted 50 KB, so its application has time. Only an unacknowledged ping shows that the link died."""
     async with running_site(public=Public(ping_interval_s=2.0)) as site:
         client = await site.client()
         await assert_echoes(client)
         client.sees_pings = True
         protocol: Any = site.connection._wire
-        protocol._endpoint.wheel.remove(protocol)  # the test beats itself
+        protocol._endpoint.wheel.remove(protocol)  # the test triggers the rounds itself
         protocol.beat()
         site.connection.write(frame(TEXT, b"x" * 50_000, masked=False))
         for _ in range(2):
@@ -481,7 +481,7 @@ async def test_a_silent_client_is_pinged_again_so_that_its_dead_line_shows() -> 
 
 @on_both_loops
 async def test_one_whom_we_do_not_read_is_not_taken_for_dead() -> None:
-    """Its answers to our pings lie in the socket, behind the messages that a busy service has no time for."""
+    """Its pongs are in the socket, after messages that a busy service has no time for."""
     async with running_site(public=FAST_PINGS, limits=Limits(messages_burst=10_000)) as site:
         client = await site.client()
         client.sees_pings = True
@@ -496,7 +496,7 @@ async def test_one_whom_we_do_not_read_is_not_taken_for_dead() -> None:
 
 
 @on_both_loops
-async def test_reading_pauses_while_too_many_messages_wait_and_goes_on_afterwards() -> None:
+async def test_reading_pauses_while_too_many_messages_wait_and_resumes_afterwards() -> None:
     async with running_site(limits=Limits(messages_burst=100_000, messages_per_s=100_000)) as site:
         client = await site.client()
         await client.send(echo("hold"))
@@ -547,7 +547,7 @@ async def test_a_partial_head_is_cut_in_time() -> None:
 
 @on_both_loops
 async def test_a_head_that_drips_is_cut_in_time() -> None:
-    """Each byte is no sign of good will: the whole head has one deadline."""
+    """Sending a byte does not extend anything: the whole head has one deadline."""
     async with running_site(limits=Limits(handshake_timeout_s=0.3)) as site:
         loop = asyncio.get_running_loop()
         client = await site.open()
@@ -587,7 +587,7 @@ async def test_an_empty_host_is_both_families_on_one_port() -> None:
 
 @on_both_loops
 async def test_the_backlog_is_ours_and_not_the_library_s() -> None:
-    """A node that comes back is met by all its clients at once."""
+    """A node that restarts gets all its clients at once."""
     async with running_site() as site:
         (server,) = [each._server for each in site.site._runner.sites]  # type: ignore[attr-defined]
         info = server.sockets[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
@@ -603,7 +603,7 @@ async def test_a_reset_during_a_pass_raises_nothing_and_costs_the_others_nothing
             for doomed in clients[:2]:
                 doomed.reset()
             del clients[:2]
-            for _ in range(3):  # before the loop has heard of the resets
+            for _ in range(3):  # before the loop has seen the resets
                 site.bring(b"%d" % number)
             for client in clients:
                 for _ in range(3):
@@ -614,7 +614,7 @@ async def test_a_reset_during_a_pass_raises_nothing_and_costs_the_others_nothing
 
 @on_both_loops
 async def test_a_connection_that_is_lost_may_still_be_used_by_services() -> None:
-    """They hold connections across awaits: whatever they do with one that has gone, nothing is raised."""
+    """They hold connections across awaits: no use of a closed one raises."""
     async with running_site() as site:
         client = await site.client()
         connection = site.connection
@@ -657,7 +657,7 @@ async def test_connecting_and_leaving_2000_times_leaves_nothing() -> None:
 
     limits = Limits(connections=10, connections_per_ip=10, handshakes_per_s_per_ip=0)
     async with running_site(limits=limits) as site:
-        await cycle(site, 100)  # what is cached once is not counted
+        await cycle(site, 100)  # caches are not counted
         before_ours, before = ours(), len(gc.get_objects())
         await cycle(site, 2000)
         site.assert_empty()

@@ -1,4 +1,4 @@
-"""The wheel: pings and deadlines of all connections on one timer. Time is moved by hand."""
+"""The wheel: pings and deadlines of all connections on one timer, with a manual clock."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from gateway.http.wheel import CLOSE_TIMEOUT_S, TICK_S, Wheel
 
 
 class Clock:
-    """An event loop's timers with a time that stands still until it is moved."""
+    """An event loop's timers with a manual clock."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -23,7 +23,7 @@ class Clock:
         return self.timers[-1]
 
     def advance(self, seconds: float) -> None:
-        """Move on, and call what is due on the way, each at its time."""
+        """Advance, and call each timer that is due, at its time."""
         end_s = self.now_s + seconds + 1e-9
         while due := [timer for timer in self.timers if timer[0] <= end_s]:
             first = min(due, key=lambda timer: timer[0])
@@ -70,7 +70,7 @@ def test_each_spoke_is_beaten_once_in_an_interval(clock: Clock) -> None:
         assert {round(later - sooner, 3) for sooner, later in zip(spoke.beats, spoke.beats[1:], strict=False)} == {10.0}
 
 
-def test_spokes_that_come_in_one_tick_are_not_beaten_in_one(clock: Clock) -> None:
+def test_spokes_added_at_once_are_spread_over_the_interval(clock: Clock) -> None:
     wheel = Wheel(10.0)
     spokes = [Spoke(clock) for _ in range(400)]
     for spoke in spokes:
@@ -96,7 +96,7 @@ def test_a_long_interval_costs_no_memory() -> None:
     assert len(wheel._slots) == 0
 
 
-def test_who_was_removed_is_left_alone(clock: Clock) -> None:
+def test_removed_entries_are_not_called(clock: Clock) -> None:
     wheel = Wheel(1.0)
     stays, goes = Spoke(clock), Spoke(clock)
     wheel.add(stays)
@@ -124,7 +124,7 @@ def test_one_that_is_removed_by_another_s_beat_is_not_beaten(clock: Clock) -> No
     assert sum(len(each.beats) for each in spokes) <= 3
 
 
-def test_who_ends_is_aborted_after_its_deadline_and_not_beaten_before(clock: Clock) -> None:
+def test_ending_connection_is_aborted_after_its_deadline_without_pings_before(clock: Clock) -> None:
     wheel = Wheel(0.25)
     spoke = Spoke(clock)
     wheel.add(spoke)
@@ -133,11 +133,11 @@ def test_who_ends_is_aborted_after_its_deadline_and_not_beaten_before(clock: Clo
     clock.advance(10.0)
     assert spoke.beats == [0.25], "a ping behind a close frame"
     assert len(spoke.aborts) == 1
-    # a slow consumer's memory is back within 2 s
+    # a slow consumer's memory is released within 2 s
     assert CLOSE_TIMEOUT_S <= spoke.aborts[0] - 0.25 <= 2.0
 
 
-def test_who_has_ended_in_time_is_not_aborted(clock: Clock) -> None:
+def test_connection_that_ended_in_time_is_not_aborted(clock: Clock) -> None:
     wheel = Wheel(0.25)
     spoke = Spoke(clock)
     wheel.add(spoke)
@@ -184,8 +184,8 @@ def test_a_beat_that_fails_does_not_stop_the_wheel(clock: Clock) -> None:
     assert clock.timers, "no ping would ever be sent again"
 
 
-def test_a_half_open_connection_is_gone_in_two_intervals(clock: Clock) -> None:
-    """What a protocol does with its beats: ping, and cut if nothing was heard since."""
+def test_a_half_open_connection_is_removed_within_two_intervals(clock: Clock) -> None:
+    """A protocol's reaction to its beats: ping, and close if nothing was received since."""
     wheel = Wheel(10.0)
     answers, is_heard = True, True
     cuts_s: list[float] = []
@@ -200,12 +200,12 @@ def test_a_half_open_connection_is_gone_in_two_intervals(clock: Clock) -> None:
     clock.advance(30.0)
     assert cuts_s == []
     answers, silent_since_s = False, clock.now_s
-    is_heard = True  # the last that was heard of it
+    is_heard = True  # last time that something was received from it
     clock.advance(40.0)
     assert 10.0 <= cuts_s[0] - silent_since_s <= 20.0
 
 
-def test_what_is_expected_has_a_deadline_and_what_came_has_none(clock: Clock) -> None:
+def test_an_expected_pong_has_a_deadline_that_its_arrival_ends(clock: Clock) -> None:
     wheel, late = Wheel(10), list[tuple[str, float]]()
 
     def expect(name: str, spoke: Spoke) -> None:
@@ -223,4 +223,4 @@ def test_what_is_expected_has_a_deadline_and_what_came_has_none(clock: Clock) ->
     clock.advance(10)
     assert [name for name, _ in late] == ["fourth", "first"]
     assert all(due_s <= at_s <= due_s + TICK_S for (_, at_s), due_s in zip(late, (4.0, 5.0), strict=True))
-    assert not clock.timers, "with nobody to look after the timer ends"
+    assert not clock.timers, "without entries the timer ends"

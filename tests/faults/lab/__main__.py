@@ -38,13 +38,13 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run what the command line says."""
+    """Run the mode that the command line names."""
     arguments = _arguments()
     plan = Plan(seed=arguments.seed)
     if arguments.small:
         plan = plan.small()
     if arguments.balancer:
-        plan = replace(plan, nodes=3, has_balancer=True)  # the shipped nginx.conf has three
+        plan = replace(plan, nodes=3, has_balancer=True)  # the shipped nginx.conf lists three nodes
     if arguments.no_history:
         plan = replace(plan, history=0)
     began_s = time.monotonic()

@@ -1,9 +1,9 @@
-"""Attacks one node with everything at once, while an honest client uses it: a table, and exit code 1 if it suffers.
+"""Attack one node in every way at once while a well-behaved client uses it. Exit code 1 if that client suffers.
 
     python -m tests.faults.lab.attack [--seconds 15] [--scale 1.0]
 
-The honest client hears a channel with a history and calls a command; the attackers (`attackers.py`) are another
-process.
+The well-behaved client subscribes to a channel with history and calls a command. The attackers (`attackers.py`)
+run in another process.
 """
 
 import argparse
@@ -30,7 +30,7 @@ __all__ = ["Report", "attack"]
 
 RSS_GROWTH_MAX_BYTES: Final = 64 << 20
 P99_FACTOR_MAX: Final = 3.0
-P99_FLOOR_S: Final = 0.005  # below it is what any machine's scheduler does
+P99_FLOOR_S: Final = 0.005  # below this, the scheduler alone causes such delays
 REDIS_MAX_BYTES: Final = 64 << 20
 BASELINE_WITHIN_S: Final = 30.0
 PACE_S: Final = 0.02
@@ -40,7 +40,7 @@ CONFIG: Final = """
 [services.pubsub]
 class = "services.pubsub:PubSubService"
 [[services.pubsub.channels]]
-match = "honest"
+match = "well-behaved"
 history = 5000
 client_publish = false
 [services.cursors]
@@ -52,7 +52,7 @@ class = "services.chat:ChatService"
 
 @dataclass(slots=True)
 class Report:
-    """What came of an attack. broken: promises that were; p99 is judged by who asks. node_share: of a core."""
+    """Result of an attack. broken: promises not kept; the caller judges p99. node_share: of one core."""
 
     quiet_s: float = 0.0
     attacked_s: float = 0.0
@@ -69,16 +69,16 @@ class Report:
 
     @property
     def factor(self) -> float:
-        """How much slower it was."""
+        """p99 under attack divided by p99 before it."""
         return self.attacked_s / max(self.quiet_s, P99_FLOOR_S)
 
     def rows(self) -> list[tuple[str, str, str, bool]]:
-        """What was measured, what is required, and if it was kept."""
+        """Each measurement, its limit, and whether the limit was kept."""
         growth, peak = self.rss_growth_bytes, self.redis_peak_bytes
         limit_s = P99_FACTOR_MAX * max(self.quiet_s, P99_FLOOR_S)
         p99 = f"{self.quiet_s * 1000:.1f} ms, {self.attacked_s * 1000:.1f} ms attacked"
         return [
-            ("p99 of the honest client", p99, f"<= {limit_s * 1000:.1f} ms", self.factor <= P99_FACTOR_MAX),
+            ("p99 of the well-behaved client", p99, f"<= {limit_s * 1000:.1f} ms", self.factor <= P99_FACTOR_MAX),
             ("its messages", f"{self.missing} missing of {self.published}", "0 missing", not self.missing),
             ("its calls", f"{self.forged} answered by others", "0", not self.forged),
             ("memory of the node", f"+{growth / 2**20:.0f} MiB", "<= +64 MiB", growth <= RSS_GROWTH_MAX_BYTES),
@@ -88,7 +88,7 @@ class Report:
 
 
 class _Honest:
-    """The client that is not to notice. delays: of deliveries and of calls, since they were taken."""
+    """The client that must not be affected. delays: of deliveries and calls since they were last taken."""
 
     def __init__(self, client: Client, publisher: Publisher) -> None:
         self.delays_s: list[float] = []
@@ -98,12 +98,12 @@ class _Honest:
         self._publisher = publisher
 
     def take(self) -> float:
-        """Give the 99th percentile, and begin anew."""
+        """Return the 99th percentile and start a new measurement."""
         delays_s, self.delays_s = sorted(self.delays_s), []
         return delays_s[int(len(delays_s) * 0.99)] if delays_s else float("inf")
 
     async def publish(self) -> None:
-        """Publish numbers, each with its time."""
+        """Publish numbers, each with its send time."""
         while True:
             number = self.published
             self.published += 1
@@ -111,19 +111,19 @@ class _Honest:
             await asyncio.sleep(PACE_S)
 
     async def hear(self, kept: Any) -> None:
-        """Note what comes, and when."""
+        """Record each delivery and its delay."""
         async for event in kept:
             if isinstance(event, Message):
                 self.heard.add(event.data["n"])
                 self.delays_s.append(time.monotonic() - event.data["at"])
 
     async def listen(self, noise: Any) -> None:
-        """Hear the channel that attackers publish to, too."""
+        """Also subscribe to the channel that attackers publish to."""
         async for _ in noise:
             pass
 
     async def call(self) -> None:
-        """Call a command again and again, and look at what is answered."""
+        """Call a command repeatedly and check the replies."""
         while True:
             at_s = time.monotonic()
             info = await self._client.call("gateway", "info")
@@ -145,7 +145,7 @@ async def _honest(node: NodeProcess, redis_url: str) -> AsyncIterator[_Honest]:
         stack.push_async_callback(_cancel, tasks)
         yield honest
         ended = [task.exception() for task in tasks if task.done() and not task.cancelled()]
-        assert not ended, f"the honest client was hurt: {ended}"
+        assert not ended, f"the well-behaved client was affected: {ended}"
 
 
 async def _cancel(tasks: Sequence["asyncio.Future[None]"]) -> None:
@@ -160,7 +160,7 @@ def _cpu_s(pid: int) -> float:
 
 
 def _waited_s(pid: int) -> float:
-    """Tell how long it could have run and had no core: that is the machine's, and no attacker's doing."""
+    """Return how long the process was runnable without a core: the machine causes that, not the attackers."""
     return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
 
 
@@ -170,7 +170,7 @@ def _rss_bytes(pid: int) -> int:
 
 
 async def attack(directory: Path, *, seconds: float, scale: float) -> Report:
-    """Run a node and a Redis, measure, attack for so long, measure, and wait until all is as before."""
+    """Run a node and a Redis, measure, attack for `seconds`, measure, and wait until the node has recovered."""
     report = Report()
     config = directory / "attacked.toml"
     config.write_text(CONFIG, encoding="utf-8")
@@ -187,7 +187,7 @@ async def attack(directory: Path, *, seconds: float, scale: float) -> Report:
 
         await eventually(is_ready, within_s=20, what="the node is ready")
         honest = await stack.enter_async_context(_honest(node, redis.url))
-        await asyncio.sleep(2.0)  # of warming up
+        await asyncio.sleep(2.0)  # warm-up
         honest.take()
         await asyncio.sleep(min(5.0, seconds))
         report.quiet_s, connections = honest.take(), await node.metric("snorky_connections")
@@ -221,7 +221,7 @@ async def attack(directory: Path, *, seconds: float, scale: float) -> Report:
             return honest.heard >= set(range(last - 1))
 
         with suppress(AssertionError):
-            await eventually(has_heard_all, within_s=MISSING_WITHIN_S, what="all that was published is heard")
+            await eventually(has_heard_all, within_s=MISSING_WITHIN_S, what="every publication was delivered")
         report.published, report.forged = last - 1, honest.forged
         report.missing = len(set(range(last - 1)) - honest.heard)
     report.broken = [what for what, _, _, is_kept in report.rows() if not is_kept]
@@ -238,7 +238,7 @@ def render(report: Report) -> str:
 
 
 def main() -> int:
-    """Run what the command line says."""
+    """Parse the command line and run the attack."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.lab.attack")
     parser.add_argument("--seconds", type=float, default=15.0, help="of the attack")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of attackers")

@@ -1,9 +1,9 @@
-"""Attackers of one node, all at once, for a bounded time; a process of its own. Loopback only.
+"""Attackers of one node, all at once, for a bounded time, in a process of their own. Loopback only.
 
     python -m tests.faults.lab.attackers PUBLIC_PORT PRIVATE_PORT SECONDS SCALE
 
-Each kind works from its own loopback address, so bounds by address are of one kind. Whatever the node does with them
-they go on. At the end one line tells what each kind has done: "KIND NUMBER ...".
+Each kind uses its own loopback address, so limits per address apply per kind. Attackers continue whatever the node
+does to them. At the end the process prints one line with the count of each kind: "KIND NUMBER ...".
 """
 
 import asyncio
@@ -21,21 +21,21 @@ from tests.support.raw_ws import PING, TEXT, RawClient, frame
 
 __all__ = ["CHANNEL", "KINDS"]
 
-CHANNEL: Final = "heard"  # by the honest client, which publishes elsewhere
-PAUSE_S: Final = 0.05  # of who was refused or cut, before it comes again
+CHANNEL: Final = "heard"  # of the well-behaved client, which publishes to another channel
+PAUSE_S: Final = 0.05  # pause after a refusal or a disconnect
 PATIENCE_S: Final = 2.0
 
 done: Counter[str] = Counter()
 
 
 def envelope(service: str, command: str, call_id: Any = 1, **params: Any) -> bytes:
-    """Spell a call as a frame."""
+    """Encode a call as a frame."""
     message = {"command": command, "params": params, "callId": call_id}
     return frame(TEXT, json.dumps({"service": service, "message": message}).encode())
 
 
 class Attack:
-    """What the attackers share. address: of one kind, of 127.0.0.0/8."""
+    """State that the attackers share. address: of one kind, in 127.0.0.0/8."""
 
     def __init__(self, public_port: int, private_port: int, address: str) -> None:
         self.public_port = public_port
@@ -58,7 +58,7 @@ class Attack:
         return RawClient(sock)
 
     async def open(self, receive_buffer_bytes: int = 0) -> RawClient:
-        """Connect, and shake hands. Raises ConnectionError: refused."""
+        """Connect and do the WebSocket handshake. Raises ConnectionError: refused."""
         client = await self.dial(self.public_port, receive_buffer_bytes)
         try:
             if (await client.handshake()).status != 101:
@@ -69,7 +69,7 @@ class Attack:
         return client
 
     async def request(self, port: int, path: str, *headers: str, body: bytes = b"") -> None:
-        """Ask by HTTP, read a little of the answer, go."""
+        """Send an HTTP request, read the start of the response, disconnect."""
         async with await self.dial(port) as client:
             lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {len(body)}", *headers, "", ""]
             await client.send("\r\n".join(lines).encode() + body)
@@ -77,43 +77,43 @@ class Attack:
 
 
 async def discard(client: RawClient) -> None:
-    """Read to the end of the stream, and keep nothing."""
+    """Read to the end of the stream and discard everything."""
     while await asyncio.get_running_loop().sock_recv(client.sock, 65_536):
         pass
 
 
 async def flood(attack: Attack, kind: str, data: bytes) -> None:
-    """Send the same again and again; what comes back is read and thrown away."""
+    """Send the same bytes repeatedly; discard the responses."""
     async with await attack.open() as client:
         reading = asyncio.ensure_future(discard(client))
         try:
             while not reading.done():
                 await client.send(data)
                 done[kind] += 1
-                await asyncio.sleep(0)  # what the kernel takes at once does not let others run
+                await asyncio.sleep(0)  # the kernel accepts these writes at once, so they never yield to other tasks
         finally:
             reading.cancel()
 
 
 async def pings(attack: Attack) -> None:
-    """Ping as fast as it goes."""
+    """Send pings as fast as possible."""
     await flood(attack, "pings", frame(PING, b"x" * 100) * 50)
 
 
 async def messages(attack: Attack) -> None:
-    """Publish to a channel that the honest client hears."""
+    """Publish to a channel that the well-behaved client subscribes to."""
     await flood(attack, "messages", envelope("pubsub", "publish", channel=CHANNEL, message="noise") * 20)
 
 
 async def forged(attack: Attack) -> None:
-    """Publish what looks like replies to the honest client's calls."""
+    """Publish messages that look like replies to the well-behaved client's calls."""
     replies = [{"type": "response", "callId": number, "data": "forged"} for number in range(20)]
     calls = b"".join(envelope("pubsub", "publish", channel=CHANNEL, message=each) for each in replies)
     await flood(attack, "forged", calls)
 
 
 async def slow(attack: Attack) -> None:
-    """Ask for replies of 50 KB, and read nothing."""
+    """Request replies of 50 KB and never read."""
     async with await attack.open(receive_buffer_bytes=4_096) as client:
         call = envelope("gateway", "info", "x" * 50_000)
         for _ in range(60):
@@ -123,7 +123,7 @@ async def slow(attack: Attack) -> None:
 
 
 async def state(attack: Attack) -> None:
-    """Fill what the cluster keeps: cursors, keys, rosters."""
+    """Fill what the cluster stores: cursors, keys, rosters."""
     async with await attack.open() as client:
         reading = asyncio.ensure_future(discard(client))
         try:
@@ -144,7 +144,7 @@ async def state(attack: Attack) -> None:
 
 
 async def guesses(attack: Attack) -> None:
-    """Guess ids of SockJS sessions, with large bodies and with none."""
+    """Guess ids of SockJS sessions, with large bodies and with empty ones."""
     done["guesses"] += 2
     path = f"/sockjs/000/{secrets.token_hex(8)}"
     await attack.request(attack.public_port, f"{path}/xhr_send", body=b'["' + b"x" * 500_000 + b'"]')
@@ -152,12 +152,12 @@ async def guesses(attack: Attack) -> None:
 
 
 async def keys(attack: Attack) -> None:
-    """Try keys of the backend."""
+    """Try API keys of the backend."""
     done["keys"] += 1
     await attack.request(attack.private_port, "/backend", f"X-Backend-Key: {secrets.token_hex(16)}", body=b"[]")
 
 
-KINDS: dict[str, tuple[Callable[[Attack], Awaitable[None]], int]] = {  # and how many at once
+KINDS: dict[str, tuple[Callable[[Attack], Awaitable[None]], int]] = {  # concurrent attackers of this kind
     "pings": (pings, 4),
     "messages": (messages, 4),
     "forged": (forged, 2),
@@ -169,7 +169,7 @@ KINDS: dict[str, tuple[Callable[[Attack], Awaitable[None]], int]] = {  # and how
 
 
 async def again(work: Callable[[Attack], Awaitable[None]], attack: Attack) -> None:
-    """Go on, whatever the node does with it."""
+    """Continue whatever the node does."""
     while True:
         try:
             async with asyncio.timeout(10.0):
@@ -180,7 +180,7 @@ async def again(work: Callable[[Attack], Awaitable[None]], attack: Attack) -> No
 
 
 async def main(public_port: int, private_port: int, seconds: float, scale: float) -> None:
-    """Attack for so long. scale: of the numbers of attackers."""
+    """Attack for `seconds`. scale: multiplies the number of attackers."""
     tasks = []
     for number, (work, count) in enumerate(KINDS.values(), 2):
         attack = Attack(public_port, private_port, f"127.0.0.{number}")
@@ -193,6 +193,6 @@ async def main(public_port: int, private_port: int, seconds: float, scale: float
 
 
 if __name__ == "__main__":
-    # it is the node that is judged, not what is left of the machine beside these
+    # lower priority: the attackers must not take the node's CPU time
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])))

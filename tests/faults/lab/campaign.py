@@ -1,4 +1,4 @@
-"""Runs rows in one lab: injects each fault under load, waits until all is well, judges the stretch."""
+"""Run rows in one lab: inject each fault under load, wait until the lab is healthy, check what was recorded."""
 
 import asyncio
 import sys
@@ -18,14 +18,14 @@ from tests.faults.lab.visitors import PROBE
 
 __all__ = ["run_fault", "run_faults"]
 
-BEFORE_S = 1.0  # of load ahead of the fault
-AFTER_S = 1.5  # and behind it, when all is well again
+BEFORE_S = 1.0  # of load before the fault
+AFTER_S = 1.5  # of load after recovery
 WHOLE_WITHIN_S = 30.0
-SHOWN = 5  # of those that were said to have left
+SHOWN = 5  # to wait for wrong `left` notices
 
 
 async def run_faults(plan: Plan, keys: Sequence[str]) -> list[Outcome]:
-    """Run rows one after another, those of one topology in one lab; tells each on stderr as it ends."""
+    """Run rows one after another, those of one topology in one lab; print each on stderr when it ends."""
     faults = [ALL[key] for key in keys if plan.history or not ALL[key].needs_history]
     outcomes = []
     for topology in dict.fromkeys(fault.topology for fault in faults):
@@ -39,7 +39,7 @@ async def run_faults(plan: Plan, keys: Sequence[str]) -> list[Outcome]:
 
 
 async def run_fault(lab: Lab, fault: Fault) -> Outcome:
-    """Run one row; never raises for a promise that is broken, only for a lab that is."""
+    """Run one row. A broken promise never raises; a broken lab does."""
     outcome = Outcome(fault)
     trial = Trial(lab, outcome)
     began_s = time.monotonic()
@@ -70,13 +70,15 @@ async def run_fault(lab: Lab, fault: Fault) -> Outcome:
 
 
 def _hold(trial: Trial) -> None:
-    """Hold what every row promises."""
+    """Check what every row promises."""
     outcome, lab = trial.outcome, trial.lab
     fault, verdict = outcome.fault, outcome.verdict
-    silent_loss = verdict.lost if lab.plan.history else 0  # without history at most once is what was promised
+    silent_loss = verdict.lost if lab.plan.history else 0  # without history delivery is at most once
     trial.expect(not silent_loss, f"{verdict.lost} silently lost")
     if verdict.told_late_s:
-        trial.figure(f"`recovered: true` in spite of what is not kept, and a notice {verdict.told_late_s:.1f} s later")
+        trial.figure(
+            f"`recovered: true` although a publication was not stored; gap reported {verdict.told_late_s:.1f} s later"
+        )
     trial.expect(not verdict.passed_over, f"{verdict.passed_over} published without being kept, in silence")
     trial.expect(not verdict.duplicated, f"{verdict.duplicated} duplicated")
     trial.expect(not verdict.out_of_order, f"{verdict.out_of_order} out of order")
@@ -96,7 +98,7 @@ def _hold(trial: Trial) -> None:
 
 
 def _false_lefts(trial: Trial) -> Counter[str]:
-    """Count who was said to have left while its connection lived."""
+    """Count members reported as `left` while they were connected."""
     dropped = {member.identity for member in trial.lab.crowd.residents if member.drops}
     expected = {PROBE} | dropped | trial.expected_lefts.keys()
     return Counter(

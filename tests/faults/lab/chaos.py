@@ -1,4 +1,4 @@
-"""Chaos: faults drawn at random in one lab, for as long as was asked for. The same seed draws the same faults."""
+"""Chaos: faults drawn at random in one lab until the time is over. The same seed draws the same faults."""
 
 import random
 import sys
@@ -15,11 +15,11 @@ from tests.faults.lab.trial import Fault, Outcome
 
 __all__ = ["chaos", "summary"]
 
-MINGLE_SHARE = 0.3  # of the clients, between two faults: who was sent away from a node does not come back to it
+MINGLE_SHARE = 0.3  # between two faults, for clients to reconnect: a client that a node sent away does not return to it
 
 
 async def chaos(plan: Plan, minutes: float, keys: Sequence[str] | None = None) -> list[Outcome]:
-    """Run faults one after another under one load until the time is over; tells each as it ends."""
+    """Run faults one after another under one load until the time is over; print each when it ends."""
     rng = random.Random(plan.seed)
     drawn_from: list[Fault] = [fault for key, fault in ALL.items() if fault.is_random and (not keys or key in keys)]
     until_s = time.monotonic() + 60 * minutes
@@ -44,7 +44,7 @@ def _line(outcome: Outcome) -> str:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """Sum a run up: what was lost, and which faults brought which honest resyncs."""
+    """Summarize a run: what was lost, and which faults made clients resynchronize."""
     lost = sum(outcome.verdict.lost + outcome.verdict.holes for outcome in outcomes)
     duplicated = sum(outcome.verdict.duplicated for outcome in outcomes)
     out_of_order = sum(outcome.verdict.out_of_order for outcome in outcomes)
@@ -53,7 +53,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     lines = [
         f"{len(outcomes)} faults, {acked} messages acknowledged, {delivered} deliveries",
         f"silent loss {lost}, duplicated {duplicated}, out of order {out_of_order}",
-        f"honest resyncs {sum(outcome.verdict.resyncs for outcome in outcomes)}",
+        f"reported resyncs {sum(outcome.verdict.resyncs for outcome in outcomes)}",
     ]
     by_fault: dict[str, list[Outcome]] = {}
     for outcome in outcomes:

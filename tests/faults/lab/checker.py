@@ -1,16 +1,17 @@
-"""The judge: from what was acknowledged and what clients saw to lost, duplicated, out of order, holes. Pure.
+"""The checker: compares acknowledgements with what clients received. Finds lost, duplicated, reordered, holes. Pure.
 
 Rules:
-- On a channel that keeps history a client is owed everything that began to be published after its first subscription,
-  whatever happened since, but for what an honest `gap` or `recovered: false` told it of: what had begun by then
-  and does not lie behind the position that the notice named. What Redis itself lost later (`vanished`: a replica that
-  lagged took over) is excused by any notice since.
-- On a channel without history it is owed what was published from beginning to end while it was subscribed; what is
-  missing is counted as lost all the same, and how much may be is the caller's to know.
-- What ended with an error is owed to nobody and may come once. If the error was that it is not kept, then those that
-  were connected have it; who was away must be told that something is missing, else it was `passed over`.
-- A hole is a jump of offsets, or another epoch, that nobody announced: wrong even if nothing known was in it.
-- Raw connections are judged, without a client library's second look: what comes twice is a duplicate.
+- On a channel with history a client must receive everything whose publishing began after its first subscription.
+  Exception: a `gap` or `recovered: false` reports as possibly missing what had begun by then and is not after the
+  position in the notice. Any later notice also covers what Redis itself lost (`vanished`: a lagging replica was
+  promoted).
+- On a channel without history a client must receive what was published entirely while it was subscribed. Anything
+  missing counts as lost; the caller decides how much loss is acceptable.
+- A publish that ended with an error may arrive once or not at all. If the error was that it is not stored, connected
+  clients have it, and clients that were away must be notified that something is missing. Otherwise it counts as
+  `passed over`.
+- A hole is a jump of offsets, or another epoch, without a notice. It is a fault even if no known message is in it.
+- Raw connections are checked, without the deduplication of a client library: a message received twice is a duplicate.
 """
 
 from collections import Counter, defaultdict
@@ -28,7 +29,7 @@ _Known = Mapping[tuple[str, int], Position]
 
 @dataclass(slots=True)
 class Verdict:
-    """What was wrong, counted over all clients. resyncs: honest notices, which are no fault."""
+    """Faults, counted over all clients. resyncs: reported gaps, which are no fault."""
 
     lost: int = 0
     duplicated: int = 0
@@ -40,15 +41,15 @@ class Verdict:
     replayed: int = 0
     acked: int = 0
     uncertain: int = 0
-    passed_over: int = 0  # published, not kept, and a client that was away was not told so
-    told_late_s: float = 0.0  # the longest that such a client was told to have recovered, until it was told so
-    excused: int = 0  # owed, but an honest notice said it may be missing
+    passed_over: int = 0  # published, not stored, and a client that was away got no notice
+    told_late_s: float = 0.0  # longest time from `recovered: true` to the notice, for such a client
+    excused: int = 0  # missing, but a notice covers it
     close_codes: Counter[int | None] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
     @property
     def is_whole(self) -> bool:
-        """Nothing silently lost, nothing twice, nothing out of order."""
+        """Nothing lost without a notice, nothing duplicated, nothing out of order."""
         return not (self.lost or self.duplicated or self.out_of_order or self.holes or self.passed_over)
 
     def note(self, kind: str, journal: Journal, text: str) -> None:
@@ -66,10 +67,10 @@ def judge(
     allows_repeats: bool = False,
     vanished: Container[Position] = (),
 ) -> Verdict:
-    """Judge a run that has settled.
+    """Check a run that has settled.
 
     allows_repeats: Redis lost its idempotency keys, so a retry may be stored twice. vanished: positions that were
-    acknowledged and stand in no history any more.
+    acknowledged and are no longer in any history.
     """
     by_channel: dict[str, list[Acked]] = defaultdict(list)
     verdict = Verdict()
@@ -100,7 +101,7 @@ def judge(
 def _positions(
     by_channel: Mapping[str, Sequence[Acked]], journals: Sequence[Journal]
 ) -> dict[tuple[str, int], Position]:
-    """Where each message stands, as its acknowledgement or else any of its receivers tells."""
+    """Position of each message, from its acknowledgement or else from any receiver."""
     known = {
         (journal.channel, entry.number): entry.position
         for journal in journals
@@ -113,7 +114,7 @@ def _positions(
 
 
 def _notices(journal: Journal) -> list[Gap | Subscribed]:
-    """What told the client honestly that something may be missing. The first subscription asks for nothing past."""
+    """Notices that something may be missing. The first subscription has no earlier messages to miss."""
     is_first = True
     found: list[Gap | Subscribed] = []
     for entry in journal.entries:
@@ -124,7 +125,7 @@ def _notices(journal: Journal) -> list[Gap | Subscribed]:
 
 
 def count_resyncs(journal: Journal) -> int:
-    """Count how often this client was told honestly that something of this channel may be missing."""
+    """Count the notices to this client that something of this channel may be missing."""
     return sum(not isinstance(entry, Subscribed) or entry.position is not None for entry in _notices(journal))
 
 
@@ -141,7 +142,7 @@ def _count(journal: Journal, verdict: Verdict) -> None:
 
 
 def _judge_sequence(journal: Journal, verdict: Verdict) -> None:
-    """Offsets without a jump, but for those that were announced."""
+    """Check that offsets have no jump without a notice."""
     last: Position | None = None
     seen: set[Position] = set()
     for entry in journal.entries:
@@ -168,7 +169,7 @@ def _judge_sequence(journal: Journal, verdict: Verdict) -> None:
 
 
 def _judge_numbers(journal: Journal, unsure: set[tuple[str, int]], verdict: Verdict, *, allows_repeats: bool) -> None:
-    """Numbers in the order of their acknowledgements, each once. What has a position twice is counted there."""
+    """Check that numbers arrive in order, each once. Duplicates by position are counted by `_judge_sequence`."""
     seen: dict[int, Position | None] = {}
     highest = -1
     for entry in journal.received():
@@ -180,7 +181,7 @@ def _judge_numbers(journal: Journal, unsure: set[tuple[str, int]], verdict: Verd
             continue
         seen[number] = entry.position
         if (journal.channel, number) in unsure:
-            continue  # one that timed out may be stored after its successor was acknowledged
+            continue  # a publish that timed out may be stored after its successor was acknowledged
         if number < highest and not allows_repeats:
             verdict.out_of_order += 1
             verdict.note("out of order", journal, f"{number} behind {highest}")
@@ -193,7 +194,7 @@ def _judge_recoverable(
     received = {entry.number for entry in journal.received()}
     since = next((entry for entry in journal.entries if isinstance(entry, Subscribed)), None)
     if since is None:
-        return  # never subscribed: owed nothing, and who counts subscribers notices
+        return  # never subscribed, so nothing is required; other checks count subscribers
     notices = [(entry.at_s, entry.position) for entry in _notices(journal)]
     for one in owed:
         if one.started_s <= since.at_s or one.number in received:
@@ -226,10 +227,10 @@ def _judge_unkept(journal: Journal, unkept: Sequence[Uncertain], verdict: Verdic
 
 
 def _covers(notice: tuple[float, Position | None], one: Acked, position: Position | None) -> bool:
-    """Tell whether an honest notice says that this message can be missing."""
+    """Return whether this notice covers this message."""
     at_s, top = notice
     if one.started_s >= at_s:
-        return False  # it was published after the client was told
+        return False  # published after the notice
     if position is None or top is None or position.epoch != top.epoch:
         return True
     return position.offset <= top.offset

@@ -1,8 +1,8 @@
-"""LabClient: a small client that speaks the protocol, writes down what it sees, and comes back by position.
+"""LabClient: a small client that speaks the protocol, records what it receives, and resumes from its position.
 
-It subscribes to each channel with `recover`, from the last position that it was told. What it is told twice it
-writes down twice: the judge looks at connections, not at what a library would hide. A resident also has an identity,
-sits in a chat room, holds a name, and writes down who joined and left.
+It subscribes to each channel with `recover` and its last position. It records duplicates too: the checker looks at
+connections, not at what a library would filter. A resident also has an identity, sits in a chat room, holds a name,
+and records presence notices.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ from tests.support.tokens import hmac_token
 __all__ = ["ROOM", "LabClient", "Notice"]
 
 ROOM = "lab-room"
-FIRST_DELAY_MAX_S = 0.2  # full jitter under a bound that doubles, as our clients wait
-DELAY_MAX_S = 2.0  # ours wait up to 30 s; a fault here has less
+FIRST_DELAY_MAX_S = 0.2  # full jitter under a bound that doubles, as in our client libraries
+DELAY_MAX_S = 2.0  # our libraries wait up to 30 s; a fault here is shorter
 HANDSHAKE_TIMEOUT_S = 5.0
-RETRY_S = 0.2  # after a refusal that says nothing else
+RETRY_S = 0.2  # after an error without retryAfterMs
 TOKEN_LIFETIME_S = 86_400
 
 
@@ -40,7 +40,7 @@ class Notice:
 
 
 class LabClient:
-    """One client. where: gives the URL of the next attempt. identity: makes it a resident."""
+    """One client. where: returns the URL of the next attempt. identity: makes it a resident."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class LabClient:
         self.identity = identity
         self.channels = tuple(channels)
         self.journals = {channel: Journal(name, channel) for channel in channels}
-        self.highest = dict.fromkeys(channels, -1)  # number of what came last
+        self.highest = dict.fromkeys(channels, -1)  # highest number received
         self.notices: list[Notice] = []
         self.errors: list[str] = []
         self.handshakes_s: list[float] = []
@@ -85,11 +85,11 @@ class LabClient:
 
     @property
     def is_subscribed(self) -> bool:
-        """Connected, and every subscription and every place is confirmed."""
+        """Connected, with every subscription, join and name confirmed."""
         return self._socket is not None and len(self._confirmed) == len(self.channels) + 2 * (self.identity is not None)
 
     def mark(self) -> None:
-        """Begin new journals; what was promised before goes on."""
+        """Start new journals; subscriptions and positions continue."""
         now_s = time.monotonic()
         for channel, journal in self.journals.items():
             journal.entries = []
@@ -101,7 +101,7 @@ class LabClient:
         self.drops = 0
 
     async def run(self) -> None:
-        """Be a client until cancelled; one that does not come back, until its connection ends."""
+        """Run until cancelled; if `comes_back` is false, until the connection ends."""
         attempt = 0
         try:
             while True:
@@ -127,17 +127,17 @@ class LabClient:
             self._forget_calls()
 
     def hang_up(self) -> None:
-        """Break the connection; it comes back by itself, wherever it is sent."""
+        """Break the connection; the client reconnects by itself."""
         if self._socket is not None:
             self._socket._response.close()
 
     def go_away(self) -> None:
-        """Break the connection, and make no other before `come_back`."""
+        """Break the connection and stay away until `come_back`."""
         self._may_connect.clear()
         self.hang_up()
 
     def come_back(self) -> None:
-        """Connect again, from the last positions."""
+        """Reconnect, resuming from the last positions."""
         self._may_connect.set()
 
     async def _connect(self) -> aiohttp.ClientWebSocketResponse:
@@ -241,7 +241,7 @@ class LabClient:
         if call is None:
             return
         service, command, params = call
-        if message["message"] == "Already joined":  # the retry of one whose answer said unavailable
+        if message["message"] == "Already joined":  # retry of a join whose answer was an "unavailable" error
             self._confirmed.add(f"{service}.{command}")
             return
         wait_s = message.get("retryAfterMs", RETRY_S * 1000) / 1000
@@ -255,4 +255,4 @@ class LabClient:
 
 def _ignore_broken_line(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and isinstance(task.exception(), ConnectionError | aiohttp.ClientError | None):
-        return  # the reader sees the end of the connection
+        return  # the reader handles the end of the connection

@@ -1,5 +1,5 @@
-/* Preloaded into one process of the fault laboratory: its wall clock goes wrong by as many seconds as the file that
- * LAB_CLOCK names says, from one call to the next. The monotonic clock is left alone, as by a wrong NTP server. */
+/* Preloaded into one process of the fault laboratory: shifts its wall clock by the seconds in the file that LAB_CLOCK
+ * names, from the next call on. The monotonic clock stays correct, as with a wrong NTP server. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -18,7 +18,7 @@ __attribute__((constructor)) static void open_offset(void)
     int file = path ? open(path, O_RDONLY) : -1;
     void *mapped = file >= 0 ? mmap(NULL, sizeof *offset_s, PROT_READ, MAP_SHARED, file, 0) : MAP_FAILED;
     if (mapped == MAP_FAILED)
-        abort(); /* a clock that is silently right would prove nothing */
+        abort(); /* without the shift the test would prove nothing */
     close(file);
     offset_s = mapped;
 }

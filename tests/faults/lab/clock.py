@@ -1,4 +1,4 @@
-"""Clock: the wall clock of one process, to be set wrong while it runs. Compiled when first wanted; needs gcc."""
+"""Clock: shifts the wall clock of one process while it runs. Compiled on first use; needs gcc."""
 
 import struct
 import subprocess
@@ -12,7 +12,7 @@ _SOURCE = Path(__file__).parent / "clock.c"
 
 
 class Clock:
-    """Wrong by nothing at first. directory: for the library and the file that tells how wrong."""
+    """Starts with no shift. directory: for the library and the file with the shift."""
 
     def __init__(self, directory: Path, name: str) -> None:
         library = directory / "clock.so"
@@ -24,6 +24,6 @@ class Clock:
         self.env = {"LD_PRELOAD": str(library), "LAB_CLOCK": str(self._path)}
 
     def jump(self, seconds: int) -> None:
-        """Make it wrong by so much, at once."""
-        with self._path.open("r+b") as file:  # written in place: the process has it mapped
+        """Shift the clock by this much, at once."""
+        with self._path.open("r+b") as file:  # written in place, because the process has the file mapped
             file.write(struct.pack("q", seconds))

@@ -1,4 +1,4 @@
-"""Crowd: many clients in one process, and questions that are asked of all of them."""
+"""Crowd: many clients in one process, and queries over all of them."""
 
 import asyncio
 import random
@@ -18,7 +18,7 @@ __all__ = ["Crowd"]
 
 
 class Crowd:
-    """Clients that each hear some of the channels. where: gives a URL for an attempt."""
+    """Clients that each subscribe to some of the channels. where: returns a URL for an attempt."""
 
     def __init__(self, where: Callable[[], str], channels: Sequence[str], *, seed: int, is_recovering: bool) -> None:
         self.members: list[LabClient] = []
@@ -53,8 +53,8 @@ class Crowd:
     ) -> list[LabClient]:
         """Add clients, every third of which speaks MessagePack.
 
-        identities: they are residents. plain_channel: they hear this one instead, and do not ask to recover. Who does
-        not come back is no member: nobody waits for it, and it is not judged.
+        identities: they are residents. plain_channel: they subscribe to this one instead, without recovery. Clients
+        that do not reconnect are not members: nothing waits for them, and the checker ignores them.
         """
         assert self._session is not None
         added = []
@@ -81,7 +81,7 @@ class Crowd:
         return added
 
     async def dismiss(self, *clients: LabClient) -> None:
-        """End clients' connections and forget them."""
+        """Disconnect clients and remove them."""
         tasks = [self._tasks.pop(client) for client in clients]
         for task in tasks:
             task.cancel()
@@ -92,7 +92,7 @@ class Crowd:
                 raise result
 
     async def mingle(self, share: float, *, within_s: float) -> None:
-        """Have a share of the members connect anew: nodes that were restarted get clients again."""
+        """Reconnect a share of the members, so that restarted nodes get clients again."""
         before = {member: member.drops for member in self._rng.sample(self.members, int(share * len(self.members)))}
         for member in before:
             member.hang_up()
@@ -100,12 +100,12 @@ class Crowd:
         async def all_dropped() -> bool:
             return all(member.drops > drops for member, drops in before.items())
 
-        await eventually(all_dropped, within_s=within_s, what="who hung up has noticed it")
+        await eventually(all_dropped, within_s=within_s, what="every client that hung up has seen its connection end")
         await self.subscribed(within_s=within_s)
 
     @asynccontextmanager
     async def away(self, *clients: LabClient, within_s: float = 10.0) -> AsyncIterator[None]:
-        """Keep these disconnected until the block ends, or somebody lets one of them come back."""
+        """Keep these disconnected until the block ends, or until `come_back` is called on them."""
         try:
             for client in clients:
                 client.go_away()
@@ -115,14 +115,14 @@ class Crowd:
                     client.hang_up()  # it may have been connecting
                 return not any(client.is_connected for client in clients)
 
-            await eventually(all_gone, within_s=within_s, what="who goes away has gone")
+            await eventually(all_gone, within_s=within_s, what="every client that goes away is disconnected")
             yield
         finally:
             for client in clients:
                 client.come_back()
 
     def mark(self) -> None:
-        """Begin new journals. Raises what a client died of."""
+        """Start new journals. Raises the exception that ended a client."""
         for client, task in self._tasks.items():
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error
@@ -130,7 +130,7 @@ class Crowd:
 
     @property
     def journals(self) -> list[Journal]:
-        """Those of all members."""
+        """Journals of all members."""
         return [journal for member in self.members for journal in member.journals.values()]
 
     @property
@@ -139,11 +139,11 @@ class Crowd:
 
     @property
     def handshakes_s(self) -> list[float]:
-        """When connections were made."""
+        """Times of all connects."""
         return sorted(moment for member in self.members for moment in member.handshakes_s)
 
     async def subscribed(self, *clients: LabClient, within_s: float) -> None:
-        """Wait until these, or all members, have what they want. Raises AssertionError."""
+        """Wait until these, or all members, are subscribed. Raises AssertionError."""
         chosen = clients or tuple(self.members)
 
         async def all_there() -> bool:
@@ -163,7 +163,7 @@ class Crowd:
             raise AssertionError(f"{text}{names}; their errors: {dict(errors)}") from None
 
     def has_reached(self, numbers: Mapping[str, int]) -> bool:
-        """Tell whether every member has got these numbers, or later ones, of the channels that it hears."""
+        """Return whether every member has these numbers, or later ones, of its channels."""
         return all(
             member.highest[channel] >= numbers.get(channel, -1)
             for member in self.members
@@ -171,7 +171,7 @@ class Crowd:
         )
 
     async def reached(self, fences: Mapping[str, int], within_s: float) -> bool:
-        """Wait until every member has got the fence of every channel that it hears; False: not within the time."""
+        """Wait until every member has the fence of each of its channels; False: not within the time."""
 
         async def all_reached() -> bool:
             return self.has_reached(fences)

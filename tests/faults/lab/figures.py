@@ -1,4 +1,4 @@
-"""Figures of a run from its journals: how long messages took, and when all was well again. Pure."""
+"""Figures of a run from its journals: delivery delays, and the time of recovery. Pure."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ __all__ = ["Delays", "delays", "healed_after_s", "percentile"]
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """Seconds from the beginning of a publish to its arrival, over all deliveries that were not replays."""
+    """Seconds from the start of a publish to its arrival, over all deliveries except replays."""
 
     count: int
     p50_s: float
@@ -20,12 +20,12 @@ class Delays:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Give the value that `share` of the ordered values do not exceed; 0 of nothing."""
+    """Return the value that `share` of the ordered values do not exceed; 0 if there are none."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0
 
 
 def delays(acked: Iterable[Acked], journals: Iterable[Journal]) -> Delays:
-    """Measure how long live deliveries took."""
+    """Measure the delays of live deliveries."""
     began = {(one.channel, one.number): one.started_s for one in acked}
     taken = sorted(
         entry.at_s - began[journal.channel, entry.number]
@@ -37,9 +37,9 @@ def delays(acked: Iterable[Acked], journals: Iterable[Journal]) -> Delays:
 
 
 def healed_after_s(acked: Iterable[Acked], journals: Iterable[Journal], since_s: float) -> float:
-    """Tell how many seconds after `since_s` the last client got, on its last channel, something published after it.
+    """Return the seconds from `since_s` until every client has, on each channel, a message published after it.
 
-    Infinite if one never did.
+    Infinite if a client never has.
     """
     fresh = {(one.channel, one.number) for one in acked if one.started_s >= since_s}
     worst = 0.0

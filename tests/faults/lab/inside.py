@@ -1,4 +1,4 @@
-"""A service that the lab's nodes have at their private door: what can only be told from inside of a process."""
+"""A service on the private port of the lab's nodes: reports what only the process itself can see."""
 
 import asyncio
 
@@ -12,5 +12,5 @@ class Inside(RPCService):
 
     @rpc_command
     def tasks(self, request: Request) -> int:
-        """How many tasks there are, the one that answers among them."""
+        """Number of tasks, including the one that answers."""
         return len(asyncio.all_tasks())

@@ -1,7 +1,7 @@
-"""What is written down of a run: what was acknowledged, and what each client was given on each channel.
+"""The records of a run: acknowledged publications, and what each client received on each channel.
 
-A message is known by its channel and its number; numbers of a channel are published one after another, so the order
-of numbers is the order of acknowledgements.
+A message is identified by its channel and its number. Numbers of a channel are published one after another, so the
+order of numbers is the order of acknowledgements.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ __all__ = ["Acked", "Dropped", "Entry", "Gap", "Journal", "Received", "Subscribe
 
 @dataclass(frozen=True, slots=True)
 class Acked:
-    """A publication that was acknowledged. position: as the acknowledgement told it, None if it does not tell."""
+    """A publication that was acknowledged. position: from the acknowledgement, None if it has none."""
 
     channel: str
     number: int
@@ -26,7 +26,7 @@ class Acked:
 
 @dataclass(frozen=True, slots=True)
 class Uncertain:
-    """A publication that ended with an error: it happened once or never. is_unkept: it was sent, and is not kept."""
+    """A publish that ended with an error: it happened once or never. is_unkept: delivered but not stored."""
 
     channel: str
     number: int
@@ -38,7 +38,7 @@ class Uncertain:
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """A subscription was confirmed. is_recovered: all since the position that was asked for follows."""
+    """A subscription was confirmed. is_recovered: everything since the requested position follows."""
 
     at_s: float
     position: Position | None
@@ -57,7 +57,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """The client was told that what lies before `position` can be missing."""
+    """The client was notified that messages up to `position` can be missing."""
 
     at_s: float
     position: Position
@@ -76,12 +76,12 @@ Entry = Subscribed | Received | Gap | Dropped
 
 @dataclass(slots=True)
 class Journal:
-    """What one client saw on one channel, in order."""
+    """What one client received on one channel, in order."""
 
     client: str
     channel: str
     entries: list[Entry] = field(default_factory=list)
 
     def received(self) -> Sequence[Received]:
-        """The messages among it."""
+        """Its messages."""
         return [entry for entry in self.entries if isinstance(entry, Received)]

@@ -1,8 +1,8 @@
-"""Lab: nodes, a Redis with a cuttable proxy in front, a balancer, clients and load; faults are brought about from here.
+"""Lab: nodes, a Redis behind a proxy that can be cut, a balancer, clients and load. Faults are injected from here.
 
     async with running_lab(plan, directory) as lab: ... lab.nodes[0].kill(); await lab.whole(within_s=15)
 
-The nodes reach Redis through the proxy, the publisher directly: it goes on while nodes hear nothing.
+The nodes reach Redis through the proxy, the publisher directly: it continues while nodes receive nothing.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ FENCE_WITHIN_S = 10.0
 
 
 class Lab:
-    """A deployment under load. Made by `running_lab`. redis: the server that holds all, if there is one such."""
+    """A deployment under load. Made by `running_lab`. redis: the only server, if there is only one."""
 
     def __init__(self, plan: Plan, directory: Path, *, nodes_url: str, publisher_url: str) -> None:
         self.plan = plan
@@ -52,7 +52,7 @@ class Lab:
         self.redis_clock: Clock | None = None
         self.proxy: FaultProxy | None = None
         self.balancer: Balancer | None = None
-        self.topology: SentinelLab | ClusterLab | None = None  # where Redis is several servers
+        self.topology: SentinelLab | ClusterLab | None = None  # for a Redis with several servers
         self.nodes: list[NodeProcess] = []
         self.crowd: Crowd
         self.load: Load
@@ -65,7 +65,7 @@ class Lab:
     # -- nodes -------------------------------------------------------------------------------------------------
 
     def make_node(self, index: int) -> NodeProcess:
-        """Start the node of that number, on the ports it always has."""
+        """Start the node with that number, always on the same ports."""
         public, private = self._ports[index]
         env = {
             **self.clocks[index].env,
@@ -76,28 +76,28 @@ class Lab:
         return NodeProcess(env, argv=(*GATEWAY, "serve", "--config", str(self._config), "--log-level", "warning"))
 
     async def restart_node(self, index: int) -> None:
-        """Start a node again that has ended."""
+        """Restart a node that has ended."""
         await self.nodes[index].close()
         self.nodes[index] = self.make_node(index)
         await self.nodes[index].wait_ready(START_WITHIN_S)
 
     def url(self) -> str:
-        """Where a client goes next: to the balancer, or to any node that runs."""
+        """URL for a client's next attempt: the balancer, or any running node."""
         if self.balancer is not None:
             return self.balancer.websocket_url
         return self.rng.choice([node for node in self.nodes if node.is_running] or self.nodes).websocket_url
 
     async def are_ready(self) -> bool:
-        """Ask all nodes whether they are."""
+        """Return whether every node reports that it is ready."""
         answers = await asyncio.gather(*(node.status("/readyz", timeout_s=1.0) for node in self.nodes))
         return set(answers) == {200}
 
     async def metric(self, name: str) -> float:
-        """Sum a series over all nodes."""
+        """Sum a metric over all nodes."""
         return sum(await asyncio.gather(*(node.metric(name) for node in self.nodes)))
 
     def write_logs(self, name: str) -> None:
-        """Write what all processes said to stderr: a row has failed."""
+        """Print the stderr of all processes: a row has failed."""
         processes = [*self.nodes, *([self.balancer.process] if self.balancer is not None else [])]
         for process in processes:
             lines = process.log.splitlines()[-LOG_LINES:]
@@ -111,7 +111,7 @@ class Lab:
         await self.crowd.subscribed(within_s=within_s)
 
     async def more(self, count: int, within_s: float = 30.0) -> None:
-        """Wait until so many numbers more were acknowledged on every channel."""
+        """Wait until this many more numbers were acknowledged on every channel."""
         wanted = {channel: self.load.latest.get(channel, -1) + count for channel in self.plan.channel_names}
 
         async def are_there() -> bool:
@@ -120,17 +120,17 @@ class Lab:
         await eventually(are_there, within_s=within_s, what=f"{count} numbers more on every channel")
 
     def mark(self) -> None:
-        """Begin a new stretch; the load must be paused."""
+        """Start a new stretch; the load must be paused."""
         self.load.take()
         self.crowd.mark()
 
     async def settle(self) -> bool:
-        """Pause the load and wait until its last message has reached everybody; False if it did not."""
+        """Pause the load and wait until all clients have its last message; False if they do not get it."""
         fences = await self.load.pause(PAUSE_WITHIN_S)
         return await self.crowd.reached(fences, FENCE_WITHIN_S)
 
     async def judge(self, *, allows_repeats: bool = False, may_vanish: bool = False) -> tuple[Verdict, list[Acked]]:
-        """Judge the stretch since the last mark; the load must have settled. may_vanish: Redis may have lost some."""
+        """Check the stretch since the last mark; the load must have settled. may_vanish: Redis may have lost some."""
         acked, uncertain = self.load.take()
         vanished = await self._vanished(acked) if may_vanish and self.plan.history else set()
         verdict = judge(
@@ -144,7 +144,7 @@ class Lab:
         return verdict, acked
 
     async def _vanished(self, acked: Sequence[Acked]) -> set[Position]:
-        """Find what was acknowledged, or given to a client, and stands in no history."""
+        """Find positions that were acknowledged or delivered and are in no history."""
         told = {(one.channel, one.position) for one in acked if one.position is not None}
         for journal in self.crowd.journals:
             told |= {(journal.channel, one.position) for one in journal.received() if one.position is not None}
@@ -162,7 +162,7 @@ class Lab:
 
 @asynccontextmanager
 async def running_lab(plan: Plan, directory: Path, topology: str = "single") -> AsyncIterator[Lab]:
-    """Run a lab until the block ends; everything in it is whole, its load is paused."""
+    """Run a lab until the block ends; it starts healthy, with its load paused."""
     async with AsyncExitStack() as stack:
         if topology != "single":
             servers = TOPOLOGIES[topology](directory)

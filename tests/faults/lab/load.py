@@ -1,4 +1,4 @@
-"""Load: the publisher process from outside. What it said is kept until it is taken."""
+"""Load: controls the publisher process. Keeps its output until `take`."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ _LINE_MAX_BYTES = 1 << 20
 class Load:
     """Numbered messages, from another process.
 
-    acked, uncertain: since `take` was last called. latest: the last number of each channel that was acknowledged.
+    acked, uncertain: since `take` was last called. latest: the last acknowledged number of each channel.
     """
 
     def __init__(self, order: Order) -> None:
@@ -75,7 +75,7 @@ class Load:
                 self._paused.set_result(words[0])
 
     async def pause(self, within_s: float) -> dict[str, int]:
-        """Let every channel end with a number that was acknowledged; tells these. Raises TimeoutError."""
+        """Let every channel end with an acknowledged number; returns these. Raises TimeoutError."""
         self._paused = asyncio.get_running_loop().create_future()
         self._tell("pause")
         try:
@@ -85,18 +85,18 @@ class Load:
             raise TimeoutError(f"channels without a fence: {self._silent()}") from None
 
     def _silent(self) -> str:
-        """Tell which channels were acknowledged nothing for longest, and what publishing said last."""
+        """Return the channels without an acknowledgement for longest, and the last error of publishing."""
         last_s = {channel: 0.0 for channel in self._order.channels}
         last_s.update({one.channel: one.acked_s for one in self.acked})
         oldest = sorted(last_s, key=last_s.__getitem__)[:5]
         return f"oldest {oldest}; errors {sorted({one.error for one in self.uncertain[-50:]})[:3]}"
 
     def resume(self) -> None:
-        """Go on."""
+        """Resume publishing."""
         self._tell("resume")
 
     def take(self) -> tuple[list[Acked], list[Uncertain]]:
-        """Give what was said since the last time."""
+        """Return what was recorded since the last call."""
         taken: tuple[list[Any], list[Any]] = (self.acked, self.uncertain)
         self.acked, self.uncertain = [], []
         return taken

@@ -1,8 +1,8 @@
-"""A backend job that is killed in the middle of a call: publishes numbers one by one, each under a key of its own.
+"""A backend job that is killed in the middle of a call: publishes numbers one by one, each with its own key.
 
     python -m tests.faults.lab.mortal REDIS_URL PREFIX CHANNEL RUN FIRST END
 
-The numbers from FIRST to END; on stdout, as soon as one is acknowledged: its number and its position.
+Publishes the numbers from FIRST to END. Prints on stdout each acknowledged number with its position, at once.
 """
 
 import sys

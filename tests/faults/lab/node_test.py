@@ -1,4 +1,4 @@
-"""Runs a file of the JavaScript client's tests, as `mutations` needs it: exit code 1 and a line that names the fault.
+"""Runs a test file of the JavaScript client for `mutations`: exit code 1 and a line that names the failure.
 
 python -m tests.faults.lab.node_test FILE
 """
@@ -15,14 +15,14 @@ WITHIN_S = 60.0
 
 
 async def main(file: str) -> int:
-    """Run it, tell what failed."""
+    """Run it and print what failed."""
     process = Process([program("node"), "--test", "--test-reporter=tap", file])
     try:
         code = await process.wait(WITHIN_S)
     finally:
         await process.close()
     failed = [line.strip() for line in process.log.splitlines() if line.strip().startswith("not ok")]
-    if any(line.endswith(file) for line in failed):  # it could not even be loaded: that shows nothing
+    if any(line.endswith(file) for line in failed):  # the file could not be loaded, which shows nothing
         print(process.log)
         return 2
     for line in failed:

@@ -1,4 +1,4 @@
-"""Plan: how big a lab is, and the nodes' settings that go with it."""
+"""Plan: the size of a lab and the settings of its nodes."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ class Plan:
         return [f"lab:{number}" for number in range(self.channels)]
 
     def small(self) -> "Plan":
-        """The same for a development machine that others use too."""
+        """The same, smaller, for a development machine with other users."""
         return replace(self, nodes=2, clients=20, residents=6, channels=10, rate_per_s=100.0, has_balancer=False)
 
 

@@ -1,16 +1,16 @@
-"""A process that publishes numbered messages and says what was acknowledged.
+"""A process that publishes numbered messages and prints what was acknowledged.
 
     python -m tests.faults.lab.publisher JSON-OF-ORDER
 
-Half of the channels are published to through Redis, half by POST /backend to any node. Of one channel the next number
-begins when the last one has ended. Through Redis a number is tried again under its key until it is acknowledged; a
-POST is tried once and may be uncertain.
+Half of the channels are published to through Redis, half by POST /backend to any node. The next number of a channel
+starts when the last one has ended. Through Redis a number is retried with its key until it is acknowledged; a POST is
+tried once and may be uncertain.
 
-On stdin: `pause` (each channel ends with a number that was acknowledged, its fence; then says `paused`), `resume`. On
+On stdin: `pause` (each channel ends with an acknowledged number, its fence; then prints `paused`), `resume`. On
 stdout, a JSON array a line: ["acked", channel, number, started, ended, position or null, attempts],
 ["uncertain", channel, number, started, ended, error, is not kept], ["paused", {channel: number}].
 
-A channel with a history must keep what is published: an empty position is an error, as with `require_history`.
+A channel with history must store what is published: an empty position is an error, as with `require_history`.
 """
 
 import asyncio
@@ -32,11 +32,11 @@ __all__ = ["POSTS_AT_ONCE", "Order"]
 
 RETRY_MAX_S = 0.5
 POSTS_AT_ONCE = 8  # to one node
-TIMEOUT_S = 8.0  # longer than a node's own deadline: its answer is wanted
+TIMEOUT_S = 8.0  # longer than a node's own deadline, so that the node answers first
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What to publish where."""
+    """What to publish, and where."""
 
     redis_url: str
     prefix: str
@@ -97,7 +97,8 @@ class Publisher:
             wait_s = due_s - time.monotonic()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
-            due_s = max(due_s, time.monotonic() - 1) + interval_s  # a second's backlog is made up for, not a fault's
+            # catches up with at most one second of backlog, not with the whole fault
+            due_s = max(due_s, time.monotonic() - 1) + interval_s
             is_acked = await publish(channel, number)
             if is_fence and is_acked and not self._resumed.is_set():
                 self._fences[channel] = number
@@ -118,7 +119,7 @@ class Publisher:
                 async with asyncio.timeout(TIMEOUT_S):
                     position = await self._source.publish(name, payload, key)
             except Exception as error:
-                if not self._order.keeps_history:  # a plain PUBLISH has no key: it cannot be tried again
+                if not self._order.keeps_history:  # a plain PUBLISH has no key, so it cannot be retried
                     _say("uncertain", channel, number, started_s, time.monotonic(), repr(error))
                     return False
                 await asyncio.sleep(self._rng.uniform(0, wait_s))

@@ -1,4 +1,4 @@
-"""Rates: how fast a counter grows, a second at a time."""
+"""Rates: the growth of a counter, per second."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,26 +11,26 @@ BIN_S = 1.0
 
 
 class Rates:
-    """Samples of a counter: (when, how much), oldest first."""
+    """Samples of a counter: (time, value), oldest first."""
 
     def __init__(self) -> None:
         self.samples: list[tuple[float, float]] = []
 
     @property
     def total(self) -> float:
-        """How much it grew in all."""
+        """Total growth."""
         return self.samples[-1][1] - self.samples[0][1] if self.samples else 0.0
 
     @property
     def peak_per_s(self) -> float:
-        """How fast it grew when it grew fastest, of whole bins. A sample that came late makes its bin longer."""
+        """Highest rate over whole bins. A sample that came late makes its bin longer."""
         bins = [(later[0] - earlier[0], later[1] - earlier[1]) for earlier, later in pairwise(self.samples)]
         return max((grown / max(lasted_s, BIN_S) for lasted_s, grown in bins), default=0.0)
 
 
 @asynccontextmanager
 async def sampling(ask: Callable[[], Awaitable[float]]) -> AsyncIterator[Rates]:
-    """Sample a counter at the beginning, each second, and at the end of the block."""
+    """Sample a counter at the start, each second, and at the end of the block."""
     rates = Rates()
     loop = asyncio.get_running_loop()
 

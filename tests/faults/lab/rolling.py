@@ -1,10 +1,10 @@
-"""Rolling restarts of a deployment that our own clients use: every node in turn drains, ends, and is started again.
+"""Rolling restarts under our own client libraries: every node in turn drains, ends, and is started again.
 
     python -m tests.faults.lab.rolling [--rounds 5] [--clients 1000]
 
-The shipped nginx is in front; half of the clients are of clients/python, half of clients/js, of which every other
-speaks MessagePack. What is held: each client hears every number of its channel once and in order and is told of no gap,
-and the nodes that stay see a handshake peak of at most twice the mean. The exit code is 1 if that was broken.
+The shipped nginx is in front; half of the clients use clients/python, half clients/js, of which every other one
+speaks MessagePack. Required: each client receives every number of its channel once, in order and without a reported
+gap, and the other nodes see a handshake peak of at most twice the mean. The exit code is 1 otherwise.
 """
 
 import argparse
@@ -27,16 +27,16 @@ from tests.support.python_crowd import running_python_crowd
 
 __all__ = ["Drain", "Restarts", "roll"]
 
-NODES = 3  # the shipped nginx.conf has three
+NODES = 3  # the shipped nginx.conf lists three nodes
 PACE_S = 0.2  # between two numbers of a channel; each goes to a sixth of the clients
 PEAK_TO_MEAN_MAX = 2.0
-PEAK_NEEDS = 200  # clients that one drain moves: of fewer the fullest second is chance
+PEAK_NEEDS = 200  # clients that one drain moves: with fewer, the fullest second is random
 RESTS = 5  # numbers between two restarts
 
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """One node's leaving. moved: handshakes that the others took meanwhile, a second at the peak and in the mean."""
+    """One node's drain. moved: handshakes on the other nodes meanwhile, per second, at the peak and in the mean."""
 
     node: int
     leaving: int
@@ -58,7 +58,7 @@ class Drain:
 
 @dataclass(slots=True)
 class Restarts:
-    """What came of it. closes: connections that ended before their client had another one, by close code."""
+    """The result. closes: connections that ended before their client had another one, by close code."""
 
     tally: Tally = field(default_factory=Tally)
     drains: list[Drain] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Restarts:
 
 
 async def roll(directory: Path, *, clients: int, rounds: int, grace_s: float, pace_s: float = PACE_S) -> Restarts:
-    """Restart all nodes one after another, so many times, and judge. grace_s: over which a node sends clients away."""
+    """Restart all nodes in turn, `rounds` times, and check. grace_s: over which a node sends clients away."""
     restarts = Restarts()
     env = {"SNORKY_PUBLIC__DRAIN_GRACE_S": str(grace_s)}
     async with running_fleet(directory, nodes=NODES, env=env) as fleet, _crowds(fleet, clients) as crowds:
@@ -102,7 +102,7 @@ async def _crowds(fleet: Fleet, clients: int) -> AsyncIterator[list[Crowd]]:
 
 
 async def _restart(fleet: Fleet, index: int, grace_s: float) -> Drain:
-    """Drain one node and put another in its place."""
+    """Drain one node and start another in its place."""
     node = fleet.nodes[index]
     others = [each for each in fleet.nodes if each is not node]
     leaving = int(await node.metric("snorky_connections"))
@@ -120,7 +120,7 @@ async def _restart(fleet: Fleet, index: int, grace_s: float) -> Drain:
 
 
 def main() -> int:
-    """Run what the command line says."""
+    """Parse the command line and run the rounds."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.lab.rolling")
     parser.add_argument("--rounds", type=int, default=5, help="how often each node is restarted (5)")
     parser.add_argument("--clients", type=int, default=1_000, help="half of them Python, half JavaScript (1000)")

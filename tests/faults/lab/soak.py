@@ -1,6 +1,6 @@
-"""Soak: hours of ordinary use with clients that come and go; what nodes and Redis hold must stay flat.
+"""Soak: hours of ordinary use with clients that connect and disconnect; nodes and Redis must not grow.
 
-What is sampled is compared between the second quarter of the run (warm by then) and the last: a leak grows meanwhile.
+Compares the samples of the second quarter of the run (warm by then) with those of the last: a leak grows meanwhile.
 """
 
 import asyncio
@@ -25,13 +25,14 @@ __all__ = ["Growth", "Sample", "growths", "soak"]
 SAMPLE_EVERY_S = 5.0
 CHURN_SHARE = 0.1  # of the clients, each round
 RSS_GROWTH_MAX = 0.05
-RSS_SLACK_BYTES = 2 << 20  # of one node: arenas and caches settle
-COUNT_SLACK = 0.05  # of descriptors, keys, series: a sample falls amid churn, and the publisher keeps lines open
+RSS_SLACK_BYTES = 2 << 20  # of one node, until arenas and caches are stable
+# of descriptors, keys, series: samples are taken during churn, and the publisher keeps connections open
+COUNT_SLACK = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was held at one moment, by all nodes together."""
+    """What all nodes together held at one moment."""
 
     rss_bytes: float
     descriptors: float
@@ -43,12 +44,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """One thing that was sampled: means of the second quarter and of the last."""
+    """One sampled quantity: means of the second quarter and of the last."""
 
     name: str
     before: float
     after: float
-    most: float  # what `after` may be
+    most: float  # limit of `after`
 
     @property
     def is_flat(self) -> bool:
@@ -56,7 +57,7 @@ class Growth:
 
 
 async def soak(plan: Plan, minutes: float) -> tuple[list[Growth], list[str]]:
-    """Churn for so long; returns how what is held grew, and what was broken otherwise."""
+    """Churn for this long; returns the growth of each quantity, and other broken promises."""
     broken: list[str] = []
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory(prefix="lab-") as directory:
@@ -79,7 +80,7 @@ async def soak(plan: Plan, minutes: float) -> tuple[list[Growth], list[str]]:
 
 
 async def _churn(lab: Lab) -> None:
-    """Let some leave and others come, and visitors in and out of the room, with names that are never used again."""
+    """Replace some clients, and let visitors join and leave the room, with names that are never reused."""
     count = max(1, int(lab.plan.clients * CHURN_SHARE))
     plain = [member for member in lab.crowd.members if member.identity is None]
     leaving = lab.rng.sample(plain, min(count, len(plain)))
@@ -94,7 +95,7 @@ async def _sample(lab: Lab) -> Sample:
     assert lab.redis is not None
     texts = [(await node.ask("/metrics", timeout_s=10.0))[1] for node in lab.nodes]
     client = lab.redis.client()
-    # idempotency keys live for minutes, by design: they are as many as were published meanwhile
+    # idempotency keys live for minutes, by design: their number is that of recent publications
     keys = [key async for key in client.scan_iter(count=1000) if b":once:" not in key]
     await client.aclose()
     return Sample(

@@ -1,4 +1,4 @@
-"""RedisSource: publishes as a backend job does, through Redis alone; on a channel with history once and in order."""
+"""RedisSource: publishes as a backend job does, through Redis alone; with history, once and in order."""
 
 import time
 from typing import Any
@@ -17,7 +17,7 @@ FORGET_EVERY_S = 0.5
 
 
 class RedisSource:
-    """One Redis of any topology, by the nodes' own kind of URL. Retries nothing: its user does, under a key."""
+    """One Redis of any topology, by the URL that nodes use too. Never retries: the caller does, with a key."""
 
     def __init__(self, url: str, *, keeps_history: bool, timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
@@ -42,7 +42,7 @@ class RedisSource:
         return RedisCluster(startup_nodes=[ClusterNode(*host) for host in hosts], **once)
 
     async def publish(self, name: str, payload: bytes, key: str) -> str | None:
-        """Publish once; returns the position. Raises what redis-py raises: nobody knows whether it happened."""
+        """Publish once; returns the position. Raises the errors of redis-py: the message may have been published."""
         if not self._keeps_history:
             await self.client.publish(name, payload)
             return None
@@ -54,19 +54,19 @@ class RedisSource:
         return position.decode() if isinstance(position, bytes) else str(position)
 
     async def _on_cluster(self, client: RedisCluster, name: str, words: tuple[Any, ...]) -> Any:
-        """Send where the slot lies: redis-py asks one server for ever, even a dead one, what of FCALL is a key."""
+        """Send to the slot's server: redis-py knows no keys of FCALL and keeps asking one server, even a dead one."""
         try:
             await client.initialize()
             return await client.execute_command(*words, target_nodes=client.get_node_from_key(name))
         except Exception:
             now_s = time.monotonic()
-            if now_s - self._forgot_s > FORGET_EVERY_S:  # others are under way on the same connections
+            if now_s - self._forgot_s > FORGET_EVERY_S:  # other calls use the same connections
                 self._forgot_s = now_s
-                await client.aclose()  # with the next call it learns anew where slots lie
+                await client.aclose()  # the next call reads the slot map again
             raise
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         await self.client.aclose()
         for sentinel in self._sentinel.sentinels if self._sentinel is not None else ():
             await sentinel.aclose()

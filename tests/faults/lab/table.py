@@ -11,7 +11,7 @@ _HEAD = ("fault", "users see", "lost/dup/order", "holes", "healed", "resyncs", "
 
 
 def render(outcomes: Sequence[Outcome]) -> str:
-    """Draw the table, and under it what was measured and what was broken."""
+    """Draw the table, then the figures and broken promises."""
     rows = [_HEAD, *map(_row, outcomes)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

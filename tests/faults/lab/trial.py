@@ -1,4 +1,4 @@
-"""Trial: one row of the table while it runs, and what came of it."""
+"""Trial: one row of the table while it runs, and its outcome."""
 
 import math
 import time
@@ -15,7 +15,7 @@ __all__ = ["Fault", "Outcome", "Trial"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """A row: what is brought about, and what was promised for it."""
+    """A row: the fault and its promises."""
 
     key: str  # for the command line
     name: str
@@ -23,19 +23,19 @@ class Fault:
     inject: Callable[["Trial"], Awaitable[None]]
     healed_within_s: float = math.inf
     disconnects: bool = False  # may clients lose their connection?
-    resyncs_max: int = 0  # of one subscription: how often may it be told that something is missing?
+    resyncs_max: int = 0  # resyncs allowed for one subscription
     allows_repeats: bool = False  # Redis loses idempotency keys
-    may_vanish: bool = False  # Redis may lose what it has acknowledged
+    may_vanish: bool = False  # Redis may lose acknowledged messages
     topology: str = "single"
     needs_history: bool = False
-    needs: tuple[str, ...] = ()  # programs beside Redis
+    needs: tuple[str, ...] = ()  # programs needed besides Redis
     is_random: bool = True  # drawn by `chaos`
-    is_in_ci: bool = True  # else only by `make faults`: it takes long and has a sibling that CI runs
+    is_in_ci: bool = True  # otherwise only in `make faults`: it takes long, and CI runs a similar row
 
 
 @dataclass(slots=True)
 class Outcome:
-    """A row as it came out. broken: the promises that were."""
+    """The outcome of a row. broken: the promises that were not kept."""
 
     fault: Fault
     verdict: Verdict = field(default_factory=Verdict)
@@ -47,7 +47,7 @@ class Outcome:
 
 
 class Trial:
-    """What a fault's function has in its hands."""
+    """The parts that a fault's function works with."""
 
     def __init__(self, lab: Lab, outcome: Outcome) -> None:
         self.lab = lab
@@ -56,19 +56,19 @@ class Trial:
         self.expected_lefts: Counter[str] = Counter()
 
     def ended(self) -> None:
-        """Say that the fault is over from now on: healing is measured from here."""
+        """Mark the end of the fault: healing is measured from here."""
         self.ended_s = time.monotonic()
 
     def figure(self, text: str) -> None:
-        """Tell something that was measured."""
+        """Record a measurement."""
         self.outcome.figures.append(text)
 
     def expect(self, is_kept: bool, promise: str) -> None:
-        """Hold a promise of the row; one that is broken is told with the row."""
+        """Check a promise of the row; a broken one is listed with the row."""
         if not is_kept:
             self.outcome.broken.append(promise)
 
     def expect_within(self, taken_s: float, most_s: float, what: str) -> None:
-        """Tell how long something took, and hold it to its deadline."""
+        """Record how long something took, and check its deadline."""
         self.figure(f"{what} {taken_s:.1f} s")
         self.expect(taken_s <= most_s, f"{what} took {taken_s:.1f} s, promised {most_s:g} s")

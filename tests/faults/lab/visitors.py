@@ -1,4 +1,4 @@
-"""Visitors: residents of one node that do not come back, so that their leaving can be seen; and who holds what."""
+"""Visitors: residents of one node that do not reconnect, so that residents see them leave; and queries of holders."""
 
 import asyncio
 import itertools
@@ -16,17 +16,17 @@ from tests.support.tools import eventually
 
 __all__ = ["PROBE", "Visitors", "members_and_names", "pick", "until_all_present"]
 
-PROBE = "probe"  # the identity that asks who is there; comes and goes
-_serials = itertools.count(1)  # names are never used again: a ghost of an earlier row would be seen
+PROBE = "probe"  # the identity that asks for the members; it joins and leaves
+_serials = itertools.count(1)  # names are never reused: otherwise a ghost of an earlier row would match
 
 
 def pick(lab: Lab) -> int:
-    """Choose a node by chance."""
+    """Choose a random node."""
     return lab.rng.randrange(len(lab.nodes))
 
 
 class Visitors:
-    """Some on one node, in the room and with a name each."""
+    """Visitors on one node, in the room and with a name each."""
 
     def __init__(self, lab: Lab, clients: Sequence[LabClient]) -> None:
         self._lab = lab
@@ -35,7 +35,7 @@ class Visitors:
 
     @classmethod
     async def on(cls, lab: Lab, node: int, count: int = 10) -> "Visitors":
-        """Let some in, on the node of that number."""
+        """Connect some to the node with that number."""
         url = lab.nodes[node].websocket_url
         name = f"visitor-{next(_serials)}"
         clients = lab.crowd.add(count, channels_each=1, name=name, identities=True, where=lambda: url, comes_back=False)
@@ -45,7 +45,7 @@ class Visitors:
         return visitors
 
     def seen(self, status: str) -> list[Counter[str]]:
-        """How often each of them was said to have joined or left, by each resident that kept its connection."""
+        """Counts of `joined` or `left` for each of them, by each resident that kept its connection."""
         return [
             Counter(one.identity for one in member.notices if one.status == status and one.identity in self.identities)
             for member in self._lab.crowd.residents
@@ -53,7 +53,7 @@ class Visitors:
         ]
 
     async def until(self, status: str, times: int, *, within_s: float) -> float:
-        """Wait until all observers have seen it so often of all of them; returns the seconds it took."""
+        """Wait until all observers have seen it this often for all of them; returns the seconds it took."""
         began_s = time.monotonic()
 
         async def all_seen() -> bool:
@@ -66,7 +66,7 @@ class Visitors:
         return time.monotonic() - began_s
 
     def is_exactly(self, status: str, times: int) -> bool:
-        """Tell whether every observer has seen it exactly so often of each of them."""
+        """Return whether every observer has seen it exactly this often for each of them."""
         exact = Counter(dict.fromkeys(self.identities, times))
         return all(seen == exact for seen in self.seen(status))
 
@@ -82,12 +82,12 @@ class Visitors:
         return time.monotonic() - began_s
 
     async def dismiss(self) -> None:
-        """Send them away."""
+        """Disconnect them."""
         await self._lab.crowd.dismiss(*self._clients)
 
 
 async def members_and_names(lab: Lab) -> tuple[list[str], list[Any]]:
-    """Ask a node that is ready for the room's members and for all names."""
+    """Ask a ready node for the room's members and for all names."""
     node = await anext(node for node in lab.nodes if await node.status("/readyz", timeout_s=1.0) == 200)
     async with await RawClient.open("127.0.0.1", node.public_port) as client:
         token = hmac_token(PROBE, exp=time.time() + 60)

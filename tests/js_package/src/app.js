@@ -2,7 +2,7 @@
 
 import { connect } from "snorky";
 
-/** Publish and hear it. @param {string} url @param {any} WebSocket */
+/** Publish, and receive it. @param {string} url @param {any} WebSocket */
 export async function run(url, WebSocket) {
   const client = connect(url, { WebSocket });
   const heard = new Promise((resolve) => client.subscribe("news", resolve));

@@ -1,4 +1,4 @@
-// A component that has a client while it is mounted. In strict mode React mounts, unmounts and mounts it.
+// A component with a client while it is mounted. In strict mode React mounts it, unmounts it and mounts it again.
 
 import { createElement, StrictMode, useEffect, useState } from "react";
 import { connect } from "snorky";

@@ -23,7 +23,7 @@ ALL: dict[str, Fault] = {
         *CLIENT_FAULTS,
         *PUBLISHER_FAULTS,
         *MACHINE_FAULTS,
-        *DEPLOYMENT_FAULTS,  # clients are told for two days that an older library was there
+        *DEPLOYMENT_FAULTS,  # for two days clients get resyncs because an older library was loaded
         *ROLLBACK_FAULTS,
     )
 }

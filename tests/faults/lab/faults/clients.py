@@ -1,4 +1,4 @@
-"""Clients that stop reading, and clients whose line went dead."""
+"""Clients that stop reading, and clients with a dead connection."""
 
 import asyncio
 import json
@@ -20,27 +20,27 @@ __all__ = ["CLIENT_FAULTS"]
 
 SLOW_SHARE = 0.1
 FAT_BYTES = 32 * 1024
-FAT_CHANNEL = "fat"  # without history: only the slow ones hear it
+FAT_CHANNEL = "fat"  # without history; only the slow clients subscribe to it
 CLOSED_WITHIN_S = 15.0
 SLOW_MAX_BYTES = 2 << 20
 RETURNED_WITHIN_S = 2.0
-RETURNED_SLACK_BYTES = 2 << 20  # arenas settle
+RETURNED_SLACK_BYTES = 2 << 20  # until memory arenas are stable
 CALM_S = 4.0  # of the same load before, for comparison
 GONE_WITHIN_S = 25.0
-SLOW_CHANNEL = "once:slow"  # a rule of its own: nothing is trimmed
+SLOW_CHANNEL = "once:slow"  # own channel rule, so nothing is trimmed
 SLOW_BYTES_PER_S = 20_000
-SLOW_BYTES = 1_100  # of a message
-SLOW_RECOVERY_S = 15.0  # longer than a client waits for an answer
+SLOW_BYTES = 1_100  # size of a message
+SLOW_RECOVERY_S = 15.0  # longer than a client's call timeout
 
 
 def rss_bytes(node: NodeProcess) -> int:
-    """Tell how much memory a process has resident."""
+    """Return the resident memory of a process."""
     with open(f"/proc/{node.pid}/statm") as statm:
         return int(statm.read().split()[1]) * 4096
 
 
 async def stop_reading(trial: Trial) -> None:
-    """A tenth of the clients stops reading a busy channel: they are closed, and nobody else notices."""
+    """A tenth of the clients stops reading a busy channel: they are closed, other clients are not affected."""
     lab = trial.lab
     calm_since_s = time.monotonic()
     await asyncio.sleep(CALM_S)
@@ -90,12 +90,12 @@ async def stop_reading(trial: Trial) -> None:
 
 
 def _p99_s(lab: Lab, since_s: float) -> float:
-    """Tell how long messages took that were published since then. A figure, held by no test: benchmarks compare."""
+    """Return the delays of messages published since then. Only a figure, no test limits it: benchmarks compare."""
     return delays([one for one in lab.load.acked if one.started_s >= since_s], lab.crowd.journals).p99_s
 
 
 async def vanish(trial: Trial) -> None:
-    """A client's line goes dead without a word: no FIN, no RST."""
+    """A client's connection goes dead silently: no FIN, no RST."""
     lab = trial.lab
     node = lab.nodes[pick(lab)]
     async with FaultProxy("127.0.0.1", node.public_port) as line:
@@ -115,7 +115,7 @@ async def vanish(trial: Trial) -> None:
 
 
 async def recover_slowly(trial: Trial) -> None:
-    """A client behind a slow line comes back to more than that line takes within a request's time."""
+    """A client on a slow link resumes with more data than the link carries within a request's timeout."""
     lab = trial.lab
     assert lab.redis is not None
     node = lab.nodes[pick(lab)]
@@ -176,6 +176,6 @@ CLIENT_FAULTS = (
         inject=recover_slowly,
         healed_within_s=3.0,
         needs_history=True,
-        is_in_ci=False,  # an end-to-end test does it with shorter times
+        is_in_ci=False,  # an end-to-end test covers it with shorter timeouts
     ),
 )

@@ -1,7 +1,7 @@
-"""Several deployments, versions and mistakes on one Redis: what is acknowledged is kept; else the client is told.
+"""Several deployments, versions and misconfigurations on one Redis. Acknowledged messages are stored or reported lost.
 
-Each of them happens while all subscribers of one channel are away: no node hears that channel meanwhile. They come back
-when the nodes have repaired what there was to repair; in most rows half of them in the middle of it.
+Each happens while all subscribers of one channel are away, so no node is subscribed to that channel. They return
+when the nodes have finished their repairs; in most rows half of them return during the repairs.
 """
 
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ from tests.support.tools import eventually
 
 __all__ = ["DEPLOYMENT_FAULTS"]
 
-# As a version that knows no rules of this prefix: it sends, and keeps nothing.
+# Like a version that knows no rules of this prefix: it publishes and stores nothing.
 OLDER = """#!lua name=snorky
 -- format 1
 redis.register_function('snorky_publish', function(keys, args)
@@ -23,12 +23,12 @@ redis.register_function('snorky_publish', function(keys, args)
   return ''
 end)
 """
-REPAIRED_WITHIN_S = 4.0  # two looks of a node
+REPAIRED_WITHIN_S = 4.0  # two checks of a node
 REGISTERED_WITHIN_S = 15.0
 EXIT_WITHIN_S = 40.0
-UNKEPT_TRIES = 5  # a node may look right behind the foreign library
-BEYOND = 5  # numbers of each channel: before, and when all is sound again
-STAY = 25  # numbers of each channel while a stray node is there
+UNKEPT_TRIES = 5  # a node may restore the library right after the foreign one was loaded
+BEYOND = 5  # numbers of each channel: before, and after recovery
+STAY = 25  # numbers of each channel while a stray node runs
 FEWER = """
 [services.pubsub]
 class = "services.pubsub:PubSubService"
@@ -41,9 +41,9 @@ Event = Callable[[Trial, str], Awaitable[None]]
 
 
 async def meanwhile(trial: Trial, *, happen: Event, are_early: bool) -> None:
-    """Let it happen to a channel whose subscribers are away."""
+    """Inject it for a channel whose subscribers are away."""
     lab = trial.lab
-    channel = lab.rng.choice(lab.plan.channel_names[::2])  # these are published to by the function
+    channel = lab.rng.choice(lab.plan.channel_names[::2])  # channels that the function publishes to
     absent = [member for member in lab.crowd.members if channel in member.channels]
     early = absent[::2] if are_early else []
     async with lab.crowd.away(*absent):
@@ -71,7 +71,7 @@ async def _command(trial: Trial, *words: object) -> object:
 
 
 def stray(*, rules: str = "", prefix: str = PREFIX, database: int = 0) -> Event:
-    """A node of another deployment, or with a mistake in its settings, comes and goes."""
+    """A node of another deployment, or with a wrong setting, starts and stops."""
 
     async def happen(trial: Trial, _channel: str) -> None:
         lab = trial.lab
@@ -96,7 +96,7 @@ def stray(*, rules: str = "", prefix: str = PREFIX, database: int = 0) -> Event:
 
 
 def foreign(load: Callable[[Trial], Awaitable[None]]) -> Event:
-    """A library that keeps nothing replaces the nodes', until something was published by it on the channel."""
+    """Replace the nodes' library by one that stores nothing, until it has published something on the channel."""
 
     async def happen(trial: Trial, channel: str) -> None:
         uncertain = trial.lab.load.uncertain
@@ -119,7 +119,7 @@ def foreign(load: Callable[[Trial], Awaitable[None]]) -> Event:
 
 
 def lost(*words: object) -> Event:
-    """The library goes: publishes are refused until a node has loaded it again."""
+    """Delete the library: publishes are refused until a node has loaded it again."""
 
     async def happen(trial: Trial, _channel: str) -> None:
         repairs = await trial.lab.metric("snorky_redis_library_repairs_total")
@@ -134,16 +134,16 @@ def lost(*words: object) -> Event:
 
 
 async def load_older(trial: Trial) -> None:
-    """As an older node does at its start, or somebody by hand."""
+    """Load the library as an older node does at its start, or an operator by hand."""
     await _command(trial, "FUNCTION", "LOAD", "REPLACE", OLDER)
 
 
 async def restore_older(trial: Trial) -> None:
-    """FUNCTION RESTORE of a dump of then."""
+    """FUNCTION RESTORE of an old dump."""
     assert trial.lab.redis is not None
     async with trial.lab.redis.client() as client:
         ours = await client.execute_command("FUNCTION", "DUMP")
-        async with client.pipeline(transaction=True) as at_once:  # nobody is to see the library that is dumped
+        async with client.pipeline(transaction=True) as at_once:  # clients must not see the library that is dumped
             at_once.execute_command("FUNCTION", "LOAD", "REPLACE", OLDER)
             at_once.execute_command("FUNCTION", "DUMP")
             at_once.execute_command("FUNCTION", "RESTORE", ours, "REPLACE")
@@ -152,7 +152,7 @@ async def restore_older(trial: Trial) -> None:
 
 
 async def roll(trial: Trial, channel: str) -> None:
-    """Each node is replaced; each time, an older one starts too and loads its library."""
+    """Replace each node; each time, an older node starts too and loads its library."""
     lab = trial.lab
     for index in range(len(lab.nodes)):
         lab.nodes[index].terminate()
@@ -169,17 +169,17 @@ def _fault(
         name=name,
         users_see=users_see,
         inject=partial(meanwhile, happen=happen, are_early=are_early),
-        disconnects=True,  # those that were away
+        disconnects=True,  # the clients that were away
         needs_history=True,
         **how,
     )
 
 
-# Of who was away; and of who is connected, for nodes cannot know that it had all.
+# For clients that were away; and for connected ones, because nodes cannot know that they received everything.
 DOUBTED: dict[str, Any] = {
-    "users_see": "honest resyncs",
+    "users_see": "reported resyncs",
     "resyncs_max": 3,
-    "is_random": False,  # the faults behind it would see its resyncs
+    "is_random": False,  # the following faults would see its resyncs
 }
 DEPLOYMENT_FAULTS = (
     _fault("stray-prefix", "stray node with another prefix", stray(prefix="other"), is_in_ci=False),
@@ -193,14 +193,14 @@ DEPLOYMENT_FAULTS = (
         "older library loaded",
         foreign(load_older),
         **DOUBTED,
-        are_early=False,  # so no node hears what is not kept, and the nodes' doubt alone is left
+        are_early=False,  # so that no node receives what is not stored; only the nodes' own check can notice
     ),
     _fault("library-restored", "older library restored from a dump", foreign(restore_older), **DOUBTED, is_in_ci=False),
     _fault(
         "library-rolling",
         "two versions, rolling",
         roll,
-        **{**DOUBTED, "resyncs_max": 9},  # each node's clients move, each time a library was replaced
+        **{**DOUBTED, "resyncs_max": 9},  # the clients of each node move once per replaced library
         is_in_ci=False,
     ),
 )

@@ -1,4 +1,4 @@
-"""The machine under a node: its clock, its file descriptors."""
+"""The machine that a node runs on: its clock, its file descriptors."""
 
 import asyncio
 import os
@@ -17,13 +17,13 @@ __all__ = ["MACHINE_FAULTS"]
 SPARE_DESCRIPTORS = 10
 KNOCKS = 60
 HOUR_S = 3600
-JUMPED_S = 4.0  # long enough to look twice for dead nodes
+JUMPED_S = 4.0  # long enough for two checks for dead nodes
 SPIN_S = 2.0
-SPIN_CPU_MAX = 0.8  # of a core, beside the load
+SPIN_CPU_MAX = 0.8  # of a core, in addition to the load
 
 
 async def exhaust_descriptors(trial: Trial) -> None:
-    """No descriptors left: new connections are refused, those there are served, and nothing spins."""
+    """No file descriptors left: new connections are refused, existing ones are served, and no loop spins."""
     lab = trial.lab
     node = lab.nodes[pick(lab)]
     soft, hard = resource.prlimit(node.pid, resource.RLIMIT_NOFILE)
@@ -51,7 +51,7 @@ async def exhaust_descriptors(trial: Trial) -> None:
 
 
 async def _knock(node: NodeProcess, opened: list[RawClient]) -> bool:
-    """Try a handshake; True if it was taken within a second."""
+    """Try a handshake; True if it succeeded within a second."""
     try:
         async with asyncio.timeout(1):
             client = await RawClient.open("127.0.0.1", node.public_port)
@@ -62,14 +62,14 @@ async def _knock(node: NodeProcess, opened: list[RawClient]) -> bool:
 
 
 def cpu_s(node: NodeProcess) -> float:
-    """Tell how many seconds of CPU a process has used."""
+    """Return the CPU seconds that a process has used."""
     with open(f"/proc/{node.pid}/stat") as stat:
         fields = stat.read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def jump_node_clock(trial: Trial) -> None:
-    """A node's wall clock goes wrong by an hour, first ahead, then behind."""
+    """A node's wall clock is wrong by an hour, first ahead, then behind."""
     lab = trial.lab
     index = pick(lab)
     clock = lab.clocks[index]
@@ -85,7 +85,7 @@ async def jump_node_clock(trial: Trial) -> None:
 
 
 async def jump_redis_clock(trial: Trial) -> None:
-    """The clock of Redis jumps an hour ahead and back: by it all leases and much of the history have ended."""
+    """The clock of Redis jumps an hour ahead and back: all leases and much of the history have expired."""
     clock, redis = trial.lab.redis_clock, trial.lab.redis
     assert clock is not None and redis is not None
     try:
@@ -112,7 +112,7 @@ MACHINE_FAULTS = (
     Fault(
         key="redis-clock",
         name="the clock of Redis jumps 1 h",
-        users_see="honest resync",
+        users_see="reported resync",
         inject=jump_redis_clock,
         healed_within_s=3.0,
         resyncs_max=2,

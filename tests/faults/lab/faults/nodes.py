@@ -1,4 +1,4 @@
-"""Nodes that die, leave and stand still."""
+"""Nodes that die, drain and stall."""
 
 import asyncio
 import time
@@ -13,11 +13,11 @@ GONE_WITHIN_S = 15.0
 EXIT_WITHIN_S = 30.0
 STALL_S = 20.0
 PEAK_TO_MEAN_MAX = 2.0
-PEAK_NEEDS = 200  # clients that one drain moves; of fewer the fullest of five bins is chance
+PEAK_NEEDS = 200  # clients that one drain moves; with fewer, the fullest of five bins is random
 
 
 async def kill(trial: Trial) -> None:
-    """SIGKILL: what it held is given back by the others."""
+    """SIGKILL: the other nodes release what the dead node held."""
     lab = trial.lab
     index = pick(lab)
     visitors = await Visitors.on(lab, index)
@@ -30,7 +30,7 @@ async def kill(trial: Trial) -> None:
         took_s += await visitors.until_nameless(5)
         trial.expect_within(took_s, GONE_WITHIN_S, "names free")
         trial.expect(visitors.is_exactly("left", 1), f"not one `left` each: {visitors.seen('left')}")
-        # who came back at once took its name over from the dead node: it must not be swept away with the rest
+        # clients that reconnected at once took over their names from the dead node; the cleanup must leave these
         await until_all_present(lab, within_s=5)
     finally:
         await visitors.dismiss()
@@ -38,7 +38,7 @@ async def kill(trial: Trial) -> None:
 
 
 async def terminate(trial: Trial) -> None:
-    """SIGTERM: clients are sent away over the grace period."""
+    """SIGTERM: the node sends its clients away over the grace period."""
     await _drain(trial, pick(trial.lab))
     trial.ended()
 
@@ -73,12 +73,13 @@ async def _drain(trial: Trial, index: int) -> None:
 
 
 async def stall(trial: Trial) -> None:
-    """SIGSTOP for longer than a lease: the others fence it, and it asserts again what it holds."""
+    """SIGSTOP for longer than a lease: the others fence the node, and it registers again what it holds."""
     lab = trial.lab
     index = pick(lab)
     visitors = await Visitors.on(lab, index)
     away = {member.identity for member in lab.crowd.residents if member.identity}
-    trial.expected_lefts.update(visitors.identities | away)  # its residents too are fenced; which is not known here
+    # its residents are fenced too, but the node does not know yet
+    trial.expected_lefts.update(visitors.identities | away)
     node = lab.nodes[index]
     try:
         node.freeze()
@@ -100,12 +101,12 @@ async def stall(trial: Trial) -> None:
 
 
 async def visitors_elsewhere(visitors: Visitors, trial: Trial, status: str, *, within_s: float) -> float:
-    """Wait until somebody has seen it of all of them: who hangs on the stalled node sees nothing meanwhile."""
+    """Wait until one resident has seen it of all of them: residents on the stalled node receive nothing meanwhile."""
     loop = asyncio.get_running_loop()
     began_s = loop.time()
     while not any(set(seen) == visitors.identities for seen in visitors.seen(status)):
         if loop.time() - began_s > within_s:
-            trial.expect(False, f"nobody saw `{status}` within {within_s:g} s")
+            trial.expect(False, f"no resident saw `{status}` within {within_s:g} s")
             break
         await asyncio.sleep(0.05)
     return loop.time() - began_s
@@ -141,7 +142,7 @@ NODE_FAULTS = (
         name="node stalled 20 s",
         users_see="fenced, asserts again",
         inject=stall,
-        disconnects=True,  # who cannot keep its name is sent away with 4010, and pings go unanswered
+        disconnects=True,  # a client that cannot keep its name is closed with 4010; pings stay unanswered
         healed_within_s=15.0,
     ),
 )

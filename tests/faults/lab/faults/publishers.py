@@ -1,4 +1,4 @@
-"""Publishers that never hear their answers, or die before, and try again."""
+"""Publishers that never receive their acknowledgements, or die first, and retry."""
 
 import asyncio
 import random
@@ -19,23 +19,23 @@ __all__ = ["PUBLISHER_FAULTS"]
 
 KEYS = 10_000
 AT_ONCE = 40
-LOSS_EVERY = 250  # acknowledgements: 39 lost replies, each with what was sent behind it
+LOSS_EVERY = 250  # acknowledgements: 39 lost replies, each with those that follow on the connection
 LARGE_CHANNEL = "once:large"
 LARGE_HEALED_WITHIN_S = 10.0
-ONCE_CHANNEL = "once:replies"  # a rule of its own: nothing is trimmed
+ONCE_CHANNEL = "once:replies"  # own channel rule, so nothing is trimmed
 DEADLINE_S = 60.0
 NUMBERS = 4_000  # of the job that is killed
-LIFE_MAX_S = 0.4  # of it, from its first answer on
-REPEATED = 20  # what it does again that it may have done: it died before it could write that down
+LIFE_MAX_S = 0.4  # after its first acknowledgement
+REPEATED = 20  # publishes that it repeats: it died before it could record them
 
 
 async def lose_replies(trial: Trial) -> None:
-    """Publish through a proxy that loses a reply at every 250th acknowledgement; retry until acknowledged."""
+    """Publish through a proxy that drops a reply at every 250th acknowledgement; retry until acknowledged."""
     lab = trial.lab
     assert lab.redis is not None
     name = f"{PREFIX}:{{pubsub:{ONCE_CHANNEL}}}"
     client = lab.redis.client()
-    rng = random.Random(lab.rng.random())  # not the same keys when it is drawn again
+    rng = random.Random(lab.rng.random())  # other keys if chaos draws this fault again
     before = await client.xlen(f"{name}:history")
     attempts = 0
     async with FaultProxy("127.0.0.1", lab.redis.port) as proxy:
@@ -73,7 +73,7 @@ async def lose_replies(trial: Trial) -> None:
 
 
 async def publish_17_mib(trial: Trial) -> None:
-    """Try it by the function; keep it as an earlier version's function did; then have every node read its histories."""
+    """Publish by the function; store it as an earlier version's function did; then every node reads its histories."""
     lab = trial.lab
     assert lab.redis is not None and lab.proxy is not None
     name = f"{PREFIX}:{{pubsub:{LARGE_CHANNEL}}}"
@@ -96,7 +96,7 @@ async def publish_17_mib(trial: Trial) -> None:
 
 
 async def die(trial: Trial) -> None:
-    """SIGKILL a job in the middle of its calls, again and again; the next one begins a little before where it was."""
+    """SIGKILL a job in the middle of its calls, repeatedly; the next job starts slightly before that point."""
     lab = trial.lab
     assert lab.redis is not None
     history = f"{PREFIX}:{{pubsub:{ONCE_CHANNEL}}}:history"
@@ -121,7 +121,7 @@ async def die(trial: Trial) -> None:
 
 
 async def _live(words: tuple[str, ...], told: dict[int, set[str]], life_s: float) -> bool:
-    """Run the job for so long behind its first answer, kill it, write down what it told; returns if it was killed."""
+    """Run the job for this long after its first acknowledgement, kill it, record its output; True if it was killed."""
     job = Process([sys.executable, "-m", "tests.faults.lab.mortal", *words], ready=r"^\d+ \S+$")
     try:
         await job.wait_ready()
@@ -132,7 +132,7 @@ async def _live(words: tuple[str, ...], told: dict[int, set[str]], life_s: float
         await job.close()
     assert code in (0, -signal.SIGKILL), f"the job ended with {code}:\n{job.log[-1000:]}"
     for line in job.log.splitlines(keepends=True):
-        if line.endswith("\n"):  # else it died while it wrote
+        if line.endswith("\n"):  # otherwise it died while it wrote
             number, position = line.split()
             told.setdefault(int(number), set()).add(position)
     return code != 0

@@ -1,4 +1,4 @@
-"""Redis answers, and refuses what is written for longer than a lease: nobody is dead, and nodes say so."""
+"""Redis answers but refuses writes for longer than a lease: no node is dead, and nodes report it."""
 
 import asyncio
 import json
@@ -21,24 +21,24 @@ HEALED_WITHIN_S = 3.0
 
 
 async def refuse(trial: Trial, *, refusing: Callable[[Trial], AbstractAsyncContextManager[None]]) -> None:
-    """Have all writes refused for a while."""
+    """Make Redis refuse all writes for a while."""
     lab = trial.lab
     visitors = await Visitors.on(lab, pick(lab))
-    trial.expected_lefts.update(visitors.identities)  # in the end
+    trial.expected_lefts.update(visitors.identities)  # at the end
     fenced = _fenced(trial)
     try:
         async with refusing(trial):
             began_s = time.monotonic()
             await eventually(partial(_say_so, trial), within_s=UNREADY_WITHIN_S + 5, what="/readyz says so")
             trial.expect_within(time.monotonic() - began_s, UNREADY_WITHIN_S, "/readyz 503")
-            await asyncio.sleep(REFUSED_S - (time.monotonic() - began_s))  # the time itself is the fault
+            await asyncio.sleep(REFUSED_S - (time.monotonic() - began_s))  # the duration itself is the fault
             trial.expect(await _say_so(trial), "a node was ready while Redis refused")
         trial.ended()
         await eventually(lab.are_ready, within_s=READY_WITHIN_S + 5, what="all nodes are ready")
         trial.expect_within(time.monotonic() - trial.ended_s, READY_WITHIN_S, "/readyz 200")
         await until_all_present(lab, within_s=10, others=visitors.identities)
         await expect_refused_unsent(trial)
-        trial.expect(not any(visitors.seen("left")), "a visitor was said to have left")
+        trial.expect(not any(visitors.seen("left")), "a visitor was reported as left")
         trial.expect(_fenced(trial) == fenced, "a node that lives was fenced")
     finally:
         await visitors.dismiss()
@@ -56,7 +56,7 @@ def _fenced(trial: Trial) -> int:
 
 @asynccontextmanager
 async def without_replica(trial: Trial) -> AsyncIterator[None]:
-    """NOREPLICAS: there is no replica, and one is demanded."""
+    """NOREPLICAS: Redis has no replica and requires one."""
     assert trial.lab.redis is not None
     async with trial.lab.redis.client() as client:
         await client.config_set("min-replicas-to-write", 1)
@@ -84,7 +84,7 @@ async def without_disk(trial: Trial) -> AsyncIterator[None]:
             yield
         finally:
             in_the_way.rmdir()
-            await client.config_set("save", "")  # a server that saves nothing is not stopped by it
+            await client.config_set("save", "")  # a server without snapshots does not refuse writes because of them
 
 
 REFUSAL_FAULTS = (
@@ -101,6 +101,6 @@ REFUSAL_FAULTS = (
         users_see="publish refused, clear error",
         inject=partial(refuse, refusing=without_disk),
         healed_within_s=HEALED_WITHIN_S,
-        is_in_ci=False,  # its sibling refuses the same commands
+        is_in_ci=False,  # the other row refuses the same commands
     ),
 )

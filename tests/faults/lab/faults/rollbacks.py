@@ -1,7 +1,7 @@
-"""Redis goes back: it dies, and begins again from a copy that is older than what it had acknowledged.
+"""Redis rolls back: it dies and restarts from a copy that lacks acknowledged writes.
 
-Some clients were away before the copy was made, some only since: none of them may be told that it has all. Of those
-that hold something, some came after the copy and some went after it.
+Some clients left before the copy was made, some after: none of them may get `recovered: true`. Some residents joined
+after the copy was made, some left after it.
 """
 
 import shutil
@@ -28,7 +28,7 @@ Step = Callable[[Trial], Awaitable[None]]
 
 
 async def go_back(trial: Trial, *, copy: Step, begin_again: Step) -> None:
-    """Have some go and come, make the copy in between, and begin again from it."""
+    """Some residents leave and join, with the copy made in between; then Redis restarts from the copy."""
     lab = trial.lab
     before, since = absent(lab)
     goes = await Visitors.on(lab, pick(lab))
@@ -39,7 +39,7 @@ async def go_back(trial: Trial, *, copy: Step, begin_again: Step) -> None:
             await lab.more(BEYOND)
             await copy(trial)
             comes = await Visitors.on(lab, pick(lab))
-            trial.expected_lefts.update(comes.identities)  # in the end
+            trial.expected_lefts.update(comes.identities)  # at the end
             await goes.dismiss()
             await goes.until("left", 1, within_s=10)
             await lab.more(LOST)
@@ -53,8 +53,8 @@ async def go_back(trial: Trial, *, copy: Step, begin_again: Step) -> None:
         await until_all_present(lab, REBUILT_WITHIN_S + 10, others=comes.identities)
         await _until_gone(trial, goes)
         trial.expect_within(time.monotonic() - trial.ended_s, REBUILT_WITHIN_S, "rosters and names are true")
-        trial.expect(not any(comes.seen("left")), "somebody that came after the copy was said to have left")
-        trial.expect(goes.is_exactly("left", 1), f"not one `left` each of who went: {goes.seen('left')}")
+        trial.expect(not any(comes.seen("left")), "a visitor that joined after the copy was reported as left")
+        trial.expect(goes.is_exactly("left", 1), f"not one `left` for each visitor that left: {goes.seen('left')}")
         for each in (goes, comes):
             trial.expect(each.is_exactly("joined", 1), f"not one `joined` each: {each.seen('joined')}")
         tell_resyncs(trial)
@@ -64,19 +64,19 @@ async def go_back(trial: Trial, *, copy: Step, begin_again: Step) -> None:
 
 
 def absent(lab: Lab) -> tuple[list[LabClient], list[LabClient]]:
-    """Choose clients that are to be away, some longer than others. Not residents: these see who leaves."""
+    """Choose clients to disconnect, some for longer. No residents: these observe who leaves."""
     chosen = [member for member in lab.crowd.members if member.identity is None]
     return chosen[::4], chosen[1::4]
 
 
 def tell_resyncs(trial: Trial) -> None:
-    """Tell what it costs."""
+    """Record what it costs."""
     resyncs = [count_resyncs(journal) for journal in trial.lab.crowd.journals]
     trial.figure(f"{sum(resyncs)} resyncs of {len(resyncs)} subscriptions, {max(resyncs)} of one at most")
 
 
 async def _until_gone(trial: Trial, goes: Visitors) -> None:
-    """Wait until those that went after the copy are nowhere: no ghosts, no dead names."""
+    """Wait until no visitor that left after the copy remains in a room or keeps a name."""
 
     async def are_gone() -> bool:
         members, names = await members_and_names(trial.lab)
@@ -97,7 +97,7 @@ async def save(trial: Trial) -> None:
 
 
 async def start_from_snapshot(trial: Trial) -> None:
-    """SIGKILL, and a start from the snapshot; then that is deleted."""
+    """SIGKILL, and a start from the snapshot; then delete the snapshot."""
     await _redis(trial).restart()
     (trial.lab.directory / "dump.rdb").unlink()
 
@@ -109,7 +109,7 @@ class TruncatedLog:
         self._size = 0
 
     async def begin(self, trial: Trial) -> None:
-        """Log from now on, and remember where it stands."""
+        """Log from now on, and record the log's size."""
         async with _redis(trial).client() as client:
             await client.config_set("appendonly", "yes")
 
@@ -123,7 +123,7 @@ class TruncatedLog:
         self._size = log.stat().st_size
 
     async def start_truncated(self, trial: Trial) -> None:
-        """SIGKILL, cut the log, start from it; then it is deleted."""
+        """SIGKILL, truncate the log, start from it; then delete it."""
         server, folder = _redis(trial), trial.lab.directory / "appendonlydir"
         await server.stop()
         (log,) = folder.glob("*.incr.aof")
@@ -145,11 +145,11 @@ def _fault(key: str, name: str, copy: Step, begin_again: Step, *, is_in_ci: bool
     return Fault(
         key=key,
         name=name,
-        users_see="honest resyncs",
+        users_see="reported resyncs",
         inject=partial(go_back, copy=copy, begin_again=begin_again),
         healed_within_s=HEALED_WITHIN_S,
-        disconnects=True,  # those that were away
-        resyncs_max=4,  # another epoch, the doubt about a library of before, and who else comes back by then
+        disconnects=True,  # the clients that were away
+        resyncs_max=4,  # another epoch, a suspected older library, and clients that reconnect meanwhile
         allows_repeats=True,  # the copy lacks idempotency keys too
         may_vanish=True,
         needs_history=True,

@@ -1,4 +1,4 @@
-"""What befalls the one Redis, and the way to it."""
+"""Faults of the only Redis and of the connection to it."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ __all__ = ["SERVER_FAULTS", "expect_refused_unsent"]
 
 KILLS = 100
 KILL_HEALED_WITHIN_S = 1.0
-KILL_HEALED_MAX_S = 5.0  # beyond, it is given up
+KILL_HEALED_MAX_S = 5.0  # after this the client's request fails
 PAUSE_S = 11.0
 NEWCOMERS = 4
 DETECTED_WITHIN_S = 6.0
@@ -36,7 +36,7 @@ async def _command(trial: Trial, *words: Any) -> Any:
 
 
 async def kill_pubsub(trial: Trial) -> None:
-    """CLIENT KILL TYPE pubsub, a hundred times, each when the one before is healed: everybody hears new messages."""
+    """CLIENT KILL TYPE pubsub, a hundred times, each after recovery from the last: all clients get new messages."""
     lab = trial.lab
     killed, taken_s = 0, []
     for _ in range(KILLS):
@@ -55,7 +55,7 @@ async def kill_pubsub(trial: Trial) -> None:
 
 
 async def freeze(trial: Trial) -> None:
-    """SIGSTOP for longer than a lease. Who wants in meanwhile is not told that it is in, and gets in afterwards."""
+    """SIGSTOP for longer than a lease. Clients that join meanwhile get no confirmation until Redis is back."""
     crowd = trial.lab.crowd
     newcomers = []
     _redis(trial).freeze()
@@ -64,7 +64,7 @@ async def freeze(trial: Trial) -> None:
         newcomers = crowd.add(NEWCOMERS, channels_each=1, name="newcomer", comes_back=False, plain_channel="plain")
         await asyncio.sleep(PAUSE_S * 3 / 4)
         told = sum(client.is_subscribed for client in newcomers)
-        trial.expect(told == 0, f"{told} of {NEWCOMERS} were told to be subscribed while Redis stood still")
+        trial.expect(told == 0, f"{told} of {NEWCOMERS} got a subscribe confirmation while Redis was stopped")
         trial.expect(all(client.is_connected for client in newcomers), "newcomers were not let in to the node")
     finally:
         _redis(trial).thaw()
@@ -81,7 +81,7 @@ async def pause(trial: Trial) -> None:
 
 
 async def restart_empty(trial: Trial) -> None:
-    """Killed, and started again with nothing."""
+    """Killed, and started again empty."""
     await _redis(trial).restart()
     trial.ended()
     await _until_rebuilt(trial)
@@ -100,7 +100,7 @@ async def _until_rebuilt(trial: Trial) -> None:
 
 
 async def half_open(trial: Trial) -> None:
-    """Bytes vanish both ways, connections stay open."""
+    """Bytes are dropped in both directions; connections stay open."""
     proxy = trial.lab.proxy
     assert proxy is not None
     proxy.swallow()
@@ -138,7 +138,7 @@ async def _until_deaf(trial: Trial) -> float:
 
 
 async def out_of_memory(trial: Trial) -> None:
-    """No memory for writes: a publish is refused with a clear error, and sent to nobody."""
+    """No memory for writes: a publish fails with a clear error and reaches no subscriber."""
     await _command(trial, "CONFIG", "SET", "maxmemory", "1")
     try:
         await asyncio.sleep(3)
@@ -149,7 +149,7 @@ async def out_of_memory(trial: Trial) -> None:
 
 
 async def read_only(trial: Trial) -> None:
-    """The server becomes a replica of one that is not there: it refuses writes."""
+    """The server becomes a replica of a server that does not exist: it refuses writes."""
     await _command(trial, "REPLICAOF", "127.0.0.1", "1")
     try:
         await asyncio.sleep(3)
@@ -160,11 +160,11 @@ async def read_only(trial: Trial) -> None:
 
 
 async def expect_refused_unsent(trial: Trial) -> None:
-    """Hold that publishes were refused, and that none of these was sent."""
+    """Check that publishes were refused and that none of them was delivered."""
     lab = trial.lab
     await lab.whole(within_s=15)
     if not lab.plan.history:
-        return  # a plain PUBLISH stores nothing, and no such Redis refuses it
+        return  # a plain PUBLISH stores nothing, and a Redis in this state does not refuse it
     refused = list(lab.load.uncertain)
     trial.figure(f"{len(refused)} publishes refused: {sorted({one.error for one in refused})[:3]}")
     trial.expect(bool(refused), "no publish was refused")
@@ -199,7 +199,7 @@ SERVER_FAULTS = (
     Fault(
         key="restart-empty",
         name="Redis killed, restarted empty",
-        users_see="one honest resync a channel",
+        users_see="one reported resync a channel",
         inject=restart_empty,
         healed_within_s=REBUILT_WITHIN_S,
         resyncs_max=1,
@@ -208,7 +208,7 @@ SERVER_FAULTS = (
     Fault(
         key="flush",
         name="FLUSHALL",
-        users_see="one honest resync a channel",
+        users_see="one reported resync a channel",
         inject=flush,
         healed_within_s=REBUILT_WITHIN_S,
         resyncs_max=1,
@@ -219,7 +219,7 @@ SERVER_FAULTS = (
         name="Redis half-open",
         users_see="as a pause",
         inject=half_open,
-        # a dial and a read of history that went into the dead line are given up after 2 s each, and a pause of 1 s each
+        # a connect and a history read on the dead connection time out after 2 s each, with a pause of 1 s each
         healed_within_s=7.0,
     ),
     Fault(

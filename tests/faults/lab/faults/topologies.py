@@ -1,4 +1,4 @@
-"""What befalls a Redis that is several servers: one that lagged takes over, slots move, a primary dies."""
+"""Faults of a Redis with several servers: a lagging replica is promoted, slots move, a primary dies."""
 
 import asyncio
 
@@ -21,12 +21,12 @@ HEALED_WITHIN_S = 6.0  # of the nodes, after the sentinels agree
 
 
 async def fail_over(trial: Trial) -> None:
-    """The primary dies; a replica that lacks its last seconds takes over, and gives their offsets out again."""
+    """The primary dies; a replica without its last seconds is promoted and assigns their offsets again."""
     lab, sentinels = trial.lab, trial.lab.topology
     assert isinstance(sentinels, SentinelLab)
     await sentinels.let_replica_lag()
-    visitors = await Visitors.on(lab, pick(lab))  # of whom the replica does not hear
-    trial.expected_lefts.update(visitors.identities)  # in the end
+    visitors = await Visitors.on(lab, pick(lab))  # writes that the replica does not receive
+    trial.expected_lefts.update(visitors.identities)  # at the end
     try:
         before, since = absent(lab)
         async with lab.crowd.away(*before):
@@ -36,8 +36,8 @@ async def fail_over(trial: Trial) -> None:
                 await sentinels.until_failed_over()
                 trial.ended()
         took_s = await until_all_present(lab, REBUILT_WITHIN_S + 10, others=visitors.identities)
-        trial.expect_within(took_s, REBUILT_WITHIN_S, "who came last is present again")
-        trial.expect(not any(visitors.seen("left")), "a visitor was said to have left")
+        trial.expect_within(took_s, REBUILT_WITHIN_S, "the last visitors are present again")
+        trial.expect(not any(visitors.seen("left")), "a visitor was reported as left")
         await lab.whole(within_s=15)
         tell_resyncs(trial)
     finally:
@@ -45,7 +45,7 @@ async def fail_over(trial: Trial) -> None:
 
 
 async def move_slots(trial: Trial) -> None:
-    """Slots of channels in use go to another primary, with all that is in them."""
+    """Slots of channels in use move to another primary, with all their keys."""
     cluster = trial.lab.topology
     assert isinstance(cluster, ClusterLab)
     channels = trial.lab.plan.channel_names[:SLOTS_MOVED]
@@ -58,20 +58,20 @@ async def move_slots(trial: Trial) -> None:
 
 
 async def _owner(cluster: ClusterLab, slot: int) -> int:
-    """Find the primary that has a slot now."""
+    """Find the primary that serves a slot now."""
     ports = [server.port for server in cluster.servers]
     for first, last, primary, *_ in await cluster.ask(0, "CLUSTER", "SLOTS"):
         if first <= slot <= last:
             return ports.index(primary[1])
-    raise AssertionError(f"slot {slot} is nobody's")
+    raise AssertionError(f"no primary serves slot {slot}")
 
 
 async def lose_primary(trial: Trial) -> None:
-    """A primary of the cluster dies; its replica takes over."""
+    """A primary of the cluster dies; its replica is promoted."""
     cluster = trial.lab.topology
     assert isinstance(cluster, ClusterLab)
     cluster.servers[0].kill()
-    await cluster.until_primary(cluster.primaries)  # the first replica is of the first primary
+    await cluster.until_primary(cluster.primaries)  # the first replica belongs to the first primary
     trial.ended()
 
 
@@ -93,21 +93,21 @@ TOPOLOGY_FAULTS = (
         topology="cluster",
         healed_within_s=CLUSTER_HEALED_WITHIN_S,
         resyncs_max=2,
-        allows_repeats=True,  # what was not replicated yet is lost, keys too
+        allows_repeats=True,  # writes that were not replicated are lost, idempotency keys too
         may_vanish=True,
-        is_random=False,  # it can happen once
+        is_random=False,  # the lab has one replica, so it can happen once
     ),
     Fault(
         key="failover",
         name="Sentinel failover to a lagging replica",
-        users_see="replay or honest resync",
+        users_see="replay or reported resync",
         inject=fail_over,
         topology="sentinel",
         healed_within_s=HEALED_WITHIN_S,
-        disconnects=True,  # those that were away
+        disconnects=True,  # the clients that were away
         resyncs_max=2,
-        allows_repeats=True,  # the keys of the last seconds are not replicated either
+        allows_repeats=True,  # the idempotency keys of the last seconds are not replicated either
         may_vanish=True,
-        is_random=False,  # it can happen once
+        is_random=False,  # the lab has one replica, so it can happen once
     ),
 )

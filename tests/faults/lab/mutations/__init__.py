@@ -1,8 +1,8 @@
-"""Guards of the gateway, each with what must turn red without it; one table for each room of the house.
+"""Guards of the gateway, each with the row or test that must fail without it; one table for each area of the code.
 
     python -m tests.faults.lab.mutations [--only NAME ...]
 
-A guard is found by its exact text: one that is no longer there is an error, so that the tables cannot rot.
+A guard is found by its exact text. A text that no longer exists is an error, so the tables stay current.
 """
 
 from tests.faults.lab.mutations.clients import CLIENTS_MUTATIONS

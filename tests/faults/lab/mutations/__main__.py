@@ -1,8 +1,8 @@
-"""Takes one guard out of the gateway at a time, in a copy of the tree, and runs what must turn red: a row, or a test.
+"""Removes one guard of the gateway at a time, in a copy of the tree, and runs the row or test that must fail.
 
     python -m tests.faults.lab.mutations [--only NAME ...]
 
-The exit code is 1 if something stayed as it was.
+The exit code is 1 if one of them did not fail.
 """
 
 import argparse
@@ -24,7 +24,7 @@ _LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "node_modules", "__pycache__
 
 
 async def turns_red(mutation: Mutation) -> tuple[bool, str]:
-    """Run the row without its guard; returns whether it failed, and what it said last."""
+    """Run the row or test without its guard; returns whether it failed, and its last output."""
     with tempfile.TemporaryDirectory(prefix="mutation-") as directory:
         tree = Path(directory) / "tree"
         shutil.copytree(ROOT, tree, ignore=_LEFT_OUT)
@@ -41,7 +41,7 @@ async def turns_red(mutation: Mutation) -> tuple[bool, str]:
 
 
 async def main(chosen: list[Mutation]) -> int:
-    """Run these, tell each."""
+    """Run these mutations and print each result."""
     stayed = 0
     width = max(len(mutation.guard) for mutation in chosen)
     for mutation in chosen:

@@ -27,7 +27,7 @@ CLIENTS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_redis_url.py", "prefix"),
     ),
     Mutation(
-        guard="JS: who has been connected is not ended by a refusal",
+        guard="JS: a refusal does not end a client that was connected",
         file="clients/js/link.js",
         old="    if (refusal === null || !refusal.isFinal || this.#hasBeenOpen) return false;",
         new="    if (refusal === null || !refusal.isFinal) return false;",
@@ -48,7 +48,7 @@ CLIENTS_MUTATIONS: tuple[Mutation, ...] = (
         argv=node_test("clients/js/test/values.test.js"),
     ),
     Mutation(
-        guard="JS: call ids that nobody guesses",
+        guard="JS: unguessable call ids",
         file="clients/js/connection.js",
         old="  #callIdPrefix = randomHex(8);",
         new='  #callIdPrefix = "0000000000000000";',
@@ -83,14 +83,14 @@ CLIENTS_MUTATIONS: tuple[Mutation, ...] = (
         argv=node_test("clients/js/test/values.test.js"),
     ),
     Mutation(
-        guard="refusal that cannot heal",  # a wrong URL was tried without end
+        guard="refusal that cannot heal",  # a wrong URL was retried without end
         file="clients/python/snorky/realtime/session.py",
         old="        return not refusal.can_heal and not self._was_connected",
         new="        return False",
         argv=test("clients/python/tests/test_realtime_refused.py", "cannot_heal"),
     ),
     Mutation(
-        guard="refusal of who was connected",
+        guard="refusal of a client that was connected",
         file="clients/python/snorky/realtime/session.py",
         old=" and not self._was_connected",
         new="",

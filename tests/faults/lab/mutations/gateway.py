@@ -6,53 +6,59 @@ __all__ = ["GATEWAY_MUTATIONS"]
 
 GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
-        guard="version of a list",  # what it has is not told again, when its notice comes behind the reply
+        # a change that the reply's list already has is not sent again if its notice arrives later
+        guard="version of a list",
         file="gateway/hub.py",
         old=" and not (is_late and heard < told >= version)",
         new="",
-        argv=test("tests/unit/test_lists_and_notices.py", "test_notices_that_a_list_had"),
+        argv=test("tests/unit/test_lists_and_notices.py", "test_late_notices_of_members_in_the_list_are_not_sent"),
     ),
     Mutation(
-        guard="version of what is held",
+        guard="version of buffered changes",
         file="gateway/hub.py",
         old=" if version == 0 or version > listed]",
         new="]",
         argv=test("tests/unit/test_lists_and_notices.py", "test_a_crowd_that_joins_at_once"),
     ),
     Mutation(
-        guard="late notices end",  # of a clock that was set back
+        guard="late notices end",  # when a clock was set back
         file="gateway/hub.py",
         old="is_late = now_s < self._late_until_s",
         new="is_late = True",
-        argv=test("tests/unit/test_lists_and_notices.py", "test_a_clock_of_redis"),
+        argv=test(
+            "tests/unit/test_lists_and_notices.py",
+            "test_a_redis_clock_that_was_set_back_suppresses_notices_only_briefly",
+        ),
     ),
     Mutation(
-        guard="told to be here all along",
+        guard="reported as present from the start",
         file="gateway/presence.py",
         old="        self.known = self._known(change)\n",
         new="",
-        argv=test("tests/unit/test_lists_and_notices.py", "test_who_was_told_to_be_here_all_along"),
+        argv=test("tests/unit/test_lists_and_notices.py", "test_members_in_the_list_are_not_reported_as_joined_again"),
     ),
     Mutation(
-        guard="last seen",  # whose list lacks those in doubt is told that they come
+        guard="last seen",  # a list that lacks suspected members is followed by their `joined`
         file="gateway/presence.py",
         old="return self._last_seen.get(place, self.version)",
         new="return self.version",
-        argv=test("tests/unit/test_lists_and_notices.py", "test_who_was_told_to_be_here_all_along"),
+        argv=test("tests/unit/test_lists_and_notices.py", "test_members_in_the_list_are_not_reported_as_joined_again"),
     ),
     Mutation(
         guard="arrivals of an older copy",
         file="gateway/presence.py",
         old="        if self._run and census.run != self._run:\n",
         new="        if False:\n",
-        argv=test("tests/unit/test_presence.py", "older_copy_alone_has_not_come"),
+        argv=test("tests/unit/test_presence.py", "test_a_member_only_in_an_older_copy_has_not_joined"),
     ),
     Mutation(
         guard="version of differences",
         file="gateway/hub.py",
         old="return not version <= told < ahead",
         new="return True",
-        argv=test("tests/unit/test_lists_and_notices.py", "test_differences_are_not_told"),
+        argv=test(
+            "tests/unit/test_lists_and_notices.py", "test_differences_are_not_sent_to_clients_whose_later_list_had_them"
+        ),
     ),
     Mutation(
         guard="publications that are not kept",
@@ -80,7 +86,9 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/waiting.py",
         old="if self.total_bytes > self._max_bytes:",
         new="if False:",
-        argv=test("tests/unit/test_waiting.py", "test_a_crowd_that_asks_for_lists_and_reads_nothing"),
+        argv=test(
+            "tests/unit/test_waiting.py", "test_many_clients_that_request_lists_and_read_nothing_use_bounded_memory"
+        ),
     ),
     Mutation(
         guard="size of a reply",
@@ -90,7 +98,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_waiting.py", "test_a_list_that_no_client_could_take_is_refused_and_counted"),
     ),
     Mutation(
-        guard="room for a reply",  # asked for before it is written
+        guard="room for a reply",  # requested before it is written
         file="gateway/connection.py",
         old="        if not self.has_room(len(frame)):\n",
         new="        if False:\n",
@@ -129,14 +137,14 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/shares.py",
         old='found.append(self._find("per_ip", site_of(remote_ip), self._per_ip))',
         new="pass",
-        argv=test("tests/unit/test_flood.py", "test_connecting_again_gives_no_fresh_burst"),
+        argv=test("tests/unit/test_flood.py", "test_reconnecting_gives_no_new_burst"),
     ),
     Mutation(
         guard="shares remembered",
         file="gateway/shares.py",
         old="        self._remembered[key] = share\n        self._remembered.move_to_end(key)\n",
         new="",
-        argv=test("tests/unit/test_shares.py", "test_a_share_is_remembered"),
+        argv=test("tests/unit/test_shares.py", "test_a_share_outlives_its_last_connection_and_memory_is_bounded"),
     ),
     Mutation(
         guard="quota of publications",
@@ -167,21 +175,25 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         argv=fault("freeze"),
     ),
     Mutation(
-        guard="size of what is heard",
+        guard="size of received publications",
         file="gateway/fanout.py",
         old="        if len(payload) > self._payload_max_bytes:",
         new="        if False:",
-        argv=test("tests/unit/test_fanout.py", "test_what_is_larger_than_anybody"),
+        argv=test(
+            "tests/unit/test_fanout.py", "test_publications_above_the_size_limit_are_dropped_and_counted_as_such"
+        ),
     ),
     Mutation(
-        guard="place of what is too large",
+        guard="place of an oversized publication",
         file="gateway/fanout.py",
         old="if publication.position is not None and len(publication.payload) > self._payload_max_bytes:",
         new="if False:",
-        argv=test("tests/unit/test_repair.py", "test_what_is_too_large_is_a_tombstone_for_who_recovers"),
+        argv=test(
+            "tests/unit/test_repair.py", "test_oversized_message_is_a_tombstone_for_clients_recovering_at_that_moment"
+        ),
     ),
     Mutation(
-        guard="one pass after another",  # chunks of several passes take turns instead
+        guard="one pass after another",  # otherwise chunks of several passes alternate
         file="gateway/passes.py",
         old="        if passes:\n            if not was_paused:",
         new="        if passes:\n            passes.rotate(-1)\n            if not was_paused:",
@@ -192,14 +204,14 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/node.py",
         old="            self._presences.interrupted()\n",
         new="            pass\n",
-        argv=test("tests/faults/test_presence.py", "test_who_came_and_went_while_a_node_was_cut_off_is_told_once"),
+        argv=test("tests/faults/test_presence.py", "test_joins_and_leaves_missed_by_a_cut_off_node_are_reported_once"),
     ),
     Mutation(
         guard="a second look before somebody left",
         file="gateway/presence.py",
         old="if now_s - since_s >= self._grace_s:",
         new="if True:",
-        argv=test("tests/unit/test_presences.py", "test_who_is_entered_again_within_the_grace_has_never_left"),
+        argv=test("tests/unit/test_presences.py", "test_members_entered_again_within_the_grace_period_never_left"),
     ),
     Mutation(
         guard="log lines of refusals",
@@ -213,17 +225,17 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/topics.py",
         old="        if is_reply(payload) and",
         new="        if False and",
-        argv=test("tests/unit/test_service.py", "test_relayed_payload_cannot_stand_where_a_reply_does"),
+        argv=test("tests/unit/test_service.py", "test_relayed_payload_cannot_be_read_as_a_reply"),
     ),
     Mutation(
         guard="direct messages are no replies",
         file="gateway/primitives.py",
         old="        if is_reply(message):",
         new="        if False:",
-        argv=test("tests/unit/test_service.py", "test_relayed_payload_cannot_stand_where_a_reply_does"),
+        argv=test("tests/unit/test_service.py", "test_relayed_payload_cannot_be_read_as_a_reply"),
     ),
     Mutation(
-        guard="hints",  # a position that a publisher told is believed
+        guard="hints",  # the node believes a position that a publisher sent
         file="gateway/publication.py",
         old="            return Publication(told.payload, hint=told.position)",
         new="            return told",
@@ -241,7 +253,9 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/repair.py",
         old="is_noted and unkept == followed.unkept",
         new="unkept == followed.unkept",
-        argv=test("tests/unit/test_repair.py", "before_a_publication_past_history"),
+        argv=test(
+            "tests/unit/test_repair.py", "test_client_that_resumes_before_an_unstored_publication_is_noticed_gets_a_gap"
+        ),
     ),
     Mutation(
         guard="reads shared across what is not kept",
@@ -251,24 +265,26 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_repair.py", "shares_no_earlier_read"),
     ),
     Mutation(
-        guard="quota of what was refused",
+        guard="quota of refused messages",
         file="gateway/topics.py",
         old="            published.add_done_callback(charge.settle)\n",
         new="            pass\n",
-        argv=test("tests/cluster/test_stored_bytes.py", "refused_is_given_back and message"),
+        argv=test(
+            "tests/cluster/test_stored_bytes.py", "test_quota_of_writes_refused_by_redis_is_returned and message"
+        ),
     ),
     Mutation(
         guard="quota of a place that was refused",
         file="gateway/primitives.py",
         old="            if not was_stored(error):\n",
         new="            if False:\n",
-        argv=test("tests/cluster/test_stored_bytes.py", "refused_is_given_back and place"),
+        argv=test("tests/cluster/test_stored_bytes.py", "test_quota_of_writes_refused_by_redis_is_returned and place"),
     ),
     Mutation(
         guard="quota of a name that was refused",
         file="gateway/primitives.py",
         old="            if not is_stored:\n",
         new="            if False:\n",
-        argv=test("tests/cluster/test_stored_bytes.py", "refused_is_given_back and name"),
+        argv=test("tests/cluster/test_stored_bytes.py", "test_quota_of_writes_refused_by_redis_is_returned and name"),
     ),
 )

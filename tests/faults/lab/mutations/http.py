@@ -10,42 +10,42 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/websocket.py",
         old="                self._count_frame()\n                return None  # RFC",
         new="                return None  # RFC",
-        argv=test("tests/unit/test_flood.py", "test_what_comes_behind_our_close"),
+        argv=test("tests/unit/test_flood.py", "test_bytes_after_our_close_frame_count_too"),
     ),
     Mutation(
         guard="a little of each in turn",
         file="gateway/http/turns.py",
         old="while line and now_s < end_s:",
         new="while line:",
-        argv=test("tests/unit/test_turns.py", "test_others_go_on_between_shares"),
+        argv=test("tests/unit/test_turns.py", "test_other_tasks_run_between_shares"),
     ),
     Mutation(
         guard="a turn's end",
         file="gateway/http/turns.py",
         old="min(now_s + TURN_S, end_s)",
         new="end_s",
-        argv=test("tests/unit/test_turns.py", "test_who_is_in_line_has_a_turn_after_the_other"),
+        argv=test("tests/unit/test_turns.py", "test_waiting_clients_have_turns_in_order"),
     ),
     Mutation(
-        guard="no turns for who takes no replies",
+        guard="no turns for clients that read no replies",
         file="gateway/http/websocket.py",
         old="                    if self._is_paused or self._is_full:",
         new="                    if self._is_paused:",
-        argv=test("tests/unit/test_flood.py", "test_who_does_not_take_its_replies_is_not_read"),
+        argv=test("tests/unit/test_flood.py", "test_clients_that_do_not_read_replies_are_not_read"),
     ),
     Mutation(
-        guard="no message of who takes no replies",
+        guard="no message from clients that read no replies",
         file="gateway/http/websocket.py",
         old="len(data) <= AT_ONCE_MAX_BYTES and not self._is_full:",
         new="len(data) <= AT_ONCE_MAX_BYTES:",
-        argv=test("tests/unit/test_flood.py", "test_who_does_not_take_its_replies_is_not_read"),
+        argv=test("tests/unit/test_flood.py", "test_clients_that_do_not_read_replies_are_not_read"),
     ),
     Mutation(
         guard="no turns while services are busy",
         file="gateway/http/websocket.py",
         old="                    if self._is_paused or self._is_full:",
         new="                    if self._is_full:",
-        argv=test("tests/unit/test_flood.py", "test_what_was_read_waits_while_services_are_busy"),
+        argv=test("tests/unit/test_flood.py", "test_messages_wait_while_services_are_busy"),
     ),
     Mutation(
         guard="a dead line behind a full buffer",
@@ -83,18 +83,20 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/cluster/test_stored_bytes.py", "test_a_redis_that_refuses_writes and replica"),
     ),
     Mutation(
-        guard="room at the other end",  # a proxy with a deep buffer makes some seldom
+        guard="room at the other end",  # a proxy with a large buffer delivers some rarely
         file="gateway/http/progress.py",
         old="bool(unacked) or probes > _PROBES_MAX",
         new="bool(unacked or transport.get_write_buffer_size())",
-        argv=test("tests/unit/test_progress.py", "test_what_waits_for_room"),
+        argv=test(
+            "tests/unit/test_progress.py", "test_bytes_waiting_for_the_receivers_window_do_not_count_as_unacknowledged"
+        ),
     ),
     Mutation(
         guard="acknowledged bytes as a sign of life",
         file="gateway/http/progress.py",
         old="        return self._credit_s > 0",
         new="        return False",
-        argv=test("tests/unit/test_websocket.py", "test_a_client_on_a_slow_line_is_not_cut_while_it_takes"),
+        argv=test("tests/unit/test_websocket.py", "test_a_client_on_a_slow_link_is_not_closed_while_it_keeps_reading"),
     ),
     Mutation(
         guard="a ping to a silent client",
@@ -115,7 +117,7 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/backend_door.py",
         old="                return await self._refuse_key(request)",
         new="                await request.read()\n                return await self._refuse_key(request)",
-        argv=test("tests/unit/test_backend_door.py", "test_a_key_is_looked_at_before_the_body"),
+        argv=test("tests/unit/test_backend_door.py", "test_a_key_is_checked_before_the_body"),
     ),
     Mutation(
         guard="pages by their Host",
@@ -146,17 +148,17 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_site.py", "test_a_page_may_read_why_it_was_refused"),
     ),
     Mutation(
-        guard="a page that asks is told of its origin",
+        guard="a page's error names its origin",
         file="gateway/http/handshake.py",
         old='        check_origin(origin, headers.get("Host", ""), allowed_origins)  #',
         new="        pass  #",
         argv=test("tests/unit/test_site.py", "test_a_page_may_read_why_it_was_refused"),
     ),
     Mutation(
-        guard="last close code",  # the command line came back for ever after a refused token
+        guard="last close code",  # the command line client reconnected indefinitely after a refused token
         file="gateway/http/client.py",
         old="                if code in _FINAL_CODES:",
         new="                if False:",
-        argv=test("tests/cluster/test_commands.py", "says_who_it_is"),
+        argv=test("tests/cluster/test_commands.py", "test_subscribe_authenticates_and_finds_the_node_by_the_settings"),
     ),
 )

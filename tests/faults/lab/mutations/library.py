@@ -19,17 +19,19 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/libraries.py",
         old="        ours = [look for look in looks if look.found is not Found.LATER]\n",
         new="        ours = [*looks]\n",
-        argv=test("tests/contract/test_functions.py", "later_format_is_left_alone and redis"),
+        argv=test(
+            "tests/contract/test_functions.py", "test_a_library_of_a_later_format_is_kept_and_reported and redis"
+        ),
     ),
     Mutation(
-        guard="library of a sibling",  # else nodes of two texts replace each other's without end
+        guard="library of a sibling",  # otherwise nodes with different texts replace each other's library without end
         file="gateway/redis/libraries.py",
         old=" and not (look.found is Found.SIBLING and self._has_loaded)",
         new="",
         argv=test("tests/contract/test_functions.py", "do_not_replace_each_other and redis"),
     ),
     Mutation(
-        guard="looks at the library",  # else one that is lost is missed until the next connection
+        guard="looks at the library",  # otherwise a lost one is missing until the next connection
         file="gateway/redis/functions.py",
         old="                async with asyncio.timeout(self._look_s):\n",
         new="                async with asyncio.timeout(None):\n",
@@ -47,10 +49,14 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/history.py",
         old="if await self._functions.is_sound(asked) and doubt",
         new="if doubt",
-        argv=test("tests/cluster/test_shared_redis.py", "comes_back_at_once and older"),
+        argv=test(
+            "tests/cluster/test_shared_redis.py",
+            "test_a_client_that_resumes_right_after_a_foreign_publication_gets_a_gap and older",
+        ),
     ),
     Mutation(
-        guard="doubt that is in the library",  # else a node of another prefix repairs it, and nobody hears of that
+        # otherwise a node of another prefix repairs it, and this prefix gets no notice
+        guard="doubt that is in the library",
         file="gateway/redis/libraries.py",
         old="doubt=doubt, loaded_us",
         new="loaded_us",
@@ -61,14 +67,20 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/libraries.py",
         old="            return known is not None\n",
         new="            return False\n",
-        argv=test("tests/cluster/test_shared_redis.py", "comes_back_at_once and flushed"),
+        argv=test(
+            "tests/cluster/test_shared_redis.py",
+            "test_a_client_that_resumes_right_after_a_foreign_publication_gets_a_gap and flushed",
+        ),
     ),
     Mutation(
         guard="library that was restored",
         file="gateway/redis/library_instance.py",
         old="        return self.salt != other.salt and",
         new="        return",
-        argv=test("tests/cluster/test_shared_redis.py", "comes_back_at_once and by and hand"),
+        argv=test(
+            "tests/cluster/test_shared_redis.py",
+            "test_a_client_that_resumes_right_after_a_foreign_publication_gets_a_gap and by and hand",
+        ),
     ),
     Mutation(
         guard="library that was written long ago",
@@ -82,10 +94,13 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/libraries.py",
         old=" and (before is None or not before.may_follow(look.instance))",
         new=" and False",
-        argv=test("tests/contract/test_functions.py", "between_the_look_and_the_load and redis"),
+        argv=test(
+            "tests/contract/test_functions.py",
+            "test_a_foreign_library_between_the_check_and_the_load_is_a_gap and redis",
+        ),
     ),
     Mutation(
-        guard="library of a node beside",  # else a rolling upgrade ends all positions
+        guard="library of a node beside",  # otherwise a rolling upgrade invalidates all positions
         file="gateway/redis/libraries.py",
         old="(before is None or not before.may_follow(look.instance))",
         new="(before is None or not before.is_same(look.instance))",
@@ -145,14 +160,17 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/functions.py",
         old="return self._is_barred or self",
         new="return self",
-        argv=test("tests/contract/test_functions.py", "may_not_look_at_functions and redis"),
+        argv=test(
+            "tests/contract/test_functions.py",
+            "test_a_node_without_the_right_to_list_functions_still_recovers and redis",
+        ),
     ),
     Mutation(
         guard="what a script may have written",
         file="gateway/redis/unwritten.py",
         old=" and _WITHIN not in text",
         new="",
-        argv=test("tests/unit/test_quotas.py", "only_what_is_surely_not_stored"),
+        argv=test("tests/unit/test_quotas.py", "test_quota_is_returned_only_for_writes_that_surely_failed"),
     ),
     Mutation(
         guard="library in check",

@@ -1,4 +1,4 @@
-"""Mutation: one guard of the gateway, how it is taken out, and what must turn red without it."""
+"""Mutation: one guard of the gateway, how it is removed, and what must fail without it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ SCRIPTS: Final = "gateway/redis/scripts"
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """One guard. file, old, new: what is taken out and what stands there instead. argv: what must fail without it."""
+    """One guard. file, old, new: the text that is removed and its replacement. argv: a command that must then fail."""
 
     guard: str
     file: str
@@ -21,7 +21,7 @@ class Mutation:
 
     @property
     def row(self) -> str:
-        """What must turn red, as a person would say it: the row's key, or the test's name."""
+        """What must fail, for people: the row's key, or the test's name."""
         return self.argv[-1].removeprefix("test_").replace("_", " ")
 
 
@@ -36,12 +36,12 @@ def test(path: str, name: str) -> tuple[str, ...]:
 
 
 def node_test(file: str) -> tuple[str, ...]:
-    """Run a file of tests of the JavaScript client."""
+    """Run a test file of the JavaScript client."""
     return ("-m", "tests.faults.lab.node_test", file)
 
 
 def mutate(tree: Path, mutation: Mutation) -> None:
-    """Take the guard out. Raises AssertionError: its text does not stand there exactly once."""
+    """Remove the guard. Raises AssertionError: its text does not occur exactly once."""
     path = tree / mutation.file
     text = path.read_text(encoding="utf-8")
     count = text.count(mutation.old)

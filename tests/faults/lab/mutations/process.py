@@ -41,14 +41,14 @@ PROCESS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_origins.py", "test_an_entry_that_can_never_match_is_refused"),
     ),
     Mutation(
-        guard="ready line",  # a stop that comes right after /readyz said 200
+        guard="ready line",  # a SIGTERM immediately after /readyz answered 200
         file="gateway/process.py",
         old="        if gateway.node.is_ready:  #",
         new="        if False:  #",
         argv=test("tests/cluster/test_start_stop.py", "between and not workers"),
     ),
     Mutation(
-        guard="clock of samples",  # rates were divided by the time between two looks
+        guard="clock of samples",  # rates were divided by the time between two samples
         file="gateway/commands/stats.py",
         old='if "sampled_s" in node.state else seen_s',
         new='if "" in node.state else seen_s',

@@ -27,18 +27,21 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/cluster/test_shared_redis.py", "found_by_check"),
     ),
     Mutation(
-        guard="bytes counted again",  # before somebody is refused
+        guard="bytes counted again",  # before a connection is refused
         file="gateway/redis/directory.py",
         old="                    if await self._rosters.weigh(roster):\n                        continue\n",
         new="",
-        argv=test("tests/contract/test_large_rosters.py", "test_bytes_are_counted_again"),
+        argv=test("tests/contract/test_large_rosters.py", "test_bytes_are_recounted_before_an_entry_is_refused"),
     ),
     Mutation(
         guard="entered again of any size",
         file="gateway/redis/rosters.py",
         old='            b"0" if is_again else self._max_bytes,\n',
         new="            self._max_bytes,\n",
-        argv=test("tests/contract/test_large_rosters.py", "test_what_a_node_holds_already"),
+        argv=test(
+            "tests/contract/test_large_rosters.py",
+            "test_entries_that_a_node_already_has_are_registered_again_whatever_their_size",
+        ),
     ),
     Mutation(
         guard="version behind the pages",
@@ -94,7 +97,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/probe.py",
         old="    _judge_memory(info, report)\n",
         new="",
-        argv=test("tests/cluster/test_stored_bytes.py", "test_check_tells_what_the_memory"),
+        argv=test("tests/cluster/test_stored_bytes.py", "test_check_reports_the_memory_settings_of_redis"),
     ),
     Mutation(
         guard="portion of a page",  # of history
@@ -108,7 +111,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/directory.py",
         old='            if is_fenced:\n                raise BrokerUnavailable("fenced meanwhile")\n',
         new="",
-        argv=test("tests/faults/test_leases.py", "test_a_write_after_the_reaping_is_undone_by_who_wrote_it"),
+        argv=test("tests/faults/test_leases.py", "test_a_write_after_the_cleanup_is_undone_by_its_writer"),
     ),
     Mutation(
         guard="watch over the primary",
@@ -118,7 +121,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/test_sentinel.py", "test_a_cut_off_primary_that_answers_its_own_canary_is_left"),
     ),
     Mutation(
-        guard="asserting to who took over",
+        guard="registering again with the new primary",
         file="gateway/redis/directory.py",
         old="        self._commanders[0].on_up = self._on_connected\n",
         new="",
@@ -132,21 +135,21 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/test_leases.py", "test_after_a_restart_from_an_older_copy_rosters and redis"),
     ),
     Mutation(
-        guard="indexes of living owners",  # of a shard that went back alone
+        guard="indexes of living owners",  # of a shard that was rolled back alone
         file="gateway/redis/reindex.py",
         old="            if calls:\n                await self._scripts.run(*calls, in_order=False)\n",
         new="",
-        argv=test("tests/faults/test_shards.py", "of_former_entries_is_taken_out and 0"),
+        argv=test("tests/faults/test_shards.py", "test_former_entries_on_a_rolled_back_shard_are_removed and 0"),
     ),
     Mutation(
         guard="owners without a lease",
         file="gateway/redis/scripts/adopt.lua",
         old="      redis.call('ZADD', KEYS[1], '0', owner)\n",
         new="",
-        argv=test("tests/faults/test_shards.py", "dead_node_has_whose_lease_went_back"),
+        argv=test("tests/faults/test_shards.py", "test_entries_of_a_dead_node_with_a_rolled_back_lease_are_removed"),
     ),
     Mutation(
-        guard="runs of all shards",  # else patience with names begins with one of them only
+        guard="runs of all shards",  # otherwise patience with names starts after only one of them
         file="gateway/redis/comparison.py",
         old="for server in self._scripts.servers())",
         new="for server in self._scripts.servers()[:1])",
@@ -174,21 +177,21 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/test_leases.py", "test_a_name_of_an_older_copy_is_waited_for and redis"),
     ),
     Mutation(
-        guard="sightings by who can renew",
+        guard="sightings only by a node that can renew",
         file="gateway/redis/reaper.py",
         old="if self._lease.is_failing or not self._lease.is_held:",
         new="if False:",
-        argv=test("tests/faults/test_leases.py", "test_redis_that_answers_and_refuses_writes and redis"),
+        argv=test("tests/faults/test_leases.py", "test_a_redis_that_refuses_writes_fences_no_node and redis"),
     ),
     Mutation(
         guard="comparison with the ledger",
         file="gateway/redis/upkeep.py",
         old="                    await self._compare()\n",
         new="                    pass\n",
-        argv=test("tests/faults/test_leases.py", "test_what_redis_evicted and redis"),
+        argv=test("tests/faults/test_leases.py", "test_evicted_entries_are_registered_again and redis"),
     ),
     Mutation(
-        guard="url fragment",  # the host of redis://:#secret@host was not looked at
+        guard="url fragment",  # the host of redis://:#secret@host was not checked
         file="gateway/redis/url.py",
         old='    if "#" in url:',
         new="    if False:",
@@ -209,14 +212,14 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_redis_url.py", "url_that_cannot_work"),
     ),
     Mutation(
-        guard="headers of publishers",  # whatever a publisher says is taken for a node's word
+        guard="headers of publishers",  # anything that a publisher sends is taken as a node's message
         file="gateway/redis/heard.py",
         old="        if data[:1] != MARK or name == channel.names[-1]:",
         new="        if True:",
         argv=test("tests/e2e/test_deploy_redis.py", "forges"),
     ),
     Mutation(
-        guard="headers of publishers, in bulk",  # nothing looks for a header where one name alone occurs
+        guard="headers of publishers, in bulk",  # does not look for a header where only one name occurs
         file="gateway/redis/heard.py",
         old=" or (name != channel.names[-1] and max(each) >= MARK):",
         new=":",
@@ -230,7 +233,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_redis_heard.py", "both_names"),
     ),
     Mutation(
-        guard="rosters of nodes alone",  # a publisher may write the roster of its channel
+        guard="rosters of nodes alone",  # a publisher can write the roster of its channel
         file="gateway/redis/names.py",
         old='    return node_channel_name(prefix, key) + b":roster"\n',
         new='    return channel_name(prefix, key) + b":roster"\n',

@@ -6,7 +6,7 @@ __all__ = ["SCRIPTS_MUTATIONS"]
 
 SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
-        guard="rules of all nodes",  # else a node without rules takes away what the others promise
+        guard="rules of all nodes",  # otherwise a node without rules removes what the other nodes promise
         file=f"{SCRIPTS}/rules.lua",
         old="  if until_ms and tonumber(until_ms) > counted_ms then\n",
         new="  if lines[at] == ARGV[1] then\n",
@@ -17,7 +17,10 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file=f"{SCRIPTS}/read.lua",
         old="if lost_epoch == ARGV[1] and",
         new="if false and",
-        argv=test("tests/contract/test_functions.py", "what_is_not_kept_ends_earlier_positions and redis"),
+        argv=test(
+            "tests/contract/test_functions.py",
+            "test_unstored_publications_end_earlier_positions_of_absent_clients and redis",
+        ),
     ),
     Mutation(
         guard="bytes of a roster",
@@ -45,31 +48,31 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file=f"{SCRIPTS}/census.lua",
         old="if entries > entries_max or",
         new="if false and",
-        argv=test("tests/contract/test_large_rosters.py", "test_an_oversized_roster_cuts_nobody_off and redis"),
+        argv=test("tests/contract/test_large_rosters.py", "test_an_oversized_roster_closes_no_connection and redis"),
     ),
     Mutation(
-        guard="tag check",  # all tags alike: a position is epoch and offset alone
+        guard="tag check",  # with all tags equal, a position is only epoch and offset
         file=f"{SCRIPTS}/publish.lua",
         old="  return entropy .. string.format('%08x', mixed)",
         new="  return '00000000'",
         argv=test("tests/contract/test_history.py", "test_a_position_of_another_history_is_refused and redis"),
     ),
     Mutation(
-        guard="run of who publishes",  # else an older copy of a history goes on under the same epoch
+        guard="server run of a publish",  # otherwise an older copy of a history continues under the same epoch
         file=f"{SCRIPTS}/publish.lua",
         old="    epoch = nil -- this run",
         new="    -- this run",
         argv=test("tests/contract/test_history.py", "test_after_a_restart_from_an_older_copy and publish and redis"),
     ),
     Mutation(
-        guard="run of who reads",
+        guard="server run of a read",
         file=f"{SCRIPTS}/read.lua",
         old="  return {} -- this run",
         new="  -- this run",
         argv=test("tests/contract/test_history.py", "test_after_a_restart_from_an_older_copy and read and redis"),
     ),
     Mutation(
-        guard="run of who subscribes",
+        guard="server run of a subscription",
         file=f"{SCRIPTS}/position.lua",
         old="if state[4] ~= run then",
         new="if not epoch then",
@@ -97,7 +100,7 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         argv=fault("replies"),
     ),
     Mutation(
-        guard="entropy of epochs",  # as Redis' own math.random would have it: alike after every start
+        guard="entropy of epochs",  # like Redis' own math.random: the same after every start
         file=f"{SCRIPTS}/publish.lua",
         old="  epoch = string.format('%x', time[1]) .. string.sub(ARGV[3], 1, 16)",
         new="  epoch = string.format('%x', math.random(2147483647))",
@@ -108,24 +111,24 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file=f"{SCRIPTS}/publish.lua",
         old="string.format('%d', ttl_ms + step_ms + ARGV[6]))",
         new="string.format('%d', ttl_ms + step_ms))",
-        argv=test("tests/contract/test_history.py", "test_the_counter_outlives_what_is_kept"),
+        argv=test("tests/contract/test_history.py", "test_the_counter_outlives_the_stored_entries"),
     ),
     Mutation(
         guard="tag of the predecessor",  # of a position whose own entry was trimmed
         file=f"{SCRIPTS}/read.lua",
         old="  if offset ~= since + 1 or fields[4] ~= tag then",
         new="  if offset ~= since + 1 then",
-        argv=test("tests/contract/test_history.py", "test_size_bounds_and_what_is_trimmed_is_gone"),
+        argv=test("tests/contract/test_history.py", "test_size_bounds_a_history_and_trimmed_entries_are_lost"),
     ),
     Mutation(
-        guard="bound of an entry",  # that is read: one large one would end the connection that reads for all channels
+        guard="bound of an entry",  # that is read: one large reply would end the connection that reads for all channels
         file=f"{SCRIPTS}/read.lua",
         old="#fields[6] <= payload_max_bytes and fields[6]",
         new="fields[6]",
         argv=fault("oversize"),
     ),
     Mutation(
-        guard="bound of a page",  # it ends before the entry that is too much, not behind it
+        guard="bound of a page",  # it ends before the entry that is too large, not after it
         file=f"{SCRIPTS}/read.lua",
         old="    if bytes > max_bytes and #answer > 1 then",
         new="    if false then",
@@ -136,7 +139,9 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/library/snorky_publish.lua",
         old="  if #payload > PAYLOAD_MAX_BYTES then",
         new="  if false then",
-        argv=test("tests/cluster/test_channel_rules.py", "the_function_takes_what_a_backend"),
+        argv=test(
+            "tests/cluster/test_channel_rules.py", "test_the_function_accepts_exactly_what_a_backend_may_publish"
+        ),
     ),
     Mutation(
         guard="look for what has not arrived",  # of a slot that moves
@@ -152,14 +157,17 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file=f"{SCRIPTS}/renew.lua",
         old="#!lua flags=allow-oom",
         new="#!lua",
-        argv=test("tests/faults/test_leases.py", "test_a_full_redis_refuses_who_comes_and_lets_go_who_goes"),
+        argv=test("tests/faults/test_leases.py", "test_a_full_redis_refuses_joins_and_accepts_leaves"),
     ),
     Mutation(
         guard="leases under a clock that was set back",
         file=f"{SCRIPTS}/renew.lua",
         old="bound(KEYS[1], until_ms)\n",
         new="",
-        argv=test("tests/faults/test_leases.py", "test_who_died_before_the_clock and redis"),
+        argv=test(
+            "tests/faults/test_leases.py",
+            "test_a_node_that_died_before_the_clock_of_redis_was_set_back_is_reaped_in_time and redis",
+        ),
     ),
     Mutation(
         guard="taking a token again",
@@ -173,6 +181,9 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/library/snorky_publish.lua",
         old=" .. escaped(once) or nil}",
         new=" .. once or nil}",
-        argv=test("tests/contract/test_functions.py", "looks_like and redis"),
+        argv=test(
+            "tests/contract/test_functions.py",
+            "test_an_idempotency_key_cannot_collide_with_another_channels_state and redis",
+        ),
     ),
 )

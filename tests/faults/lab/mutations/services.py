@@ -10,14 +10,17 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         file="services/pubsub/service.py",
         old="async with self.topics.reading(request.connection, channel):",
         new="if True:",
-        argv=test("tests/unit/test_lists_and_notices.py", "test_presence_is_told_between"),
+        argv=test("tests/unit/test_lists_and_notices.py", "test_presence_is_ordered_between_earlier_and_later_notices"),
     ),
     Mutation(
-        guard="recovery that cannot be taken",  # told so instead of closed, again and again
+        guard="recovery that cannot be taken",  # gets this error instead of being closed repeatedly
         file="services/pubsub/replies.py",
         old='    reply.instead = {"position": str(recovery.position), "recovered": False, "messages": []}\n',
         new="",
-        argv=test("tests/unit/test_pubsub_rules.py", "test_who_cannot_take_what_it_missed"),
+        argv=test(
+            "tests/unit/test_pubsub_rules.py",
+            "test_client_that_cannot_receive_its_missed_messages_gets_recovered_false",
+        ),
     ),
     Mutation(
         guard="bytes of a cursor",
@@ -27,12 +30,14 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_waiting.py", "test_a_cursor_is_bounded_in_bytes"),
     ),
     Mutation(
-        guard="undone join",  # of a room whose list no client could take
+        guard="undone join",  # of a room whose list no client could receive
         file="services/chat.py",
         old="                with suppress(BrokerUnavailable):  # then it is done as soon as it can be\n"
         "                    await self.rosters.leave(request.connection, channel)\n",
         new="",
-        argv=test("tests/unit/test_waiting.py", "test_a_join_whose_list_no_client_could_take and chat"),
+        argv=test(
+            "tests/unit/test_waiting.py", "test_a_join_with_a_list_too_large_for_a_client_leaves_no_state and chat"
+        ),
     ),
     Mutation(
         guard="keys by rule",
@@ -42,11 +47,11 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_pubsub_rules.py", "test_clients_have_keys_where"),
     ),
     Mutation(
-        guard="portion of a recovery",  # that the reply brings: a client behind a slow line waits for no more
+        guard="portion of a recovery",  # in the reply: a client on a slow link waits for no more
         file="services/pubsub/replies.py",
         old="REPLY_MAX_BYTES: Final = 32_768",
         new="REPLY_MAX_BYTES: Final = 1 << 20",
-        argv=test("tests/e2e/test_python_realtime.py", "test_client_behind_a_slow_line_recovers_in_one_go"),
+        argv=test("tests/e2e/test_python_realtime.py", "test_client_on_a_slow_link_recovers_in_one_attempt"),
     ),
     Mutation(
         guard="keys of one user",

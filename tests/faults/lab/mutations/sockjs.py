@@ -17,14 +17,16 @@ SOCKJS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/sockjs/handler.py",
         old="if session is not found:",
         new="if session is None:",
-        argv=test("tests/unit/test_sockjs_bodies.py", "test_a_session_that_ends_while_its_body_comes"),
+        argv=test(
+            "tests/unit/test_sockjs_bodies.py", "test_a_session_that_ends_while_its_body_arrives_accepts_nothing"
+        ),
     ),
     Mutation(
         guard="sockjs: deadline of bodies",
         file="gateway/http/sockjs/bodies.py",
         old="asyncio.timeout(BODY_TIMEOUT_S)",
         new="asyncio.timeout(None)",
-        argv=test("tests/unit/test_sockjs_bodies.py", "test_a_body_that_never_comes"),
+        argv=test("tests/unit/test_sockjs_bodies.py", "test_a_body_that_never_arrives_is_408"),
     ),
     Mutation(
         guard="sockjs: bytes under way of one address",
@@ -41,7 +43,7 @@ SOCKJS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_flood.py", "test_requests_that_bring_no_message"),
     ),
     Mutation(
-        guard="sockjs: credential",  # who knows a session's id reads and sends
+        guard="sockjs: credential",  # a client that knows a session's id can read and send
         file="gateway/http/sockjs/binding.py",
         old='            return "credential"\n',
         new='            return "admitted"\n',
@@ -62,11 +64,13 @@ SOCKJS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/test_sockjs_binding.py", "origin_that_opened"),
     ),
     Mutation(
-        guard="sockjs: headers of a login",  # only cookies are looked at
+        guard="sockjs: headers of a login",  # only cookies are checked
         file="gateway/http/sockjs/binding.py",
         old="        if name not in _VARYING and not name.startswith(_VARYING_BEGINNINGS)",
         new='        if name == "cookie"',
-        argv=test("tests/unit/test_sockjs_binding.py", "may_look_at"),
+        argv=test(
+            "tests/unit/test_sockjs_binding.py", "test_everything_that_a_hook_may_read_is_part_of_the_credential"
+        ),
     ),
     Mutation(
         guard="sockjs: navigation",
@@ -80,7 +84,10 @@ SOCKJS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/sockjs/page_check.py",
         old='    if "Referer" in request.headers:\n        check_referer',
         new='    if "Referer" not in request.headers:\n        check_referer',
-        argv=test("tests/unit/test_sockjs_binding.py", "leads_a_browser or iframes"),
+        argv=test(
+            "tests/unit/test_sockjs_binding.py",
+            "leads_a_browser or test_iframe_transports_of_allowed_pages_are_accepted",
+        ),
     ),
     Mutation(
         guard="sockjs: guesses of ids",
