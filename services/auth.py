@@ -1,7 +1,7 @@
-"""AuthService: clients say who they are by a token. AuthBackend: the backend takes that back.
+"""AuthService: clients authenticate with a token. AuthBackend: the backend revokes tokens and ends connections.
 
-A token may also come with the handshake; then none of this is needed but `refresh`. A bad token is answered with an
-error, and then the connection ends with its close code (4501, 4503), so that guessing costs a handshake each.
+A client may also send its token in the handshake; it then needs only `refresh`. After a bad token the client gets an
+error reply and its connection is closed with 4501 or 4503, so each guess costs a new handshake.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ from services.rpc import Request, RPCError, RPCService, rpc_command
 
 __all__ = ["AuthBackend", "AuthService"]
 
-_MAX_BYTES = 255  # of a token's id
+_MAX_BYTES = 255  # of a token's ID (`jti`)
 
 
 class AuthService(RPCService):
-    """Commands `authenticate` and `refresh`; open to who has no identity yet."""
+    """Commands `authenticate` and `refresh`, for clients; callable without an identity."""
 
     is_open = True
 
@@ -26,12 +26,12 @@ class AuthService(RPCService):
 
     @rpc_command
     async def authenticate(self, request: Request, token: Any) -> dict[str, Any]:
-        """Set the connection's identity; replies {"identity", "expiresInS"}."""
+        """Verify a token and set the connection's identity; replies {"identity", "expiresInS"}."""
         return await self._known(request, self.cluster.auth.authenticate, token)
 
     @rpc_command
     async def refresh(self, request: Request, token: Any) -> dict[str, Any]:
-        """Let a later token of the same identity take the place of the present one, before that expires."""
+        """Replace the connection's token with a newer one of the same identity, before it expires."""
         return await self._known(request, self.cluster.auth.refresh, token)
 
     async def _known(
@@ -56,9 +56,9 @@ class AuthService(RPCService):
 
 
 class AuthBackend(RPCService):
-    """Commands `revoke`, `revokeToken` and `disconnect`; done when Redis has it, on all nodes within 5 s.
+    """Commands `revoke`, `revokeToken` and `disconnect`; they reply once Redis has them.
 
-    frontend: the name of the AuthService; what is revoked counts for handshakes too.
+    All nodes apply them within 5 s, also to handshakes. frontend: the name of the AuthService.
     """
 
     def __init__(self, name: str = "auth_backend", frontend: str = "auth") -> None:
@@ -66,17 +66,17 @@ class AuthBackend(RPCService):
 
     @rpc_command
     async def revoke(self, request: Request, identity: Any) -> None:
-        """End an identity's connections, and make no token good that was issued to it until now."""
+        """Close an identity's connections and reject every token issued to it until now."""
         await self.cluster.auth.revoke(_name(identity))
 
     @rpc_command(name="revokeToken")
     async def revoke_token(self, request: Request, jti: Any) -> None:
-        """End the connections of one token, and make it no good."""
+        """Close the connections that use one token, and reject that token from now on."""
         await self.cluster.auth.revoke_token(_text(jti))
 
     @rpc_command
     async def disconnect(self, request: Request, identity: Any, reconnect: Any = False) -> None:
-        """End an identity's connections; reconnect: they may come back."""
+        """Close an identity's connections. reconnect: true = with a close code after which clients reconnect."""
         if not isinstance(reconnect, bool):
             raise RPCError("Invalid params", "invalid_params")
         await self.cluster.auth.disconnect(_name(identity), reconnect=reconnect)
@@ -96,5 +96,5 @@ def _text(value: Any) -> str:
 
 
 def _close_soon(connection: Connection, error: InvalidToken) -> None:
-    """Close a connection behind the answer, which is written when the error has come up."""
+    """Close a connection after the error reply, which is written later in this step of the event loop."""
     asyncio.get_running_loop().call_soon(connection.close, error.close_code, str(error))

@@ -1,4 +1,4 @@
-"""ChatService: rooms with members who know of each other, wherever they are connected.
+"""ChatService: chat rooms whose members see each other join, leave and write, on any node.
 
 Notifications, all with a "channel" and a "timestamp" (ISO 8601, with offset):
     {"type": "message", "from": IDENTITY, "body": BODY}                 to all members, the sender included
@@ -6,10 +6,10 @@ Notifications, all with a "channel" and a "timestamp" (ISO 8601, with offset):
     {"type": "read"}                                                    to the same identity's other connections
 
 Rules:
-- A member is an identity: it joins with its first connection and leaves with its last, in the whole cluster,
-  and the others are told once.
-- A connection that joined receives everything sent after its reply, and nothing in front of it: the list of members
-  and what comes behind it are the whole truth.
+- A member is an identity, cluster-wide: it joins with its first connection and leaves with its last. The other
+  members get one `presence` notification for each.
+- A connection receives the room's notifications only after its reply to `join`. The member list in that reply plus
+  the later notifications are complete: nothing is missing and nothing is counted twice.
 """
 
 from collections.abc import Awaitable, Callable
@@ -28,9 +28,9 @@ def _now() -> datetime:
 
 
 class ChatService(RPCService):
-    """Chat rooms. clock: tells the time of day, with its zone.
+    """Chat rooms. clock: returns the current time, timezone-aware.
 
-    Override `can_join` to say who may be where; it may be a plain method or a coroutine.
+    Override `can_join` to restrict who may join a room; it may be a plain method or a coroutine.
     """
 
     def __init__(self, name: str = "chat", *, clock: Callable[[], datetime] = _now) -> None:
@@ -38,12 +38,12 @@ class ChatService(RPCService):
         self._clock = clock
 
     def can_join(self, request: Request, channel: Any) -> bool | Awaitable[bool]:
-        """Say whether this client may join this room; any that has an identity unless overridden."""
+        """Return whether this client may join this room. Unless overridden, every client with an identity may."""
         return True
 
     @rpc_command
     async def join(self, request: Request, channel: Any) -> Fitted:
-        """Become a member; tells who is one, oneself included."""
+        """Join a room; replies {"members": [IDENTITY...]}, sorted, with the caller's identity."""
         request.demand_identity()
         if self.topics.is_subscribed(request.connection, channel):
             raise RPCError("Already joined", "already_joined")
@@ -56,27 +56,27 @@ class ChatService(RPCService):
                 self.topics.knows(request.connection, channel, entered.version)
                 return reply
             except ReplyTooLarge:
-                with suppress(BrokerUnavailable):  # then it is done as soon as it can be
+                with suppress(BrokerUnavailable):  # then the node retries the removal
                     await self.rosters.leave(request.connection, channel)
                 raise
 
     @rpc_command
     async def leave(self, request: Request, channel: Any) -> None:
-        """Be a member no more."""
+        """Leave a room."""
         self._demand_joined(request, channel)
         self.topics.unsubscribe(request.connection, channel)
         await self.rosters.leave(request.connection, channel)
 
     @rpc_command(name="send")
     def send_message(self, request: Request, channel: Any, body: Any) -> Awaitable[None]:
-        """Say something to all members; answered when Redis has it."""
+        """Send a message to all members; replies once Redis has it."""
         identity = self._demand_joined(request, channel)
         message = {"type": "message", "from": identity, "body": body, **self._place(channel)}
         return acknowledged(self.topics.publish(channel, message))
 
     @rpc_command
     def read(self, request: Request, channel: Any) -> Awaitable[None]:
-        """Let one's other connections know that one has read the room."""
+        """Notify the caller's other connections that it has read the room."""
         others = Selector(only_identity=request.demand_identity(), not_connection=request.connection.id)
         message = {"type": "read", **self._place(channel)}
         return acknowledged(self.topics.publish(channel, message, to=others))
@@ -84,7 +84,7 @@ class ChatService(RPCService):
     def roster_notice(
         self, channel: Any, member: Member, *, has_joined: bool, is_identity: bool
     ) -> tuple[Any, Selector] | None:
-        """Tell the others, when it was an identity's first or last connection."""
+        """Build the `presence` notification to the other members, for an identity's first and last connection."""
         if not is_identity:
             return None
         status = "joined" if has_joined else "left"

@@ -1,4 +1,4 @@
-"""Commands: the methods of a service that clients may call, and what they take.
+"""Commands: the methods of a service that clients may call, and their parameters.
 
 @rpc_command
 def sum(self, request, a, b): ...
@@ -15,7 +15,7 @@ from gateway import ConfigurationError
 
 __all__ = ["Command", "commands_of", "rpc_command"]
 
-_MARK = "_rpc_command"  # True, or the name that clients call it by
+_MARK = "_rpc_command"  # True, or the command's name if it is not the method's
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -28,7 +28,7 @@ def rpc_command(*, name: str) -> Callable[[_F], _F]: ...
 
 
 def rpc_command(function: _F | None = None, /, *, name: str = "") -> _F | Callable[[_F], _F]:
-    """Mark a method `(self, request, ...)` as a command that clients may call: by its own name, unless given one."""
+    """Mark a method `(self, request, ...)` as a command that clients may call. name: the method's unless given."""
 
     def mark(function: _F) -> _F:
         setattr(function, _MARK, name or True)
@@ -38,7 +38,7 @@ def rpc_command(function: _F | None = None, /, *, name: str = "") -> _F | Callab
 
 
 class Command:
-    """A command and what it takes. Raises ConfigurationError: the method cannot be one."""
+    """A command and its parameters. Raises ConfigurationError: the method's signature does not suit a command."""
 
     __slots__ = ("_allowed", "_required", "_taken", "function", "name")
 
@@ -56,17 +56,17 @@ class Command:
         takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
         self._allowed = None if takes_any else {each.name for each in named}
         self._required = {each.name for each in named if each.default is each.empty}
-        self._taken = {each.name for each in own if each.kind is not each.POSITIONAL_ONLY}  # never the peer's to give
+        self._taken = {each.name for each in own if each.kind is not each.POSITIONAL_ONLY}  # never from the peer
 
     def fits(self, params: dict[str, Any]) -> bool:
-        """True if the parameters fit the signature."""
+        """Return whether the parameters fit the method's signature."""
         if self._allowed is None:
             return self._required <= params.keys() and self._taken.isdisjoint(params)
         return self._required <= params.keys() <= self._allowed
 
 
 def commands_of(service: object) -> dict[str, Command]:
-    """Find the commands of a service, by name. Raises ConfigurationError: two have one name."""
+    """Return the commands of a service, by name. Raises ConfigurationError: two methods have the same command name."""
     found: dict[str, Command] = {}
     for attribute, function in inspect.getmembers(type(service), lambda member: hasattr(member, _MARK)):
         mark = getattr(function, _MARK)

@@ -1,14 +1,14 @@
-"""CursorsService: where others are in a document, wherever they are connected.
+"""CursorsService: clients share their cursors (position and status) in a document, on any node.
 
 Notifications, to the document's other clients:
     {"type": "cursorAdded" | "cursorUpdated", "cursor": {publicHandle, document, position, status, owner}}
     {"type": "cursorRemoved", "cursor": {publicHandle, document}}
 
 Rules:
-- A client calls its cursors by private handles, any JSON entities, its own; others know them by public handles, numbers
-  that are unique within the document. owner: the client's identity.
-- A cursor is one entry of the document's roster, named by its public handle: it goes when its client goes.
-- A reply to `join` and what comes behind it are the whole truth, as in chat.
+- A client names its own cursors by private handles, any JSON entities that it chooses; other clients see a public
+  handle, a number that is unique within the document. owner: the client's identity.
+- A cursor is one entry of the document's roster, named by its public handle: it is removed when its client disconnects.
+- The cursors in the reply to `join` plus the later notifications are complete, as in `services.chat`.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from services.rpc import Fitted, Request, RPCError, RPCService, is_allowed, rpc_
 
 __all__ = ["CursorsService"]
 
-_HANDLE_BITS = 53  # all that a JavaScript number holds; 10,000 cursors in one document collide once in 180 million
+_HANDLE_BITS = 53  # exact in a JavaScript number; among 10,000 cursors the chance of a collision is 1 in 180 million
 
 
 @dataclass(slots=True)
 class _Cursor:
-    """What a node keeps of a client's cursor."""
+    """A cursor of a client on this node."""
 
     document: Any
     handle: int
@@ -44,10 +44,10 @@ class _Cursor:
 
 
 class CursorsService(RPCService):
-    """Cursors in documents. cursors_per_client: at most, in all documents together. cursor_max_bytes: of position and
-    status of one, as JSON.
+    """Cursors in documents.
 
-    Override `can_join` to say who may see what; it may be a plain method or a coroutine.
+    cursors_per_client: maximum over all documents. cursor_max_bytes: maximum of a cursor's position and status
+    together, as JSON. Override `can_join` to restrict who may join a document; it may be a plain method or a coroutine.
     """
 
     def __init__(self, name: str = "cursors", *, cursors_per_client: int = 16, cursor_max_bytes: int = 4096) -> None:
@@ -56,12 +56,12 @@ class CursorsService(RPCService):
         self._cursors_per_client = cursors_per_client
 
     def can_join(self, request: Request, document: Any) -> bool | Awaitable[bool]:
-        """Say whether this client may join this document; any that has an identity unless overridden."""
+        """Return whether this client may join this document. Unless overridden, every client with an identity may."""
         return True
 
     @rpc_command
     async def join(self, request: Request, document: Any) -> Fitted:
-        """Hear of the cursors in a document; tells those that there are."""
+        """Subscribe to a document's cursors; replies {"cursors": [...]}, the present ones."""
         request.demand_identity()
         if self.topics.is_subscribed(request.connection, document):
             raise RPCError("Already joined", "already_joined")
@@ -76,7 +76,7 @@ class CursorsService(RPCService):
 
     @rpc_command
     async def leave(self, request: Request, document: Any) -> None:
-        """Hear of them no more; one's own go."""
+        """Unsubscribe from a document's cursors, and remove the caller's own cursors from it."""
         self._demand_joined(request, document)
         self.topics.unsubscribe(request.connection, document)
         own, name = self._own(request.connection), channel_name(document)
@@ -88,7 +88,7 @@ class CursorsService(RPCService):
     async def create_cursor(
         self, request: Request, privateHandle: Any, document: Any, position: Any, status: Any
     ) -> int:
-        """Put a cursor into a document; tells its public handle."""
+        """Create a cursor in a document that the client has joined; replies its public handle."""
         self._demand_joined(request, document)
         own, name = self._own(request.connection), channel_name(privateHandle)
         if name in own:
@@ -107,7 +107,7 @@ class CursorsService(RPCService):
 
     @rpc_command(name="updateCursor")
     async def update_cursor(self, request: Request, privateHandle: Any, newData: dict[str, Any]) -> None:
-        """Move a cursor or change its status. newData: {"position"?, "status"?}; what else it has is ignored."""
+        """Move a cursor or change its status. newData: {"position"?, "status"?}; other fields are ignored."""
         cursor = self._find(request, privateHandle)
         if not isinstance(newData, dict):
             raise RPCError("Invalid params", "invalid_params")
@@ -127,7 +127,7 @@ class CursorsService(RPCService):
 
     @rpc_command(name="removeCursor")
     async def remove_cursor(self, request: Request, privateHandle: Any) -> None:
-        """Take a cursor out."""
+        """Remove a cursor."""
         cursor = self._find(request, privateHandle)
         del self._own(request.connection)[channel_name(privateHandle)]
         await self.rosters.leave(request.connection, cursor.document, entry=cursor.entry)
@@ -135,7 +135,7 @@ class CursorsService(RPCService):
     def roster_notice(
         self, channel: Any, member: Member, *, has_joined: bool, is_identity: bool
     ) -> tuple[Any, Selector]:
-        """Tell the others of every entry that comes or goes."""
+        """Build the `cursorAdded` or `cursorRemoved` notification to the document's other clients."""
         if has_joined:
             shown = _shown(channel, member.entry, member.identity, member.data)
             return _notice("cursorAdded", shown, member.owner.connection_id)
@@ -143,7 +143,7 @@ class CursorsService(RPCService):
         return _notice("cursorRemoved", cursor, member.owner.connection_id)
 
     def roster_update(self, channel: Any, member: Member) -> tuple[Any, Selector]:
-        """Tell the others where a cursor is."""
+        """Build the `cursorUpdated` notification to the document's other clients."""
         shown = _shown(channel, member.entry, member.identity, member.data)
         return _notice("cursorUpdated", shown, member.owner.connection_id)
 

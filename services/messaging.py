@@ -1,12 +1,13 @@
-"""MessagingService: participants with unique names send each other messages, wherever they are.
+"""MessagingService: participants with unique names send each other messages, on any node.
 
 Notification: {"type": "message", "sender": NAME, "dest": NAME, "body": BODY}.
 
 Rules:
-- A name is any JSON entity, unique in the whole cluster; a client may have several, and loses them when it goes.
-- `send` is answered when the destination's node has taken the message.
-- A client with an identity that registers a name which its own identity holds takes it over: it is back after a
-  crash, and the connection before it, which may not know yet that it is dead, is closed (4010).
+- A name is any JSON entity, unique in the whole cluster. A client may register several; they are released when it
+  disconnects.
+- `send` replies once the destination's node has accepted the message.
+- A client may register a name that another connection of its own identity has: it takes the name over, and the other
+  connection is closed (4010). So a client gets its name back after a crash, before its dead connection is noticed.
 """
 
 from collections.abc import Awaitable
@@ -17,13 +18,13 @@ from services.rpc import Request, RPCError, RPCService, is_allowed, rpc_command
 
 __all__ = ["MessagingService"]
 
-_ATTEMPTS = 3  # a name may be somebody else's by the time that its owner turns out to have gone
+_ATTEMPTS = 3  # after its owner turned out to be gone, a name may belong to another client
 
 
 class MessagingService(RPCService):
-    """Names and messages between them. names_per_client: at most; a name costs memory on the node and in Redis.
+    """Unique names, and messages between them. names_per_client: maximum; names use memory on the node and in Redis.
 
-    Override `is_name_allowed` to say who may be called what; it may be a plain method or a coroutine.
+    Override `is_name_allowed` to restrict who may register a name; it may be a plain method or a coroutine.
     """
 
     def __init__(self, name: str = "messaging", *, names_per_client: int = 100) -> None:
@@ -31,12 +32,12 @@ class MessagingService(RPCService):
         self._names_per_client = names_per_client
 
     def is_name_allowed(self, request: Request, name: Any) -> bool | Awaitable[bool]:
-        """Say whether this client may have this name; any unless overridden."""
+        """Return whether this client may register this name. Unless overridden, every client may."""
         return True
 
     @rpc_command(name="registerParticipant")
     async def register_participant(self, request: Request, name: Any) -> None:
-        """Take a name."""
+        """Register a name for this connection."""
         if not await is_allowed(self.is_name_allowed(request, name)):
             raise RPCError("Name not allowed", "name_not_allowed")
         if self.names.is_held(request.connection, name):
@@ -48,7 +49,7 @@ class MessagingService(RPCService):
 
     @rpc_command(name="unregisterParticipant")
     async def unregister_participant(self, request: Request, name: Any) -> None:
-        """Give a name back."""
+        """Release a name of this connection."""
         if await self.names.release(request.connection, name):
             return
         if await self.names.find(name) is None:
@@ -64,7 +65,7 @@ class MessagingService(RPCService):
 
     @rpc_command(name="send")
     async def send_message(self, request: Request, sender: Any, dest: Any, body: Any) -> None:
-        """Send a message from a name of one's own to any name."""
+        """Send a message from one of this connection's names to any name."""
         self._demand_held(request, sender)
         message = {"type": "message", "sender": sender, "dest": dest, "body": body}
         gone = None

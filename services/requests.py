@@ -1,4 +1,4 @@
-"""Requests: one call of an RPC service, the error that refuses it, and the reply to it."""
+"""Requests: a call of an RPC service, the error that rejects it, and its reply."""
 
 import asyncio
 import inspect
@@ -12,7 +12,7 @@ __all__ = ["Fitted", "RPCError", "Request", "acknowledged", "check_allowed", "de
 
 
 class RPCError(SnorkyError):
-    """A command refuses. text: goes to the client as it is; code: stable, snake_case."""
+    """A command rejects a call. text: sent to the client unchanged. code: a stable name in snake_case, for programs."""
 
     code = "refused"
 
@@ -25,7 +25,7 @@ class RPCError(SnorkyError):
 
 @dataclass(slots=True)
 class Request:
-    """One call. connection: who calls. call_id: the client's, None if it gave none."""
+    """One call. connection: the caller's. call_id: the client's ID of the call; None if it gave none."""
 
     connection: Connection
     service: str
@@ -36,11 +36,11 @@ class Request:
 
     @property
     def identity(self) -> str | None:
-        """Who calls, None if it has not said."""
+        """The caller's identity; None if it has not authenticated."""
         return self.connection.identity
 
     def demand_identity(self) -> str:
-        """Tell who calls. Raises RPCError: it has not said."""
+        """Return the caller's identity. Raises RPCError: it has not authenticated."""
         if self.connection.identity is None:
             raise RPCError("Not authenticated", "not_authenticated")
         return self.connection.identity
@@ -48,29 +48,29 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A reply as the bytes that its client gets."""
+    """A reply encoded as the bytes that its client receives."""
 
     frame: bytes
 
 
 async def is_allowed(verdict: bool | Awaitable[bool]) -> bool:
-    """Tell what a hook says, be it a plain method or a coroutine. One that says nothing (None) allows nothing."""
+    """Return the verdict of a hook, a plain method or a coroutine. None, from a hook without `return`, is a refusal."""
     return bool(await verdict if inspect.isawaitable(verdict) else verdict)
 
 
 def check_allowed(verdict: object) -> None:
-    """Refuse unless a hook allowed it. Raises RPCError."""
-    if not verdict:  # also None, of a hook that said nothing
+    """Raise RPCError ("Not authorized") unless a hook's verdict is true."""
+    if not verdict:  # also None, from a hook without `return`
         raise RPCError("Not authorized", "not_authorized")
 
 
 async def demand_allowed(verdict: bool | Awaitable[bool]) -> None:
-    """Refuse unless a hook allows it, be it a plain method or a coroutine. Raises RPCError."""
+    """Raise RPCError ("Not authorized") unless a hook, a plain method or a coroutine, allows the call."""
     check_allowed(await is_allowed(verdict))
 
 
 def acknowledged(future: "asyncio.Future[Any]") -> "asyncio.Future[None]":
-    """Make a future that is done with None when another is done; its error stays. For replies of `null`."""
+    """Return a future with the result None that completes with the given one, or with its error. For `null` replies."""
     done: asyncio.Future[None] = future.get_loop().create_future()
 
     def settle(settled: "asyncio.Future[Any]") -> None:
@@ -87,7 +87,7 @@ def acknowledged(future: "asyncio.Future[Any]") -> "asyncio.Future[None]":
 
 
 def response(request: Request, data: Any) -> dict[str, Any]:
-    """Make the message that answers a call."""
+    """Build the reply to a call."""
     message = {"type": "response", "data": data}
     if request.has_call_id:
         message["callId"] = request.call_id

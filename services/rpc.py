@@ -9,12 +9,12 @@
     <- {"service": "calculator", "message": {"type": "response", "callId": 7, "data": 3}}
 
 Rules:
-- Every request is answered exactly once: with what the command returns, with the RPCError that it raises, or,
-  when anything else is raised, with `Internal error`, which is logged.
-- A command is a coroutine or a plain function; it returns a JSON entity, a Compound of one, or what `fitted` makes of
-  one. One that returns a future (`return self.publish(...)`) is answered when that is done, while the connection's
-  next message is taken on already.
-- Parameters must fit the signature (`Invalid params`); types are not checked: they are JSON entities.
+- Every request gets exactly one reply: the command's return value, the RPCError that it raises, or, for any other
+  exception, `Internal error`; the exception is logged.
+- A command is a coroutine or a plain function. It returns a JSON entity, a Compound, or the result of `fitted`. If it
+  returns a future (`return self.publish(...)`), the reply is sent when the future completes; meanwhile the
+  connection's next message is processed.
+- Parameters must fit the signature (else `Invalid params`). Their types are not checked: they may be any JSON entities.
 """
 
 import asyncio
@@ -42,13 +42,13 @@ from services.requests import Fitted, Request, RPCError, acknowledged, is_allowe
 __all__ = ["Fitted", "RPCError", "RPCService", "Request", "acknowledged", "is_allowed", "rpc_command"]
 
 _log = structlog.get_logger("snorky.rpc")
-_UNKNOWN = "unknown"  # what a peer calls a command that there is none of is no label value
+_UNKNOWN = "unknown"  # the label of unknown commands: names that peers invent must not become label values
 
 
 class RPCService(Service):
-    """A service of commands. Subclass it and mark methods with `rpc_command`; aliases share one method."""
+    """A service with commands. Subclass it and mark methods with `rpc_command`. aliases: further names of commands."""
 
-    aliases: dict[str, str] = {}  # noqa: RUF012 - other name -> command; set by subclasses, never changed
+    aliases: dict[str, str] = {}  # noqa: RUF012 - alias -> command; set by subclasses, never changed
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -56,7 +56,7 @@ class RPCService(Service):
         self._counters: dict[tuple[str, str], tuple[Counter, Histogram]] = {}  # command, outcome -> calls, duration
         for alias, command in self.aliases.items():
             if command not in self._commands:
-                raise ConfigurationError(f"{self!r}: {alias!r} is an alias of {command!r}, which is no command")
+                raise ConfigurationError(f"{self!r}: {alias!r} is an alias of {command!r}, which is not a command")
             self._commands[alias] = self._commands[command]
 
     def on_message(self, connection: Connection, message: Any) -> Awaitable[None] | None:
@@ -75,7 +75,7 @@ class RPCService(Service):
             return None
         try:
             result = command.function(request, **params)
-        except Exception as error:  # the top of a call: answered, and logged if it is a fault of ours
+        except Exception as error:  # the top of a call: any error gets a reply; ours are logged
             self._refuse(request, error)
             return None
         if inspect.iscoroutine(result):
@@ -90,7 +90,7 @@ class RPCService(Service):
         try:
             result = await coroutine
         except asyncio.CancelledError as error:
-            if is_cancelling():  # the client left, or the node stops: nobody is left to answer
+            if is_cancelling():  # the client disconnected or the node stops: there is no recipient for a reply
                 raise
             self._refuse(request, error)
             return
@@ -103,7 +103,7 @@ class RPCService(Service):
             self._reply(request, result)
 
     def _settle(self, request: Request, future: "asyncio.Future[Any]") -> None:
-        """Answer with what a future came to."""
+        """Reply with a completed future's result or error."""
         if future.cancelled():
             self._refuse(request, asyncio.CancelledError())
         elif (error := future.exception()) is not None:
@@ -112,9 +112,9 @@ class RPCService(Service):
             self._reply(request, future.result())
 
     def fitted(self, request: Request, data: Any) -> Fitted:
-        """Make a command's reply before it returns, so that what it has done can be undone.
+        """Encode a command's reply before it returns, so that the command can undo its effects if that fails.
 
-        data: a JSON entity. Raises ReplyTooLarge: the client could never take it; InvalidMessage.
+        data: a JSON entity. Raises ReplyTooLarge: the reply exceeds what this client can receive; InvalidMessage.
         """
         return Fitted(self.framed(request.connection, response(request, data)))
 
@@ -130,7 +130,7 @@ class RPCService(Service):
                 self.send(connection, response(request, data))
         except ReplyTooLarge as error:
             self._refuse(request, error)
-        except Exception as error:  # it returned what is no JSON entity
+        except Exception as error:  # the return value is not a JSON entity
             _log.error("no JSON entity returned", service=self.name, command=request.command, error=str(error))
             self._refuse(request, SnorkyError("Internal error"))
         else:
@@ -147,7 +147,7 @@ class RPCService(Service):
     def _count(self, request: Request, outcome: str) -> None:
         key = request.command, outcome
         found = self._counters.get(key)
-        if found is None:  # finding them by their labels costs as much as the counting
+        if found is None:  # looking them up by labels costs as much as counting
             metrics = self.cluster.metrics
             found = metrics.rpc_calls.labels(self.name, *key), metrics.rpc_duration.labels(self.name)
             self._counters[key] = found

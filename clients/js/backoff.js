@@ -1,5 +1,5 @@
 /**
- * How long to wait before the next attempt: exponential, full jitter.
+ * Delays between attempts to connect: exponential backoff with full jitter.
  *
  * A delay is uniform in [0, min(maxMs, baseMs * 2^failures)). The whole range is random because thousands of
  * clients lose one node in the same millisecond: a fixed part of the delay would keep them together.
@@ -17,19 +17,19 @@ export class Backoff {
     this.#random = random;
   }
 
-  /** Delays handed out since the last reset. */
+  /** The number of failures since the last reset. */
   get failures() {
     return this.#failures;
   }
 
-  /** Count one failure; returns the delay in milliseconds before trying again. */
+  /** Count a failure; returns the delay in milliseconds before the next attempt. */
   next() {
     const ceilingMs = Math.min(this.#maxMs, this.#baseMs * 2 ** this.#failures);
     this.#failures += 1;
     return this.#random() * ceilingMs;
   }
 
-  /** Forget the failures: a connection has proven itself. */
+  /** Set the failures to 0: a connection was stable. */
   reset() {
     this.#failures = 0;
   }

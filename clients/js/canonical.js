@@ -1,8 +1,8 @@
 /**
- * When are two channels the same? When their canonical forms are: RFC 8785, on what JSON can say.
+ * The canonical form of channels (RFC 8785). Two channels are the same if their canonical forms are equal.
  *
- * ECMAScript is where RFC 8785 took its number and string forms from, so JSON.stringify gives both.
- * tests/vectors/canonical.json and redis_names.json hold the server and every client library to the same answers.
+ * RFC 8785 writes numbers and strings as ECMAScript does, so JSON.stringify produces both.
+ * The server and every client library are tested with tests/vectors/canonical.json and redis_names.json.
  */
 
 const CHANNEL_MAX_BYTES = 255; // of UTF-8, in canonical form (PROTOCOL)
@@ -14,8 +14,8 @@ const utf8 = new TextEncoder();
 /**
  * The canonical JSON text of a value: object keys in UTF-16 order, shortest numbers, no spaces.
  *
- * Throws TypeError for what is no JSON (NaN, undefined, functions, lone surrogates), is nested deeper than 32, or
- * holds integers beyond +-(2^53 - 1), which not every language can tell apart.
+ * Throws TypeError for values that are not JSON (NaN, undefined, functions, lone surrogates), are nested deeper than
+ * 32, or have integers beyond +-(2^53 - 1), which some languages cannot distinguish.
  *
  * @param {unknown} value
  * @returns {string}
@@ -25,8 +25,8 @@ export function canonical(value) {
 }
 
 /**
- * The name of a channel on the Redis wire: a string as it is, anything else `~` and its canonical form, and a
- * string that starts with `~` as `~` and its JSON form, so that no two collide.
+ * The name of a channel in Redis: a string unchanged; anything else as `~` and its canonical form; a string that
+ * starts with `~` as `~` and its JSON form. So two different channels never have the same name.
  *
  * Throws TypeError as `canonical`, and for more than 255 bytes in canonical form.
  *
@@ -34,7 +34,7 @@ export function canonical(value) {
  */
 export function channelName(channel) {
   const form = canonical(channel);
-  // A UTF-16 unit is at most 3 bytes: short forms, nearly all, need no counting.
+  // A UTF-16 unit is at most 3 bytes in UTF-8, so short forms (nearly all) need not be encoded to count.
   if (form.length * 3 > CHANNEL_MAX_BYTES && utf8.encode(form).length > CHANNEL_MAX_BYTES) {
     throw new TypeError(`A channel is at most ${CHANNEL_MAX_BYTES} bytes in canonical form`);
   }
@@ -63,7 +63,7 @@ function canonicalString(text) {
 
 /** @param {number} number */
 function canonicalNumber(number) {
-  // From 1e21 on ECMAScript writes an exponent, which every reader takes for a double.
+  // From 1e21 on ECMAScript writes an exponent, which every parser reads as a double.
   const isUnsafe = Number.isInteger(number) && !Number.isSafeInteger(number) && Math.abs(number) < 1e21;
   if (!Number.isFinite(number) || isUnsafe) throw new TypeError(`${number} has no canonical form`);
   return JSON.stringify(number);

@@ -1,9 +1,9 @@
 /**
- * A client of a gateway: what an application asks for, on a link that is kept open.
+ * The API for applications: calls, publications and subscriptions over a link that reconnects by itself (link.js).
  *
- * Calls are never sent twice: what was in flight when a connection ended rejects with `disconnected`. Publications have
- * a key that makes repeating them safe, and are repeated (queue.js). Subscriptions stand again on every connection
- * (session.js); those that recover miss nothing, or it is told (feed.js).
+ * A call is never sent twice: if the connection ends before the reply, it rejects with `disconnected`. A publication
+ * has an idempotency key, so it is safe to send again, and is (queue.js). Subscriptions are restored on every new
+ * connection (session.js). With `recover` they get the messages they missed, or an event `gap` (feed.js).
  */
 
 import { Emitter } from "./emitter.js";
@@ -26,20 +26,22 @@ const CLOSED_HERE = "closed by the client";
  * @typedef {import("./connection.js").Notification} Notification
  *
  * @typedef {object} ClientEvents
- * @property {{isMove: boolean, isResync: boolean}} open subscriptions are requested; what a service ties to the
- *   connection is not. isResync: the server closed the last one because what it had told is not sure any more (4010)
- * @property {{code: number, reason: string, willReconnect: boolean, status?: number}} close status: of HTTP, if the end
- *   is that the handshake was refused
- * @property {{delayMs: number, attempt: number, reason?: string, status?: number}} reconnecting reason, status: why the
- *   last handshake failed, if that is known
+ * @property {{isMove: boolean, isResync: boolean}} open connected. Subscriptions are requested again; other state that a
+ *   service ties to a connection is not. isMove: the connection replaces one whose server is leaving. isResync: the
+ *   server closed the last connection with 4010, because data it had sent may be out of date
+ * @property {{code: number, reason: string, willReconnect: boolean, status?: number}} close the connection ended. status:
+ *   the HTTP status, if the client ends because the handshake was refused
+ * @property {{delayMs: number, attempt: number, reason?: string, status?: number}} reconnecting the next attempt starts
+ *   in delayMs. reason, status: why the last handshake failed, if known
  * @property {{graceMs: number}} moving the server is leaving; the client opens its next connection
  * @property {Notification} notice any message of the service "gateway"
- * @property {{error: SnorkyError, service?: string, channel?: any}} error a refused subscription, a bad message, no token, a
- *   handshake that is refused for good
+ * @property {{error: SnorkyError, service?: string, channel?: any}} error a refused subscription, an invalid message, no
+ *   token, or a handshake refused permanently
  *
- * @typedef {"connecting" | "open" | "waiting" | "closed"} ClientState waiting: until the next attempt
+ * @typedef {"connecting" | "open" | "waiting" | "closed"} ClientState waiting: for the next attempt to connect
  */
 
+/** A client of a gateway, created by `connect`. It reconnects until `close` is called or the server forbids it. */
 export class Client {
   #settings;
   #clock;
@@ -48,11 +50,15 @@ export class Client {
   #waiting;
   #queue;
   #emitter = new Emitter();
-  /** Why there will be no connection. @type {SnorkyError | null} */
+  /** Why the client is closed; null while it is not. @type {SnorkyError | null} */
   #end = null;
   #link;
 
-  /** Dial. Use `connect`. @param {string | URL} url @param {import("./options.js").ClientOptions} [options] */
+  /**
+   * Start connecting. Applications call `connect` instead.
+   *
+   * @param {string | URL} url @param {import("./options.js").ClientOptions} [options]
+   */
   constructor(url, options = {}) {
     this.#settings = settle(url, options);
     this.#clock = this.#settings.clock;
@@ -74,28 +80,28 @@ export class Client {
     });
   }
 
-  /** @returns {ClientState} */
+  /** The state of the connection. @returns {ClientState} */
   get state() {
     if (this.#end !== null) return "closed";
     if (this.#link.current !== null) return "open";
     return this.#link.isDialling ? "connecting" : "waiting";
   }
 
-  /** Name of the encoding in use. */
+  /** The name of the encoding in use: "json" or "msgpack". */
   get encoding() {
     return this.#settings.codec.name;
   }
 
-  /** Publications that the server has not answered yet. */
+  /** The number of publications without a reply yet. */
   get queued() {
     return this.#queue.size;
   }
 
   /**
-   * Ask a service to do something; returns its answer's data.
+   * Call a service's command; resolves with the data of its reply.
    *
-   * Without a connection the call waits for one. Rejects with SnorkyError (codes: error.js); at once and with nothing
-   * sent with TypeError or RangeError: the gateway would refuse the parameters (values.js).
+   * Without a connection the call waits for one. Rejects with SnorkyError (codes: error.js). Rejects at once, with
+   * nothing sent, with TypeError or RangeError: the gateway would not accept the parameters (values.js).
    *
    * @param {string} service @param {string} command @param {object} [params] @param {{timeoutMs?: number}} [options]
    * @returns {Promise<any>}
@@ -111,55 +117,56 @@ export class Client {
   }
 
   /**
-   * Publish to a channel, once; resolves when the server took the message.
+   * Publish a message to a channel once; resolves when the server has accepted it.
    *
-   * It waits for a connection, for `timeoutMs` in all (default: publishMaxAgeMs). Who has an identity sends it again under
-   * the same key while its outcome is not known. Messages go out in the order of the calls. Rejects with SnorkyError
-   * (codes: queue.js, error.js); at once with TypeError or RangeError: the gateway would refuse it (values.js).
+   * Waits for a connection if there is none. timeoutMs limits the whole (default: publishMaxAgeMs). A client with an
+   * identity sends the message again under the same idempotency key while its outcome is unknown. Messages are sent in
+   * the order of the calls. Rejects with SnorkyError (codes: queue.js, error.js). Rejects at once with TypeError or
+   * RangeError: the gateway would not accept the message (values.js).
    *
    * @param {any} channel any JSON entity @param {any} message
-   * @param {{service?: string, key?: string, timeoutMs?: number}} [options] key: of your own, if you repeat publications
-   *   yourself; what has the same key is published once
+   * @param {{service?: string, key?: string, timeoutMs?: number}} [options] key: your own idempotency key, if you repeat
+   *   publications yourself; messages with the same key are published once
    * @returns {Promise<any>}
    */
   async publish(channel, message, { service = "pubsub", key, timeoutMs } = {}) {
     if (this.#end !== null) throw this.#end;
     const maxAgeMs = timeoutMs ?? this.#settings.publishMaxAgeMs;
-    // Without an identity a key would be good for this connection only, and cost the server as much.
+    // Without an identity the server knows a key on this connection only, and storing it costs as much.
     const onceKey = key ?? (this.#settings.hasIdentity ? randomHex(16) : null);
     return this.#queue.add({ service, channel, message, key: onceKey, maxAgeMs });
   }
 
   /**
-   * Hear the messages of a channel, over all reconnects, until `close` of what is returned.
+   * Subscribe to a channel, across reconnects, until the returned subscription is closed.
    *
-   * `ready` of what is returned resolves when the server has confirmed and rejects if it refuses; a refused
-   * subscription is asked for again on the next connection. Handlers of one channel share one subscription.
+   * Its `ready` resolves when the server has confirmed the subscription and rejects if the server refuses; a refused
+   * subscription is requested again on the next connection. All handlers of a channel share one subscription.
    *
-   * recover: what is published while there is no connection comes when there is one again, in order and once; what
-   * cannot be had any more is told by the event `gap` of what is returned. It takes a channel that keeps history. A
-   * position (`info.position`, `subscription.position`) instead of true: from there on, for a page that was reloaded.
+   * recover: after a reconnect, the messages published meanwhile are delivered in order and once. If some are no
+   * longer available, the subscription emits `gap`; on a channel without history every reconnect does. Instead of
+   * true, a position (`info.position`, `subscription.position`): recover from there, for example after a page reload.
    *
-   * Throws TypeError, RangeError if the channel is no JSON, has no canonical form, or one of more than 255 bytes; or if a
-   * position is given for a channel that has handlers: these have a position already.
+   * Throws TypeError or RangeError if the channel is not JSON, has no canonical form, or one above 255 bytes; or if a
+   * position is given for a channel that has handlers, because these have a position already.
    *
    * @param {any} channel any JSON entity @param {MessageHandler} handler
    * @param {{service?: string, recover?: boolean | string | null}} [options]
    * @returns {Subscription}
    */
   subscribe(channel, handler, { service = "pubsub", recover = false } = {}) {
-    const wanted = plain(channel); // what the application does with it later changes nothing
-    void new Request(service, "subscribe", { channel: wanted, recover }, this.#settings); // would it be taken?
+    const wanted = plain(channel); // a copy: later changes by the application have no effect
+    void new Request(service, "subscribe", { channel: wanted, recover }, this.#settings); // throws if not acceptable
     const key = topicKey(service, wanted);
     let topic = this.#topics.get(key);
     if (typeof recover === "string" && topic !== undefined) {
-      throw new TypeError("This channel is subscribed to: it can be recovered from where it stands only");
+      throw new TypeError("This channel has a subscription already, which recovers from its own position only");
     }
     if (topic === undefined) {
       topic = new Topic(service, wanted);
       this.#topics.set(key, topic);
     }
-    if (recover !== false) topic.recovers = true; // null: a position that there was none of
+    if (recover !== false) topic.recovers = true; // null: the `position` of a subscription that has none yet
     if (typeof recover === "string") topic.sequence.moveTo(recover);
     const leave = topic.join(handler);
     if (this.#end !== null) topic.refuse(this.#end);
@@ -169,8 +176,8 @@ export class Client {
   }
 
   /**
-   * Hear the notifications of a service that are no channel's messages (of your own services, `chat`, ...).
-   * Returns what ends it.
+   * Listen to the notifications of a service that do not belong to a subscribed channel (of `chat`, your own services,
+   * ...). Returns a function that removes the handler.
    *
    * @param {string} service @param {(notification: Notification) => void} handler
    * @returns {() => void}
@@ -180,7 +187,7 @@ export class Client {
   }
 
   /**
-   * Hear what happens to the connection. Returns what ends it.
+   * Listen to an event of the client. Returns a function that removes the handler.
    *
    * @template {keyof ClientEvents} E
    * @param {E} event @param {(event: ClientEvents[E]) => void} handler
@@ -190,7 +197,7 @@ export class Client {
     return this.#emitter.on(event, handler);
   }
 
-  /** End it all: the connection, its subscriptions, its calls, what waits to be published. Idempotent. */
+  /** Close the connection; subscriptions end, pending calls and publications reject. Idempotent. */
   close() {
     this.#finish(1000, CLOSED_HERE, null);
   }
@@ -199,7 +206,7 @@ export class Client {
 
   /** @param {import("./connection.js").Connection} connection @param {ClientEvents["open"]} how */
   #onOpen(connection, how) {
-    this.#emit("open", how); // a handler may close the client; then nobody waits any more
+    this.#emit("open", how); // a handler may close the client; then no call waits any more
     this.#waiting.release(connection);
     this.#queue.use(connection);
   }
@@ -252,7 +259,7 @@ export class Client {
     try {
       return this.#topics.get(topicKey(service, channel));
     } catch {
-      return undefined; // no canonical form: not a channel that anybody here can have asked for
+      return undefined; // no canonical form, so this client cannot have subscribed to it
     }
   }
 
@@ -271,7 +278,7 @@ export class Client {
 
 /** @param {number} code @param {string} reason */
 function endText(code, reason) {
-  return code === ABNORMAL ? reason : `The server has ended the connection for good: ${code} ${reason}`.trimEnd();
+  return code === ABNORMAL ? reason : `The server has ended the connection permanently: ${code} ${reason}`.trimEnd();
 }
 
 /** The fields of an event that describe a refused handshake. @param {import("./refusal.js").Refusal | null} refusal */

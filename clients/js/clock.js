@@ -1,9 +1,10 @@
 /**
- * Time as this client sees it; tests bring their own.
+ * The clock and timers that the client uses; tests replace them.
  *
  * @typedef {object} Clock
  * @property {() => number} now milliseconds, monotonic
- * @property {(delayMs: number, action: () => void) => (() => void)} after runs `action` once, returns what cancels it
+ * @property {(delayMs: number, action: () => void) => (() => void)} after runs `action` once;
+ *   returns a function that cancels it
  */
 
 /** @type {Clock} */

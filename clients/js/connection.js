@@ -1,11 +1,11 @@
 /**
- * One WebSocket, from dialling to its end: calls and their answers, and nothing after the end.
+ * One WebSocket from its handshake to its end: calls with their replies, and notifications.
  *
  * Invariants:
- * - `onEnd` is heard exactly once, and nothing is heard after it.
- * - Every call settles: answered, timed out, or rejected when the connection ends. None is sent twice.
- * - Only a reply of the service that was called settles a call. Call ids begin with 64 random bits that only the gateway
- *   learns, so that nothing that other clients send can look like a reply.
+ * - `onEnd` is called exactly once, and no other callback after it.
+ * - Every call settles: with a reply, a timeout, or a rejection when the connection ends. No call is sent twice.
+ * - Only a reply from the service that was called settles a call. Call IDs begin with 64 random bits that only the
+ *   gateway learns, so a message from another client cannot pass for a reply.
  */
 
 import { SnorkyError } from "./error.js";
@@ -14,7 +14,7 @@ import { refusalOf } from "./refusal.js";
 import { Request } from "./request.js";
 
 /**
- * What this client needs of a WebSocket; browsers, Node >= 22 and the package `ws` have it.
+ * The part of the WebSocket API that this client uses. Browsers, Node >= 22 and the package `ws` provide it.
  *
  * @typedef {object} Socket
  * @property {string} binaryType
@@ -29,21 +29,21 @@ import { Request } from "./request.js";
  *
  * @typedef {object} ConnectionOptions
  * @property {string} url
- * @property {string[]} subprotocols what the handshake asks for: the encoding's, and the token's
+ * @property {string[]} subprotocols those that the handshake offers: one for the encoding, one for the token
  * @property {SocketClass} WebSocket
  * @property {import("./json.js").Codec} codec
  * @property {number} messageMaxBytes
  * @property {import("./clock.js").Clock} clock
- * @property {number} connectTimeoutMs a socket that is not open by then is given up
- * @property {number} probeAfterMs silence before the server is asked whether it is there; 0: never
- * @property {number} probeTimeoutMs silence after that question before the connection counts as dead
+ * @property {number} connectTimeoutMs a socket that is not open after this time is closed
+ * @property {number} probeAfterMs time without any message after which the server is probed; 0: never
+ * @property {number} probeTimeoutMs time without any message after the probe until the connection counts as dead
  *
  * @typedef {object} ConnectionEvents
  * @property {() => void} onOpen
- * @property {(service: string, message: Notification) => void} onNotification whatever answers no call
- * @property {(error: SnorkyError) => void} onFault the server sent what cannot be understood; the connection goes on
+ * @property {(service: string, message: Notification) => void} onNotification every message that is not a reply
+ * @property {(error: SnorkyError) => void} onFault a message was invalid, the server's or ours; the connection stays open
  * @property {(code: number, reason: string, refusal: import("./refusal.js").Refusal | null) => void} onEnd refusal: why
- *   it has not opened, if the socket tells
+ *   the handshake failed, if the socket reports it
  *
  * @typedef {Record<string, unknown> & {type?: unknown}} Notification
  *
@@ -54,10 +54,10 @@ import { Request } from "./request.js";
  * @property {() => void} cancelTimeout
  */
 
-// RFC 6455 7.1.5: what a closing that never got a close frame is called.
+// RFC 6455 7.1.5: closed without a close frame.
 const ABNORMAL = 1006;
 const NORMAL = 1000;
-const TOO_LARGE = 1009; // 7.4.1: the client sent more at once than the server takes
+const TOO_LARGE = 1009; // RFC 6455 7.4.1: the client's message is larger than the server accepts
 
 export class Connection {
   #options;
@@ -71,12 +71,12 @@ export class Connection {
   #lastCall = 0;
   /** @type {import("./refusal.js").Refusal | null} */
   #refusal = null;
-  #faults = 0; // messages that the server could not read
+  #faults = 0; // messages of ours that the server could not parse
   #heardAtMs;
   #isFinishing = false;
   #cancelTimer;
 
-  /** Dial. @param {ConnectionOptions} options @param {ConnectionEvents} events */
+  /** Start connecting. @param {ConnectionOptions} options @param {ConnectionEvents} events */
   constructor(options, events) {
     this.#options = options;
     this.#events = events;
@@ -88,7 +88,8 @@ export class Connection {
     socket.onmessage = (/** @type {{data: string | ArrayBuffer}} */ event) => this.#onMessage(event.data);
     socket.onclose = (/** @type {{code: number, reason: string}} */ event) => this.#end(event.code, event.reason);
     socket.onerror = (/** @type {unknown} */ event) => {
-      if (this.#state !== "connecting") return; // then a close event follows; the WebSocket of Node 20 has none here
+      // Once open, a close event follows. While connecting, some WebSockets (Node 20's) send no close event.
+      if (this.#state !== "connecting") return;
       this.#refusal = refusalOf(event);
       this.#end(ABNORMAL, "");
     };
@@ -100,7 +101,7 @@ export class Connection {
   }
 
   /**
-   * Make a request, send it and return its answer. Rejects as `send`, and with what Request throws.
+   * Build a request, send it and return its reply. Rejects as `send` does, and with the errors that Request throws.
    *
    * @param {string} service @param {string} command @param {object} params @param {number} timeoutMs
    * @returns {Promise<any>}
@@ -114,10 +115,10 @@ export class Connection {
   }
 
   /**
-   * Send a request and return its answer.
+   * Send a request and return its reply.
    *
-   * Rejects with SnorkyError: what the server answered, `timeout`, `disconnected`, or `too_large`; `invalid_message`: it
-   * has not been answered in time, and the server said that it could not read something.
+   * Rejects with SnorkyError: the server's error, `timeout`, `disconnected` or `too_large`; `invalid_message`: there was
+   * no reply in time, and meanwhile the server reported a message that it could not parse.
    *
    * @param {Request} request @param {number} timeoutMs
    * @returns {Promise<any>}
@@ -130,7 +131,7 @@ export class Connection {
     return new Promise((resolve, reject) => {
       const cancelTimeout = this.#options.clock.after(timeoutMs, () => {
         const text = `No answer to ${request.service}.${request.command} in time`;
-        // Whatever the server could not read it will not read the next time: this must not be sent again.
+        // The server would not parse the message the next time either: it must not be sent again.
         const code = this.#faults === faults ? "timeout" : "invalid_message";
         this.#settle(callId)?.reject(new SnorkyError(text, code));
       });
@@ -139,13 +140,13 @@ export class Connection {
     });
   }
 
-  /** End now: calls in flight are rejected, nothing more is heard. @param {string} [reason] for the server's log */
+  /** Close now: calls in flight reject, later messages are ignored. @param {string} [reason] for the server's log */
   close(reason = "") {
     this.#end(NORMAL, reason);
     this.#socket.close(NORMAL, reason);
   }
 
-  /** End as soon as the calls in flight are settled; notifications are heard no more. */
+  /** Close once the calls in flight have settled; notifications are ignored from now on. */
   finish() {
     this.#isFinishing = true;
     if (this.#calls.size === 0) this.close("moved");
@@ -178,7 +179,7 @@ export class Connection {
       this.#settle(message.callId, envelope.service)?.resolve(message.data);
     } else if (message?.type === "error") {
       const error = SnorkyError.from(message);
-      // Without a call to reject it is about something the server could not even read.
+      // An error without a call ID is about a message that the server could not parse.
       if (message.callId === null || message.callId === undefined) {
         if (envelope.service === "gateway") this.#faults += 1;
         this.#events.onFault(error);
@@ -189,9 +190,9 @@ export class Connection {
   }
 
   /**
-   * Take a call out; undefined if it timed out before, was never made, or is another service's.
+   * Remove a call and return it; undefined if it timed out before, does not exist, or is to another service.
    *
-   * @param {string} callId @param {string} [service] whose reply it is
+   * @param {string} callId @param {string} [service] that replied
    */
   #settle(callId, service) {
     const call = this.#calls.get(callId);
@@ -203,9 +204,9 @@ export class Connection {
   }
 
   /**
-   * Notice a peer that vanished without a word: browsers show no pings, so after some silence we ask ourselves.
-   * Any message is a sign of life, an error too. Timers fire late after sleep; silence is measured, and asking
-   * comes before judging.
+   * Detect a server that disappeared without closing the connection. Browsers do not expose pings, so after a time
+   * without messages the client calls `gateway.info`; any message shows that the server is alive, an error too. Timers
+   * fire late after the computer slept, so the silence is measured, and a probe always precedes closing.
    *
    * @param {number} delayMs
    */
@@ -223,14 +224,14 @@ export class Connection {
     });
   }
 
-  /** End without waiting for a peer that may not be there. @param {string} reason */
+  /** End without waiting for a server that may be gone. @param {string} reason */
   #abandon(reason) {
     this.#end(ABNORMAL, reason);
     this.#socket.close();
   }
 
   /**
-   * After 1009 the largest call is rejected as too large: sent again, it would end the next connection.
+   * Reject all calls. After 1009 the largest one rejects with `too_large`: sent again, it would end the next connection.
    *
    * @param {number} code @param {string} reason
    */

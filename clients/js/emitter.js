@@ -1,9 +1,9 @@
-/** Who wants to hear what. */
+/** Handlers of named events. */
 export class Emitter {
   /** @type {Map<string, Set<(detail: any) => void>>} */
   #handlers = new Map();
 
-  /** Add a handler; returns what removes it. @param {string} event @param {(detail: any) => void} handler */
+  /** Add a handler; returns a function that removes it. @param {string} event @param {(detail: any) => void} handler */
   on(event, handler) {
     const seat = (/** @type {any} */ detail) => handler(detail); // the same function twice is two handlers
     const seats = this.#handlers.get(event) ?? new Set();
@@ -16,15 +16,15 @@ export class Emitter {
     const seats = this.#handlers.get(event);
     if (seats === undefined || seats.size === 0) return false;
     for (const seat of [...seats]) {
-      if (seats.has(seat)) protect(() => seat(detail)); // not if a handler before it removed it
+      if (seats.has(seat)) protect(() => seat(detail)); // an earlier handler may have removed it
     }
     return true;
   }
 }
 
 /**
- * Run an application's function. What it throws is its own bug: it surfaces as an uncaught error, and harms
- * neither the connection nor other handlers.
+ * Run an application's function. If it throws, the error is reported as uncaught and affects neither the connection
+ * nor other handlers.
  *
  * @param {() => void} action
  */

@@ -1,22 +1,22 @@
 /**
- * What a call rejects with. `code` is stable and snake_case.
- *
- * Codes that come from this client, beside those of the server:
- * - `offline`: never sent, there was no connection in time. Safe to repeat.
- * - `closed`: never sent, the client was closed, told by the server not to come back, or refused for good: `status`.
- * - `disconnected`: sent, and the connection ended before the answer. The outcome is unknown.
- * - `timeout`: sent, and no answer came in time. The outcome is unknown.
- * - `queue_full`: never sent, what may wait is bounded.
- * - `too_large`: never sent, or the server ended the connection because of it.
- * - `token`: the application gave no token.
- * - `invalid_message`: the server sent what is not the protocol; of a call: it could not read it.
+ * The error of calls, publications and subscriptions. `code` is stable and in snake_case: a code of the server or one
+ * of this client:
+ * - `offline`: never sent: there was no connection in time. Safe to repeat.
+ * - `closed`: never sent: the client was closed, by the application, by a close code that forbids reconnecting, or
+ *   because its handshake was refused permanently (then `status` may be set).
+ * - `disconnected`: sent, but the connection ended before the reply. The outcome is unknown.
+ * - `timeout`: sent, but there was no reply in time. The outcome is unknown.
+ * - `queue_full`: never sent: too many publications or bytes are waiting.
+ * - `too_large`: never sent, or the server closed the connection because of its size.
+ * - `token`: the application provided no valid token.
+ * - `invalid_message`: the server's message violates the protocol; of a call: the server could not parse it.
  */
 export class SnorkyError extends Error {
   /**
    * @param {string} message
    * @param {string} code
-   * @param {number | null} [retryAfterMs] set where trying again helps, and after how long
-   * @param {number | null} [status] of HTTP, with which the handshake was refused
+   * @param {number | null} [retryAfterMs] try again after this time; null if that does not help
+   * @param {number | null} [status] the HTTP status with which the handshake was refused
    */
   constructor(message, code, retryAfterMs = null, status = null) {
     super(message);
@@ -30,7 +30,7 @@ export class SnorkyError extends Error {
   }
 
   /**
-   * The error that an `error` message of the protocol means. A server of 2016 sends no code: `error`.
+   * Create the error for an `error` message of the protocol. A server of 2016 sends no code; it is then `error`.
    *
    * @param {{message?: unknown, code?: unknown, retryAfterMs?: unknown}} reply
    */

@@ -1,41 +1,42 @@
 /**
- * What one connection brings of one channel.
+ * Delivers the messages of one channel from one connection, in order and without duplicates.
  *
- * A topic that recovers asks with the position where it stands. What comes before the answer waits for it; the answer's
- * messages come first, then those, then what comes live. A message that is not the next one is never delivered: a
- * repetition is dropped, and behind a hole the channel is asked for anew (`repair`), from where the topic stands.
+ * A topic that recovers subscribes with its present position. Messages that arrive before the reply are buffered. The
+ * reply's messages are delivered first, then the buffered ones, then live ones. Only the next message by offset is
+ * delivered: duplicates are dropped, and if one is missing, the feed subscribes again from the topic's position
+ * (`repair`).
  *
- * During a move two connections bring the channel, and the feed of the new one is held. When it is let go, offsets
- * tell what came before. Where they cannot (a gap, no position asked with), it is asked for anew.
+ * During a move two connections deliver the channel, and the feed of the new one buffers until `release`. Offsets then
+ * show which messages the old one delivered. Where they cannot (a gap, or no position), the feed subscribes again.
  */
 
 /**
  * @typedef {import("./topic.js").Topic} Topic
  * @typedef {import("./connection.js").Notification} Notification
  *
- * @typedef {object} Recovery what a subscription that recovers is answered
+ * @typedef {object} Recovery the reply to a subscription that recovers
  * @property {string | null} position null: the channel keeps no history
  * @property {boolean} recovered
  * @property {{message: any, offset: number, position: string, tombstone?: boolean}[]} messages
  *
  * @typedef {object} FeedEvents
  * @property {(topic: Topic, message: Notification) => void} onLoose a message without a position
- * @property {(topic: Topic) => void} repair ask for the channel anew; this feed is over then
+ * @property {(topic: Topic) => void} repair subscribe again with a new feed; this one has ended
  */
 
-// What comes before the answer or during a move: a few round trips' worth.
+// Buffered messages: those of the few round trips until the reply, or of a move.
 const KEPT_MAX = 10_000;
 
 export class Feed {
   #topic;
   #events;
-  /** The position that was asked with. */
+  /** The position in the request. */
   #asked;
-  /** What came before the answer; null behind it. @type {Notification[] | null} */
+  /** Messages that arrived before the reply; null after it. @type {Notification[] | null} */
   #early;
-  /** What came while another connection delivers. @type {Notification[] | null} */
+  /** Messages buffered while another connection delivers; null if none does. @type {Notification[] | null} */
   #held;
-  /** Of a feed that is held. @type {Recovery | null} */
+  /** The reply, kept until `release`. @type {Recovery | null} */
   #answer = null;
   #isOver = false;
 
@@ -49,21 +50,21 @@ export class Feed {
     this.#held = isHeld ? [] : null;
   }
 
-  /** What to ask the server with. */
+  /** The parameters of the `subscribe` request. */
   get params() {
     const { channel } = this.#topic;
     return this.recovers ? { channel, recover: this.#asked ?? true } : { channel };
   }
 
-  /** Hear no more of it. */
+  /** Ignore all further messages. */
   end() {
     this.#isOver = true;
   }
 
   /**
-   * Take what the connection brings. False if it has to be kept and there is no room.
+   * Deliver or buffer a notification of the channel. Returns false if the buffer is full.
    *
-   * @param {Notification} notification of the channel: `message` or `gap`
+   * @param {Notification} notification of type `message` or `gap`
    */
   hear(notification) {
     if (this.#isOver) return true;
@@ -74,12 +75,12 @@ export class Feed {
     return true;
   }
 
-  /** Know that what came so far was of a subscription before this one, which is given up. */
+  /** Discard buffered messages: they belong to an earlier subscription that has ended. */
   clear() {
     if (this.#early !== null) this.#early = [];
   }
 
-  /** Know what the server answered to the subscription. @param {unknown} data */
+  /** Process the server's reply to `subscribe`. @param {unknown} data */
   answered(data) {
     const early = this.#early;
     if (this.#isOver || early === null) return;
@@ -93,27 +94,27 @@ export class Feed {
     }
   }
 
-  /** Deliver what was held, and from now on what comes. */
+  /** Deliver the buffered messages, and later ones as they arrive. */
   release() {
     const held = this.#held;
     this.#held = null;
     if (held === null || this.#isOver) return;
     const answer = this.#answer;
-    if (this.#early !== null) return; // the answer is applied when it comes
+    if (this.#early !== null) return; // `answered` will deliver them
     if (answer === null || answer.position === null) this.#deliverAll(held);
     else this.#apply(answer, held);
   }
 
-  /** @param {Recovery} answer @param {Notification[]} behind */
+  /** @param {Recovery} answer @param {Notification[]} behind messages that arrived after it */
   #apply(answer, behind) {
     const topic = this.#topic;
-    const hasMoved = topic.position !== this.#asked; // another connection brought something meanwhile
-    const hasGap = !answer.recovered || behind.some(({ type }) => type === "gap"); // that one may have told it as well
+    const hasMoved = topic.position !== this.#asked; // another connection delivered messages meanwhile
+    const hasGap = !answer.recovered || behind.some(({ type }) => type === "gap"); // it may have reported the gap too
     if (hasMoved && (this.#asked === null || hasGap)) return this.#repair();
     if (answer.recovered) {
       let count = 0;
       for (const entry of answer.messages) {
-        if (this.#isOver) return; // a handler has closed
+        if (this.#isOver) return; // a handler closed the subscription
         const verdict = topic.sequence.judge(entry.offset, entry.position);
         if (verdict === "repeated") continue;
         if (verdict === "hole" && hasMoved) return this.#repair(); // into another epoch
@@ -124,7 +125,7 @@ export class Feed {
     } else if (this.#asked !== null || topic.hasBeenConfirmed) {
       topic.lose(answer.position, "recovery");
     } else {
-      topic.sequence.moveTo(answer.position); // asked for the first time: there is nothing that it could have missed
+      topic.sequence.moveTo(answer.position); // the first subscription has missed nothing
     }
     this.#deliverAll(behind);
   }
@@ -157,7 +158,7 @@ export class Feed {
   }
 }
 
-/** What a server means that answers; one that knows nothing of recovery answers null. @param {any} data @returns {Recovery} */
+/** Read a reply to `subscribe`; a server without recovery replies null. @param {any} data @returns {Recovery} */
 function recoveryOf(data) {
   const position = typeof data?.position === "string" ? data.position : null;
   const messages = Array.isArray(data?.messages) ? data.messages : [];

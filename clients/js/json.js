@@ -1,17 +1,17 @@
 /**
- * How messages become what a WebSocket carries, and back.
+ * The JSON encoding of messages, and the interface that every encoding implements.
  *
  * @typedef {object} Codec
- * @property {string} name as the server calls it in `info`
- * @property {string} subprotocol what the handshake asks for
+ * @property {string} name as in the server's reply to `info`
+ * @property {string} subprotocol offered in the handshake
  * @property {(value: unknown) => string | Uint8Array} encode
- * @property {(data: string | ArrayBuffer) => unknown} decode throws on what is not this encoding
+ * @property {(data: string | ArrayBuffer) => unknown} decode throws if data is not in this encoding
  */
 
 const INTEGER_MIN = -(2 ** 63);
-const ROUNDED = "9223372036854776000"; // what JSON.stringify writes of it, and a reader of integers takes for less
+const ROUNDED = "9223372036854776000"; // JSON.stringify(INTEGER_MIN); as an integer it is below -2^63
 
-/** Write -2^63 digit by digit, all else as JSON.stringify does. @param {unknown} value @returns {string} */
+/** As JSON.stringify, but with the exact digits of -2^63. @param {unknown} value @returns {string} */
 function exactly(value) {
   if (value === INTEGER_MIN) return "-9223372036854775808";
   if (Array.isArray(value)) return `[${value.map(exactly).join(",")}]`;
@@ -19,7 +19,7 @@ function exactly(value) {
   return `{${Object.entries(value).map(([key, member]) => `${JSON.stringify(key)}:${exactly(member)}`).join(",")}}`;
 }
 
-/** Text frames of JSON; every server speaks it. @type {Codec} */
+/** JSON in text frames; every server supports it. @type {Codec} */
 export const json = Object.freeze({
   name: "json",
   subprotocol: "snorky.json",

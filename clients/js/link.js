@@ -1,11 +1,11 @@
 /**
- * The way to the server, kept open: one session at a time, the next one when that ends or is about to.
+ * The link to the server: one session at a time, replaced when it ends or its server announces that it leaves.
  *
- * `current` is the session that calls go to and that delivers; `next` is the one being dialled. A session that opens
- * gets all topics. Without a current one it takes over at once; with one it does as the mover says.
+ * `current` is the session that sends calls and delivers messages; `next` is the one that is connecting. A session that
+ * opens subscribes to all topics. Without a current session it becomes current at once, else when the mover allows it.
  *
- * A handshake that was refused for a reason that cannot heal (a wrong URL, say) is the end if none has succeeded before:
- * the URL of a client that has been connected is right, and what refuses it now may pass.
+ * If the first handshake is refused for a permanent reason (a wrong URL, say), the client ends. After a successful
+ * handshake the URL is known to be right, so a later refusal may be temporary and the client keeps trying.
  */
 
 import { Backoff } from "./backoff.js";
@@ -22,27 +22,27 @@ import { Token } from "./token.js";
  * @typedef {import("./refusal.js").Refusal} Refusal
  *
  * @typedef {object} LinkEvents
- * @property {() => Iterable<Topic>} topics what every session has to carry
+ * @property {() => Iterable<Topic>} topics those that every session subscribes to
  * @property {(service: string, channel: unknown) => Topic | undefined} find
  * @property {(service: string, message: Notification) => void} onNotice
  * @property {(topic: Topic, error: SnorkyError) => void} onRefused
  * @property {(error: SnorkyError) => void} onError
- * @property {(session: Session, how: {isMove: boolean, isResync: boolean}) => void} onOpen a session is current
- * @property {(code: number, reason: string) => void} onLost the current session has ended; another will come
- * @property {(delayMs: number, attempt: number, refusal: Refusal | null) => void} onWaiting refusal: of the last handshake,
- *   if it was refused and it is known why
+ * @property {(session: Session, how: {isMove: boolean, isResync: boolean}) => void} onOpen a session has become current
+ * @property {(code: number, reason: string) => void} onLost the current session has ended; the client reconnects
+ * @property {(delayMs: number, attempt: number, refusal: Refusal | null) => void} onWaiting refusal: why the last handshake
+ *   was refused, if it was and the reason is known
  * @property {(graceMs: number) => void} onMoving
  * @property {(session: Session) => void} onSessionEnd any session, before its calls are rejected
- * @property {(code: number, reason: string, status: number | null) => void} onEnd there will be no other. status: of the
- *   handshake that was refused
+ * @property {(code: number, reason: string, status: number | null) => void} onEnd the client does not reconnect. status:
+ *   the HTTP status of a refused handshake
  */
 
-// A connection that lives shorter proves nothing: a node that accepts and closes is backed off from as well.
+// A shorter connection does not reset the backoff: a node may accept connections and close them at once.
 const STABLE_MS = 5_000;
 const PROBE_TIMEOUT_MS = 5_000;
 // Close codes (RFC 6455 7.1.5, PROTOCOL).
 const ABNORMAL = 1006;
-const UNAUTHORIZED = 401; // of HTTP; never a gateway's answer, but that of a proxy that looks at tokens
+const UNAUTHORIZED = 401; // HTTP; from a proxy that checks tokens, never from a gateway
 const RESYNC = 4010;
 const BAD_TOKEN = 4501;
 const isTerminal = (/** @type {number} */ code) => code >= 4500 && code <= 4999;
@@ -58,17 +58,17 @@ export class Link {
   #current = null;
   /** @type {Session | null} */
   #next = null;
-  #isRenewing = false; // the token that the next handshake brings
+  #isRenewing = false; // asking the application for the next handshake's token
   #isResync = false;
   #cancelDialling = () => {};
   #hasBeenOpen = false;
-  #failures = 0; // handshakes, since one succeeded
+  #failures = 0; // failed handshakes since the last success
   /** @type {Refusal | null} */
   #refusal = null;
   #cancelProbe = () => {};
   #isClosed = false;
 
-  /** Dial. Throws TypeError if the token cannot be one. @param {Settings} settings @param {LinkEvents} events */
+  /** Start connecting. Throws TypeError: the token is not valid. @param {Settings} settings @param {LinkEvents} events */
   constructor(settings, events) {
     this.#settings = settings;
     this.#events = events;
@@ -83,25 +83,27 @@ export class Link {
     this.#dial();
   }
 
+  /** The session that sends calls and delivers messages; null if there is none. */
   get current() {
     return this.#current;
   }
 
+  /** The session that is connecting, or preparing to replace the current one; null if there is none. */
   get next() {
     return this.#next;
   }
 
-  /** Why the last handshake was refused, if it was and it is known. */
+  /** Why the last handshake was refused; null if it was not, or the reason is unknown. */
   get refusal() {
     return this.#refusal;
   }
 
-  /** True while a connection is on its way. */
+  /** True while the client is connecting or gets a token to connect with. */
   get isDialling() {
     return this.#next !== null || this.#isRenewing;
   }
 
-  /** End all connections, and dial no more. Idempotent. */
+  /** Close all connections and do not reconnect. Idempotent. */
   close() {
     if (this.#isClosed) return;
     this.#isClosed = true;
@@ -179,7 +181,7 @@ export class Link {
     for (const topic of this.#events.topics()) session.subscribe(topic);
     if (old === null) return this.#promote(session);
     void this.#mover.prepared(session, old).then(() => {
-      // Either session may have ended meanwhile; then somebody else has decided.
+      // Either session may have ended meanwhile; #onEnd has then chosen the current one.
       if (this.#next === session) this.#promote(session);
     });
   }
@@ -228,8 +230,9 @@ export class Link {
   }
 
   /**
-   * Know why a handshake failed, and end if that cannot heal. Where the socket does not tell, the URL is asked: after the
-   * first failure, the second, the fourth and so on, for a crowd that comes back must not ask twice as much.
+   * Record why a handshake failed. End the client and return true if the reason is permanent. If the socket does not
+   * report the reason, probe the URL, but only after failure 1, 2, 4, 8 and so on: many reconnecting clients must not
+   * double their requests.
    *
    * @param {Refusal | null} refusal
    */
@@ -246,7 +249,7 @@ export class Link {
   /** @param {Refusal} refusal */
   #refuse({ text, status }) {
     this.#finish(ABNORMAL, text, status);
-    this.#events.onError(new SnorkyError(text, "closed", null, status)); // somebody has to hear it
+    this.#events.onError(new SnorkyError(text, "closed", null, status)); // the event `close` alone might go unnoticed
   }
 
   async #probe() {
@@ -262,7 +265,7 @@ export class Link {
     };
     const refusal = await probe(url, fetch, aborter.signal);
     cancelTimeout();
-    // Meanwhile it may have been opened, or closed by the application.
+    // Meanwhile a connection may have opened, or the application may have closed the client.
     if (refusal === null || this.#isClosed || this.#failures < failures) return;
     this.#refusal = refusal;
     if (refusal.isFinal && !this.#hasBeenOpen) this.#refuse(refusal);
@@ -278,7 +281,7 @@ export class Link {
 
   /** @param {Session} session @param {string} service @param {Notification} message */
   #onNotice(session, service, message) {
-    if (this.#isClosed) return; // by a handler, while held messages are released
+    if (this.#isClosed) return; // by a handler, while buffered messages are released
     this.#events.onNotice(service, message);
     if (service !== "gateway" || message?.type !== "moving" || session.movingGraceMs !== null) return;
     const graceMs = typeof message.graceMs === "number" ? message.graceMs : 0;

@@ -1,20 +1,20 @@
 /**
- * Moves: from a session whose server is about to end it to the next one, before that happens.
+ * Moves: replace a session whose server announced that it leaves, before the server closes it.
  *
- * The next session gets all subscriptions and holds what it brings, while the old one delivers. When all are confirmed
- * and the old one has answered a last call, nothing can fall between the two, and the next one takes over. What both
- * brought is delivered once: by offset where the channel recovers (feed.js), else as far as contents can tell
- * (overlap.js). The old connection closes when its calls are answered.
+ * The next session subscribes to all topics and buffers its messages while the old one delivers. When all subscriptions
+ * are confirmed and the old session has replied to a last call, no message can be lost in between, and the next session
+ * takes over. Messages that both received are delivered once: by offset if the channel recovers (feed.js), else by
+ * comparing contents (overlap.js). The old connection closes when its calls have settled.
  */
 
 /** @typedef {import("./session.js").Session} Session */
 
-// How long the old session may take to answer its last call. Longer and it is no better than gone.
+// How long to wait for the old session's reply to its last call; then the move goes on without it.
 const FENCE_TIMEOUT_MS = 1_000;
 
 export class Mover {
   #random;
-  /** Old sessions that still await answers. @type {Set<Session>} */
+  /** Old sessions that still wait for replies. @type {Set<Session>} */
   #leaving = new Set();
 
   /** @param {() => number} random */
@@ -23,8 +23,8 @@ export class Mover {
   }
 
   /**
-   * When to dial: within half of the time that is left. Not all clients of a node at once, and not before a load
-   * balancer knows that the node is leaving.
+   * The delay before connecting: random, within half of the grace period. So the clients of a node do not reconnect all
+   * at once, nor before the load balancer knows that the node is leaving.
    *
    * @param {number} graceMs
    */
@@ -32,25 +32,25 @@ export class Mover {
     return (this.#random() * graceMs) / 2;
   }
 
-  /** Return when `next`, which holds, may take over. @param {Session} next @param {Session} old */
+  /** Wait until `next`, which buffers, may replace `old`. @param {Session} next @param {Session} old */
   async prepared(next, old) {
     await next.settled();
-    // The answer comes after everything that the old node had sent before: a fence.
+    // A fence: the reply arrives after every message that the old node sent before it.
     if (next.connection.isOpen) await old.connection.call("gateway", "info", {}, FENCE_TIMEOUT_MS).catch(() => {});
   }
 
-  /** Let a session go once its calls are answered; it is heard no more. @param {Session} old */
+  /** Close a session once its calls have settled; its messages are ignored. @param {Session} old */
   dismiss(old) {
     this.#leaving.add(old);
     old.connection.finish();
   }
 
-  /** Know that a session has ended. @param {Session} session */
+  /** Stop tracking a session that has ended. @param {Session} session */
   forget(session) {
     this.#leaving.delete(session);
   }
 
-  /** End what still awaits answers. */
+  /** Close all old sessions now. */
   close() {
     for (const session of this.#leaving) session.connection.close();
   }

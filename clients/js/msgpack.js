@@ -1,13 +1,13 @@
 /**
- * MessagePack, as much of it as JSON can say: nil, booleans, numbers, strings, arrays, maps with string keys.
+ * MessagePack, limited to the types of JSON: nil, booleans, numbers, strings, arrays, maps with string keys.
  *
- * `encode` writes what JSON.stringify would have meant (undefined members are left out, NaN is nil, toJSON is
- * asked), so that an application sends the same message whichever encoding a connection uses. Integers of 64
- * bits are MessagePack integers, all else is a 64-bit float. `decode` reads 64-bit integers into a Number, like
- * JSON.parse. It throws TypeError on binary, extension types, other keys than strings, and bytes left over.
+ * `encode` treats values as JSON.stringify does (undefined members are omitted, NaN becomes nil, toJSON is called), so
+ * an application sends the same message in either encoding. Integers that fit into 64 bits are MessagePack integers,
+ * other numbers 64-bit floats. `decode` reads 64-bit integers into a Number, as JSON.parse does. It throws TypeError for
+ * binary and extension types, keys that are not strings, and bytes after the value.
  */
 
-const MAX_DEPTH = 64; // the server stops at 32; this only keeps the stack whole
+const MAX_DEPTH = 64; // the server allows 32; this only prevents a stack overflow
 const LONE_SURROGATE = /\p{Surrogate}/u;
 const utf8Encoder = new TextEncoder();
 const utf8Decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
@@ -39,7 +39,7 @@ export const msgpack = Object.freeze({
 });
 
 /**
- * What JSON.stringify would take in place of a value; undefined if it would leave it out.
+ * The value that JSON.stringify would write; undefined if it would omit it.
  *
  * @param {unknown} value @param {string} key
  */
@@ -129,7 +129,7 @@ class Writer {
     }
   }
 
-  /** A 16-bit length behind `tag`, or a 32-bit one behind the next tag. @param {number} size @param {number} tag */
+  /** Write `tag` and a 16-bit length, or `tag + 1` and a 32-bit one. @param {number} size @param {number} tag */
   #size(size, tag) {
     if (size < 0x10000) this.#put(tag, 2, (view, at) => view.setUint16(at, size));
     else this.#put(tag + 1, 4, (view, at) => view.setUint32(at, size));
@@ -216,7 +216,7 @@ class Reader {
 
   /** @param {number} size items @param {number} depth */
   #array(size, depth) {
-    const items = []; // grows by what is really there, whatever a header claims
+    const items = []; // not allocated by the header's size, which may be false
     for (let index = 0; index < size; index++) items.push(this.value(depth + 1));
     return items;
   }
@@ -236,7 +236,7 @@ class Reader {
     return members;
   }
 
-  /** Step over `size` bytes; returns where they start. @param {number} size */
+  /** Skip `size` bytes; returns the index of the first. @param {number} size */
   #take(size) {
     const start = this.#at;
     if (start + size > this.#bytes.length) throw new TypeError("MessagePack ends too early");

@@ -1,4 +1,4 @@
-/** What a client may be told, and what it does untold. */
+/** The options of a client and their defaults. */
 
 import { systemClock } from "./clock.js";
 import { json } from "./json.js";
@@ -6,25 +6,26 @@ import { json } from "./json.js";
 /**
  * @typedef {object} ClientOptions
  * @property {"json" | import("./json.js").Codec} [encoding] "json", or a codec such as `msgpack`
- * @property {import("./connection.js").SocketClass} [WebSocket] where there is no global one (Node < 22: `ws`)
- * @property {typeof globalThis.fetch} [fetch] asks why a handshake was refused, where the WebSocket does not tell
- * @property {import("./token.js").TokenSource} [token] who this client is; a function is asked for it, and for the
- *   next one before it expires
- * @property {boolean} [hasIdentity] true if there is a token: the gateway knows who this client is, on every connection
- *   (perhaps by a cookie); so publications can be repeated on another one
- * @property {number} [callTimeoutMs] 10 000: from the call to its answer, waiting for a connection included
- * @property {number} [connectTimeoutMs] 10 000
- * @property {number} [backoffBaseMs] 500: the first retry comes within this, each further within twice as much
- * @property {number} [backoffMaxMs] 20 000
- * @property {number} [probeAfterMs] 30 000: silence before the server is asked for a sign of life; 0: never
- * @property {number} [probeTimeoutMs] 10 000
+ * @property {import("./connection.js").SocketClass} [WebSocket] needed if there is no global one (Node < 22: use `ws`)
+ * @property {typeof globalThis.fetch} [fetch] used to find out why a handshake was refused, if the WebSocket does not
+ *   report it
+ * @property {import("./token.js").TokenSource} [token] authenticates the client. A function is called for the first
+ *   token, and for the next one before that expires
+ * @property {boolean} [hasIdentity] default: whether there is a token. True: the gateway authenticates this client on
+ *   every connection (perhaps by a cookie), so publications can be sent again on another connection
+ * @property {number} [callTimeoutMs] 10 000: from the call to its reply, including the wait for a connection
+ * @property {number} [connectTimeoutMs] 10 000: for the handshake
+ * @property {number} [backoffBaseMs] 500: maximum delay before the first retry; it doubles with each failure
+ * @property {number} [backoffMaxMs] 20 000: maximum delay before any retry
+ * @property {number} [probeAfterMs] 30 000: time without any message after which the server is probed; 0: never
+ * @property {number} [probeTimeoutMs] 10 000: time without any message after the probe until the connection is closed
  * @property {number} [waitingCallsMax] 1 000: calls that may wait for a connection
- * @property {number} [publishMaxAgeMs] 60 000: from `publish` to its answer, however many connections that takes. The
- *   server knows idempotency keys for 300 000
- * @property {number} [queueMax] 1 000: publications that are not answered
- * @property {number} [queueMaxBytes] 1 048 576: of them as they are sent
- * @property {number} [messageMaxBytes] 65 536: of one message with all that stands around it; the gateway's
- *   `message_max_bytes`. More is refused at the call
+ * @property {number} [publishMaxAgeMs] 60 000: from `publish` to its reply, over all connections. The server remembers
+ *   idempotency keys for 300 000
+ * @property {number} [queueMax] 1 000: publications without a reply
+ * @property {number} [queueMaxBytes] 1 048 576: encoded size of the publications without a reply
+ * @property {number} [messageMaxBytes] 65 536: encoded size of one message with its envelope. Use the gateway's
+ *   `message_max_bytes`. A larger message is rejected at the call
  * @property {import("./clock.js").Clock} [clock]
  * @property {() => number} [random] as Math.random
  *
@@ -33,9 +34,9 @@ import { json } from "./json.js";
  */
 
 /**
- * Fill in what was left open.
+ * Add the defaults to the options.
  *
- * Throws TypeError if there is no WebSocket to use or the encoding is unknown.
+ * Throws TypeError: there is no WebSocket, or the encoding is unknown.
  *
  * @param {string | URL} url absolute, or relative to the page; http(s) means ws(s)
  * @param {ClientOptions} options

@@ -1,26 +1,27 @@
 /**
- * While a client moves, one channel comes over two connections: which messages of the new one came before?
+ * During a move two connections deliver the same channel: find the new one's messages that the old one delivered.
  *
- * Both bring the same order, the new one from some point on. Its first message is looked for among those of the
- * old one, the latest first; from there on the two are compared one by one, until they differ. Contents stand in
- * for positions, so what is equal may be told apart wrongly, and then rather as new than as a repetition.
+ * Both have the same order; the new connection starts at some point in it. Its first message is searched among those
+ * of the old connection, from the latest back; then both are compared one by one until they differ. Messages without
+ * positions are compared by content, so equal messages can be confused; a message is then more likely to be delivered
+ * twice than lost.
  */
 
-const SEEN_MAX = 1_000; // of one channel, in the moment of a move; beyond, messages may repeat
+const SEEN_MAX = 1_000; // messages per channel during a move; beyond it, some may be delivered twice
 
 export class Overlap {
   /** @type {string[]} */
   #seen = [];
-  /** Where in `#seen` the new connection is; -1 before its first message. */
+  /** The index in `#seen` that the new connection has reached; -1 before its first message. */
   #at = -1;
 
-  /** Remember a message of the old connection. @param {unknown} message */
+  /** Record a message of the old connection. @param {unknown} message */
   note(message) {
     this.#seen.push(JSON.stringify(message));
     if (this.#seen.length > SEEN_MAX) this.#seen.shift();
   }
 
-  /** Judge the next message of the new connection: true if the old one brought it. @param {unknown} message */
+  /** Whether the old connection delivered the new one's next message already. @param {unknown} message */
   isRepetition(message) {
     const text = JSON.stringify(message);
     if (this.#at < 0) this.#at = this.#seen.lastIndexOf(text);

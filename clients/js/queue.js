@@ -1,17 +1,18 @@
 /**
- * Publications on their way: each is kept until the server has answered, whatever becomes of connections meanwhile.
+ * Publications without a reply yet: each is queued until the server replies, also across reconnects.
  *
  * Rules:
- * - What has an idempotency key is sent again under it when its outcome is not known (the connection ended, no answer in
- *   time). So it is published once. What has none rejects then.
- * - The server knows a key by the client's identity, and of who has none by its connection: there it is not sent again
- *   on another one.
- * - What the server did not take, and says that trying again helps (`retryAfterMs`), is sent again with or without a key.
- * - They go out in the order of the calls, and again in that order; a new connection gets nothing while the old one owes
- *   answers. Only what the server itself put off may come behind others that were on their way by then.
- * - A message that the server would refuse is refused at the call, and takes no place.
- * - What is kept is bounded in number, bytes and age. Beyond that the call rejects: at once, or when its time is over.
- *   Nothing is dropped without a word.
+ * - A publication with an idempotency key is sent again under it while its outcome is unknown (the connection ended, or
+ *   no reply in time), so it is published once. A publication without a key rejects instead.
+ * - The server scopes keys by identity, or by connection if the client has none. A client without an identity does not
+ *   send a publication of unknown outcome again on another connection.
+ * - A publication that the server did not accept, but for which it names a `retryAfterMs`, is sent again, with or
+ *   without a key.
+ * - Publications are sent, and sent again, in the order of the calls. A new connection sends nothing while the old one
+ *   still waits for replies. Only publications that the server postponed may follow later ones that were in flight.
+ * - A message that the server would not accept is rejected at the call and does not enter the queue.
+ * - The queue is bounded in number, bytes and age. Beyond that the call rejects, at once or when its time is over.
+ *   No publication is dropped silently.
  */
 
 import { channelName } from "./canonical.js";
@@ -28,7 +29,7 @@ import { plain } from "./values.js";
  * @property {number} callTimeoutMs for each attempt
  * @property {boolean} hasIdentity
  * @property {number} queueMax publications
- * @property {number} queueMaxBytes of them as they are sent
+ * @property {number} queueMaxBytes encoded size of the queued publications
  *
  * @typedef {import("./request.js").RequestOptions & OwnOptions} QueueOptions
  *
@@ -37,26 +38,26 @@ import { plain } from "./values.js";
  * @property {any} channel
  * @property {any} message
  * @property {string | null} key idempotency key
- * @property {number} maxAgeMs how long it may take, all attempts and waits together
+ * @property {number} maxAgeMs maximum time for all attempts and waits together
  *
  * @typedef {object} Entry
  * @property {Request} request
  * @property {string | null} key
- * @property {Connection | null} sentOn where its answer is awaited
+ * @property {Connection | null} sentOn the connection that waits for its reply
  * @property {SnorkyError | null} failure of the last attempt
- * @property {Connection | null} unknownOn where it was sent, and the outcome is not known
+ * @property {Connection | null} unknownOn the connection of the last attempt with an unknown outcome
  * @property {number} deadlineMs
  * @property {() => void} cancelDeadline
  * @property {(data: any) => void} resolve
  * @property {(error: SnorkyError) => void} reject
  */
 
-// How many await answers at once: a server's limit on bursts (1,000) leaves room for everything else.
+// Publications in flight at once: well below the server's limit on bursts (1,000), which calls count in too.
 const WINDOW = 256;
-const RETRY_MS = 1_000; // where the server names no time
+const RETRY_MS = 1_000; // if the server gives no retryAfterMs
 const KEY_MAX_BYTES = 255; // PROTOCOL
 const utf8 = new TextEncoder();
-/** Outcomes that are not known; the key makes it safe to ask again. */
+/** Whether the outcome is unknown; with a key it is safe to send again. */
 const isUnknown = (/** @type {SnorkyError} */ { code }) => ["disconnected", "timeout", "unavailable"].includes(code);
 
 export class Queue {
@@ -70,24 +71,31 @@ export class Queue {
   #resumeAtMs = -Infinity;
   #cancelResumption = () => {};
 
-  /** offline: makes the error of what was never sent. @param {QueueOptions} options @param {() => SnorkyError} offline */
+  /**
+   * offline: creates the error of a publication that was never sent.
+   *
+   * @param {QueueOptions} options @param {() => SnorkyError} offline
+   */
   constructor(options, offline) {
     this.#options = options;
     this.#offline = offline;
   }
 
-  /** Publications that are not answered. */
+  /** The number of publications without a reply. */
   get size() {
     return this.#entries.size;
   }
 
   /**
-   * Publish; resolves with the server's answer.
+   * Publish; resolves with the data of the server's reply.
    *
-   * Rejects with SnorkyError: what the server refused it with; `queue_full`: never sent; `disconnected`,
-   * `timeout`, `unavailable` without a key: the outcome is unknown; when `maxAgeMs` is over `offline`: never sent, or `disconnected`,
-   * `timeout`, `unavailable`: the outcome is unknown; `too_large`: the server ended a
-   * connection because of it. Throws what Request throws, and TypeError: no channel, or no key.
+   * Rejects with SnorkyError:
+   * - the server's error, if it refused the publication;
+   * - `queue_full`: never sent;
+   * - `disconnected`, `timeout`, `unavailable`: the outcome is unknown; with a key only after `maxAgeMs`;
+   * - `offline`: never sent within `maxAgeMs`;
+   * - `too_large`: the server closed the connection because of its size.
+   * Throws the errors of Request, and TypeError: the channel or the key is not valid.
    *
    * @param {Publication} publication @returns {Promise<any>}
    */
@@ -117,28 +125,28 @@ export class Queue {
     });
   }
 
-  /** Send over this connection from now on; null: there is none. @param {Connection | null} connection */
+  /** Use this connection from now on; null: there is none. @param {Connection | null} connection */
   use(connection) {
     this.#connection = connection;
     this.#pump();
   }
 
-  /** Know that a connection has ended. @param {Connection} connection */
+  /** Stop using a connection that has ended. @param {Connection} connection */
   ended(connection) {
     if (connection === this.#connection) this.#connection = null;
   }
 
-  /** Reject all that is left; there will be no connection. @param {SnorkyError} error for what was never sent */
+  /** Reject all publications: the client is closed. @param {SnorkyError} error for those never sent */
   close(error) {
     this.#connection = null;
     this.#cancelResumption();
     for (const entry of [...this.#entries]) {
-      const unknown = entry.sentOn === null ? entry.failure : new SnorkyError("Ended before the answer", "disconnected");
+      const unknown = entry.sentOn === null ? entry.failure : new SnorkyError("The client was closed before the reply", "disconnected");
       this.#settle(entry)?.reject(unknown ?? error);
     }
   }
 
-  /** Send what may be sent. */
+  /** Send the publications that may be sent now. */
   #pump() {
     const connection = this.#connection;
     if (connection === null || !connection.isOpen) return;
@@ -152,12 +160,16 @@ export class Queue {
         continue;
       }
       if (entry.sentOn === null) this.#send(entry, connection);
-      else if (entry.sentOn !== connection) return; // the connection before this one owes an answer
+      else if (entry.sentOn !== connection) return; // the previous connection still waits for its reply
       inFlight += 1;
     }
   }
 
-  /** True if this connection's server would take it for another one. @param {Entry} entry @param {Connection} connection */
+  /**
+   * Whether the server may publish it again on this connection, because it scopes the key to another one.
+   *
+   * @param {Entry} entry @param {Connection} connection
+   */
   #isKeyLost({ unknownOn }, connection) {
     return !this.#options.hasIdentity && unknownOn !== null && unknownOn !== connection;
   }
@@ -178,7 +190,7 @@ export class Queue {
 
   /** @param {Entry} entry @param {Connection} connection @param {SnorkyError} error */
   #failed(entry, connection, error) {
-    if (!this.#entries.has(entry)) return; // it was given up meanwhile
+    if (!this.#entries.has(entry)) return; // it expired or the client was closed meanwhile
     entry.sentOn = null;
     if (!this.#mayBeSentAgain(entry, error)) {
       this.#settle(entry)?.reject(error);
@@ -196,7 +208,7 @@ export class Queue {
     return key !== null && (error.code !== "disconnected" || this.#options.hasIdentity);
   }
 
-  /** Send nothing for some time. @param {number} delayMs */
+  /** Send nothing for `delayMs`, and up to half of it more. @param {number} delayMs */
   #pause(delayMs) {
     const { clock, random } = this.#options;
     const resumeAtMs = clock.now() + delayMs * (1 + random() / 2);
@@ -214,7 +226,7 @@ export class Queue {
     this.#pump();
   }
 
-  /** Take an entry out; undefined if it is out already. @param {Entry} entry */
+  /** Remove an entry and return it; undefined if it is gone already. @param {Entry} entry */
   #settle(entry) {
     if (!this.#entries.delete(entry)) return undefined;
     this.#bytes -= entry.request.sizeBytes;

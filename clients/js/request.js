@@ -1,7 +1,7 @@
 /**
- * One call, checked when it is made: what the gateway would refuse costs its caller an error, and nobody else anything.
+ * One request, checked when it is created: parameters that the gateway would not accept throw at once and are not sent.
  *
- * What the application does with the parameters later changes nothing.
+ * The parameters are copied, so later changes by the application have no effect.
  */
 
 import { SnorkyError } from "./error.js";
@@ -22,7 +22,7 @@ export class Request {
   #envelope;
 
   /**
-   * Throws TypeError, RangeError: the gateway would not take it; SnorkyError (`too_large`): more than messageMaxBytes.
+   * Throws TypeError or RangeError: the gateway would not accept it; SnorkyError (`too_large`): above messageMaxBytes.
    *
    * @param {string} service @param {string} command @param {object} params @param {RequestOptions} options
    */
@@ -49,7 +49,7 @@ export class Request {
     }
   }
 
-  /** The message to send. @param {string} callId of ASCII, at most 32 characters */
+  /** Encode the message to send. @param {string} callId ASCII, at most 32 characters */
   encode(callId) {
     this.#envelope.message.callId = callId;
     return this.#codec.encode(this.#envelope);

@@ -1,13 +1,14 @@
 /**
- * Where a topic stands on its channel, and what the next message is to that. Pure.
+ * A topic's position on its channel, and how a message relates to it. Pure.
  *
- * A position is EPOCH:OFFSET:TAG. It goes back to the server as it came; only epoch and offset are read out of it here,
- * and what does not look like that is taken without judgement. Offsets count by one within an epoch; the tag tells
- * apart two entries that had one offset.
+ * A position is EPOCH:OFFSET:TAG and is sent back to the server unchanged. Only its epoch and offset are read here; if
+ * it has another form, messages are accepted without a check. Offsets increase by one within an epoch; the tag
+ * distinguishes two entries that were given the same offset.
  */
 
 /**
- * What a message is: the `next` one, `repeated`, behind a `hole`, or `loose`: published without a position.
+ * How a message relates to the position: it is the `next` one, `repeated`, after a `hole` (messages between are
+ * missing), or `loose` (published without a position).
  *
  * @typedef {"next" | "repeated" | "hole" | "loose"} Verdict
  */
@@ -21,12 +22,12 @@ export class Sequence {
   /** @type {number | null} */
   #offset = null;
 
-  /** What to come back with; null if the server has told none. */
+  /** The position to recover from; null if the server has sent none. */
   get position() {
     return this.#position;
   }
 
-  /** Stand here from now on. @param {string | null} position */
+  /** Set the position. @param {string | null} position */
   moveTo(position) {
     this.#position = position;
     const parts = position === null ? null : POSITION.exec(position);
@@ -34,7 +35,7 @@ export class Sequence {
     this.#offset = parts === null ? null : Number(parts[2]);
   }
 
-  /** @param {unknown} offset @param {unknown} position @returns {Verdict} */
+  /** Compare a message with the position. @param {unknown} offset @param {unknown} position @returns {Verdict} */
   judge(offset, position) {
     if (typeof offset !== "number") return "loose";
     if (this.#offset === null) return "next";

@@ -1,8 +1,8 @@
 /**
- * A connection together with the subscriptions that stand on it.
+ * A connection together with its subscriptions.
  *
- * A session delivers what its connection brings, or holds it while another one still delivers (a move).
- * Requests of one connection are handled in order, so subscribing right after unsubscribing needs no waiting.
+ * A session delivers the messages of its connection, or buffers them while another session still delivers (a move).
+ * The server handles the requests of a connection in order, so `subscribe` may follow `unsubscribe` without waiting.
  */
 
 import { Connection } from "./connection.js";
@@ -15,40 +15,41 @@ import { Overlap } from "./overlap.js";
  * @typedef {import("./connection.js").Notification} Notification
  *
  * @typedef {object} SessionEvents
- * @property {(service: string, message: Notification) => void} onNotice whatever is no channel's, in order; what is not
- *   of the service "gateway" after `release` if held
- * @property {(topic: Topic, message: Notification) => void} onLoose as `onNotice`, of a message without a position
+ * @property {(service: string, message: Notification) => void} onNotice a notification that is of no subscribed channel;
+ *   in order. While the session buffers, only those of the service "gateway" come; the others after `release`
+ * @property {(topic: Topic, message: Notification) => void} onLoose a channel's message without a position
  * @property {(service: string, channel: unknown) => Topic | undefined} find the topic of a channel
- * @property {(topic: Topic, error: SnorkyError) => void} onRefused for good, as far as this session goes
+ * @property {(topic: Topic, error: SnorkyError) => void} onRefused the server refused; this session does not retry
  *
  * @typedef {import("./connection.js").ConnectionOptions
  *   & {callTimeoutMs: number, random: () => number}} SessionOptions
  * @typedef {Pick<import("./connection.js").ConnectionEvents, "onOpen" | "onFault" | "onEnd">} SocketEvents
  *
- * @typedef {{feed: Feed, answered: Promise<void>}} Enrolment with the promise of its first final answer
+ * @typedef {{feed: Feed, answered: Promise<void>}} Enrolment a topic on this session. answered: resolves when the
+ *   subscription is confirmed or refused
  */
 
-const RETRY_AFTER_MS = 1_000; // where the server names no time
-// After a move, how much later this session may still bring what the one before it brought.
+const RETRY_AFTER_MS = 1_000; // if the server gives no retryAfterMs
+// How long after a move this session may still receive messages that the previous one delivered.
 const OVERLAP_MS = 500;
-const HELD_MAX = 10_000; // notifications of no channel; a move takes a few round trips
+const HELD_MAX = 10_000; // buffered notifications; a move takes a few round trips
 
 export class Session {
   #options;
   #events;
   /** @type {Map<Topic, Enrolment>} */
   #enrolled = new Map();
-  /** Held, and of no channel. @type {[string, Notification][] | null} */
+  /** Buffered notifications that are of no channel; null = not buffering. @type {[string, Notification][] | null} */
   #held = null;
-  /** Of the channels that two sessions bring during a move. @type {Map<Topic, Overlap>} */
+  /** Finds duplicates in channels that two sessions deliver during a move. @type {Map<Topic, Overlap>} */
   #overlaps = new Map();
   #hasEnded = false;
-  /** What ends each wait. @type {Set<() => void>} */
+  /** Functions that end each wait early. @type {Set<() => void>} */
   #waits = new Set();
-  /** Set once the server has asked this connection to move elsewhere. @type {number | null} */
+  /** The server's grace period once it has announced that it leaves; else null. @type {number | null} */
   movingGraceMs = null;
 
-  /** Dial. @param {SessionOptions} options @param {SessionEvents & SocketEvents} events */
+  /** Start connecting. @param {SessionOptions} options @param {SessionEvents & SocketEvents} events */
   constructor(options, events) {
     this.#options = options;
     this.#events = events;
@@ -66,11 +67,12 @@ export class Session {
     this.openedAtMs = Infinity;
   }
 
+  /** True while the session buffers messages instead of delivering them. */
   get isHolding() {
     return this.#held !== null;
   }
 
-  /** Have the topic on this session; tries again where the server says that it helps. @param {Topic} topic */
+  /** Subscribe to a topic; retries when the server says that this helps. @param {Topic} topic */
   subscribe(topic) {
     if (!this.connection.isOpen) return;
     const enrolment = this.#enrolled.get(topic);
@@ -82,14 +84,14 @@ export class Session {
     }
   }
 
-  /** @param {Topic} topic */
+  /** Unsubscribe from a topic. @param {Topic} topic */
   unsubscribe(topic) {
     this.#overlaps.delete(topic);
     this.#enrolled.get(topic)?.feed.end();
     if (this.#enrolled.delete(topic) && this.connection.isOpen) void this.#giveUp(topic);
   }
 
-  /** Return when every topic is confirmed or refused, those added meanwhile too, or the session has ended. */
+  /** Wait until every topic is confirmed or refused, including those added meanwhile, or the session has ended. */
   async settled() {
     let count = -1;
     while (!this.#hasEnded && count !== this.#enrolled.size) {
@@ -98,12 +100,12 @@ export class Session {
     }
   }
 
-  /** Keep what comes until `release`. */
+  /** Buffer messages until `release`. */
   hold() {
     this.#held = [];
   }
 
-  /** Deliver what was held, and from now on what comes. */
+  /** Deliver the buffered messages, and later ones as they arrive. */
   release() {
     const held = this.#held ?? [];
     this.#held = null;
@@ -112,25 +114,25 @@ export class Session {
     if (this.#overlaps.size > 0) void this.#wait(OVERLAP_MS).then(() => this.#overlaps.clear());
   }
 
-  /** Know that the session before this one brought a message. @param {Topic} topic @param {unknown} message */
+  /** Record a message that the previous session delivered. @param {Topic} topic @param {unknown} message */
   note(topic, message) {
     this.#overlaps.get(topic)?.note(message);
   }
 
-  /** True if the session before this one brought the message already. @param {Topic} topic @param {unknown} message */
+  /** Whether the previous session delivered this message already. @param {Topic} topic @param {unknown} message */
   isRepetition(topic, message) {
     return this.#overlaps.get(topic)?.isRepetition(message) ?? false;
   }
 
   // -- subscriptions -------------------------------------------------------------------------------------------
 
-  /** @param {Topic} topic @param {Promise<void>} [before] what has to be answered first */
+  /** @param {Topic} topic @param {Promise<void>} [before] wait for it before subscribing */
   #enrol(topic, before) {
     const feed = new Feed(topic, { onLoose: this.#events.onLoose, repair: () => this.#askAnew(topic) }, this.isHolding);
     this.#enrolled.set(topic, { feed, answered: this.#subscribe(topic, feed, before) });
   }
 
-  /** Give the channel up and ask for it again, from where the topic stands. @param {Topic} topic */
+  /** Unsubscribe and subscribe again, with the topic's present position. @param {Topic} topic */
   #askAnew(topic) {
     if (this.#hasEnded || !this.#enrolled.has(topic)) return;
     this.#enrolled.get(topic)?.feed.end();
@@ -140,7 +142,7 @@ export class Session {
   /** @param {Topic} topic @returns {Promise<void>} */
   async #giveUp(topic) {
     const params = { channel: topic.channel };
-    // Refused means that there was nothing to give up.
+    // A refusal means that there was no subscription.
     await this.connection.call(topic.service, "unsubscribe", params, this.#options.callTimeoutMs).catch(() => {});
   }
 
@@ -154,7 +156,7 @@ export class Session {
     }
     for (;;) {
       const answer = await this.#attempt(topic, feed);
-      // Not wanted here any more, or by a later attempt: whatever the answer is, it is not ours to act upon.
+      // The topic was unsubscribed, or a later attempt replaced this one: ignore the reply.
       if (isOver()) return;
       if (!(answer instanceof SnorkyError)) {
         feed.answered(answer);
@@ -172,16 +174,16 @@ export class Session {
     }
   }
 
-  /** The answer, or the error that it was. @param {Topic} topic @param {Feed} feed @returns {Promise<unknown>} */
+  /** Return the reply's data, or its error. @param {Topic} topic @param {Feed} feed @returns {Promise<unknown>} */
   async #attempt(topic, feed) {
     try {
       return await this.connection.call(topic.service, "subscribe", feed.params, this.#options.callTimeoutMs);
     } catch (error) {
       if (!(error instanceof SnorkyError)) throw error;
       if (error.message !== "Already subscribed") return error;
-      // After a timeout the first attempt may have come through all the same.
+      // An earlier attempt timed out here, but succeeded on the server.
       if (!feed.recovers) return null;
-      await this.#giveUp(topic); // what that one was answered is not known
+      await this.#giveUp(topic); // the messages in its reply are lost: subscribe again
       feed.clear();
       return this.connection.isOpen ? new SnorkyError("Asked twice", "timeout", 0) : error;
     }
@@ -198,10 +200,10 @@ export class Session {
     if (topic !== undefined) hasRoom = this.#enrolled.get(topic)?.feed.hear(message) ?? true;
     else if (this.#held === null) this.#events.onNotice(service, message);
     else hasRoom = this.#held.push([service, message]) <= HELD_MAX;
-    if (!hasRoom) this.connection.close("kept too much"); // a hole would be silent; a new connection is not
+    if (!hasRoom) this.connection.close("kept too much"); // a new connection recovers or reports the loss
   }
 
-  /** Return after `delayMs`, or when the session ends. @param {number} delayMs @returns {Promise<void>} */
+  /** Wait for `delayMs`, or until the session ends. @param {number} delayMs @returns {Promise<void>} */
   #wait(delayMs) {
     return new Promise((resolve) => {
       const done = () => {

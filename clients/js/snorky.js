@@ -9,8 +9,8 @@
  *     await client.publish("news", { headline: "It works" });
  *     console.log(await client.call("gateway", "info"));
  *
- * It reconnects by itself (exponential backoff, full jitter) and subscribes again; with `{recover: true}` it gets what
- * it missed, or is told that it cannot have it. Close codes 4500-4999 end it.
+ * The client reconnects by itself (exponential backoff, full jitter) and subscribes again. With `{recover: true}` a
+ * subscription gets the messages it missed, or an event `gap`. Close codes 4500-4999 end the client.
  * For MessagePack instead of JSON: `connect(url, { encoding: msgpack })`.
  */
 
@@ -34,9 +34,9 @@ export { msgpack } from "./msgpack.js";
 export { Subscription } from "./subscription.js";
 
 /**
- * Connect to a gateway; returns at once, calls wait for the connection.
+ * Connect to a gateway. Returns at once; calls wait for the connection.
  *
- * Throws TypeError if the URL or the options cannot be.
+ * Throws TypeError: the URL or an option is not valid.
  *
  * @param {string | URL} url of the WebSocket endpoint; in a browser also relative: "/ws"
  * @param {import("./options.js").ClientOptions} [options]

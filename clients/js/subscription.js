@@ -1,39 +1,43 @@
-/** What `subscribe` returns: one handler's place on a channel. */
+/** The result of `subscribe`: one handler on a channel. */
 
 /**
  * @typedef {import("./topic.js").Topic} Topic
  * @typedef {import("./topic.js").TopicEvents} TopicEvents
  */
 
+/** One handler on a channel, until `close`. */
 export class Subscription {
   #topic;
   #leave;
-  /** What ends each listening. @type {(() => void)[]} */
+  /** Functions that remove the event handlers. @type {(() => void)[]} */
   #ends = [];
 
   /** @param {Topic} topic @param {() => void} leave idempotent */
   constructor(topic, leave) {
     this.#topic = topic;
     this.#leave = leave;
-    /** Resolves when the server first confirms; rejects with SnorkyError if it refuses. @readonly */
+    /** Resolves when the server confirms the subscription; rejects with SnorkyError if it refuses. @readonly */
     this.ready = topic.ready;
   }
 
+  /** The name of the channel's service. */
   get service() {
     return this.#topic.service;
   }
 
+  /** The channel, any JSON entity. */
   get channel() {
     return this.#topic.channel;
   }
 
-  /** Up to where messages have been delivered, to come back with (`recover`); null if there is no position. */
+  /** The position of the last message delivered, to recover from; null if there is none. */
   get position() {
     return this.#topic.position;
   }
 
   /**
-   * Hear what becomes of a channel that recovers: `gap`, `recovered` (topic.js). Returns what ends it; so does `close`.
+   * Listen to `gap` or `recovered` of a channel that recovers (topic.js). Returns a function that removes the handler;
+   * `close` removes it too.
    *
    * @template {keyof TopicEvents} E
    * @param {E} event @param {(detail: TopicEvents[E]) => void} handler
@@ -45,7 +49,7 @@ export class Subscription {
     return end;
   }
 
-  /** Hear no more. The last one on a channel unsubscribes. Idempotent. */
+  /** Remove the handler. The last one of a channel unsubscribes. Idempotent. */
   close() {
     for (const end of this.#ends.splice(0)) end();
     this.#leave();

@@ -1,9 +1,9 @@
 /**
- * Who this client is: the token that its handshakes bring, a new one before that expires, and one more if it is bad.
+ * The token that authenticates this client: sent in handshakes, renewed before it expires or after it was refused.
  *
- * A token that is a function is asked when there is none, before the present one expires, and once when the server
- * refuses it (4501); if the next one is refused as well, that is the end. What a handshake cannot tell, until when the
- * token is good, the service `auth` is asked on each connection.
+ * A function as token is called when there is no token, before the present one expires, and once after the server
+ * refused it (4501); if the new one is refused too, the client ends. A handshake does not report when the token
+ * expires, so on each connection the client asks the service `auth`.
  */
 
 import { SnorkyError } from "./error.js";
@@ -18,14 +18,14 @@ import { SnorkyError } from "./error.js";
  * @property {import("./clock.js").Clock} clock
  * @property {() => number} random
  * @property {number} callTimeoutMs
- * @property {(error: SnorkyError) => void} onError the token was not renewed; tried again
+ * @property {(error: SnorkyError) => void} onError the token was not renewed; the client tries again
  */
 
-// RFC 9110 5.6.2: what a subprotocol is made of. A JWT is.
+// RFC 9110 5.6.2: the characters of a subprotocol. A JWT has no others.
 const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/;
 const RETRY_MIN_MS = 1_000;
-const RETRY_MS = 30_000; // while it is not known until when the token is good
-// setTimeout takes no more; whoever is known for longer is asked about again then.
+const RETRY_MS = 30_000; // while the token's expiry is unknown
+// The maximum of setTimeout; a token that is valid longer is renewed then.
 const DELAY_MAX_MS = 2 ** 31 - 1;
 
 export class Token {
@@ -33,34 +33,34 @@ export class Token {
   /** @type {string | null} */
   #value = null;
   #expiresAtMs = Infinity;
-  /** The one that was refused has been replaced, and the new one has not proven itself. */
+  /** True from the replacement of a refused token until the server accepts the new one. */
   #isLastTry = false;
-  /** The connection that it is kept good on. @type {Connection | null} */
+  /** The connection whose token is renewed in time. @type {Connection | null} */
   #attended = null;
   #cancelTimer = () => {};
 
-  /** Throws TypeError if it is no token. @param {TokenOptions} options */
+  /** Throws TypeError: the token is not valid. @param {TokenOptions} options */
   constructor(options) {
     this.#options = options;
     if (typeof options.token !== "function" && options.token !== undefined) this.#value = checked(options.token);
   }
 
-  /** True if a new one can be had. */
+  /** Whether the application can provide a new token. */
   get isRenewable() {
     return typeof this.#options.token === "function";
   }
 
-  /** True if `renew` is due before the next handshake. */
+  /** Whether `renew` must be called before the next handshake. */
   get isMissing() {
     return this.isRenewable && (this.#value === null || this.#options.clock.now() >= this.#expiresAtMs);
   }
 
-  /** What the handshake asks for because of it. */
+  /** The subprotocol that carries the token in the handshake. */
   get subprotocols() {
     return this.#value === null ? [] : [`bearer.${this.#value}`];
   }
 
-  /** Ask the application. Rejects with SnorkyError (`token`): it has none, or none that could be. */
+  /** Get a token from the application. Rejects with SnorkyError (`token`): it failed, or the token is not valid. */
   async renew() {
     const { token } = this.#options;
     if (typeof token !== "function") return;
@@ -72,7 +72,7 @@ export class Token {
     }
   }
 
-  /** Know that the server has refused it. True if another one may be tried. */
+  /** Discard a token that the server refused. Returns whether to try a new one. */
   refused() {
     if (!this.isRenewable || this.#isLastTry) return false;
     this.#isLastTry = true;
@@ -80,7 +80,7 @@ export class Token {
     return true;
   }
 
-  /** See that it does not expire on this connection; the one before is forgotten. @param {Connection} connection */
+  /** Renew the token on this connection, and no longer on the previous one. @param {Connection} connection */
   attend(connection) {
     this.stop();
     if (this.#value === null || !this.isRenewable) return;
@@ -88,7 +88,7 @@ export class Token {
     void this.#present("authenticate");
   }
 
-  /** Renew no more. */
+  /** Stop renewing. */
   stop() {
     this.#attended = null;
     this.#cancelTimer();
@@ -114,7 +114,7 @@ export class Token {
     }
   }
 
-  /** Between 70 and 90 % of the time that is left: not all clients at once. */
+  /** Renew after 70 to 90 % of the time that is left, at random, so that clients do not renew all at once. */
   #renewLater() {
     const { clock, random } = this.#options;
     const leftMs = Math.max(0, this.#expiresAtMs - clock.now());
@@ -131,8 +131,8 @@ export class Token {
       this.#options.onError(/** @type {SnorkyError} */ (error));
       return this.#renewLater();
     }
-    if (connection !== this.#attended) return; // the next connection has brought the new one
-    this.#expiresAtMs = expiresAtMs; // the server knows the one before, until it has answered
+    if (connection !== this.#attended) return; // the next connection's handshake had the new token
+    this.#expiresAtMs = expiresAtMs; // the server uses the previous token until it has replied
     await this.#present("refresh");
   }
 

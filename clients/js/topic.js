@@ -1,21 +1,20 @@
 /**
- * One channel of one service as this client wants it, whatever connection it comes over: its handlers, and where it
- * stands.
+ * One channel of one service that this client subscribes to: its handlers and its position, across connections.
  *
  * @typedef {object} MessageInfo
  * @property {string} service
  * @property {any} channel
  * @property {number} [offset] on channels that keep history
- * @property {string} [position] to come back with: `subscribe(channel, handler, {recover: position})`
+ * @property {string} [position] to recover from: `subscribe(channel, handler, {recover: position})`
  *
  * @typedef {object} TopicEvents
  * @property {Gap} gap
- * @property {{position: string | null, count: number}} recovered asked again, and nothing is missing: `count` messages
- *   that had been missed were delivered; of many, the others follow
+ * @property {{position: string | null, count: number}} recovered subscribed again, and no message is missing: `count`
+ *   missed messages were delivered with the reply; if there were many, the others follow
  *
- * @typedef {object} Gap messages are missing that can no longer be had; usually one fetches the present state
- * @property {"live" | "recovery"} cause on a connection that stands, or behind the return to the channel
- * @property {string | null} position from here on; null: the channel keeps no history
+ * @typedef {object} Gap messages are missing and no longer available; applications usually fetch the present state
+ * @property {"live" | "recovery"} cause `live`: while connected; `recovery`: after subscribing again
+ * @property {string | null} position where delivery continues; null: the channel keeps no history
  *
  * @typedef {import("./error.js").SnorkyError} SnorkyError
  * @typedef {(message: any, info: MessageInfo) => void} MessageHandler
@@ -25,7 +24,7 @@ import { channelName } from "./canonical.js";
 import { Emitter, protect } from "./emitter.js";
 import { Sequence } from "./sequence.js";
 
-/** Two channels are the same iff their keys are. @param {string} service @param {unknown} channel */
+/** A key that is equal for two channels iff they are the same. @param {string} service @param {unknown} channel */
 export function topicKey(service, channel) {
   return `${service}:${channelName(channel)}`;
 }
@@ -41,7 +40,7 @@ export class Topic {
   #ready = Promise.resolve();
   #emitter = new Emitter();
   #hasBeenConfirmed = false;
-  /** Whether what is missed is asked for. */
+  /** Whether missed messages are requested. */
   recovers = false;
   sequence = new Sequence();
 
@@ -61,30 +60,32 @@ export class Topic {
     return this.#state === "refused";
   }
 
-  /** True if a server has confirmed it before, on whatever connection. */
+  /** True if a server has confirmed the subscription before, on any connection. */
   get hasBeenConfirmed() {
     return this.#hasBeenConfirmed;
   }
 
-  /** Up to where messages have been delivered; null if the server has told no position. */
+  /** The position of the last message delivered; null if the server has sent none. */
   get position() {
     return this.sequence.position;
   }
 
-  /** The first answer of a server: resolves when subscribed, rejects when refused or given up. */
+  /** Resolves when the subscription is confirmed; rejects when it is refused or closed. */
   get ready() {
     return this.#ready;
   }
 
-  /** Add a handler; returns what removes it. @param {MessageHandler} handler */
+  /** Add a handler; returns a function that removes it. @param {MessageHandler} handler */
   join(handler) {
-    if (this.#state === "refused") this.#wish(); // who asks again may hear another answer
+    if (this.#state === "refused") this.#wish(); // the server may accept it now
     const seat = { handler };
     this.#seats.add(seat);
     return () => this.#seats.delete(seat);
   }
 
   /**
+   * Add a handler of an event; returns a function that removes it.
+   *
    * @template {keyof TopicEvents} E
    * @param {E} event @param {(detail: TopicEvents[E]) => void} handler
    */
@@ -93,8 +94,8 @@ export class Topic {
   }
 
   /**
-   * Deliver the next message, and stand behind it. False if there is nothing to deliver: in its place was what is not
-   * fit for anybody (a tombstone).
+   * Deliver the next message and set the position. Returns false for a tombstone, the placeholder of an invalid
+   * message, which is not delivered.
    *
    * @param {Record<string, any>} notification
    */
@@ -106,36 +107,37 @@ export class Topic {
     return true;
   }
 
-  /** Hand a message to every handler. @param {Record<string, any>} notification */
+  /** Call every handler with a message. @param {Record<string, any>} notification */
   deliver({ message, offset, position }) {
     /** @type {MessageInfo} */
     const info = { service: this.service, channel: this.channel };
     if (typeof offset === "number") info.offset = offset;
     if (typeof position === "string") info.position = position;
     for (const seat of [...this.#seats]) {
-      if (!this.#seats.has(seat)) continue; // closed by a handler before it
+      if (!this.#seats.has(seat)) continue; // an earlier handler closed it
       protect(() => seat.handler(message, info));
     }
   }
 
-  /** Tell that messages are missing. @param {string | null} position from here on @param {Gap["cause"]} cause */
+  /** Report missing messages. @param {string | null} position where delivery continues @param {Gap["cause"]} cause */
   lose(position, cause) {
     this.sequence.moveTo(position);
     this.#emitter.emit("gap", { cause, position });
   }
 
-  /** Tell that nothing is missing. @param {number} count messages that had been */
+  /** Report that no message is missing. @param {number} count missed messages that were delivered */
   recovered(count) {
     this.#emitter.emit("recovered", { position: this.position, count });
   }
 
+  /** Resolve `ready`. */
   confirm() {
     this.#state = "confirmed";
     this.#hasBeenConfirmed = true;
     this.#resolve();
   }
 
-  /** @param {SnorkyError} error */
+  /** Reject `ready`. @param {SnorkyError} error */
   refuse(error) {
     this.#state = "refused";
     this.#reject(error);
@@ -147,6 +149,6 @@ export class Topic {
       this.#resolve = resolve;
       this.#reject = reject;
     });
-    this.#ready.catch(() => {}); // refusals are also told by the event `error`: nobody has to await
+    this.#ready.catch(() => {}); // the event `error` reports refusals too, so `ready` need not be awaited
   }
 }

@@ -1,24 +1,24 @@
 /**
- * What a gateway takes as a message: a copy of it that later changes do not reach, or an error at once.
+ * Check a value that is to be sent and copy it, so that later changes by the application have no effect.
  *
- * The rules are the gateway's, so that nothing is sent that it would refuse: UTF-8 without lone surrogates, finite numbers,
- * integers from -2^63 to 2^64-1, at most 32 arrays and objects inside of each other, at most 10,000 values. Where
- * JSON.stringify would change a value without a word (NaN, undefined in an array, a function, a Map), it is refused, too.
+ * The rules are the gateway's, so that only acceptable messages are sent: UTF-8 without lone surrogates, finite numbers,
+ * integers from -2^63 to 2^64-1, arrays and objects nested at most 32 deep, at most 10,000 values. Values that
+ * JSON.stringify would change silently (NaN, undefined in an array, a function, a Map) are rejected too.
  */
 
 const DEPTH_MAX = 32;
 const VALUES_MAX = 10_000; // arrays and objects count, keys do not
 const INTEGER_MIN = -(2 ** 63);
 const INTEGER_END = 2 ** 64;
-const EXPONENT_FROM = 1e21; // from here on JSON.stringify writes an exponent, and every reader takes it for a double
+const EXPONENT_FROM = 1e21; // from here on JSON.stringify writes an exponent, and every parser reads a double
 // With the u flag a proper pair is one code point: this finds lone halves only.
 const LONE_SURROGATE = /\p{Surrogate}/u;
 
 /**
- * Copy a value as JSON.stringify would see it: `toJSON` is asked, members that are undefined are left out.
+ * Copy a value as JSON.stringify would write it: `toJSON` is called, undefined members are omitted.
  *
- * Throws TypeError: no JSON (undefined, functions, BigInt, Map and its like, lone surrogates); RangeError: a number, the
- * depth or the count of values is beyond the bounds.
+ * Throws TypeError: not JSON (undefined, functions, BigInt, Map and the like, lone surrogates); RangeError: a number,
+ * the depth or the number of values is out of range.
  *
  * @param {unknown} value
  * @returns {any}
@@ -48,7 +48,7 @@ class Copy {
 
   /** @param {unknown[]} items @param {number} depth */
   #array(items, depth) {
-    this.#count(items.length); // before it is walked: it may be sparse and huge
+    this.#count(items.length); // before iterating: the array may be sparse and huge
     this.#seen -= items.length;
     return Array.from(items, (item, index) => this.of(item, String(index), depth));
   }
@@ -61,7 +61,7 @@ class Copy {
       const value = members[key];
       if (value !== undefined) pairs.push([wellFormed(key), this.of(value, key, depth)]);
     }
-    return Object.fromEntries(pairs); // makes an own property of __proto__, too
+    return Object.fromEntries(pairs); // creates an own property for __proto__ too
   }
 
   /** @param {number} values */
@@ -71,7 +71,7 @@ class Copy {
   }
 }
 
-/** What stands for a value: of `toJSON`, or in a box. @param {unknown} value @param {string} key */
+/** Apply `toJSON` and unwrap Number, String and Boolean objects. @param {unknown} value @param {string} key */
 function reduced(value, key) {
   if (value instanceof Date && Number.isNaN(value.getTime())) throw new RangeError("An invalid date");
   const toJSON = /** @type {{toJSON?: unknown} | null | undefined} */ (value)?.toJSON;

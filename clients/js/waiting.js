@@ -18,7 +18,7 @@ export class Waiting {
   #waiters = new Set();
 
   /**
-   * offline: makes the error of one that has no connection in time.
+   * offline: creates the error of a call that gets no connection in time.
    *
    * @param {import("./clock.js").Clock} clock @param {number} max @param {() => SnorkyError} offline
    */
@@ -29,7 +29,7 @@ export class Waiting {
   }
 
   /**
-   * The connection that there is within `timeoutMs`. Rejects with SnorkyError (`offline`).
+   * Wait for a connection. Rejects with SnorkyError (`offline`) after `timeoutMs`, or if too many calls wait.
    *
    * @param {number} timeoutMs @returns {Promise<Connection>}
    */
@@ -50,12 +50,12 @@ export class Waiting {
     });
   }
 
-  /** Give all this connection, in the order of their calls. @param {Connection} connection */
+  /** Resolve all waiting calls with this connection, in their order. @param {Connection} connection */
   release(connection) {
     for (const waiter of [...this.#waiters]) waiter.resolve(connection);
   }
 
-  /** @param {SnorkyError} error */
+  /** Reject all waiting calls. @param {SnorkyError} error */
   close(error) {
     for (const waiter of [...this.#waiters]) waiter.reject(error);
   }

@@ -1,7 +1,7 @@
-"""DataSync: clients keep what they show in step with a database, by deltas that the backend publishes.
+"""DataSync: clients follow changes of a database, which the backend publishes as deltas.
 
-The backend authorizes a subscription and gives its token to a client, which acquires it, on any node. Dealers say which
-deltas a subscription gets. Nothing is lost between authorization and acquisition.
+The backend authorizes a subscription and gives its token to a client, which acquires it on any node. Dealers decide
+which deltas a subscription gets. Deltas published between authorization and acquisition are delivered too.
 """
 
 from services.datasync.backend import DataSyncBackend

@@ -1,7 +1,7 @@
 """DataSyncBackend: the backend authorizes subscriptions and publishes deltas.
 
-Texts, which backends match on: `dealer should be a dealer name`, `No such dealer`, `Missing field 'dealer'` of
-`authorizeSubscription`; `Missing field`, `Invalid delta type`, `model must be string` of `publishDeltas`.
+Error texts that backends match on: `authorizeSubscription`: `dealer should be a dealer name`, `No such dealer`,
+`Missing field 'dealer'`; `publishDeltas`: `Missing field`, `Invalid delta type`, `model must be string`.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ class DataSyncBackend(RPCService):
 
     @property
     def frontend(self) -> DataSyncService:
-        """The service whose clients this is for. Raises ConfigurationError: this node has none."""
+        """The service whose clients get the deltas. Raises ConfigurationError: this node does not run it."""
         name = self._frontend
         found = self.cluster.find_service(name) if isinstance(name, str) else name
         if not isinstance(found, DataSyncService):
@@ -34,10 +34,10 @@ class DataSyncBackend(RPCService):
 
     @rpc_command(name="authorizeSubscription")
     async def authorize_subscription(self, request: Request, items: Any) -> str:
-        """Allow a client to acquire these items, {dealer, query, tag?}; replies a token, valid 120 s."""
+        """Authorize a subscription; replies its token, valid for 120 s. items: [{dealer, query, tag?}]."""
         if not isinstance(items, list):
             raise RPCError("Invalid params", "invalid_params")
-        models = {self._model_of(item): None for item in items}  # in their order, each once
+        models = {self._model_of(item): None for item in items}  # without duplicates, in order
         topics = self.frontend.topics
         positions = await asyncio.gather(*(topics.position(model) for model in models))
         grant = Grant(items, dict(zip(models, positions, strict=True)))
@@ -45,10 +45,10 @@ class DataSyncBackend(RPCService):
 
     @rpc_command(name="publishDeltas")
     def publish_deltas(self, request: Request, deltas: Any) -> "asyncio.Future[None]":
-        """Publish deltas, in their order; answered when Redis has them all."""
+        """Publish deltas in the given order; replies once Redis has all of them."""
         if not isinstance(deltas, list):
             raise RPCError("Invalid params", "invalid_params")
-        read = [read_delta(delta) for delta in deltas]  # all are sound before the first is published
+        read = [read_delta(delta) for delta in deltas]  # check all before publishing any
         for delta in read:
             channel_name(delta.model)
         frontend = self.frontend
@@ -58,7 +58,7 @@ class DataSyncBackend(RPCService):
         )
 
     def _model_of(self, item: Any) -> str:
-        """Check an item; returns the model that its dealer deals in."""
+        """Check an item; return the model of its dealer."""
         if not isinstance(item, dict):
             raise RPCError("Invalid params", "invalid_params")
         for field in ("dealer", "query"):

@@ -1,4 +1,4 @@
-"""Dealers: which subscriptions get which deltas of a model.
+"""Dealers: they decide which subscriptions get which deltas of a model.
 
     class PlayersWithColor(SimpleDealer):
         model = "Player"
@@ -6,8 +6,8 @@
         def get_key_for_model(self, model):
             return model["color"]
 
-A dealer knows the subscriptions of its node only. What one raises for a model (a field is not there) is logged, and
-means that nobody subscribes to that model.
+A dealer holds the subscription items of its own node only. If it raises for a model (a field is missing), the error is
+logged and no subscription gets that delta from it.
 """
 
 from abc import ABC, abstractmethod
@@ -26,36 +26,36 @@ _log = structlog.get_logger("snorky.datasync")
 
 
 class Dealer(ABC):
-    """Finds the subscription items that a model concerns. model: name of the models it deals in."""
+    """Finds the subscription items that match a model's data. model: the name of the model this dealer is for."""
 
     model: str
 
     @property
     def name(self) -> str:
-        """What subscriptions call it; the class's own name unless set."""
+        """The name by which subscriptions refer to this dealer: the class name unless overridden."""
         return type(self).__name__
 
     @abstractmethod
     def add_subscription_item(self, item: SubscriptionItem) -> None:
-        """Know one item more. Raises BadQuery."""
+        """Add an item. Raises BadQuery."""
 
     @abstractmethod
     def remove_subscription_item(self, item: SubscriptionItem) -> None:
-        """Know it no more."""
+        """Remove an item that was added."""
 
     @abstractmethod
     def get_subscription_items_for_model(self, model: Any) -> Iterable[SubscriptionItem]:
-        """Find the items that a model concerns; asked twice for an update, with old and new data."""
+        """Return the items that match a model's data; called twice for an update, with the old and the new data."""
 
     def check_query(self, query: Any) -> None:  # noqa: B027 - an optional hook
-        """Refuse what is no query of this dealer, when a subscription is authorized. Raises BadQuery."""
+        """Check a query when a subscription is authorized. Raises BadQuery: this dealer cannot use it."""
 
     def concerns(self, item: SubscriptionItem, model: Any) -> bool:
-        """True if a model concerns this item, which was added."""
+        """Return whether a model's data matches an item that was added."""
         return item in self.get_subscription_items_for_model(model)
 
     def deal(self, delta: Delta) -> Iterator[tuple[Delta, set[SubscriptionItem]]]:
-        """Say who is shown what of a delta."""
+        """Yield what to send for a delta: the delta as its recipients see it, and those recipients."""
         new = set() if delta.kind == "delete" else self._items(delta.new)
         old = set() if delta.kind == "insert" else self._items(delta.old)
         for items, is_new, is_old in ((new & old, True, True), (new - old, True, False), (old - new, False, True)):
@@ -64,14 +64,14 @@ class Dealer(ABC):
                 yield shown, items
 
     def show(self, item: SubscriptionItem, delta: Delta) -> Delta | None:
-        """Say what one item is shown of a delta."""
+        """Return the delta as one item sees it; None if it does not match."""
         is_new = delta.kind != "delete" and self._concerns(item, delta.new)
         return delta.shown(is_new, delta.kind != "insert" and self._concerns(item, delta.old))
 
     def _items(self, model: Any) -> set[SubscriptionItem]:
         try:
             return set(self.get_subscription_items_for_model(model))
-        except Exception as error:  # a user's method, of a backend's data
+        except Exception as error:  # the application's method, called with the backend's data
             _log.warning("dealer failed", dealer=self.name, error=repr(error)[:300])
             return set()
 
@@ -84,7 +84,7 @@ class Dealer(ABC):
 
 
 class BroadcastDealer(Dealer):
-    """All items get all deltas; queries say nothing."""
+    """Every item gets every delta; queries are ignored."""
 
     def __init__(self) -> None:
         self._items_held: set[SubscriptionItem] = set()
@@ -103,14 +103,14 @@ class BroadcastDealer(Dealer):
 
 
 class SimpleDealer(Dealer):
-    """An item gets the models whose key equals its query. Define `get_key_for_model`."""
+    """An item gets the deltas of models whose key equals its query. Define `get_key_for_model`."""
 
     def __init__(self) -> None:
         self._by_key: dict[Hashable, set[SubscriptionItem]] = {}
 
     @abstractmethod
     def get_key_for_model(self, model: Any) -> Any:
-        """Tell a model's key, any JSON entity: the value of a field, usually."""
+        """Return a model's key, any JSON entity; usually the value of a field."""
 
     def add_subscription_item(self, item: SubscriptionItem) -> None:
         self._by_key.setdefault(key_of(item.query), set()).add(item)
@@ -130,7 +130,7 @@ class SimpleDealer(Dealer):
 
 
 class _Group:
-    """Items of one and the same filter."""
+    """The items that have the same filter."""
 
     __slots__ = ("filter", "items")
 
@@ -140,7 +140,10 @@ class _Group:
 
 
 class FilterDealer(Dealer):
-    """An item gets the models that match its query, see `filters`. Indexed by what these say of equality."""
+    """An item gets the deltas of models that match its query, an expression of `services.datasync.filters`.
+
+    Filters are indexed by their equality comparisons, so a delta is compared only with filters that may match.
+    """
 
     def __init__(self) -> None:
         self._groups: dict[Hashable, _Group] = {}  # by query

@@ -18,25 +18,25 @@ class Dealers:
             self.register(_load(dealer) if isinstance(dealer, str) else dealer)
 
     def register(self, dealer: Dealer | type[Dealer]) -> Dealer:
-        """Take one more; returns the instance."""
+        """Add a dealer; returns the instance. Raises ConfigurationError."""
         instance = dealer() if isinstance(dealer, type) else dealer
         if not isinstance(getattr(instance, "model", None), str):
-            raise ConfigurationError(f'dealer {instance.name}: say which models it deals in: model = "Player"')
+            raise ConfigurationError(f'dealer {instance.name}: set the name of its models, as in model = "Player"')
         if instance.name in self._by_name:
-            raise ConfigurationError(f"two dealers are called {instance.name}: give one another name")
+            raise ConfigurationError(f"two dealers have the name {instance.name}: rename one of them")
         self._by_name[instance.name] = instance
         return instance
 
     def unregister(self, dealer: Dealer) -> None:
-        """Let one go."""
+        """Remove a dealer."""
         del self._by_name[dealer.name]
 
     def get(self, name: str) -> Dealer | None:
-        """Find one by its name."""
+        """Return the dealer of this name; None if there is none."""
         return self._by_name.get(name)
 
     def of_model(self, model: str) -> list[Dealer]:
-        """Find those that deal in a model."""
+        """Return the dealers for a model."""
         return [dealer for dealer in self._by_name.values() if dealer.model == model]
 
 
@@ -47,5 +47,5 @@ def _load(dotted: str) -> type[Dealer]:
     except ModuleNotFoundError as error:
         raise ConfigurationError(f'dealers: "{dotted}": {error}; is it installed, or on PYTHONPATH?') from error
     if not (isinstance(found, type) and issubclass(found, Dealer)):
-        raise ConfigurationError(f'dealers: "{dotted}": is no Dealer; write "module:Class"')
+        raise ConfigurationError(f'dealers: "{dotted}": is not a Dealer; write "module:Class"')
     return found

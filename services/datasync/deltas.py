@@ -1,4 +1,4 @@
-"""Deltas: what changed in a model, and what a subscription is shown of it.
+"""Deltas: changes of a model's data, and the form in which a subscription gets them.
 
 {"type": "insert" | "delete", "model": NAME, "data": ENTITY}
 {"type": "update", "model": NAME, "newData": ENTITY, "oldData": ENTITY}
@@ -14,7 +14,7 @@ __all__ = ["Delta", "read_delta"]
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """One change. new, old: what there is after it and was before it; an insert has no old, a delete no new."""
+    """One change. new, old: the data after and before it; an insert has no old, a delete no new."""
 
     kind: Literal["insert", "update", "delete"]
     model: str
@@ -23,13 +23,16 @@ class Delta:
 
     @property
     def value(self) -> dict[str, Any]:
-        """As it is published."""
+        """The delta as the JSON entity that is published."""
         if self.kind == "update":
             return {"type": "update", "model": self.model, "newData": self.new, "oldData": self.old}
         return {"type": self.kind, "model": self.model, "data": self.new if self.kind == "insert" else self.old}
 
     def shown(self, is_new_matched: bool, is_old_matched: bool) -> "Delta | None":
-        """Tell what it is to who sees only some: what comes into sight is inserted, what goes is deleted."""
+        """Return the delta as a subscription with a filter sees it; None = not at all.
+
+        An update that makes the data match is an insert, one that makes it stop matching is a delete.
+        """
         if not is_new_matched and not is_old_matched:
             return None
         if (is_new_matched and is_old_matched) or self.kind != "update":
@@ -40,7 +43,7 @@ class Delta:
 
 
 def read_delta(value: Any) -> Delta:
-    """Read what a backend publishes. Raises RPCError: its texts are the protocol's."""
+    """Parse a delta that a backend publishes. Raises RPCError, with the protocol's texts."""
     if not isinstance(value, dict):
         raise RPCError("Invalid params", "invalid_params")
     if "type" not in value or "model" not in value:

@@ -1,9 +1,10 @@
-"""Exchange: the subscriptions of one node; how they begin, what they are shown, and how they end.
+"""Exchange: the subscriptions of one node: it starts them, sends them deltas and ends them.
 
 Rules:
-- A node hears a model from before the first of its subscriptions reads history until after the last has ended.
-- Who joins is known to the dealers at once and shown nothing live until it has read history; from then on what is
-  behind the last offset that it was shown. Between the two there is no await.
+- A node listens to a model's topic from before its first subscription reads history until after its last one ends.
+- The items of a new subscription are added to their dealers at once, but get no live deltas until the subscription has
+  read history. From then on they get live deltas whose offset is above the last one sent. No `await` separates the end
+  of the replay from this switch.
 """
 
 import asyncio
@@ -23,22 +24,22 @@ from services.rpc import RPCError
 
 __all__ = ["Exchange", "NoSuchSubscription"]
 
-CHUNK: Final = 100  # deltas of history between two looks at what the client has taken
+CHUNK: Final = 100  # deltas of history to send before checking the client's outbox again
 PACE_S: Final = 0.005
-SLOW_S: Final = 10.0  # a client that takes nothing of its history for so long is a slow consumer
+SLOW_S: Final = 10.0  # a client whose outbox stays too full for this time is a slow consumer
 
 _log = structlog.get_logger("snorky.datasync")
 
 
 class NoSuchSubscription(RPCError):
-    """There is no such token, or what it would replay from is gone."""
+    """The token is unknown, or the history to replay from is gone."""
 
     def __init__(self) -> None:
         super().__init__("No such subscription", "no_such_subscription")
 
 
 class Exchange:
-    """Between feeds and clients. service: whose topics these are, and whose name is in the envelopes."""
+    """Passes deltas from feeds to subscriptions. service: owns the topics; its name is in the envelopes."""
 
     def __init__(self, service: Service, dealers: Dealers, history: History) -> None:
         self._service = service
@@ -48,15 +49,15 @@ class Exchange:
         self._subscriptions: dict[str, set[Subscription]] = {}  # by model
 
     async def acquire(self, connection: Connection, grant: Grant) -> Subscription:
-        """Begin a subscription: on return all since its positions was sent, and what comes will be.
+        """Start a subscription. On return all deltas since the grant's positions were sent, and later ones will be.
 
-        Raises NoSuchSubscription, BrokerUnavailable, ConnectionClosed; nothing is left behind.
+        Raises NoSuchSubscription, BrokerUnavailable, ConnectionClosed; then the subscription is removed again.
         """
         subscription = Subscription(connection)
         for written in grant.items:
             dealer = self._dealers.get(written["dealer"])
             if dealer is None:
-                raise NoSuchSubscription  # this node has other dealers than the one that authorized
+                raise NoSuchSubscription  # this node's dealers differ from those of the node that authorized
             extra = {"tag": written["tag"]} if "tag" in written else None
             item = SubscriptionItem(subscription, dealer.name, written["query"], extra)
             subscription.items.setdefault(dealer.model, []).append(item)
@@ -71,7 +72,7 @@ class Exchange:
         return subscription
 
     def leave(self, subscription: Subscription) -> None:
-        """End a subscription, also one that is about to begin. Idempotent."""
+        """End a subscription, also one that is still starting. Idempotent."""
         models, subscription.models = subscription.models, []
         for model in models:
             for item in subscription.items[model]:
@@ -118,14 +119,14 @@ class Exchange:
                 item.after = since.offset
 
     async def _replay(self, subscription: Subscription, model: str, missed: list[Publication]) -> Position | None:
-        """Send what was missed, no faster than the client takes it; returns where it ends."""
+        """Send missed deltas, no faster than the client reads them; return the last one's position."""
         for at, publication in enumerate(missed):
             if at % CHUNK == 0:
                 await _pace(subscription.connection)
             self._show_missed(subscription.items[model], model, publication)
         return missed[-1].position if missed else None
 
-    # -- what is shown -----------------------------------------------------------------------------------------------
+    # -- sending -----------------------------------------------------------------------------------------------------
 
     def _show_missed(self, items: Iterable[SubscriptionItem], model: str, publication: Publication) -> None:
         delta = _read(model, publication)
@@ -145,7 +146,7 @@ class Exchange:
                 self._send([item for item in items if item.after < offset], shown)
 
     def _send(self, items: Iterable[SubscriptionItem], delta: Delta) -> None:
-        """Send a delta to the clients of items: encoded once for all that see it alike."""
+        """Send a delta to the clients of items; encoded once for all items with the same tag."""
         alike: dict[Any, tuple[dict[str, Any], list[Connection]]] = {}
         for item in items:
             if item.subscription is not None:
@@ -155,7 +156,7 @@ class Exchange:
             self._service.send_to_all(connections, {"type": "delta", "delta": {**delta.value, **extra}})
 
     def _lose(self, model: str) -> None:
-        """Let those go who were shown something of a model, and now something is missing."""
+        """Close the connections that get live deltas of a model: at least one delta is missing."""
         _log.warning("continuity lost", model=model[:100])
         for subscription in tuple(self._subscriptions.get(model, ())):
             if subscription.is_live:
@@ -163,19 +164,19 @@ class Exchange:
 
 
 async def _pace(connection: Connection) -> None:
-    """Wait until a client has taken most of what was sent. Raises ConnectionClosed."""
+    """Wait until a client's outbox is at most a quarter full. Raises ConnectionClosed."""
     loop = asyncio.get_running_loop()
     until_s = loop.time() + SLOW_S
     while connection.pending_bytes > connection.outbox_max_bytes // 4 and not connection.is_closed:
         if loop.time() > until_s:
             connection.close(CloseCode.SLOW_CONSUMER, "Slow consumer")
-        await asyncio.sleep(PACE_S)  # a wire tells nobody when it is empty
+        await asyncio.sleep(PACE_S)  # no event signals that the outbox has drained
     if connection.is_closed:
         raise ConnectionClosed
 
 
 def _read(model: str, publication: Publication) -> Delta | None:
-    """Read a delta; None = it is none, which is not for clients to see."""
+    """Parse a publication as a delta of a model; None = it is not one, and is not sent to clients."""
     try:
         delta = read_delta(msgspec.json.decode(publication.payload))
         if delta.model == model:

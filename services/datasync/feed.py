@@ -1,10 +1,10 @@
-"""Feed: the deltas of one model as a node hears them, and what of them who joins has not read from history.
+"""Feed: the deltas of one model that a node receives, and those that a new subscription has not yet read from history.
 
 Rules:
-- The node hands over what is published, once and in order, and says where something is missing that history has not:
-  then all is said to be lost, and who subscribes must look at the database anew.
-- Who joins reads history from its own position on. While somebody joins, what is passed on is kept for a while, so that
-  what came while history was read need not be read from there, again and again.
+- The node delivers each publication once and in order, and reports a gap that history cannot fill. The feed then
+  reports lost continuity, and subscribers must read the database again.
+- A new subscription reads history from its own position on. While one does so, the feed buffers the publications that
+  it delivers: those that arrive during the read then need not be read from history in yet another round.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from gateway import History, Position, Publication, Topics
 
 __all__ = ["Feed"]
 
-RECENT_MAX: Final = 1000  # publications kept for who joins; reading history takes less time than so many
+RECENT_MAX: Final = 1000  # publications buffered for new subscriptions; fewer arrive while history is read
 
 
 class Feed:
-    """Follows one model. deliver: takes each publication, once and in order. lose: is told that continuity is lost."""
+    """Follows one model. deliver: called with each publication, once and in order. lose: called on lost continuity."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Feed:
         deliver: Callable[[Publication], None],
         lose: Callable[[], None],
     ) -> None:
-        self._last: Position | None = None  # None until something was heard
+        self._last: Position | None = None  # None until a publication arrives
         self._topics = topics
         self._model = model
         self._history = history
@@ -42,24 +42,24 @@ class Feed:
         self._is_open = False
         self._joining = 0
         self._recent: deque[Publication] = deque(maxlen=RECENT_MAX)
-        self._known: Position | None = None  # in a history that who joins saw before the node did
+        self._known: Position | None = None  # in a new epoch that a new subscription saw before the node did
 
     async def open(self) -> None:
-        """Begin to hear, if it does not; on return, whatever is published from now on is heard."""
+        """Listen to the model's topic. On return, every later publication will be delivered. Idempotent."""
         async with self._opening:
             if not self._is_open:
                 await self._topics.listen(self._model, self._hear, history=self._history, on_gap=self._begin_anew)
                 self._is_open = True
 
     def close(self) -> None:
-        """Hear no more."""
+        """Stop listening. Idempotent."""
         if self._is_open:
             self._is_open = False
             self._topics.unlisten(self._model)
 
     @contextmanager
     def joining(self) -> Iterator[None]:
-        """Keep what is passed on, for `newer`."""
+        """Buffer delivered publications within the block, for `newer`."""
         self._joining += 1
         try:
             yield
@@ -69,11 +69,14 @@ class Feed:
                 self._recent.clear()
 
     async def read(self, since: Position) -> list[Publication] | None:
-        """Read from history what is behind a position; None = it is gone."""
+        """Read the publications after a position from history; None = history no longer has all of them."""
         return await self._topics.history(self._model, since)
 
     def newer(self, since: Position) -> list[Publication] | None:
-        """Tell what was passed on behind a position just read; None = not known: read again. Never waits."""
+        """Return the publications delivered after a position just read. Never waits.
+
+        None = the buffer does not have all of them: read history again.
+        """
         last = self._last
         if last is not None and last.epoch != since.epoch:  # Redis lost its state, and the node has not noticed yet
             self._begin_anew(since)
@@ -87,14 +90,14 @@ class Feed:
     def _hear(self, publications: Sequence[Publication]) -> None:
         for publication in publications:
             if publication.position is None:
-                continue  # published past the history: it is nobody's delta
+                continue  # published without history, so it is not a delta
             self._last = publication.position
             if self._joining:
                 self._recent.append(publication)
             self._deliver(publication)
 
     def _begin_anew(self, position: Position) -> None:
-        """Know that what comes does not follow what came: say so, and go on from there."""
+        """Continue from a position that does not follow the last publication, and report lost continuity."""
         known, self._known = self._known, None
         self._last = position
         self._recent.clear()

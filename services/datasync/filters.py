@@ -5,11 +5,11 @@
     ["or", ["not", ["==", "service", "java"]], ["<", "age", 21]]
 
 Rules:
-- Fields are dotted: "player.color" is the color of the player. A comparison with a field that is not there, or of
-  another type, is false; so `not` of it is true.
-- Equality is that of JSON entities: 1 equals 1.0 and not true. Order is among numbers, and among strings.
-- What an expression says of equality is its *anchors*: it can match only where one of these fields has this value. By
-  them a model finds the filters that it may match, and touches no others.
+- Fields are dotted: "player.color" is the color of the player. A comparison with a field that is missing or has
+  another type is false, so `not` of it is true.
+- Equality is that of JSON entities: 1 equals 1.0 but not true. `<` and the like compare two numbers or two strings.
+- An expression's *anchors* are equality comparisons (field and value), at least one of which must be true for it to
+  match. An index of anchors finds the filters that may match a model; the others are not evaluated.
 """
 
 from collections.abc import Callable, Hashable
@@ -24,7 +24,7 @@ Path = tuple[str, ...]
 Predicate = Callable[[Any], bool]
 Anchors = frozenset[tuple[Path, Hashable]]
 
-MISSING: Final = object()  # what a field is that is not there
+MISSING: Final = object()  # the value of a missing field
 _ORDERS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "<": lambda a, b: a < b,
     "<=": lambda a, b: a <= b,
@@ -34,7 +34,7 @@ _ORDERS: Final[dict[str, Callable[[Any, Any], bool]]] = {
 
 
 class BadQuery(Refused):
-    """A query is not what its dealer understands."""
+    """The dealer cannot use this query."""
 
     code = "invalid_query"
 
@@ -44,7 +44,7 @@ class BadQuery(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A compiled expression. anchors: None = it may match any model. is_exact: it matches wherever an anchor does."""
+    """A compiled expression. anchors: None = it may match any model. is_exact: one true anchor is enough to match."""
 
     matches: Predicate
     anchors: Anchors | None
@@ -52,7 +52,7 @@ class Filter:
 
 
 def compile_filter(expression: Any) -> Filter:
-    """Compile an expression. Raises BadQuery: it is none."""
+    """Compile an expression. Raises BadQuery: it is not valid."""
     match expression:
         case ["==", str(field), value]:
             path, key = tuple(field.split(".")), key_of(value)
@@ -70,7 +70,7 @@ def compile_filter(expression: Any) -> Filter:
 
 
 def field_of(model: Any, path: Path) -> Any:
-    """Get a field; MISSING if it is not there."""
+    """Return a model's field; MISSING if it has none."""
     for name in path:
         if not isinstance(model, dict) or name not in model:
             return MISSING
@@ -79,9 +79,9 @@ def field_of(model: Any, path: Path) -> Any:
 
 
 def key_of(value: Any) -> Hashable:
-    """Make a key of a JSON entity: two are equal iff the entities are."""
+    """Return a hashable key of a JSON entity: two keys are equal iff the entities are."""
     if isinstance(value, bool):
-        return bool, value  # True == 1 in Python, and nowhere else
+        return bool, value  # True == 1 in Python, but not in JSON
     if isinstance(value, list | tuple):
         return list, *map(key_of, value)
     if isinstance(value, dict):

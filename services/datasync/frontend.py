@@ -1,13 +1,15 @@
-"""DataSyncService: clients acquire subscriptions by tokens, on any node, and get the deltas these are for.
+"""DataSyncService: clients acquire subscriptions by tokens, on any node, and get the deltas that match them.
 
 Notification: {"type": "delta", "delta": DELTA}, with the item's "tag" in the delta if it has one.
 
 Rules:
-- A node hears the topic of a model as long as somebody here subscribes to it, and is heard by nobody else's clients.
-- Who acquires gets what was published since the token was authorized from history, as fast as it takes it, then
-  what came meanwhile, then what comes. Where these meet offsets decide: nothing is lost, nothing comes twice.
-- Where continuity is lost (Redis lost it, or too much of it), the connection is closed with 4010: the client comes back
-  and looks at the database anew. There is no message of the protocol that would say so to clients written in 2016.
+- A node listens to a model's topic while one of its own clients subscribes to that model, and sends the deltas to its
+  own clients only.
+- A client that acquires a subscription first gets the deltas published since the token was authorized: from history,
+  as fast as the client reads them, then those that arrived meanwhile. Then it gets live deltas. Offsets decide where
+  each part begins, so no delta is lost or sent twice.
+- Where continuity is lost (Redis lost deltas, or too many were missed), the connection is closed with 4010: the client
+  reconnects and reads the database again. The protocol of 2016 has no message for this.
 """
 
 from collections.abc import Iterable
@@ -26,10 +28,10 @@ TOKEN_MAX: Final = 255  # characters; ours have 32
 
 
 class DataSyncService(RPCService):
-    """Deltas for who subscribes to them. dealers: classes, instances, or "module:Class".
+    """Sends deltas to the clients that subscribe to them. dealers: classes, instances, or "module:Class".
 
-    history_ttl_s: how long deltas can be replayed, above the 120 s that a token is valid; history_size: and how many
-    of a model, so that a busy one does not fill Redis.
+    history_ttl_s: how long deltas can be replayed; above the 120 s for which a token is valid. history_size: how many
+    deltas of one model can be replayed, so that a busy model does not fill Redis.
     """
 
     def __init__(
@@ -48,16 +50,16 @@ class DataSyncService(RPCService):
         self._exchange = Exchange(self, self.dealers, self.history)
 
     def register_dealer(self, dealer: Dealer | type[Dealer]) -> Dealer:
-        """Deal in one way more. Raises ConfigurationError."""
+        """Add a dealer; returns the instance. Raises ConfigurationError."""
         return self.dealers.register(dealer)
 
     def unregister_dealer(self, dealer: Dealer) -> None:
-        """Deal so no more; before there are clients."""
+        """Remove a dealer. Only before clients connect."""
         self.dealers.unregister(dealer)
 
     @rpc_command(name="acquireSubscription")
     async def acquire_subscription(self, request: Request, token: Any) -> None:
-        """Get what a token is for, from the moment on that it was authorized."""
+        """Start the subscription of a token; sends its deltas from the moment of authorization on."""
         _demand_text(token)
         holdings = self._holdings(request.connection)
         taker = holdings.attempt(token)
@@ -66,7 +68,7 @@ class DataSyncService(RPCService):
             if value is None:
                 raise NoSuchSubscription
             subscription = await self._exchange.acquire(request.connection, Grant.read(value))
-        except BrokerUnavailable:  # the token may be taken: this client may retry, as the same taker
+        except BrokerUnavailable:  # the token may already be consumed: keep the taker, so this client may retry
             raise
         except BaseException:
             holdings.attempts.pop(token, None)
@@ -76,7 +78,7 @@ class DataSyncService(RPCService):
 
     @rpc_command(name="cancelSubscription")
     def cancel_subscription(self, request: Request, token: Any) -> None:
-        """Give a subscription up that this client acquired."""
+        """End a subscription that this client acquired."""
         _demand_text(token)
         subscription = self._holdings(request.connection).subscriptions.pop(token, None)
         if subscription is None:
@@ -84,7 +86,7 @@ class DataSyncService(RPCService):
         self._exchange.leave(subscription)
 
     def on_disconnect(self, connection: Connection) -> None:
-        """Give up all that a client acquired."""
+        """End all subscriptions of a client."""
         holdings: Holdings | None = connection.data.pop(self.name, None)
         for subscription in [] if holdings is None else list(holdings.subscriptions.values()):
             self._exchange.leave(subscription)

@@ -1,4 +1,4 @@
-"""Subscriptions: what a client acquired, item by item, and what a node keeps of it."""
+"""Subscriptions: grants (what a token allows), the subscriptions that clients acquired with them, and their items."""
 
 import math
 import secrets
@@ -11,33 +11,32 @@ from gateway import Connection, Position
 __all__ = ["NEVER", "TOKEN_TTL_S", "Grant", "Holdings", "Subscription", "SubscriptionItem"]
 
 TOKEN_TTL_S: Final = 120.0
-NEVER: Final = math.inf  # an offset: nothing live is behind it
-ATTEMPTS_MAX: Final = 64  # per client: one that retries more tokens than that at once loses the oldest
+NEVER: Final = math.inf  # an offset that no live delta exceeds
+ATTEMPTS_MAX: Final = 64  # per client; beyond it the oldest attempt is forgotten
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a token stands for: items as they were authorized, and where the histories of their models stood."""
+    """The content of a token: the authorized items, and the positions of their models' histories at that time."""
 
     items: list[dict[str, Any]]
     positions: Mapping[str, Position]
 
     @property
     def value(self) -> dict[str, Any]:
-        """As a JSON entity."""
+        """The grant as a JSON entity."""
         return {"items": self.items, "positions": {model: str(position) for model, position in self.positions.items()}}
 
     @classmethod
     def read(cls, value: Any) -> "Grant":
-        """Read what `value` wrote."""
+        """Parse the JSON entity that `value` returned."""
         return cls(value["items"], {model: Position.parse(text) for model, text in value["positions"].items()})
 
 
 class SubscriptionItem:
-    """A dealer and a query to it, of one subscription.
+    """One dealer and query of a subscription.
 
-    extra: what its deltas carry beside their own: {"tag": ENTITY}, or nothing. after: it is shown live deltas behind
-    this offset only.
+    extra: fields to add to its deltas: {"tag": ENTITY}, or none. after: it gets only live deltas above this offset.
     """
 
     __slots__ = ("after", "dealer_name", "extra", "is_dealt", "query", "subscription")
@@ -50,11 +49,11 @@ class SubscriptionItem:
         self.query = query
         self.extra = extra or {}
         self.after: float = NEVER
-        self.is_dealt = False  # its dealer knows it
+        self.is_dealt = False  # True while it is added to its dealer
 
 
 class Subscription:
-    """What one token gives to one client. items: by model. models: those whose feeds it uses."""
+    """A subscription of one client, acquired with one token. items: by model. models: those whose feeds it uses."""
 
     __slots__ = ("connection", "items", "models")
 
@@ -65,22 +64,22 @@ class Subscription:
 
     @property
     def is_live(self) -> bool:
-        """True once it is shown something as it comes."""
+        """True once at least one item gets live deltas."""
         return any(item.after != NEVER for items in self.items.values() for item in items)
 
 
 @dataclass(slots=True)
 class Holdings:
-    """What a node keeps of one client, by token.
+    """The subscriptions and pending acquisitions of one client on this node, by token.
 
-    attempts: by which taker's name this client tries to take a token, until it is known whether that succeeded.
+    attempts: the taker name with which the client tries to consume a token, until the outcome is known.
     """
 
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     attempts: dict[str, str] = field(default_factory=dict)
 
     def attempt(self, token: str) -> str:
-        """Begin or repeat an attempt to take a token; returns the name of its taker."""
+        """Start or repeat an attempt to consume a token; returns its taker name."""
         if token not in self.attempts:
             while len(self.attempts) >= ATTEMPTS_MAX:
                 del self.attempts[next(iter(self.attempts))]

@@ -1,4 +1,4 @@
-"""PubSubBackend: the backend publishes to the channels of a PubSubService, whatever clients may."""
+"""PubSubBackend: the backend publishes to the channels of a PubSubService."""
 
 from collections.abc import Awaitable
 from typing import Any
@@ -11,9 +11,9 @@ __all__ = ["PubSubBackend"]
 
 
 class PubSubBackend(RPCService):
-    """Lets the backend publish, always. frontend: the name of the PubSubService whose clients hear it.
+    """Command `publish` for the backend, always allowed. frontend: the name of the PubSubService whose clients receive.
 
-    That service's rules hold, and those of other nodes that have it.
+    That service's channel rules decide what is kept, those of other nodes that run it included.
     """
 
     def __init__(self, name: str = "pubsub_backend", frontend: str | PubSubService = "pubsub") -> None:
@@ -22,7 +22,7 @@ class PubSubBackend(RPCService):
 
     @rpc_command
     def publish(self, request: Request, channel: Any, message: Any, key: Any = None) -> Awaitable[None]:
-        """Publish a message; answered when Redis has it. key: published once under it, in some minutes."""
+        """Publish a message; replies once Redis has it. key: idempotency key; a repetition within 300 s is ignored."""
         once = once_of(key)
         service = self.cluster.find_service(self._frontend)
         if isinstance(service, PubSubService):

@@ -1,4 +1,4 @@
-"""What clients may write where pub/sub wants a position, a limit, an idempotency key."""
+"""Parameters of pub/sub commands: positions, limits and idempotency keys, parsed and checked."""
 
 import hashlib
 from typing import Any, Final
@@ -9,21 +9,21 @@ from services.rpc import RPCError
 __all__ = ["LIMIT_DEFAULT", "LIMIT_MAX", "limit_of", "once_of", "position_of", "recovery_of"]
 
 LIMIT_DEFAULT: Final = 100
-LIMIT_MAX: Final = 300  # as many as a recovery brings
+LIMIT_MAX: Final = 300  # the maximum of a recovery too
 POSITION_MAX_BYTES: Final = 200
 KEY_MAX_BYTES: Final = 255
-_OFFSET_MAX: Final = 2**53 - 1  # Lua, and JavaScript, count no further
+_OFFSET_MAX: Final = 2**53 - 1  # integers are exact up to here in Lua and JavaScript
 
 
 def recovery_of(recover: Any) -> tuple[bool, Position | None]:
-    """Read `recover`: does the client ask to recover, and since which position. Raises RPCError."""
+    """Parse `recover`: whether the client asks to recover, and since which position. Raises RPCError."""
     if recover is None or isinstance(recover, bool):
         return recover is True, None
     return True, position_of(recover)
 
 
 def position_of(text: Any) -> Position | None:
-    """Read a position, "EPOCH:OFFSET:TAG"; None = none is given. Raises RPCError."""
+    """Parse a position, "EPOCH:OFFSET:TAG"; None stays None. Raises RPCError."""
     if text is None:
         return None
     try:
@@ -38,17 +38,17 @@ def position_of(text: Any) -> Position | None:
 
 
 def limit_of(limit: Any) -> int:
-    """Read how many messages are wanted. Raises RPCError."""
+    """Check how many messages the client asks for. Raises RPCError."""
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= LIMIT_MAX:
         raise _invalid()
     return limit
 
 
 def once_of(key: Any, connection: Connection | None = None) -> str | None:
-    """Make an idempotency key of the channel from a caller's own; None = none is given. Raises RPCError.
+    """Return a caller's idempotency key with its scope; None stays None. Raises RPCError.
 
-    connection: whose key it is: of its identity, wherever that is connected; without one of this connection alone.
-    None: of the backend, and of who calls the function snorky_publish.
+    connection: the client's. Its key is scoped to its identity, on any connection; without an identity, to this
+    connection. None: the scope shared by the backend and callers of the Redis function snorky_publish.
     """
     if key is None:
         return None
@@ -59,7 +59,7 @@ def once_of(key: Any, connection: Connection | None = None) -> str | None:
     who = stated_identity(connection.identity)
     if who is None:
         return f"connection {connection.id} {key}"
-    identity = hashlib.blake2b(who.encode(), digest_size=16).hexdigest()  # no blank can be forged
+    identity = hashlib.blake2b(who.encode(), digest_size=16).hexdigest()  # hashed: has no blanks
     return f"identity {identity} {key}"
 
 

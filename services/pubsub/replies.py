@@ -1,4 +1,4 @@
-"""What pub/sub replies to clients that recover, read history, or ask who is there."""
+"""Pub/sub's replies to `subscribe` with `recover`, `history`, `presence` and `presenceStats`."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -8,22 +8,23 @@ from services.rpc import RPCError
 
 __all__ = ["NOTHING_TO_RECOVER", "kept", "members", "recovered", "stats"]
 
-# Of payloads. A client waits some seconds for the reply, and at 20 KB/s one of 1 MiB takes a minute: its request would
-# time out, and the connection be given up, each time at the same place.
+# Payloads in one reply. A client waits some seconds for a reply, but at 20 KB/s one of 1 MiB takes a minute: the
+# request would time out and the client would reconnect, each time at the same position.
 REPLY_MAX_BYTES: Final = 32_768
-MEMBERS_MAX: Final = 5_000  # of one reply: with what is around them they stay within the bounds of a message
+MEMBERS_MAX: Final = 5_000  # per reply, so that it stays below the maximum number of values in a message
 
 NOTHING_TO_RECOVER: Final[dict[str, Any]] = {
     "position": None,
     "recovered": False,
     "messages": [],
-}  # of a channel that keeps nothing
+}  # for a channel without history
 
 
 def recovered(recovery: Recovery, notification: Any) -> Compound:
-    """Reply to who recovers; that it has not recovered, if it cannot take so much now.
+    """Build the reply to a client that recovers.
 
-    notification: shape of those that bring what is too much for a reply.
+    Publications beyond REPLY_MAX_BYTES follow the reply as notifications. If the client's outbox has no room for all
+    of it, the reply says `recovered: false` instead. notification: the shape of these notifications.
     """
     first, rest = _portion(recovery.publications, REPLY_MAX_BYTES)
     position = recovery.position
@@ -36,12 +37,15 @@ def recovered(recovery: Recovery, notification: Any) -> Compound:
 
 
 def kept(publications: Sequence[Publication], top: Position, *, since: Position | None) -> Compound:
-    """Reply to who reads history; recovered = what it is told follows its position with no hole."""
+    """Build the reply to `history`. Its `recovered`: the messages follow `since` without a gap."""
     return _compound(publications, top, is_recovered=since is None or _follows(publications, top, since))
 
 
 def members(found: Sequence[Member]) -> dict[str, Any]:
-    """Reply who is there: each identity once, sorted; who has none by the connection's id. Raises RPCError."""
+    """Build the reply to `presence`: each identity once, sorted; a client without one appears by its connection ID.
+
+    Raises RPCError: more than MEMBERS_MAX.
+    """
     identities = sorted({member.identity for member in found})
     if len(identities) > MEMBERS_MAX:
         raise RPCError("Too many members", "limit_exceeded")
@@ -49,7 +53,7 @@ def members(found: Sequence[Member]) -> dict[str, Any]:
 
 
 def stats(found: Sequence[Member]) -> dict[str, Any]:
-    """Reply how many are there."""
+    """Build the reply to `presenceStats`."""
     return {"members": len({member.identity for member in found}), "connections": len(found)}
 
 
@@ -65,7 +69,7 @@ def _follows(publications: Sequence[Publication], top: Position, since: Position
 def _portion(
     publications: Sequence[Publication], max_bytes: int
 ) -> tuple[Sequence[Publication], Sequence[Publication]]:
-    """Divide publications into those that so many bytes of payloads take, and the others."""
+    """Split publications into the first ones whose payloads fit into max_bytes, and the rest."""
     size = 0
     for at, publication in enumerate(publications):
         size += len(publication.payload)
@@ -75,7 +79,7 @@ def _portion(
 
 
 def _before(publication: Publication) -> Position:
-    """Tell the position of the one before."""
+    """Return the position of the publication before this one."""
     position, previous_tag = publication.position, publication.previous_tag
     assert position is not None and previous_tag is not None  # noqa: S101 - history's publications have both
     return Position(position.epoch, position.offset - 1, previous_tag)
@@ -97,5 +101,5 @@ def _message(compound: Compound, publication: Publication, is_checked: bool) -> 
         if publication.is_tombstone:
             raise InvalidMessage("Tombstone")
         return {"message": compound.enclose(publication.payload, is_checked=is_checked), **place}
-    except InvalidMessage:  # what is not fit for anybody keeps its place, as in live notifications
+    except InvalidMessage:  # an invalid message keeps its offset, as in live notifications
         return {"message": None, "tombstone": True, **place}

@@ -1,15 +1,15 @@
 """PubSubService: clients publish to channels and subscribe to them.
 
-A channel is any JSON entity; two are the same if their canonical forms are equal. It is there as soon as
-somebody uses it. Notification: {"type": "message", "channel": C, "message": M}; the publisher gets its own message
-if it is subscribed.
+A channel is any JSON entity; two are the same if their canonical forms are equal. Channels need not be created.
+Notification: {"type": "message", "channel": C, "message": M}; the publisher gets its own message if it is subscribed.
 
-What else a channel has, the first of the rules says that matches its name: a history, presence, notices. Without
-rules a channel has nothing but its subscribers.
+The first channel rule that matches a channel's name enables its options: a history, presence, join and leave notices.
+A channel without a rule has none of them.
 
 Rules:
-- Whoever publishes, a channel's history gets it: else there would be holes. The most that any node's rule keeps counts.
-- Who may subscribe may look: `history` and `presence` ask the same hook.
+- A channel with a history stores every message, from clients and backends alike: otherwise there would be gaps. If
+  nodes' rules differ, the one that keeps most applies.
+- `history`, `presence` and `presenceStats` are allowed to the clients that may subscribe (`can_subscribe`).
 """
 
 import inspect
@@ -40,9 +40,9 @@ __all__ = ["PubSubService"]
 
 
 class PubSubService(RPCService):
-    """Channels for clients. channels: rules, or tables of them as settings have them.
+    """Pub/sub for clients. channels: channel rules, as ChannelRule or as tables of the settings.
 
-    Override `can_subscribe` and `can_publish` to say who may do what. Both may be plain methods or coroutines.
+    Override `can_subscribe` and `can_publish` to restrict clients. Both may be plain methods or coroutines.
     """
 
     aliases = {"join": "subscribe", "leave": "unsubscribe"}  # noqa: RUF012 - never changed
@@ -53,39 +53,42 @@ class PubSubService(RPCService):
 
     @property
     def rules(self) -> Rules:
-        """What is done with which channels."""
+        """The channel rules, in their order."""
         return self._rules
 
     def can_subscribe(self, request: Request, channel: Any) -> bool | Awaitable[bool]:
-        """Say whether this client may hear this channel; anybody unless overridden."""
+        """Return whether this client may subscribe to this channel. Unless overridden, every client may."""
         return True
 
     def can_publish(self, request: Request, channel: Any, message: Any) -> bool | Awaitable[bool]:
-        """Say whether this client may publish this message; anybody unless overridden, where the rule allows it."""
+        """Return whether this client may publish this message; the channel's rule must allow it too.
+
+        Unless overridden, every client may.
+        """
         return True
 
     def notification(self, channel: Any) -> Any:
-        """Shape what subscribers receive."""
+        """Return the message that subscribers receive, with PAYLOAD in place of the published one."""
         return {"type": "message", "channel": channel, "message": PAYLOAD}
 
     def roster_notice(
         self, channel: Any, member: Member, *, has_joined: bool, is_identity: bool
     ) -> tuple[Any, Selector] | None:
-        """Tell the others who came and went, where the channel's rule says so."""
+        """Build the `joined` or `left` notification to the other subscribers; None unless the rule has `notices`."""
         if not is_identity or not self._rule(channel).notices:
             return None
         others = Selector(not_identity=member.identity, not_connection=member.owner.connection_id, is_whole=True)
         return {"type": "joined" if has_joined else "left", "channel": channel, "identity": member.identity}, others
 
     def has_roster_notices(self, channel: Any) -> bool:
-        """Say that the others are told where the channel's rule says so."""
+        """Return whether the channel's rule has `notices`."""
         return self._rule(channel).notices
 
-    # -- hearing ---------------------------------------------------------------------------------------------------
+    # -- subscribing -----------------------------------------------------------------------------------------------
 
     @rpc_command
     async def subscribe(self, request: Request, channel: Any, recover: Any = None) -> Any:
-        """Hear a channel from now on. recover: a position, to have first what came behind it; or true."""
+        """Subscribe to a channel. recover: a position, to get the messages after it first; or true, to start here."""
         is_recovering, since = recovery_of(recover)
         await demand_allowed(self.can_subscribe(request, channel))
         rule = self._rule(channel)
@@ -99,13 +102,13 @@ class PubSubService(RPCService):
 
     @rpc_command
     def unsubscribe(self, request: Request, channel: Any) -> Awaitable[None] | None:
-        """Hear it no more."""
+        """Unsubscribe from a channel."""
         self.topics.unsubscribe(request.connection, channel)
         return self._leave(request.connection, channel) if self._rule(channel).presence else None
 
     @rpc_command
     async def history(self, request: Request, channel: Any, since: Any = None, limit: Any = LIMIT_DEFAULT) -> Compound:
-        """Tell the last messages of a channel, or the first ones behind a position."""
+        """Reply the last messages of a channel, or with `since` the first ones after that position."""
         position, count = position_of(since), limit_of(limit)
         await demand_allowed(self.can_subscribe(request, channel))
         check_allowed(self.topics.promised(channel, history_of(self._rule(channel))))
@@ -113,7 +116,7 @@ class PubSubService(RPCService):
 
     @rpc_command
     async def presence(self, request: Request, channel: Any) -> Fitted:
-        """Tell who subscribes to a channel, cluster-wide."""
+        """Reply which identities subscribe to a channel, cluster-wide."""
         async with self.topics.reading(request.connection, channel):
             census = await self._census(request, channel)
             reply = self.fitted(request, members(census.members))
@@ -122,25 +125,25 @@ class PubSubService(RPCService):
 
     @rpc_command(name="presenceStats")
     async def presence_stats(self, request: Request, channel: Any) -> dict[str, Any]:
-        """Tell how many subscribe to a channel, cluster-wide."""
+        """Reply how many identities and connections subscribe to a channel, cluster-wide."""
         return stats((await self._census(request, channel)).members)
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
     @rpc_command
     def publish(self, request: Request, channel: Any, message: Any, key: Any = None) -> Awaitable[None]:
-        """Publish a message; answered when Redis has it. key: published once under it, in some minutes."""
+        """Publish a message; replies once Redis has it. key: idempotency key; a repetition within 300 s is ignored."""
         once = once_of(key, request.connection)
         verdict = self.can_publish(request, channel, message)
         if inspect.isawaitable(verdict):
             return self._publish_when(verdict, request.connection, channel, message, once)
-        check_allowed(verdict)  # at once: so a client's burst goes out as one pipeline
+        check_allowed(verdict)  # without an await, so a client's burst becomes one Redis pipeline
         return self._publish(request.connection, channel, message, once)
 
     def publish_from_backend(
         self, channel: Any, message: Any, once: str | None = None, *, by: Connection | None = None
     ) -> Awaitable[None]:
-        """Publish a message as who may always. once: an idempotency key. by: the client whose quota it counts in."""
+        """Publish a message without asking `can_publish`. once: idempotency key. by: the client whose quota it uses."""
         history = self.topics.promised(channel, history_of(self._rule(channel)))
         if history is not None:
             return acknowledged(self.topics.publish(channel, message, history=history, once=once, by=by))
@@ -167,9 +170,9 @@ class PubSubService(RPCService):
 
     @asynccontextmanager
     async def _present(self, connection: Connection, channel: Any, rule: ChannelRule) -> AsyncIterator[None]:
-        """Enter a channel's roster, where there is one; who then could not subscribe leaves it.
+        """Enter a channel's roster if the rule has `presence`; leave it again if the block, which subscribes, fails.
 
-        Before subscribing, for nothing may be awaited between a recovery and its reply.
+        Entering comes first because no `await` is allowed between a recovery and its reply.
         """
         if not rule.presence:
             yield
@@ -179,9 +182,9 @@ class PubSubService(RPCService):
         entered = await self.rosters.enter(connection, channel)
         try:
             yield
-            self.topics.knows(connection, channel, entered.version)  # who asks later is told a later list
+            self.topics.knows(connection, channel, entered.version)  # `presence` may note a later version
         except BaseException:
-            with suppress(BrokerUnavailable):  # then it is done as soon as it can be; what went wrong first is told
+            with suppress(BrokerUnavailable):  # then the node retries; report the first error
                 await self.rosters.leave(connection, channel)
             raise
 

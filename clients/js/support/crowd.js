@@ -1,8 +1,8 @@
-// Clients for tests against real nodes: one process, told what to do line by line, one JSON object a line each way.
+// Clients for tests against real nodes, in one process. It reads commands and writes events, one JSON object per line.
 //
 //   node crowd.js URL COUNT CHANNELS ENCODING [TOKEN]   client N recovers the channel kept:(N modulo CHANNELS)
-//   TOKEN is one, or hs256:SECRET:SECONDS: a function that makes tokens of ann which are good for so long
-//   out  {"event": "token"}                             each time that the function is asked
+//   TOKEN: a token, or hs256:SECRET:SECONDS: a function that creates tokens of ann, valid for that time
+//   out  {"event": "token"}                             each time that the function is called
 //   out  {"event": "subscribed"} when all are    {"event": "close", "client", "code", "willReconnect"}
 //   in   {"report": true}                        out  {"event": "report", "heard": [[...], ...], "states", "gaps", "opens", "moves", "queued"}
 //   in   {"publish": [CHANNEL, FROM, TO]}        client 0 publishes these numbers

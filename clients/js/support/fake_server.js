@@ -1,29 +1,30 @@
 /**
- * A cluster of two nodes that speaks the protocol, in memory and on a fake clock, and fails as it is told to.
+ * A cluster of two nodes that speaks the protocol, in memory and on a fake clock, with configurable faults.
  *
- * What is promised of a real one holds here as well: a channel's notifications come in its order, a subscription's
- * answer and what follows it leave no hole, an idempotency key counts once. What a fault breaks of that is in `Faults`.
- * A node may lag behind the channel; connections deliver late, in order, and lose what is on its way when they are cut.
+ * It gives the guarantees of a real cluster: a channel's notifications arrive in order, there is no gap between the
+ * reply to a subscription and the notifications after it, and an idempotency key is used once. `Faults` lists the
+ * exceptions. A node may lag behind the channel. Connections deliver late but in order; messages in flight are lost when
+ * a connection is cut.
  */
 
 import { FakeSocket } from "./fakes.js";
 
-const KEEP = 40; // entries of a channel's history: few, so that clients come too late for some
+const KEEP = 40; // entries of a channel's history: few, so that some clients reconnect too late to recover
 
 /**
- * Shares of 1: how often something happens.
+ * Probabilities, from 0 to 1.
  *
  * @typedef {object} Faults
- * @property {number} dropped a live notification is not sent, though the node thinks so
+ * @property {number} dropped a live notification is lost, unnoticed by the node
  * @property {number} doubled a live notification is sent twice
- * @property {number} lateAnswer an answer comes behind what is sent after it
- * @property {number} noAnswer a request is done, and its answer is lost
- * @property {number} unavailable a request is refused; what it asked for may have been done
- * @property {number} refused a connection does not come about
+ * @property {number} lateAnswer a reply arrives after messages that were sent after it
+ * @property {number} noAnswer a request is executed, but its reply is lost
+ * @property {number} unavailable a request is refused, though it may have been executed
+ * @property {number} refused a handshake fails
  *
  * @typedef {{offset: number, position: string, message: any}} Entry
  * @typedef {{epoch: number, entries: Entry[], offset: number, keys: Set<string>, log: any[]}} Channel
- * @typedef {{isRecovering: boolean, epoch: number, offset: number}} Standing what a connection was sent of a channel
+ * @typedef {{isRecovering: boolean, epoch: number, offset: number}} Standing where a connection is on a channel
  *
  * @typedef {object} ServerOptions
  * @property {import("./fakes.js").FakeClock} clock
@@ -38,7 +39,7 @@ export class FakeServer {
   #channels = new Map();
   /** @type {Set<ServedSocket>} */
   #sockets = new Set();
-  /** By node: how far it is behind. @type {number[]} */
+  /** By node: when it has processed all its events so far. @type {number[]} */
   #readyAtMs = [0, 0];
   #entropy = 0;
   faults;
@@ -58,7 +59,7 @@ export class FakeServer {
     };
   }
 
-  /** All that was ever published to a channel, in order. @param {string} name */
+  /** All messages that were ever published to a channel, in order. @param {string} name */
   log(name) {
     return this.#channel(name).log;
   }
@@ -76,7 +77,7 @@ export class FakeServer {
     this.#onEachNode((socket) => this.#bring(socket, name, epoch, entry));
   }
 
-  /** Lose a channel's history, as a Redis does that comes back empty. @param {string} name */
+  /** Lose a channel's history, as a Redis that restarts empty. @param {string} name */
   forget(name) {
     const channel = this.#channel(name);
     Object.assign(channel, { epoch: channel.epoch + 1, offset: 0, entries: [] });
@@ -89,12 +90,12 @@ export class FakeServer {
     });
   }
 
-  /** Cut a connection; what is on its way is lost. */
+  /** Cut a connection; messages in flight are lost. */
   cut() {
     this.#any()?.cut(1006);
   }
 
-  /** Ask a connection to move, and close it when its grace is over. @param {number} graceMs */
+  /** Announce on a connection that its node leaves, and close it after the grace period. @param {number} graceMs */
   drain(graceMs) {
     const socket = this.#any();
     if (socket === undefined) return;
@@ -121,7 +122,7 @@ export class FakeServer {
     const isRefused = service === "pubsub" && this.#chance(this.faults.unavailable);
     if (isRefused && this.#chance(0.5)) return this.#answer(socket, service, callId, unavailable);
     const reply = service === "pubsub" ? this.#serve(socket, command, params) : { type: "response", data: null };
-    const isUndone = isRefused && command === "publish"; // of a subscription it would be known
+    const isUndone = isRefused && command === "publish"; // only a publication may be executed although it is refused
     this.#answer(socket, service, callId, isUndone ? unavailable : reply);
   }
 
@@ -167,14 +168,14 @@ export class FakeServer {
   #bring(socket, name, epoch, { offset, position, message }) {
     const standing = socket.channels.get(name);
     if (standing === undefined || standing.epoch > epoch) return;
-    if (standing.epoch === epoch && standing.offset >= offset) return; // the answer told it
+    if (standing.epoch === epoch && standing.offset >= offset) return; // it was in the reply
     Object.assign(standing, { epoch, offset });
     const told = standing.isRecovering ? { offset, position } : {};
     const times = this.#chance(this.faults.dropped) ? 0 : this.#chance(this.faults.doubled) ? 2 : 1;
     for (let time = 0; time < times; time++) socket.tell("pubsub", { type: "message", channel: name, message, ...told });
   }
 
-  /** Let every node do something for its connections, each when it gets there. @param {(socket: ServedSocket) => void} action */
+  /** Run an action for every connection, on each node with its own delay. @param {(socket: ServedSocket) => void} action */
   #onEachNode(action) {
     for (const node of [0, 1]) {
       const atMs = Math.max(this.#readyAtMs[node] ?? 0, this.#clock.now() + this.#random() ** 8 * 2_000);
@@ -210,11 +211,11 @@ export class ServedSocket extends FakeSocket {
   #clock;
   #random;
   #isGone = false;
-  /** When the last of what was sent arrives, each way: order is kept. */
+  /** The arrival time of the latest message in each direction; it keeps the order. */
   #thereAtMs = 0;
   #hereAtMs = 0;
   node;
-  /** Whose idempotency keys: an identity's, or this connection's. */
+  /** The scope of idempotency keys: the identity, or this connection. */
   scope;
   /** @type {Map<string, Standing>} */
   channels = new Map();
@@ -251,7 +252,7 @@ export class ServedSocket extends FakeSocket {
 
   // -- what the server does --
 
-  /** Send a message. @param {string} service @param {object} message @param {number} [lateMs] others may overtake it */
+  /** Send a message. @param {string} service @param {object} message @param {number} [lateMs] later ones may overtake it */
   tell(service, message, lateMs = 0) {
     this.#hereAtMs = Math.max(this.#hereAtMs, this.#clock.now() + this.#latencyMs());
     this.#clock.after(this.#hereAtMs - this.#clock.now() + lateMs, () => {
@@ -259,7 +260,7 @@ export class ServedSocket extends FakeSocket {
     });
   }
 
-  /** End it behind what is on its way. @param {number} code */
+  /** Close it after the messages in flight have arrived. @param {number} code */
   end(code) {
     this.#clock.after(Math.max(0, this.#hereAtMs - this.#clock.now()), () => this.cut(code));
   }

@@ -1,4 +1,4 @@
-/** A clock that is moved by hand, and a WebSocket whose server is the test. */
+/** A clock that tests advance, and a WebSocket whose server is the test. */
 
 import { decode, encode } from "../msgpack.js";
 
@@ -16,7 +16,7 @@ export class FakeClock {
     return () => void this.#timers.delete(timer);
   };
 
-  /** Let time pass; timers run in their order, and what they set off settles in between. @param {number} ms */
+  /** Advance the time; timers run in order, and promises settle between them. @param {number} ms */
   async pass(ms) {
     const untilMs = this.#nowMs + ms;
     for (;;) {
@@ -35,7 +35,7 @@ export class FakeClock {
   }
 }
 
-/** Return when all promises that could settle have settled: macrotasks run after every microtask. */
+/** Wait until all pending microtasks have run: macrotasks run after them. */
 export function settled() {
   return new Promise((resolve) => setImmediate(resolve));
 }
@@ -71,7 +71,7 @@ export class FakeSocket {
   onmessage = (/** @type {{data: unknown}} */ _event) => {};
   onclose = (/** @type {{code: number, reason: string}} */ _event) => {};
   onerror = (/** @type {unknown} */ _event) => {};
-  /** What the client sent, decoded. @type {{service: string, message: any}[]} */
+  /** The messages that the client sent, decoded. @type {{service: string, message: any}[]} */
   sent = [];
   /** @type {number | undefined} set when the client closed */
   closedWith;
@@ -117,7 +117,7 @@ export class FakeSocket {
     this.onclose({ code, reason });
   }
 
-  /** The requests of a command that nobody has answered yet. @param {string} command */
+  /** The requests of a command without a reply yet. @param {string} command */
   unanswered(command) {
     return this.sent.filter(({ message }) => message.command === command && !this.#answered.has(message.callId));
   }
@@ -126,7 +126,7 @@ export class FakeSocket {
   #answered = new Set();
 
   /**
-   * Answer every open request of a command, and let the client take notice.
+   * Reply to every open request of a command, and let the client process the replies.
    *
    * @param {string} command @param {object} [reply] the default is a response of null
    */
@@ -140,7 +140,7 @@ export class FakeSocket {
     await settled();
   }
 
-  /** What the client asked for, in short. */
+  /** The commands of the client's requests. */
   get commands() {
     return this.sent.map(({ message }) => message.command);
   }

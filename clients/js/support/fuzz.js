@@ -1,4 +1,4 @@
-// Hands a real node values of every kind: each arrives equal or is refused at the call, on one connection throughout.
+// Sends values of all kinds to a real node: each arrives equal or is rejected at the call, all on one connection.
 //
 //   node fuzz.js URL COUNT SEED ENCODING
 //   out  one line: {"arrived", "refused", "opens", "sameConnection", "faults": [what went wrong]}
@@ -52,7 +52,7 @@ function nested(depth, value) {
   return value;
 }
 
-/** Most are good, and each kind of bad one is there. @param {number} [depth] @returns {any} */
+/** Draw a random value: most are valid, and every kind of invalid one occurs. @param {number} [depth] @returns {any} */
 function draw(depth = 0) {
   const kind = random();
   if (kind < 0.3 && depth < 4) return Array.from({ length: below(4) }, () => draw(depth + 1));
@@ -89,7 +89,7 @@ const before = await client.call("gateway", "info");
 async function attempt(value, number) {
   /** @type {"waits" | "taken" | "refused"} */
   let state = "waits";
-  // A parameter that is undefined is one that is left out: only `publish` can tell.
+  // JSON omits an undefined parameter, so `call` cannot reject it; `publish` does.
   const sending = number % 2 || value === undefined
     ? client.publish("fuzz", value) : client.call("pubsub", "publish", { channel: "fuzz", message: value });
   const taken = sending.then(
@@ -105,7 +105,7 @@ async function attempt(value, number) {
   if (/** @type {string} */ (state) === "refused") return "refused";
   await taken;
   if (heard.length === 0) await new Promise((resolve) => (onHeard = () => resolve(null)));
-  // JSON.stringify is what says what a value means as a message.
+  // JSON.stringify defines a value's meaning as a message.
   const [text, meant] = [JSON.stringify(heard.shift()), JSON.stringify(value)];
   if (!isDeepStrictEqual(JSON.parse(text), JSON.parse(meant))) throw new Error(`${meant.slice(0, 80)} came as ${text.slice(0, 80)}`);
   return "arrived";

@@ -1,12 +1,12 @@
-/** A client on a fake network and clock, and what it tells. */
+/** Clients on a fake network and clock, and their events. */
 
 import { SnorkyError, connect } from "../snorky.js";
 import { FakeClock, FakeNetwork } from "./fakes.js";
 
-/** As a browser that does not let the page see the answer. */
+/** `fetch` of a browser that does not show the response to the page. */
 export const unknown = () => Promise.reject(new TypeError("Failed to fetch"));
 
-/** A client that nobody listens to. @param {import("../options.js").ClientOptions} [options] */
+/** A client without event handlers. @param {import("../options.js").ClientOptions} [options] */
 export function quiet(options = {}) {
   const network = new FakeNetwork();
   const clock = new FakeClock();

@@ -11,7 +11,7 @@ test("delays are spread over the whole range, from zero to a doubling ceiling", 
   }
 });
 
-test("a delay never exceeds the maximum, after however many failures", () => {
+test("a delay never exceeds the maximum, after any number of failures", () => {
   const backoff = new Backoff({ baseMs: 500, maxMs: 20_000 });
   for (let failure = 0; failure < 2_000; failure++) {
     const delayMs = backoff.next();
@@ -19,7 +19,7 @@ test("a delay never exceeds the maximum, after however many failures", () => {
   }
 });
 
-test("a reset begins again at the base", () => {
+test("after a reset the delay starts again at the base", () => {
   const backoff = new Backoff({ baseMs: 100, maxMs: 1_000, random: () => 0.5 });
   backoff.next();
   backoff.next();

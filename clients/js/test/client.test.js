@@ -5,7 +5,7 @@ import { connect, msgpack } from "../snorky.js";
 import { FakeNetwork, settled } from "../support/fakes.js";
 import { start, startOpen, withCode } from "../support/start.js";
 
-test("a call resolves with the data of its own answer, whatever the order", async () => {
+test("a call resolves with the data of its own reply, in any order", async () => {
   const { client, network } = startOpen();
   const first = client.call("rpc", "first", { a: 1 });
   const second = client.call("rpc", "second");
@@ -16,7 +16,7 @@ test("a call resolves with the data of its own answer, whatever the order", asyn
   assert.deepEqual(network.last.sent[0], { service: "rpc", message: { command: "first", params: { a: 1 }, callId } });
 });
 
-test("a refused call rejects with text, code and delay of the server", async () => {
+test("a refused call rejects with the server's text, code and delay", async () => {
   const { client, network } = startOpen();
   const call = assert.rejects(client.call("rpc", "much"), {
     message: "Slow down", code: "rate_limited", retryAfterMs: 250,
@@ -25,14 +25,14 @@ test("a refused call rejects with text, code and delay of the server", async () 
   await call;
 });
 
-test("an error of a server that knows no codes has the code error", async () => {
+test("an error from a server without codes has the code error", async () => {
   const { client, network } = startOpen();
   const call = assert.rejects(client.call("rpc", "x"), { message: "Unknown command", code: "error", retryAfterMs: null });
   await network.last.answer("x", { type: "error", message: "Unknown command" });
   await call;
 });
 
-test("an unanswered call times out, and a late answer harms nobody", async () => {
+test("a call without a reply times out, and a late reply is ignored", async () => {
   const { client, network, clock } = startOpen();
   const call = assert.rejects(client.call("rpc", "slow", {}, { timeoutMs: 100 }), withCode("timeout"));
   await clock.pass(100);
@@ -42,7 +42,7 @@ test("an unanswered call times out, and a late answer harms nobody", async () =>
   assert.equal(clock.timers, 0);
 });
 
-test("calls without a connection wait, and go out in their order after the subscriptions", async () => {
+test("calls without a connection wait, and are sent in order after the subscriptions", async () => {
   const { client, network } = start();
   client.subscribe("news", () => {});
   void client.publish("news", 1);
@@ -54,7 +54,7 @@ test("calls without a connection wait, and go out in their order after the subsc
   assert.deepEqual(network.last.sent.slice(1).map(({ message }) => message.params.message), [1, 2]);
 });
 
-test("a call that finds no connection in time rejects as offline and is never sent", async () => {
+test("a call without a connection in time rejects as offline and is never sent", async () => {
   const { client, network, clock } = start();
   const call = assert.rejects(client.call("rpc", "x", {}, { timeoutMs: 300 }), withCode("offline"));
   await clock.pass(300);
@@ -64,7 +64,7 @@ test("a call that finds no connection in time rejects as offline and is never se
   assert.deepEqual(network.last.sent, []);
 });
 
-test("not more than waitingCallsMax calls wait", async () => {
+test("at most waitingCallsMax calls wait", async () => {
   const { client, network } = start({ waitingCallsMax: 1 });
   const first = client.call("rpc", "x");
   await assert.rejects(client.call("rpc", "y"), withCode("offline"));
@@ -74,7 +74,7 @@ test("not more than waitingCallsMax calls wait", async () => {
   await first;
 });
 
-test("calls in flight reject when the connection dies and are not sent again", async () => {
+test("calls in flight reject when the connection ends and are not sent again", async () => {
   const { client, network, clock } = startOpen();
   const call = assert.rejects(client.call("rpc", "x"), withCode("disconnected"));
   network.last.drop();
@@ -86,7 +86,7 @@ test("calls in flight reject when the connection dies and are not sent again", a
   assert.deepEqual(network.last.sent, []);
 });
 
-test("messages reach every handler of their channel, with what the server tells about them", async () => {
+test("messages reach every handler of their channel, with the server's information about them", async () => {
   const { client, network } = startOpen();
   /** @type {any[]} */
   const heard = [];
@@ -118,7 +118,7 @@ test("the second handler survives the first one leaving; the last one unsubscrib
   assert.deepEqual(heard, ["second"]);
 });
 
-test("subscribing again while the unsubscription is under way asks again", async () => {
+test("subscribing while an unsubscribe is in flight sends a new subscribe", async () => {
   const { client, network } = startOpen();
   client.subscribe("news", () => {}).close();
   const again = client.subscribe("news", () => {});
@@ -127,7 +127,7 @@ test("subscribing again while the unsubscription is under way asks again", async
   await again.ready;
 });
 
-test("ready resolves on confirmation and rejects on refusal, which is also an event", async () => {
+test("ready resolves on confirmation and rejects on refusal, which also emits an event", async () => {
   const { client, network, events } = startOpen();
   const good = client.subscribe("good", () => {});
   await network.last.answer("subscribe");
@@ -139,7 +139,7 @@ test("ready resolves on confirmation and rejects on refusal, which is also an ev
   assert.deepEqual([detail.service, detail.channel, detail.error.code], ["pubsub", "bad", "not_authorized"]);
 });
 
-test("a refusal that says when to try again is tried again, not reported", async () => {
+test("a refusal with retryAfterMs is retried, not reported", async () => {
   const { client, network, clock, events } = startOpen();
   const news = client.subscribe("news", () => {});
   await network.last.answer("subscribe", { type: "error", message: "Later", code: "rate_limited", retryAfterMs: 200 });
@@ -151,14 +151,14 @@ test("a refusal that says when to try again is tried again, not reported", async
   assert.deepEqual(events.filter(([event]) => event === "error"), []);
 });
 
-test("a server that says already subscribed has confirmed", async () => {
+test("the error Already subscribed counts as confirmation", async () => {
   const { client, network } = startOpen();
   const news = client.subscribe("news", () => {});
   await network.last.answer("subscribe", { type: "error", message: "Already subscribed" });
   await news.ready;
 });
 
-test("everything wanted is subscribed again after a reconnect, what was left is not", async () => {
+test("after a reconnect all open subscriptions are requested again, closed ones are not", async () => {
   const { client, network, clock } = startOpen();
   /** @type {unknown[]} */
   const heard = [];
@@ -174,7 +174,7 @@ test("everything wanted is subscribed again after a reconnect, what was left is 
   assert.deepEqual(heard, ["again"]);
 });
 
-test("retries back off with jitter, and begin anew after a connection that lasted", async () => {
+test("retries back off with jitter, which a stable connection resets", async () => {
   const { network, clock, events } = startOpen({ backoffBaseMs: 100, backoffMaxMs: 1_000 });
   const delays = () => events.filter(([event]) => event === "reconnecting").map(([, { delayMs }]) => delayMs);
   for (let attempt = 0; attempt < 5; attempt++) {
@@ -182,7 +182,7 @@ test("retries back off with jitter, and begin anew after a connection that laste
     await clock.pass(1_000);
   }
   assert.deepEqual(delays(), [50, 100, 200, 400, 500]);
-  network.last.open(); // opened and dropped at once: proves nothing
+  network.last.open(); // opened and dropped at once: the backoff is not reset
   network.last.drop();
   assert.equal(delays().at(-1), 500);
   await clock.pass(1_000);
@@ -192,7 +192,7 @@ test("retries back off with jitter, and begin anew after a connection that laste
   assert.equal(delays().at(-1), 50);
 });
 
-test("a socket that does not open in time is given up for another", async () => {
+test("a socket that does not open in time is replaced by another", async () => {
   const { network, clock, events } = start({ connectTimeoutMs: 1_000 });
   await clock.pass(1_250);
   assert.equal(network.sockets.length, 2);
@@ -202,7 +202,7 @@ test("a socket that does not open in time is given up for another", async () => 
 });
 
 for (const code of [4500, 4501, 4509, 4999]) {
-  test(`close code ${code} is the end`, async () => {
+  test(`close code ${code} ends the client`, async () => {
     const { client, network, clock, events } = startOpen();
     const call = assert.rejects(client.call("rpc", "x"), withCode("disconnected"));
     network.last.drop(code, "no");
@@ -216,7 +216,7 @@ for (const code of [4500, 4501, 4509, 4999]) {
 }
 
 for (const code of [1000, 1001, 1006, 1011, 4008, 4010, 4499, 5000]) {
-  test(`close code ${code} is followed by another connection`, async () => {
+  test(`after close code ${code} the client reconnects`, async () => {
     const { network, clock, events } = startOpen();
     network.last.drop(code);
     assert.deepEqual(events.find(([event]) => event === "close")?.[1], { code, reason: "", willReconnect: true });
@@ -225,7 +225,7 @@ for (const code of [1000, 1001, 1006, 1011, 4008, 4010, 4499, 5000]) {
   });
 }
 
-test("close ends everything, at once and for good", async () => {
+test("close ends everything, at once and permanently", async () => {
   const { client, network, clock, events } = startOpen();
   const news = client.subscribe("news", () => assert.fail("heard after the end"));
   const call = assert.rejects(client.call("rpc", "x"), withCode("disconnected"));
@@ -242,7 +242,7 @@ test("close ends everything, at once and for good", async () => {
   assert.deepEqual(events.filter(([event]) => event === "close").length, 1);
 });
 
-test("close while offline rejects what waits and stops dialling", async () => {
+test("close while offline rejects waiting calls and stops connecting", async () => {
   const { client, network, clock } = start();
   const call = assert.rejects(client.call("rpc", "x"), withCode("closed"));
   network.last.drop();
@@ -252,7 +252,7 @@ test("close while offline rejects what waits and stops dialling", async () => {
   assert.equal(network.sockets.length, 1);
 });
 
-test("closing from within any handler stops the client", async () => {
+test("closing in any handler stops the client", async () => {
   for (const event of /** @type {const} */ (["open", "close", "reconnecting"])) {
     const { client, network, clock } = start();
     client.on(event, () => client.close());
@@ -275,7 +275,7 @@ test("messages of unknown services, channels and calls are ignored", async () =>
   assert.deepEqual(events.map(([event]) => event), ["open"]);
 });
 
-test("a service that is listened to is heard", async () => {
+test("listen receives the notifications of a service", async () => {
   const { client, network } = startOpen();
   /** @type {unknown[]} */
   const heard = [];
@@ -286,7 +286,7 @@ test("a service that is listened to is heard", async () => {
   assert.deepEqual(heard, [{ type: "presence", status: "joined" }]);
 });
 
-test("what cannot be understood is reported, and the connection goes on", async () => {
+test("invalid messages are reported, and the connection stays open", async () => {
   const { client, network, events } = startOpen();
   network.last.onmessage({ data: "{" });
   network.last.onmessage({ data: new ArrayBuffer(1) });
@@ -298,7 +298,7 @@ test("what cannot be understood is reported, and the connection goes on", async 
   assert.equal(client.state, "open");
 });
 
-test("a throwing handler surfaces as an uncaught error and harms no other", async () => {
+test("an exception in a handler becomes an uncaught error and does not affect other handlers", async () => {
   const { client, network } = startOpen();
   const bug = new Error("a bug of the application");
   /** @type {unknown[]} */
@@ -319,7 +319,7 @@ test("a throwing handler surfaces as an uncaught error and harms no other", asyn
   assert.deepEqual(uncaught, [bug]);
 });
 
-test("silence is probed; without a sign of life the connection is given up", async () => {
+test("a silent connection is probed, and closed if nothing arrives", async () => {
   const { network, clock, events } = startOpen({ probeAfterMs: 30_000, probeTimeoutMs: 10_000 });
   await clock.pass(20_000);
   network.last.say("unknown", {}); // any message is a sign of life
@@ -336,7 +336,7 @@ test("silence is probed; without a sign of life the connection is given up", asy
   assert.equal(network.sockets.length, 2);
 });
 
-test("MessagePack connections ask for their subprotocol and speak it both ways", async () => {
+test("MessagePack connections offer their subprotocol and use the encoding in both directions", async () => {
   const { client, network } = startOpen({ encoding: msgpack });
   assert.deepEqual(network.last.protocols, ["snorky.msgpack"]);
   assert.equal(network.last.binaryType, "arraybuffer");
@@ -348,14 +348,14 @@ test("MessagePack connections ask for their subprotocol and speak it both ways",
   assert.deepEqual(heard, [{ x: 1.5, y: [null] }]);
 });
 
-test("without a WebSocket, an encoding or a URL that can be, connect says what is missing", () => {
+test("without a valid WebSocket, encoding or URL, connect throws an error that names it", () => {
   const { WebSocket } = new FakeNetwork();
   assert.throws(() => connect("wss://example.org", { WebSocket, encoding: /** @type {any} */ ("msgpack") }), /msgpack/);
   assert.throws(() => connect("/ws", { WebSocket }), TypeError);
   if (globalThis.WebSocket === undefined) assert.throws(() => connect("wss://example.org"), /WebSocket/);
 });
 
-test("an http URL means its WebSocket", () => {
+test("an http URL is converted to its ws URL", () => {
   const { WebSocket, sockets } = new FakeNetwork();
   connect(new URL("https://example.org/ws"), { WebSocket }).close();
   assert.equal(sockets[0]?.url, "wss://example.org/ws");

@@ -1,6 +1,6 @@
 /**
- * Clients under random faults, judged by what they were told: of each channel every message once and in order, or a gap
- * in its place; of each publication what became of it. `SEEDS=1000 npm test` tries more, `SEED=7` one again.
+ * Clients under random faults. Checked: on each channel every message arrives once and in order, or a gap is reported
+ * in its place; every publication settles with its outcome. `SEEDS=1000 npm test` tries more seeds, `SEED=7` one seed.
  */
 
 import assert from "node:assert/strict";
@@ -13,7 +13,7 @@ import { unknown } from "../support/start.js";
 
 const seeds = process.env.SEED !== undefined
   ? [Number(process.env.SEED)]
-  : [...Array.from({ length: Number(process.env.SEEDS ?? 40) }, (_, seed) => seed + 1), 195, 744]; // found faults once
+  : [...Array.from({ length: Number(process.env.SEEDS ?? 40) }, (_, seed) => seed + 1), 195, 744]; // seeds that found faults
 const CHANNELS = ["one", "two", "three"];
 const STEPS = 400;
 const noFaults = { dropped: 0, doubled: 0, lateAnswer: 0, noAnswer: 0, unavailable: 0, refused: 0 };
@@ -30,15 +30,15 @@ function generator(seed) {
   };
 }
 
-/** What a client heard of a channel: messages are numbers, in the order that they were published in. */
+/** The messages of a channel that a client received: numbers, in the order of publication. */
 class Journal {
   /** @type {(number | "gap")[]} */
   entries = [];
 
-  /** @param {any[]} log what was published @param {string} what */
+  /** @param {any[]} log the published messages @param {string} what */
   judge(log, what) {
     let last = -1;
-    let mayMiss = true; // before the first subscription nothing is promised
+    let mayMiss = true; // nothing is guaranteed before the first subscription
     for (const entry of this.entries) {
       if (entry === "gap") {
         mayMiss = true;
@@ -77,7 +77,7 @@ async function run(seed) {
   });
   await clock.pass(1_000);
   await Promise.all(journals.map(({ subscription }) => subscription.ready));
-  const isPuttingOff = seed % 2 === 0; // what a server puts off may come behind what was on its way
+  const isPuttingOff = seed % 2 === 0; // postponed publications may follow later ones that were in flight
   server.faults = isPuttingOff ? someFaults : { ...someFaults, unavailable: 0 };
 
   let count = 0;
@@ -95,15 +95,15 @@ async function run(seed) {
     await clock.pass(random() ** 3 * 400);
   }
   server.faults = noFaults;
-  await clock.pass(60_000); // all is answered or given up
-  for (const channel of CHANNELS) server.publish(channel, ++count); // shows a hole at the end
+  await clock.pass(60_000); // every publication has settled
+  for (const channel of CHANNELS) server.publish(channel, ++count); // reveals messages missing at the end
   await clock.pass(10_000);
   client.close();
   await settled();
   return { server, journals, outcomes, clock, client, isPuttingOff };
 }
 
-test("under random faults nothing is lost in silence, nothing comes twice or out of order", async (context) => {
+test("under random faults no message is lost silently, duplicated or out of order", async (context) => {
   let [messages, gaps, publications, unknown] = [0, 0, 0, 0];
   for (const seed of seeds) {
     const { server, journals, outcomes, clock, client, isPuttingOff } = await run(seed);

@@ -1,4 +1,4 @@
-/** Handshakes that real servers refuse: the end with its reason where trying again cannot help, else a reason in the events. */
+/** Handshakes refused by real servers: the client ends if trying again cannot help, else its events have the reason. */
 
 import assert from "node:assert/strict";
 import { once } from "node:events";
@@ -11,7 +11,7 @@ import { WebSocket } from "ws";
 import { connect } from "../snorky.js";
 import { withCode } from "../support/start.js";
 
-/** A WebSocket that tells as little as a browser's. */
+/** A WebSocket that hides the HTTP response, like a browser's. */
 class Mute extends WebSocket {
   /** @param {string} url @param {string | string[]} [protocols] */
   constructor(url, protocols) {
@@ -33,7 +33,7 @@ async function listening(server, scheme = "ws") {
 function answering(status, headers = {}, body = "") {
   const server = createServer((_request, response) => void response.writeHead(status, headers).end(body));
   server.on("upgrade", (_request, socket) => {
-    socket.on("error", () => {}); // the client has gone
+    socket.on("error", () => {}); // the client disconnected
     socket.end(`HTTP/1.1 ${status} No\r\n${Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)}\r\n`);
   });
   return server;
@@ -60,11 +60,11 @@ const FINAL = [
 
 for (const [what, serve, scheme, status, text, isByFetch] of FINAL) {
   for (const Socket of isByFetch ? [WebSocket, Mute] : [WebSocket]) {
-    test(`${what} is the end, and all is told why, with ${Socket.name}`, { timeout: 20_000 }, async () => {
+    test(`${what} ends the client, and all calls reject with the reason, with ${Socket.name}`, { timeout: 20_000 }, async () => {
       const server = serve();
       const url = await listening(server, scheme);
       const client = connect(url, { WebSocket: Socket, backoffBaseMs: 100 });
-      client.on("error", () => {}); // told there, too
+      client.on("error", () => {}); // reported there too
       const end = new Promise((resolve) => client.on("close", resolve));
       const isIt = (/** @type {any} */ error) => {
         assert.ok(withCode("closed")(error));
@@ -90,7 +90,7 @@ for (const [what, serve, scheme, status, text, isByFetch] of FINAL) {
 
 for (const status of [408, 425, 429, 500, 503]) {
   for (const Socket of [WebSocket, Mute]) {
-    test(`${status} is told and tried again, with ${Socket.name}`, { timeout: 20_000 }, async () => {
+    test(`${status} is reported and retried, with ${Socket.name}`, { timeout: 20_000 }, async () => {
       const server = answering(status);
       const url = await listening(server);
       const client = connect(url, { WebSocket: Socket, backoffBaseMs: 20, backoffMaxMs: 100 });
@@ -105,7 +105,7 @@ for (const status of [408, 425, 429, 500, 503]) {
   }
 }
 
-test("a port where nobody listens is told and tried again", { timeout: 20_000 }, async () => {
+test("a port without a server is reported and retried", { timeout: 20_000 }, async () => {
   const server = answering(404);
   const url = await listening(server);
   server.close();

@@ -5,7 +5,7 @@ import { connect } from "../snorky.js";
 import { FakeClock, FakeNetwork, settled } from "../support/fakes.js";
 import { unknown } from "../support/start.js";
 
-/** A client with one confirmed subscription, told to move: its old socket, and how to get the new one. */
+/** A client with one confirmed subscription whose node announced that it leaves. */
 async function startMoving() {
   const network = new FakeNetwork();
   const clock = new FakeClock();
@@ -34,7 +34,7 @@ async function startMoving() {
   return { client, network, clock, heard, events, old, dial };
 }
 
-test("a moving client dials within half of the grace and stays on the old connection meanwhile", async () => {
+test("during a move the client connects within half of the grace period and stays on the old connection meanwhile", async () => {
   const { client, network, clock, old, heard, events } = await startMoving();
   await clock.pass(999);
   assert.equal(network.sockets.length, 1);
@@ -48,7 +48,7 @@ test("a moving client dials within half of the grace and stays on the old connec
   assert.deepEqual(events.map(([event]) => event), ["open", "moving"]);
 });
 
-test("the old connection serves until the new one's subscriptions are confirmed and a fence has passed", async () => {
+test("the old connection delivers until the new one's subscriptions are confirmed and a fence has passed", async () => {
   const { client, old, dial, events } = await startMoving();
   const next = await dial();
   next.open();
@@ -66,7 +66,7 @@ test("the old connection serves until the new one's subscriptions are confirmed 
   assert.deepEqual(next.commands, ["subscribe", "x"]);
 });
 
-test("on the overlap nothing is missed, nothing comes twice and the order holds", async () => {
+test("during the overlap no message is lost or duplicated, and the order is kept", async () => {
   const { old, dial, heard } = await startMoving();
   const next = await dial();
   old.bring("news", 1);
@@ -79,12 +79,12 @@ test("on the overlap nothing is missed, nothing comes twice and the order holds"
   assert.deepEqual(heard, [1, 2, 3]);
   await old.answer("info");
   assert.deepEqual(heard, [1, 2, 3, 4]);
-  old.bring("news", 4); // ... and the old one is done with
+  old.bring("news", 4); // ... and the old one is ignored
   next.bring("news", 5);
   assert.deepEqual(heard, [1, 2, 3, 4, 5]);
 });
 
-test("a new node that lags behind the old one repeats nothing", async () => {
+test("a new node that lags behind the old one causes no duplicates", async () => {
   const { old, dial, heard } = await startMoving();
   const next = await dial();
   next.open();
@@ -97,7 +97,7 @@ test("a new node that lags behind the old one repeats nothing", async () => {
   assert.deepEqual(heard, [1, 2, 3, 4]);
 });
 
-test("an equal message after the move is another message", async () => {
+test("an equal message after the move is delivered", async () => {
   const { old, dial, heard, clock } = await startMoving();
   const next = await dial();
   next.open();
@@ -109,11 +109,11 @@ test("an equal message after the move is another message", async () => {
   assert.deepEqual(heard, ["tick", "tick"]);
 });
 
-test("of equal messages in a row none is lost", async () => {
+test("of several equal messages none is lost", async () => {
   const { old, dial, heard } = await startMoving();
   const next = await dial();
   next.open();
-  old.bring("news", "tick"); // before the new node had the subscription
+  old.bring("news", "tick"); // before the subscription on the new node
   await next.answer("subscribe");
   old.bring("news", "tick");
   next.bring("news", "tick");
@@ -122,7 +122,7 @@ test("of equal messages in a row none is lost", async () => {
   assert.equal(heard.length, 3);
 });
 
-test("calls in flight on the old connection are answered there before it closes", async () => {
+test("calls in flight on the old connection get their replies before it closes", async () => {
   const { client, old, dial } = await startMoving();
   const call = client.call("rpc", "long");
   const next = await dial();
@@ -135,7 +135,7 @@ test("calls in flight on the old connection are answered there before it closes"
   assert.equal(old.closedWith, 1000);
 });
 
-test("subscriptions and departures during the move hold on both sides of it", async () => {
+test("subscribing and unsubscribing during a move applies to both connections", async () => {
   const { client, old, dial, heard } = await startMoving();
   const next = await dial();
   next.open();
@@ -152,7 +152,7 @@ test("subscriptions and departures during the move hold on both sides of it", as
   assert.deepEqual(next.unanswered("unsubscribe").map(({ message }) => message.params.channel), ["gone"]);
 });
 
-test("an old node that does not answer the fence is left all the same", async () => {
+test("if the old node does not reply to the fence, the move completes anyway", async () => {
   const { clock, old, dial } = await startMoving();
   const next = await dial();
   next.open();
@@ -174,7 +174,7 @@ test("if the old connection ends first, the new one takes over at once", async (
   assert.deepEqual(events.map(([event]) => event), ["open", "moving", "open"]);
 });
 
-test("if the old connection ends while the new one is dialled, that one is waited for", async () => {
+test("if the old connection ends while the new one is connecting, the client waits for the new one", async () => {
   const { client, network, old, dial, events } = await startMoving();
   const next = await dial();
   old.drop(1001);
@@ -186,7 +186,7 @@ test("if the old connection ends while the new one is dialled, that one is waite
   assert.deepEqual(events.map(([event]) => event), ["open", "moving", "close", "open"]);
 });
 
-test("a new connection that fails is tried again while the old one serves", async () => {
+test("a failed new connection is retried while the old one delivers", async () => {
   const { client, network, clock, old, dial, events } = await startMoving();
   (await dial()).drop(1006);
   assert.equal(client.state, "open");
@@ -199,7 +199,7 @@ test("a new connection that fails is tried again while the old one serves", asyn
   assert.equal(old.closedWith, 1000);
 });
 
-test("a new connection that is told to move as well moves on once it serves", async () => {
+test("if the new node leaves too, the next move starts once this one has completed", async () => {
   const { network, clock, old, dial, heard } = await startMoving();
   const second = await dial();
   second.open();
@@ -228,7 +228,7 @@ test("closing during a move closes both connections", async () => {
   assert.equal(clock.timers, 0);
 });
 
-test("a terminal close of the new connection ends the old one too", async () => {
+test("a terminal close code on the new connection ends the old one too", async () => {
   const { client, old, dial } = await startMoving();
   (await dial()).drop(4501, "bad token");
   assert.equal(client.state, "closed");

@@ -8,7 +8,7 @@ const hex = (value) => Buffer.from(encode(value)).toString("hex");
 /** @param {string} digits */
 const bytes = (digits) => Uint8Array.from(Buffer.from(digits, "hex"));
 
-test("every size of integer, string, array and map takes the shortest form and comes back", () => {
+test("integers, strings, arrays and maps of all sizes are encoded in the shortest form and decoded again", () => {
   /** @type {[unknown, string][]} value, and how its bytes begin */
   const cases = [
     [null, "c0"], [false, "c2"], [true, "c3"],
@@ -31,7 +31,7 @@ test("every size of integer, string, array and map takes the shortest form and c
   }
 });
 
-test("a message means the same in both encodings", () => {
+test("a message has the same meaning in both encodings", () => {
   const message = {
     left: undefined, out: () => 0, nan: NaN, list: [undefined, NaN, () => 0], at: new Date(0), zero: -0,
     boxed: [Object(1), Object("s"), Object(false)], nested: { deep: [{ "ключ": "значение" }] },
@@ -39,7 +39,7 @@ test("a message means the same in both encodings", () => {
   assert.deepEqual(decode(encode(message)), JSON.parse(JSON.stringify(message)));
 });
 
-test("64-bit integers and 32-bit floats of other encoders are read as numbers", () => {
+test("64-bit integers and 32-bit floats from other encoders are read as numbers", () => {
   assert.equal(decode(bytes("cfffffffffffffffff")), 2 ** 64);
   assert.equal(decode(bytes("d38000000000000000")), -(2 ** 63));
   assert.equal(decode(bytes("ca3fc00000")), 1.5);
@@ -51,7 +51,7 @@ test("a __proto__ member is data, as with JSON.parse", () => {
   assert.equal(value.a, undefined);
 });
 
-test("what is no JSON, cut short, or too much is refused", () => {
+test("types that JSON lacks, truncated data and trailing data are rejected", () => {
   const refused = {
     binary: "c40161", extension: "d4010000", "timestamp": "d6ff00000000", "never used": "c1", "number as key": "810102",
     "bytes left over": "c0c0", nothing: "", "cut string": "a361", "cut array": "9201", "huge array header": "ddffffffff",
@@ -60,7 +60,7 @@ test("what is no JSON, cut short, or too much is refused", () => {
   for (const [name, digits] of Object.entries(refused)) assert.throws(() => decode(bytes(digits)), TypeError, name);
 });
 
-test("what cannot be a message is refused before it is sent", () => {
+test("values that cannot be a message are rejected before sending", () => {
   /** @type {any} */
   const endless = [];
   endless.push(endless);

@@ -5,14 +5,14 @@ import { settled } from "../support/fakes.js";
 import * as any from "../support/start.js";
 
 const { withCode } = any;
-// Clients that the server knows.
+// Clients with an identity.
 const start = (/** @type {object} */ options = {}) => any.start({ token: "ann", ...options });
 const startOpen = (/** @type {object} */ options = {}) => any.startOpen({ token: "ann", ...options });
 
 /** @param {import("../support/fakes.js").FakeSocket} socket */
 const publications = (socket) => socket.unanswered("publish").map(({ message }) => message.params);
 
-test("a publication whose outcome is not known is sent again under its key, in its order", async () => {
+test("a publication with an unknown outcome is sent again under its key, in order", async () => {
   const { client, network, clock } = startOpen();
   const outcomes = Promise.all(["a", "b", "c"].map((message) => client.publish("news", message)));
   const [first, ...unanswered] = publications(network.last);
@@ -32,7 +32,7 @@ test("a publication whose outcome is not known is sent again under its key, in i
   assert.equal(clock.timers, 0);
 });
 
-test("without an identity there is no key, and what has no answer in time rejects", async () => {
+test("without an identity there is no key, and a publication without a reply in time rejects", async () => {
   const { client, network, clock } = any.startOpen({ callTimeoutMs: 1_000 });
   const lost = assert.rejects(client.publish("news", 1), withCode("timeout"));
   assert.deepEqual(network.last.sent[0]?.message.params, { channel: "news", message: 1 });
@@ -44,12 +44,12 @@ test("without an identity there is no key, and what has no answer in time reject
   assert.equal(network.last.sent.length, 2);
 });
 
-test("a key of one's own without an identity is good for one connection", async () => {
+test("without an identity the application's key is used on one connection only", async () => {
   const { client, network, clock } = any.startOpen({ callTimeoutMs: 1_000 });
   const lost = assert.rejects(client.publish("news", 1, { key: "mine" }), withCode("timeout"));
-  await clock.pass(2_250); // no answer; sent again
+  await clock.pass(2_250); // no reply: sent again
   assert.equal(network.last.sent.length, 2);
-  await clock.pass(1_000); // and again none: it waits
+  await clock.pass(1_000); // again no reply: it waits
   network.last.drop();
   await clock.pass(1_000);
   network.last.open();
@@ -58,7 +58,7 @@ test("a key of one's own without an identity is good for one connection", async 
   assert.deepEqual(network.last.sent, []);
 });
 
-test("without an identity what was in flight is not sent again, what was not is", async () => {
+test("without an identity publications in flight are not sent again, waiting ones are sent", async () => {
   const { client, network, clock } = any.startOpen();
   const lost = assert.rejects(client.publish("news", 1), withCode("disconnected"));
   network.last.drop();
@@ -72,7 +72,7 @@ test("without an identity what was in flight is not sent again, what was not is"
   await kept;
 });
 
-test("a client that is known by a cookie says so", async () => {
+test("hasIdentity is for clients that are authenticated by a cookie", async () => {
   const { client, network, clock } = any.startOpen({ hasIdentity: true });
   void client.publish("news", 1).catch(() => {});
   network.last.drop();
@@ -82,10 +82,10 @@ test("a client that is known by a cookie says so", async () => {
   assert.equal(publications(network.last).length, 1);
 });
 
-test("a publication that nobody answers is sent again on the same connection", async () => {
+test("a publication without a reply is sent again on the same connection", async () => {
   const { client, network, clock } = startOpen({ callTimeoutMs: 1_000 });
   const outcome = client.publish("news", 1);
-  await clock.pass(1_000); // no answer
+  await clock.pass(1_000); // no reply
   assert.equal(network.last.sent.length, 1);
   await clock.pass(1_250);
   const keys = network.last.sent.map(({ message }) => message.params.key);
@@ -95,7 +95,7 @@ test("a publication that nobody answers is sent again on the same connection", a
   await outcome;
 });
 
-test("what the server asks to wait for waits, and what is behind it too", async () => {
+test("a publication that the server postpones waits, and those after it wait too", async () => {
   const { client, network, clock } = startOpen();
   const first = client.publish("news", 1);
   const later = { type: "error", message: "Too many messages", code: "rate_limited", retryAfterMs: 400 };
@@ -118,14 +118,14 @@ test("a refused publication rejects and is not sent again", async () => {
   assert.equal(network.last.sent.length, 1);
 });
 
-test("a key of one's own is used", () => {
+test("the application's key is used", () => {
   const { client, network } = startOpen();
   void client.publish("news", 1, { key: "order-7", service: "orders" }).catch(() => {});
   assert.equal(network.last.sent[0]?.service, "orders");
   assert.deepEqual(publications(network.last), [{ channel: "news", message: 1, key: "order-7" }]);
 });
 
-test("what was never sent rejects as offline when its time is over", async () => {
+test("a publication that was never sent rejects as offline when its time is over", async () => {
   const { client, network, clock } = start({ publishMaxAgeMs: 5_000 });
   const outcome = assert.rejects(client.publish("news", 1), withCode("offline"));
   await clock.pass(5_000);
@@ -135,7 +135,7 @@ test("what was never sent rejects as offline when its time is over", async () =>
   assert.deepEqual(network.last.sent, []);
 });
 
-test("what was sent and not answered rejects as unknown when its time is over", async () => {
+test("a publication that was sent without a reply rejects as unknown when its time is over", async () => {
   const { client, network, clock } = startOpen();
   const lost = assert.rejects(client.publish("news", 1, { timeoutMs: 5_000 }), withCode("disconnected"));
   network.last.drop();
@@ -148,7 +148,7 @@ test("what was sent and not answered rejects as unknown when its time is over", 
   assert.equal(client.queued, 0);
 });
 
-test("the queue is bounded in number and in bytes, and says so at once", async () => {
+test("the queue is bounded in number and in bytes, and rejects at once beyond that", async () => {
   for (const bound of [{ queueMax: 2 }, { queueMaxBytes: 400 }]) {
     const { client, network } = start(bound);
     const kept = Promise.all([client.publish("news", "ab"), client.publish("news", "cd")]);
@@ -162,7 +162,7 @@ test("the queue is bounded in number and in bytes, and says so at once", async (
   }
 });
 
-test("a message that the server closes for is given up, the others are not", async () => {
+test("a message for which the server closes is rejected, the others are sent again", async () => {
   const { client, network, clock } = startOpen();
   const small = client.publish("news", "small");
   const large = assert.rejects(client.publish("news", "x".repeat(100)), withCode("too_large"));
@@ -176,7 +176,7 @@ test("a message that the server closes for is given up, the others are not", asy
   await small;
 });
 
-test("what the application does with a message afterwards changes nothing", async () => {
+test("later changes of a message by the application have no effect", async () => {
   const { client, network } = start();
   const message = { n: 1 };
   void client.publish("news", message).catch(() => {});
@@ -186,7 +186,7 @@ test("what the application does with a message afterwards changes nothing", asyn
   assert.deepEqual(publications(network.last)[0]?.message, { n: 1 });
 });
 
-test("on a move the new connection publishes when the old one owes no answer", async () => {
+test("during a move the new connection publishes once the old one waits for no reply", async () => {
   const { client, network, clock } = startOpen();
   const first = client.publish("news", 1);
   const old = network.last;
@@ -207,7 +207,7 @@ test("on a move the new connection publishes when the old one owes no answer", a
   await second;
 });
 
-test("an old connection that ends without an answer hands its publications over", async () => {
+test("if the old connection ends without a reply, the new one sends its publications", async () => {
   const { client, network, clock } = startOpen();
   const first = client.publish("news", 1);
   const old = network.last;
@@ -224,7 +224,7 @@ test("an old connection that ends without an answer hands its publications over"
   await first;
 });
 
-test("not more than the window awaits answers at once", async () => {
+test("at most the window's number of publications wait for replies", async () => {
   const { client, network } = startOpen();
   const outcomes = Promise.all(Array.from({ length: 600 }, (_, number) => client.publish("news", number)));
   assert.equal(publications(network.last).length, 256);
@@ -233,7 +233,7 @@ test("not more than the window awaits answers at once", async () => {
   assert.deepEqual(network.last.sent.map(({ message }) => message.params.message), Array.from({ length: 600 }, (_, n) => n));
 });
 
-test("the end rejects all: what was never sent as closed, what was as unknown", async () => {
+test("the end rejects all publications: unsent ones as closed, sent ones as unknown", async () => {
   for (const end of [(/** @type {any} */ { client }) => client.close(), (/** @type {any} */ { network }) => network.last.drop(4509)]) {
     const all = startOpen({ queueMax: 300 });
     const outcomes = Array.from({ length: 300 }, (_, n) => all.client.publish("news", n));

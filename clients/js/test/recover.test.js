@@ -11,9 +11,9 @@ const recovery = (/** @type {any} */ position, recovered = true, /** @type {any[
 });
 
 /**
- * A client whose channel "news" stands at e:5, and what it hears.
+ * A client whose channel "news" has the position e:5, and the messages and events it receives.
  *
- * @param {object} [first] the answer to the first subscription
+ * @param {object} [first] the reply to the first subscription
  */
 async function startRecovering(first = recovery("e:5:t5")) {
   const all = startOpen();
@@ -34,7 +34,7 @@ async function startRecovering(first = recovery("e:5:t5")) {
   return { ...all, news, heard, reconnect };
 }
 
-test("the first subscription asks for recovery from now on, and tells its position", async () => {
+test("the first subscription requests recovery from now on, and has a position", async () => {
   const { network, news, heard } = await startRecovering();
   assert.deepEqual(network.last.sent[0]?.message.params, { channel: "news", recover: true });
   await news.ready;
@@ -44,19 +44,19 @@ test("the first subscription asks for recovery from now on, and tells its positi
   assert.deepEqual(heard, [6]);
 });
 
-test("behind a reconnect the client asks from where it stands, and gets what it missed first", async () => {
+test("after a reconnect the client recovers from its position, and missed messages come first", async () => {
   const { network, heard, reconnect, news } = await startRecovering();
   network.last.bring("news", 6, at(6));
   const socket = await reconnect();
   assert.deepEqual(socket.sent[0]?.message.params, { channel: "news", recover: "e:6:t6" });
-  socket.bring("news", 9, at(9)); // live, and overtakes the answer
+  socket.bring("news", 9, at(9)); // live, before the reply
   await socket.answer("subscribe", recovery("e:8:t8", true, [entry(7), entry(8)]));
   socket.bring("news", 10, at(10));
   assert.deepEqual(heard, [6, 7, 8, ["recovered", 2], 9, 10]);
   assert.equal(news.position, "e:10:t10");
 });
 
-test("what comes in the answer and live is delivered once", async () => {
+test("a message that is in the reply and arrives live is delivered once", async () => {
   const { heard, reconnect } = await startRecovering();
   const socket = await reconnect();
   socket.bring("news", 6, at(6));
@@ -66,7 +66,7 @@ test("what comes in the answer and live is delivered once", async () => {
   assert.deepEqual(heard, [6, ["recovered", 1], 7]);
 });
 
-test("what cannot be recovered is told as a gap, and the channel goes on from the new position", async () => {
+test("a failed recovery is reported as a gap, and the channel continues from the new position", async () => {
   const { heard, reconnect, news } = await startRecovering();
   let socket = await reconnect();
   await socket.answer("subscribe", recovery("f:2:t2", false));
@@ -77,14 +77,14 @@ test("what cannot be recovered is told as a gap, and the channel goes on from th
   assert.equal(socket.sent[0]?.message.params.recover, "f:3:t3");
 });
 
-test("a gap that the server tells is an event, and counting begins anew behind it", async () => {
+test("a gap notice of the server is an event, and offsets continue from its position", async () => {
   const { network, heard } = await startRecovering();
   network.last.say("pubsub", { type: "gap", channel: "news", position: "g:0:t" });
   network.last.bring("news", 1, at(1, "g"));
   assert.deepEqual(heard, [["gap", "live", "g:0:t"], 1]);
 });
 
-test("behind a hole nothing is delivered before it has been asked for", async () => {
+test("if messages are missing, later ones are not delivered before recovery", async () => {
   const { network, heard } = await startRecovering();
   const socket = network.last;
   socket.bring("news", 7, at(7));
@@ -97,7 +97,7 @@ test("behind a hole nothing is delivered before it has been asked for", async ()
   assert.deepEqual(heard, [6, 7, 8, ["recovered", 3], 9]);
 });
 
-test("what the given up subscription still brings is not of the new one", async () => {
+test("late messages of an ended subscription do not count for the new one", async () => {
   const { network, heard } = await startRecovering();
   const socket = network.last;
   socket.bring("news", 7, at(7));
@@ -112,7 +112,7 @@ for (const [what, next] of /** @type {const} */ ([
   ["another epoch", { offset: 6, position: "f:6:t6" }],
   ["another entry at the offset that was last", { offset: 5, position: "e:5:other" }],
 ])) {
-  test(`${what} is a hole too`, async () => {
+  test(`${what} also means that messages are missing`, async () => {
     const { network, heard } = await startRecovering();
     network.last.bring("news", "x", next);
     assert.deepEqual(heard, []);
@@ -122,7 +122,7 @@ for (const [what, next] of /** @type {const} */ ([
   });
 }
 
-test("messages without a position are delivered as they come", async () => {
+test("messages without a position are delivered as they arrive", async () => {
   const { network, heard, news } = await startRecovering();
   network.last.bring("news", "bare");
   network.last.bring("news", 6, at(6));
@@ -130,7 +130,7 @@ test("messages without a position are delivered as they come", async () => {
   assert.equal(news.position, "e:6:t6");
 });
 
-test("a tombstone keeps its place, and is no message", async () => {
+test("a tombstone advances the position, and is not delivered", async () => {
   const { network, heard, news, reconnect } = await startRecovering();
   network.last.bring("news", null, { ...at(6), tombstone: true });
   network.last.bring("news", 7, at(7));
@@ -140,7 +140,7 @@ test("a tombstone keeps its place, and is no message", async () => {
   assert.deepEqual(heard, [7, 9, ["recovered", 1]]);
 });
 
-test("what has to be kept for an answer is bounded; beyond, another connection is made", async () => {
+test("messages buffered until a reply are bounded; beyond that the client reconnects", async () => {
   const { heard, reconnect, events } = await startRecovering();
   const socket = await reconnect();
   for (let offset = 6; offset <= 10_005; offset++) socket.bring("news", offset, at(offset));
@@ -151,7 +151,7 @@ test("what has to be kept for an answer is bounded; beyond, another connection i
   assert.equal(events.at(-1)[0], "reconnecting");
 });
 
-test("a channel without history is heard; each reconnect is a gap, the beginning is none", async () => {
+test("a channel without history is delivered; each reconnect is a gap, the first connection is not", async () => {
   const { network, heard, news, reconnect } = await startRecovering(recovery(null, false));
   assert.equal(news.position, null);
   network.last.bring("news", "a");
@@ -161,7 +161,7 @@ test("a channel without history is heard; each reconnect is a gap, the beginning
   assert.deepEqual(heard, ["a", ["gap", "recovery", null], "b"]);
 });
 
-test("a position from before is recovered from, and a lost one is told", async () => {
+test("a saved position is recovered from, and one that is no longer available is reported", async () => {
   const { client, network } = startOpen();
   /** @type {any[]} */
   const heard = [];
@@ -177,7 +177,7 @@ test("a position from before is recovered from, and a lost one is told", async (
   assert.deepEqual(heard, [4, ["gap", "f:0:t0"]]);
 });
 
-test("a position is refused where handlers stand already; null is a page's first visit", async () => {
+test("a position is rejected if the channel has handlers already; null is a page's first visit", async () => {
   const { client, network } = startOpen();
   client.subscribe("news", () => {}, { recover: null });
   assert.equal(network.last.sent[0]?.message.params.recover, true);
@@ -194,7 +194,7 @@ test("a second handler that recovers makes the channel recover", async () => {
   assert.equal(second.position, "e:1:t1");
 });
 
-test("a subscription whose answer was lost is given up and asked for again", async () => {
+test("a subscription without a reply is ended and requested again", async () => {
   const { client, network, clock } = startOpen({ callTimeoutMs: 1_000 });
   /** @type {any[]} */
   const heard = [];
@@ -212,14 +212,14 @@ test("a subscription whose answer was lost is given up and asked for again", asy
   assert.deepEqual(heard, [6]);
 });
 
-test("a server that does not recover refuses, honestly", async () => {
+test("the refusal of a server without recovery is reported", async () => {
   const { client, network } = startOpen();
   const news = client.subscribe("news", () => {}, { recover: true });
   await network.last.answer("subscribe", { type: "error", message: "Invalid params", code: "invalid_params" });
   await assert.rejects(news.ready, withCode("invalid_params"));
 });
 
-test("closing within a replay ends it", async () => {
+test("closing the subscription during a replay ends the replay", async () => {
   const { client, network, clock } = startOpen();
   /** @type {any[]} */
   const heard = [];
@@ -229,7 +229,7 @@ test("closing within a replay ends it", async () => {
   assert.equal(clock.timers, 1); // of the unsubscription
 });
 
-test("a resync close is told with the next connection, and positions hold", async () => {
+test("a resync close is reported with the next connection, and positions are kept", async () => {
   const { network, clock, events } = await startRecovering();
   network.last.drop(4010);
   await clock.pass(1_000);
@@ -241,7 +241,7 @@ test("a resync close is told with the next connection, and positions hold", asyn
 
 // -- moves -------------------------------------------------------------------------------------------------------
 
-/** As `startRecovering`, told to move, with the next connection open. */
+/** As `startRecovering`, but the node announced that it leaves, and the next connection is open. */
 async function startMoving() {
   const all = await startRecovering();
   const old = all.network.last;
@@ -253,7 +253,7 @@ async function startMoving() {
   return { ...all, old, next };
 }
 
-test("a move recovers on the new connection, and offsets tell what came over the old one", async () => {
+test("a move recovers on the new connection, and offsets identify messages of the old one", async () => {
   const { old, next, heard } = await startMoving();
   assert.equal(next.sent[0]?.message.params.recover, "e:5:t5");
   old.bring("news", 6, at(6));
@@ -266,7 +266,7 @@ test("a move recovers on the new connection, and offsets tell what came over the
   assert.deepEqual(heard, [6, 7, ["recovered", 0], 8, 9]);
 });
 
-test("an old node that lags behind loses nothing", async () => {
+test("an old node that lags behind causes no loss", async () => {
   const { old, next, heard } = await startMoving();
   await next.answer("subscribe", recovery("e:6:t6", true, [entry(6)]));
   await old.answer("info");
@@ -274,7 +274,7 @@ test("an old node that lags behind loses nothing", async () => {
   assert.deepEqual(heard, [6, ["recovered", 1], 7]);
 });
 
-test("if the old node told a gap meanwhile, the new one is asked anew from behind it", async () => {
+test("if the old node reported a gap meanwhile, the client recovers on the new one from after that gap", async () => {
   const { old, next, heard } = await startMoving();
   await next.answer("subscribe", recovery("e:5:t5"));
   next.bring("news", 6, at(6));
@@ -291,7 +291,7 @@ test("if the old node told a gap meanwhile, the new one is asked anew from behin
   assert.deepEqual(heard, [6, ["gap", "live", "f:0:t"], 1, ["recovered", 0], 2]);
 });
 
-test("if the new node could not recover, it is asked anew from where the old one came to", async () => {
+test("if the new node could not recover, it is asked again from the old one's last position", async () => {
   const { old, next, heard } = await startMoving();
   old.bring("news", 6, at(6));
   await next.answer("subscribe", recovery("e:400:t400", false));
@@ -302,7 +302,7 @@ test("if the new node could not recover, it is asked anew from where the old one
   assert.deepEqual(heard, [6, 7]);
 });
 
-test("if the old connection ends before the new one has answered, nothing comes twice", async () => {
+test("if the old connection ends before the new one's reply, no message is delivered twice", async () => {
   const { old, next, heard } = await startMoving();
   old.bring("news", 6, at(6));
   old.drop(1001);
@@ -310,7 +310,7 @@ test("if the old connection ends before the new one has answered, nothing comes 
   assert.deepEqual(heard, [6, 7, ["recovered", 1]]);
 });
 
-test("a gap behind the position asked with is none if the old connection brought what is missing", async () => {
+test("a gap after the requested position is not reported if the old connection delivered the missing messages", async () => {
   const { old, next, heard } = await startMoving();
   old.bring("news", 6, at(6));
   old.drop(1001);
@@ -320,7 +320,7 @@ test("a gap behind the position asked with is none if the old connection brought
   assert.deepEqual(heard, [6]);
 });
 
-test("a gap that both nodes told is told once, also if the old connection ended before the new one's answer", async () => {
+test("a gap that both nodes report is reported once, also if the old connection ended before the new one's reply", async () => {
   const { old, next, heard } = await startMoving();
   for (const socket of [old, next]) {
     socket.say("pubsub", { type: "gap", channel: "news", position: "f:0:t" });
@@ -333,7 +333,7 @@ test("a gap that both nodes told is told once, also if the old connection ended 
   assert.deepEqual(heard, [["gap", "live", "f:0:t"], 1, ["recovered", 0]]);
 });
 
-test("a replay is not taken for what comes behind a gap that only the old node told", async () => {
+test("a replay does not continue after a gap that only the old node reported", async () => {
   const { old, next, heard } = await startMoving();
   await next.answer("subscribe", recovery("e:6:t6", true, [entry(6)]));
   old.bring("news", 6, at(6));
@@ -344,7 +344,7 @@ test("a replay is not taken for what comes behind a gap that only the old node t
   assert.deepEqual(heard, [6, ["gap", "live", "f:0:t"]]);
 });
 
-test("a gap that only the old node told yet is told once", async () => {
+test("a gap that only the old node has reported so far is reported once", async () => {
   const { old, next, heard } = await startMoving();
   await next.answer("subscribe", recovery("e:5:t5"));
   old.say("pubsub", { type: "gap", channel: "news", position: "f:0:t" });
@@ -356,7 +356,7 @@ test("a gap that only the old node told yet is told once", async () => {
   assert.deepEqual(heard, [["gap", "live", "f:0:t"], 1, ["recovered", 0]]);
 });
 
-test("without history a move goes by contents", async () => {
+test("without history a move compares contents", async () => {
   const { network, clock, heard } = await startRecovering(recovery(null, false));
   const old = network.last;
   old.say("gateway", { type: "moving", graceMs: 4_000 });
@@ -370,7 +370,7 @@ test("without history a move goes by contents", async () => {
   assert.deepEqual(heard, ["a", "b"]);
 });
 
-test("a subscription made while offline recovers from its beginning on", async () => {
+test("a subscription created while offline recovers from its start", async () => {
   const { client, network } = start();
   client.subscribe("news", () => {}, { recover: true });
   network.last.open();

@@ -1,4 +1,4 @@
-/** When a refused handshake ends a client, and when its URL is asked why. */
+/** When a refused handshake ends a client, and when the client requests its URL to find out why. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -17,7 +17,7 @@ const fetching = (status, type = "default") => {
   return { fetch: /** @type {any} */ (fetch), urls };
 };
 
-test("what cannot be known is tried again, and the URL is asked less and less often", async () => {
+test("after an unknown failure the client retries, and probes the URL less and less often", async () => {
   for (const [status, type] of /** @type {const} */ ([[400, "cors"], [405, "cors"], [426, "cors"], [200, "basic"]])) {
     const { fetch, urls } = fetching(status, type);
     const { client, network, clock } = start({ fetch, connectTimeoutMs: 100_000 });
@@ -32,7 +32,7 @@ test("what cannot be known is tried again, and the URL is asked less and less of
   }
 });
 
-test("who has been connected is not ended by a refusal, but told", async () => {
+test("a refusal after a successful connection is reported and does not end the client", async () => {
   const { network, clock, events } = startOpen({ fetch: fetching(404).fetch });
   network.last.drop();
   await clock.pass(1_000);
@@ -48,7 +48,7 @@ test("who has been connected is not ended by a refusal, but told", async () => {
   assert.equal(events.at(-1)?.[1].status, undefined); // it was refused before, not now
 });
 
-test("a socket that tells of a failed handshake by an error alone is given up at once", async () => {
+test("a failed handshake that is reported by an error event alone ends the socket at once", async () => {
   const { network, clock, events } = start();
   network.last.onerror({ message: "Received network error or non-101 status code." });
   await clock.pass(1_000);
@@ -56,7 +56,7 @@ test("a socket that tells of a failed handshake by an error alone is given up at
   assert.deepEqual(events.map(([event]) => event), ["reconnecting"]);
 });
 
-test("what has no connection in time is told why", async () => {
+test("a call without a connection in time rejects with the reason", async () => {
   const { client, network, clock } = start({ fetch: fetching(503).fetch, callTimeoutMs: 3_000, publishMaxAgeMs: 3_000 });
   const isIt = (/** @type {any} */ error) => {
     assert.deepEqual([error.code, error.status], ["offline", 503]);
@@ -69,7 +69,7 @@ test("what has no connection in time is told why", async () => {
   await calls;
 });
 
-test("whoever listens to nothing is told by a warning of a handshake that is refused for good", async (context) => {
+test("without event handlers a permanently refused handshake is reported as a console warning", async (context) => {
   const warn = context.mock.method(console, "warn", () => {});
   const { client, network } = quiet({ fetch: fetching(404).fetch });
   network.last.drop();
@@ -78,7 +78,7 @@ test("whoever listens to nothing is told by a warning of a handshake that is ref
   assert.match(String(warn.mock.calls[0]?.arguments[1]), /404/);
 });
 
-test("a proxy's 401 has the token asked for once more", async () => {
+test("after a proxy's 401 a new token is requested once", async () => {
   let tokens = 0;
   const token = () => `token-${(tokens += 1)}`;
   const { client, network, clock } = start({ token });
@@ -93,7 +93,7 @@ test("a proxy's 401 has the token asked for once more", async () => {
   assert.equal(tokens, 2);
 });
 
-test("an answer that comes too late, or after the end, ends nothing", async () => {
+test("a probe's response that arrives too late, or after the end, has no effect", async () => {
   for (const isClosed of [true, false]) {
     /** @type {(response: any) => void} */
     let answer = () => {};
@@ -113,7 +113,7 @@ test("an answer that comes too late, or after the end, ends nothing", async () =
   }
 });
 
-test("the reason of a close code that is the end is in every error", async () => {
+test("every error has the reason of a terminal close code", async () => {
   const { client, network } = startOpen();
   const call = assert.rejects(client.subscribe("news", () => {}).ready, /4509 Too much bad input/);
   network.last.drop(4509, "Too much bad input");

@@ -9,7 +9,7 @@ import { WebSocket, WebSocketServer } from "ws";
 import { connect, msgpack } from "../snorky.js";
 import { json } from "../json.js";
 
-/** A server that answers every request and echoes publications. */
+/** A server that replies to every request and echoes publications. */
 async function serve() {
   const server = new WebSocketServer({ host: "127.0.0.1", port: 0 });
   await once(server, "listening");
@@ -35,7 +35,7 @@ async function serve() {
 }
 
 for (const encoding of [json, msgpack]) {
-  test(`a message goes there and back in ${encoding.name}`, { timeout: 10_000 }, async () => {
+  test(`a message is published and received in ${encoding.name}`, { timeout: 10_000 }, async () => {
     const { url, stop } = await serve();
     const client = connect(url, { WebSocket, encoding });
     /** @type {Promise<unknown>} */
@@ -47,7 +47,7 @@ for (const encoding of [json, msgpack]) {
   });
 }
 
-test("a killed connection is replaced and its subscription stands again", { timeout: 10_000 }, async () => {
+test("a killed connection is replaced and its subscription restored", { timeout: 10_000 }, async () => {
   const { server, url, stop } = await serve();
   const client = connect(url, { WebSocket, backoffBaseMs: 10 });
   /** @type {(message: unknown) => void} */
@@ -63,7 +63,7 @@ test("a killed connection is replaced and its subscription stands again", { time
   await stop();
 });
 
-test("closing while the handshake is under way throws nothing", { timeout: 10_000 }, async () => {
+test("closing during the handshake throws nothing", { timeout: 10_000 }, async () => {
   const { server, url, stop } = await serve();
   const client = connect(url, { WebSocket });
   client.close();

@@ -16,14 +16,14 @@ async function startWithFunction(options = {}) {
   return { ...all, asked };
 }
 
-test("a token comes with the handshake, beside the encoding", () => {
+test("the handshake carries the token next to the encoding", () => {
   const { network } = start({ token: "a.b-c_d" });
   assert.deepEqual(network.last.protocols, ["snorky.json", "bearer.a.b-c_d"]);
   network.last.open();
   assert.deepEqual(network.last.sent, []);
 });
 
-test("a token that cannot be one is refused at once, and is not in the error", () => {
+test("an invalid token is rejected at once, and is not in the error", () => {
   const { WebSocket } = new FakeNetwork();
   for (const token of ["", "a b", "a,b", "grüße", /** @type {any} */ (7)]) {
     assert.throws(() => connect("wss://example.org", { WebSocket, token }), (/** @type {any} */ error) => {
@@ -32,7 +32,7 @@ test("a token that cannot be one is refused at once, and is not in the error", (
   }
 });
 
-test("a token function is asked before dialling, and the same token serves for reconnects", async () => {
+test("a token function is called before connecting, and reconnects use the same token", async () => {
   const { network, clock, asked, client } = await startWithFunction();
   assert.deepEqual(network.last.protocols, ["snorky.json", "bearer.t1"]);
   assert.equal(client.state, "connecting");
@@ -44,7 +44,7 @@ test("a token function is asked before dialling, and the same token serves for r
   assert.equal(asked.count, 1);
 });
 
-test("before it expires a token is replaced on the same connection", async () => {
+test("a token is replaced on the same connection before it expires", async () => {
   const { network, clock, events } = await startWithFunction();
   network.last.open();
   await network.last.answer("authenticate", known(100));
@@ -59,7 +59,7 @@ test("before it expires a token is replaced on the same connection", async () =>
   assert.deepEqual(events.map(([event]) => event), ["open"]);
 });
 
-test("a token without an end is not replaced", async () => {
+test("a token without an expiry is not replaced", async () => {
   const { network, clock } = await startWithFunction();
   network.last.open();
   await network.last.answer("authenticate", known(null));
@@ -67,7 +67,7 @@ test("a token without an end is not replaced", async () => {
   assert.equal(clock.timers, 0);
 });
 
-test("a token that expired while there was no connection is replaced before dialling", async () => {
+test("a token that expired while disconnected is replaced before connecting", async () => {
   const { network, clock } = await startWithFunction({ backoffBaseMs: 40_000, backoffMaxMs: 40_000 });
   network.last.open();
   await network.last.answer("authenticate", known(10));
@@ -76,7 +76,7 @@ test("a token that expired while there was no connection is replaced before dial
   assert.deepEqual(network.last.protocols, ["snorky.json", "bearer.t2"]);
 });
 
-test("on 4501 another token is asked for once; if that is refused too, it is the end", async () => {
+test("after 4501 a new token is tried once; if that is refused too, the client ends", async () => {
   const { client, network, clock, events } = await startWithFunction();
   network.last.open();
   network.last.drop(4501, "Invalid token");
@@ -90,7 +90,7 @@ test("on 4501 another token is asked for once; if that is refused too, it is the
   assert.equal(network.sockets.length, 2);
 });
 
-test("a token that has proven itself may be refused later, and another one asked for again", async () => {
+test("a token that was accepted may be refused later, and a new one is tried again", async () => {
   const { client, network, clock } = await startWithFunction();
   for (const token of ["t1", "t2", "t3"]) {
     assert.deepEqual(network.last.protocols, ["snorky.json", `bearer.${token}`]);
@@ -103,7 +103,7 @@ test("a token that has proven itself may be refused later, and another one asked
 });
 
 for (const code of [4502, 4503]) {
-  test(`close code ${code} is the end, also with a token function`, async () => {
+  test(`close code ${code} ends the client, also with a token function`, async () => {
     const { client, network } = await startWithFunction();
     network.last.open();
     network.last.drop(code);
@@ -111,14 +111,14 @@ for (const code of [4502, 4503]) {
   });
 }
 
-test("a static token that is refused is the end", async () => {
+test("a refused static token ends the client", async () => {
   const { client, network } = start({ token: "static" });
   network.last.open();
   network.last.drop(4501);
   assert.equal(client.state, "closed");
 });
 
-test("a function that fails is an error event, and is asked again with backoff", async () => {
+test("a failing token function emits an error event, and is called again with backoff", async () => {
   let isFailing = true;
   const { client, network, clock, events } = start({
     token() {
@@ -136,7 +136,7 @@ test("a function that fails is an error event, and is asked again with backoff",
   assert.deepEqual(network.last.protocols, ["snorky.json", "bearer.good"]);
 });
 
-test("a renewal that fails is tried again while the present token is good", async () => {
+test("a failed renewal is retried while the present token is valid", async () => {
   let count = 0;
   const { network, clock, events } = start({
     async token() {
@@ -149,22 +149,22 @@ test("a renewal that fails is tried again while the present token is good", asyn
   await network.last.answer("authenticate", known(100));
   await clock.pass(80_000);
   assert.deepEqual(events.map(([event]) => event), ["open", "error"]);
-  await clock.pass(16_000); // 80 % of what is left
+  await clock.pass(16_000); // 80 % of the remaining time
   assert.deepEqual(network.last.unanswered("refresh").map(({ message }) => message.params), [{ token: "t3" }]);
 });
 
-test("a renewal that the server puts off is tried again while the present token is good", async () => {
+test("a renewal that the server postpones is retried while the present token is valid", async () => {
   const { network, clock, events } = await startWithFunction();
   network.last.open();
   await network.last.answer("authenticate", known(100));
   await clock.pass(80_000);
   await network.last.answer("refresh", { type: "error", message: "Unavailable", code: "unavailable", retryAfterMs: 1_000 });
-  await clock.pass(16_000); // 80 % of what is left
+  await clock.pass(16_000); // 80 % of the remaining time
   assert.deepEqual(network.last.unanswered("refresh").map(({ message }) => message.params), [{ token: "t3" }]);
   assert.deepEqual(events.map(([event]) => event), ["open", "error"]);
 });
 
-test("a connection that ends before it has answered is no error of the token", async () => {
+test("a connection that ends before the reply is not a token error", async () => {
   const { network, clock, events, asked } = await startWithFunction();
   network.last.open();
   network.last.drop();
@@ -175,7 +175,7 @@ test("a connection that ends before it has answered is no error of the token", a
   assert.equal(asked.count, 1);
 });
 
-test("closing while the token is asked for dials nothing", async () => {
+test("closing while the token function runs opens no connection", async () => {
   const { client, network, clock } = start({ token: async () => "late" });
   client.close();
   await clock.pass(1_000);
@@ -183,7 +183,7 @@ test("closing while the token is asked for dials nothing", async () => {
   assert.equal(clock.timers, 0);
 });
 
-test("on a move the token of the new connection is the one that is kept good", async () => {
+test("after a move the token is renewed on the new connection", async () => {
   const { network, clock } = await startWithFunction();
   const old = network.last;
   old.open();

@@ -1,4 +1,4 @@
-/** Bad values, forged replies and messages that are too large cost their caller alone anything. */
+/** Invalid values, forged replies and messages that are too large affect only their caller. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -45,7 +45,7 @@ const BAD_VALUES = {
 for (const encoding of [json, msgpack]) {
   for (const isOpen of [true, false]) {
     const where = `in ${encoding.name}, ${isOpen ? "with" : "without"} a connection`;
-    test(`what no node takes is refused at the call and takes no place, ${where}`, async () => {
+    test(`values that nodes reject are rejected at the call and not queued, ${where}`, async () => {
       const options = { encoding, queueMax: 1, waitingCallsMax: 1, token: "ann" };
       const { client, network, clock, events } = (isOpen ? startOpen : start)(options);
       const timers = clock.timers;
@@ -77,7 +77,7 @@ for (const encoding of [json, msgpack]) {
     });
   }
 
-  test(`a value at a bound is sent as it is in ${encoding.name}`, async () => {
+  test(`a value at a limit is sent unchanged in ${encoding.name}`, async () => {
     const { client, network } = startOpen({ encoding, messageMaxBytes: 100_000 });
     const values = [
       nested(29), Array(9_992).fill(0), 2 ** 64 - 2_048, -(2 ** 63), [-(2 ** 63), "-9223372036854776000"], 1e21, -1e300, 5e-324,
@@ -88,19 +88,19 @@ for (const encoding of [json, msgpack]) {
   });
 }
 
-test("-2^63 is written digit by digit: a reader of integers takes the rounded form for less", () => {
+test("-2^63 is written with its exact digits, because the rounded form is below it", () => {
   assert.equal(json.encode({ n: [-(2 ** 63), "-9223372036854776000", 0.5, null] }),
     '{"n":[-9223372036854775808,"-9223372036854776000",0.5,null]}');
 });
 
-test("a value is taken as JSON.stringify sees it", () => {
+test("a value is copied as JSON.stringify writes it", () => {
   const { client, network } = startOpen();
   const value = { at: new Date(0), boxed: Object(1), left: undefined, own: new (class { x = 1; })() };
   void client.publish("news", value).catch(() => {});
   assert.deepEqual(network.last.sent[0]?.message.params.message, JSON.parse(JSON.stringify(value)));
 });
 
-test("a message that just fits is sent, with one byte more it is not", async () => {
+test("a message at the size limit is sent, one byte more is rejected", async () => {
   const { client, network } = startOpen();
   const around = JSON.stringify({ service: "pubsub", message: {
     command: "publish", params: { channel: "news", message: "" }, callId: "0".repeat(32),
@@ -110,7 +110,7 @@ test("a message that just fits is sent, with one byte more it is not", async () 
   await assert.rejects(client.publish("news", "x".repeat(65_537 - around)), withCode("too_large"));
 });
 
-test("what the application does with a channel afterwards changes nothing", () => {
+test("later changes of a channel by the application have no effect", () => {
   const { client, network } = start();
   const channel = { room: 1 };
   client.subscribe(channel, () => {});
@@ -119,7 +119,7 @@ test("what the application does with a channel afterwards changes nothing", () =
   assert.deepEqual(network.last.sent[0]?.message.params, { channel: { room: 1 } });
 });
 
-test("no other service's reply settles a call, and no id can be guessed", async () => {
+test("a reply of another service does not settle a call, and call IDs cannot be guessed", async () => {
   const { client, network } = startOpen();
   let isSettled = false;
   const call = client.call("rpc", "first").finally(() => (isSettled = true));
@@ -139,7 +139,7 @@ test("no other service's reply settles a call, and no id can be guessed", async 
   assert.notEqual(ids[0], otherId);
 });
 
-test("a call that ended a connection with 1009 is told so, and no publication pays for it", async () => {
+test("a call that ended a connection with 1009 rejects with too_large, and publications are not affected", async () => {
   const { client, network, clock } = startOpen({ token: "ann" });
   const large = assert.rejects(client.call("rpc", "echo", { x: "x".repeat(1_000) }), withCode("too_large"));
   const other = assert.rejects(client.call("rpc", "echo"), withCode("disconnected"));
@@ -153,7 +153,7 @@ test("a call that ended a connection with 1009 is told so, and no publication pa
   await kept;
 });
 
-test("what the server could not read is not sent again and again", async () => {
+test("a message that the server cannot parse is not sent again and again", async () => {
   const { client, network, clock } = startOpen({ token: "ann", callTimeoutMs: 1_000 });
   const unread = assert.rejects(client.publish("news", 1), withCode("invalid_message"));
   network.last.say("gateway", { type: "error", callId: null, message: "Malformed", code: "invalid_message" });

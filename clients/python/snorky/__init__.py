@@ -1,12 +1,13 @@
-"""Call a Snorky gateway from Python: publish, authorize subscriptions, whatever its private services offer.
+"""Call a Snorky gateway from Python: publish, authorize subscriptions, call its private services.
 
 from snorky import SnorkyBackend, SnorkyError, SnorkyHTTPTransport
 
 backend = SnorkyBackend(SnorkyHTTPTransport("http://127.0.0.1:8003/backend", key="swordfish"))
 backend.call("pubsub_backend", "publish", channel="news", message={"title": "Hello"})
 
-Needs Python alone. `Publisher` publishes through Redis (snorky-client[redis]); `snorky.aio` has the same for asyncio
-and a client that hears channels (snorky-client[realtime]); `snorky.django` connects Django's models.
+This needs no other package. `Publisher` publishes through Redis (snorky-client[redis]). `snorky.aio` has the same for
+asyncio, and a client that subscribes to channels (snorky-client[realtime]). `snorky.django` publishes changes of Django
+models (snorky-client[django]).
 """
 
 from snorky.aio import AsyncSnorkyBackend

@@ -1,4 +1,4 @@
-"""SnorkyBackend: calls commands of a gateway's private services.
+"""SnorkyBackend: calls the commands of a gateway's private services.
 
 backend = SnorkyBackend(SnorkyHTTPTransport("http://127.0.0.1:8003/backend", key="..."))
 backend.call("pubsub_backend", "publish", channel="news", message={"title": "Hello"})
@@ -13,7 +13,7 @@ from snorky.transport import JSON, JsonModule, SnorkyHTTPTransport, Transport, i
 
 __all__ = ["Call", "Reply", "SnorkyBackend", "SnorkyError", "SnorkyHTTPTransport", "TransportError"]
 
-BATCH_MAX: Final = 1000  # calls that a gateway takes at once
+BATCH_MAX: Final = 1000  # calls that a gateway accepts in one request
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,13 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of one call of a batch. data: what the command returned, None if there is an error."""
+    """The outcome of one call of a batch. data: the command's result; None if there is an error."""
 
     data: Any = None
     error: SnorkyError | None = None
 
     def result(self) -> Any:
-        """Give what the command returned. Raises SnorkyError: it refused."""
+        """Return the command's result. Raises SnorkyError: it refused."""
         if self.error is not None:
             raise self.error
         return self.data
@@ -42,8 +42,8 @@ class Reply:
 class SnorkyBackend:
     """Calls commands through a transport.
 
-    json: turns values into JSON and back, for types of one's own. retry: send again what may have been done already,
-    when its reply was lost; for commands that may be done twice.
+    json: converts values to JSON and back; replace it to support your own types. retry: when a reply was lost, send the
+    call again although it may have been executed; only for commands that may be executed twice.
     """
 
     def __init__(self, transport: Transport, json: JsonModule = JSON, *, retry: bool = False) -> None:
@@ -52,17 +52,17 @@ class SnorkyBackend:
         self.retry = retry
 
     def send(self, message: Any) -> Any:
-        """Send an envelope as it is and return the answer. Raises TransportError."""
+        """Send an envelope unchanged and return the response. Raises TransportError."""
         return self.transport.send(message, json=self.json, retry=self.retry)
 
     def call(self, service: str, command: str, **params: Any) -> Any:
-        """Call a command and return what it returns. Raises SnorkyError: it refused; TransportError: see there."""
+        """Call a command and return its result. Raises SnorkyError: it refused; TransportError: no valid reply."""
         return self._reply(self.send(_envelope(Call(service, command, params)))).result()
 
     def call_many(self, calls: Iterable[Call]) -> list[Reply]:
-        """Do up to 1,000 calls in one request, begun in their order; returns their replies in the same order.
+        """Make up to 1,000 calls in one request, started in order; return their replies in the same order.
 
-        One that is refused harms no other. Raises TransportError: no replies came; ValueError: too many calls.
+        A refused call does not affect the others. Raises TransportError: no valid reply; ValueError: too many calls.
         """
         envelopes = [_envelope(call) for call in calls]
         if len(envelopes) > BATCH_MAX:

@@ -1,9 +1,10 @@
-"""The publications of one call, over all attempts: what is left to send, when to try again, and when to give up. Pure.
+"""The publications of one call over all attempts: which to send again, when, and when to give up. Pure.
 
 Rules:
-- Attempts end with the deadline; the waits between them are random under a bound that doubles (full jitter).
-- Each publication keeps its key over all attempts, so that the function takes it once.
-- What was answered is not sent again; what is sent again keeps its order.
+- There are no attempts after the deadline. The delays between attempts are random, below a bound that doubles (full
+  jitter).
+- A publication keeps its key over all attempts, so the Redis function accepts it once.
+- A publication with a reply is not sent again; the others are sent again in their order.
 """
 
 import random
@@ -17,11 +18,11 @@ __all__ = ["Batch"]
 
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MAX_S: Final = 1.0
-FUNCTION_WAIT_S: Final = 1.0  # nodes load the function within that when a Redis has come up empty
+FUNCTION_WAIT_S: Final = 1.0  # nodes load the function within this time after a Redis started empty
 
 
 class Batch:
-    """Follows publications to their receipts. now_s and deadline_s: of one monotonic clock."""
+    """Tracks publications until their receipts. begun_s, deadline_s, now_s: of the same monotonic clock."""
 
     def __init__(
         self,
@@ -41,11 +42,11 @@ class Batch:
 
     @property
     def pending(self) -> list[Sending]:
-        """What another attempt would send, in order."""
+        """The publications that another attempt would send, in order."""
         return [each for each in self.publications if self._is_pending(each)]
 
     def wait_s(self, now_s: float) -> float | None:
-        """Tell how long to wait before the next attempt; None = there is none: `result` tells the outcome."""
+        """Return the delay before the next attempt; None = no further attempt: `receipts` has the outcome."""
         pending = self.pending
         if not pending:
             return None
@@ -62,7 +63,7 @@ class Batch:
         return wait_s if now_s + wait_s < until_s else None
 
     def receipts(self) -> list[Receipt]:
-        """Give the receipts of all. Raises PublishManyError: not all have one."""
+        """Return the receipts of all publications. Raises PublishManyError: some have none."""
         receipts = [each.receipt for each in self.publications]
         errors = {number: self.publications[number].error() for number, each in enumerate(receipts) if each is None}
         if errors:
@@ -70,7 +71,7 @@ class Batch:
         return [each for each in receipts if each is not None]
 
     def receipt(self) -> Receipt:
-        """Give the receipt of the only one. Raises PublishError: it has none."""
+        """Return the receipt of the only publication. Raises PublishError: it has none."""
         (publication,) = self.publications
         if publication.receipt is None:
             error: PublishError = publication.error()

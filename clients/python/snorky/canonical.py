@@ -1,11 +1,11 @@
-"""One text for every channel: its canonical form (RFC 8785), and the name on Redis made of it.
+"""The canonical form of channels (RFC 8785), and their names in Redis.
 
 Rules:
 - Two channels are the same iff their canonical forms are equal: key order does not matter, 1 and 1.0 are equal, 1
   and true are not.
-- A name is the string itself, or `~` and the canonical form: of what is no string, and of a string that starts
-  with `~`. So no two channels share a name.
-- What a peer that has only doubles could mix up is refused, as the gateway refuses it.
+- A channel's name is the string itself; for a string that starts with `~`, and for other values, it is `~` and the
+  canonical form. So no two channels share a name.
+- Integers that a peer with only doubles could confuse are rejected, as the gateway rejects them.
 """
 
 import re
@@ -16,7 +16,7 @@ from typing import Any, Final
 __all__ = ["CHANNEL_MAX_BYTES", "DEPTH_MAX", "canonical", "channel_key", "channel_name", "redis_channel"]
 
 CHANNEL_MAX_BYTES: Final = 255  # of UTF-8, in canonical form
-DEPTH_MAX: Final = 32  # containers inside of each other
+DEPTH_MAX: Final = 32  # nested containers
 
 _SAFE_INTEGER = 2**53 - 1  # RFC 7493 2.2
 _ES6_EXPONENT_FROM = 1e21  # ECMA-262 Number::toString writes plain digits below, an exponent from here on
@@ -24,9 +24,9 @@ _SERVICE = re.compile(r"[a-z0-9_-]+").fullmatch
 
 
 def canonical(value: Any) -> str:
-    """Write a JSON value in the one form that all equal values share.
+    """Return the canonical JSON text of a value: the same for all equal values.
 
-    Raises ValueError: no JSON value, nested deeper than 32, a lone surrogate, an integer beyond +-(2^53 - 1).
+    Raises ValueError: not a JSON value, nested deeper than 32, a lone surrogate, an integer beyond +-(2^53 - 1).
     """
     text = _canonical(value, 0)
     try:
@@ -37,7 +37,7 @@ def canonical(value: Any) -> str:
 
 
 def channel_name(channel: Any) -> str:
-    """Name a channel as Redis sees it behind `SERVICE:`. Raises ValueError: as `canonical`; longer than 255 bytes."""
+    """Return a channel's name in Redis, without `SERVICE:`. Raises ValueError: as `canonical`; above 255 bytes."""
     text = canonical(channel)
     if len(text.encode()) > CHANNEL_MAX_BYTES:
         raise ValueError(f"channel: longer than {CHANNEL_MAX_BYTES} bytes in canonical form")
@@ -47,14 +47,14 @@ def channel_name(channel: Any) -> str:
 
 
 def channel_key(service: str, channel: Any) -> str:
-    """Name a channel among all: SERVICE:NAME. Raises ValueError: as `channel_name`; no name of a service."""
+    """Return SERVICE:NAME of a channel. Raises ValueError: as `channel_name`; the service name is not valid."""
     if _SERVICE(service) is None:
         raise ValueError("service: a name has a-z, 0-9, _ and - only")
     return f"{service}:{channel_name(channel)}"
 
 
 def redis_channel(prefix: str, service: str, channel: Any) -> str:
-    """Name the Redis channel: PREFIX:{SERVICE:NAME}. Raises ValueError: as `channel_key`."""
+    """Return the Redis channel: PREFIX:{SERVICE:NAME}. Raises ValueError: as `channel_key`."""
     return f"{prefix}:{{{channel_key(service, channel)}}}"
 
 
@@ -63,7 +63,7 @@ def _canonical(value: Any, depth: int) -> str:
         return _quoted(value)
     if value is None:
         return "null"
-    if isinstance(value, bool):  # before int, whose subclass it is
+    if isinstance(value, bool):  # before int: bool is a subclass of it
         return "true" if value else "false"
     if isinstance(value, int):
         if abs(value) > _SAFE_INTEGER:

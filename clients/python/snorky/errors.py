@@ -1,22 +1,23 @@
-"""What can go wrong with a call.
+"""The errors of calls and publications.
 
-    SnorkyError       a service was reached and refused; `code` is stable, `retry_after_ms` is set where waiting helps
-    TransportError    no such answer came (a RuntimeError, as in Snorky 0.1); tells whether the call may have been done
-      ConnectionEnded   the gateway closed for good: terminal close codes (4500 to 4999), or the client was closed
-      PublishError      a Publisher could not publish, or does not know whether it has; carries the idempotency key
-        PublishManyError  the same of some of many
-        HistoryNotKept    require_history was given; it was published, and the channel's history does not have it
+    SnorkyError       the service refused the call; `code` is stable, `retry_after_ms` is set if waiting helps
+    TransportError    no reply of the service (a RuntimeError, as in Snorky 0.1); `may_have_happened` says whether the
+                      call may have been executed
+      ConnectionEnded   the client will not reconnect: terminal close code (4500 to 4999), or it was closed
+      PublishError      a Publisher did not publish, or does not know whether it did; has the idempotency key
+        PublishManyError  the same for some messages of `publish_many`
+        HistoryNotKept    with require_history: published, but the channel keeps no history
 
 TransportError.code is one of
     unreachable      no connection; nothing was sent
-    no_reply         sent, and no answer came, or not in time
+    no_reply         sent, but no reply came, or not in time
     unauthorized     401: wrong or missing key
-    invalid_reply    the answer is not one of a gateway's
-    http_STATUS      another status without an error of the gateway; with one, its code (unknown_service, ...)
-and of PublishError besides
-    no_function      Redis does not have the function that nodes load, or not the rules that they write for it
+    invalid_reply    the reply is not one of a gateway
+    http_STATUS      another HTTP status; if the response has an error of the gateway, its code (unknown_service, ...)
+and for PublishError also
+    no_function      Redis does not have the function that nodes load, or the channel rules that they write for it
     unavailable      Redis cannot store it now: out of memory, read-only, loading, ...
-    refused          Redis or the function refuses it for good
+    refused          Redis or the function refuses it permanently
     not_kept         of HistoryNotKept
 """
 
@@ -30,7 +31,7 @@ __all__ = ["ConnectionEnded", "HistoryNotKept", "PublishError", "PublishManyErro
 
 
 class SnorkyError(Exception):
-    """A service refused a call. str(error): its text. code: snake_case, "refused" of a server that gives none."""
+    """A service refused a call. str(error): its text. code: in snake_case; "refused" if the server gives none."""
 
     def __init__(self, text: str, code: str = "refused", *, retry_after_ms: int | None = None) -> None:
         super().__init__(text)
@@ -39,7 +40,7 @@ class SnorkyError(Exception):
 
     @classmethod
     def of(cls, message: Mapping[str, Any]) -> "SnorkyError":
-        """Read an error message of the protocol."""
+        """Create the error from an error message of the protocol."""
         text, code, retry_after_ms = message.get("message"), message.get("code"), message.get("retryAfterMs")
         return cls(
             text if isinstance(text, str) else "refused",
@@ -56,9 +57,9 @@ class SnorkyError(Exception):
 
 
 class TransportError(RuntimeError):
-    """No answer of a service came. may_have_happened: False = the gateway has surely not acted on the request.
+    """There was no reply of the service. may_have_happened: False = the gateway certainly did not execute the request.
 
-    status: the HTTP status, None if there was none. retry_after_ms: when to come back, where the gateway said so.
+    status: the HTTP status; None if there was no response. retry_after_ms: when to try again, if the gateway said so.
     """
 
     def __init__(
@@ -87,14 +88,14 @@ class TransportError(RuntimeError):
 
 
 class ConnectionEnded(TransportError):
-    """A realtime client has ended. close_code: why: of the protocol, 1000 = it was closed by its own program.
+    """A realtime client has ended. close_code: the protocol's; 1000 = closed by its own program.
 
-    1006 = the first connection cannot be made, and trying again would not help: `reason` tells why; `status`
-    is that of the answer, if it was one in HTTP.
+    1006 = the first connection failed and trying again cannot help. reason: why. status: the HTTP status, if there
+    was a response.
     """
 
     def __init__(self, close_code: int, reason: str = "", status: int | None = None) -> None:
-        text = f"The connection has ended for good: {close_code} {reason}".rstrip()
+        text = f"The connection has ended permanently: {close_code} {reason}".rstrip()
         if close_code == 1006:
             text = f"The connection cannot be made: {reason}"
         super().__init__(text, "closed", may_have_happened=False, status=status)
@@ -106,7 +107,7 @@ class ConnectionEnded(TransportError):
 
 
 class PublishError(TransportError):
-    """A publication was not taken, or nobody knows. Publishing again under `key`, within its window, is safe."""
+    """A publication failed, or its outcome is unknown. Publishing again under `key` within 300 s is safe."""
 
     def __init__(self, text: str, code: str, *, may_have_happened: bool, key: str) -> None:
         super().__init__(text, code, may_have_happened=may_have_happened)
@@ -117,19 +118,20 @@ class PublishError(TransportError):
 
 
 class HistoryNotKept(PublishError):
-    """A publication with require_history was published and not kept: clients that were away miss it.
+    """A publication with require_history was published, but not stored: disconnected clients miss it.
 
-    No node's rule keeps the channel, or Redis has another function. Under the same key Redis answers alike for 300 s.
+    No node's rule gives the channel a history, or Redis has another version of the function. For 300 s, publishing
+    again under the same key gives the same result.
     """
 
 
 class PublishManyError(PublishError):
-    """Some of many were not taken. receipts: of all, None where there is none. errors: why, by index."""
+    """Some messages of `publish_many` failed. receipts: of all messages, None for failed ones. errors: by index."""
 
     def __init__(self, receipts: "list[Receipt | None]", errors: dict[int, PublishError]) -> None:
         first = errors[min(errors)]
         super().__init__(
-            f"{len(errors)} of {len(receipts)} were not surely published; the first: {first}",
+            f"{len(errors)} of {len(receipts)} are not confirmed as published; the first: {first}",
             first.code,
             may_have_happened=any(error.may_have_happened for error in errors.values()),
             key=first.key,

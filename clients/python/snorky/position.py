@@ -1,4 +1,4 @@
-"""Position: where a message stands in its channel's history."""
+"""Position: the place of a message in its channel's history."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ __all__ = ["Position"]
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """EPOCH:OFFSET:TAG; `str` writes it so. Offsets count by one within an epoch; the tag is random."""
+    """EPOCH:OFFSET:TAG, the form of `str`. Offsets increase by one within an epoch; the tag is random."""
 
     epoch: str
     offset: int
@@ -18,7 +18,7 @@ class Position:
 
     @classmethod
     def parse(cls, text: str) -> "Position":
-        """Read what `str` wrote. Raises ValueError."""
+        """Parse the form of `str`. Raises ValueError."""
         epoch, _, rest = text.partition(":")
         offset, _, tag = rest.partition(":")
         if not (offset.isascii() and offset.isdigit() and epoch and tag):

@@ -1,10 +1,11 @@
-"""What is published, what came of it, and what Redis' answers mean. Pure.
+"""Publications through Redis, their receipts, and the meaning of Redis' replies. Pure.
 
 Rules:
-- Everything is checked before anything is sent: what a node would drop is refused here.
-- A reply settles a publication, whatever was lost before it: the function answers a key that it knows as it
-  answered the first time.
-- Only "no answer, though it was sent" leaves the outcome unknown; a refusal of a later attempt does not clear that.
+- Every message is checked before any is sent: messages that a node would drop are rejected here.
+- A reply decides the outcome, also after earlier attempts without one: the function gives the same reply to a key that
+  it knows.
+- Only an attempt that was sent and had no reply makes the outcome unknown. A refusal of a later attempt does not
+  change that.
 """
 
 import secrets
@@ -19,10 +20,10 @@ from snorky.strict import encode
 
 __all__ = ["KEY_MAX_BYTES", "PAYLOAD_MAX_BYTES", "Publication", "Receipt", "Refusal", "Sending"]
 
-PAYLOAD_MAX_BYTES: Final = 1_048_576  # what a gateway's /backend takes; beyond it, it ends slow clients
+PAYLOAD_MAX_BYTES: Final = 1_048_576  # the maximum of a gateway's /backend; larger messages get slow clients closed
 KEY_MAX_BYTES: Final = 255
 
-# How Redis begins an error that another moment may not have; nothing was done then.
+# First words of Redis' temporary errors; the command was not executed.
 _UNAVAILABLE = (
     "LOADING",
     "BUSY",
@@ -40,7 +41,7 @@ _UNAUTHORIZED = ("NOPERM", "NOAUTH", "WRONGPASS")
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One of many to publish. key: None = one is made. require_history: an error if the channel does not keep it."""
+    """A message to publish. key: None = a random one. require_history: an error if the channel keeps no history."""
 
     channel: Any
     message: Any
@@ -51,11 +52,10 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What came of a publication that Redis has taken.
+    """The result of a publication that Redis has accepted.
 
-    position: None = the channel keeps no history. nodes, connections: how many heard the channel, None = not asked, or
-    not to be known: nodes tell of their connections where the channel's rule has `presence`. key: under which it was
-    published.
+    key: the idempotency key. position: None = the channel keeps no history. nodes, connections: how many subscribe to
+    the channel; None = not requested or unknown. connections is known only if the channel's rule has `presence`.
     """
 
     key: str
@@ -66,7 +66,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What an error of Redis means. is_passing: trying again may help. moved_to: who has it, in a Cluster."""
+    """The meaning of a Redis error. is_passing: trying again may help. moved_to: in a Cluster, the right server."""
 
     text: str
     code: str
@@ -75,7 +75,7 @@ class Refusal:
 
     @classmethod
     def of(cls, text: str) -> "Refusal":
-        """Read an error's text."""
+        """Classify an error by its text."""
         plain = "or publish with if_no_function='publish'"
         if "unction not found" in text:
             hint = f"start a node, which loads it, {plain}"
@@ -90,20 +90,20 @@ class Refusal:
         if text.startswith(_UNAUTHORIZED) or "cannot read the channel rules" in text:
             return cls(f"Redis refuses: {text}", "unauthorized", False)
         if text.startswith(_UNAVAILABLE):
-            return cls(f"Redis cannot take it now: {text}", "unavailable", True)
+            return cls(f"Redis cannot store it now: {text}", "unavailable", True)
         return cls(f"Redis refuses: {text}", "refused", False)
 
 
 _NOT_KEPT: Final = Refusal(
-    "It was published, and the channel keeps no history: give its rule `history` on the nodes; if it has one, see what "
-    "`snorky check` says of the function library",
+    "It was published, but the channel keeps no history: set `history` in its rule on the nodes; if it is set, run "
+    "`snorky check`, which compares the function library",
     "not_kept",
     False,
 )
 
 
 class Sending:
-    """One publication on its way. Raises ValueError, TypeError: a node would not take it."""
+    """The state of one publication over its attempts. Raises ValueError, TypeError: a node would not accept it."""
 
     def __init__(self, message: Publication, prefix: str) -> None:
         self.channel_key = channel_key(message.service, message.channel)
@@ -118,31 +118,31 @@ class Sending:
         self.requires_history = message.require_history
         self.receipt: Receipt | None = None
         self.refusal: Refusal | None = None  # of the last attempt
-        self.is_sharded = False  # it goes to a Redis Cluster
-        self.is_plain = False  # by PUBLISH, without the function
-        self.is_unknown = False  # an attempt went out, and no answer came
+        self.is_sharded = False  # sent to a Redis Cluster
+        self.is_plain = False  # sent by PUBLISH, without the function
+        self.is_unknown = False  # an attempt was sent and had no valid reply
 
     def command(self) -> tuple[str | bytes, ...]:
-        """What to send to Redis."""
+        """Return the command that publishes."""
         if self.is_plain:
             return ("SPUBLISH" if self.is_sharded else "PUBLISH", self.name, self.payload)
         return ("FCALL", "snorky_publish", "1", self.name, self.payload, self.key)
 
     def count_commands(self) -> tuple[tuple[str, ...], ...]:
-        """What to ask Redis for who hears the channel: the nodes, and the members of its roster."""
+        """Return the commands that count the channel's subscribers: nodes, and members of its roster."""
         return ("PUBSUB", "SHARDNUMSUB" if self.is_sharded else "NUMSUB", self.name), ("HLEN", self._roster)
 
     def begin(self) -> None:
-        """Know that an attempt begins."""
+        """Start an attempt."""
         self.refusal = None
 
     @property
     def is_answered(self) -> bool:
-        """True if Redis answered the attempt, whatever it said."""
+        """True if Redis replied to the attempt, also by an error."""
         return self.receipt is not None or self.refusal is not None
 
     def take(self, reply: object, counted: Sequence[object] = ()) -> None:
-        """Know Redis' answer to the last attempt. counted: its answers to `count_commands`."""
+        """Record Redis' reply to the last attempt. counted: its replies to `count_commands`."""
         nodes, connections = _counts(*counted) if counted else (None, None)
         if self.is_plain and isinstance(reply, int):
             self.receipt = Receipt(self.key, None, nodes, connections)
@@ -150,7 +150,7 @@ class Sending:
             try:
                 position = Position.parse(reply.decode("ascii")) if reply else None
             except ValueError:
-                self.refusal = Refusal("Redis answers what is no position", "invalid_reply", False)
+                self.refusal = Refusal("Redis replied with an invalid position", "invalid_reply", False)
                 self.is_unknown = True
             else:
                 if position is None and self.requires_history:
@@ -159,34 +159,34 @@ class Sending:
                 else:
                     self.receipt = Receipt(self.key, position, nodes, connections)
         else:
-            self.refusal = Refusal(f"Redis answers {type(reply).__name__}", "invalid_reply", False)
+            self.refusal = Refusal(f"Redis replied with {type(reply).__name__}", "invalid_reply", False)
             self.is_unknown = True
 
     def refuse(self, refusal: Refusal) -> None:
-        """Know that the last attempt did nothing."""
+        """Record that the last attempt was refused and had no effect."""
         self.refusal = refusal
 
     def lose(self, text: str, *, was_sent: bool, is_final: bool = False) -> None:
-        """Record that the last attempt had no answer. is_final: no server is left to try again.
+        """Record that the last attempt had no reply. is_final: no other server can be tried.
 
-        What an earlier attempt left open is tried again all the same: only an answer can settle it.
+        If the outcome of an earlier attempt is unknown, it is tried again even so: only a reply can decide it.
         """
         self.is_unknown |= was_sent
         code = "no_reply" if was_sent else "unreachable"
-        text = f"No reply of Redis: {text}" if was_sent else f"Redis cannot be reached: {text}"
-        is_passing = (not is_final or self.is_unknown) and not (self.is_plain and was_sent)  # PUBLISH knows no keys
+        text = f"No reply from Redis: {text}" if was_sent else f"Redis cannot be reached: {text}"
+        is_passing = (not is_final or self.is_unknown) and not (self.is_plain and was_sent)  # PUBLISH has no keys
         self.refusal = Refusal(text, code, is_passing)
 
     def error(self) -> PublishError:
-        """Say why there is no receipt."""
+        """Return the error that explains why there is no receipt."""
         refusal = self.refusal or Refusal("Not in time", "unreachable", True)
         kind = HistoryNotKept if refusal is _NOT_KEPT else PublishError
         return kind(refusal.text, refusal.code, may_have_happened=self.is_unknown, key=self.key)
 
 
 def _counts(told: object, members: object) -> tuple[int | None, int | None]:
-    """Read how many nodes and connections hear a channel."""
+    """Return how many nodes and connections subscribe to a channel; None = unknown."""
     nodes = told[1] if isinstance(told, list) and len(told) == 2 and isinstance(told[1], int) else None
-    if not isinstance(members, int) or (members == 0 and nodes != 0):  # 0: nobody, or no presence
+    if not isinstance(members, int) or (members == 0 and nodes != 0):  # 0: no subscriber, or no presence
         return nodes, None
     return nodes, members

@@ -1,10 +1,11 @@
-"""Publisher: publishes through Redis alone, once, with a receipt.
+"""Publisher: publishes through Redis, without a gateway, once and with a receipt.
 
     publisher = Publisher("redis://127.0.0.1:6379/0")
     publisher.publish("news", {"title": "Hello"}).position
 
-Through the Redis Function that nodes load (`FCALL snorky_publish`), so that it is stored before it is told, has its
-place in the channel's order, and is taken once however often it is sent. Needs redis-py: snorky-client[redis].
+It calls the Redis function that nodes load (`FCALL snorky_publish`). So a message is stored before it is delivered, has
+its place in the channel's order, and is accepted once even if it is sent several times. Needs redis-py:
+snorky-client[redis].
 """
 
 import re
@@ -20,20 +21,19 @@ from snorky.redis_versions import connection_of
 
 __all__ = ["Publisher"]
 
-_FULL: Final = Refusal("Redis cannot take it now: it has as many clients as its maxclients", "unavailable", True)
-_PREFIX: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}").fullmatch  # as nodes read theirs
-PIPELINE_MAX: Final = 500  # publications in flight at once; Redis answers each in some 20 us
+_FULL: Final = Refusal("Redis cannot accept it now: it has as many clients as its maxclients", "unavailable", True)
+_PREFIX: Final = re.compile(r"[A-Za-z0-9_.:-]{1,64}").fullmatch  # the same check as on nodes
+PIPELINE_MAX: Final = 500  # publications in flight at once; Redis executes each in some 20 us
 
 
 class Publisher:
-    """Publishes to the channels of a deployment. May be shared by threads and made before a fork; connects when used.
+    """Publishes to the channels of a deployment. Thread-safe; may be created before a fork; connects when used.
 
-    redis_url, prefix: as the nodes have them. timeout_s: for one call, all its attempts together. attempt_timeout_s:
-    what a connection or a reply may take before the next attempt. if_refused: "error" raises at once where the only
-    Redis refuses connections; "retry" tries until timeout_s, for jobs that outlast a restart. if_no_function:
-    "publish" publishes with PUBLISH where Redis lacks the function: at most once, without position, and never a
-    second time when its answer is lost.
-    Raises ValueError: a URL that cannot be used; ImportError: redis-py is missing.
+    redis_url, prefix: those of the nodes. timeout_s: for one call with all its attempts. attempt_timeout_s: for a
+    connection or a reply, before the next attempt. if_refused: "error" raises at once if the only Redis refuses
+    connections; "retry" tries until timeout_s, for jobs that must survive a restart of Redis. if_no_function: "publish"
+    uses PUBLISH if Redis does not have the function: at most once, without position, not sent again if the reply is
+    lost. Raises ValueError: an argument is not valid; ImportError: redis-py is missing.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Publisher:
         if timeout_s <= 0 or attempt_timeout_s <= 0:
             raise ValueError("timeout_s, attempt_timeout_s: more than 0")
         if not _PREFIX(prefix):
-            raise ValueError("prefix: 1 to 64 letters, digits and _ . : -, as the nodes have it")
+            raise ValueError("prefix: 1 to 64 letters, digits and _ . : -, the same as on the nodes")
         if if_no_function not in ("error", "publish"):
             raise ValueError('if_no_function: "error" or "publish"')
         if if_refused not in ("error", "retry"):
@@ -82,12 +82,12 @@ class Publisher:
     ) -> Receipt:
         """Publish one message and return its receipt.
 
-        key: makes it once: what was published under it before is answered as then, and not published again. None =
-        a random one. count: have the receipt tell how many nodes and connections hear the channel. timeout_s: for
-        this call, None = the publisher's. require_history: raises HistoryNotKept if the channel does not keep it; it
-        was published all the same, but never by plain PUBLISH. Raises PublishError: it was not published, or that is
-        unknown (`may_have_happened`; a retry under `error.key` is safe); ValueError, TypeError: a node would not take
-        it, nothing was sent.
+        key: idempotency key; a message under a key that was used within 300 s is not published again, and gets the
+        reply of the first one. None = a random key. count: the receipt then has the numbers of nodes and connections
+        that subscribe to the channel. timeout_s: for this call, None = the publisher's. require_history: raises
+        HistoryNotKept if the channel keeps no history (the message was published, but never by plain PUBLISH).
+        Raises PublishError: not published, or unknown (`may_have_happened`; a retry under `error.key` is safe);
+        ValueError, TypeError: a node would not accept the message, nothing was sent.
         """
         batch = self._batch([Publication(channel, message, key, service, require_history)], timeout_s)
         self._run(batch, count=count)
@@ -96,17 +96,17 @@ class Publisher:
     def publish_many(
         self, messages: Iterable[Publication], *, count: bool = False, timeout_s: float | None = None
     ) -> list[Receipt]:
-        """Publish messages, pipelined, in their order, and return their receipts; one that is bad refuses all.
+        """Publish messages, pipelined and in order; return their receipts. If one is invalid, none is sent.
 
-        Not a transaction: others may come in between, and what Redis refuses does not hold those behind it. Raises
-        PublishManyError: not all were taken; ValueError, TypeError: as publish.
+        This is not a transaction: other publications may come in between, and if Redis refuses a message, those after
+        it are still published. Raises PublishManyError: some failed; ValueError, TypeError: as `publish`.
         """
         batch = self._batch(messages, timeout_s)
         self._run(batch, count=count)
         return batch.receipts()
 
     def close(self) -> None:
-        """Let go of the connections. The publisher can be used on; it opens new ones."""
+        """Close the connections. The publisher can still be used; it opens new ones."""
         self._pools.disconnect()
 
     def _batch(self, messages: Iterable[Publication], timeout_s: float | None) -> Batch:
@@ -126,7 +126,7 @@ class Publisher:
         while wait_s is not None:
             if wait_s:
                 self._sleep(wait_s)
-            parts: dict[tuple[Server, Any], list[Sending]] = {}  # by the pool of the Redis that has their channels
+            parts: dict[tuple[Server, Any], list[Sending]] = {}  # by the pool of their channels' Redis
             for sending in batch.pending:
                 server = self._pools.of(sending.channel_key)
                 sending.is_sharded = server.is_sharded
@@ -146,7 +146,7 @@ class Publisher:
     def _attempt(
         self, pool: Any, publications: Sequence[Sending], deadline_s: float, *, count: bool, is_refusal_final: bool
     ) -> bool:
-        """Send publications once, and tell each what came of it. False: the connection was lost."""
+        """Send publications once and record each outcome. Returns False if the connection was lost."""
         from redis.exceptions import RedisError
 
         for publication in publications:
@@ -175,7 +175,7 @@ class Publisher:
                 elif not publication.is_answered:
                     publication.lose(str(error), was_sent=True)
         finally:
-            if not is_done:  # also of a KeyboardInterrupt: the next user would read these answers as its own
+            if not is_done:  # also on KeyboardInterrupt: the next user would read these replies as its own
                 connection.disconnect()
             pool.release(connection)
         return is_done
@@ -189,7 +189,7 @@ def _exchange(
     *,
     count: bool,
 ) -> None:
-    """Send publications and read their answers. Raises RedisError, OSError: those without an answer have none."""
+    """Send publications and record their replies. Raises RedisError, OSError: the remaining ones have no reply."""
     commands: list[tuple[str | bytes, ...]] = []
     for publication in publications:
         commands.append(publication.command())
@@ -206,7 +206,7 @@ def _exchange(
 
 
 def _read(connection: Any, deadline_s: float, attempt_timeout_s: float) -> Any:
-    """Read one answer; a Refusal if Redis says that it did nothing."""
+    """Read one reply; an error of Redis is returned as a Refusal."""
     from redis.exceptions import RedisError
 
     left_s = max(0.0, min(attempt_timeout_s, deadline_s - time.monotonic()))
@@ -216,27 +216,27 @@ def _read(connection: Any, deadline_s: float, attempt_timeout_s: float) -> Any:
         return connection.read_response()
     except RedisError as error:
         refusal = _refusal(error)
-        if refusal is None or refusal is _FULL:  # the second is of all that was sent: the connection ends with it
+        if refusal is None or refusal is _FULL:  # _FULL concerns all commands: Redis closes the connection
             raise
         return refusal
 
 
 def _is_full(error: Exception) -> bool:
-    """True if Redis had no room for the connection: what was sent over it was never looked at."""
+    """True if Redis refused the connection because of maxclients: it executed no command of it."""
     return "max number of clients reached" in str(error)
 
 
 def _is_connection_refused(error: BaseException | None) -> bool:
     """True if no server listens at the address of Redis."""
     while error is not None:
-        if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):  # the second: no such Unix socket
+        if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):  # FileNotFoundError: no such Unix socket
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
 def _refusal(error: Exception) -> Refusal | None:
-    """Tell what Redis says by an error; None = it is not Redis that says so."""
+    """Classify an error reply of Redis; None = the error did not come from Redis."""
     from redis import exceptions
 
     if _is_full(error):
@@ -245,11 +245,11 @@ def _refusal(error: Exception) -> Refusal | None:
     if not isinstance(error, told):
         return None
     text = str(error)
-    if text.startswith("MOVED "):  # redis-py before 6 tells it so
+    if text.startswith("MOVED "):  # raised so by redis-py before 6
         error = exceptions.MovedError(text.removeprefix("MOVED "))
     if isinstance(error, exceptions.MovedError):
         return Refusal(f"Another server of the Cluster has it: {text}", "unavailable", True, error.node_addr)
-    # redis-py takes these first words off
+    # redis-py removes these first words
     for kind, word in (
         (exceptions.BusyLoadingError, "LOADING "),
         (exceptions.NoPermissionError, "NOPERM "),

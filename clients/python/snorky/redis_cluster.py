@@ -1,8 +1,8 @@
-"""Which server of a Redis Cluster has a channel: learned from what the servers say.
+"""Which server of a Redis Cluster has a channel's slot, learned from MOVED replies.
 
-A server that does not have a channel's slot answers MOVED, with the address of the one that has it, and has done
-nothing: so it is remembered, and asked the next time. When a server is lost, what was known of it is forgotten, and
-another one is asked.
+A server that does not have the slot replies MOVED with the address of the one that has it, and executes nothing. The
+address is stored for the next attempt. When a connection to a server fails, its slots are forgotten and another server
+is asked.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,31 +17,31 @@ Address = tuple[str, int]
 
 
 class Server:
-    """One Redis, or a primary that Sentinel tells: one pool for all channels."""
+    """One Redis, or the primary that Sentinel reports: one pool for all channels."""
 
-    is_sharded = False  # in a Cluster publications go by SPUBLISH
+    is_sharded = False  # a Cluster uses SPUBLISH
 
     def __init__(self, pool: "ConnectionPool", *, is_fixed: bool = True) -> None:
         self._pool = pool
-        self.is_fixed = is_fixed  # no other server can take its place
+        self.is_fixed = is_fixed  # no other server can replace it
 
     def pool(self, name: str) -> "ConnectionPool":
-        """Give the pool for a channel."""
+        """Return the pool for a channel."""
         return self._pool
 
     def lost(self, pool: "ConnectionPool") -> None:
-        """Know that a connection failed."""
+        """Handle a failed connection."""
 
     def moved(self, name: str, address: Address) -> None:
-        """Know where a channel is."""
+        """Handle a MOVED reply for a channel."""
 
     def disconnect(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         self._pool.disconnect()
 
 
 class Cluster(Server):
-    """The servers of one Cluster. seeds: some of them. Its dictionaries' single operations are atomic: no lock."""
+    """The servers of one Cluster. seeds: some of them. Thread-safe: every dict operation here is atomic."""
 
     is_sharded = True
 
@@ -49,11 +49,11 @@ class Cluster(Server):
         self.is_fixed = False
         self._make = make
         self._pools = {address: make(address) for address in seeds}
-        self._first = 0  # which of them is asked for what is not known
+        self._first = 0  # index of the server to ask for unknown slots
         self._addresses: dict[int, Address] = {}  # by slot
 
     def pool(self, name: str) -> "ConnectionPool":
-        """Give the pool of the server that has a channel, or that may know who has it."""
+        """Return the pool of the server that has a channel, or of one that can reply MOVED."""
         address = self._addresses.get(_slot(name))
         if address is None:
             known = list(self._pools)
@@ -61,7 +61,7 @@ class Cluster(Server):
         return self._pools[address]
 
     def lost(self, pool: "ConnectionPool") -> None:
-        """Forget what a server has, and ask another one."""
+        """Forget a server's slots, and ask another server next."""
         for slot, address in list(self._addresses.items()):
             if self._pools[address] is pool:
                 self._addresses.pop(slot, None)
@@ -74,7 +74,7 @@ class Cluster(Server):
         self._addresses[_slot(name)] = address
 
     def disconnect(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         for pool in list(self._pools.values()):
             pool.disconnect()
 

@@ -1,10 +1,10 @@
-"""Pools of connections to Redis, from one URL or several, that never send anything twice.
+"""Pools of connections to one or several Redis, which never send a command twice.
 
-    URL                                              as snorky/redis_url.py reads it, which nodes do alike
-    URL,URL,...                                      several independent ones: each channel is on one of them
+    URL                                              as snorky/redis_url.py parses it; the same grammar as for nodes
+    URL,URL,...                                      several independent Redis: each channel is on one of them
 
-The library's own retry is off: it would send again what may have been done. Pools may be used by many threads, and
-made before a fork: the child opens connections of its own.
+redis-py's own retry is off: it would repeat commands that may have been executed. Pools are thread-safe and may be
+created before a fork: the child opens its own connections.
 """
 
 import hashlib
@@ -21,39 +21,39 @@ if TYPE_CHECKING:
 
 __all__ = ["Pools"]
 
-CONNECTIONS_MAX: Final = 10_000  # as many as there are threads
+CONNECTIONS_MAX: Final = 10_000  # each thread uses one at a time
 
 
 class Pools:
-    """One pool for each Redis of a deployment; they connect when they are used.
+    """One pool for each Redis of a deployment; they connect when used.
 
-    timeout_s: to connect, and for each reading and writing. Raises ValueError: a URL cannot be used, ImportError:
-    redis-py is not installed.
+    timeout_s: for connecting, and for each read and write. Raises ValueError: a URL is not valid; ImportError: redis-py
+    is missing.
     """
 
     def __init__(self, urls: str, *, timeout_s: float) -> None:
-        # a comma divides two where a scheme follows, not between the addresses of sentinels
+        # a comma separates URLs if a scheme follows it; else it separates addresses within one URL
         each = [url.strip() for url in re.split(r",\s*(?=[a-z+]+://)", urls)]
         self._servers: Mapping[str, Server] = dict(_server(url, timeout_s) for url in each)
         if len(self._servers) != len(each):
             raise ValueError("redis_url: one Redis is named twice")
         if len(each) > 1 and any(server.is_sharded for server in self._servers.values()):
-            raise ValueError("redis_url: a Cluster is none of several independent Redis: name it alone")
+            raise ValueError("redis_url: a Redis Cluster cannot be combined with other URLs: give its URL alone")
 
     @property
     def identities(self) -> set[str]:
-        """What tells the Redis apart, as nodes do."""
+        """The identities of the Redis, the same as on nodes."""
         return set(self._servers)
 
     def of(self, key: str) -> Server:
-        """Find the Redis that has a channel. key: SERVICE:NAME.
+        """Return the Redis that has a channel. key: SERVICE:NAME.
 
-        Rendezvous hashing, as nodes do it: the heaviest of blake2b-64 of "IDENTITY KEY" has the channel.
+        Rendezvous hashing, as on nodes: the Redis with the highest blake2b-64 of "IDENTITY KEY" has the channel.
         """
         return self._servers[max(self._servers, key=lambda identity: (_weight(identity, key), identity))]
 
     def disconnect(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         for server in self._servers.values():
             server.disconnect()
 
@@ -63,7 +63,7 @@ def _weight(identity: str, key: str) -> int:
 
 
 def _server(url: str, timeout_s: float) -> tuple[str, Server]:
-    """Make a Redis' pools, and its identity: its URL without secrets."""
+    """Create the pools of a Redis; return its identity, which is its URL without secrets, and the pools."""
     try:
         from redis.backoff import NoBackoff
         from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection

@@ -1,4 +1,4 @@
-"""What differs between the versions 5 to 8 of redis-py, as far as the publisher uses it."""
+"""Differences between the versions 5 to 8 of redis-py that concern the publisher."""
 
 import inspect
 from functools import cache
@@ -11,7 +11,7 @@ __all__ = ["connection_of", "silent_options"]
 
 
 def silent_options() -> dict[str, Any]:
-    """Give the options of a connection that sends no CLIENT SETINFO: an ACL user needs one permission less."""
+    """Return the connection options that turn off CLIENT SETINFO, so that an ACL user needs no permission for it."""
     from redis.connection import AbstractConnection
 
     known = inspect.signature(AbstractConnection.__init__).parameters
@@ -21,13 +21,13 @@ def silent_options() -> dict[str, Any]:
 
 
 def connection_of(pool: "ConnectionPool") -> Any:
-    """Take a connection from a pool. Raises RedisError, OSError as the pool does."""
+    """Take a connection from a pool. Raises RedisError, OSError."""
     take: Any = pool.get_connection
     return take("_") if _wants_a_name(type(pool)) else take()
 
 
 @cache
 def _wants_a_name(kind: "type[ConnectionPool]") -> bool:
-    """Tell whether a connection is taken for a named command: so before 5.3, and deprecated since."""
+    """Return whether `get_connection` requires a command name: before 5.3; deprecated since."""
     name = inspect.signature(kind.get_connection).parameters["command_name"]
     return name.default is inspect.Parameter.empty

@@ -1,8 +1,8 @@
-"""Values to strict JSON: what every node takes, and nothing else.
+"""Encodes values as the strict JSON that nodes accept.
 
-A node drops what breaks one of these rules, and no subscriber ever hears of it; so it is refused here, before it is
-sent: UTF-8 without lone surrogates, string keys, finite numbers, integers from -2^63 to 2^64-1, at most 32 containers
-inside of each other, at most 10,000 values.
+A node drops a message that breaks one of these rules, and no subscriber receives it; so they are checked before
+sending: UTF-8 without lone surrogates, string keys, finite numbers, integers from -2^63 to 2^64-1, containers nested at
+most 32 deep, at most 10,000 values.
 """
 
 import json
@@ -21,7 +21,7 @@ _write = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=Fa
 
 
 def encode(value: Any) -> bytes:
-    """Write a value as compact UTF-8 JSON. Raises ValueError: a rule is broken; TypeError: no JSON, a date say."""
+    """Encode a value as compact UTF-8 JSON. Raises ValueError: it breaks a rule; TypeError: not JSON, a date say."""
     _verify(value)
     try:
         return _write(value).encode()
@@ -30,7 +30,7 @@ def encode(value: Any) -> bytes:
 
 
 def _verify(value: Any) -> None:
-    """Look at all values, level by level: neither depth nor a cycle can hurt."""
+    """Check all values, level by level, so that deep nesting and cycles cause no recursion."""
     level = [value]
     seen = 0
     for depth in range(DEPTH_MAX + 1):

@@ -1,10 +1,11 @@
-"""SnorkyHTTPTransport: carries messages to the /backend of a gateway, over connections that are kept and used again.
+"""SnorkyHTTPTransport: sends messages to a gateway's /backend over keep-alive connections.
 
 Rules:
-- A request that may have been acted on is never sent again, unless the caller says `retry`. One that surely was
-  not, because a kept connection turned out to be dead before all of it was written, is sent again by itself, once.
-- timeout_s is for all of it: connecting, sending, waiting, trying again. Only name resolution is not in our hands.
-- Threads may share a transport; each exchange has a connection of its own. A forked process shares none of them.
+- A request that may have been executed is not sent again unless the caller sets `retry`. If a reused connection turns
+  out to be closed before the request was written completely, the request is sent again once, on a new connection.
+- timeout_s covers everything: connecting, sending, waiting and retrying. Only name resolution cannot be limited.
+- Threads may share a transport; each exchange has its own connection. A forked process does not use the parent's
+  connections.
 """
 
 import json as _json
@@ -21,16 +22,16 @@ from snorky.wire import Endpoint, InvalidReply, NoReply, NotSent, Response, Wire
 
 __all__ = ["JSON", "JsonModule", "SnorkyHTTPTransport", "Transport"]
 
-IDLE_MAX: Final = 8  # connections kept for later
-IDLE_MAX_S: Final = 4.0  # servers that close idle connections early do so after 5 s
+IDLE_MAX: Final = 8  # idle connections kept for reuse
+IDLE_MAX_S: Final = 4.0  # some servers close idle connections after 5 s
 ATTEMPTS_MAX: Final = 4  # with `retry`
 _BACKOFF_FIRST_S: Final = 0.1
-_TRY_AGAIN: Final = frozenset({502, 503, 504})  # of a proxy or a node that drains
+_TRY_AGAIN: Final = frozenset({502, 503, 504})  # from a proxy or a draining node
 _TEXT_MAX: Final = 200
 
 
 class JsonModule(Protocol):
-    """What turns values into JSON and back, as the module `json` does."""
+    """Converts values to JSON and back, like the module `json`."""
 
     def dumps(self, value: Any, /) -> str: ...
 
@@ -38,7 +39,7 @@ class JsonModule(Protocol):
 
 
 class _StrictJson:
-    """The default: refuses NaN and infinities, which no gateway takes."""
+    """The default: rejects NaN and infinities, which a gateway does not accept."""
 
     def dumps(self, value: Any, /) -> str:
         return _json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -51,19 +52,22 @@ JSON: Final[JsonModule] = _StrictJson()
 
 
 class Transport(Protocol):
-    """What a backend sends through."""
+    """Carries the messages of a SnorkyBackend."""
 
     def send(self, message: Any, *, json: JsonModule = JSON, retry: bool = False) -> Any:
-        """Send an envelope, or a list of them; returns the answer. Raises TransportError; ValueError, TypeError:
-        the message is no JSON, nothing was sent."""
+        """Send an envelope, or a list of them; return the response.
+
+        Raises TransportError; ValueError, TypeError: the message is not JSON, nothing was sent.
+        """
         ...
 
 
 class SnorkyHTTPTransport:
-    """Carries messages to a gateway by HTTP.
+    """Sends messages to a gateway by HTTP.
 
-    url: of the gateway's /backend. key: its api_key, None = it has none. timeout_s: for one send, whatever happens.
-    ssl_context: for https, the system's authorities unless given. Raises ValueError: the url or key cannot be used.
+    url: the gateway's /backend. key: the gateway's private.api_key; None = it has none. timeout_s: for one `send`, with
+    all its attempts. ssl_context: for https; by default the system's certificate authorities are trusted. Raises
+    ValueError: url, key or timeout_s is not valid.
     """
 
     def __init__(
@@ -100,7 +104,7 @@ class SnorkyHTTPTransport:
             head.append(f"X-Backend-Key: {key}")
         self._head = "\r\n".join(head)
         self._sleep = sleep
-        self._idle: deque[Wire] = deque()  # its append and pop are atomic; the last used is used next
+        self._idle: deque[Wire] = deque()  # append and pop are atomic; the last used is reused first
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.url}>"  # never the key
@@ -112,10 +116,10 @@ class SnorkyHTTPTransport:
         self.close()
 
     def send(self, message: Any, *, json: JsonModule = JSON, retry: bool = False) -> Any:
-        """Send an envelope, or a list of them; returns the answer, decoded.
+        """Send an envelope, or a list of them; return the decoded response.
 
-        retry: send again after failures, though the message may then be acted on more than once. Raises
-        TransportError; ValueError, TypeError: the message is no JSON, nothing was sent.
+        retry: send again after failures, although the message may then be executed more than once. Raises
+        TransportError; ValueError, TypeError: the message is not JSON, nothing was sent.
         """
         body = json.dumps(message).encode()
         request = f"{self._head}\r\nContent-Length: {len(body)}\r\n\r\n".encode("ascii") + body
@@ -134,7 +138,7 @@ class SnorkyHTTPTransport:
             self._sleep(wait_s)
 
     def close(self) -> None:
-        """Let go of the idle connections. The transport can be used on; it opens new ones."""
+        """Close the idle connections. The transport can still be used; it opens new ones."""
         while self._idle:
             self._idle.pop().close()
 
@@ -145,7 +149,7 @@ class SnorkyHTTPTransport:
                 try:
                     return self._over(wire, request, deadline_s)
                 except NotSent:
-                    pass  # it died between the look at it and the writing: a new one
+                    pass  # it was closed after the check in _kept: use a new one
             return self._over(Wire.connect(self._endpoint, deadline_s), request, deadline_s)
         except (NotSent, TimeoutError) as error:  # TimeoutError: before anything was sent
             text = f"The gateway cannot be reached: {error}"
@@ -164,7 +168,7 @@ class SnorkyHTTPTransport:
         return response
 
     def _kept(self) -> Wire | None:
-        """Take a connection that was used before and seems alive."""
+        """Take an idle connection that is still open; None if there is none."""
         while True:
             try:
                 wire = self._idle.pop()
@@ -176,7 +180,7 @@ class SnorkyHTTPTransport:
 
 
 def _value(response: Response, json: JsonModule) -> Any:
-    """Give what a response says. Raises TransportError: it is no 200 with JSON."""
+    """Return the JSON value of a response. Raises TransportError: the status is not 200, or the body is not JSON."""
     try:
         value = json.loads(response.body.decode())
     except (ValueError, RecursionError) as error:
@@ -205,12 +209,12 @@ def _status_error(response: Response, value: Any) -> TransportError:
     return TransportError(
         f"HTTP {response.status}: {text}",
         code,
-        may_have_happened=response.status >= 500,  # of less, the gateway says that it did nothing
+        may_have_happened=response.status >= 500,  # below 500 the gateway did not execute it
         status=response.status,
         retry_after_ms=retry_after_ms,
     )
 
 
 def is_count(value: object) -> bool:
-    """True for a number of milliseconds: JSON's true is no number."""
+    """True for an integer of at least 0; a bool is not one."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,12 +1,12 @@
-"""One keep-alive connection to a gateway, with one deadline for a whole exchange. Not thread-safe: one user at a time.
+"""One keep-alive HTTP connection to a gateway, with one deadline for a whole exchange. Not thread-safe.
 
 Rules:
-- A request goes out as one sendall. If that fails, the gateway lacks the end of it and cannot have acted: the
-  error is NotSent. Once it went out whole, every failure is NoReply or InvalidReply: the gateway may have acted.
-- A connection on which something waits to be read before anything was asked is stale: it was closed meanwhile, or
-  its answers are out of step. `is_stale` finds that out without sending anything.
-- http.client reads the answers; it is given a stream whose every read has what is left of the deadline, so that a
-  server that sends a byte a second is not waited for longer than one that sends none.
+- A request is written by one sendall. If that fails, the gateway did not get the whole request and did not execute it:
+  the error is NotSent. After that, every failure is NoReply or InvalidReply: the gateway may have executed it.
+- An idle connection that has something to read is stale: the server closed it, or a reply came without a request.
+  `is_stale` checks this without sending anything.
+- http.client parses the responses. It reads from a stream whose every read is limited by the remaining time until the
+  deadline, so a server that sends one byte per second cannot exceed it.
 """
 
 import http.client
@@ -21,25 +21,25 @@ from typing import Any, Final
 
 __all__ = ["Endpoint", "InvalidReply", "NoReply", "NotSent", "Response", "Wire"]
 
-REPLY_MAX_BYTES: Final = 64 * 1024 * 1024  # a batch of 1,000 replies of the largest size that is the default
+REPLY_MAX_BYTES: Final = 64 * 1024 * 1024  # a batch of 1,000 replies of the default maximum size
 _CHUNK_BYTES: Final = 65_536
 
 
 class NotSent(Exception):
-    """The request did not go out whole."""
+    """The request was not written completely."""
 
 
 class NoReply(Exception):
-    """The request went out, and its answer did not come."""
+    """The request was written, but its response did not arrive."""
 
 
 class InvalidReply(Exception):
-    """An answer came that is not HTTP, or is larger than any of a gateway's."""
+    """The response is not HTTP, or larger than any of a gateway."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where requests go. tls: None = plain HTTP."""
+    """The server's address. tls: None = plain HTTP."""
 
     host: str
     port: int
@@ -48,7 +48,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One answer, its body read to the end."""
+    """One response with its complete body."""
 
     status: int
     reason: str
@@ -57,12 +57,12 @@ class Response:
 
 
 class _Raw(io.RawIOBase):
-    """A socket's bytes until a deadline (of time.monotonic)."""
+    """Reads from a socket until a deadline (of time.monotonic)."""
 
     def __init__(self, sock: socket.socket, deadline_s: float) -> None:
         self._sock = sock
         self._deadline_s = deadline_s
-        self.is_stopped = False  # then it reads as at its end
+        self.is_stopped = False  # if True, reads return end of file
 
     def readable(self) -> bool:
         return True
@@ -78,7 +78,7 @@ class _Raw(io.RawIOBase):
 
 
 class _Stream(io.BufferedReader):
-    """What http.client reads an answer from. has_rest: more was there than the answer."""
+    """The stream from which http.client reads a response. has_rest: more data followed the response."""
 
     def __init__(self, raw: _Raw) -> None:
         super().__init__(raw, _CHUNK_BYTES)
@@ -87,13 +87,13 @@ class _Stream(io.BufferedReader):
 
     def close(self) -> None:
         if not self.closed:
-            self._own_raw.is_stopped = True  # look at what is buffered, and wait for nothing
+            self._own_raw.is_stopped = True  # so that peek looks at the buffer only and does not wait
             self.has_rest = bool(self.peek(1))
         super().close()
 
 
 class _Source:
-    """All that http.client wants of a socket: a stream to read from."""
+    """The part of a socket that http.client uses: a stream to read from."""
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
@@ -103,7 +103,7 @@ class _Source:
 
 
 class Wire:
-    """A connection. idle_since_s: time.monotonic when it was used last."""
+    """A connection. idle_since_s: time.monotonic() of its last use."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -113,7 +113,7 @@ class Wire:
 
     @classmethod
     def connect(cls, endpoint: Endpoint, deadline_s: float) -> "Wire":
-        """Open one. Raises NotSent: nobody there, its certificate is not good, or not until the deadline."""
+        """Open a connection. Raises NotSent: no server there, its certificate is not valid, or not in time."""
         try:
             sock = socket.create_connection((endpoint.host, endpoint.port), timeout=_left_s(deadline_s))
         except OSError as error:
@@ -132,15 +132,15 @@ class Wire:
 
     @property
     def is_stale(self) -> bool:
-        """True if it cannot be used again: its peer closed it or said what nobody asked, or it is another process's."""
-        if self._pid != os.getpid():  # inherited by a fork: two would speak on one connection
+        """True if it cannot be reused: closed by the server, unexpected data, or inherited from another process."""
+        if self._pid != os.getpid():  # after a fork, two processes would write to one connection
             return True
         with selectors.DefaultSelector() as selector:
             selector.register(self._sock, selectors.EVENT_READ)
             return bool(selector.select(0))
 
     def exchange(self, request: bytes, deadline_s: float) -> Response:
-        """Send a request and read its answer. Raises NotSent, NoReply, InvalidReply; then the wire is closed."""
+        """Send a request and read its response. Raises NotSent, NoReply, InvalidReply; then the wire is closed."""
         try:
             try:
                 self._sock.settimeout(_left_s(deadline_s))
@@ -149,14 +149,14 @@ class Wire:
                 response = self._refusal(deadline_s, error)
             else:
                 response = self._read(deadline_s)
-        except BaseException:  # also KeyboardInterrupt: the next user would read this answer as its own
+        except BaseException:  # also KeyboardInterrupt: the next user would read this response as its own
             self.close()
             raise
         self.idle_since_s = time.monotonic()
         return response
 
     def _refusal(self, deadline_s: float, error: OSError) -> Response:
-        """Read what was answered to a request that was not taken whole: "too large", for example. Raises NotSent."""
+        """Read the response to a request that was not written completely ("too large", say). Raises NotSent."""
         try:
             response = self._read(deadline_s)
         except (NoReply, InvalidReply):
@@ -170,7 +170,7 @@ class Wire:
         try:
             answer.begin()
             if answer.status < 200:
-                raise InvalidReply("the answer is an interim one, which nobody asked for")
+                raise InvalidReply("the answer is an unexpected interim response")
             expected = answer.length
             body = bytearray()
             while part := answer.read(_CHUNK_BYTES):
@@ -196,7 +196,7 @@ class Wire:
         return Response(answer.status, answer.reason, retry_after, bytes(body))
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self.is_reusable = False
         self._sock.close()
 

@@ -12,7 +12,7 @@ __all__ = ["make_certificate"]
 
 
 def make_certificate(directory: Path) -> Path:
-    """Make a certificate for localhost, signed by itself, with its key."""
+    """Create a self-signed certificate for localhost, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)

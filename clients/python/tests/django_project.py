@@ -1,4 +1,4 @@
-"""A Django project of one app, todo/: its database is sqlite in memory, its gateway a scripted one."""
+"""A Django project with one app, todo/. Its database is SQLite in memory, its gateway a scripted server."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ __all__ = ["File", "Note", "Task", "gateway_at", "make_tables"]
 
 
 def make_tables() -> None:
-    """Make the tables, if they are not there yet."""
+    """Create the tables if they do not exist."""
     there = connection.introspection.table_names()
     with connection.schema_editor() as editor:
         for model in (Task, Note, File):
@@ -37,7 +37,7 @@ def make_tables() -> None:
 
 @contextmanager
 def gateway_at(url: str) -> Iterator[None]:
-    """Have a gateway while the block lasts, and let go of the connections to it."""
+    """Run a scripted gateway within the block, and close the connections to it afterwards."""
     with override_settings(SNORKY_BACKEND_URL=url):
         backend = configured_backend()
         assert backend is not None

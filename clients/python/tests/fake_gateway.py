@@ -1,10 +1,10 @@
-"""A gateway without sockets, and a clock that stands still: for the session's tests.
+"""A gateway without sockets, and a clock that tests advance: for the session's tests.
 
     stage = Stage(seed); client = stage.session(...); stage.publish("news", 1); stage.run(until_s)
 
-The gateway keeps a history for every channel, and does what a bad network and a good node may do: connections are
-cut at any message, dialling fails, live messages come before the answer to `subscribe`. What the lines carry waits in
-queues until the stage delivers it.
+The gateway keeps a history for every channel, and simulates a bad network and a correct node: connections are cut after
+any message, connecting fails, live messages arrive before the reply to `subscribe`. Messages wait in queues until the
+stage delivers them.
 """
 
 import heapq
@@ -20,7 +20,7 @@ __all__ = ["FakeClock", "FakeGateway"]
 
 
 class FakeClock:
-    """Time that moves when it is told to."""
+    """A clock that tests advance."""
 
     def __init__(self) -> None:
         self._now_s = 1000.0
@@ -37,7 +37,7 @@ class FakeClock:
         return lambda: self._cancelled.add(number)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, and run what is due."""
+        """Advance the time and run the timers that are due."""
         until_s = self._now_s + seconds
         while self._timers and self._timers[0][0] <= until_s:
             self._now_s, number, run = heapq.heappop(self._timers)
@@ -57,20 +57,20 @@ class _Peer:
 
 
 class FakeGateway:
-    """Io of a session: takes what it sends, and brings the answers when `pump` is called."""
+    """The Io of a session: receives its messages, and delivers the replies when `pump` is called."""
 
     def __init__(self) -> None:
         self.session: Any = None
         self.peers: dict[Line, _Peer] = {}
         self.dialled: deque[Line] = deque()
-        self.dials: list[bool] = []  # of each, whether it was to have a new token
+        self.dials: list[bool] = []  # is_token_new of each
         self.epochs: dict[str, str] = defaultdict(lambda: "e1")
         self.histories: dict[str, list[tuple[Any, str]]] = defaultdict(list)  # (message, tag), offset = index + 1
         self.kept_from: dict[str, int] = defaultdict(lambda: 1)
         self.keys: set[str] = set()
         self.requests: list[dict[str, Any]] = []
-        self.refusals: deque[dict[str, Any]] = deque()  # answers to the next subscribes
-        self.is_silent = False  # requests are done, and not answered
+        self.refusals: deque[dict[str, Any]] = deque()  # replies to the next `subscribe` requests
+        self.is_silent = False  # requests are executed but get no reply
         self.last_answer: object = None
         self.has_history = True
         self.replay_max = 300
@@ -95,16 +95,16 @@ class FakeGateway:
             peer.channels.clear()
             peer.to_client.append((code, reason))
 
-    # -- what happens --------------------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------------------
 
     def open_one(self) -> None:
-        """Let the first dialled line open."""
+        """Let the first connecting line open."""
         line = self.dialled.popleft()
         self.peers[line].is_open = True
         self.session.on_open(line)
 
     def fail_one(self) -> None:
-        """Let the first dialled line fail."""
+        """Let the first connecting line fail."""
         line = self.dialled.popleft()
         del self.peers[line]
         self.session.on_end(line, 1006, "")
@@ -113,14 +113,14 @@ class FakeGateway:
         return [line for line, peer in self.peers.items() if peer.is_open]
 
     def cut(self, line: Line, code: int = 1006, *, kept: int = 0) -> None:
-        """End a connection; only `kept` of what is under way still arrives."""
+        """End a connection; only `kept` of the messages in flight still arrive."""
         peer = self.peers[line]
         arriving = list(itertools.islice(peer.to_client, kept))
         peer.to_client = deque([*arriving, (code, "")])
         peer.channels.clear()
 
     def deliver(self, line: Line) -> bool:
-        """Let the next thing arrive on a line."""
+        """Deliver the next message or the end of a line."""
         peer = self.peers.get(line)
         if peer is None or not peer.to_client:
             return False
@@ -133,7 +133,7 @@ class FakeGateway:
         return True
 
     def pump(self) -> None:
-        """Let everything arrive, and lines open."""
+        """Deliver all messages, and open all connecting lines."""
         while True:
             while self.dialled:
                 self.open_one()
@@ -141,7 +141,7 @@ class FakeGateway:
                 return
 
     def settle(self, clock: FakeClock, seconds: float = 60.0) -> None:
-        """Let time pass in which all goes well."""
+        """Advance the time without faults."""
         for _ in range(int(seconds / 0.25)):
             self.pump()
             clock.advance(0.25)
@@ -157,11 +157,11 @@ class FakeGateway:
                 self._notify(peer, channel, offset)
 
     def move(self, line: Line, grace_ms: int = 1000) -> None:
-        """Say that the node goes away."""
+        """Announce that the node leaves."""
         self._say(self.peers[line], "gateway", {"type": "moving", "graceMs": grace_ms})
 
     def gap(self, channel: str) -> None:
-        """Begin a history anew: what came before can no longer be had."""
+        """Start a new history: earlier messages are no longer available."""
         self.epochs[channel] += "+"
         self.histories[channel].clear()
         self.kept_from[channel] = 1

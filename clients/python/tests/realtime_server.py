@@ -1,4 +1,4 @@
-"""A gateway on a real socket that does as a test says: it keeps history, cuts, closes, moves, and asks for tokens."""
+"""A gateway on a real socket, controlled by a test: it keeps history, cuts, closes, moves, and checks tokens."""
 
 import asyncio
 import json
@@ -15,17 +15,17 @@ __all__ = ["RealtimeServer"]
 
 
 class RealtimeServer:
-    """One service, pubsub; every channel keeps its history."""
+    """One service, pubsub; every channel keeps a history."""
 
     def __init__(self) -> None:
         self.port = 0
-        self.connections: list[ServerConnection] = []  # all that ever were
+        self.connections: list[ServerConnection] = []  # all since the start
         self.channels: dict[ServerConnection, dict[str, bool]] = {}
         self.histories: dict[str, list[Any]] = {}
         self.handshakes: list[dict[str, Any]] = []
         self.requests: list[dict[str, Any]] = []
         self.good_tokens: set[str] | None = None
-        self.answers: Iterator[tuple[int, str, dict[str, str]]] = iter(())  # to handshakes, instead of a connection
+        self.answers: Iterator[tuple[int, str, dict[str, str]]] = iter(())  # HTTP responses that refuse handshakes
         self.refused = 0
         self.arrived = asyncio.Condition()
 
@@ -55,12 +55,12 @@ class RealtimeServer:
         return list(self.channels)
 
     def cut(self) -> None:
-        """End all connections as a crash does."""
+        """Abort all connections, like a crash."""
         for connection in self.live:
             connection.transport.abort()
 
     async def until(self, is_true: Any) -> None:
-        """Wait until something is so; looked at whenever something has happened."""
+        """Wait until a condition is true; it is checked after every event."""
         async with asyncio.timeout(10), self.arrived:
             await self.arrived.wait_for(is_true)
 

@@ -1,4 +1,4 @@
-"""Steps of a ScriptedServer that speak Redis: it takes commands, answers, keeps silent or hangs up as told."""
+"""Steps of a ScriptedServer that speak the Redis protocol: read commands, reply, stay silent or close."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -9,22 +9,22 @@ __all__ = ["commands", "error", "redis_url", "replies", "reset_unread", "take", 
 
 
 def redis_url(server: ScriptedServer) -> str:
-    """Where the scripted Redis is."""
+    """Return the URL of the scripted Redis."""
     return f"redis://127.0.0.1:{server.port}/0"
 
 
 def commands(server: ScriptedServer) -> list[list[str]]:
-    """All that was asked, over all connections."""
+    """Return all commands that were received, over all connections."""
     return [part.decode().split("\x00") for part in server.requests]
 
 
 def text(value: str) -> bytes:
-    """Make a bulk string."""
+    """Encode a bulk string."""
     return b"$%d\r\n%s\r\n" % (len(value.encode()), value.encode())
 
 
 def error(value: str) -> bytes:
-    """Make an error."""
+    """Encode an error."""
     return b"-" + value.encode() + b"\r\n"
 
 
@@ -50,7 +50,7 @@ def _command(peer: Peer) -> list[bytes]:
 
 
 def take(count: int = 1) -> Step:
-    """Take commands and do not answer."""
+    """Read commands and do not reply."""
 
     def step(peer: Peer) -> None:
         for _ in range(count):
@@ -60,7 +60,7 @@ def take(count: int = 1) -> Step:
 
 
 def replies(*answers: bytes) -> Step:
-    """Take and answer one command after the other."""
+    """Read commands and reply to them, one after the other."""
 
     def step(peer: Peer) -> None:
         for answer in answers:
@@ -71,7 +71,7 @@ def replies(*answers: bytes) -> Step:
 
 
 def answer_each(answer: Callable[[Sequence[bytes]], bytes]) -> Step:
-    """Answer whatever comes until the client goes away."""
+    """Reply to every command until the client disconnects."""
 
     def step(peer: Peer) -> None:
         while True:

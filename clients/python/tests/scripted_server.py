@@ -1,10 +1,10 @@
-"""A server whose every connection follows a script: it answers, keeps silent, drips, lies or hangs up as told.
+"""A server whose connections follow scripts: reply, stay silent, send slowly, send wrong data or close.
 
     with ScriptedServer(connection(answers(reply(1))), connection(read, hang_up)) as server:
         transport = SnorkyHTTPTransport(server.url)
 
-The first script is the first connection's, and so on; a connection too many is refused by closing it at once, and is
-counted. `requests` holds what was read, head and body, in order.
+The first script is for the first connection, and so on. Connections beyond the scripts are closed at once and counted.
+`requests` has all requests that were read, head and body, in order.
 """
 
 import json
@@ -28,7 +28,7 @@ class Peer:
         self.buffer = b""
 
     def read_request(self) -> bytes:
-        """Read one request; empty if the client went away."""
+        """Read one request; empty if the client disconnected."""
         while b"\r\n\r\n" not in self.buffer:
             part = self.sock.recv(65536)
             if not part:
@@ -49,7 +49,7 @@ Step = Callable[[Peer], None]
 
 
 class ScriptedServer:
-    """Runs one script after the other, each in a thread of its own."""
+    """Runs one script after the other, each in its own thread."""
 
     def __init__(self, *scripts: list[Step]) -> None:
         self._scripts = list(scripts)
@@ -58,7 +58,7 @@ class ScriptedServer:
         self.url = f"http://127.0.0.1:{self.port}/backend"
         self.requests: list[bytes] = []
         self.connections = 0
-        self.released = threading.Event()  # what `wait` waits for
+        self.released = threading.Event()  # `wait` waits for it
         self.finished = threading.Semaphore(0)  # released at the end of each script
         self.failures: list[BaseException] = []
         self._threads: list[threading.Thread] = []
@@ -83,15 +83,15 @@ class ScriptedServer:
 
     @property
     def bodies(self) -> list[Any]:
-        """What was asked, decoded."""
+        """The decoded bodies of the requests."""
         return [json.loads(request.partition(b"\r\n\r\n")[2]) for request in self.requests]
 
     def wait_finished(self) -> None:
-        """Wait until one more script has come to its end."""
+        """Wait until one more script has ended."""
         assert self.finished.acquire(timeout=DEADLINE_S)
 
     def keep(self, sock: socket.socket) -> None:
-        """Close a socket at the end that took the place of a connection's own."""
+        """Close this socket at the end; it has replaced a connection's own."""
         self._peers.append(sock)
 
     def _accept(self) -> None:
@@ -116,7 +116,7 @@ class ScriptedServer:
             for step in script:
                 step(peer)
         except OSError:
-            pass  # the client went away: what it says of that is what the test looks at
+            pass  # the client disconnected: the test checks the client's error
         except BaseException as error:
             self.failures.append(error)
         finally:
@@ -124,31 +124,31 @@ class ScriptedServer:
 
 
 def reply(data: Any) -> Any:
-    """Make the envelope of a response."""
+    """Build the envelope of a response."""
     return {"service": "echo", "message": {"type": "response", "data": data}}
 
 
 def http(body: Any, status: str = "200 OK", *headers: str) -> bytes:
-    """Make an HTTP answer."""
+    """Build an HTTP response."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(data)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + data
 
 
 def read(peer: Peer) -> None:
-    """Take one request."""
+    """Read one request."""
     request = peer.read_request()
     if request:
         peer.server.requests.append(request)
 
 
 def say(data: bytes) -> Step:
-    """Send bytes as they are."""
+    """Send bytes unchanged."""
     return lambda peer: peer.sock.sendall(data)
 
 
 def answer(body: Any, status: str = "200 OK", *headers: str) -> Step:
-    """Take one request and answer it."""
+    """Read one request and reply to it."""
 
     def step(peer: Peer) -> None:
         read(peer)
@@ -158,12 +158,12 @@ def answer(body: Any, status: str = "200 OK", *headers: str) -> Step:
 
 
 def wait(peer: Peer) -> None:
-    """Do nothing until the test says so, or ends."""
+    """Do nothing until the test continues or ends."""
     peer.server.released.wait(DEADLINE_S)
 
 
 def hang_up(peer: Peer) -> None:
-    """Close the connection in an orderly way."""
+    """Close the connection normally."""
     peer.sock.close()
 
 

@@ -1,4 +1,4 @@
-"""Calls: what they send, what their replies become, one by one and many at once, blocking and in asyncio."""
+"""Calls of SnorkyBackend and AsyncSnorkyBackend: their requests and results, single and in batches."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ PACKAGES = Path(__file__).parents[1]
 
 
 class Recorder:
-    """A transport that answers from a list."""
+    """A transport that returns responses from a list."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
@@ -46,7 +46,7 @@ def test_refusal_is_raised_with_code_and_time() -> None:
     with pytest.raises(SnorkyError, match="Slow down") as caught:
         backend.call("echo", "say")
     assert (caught.value.code, caught.value.retry_after_ms) == ("rate_limited", 250)
-    with pytest.raises(SnorkyError, match="No") as caught:  # a gateway of 2016 says no more than that
+    with pytest.raises(SnorkyError, match="No") as caught:  # a gateway of 2016 sends only this text
         backend.call("echo", "say")
     assert (caught.value.code, caught.value.retry_after_ms) == ("refused", None)
 
@@ -145,7 +145,7 @@ def test_calls_of_asyncio_run_side_by_side() -> None:
 
     class Meeting:
         def send(self, message: Any, *, json: Any = None, retry: bool = False) -> Any:
-            met.wait(10)  # goes on only when all three are here
+            met.wait(10)  # continues only when all three are here
             return reply(message["message"]["params"]["number"])
 
     async def main() -> list[Any]:

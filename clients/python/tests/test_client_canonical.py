@@ -1,4 +1,4 @@
-"""snorky.canonical and snorky.strict: the vectors that all clients share, and agreement with the gateway."""
+"""snorky.canonical and snorky.strict: test vectors shared by all clients, and agreement with the gateway."""
 
 import json
 import struct
@@ -56,7 +56,7 @@ def test_doubles_are_written_as_ecmascript_does(case: dict[str, str]) -> None:
     (number,) = struct.unpack(">d", bytes.fromhex(case["ieee754"]))
     try:
         text = canonical(number)
-    except ValueError:  # integers that not every client can tell apart are no channels
+    except ValueError:  # channels must not contain integers that some clients cannot distinguish
         assert 2**53 - 1 < abs(number) < 1e21
     else:
         assert text == case["text"]

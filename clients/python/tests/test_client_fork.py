@@ -1,6 +1,6 @@
-"""What was used before a fork, used after it: in a program of its own, for a test run has threads of its own.
+"""Objects that are used before and after a fork. Each test runs a separate program, because pytest has threads.
 
-The fault is a real os.fork(); a process that waits for ever is ended by its own alarm.
+The programs call os.fork(); an alarm ends a process that hangs.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 BEGIN = """
 import asyncio, os, signal, sys, warnings
 
-warnings.simplefilter("ignore", DeprecationWarning)  # of forking with threads: it is what is tried
+warnings.simplefilter("ignore", DeprecationWarning)  # about forking with threads, which is tested here
 signal.alarm(50)
 
 def fork(in_child):
@@ -30,14 +30,14 @@ def fork(in_child):
     if pid == 0:
         signal.alarm(30)
         in_child()
-        sys.exit(0)  # an end as any other: nothing may wait there for threads of the parent
+        sys.exit(0)  # a normal exit must not wait for threads of the parent
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     print("child", code, flush=True)
 """
 
 
 async def said_by(program: str, *arguments: str) -> list[str]:
-    """Run a program to its end; give the lines that it and its child have said."""
+    """Run a program to its end; return the lines that it and its child printed."""
 
     def run() -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-u", "-c", BEGIN + program, *arguments]
@@ -56,7 +56,7 @@ async def publish(*numbers):
     return [str(each.position) for each in await asyncio.gather(*[publisher.publish("a", n) for n in numbers])]
 
 publisher = Publisher(sys.argv[1])
-print(*asyncio.run(publish(*range(20))))  # more than there are threads: all of them exist, and are idle
+print(*asyncio.run(publish(*range(20))))  # more than there are threads: all threads exist now and are idle
 
 def in_child():
     print(*asyncio.run(publish(20, 21, 22)), flush=True)

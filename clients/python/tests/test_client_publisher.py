@@ -1,4 +1,4 @@
-"""snorky.Publisher against a scripted Redis: what is sent, how often, and what is said of it."""
+"""snorky.Publisher against a scripted Redis: its commands, attempts, receipts and errors."""
 
 import asyncio
 import multiprocessing
@@ -389,7 +389,7 @@ def test_publication_that_may_have_happened_is_tried_again_where_connections_are
 
 def test_redis_at_its_maxclients_has_surely_done_nothing() -> None:
     def full(peer: Any) -> None:
-        take()(peer)  # the line may come behind the command
+        take()(peer)  # the error may arrive after the command was sent
         peer.sock.sendall(error("ERR max number of clients reached"))
 
     with ScriptedServer(*[[full, hang_up]] * 2, [replies(text(POSITION))]) as server:

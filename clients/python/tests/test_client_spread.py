@@ -1,4 +1,4 @@
-"""The publisher and the gateway's nodes agree which of several Redis has a channel."""
+"""The publisher and the gateway's nodes agree on which of several Redis has a channel."""
 
 import pytest
 from scripted_redis import answer_each, commands, redis_url, text

@@ -1,4 +1,4 @@
-"""https: the same exchanges through TLS, and nothing said to who has no good certificate."""
+"""https: the same exchanges through TLS, and no request to a server without a valid certificate."""
 
 import ssl
 from pathlib import Path
@@ -18,7 +18,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tls(certificate: Path) -> Step:
-    """Go over to TLS."""
+    """Start TLS on the connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
@@ -50,7 +50,7 @@ def test_exchanges_go_through_tls_on_one_connection_until_it_ends(certificate: P
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 def test_nothing_is_said_to_who_has_no_good_certificate(certificate: Path, host: str) -> None:
     trusting = ssl.create_default_context(cafile=str(certificate))
-    context = trusting if host == "127.0.0.1" else None  # the wrong name; an authority that nobody knows
+    context = trusting if host == "127.0.0.1" else None  # the wrong name; an unknown authority
     with ScriptedServer([tls(certificate), OK]) as server:
         with pytest.raises(TransportError, match="certificate") as caught:
             SnorkyHTTPTransport(url_of(server, host), "swordfish", ssl_context=context).send(1)

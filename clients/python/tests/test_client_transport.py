@@ -1,4 +1,4 @@
-"""What a transport does with servers that are not well, and that it never does a thing twice by itself."""
+"""SnorkyHTTPTransport with faulty servers; it never repeats a request that may have been executed."""
 
 import json
 import multiprocessing
@@ -17,7 +17,7 @@ OK = answer(reply(1))
 
 
 def failure(server: ScriptedServer, *, timeout_s: float = 5.0, **options: Any) -> TransportError:
-    """Send one message and give what went wrong."""
+    """Send one message and return the error."""
     with SnorkyHTTPTransport(server.url, timeout_s=timeout_s) as transport, pytest.raises(TransportError) as caught:
         transport.send(MESSAGE, **options)
     return caught.value
@@ -82,7 +82,7 @@ def test_nobody_there_means_nothing_happened() -> None:
     with pytest.raises(TransportError) as caught:
         SnorkyHTTPTransport(f"http://127.0.0.1:{port}/backend").send(MESSAGE)
     assert (caught.value.code, caught.value.may_have_happened) == ("unreachable", False)
-    assert isinstance(caught.value, RuntimeError)  # what Snorky 0.1 raised
+    assert isinstance(caught.value, RuntimeError)  # as in Snorky 0.1
 
 
 def test_silence_ends_with_the_time() -> None:
@@ -109,7 +109,7 @@ def test_request_that_is_never_read_ends_with_the_time_and_did_not_happen() -> N
     with ScriptedServer([wait]) as server:
         transport = SnorkyHTTPTransport(server.url, timeout_s=0.5)
         with pytest.raises(TransportError) as caught:
-            transport.send(["x" * 30_000_000])  # more than the kernel takes for a peer that does not read
+            transport.send(["x" * 30_000_000])  # more than the kernel buffers for a peer that does not read
         assert (caught.value.code, caught.value.may_have_happened) == ("unreachable", False)
 
 
@@ -127,7 +127,7 @@ def test_refusal_is_heard_though_the_request_was_not_taken_whole() -> None:
         transport = SnorkyHTTPTransport(server.url)
         with pytest.raises(TransportError) as caught:
             transport.send(["x" * 30_000_000])
-        assert caught.value.may_have_happened is False  # "too_large" where the kernel kept it, else not sent
+        assert caught.value.may_have_happened is False  # "too_large" if the kernel kept the response, else not sent
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_answers_in_every_framing_are_read(ends: str) -> None:
     }[ends]
     with ScriptedServer([read, say(data), hang_up], [OK]) as server, SnorkyHTTPTransport(server.url) as transport:
         assert transport.send(MESSAGE) == reply("x" * 200_000)
-        server.wait_finished()  # or the second may go out before the end of the connection comes in
+        server.wait_finished()  # else the second may be sent before the end of the connection arrives
         assert transport.send(MESSAGE) == reply(1)
 
 
@@ -309,7 +309,7 @@ def test_forked_process_opens_connections_of_its_own() -> None:
         assert ours.poll(10) and ours.recv() == reply(1)
         child.join(10)
         assert server.connections == 2
-        assert transport.send(MESSAGE) == reply(1)  # the parent's own is as it was
+        assert transport.send(MESSAGE) == reply(1)  # the parent's connection still works
         assert server.connections == 2
         ours.close()
         theirs.close()

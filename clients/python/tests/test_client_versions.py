@@ -1,7 +1,7 @@
-"""The package beside the versions of its libraries that shops have: each set of them in an environment of its own.
+"""The package with different versions of its libraries, each set in its own virtual environment.
 
-pip installs the package with its extras, as a shop would, and then the package's tests run there. They need
-nothing of the gateway; those that compare with it run in the gateway's own environment.
+pip installs the package with its extras, as users do, and the package's tests run there. They do not need the gateway;
+tests that compare with it run in the gateway's own environment.
 """
 
 import os
@@ -16,7 +16,7 @@ _HERE = Path(__file__).parent
 _PACKAGE = _HERE.parent
 _OLDEST = ["redis==5.0.0", "Django==4.2", "websockets==15.0"]
 _BETWEEN = ["redis==7.0.0", "Django==5.1", "websockets"]
-_NEWEST = ["redis", "Django>=6", "websockets"]  # Django 6 is not for Python 3.11, which may be the gateway's here
+_NEWEST = ["redis", "Django>=6", "websockets"]  # Django 6 does not support Python 3.11, which the gateway may use here
 _TOOLS = ["pytest", "pytest-asyncio", "pytest-timeout", "hypothesis", "cryptography"]
 _DEADLINE_S = 180
 
@@ -30,14 +30,14 @@ def _run(*command: str, cwd: Path) -> None:
 
 
 def _python(minor: int) -> str:
-    """Find a Python 3 of at least this version: ours, or another one of this machine. Skips the test: there is none."""
+    """Find a Python 3 of at least this version, ours or another one of this machine. Skips the test if none exists."""
     if sys.version_info >= (3, minor):
         return sys.executable
     kept = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     found = [shutil.which(f"python3.{each}") for each in range(minor, minor + 10)]
     found += [str(path) for path in kept.glob("3.*/bin/python")]
     check = f"import sys, ensurepip, ssl; sys.exit(sys.version_info < (3, {minor}))"
-    for path in filter(None, found):  # a shim may stand for a version that is not there
+    for path in filter(None, found):  # a pyenv shim may exist for a version that is not installed
         if subprocess.run([path, "-c", check], capture_output=True).returncode == 0:
             return path
     pytest.skip(f"needs Python 3.{minor}")

@@ -1,4 +1,4 @@
-"""What a subscribable model publishes, and when."""
+"""The deltas of @subscribable models, and when they are published."""
 
 import unittest
 import uuid
@@ -27,14 +27,14 @@ def tables() -> Iterator[None]:
 
 
 def serve(peer: Peer) -> None:
-    """Accept whatever is published."""
+    """Accept all publications."""
     while request := peer.read_request():
         peer.server.requests.append(request)
         peer.sock.sendall(http(reply(None)))
 
 
 class Gateway:
-    """What was published, call by call."""
+    """Return the published deltas, call by call."""
 
     def __init__(self, server: ScriptedServer) -> None:
         self.server = server
@@ -199,7 +199,7 @@ def test_what_is_no_json_fails_before_the_commit(gateway: Gateway) -> None:
 
 
 def hear_lost() -> list[tuple[Any, str]]:
-    """Give a list that fills with what is lost."""
+    """Return a list to which lost deltas are added."""
     lost: list[tuple[Any, str]] = []
 
     def note(deltas: Any, error: Any, **_: Any) -> None:

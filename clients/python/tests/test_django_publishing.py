@@ -1,4 +1,4 @@
-"""publish_on_commit: what is committed is published, what is rolled back is not."""
+"""publish_on_commit: messages are published after a commit, and not after a rollback."""
 
 import datetime
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Lists that can be subscribed to: who gets a token, and what is asked of the gateway for it."""
+"""Views with lists to subscribe to: which requests get a token, and the calls to the gateway."""
 
 import uuid
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def tables() -> Iterator[None]:
 
 
 def ask(path: str, *script: Step, headers: dict[str, str] = SUBSCRIBE) -> tuple[Any, list[Any]]:
-    """Get a page while the gateway follows a script; gives the response and what the gateway was asked."""
+    """Get a page while the gateway follows a script; return the response and the gateway's requests."""
     with ScriptedServer(list(script)) as server, gateway_at(server.url):
         return Client().get(path, headers=headers), server.bodies
 

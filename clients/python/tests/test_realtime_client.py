@@ -17,7 +17,7 @@ from snorky.realtime.token import TokenSource, lifetime_s
 
 
 async def take(subscription: Subscription, count: int) -> list[Any]:
-    """Take events: messages by what they say, the rest by name."""
+    """Read events; return the data of messages, and the class names of other events."""
     events = []
     async with asyncio.timeout(10):
         while len(events) < count:

@@ -1,4 +1,4 @@
-"""snorky.aio.Client where no connection can be made: what ends it, what is tried again, and what it says of both."""
+"""snorky.aio.Client when connecting fails: which failures end it, which are retried, and how both are reported."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ DEADLINE_S = 20
 
 
 class Troubles:
-    """Keeps what `on_reconnecting` hears, and says when there is more."""
+    """Records the calls of `on_reconnecting`, and notifies about new ones."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[TransportError, float]] = []
@@ -41,7 +41,7 @@ class Troubles:
 
 
 async def end_of(url: str, **options: Any) -> ConnectionEnded:
-    """Connect, subscribe, and give the reason why `ready` rejects."""
+    """Connect and subscribe; return the error that `ready` raises."""
     async with asyncio.timeout(DEADLINE_S), Client(url, **options) as client:
         with pytest.raises(ConnectionEnded) as caught:
             await client.subscribe("news").ready()
@@ -78,7 +78,7 @@ async def test_answer_that_can_heal_is_told_and_tried_again(status: int, caplog:
             await client.subscribe("news").ready()
     assert [(error.status, error.code) for error, _delay_s in troubles.heard] == [(status, "unreachable")] * 3
     assert f"HTTP {status}: Busy" in str(troubles.heard[0][0])
-    assert caplog.text.count(f"HTTP {status}: Busy") == 1  # the first one; the others say nothing new
+    assert caplog.text.count(f"HTTP {status}: Busy") == 1  # only the first; the others have the same reason
 
 
 async def test_time_that_the_gateway_asks_for_is_kept() -> None:
@@ -105,7 +105,7 @@ async def test_calls_and_publishes_that_were_not_sent_tell_why() -> None:
 
 
 async def test_client_that_was_connected_goes_on_trying() -> None:
-    """A balancer says 404 for a moment while its servers are replaced: no client may be lost for that."""
+    """A load balancer replies 404 while its servers are replaced: clients must survive that."""
     troubles = Troubles()
     options: dict[str, Any] = {"backoff_base_s": 0.01, "backoff_max_s": 0.02, "on_reconnecting": troubles}
     async with RealtimeServer.running() as server, Client(server.url, **options) as client:
@@ -147,7 +147,7 @@ async def test_function_that_raises_ends_nothing(caplog: pytest.LogCaptureFixtur
 async def raw(
     answer: bytes, *, reads: bool = True, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[int, Any]]:
-    """Serve bytes that are no gateway's, and count who came."""
+    """Serve bytes that are not a gateway's, and count connections."""
     came = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -192,7 +192,7 @@ async def test_argument_that_the_library_does_not_take_ends_the_client() -> None
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 async def test_connection_that_is_cut_before_an_answer_is_tried_again(scheme: str) -> None:
-    """So does a balancer without servers, and a gateway that crashes at this moment."""
+    """A load balancer without servers does this, and a gateway that crashes at this moment."""
     troubles = Troubles()
     async with raw(b"") as (port, came):
         url = f"{scheme}://127.0.0.1:{port}/ws"

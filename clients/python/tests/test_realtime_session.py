@@ -1,4 +1,4 @@
-"""snorky.realtime.session: what is handed on, whatever becomes of the connections."""
+"""snorky.realtime.session: the events it delivers while connections fail and move."""
 
 import json
 import random
@@ -57,7 +57,7 @@ class Stage:
 
 
 def heard(topic: Topic) -> list[Any]:
-    """What was told: messages by what they say, the rest as it is."""
+    """Return the events: the data of messages, other events unchanged."""
     return [event.data if isinstance(event, Message) else type(event).__name__ for event in topic.events]
 
 
@@ -183,7 +183,7 @@ def test_live_messages_before_the_answer_are_neither_lost_nor_doubled() -> None:
     stage.session.subscribe(topic)
     stage.publish(1, 2)
     line = stage.gateway.peers[stage.line].to_client
-    line.rotate(-1)  # the answer comes last
+    line.rotate(-1)  # the reply arrives last
     stage.gateway.pump()
     assert heard(topic) == [1, 2]
 
@@ -199,7 +199,7 @@ def test_move_is_made_before_the_old_connection_breaks_and_nobody_notices() -> N
     stage.publish(2)
     stage.gateway.open_one()
     assert len(stage.gateway.open_lines()) == 2
-    stage.publish(3)  # comes over both
+    stage.publish(3)  # arrives on both lines
     stage.gateway.pump()
     stage.publish(4)
     stage.settle(2)
@@ -253,7 +253,7 @@ def test_topic_that_is_asked_for_during_a_move_stays_with_the_next_connection() 
     stage.session.subscribe(topic := Topic("pubsub", "news", recover=True))
     (new,) = stage.gateway.dialled
     stage.gateway.open_one()
-    assert stage.gateway.deliver(new)  # the old one's answer is slower
+    assert stage.gateway.deliver(new)  # the old line's reply is slower
     stage.settle(5)
     stage.publish(1)
     stage.gateway.pump()
@@ -388,7 +388,7 @@ def test_hole_between_the_answer_and_what_came_before_it_is_filled_at_once() -> 
     stage.gateway.open_one()
     stage.session.subscribe(topic)
     stage.publish(1, 2)
-    del stage.gateway.peers[stage.line].to_client[1]  # the answer, then 2
+    del stage.gateway.peers[stage.line].to_client[1]  # [0] is the reply, [1] is message 2
     stage.gateway.peers[stage.line].to_client.rotate(1)
     stage.gateway.pump()
     assert heard(topic) == [1, 2]
@@ -402,7 +402,7 @@ def test_answer_to_a_subscribe_that_was_given_up_is_nobodys() -> None:
     stage.clock.advance(0.5)
     old = stage.line
     stage.publish(1, 2, 3)
-    stage.gateway.open_one()  # asks there; the answer is under way while the reader falls behind here
+    stage.gateway.open_one()  # subscribes there; the reply is in flight while the reader falls behind here
     while stage.gateway.deliver(old):
         pass
     assert topic.is_parked
@@ -465,7 +465,7 @@ def test_no_publish_goes_to_the_next_line_before_the_old_one_has_answered_all() 
     stage.gateway.move(old)
     stage.gateway.pump()
     stage.clock.advance(0.5)
-    publish(stage, 1)  # its answer is held back
+    publish(stage, 1)  # its reply is delayed
     answer = stage.gateway.peers[old].to_client.pop()
     while answer != stage.gateway.last_answer:
         answer = stage.gateway.peers[old].to_client.pop()
@@ -686,7 +686,7 @@ def test_nothing_is_lost_doubled_or_out_of_order_without_a_word(
             case "take" if topic.events:
                 taken.append(topic.events.popleft())
                 stage.session.drained(topic)
-    for _ in range(3):  # the last word, and time for what is under way
+    for _ in range(3):  # let messages in flight arrive
         stage.settle(60)
         while topic.events:
             taken.append(topic.events.popleft())
@@ -706,7 +706,7 @@ def _drop_message(queue: Any) -> None:
 
 
 def _judge(events: list[Any], last: int, *, may_be_gone: bool) -> None:
-    """Each message comes once and in order; where some are missing, it was said just before."""
+    """Check that each message comes once and in order; where some are missing, the event before reports it."""
     expected, is_hole_told = 1, False
     assert may_be_gone or all(not isinstance(event, Gap) and getattr(event, "is_recovered", True) for event in events)
     for event in events:

@@ -1,4 +1,4 @@
-"""snorky.realtime: bad values, forged replies and callbacks that raise cost their caller alone anything."""
+"""snorky.realtime: invalid values, forged replies and failing callbacks affect only their caller."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""The same for asyncio: AsyncSnorkyBackend, Publisher; and Client, which hears channels in real time."""
+"""For asyncio: AsyncSnorkyBackend, Publisher, and Client, which subscribes to channels in real time."""
 
 from snorky.aio.backend import AsyncSnorkyBackend
 from snorky.aio.publisher import Publisher

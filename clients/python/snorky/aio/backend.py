@@ -1,8 +1,8 @@
-"""AsyncSnorkyBackend: the same calls for asyncio.
+"""AsyncSnorkyBackend: SnorkyBackend for asyncio.
 
-The transport's blocking exchanges run in threads of the backend's own: one implementation of what is hard about
-them, and neither a slow name server nor a TLS handshake holds the event loop. A backend may be used
-from any loop, and in a process that is forked after it was used: threads and connections are made there anew.
+The transport's blocking exchanges run in the backend's own threads. So there is one implementation of the difficult
+parts, and neither name resolution nor a TLS handshake blocks the event loop. A backend may be used from any loop, and
+also in a process that was forked after its use: the child creates its own threads and connections.
 """
 
 from collections.abc import Iterable
@@ -19,9 +19,9 @@ __all__ = ["AsyncSnorkyBackend"]
 class AsyncSnorkyBackend:
     """Calls commands through a transport, from coroutines.
 
-    json, retry: as for SnorkyBackend. concurrency_max: calls under way at once; more wait for a thread, and their
-    time runs from when they have one. A call that is cancelled while it waits is never sent; one that is
-    under way goes on in its thread, and nobody hears what came of it. Close it with `async with` or `aclose`.
+    json, retry: as for SnorkyBackend. concurrency_max: calls that run at once; further ones wait for a thread, and
+    their timeout starts when they get one. A call that is cancelled while it waits is never sent; one that is already
+    running continues in its thread, and its result is discarded. Close it with `async with` or `aclose`.
     """
 
     def __init__(
@@ -37,19 +37,19 @@ class AsyncSnorkyBackend:
         await self.aclose()
 
     async def send(self, message: Any) -> Any:
-        """Send an envelope as it is and return the answer. Raises TransportError."""
+        """Send an envelope unchanged and return the response. Raises TransportError."""
         return await self._threads.run(partial(self._backend.send, message))
 
     async def call(self, service: str, command: str, **params: Any) -> Any:
-        """Call a command and return what it returns. Raises SnorkyError: it refused; TransportError: see there."""
+        """Call a command and return its result. Raises SnorkyError: it refused; TransportError: no valid reply."""
         return await self._threads.run(partial(self._backend.call, service, command, **params))
 
     async def call_many(self, calls: Iterable[Call]) -> list[Reply]:
-        """Do up to 1,000 calls in one request; as SnorkyBackend.call_many."""
+        """Make up to 1,000 calls in one request; as SnorkyBackend.call_many."""
         return await self._threads.run(partial(self._backend.call_many, list(calls)))
 
     async def aclose(self) -> None:
-        """Wait for the calls under way and let go of the threads and of the transport's connections."""
+        """Wait for running calls, then stop the threads and close the transport's connections."""
         await self._threads.aclose()
         close = getattr(self._backend.transport, "close", None)
         if close is not None:

@@ -1,4 +1,4 @@
-"""Publisher for asyncio: the same publisher, in threads of its own; a forked process makes its own."""
+"""Publisher for asyncio: runs `snorky.Publisher` in its own threads; a forked process creates its own."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -12,11 +12,11 @@ __all__ = ["Publisher"]
 
 
 class Publisher:
-    """Publishes from coroutines; arguments as of `snorky.Publisher`.
+    """Publishes from coroutines; arguments as for `snorky.Publisher`.
 
-    concurrency_max: calls under way at once; more wait for a thread, in their order, and their time runs from when
-    they have one. A call that is cancelled while under way goes on, and nobody hears what came of it. Of many
-    messages use `publish_many`: one pipeline. Close it with `async with` or `aclose`.
+    concurrency_max: calls that run at once; further ones wait for a thread, in order, and their timeout starts when
+    they get one. A running call that is cancelled continues in its thread, and its result is discarded. For many
+    messages use `publish_many`, which pipelines them. Close it with `async with` or `aclose`.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class Publisher:
     async def publish_many(
         self, messages: Iterable[Publication], *, count: bool = False, timeout_s: float | None = None
     ) -> list[Receipt]:
-        """Publish messages, pipelined, in their order; as `snorky.Publisher.publish_many`."""
+        """Publish messages, pipelined and in order; as `snorky.Publisher.publish_many`."""
         return await self._threads.run(
             partial(self._publisher.publish_many, list(messages), count=count, timeout_s=timeout_s)
         )
 
     async def aclose(self) -> None:
-        """Wait for the calls under way and let go of the threads and connections."""
+        """Wait for running calls, then stop the threads and close the connections."""
         await self._threads.aclose()
         self._publisher.close()

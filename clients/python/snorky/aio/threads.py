@@ -1,4 +1,4 @@
-"""Threads: where the blocking calls of one object run, made again in a process that was forked."""
+"""Threads: run the blocking calls of one object; a forked process gets new ones."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 
 class Threads:
-    """Up to `threads_max` threads. They exist in the process that made them: a child made by a fork has its own."""
+    """Up to `threads_max` threads. A forked child does not inherit them and creates its own."""
 
     def __init__(self, threads_max: int, name: str) -> None:
         self._threads_max = threads_max
@@ -20,13 +20,13 @@ class Threads:
         self._make()
 
     async def run(self, function: Callable[[], _T]) -> _T:
-        """Call a function in a thread and give what it returns, or raises."""
-        if self._pid != os.getpid():  # an executor counts on threads that a child does not have, and waits for them
+        """Call a function in a thread; return its result or raise its error."""
+        if self._pid != os.getpid():  # in a child the executor would wait for threads that do not exist there
             self._make()
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)
 
     async def aclose(self) -> None:
-        """Wait for what is under way; what waits is cancelled."""
+        """Wait for running calls and cancel waiting ones."""
         if self._pid == os.getpid():
             await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""Django: models whose changes are published when they are committed, and lists that browsers can subscribe to.
+"""Django: publish the changes of models when they are committed, and let browsers subscribe to lists.
 
 @subscribable(fields=("id", "title"))
 class Task(models.Model): ...

@@ -1,6 +1,6 @@
-"""The gateway that the settings name: what is published to it, and asked of it.
+"""Calls to the gateway that the Django settings name: publish deltas, authorize subscriptions.
 
-Settings are read when they are needed, so that tests may override them.
+Settings are read at each call, so tests may override them.
 """
 
 import json
@@ -20,18 +20,18 @@ from snorky.transport import SnorkyHTTPTransport
 
 __all__ = ["authorize_subscription", "configured_backend", "deltas_lost", "publish_now", "snapshot"]
 
-TIMEOUT_S: Final = 5.0  # a request of a browser waits for it
-CALL_VALUES_MAX: Final = 4000  # a gateway takes 10,000 JSON values in a message
+TIMEOUT_S: Final = 5.0  # a browser's request waits for the call
+CALL_VALUES_MAX: Final = 4000  # a gateway accepts 10,000 JSON values in a message
 _ENCODER: Final = "django.core.serializers.json.DjangoJSONEncoder"
 
-# Sent with `deltas` and `error` when a gateway did not take what was committed; the rest of a request goes on.
+# Sent with `deltas` and `error` when the gateway did not accept committed deltas; the browser's request continues.
 deltas_lost = Signal()
 
 _log = logging.getLogger("snorky.django")
 
 
 class _EncoderJson:
-    """JSON by an encoder class, so that dates, decimals and UUIDs go as they do in Django's own responses."""
+    """JSON by an encoder class, so that dates, decimals and UUIDs look as in Django's own responses."""
 
     def __init__(self, encoder: type[json.JSONEncoder]) -> None:
         self._encoder = encoder
@@ -52,7 +52,7 @@ def _backend(url: str, key: str | None, timeout_s: float, encoder: str) -> Snork
 
 
 def configured_backend() -> SnorkyBackend | None:
-    """Give the backend that the settings name; None = they say that there is none. Raises ImproperlyConfigured."""
+    """Return the backend that the settings name; None if SNORKY_BACKEND_URL is None. Raises ImproperlyConfigured."""
     if not hasattr(settings, "SNORKY_BACKEND_URL"):
         raise ImproperlyConfigured("set SNORKY_BACKEND_URL to the gateway's /backend, or to None to publish nothing")
     if settings.SNORKY_BACKEND_URL is None:
@@ -63,16 +63,16 @@ def configured_backend() -> SnorkyBackend | None:
 
 
 def snapshot(value: Any) -> Any:
-    """Turn a value into the plain JSON that it is now, whatever becomes of it. Raises TypeError, ValueError: none."""
+    """Copy a value as plain JSON, so that later changes have no effect. Raises TypeError, ValueError: not JSON."""
     encoder = _EncoderJson(import_string(_encoder()))
     return encoder.loads(encoder.dumps(value))
 
 
 def authorize_subscription(items: Sequence[Any]) -> str:
-    """Ask for a token with which one client may subscribe, within 120 s, to [{"dealer": NAME, "query": ANY}, ...].
+    """Return a token with which one client may subscribe, within 120 s, to [{"dealer": NAME, "query": ANY}, ...].
 
-    Query the database after this, not before: the client hears of every change since. Raises SnorkyError: no such
-    dealer, for example; TransportError: the gateway does not answer, or there is none.
+    Query the database after this call, not before: the client then receives every change since. Raises SnorkyError: no
+    such dealer, for example; TransportError: the gateway does not reply, or SNORKY_BACKEND_URL is None.
     """
     backend = configured_backend()
     if backend is None:
@@ -84,7 +84,7 @@ def authorize_subscription(items: Sequence[Any]) -> str:
 
 
 def publish_now(deltas: Sequence[Any]) -> None:
-    """Publish deltas, in order. What the gateway does not take is logged, and told by `deltas_lost`."""
+    """Publish deltas, in order. Those that the gateway does not accept are logged and sent by `deltas_lost`."""
     backend = configured_backend()
     if backend is None:
         return
@@ -92,7 +92,7 @@ def publish_now(deltas: Sequence[Any]) -> None:
     failure: SnorkyError | TransportError | None = None
     for part in _parts(deltas):
         if isinstance(failure, TransportError) and failure.status is None:
-            lost += part  # nobody is there: the rest need not wait for that again
+            lost += part  # the gateway does not respond: do not wait for each further part
             continue
         try:
             backend.call(_service(), "publishDeltas", deltas=part)
@@ -105,7 +105,7 @@ def publish_now(deltas: Sequence[Any]) -> None:
 
 
 def _parts(deltas: Sequence[Any]) -> Iterator[list[Any]]:
-    """Cut deltas into what goes into one call each."""
+    """Split deltas into parts of one call each."""
     part: list[Any] = []
     part_values = 0
     for delta in deltas:

@@ -1,11 +1,11 @@
-"""@subscribable: a model whose changes are published.
+"""@subscribable: publish the changes of a Django model.
 
 Rules:
-- A delta tells rows as the database has them: they are read before and after, never taken from the instance that is
-  saved, which may hold expressions, strings for dates, or fields that `update_fields` leaves out.
-- In a transaction the row is locked while it is read the first time (where the database can), so that the deltas of
-  two transactions that change it follow upon each other.
-- Only what the model names leaves the database.
+- A delta contains rows as they are in the database. They are read before and after the change, never taken from the
+  saved instance, which may have expressions, strings for dates, or fields that `update_fields` omits.
+- In a transaction the first read locks the row (if the database can), so that the deltas of two transactions that
+  change it are consistent with each other.
+- Only the named fields (or the result of `jsonify()`) are published.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from snorky.django.outbox import publish_deltas
 
 __all__ = ["subscribable"]
 
-_BEFORE = "_snorky_before"  # on an instance, between the signals before and after
+_BEFORE = "_snorky_before"  # attribute of an instance, from the signal before to the one after
 _M = TypeVar("_M", bound=type[Any])
 
 
@@ -34,10 +34,11 @@ def subscribable(*, fields: Sequence[str] = (), name: str = "") -> Callable[[_M]
 
 
 def subscribable(model: _M | None = None, /, *, fields: Sequence[str] = (), name: str = "") -> _M | Callable[[_M], _M]:
-    """Publish what is inserted, updated and deleted of a model, when it is committed.
+    """Publish a model's inserts, updates and deletes when they are committed.
 
-    fields: names of those that are told; else the model's method `jsonify()` tells them. name: what deltas call the
-    model, its class's name unless given. Raises ImproperlyConfigured: neither fields nor jsonify; no such field.
+    fields: names of the fields to publish; without them the model's method `jsonify()` returns the data. name: the
+    model's name in deltas, by default the class name. Raises ImproperlyConfigured: neither fields nor jsonify; no such
+    field.
     """
 
     def decorate(model: _M) -> _M:
@@ -48,18 +49,18 @@ def subscribable(model: _M | None = None, /, *, fields: Sequence[str] = (), name
 
 
 class _Watcher:
-    """Follows one model by its signals."""
+    """Publishes the changes of one model, by its signals."""
 
     def __init__(self, model: type[Any], fields: Sequence[str], name: str) -> None:
         if model._meta.abstract:
-            raise ImproperlyConfigured(f"@subscribable: {model.__name__} is abstract; decorate the models made of it")
+            raise ImproperlyConfigured(f"@subscribable: {model.__name__} is abstract; decorate its concrete subclasses")
         self._model = model
         self._name = name
         self._fields = [_field_of(model, field) for field in fields]
         if not fields and not callable(getattr(model, "jsonify", None)):
             raise ImproperlyConfigured(
-                f"@subscribable: tell what of {model.__name__} may be published: "
-                "@subscribable(fields=(...)) or a method jsonify()"
+                f"@subscribable: say which fields of {model.__name__} to publish: "
+                "write @subscribable(fields=(...)) or a method jsonify()"
             )
         for signal, receiver in (
             (pre_save, self._before_save),
@@ -74,11 +75,11 @@ class _Watcher:
             setattr(instance, _BEFORE, self._row(instance, using, is_first=True))
 
     def _after_save(self, instance: Model, created: bool, using: str, raw: bool, **_: Any) -> None:
-        if raw:  # of a fixture: the rows around it may not be there yet
+        if raw:  # a fixture: related rows may not exist yet
             return
         before = vars(instance).pop(_BEFORE, None)
         after = self._row(instance, using)
-        if after is None or after == before:  # gone already, and told by who deleted it; or nothing has changed
+        if after is None or after == before:  # deleted already, which is published separately; or not changed
             return
         if created or before is None:
             delta = {"type": "insert", "model": self._name, "data": after}
@@ -95,7 +96,7 @@ class _Watcher:
             publish_deltas([{"type": "delete", "model": self._name, "data": before}], using=using)
 
     def _row(self, instance: Any, using: str, *, is_first: bool = False) -> Any:
-        """Read the instance's row and tell it as JSON; None = there is none."""
+        """Read the instance's row from the database, as JSON; None = there is none."""
         if instance.pk is None:
             return None
         rows = self._model._base_manager.using(using).filter(pk=instance.pk)
@@ -114,7 +115,7 @@ def _field_of(model: type[Any], name: str) -> Any:
     except FieldDoesNotExist as error:
         raise ImproperlyConfigured(f"@subscribable: {error}") from error
     if not field.concrete or field.many_to_many:
-        raise ImproperlyConfigured(f"@subscribable: {model.__name__}.{name} is no column; write jsonify()")
+        raise ImproperlyConfigured(f"@subscribable: {model.__name__}.{name} is not a column; write jsonify()")
     return field
 
 

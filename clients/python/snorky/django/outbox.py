@@ -1,9 +1,9 @@
-"""What is published waits for the commit of what it tells.
+"""Publications wait until the transaction of their data is committed.
 
 Rules:
-- What is published within one transaction goes out in its order, together, after its commit; without one at once.
-- What a rollback undoes, also one to a savepoint, is not published: things share a batch only while they would be
-  undone together, and Django drops the batch with the savepoint.
+- The publications of one transaction are sent in order, together, after its commit; without a transaction at once.
+- A rollback, also one to a savepoint, discards its publications: items share a batch only if they would be rolled back
+  together, and Django drops the batch with the savepoint.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +19,7 @@ Publish = Callable[[list[Any]], None]
 
 
 class _Batch:
-    """What is published at one commit, in one way."""
+    """Items to publish after one commit, by one function."""
 
     def __init__(self, items: list[Any], publish: Publish) -> None:
         self.items = items
@@ -30,11 +30,10 @@ class _Batch:
 
 
 def publish_deltas(deltas: Iterable[Any], *, using: str | None = None) -> None:
-    """Publish deltas when the transaction that is under way is committed; at once if there is none.
+    """Publish deltas when the current transaction is committed; at once if there is none.
 
     deltas: {"type": "insert"|"delete", "model": NAME, "data": ANY} or {"type": "update", "model", "newData",
-    "oldData"}; kept as they are now. using: the database's alias. Raises TypeError, ValueError: one is no JSON;
-    ImproperlyConfigured.
+    "oldData"}; copied now. using: the database alias. Raises TypeError, ValueError: not JSON; ImproperlyConfigured.
     """
     taken = snapshot(list(deltas))
     if configured_backend() is not None:
@@ -42,7 +41,7 @@ def publish_deltas(deltas: Iterable[Any], *, using: str | None = None) -> None:
 
 
 def wait_for_commit(items: list[Any], publish: Publish, *, using: str | None = None) -> None:
-    """Have items published when the transaction that is under way is committed; at once if there is none."""
+    """Call `publish` with items when the current transaction is committed; at once if there is none."""
     if not items:
         return
     batch = _open_batch(transaction.get_connection(using), publish)
@@ -53,9 +52,9 @@ def wait_for_commit(items: list[Any], publish: Publish, *, using: str | None = N
 
 
 def _open_batch(connection: Any, publish: Publish) -> _Batch | None:
-    """Find the batch that something new would share the fate of."""
+    """Return the batch that would be committed or rolled back together with new items; None if there is none."""
     if any(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks):
-        return None  # a test may capture the callbacks of a few lines: none may hide in an earlier one
+        return None  # a test may capture the callbacks of some lines: each needs its own batch
     if not connection.in_atomic_block or not connection.run_on_commit:
         return None
     savepoints, function, *_ = connection.run_on_commit[-1]

@@ -1,4 +1,4 @@
-"""Messages to channels, published through Redis when what they tell is committed.
+"""Messages to channels, published through Redis when the current transaction is committed.
 
 publish_on_commit("orders", {"id": order.pk, "state": order.state})
 
@@ -23,10 +23,10 @@ from snorky.publisher import Publisher
 
 __all__ = ["configured_publisher", "publications_lost", "publish_on_commit"]
 
-TIMEOUT_S: Final = 5.0  # a request of a browser waits for it
+TIMEOUT_S: Final = 5.0  # a browser's request waits for the publication
 
-# Sent with `publications` and `error` when Redis did not surely take what was committed. To publish them again, under
-# the keys that they have, is safe.
+# Sent with `publications` and `error` when Redis did not confirm publications after a commit. It is safe to publish
+# them again under their keys.
 publications_lost = Signal()
 
 _log = logging.getLogger("snorky.django")
@@ -41,7 +41,7 @@ def _publisher(url: str, prefix: str, timeout_s: float) -> Publisher:
 
 
 def configured_publisher() -> Publisher | None:
-    """Give the publisher that the settings name; None = they say that there is none. Raises ImproperlyConfigured."""
+    """Return the publisher that the settings name; None if SNORKY_REDIS_URL is None. Raises ImproperlyConfigured."""
     if not hasattr(settings, "SNORKY_REDIS_URL"):
         raise ImproperlyConfigured("set SNORKY_REDIS_URL to the gateway's Redis, or to None to publish nothing")
     if settings.SNORKY_REDIS_URL is None:
@@ -59,15 +59,16 @@ def publish_on_commit(
     require_history: bool = False,
     using: str | None = None,
 ) -> None:
-    """Publish a message when the transaction that is under way is committed; at once if there is none.
+    """Publish a message when the current transaction is committed; at once if there is none.
 
-    message: kept as it is now; dates, decimals and UUIDs go as in Django's own responses. key: makes it once. using:
-    the database's alias. require_history: as of `Publisher.publish`. What Redis does not take is logged, and told by
-    `publications_lost`. Raises TypeError, ValueError: a node would not take it; ImproperlyConfigured.
+    message: copied now; dates, decimals and UUIDs look as in Django's own responses. key: idempotency key, None = a
+    random one. using: the database alias. require_history: as for `Publisher.publish`. Messages that Redis does not
+    confirm are logged and sent by `publications_lost`. Raises TypeError, ValueError: a node would not accept it;
+    ImproperlyConfigured.
     """
     publisher = configured_publisher()
     publication = Publication(channel, snapshot(message), key or secrets.token_hex(16), service, require_history)
-    Sending(publication, "snorky" if publisher is None else publisher.prefix)  # refused here, not behind the commit
+    Sending(publication, "snorky" if publisher is None else publisher.prefix)  # raises here, not after the commit
     if publisher is not None:
         wait_for_commit([publication], _publish_now, using=using)
 
@@ -80,5 +81,5 @@ def _publish_now(publications: Sequence[Publication]) -> None:
         publisher.publish_many(publications)
     except PublishManyError as error:
         lost = [publications[number] for number in sorted(error.errors)]
-        _log.error("%d messages were committed and not surely published: %s (%s)", len(lost), error, error.code)
+        _log.error("%d messages were committed but not confirmed as published: %s (%s)", len(lost), error, error.code)
         publications_lost.send_robust(sender=None, publications=lost, error=error)

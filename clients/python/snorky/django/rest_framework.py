@@ -1,13 +1,13 @@
-"""Views of Django REST framework whose lists can be subscribed to.
+"""Views of Django REST framework with lists that clients can subscribe to.
 
     GET /tasks/                 GET /tasks/
                                 X-Snorky: Subscribe
-    -> the list                 -> the list, and X-Subscription-Token: what the client acquires at the gateway
+    -> the list                 -> the list, and X-Subscription-Token: the client acquires it at the gateway
 
 Rules:
-- The view's own permissions come first. The token is asked for before the list is read, so that nothing is lost
-  between the two.
-- An answer with a token is kept by no cache, and one without is told apart by `Vary`.
+- The view's own permissions are checked first. The token is requested before the list is read, so that no change in
+  between is lost.
+- No cache stores a response with a token; `Vary` keeps responses with and without a token apart.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class SubscriptionUnavailable(APIException):
-    """503: a subscription was asked for, and the gateway does not answer. The list alone can still be had."""
+    """503: the client asked to subscribe, but the gateway does not reply. The list alone is still available."""
 
     status_code = 503
     default_detail = "Subscriptions are temporarily unavailable"
@@ -44,28 +44,28 @@ class SubscriptionUnavailable(APIException):
     def __init__(self, retry_after_ms: int | None = None) -> None:
         super().__init__()
         if retry_after_ms is not None:
-            self.wait = -(-retry_after_ms // 1000)  # seconds; the framework makes Retry-After of it
+            self.wait = -(-retry_after_ms // 1000)  # seconds; the framework sends it as Retry-After
 
 
 class SubscribeModelMixin:
-    """Says what a view's subscribers may hear. Set `dealer` and `dealer_query`, or override the methods."""
+    """Defines which deltas a view's subscribers get. Set `dealer` and `dealer_query`, or override the methods."""
 
     request: Any
     dealer: str | None = None
     dealer_query: Any = None
 
     def get_dealer(self) -> str:
-        """Tell the name of the dealer. Raises ImproperlyConfigured: `dealer` is not set."""
+        """Return the dealer's name. Raises ImproperlyConfigured: `dealer` is not set."""
         if not self.dealer:
             raise ImproperlyConfigured(f"{type(self).__name__}: set dealer, or override get_dealer()")
         return self.dealer
 
     def get_dealer_query(self) -> Any:
-        """Tell the query for the dealer, any JSON entity."""
+        """Return the query for the dealer, any JSON entity."""
         return self.dealer_query
 
     def get_subscription_items(self) -> list[dict[str, Any]]:
-        """Tell all dealers and queries of one subscription."""
+        """Return all dealers and queries of one subscription."""
         return [{"dealer": self.get_dealer(), "query": self.get_dealer_query()}]
 
     def requested_subscription(self) -> bool:
@@ -74,7 +74,7 @@ class SubscribeModelMixin:
 
 
 def subscription_in_response(method: _F) -> _F:
-    """Let a method of a view, which makes a response, authorize a subscription if the request asks for one."""
+    """Decorate a view's method: it then authorizes a subscription if the request asks for one."""
 
     @wraps(method)
     def respond(view: SubscribeModelMixin, *args: Any, **kwargs: Any) -> Any:
@@ -86,11 +86,11 @@ def subscription_in_response(method: _F) -> _F:
             patch_cache_control(response, private=True, no_store=True)
         return response
 
-    return respond  # type: ignore[return-value]  # wraps() keeps what can be kept of the type
+    return respond  # type: ignore[return-value]  # wraps() cannot keep the whole type
 
 
 def _authorize(view: SubscribeModelMixin) -> str:
-    """Get a token. Raises SubscriptionUnavailable; SnorkyError: the view asks for what there is not."""
+    """Request a token. Raises SubscriptionUnavailable; SnorkyError: the view names an unknown dealer, for example."""
     try:
         return authorize_subscription(view.get_subscription_items())
     except TransportError as error:
@@ -102,7 +102,7 @@ def _authorize(view: SubscribeModelMixin) -> str:
 
 
 class ListSubscribeModelMixin(SubscribeModelMixin, mixins.ListModelMixin):
-    """A list() that understands X-Snorky, for view sets."""
+    """A list() with support for X-Snorky, for view sets."""
 
     @subscription_in_response
     def list(self, request: Any, *args: Any, **kwargs: Any) -> Any:

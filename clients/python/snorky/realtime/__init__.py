@@ -1,1 +1,1 @@
-"""The realtime client, without and with its connections: `session` decides, `client` does. Use `snorky.aio.Client`."""
+"""The realtime client. `session` has the logic without I/O; `client` adds connections. Use `snorky.aio.Client`."""

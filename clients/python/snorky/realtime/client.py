@@ -1,10 +1,10 @@
-"""Client: hears channels of a gateway in real time, calls its services, publishes; over reconnects and moves.
+"""Client: subscribes to channels in real time, calls services and publishes, across reconnects and moves.
 
     async with Client("wss://gateway.example.org/ws") as client:
         async with client.subscribe("news", recover=True) as news:
             async for event in news: ...
 
-What is decided is decided in `session`; this gives it sockets, time and futures.
+The logic is in `session`; this module adds sockets, time and futures.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from snorky.realtime.topic import Topic
 
 __all__ = ["Client", "Subscription"]
 
-REFRESH_RETRY_S = 5.0  # after a refresh that failed for a moment
+REFRESH_RETRY_S = 5.0  # after a failed refresh
 
 
 class _LoopClock:
@@ -44,7 +44,7 @@ class _LoopClock:
 
 
 class _Process:
-    """The process that a client belongs to. A fork shares its socket: two would speak on one connection."""
+    """The process that a client belongs to. After a fork, two processes would use the same connection."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -54,13 +54,13 @@ class _Process:
         return self._pid == os.getpid()
 
     def check(self) -> None:
-        """Raises RuntimeError: this is another one, where nobody reads what comes."""
+        """Raises RuntimeError: this is another process, where the client does not run."""
         if not self.is_ours:
-            raise RuntimeError("this client is another process's: enter a client of its own after the fork")
+            raise RuntimeError("this client belongs to another process: create and enter a new one after the fork")
 
 
 class Subscription:
-    """One channel: an async iterator of Message, Gap and Recovered; ends when it is closed.
+    """A subscription to one channel: an async iterator of Message, Gap and Recovered that ends when it is closed.
 
     Iterating raises SnorkyError: the gateway refused; ConnectionEnded: the client has ended. One reader at a time.
     """
@@ -74,20 +74,20 @@ class Subscription:
 
     @property
     def channel(self) -> Any:
-        """As it was asked for."""
+        """The channel that was passed to `subscribe`."""
         return self._topic.channel
 
     @property
     def position(self) -> str | None:
-        """Where the reader is: of the last event it took; to come back with. None = not known yet, or no history."""
+        """The position of the last event that was read, to recover from. None = not known yet, or no history."""
         if self._position is None and not self._topic.events and self._topic.position is not None:
             return str(self._topic.position)
         return self._position
 
     async def ready(self) -> "Subscription":
-        """Wait until the gateway has confirmed, over as many attempts to connect as can help.
+        """Wait until the gateway confirms the subscription, over as many attempts to connect as needed.
 
-        Raises SnorkyError: it refused; ConnectionEnded: there will be no connection: `reason`, `status`.
+        Raises SnorkyError: it refused; ConnectionEnded: the client does not reconnect (`reason`, `status`).
         """
         self._process.check()
         while self._topic.state == "wished":
@@ -98,7 +98,7 @@ class Subscription:
         return self
 
     async def close(self) -> None:
-        """Hear no more. Idempotent."""
+        """Unsubscribe. Idempotent."""
         if self._process.is_ours:
             self._session.unsubscribe(self._topic)
 
@@ -130,17 +130,18 @@ class Subscription:
 class Client:
     """A client of a gateway's public port. Enter it in the event loop where it is used; after a fork, in the child.
 
-    url: ws:// or wss://, of the gateway's /ws. token: who the client is: a text, or a function, or a coroutine
-    function, that gives a fresh one: it is asked before a token ends, and once when the gateway refuses one.
-    bearer: where the handshake has it, "header" (Authorization) or "subprotocol". call_timeout_s: for an answer, the
-    waiting for a connection included. publish_timeout_s, publishes_max: how long and how many publishes wait, also
-    without a connection. max_message_bytes: the gateway's `message_max_bytes`: more is refused at the call.
-    events_max: unread events of one subscription. backoff_max_s: between two attempts to connect.
-    on_notification: hears what services say beside channels: on_notification(service, message);
-    what it raises is logged (`snorky.realtime`), and the connection goes on. on_reconnecting(error, delay_s): hears why
-    there is no connection (text, HTTP `status`) and when the next is tried.
-    connect_options: more arguments of `websockets.connect`: `ssl`, `proxy`.
-    Raises ValueError, TypeError: an argument that cannot be used; ImportError: websockets is missing.
+    url: ws:// or wss://, the gateway's /ws. token: authenticates the client: a text, or a (coroutine) function that
+    returns a new one; it is called before the token expires, and once when the gateway refuses it. bearer: where the
+    handshake carries the token: "header" (Authorization) or "subprotocol". call_timeout_s: until the reply, including
+    the wait for a connection. publish_timeout_s, publishes_max: maximum time and number of waiting publishes.
+    max_message_bytes: the gateway's `message_max_bytes`; larger messages are rejected at the call. events_max: maximum
+    of unread events per subscription. connect_timeout_s: for a handshake. ping_interval_s: between pings; a connection
+    on which nothing arrives for two intervals is closed. backoff_base_s, backoff_max_s: initial and maximum bound of
+    the random delay between attempts to connect. on_notification(service, message): called with notifications that do
+    not belong to a subscribed channel; its exceptions are logged (`snorky.realtime`). on_reconnecting(error, delay_s):
+    called with the reason for the lost connection (text, HTTP `status`) and the delay until the next attempt.
+    connect_options: further arguments of `websockets.connect`: `ssl`, `proxy`.
+    Raises ValueError, TypeError: an argument is not valid; ImportError: websockets is missing.
     """
 
     def __init__(
@@ -169,7 +170,7 @@ class Client:
             raise ValueError('bearer: "header" or "subprotocol"')
         for name, function in (("on_notification", on_notification), ("on_reconnecting", on_reconnecting)):
             if inspect.iscoroutinefunction(function):
-                raise TypeError(f"{name}: a plain function; for more, let it fill an asyncio.Queue")
+                raise TypeError(f"{name}: a plain function is expected; it may put items into an asyncio.Queue")
         self._tokens = TokenSource(token, is_subprotocol=bearer == "subprotocol")
         self._sockets = Sockets(
             url,
@@ -220,15 +221,15 @@ class Client:
 
     @property
     def is_connected(self) -> bool:
-        """True while there is a connection."""
+        """True while the client is connected."""
         return self._session is not None and self._process.is_ours and self._session.is_open
 
     def subscribe(self, channel: Any, *, recover: bool | str = False, service: str = "pubsub") -> Subscription:
-        """Subscribe, over this and all later connections; returns at once. `async with` waits for the confirmation.
+        """Subscribe on this and all later connections; returns at once. `async with` waits for the confirmation.
 
-        recover: True = miss nothing from now on, a position = from there on: on channels that keep history, what is
-        missed is brought after each reconnect, in order and once, or its lack is told. Raises SnorkyError,
-        `already_subscribed`; ValueError: no channel can be so, or no position.
+        recover: on a channel that keeps a history, missed messages are delivered after each reconnect, in order and
+        once, or reported as lost. True = from now on; a position = from there on. Raises SnorkyError:
+        `already_subscribed`; ValueError: the channel or the position is not valid.
         """
         changed = asyncio.Event()
         topic = Topic(service, channel, recover=recover, events_max=self._events_max, on_change=changed.set)
@@ -237,22 +238,22 @@ class Client:
         return Subscription(session, topic, changed, self._process)
 
     async def call(self, service: str, command: str, /, **params: Any) -> Any:
-        """Ask a service and return its answer; never sent twice.
+        """Call a service's command and return the reply's data. The call is never sent twice.
 
-        Raises SnorkyError: it refused; TransportError: no answer, `may_have_happened` tells whether it was sent;
-        ConnectionEnded; ValueError, TypeError: the gateway would not take the parameters, nothing was sent.
+        Raises SnorkyError: it refused; TransportError: no reply, `may_have_happened` says whether it was sent;
+        ConnectionEnded; ValueError, TypeError: the gateway would not accept the parameters, nothing was sent.
         """
         future, done = _future()
         self._running().call(service, command, params, done)
         return await future
 
     async def publish(self, channel: Any, message: Any, *, key: str | None = None, service: str = "pubsub") -> None:
-        """Publish; waits for the gateway's answer, over reconnects too.
+        """Publish a message; wait for the gateway's reply, also across reconnects.
 
-        key: makes it once, None = a random one. Without a connection it waits, in order, among `publishes_max`. What
-        was under way when a connection ended is sent again under its key if the client has a token: without one, the
-        gateway could not know it again. Raises as `call`; TransportError `queue_full`: too many wait; `too_large`: the
-        gateway's limit is below `max_message_bytes`, and it has taken nothing.
+        key: idempotency key, None = a random one. Without a connection the publish waits, in order, as one of
+        `publishes_max`. If the connection ends before the reply, a client with a token sends the message again under
+        its key; without a token the gateway would not recognize the key. Raises as `call`; TransportError `queue_full`:
+        too many wait; `too_large`: the gateway's limit is below `max_message_bytes`, and it accepted nothing.
         """
         channel_name(channel)
         if key is not None and not isinstance(key, str):
@@ -265,13 +266,13 @@ class Client:
         await future
 
     async def wait_ended(self) -> ConnectionEnded:
-        """Wait until the client has ended for good, and tell why."""
+        """Wait until the client has ended permanently; return the reason."""
         session = self._running()
         await self._ended.wait()
         return session.error or ConnectionEnded(1000)
 
     async def aclose(self) -> None:
-        """End everything: the connection, its subscriptions, its calls. Idempotent; nothing in a forked process."""
+        """Close the connection, end subscriptions and fail pending calls. Idempotent; no effect in a forked process."""
         if not self._process.is_ours:
             return
         if self._refresher is not None:
@@ -288,18 +289,18 @@ class Client:
         return self._session
 
     async def _refresh(self) -> None:
-        """Replace the token before it ends."""
+        """Replace the token before it expires."""
         while not self._ended.is_set():
             after_s = self._tokens.refresh_after_s()
             if not self.is_connected or after_s is None:
-                await asyncio.sleep(1.0)  # there is none yet, or it does not say when it ends
+                await asyncio.sleep(1.0)  # no token yet, or its expiry is unknown
                 continue
             await asyncio.sleep(after_s)
             try:
                 token = await self._tokens.get(is_new=True)
                 await self.call("auth", "refresh", token=token)
             except (SnorkyError, OSError, RuntimeError, ValueError, TypeError):
-                await asyncio.sleep(REFRESH_RETRY_S)  # the gateway closes, if it comes to that: 4501
+                await asyncio.sleep(REFRESH_RETRY_S)  # if no refresh succeeds, the gateway closes with 4501
 
 
 def _future() -> tuple[asyncio.Future[Any], Callable[[Any, Exception | None], None]]:
@@ -307,7 +308,7 @@ def _future() -> tuple[asyncio.Future[Any], Callable[[Any, Exception | None], No
 
     def done(data: Any, error: Exception | None) -> None:
         if future.done():
-            return  # nobody waits any more
+            return  # the caller was cancelled
         if error is None:
             future.set_result(data)
         else:

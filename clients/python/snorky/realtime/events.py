@@ -1,4 +1,4 @@
-"""What a subscription tells, in order: messages, and honest words where messages are missing."""
+"""The events of a subscription, in order: messages, and notices of missing messages."""
 
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -8,10 +8,10 @@ __all__ = ["Event", "Gap", "Message", "Recovered"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a channel. offset, position: where the channel keeps history, and recovery was asked for.
+    """One message of a channel. offset, position: set if the channel keeps a history and `recover` was given.
 
-    position: text to come back with: `subscribe(channel, recover=position)`. is_tombstone: what was published was not
-    fit for anybody; None stands in its place.
+    position: the text to recover from: `subscribe(channel, recover=position)`. is_tombstone: the published message was
+    invalid; `data` is None instead.
     """
 
     channel: Any
@@ -23,9 +23,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Messages are missing before what comes next; fetch the state anew. position: where it goes on.
+    """Messages are missing before the next event; fetch the state again. position: where delivery continues.
 
-    is_overflow: they were dropped here, because nobody took them in time.
+    is_overflow: this client dropped them, because the program did not read them in time.
     """
 
     channel: Any
@@ -35,9 +35,9 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """The connection was lost and is back. is_recovered: every message of between follows; False = some are gone.
+    """The connection was lost and restored. is_recovered: all missed messages follow; False = some are lost.
 
-    position: where it goes on. None = the channel keeps no history.
+    position: where delivery continues; None = the channel keeps no history.
     """
 
     channel: Any

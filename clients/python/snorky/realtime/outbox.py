@@ -1,11 +1,12 @@
-"""Outbox: publishes that wait for a connection or an answer, each under an idempotency key. Pure.
+"""Outbox: publishes that wait for a connection or a reply, each under an idempotency key. Pure.
 
 Rules:
-- Only a request that was checked and written is taken, so that none can fail when its turn to be sent comes.
-- Bounded; one too many is refused at once. Each has a deadline, and is told then: never a silent drop.
-- They go out in their order. What was under way when a connection ended is sent again, in its order, under its key,
-  where that is known to be safe; else its caller gets an error with `may_have_happened`. Too large ones are not resent.
-- What the gateway refuses for a moment (`rate_limited`, `unavailable`) is sent again when it says.
+- A request is checked and encoded before it enters, so that it cannot fail later when it is sent.
+- The outbox is bounded: beyond the bound `put` raises. Each publish has a deadline, at which its caller gets an error:
+  none is dropped silently.
+- Publishes are sent in order. If the connection ends before the reply, a publish is sent again in its order under its
+  key if that is safe; else its caller gets an error with `may_have_happened`. Too large ones are not sent again.
+- Publishes that the gateway refuses temporarily (`rate_limited`, `unavailable`) are sent again after the time it names.
 """
 
 from collections.abc import Callable
@@ -19,8 +20,8 @@ from snorky.realtime.request import Request
 
 __all__ = ["Outbox"]
 
-IN_FLIGHT_MAX: Final = 64  # what a gateway takes of one connection before it lets it wait
-RETRY_AFTER_S: Final = 0.5  # where the gateway names no time
+IN_FLIGHT_MAX: Final = 64  # a gateway stops reading a connection with more requests in progress
+RETRY_AFTER_S: Final = 0.5  # if the gateway gives no time
 _PASSING: Final = frozenset({"rate_limited", "unavailable"})
 
 
@@ -28,13 +29,13 @@ class _Entry:
     def __init__(self, request: Request, done: Done) -> None:
         self.request = request
         self.done = done
-        self.line: Line | None = None  # on which it is under way
-        self.was_sent = False  # once, and nobody knows what came of it
+        self.line: Line | None = None  # on which it waits for its reply
+        self.was_sent = False  # at least once with an unknown outcome
         self.cancel: Callable[[], None] = lambda: None
 
 
 class Outbox:
-    """Sends publishes over whatever line there is. entries_max: that wait or are under way."""
+    """Sends publishes over the current line. entries_max: of waiting and sent publishes together."""
 
     def __init__(self, clock: Clock, *, entries_max: int, timeout_s: float, is_resend_safe: bool) -> None:
         self._clock = clock
@@ -44,14 +45,14 @@ class Outbox:
         self._entries: list[_Entry] = []
         self._line: Line | None = None
         self._cancel_pause: Callable[[], None] | None = None
-        self.refusal: Refusal | None = None  # why there is no line, if that is known
+        self.refusal: Refusal | None = None  # why there is no line, if known
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
     def in_flight(self) -> int:
-        """How many are under way."""
+        """The number of publishes that wait for a reply."""
         return sum(entry.line is not None for entry in self._entries)
 
     def put(self, request: Request, done: Done) -> None:
@@ -65,12 +66,12 @@ class Outbox:
         self._flush()
 
     def use(self, line: Line | None) -> None:
-        """Send over this line from now on; None = over none."""
+        """Use this line from now on; None = there is none."""
         self._line = line
         self._flush()
 
     def fail(self, error: Exception) -> None:
-        """End all that is left."""
+        """Fail all publishes."""
         entries, self._entries = self._entries, []
         for entry in entries:
             entry.cancel()
@@ -95,7 +96,7 @@ class Outbox:
 
     def _answer(self, entry: _Entry, data: Any, error: Exception | None) -> None:
         if entry not in self._entries:
-            return  # it was told already
+            return  # its caller got an error already
         if isinstance(error, SnorkyError):
             if error.code in _PASSING and (error.code == "rate_limited" or self._is_resend_safe):
                 entry.was_sent |= error.code == "unavailable"
@@ -104,7 +105,7 @@ class Outbox:
         elif error is not None and getattr(error, "code", None) != "too_large":
             entry.was_sent = True
             if self._is_resend_safe:
-                return  # the next line takes it
+                return  # it will be sent on the next line
         self._entries.remove(entry)
         entry.cancel()
         entry.done(data, error)
@@ -122,7 +123,7 @@ class Outbox:
         if entry in self._entries:
             self._entries.remove(entry)
             was_sent = entry.was_sent or entry.line is not None
-            text = "The publish was not answered in time"
+            text = "No reply to the publish in time"
             refusal = None if was_sent else self.refusal
             entry.done(None, lost(text, was_sent=was_sent) if refusal is None else refusal.error(text))
             self._flush()

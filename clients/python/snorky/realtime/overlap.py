@@ -1,8 +1,8 @@
-"""While a client moves, a channel without positions comes over two connections: which messages are the same?
+"""During a move two connections deliver the same channel: find the new one's messages that the old one delivered.
 
-Both bring the same order, the new one from some point on. Its first message is looked for among those of the old one,
-the latest first; from there on the two are compared one by one, until they differ. Contents stand in for positions, so
-what is equal may be told apart wrongly, and then rather as new than as a repetition.
+Used for channels without positions. Both connections have the same order; the new one starts at some point in it. Its
+first message is searched among those of the old connection, from the latest back; then both are compared one by one
+until they differ. Equal messages can be confused; a message is then more likely to be delivered twice than lost.
 """
 
 import json
@@ -11,22 +11,22 @@ from typing import Any, Final
 
 __all__ = ["Overlap"]
 
-SEEN_MAX: Final = 1_000  # of one channel, in the moment of a move; beyond, messages may repeat
+SEEN_MAX: Final = 1_000  # messages per channel during a move; beyond it, some may be delivered twice
 
 
 class Overlap:
-    """Compares the two connections' messages of one channel."""
+    """Compares one channel's messages from two connections."""
 
     def __init__(self) -> None:
         self._seen: deque[str] = deque(maxlen=SEEN_MAX)
-        self._rest: deque[str] | None = None  # what the new connection has still to repeat
+        self._rest: deque[str] | None = None  # messages that the new connection may still repeat
 
     def note(self, data: Any) -> None:
-        """Remember a message of the old connection."""
+        """Record a message of the old connection."""
         self._seen.append(_text(data))
 
     def is_repetition(self, data: Any) -> bool:
-        """Judge the next message of the new connection."""
+        """Return whether the old connection delivered the new one's next message already."""
         text = _text(data)
         if self._rest is None:
             seen = list(self._seen)

@@ -1,11 +1,11 @@
-"""Refusal: why a connection was not made, and whether trying again can help.
+"""Refusal: why a connection could not be opened, and whether trying again can help.
 
-what came                                            can heal
-nobody there, not in time, an end without an answer  yes
-HTTP 408, 425, 429, 5xx                              yes, after what Retry-After says
+result                                               trying again can help (`can_heal`)
+no server, timeout, closed without a response        yes
+HTTP 408, 425, 429, 5xx                              yes, after the time in Retry-After
 another HTTP status: a wrong URL, a refused origin   no
-a certificate that is not good, no TLS, no HTTP      no
-arguments that `websockets.connect` does not take    no
+an invalid certificate, no TLS, no HTTP              no
+arguments that `websockets.connect` does not accept  no
 """
 
 import ssl
@@ -16,16 +16,16 @@ from snorky.errors import TransportError
 
 __all__ = ["Refusal", "refusal_of"]
 
-TEXT_MAX: Final = 200  # characters of what a server said
+TEXT_MAX: Final = 200  # characters of a server's text
 RETRY_AFTER_MAX_S: Final = 300.0
 _PASSING: Final = frozenset({408, 425, 429})
-# A peer that ends the connection while TLS begins: it may have crashed.
+# The server closed the connection during the TLS handshake: it may have crashed.
 _CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why there is no connection. status: of HTTP, None = it did not come to that. retry_after_s: what it asks."""
+    """Why there is no connection. status: the HTTP status, None = no response. retry_after_s: from Retry-After."""
 
     text: str
     can_heal: bool = True
@@ -33,16 +33,16 @@ class Refusal:
     retry_after_s: float = 0.0
 
     def error(self, text: str) -> TransportError:
-        """Make the error of what was not sent for lack of a connection."""
+        """Return the error of a request that was not sent for lack of a connection."""
         return TransportError(f"{text}: {self.text}", "unreachable", may_have_happened=False, status=self.status)
 
 
 def refusal_of(error: Exception) -> Refusal:
-    """Judge what `websockets.connect` has raised."""
+    """Classify an error of `websockets.connect`."""
     from websockets.exceptions import InvalidMessage, ProxyError, WebSocketException
 
     text = f"{type(error).__name__}: {error}"[:TEXT_MAX]
-    if (response := getattr(error, "response", None)) is not None:  # of the server, or of a proxy
+    if (response := getattr(error, "response", None)) is not None:  # from the server or a proxy
         return _of_status(response)
     if isinstance(error, ssl.SSLError):
         return Refusal(f"no TLS: {text}", can_heal=isinstance(error, _CUT))
@@ -76,7 +76,7 @@ def _of_status(response: Any) -> Refusal:
 
 
 def _seconds(text: str) -> float:
-    """Read a number of seconds; a date is not one, and not used."""
+    """Parse Retry-After; only a number of seconds counts, not a date."""
     if not (text.isascii() and text.isdigit() and len(text) < 9):
         return 0.0
     return min(float(text), RETRY_AFTER_MAX_S)

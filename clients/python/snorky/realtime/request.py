@@ -1,7 +1,7 @@
-"""Request: one call, checked and written when it is made.
+"""Request: one call, checked and encoded when it is created.
 
-Everything that a node refuses is refused here: a bad value raises an exception in its caller and affects neither the
-queue nor the connection. Later changes of the parameters change nothing: the text is written.
+It rejects everything that a node rejects: an invalid value raises an exception in its caller and affects neither the
+queue nor the connection. Later changes of the parameters have no effect.
 """
 
 from typing import Any, Final
@@ -11,15 +11,15 @@ from snorky.strict import encode
 __all__ = ["CALL_ID_BYTES", "MESSAGE_MAX_BYTES", "Request"]
 
 MESSAGE_MAX_BYTES: Final = 65_536  # a node's `message_max_bytes`, unless its operator sets another
-CALL_ID_BYTES: Final = 32  # 16 hexadecimal digits, a dot and a number; room for 10^15 calls of one connection
+CALL_ID_BYTES: Final = 32  # 16 hexadecimal digits, a dot and a number: enough for 10^15 calls per connection
 _PLACE = "0" * CALL_ID_BYTES
 _TAIL_BYTES = len(f'"{_PLACE}"}}}}')
 
 
 class Request:
-    """A call of a service, ready to be sent over any connection.
+    """A call of a service's command, ready to be sent on any connection.
 
-    Raises ValueError: a value that a node refuses, or more than max_bytes; TypeError: a value that is no JSON.
+    Raises ValueError: a value that a node rejects, or more than max_bytes; TypeError: not JSON.
     """
 
     def __init__(self, service: str, command: str, params: dict[str, Any], *, max_bytes: int) -> None:
@@ -37,5 +37,5 @@ class Request:
         self._head = text[:-_TAIL_BYTES].decode()
 
     def text(self, call_id: str) -> str:
-        """Give the message with its call's id, which needs no escapes."""
+        """Return the message with a call ID, which must need no JSON escapes."""
         return f'{self._head}"{call_id}"}}}}'

@@ -1,16 +1,19 @@
-"""Session: a client's connections, one after the other, and all that stands on them. Pure: no I/O, no await.
+"""Session: a client's connections, one after the other, with their calls, publishes and subscriptions. Pure: no I/O, no
+await.
 
-Theory of operation. `_current` is the line that calls go to; `_next` is the one being dialled. A line that opens is
-asked for every topic. Without a current line it takes over at once. With one (a move: the node goes away) topics with
-positions change over one by one, each with its answer, and offsets tell repetitions apart; the others change over
-together, when the old line has answered a last call, so that nothing falls between the two. Then calls go to the new
-line, and when the calls of the old one are answered it is closed.
+Theory of operation. A line is one connection. `_current` is the line that sends calls; `_next` is the one that is
+connecting. A line that opens subscribes to every topic. Without a current line it becomes current at once. With one (a
+move: the node announced that it leaves), topics with positions switch to the new line one by one, each with its reply
+to `subscribe`, and offsets identify duplicates. The other topics switch together after the old line has replied to a
+last call, so that no message is lost in between. Then the new line sends calls, and the old one is closed when its
+calls have settled.
 
 Rules:
-- A call is never sent twice. Publishes are, under their keys (outbox).
-- Close codes 4500 to 4999 end the session; but a token that was refused (4501, or 401) is asked for anew once.
-- A refusal that cannot heal ends a session that was never connected. The URL of one that was is right, and what refuses
-  it now may pass: a balancer says 404 while its servers are replaced.
+- A call is never sent twice. A publish may be, under its key (outbox).
+- Close codes 4500 to 4999 end the session, except that after a refused token (4501, or HTTP 401) a new one is tried
+  once.
+- A permanent refusal ends a session that was never connected. Once connected, the URL is known to be right, and a
+  refusal may be temporary: a load balancer replies 404 while its servers are replaced.
 """
 
 import logging
@@ -30,21 +33,21 @@ from snorky.realtime.topic import Topic
 
 __all__ = ["Session", "SessionOptions"]
 
-STABLE_S: Final = 5.0  # a connection that lives shorter proves nothing
-FENCE_TIMEOUT_S: Final = 1.0  # how long the old line may take to answer its last call
-OVERLAP_S: Final = 0.5  # after a move, how much later the new line may repeat what the old one brought
-LOOK_S: Final = 0.05  # how often a line that is left is looked at for answers
+STABLE_S: Final = 5.0  # a shorter connection does not reset the backoff
+FENCE_TIMEOUT_S: Final = 1.0  # how long to wait for the old line's reply to its last call
+OVERLAP_S: Final = 0.5  # how long after a move the new line may repeat messages that the old one delivered
+LOOK_S: Final = 0.05  # how often to check whether an old line still waits for replies
 GOING_AWAY: Final = 1001
 ABNORMAL: Final = 1006
 BAD_TOKEN: Final = 4501
-UNAUTHORIZED: Final = 401  # never a gateway's answer, but that of a proxy which looks at tokens
+UNAUTHORIZED: Final = 401  # from a proxy that checks tokens, never from a gateway
 
 _log = logging.getLogger("snorky.realtime")
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """Times and bounds of a session."""
+    """Timeouts and limits of a session."""
 
     call_timeout_s: float = 10.0
     publish_timeout_s: float = 30.0
@@ -52,14 +55,15 @@ class SessionOptions:
     max_message_bytes: int = MESSAGE_MAX_BYTES
     backoff_base_s: float = 0.5
     backoff_max_s: float = 30.0
-    has_token: bool = False  # an identity, by which publishes sent again are known to be the same
+    has_token: bool = False  # an identity, so the gateway recognizes the keys of repeated publishes
     is_token_renewable: bool = False
 
 
 class Session:
-    """Decides what is dialled, sent and handed on. on_notification: what is no topic's, by service.
+    """The logic of a client: when to connect, what to send, which events to deliver.
 
-    on_reconnecting: why there is no connection, and after how many seconds the next is tried.
+    on_notification: called with a service and its notification if that belongs to no topic. on_reconnecting: called
+    with the reason for the lost connection and the delay in seconds until the next attempt.
     """
 
     def __init__(
@@ -97,29 +101,29 @@ class Session:
         self._waiting: dict[int, tuple[Callable[[Line], None], Callable[[], None], Done]] = {}
         self._numbers = 0
         self._cancel_dial: Callable[[], None] = lambda: None
-        self._is_token_new = False  # the next dial needs another token
+        self._is_token_new = False  # the next connection needs a new token
         self._was_token_renewed = False
         self._was_connected = False
         self._refusal: Refusal | None = None  # of the last attempt
 
     @property
     def topics(self) -> Mapping[tuple[str, str], Topic]:
-        """What is subscribed, by service and name."""
+        """The subscribed topics, by service and channel name."""
         return self._subscriptions.topics
 
     @property
     def is_open(self) -> bool:
-        """True if there is a connection."""
+        """True while the client is connected."""
         return self._current is not None
 
-    # -- what the program wants ----------------------------------------------------------------------------------
+    # -- the program's requests ----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Dial."""
+        """Start connecting."""
         self._dial()
 
     def call(self, service: str, command: str, params: dict[str, Any], done: Done) -> None:
-        """Ask a service; without a connection the call waits for one. Raises ValueError, TypeError: see Request."""
+        """Call a command; without a connection the call waits for one. Raises ValueError, TypeError: see Request."""
         request = Request(service, command, params, max_bytes=self._options.max_message_bytes)
         if self.error is not None:
             return done(None, self.error)
@@ -142,7 +146,7 @@ class Session:
         self._waiting[number] = (go, cancel, done)
 
     def publish(self, service: str, params: dict[str, Any], done: Done) -> None:
-        """Publish, over this connection or a later one.
+        """Publish on this connection or a later one.
 
         Raises TransportError: too many wait; ValueError, TypeError: see Request.
         """
@@ -152,21 +156,21 @@ class Session:
         self._outbox.put(request, done)
 
     def subscribe(self, topic: Topic) -> None:
-        """Have a topic. Raises SnorkyError, `already_subscribed`: its channel is one of ours."""
+        """Subscribe to a topic. Raises SnorkyError, `already_subscribed`: its channel is subscribed already."""
         if self.error is not None:
             return topic.close(self.error)
         self._subscriptions.add(topic)
 
     def unsubscribe(self, topic: Topic) -> None:
-        """Give a topic up. Idempotent."""
+        """Unsubscribe from a topic. Idempotent."""
         self._subscriptions.remove(topic)
 
     def drained(self, topic: Topic) -> None:
-        """Know that somebody has taken events of a topic."""
+        """Continue after the program has read events of a topic: there may be room for more."""
         self._subscriptions.drained(topic)
 
     def close(self, code: int = 1000, reason: str = "closed by the client", status: int | None = None) -> None:
-        """End everything. Idempotent."""
+        """Close all connections and fail all calls, publishes and subscriptions. Idempotent."""
         if self.error is not None:
             return
         self.error = error = ConnectionEnded(code, reason, status)
@@ -184,10 +188,10 @@ class Session:
         self._subscriptions.close(error)
         self._on_end(error)
 
-    # -- what happens to connections -----------------------------------------------------------------------------
+    # -- events of connections -----------------------------------------------------------------------------------
 
     def on_open(self, line: Line) -> None:
-        """Know that a dialled line is open."""
+        """Handle a line that has opened."""
         if line is not self._next or self.error is not None:
             return self._io.close(line, 1000, "")
         line.is_open = self._was_connected = True
@@ -200,7 +204,7 @@ class Session:
             self._look_at_move()
 
     def on_text(self, line: Line, text: str | bytes) -> None:
-        """Take what a line brings."""
+        """Handle a message from a line."""
         if line.has_ended or self.error is not None:
             return
         heard = line.hear(text)
@@ -211,7 +215,7 @@ class Session:
         self._look_at_move()
 
     def on_end(self, line: Line, code: int, reason: str, refusal: Refusal | None = None) -> None:
-        """Know that a line has ended. code: of RFC 6455 7.1.5: 1006 where nothing was said. refusal: it never was."""
+        """Handle the end of a line. code: RFC 6455 7.1.5; 1006 = no close frame. refusal: why it could not open."""
         if line.has_ended:
             return
         line.end(code)
@@ -260,7 +264,7 @@ class Session:
             self._subscriptions.notify(line, topic, message)
 
     def _tell(self, function: Callable[..., None], *arguments: object) -> None:
-        """Call a function of the program. What it raises is its own fault, and ends nothing here."""
+        """Call a function of the program. An exception is logged and does not affect the session."""
         try:
             function(*arguments)
         except Exception:
@@ -270,7 +274,7 @@ class Session:
     # -- moves ---------------------------------------------------------------------------------------------------
 
     def _move(self, line: Line, grace_ms: object) -> None:
-        """Dial the next connection within half of the time that is left: not all clients of a node at once."""
+        """Open the next connection at a random time within half of the grace period, so that clients spread out."""
         if line.grace_s is not None:
             return
         line.grace_s = grace_ms / 1000 if isinstance(grace_ms, (int, float)) and grace_ms >= 0 else 0.0
@@ -278,15 +282,15 @@ class Session:
             self._dial_after(self._uniform(0.0, line.grace_s / 2))
 
     def _look_at_move(self) -> None:
-        """Go on with a move, if there is one and its time has come."""
+        """Continue a move if the new line is ready."""
         old, new = self._current, self._next
         if old is None or new is None or not new.is_open or old.is_leaving:
             return
         if not self._subscriptions.has_settled(new):
             return
         old.is_leaving = True
-        self._outbox.use(None)  # what is published now waits a moment: else it could overtake what is under way
-        # The answer comes after everything that the old node had sent before.
+        self._outbox.use(None)  # new publishes wait: else they could overtake those in flight on the old line
+        # The reply arrives after every message that the old node sent before it.
         fence = Request("gateway", "info", {}, max_bytes=MESSAGE_MAX_BYTES)
         old.call(fence, lambda _data, _error: self._finish_move(old), FENCE_TIMEOUT_S)
 
@@ -312,11 +316,11 @@ class Session:
         self._outbox.use(line)
         for go, _cancel, _done in list(self._waiting.values()):
             go(line)
-        if line.grace_s is not None and self._next is None:  # it goes away as well
+        if line.grace_s is not None and self._next is None:  # its node leaves too
             self._dial_after(self._uniform(0.0, line.grace_s / 2))
 
     def _release(self, old: Line) -> None:
-        """Close a line that was moved from, when its calls are answered."""
+        """Close the old line of a move once its calls have settled."""
         if old.has_ended:
             return
         if old.is_idle:

@@ -1,11 +1,12 @@
-"""Sockets: the WebSockets of a session. All that knows the library `websockets`.
+"""Sockets: the WebSockets of a session. Only this module uses the library `websockets`.
 
 Rules:
-- One task per line dials, reads until its end, and tells the session; one per line writes, so that sending never waits.
-- The library answers the gateway's pings, and pings by itself: a gateway that has vanished is noticed. All that comes
-  is a sign of life, for behind a slow line the answer to a ping comes long after what was sent before it.
-- Whatever ends a line, the session is told once, with a close code of RFC 6455 7.1.5.
-- Why there is no connection is logged as a warning when it is something else than before.
+- Per line, one task connects, reads until the end and calls the session; another one writes, so that `send` never
+  waits.
+- The library answers the gateway's pings and sends its own, so the client notices when a gateway disappears. All
+  received data counts, not only the pong: on a slow link a pong arrives long after the messages sent before it.
+- For every end of a line the session's `on_end` is called once, with a close code of RFC 6455 7.1.5.
+- A failed connection is logged as a warning if the reason differs from the previous one.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ _log = logging.getLogger("snorky.realtime")
 
 
 class Sockets:
-    """Io of a session. options: more arguments of `websockets.connect`, `ssl` for example."""
+    """The Io of a session. options: further arguments of `websockets.connect`, `ssl` for example."""
 
     def __init__(
         self,
@@ -48,10 +49,10 @@ class Sockets:
 
         class Connect(connect):
             def process_redirect(self, exc: Exception) -> Exception:
-                return exc  # no gateway redirects, and where it leads the token would go too
+                return exc  # gateways do not redirect, and the token would be sent to the new location
 
         class Heard(ClientConnection):
-            """A connection that knows when something came last, be it a part of a message."""
+            """A connection that records when it last received data, including parts of a message."""
 
             heard_s = 0.0
 
@@ -78,7 +79,7 @@ class Sockets:
 
     def dial(self, line: Line, *, is_token_new: bool) -> None:
         """Open a connection for a line."""
-        self._outboxes[line] = asyncio.Queue()  # bounded by what the session has under way
+        self._outboxes[line] = asyncio.Queue()  # bounded by the session's limits on calls and publishes
         task = asyncio.get_running_loop().create_task(self._run(line, is_token_new), name=f"snorky-{line.number}")
         self._tasks[line] = task
         task.add_done_callback(lambda _task: self._forget(line))
@@ -89,14 +90,14 @@ class Sockets:
             self._outboxes[line].put_nowait(text)
 
     def close(self, line: Line, code: int, reason: str) -> None:
-        """Close a line behind what was sent before."""
+        """Close a line after the messages queued before."""
         if line in self._outboxes:
             self._outboxes[line].put_nowait((code, reason))
         if not line.is_open and line in self._tasks:
-            self._tasks[line].cancel()  # it is still being dialled
+            self._tasks[line].cancel()  # it is still connecting
 
     async def aclose(self) -> None:
-        """Wait for the end of all lines; the session has closed them."""
+        """Wait for the end of all lines, which the session has closed."""
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
 
@@ -119,17 +120,17 @@ class Sockets:
             self.session.on_end(line, code, reason, refusal)
 
     async def _open(self, is_token_new: bool) -> Any:
-        """Dial once; give the socket, or the Refusal."""
+        """Try once to connect; return the socket or the Refusal."""
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 token = await self._tokens.get(is_new=is_token_new)
-        except Exception as error:  # the program's function may raise anything, and do better the next time
+        except Exception as error:  # the program's function may raise anything, and succeed the next time
             _log.exception("No token for %s", self._url)
             return Refusal(f"no token: {type(error).__name__}: {error}")
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 return await self._connect(self._url, **self._arguments(token))
-        except Exception as error:  # also of arguments that the library does not take
+        except Exception as error:  # also for arguments that the library does not accept
             refusal = refusal_of(error)
             is_news = self._last_refusal is None or self._last_refusal.text != refusal.text
             _log.log(logging.WARNING if is_news else logging.DEBUG, "No connection to %s: %s", self._url, refusal.text)
@@ -155,12 +156,12 @@ class Sockets:
             await socket.close()
 
     async def _watch(self, socket: Any) -> None:
-        """Cut a connection on which nothing came for two pings."""
+        """Abort a connection on which nothing arrived for two ping intervals."""
         loop, patience_s = asyncio.get_running_loop(), 2 * self._ping_interval_s
-        while (left_s := socket.heard_s + patience_s - loop.time()) > 0:  # noqa: ASYNC110 - it is about time
+        while (left_s := socket.heard_s + patience_s - loop.time()) > 0:  # noqa: ASYNC110 - waits for time, not an event
             await asyncio.sleep(left_s)
         _log.info("Nothing came from %s for %g s", self._url, patience_s)
-        socket.transport.abort()  # the reader tells
+        socket.transport.abort()  # the reader then ends the line
 
     async def _write(self, line: Line, socket: Any) -> None:
         from websockets.exceptions import ConnectionClosed
@@ -174,7 +175,7 @@ class Sockets:
                     return
                 await socket.send(item)
         except ConnectionClosed:
-            pass  # the reader tells
+            pass  # the reader ends the line
 
     def _arguments(self, token: str | None) -> dict[str, Any]:
         protocols, headers = [_SUBPROTOCOL], {}
@@ -191,7 +192,7 @@ class Sockets:
             "ping_interval": self._ping_interval_s,
             "ping_timeout": None,  # see `_watch`
             "create_connection": self._connection,
-            "max_size": None,  # a message may be as large as a gateway lets it
+            "max_size": None,  # the gateway limits the size of messages
             "user_agent_header": "snorky-client",
             **self._options,
         }

@@ -1,11 +1,12 @@
-"""Subscriptions: a session's topics, and what the lines are asked for them. Pure.
+"""Subscriptions: a session's topics, and the requests for them on its lines (connections). Pure.
 
 Rules:
-- A line is asked for a topic once, and again where the gateway says that it helps. The answer to a question that was
-  given up meanwhile is nobody's.
-- What the gateway refuses for good is forgotten. Where nobody knows whether a line is subscribed, the line is
-  abandoned: on a new connection it is known.
-- A parked topic is on no line. It reads history while there is room, and is asked for when it has caught up.
+- Each line subscribes to a topic once, and again if the gateway says that this helps. The reply to a request that was
+  withdrawn meanwhile is ignored.
+- A topic that the gateway refuses permanently is removed. If it is unknown whether a line is subscribed, the line is
+  closed: the state of a new connection is known.
+- A parked topic (its reader is too slow, or it missed too much) is subscribed on no line. It reads history while there
+  is room for events, and subscribes again when it has caught up.
 """
 
 from collections.abc import Callable
@@ -19,12 +20,12 @@ from snorky.realtime.topic import Answer, Topic, topic_key
 
 __all__ = ["Subscriptions"]
 
-PAGE_MAX: Final = 300  # messages; as many as the gateway gives
-RETRY_AFTER_S: Final = 1.0  # where the gateway names no time
+PAGE_MAX: Final = 300  # messages; the gateway's maximum
+RETRY_AFTER_S: Final = 1.0  # if the gateway gives no time
 
 
 class Subscriptions:
-    """Keeps the lines subscribed. lines: gives the current one and the next one."""
+    """Keeps the lines subscribed to the topics. lines: returns the current line and the next one."""
 
     def __init__(
         self,
@@ -39,18 +40,18 @@ class Subscriptions:
         self._clock = clock
         self._call_timeout_s = call_timeout_s
         self._uniform = uniform
-        self._asked: dict[tuple[Line, Topic], object] = {}  # subscribe is to be answered, or asked again
-        self._reading: set[Topic] = set()  # a page of history was asked for
+        self._asked: dict[tuple[Line, Topic], object] = {}  # `subscribe` waits for its reply or for a retry
+        self._reading: set[Topic] = set()  # a request for a page of history waits for its reply
 
     def add(self, topic: Topic) -> None:
-        """Have a topic. Raises SnorkyError, `already_subscribed`: its channel is one of ours."""
+        """Subscribe to a topic. Raises SnorkyError, `already_subscribed`: its channel is subscribed already."""
         if topic.key in self.topics:
             raise SnorkyError("Already subscribed", "already_subscribed")
         self.topics[topic.key] = topic
         self._ask_all(topic)
 
     def remove(self, topic: Topic) -> None:
-        """Give a topic up. Idempotent."""
+        """Unsubscribe from a topic. Idempotent."""
         if self.topics.get(topic.key) is not topic:
             return
         del self.topics[topic.key]
@@ -59,54 +60,54 @@ class Subscriptions:
             self.give_up(line, topic)
 
     def close(self, error: Exception) -> None:
-        """End all."""
+        """End all subscriptions."""
         for topic in self.topics.values():
             topic.close(error)
         self.topics.clear()
 
     def open(self, line: Line) -> None:
-        """Ask a line that has opened for every topic."""
+        """Subscribe a line that has opened to every topic."""
         for topic in self.topics.values():
             self.ask(line, topic)
 
     def lose(self, line: Line) -> None:
-        """Know that a line has ended."""
+        """Handle the end of a line."""
         for topic in self.topics.values():
             topic.lose(line)
         self._asked = {each: mark for each, mark in self._asked.items() if each[0] is not line}
 
     def promote(self, line: Line) -> None:
-        """Have all that is ready on a line come from there."""
+        """Make a line deliver all topics that are ready on it."""
         for topic in list(self.topics.values()):
             topic.adopt(line)
             self.read_on(topic)
 
     def end_overlaps(self) -> None:
-        """Know that a line that was left brings nothing any more."""
+        """Stop comparing messages with those of the old line of a move."""
         for topic in self.topics.values():
             topic.end_overlap()
 
     def has_settled(self, line: Line) -> bool:
-        """True if a line has answered for all topics."""
+        """True if a line has replied for all topics."""
         return not any(asked is line for asked, _topic in self._asked)
 
     def drained(self, topic: Topic) -> None:
-        """Know that somebody has taken events of a topic."""
+        """Continue a parked topic after the program has read events of it."""
         if self.topics.get(topic.key) is topic:
             self.read_on(topic)
 
     def notify(self, line: Line, topic: Topic, notification: dict[str, Any]) -> None:
-        """Take what a line brings for a topic."""
+        """Handle a notification of a topic."""
         if not topic.notify(line, notification):
             self.ask_anew(line, topic)
         elif topic.is_full:
             self.park(topic)
 
     def ask(self, line: Line, topic: Topic) -> None:
-        """Ask a line for a topic; again where the gateway says that this helps."""
+        """Subscribe a line to a topic; retry if the gateway says that this helps."""
         if topic.is_parked or (line, topic) in self._asked:
             return
-        mark = self._asked[line, topic] = object()  # an answer that is not ours any more is nobody's
+        mark = self._asked[line, topic] = object()  # identifies this request: the reply to a withdrawn one is ignored
 
         def done(data: Any, error: Exception | None) -> None:
             if self._asked.get((line, topic)) is not mark:
@@ -120,7 +121,7 @@ class Subscriptions:
                     self.park(topic)
             elif isinstance(error, SnorkyError) and error.retry_after_ms is None and error.code != "unavailable":
                 if error.code == "already_subscribed":
-                    line.abandon("an unsubscribe was not taken")  # what the gateway thinks, nobody knows
+                    line.abandon("an unsubscribe was not taken")  # the gateway's state is unknown
                 else:
                     self._refuse(topic, error)
             elif isinstance(error, SnorkyError):
@@ -128,7 +129,7 @@ class Subscriptions:
                 after_s = RETRY_AFTER_S if error.retry_after_ms is None else error.retry_after_ms / 1000
                 self._clock.after(after_s * self._uniform(1.0, 2.0), again)
             else:
-                line.abandon("no answer to subscribe")  # whether it is subscribed, nobody knows
+                line.abandon("no answer to subscribe")  # it is unknown whether the line is subscribed
 
         def again() -> None:
             if self._asked.get((line, topic)) is mark:
@@ -138,7 +139,7 @@ class Subscriptions:
         self._call(line, topic, "subscribe", topic.request(line), done)
 
     def ask_anew(self, line: Line, topic: Topic) -> None:
-        """Ask again from the last position: a hole is filled, or told."""
+        """Unsubscribe and subscribe again from the last position: the gap is filled or reported."""
         self.give_up(line, topic)
         self.ask(line, topic)
 
@@ -149,24 +150,24 @@ class Subscriptions:
             self.give_up(line, topic)
 
     def give_up(self, line: Line | None, topic: Topic) -> None:
-        """Have a line bring a topic no more, if it does."""
+        """Unsubscribe a line from a topic, if it is subscribed or has asked to be."""
         was_asked = line is not None and self._asked.pop((line, topic), None) is not None
         if line is None or not line.is_open or not (was_asked or topic.is_on(line)):
             return
         topic.leave(line)
         params = {"channel": topic.channel}
-        # Refused means that there was nothing to give up.
+        # A refusal means that there was no subscription.
         self._call(line, topic, "unsubscribe", params, lambda _data, _error: None)
 
     def find(self, service: str, channel: Any) -> Topic | None:
-        """Find the topic of a channel."""
+        """Return the topic of a channel; None if there is none."""
         try:
             return self.topics.get(topic_key(service, channel))
         except ValueError:
-            return None  # not a channel that anybody here can have asked for
+            return None  # not a valid channel, so this client cannot have subscribed to it
 
     def park(self, topic: Topic) -> None:
-        """Give a topic up until history was read as far as there is room."""
+        """Unsubscribe a topic until it has caught up by reading history."""
         if topic.position is None or topic.is_parked or self.topics.get(topic.key) is not topic:
             return
         for line in self._lines():
@@ -202,7 +203,7 @@ class Subscriptions:
         self._call(line, topic, "history", params, done)
 
     def _call(self, line: Line, topic: Topic, command: str, params: dict[str, Any], done: Done) -> None:
-        # A channel and a position have at most some 600 bytes, and are checked when the topic is made.
+        # A channel and a position have at most some 600 bytes, and are checked when the topic is created.
         request = Request(topic.service, command, params, max_bytes=MESSAGE_MAX_BYTES)
         line.call(request, done, self._call_timeout_s)
 

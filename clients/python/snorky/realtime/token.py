@@ -1,7 +1,7 @@
-"""TokenSource: the token that a client shows, and when it needs another one.
+"""TokenSource: the token that authenticates a client, and when it must be replaced.
 
-A token's end is read from itself (a JWT's `exp`, unverified: only to know when to ask for the next one). Without that,
-a token is used until the gateway refuses it.
+A token's expiry is read from the token (a JWT's `exp`, without verification: only to know when to get the next one).
+Without `exp` a token is used until the gateway refuses it.
 """
 
 import base64
@@ -16,27 +16,27 @@ __all__ = ["Token", "TokenSource", "check_token", "lifetime_s"]
 
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
-REFRESH_AT: Final = 0.8  # of its lifetime: time for some attempts
+REFRESH_AT: Final = 0.8  # fraction of the lifetime; leaves time for some attempts
 
 
-# What may stand in a header (RFC 6750 2.1) and in a subprotocol (RFC 7230 3.2.6) alike, and what in a header only.
+# Characters allowed in a header (RFC 6750 2.1) and a subprotocol (RFC 7230 3.2.6), and those allowed in a header only.
 _ANYWHERE = re.compile(r"[A-Za-z0-9._~+-]+").fullmatch
 _IN_HEADER = re.compile(r"[A-Za-z0-9._~+/-]+=*").fullmatch
 
 
 def check_token(token: object, *, is_subprotocol: bool) -> str:
-    """Give a token back that can go into a handshake. Raises ValueError, whose text does not repeat it."""
+    """Return a token if a handshake can carry it. Raises ValueError, whose text does not contain the token."""
     if not isinstance(token, str) or (_ANYWHERE if is_subprotocol else _IN_HEADER)(token) is None:
         raise ValueError("token: a text of letters, digits and . _ ~ + - is expected")
     return token
 
 
 def lifetime_s(token: str, *, now_s: float) -> float | None:
-    """Read how long a token is good from its issue, or from now, on; None = it does not say."""
+    """Return how long a token is valid from its issue, or without `iat` from now on; None = unknown."""
     try:
         body = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-        begins_s = claims.get("iat", now_s)  # by the issuer's clock, whatever ours says
+        begins_s = claims.get("iat", now_s)  # both by the issuer's clock, which may differ from ours
         left_s = float(claims["exp"]) - float(begins_s)
     except (IndexError, KeyError, TypeError, ValueError, AttributeError, binascii.Error):
         return None
@@ -44,9 +44,9 @@ def lifetime_s(token: str, *, now_s: float) -> float | None:
 
 
 class TokenSource:
-    """Gives tokens. token: one for good, or a function or coroutine function that gives a fresh one.
+    """Provides tokens. token: a fixed one, or a (coroutine) function that returns a new one.
 
-    is_subprotocol: it goes there in the handshake. Raises ValueError: it cannot.
+    is_subprotocol: the handshake carries it as a subprotocol. Raises ValueError: the token is not valid there.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class TokenSource:
 
     @property
     def is_renewable(self) -> bool:
-        """True if another token can be had."""
+        """True if a function provides new tokens."""
         return callable(self._token)
 
     async def get(self, *, is_new: bool) -> str | None:
-        """Give the token to connect with. is_new: the last one is no good. Raises what the function raises."""
+        """Return the token to connect with. is_new: get a new one. Raises ValueError, and the function's errors."""
         if not callable(self._token):
             return self._token
         if is_new or self._last is None or self._is_old(self._last):
@@ -74,7 +74,7 @@ class TokenSource:
         return self._last
 
     def refresh_after_s(self) -> float | None:
-        """Tell in how many seconds the present token should be replaced; None = never, or nobody knows."""
+        """Return in how many seconds to replace the present token; None = never, or unknown."""
         if not self.is_renewable or self._last is None:
             return None
         lifetime = lifetime_s(self._last, now_s=self._given_at_s)

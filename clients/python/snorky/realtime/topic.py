@@ -1,15 +1,16 @@
-"""Topic: one channel as a client wants it, over all connections. Decides what is handed on, and in what order. Pure.
+"""Topic: one channel that a client subscribes to, across connections. Delivers its events in order. Pure.
 
 Rules:
-- One line (connection) owns the topic; what others bring of it is dropped or held. A line that has been asked to
-  subscribe is held until its answer, for live messages may come before it.
-- With positions: offset last+1 is handed on, <= last is a repetition and dropped, beyond is a hole: the topic is asked
-  for again from the last position. Another epoch, or a `gap` of the node: said by Gap, and gone on from there.
-- Without positions nothing can be said of holes; after a move contents are compared (overlap).
-- What nobody takes is bounded: with positions the channel is parked, that is given up until there is room; without,
-  messages are dropped, and a Gap says so.
-- A parked topic reads history page by page, as there is room, and is asked for when it has caught up. So is one that
-  missed more than the answer to `subscribe` may bring.
+- One line (connection) is the topic's owner and delivers; messages from other lines are dropped or buffered. After
+  `subscribe` was sent on a line, its messages are buffered until the reply, because live messages may arrive before it.
+- With positions, the message with offset last+1 is delivered; one at or below last is a duplicate and is dropped; a
+  higher one means that messages are missing, and the topic subscribes again from the last position. Another epoch, or a
+  `gap` notice of the node, is reported as Gap, and delivery continues from there.
+- Without positions missing messages cannot be detected; after a move contents are compared (overlap).
+- Unread events are bounded. With positions, a full topic is parked: it unsubscribes until there is room. Without
+  positions, messages are dropped and a Gap reports it.
+- A parked topic reads history page by page while there is room, and subscribes again when it has caught up. So does a
+  topic that missed more than the reply to `subscribe` can contain.
 """
 
 from collections import deque
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Topic", "topic_key"]
 
 Notification = dict[str, Any]
-HELD_MAX: Final = 10_000  # messages; until an answer comes, or a move is over
+HELD_MAX: Final = 10_000  # messages buffered until a reply arrives or a move ends
 
 
 def topic_key(service: str, channel: Any) -> tuple[str, str]:
-    """Two channels are the same iff their keys are. Raises ValueError, TypeError: no channel or service can be so."""
+    """Return a key that is equal for equal channels. Raises ValueError, TypeError: channel or service is not valid."""
     if not isinstance(service, str):
         raise TypeError("service: write its name as a string")
     encode(service)  # a lone surrogate
@@ -41,7 +42,7 @@ def topic_key(service: str, channel: Any) -> tuple[str, str]:
 
 
 class Answer(Enum):
-    """What the answer to `subscribe` asks for."""
+    """What to do after a reply to `subscribe`."""
 
     WHOLE = "nothing"
     HOLE = "to ask again, from the last position"
@@ -68,26 +69,26 @@ class Topic:
         self.state: Literal["wished", "confirmed", "refused", "closed"] = "wished"
         self.error: Exception | None = None
         self.events: deque[Event] = deque()
-        self.is_parked = False  # given up until there is room
+        self.is_parked = False  # unsubscribed until it has caught up by reading history
         self.duplicates = 0
         self._events_max = events_max
         self._on_change = on_change
         self._owner: Line | None = None
-        self._held: dict[Line, list[Notification]] = {}  # of lines that were asked, or wait to take over
-        self._ready: set[Line] = set()  # that have answered, and wait to take over
-        self._was_lost = False  # with its line, since when messages may be missing
-        self._is_gone = False  # history does not go back to the last position
+        self._held: dict[Line, list[Notification]] = {}  # by line: until its reply, or until it becomes the owner
+        self._ready: set[Line] = set()  # lines that have replied and wait to become the owner
+        self._was_lost = False  # its line has ended, so messages may be missing
+        self._is_gone = False  # history no longer has all messages after the last position
         self._overlap: Overlap | None = None
         self._is_dropping = False
 
-    # -- what the session does -----------------------------------------------------------------------------------
+    # -- calls of the session ------------------------------------------------------------------------------------
 
     def is_on(self, line: "Line") -> bool:
-        """True if the line brings the channel, or was asked to."""
+        """True if the line is subscribed to the channel or has asked to be."""
         return self._owner is line or line in self._held
 
     def request(self, line: "Line") -> dict[str, Any]:
-        """Give the parameters of `subscribe`; what the line brings is held until `answer`."""
+        """Return the parameters of `subscribe`; the line's messages are buffered until `answer`."""
         self._held[line] = []
         if self._owner is not None:
             self._overlap = Overlap()
@@ -97,12 +98,12 @@ class Topic:
         return params
 
     def answer(self, line: "Line", data: Any, *, is_alone: bool) -> Answer:
-        """Know that a line has subscribed. is_alone: no other line has to be left first."""
+        """Handle a line's reply to `subscribe`. is_alone: no other line delivers the topic now."""
         fields = data if isinstance(data, dict) else {}
         position = _position(fields.get("position"))
         self.state = "confirmed"
         if position is not None and self._owner is not None and self._owner.number > line.number:
-            self.leave(line)  # both were asked during a move, and the next one has answered first
+            self.leave(line)  # both lines subscribed during a move, and the newer one replied first
             return Answer.WHOLE
         if (
             position is not None
@@ -130,7 +131,7 @@ class Topic:
         return Answer.WHOLE if is_whole else Answer.HOLE
 
     def page(self, data: Any) -> bool:
-        """Take a page of history. True: there may be more; False: ask for the topic, which says what is left."""
+        """Deliver a page of history. True: there may be more. False: subscribe again, which delivers the rest."""
         fields = data if isinstance(data, dict) else {}
         messages = fields.get("messages")
         if fields.get("recovered") is not True or not isinstance(messages, list):
@@ -147,11 +148,11 @@ class Topic:
         return self.position != before and str(self.position) != fields.get("position")
 
     def refuse_history(self) -> None:
-        """Know that history cannot be read."""
+        """Record that history cannot be read."""
         self._is_gone = True
 
     def adopt(self, line: "Line") -> None:
-        """Hand on what a line brings that was ready; the one before it is left."""
+        """Make a line that is ready the owner, and deliver its buffered messages."""
         if line not in self._ready:
             return
         self._ready.discard(line)
@@ -161,7 +162,7 @@ class Topic:
         self._on_change()
 
     def notify(self, line: "Line", notification: Notification) -> bool:
-        """Take a notification. False: the topic must be asked for again, there is a hole."""
+        """Handle a notification. False: messages are missing, the topic must subscribe again."""
         held = self._held.get(line)
         if held is not None:
             held.append(notification)
@@ -175,44 +176,44 @@ class Topic:
         return is_whole
 
     def lose(self, line: "Line") -> None:
-        """Know that a line has ended."""
+        """Handle the end of a line."""
         if self._owner is line:
             self._was_lost = True
         self.leave(line)
 
     def leave(self, line: "Line") -> None:
-        """Know that a line does not bring the channel any more."""
+        """Forget a line that is no longer subscribed to the channel."""
         self._held.pop(line, None)
         self._ready.discard(line)
         if self._owner is line:
             self._owner = None
 
     def end_overlap(self) -> None:
-        """Stop comparing: the line before this one brings nothing any more."""
+        """Stop comparing messages with those of the previous line, which has ended."""
         self._overlap = None
 
     def refuse(self, error: Exception) -> None:
-        """Know that the server does not let us."""
+        """End the topic because the server refused it."""
         self.state, self.error = "refused", error
         self._on_change()
 
     def close(self, error: Exception | None = None) -> None:
-        """End it. error: why, if it was not wished."""
+        """End the topic. error: why, if the program did not ask for it."""
         if self.state == "closed":
             return
         self.state, self.error = "closed", error
         self._on_change()
 
-    # -- what there is room for ----------------------------------------------------------------------------------
+    # -- room for events -----------------------------------------------------------------------------------------
 
     @property
     def is_full(self) -> bool:
-        """True if nobody takes what comes."""
+        """True if there are as many unread events as allowed."""
         return len(self.events) >= self._events_max
 
     @property
     def has_room(self) -> bool:
-        """True if more can come after it was full."""
+        """True if a topic that was full can deliver again: at most half of the allowed events are unread."""
         return len(self.events) <= self._events_max // 2
 
     # -- positions -----------------------------------------------------------------------------------------------
@@ -242,7 +243,7 @@ class Topic:
             return True
         last = self.position
         if last is not None:
-            if last.epoch != position.epoch:  # the node should have said so
+            if last.epoch != position.epoch:  # normally the node's `gap` notice comes first
                 self._tell(Gap(self.channel, str(position)))
             elif position.offset <= last.offset:
                 self.duplicates += 1
@@ -259,7 +260,7 @@ class Topic:
         position, last = _position(text), self.position
         if is_held and position is not None and last is not None:
             if position.epoch == last.epoch and position.offset <= last.offset:
-                return  # the answer, read later, tells more
+                return  # the reply, which is newer, has recovered from it
         self.position = position
         self._tell(Gap(self.channel, text if isinstance(text, str) else None))
 

@@ -1,4 +1,4 @@
-"""Views of the tests, and where they are."""
+"""Views of the tests, and their URLs."""
 
 import uuid
 from typing import Any

@@ -32,7 +32,7 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="undone join",  # of a room whose list no client could receive
         file="services/chat.py",
-        old="                with suppress(BrokerUnavailable):  # then it is done as soon as it can be\n"
+        old="                with suppress(BrokerUnavailable):  # then the node retries the removal\n"
         "                    await self.rosters.leave(request.connection, channel)\n",
         new="",
         argv=test(
