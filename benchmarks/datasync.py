@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from gateway import Node, ServiceRegistry
-from gateway.publication import Position, Publication
-from services.datasync import DataSyncService, Delta, FilterDealer, SubscriptionItem
-from services.datasync.subscriptions import Subscription
+from snorky.gateway import Node, ServiceRegistry
+from snorky.gateway.publication import Position, Publication
+from snorky.services.datasync import DataSyncService, Delta, FilterDealer, SubscriptionItem
+from snorky.services.datasync.subscriptions import Subscription
 from tests.support.clients import JSON as DIALECT
 from tests.support.clients import FakeWire
 from tests.support.loopback import LoopbackBroker

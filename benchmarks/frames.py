@@ -13,8 +13,8 @@ from time import process_time
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 from aiohttp.base_protocol import BaseProtocol
 
-from gateway.frames import FrameParser, whole_message
-from gateway.http.masking import unmask
+from snorky.gateway.frames import FrameParser, whole_message
+from snorky.gateway.http.masking import unmask
 
 __all__ = ["main"]
 

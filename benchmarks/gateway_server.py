@@ -16,14 +16,14 @@ import uvloop
 
 from benchmarks.commands import answer, obey, run_passes
 from benchmarks.message import CHANNEL, PREFIX, compact, payload
-from gateway.broker import Listener
-from gateway.codec import channel_key
-from gateway.logs import configure_logs
-from gateway.registry import ServiceRegistry
-from gateway.server import Gateway
-from gateway.settings import Limits, Private, Public, Settings
-from services.pubsub import PubSubService
-from services.rpc import Request, RPCService, rpc_command
+from snorky.gateway.broker import Listener
+from snorky.gateway.codec import channel_key
+from snorky.gateway.logs import configure_logs
+from snorky.gateway.registry import ServiceRegistry
+from snorky.gateway.server import Gateway
+from snorky.gateway.settings import Limits, Private, Public, Settings
+from snorky.services.pubsub import PubSubService
+from snorky.services.rpc import Request, RPCService, rpc_command
 
 __all__: list[str] = []
 

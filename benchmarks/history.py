@@ -15,11 +15,11 @@ import structlog
 
 from benchmarks.machine import describe
 from benchmarks.redis_server import RedisServer
-from gateway import ChannelRule, Connection, History, Node, ServiceRegistry, Settings
-from gateway.codec import decode_json, encode_json
-from gateway.redis import RedisTarget
-from gateway.running import running_node
-from services.pubsub import PubSubService
+from snorky.gateway import ChannelRule, Connection, History, Node, ServiceRegistry, Settings
+from snorky.gateway.codec import decode_json, encode_json
+from snorky.gateway.redis import RedisTarget
+from snorky.gateway.running import running_node
+from snorky.services.pubsub import PubSubService
 from tests.support.clients import JSON, UNLIMITED, FakeWire
 
 __all__: list[str] = []

@@ -17,8 +17,8 @@ import structlog
 import uvloop
 
 from benchmarks.redis_server import RedisServer, request
-from gateway.metrics import Metrics
-from gateway.redis import RedisBroker, RedisTarget, channel_name
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis import RedisBroker, RedisTarget, channel_name
 
 KEYS = [f"pubsub:channel-{number}" for number in range(10)]
 PAYLOAD = b"x" * 100

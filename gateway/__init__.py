@@ -4,14 +4,14 @@ The names below are the public API; services import nothing else from this packa
 `WebSocketHandler`, `BackendHandler` and `running` add one to your own aiohttp application.
 """
 
-from gateway._version import __version__
-from gateway.auth import Identity
-from gateway.authenticator import AlreadyAuthenticated, Authenticator
-from gateway.codec import PAYLOAD, channel_name, json_size
-from gateway.compound import Compound
-from gateway.connection import Connection
-from gateway.directory import Census, Entered, Member, Owner
-from gateway.errors import (
+from snorky.gateway._version import __version__
+from snorky.gateway.auth import Identity
+from snorky.gateway.authenticator import AlreadyAuthenticated, Authenticator
+from snorky.gateway.codec import PAYLOAD, channel_name, json_size
+from snorky.gateway.compound import Compound
+from snorky.gateway.connection import Connection
+from snorky.gateway.directory import Census, Entered, Member, Owner
+from snorky.gateway.errors import (
     AlreadySubscribed,
     BrokerUnavailable,
     CloseCode,
@@ -30,23 +30,23 @@ from gateway.errors import (
     SnorkyError,
     UnknownService,
 )
-from gateway.history import History, Keeper, Recovery, history_of
-from gateway.http.backend import BackendHandler
-from gateway.http.handler import WebSocketHandler
-from gateway.identity import identity_name, identity_text, stated_identity
-from gateway.info import InfoService
-from gateway.metrics import Metrics
-from gateway.node import Node
-from gateway.primitives import Cluster, Direct, Names, Rosters, Tokens
-from gateway.process import run
-from gateway.publication import Position, Publication, Selector
-from gateway.registry import ServiceRegistry, error_message, is_cancelling, send_error
-from gateway.rules import ChannelRule, Rules
-from gateway.running import running
-from gateway.server import Gateway
-from gateway.service import Service
-from gateway.settings import ApiKey, Auth, Limits, Private, Public, Settings, load
-from gateway.topics import Topics
+from snorky.gateway.history import History, Keeper, Recovery, history_of
+from snorky.gateway.http.backend import BackendHandler
+from snorky.gateway.http.handler import WebSocketHandler
+from snorky.gateway.identity import identity_name, identity_text, stated_identity
+from snorky.gateway.info import InfoService
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.node import Node
+from snorky.gateway.primitives import Cluster, Direct, Names, Rosters, Tokens
+from snorky.gateway.process import run
+from snorky.gateway.publication import Position, Publication, Selector
+from snorky.gateway.registry import ServiceRegistry, error_message, is_cancelling, send_error
+from snorky.gateway.rules import ChannelRule, Rules
+from snorky.gateway.running import running
+from snorky.gateway.server import Gateway
+from snorky.gateway.service import Service
+from snorky.gateway.settings import ApiKey, Auth, Limits, Private, Public, Settings, load
+from snorky.gateway.topics import Topics
 
 __all__ = [
     "PAYLOAD",

@@ -17,9 +17,9 @@ from typing import Any, Final, Protocol
 
 import jwt
 
-from gateway.auth_settings import Auth, PublicKey, algorithm_of
-from gateway.errors import CloseCode, InvalidToken
-from gateway.identity import IDENTITY_MAX_BYTES, identity_text
+from snorky.gateway.auth_settings import Auth, PublicKey, algorithm_of
+from snorky.gateway.errors import CloseCode, InvalidToken
+from snorky.gateway.identity import IDENTITY_MAX_BYTES, identity_text
 
 __all__ = ["IDENTITY_MAX_BYTES", "FixedKey", "Identity", "Key", "Keys", "Verifier", "check_identity"]
 

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from msgspec import Meta
 
-from gateway.secret_values import check_strength
-from gateway.setting_values import is_loopback
+from snorky.gateway.secret_values import check_strength
+from snorky.gateway.setting_values import is_loopback
 
 __all__ = ["Auth", "PublicKey", "algorithm_of"]
 

@@ -13,14 +13,14 @@ from typing import Final
 
 import structlog
 
-from gateway.auth import Identity, Verifier, check_identity
-from gateway.auth_settings import Auth
-from gateway.connection import Connection
-from gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidToken, NotAuthenticated, Refused, Revoked
-from gateway.metrics import Metrics
-from gateway.refusals import Refusals
-from gateway.revocation import Kind, LocalRevocations, Revocations
-from gateway.sessions import Session, Sessions
+from snorky.gateway.auth import Identity, Verifier, check_identity
+from snorky.gateway.auth_settings import Auth
+from snorky.gateway.connection import Connection
+from snorky.gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidToken, NotAuthenticated, Refused, Revoked
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.refusals import Refusals
+from snorky.gateway.revocation import Kind, LocalRevocations, Revocations
+from snorky.gateway.sessions import Session, Sessions
 
 __all__ = ["AlreadyAuthenticated", "Authenticator"]
 

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from gateway.errors import InvalidChannel
+from snorky.gateway.errors import InvalidChannel
 
 __all__ = [
     "CHANNEL_MAX_BYTES",

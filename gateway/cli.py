@@ -4,13 +4,13 @@ from typing import Annotated
 
 import typer
 
-from gateway._version import __version__
-from gateway.commands.check import check
-from gateway.commands.publish import publish
-from gateway.commands.serve import serve
-from gateway.commands.stats import stats
-from gateway.commands.subscribe import subscribe
-from gateway.standard_streams import open_missing_streams
+from snorky.gateway._version import __version__
+from snorky.gateway.commands.check import check
+from snorky.gateway.commands.publish import publish
+from snorky.gateway.commands.serve import serve
+from snorky.gateway.commands.stats import stats
+from snorky.gateway.commands.subscribe import subscribe
+from snorky.gateway.standard_streams import open_missing_streams
 
 __all__ = ["app", "main"]
 

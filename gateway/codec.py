@@ -24,7 +24,7 @@ from typing import Any, Final
 import msgpack  # type: ignore[import-untyped]  # ships no annotations
 import msgspec
 
-from gateway.canonical import (
+from snorky.gateway.canonical import (
     CHANNEL_MAX_BYTES,
     MAX_DEPTH,
     Json,
@@ -33,7 +33,7 @@ from gateway.canonical import (
     channel_name,
     channel_of,
 )
-from gateway.errors import InvalidEnvelope, InvalidMessage
+from snorky.gateway.errors import InvalidEnvelope, InvalidMessage
 
 __all__ = [
     "CHANNEL_MAX_BYTES",

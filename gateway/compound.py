@@ -18,8 +18,8 @@ Rules:
 import secrets
 from collections.abc import Sequence
 
-from gateway.codec import Encoding, Json, Template, decode_json, encode, encode_msgpack
-from gateway.publication import Publication
+from snorky.gateway.codec import Encoding, Json, Template, decode_json, encode, encode_msgpack
+from snorky.gateway.publication import Publication
 
 __all__ = ["Compound", "Shared"]
 

@@ -5,7 +5,7 @@ Rules:
   to thousands of connections costs one call each. Otherwise bytes are queued here, up to a bound in
   bytes; beyond it the connection is closed as a slow consumer (4008). Other connections are not slowed down.
 - A reply counts against that bound before it is written, and against the node's bound while it is queued
-  (`gateway.waiting`). A reply that exceeds the bound by itself is refused: `too_large`.
+  (`snorky.gateway.waiting`). A reply that exceeds the bound by itself is refused: `too_large`.
 - The queue holds references to frames that all receivers share, never copies.
 - The event loop combines the writes of one loop tick into one system call (uvloop does).
 - After closing, writes are discarded, and `is_closed` stays true.
@@ -14,11 +14,11 @@ Rules:
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gateway.codec import MAX_VALUES, encode
-from gateway.errors import CloseCode, ReplyTooLarge
-from gateway.frames import Dialect
-from gateway.limiter import Limiter
-from gateway.waiting import WaitingReplies
+from snorky.gateway.codec import MAX_VALUES, encode
+from snorky.gateway.errors import CloseCode, ReplyTooLarge
+from snorky.gateway.frames import Dialect
+from snorky.gateway.limiter import Limiter
+from snorky.gateway.waiting import WaitingReplies
 
 __all__ = ["Connection", "Wire"]
 

@@ -1,6 +1,6 @@
 """The interface to the cluster-wide directory: rosters, names, direct messages, tokens.
 
-`gateway.redis.directory` implements it; one test suite checks it. Every entry has an *owner*: a connection of a node,
+`snorky.gateway.redis.directory` implements it; one test suite checks it. Every entry has an *owner*: a connection of a node,
 under the node's present incarnation.
 
 Rules:

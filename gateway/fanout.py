@@ -2,9 +2,9 @@
 
 Rules:
 - The publications of a read for one channel are checked once and encoded once for all subscribers of the same form
-  (`gateway.pieces`), with one write per connection (`gateway.passes`). CPU grows with passes x clients, not messages.
+  (`snorky.gateway.pieces`), with one write per connection (`snorky.gateway.passes`). CPU grows with passes x clients, not messages.
 - A publication addressed to some of the subscribers is a separate pass, in its order among the others.
-- For channels in recovery tracking (`gateway.repair`), the follower decides what is delivered: each subscriber receives
+- For channels in recovery tracking (`snorky.gateway.repair`), the follower decides what is delivered: each subscriber receives
   it in the same order, with `gap` in its place.
 - A payload larger than clients or backends may publish is dropped, or replaced by a tombstone: otherwise the node would
   buffer it for every slow client and then close each of them.
@@ -17,13 +17,13 @@ from typing import Final, Protocol
 
 import structlog
 
-from gateway.codec import Json, decode_json
-from gateway.errors import InvalidMessage
-from gateway.hub import Channel, Hub, News
-from gateway.metrics import Metrics
-from gateway.passes import CHUNK, Passes, Source
-from gateway.pieces import Pieces
-from gateway.publication import (
+from snorky.gateway.codec import Json, decode_json
+from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.hub import Channel, Hub, News
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.passes import CHUNK, Passes, Source
+from snorky.gateway.pieces import Pieces
+from snorky.gateway.publication import (
     MARK,
     Change,
     Position,
@@ -34,8 +34,8 @@ from gateway.publication import (
     read_publication,
     tombstone,
 )
-from gateway.sequence import Gap, Late, Step
-from gateway.settings import PAYLOAD_MAX_BYTES
+from snorky.gateway.sequence import Gap, Late, Step
+from snorky.gateway.settings import PAYLOAD_MAX_BYTES
 
 __all__ = ["Attendant", "Fanout", "Follower", "Listener", "OnGap"]
 

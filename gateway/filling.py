@@ -13,12 +13,12 @@ from typing import Final
 
 import structlog
 
-from gateway.errors import BrokerUnavailable
-from gateway.history import Keeper
-from gateway.metrics import Metrics
-from gateway.publication import Publication
-from gateway.sequence import Sequence as Order
-from gateway.sequence import Step
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.history import Keeper
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.publication import Publication
+from snorky.gateway.sequence import Sequence as Order
+from snorky.gateway.sequence import Step
 
 __all__ = ["Filler"]
 

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.codec import Encoding
-from gateway.errors import CloseCode, ProtocolFault
+from snorky.gateway.codec import Encoding
+from snorky.gateway.errors import CloseCode, ProtocolFault
 
 __all__ = [
     "BINARY",

@@ -1,4 +1,4 @@
-"""History: the interface to retained publications. `gateway.redis.history` implements it; one test suite checks it.
+"""History: the interface to retained publications. `snorky.gateway.redis.history` implements it; one test suite checks it.
 
 Rules:
 - Retained publications have positions, EPOCH:OFFSET:TAG. Offsets increase by one; whenever offsets restart, the epoch
@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.publication import Position, Publication
-from gateway.rules import ChannelRule, Rules
+from snorky.gateway.publication import Position, Publication
+from snorky.gateway.rules import ChannelRule, Rules
 
 __all__ = ["History", "Keeper", "Recovery", "history_of"]
 

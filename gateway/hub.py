@@ -18,11 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.codec import Json, Template
-from gateway.connection import Connection
-from gateway.errors import AlreadySubscribed, NotSubscribed
-from gateway.frames import Dialect
-from gateway.publication import Position, Selector
+from snorky.gateway.codec import Json, Template
+from snorky.gateway.connection import Connection
+from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
+from snorky.gateway.frames import Dialect
+from snorky.gateway.publication import Position, Selector
 
 __all__ = ["Channel", "Group", "Groups", "Hub", "News"]
 

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from gateway.codec import Envelope
-from gateway.connection import Connection
+from snorky.gateway.codec import Envelope
+from snorky.gateway.connection import Connection
 
 __all__ = ["Dispatch", "Inbox"]
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from gateway._version import __version__
-from gateway.connection import Connection
-from gateway.errors import Refused
-from gateway.service import Service
+from snorky.gateway._version import __version__
+from snorky.gateway.connection import Connection
+from snorky.gateway.errors import Refused
+from snorky.gateway.service import Service
 
 __all__ = ["InfoService"]
 

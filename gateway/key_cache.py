@@ -18,9 +18,9 @@ from typing import Any, Final
 import jwt
 import structlog
 
-from gateway.auth import Key
-from gateway.codec import decode_json
-from gateway.errors import BrokerUnavailable, InvalidMessage, InvalidToken
+from snorky.gateway.auth import Key
+from snorky.gateway.codec import decode_json
+from snorky.gateway.errors import BrokerUnavailable, InvalidMessage, InvalidToken
 
 __all__ = ["KeyCache", "KeysUnavailable", "read_keys"]
 
@@ -38,7 +38,7 @@ class KeysUnavailable(Exception):
 
 
 class KeyCache:
-    """Implements `gateway.auth.Keys`. fetch: downloads the document. clock: monotonic seconds."""
+    """Implements `snorky.gateway.auth.Keys`. fetch: downloads the document. clock: monotonic seconds."""
 
     def __init__(
         self,

@@ -5,10 +5,10 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from gateway.errors import ConfigurationError
-from gateway.registry import ServiceRegistry
-from gateway.service import Service
-from gateway.settings import ServiceTable, Settings
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.registry import ServiceRegistry
+from snorky.gateway.service import Service
+from snorky.gateway.settings import ServiceTable, Settings
 
 __all__ = ["load_function", "load_registries"]
 
@@ -64,7 +64,7 @@ def _find(class_name: str) -> type[Service]:
     if found is None:
         raise ConfigurationError(f'class = "{class_name}": the module has no {name}')
     if not (inspect.isclass(found) and issubclass(found, Service)):
-        raise ConfigurationError(f'class = "{class_name}": is no subclass of gateway.Service')
+        raise ConfigurationError(f'class = "{class_name}": is no subclass of snorky.gateway.Service')
     return found
 
 

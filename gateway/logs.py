@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from gateway.log_queue import LogQueue
+from snorky.gateway.log_queue import LogQueue
 
 __all__ = ["configure_logs", "count_dropped_lines", "flush_logs", "log_line"]
 

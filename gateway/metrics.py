@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from gateway._version import __version__
-from gateway.logs import count_dropped_lines
+from snorky.gateway._version import __version__
+from snorky.gateway.logs import count_dropped_lines
 
 __all__ = ["Metrics"]
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import structlog
 
-from gateway.codec import channel_of
-from gateway.directory import Member
-from gateway.ownership import Notice, encode_notice
-from gateway.presence import Difference
-from gateway.service import Service
+from snorky.gateway.codec import channel_of
+from snorky.gateway.directory import Member
+from snorky.gateway.ownership import Notice, encode_notice
+from snorky.gateway.presence import Difference
+from snorky.gateway.service import Service
 
 __all__ = ["Notices"]
 

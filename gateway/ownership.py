@@ -15,14 +15,14 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from gateway.codec import canonical, channel_of, decode_json, encode_json, json_size
-from gateway.compound import Shared
-from gateway.connection import Connection
-from gateway.directory import Directory, Entered, Member, Owner
-from gateway.errors import BrokerUnavailable, CloseCode, ConnectionClosed, LimitExceeded
-from gateway.identity import stated_identity
-from gateway.publication import Change, Selector, write_addressed, write_change
-from gateway.shared_reads import SharedReads
+from snorky.gateway.codec import canonical, channel_of, decode_json, encode_json, json_size
+from snorky.gateway.compound import Shared
+from snorky.gateway.connection import Connection
+from snorky.gateway.directory import Directory, Entered, Member, Owner
+from snorky.gateway.errors import BrokerUnavailable, CloseCode, ConnectionClosed, LimitExceeded
+from snorky.gateway.identity import stated_identity
+from snorky.gateway.publication import Change, Selector, write_addressed, write_change
+from snorky.gateway.shared_reads import SharedReads
 
 __all__ = ["Notice", "Ownership", "encode_notice"]
 

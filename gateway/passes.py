@@ -18,10 +18,10 @@ from typing import Final, Protocol
 
 import structlog
 
-from gateway.connection import Connection
-from gateway.errors import CloseCode
-from gateway.frames import Dialect
-from gateway.hub import Groups
+from snorky.gateway.connection import Connection
+from snorky.gateway.errors import CloseCode
+from snorky.gateway.frames import Dialect
+from snorky.gateway.hub import Groups
 
 __all__ = ["CHUNK", "Pass", "Passes", "Source"]
 

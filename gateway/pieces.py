@@ -10,13 +10,13 @@ Rules:
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-from gateway.codec import Encoding, Json, encode, encode_msgpack
-from gateway.connection import Connection
-from gateway.errors import CloseCode
-from gateway.hub import Channel, Groups, Hub, News
-from gateway.metrics import Metrics
-from gateway.passes import Pass, Passes
-from gateway.publication import Publication, Selector
+from snorky.gateway.codec import Encoding, Json, encode, encode_msgpack
+from snorky.gateway.connection import Connection
+from snorky.gateway.errors import CloseCode
+from snorky.gateway.hub import Channel, Groups, Hub, News
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.passes import Pass, Passes
+from snorky.gateway.publication import Publication, Selector
 
 __all__ = ["Pieces"]
 

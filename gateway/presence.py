@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from gateway.directory import Census, Member, Owner
-from gateway.publication import Change
+from snorky.gateway.directory import Census, Member, Owner
+from snorky.gateway.publication import Change
 
 __all__ = ["GRACE_S", "Difference", "Presence"]
 

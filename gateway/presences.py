@@ -15,11 +15,11 @@ from typing import Final
 
 import structlog
 
-from gateway.directory import Directory
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
-from gateway.presence import GRACE_S, Difference, Presence
-from gateway.publication import Change
+from snorky.gateway.directory import Directory
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.presence import GRACE_S, Difference, Presence
+from snorky.gateway.publication import Change
 
 __all__ = ["Presences"]
 

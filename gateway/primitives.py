@@ -1,4 +1,4 @@
-"""The cluster-wide primitives for services: rosters, names, direct messages, tokens. Topics are in `gateway.topics`.
+"""The cluster-wide primitives for services: rosters, names, direct messages, tokens. Topics are in `snorky.gateway.topics`.
 
 All state that spans nodes is in one of these. So a service is a few lines on top of them, and it
 works on any number of nodes. Each handle belongs to one service: services cannot see each other's channels or names.
@@ -11,18 +11,18 @@ import secrets
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gateway.authenticator import Authenticator
-from gateway.codec import channel_key, channel_name, encode_json, json_size
-from gateway.compound import Shared
-from gateway.connection import Connection
-from gateway.directory import Census, Entered, Member, Owner
-from gateway.errors import InvalidMessage
-from gateway.fanout import Listener, OnGap
-from gateway.history import History, Keeper, Recovery
-from gateway.metrics import Metrics
-from gateway.ownership import Ownership
-from gateway.publication import Position, Selector
-from gateway.quotas import ENTRY_BYTES, Charge, Quotas, was_stored
+from snorky.gateway.authenticator import Authenticator
+from snorky.gateway.codec import channel_key, channel_name, encode_json, json_size
+from snorky.gateway.compound import Shared
+from snorky.gateway.connection import Connection
+from snorky.gateway.directory import Census, Entered, Member, Owner
+from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.fanout import Listener, OnGap
+from snorky.gateway.history import History, Keeper, Recovery
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.ownership import Ownership
+from snorky.gateway.publication import Position, Selector
+from snorky.gateway.quotas import ENTRY_BYTES, Charge, Quotas, was_stored
 
 __all__ = ["Cluster", "Direct", "GapNotice", "LooksLikeReply", "Names", "Notification", "Rosters", "Tokens", "is_reply"]
 
@@ -43,7 +43,7 @@ def is_reply(message: Any) -> bool:
 
 
 class Cluster(Protocol):
-    """The cluster, as a service sees it. `gateway.node.Node` implements it."""
+    """The cluster, as a service sees it. `snorky.gateway.node.Node` implements it."""
 
     @property
     def node_id(self) -> str:

@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import structlog
 
-from gateway.errors import ConfigurationError
-from gateway.logs import configure_logs, log_line
-from gateway.registry import ServiceRegistry
-from gateway.server import Gateway
-from gateway.settings import Settings, load
-from gateway.standard_streams import open_missing_streams
-from gateway.stop_signals import StopSignals
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.logs import configure_logs, log_line
+from snorky.gateway.registry import ServiceRegistry
+from snorky.gateway.server import Gateway
+from snorky.gateway.settings import Settings, load
+from snorky.gateway.standard_streams import open_missing_streams
+from snorky.gateway.stop_signals import StopSignals
 
 __all__ = ["raise_fd_limit", "run", "run_until_ended", "serve_until_ended"]
 

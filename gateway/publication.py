@@ -24,8 +24,8 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
-from gateway.codec import decode_json, decode_msgpack, encode_json
-from gateway.errors import InvalidMessage
+from snorky.gateway.codec import decode_json, decode_msgpack, encode_json
+from snorky.gateway.errors import InvalidMessage
 
 __all__ = [
     "MARK",

@@ -17,13 +17,13 @@ from collections import OrderedDict
 from time import monotonic
 from typing import Any, Final
 
-from gateway.connection import Connection
-from gateway.errors import BrokerUnavailable, LimitExceeded
-from gateway.limiter import Bucket
-from gateway.metrics import Metrics
-from gateway.refusals import Refusals
-from gateway.settings import Limits
-from gateway.shares import site_of
+from snorky.gateway.connection import Connection
+from snorky.gateway.errors import BrokerUnavailable, LimitExceeded
+from snorky.gateway.limiter import Bucket
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.refusals import Refusals
+from snorky.gateway.settings import Limits
+from snorky.gateway.shares import site_of
 
 __all__ = ["CHANNEL_BYTES", "ENTRY_BYTES", "KEY_BYTES", "MESSAGE_BYTES", "Charge", "Quotas", "was_stored"]
 

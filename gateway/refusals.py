@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from gateway.metrics import Metrics
+from snorky.gateway.metrics import Metrics
 
 __all__ = ["Refusals"]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import structlog
 
-from gateway.codec import Envelope, decode_envelope
-from gateway.connection import Connection
-from gateway.errors import (
+from snorky.gateway.codec import Envelope, decode_envelope
+from snorky.gateway.connection import Connection
+from snorky.gateway.errors import (
     CloseCode,
     ConfigurationError,
     InvalidEnvelope,
@@ -24,12 +24,12 @@ from gateway.errors import (
     SnorkyError,
     UnknownService,
 )
-from gateway.inbox import Inbox
-from gateway.limiter import Limiter, Rates
-from gateway.primitives import Cluster
-from gateway.service import Service
-from gateway.settings import Limits
-from gateway.shares import Shares, rates_of
+from snorky.gateway.inbox import Inbox
+from snorky.gateway.limiter import Limiter, Rates
+from snorky.gateway.primitives import Cluster
+from snorky.gateway.service import Service
+from snorky.gateway.settings import Limits
+from snorky.gateway.shares import Shares, rates_of
 
 __all__ = ["ServiceRegistry", "call_id_of", "error_message", "is_cancelling", "send_error"]
 

@@ -20,15 +20,15 @@ from typing import Any, Final
 
 import structlog
 
-from gateway.codec import decode_json
-from gateway.errors import BrokerUnavailable, InvalidMessage
-from gateway.filling import Filler
-from gateway.history import Keeper, Recovery
-from gateway.metrics import Metrics
-from gateway.publication import Position, Publication, tombstone
-from gateway.sequence import Sequence as Order
-from gateway.sequence import Step
-from gateway.unkept import Unkept
+from snorky.gateway.codec import decode_json
+from snorky.gateway.errors import BrokerUnavailable, InvalidMessage
+from snorky.gateway.filling import Filler
+from snorky.gateway.history import Keeper, Recovery
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.publication import Position, Publication, tombstone
+from snorky.gateway.sequence import Sequence as Order
+from snorky.gateway.sequence import Step
+from snorky.gateway.unkept import Unkept
 
 __all__ = ["COMPARE_EVERY_S", "Repair"]
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from gateway.errors import ConfigurationError
+from snorky.gateway.errors import ConfigurationError
 
 __all__ = ["ChannelRule", "Rules", "digest_of"]
 

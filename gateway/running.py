@@ -5,7 +5,7 @@
     app.cleanup_ctx.append(running(registry))
     web.run_app(app, port=8002)
 
-`snorky serve` and `gateway.run` do the same and also listen on two ports.
+`snorky serve` and `snorky.gateway.run` do the same and also listen on two ports.
 """
 
 import os
@@ -13,19 +13,19 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from gateway._version import __version__
-from gateway.auth import FixedKey, Key, Verifier
-from gateway.auth_settings import Auth
-from gateway.authenticator import Authenticator
-from gateway.broker import Broker
-from gateway.http.jwks import remote_keys
-from gateway.metrics import Metrics
-from gateway.node import Node, new_node_id
-from gateway.redis import EmbeddedServer, Topology
-from gateway.registry import ServiceRegistry
-from gateway.revocation import Revocations
-from gateway.rules import digest_of
-from gateway.settings import Settings, load
+from snorky.gateway._version import __version__
+from snorky.gateway.auth import FixedKey, Key, Verifier
+from snorky.gateway.auth_settings import Auth
+from snorky.gateway.authenticator import Authenticator
+from snorky.gateway.broker import Broker
+from snorky.gateway.http.jwks import remote_keys
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.node import Node, new_node_id
+from snorky.gateway.redis import EmbeddedServer, Topology
+from snorky.gateway.registry import ServiceRegistry
+from snorky.gateway.revocation import Revocations
+from snorky.gateway.rules import digest_of
+from snorky.gateway.settings import Settings, load
 
 __all__ = ["running", "running_node"]
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from gateway.publication import Position, Publication
+from snorky.gateway.publication import Position, Publication
 
 __all__ = ["Gap", "Late", "Sequence", "Step"]
 

@@ -5,7 +5,7 @@
         ...
         await gateway.drain()
 
-`gateway.process` runs one until a signal arrives.
+`snorky.gateway.process` runs one until a signal arrives.
 """
 
 import asyncio
@@ -14,19 +14,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gateway.broker import Broker
-from gateway.errors import CloseCode, ConfigurationError
-from gateway.http.app import private_app, public_app
-from gateway.http.drain import drain
-from gateway.http.handler import WebSocketHandler
-from gateway.http.listen import listen, url_of
-from gateway.http.site import Site
-from gateway.info import InfoService
-from gateway.loading import load_function, load_registries
-from gateway.node import Node
-from gateway.registry import ServiceRegistry
-from gateway.running import running_node
-from gateway.settings import Settings
+from snorky.gateway.broker import Broker
+from snorky.gateway.errors import CloseCode, ConfigurationError
+from snorky.gateway.http.app import private_app, public_app
+from snorky.gateway.http.drain import drain
+from snorky.gateway.http.handler import WebSocketHandler
+from snorky.gateway.http.listen import listen, url_of
+from snorky.gateway.http.site import Site
+from snorky.gateway.info import InfoService
+from snorky.gateway.loading import load_function, load_registries
+from snorky.gateway.node import Node
+from snorky.gateway.registry import ServiceRegistry
+from snorky.gateway.running import running_node
+from snorky.gateway.settings import Settings
 
 __all__ = ["Gateway"]
 

@@ -2,7 +2,7 @@
 
 A service is registered in a ServiceRegistry and uses the cluster only through its primitives (`topics`, `rosters`,
 `names`, `direct`, `tokens`), so a service written for one process works on any number of nodes. Subclass
-`Service` for a custom protocol, or `services.rpc.RPCService` for commands with replies.
+`Service` for a custom protocol, or `snorky.services.rpc.RPCService` for commands with replies.
 
 Rules for authors:
 - Methods run on the event loop: run blocking code in a thread (`asyncio.to_thread`).
@@ -17,16 +17,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable
 from typing import Any
 
-from gateway.codec import PAYLOAD, encode
-from gateway.compound import Compound
-from gateway.connection import Connection
-from gateway.directory import Member
-from gateway.errors import CloseCode, ConfigurationError
-from gateway.frames import Dialect
-from gateway.primitives import Cluster, Direct, Names, Rosters, Tokens
-from gateway.publication import Position, Selector
-from gateway.rules import Rules
-from gateway.topics import Topics
+from snorky.gateway.codec import PAYLOAD, encode
+from snorky.gateway.compound import Compound
+from snorky.gateway.connection import Connection
+from snorky.gateway.directory import Member
+from snorky.gateway.errors import CloseCode, ConfigurationError
+from snorky.gateway.frames import Dialect
+from snorky.gateway.primitives import Cluster, Direct, Names, Rosters, Tokens
+from snorky.gateway.publication import Position, Selector
+from snorky.gateway.rules import Rules
+from snorky.gateway.topics import Topics
 
 __all__ = ["Service"]
 
@@ -101,7 +101,7 @@ class Service(ABC):
         """Answer one message. message: any JSON value, already checked.
 
         A plain method answers at once; a coroutine is awaited before the connection's next message. An
-        error of gateway.errors is sent to the client; any other is logged, and the client receives `Internal error`.
+        error of snorky.gateway.errors is sent to the client; any other is logged, and the client receives `Internal error`.
         """
 
     def notification(self, channel: Any) -> Any:

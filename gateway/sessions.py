@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from gateway.auth import Identity
-from gateway.connection import Connection
-from gateway.errors import CloseCode
-from gateway.revocation import Kind, Revocation
+from snorky.gateway.auth import Identity
+from snorky.gateway.connection import Connection
+from snorky.gateway.errors import CloseCode
+from snorky.gateway.revocation import Kind, Revocation
 
 __all__ = ["Session", "Sessions"]
 

@@ -21,11 +21,11 @@ from typing import Annotated, Any, Final, TypeVar, get_type_hints
 import structlog
 from msgspec import Meta
 
-from gateway.auth_settings import Auth
-from gateway.errors import ConfigurationError
-from gateway.origins import parse_origins
-from gateway.secret_values import ApiKey, check_visible, parse_api_key, parse_api_keys
-from gateway.setting_values import (
+from snorky.gateway.auth_settings import Auth
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.origins import parse_origins
+from snorky.gateway.secret_values import ApiKey, check_visible, parse_api_key, parse_api_keys
+from snorky.gateway.setting_values import (
     SOCKJS_CLIENT_URL,
     Network,
     is_loopback,
@@ -35,7 +35,7 @@ from gateway.setting_values import (
     parse_redis_url,
     parse_script_url,
 )
-from gateway.sources import CONFIG_VARIABLE, Key, Written, read_environment, read_toml, spell, variable_of
+from snorky.gateway.sources import CONFIG_VARIABLE, Key, Written, read_environment, read_toml, spell, variable_of
 
 __all__ = [
     "PAYLOAD_MAX_BYTES",
@@ -76,7 +76,7 @@ class Public:
 
     host: str = _parsed("127.0.0.1", str, parse_host)  # "" = all, IPv4 and IPv6
     port: Port = 8002  # 0 = a free port, printed in the ready line
-    allowed_origins: tuple[str, ...] = _parsed((), list[str], parse_origins)  # see gateway.origins
+    allowed_origins: tuple[str, ...] = _parsed((), list[str], parse_origins)  # see snorky.gateway.origins
     trusted_proxies: tuple[Network, ...] = _parsed((), list[str], parse_networks)  # may set X-Forwarded-For
     compression: bool = False
     ping_interval_s: Seconds = 10.0
@@ -124,7 +124,7 @@ class Limits:
     frames_per_s: Rate = 200.0  # pings, pongs and fragments of one connection; burst: ten seconds' worth
     rate_factor_per_ip: Factor = 10.0  # an address may send as much as this many connections; 0 = no limit
     rate_factor_per_identity: Factor = 5.0
-    stored_bytes_per_identity: Count = 33_554_432  # in Redis, see gateway.quotas; 0 = no limit
+    stored_bytes_per_identity: Count = 33_554_432  # in Redis, see snorky.gateway.quotas; 0 = no limit
     stored_bytes_per_ip: Count = 4_194_304  # the same for all clients of an address that have no identity
     bad_messages_per_minute: Positive = 20  # of one connection; above that it is closed with 4509
     message_timeout_s: Seconds = 30.0  # from a message's first byte to its last
@@ -141,26 +141,28 @@ class Limits:
 class ServiceTable:
     """One `[services.NAME]` or `[backend.NAME]`."""
 
-    class_name: str  # "services.pubsub:PubSubService"
+    class_name: str  # "snorky.services.pubsub:PubSubService"
     options: Mapping[str, object] = field(default_factory=dict, repr=False)  # keyword arguments of its constructor
 
 
 STANDARD_SERVICES: Mapping[str, ServiceTable] = MappingProxyType(
     {
-        "pubsub": ServiceTable("services.pubsub:PubSubService"),
-        "auth": ServiceTable("services.auth:AuthService"),
-        "chat": ServiceTable("services.chat:ChatService"),
-        "messaging": ServiceTable("services.messaging:MessagingService"),
-        "cursors": ServiceTable("services.cursors:CursorsService"),
-        "datasync": ServiceTable("services.datasync:DataSyncService"),
+        "pubsub": ServiceTable("snorky.services.pubsub:PubSubService"),
+        "auth": ServiceTable("snorky.services.auth:AuthService"),
+        "chat": ServiceTable("snorky.services.chat:ChatService"),
+        "messaging": ServiceTable("snorky.services.messaging:MessagingService"),
+        "cursors": ServiceTable("snorky.services.cursors:CursorsService"),
+        "datasync": ServiceTable("snorky.services.datasync:DataSyncService"),
     }
 )
 STANDARD_BACKEND: Mapping[str, ServiceTable] = MappingProxyType(
     {
-        "pubsub_backend": ServiceTable("services.pubsub:PubSubBackend", MappingProxyType({"frontend": "pubsub"})),
-        "auth_backend": ServiceTable("services.auth:AuthBackend", MappingProxyType({"frontend": "auth"})),
+        "pubsub_backend": ServiceTable(
+            "snorky.services.pubsub:PubSubBackend", MappingProxyType({"frontend": "pubsub"})
+        ),
+        "auth_backend": ServiceTable("snorky.services.auth:AuthBackend", MappingProxyType({"frontend": "auth"})),
         "datasync_backend": ServiceTable(
-            "services.datasync:DataSyncBackend", MappingProxyType({"frontend": "datasync"})
+            "snorky.services.datasync:DataSyncBackend", MappingProxyType({"frontend": "datasync"})
         ),
     }
 )
@@ -316,7 +318,9 @@ class _Assembly:
             self._problems.append(f'{where}: needs {spell((registry, name, "class"))} beside it: class = "{example}"')
             return None
         if not isinstance(class_name.value, str) or not re.fullmatch(r"[\w.]+:\w+", class_name.value):
-            self._problems.append(f'{class_name.where}: must be "module:Class", like "services.pubsub:PubSubService"')
+            self._problems.append(
+                f'{class_name.where}: must be "module:Class", like "snorky.services.pubsub:PubSubService"'
+            )
             return None
         options = {option: written.guessed() for option, written in keys.items()}
         return ServiceTable(class_name.value, MappingProxyType(options))

@@ -11,8 +11,8 @@ from collections import OrderedDict
 from typing import Final
 from weakref import WeakValueDictionary
 
-from gateway.limiter import Rates, Share
-from gateway.settings import Limits
+from snorky.gateway.limiter import Rates, Share
+from snorky.gateway.settings import Limits
 
 __all__ = ["Shares", "rates_of", "site_of"]
 

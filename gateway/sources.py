@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.secret_values import without_file_marks
+from snorky.gateway.secret_values import without_file_marks
 
 __all__ = [
     "CONFIG_VARIABLE",

@@ -20,7 +20,7 @@ from typing import Final
 
 import structlog
 
-from gateway.logs import flush_logs
+from snorky.gateway.logs import flush_logs
 
 __all__ = ["DRAIN_SHORTLY", "DRAIN_SIGNAL", "IMPATIENT_AFTER_S", "StopSignals", "exit_at_once"]
 

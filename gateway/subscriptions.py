@@ -10,16 +10,22 @@ Rules:
 
 from collections.abc import Callable
 
-from gateway.broker import Broker
-from gateway.codec import Json, Template
-from gateway.connection import Connection
-from gateway.errors import AlreadySubscribed, BrokerUnavailable, ConfigurationError, ConnectionClosed, NotSubscribed
-from gateway.fanout import Fanout, Listener, OnGap
-from gateway.history import Recovery
-from gateway.hub import Hub
-from gateway.presences import Presences
-from gateway.publication import Position
-from gateway.repair import Repair
+from snorky.gateway.broker import Broker
+from snorky.gateway.codec import Json, Template
+from snorky.gateway.connection import Connection
+from snorky.gateway.errors import (
+    AlreadySubscribed,
+    BrokerUnavailable,
+    ConfigurationError,
+    ConnectionClosed,
+    NotSubscribed,
+)
+from snorky.gateway.fanout import Fanout, Listener, OnGap
+from snorky.gateway.history import Recovery
+from snorky.gateway.hub import Hub
+from snorky.gateway.presences import Presences
+from snorky.gateway.publication import Position
+from snorky.gateway.repair import Repair
 
 __all__ = ["Subscriptions"]
 

@@ -25,17 +25,17 @@ from typing import Final
 
 import structlog
 
-from gateway.errors import ConfigurationError
-from gateway.http.listen import listen
-from gateway.http.site import Site
-from gateway.http.workers import WorkerDoor, workers_app
-from gateway.logs import log_line
-from gateway.process import READY_TIMEOUT_S, SHORT_GRACE_S, process_age_s
-from gateway.redis import EmbeddedServer
-from gateway.settings import Settings
-from gateway.socket_directory import NoDirectory, SocketDirectory
-from gateway.stop_signals import DRAIN_SHORTLY, DRAIN_SIGNAL, StopSignals, exit_at_once
-from gateway.totals import Totals
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.http.listen import listen
+from snorky.gateway.http.site import Site
+from snorky.gateway.http.workers import WorkerDoor, workers_app
+from snorky.gateway.logs import log_line
+from snorky.gateway.process import READY_TIMEOUT_S, SHORT_GRACE_S, process_age_s
+from snorky.gateway.redis import EmbeddedServer
+from snorky.gateway.settings import Settings
+from snorky.gateway.socket_directory import NoDirectory, SocketDirectory
+from snorky.gateway.stop_signals import DRAIN_SHORTLY, DRAIN_SIGNAL, StopSignals, exit_at_once
+from snorky.gateway.totals import Totals
 
 __all__ = ["Supervisor", "supervise"]
 
@@ -157,7 +157,7 @@ class Supervisor:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "gateway.cli",
+            "snorky.gateway.cli",
             "serve",
             *self._arguments,
             "--reuse-port",

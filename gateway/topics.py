@@ -1,6 +1,6 @@
-"""Topics: the channels of one service. One of the primitives; see `gateway.primitives`.
+"""Topics: the channels of one service. One of the primitives; see `snorky.gateway.primitives`.
 
-If a channel has a history (see `gateway.history`), each node repairs it for all local subscribers: publications that
+If a channel has a history (see `snorky.gateway.history`), each node repairs it for all local subscribers: publications that
 the node missed are read from history and delivered in order. The subscribe call states that the channel has a history.
 """
 
@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, overload
 
-from gateway.codec import PAYLOAD, channel_key, json_size
-from gateway.connection import Connection
-from gateway.errors import NotSubscribed
-from gateway.fanout import Listener, OnGap
-from gateway.history import History, Recovery
-from gateway.primitives import Cluster, GapNotice, LooksLikeReply, Notification, is_reply
-from gateway.publication import Position, Publication, Selector
-from gateway.quotas import KEY_BYTES, MESSAGE_BYTES, Charge
+from snorky.gateway.codec import PAYLOAD, channel_key, json_size
+from snorky.gateway.connection import Connection
+from snorky.gateway.errors import NotSubscribed
+from snorky.gateway.fanout import Listener, OnGap
+from snorky.gateway.history import History, Recovery
+from snorky.gateway.primitives import Cluster, GapNotice, LooksLikeReply, Notification, is_reply
+from snorky.gateway.publication import Position, Publication, Selector
+from snorky.gateway.quotas import KEY_BYTES, MESSAGE_BYTES, Charge
 
 __all__ = ["Topics"]
 

@@ -11,10 +11,10 @@ from typing import Final
 
 import structlog
 
-from gateway.errors import BrokerUnavailable
-from gateway.history import Keeper
-from gateway.metrics import Metrics
-from gateway.publication import Publication
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.history import Keeper
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.publication import Publication
 
 __all__ = ["Unkept"]
 

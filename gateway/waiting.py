@@ -11,7 +11,7 @@ Rules:
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.errors import CloseCode
+from snorky.gateway.errors import CloseCode
 
 __all__ = ["Debtor", "WaitingReplies"]
 

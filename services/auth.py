@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from gateway import AlreadyAuthenticated, Connection, Identity, InvalidToken, NotAuthenticated, identity_name
-from services.rpc import Request, RPCError, RPCService, rpc_command
+from snorky.gateway import AlreadyAuthenticated, Connection, Identity, InvalidToken, NotAuthenticated, identity_name
+from snorky.services.rpc import Request, RPCError, RPCService, rpc_command
 
 __all__ = ["AuthBackend", "AuthService"]
 

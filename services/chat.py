@@ -17,8 +17,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway import BrokerUnavailable, Member, ReplyTooLarge, Selector
-from services.rpc import Fitted, Request, RPCError, RPCService, acknowledged, is_allowed, rpc_command
+from snorky.gateway import BrokerUnavailable, Member, ReplyTooLarge, Selector
+from snorky.services.rpc import Fitted, Request, RPCError, RPCService, acknowledged, is_allowed, rpc_command
 
 __all__ = ["ChatService"]
 

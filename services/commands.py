@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
-from gateway import ConfigurationError
+from snorky.gateway import ConfigurationError
 
 __all__ = ["Command", "commands_of", "rpc_command"]
 

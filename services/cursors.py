@@ -17,8 +17,8 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import Connection, LimitExceeded, Member, Selector, channel_name, json_size
-from services.rpc import Fitted, Request, RPCError, RPCService, is_allowed, rpc_command
+from snorky.gateway import Connection, LimitExceeded, Member, Selector, channel_name, json_size
+from snorky.services.rpc import Fitted, Request, RPCError, RPCService, is_allowed, rpc_command
 
 __all__ = ["CursorsService"]
 

@@ -13,8 +13,8 @@ Rules:
 from collections.abc import Awaitable
 from typing import Any
 
-from gateway import Compound, LimitExceeded
-from services.rpc import Request, RPCError, RPCService, is_allowed, rpc_command
+from snorky.gateway import Compound, LimitExceeded
+from snorky.services.rpc import Request, RPCError, RPCService, is_allowed, rpc_command
 
 __all__ = ["MessagingService"]
 

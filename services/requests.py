@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
-from gateway import Connection, SnorkyError
+from snorky.gateway import Connection, SnorkyError
 
 __all__ = ["Fitted", "RPCError", "Request", "acknowledged", "check_allowed", "demand_allowed", "is_allowed", "response"]
 

@@ -26,7 +26,7 @@ from typing import Any
 import structlog
 from prometheus_client import Counter, Histogram
 
-from gateway import (
+from snorky.gateway import (
     Compound,
     ConfigurationError,
     Connection,
@@ -36,8 +36,8 @@ from gateway import (
     is_cancelling,
     send_error,
 )
-from services.commands import commands_of, rpc_command
-from services.requests import Fitted, Request, RPCError, acknowledged, is_allowed, response
+from snorky.services.commands import commands_of, rpc_command
+from snorky.services.requests import Fitted, Request, RPCError, acknowledged, is_allowed, response
 
 __all__ = ["Fitted", "RPCError", "RPCService", "Request", "acknowledged", "is_allowed", "rpc_command"]
 

@@ -16,10 +16,10 @@ Browsers cannot set a header: they send the token as the subprotocol `bearer.TOK
 
 from typing import Any
 
-from gateway import ServiceRegistry, run
-from services.auth import AuthService
-from services.chat import ChatService
-from services.rpc import Request
+from snorky.gateway import ServiceRegistry, run
+from snorky.services.auth import AuthService
+from snorky.services.chat import ChatService
+from snorky.services.rpc import Request
 
 
 class House(ChatService):

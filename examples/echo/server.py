@@ -6,7 +6,7 @@
 
 from typing import Any
 
-from gateway import Connection, Service, ServiceRegistry, run
+from snorky.gateway import Connection, Service, ServiceRegistry, run
 
 
 class EchoService(Service):

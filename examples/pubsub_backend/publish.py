@@ -4,7 +4,7 @@ import json
 import os
 import sys
 
-from snorky import SnorkyBackend, SnorkyError, SnorkyHTTPTransport, TransportError
+from snorky.client import SnorkyBackend, SnorkyError, SnorkyHTTPTransport, TransportError
 
 URL = os.environ.get("SNORKY_BACKEND_URL", "http://127.0.0.1:8003/backend")
 KEY = os.environ.get("SNORKY_PRIVATE__API_KEY")

@@ -11,9 +11,9 @@ Two registries: the public one for clients, on port 8002; the private one for th
 
 from typing import Any
 
-from gateway import ServiceRegistry, run
-from services.pubsub import PubSubBackend, PubSubService
-from services.rpc import Request
+from snorky.gateway import ServiceRegistry, run
+from snorky.services.pubsub import PubSubBackend, PubSubService
+from snorky.services.rpc import Request
 
 
 class PrivatePubSub(PubSubService):

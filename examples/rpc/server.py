@@ -11,8 +11,8 @@ params" before it calls the method. The method must check types, because paramet
 import math
 from typing import Any
 
-from gateway import ServiceRegistry, run
-from services.rpc import Request, RPCError, RPCService, rpc_command
+from snorky.gateway import ServiceRegistry, run
+from snorky.services.rpc import Request, RPCError, RPCService, rpc_command
 
 
 def number(value: Any) -> float:

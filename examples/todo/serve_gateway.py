@@ -6,8 +6,8 @@ a completed task is an insert for subscribers of done tasks, and a delete for su
 
 from typing import Any
 
-from gateway import ServiceRegistry, run
-from services.datasync import BroadcastDealer, DataSyncBackend, DataSyncService, SimpleDealer
+from snorky.gateway import ServiceRegistry, run
+from snorky.services.datasync import BroadcastDealer, DataSyncBackend, DataSyncService, SimpleDealer
 
 
 class AllTasks(BroadcastDealer):

@@ -1,1 +1,1 @@
-"""The commands of `snorky`, one file each; `gateway.cli` registers them."""
+"""The commands of `snorky`, one file each; `snorky.gateway.cli` registers them."""

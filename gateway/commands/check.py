@@ -11,15 +11,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.auth_settings import algorithm_of
-from gateway.commands.common import Config, Insecure, output
-from gateway.errors import ConfigurationError
-from gateway.loading import load_function, load_registries
-from gateway.redis.probe import inspect_redis
-from gateway.redis.rules_probe import inspect_rules
-from gateway.redis.spread import targets_of
-from gateway.rules import Rules
-from gateway.settings import Private, Settings, load
+from snorky.gateway.auth_settings import algorithm_of
+from snorky.gateway.commands.common import Config, Insecure, output
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.loading import load_function, load_registries
+from snorky.gateway.redis.probe import inspect_redis
+from snorky.gateway.redis.rules_probe import inspect_rules
+from snorky.gateway.redis.spread import targets_of
+from snorky.gateway.rules import Rules
+from snorky.gateway.settings import Private, Settings, load
 
 __all__ = ["check"]
 

@@ -8,9 +8,9 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from gateway.errors import ConfigurationError
-from gateway.secret_values import check_visible, without_file_marks
-from gateway.settings import Settings, load
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.secret_values import check_visible, without_file_marks
+from snorky.gateway.settings import Settings, load
 
 __all__ = [
     "ChannelIsJson",

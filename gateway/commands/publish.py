@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.codec import channel_key, decode_json, encode_json
-from gateway.commands.common import (
+from snorky.gateway.codec import channel_key, decode_json, encode_json
+from snorky.gateway.commands.common import (
     ChannelIsJson,
     Config,
     ServiceName,
@@ -19,11 +19,11 @@ from gateway.commands.common import (
     read_settings,
     url_of_node,
 )
-from gateway.errors import ConfigurationError, InvalidInput
-from gateway.http.poster import post_all
-from gateway.redis.one_off import Receipt, publish_all, publish_once
-from gateway.redis.spread import targets_of
-from gateway.settings import Settings
+from snorky.gateway.errors import ConfigurationError, InvalidInput
+from snorky.gateway.http.poster import post_all
+from snorky.gateway.redis.one_off import Receipt, publish_all, publish_once
+from snorky.gateway.redis.spread import targets_of
+from snorky.gateway.settings import Settings
 
 __all__ = ["publish", "read_channel"]
 

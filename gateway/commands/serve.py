@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from gateway.commands.common import Config, Insecure, fail, read_settings
-from gateway.errors import ConfigurationError
-from gateway.logs import configure_logs
-from gateway.process import raise_fd_limit, run_until_ended, serve_until_ended
-from gateway.server import Gateway
-from gateway.supervisor import supervise
+from snorky.gateway.commands.common import Config, Insecure, fail, read_settings
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.logs import configure_logs
+from snorky.gateway.process import raise_fd_limit, run_until_ended, serve_until_ended
+from snorky.gateway.server import Gateway
+from snorky.gateway.supervisor import supervise
 
 __all__ = ["serve"]
 

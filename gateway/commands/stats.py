@@ -12,13 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from gateway.commands.common import Config, fail, output, read_settings
-from gateway.errors import ConfigurationError
-from gateway.redis.heartbeat import INTERVAL_S, TTL_S, NodeState, read_all_nodes
-from gateway.redis.names import nodes_key
-from gateway.redis.probe import reading
-from gateway.redis.spread import targets_of
-from gateway.redis.target import RedisTarget
+from snorky.gateway.commands.common import Config, fail, output, read_settings
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.redis.heartbeat import INTERVAL_S, TTL_S, NodeState, read_all_nodes
+from snorky.gateway.redis.names import nodes_key
+from snorky.gateway.redis.probe import reading
+from snorky.gateway.redis.spread import targets_of
+from snorky.gateway.redis.target import RedisTarget
 
 __all__ = ["stats"]
 

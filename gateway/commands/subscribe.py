@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from gateway.codec import encode_json
-from gateway.commands.common import (
+from snorky.gateway.codec import encode_json
+from snorky.gateway.commands.common import (
     ChannelIsJson,
     Config,
     ServiceName,
@@ -20,8 +20,8 @@ from gateway.commands.common import (
     read_settings,
     url_of_node,
 )
-from gateway.commands.publish import read_channel
-from gateway.http.client import listen
+from snorky.gateway.commands.publish import read_channel
+from snorky.gateway.http.client import listen
 
 __all__ = ["subscribe"]
 

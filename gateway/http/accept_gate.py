@@ -19,9 +19,9 @@ from typing import Final
 
 import structlog
 
-from gateway.http.listen import BACKLOG
-from gateway.metrics import Metrics
-from gateway.settings import Limits
+from snorky.gateway.http.listen import BACKLOG
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.settings import Limits
 
 __all__ = ["AcceptGate", "Descriptors"]
 

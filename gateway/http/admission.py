@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from gateway.http.handshake import HandshakeRefused
-from gateway.http.knocks import Knocks
-from gateway.metrics import Metrics
-from gateway.settings import Limits, Network
-from gateway.shares import site_of
+from snorky.gateway.http.handshake import HandshakeRefused
+from snorky.gateway.http.knocks import Knocks
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.settings import Limits, Network
+from snorky.gateway.shares import site_of
 
 __all__ = ["Admission"]
 

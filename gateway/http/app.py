@@ -5,15 +5,15 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway.http.backend import BackendHandler
-from gateway.http.backend_door import refuse_pages
-from gateway.http.demo_page import demo_routes
-from gateway.http.handler import SEEN_BY_PAGES, WebSocketHandler
-from gateway.http.ops import ops_routes
-from gateway.http.sockjs import SockJSHandler
-from gateway.node import Node
-from gateway.registry import ServiceRegistry
-from gateway.settings import Private
+from snorky.gateway.http.backend import BackendHandler
+from snorky.gateway.http.backend_door import refuse_pages
+from snorky.gateway.http.demo_page import demo_routes
+from snorky.gateway.http.handler import SEEN_BY_PAGES, WebSocketHandler
+from snorky.gateway.http.ops import ops_routes
+from snorky.gateway.http.sockjs import SockJSHandler
+from snorky.gateway.node import Node
+from snorky.gateway.registry import ServiceRegistry
+from snorky.gateway.settings import Private
 
 __all__ = ["private_app", "public_app"]
 

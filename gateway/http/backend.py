@@ -11,13 +11,13 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
-from gateway.codec import Encoding, Envelope, decode_json, encode_json, envelope_of
-from gateway.errors import InvalidEnvelope, InvalidInput, InvalidMessage, SnorkyError, UnknownService
-from gateway.frames import TEXT, Dialect
-from gateway.http.backend_door import BackendDoor, error_envelope, error_response
-from gateway.node import node_of
-from gateway.registry import ServiceRegistry, call_id_of, error_message
-from gateway.settings import ApiKey, Private
+from snorky.gateway.codec import Encoding, Envelope, decode_json, encode_json, envelope_of
+from snorky.gateway.errors import InvalidEnvelope, InvalidInput, InvalidMessage, SnorkyError, UnknownService
+from snorky.gateway.frames import TEXT, Dialect
+from snorky.gateway.http.backend_door import BackendDoor, error_envelope, error_response
+from snorky.gateway.node import node_of
+from snorky.gateway.registry import ServiceRegistry, call_id_of, error_message
+from snorky.gateway.settings import ApiKey, Private
 
 __all__ = ["BackendHandler"]
 

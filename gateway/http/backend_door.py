@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from gateway.codec import MAX_VALUES, encode_json
-from gateway.errors import SnorkyError
-from gateway.http.brake import Brake
-from gateway.metrics import Metrics
-from gateway.refusals import Refusals
-from gateway.registry import error_message
-from gateway.settings import Private, is_loopback
+from snorky.gateway.codec import MAX_VALUES, encode_json
+from snorky.gateway.errors import SnorkyError
+from snorky.gateway.http.brake import Brake
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.refusals import Refusals
+from snorky.gateway.registry import error_message
+from snorky.gateway.settings import Private, is_loopback
 
 __all__ = ["BackendDoor", "error_envelope", "error_response", "refuse_pages", "trace_of_page"]
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import aiohttp
 
-from gateway.codec import decode_json, encode_json
-from gateway.errors import InvalidInput
+from snorky.gateway.codec import decode_json, encode_json
+from snorky.gateway.errors import InvalidInput
 
 __all__ = ["Heard", "listen"]
 

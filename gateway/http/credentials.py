@@ -10,10 +10,10 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from gateway.authenticator import Authenticator
-from gateway.errors import BrokerUnavailable, InvalidToken
-from gateway.http.handshake import HandshakeRefused, Headers
-from gateway.sessions import Session
+from snorky.gateway.authenticator import Authenticator
+from snorky.gateway.errors import BrokerUnavailable, InvalidToken
+from snorky.gateway.http.handshake import HandshakeRefused, Headers
+from snorky.gateway.sessions import Session
 
 __all__ = ["Identify", "session_of", "token_of"]
 

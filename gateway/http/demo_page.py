@@ -5,7 +5,7 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway.errors import ConfigurationError
+from snorky.gateway.errors import ConfigurationError
 
 __all__ = ["demo_routes"]
 

@@ -11,9 +11,9 @@ from typing import Final
 
 import structlog
 
-from gateway.connection import Connection
-from gateway.errors import CloseCode
-from gateway.node import Node
+from snorky.gateway.connection import Connection
+from snorky.gateway.errors import CloseCode
+from snorky.gateway.node import Node
 
 __all__ = ["drain"]
 

@@ -6,19 +6,19 @@ from typing import Final
 
 from aiohttp import HttpVersion11, web
 
-from gateway.errors import ConnectionClosed, InvalidToken
-from gateway.http.accept_gate import AcceptGate, Descriptors
-from gateway.http.admission import Admission
-from gateway.http.credentials import Identify, session_of
-from gateway.http.handshake import HandshakeRefused, upgrade
-from gateway.http.takeover import take_over
-from gateway.http.turns import Turns
-from gateway.http.websocket import Endpoint, WebSocketProtocol
-from gateway.http.wheel import Wheel
-from gateway.node import Node, node_of
-from gateway.origins import Origins
-from gateway.registry import ServiceRegistry
-from gateway.settings import Public
+from snorky.gateway.errors import ConnectionClosed, InvalidToken
+from snorky.gateway.http.accept_gate import AcceptGate, Descriptors
+from snorky.gateway.http.admission import Admission
+from snorky.gateway.http.credentials import Identify, session_of
+from snorky.gateway.http.handshake import HandshakeRefused, upgrade
+from snorky.gateway.http.takeover import take_over
+from snorky.gateway.http.turns import Turns
+from snorky.gateway.http.websocket import Endpoint, WebSocketProtocol
+from snorky.gateway.http.wheel import Wheel
+from snorky.gateway.node import Node, node_of
+from snorky.gateway.origins import Origins
+from snorky.gateway.registry import ServiceRegistry
+from snorky.gateway.settings import Public
 
 __all__ = ["SEEN_BY_PAGES", "WebSocketHandler"]
 

@@ -1,7 +1,7 @@
 """The WebSocket handshake (RFC 6455 4.2) and its Origin check. Headers in, response bytes out; no I/O.
 
 Rules:
-- An Origin header must match an allowed origin exactly, or a pattern with `*.` (`gateway.origins`).
+- An Origin header must match an allowed origin exactly, or a pattern with `*.` (`snorky.gateway.origins`).
   The node's own origin is allowed only if its host is a loopback name: otherwise an attacker's DNS could make
   the Host header match.
 - Without an Origin the client is not a browser, and is allowed (it could send any).
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
-from gateway.codec import Encoding
-from gateway.errors import SnorkyError
-from gateway.frames import Dialect, dialect_for
-from gateway.settings import is_loopback
+from snorky.gateway.codec import Encoding
+from snorky.gateway.errors import SnorkyError
+from snorky.gateway.frames import Dialect, dialect_for
+from snorky.gateway.settings import is_loopback
 
 __all__ = ["HandshakeRefused", "Upgrade", "check_origin", "upgrade"]
 

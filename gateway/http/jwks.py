@@ -6,7 +6,7 @@ from typing import Final
 
 import aiohttp
 
-from gateway.key_cache import KeyCache, KeysUnavailable
+from snorky.gateway.key_cache import KeyCache, KeysUnavailable
 
 __all__ = ["remote_keys"]
 

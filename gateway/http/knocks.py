@@ -9,8 +9,8 @@ from collections import OrderedDict
 from time import monotonic
 from typing import Final
 
-from gateway.limiter import Bucket
-from gateway.settings import Limits
+from snorky.gateway.limiter import Bucket
+from snorky.gateway.settings import Limits
 
 __all__ = ["Knocks"]
 

@@ -4,7 +4,7 @@ import errno
 import socket
 from typing import Final
 
-from gateway.errors import ConfigurationError
+from snorky.gateway.errors import ConfigurationError
 
 __all__ = ["listen", "url_of"]
 

@@ -10,7 +10,7 @@ from typing import Final
 from aiohttp import web
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from gateway.node import Node
+from snorky.gateway.node import Node
 
 __all__ = ["ops_routes"]
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from gateway.codec import decode_json, encode_json
+from snorky.gateway.codec import decode_json, encode_json
 
 __all__ = ["post_all"]
 

@@ -10,9 +10,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
-from gateway.http.accept_gate import AcceptGate
-from gateway.http.listen import BACKLOG, url_of
-from gateway.refusals import Refusals
+from snorky.gateway.http.accept_gate import AcceptGate
+from snorky.gateway.http.listen import BACKLOG, url_of
+from snorky.gateway.refusals import Refusals
 
 __all__ = ["Site"]
 

@@ -12,7 +12,7 @@ import asyncio
 
 from aiohttp import web
 
-from gateway.errors import ConnectionClosed
+from snorky.gateway.errors import ConnectionClosed
 
 __all__ = ["take_over"]
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
-from gateway.errors import CloseCode, InvalidToken, LimitExceeded, ProtocolFault
-from gateway.frames import (
+from snorky.gateway.errors import CloseCode, InvalidToken, LimitExceeded, ProtocolFault
+from snorky.gateway.frames import (
     BINARY,
     CLOSE,
     PING,
@@ -33,15 +33,15 @@ from gateway.frames import (
     pong_frame,
     whole_message,
 )
-from gateway.http.accept_gate import AcceptGate
-from gateway.http.admission import Admission
-from gateway.http.masking import unmask
-from gateway.http.progress import SilentPeer, read_sent
-from gateway.http.turns import Turns
-from gateway.http.wheel import Wheel
-from gateway.node import Node
-from gateway.registry import ServiceRegistry
-from gateway.sessions import Session
+from snorky.gateway.http.accept_gate import AcceptGate
+from snorky.gateway.http.admission import Admission
+from snorky.gateway.http.masking import unmask
+from snorky.gateway.http.progress import SilentPeer, read_sent
+from snorky.gateway.http.turns import Turns
+from snorky.gateway.http.wheel import Wheel
+from snorky.gateway.node import Node
+from snorky.gateway.registry import ServiceRegistry
+from snorky.gateway.sessions import Session
 
 __all__ = ["Endpoint", "WebSocketProtocol"]
 

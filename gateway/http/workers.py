@@ -15,14 +15,14 @@ import aiohttp
 from aiohttp import web
 from prometheus_client import generate_latest
 
-from gateway.codec import decode_json
-from gateway.errors import InvalidInput, SnorkyError
-from gateway.http.app import BACKEND_MAX_BYTES
-from gateway.http.backend_door import BackendDoor, error_response, refuse_pages
-from gateway.metrics import Metrics
-from gateway.refusals import Refusals
-from gateway.settings import Private
-from gateway.totals import Totals
+from snorky.gateway.codec import decode_json
+from snorky.gateway.errors import InvalidInput, SnorkyError
+from snorky.gateway.http.app import BACKEND_MAX_BYTES
+from snorky.gateway.http.backend_door import BackendDoor, error_response, refuse_pages
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.refusals import Refusals
+from snorky.gateway.settings import Private
+from snorky.gateway.totals import Totals
 
 __all__ = ["WorkerDoor", "workers_app"]
 

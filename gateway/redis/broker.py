@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from gateway.broker import Listener
-from gateway.metrics import Metrics
-from gateway.publication import MARK
-from gateway.redis.canary import TICK_S, Canary
-from gateway.redis.names import DIRECT_KEY, canary_name, channel_name, node_channel_name
-from gateway.redis.publisher import QUEUE_MAX, QUEUE_MAX_BYTES, Publisher
-from gateway.redis.subscriber import Subscriber
-from gateway.redis.target import RedisTarget
+from snorky.gateway.broker import Listener
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.publication import MARK
+from snorky.gateway.redis.canary import TICK_S, Canary
+from snorky.gateway.redis.names import DIRECT_KEY, canary_name, channel_name, node_channel_name
+from snorky.gateway.redis.publisher import QUEUE_MAX, QUEUE_MAX_BYTES, Publisher
+from snorky.gateway.redis.subscriber import Subscriber
+from snorky.gateway.redis.target import RedisTarget
 
 __all__ = ["RedisBroker"]
 
@@ -24,7 +24,7 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class RedisBroker:
-    """Implements `gateway.broker.Broker` (its docstrings are the contract).
+    """Implements `snorky.gateway.broker.Broker` (its docstrings are the contract).
 
     prefix: of all names in Redis; two deployments on one Redis need different prefixes. node_id: unique per node.
     silence_s: a canary is sent after this time without a publication. deadline_s: the canary counts as lost after it.

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from gateway.metrics import Metrics
-from gateway.redis.publisher import PublishRefused
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.publisher import PublishRefused
 
 __all__ = ["Canary"]
 

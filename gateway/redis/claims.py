@@ -4,12 +4,12 @@ from typing import Final
 
 import msgspec
 
-from gateway.directory import Owner
-from gateway.errors import LimitExceeded
-from gateway.redis.estate import NameHeld
-from gateway.redis.names import direct_prefix, names_key
-from gateway.redis.scripting import Call, Scripts
-from gateway.redis.wire import command
+from snorky.gateway.directory import Owner
+from snorky.gateway.errors import LimitExceeded
+from snorky.gateway.redis.estate import NameHeld
+from snorky.gateway.redis.names import direct_prefix, names_key
+from snorky.gateway.redis.scripting import Call, Scripts
+from snorky.gateway.redis.wire import command
 
 __all__ = ["Claims"]
 

@@ -7,10 +7,10 @@ from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError
 
-from gateway.redis.wire import DialError
+from snorky.gateway.redis.wire import DialError
 
 if TYPE_CHECKING:  # a target makes clients, not the other way round
-    from gateway.redis.target import RedisTarget
+    from snorky.gateway.redis.target import RedisTarget
 
 __all__ = ["routed_pool"]
 

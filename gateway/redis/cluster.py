@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 import hiredis
 import structlog
 
-from gateway.redis.slots import SLOTS, slot_of
-from gateway.redis.wire import DialError, Wire, WireError, ask, command, dial
+from snorky.gateway.redis.slots import SLOTS, slot_of
+from snorky.gateway.redis.wire import DialError, Wire, WireError, ask, command, dial
 
 if TYPE_CHECKING:  # a target has a cluster, not the other way round
-    from gateway.redis.target import RedisTarget
+    from snorky.gateway.redis.target import RedisTarget
 
 __all__ = ["Cluster", "Shard"]
 

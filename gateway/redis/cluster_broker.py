@@ -14,16 +14,16 @@ from typing import Any, Final
 
 import structlog
 
-from gateway.broker import Listener
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
-from gateway.redis.broker import RedisBroker
-from gateway.redis.cluster import Cluster, Shard
-from gateway.redis.lanes import Lanes
-from gateway.redis.names import channel_name, sharded_canary_name
-from gateway.redis.pipeline import fail
-from gateway.redis.slots import SLOTS, slot_of
-from gateway.redis.subscriber import MOVED
+from snorky.gateway.broker import Listener
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.broker import RedisBroker
+from snorky.gateway.redis.cluster import Cluster, Shard
+from snorky.gateway.redis.lanes import Lanes
+from snorky.gateway.redis.names import channel_name, sharded_canary_name
+from snorky.gateway.redis.pipeline import fail
+from snorky.gateway.redis.slots import SLOTS, slot_of
+from snorky.gateway.redis.subscriber import MOVED
 
 __all__ = ["AnyBroker", "ClusterBroker"]
 
@@ -33,7 +33,7 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class ClusterBroker:
-    """Implements `gateway.broker.Broker`. options: passed to each RedisBroker."""
+    """Implements `snorky.gateway.broker.Broker`. options: passed to each RedisBroker."""
 
     def __init__(
         self,

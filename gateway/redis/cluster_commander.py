@@ -15,14 +15,14 @@ from typing import Any, Final
 
 import hiredis
 
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
-from gateway.redis.cluster import Cluster, Shard
-from gateway.redis.commander import Commander
-from gateway.redis.lanes import is_elsewhere
-from gateway.redis.pipeline import all_ended, fail
-from gateway.redis.slots import key_of, slot_of
-from gateway.redis.target import RedisTarget
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.cluster import Cluster, Shard
+from snorky.gateway.redis.commander import Commander
+from snorky.gateway.redis.lanes import is_elsewhere
+from snorky.gateway.redis.pipeline import all_ended, fail
+from snorky.gateway.redis.slots import key_of, slot_of
+from snorky.gateway.redis.target import RedisTarget
 
 __all__ = ["AnyCommander", "ClusterCommander", "commander_of"]
 

@@ -7,16 +7,16 @@ import asyncio
 from functools import partial
 from typing import Any
 
-from gateway.errors import BrokerUnavailable
-from gateway.history import History
-from gateway.metrics import Metrics
-from gateway.publication import Position
-from gateway.redis.cluster import Cluster, Shard
-from gateway.redis.lanes import Lanes
-from gateway.redis.names import channel_name
-from gateway.redis.pipeline import fail
-from gateway.redis.sequencer import Sequencer
-from gateway.redis.target import RedisTarget
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.history import History
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.publication import Position
+from snorky.gateway.redis.cluster import Cluster, Shard
+from snorky.gateway.redis.lanes import Lanes
+from snorky.gateway.redis.names import channel_name
+from snorky.gateway.redis.pipeline import fail
+from snorky.gateway.redis.sequencer import Sequencer
+from snorky.gateway.redis.target import RedisTarget
 
 __all__ = ["AnySequencer", "ClusterSequencer", "sequencer_of"]
 

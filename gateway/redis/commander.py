@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import hiredis
 
-from gateway.metrics import Metrics
-from gateway.redis.pipeline import Pipeline
-from gateway.redis.target import RedisTarget
-from gateway.redis.wire import Gets, Wire, WireError, command
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.pipeline import Pipeline
+from snorky.gateway.redis.target import RedisTarget
+from snorky.gateway.redis.wire import Gets, Wire, WireError, command
 
 __all__ = ["Commander"]
 

@@ -9,12 +9,12 @@ from typing import Final
 
 from prometheus_client import Counter
 
-from gateway.redis.estate import Estate, Holding, NameHeld, Place, field_of, read_element
-from gateway.redis.ledger import Ledger
-from gateway.redis.names import counts_key, names_key, owned_key, roster_key
-from gateway.redis.pipeline import all_ended
-from gateway.redis.scripting import Call, Scripts
-from gateway.redis.wire import command
+from snorky.gateway.redis.estate import Estate, Holding, NameHeld, Place, field_of, read_element
+from snorky.gateway.redis.ledger import Ledger
+from snorky.gateway.redis.names import counts_key, names_key, owned_key, roster_key
+from snorky.gateway.redis.pipeline import all_ended
+from snorky.gateway.redis.scripting import Call, Scripts
+from snorky.gateway.redis.wire import command
 
 __all__ = ["Comparison"]
 

@@ -20,10 +20,10 @@ from collections.abc import Callable, Sequence
 import msgspec
 import structlog
 
-from gateway.directory import Owner
-from gateway.errors import BrokerUnavailable
-from gateway.redis.cluster_broker import AnyBroker
-from gateway.redis.names import DIRECT_KEY
+from snorky.gateway.directory import Owner
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.cluster_broker import AnyBroker
+from snorky.gateway.redis.names import DIRECT_KEY
 
 __all__ = ["Direct"]
 

@@ -17,26 +17,26 @@ from typing import Any
 
 import structlog
 
-from gateway.directory import Asserter, Census, Entered, Member, Owner
-from gateway.errors import BrokerUnavailable, ConfigurationError, ConnectionClosed
-from gateway.metrics import Metrics
-from gateway.redis.claims import Claims
-from gateway.redis.cluster_broker import AnyBroker
-from gateway.redis.cluster_commander import AnyCommander, commander_of
-from gateway.redis.comparison import Comparison
-from gateway.redis.direct import Direct
-from gateway.redis.estate import Estate, Holding, NameHeld, Place
-from gateway.redis.lease import Lease, Timings
-from gateway.redis.ledger import Holdings, Ledger
-from gateway.redis.names import claim_key, owned_key
-from gateway.redis.reaper import Reaper
-from gateway.redis.reindex import Reindex
-from gateway.redis.rosters import ANOTHERS, TOO_LARGE, Rosters
-from gateway.redis.scripting import Call, Scripts
-from gateway.redis.target import RedisTarget
-from gateway.redis.tokens import Tokens
-from gateway.redis.upkeep import Upkeep
-from gateway.redis.wire import command
+from snorky.gateway.directory import Asserter, Census, Entered, Member, Owner
+from snorky.gateway.errors import BrokerUnavailable, ConfigurationError, ConnectionClosed
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.claims import Claims
+from snorky.gateway.redis.cluster_broker import AnyBroker
+from snorky.gateway.redis.cluster_commander import AnyCommander, commander_of
+from snorky.gateway.redis.comparison import Comparison
+from snorky.gateway.redis.direct import Direct
+from snorky.gateway.redis.estate import Estate, Holding, NameHeld, Place
+from snorky.gateway.redis.lease import Lease, Timings
+from snorky.gateway.redis.ledger import Holdings, Ledger
+from snorky.gateway.redis.names import claim_key, owned_key
+from snorky.gateway.redis.reaper import Reaper
+from snorky.gateway.redis.reindex import Reindex
+from snorky.gateway.redis.rosters import ANOTHERS, TOO_LARGE, Rosters
+from snorky.gateway.redis.scripting import Call, Scripts
+from snorky.gateway.redis.target import RedisTarget
+from snorky.gateway.redis.tokens import Tokens
+from snorky.gateway.redis.upkeep import Upkeep
+from snorky.gateway.redis.wire import command
 
 __all__ = ["RedisDirectory"]
 
@@ -47,7 +47,7 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class RedisDirectory:
-    """Implements `gateway.directory.Directory` (its docstrings are the contract).
+    """Implements `snorky.gateway.directory.Directory` (its docstrings are the contract).
 
     broker: this node's, for direct messages; must be started before. node_id: letters, digits and `_.-`, unique. tag:
     the prefix of its incarnations, if the node uses several Redis. roster_max_bytes: see Limits; 0 = no limit.

@@ -16,8 +16,8 @@ from typing import Self
 
 import structlog
 
-from gateway.errors import ConfigurationError
-from gateway.redis.process import ProcessFailed, ServerProcess
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.redis.process import ProcessFailed, ServerProcess
 
 __all__ = ["EmbeddedServer"]
 

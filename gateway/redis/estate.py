@@ -15,11 +15,11 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from gateway.directory import Member, Owner
-from gateway.redis.names import counts_key, names_key, node_channel_name, owned_key, roster_key
-from gateway.redis.pipeline import all_ended
-from gateway.redis.scripting import Call, Scripts
-from gateway.redis.wire import command
+from snorky.gateway.directory import Member, Owner
+from snorky.gateway.redis.names import counts_key, names_key, node_channel_name, owned_key, roster_key
+from snorky.gateway.redis.pipeline import all_ended
+from snorky.gateway.redis.scripting import Call, Scripts
+from snorky.gateway.redis.wire import command
 
 __all__ = ["Estate", "Holding", "NameHeld", "Place", "field_of", "read_element", "read_value"]
 

@@ -22,17 +22,17 @@ from typing import Any, Final
 import hiredis
 import structlog
 
-from gateway.errors import BrokerUnavailable
-from gateway.history import History
-from gateway.metrics import Metrics
-from gateway.redis.cluster_commander import AnyCommander
-from gateway.redis.libraries import DOUBT_S, Libraries, LibraryRefused, asking
-from gateway.redis.names import doubt_key, rule_lines_key, rules_key
-from gateway.redis.rule_tables import RuleTables, write_table
-from gateway.redis.scripting import Call, Scripts
-from gateway.redis.wire import command
-from gateway.rules import Rules, digest_of
-from gateway.shared_reads import SharedReads
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.history import History
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.cluster_commander import AnyCommander
+from snorky.gateway.redis.libraries import DOUBT_S, Libraries, LibraryRefused, asking
+from snorky.gateway.redis.names import doubt_key, rule_lines_key, rules_key
+from snorky.gateway.redis.rule_tables import RuleTables, write_table
+from snorky.gateway.redis.scripting import Call, Scripts
+from snorky.gateway.redis.wire import command
+from snorky.gateway.rules import Rules, digest_of
+from snorky.gateway.shared_reads import SharedReads
 
 __all__ = ["GRACE_S", "Functions"]
 

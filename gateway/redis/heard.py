@@ -10,7 +10,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from gateway.publication import MARK, as_hint
+from snorky.gateway.publication import MARK, as_hint
 
 __all__ = ["HeardChannel", "by_channel"]
 

@@ -16,8 +16,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from gateway.redis.names import node_key, nodes_key
-from gateway.redis.target import RedisTarget
+from snorky.gateway.redis.names import node_key, nodes_key
+from snorky.gateway.redis.target import RedisTarget
 
 __all__ = ["Heartbeat", "NodeState", "read_all_nodes", "read_nodes"]
 

@@ -12,18 +12,18 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
-from gateway.history import History
-from gateway.metrics import Metrics
-from gateway.publication import Position, Publication, tombstone
-from gateway.redis.cluster_commander import commander_of
-from gateway.redis.cluster_sequencer import sequencer_of
-from gateway.redis.functions import Functions
-from gateway.redis.names import state_key, stream_key
-from gateway.redis.scripting import Call, Scripts
-from gateway.redis.sequencer import KEEP_S
-from gateway.redis.target import RedisTarget
-from gateway.rules import Rules
-from gateway.settings import PAYLOAD_MAX_BYTES
+from snorky.gateway.history import History
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.publication import Position, Publication, tombstone
+from snorky.gateway.redis.cluster_commander import commander_of
+from snorky.gateway.redis.cluster_sequencer import sequencer_of
+from snorky.gateway.redis.functions import Functions
+from snorky.gateway.redis.names import state_key, stream_key
+from snorky.gateway.redis.scripting import Call, Scripts
+from snorky.gateway.redis.sequencer import KEEP_S
+from snorky.gateway.redis.target import RedisTarget
+from snorky.gateway.rules import Rules
+from snorky.gateway.settings import PAYLOAD_MAX_BYTES
 
 __all__ = ["RedisHistory"]
 
@@ -34,7 +34,7 @@ FIRST_MAX_BYTES: Final = 131_072  # read after a position: a client at 20 KB/s g
 
 
 class RedisHistory:
-    """Implements `gateway.history.Keeper` (its docstrings are the contract). prefix, node_id: same as the broker's.
+    """Implements `snorky.gateway.history.Keeper` (its docstrings are the contract). prefix, node_id: same as the broker's.
 
     payload_max_bytes: an entry with a larger payload is read as a tombstone.
     """

@@ -16,11 +16,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
-from gateway.redis.pipeline import fail
-from gateway.redis.publisher import QUEUE_MAX, PublishRefused
-from gateway.redis.slots import slot_of
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.pipeline import fail
+from snorky.gateway.redis.publisher import QUEUE_MAX, PublishRefused
+from snorky.gateway.redis.slots import slot_of
 
 __all__ = ["Lanes", "is_elsewhere"]
 

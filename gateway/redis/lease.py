@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from gateway.errors import BrokerUnavailable
-from gateway.redis.names import claim_key, leases_key, reaped_key
-from gateway.redis.scripting import Call, Scripts
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.names import claim_key, leases_key, reaped_key
+from snorky.gateway.redis.scripting import Call, Scripts
 
 __all__ = ["Lease", "Timings"]
 

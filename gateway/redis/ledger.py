@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from gateway.errors import ConnectionClosed
-from gateway.redis.estate import Holding, NameHeld
+from snorky.gateway.errors import ConnectionClosed
+from snorky.gateway.redis.estate import Holding, NameHeld
 
 __all__ = ["Holdings", "Ledger"]
 

@@ -20,14 +20,14 @@ from typing import Any, Final
 import hiredis
 import structlog
 
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
-from gateway.redis.cluster_commander import AnyCommander
-from gateway.redis.commander import Commander
-from gateway.redis.library_instance import NO_DOUBT, Doubt, Instance
-from gateway.redis.library_text import LIBRARY, Found, code_in, has_kept, judge, lines_in, quote, write_library
-from gateway.redis.pipeline import all_ended
-from gateway.redis.wire import command
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.cluster_commander import AnyCommander
+from snorky.gateway.redis.commander import Commander
+from snorky.gateway.redis.library_instance import NO_DOUBT, Doubt, Instance
+from snorky.gateway.redis.library_text import LIBRARY, Found, code_in, has_kept, judge, lines_in, quote, write_library
+from snorky.gateway.redis.pipeline import all_ended
+from snorky.gateway.redis.wire import command
 
 __all__ = ["DOUBT_S", "Libraries", "LibraryRefused", "asking"]
 

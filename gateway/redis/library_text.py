@@ -21,10 +21,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
-from gateway.redis.library_instance import NO_DOUBT, Doubt
-from gateway.redis.rule_tables import sha1_of
-from gateway.redis.scripting import sharded
-from gateway.redis.sequencer import KEEP_S, ONCE_S
+from snorky.gateway.redis.library_instance import NO_DOUBT, Doubt
+from snorky.gateway.redis.rule_tables import sha1_of
+from snorky.gateway.redis.scripting import sharded
+from snorky.gateway.redis.sequencer import KEEP_S, ONCE_S
 
 __all__ = ["FORMAT", "LIBRARY", "Found", "code_in", "has_kept", "judge", "lines_in", "quote", "write_library"]
 

@@ -14,9 +14,9 @@ from contextlib import suppress
 
 import structlog
 
-from gateway.metrics import Metrics
-from gateway.redis.target import RedisTarget
-from gateway.redis.wire import DialError, Wire, WireError, dial
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.target import RedisTarget
+from snorky.gateway.redis.wire import DialError, Wire, WireError, dial
 
 __all__ = ["Link"]
 

@@ -11,9 +11,9 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from gateway.redis.names import channel_name
-from gateway.redis.probe import reading
-from gateway.redis.target import RedisTarget
+from snorky.gateway.redis.names import channel_name
+from snorky.gateway.redis.probe import reading
+from snorky.gateway.redis.target import RedisTarget
 
 __all__ = ["Receipt", "publish_all", "publish_once"]
 

@@ -19,11 +19,11 @@ from typing import Any, Final, TypeVar
 
 from prometheus_client import Counter
 
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
-from gateway.redis.link import Link
-from gateway.redis.target import RedisTarget
-from gateway.redis.wire import Gets, Wire, WireError
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.link import Link
+from snorky.gateway.redis.target import RedisTarget
+from snorky.gateway.redis.wire import Gets, Wire, WireError
 
 __all__ = ["Pipeline", "Request", "all_ended", "fail"]
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from gateway.redis.cluster import Cluster
-from gateway.redis.names import channel_name
-from gateway.redis.rights import missing_rights
-from gateway.redis.slots import SLOTS
-from gateway.redis.target import RedisTarget
-from gateway.redis.wire import DialError
+from snorky.gateway.redis.cluster import Cluster
+from snorky.gateway.redis.names import channel_name
+from snorky.gateway.redis.rights import missing_rights
+from snorky.gateway.redis.slots import SLOTS
+from snorky.gateway.redis.target import RedisTarget
+from snorky.gateway.redis.wire import DialError
 
 __all__ = ["RedisReport", "explain", "inspect_redis", "reading"]
 

@@ -9,9 +9,9 @@ from typing import Self
 
 import structlog
 
-from gateway.redis.target import RedisTarget
-from gateway.redis.wire import DialError, WireError, dial
-from gateway.socket_directory import NoDirectory, SocketDirectory
+from snorky.gateway.redis.target import RedisTarget
+from snorky.gateway.redis.wire import DialError, WireError, dial
+from snorky.gateway.socket_directory import NoDirectory, SocketDirectory
 
 __all__ = ["ProcessFailed", "ServerProcess"]
 

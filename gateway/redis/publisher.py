@@ -5,12 +5,12 @@ from typing import Final
 
 import hiredis
 
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
-from gateway.redis.pipeline import Pipeline, fail
-from gateway.redis.target import RedisTarget
-from gateway.redis.unwritten import is_undone
-from gateway.redis.wire import Gets, WireError
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.pipeline import Pipeline, fail
+from snorky.gateway.redis.target import RedisTarget
+from snorky.gateway.redis.unwritten import is_undone
+from snorky.gateway.redis.wire import Gets, WireError
 
 __all__ = ["PublishRefused", "Publisher"]
 

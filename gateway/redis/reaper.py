@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from gateway.errors import BrokerUnavailable
-from gateway.redis.lease import Lease, Timings
-from gateway.redis.names import claim_key, leases_key, owned_key, reaped_key
-from gateway.redis.scripting import Call, Scripts
-from gateway.redis.wire import command
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.lease import Lease, Timings
+from snorky.gateway.redis.names import claim_key, leases_key, owned_key, reaped_key
+from snorky.gateway.redis.scripting import Call, Scripts
+from snorky.gateway.redis.wire import command
 
 __all__ = ["Reaper"]
 

@@ -21,12 +21,12 @@ from typing import Final
 
 import structlog
 
-from gateway.errors import BrokerUnavailable
-from gateway.redis.estate import BATCH, NameHeld, Place
-from gateway.redis.names import index_lock_key, indexed_run_key, leases_key, owned_key, reaped_key
-from gateway.redis.pipeline import all_ended
-from gateway.redis.scripting import Call, Scripts
-from gateway.redis.wire import command
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.estate import BATCH, NameHeld, Place
+from snorky.gateway.redis.names import index_lock_key, indexed_run_key, leases_key, owned_key, reaped_key
+from snorky.gateway.redis.pipeline import all_ended
+from snorky.gateway.redis.scripting import Call, Scripts
+from snorky.gateway.redis.wire import command
 
 __all__ = ["Reindex"]
 

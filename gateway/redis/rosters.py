@@ -16,14 +16,14 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from gateway.codec import encode_json
-from gateway.directory import Census, Member
-from gateway.errors import LimitExceeded
-from gateway.redis.estate import Notices, Place, field_of, read_value
-from gateway.redis.names import counts_key, node_channel_name, roster_key
-from gateway.redis.scripting import Call, Scripts
-from gateway.redis.wire import command
-from gateway.shared_reads import SharedReads
+from snorky.gateway.codec import encode_json
+from snorky.gateway.directory import Census, Member
+from snorky.gateway.errors import LimitExceeded
+from snorky.gateway.redis.estate import Notices, Place, field_of, read_value
+from snorky.gateway.redis.names import counts_key, node_channel_name, roster_key
+from snorky.gateway.redis.scripting import Call, Scripts
+from snorky.gateway.redis.wire import command
+from snorky.gateway.shared_reads import SharedReads
 
 __all__ = ["Rosters"]
 

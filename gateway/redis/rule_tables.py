@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gateway.history import History
-from gateway.rules import ChannelRule, Rules
+from snorky.gateway.history import History
+from snorky.gateway.rules import ChannelRule, Rules
 
 __all__ = ["RuleTables", "sha1_of", "write_table"]
 

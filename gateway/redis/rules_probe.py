@@ -5,15 +5,15 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from gateway.redis.heartbeat import read_nodes
-from gateway.redis.library_text import LIBRARY, Found, code_in, judge, lines_in, quote
-from gateway.redis.names import nodes_key, rules_key
-from gateway.redis.probe import RedisReport
-from gateway.redis.rule_tables import RuleTables, write_table
-from gateway.redis.target import RedisTarget
-from gateway.redis.versions import WIRE, foreign_nodes
-from gateway.redis.wire import DialError
-from gateway.rules import Rules, digest_of
+from snorky.gateway.redis.heartbeat import read_nodes
+from snorky.gateway.redis.library_text import LIBRARY, Found, code_in, judge, lines_in, quote
+from snorky.gateway.redis.names import nodes_key, rules_key
+from snorky.gateway.redis.probe import RedisReport
+from snorky.gateway.redis.rule_tables import RuleTables, write_table
+from snorky.gateway.redis.target import RedisTarget
+from snorky.gateway.redis.versions import WIRE, foreign_nodes
+from snorky.gateway.redis.wire import DialError
+from snorky.gateway.rules import Rules, digest_of
 
 __all__ = ["inspect_rules"]
 

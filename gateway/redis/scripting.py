@@ -14,10 +14,10 @@ from typing import Any
 
 import hiredis
 
-from gateway.errors import BrokerUnavailable
-from gateway.redis.cluster_commander import AnyCommander
-from gateway.redis.unwritten import is_undone
-from gateway.redis.wire import command
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.cluster_commander import AnyCommander
+from snorky.gateway.redis.unwritten import is_undone
+from snorky.gateway.redis.wire import command
 
 __all__ = ["Call", "Scripts", "sharded"]
 

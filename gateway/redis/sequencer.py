@@ -19,16 +19,16 @@ from typing import Any, Final
 
 import hiredis
 
-from gateway.errors import BrokerUnavailable
-from gateway.history import History
-from gateway.metrics import Metrics
-from gateway.publication import Position
-from gateway.redis.names import channel_name, node_channel_name, once_key, state_key, stream_key
-from gateway.redis.pipeline import Request, fail
-from gateway.redis.publisher import Publisher, PublishRefused
-from gateway.redis.scripting import sharded
-from gateway.redis.target import RedisTarget
-from gateway.redis.wire import Gets, Wire, WireError, command
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.history import History
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.publication import Position
+from snorky.gateway.redis.names import channel_name, node_channel_name, once_key, state_key, stream_key
+from snorky.gateway.redis.pipeline import Request, fail
+from snorky.gateway.redis.publisher import Publisher, PublishRefused
+from snorky.gateway.redis.scripting import sharded
+from snorky.gateway.redis.target import RedisTarget
+from snorky.gateway.redis.wire import Gets, Wire, WireError, command
 
 __all__ = ["KEEP_S", "Sequencer"]
 

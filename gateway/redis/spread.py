@@ -11,9 +11,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-from gateway.errors import ConfigurationError
-from gateway.redis.target import RedisTarget
-from gateway.setting_values import split_redis_urls
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.redis.target import RedisTarget
+from snorky.gateway.setting_values import split_redis_urls
 
 __all__ = ["Spread", "targets_of"]
 

@@ -2,16 +2,16 @@
 
 import asyncio
 
-from gateway.broker import Listener
-from gateway.metrics import Metrics
-from gateway.redis.broker import RedisBroker
-from gateway.redis.spread import Spread
+from snorky.gateway.broker import Listener
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.broker import RedisBroker
+from snorky.gateway.redis.spread import Spread
 
 __all__ = ["SpreadBroker"]
 
 
 class SpreadBroker:
-    """Implements `gateway.broker.Broker`. brokers: one for each Redis, of the same node.
+    """Implements `snorky.gateway.broker.Broker`. brokers: one for each Redis, of the same node.
 
     If a Redis is unavailable only its own channels are affected, but the node counts as deaf while any broker is deaf.
     """

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from gateway.directory import Asserter, Census, Entered, Member, Owner
-from gateway.errors import BrokerUnavailable
-from gateway.redis.directory import RedisDirectory
-from gateway.redis.spread import Spread
-from gateway.redis.tokens import new_token
+from snorky.gateway.directory import Asserter, Census, Entered, Member, Owner
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.directory import RedisDirectory
+from snorky.gateway.redis.spread import Spread
+from snorky.gateway.redis.tokens import new_token
 
 __all__ = ["SpreadDirectory", "tag_of"]
 
@@ -49,7 +49,7 @@ class _Share:
 
 
 class SpreadDirectory:
-    """Implements `gateway.directory.Directory`. directories: of one node, one for each Redis, made with its tag."""
+    """Implements `snorky.gateway.directory.Directory`. directories: of one node, one for each Redis, made with its tag."""
 
     def __init__(self, directories: Spread[RedisDirectory]) -> None:
         self._directories = directories

@@ -4,18 +4,18 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 
-from gateway.errors import BrokerUnavailable
-from gateway.history import History
-from gateway.publication import Position, Publication
-from gateway.redis.history import RedisHistory
-from gateway.redis.spread import Spread
-from gateway.rules import Rules
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.history import History
+from snorky.gateway.publication import Position, Publication
+from snorky.gateway.redis.history import RedisHistory
+from snorky.gateway.redis.spread import Spread
+from snorky.gateway.rules import Rules
 
 __all__ = ["SpreadHistory"]
 
 
 class SpreadHistory:
-    """Implements `gateway.history.Keeper`. keepers: one for each Redis, of the same node."""
+    """Implements `snorky.gateway.history.Keeper`. keepers: one for each Redis, of the same node."""
 
     def __init__(self, keepers: Spread[RedisHistory]) -> None:
         self._keepers = keepers

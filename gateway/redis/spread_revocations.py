@@ -13,8 +13,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from gateway.errors import BrokerUnavailable
-from gateway.revocation import Kind, Revocation, Revocations, Watcher
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.revocation import Kind, Revocation, Revocations, Watcher
 
 __all__ = ["SpreadRevocations"]
 
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 class SpreadRevocations:
-    """Implements `gateway.revocation.Revocations`. lists: one for each Redis. clock: monotonic seconds."""
+    """Implements `snorky.gateway.revocation.Revocations`. lists: one for each Redis. clock: monotonic seconds."""
 
     def __init__(self, lists: Sequence[Revocations], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._lists = lists

@@ -24,12 +24,12 @@ from collections.abc import Callable, Mapping, Sequence
 import hiredis
 import structlog
 
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
-from gateway.redis.heard import HeardChannel, by_channel
-from gateway.redis.link import Link
-from gateway.redis.target import RedisTarget
-from gateway.redis.wire import Gets, Wire, WireError, command
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.heard import HeardChannel, by_channel
+from snorky.gateway.redis.link import Link
+from snorky.gateway.redis.target import RedisTarget
+from snorky.gateway.redis.wire import Gets, Wire, WireError, command
 
 __all__ = ["MOVED", "Subscriber"]
 

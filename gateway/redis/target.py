@@ -13,11 +13,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
-from gateway.errors import ConfigurationError
-from gateway.redis.client import routed_pool
-from gateway.redis.cluster import Cluster
-from gateway.redis.sentinels import Sentinels
-from gateway.redis.url import parse_redis_url
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.redis.client import routed_pool
+from snorky.gateway.redis.cluster import Cluster
+from snorky.gateway.redis.sentinels import Sentinels
+from snorky.gateway.redis.url import parse_redis_url
 
 __all__ = ["RedisTarget"]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from gateway.codec import encode_json
-from gateway.redis.names import taken_key, token_key
-from gateway.redis.scripting import Call, Scripts
-from gateway.redis.wire import command
+from snorky.gateway.codec import encode_json
+from snorky.gateway.redis.names import taken_key, token_key
+from snorky.gateway.redis.scripting import Call, Scripts
+from snorky.gateway.redis.wire import command
 
 __all__ = ["Tokens", "new_token"]
 

@@ -4,28 +4,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from gateway.broker import Broker
-from gateway.directory import Directory
-from gateway.history import Keeper
-from gateway.metrics import Metrics
-from gateway.redis.broker import RedisBroker
-from gateway.redis.cluster import Cluster
-from gateway.redis.cluster_broker import ClusterBroker
-from gateway.redis.directory import RedisDirectory
-from gateway.redis.heartbeat import Heartbeat
-from gateway.redis.history import RedisHistory
-from gateway.redis.names import nodes_key, revocations_key
-from gateway.redis.revocations import RedisRevocations
-from gateway.redis.spread import Spread, targets_of
-from gateway.redis.spread_broker import SpreadBroker
-from gateway.redis.spread_directory import SpreadDirectory, tag_of
-from gateway.redis.spread_history import SpreadHistory
-from gateway.redis.spread_revocations import SpreadRevocations
-from gateway.redis.target import RedisTarget
-from gateway.redis.versions import Versions, said
-from gateway.redis.write_watch import WriteWatch
-from gateway.revocation import Revocations
-from gateway.settings import PAYLOAD_MAX_BYTES
+from snorky.gateway.broker import Broker
+from snorky.gateway.directory import Directory
+from snorky.gateway.history import Keeper
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.broker import RedisBroker
+from snorky.gateway.redis.cluster import Cluster
+from snorky.gateway.redis.cluster_broker import ClusterBroker
+from snorky.gateway.redis.directory import RedisDirectory
+from snorky.gateway.redis.heartbeat import Heartbeat
+from snorky.gateway.redis.history import RedisHistory
+from snorky.gateway.redis.names import nodes_key, revocations_key
+from snorky.gateway.redis.revocations import RedisRevocations
+from snorky.gateway.redis.spread import Spread, targets_of
+from snorky.gateway.redis.spread_broker import SpreadBroker
+from snorky.gateway.redis.spread_directory import SpreadDirectory, tag_of
+from snorky.gateway.redis.spread_history import SpreadHistory
+from snorky.gateway.redis.spread_revocations import SpreadRevocations
+from snorky.gateway.redis.target import RedisTarget
+from snorky.gateway.redis.versions import Versions, said
+from snorky.gateway.redis.write_watch import WriteWatch
+from snorky.gateway.revocation import Revocations
+from snorky.gateway.settings import PAYLOAD_MAX_BYTES
 
 __all__ = ["Topology"]
 

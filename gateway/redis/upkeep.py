@@ -19,17 +19,17 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from gateway.directory import Asserter, Member, Owner
-from gateway.errors import BrokerUnavailable
-from gateway.redis.claims import Claims
-from gateway.redis.comparison import Comparison
-from gateway.redis.estate import BATCH, Estate, Holding, NameHeld, Place
-from gateway.redis.lease import Lease
-from gateway.redis.ledger import Holdings, Ledger
-from gateway.redis.names import claim_key, owned_key
-from gateway.redis.rosters import Rosters
-from gateway.redis.scripting import Call, Scripts
-from gateway.redis.wire import command
+from snorky.gateway.directory import Asserter, Member, Owner
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.claims import Claims
+from snorky.gateway.redis.comparison import Comparison
+from snorky.gateway.redis.estate import BATCH, Estate, Holding, NameHeld, Place
+from snorky.gateway.redis.lease import Lease
+from snorky.gateway.redis.ledger import Holdings, Ledger
+from snorky.gateway.redis.names import claim_key, owned_key
+from snorky.gateway.redis.rosters import Rosters
+from snorky.gateway.redis.scripting import Call, Scripts
+from snorky.gateway.redis.wire import command
 
 __all__ = ["Upkeep"]
 

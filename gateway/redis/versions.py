@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import structlog
 
-from gateway.metrics import Metrics
-from gateway.redis.heartbeat import NodeState
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.heartbeat import NodeState
 
 __all__ = ["OLDEST", "WIRE", "Versions", "foreign_nodes", "said"]
 

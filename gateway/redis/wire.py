@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import hiredis
 
 if TYPE_CHECKING:  # at run time `target` imports this module
-    from gateway.redis.target import RedisTarget
+    from snorky.gateway.redis.target import RedisTarget
 
 __all__ = ["DialError", "Gets", "Wire", "WireError", "ask", "command", "dial"]
 

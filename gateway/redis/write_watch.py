@@ -20,12 +20,12 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
 
-from gateway.metrics import Metrics
-from gateway.redis.cluster import Shard
-from gateway.redis.names import node_key, sharded_canary_name
-from gateway.redis.slots import slot_of
-from gateway.redis.target import RedisTarget
-from gateway.redis.wire import DialError
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.cluster import Shard
+from snorky.gateway.redis.names import node_key, sharded_canary_name
+from snorky.gateway.redis.slots import slot_of
+from snorky.gateway.redis.target import RedisTarget
+from snorky.gateway.redis.wire import DialError
 
 __all__ = ["WriteWatch"]
 

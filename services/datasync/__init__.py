@@ -4,12 +4,12 @@ The backend authorizes a subscription and gives its token to a client, which acq
 which deltas a subscription gets. Deltas published between authorization and acquisition are delivered too.
 """
 
-from services.datasync.backend import DataSyncBackend
-from services.datasync.dealers import BroadcastDealer, Dealer, FilterDealer, SimpleDealer
-from services.datasync.deltas import Delta
-from services.datasync.filters import BadQuery
-from services.datasync.frontend import DataSyncService
-from services.datasync.subscriptions import SubscriptionItem
+from snorky.services.datasync.backend import DataSyncBackend
+from snorky.services.datasync.dealers import BroadcastDealer, Dealer, FilterDealer, SimpleDealer
+from snorky.services.datasync.deltas import Delta
+from snorky.services.datasync.filters import BadQuery
+from snorky.services.datasync.frontend import DataSyncService
+from snorky.services.datasync.subscriptions import SubscriptionItem
 
 __all__ = [
     "BadQuery",

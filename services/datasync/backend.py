@@ -7,11 +7,11 @@ Error texts that backends match on: `authorizeSubscription`: `dealer should be a
 import asyncio
 from typing import Any
 
-from gateway import ConfigurationError, channel_name
-from services.datasync.deltas import read_delta
-from services.datasync.frontend import DataSyncService
-from services.datasync.subscriptions import TOKEN_TTL_S, Grant
-from services.rpc import Request, RPCError, RPCService, acknowledged, rpc_command
+from snorky.gateway import ConfigurationError, channel_name
+from snorky.services.datasync.deltas import read_delta
+from snorky.services.datasync.frontend import DataSyncService
+from snorky.services.datasync.subscriptions import TOKEN_TTL_S, Grant
+from snorky.services.rpc import Request, RPCError, RPCService, acknowledged, rpc_command
 
 __all__ = ["DataSyncBackend"]
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import structlog
 
-from services.datasync.deltas import Delta
-from services.datasync.filters import MISSING, Filter, Path, compile_filter, field_of, key_of
-from services.datasync.subscriptions import SubscriptionItem
+from snorky.services.datasync.deltas import Delta
+from snorky.services.datasync.filters import MISSING, Filter, Path, compile_filter, field_of, key_of
+from snorky.services.datasync.subscriptions import SubscriptionItem
 
 __all__ = ["BroadcastDealer", "Dealer", "FilterDealer", "SimpleDealer"]
 

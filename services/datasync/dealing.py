@@ -3,8 +3,8 @@
 import importlib
 from collections.abc import Iterable
 
-from gateway import ConfigurationError
-from services.datasync.dealers import Dealer
+from snorky.gateway import ConfigurationError
+from snorky.services.datasync.dealers import Dealer
 
 __all__ = ["Dealers"]
 

@@ -7,7 +7,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from services.rpc import RPCError
+from snorky.services.rpc import RPCError
 
 __all__ = ["Delta", "read_delta"]
 

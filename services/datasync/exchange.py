@@ -14,13 +14,13 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from gateway import CloseCode, Connection, ConnectionClosed, History, Position, Publication, Service
-from services.datasync.dealing import Dealers
-from services.datasync.deltas import Delta, read_delta
-from services.datasync.feed import Feed
-from services.datasync.filters import key_of
-from services.datasync.subscriptions import Grant, Subscription, SubscriptionItem
-from services.rpc import RPCError
+from snorky.gateway import CloseCode, Connection, ConnectionClosed, History, Position, Publication, Service
+from snorky.services.datasync.dealing import Dealers
+from snorky.services.datasync.deltas import Delta, read_delta
+from snorky.services.datasync.feed import Feed
+from snorky.services.datasync.filters import key_of
+from snorky.services.datasync.subscriptions import Grant, Subscription, SubscriptionItem
+from snorky.services.rpc import RPCError
 
 __all__ = ["Exchange", "NoSuchSubscription"]
 

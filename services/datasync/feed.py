@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from gateway import History, Position, Publication, Topics
+from snorky.gateway import History, Position, Publication, Topics
 
 __all__ = ["Feed"]
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateway import Refused
+from snorky.gateway import Refused
 
 __all__ = ["MISSING", "BadQuery", "Filter", "Path", "compile_filter", "field_of", "key_of"]
 

@@ -15,12 +15,12 @@ Rules:
 from collections.abc import Iterable
 from typing import Any, Final
 
-from gateway import BrokerUnavailable, ConfigurationError, Connection, History
-from services.datasync.dealers import Dealer
-from services.datasync.dealing import Dealers
-from services.datasync.exchange import Exchange, NoSuchSubscription
-from services.datasync.subscriptions import TOKEN_TTL_S, Grant, Holdings
-from services.rpc import Request, RPCError, RPCService, rpc_command
+from snorky.gateway import BrokerUnavailable, ConfigurationError, Connection, History
+from snorky.services.datasync.dealers import Dealer
+from snorky.services.datasync.dealing import Dealers
+from snorky.services.datasync.exchange import Exchange, NoSuchSubscription
+from snorky.services.datasync.subscriptions import TOKEN_TTL_S, Grant, Holdings
+from snorky.services.rpc import Request, RPCError, RPCService, rpc_command
 
 __all__ = ["DataSyncService"]
 

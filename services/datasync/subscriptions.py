@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway import Connection, Position
+from snorky.gateway import Connection, Position
 
 __all__ = ["NEVER", "TOKEN_TTL_S", "Grant", "Holdings", "Subscription", "SubscriptionItem"]
 

@@ -3,9 +3,9 @@
 from collections.abc import Awaitable
 from typing import Any
 
-from services.pubsub.parameters import once_of
-from services.pubsub.service import PubSubService
-from services.rpc import Request, RPCService, acknowledged, rpc_command
+from snorky.services.pubsub.parameters import once_of
+from snorky.services.pubsub.service import PubSubService
+from snorky.services.rpc import Request, RPCService, acknowledged, rpc_command
 
 __all__ = ["PubSubBackend"]
 

@@ -3,8 +3,8 @@
 import hashlib
 from typing import Any, Final
 
-from gateway import Connection, Position, stated_identity
-from services.rpc import RPCError
+from snorky.gateway import Connection, Position, stated_identity
+from snorky.services.rpc import RPCError
 
 __all__ = ["LIMIT_DEFAULT", "LIMIT_MAX", "limit_of", "once_of", "position_of", "recovery_of"]
 

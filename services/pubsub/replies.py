@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from gateway import Compound, InvalidMessage, Member, Position, Publication, Recovery
-from services.rpc import RPCError
+from snorky.gateway import Compound, InvalidMessage, Member, Position, Publication, Recovery
+from snorky.services.rpc import RPCError
 
 __all__ = ["NOTHING_TO_RECOVER", "kept", "members", "recovered", "stats"]
 

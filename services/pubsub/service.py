@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from gateway import (
+from snorky.gateway import (
     PAYLOAD,
     AlreadySubscribed,
     BrokerUnavailable,
@@ -31,10 +31,10 @@ from gateway import (
     channel_name,
     history_of,
 )
-from services.pubsub.parameters import LIMIT_DEFAULT, limit_of, once_of, position_of, recovery_of
-from services.pubsub.replies import NOTHING_TO_RECOVER, kept, members, recovered, stats
-from services.requests import check_allowed, demand_allowed
-from services.rpc import Fitted, Request, RPCService, acknowledged, rpc_command
+from snorky.services.pubsub.parameters import LIMIT_DEFAULT, limit_of, once_of, position_of, recovery_of
+from snorky.services.pubsub.replies import NOTHING_TO_RECOVER, kept, members, recovered, stats
+from snorky.services.requests import check_allowed, demand_allowed
+from snorky.services.rpc import Fitted, Request, RPCService, acknowledged, rpc_command
 
 __all__ = ["PubSubService"]
 

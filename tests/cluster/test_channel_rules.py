@@ -12,11 +12,11 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from gateway import ChannelRule, History, Node, ServiceRegistry, Settings
-from gateway.redis import RedisTarget
-from gateway.running import running_node
-from gateway.settings import PAYLOAD_MAX_BYTES
-from services.pubsub import PubSubService
+from snorky.gateway import ChannelRule, History, Node, ServiceRegistry, Settings
+from snorky.gateway.redis import RedisTarget
+from snorky.gateway.running import running_node
+from snorky.gateway.settings import PAYLOAD_MAX_BYTES
+from snorky.services.pubsub import PubSubService
 from tests.support.clients import UNLIMITED
 from tests.support.clusters import ClusterLab
 from tests.support.redis_servers import REAL_KINDS, RedisServer

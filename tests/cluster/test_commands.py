@@ -8,9 +8,9 @@ import signal
 import pytest
 from typer.testing import CliRunner
 
-from gateway.cli import app
-from gateway.redis.heartbeat import Heartbeat
-from gateway.redis.target import RedisTarget
+from snorky.gateway.cli import app
+from snorky.gateway.redis.heartbeat import Heartbeat
+from snorky.gateway.redis.target import RedisTarget
 from tests.support.nodes import GATEWAY, NodeProcess, Process, RedisProcess
 from tests.support.tokens import SECRET, hmac_token
 from tests.support.tools import eventually, free_port
@@ -78,7 +78,7 @@ async def test_publication_reaches_subscribers(redis):
 
 RULED = """
 [services.pubsub]
-class = "services.pubsub:PubSubService"
+class = "snorky.services.pubsub:PubSubService"
 [[services.pubsub.channels]]
 match = "kept:*"
 history = {size}

@@ -24,9 +24,9 @@ NODES = (1, 3)
 ENV = {
     "SNORKY_SERVICES__BROKEN__CLASS": "tests.support.guarded:Broken",
     "SNORKY_AUTH__LEEWAY_S": "0",
-    "SNORKY_SERVICES__PUBSUB__CLASS": "services.pubsub:PubSubService",
+    "SNORKY_SERVICES__PUBSUB__CLASS": "snorky.services.pubsub:PubSubService",
     "SNORKY_SERVICES__PUBSUB__CHANNELS": json.dumps(RULES),
-    "SNORKY_SERVICES__DATASYNC__CLASS": "services.datasync:DataSyncService",
+    "SNORKY_SERVICES__DATASYNC__CLASS": "snorky.services.datasync:DataSyncService",
     "SNORKY_SERVICES__DATASYNC__DEALERS": json.dumps(DEALERS),
 }
 

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import aiohttp
 import pytest
 
-from gateway import Node, ServiceRegistry, Settings
-from gateway.running import running_node
-from services.datasync import DataSyncBackend, DataSyncService
+from snorky.gateway import Node, ServiceRegistry, Settings
+from snorky.gateway.running import running_node
+from snorky.services.datasync import DataSyncBackend, DataSyncService
 from tests.support.clients import UNLIMITED
 from tests.support.dealers import AllTasks, Players, TasksOfList
 from tests.support.nodes import NodeProcess, RedisProcess
@@ -282,7 +282,7 @@ async def test_ten_thousand_deltas_race_acquisitions_over_node_processes(tmp_pat
     config = tmp_path / "snorky.toml"
     config.write_text(
         "[limits]\nmessages_per_s = 10000.0\nmessages_burst = 100000\n"
-        '[services.datasync]\nclass = "services.datasync:DataSyncService"\n'
+        '[services.datasync]\nclass = "snorky.services.datasync:DataSyncService"\n'
         'dealers = ["tests.support.dealers:AllTasks", "tests.support.dealers:Players"]\n'
     )
     async with AsyncExitStack() as stack:

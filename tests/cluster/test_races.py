@@ -14,11 +14,11 @@ from typing import Any
 
 import aiohttp
 
-from gateway import Node, ServiceRegistry
-from gateway.codec import decode_json, encode
-from gateway.publication import read_publication
-from services.chat import ChatService
-from services.messaging import MessagingService
+from snorky.gateway import Node, ServiceRegistry
+from snorky.gateway.codec import decode_json, encode
+from snorky.gateway.publication import read_publication
+from snorky.services.chat import ChatService
+from snorky.services.messaging import MessagingService
 from tests.support.clients import JSON
 from tests.support.node_stage import node_stage
 from tests.support.race import Link, Race, Racer

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from gateway import BrokerUnavailable, ChannelRule, History, Node, ServiceRegistry, Settings
-from gateway.running import running_node
-from services.pubsub import PubSubService
+from snorky.gateway import BrokerUnavailable, ChannelRule, History, Node, ServiceRegistry, Settings
+from snorky.gateway.running import running_node
+from snorky.services.pubsub import PubSubService
 from tests.support.clients import UNLIMITED
 from tests.support.redis_servers import RedisServer
 from tests.support.tools import eventually

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.needs("redis-server")
 
 RULES = """
 [services.pubsub]
-class = "services.pubsub:PubSubService"
+class = "snorky.services.pubsub:PubSubService"
 [[services.pubsub.channels]]
 match = "kept:*"
 history = {size}

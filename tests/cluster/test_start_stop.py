@@ -159,7 +159,7 @@ def send_to_workers_only(started: Started) -> None:
 def program(change: str, *arguments: str) -> str:
     """Return a command that changes our program before it runs."""
     never = "import asyncio\nasync def never(*_): await asyncio.Event().wait()"
-    start = f"import sys; sys.argv = {['snorky', *arguments]!r}; from gateway.cli import main; main()"
+    start = f"import sys; sys.argv = {['snorky', *arguments]!r}; from snorky.gateway.cli import main; main()"
     return f"exec {sys.executable} -c {shlex.quote(chr(10).join([never, change, start]))} 2>LOG"
 
 
@@ -221,13 +221,13 @@ SITUATIONS = [
     ),
     Situation(
         "SIGTERM comes between /readyz and the task that says ready",
-        command=program("import gateway.server as module; module.Gateway.until_ready = never", "serve"),
+        command=program("import snorky.gateway.server as module; module.Gateway.until_ready = never", "serve"),
         act=send(signal.SIGTERM),
         says=["ready in", "draining"],
     ),
     Situation(
         "SIGTERM comes between /readyz and the task that says ready, with workers",
-        command=program("import gateway.supervisor as module; module._POLL_S = 3600", "serve", "--workers", "2"),
+        command=program("import snorky.gateway.supervisor as module; module._POLL_S = 3600", "serve", "--workers", "2"),
         act=send(signal.SIGTERM),
         says=["ready in", "2 workers", "draining"],
     ),
@@ -242,7 +242,7 @@ SITUATIONS = [
     Situation(
         "no folder for sockets, with workers",
         command=program(
-            'import gateway.socket_directory as module; module._places = lambda: ["/nowhere"]',
+            'import snorky.gateway.socket_directory as module; module._places = lambda: ["/nowhere"]',
             "serve",
             "--workers",
             "2",

@@ -12,18 +12,18 @@ from aiohttp.test_utils import TestClient, TestServer
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from gateway.http.ops import ops_routes
-from gateway.metrics import Metrics
-from gateway.quotas import CHANNEL_BYTES, ENTRY_BYTES
-from gateway.redis.probe import inspect_redis
-from gateway.redis.spread import targets_of
-from gateway.redis.write_watch import WriteWatch
-from gateway.registry import ServiceRegistry
-from gateway.running import running_node
-from gateway.settings import Limits, Settings
-from services.chat import ChatService
-from services.messaging import MessagingService
-from services.pubsub import PubSubService
+from snorky.gateway.http.ops import ops_routes
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.quotas import CHANNEL_BYTES, ENTRY_BYTES
+from snorky.gateway.redis.probe import inspect_redis
+from snorky.gateway.redis.spread import targets_of
+from snorky.gateway.redis.write_watch import WriteWatch
+from snorky.gateway.registry import ServiceRegistry
+from snorky.gateway.running import running_node
+from snorky.gateway.settings import Limits, Settings
+from snorky.services.chat import ChatService
+from snorky.services.messaging import MessagingService
+from snorky.services.pubsub import PubSubService
 from tests.support.clients import JSON, FakeWire
 from tests.support.redis_servers import RedisServer
 from tests.support.site import until

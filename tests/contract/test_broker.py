@@ -1,4 +1,4 @@
-"""The contract of `gateway.broker`: RedisBroker on each kind of server, SpreadBroker and ClusterBroker on several."""
+"""The contract of `snorky.gateway.broker`: RedisBroker on each kind of server, SpreadBroker and ClusterBroker on several."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import BrokerUnavailable
-from gateway.redis import channel_name
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis import channel_name
 from tests.support.brokers import PREFIX, Recorder, hears, open_broker
 from tests.support.clusters import ClusterLab
 from tests.support.proxy import FaultProxy

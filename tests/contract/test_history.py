@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from gateway.errors import BrokerUnavailable
-from gateway.history import History, Keeper
-from gateway.metrics import Metrics
-from gateway.publication import Position, Publication, read_publication
-from gateway.redis import RedisTarget
-from gateway.redis.history import RedisHistory
-from gateway.redis.spread import targets_of
-from gateway.redis.spread_history import SpreadHistory
-from gateway.rules import ChannelRule, Rules
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.history import History, Keeper
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.publication import Position, Publication, read_publication
+from snorky.gateway.redis import RedisTarget
+from snorky.gateway.redis.history import RedisHistory
+from snorky.gateway.redis.spread import targets_of
+from snorky.gateway.redis.spread_history import SpreadHistory
+from snorky.gateway.rules import ChannelRule, Rules
 from tests.support.brokers import PREFIX, open_broker
 from tests.support.clusters import ClusterLab
 from tests.support.memory_history import Archive, MemoryHistory

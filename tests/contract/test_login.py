@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import structlog
 
-from gateway.errors import BrokerUnavailable, ConfigurationError
-from gateway.metrics import Metrics
-from gateway.redis import Heartbeat, RedisBroker, RedisTarget, read_nodes
+from snorky.gateway.errors import BrokerUnavailable, ConfigurationError
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis import Heartbeat, RedisBroker, RedisTarget, read_nodes
 from tests.support.brokers import PREFIX, Recorder, hears, open_broker
 from tests.support.redis_servers import REAL_KINDS, RedisServer, make_tls
 from tests.support.tools import eventually

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import BrokerUnavailable
-from gateway.redis import RedisRevocations
-from gateway.redis.spread import targets_of
-from gateway.redis.spread_revocations import SpreadRevocations
-from gateway.revocation import Kind, LocalRevocations, Revocation, Revocations
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis import RedisRevocations
+from snorky.gateway.redis.spread import targets_of
+from snorky.gateway.redis.spread_revocations import SpreadRevocations
+from snorky.gateway.revocation import Kind, LocalRevocations, Revocation, Revocations
 from tests.support.redis_servers import KINDS, RedisServer, start_server
 
 MakeList = Callable[..., Revocations]

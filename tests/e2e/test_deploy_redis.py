@@ -16,8 +16,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from gateway import ChannelRule, Metrics, Rules
-from gateway.redis import RedisHistory, RedisTarget
+from snorky.gateway import ChannelRule, Metrics, Rules
+from snorky.gateway.redis import RedisHistory, RedisTarget
 from tests.support.conversation import blocks_of
 from tests.support.deploy import compose, container_argv, health_check, image_environment, make_secrets, redis_conf
 from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
@@ -296,12 +296,12 @@ EVERYTHING = """
 [auth]
 hmac_secret = "{secret}"
 [services]
-auth = {{class = "services.auth:AuthService"}}
-chat = {{class = "services.chat:ChatService"}}
-cursors = {{class = "services.cursors:CursorsService"}}
-messaging = {{class = "services.messaging:MessagingService"}}
-pubsub = {{class = "services.pubsub:PubSubService", channels = [{{match = "*", history = 10, presence = true}}]}}
-datasync = {{class = "services.datasync:DataSyncService", dealers = ["tests.support.dealers:AllTasks"]}}
+auth = {{class = "snorky.services.auth:AuthService"}}
+chat = {{class = "snorky.services.chat:ChatService"}}
+cursors = {{class = "snorky.services.cursors:CursorsService"}}
+messaging = {{class = "snorky.services.messaging:MessagingService"}}
+pubsub = {{class = "snorky.services.pubsub:PubSubService", channels = [{{match = "*", history = 10, presence = true}}]}}
+datasync = {{class = "snorky.services.datasync:DataSyncService", dealers = ["tests.support.dealers:AllTasks"]}}
 """
 # Commands with which redis-py identifies itself; refusals do not disturb it.
 COURTESIES = {"client|setname", "client|setinfo"}

@@ -12,8 +12,8 @@ import jwt
 import pytest
 from redis.asyncio import Redis
 
-from snorky import PublishError
-from snorky.aio import Publisher
+from snorky.client import PublishError
+from snorky.client.aio import Publisher
 from tests.support.fleet import SECRET, running_fleet
 from tests.support.js_crowd import JS, running_js_crowd
 from tests.support.numbers import CHANNELS, DEADLINE_S, publishing

@@ -1,4 +1,4 @@
-"""snorky.aio.Client on a real node: any value that a program sends arrives equal or raises at once."""
+"""snorky.client.aio.Client on a real node: any value that a program sends arrives equal or raises at once."""
 
 import asyncio
 import datetime
@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from snorky import SnorkyError
-from snorky.aio import Client, Message
+from snorky.client import SnorkyError
+from snorky.client.aio import Client, Message
 from tests.support.fleet import running_fleet
 
 pytestmark = pytest.mark.needs("redis-server", "nginx")

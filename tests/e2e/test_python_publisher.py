@@ -1,4 +1,4 @@
-"""snorky.Publisher through a real Redis to real nodes: once, in order, with correct receipts."""
+"""snorky.client.Publisher through a real Redis to real nodes: once, in order, with correct receipts."""
 
 import asyncio
 import random
@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 from redis import Redis
 
-from gateway.redis.slots import slot_of
-from snorky import Position, Publication, Publisher, PublishError
-from snorky.aio import Publisher as AsyncPublisher
+from snorky.client import Position, Publication, Publisher, PublishError
+from snorky.client.aio import Publisher as AsyncPublisher
+from snorky.gateway.redis.slots import slot_of
 from tests.support.clusters import ClusterLab
 from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess
 from tests.support.proxy import FaultProxy
@@ -25,7 +25,7 @@ KEYS = 10_000
 BATCH = 250
 RULES = """
 [services.pubsub]
-class = "services.pubsub:PubSubService"
+class = "snorky.services.pubsub:PubSubService"
 [[services.pubsub.channels]]
 match = "kept:*"
 history = 20000

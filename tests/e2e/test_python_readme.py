@@ -20,7 +20,7 @@ README = (CLIENT / "README.md").read_text()
 KEY = "the-key-of-the-backend-in-these-tests"
 RULES = """
 [services.pubsub]
-class = "services.pubsub:PubSubService"
+class = "snorky.services.pubsub:PubSubService"
 [[services.pubsub.channels]]
 match = "news"
 history = 100

@@ -1,4 +1,4 @@
-"""snorky.aio.Client on real nodes: with any faults of nodes and connections, nothing is lost or duplicated."""
+"""snorky.client.aio.Client on real nodes: with any faults of nodes and connections, nothing is lost or duplicated."""
 
 import asyncio
 import time
@@ -8,9 +8,9 @@ from typing import Any
 import jwt
 import pytest
 
-from snorky import Publication, SnorkyError
-from snorky.aio import Client, Message, Publisher, Recovered
-from snorky.errors import ConnectionEnded
+from snorky.client import Publication, SnorkyError
+from snorky.client.aio import Client, Message, Publisher, Recovered
+from snorky.client.errors import ConnectionEnded
 from tests.support.fleet import SECRET, running_fleet
 from tests.support.numbers import publishing
 from tests.support.proxy import FaultProxy

@@ -8,9 +8,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gateway.loading import load_registries
-from gateway.rules import ChannelRule
-from gateway.settings import load
+from snorky.gateway.loading import load_registries
+from snorky.gateway.rules import ChannelRule
+from snorky.gateway.settings import load
 from tests.support.nodes import GATEWAY, NodeProcess, Process
 from tests.support.tools import ROOT, eventually, free_port
 

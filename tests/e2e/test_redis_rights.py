@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import redis.asyncio as redis
 
-from gateway.redis import RedisTarget
-from gateway.redis.probe import inspect_redis
+from snorky.gateway.redis import RedisTarget
+from snorky.gateway.redis.probe import inspect_redis
 from tests.support.nodes import RedisProcess
 from tests.support.tools import ROOT
 

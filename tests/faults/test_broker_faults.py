@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
-from gateway.redis import channel_name
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis import channel_name
 from tests.support.brokers import PREFIX, hears, open_broker
 from tests.support.proxy import FaultProxy
 from tests.support.redis_servers import REAL_KINDS, RedisServer

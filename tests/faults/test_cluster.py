@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from hiredis import ReplyError
 
-from gateway.errors import BrokerUnavailable
-from gateway.history import History
-from gateway.metrics import Metrics
-from gateway.publication import Position, read_publication
-from gateway.redis import RedisHistory, RedisTarget
-from gateway.redis.cluster_broker import ClusterBroker
-from gateway.redis.names import channel_name
-from gateway.redis.slots import slot_of
-from gateway.redis.wire import WireError, ask, command, dial
-from gateway.rules import ChannelRule, Rules
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.history import History
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.publication import Position, read_publication
+from snorky.gateway.redis import RedisHistory, RedisTarget
+from snorky.gateway.redis.cluster_broker import ClusterBroker
+from snorky.gateway.redis.names import channel_name
+from snorky.gateway.redis.slots import slot_of
+from snorky.gateway.redis.wire import WireError, ask, command, dial
+from snorky.gateway.rules import ChannelRule, Rules
 from tests.support.brokers import PREFIX, Recorder, hears
 from tests.support.clusters import ClusterLab
 from tests.support.nodes import GATEWAY, NodeProcess, Process

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from gateway.directory import Member, Owner
-from gateway.errors import BrokerUnavailable, ConnectionClosed
-from gateway.redis import Timings
-from gateway.redis.estate import Place
-from gateway.redis.names import leases_key, names_key, owned_key, reaped_key
-from gateway.redis.wire import command
+from snorky.gateway.directory import Member, Owner
+from snorky.gateway.errors import BrokerUnavailable, ConnectionClosed
+from snorky.gateway.redis import Timings
+from snorky.gateway.redis.estate import Place
+from snorky.gateway.redis.names import leases_key, names_key, owned_key, reaped_key
+from snorky.gateway.redis.wire import command
 from tests.support.brokers import PREFIX
 from tests.support.directories import FAST, FakeNode, RedisTestCluster, open_cluster
 from tests.support.nodes import Process

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway import Node, ServiceRegistry, Settings
-from gateway.presence import GRACE_S
-from gateway.running import running_node
-from services.chat import ChatService
+from snorky.gateway import Node, ServiceRegistry, Settings
+from snorky.gateway.presence import GRACE_S
+from snorky.gateway.running import running_node
+from snorky.services.chat import ChatService
 from tests.support.clients import UNLIMITED
 from tests.support.proxy import FaultProxy
 from tests.support.redis_servers import RedisServer

@@ -12,18 +12,18 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
-from gateway import ServiceRegistry, Settings
-from gateway.directory import Member
-from gateway.errors import BrokerUnavailable
-from gateway.history import History
-from gateway.http.ops import ops_routes
-from gateway.publication import Position
-from gateway.redis import RedisDirectory, RedisTarget
-from gateway.redis.names import leases_key, names_key, owned_key
-from gateway.redis.probe import inspect_redis
-from gateway.redis.spread import targets_of
-from gateway.running import running_node
-from services.pubsub import PubSubService
+from snorky.gateway import ServiceRegistry, Settings
+from snorky.gateway.directory import Member
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.history import History
+from snorky.gateway.http.ops import ops_routes
+from snorky.gateway.publication import Position
+from snorky.gateway.redis import RedisDirectory, RedisTarget
+from snorky.gateway.redis.names import leases_key, names_key, owned_key
+from snorky.gateway.redis.probe import inspect_redis
+from snorky.gateway.redis.spread import targets_of
+from snorky.gateway.running import running_node
+from snorky.services.pubsub import PubSubService
 from tests.support.brokers import PREFIX
 from tests.support.clusters import ClusterLab
 from tests.support.directories import FAST, FakeNode, RedisTestCluster

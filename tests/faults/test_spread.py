@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import BrokerUnavailable
-from gateway.history import History
-from gateway.metrics import Metrics
-from gateway.redis import Topology
-from gateway.redis.spread import targets_of
-from gateway.revocation import Kind, Revocation
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.history import History
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis import Topology
+from snorky.gateway.redis.spread import targets_of
+from snorky.gateway.revocation import Kind, Revocation
 from tests.support.brokers import PREFIX, Recorder, broker_of, hears, open_broker
 from tests.support.directories import FakeNode
 from tests.support.nodes import NodeProcess

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway.broker import Broker
-from gateway.metrics import Metrics
-from gateway.redis import RedisBroker
-from gateway.redis.cluster_broker import ClusterBroker
-from gateway.redis.spread import Spread, targets_of
-from gateway.redis.spread_broker import SpreadBroker
+from snorky.gateway.broker import Broker
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis import RedisBroker
+from snorky.gateway.redis.cluster_broker import ClusterBroker
+from snorky.gateway.redis.spread import Spread, targets_of
+from snorky.gateway.redis.spread_broker import SpreadBroker
 
 __all__ = ["PREFIX", "AnyBroker", "Recorder", "broker_of", "brokers_of", "hears", "open_broker"]
 

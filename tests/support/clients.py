@@ -8,9 +8,9 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # ships no annotations
 import msgspec
 
-from gateway import Connection, Limits, Node, Service, ServiceRegistry
-from gateway.codec import Encoding, encode
-from gateway.frames import BINARY, TEXT, Dialect
+from snorky.gateway import Connection, Limits, Node, Service, ServiceRegistry
+from snorky.gateway.codec import Encoding, encode
+from snorky.gateway.frames import BINARY, TEXT, Dialect
 from tests.support.loopback import LoopbackBroker
 
 # no framing around a message except its terminator

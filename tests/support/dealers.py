@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from services.datasync import BroadcastDealer, FilterDealer, SimpleDealer
+from snorky.services.datasync import BroadcastDealer, FilterDealer, SimpleDealer
 
 __all__ = ["AllTasks", "Players", "PlayersWithColor", "TasksOfList"]
 

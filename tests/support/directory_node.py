@@ -8,8 +8,8 @@ Enters the rooms in turn, as NODE_ID-0, NODE_ID-1, ... and claims those names; p
 import asyncio
 import sys
 
-from gateway.metrics import Metrics
-from gateway.redis import RedisBroker, RedisDirectory, RedisTarget, Timings
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis import RedisBroker, RedisDirectory, RedisTarget, Timings
 from tests.support.brokers import PREFIX, Recorder
 from tests.support.directories import FakeNode, scaled
 

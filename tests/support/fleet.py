@@ -15,14 +15,14 @@ SECRET = "any-secret-of-32-bytes-or-more-will-do"
 READY_WITHIN_S = 20.0
 CONFIG = """
 [services.pubsub]
-class = "services.pubsub:PubSubService"
+class = "snorky.services.pubsub:PubSubService"
 [[services.pubsub.channels]]
 match = "kept:*"
 history = 5000
 [services.chat]
-class = "services.chat:ChatService"
+class = "snorky.services.chat:ChatService"
 [services.auth]
-class = "services.auth:AuthService"
+class = "snorky.services.auth:AuthService"
 """
 
 

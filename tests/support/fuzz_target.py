@@ -14,11 +14,11 @@ from typing import Any
 
 import uvloop
 
-from gateway.connection import Connection
-from gateway.frames import FrameParser
-from gateway.http.websocket import WebSocketProtocol
-from gateway.logs import configure_logs
-from gateway.settings import Limits, Public
+from snorky.gateway.connection import Connection
+from snorky.gateway.frames import FrameParser
+from snorky.gateway.http.websocket import WebSocketProtocol
+from snorky.gateway.logs import configure_logs
+from snorky.gateway.settings import Limits, Public
 from tests.support.site import RunningSite, running_site
 
 PUBLISH_EVERY_S = 0.005

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from services.chat import ChatService
-from services.cursors import CursorsService
-from services.messaging import MessagingService
-from services.pubsub import PubSubService
-from services.rpc import Request, RPCService, rpc_command
+from snorky.services.chat import ChatService
+from snorky.services.cursors import CursorsService
+from snorky.services.messaging import MessagingService
+from snorky.services.pubsub import PubSubService
+from snorky.services.rpc import Request, RPCService, rpc_command
 
 __all__ = ["Broken", "GuardedChat", "GuardedCursors", "GuardedMessaging", "GuardedPubSub"]
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from gateway import Position
+from snorky.gateway import Position
 from tests.support.conformance import Scenario, Step, goes, no, ok, scenario
 
 __all__ = ["HISTORY_SCENARIOS", "RULES"]

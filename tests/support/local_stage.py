@@ -13,23 +13,23 @@ from typing import Any
 import aiohttp
 import msgpack  # type: ignore[import-untyped]  # ships no annotations
 
-from gateway import ServiceRegistry
-from gateway.auth import FixedKey, Key, Verifier
-from gateway.auth_settings import Auth
-from gateway.authenticator import Authenticator
-from gateway.http.app import private_app
-from gateway.http.listen import listen
-from gateway.http.site import Site
-from gateway.info import InfoService
-from gateway.metrics import Metrics
-from gateway.revocation import LocalRevocations, Watcher
-from gateway.settings import ApiKey, Private
-from services.auth import AuthBackend, AuthService
-from services.chat import ChatService
-from services.cursors import CursorsService
-from services.datasync import DataSyncBackend, DataSyncService
-from services.messaging import MessagingService
-from services.pubsub import PubSubBackend, PubSubService
+from snorky.gateway import ServiceRegistry
+from snorky.gateway.auth import FixedKey, Key, Verifier
+from snorky.gateway.auth_settings import Auth
+from snorky.gateway.authenticator import Authenticator
+from snorky.gateway.http.app import private_app
+from snorky.gateway.http.listen import listen
+from snorky.gateway.http.site import Site
+from snorky.gateway.info import InfoService
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.revocation import LocalRevocations, Watcher
+from snorky.gateway.settings import ApiKey, Private
+from snorky.services.auth import AuthBackend, AuthService
+from snorky.services.chat import ChatService
+from snorky.services.cursors import CursorsService
+from snorky.services.datasync import DataSyncBackend, DataSyncService
+from snorky.services.messaging import MessagingService
+from snorky.services.pubsub import PubSubBackend, PubSubService
 from tests.support.clients import JSON, MSGPACK, Client, until
 from tests.support.conformance import Garbled
 from tests.support.guarded import Broken, GuardedChat, GuardedCursors, GuardedMessaging, GuardedPubSub

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from gateway.broker import Listener
-from gateway.errors import BrokerUnavailable
+from snorky.gateway.broker import Listener
+from snorky.gateway.errors import BrokerUnavailable
 
 
 class LoopbackBroker:

@@ -12,10 +12,10 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from gateway.errors import BrokerUnavailable
-from gateway.history import History
-from gateway.publication import MARK, Position, Publication
-from gateway.rules import Rules
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.history import History
+from snorky.gateway.publication import MARK, Position, Publication
+from snorky.gateway.rules import Rules
 
 __all__ = ["Archive", "MemoryHistory", "write_sequenced"]
 

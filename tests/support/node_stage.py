@@ -24,11 +24,11 @@ from tests.support.tools import eventually
 __all__ = ["NodeStage", "SocketActor", "node_stage"]
 
 PUBLIC = {
-    "pubsub": "services.pubsub:PubSubService",
-    "auth": "services.auth:AuthService",
-    "chat": "services.chat:ChatService",
-    "messaging": "services.messaging:MessagingService",
-    "cursors": "services.cursors:CursorsService",
+    "pubsub": "snorky.services.pubsub:PubSubService",
+    "auth": "snorky.services.auth:AuthService",
+    "chat": "snorky.services.chat:ChatService",
+    "messaging": "snorky.services.messaging:MessagingService",
+    "cursors": "snorky.services.cursors:CursorsService",
     "guarded_pubsub": "tests.support.guarded:GuardedPubSub",
     "guarded_chat": "tests.support.guarded:GuardedChat",
     "guarded_messaging": "tests.support.guarded:GuardedMessaging",

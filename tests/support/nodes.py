@@ -27,7 +27,7 @@ from tests.support.tools import ROOT, free_port, program
 
 __all__ = ["GATEWAY", "NodeProcess", "Process", "RedisProcess", "clean_environment"]
 
-GATEWAY: Sequence[str] = (sys.executable, "-m", "gateway.cli")  # what the command `snorky` runs
+GATEWAY: Sequence[str] = (sys.executable, "-m", "snorky.gateway.cli")  # what the command `snorky` runs
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 _LOG_MAX_LINES = 10_000

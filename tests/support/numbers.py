@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
-from snorky.aio import Publisher
+from snorky.client.aio import Publisher
 
 __all__ = ["CHANNELS", "DEADLINE_S", "Crowd", "Numbers", "Tally", "channel_of", "publishing", "tally"]
 

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import reduce
 from operator import add
 
-from snorky.aio import Client, Message, Recovered, Subscription
+from snorky.client.aio import Client, Message, Recovered, Subscription
 from tests.support.numbers import DEADLINE_S, Tally, channel_of, tally
 from tests.support.tools import eventually
 

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from gateway.metrics import Metrics
-from gateway.redis import RedisHistory, Topology
-from gateway.redis.names import channel_name
-from gateway.redis.slots import SLOTS, slot_of
-from gateway.rules import ChannelRule, Rules
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis import RedisHistory, Topology
+from snorky.gateway.redis.names import channel_name
+from snorky.gateway.redis.slots import SLOTS, slot_of
+from snorky.gateway.rules import ChannelRule, Rules
 from tests.support.brokers import PREFIX
 
 __all__ = ["RULES", "keepers_of", "key_on", "shard_of"]

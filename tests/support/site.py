@@ -25,20 +25,20 @@ import pytest
 import structlog
 import uvloop
 
-from gateway.authenticator import Authenticator
-from gateway.connection import Connection
-from gateway.http.app import private_app, public_app
-from gateway.http.credentials import Identify
-from gateway.http.handler import WebSocketHandler
-from gateway.http.listen import listen
-from gateway.http.site import Site
-from gateway.metrics import Metrics
-from gateway.node import Node
-from gateway.registry import ServiceRegistry
-from gateway.service import Service
-from gateway.settings import Limits, Private, Public
-from services.auth import AuthBackend, AuthService
-from services.pubsub import PubSubBackend, PubSubService
+from snorky.gateway.authenticator import Authenticator
+from snorky.gateway.connection import Connection
+from snorky.gateway.http.app import private_app, public_app
+from snorky.gateway.http.credentials import Identify
+from snorky.gateway.http.handler import WebSocketHandler
+from snorky.gateway.http.listen import listen
+from snorky.gateway.http.site import Site
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.node import Node
+from snorky.gateway.registry import ServiceRegistry
+from snorky.gateway.service import Service
+from snorky.gateway.settings import Limits, Private, Public
+from snorky.services.auth import AuthBackend, AuthService
+from snorky.services.pubsub import PubSubBackend, PubSubService
 from tests.support.loopback import LoopbackBroker
 from tests.support.raw_ws import DEADLINE_S, RawClient
 

@@ -16,17 +16,17 @@ from typing import Any
 
 import aiohttp
 
-from gateway.http.app import public_app
-from gateway.http.credentials import Identify
-from gateway.http.handler import WebSocketHandler
-from gateway.http.listen import listen
-from gateway.http.site import Site
-from gateway.http.sockjs import SockJSHandler
-from gateway.http.sockjs.session import Timing
-from gateway.node import Node
-from gateway.registry import ServiceRegistry
-from gateway.settings import Limits, Public
-from services.pubsub import PubSubService
+from snorky.gateway.http.app import public_app
+from snorky.gateway.http.credentials import Identify
+from snorky.gateway.http.handler import WebSocketHandler
+from snorky.gateway.http.listen import listen
+from snorky.gateway.http.site import Site
+from snorky.gateway.http.sockjs import SockJSHandler
+from snorky.gateway.http.sockjs.session import Timing
+from snorky.gateway.node import Node
+from snorky.gateway.registry import ServiceRegistry
+from snorky.gateway.settings import Limits, Public
+from snorky.services.pubsub import PubSubService
 from tests.support.memory_directory import MemoryCluster, MemoryDirectory
 from tests.support.site import Echo, until
 from tests.support.town import Bus, BusBroker

@@ -16,12 +16,12 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway import Entered, Limits, Member, Node, Service, ServiceRegistry
-from gateway.authenticator import Authenticator
-from gateway.codec import decode_json
-from gateway.directory import Census
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
+from snorky.gateway import Entered, Limits, Member, Node, Service, ServiceRegistry
+from snorky.gateway.authenticator import Authenticator
+from snorky.gateway.codec import decode_json
+from snorky.gateway.directory import Census
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
 from tests.support.clients import JSON, UNLIMITED, Client, until
 from tests.support.loopback import LoopbackBroker
 from tests.support.memory_directory import MemoryCluster, MemoryDirectory

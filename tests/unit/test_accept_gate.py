@@ -2,9 +2,9 @@
 
 import structlog
 
-from gateway.http.accept_gate import HTTP_PER_CONNECTION, Descriptors
-from gateway.http.listen import BACKLOG
-from gateway.settings import Limits, Public
+from snorky.gateway.http.accept_gate import HTTP_PER_CONNECTION, Descriptors
+from snorky.gateway.http.listen import BACKLOG
+from snorky.gateway.settings import Limits, Public
 from tests.support.raw_ws import RawClient
 from tests.support.site import RunningSite, on_both_loops, running_site, until
 

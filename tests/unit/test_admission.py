@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from gateway.http.admission import Admission
-from gateway.http.handshake import HandshakeRefused
-from gateway.metrics import Metrics
-from gateway.settings import Limits, Public
+from snorky.gateway.http.admission import Admission
+from snorky.gateway.http.handshake import HandshakeRefused
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.settings import Limits, Public
 from tests.support.raw_ws import CLOSE, close_payload, frame, handshake_head
 from tests.support.site import on_both_loops, running_site, until
 

@@ -10,9 +10,9 @@ from typing import Any
 import jwt
 import pytest
 
-from gateway.auth import FixedKey, Identity, Key, Verifier, check_identity
-from gateway.auth_settings import Auth
-from gateway.errors import CloseCode, InvalidToken
+from snorky.gateway.auth import FixedKey, Identity, Key, Verifier, check_identity
+from snorky.gateway.auth_settings import Auth
+from snorky.gateway.errors import CloseCode, InvalidToken
 from tests.support.tokens import SECRET, Issuer, claims, forged, hmac_token
 
 HMAC = Key("HS256", SECRET.encode())

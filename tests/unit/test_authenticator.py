@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from gateway.auth import FixedKey, Key, Keys, Verifier
-from gateway.auth_settings import Auth
-from gateway.authenticator import Authenticator
-from gateway.errors import BrokerUnavailable
-from gateway.identity import identity_name, identity_text
-from gateway.key_cache import KeyCache, KeysUnavailable
-from gateway.metrics import Metrics
-from gateway.revocation import Kind, LocalRevocations, Revocation
+from snorky.gateway.auth import FixedKey, Key, Keys, Verifier
+from snorky.gateway.auth_settings import Auth
+from snorky.gateway.authenticator import Authenticator
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.identity import identity_name, identity_text
+from snorky.gateway.key_cache import KeyCache, KeysUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.revocation import Kind, LocalRevocations, Revocation
 from tests.support.raw_ws import TEXT, RawClient, frame
 from tests.support.site import RunningSite, on_both_loops, running_site, until
 from tests.support.tokens import SECRET, hmac_token

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-import gateway.http.backend as module
-import gateway.http.backend_door as door_module
-from gateway.http.app import BACKEND_MAX_BYTES
-from gateway.http.brake import ADDRESSES_MAX, FREE, INTERVAL_S, WAIT_MAX_S, Brake
-from gateway.settings import ApiKey, Private
+import snorky.gateway.http.backend as module
+import snorky.gateway.http.backend_door as door_module
+from snorky.gateway.http.app import BACKEND_MAX_BYTES
+from snorky.gateway.http.brake import ADDRESSES_MAX, FREE, INTERVAL_S, WAIT_MAX_S, Brake
+from snorky.gateway.settings import ApiKey, Private
 from tests.support.raw_ws import RawClient, Response
 from tests.support.site import Echo, RunningSite, on_both_loops, running_site, until
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-import gateway.http.backend_door as module
-from gateway.http.app import BACKEND_MAX_BYTES, private_app
-from gateway.http.listen import listen
-from gateway.http.site import Site
-from gateway.http.workers import WorkerDoor, workers_app
-from gateway.settings import ApiKey, Private
-from gateway.totals import Totals
+import snorky.gateway.http.backend_door as module
+from snorky.gateway.http.app import BACKEND_MAX_BYTES, private_app
+from snorky.gateway.http.listen import listen
+from snorky.gateway.http.site import Site
+from snorky.gateway.http.workers import WorkerDoor, workers_app
+from snorky.gateway.settings import ApiKey, Private
+from snorky.gateway.totals import Totals
 from tests.support.raw_ws import RawClient, Response
 from tests.support.site import RunningSite, on_both_loops, running_site
 

@@ -1,4 +1,4 @@
-"""gateway.canonical: the vectors that all clients share, and errors that only Python objects can cause."""
+"""snorky.gateway.canonical: the vectors that all clients share, and errors that only Python objects can cause."""
 
 import json
 import struct
@@ -11,8 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.canonical import CHANNEL_MAX_BYTES, MAX_DEPTH, canonical, channel_key, channel_name, channel_of, es6_number
-from gateway.errors import InvalidChannel
+from snorky.gateway.canonical import (
+    CHANNEL_MAX_BYTES,
+    MAX_DEPTH,
+    canonical,
+    channel_key,
+    channel_name,
+    channel_of,
+    es6_number,
+)
+from snorky.gateway.errors import InvalidChannel
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 CANONICAL = json.loads((VECTORS / "canonical.json").read_text())

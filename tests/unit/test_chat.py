@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gateway import BrokerUnavailable
-from services.chat import ChatService
-from services.rpc import Request
+from snorky.gateway import BrokerUnavailable
+from snorky.services.chat import ChatService
+from snorky.services.rpc import Request
 from tests.support.clients import settle, until
 from tests.support.town import Resident, town
 

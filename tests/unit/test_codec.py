@@ -1,4 +1,4 @@
-"""gateway.codec: envelopes, templates, and encoding of a service's own Python objects.
+"""snorky.gateway.codec: envelopes, templates, and encoding of a service's own Python objects.
 
 Hostile bytes are in test_bad_input.py.
 """
@@ -15,9 +15,9 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # ships no annotations
 import pytest
 
-from gateway import codec
-from gateway.codec import MAX_DEPTH, MAX_VALUES, PAYLOAD, Encoding, Envelope, Template
-from gateway.errors import InvalidEnvelope, InvalidMessage
+from snorky.gateway import codec
+from snorky.gateway.codec import MAX_DEPTH, MAX_VALUES, PAYLOAD, Encoding, Envelope, Template
+from snorky.gateway.errors import InvalidEnvelope, InvalidMessage
 
 ENCODINGS = pytest.mark.parametrize("encoding", list(Encoding), ids=lambda encoding: encoding.value)
 
@@ -279,7 +279,7 @@ def test_template_survives_strings_that_look_like_its_hole(encoding: Encoding, m
     message = {"channel": "PAYLOAD payload", "payload": PAYLOAD, "more": ["payload", "Payload.PAYLOAD", '"', "\xd9 "]}
     rendered = Template("s", message).render(codec.encode(1, encoding), encoding)
     assert codec.decode(rendered, encoding) == {"service": "s", "message": {**message, "payload": 1}}
-    monkeypatch.setattr("gateway.codec.secrets.token_hex", lambda size: "guessed")
+    monkeypatch.setattr("snorky.gateway.codec.secrets.token_hex", lambda size: "guessed")
     with pytest.raises(ValueError, match="exactly once"):  # instead of a wrong split
         Template("s", ["guessed", PAYLOAD])
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from msgpack import unpackb  # type: ignore[import-untyped]  # ships no annotations
 
-from gateway.codec import Encoding, encode
-from gateway.compound import Compound
-from gateway.errors import InvalidMessage
+from snorky.gateway.codec import Encoding, encode
+from snorky.gateway.compound import Compound
+from snorky.gateway.errors import InvalidMessage
 
 READERS = {Encoding.JSON: json.loads, Encoding.MSGPACK: unpackb}
 

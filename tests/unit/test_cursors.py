@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from gateway import BrokerUnavailable
-from services.cursors import CursorsService
-from services.rpc import Request
+from snorky.gateway import BrokerUnavailable
+from snorky.services.cursors import CursorsService
+from snorky.services.rpc import Request
 from tests.support.clients import settle, until
 from tests.support.town import Resident, town
 

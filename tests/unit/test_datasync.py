@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from gateway import CloseCode, ConfigurationError, History, Position, ServiceRegistry
-from gateway.publication import Publication, read_publication
-from services.datasync import DataSyncBackend, DataSyncService, Delta
-from services.datasync.feed import Feed
-from services.datasync.subscriptions import ATTEMPTS_MAX
+from snorky.gateway import CloseCode, ConfigurationError, History, Position, ServiceRegistry
+from snorky.gateway.publication import Publication, read_publication
+from snorky.services.datasync import DataSyncBackend, DataSyncService, Delta
+from snorky.services.datasync.feed import Feed
+from snorky.services.datasync.subscriptions import ATTEMPTS_MAX
 from tests.support.clients import settle, until
 from tests.support.dealers import AllTasks, Players, PlayersWithColor, TasksOfList
 from tests.support.memory_history import write_sequenced
@@ -327,7 +327,7 @@ async def test_a_gap_in_received_deltas_is_filled(stage: Stage) -> None:
 
 
 async def test_a_hole_is_filled_as_soon_as_redis_answers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.repair.RETRY_S", 0.001)
+    monkeypatch.setattr("snorky.gateway.repair.RETRY_S", 0.001)
     client = await stage.acquire(1, await stage.authorize(0, ALL))
     await stage.publish(0, task(1))
     await client.notified(1)

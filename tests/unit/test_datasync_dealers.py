@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from services.datasync import BroadcastDealer, Dealer, Delta, FilterDealer, SimpleDealer, SubscriptionItem
-from services.datasync.deltas import read_delta
-from services.rpc import RPCError
+from snorky.services.datasync import BroadcastDealer, Dealer, Delta, FilterDealer, SimpleDealer, SubscriptionItem
+from snorky.services.datasync.deltas import read_delta
+from snorky.services.rpc import RPCError
 
 RED = {"id": 1, "name": "Alice", "color": "red"}
 BLUE = {"id": 1, "name": "Alice", "color": "blue"}

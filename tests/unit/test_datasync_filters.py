@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.datasync import BadQuery, FilterDealer, SubscriptionItem
-from services.datasync.filters import compile_filter, key_of
+from snorky.services.datasync import BadQuery, FilterDealer, SubscriptionItem
+from snorky.services.datasync.filters import compile_filter, key_of
 
 
 def matches(expression: Any, model: Any) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import gateway.errors
-from gateway import CloseCode, Limits, Metrics, SnorkyError
+import snorky.gateway.errors
+from snorky.gateway import CloseCode, Limits, Metrics, SnorkyError
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
@@ -78,7 +78,7 @@ def test_handshake_refusals_of_the_protocol_are_those_of_the_code() -> None:
 def _codes_of_classes(kind: type[SnorkyError] = SnorkyError) -> Iterator[str]:
     yield kind.code
     for each in kind.__subclasses__():
-        if each.__module__ == gateway.errors.__name__:
+        if each.__module__ == snorky.gateway.errors.__name__:
             yield from _codes_of_classes(each)
 
 

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from gateway.rules import ChannelRule, Rules
-from gateway.settings import Auth, Limits, Private, Public, Settings, load
+from snorky.gateway.rules import ChannelRule, Rules
+from snorky.gateway.settings import Auth, Limits, Private, Public, Settings, load
 from tests.support.tokens import SECRET, Issuer
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "settings.md").read_text()

@@ -3,9 +3,9 @@
 import asyncio
 import json
 
-from gateway.http import drain as module
-from gateway.http.drain import drain
-from gateway.settings import Limits
+from snorky.gateway.http import drain as module
+from snorky.gateway.http.drain import drain
+from snorky.gateway.settings import Limits
 from tests.support.raw_ws import CLOSE, TEXT, RawClient, close_payload, frame
 from tests.support.site import on_both_loops, running_site, until
 

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gateway import Metrics
-from gateway.codec import PAYLOAD, Encoding, Json, Template, decode_json, encode_msgpack
-from gateway.connection import Connection
-from gateway.fanout import Fanout
-from gateway.frames import BINARY, TEXT, Dialect
-from gateway.hub import Hub
-from gateway.publication import MARK, Position, Publication, Selector, write_addressed
-from gateway.sequence import Gap, Late, Step
+from snorky.gateway import Metrics
+from snorky.gateway.codec import PAYLOAD, Encoding, Json, Template, decode_json, encode_msgpack
+from snorky.gateway.connection import Connection
+from snorky.gateway.fanout import Fanout
+from snorky.gateway.frames import BINARY, TEXT, Dialect
+from snorky.gateway.hub import Hub
+from snorky.gateway.publication import MARK, Position, Publication, Selector, write_addressed
+from snorky.gateway.sequence import Gap, Late, Step
 from tests.support.clients import JSON, MSGPACK, FakeWire, settle
 
 KEY, OTHER = "s:a", "s:b"
@@ -102,7 +102,7 @@ def test_message_is_encoded_once_per_encoding_however_many_dialects(monkeypatch:
         encoded.append(value)
         return encode_msgpack(value)
 
-    monkeypatch.setattr("gateway.pieces.encode_msgpack", counting)
+    monkeypatch.setattr("snorky.gateway.pieces.encode_msgpack", counting)
     rig = Rig()
     for name in ("one", "other"):
         rig.subscriber(dialect=Dialect(name, Encoding.MSGPACK, BINARY, lambda message: message))
@@ -441,7 +441,7 @@ async def test_lag_ends_when_the_last_chunk_is_written() -> None:
 
 def test_lost_probe_is_replaced_by_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now_s = 100.0
-    monkeypatch.setattr("gateway.fanout.perf_counter", lambda: now_s)
+    monkeypatch.setattr("snorky.gateway.fanout.perf_counter", lambda: now_s)
     rig = Rig()
     rig.subscriber()
     rig.fanout.expect(KEY, b"1")  # and Redis loses it

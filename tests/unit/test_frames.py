@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.codec import Encoding
-from gateway.errors import CloseCode, ProtocolFault
-from gateway.frames import (
+from snorky.gateway.codec import Encoding
+from snorky.gateway.errors import CloseCode, ProtocolFault
+from snorky.gateway.frames import (
     PING_FRAME,
     FrameParser,
     binary_frame,

@@ -3,9 +3,9 @@
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.codec import Encoding
-from gateway.http.handshake import HandshakeRefused, Upgrade, upgrade
-from gateway.settings import Public
+from snorky.gateway.codec import Encoding
+from snorky.gateway.http.handshake import HandshakeRefused, Upgrade, upgrade
+from snorky.gateway.settings import Public
 from tests.support.raw_ws import BINARY, KEY, PING, RawClient, Response, frame, handshake_head
 from tests.support.site import on_both_loops, running_site
 

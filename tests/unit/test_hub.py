@@ -5,10 +5,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway.codec import PAYLOAD, Template
-from gateway.connection import Connection
-from gateway.errors import AlreadySubscribed, NotSubscribed
-from gateway.hub import Hub
+from snorky.gateway.codec import PAYLOAD, Template
+from snorky.gateway.connection import Connection
+from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
+from snorky.gateway.hub import Hub
 from tests.support.clients import JSON, MSGPACK, FakeWire
 
 TEMPLATE = Template("s", PAYLOAD)

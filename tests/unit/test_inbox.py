@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gateway import Connection, Service
-from gateway.inbox import MAX_BYTES, MAX_MESSAGES, RESUME_MESSAGES
+from snorky.gateway import Connection, Service
+from snorky.gateway.inbox import MAX_BYTES, MAX_MESSAGES, RESUME_MESSAGES
 from tests.support.clients import Client, House, house, settle, until
 
 

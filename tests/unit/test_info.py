@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway import InfoService, __version__
+from snorky.gateway import InfoService, __version__
 from tests.support.clients import JSON, MSGPACK, house
 
 

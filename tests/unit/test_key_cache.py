@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import BrokerUnavailable, InvalidToken
-from gateway.key_cache import (
+from snorky.gateway.errors import BrokerUnavailable, InvalidToken
+from snorky.gateway.key_cache import (
     MAX_AGE_S,
     PATIENCE_S,
     REFETCH_S,

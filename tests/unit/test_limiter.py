@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway import limiter
-from gateway.limiter import Limiter, Rates, Share
+from snorky.gateway import limiter
+from snorky.gateway.limiter import Limiter, Rates, Share
 
 
 class Clock:

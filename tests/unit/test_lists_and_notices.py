@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from gateway import PAYLOAD, Connection, Service
-from gateway.codec import Template
-from gateway.directory import Census
-from gateway.hub import LATE_S, Hub, News
-from services.chat import ChatService
-from services.cursors import CursorsService
-from services.pubsub import PubSubService
+from snorky.gateway import PAYLOAD, Connection, Service
+from snorky.gateway.codec import Template
+from snorky.gateway.directory import Census
+from snorky.gateway.hub import LATE_S, Hub, News
+from snorky.services.chat import ChatService
+from snorky.services.cursors import CursorsService
+from snorky.services.pubsub import PubSubService
 from tests.support.clients import JSON, FakeWire, settle, until
 from tests.support.town import Resident, Town, town
 

@@ -2,12 +2,12 @@ import sys
 
 import pytest
 
-from gateway.errors import ConfigurationError
-from gateway.loading import load_function, load_registries
-from gateway.settings import ServiceTable, Settings
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.loading import load_function, load_registries
+from snorky.gateway.settings import ServiceTable, Settings
 
 MODULE = """
-from gateway import Service
+from snorky.gateway import Service
 
 class Echo(Service):
     def __init__(self, name, greeting="hello"):
@@ -57,7 +57,7 @@ def test_other_keys_are_passed_to_the_constructor(module):
         ("own_services.deeper:Echo", {}, "there is no module own_services.deeper"),
         ("needs_more:Echo", {}, "failed with ModuleNotFoundError: No module named 'module_that_is_not_there'"),
         ("own_services:Ecko", {}, "the module has no Ecko"),
-        ("own_services:Stranger", {}, "is no subclass of gateway.Service"),
+        ("own_services:Stranger", {}, "is no subclass of snorky.gateway.Service"),
         ("own_services:Echo", {"greting": 1}, "got an unexpected keyword argument 'greting'; it takes greeting"),
         ("own_services:Broken", {}, "failed with RuntimeError: no database"),
     ],

@@ -3,7 +3,7 @@
 import os
 import threading
 
-from gateway.log_queue import LogQueue
+from snorky.gateway.log_queue import LogQueue
 
 
 def read_until(descriptor: int, wanted: bytes) -> bytes:

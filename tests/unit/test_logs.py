@@ -5,7 +5,7 @@ import logging
 import pytest
 import structlog
 
-from gateway.logs import configure_logs
+from snorky.gateway.logs import configure_logs
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from gateway import BrokerUnavailable, CloseCode
-from services.messaging import MessagingService
-from services.rpc import Request
+from snorky.gateway import BrokerUnavailable, CloseCode
+from snorky.services.messaging import MessagingService
+from snorky.services.rpc import Request
 from tests.support.clients import settle, until
 from tests.support.town import Resident, town
 

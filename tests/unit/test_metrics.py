@@ -5,8 +5,8 @@ import re
 from prometheus_client import Metric, generate_latest
 from structlog.testing import capture_logs
 
-from gateway import InfoService, Metrics
-from services.pubsub import PubSubService
+from snorky.gateway import InfoService, Metrics
+from snorky.services.pubsub import PubSubService
 from tests.support.clients import House, house, settle
 
 UNITS = ("_seconds", "_bytes", "_total", "_info", "_ratio")

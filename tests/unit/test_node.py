@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway import (
+from snorky.gateway import (
     PAYLOAD,
     AlreadySubscribed,
     BrokerUnavailable,
@@ -19,8 +19,8 @@ from gateway import (
     NotSubscribed,
     Service,
 )
-from gateway.publication import TooLarge
-from gateway.settings import PAYLOAD_MAX_BYTES
+from snorky.gateway.publication import TooLarge
+from snorky.gateway.settings import PAYLOAD_MAX_BYTES
 from tests.support.clients import JSON, FakeWire, House, house, settle, until
 from tests.support.loopback import LoopbackBroker
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.origins import Origins, parse_origins
+from snorky.gateway.origins import Origins, parse_origins
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import BrokerUnavailable, ConnectionClosed, Entered, Member, Owner, Selector
-from gateway.codec import encode_json
-from gateway.connection import Connection
-from gateway.ownership import Ownership, encode_notice
-from gateway.publication import Change, read_publication, write_change, write_version
+from snorky.gateway import BrokerUnavailable, ConnectionClosed, Entered, Member, Owner, Selector
+from snorky.gateway.codec import encode_json
+from snorky.gateway.connection import Connection
+from snorky.gateway.ownership import Ownership, encode_notice
+from snorky.gateway.publication import Change, read_publication, write_change, write_version
 from tests.support.clients import JSON, FakeWire, settle, until
 
 ROSTER = "chat:room"
@@ -73,7 +73,7 @@ class Rig:
     """An ownership with connections."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("gateway.ownership.RETRY_S", 0.001)
+        monkeypatch.setattr("snorky.gateway.ownership.RETRY_S", 0.001)
         self.directory = ScriptedDirectory()
         self.here: set[Connection] = set()
         self.notice: Callable[..., Any] = lambda *_: None

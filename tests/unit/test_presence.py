@@ -7,9 +7,9 @@ from time import process_time
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.directory import Census, Member, Owner
-from gateway.presence import GRACE_S, LATE_S, Difference, Presence
-from gateway.publication import Change
+from snorky.gateway.directory import Census, Member, Owner
+from snorky.gateway.presence import GRACE_S, LATE_S, Difference, Presence
+from snorky.gateway.publication import Change
 
 SPARE = 1_000  # so that versions of the model have room below
 

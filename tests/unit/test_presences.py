@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from gateway import BrokerUnavailable
-from gateway.directory import Census, Member, Owner
-from gateway.metrics import Metrics
-from gateway.presence import Difference
-from gateway.presences import PORTION, Presences
-from gateway.publication import Change
-from services.chat import ChatService
-from services.cursors import CursorsService
-from services.pubsub import PubSubService
+from snorky.gateway import BrokerUnavailable
+from snorky.gateway.directory import Census, Member, Owner
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.presence import Difference
+from snorky.gateway.presences import PORTION, Presences
+from snorky.gateway.publication import Change
+from snorky.services.chat import ChatService
+from snorky.services.cursors import CursorsService
+from snorky.services.pubsub import PubSubService
 from tests.support.clients import settle, until
 from tests.support.town import Resident, Town, town
 

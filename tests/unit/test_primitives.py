@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway import (
+from snorky.gateway import (
     AlreadySubscribed,
     BrokerUnavailable,
     ConfigurationError,

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gateway.http.progress import PATIENCE_MAX_S, SLOWEST_BYTES_PER_S, Sent, SilentPeer, read_sent
+from snorky.gateway.http.progress import PATIENCE_MAX_S, SLOWEST_BYTES_PER_S, Sent, SilentPeer, read_sent
 from tests.support.tools import eventually
 
 INTERVAL_S = 10.0

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from services.auth import AuthBackend, AuthService
-from services.chat import ChatService
-from services.cursors import CursorsService
-from services.datasync import DataSyncBackend, DataSyncService
-from services.messaging import MessagingService
-from services.pubsub import PubSubBackend, PubSubService
-from services.rpc import RPCService
+from snorky.services.auth import AuthBackend, AuthService
+from snorky.services.chat import ChatService
+from snorky.services.cursors import CursorsService
+from snorky.services.datasync import DataSyncBackend, DataSyncService
+from snorky.services.messaging import MessagingService
+from snorky.services.pubsub import PubSubBackend, PubSubService
+from snorky.services.rpc import RPCService
 from tests.support import table
 from tests.support.conversation import blocks_of
 from tests.support.error_codes import CODES, ELSEWHERE

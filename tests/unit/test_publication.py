@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import InvalidMessage
-from gateway.publication import (
+from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.publication import (
     MARK,
     Change,
     Position,

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gateway import Limits, ServiceRegistry
-from services.pubsub import PubSubBackend, PubSubService
-from services.rpc import Request
+from snorky.gateway import Limits, ServiceRegistry
+from snorky.services.pubsub import PubSubBackend, PubSubService
+from snorky.services.rpc import Request
 from tests.support.clients import JSON, MSGPACK, Client, House, house, settle, until
 
 

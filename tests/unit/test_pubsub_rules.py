@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from msgpack import Unpacker  # type: ignore[import-untyped]  # ships no annotations
 
-from gateway import ChannelRule, ConfigurationError, History, Position, Service, ServiceRegistry
-from services.pubsub import PubSubBackend, PubSubService
-from services.rpc import Request
+from snorky.gateway import ChannelRule, ConfigurationError, History, Position, Service, ServiceRegistry
+from snorky.services.pubsub import PubSubBackend, PubSubService
+from snorky.services.rpc import Request
 from tests.support.clients import JSON, MSGPACK, Client, settle, until
 from tests.support.town import Resident, Town, town
 
@@ -432,7 +432,7 @@ async def test_failed_subscribe_adds_no_presence_and_removes_none() -> None:
 
 
 async def test_presence_of_too_many_is_refused_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.pubsub.replies.MEMBERS_MAX", 3)
+    monkeypatch.setattr("snorky.services.pubsub.replies.MEMBERS_MAX", 3)
     async with town(1, services) as nodes:
         for number in range(4):
             assert "Error" not in str(await ask(nodes.client(0), "presence", "quiet:a")), number

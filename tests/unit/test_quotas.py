@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from gateway import limiter, quotas
-from gateway.errors import BrokerUnavailable, LimitExceeded
-from gateway.metrics import Metrics
-from gateway.quotas import CHANNEL_BYTES, STORED_S, Quotas
-from gateway.redis.publisher import PublishRefused
-from gateway.refusals import Refusals
-from gateway.settings import Limits
+from snorky.gateway import limiter, quotas
+from snorky.gateway.errors import BrokerUnavailable, LimitExceeded
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.quotas import CHANNEL_BYTES, STORED_S, Quotas
+from snorky.gateway.redis.publisher import PublishRefused
+from snorky.gateway.refusals import Refusals
+from snorky.gateway.settings import Limits
 from tests.unit.test_limiter import Clock
 
 

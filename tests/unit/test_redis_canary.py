@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
-from gateway.redis.canary import TICK_S, Canary
-from gateway.redis.publisher import PublishRefused
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.canary import TICK_S, Canary
+from snorky.gateway.redis.publisher import PublishRefused
 
 
 class World:

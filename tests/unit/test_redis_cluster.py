@@ -6,12 +6,12 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
-from gateway.redis import RedisTarget
-from gateway.redis.cluster import Cluster
-from gateway.redis.cluster_commander import ClusterCommander
-from gateway.redis.wire import DialError, command
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis import RedisTarget
+from snorky.gateway.redis.cluster import Cluster
+from snorky.gateway.redis.cluster_commander import ClusterCommander
+from snorky.gateway.redis.wire import DialError, command
 from tests.support.scripted_redis import Command, ScriptedRedis
 
 Ranges = dict[tuple[int, int], list[tuple[str, int]]]  # slots: (id, port) of the primary and its replicas
@@ -46,7 +46,7 @@ class Member:
 
 @pytest.fixture
 async def members(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Member]]:
-    monkeypatch.setattr("gateway.redis.cluster.ASK_TIMEOUT_S", 10.0)  # a busy machine may stall for a second
+    monkeypatch.setattr("snorky.gateway.redis.cluster.ASK_TIMEOUT_S", 10.0)  # a busy machine may stall for a second
     async with asyncio.timeout(15.0), AsyncExitStack() as stack:
         made = [Member() for _ in range(3)]
         for each in made:

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 import hiredis
 import pytest
 
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
-from gateway.redis import RedisTarget
-from gateway.redis.commander import Commander
-from gateway.redis.wire import command
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis import RedisTarget
+from snorky.gateway.redis.commander import Commander
+from snorky.gateway.redis.wire import command
 from tests.support.scripted_redis import ScriptedRedis
 
 

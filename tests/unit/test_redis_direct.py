@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from gateway.directory import Owner
-from gateway.errors import BrokerUnavailable
-from gateway.redis.direct import Direct
+from snorky.gateway.directory import Owner
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.direct import Direct
 
 THERE = Owner("b", "i1", 7)
 

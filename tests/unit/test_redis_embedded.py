@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-import gateway.redis.process as process_module
-from gateway.errors import ConfigurationError
-from gateway.redis import EmbeddedServer, RedisTarget
-from gateway.redis.process import ProcessFailed, ServerProcess
+import snorky.gateway.redis.process as process_module
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.redis import EmbeddedServer, RedisTarget
+from snorky.gateway.redis.process import ProcessFailed, ServerProcess
 from tests.support.nodes import Process
 from tests.support.redis_servers import require
 from tests.support.tools import eventually
 
 OWNER = """
 import asyncio, signal
-from gateway.redis import EmbeddedServer
+from snorky.gateway.redis import EmbeddedServer
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without it
 async def main():
     async with EmbeddedServer() as server:

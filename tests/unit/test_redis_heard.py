@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import pytest
 
-from gateway.redis.heard import HeardChannel, by_channel
+from snorky.gateway.redis.heard import HeardChannel, by_channel
 
 ROOM = HeardChannel("room", (b"open:room", b"nodes:room"))
 HALL_NAME = b"hall"

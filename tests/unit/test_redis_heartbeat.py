@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.metrics import Metrics
-from gateway.redis import EmbeddedServer, Heartbeat, RedisTarget, read_nodes
-from gateway.redis.heartbeat import NodeState
-from gateway.redis.names import node_key, nodes_key
-from gateway.redis.versions import OLDEST, WIRE, Versions, foreign_nodes
-from gateway.redis.versions import said as versions_said
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis import EmbeddedServer, Heartbeat, RedisTarget, read_nodes
+from snorky.gateway.redis.heartbeat import NodeState
+from snorky.gateway.redis.names import node_key, nodes_key
+from snorky.gateway.redis.versions import OLDEST, WIRE, Versions, foreign_nodes
+from snorky.gateway.redis.versions import said as versions_said
 from tests.support.redis_servers import require
 from tests.support.tools import eventually
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
-from gateway.redis.lanes import Lanes
-from gateway.redis.publisher import PublishRefused
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.lanes import Lanes
+from snorky.gateway.redis.publisher import PublishRefused
 
 NAME = b"p:{pubsub:news}"
 

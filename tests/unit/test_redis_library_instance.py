@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.redis.library_instance import NO_DOUBT, Doubt, Instance
+from snorky.gateway.redis.library_instance import NO_DOUBT, Doubt, Instance
 
 KNOWN = b"3 a1 1000000000 salt1 999000000 0 -"
 S = 1_000_000

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.canonical import channel_key
-from gateway.redis import names
+from snorky.gateway.canonical import channel_key
+from snorky.gateway.redis import names
 
 KINDS: dict[str, Callable[[str, str], bytes]] = {
     "channel": names.channel_name,

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from gateway.errors import BrokerUnavailable
-from gateway.redis.pipeline import all_ended
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.pipeline import all_ended
 
 
 async def test_an_error_is_raised_only_after_all_concurrent_tasks_ended() -> None:

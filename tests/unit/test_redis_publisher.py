@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
-from gateway.redis import RedisTarget
-from gateway.redis.publisher import Publisher, PublishRefused
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis import RedisTarget
+from snorky.gateway.redis.publisher import Publisher, PublishRefused
 from tests.support.scripted_redis import ScriptedRedis
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from gateway.directory import Census, Member, Owner
-from gateway.errors import BrokerUnavailable
-from gateway.redis.rosters import TRIES, Rosters
+from snorky.gateway.directory import Census, Member, Owner
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.rosters import TRIES, Rosters
 
 
 class ScriptedScripts:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-import gateway.redis.scripting
-from gateway.errors import BrokerUnavailable
-from gateway.redis.scripting import Call, Scripts
-from gateway.redis.wire import command
+import snorky.gateway.redis.scripting
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.scripting import Call, Scripts
+from snorky.gateway.redis.wire import command
 from tests.support.scripted_redis import Command, ScriptedRedis
 from tests.unit.test_redis_commander import commander
 
-FOLDER = Path(gateway.redis.scripting.__file__).parent / "scripts"
+FOLDER = Path(snorky.gateway.redis.scripting.__file__).parent / "scripts"
 RENEW, LOOK = Call("renew", [b"l", b"c"], [b"o", b"1"]), Call("look", [b"l", b"r"], [b"1", b"0"])
 ECHO = command(b"ECHO", b"x")
 

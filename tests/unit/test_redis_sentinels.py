@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from gateway.redis import RedisTarget
-from gateway.redis.wire import DialError
+from snorky.gateway.redis import RedisTarget
+from snorky.gateway.redis.wire import DialError
 from tests.support.scripted_redis import Command, ScriptedRedis
 
 Answer = Callable[[Command], bytes | None]

@@ -2,11 +2,11 @@
 
 import pytest
 
-from gateway.errors import BrokerUnavailable
-from gateway.history import History
-from gateway.metrics import Metrics
-from gateway.redis import RedisTarget
-from gateway.redis.sequencer import Sequencer
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.history import History
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis import RedisTarget
+from snorky.gateway.redis.sequencer import Sequencer
 from tests.support.scripted_redis import ScriptedRedis
 
 OOM = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"

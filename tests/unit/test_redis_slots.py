@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.redis.slots import key_of, slot_of
-from gateway.redis.wire import command
+from snorky.gateway.redis.slots import key_of, slot_of
+from snorky.gateway.redis.wire import command
 
 
 @pytest.mark.parametrize(

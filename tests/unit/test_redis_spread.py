@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import ConfigurationError
-from gateway.redis.spread import Spread, targets_of
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.redis.spread import Spread, targets_of
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors" / "spread.json"
 KEYS = [f"pubsub:{number}" for number in range(3000)]

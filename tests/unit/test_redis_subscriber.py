@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-import gateway.redis.subscriber as subscriber_module
-from gateway.errors import BrokerUnavailable
-from gateway.metrics import Metrics
-from gateway.redis import RedisTarget
-from gateway.redis.subscriber import WINDOW, Subscriber
-from gateway.redis.wire import REPLY_MAX_BYTES
+import snorky.gateway.redis.subscriber as subscriber_module
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis import RedisTarget
+from snorky.gateway.redis.subscriber import WINDOW, Subscriber
+from snorky.gateway.redis.wire import REPLY_MAX_BYTES
 from tests.support.scripted_redis import Command, ScriptedRedis, confirmation, message
 
 CANARY = b"canary"

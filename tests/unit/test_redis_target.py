@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import ConfigurationError
-from gateway.redis import RedisTarget, channel_name
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.redis import RedisTarget, channel_name
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors" / "redis_names.json"
 

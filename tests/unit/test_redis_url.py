@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import ConfigurationError
-from gateway.redis.spread import targets_of
-from gateway.redis.url import parse_redis_url
-from gateway.setting_values import parse_prefix
-from snorky import Publisher
-from snorky.redis_pool import Pools
+from snorky.client import Publisher
+from snorky.client.redis_pool import Pools
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.redis.spread import targets_of
+from snorky.gateway.redis.url import parse_redis_url
+from snorky.gateway.setting_values import parse_prefix
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,7 +61,7 @@ BAD = {
 
 
 def test_grammar_is_the_same_text_in_both_packages() -> None:
-    ours, theirs = (ROOT / path for path in ("gateway/redis/url.py", "clients/python/snorky/redis_url.py"))
+    ours, theirs = (ROOT / path for path in ("gateway/redis/url.py", "clients/python/snorky/client/redis_url.py"))
     assert ours.read_text() == theirs.read_text()
 
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.auth import FixedKey, Key, Verifier
-from gateway.auth_settings import Auth
-from gateway.authenticator import Authenticator
-from gateway.metrics import Metrics
-from gateway.refusals import Refusals
-from gateway.settings import Public
-from services.pubsub import PubSubService
-from services.rpc import Request
+from snorky.gateway.auth import FixedKey, Key, Verifier
+from snorky.gateway.auth_settings import Auth
+from snorky.gateway.authenticator import Authenticator
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.refusals import Refusals
+from snorky.gateway.settings import Public
+from snorky.services.pubsub import PubSubService
+from snorky.services.rpc import Request
 from tests.support.raw_ws import RawClient
 from tests.support.site import RunningSite, on_both_loops, running_site
 from tests.support.tokens import SECRET, hmac_token

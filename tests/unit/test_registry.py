@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gateway import (
+from snorky.gateway import (
     AlreadySubscribed,
     BrokerUnavailable,
     ConfigurationError,
@@ -25,8 +25,8 @@ from gateway import (
     UnknownService,
     error_message,
 )
-from gateway.codec import Encoding, encode
-from gateway.limiter import REFUSED_PER_BURST
+from snorky.gateway.codec import Encoding, encode
+from snorky.gateway.limiter import REFUSED_PER_BURST
 from tests.support.clients import JSON, MSGPACK, UNLIMITED, Client, House, house
 from tests.support.loopback import LoopbackBroker
 

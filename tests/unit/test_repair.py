@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import (
+from snorky.gateway import (
     PAYLOAD,
     AlreadySubscribed,
     BrokerUnavailable,
@@ -24,7 +24,7 @@ from gateway import (
     Service,
     Topics,
 )
-from gateway.publication import MARK
+from snorky.gateway.publication import MARK
 from tests.support.clients import JSON, MSGPACK, Client, FakeWire, settle, until
 from tests.support.memory_history import Archive, MemoryHistory, write_sequenced
 from tests.support.town import Resident, Town, town

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gateway import BrokerUnavailable, ConfigurationError, NotSubscribed
-from services.rpc import Request, RPCError, RPCService, acknowledged, rpc_command
+from snorky.gateway import BrokerUnavailable, ConfigurationError, NotSubscribed
+from snorky.services.rpc import Request, RPCError, RPCService, acknowledged, rpc_command
 from tests.support.clients import JSON, MSGPACK, House, house, settle, until
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import ConfigurationError
-from gateway.rules import ChannelRule, Rules
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.rules import ChannelRule, Rules
 
 
 def test_first_match_counts_alone() -> None:

@@ -13,9 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gateway import sequence
-from gateway.publication import Position, Publication
-from gateway.sequence import Gap, Late, Sequence, Step
+from snorky.gateway import sequence
+from snorky.gateway.publication import Position, Publication
+from snorky.gateway.sequence import Gap, Late, Sequence, Step
 
 SMALL = {"WAITING_MAX": 4, "TAGS_MAX": 6, "RECENT_MAX": 4}  # so that bounds are reached in few steps
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway import (
+from snorky.gateway import (
     PAYLOAD,
     AlreadySubscribed,
     ConfigurationError,

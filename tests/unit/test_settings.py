@@ -7,11 +7,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway.auth_settings import algorithm_of
-from gateway.errors import ConfigurationError
-from gateway.loading import load_registries
-from gateway.setting_values import split_redis_urls
-from gateway.settings import ApiKey, Auth, Limits, Private, Public, ServiceTable, Settings, is_loopback, load
+from snorky.gateway.auth_settings import algorithm_of
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.loading import load_registries
+from snorky.gateway.setting_values import split_redis_urls
+from snorky.gateway.settings import ApiKey, Auth, Limits, Private, Public, ServiceTable, Settings, is_loopback, load
 
 SECRET = "a secret of more than thirty-two bytes"
 
@@ -203,9 +203,9 @@ def test_service_links_of_kubernetes_are_no_settings():
         ('[private]\napi_key = "sha256:12"', "64 hex digits"),
         ("[limits]\noutbox_max_bytes = 1000", "outbox_max_bytes is below message_max_bytes"),
         ("[public]\nport = 8003", "are both 8003"),
-        ("[services.pubsub]\nhooks = 1", 'needs [services.pubsub] class beside it: class = "services.pubsub:'),
+        ("[services.pubsub]\nhooks = 1", 'needs [services.pubsub] class beside it: class = "snorky.services.pubsub:'),
         ('[services.pubsub]\nclass = "services.pubsub"', 'must be "module:Class"'),
-        ('[services]\npubsub = "services.pubsub:PubSub"', '[services.pubsub] class = "module:Class"'),
+        ('[services]\npubsub = "snorky.services.pubsub:PubSub"', '[services.pubsub] class = "module:Class"'),
         ('[services."a b"]\nclass = "a:B"', "only a-z 0-9 _ -"),
         ("x = ", "is not TOML"),
     ],
@@ -283,7 +283,7 @@ def test_service_tables_pass_their_other_keys_to_the_constructor(tmp_path):
         tmp_path,
         """
         [services.pubsub]
-        class = "services.pubsub:PubSubService"
+        class = "snorky.services.pubsub:PubSubService"
         greeting = "hello"
         [[services.pubsub.channels]]
         match = "chat:*"
@@ -296,7 +296,7 @@ def test_service_tables_pass_their_other_keys_to_the_constructor(tmp_path):
     )
     assert settings.services == {
         "pubsub": ServiceTable(
-            "services.pubsub:PubSubService", {"greeting": "hello", "channels": [{"match": "chat:*"}]}
+            "snorky.services.pubsub:PubSubService", {"greeting": "hello", "channels": [{"match": "chat:*"}]}
         )
     }
     assert settings.backend == {
@@ -307,10 +307,12 @@ def test_service_tables_pass_their_other_keys_to_the_constructor(tmp_path):
 
 def test_standard_services_are_there_unless_others_are_written(tmp_path):
     standard = load(None, {})
-    assert standard.services["pubsub"] == ServiceTable("services.pubsub:PubSubService")
-    assert standard.services["auth"] == ServiceTable("services.auth:AuthService")
-    assert standard.backend["pubsub_backend"] == ServiceTable("services.pubsub:PubSubBackend", {"frontend": "pubsub"})
-    assert standard.backend["auth_backend"] == ServiceTable("services.auth:AuthBackend", {"frontend": "auth"})
+    assert standard.services["pubsub"] == ServiceTable("snorky.services.pubsub:PubSubService")
+    assert standard.services["auth"] == ServiceTable("snorky.services.auth:AuthService")
+    assert standard.backend["pubsub_backend"] == ServiceTable(
+        "snorky.services.pubsub:PubSubBackend", {"frontend": "pubsub"}
+    )
+    assert standard.backend["auth_backend"] == ServiceTable("snorky.services.auth:AuthBackend", {"frontend": "auth"})
     own = load_toml(tmp_path, '[services.own]\nclass = "own:Service"')
     assert list(own.services) == ["own"]
     assert own.backend == {}, "the backend of a service that is not there would fail on every call"
@@ -412,7 +414,7 @@ def test_loopback_is_distinguished_from_other_hosts(host, expected):
 
 RULED = """
 [services.pubsub]
-class = "services.pubsub:PubSubService"
+class = "snorky.services.pubsub:PubSubService"
 [[services.pubsub.channels]]
 match = "chat:*"
 history = 1000

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.shared_reads import SharedReads
+from snorky.gateway.shared_reads import SharedReads
 from tests.support.clients import settle
 
 
@@ -79,7 +79,7 @@ async def test_the_next_read_waits_in_proportion_to_the_last(monkeypatch: pytest
         slept.append(delay)
         await sleep(0)
 
-    monkeypatch.setattr("gateway.shared_reads.asyncio.sleep", noted)
+    monkeypatch.setattr("snorky.gateway.shared_reads.asyncio.sleep", noted)
     source = Source()
     reads = SharedReads(source.read, name="test", rest=3.0)
     first = asyncio.ensure_future(reads.get("a"))

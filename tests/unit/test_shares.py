@@ -4,11 +4,11 @@ import gc
 
 import pytest
 
-from gateway import limiter, shares
-from gateway.http import knocks
-from gateway.http.knocks import Knocks
-from gateway.settings import Limits
-from gateway.shares import Shares, rates_of
+from snorky.gateway import limiter, shares
+from snorky.gateway.http import knocks
+from snorky.gateway.http.knocks import Knocks
+from snorky.gateway.settings import Limits
+from snorky.gateway.shares import Shares, rates_of
 from tests.unit.test_limiter import Clock
 
 

@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from gateway.errors import ConfigurationError
-from gateway.http.listen import listen, url_of
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.http.listen import listen, url_of
 from tests.support.raw_ws import handshake_head
 from tests.support.site import on_both_loops, running_site
 

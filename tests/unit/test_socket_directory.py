@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.socket_directory import SOCKET_PATH_MAX_BYTES, NoDirectory, SocketDirectory
+from snorky.gateway.socket_directory import SOCKET_PATH_MAX_BYTES, NoDirectory, SocketDirectory
 
 
 @pytest.fixture

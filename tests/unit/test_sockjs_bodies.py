@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-import gateway.http.sockjs.bodies as module
+import snorky.gateway.http.sockjs.bodies as module
 from tests.support.raw_ws import RawClient
 from tests.support.site import on_both_loops, until
 from tests.support.sockjs_site import SockJSSite, sockjs_site

@@ -1,5 +1,5 @@
-from gateway.commands.stats import Meter
-from gateway.redis.heartbeat import NodeState
+from snorky.gateway.commands.stats import Meter
+from snorky.gateway.redis.heartbeat import NodeState
 
 
 def node(name="n1", **state):

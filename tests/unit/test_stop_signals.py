@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from gateway.stop_signals import DRAIN_SHORTLY, DRAIN_SIGNAL, IMPATIENT_AFTER_S, StopSignals
+from snorky.gateway.stop_signals import DRAIN_SHORTLY, DRAIN_SIGNAL, IMPATIENT_AFTER_S, StopSignals
 
 
 class Hand:

@@ -13,10 +13,10 @@ import pytest
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-import gateway.http.handler
-from gateway.errors import ConnectionClosed
-from gateway.http.takeover import take_over
-from gateway.settings import Limits
+import snorky.gateway.http.handler
+from snorky.gateway.errors import ConnectionClosed
+from snorky.gateway.http.takeover import take_over
+from snorky.gateway.settings import Limits
 from tests.support.raw_ws import CLOSE, PING, PONG, TEXT, RawClient, close_payload, frame, handshake_head
 from tests.support.site import RunningSite, gone, on_both_loops, running_site, until
 
@@ -49,7 +49,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         # RequestHandler has slots and no __weakref__: found by the garbage collector instead
         return take_over(request, protocol, response)
 
-    monkeypatch.setattr(gateway.http.handler, "take_over", spy)
+    monkeypatch.setattr(snorky.gateway.http.handler, "take_over", spy)
     return found
 
 
@@ -218,7 +218,7 @@ async def test_a_transport_that_was_full_is_known_to_be_full_and_one_that_was_pa
 async def test_a_client_that_disconnects_before_the_takeover_leaves_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_site() as site:
         entered: list[web.Request] = []
-        real = gateway.http.handler.upgrade
+        real = snorky.gateway.http.handler.upgrade
 
         def lose_the_client(*args: Any, **others: Any) -> Any:
             entered[0].transport.abort()  # type: ignore[union-attr]
@@ -229,7 +229,7 @@ async def test_a_client_that_disconnects_before_the_takeover_leaves_no_state(mon
             return await handle(request)
 
         handle = site.handler.handle
-        monkeypatch.setattr(gateway.http.handler, "upgrade", lose_the_client)
+        monkeypatch.setattr(snorky.gateway.http.handler, "upgrade", lose_the_client)
         app = site.site._runner.app  # type: ignore[attr-defined]
         for route in app.router.routes():
             route._handler = spy

@@ -1,8 +1,8 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.metrics import Metrics
-from gateway.totals import Totals
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.totals import Totals
 
 
 def text(connections: float, deliveries: float, deaf: int = 0) -> str:

@@ -3,8 +3,8 @@
 import asyncio
 from time import perf_counter
 
-from gateway.http.turns import SHARE_S, TURN_S, Turns
-from gateway.metrics import Metrics
+from snorky.gateway.http.turns import SHARE_S, TURN_S, Turns
+from snorky.gateway.metrics import Metrics
 from tests.support.site import until
 
 

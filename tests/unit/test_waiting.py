@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import CloseCode, Connection, Member, Owner, Service
-from gateway.waiting import WaitingReplies
-from services.chat import ChatService
-from services.cursors import CursorsService
-from services.messaging import MessagingService
+from snorky.gateway import CloseCode, Connection, Member, Owner, Service
+from snorky.gateway.waiting import WaitingReplies
+from snorky.services.chat import ChatService
+from snorky.services.cursors import CursorsService
+from snorky.services.messaging import MessagingService
 from tests.support.clients import JSON, UNLIMITED, FullWire, read_nothing, until
 from tests.support.town import Resident, Town, town
 

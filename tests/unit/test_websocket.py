@@ -13,10 +13,10 @@ from typing import Any
 import msgpack
 import pytest
 
-from gateway.connection import Connection
-from gateway.http.progress import read_sent
-from gateway.http.websocket import HIGH_WATER_BYTES, WebSocketProtocol
-from gateway.settings import Limits, Public
+from snorky.gateway.connection import Connection
+from snorky.gateway.http.progress import read_sent
+from snorky.gateway.http.websocket import HIGH_WATER_BYTES, WebSocketProtocol
+from snorky.gateway.settings import Limits, Public
 from tests.support.raw_ws import (
     BINARY,
     CLOSE,

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.http import wheel as module
-from gateway.http.wheel import CLOSE_TIMEOUT_S, TICK_S, Wheel
+from snorky.gateway.http import wheel as module
+from snorky.gateway.http.wheel import CLOSE_TIMEOUT_S, TICK_S, Wheel
 
 
 class Clock:

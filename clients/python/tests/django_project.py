@@ -21,7 +21,7 @@ from django.db import connection  # noqa: E402 - Django demands its settings fir
 from django.test import override_settings  # noqa: E402
 from todo.models import File, Note, Task  # noqa: E402
 
-from snorky.django.gateway import configured_backend  # noqa: E402
+from snorky.client.django.gateway import configured_backend  # noqa: E402
 
 __all__ = ["File", "Note", "Task", "gateway_at", "make_tables"]
 

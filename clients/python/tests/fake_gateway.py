@@ -14,7 +14,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
-from snorky.realtime.line import Line
+from snorky.client.realtime.line import Line
 
 __all__ = ["FakeClock", "FakeGateway"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from scripted_server import ScriptedServer, answer, hang_up, http, read, reply, wait
 
-from snorky import AsyncSnorkyBackend, Call, SnorkyBackend, SnorkyError, SnorkyHTTPTransport, TransportError
+from snorky.client import AsyncSnorkyBackend, Call, SnorkyBackend, SnorkyError, SnorkyHTTPTransport, TransportError
 
 PACKAGES = Path(__file__).parents[1]
 
@@ -134,7 +134,7 @@ def test_errors_survive_pickling() -> None:
 
 
 def test_code_of_2016_finds_the_names_where_they_were() -> None:
-    from snorky import backend
+    from snorky.client import backend
 
     assert (backend.SnorkyBackend, backend.SnorkyError) == (SnorkyBackend, SnorkyError)
     assert backend.SnorkyHTTPTransport is SnorkyHTTPTransport
@@ -194,6 +194,8 @@ def test_event_loop_goes_on_while_a_call_waits_and_one_that_was_cancelled_in_lin
 
 
 def test_client_needs_python_alone() -> None:
-    program = f"import sys; sys.path.insert(0, {str(PACKAGES)!r}); import snorky; print(snorky.SnorkyBackend.__name__)"
+    program = (
+        f"import sys; sys.path.insert(0, {str(PACKAGES)!r}); import snorky; print(snorky.client.SnorkyBackend.__name__)"
+    )
     ran = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=False)
     assert (ran.stdout.strip(), ran.stderr) == ("SnorkyBackend", "")

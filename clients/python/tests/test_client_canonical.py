@@ -1,4 +1,4 @@
-"""snorky.canonical and snorky.strict: test vectors shared by all clients, and agreement with the gateway."""
+"""snorky.client.canonical and snorky.client.strict: test vectors shared by all clients, and agreement with the gateway."""
 
 import json
 import struct
@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.codec import decode_json, encode_json
-from gateway.errors import InvalidMessage
-from snorky.canonical import canonical, channel_name, redis_channel
-from snorky.strict import encode
+from snorky.client.canonical import canonical, channel_name, redis_channel
+from snorky.client.strict import encode
+from snorky.gateway.codec import decode_json, encode_json
+from snorky.gateway.errors import InvalidMessage
 
 VECTORS = Path(__file__).resolve().parents[3] / "tests" / "vectors"
 CANONICAL = json.loads((VECTORS / "canonical.json").read_text())

@@ -50,7 +50,7 @@ async def said_by(program: str, *arguments: str) -> list[str]:
 
 
 PUBLISHER = """
-from snorky.aio import Publisher
+from snorky.client.aio import Publisher
 
 async def publish(*numbers):
     return [str(each.position) for each in await asyncio.gather(*[publisher.publish("a", n) for n in numbers])]
@@ -77,8 +77,8 @@ async def test_publisher_of_asyncio_goes_on_in_both_processes() -> None:
 
 
 BACKEND = """
-from snorky import SnorkyHTTPTransport
-from snorky.aio import AsyncSnorkyBackend
+from snorky.client import SnorkyHTTPTransport
+from snorky.client.aio import AsyncSnorkyBackend
 
 backend = AsyncSnorkyBackend(SnorkyHTTPTransport(sys.argv[1]), concurrency_max=1)
 print(asyncio.run(backend.call("echo", "say")))
@@ -102,7 +102,7 @@ async def test_backend_of_asyncio_goes_on_in_both_processes() -> None:
 
 
 CLIENT = """
-from snorky.aio import Client
+from snorky.client.aio import Client
 
 async def enter():
     client = await Client(sys.argv[1]).__aenter__()

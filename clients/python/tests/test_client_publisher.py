@@ -1,4 +1,4 @@
-"""snorky.Publisher against a scripted Redis: its commands, attempts, receipts and errors."""
+"""snorky.client.Publisher against a scripted Redis: its commands, attempts, receipts and errors."""
 
 import asyncio
 import multiprocessing
@@ -13,8 +13,8 @@ import pytest
 from scripted_redis import answer_each, commands, error, redis_url, replies, take, text
 from scripted_server import ScriptedServer, hang_up, wait
 
-from snorky import HistoryNotKept, Position, Publication, Publisher, PublishError, PublishManyError
-from snorky.aio import Publisher as AsyncPublisher
+from snorky.client import HistoryNotKept, Position, Publication, Publisher, PublishError, PublishManyError
+from snorky.client.aio import Publisher as AsyncPublisher
 
 POSITION = "6aa:7:0123abcd"
 

@@ -4,9 +4,9 @@ import pytest
 from scripted_redis import answer_each, commands, redis_url, text
 from scripted_server import ScriptedServer
 
-from gateway.redis.spread import targets_of
-from snorky import Publication, Publisher
-from snorky.redis_pool import Pools
+from snorky.client import Publication, Publisher
+from snorky.client.redis_pool import Pools
+from snorky.gateway.redis.spread import targets_of
 
 
 def test_several_redis_share_the_channels_as_the_nodes_have_them() -> None:

@@ -7,7 +7,7 @@ import pytest
 from certificates import make_certificate
 from scripted_server import Peer, ScriptedServer, Step, answer, hang_up, reply, wait
 
-from snorky import SnorkyHTTPTransport, TransportError
+from snorky.client import SnorkyHTTPTransport, TransportError
 
 OK = answer(reply(1))
 

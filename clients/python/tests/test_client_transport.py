@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from scripted_server import ScriptedServer, Step, answer, hang_up, http, read, reply, reset, say, wait
 
-from snorky import SnorkyHTTPTransport, TransportError
+from snorky.client import SnorkyHTTPTransport, TransportError
 
 MESSAGE = {"service": "echo", "message": {"command": "say", "params": {"text": "ä"}}}
 OK = answer(reply(1))

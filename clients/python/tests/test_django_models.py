@@ -15,7 +15,7 @@ from django.test import TestCase, override_settings
 from django_project import File, Note, Task, gateway_at, make_tables
 from scripted_server import Peer, ScriptedServer, answer, http, reply
 
-from snorky.django import deltas_lost, publish_deltas, subscribable
+from snorky.client.django import deltas_lost, publish_deltas, subscribable
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from django_project import Task, make_tables
 from scripted_redis import answer_each, commands, error, redis_url, text
 from scripted_server import ScriptedServer
 
-from snorky.django import publications_lost, publish_on_commit
-from snorky.django.publishing import configured_publisher
+from snorky.client.django import publications_lost, publish_on_commit
+from snorky.client.django.publishing import configured_publisher
 
 
 @pytest.fixture

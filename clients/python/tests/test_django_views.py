@@ -11,7 +11,7 @@ from django.test import Client, override_settings
 from django_project import Task, gateway_at, make_tables
 from scripted_server import Peer, ScriptedServer, Step, answer, reply
 
-from snorky import SnorkyError
+from snorky.client import SnorkyError
 
 TOKEN = "t" * 32
 SUBSCRIBE = {"X-Snorky": "Subscribe"}

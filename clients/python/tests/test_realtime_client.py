@@ -1,4 +1,4 @@
-"""snorky.aio.Client over real sockets: connections, tokens, moves, ends."""
+"""snorky.client.aio.Client over real sockets: connections, tokens, moves, ends."""
 
 import asyncio
 import base64
@@ -10,10 +10,10 @@ import pytest
 from realtime_server import RealtimeServer
 from websockets.asyncio.server import ServerConnection, serve
 
-from snorky import SnorkyError, TransportError
-from snorky.aio import Client, Message, Recovered, Subscription
-from snorky.errors import ConnectionEnded
-from snorky.realtime.token import TokenSource, lifetime_s
+from snorky.client import SnorkyError, TransportError
+from snorky.client.aio import Client, Message, Recovered, Subscription
+from snorky.client.errors import ConnectionEnded
+from snorky.client.realtime.token import TokenSource, lifetime_s
 
 
 async def take(subscription: Subscription, count: int) -> list[Any]:

@@ -1,4 +1,4 @@
-"""snorky.aio.Client when connecting fails: which failures end it, which are retried, and how both are reported."""
+"""snorky.client.aio.Client when connecting fails: which failures end it, which are retried, and how both are reported."""
 
 import asyncio
 import logging
@@ -15,9 +15,9 @@ import pytest
 from certificates import make_certificate
 from realtime_server import RealtimeServer
 
-from snorky import TransportError
-from snorky.aio import Client, Recovered
-from snorky.errors import ConnectionEnded
+from snorky.client import TransportError
+from snorky.client.aio import Client, Recovered
+from snorky.client.errors import ConnectionEnded
 
 DEADLINE_S = 20
 

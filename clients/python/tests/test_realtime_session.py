@@ -1,4 +1,4 @@
-"""snorky.realtime.session: the events it delivers while connections fail and move."""
+"""snorky.client.realtime.session: the events it delivers while connections fail and move."""
 
 import json
 import random
@@ -9,10 +9,10 @@ from fake_gateway import FakeClock, FakeGateway
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snorky.errors import ConnectionEnded, SnorkyError, TransportError
-from snorky.realtime.events import Gap, Message, Recovered
-from snorky.realtime.session import Session, SessionOptions
-from snorky.realtime.topic import Topic
+from snorky.client.errors import ConnectionEnded, SnorkyError, TransportError
+from snorky.client.realtime.events import Gap, Message, Recovered
+from snorky.client.realtime.session import Session, SessionOptions
+from snorky.client.realtime.topic import Topic
 
 
 class Stage:

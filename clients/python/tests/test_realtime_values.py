@@ -1,4 +1,4 @@
-"""snorky.realtime: invalid values, forged replies and failing callbacks affect only their caller."""
+"""snorky.client.realtime: invalid values, forged replies and failing callbacks affect only their caller."""
 
 import json
 import logging
@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from fake_gateway import FakeClock, FakeGateway
 
-from snorky.errors import TransportError
-from snorky.realtime.request import CALL_ID_BYTES, Request
-from snorky.realtime.session import Session, SessionOptions
-from snorky.realtime.topic import Topic
+from snorky.client.errors import TransportError
+from snorky.client.realtime.request import CALL_ID_BYTES, Request
+from snorky.client.realtime.session import Session, SessionOptions
+from snorky.client.realtime.topic import Topic
 
 
 def nested(depth: int) -> Any:

@@ -2,7 +2,7 @@
 
 from django.db import models
 
-from snorky.django import subscribable
+from snorky.client.django import subscribable
 
 
 @subscribable(fields=("id", "title", "completed"))

@@ -6,7 +6,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from rest_framework import serializers, viewsets
 
-from snorky.django.rest_framework import ListSubscribeModelMixin
+from snorky.client.django.rest_framework import ListSubscribeModelMixin
 from todo.models import Task
 
 PAGE = (Path(__file__).parent / "index.html").read_text()

@@ -1,5 +1,5 @@
 """SockJS 1.x: access to the same registry for browsers behind proxies that block WebSockets."""
 
-from gateway.http.sockjs.handler import SockJSHandler
+from snorky.gateway.http.sockjs.handler import SockJSHandler
 
 __all__ = ["SockJSHandler"]

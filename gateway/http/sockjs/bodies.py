@@ -14,8 +14,8 @@ from typing import Final
 
 from aiohttp import web
 
-from gateway.http.handshake import HandshakeRefused
-from gateway.metrics import Metrics
+from snorky.gateway.http.handshake import HandshakeRefused
+from snorky.gateway.metrics import Metrics
 
 __all__ = ["Bodies"]
 

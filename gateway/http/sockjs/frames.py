@@ -12,9 +12,9 @@ from typing import Final
 
 import msgspec
 
-from gateway.codec import Encoding
-from gateway.errors import InvalidMessage
-from gateway.frames import TEXT, Dialect, text_frame
+from snorky.gateway.codec import Encoding
+from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.frames import TEXT, Dialect, text_frame
 
 __all__ = [
     "HEARTBEAT",

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import structlog
 
-from gateway.errors import InvalidMessage
-from gateway.http.sockjs.binding import Verdict, Who
-from gateway.http.sockjs.frames import decode_messages
-from gateway.http.sockjs.remote import RemoteOutlet
-from gateway.http.sockjs.session import Session
+from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.http.sockjs.binding import Verdict, Who
+from snorky.gateway.http.sockjs.frames import decode_messages
+from snorky.gateway.http.sockjs.remote import RemoteOutlet
+from snorky.gateway.http.sockjs.session import Session
 
 __all__ = ["LOST_S", "NOT_ADMITTED", "Answer", "Lender"]
 

@@ -23,14 +23,14 @@ from typing import Any, Final
 
 import structlog
 
-from gateway.codec import decode_json
-from gateway.errors import BrokerUnavailable
-from gateway.http.sockjs.binding import Verdict, Who
-from gateway.http.sockjs.lender import LOST_S, Answer, Lender
-from gateway.http.sockjs.outlet import Outlet
-from gateway.http.sockjs.session import Session
-from gateway.node import Node
-from gateway.publication import Publication
+from snorky.gateway.codec import decode_json
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.http.sockjs.binding import Verdict, Who
+from snorky.gateway.http.sockjs.lender import LOST_S, Answer, Lender
+from snorky.gateway.http.sockjs.outlet import Outlet
+from snorky.gateway.http.sockjs.session import Session
+from snorky.gateway.node import Node
+from snorky.gateway.publication import Publication
 
 __all__ = ["Peers"]
 

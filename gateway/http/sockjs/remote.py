@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-from gateway.http.sockjs.outlet import HIGH_WATER_BYTES
-from gateway.http.sockjs.session import Session
+from snorky.gateway.http.sockjs.outlet import HIGH_WATER_BYTES
+from snorky.gateway.http.sockjs.session import Session
 
 __all__ = ["RemoteOutlet"]
 

@@ -11,17 +11,17 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from gateway.directory import Owner
-from gateway.errors import BrokerUnavailable, CloseCode, ConfigurationError, ConnectionClosed, InvalidToken
-from gateway.http.admission import Admission
-from gateway.http.handshake import HandshakeRefused
-from gateway.http.sockjs.binding import Binding, Who
-from gateway.http.sockjs.session import Session, Timing
-from gateway.http.wheel import Wheel
-from gateway.node import Node
-from gateway.ownership import Ownership
-from gateway.registry import ServiceRegistry
-from gateway.sessions import Session as Login
+from snorky.gateway.directory import Owner
+from snorky.gateway.errors import BrokerUnavailable, CloseCode, ConfigurationError, ConnectionClosed, InvalidToken
+from snorky.gateway.http.admission import Admission
+from snorky.gateway.http.handshake import HandshakeRefused
+from snorky.gateway.http.sockjs.binding import Binding, Who
+from snorky.gateway.http.sockjs.session import Session, Timing
+from snorky.gateway.http.wheel import Wheel
+from snorky.gateway.node import Node
+from snorky.gateway.ownership import Ownership
+from snorky.gateway.registry import ServiceRegistry
+from snorky.gateway.sessions import Session as Login
 
 __all__ = ["Sessions"]
 

@@ -5,11 +5,11 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from gateway.errors import CloseCode, InvalidMessage, InvalidToken
-from gateway.frames import TEXT, Dialect, text_frame
-from gateway.http.sockjs.frames import HEARTBEAT, OPEN, WEBSOCKET_DIALECT, decode_frame, end_frame
-from gateway.http.websocket import Endpoint, WebSocketProtocol
-from gateway.sessions import Session as Login
+from snorky.gateway.errors import CloseCode, InvalidMessage, InvalidToken
+from snorky.gateway.frames import TEXT, Dialect, text_frame
+from snorky.gateway.http.sockjs.frames import HEARTBEAT, OPEN, WEBSOCKET_DIALECT, decode_frame, end_frame
+from snorky.gateway.http.websocket import Endpoint, WebSocketProtocol
+from snorky.gateway.sessions import Session as Login
 
 __all__ = ["SockJSWebSocket"]
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from snorky.aio import Client, Message, Publisher
+from snorky.client.aio import Client, Message, Publisher
 from tests.faults.lab.attackers import CHANNEL
 from tests.support.nodes import GATEWAY, NodeProcess, Process, RedisProcess
 from tests.support.tools import eventually
@@ -38,15 +38,15 @@ SAMPLE_S: Final = 0.25
 MISSING_WITHIN_S: Final = 20.0
 CONFIG: Final = """
 [services.pubsub]
-class = "services.pubsub:PubSubService"
+class = "snorky.services.pubsub:PubSubService"
 [[services.pubsub.channels]]
 match = "well-behaved"
 history = 5000
 client_publish = false
 [services.cursors]
-class = "services.cursors:CursorsService"
+class = "snorky.services.cursors:CursorsService"
 [services.chat]
-class = "services.chat:ChatService"
+class = "snorky.services.chat:ChatService"
 """
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from services.rpc import Request, RPCService, rpc_command
+from snorky.services.rpc import Request, RPCService, rpc_command
 
 __all__ = ["Inside"]
 

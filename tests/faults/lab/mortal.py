@@ -7,7 +7,7 @@ Publishes the numbers from FIRST to END. Prints on stdout each acknowledged numb
 
 import sys
 
-from snorky import Publisher
+from snorky.client import Publisher
 
 __all__: list[str] = []
 

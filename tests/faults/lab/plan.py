@@ -50,7 +50,7 @@ def node_config(directory: Path, plan: Plan) -> Path:
         "[limits]",
         "connections_per_ip = 0",
         "[services.pubsub]",
-        'class = "services.pubsub:PubSubService"',
+        'class = "snorky.services.pubsub:PubSubService"',
     ]
     if plan.history:
         lines += [
@@ -64,8 +64,8 @@ def node_config(directory: Path, plan: Plan) -> Path:
             f"history_ttl_s = {HISTORY_TTL_S}",
         ]
     for name, service in (("chat", "chat:ChatService"), ("messaging", "messaging:MessagingService")):
-        lines += [f"[services.{name}]", f'class = "services.{service}"']
-    lines += ["[backend.pubsub_backend]", 'class = "services.pubsub:PubSubBackend"', 'frontend = "pubsub"']
+        lines += [f"[services.{name}]", f'class = "snorky.services.{service}"']
+    lines += ["[backend.pubsub_backend]", 'class = "snorky.services.pubsub:PubSubBackend"', 'frontend = "pubsub"']
     lines += ["[backend.inside]", 'class = "tests.faults.lab.inside:Inside"']
     path = directory / "node.toml"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

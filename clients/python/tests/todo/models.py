@@ -5,7 +5,7 @@ from typing import Any
 
 from django.db import models
 
-from snorky.django import subscribable
+from snorky.client.django import subscribable
 
 
 @subscribable(fields=("id", "title", "is_done", "due"))

@@ -8,7 +8,7 @@ from rest_framework import permissions, routers, serializers, viewsets
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from snorky.django.rest_framework import (
+from snorky.client.django.rest_framework import (
     ListSubscribeCreateAPIView,
     ListSubscribeModelMixin,
     SubscribeModelMixin,

@@ -4,8 +4,8 @@ import asyncio
 import json
 import time
 
-from snorky import Publication
-from snorky.aio import Client, Message, Publisher
+from snorky.client import Publication
+from snorky.client.aio import Client, Message, Publisher
 from tests.faults.lab.figures import delays
 from tests.faults.lab.lab import Lab
 from tests.faults.lab.plan import PREFIX

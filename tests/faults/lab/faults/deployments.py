@@ -31,7 +31,7 @@ BEYOND = 5  # numbers of each channel: before, and after recovery
 STAY = 25  # numbers of each channel while a stray node runs
 FEWER = """
 [services.pubsub]
-class = "services.pubsub:PubSubService"
+class = "snorky.services.pubsub:PubSubService"
 [[services.pubsub.channels]]
 match = "lab:*"
 history = 1

@@ -7,7 +7,7 @@ import sys
 
 from redis.exceptions import ResponseError
 
-from snorky.aio import Client, Message
+from snorky.client.aio import Client, Message
 from tests.faults.lab.plan import PREFIX
 from tests.faults.lab.source import RedisSource
 from tests.faults.lab.trial import Fault, Trial

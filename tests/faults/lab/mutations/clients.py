@@ -7,21 +7,21 @@ __all__ = ["CLIENTS_MUTATIONS"]
 CLIENTS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="history that is required",
-        file="clients/python/snorky/publication.py",
+        file="clients/python/snorky/client/publication.py",
         old="                if position is None and self.requires_history:\n",
         new="                if False:\n",
         argv=test("clients/python/tests/test_client_publisher.py", "test_message_that_must_be_kept_and_is_not"),
     ),
     Mutation(
         guard="silence of a gateway",  # that vanished
-        file="clients/python/snorky/realtime/socket.py",
+        file="clients/python/snorky/client/realtime/socket.py",
         old="        socket.transport.abort()",
         new="        pass",
         argv=test("tests/e2e/test_python_realtime.py", "test_gateway_that_vanished_is_noticed"),
     ),
     Mutation(
         guard="prefix of a publisher",
-        file="clients/python/snorky/publisher.py",
+        file="clients/python/snorky/client/publisher.py",
         old="        if not _PREFIX(prefix):",
         new="        if False:",
         argv=test("tests/unit/test_redis_url.py", "prefix"),
@@ -84,35 +84,35 @@ CLIENTS_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="refusal that cannot heal",  # a wrong URL was retried without end
-        file="clients/python/snorky/realtime/session.py",
+        file="clients/python/snorky/client/realtime/session.py",
         old="        return not refusal.can_heal and not self._was_connected",
         new="        return False",
         argv=test("clients/python/tests/test_realtime_refused.py", "cannot_heal"),
     ),
     Mutation(
         guard="refusal of a client that was connected",
-        file="clients/python/snorky/realtime/session.py",
+        file="clients/python/snorky/client/realtime/session.py",
         old=" and not self._was_connected",
         new="",
         argv=test("clients/python/tests/test_realtime_refused.py", "was_connected"),
     ),
     Mutation(
         guard="time of a refusal",
-        file="clients/python/snorky/realtime/session.py",
+        file="clients/python/snorky/client/realtime/session.py",
         old="delay_s = max(delay_s, refusal.retry_after_s)",
         new="pass",
         argv=test("clients/python/tests/test_realtime_refused.py", "time_that"),
     ),
     Mutation(
         guard="threads of a fork",
-        file="clients/python/snorky/aio/threads.py",
+        file="clients/python/snorky/client/aio/threads.py",
         old="        if self._pid != os.getpid():  #",
         new="        if False:  #",
         argv=test("clients/python/tests/test_client_fork.py", "goes_on_in_both"),
     ),
     Mutation(
         guard="realtime client of a fork",
-        file="clients/python/snorky/realtime/client.py",
+        file="clients/python/snorky/client/realtime/client.py",
         old="        if not self.is_ours:\n            raise",
         new="        if False:\n            raise",
         argv=test("clients/python/tests/test_client_fork.py", "realtime"),

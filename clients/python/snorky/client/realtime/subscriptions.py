@@ -1,0 +1,217 @@
+"""Subscriptions: a session's topics, and the requests for them on its lines (connections). Pure.
+
+Rules:
+- Each line subscribes to a topic once, and again if the gateway says that this helps. The reply to a request that was
+  withdrawn meanwhile is ignored.
+- A topic that the gateway refuses permanently is removed. If it is unknown whether a line is subscribed, the line is
+  closed: the state of a new connection is known.
+- A parked topic (its reader is too slow, or it missed too much) is subscribed on no line. It reads history while there
+  is room for events, and subscribes again when it has caught up.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from snorky.client.errors import SnorkyError
+from snorky.client.realtime.clock import Clock
+from snorky.client.realtime.line import Done, Line
+from snorky.client.realtime.request import MESSAGE_MAX_BYTES, Request
+from snorky.client.realtime.topic import Answer, Topic, topic_key
+
+__all__ = ["Subscriptions"]
+
+PAGE_MAX: Final = 300  # messages; the gateway's maximum
+RETRY_AFTER_S: Final = 1.0  # if the gateway gives no time
+
+
+class Subscriptions:
+    """Keeps the lines subscribed to the topics. lines: returns the current line and the next one."""
+
+    def __init__(
+        self,
+        lines: Callable[[], tuple[Line | None, Line | None]],
+        clock: Clock,
+        *,
+        call_timeout_s: float,
+        uniform: Callable[[float, float], float],
+    ) -> None:
+        self.topics: dict[tuple[str, str], Topic] = {}
+        self._lines = lines
+        self._clock = clock
+        self._call_timeout_s = call_timeout_s
+        self._uniform = uniform
+        self._asked: dict[tuple[Line, Topic], object] = {}  # `subscribe` waits for its reply or for a retry
+        self._reading: set[Topic] = set()  # a request for a page of history waits for its reply
+
+    def add(self, topic: Topic) -> None:
+        """Subscribe to a topic. Raises SnorkyError, `already_subscribed`: its channel is subscribed already."""
+        if topic.key in self.topics:
+            raise SnorkyError("Already subscribed", "already_subscribed")
+        self.topics[topic.key] = topic
+        self._ask_all(topic)
+
+    def remove(self, topic: Topic) -> None:
+        """Unsubscribe from a topic. Idempotent."""
+        if self.topics.get(topic.key) is not topic:
+            return
+        del self.topics[topic.key]
+        topic.close()
+        for line in self._lines():
+            self.give_up(line, topic)
+
+    def close(self, error: Exception) -> None:
+        """End all subscriptions."""
+        for topic in self.topics.values():
+            topic.close(error)
+        self.topics.clear()
+
+    def open(self, line: Line) -> None:
+        """Subscribe a line that has opened to every topic."""
+        for topic in self.topics.values():
+            self.ask(line, topic)
+
+    def lose(self, line: Line) -> None:
+        """Handle the end of a line."""
+        for topic in self.topics.values():
+            topic.lose(line)
+        self._asked = {each: mark for each, mark in self._asked.items() if each[0] is not line}
+
+    def promote(self, line: Line) -> None:
+        """Make a line deliver all topics that are ready on it."""
+        for topic in list(self.topics.values()):
+            topic.adopt(line)
+            self.read_on(topic)
+
+    def end_overlaps(self) -> None:
+        """Stop comparing messages with those of the old line of a move."""
+        for topic in self.topics.values():
+            topic.end_overlap()
+
+    def has_settled(self, line: Line) -> bool:
+        """True if a line has replied for all topics."""
+        return not any(asked is line for asked, _topic in self._asked)
+
+    def drained(self, topic: Topic) -> None:
+        """Continue a parked topic after the program has read events of it."""
+        if self.topics.get(topic.key) is topic:
+            self.read_on(topic)
+
+    def notify(self, line: Line, topic: Topic, notification: dict[str, Any]) -> None:
+        """Handle a notification of a topic."""
+        if not topic.notify(line, notification):
+            self.ask_anew(line, topic)
+        elif topic.is_full:
+            self.park(topic)
+
+    def ask(self, line: Line, topic: Topic) -> None:
+        """Subscribe a line to a topic; retry if the gateway says that this helps."""
+        if topic.is_parked or (line, topic) in self._asked:
+            return
+        mark = self._asked[line, topic] = object()  # identifies this request: the reply to a withdrawn one is ignored
+
+        def done(data: Any, error: Exception | None) -> None:
+            if self._asked.get((line, topic)) is not mark:
+                return
+            if error is None:
+                del self._asked[line, topic]
+                answer = topic.answer(line, data, is_alone=self._lines()[0] in (None, line))
+                if answer is Answer.HOLE:
+                    self.ask_anew(line, topic)
+                if answer is Answer.FAR or topic.is_full:
+                    self.park(topic)
+            elif isinstance(error, SnorkyError) and error.retry_after_ms is None and error.code != "unavailable":
+                if error.code == "already_subscribed":
+                    line.abandon("an unsubscribe was not taken")  # the gateway's state is unknown
+                else:
+                    self._refuse(topic, error)
+            elif isinstance(error, SnorkyError):
+                topic.leave(line)
+                after_s = RETRY_AFTER_S if error.retry_after_ms is None else error.retry_after_ms / 1000
+                self._clock.after(after_s * self._uniform(1.0, 2.0), again)
+            else:
+                line.abandon("no answer to subscribe")  # it is unknown whether the line is subscribed
+
+        def again() -> None:
+            if self._asked.get((line, topic)) is mark:
+                del self._asked[line, topic]
+                self.ask(line, topic)
+
+        self._call(line, topic, "subscribe", topic.request(line), done)
+
+    def ask_anew(self, line: Line, topic: Topic) -> None:
+        """Unsubscribe and subscribe again from the last position: the gap is filled or reported."""
+        self.give_up(line, topic)
+        self.ask(line, topic)
+
+    def _refuse(self, topic: Topic, error: SnorkyError) -> None:
+        del self.topics[topic.key]
+        topic.refuse(error)
+        for line in self._lines():
+            self.give_up(line, topic)
+
+    def give_up(self, line: Line | None, topic: Topic) -> None:
+        """Unsubscribe a line from a topic, if it is subscribed or has asked to be."""
+        was_asked = line is not None and self._asked.pop((line, topic), None) is not None
+        if line is None or not line.is_open or not (was_asked or topic.is_on(line)):
+            return
+        topic.leave(line)
+        params = {"channel": topic.channel}
+        # A refusal means that there was no subscription.
+        self._call(line, topic, "unsubscribe", params, lambda _data, _error: None)
+
+    def find(self, service: str, channel: Any) -> Topic | None:
+        """Return the topic of a channel; None if there is none."""
+        try:
+            return self.topics.get(topic_key(service, channel))
+        except ValueError:
+            return None  # not a valid channel, so this client cannot have subscribed to it
+
+    def park(self, topic: Topic) -> None:
+        """Unsubscribe a topic until it has caught up by reading history."""
+        if topic.position is None or topic.is_parked or self.topics.get(topic.key) is not topic:
+            return
+        for line in self._lines():
+            self.give_up(line, topic)
+        topic.is_parked = True
+        self.read_on(topic)
+
+    def read_on(self, topic: Topic) -> None:
+        """Read the next page of a parked topic's history, if there is room and a connection."""
+        line = self._lines()[0]
+        if not topic.is_parked or not topic.has_room or line is None or topic in self._reading:
+            return
+        self._reading.add(topic)
+
+        def done(data: Any, error: Exception | None) -> None:
+            self._reading.discard(topic)
+            if self.topics.get(topic.key) is not topic:
+                return
+            if isinstance(error, SnorkyError) and (error.retry_after_ms is not None or error.code == "unavailable"):
+                after_s = RETRY_AFTER_S if error.retry_after_ms is None else error.retry_after_ms / 1000
+                self._clock.after(after_s * self._uniform(1.0, 2.0), lambda: self.read_on(topic))
+            elif isinstance(error, SnorkyError):
+                topic.refuse_history()
+                self._unpark(topic)
+            elif error is not None:
+                self._clock.after(RETRY_AFTER_S, lambda: self.read_on(topic))
+            elif topic.page(data):
+                self.read_on(topic)
+            else:
+                self._unpark(topic)
+
+        params = {"channel": topic.channel, "since": str(topic.position), "limit": PAGE_MAX}
+        self._call(line, topic, "history", params, done)
+
+    def _call(self, line: Line, topic: Topic, command: str, params: dict[str, Any], done: Done) -> None:
+        # A channel and a position have at most some 600 bytes, and are checked when the topic is created.
+        request = Request(topic.service, command, params, max_bytes=MESSAGE_MAX_BYTES)
+        line.call(request, done, self._call_timeout_s)
+
+    def _unpark(self, topic: Topic) -> None:
+        topic.is_parked = False
+        self._ask_all(topic)
+
+    def _ask_all(self, topic: Topic) -> None:
+        for line in self._lines():
+            if line is not None and line.is_open:
+                self.ask(line, topic)

@@ -1,1 +1,0 @@
-"""The realtime client. `session` has the logic without I/O; `client` adds connections. Use `snorky.aio.Client`."""
