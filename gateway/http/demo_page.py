@@ -11,7 +11,7 @@ __all__ = ["demo_routes"]
 
 _PAGE: Final = Path(__file__).parent / "demo"
 # an installed package has the client next to the page; a checkout has it in clients/js
-_CLIENTS: Final = (Path(__file__).parent / "browser", Path(__file__).parents[2] / "clients" / "js")
+_CLIENTS: Final = (Path(__file__).parent / "browser", Path(__file__).resolve().parents[2] / "clients" / "js")
 
 
 def demo_routes() -> list[web.AbstractRouteDef]:
