@@ -105,15 +105,15 @@ def test_the_wheel_of_the_build_context_contains_both_packages_completely(tmp_pa
     installed = tmp_path / "installed"
     shutil.unpack_archive(wheel, installed, "zip")
     expected = {
-        str(path.relative_to(ROOT))
+        f"snorky/{path.relative_to(ROOT)}"
         for package in ("gateway", "services")
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    expected |= {f"gateway/http/browser/{path.name}" for path in (ROOT / "clients" / "js").glob("*.js")}
+    expected |= {f"snorky/gateway/http/browser/{path.name}" for path in (ROOT / "clients" / "js").glob("*.js")}
     there = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     assert expected - there == set()
-    code = "import gateway, services; print(gateway.__file__, services.__file__)"
+    code = "from snorky import gateway, services; print(gateway.__file__, services.__file__)"
     found = subprocess.run(
         [sys.executable, "-P", "-c", code],
         cwd=tmp_path,

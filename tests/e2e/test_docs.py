@@ -1,7 +1,6 @@
 """The documents are correct: their programs run, and their conversations have the documented result."""
 
 import asyncio
-import os
 import re
 import subprocess
 import sys
@@ -21,7 +20,7 @@ async def hold(page: str, tmp_path: Path) -> list[Block]:
     """Run all conversations of a page; those with programs or settings of their own have a node of their own."""
     blocks = blocks_of(DOCS / page, "wire")
     async with RedisProcess.running(tmp_path) as redis:
-        env = {"SNORKY_REDIS_URL": redis.url, "PYTHONPATH": str(ROOT)}
+        env = {"SNORKY_REDIS_URL": redis.url}
         plain = [block for block in blocks if not block.settings and block.program is None]
         if plain:
             async with NodeProcess.running(env) as shared:
@@ -56,7 +55,7 @@ def named(block: Block) -> str:
 
 async def test_programs_of_the_services_page_run_and_answer_as_documented(tmp_path: Path) -> None:
     """Every program is written to its file; later blocks use the program, or the settings, before them."""
-    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    env = {"PYTHONPATH": str(tmp_path)}
     ran: dict[str, int] = {}
     started: tuple[str, ...] = ()
     async with RedisProcess.running(tmp_path) as redis:
@@ -82,7 +81,7 @@ async def test_programs_of_the_services_page_run_and_answer_as_documented(tmp_pa
 async def test_own_test_of_the_services_page_is_green_and_can_be_red(tmp_path: Path) -> None:
     sources = {named(block): block.text for block in blocks_of(DOCS / "services.md", "python")}
     (tmp_path / "test_bids.py").write_text(sources["test_bids.py"])
-    environment = clean_environment({"PYTHONPATH": str(ROOT)})
+    environment = clean_environment()
     command = [
         sys.executable,
         "-m",

@@ -18,7 +18,6 @@ from tests.support.nodes import NodeProcess, Process, clean_environment
 from tests.support.tools import ROOT, free_port, program
 
 EXAMPLES = ROOT / "examples"
-PATHS = {"PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python'}"}
 SECRET = "the-secret-of-these-tests-0123456789"
 KEY = "the-key-of-the-backend-in-these-tests"
 
@@ -26,7 +25,7 @@ KEY = "the-key-of-the-backend-in-these-tests"
 @asynccontextmanager
 async def running(example: str, env: Mapping[str, str] | None = None) -> AsyncIterator[NodeProcess]:
     argv = (sys.executable, str(EXAMPLES / example))
-    async with NodeProcess.running({**PATHS, **(env or {})}, argv=argv) as node:
+    async with NodeProcess.running(env, argv=argv) as node:
         yield node
 
 
@@ -36,7 +35,7 @@ async def output_of(script: str, *arguments: str, env: Mapping[str, str] | None 
         sys.executable,
         str(EXAMPLES / script),
         *arguments,
-        env=clean_environment({**PATHS, **(env or {})}),
+        env=clean_environment(env),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -175,7 +174,6 @@ async def todo(tmp_path: Path) -> AsyncIterator[Todo]:
     origins = {"SNORKY_PUBLIC__ALLOWED_ORIGINS": json.dumps([site])}
     async with running("todo/serve_gateway.py", {**key, **origins}) as node:
         env = {
-            **PATHS,
             **key,
             "SNORKY_BACKEND_URL": f"http://127.0.0.1:{node.private_port}/backend",
             "GATEWAY_URL": node.websocket_url,

@@ -39,7 +39,7 @@ class Place:
         program = program.replace("http://127.0.0.1:8003", f"http://127.0.0.1:{self.node.private_port}")
         program = program.replace('key="..."', f'key="{KEY}"')
         argv = [sys.executable, "-W", "error", "-c", program]
-        env = clean_environment({"PYTHONPATH": str(CLIENT)})
+        env = clean_environment()
         run = asyncio.to_thread(subprocess.run, argv, env=env, capture_output=True, text=True, timeout=60)
         done = await run
         assert done.returncode == 0, done.stderr
@@ -79,8 +79,8 @@ async def test_calls_of_the_readme_are_answered(place: Place) -> None:
 
 
 def test_settings_and_signals_of_the_readme_are_there() -> None:
-    source = "".join(path.read_text() for path in (CLIENT / "snorky" / "django").glob("*.py"))
+    source = "".join(path.read_text() for path in (CLIENT / "snorky" / "client" / "django").glob("*.py"))
     for name in re.findall(r"^\| `(SNORKY_\w+)`", README, re.MULTILINE):
         assert name in source, name
-    for name in re.findall(r"`snorky\.django\.(\w+)`", README):
+    for name in re.findall(r"`snorky\.client\.django\.(\w+)`", README):
         assert name in source, name

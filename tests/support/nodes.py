@@ -40,9 +40,11 @@ def _die_with_parent() -> None:
 
 
 def clean_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return this process's environment without a gateway's settings, and with `env`."""
+    """Return this process's environment without a gateway's settings, and with `env`: its PYTHONPATH before ours."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SNORKY_")}
-    return {**kept, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", **(env or {})}
+    made = {**kept, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", **(env or {})}
+    paths = [given["PYTHONPATH"] for given in (env or {}, kept) if given.get("PYTHONPATH")]
+    return {**made, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))} if paths else made
 
 
 class Process:

@@ -154,7 +154,7 @@ def imports_of(source: str, path: str) -> list[tuple[int, str, str]]:
 
 
 def _imports(tree: ast.Module, path: str) -> Iterator[tuple[int, str, str]]:
-    package = path.removesuffix("/__init__.py").removesuffix(".py").split("/")
+    package = ["snorky", *path.removesuffix("/__init__.py").removesuffix(".py").split("/")]
     if not path.endswith("__init__.py"):
         package = package[:-1]
     for statement in ast.walk(tree):
@@ -170,7 +170,7 @@ def _imports(tree: ast.Module, path: str) -> Iterator[tuple[int, str, str]]:
 
 def file_of(sources: Mapping[str, str], module: str, name: str) -> str:
     """Find the file that `from module import name` refers to."""
-    path = module.replace(".", "/")
+    path = module.removeprefix("snorky.").replace(".", "/")
     for candidate in ([f"{path}/{name}.py", f"{path}/{name}/__init__.py"] if name else []) + [f"{path}.py"]:
         if candidate in sources:
             return candidate
@@ -211,19 +211,20 @@ def violations(sources: Mapping[str, str]) -> list[str]:
 
 def objection(sources: Mapping[str, str], path: str, place: str, module: str, name: str, exported: set[str]) -> str:
     """Return why this import is forbidden; "" if it is not."""
-    top = module.partition(".")[0]
+    top, _, rest = module.partition(".")
     if top in HOMES:
         return "" if place == HOMES[top] else f"{top} is known only in {HOMES[top]}"
+    if top != "snorky":
+        return ""
+    ours = (rest or name).partition(".")[0]
     if path.startswith("services/"):
-        if top != "gateway":
-            return ""
-        if module == "gateway" and name in exported:
+        if ours == "services" or (rest == "gateway" and name in exported):
             return ""
         return f"services import only what gateway exports in __all__, not {module} {name}".rstrip()
-    if top == "services":
+    if ours == "services":
         return "gateway never imports services; the settings name them"
-    if top != "gateway":
-        return ""
+    if ours != "gateway":
+        return f"gateway never imports {module} {name}".rstrip()
     target = place_of(file_of(sources, module, name))
     if target not in FLOORS:
         return f"{target} has no floor"
@@ -274,6 +275,8 @@ def test_neighbours_form_no_circle():
         ("gateway/node.py", "from snorky.gateway import Service", "must not import gateway/__init__.py"),
         ("gateway/node.py", "import snorky.services.pubsub", "gateway never imports services"),
         ("gateway/node.py", "from snorky.services import pubsub", "gateway never imports services"),
+        ("gateway/node.py", "from snorky import services", "gateway never imports services"),
+        ("gateway/node.py", "from snorky.client import Publisher", "gateway never imports snorky.client"),
         ("gateway/node.py", "import redis.asyncio", "redis is known only in gateway/redis/"),
         ("gateway/node.py", "from aiohttp import web", "aiohttp is known only in gateway/http/"),
         ("gateway/http/__init__.py", "import redis", "redis is known only in gateway/redis/"),
@@ -281,6 +284,7 @@ def test_neighbours_form_no_circle():
         ("services/__init__.py", "from snorky.gateway.hub import Hub", "services import only what gateway exports"),
         ("services/__init__.py", "from snorky.gateway import hub", "services import only what gateway exports"),
         ("services/__init__.py", "import snorky.gateway", "services import only what gateway exports"),
+        ("services/__init__.py", "import snorky.client", "services import only what gateway exports"),
         ("services/__init__.py", "from redis import Redis", "redis is known only in gateway/redis/"),
         ("services/__init__.py", "import aiohttp", "aiohttp is known only in gateway/http/"),
         ("gateway/novelty.py", "import os", "gateway/novelty.py: has no floor"),

@@ -194,8 +194,6 @@ def test_event_loop_goes_on_while_a_call_waits_and_one_that_was_cancelled_in_lin
 
 
 def test_client_needs_python_alone() -> None:
-    program = (
-        f"import sys; sys.path.insert(0, {str(PACKAGES)!r}); import snorky; print(snorky.client.SnorkyBackend.__name__)"
-    )
+    program = f"import sys; sys.path.insert(0, {str(PACKAGES)!r}); from snorky import client; print(client.__all__)"
     ran = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=False)
-    assert (ran.stdout.strip(), ran.stderr) == ("SnorkyBackend", "")
+    assert "'SnorkyBackend'" in ran.stdout and ran.stderr == ""

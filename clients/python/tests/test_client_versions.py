@@ -59,7 +59,7 @@ def test_package_works_with(versions: list[str], minor: int, tmp_path: Path) -> 
         str(path)
         for pattern in ("test_client_*.py", "test_django_*.py", "test_realtime_*.py")
         for path in sorted(_HERE.glob(pattern))
-        if path.name != Path(__file__).name and "from gateway" not in path.read_text()
+        if path.name != Path(__file__).name and "from snorky.gateway" not in path.read_text()
     ]
     options = ["-q", "-c", os.devnull, "--rootdir", str(tmp_path), "-p", "no:cacheprovider"]
     options += ["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]

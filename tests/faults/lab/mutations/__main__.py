@@ -29,7 +29,13 @@ async def turns_red(mutation: Mutation) -> tuple[bool, str]:
         tree = Path(directory) / "tree"
         shutil.copytree(ROOT, tree, ignore=_LEFT_OUT)
         mutate(tree, mutation)
-        process = Process([sys.executable, *mutation.argv], cwd=tree)
+        packages = str(Path(directory) / "packages")  # before the installed ones, which are the tree that is whole
+        linking = Process([sys.executable, str(tree / "scripts/link-packages"), packages])
+        try:
+            assert await linking.wait() == 0, linking.log
+        finally:
+            await linking.close()
+        process = Process([sys.executable, *mutation.argv], cwd=tree, env={"PYTHONPATH": packages})
         try:
             code = await process.wait(RUN_WITHIN_S)
         except TimeoutError:
