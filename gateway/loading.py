@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.old_names import advice, new_name
 from snorky.gateway.registry import ServiceRegistry
 from snorky.gateway.service import Service
 from snorky.gateway.settings import ServiceTable, Settings
@@ -29,8 +30,9 @@ def load_function(setting: str, name: str) -> Callable[..., Awaitable[Any]]:
     try:
         found = getattr(importlib.import_module(module_name), function_name, None)
     except Exception as error:  # a user's module may raise anything: report it, do not crash
+        help_ = advice(error) or "; is it on PYTHONPATH?"
         raise ConfigurationError(
-            f'{setting} = "{name}": its module failed with {type(error).__name__}: {error}; is it on PYTHONPATH?'
+            f'{setting} = "{name}": its module failed with {type(error).__name__}: {error}{help_}'
         ) from error
     if not inspect.iscoroutinefunction(found):
         raise ConfigurationError(f'{setting} = "{name}": the module has no async function {function_name}')
@@ -46,12 +48,16 @@ def _registry(table: str, services: Mapping[str, ServiceTable], problems: list[s
         except ConfigurationError as error:
             problems.append(f"{where} {error}")
         except Exception as error:  # a user's module or constructor may raise anything: report it, do not crash
-            problems.append(f"{where} {written.class_name} failed with {type(error).__name__}: {error}")
+            problems.append(f"{where} {written.class_name} failed with {type(error).__name__}: {error}{advice(error)}")
     return registry
 
 
 def _find(class_name: str) -> type[Service]:
     module_name, _, name = class_name.partition(":")
+    if renamed := new_name(module_name, name):
+        raise ConfigurationError(
+            f'class = "{class_name}": {module_name} is now {renamed}: write class = "{renamed}:{name}"'
+        )
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
