@@ -1,0 +1,84 @@
+"""Everything of ours is imported from one root, `snorky`: no module has a second name, and none that a shop may have.
+
+The checkout's root is on the path of tests, so that `import gateway` would work there by accident.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("gateway", "services", "clients/python", "tests", "benchmarks", "examples")
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/*/README.md"), *ROOT.glob("*/README.md")])
+OLD = {"gateway", "services"}
+OURS = ("snorky", "snorky.client", "snorky.gateway", "snorky.services")
+
+
+def imported(source: str) -> Iterator[tuple[int, str]]:
+    """Give (line, module) of every absolute import."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module is not None:
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def objections(source: str, where: str) -> list[str]:
+    """Name every import that does not begin at the root, or begins there with something that is none of ours."""
+    found = []
+    for line, module in imported(source):
+        first, second = (*module.split("."), "")[:2]
+        if first in OLD or (first == "snorky" and f"snorky.{second}".rstrip(".") not in OURS):
+            found.append(f"{where}:{line}: {module}")
+    return found
+
+
+def test_no_file_of_ours_imports_an_old_name() -> None:
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if "node_modules" not in path.parts]
+    assert len(files) > 300
+    assert [each for path in files for each in objections(path.read_text(), str(path.relative_to(ROOT)))] == []
+
+
+def test_no_program_of_the_documents_imports_an_old_name() -> None:
+    found, programs = [], 0
+    for page in PAGES:
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            programs += 1
+            found += objections(block, str(page.relative_to(ROOT)))
+    assert programs > 10 and found == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import gateway",
+        "import gateway.hub as hub",
+        "def late():\n    from services.rpc import RPCService",
+        "from snorky import Publisher",
+        "import snorky.aio",
+    ],
+)
+def test_an_import_of_an_old_name_is_found(line: str) -> None:
+    assert len(objections(line, "file.py")) == 1
+
+
+def test_root_is_a_namespace_of_the_checkout_and_belongs_to_nobody() -> None:
+    """A process that has nothing of the checkout on its path but what the installation gives it."""
+    program = """
+import sys
+import snorky, snorky.client.aio, snorky.gateway.hub, snorky.services.pubsub
+assert snorky.__file__ is None
+for module in (snorky.client, snorky.gateway.hub, snorky.services):
+    print(module.__file__)
+print(*[name for name in sys.modules if name.partition(".")[0] in ("gateway", "services")])
+"""
+    argv = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=30)
+    assert done.stderr == ""
+    places = ("clients/python/snorky/client/__init__.py", "gateway/hub.py", "services/__init__.py")
+    assert done.stdout.splitlines() == [*(str(ROOT / place) for place in places), ""]
