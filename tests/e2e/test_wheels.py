@@ -1,0 +1,194 @@
+"""Both distributions as a shop has them: built, installed, and used in a project with folders of these names."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.nodes import NodeProcess, clean_environment
+from tests.support.tools import ROOT
+
+PROJECT = {
+    "gateway/__init__.py": "",
+    "gateway/payments.py": "VAT = 19\n",
+    "services/__init__.py": "",
+    "services/orders.py": """
+from gateway.payments import VAT
+from snorky.services.rpc import Request, RPCService, rpc_command
+
+
+class Orders(RPCService):
+    @rpc_command
+    def total(self, request: Request, net: int) -> int:
+        return net + net * VAT // 100
+""",
+    "snorky.toml": """
+[services.pubsub]
+class = "snorky.services.pubsub:PubSubService"
+
+[services.orders]
+class = "services.orders:Orders"
+
+[backend.pubsub_backend]
+class = "snorky.services.pubsub:PubSubBackend"
+frontend = "pubsub"
+""",
+    "program.py": """
+import asyncio, sys
+import gateway, services, snorky.client, snorky.gateway, snorky.services
+from snorky.client import SnorkyBackend, SnorkyHTTPTransport
+from snorky.client.aio import Client
+
+async def main(websocket_url, backend_url):
+    backend = SnorkyBackend(SnorkyHTTPTransport(backend_url))
+    async with Client(websocket_url) as client, client.subscribe("news") as news:
+        await client.publish("news", "from a client")
+        print((await anext(news)).data)
+        await asyncio.to_thread(backend.call, "pubsub_backend", "publish", channel="news", message="from a backend")
+        print((await anext(news)).data)
+        print(await client.call("orders", "total", net=100))
+
+asyncio.run(main(*sys.argv[1:]))
+print(*snorky.__path__)
+for module in (gateway, services, snorky.client, snorky.gateway, snorky.services):
+    print(module.__file__)
+""",
+}
+OLD = '[services.pubsub]\nclass = "services.pubsub:PubSubService"\n'
+_DEADLINE_S = 60
+
+
+def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=clean_environment(env),
+        timeout=_DEADLINE_S,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@dataclass
+class Built:
+    """What was built of one distribution: both wheels, of the tree and of the sdist, have the same files."""
+
+    wheel: Path
+    files: set[str]
+
+
+def build(source: Path, place: Path, tools: Path) -> Built:
+    """Build a wheel of a tree, an sdist of it, and a wheel of that. tools: has setuptools."""
+    for each in ("sdist", "wheel", "again"):
+        (place / each).mkdir(parents=True)
+    env = {"PYTHONPATH": str(tools)}
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir")
+    backend = f"from setuptools import build_meta; build_meta.build_sdist({str(place / 'sdist')!r})"
+    run(sys.executable, "-c", backend, cwd=source, env=env)
+    run(*pip, place / "wheel", source, cwd=place, env=env)
+    (sdist,) = (place / "sdist").glob("*.tar.gz")
+    run(*pip, place / "again", sdist, cwd=place, env=env)
+    (wheel,), (again,) = (tuple((place / each).glob("*.whl")) for each in ("wheel", "again"))
+    assert names(wheel) == names(again)
+    with tarfile.open(sdist) as packed:
+        assert not [name for name in packed.getnames() if name.endswith((".pyc", "/snorky/__init__.py"))]
+    return Built(wheel, {name for name in names(wheel) if ".dist-info/" not in name})
+
+
+def names(wheel: Path) -> set[str]:
+    return set(zipfile.ZipFile(wheel).namelist())
+
+
+def tracked(folder: str) -> set[str]:
+    """Name the files of a folder that git knows or would take."""
+    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "--", folder, cwd=ROOT).splitlines()
+    return {name for name in listed if (ROOT / name).is_file()}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, Built]:
+    place = tmp_path_factory.mktemp("wheels")
+    tree, tools = place / "tree", place / "tools"
+    for name in tracked("."):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, tree / name)
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", tools)
+    run(*pip, "setuptools>=77", cwd=place)
+    gateway = build(tree, place / "gateway", tools)
+    return gateway, build(tree / "clients" / "python", place / "client", tools)
+
+
+@pytest.fixture
+def shop(built: tuple[Built, Built], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A project, and an environment with both wheels in it. Their dependencies are those of the tests' environment."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    project, environment = tmp_path / "project", tmp_path / "environment"
+    for name, text in PROJECT.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(text)
+    run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=tmp_path)
+    python = environment / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index")
+    run(*pip, *(each.wheel for each in built), cwd=tmp_path)
+    (packages,) = environment.glob("lib/*/site-packages")
+    # .pth files in there, which put our own folders on the path, are not read: it is no site directory
+    (packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
+    return project, environment
+
+
+def test_wheels_hold_all_of_our_packages_under_one_root_that_is_nobodys(built: tuple[Built, Built]) -> None:
+    gateway, client = built
+    expected = {f"snorky/{name}" for folder in ("gateway", "services") for name in tracked(folder)}
+    modules = [path.name for path in (ROOT / "clients" / "js").glob("*.js")]
+    assert gateway.files == expected | {f"snorky/gateway/http/browser/{name}" for name in modules}
+    assert client.files == {name.removeprefix("clients/python/") for name in tracked("clients/python/snorky")}
+    assert all(name.startswith("snorky/client/") for name in client.files)
+
+
+async def test_project_with_such_folders_of_its_own_serves_publishes_and_subscribes(shop: tuple[Path, Path]) -> None:
+    project, environment = shop
+    env = {"PYTHONPATH": "."}
+    command = environment / "bin" / "snorky"
+    argv = (str(command), "serve", "--config", "snorky.toml", "--workers", "2")
+    async with NodeProcess.running(env, argv=argv, cwd=project) as node:
+        backend_url = f"http://127.0.0.1:{node.private_port}/backend"
+        python = environment / "bin" / "python"
+        said = run(python, "program.py", node.websocket_url, backend_url, cwd=project, env=env).splitlines()
+        at = {**env, "SNORKY_PRIVATE__PORT": str(node.private_port)}
+        published = run(command, "publish", "--config", "snorky.toml", "news", '"by command"', cwd=project, env=at)
+    (packages,) = environment.glob("lib/*/site-packages")
+    assert said == [
+        "from a client",
+        "from a backend",
+        "119",
+        str(packages / "snorky"),
+        *(str(project / name / "__init__.py") for name in ("gateway", "services")),
+        *(str(packages / "snorky" / name / "__init__.py") for name in ("client", "gateway", "services")),
+    ]
+    assert published.startswith("1 published")
+
+
+def test_old_name_in_the_settings_of_such_a_project_is_told_with_the_new_one(shop: tuple[Path, Path]) -> None:
+    project, environment = shop
+    (project / "old.toml").write_text(OLD)
+    done = subprocess.run(
+        [environment / "bin" / "snorky", "serve", "--config", "old.toml"],
+        cwd=project,
+        env=clean_environment({"PYTHONPATH": "."}),
+        timeout=_DEADLINE_S,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 1
+    assert "services.pubsub is now snorky.services.pubsub: write class" in " ".join(done.stderr.split()), done.stderr
+    assert done.stderr.count("snorky.services.pubsub:PubSubService") == 1
