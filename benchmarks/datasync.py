@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from snorky.gateway import Node, ServiceRegistry
-from snorky.gateway.publication import Position, Publication
+from snorky.gateway.protocol.publication import Position, Publication
 from snorky.services.datasync import DataSyncService, Delta, FilterDealer, SubscriptionItem
 from snorky.services.datasync.subscriptions import Subscription
 from tests.support.clients import JSON as DIALECT

@@ -16,9 +16,9 @@ import structlog
 from benchmarks.machine import describe
 from benchmarks.redis_server import RedisServer
 from snorky.gateway import ChannelRule, Connection, History, Node, ServiceRegistry, Settings
-from snorky.gateway.codec import decode_json, encode_json
+from snorky.gateway.protocol.codec import decode_json, encode_json
 from snorky.gateway.redis import RedisTarget
-from snorky.gateway.running import running_node
+from snorky.gateway.run.node import running_node
 from snorky.services.pubsub import PubSubService
 from tests.support.clients import JSON, UNLIMITED, FakeWire
 

@@ -3,7 +3,7 @@
 Rules:
 - A node receives its own publications through the broker, as every other node does: nothing is delivered twice or
   in a different order here.
-- `snorky.gateway.subscriptions` subscribes connections to channels; `snorky.gateway.repair` repairs channels with a history
+- `snorky.gateway.delivery.channels` subscribes connections to channels; `snorky.gateway.delivery.gap_repair` repairs channels with a history
   after an interruption.
 """
 
@@ -16,38 +16,38 @@ from typing import Any, Final
 
 import structlog
 
-from snorky.gateway.authenticator import Authenticator
-from snorky.gateway.broker import Broker
-from snorky.gateway.codec import Template, channel_key, channel_name, encode_json
-from snorky.gateway.connection import Connection, Wire
-from snorky.gateway.directory import Directory
+from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.contracts.broker import Broker
+from snorky.gateway.protocol.codec import Template, channel_key, channel_name, encode_json
+from snorky.gateway.connection.connection import Connection, Wire
+from snorky.gateway.contracts.directory import Directory
 from snorky.gateway.errors import (
     CloseCode,
     ConfigurationError,
     ConnectionClosed,
     LimitExceeded,
 )
-from snorky.gateway.fanout import Fanout, Listener, OnGap
-from snorky.gateway.filling import Filler
-from snorky.gateway.frames import Dialect
-from snorky.gateway.history import History, Keeper, Recovery
-from snorky.gateway.hub import Hub
+from snorky.gateway.delivery.fan_out import Fanout, Listener, OnGap
+from snorky.gateway.delivery.gap_filler import Filler
+from snorky.gateway.protocol.ws_frames import Dialect
+from snorky.gateway.contracts.history import History, Keeper, Recovery
+from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.notices import Notices
-from snorky.gateway.ownership import Ownership
-from snorky.gateway.presence import GRACE_S, Difference
-from snorky.gateway.presences import Presences
-from snorky.gateway.primitives import GapNotice, Notification
-from snorky.gateway.publication import Position, Selector, TooLarge, write_addressed
-from snorky.gateway.quotas import Quotas
-from snorky.gateway.registry import ServiceRegistry
-from snorky.gateway.repair import COMPARE_EVERY_S, Repair
-from snorky.gateway.rules import Rules
-from snorky.gateway.sequence import Step
-from snorky.gateway.service import Service
-from snorky.gateway.settings import Limits
-from snorky.gateway.subscriptions import Subscriptions
-from snorky.gateway.waiting import WaitingReplies
+from snorky.gateway.sdk.notices import Notices
+from snorky.gateway.presence.ownership import Ownership
+from snorky.gateway.presence.roster_view import GRACE_S, Difference
+from snorky.gateway.presence.roster_sync import Presences
+from snorky.gateway.sdk.handles import GapNotice, Notification
+from snorky.gateway.protocol.publication import Position, Selector, TooLarge, write_addressed
+from snorky.gateway.connection.storage_quotas import Quotas
+from snorky.gateway.sdk.registry import ServiceRegistry
+from snorky.gateway.delivery.gap_repair import COMPARE_EVERY_S, Repair
+from snorky.gateway.config.channel_rules import Rules
+from snorky.gateway.delivery.channel_order import Step
+from snorky.gateway.sdk.service import Service
+from snorky.gateway.config.settings import Limits
+from snorky.gateway.delivery.channels import Subscriptions
+from snorky.gateway.connection.waiting_replies import WaitingReplies
 
 __all__ = ["Node", "new_node_id", "node_of"]
 
@@ -62,7 +62,7 @@ class Node:
     broker, directory, keeper: started and stopped by the node. Without a directory, services have only topics; without
     a keeper, topics have no history. node_id: unique, the same as the directory's; random by default. auth: stopped by
     the node. compare_every_s: how often positions are compared with history, to detect unnoticed losses. grace_s: see
-    `snorky.gateway.presence`.
+    `snorky.gateway.presence.roster_view`.
     """
 
     def __init__(

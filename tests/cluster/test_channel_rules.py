@@ -14,8 +14,8 @@ from redis.exceptions import ResponseError
 
 from snorky.gateway import ChannelRule, History, Node, ServiceRegistry, Settings
 from snorky.gateway.redis import RedisTarget
-from snorky.gateway.running import running_node
-from snorky.gateway.settings import PAYLOAD_MAX_BYTES
+from snorky.gateway.run.node import running_node
+from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 from snorky.services.pubsub import PubSubService
 from tests.support.clients import UNLIMITED
 from tests.support.clusters import ClusterLab

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from snorky.gateway import Node, ServiceRegistry, Settings
-from snorky.gateway.running import running_node
+from snorky.gateway.run.node import running_node
 from snorky.services.datasync import DataSyncBackend, DataSyncService
 from tests.support.clients import UNLIMITED
 from tests.support.dealers import AllTasks, Players, TasksOfList

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from snorky.gateway.directory import Owner
+from snorky.gateway.contracts.directory import Owner
 from tests.support.directories import FAST, RedisTestCluster
 from tests.support.redis_servers import REAL_KINDS, RedisServer
 from tests.support.tools import eventually

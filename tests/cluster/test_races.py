@@ -15,8 +15,8 @@ from typing import Any
 import aiohttp
 
 from snorky.gateway import Node, ServiceRegistry
-from snorky.gateway.codec import decode_json, encode
-from snorky.gateway.publication import read_publication
+from snorky.gateway.protocol.codec import decode_json, encode
+from snorky.gateway.protocol.publication import read_publication
 from snorky.services.chat import ChatService
 from snorky.services.messaging import MessagingService
 from tests.support.clients import JSON

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from snorky.gateway import BrokerUnavailable, ChannelRule, History, Node, ServiceRegistry, Settings
-from snorky.gateway.running import running_node
+from snorky.gateway.run.node import running_node
 from snorky.services.pubsub import PubSubService
 from tests.support.clients import UNLIMITED
 from tests.support.redis_servers import RedisServer

@@ -221,13 +221,13 @@ SITUATIONS = [
     ),
     Situation(
         "SIGTERM comes between /readyz and the task that says ready",
-        command=program("import snorky.gateway.server as module; module.Gateway.until_ready = never", "serve"),
+        command=program("import snorky.gateway.run.gateway as module; module.Gateway.until_ready = never", "serve"),
         act=send(signal.SIGTERM),
         says=["ready in", "draining"],
     ),
     Situation(
         "SIGTERM comes between /readyz and the task that says ready, with workers",
-        command=program("import snorky.gateway.supervisor as module; module._POLL_S = 3600", "serve", "--workers", "2"),
+        command=program("import snorky.gateway.run.supervisor as module; module._POLL_S = 3600", "serve", "--workers", "2"),
         act=send(signal.SIGTERM),
         says=["ready in", "2 workers", "draining"],
     ),

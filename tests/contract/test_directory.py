@@ -1,4 +1,4 @@
-"""The contract of `snorky.gateway.directory`, for RedisDirectory on each kind of server, and for the one in memory."""
+"""The contract of `snorky.gateway.contracts.directory`, for RedisDirectory on each kind of server, and for the one in memory."""
 
 import asyncio
 import json
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from snorky.gateway.directory import Member, Owner
+from snorky.gateway.contracts.directory import Member, Owner
 from snorky.gateway.errors import BrokerUnavailable, InvalidMessage, LimitExceeded
-from snorky.gateway.redis.spread import targets_of
-from snorky.gateway.redis.spread_directory import SpreadDirectory
+from snorky.gateway.redis.multi.hashing import targets_of
+from snorky.gateway.redis.multi.directory import SpreadDirectory
 from tests.support.clusters import ClusterLab
 from tests.support.directories import FakeNode, RedisTestCluster, TestCluster, open_cluster
 from tests.support.redis_servers import KINDS

@@ -13,18 +13,18 @@ from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 import snorky.gateway.redis
-from snorky.gateway.history import History
+from snorky.gateway.contracts.history import History
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.publication import Position, read_publication
+from snorky.gateway.protocol.publication import Position, read_publication
 from snorky.gateway.redis import RedisTarget
-from snorky.gateway.redis.commander import Commander
-from snorky.gateway.redis.functions import LOOK_S, Functions
-from snorky.gateway.redis.heartbeat import INTERVAL_S
-from snorky.gateway.redis.history import RedisHistory
-from snorky.gateway.redis.library_text import FORMAT, Found, judge, write_library
-from snorky.gateway.redis.names import doubt_key, rules_key
-from snorky.gateway.redis.scripting import Scripts
-from snorky.gateway.rules import ChannelRule, Rules
+from snorky.gateway.redis.connection.commands import Commander
+from snorky.gateway.redis.history.function_library import LOOK_S, Functions
+from snorky.gateway.redis.directory.heartbeat import INTERVAL_S
+from snorky.gateway.redis.history.store import RedisHistory
+from snorky.gateway.redis.history.library_text import FORMAT, Found, judge, write_library
+from snorky.gateway.redis.keys import doubt_key, rules_key
+from snorky.gateway.redis.connection.scripts import Scripts
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from tests.support.brokers import PREFIX, open_broker
 from tests.support.redis_servers import REAL_KINDS, FakeRedisServer, RedisServer, start_server
 from tests.support.tools import eventually
@@ -491,7 +491,7 @@ async def test_nodes_that_load_the_library_at_once_end_no_positions(
         await until_loaded(client)
         before = await keeper.publish(key, b"1", HISTORY)
         for fix in range(3):
-            monkeypatch.setattr("snorky.gateway.redis.library_text._FUNCTION", f"{FUNCTION}-- fix {fix}\n")
+            monkeypatch.setattr("snorky.gateway.redis.history.library_text._FUNCTION", f"{FUNCTION}-- fix {fix}\n")
             nodes = [await stack.enter_async_context(functions_of(redis, {"pubsub": RULES})) for _ in range(4)]
             await asyncio.gather(*(node.ensure() for node in nodes))
             assert await keeper.read(key, before, is_away=True) == []
@@ -516,8 +516,8 @@ async def test_a_foreign_library_between_the_check_and_the_load_is_a_gap(
             monkeypatch.undo()
             return write_library(*arguments, **options)
 
-        monkeypatch.setattr("snorky.gateway.redis.library_text._FUNCTION", FUNCTION + "-- fixed\n")
-        monkeypatch.setattr("snorky.gateway.redis.libraries.write_library", write)
+        monkeypatch.setattr("snorky.gateway.redis.history.library_text._FUNCTION", FUNCTION + "-- fixed\n")
+        monkeypatch.setattr("snorky.gateway.redis.history.libraries.write_library", write)
         assert await later.ensure()
         assert judge(await library_of(client)) in (Found.OURS, Found.SIBLING)
         assert later.doubt != b""
@@ -573,10 +573,10 @@ async def test_an_upgrade_is_no_repair_and_ends_no_positions(
     async with functions_of(redis, {"pubsub": RULES}) as former:
         await former.ensure()
     with monkeypatch.context() as patched:
-        patched.setattr("snorky.gateway.redis.library_text._FUNCTION", f"{FUNCTION}-- not yet fixed\n")
+        patched.setattr("snorky.gateway.redis.history.library_text._FUNCTION", f"{FUNCTION}-- not yet fixed\n")
         text = write_library(None)
         if present == "before":
-            patched.setattr("snorky.gateway.redis.library_text._FUNCTION", FUNCTION.partition("-- Which loading")[0])
+            patched.setattr("snorky.gateway.redis.history.library_text._FUNCTION", FUNCTION.partition("-- Which loading")[0])
             text = write_library(None).replace(f"-- format {FORMAT}\n", f"-- format {FORMAT - 1}\n")
         await client.execute_command("FUNCTION", "LOAD", "REPLACE", text)
     async with functions_of(redis, {"pubsub": RULES}, metrics=metrics) as functions:
@@ -592,7 +592,7 @@ async def test_doubts_of_nodes_of_the_previous_version_outlive_the_upgrade(
 ) -> None:
     client, key = redis.client(), "pubsub:kept:a"
     with monkeypatch.context() as patched:
-        patched.setattr("snorky.gateway.redis.library_text._FUNCTION", FUNCTION.partition("-- Which loading")[0])
+        patched.setattr("snorky.gateway.redis.history.library_text._FUNCTION", FUNCTION.partition("-- Which loading")[0])
         text = write_library(None).replace(f"-- format {FORMAT}\n", f"-- format {FORMAT - 1}\n")
     await client.execute_command("FUNCTION", "LOAD", text)
     await client.set(doubt_key(PREFIX), b"0123456789abcdef", px=60_000)
@@ -623,7 +623,7 @@ async def test_nodes_of_one_format_with_different_texts_do_not_replace_each_othe
     async with functions_of(redis, {"pubsub": RULES}) as one, functions_of(redis, {"pubsub": RULES}) as other:
         await one.ensure()
         with monkeypatch.context() as patched:
-            patched.setattr("snorky.gateway.redis.library_text._FUNCTION", FUNCTION + "-- fixed\n")
+            patched.setattr("snorky.gateway.redis.history.library_text._FUNCTION", FUNCTION + "-- fixed\n")
             assert await other.ensure(), "at its start it loads its own"
         assert judge(await library_of(client)) is Found.SIBLING
         assert not await one.ensure(), "and is left alone afterwards"

@@ -107,7 +107,7 @@ async def test_a_refused_newcomer_leaves_no_state(cluster: RedisTestCluster) -> 
 
 
 async def test_a_large_roster_is_read_in_pages(cluster: RedisTestCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snorky.gateway.redis.rosters.AT_ONCE_BYTES", 5000)
+    monkeypatch.setattr("snorky.gateway.redis.directory.rosters.AT_ONCE_BYTES", 5000)
     a = await cluster.node("a")
     for serial in range(300):
         await directory(a).enter(ROOM, serial, f"user {serial:03d}")
@@ -125,7 +125,7 @@ async def test_many_names_are_listed_in_pages_up_to_a_bound(
     await asyncio.gather(*(directory(a).claim(NAMES, f"name {number}", number % 50) for number in range(3000)))
     assert sorted(await directory(a).list_names(NAMES)) == sorted(f"name {number}" for number in range(3000))
     assert await _calls(cluster, "hscan") >= 3
-    monkeypatch.setattr("snorky.gateway.redis.claims.LIST_MAX_BYTES", 15_000)
+    monkeypatch.setattr("snorky.gateway.redis.directory.names.LIST_MAX_BYTES", 15_000)
     with pytest.raises(LimitExceeded, match="Too many names to list"):
         await directory(a).list_names(NAMES)
 

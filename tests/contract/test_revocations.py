@@ -11,9 +11,9 @@ import pytest
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis import RedisRevocations
-from snorky.gateway.redis.spread import targets_of
-from snorky.gateway.redis.spread_revocations import SpreadRevocations
-from snorky.gateway.revocation import Kind, LocalRevocations, Revocation, Revocations
+from snorky.gateway.redis.multi.hashing import targets_of
+from snorky.gateway.redis.multi.revocations import SpreadRevocations
+from snorky.gateway.contracts.revocations import Kind, LocalRevocations, Revocation, Revocations
 from tests.support.redis_servers import KINDS, RedisServer, start_server
 
 MakeList = Callable[..., Revocations]

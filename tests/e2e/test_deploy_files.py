@@ -13,7 +13,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from snorky.gateway import settings as gateway_settings
+from snorky.gateway.config import settings as gateway_settings
 from tests.support.balancer import Backend, haproxy_config, nginx_command, nginx_config
 from tests.support.deploy import DEPLOY, compose, image_environment, image_value, make_secrets, manifests, run
 from tests.support.tools import ROOT, free_port, program

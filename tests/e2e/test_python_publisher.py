@@ -13,7 +13,7 @@ from redis import Redis
 
 from snorky.client import Position, Publication, Publisher, PublishError
 from snorky.client.aio import Publisher as AsyncPublisher
-from snorky.gateway.redis.slots import slot_of
+from snorky.gateway.redis.cluster.slots import slot_of
 from tests.support.clusters import ClusterLab
 from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess
 from tests.support.proxy import FaultProxy

@@ -8,7 +8,7 @@ import pytest
 import redis.asyncio as redis
 
 from snorky.gateway.redis import RedisTarget
-from snorky.gateway.redis.probe import inspect_redis
+from snorky.gateway.redis.admin.inspect import inspect_redis
 from tests.support.nodes import RedisProcess
 from tests.support.tools import ROOT
 

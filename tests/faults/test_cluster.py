@@ -11,15 +11,15 @@ import pytest
 from hiredis import ReplyError
 
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.history import History
+from snorky.gateway.contracts.history import History
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.publication import Position, read_publication
+from snorky.gateway.protocol.publication import Position, read_publication
 from snorky.gateway.redis import RedisHistory, RedisTarget
-from snorky.gateway.redis.cluster_broker import ClusterBroker
-from snorky.gateway.redis.names import channel_name
-from snorky.gateway.redis.slots import slot_of
-from snorky.gateway.redis.wire import WireError, ask, command, dial
-from snorky.gateway.rules import ChannelRule, Rules
+from snorky.gateway.redis.cluster.broker import ClusterBroker
+from snorky.gateway.redis.keys import channel_name
+from snorky.gateway.redis.cluster.slots import slot_of
+from snorky.gateway.redis.connection.resp import WireError, ask, command, dial
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from tests.support.brokers import PREFIX, Recorder, hears
 from tests.support.clusters import ClusterLab
 from tests.support.nodes import GATEWAY, NodeProcess, Process

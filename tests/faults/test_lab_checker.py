@@ -2,7 +2,7 @@
 
 import pytest
 
-from snorky.gateway.publication import Position
+from snorky.gateway.protocol.publication import Position
 from tests.faults.lab.checker import Verdict, judge
 from tests.faults.lab.figures import delays, healed_after_s
 from tests.faults.lab.journal import Acked, Dropped, Entry, Gap, Journal, Received, Subscribed, Uncertain

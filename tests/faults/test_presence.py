@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from snorky.gateway import Node, ServiceRegistry, Settings
-from snorky.gateway.presence import GRACE_S
-from snorky.gateway.running import running_node
+from snorky.gateway.presence.roster_view import GRACE_S
+from snorky.gateway.run.node import running_node
 from snorky.services.chat import ChatService
 from tests.support.clients import UNLIMITED
 from tests.support.proxy import FaultProxy

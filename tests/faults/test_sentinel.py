@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.history import History
+from snorky.gateway.contracts.history import History
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisBroker, RedisDirectory, RedisHistory, RedisTarget
-from snorky.gateway.redis.heartbeat import Heartbeat, read_nodes
+from snorky.gateway.redis.directory.heartbeat import Heartbeat, read_nodes
 from tests.support.brokers import PREFIX, Recorder, hears, open_broker
 from tests.support.directories import FakeNode
 from tests.support.redis_servers import REAL_KINDS
@@ -82,7 +82,7 @@ async def test_a_cut_off_primary_that_answers_its_own_canary_is_left(lab: Sentin
 async def test_a_primary_that_became_a_replica_is_left_before_anybody_watches(
     lab: SentinelLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snorky.gateway.redis.link.WATCH_S", 3600.0)
+    monkeypatch.setattr("snorky.gateway.redis.connection.reconnect.WATCH_S", 3600.0)
     metrics = Metrics()
     target = RedisTarget.from_url(lab.url)
     async with open_broker(lab.url) as (broker, _):

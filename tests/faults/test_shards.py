@@ -13,16 +13,16 @@ from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
 from snorky.gateway import ServiceRegistry, Settings
-from snorky.gateway.directory import Member
+from snorky.gateway.contracts.directory import Member
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.history import History
-from snorky.gateway.http.ops import ops_routes
-from snorky.gateway.publication import Position
+from snorky.gateway.contracts.history import History
+from snorky.gateway.http.health import ops_routes
+from snorky.gateway.protocol.publication import Position
 from snorky.gateway.redis import RedisDirectory, RedisTarget
-from snorky.gateway.redis.names import leases_key, names_key, owned_key
-from snorky.gateway.redis.probe import inspect_redis
-from snorky.gateway.redis.spread import targets_of
-from snorky.gateway.running import running_node
+from snorky.gateway.redis.keys import leases_key, names_key, owned_key
+from snorky.gateway.redis.admin.inspect import inspect_redis
+from snorky.gateway.redis.multi.hashing import targets_of
+from snorky.gateway.run.node import running_node
 from snorky.services.pubsub import PubSubService
 from tests.support.brokers import PREFIX
 from tests.support.clusters import ClusterLab

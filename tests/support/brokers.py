@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from snorky.gateway.broker import Broker
+from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisBroker
-from snorky.gateway.redis.cluster_broker import ClusterBroker
-from snorky.gateway.redis.spread import Spread, targets_of
-from snorky.gateway.redis.spread_broker import SpreadBroker
+from snorky.gateway.redis.cluster.broker import ClusterBroker
+from snorky.gateway.redis.multi.hashing import Spread, targets_of
+from snorky.gateway.redis.multi.broker import SpreadBroker
 
 __all__ = ["PREFIX", "AnyBroker", "Recorder", "broker_of", "brokers_of", "hears", "open_broker"]
 

@@ -9,8 +9,8 @@ import msgpack  # type: ignore[import-untyped]  # ships no annotations
 import msgspec
 
 from snorky.gateway import Connection, Limits, Node, Service, ServiceRegistry
-from snorky.gateway.codec import Encoding, encode
-from snorky.gateway.frames import BINARY, TEXT, Dialect
+from snorky.gateway.protocol.codec import Encoding, encode
+from snorky.gateway.protocol.ws_frames import BINARY, TEXT, Dialect
 from tests.support.loopback import LoopbackBroker
 
 # no framing around a message except its terminator

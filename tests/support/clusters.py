@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from snorky.gateway.redis import RedisTarget
-from snorky.gateway.redis.slots import SLOTS, slot_of
-from snorky.gateway.redis.wire import WireError, ask, command, dial
+from snorky.gateway.redis.cluster.slots import SLOTS, slot_of
+from snorky.gateway.redis.connection.resp import WireError, ask, command, dial
 from tests.support.redis_servers import RedisServer
 from tests.support.tools import free_port
 

@@ -1,6 +1,6 @@
 """The error texts that clients match on, each with its code; and what other tests cover instead of the table.
 
-tests/unit/test_protocol_table.py compares this with the documents, the services' source, and the table.
+tests/unit/protocol/test_protocol_table.py compares this with the documents, the services' source, and the table.
 """
 
 __all__ = ["CODES", "ELSEWHERE"]
@@ -75,23 +75,23 @@ CODES = {
 # Cases that need a fault or a limit, which the table cannot have: code or close code -> a test that has it, and a text
 # in that test.
 ELSEWHERE = {
-    "unavailable": ("tests/unit/test_pubsub.py", "unavailable"),
-    "rate_limited": ("tests/unit/test_registry.py", "rate_limited"),
+    "unavailable": ("tests/unit/services/test_pubsub.py", "unavailable"),
+    "rate_limited": ("tests/unit/sdk/test_registry.py", "rate_limited"),
     "connection_closed": ("tests/unit/test_node.py", "ConnectionClosed"),
-    "refused": ("tests/unit/test_rpc.py", "refused"),
-    "invalid": ("tests/unit/test_fanout.py", "invalid"),
-    "unknown_version": ("tests/unit/test_fanout.py", "unknown_version"),
-    "protocol_fault": ("tests/unit/test_websocket.py", "protocol_fault"),
-    "timeout": ("tests/unit/test_backend.py", "timeout"),
-    "no_reply": ("tests/unit/test_backend.py", "no_reply"),
-    "configuration": ("tests/unit/test_datasync.py", "ConfigurationError"),
-    "1002": ("tests/unit/test_autobahn_cases.py", "1002"),
-    "1003": ("tests/unit/test_websocket.py", "1003"),
-    "1007": ("tests/unit/test_autobahn_cases.py", "1007"),
-    "1008": ("tests/unit/test_flood.py", "1008"),
-    "1009": ("tests/unit/test_websocket.py", "1009"),
-    "1011": ("tests/unit/test_fanout.py", "1011"),
-    "4008": ("tests/unit/test_websocket.py", "4008"),
-    "4509": ("tests/unit/test_registry.py", "4509"),
-    "4510": ("tests/unit/test_registry.py", "4510"),
+    "refused": ("tests/unit/services/test_rpc.py", "refused"),
+    "invalid": ("tests/unit/delivery/test_fan_out.py", "invalid"),
+    "unknown_version": ("tests/unit/delivery/test_fan_out.py", "unknown_version"),
+    "protocol_fault": ("tests/unit/http/websocket/test_protocol.py", "protocol_fault"),
+    "timeout": ("tests/unit/http/backend/test_routes.py", "timeout"),
+    "no_reply": ("tests/unit/http/backend/test_routes.py", "no_reply"),
+    "configuration": ("tests/unit/services/test_datasync.py", "ConfigurationError"),
+    "1002": ("tests/unit/protocol/test_autobahn_cases.py", "1002"),
+    "1003": ("tests/unit/http/websocket/test_protocol.py", "1003"),
+    "1007": ("tests/unit/protocol/test_autobahn_cases.py", "1007"),
+    "1008": ("tests/unit/http/websocket/test_flood.py", "1008"),
+    "1009": ("tests/unit/http/websocket/test_protocol.py", "1009"),
+    "1011": ("tests/unit/delivery/test_fan_out.py", "1011"),
+    "4008": ("tests/unit/http/websocket/test_protocol.py", "4008"),
+    "4509": ("tests/unit/sdk/test_registry.py", "4509"),
+    "4510": ("tests/unit/sdk/test_registry.py", "4510"),
 }

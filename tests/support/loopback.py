@@ -2,7 +2,7 @@
 
 import asyncio
 
-from snorky.gateway.broker import Listener
+from snorky.gateway.contracts.broker import Listener
 from snorky.gateway.errors import BrokerUnavailable
 
 

@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from snorky.gateway.codec import decode_json, encode_json
-from snorky.gateway.directory import Asserter, Census, Entered, Member, Owner
+from snorky.gateway.protocol.codec import decode_json, encode_json
+from snorky.gateway.contracts.directory import Asserter, Census, Entered, Member, Owner
 from snorky.gateway.errors import BrokerUnavailable, LimitExceeded
-from snorky.gateway.publication import write_version
+from snorky.gateway.protocol.publication import write_version
 
 __all__ = ["MemoryCluster", "MemoryDirectory"]
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.history import History
-from snorky.gateway.publication import MARK, Position, Publication
-from snorky.gateway.rules import Rules
+from snorky.gateway.contracts.history import History
+from snorky.gateway.protocol.publication import MARK, Position, Publication
+from snorky.gateway.config.channel_rules import Rules
 
 __all__ = ["Archive", "MemoryHistory", "write_sequenced"]
 

@@ -19,7 +19,7 @@ import pytest
 from redis.asyncio import Redis
 
 from snorky.gateway.redis import RedisTarget
-from snorky.gateway.redis.spread import Spread, targets_of
+from snorky.gateway.redis.multi.hashing import Spread, targets_of
 from tests.conftest import find_program
 from tests.support.nodes import Process
 from tests.support.tools import free_port

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from snorky.gateway.redis import RedisTarget
-from snorky.gateway.redis.wire import DialError, WireError, ask, command, dial
+from snorky.gateway.redis.connection.resp import DialError, WireError, ask, command, dial
 from tests.support.nodes import Process
 from tests.support.redis_servers import RedisServer, require
 from tests.support.tools import free_port

@@ -9,9 +9,9 @@ from typing import Any
 
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisHistory, Topology
-from snorky.gateway.redis.names import channel_name
-from snorky.gateway.redis.slots import SLOTS, slot_of
-from snorky.gateway.rules import ChannelRule, Rules
+from snorky.gateway.redis.keys import channel_name
+from snorky.gateway.redis.cluster.slots import SLOTS, slot_of
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from tests.support.brokers import PREFIX
 
 __all__ = ["RULES", "keepers_of", "key_on", "shard_of"]

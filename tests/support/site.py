@@ -25,18 +25,18 @@ import pytest
 import structlog
 import uvloop
 
-from snorky.gateway.authenticator import Authenticator
-from snorky.gateway.connection import Connection
+from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.connection.connection import Connection
 from snorky.gateway.http.app import private_app, public_app
-from snorky.gateway.http.credentials import Identify
-from snorky.gateway.http.handler import WebSocketHandler
-from snorky.gateway.http.listen import listen
-from snorky.gateway.http.site import Site
+from snorky.gateway.http.websocket.credentials import Identify
+from snorky.gateway.http.websocket.handler import WebSocketHandler
+from snorky.gateway.http.serving.listen import listen
+from snorky.gateway.http.serving.site import Site
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node
-from snorky.gateway.registry import ServiceRegistry
-from snorky.gateway.service import Service
-from snorky.gateway.settings import Limits, Private, Public
+from snorky.gateway.sdk.registry import ServiceRegistry
+from snorky.gateway.sdk.service import Service
+from snorky.gateway.config.settings import Limits, Private, Public
 from snorky.services.auth import AuthBackend, AuthService
 from snorky.services.pubsub import PubSubBackend, PubSubService
 from tests.support.loopback import LoopbackBroker

@@ -17,9 +17,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from snorky.gateway import Entered, Limits, Member, Node, Service, ServiceRegistry
-from snorky.gateway.authenticator import Authenticator
-from snorky.gateway.codec import decode_json
-from snorky.gateway.directory import Census
+from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.protocol.codec import decode_json
+from snorky.gateway.contracts.directory import Census
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from tests.support.clients import JSON, UNLIMITED, Client, until

@@ -71,14 +71,14 @@ def test_root_is_a_namespace_of_the_checkout_and_belongs_to_nobody() -> None:
     """A process that has nothing of the checkout on its path but what the installation gives it."""
     program = """
 import sys
-import snorky, snorky.client.aio, snorky.gateway.hub, snorky.services.pubsub
+import snorky, snorky.client.aio, snorky.gateway.delivery.hub, snorky.services.pubsub
 assert snorky.__file__ is None
-for module in (snorky.client, snorky.gateway.hub, snorky.services):
+for module in (snorky.client, snorky.gateway.delivery.hub, snorky.services):
     print(module.__file__)
 print(*[name for name in sys.modules if name.partition(".")[0] in ("gateway", "services")])
 """
     argv = [sys.executable, "-P", "-c", program]
     done = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=30)
     assert done.stderr == ""
-    places = ("clients/python/snorky/client/__init__.py", "gateway/hub.py", "services/__init__.py")
+    places = ("clients/python/snorky/client/__init__.py", "gateway/delivery/hub.py", "services/__init__.py")
     assert done.stdout.splitlines() == [*(str(ROOT / place) for place in places), ""]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from snorky.client.canonical import canonical, channel_name, redis_channel
 from snorky.client.strict import encode
-from snorky.gateway.codec import decode_json, encode_json
+from snorky.gateway.protocol.codec import decode_json, encode_json
 from snorky.gateway.errors import InvalidMessage
 
 VECTORS = Path(__file__).resolve().parents[3] / "tests" / "vectors"

@@ -6,7 +6,7 @@ from scripted_server import ScriptedServer
 
 from snorky.client import Publication, Publisher
 from snorky.client.redis_pool import Pools
-from snorky.gateway.redis.spread import targets_of
+from snorky.gateway.redis.multi.hashing import targets_of
 
 
 def test_several_redis_share_the_channels_as_the_nodes_have_them() -> None:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from snorky.gateway.http.credentials import token_of
+from snorky.gateway.http.websocket.credentials import token_of
 
 __all__ = ["Binding", "Verdict", "Who", "origin_of", "who_asks"]
 

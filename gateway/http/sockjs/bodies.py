@@ -14,7 +14,7 @@ from typing import Final
 
 from aiohttp import web
 
-from snorky.gateway.http.handshake import HandshakeRefused
+from snorky.gateway.http.websocket.handshake import HandshakeRefused
 from snorky.gateway.metrics import Metrics
 
 __all__ = ["Bodies"]

@@ -12,9 +12,9 @@ from typing import Final
 
 import msgspec
 
-from snorky.gateway.codec import Encoding
+from snorky.gateway.protocol.codec import Encoding
 from snorky.gateway.errors import InvalidMessage
-from snorky.gateway.frames import TEXT, Dialect, text_frame
+from snorky.gateway.protocol.ws_frames import TEXT, Dialect, text_frame
 
 __all__ = [
     "HEARTBEAT",

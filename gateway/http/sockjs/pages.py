@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from snorky.gateway.setting_values import SOCKJS_CLIENT_URL
+from snorky.gateway.config.parsers import SOCKJS_CLIENT_URL
 
 __all__ = ["CACHE_S", "IframePage", "ancestors_of", "greeting", "info", "long_cached"]
 

@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from snorky.gateway.connection import Connection
+from snorky.gateway.connection.connection import Connection
 from snorky.gateway.errors import CloseCode, LimitExceeded
 from snorky.gateway.http.sockjs.binding import Binding
 from snorky.gateway.http.sockjs.frames import HEARTBEAT, OPEN, SESSION_DIALECT, array_of, end_frame
-from snorky.gateway.http.sockjs.outlet import HIGH_WATER_BYTES, Drain
-from snorky.gateway.http.turns import TURN_S
+from snorky.gateway.http.sockjs.response_stream import HIGH_WATER_BYTES, Drain
+from snorky.gateway.http.websocket.turns import TURN_S
 from snorky.gateway.node import Node
-from snorky.gateway.registry import ServiceRegistry
+from snorky.gateway.sdk.registry import ServiceRegistry
 
 __all__ = ["Session", "Timing"]
 

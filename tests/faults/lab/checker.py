@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from snorky.gateway.publication import Position
+from snorky.gateway.protocol.publication import Position
 from tests.faults.lab.journal import Acked, Dropped, Gap, Journal, Received, Subscribed, Uncertain
 
 __all__ = ["Verdict", "count_resyncs", "judge"]

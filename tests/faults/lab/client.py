@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import msgpack
 
-from snorky.gateway.publication import Position
+from snorky.gateway.protocol.publication import Position
 from tests.faults.lab.journal import Dropped, Gap, Journal, Received, Subscribed
 from tests.support.tokens import hmac_token
 

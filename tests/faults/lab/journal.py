@@ -7,7 +7,7 @@ order of numbers is the order of acknowledgements.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from snorky.gateway.publication import Position
+from snorky.gateway.protocol.publication import Position
 
 __all__ = ["Acked", "Dropped", "Entry", "Gap", "Journal", "Received", "Subscribed", "Uncertain"]
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from snorky.gateway.publication import Position
+from snorky.gateway.protocol.publication import Position
 from tests.faults.lab.checker import Verdict, judge
 from tests.faults.lab.clock import Clock
 from tests.faults.lab.crowd import Crowd

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import msgspec
 
-from snorky.gateway.publication import Position
+from snorky.gateway.protocol.publication import Position
 from tests.faults.lab.journal import Acked, Uncertain
 from tests.faults.lab.publisher import Order
 from tests.support.nodes import clean_environment

@@ -25,7 +25,7 @@ import aiohttp
 import msgspec
 import uvloop
 
-from snorky.gateway.codec import channel_name
+from snorky.gateway.protocol.codec import channel_name
 from tests.faults.lab.source import RedisSource
 
 __all__ = ["POSTS_AT_ONCE", "Order"]

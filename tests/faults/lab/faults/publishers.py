@@ -78,7 +78,7 @@ async def publish_17_mib(trial: Trial) -> None:
     assert lab.redis is not None and lab.proxy is not None
     name = f"{PREFIX}:{{pubsub:{LARGE_CHANNEL}}}"
     large = b'"' + b"x" * (17 << 20) + b'"'
-    script = (ROOT / "gateway/redis/scripts/publish.lua").read_text().partition("\n")[2]
+    script = (ROOT / "gateway/redis/history/lua/publish.lua").read_text().partition("\n")[2]
     async with lab.redis.client() as redis, Client(lab.url()) as reader:
         async with asyncio.timeout(DEADLINE_S), reader.subscribe(LARGE_CHANNEL, recover=True) as kept:
             try:

@@ -24,7 +24,7 @@ CLIENTS_MUTATIONS: tuple[Mutation, ...] = (
         file="clients/python/snorky/client/publisher.py",
         old="        if not _PREFIX(prefix):",
         new="        if False:",
-        argv=test("tests/unit/test_redis_url.py", "prefix"),
+        argv=test("tests/unit/redis/test_url.py", "prefix"),
     ),
     Mutation(
         guard="JS: a refusal does not end a client that was connected",

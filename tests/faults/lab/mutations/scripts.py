@@ -136,7 +136,7 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="size of a payload",  # that any client of Redis publishes
-        file="gateway/redis/library/snorky_publish.lua",
+        file="gateway/redis/history/lua/library/snorky_publish.lua",
         old="  if #payload > PAYLOAD_MAX_BYTES then",
         new="  if false then",
         argv=test(
@@ -145,7 +145,7 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="look for what has not arrived",  # of a slot that moves
-        file="gateway/redis/library/snorky_publish.lua",
+        file="gateway/redis/history/lua/library/snorky_publish.lua",
         old="local met = IS_SHARDED and obstacle(own)",
         new="local met = false and obstacle(own)",
         argv=test(
@@ -178,7 +178,7 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="escaped idempotency keys of the function",
-        file="gateway/redis/library/snorky_publish.lua",
+        file="gateway/redis/history/lua/library/snorky_publish.lua",
         old=" .. escaped(once) or nil}",
         new=" .. once or nil}",
         argv=test(

@@ -10,7 +10,7 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         file="services/pubsub/service.py",
         old="async with self.topics.reading(request.connection, channel):",
         new="if True:",
-        argv=test("tests/unit/test_lists_and_notices.py", "test_presence_is_ordered_between_earlier_and_later_notices"),
+        argv=test("tests/unit/presence/test_lists_and_notices.py", "test_presence_is_ordered_between_earlier_and_later_notices"),
     ),
     Mutation(
         guard="recovery that cannot be taken",  # gets this error instead of being closed repeatedly
@@ -18,7 +18,7 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         old='    reply.instead = {"position": str(recovery.position), "recovered": False, "messages": []}\n',
         new="",
         argv=test(
-            "tests/unit/test_pubsub_rules.py",
+            "tests/unit/services/test_pubsub_rules.py",
             "test_client_that_cannot_receive_its_missed_messages_gets_recovered_false",
         ),
     ),
@@ -27,7 +27,7 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         file="services/cursors.py",
         old="if json_size(data) > self._cursor_max_bytes:",
         new="if False:",
-        argv=test("tests/unit/test_waiting.py", "test_a_cursor_is_bounded_in_bytes"),
+        argv=test("tests/unit/connection/test_waiting_replies.py", "test_a_cursor_is_bounded_in_bytes"),
     ),
     Mutation(
         guard="undone join",  # of a room whose list no client could receive
@@ -36,7 +36,7 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         "                    await self.rosters.leave(request.connection, channel)\n",
         new="",
         argv=test(
-            "tests/unit/test_waiting.py", "test_a_join_with_a_list_too_large_for_a_client_leaves_no_state and chat"
+            "tests/unit/connection/test_waiting_replies.py", "test_a_join_with_a_list_too_large_for_a_client_leaves_no_state and chat"
         ),
     ),
     Mutation(
@@ -44,7 +44,7 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         file="services/pubsub/service.py",
         old="rule.client_publish and (once is None or rule.client_keys)",
         new="rule.client_publish",
-        argv=test("tests/unit/test_pubsub_rules.py", "test_clients_have_keys_where"),
+        argv=test("tests/unit/services/test_pubsub_rules.py", "test_clients_have_keys_where"),
     ),
     Mutation(
         guard="portion of a recovery",  # in the reply: a client on a slow link waits for no more
@@ -58,6 +58,6 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         file="services/pubsub/parameters.py",
         old='    return f"identity {identity} {key}"',
         new='    return f"identity {key}"',
-        argv=test("tests/unit/test_pubsub_rules.py", "test_keys_of_two_users_never_collide"),
+        argv=test("tests/unit/services/test_pubsub_rules.py", "test_keys_of_two_users_never_collide"),
     ),
 )

@@ -1,0 +1,235 @@
+"""Authenticator: authenticates clients and applies revocations. One per node.
+
+    token -> Verifier -> session registered here -> check against the revocations -> bound to the connection
+
+A session is registered before the check: a revocation that arrives in between finds it.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+import structlog
+
+from snorky.gateway.auth.tokens import Identity, Verifier, check_identity
+from snorky.gateway.config.auth import Auth
+from snorky.gateway.connection.connection import Connection
+from snorky.gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidToken, NotAuthenticated, Refused, Revoked
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.connection.refusals import Refusals
+from snorky.gateway.contracts.revocations import Kind, LocalRevocations, Revocations
+from snorky.gateway.auth.sessions import Session, Sessions
+
+__all__ = ["AlreadyAuthenticated", "Authenticator"]
+
+TIMEOUT_S: Final = 5.0  # for keys, Redis and a hook together
+RETRY_S: Final = 1.0  # between attempts to read the revocations for the first time
+
+_log = structlog.get_logger("snorky.auth")
+
+
+class AlreadyAuthenticated(Refused):
+    """A connection already has another identity. The client must reconnect: services use the present identity."""
+
+    code = "already_authenticated"
+
+    def __init__(self) -> None:
+        super().__init__("Already authenticated")
+
+
+class _NotConfigured(Refused):
+    """No key for tokens is configured."""
+
+    code = "not_configured"
+
+    def __init__(self) -> None:
+        super().__init__("Tokens are not configured")
+
+
+class Authenticator:
+    """verifier: None = tokens are not configured. revocations: the cluster's; None = only this process's."""
+
+    def __init__(
+        self,
+        verifier: Verifier | None = None,
+        *,
+        metrics: Metrics,
+        revocations: Revocations | None = None,
+        auth: Auth | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._verifier = verifier
+        self._revocations = revocations or LocalRevocations(clock)
+        self._auth = auth or Auth()
+        self._clock = clock
+        self._outcomes = metrics.authentications
+        self.refusals = Refusals(metrics)  # of the whole node
+        self._sessions = Sessions(clock, grace_s=self._auth.leeway_s)
+        self._beginning: asyncio.Task[None] | None = None
+
+    @property
+    def takes_tokens(self) -> bool:
+        """True if this node can verify tokens."""
+        return self._verifier is not None
+
+    def start(self, connections: Callable[[], Iterable[Connection]]) -> None:
+        """Begin to read revocations before any login: a service may set an identity without a token.
+
+        connections: returns all of the node. Returns at once; retries until Redis responds.
+        """
+        self._sessions.look_through(connections)
+        if self._beginning is None:
+            self._beginning = asyncio.get_running_loop().create_task(self._begin(), name="revocations begin")
+
+    async def stop(self) -> None:
+        """Cancel timers and stop receiving revocations. Idempotent."""
+        task, self._beginning = self._beginning, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._sessions.stop()
+        await self._revocations.stop()
+
+    # -- connections, for handlers and the node --------------------------------------------------------------
+
+    async def enter(self, token: str) -> Session:
+        """Verify a token before its connection exists. The caller must then call `bind` or `leave`.
+
+        Raises InvalidToken (including Revoked), Refused: tokens are not configured, BrokerUnavailable.
+        """
+        if self._verifier is None:
+            raise _NotConfigured
+        return await self._counted(self._enter_token(token, self._verifier))
+
+    async def enter_as(self, identify: Callable[[], Awaitable[str | int | None]]) -> Session | None:
+        """Ask a hook for the identity; None = unknown. Otherwise as `enter`; the hook's exceptions are not caught."""
+        began_s = self._clock()
+        async with asyncio.timeout(TIMEOUT_S):
+            identity = await identify()
+        if identity is None:
+            return None
+        # the hook saw the state at the time of its call: earlier revocations do not apply
+        who = Identity(check_identity(identity), valid_since_s=began_s)
+        return await self._counted(self._enter(who))
+
+    def bind(self, session: Session, connection: Connection) -> None:
+        """Give a connection the identity of a session. Raises InvalidToken: the session has already ended."""
+        if session.end is not None:
+            self._sessions.leave(session)
+            raise _over(session)
+        self._sessions.bind(session, connection)
+
+    def leave(self, session: Session) -> None:
+        """Remove a session that got no connection."""
+        self._sessions.leave(session)
+
+    def expect(self, connection: Connection) -> None:
+        """Start the deadline: a connection that does not authenticate in time is closed (4502)."""
+        self._sessions.expect(connection, self._auth.deadline_s)
+
+    def forget(self, connection: Connection) -> None:
+        """Remove a closed connection. Idempotent."""
+        self._sessions.forget(connection)
+
+    def count_refused(self, reason: str) -> None:
+        """Count a client that was refused for a reason unrelated to its token. reason: a literal."""
+        self._outcomes.labels(reason).inc()
+
+    # -- for services ----------------------------------------------------------------------------------------
+
+    async def authenticate(self, connection: Connection, token: str) -> Identity:
+        """Set a connection's identity from a token; if it has that identity already, as `refresh`.
+
+        Raises InvalidToken, AlreadyAuthenticated, Refused: tokens are not configured, BrokerUnavailable,
+        ConnectionClosed.
+        """
+        session = await self.enter(token)
+        try:
+            if connection.is_closed:
+                raise ConnectionClosed
+            if connection.identity is not None and connection.identity != session.who.identity:
+                raise AlreadyAuthenticated
+        except Refused:
+            self.leave(session)
+            raise
+        self.bind(session, connection)
+        return session.who
+
+    async def refresh(self, connection: Connection, token: str) -> Identity:
+        """Replace the present token by a later one. Raises NotAuthenticated, and as `authenticate`."""
+        if connection.identity is None:
+            raise NotAuthenticated
+        return await self.authenticate(connection, token)
+
+    def expires_in_s(self, who: Identity) -> int | None:
+        """Return the seconds until an identity expires; None = it does not expire."""
+        return None if who.expires_at_s == math.inf else max(0, int(who.expires_at_s - self._clock()))
+
+    async def revoke(self, identity: str) -> None:
+        """Invalidate all tokens of an identity issued so far, on all nodes. Raises BrokerUnavailable."""
+        await self._revocations.add(Kind.IDENTITY, identity)
+
+    async def revoke_token(self, token_id: str) -> None:
+        """Invalidate one token, by its `jti`, on all nodes. Raises BrokerUnavailable."""
+        await self._revocations.add(Kind.TOKEN, token_id)
+
+    async def disconnect(self, identity: str, *, reconnect: bool = False) -> None:
+        """Close an identity's connections on all nodes. reconnect: clients may return. Raises BrokerUnavailable."""
+        await self._revocations.add(Kind.RECONNECT if reconnect else Kind.DISCONNECT, identity)
+
+    # -- inner -----------------------------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        is_failing = False
+        while True:
+            try:
+                await self._revocations.begin(self._sessions.on_revocation)
+                return
+            except BrokerUnavailable:
+                if not is_failing:
+                    _log.warning("revocations not read; trying again", every_s=RETRY_S)
+            except Exception:  # the top of a task: it must continue, or revocations are never read
+                if not is_failing:
+                    _log.exception("revocations not read; trying again", every_s=RETRY_S)
+            is_failing = True
+            await asyncio.sleep(RETRY_S)
+
+    async def _enter_token(self, token: str, verifier: Verifier) -> Session:
+        return await self._enter(await verifier.verify(token))
+
+    async def _enter(self, who: Identity) -> Session:
+        await self._revocations.begin(self._sessions.on_revocation)
+        session = self._sessions.enter(who)
+        try:
+            for revocation in await self._revocations.find(who.identity, who.token_id):
+                if session.is_hit(revocation):
+                    raise Revoked
+            if session.end is not None:
+                raise _over(session)
+        except BaseException:
+            self._sessions.leave(session)
+            raise
+        return session
+
+    async def _counted(self, entering: Awaitable[Session]) -> Session:
+        outcome = "unavailable"
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                session = await entering
+            outcome = "ok"
+            return session
+        except TimeoutError:
+            raise BrokerUnavailable("authentication") from None
+        except InvalidToken as error:
+            outcome = error.reason
+            raise
+        finally:
+            self._outcomes.labels(outcome).inc()
+
+
+def _over(session: Session) -> InvalidToken:
+    assert session.end is not None  # noqa: S101 - for the type checker: the callers have checked it
+    code, reason = session.end
+    return InvalidToken("ended", reason, close_code=code)

@@ -1,0 +1,379 @@
+"""Settings: read one TOML file and the environment into frozen values, checked before anything starts.
+
+    settings = load(Path("snorky.toml"), os.environ)     # ConfigurationError: every problem, one a line
+    settings.problems(insecure=False)                    # valid settings that are not safe to start with
+
+Rules:
+- Defaults that are open, for an easy first run, are accepted only on loopback (`problems` checks that).
+- Unknown keys are refused: a misspelt limit that is silently ignored does not limit anything.
+- Secrets (`redis_url`, `api_key`, `hmac_secret`, service options) are in no repr; of the API key only the hash is kept.
+- A problem says in which file or variable, which key, what is wrong and what to write; it never quotes the value.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Final, TypeVar, get_type_hints
+
+import structlog
+from msgspec import Meta
+
+from snorky.gateway.config.auth import Auth
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.config.origins import parse_origins
+from snorky.gateway.config.secrets import ApiKey, check_visible, parse_api_key, parse_api_keys
+from snorky.gateway.config.parsers import (
+    SOCKJS_CLIENT_URL,
+    Network,
+    is_loopback,
+    parse_host,
+    parse_networks,
+    parse_prefix,
+    parse_redis_url,
+    parse_script_url,
+)
+from snorky.gateway.config.sources import CONFIG_VARIABLE, Key, Written, read_environment, read_toml, spell, variable_of
+
+__all__ = [
+    "PAYLOAD_MAX_BYTES",
+    "ApiKey",
+    "Auth",
+    "Limits",
+    "Network",
+    "Private",
+    "Public",
+    "ServiceTable",
+    "Settings",
+    "is_loopback",
+    "load",
+]
+
+PAYLOAD_MAX_BYTES: Final = 1 << 20  # from backends: the limit of /backend, the Publisher and snorky_publish
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Rate = Annotated[float, Meta(gt=0)]
+Factor = Annotated[float, Meta(ge=0)]
+
+_log = structlog.get_logger("snorky.settings")
+_NAME = re.compile(r"[a-z0-9_-]+")
+_T = TypeVar("_T")
+
+
+def _parsed(default: Any, wire: Any, parse: Callable[[Any], Any], *, secret: bool = False) -> Any:
+    """A field that is written as type `wire` and stored as the result of `parse`."""
+    return field(default=default, repr=not secret, metadata={"wire": wire, "parse": parse})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Public:
+    """[public]: the port for clients."""
+
+    host: str = _parsed("127.0.0.1", str, parse_host)  # "" = all, IPv4 and IPv6
+    port: Port = 8002  # 0 = a free port, printed in the ready line
+    allowed_origins: tuple[str, ...] = _parsed((), list[str], parse_origins)  # see snorky.gateway.config.origins
+    trusted_proxies: tuple[Network, ...] = _parsed((), list[str], parse_networks)  # may set X-Forwarded-For
+    compression: bool = False
+    ping_interval_s: Seconds = 10.0
+    drain_grace_s: Annotated[float, Meta(ge=0, le=3600)] = 20.0
+    sockjs_client_url: str = _parsed(SOCKJS_CLIENT_URL, str, parse_script_url)  # the script in SockJS's iframes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Private:
+    """[private]: the port for backends, health, readiness and metrics."""
+
+    host: str = _parsed("127.0.0.1", str, parse_host)
+    port: Port = 8003
+    api_key: ApiKey | None = field(default=None, repr=False, metadata={"wire": str, "parse": parse_api_key})
+    api_keys: Mapping[str, ApiKey] | None = _parsed(None, dict[str, str], parse_api_keys, secret=True)  # by name
+
+    @property
+    def has_key(self) -> bool:
+        """True if the backend needs a key."""
+        return self.api_key is not None or bool(self.api_keys)
+
+    def key_name(self, presented: str) -> str | None:
+        """Return the name of the key that a backend sent, "api_key" for the unnamed one; None = not one of ours."""
+        keys = {**({} if self.api_key is None else {"api_key": self.api_key}), **(self.api_keys or {})}
+        found = [name for name, key in keys.items() if key.matches(presented)]  # compare all: constant time
+        return found[0] if found else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """[limits]: limits of one node. For `connections` and `connections_per_ip`, 0 = no limit."""
+
+    message_max_bytes: Annotated[int, Meta(ge=64, le=16_777_216)] = 65_536
+    outbox_max_bytes: Positive = 1_048_576  # unsent bytes for one client; above that it is closed with 4008
+    replies_max_bytes: Positive = 33_554_432  # unsent replies for all clients; above that the largest are closed, 4008
+    send_buffer_bytes: Count = 65_536  # SO_SNDBUF; by default the kernel buffers 4 MB for a client that does not read
+    connections: Count = 50_000
+    connections_per_ip: Count = 1_000
+    channels_per_connection: Positive = 1_000
+    roster_max_bytes: Positive = 4_194_304  # entries of one room, document or channel, in the whole cluster
+    messages_per_s: Rate = 100.0  # of one connection, token bucket
+    messages_burst: Positive = 1_000  # as many as channels: a client that reconnects subscribes to all at once
+    bytes_per_s: Rate = 2_097_152.0  # of messages of one connection, token bucket
+    bytes_burst: Positive = 16_777_216  # the largest message that the settings allow
+    frames_per_s: Rate = 200.0  # pings, pongs and fragments of one connection; burst: ten seconds' worth
+    rate_factor_per_ip: Factor = 10.0  # an address may send as much as this many connections; 0 = no limit
+    rate_factor_per_identity: Factor = 5.0
+    stored_bytes_per_identity: Count = 33_554_432  # in Redis, see snorky.gateway.connection.storage_quotas; 0 = no limit
+    stored_bytes_per_ip: Count = 4_194_304  # the same for all clients of an address that have no identity
+    bad_messages_per_minute: Positive = 20  # of one connection; above that it is closed with 4509
+    message_timeout_s: Seconds = 30.0  # from a message's first byte to its last
+    handshake_timeout_s: Seconds = 5.0  # until the request's headers are complete
+    handshakes_per_s_per_ip: Annotated[float, Meta(ge=0)] = 50.0  # token bucket; 0 = no limit
+
+    @property
+    def payload_max_bytes(self) -> int:
+        """The largest payload that clients or backends of this node can publish."""
+        return max(self.message_max_bytes, PAYLOAD_MAX_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceTable:
+    """One `[services.NAME]` or `[backend.NAME]`."""
+
+    class_name: str  # "snorky.services.pubsub:PubSubService"
+    options: Mapping[str, object] = field(default_factory=dict, repr=False)  # keyword arguments of its constructor
+
+
+STANDARD_SERVICES: Mapping[str, ServiceTable] = MappingProxyType(
+    {
+        "pubsub": ServiceTable("snorky.services.pubsub:PubSubService"),
+        "auth": ServiceTable("snorky.services.auth:AuthService"),
+        "chat": ServiceTable("snorky.services.chat:ChatService"),
+        "messaging": ServiceTable("snorky.services.messaging:MessagingService"),
+        "cursors": ServiceTable("snorky.services.cursors:CursorsService"),
+        "datasync": ServiceTable("snorky.services.datasync:DataSyncService"),
+    }
+)
+STANDARD_BACKEND: Mapping[str, ServiceTable] = MappingProxyType(
+    {
+        "pubsub_backend": ServiceTable(
+            "snorky.services.pubsub:PubSubBackend", MappingProxyType({"frontend": "pubsub"})
+        ),
+        "auth_backend": ServiceTable("snorky.services.auth:AuthBackend", MappingProxyType({"frontend": "auth"})),
+        "datasync_backend": ServiceTable(
+            "snorky.services.datasync:DataSyncBackend", MappingProxyType({"frontend": "datasync"})
+        ),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings. Made by `load`; if constructed directly (a program, a test), values are not checked."""
+
+    redis_url: str = _parsed("", str | list[str], parse_redis_url, secret=True)  # "" = the embedded server
+    prefix: str = _parsed("snorky", str, parse_prefix)
+    public: Public = field(default_factory=Public)
+    private: Private = field(default_factory=Private)
+    auth: Auth = field(default_factory=Auth)
+    limits: Limits = field(default_factory=Limits)
+    services: Mapping[str, ServiceTable] = field(default_factory=lambda: STANDARD_SERVICES)  # the public registry
+    backend: Mapping[str, ServiceTable] = field(default_factory=lambda: STANDARD_BACKEND)  # the private one
+
+    def problems(self, *, insecure: bool) -> list[str]:
+        """Return what is not safe to start with, and the remedy. insecure: skip the checks of the public port."""
+        found = []
+        if not insecure and not is_loopback(self.public.host) and not self.auth.required:
+            found.append(
+                f'[public] host = "{self.public.host}" is reachable from elsewhere, and clients need not '
+                'authenticate: write [auth] required = true, or host = "127.0.0.1", or start with --insecure if anyone '
+                "may connect"
+            )
+        if not insecure and "*" in self.public.allowed_origins:
+            found.append(
+                '[public] allowed_origins = ["*"] lets any web page connect with the access of its visitors: '
+                'name your origins (["https://app.example.org"]), or start with --insecure'
+            )
+        if not self.private.has_key and not is_loopback(self.private.host):
+            found.append(
+                f'[private] host = "{self.private.host}" is reachable from elsewhere without a key: set api_key '
+                '(openssl rand -hex 32; SNORKY_PRIVATE__API_KEY_FILE takes a secret), or write host = "127.0.0.1"'
+            )
+        return found
+
+
+def load(path: Path | None, environ: Mapping[str, str], warnings: list[str] | None = None) -> Settings:
+    """Read settings from `path`, else from the file in SNORKY_CONFIG; the environment overrides the file.
+
+    warnings: receives a text for each unknown variable that resembles no setting; None = log them. Raises
+    ConfigurationError: its text lists all problems, one a line.
+    """
+    problems: list[str] = []
+    doubts: list[str] = [] if warnings is None else warnings
+    if path is None and environ.get(CONFIG_VARIABLE):
+        path = Path(environ[CONFIG_VARIABLE])
+    written = {} if path is None else read_toml(path, problems)
+    written |= read_environment(environ, problems)
+    settings = _Assembly(written, problems, doubts).settings()
+    for text in doubts if warnings is None else ():
+        _log.warning("setting ignored", reason=text)
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return settings
+
+
+class _Assembly:
+    """Converts the written values key by key; adds a problem for each that it cannot use."""
+
+    def __init__(self, written: dict[Key, Written], problems: list[str], doubts: list[str]) -> None:
+        self._written = written
+        self._problems = problems
+        self._doubts = doubts
+
+    def settings(self) -> Settings:
+        """Return the settings; keys that no section uses are unknown settings."""
+        top = self._section(Settings, ())
+        public, private = self._section(Public, ("public",)), self._section(Private, ("private",))
+        auth, limits = self._section(Auth, ("auth",)), self._section(Limits, ("limits",))
+        services, backend = self._tables("services"), self._tables("backend")
+        self._refuse_unknown()
+        self._problems.extend(auth.problems())
+        if limits.outbox_max_bytes < limits.message_max_bytes:
+            self._problems.append("[limits] outbox_max_bytes is below message_max_bytes: no such message could be sent")
+        if public.port and public.port == private.port:
+            self._problems.append(f"[public] port and [private] port are both {public.port}: write two different ones")
+        if not services:
+            services = dict(STANDARD_SERVICES)
+        if not backend:  # the standard ones whose public service is configured
+            backend = {name: table for name, table in STANDARD_BACKEND.items() if table.options["frontend"] in services}
+        return Settings(
+            redis_url=top.redis_url,
+            prefix=top.prefix,
+            public=public,
+            private=private,
+            auth=auth,
+            limits=limits,
+            services=MappingProxyType(services),
+            backend=MappingProxyType(backend),
+        )
+
+    def _section(self, shape: type[_T], table: Key) -> _T:
+        hints = get_type_hints(shape, include_extras=True)
+        values: dict[str, Any] = {}
+        for member in fields(shape):  # type: ignore[arg-type]  # every shape here is a dataclass
+            self._gather((*table, member.name))
+            written = self._written.get((*table, member.name))
+            if written is None or (shape is Settings and "parse" not in member.metadata):
+                continue
+            del self._written[(*table, member.name)]
+            wire, parse = member.metadata.get("wire", hints[member.name]), member.metadata.get("parse")
+            try:
+                value = written.converted(wire)
+                for text in [value] if isinstance(value, str) else value if isinstance(value, list) else ():
+                    check_visible(text)
+            except ValueError as error:
+                example = written.example(member.name, member.default, wire)
+                self._problems.append(f"{written.where}: {error}{example}")
+                continue
+            try:
+                values[member.name] = value if parse is None else parse(value)
+            except ValueError as error:  # the parser's text includes what to write
+                self._problems.append(f"{written.where}: {error}")
+        return shape(**values)
+
+    def _gather(self, key: Key) -> None:
+        """Merge values written one level deeper, such as `[private.api_keys] web`, into one table."""
+        deeper = [each for each in self._written if len(each) == len(key) + 1 and each[:-1] == key]
+        if not deeper or len(key) < 2:
+            return
+        parts = {each[-1]: self._written.pop(each) for each in deeper}
+        where = " and ".join(part.where for part in parts.values())
+        whole = self._written.get(key)
+        if whole is not None:
+            self._problems.append(f"{whole.where} and {where} are both set; unset one of them")
+            return
+        self._written[key] = Written({name: part.value for name, part in parts.items()}, where)
+
+    def _tables(self, registry: str) -> dict[str, ServiceTable]:
+        grouped: dict[str, dict[str, Written]] = {}
+        for key in [key for key in self._written if key[0] == registry and len(key) > 1]:
+            written, name = self._written.pop(key), key[1]
+            if not _NAME.fullmatch(name):
+                self._problems.append(f"{written.where}: a service's name takes only a-z 0-9 _ -")
+            elif len(key) != 3:
+                self._problems.append(
+                    f'{written.where}: must be a table with a class: [{registry}.{name}] class = "module:Class"'
+                )
+            else:
+                grouped.setdefault(name, {})[key[2]] = written
+        return {name: table for name, keys in grouped.items() if (table := self._table(registry, name, keys))}
+
+    def _table(self, registry: str, name: str, keys: dict[str, Written]) -> ServiceTable | None:
+        class_name = keys.pop("class", None)
+        if class_name is None:
+            standard = (STANDARD_SERVICES if registry == "services" else STANDARD_BACKEND).get(name)
+            example = "module:Class" if standard is None else standard.class_name
+            where = next(iter(keys.values())).where
+            self._problems.append(f'{where}: needs {spell((registry, name, "class"))} beside it: class = "{example}"')
+            return None
+        if not isinstance(class_name.value, str) or not re.fullmatch(r"[\w.]+:\w+", class_name.value):
+            self._problems.append(
+                f'{class_name.where}: must be "module:Class", like "snorky.services.pubsub:PubSubService"'
+            )
+            return None
+        options = {option: written.guessed() for option, written in keys.items()}
+        return ServiceTable(class_name.value, MappingProxyType(options))
+
+    def _refuse_unknown(self) -> None:
+        sections: dict[Key, type] = {
+            (): Settings,
+            ("public",): Public,
+            ("private",): Private,
+            ("auth",): Auth,
+            ("limits",): Limits,
+        }
+        tables = ("public", "private", "auth", "limits", "services", "backend")
+        known = [
+            (*table, member.name)
+            for table, shape in sections.items()
+            for member in fields(shape)
+            if member.name not in tables
+        ]
+        for key, written in self._written.items():
+            if written.is_text and len(key) == 1:
+                self._judge_variable(key[0], written, known)
+                continue
+            if len(key) == 1 and key[0] in tables:
+                self._problems.append(f"{written.where}: must be a table: [{key[0]}]")
+                continue
+            same_name = [spell(other) for other in known if other[-1] == key[-1]]
+            spelt = {spell(other): ".".join(other) for other in known}
+            near = difflib.get_close_matches(".".join(key), spelt.values(), n=1, cutoff=0.6)
+            near = same_name or [text for text, dotted in spelt.items() if dotted in near]
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(_siblings(key, known))}"
+            self._problems.append(f"{written.where}: unknown setting; {hint}")
+
+    def _judge_variable(self, name: str, written: Written, known: list[Key]) -> None:
+        """Refuse a variable that resembles a setting; warn about others: other programs share the environment."""
+        variables = {variable_of(key): key for key in known}
+        collapsed = {re.sub("_+", "_", variable).lower(): variable for variable in variables}
+        wanted = re.sub("_+", "_", f"snorky_{name}")
+        near = [collapsed[wanted]] if wanted in collapsed else []
+        near = near or [variable for variable, key in variables.items() if key[-1] == name]
+        near = near or [collapsed[each] for each in difflib.get_close_matches(wanted, collapsed, n=1, cutoff=0.85)]
+        if wanted.startswith("snorky_services_") or (
+            wanted.startswith("snorky_backend_") and wanted.endswith("_class")
+        ):
+            near = [variable_of((wanted.split("_")[1], "NAME", "class"))]
+        if name == "api_key":  # the former name of a setting of the Django library, so perhaps not a mistake
+            self._doubts.append(f"{written.where}: not read by a node; did you mean SNORKY_PRIVATE__API_KEY?")
+        elif near:
+            self._problems.append(f"{written.where}: unknown setting; did you mean {' or '.join(near)}?")
+        else:
+            self._doubts.append(f"{written.where}: not read by a node, and similar to none of its settings")
+
+
+def _siblings(key: Key, known: list[Key]) -> list[str]:
+    table = key[:-1]
+    return [other[-1] for other in known if other[:-1] == table] or [spell(other) for other in known if len(other) == 1]

@@ -1,0 +1,1 @@
+"""One client: its outbox and inbox, its limits and quotas."""

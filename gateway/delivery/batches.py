@@ -1,0 +1,127 @@
+"""Pieces: encodes publications as the bytes that a channel's subscribers receive. The hot path.
+
+Rules:
+- A publication is encoded and framed once per channel, form and dialect, never per client. Publications of one read
+  become one piece of bytes, which all its receivers share.
+- There are two forms: plain, and with positions for clients that asked to recover. A publication without a position
+  is plain in both; only the second form contains tombstones.
+"""
+
+from collections.abc import Callable, Sequence
+from time import monotonic
+
+from snorky.gateway.protocol.codec import Encoding, Json, encode, encode_msgpack
+from snorky.gateway.connection.connection import Connection
+from snorky.gateway.errors import CloseCode
+from snorky.gateway.delivery.hub import Channel, Groups, Hub, News
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.delivery.write_queue import Pass, Passes
+from snorky.gateway.protocol.publication import Publication, Selector
+
+__all__ = ["Pieces"]
+
+
+class Pieces:
+    """Makes pieces for the channels of a hub, and queues the passes that write them."""
+
+    def __init__(self, hub: Hub, passes: Passes, metrics: Metrics) -> None:
+        self._hub = hub
+        self._passes = passes
+        self._metrics = metrics
+
+    def plain(
+        self,
+        channel: Channel,
+        payloads: Sequence[bytes],
+        values: Sequence[Json],
+        selector: Selector | None = None,
+        news: News | None = None,
+    ) -> None:
+        """Queue JSON payloads for all or some subscribers of the plain form. values: the decoded payloads."""
+        if not payloads:
+            return
+
+        def render(encoding: Encoding) -> list[bytes]:
+            if selector is not None and selector.is_whole:
+                return [_whole(channel, value, encoding) for value in values]
+            encoded = payloads if encoding is Encoding.JSON else [encode_msgpack(value) for value in values]
+            render_one = channel.template.render
+            return [render_one(each, encoding) for each in encoded]
+
+        self._line_up(channel, channel.groups, render, selector, news)
+
+    def positioned(
+        self,
+        channel: Channel,
+        checked: Sequence[tuple[Publication, Json]],
+        selector: Selector | None = None,
+        news: News | None = None,
+    ) -> None:
+        """Queue publications for all or some subscribers with positions. checked: with their decoded payloads."""
+        if not (channel.positioned and checked):
+            return
+
+        def render(encoding: Encoding) -> list[bytes]:
+            if selector is not None and selector.is_whole:
+                return [_whole(channel, value, encoding) for _, value in checked]
+            return [_render(channel, publication, value, encoding) for publication, value in checked]
+
+        self._line_up(channel, channel.positioned, render, selector, news)
+
+    def notice(self, channel: Channel, message: Json) -> None:
+        """Queue a whole envelope for all subscribers with positions."""
+        self._line_up(channel, channel.positioned, lambda encoding: [encode(message, encoding)])
+
+    def _line_up(
+        self,
+        channel: Channel,
+        groups: Groups,
+        render: Callable[[Encoding], list[bytes]],
+        selector: Selector | None = None,
+        news: News | None = None,
+    ) -> None:
+        """Queue a pass per dialect. render: called once per encoding; returns the messages."""
+        chooses = None
+        if selector is not None or news is not None:
+            chooses = channel.audience(selector, news, monotonic())
+        by_encoding: dict[Encoding, list[bytes]] = {}
+        for dialect, group in groups.items():
+            connections = tuple(group if chooses is None else filter(chooses, group))
+            if not connections:
+                continue
+            messages = by_encoding.get(dialect.encoding)
+            if messages is None:
+                messages = by_encoding[dialect.encoding] = render(dialect.encoding)
+            data = b"".join(map(dialect.frame, messages))
+            self._metrics.deliveries.inc(len(messages) * len(connections))
+            self._metrics.sent_bytes.inc(len(data) * len(connections))
+            if channel.held is not None:
+                connections = _hold(channel.held, connections, data, 0 if news is None else news.version)
+            self._passes.line_up(Pass(groups, dialect, connections, data, self._hub.joined))
+
+
+def _whole(channel: Channel, value: Json, encoding: Encoding) -> bytes:
+    return encode({"service": channel.key.partition(":")[0], "message": value}, encoding)
+
+
+def _render(channel: Channel, publication: Publication, value: Json, encoding: Encoding) -> bytes:
+    payload = publication.payload if encoding is Encoding.JSON else encode_msgpack(value)
+    position = publication.position
+    if position is None:
+        return channel.template.render(payload, encoding)
+    return channel.template.render_at(
+        payload, encoding, offset=position.offset, position=str(position), is_tombstone=publication.is_tombstone
+    )
+
+
+def _hold(
+    held: dict[Connection, list[tuple[int, bytes]]], connections: tuple[Connection, ...], data: bytes, version: int
+) -> tuple[Connection, ...]:
+    """Buffer bytes for those connections that are held; returns the others."""
+    for connection in held.keys() & set(connections):
+        waiting = held[connection]
+        waiting.append((version, data))
+        if sum(len(each) for _, each in waiting) > connection.outbox_max_bytes:
+            waiting.clear()
+            connection.close(CloseCode.SLOW_CONSUMER, "Slow consumer")
+    return tuple(each for each in connections if each not in held)

@@ -1,0 +1,363 @@
+"""Fan-out: deliver the publications of one read from the broker to every local subscriber. The hot path.
+
+Rules:
+- The publications of a read for one channel are checked once and encoded once for all subscribers of the same form
+  (`snorky.gateway.delivery.batches`), with one write per connection (`snorky.gateway.delivery.write_queue`). CPU grows with passes x clients, not messages.
+- A publication addressed to some of the subscribers is a separate pass, in its order among the others.
+- For channels in recovery tracking (`snorky.gateway.delivery.gap_repair`), the follower decides what is delivered: each subscriber receives
+  it in the same order, with `gap` in its place.
+- A payload larger than clients or backends may publish is dropped, or replaced by a tombstone: otherwise the node would
+  buffer it for every slow client and then close each of them.
+- No task, timer or queue per message.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
+from typing import Final, Protocol
+
+import structlog
+
+from snorky.gateway.protocol.codec import Json, decode_json
+from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.delivery.hub import Channel, Hub, News
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.delivery.write_queue import CHUNK, Passes, Source
+from snorky.gateway.delivery.batches import Pieces
+from snorky.gateway.protocol.publication import (
+    MARK,
+    Change,
+    Position,
+    Publication,
+    Selector,
+    TooLarge,
+    UnknownVersion,
+    read_publication,
+    tombstone,
+)
+from snorky.gateway.delivery.channel_order import Gap, Late, Step
+from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
+
+__all__ = ["Attendant", "Fanout", "Follower", "Listener", "OnGap"]
+
+COMPLAIN_EVERY_S: Final = 1.0  # the metric counts all; many invalid publications must not flood the log
+Listener = Callable[[Sequence[Publication]], None]  # a callback of this node: the publications of one read, in order
+OnGap = Callable[[Position], None]  # publications are missing; called with the position after which it continues
+
+_log = structlog.get_logger("snorky.fanout")
+
+
+class Follower(Protocol):
+    """Tracks the order of channels with a history."""
+
+    def __contains__(self, key: str) -> bool:
+        """True if the channel is tracked."""
+
+    def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
+        """Process received publications; returns what to deliver now."""
+
+
+class Attendant(Protocol):
+    """Tracks which roster changes subscribers have received."""
+
+    def hear(self, roster: str, change: Change) -> bool:
+        """Process a received change. False: subscribers have been notified of it already."""
+
+    def known(self, roster: str) -> int:
+        """For the last change received: subscribers with a list up to this version know it already; 0 = none does."""
+
+
+class _Nobody:
+    """A follower that tracks no channel."""
+
+    def __contains__(self, key: str) -> bool:
+        return False
+
+    def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
+        return list(publications)
+
+
+class Fanout:
+    """Delivers publications to the subscribers in a hub.
+
+    follower: of channels with a history. attendant: of rosters. payload_max_bytes: of one publication.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        source: Source,
+        metrics: Metrics,
+        *,
+        follower: Follower | None = None,
+        attendant: Attendant | None = None,
+        chunk: int = CHUNK,
+        payload_max_bytes: int = PAYLOAD_MAX_BYTES,
+    ) -> None:
+        self._hub = hub
+        self._metrics = metrics
+        self._follower: Follower = follower or _Nobody()
+        self._attendant = attendant
+        self._payload_max_bytes = payload_max_bytes
+        self._listeners: dict[str, tuple[Listener, OnGap | None]] = {}
+        self._passes = Passes(source, chunk=chunk, on_done=self._on_done)
+        self._pieces = Pieces(hub, self._passes, metrics)
+        self._started_s = 0.0
+        self._probe: tuple[str, bytes, float] | None = None
+        self._is_probe_here = False
+        self._complained_s = -COMPLAIN_EVERY_S
+
+    def expect(self, key: str, payload: bytes) -> None:
+        """Measure the time until this publication of our own is written to its clients; one at a time is measured."""
+        now_s = perf_counter()
+        if self._probe is None or now_s - self._probe[2] > 10.0:  # it was lost, or has no subscribers here
+            self._probe = (key, payload, now_s)
+
+    def listen(self, key: str, listener: Listener, on_gap: OnGap | None = None) -> None:
+        """Register a callback for a channel's publications; it is called before connections are written to."""
+        self._listeners[key] = listener, on_gap
+
+    def unlisten(self, key: str, listener: Listener | None = None) -> bool:
+        """Undo `listen`, only for this listener if one is given. False = it was not registered."""
+        if key not in self._listeners or listener not in (None, self._listeners[key][0]):
+            return False
+        del self._listeners[key]
+        return True
+
+    def is_listened(self, key: str) -> bool:
+        """True if a callback is registered for this channel."""
+        return key in self._listeners
+
+    def deliver(self, batch: Mapping[str, Sequence[bytes]]) -> None:
+        """Deliver the publications of one read. batch: per channel key, raw payloads in order."""
+        self._begin()
+        received = 0
+        for key, payloads in batch.items():
+            received += len(payloads)
+            channel = self._hub.get(key)
+            if self._probe is not None and self._probe[0] == key and self._probe[1] in payloads:
+                self._is_probe_here = channel is not None
+            if key not in self._listeners and channel is None:  # its last subscriber has just left
+                self._metrics.drops.labels("no_subscriber").inc(len(payloads))
+            elif key in self._follower:
+                self._follow(key, self._follower.hear(key, self._read(key, payloads)))
+            else:
+                if key in self._listeners:
+                    self._tell(key, payloads, is_only=channel is None)
+                if channel is not None:
+                    self._sort(channel, payloads)
+        self._metrics.publications_received.inc(received)
+        self._passes.run()
+
+    def pass_on(self, key: str, steps: Sequence[Step]) -> None:
+        """Deliver the steps for which a channel's follower had to read history."""
+        self._begin()
+        self._follow(key, steps)
+        self._passes.run()
+
+    def tell(self, key: str, notices: Sequence[bytes], version: int = 0) -> None:
+        """Deliver this node's own notices, bare or addressed publications, to a channel's local subscribers.
+
+        version: clients that have received a list of this or a later version do not get them.
+        """
+        self._begin()
+        news = News(version, is_missed=True) if version else None
+        for publication in self._read(key, notices):
+            checked = self._check(key, publication)
+            if checked is not None:
+                self._deliver_together(key, [checked], publication.selector, news)
+        self._passes.run()
+
+    def stop(self) -> None:
+        """Discard the deliveries in progress."""
+        self._passes.stop()
+
+    def _begin(self) -> None:
+        if self._passes.is_idle:
+            self._started_s = perf_counter()
+
+    def _on_done(self) -> None:
+        now_s = perf_counter()
+        self._metrics.fanout_pass.observe(now_s - self._started_s)
+        if self._is_probe_here and self._probe is not None:
+            self._metrics.publish_to_write.observe(now_s - self._probe[2])
+            self._probe, self._is_probe_here = None, False
+
+    def _drop(self, key: str, error: InvalidMessage) -> None:
+        """Count a publication that is not delivered, and log its channel; at most one line a second."""
+        reason = error.code if isinstance(error, (UnknownVersion, TooLarge)) else "invalid"
+        self._metrics.drops.labels(reason).inc()
+        now_s = perf_counter()
+        if now_s - self._complained_s >= COMPLAIN_EVERY_S:
+            self._complained_s = now_s
+            _log.warning("publication dropped", channel=key, reason=reason)
+
+    def _check_size(self, payload: bytes) -> None:
+        if len(payload) > self._payload_max_bytes:
+            raise TooLarge("Too large")
+
+    def _hand(self, key: str, publications: Sequence[Publication]) -> None:
+        """Call the channel's callback with publications."""
+        try:
+            if publications:
+                self._listeners[key][0](publications)
+        except Exception:  # an error of a service must not prevent delivery to the connections
+            _log.exception("listener failed")
+
+    # -- channels without a history ----------------------------------------------------------------------------------
+
+    def _tell(self, key: str, payloads: Sequence[bytes], *, is_only: bool) -> None:
+        """Call the callback with a read's valid publications. is_only: no subscribers, so count invalid ones here."""
+        publications = []
+        for data in payloads:
+            try:
+                publication = read_publication(data)
+                self._check_size(publication.payload)
+                decode_json(publication.payload)
+            except InvalidMessage as error:
+                if is_only:
+                    self._drop(key, error)
+            else:
+                publications.append(publication)
+        self._hand(key, publications)
+
+    def _sort(self, channel: Channel, payloads: Sequence[bytes]) -> None:
+        """Check the payloads and queue passes: one for those to all subscribers, one for each addressed publication."""
+        sound: list[bytes] = []
+        values: list[Json] = []
+        for data in payloads:
+            payload, selector, change, news = data, None, None, None
+            try:
+                if data[:1] == MARK:
+                    publication = read_publication(data)
+                    payload, selector, change = publication.payload, publication.selector, publication.change
+                    if publication.is_tombstone:
+                        raise InvalidMessage("Malformed MessagePack")
+                self._check_size(payload)
+                value = decode_json(payload)
+            except InvalidMessage as error:
+                self._drop(channel.key, error)
+                continue
+            if change is not None:
+                news = self._hear(channel.key, change)
+                if news is None:
+                    continue
+            if data is payload:
+                self._metrics.unsequenced_publications.inc()
+            if selector is not None or news is not None:
+                if selector is None or any(
+                    selector.selects(each) for group in channel.groups.values() for each in group
+                ):  # else no local subscriber is addressed, and its neighbours remain one write
+                    self._pieces.plain(channel, sound, values)
+                    sound, values = [], []
+                    self._pieces.plain(channel, [payload], [value], selector, news)
+                if news is not None:
+                    channel.heard = max(channel.heard, news.version)
+            else:
+                sound.append(payload)
+                values.append(value)
+        self._pieces.plain(channel, sound, values)
+
+    # -- channels with a history -------------------------------------------------------------------------------------
+
+    def _read(self, key: str, payloads: Sequence[bytes]) -> list[Publication]:
+        publications = []
+        for data in payloads:
+            try:
+                publication = read_publication(data)
+                if publication.position is not None and len(publication.payload) > self._payload_max_bytes:
+                    publication = tombstone(publication, "too_large")  # now: the follower may buffer it for a while
+                publications.append(publication)
+            except InvalidMessage as error:
+                self._drop(key, error)
+        return publications
+
+    def _follow(self, key: str, steps: Sequence[Step]) -> None:
+        """Deliver steps in order; consecutive publications for the same subscribers are joined."""
+        together: list[tuple[Publication, Json]] = []
+        for step in steps:
+            if isinstance(step, Publication):
+                checked = self._check(key, step)
+                if checked is None:
+                    continue
+                if step.selector is None and step.change is None:
+                    together.append(checked)
+                    continue
+                news = None if step.change is None else self._hear(key, step.change)
+                if step.change is not None and news is None:
+                    continue
+                self._deliver_together(key, together)
+                together = []
+                self._deliver_together(key, [checked], step.selector, news)
+                continue
+            self._deliver_together(key, together)
+            together = []
+            if isinstance(step, Gap):
+                self._tell_gap(key, step.position)
+            else:
+                self._deliver_late(key, step)
+        self._deliver_together(key, together)
+
+    def _check(self, key: str, publication: Publication) -> tuple[Publication, Json] | None:
+        """Decode a payload; None = deliver nothing. A publication with a position becomes a tombstone instead."""
+        try:
+            if publication.fault == "too_large":
+                raise TooLarge("Too large")
+            if publication.is_tombstone:
+                raise InvalidMessage("Malformed MessagePack")
+            self._check_size(publication.payload)
+            value = decode_json(publication.payload)
+        except InvalidMessage as error:
+            self._drop(key, error)
+            return (
+                None if publication.position is None else (tombstone(publication, publication.fault or "invalid"), None)
+            )
+        if publication.position is None and publication.selector is None and publication.hint is None:
+            self._metrics.unsequenced_publications.inc()
+        return publication, value
+
+    def _hear(self, key: str, change: Change) -> News | None:
+        """Process a change of a roster; None = subscribers have been notified of it already."""
+        if self._attendant is None:
+            return News(change.version)
+        if self._attendant.hear(key, change):
+            return News(change.version, self._attendant.known(key))
+        channel = self._hub.get(key)
+        if channel is not None:
+            channel.heard = max(channel.heard, change.version)
+        return None
+
+    def _deliver_together(
+        self,
+        key: str,
+        checked: Sequence[tuple[Publication, Json]],
+        selector: Selector | None = None,
+        news: News | None = None,
+    ) -> None:
+        if key in self._listeners:
+            self._hand(key, [publication for publication, _ in checked])
+        channel = self._hub.get(key)
+        if channel is None:
+            return
+        if channel.groups:
+            sound = [(each.payload, value) for each, value in checked if not each.is_tombstone]
+            payloads, values = [payload for payload, _ in sound], [value for _, value in sound]
+            self._pieces.plain(channel, payloads, values, selector, news)
+        self._pieces.positioned(channel, checked, selector, news)
+        if news is not None and not news.is_missed:
+            channel.heard = max(channel.heard, news.version)
+
+    def _deliver_late(self, key: str, late: Late) -> None:
+        channel, checked = self._hub.get(key), self._check(key, late.publication)
+        if channel is not None and checked is not None and not checked[0].is_tombstone:
+            self._pieces.plain(channel, [late.publication.payload], [checked[1]])
+
+    def _tell_gap(self, key: str, position: Position) -> None:
+        _listener, on_gap = self._listeners.get(key, (None, None))
+        try:
+            if on_gap is not None:
+                on_gap(position)
+        except Exception:  # as in `_hand`
+            _log.exception("listener failed")
+        channel = self._hub.get(key)
+        if channel is not None and channel.gap is not None:
+            self._pieces.notice(channel, channel.gap(position))

@@ -1,0 +1,307 @@
+"""Repair: restores channels with a history after this node has missed publications.
+
+Rules:
+- A channel is tracked from before the subscribe request to the broker until no local subscriber is left: one `Sequence`
+  for all its subscribers, one fill at a time, at most `FILLS` of all channels at once.
+- `open` is called after the broker's confirmation. The node receives whatever is published from then on, so nothing is
+  lost between the position that history returns then and the first publication received.
+- A missed publication that another one follows is noticed at once, by its offset. If the latest ones are missed, the
+  node notices it by comparing positions with history: after every interruption, and every `COMPARE_EVERY_S` (a
+  publication can be lost without an interruption).
+- For a client that recovers, history is read after `open`; publications delivered meanwhile are kept, and joined to it
+  by offsets and tags. If they do not meet, this node itself has missed something, which is repaired first.
+- If a channel was dropped during an await and is tracked again, it is a new `_Followed`, not the same one.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+import structlog
+
+from snorky.gateway.protocol.codec import decode_json
+from snorky.gateway.errors import BrokerUnavailable, InvalidMessage
+from snorky.gateway.delivery.gap_filler import Filler
+from snorky.gateway.contracts.history import Keeper, Recovery
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.protocol.publication import Position, Publication, tombstone
+from snorky.gateway.delivery.channel_order import Sequence as Order
+from snorky.gateway.delivery.channel_order import Step
+from snorky.gateway.delivery.unkept import Unkept
+
+__all__ = ["COMPARE_EVERY_S", "Repair"]
+
+FILLS: Final = 16  # concurrent: Redis does nothing else while it reads a page
+RECOVERIES: Final = 64  # concurrent reads for clients that recover
+COMPARE_EVERY_S: Final = 20.0
+COMPARE_GRACE_S: Final = 1.0
+COMPARE_PAGE: Final = 500  # channels per pipeline
+RETRY_S: Final = 0.25
+PATIENCE_S: Final = 5.0  # maximum wait for a fill
+REPLAY_MAX: Final = 300  # of one client, PROTOCOL
+REPLAY_MAX_BYTES: Final = 1 << 20
+ATTEMPTS: Final = 5
+
+_log = structlog.get_logger("snorky.repair")
+
+
+class _Followed:
+    """One channel. asked: callers waiting for a fill not begun yet. unkept: number received that are not retained."""
+
+    __slots__ = ("asked", "fill", "opening", "order", "unkept")
+
+    def __init__(self) -> None:
+        self.order = Order()
+        self.opening = asyncio.Lock()
+        self.fill: asyncio.Task[None] | None = None
+        self.asked: list[asyncio.Future[None]] = []
+        self.unkept = 0
+
+
+class Repair:
+    """Tracks channels. filler: reads what they missed. compare_grace_s: publications in history may be in transit."""
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        filler: Filler,
+        metrics: Metrics,
+        *,
+        compare_every_s: float = COMPARE_EVERY_S,
+        compare_grace_s: float = COMPARE_GRACE_S,
+    ) -> None:
+        self._keeper = keeper
+        self._filler = filler
+        self._metrics = metrics
+        self._unkept = Unkept(keeper, metrics)
+        self._compare_every_s = compare_every_s
+        self._compare_grace_s = compare_grace_s
+        self._followed: dict[str, _Followed] = {}
+        self._fills = asyncio.Semaphore(FILLS)
+        self._recoveries = asyncio.Semaphore(RECOVERIES)
+        self._replays: dict[tuple[str, Position, int], asyncio.Future[list[Publication] | None]] = {}  # in progress
+        self._interruption = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._followed
+
+    def start(self) -> None:
+        """Start comparing in the background."""
+        self._run(self._compare_for_ever(), "comparing histories")
+
+    async def stop(self) -> None:
+        """Cancel all tasks and reads in progress. Idempotent."""
+        self._followed.clear()
+        await self._unkept.stop()
+        tasks: list[asyncio.Future[Any]] = [*self._tasks, *self._replays.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- channels ----------------------------------------------------------------------------------------------------
+
+    def follow(self, key: str) -> None:
+        """Begin to track a channel; no effect if it is tracked already."""
+        if key not in self._followed:
+            self._followed[key] = _Followed()
+
+    def forget(self, key: str) -> None:
+        """Stop tracking a channel; no effect if it is not tracked."""
+        followed = self._followed.pop(key, None)
+        if followed is not None and followed.fill is not None:
+            followed.fill.cancel()
+
+    async def open(self, key: str) -> None:
+        """Read a channel's position after the broker has confirmed the subscription. Raises BrokerUnavailable."""
+        followed = self._followed.get(key)
+        if followed is None:
+            return  # no longer tracked; the caller notices it
+        async with followed.opening:
+            if followed.order.last is None:
+                followed.order.start_at(await self._keeper.position(key))
+                self._fill_if_wanted(key, followed)
+
+    def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
+        """Process received publications of a tracked channel; returns what to deliver now."""
+        followed = self._followed[key]
+        followed.unkept += self._unkept.hear(key, publications)
+        steps = followed.order.hear(publications)
+        self._fill_if_wanted(key, followed)
+        return steps
+
+    def interrupted(self) -> None:
+        """Compare all channels soon: the broker was not received for a while."""
+        for followed in self._followed.values():
+            if followed.order.is_filling:
+                followed.order.want_fill()  # the read may have been before the interruption ended
+        self._interruption.set()
+
+    # -- client recovery ---------------------------------------------------------------------------------------------
+
+    async def catch_up(self, key: str, since: Position | None) -> Recovery | None:
+        """Return what was published after a position, up to the last publication delivered to local subscribers.
+
+        The channel must be open; None = it is no longer tracked. The caller must add its client to the subscribers
+        without another await. Raises BrokerUnavailable.
+        """
+        followed = self._followed.get(key)
+        if followed is None:
+            return None
+        order, unkept = followed.order, followed.unkept
+        is_noted = self._unkept.is_noted(key)
+        with order.joining():
+            publications = [] if since is None else await self._catch_up(key, followed, since)
+        if since is not None and not (is_noted and unkept == followed.unkept):
+            publications = None  # a publication that is not retained came before this client was subscribed
+        if self._followed.get(key) is not followed or order.last is None:
+            return None
+        self._metrics.recoveries.labels("not_recovered" if publications is None else "recovered").inc()
+        return Recovery(order.last, publications is not None, publications or [])
+
+    async def _catch_up(self, key: str, followed: _Followed, since: Position) -> list[Publication] | None:
+        for _ in range(ATTEMPTS):
+            missed = await self._replay(key, since, followed.unkept)
+            last = followed.order.last
+            if missed is None:
+                if last is not None and last.epoch == since.epoch:
+                    await self._fill(key, followed)  # history may have been lost, unnoticed by this node
+                return None
+            joined = followed.order.join(since, missed)
+            if joined is not None:
+                return joined[: len(missed)] + [_sound(each) for each in joined[len(missed) :]]
+            await self._fill(key, followed)
+        return None  # unknown what it missed
+
+    async def _replay(self, key: str, since: Position, unkept: int) -> list[Publication] | None:
+        """Read what follows a position, once for all clients that recover from it at this time (of a node that died).
+
+        A caller may share a read that began before its call: publications delivered since then are kept, for the first
+        caller too. If a publication came that is not retained, another read begins.
+        """
+        wanted = key, since, unkept
+        replay = self._replays.get(wanted)
+        if replay is None:
+            replay = self._replays[wanted] = asyncio.ensure_future(self._read(key, since))
+            replay.add_done_callback(lambda done: self._end_replay(wanted, done))
+        return await asyncio.shield(replay)
+
+    def _end_replay(
+        self, wanted: tuple[str, Position, int], replay: "asyncio.Future[list[Publication] | None]"
+    ) -> None:
+        del self._replays[wanted]
+        if not replay.cancelled():
+            replay.exception()  # retrieve it: the callers may have gone
+
+    async def _read(self, key: str, since: Position) -> list[Publication] | None:
+        async with self._recoveries:
+            missed = await self._keeper.read(
+                key, since, max_entries=REPLAY_MAX, max_bytes=REPLAY_MAX_BYTES, is_away=True
+            )
+        if missed is None:
+            return None
+        sound = [_sound(each) for each in missed]
+        for each in sound:
+            if each.is_tombstone:
+                self._metrics.drops.labels(each.fault).inc()
+        return sound
+
+    async def _fill(self, key: str, followed: _Followed) -> None:
+        """Run a fill that begins after this call. Raises BrokerUnavailable: it takes too long."""
+        followed.order.want_fill()
+        self._fill_if_wanted(key, followed)
+        if followed.fill is None:
+            return  # no longer tracked
+        asked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        followed.asked.append(asked)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await asked
+        except TimeoutError:
+            raise BrokerUnavailable("history cannot be read") from None
+
+    # -- fills -------------------------------------------------------------------------------------------------------
+
+    def _fill_if_wanted(self, key: str, followed: _Followed) -> None:
+        if followed.order.wants_fill and followed.fill is None and self._followed.get(key) is followed:
+            followed.fill = self._run(self._fill_until_whole(key, followed), f"filling {key[:100]}")
+
+    async def _fill_until_whole(self, key: str, followed: _Followed) -> None:
+        try:
+            while followed.order.wants_fill:
+                async with self._fills:
+                    asked, is_read = tuple(followed.asked), await self._filler.fill(key, followed.order)
+                if is_read:
+                    del followed.asked[: len(asked)]
+                    _release(asked)
+                else:
+                    await asyncio.sleep(RETRY_S)
+        finally:
+            followed.fill = None
+            _release(followed.asked)
+            followed.asked.clear()
+
+    # -- comparing ---------------------------------------------------------------------------------------------------
+
+    async def _compare_for_ever(self) -> None:
+        while True:
+            was_interrupted = await self._is_interrupted_within(self._compare_every_s)
+            self._interruption.clear()
+            try:
+                behind = await self._behind()
+            except Exception as error:  # the top of a task
+                if not isinstance(error, BrokerUnavailable):
+                    _log.exception("histories were not compared")
+                if was_interrupted:
+                    self._interruption.set()
+                await asyncio.sleep(RETRY_S)
+                continue
+            if behind and not was_interrupted:
+                await self._is_interrupted_within(self._compare_grace_s)
+            for key, (followed, top) in behind.items():
+                if not followed.order.agrees(top):
+                    followed.order.want_fill()
+                    self._fill_if_wanted(key, followed)
+
+    async def _is_interrupted_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._interruption.wait()
+        except TimeoutError:
+            return False
+
+    async def _behind(self) -> dict[str, tuple[_Followed, Position | None]]:
+        """Return the channels whose history has more than this node, or something else."""
+        behind: dict[str, tuple[_Followed, Position | None]] = {}
+        for page in _pages(self._followed.items(), COMPARE_PAGE):
+            tops = await self._keeper.positions([key for key, _ in page])
+            behind |= {key: (each, tops.get(key)) for key, each in page if not each.order.agrees(tops.get(key))}
+        return behind
+
+    def _run(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _pages(items: Iterable[tuple[str, _Followed]], size: int) -> Iterator[list[tuple[str, _Followed]]]:
+    """Yield all present items, in pages."""
+    rest = iter(tuple(items))
+    while page := list(islice(rest, size)):
+        yield page
+
+
+def _release(asked: Iterable[asyncio.Future[None]]) -> None:
+    for future in asked:
+        if not future.done():  # the waiting caller may have been cancelled
+            future.set_result(None)
+
+
+def _sound(publication: Publication) -> Publication:
+    try:
+        decode_json(publication.payload)
+    except InvalidMessage:
+        return tombstone(publication)
+    return publication

@@ -1,0 +1,221 @@
+"""Hub: which local connections subscribe to which channel. Pure: no await and no I/O.
+
+Rules:
+- A channel exists here exactly while a local connection is subscribed to it, or is subscribing.
+- `connection.channels` and the hub are consistent at all times; only the hub changes either.
+- Connections are grouped by form and dialect, because a frame is built once per group and written to all its members.
+  There are two forms: plain, and with positions for clients that asked to recover.
+- A connection may be held: it is subscribed, but its publications are buffered here until `release`. For a client that
+  is about to receive a list and must receive later changes after it. The list has a version (`knows`), and so has
+  each change of the roster. A change that the list contains is not sent, whether it arrives while the connection is
+  held or later: lists and changes come from Redis by different paths.
+- A connection may be pending: it is subscribed, but receives nothing until `go_live`. For a client that first reads
+  history.
+- Every subscription has a number, so that a pass queued before it can leave the connection out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from snorky.gateway.protocol.codec import Json, Template
+from snorky.gateway.connection.connection import Connection
+from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
+from snorky.gateway.protocol.ws_frames import Dialect
+from snorky.gateway.protocol.publication import Position, Selector
+
+__all__ = ["Channel", "Group", "Groups", "Hub", "News"]
+
+AHEAD: Final = 60_000_000  # microseconds: if a list's version is this much later, Redis' clock was set back since
+LATE_S: Final = 5.0  # changes delayed more are sent, perhaps twice: the clock of Redis may have been set back
+
+Group = dict[Connection, int]  # with the number of its subscription
+Groups = dict[Dialect, Group]
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A change of the channel's roster that a publication reports. version: of the roster after the change.
+
+    known: clients that received a list of at most this version know the change already; 0 = none do. is_missed: this
+    node missed the original notice and sends this one instead.
+    """
+
+    version: int
+    known: int = 0
+    is_missed: bool = False
+
+
+class Channel:
+    """One channel with local subscribers. key: SERVICE:NAME. template: of its publications to clients.
+
+    groups: plain subscribers; positioned: subscribers with positions and `gap` notices. listed: the
+    version of the list that each subscriber received. heard: the version of the last roster change received.
+    """
+
+    __slots__ = (
+        "_late_until_s",
+        "gap",
+        "groups",
+        "heard",
+        "held",
+        "key",
+        "listed",
+        "pending",
+        "positioned",
+        "size",
+        "template",
+    )
+
+    def __init__(self, key: str, template: Template) -> None:
+        self.key = key
+        self.template = template
+        self.groups: Groups = {}
+        self.positioned: Groups = {}
+        self.pending: Group = {}
+        self.held: dict[Connection, list[tuple[int, bytes]]] | None = None  # None if none is held; version or 0, data
+        self.listed: dict[Connection, int] = {}
+        self.heard = 0
+        self._late_until_s = 0.0
+        self.gap: Callable[[Position], Json] | None = None  # set once a client has asked to recover
+        self.size = 0
+
+    @property
+    def is_congested(self) -> bool:
+        """True if the outbox of one of its connections is more than a quarter full."""
+        every = (*self.groups.values(), *self.positioned.values())
+        return any(each.pending_bytes > each.outbox_max_bytes // 4 for group in every for each in group)
+
+    def audience(self, selector: Selector | None, news: News | None, now_s: float) -> Callable[[Connection], bool]:
+        """Return a predicate: which subscribers receive a publication. news: what it reports about the roster."""
+        selects = (lambda _: True) if selector is None else selector.selects
+        if news is None or not self.listed:
+            return selects
+        listed, held, version, known, heard = self.listed.get, self.held or {}, news.version, news.known, self.heard
+        is_late = now_s < self._late_until_s  # changes that lists contain may still arrive
+        is_missed, ahead = news.is_missed, version + AHEAD
+
+        def chooses(connection: Connection) -> bool:
+            if not selects(connection):
+                return False
+            told = listed(connection)
+            if told is None or connection in held:  # `release` compares versions
+                return True
+            if is_missed:
+                return not version <= told < ahead
+            return (not known or told > known) and not (is_late and heard < told >= version)
+
+        return chooses
+
+    def knows(self, connection: Connection, version: int, now_s: float) -> None:
+        """Record that a subscriber receives a list of this version in this loop iteration."""
+        self.listed[connection] = version
+        self._late_until_s = now_s + LATE_S
+
+
+class Hub:
+    """The channels of one node, by key. joined: the number of the latest subscription."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, Channel] = {}
+        self.subscriptions = 0
+        self.joined = 0
+
+    def __len__(self) -> int:
+        return len(self._channels)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._channels
+
+    def get(self, key: str) -> Channel | None:
+        """Return a channel, None if it has no local subscribers."""
+        return self._channels.get(key)
+
+    def add(
+        self, connection: Connection, key: str, template: Template, *, is_held: bool = False, is_pending: bool = False
+    ) -> int:
+        """Subscribe a connection; returns the number of this subscription. Raises AlreadySubscribed.
+
+        The template is used only for the channel's first subscriber.
+        """
+        channels = connection.channels
+        if key in channels:
+            raise AlreadySubscribed
+        channel = self._channels.get(key)
+        if channel is None:
+            channel = self._channels[key] = Channel(key, template)
+        self.joined += 1
+        group = channel.pending if is_pending else channel.groups.setdefault(connection.dialect, {})
+        group[connection] = self.joined
+        channel.size += 1
+        self.subscriptions += 1
+        if is_held:
+            channel.held = channel.held or {}
+            channel.held[connection] = []
+        if isinstance(channels, set):
+            channels.add(key)
+        else:
+            connection.channels = {key}
+        return self.joined
+
+    def is_pending(self, connection: Connection, key: str, number: int) -> bool:
+        """True if a connection is still pending, by the subscription of this number."""
+        channel = self._channels.get(key)
+        return channel is not None and channel.pending.get(connection) == number
+
+    def go_live(self, connection: Connection, key: str, gap: Callable[[Position], Json]) -> None:
+        """Start delivering to a pending connection, with positions. gap: makes the channel's `gap` notice."""
+        channel = self._channels[key]
+        del channel.pending[connection]
+        channel.gap = gap
+        self.joined += 1
+        channel.positioned.setdefault(connection.dialect, {})[connection] = self.joined
+
+    def remove(self, connection: Connection, key: str) -> bool:
+        """Unsubscribe a connection; True if it was the channel's last subscriber. Raises NotSubscribed."""
+        if key not in connection.channels:
+            raise NotSubscribed
+        channel = self._channels[key]
+        if channel.held is not None:
+            self.release(connection, key)
+        channel.listed.pop(connection, None)
+        if connection in channel.pending:
+            del channel.pending[connection]
+        else:
+            dialect = connection.dialect
+            is_plain = connection in channel.groups.get(dialect, ())
+            groups = channel.groups if is_plain else channel.positioned
+            del groups[dialect][connection]
+            if not groups[dialect]:
+                del groups[dialect]
+        channel.size -= 1
+        self.subscriptions -= 1
+        assert isinstance(connection.channels, set)  # noqa: S101 - for the type checker: it contains a key
+        connection.channels.discard(key)
+        if channel.size:
+            return False
+        del self._channels[key]
+        return True
+
+    def hold(self, connection: Connection, key: str) -> bool:
+        """Hold a subscribed connection; False = it is not subscribed, or is held already."""
+        channel = self._channels.get(key)
+        if channel is None or key not in connection.channels or connection in (channel.held or ()):
+            return False
+        channel.held = channel.held or {}
+        channel.held[connection] = []
+        return True
+
+    def release(self, connection: Connection, key: str) -> list[bytes]:
+        """End holding a connection; returns its buffered publications, in order, without those in its list."""
+        channel = self._channels.get(key)
+        if channel is None or channel.held is None:
+            return []
+        held = channel.held.pop(connection, [])
+        channel.held = channel.held or None
+        listed = channel.listed.get(connection, 0)
+        return [data for version, data in held if version == 0 or version > listed]
+
+    def remove_all(self, connection: Connection) -> list[str]:
+        """Unsubscribe a connection from everything; returns the keys of channels that have no subscriber left."""
+        return [key for key in tuple(connection.channels) if self.remove(connection, key)]

@@ -1,0 +1,122 @@
+"""Passes: write pieces of bytes to the connections of a channel, one piece after another. The hot path.
+
+Rules:
+- Passes run one after another, in the order in which they were queued.
+- A pass over very many clients is split into chunks, one per loop tick, so that the loop stays responsive
+  (5,000 writes block it for 65 ms). While passes are running, the broker is not read: its bytes stay in the
+  socket, and the next read returns more at once, which costs less per publication.
+- A connection that unsubscribes in the meantime is not written to any more, nor one that subscribed (again) after
+  the pass was queued.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+
+from snorky.gateway.connection.connection import Connection
+from snorky.gateway.errors import CloseCode
+from snorky.gateway.protocol.ws_frames import Dialect
+from snorky.gateway.delivery.hub import Groups
+
+__all__ = ["CHUNK", "Pass", "Passes", "Source"]
+
+CHUNK: Final = 1000  # writes per loop tick: 15 ms on a machine where one takes 15 us
+
+_log = structlog.get_logger("snorky.fanout")
+
+
+class Source(Protocol):
+    """The source of publications, which can be paused while passes are running: the broker."""
+
+    def pause(self) -> None:
+        """Stop reading."""
+
+    def resume(self) -> None:
+        """Resume reading."""
+
+
+@dataclass(slots=True)
+class Pass:
+    """One piece of bytes to write to connections of one group of a channel.
+
+    joined: the number of the latest subscription when the pass was queued.
+    """
+
+    groups: Groups
+    dialect: Dialect
+    connections: tuple[Connection, ...]
+    data: bytes
+    joined: int
+    done: int = 0  # how many of the connections have been written to
+
+
+class Passes:
+    """Runs passes. on_done: called when all queued passes are complete."""
+
+    def __init__(self, source: Source, *, chunk: int, on_done: Callable[[], None]) -> None:
+        self._source = source
+        self._chunk = chunk
+        self._on_done = on_done
+        self._passes: deque[Pass] = deque()
+        self._next: asyncio.Handle | None = None  # set while passes continue in later ticks: the source is paused
+        self.line_up = self._passes.append
+
+    @property
+    def is_idle(self) -> bool:
+        """True if no pass is queued."""
+        return not self._passes
+
+    def run(self) -> None:
+        """Start writing the queued passes, unless a later tick will do it already."""
+        if self._next is None:
+            self._run()
+
+    def stop(self) -> None:
+        """Discard all queued passes."""
+        self._passes.clear()
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+            self._source.resume()
+
+    def _run(self) -> None:
+        """Write up to a chunk; if there is more, continue in the next tick."""
+        was_paused, self._next = self._next is not None, None
+        budget = self._chunk
+        passes = self._passes
+        while passes and budget > 0:
+            current = passes[0]
+            data = current.data
+            connections = current.connections
+            if was_paused or len(connections) > budget:
+                group, joined = current.groups.get(current.dialect, {}), current.joined
+                connections = connections[current.done : current.done + budget]
+                connections = tuple(each for each in connections if 0 < group.get(each, 0) <= joined)
+                current.done += budget
+            for connection in connections:
+                try:  # costs nothing unless it raises
+                    connection.write(data)
+                except Exception:  # an error of one transport must not block the other connections
+                    self._give_up(connection)
+            budget -= len(connections)
+            if not current.done or current.done >= len(current.connections):
+                passes.popleft()
+        if passes:
+            if not was_paused:
+                self._source.pause()
+            self._next = asyncio.get_running_loop().call_soon(self._run)
+            return
+        if was_paused:
+            self._source.resume()
+        self._on_done()
+
+    @staticmethod
+    def _give_up(connection: Connection) -> None:
+        _log.exception("write failed", connection=connection.id)
+        with suppress(Exception):  # its transport is broken
+            connection.close(CloseCode.INTERNAL_ERROR, "Internal error")

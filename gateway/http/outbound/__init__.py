@@ -1,0 +1,1 @@
+"""HTTP and WebSocket requests that nodes and commands make."""

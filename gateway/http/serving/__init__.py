@@ -1,0 +1,1 @@
+"""Listening sockets, and what is counted when a connection is accepted."""

@@ -1,0 +1,134 @@
+"""AcceptGate: counts and limits the connections of a public port from the moment they are accepted.
+
+Rules:
+- A connection without a handshake already uses a descriptor and a parser. It is counted before its first byte is
+  read; Admission counts what is admitted afterwards: WebSockets and SockJS sessions.
+- One address may have HTTP_PER_CONNECTION times `connections_per_ip` connections in plain HTTP: a SockJS session uses
+  two, one to receive and one to send. Trusted proxies are not clients: only the total is limited for them.
+- Some descriptors are reserved for the private port, for Redis and for connections accepted in one loop iteration. A
+  connection beyond the rest gets a short response and is closed, so the accept loop never runs out of descriptors.
+"""
+
+import asyncio
+import math
+import os
+import resource
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from snorky.gateway.http.serving.listen import BACKLOG
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.config.settings import Limits
+
+__all__ = ["AcceptGate", "Descriptors"]
+
+HTTP_PER_CONNECTION: Final = 2
+RESERVE_MIN: Final = 16  # for the private port, reconnects to Redis, files
+ANSWERED_MAX: Final = 64  # connections that are being refused with a response
+LOG_INTERVAL_S: Final = 10.0
+_ANSWER: Final = (
+    "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nRetry-After: 5\r\n"
+    "Connection: close\r\n\r\n{text}"
+)
+
+_log = structlog.get_logger("snorky.http")
+
+
+class Descriptors:
+    """The number of file descriptors that this process may open, has open, and reserves."""
+
+    def __init__(self, limit: int, used: int) -> None:
+        self.limit = limit
+        self.reserve = max(RESERVE_MIN, min(BACKLOG + ANSWERED_MAX, limit // 4))
+        self.capacity = max(1, limit - used - self.reserve)  # for client connections
+        self.backlog = max(self.reserve // 2, self.reserve - ANSWERED_MAX)  # accepted in one loop iteration
+
+    @classmethod
+    def now(cls) -> "Descriptors":
+        """Inspect this process."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if limit == resource.RLIM_INFINITY:
+            limit = 1 << 30
+        try:
+            used = len(os.listdir("/dev/fd"))
+        except OSError:
+            used = 32  # no such folder: assume what a node without clients uses
+        return cls(limit, used)
+
+    def bounded(self, connections: int) -> int:
+        """Return the limit, or what the descriptors allow if that is less, with a warning. 0 = only the descriptors."""
+        # the rest is for connections that are refused with a response
+        possible = self.capacity - min(ANSWERED_MAX, self.capacity // 8)
+        if connections <= possible:
+            return connections
+        _log.warning(
+            "limits.connections is above what the file descriptors allow",
+            connections=connections,
+            used_instead=possible,
+            descriptors=self.limit,
+            remedy="raise the limit (ulimit -n, LimitNOFILE=, --ulimit nofile=), or lower [limits] connections",
+        )
+        return possible
+
+
+class AcceptGate:
+    """One per public port. network_of: returns the network that an address counts to; None: a trusted proxy."""
+
+    def __init__(
+        self, limits: Limits, descriptors: Descriptors, network_of: Callable[[str], str | None], metrics: Metrics
+    ) -> None:
+        self._descriptors = descriptors
+        self._network_of = network_of
+        self._metrics = metrics
+        self._per_network_max = limits.connections_per_ip * HTTP_PER_CONNECTION or math.inf
+        self._http_max = limits.connections * HTTP_PER_CONNECTION or math.inf
+        self._per_network: Counter[str] = Counter()
+        self._networks: dict[object, str | None] = {}  # of each connection that uses plain HTTP
+        self.websockets = 0
+        self._refused = 0  # since the last log line
+        self._logged_s = -math.inf
+
+    @property
+    def backlog(self) -> int:
+        """The length of the queue of connections not yet accepted."""
+        return self._descriptors.backlog
+
+    def enter(self, key: object, transport: asyncio.Transport) -> None:
+        """Count an accepted connection; above a limit, respond and close it. The caller must call `leave` later."""
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]) if isinstance(peer, tuple) else ""
+        network = self._network_of(address)
+        if len(self._networks) + self.websockets >= self._descriptors.capacity:
+            self._refuse(transport, "descriptors", "503 Service Unavailable", "This node is full: try another one\n")
+        elif len(self._networks) >= self._http_max:
+            self._refuse(transport, "connections", "503 Service Unavailable", "This node is full: try another one\n")
+        elif network is not None and self._per_network[network] >= self._per_network_max:
+            text = "Too many connections from this address\n"
+            self._refuse(transport, "connections_per_ip", "429 Too Many Requests", text)
+        self._networks[key] = network
+        if network is not None:
+            self._per_network[network] += 1
+
+    def leave(self, key: object) -> None:
+        """Stop counting a connection that has ended, or has become a WebSocket. Idempotent."""
+        network = self._networks.pop(key, None)
+        if network is not None:
+            self._per_network[network] -= 1
+            if self._per_network[network] <= 0:
+                del self._per_network[network]
+
+    def _refuse(self, transport: asyncio.Transport, limit: str, status: str, text: str) -> None:
+        self._metrics.limited.labels(limit).inc()
+        self._refused += 1
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._logged_s >= LOG_INTERVAL_S:
+            peer = transport.get_extra_info("peername")
+            _log.warning("connections refused", limit=limit, count=self._refused, last_peer=str(peer))
+            self._refused, self._logged_s = 0, now_s
+        transport.write(_ANSWER.format(status=status, length=len(text), text=text).encode())
+        transport.pause_reading()
+        # not now: aiohttp starts the connection's task with an assertion that it is open
+        asyncio.get_running_loop().call_soon(transport.close)

@@ -1,0 +1,117 @@
+"""Site: serves an aiohttp application on its sockets."""
+
+import asyncio
+import logging
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.web_protocol import RequestHandler
+
+from snorky.gateway.http.serving.accept_gate import AcceptGate
+from snorky.gateway.http.serving.listen import BACKLOG, url_of
+from snorky.gateway.connection.refusals import Refusals
+
+__all__ = ["Site"]
+
+SHUTDOWN_S: Final = 2.0  # for requests in progress; WebSockets are drained before
+LINGER_S: Final = 2.0  # to discard the rest of a body that is not needed, after the response
+
+_log = logging.getLogger("snorky.http")
+
+
+def _tell_faults_only(record: logging.LogRecord) -> bool:
+    """Keep only our own errors: for errors of the peer, aiohttp logs a traceback that quotes the peer."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, UnicodeEncodeError):  # aiohttp cannot quote an Expect header that is not UTF-8
+        return not str(error.object).startswith("Unknown Expect")
+    # invalid HTTP, a broken body, or a client that has gone
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError)
+
+
+_log.addFilter(_tell_faults_only)
+
+
+class _Log(logging.LoggerAdapter[logging.Logger]):
+    """aiohttp's logger, which also counts the requests that aiohttp refuses before any handler runs."""
+
+    def __init__(self, logger: logging.Logger, refusals: Refusals | None) -> None:
+        super().__init__(logger)
+        self._refusals = refusals
+
+    def log(self, level: int, msg: object, *args: object, **others: Any) -> None:
+        error = others.get("exc_info")
+        if self._refusals is not None and isinstance(error, HttpProcessingError):
+            reason = "too_long" if isinstance(error, LineTooLong) else "malformed"
+            self._refusals.note("http", reason, address=str(args[0]) if args else None)
+        super().log(level, msg, *args, **others)
+
+
+class Site:
+    """Serves an application. header_timeout_s: for the whole head of a request, and between two requests.
+
+    refusals: counts invalid HTTP requests, and those with too long a line, such as a token that is too long.
+    gate: counts connections when they are accepted; None = they are not counted (a private port).
+    """
+
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        header_timeout_s: float,
+        refusals: Refusals | None = None,
+        gate: AcceptGate | None = None,
+    ) -> None:
+        self._gate = gate
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=_Log(_log, refusals),
+            handle_signals=False,
+            # aiohttp uses this timer also for connections that have not sent a complete head yet
+            keepalive_timeout=header_timeout_s,
+            lingering_time=LINGER_S,
+            shutdown_timeout=SHUTDOWN_S,
+        )
+        self.urls: list[str] = []
+
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Serve on these listening sockets."""
+        await self._runner.setup()
+        if self._gate is not None:
+            _count_with(self._gate, self._runner)
+        for bound in sockets:
+            backlog = BACKLOG if self._gate is None else self._gate.backlog
+            await web.SockSite(self._runner, bound, backlog=backlog).start()
+            self.urls.append(url_of(bound))
+
+    async def start_unix(self, path: Path) -> None:
+        """Serve on a Unix socket."""
+        await self._runner.setup()
+        await web.UnixSite(self._runner, path).start()
+
+    async def stop(self) -> None:
+        """Stop listening, and end the remaining requests. Idempotent."""
+        await self._runner.cleanup()
+
+
+def _count_with(gate: AcceptGate, runner: web.AppRunner) -> None:
+    """Make aiohttp's server report each connection to the gate: when it opens, and when it ends or is taken over."""
+    server = runner.server
+    if server is None:
+        raise RuntimeError("the runner is not set up")
+    made, lost = server.connection_made, server.connection_lost
+
+    def connection_made(handler: RequestHandler, transport: asyncio.Transport) -> None:
+        made(handler, transport)
+        gate.enter(handler, transport)
+
+    def connection_lost(handler: RequestHandler, exc: BaseException | None = None) -> None:
+        gate.leave(handler)
+        lost(handler, exc)
+
+    # aiohttp has no hook for this; it calls both for every connection, including those that `take_over` removes
+    server.connection_made = connection_made  # type: ignore[method-assign]
+    server.connection_lost = connection_lost  # type: ignore[method-assign]

@@ -1,0 +1,1 @@
+"""Requests for a SockJS session of another node."""

@@ -1,0 +1,138 @@
+"""Lender: fills responses of other nodes from sessions of this node. For the messages between nodes, see Peers."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+
+from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.http.sockjs.binding import Verdict, Who
+from snorky.gateway.http.sockjs.frames import decode_messages
+from snorky.gateway.http.sockjs.forwarding.remote_stream import RemoteOutlet
+from snorky.gateway.http.sockjs.session import Session
+
+__all__ = ["LOST_S", "NOT_ADMITTED", "Answer", "Lender"]
+
+LOST_S: Final = 15.0  # after this time without a message the other node has gone; a pause of Redis is shorter
+SENDS_MAX: Final = 1_000  # concurrent messages from clients of other nodes
+
+_log = structlog.get_logger("snorky.sockjs")
+
+Answer = tuple[int, str]  # HTTP status and text; or NOT_ADMITTED and the verdict
+NOT_ADMITTED: Final = 401
+
+
+class Lender:
+    """Fills the responses of other nodes. find: returns a session of this node by id. tell: called with (node, *words).
+
+    on_busy: called when `tick` is needed.
+    """
+
+    def __init__(
+        self,
+        node_id: str,
+        find: Callable[[str], Session | None],
+        tell: Callable[..., object],
+        on_busy: Callable[[], None],
+    ) -> None:
+        self._node_id = node_id
+        self._find = find
+        self._tell = tell
+        self._schedule = on_busy
+        self._lent: dict[str, RemoteOutlet] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def handlers(self) -> Mapping[str, Callable[..., None]]:
+        """The handler of each message of an asking node, by its first word."""
+        return {
+            "attach": self.on_attach,
+            "send": self.on_send,
+            "ack": self.on_ack,
+            "gone": self.on_gone,
+            "release": self.on_release,
+            "alive": self.on_alive,
+        }
+
+    @property
+    def is_busy(self) -> bool:
+        """True while this node fills a response of another node."""
+        return bool(self._lent)
+
+    def tick(self, now_s: float) -> None:
+        """Remove outlets that have ended, and those whose node has gone."""
+        for number, outlet in tuple(self._lent.items()):
+            if outlet.is_ended:
+                del self._lent[number]
+            elif now_s - outlet.heard_s > LOST_S:
+                self.on_gone(number)
+
+    async def stop(self) -> None:
+        """Cancel messages in progress."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def on_attach(
+        self, number: str, asker: str, session_id: str, is_streaming: bool, who: Sequence[Any] | None = None
+    ) -> None:
+        session = self._find(session_id)
+        verdict = None if session is None else _judged(session, who)
+        self._tell(asker, "attached", number, verdict)
+        if session is None or verdict != "admitted":
+            return
+        outlet = RemoteOutlet(session, lambda *words: self._tell(asker, words[0], number, *words[1:]), is_streaming)
+        self._lent[number] = outlet
+        self._schedule()
+        session.attach(outlet)
+        if outlet.is_ended:
+            del self._lent[number]
+
+    def on_ack(self, number: str, size: int) -> None:
+        if number in self._lent:
+            self._lent[number].on_ack(size)
+
+    def on_gone(self, number: str) -> None:
+        outlet = self._lent.pop(number, None)
+        if outlet is not None and not outlet.is_ended:
+            outlet.on_lost()
+
+    def on_release(self, number: str) -> None:
+        outlet = self._lent.pop(number, None)
+        if outlet is not None:
+            outlet.session.release(outlet)
+
+    def on_alive(self, asker: str, numbers: list[str]) -> None:
+        known = [number for number in numbers if number in self._lent]
+        for number in known:
+            self._lent[number].heard_s = asyncio.get_running_loop().time()
+        self._tell(asker, "known", known)
+
+    def on_send(self, number: str, asker: str, session_id: str, body: str, who: Sequence[Any] | None = None) -> None:
+        session = self._find(session_id)
+        if session is not None and (verdict := _judged(session, who)) != "admitted":
+            self._tell(asker, "sent", number, NOT_ADMITTED, verdict)
+            return
+        if session is None or len(self._tasks) >= SENDS_MAX:
+            self._tell(asker, "sent", number, 404 if session is None else 503, "")
+            return
+        task = asyncio.get_running_loop().create_task(self._receive(session, number, asker, body))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _receive(self, session: Session, number: str, asker: str, body: str) -> None:
+        try:
+            await session.receive(decode_messages(body.encode()))
+        except InvalidMessage as error:
+            self._tell(asker, "sent", number, 500, str(error))
+        except Exception:  # the top of this task
+            _log.exception("processing a message for a session failed")
+            self._tell(asker, "sent", number, 500, "")
+        else:
+            self._tell(asker, "sent", number, 204, "")
+
+
+def _judged(session: Session, who: Sequence[Any] | None) -> Verdict:
+    """Ask the session's binding. who: from `Who.words`; None = an older node, which does not send it."""
+    return "credential" if who is None else session.binding.judge(Who.read(who))

@@ -1,0 +1,177 @@
+"""Sessions: the SockJS sessions of a node, and the lookup of the node that owns a session.
+
+Rules:
+- A session's id is registered as a name in the cluster before its client gets the open frame: any node that receives
+  the client's next request finds the session, so a load balancer needs no sticky routing.
+- The connection owns the name, under its node's lease: it is released with the connection, even if the node is killed.
+- A node without a directory is alone, and knows all sessions.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from snorky.gateway.contracts.directory import Owner
+from snorky.gateway.errors import BrokerUnavailable, CloseCode, ConfigurationError, ConnectionClosed, InvalidToken
+from snorky.gateway.http.websocket.admission import Admission
+from snorky.gateway.http.websocket.handshake import HandshakeRefused
+from snorky.gateway.http.sockjs.binding import Binding, Who
+from snorky.gateway.http.sockjs.session import Session, Timing
+from snorky.gateway.http.websocket.timer_wheel import Wheel
+from snorky.gateway.node import Node
+from snorky.gateway.presence.ownership import Ownership
+from snorky.gateway.sdk.registry import ServiceRegistry
+from snorky.gateway.auth.sessions import Session as Login
+
+__all__ = ["Sessions"]
+
+_NAMES = "sockjs sessions"  # no service can have this name
+_ATTEMPTS = 3  # another node may register or release the id between our lookup and our registration
+
+_log = structlog.get_logger("snorky.sockjs")
+
+
+class Sessions:
+    """The sessions of one node. prepare: awaited before the first id is registered, so that other nodes can ask it."""
+
+    def __init__(
+        self,
+        node: Node,
+        registry: ServiceRegistry,
+        admission: Admission,
+        timing: Timing,
+        clock: Callable[[], float],
+        prepare: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._node = node
+        self._registry = registry
+        self._admission = admission
+        self._timing = timing
+        self._clock = clock
+        self._prepare = prepare
+        self._wheel = Wheel(timing.beat_s)
+        self._sessions: dict[str, Session] = {}
+        self._ownership = _ownership_of(node)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def get(self, session_id: str) -> Session | None:
+        """Return a session of this node, None = there is none."""
+        return self._sessions.get(session_id)
+
+    async def find(self, session_id: str) -> Session | Owner | None:
+        """Return a session, or the other node that owns it. Raises HandshakeRefused: the lookup failed."""
+        session = self.get(session_id)
+        if session is not None or self._ownership is None:
+            return session
+        try:
+            owner = await self._ownership.directory.find(_NAMES, session_id)
+        except BrokerUnavailable:
+            raise _unavailable() from None
+        if owner is None or owner.node_id == self._node.node_id:
+            return self.get(session_id)  # it may have been opened meanwhile, or is just ending
+        return owner
+
+    async def find_or_open(
+        self, session_id: str, remote_ip: str, login: Callable[[], Awaitable[Login | None]], who: Who
+    ) -> Session | Owner:
+        """Find a session, or open it here. login: authenticates the client, None = no identity. who: the request's.
+
+        A session that was found may belong to another client: the caller must ask its binding.
+
+        Raises HandshakeRefused, ConnectionClosed, and what `login` raises except InvalidToken, which ends the session.
+        """
+        for _ in range(_ATTEMPTS):
+            found = await self.find(session_id)
+            if found is not None:
+                return found
+            opened = await self._open(session_id, remote_ip, login, who)
+            if opened is not None:
+                return opened
+        raise HandshakeRefused(503, "unavailable", "This session's id is in use: try another one")
+
+    def close_all(self) -> None:
+        """Close all sessions; clients with a receiver get the close frame."""
+        for session in tuple(self._sessions.values()):
+            session.connection.close(CloseCode.GOING_AWAY, "Going away")
+
+    def abort_all(self) -> None:
+        """Abort all sessions."""
+        for session in tuple(self._sessions.values()):
+            session.abort()
+
+    async def _open(
+        self, session_id: str, remote_ip: str, login: Callable[[], Awaitable[Login | None]], asks: Who
+    ) -> Session | None:
+        """Open a session; None: its id is already registered."""
+        node = self._node
+        if node.is_draining:
+            raise HandshakeRefused(503, "draining", "This node is going away: try another one")
+        self._admission.knock(remote_ip)
+        self._admission.enter(remote_ip)
+        who: Login | None = None
+        refusal: InvalidToken | None = None
+        try:
+            who = await login()
+        except InvalidToken as error:
+            refusal = error
+        except BaseException:
+            self._admission.leave(remote_ip)
+            raise
+        binding = Binding(asks.known_as(None if who is None else who.who.identity))
+        session = Session(node, self._registry, self._timing, self._clock, remote_ip, binding)
+        session.on_removed = lambda: self._remove(session_id, session)
+        if who is not None:
+            try:
+                node.auth.bind(who, session.connection)
+            except InvalidToken as error:  # it was revoked just now
+                refusal = error
+        try:
+            if refusal is not None:  # neither services nor other nodes are notified
+                node.metrics.handshakes_rejected.labels("token").inc()
+                node.auth.refusals.note("token", refusal.reason, address=remote_ip)
+                session.connection.close(refusal.close_code, str(refusal))
+            elif not await self._claim(session, session_id):
+                session.abort()
+                return None
+        except BaseException:
+            session.abort()
+            raise
+        self._sessions[session_id] = session
+        self._wheel.add(session)
+        return session
+
+    async def _claim(self, session: Session, session_id: str) -> bool:
+        """Register the session, here and in the cluster. Raises HandshakeRefused."""
+        if self._ownership is None:
+            if session_id in self._sessions:
+                return False
+            self._node.connect(session.connection, self._registry)
+            return True
+        try:
+            await self._prepare()
+            self._node.connect(session.connection, self._registry)  # only the node's connections can own names
+            return await self._ownership.claim(session.connection, _NAMES, session_id)
+        except BrokerUnavailable:
+            raise _unavailable() from None
+        except ConnectionClosed:
+            return True  # a service has closed it: the client must get the close frame
+
+    def _remove(self, session_id: str, session: Session) -> None:
+        self._wheel.remove(session)
+        if self._sessions.get(session_id) is session:
+            del self._sessions[session_id]
+        self._admission.leave(session.connection.remote_ip)
+        self._node.auth.forget(session.connection)  # needed if it was never connected to the node
+
+
+def _unavailable() -> HandshakeRefused:
+    return HandshakeRefused(503, "unavailable", "Sessions cannot be found for the moment")
+
+
+def _ownership_of(node: Node) -> Ownership | None:
+    try:
+        return node.ownership
+    except ConfigurationError:
+        return None

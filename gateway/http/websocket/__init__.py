@@ -1,0 +1,1 @@
+"""One client's WebSocket: handshake, limits, frames, pings, drain."""

@@ -1,0 +1,128 @@
+"""WebSocketHandler: the route that connects clients to a registry."""
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Final
+
+from aiohttp import HttpVersion11, web
+
+from snorky.gateway.errors import ConnectionClosed, InvalidToken
+from snorky.gateway.http.serving.accept_gate import AcceptGate, Descriptors
+from snorky.gateway.http.websocket.admission import Admission
+from snorky.gateway.http.websocket.credentials import Identify, session_of
+from snorky.gateway.http.websocket.handshake import HandshakeRefused, upgrade
+from snorky.gateway.http.websocket.aiohttp_internals import take_over
+from snorky.gateway.http.websocket.turns import Turns
+from snorky.gateway.http.websocket.protocol import Endpoint, WebSocketProtocol
+from snorky.gateway.http.websocket.timer_wheel import Wheel
+from snorky.gateway.node import Node, node_of
+from snorky.gateway.config.origins import Origins
+from snorky.gateway.sdk.registry import ServiceRegistry
+from snorky.gateway.config.settings import Public
+
+__all__ = ["SEEN_BY_PAGES", "WebSocketHandler"]
+
+# Browsers hide from a page why a WebSocket was refused; with this header a page can read the reason by fetch.
+SEEN_BY_PAGES: Final = {"Access-Control-Allow-Origin": "*"}
+
+
+class WebSocketHandler:
+    """Connects WebSocket clients to a registry, which must be attached to a node before the first client connects.
+
+        app.add_routes([WebSocketHandler(registry).route("/ws")])
+
+    public: origins, proxies, compression, pings; by default the settings' defaults. identify: returns the identity of
+    a request without a token, e.g. from a session cookie; None = unknown.
+    """
+
+    def __init__(
+        self, registry: ServiceRegistry, public: Public | None = None, *, identify: Identify | None = None
+    ) -> None:
+        self._registry = registry
+        self.identify = identify
+        self.public = public or Public()
+        self._allowed_origins = Origins(self.public.allowed_origins)
+
+    @cached_property
+    def _endpoint(self) -> Endpoint:
+        node, public = node_of(self._registry), self.public
+        descriptors = Descriptors.now()
+        limits = replace(node.limits, connections=descriptors.bounded(node.limits.connections))
+        admission = Admission(limits, public.trusted_proxies, node.metrics)
+        gate = AcceptGate(limits, descriptors, admission.network_of, node.metrics)
+        turns = Turns(node.metrics.queued_clients)
+        return Endpoint(node, self._registry, Wheel(public.ping_interval_s), admission, gate, turns)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """State shared by its connections. Raises ConfigurationError: the registry is not attached to a node yet."""
+        return self._endpoint
+
+    def route(self, path: str) -> web.RouteDef:
+        """Make the route for an aiohttp application."""
+        return web.get(path, self.handle, allow_head=False)
+
+    async def handle(
+        self, request: web.Request, protocol: type[WebSocketProtocol] = WebSocketProtocol
+    ) -> web.StreamResponse:
+        """Respond to one handshake; an accepted one leaves aiohttp. protocol: its class for the WebSocket."""
+        try:
+            return await self._accept(request, protocol)
+        except ConnectionClosed:
+            return web.Response()  # the client has gone
+        except HandshakeRefused as refused:
+            self._endpoint.node.metrics.handshakes_rejected.labels(refused.reason).inc()
+            self._note("handshake", refused.reason, request)
+            # RFC 6455 4.4: reply to an unknown version with the supported one
+            headers = {"Sec-WebSocket-Version": "13", "Upgrade": "websocket"} if refused.status == 426 else {}
+            if refused.status in (429, 503):
+                headers["Retry-After"] = "5"
+            headers |= SEEN_BY_PAGES
+            response = web.Response(status=refused.status, text=f"{refused}\n", headers=headers)
+            response.force_close()  # what follows a refused upgrade is not a request
+            return response
+
+    def _note(self, door: str, reason: str, request: web.Request) -> None:
+        endpoint = self._endpoint
+        address = endpoint.admission.client_ip(request)
+        endpoint.node.auth.refusals.note(door, reason, address=address, origin=request.headers.get("Origin"))
+
+    async def _accept(self, request: web.Request, protocol_class: type[WebSocketProtocol]) -> web.StreamResponse:
+        endpoint = self._endpoint
+        _refuse_draining(endpoint.node)
+        ip = endpoint.admission.client_ip(request)
+        endpoint.admission.knock(ip)
+        if request.version < HttpVersion11 or request.body_exists:  # RFC 6455 4.2.1; a body would be parsed as frames
+            raise HandshakeRefused(400, "request", "A handshake is a GET of HTTP/1.1 without a body")
+        compression = self.public.compression and protocol_class.can_deflate
+        accepted = upgrade(request.headers, allowed_origins=self._allowed_origins, compression=compression)
+        endpoint.admission.enter(ip)
+        session = refusal = transport = None
+        try:
+            try:
+                session = await session_of(request, endpoint.node.auth, self.identify)
+            except InvalidToken as error:
+                refusal = error
+                self._note("token", error.reason, request)
+            _refuse_draining(endpoint.node)  # authentication may have taken a while
+            transport = request.transport
+            if transport is None or transport.is_closing():
+                raise ConnectionClosed
+        except BaseException:
+            endpoint.admission.leave(ip)
+            if session is not None:
+                endpoint.node.auth.leave(session)
+            raise
+        protocol = protocol_class(endpoint, transport, accepted.dialect, ip, session=session, refusal=refusal)
+        try:
+            return take_over(request, protocol, accepted.response)
+        except ConnectionClosed:
+            endpoint.admission.leave(ip)
+            if session is not None:
+                endpoint.node.auth.leave(session)
+            raise
+
+
+def _refuse_draining(node: Node) -> None:
+    if node.is_draining:
+        raise HandshakeRefused(503, "draining", "This node is going away: try another one")

@@ -1,0 +1,1 @@
+"""The private port of several worker processes."""

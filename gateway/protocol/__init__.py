@@ -1,0 +1,1 @@
+"""Bytes to values and back: JSON, MessagePack, envelopes, WebSocket frames, publications, channel names. Pure."""

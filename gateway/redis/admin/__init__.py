@@ -1,0 +1,1 @@
+"""What the commands of `snorky` ask of Redis, by redis-py."""

@@ -1,0 +1,1 @@
+"""Redis Cluster: where slots are, and how commands and publications get there."""

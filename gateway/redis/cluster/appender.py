@@ -1,0 +1,111 @@
+"""ClusterSequencer: publishes with positions in a Redis Cluster, through one Sequencer for each shard.
+
+After a failover the shard's Sequencer sends unanswered publications again. When a slot moves, `lanes` keeps the order.
+"""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.contracts.history import History
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.protocol.publication import Position
+from snorky.gateway.redis.cluster.shard_map import Cluster, Shard
+from snorky.gateway.redis.cluster.slot_queue import Lanes
+from snorky.gateway.redis.keys import channel_name
+from snorky.gateway.redis.connection.pipeline import fail
+from snorky.gateway.redis.history.appender import Sequencer
+from snorky.gateway.redis.connection.address import RedisTarget
+
+__all__ = ["AnySequencer", "ClusterSequencer", "sequencer_of"]
+
+
+class ClusterSequencer:
+    """Has the interface of Sequencer, for a Cluster. options: passed to each Sequencer."""
+
+    def __init__(
+        self, cluster: Cluster, *, prefix: str, publish_timeout_s: float, metrics: Metrics, **options: Any
+    ) -> None:
+        self._cluster = cluster
+        self._prefix = prefix
+        self._options = {**options, "prefix": prefix, "publish_timeout_s": publish_timeout_s, "metrics": metrics}
+        self._sequencers: dict[Shard, Sequencer] = {}
+        self._lanes = Lanes(cluster.hurry, timeout_s=publish_timeout_s, metrics=metrics)
+        self._ends: set[asyncio.Task[None]] = set()
+        self._is_stopped = False
+
+    def start(self) -> None:
+        """Start to connect. Call once, on the event loop of all other calls."""
+        self._cluster.start(self._on_change)
+        self._on_change()
+
+    async def stop(self) -> None:
+        """Close all connections; pending publications fail. Idempotent."""
+        self._is_stopped = True
+        await self._cluster.stop(self._on_change)
+        await asyncio.gather(*(each.stop() for each in self._sequencers.values()), *self._ends)
+
+    def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
+        """See Sequencer.sequence."""
+        name = channel_name(self._prefix, key)
+
+        def send() -> "asyncio.Future[Any] | None":
+            sequencer = self._of(name)
+            return None if sequencer is None else sequencer.sequence(key, payload, history, once)
+
+        return self._send(name, send)
+
+    def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
+        """See Sequencer.publish_once."""
+        name = channel_name(self._prefix, key)
+
+        def send() -> "asyncio.Future[Any] | None":
+            sequencer = self._of(name)
+            return None if sequencer is None else sequencer.publish_once(key, payload, once)
+
+        return self._send(name, send)
+
+    @property
+    def runs(self) -> bytes:
+        """The runs of all primaries, separated by blanks: a slot may move before this node learns of it."""
+        return self._runs_beside(None)
+
+    def _runs_beside(self, shard: Shard | None) -> bytes:
+        """List the runs of all other shards. Not of `shard`: after a failover its new primary may lack some data."""
+        return b" ".join(each.run for other, each in self._sequencers.items() if other is not shard and each.run)
+
+    def _spell_runs(self) -> None:
+        for sequencer in self._sequencers.values():
+            sequencer.spell_runs()
+
+    def _send(self, name: bytes, send: Any) -> "asyncio.Future[Any]":
+        if self._is_stopped:
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            fail(future, BrokerUnavailable("the broker is stopped"))
+            return future
+        return self._lanes.send(name, self._cluster.shard_of(name), send)
+
+    def _of(self, name: bytes) -> Sequencer | None:
+        shard = self._cluster.shard_of(name)
+        return None if shard is None else self._sequencers.get(shard)
+
+    def _on_change(self) -> None:
+        for shard in self._cluster.shards:
+            if shard not in self._sequencers:
+                sequencer = self._sequencers[shard] = Sequencer(shard.target, is_sharded=True, **self._options)
+                sequencer.find_other_runs = partial(self._runs_beside, shard)
+                sequencer.on_run = self._spell_runs
+                sequencer.start()
+        for shard in [each for each in self._sequencers if each not in self._cluster.shards]:
+            end = asyncio.get_running_loop().create_task(self._sequencers.pop(shard).stop())
+            self._ends.add(end)
+            end.add_done_callback(self._ends.discard)
+
+
+AnySequencer = Sequencer | ClusterSequencer
+
+
+def sequencer_of(target: RedisTarget, **options: Any) -> AnySequencer:
+    """Make a Sequencer or a ClusterSequencer for a target. options: of Sequencer."""
+    return Sequencer(target, **options) if target.cluster is None else ClusterSequencer(target.cluster, **options)

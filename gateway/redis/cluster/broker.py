@@ -1,0 +1,265 @@
+"""ClusterBroker: a node's message broker on a Redis Cluster, by sharded pub/sub, with two connections per shard.
+
+Rules:
+- Each shard has a RedisBroker, with a canary in one of the shard's slots. A RedisBroker handles a failover within its
+  shard; this module handles slots that move from one shard to another.
+- A subscribed channel that moved is subscribed to on its new shard first, and then unsubscribed on the former one.
+  After all moved channels are subscribed again, the listener's `on_interrupted` is called.
+- The node is deaf while any shard's broker is deaf, a channel is being moved, or a slot has no server.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+
+from snorky.gateway.contracts.broker import Listener
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.pubsub.broker import RedisBroker
+from snorky.gateway.redis.cluster.shard_map import Cluster, Shard
+from snorky.gateway.redis.cluster.slot_queue import Lanes
+from snorky.gateway.redis.keys import channel_name, sharded_canary_name
+from snorky.gateway.redis.connection.pipeline import fail
+from snorky.gateway.redis.cluster.slots import SLOTS, slot_of
+from snorky.gateway.redis.pubsub.subscriber import MOVED
+
+__all__ = ["AnyBroker", "ClusterBroker"]
+
+AGAIN_S: Final = 0.05  # between two attempts to subscribe to a moved channel
+
+_log = structlog.get_logger("snorky.redis")
+
+
+class ClusterBroker:
+    """Implements `snorky.gateway.contracts.broker.Broker`. options: passed to each RedisBroker."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        prefix: str,
+        node_id: str,
+        metrics: Metrics,
+        confirm_timeout_s: float = 5.0,
+        publish_timeout_s: float = 5.0,
+        **options: Any,
+    ) -> None:
+        self._cluster = cluster
+        self._prefix = prefix
+        self._node_id = node_id
+        self._metrics = metrics
+        self._confirm_timeout_s = confirm_timeout_s
+        self._options = {
+            **options,
+            "confirm_timeout_s": confirm_timeout_s,
+            "publish_timeout_s": publish_timeout_s,
+        }
+        self._brokers: dict[Shard, RedisBroker] = {}
+        self._where: dict[str, RedisBroker] = {}  # subscribed keys
+        self._lost: set[str] = set()  # of these, the ones whose subscription Redis ended because the slot moved
+        self._hearers: dict[str, tuple[Callable[[Sequence[bytes]], None], Callable[[], None]]] = {}
+        self._lanes = Lanes(cluster.hurry, timeout_s=publish_timeout_s, metrics=metrics)
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._listener: Listener | None = None
+        self._is_moving = False
+        self._is_covered = False
+        self._is_paused = False
+        self._is_stopped = False
+        metrics.redis_deaf.set_function(lambda: float(self.is_deaf))  # otherwise each shard would overwrite the value
+
+    @property
+    def is_deaf(self) -> bool:
+        return (
+            not self._is_covered
+            or self._is_moving
+            or bool(self._lost)
+            or any(broker.is_deaf for broker in self._brokers.values())
+        )
+
+    async def start(self, listener: Listener) -> None:
+        self._listener = listener
+        self._cluster.start(self._changed.set)
+        self._changed.set()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="redis-cluster-broker")
+
+    async def stop(self) -> None:
+        self._is_stopped = True
+        await self._cluster.stop(self._changed.set)
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*(broker.stop() for broker in self._brokers.values()))
+
+    def publish(self, key: str, payload: bytes) -> "asyncio.Future[int]":
+        name = channel_name(self._prefix, key)
+
+        def send() -> "asyncio.Future[int] | None":
+            broker = self._of(name)
+            return None if broker is None else broker.publish(key, payload)
+
+        if self._is_stopped:
+            future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            fail(future, BrokerUnavailable("the broker is stopped"))
+            return future
+        return self._lanes.send(name, self._cluster.shard_of(name), send)
+
+    def is_subscribed(self, key: str) -> bool:
+        broker = self._where.get(key)
+        return broker is not None and broker.is_subscribed(key)
+
+    async def subscribe(self, key: str) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._confirm_timeout_s
+        name = channel_name(self._prefix, key)
+        while True:
+            broker = self._of(name)
+            if broker is not None:
+                try:
+                    await broker.subscribe(key)
+                except BrokerUnavailable as error:
+                    if error.what != MOVED or loop.time() >= deadline:
+                        raise
+                    self._cluster.hurry()
+                else:
+                    if self._of(name) is broker:
+                        self._where[key] = broker
+                        return
+                    broker.unsubscribe(key)
+            elif self._is_stopped or loop.time() >= deadline:
+                raise BrokerUnavailable(f"no server has the slot of {key!r}")
+            await asyncio.sleep(AGAIN_S)
+
+    def unsubscribe(self, key: str) -> None:
+        broker = self._where.pop(key, None)
+        self._lost.discard(key)
+        if broker is not None:
+            broker.unsubscribe(key)
+
+    async def hear(
+        self, key: str, on_payloads: Callable[[Sequence[bytes]], None], on_interrupted: Callable[[], None]
+    ) -> None:
+        """See RedisBroker.hear."""
+        self._hearers[key] = on_payloads, on_interrupted
+        await self.subscribe(key)
+
+    def unhear(self, key: str) -> None:
+        """See RedisBroker.unhear."""
+        if self._hearers.pop(key, None) is not None:
+            self.unsubscribe(key)
+
+    def pause(self) -> None:
+        self._is_paused = True
+        for broker in self._brokers.values():
+            broker.pause()
+
+    def resume(self) -> None:
+        self._is_paused = False
+        for broker in self._brokers.values():
+            broker.resume()
+
+    # -- Listener of the shards' brokers -------------------------------------------------------------------------
+
+    def on_publications(self, batch: Mapping[str, Sequence[bytes]]) -> None:
+        """Pass on the publications of one shard."""
+        for key in self._hearers.keys() & batch.keys():
+            self._hearers[key][0](batch[key])
+            batch = {other: payloads for other, payloads in batch.items() if other != key}
+        if self._listener is not None and batch:
+            self._listener.on_publications(batch)
+
+    def on_interrupted(self) -> None:
+        """Pass on that something may have been missed."""
+        for _, on_interrupted in self._hearers.values():
+            on_interrupted()
+        if self._listener is not None:
+            self._listener.on_interrupted()
+
+    # -- following slots -----------------------------------------------------------------------------------------
+
+    def _of(self, name: bytes) -> RedisBroker | None:
+        shard = self._cluster.shard_of(name)
+        return None if shard is None else self._brokers.get(shard)
+
+    def _on_moved(self, key: str) -> None:
+        if key in self._where:
+            self._lost.add(key)
+            self._cluster.hurry()
+            self._changed.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self._follow()
+            except Exception as error:  # the top of a task: it must go on
+                _log.exception("moved slots not processed", error=repr(error))
+                self._changed.set()
+                await asyncio.sleep(AGAIN_S)
+
+    async def _follow(self) -> None:
+        shards = list(self._cluster.shards)
+        for shard in shards:
+            if shard not in self._brokers:
+                broker = self._brokers[shard] = self._make(shard)
+                await broker.start(self)
+                if self._is_paused:
+                    broker.pause()
+        self._is_covered = sum(last + 1 - first for shard in shards for first, last in shard.slots) == SLOTS
+        moving = [key for key, broker in self._where.items() if key in self._lost or self._of_key(key) is not broker]
+        if moving:
+            self._is_moving = True
+            _log.info("channels follow their slots", channels=len(moving))
+            arrived = await asyncio.gather(*map(self._move, moving))
+            if all(arrived):
+                self._is_moving = False
+                self.on_interrupted()
+            else:
+                self._changed.set()
+                await asyncio.sleep(AGAIN_S)
+        for shard in [each for each in self._brokers if each not in shards]:
+            await self._brokers.pop(shard).stop()
+
+    async def _move(self, key: str) -> bool:
+        """Subscribe to a channel on its present shard; False = not yet possible."""
+        before, now = self._where.get(key), self._of_key(key)
+        if before is None:
+            return True  # it was unsubscribed meanwhile
+        if now is None:
+            return False
+        try:
+            await now.subscribe(key)
+        except BrokerUnavailable:
+            self._cluster.hurry()
+            return False
+        if key not in self._where:
+            now.unsubscribe(key)
+            return True
+        self._where[key] = now
+        self._lost.discard(key)
+        if before is not now:
+            before.unsubscribe(key)
+        return True
+
+    def _of_key(self, key: str) -> RedisBroker | None:
+        return self._of(channel_name(self._prefix, key))
+
+    def _make(self, shard: Shard) -> RedisBroker:
+        return RedisBroker(
+            shard.target,
+            prefix=self._prefix,
+            node_id=self._node_id,
+            metrics=self._metrics,
+            on_moved=self._on_moved,
+            new_canary_name=lambda: sharded_canary_name(
+                self._prefix, self._node_id, lambda name: shard.has(slot_of(name))
+            ),
+            **self._options,
+        )
+
+
+AnyBroker = RedisBroker | ClusterBroker

@@ -1,0 +1,1 @@
+"""Connections to Redis: protocol, reconnection, pipelines, scripts, Sentinel."""

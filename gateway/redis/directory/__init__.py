@@ -1,0 +1,1 @@
+"""Leases, rosters, names, direct messages and tokens, and their cleanup after a node died."""

@@ -1,0 +1,368 @@
+"""RedisDirectory: the rosters, unique names, direct messages and tokens of the cluster, on one Redis.
+
+A *holding* is one thing that a connection owns: a roster entry or a name. Rules:
+- A holding is recorded in the ledger before it is written, and in the owner's index before its state. So after any
+  failure this node or a reaper can find and remove it.
+- After every write, on the same Redis connection, the node checks whether its incarnation was fenced; if so, the write
+  came too late and is undone.
+- Two connections: reading a long list must not delay the renewal of the lease.
+"""
+
+import asyncio
+import math
+import re
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from snorky.gateway.contracts.directory import Asserter, Census, Entered, Member, Owner
+from snorky.gateway.errors import BrokerUnavailable, ConfigurationError, ConnectionClosed
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.directory.names import Claims
+from snorky.gateway.redis.cluster.broker import AnyBroker
+from snorky.gateway.redis.cluster.commands import AnyCommander, commander_of
+from snorky.gateway.redis.directory.comparison import Comparison
+from snorky.gateway.redis.directory.direct import Direct
+from snorky.gateway.redis.directory.owned_index import Estate, Holding, NameHeld, Place
+from snorky.gateway.redis.directory.lease import Lease, Timings
+from snorky.gateway.redis.directory.holdings import Holdings, Ledger
+from snorky.gateway.redis.keys import claim_key, owned_key
+from snorky.gateway.redis.directory.reaper import Reaper
+from snorky.gateway.redis.directory.reindex import Reindex
+from snorky.gateway.redis.directory.rosters import ANOTHERS, TOO_LARGE, Rosters
+from snorky.gateway.redis.connection.scripts import Call, Scripts
+from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.directory.tokens import Tokens
+from snorky.gateway.redis.directory.reconciler import Upkeep
+from snorky.gateway.redis.connection.resp import command
+
+__all__ = ["RedisDirectory"]
+
+COMPLAIN_EVERY_S = 1.0  # at most one log line on full rosters; the metric counts all rejections
+INCARNATIONS_MAX = 64  # the latest incarnations of this node, whose direct messages are still accepted
+
+_log = structlog.get_logger("snorky.redis")
+
+
+class RedisDirectory:
+    """Implements `snorky.gateway.contracts.directory.Directory` (its docstrings are the contract).
+
+    broker: this node's, for direct messages; must be started before. node_id: letters, digits and `_.-`, unique. tag:
+    the prefix of its incarnations, if the node uses several Redis. roster_max_bytes: see Limits; 0 = no limit.
+    timeout_s: for every answer of Redis, and for the acknowledgement of a direct message.
+    """
+
+    def __init__(
+        self,
+        target: RedisTarget,
+        *,
+        prefix: str,
+        node_id: str,
+        broker: AnyBroker,
+        metrics: Metrics,
+        timings: Timings | None = None,
+        tag: str = "",
+        roster_max_bytes: int = 0,
+        timeout_s: float = 5.0,
+        dial_timeout_s: float = 2.0,
+    ) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", node_id):
+            raise ConfigurationError(f"a node's id may contain only letters, digits and _.-, not {node_id[:100]!r}")
+        timings = timings or Timings()
+        self._broker = broker
+        self._prefix = prefix
+        self._node_id = node_id
+        self._timeout_s = timeout_s
+        self._asserter: Asserter | None = None
+        self._was_connected = False
+        self._heard = asyncio.Event()  # set when this node receives direct messages
+        self._hearing: asyncio.Task[None] | None = None
+
+        def commander(role: str, seconds: float) -> AnyCommander:
+            return commander_of(
+                target,
+                role=role,
+                client_name=f"snorky:{node_id}:{role}",
+                metrics=metrics,
+                timeout_s=seconds,
+                dial_timeout_s=dial_timeout_s,
+            )
+
+        self._commanders = commander("directory", timeout_s), commander("lease", min(timeout_s, timings.renew_s))
+        self._scripts, lease_scripts = map(Scripts, self._commanders)
+        self._lease = Lease(lease_scripts, prefix=prefix, node_id=node_id, timings=timings, tag=tag)
+        self._incarnations = deque([self._lease.incarnation], maxlen=INCARNATIONS_MAX)
+        self._ledger = Ledger(echo_s=timings.sweep_s)
+        self._estate = Estate(self._scripts, prefix=prefix, notices=self._notice)
+        self._full = metrics.limited.labels("roster_max_bytes")
+        self._complained_at = -math.inf
+        self._rosters = Rosters(
+            self._scripts, prefix=prefix, notices=self._notice, max_bytes=roster_max_bytes, on_full=self._on_full
+        )
+        self._claims = Claims(self._scripts, prefix=prefix)
+        self._tokens = Tokens(self._scripts, prefix=prefix)
+        self._upkeep = Upkeep(
+            self._scripts,
+            prefix=prefix,
+            lease=self._lease,
+            ledger=self._ledger,
+            estate=self._estate,
+            rosters=self._rosters,
+            claims=self._claims,
+            comparison=Comparison(
+                self._scripts, prefix=prefix, ledger=self._ledger, estate=self._estate, mended=metrics.directory_mended
+            ),
+            contest_s=2 * timings.ttl_s,  # dead nodes are reaped within this time
+            is_searching=lambda: self._reindex.is_searching,
+        )
+        self._reindex = Reindex(self._scripts, prefix=prefix, node_id=node_id, on_done=self._upkeep.on_searched)
+        self._reaper = Reaper(
+            lease_scripts, prefix=prefix, lease=self._lease, timings=timings, sweep=self._estate.sweep
+        )
+        self._direct = Direct(
+            broker,
+            node_id=node_id,
+            is_mine=lambda incarnation: incarnation in self._incarnations,
+            on_message=lambda serial, message: self._present.on_direct(serial, message),
+            on_lost=lambda names, name, serial: self._upkeep.suspect([NameHeld(names, name, serial)]),
+            on_interrupted=lambda: self._upkeep.suspect(self._ledger.names()),
+            timeout_s=timeout_s,
+        )
+        self._commanders[1].on_up = self._lease.hurry
+        self._commanders[0].on_up = self._on_connected
+        self._lease.on_fenced = self._on_fenced
+        self._lease.on_lost_state = self._upkeep.on_lost_state
+        self._lease.on_renewed = self._upkeep.on_renewed
+
+    # -- lifecycle ---------------------------------------------------------------------------------------------
+
+    @property
+    def incarnation(self) -> str:
+        return self._lease.incarnation
+
+    @property
+    def is_held(self) -> bool:
+        """True while this node may enter rosters and claim names: its lease is valid and direct messages reach it."""
+        return self._lease.is_held and self._heard.is_set()
+
+    def is_sure(self, names: str) -> bool:
+        return self._lease.is_held and not self._upkeep.is_asserting
+
+    @property
+    def is_heard(self) -> bool:
+        """True while this node receives publications from its Redis."""
+        return not self._broker.is_deaf
+
+    async def start(self, asserter: Asserter) -> None:
+        self._asserter = asserter
+        for commander in self._commanders:
+            commander.start()
+        self._lease.start()
+        self._reaper.start()
+        self._upkeep.start(asserter)
+        self._reindex.start()
+        self._hearing = asyncio.get_running_loop().create_task(self._be_heard(), name="redis-direct")
+
+    async def stop(self) -> None:
+        hearing, self._hearing = self._hearing, None
+        if hearing is not None:
+            hearing.cancel()
+            await asyncio.gather(hearing, return_exceptions=True)
+        self._direct.stop()
+        await self._reaper.stop()
+        await self._reindex.stop()
+        await self._upkeep.stop()
+        await self._rosters.stop()
+        await self._lease.stop(is_clean=self._ledger.is_empty and self._upkeep.is_idle)
+        for commander in self._commanders:
+            await commander.stop()
+
+    async def _be_heard(self) -> None:
+        while not self._heard.is_set():
+            try:
+                await self._direct.start()
+            except BrokerUnavailable as error:
+                _log.warning("direct messages do not reach this node yet", error=error.what)
+            else:
+                self._heard.set()
+
+    def _on_connected(self) -> None:
+        """Handle a new connection: the server may have restored an older copy, or be a promoted replica."""
+        if self._was_connected:
+            self._upkeep.on_lost_state()
+        self._reindex.hurry()
+        self._was_connected = True
+
+    def _on_full(self, roster: str) -> None:
+        self._full.inc()
+        now = asyncio.get_running_loop().time()
+        if now - self._complained_at >= COMPLAIN_EVERY_S:
+            self._complained_at = now
+            _log.warning("roster is full", roster=roster[:100], help="limits.roster_max_bytes")
+
+    def _on_fenced(self, former: str) -> None:
+        self._incarnations.append(self._lease.incarnation)
+        self._upkeep.on_fenced(former)
+
+    @property
+    def _present(self) -> Asserter:
+        if self._asserter is None:
+            raise BrokerUnavailable("the directory is not started")
+        return self._asserter
+
+    def _notice(self, roster: str, member: Member, *, has_joined: bool, is_identity: bool) -> bytes | None:
+        return self._present.notice(roster, member, has_joined=has_joined, is_identity=is_identity)
+
+    # -- rosters -----------------------------------------------------------------------------------------------
+
+    async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
+        place = Place(roster, serial, entry)
+        async with self._ledger.held(serial) as holdings:
+            was_held = place in holdings.all
+            while True:
+                owner = await self._until_held()
+                member = Member(identity, Owner.parse(f"{owner}:{serial}"), entry, data)
+                status = await self._write(holdings, owner, place, self._rosters.entering(roster, member))
+                if status == TOO_LARGE:
+                    if not was_held:
+                        self._drop(holdings, owner, place)
+                    if await self._rosters.weigh(roster):
+                        continue
+                    raise self._rosters.full(roster)
+                if status != ANOTHERS:
+                    break
+                await self._estate.give_back(owner, [place])  # the connection has another identity now
+            try:
+                census = await self._rosters.listed(roster)
+                return Entered(status == 1, list(census.members), census.version)
+            except BaseException:
+                if not was_held:  # the caller gets an error, so the entry must not remain
+                    holdings.all.discard(place)
+                    self._upkeep.owe(owner, place)
+                raise
+
+    async def update(
+        self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None
+    ) -> bool:
+        place = Place(roster, serial, entry)
+        was_there = await self._rosters.update(roster, self._lease.owner, place, data=data, notice=notice)
+        if not was_there and self._ledger.holds(place):
+            self._upkeep.on_lost_state()  # also if a re-registration is running: it may have older data
+        return was_there
+
+    async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:
+        return await self._give_back(serial, Place(roster, serial, entry))
+
+    async def members(self, roster: str) -> list[Member]:
+        return await self._rosters.members(roster)
+
+    async def listed(self, roster: str) -> Census:
+        return await self._rosters.listed(roster)
+
+    async def versions(self, rosters: Sequence[str]) -> list[int | None]:
+        return list(await self._rosters.versions(rosters))
+
+    async def census(self, roster: str) -> Census:
+        return await self._rosters.census(roster)
+
+    # -- names -------------------------------------------------------------------------------------------------
+
+    async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
+        held = NameHeld(names, name, serial)
+        async with self._ledger.held(serial) as holdings:
+            owner = await self._until_held()
+            call = self._claims.claiming(owner, held, identity, is_taking_over=True)
+            answer = await self._write(holdings, owner, held, call)
+            if isinstance(answer, bytes):
+                self._direct.tell_lost(Owner.parse(answer.decode()), names, name)
+            if answer != 0:
+                return True
+            self._drop(holdings, owner, held)
+            return False
+
+    async def release(self, names: str, name: str, serial: int) -> bool:
+        return await self._give_back(serial, NameHeld(names, name, serial))
+
+    async def find(self, names: str, name: str) -> Owner | None:
+        return await self._claims.find(names, name)
+
+    async def list_names(self, names: str) -> list[str]:
+        return await self._claims.list_names(names)
+
+    # -- connections and tokens --------------------------------------------------------------------------------
+
+    async def disowned(self, serial: int) -> None:
+        """Release everything that a connection owns. Never raises: if Redis does not answer, it is released later."""
+        async with self._ledger.leaving(serial) as holdings:
+            owner = self._lease.owner
+            try:
+                await self._estate.give_back(owner, holdings)
+            except BrokerUnavailable as error:
+                _log.info("release of a closed connection postponed", count=len(holdings), error=error.what)
+                for holding in holdings:
+                    self._upkeep.owe(owner, holding)
+            else:
+                self._estate.forget(owner, holdings)
+
+    async def send(self, owner: Owner, message: bytes) -> bool:
+        return await self._direct.send(owner, message)
+
+    async def put_token(self, value: Any, ttl_s: float, *, token: str | None = None) -> str:
+        """See Directory. token: store the value under this unused token instead of a new one."""
+        return await self._tokens.put(value, ttl_s, token=token)
+
+    async def take_token(self, token: str, taker: str) -> Any | None:
+        return await self._tokens.take(token, taker)
+
+    # -- holdings of connections -------------------------------------------------------------------------------
+
+    async def _until_held(self) -> str:
+        """Wait for a lease; returns NODE:INCARNATION. Raises BrokerUnavailable: there is no valid lease."""
+        if not (self._lease.renewals and self._heard.is_set()):
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await self._lease.until_first()
+                    await self._heard.wait()
+            except TimeoutError as error:
+                raise BrokerUnavailable("no lease yet") from error
+        if not self._lease.is_held:
+            raise BrokerUnavailable("the lease could not be renewed")
+        return self._lease.owner
+
+    async def _write(self, holdings: Holdings, owner: str, holding: Holding, call: Call) -> Any:
+        """Index a holding and write its state; returns the script's answer. After a failure a cleanup is scheduled."""
+        was_held = holding in holdings.all
+        holdings.all.add(holding)
+        self._ledger.excuse(owner, holding)
+        try:
+            _, answer, is_fenced = await self._scripts.run(
+                command(b"SADD", owned_key(self._prefix, owner), holding.element()),
+                call,
+                command(b"EXISTS", claim_key(self._prefix, owner)),
+            )
+            if is_fenced:
+                raise BrokerUnavailable("fenced meanwhile")
+        except BaseException:
+            if not was_held:
+                holdings.all.discard(holding)
+            if not was_held or owner != self._lease.owner:
+                self._upkeep.owe(owner, holding)
+            raise
+        return answer
+
+    def _drop(self, holdings: Holdings, owner: str, holding: Holding) -> None:
+        """Remove a holding that was released or not granted from the ledger and the index."""
+        holdings.all.discard(holding)
+        self._estate.forget(owner, [holding])
+
+    async def _give_back(self, serial: int, holding: Holding) -> bool:
+        try:
+            async with self._ledger.held(serial) as holdings:
+                owner = self._lease.owner
+                (was_there,) = await self._estate.give_back(owner, [holding])
+                self._drop(holdings, owner, holding)
+                return was_there
+        except ConnectionClosed:
+            return False  # `disowned` has released everything

@@ -1,0 +1,1 @@
+"""Positions and streams of channels, and the function library for publishers."""

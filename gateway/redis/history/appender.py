@@ -1,0 +1,222 @@
+"""Sequencer: sends publications that get a position, pipelined, by the script `publish`.
+
+Rules (in addition to those of `pipeline`; the first one replaces a rule there):
+- A publication that was written but not answered *is* sent again on the next connection, before later ones. Each has an
+  idempotency key, so it is published only once, and in the order of the calls.
+- Each publication carries the *run* (Redis' run_id, new at each start) of the server to which it is sent. If a history
+  was written under another run, this server may have started from an older copy, so the history gets a new epoch.
+- Nothing is sent before Redis has loaded the script. Otherwise, if another node loads it between two publications, the
+  first one would fail and the second one succeed, so that they would change order.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import hiredis
+
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.contracts.history import History
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.protocol.publication import Position
+from snorky.gateway.redis.keys import channel_name, node_channel_name, once_key, state_key, stream_key
+from snorky.gateway.redis.connection.pipeline import Request, fail
+from snorky.gateway.redis.pubsub.publisher import Publisher, PublishRefused
+from snorky.gateway.redis.connection.scripts import sharded
+from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.resp import Gets, Wire, WireError, command
+
+__all__ = ["KEEP_S", "Sequencer"]
+
+KEEP_S: Final = 86_400.0  # the state outlives the entries, so the next message of a quiet channel is no false gap
+ONCE_S: Final = 300.0  # lifetime of an idempotency key of the caller
+OWN_S: Final = 30.0  # lifetime of our own keys: covers a repetition within the deadline, and a pause of Redis after it
+
+_PLAIN_ONLY: Final = "unexpected symbol near"  # fakeredis' error for the first line, which it does not support
+_FOLDER: Final = Path(__file__).parent / "scripts"
+_SOURCE: Final = (_FOLDER / "publish.lua").read_bytes()
+_ASK_RUN: Final = (
+    (_FOLDER / "run.lua").read_bytes().partition(b"\n")[2]
+)  # without the first line, which fakeredis does not support
+
+
+class Sequencer(Publisher):
+    """Publishes with positions. dial_timeout_s: also the limit for loading the script. See Publisher."""
+
+    def __init__(
+        self,
+        target: RedisTarget,
+        *,
+        prefix: str,
+        client_name: str,
+        metrics: Metrics,
+        publish_timeout_s: float,
+        dial_timeout_s: float,
+        is_sharded: bool = False,
+    ) -> None:
+        super().__init__(
+            target,
+            role="sequencer",
+            client_name=client_name,
+            metrics=metrics,
+            publish_timeout_s=publish_timeout_s,
+            dial_timeout_s=dial_timeout_s,
+            is_sharded=is_sharded,
+        )
+        self._prefix = prefix
+        self._db = target.db
+        self._load_timeout_s = dial_timeout_s
+        self._source = sharded(_SOURCE) if is_sharded else _SOURCE
+        self._digest = _digest(self._source)
+        self._is_loaded = False
+        self._repeated = 0  # how many of the oldest were already sent on a lost connection
+        self._is_selected = self._is_run_known = False
+        self._runs = b""  # as the script expects them
+        self.run: bytes | None = None  # of the last connected server; None: not connected yet
+        self.find_other_runs: Callable[[], bytes] = bytes  # set in a Cluster: runs of the other shards
+        self.on_run: Callable[[], None] = _ignore  # set in a Cluster: called when `run` has changed
+
+    @property
+    def runs(self) -> bytes:
+        """The runs of servers between which channels move, separated by blanks: b"" without a Cluster."""
+        return b""
+
+    def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
+        """Queue one publication. See Keeper.publish; the future may also raise PublishRefused."""
+        name = node_channel_name(self._prefix, key)  # only nodes may publish positions
+        return self._queue_script(key, name, payload, once, b"%d" % history.size, _milliseconds(history.ttl_s))
+
+    def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
+        """Queue one publication without history. See Keeper.publish_once; may also raise PublishRefused."""
+        return self._queue_script(key, channel_name(self._prefix, key), payload, once, b"0", b"0")
+
+    def _queue_script(
+        self, key: str, name: bytes, payload: bytes, once: str | None, size: bytes, ttl_ms: bytes
+    ) -> "asyncio.Future[Any]":
+        keep_s = OWN_S if once is None else ONCE_S
+        once = "own " + secrets.token_hex(8) if once is None else "given " + once
+        return self._queue(
+            command(
+                b"EVALSHA",
+                self._digest,
+                b"3",
+                state_key(self._prefix, key),
+                stream_key(self._prefix, key),
+                once_key(self._prefix, key, once),
+                name,
+                payload,
+                secrets.token_hex(16).encode(),
+                size,
+                ttl_ms,
+                _milliseconds(KEEP_S),
+                _milliseconds(keep_s),
+                self._runs,
+            )
+        )
+
+    # -- the wire ----------------------------------------------------------------------------------------------
+
+    def _on_up(self, wire: Wire) -> None:
+        wire.consume = self._consume_loading
+        self._is_selected, self._is_run_known = not self._db, False
+        if self._db:
+            wire.write(command(b"SELECT", b"%d" % self._db))
+        wire.write(command(b"EVAL", _ASK_RUN, b"0") + command(b"SCRIPT", b"LOAD", self._source))
+        asyncio.get_running_loop().call_later(self._load_timeout_s, self._check_loaded, wire)
+
+    def _check_loaded(self, wire: Wire) -> None:
+        if wire.is_open and self._link.wire is wire and not self._is_loaded:
+            wire.close(WireError(f"script not loaded within {self._load_timeout_s:g} s"))
+
+    def _consume_loading(self, gets: Gets) -> None:
+        wire = self._link.wire
+        while wire is not None and (reply := gets()) is not False:
+            if not isinstance(reply, bytes):
+                raise WireError(f"script not loaded: {str(reply)[:200]}")
+            if not self._is_selected:
+                self._is_selected = True
+            elif not self._is_run_known:
+                self._is_run_known, self.run = True, reply
+                self.spell_runs()
+                self.on_run()
+            elif reply == self._digest:
+                self._is_loaded = True
+                super()._on_up(wire)
+            else:
+                raise WireError(f"script not loaded: {str(reply)[:200]}")
+
+    def spell_runs(self) -> None:
+        """Update the runs in the publications that are not written yet."""
+        runs = b" ".join(filter(None, (self.run, self.find_other_runs())))
+        if runs != self._runs:
+            self._runs = runs
+            last = b"$%d\r\n%b\r\n" % (len(runs), runs)
+            self._respell(self._waiting, lambda data: data[: data.rindex(b"$")] + last)
+
+    def _become_plain(self) -> None:
+        self._source = _SOURCE[_SOURCE.index(b"\n") :]
+        before, self._digest = self._digest, _digest(self._source)
+        for pending in (self._written, self._waiting):
+            self._respell(pending, lambda data: data.replace(before, self._digest, 1))
+
+    def _respell(self, pending: deque[Request], spell: Callable[[bytes], bytes]) -> None:
+        spelt = [(future, spell(data), due, 1) for future, data, due, _ in pending]
+        self._pending_bytes += sum(len(new[1]) - len(old[1]) for new, old in zip(spelt, pending, strict=True))
+        pending.clear()
+        pending.extend(spelt)
+
+    def _on_down(self, error: WireError) -> None:
+        self._is_loaded = False
+        self._repeated = max(self._repeated, len(self._written))
+        self._waiting.extendleft(reversed(self._written))
+        self._written.clear()
+
+    def _flush(self) -> None:
+        if self._is_loaded:
+            super()._flush()
+            return
+        self._is_flush_due = False
+        if self._timer is None and self._waiting:
+            self._arm()
+
+    def _consume(self, gets: Gets) -> None:
+        while (reply := gets()) is not False:
+            if not self._written:
+                raise WireError(f"unexpected answer: {str(reply)[:200]}")
+            is_error = isinstance(reply, hiredis.ReplyError)
+            if is_error and str(reply).startswith("NOSCRIPT"):
+                raise WireError("Redis has lost the script")  # the next connection sends everything again, in order
+            if is_error and self._source is _SOURCE and _PLAIN_ONLY in str(reply):
+                self._become_plain()
+                raise WireError("Redis does not support the script's first line")  # as above
+            future = self._answered()
+            is_repeated, self._repeated = self._repeated > 0, max(0, self._repeated - 1)
+            if future.done():
+                continue
+            if is_error:
+                self._link.on_refused(reply)
+                fail(future, PublishRefused(str(reply), is_repeated=is_repeated))
+                continue
+            try:
+                text = reply.decode()  # type: ignore[attr-defined]  # or it raises
+                future.set_result(Position.parse(text) if text else None)
+            except (AttributeError, ValueError):
+                fail(future, BrokerUnavailable("outcome unknown: unexpected answer"))
+                raise WireError(f"unexpected answer: {str(reply)[:200]}") from None
+        self._link.settle()
+
+
+def _digest(source: bytes) -> bytes:
+    return hashlib.sha1(source, usedforsecurity=False).hexdigest().encode()
+
+
+def _milliseconds(seconds: float) -> bytes:
+    return b"%d" % max(1, round(seconds * 1000))
+
+
+def _ignore() -> None:
+    pass

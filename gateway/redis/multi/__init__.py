@@ -1,0 +1,1 @@
+"""Several independent Redis servers, each with its share of the channels."""

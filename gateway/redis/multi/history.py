@@ -1,0 +1,83 @@
+"""SpreadHistory: the histories of channels in several independent Redis, each of which has a share of the channels."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.contracts.history import History
+from snorky.gateway.protocol.publication import Position, Publication
+from snorky.gateway.redis.history.store import RedisHistory
+from snorky.gateway.redis.multi.hashing import Spread
+from snorky.gateway.config.channel_rules import Rules
+
+__all__ = ["SpreadHistory"]
+
+
+class SpreadHistory:
+    """Implements `snorky.gateway.contracts.history.Keeper`. keepers: one for each Redis, of the same node."""
+
+    def __init__(self, keepers: Spread[RedisHistory]) -> None:
+        self._keepers = keepers
+
+    def set_rules(self, service: str, rules: Rules) -> None:
+        for keeper in self._keepers:
+            keeper.set_rules(service, rules)
+
+    @property
+    def has_other_rules(self) -> bool:
+        return any(keeper.has_other_rules for keeper in self._keepers)
+
+    def promised(self, service: str, name: str, own: History | None) -> History | None:
+        return self._keepers.of(f"{service}:{name}").promised(service, name, own)
+
+    async def start(self) -> None:
+        for keeper in self._keepers:
+            await keeper.start()
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(keeper.stop() for keeper in self._keepers))
+
+    def publish(
+        self, key: str, payload: bytes, history: History, *, once: str | None = None
+    ) -> "asyncio.Future[Position]":
+        return self._keepers.of(key).publish(key, payload, history, once=once)
+
+    def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
+        return self._keepers.of(key).publish_once(key, payload, once)
+
+    async def read(
+        self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0, is_away: bool = False
+    ) -> list[Publication] | None:
+        return await self._keepers.of(key).read(
+            key, since, max_entries=max_entries, max_bytes=max_bytes, is_away=is_away
+        )
+
+    async def recent(self, key: str, limit: int, since: Position | None = None) -> tuple[list[Publication], Position]:
+        return await self._keepers.of(key).recent(key, limit, since)
+
+    async def position(self, key: str) -> Position:
+        return await self._keepers.of(key).position(key)
+
+    async def note_lost(self, key: str) -> None:
+        await self._keepers.of(key).note_lost(key)
+
+    async def positions(self, keys: Iterable[str]) -> dict[str, Position]:
+        """See Keeper; channels of an unavailable Redis are omitted. Raises BrokerUnavailable: all are unavailable."""
+        shares: defaultdict[RedisHistory, list[str]] = defaultdict(list)
+        for key in keys:
+            shares[self._keepers.of(key)].append(key)
+        answers = await asyncio.gather(
+            *(keeper.positions(share) for keeper, share in shares.items()), return_exceptions=True
+        )
+        found: dict[str, Position] = {}
+        problems: list[BaseException] = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                problems.append(answer)
+            else:
+                found |= answer
+        for problem in problems:
+            if len(problems) == len(answers) or not isinstance(problem, BrokerUnavailable):
+                raise problem
+        return found

@@ -1,0 +1,1 @@
+"""Channels: to hear what is published, and to publish."""

@@ -1,0 +1,193 @@
+"""RedisBroker: a node's message broker on one Redis. Combines subscriber, publisher and canary.
+
+It uses two connections: Redis accepts almost no other command on a connection that subscribes, and a canary published
+on one connection must come back on the other before the node counts as receiving.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from snorky.gateway.contracts.broker import Listener
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.protocol.publication import MARK
+from snorky.gateway.redis.pubsub.canary import TICK_S, Canary
+from snorky.gateway.redis.keys import DIRECT_KEY, canary_name, channel_name, node_channel_name
+from snorky.gateway.redis.pubsub.publisher import QUEUE_MAX, QUEUE_MAX_BYTES, Publisher
+from snorky.gateway.redis.pubsub.subscriber import Subscriber
+from snorky.gateway.redis.connection.address import RedisTarget
+
+__all__ = ["RedisBroker"]
+
+_log = structlog.get_logger("snorky.redis")
+
+
+class RedisBroker:
+    """Implements `snorky.gateway.contracts.broker.Broker` (its docstrings are the contract).
+
+    prefix: of all names in Redis; two deployments on one Redis need different prefixes. node_id: unique per node.
+    silence_s: a canary is sent after this time without a publication. deadline_s: the canary counts as lost after it.
+    on_moved, new_canary_name: see Subscriber; on_moved enables sharded pub/sub, for a shard of a Cluster.
+    linger_s: how long the Redis subscription is kept after the last `unsubscribe`; reloaded pages resubscribe within.
+    """
+
+    def __init__(
+        self,
+        target: RedisTarget,
+        *,
+        prefix: str,
+        node_id: str,
+        metrics: Metrics,
+        confirm_timeout_s: float = 5.0,
+        publish_timeout_s: float = 5.0,
+        dial_timeout_s: float = 2.0,
+        silence_s: float = 2.0,
+        deadline_s: float = 2.0,
+        linger_s: float = 1.0,
+        queue_max: int = QUEUE_MAX,
+        queue_max_bytes: int = QUEUE_MAX_BYTES,
+        on_moved: Callable[[str], None] | None = None,
+        new_canary_name: Callable[[], bytes] | None = None,
+    ) -> None:
+        self._prefix = prefix
+        self._deadline_s = deadline_s
+        self._metrics = metrics
+        self._listener: Listener | None = None
+        self._hearers: dict[str, tuple[Callable[[Sequence[bytes]], None], Callable[[], None]]] = {}  # by key
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_stopped = False
+        client_name = f"snorky:{node_id}".replace(" ", "_")
+        self._subscriber = Subscriber(
+            target,
+            client_name=f"{client_name}:subscriber",
+            names_of=self._names_of,
+            canary_name=canary_name(prefix, node_id),
+            on_batch=self._on_batch,
+            on_canary=self._on_canary,
+            on_whole=self._on_whole,
+            on_lost=self._on_lost,
+            on_moved=on_moved,
+            new_canary_name=new_canary_name,
+            metrics=metrics,
+            confirm_timeout_s=confirm_timeout_s,
+            linger_s=linger_s,
+            dial_timeout_s=dial_timeout_s,
+        )
+        self._publisher = Publisher(
+            target,
+            client_name=f"{client_name}:publisher",
+            metrics=metrics,
+            publish_timeout_s=publish_timeout_s,
+            dial_timeout_s=dial_timeout_s,
+            queue_max=queue_max,
+            queue_max_bytes=queue_max_bytes,
+            is_sharded=on_moved is not None,
+        )
+        self._canary = Canary(
+            publish=self._publish_canary,
+            redial=self._redial,
+            metrics=metrics,
+            silence_s=silence_s,
+            deadline_s=deadline_s,
+        )
+
+    @property
+    def is_deaf(self) -> bool:
+        return self._canary.is_deaf
+
+    async def start(self, listener: Listener) -> None:
+        self._listener = listener
+        self._publisher.start()
+        self._subscriber.start()
+        self._tick()
+
+    async def stop(self) -> None:
+        self._is_stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._subscriber.stop()
+        await self._publisher.stop()
+
+    def publish(self, key: str, payload: bytes) -> "asyncio.Future[int]":
+        name_of = node_channel_name if payload[:1] == MARK else channel_name
+        return self._publisher.publish(name_of(self._prefix, key), payload)
+
+    def is_subscribed(self, key: str) -> bool:
+        return self._subscriber.is_subscribed(key)
+
+    async def subscribe(self, key: str) -> None:
+        await self._subscriber.subscribe(key)
+
+    def unsubscribe(self, key: str) -> None:
+        self._subscriber.unsubscribe(key)
+
+    async def hear(
+        self, key: str, on_payloads: Callable[[Sequence[bytes]], None], on_interrupted: Callable[[], None]
+    ) -> None:
+        """Subscribe for the node itself: publications of this key go to `on_payloads`, not to the listener.
+
+        Both callbacks are called like the methods of `Listener`. Raises BrokerUnavailable: not confirmed in time.
+        """
+        self._hearers[key] = on_payloads, on_interrupted
+        await self._subscriber.subscribe(key)
+
+    def unhear(self, key: str) -> None:
+        """Undo `hear`; does nothing if the key is not subscribed by it."""
+        if self._hearers.pop(key, None) is not None:
+            self._subscriber.unsubscribe(key)
+
+    def pause(self) -> None:
+        self._canary.pause()
+        self._subscriber.pause()
+
+    def resume(self) -> None:
+        self._subscriber.resume()
+        self._canary.resume()
+
+    def _names_of(self, key: str) -> tuple[bytes, ...]:
+        if key.startswith(DIRECT_KEY):  # belongs to no service, so publishers have no access to it
+            return (channel_name(self._prefix, key),)
+        return channel_name(self._prefix, key), node_channel_name(self._prefix, key)
+
+    def _tick(self) -> None:
+        if not self._is_stopped:
+            self._canary.tick()
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _publish_canary(self, payload: bytes) -> "asyncio.Future[int]":
+        return self._publisher.publish(self._subscriber.canary_name, payload)
+
+    def _redial(self, reason: str) -> None:
+        self._publisher.redial_if_owing(self._deadline_s, reason)
+        self._subscriber.redial(reason)
+
+    # -- callbacks of the subscriber ---------------------------------------------------------------------------
+
+    def _on_batch(self, batch: Mapping[str, Sequence[bytes]]) -> None:
+        self._canary.on_heard()
+        try:
+            for key in self._hearers.keys() & batch.keys():
+                self._hearers[key][0](batch[key])
+                batch = {other: payloads for other, payloads in batch.items() if other != key}
+            if self._listener is not None and batch:
+                self._listener.on_publications(batch)
+        except Exception as error:  # the top of a callback: one bad publication must not end the connection
+            self._metrics.drops.labels("internal").inc(sum(map(len, batch.values())))
+            _log.exception("publications not processed", error=repr(error))
+
+    def _on_canary(self, payloads: Sequence[bytes]) -> None:
+        self._canary.on_canaries(payloads)
+
+    def _on_whole(self, was_interrupted: bool) -> None:
+        self._canary.on_whole()
+        if was_interrupted and self._listener is not None:
+            try:
+                for _, on_interrupted in self._hearers.values():
+                    on_interrupted()
+                self._listener.on_interrupted()
+            except Exception as error:  # as above
+                _log.exception("interruption not processed", error=repr(error))
+
+    def _on_lost(self) -> None:
+        self._canary.on_lost("stopped" if self._is_stopped else "connection lost")

@@ -1,0 +1,403 @@
+"""Subscriber: subscribes to channels over one connection, reads in bulk, and subscribes again after a reconnect.
+
+Rules:
+- Redis answers in the order of the commands. Each SUBSCRIBE and UNSUBSCRIBE is in `_asked` until it is answered, so an
+  answer is matched by its order and not only by its name: in "subscribe, unsubscribe, subscribe" the first confirmation
+  does not confirm the last command, and an error belongs to a known command.
+- A channel has up to two names in Redis (`heard.py`), in one SUBSCRIBE command. Redis confirms each name, or rejects
+  the whole command.
+- A channel has one record from its SUBSCRIBE to its UNSUBSCRIBE; a later subscription gets a new record.
+- A channel is wanted while it is held (a `subscribe` has returned, and no `unsubscribe` was called since), or while a
+  `subscribe` is waiting.
+- After a reconnect all wanted channels are subscribed to again, the canary's channel last. Its confirmation proves that
+  all others are confirmed: the connection is *whole*. Publications in between are lost; `on_whole(True)` reports that.
+- In a Cluster the commands begin with S, and a channel's slot may move to another server. If Redis rejects a channel
+  with MOVED, or ends its subscription, `on_moved` is called, and this Subscriber does not subscribe to it again.
+- Memory is bounded: at most `WINDOW` commands are unanswered (100,000 channels would otherwise put 6 MB of answers into
+  the output buffer of Redis, which closes the connection at 32 MB).
+"""
+
+import asyncio
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+
+import hiredis
+import structlog
+
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.pubsub.heard import HeardChannel, by_channel
+from snorky.gateway.redis.connection.reconnect import Link
+from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.resp import Gets, Wire, WireError, command
+
+__all__ = ["MOVED", "Subscriber"]
+
+WINDOW = 5_000
+COMPLAIN_EVERY_S = 1.0  # at most one log line on forged publications; the metric counts all
+MOVED = "moved"  # the text of the error of `subscribe` if on_moved was called
+
+_log = structlog.get_logger("snorky.redis")
+
+
+class Subscriber:
+    """The receiving half of a broker.
+
+    names_of: the Redis names of a key, one or two (`heard.py`). canary_name: always subscribed to; its payloads go to
+    on_canary. on_batch: called with all publications of one read, per key, in order; only of wanted channels.
+    on_whole: called when all wanted channels are confirmed; True if publications may have been missed before.
+    on_lost: called when the connection is lost. on_moved: enables sharded pub/sub; called with a key whose slot moved
+    to another server. new_canary_name: makes a canary name for each connection, which replaces canary_name.
+    """
+
+    def __init__(
+        self,
+        target: RedisTarget,
+        *,
+        client_name: str,
+        names_of: Callable[[str], tuple[bytes, ...]],
+        canary_name: bytes,
+        on_batch: Callable[[Mapping[str, Sequence[bytes]]], None],
+        on_canary: Callable[[Sequence[bytes]], None],
+        on_whole: Callable[[bool], None],
+        on_lost: Callable[[], None],
+        on_moved: Callable[[str], None] | None = None,
+        new_canary_name: Callable[[], bytes] | None = None,
+        metrics: Metrics,
+        confirm_timeout_s: float,
+        linger_s: float,
+        dial_timeout_s: float,
+    ) -> None:
+        self._names_of = names_of
+        self._on_batch = on_batch
+        self._on_canary = on_canary
+        self._on_whole = on_whole
+        self._on_lost = on_lost
+        self._on_moved = on_moved
+        self._new_canary_name = new_canary_name
+        letter = b"" if on_moved is None else b"s"
+        self._subscribe_word, self._unsubscribe_word = letter + b"subscribe", letter + b"unsubscribe"
+        self._message_word = letter + b"message"
+        self._confirm_timeout_s = confirm_timeout_s
+        self._linger_s = linger_s
+        self._progress_timeout_s = dial_timeout_s
+        self._link = Link(
+            target,
+            role="subscriber",
+            name=client_name,
+            on_up=self._on_up,
+            on_down=self._on_down,
+            metrics=metrics,
+            dial_timeout_s=dial_timeout_s,
+        )
+        self._metrics = metrics
+        self._complained_s = -COMPLAIN_EVERY_S
+        self._canary = HeardChannel("", (canary_name,))
+        self._canary.is_held = True
+        self._by_key: dict[str, HeardChannel] = {}
+        self._by_name: dict[bytes, HeardChannel] = {canary_name: self._canary}
+        # OrderedDict, not dict: after removals from the front of a dict, each next access skips the removed entries.
+        # Subscribing to 100,000 channels again: dict 5-8 s, OrderedDict 1.1-1.6 s (benchmarks.subscriber, under load).
+        self._dirty: OrderedDict[HeardChannel, None] = OrderedDict()  # may need a SUBSCRIBE or UNSUBSCRIBE; in order
+        self._asked: deque[tuple[HeardChannel, bool]] = deque()  # unanswered commands; True: SUBSCRIBE
+        self._told = 0  # how many names of the first of these are confirmed
+        self._lingering: OrderedDict[HeardChannel, float] = OrderedDict()  # until when, loop time; in order
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._progress_timer: asyncio.TimerHandle | None = None
+        self._is_flush_due = False
+        self._is_paused = False
+        self._is_stopped = False
+        self._is_interrupted = False  # the connection was lost, and is not whole since
+        self._answered = 0
+        self.is_whole = False
+
+    @property
+    def canary_name(self) -> bytes:
+        """The Redis channel of the canary."""
+        return self._canary.names[0]
+
+    # -- commands ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start to connect. Call once, on the event loop of all other calls."""
+        self._link.start()
+
+    async def stop(self) -> None:
+        """Close the connection and stop all timers; waiting `subscribe` calls raise BrokerUnavailable. Idempotent."""
+        self._is_stopped = True
+        await self._link.stop()
+        for timer in (self._linger_timer, self._progress_timer):
+            if timer is not None:
+                timer.cancel()
+        for channel in list(self._by_key.values()):
+            channel.settle(BrokerUnavailable("the broker is stopped"))
+
+    def is_subscribed(self, key: str) -> bool:
+        """True while the channel is wanted and confirmed on the present connection."""
+        channel = self._by_key.get(key)
+        return channel is not None and channel.is_confirmed and channel.is_wanted
+
+    async def subscribe(self, key: str) -> None:
+        """Subscribe; returns when Redis has confirmed. Raises BrokerUnavailable: rejected, or not confirmed in time."""
+        if self._is_stopped:
+            raise BrokerUnavailable("the broker is stopped")
+        channel = self._by_key.get(key)
+        if channel is None:
+            channel = self._by_key[key] = HeardChannel(key, self._names_of(key))
+            self._by_name |= dict.fromkeys(channel.names, channel)
+        self._lingering.pop(channel, None)
+        if channel.is_confirmed:
+            channel.is_held = True
+            return
+        channel.waiters += 1
+        self._touch(channel)
+        try:
+            async with asyncio.timeout(self._confirm_timeout_s):
+                while not channel.is_confirmed:  # it may be confirmed and lost again before we run
+                    if channel.confirmation is None:
+                        channel.confirmation = asyncio.get_running_loop().create_future()
+                    await asyncio.shield(channel.confirmation)
+            channel.is_held = True
+        except TimeoutError as error:
+            raise BrokerUnavailable(f"not confirmed within {self._confirm_timeout_s:g} s: {key!r}") from error
+        finally:
+            channel.waiters -= 1
+            if not channel.is_wanted:
+                self._linger(channel)
+
+    def unsubscribe(self, key: str) -> None:
+        """Give the channel up; UNSUBSCRIBE is sent after linger_s. Does nothing if not subscribed."""
+        channel = self._by_key.get(key)
+        if channel is None:
+            return
+        channel.is_held = False
+        if not channel.is_wanted:
+            self._linger(channel)
+
+    def pause(self) -> None:
+        """Stop reading; a connection made meanwhile stops once it is whole."""
+        self._is_paused = True
+        if self._link.wire is not None and self.is_whole:
+            self._link.wire.pause()
+
+    def resume(self) -> None:
+        """Read again."""
+        self._is_paused = False
+        if self._link.wire is not None:
+            self._link.wire.resume()
+
+    def redial(self, reason: str) -> None:
+        """Close the connection and connect again."""
+        self._link.redial(reason)
+
+    # -- sending -----------------------------------------------------------------------------------------------
+
+    def _touch(self, channel: HeardChannel) -> None:
+        self._dirty[channel] = None
+        if not self._is_flush_due and self._link.wire is not None:
+            self._is_flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush)  # one write for all commands of a loop tick
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        wire = self._link.wire
+        if wire is None:
+            return  # the next connection subscribes to all wanted channels
+        commands = []
+        while self._dirty and len(self._asked) < WINDOW:
+            channel, _ = self._dirty.popitem(last=False)
+            if channel.is_wanted and not channel.is_asked:
+                channel.is_asked = True
+                self._asked.append((channel, True))
+                commands.append(command(self._subscribe_word.upper(), *channel.names))
+            elif not channel.is_wanted and channel not in self._lingering:
+                self._forget(channel)
+                if channel.is_asked:
+                    self._asked.append((channel, False))
+                    commands.append(command(self._unsubscribe_word.upper(), *channel.names))
+        if commands:
+            wire.write(b"".join(commands))
+
+    def _linger(self, channel: HeardChannel) -> None:
+        if self._by_key.get(channel.key) is not channel:
+            return
+        loop = asyncio.get_running_loop()
+        self._lingering.pop(channel, None)  # move to the end: the dict is ordered by deadline
+        self._lingering[channel] = loop.time() + self._linger_s
+        if self._linger_timer is None and not self._is_stopped:
+            self._linger_timer = loop.call_later(self._linger_s, self._end_linger)
+
+    def _end_linger(self) -> None:
+        self._linger_timer = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        while self._lingering:
+            channel, until = next(iter(self._lingering.items()))
+            if until > now:
+                self._linger_timer = loop.call_at(until, self._end_linger)
+                break
+            del self._lingering[channel]
+            if self._link.wire is None:
+                self._forget(channel)
+            else:
+                self._touch(channel)
+
+    def _forget(self, channel: HeardChannel) -> None:
+        if self._by_key.get(channel.key) is channel:
+            del self._by_key[channel.key]
+            for name in channel.names:
+                del self._by_name[name]
+
+    # -- the wire ----------------------------------------------------------------------------------------------
+
+    def _on_up(self, wire: Wire) -> None:
+        wire.consume = self._consume
+        if self._new_canary_name is not None:
+            del self._by_name[self.canary_name]
+            self._canary.names = (self._new_canary_name(),)
+            self._by_name[self.canary_name] = self._canary
+        self._dirty = OrderedDict.fromkeys(channel for channel in self._by_key.values() if channel.is_wanted)
+        self._dirty[self._canary] = None
+        self._flush()
+        self._progress_timer = asyncio.get_running_loop().call_later(
+            self._progress_timeout_s, self._watch_progress, self._answered
+        )
+
+    def _on_down(self, error: WireError) -> None:
+        self.is_whole = False
+        self._is_interrupted = True
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
+        self._asked.clear()
+        self._told = 0
+        self._dirty.clear()
+        self._lingering.clear()
+        for channel in [*self._by_key.values(), self._canary]:
+            channel.is_asked = channel.is_confirmed = False
+            if not channel.is_wanted:
+                self._forget(channel)
+        self._on_lost()
+
+    def _watch_progress(self, answered_before: int) -> None:
+        """Close the connection if no answer came since the last check. Runs until it is whole; then the canary does."""
+        wire = self._link.wire
+        if self.is_whole or wire is None:
+            return
+        if self._answered == answered_before:
+            wire.close(WireError(f"no answer within {self._progress_timeout_s:g} s"))
+            return
+        loop = asyncio.get_running_loop()
+        self._progress_timer = loop.call_later(self._progress_timeout_s, self._watch_progress, self._answered)
+
+    def _consume(self, gets: Gets) -> None:
+        """Process one read. The hot path: each message is only appended to the list of its Redis name."""
+        payloads: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        names: list[bytes] = []
+        message = self._message_word
+        was_whole = self.is_whole
+        try:
+            while (reply := gets()) is not False:
+                if type(reply) is list and len(reply) == 3 and reply[0] == message:
+                    name = reply[1]
+                    payloads[name].append(reply[2])
+                    names.append(name)
+                else:
+                    self._on_answer(reply)
+            if payloads:
+                self._hand_out(by_channel(payloads, names, self._by_name, self._on_forged))
+        except TypeError as error:  # for example a list as a name: not sent by a Redis
+            raise WireError(f"not a Redis: {error}") from error
+        if self.is_whole and not was_whole:
+            self._become_whole()
+
+    def _hand_out(self, read: Mapping[HeardChannel, list[bytes]]) -> None:
+        batch: dict[str, list[bytes]] = {}
+        for channel, payloads in read.items():
+            if channel is self._canary:
+                self._on_canary(payloads)
+            elif channel.is_wanted and payloads:  # otherwise it lingers, or its UNSUBSCRIBE is not answered yet
+                batch[channel.key] = payloads
+        if batch:
+            self._on_batch(batch)
+
+    def _on_forged(self, channel: HeardChannel) -> None:
+        self._metrics.drops.labels("forged").inc()
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._complained_s >= COMPLAIN_EVERY_S:
+            self._complained_s = now_s
+            _log.warning(
+                "a publisher says what only nodes may say: publish JSON, which never begins with byte 0xC1",
+                channel=channel.key[:300],
+            )
+
+    def _on_answer(self, reply: object) -> None:
+        self._answered += 1
+        if self._on_moved is not None and self._is_taken(reply):
+            return
+        if not self._asked:
+            raise WireError(f"unexpected answer: {str(reply)[:200]}")
+        channel, is_subscribe = self._asked[0]
+        if isinstance(reply, hiredis.ReplyError) and not self._told:
+            self._asked.popleft()
+            self._on_refusal(channel, is_subscribe, str(reply))
+        elif type(reply) is not list or reply[:2] != [
+            self._subscribe_word if is_subscribe else self._unsubscribe_word,
+            channel.names[self._told],
+        ]:
+            raise WireError(f"unexpected answer: {str(reply)[:200]}")
+        elif self._told + 1 < len(channel.names):
+            self._told += 1
+            return
+        else:
+            self._told = 0
+            self._asked.popleft()
+            if is_subscribe:
+                self._confirm(channel)
+        if self._dirty and len(self._asked) <= WINDOW // 2:
+            self._flush()
+
+    def _confirm(self, channel: HeardChannel) -> None:
+        channel.is_confirmed = True
+        channel.settle(None)
+        if channel is self._canary:
+            self.is_whole = True
+
+    def _is_taken(self, reply: object) -> bool:
+        """Handle an unsolicited unsubscription (the channel's slot moved to another server). True: it was one."""
+        if type(reply) is not list or reply[:1] != [self._unsubscribe_word]:
+            return False
+        if self._asked and not self._asked[0][1] and self._asked[0][0].names[self._told] == reply[1]:
+            return False  # it answers our UNSUBSCRIBE
+        channel = self._by_name.get(reply[1])
+        if channel is not None and channel.is_asked:
+            self._hand_back(channel)
+        return True
+
+    def _hand_back(self, channel: HeardChannel) -> None:
+        channel.is_asked = channel.is_confirmed = False
+        if channel is self._canary:
+            raise WireError("the canary's slot has moved")  # the next connection uses another canary name
+        channel.settle(BrokerUnavailable(MOVED))
+        if channel.is_wanted and self._on_moved is not None:
+            self._on_moved(channel.key)
+
+    def _on_refusal(self, channel: HeardChannel, is_subscribe: bool, text: str) -> None:
+        if self._on_moved is not None and text.startswith("MOVED"):
+            if is_subscribe:
+                self._hand_back(channel)
+            return
+        if channel.is_held or not is_subscribe:
+            # Subscribers rely on this channel and cannot be notified. A lost connection makes the problem visible.
+            raise WireError(f"refused, once granted: {text}")
+        _log.error("subscribe refused", channel=channel.key[:300], error=text)
+        channel.is_asked = False
+        channel.settle(BrokerUnavailable(f"subscribe refused: {text}"))
+
+    def _become_whole(self) -> None:
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
+        self._link.settle()
+        if self._is_paused and self._link.wire is not None:
+            self._link.wire.pause()
+        was_interrupted, self._is_interrupted = self._is_interrupted, False
+        self._on_whole(was_interrupted)

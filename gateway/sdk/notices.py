@@ -1,0 +1,59 @@
+"""Notices: the presence events of rosters, in the form that each service of this node gives them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from snorky.gateway.protocol.codec import channel_of
+from snorky.gateway.contracts.directory import Member
+from snorky.gateway.presence.ownership import Notice, encode_notice
+from snorky.gateway.presence.roster_view import Difference
+from snorky.gateway.sdk.service import Service
+
+__all__ = ["Notices"]
+
+_log = structlog.get_logger("snorky.notices")
+
+
+class Notices:
+    """Makes notices by calling the services. find_service: by name; None = not on this node."""
+
+    def __init__(self, find_service: Callable[[str], Service | None]) -> None:
+        self._find_service = find_service
+
+    def are_wanted(self, service: str, channel: Any) -> bool:
+        """True if a channel's subscribers receive join and leave events."""
+        found = self._find_service(service)
+        return found is not None and found.has_roster_notices(channel)
+
+    def of_change(
+        self, service: str, channel: Any, member: Member, has_joined: bool, is_identity: bool
+    ) -> Notice | None:
+        """Make the notice of an entry that joined or left; None = send nothing."""
+        found = self._find_service(service)
+        if found is None:
+            return None
+        return found.roster_notice(channel, member, has_joined=has_joined, is_identity=is_identity)
+
+    def of_differences(self, roster: str, differences: Sequence[Difference]) -> list[bytes]:
+        """Make publications for missed notices, in the same form as the originals."""
+        service, _, name = roster.partition(":")
+        found, channel = self._find_service(service), channel_of(name)
+        if found is None:
+            return []
+        notices = []
+        for difference in differences:
+            try:
+                notices.append(encode_notice(_notice(found, channel, difference)))
+            except Exception:  # an error of a service: continue with the other notices
+                _log.exception("no notice", service=service)
+        return [notice for notice in notices if notice is not None]
+
+
+def _notice(service: Service, channel: Any, difference: Difference) -> Notice | None:
+    member = difference.member
+    if difference.kind == "updated":
+        return service.roster_update(channel, member)
+    has_joined = difference.kind == "joined"
+    return service.roster_notice(channel, member, has_joined=has_joined, is_identity=difference.is_identity)

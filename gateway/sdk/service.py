@@ -1,0 +1,173 @@
+"""Service: the base class of services, which answer messages addressed to their name.
+
+A service is registered in a ServiceRegistry and uses the cluster only through its primitives (`topics`, `rosters`,
+`names`, `direct`, `tokens`), so a service written for one process works on any number of nodes. Subclass
+`Service` for a custom protocol, or `snorky.services.rpc.RPCService` for commands with replies.
+
+Rules for authors:
+- Methods run on the event loop: run blocking code in a thread (`asyncio.to_thread`).
+- Messages of one connection are processed one after another: the next waits until the awaitable that `on_message`
+  returned is done. Other connections do not wait.
+- Store the state of a client in `connection.data[self.name]`, not in the service: it is discarded with the
+  connection, and the client may reconnect to another node.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Iterable
+from typing import Any
+
+from snorky.gateway.protocol.codec import PAYLOAD, encode
+from snorky.gateway.protocol.splicing import Compound
+from snorky.gateway.connection.connection import Connection
+from snorky.gateway.contracts.directory import Member
+from snorky.gateway.errors import CloseCode, ConfigurationError
+from snorky.gateway.protocol.ws_frames import Dialect
+from snorky.gateway.sdk.handles import Cluster, Direct, Names, Rosters, Tokens
+from snorky.gateway.protocol.publication import Position, Selector
+from snorky.gateway.config.channel_rules import Rules
+from snorky.gateway.sdk.topics import Topics
+
+__all__ = ["Service"]
+
+_NAME = re.compile(r"[a-z0-9_-]+")
+
+
+class Service(ABC):
+    """Answers the messages addressed to `name`. name: [a-z0-9_-]+, unique in its registry."""
+
+    is_open = False  # True: usable without authentication even if the registry requires an identity
+
+    def __init__(self, name: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise ConfigurationError(f"service name {name!r}: use lower-case letters, digits, '-' and '_'")
+        self.name = name
+        self._cluster: Cluster | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    @property
+    def topics(self) -> Topics:
+        """The channels of this service."""
+        return Topics(self.cluster, self.name, self.notification, self.gap_notice)
+
+    @property
+    def rosters(self) -> Rosters:
+        """The members of its channels; an entry may have data."""
+        return Rosters(self.cluster, self.name)
+
+    @property
+    def names(self) -> Names:
+        """Names of this service, each owned by at most one connection of the cluster."""
+        return Names(self.cluster, self.name)
+
+    @property
+    def direct(self) -> Direct:
+        """Messages to one connection, on any node."""
+        return Direct(self.cluster, self.name)
+
+    @property
+    def tokens(self) -> Tokens:
+        """Values stored temporarily under a token, which can be taken once."""
+        return Tokens(self.cluster)
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster. Raises ConfigurationError: the registry is not attached to a node yet."""
+        if self._cluster is None:
+            raise ConfigurationError(f"{self!r} is not attached to a node yet: attach its registry (Node.attach)")
+        return self._cluster
+
+    @property
+    def rules(self) -> Rules:
+        """The rules of this service's channels; by default all channels have the defaults."""
+        return Rules()
+
+    def bind(self, cluster: Cluster) -> None:
+        """Connect this service to a cluster, permanently. Raises ConfigurationError: it belongs to another one."""
+        if self._cluster is not None and self._cluster is not cluster:
+            raise ConfigurationError(f"{self!r} belongs to another node already; make another instance")
+        self._cluster = cluster
+
+    def on_connect(self, connection: Connection) -> None:  # noqa: B027 - an optional hook
+        """Called when a client has connected."""
+
+    def on_disconnect(self, connection: Connection) -> None:  # noqa: B027 - an optional hook
+        """Called when a client has gone. Its subscriptions end automatically; nothing can be sent to it."""
+
+    @abstractmethod
+    def on_message(self, connection: Connection, message: Any) -> Awaitable[None] | None:
+        """Answer one message. message: any JSON value, already checked.
+
+        A plain method answers at once; a coroutine is awaited before the connection's next message. An
+        error of snorky.gateway.errors is sent to the client; any other is logged, and the client receives `Internal error`.
+        """
+
+    def notification(self, channel: Any) -> Any:
+        """Return the message to a channel's subscribers: a JSON value with `PAYLOAD` in place of the payload."""
+        return PAYLOAD
+
+    def gap_notice(self, channel: Any, position: Position) -> Any:
+        """Return the message that recovering subscribers receive when publications are missing: a JSON value.
+
+        position: delivery continues after it.
+        """
+        return {"type": "gap", "channel": channel, "position": str(position)}
+
+    def roster_notice(
+        self, channel: Any, member: Member, *, has_joined: bool, is_identity: bool
+    ) -> tuple[Any, Selector] | None:
+        """Return the notice to a channel's subscribers when a member has joined or left; None = send nothing.
+
+        is_identity: the identity's first or last entry there. Returns the payload and its selector. It may use
+        only its arguments, because it is also called for members of dead nodes.
+        """
+        return None
+
+    def roster_update(self, channel: Any, member: Member) -> tuple[Any, Selector] | None:
+        """Return the notice to a channel's subscribers when a member's data has changed; None = send nothing.
+
+        Called when subscribers may have missed the notice of `Rosters.update`. Otherwise as `roster_notice`.
+        """
+        return None
+
+    def has_roster_notices(self, channel: Any) -> bool:
+        """True if subscribers receive join and leave events; after an interruption, also those that they missed."""
+        return type(self).roster_notice is not Service.roster_notice
+
+    def send(self, connection: Connection, message: Any) -> None:
+        """Send one message to one connection. message: any JSON value. Raises ReplyTooLarge."""
+        connection.send({"service": self.name, "message": message})
+
+    def framed(self, connection: Connection, message: Any) -> bytes:
+        """Encode one message as a frame for `Connection.write_reply`. message: any JSON value. Raises ReplyTooLarge."""
+        return connection.framed({"service": self.name, "message": message})
+
+    def send_compound(self, connection: Connection, message: Any, compound: Compound, instead: Any = None) -> None:
+        """Send one message that contains encoded payloads, with its followers. message: contains `compound.value`.
+
+        instead: sent if the connection has no room for all of it; None = the connection is closed then. Raises
+        ReplyTooLarge.
+        """
+        dialect = connection.dialect
+        encoded = compound.encode({"service": self.name, "message": message}, dialect.encoding)
+        frames = b"".join(map(dialect.frame, (encoded, *compound.followers(self.name, dialect.encoding))))
+        if instead is not None and not connection.has_room(len(frames)):
+            self.send(connection, instead)
+        else:
+            connection.write_reply(frames)
+
+    def send_to_all(self, connections: Iterable[Connection], message: Any) -> None:
+        """Send one message to many local connections, encoded once per encoding. message: any JSON value."""
+        frames: dict[Dialect, bytes] = {}
+        for connection in connections:
+            dialect = connection.dialect
+            frame = frames.get(dialect)
+            if frame is None:
+                encoded = encode({"service": self.name, "message": message}, dialect.encoding)
+                frame = frames[dialect] = dialect.frame(encoded)
+            try:
+                connection.write(frame)
+            except Exception:  # an error of one transport must not delay the other connections
+                connection.close(CloseCode.INTERNAL_ERROR, "Internal error")

@@ -1,0 +1,111 @@
+"""AcceptGate: plain HTTP is counted when it is accepted; some descriptors are reserved."""
+
+import structlog
+
+from snorky.gateway.http.serving.accept_gate import HTTP_PER_CONNECTION, Descriptors
+from snorky.gateway.http.serving.listen import BACKLOG
+from snorky.gateway.config.settings import Limits, Public
+from tests.support.raw_ws import RawClient
+from tests.support.site import RunningSite, on_both_loops, running_site, until
+
+IDLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def keep_alive(site: RunningSite) -> tuple[RawClient, int]:
+    """Open a connection, send one request and keep it open."""
+    client = await site.open()
+    await client.send(IDLE)
+    return client, (await client.response()).status
+
+
+@on_both_loops
+async def test_plain_http_connections_of_one_address_have_a_limit() -> None:
+    """600 keep-alive connections were accepted at connections_per_ip = 5."""
+    async with running_site(limits=Limits(connections_per_ip=5)) as site:
+        found = [await keep_alive(site) for _ in range(5 * HTTP_PER_CONNECTION)]
+        assert [status for _, status in found] == [404] * len(found)
+        refused, status = await keep_alive(site)
+        assert status == 429
+        assert await refused.until_end() == b""
+        assert site.sample("limited_total", limit="connections_per_ip") == 1
+        found[0][0].close()
+        gate = site.handler.endpoint.gate
+        await until(lambda: sum(gate._per_network.values()) == 5 * HTTP_PER_CONNECTION - 1)
+        assert (await keep_alive(site))[1] == 404
+
+
+@on_both_loops
+async def test_a_connection_that_never_asks_is_counted_too() -> None:
+    async with running_site(limits=Limits(connections_per_ip=1)) as site:
+        for _ in range(HTTP_PER_CONNECTION):
+            await site.open()
+        gate = site.handler.endpoint.gate
+        await until(lambda: sum(gate._per_network.values()) == HTTP_PER_CONNECTION)
+        assert (await (await site.open()).response()).status == 429
+
+
+@on_both_loops
+async def test_a_websocket_is_no_plain_connection_any_more() -> None:
+    async with running_site(limits=Limits(connections_per_ip=5)) as site:
+        clients = [await site.client() for _ in range(5)]
+        gate = site.handler.endpoint.gate
+        await until(lambda: gate.websockets == 5 and not gate._per_network)
+        sixth = await site.open()
+        assert (await sixth.handshake()).status == 429  # by Admission, which reports more
+        for client in clients:
+            client.reset()
+        await until(lambda: gate.websockets == 0)
+
+
+@on_both_loops
+async def test_a_trusted_proxy_has_only_the_bound_of_the_whole() -> None:
+    public = Public(trusted_proxies=Public.__dataclass_fields__["trusted_proxies"].metadata["parse"](["127.0.0.1"]))
+    async with running_site(limits=Limits(connections_per_ip=1, connections=3), public=public) as site:
+        found = [await keep_alive(site) for _ in range(3 * HTTP_PER_CONNECTION)]
+        assert [status for _, status in found] == [404] * len(found)
+        assert (await keep_alive(site))[1] == 503
+        assert site.sample("limited_total", limit="connections") == 1
+
+
+@on_both_loops
+async def test_a_connection_beyond_the_descriptors_is_answered_counted_and_logged_once() -> None:
+    async with running_site() as site:
+        gate = site.handler.endpoint.gate
+        gate._descriptors.capacity = 3
+        await site.client()
+        await keep_alive(site)
+        await keep_alive(site)
+        with structlog.testing.capture_logs() as events:
+            for _ in range(20):
+                client, status = await keep_alive(site)
+                assert status == 503
+                assert await client.until_end() == b""
+        assert site.sample("limited_total", limit="descriptors") == 20
+        told = [each for each in events if each["event"] == "connections refused"]
+        assert [(each["limit"], each["log_level"]) for each in told] == [("descriptors", "warning")]
+
+
+def test_a_small_limit_of_open_files_lowers_the_limit_of_connections_and_warns() -> None:
+    descriptors = Descriptors(64, 22)
+    assert (descriptors.reserve, descriptors.capacity, descriptors.backlog) == (16, 26, 8)
+    with structlog.testing.capture_logs() as events:
+        assert descriptors.bounded(50_000) == 23
+        assert descriptors.bounded(10) == 10
+        assert descriptors.bounded(0) == 0
+    (warning,) = events
+    assert (warning["used_instead"], warning["descriptors"], warning["log_level"]) == (23, 64, "warning")
+    assert "ulimit -n" in warning["remedy"]
+
+
+def test_connections_accepted_in_one_loop_iteration_fit_into_the_reserve() -> None:
+    for limit in (64, 256, 1024, 20_000, 65_536, 1 << 20):
+        descriptors = Descriptors(limit, 30)
+        assert 8 <= descriptors.backlog <= descriptors.reserve - 8
+        assert descriptors.capacity + descriptors.reserve + 30 <= limit
+    assert Descriptors(1 << 20, 30).backlog == BACKLOG
+    assert Descriptors(65_536, 30).bounded(50_000) == 50_000
+
+
+def test_descriptors_of_this_process_are_counted() -> None:
+    now = Descriptors.now()
+    assert 0 < now.capacity < now.limit

@@ -1,0 +1,173 @@
+"""Heartbeat: nodes are listed while they live and not after."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis import EmbeddedServer, Heartbeat, RedisTarget, read_nodes
+from snorky.gateway.redis.directory.heartbeat import NodeState
+from snorky.gateway.redis.keys import node_key, nodes_key
+from snorky.gateway.redis.directory.versions import OLDEST, WIRE, Versions, foreign_nodes
+from snorky.gateway.redis.directory.versions import said as versions_said
+from tests.support.redis_servers import require
+from tests.support.tools import eventually
+
+PREFIX = "beat"
+
+
+@pytest.fixture
+async def target() -> AsyncIterator[RedisTarget]:
+    async with EmbeddedServer(programs=[Path(require("redis"))], with_fake=False) as server:
+        yield RedisTarget.from_url(server.url)
+
+
+@pytest.fixture
+async def client(target: RedisTarget) -> AsyncIterator[Any]:
+    client = target.client()
+    yield client
+    await client.aclose()
+
+
+async def seen(client: Any) -> list[str]:
+    return [node.node_id for node in await read_nodes(client, PREFIX)]
+
+
+async def test_nodes_are_listed_while_they_send_heartbeats_and_removed_when_they_stop(
+    target: RedisTarget, client: Any
+) -> None:
+    count = 0
+
+    def state() -> dict[str, object]:
+        nonlocal count
+        count += 1
+        return {"beats": count}
+
+    async def both() -> bool:
+        return await seen(client) == ["a", "b"]
+
+    async with Heartbeat(target, prefix=PREFIX, node_id="b", state=state, interval_s=0.05):
+        async with Heartbeat(target, prefix=PREFIX, node_id="a", state=dict, interval_s=0.05):
+            await eventually(both, within_s=3, what="both nodes")
+        assert await seen(client) == ["b"]
+
+        async def later() -> bool:
+            return (await read_nodes(client, PREFIX))[0].state["beats"] > 3
+
+        await eventually(later, within_s=3, what="it goes on beating")
+    assert await seen(client) == []
+    assert await client.keys("*") == []
+
+
+async def test_a_node_that_died_is_not_listed_and_its_id_removed(target: RedisTarget, client: Any) -> None:
+    await client.sadd(nodes_key(PREFIX), "dead")
+    assert await seen(client) == []
+    assert await client.exists(nodes_key(PREFIX)) == 0
+
+
+async def test_a_beat_expires_by_itself(target: RedisTarget, client: Any) -> None:
+    async with Heartbeat(target, prefix=PREFIX, node_id="a", state=dict, interval_s=60, ttl_s=8):
+
+        async def there() -> bool:
+            return await seen(client) == ["a"]
+
+        await eventually(there, within_s=3, what="the first beat")
+        assert 0 < await client.pttl(node_key(PREFIX, "a")) <= 8_000
+
+
+@pytest.mark.parametrize("state", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
+async def test_a_state_that_is_not_readable_hides_no_other(target: RedisTarget, client: Any, state: bytes) -> None:
+    await client.sadd(nodes_key(PREFIX), "bad", "good")
+    await client.set(node_key(PREFIX, "bad"), state)
+    await client.set(node_key(PREFIX, "good"), b'{"x":1}')
+    assert await seen(client) == ["good"]
+
+
+async def test_a_state_that_fails_once_does_not_end_the_beats(target: RedisTarget, client: Any) -> None:
+    calls = iter([ValueError("not now"), {"x": object()}, {"ok": True}])
+
+    def state() -> dict[str, object]:
+        answer = next(calls, {"ok": True})
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async with Heartbeat(target, prefix=PREFIX, node_id="a", state=state, interval_s=0.02):
+
+        async def there() -> bool:
+            return await seen(client) == ["a"]
+
+        await eventually(there, within_s=3, what="a beat after the failures")
+
+
+async def test_without_redis_it_neither_fails_nor_delays_the_stop() -> None:
+    nowhere = RedisTarget.from_url("redis://127.0.0.1:1/0")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with Heartbeat(nowhere, prefix=PREFIX, node_id="a", state=dict, interval_s=0.2):
+        await asyncio.sleep(0)
+    assert loop.time() - began < 2.0
+
+
+async def test_stop_ends_a_beat_that_swallows_its_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library under it may: a cancellation that meets an answer is lost in there."""
+    beating = asyncio.Event()
+
+    async def swallow(_self: Heartbeat) -> None:
+        beating.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(Heartbeat, "_beat", swallow)
+    nowhere = RedisTarget.from_url("redis://127.0.0.1:1/0")
+    async with asyncio.timeout(5.0):
+        async with Heartbeat(nowhere, prefix="test", node_id="n1", state=dict, interval_s=0.05):
+            await beating.wait()
+
+
+def state_of(node_id: str, **said: object) -> NodeState:
+    return NodeState(node_id, said)
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [
+        ({"wire": WIRE, "wire_oldest": OLDEST}, True),
+        ({"wire": WIRE + 1, "wire_oldest": WIRE}, True),  # the next release
+        ({"wire": OLDEST, "wire_oldest": OLDEST - 1}, True),
+        ({"wire": WIRE + 2, "wire_oldest": WIRE + 1}, False),
+        ({"wire": OLDEST - 1, "wire_oldest": OLDEST - 1}, False),
+        ({}, False),  # from before nodes announced versions
+        ({"wire": "2", "wire_oldest": True}, False),
+    ],
+)
+def test_versions_fit_if_each_reads_what_the_other_writes(said: dict[str, object], fits: bool) -> None:
+    assert (foreign_nodes([state_of("a", **said)]) == {}) is fits
+
+
+async def test_a_node_of_a_version_that_does_not_fit_is_logged_once_and_shown(target: RedisTarget, client: Any) -> None:
+    metrics = Metrics()
+    versions = Versions(metrics)
+
+    def shown() -> float | None:
+        return metrics.registry.get_sample_value("snorky_nodes_incompatible")
+
+    with capture_logs() as logs:
+        async with contextlib.AsyncExitStack() as stack:
+            old = Heartbeat(target, prefix=PREFIX, node_id="old", state=dict, interval_s=0.05)
+            new = Heartbeat(
+                target, prefix=PREFIX, node_id="new", state=versions_said, on_nodes=versions.see, interval_s=0.02
+            )
+            await stack.enter_async_context(new)
+            async with old:
+                await eventually(lambda: asyncio.sleep(0, shown() == 1), within_s=5, what="the old node is seen")
+                versions.see(await read_nodes(client, PREFIX))
+            await eventually(lambda: asyncio.sleep(0, shown() == 0), within_s=5, what="it has gone")
+    events = [log for log in logs if "incompatible version" in log["event"]]
+    assert [log["log_level"] for log in events] == ["warning", "info"]
+    assert events[0]["nodes"] == {"old": 1}

@@ -1,0 +1,111 @@
+"""gateway/sdk/old_names.py: settings and programs that use old names are told the new ones; a shop may have these."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.sdk.loading import load_function, load_registries
+from snorky.gateway.sdk.service import Service
+from snorky.gateway.config.settings import ServiceTable, Settings
+
+ROOT = Path(__file__).resolve().parents[3]
+MODULE = """
+from snorky.gateway import Service
+
+class Echo(Service):
+    def on_message(self, connection, message):
+        pass
+"""
+
+
+def load(class_name: str) -> type[Service] | str:
+    """Load one service by its name in the settings; returns its class, or what is said of it."""
+    try:
+        return type(load_registries(Settings(services={"own": ServiceTable(class_name)}, backend={}))[0]["own"])
+    except ConfigurationError as error:
+        return str(error)
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A shop's folder, first on the path. The names of its packages are ours of old: none that is loaded stays."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("gateway", "services")]:
+            del sys.modules[name]
+
+    forget()
+    yield tmp_path
+    forget()
+
+
+OLD = [
+    ("services.pubsub:PubSubService", "services.pubsub is now snorky.services.pubsub"),
+    ("services.rpc:RPCService", "services.rpc is now snorky.services.rpc"),
+    ("services.pubsub.service:PubSubService", "services.pubsub.service is now snorky.services.pubsub.service"),
+    ("gateway.info:InfoService", "gateway.info is now snorky.gateway.sdk.info"),
+]
+
+
+@pytest.mark.parametrize(("class_name", "expected"), OLD)
+def test_old_name_of_ours_is_told_with_the_new_one(shop: Path, class_name: str, expected: str) -> None:
+    assert load(class_name) == (
+        f'[services.own] class = "{class_name}": {expected}: write class = "snorky.{class_name}"'
+    )
+
+
+@pytest.mark.parametrize(("class_name", "expected"), OLD)
+def test_old_name_is_told_also_where_a_shop_has_a_folder_of_this_name(
+    shop: Path, class_name: str, expected: str
+) -> None:
+    for name in ("services", "gateway"):
+        (shop / name).mkdir()
+        (shop / name / "__init__.py").write_text("")
+    assert f"{expected}: write" in str(load(class_name))
+
+
+def test_shop_has_modules_of_our_old_names(shop: Path) -> None:
+    (shop / "services").mkdir()
+    for name in ("__init__", "orders", "pubsub"):
+        (shop / "services" / f"{name}.py").write_text(MODULE.replace("Echo", "PubSubService"))
+    (shop / "gateway.py").write_text(MODULE)
+    for module, name in (
+        ("services", "PubSubService"),
+        ("services.orders", "PubSubService"),
+        ("services.pubsub", "PubSubService"),
+        ("gateway", "Echo"),
+    ):
+        loaded = load(f"{module}:{name}")
+        assert not isinstance(loaded, str), loaded
+        assert (loaded.__module__, loaded.__name__) == (module, name)
+    assert "the module has no Ecko" in str(load("services.pubsub:Ecko"))
+    assert "there is no module services.nothing" in str(load("services.nothing:Echo"))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("from gateway import Service", "; gateway is now snorky.gateway"),
+        ("from services.rpc import RPCService", "; services is now snorky.services"),
+        ("from snorky import Publisher", "; snorky is now snorky.client"),
+        ("from snorky.aio import Publisher", "; snorky.aio is now snorky.client.aio"),
+        ("import services_of_others", "No module named 'services_of_others'"),
+        ("from snorky.gateway import nobody", "(ROOT/gateway/__init__.py)"),
+    ],
+)
+def test_program_that_imports_an_old_name_is_told_the_new_one(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, line: str, expected: str
+) -> None:
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path or ".").resolve() != ROOT])
+    (shop / "old_program.py").write_text(line)
+    said = str(load("old_program:Echo")).replace(str(ROOT), "ROOT")
+    sys.modules.pop("old_program", None)
+    assert said.endswith(expected)
+    with pytest.raises(ConfigurationError) as caught:
+        load_function("[auth] identify", "old_program:who")
+    help_ = expected if expected.startswith("; ") else "; is it on PYTHONPATH?"
+    assert str(caught.value).endswith(help_)
