@@ -13,6 +13,7 @@ import os
 import resource
 import select
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Self
 
 __all__ = ["Child", "ChildFailed", "raise_file_limit"]
 
+_LINK = Path(__file__).resolve().parents[1] / "scripts" / "link-packages"
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -38,12 +40,17 @@ def raise_file_limit() -> int:
 class Child:
     """A process that is controlled by lines. A context manager: leaving it ends the process.
 
-    cpu: the CPU it may run on; None: any. folder: where it is started; None: here.
+    cpu: the CPU it may run on; None: any. folder: the clone whose code it runs; None: this one.
     """
 
     def __init__(self, argv: Sequence[str], *, cpu: int | None = None, folder: Path | None = None) -> None:
         self._argv = list(argv)
         pin = None if cpu is None else lambda: os.sched_setaffinity(0, {cpu})
+        self._packages = tempfile.TemporaryDirectory(prefix="snorky-bench-")  # of a clone that is not installed
+        env = dict(os.environ)
+        if folder is not None:
+            subprocess.run([sys.executable, str(_LINK), self._packages.name, str(folder)], check=True)
+            env["PYTHONPATH"] = self._packages.name
         self._stderr = tempfile.TemporaryFile()  # printed only if the process fails: a server may write a lot
         self._process = subprocess.Popen(
             self._argv,
@@ -51,6 +58,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             cwd=folder,
+            env=env,
             preexec_fn=pin,  # before exec, so that its threads inherit it
         )
         self._unread = b""
@@ -82,6 +90,7 @@ class Child:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._stderr.close()
+        self._packages.cleanup()
 
     def ask(self, command: str, timeout_s: float = 120.0) -> dict[str, float]:
         """Send a command and return its answer. Raises ChildFailed."""

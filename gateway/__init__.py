@@ -5,12 +5,13 @@ The names below are the public API; services import nothing else from this packa
 """
 
 from snorky.gateway._version import __version__
-from snorky.gateway.auth.tokens import Identity
 from snorky.gateway.auth.authenticator import AlreadyAuthenticated, Authenticator
-from snorky.gateway.protocol.codec import PAYLOAD, channel_name, json_size
-from snorky.gateway.protocol.splicing import Compound
+from snorky.gateway.auth.tokens import Identity
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.settings import ApiKey, Auth, Limits, Private, Public, Settings, load
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.directory import Census, Entered, Member, Owner
+from snorky.gateway.contracts.history import History, Keeper, Recovery, history_of
 from snorky.gateway.errors import (
     AlreadySubscribed,
     BrokerUnavailable,
@@ -30,22 +31,21 @@ from snorky.gateway.errors import (
     SnorkyError,
     UnknownService,
 )
-from snorky.gateway.contracts.history import History, Keeper, Recovery, history_of
 from snorky.gateway.http.backend.routes import BackendHandler
 from snorky.gateway.http.websocket.handler import WebSocketHandler
-from snorky.gateway.protocol.identities import identity_name, identity_text, stated_identity
-from snorky.gateway.sdk.info import InfoService
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node
-from snorky.gateway.sdk.handles import Cluster, Direct, Names, Rosters, Tokens
-from snorky.gateway.run.process import run
+from snorky.gateway.protocol.codec import PAYLOAD, channel_name, json_size
+from snorky.gateway.protocol.identities import identity_name, identity_text, stated_identity
 from snorky.gateway.protocol.publication import Position, Publication, Selector
-from snorky.gateway.sdk.registry import ServiceRegistry, error_message, is_cancelling, send_error
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
-from snorky.gateway.run.node import running
+from snorky.gateway.protocol.splicing import Compound
 from snorky.gateway.run.gateway import Gateway
+from snorky.gateway.run.node import running
+from snorky.gateway.run.process import run
+from snorky.gateway.sdk.handles import Cluster, Direct, Names, Rosters, Tokens
+from snorky.gateway.sdk.info import InfoService
+from snorky.gateway.sdk.registry import ServiceRegistry, error_message, is_cancelling, send_error
 from snorky.gateway.sdk.service import Service
-from snorky.gateway.config.settings import ApiKey, Auth, Limits, Private, Public, Settings, load
 from snorky.gateway.sdk.topics import Topics
 
 __all__ = [

@@ -3,8 +3,8 @@
 Rules:
 - A node receives its own publications through the broker, as every other node does: nothing is delivered twice or
   in a different order here.
-- `snorky.gateway.delivery.channels` subscribes connections to channels; `snorky.gateway.delivery.gap_repair` repairs channels with a history
-  after an interruption.
+- `snorky.gateway.delivery.channels` subscribes connections to channels; `snorky.gateway.delivery.gap_repair` repairs
+  channels with a history after an interruption.
 """
 
 import asyncio
@@ -17,37 +17,37 @@ from typing import Any, Final
 import structlog
 
 from snorky.gateway.auth.authenticator import Authenticator
-from snorky.gateway.contracts.broker import Broker
-from snorky.gateway.protocol.codec import Template, channel_key, channel_name, encode_json
+from snorky.gateway.config.channel_rules import Rules
+from snorky.gateway.config.settings import Limits
 from snorky.gateway.connection.connection import Connection, Wire
+from snorky.gateway.connection.storage_quotas import Quotas
+from snorky.gateway.connection.waiting_replies import WaitingReplies
+from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.directory import Directory
+from snorky.gateway.contracts.history import History, Keeper, Recovery
+from snorky.gateway.delivery.channel_order import Step
+from snorky.gateway.delivery.channels import Subscriptions
+from snorky.gateway.delivery.fan_out import Fanout, Listener, OnGap
+from snorky.gateway.delivery.gap_filler import Filler
+from snorky.gateway.delivery.gap_repair import COMPARE_EVERY_S, Repair
+from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.errors import (
     CloseCode,
     ConfigurationError,
     ConnectionClosed,
     LimitExceeded,
 )
-from snorky.gateway.delivery.fan_out import Fanout, Listener, OnGap
-from snorky.gateway.delivery.gap_filler import Filler
-from snorky.gateway.protocol.ws_frames import Dialect
-from snorky.gateway.contracts.history import History, Keeper, Recovery
-from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.sdk.notices import Notices
 from snorky.gateway.presence.ownership import Ownership
-from snorky.gateway.presence.roster_view import GRACE_S, Difference
 from snorky.gateway.presence.roster_sync import Presences
-from snorky.gateway.sdk.handles import GapNotice, Notification
+from snorky.gateway.presence.roster_view import GRACE_S, Difference
+from snorky.gateway.protocol.codec import Template, channel_key, channel_name, encode_json
 from snorky.gateway.protocol.publication import Position, Selector, TooLarge, write_addressed
-from snorky.gateway.connection.storage_quotas import Quotas
+from snorky.gateway.protocol.ws_frames import Dialect
+from snorky.gateway.sdk.handles import GapNotice, Notification
+from snorky.gateway.sdk.notices import Notices
 from snorky.gateway.sdk.registry import ServiceRegistry
-from snorky.gateway.delivery.gap_repair import COMPARE_EVERY_S, Repair
-from snorky.gateway.config.channel_rules import Rules
-from snorky.gateway.delivery.channel_order import Step
 from snorky.gateway.sdk.service import Service
-from snorky.gateway.config.settings import Limits
-from snorky.gateway.delivery.channels import Subscriptions
-from snorky.gateway.connection.waiting_replies import WaitingReplies
 
 __all__ = ["Node", "new_node_id", "node_of"]
 

@@ -13,14 +13,14 @@ from typing import Final
 
 import structlog
 
+from snorky.gateway.auth.sessions import Session, Sessions
 from snorky.gateway.auth.tokens import Identity, Verifier, check_identity
 from snorky.gateway.config.auth import Auth
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidToken, NotAuthenticated, Refused, Revoked
-from snorky.gateway.metrics import Metrics
 from snorky.gateway.connection.refusals import Refusals
 from snorky.gateway.contracts.revocations import Kind, LocalRevocations, Revocations
-from snorky.gateway.auth.sessions import Session, Sessions
+from snorky.gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidToken, NotAuthenticated, Refused, Revoked
+from snorky.gateway.metrics import Metrics
 
 __all__ = ["AlreadyAuthenticated", "Authenticator"]
 

@@ -19,8 +19,8 @@ import jwt
 import structlog
 
 from snorky.gateway.auth.tokens import Key
-from snorky.gateway.protocol.codec import decode_json
 from snorky.gateway.errors import BrokerUnavailable, InvalidMessage, InvalidToken
+from snorky.gateway.protocol.codec import decode_json
 
 __all__ = ["KeyCache", "KeysUnavailable", "read_keys"]
 

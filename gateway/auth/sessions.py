@@ -17,8 +17,8 @@ from typing import Final
 
 from snorky.gateway.auth.tokens import Identity
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.errors import CloseCode
 from snorky.gateway.contracts.revocations import Kind, Revocation
+from snorky.gateway.errors import CloseCode
 
 __all__ = ["Session", "Sessions"]
 

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from msgspec import Meta
 
-from snorky.gateway.config.secrets import check_strength
 from snorky.gateway.config.parsers import is_loopback
+from snorky.gateway.config.secrets import check_strength
 
 __all__ = ["Auth", "PublicKey", "algorithm_of"]
 

@@ -22,9 +22,7 @@ import structlog
 from msgspec import Meta
 
 from snorky.gateway.config.auth import Auth
-from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.config.origins import parse_origins
-from snorky.gateway.config.secrets import ApiKey, check_visible, parse_api_key, parse_api_keys
 from snorky.gateway.config.parsers import (
     SOCKJS_CLIENT_URL,
     Network,
@@ -35,7 +33,9 @@ from snorky.gateway.config.parsers import (
     parse_redis_url,
     parse_script_url,
 )
+from snorky.gateway.config.secrets import ApiKey, check_visible, parse_api_key, parse_api_keys
 from snorky.gateway.config.sources import CONFIG_VARIABLE, Key, Written, read_environment, read_toml, spell, variable_of
+from snorky.gateway.errors import ConfigurationError
 
 __all__ = [
     "PAYLOAD_MAX_BYTES",
@@ -124,7 +124,9 @@ class Limits:
     frames_per_s: Rate = 200.0  # pings, pongs and fragments of one connection; burst: ten seconds' worth
     rate_factor_per_ip: Factor = 10.0  # an address may send as much as this many connections; 0 = no limit
     rate_factor_per_identity: Factor = 5.0
-    stored_bytes_per_identity: Count = 33_554_432  # in Redis, see snorky.gateway.connection.storage_quotas; 0 = no limit
+    stored_bytes_per_identity: Count = (
+        33_554_432  # in Redis, see snorky.gateway.connection.storage_quotas; 0 = no limit
+    )
     stored_bytes_per_ip: Count = 4_194_304  # the same for all clients of an address that have no identity
     bad_messages_per_minute: Positive = 20  # of one connection; above that it is closed with 4509
     message_timeout_s: Seconds = 30.0  # from a message's first byte to its last

@@ -14,11 +14,11 @@ Rules:
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from snorky.gateway.protocol.codec import MAX_VALUES, encode
-from snorky.gateway.errors import CloseCode, ReplyTooLarge
-from snorky.gateway.protocol.ws_frames import Dialect
 from snorky.gateway.connection.rate_limiter import Limiter
 from snorky.gateway.connection.waiting_replies import WaitingReplies
+from snorky.gateway.errors import CloseCode, ReplyTooLarge
+from snorky.gateway.protocol.codec import MAX_VALUES, encode
+from snorky.gateway.protocol.ws_frames import Dialect
 
 __all__ = ["Connection", "Wire"]
 

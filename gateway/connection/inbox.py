@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from snorky.gateway.protocol.codec import Envelope
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.protocol.codec import Envelope
 
 __all__ = ["Dispatch", "Inbox"]
 

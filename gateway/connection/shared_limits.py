@@ -11,8 +11,8 @@ from collections import OrderedDict
 from typing import Final
 from weakref import WeakValueDictionary
 
-from snorky.gateway.connection.rate_limiter import Rates, Share
 from snorky.gateway.config.settings import Limits
+from snorky.gateway.connection.rate_limiter import Rates, Share
 
 __all__ = ["Shares", "rates_of", "site_of"]
 

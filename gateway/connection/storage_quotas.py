@@ -17,13 +17,13 @@ from collections import OrderedDict
 from time import monotonic
 from typing import Any, Final
 
-from snorky.gateway.connection.connection import Connection
-from snorky.gateway.errors import BrokerUnavailable, LimitExceeded
-from snorky.gateway.connection.rate_limiter import Bucket
-from snorky.gateway.metrics import Metrics
-from snorky.gateway.connection.refusals import Refusals
 from snorky.gateway.config.settings import Limits
+from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.rate_limiter import Bucket
+from snorky.gateway.connection.refusals import Refusals
 from snorky.gateway.connection.shared_limits import site_of
+from snorky.gateway.errors import BrokerUnavailable, LimitExceeded
+from snorky.gateway.metrics import Metrics
 
 __all__ = ["CHANNEL_BYTES", "ENTRY_BYTES", "KEY_BYTES", "MESSAGE_BYTES", "Charge", "Quotas", "was_stored"]
 

@@ -1,4 +1,6 @@
-"""The interface between a node and its message broker. `snorky.gateway.redis.pubsub.broker` implements it; one test suite checks it.
+"""The interface between a node and its message broker.
+
+`snorky.gateway.redis.pubsub.broker` implements it; one test suite checks it.
 
 Rules:
 - A channel is identified by its *key*, `SERVICE:NAME` as `codec.channel_key` returns it. The names that the broker

@@ -1,7 +1,7 @@
 """The interface to the cluster-wide directory: rosters, names, direct messages, tokens.
 
-`snorky.gateway.redis.directory.directory` implements it; one test suite checks it. Every entry has an *owner*: a connection of a node,
-under the node's present incarnation.
+`snorky.gateway.redis.directory.directory` implements it; one test suite checks it. Every entry has an *owner*: a
+connection of a node, under the node's present incarnation.
 
 Rules:
 - A node's lease (8 s, renewed every 2 s, Redis time) covers everything that its connections own: nothing is renewed

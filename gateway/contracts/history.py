@@ -1,4 +1,6 @@
-"""History: the interface to retained publications. `snorky.gateway.redis.history.store` implements it; one test suite checks it.
+"""History: the interface to retained publications.
+
+`snorky.gateway.redis.history.store` implements it; one test suite checks it.
 
 Rules:
 - Retained publications have positions, EPOCH:OFFSET:TAG. Offsets increase by one; whenever offsets restart, the epoch
@@ -16,8 +18,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from snorky.gateway.protocol.publication import Position, Publication
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.protocol.publication import Position, Publication
 
 __all__ = ["History", "Keeper", "Recovery", "history_of"]
 

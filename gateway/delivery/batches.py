@@ -10,12 +10,12 @@ Rules:
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-from snorky.gateway.protocol.codec import Encoding, Json, encode, encode_msgpack
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.errors import CloseCode
 from snorky.gateway.delivery.hub import Channel, Groups, Hub, News
-from snorky.gateway.metrics import Metrics
 from snorky.gateway.delivery.write_queue import Pass, Passes
+from snorky.gateway.errors import CloseCode
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.protocol.codec import Encoding, Json, encode, encode_msgpack
 from snorky.gateway.protocol.publication import Publication, Selector
 
 __all__ = ["Pieces"]

@@ -10,9 +10,12 @@ Rules:
 
 from collections.abc import Callable
 
-from snorky.gateway.contracts.broker import Broker
-from snorky.gateway.protocol.codec import Json, Template
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.contracts.broker import Broker
+from snorky.gateway.contracts.history import Recovery
+from snorky.gateway.delivery.fan_out import Fanout, Listener, OnGap
+from snorky.gateway.delivery.gap_repair import Repair
+from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.errors import (
     AlreadySubscribed,
     BrokerUnavailable,
@@ -20,12 +23,9 @@ from snorky.gateway.errors import (
     ConnectionClosed,
     NotSubscribed,
 )
-from snorky.gateway.delivery.fan_out import Fanout, Listener, OnGap
-from snorky.gateway.contracts.history import Recovery
-from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.presence.roster_sync import Presences
+from snorky.gateway.protocol.codec import Json, Template
 from snorky.gateway.protocol.publication import Position
-from snorky.gateway.delivery.gap_repair import Repair
 
 __all__ = ["Subscriptions"]
 

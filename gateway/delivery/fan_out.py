@@ -2,10 +2,11 @@
 
 Rules:
 - The publications of a read for one channel are checked once and encoded once for all subscribers of the same form
-  (`snorky.gateway.delivery.batches`), with one write per connection (`snorky.gateway.delivery.write_queue`). CPU grows with passes x clients, not messages.
+  (`snorky.gateway.delivery.batches`), with one write per connection (`snorky.gateway.delivery.write_queue`). CPU grows
+  with passes x clients, not messages.
 - A publication addressed to some of the subscribers is a separate pass, in its order among the others.
-- For channels in recovery tracking (`snorky.gateway.delivery.gap_repair`), the follower decides what is delivered: each subscriber receives
-  it in the same order, with `gap` in its place.
+- For channels in recovery tracking (`snorky.gateway.delivery.gap_repair`), the follower decides what is delivered:
+  each subscriber receives it in the same order, with `gap` in its place.
 - A payload larger than clients or backends may publish is dropped, or replaced by a tombstone: otherwise the node would
   buffer it for every slow client and then close each of them.
 - No task, timer or queue per message.
@@ -17,12 +18,14 @@ from typing import Final, Protocol
 
 import structlog
 
-from snorky.gateway.protocol.codec import Json, decode_json
-from snorky.gateway.errors import InvalidMessage
-from snorky.gateway.delivery.hub import Channel, Hub, News
-from snorky.gateway.metrics import Metrics
-from snorky.gateway.delivery.write_queue import CHUNK, Passes, Source
+from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 from snorky.gateway.delivery.batches import Pieces
+from snorky.gateway.delivery.channel_order import Gap, Late, Step
+from snorky.gateway.delivery.hub import Channel, Hub, News
+from snorky.gateway.delivery.write_queue import CHUNK, Passes, Source
+from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.protocol.codec import Json, decode_json
 from snorky.gateway.protocol.publication import (
     MARK,
     Change,
@@ -34,8 +37,6 @@ from snorky.gateway.protocol.publication import (
     read_publication,
     tombstone,
 )
-from snorky.gateway.delivery.channel_order import Gap, Late, Step
-from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 
 __all__ = ["Attendant", "Fanout", "Follower", "Listener", "OnGap"]
 

@@ -13,12 +13,12 @@ from typing import Final
 
 import structlog
 
-from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.contracts.history import Keeper
-from snorky.gateway.metrics import Metrics
-from snorky.gateway.protocol.publication import Publication
 from snorky.gateway.delivery.channel_order import Sequence as Order
 from snorky.gateway.delivery.channel_order import Step
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.protocol.publication import Publication
 
 __all__ = ["Filler"]
 

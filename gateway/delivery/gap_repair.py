@@ -20,15 +20,15 @@ from typing import Any, Final
 
 import structlog
 
-from snorky.gateway.protocol.codec import decode_json
-from snorky.gateway.errors import BrokerUnavailable, InvalidMessage
-from snorky.gateway.delivery.gap_filler import Filler
 from snorky.gateway.contracts.history import Keeper, Recovery
-from snorky.gateway.metrics import Metrics
-from snorky.gateway.protocol.publication import Position, Publication, tombstone
 from snorky.gateway.delivery.channel_order import Sequence as Order
 from snorky.gateway.delivery.channel_order import Step
+from snorky.gateway.delivery.gap_filler import Filler
 from snorky.gateway.delivery.unkept import Unkept
+from snorky.gateway.errors import BrokerUnavailable, InvalidMessage
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.protocol.codec import decode_json
+from snorky.gateway.protocol.publication import Position, Publication, tombstone
 
 __all__ = ["COMPARE_EVERY_S", "Repair"]
 

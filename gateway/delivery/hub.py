@@ -18,11 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from snorky.gateway.protocol.codec import Json, Template
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
-from snorky.gateway.protocol.ws_frames import Dialect
+from snorky.gateway.protocol.codec import Json, Template
 from snorky.gateway.protocol.publication import Position, Selector
+from snorky.gateway.protocol.ws_frames import Dialect
 
 __all__ = ["Channel", "Group", "Groups", "Hub", "News"]
 

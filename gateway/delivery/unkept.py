@@ -11,8 +11,8 @@ from typing import Final
 
 import structlog
 
-from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.contracts.history import Keeper
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Publication
 

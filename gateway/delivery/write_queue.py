@@ -19,9 +19,9 @@ from typing import Final, Protocol
 import structlog
 
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.delivery.hub import Groups
 from snorky.gateway.errors import CloseCode
 from snorky.gateway.protocol.ws_frames import Dialect
-from snorky.gateway.delivery.hub import Groups
 
 __all__ = ["CHUNK", "Pass", "Passes", "Source"]
 

@@ -5,15 +5,15 @@ from typing import Final
 
 from aiohttp import web
 
-from snorky.gateway.http.backend.routes import BackendHandler
+from snorky.gateway.config.settings import Private
 from snorky.gateway.http.backend.door import refuse_pages
+from snorky.gateway.http.backend.routes import BackendHandler
 from snorky.gateway.http.demo.routes import demo_routes
-from snorky.gateway.http.websocket.handler import SEEN_BY_PAGES, WebSocketHandler
 from snorky.gateway.http.health import ops_routes
 from snorky.gateway.http.sockjs import SockJSHandler
+from snorky.gateway.http.websocket.handler import SEEN_BY_PAGES, WebSocketHandler
 from snorky.gateway.node import Node
 from snorky.gateway.sdk.registry import ServiceRegistry
-from snorky.gateway.config.settings import Private
 
 __all__ = ["private_app", "public_app"]
 

@@ -15,13 +15,13 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from snorky.gateway.protocol.codec import canonical, channel_of, decode_json, encode_json, json_size
-from snorky.gateway.protocol.splicing import Shared
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.directory import Directory, Entered, Member, Owner
 from snorky.gateway.errors import BrokerUnavailable, CloseCode, ConnectionClosed, LimitExceeded
+from snorky.gateway.protocol.codec import canonical, channel_of, decode_json, encode_json, json_size
 from snorky.gateway.protocol.identities import stated_identity
 from snorky.gateway.protocol.publication import Change, Selector, write_addressed, write_change
+from snorky.gateway.protocol.splicing import Shared
 from snorky.gateway.shared_reads import SharedReads
 
 __all__ = ["Notice", "Ownership", "encode_notice"]

@@ -24,6 +24,7 @@ from typing import Any, Final
 import msgpack  # type: ignore[import-untyped]  # ships no annotations
 import msgspec
 
+from snorky.gateway.errors import InvalidEnvelope, InvalidMessage
 from snorky.gateway.protocol.channel_names import (
     CHANNEL_MAX_BYTES,
     MAX_DEPTH,
@@ -33,7 +34,6 @@ from snorky.gateway.protocol.channel_names import (
     channel_name,
     channel_of,
 )
-from snorky.gateway.errors import InvalidEnvelope, InvalidMessage
 
 __all__ = [
     "CHANNEL_MAX_BYTES",

@@ -24,8 +24,8 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
-from snorky.gateway.protocol.codec import decode_json, decode_msgpack, encode_json
 from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.protocol.codec import decode_json, decode_msgpack, encode_json
 
 __all__ = [
     "MARK",

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from snorky.gateway.protocol.codec import Encoding
 from snorky.gateway.errors import CloseCode, ProtocolFault
+from snorky.gateway.protocol.codec import Encoding
 
 __all__ = [
     "BINARY",

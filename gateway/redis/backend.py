@@ -4,28 +4,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.directory import Directory
 from snorky.gateway.contracts.history import Keeper
+from snorky.gateway.contracts.revocations import Revocations
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.pubsub.broker import RedisBroker
-from snorky.gateway.redis.cluster.shard_map import Cluster
 from snorky.gateway.redis.cluster.broker import ClusterBroker
+from snorky.gateway.redis.cluster.shard_map import Cluster
+from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.directory.directory import RedisDirectory
 from snorky.gateway.redis.directory.heartbeat import Heartbeat
+from snorky.gateway.redis.directory.versions import Versions, said
 from snorky.gateway.redis.history.store import RedisHistory
 from snorky.gateway.redis.keys import nodes_key, revocations_key
-from snorky.gateway.redis.revocations import RedisRevocations
-from snorky.gateway.redis.multi.hashing import Spread, targets_of
 from snorky.gateway.redis.multi.broker import SpreadBroker
 from snorky.gateway.redis.multi.directory import SpreadDirectory, tag_of
+from snorky.gateway.redis.multi.hashing import Spread, targets_of
 from snorky.gateway.redis.multi.history import SpreadHistory
 from snorky.gateway.redis.multi.revocations import SpreadRevocations
-from snorky.gateway.redis.connection.address import RedisTarget
-from snorky.gateway.redis.directory.versions import Versions, said
+from snorky.gateway.redis.pubsub.broker import RedisBroker
+from snorky.gateway.redis.revocations import RedisRevocations
 from snorky.gateway.redis.write_watch import WriteWatch
-from snorky.gateway.contracts.revocations import Revocations
-from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 
 __all__ = ["Topology"]
 

@@ -17,10 +17,10 @@ from typing import Any, Final
 import structlog
 from redis.exceptions import RedisError
 
-from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.redis.keys import revocations_key
-from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.contracts.revocations import Kind, Revocation, Watcher
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.keys import revocations_key
 
 __all__ = ["RedisRevocations"]
 
@@ -49,7 +49,7 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class RedisRevocations:
-    """Implements `snorky.gateway.contracts.revocations.Revocations`. keep_s: the longest time for which a token can be valid."""
+    """Implements `contracts.revocations.Revocations`. keep_s: the longest time for which a token can be valid."""
 
     def __init__(self, target: RedisTarget, *, prefix: str, keep_s: float, interval_s: float = INTERVAL_S) -> None:
         self._client: Any = target.client(timeout_s=TIMEOUT_S, max_connections=CONNECTIONS_MAX)

@@ -22,10 +22,10 @@ from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
 
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.cluster.shard_map import Shard
-from snorky.gateway.redis.keys import node_key, sharded_canary_name
 from snorky.gateway.redis.cluster.slots import slot_of
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError
+from snorky.gateway.redis.keys import node_key, sharded_canary_name
 
 __all__ = ["WriteWatch"]
 

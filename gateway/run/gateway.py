@@ -14,19 +14,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from snorky.gateway.config.settings import Settings
 from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.errors import CloseCode, ConfigurationError
 from snorky.gateway.http.app import private_app, public_app
-from snorky.gateway.http.websocket.drain import drain
-from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.http.serving.listen import listen, url_of
 from snorky.gateway.http.serving.site import Site
+from snorky.gateway.http.websocket.drain import drain
+from snorky.gateway.http.websocket.handler import WebSocketHandler
+from snorky.gateway.node import Node
+from snorky.gateway.run.node import running_node
 from snorky.gateway.sdk.info import InfoService
 from snorky.gateway.sdk.loading import load_function, load_registries
-from snorky.gateway.node import Node
 from snorky.gateway.sdk.registry import ServiceRegistry
-from snorky.gateway.run.node import running_node
-from snorky.gateway.config.settings import Settings
 
 __all__ = ["Gateway"]
 

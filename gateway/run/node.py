@@ -14,18 +14,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from snorky.gateway._version import __version__
+from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.auth.tokens import FixedKey, Key, Verifier
 from snorky.gateway.config.auth import Auth
-from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.config.channel_rules import digest_of
+from snorky.gateway.config.settings import Settings, load
 from snorky.gateway.contracts.broker import Broker
+from snorky.gateway.contracts.revocations import Revocations
 from snorky.gateway.http.outbound.jwks import remote_keys
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node, new_node_id
 from snorky.gateway.redis import EmbeddedServer, Topology
 from snorky.gateway.sdk.registry import ServiceRegistry
-from snorky.gateway.contracts.revocations import Revocations
-from snorky.gateway.config.channel_rules import digest_of
-from snorky.gateway.config.settings import Settings, load
 
 __all__ = ["running", "running_node"]
 

@@ -12,13 +12,13 @@ from typing import Any, Final
 
 import structlog
 
+from snorky.gateway.config.settings import Settings, load
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.logs import configure_logs, log_line
-from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.run.gateway import Gateway
-from snorky.gateway.config.settings import Settings, load
 from snorky.gateway.run.standard_streams import open_missing_streams
 from snorky.gateway.run.stop_signals import StopSignals
+from snorky.gateway.sdk.registry import ServiceRegistry
 
 __all__ = ["raise_fd_limit", "run", "run_until_ended", "serve_until_ended"]
 

@@ -25,17 +25,17 @@ from typing import Final
 
 import structlog
 
+from snorky.gateway.config.settings import Settings
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.http.serving.listen import listen
 from snorky.gateway.http.serving.site import Site
 from snorky.gateway.http.workers.app import WorkerDoor, workers_app
-from snorky.gateway.logs import log_line
-from snorky.gateway.run.process import READY_TIMEOUT_S, SHORT_GRACE_S, process_age_s
-from snorky.gateway.redis import EmbeddedServer
-from snorky.gateway.config.settings import Settings
-from snorky.gateway.socket_directory import NoDirectory, SocketDirectory
-from snorky.gateway.run.stop_signals import DRAIN_SHORTLY, DRAIN_SIGNAL, StopSignals, exit_at_once
 from snorky.gateway.http.workers.metrics import Totals
+from snorky.gateway.logs import log_line
+from snorky.gateway.redis import EmbeddedServer
+from snorky.gateway.run.process import READY_TIMEOUT_S, SHORT_GRACE_S, process_age_s
+from snorky.gateway.run.stop_signals import DRAIN_SHORTLY, DRAIN_SIGNAL, StopSignals, exit_at_once
+from snorky.gateway.socket_directory import NoDirectory, SocketDirectory
 
 __all__ = ["Supervisor", "supervise"]
 

@@ -1,4 +1,6 @@
-"""The cluster-wide primitives for services: rosters, names, direct messages, tokens. Topics are in `snorky.gateway.sdk.topics`.
+"""The cluster-wide primitives for services: rosters, names, direct messages, tokens.
+
+Topics are in `snorky.gateway.sdk.topics`.
 
 All state that spans nodes is in one of these. So a service is a few lines on top of them, and it
 works on any number of nodes. Each handle belongs to one service: services cannot see each other's channels or names.
@@ -12,17 +14,17 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from snorky.gateway.auth.authenticator import Authenticator
-from snorky.gateway.protocol.codec import channel_key, channel_name, encode_json, json_size
-from snorky.gateway.protocol.splicing import Shared
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.storage_quotas import ENTRY_BYTES, Charge, Quotas, was_stored
 from snorky.gateway.contracts.directory import Census, Entered, Member, Owner
-from snorky.gateway.errors import InvalidMessage
-from snorky.gateway.delivery.fan_out import Listener, OnGap
 from snorky.gateway.contracts.history import History, Keeper, Recovery
+from snorky.gateway.delivery.fan_out import Listener, OnGap
+from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.presence.ownership import Ownership
+from snorky.gateway.protocol.codec import channel_key, channel_name, encode_json, json_size
 from snorky.gateway.protocol.publication import Position, Selector
-from snorky.gateway.connection.storage_quotas import ENTRY_BYTES, Charge, Quotas, was_stored
+from snorky.gateway.protocol.splicing import Shared
 
 __all__ = ["Cluster", "Direct", "GapNotice", "LooksLikeReply", "Names", "Notification", "Rosters", "Tokens", "is_reply"]
 

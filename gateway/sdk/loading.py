@@ -5,11 +5,11 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from snorky.gateway.config.settings import ServiceTable, Settings
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.sdk.old_names import advice, new_name
 from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.service import Service
-from snorky.gateway.config.settings import ServiceTable, Settings
 
 __all__ = ["load_function", "load_registries"]
 

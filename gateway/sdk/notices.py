@@ -5,10 +5,10 @@ from typing import Any
 
 import structlog
 
-from snorky.gateway.protocol.codec import channel_of
 from snorky.gateway.contracts.directory import Member
 from snorky.gateway.presence.ownership import Notice, encode_notice
 from snorky.gateway.presence.roster_view import Difference
+from snorky.gateway.protocol.codec import channel_of
 from snorky.gateway.sdk.service import Service
 
 __all__ = ["Notices"]

@@ -12,8 +12,11 @@ from typing import Any
 
 import structlog
 
-from snorky.gateway.protocol.codec import Envelope, decode_envelope
+from snorky.gateway.config.settings import Limits
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.inbox import Inbox
+from snorky.gateway.connection.rate_limiter import Limiter, Rates
+from snorky.gateway.connection.shared_limits import Shares, rates_of
 from snorky.gateway.errors import (
     CloseCode,
     ConfigurationError,
@@ -24,12 +27,9 @@ from snorky.gateway.errors import (
     SnorkyError,
     UnknownService,
 )
-from snorky.gateway.connection.inbox import Inbox
-from snorky.gateway.connection.rate_limiter import Limiter, Rates
+from snorky.gateway.protocol.codec import Envelope, decode_envelope
 from snorky.gateway.sdk.handles import Cluster
 from snorky.gateway.sdk.service import Service
-from snorky.gateway.config.settings import Limits
-from snorky.gateway.connection.shared_limits import Shares, rates_of
 
 __all__ = ["ServiceRegistry", "call_id_of", "error_message", "is_cancelling", "send_error"]
 

@@ -17,15 +17,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable
 from typing import Any
 
-from snorky.gateway.protocol.codec import PAYLOAD, encode
-from snorky.gateway.protocol.splicing import Compound
+from snorky.gateway.config.channel_rules import Rules
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.directory import Member
 from snorky.gateway.errors import CloseCode, ConfigurationError
+from snorky.gateway.protocol.codec import PAYLOAD, encode
+from snorky.gateway.protocol.publication import Position, Selector
+from snorky.gateway.protocol.splicing import Compound
 from snorky.gateway.protocol.ws_frames import Dialect
 from snorky.gateway.sdk.handles import Cluster, Direct, Names, Rosters, Tokens
-from snorky.gateway.protocol.publication import Position, Selector
-from snorky.gateway.config.channel_rules import Rules
 from snorky.gateway.sdk.topics import Topics
 
 __all__ = ["Service"]
@@ -101,7 +101,8 @@ class Service(ABC):
         """Answer one message. message: any JSON value, already checked.
 
         A plain method answers at once; a coroutine is awaited before the connection's next message. An
-        error of snorky.gateway.errors is sent to the client; any other is logged, and the client receives `Internal error`.
+        error of snorky.gateway.errors is sent to the client; any other is logged, and the client receives `Internal
+        error`.
         """
 
     def notification(self, channel: Any) -> Any:

@@ -1,7 +1,8 @@
 """Topics: the channels of one service. One of the primitives; see `snorky.gateway.sdk.handles`.
 
-If a channel has a history (see `snorky.gateway.contracts.history`), each node repairs it for all local subscribers: publications that
-the node missed are read from history and delivered in order. The subscribe call states that the channel has a history.
+If a channel has a history (see `snorky.gateway.contracts.history`), each node repairs it for all local subscribers:
+publications that the node missed are read from history and delivered in order. The subscribe call states that the
+channel has a history.
 """
 
 import asyncio
@@ -9,14 +10,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, overload
 
-from snorky.gateway.protocol.codec import PAYLOAD, channel_key, json_size
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.errors import NotSubscribed
-from snorky.gateway.delivery.fan_out import Listener, OnGap
-from snorky.gateway.contracts.history import History, Recovery
-from snorky.gateway.sdk.handles import Cluster, GapNotice, LooksLikeReply, Notification, is_reply
-from snorky.gateway.protocol.publication import Position, Publication, Selector
 from snorky.gateway.connection.storage_quotas import KEY_BYTES, MESSAGE_BYTES, Charge
+from snorky.gateway.contracts.history import History, Recovery
+from snorky.gateway.delivery.fan_out import Listener, OnGap
+from snorky.gateway.errors import NotSubscribed
+from snorky.gateway.protocol.codec import PAYLOAD, channel_key, json_size
+from snorky.gateway.protocol.publication import Position, Publication, Selector
+from snorky.gateway.sdk.handles import Cluster, GapNotice, LooksLikeReply, Notification, is_reply
 
 __all__ = ["Topics"]
 

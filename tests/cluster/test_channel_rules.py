@@ -13,9 +13,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from snorky.gateway import ChannelRule, History, Node, ServiceRegistry, Settings
+from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 from snorky.gateway.redis import RedisTarget
 from snorky.gateway.run.node import running_node
-from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 from snorky.services.pubsub import PubSubService
 from tests.support.clients import UNLIMITED
 from tests.support.clusters import ClusterLab

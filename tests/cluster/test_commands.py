@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from snorky.gateway.cli import app
-from snorky.gateway.redis.directory.heartbeat import Heartbeat
 from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.directory.heartbeat import Heartbeat
 from tests.support.nodes import GATEWAY, NodeProcess, Process, RedisProcess
 from tests.support.tokens import SECRET, hmac_token
 from tests.support.tools import eventually, free_port

@@ -227,7 +227,9 @@ SITUATIONS = [
     ),
     Situation(
         "SIGTERM comes between /readyz and the task that says ready, with workers",
-        command=program("import snorky.gateway.run.supervisor as module; module._POLL_S = 3600", "serve", "--workers", "2"),
+        command=program(
+            "import snorky.gateway.run.supervisor as module; module._POLL_S = 3600", "serve", "--workers", "2"
+        ),
         act=send(signal.SIGTERM),
         says=["ready in", "2 workers", "draining"],
     ),

@@ -12,15 +12,15 @@ from aiohttp.test_utils import TestClient, TestServer
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from snorky.gateway.config.settings import Limits, Settings
+from snorky.gateway.connection.storage_quotas import CHANNEL_BYTES, ENTRY_BYTES
 from snorky.gateway.http.health import ops_routes
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.connection.storage_quotas import CHANNEL_BYTES, ENTRY_BYTES
 from snorky.gateway.redis.admin.inspect import inspect_redis
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.write_watch import WriteWatch
-from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.run.node import running_node
-from snorky.gateway.config.settings import Limits, Settings
+from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.services.chat import ChatService
 from snorky.services.messaging import MessagingService
 from snorky.services.pubsub import PubSubService

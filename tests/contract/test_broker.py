@@ -1,4 +1,4 @@
-"""The contract of `snorky.gateway.contracts.broker`: RedisBroker on each kind of server, SpreadBroker and ClusterBroker on several."""
+"""The contract of `contracts.broker`: RedisBroker on each kind of server, SpreadBroker and ClusterBroker on several."""
 
 import asyncio
 from collections.abc import AsyncIterator

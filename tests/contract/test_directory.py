@@ -1,4 +1,4 @@
-"""The contract of `snorky.gateway.contracts.directory`, for RedisDirectory on each kind of server, and for the one in memory."""
+"""The contract of `contracts.directory`, for RedisDirectory on each kind of server, and for the one in memory."""
 
 import asyncio
 import json
@@ -10,8 +10,8 @@ import pytest
 
 from snorky.gateway.contracts.directory import Member, Owner
 from snorky.gateway.errors import BrokerUnavailable, InvalidMessage, LimitExceeded
-from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.directory import SpreadDirectory
+from snorky.gateway.redis.multi.hashing import targets_of
 from tests.support.clusters import ClusterLab
 from tests.support.directories import FakeNode, RedisTestCluster, TestCluster, open_cluster
 from tests.support.redis_servers import KINDS

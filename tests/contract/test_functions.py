@@ -13,18 +13,18 @@ from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 import snorky.gateway.redis
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, read_publication
 from snorky.gateway.redis import RedisTarget
 from snorky.gateway.redis.connection.commands import Commander
-from snorky.gateway.redis.history.function_library import LOOK_S, Functions
-from snorky.gateway.redis.directory.heartbeat import INTERVAL_S
-from snorky.gateway.redis.history.store import RedisHistory
-from snorky.gateway.redis.history.library_text import FORMAT, Found, judge, write_library
-from snorky.gateway.redis.keys import doubt_key, rules_key
 from snorky.gateway.redis.connection.scripts import Scripts
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.redis.directory.heartbeat import INTERVAL_S
+from snorky.gateway.redis.history.function_library import LOOK_S, Functions
+from snorky.gateway.redis.history.library_text import FORMAT, Found, judge, write_library
+from snorky.gateway.redis.history.store import RedisHistory
+from snorky.gateway.redis.keys import doubt_key, rules_key
 from tests.support.brokers import PREFIX, open_broker
 from tests.support.redis_servers import REAL_KINDS, FakeRedisServer, RedisServer, start_server
 from tests.support.tools import eventually
@@ -576,7 +576,9 @@ async def test_an_upgrade_is_no_repair_and_ends_no_positions(
         patched.setattr("snorky.gateway.redis.history.library_text._FUNCTION", f"{FUNCTION}-- not yet fixed\n")
         text = write_library(None)
         if present == "before":
-            patched.setattr("snorky.gateway.redis.history.library_text._FUNCTION", FUNCTION.partition("-- Which loading")[0])
+            patched.setattr(
+                "snorky.gateway.redis.history.library_text._FUNCTION", FUNCTION.partition("-- Which loading")[0]
+            )
             text = write_library(None).replace(f"-- format {FORMAT}\n", f"-- format {FORMAT - 1}\n")
         await client.execute_command("FUNCTION", "LOAD", "REPLACE", text)
     async with functions_of(redis, {"pubsub": RULES}, metrics=metrics) as functions:
@@ -592,7 +594,9 @@ async def test_doubts_of_nodes_of_the_previous_version_outlive_the_upgrade(
 ) -> None:
     client, key = redis.client(), "pubsub:kept:a"
     with monkeypatch.context() as patched:
-        patched.setattr("snorky.gateway.redis.history.library_text._FUNCTION", FUNCTION.partition("-- Which loading")[0])
+        patched.setattr(
+            "snorky.gateway.redis.history.library_text._FUNCTION", FUNCTION.partition("-- Which loading")[0]
+        )
         text = write_library(None).replace(f"-- format {FORMAT}\n", f"-- format {FORMAT - 1}\n")
     await client.execute_command("FUNCTION", "LOAD", text)
     await client.set(doubt_key(PREFIX), b"0123456789abcdef", px=60_000)

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History, Keeper
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, Publication, read_publication
 from snorky.gateway.redis import RedisTarget
 from snorky.gateway.redis.history.store import RedisHistory
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.history import SpreadHistory
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from tests.support.brokers import PREFIX, open_broker
 from tests.support.clusters import ClusterLab
 from tests.support.memory_history import Archive, MemoryHistory

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from snorky.gateway.contracts.revocations import Kind, LocalRevocations, Revocation, Revocations
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis import RedisRevocations
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.revocations import SpreadRevocations
-from snorky.gateway.contracts.revocations import Kind, LocalRevocations, Revocation, Revocations
 from tests.support.redis_servers import KINDS, RedisServer, start_server
 
 MakeList = Callable[..., Revocations]

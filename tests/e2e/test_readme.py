@@ -8,9 +8,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from snorky.gateway.sdk.loading import load_registries
 from snorky.gateway.config.channel_rules import ChannelRule
 from snorky.gateway.config.settings import load
+from snorky.gateway.sdk.loading import load_registries
 from tests.support.nodes import GATEWAY, NodeProcess, Process
 from tests.support.tools import ROOT, eventually, free_port
 

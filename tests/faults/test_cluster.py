@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from hiredis import ReplyError
 
-from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, read_publication
 from snorky.gateway.redis import RedisHistory, RedisTarget
 from snorky.gateway.redis.cluster.broker import ClusterBroker
-from snorky.gateway.redis.keys import channel_name
 from snorky.gateway.redis.cluster.slots import slot_of
 from snorky.gateway.redis.connection.resp import WireError, ask, command, dial
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.redis.keys import channel_name
 from tests.support.brokers import PREFIX, Recorder, hears
 from tests.support.clusters import ClusterLab
 from tests.support.nodes import GATEWAY, NodeProcess, Process

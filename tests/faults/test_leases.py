@@ -16,9 +16,9 @@ import pytest
 from snorky.gateway.contracts.directory import Member, Owner
 from snorky.gateway.errors import BrokerUnavailable, ConnectionClosed
 from snorky.gateway.redis import Timings
+from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.directory.owned_index import Place
 from snorky.gateway.redis.keys import leases_key, names_key, owned_key, reaped_key
-from snorky.gateway.redis.connection.resp import command
 from tests.support.brokers import PREFIX
 from tests.support.directories import FAST, FakeNode, RedisTestCluster, open_cluster
 from tests.support.nodes import Process

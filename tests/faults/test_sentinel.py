@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.contracts.history import History
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisBroker, RedisDirectory, RedisHistory, RedisTarget
 from snorky.gateway.redis.directory.heartbeat import Heartbeat, read_nodes

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.protocol.publication import Position
 from snorky.gateway.redis import RedisHistory
 from snorky.gateway.redis.history.library_instance import Doubt
 from snorky.gateway.redis.history.library_text import FORMAT, Found, judge, lines_in, write_library
 from snorky.gateway.redis.keys import channel_name
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from tests.support.brokers import PREFIX
 from tests.support.clusters import ClusterLab
 from tests.support.shards import keepers_of, key_on, shard_of

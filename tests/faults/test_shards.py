@@ -14,13 +14,13 @@ from structlog.testing import capture_logs
 
 from snorky.gateway import ServiceRegistry, Settings
 from snorky.gateway.contracts.directory import Member
-from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.contracts.history import History
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.http.health import ops_routes
 from snorky.gateway.protocol.publication import Position
 from snorky.gateway.redis import RedisDirectory, RedisTarget
-from snorky.gateway.redis.keys import leases_key, names_key, owned_key
 from snorky.gateway.redis.admin.inspect import inspect_redis
+from snorky.gateway.redis.keys import leases_key, names_key, owned_key
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.run.node import running_node
 from snorky.services.pubsub import PubSubService

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.contracts.history import History
+from snorky.gateway.contracts.revocations import Kind, Revocation
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import Topology
 from snorky.gateway.redis.multi.hashing import targets_of
-from snorky.gateway.contracts.revocations import Kind, Revocation
 from tests.support.brokers import PREFIX, Recorder, broker_of, hears, open_broker
 from tests.support.directories import FakeNode
 from tests.support.nodes import NodeProcess

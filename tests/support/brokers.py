@@ -9,8 +9,8 @@ from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisBroker
 from snorky.gateway.redis.cluster.broker import ClusterBroker
-from snorky.gateway.redis.multi.hashing import Spread, targets_of
 from snorky.gateway.redis.multi.broker import SpreadBroker
+from snorky.gateway.redis.multi.hashing import Spread, targets_of
 
 __all__ = ["PREFIX", "AnyBroker", "Recorder", "broker_of", "brokers_of", "hears", "open_broker"]
 

@@ -19,9 +19,9 @@ from typing import Any
 from snorky.gateway.contracts.directory import Directory, Member, Owner
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisDirectory, RedisTarget, Timings
-from snorky.gateway.redis.multi.hashing import Spread, targets_of
 from snorky.gateway.redis.multi.broker import SpreadBroker
 from snorky.gateway.redis.multi.directory import SpreadDirectory, tag_of
+from snorky.gateway.redis.multi.hashing import Spread, targets_of
 from tests.support.brokers import PREFIX, AnyBroker, Recorder, broker_of, brokers_of, hears
 from tests.support.clusters import ClusterLab
 from tests.support.memory_directory import MemoryCluster, MemoryDirectory

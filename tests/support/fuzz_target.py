@@ -14,11 +14,11 @@ from typing import Any
 
 import uvloop
 
+from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.protocol.ws_frames import FrameParser
 from snorky.gateway.http.websocket.protocol import WebSocketProtocol
 from snorky.gateway.logs import configure_logs
-from snorky.gateway.config.settings import Limits, Public
+from snorky.gateway.protocol.ws_frames import FrameParser
 from tests.support.site import RunningSite, running_site
 
 PUBLISH_EVERY_S = 0.005

@@ -14,16 +14,16 @@ import aiohttp
 import msgpack  # type: ignore[import-untyped]  # ships no annotations
 
 from snorky.gateway import ServiceRegistry
+from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.auth.tokens import FixedKey, Key, Verifier
 from snorky.gateway.config.auth import Auth
-from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.config.settings import ApiKey, Private
+from snorky.gateway.contracts.revocations import LocalRevocations, Watcher
 from snorky.gateway.http.app import private_app
 from snorky.gateway.http.serving.listen import listen
 from snorky.gateway.http.serving.site import Site
-from snorky.gateway.sdk.info import InfoService
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.contracts.revocations import LocalRevocations, Watcher
-from snorky.gateway.config.settings import ApiKey, Private
+from snorky.gateway.sdk.info import InfoService
 from snorky.services.auth import AuthBackend, AuthService
 from snorky.services.chat import ChatService
 from snorky.services.cursors import CursorsService

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from snorky.gateway.protocol.codec import decode_json, encode_json
 from snorky.gateway.contracts.directory import Asserter, Census, Entered, Member, Owner
 from snorky.gateway.errors import BrokerUnavailable, LimitExceeded
+from snorky.gateway.protocol.codec import decode_json, encode_json
 from snorky.gateway.protocol.publication import write_version
 
 __all__ = ["MemoryCluster", "MemoryDirectory"]

@@ -12,10 +12,10 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.contracts.history import History
-from snorky.gateway.protocol.publication import MARK, Position, Publication
 from snorky.gateway.config.channel_rules import Rules
+from snorky.gateway.contracts.history import History
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.protocol.publication import MARK, Position, Publication
 
 __all__ = ["Archive", "MemoryHistory", "write_sequenced"]
 

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisHistory, Topology
-from snorky.gateway.redis.keys import channel_name
 from snorky.gateway.redis.cluster.slots import SLOTS, slot_of
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.redis.keys import channel_name
 from tests.support.brokers import PREFIX
 
 __all__ = ["RULES", "keepers_of", "key_on", "shard_of"]

@@ -26,17 +26,17 @@ import structlog
 import uvloop
 
 from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.config.settings import Limits, Private, Public
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.http.app import private_app, public_app
-from snorky.gateway.http.websocket.credentials import Identify
-from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.http.serving.listen import listen
 from snorky.gateway.http.serving.site import Site
+from snorky.gateway.http.websocket.credentials import Identify
+from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node
 from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.service import Service
-from snorky.gateway.config.settings import Limits, Private, Public
 from snorky.services.auth import AuthBackend, AuthService
 from snorky.services.pubsub import PubSubBackend, PubSubService
 from tests.support.loopback import LoopbackBroker

@@ -16,16 +16,16 @@ from typing import Any
 
 import aiohttp
 
+from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.http.app import public_app
-from snorky.gateway.http.websocket.credentials import Identify
-from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.http.serving.listen import listen
 from snorky.gateway.http.serving.site import Site
 from snorky.gateway.http.sockjs import SockJSHandler
 from snorky.gateway.http.sockjs.session import Timing
+from snorky.gateway.http.websocket.credentials import Identify
+from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.node import Node
 from snorky.gateway.sdk.registry import ServiceRegistry
-from snorky.gateway.config.settings import Limits, Public
 from snorky.services.pubsub import PubSubService
 from tests.support.memory_directory import MemoryCluster, MemoryDirectory
 from tests.support.site import Echo, until

@@ -18,10 +18,10 @@ from typing import Any
 
 from snorky.gateway import Entered, Limits, Member, Node, Service, ServiceRegistry
 from snorky.gateway.auth.authenticator import Authenticator
-from snorky.gateway.protocol.codec import decode_json
 from snorky.gateway.contracts.directory import Census
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
+from snorky.gateway.protocol.codec import decode_json
 from tests.support.clients import JSON, UNLIMITED, Client, until
 from tests.support.loopback import LoopbackBroker
 from tests.support.memory_directory import MemoryCluster, MemoryDirectory

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.child import Child
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("gateway", "services", "clients/python", "tests", "benchmarks", "examples")
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/*/README.md"), *ROOT.glob("*/README.md")])
@@ -82,3 +84,14 @@ print(*[name for name in sys.modules if name.partition(".")[0] in ("gateway", "s
     assert done.stderr == ""
     places = ("clients/python/snorky/client/__init__.py", "gateway/delivery/hub.py", "services/__init__.py")
     assert done.stdout.splitlines() == [*(str(ROOT / place) for place in places), ""]
+
+
+def test_benchmark_of_another_clone_runs_the_code_of_that_clone(tmp_path: Path) -> None:
+    """`--before`: that clone's packages are not the installed ones."""
+    (tmp_path / "gateway").mkdir()
+    (tmp_path / "gateway" / "__init__.py").touch()
+    program = "import json, os, snorky.gateway as module; print(json.dumps({os.path.realpath(module.__file__): 1}))"
+    for folder in (tmp_path, None):
+        with Child([sys.executable, "-c", program], folder=folder) as child:
+            (found,) = child.answer(10)
+        assert Path(found) == (folder or ROOT) / "gateway" / "__init__.py"

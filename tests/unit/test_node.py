@@ -19,8 +19,8 @@ from snorky.gateway import (
     NotSubscribed,
     Service,
 )
-from snorky.gateway.protocol.publication import TooLarge
 from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
+from snorky.gateway.protocol.publication import TooLarge
 from tests.support.clients import JSON, FakeWire, House, house, settle, until
 from tests.support.loopback import LoopbackBroker
 

@@ -1,4 +1,4 @@
-"""snorky.client.canonical and snorky.client.strict: test vectors shared by all clients, and agreement with the gateway."""
+"""`canonical` and `strict` of the client: test vectors shared by all clients, and agreement with the gateway."""
 
 import json
 import struct
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from snorky.client.canonical import canonical, channel_name, redis_channel
 from snorky.client.strict import encode
-from snorky.gateway.protocol.codec import decode_json, encode_json
 from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.protocol.codec import decode_json, encode_json
 
 VECTORS = Path(__file__).resolve().parents[3] / "tests" / "vectors"
 CANONICAL = json.loads((VECTORS / "canonical.json").read_text())

@@ -1,4 +1,4 @@
-"""snorky.client.aio.Client when connecting fails: which failures end it, which are retried, and how both are reported."""
+"""`aio.Client` when connecting fails: which failures end it, which are retried, and how both are reported."""
 
 import asyncio
 import logging

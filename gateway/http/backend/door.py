@@ -18,13 +18,13 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from snorky.gateway.protocol.codec import MAX_VALUES, encode_json
+from snorky.gateway.config.settings import Private, is_loopback
+from snorky.gateway.connection.refusals import Refusals
 from snorky.gateway.errors import SnorkyError
 from snorky.gateway.http.backend.key_brake import Brake
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.connection.refusals import Refusals
+from snorky.gateway.protocol.codec import MAX_VALUES, encode_json
 from snorky.gateway.sdk.registry import error_message
-from snorky.gateway.config.settings import Private, is_loopback
 
 __all__ = ["BackendDoor", "error_envelope", "error_response", "refuse_pages", "trace_of_page"]
 

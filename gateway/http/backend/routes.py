@@ -11,13 +11,13 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
-from snorky.gateway.protocol.codec import Encoding, Envelope, decode_json, encode_json, envelope_of
+from snorky.gateway.config.settings import ApiKey, Private
 from snorky.gateway.errors import InvalidEnvelope, InvalidInput, InvalidMessage, SnorkyError, UnknownService
-from snorky.gateway.protocol.ws_frames import TEXT, Dialect
 from snorky.gateway.http.backend.door import BackendDoor, error_envelope, error_response
 from snorky.gateway.node import node_of
+from snorky.gateway.protocol.codec import Encoding, Envelope, decode_json, encode_json, envelope_of
+from snorky.gateway.protocol.ws_frames import TEXT, Dialect
 from snorky.gateway.sdk.registry import ServiceRegistry, call_id_of, error_message
-from snorky.gateway.config.settings import ApiKey, Private
 
 __all__ = ["BackendHandler"]
 

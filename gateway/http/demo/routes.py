@@ -9,9 +9,9 @@ from snorky.gateway.errors import ConfigurationError
 
 __all__ = ["demo_routes"]
 
-_PAGE: Final = Path(__file__).parent / "demo"
-# an installed package has the client next to the page; a checkout has it in clients/js
-_CLIENTS: Final = (Path(__file__).parent / "browser", Path(__file__).resolve().parents[2] / "clients" / "js")
+_PAGE: Final = Path(__file__).parent / "page"
+# an installed package has the client beside this folder; a checkout has it in clients/js
+_CLIENTS: Final = (Path(__file__).parents[1] / "browser", Path(__file__).resolve().parents[3] / "clients" / "js")
 
 
 def demo_routes() -> list[web.AbstractRouteDef]:

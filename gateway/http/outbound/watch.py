@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import aiohttp
 
-from snorky.gateway.protocol.codec import decode_json, encode_json
 from snorky.gateway.errors import InvalidInput
+from snorky.gateway.protocol.codec import decode_json, encode_json
 
 __all__ = ["Heard", "listen"]
 

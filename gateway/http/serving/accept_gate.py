@@ -19,9 +19,9 @@ from typing import Final
 
 import structlog
 
+from snorky.gateway.config.settings import Limits
 from snorky.gateway.http.serving.listen import BACKLOG
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.config.settings import Limits
 
 __all__ = ["AcceptGate", "Descriptors"]
 

@@ -10,9 +10,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
+from snorky.gateway.connection.refusals import Refusals
 from snorky.gateway.http.serving.accept_gate import AcceptGate
 from snorky.gateway.http.serving.listen import BACKLOG, url_of
-from snorky.gateway.connection.refusals import Refusals
 
 __all__ = ["Site"]
 

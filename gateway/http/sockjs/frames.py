@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from snorky.gateway.protocol.codec import Encoding
 from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.protocol.codec import Encoding
 from snorky.gateway.protocol.ws_frames import TEXT, Dialect, text_frame
 
 __all__ = [

@@ -21,24 +21,24 @@ from urllib.parse import parse_qs
 
 from aiohttp import web
 
+from snorky.gateway.config.origins import Origins
 from snorky.gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidMessage, InvalidToken
 from snorky.gateway.http.backend.key_brake import Brake
-from snorky.gateway.http.websocket.credentials import session_of
-from snorky.gateway.http.websocket.handler import WebSocketHandler
-from snorky.gateway.http.websocket.handshake import HandshakeRefused, check_origin
 from snorky.gateway.http.sockjs.binding import Who, who_asks
 from snorky.gateway.http.sockjs.bodies import Bodies
-from snorky.gateway.http.sockjs.frames import decode_messages
 from snorky.gateway.http.sockjs.forwarding.owner import NOT_ADMITTED, Answer
-from snorky.gateway.http.sockjs.response_stream import Outlet
+from snorky.gateway.http.sockjs.forwarding.requester import Peers
+from snorky.gateway.http.sockjs.frames import decode_messages
 from snorky.gateway.http.sockjs.page_check import check_navigation, check_referer, check_stated
 from snorky.gateway.http.sockjs.pages import IframePage, ancestors_of, greeting, info, long_cached
-from snorky.gateway.http.sockjs.forwarding.requester import Peers
+from snorky.gateway.http.sockjs.response_stream import Outlet
 from snorky.gateway.http.sockjs.session import Session, Timing
 from snorky.gateway.http.sockjs.session_store import Sessions
 from snorky.gateway.http.sockjs.transports import TRANSPORTS, Transport
 from snorky.gateway.http.sockjs.websocket import SockJSWebSocket
-from snorky.gateway.config.origins import Origins
+from snorky.gateway.http.websocket.credentials import session_of
+from snorky.gateway.http.websocket.handler import WebSocketHandler
+from snorky.gateway.http.websocket.handshake import HandshakeRefused, check_origin
 
 __all__ = ["SockJSHandler"]
 

@@ -13,8 +13,8 @@ from typing import Final
 
 from aiohttp import web
 
-from snorky.gateway.http.websocket.handshake import HandshakeRefused, check_origin
 from snorky.gateway.http.sockjs.binding import origin_of
+from snorky.gateway.http.websocket.handshake import HandshakeRefused, check_origin
 
 __all__ = ["check_navigation", "check_referer", "check_stated"]
 

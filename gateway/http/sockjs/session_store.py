@@ -11,17 +11,17 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from snorky.gateway.auth.sessions import Session as Login
 from snorky.gateway.contracts.directory import Owner
 from snorky.gateway.errors import BrokerUnavailable, CloseCode, ConfigurationError, ConnectionClosed, InvalidToken
-from snorky.gateway.http.websocket.admission import Admission
-from snorky.gateway.http.websocket.handshake import HandshakeRefused
 from snorky.gateway.http.sockjs.binding import Binding, Who
 from snorky.gateway.http.sockjs.session import Session, Timing
+from snorky.gateway.http.websocket.admission import Admission
+from snorky.gateway.http.websocket.handshake import HandshakeRefused
 from snorky.gateway.http.websocket.timer_wheel import Wheel
 from snorky.gateway.node import Node
 from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.sdk.registry import ServiceRegistry
-from snorky.gateway.auth.sessions import Session as Login
 
 __all__ = ["Sessions"]
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
+from snorky.gateway.config.settings import Limits, Network
+from snorky.gateway.connection.shared_limits import site_of
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
 from snorky.gateway.http.websocket.handshake_rate import Knocks
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.config.settings import Limits, Network
-from snorky.gateway.connection.shared_limits import site_of
 
 __all__ = ["Admission"]
 

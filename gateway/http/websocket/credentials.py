@@ -11,9 +11,9 @@ import structlog
 from aiohttp import web
 
 from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.auth.sessions import Session
 from snorky.gateway.errors import BrokerUnavailable, InvalidToken
 from snorky.gateway.http.websocket.handshake import HandshakeRefused, Headers
-from snorky.gateway.auth.sessions import Session
 
 __all__ = ["Identify", "session_of", "token_of"]
 

@@ -6,19 +6,19 @@ from typing import Final
 
 from aiohttp import HttpVersion11, web
 
+from snorky.gateway.config.origins import Origins
+from snorky.gateway.config.settings import Public
 from snorky.gateway.errors import ConnectionClosed, InvalidToken
 from snorky.gateway.http.serving.accept_gate import AcceptGate, Descriptors
 from snorky.gateway.http.websocket.admission import Admission
+from snorky.gateway.http.websocket.aiohttp_internals import take_over
 from snorky.gateway.http.websocket.credentials import Identify, session_of
 from snorky.gateway.http.websocket.handshake import HandshakeRefused, upgrade
-from snorky.gateway.http.websocket.aiohttp_internals import take_over
-from snorky.gateway.http.websocket.turns import Turns
 from snorky.gateway.http.websocket.protocol import Endpoint, WebSocketProtocol
 from snorky.gateway.http.websocket.timer_wheel import Wheel
+from snorky.gateway.http.websocket.turns import Turns
 from snorky.gateway.node import Node, node_of
-from snorky.gateway.config.origins import Origins
 from snorky.gateway.sdk.registry import ServiceRegistry
-from snorky.gateway.config.settings import Public
 
 __all__ = ["SEEN_BY_PAGES", "WebSocketHandler"]
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
-from snorky.gateway.protocol.codec import Encoding
-from snorky.gateway.errors import SnorkyError
-from snorky.gateway.protocol.ws_frames import Dialect, dialect_for
 from snorky.gateway.config.settings import is_loopback
+from snorky.gateway.errors import SnorkyError
+from snorky.gateway.protocol.codec import Encoding
+from snorky.gateway.protocol.ws_frames import Dialect, dialect_for
 
 __all__ = ["HandshakeRefused", "Upgrade", "check_origin", "upgrade"]
 

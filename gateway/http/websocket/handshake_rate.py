@@ -9,8 +9,8 @@ from collections import OrderedDict
 from time import monotonic
 from typing import Final
 
-from snorky.gateway.connection.rate_limiter import Bucket
 from snorky.gateway.config.settings import Limits
+from snorky.gateway.connection.rate_limiter import Bucket
 
 __all__ = ["Knocks"]
 

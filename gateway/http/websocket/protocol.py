@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
+from snorky.gateway.auth.sessions import Session
 from snorky.gateway.errors import CloseCode, InvalidToken, LimitExceeded, ProtocolFault
+from snorky.gateway.http.serving.accept_gate import AcceptGate
+from snorky.gateway.http.websocket.admission import Admission
+from snorky.gateway.http.websocket.masking import unmask
+from snorky.gateway.http.websocket.peer_progress import SilentPeer, read_sent
+from snorky.gateway.http.websocket.timer_wheel import Wheel
+from snorky.gateway.http.websocket.turns import Turns
+from snorky.gateway.node import Node
 from snorky.gateway.protocol.ws_frames import (
     BINARY,
     CLOSE,
@@ -33,15 +41,7 @@ from snorky.gateway.protocol.ws_frames import (
     pong_frame,
     whole_message,
 )
-from snorky.gateway.http.serving.accept_gate import AcceptGate
-from snorky.gateway.http.websocket.admission import Admission
-from snorky.gateway.http.websocket.masking import unmask
-from snorky.gateway.http.websocket.peer_progress import SilentPeer, read_sent
-from snorky.gateway.http.websocket.turns import Turns
-from snorky.gateway.http.websocket.timer_wheel import Wheel
-from snorky.gateway.node import Node
 from snorky.gateway.sdk.registry import ServiceRegistry
-from snorky.gateway.auth.sessions import Session
 
 __all__ = ["Endpoint", "WebSocketProtocol"]
 

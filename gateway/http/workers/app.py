@@ -15,14 +15,14 @@ import aiohttp
 from aiohttp import web
 from prometheus_client import generate_latest
 
-from snorky.gateway.protocol.codec import decode_json
+from snorky.gateway.config.settings import Private
+from snorky.gateway.connection.refusals import Refusals
 from snorky.gateway.errors import InvalidInput, SnorkyError
 from snorky.gateway.http.app import BACKEND_MAX_BYTES
 from snorky.gateway.http.backend.door import BackendDoor, error_response, refuse_pages
-from snorky.gateway.metrics import Metrics
-from snorky.gateway.connection.refusals import Refusals
-from snorky.gateway.config.settings import Private
 from snorky.gateway.http.workers.metrics import Totals
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.protocol.codec import decode_json
 
 __all__ = ["WorkerDoor", "workers_app"]
 

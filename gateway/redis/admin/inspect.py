@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from snorky.gateway.redis.cluster.shard_map import Cluster
-from snorky.gateway.redis.keys import channel_name
 from snorky.gateway.redis.admin.rights import missing_rights
+from snorky.gateway.redis.cluster.shard_map import Cluster
 from snorky.gateway.redis.cluster.slots import SLOTS
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError
+from snorky.gateway.redis.keys import channel_name
 
 __all__ = ["RedisReport", "explain", "inspect_redis", "reading"]
 

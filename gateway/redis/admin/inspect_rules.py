@@ -5,15 +5,15 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from snorky.gateway.redis.directory.heartbeat import read_nodes
-from snorky.gateway.redis.history.library_text import LIBRARY, Found, code_in, judge, lines_in, quote
-from snorky.gateway.redis.keys import nodes_key, rules_key
-from snorky.gateway.redis.admin.inspect import RedisReport
-from snorky.gateway.redis.history.rule_tables import RuleTables, write_table
-from snorky.gateway.redis.connection.address import RedisTarget
-from snorky.gateway.redis.directory.versions import WIRE, foreign_nodes
-from snorky.gateway.redis.connection.resp import DialError
 from snorky.gateway.config.channel_rules import Rules, digest_of
+from snorky.gateway.redis.admin.inspect import RedisReport
+from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.resp import DialError
+from snorky.gateway.redis.directory.heartbeat import read_nodes
+from snorky.gateway.redis.directory.versions import WIRE, foreign_nodes
+from snorky.gateway.redis.history.library_text import LIBRARY, Found, code_in, judge, lines_in, quote
+from snorky.gateway.redis.history.rule_tables import RuleTables, write_table
+from snorky.gateway.redis.keys import nodes_key, rules_key
 
 __all__ = ["inspect_rules"]
 

@@ -11,9 +11,9 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from snorky.gateway.redis.keys import channel_name
 from snorky.gateway.redis.admin.inspect import reading
 from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.keys import channel_name
 
 __all__ = ["Receipt", "publish_all", "publish_once"]
 

@@ -7,16 +7,16 @@ import asyncio
 from functools import partial
 from typing import Any
 
-from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.contracts.history import History
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position
 from snorky.gateway.redis.cluster.shard_map import Cluster, Shard
 from snorky.gateway.redis.cluster.slot_queue import Lanes
-from snorky.gateway.redis.keys import channel_name
+from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import fail
 from snorky.gateway.redis.history.appender import Sequencer
-from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.keys import channel_name
 
 __all__ = ["AnySequencer", "ClusterSequencer", "sequencer_of"]
 

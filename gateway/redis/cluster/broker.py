@@ -17,12 +17,12 @@ import structlog
 from snorky.gateway.contracts.broker import Listener
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.pubsub.broker import RedisBroker
 from snorky.gateway.redis.cluster.shard_map import Cluster, Shard
 from snorky.gateway.redis.cluster.slot_queue import Lanes
-from snorky.gateway.redis.keys import channel_name, sharded_canary_name
-from snorky.gateway.redis.connection.pipeline import fail
 from snorky.gateway.redis.cluster.slots import SLOTS, slot_of
+from snorky.gateway.redis.connection.pipeline import fail
+from snorky.gateway.redis.keys import channel_name, sharded_canary_name
+from snorky.gateway.redis.pubsub.broker import RedisBroker
 from snorky.gateway.redis.pubsub.subscriber import MOVED
 
 __all__ = ["AnyBroker", "ClusterBroker"]

@@ -18,11 +18,11 @@ import hiredis
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.cluster.shard_map import Cluster, Shard
-from snorky.gateway.redis.connection.commands import Commander
 from snorky.gateway.redis.cluster.slot_queue import is_elsewhere
-from snorky.gateway.redis.connection.pipeline import all_ended, fail
 from snorky.gateway.redis.cluster.slots import key_of, slot_of
 from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.commands import Commander
+from snorky.gateway.redis.connection.pipeline import all_ended, fail
 
 __all__ = ["AnyCommander", "ClusterCommander", "commander_of"]
 

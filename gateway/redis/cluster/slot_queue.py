@@ -18,9 +18,9 @@ from typing import Any, Final
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.cluster.slots import slot_of
 from snorky.gateway.redis.connection.pipeline import fail
 from snorky.gateway.redis.pubsub.publisher import QUEUE_MAX, PublishRefused
-from snorky.gateway.redis.cluster.slots import slot_of
 
 __all__ = ["Lanes", "is_elsewhere"]
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 import hiredis
 
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.connection.pipeline import Pipeline
 from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.pipeline import Pipeline
 from snorky.gateway.redis.connection.resp import Gets, Wire, WireError, command
 
 __all__ = ["Commander"]

@@ -21,8 +21,8 @@ from prometheus_client import Counter
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.connection.reconnect import Link
 from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.reconnect import Link
 from snorky.gateway.redis.connection.resp import Gets, Wire, WireError
 
 __all__ = ["Pipeline", "Request", "all_ended", "fail"]

@@ -16,8 +16,8 @@ import hiredis
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis.cluster.commands import AnyCommander
-from snorky.gateway.redis.connection.unwritten import is_undone
 from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.connection.unwritten import is_undone
 
 __all__ = ["Call", "Scripts", "sharded"]
 
@@ -48,7 +48,7 @@ class _Spellings:
 
 def _load() -> dict[str, _Spellings]:
     found = {}
-    for path in sorted((Path(__file__).parent / "scripts").glob("*.lua")):
+    for path in sorted(Path(__file__).parents[1].glob("*/lua/*.lua")):
         source = path.read_bytes()
         plain = source[source.index(b"\n") :]
         found[path.stem] = _Spellings(_Script.of(source), _Script.of(plain), _Script.of(sharded(source)))

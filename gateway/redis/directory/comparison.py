@@ -9,12 +9,12 @@ from typing import Final
 
 from prometheus_client import Counter
 
-from snorky.gateway.redis.directory.owned_index import Estate, Holding, NameHeld, Place, field_of, read_element
-from snorky.gateway.redis.directory.holdings import Ledger
-from snorky.gateway.redis.keys import counts_key, names_key, owned_key, roster_key
 from snorky.gateway.redis.connection.pipeline import all_ended
-from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.connection.scripts import Call, Scripts
+from snorky.gateway.redis.directory.holdings import Ledger
+from snorky.gateway.redis.directory.owned_index import Estate, Holding, NameHeld, Place, field_of, read_element
+from snorky.gateway.redis.keys import counts_key, names_key, owned_key, roster_key
 
 __all__ = ["Comparison"]
 

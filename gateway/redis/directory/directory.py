@@ -20,23 +20,23 @@ import structlog
 from snorky.gateway.contracts.directory import Asserter, Census, Entered, Member, Owner
 from snorky.gateway.errors import BrokerUnavailable, ConfigurationError, ConnectionClosed
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.directory.names import Claims
 from snorky.gateway.redis.cluster.broker import AnyBroker
 from snorky.gateway.redis.cluster.commands import AnyCommander, commander_of
+from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.directory.comparison import Comparison
 from snorky.gateway.redis.directory.direct import Direct
-from snorky.gateway.redis.directory.owned_index import Estate, Holding, NameHeld, Place
-from snorky.gateway.redis.directory.lease import Lease, Timings
 from snorky.gateway.redis.directory.holdings import Holdings, Ledger
-from snorky.gateway.redis.keys import claim_key, owned_key
+from snorky.gateway.redis.directory.lease import Lease, Timings
+from snorky.gateway.redis.directory.names import Claims
+from snorky.gateway.redis.directory.owned_index import Estate, Holding, NameHeld, Place
 from snorky.gateway.redis.directory.reaper import Reaper
+from snorky.gateway.redis.directory.reconciler import Upkeep
 from snorky.gateway.redis.directory.reindex import Reindex
 from snorky.gateway.redis.directory.rosters import ANOTHERS, TOO_LARGE, Rosters
-from snorky.gateway.redis.connection.scripts import Call, Scripts
-from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.directory.tokens import Tokens
-from snorky.gateway.redis.directory.reconciler import Upkeep
-from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.keys import claim_key, owned_key
 
 __all__ = ["RedisDirectory"]
 

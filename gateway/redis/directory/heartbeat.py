@@ -16,8 +16,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from snorky.gateway.redis.keys import node_key, nodes_key
 from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.keys import node_key, nodes_key
 
 __all__ = ["Heartbeat", "NodeState", "read_all_nodes", "read_nodes"]
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import structlog
 
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.redis.keys import claim_key, leases_key, reaped_key
 from snorky.gateway.redis.connection.scripts import Call, Scripts
+from snorky.gateway.redis.keys import claim_key, leases_key, reaped_key
 
 __all__ = ["Lease", "Timings"]
 

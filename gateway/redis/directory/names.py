@@ -6,10 +6,10 @@ import msgspec
 
 from snorky.gateway.contracts.directory import Owner
 from snorky.gateway.errors import LimitExceeded
+from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.directory.owned_index import NameHeld
 from snorky.gateway.redis.keys import direct_prefix, names_key
-from snorky.gateway.redis.connection.scripts import Call, Scripts
-from snorky.gateway.redis.connection.resp import command
 
 __all__ = ["Claims"]
 

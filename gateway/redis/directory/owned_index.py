@@ -16,10 +16,10 @@ import msgspec
 import structlog
 
 from snorky.gateway.contracts.directory import Member, Owner
-from snorky.gateway.redis.keys import counts_key, names_key, node_channel_name, owned_key, roster_key
 from snorky.gateway.redis.connection.pipeline import all_ended
-from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.connection.scripts import Call, Scripts
+from snorky.gateway.redis.keys import counts_key, names_key, node_channel_name, owned_key, roster_key
 
 __all__ = ["Estate", "Holding", "NameHeld", "Place", "field_of", "read_element", "read_value"]
 

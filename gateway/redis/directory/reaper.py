@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import structlog
 
 from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.directory.lease import Lease, Timings
 from snorky.gateway.redis.keys import claim_key, leases_key, owned_key, reaped_key
-from snorky.gateway.redis.connection.scripts import Call, Scripts
-from snorky.gateway.redis.connection.resp import command
 
 __all__ = ["Reaper"]
 

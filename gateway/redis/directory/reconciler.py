@@ -21,15 +21,15 @@ import structlog
 
 from snorky.gateway.contracts.directory import Asserter, Member, Owner
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.redis.directory.names import Claims
-from snorky.gateway.redis.directory.comparison import Comparison
-from snorky.gateway.redis.directory.owned_index import BATCH, Estate, Holding, NameHeld, Place
-from snorky.gateway.redis.directory.lease import Lease
-from snorky.gateway.redis.directory.holdings import Holdings, Ledger
-from snorky.gateway.redis.keys import claim_key, owned_key
-from snorky.gateway.redis.directory.rosters import Rosters
-from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.connection.scripts import Call, Scripts
+from snorky.gateway.redis.directory.comparison import Comparison
+from snorky.gateway.redis.directory.holdings import Holdings, Ledger
+from snorky.gateway.redis.directory.lease import Lease
+from snorky.gateway.redis.directory.names import Claims
+from snorky.gateway.redis.directory.owned_index import BATCH, Estate, Holding, NameHeld, Place
+from snorky.gateway.redis.directory.rosters import Rosters
+from snorky.gateway.redis.keys import claim_key, owned_key
 
 __all__ = ["Upkeep"]
 

@@ -22,11 +22,11 @@ from typing import Final
 import structlog
 
 from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.connection.pipeline import all_ended
+from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.directory.owned_index import BATCH, NameHeld, Place
 from snorky.gateway.redis.keys import index_lock_key, indexed_run_key, leases_key, owned_key, reaped_key
-from snorky.gateway.redis.connection.pipeline import all_ended
-from snorky.gateway.redis.connection.scripts import Call, Scripts
-from snorky.gateway.redis.connection.resp import command
 
 __all__ = ["Reindex"]
 

@@ -16,13 +16,13 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from snorky.gateway.protocol.codec import encode_json
 from snorky.gateway.contracts.directory import Census, Member
 from snorky.gateway.errors import LimitExceeded
+from snorky.gateway.protocol.codec import encode_json
+from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.directory.owned_index import Notices, Place, field_of, read_value
 from snorky.gateway.redis.keys import counts_key, node_channel_name, roster_key
-from snorky.gateway.redis.connection.scripts import Call, Scripts
-from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.shared_reads import SharedReads
 
 __all__ = ["Rosters"]

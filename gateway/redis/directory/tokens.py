@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from snorky.gateway.protocol.codec import encode_json
-from snorky.gateway.redis.keys import taken_key, token_key
-from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.connection.scripts import Call, Scripts
+from snorky.gateway.redis.keys import taken_key, token_key
 
 __all__ = ["Tokens", "new_token"]
 

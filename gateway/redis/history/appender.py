@@ -19,16 +19,16 @@ from typing import Any, Final
 
 import hiredis
 
-from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.contracts.history import History
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position
-from snorky.gateway.redis.keys import channel_name, node_channel_name, once_key, state_key, stream_key
-from snorky.gateway.redis.connection.pipeline import Request, fail
-from snorky.gateway.redis.pubsub.publisher import Publisher, PublishRefused
-from snorky.gateway.redis.connection.scripts import sharded
 from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.pipeline import Request, fail
 from snorky.gateway.redis.connection.resp import Gets, Wire, WireError, command
+from snorky.gateway.redis.connection.scripts import sharded
+from snorky.gateway.redis.keys import channel_name, node_channel_name, once_key, state_key, stream_key
+from snorky.gateway.redis.pubsub.publisher import Publisher, PublishRefused
 
 __all__ = ["KEEP_S", "Sequencer"]
 
@@ -37,11 +37,10 @@ ONCE_S: Final = 300.0  # lifetime of an idempotency key of the caller
 OWN_S: Final = 30.0  # lifetime of our own keys: covers a repetition within the deadline, and a pause of Redis after it
 
 _PLAIN_ONLY: Final = "unexpected symbol near"  # fakeredis' error for the first line, which it does not support
-_FOLDER: Final = Path(__file__).parent / "scripts"
-_SOURCE: Final = (_FOLDER / "publish.lua").read_bytes()
-_ASK_RUN: Final = (
-    (_FOLDER / "run.lua").read_bytes().partition(b"\n")[2]
-)  # without the first line, which fakeredis does not support
+_REDIS: Final = Path(__file__).parents[1]
+_SOURCE: Final = (_REDIS / "history/lua/publish.lua").read_bytes()
+# without the first line, which fakeredis does not support
+_ASK_RUN: Final = (_REDIS / "connection/lua/run.lua").read_bytes().partition(b"\n")[2]
 
 
 class Sequencer(Publisher):

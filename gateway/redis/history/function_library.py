@@ -22,16 +22,16 @@ from typing import Any, Final
 import hiredis
 import structlog
 
-from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.config.channel_rules import Rules, digest_of
 from snorky.gateway.contracts.history import History
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.cluster.commands import AnyCommander
-from snorky.gateway.redis.history.libraries import DOUBT_S, Libraries, LibraryRefused, asking
-from snorky.gateway.redis.keys import doubt_key, rule_lines_key, rules_key
-from snorky.gateway.redis.history.rule_tables import RuleTables, write_table
-from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.connection.resp import command
-from snorky.gateway.config.channel_rules import Rules, digest_of
+from snorky.gateway.redis.connection.scripts import Call, Scripts
+from snorky.gateway.redis.history.libraries import DOUBT_S, Libraries, LibraryRefused, asking
+from snorky.gateway.redis.history.rule_tables import RuleTables, write_table
+from snorky.gateway.redis.keys import doubt_key, rule_lines_key, rules_key
 from snorky.gateway.shared_reads import SharedReads
 
 __all__ = ["GRACE_S", "Functions"]

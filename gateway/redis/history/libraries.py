@@ -24,10 +24,19 @@ from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.cluster.commands import AnyCommander
 from snorky.gateway.redis.connection.commands import Commander
-from snorky.gateway.redis.history.library_instance import NO_DOUBT, Doubt, Instance
-from snorky.gateway.redis.history.library_text import LIBRARY, Found, code_in, has_kept, judge, lines_in, quote, write_library
 from snorky.gateway.redis.connection.pipeline import all_ended
 from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.history.library_instance import NO_DOUBT, Doubt, Instance
+from snorky.gateway.redis.history.library_text import (
+    LIBRARY,
+    Found,
+    code_in,
+    has_kept,
+    judge,
+    lines_in,
+    quote,
+    write_library,
+)
 
 __all__ = ["DOUBT_S", "Libraries", "LibraryRefused", "asking"]
 

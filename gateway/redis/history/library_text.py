@@ -21,10 +21,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
-from snorky.gateway.redis.history.library_instance import NO_DOUBT, Doubt
-from snorky.gateway.redis.history.rule_tables import sha1_of
 from snorky.gateway.redis.connection.scripts import sharded
 from snorky.gateway.redis.history.appender import KEEP_S, ONCE_S
+from snorky.gateway.redis.history.library_instance import NO_DOUBT, Doubt
+from snorky.gateway.redis.history.rule_tables import sha1_of
 
 __all__ = ["FORMAT", "LIBRARY", "Found", "code_in", "has_kept", "judge", "lines_in", "quote", "write_library"]
 
@@ -33,8 +33,8 @@ FORMAT: Final = 3  # 2: without snorky_library; 1: rules of all prefixes in the 
 KEEPING: Final = 2  # the first format that keeps histories by the merged rules of all nodes
 
 _FOLDER = Path(__file__).parent
-_PUBLISH = (_FOLDER / "scripts" / "publish.lua").read_text().partition("\n")[2]
-_FUNCTION = (_FOLDER / "library" / "snorky_publish.lua").read_text()
+_PUBLISH = (_FOLDER / "lua" / "publish.lua").read_text().partition("\n")[2]
+_FUNCTION = (_FOLDER / "lua" / "library" / "snorky_publish.lua").read_text()
 _LINE = re.compile(r"^\['([^'\n]+)'\]=(\"[^\"\n]*\"),$", re.MULTILINE)
 _FORMAT = re.compile(r"^-- format (\d+)$", re.MULTILINE)
 _BODY = re.compile(r"^-- body ([0-9a-f]{40})$", re.MULTILINE)

@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from snorky.gateway.contracts.history import History
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.contracts.history import History
 
 __all__ = ["RuleTables", "sha1_of", "write_table"]
 

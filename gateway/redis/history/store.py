@@ -12,18 +12,18 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
+from snorky.gateway.config.channel_rules import Rules
+from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 from snorky.gateway.contracts.history import History
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, Publication, tombstone
-from snorky.gateway.redis.cluster.commands import commander_of
 from snorky.gateway.redis.cluster.appender import sequencer_of
-from snorky.gateway.redis.history.function_library import Functions
-from snorky.gateway.redis.keys import state_key, stream_key
+from snorky.gateway.redis.cluster.commands import commander_of
+from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.history.appender import KEEP_S
-from snorky.gateway.redis.connection.address import RedisTarget
-from snorky.gateway.config.channel_rules import Rules
-from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
+from snorky.gateway.redis.history.function_library import Functions
+from snorky.gateway.redis.keys import state_key, stream_key
 
 __all__ = ["RedisHistory"]
 
@@ -34,7 +34,7 @@ FIRST_MAX_BYTES: Final = 131_072  # read after a position: a client at 20 KB/s g
 
 
 class RedisHistory:
-    """Implements `snorky.gateway.contracts.history.Keeper` (its docstrings are the contract). prefix, node_id: same as the broker's.
+    """Implements `Keeper` (its docstrings are the contract). prefix, node_id: same as the broker's.
 
     payload_max_bytes: an entry with a larger payload is read as a tombstone.
     """

@@ -4,8 +4,8 @@ import asyncio
 
 from snorky.gateway.contracts.broker import Listener
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.pubsub.broker import RedisBroker
 from snorky.gateway.redis.multi.hashing import Spread
+from snorky.gateway.redis.pubsub.broker import RedisBroker
 
 __all__ = ["SpreadBroker"]
 

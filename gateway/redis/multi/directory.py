@@ -17,8 +17,8 @@ from typing import Any
 from snorky.gateway.contracts.directory import Asserter, Census, Entered, Member, Owner
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis.directory.directory import RedisDirectory
-from snorky.gateway.redis.multi.hashing import Spread
 from snorky.gateway.redis.directory.tokens import new_token
+from snorky.gateway.redis.multi.hashing import Spread
 
 __all__ = ["SpreadDirectory", "tag_of"]
 
@@ -49,7 +49,7 @@ class _Share:
 
 
 class SpreadDirectory:
-    """Implements `snorky.gateway.contracts.directory.Directory`. directories: of one node, one for each Redis, made with its tag."""
+    """Implements `contracts.directory.Directory`. directories: of one node, one for each Redis, made with its tag."""
 
     def __init__(self, directories: Spread[RedisDirectory]) -> None:
         self._directories = directories

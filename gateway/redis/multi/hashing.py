@@ -11,9 +11,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
+from snorky.gateway.config.parsers import split_redis_urls
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.redis.connection.address import RedisTarget
-from snorky.gateway.config.parsers import split_redis_urls
 
 __all__ = ["Spread", "targets_of"]
 

@@ -4,12 +4,12 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 
-from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.config.channel_rules import Rules
 from snorky.gateway.contracts.history import History
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.protocol.publication import Position, Publication
 from snorky.gateway.redis.history.store import RedisHistory
 from snorky.gateway.redis.multi.hashing import Spread
-from snorky.gateway.config.channel_rules import Rules
 
 __all__ = ["SpreadHistory"]
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.contracts.revocations import Kind, Revocation, Revocations, Watcher
+from snorky.gateway.errors import BrokerUnavailable
 
 __all__ = ["SpreadRevocations"]
 
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 class SpreadRevocations:
-    """Implements `snorky.gateway.contracts.revocations.Revocations`. lists: one for each Redis. clock: monotonic seconds."""
+    """Implements `contracts.revocations.Revocations`. lists: one for each Redis. clock: monotonic seconds."""
 
     def __init__(self, lists: Sequence[Revocations], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._lists = lists

@@ -12,11 +12,11 @@ import structlog
 from snorky.gateway.contracts.broker import Listener
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import MARK
-from snorky.gateway.redis.pubsub.canary import TICK_S, Canary
+from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.keys import DIRECT_KEY, canary_name, channel_name, node_channel_name
+from snorky.gateway.redis.pubsub.canary import TICK_S, Canary
 from snorky.gateway.redis.pubsub.publisher import QUEUE_MAX, QUEUE_MAX_BYTES, Publisher
 from snorky.gateway.redis.pubsub.subscriber import Subscriber
-from snorky.gateway.redis.connection.address import RedisTarget
 
 __all__ = ["RedisBroker"]
 

@@ -7,10 +7,10 @@ import hiredis
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.connection.pipeline import Pipeline, fail
 from snorky.gateway.redis.connection.address import RedisTarget
-from snorky.gateway.redis.connection.unwritten import is_undone
+from snorky.gateway.redis.connection.pipeline import Pipeline, fail
 from snorky.gateway.redis.connection.resp import Gets, WireError
+from snorky.gateway.redis.connection.unwritten import is_undone
 
 __all__ = ["PublishRefused", "Publisher"]
 

@@ -26,10 +26,10 @@ import structlog
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.pubsub.heard import HeardChannel, by_channel
-from snorky.gateway.redis.connection.reconnect import Link
 from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.reconnect import Link
 from snorky.gateway.redis.connection.resp import Gets, Wire, WireError, command
+from snorky.gateway.redis.pubsub.heard import HeardChannel, by_channel
 
 __all__ = ["MOVED", "Subscriber"]
 

@@ -12,14 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from snorky.gateway.config.auth import algorithm_of
-from snorky.gateway.run.commands.common import Config, Insecure, output
+from snorky.gateway.config.channel_rules import Rules
+from snorky.gateway.config.settings import Private, Settings, load
 from snorky.gateway.errors import ConfigurationError
-from snorky.gateway.sdk.loading import load_function, load_registries
 from snorky.gateway.redis.admin.inspect import inspect_redis
 from snorky.gateway.redis.admin.inspect_rules import inspect_rules
 from snorky.gateway.redis.multi.hashing import targets_of
-from snorky.gateway.config.channel_rules import Rules
-from snorky.gateway.config.settings import Private, Settings, load
+from snorky.gateway.run.commands.common import Config, Insecure, output
+from snorky.gateway.sdk.loading import load_function, load_registries
 
 __all__ = ["check"]
 

@@ -8,9 +8,9 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.config.secrets import check_visible, without_file_marks
 from snorky.gateway.config.settings import Settings, load
+from snorky.gateway.errors import ConfigurationError
 
 __all__ = [
     "ChannelIsJson",

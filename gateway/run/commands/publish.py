@@ -8,7 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from snorky.gateway.config.settings import Settings
+from snorky.gateway.errors import ConfigurationError, InvalidInput
+from snorky.gateway.http.outbound.publish import post_all
 from snorky.gateway.protocol.codec import channel_key, decode_json, encode_json
+from snorky.gateway.redis.admin.publish import Receipt, publish_all, publish_once
+from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.run.commands.common import (
     ChannelIsJson,
     Config,
@@ -19,11 +24,6 @@ from snorky.gateway.run.commands.common import (
     read_settings,
     url_of_node,
 )
-from snorky.gateway.errors import ConfigurationError, InvalidInput
-from snorky.gateway.http.outbound.publish import post_all
-from snorky.gateway.redis.admin.publish import Receipt, publish_all, publish_once
-from snorky.gateway.redis.multi.hashing import targets_of
-from snorky.gateway.config.settings import Settings
 
 __all__ = ["publish", "read_channel"]
 

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from snorky.gateway.run.commands.common import Config, Insecure, fail, read_settings
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.logs import configure_logs
-from snorky.gateway.run.process import raise_fd_limit, run_until_ended, serve_until_ended
+from snorky.gateway.run.commands.common import Config, Insecure, fail, read_settings
 from snorky.gateway.run.gateway import Gateway
+from snorky.gateway.run.process import raise_fd_limit, run_until_ended, serve_until_ended
 from snorky.gateway.run.supervisor import supervise
 
 __all__ = ["serve"]

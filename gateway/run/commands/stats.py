@@ -12,13 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from snorky.gateway.run.commands.common import Config, fail, output, read_settings
 from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.redis.admin.inspect import reading
+from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.directory.heartbeat import INTERVAL_S, TTL_S, NodeState, read_all_nodes
 from snorky.gateway.redis.keys import nodes_key
-from snorky.gateway.redis.admin.inspect import reading
 from snorky.gateway.redis.multi.hashing import targets_of
-from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.run.commands.common import Config, fail, output, read_settings
 
 __all__ = ["stats"]
 

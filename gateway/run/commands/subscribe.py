@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from snorky.gateway.http.outbound.watch import listen
 from snorky.gateway.protocol.codec import encode_json
 from snorky.gateway.run.commands.common import (
     ChannelIsJson,
@@ -21,7 +22,6 @@ from snorky.gateway.run.commands.common import (
     url_of_node,
 )
 from snorky.gateway.run.commands.publish import read_channel
-from snorky.gateway.http.outbound.watch import listen
 
 __all__ = ["subscribe"]
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.auth.jwks import KeyCache, KeysUnavailable
 from snorky.gateway.auth.tokens import FixedKey, Key, Keys, Verifier
 from snorky.gateway.config.auth import Auth
-from snorky.gateway.auth.authenticator import Authenticator
-from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.protocol.identities import identity_name, identity_text
-from snorky.gateway.auth.jwks import KeyCache, KeysUnavailable
-from snorky.gateway.metrics import Metrics
 from snorky.gateway.contracts.revocations import Kind, LocalRevocations, Revocation
+from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.protocol.identities import identity_name, identity_text
 from tests.support.raw_ws import TEXT, RawClient, frame
 from tests.support.site import RunningSite, on_both_loops, running_site, until
 from tests.support.tokens import SECRET, hmac_token

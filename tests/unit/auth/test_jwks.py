@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from snorky.gateway.errors import BrokerUnavailable, InvalidToken
 from snorky.gateway.auth.jwks import (
     MAX_AGE_S,
     PATIENCE_S,
@@ -18,6 +17,7 @@ from snorky.gateway.auth.jwks import (
     KeysUnavailable,
     read_keys,
 )
+from snorky.gateway.errors import BrokerUnavailable, InvalidToken
 from tests.support.tokens import Issuer
 
 OLD, NEW, RSA = Issuer(key_id="old"), Issuer(key_id="new"), Issuer("RS256", key_id="rsa")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.errors import ConfigurationError
 
 
 def test_first_match_counts_alone() -> None:

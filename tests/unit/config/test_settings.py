@@ -8,10 +8,20 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from snorky.gateway.config.auth import algorithm_of
+from snorky.gateway.config.parsers import split_redis_urls
+from snorky.gateway.config.settings import (
+    ApiKey,
+    Auth,
+    Limits,
+    Private,
+    Public,
+    ServiceTable,
+    Settings,
+    is_loopback,
+    load,
+)
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.sdk.loading import load_registries
-from snorky.gateway.config.parsers import split_redis_urls
-from snorky.gateway.config.settings import ApiKey, Auth, Limits, Private, Public, ServiceTable, Settings, is_loopback, load
 
 SECRET = "a secret of more than thirty-two bytes"
 

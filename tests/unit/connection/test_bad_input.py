@@ -15,8 +15,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from snorky.gateway.protocol.codec import MAX_DEPTH, MAX_VALUES, Encoding, decode, decode_envelope, encode
 from snorky.gateway.errors import InvalidEnvelope, InvalidMessage
+from snorky.gateway.protocol.codec import MAX_DEPTH, MAX_VALUES, Encoding, decode, decode_envelope, encode
 
 JSON_CORPUS: dict[str, bytes] = {
     # structure

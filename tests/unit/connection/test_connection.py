@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snorky.gateway.protocol.codec import MAX_VALUES
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.errors import CloseCode, InvalidMessage, ReplyTooLarge
+from snorky.gateway.protocol.codec import MAX_VALUES
 from tests.support.clients import JSON, FakeWire
 
 MAX_BYTES = 100

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.auth.tokens import FixedKey, Key, Verifier
 from snorky.gateway.config.auth import Auth
-from snorky.gateway.auth.authenticator import Authenticator
-from snorky.gateway.metrics import Metrics
-from snorky.gateway.connection.refusals import Refusals
 from snorky.gateway.config.settings import Public
+from snorky.gateway.connection.refusals import Refusals
+from snorky.gateway.metrics import Metrics
 from snorky.services.pubsub import PubSubService
 from snorky.services.rpc import Request
 from tests.support.raw_ws import RawClient

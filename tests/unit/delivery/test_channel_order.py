@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from snorky.gateway.delivery import channel_order as sequence
-from snorky.gateway.protocol.publication import Position, Publication
 from snorky.gateway.delivery.channel_order import Gap, Late, Sequence, Step
+from snorky.gateway.protocol.publication import Position, Publication
 
 SMALL = {"WAITING_MAX": 4, "TAGS_MAX": 6, "RECENT_MAX": 4}  # so that bounds are reached in few steps
 

@@ -5,10 +5,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from snorky.gateway.protocol.codec import PAYLOAD, Template
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
 from snorky.gateway.delivery.hub import Hub
+from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
+from snorky.gateway.protocol.codec import PAYLOAD, Template
 from tests.support.clients import JSON, MSGPACK, FakeWire
 
 TEMPLATE = Template("s", PAYLOAD)

@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from snorky.gateway import BrokerUnavailable, ConnectionClosed, Entered, Member, Owner, Selector
-from snorky.gateway.protocol.codec import encode_json
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.presence.ownership import Ownership, encode_notice
+from snorky.gateway.protocol.codec import encode_json
 from snorky.gateway.protocol.publication import Change, read_publication, write_change, write_version
 from tests.support.clients import JSON, FakeWire, settle, until
 

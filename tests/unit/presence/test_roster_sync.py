@@ -9,8 +9,8 @@ import pytest
 from snorky.gateway import BrokerUnavailable
 from snorky.gateway.contracts.directory import Census, Member, Owner
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.presence.roster_view import Difference
 from snorky.gateway.presence.roster_sync import PORTION, Presences
+from snorky.gateway.presence.roster_view import Difference
 from snorky.gateway.protocol.publication import Change
 from snorky.services.chat import ChatService
 from snorky.services.cursors import CursorsService

@@ -1,4 +1,4 @@
-"""snorky.gateway.protocol.channel_names: the vectors that all clients share, and errors that only Python objects can cause."""
+"""`protocol.channel_names`: the vectors that all clients share, and errors that only Python objects can cause."""
 
 import json
 import struct
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snorky.gateway.errors import InvalidChannel
 from snorky.gateway.protocol.channel_names import (
     CHANNEL_MAX_BYTES,
     MAX_DEPTH,
@@ -20,7 +21,6 @@ from snorky.gateway.protocol.channel_names import (
     channel_of,
     es6_number,
 )
-from snorky.gateway.errors import InvalidChannel
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 CANONICAL = json.loads((VECTORS / "canonical.json").read_text())

@@ -15,9 +15,9 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # ships no annotations
 import pytest
 
+from snorky.gateway.errors import InvalidEnvelope, InvalidMessage
 from snorky.gateway.protocol import codec
 from snorky.gateway.protocol.codec import MAX_DEPTH, MAX_VALUES, PAYLOAD, Encoding, Envelope, Template
-from snorky.gateway.errors import InvalidEnvelope, InvalidMessage
 
 ENCODINGS = pytest.mark.parametrize("encoding", list(Encoding), ids=lambda encoding: encoding.value)
 

@@ -32,7 +32,10 @@ SERVICES: dict[str, type[RPCService]] = {
     "datasync_backend": DataSyncBackend,
 }
 NOT_SENT = {"1005", "1006"}  # a library's words, as the page says
-ORDINARY = {"1000", "1001"}  # a normal close by the client; a drain: tests/e2e/test_sockjs.py, tests/unit/http/websocket/test_drain.py
+ORDINARY = {
+    "1000",
+    "1001",
+}  # a normal close by the client; a drain: tests/e2e/test_sockjs.py, tests/unit/http/websocket/test_drain.py
 
 
 def section(title: str) -> str:

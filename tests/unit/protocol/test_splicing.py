@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from msgpack import unpackb  # type: ignore[import-untyped]  # ships no annotations
 
+from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.protocol.codec import Encoding, encode
 from snorky.gateway.protocol.splicing import Compound
-from snorky.gateway.errors import InvalidMessage
 
 READERS = {Encoding.JSON: json.loads, Encoding.MSGPACK: unpackb}
 

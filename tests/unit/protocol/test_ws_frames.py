@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snorky.gateway.protocol.codec import Encoding
 from snorky.gateway.errors import CloseCode, ProtocolFault
+from snorky.gateway.protocol.codec import Encoding
 from snorky.gateway.protocol.ws_frames import (
     PING_FRAME,
     FrameParser,

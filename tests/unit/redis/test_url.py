@@ -8,10 +8,10 @@ import pytest
 
 from snorky.client import Publisher
 from snorky.client.redis_pool import Pools
+from snorky.gateway.config.parsers import parse_prefix
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.url import parse_redis_url
-from snorky.gateway.config.parsers import parse_prefix
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -2,9 +2,9 @@ import sys
 
 import pytest
 
+from snorky.gateway.config.settings import ServiceTable, Settings
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.sdk.loading import load_function, load_registries
-from snorky.gateway.config.settings import ServiceTable, Settings
 
 MODULE = """
 from snorky.gateway import Service

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from snorky.gateway.config.settings import ServiceTable, Settings
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.sdk.loading import load_function, load_registries
 from snorky.gateway.sdk.service import Service
-from snorky.gateway.config.settings import ServiceTable, Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = """
@@ -94,7 +94,7 @@ def test_shop_has_modules_of_our_old_names(shop: Path) -> None:
         ("from snorky import Publisher", "; snorky is now snorky.client"),
         ("from snorky.aio import Publisher", "; snorky.aio is now snorky.client.aio"),
         ("import services_of_others", "No module named 'services_of_others'"),
-        ("from snorky.gateway import nobody", "(ROOT/gateway/__init__.py)"),
+        ("from snorky.gateway import nobody", "gateway/__init__.py)"),
     ],
 )
 def test_program_that_imports_an_old_name_is_told_the_new_one(
@@ -102,7 +102,7 @@ def test_program_that_imports_an_old_name_is_told_the_new_one(
 ) -> None:
     monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path or ".").resolve() != ROOT])
     (shop / "old_program.py").write_text(line)
-    said = str(load("old_program:Echo")).replace(str(ROOT), "ROOT")
+    said = str(load("old_program:Echo"))
     sys.modules.pop("old_program", None)
     assert said.endswith(expected)
     with pytest.raises(ConfigurationError) as caught:

@@ -25,8 +25,8 @@ from snorky.gateway import (
     UnknownService,
     error_message,
 )
-from snorky.gateway.protocol.codec import Encoding, encode
 from snorky.gateway.connection.rate_limiter import REFUSED_PER_BURST
+from snorky.gateway.protocol.codec import Encoding, encode
 from tests.support.clients import JSON, MSGPACK, UNLIMITED, Client, House, house
 from tests.support.loopback import LoopbackBroker
 

@@ -5,9 +5,9 @@ from snorky.client import SnorkyBackend, SnorkyError, SnorkyHTTPTransport
 backend = SnorkyBackend(SnorkyHTTPTransport("http://127.0.0.1:8003/backend", key="swordfish"))
 backend.call("pubsub_backend", "publish", channel="news", message={"title": "Hello"})
 
-This needs no other package. `Publisher` publishes through Redis (snorky-client[redis]). `snorky.client.aio` has the same for
-asyncio, and a client that subscribes to channels (snorky-client[realtime]). `snorky.client.django` publishes changes of Django
-models (snorky-client[django]).
+This needs no other package. `Publisher` publishes through Redis (snorky-client[redis]). `snorky.client.aio` has the
+same for asyncio, and a client that subscribes to channels (snorky-client[realtime]). `snorky.client.django` publishes
+changes of Django models (snorky-client[django]).
 """
 
 from snorky.client.aio import AsyncSnorkyBackend

@@ -8,8 +8,8 @@ import structlog
 
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.http.sockjs.binding import Verdict, Who
-from snorky.gateway.http.sockjs.frames import decode_messages
 from snorky.gateway.http.sockjs.forwarding.remote_stream import RemoteOutlet
+from snorky.gateway.http.sockjs.frames import decode_messages
 from snorky.gateway.http.sockjs.session import Session
 
 __all__ = ["LOST_S", "NOT_ADMITTED", "Answer", "Lender"]

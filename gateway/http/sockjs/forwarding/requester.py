@@ -23,13 +23,13 @@ from typing import Any, Final
 
 import structlog
 
-from snorky.gateway.protocol.codec import decode_json
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.http.sockjs.binding import Verdict, Who
 from snorky.gateway.http.sockjs.forwarding.owner import LOST_S, Answer, Lender
 from snorky.gateway.http.sockjs.response_stream import Outlet
 from snorky.gateway.http.sockjs.session import Session
 from snorky.gateway.node import Node
+from snorky.gateway.protocol.codec import decode_json
 from snorky.gateway.protocol.publication import Publication
 
 __all__ = ["Peers"]

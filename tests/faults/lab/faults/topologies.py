@@ -2,8 +2,8 @@
 
 import asyncio
 
-from snorky.gateway.redis.keys import channel_name
 from snorky.gateway.redis.cluster.slots import slot_of
+from snorky.gateway.redis.keys import channel_name
 from tests.faults.lab.faults.rollbacks import absent, tell_resyncs
 from tests.faults.lab.plan import PREFIX
 from tests.faults.lab.trial import Fault, Trial

@@ -11,7 +11,9 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/delivery/hub.py",
         old=" and not (is_late and heard < told >= version)",
         new="",
-        argv=test("tests/unit/presence/test_lists_and_notices.py", "test_late_notices_of_members_in_the_list_are_not_sent"),
+        argv=test(
+            "tests/unit/presence/test_lists_and_notices.py", "test_late_notices_of_members_in_the_list_are_not_sent"
+        ),
     ),
     Mutation(
         guard="version of buffered changes",
@@ -35,14 +37,18 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/presence/roster_view.py",
         old="        self.known = self._known(change)\n",
         new="",
-        argv=test("tests/unit/presence/test_lists_and_notices.py", "test_members_in_the_list_are_not_reported_as_joined_again"),
+        argv=test(
+            "tests/unit/presence/test_lists_and_notices.py", "test_members_in_the_list_are_not_reported_as_joined_again"
+        ),
     ),
     Mutation(
         guard="last seen",  # a list that lacks suspected members is followed by their `joined`
         file="gateway/presence/roster_view.py",
         old="return self._last_seen.get(place, self.version)",
         new="return self.version",
-        argv=test("tests/unit/presence/test_lists_and_notices.py", "test_members_in_the_list_are_not_reported_as_joined_again"),
+        argv=test(
+            "tests/unit/presence/test_lists_and_notices.py", "test_members_in_the_list_are_not_reported_as_joined_again"
+        ),
     ),
     Mutation(
         guard="arrivals of an older copy",
@@ -57,7 +63,8 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         old="return not version <= told < ahead",
         new="return True",
         argv=test(
-            "tests/unit/presence/test_lists_and_notices.py", "test_differences_are_not_sent_to_clients_whose_later_list_had_them"
+            "tests/unit/presence/test_lists_and_notices.py",
+            "test_differences_are_not_sent_to_clients_whose_later_list_had_them",
         ),
     ),
     Mutation(
@@ -79,7 +86,9 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/shared_reads.py",
         old="        task = self._next.get(key)\n",
         new="        task = None\n        return await self._read(key)\n",
-        argv=test("tests/unit/connection/test_waiting_replies.py", "test_those_that_ask_at_the_same_time_share_one_list"),
+        argv=test(
+            "tests/unit/connection/test_waiting_replies.py", "test_those_that_ask_at_the_same_time_share_one_list"
+        ),
     ),
     Mutation(
         guard="bound of waiting replies",
@@ -87,7 +96,8 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         old="if self.total_bytes > self._max_bytes:",
         new="if False:",
         argv=test(
-            "tests/unit/connection/test_waiting_replies.py", "test_many_clients_that_request_lists_and_read_nothing_use_bounded_memory"
+            "tests/unit/connection/test_waiting_replies.py",
+            "test_many_clients_that_request_lists_and_read_nothing_use_bounded_memory",
         ),
     ),
     Mutation(
@@ -95,7 +105,10 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/sdk/service.py",
         old="connection.write_reply(frames)",
         new="connection.write(frames)",
-        argv=test("tests/unit/connection/test_waiting_replies.py", "test_a_list_that_no_client_could_take_is_refused_and_counted"),
+        argv=test(
+            "tests/unit/connection/test_waiting_replies.py",
+            "test_a_list_that_no_client_could_take_is_refused_and_counted",
+        ),
     ),
     Mutation(
         guard="room for a reply",  # requested before it is written
@@ -144,7 +157,10 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/connection/shared_limits.py",
         old="        self._remembered[key] = share\n        self._remembered.move_to_end(key)\n",
         new="",
-        argv=test("tests/unit/connection/test_shared_limits.py", "test_a_share_outlives_its_last_connection_and_memory_is_bounded"),
+        argv=test(
+            "tests/unit/connection/test_shared_limits.py",
+            "test_a_share_outlives_its_last_connection_and_memory_is_bounded",
+        ),
     ),
     Mutation(
         guard="quota of publications",
@@ -180,7 +196,8 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         old="        if len(payload) > self._payload_max_bytes:",
         new="        if False:",
         argv=test(
-            "tests/unit/delivery/test_fan_out.py", "test_publications_above_the_size_limit_are_dropped_and_counted_as_such"
+            "tests/unit/delivery/test_fan_out.py",
+            "test_publications_above_the_size_limit_are_dropped_and_counted_as_such",
         ),
     ),
     Mutation(
@@ -189,7 +206,8 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         old="if publication.position is not None and len(publication.payload) > self._payload_max_bytes:",
         new="if False:",
         argv=test(
-            "tests/unit/delivery/test_gap_repair.py", "test_oversized_message_is_a_tombstone_for_clients_recovering_at_that_moment"
+            "tests/unit/delivery/test_gap_repair.py",
+            "test_oversized_message_is_a_tombstone_for_clients_recovering_at_that_moment",
         ),
     ),
     Mutation(
@@ -211,7 +229,9 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/presence/roster_view.py",
         old="if now_s - since_s >= self._grace_s:",
         new="if True:",
-        argv=test("tests/unit/presence/test_roster_sync.py", "test_members_entered_again_within_the_grace_period_never_left"),
+        argv=test(
+            "tests/unit/presence/test_roster_sync.py", "test_members_entered_again_within_the_grace_period_never_left"
+        ),
     ),
     Mutation(
         guard="log lines of refusals",
@@ -254,7 +274,8 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         old="is_noted and unkept == followed.unkept",
         new="unkept == followed.unkept",
         argv=test(
-            "tests/unit/delivery/test_gap_repair.py", "test_client_that_resumes_before_an_unstored_publication_is_noticed_gets_a_gap"
+            "tests/unit/delivery/test_gap_repair.py",
+            "test_client_that_resumes_before_an_unstored_publication_is_noticed_gets_a_gap",
         ),
     ),
     Mutation(

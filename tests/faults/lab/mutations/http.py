@@ -88,7 +88,8 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         old="bool(unacked) or probes > _PROBES_MAX",
         new="bool(unacked or transport.get_write_buffer_size())",
         argv=test(
-            "tests/unit/http/websocket/test_peer_progress.py", "test_bytes_waiting_for_the_receivers_window_do_not_count_as_unacknowledged"
+            "tests/unit/http/websocket/test_peer_progress.py",
+            "test_bytes_waiting_for_the_receivers_window_do_not_count_as_unacknowledged",
         ),
     ),
     Mutation(
@@ -96,7 +97,10 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/websocket/peer_progress.py",
         old="        return self._credit_s > 0",
         new="        return False",
-        argv=test("tests/unit/http/websocket/test_protocol.py", "test_a_client_on_a_slow_link_is_not_closed_while_it_keeps_reading"),
+        argv=test(
+            "tests/unit/http/websocket/test_protocol.py",
+            "test_a_client_on_a_slow_link_is_not_closed_while_it_keeps_reading",
+        ),
     ),
     Mutation(
         guard="a ping to a silent client",

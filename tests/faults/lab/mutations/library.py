@@ -170,7 +170,9 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/connection/unwritten.py",
         old=" and _WITHIN not in text",
         new="",
-        argv=test("tests/unit/connection/test_storage_quotas.py", "test_quota_is_returned_only_for_writes_that_surely_failed"),
+        argv=test(
+            "tests/unit/connection/test_storage_quotas.py", "test_quota_is_returned_only_for_writes_that_surely_failed"
+        ),
     ),
     Mutation(
         guard="library in check",

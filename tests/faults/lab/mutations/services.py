@@ -10,7 +10,10 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         file="services/pubsub/service.py",
         old="async with self.topics.reading(request.connection, channel):",
         new="if True:",
-        argv=test("tests/unit/presence/test_lists_and_notices.py", "test_presence_is_ordered_between_earlier_and_later_notices"),
+        argv=test(
+            "tests/unit/presence/test_lists_and_notices.py",
+            "test_presence_is_ordered_between_earlier_and_later_notices",
+        ),
     ),
     Mutation(
         guard="recovery that cannot be taken",  # gets this error instead of being closed repeatedly
@@ -36,7 +39,8 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         "                    await self.rosters.leave(request.connection, channel)\n",
         new="",
         argv=test(
-            "tests/unit/connection/test_waiting_replies.py", "test_a_join_with_a_list_too_large_for_a_client_leaves_no_state and chat"
+            "tests/unit/connection/test_waiting_replies.py",
+            "test_a_join_with_a_list_too_large_for_a_client_leaves_no_state and chat",
         ),
     ),
     Mutation(

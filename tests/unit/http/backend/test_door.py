@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import snorky.gateway.http.backend.door as module
+from snorky.gateway.config.settings import ApiKey, Private
 from snorky.gateway.http.app import BACKEND_MAX_BYTES, private_app
 from snorky.gateway.http.serving.listen import listen
 from snorky.gateway.http.serving.site import Site
 from snorky.gateway.http.workers.app import WorkerDoor, workers_app
-from snorky.gateway.config.settings import ApiKey, Private
 from snorky.gateway.http.workers.metrics import Totals
 from tests.support.raw_ws import RawClient, Response
 from tests.support.site import RunningSite, on_both_loops, running_site

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-import snorky.gateway.http.backend.routes as module
 import snorky.gateway.http.backend.door as door_module
+import snorky.gateway.http.backend.routes as module
+from snorky.gateway.config.settings import ApiKey, Private
 from snorky.gateway.http.app import BACKEND_MAX_BYTES
 from snorky.gateway.http.backend.key_brake import ADDRESSES_MAX, FREE, INTERVAL_S, WAIT_MAX_S, Brake
-from snorky.gateway.config.settings import ApiKey, Private
 from tests.support.raw_ws import RawClient, Response
 from tests.support.site import Echo, RunningSite, on_both_loops, running_site, until
 

@@ -2,9 +2,9 @@
 
 import structlog
 
+from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.http.serving.accept_gate import HTTP_PER_CONNECTION, Descriptors
 from snorky.gateway.http.serving.listen import BACKLOG
-from snorky.gateway.config.settings import Limits, Public
 from tests.support.raw_ws import RawClient
 from tests.support.site import RunningSite, on_both_loops, running_site, until
 

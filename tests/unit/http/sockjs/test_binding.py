@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from snorky.gateway.http.sockjs.binding import CREDENTIALS_MAX, Binding, Who, who_asks
 from snorky.gateway.config.settings import Public
+from snorky.gateway.http.sockjs.binding import CREDENTIALS_MAX, Binding, Who, who_asks
 from tests.support.site import on_both_loops
 from tests.support.sockjs_site import SockJSSite, sockjs_site
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from snorky.gateway.config.settings import Limits
 from snorky.gateway.errors import CloseCode, Revoked
 from snorky.gateway.http.sockjs.session import Timing
-from snorky.gateway.config.settings import Limits
 from tests.support.site import on_both_loops, until
 from tests.support.sockjs_site import QUICK, SockJSCaller, SockJSSite, frames_of, sockjs_site
 

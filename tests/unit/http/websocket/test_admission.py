@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
+from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.http.websocket.admission import Admission
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.config.settings import Limits, Public
 from tests.support.raw_ws import CLOSE, close_payload, frame, handshake_head
 from tests.support.site import on_both_loops, running_site, until
 

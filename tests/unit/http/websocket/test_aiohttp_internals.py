@@ -14,9 +14,9 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 import snorky.gateway.http.websocket.handler
+from snorky.gateway.config.settings import Limits
 from snorky.gateway.errors import ConnectionClosed
 from snorky.gateway.http.websocket.aiohttp_internals import take_over
-from snorky.gateway.config.settings import Limits
 from tests.support.raw_ws import CLOSE, PING, PONG, TEXT, RawClient, close_payload, frame, handshake_head
 from tests.support.site import RunningSite, gone, on_both_loops, running_site, until
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from snorky.gateway.http.websocket.timer_wheel import Wheel
-from snorky.gateway.connection.inbox import MAX_MESSAGES
 from snorky.gateway.config.settings import Limits, Public
+from snorky.gateway.connection.inbox import MAX_MESSAGES
+from snorky.gateway.http.websocket.timer_wheel import Wheel
 from tests.support.raw_ws import CLOSE, CONTINUATION, PING, PONG, TEXT, RawClient, close_payload, frame
 from tests.support.site import RunningSite, on_both_loops, running_site, until
 from tests.support.sockjs_site import sockjs_site

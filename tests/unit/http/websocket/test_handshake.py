@@ -3,9 +3,9 @@
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from snorky.gateway.protocol.codec import Encoding
-from snorky.gateway.http.websocket.handshake import HandshakeRefused, Upgrade, upgrade
 from snorky.gateway.config.settings import Public
+from snorky.gateway.http.websocket.handshake import HandshakeRefused, Upgrade, upgrade
+from snorky.gateway.protocol.codec import Encoding
 from tests.support.raw_ws import BINARY, KEY, PING, RawClient, Response, frame, handshake_head
 from tests.support.site import on_both_loops, running_site
 

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snorky.gateway.protocol.ws_frames import unmask as plain
 from snorky.gateway.http.websocket.masking import unmask
+from snorky.gateway.protocol.ws_frames import unmask as plain
 
 
 @given(st.binary(max_size=300), st.binary(min_size=4, max_size=4))

@@ -13,10 +13,10 @@ from typing import Any
 import msgpack
 import pytest
 
+from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.http.websocket.peer_progress import read_sent
 from snorky.gateway.http.websocket.protocol import HIGH_WATER_BYTES, WebSocketProtocol
-from snorky.gateway.config.settings import Limits, Public
 from tests.support.raw_ws import (
     BINARY,
     CLOSE,

@@ -1,8 +1,8 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from snorky.gateway.metrics import Metrics
 from snorky.gateway.http.workers.metrics import Totals
+from snorky.gateway.metrics import Metrics
 
 
 def text(connections: float, deliveries: float, deaf: int = 0) -> str:

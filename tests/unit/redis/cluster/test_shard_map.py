@@ -9,8 +9,8 @@ import pytest
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisTarget
-from snorky.gateway.redis.cluster.shard_map import Cluster
 from snorky.gateway.redis.cluster.commands import ClusterCommander
+from snorky.gateway.redis.cluster.shard_map import Cluster
 from snorky.gateway.redis.connection.resp import DialError, command
 from tests.support.scripted_redis import Command, ScriptedRedis
 
@@ -46,7 +46,9 @@ class Member:
 
 @pytest.fixture
 async def members(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Member]]:
-    monkeypatch.setattr("snorky.gateway.redis.cluster.shard_map.ASK_TIMEOUT_S", 10.0)  # a busy machine may stall for a second
+    monkeypatch.setattr(
+        "snorky.gateway.redis.cluster.shard_map.ASK_TIMEOUT_S", 10.0
+    )  # a busy machine may stall for a second
     async with asyncio.timeout(15.0), AsyncExitStack() as stack:
         made = [Member() for _ in range(3)]
         for each in made:

@@ -8,8 +8,8 @@ import pytest
 
 import snorky.gateway.redis.connection.scripts
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.connection.scripts import Call, Scripts
 from tests.support.scripted_redis import Command, ScriptedRedis
 from tests.unit.redis.connection.test_commands import commander
 

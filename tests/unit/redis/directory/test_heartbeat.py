@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import EmbeddedServer, Heartbeat, RedisTarget, read_nodes
 from snorky.gateway.redis.directory.heartbeat import NodeState
-from snorky.gateway.redis.keys import node_key, nodes_key
 from snorky.gateway.redis.directory.versions import OLDEST, WIRE, Versions, foreign_nodes
 from snorky.gateway.redis.directory.versions import said as versions_said
+from snorky.gateway.redis.keys import node_key, nodes_key
 from tests.support.redis_servers import require
 from tests.support.tools import eventually
 

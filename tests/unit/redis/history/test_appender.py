@@ -2,8 +2,8 @@
 
 import pytest
 
-from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.contracts.history import History
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisTarget
 from snorky.gateway.redis.history.appender import Sequencer

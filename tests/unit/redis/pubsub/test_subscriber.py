@@ -10,8 +10,8 @@ import snorky.gateway.redis.pubsub.subscriber as subscriber_module
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisTarget
-from snorky.gateway.redis.pubsub.subscriber import WINDOW, Subscriber
 from snorky.gateway.redis.connection.resp import REPLY_MAX_BYTES
+from snorky.gateway.redis.pubsub.subscriber import WINDOW, Subscriber
 from tests.support.scripted_redis import Command, ScriptedRedis, confirmation, message
 
 CANARY = b"canary"

@@ -5,8 +5,8 @@ class Task(models.Model): ...
 
 publish_on_commit("orders", {"id": order.pk})
 
-`snorky.client.django.rest_framework` has the views. Settings: SNORKY_BACKEND_URL, SNORKY_BACKEND_KEY, SNORKY_REDIS_URL, and
-more in the README.
+`snorky.client.django.rest_framework` has the views. Settings: SNORKY_BACKEND_URL, SNORKY_BACKEND_KEY,
+SNORKY_REDIS_URL, and more in the README.
 """
 
 from snorky.client.django.gateway import authorize_subscription, deltas_lost

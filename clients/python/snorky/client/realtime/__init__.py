@@ -1,1 +1,1 @@
-"""The realtime client. `session` has the logic without I/O; `client` adds connections. Use `snorky.client.aio.Client`."""
+"""The realtime client: `session` has the logic without I/O, `client` adds connections. See `snorky.client.aio`."""
