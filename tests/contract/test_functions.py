@@ -32,7 +32,7 @@ from tests.support.tools import eventually
 RULES = Rules([ChannelRule("kept:*", history=100), ChannelRule("*:few*x", history=2), ChannelRule("bare*")])
 HISTORY = History(300.0, 100)
 NAME = f"{PREFIX}:{{pubsub:kept:a}}"
-FUNCTION = (Path(snorky.gateway.redis.__file__).parent / "library" / "snorky_publish.lua").read_text()
+FUNCTION = (Path(snorky.gateway.redis.__file__).parent / "history/lua/library/snorky_publish.lua").read_text()
 
 
 @pytest.fixture(params=REAL_KINDS)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from snorky.gateway.connection.connection import rate_limiter as limiter
+from snorky.gateway.connection import rate_limiter as limiter
 from snorky.gateway.connection.rate_limiter import Limiter, Rates, Share
 
 

@@ -5,11 +5,11 @@ import gc
 import pytest
 
 from snorky.gateway.config.settings import Limits
-from snorky.gateway.connection.connection import rate_limiter as limiter
-from snorky.gateway.connection.connection import shared_limits as shares
+from snorky.gateway.connection import rate_limiter as limiter
+from snorky.gateway.connection import shared_limits as shares
 from snorky.gateway.connection.shared_limits import Shares, rates_of
+from snorky.gateway.http.websocket import handshake_rate as knocks
 from snorky.gateway.http.websocket.handshake_rate import Knocks
-from snorky.gateway.http.websocket.protocol import handshake_rate as knocks
 from tests.unit.connection.test_rate_limiter import Clock
 
 

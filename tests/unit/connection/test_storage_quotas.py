@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from snorky.gateway.config.settings import Limits
-from snorky.gateway.connection.connection import rate_limiter as limiter
-from snorky.gateway.connection.connection import storage_quotas as quotas
+from snorky.gateway.connection import rate_limiter as limiter
+from snorky.gateway.connection import storage_quotas as quotas
 from snorky.gateway.connection.refusals import Refusals
 from snorky.gateway.connection.storage_quotas import CHANNEL_BYTES, STORED_S, Quotas
 from snorky.gateway.errors import BrokerUnavailable, LimitExceeded

@@ -22,7 +22,7 @@ from snorky.gateway.protocol.channel_names import (
     es6_number,
 )
 
-VECTORS = Path(__file__).parent.parent / "vectors"
+VECTORS = Path(__file__).parents[2] / "vectors"
 CANONICAL = json.loads((VECTORS / "canonical.json").read_text())
 NAMES = json.loads((VECTORS / "redis_names.json").read_text())["names"]
 

@@ -47,7 +47,6 @@ OLD = [
     ("services.pubsub:PubSubService", "services.pubsub is now snorky.services.pubsub"),
     ("services.rpc:RPCService", "services.rpc is now snorky.services.rpc"),
     ("services.pubsub.service:PubSubService", "services.pubsub.service is now snorky.services.pubsub.service"),
-    ("gateway.info:InfoService", "gateway.info is now snorky.gateway.sdk.info"),
 ]
 
 

@@ -4,8 +4,8 @@ import asyncio
 import json
 
 from snorky.gateway.config.settings import Limits
+from snorky.gateway.http.websocket import drain as module
 from snorky.gateway.http.websocket.drain import drain
-from snorky.gateway.http.websocket.protocol import drain as module
 from tests.support.raw_ws import CLOSE, TEXT, RawClient, close_payload, frame
 from tests.support.site import on_both_loops, running_site, until
 

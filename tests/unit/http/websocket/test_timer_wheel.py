@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from snorky.gateway.http.websocket.protocol import timer_wheel as module
+from snorky.gateway.http.websocket import timer_wheel as module
 from snorky.gateway.http.websocket.timer_wheel import CLOSE_TIMEOUT_S, TICK_S, Wheel
 
 

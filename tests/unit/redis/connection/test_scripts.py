@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 
-import snorky.gateway.redis.connection.scripts
+import snorky.gateway.redis
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
 from tests.support.scripted_redis import Command, ScriptedRedis
 from tests.unit.redis.connection.test_commands import commander
 
-FOLDER = Path(snorky.gateway.redis.connection.scripts.__file__).parent / "scripts"
+FOLDER = Path(snorky.gateway.redis.__file__).parent
 RENEW, LOOK = Call("renew", [b"l", b"c"], [b"o", b"1"]), Call("look", [b"l", b"r"], [b"1", b"0"])
 ECHO = command(b"ECHO", b"x")
 
 
 def source(name: str) -> bytes:
-    return (FOLDER / f"{name}.lua").read_bytes()
+    return next(FOLDER.glob(f"*/lua/{name}.lua")).read_bytes()
 
 
 def digest(name: str) -> bytes:
@@ -77,7 +77,7 @@ async def test_without_shebang_support_scripts_are_sent_in_full_without_it() -> 
 
 
 def test_every_script_has_a_shebang_line_and_releases_are_allowed_without_memory() -> None:
-    first = {path.stem: path.read_text().partition("\n")[0] for path in FOLDER.glob("*.lua")}
+    first = {path.stem: path.read_text().partition("\n")[0] for path in FOLDER.glob("*/lua/*.lua")}
     assert all(line.startswith("#!lua") for line in first.values())
     for name in ("renew", "resign", "leave", "release", "seize", "swept"):
         assert first[name] == "#!lua flags=allow-oom", name
