@@ -17,7 +17,8 @@ from benchmarks.machine import describe
 from benchmarks.redis_server import RedisServer
 from snorky.gateway import ChannelRule, Connection, History, Node, ServiceRegistry, Settings
 from snorky.gateway.protocol.codec import decode_json, encode_json
-from snorky.gateway.redis import RedisTarget
+from snorky.gateway.redis.admin.redis_py import client_of
+from snorky.gateway.redis.target import target_from_url
 from snorky.gateway.run.node import running_node
 from snorky.services.pubsub import PubSubService
 from tests.support.clients import JSON, UNLIMITED, FakeWire
@@ -84,7 +85,7 @@ def ask(node: Node, registry: ServiceRegistry, number: int, positions: list[str]
 async def measure(url: str) -> None:
     """Print all figures."""
     registry = ServiceRegistry([PubSubService(channels=[ChannelRule("kept:*", history=10_000, history_ttl_s=3600.0)])])
-    redis: Any = RedisTarget.from_url(url).client(timeout_s=10.0)
+    redis: Any = client_of(target_from_url(url), timeout_s=10.0)
     async with running_node(registry, settings=Settings(redis_url=url, limits=UNLIMITED)) as node:
         while not node.is_ready:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0.01)

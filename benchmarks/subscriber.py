@@ -18,7 +18,9 @@ import uvloop
 
 from benchmarks.redis_server import RedisServer, request
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import RedisBroker, RedisTarget, channel_name
+from snorky.gateway.redis import RedisBroker, channel_name
+from snorky.gateway.redis.admin.redis_py import client_of
+from snorky.gateway.redis.target import target_from_url
 
 KEYS = [f"pubsub:channel-{number}" for number in range(10)]
 PAYLOAD = b"x" * 100
@@ -68,7 +70,7 @@ async def measured(port: int, messages: int, done: Callable[[], "asyncio.Future[
 
 
 async def our_subscriber(redis: RedisServer, messages: int) -> tuple[float, float]:
-    broker = RedisBroker(RedisTarget.from_url(redis.url), prefix=PREFIX, node_id="bench", metrics=Metrics())
+    broker = RedisBroker(target_from_url(redis.url), prefix=PREFIX, node_id="bench", metrics=Metrics())
     counter = Counter(messages)
     await broker.start(counter)
     for key in KEYS:
@@ -79,7 +81,7 @@ async def our_subscriber(redis: RedisServer, messages: int) -> tuple[float, floa
 
 
 async def library_subscriber(redis: RedisServer, messages: int) -> tuple[float, float]:
-    client = RedisTarget.from_url(redis.url).client()
+    client = client_of(target_from_url(redis.url))
     async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
         await pubsub.subscribe(*(channel_name(PREFIX, key) for key in KEYS))
 
@@ -95,7 +97,7 @@ async def library_subscriber(redis: RedisServer, messages: int) -> tuple[float, 
 
 
 async def our_publisher(redis: RedisServer, messages: int) -> tuple[float, float]:
-    broker = RedisBroker(RedisTarget.from_url(redis.url), prefix=PREFIX, node_id="bench", metrics=Metrics())
+    broker = RedisBroker(target_from_url(redis.url), prefix=PREFIX, node_id="bench", metrics=Metrics())
     await broker.start(Counter(1))
     await broker.publish(KEYS[0], PAYLOAD)
     began_cpu_s, began_s = time.process_time(), time.perf_counter()
@@ -108,7 +110,7 @@ async def our_publisher(redis: RedisServer, messages: int) -> tuple[float, float
 
 
 async def library_publisher(redis: RedisServer, messages: int) -> tuple[float, float]:
-    client = RedisTarget.from_url(redis.url).client()
+    client = client_of(target_from_url(redis.url))
     names = [channel_name(PREFIX, key) for key in KEYS]
     began_cpu_s, began_s = time.process_time(), time.perf_counter()
     for _ in range(messages // PIPELINE):
@@ -129,12 +131,12 @@ async def whole_again(redis: RedisServer, channels: int) -> float:
             self.done.set()
 
     metrics, listener = Metrics(), Interrupted(1)
-    target = RedisTarget.from_url(redis.url)
+    target = target_from_url(redis.url)
     broker = RedisBroker(target, prefix=PREFIX, node_id="bench", metrics=metrics, confirm_timeout_s=120.0)
     await broker.start(listener)
     for start in range(0, channels, 1_000):
         await asyncio.gather(*(broker.subscribe(f"pubsub:{start + number}") for number in range(1_000)))
-    client = target.client()
+    client = client_of(target)
     began_s = time.perf_counter()
     await client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     await asyncio.wait_for(listener.done.wait(), 120)

@@ -11,7 +11,7 @@ from snorky.gateway.contracts.history import Keeper
 from snorky.gateway.contracts.revocations import Revocations
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.cluster.broker import ClusterBroker
-from snorky.gateway.redis.cluster.shard_map import Cluster
+from snorky.gateway.redis.cluster.shard_map import Cluster, cluster_of
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.directory.directory import RedisDirectory
 from snorky.gateway.redis.directory.heartbeat import Heartbeat
@@ -57,10 +57,10 @@ class Topology:
         Raises ConfigurationError.
         """
         targets = targets_of(redis_url)
-        if targets.first.cluster is not None:
+        if (cluster := cluster_of(targets.first)) is not None:
             return cls._of_cluster(
                 targets,
-                targets.first.cluster,
+                cluster,
                 prefix=prefix,
                 node_id=node_id,
                 metrics=metrics,

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 
 from snorky.gateway.contracts.revocations import Kind, Revocation, Watcher
 from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.keys import revocations_key
 
@@ -52,7 +53,7 @@ class RedisRevocations:
     """Implements `contracts.revocations.Revocations`. keep_s: the longest time for which a token can be valid."""
 
     def __init__(self, target: RedisTarget, *, prefix: str, keep_s: float, interval_s: float = INTERVAL_S) -> None:
-        self._client: Any = target.client(timeout_s=TIMEOUT_S, max_connections=CONNECTIONS_MAX)
+        self._client: Any = client_of(target, timeout_s=TIMEOUT_S, max_connections=CONNECTIONS_MAX)
         self._turns = asyncio.Semaphore(CONNECTIONS_MAX)  # the pool would reject the ninth of many concurrent logins
         self._key = revocations_key(prefix)
         self._keep_ms = round(keep_s * 1000)

@@ -21,7 +21,8 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
 
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.shard_map import Shard
+from snorky.gateway.redis.admin.redis_py import client_of
+from snorky.gateway.redis.cluster.shard_map import Shard, cluster_of
 from snorky.gateway.redis.cluster.slots import slot_of
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError
@@ -50,7 +51,7 @@ class _Server:
     """The state of one server."""
 
     def __init__(self, target: RedisTarget, *, key: str) -> None:
-        self.client: Redis = target.client(timeout_s=INTERVAL_S, max_connections=1)
+        self.client: Redis = client_of(target, timeout_s=INTERVAL_S, max_connections=1)
         self.url = target.safe_url
         self.is_full = False
         self.used = 0.0  # fraction of maxmemory; 0: unknown, or there is no maxmemory
@@ -174,7 +175,7 @@ class WriteWatch:
         """Update the list of servers."""
         found: dict[object, tuple[RedisTarget, str]] = {}
         for target in self._targets:
-            cluster = target.cluster
+            cluster = cluster_of(target)
             if cluster is None:
                 found[target.safe_url] = (target, f"{node_key(self._prefix, self._node_id)}:probe")
                 continue

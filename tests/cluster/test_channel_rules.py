@@ -14,7 +14,8 @@ from redis.exceptions import ResponseError
 
 from snorky.gateway import ChannelRule, History, Node, ServiceRegistry, Settings
 from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
-from snorky.gateway.redis import RedisTarget
+from snorky.gateway.redis.admin.redis_py import client_of
+from snorky.gateway.redis.target import target_from_url
 from snorky.gateway.run.node import running_node
 from snorky.services.pubsub import PubSubService
 from tests.support.clients import UNLIMITED
@@ -52,7 +53,7 @@ async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
             registry = ServiceRegistry([PubSubService(channels=CHANNELS)])
             settings = Settings(redis_url=server.url, limits=UNLIMITED)
             nodes.append((await stack.enter_async_context(running_node(registry, settings=settings)), registry))
-        redis = RedisTarget.from_url(server.url).of(NAME.encode()).client(timeout_s=10.0)
+        redis = client_of(target_from_url(server.url).of(NAME.encode()), timeout_s=10.0)
         stack.push_async_callback(redis.aclose)
         await eventually(lambda: _are_ready(nodes), within_s=10, what="both nodes hear Redis")
         yield Pair(nodes, server, redis)

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from snorky.gateway.cli import app
-from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.directory.heartbeat import Heartbeat
+from snorky.gateway.redis.target import target_from_url
 from tests.support.nodes import GATEWAY, NodeProcess, Process, RedisProcess
 from tests.support.tokens import SECRET, hmac_token
 from tests.support.tools import eventually, free_port
@@ -370,7 +370,7 @@ async def test_stats_divide_by_the_clock_that_took_the_samples(redis):
             await asyncio.sleep((0.3, 2.6, 1.1)[step % 3])  # the fault: write times that do not show the rate
 
     state = {"deliveries_total": 0, "sampled_s": 0.0}
-    heartbeat = Heartbeat(RedisTarget.from_url(redis.url), prefix="snorky", node_id="one", state=lambda: state)
+    heartbeat = Heartbeat(target_from_url(redis.url), prefix="snorky", node_id="one", state=lambda: state)
     writing = asyncio.create_task(write())
     try:
         for _ in range(3):

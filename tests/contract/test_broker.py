@@ -9,6 +9,7 @@ import pytest
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis import channel_name
+from snorky.gateway.redis.admin.redis_py import client_of
 from tests.support.brokers import PREFIX, Recorder, hears, open_broker
 from tests.support.clusters import ClusterLab
 from tests.support.proxy import FaultProxy
@@ -35,7 +36,7 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 @pytest.fixture
 async def other(server: AnyServer) -> AsyncIterator[Any]:
     """Any Redis client: a backend job's, an operator's."""
-    client = server.client()
+    client = client_of(server)
     await client.ping()
     yield client
     await client.aclose()

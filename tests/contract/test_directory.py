@@ -10,6 +10,7 @@ import pytest
 
 from snorky.gateway.contracts.directory import Member, Owner
 from snorky.gateway.errors import BrokerUnavailable, InvalidMessage, LimitExceeded
+from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.multi.directory import SpreadDirectory
 from snorky.gateway.redis.multi.hashing import targets_of
 from tests.support.clusters import ClusterLab
@@ -400,7 +401,7 @@ async def keys_of(cluster: RedisTestCluster) -> dict[str, Any]:
     found = {}
     servers = cluster.server.servers if isinstance(cluster.server, ClusterLab) else targets_of(cluster.server.url)
     for target in servers:
-        client: Any = target.client()
+        client: Any = client_of(target)
         found.update({key.decode(): await client.ttl(key) async for key in client.scan_iter()})
         found = {key: ttl for key, ttl in found.items() if ttl <= 0 or "::index" not in key}  # see reindex
         await client.aclose()

@@ -17,7 +17,7 @@ from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, read_publication
-from snorky.gateway.redis import RedisTarget
+from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.connection.commands import Commander
 from snorky.gateway.redis.connection.scripts import Scripts
 from snorky.gateway.redis.directory.heartbeat import INTERVAL_S
@@ -25,6 +25,7 @@ from snorky.gateway.redis.history.function_library import LOOK_S, Functions
 from snorky.gateway.redis.history.library_text import FORMAT, Found, judge, write_library
 from snorky.gateway.redis.history.store import RedisHistory
 from snorky.gateway.redis.keys import doubt_key, rules_key
+from snorky.gateway.redis.target import target_from_url
 from tests.support.brokers import PREFIX, open_broker
 from tests.support.redis_servers import REAL_KINDS, FakeRedisServer, RedisServer, start_server
 from tests.support.tools import eventually
@@ -46,7 +47,7 @@ async def keeper_of(
     server: RedisServer | FakeRedisServer, rules: Rules = RULES, prefix: str = PREFIX, *, url: str = ""
 ) -> AsyncIterator[RedisHistory]:
     """Run RedisHistory; starts when the functions are loaded, where there are any."""
-    keeper = RedisHistory(RedisTarget.from_url(url or server.url), prefix=prefix, node_id="node-1", metrics=Metrics())
+    keeper = RedisHistory(target_from_url(url or server.url), prefix=prefix, node_id="node-1", metrics=Metrics())
     keeper.set_rules("pubsub", rules)
     keeper.set_rules("chat", Rules())
     await keeper.start()
@@ -68,7 +69,7 @@ async def functions_of(
 ) -> AsyncIterator[Functions]:
     """Run the functions of a node; nothing is loaded until `ensure` or the next check."""
     commander = Commander(
-        RedisTarget.from_url(url or server.url),
+        target_from_url(url or server.url),
         role="history",
         client_name="test",
         metrics=Metrics(),
@@ -229,7 +230,7 @@ async def test_malformed_calls_are_refused_and_leave_no_state(
     tmp_path: Path, name: str | bytes, arguments: list[str | bytes], why: str
 ) -> None:
     async with RedisServer("redis", tmp_path) as server, keeper_of(server):
-        client = server.client()
+        client = client_of(server)
         await until_loaded(client)
         with pytest.raises(ResponseError, match="snorky_publish: .*" + why):
             await fcall(client, name, *arguments)
@@ -313,7 +314,7 @@ async def test_a_stray_node_cannot_weaken_the_others_rules(redis: RedisServer) -
 
 async def test_rules_belong_to_a_prefix_and_a_database(redis: RedisServer) -> None:
     other_url = f"{redis.url.rstrip('/').removesuffix('/0')}/3"
-    client, other = redis.client(), RedisTarget.from_url(other_url).client()
+    client, other = redis.client(), client_of(target_from_url(other_url))
     async with keeper_of(redis):
         await until_loaded(client)
         with pytest.raises(ResponseError, match="no node with this prefix"):
@@ -656,7 +657,7 @@ async def test_a_user_that_cannot_read_the_rules_gets_the_missing_grant(redis: R
         await until_loaded(client)
         rights = f"on nopass ~{PREFIX}:{{pubsub:* &* +@all"
         await client.execute_command("ACL", "SETUSER", "job", *rights.split())
-        job = RedisTarget.from_url(redis.url.replace("redis://", "redis://job:x@")).client()
+        job = client_of(target_from_url(redis.url.replace("redis://", "redis://job:x@")))
         with pytest.raises(ResponseError, match=r"cannot read the channel rules: give the Redis user .*::rules"):
             await fcall(job, NAME, "1")
         assert await client.keys("*pubsub*") == []

@@ -9,7 +9,9 @@ import structlog
 
 from snorky.gateway.errors import BrokerUnavailable, ConfigurationError
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import Heartbeat, RedisBroker, RedisTarget, read_nodes
+from snorky.gateway.redis import Heartbeat, RedisBroker, read_nodes
+from snorky.gateway.redis.admin.redis_py import client_of
+from snorky.gateway.redis.target import target_from_url
 from tests.support.brokers import PREFIX, Recorder, hears, open_broker
 from tests.support.redis_servers import REAL_KINDS, RedisServer, make_tls
 from tests.support.tools import eventually
@@ -29,7 +31,7 @@ def acl(rules: str) -> list[str]:
 async def test_a_user_limited_to_the_prefix_is_all_that_a_node_needs(kind: str, tmp_path: Path) -> None:
     async with RedisServer(kind, tmp_path, conf=acl(f"{BROKER_RULES} {HEARTBEAT_RULES}")) as server:
         url = f"redis://node:{IN_URL}@127.0.0.1:{server.port}/0"
-        target = RedisTarget.from_url(url)
+        target = target_from_url(url)
         async with (
             open_broker(url) as (broker, heard),
             Heartbeat(target, prefix=PREFIX, node_id="node-1", state=lambda: {"connections": 3}),
@@ -37,7 +39,7 @@ async def test_a_user_limited_to_the_prefix_is_all_that_a_node_needs(kind: str, 
             await broker.subscribe("pubsub:news")
             assert await broker.publish("pubsub:news", b"1") == 1
             await heard.until(lambda: heard.publications == [("pubsub:news", b"1")])
-            client = target.client()
+            client = client_of(target)
 
             async def states() -> list[Any]:
                 return await read_nodes(client, PREFIX)
@@ -49,7 +51,7 @@ async def test_a_user_limited_to_the_prefix_is_all_that_a_node_needs(kind: str, 
 
 async def test_another_prefix_is_refused_and_the_node_receives_nothing(tmp_path: Path) -> None:
     async with RedisServer("redis", tmp_path, conf=acl(BROKER_RULES)) as server:
-        target = RedisTarget.from_url(f"redis://node:{IN_URL}@127.0.0.1:{server.port}/0")
+        target = target_from_url(f"redis://node:{IN_URL}@127.0.0.1:{server.port}/0")
         broker = RedisBroker(target, prefix="else", node_id="n", metrics=Metrics())
         await broker.start(Recorder())
         with pytest.raises(BrokerUnavailable) as refusal:
@@ -80,7 +82,7 @@ async def test_one_refused_channel_leaves_the_others_alone(tmp_path: Path) -> No
 @pytest.mark.parametrize("login", ["", "wrong:login@", f"node:{IN_URL}x@"])
 async def test_with_wrong_credentials_the_node_receives_nothing_and_logs_no_secret(login: str, tmp_path: Path) -> None:
     async with RedisServer("redis", tmp_path, conf=acl(BROKER_RULES)) as server:
-        target = RedisTarget.from_url(f"redis://{login}127.0.0.1:{server.port}/0")
+        target = target_from_url(f"redis://{login}127.0.0.1:{server.port}/0")
         with structlog.testing.capture_logs() as logs:
             broker = RedisBroker(target, prefix=PREFIX, node_id="n", metrics=Metrics(), confirm_timeout_s=0.5)
             await broker.start(Recorder())
@@ -112,7 +114,7 @@ async def test_tls_works_with_its_authority_and_with_no_other(tmp_path: Path) ->
             assert await broker.publish("pubsub:news", b"while paused") == 1
             broker.resume()
             await heard.until(lambda: heard.of("pubsub:news")[-1] == b"while paused")
-        client = server.client()
+        client = client_of(server)
         assert await client.ping()  # by the library, with the same options
         await client.aclose()
         for url in (
@@ -120,7 +122,7 @@ async def test_tls_works_with_its_authority_and_with_no_other(tmp_path: Path) ->
             server.url.replace("127.0.0.1", "localhost"),  # not the name in the certificate
         ):
             broker = RedisBroker(
-                RedisTarget.from_url(url), prefix=PREFIX, node_id="n", metrics=Metrics(), confirm_timeout_s=0.5
+                target_from_url(url), prefix=PREFIX, node_id="n", metrics=Metrics(), confirm_timeout_s=0.5
             )
             with structlog.testing.capture_logs() as logs:
                 await broker.start(Recorder())
@@ -143,4 +145,4 @@ async def test_tls_connections_heal_too(tmp_path: Path) -> None:
 
 def test_a_certificate_that_is_not_there_is_an_error_of_the_settings(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="ssl_ca_certs"):
-        RedisTarget.from_url(f"rediss://127.0.0.1/0?ssl_ca_certs={tmp_path}/none.crt")
+        target_from_url(f"rediss://127.0.0.1/0?ssl_ca_certs={tmp_path}/none.crt")

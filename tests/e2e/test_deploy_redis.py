@@ -17,7 +17,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from snorky.gateway import ChannelRule, Metrics, Rules
-from snorky.gateway.redis import RedisHistory, RedisTarget
+from snorky.gateway.redis import RedisHistory
+from snorky.gateway.redis.target import target_from_url
 from tests.support.conversation import blocks_of
 from tests.support.deploy import compose, container_argv, health_check, image_environment, make_secrets, redis_conf
 from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
@@ -177,7 +178,7 @@ async def test_each_redis_user_has_the_rights_it_needs_and_none_beyond_the_prefi
 
 
 async def test_a_publisher_publishes_with_history_by_the_function_that_nodes_load(shipped: ShippedRedis) -> None:
-    target = RedisTarget.from_url((shipped.secrets / "redis_url_node").read_text())
+    target = target_from_url((shipped.secrets / "redis_url_node").read_text())
     keeper = RedisHistory(target, prefix="snorky", node_id="n1", metrics=Metrics())
     keeper.set_rules("pubsub", Rules([ChannelRule("news", history=2)]))
     await keeper.start()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import redis.asyncio as redis
 
-from snorky.gateway.redis import RedisTarget
 from snorky.gateway.redis.admin.inspect import inspect_redis
+from snorky.gateway.redis.target import target_from_url
 from tests.support.nodes import RedisProcess
 from tests.support.tools import ROOT
 
@@ -38,7 +38,7 @@ async def test_check_names_each_documented_right_that_is_missing(server: RedisPr
         for missing in [None, *rights]:
             granted = [f"+{right}" for right in rights if right != missing]
             await admin.execute_command("ACL", "SETUSER", "node", "reset", "on", ">secret", *rules, *granted)
-            report = await inspect_redis(RedisTarget.from_url(url), "snorky")
+            report = await inspect_redis(target_from_url(url), "snorky")
             told = " ".join(report.problems + report.notes)
             if missing is None:
                 assert not told

@@ -10,6 +10,7 @@ import pytest
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import channel_name
+from snorky.gateway.redis.admin.redis_py import client_of
 from tests.support.brokers import PREFIX, hears, open_broker
 from tests.support.proxy import FaultProxy
 from tests.support.redis_servers import REAL_KINDS, RedisServer
@@ -30,7 +31,7 @@ def reconnects(metrics: Metrics, role: str) -> float:
 
 async def test_client_kill_of_pubsub_is_healed_within_a_second_each_time(server: RedisServer) -> None:
     metrics = Metrics()
-    client = server.client()
+    client = client_of(server)
     async with open_broker(server.url, metrics=metrics) as (broker, heard):
         await asyncio.gather(*(broker.subscribe(f"pubsub:{number}") for number in range(500)))
         for round_ in range(1, 21):
@@ -176,7 +177,7 @@ async def test_slow_answers_are_not_deafness(server: RedisServer) -> None:
 
 
 async def test_an_overrun_output_buffer_is_survived(server: RedisServer) -> None:
-    client = server.client()
+    client = client_of(server)
     await client.config_set("client-output-buffer-limit", "pubsub 1mb 1mb 1")
     async with open_broker(server.url) as (broker, heard):
         await broker.subscribe(NEWS)

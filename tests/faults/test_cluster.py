@@ -15,11 +15,12 @@ from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, read_publication
-from snorky.gateway.redis import RedisHistory, RedisTarget
+from snorky.gateway.redis import RedisHistory
 from snorky.gateway.redis.cluster.broker import ClusterBroker
 from snorky.gateway.redis.cluster.slots import slot_of
 from snorky.gateway.redis.connection.resp import WireError, ask, command, dial
 from snorky.gateway.redis.keys import channel_name
+from snorky.gateway.redis.target import target_from_url
 from tests.support.brokers import PREFIX, Recorder, hears
 from tests.support.clusters import ClusterLab
 from tests.support.nodes import GATEWAY, NodeProcess, Process
@@ -42,7 +43,7 @@ async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[C
 
 @asynccontextmanager
 async def cluster_broker(lab: ClusterLab, **options: Any) -> AsyncIterator[tuple[ClusterBroker, Recorder]]:
-    target = RedisTarget.from_url(lab.url)
+    target = target_from_url(lab.url)
     assert target.cluster is not None
     broker = ClusterBroker(target.cluster, prefix=PREFIX, node_id="node-1", metrics=Metrics(), **options)
     recorder = Recorder()
@@ -63,7 +64,7 @@ def keys_on(lab: ClusterLab, at: int, count: int = 1) -> list[str]:
 @asynccontextmanager
 async def functions(lab: ClusterLab) -> AsyncIterator[RedisHistory]:
     """Run RedisHistory with the library `snorky_publish` loaded; every channel has a history."""
-    keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    keeper = RedisHistory(target_from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     keeper.set_rules("pubsub", Rules([ChannelRule("*", history=100)]))
 
     async def are_loaded() -> bool:
@@ -163,7 +164,7 @@ async def test_a_shard_whose_canary_moved_gets_another_canary(lab: ClusterLab) -
 
 async def test_stored_publications_arrive_once_and_in_order_during_a_slot_move(lab: ClusterLab) -> None:
     (key,) = keys_on(lab, 0)
-    keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    keeper = RedisHistory(target_from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     await keeper.start()
     try:
         begun = await keeper.position(key)
@@ -201,7 +202,7 @@ async def test_stored_publications_arrive_once_and_in_order_during_a_slot_move(l
 async def test_a_slot_that_moves_takes_its_epochs_along(lab: ClusterLab, first: str) -> None:
     """Another server has another run id, but data from a live shard is not an older copy."""
     (key,) = keys_on(lab, 0)
-    keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    keeper = RedisHistory(target_from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     await keeper.start()
     try:
         begun = await keeper.position(key)
@@ -272,7 +273,7 @@ async def test_the_rights_that_operations_lists_are_enough_to_publish_by_the_fun
     name = channel_name(PREFIX, keys_on(lab, 0)[0])
 
     async def publish() -> Any:
-        target = RedisTarget.from_url(lab.servers[0].url.replace("redis://", "redis://job:secret@"))
+        target = target_from_url(lab.servers[0].url.replace("redis://", "redis://job:secret@"))
         wire = await dial(target, name="job", timeout_s=5.0)
         (answer,) = await ask(wire, command(b"FCALL", b"snorky_publish", b"1", name, b"{}", b"once"))
         wire.close(WireError("asked"))
@@ -291,7 +292,7 @@ async def test_the_rights_that_operations_lists_are_enough_to_publish_by_the_fun
 
 async def test_stored_publications_survive_their_primary(lab: ClusterLab) -> None:
     (key,) = keys_on(lab, 0)
-    keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    keeper = RedisHistory(target_from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     await keeper.start()
     try:
         begun = await keeper.position(key)
@@ -340,7 +341,7 @@ async def test_a_node_process_serves_a_cluster_and_publishers_find_the_slot(lab:
 
 async def test_stored_publications_arrive_with_their_positions(lab: ClusterLab) -> None:
     (key,) = keys_on(lab, 2)
-    keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    keeper = RedisHistory(target_from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     async with cluster_broker(lab) as (broker, heard):
         await keeper.start()
         try:

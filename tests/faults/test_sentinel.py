@@ -9,8 +9,10 @@ import pytest
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import RedisBroker, RedisDirectory, RedisHistory, RedisTarget
+from snorky.gateway.redis import RedisBroker, RedisDirectory, RedisHistory
+from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.directory.heartbeat import Heartbeat, read_nodes
+from snorky.gateway.redis.target import target_from_url
 from tests.support.brokers import PREFIX, Recorder, hears, open_broker
 from tests.support.directories import FakeNode
 from tests.support.redis_servers import REAL_KINDS
@@ -40,7 +42,7 @@ async def comes_through(broker: RedisBroker, recorder: Recorder, payload: bytes,
 
 
 async def subscribers_at(server: object) -> int:
-    client = server.client()  # type: ignore[attr-defined]
+    client = client_of(server)  # type: ignore[attr-defined]
     try:
         return int((await client.execute_command("PUBSUB", "NUMSUB", f"{PREFIX}:{{pubsub:news}}"))[1])
     finally:
@@ -84,7 +86,7 @@ async def test_a_primary_that_became_a_replica_is_left_before_anybody_watches(
 ) -> None:
     monkeypatch.setattr("snorky.gateway.redis.connection.reconnect.WATCH_S", 3600.0)
     metrics = Metrics()
-    target = RedisTarget.from_url(lab.url)
+    target = target_from_url(lab.url)
     async with open_broker(lab.url) as (broker, _):
         directory = RedisDirectory(target, prefix=PREFIX, node_id="node-1", broker=broker, metrics=metrics)
         await directory.start(FakeNode("node-1"))
@@ -102,14 +104,14 @@ async def test_a_primary_that_became_a_replica_is_left_before_anybody_watches(
 
 
 async def test_the_heartbeat_leaves_a_cut_off_primary_too(lab: SentinelLab) -> None:
-    target = RedisTarget.from_url(lab.url)
+    target = target_from_url(lab.url)
     phase = "before"
     beating = Heartbeat(target, prefix=PREFIX, node_id="a", state=lambda: {"phase": phase}, interval_s=0.1)
     async with open_broker(lab.url), beating:
         await lab.isolate_primary()
         await lab.until_failed_over(within_s=FAILOVER_S)
         phase = "after"
-        client = RedisTarget.from_url(lab.replica.url).client()
+        client = client_of(target_from_url(lab.replica.url))
         try:
             await target.resolved()  # what the links of a node do, every two seconds
             async with asyncio.timeout(HEALED_S):
@@ -121,7 +123,7 @@ async def test_the_heartbeat_leaves_a_cut_off_primary_too(lab: SentinelLab) -> N
 
 async def test_a_lagging_replica_counts_as_another_history(lab: SentinelLab) -> None:
     """Writes that the old primary acknowledged are lost; none of its positions matches on the new primary."""
-    keeper = RedisHistory(RedisTarget.from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    keeper = RedisHistory(target_from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
     await keeper.start()
     try:
         kept = History(60.0)

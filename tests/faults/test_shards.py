@@ -18,10 +18,12 @@ from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.http.health import ops_routes
 from snorky.gateway.protocol.publication import Position
-from snorky.gateway.redis import RedisDirectory, RedisTarget
+from snorky.gateway.redis import RedisDirectory
 from snorky.gateway.redis.admin.inspect import inspect_redis
+from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.keys import leases_key, names_key, owned_key
 from snorky.gateway.redis.multi.hashing import targets_of
+from snorky.gateway.redis.target import target_from_url
 from snorky.gateway.run.node import running_node
 from snorky.services.pubsub import PubSubService
 from tests.support.brokers import PREFIX
@@ -105,7 +107,7 @@ async def test_histories_of_one_of_several_that_went_back_have_new_epochs(spread
 
 
 async def save(server: RedisServer) -> None:
-    client = server.client()
+    client = client_of(server)
     await client.save()
     await client.aclose()
 
@@ -266,7 +268,7 @@ async def test_a_missing_scan_right_is_reported_and_the_rest_works(lab: ClusterL
     for at in range(3):
         await lab.ask(at, "ACL", "SETUSER", "node", "on", ">secret", "~*", "&*", "+@all", "-scan")
     url = lab.url.replace("redis+cluster://", "redis+cluster://node:secret@")
-    report = await inspect_redis(RedisTarget.from_url(url), PREFIX)
+    report = await inspect_redis(target_from_url(url), PREFIX)
     assert [each for each in report.notes if "+scan" in each] and not report.problems
     async with AsyncExitStack() as stack:
         lab_as_node: Any = SimpleNamespace(url=url)
@@ -299,7 +301,7 @@ async def until_says(http: Any, status: int) -> dict[str, Any]:
 
 async def check_refusal(url: str, server: RedisServer) -> None:
     """Make one server require a replica that it lacks, then undo that."""
-    client = server.client()
+    client = client_of(server)
     registry = ServiceRegistry([PubSubService()])
     async with running_node(registry, settings=Settings(redis_url=url)) as node:
         app = web.Application()

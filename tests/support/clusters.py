@@ -9,9 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from snorky.gateway.redis import RedisTarget
 from snorky.gateway.redis.cluster.slots import SLOTS, slot_of
 from snorky.gateway.redis.connection.resp import WireError, ask, command, dial
+from snorky.gateway.redis.target import target_from_url
 from tests.support.redis_servers import RedisServer
 from tests.support.tools import free_port
 
@@ -140,7 +140,7 @@ class ClusterLab:
 
     async def ask(self, at: int, *words: object, is_sent_on: bool = False) -> Any:
         """Send a server a command. Texts are decoded. is_sent_on: as after an ASK redirect from another server."""
-        wire = await dial(RedisTarget.from_url(self.servers[at].url), name="lab", timeout_s=5.0)
+        wire = await dial(target_from_url(self.servers[at].url), name="lab", timeout_s=5.0)
         try:
             spelt = [word if isinstance(word, bytes) else str(word).encode() for word in words]
             *_, answer = await ask(wire, *([command(b"ASKING")] if is_sent_on else []), command(*spelt))

@@ -9,7 +9,8 @@ import asyncio
 import sys
 
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import RedisBroker, RedisDirectory, RedisTarget, Timings
+from snorky.gateway.redis import RedisBroker, RedisDirectory, Timings
+from snorky.gateway.redis.target import target_from_url
 from tests.support.brokers import PREFIX, Recorder
 from tests.support.directories import FakeNode, scaled
 
@@ -24,7 +25,7 @@ class Speaking(FakeNode):
 
 async def main(url: str, node_id: str, count: int, timings: Timings, rooms: list[str]) -> None:
     """Run until killed."""
-    target = RedisTarget.from_url(url)
+    target = target_from_url(url)
     broker = RedisBroker(target, prefix=PREFIX, node_id=node_id, metrics=Metrics())
     await broker.start(Recorder())
     node = Speaking(node_id)

@@ -18,8 +18,9 @@ from typing import Any, Self
 import pytest
 from redis.asyncio import Redis
 
-from snorky.gateway.redis import RedisTarget
+from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.multi.hashing import Spread, targets_of
+from snorky.gateway.redis.target import target_from_url
 from tests.conftest import find_program
 from tests.support.nodes import Process
 from tests.support.tools import free_port
@@ -188,7 +189,7 @@ class RedisServer:
 
     def client(self) -> Any:
         """A client of the test's own, in the role of another program; close it with `aclose()`."""
-        return RedisTarget.from_url(self.url).client(timeout_s=10.0)
+        return client_of(target_from_url(self.url), timeout_s=10.0)
 
 
 class FakeRedisServer:
@@ -239,7 +240,7 @@ class FakeRedisServer:
 
     def client(self) -> "Redis":
         """A client of the test's own; close it with `aclose()`."""
-        return RedisTarget.from_url(self.url).client(timeout_s=10.0)
+        return client_of(target_from_url(self.url), timeout_s=10.0)
 
 
 class SpreadServers:
@@ -278,7 +279,7 @@ class SpreadServers:
 
     def client(self) -> Any:
         """A client of the server that has a channel; close it with `aclose()`."""
-        return _SpreadClient(targets_of(self.url).map(lambda _, target: target.client(timeout_s=10.0)))
+        return _SpreadClient(targets_of(self.url).map(lambda _, target: client_of(target, timeout_s=10.0)))
 
 
 class _SpreadClient:

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from snorky.gateway.redis import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError, WireError, ask, command, dial
+from snorky.gateway.redis.target import target_from_url
 from tests.support.nodes import Process
 from tests.support.redis_servers import RedisServer, require
 from tests.support.tools import free_port
@@ -151,7 +151,7 @@ class SentinelLab:
         answer: Any = None
         while loop.time() < deadline:
             with suppress(DialError):  # a sentinel closes all connections of the server that it promotes
-                wire = await dial(RedisTarget.from_url(url), name="lab", timeout_s=5.0)
+                wire = await dial(target_from_url(url), name="lab", timeout_s=5.0)
                 try:
                     (answer,) = await ask(wire, command(*(word.encode() for word in words)))
                 finally:

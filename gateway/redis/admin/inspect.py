@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
+from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.admin.rights import missing_rights
-from snorky.gateway.redis.cluster.shard_map import Cluster
+from snorky.gateway.redis.cluster.shard_map import Cluster, cluster_of
 from snorky.gateway.redis.cluster.slots import SLOTS
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError
@@ -37,10 +38,10 @@ class RedisReport:
 
 async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
     """Connect to Redis as a node would, and check it. Never raises for errors of Redis; they are in the report."""
-    if target.cluster is not None:
-        return await _inspect_cluster(target, target.cluster, prefix)
+    if (cluster := cluster_of(target)) is not None:
+        return await _inspect_cluster(target, cluster, prefix)
     report = RedisReport(facts={"address": target.safe_url})
-    client = target.client()
+    client = client_of(target)
     try:
         if target.sentinels is not None:
             report.facts["primary"] = (await target.resolved()).address
@@ -75,7 +76,7 @@ async def _inspect_cluster(target: RedisTarget, cluster: Cluster, prefix: str) -
         report.problems.append(f"{SLOTS - covered} slots of the Cluster have no server: see redis-cli --cluster check")
     for shard in cluster.shards:
         server = cluster.server(shard.primary)
-        client = server.client()
+        client = client_of(server)
         try:
             _judge(await client.info(), report, is_cluster=True)
             await _permitted(client, prefix, report)
@@ -90,7 +91,7 @@ async def _inspect_cluster(target: RedisTarget, cluster: Cluster, prefix: str) -
 @asynccontextmanager
 async def reading(target: RedisTarget) -> AsyncIterator[Redis]:
     """Context manager that opens a client; errors of Redis become ConnectionError, with a readable text."""
-    client = target.client()
+    client = client_of(target)
     try:
         yield client
     except (RedisError, OSError) as error:
@@ -181,7 +182,7 @@ async def _may_scan(client: Redis, report: RedisReport) -> None:
 async def _hear(target: RedisTarget, prefix: str, report: RedisReport) -> None:
     """Check that a publication under the prefix arrives at a subscriber, including permissions and proxies."""
     channel = channel_name(prefix, f"check:{secrets.token_hex(8)}")
-    client = target.client()
+    client = client_of(target)
     try:
         async with client.pubsub() as pubsub, asyncio.timeout(_HEARD_TIMEOUT_S):
             await pubsub.subscribe(channel)

@@ -7,6 +7,8 @@ from redis.exceptions import RedisError
 
 from snorky.gateway.config.channel_rules import Rules, digest_of
 from snorky.gateway.redis.admin.inspect import RedisReport
+from snorky.gateway.redis.admin.redis_py import client_of
+from snorky.gateway.redis.cluster.shard_map import cluster_of
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError
 from snorky.gateway.redis.directory.heartbeat import read_nodes
@@ -27,7 +29,7 @@ async def inspect_rules(target: RedisTarget, prefix: str, rules: Mapping[str, Ru
     """Check the function library, and compare rules with those of the nodes. Never raises for errors of Redis."""
     report = RedisReport()
     digest = digest_of(rules)
-    client = target.of(nodes_key(prefix)).client()
+    client = client_of(target.of(nodes_key(prefix)))
     try:
         answer: Any = await client.get(rules_key(prefix))
         text = (answer or b"").decode()
@@ -68,12 +70,12 @@ async def inspect_rules(target: RedisTarget, prefix: str, rules: Mapping[str, Ru
 async def _libraries(target: RedisTarget) -> list[str | None]:
     """Read the library of the server; in a Cluster, of each primary."""
     servers = [target]
-    if target.cluster is not None:
-        await target.cluster.look()
-        servers = [target.cluster.server(shard.primary) for shard in target.cluster.shards]
+    if (cluster := cluster_of(target)) is not None:
+        await cluster.look()
+        servers = [cluster.server(shard.primary) for shard in cluster.shards]
     found = []
     for server in servers:
-        client = server.client()
+        client = client_of(server)
         try:
             found.append(code_in(await client.function_list(LIBRARY, withcode=True)))
         finally:

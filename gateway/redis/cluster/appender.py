@@ -11,7 +11,7 @@ from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position
-from snorky.gateway.redis.cluster.shard_map import Cluster, Shard
+from snorky.gateway.redis.cluster.shard_map import Cluster, Shard, cluster_of
 from snorky.gateway.redis.cluster.slot_queue import Lanes
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import fail
@@ -108,4 +108,5 @@ AnySequencer = Sequencer | ClusterSequencer
 
 def sequencer_of(target: RedisTarget, **options: Any) -> AnySequencer:
     """Make a Sequencer or a ClusterSequencer for a target. options: of Sequencer."""
-    return Sequencer(target, **options) if target.cluster is None else ClusterSequencer(target.cluster, **options)
+    cluster = cluster_of(target)
+    return Sequencer(target, **options) if cluster is None else ClusterSequencer(cluster, **options)

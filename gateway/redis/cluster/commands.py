@@ -17,7 +17,7 @@ import hiredis
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.shard_map import Cluster, Shard
+from snorky.gateway.redis.cluster.shard_map import Cluster, Shard, cluster_of
 from snorky.gateway.redis.cluster.slot_queue import is_elsewhere
 from snorky.gateway.redis.cluster.slots import key_of, slot_of
 from snorky.gateway.redis.connection.address import RedisTarget
@@ -189,7 +189,8 @@ def commander_of(
         "timeout_s": timeout_s,
         "dial_timeout_s": dial_timeout_s,
     }
-    return Commander(target, **options) if target.cluster is None else ClusterCommander(target.cluster, **options)
+    cluster = cluster_of(target)
+    return Commander(target, **options) if cluster is None else ClusterCommander(cluster, **options)
 
 
 def _by_slot(commands: Sequence[bytes], slots: Sequence[int | None]) -> Any:

@@ -12,18 +12,16 @@ Rules:
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import hiredis
 import structlog
 
 from snorky.gateway.redis.cluster.slots import SLOTS, slot_of
+from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError, Wire, WireError, ask, command, dial
 
-if TYPE_CHECKING:  # a target has a cluster, not the other way round
-    from snorky.gateway.redis.connection.address import RedisTarget
-
-__all__ = ["Cluster", "Shard"]
+__all__ = ["Cluster", "Shard", "cluster_of"]
 
 ASK_TIMEOUT_S: Final = 0.5
 LOOK_S: Final = 1.0  # polling finds moved slots even if no command was redirected
@@ -40,7 +38,7 @@ class Shard:
     primary_id: str
     members: set[str]  # ids of all its servers, as last seen
     slots: list[tuple[int, int]]  # ranges, both ends included
-    target: "RedisTarget" = field(init=False)
+    target: RedisTarget = field(init=False)
 
     def has(self, slot: int) -> bool:
         """True if the shard has a slot."""
@@ -56,7 +54,7 @@ class _View:
 
 
 class _Route:
-    """Implements `target.Route`: finds the primary of one shard, or of the shard that has a slot."""
+    """Implements `Route`: finds the primary of one shard, or of the shard that has a slot."""
 
     def __init__(self, cluster: "Cluster", shard_of: Callable[[], Shard | None]) -> None:
         self._cluster = cluster
@@ -68,12 +66,12 @@ class _Route:
         return self._cluster.addresses
 
     @property
-    def latest(self) -> "RedisTarget | None":
+    def latest(self) -> RedisTarget | None:
         """See Route."""
         shard = self._shard_of()
         return None if shard is None else self._cluster.server(shard.primary)
 
-    async def find(self, *, max_age_s: float = 0.0) -> "RedisTarget":
+    async def find(self, *, max_age_s: float = 0.0) -> RedisTarget:
         """See Route."""
         await self._cluster.look(max_age_s=max_age_s)
         found = self.latest
@@ -85,7 +83,7 @@ class _Route:
 class Cluster:
     """The shards of one Cluster, refreshed while at least one caller has started it. servers: seeds, with the login."""
 
-    def __init__(self, servers: Sequence["RedisTarget"]) -> None:
+    def __init__(self, servers: Sequence[RedisTarget]) -> None:
         self._login = servers[0]
         self._seeds = [(each.host, each.port) for each in servers]
         self._servers: set[_Address] = set(self._seeds)
@@ -131,11 +129,11 @@ class Cluster:
         """Find the shard that has a key or channel; None = unknown."""
         return self._by_slot[slot_of(name)]
 
-    def target_of(self, name: bytes) -> "RedisTarget":
+    def target_of(self, name: bytes) -> RedisTarget:
         """Make a target that always connects to the primary of a key."""
         return replace(self._login, route=_Route(self, lambda: self.shard_of(name)))
 
-    def server(self, address: _Address) -> "RedisTarget":
+    def server(self, address: _Address) -> RedisTarget:
         """Make a target of one server."""
         return replace(self._login, host=address[0], port=address[1], route=None, cluster=None)
 
@@ -223,6 +221,11 @@ class Cluster:
                 wire.close(WireError("asked"))
                 await wire.wait_closed()
         return _read_view(info, slots, address)
+
+
+def cluster_of(target: RedisTarget) -> Cluster | None:
+    """Return the Cluster that a target stands for; None = it is one server."""
+    return target.cluster if isinstance(target.cluster, Cluster) else None
 
 
 def _read_view(info: Any, slots: Any, asked: _Address) -> _View:

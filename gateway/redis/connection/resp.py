@@ -10,12 +10,11 @@ Rules:
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import hiredis
 
-if TYPE_CHECKING:  # at run time `target` imports this module
-    from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.address import RedisTarget
 
 __all__ = ["DialError", "Gets", "Wire", "WireError", "ask", "command", "dial"]
 
@@ -134,7 +133,7 @@ def _discard(gets: Gets) -> None:
         pass
 
 
-async def dial(target: "RedisTarget", *, name: str, timeout_s: float, reply_max_bytes: int = REPLY_MAX_BYTES) -> Wire:
+async def dial(target: RedisTarget, *, name: str, timeout_s: float, reply_max_bytes: int = REPLY_MAX_BYTES) -> Wire:
     """Connect, log in and name the connection; returns after at least one reply.
 
     A connect alone proves nothing, because the kernel accepts connections even for a frozen Redis. If the target's
@@ -189,7 +188,7 @@ async def ask(wire: Wire, *commands: bytes) -> list[Any]:
     return replies
 
 
-async def _connect(target: "RedisTarget", reply_max_bytes: int) -> Wire:
+async def _connect(target: RedisTarget, reply_max_bytes: int) -> Wire:
     loop = asyncio.get_running_loop()
 
     def make() -> Wire:
@@ -208,7 +207,7 @@ async def _connect(target: "RedisTarget", reply_max_bytes: int) -> Wire:
     return wire
 
 
-async def _log_in(wire: Wire, target: "RedisTarget", name: str) -> None:
+async def _log_in(wire: Wire, target: RedisTarget, name: str) -> None:
     """Authenticate and name the connection. Raises DialError: Redis rejected the credentials, or requires some."""
     greeting = [command(b"CLIENT", b"SETNAME", name.encode("ascii", "replace"))]
     if target.password is not None:

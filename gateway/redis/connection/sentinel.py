@@ -13,15 +13,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import hiredis
 import structlog
 
+from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError, Wire, WireError, ask, command, dial
-
-if TYPE_CHECKING:  # a target has sentinels, not the other way round
-    from snorky.gateway.redis.connection.address import RedisTarget
 
 __all__ = ["Sentinels"]
 
@@ -46,7 +44,7 @@ class Sentinels:
     primary: has the login for the primary; its host and port are replaced by the sentinels' answer.
     """
 
-    def __init__(self, servers: Sequence["RedisTarget"], *, name: str, primary: "RedisTarget") -> None:
+    def __init__(self, servers: Sequence[RedisTarget], *, name: str, primary: RedisTarget) -> None:
         self.name = name
         self._servers = servers
         self._primary = primary
@@ -60,7 +58,7 @@ class Sentinels:
         """HOST:PORT of each sentinel, separated by commas."""
         return ",".join(server.address for server in self._servers)
 
-    async def find(self, *, max_age_s: float = 0.0) -> "RedisTarget":
+    async def find(self, *, max_age_s: float = 0.0) -> RedisTarget:
         """Find the primary; reuses a result of the last `max_age_s`. Raises DialError: there is none, or no answer."""
         loop = asyncio.get_running_loop()
         called_at = loop.time()
@@ -76,12 +74,12 @@ class Sentinels:
             raise DialError(str(self._outcome))
         return self._outcome
 
-    def _note(self, found: "RedisTarget") -> None:
+    def _note(self, found: RedisTarget) -> None:
         if self.latest is not None and (found.host, found.port) != (self.latest.host, self.latest.port):
             _log.warning("another primary", name=self.name, redis=found.safe_url, before=self.latest.safe_url)
         self.latest = found
 
-    async def _ask(self) -> "RedisTarget":
+    async def _ask(self) -> RedisTarget:
         views, problems = await self._views()
         if not views:
             raise DialError(f"no sentinel tells the primary of {self.name!r}: {'; '.join(problems)[:300]}")
@@ -119,7 +117,7 @@ class Sentinels:
             await asyncio.gather(*tasks, return_exceptions=True)
         return views, problems
 
-    async def _view(self, server: "RedisTarget") -> _View:
+    async def _view(self, server: RedisTarget) -> _View:
         wire: Wire | None = None
         name = self.name.encode()
         try:

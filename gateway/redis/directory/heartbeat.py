@@ -16,6 +16,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.keys import node_key, nodes_key
 
@@ -53,7 +54,7 @@ class Heartbeat:
         interval_s: float = INTERVAL_S,
         ttl_s: float = TTL_S,
     ) -> None:
-        self._client = target.client(timeout_s=interval_s, max_connections=2)
+        self._client = client_of(target, timeout_s=interval_s, max_connections=2)
         self._prefix = prefix
         self._node_id = node_id
         self._state = state

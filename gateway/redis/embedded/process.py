@@ -9,8 +9,8 @@ from typing import Self
 
 import structlog
 
-from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError, WireError, dial
+from snorky.gateway.redis.target import target_from_url
 from snorky.gateway.socket_directory import NoDirectory, SocketDirectory
 
 __all__ = ["ProcessFailed", "ServerProcess"]
@@ -105,7 +105,7 @@ class ServerProcess:
         _log.error("embedded server ended", status=status, pid=self.pid)
 
     async def _await_answer(self, log_path: Path) -> None:
-        target = RedisTarget.from_url(self.url)
+        target = target_from_url(self.url)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + START_TIMEOUT_S
         while True:

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 from snorky.gateway.config.parsers import split_redis_urls
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.target import target_from_url
 
 __all__ = ["Spread", "targets_of"]
 
@@ -59,7 +60,7 @@ def targets_of(redis_url: str) -> Spread[RedisTarget]:
     """Parse the setting: one URL or several. Raises ConfigurationError: an invalid URL, or a server named twice."""
     found: dict[str, RedisTarget] = {}
     for url in split_redis_urls(redis_url):
-        target = RedisTarget.from_url(url)
+        target = target_from_url(url)
         if target.identity in found:
             raise ConfigurationError(f"redis_url names {target.identity} twice")
         found[target.identity] = target

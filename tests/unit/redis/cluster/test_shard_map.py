@@ -8,10 +8,10 @@ import pytest
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import RedisTarget
 from snorky.gateway.redis.cluster.commands import ClusterCommander
 from snorky.gateway.redis.cluster.shard_map import Cluster
 from snorky.gateway.redis.connection.resp import DialError, command
+from snorky.gateway.redis.target import target_from_url
 from tests.support.scripted_redis import Command, ScriptedRedis
 
 Ranges = dict[tuple[int, int], list[tuple[str, int]]]  # slots: (id, port) of the primary and its replicas
@@ -58,7 +58,7 @@ async def members(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Member]
 
 def cluster_of(*members: Member) -> Cluster:
     places = ",".join(f"127.0.0.1:{each.server.port}" for each in members)
-    cluster = RedisTarget.from_url(f"redis+cluster://{places}").cluster
+    cluster = target_from_url(f"redis+cluster://{places}").cluster
     assert cluster is not None
     return cluster
 
@@ -142,7 +142,7 @@ async def test_servers_that_were_not_named_are_asked_too(members: list[Member]) 
 
 async def test_a_server_without_cluster_mode_is_reported(members: list[Member]) -> None:
     async with ScriptedRedis(lambda _: b"-ERR This instance has cluster support disabled\r\n") as single:
-        cluster = RedisTarget.from_url(single.url.replace("redis://", "redis+cluster://").removesuffix("/0")).cluster
+        cluster = target_from_url(single.url.replace("redis://", "redis+cluster://").removesuffix("/0")).cluster
         assert cluster is not None
         with pytest.raises(DialError, match=r"no server of the cluster answers.*cluster support disabled"):
             await cluster.look()

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from snorky.gateway.errors import ConfigurationError
-from snorky.gateway.redis import RedisTarget, channel_name
+from snorky.gateway.redis import channel_name
+from snorky.gateway.redis.target import target_from_url
 
 VECTORS = Path(__file__).resolve().parents[3] / "vectors" / "redis_names.json"
 
 
 def test_the_parts_of_a_url_are_read() -> None:
-    target = RedisTarget.from_url("redis://us%3Aer:p%40ss%2F%23%25@redis.example:7000/3")
+    target = target_from_url("redis://us%3Aer:p%40ss%2F%23%25@redis.example:7000/3")
     assert (target.host, target.port, target.db) == ("redis.example", 7000, 3)
     assert (target.username, target.password) == ("us:er", "p@ss/#%")
     assert target.tls is None
@@ -39,7 +40,7 @@ def test_the_parts_of_a_url_are_read() -> None:
     ],
 )
 def test_the_safe_url_has_no_secret(url: str, safe: str) -> None:
-    target = RedisTarget.from_url(url)
+    target = target_from_url(url)
     assert target.safe_url == safe
     assert "secret" not in repr(target) + str(target)
 
@@ -77,7 +78,7 @@ def test_the_safe_url_has_no_secret(url: str, safe: str) -> None:
 )
 def test_an_unusable_url_is_refused_with_the_reason(url: object, text: str) -> None:
     with pytest.raises(ConfigurationError, match=text):
-        RedisTarget.from_url(url)
+        target_from_url(url)
 
 
 @pytest.mark.parametrize(
@@ -94,15 +95,15 @@ def test_an_unusable_url_is_refused_with_the_reason(url: object, text: str) -> N
 )
 def test_an_error_never_quotes_the_secret(url: str) -> None:
     with pytest.raises(ConfigurationError) as error:
-        RedisTarget.from_url(url)
+        target_from_url(url)
     shown = "".join(traceback.format_exception(error.value))
     assert "hunter2" not in shown and "hunt[er2" not in shown
 
 
 def test_tls_is_verified_unless_only_the_name_is_excepted() -> None:
-    strict = RedisTarget.from_url("rediss://h").tls
+    strict = target_from_url("rediss://h").tls
     assert strict is not None and strict.check_hostname and strict.verify_mode.name == "CERT_REQUIRED"
-    lax = RedisTarget.from_url("rediss://h?ssl_check_hostname=false&ssl_cert_reqs=required").tls
+    lax = target_from_url("rediss://h?ssl_check_hostname=false&ssl_cert_reqs=required").tls
     assert lax is not None and not lax.check_hostname and lax.verify_mode.name == "CERT_REQUIRED"
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import RedisTarget
 from snorky.gateway.redis.connection.commands import Commander
 from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.target import target_from_url
 from tests.support.scripted_redis import ScriptedRedis
 
 
@@ -20,7 +20,7 @@ async def commander(
     redis: ScriptedRedis, *, metrics: Metrics | None = None, timeout_s: float = 5.0, db: int = 0, **bounds: int
 ) -> AsyncIterator[Commander]:
     instance = Commander(
-        RedisTarget.from_url(redis.url.removesuffix("0") + str(db)),
+        target_from_url(redis.url.removesuffix("0") + str(db)),
         role="directory",
         client_name="test",
         metrics=metrics or Metrics(),

@@ -8,6 +8,7 @@ import pytest
 
 from snorky.gateway.redis import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError
+from snorky.gateway.redis.target import target_from_url
 from tests.support.scripted_redis import Command, ScriptedRedis
 
 Answer = Callable[[Command], bytes | None]
@@ -45,7 +46,7 @@ class Scene:
 
     def target(self, *sentinels: ScriptedRedis, name: str = "main") -> RedisTarget:
         places = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
-        return RedisTarget.from_url(f"redis+sentinel://user:secret@{places}/{name}/3")
+        return target_from_url(f"redis+sentinel://user:secret@{places}/{name}/3")
 
 
 @pytest.fixture

@@ -11,10 +11,12 @@ from structlog.testing import capture_logs
 
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import EmbeddedServer, Heartbeat, RedisTarget, read_nodes
+from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.directory.heartbeat import NodeState
 from snorky.gateway.redis.directory.versions import OLDEST, WIRE, Versions, foreign_nodes
 from snorky.gateway.redis.directory.versions import said as versions_said
 from snorky.gateway.redis.keys import node_key, nodes_key
+from snorky.gateway.redis.target import target_from_url
 from tests.support.redis_servers import require
 from tests.support.tools import eventually
 
@@ -24,12 +26,12 @@ PREFIX = "beat"
 @pytest.fixture
 async def target() -> AsyncIterator[RedisTarget]:
     async with EmbeddedServer(programs=[Path(require("redis"))], with_fake=False) as server:
-        yield RedisTarget.from_url(server.url)
+        yield target_from_url(server.url)
 
 
 @pytest.fixture
 async def client(target: RedisTarget) -> AsyncIterator[Any]:
-    client = target.client()
+    client = client_of(target)
     yield client
     await client.aclose()
 
@@ -106,7 +108,7 @@ async def test_a_state_that_fails_once_does_not_end_the_beats(target: RedisTarge
 
 
 async def test_without_redis_it_neither_fails_nor_delays_the_stop() -> None:
-    nowhere = RedisTarget.from_url("redis://127.0.0.1:1/0")
+    nowhere = target_from_url("redis://127.0.0.1:1/0")
     loop = asyncio.get_running_loop()
     began = loop.time()
     async with Heartbeat(nowhere, prefix=PREFIX, node_id="a", state=dict, interval_s=0.2):
@@ -124,7 +126,7 @@ async def test_stop_ends_a_beat_that_swallows_its_cancellation(monkeypatch: pyte
             await asyncio.Event().wait()
 
     monkeypatch.setattr(Heartbeat, "_beat", swallow)
-    nowhere = RedisTarget.from_url("redis://127.0.0.1:1/0")
+    nowhere = target_from_url("redis://127.0.0.1:1/0")
     async with asyncio.timeout(5.0):
         async with Heartbeat(nowhere, prefix="test", node_id="n1", state=dict, interval_s=0.05):
             await beating.wait()

@@ -14,8 +14,10 @@ import pytest
 
 import snorky.gateway.redis.embedded.process as process_module
 from snorky.gateway.errors import ConfigurationError
-from snorky.gateway.redis import EmbeddedServer, RedisTarget
+from snorky.gateway.redis import EmbeddedServer
+from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.embedded.process import ProcessFailed, ServerProcess
+from snorky.gateway.redis.target import target_from_url
 from tests.support.nodes import Process
 from tests.support.redis_servers import require
 from tests.support.tools import eventually
@@ -45,7 +47,7 @@ def is_empty(directory: Path) -> bool:
 
 
 async def works(url: str) -> bool:
-    client = RedisTarget.from_url(url).client()
+    client = client_of(target_from_url(url))
     try:
         return bool(await client.set("key", "value")) and bool(await client.get("key") == b"value")
     finally:
@@ -56,7 +58,7 @@ async def works(url: str) -> bool:
 async def test_a_real_server_starts_privately_and_leaves_nothing(kind: str) -> None:
     async with EmbeddedServer(programs=[Path(require(kind))], with_fake=False) as server:
         assert server.url.startswith("unix://")
-        path = Path(RedisTarget.from_url(server.url).path or "")
+        path = Path(target_from_url(server.url).path or "")
         assert await works(server.url)
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert server._process is not None
@@ -67,7 +69,7 @@ async def test_a_real_server_starts_privately_and_leaves_nothing(kind: str) -> N
 
 
 async def info(url: str) -> str:
-    client = RedisTarget.from_url(url).client()
+    client = client_of(target_from_url(url))
     try:
         return f"tcp_port:{(await client.info('server'))['tcp_port']}"
     finally:
@@ -78,7 +80,7 @@ async def test_fakeredis_serves_where_nothing_else_is() -> None:
     async with EmbeddedServer(programs=[Path("/nowhere/valkey-server")]) as server:
         assert server.engine == "fakeredis"
         assert await works(server.url)
-    target = RedisTarget.from_url(server.url)
+    target = target_from_url(server.url)
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(target.host, target.port)
 
@@ -153,7 +155,7 @@ async def test_leftovers_of_killed_gateways_are_removed_and_live_ones_kept(
     (left / "lock").touch()
     program = [Path(require("redis"))]
     async with EmbeddedServer(programs=program, with_fake=False) as first:
-        alive = Path(RedisTarget.from_url(first.url).path or "").parent
+        alive = Path(target_from_url(first.url).path or "").parent
         assert alive.parent == short_path
         assert left.exists()  # too young to be removed
         long_ago = time.time() - 1_000

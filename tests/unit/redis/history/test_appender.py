@@ -5,8 +5,8 @@ import pytest
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import RedisTarget
 from snorky.gateway.redis.history.appender import Sequencer
+from snorky.gateway.redis.target import target_from_url
 from tests.support.scripted_redis import ScriptedRedis
 
 OOM = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
@@ -23,7 +23,7 @@ async def accept(redis: ScriptedRedis, sequencer: Sequencer) -> None:
 async def test_a_refusal_proves_nothing_when_an_earlier_answer_was_lost(is_lost: bool) -> None:
     async with ScriptedRedis() as redis:
         sequencer = Sequencer(
-            RedisTarget.from_url(redis.url),
+            target_from_url(redis.url),
             prefix="p",
             client_name="c",
             metrics=Metrics(),

@@ -10,8 +10,8 @@ import pytest
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import RedisTarget
 from snorky.gateway.redis.pubsub.publisher import Publisher, PublishRefused
+from snorky.gateway.redis.target import target_from_url
 from tests.support.scripted_redis import ScriptedRedis
 
 
@@ -20,7 +20,7 @@ async def publisher(
     redis: ScriptedRedis, *, metrics: Metrics | None = None, timeout_s: float = 5.0, **bounds: int
 ) -> AsyncIterator[Publisher]:
     instance = Publisher(
-        RedisTarget.from_url(redis.url),
+        target_from_url(redis.url),
         client_name="test",
         metrics=metrics or Metrics(),
         publish_timeout_s=timeout_s,

@@ -9,9 +9,9 @@ import pytest
 import snorky.gateway.redis.pubsub.subscriber as subscriber_module
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import RedisTarget
 from snorky.gateway.redis.connection.resp import REPLY_MAX_BYTES
 from snorky.gateway.redis.pubsub.subscriber import WINDOW, Subscriber
+from snorky.gateway.redis.target import target_from_url
 from tests.support.scripted_redis import Command, ScriptedRedis, confirmation, message
 
 CANARY = b"canary"
@@ -44,7 +44,7 @@ async def subscriber(
 ) -> AsyncIterator[tuple[Subscriber, Heard]]:
     heard = Heard()
     instance = Subscriber(
-        RedisTarget.from_url(redis.url),
+        target_from_url(redis.url),
         client_name="test",
         names_of=names_of,
         canary_name=CANARY,
