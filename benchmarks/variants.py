@@ -69,7 +69,7 @@ class Rig:
 
 
 class _RedisRig(Rig):
-    """A gateway that is published to through a Redis of its own: what is published reaches no other variant."""
+    """A gateway with a Redis of its own: publications reach no other variant."""
 
     def __init__(self, redis: RedisServer, server: Child, connections: int) -> None:
         super().__init__(server, connections, send=subscribe())

@@ -55,7 +55,7 @@ async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
             nodes.append((await stack.enter_async_context(running_node(registry, settings=settings)), registry))
         redis = client_of(target_from_url(server.url).of(NAME.encode()), timeout_s=10.0)
         stack.push_async_callback(redis.aclose)
-        await eventually(lambda: _are_ready(nodes), within_s=10, what="both nodes hear Redis")
+        await eventually(lambda: _are_ready(nodes), within_s=10, what="both nodes receive from Redis")
         yield Pair(nodes, server, redis)
         for node, _ in nodes:
             for connection in node.connections:

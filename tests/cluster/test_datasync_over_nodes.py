@@ -95,7 +95,7 @@ async def race(cluster: Cluster, *, clients: int, seed: int, disturb: Callable[[
         async def is_complete(subscriber: Subscriber = subscriber) -> bool:
             return bool(subscriber.numbers) and subscriber.numbers[-1] == DELTAS - 1
 
-        await eventually(is_complete, within_s=20.0, what="the last delta has come")
+        await eventually(is_complete, within_s=20.0, what="the last delta has arrived")
         numbers = subscriber.numbers
         assert before <= numbers[0] <= after, (before, numbers[0], after)
         assert numbers == list(range(numbers[0], DELTAS))
@@ -159,7 +159,7 @@ async def local_cluster(url: str) -> AsyncIterator[LocalCluster]:
         async def are_ready() -> bool:
             return all(node.is_ready for node in cluster.nodes)
 
-        await eventually(are_ready, within_s=10.0, what="all nodes hear")
+        await eventually(are_ready, within_s=10.0, what="all nodes receive")
         yield cluster
         for node in cluster.nodes:
             for connection in node.connections:

@@ -180,7 +180,7 @@ async def test_nothing_that_was_acknowledged_is_lost_in_silence(town: Town, what
     async def goes_on() -> bool:
         return len(town.acknowledged) > before + 5
 
-    await eventually(goes_on, within_s=10, what="publications are taken")
+    await eventually(goes_on, within_s=10, what="publications are accepted")
     stopped.set()
     await publishing
 

@@ -224,7 +224,7 @@ async def test_racing_nodes_have_one_first_and_one_last(cluster: TestCluster) ->
 async def test_a_name_has_one_owner_in_the_cluster(cluster: TestCluster) -> None:
     a, b = await cluster.node("a"), await cluster.node("b")
     assert await a.directory.claim(NAMES, "x y:z", 1)
-    assert await a.directory.claim(NAMES, "x y:z", 1), "it is its own"
+    assert await a.directory.claim(NAMES, "x y:z", 1), "it is its own name"
     assert not await b.directory.claim(NAMES, "x y:z", 1)
     assert not await a.directory.claim(NAMES, "x y:z", 2)
     assert await b.directory.claim("other:names", "x y:z", 1)
@@ -260,7 +260,7 @@ async def test_the_same_identity_takes_a_name_over_and_the_loser_is_notified(clu
     assert await a.directory.find(NAMES, "desk") == owner(b, 2, NAMES)
     await cluster.until(lambda: a.lost == [(NAMES, "desk", 1)])
     await a.disowned(1)
-    assert await a.directory.find(NAMES, "desk") == owner(b, 2, NAMES), "the loser gives nothing back"
+    assert await a.directory.find(NAMES, "desk") == owner(b, 2, NAMES), "the loser releases nothing"
     assert b.lost == []
 
 

@@ -424,7 +424,7 @@ async def test_unstored_publications_invalidate_positions_of_channels_without_fo
             return all(each is not None and each[-1].position == last for each in found)
 
         await eventually(is_refused, within_s=10, what="the other node has seen the mark")
-        await eventually(are_later_ones_good, within_s=10, what="positions after the repair are good")
+        await eventually(are_later_ones_good, within_s=10, what="positions after the repair are valid")
         assert await keeper.read("pubsub:kept:a", before, is_away=True) is None
     await client.aclose()
 
@@ -631,7 +631,7 @@ async def test_nodes_of_one_format_with_different_texts_do_not_replace_each_othe
             patched.setattr("snorky.gateway.redis.history.library_text._FUNCTION", FUNCTION + "-- fixed\n")
             assert await other.ensure(), "at its start it loads its own"
         assert judge(await library_of(client)) is Found.SIBLING
-        assert not await one.ensure(), "and is left alone afterwards"
+        assert not await one.ensure(), "and is kept afterwards"
         assert await fcall(client, NAME, "1") != ""
     await client.aclose()
 
@@ -675,7 +675,7 @@ async def test_unstored_publications_end_earlier_positions_of_absent_clients(red
         await keeper.note_lost("pubsub:kept:never")
         assert await keeper.read("pubsub:kept:a", first, is_away=True) is None
         assert await keeper.read("pubsub:kept:a", second, is_away=True) is None
-        assert await keeper.read("pubsub:kept:a", second) == [], "a node at the top has heard it"
+        assert await keeper.read("pubsub:kept:a", second) == [], "a node at the top has received it"
         assert await keeper.read("pubsub:kept:a", first) is None
         third = await keeper.publish("pubsub:kept:a", b"3", HISTORY)
         fourth = await keeper.publish("pubsub:kept:a", b"4", HISTORY)

@@ -161,7 +161,7 @@ async def test_a_restarted_node_gets_connections_again(running: Running, tmp_pat
                         async with session.ws_connect(there.balancer.websocket_url):
                             return await again.metric("snorky_connections") >= 1
 
-                await eventually(has_one, within_s=20, what="the node that is back is given a connection")
+                await eventually(has_one, within_s=20, what="the restarted node gets a connection")
 
 
 @pytest.mark.needs("haproxy")

@@ -106,7 +106,7 @@ async def test_messages_lost_by_redis_are_a_gap_and_delivery_continues(tmp_path:
                     return True
                 return False
 
-            await eventually(is_taken, within_s=DEADLINE_S, what="the nodes have put their rules in again")
+            await eventually(is_taken, within_s=DEADLINE_S, what="the nodes have restored their rules")
 
             async def is_told() -> bool:
                 report = await clients.report()

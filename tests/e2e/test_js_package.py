@@ -73,5 +73,5 @@ async def test_strict_typescript_knows_the_types_of_the_packed_client(project: P
 async def test_bundle_works_and_a_strict_mode_page_is_left_with_one_connection(project: Path) -> None:
     await run(program("node"), "node_modules/vite/bin/vite.js", "build", "--logLevel", "warn", cwd=project)
     bundles = [path.read_text() for path in (project / "dist").glob("*.js")]
-    assert not any("MessagePack" in bundle for bundle in bundles), "what is not used is left out"
+    assert not any("MessagePack" in bundle for bundle in bundles), "unused code is omitted"
     assert (await run(program("node"), "run.js", cwd=project)).strip() == "ok"

@@ -199,7 +199,7 @@ async def test_a_hundred_thousand_channels_make_no_series(tmp_path: Path) -> Non
             assert await node.metric("snorky_channels") == CHANNELS
             assert len(series(text)) <= SERIES_MAX
             assert len(series(text)) - before <= 50, (
-                "what does not depend on the channels is there from the first call on"
+                "metrics that do not depend on the channels exist from the first call on"
             )
             assert "channel-" not in text
             assert await promtool_check_metrics(text) == (0, "")

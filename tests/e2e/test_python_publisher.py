@@ -106,7 +106,7 @@ async def test_ten_thousand_keys_through_a_proxy_that_loses_replies_are_ten_thou
                     proxy.lose_next_reply(to=b"snorky_publish")  # ten at least, whatever the random choice
                 await publisher.publish_many(Publication("kept:b", number, key=f"k{number}") for number in numbers)
         spoiler.cancel()
-        assert proxy.connections > 10, "nothing was lost: nothing was shown"
+        assert proxy.connections > 10, "no reply was lost: no test"
     assert town.entries("kept:b") == [str(number).encode() for number in range(KEYS)]
 
 

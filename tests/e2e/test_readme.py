@@ -84,7 +84,7 @@ async def test_own_application_of_the_readme_serves_clients_and_pages(tmp_path: 
                     reply = await ask(client, "pubsub", "subscribe", channel={"shop": 1})
                     return isinstance(reply, dict) and reply.get("type") == "response"
 
-                await eventually(is_subscribed, within_s=10, what="the application's node hears its Redis")
+                await eventually(is_subscribed, within_s=10, what="the application's node receives from its Redis")
                 message = {"command": "publish", "params": {"channel": {"shop": 1}, "message": "open"}}
                 await client.send_json({"service": "pubsub", "message": message})
                 # reply and notification have no defined order

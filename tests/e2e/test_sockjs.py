@@ -50,7 +50,7 @@ class House:
         async def none() -> bool:
             return await self.connections() == 0
 
-        await eventually(none, within_s=12, what="the nodes let the clients go")
+        await eventually(none, within_s=12, what="the nodes have closed the clients' sessions")
 
 
 @asynccontextmanager
@@ -227,7 +227,7 @@ async def test_a_node_that_is_killed_takes_its_sessions_along(transport: str, tm
         (owner,) = [node for node in there.nodes if await node.metric("snorky_connections")]
         owner.kill()
         if transport == "xhr-streaming":
-            await eventually(lambda: is_gone(there), within_s=20, what="the others know that the node has gone")
+            await eventually(lambda: is_gone(there), within_s=20, what="the other nodes know that the node has ended")
             client.send("gateway", {"command": "info"})  # its messages are refused: now it knows
         assert (await client.closed(25))[0] == 1006
 
@@ -245,7 +245,7 @@ async def test_a_pause_of_redis_leaves_sessions_whole_or_ends_them(tmp_path: Pat
     async def wait(client: SockJSClient, transport: str) -> None:
         await met.wait()
         await thawed.wait()
-        await eventually(heard(there, client, transport), within_s=15, what=f"{transport} goes on")
+        await eventually(heard(there, client, transport), within_s=15, what=f"{transport} continues")
 
     async def talk(client: SockJSClient, transport: str) -> list[int]:
         await met.wait()

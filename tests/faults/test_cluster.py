@@ -72,7 +72,7 @@ async def functions(lab: ClusterLab) -> AsyncIterator[RedisHistory]:
 
     await keeper.start()
     try:
-        await eventually(are_loaded, within_s=5, what="the function is there")
+        await eventually(are_loaded, within_s=5, what="the function is loaded")
         yield keeper
     finally:
         await keeper.stop()
@@ -180,7 +180,7 @@ async def test_stored_publications_arrive_once_and_in_order_during_a_slot_move(l
             async def is_reached() -> bool:
                 return len(answers) >= count and answers[count - 1].done()
 
-            await eventually(is_reached, within_s=HEALED_S, what=f"{count} are kept")
+            await eventually(is_reached, within_s=HEALED_S, what=f"{count} are stored")
 
         publishing = asyncio.create_task(publish())
         await keeper_has(100)

@@ -149,7 +149,7 @@ async def test_a_node_stalled_for_long_leaves_once_and_joins_once(cluster: Redis
             process.thaw()
         await cluster.until(lambda: len(cluster.heard(ROOM)) == 3 * count)
         await eventually(lambda: all_claimed(b, count), within_s=5, what="names claimed again")
-        await eventually(lambda: says(process, "lost a-7"), within_s=5, what="told of the lost name")
+        await eventually(lambda: says(process, "lost a-7"), within_s=5, what="notified of the lost name")
         await never(timings, 1.5, lambda: len(cluster.heard(ROOM)) != 3 * count)
     finally:
         await process.close()
@@ -471,7 +471,7 @@ async def test_after_flushall_all_is_asserted_again_quietly(cluster: RedisTestCl
     async with cluster.client() as client:
         await client.flushall()
         began = time.monotonic()
-        await eventually(lambda: is_back(nodes[1], before[0]), within_s=10, what="members asserted again")
+        await eventually(lambda: is_back(nodes[1], before[0]), within_s=10, what="members registered again")
         await eventually(lambda: all_claimed(nodes[1], 299), within_s=10, what="names claimed again")
         print(f"asserted again after {time.monotonic() - began:.2f} s")
     await never(timings, 1.5, lambda: len(cluster.heard(ROOM)) != 301)
@@ -511,8 +511,8 @@ async def test_after_a_restart_from_an_older_copy_rosters_and_names_match_the_no
         except BrokerUnavailable:
             return False
 
-    await eventually(is_true, within_s=10, what="the truth")
-    await eventually(is_settled(a, b), within_s=10, what="the work on it")
+    await eventually(is_true, within_s=10, what="the correct members")
+    await eventually(is_settled(a, b), within_s=10, what="the work is done")
     assert (await b.directory.members(ROOM), await names_of(b)) == before
     assert cluster.heard(ROOM) == heard, "no joins or leaves were reported"
     assert not a.lost and not b.lost
@@ -539,7 +539,7 @@ async def test_a_name_of_an_older_copy_is_waited_for(cluster: RedisTestCluster) 
     await cluster.server.restart()
     await eventually(lambda: is_contested(b), within_s=10, what="b sees that a has it")
     may_go_on.set()
-    await eventually(is_settled(a, b), within_s=10, what="the work on it")
+    await eventually(is_settled(a, b), within_s=10, what="the work is done")
     found = await names_of(a)
     assert found["moves"].node_id == "b" and not b.lost
 
@@ -589,7 +589,7 @@ async def test_entries_in_redis_that_no_node_knows_are_removed(cluster: RedisTes
         await client.hset(inside(a)._rosters._keys(ROOM)[0], f"{owner}:9 ", "5:ghostnull")
         inside(a)._upkeep._compare_at = 0.0
         inside(a)._upkeep._todo.set()
-        await eventually(lambda: is_back(a, [a.held[ROOM, 0, ""]]), within_s=5, what="without the ghost")
+        await eventually(lambda: is_back(a, [a.held[ROOM, 0, ""]]), within_s=5, what="without the stale entry")
         assert await client.scard(owned_key(PREFIX, owner)) == 2
     assert len(cluster.heard(ROOM)) == 1
 
@@ -615,7 +615,7 @@ async def test_after_a_restart_empty_all_is_asserted_again_quietly(cluster: Redi
     await populate(cluster, a, 20)
     before = await b.directory.members(ROOM)
     await cluster.server.restart()
-    await eventually(lambda: is_back_after_all(b, before), within_s=10, what="members asserted again")
+    await eventually(lambda: is_back_after_all(b, before), within_s=10, what="members registered again")
     assert len(cluster.heard(ROOM)) == 20
 
 
@@ -704,7 +704,7 @@ async def test_a_full_redis_refuses_joins_and_accepts_leaves(cluster: RedisTestC
         await cluster.until(lambda: b"left c-1" in cluster.heard(ROOM))  # cleaned up
         renewals = inside(a)._lease.renewals
         await never(timings, 2.0, lambda: b"left a-2" in cluster.heard(ROOM))
-        assert inside(a)._lease.renewals > renewals, "the lease lives"
+        assert inside(a)._lease.renewals > renewals, "the lease is valid"
         assert [member.identity for member in await b.directory.members(ROOM)] == ["a-2"]
         await client.config_set("maxmemory", 0)
     assert await a.enter(ROOM, 8, "room again")

@@ -45,7 +45,7 @@ class Street:
         async def all_hear() -> bool:
             return all(node.is_ready for node, _ in self.nodes)
 
-        await eventually(all_hear, within_s=10, what="both nodes hear Redis")
+        await eventually(all_hear, within_s=10, what="both nodes receive from Redis")
 
 
 @pytest.fixture
@@ -131,11 +131,11 @@ async def test_after_many_cuts_every_client_has_the_correct_members(street: Stre
         present = {member.identity for member in roster} & set(PEOPLE)
         return all(believes(watcher) == present == set(there) for watcher in watchers)
 
-    await eventually(is_true, within_s=GRACE_S + HEALED_S, what="all watchers believe what is so")
+    await eventually(is_true, within_s=GRACE_S + HEALED_S, what="all watchers have the correct members")
     missed = street.nodes[0][0].metrics.registry.get_sample_value(
         "snorky_roster_differences_total", {"outcome": "joined"}
     )
-    assert missed, "nothing was missed: nothing was tried"
+    assert missed, "nothing was missed: no test"
 
 
 def follow(client: Resident) -> set[str]:
@@ -155,7 +155,7 @@ async def until_follows(client: Resident, *expected: str, within_s: float) -> No
     async def does() -> bool:
         return follow(client) == set(expected)
 
-    await eventually(does, within_s=within_s, what=f"{client.connection.identity} knows who is there")
+    await eventually(does, within_s=within_s, what=f"{client.connection.identity} knows the members")
 
 
 async def test_a_crowd_that_joins_at_once_gets_no_member_twice(street: Street) -> None:

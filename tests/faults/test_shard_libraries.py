@@ -1,4 +1,4 @@
-"""The function library of one shard of a Cluster goes wrong: what other shards know repairs it."""
+"""The function library of one shard of a Cluster is wrong or lost: nodes repair it from the other shards."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -90,7 +90,7 @@ async def until_all_have(lab: ClusterLab, expected: dict[str, str]) -> None:
 
 
 async def break_library(lab: ClusterLab, at: int, how: str, former: str) -> None:
-    """Take the library of one shard away, or make it another one. former: an older copy; saved on the shard too."""
+    """Remove or replace the library of one shard. former: an older copy, which the shard has saved too."""
     if how == "new shard":
         await lab.move_slot(0, 0, await lab.add())
     elif how == "empty":
@@ -108,7 +108,7 @@ async def break_library(lab: ClusterLab, at: int, how: str, former: str) -> None
 @pytest.mark.parametrize(
     "how", ["FLUSH", "DELETE snorky", "older", "foreign", "old copy", "went back", "empty", "new shard"]
 )
-async def test_a_shard_gets_the_rules_of_nodes_that_have_gone_from_other_shards(lab: ClusterLab, how: str) -> None:
+async def test_a_shard_gets_the_rules_of_stopped_nodes_from_other_shards(lab: ClusterLab, how: str) -> None:
     at = 2
     async with keepers_of(lab.url):
         await until_loaded(lab, PREFIX)
@@ -121,12 +121,12 @@ async def test_a_shard_gets_the_rules_of_nodes_that_have_gone_from_other_shards(
     (expected, *_) = await rules_on(lab)
     assert expected["other"] != lines_in(former)["other"]
     await until_all_have(lab, expected)
-    await break_library(lab, at, how, former)  # all have gone, and their rules count
+    await break_library(lab, at, how, former)  # all nodes have stopped, and their rules still apply
     async with keepers_of(lab.url):
         await until_all_have(lab, expected)
 
 
-async def test_a_node_remembers_the_rules_of_nodes_that_have_gone(lab: ClusterLab) -> None:
+async def test_a_node_remembers_the_rules_of_stopped_nodes(lab: ClusterLab) -> None:
     async with keepers_of(lab.url, prefix="other"):
         await until_loaded(lab, "other")
     async with keepers_of(lab.url):
@@ -135,7 +135,7 @@ async def test_a_node_remembers_the_rules_of_nodes_that_have_gone(lab: ClusterLa
         await until_loaded(lab, PREFIX, "other")
 
 
-async def test_an_upgrade_keeps_the_rules_of_nodes_that_have_gone(lab: ClusterLab) -> None:
+async def test_an_upgrade_keeps_the_rules_of_stopped_nodes(lab: ClusterLab) -> None:
     async with keepers_of(lab.url, prefix="other"):
         await until_loaded(lab, "other")
     for at in range(3):
@@ -146,7 +146,7 @@ async def test_an_upgrade_keeps_the_rules_of_nodes_that_have_gone(lab: ClusterLa
 
 
 @pytest.mark.parametrize("at", [0, 2])
-async def test_a_doubt_that_one_shard_has_is_on_all_before_that_shard_is_lost(lab: ClusterLab, at: int) -> None:
+async def test_a_doubt_on_one_shard_is_copied_to_all_before_that_shard_is_lost(lab: ClusterLab, at: int) -> None:
     """The node that began to write it died."""
     async with keepers_of(lab.url):
         await until_loaded(lab, PREFIX)
@@ -162,7 +162,7 @@ async def test_a_doubt_that_one_shard_has_is_on_all_before_that_shard_is_lost(la
         await eventually(lambda: is_doubted(keeper, b"mark"), within_s=REPAIRED_S, what="another node finds it")
 
 
-async def test_what_a_foreign_library_of_one_shard_did_not_keep_is_a_gap(lab: ClusterLab) -> None:
+async def test_publications_that_a_foreign_library_of_one_shard_did_not_store_are_a_gap(lab: ClusterLab) -> None:
     at = 2
     keys = [key_on(shard) for shard in range(3)]
     async with keepers_of(lab.url, 2) as keepers:
@@ -179,12 +179,12 @@ async def test_what_a_foreign_library_of_one_shard_did_not_keep_is_a_gap(lab: Cl
         async def are_gaps() -> bool:
             return not [k for k in keepers if await k.read(keys[at], before[at], is_away=True) is not None]
 
-        await eventually(are_gaps, within_s=REPAIRED_S, what="positions of before are refused")
+        await eventually(are_gaps, within_s=REPAIRED_S, what="earlier positions are refused")
 
-        async def is_good() -> bool:  # a mark comes twice
+        async def is_good() -> bool:  # a mark is received twice
             after = Position.parse(await fcall(lab, keys[at], "3"))
             await fcall(lab, keys[at], "4")
             found = [await keeper.read(keys[at], after, is_away=True) for keeper in keepers]
             return all(each is not None and each[-1].payload == b"4" for each in found)
 
-        await eventually(is_good, within_s=REPAIRED_S, what="positions after the repair are good")
+        await eventually(is_good, within_s=REPAIRED_S, what="positions after the repair are valid")

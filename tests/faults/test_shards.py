@@ -83,7 +83,7 @@ async def test_histories_of_a_shard_that_went_back_have_new_epochs(lab: ClusterL
         for keeper in keepers:
             await until_epochs_are_others(keeper, key, positions)
             found = await keeper.read(other, others[0], is_away=True)
-            assert found is not None and len(found) == 25, "of another shard nothing is lost"
+            assert found is not None and len(found) == 25, "nothing is lost on another shard"
 
 
 async def test_histories_of_one_of_several_that_went_back_have_new_epochs(spread: SpreadServers) -> None:
@@ -137,7 +137,7 @@ async def until_true(node: FakeNode, rooms: list[str], names: list[str], expecte
         return found == expected
 
     try:
-        await eventually(is_so, within_s=15.0, what="rosters and names are what nodes hold")
+        await eventually(is_so, within_s=15.0, what="rosters and names match the nodes")
     except AssertionError as error:
         raise AssertionError(f"there is {found}, expected {expected}") from error
 
@@ -166,7 +166,7 @@ async def test_former_entries_on_a_rolled_back_shard_are_removed(lab: ClusterLab
             found = await b.directory.members(rooms[at])
             return not [member for member in found if member.owner.node_id == "dead"]
 
-        await eventually(is_reaped, within_s=10, what="the dead node is reaped")
+        await eventually(is_reaped, within_s=10, what="the dead node is cleaned up")
         assert [member for member in gone if member.owner.node_id == "dead"]
         expected = await truth(b, rooms, names)
         await lab.restart(at)
@@ -184,7 +184,7 @@ async def test_names_are_waited_for_after_the_run_of_each_shard_is_another(lab: 
         async def knows(count: int) -> bool:
             return len(upkeep._last_runs or ()) == count
 
-        await eventually(lambda: knows(3), within_s=5.0, what="the runs are known")
+        await eventually(lambda: knows(3), within_s=5.0, what="the run ids are known")
         for at in (0, 2):
             upkeep._contest_until = 0.0
             before = upkeep._last_runs
@@ -193,7 +193,7 @@ async def test_names_are_waited_for_after_the_run_of_each_shard_is_another(lab: 
             async def is_patient(known: set[bytes] = before) -> bool:
                 return upkeep._last_runs != known and upkeep._contest_until > 0.0
 
-            await eventually(is_patient, within_s=REPAIRED_S, what="the new run is seen")
+            await eventually(is_patient, within_s=REPAIRED_S, what="the new run id is known")
 
 
 async def test_entries_of_a_dead_node_missing_in_its_older_index_are_removed(lab: ClusterLab) -> None:
@@ -257,7 +257,7 @@ async def test_a_rolled_back_server_of_several_ends_with_the_nodes_entries(sprea
             members: list[Member] = [each for room in rooms for each in await b.directory.members(room)]
             return not [member for member in members if member.owner.node_id == "dead"]
 
-        await eventually(is_reaped, within_s=10, what="the dead node is reaped")
+        await eventually(is_reaped, within_s=10, what="the dead node is cleaned up")
         expected = await truth(b, rooms, names)
         await down.restart()
         await until_true(a, rooms, names, expected)

@@ -140,7 +140,7 @@ async def test_a_node_process_takes_a_list_and_answers_503_while_one_is_down(ser
             async def ask() -> bool:
                 return await node.status("/readyz") == status
 
-            await eventually(ask, within_s=10.0, what=f"/readyz says {status}")
+            await eventually(ask, within_s=10.0, what=f"/readyz is {status}")
 
         await says(200)
         await servers.servers[0].stop()

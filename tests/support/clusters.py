@@ -101,7 +101,7 @@ class ClusterLab:
             await self._until(each, "cluster_state:ok")
 
     async def add(self) -> int:
-        """Start another primary, which has no slots yet; returns its number, behind those of all others."""
+        """Start another primary, which has no slots yet; returns its number, the highest of all."""
         at = len(self.servers)
         await self._stack.enter_async_context(self._make_server(self.servers[0].kind))
         self._ids.append(await self.ask(at, "CLUSTER", "MYID"))

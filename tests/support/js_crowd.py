@@ -59,7 +59,7 @@ class JsCrowd:
             return all(len(heard) >= count for heard in report["heard"])
 
         with suppress(AssertionError):
-            await eventually(have_all_heard, within_s=DEADLINE_S, what="all clients have heard everything")
+            await eventually(have_all_heard, within_s=DEADLINE_S, what="all clients have received everything")
         each = enumerate(zip(report["heard"], report["states"], strict=True))
         tallies = [tally(f"JavaScript client {number}, {state},", heard, count) for number, (heard, state) in each]
         return reduce(add, tallies, Tally(gaps=report["gaps"]))

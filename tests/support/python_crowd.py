@@ -44,7 +44,7 @@ class PythonCrowd:
             return all(len(reader.heard) >= count for reader in self._readers)
 
         with suppress(AssertionError):
-            await eventually(have_all_heard, within_s=DEADLINE_S, what="all clients have heard everything")
+            await eventually(have_all_heard, within_s=DEADLINE_S, what="all clients have received everything")
         each = enumerate(self._readers)
         tallies = [tally(f"Python client {number}", reader.heard, count) for number, reader in each]
         return reduce(add, tallies, Tally(gaps=sum(reader.gaps for reader in self._readers)))

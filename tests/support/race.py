@@ -89,13 +89,15 @@ class Racer:
             return  # it was in flight when we left
         if message["type"] == "presence":
             identity, status = message["from"], message["status"]
-            assert identity != self.identity, "told of itself"
+            assert identity != self.identity, "notified of itself"
             before = view.last.get(identity)
-            assert status != before, f"{self.identity} heard that {identity} {status} twice, in {message['channel']}"
+            assert status != before, (
+                f"{self.identity} was notified that {identity} {status} twice, in {message['channel']}"
+            )
             view.last[identity] = status
             (view.members.add if status == "joined" else view.members.discard)(identity)
         elif message["type"] == "message":
-            assert message["body"] not in view.messages[-100:], "heard twice"
+            assert message["body"] not in view.messages[-100:], "received twice"
             view.messages.append(message["body"])
 
     def lost(self) -> None:

@@ -273,6 +273,6 @@ class RawClient:
             await self.send(frame(CLOSE, payload[:2]))
         except ConnectionError:
             pass  # it has closed already, as a server may
-        assert await self.until_end() == b"", "bytes behind the close frame"
+        assert await self.until_end() == b"", "bytes after the close frame"
         self.close()
         return int.from_bytes(payload[:2], "big") if payload else 1005

@@ -111,12 +111,12 @@ class RedisServer:
         self.kind = kind
         self._env = env
         self.port = free_port()
-        self.dump = directory / f"dump-{self.port}.rdb"  # what SAVE writes, and a start reads
+        self.dump = directory / f"dump-{self.port}.rdb"  # written by SAVE and read at the start
         self._directory = directory
         self._tls = tls
         self._process: Process | None = None
         lines = ["bind 127.0.0.1", 'save ""', "appendonly no", f"dir {directory}"]
-        lines += [f"dbfilename {self.dump.name}", *conf]  # servers of one directory
+        lines += [f"dbfilename {self.dump.name}", *conf]  # servers share one directory
         if tls is None:
             lines.append(f"port {self.port}")
         else:

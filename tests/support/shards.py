@@ -1,4 +1,4 @@
-"""What tests of a Cluster's shards share: keys that lie on one of them, and what nodes keep histories with.
+"""Shared by tests of a Cluster's shards: keys that lie on one of them, and RedisHistory on them.
 
 async with keepers_of(lab.url) as (keeper,): await keeper.publish(key_on(2), b"1", HOUR)
 """
@@ -20,12 +20,12 @@ RULES = Rules([ChannelRule("*", history=1000)])
 
 
 def shard_of(name: bytes | str, primaries: int = 3) -> int:
-    """Tell which primary has a key, as slots were dealt out."""
+    """Return the primary that has a key, by the initial slot map."""
     return slot_of(name if isinstance(name, bytes) else name.encode()) * primaries // SLOTS
 
 
 def key_on(at: int, service: str = "pubsub", spell: Callable[[str, str], bytes] = channel_name) -> str:
-    """Find a key that lies on a primary. spell: which of its names in Redis counts."""
+    """Find a key that lies on a primary. spell: which of its Redis keys decides."""
     return next(key for n in range(1000) if shard_of(spell(PREFIX, key := f"{service}:{n}")) == at)
 
 
@@ -33,7 +33,7 @@ def key_on(at: int, service: str = "pubsub", spell: Callable[[str, str], bytes] 
 async def keepers_of(
     url: str, count: int = 1, *, prefix: str = PREFIX, rules: Rules = RULES, look_s: float = 0.2
 ) -> AsyncIterator[list[Any]]:
-    """Run what nodes keep histories with. look_s: between two looks at the library."""
+    """Run the nodes' history stores. look_s: between two checks of the library."""
     async with AsyncExitStack() as stack:
         keepers: list[Any] = []
         for number in range(count):

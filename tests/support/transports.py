@@ -136,7 +136,7 @@ class _RequestActor(_Actor):
         if not self._reader.done():
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
-            await eventually(self._is_over, within_s=_DEADLINE_S, what="the node lets the session go")
+            await eventually(self._is_over, within_s=_DEADLINE_S, what="the node has ended the session")
 
     async def dismiss(self) -> None:
         """Be closed for a message that is too large: at once, unlike by a cut."""

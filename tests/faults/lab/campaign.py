@@ -74,15 +74,15 @@ def _hold(trial: Trial) -> None:
     outcome, lab = trial.outcome, trial.lab
     fault, verdict = outcome.fault, outcome.verdict
     silent_loss = verdict.lost if lab.plan.history else 0  # without history delivery is at most once
-    trial.expect(not silent_loss, f"{verdict.lost} silently lost")
+    trial.expect(not silent_loss, f"{verdict.lost} lost without a notice")
     if verdict.told_late_s:
         trial.figure(
             f"`recovered: true` although a publication was not stored; gap reported {verdict.told_late_s:.1f} s later"
         )
-    trial.expect(not verdict.passed_over, f"{verdict.passed_over} published without being kept, in silence")
+    trial.expect(not verdict.passed_over, f"{verdict.passed_over} published without being stored, without a notice")
     trial.expect(not verdict.duplicated, f"{verdict.duplicated} duplicated")
     trial.expect(not verdict.out_of_order, f"{verdict.out_of_order} out of order")
-    trial.expect(not verdict.holes, f"{verdict.holes} silent holes")
+    trial.expect(not verdict.holes, f"{verdict.holes} holes without a notice")
     trial.expect(outcome.verdict.acked > 0, "nothing was published")
     if not fault.disconnects:
         trial.expect(not verdict.disconnects, f"{verdict.disconnects} subscriptions ended with their connection")

@@ -28,7 +28,7 @@ class PausingWire(FakeWire):
         self.connection: Connection | None = None
 
     def write(self, data: bytes) -> None:
-        assert self.buffered <= self.capacity, "written to though it had asked for a pause"
+        assert self.buffered <= self.capacity, "written to although it had asked for a pause"
         super().write(data)
         self.buffered += len(data)
         if self.buffered > self.capacity:

@@ -98,7 +98,7 @@ def test_quota_of_a_failed_write_is_returned_once(clock: Clock) -> None:
     assert charge(known, ann, CHANNEL_BYTES) is not None
     charged.give_back()
     charged.give_back()
-    assert charge(known, ann, 100, "service:a") is None, "the channel is as new as before"
+    assert charge(known, ann, 100, "service:a") is None, "the channel counts as new again"
     assert charge(known, ann, CHANNEL_BYTES) is not None
     assert charge(known, ann, CHANNEL_BYTES - 100) is None
 

@@ -133,7 +133,7 @@ async def test_a_cursor_is_bounded_in_bytes(position: Any) -> None:
         large = await ann.ask("cursors", "updateCursor", privateHandle=1, newData={"position": position})
         assert large == "Error: A cursor takes at most 4096 bytes"
         told = await nodes.client(0, "bob").ask("cursors", "join", document=1)
-        assert [each["position"] for each in told["cursors"]] == [0], "what was refused changed nothing"
+        assert [each["position"] for each in told["cursors"]] == [0], "refused calls changed nothing"
 
 
 async def test_a_full_document_refuses_more_and_changes_nothing() -> None:
@@ -210,7 +210,7 @@ async def test_a_client_that_reads_again_is_counted_no_more() -> None:
         assert counted() == client.connection.pending_bytes
         wire.buffered = 0
         client.connection.resume()
-        assert counted() == wire.buffered > 0, "the second is on its way"
+        assert counted() == wire.buffered > 0, "the second is in flight"
         wire.buffered = 0
         client.connection.resume()
         assert counted() == 0

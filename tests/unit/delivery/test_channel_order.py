@@ -67,7 +67,9 @@ class Journal:
             elif isinstance(step, Publication):
                 assert step.position is not None
                 expected = (self.at.epoch, self.at.offset + 1, self.at.tag)
-                assert (step.position.epoch, step.position.offset, step.previous_tag) == expected, "a silent hole"
+                assert (step.position.epoch, step.position.offset, step.previous_tag) == expected, (
+                    "a hole without a notice"
+                )
                 self.at = step.position
 
 
@@ -220,7 +222,7 @@ class SequenceMachine(RuleBasedStateMachine):
         if joined is not None:
             journal = Journal(since)
             journal.note(joined)
-            assert journal.at == self.node.last, "it would go on elsewhere"
+            assert journal.at == self.node.last, "it would continue with another history"
             self.journals.append(journal)
 
     # -- invariants ------------------------------------------------------------------------------------------------
@@ -241,7 +243,7 @@ class SequenceMachine(RuleBasedStateMachine):
         assert last == top or is_ahead, "a message is missing, and no gap was reported"
         self.publish(2)
         self.repair()
-        assert self.node.last == self.server.top, "it does not go on"
+        assert self.node.last == self.server.top, "it does not continue"
 
     def repair(self) -> None:
         self.deliver(len(self.wire))
@@ -308,14 +310,14 @@ def test_messages_in_flight_when_the_position_was_sent_are_for_earlier_subscribe
     node = started(2)
     one, two, three = chain(1, 2, 3)
     assert node.hear([one, two, three]) == [Late(one), Late(two), three]
-    assert node.hear([two]) == [], "and that is over once the channel went on"
+    assert node.hear([two]) == [], "and that ends with the channel's next message"
 
 
 def test_everything_is_delivered_until_a_position_is_known() -> None:
     node = Sequence()
     assert node.hear(chain(7)) == chain(7)
     node.start_at(Position("e", 9, "t9"))
-    assert node.last == Position("e", 7, "t7"), "what is on its way will be delivered"
+    assert node.last == Position("e", 7, "t7"), "messages in flight will be delivered"
     node.hear([])
     assert node.hear(chain(8, 9)) == chain(8, 9)
 
@@ -399,7 +401,7 @@ def test_a_hint_is_not_delivered_but_history_is_read() -> None:
     assert node.begin_fill() == Position("e", 0, "t0")
     assert node.hear([*hints(chain(1)), *chain(2)]) == []
     assert node.end_fill(chain(1)) == chain(1, 2)
-    assert not node.wants_fill, "what the hint told is known by then"
+    assert not node.wants_fill, "the position of the hint is known by then"
 
 
 @pytest.mark.parametrize("forged", [Position("e", 1, "x"), Position("e", 99, "x"), Position("f", 1, "x")])

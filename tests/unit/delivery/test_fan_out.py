@@ -117,7 +117,7 @@ def test_all_clients_of_a_dialect_share_the_same_bytes_object() -> None:
         rig.subscriber()
     rig.fanout.deliver(numbers(1, 2, 3))
     written = [wire.writes for wire in rig.wires.values()]
-    assert [len(writes) for writes in written] == [1, 1, 1], "what one read brought is one write"
+    assert [len(writes) for writes in written] == [1, 1, 1], "messages of one read are one write"
     assert len({id(writes[0]) for writes in written}) == 1
 
 
@@ -577,7 +577,7 @@ def test_a_client_with_too_much_buffered_is_a_slow_consumer() -> None:
     assert not held.is_closed
     rig.fanout.deliver({KEY: [b'"' + b"x" * 50 + b'"']})
     assert wire.closes == [(4008, "Slow consumer")]
-    assert rig.hub.release(held, KEY) == [], "and its memory is given back"
+    assert rig.hub.release(held, KEY) == [], "and its memory is released"
 
 
 # -- recovering subscribers -------------------------------------------------------------------------------------------

@@ -386,7 +386,7 @@ async def test_first_recovering_client_takes_nothing_from_earlier_subscribers(st
     stage.town.brokers[0].hold()
     await stage.publish(1, 2)
     one, recovery = await stage.back(0)
-    assert recovery.position.offset == 2, "it begins behind what is on its way"
+    assert recovery.position.offset == 2, "it begins after messages in flight"
     stage.town.brokers[0].let_go()
     await stage.publish(3)
     await until(lambda: heard(before) == [1, 2, 3])
@@ -536,7 +536,7 @@ async def test_client_ahead_of_a_node_that_missed_messages_gets_nothing_twice(st
     stage.mend(0, is_noticed=False)
     other, recovery = await stage.back(0, since)
     assert (recovery.is_recovered, recovery.publications, recovery.position) == (True, [], since)
-    assert heard(behind) == [1, 2], "the node has caught up for all"
+    assert heard(behind) == [1, 2], "the node has filled the gap for all"
     await stage.publish(3)
     await until(lambda: heard(other) == [3])
 
@@ -741,7 +741,7 @@ async def test_publication_past_history_while_clients_recover_is_a_gap_for_all_o
     assert recovery.is_recovered
 
 
-async def test_client_that_comes_back_behind_a_publication_past_history_shares_no_earlier_read(stage: Stage) -> None:
+async def test_client_that_resumes_after_an_unstored_publication_shares_no_earlier_read(stage: Stage) -> None:
     follower = await stage.plain(0)
     since = await stage.publish(1)
     stage.town.archive.lateness = lambda: 300
@@ -749,7 +749,7 @@ async def test_client_that_comes_back_behind_a_publication_past_history_shares_n
     await settle(5)
     stage.topics(1).publish("c", "bare")
     await settle(50)
-    assert heard(follower) == [1, "bare"] and KEY in stage.town.archive.lost, "it is noted behind the first read"
+    assert heard(follower) == [1, "bare"] and KEY in stage.town.archive.lost, "it is noticed after the first read"
     second = asyncio.ensure_future(stage.back(0, since))
     await settle(5)
     assert not first.done(), "the answer to the first read is still to come"

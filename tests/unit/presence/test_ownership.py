@@ -135,7 +135,7 @@ async def test_entry_is_recorded_before_redis_has_it_and_removed_before_it_leave
         gate.set()
     gate = rig.gate("leave")
     async with under_way(rig.ownership.leave(connection, ROSTER, entry="e")):
-        assert rig.members == [], "else a fence in this moment would bring it back"
+        assert rig.members == [], "otherwise a fence at this moment would restore it"
         gate.set()
     assert rig.directory.asked == ["enter", "leave"]
 
@@ -364,7 +364,7 @@ async def test_direct_message_reaches_its_connection_and_is_refused_after_its_en
     assert wire.writes == [message + b"\n"]
     assert not rig.ownership.on_direct(4, message)
     with capture_logs() as logs:
-        assert not rig.ownership.on_direct(3, b"not JSON"), "and the reader goes on"
+        assert not rig.ownership.on_direct(3, b"not JSON"), "and the reader continues"
     assert [log["event"] for log in logs] == ["direct message failed"]
     connection.mark_closed()
     assert not rig.ownership.on_direct(3, message)

@@ -131,7 +131,7 @@ def test_notice_that_the_first_census_had_and_the_last_of_them_that_was_lost_is_
     presence = begun(member("ann"), version=13)
     assert presence.agrees(13)
     assert presence.hear(change(12, "-", "ann"), 0.0)
-    assert not presence.agrees(13), "that it came again is not heard yet"
+    assert not presence.agrees(13), "the notice that it joined again has not arrived yet"
     assert settled(presence, 13, member("ann")) == ["joined ann 1"]
 
 
@@ -160,7 +160,7 @@ def test_thousands_of_entries_of_one_identity_take_no_time_each() -> None:
     assert len(looked(presence, 13, *crowd, at_s=0.0)) == 20_000
     assert presence.hear(change(14, "-", "guest", 0), 0.0)
     assert len(presence.unsaid) == 19_999
-    assert process_time() - began_s < 5, "it took 0.2 s where it was written; by squares it takes minutes"
+    assert process_time() - began_s < 5, "it took 0.2 s where it was written; with quadratic work it takes minutes"
 
 
 def test_identity_joins_with_its_first_entry_and_leaves_with_its_last() -> None:

@@ -229,7 +229,7 @@ async def test_too_many_messages_are_refused_with_a_time_and_then_closed_4510() 
         assert [round(each["retryAfterMs"], -4) for each in client.messages] == [1_000_000, 2_000_000]
         for number in range(borne - 2):
             client.send("raising", {"callId": number})
-        assert not client.connection.is_closed, "a client that is back with many channels means no harm"
+        assert not client.connection.is_closed, "a client that is back with many channels is no attacker"
         client.send("raising", {"callId": 5})
         assert client.wire.closes == [(4510, "Too many messages")]
         assert built.sample("snorky_limited_total", limit="messages_per_s") == borne + 1

@@ -187,7 +187,7 @@ async def test_messages_during_a_join_are_written_after_the_reply() -> None:
         leaver.leave()
         await until(lambda: nodes.bus.published[-1][1].endswith(b"}") and b'"left"' in nodes.bus.published[-1][1])
         await fence()
-        assert bob.inbox == [], "held until the reply"
+        assert bob.inbox == [], "buffered until the reply"
         gate.set()
         assert await bob.answer(call_id) == {"members": ["bob", "leaver"]}
         await bob.notified(1)

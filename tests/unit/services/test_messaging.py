@@ -163,7 +163,9 @@ async def test_same_identity_takes_its_name_over_and_the_connection_before_is_cl
         dead.leave(CloseCode.RESYNC)
         await settle()
         await register(rival, "eve")
-        assert await send(rival, "eve", "bob") is None, "what the dead one owned was given back; the name was not its"
+        assert await send(rival, "eve", "bob") is None, (
+            "the dead client's own items were released; this name was not its own"
+        )
         assert len(await back.notified(1)) == 1
 
 

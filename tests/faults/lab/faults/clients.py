@@ -109,8 +109,8 @@ async def vanish(trial: Trial) -> None:
             async def gone() -> bool:
                 return await _connections(lab) < before
 
-            await eventually(gone, within_s=GONE_WITHIN_S + 5, what="the half-open client is gone")
-            trial.expect_within(time.monotonic() - began_s, GONE_WITHIN_S, "gone after")
+            await eventually(gone, within_s=GONE_WITHIN_S + 5, what="the half-open client is removed")
+            trial.expect_within(time.monotonic() - began_s, GONE_WITHIN_S, "removed after")
     trial.ended()
 
 
@@ -140,7 +140,7 @@ async def recover_slowly(trial: Trial) -> None:
                     live = await anext(late)
             trial.figure(f"{len(numbers) * SLOW_BYTES >> 10} KiB recovered in {time.monotonic() - began_s:.1f} s")
             trial.expect(heard == list(numbers), f"it was given {str(heard)[:200]}")
-            trial.expect(isinstance(live, Message) and live.data == "live", f"it heard nothing new: {live}")
+            trial.expect(isinstance(live, Message) and live.data == "live", f"it received nothing new: {live}")
             trial.expect(line.connections == 1, f"it needed {line.connections} connections")
     trial.ended()
 
@@ -158,7 +158,7 @@ CLIENT_FAULTS = (
     Fault(
         key="slow",
         name="a tenth of the clients stops reading",
-        users_see="the others nothing",
+        users_see="no effect on the others",
         inject=stop_reading,
         healed_within_s=3.0,
     ),
@@ -172,7 +172,7 @@ CLIENT_FAULTS = (
     Fault(
         key="slow-line",
         name="client behind 20 KB/s comes back",
-        users_see="all that it missed",
+        users_see="all missed messages",
         inject=recover_slowly,
         healed_within_s=3.0,
         needs_history=True,

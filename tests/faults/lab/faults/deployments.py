@@ -57,7 +57,7 @@ async def meanwhile(trial: Trial, *, happen: Event, are_early: bool) -> None:
         await eventually(partial(_is_sound, trial), within_s=REPAIRED_WITHIN_S, what="the library is the nodes'")
         await lab.more(BEYOND)
     unkept = sum(one.is_unkept for one in lab.load.uncertain)
-    trial.figure(f"{len(absent)} away, {len(early)} of them back at once; {unkept} not kept")
+    trial.figure(f"{len(absent)} away, {len(early)} of them back at once; {unkept} not stored")
 
 
 async def _is_sound(trial: Trial) -> bool:
@@ -90,7 +90,7 @@ def stray(*, rules: str = "", prefix: str = PREFIX, database: int = 0) -> Event:
             await eventually(is_registered, within_s=REGISTERED_WITHIN_S, what="the stray node has registered")
             await lab.more(STAY)
         unkept = sum(one.is_unkept for one in lab.load.uncertain)
-        trial.expect(not unkept, f"{unkept} publications were not kept")
+        trial.expect(not unkept, f"{unkept} publications were not stored")
 
     return happen
 
@@ -110,10 +110,10 @@ def foreign(load: Callable[[Trial], Awaitable[None]]) -> Event:
 
         for _ in range(UNKEPT_TRIES):
             await load(trial)
-            await eventually(is_over, within_s=REPAIRED_WITHIN_S, what="a publication is not kept, or a node repairs")
+            await eventually(is_over, within_s=REPAIRED_WITHIN_S, what="a publication is not stored, or a node repairs")
             if is_unkept():
                 return
-        trial.expect(False, "nothing was published by the foreign library: nothing was tried")
+        trial.expect(False, "nothing was published by the foreign library: no test")
 
     return happen
 

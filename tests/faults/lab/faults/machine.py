@@ -35,8 +35,8 @@ async def exhaust_descriptors(trial: Trial) -> None:
         answers = await asyncio.gather(*(_knock(node, knocking) for _ in range(KNOCKS)))
         await asyncio.sleep(SPIN_S)
         busy = (cpu_s(node) - before_s) / SPIN_S
-        trial.figure(f"{answers.count(True)} of {KNOCKS} new ones let in, {busy:.0%} of a core meanwhile")
-        trial.expect(not all(answers), "every new connection was let in: the limit was not reached")
+        trial.figure(f"{answers.count(True)} of {KNOCKS} new ones accepted, {busy:.0%} of a core meanwhile")
+        trial.expect(not all(answers), "every new connection was accepted: the limit was not reached")
         trial.expect(busy <= SPIN_CPU_MAX, f"{busy:.0%} of a core: it spins")
     finally:
         for client in knocking:
@@ -44,8 +44,8 @@ async def exhaust_descriptors(trial: Trial) -> None:
         resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (soft, hard))
     trial.ended()
     again: list[RawClient] = []
-    await eventually(lambda: _knock(node, again), within_s=10, what="new ones are let in again")
-    trial.expect_within(time.monotonic() - trial.ended_s, 5.0, "new ones let in again after")
+    await eventually(lambda: _knock(node, again), within_s=10, what="new connections are accepted again")
+    trial.expect_within(time.monotonic() - trial.ended_s, 5.0, "new ones accepted again after")
     for client in again:
         client.close()
 
@@ -74,7 +74,7 @@ async def jump_node_clock(trial: Trial) -> None:
     index = pick(lab)
     clock = lab.clocks[index]
     maps = await asyncio.to_thread(Path(f"/proc/{lab.nodes[index].pid}/maps").read_text)
-    trial.expect("clock.so" in maps, "its clock cannot be set: nothing was tried")
+    trial.expect("clock.so" in maps, "its clock cannot be set: no test")
     try:
         for hour_s in (HOUR_S, -HOUR_S):
             clock.jump(hour_s)
@@ -94,7 +94,7 @@ async def jump_redis_clock(trial: Trial) -> None:
         client = redis.client()
         seconds, _ = await client.time()
         await client.aclose()
-        trial.expect(abs(seconds - time.time() - HOUR_S) < 60, "its clock did not jump: nothing was tried")
+        trial.expect(abs(seconds - time.time() - HOUR_S) < 60, "its clock did not jump: no test")
     finally:
         clock.jump(0)
     await asyncio.sleep(JUMPED_S)

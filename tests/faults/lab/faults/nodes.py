@@ -26,10 +26,10 @@ async def kill(trial: Trial) -> None:
     trial.ended()
     try:
         took_s = await visitors.until("left", 1, within_s=GONE_WITHIN_S + 5)
-        trial.expect_within(took_s, GONE_WITHIN_S, "ghosts gone")
+        trial.expect_within(took_s, GONE_WITHIN_S, "members removed")
         took_s += await visitors.until_nameless(5)
         trial.expect_within(took_s, GONE_WITHIN_S, "names free")
-        trial.expect(visitors.is_exactly("left", 1), f"not one `left` each: {visitors.seen('left')}")
+        trial.expect(visitors.is_exactly("left", 1), f"not exactly one `left` each: {visitors.seen('left')}")
         # clients that reconnected at once took over their names from the dead node; the cleanup must leave these
         await until_all_present(lab, within_s=5)
     finally:
@@ -94,8 +94,8 @@ async def stall(trial: Trial) -> None:
         await visitors.until("joined", 2, within_s=15)
         await lab.whole(within_s=15)
         await visitors.until("left", 1, within_s=5)
-        trial.expect(visitors.is_exactly("left", 1), f"not one `left` each: {visitors.seen('left')}")
-        trial.expect(visitors.is_exactly("joined", 2), f"not one `joined` more each: {visitors.seen('joined')}")
+        trial.expect(visitors.is_exactly("left", 1), f"not exactly one `left` each: {visitors.seen('left')}")
+        trial.expect(visitors.is_exactly("joined", 2), f"not exactly one more `joined` each: {visitors.seen('joined')}")
     finally:
         await visitors.dismiss()
 
@@ -140,7 +140,7 @@ NODE_FAULTS = (
     Fault(
         key="stall",
         name="node stalled 20 s",
-        users_see="fenced, asserts again",
+        users_see="fenced, registers again",
         inject=stall,
         disconnects=True,  # a client that cannot keep its name is closed with 4010; pings stay unanswered
         healed_within_s=15.0,

@@ -29,7 +29,7 @@ async def refuse(trial: Trial, *, refusing: Callable[[Trial], AbstractAsyncConte
     try:
         async with refusing(trial):
             began_s = time.monotonic()
-            await eventually(partial(_say_so, trial), within_s=UNREADY_WITHIN_S + 5, what="/readyz says so")
+            await eventually(partial(_say_so, trial), within_s=UNREADY_WITHIN_S + 5, what="/readyz is 503")
             trial.expect_within(time.monotonic() - began_s, UNREADY_WITHIN_S, "/readyz 503")
             await asyncio.sleep(REFUSED_S - (time.monotonic() - began_s))  # the duration itself is the fault
             trial.expect(await _say_so(trial), "a node was ready while Redis refused")
@@ -39,7 +39,7 @@ async def refuse(trial: Trial, *, refusing: Callable[[Trial], AbstractAsyncConte
         await until_all_present(lab, within_s=10, others=visitors.identities)
         await expect_refused_unsent(trial)
         trial.expect(not any(visitors.seen("left")), "a visitor was reported as left")
-        trial.expect(_fenced(trial) == fenced, "a node that lives was fenced")
+        trial.expect(_fenced(trial) == fenced, "a live node was fenced")
     finally:
         await visitors.dismiss()
 

@@ -53,11 +53,13 @@ async def go_back(trial: Trial, *, copy: Step, begin_again: Step) -> None:
         await lab.whole(within_s=15)
         await until_all_present(lab, REBUILT_WITHIN_S + 10, others=comes.identities)
         await _until_gone(trial, goes)
-        trial.expect_within(time.monotonic() - trial.ended_s, REBUILT_WITHIN_S, "rosters and names are true")
+        trial.expect_within(time.monotonic() - trial.ended_s, REBUILT_WITHIN_S, "rosters and names are correct")
         trial.expect(not any(comes.seen("left")), "a visitor that joined after the copy was reported as left")
-        trial.expect(goes.is_exactly("left", 1), f"not one `left` for each visitor that left: {goes.seen('left')}")
+        trial.expect(
+            goes.is_exactly("left", 1), f"not exactly one `left` for each visitor that left: {goes.seen('left')}"
+        )
         for each in (goes, comes):
-            trial.expect(each.is_exactly("joined", 1), f"not one `joined` each: {each.seen('joined')}")
+            trial.expect(each.is_exactly("joined", 1), f"not exactly one `joined` each: {each.seen('joined')}")
         tell_resyncs(trial)
     finally:
         if comes is not None:
@@ -83,7 +85,7 @@ async def _until_gone(trial: Trial, goes: Visitors) -> None:
         members, names = await members_and_names(trial.lab)
         return not goes.identities & (set(members) | set(names))
 
-    await eventually(are_gone, within_s=REBUILT_WITHIN_S, what="neither ghosts nor dead names")
+    await eventually(are_gone, within_s=REBUILT_WITHIN_S, what="no stale members or names")
 
 
 def _redis(trial: Trial) -> RedisServer:
@@ -118,7 +120,7 @@ class TruncatedLog:
                 info = await client.info("persistence")
                 return not info["aof_rewrite_in_progress"] and not info.get("aof_rewrite_scheduled")
 
-            await eventually(is_on, within_s=10, what="the append-only file has begun")
+            await eventually(is_on, within_s=10, what="the append-only file has started")
             await client.config_rewrite()
         (log,) = (trial.lab.directory / "appendonlydir").glob("*.incr.aof")
         self._size = log.stat().st_size

@@ -65,7 +65,7 @@ async def freeze(trial: Trial) -> None:
         await asyncio.sleep(PAUSE_S * 3 / 4)
         told = sum(client.is_subscribed for client in newcomers)
         trial.expect(told == 0, f"{told} of {NEWCOMERS} got a subscribe confirmation while Redis was stopped")
-        trial.expect(all(client.is_connected for client in newcomers), "newcomers were not let in to the node")
+        trial.expect(all(client.is_connected for client in newcomers), "newcomers could not subscribe")
     finally:
         _redis(trial).thaw()
     trial.ended()
@@ -170,7 +170,7 @@ async def expect_refused_unsent(trial: Trial) -> None:
     trial.expect(bool(refused), "no publish was refused")
     received = {(journal.channel, one.number) for journal in lab.crowd.journals for one in journal.received()}
     sent = [one for one in refused if (one.channel, one.number) in received]
-    trial.expect(not sent, f"{len(sent)} were refused and sent all the same")
+    trial.expect(not sent, f"{len(sent)} were refused but delivered")
 
 
 SERVER_FAULTS = (
@@ -184,14 +184,14 @@ SERVER_FAULTS = (
     Fault(
         key="freeze",
         name=f"Redis stopped {PAUSE_S:g} s (SIGSTOP)",
-        users_see="publishes wait or fail, then go on",
+        users_see="publishes wait or fail, then work again",
         inject=freeze,
         healed_within_s=HEALED_WITHIN_S,
     ),
     Fault(
         key="pause",
         name=f"CLIENT PAUSE {PAUSE_S:g} s",
-        users_see="publishes wait or fail, then go on",
+        users_see="publishes wait or fail, then work again",
         inject=pause,
         healed_within_s=HEALED_WITHIN_S,
         is_in_ci=False,

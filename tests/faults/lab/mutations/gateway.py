@@ -279,7 +279,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         ),
     ),
     Mutation(
-        guard="reads shared across what is not kept",
+        guard="reads shared across unstored publications",
         file="gateway/delivery/gap_repair.py",
         old="        wanted = key, since, unkept\n",
         new="        wanted = key, since, 0\n",

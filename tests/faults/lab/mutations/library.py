@@ -4,7 +4,7 @@ from tests.faults.lab.mutations.mutation import Mutation, fault, test
 
 __all__ = ["LIBRARY_MUTATIONS"]
 
-_OWN = "lines and lines_in(look.present) | {rules[0]: lines[rules[0]]}"  # what this shard itself has
+_OWN = "lines and lines_in(look.present) | {rules[0]: lines[rules[0]]}"  # the rules of this shard itself
 
 LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -153,7 +153,10 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/history/libraries.py",
         old="for look in looks if look.instance and look not in doubtful), default",
         new="for look in looks[:1] if look.instance and look not in doubtful), default",
-        argv=test("tests/faults/test_shard_libraries.py", "a_doubt_that_one_shard_has"),
+        argv=test(
+            "tests/faults/test_shard_libraries.py",
+            "test_a_doubt_on_one_shard_is_copied_to_all_before_that_shard_is_lost",
+        ),
     ),
     Mutation(
         guard="rights to functions",

@@ -13,7 +13,7 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         argv=fault("stray-ruleless"),
     ),
     Mutation(
-        guard="positions before what is not kept",
+        guard="positions before unstored publications",
         file=f"{SCRIPTS}/read.lua",
         old="if lost_epoch == ARGV[1] and",
         new="if false and",
@@ -144,7 +144,7 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         ),
     ),
     Mutation(
-        guard="look for what has not arrived",  # of a slot that moves
+        guard="check for keys that have not arrived",  # of a slot that moves
         file="gateway/redis/history/lua/library/snorky_publish.lua",
         old="local met = IS_SHARDED and obstacle(own)",
         new="local met = false and obstacle(own)",

@@ -139,7 +139,7 @@ async def test_an_address_has_few_guesses_of_ids(nodes: int) -> None:
         assert answers[0] == 404 and answers[-1] == 429
         assert site.total("refusals_total", door="sockjs", reason="unknown_session") == 60
         assert site.total("handshakes_rejected_total", reason="session_attempts") == answers.count(429)
-        assert await client.post("xhr_send", echo(1), at=0) == (204, ""), "whose session it is, is not held up"
+        assert await client.post("xhr_send", echo(1), at=0) == (204, ""), "the session's owner is not delayed"
         await client.post("xhr", at=0)
 
 
@@ -156,7 +156,7 @@ def test_a_token_is_the_credential_where_there_is_one() -> None:
     one = who(takes_tokens=True, Authorization="Bearer one")
     assert who(takes_tokens=True, Authorization="Bearer one", Cookie="x=1") == one
     assert who(takes_tokens=True, Authorization="Bearer two") != one != who(takes_tokens=True)
-    assert who(takes_tokens=True, Cookie="x=1") == who(takes_tokens=True), "no cookie is looked at"
+    assert who(takes_tokens=True, Cookie="x=1") == who(takes_tokens=True), "no cookie is read"
 
 
 @pytest.mark.parametrize("header", ["Cookie", "Authorization", "X_Forwarded_User", "X_Client_Cert"])

@@ -87,7 +87,7 @@ def test_each_address_has_its_limit_and_the_node_its_own() -> None:
     gate.enter("c")
     for ip in "abc":
         gate.leave(ip)
-    assert (gate._total, dict(gate._per_ip)) == (0, {}), "addresses that have gone take no memory"
+    assert (gate._total, dict(gate._per_ip)) == (0, {}), "addresses without connections use no memory"
 
 
 def test_refused_connections_are_not_counted() -> None:

@@ -270,7 +270,7 @@ async def test_the_end_of_the_http_server_does_not_affect_taken_over_connections
         started_s = loop.time()
         await site.site.stop()
         assert loop.time() - started_s < 1.0
-        assert len(list(site.node.connections)) == 1, "the node knows them, for the drain"
+        assert len(list(site.node.connections)) == 1, "the node counts them, for the drain"
         await client.send(echoed(1))
         await assert_echoes(client, 1)
         site.connection.close(1001, "Going away")

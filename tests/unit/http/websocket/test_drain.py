@@ -35,12 +35,12 @@ async def test_clients_are_notified_then_closed_in_turn_within_the_grace_period(
         await drain(site.node, 1.0)
         took_s = loop.time() - started_s
         times = [await each for each in leaving]
-        assert took_s < 1.0 + module.GONE_TIMEOUT_S, "somebody was waited for"
+        assert took_s < 1.0 + module.GONE_TIMEOUT_S, "the drain waited for a client"
         assert {grace_ms for _, _, grace_ms in times} == {250}
         for noticed_s, closed_s, _ in times:
             assert closed_s - noticed_s >= 0.25 - module.PACE_S, "a client has time to open its next connection"
         notices = sorted(noticed_s for noticed_s, _, _ in times)
-        assert notices[-1] - notices[0] > 0.4, "a herd"
+        assert notices[-1] - notices[0] > 0.4, "too many at once"
         assert len({round((noticed_s - started_s) / module.PACE_S) for noticed_s in notices}) >= 6
         assert site.sample("connections_closed_total", code="1001") == 40
         assert site.sample("draining") == 1

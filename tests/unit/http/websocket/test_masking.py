@@ -11,7 +11,7 @@ from snorky.gateway.protocol.ws_frames import unmask as plain
 def test_compiled_masking_equals_the_plain_one(data: bytes, mask: bytes) -> None:
     before = bytes(data)
     assert unmask(data, mask) == plain(data, mask)
-    assert data == before, "what was read is not changed in place"
+    assert data == before, "the input is not changed in place"
 
 
 @given(st.binary(max_size=300), st.binary(min_size=4, max_size=4))

@@ -354,10 +354,10 @@ async def test_a_slow_consumer_is_closed_and_its_memory_returned_and_the_others_
             site.bring(payload)
             count += 1
             assert len((await healthy.message())["message"]["message"]) == 1000
-            assert count < 2000, "2 MB are held for one that does not read"
+            assert count < 2000, "2 MB are buffered for a client that does not read"
         held_bytes = connection._outbox_bytes + connection._wire.buffered_bytes()
         assert held_bytes <= SMALL.outbox_max_bytes + 2000
-        assert connection._outbox is None, "what waited here is dropped at once"
+        assert connection._outbox is None, "the queue here is dropped at once"
         await until(lambda: site.node.counts["connections"] == 1, within_s=2.0)
         assert site.sample("slow_consumers_closed_total") == 1
         assert site.sample("connections_closed_total", code="4008") == 1

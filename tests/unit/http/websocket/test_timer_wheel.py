@@ -131,7 +131,7 @@ def test_ending_connection_is_aborted_after_its_deadline_without_pings_before(cl
     clock.advance(0.25)
     wheel.end_soon(spoke)
     clock.advance(10.0)
-    assert spoke.beats == [0.25], "a ping behind a close frame"
+    assert spoke.beats == [0.25], "a ping after a close frame"
     assert len(spoke.aborts) == 1
     # a slow consumer's memory is released within 2 s
     assert CLOSE_TIMEOUT_S <= spoke.aborts[0] - 0.25 <= 2.0

@@ -61,7 +61,7 @@ async def test_nodes_are_listed_while_they_send_heartbeats_and_removed_when_they
         async def later() -> bool:
             return (await read_nodes(client, PREFIX))[0].state["beats"] > 3
 
-        await eventually(later, within_s=3, what="it goes on beating")
+        await eventually(later, within_s=3, what="it continues")
     assert await seen(client) == []
     assert await client.keys("*") == []
 
@@ -169,7 +169,7 @@ async def test_a_node_of_a_version_that_does_not_fit_is_logged_once_and_shown(ta
             async with old:
                 await eventually(lambda: asyncio.sleep(0, shown() == 1), within_s=5, what="the old node is seen")
                 versions.see(await read_nodes(client, PREFIX))
-            await eventually(lambda: asyncio.sleep(0, shown() == 0), within_s=5, what="it has gone")
+            await eventually(lambda: asyncio.sleep(0, shown() == 0), within_s=5, what="it is removed")
     events = [log for log in logs if "incompatible version" in log["event"]]
     assert [log["log_level"] for log in events] == ["warning", "info"]
     assert events[0]["nodes"] == {"old": 1}
