@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-__all__ = ["SCRIPTS", "Mutation", "fault", "mutate", "node_test", "test"]
-
-SCRIPTS: Final = "gateway/redis/scripts"
+__all__ = ["Mutation", "fault", "mutate", "node_test", "test"]
 
 
 @dataclass(frozen=True, slots=True)
