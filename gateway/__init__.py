@@ -10,8 +10,8 @@ from snorky.gateway.auth.tokens import Identity
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import ApiKey, Auth, Limits, Private, Public, Settings, load
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.contracts.directory import Census, Entered, Member, Owner
-from snorky.gateway.contracts.history import History, Keeper, Recovery, history_of
+from snorky.gateway.contracts.directory import Entered, Member, Owner, RosterSnapshot
+from snorky.gateway.contracts.history import History, HistoryStore, Recovery, history_of
 from snorky.gateway.errors import (
     AlreadySubscribed,
     BrokerUnavailable,
@@ -42,7 +42,7 @@ from snorky.gateway.protocol.splicing import Compound
 from snorky.gateway.run.gateway import Gateway
 from snorky.gateway.run.node import running
 from snorky.gateway.run.process import run
-from snorky.gateway.sdk.handles import Cluster, Direct, Names, Rosters, Tokens
+from snorky.gateway.sdk.handles import Direct, Names, NodeServices, Rosters, Tokens
 from snorky.gateway.sdk.info import InfoService
 from snorky.gateway.sdk.registry import ServiceRegistry, error_message, is_cancelling, send_error
 from snorky.gateway.sdk.service import Service
@@ -57,10 +57,8 @@ __all__ = [
     "Authenticator",
     "BackendHandler",
     "BrokerUnavailable",
-    "Census",
     "ChannelRule",
     "CloseCode",
-    "Cluster",
     "Compound",
     "ConfigurationError",
     "Connection",
@@ -69,19 +67,20 @@ __all__ = [
     "Entered",
     "Gateway",
     "History",
+    "HistoryStore",
     "Identity",
     "InfoService",
     "InvalidChannel",
     "InvalidInput",
     "InvalidMessage",
     "InvalidToken",
-    "Keeper",
     "LimitExceeded",
     "Limits",
     "Member",
     "Metrics",
     "Names",
     "Node",
+    "NodeServices",
     "NotAuthenticated",
     "NotSubscribed",
     "Owner",
@@ -93,6 +92,7 @@ __all__ = [
     "Refused",
     "ReplyTooLarge",
     "Revoked",
+    "RosterSnapshot",
     "Rosters",
     "Rules",
     "Selector",

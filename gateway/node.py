@@ -19,17 +19,17 @@ import structlog
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.config.channel_rules import Rules
 from snorky.gateway.config.settings import Limits
-from snorky.gateway.connection.connection import Connection, Wire
+from snorky.gateway.connection.connection import Connection, Transport
 from snorky.gateway.connection.storage_quotas import Quotas
 from snorky.gateway.connection.waiting_replies import WaitingReplies
 from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.directory import Directory
-from snorky.gateway.contracts.history import History, Keeper, Recovery
+from snorky.gateway.contracts.history import History, HistoryStore, Recovery
 from snorky.gateway.delivery.channel_order import Step
-from snorky.gateway.delivery.channels import Subscriptions
+from snorky.gateway.delivery.channels import Channels
 from snorky.gateway.delivery.fan_out import Fanout, Listener, OnGap
-from snorky.gateway.delivery.gap_filler import Filler
-from snorky.gateway.delivery.gap_repair import COMPARE_EVERY_S, Repair
+from snorky.gateway.delivery.gap_filler import GapFiller
+from snorky.gateway.delivery.gap_repair import COMPARE_EVERY_S, GapRepair
 from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.errors import (
     CloseCode,
@@ -39,7 +39,7 @@ from snorky.gateway.errors import (
 )
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.presence.ownership import Ownership
-from snorky.gateway.presence.roster_sync import Presences
+from snorky.gateway.presence.roster_sync import RosterSync
 from snorky.gateway.presence.roster_view import GRACE_S, Difference
 from snorky.gateway.protocol.codec import Template, channel_key, channel_name, encode_json
 from snorky.gateway.protocol.publication import Position, Selector, TooLarge, write_addressed
@@ -69,7 +69,7 @@ class Node:
         self,
         broker: Broker,
         directory: Directory | None = None,
-        keeper: Keeper | None = None,
+        keeper: HistoryStore | None = None,
         *,
         limits: Limits | None = None,
         metrics: Metrics | None = None,
@@ -88,20 +88,20 @@ class Node:
         self._broker = broker
         self._keeper = keeper
         self._hub = Hub()
-        self._repair: Repair | None = None
+        self._repair: GapRepair | None = None
         if keeper is not None:
-            filler = Filler(
+            filler = GapFiller(
                 keeper,
                 self._pass_on,
                 self._metrics,
                 is_congested=self._is_congested,
                 portion_max_bytes=self.limits.outbox_max_bytes // 8,
             )
-            self._repair = Repair(keeper, filler, self._metrics, compare_every_s=compare_every_s)
+            self._repair = GapRepair(keeper, filler, self._metrics, compare_every_s=compare_every_s)
         self._notices = Notices(self.find_service)
-        self._presences: Presences | None = None
+        self._presences: RosterSync | None = None
         if directory is not None:
-            self._presences = Presences(
+            self._presences = RosterSync(
                 directory, self._tell_differences, self._metrics, is_congested=self._is_congested, grace_s=grace_s
             )
         self._fanout = Fanout(
@@ -112,7 +112,7 @@ class Node:
             attendant=self._presences,
             payload_max_bytes=self.limits.payload_max_bytes,
         )
-        self._subscriptions = Subscriptions(self._hub, broker, self._fanout, self._repair, self._presences)
+        self._subscriptions = Channels(self._hub, broker, self._fanout, self._repair, self._presences)
         self._registries: list[ServiceRegistry] = []
         self._connections: dict[Connection, ServiceRegistry] = {}
         self._ownership: Ownership | None = None
@@ -212,7 +212,7 @@ class Node:
     # -- connections -------------------------------------------------------------------------------------
 
     def new_connection(
-        self, wire: Wire, dialect: Dialect, *, remote_ip: str = "", outbox_max_bytes: int = 0
+        self, wire: Transport, dialect: Dialect, *, remote_ip: str = "", outbox_max_bytes: int = 0
     ) -> Connection:
         """Make a connection of this node, inactive until `connect`. outbox_max_bytes: 0 = from the limits."""
         return Connection(
@@ -354,7 +354,7 @@ class Node:
         self._subscriptions.unlisten(channel_key(service, channel))
 
     @property
-    def keeper(self) -> Keeper:
+    def keeper(self) -> HistoryStore:
         """The history of channels. Raises ConfigurationError: this node has none."""
         if self._keeper is None:
             raise ConfigurationError("this node has no keeper: topics with history need one")

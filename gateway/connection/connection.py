@@ -20,10 +20,10 @@ from snorky.gateway.errors import CloseCode, ReplyTooLarge
 from snorky.gateway.protocol.codec import MAX_VALUES, encode
 from snorky.gateway.protocol.ws_frames import Dialect
 
-__all__ = ["Connection", "Wire"]
+__all__ = ["Connection", "Transport"]
 
 
-class Wire(Protocol):
+class Transport(Protocol):
     """Transport of a connection's bytes: a WebSocket transport, a SockJS session, a backend request."""
 
     transport_name: str  # for metrics: "websocket", ...
@@ -77,7 +77,7 @@ class Connection:
 
     def __init__(
         self,
-        wire: Wire,
+        wire: Transport,
         dialect: Dialect,
         *,
         node_id: str,

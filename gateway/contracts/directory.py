@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Asserter", "Census", "Directory", "Entered", "Member", "Owner"]
+__all__ = ["Directory", "Entered", "LocalState", "Member", "Owner", "RosterSnapshot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Member:
 class Entered:
     """Result of entering a roster. is_first: the identity's first entry, cluster-wide. members: all, including it.
 
-    version: see Census.
+    version: see RosterSnapshot.
     """
 
     is_first: bool
@@ -68,7 +68,7 @@ class Entered:
 
 
 @dataclass(frozen=True, slots=True)
-class Census:
+class RosterSnapshot:
     """A roster at one moment. version: grows with each of its notices, and is not reset when the roster is empty.
 
     run: identifies the run of the Redis server, and changes at each of its starts; empty = not known.
@@ -79,7 +79,7 @@ class Census:
     run: str = ""
 
 
-class Asserter(Protocol):
+class LocalState(Protocol):
     """The state of the local connections and the notices of services, for the directory. The node implements it."""
 
     def local_members(self) -> Iterable[tuple[str, Member]]:
@@ -113,7 +113,7 @@ class Directory(Protocol):
         """True while local connections surely own their names of a service. False: other nodes may have taken this
         node for dead, or Redis may have lost its state; another connection may own a name by now."""
 
-    async def start(self, asserter: Asserter) -> None:
+    async def start(self, asserter: LocalState) -> None:
         """Take the lease; begin to renew it, to look for dead nodes and to receive. Returns at once."""
 
     async def stop(self) -> None:
@@ -128,7 +128,7 @@ class Directory(Protocol):
     async def update(
         self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None
     ) -> bool:
-        """Replace an entry's data and publish the notice (see `Asserter.notice`); False = there is no such entry.
+        """Replace an entry's data and publish the notice (see `LocalState.notice`); False = there is no such entry.
 
         Raises as `enter`.
         """
@@ -139,10 +139,10 @@ class Directory(Protocol):
     async def members(self, roster: str) -> list[Member]:
         """List a roster, in the order of identity, owner and entry."""
 
-    async def census(self, roster: str) -> Census:
+    async def census(self, roster: str) -> RosterSnapshot:
         """List a roster with its version: it reflects all notices up to that version, and no later ones."""
 
-    async def listed(self, roster: str) -> Census:
+    async def listed(self, roster: str) -> RosterSnapshot:
         """List a roster with its version, now or shortly later; concurrent callers share one result."""
 
     async def versions(self, rosters: Sequence[str]) -> list[int | None]:

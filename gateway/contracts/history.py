@@ -21,7 +21,7 @@ from typing import Protocol
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.protocol.publication import Position, Publication
 
-__all__ = ["History", "Keeper", "Recovery", "history_of"]
+__all__ = ["History", "HistoryStore", "Recovery", "history_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Recovery:
     publications: list[Publication]
 
 
-class Keeper(Protocol):
+class HistoryStore(Protocol):
     """Publishes to channels with a history, and reads it. Keys come from `codec.channel_key`."""
 
     def set_rules(self, service: str, rules: Rules) -> None:

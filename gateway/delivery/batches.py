@@ -1,4 +1,4 @@
-"""Pieces: encodes publications as the bytes that a channel's subscribers receive. The hot path.
+"""BatchEncoder: encodes publications as the bytes that a channel's subscribers receive. The hot path.
 
 Rules:
 - A publication is encoded and framed once per channel, form and dialect, never per client. Publications of one read
@@ -12,19 +12,19 @@ from time import monotonic
 
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.hub import Channel, Groups, Hub, News
-from snorky.gateway.delivery.write_queue import Pass, Passes
+from snorky.gateway.delivery.write_queue import Batch, WriteQueue
 from snorky.gateway.errors import CloseCode
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.codec import Encoding, Json, encode, encode_msgpack
 from snorky.gateway.protocol.publication import Publication, Selector
 
-__all__ = ["Pieces"]
+__all__ = ["BatchEncoder"]
 
 
-class Pieces:
+class BatchEncoder:
     """Makes pieces for the channels of a hub, and queues the passes that write them."""
 
-    def __init__(self, hub: Hub, passes: Passes, metrics: Metrics) -> None:
+    def __init__(self, hub: Hub, passes: WriteQueue, metrics: Metrics) -> None:
         self._hub = hub
         self._passes = passes
         self._metrics = metrics
@@ -97,7 +97,7 @@ class Pieces:
             self._metrics.sent_bytes.inc(len(data) * len(connections))
             if channel.held is not None:
                 connections = _hold(channel.held, connections, data, 0 if news is None else news.version)
-            self._passes.line_up(Pass(groups, dialect, connections, data, self._hub.joined))
+            self._passes.line_up(Batch(groups, dialect, connections, data, self._hub.joined))
 
 
 def _whole(channel: Channel, value: Json, encoding: Encoding) -> bytes:

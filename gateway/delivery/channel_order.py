@@ -1,4 +1,4 @@
-"""Sequence: for one channel, decides which received publications to deliver or drop, and when to read history. Pure.
+"""ChannelOrder: decides which publications of one channel to deliver or drop, and when to read history. Pure.
 
 Rules:
 - A publication is delivered iff it follows the last one: same epoch, offset + 1, and its previous tag is the last one's
@@ -30,7 +30,7 @@ from typing import Final
 
 from snorky.gateway.protocol.publication import Position, Publication
 
-__all__ = ["Gap", "Late", "Sequence", "Step"]
+__all__ = ["ChannelOrder", "Gap", "Late", "Step"]
 
 TAGS_MAX: Final = 256  # kept to distinguish an offset received twice from an offset used twice
 WAITING_MAX: Final = 1000  # publications received during one read of history, which takes milliseconds
@@ -61,7 +61,7 @@ class _Phase(Enum):
     FILLING = "filling"
 
 
-class Sequence:
+class ChannelOrder:
     """One channel on one node. last: position of the last delivered publication; None until it is known."""
 
     __slots__ = (

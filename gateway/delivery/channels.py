@@ -1,4 +1,4 @@
-"""Subscriptions: adds connections of this node to channels and removes them; and the node's own callbacks.
+"""Channels: adds connections of this node to channels and removes them; and the node's own callbacks.
 
 Rules:
 - A connection is in the hub from the moment it asks to subscribe; the reply waits for the broker's
@@ -14,7 +14,7 @@ from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.history import Recovery
 from snorky.gateway.delivery.fan_out import Fanout, Listener, OnGap
-from snorky.gateway.delivery.gap_repair import Repair
+from snorky.gateway.delivery.gap_repair import GapRepair
 from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.errors import (
     AlreadySubscribed,
@@ -23,21 +23,21 @@ from snorky.gateway.errors import (
     ConnectionClosed,
     NotSubscribed,
 )
-from snorky.gateway.presence.roster_sync import Presences
+from snorky.gateway.presence.roster_sync import RosterSync
 from snorky.gateway.protocol.codec import Json, Template
 from snorky.gateway.protocol.publication import Position
 
-__all__ = ["Subscriptions"]
+__all__ = ["Channels"]
 
 
-class Subscriptions:
+class Channels:
     """Connects hub, broker, fan-out, repair and presences. Keys: from `codec.channel_key`.
 
     repair: None = the node has no history; presences: None = it has no directory.
     """
 
     def __init__(
-        self, hub: Hub, broker: Broker, fanout: Fanout, repair: Repair | None, presences: Presences | None = None
+        self, hub: Hub, broker: Broker, fanout: Fanout, repair: GapRepair | None, presences: RosterSync | None = None
     ) -> None:
         self._hub = hub
         self._broker = broker
@@ -149,12 +149,12 @@ class Subscriptions:
         known = self._hub.get(key)
         return shape() if known is None else known.template
 
-    def _keeping(self) -> Repair:
+    def _keeping(self) -> GapRepair:
         if self._repair is None:
             raise ConfigurationError("this node has no keeper: topics with history need one")
         return self._repair
 
-    async def _confirm(self, key: str, repair: Repair | None) -> None:
+    async def _confirm(self, key: str, repair: GapRepair | None) -> None:
         """Always await the broker: an existing confirmation may belong to a subscriber that is about to unsubscribe."""
         if repair is not None:
             repair.follow(key)

@@ -19,10 +19,10 @@ from typing import Final, Protocol
 import structlog
 
 from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
-from snorky.gateway.delivery.batches import Pieces
+from snorky.gateway.delivery.batches import BatchEncoder
 from snorky.gateway.delivery.channel_order import Gap, Late, Step
 from snorky.gateway.delivery.hub import Channel, Hub, News
-from snorky.gateway.delivery.write_queue import CHUNK, Passes, Source
+from snorky.gateway.delivery.write_queue import CHUNK, Source, WriteQueue
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.codec import Json, decode_json
@@ -100,8 +100,8 @@ class Fanout:
         self._attendant = attendant
         self._payload_max_bytes = payload_max_bytes
         self._listeners: dict[str, tuple[Listener, OnGap | None]] = {}
-        self._passes = Passes(source, chunk=chunk, on_done=self._on_done)
-        self._pieces = Pieces(hub, self._passes, metrics)
+        self._passes = WriteQueue(source, chunk=chunk, on_done=self._on_done)
+        self._pieces = BatchEncoder(hub, self._passes, metrics)
         self._started_s = 0.0
         self._probe: tuple[str, bytes, float] | None = None
         self._is_probe_here = False

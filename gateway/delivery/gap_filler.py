@@ -13,14 +13,13 @@ from typing import Final
 
 import structlog
 
-from snorky.gateway.contracts.history import Keeper
-from snorky.gateway.delivery.channel_order import Sequence as Order
-from snorky.gateway.delivery.channel_order import Step
+from snorky.gateway.contracts.history import HistoryStore
+from snorky.gateway.delivery.channel_order import ChannelOrder, Step
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Publication
 
-__all__ = ["Filler"]
+__all__ = ["GapFiller"]
 
 FILL_MAX: Final = 10_000  # publications; with more than this, or than FILL_MAX_BYTES, clients get a gap instead
 FILL_MAX_BYTES: Final = 4 << 20
@@ -31,7 +30,7 @@ PACE_S: Final = 0.005
 _log = structlog.get_logger("snorky.repair")
 
 
-class Filler:
+class GapFiller:
     """Fills channels. deliver: called with the steps of a fill, for all subscribers of the channel.
 
     is_congested: True while clients of a channel have much unsent data. portion_max_bytes: of payloads, approximately.
@@ -39,7 +38,7 @@ class Filler:
 
     def __init__(
         self,
-        keeper: Keeper,
+        keeper: HistoryStore,
         deliver: Callable[[str, Sequence[Step]], None],
         metrics: Metrics,
         *,
@@ -52,7 +51,7 @@ class Filler:
         self._is_congested = is_congested
         self._portion_max_bytes = portion_max_bytes
 
-    async def fill(self, key: str, order: Order) -> bool:
+    async def fill(self, key: str, order: ChannelOrder) -> bool:
         """Run one fill of a channel that needs it. False = history could not be read, so the channel still needs it."""
         try:
             await self._fill(key, order)
@@ -64,7 +63,7 @@ class Filler:
         order.abandon_fill()
         return False
 
-    async def _fill(self, key: str, order: Order) -> None:
+    async def _fill(self, key: str, order: ChannelOrder) -> None:
         since = order.begin_fill()
         missed = await self._keeper.read(key, since, max_entries=FILL_MAX, max_bytes=FILL_MAX_BYTES)
         self._metrics.fills.inc()

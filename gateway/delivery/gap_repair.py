@@ -1,4 +1,4 @@
-"""Repair: restores channels with a history after this node has missed publications.
+"""GapRepair: restores channels with a history after this node has missed publications.
 
 Rules:
 - A channel is tracked from before the subscribe request to the broker until no local subscriber is left: one `Sequence`
@@ -20,17 +20,16 @@ from typing import Any, Final
 
 import structlog
 
-from snorky.gateway.contracts.history import Keeper, Recovery
-from snorky.gateway.delivery.channel_order import Sequence as Order
-from snorky.gateway.delivery.channel_order import Step
-from snorky.gateway.delivery.gap_filler import Filler
+from snorky.gateway.contracts.history import HistoryStore, Recovery
+from snorky.gateway.delivery.channel_order import ChannelOrder, Step
+from snorky.gateway.delivery.gap_filler import GapFiller
 from snorky.gateway.delivery.unkept import Unkept
 from snorky.gateway.errors import BrokerUnavailable, InvalidMessage
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.codec import decode_json
 from snorky.gateway.protocol.publication import Position, Publication, tombstone
 
-__all__ = ["COMPARE_EVERY_S", "Repair"]
+__all__ = ["COMPARE_EVERY_S", "GapRepair"]
 
 FILLS: Final = 16  # concurrent: Redis does nothing else while it reads a page
 RECOVERIES: Final = 64  # concurrent reads for clients that recover
@@ -52,20 +51,20 @@ class _Followed:
     __slots__ = ("asked", "fill", "opening", "order", "unkept")
 
     def __init__(self) -> None:
-        self.order = Order()
+        self.order = ChannelOrder()
         self.opening = asyncio.Lock()
         self.fill: asyncio.Task[None] | None = None
         self.asked: list[asyncio.Future[None]] = []
         self.unkept = 0
 
 
-class Repair:
+class GapRepair:
     """Tracks channels. filler: reads what they missed. compare_grace_s: publications in history may be in transit."""
 
     def __init__(
         self,
-        keeper: Keeper,
-        filler: Filler,
+        keeper: HistoryStore,
+        filler: GapFiller,
         metrics: Metrics,
         *,
         compare_every_s: float = COMPARE_EVERY_S,

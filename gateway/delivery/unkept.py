@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from snorky.gateway.contracts.history import Keeper
+from snorky.gateway.contracts.history import HistoryStore
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Publication
@@ -27,7 +27,7 @@ _log = structlog.get_logger("snorky.repair")
 class Unkept:
     """Counts and logs such publications, and has the keeper record them."""
 
-    def __init__(self, keeper: Keeper, metrics: Metrics) -> None:
+    def __init__(self, keeper: HistoryStore, metrics: Metrics) -> None:
         self._keeper = keeper
         self._metrics = metrics
         self._keys: set[str] = set()  # channels to record; only tracked ones, so their number is bounded

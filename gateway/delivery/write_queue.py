@@ -1,4 +1,4 @@
-"""Passes: write pieces of bytes to the connections of a channel, one piece after another. The hot path.
+"""WriteQueue: write pieces of bytes to the connections of a channel, one piece after another. The hot path.
 
 Rules:
 - Passes run one after another, in the order in which they were queued.
@@ -23,7 +23,7 @@ from snorky.gateway.delivery.hub import Groups
 from snorky.gateway.errors import CloseCode
 from snorky.gateway.protocol.ws_frames import Dialect
 
-__all__ = ["CHUNK", "Pass", "Passes", "Source"]
+__all__ = ["CHUNK", "Batch", "Source", "WriteQueue"]
 
 CHUNK: Final = 1000  # writes per loop tick: 15 ms on a machine where one takes 15 us
 
@@ -41,7 +41,7 @@ class Source(Protocol):
 
 
 @dataclass(slots=True)
-class Pass:
+class Batch:
     """One piece of bytes to write to connections of one group of a channel.
 
     joined: the number of the latest subscription when the pass was queued.
@@ -55,14 +55,14 @@ class Pass:
     done: int = 0  # how many of the connections have been written to
 
 
-class Passes:
+class WriteQueue:
     """Runs passes. on_done: called when all queued passes are complete."""
 
     def __init__(self, source: Source, *, chunk: int, on_done: Callable[[], None]) -> None:
         self._source = source
         self._chunk = chunk
         self._on_done = on_done
-        self._passes: deque[Pass] = deque()
+        self._passes: deque[Batch] = deque()
         self._next: asyncio.Handle | None = None  # set while passes continue in later ticks: the source is paused
         self.line_up = self._passes.append
 

@@ -65,7 +65,7 @@ class _Belongings:
 
 
 class Ownership:
-    """Records what local connections own, and provides it to the directory (as its Asserter).
+    """Records what local connections own, and provides it to the directory (as its LocalState).
 
     notice_of: makes the notice when a member joins or leaves. is_here: returns True for a connection of this node for
     which `forget` will be called.
@@ -216,7 +216,7 @@ class Ownership:
         found = await self.directory.list_names(names)
         return Shared(sorted(map(channel_of, found), key=canonical))
 
-    # -- Asserter: called by the directory ---------------------------------------------------------------------
+    # -- LocalState: called by the directory ---------------------------------------------------------------------
 
     def local_members(self) -> Iterable[tuple[str, Member]]:
         """Return all roster entries of local connections."""

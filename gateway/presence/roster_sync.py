@@ -1,4 +1,4 @@
-"""Presences: the rosters that subscribers on this node follow; repairs them after the node missed notices.
+"""RosterSync: the rosters that subscribers on this node follow; repairs them after the node missed notices.
 
 Rules:
 - A roster is tracked while a connection of this node subscribes to its channel, and its service sends presence events.
@@ -18,10 +18,10 @@ import structlog
 from snorky.gateway.contracts.directory import Directory
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.presence.roster_view import GRACE_S, Difference, Presence
+from snorky.gateway.presence.roster_view import GRACE_S, Difference, RosterView
 from snorky.gateway.protocol.publication import Change
 
-__all__ = ["Presences"]
+__all__ = ["RosterSync"]
 
 AFTERMATH_S: Final = 30.0  # nodes have registered their members again within 10 s; a slow node within this time
 CENSUSES: Final = 8
@@ -34,7 +34,7 @@ FAILED_RETRY_S: Final = 5.0
 _log = structlog.get_logger("snorky.presences")
 
 
-class Presences:
+class RosterSync:
     """Tracks rosters. grace_s: see Presence.
 
     tell: sends differences to a roster's subscribers on this node, except those with a list of this version or a later
@@ -55,7 +55,7 @@ class Presences:
         self._metrics = metrics
         self._is_congested = is_congested
         self._grace_s = grace_s
-        self._followed: dict[str, Presence] = {}
+        self._followed: dict[str, RosterView] = {}
         self._wanted: dict[str, None] = {}  # an ordered set: the rosters to compare
         self._woken = asyncio.Event()
         self._doubts: dict[str, asyncio.TimerHandle] = {}
@@ -80,7 +80,7 @@ class Presences:
     def follow(self, roster: str) -> None:
         """Begin to track a roster; no effect if it is tracked already."""
         if roster not in self._followed:
-            self._followed[roster] = Presence(grace_s=self._grace_s)
+            self._followed[roster] = RosterView(grace_s=self._grace_s)
             self._want(roster)
 
     def forget(self, roster: str) -> None:
@@ -159,7 +159,7 @@ class Presences:
         versions = dict(zip(followed, await self._directory.versions(followed), strict=True))
         turns = asyncio.Semaphore(CENSUSES)
 
-        async def count(roster: str, presence: Presence) -> None:
+        async def count(roster: str, presence: RosterView) -> None:
             async with turns:
                 try:
                     await self._count(roster, presence)
@@ -180,7 +180,7 @@ class Presences:
                 behind.append(count(roster, presence))
         await asyncio.gather(*behind)
 
-    async def _count(self, roster: str, presence: Presence) -> None:
+    async def _count(self, roster: str, presence: RosterView) -> None:
         presence.begin_census()
         try:
             census = await self._directory.census(roster)
@@ -200,7 +200,7 @@ class Presences:
             self._tell_current(roster, presence, differences[start : start + PORTION], census.version)
 
     def _tell_current(
-        self, roster: str, presence: Presence, differences: Sequence[Difference], version: int = 0
+        self, roster: str, presence: RosterView, differences: Sequence[Difference], version: int = 0
     ) -> None:
         if self._followed.get(roster) is not presence:
             return  # no longer tracked

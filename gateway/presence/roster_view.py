@@ -1,4 +1,4 @@
-"""Presence: one roster's members, as the subscribers on this node have been notified. Pure, no await.
+"""RosterView: one roster's members, as the subscribers on this node have been notified. Pure, no await.
 
 Rules:
 - It starts with a census (a snapshot of the roster). The subscribers know its members, because each of them requests
@@ -23,10 +23,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from snorky.gateway.contracts.directory import Census, Member, Owner
+from snorky.gateway.contracts.directory import Member, Owner, RosterSnapshot
 from snorky.gateway.protocol.publication import Change
 
-__all__ = ["GRACE_S", "Difference", "Presence"]
+__all__ = ["GRACE_S", "Difference", "RosterView"]
 
 GRACE_S: Final = 12.0
 LATE_S: Final = 5.0  # notices delayed more are reported, perhaps twice: the clock of Redis may have been set back
@@ -92,7 +92,7 @@ class _Roster:
         return Member(identity, Owner(node_id, "", int(serial)), place[1], self.data.get(place))
 
 
-class Presence:
+class RosterView:
     """One roster. version: of the last notice that subscribers know; None before the first census.
 
     has_hole: notices were missed, because one arrived that does not follow. known: for the last change received,
@@ -192,7 +192,7 @@ class Presence:
         """Stop collecting changes, because the census could not be read."""
         self._heard = None
 
-    def settle(self, census: Census, now_s: float) -> list[Difference]:
+    def settle(self, census: RosterSnapshot, now_s: float) -> list[Difference]:
         """Process the census; returns the differences to report, leaves first."""
         heard, self._heard = self._heard or [], None
         now = _Roster()
@@ -309,7 +309,7 @@ class Presence:
             is_identity = identity in self._identities and identity not in staying and last[identity] == place
             yield Difference("left", self._told.member(place, identity), is_identity)
 
-    def _arrivals(self, census: Census, now: _Roster) -> Iterator[Difference]:
+    def _arrivals(self, census: RosterSnapshot, now: _Roster) -> Iterator[Difference]:
         """Find members that were not reported, and members whose data has changed since it was reported."""
         identities = set(self._identities)
         for member in census.members:

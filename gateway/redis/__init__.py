@@ -1,6 +1,6 @@
 """All code that depends on Redis: connections, message broker, directory, history, heartbeat, embedded server."""
 
-from snorky.gateway.redis.backend import Topology
+from snorky.gateway.redis.backend import RedisBackend
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.directory.directory import RedisDirectory
 from snorky.gateway.redis.directory.heartbeat import Heartbeat, NodeState, read_nodes
@@ -15,13 +15,13 @@ __all__ = [
     "EmbeddedServer",
     "Heartbeat",
     "NodeState",
+    "RedisBackend",
     "RedisBroker",
     "RedisDirectory",
     "RedisHistory",
     "RedisRevocations",
     "RedisTarget",
     "Timings",
-    "Topology",
     "channel_name",
     "read_nodes",
 ]

@@ -1,4 +1,4 @@
-"""Topology: builds the Redis parts of a node (broker, directory, history ...) for one Redis, several, or a Cluster."""
+"""RedisBackend: builds the Redis parts of a node (broker, directory, history) for one Redis, several, or a Cluster."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from typing import Self
 from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.directory import Directory
-from snorky.gateway.contracts.history import Keeper
+from snorky.gateway.contracts.history import HistoryStore
 from snorky.gateway.contracts.revocations import Revocations
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.cluster.broker import ClusterBroker
-from snorky.gateway.redis.cluster.shard_map import Cluster, cluster_of
+from snorky.gateway.redis.cluster.shard_map import ShardMap, shard_map_of
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.directory.directory import RedisDirectory
 from snorky.gateway.redis.directory.heartbeat import Heartbeat
@@ -27,16 +27,16 @@ from snorky.gateway.redis.pubsub.broker import RedisBroker
 from snorky.gateway.redis.revocations import RedisRevocations
 from snorky.gateway.redis.write_watch import WriteWatch
 
-__all__ = ["Topology"]
+__all__ = ["RedisBackend"]
 
 
 @dataclass(frozen=True, slots=True)
-class Topology:
+class RedisBackend:
     """The Redis parts of one node, not started. Made by `of`."""
 
     broker: Broker
     directory: Directory
-    keeper: Keeper
+    keeper: HistoryStore
     targets: Spread[RedisTarget]
     prefix: str
     node_id: str
@@ -57,7 +57,7 @@ class Topology:
         Raises ConfigurationError.
         """
         targets = targets_of(redis_url)
-        if (cluster := cluster_of(targets.first)) is not None:
+        if (cluster := shard_map_of(targets.first)) is not None:
             return cls._of_cluster(
                 targets,
                 cluster,
@@ -101,7 +101,7 @@ class Topology:
     def _of_cluster(
         cls,
         targets: Spread[RedisTarget],
-        cluster: Cluster,
+        cluster: ShardMap,
         *,
         prefix: str,
         node_id: str,

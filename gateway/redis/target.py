@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from snorky.gateway.errors import ConfigurationError
-from snorky.gateway.redis.cluster.shard_map import Cluster
+from snorky.gateway.redis.cluster.shard_map import ShardMap
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.sentinel import Sentinels
 from snorky.gateway.redis.url import parse_redis_url
@@ -34,7 +34,7 @@ def target_from_url(url: object) -> RedisTarget:
         tls_options=read.tls or {},
     )
     if read.is_cluster:
-        cluster = Cluster([replace(target, host=host, port=port) for host, port in read.addresses])
+        cluster = ShardMap([replace(target, host=host, port=port) for host, port in read.addresses])
         return replace(target, cluster=cluster)
     if not read.is_sentinel:
         return target

@@ -22,7 +22,7 @@ from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
 
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.admin.redis_py import client_of
-from snorky.gateway.redis.cluster.shard_map import Shard, cluster_of
+from snorky.gateway.redis.cluster.shard_map import Shard, shard_map_of
 from snorky.gateway.redis.cluster.slots import slot_of
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError
@@ -175,7 +175,7 @@ class WriteWatch:
         """Update the list of servers."""
         found: dict[object, tuple[RedisTarget, str]] = {}
         for target in self._targets:
-            cluster = cluster_of(target)
+            cluster = shard_map_of(target)
             if cluster is None:
                 found[target.safe_url] = (target, f"{node_key(self._prefix, self._node_id)}:probe")
                 continue

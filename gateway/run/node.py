@@ -24,7 +24,7 @@ from snorky.gateway.contracts.revocations import Revocations
 from snorky.gateway.http.outbound.jwks import remote_keys
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node, new_node_id
-from snorky.gateway.redis import EmbeddedServer, Topology
+from snorky.gateway.redis import EmbeddedServer, RedisBackend
 from snorky.gateway.sdk.registry import ServiceRegistry
 
 __all__ = ["running", "running_node"]
@@ -48,7 +48,7 @@ async def running_node(
         topology, directory, keeper = None, None, None
         if broker is None:
             url = settings.redis_url or (await stack.enter_async_context(EmbeddedServer())).url
-            topology = Topology.of(
+            topology = RedisBackend.of(
                 url,
                 prefix=settings.prefix,
                 node_id=node_id,
@@ -103,7 +103,7 @@ async def _verifier(auth: Auth) -> AsyncIterator[Verifier | None]:
         yield None
 
 
-def _revocations(topology: Topology, settings: Settings) -> Revocations:
+def _revocations(topology: RedisBackend, settings: Settings) -> Revocations:
     # a new token may be valid for this long, and the issuer's clock may be behind
     keep_s = settings.auth.lifetime_max_s + 2 * settings.auth.leeway_s
     return topology.revocations(keep_s=keep_s)

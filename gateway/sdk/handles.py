@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.storage_quotas import ENTRY_BYTES, Charge, Quotas, was_stored
-from snorky.gateway.contracts.directory import Census, Entered, Member, Owner
-from snorky.gateway.contracts.history import History, Keeper, Recovery
+from snorky.gateway.contracts.directory import Entered, Member, Owner, RosterSnapshot
+from snorky.gateway.contracts.history import History, HistoryStore, Recovery
 from snorky.gateway.delivery.fan_out import Listener, OnGap
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.metrics import Metrics
@@ -26,7 +26,17 @@ from snorky.gateway.protocol.codec import channel_key, channel_name, encode_json
 from snorky.gateway.protocol.publication import Position, Selector
 from snorky.gateway.protocol.splicing import Shared
 
-__all__ = ["Cluster", "Direct", "GapNotice", "LooksLikeReply", "Names", "Notification", "Rosters", "Tokens", "is_reply"]
+__all__ = [
+    "Direct",
+    "GapNotice",
+    "LooksLikeReply",
+    "Names",
+    "NodeServices",
+    "Notification",
+    "Rosters",
+    "Tokens",
+    "is_reply",
+]
 
 Notification = Callable[[Any], Any]  # channel -> message to its subscribers, with PAYLOAD in place of the payload
 GapNotice = Callable[[Any, Position], Any]  # channel, next position -> message to clients that asked to recover
@@ -44,7 +54,7 @@ def is_reply(message: Any) -> bool:
     return isinstance(message, dict) and message.get("type") in ("response", "error")
 
 
-class Cluster(Protocol):
+class NodeServices(Protocol):
     """The cluster, as a service sees it. `snorky.gateway.node.Node` implements it."""
 
     @property
@@ -129,7 +139,7 @@ class Cluster(Protocol):
         """The owner of this node's roster entries and names."""
 
     @property
-    def keeper(self) -> Keeper:
+    def keeper(self) -> HistoryStore:
         """The history of channels."""
 
     def promised(self, service: str, channel: Any, own: History | None) -> History | None:
@@ -144,7 +154,7 @@ class Rosters:
 
     __slots__ = ("_cluster", "_service")
 
-    def __init__(self, cluster: Cluster, service: str) -> None:
+    def __init__(self, cluster: NodeServices, service: str) -> None:
         self._cluster = cluster
         self._service = service
 
@@ -178,7 +188,7 @@ class Rosters:
         """List a roster, in the order of identity, owner and entry."""
         return await self._cluster.ownership.directory.members(self._key(channel))
 
-    async def census(self, channel: Any) -> Census:
+    async def census(self, channel: Any) -> RosterSnapshot:
         """List a roster with its version, for `Topics.knows`. The list is shared: callers must not change it."""
         return await self._cluster.ownership.directory.listed(self._key(channel))
 
@@ -191,7 +201,7 @@ class Names:
 
     __slots__ = ("_cluster", "_service")
 
-    def __init__(self, cluster: Cluster, service: str) -> None:
+    def __init__(self, cluster: NodeServices, service: str) -> None:
         self._cluster = cluster
         self._service = service
 
@@ -245,7 +255,7 @@ class Direct:
 
     __slots__ = ("_cluster", "_service")
 
-    def __init__(self, cluster: Cluster, service: str) -> None:
+    def __init__(self, cluster: NodeServices, service: str) -> None:
         self._cluster = cluster
         self._service = service
 
@@ -265,7 +275,7 @@ class Tokens:
 
     __slots__ = ("_cluster",)
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: NodeServices) -> None:
         self._cluster = cluster
 
     async def put(self, value: Any, *, ttl_s: float) -> str:

@@ -28,7 +28,7 @@ from snorky.gateway.errors import (
     UnknownService,
 )
 from snorky.gateway.protocol.codec import Envelope, decode_envelope
-from snorky.gateway.sdk.handles import Cluster
+from snorky.gateway.sdk.handles import NodeServices
 from snorky.gateway.sdk.service import Service
 
 __all__ = ["ServiceRegistry", "call_id_of", "error_message", "is_cancelling", "send_error"]
@@ -77,7 +77,7 @@ class ServiceRegistry:
         self._limits = limits
         self._shares: Shares | None = None  # set by `bind`
         self._rates: Rates | None = None
-        self._cluster: Cluster | None = None
+        self._cluster: NodeServices | None = None
         self._inboxes: dict[Connection, Inbox] = {}  # of connections with a message that is being awaited
         for service in services:
             self.register(service)
@@ -96,7 +96,7 @@ class ServiceRegistry:
             raise UnknownService(name) from None
 
     @property
-    def cluster(self) -> Cluster:
+    def cluster(self) -> NodeServices:
         """The node that the registry is attached to."""
         if self._cluster is None:
             raise ConfigurationError("this registry is not attached to a node yet: call Node.attach(registry)")
@@ -110,7 +110,7 @@ class ServiceRegistry:
         if self._cluster is not None:
             service.bind(self._cluster)
 
-    def bind(self, cluster: Cluster, limits: Limits) -> None:
+    def bind(self, cluster: NodeServices, limits: Limits) -> None:
         """Connect the services to a cluster. Called once, by the node."""
         if self._cluster is not None:
             raise ConfigurationError("a registry can be attached to only one node; make another one")

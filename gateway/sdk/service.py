@@ -25,7 +25,7 @@ from snorky.gateway.protocol.codec import PAYLOAD, encode
 from snorky.gateway.protocol.publication import Position, Selector
 from snorky.gateway.protocol.splicing import Compound
 from snorky.gateway.protocol.ws_frames import Dialect
-from snorky.gateway.sdk.handles import Cluster, Direct, Names, Rosters, Tokens
+from snorky.gateway.sdk.handles import Direct, Names, NodeServices, Rosters, Tokens
 from snorky.gateway.sdk.topics import Topics
 
 __all__ = ["Service"]
@@ -42,7 +42,7 @@ class Service(ABC):
         if not _NAME.fullmatch(name):
             raise ConfigurationError(f"service name {name!r}: use lower-case letters, digits, '-' and '_'")
         self.name = name
-        self._cluster: Cluster | None = None
+        self._cluster: NodeServices | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -73,7 +73,7 @@ class Service(ABC):
         return Tokens(self.cluster)
 
     @property
-    def cluster(self) -> Cluster:
+    def cluster(self) -> NodeServices:
         """The cluster. Raises ConfigurationError: the registry is not attached to a node yet."""
         if self._cluster is None:
             raise ConfigurationError(f"{self!r} is not attached to a node yet: attach its registry (Node.attach)")
@@ -84,7 +84,7 @@ class Service(ABC):
         """The rules of this service's channels; by default all channels have the defaults."""
         return Rules()
 
-    def bind(self, cluster: Cluster) -> None:
+    def bind(self, cluster: NodeServices) -> None:
         """Connect this service to a cluster, permanently. Raises ConfigurationError: it belongs to another one."""
         if self._cluster is not None and self._cluster is not cluster:
             raise ConfigurationError(f"{self!r} belongs to another node already; make another instance")

@@ -17,7 +17,7 @@ from snorky.gateway.delivery.fan_out import Listener, OnGap
 from snorky.gateway.errors import NotSubscribed
 from snorky.gateway.protocol.codec import PAYLOAD, channel_key, json_size
 from snorky.gateway.protocol.publication import Position, Publication, Selector
-from snorky.gateway.sdk.handles import Cluster, GapNotice, LooksLikeReply, Notification, is_reply
+from snorky.gateway.sdk.handles import GapNotice, LooksLikeReply, NodeServices, Notification, is_reply
 
 __all__ = ["Topics"]
 
@@ -27,7 +27,7 @@ class Topics:
 
     __slots__ = ("_cluster", "_gap_notice", "_notification", "_service")
 
-    def __init__(self, cluster: Cluster, service: str, notification: Notification, gap_notice: GapNotice) -> None:
+    def __init__(self, cluster: NodeServices, service: str, notification: Notification, gap_notice: GapNotice) -> None:
         self._cluster = cluster
         self._service = service
         self._notification = notification
@@ -122,7 +122,7 @@ class Topics:
     async def recent(
         self, channel: Any, limit: int, since: Position | None = None
     ) -> tuple[list[Publication], Position]:
-        """Read the latest publications of a channel with a history, at most `limit`. See Keeper.recent."""
+        """Read the latest publications of a channel with a history, at most `limit`. See HistoryStore.recent."""
         return await self._cluster.keeper.recent(channel_key(self._service, channel), limit, since)
 
     async def position(self, channel: Any) -> Position:

@@ -21,11 +21,11 @@ from snorky.gateway import (
     PAYLOAD,
     AlreadySubscribed,
     BrokerUnavailable,
-    Census,
     ChannelRule,
     Compound,
     Connection,
     Member,
+    RosterSnapshot,
     Rules,
     Selector,
     channel_name,
@@ -191,7 +191,7 @@ class PubSubService(RPCService):
     async def _leave(self, connection: Connection, channel: Any) -> None:
         await self.rosters.leave(connection, channel)
 
-    async def _census(self, request: Request, channel: Any) -> Census:
+    async def _census(self, request: Request, channel: Any) -> RosterSnapshot:
         await demand_allowed(self.can_subscribe(request, channel))
         check_allowed(self._rule(channel).presence)
         return await self.rosters.census(channel)

@@ -18,7 +18,7 @@ from snorky.gateway.contracts.history import History
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, read_publication
 from snorky.gateway.redis.admin.redis_py import client_of
-from snorky.gateway.redis.connection.commands import Commander
+from snorky.gateway.redis.connection.commands import CommandPipeline
 from snorky.gateway.redis.connection.scripts import Scripts
 from snorky.gateway.redis.directory.heartbeat import INTERVAL_S
 from snorky.gateway.redis.history.function_library import LOOK_S, Functions
@@ -68,7 +68,7 @@ async def functions_of(
     **options: Any,
 ) -> AsyncIterator[Functions]:
     """Run the functions of a node; nothing is loaded until `ensure` or the next check."""
-    commander = Commander(
+    commander = CommandPipeline(
         target_from_url(url or server.url),
         role="history",
         client_name="test",

@@ -1,4 +1,4 @@
-"""The contract of every Keeper: on each kind of server, and in memory. Tests that need Redis are below."""
+"""The contract of every HistoryStore: on each kind of server, and in memory. Tests that need Redis are below."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
-from snorky.gateway.contracts.history import History, Keeper
+from snorky.gateway.contracts.history import History, HistoryStore
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, Publication, read_publication
@@ -59,7 +59,7 @@ async def spread_keeper_of(url: str, **options: Any) -> AsyncIterator[SpreadHist
 
 
 @pytest.fixture(params=[*KINDS, "memory", "spread", "cluster"])
-async def keepers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Keeper, Keeper]]:
+async def keepers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[HistoryStore, HistoryStore]]:
     """Those of two nodes."""
     if request.param == "memory":
         archive = Archive()
@@ -84,19 +84,19 @@ def payloads(publications: list[Publication] | None) -> list[bytes]:
     return [publication.payload for publication in publications]
 
 
-async def fill(keeper: Keeper, count: int, history: History = HOUR, *, first: int = 1) -> list[Position]:
+async def fill(keeper: HistoryStore, count: int, history: History = HOUR, *, first: int = 1) -> list[Position]:
     futures = [keeper.publish(KEY, b"%d" % number, history) for number in range(first, first + count)]
     return await asyncio.gather(*futures)
 
 
-async def test_offsets_count_by_one_in_the_order_of_the_calls(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_offsets_count_by_one_in_the_order_of_the_calls(keepers: tuple[HistoryStore, HistoryStore]) -> None:
     positions = await fill(keepers[0], 50)
     assert [position.offset for position in positions] == list(range(1, 51))
     assert len({position.epoch for position in positions}) == 1
     assert len({position.tag for position in positions}) == 50
 
 
-async def test_entries_after_any_position_can_be_read_on_any_node(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_entries_after_any_position_can_be_read_on_any_node(keepers: tuple[HistoryStore, HistoryStore]) -> None:
     begun = await keepers[1].position(KEY)
     positions = [begun, *await fill(keepers[0], 40)]
     for at in (0, 1, 6, 7, 8, 39, 40):
@@ -107,13 +107,13 @@ async def test_entries_after_any_position_can_be_read_on_any_node(keepers: tuple
     assert await keepers[0].position(KEY) == positions[-1]
 
 
-async def test_channels_do_not_share_anything(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_channels_do_not_share_anything(keepers: tuple[HistoryStore, HistoryStore]) -> None:
     one = await keepers[0].publish("s:a", b"1", HOUR, once="k")
     other = await keepers[0].publish("s:a}:history", b"2", HOUR, once="k")
     assert one.epoch != other.epoch and (one.offset, other.offset) == (1, 1)
 
 
-async def test_a_position_of_another_history_is_refused(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_a_position_of_another_history_is_refused(keepers: tuple[HistoryStore, HistoryStore]) -> None:
     keeper = keepers[0]
     assert await keeper.read(KEY, Position("e", 0, "t")) is None  # there is none at all
     first, second, third = await fill(keeper, 3)
@@ -124,7 +124,7 @@ async def test_a_position_of_another_history_is_refused(keepers: tuple[Keeper, K
     assert await keeper.read(KEY, Position(third.epoch, 0, first.tag)) is None
 
 
-async def test_size_bounds_a_history_and_trimmed_entries_are_lost(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_size_bounds_a_history_and_trimmed_entries_are_lost(keepers: tuple[HistoryStore, HistoryStore]) -> None:
     keeper = keepers[0]
     begun = await keeper.position(KEY)
     positions = await fill(keeper, 10, History(ttl_s=3600.0, size=3))
@@ -137,7 +137,7 @@ async def test_size_bounds_a_history_and_trimmed_entries_are_lost(keepers: tuple
     assert await keeper.read(KEY, begun) is None
 
 
-async def test_the_same_key_is_published_once_and_answered_alike(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_the_same_key_is_published_once_and_answered_alike(keepers: tuple[HistoryStore, HistoryStore]) -> None:
     begun = await keepers[0].position(KEY)
     first = await keepers[0].publish(KEY, b"1", HOUR, once="order 1")
     again = await asyncio.gather(*(keeper.publish(KEY, b"1", HOUR, once="order 1") for keeper in keepers))
@@ -147,7 +147,7 @@ async def test_the_same_key_is_published_once_and_answered_alike(keepers: tuple[
     assert payloads(await keepers[0].read(KEY, begun)) == [b"1", b"2"]
 
 
-async def test_two_nodes_publishing_at_once_make_one_order(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_two_nodes_publishing_at_once_make_one_order(keepers: tuple[HistoryStore, HistoryStore]) -> None:
     begun = await keepers[0].position(KEY)
     one, other = await asyncio.gather(fill(keepers[0], 100), fill(keepers[1], 100, first=1001))
     assert sorted(position.offset for position in one + other) == list(range(1, 201))
@@ -156,7 +156,7 @@ async def test_two_nodes_publishing_at_once_make_one_order(keepers: tuple[Keeper
     assert [number for number in numbers if number > 1000] == list(range(1001, 1101))
 
 
-async def test_a_replay_beyond_its_caps_is_none(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_a_replay_beyond_its_caps_is_none(keepers: tuple[HistoryStore, HistoryStore]) -> None:
     keeper = keepers[0]
     begun = await keeper.position(KEY)
     await fill(keeper, 30)  # of 9 + 21 * 2 bytes
@@ -165,7 +165,7 @@ async def test_a_replay_beyond_its_caps_is_none(keepers: tuple[Keeper, Keeper]) 
     assert await keeper.read(KEY, begun, max_bytes=50) is None
 
 
-async def test_recent_are_the_last_ones_in_order(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_recent_are_the_last_ones_in_order(keepers: tuple[HistoryStore, HistoryStore]) -> None:
     keeper = keepers[0]
     nothing, begun = await keeper.recent(KEY, 5)
     assert nothing == [] and begun == await keeper.position(KEY)
@@ -194,7 +194,7 @@ async def test_publications_during_a_read_of_an_empty_history_are_not_skipped(
         assert (payloads(recent), top) == ([b"1"], recent[-1].position)
 
 
-async def test_recent_after_a_position_returns_the_first_ones(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_recent_after_a_position_returns_the_first_ones(keepers: tuple[HistoryStore, HistoryStore]) -> None:
     keeper = keepers[0]
     positions = await fill(keeper, 30, History(ttl_s=3600.0, size=20))
     found, top = await keeper.recent(KEY, 9, positions[14])
@@ -204,7 +204,7 @@ async def test_recent_after_a_position_returns_the_first_ones(keepers: tuple[Kee
     assert (payloads(gone), top) == ([b"29", b"30"], positions[-1])  # as if no position had been given
 
 
-async def test_positions_are_of_channels_that_have_a_history(keepers: tuple[Keeper, Keeper]) -> None:
+async def test_positions_are_of_channels_that_have_a_history(keepers: tuple[HistoryStore, HistoryStore]) -> None:
     keeper = keepers[0]
     (top,) = await fill(keeper, 1)
     begun = await keeper.position("datasync:Other")

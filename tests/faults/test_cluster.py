@@ -18,7 +18,7 @@ from snorky.gateway.protocol.publication import Position, read_publication
 from snorky.gateway.redis import RedisHistory
 from snorky.gateway.redis.cluster.broker import ClusterBroker
 from snorky.gateway.redis.cluster.slots import slot_of
-from snorky.gateway.redis.connection.resp import WireError, ask, command, dial
+from snorky.gateway.redis.connection.resp import ConnectionLost, ask, command, dial
 from snorky.gateway.redis.keys import channel_name
 from snorky.gateway.redis.target import target_from_url
 from tests.support.brokers import PREFIX, Recorder, hears
@@ -276,7 +276,7 @@ async def test_the_rights_that_operations_lists_are_enough_to_publish_by_the_fun
         target = target_from_url(lab.servers[0].url.replace("redis://", "redis://job:secret@"))
         wire = await dial(target, name="job", timeout_s=5.0)
         (answer,) = await ask(wire, command(b"FCALL", b"snorky_publish", b"1", name, b"{}", b"once"))
-        wire.close(WireError("asked"))
+        wire.close(ConnectionLost("asked"))
         await wire.wait_closed()
         return answer
 

@@ -17,7 +17,7 @@ from snorky.gateway.contracts.directory import Member, Owner
 from snorky.gateway.errors import BrokerUnavailable, ConnectionClosed
 from snorky.gateway.redis import Timings
 from snorky.gateway.redis.connection.resp import command
-from snorky.gateway.redis.directory.owned_index import Place
+from snorky.gateway.redis.directory.owned_index import RosterEntry
 from snorky.gateway.redis.keys import leases_key, names_key, owned_key, reaped_key
 from tests.support.brokers import PREFIX
 from tests.support.directories import FAST, FakeNode, RedisTestCluster, open_cluster
@@ -233,7 +233,7 @@ async def test_a_write_after_the_reaping_is_swept_if_its_writer_died(cluster: Re
     await inside(a)._lease.abandon()
     await cluster.until(lambda: told(cluster, "left") == each_once("left", "a", 1))
     late = Member("late", Owner.parse(f"{former}:5"))
-    element = Place(ROOM, 5, "").element()
+    element = RosterEntry(ROOM, 5, "").element()
     await scripts.run(command(b"SADD", owned_key("test", former), element), rosters.entering(ROOM, late))
     await cluster.until(lambda: cluster.heard(ROOM)[2:] == [b"joined late", b"left late"])
 
@@ -244,7 +244,7 @@ async def test_a_write_between_index_and_state_of_a_reaped_node_is_found_by_the_
     a, b = await cluster.node("a"), await cluster.node("b")
     await populate(cluster, a, 1)
     former, scripts, rosters = inside(a)._lease.owner, inside(a)._scripts, inside(a)._rosters
-    element = Place(ROOM, 5, "").element()
+    element = RosterEntry(ROOM, 5, "").element()
     await scripts.run(command(b"SADD", owned_key("test", former), element))  # and then it stalled
     await inside(a)._lease.abandon()
     await cluster.until(lambda: told(cluster, "left") == each_once("left", "a", 1))
@@ -583,7 +583,7 @@ async def test_entries_in_redis_that_no_node_knows_are_removed(cluster: RedisTes
     a = await cluster.node("a")
     await populate(cluster, a, 1)
     owner = f"a:{a.directory.incarnation}"
-    place = Place(ROOM, 9, "")
+    place = RosterEntry(ROOM, 9, "")
     async with cluster.client() as client:
         await client.sadd(owned_key(PREFIX, owner), place.element())
         await client.hset(inside(a)._rosters._keys(ROOM)[0], f"{owner}:9 ", "5:ghostnull")
@@ -657,7 +657,7 @@ async def test_a_write_that_arrives_after_its_undo_is_undone_too(cluster: RedisT
     owner = inside(a)._lease.owner
     await cluster.until(lambda: not inside(a)._ledger.due(1) and inside(a)._ledger.has_debts)  # undone once
     await inside(b)._scripts.run(
-        command(b"SADD", owned_key("test", owner), Place(ROOM, 8, "").element()),
+        command(b"SADD", owned_key("test", owner), RosterEntry(ROOM, 8, "").element()),
         inside(b)._rosters.entering(ROOM, Member("late", Owner.parse(f"{owner}:8"))),
     )
     await cluster.until(lambda: cluster.heard(ROOM)[-2:] == [b"joined late", b"left late"])

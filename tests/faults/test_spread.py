@@ -10,7 +10,7 @@ from snorky.gateway.contracts.history import History
 from snorky.gateway.contracts.revocations import Kind, Revocation
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import Topology
+from snorky.gateway.redis import RedisBackend
 from snorky.gateway.redis.multi.hashing import targets_of
 from tests.support.brokers import PREFIX, Recorder, broker_of, hears, open_broker
 from tests.support.directories import FakeNode
@@ -35,8 +35,8 @@ def key_on(servers: SpreadServers, server: RedisServer, service: str = "pubsub")
     return next(key for number in range(1000) if spread.of(key := f"{service}:{number}").safe_url == server.url)
 
 
-def topology_of(servers: SpreadServers) -> Topology:
-    return Topology.of(servers.url, prefix=PREFIX, node_id="node-1", metrics=Metrics())
+def topology_of(servers: SpreadServers) -> RedisBackend:
+    return RedisBackend.of(servers.url, prefix=PREFIX, node_id="node-1", metrics=Metrics())
 
 
 async def test_one_that_is_down_takes_only_its_channels_along(servers: SpreadServers) -> None:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from snorky.gateway.redis.cluster.slots import SLOTS, slot_of
-from snorky.gateway.redis.connection.resp import WireError, ask, command, dial
+from snorky.gateway.redis.connection.resp import ConnectionLost, ask, command, dial
 from snorky.gateway.redis.target import target_from_url
 from tests.support.redis_servers import RedisServer
 from tests.support.tools import free_port
@@ -145,7 +145,7 @@ class ClusterLab:
             spelt = [word if isinstance(word, bytes) else str(word).encode() for word in words]
             *_, answer = await ask(wire, *([command(b"ASKING")] if is_sent_on else []), command(*spelt))
         finally:
-            wire.close(WireError("asked"))
+            wire.close(ConnectionLost("asked"))
             await wire.wait_closed()
         if isinstance(answer, Exception):
             raise answer

@@ -1,4 +1,4 @@
-"""Directories under test: nodes with a scripted Asserter, on any kind of server or in memory.
+"""Directories under test: nodes with a scripted LocalState, on any kind of server or in memory.
 
     async with open_cluster(kind, tmp_path) as cluster:
             await cluster.listen("chat:room")
@@ -58,7 +58,7 @@ FAST = scaled(0.1)
 
 
 class FakeNode:
-    """An Asserter that stores what it entered and claimed, and records its calls."""
+    """A LocalState that stores what it entered and claimed, and records its calls."""
 
     def __init__(self, node_id: str) -> None:
         self.node_id = node_id
@@ -96,7 +96,7 @@ class FakeNode:
         self.names = {key: each for key, each in self.names.items() if each[0] != serial}
         await self.directory.disowned(serial)
 
-    # -- Asserter --------------------------------------------------------------------------------------------------
+    # -- LocalState --------------------------------------------------------------------------------------------------
 
     def local_members(self) -> Iterable[tuple[str, Member]]:
         return [(key[0], member) for key, member in self.held.items()]

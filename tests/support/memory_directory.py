@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from snorky.gateway.contracts.directory import Asserter, Census, Entered, Member, Owner
+from snorky.gateway.contracts.directory import Entered, LocalState, Member, Owner, RosterSnapshot
 from snorky.gateway.errors import BrokerUnavailable, LimitExceeded
 from snorky.gateway.protocol.codec import decode_json, encode_json
 from snorky.gateway.protocol.publication import write_version
@@ -86,7 +86,7 @@ class MemoryCluster:
         for node in list(self.nodes.values()):
             node.assert_all(is_quiet=True)
 
-    def enter(self, roster: str, member: Member, asserter: Asserter, *, is_quiet: bool = False) -> bool:
+    def enter(self, roster: str, member: Member, asserter: LocalState, *, is_quiet: bool = False) -> bool:
         """Add a member; True if it is its identity's first."""
         members = self.rosters.setdefault(roster, _Roster()).members
         place = (member.owner, member.entry)
@@ -103,7 +103,7 @@ class MemoryCluster:
             self.publish_change(roster, None if is_quiet else notice)
         return is_first
 
-    def leave(self, roster: str, place: _Place, asserter: Asserter) -> bool:
+    def leave(self, roster: str, place: _Place, asserter: LocalState) -> bool:
         """Remove a member; False = it was not there."""
         found = self.rosters.get(roster, _Roster())
         member = found.members.pop(place, None)
@@ -117,7 +117,7 @@ class MemoryCluster:
             self.publish_change(roster, notice)
         return True
 
-    def give_back(self, is_theirs: Callable[[Owner], bool], asserter: Asserter) -> None:
+    def give_back(self, is_theirs: Callable[[Owner], bool], asserter: LocalState) -> None:
         """Remove all entries of some owners."""
         for key, roster in list(self.rosters.items()):
             for place in [place for place in roster.members if is_theirs(place[0])]:
@@ -134,7 +134,7 @@ class MemoryDirectory:
         self._cluster = cluster
         self._node_id = node_id
         self._incarnation = secrets.token_hex(6)
-        self._asserter: Asserter | None = None
+        self._asserter: LocalState | None = None
         self.is_doubtful = False
 
     @property
@@ -144,7 +144,7 @@ class MemoryDirectory:
     def is_sure(self, names: str) -> bool:
         return not self.is_doubtful
 
-    async def start(self, asserter: Asserter) -> None:
+    async def start(self, asserter: LocalState) -> None:
         self._asserter = asserter
         self._cluster.nodes[self._node_id] = self
 
@@ -208,16 +208,16 @@ class MemoryDirectory:
         await self._travel()
         return _listed(self._members(roster))
 
-    async def listed(self, roster: str) -> Census:
+    async def listed(self, roster: str) -> RosterSnapshot:
         return await self.census(roster)
 
     async def versions(self, rosters: Sequence[str]) -> list[int | None]:
         await self._travel()
         return [self._cluster.versions.get(roster, 0) for roster in rosters]
 
-    async def census(self, roster: str) -> Census:
+    async def census(self, roster: str) -> RosterSnapshot:
         await self._travel()
-        return Census(self._cluster.versions.get(roster, self._cluster.version), _listed(self._members(roster)))
+        return RosterSnapshot(self._cluster.versions.get(roster, self._cluster.version), _listed(self._members(roster)))
 
     async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
         await self._travel()
@@ -277,7 +277,7 @@ class MemoryDirectory:
         return decode_json(value) if former == taker else None
 
     @property
-    def _present(self) -> Asserter:
+    def _present(self) -> LocalState:
         assert self._asserter is not None, "not started"
         return self._asserter
 

@@ -1,4 +1,4 @@
-"""A Keeper within one process, for tests of the layers above it. Passes the contract suite; no network, no time.
+"""A HistoryStore within one process, for tests of the layers above it. Passes the contract suite; no network, no time.
 
     archive = Archive(on_publish)                  # on_publish(key, publication): pass it to the brokers
     node_a, node_b = MemoryHistory(archive), MemoryHistory(archive)

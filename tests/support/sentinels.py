@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from snorky.gateway.redis.connection.resp import DialError, WireError, ask, command, dial
+from snorky.gateway.redis.connection.resp import ConnectionLost, DialError, ask, command, dial
 from snorky.gateway.redis.target import target_from_url
 from tests.support.nodes import Process
 from tests.support.redis_servers import RedisServer, require
@@ -155,7 +155,7 @@ class SentinelLab:
                 try:
                     (answer,) = await ask(wire, command(*(word.encode() for word in words)))
                 finally:
-                    wire.close(WireError("asked"))
+                    wire.close(ConnectionLost("asked"))
                     await wire.wait_closed()
                 if len(answer) == claim if isinstance(claim, int) else claim in answer:
                     return

@@ -9,7 +9,7 @@ from typing import Any
 
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import RedisHistory, Topology
+from snorky.gateway.redis import RedisBackend, RedisHistory
 from snorky.gateway.redis.cluster.slots import SLOTS, slot_of
 from snorky.gateway.redis.keys import channel_name
 from tests.support.brokers import PREFIX
@@ -37,7 +37,7 @@ async def keepers_of(
     async with AsyncExitStack() as stack:
         keepers: list[Any] = []
         for number in range(count):
-            topology = Topology.of(url, prefix=prefix, node_id=f"node-{number}", metrics=Metrics())
+            topology = RedisBackend.of(url, prefix=prefix, node_id=f"node-{number}", metrics=Metrics())
             topology.keeper.set_rules("pubsub", rules)
             if isinstance(topology.keeper, RedisHistory):
                 topology.keeper._functions._look_s = look_s

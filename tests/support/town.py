@@ -18,7 +18,7 @@ from typing import Any
 
 from snorky.gateway import Entered, Limits, Member, Node, Service, ServiceRegistry
 from snorky.gateway.auth.authenticator import Authenticator
-from snorky.gateway.contracts.directory import Census
+from snorky.gateway.contracts.directory import RosterSnapshot
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.codec import decode_json
@@ -101,7 +101,7 @@ class LateDirectory(MemoryDirectory):
         await self._dawdle()
         return members
 
-    async def listed(self, roster: str) -> Census:
+    async def listed(self, roster: str) -> RosterSnapshot:
         census = await super().listed(roster)
         await self._dawdle()
         return census

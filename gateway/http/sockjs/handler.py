@@ -27,13 +27,13 @@ from snorky.gateway.http.backend.key_brake import Brake
 from snorky.gateway.http.sockjs.binding import Who, who_asks
 from snorky.gateway.http.sockjs.bodies import Bodies
 from snorky.gateway.http.sockjs.forwarding.owner import NOT_ADMITTED, Answer
-from snorky.gateway.http.sockjs.forwarding.requester import Peers
+from snorky.gateway.http.sockjs.forwarding.requester import Requester
 from snorky.gateway.http.sockjs.frames import decode_messages
 from snorky.gateway.http.sockjs.page_check import check_navigation, check_referer, check_stated
 from snorky.gateway.http.sockjs.pages import IframePage, ancestors_of, greeting, info, long_cached
-from snorky.gateway.http.sockjs.response_stream import Outlet
+from snorky.gateway.http.sockjs.response_stream import ResponseStream
 from snorky.gateway.http.sockjs.session import Session, Timing
-from snorky.gateway.http.sockjs.session_store import Sessions
+from snorky.gateway.http.sockjs.session_store import SessionStore
 from snorky.gateway.http.sockjs.transports import TRANSPORTS, Transport
 from snorky.gateway.http.sockjs.websocket import SockJSWebSocket
 from snorky.gateway.http.websocket.credentials import session_of
@@ -71,14 +71,14 @@ class SockJSHandler:
         self._iframe = IframePage(public.sockjs_client_url, public.allowed_origins)
 
     @cached_property
-    def _peers(self) -> Peers:
-        return Peers(self._websockets.endpoint.node, self._sessions.get, self._timing.beat_s)
+    def _peers(self) -> Requester:
+        return Requester(self._websockets.endpoint.node, self._sessions.get, self._timing.beat_s)
 
     @cached_property
-    def _sessions(self) -> Sessions:
+    def _sessions(self) -> SessionStore:
         endpoint = self._websockets.endpoint
         # a lambda, because Sessions and Peers need each other
-        return Sessions(
+        return SessionStore(
             endpoint.node,
             endpoint.registry,
             endpoint.admission,
@@ -179,7 +179,7 @@ class SockJSHandler:
     async def _receive(self, request: web.Request, transport: Transport) -> web.StreamResponse:
         endpoint, session_id = self._websockets.endpoint, request.match_info["session"]
         ip = endpoint.admission.client_ip(request)
-        outlet = Outlet(is_streaming=transport.is_streaming, is_gone=lambda: _is_gone(request))
+        outlet = ResponseStream(is_streaming=transport.is_streaming, is_gone=lambda: _is_gone(request))
         identify = self._websockets.identify
         who = self._who(request, session_id, ip)
         found = await self._sessions.find_or_open(
@@ -209,7 +209,7 @@ class SockJSHandler:
         finally:
             endpoint.admission.leave(ip)
 
-    async def _respond(self, request: web.Request, transport: Transport, outlet: Outlet) -> web.StreamResponse:
+    async def _respond(self, request: web.Request, transport: Transport, outlet: ResponseStream) -> web.StreamResponse:
         """Write the outlet's frames until it ends."""
         headers = {**transport.headers, **self._cors(request), "X-Content-Type-Options": "nosniff"}
         try:

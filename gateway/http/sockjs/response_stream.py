@@ -1,4 +1,4 @@
-"""Outlet: frames queued for one HTTP response, from a session on this node or on another one.
+"""ResponseStream: frames queued for one HTTP response, from a session on this node or on another one.
 
 Rules:
 - The session never waits; the writer of the response takes all queued frames, so that one tick's frames are one write.
@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-__all__ = ["HIGH_WATER_BYTES", "Drain", "Outlet"]
+__all__ = ["HIGH_WATER_BYTES", "FrameSink", "ResponseStream"]
 
 HIGH_WATER_BYTES = 65_536  # queued in an outlet; above it the connection queues in its own outbox
 
 
-class Drain(Protocol):
+class FrameSink(Protocol):
     """The receiver of a session's frames."""
 
     is_streaming: bool
@@ -38,7 +38,7 @@ def _nothing() -> None:
     """Do nothing: the default callback."""
 
 
-class Outlet:
+class ResponseStream:
     """Frames of one response. is_gone: asks the response's transport. on_drained, on_lost: callbacks of the session."""
 
     def __init__(self, *, is_streaming: bool, is_gone: Callable[[], bool]) -> None:

@@ -18,7 +18,7 @@ from snorky.gateway.connection.connection import Connection
 from snorky.gateway.errors import CloseCode, LimitExceeded
 from snorky.gateway.http.sockjs.binding import Binding
 from snorky.gateway.http.sockjs.frames import HEARTBEAT, OPEN, SESSION_DIALECT, array_of, end_frame
-from snorky.gateway.http.sockjs.response_stream import HIGH_WATER_BYTES, Drain
+from snorky.gateway.http.sockjs.response_stream import HIGH_WATER_BYTES, FrameSink
 from snorky.gateway.http.websocket.turns import TURN_S
 from snorky.gateway.node import Node
 from snorky.gateway.sdk.registry import ServiceRegistry
@@ -63,7 +63,7 @@ class Session:
         self._timing = timing
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._drain: Drain | None = None
+        self._drain: FrameSink | None = None
         self._drained_bytes = 0  # written to the present receiver
         self._since_s = self._clock()  # time of the last frame, of the last receiver's end, or of the session's end
         self._is_open = False
@@ -79,7 +79,7 @@ class Session:
 
     # -- receivers -----------------------------------------------------------------------------------------------
 
-    def attach(self, drain: Drain) -> None:
+    def attach(self, drain: FrameSink) -> None:
         """Write queued and future messages to this receiver. The session ends the receiver."""
         if self._end is not None:
             self._tell_end(drain, self._end)
@@ -97,13 +97,13 @@ class Session:
         if self._drain is not None:
             self.connection.resume()
 
-    def release(self, drain: Drain) -> None:
+    def release(self, drain: FrameSink) -> None:
         """End a receiver regularly: the client then opens the next one."""
         if drain is self._drain:
             drain.send(HEARTBEAT)
             self._detach()
 
-    def _tell_end(self, drain: Drain, end: bytes) -> None:
+    def _tell_end(self, drain: FrameSink, end: bytes) -> None:
         last, self._before_end = self._before_end, b""
         if last:
             drain.send(array_of(last))
@@ -138,7 +138,7 @@ class Session:
         if self._drain is not None:
             self.connection.resume()
 
-    def _on_lost(self, drain: Drain) -> None:
+    def _on_lost(self, drain: FrameSink) -> None:
         """End the session: the client has aborted a receiver that had not ended."""
         if drain is self._drain:
             self._drain = None

@@ -1,4 +1,4 @@
-"""Sessions: the SockJS sessions of a node, and the lookup of the node that owns a session.
+"""SessionStore: the SockJS sessions of a node, and the lookup of the node that owns a session.
 
 Rules:
 - A session's id is registered as a name in the cluster before its client gets the open frame: any node that receives
@@ -18,12 +18,12 @@ from snorky.gateway.http.sockjs.binding import Binding, Who
 from snorky.gateway.http.sockjs.session import Session, Timing
 from snorky.gateway.http.websocket.admission import Admission
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
-from snorky.gateway.http.websocket.timer_wheel import Wheel
+from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 from snorky.gateway.node import Node
 from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.sdk.registry import ServiceRegistry
 
-__all__ = ["Sessions"]
+__all__ = ["SessionStore"]
 
 _NAMES = "sockjs sessions"  # no service can have this name
 _ATTEMPTS = 3  # another node may register or release the id between our lookup and our registration
@@ -31,7 +31,7 @@ _ATTEMPTS = 3  # another node may register or release the id between our lookup 
 _log = structlog.get_logger("snorky.sockjs")
 
 
-class Sessions:
+class SessionStore:
     """The sessions of one node. prepare: awaited before the first id is registered, so that other nodes can ask it."""
 
     def __init__(
@@ -49,7 +49,7 @@ class Sessions:
         self._timing = timing
         self._clock = clock
         self._prepare = prepare
-        self._wheel = Wheel(timing.beat_s)
+        self._wheel = TimerWheel(timing.beat_s)
         self._sessions: dict[str, Session] = {}
         self._ownership = _ownership_of(node)
 

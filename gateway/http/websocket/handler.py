@@ -15,7 +15,7 @@ from snorky.gateway.http.websocket.aiohttp_internals import take_over
 from snorky.gateway.http.websocket.credentials import Identify, session_of
 from snorky.gateway.http.websocket.handshake import HandshakeRefused, upgrade
 from snorky.gateway.http.websocket.protocol import Endpoint, WebSocketProtocol
-from snorky.gateway.http.websocket.timer_wheel import Wheel
+from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 from snorky.gateway.http.websocket.turns import Turns
 from snorky.gateway.node import Node, node_of
 from snorky.gateway.sdk.registry import ServiceRegistry
@@ -51,7 +51,7 @@ class WebSocketHandler:
         admission = Admission(limits, public.trusted_proxies, node.metrics)
         gate = AcceptGate(limits, descriptors, admission.network_of, node.metrics)
         turns = Turns(node.metrics.queued_clients)
-        return Endpoint(node, self._registry, Wheel(public.ping_interval_s), admission, gate, turns)
+        return Endpoint(node, self._registry, TimerWheel(public.ping_interval_s), admission, gate, turns)
 
     @property
     def endpoint(self) -> Endpoint:

@@ -25,7 +25,7 @@ from snorky.gateway.http.serving.accept_gate import AcceptGate
 from snorky.gateway.http.websocket.admission import Admission
 from snorky.gateway.http.websocket.masking import unmask
 from snorky.gateway.http.websocket.peer_progress import SilentPeer, read_sent
-from snorky.gateway.http.websocket.timer_wheel import Wheel
+from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 from snorky.gateway.http.websocket.turns import Turns
 from snorky.gateway.node import Node
 from snorky.gateway.protocol.ws_frames import (
@@ -55,7 +55,7 @@ class Endpoint:
 
     node: Node
     registry: ServiceRegistry
-    wheel: Wheel
+    wheel: TimerWheel
     admission: Admission
     gate: AcceptGate
     turns: Turns

@@ -1,4 +1,4 @@
-"""Wheel: one timer for the pings and deadlines of all connections of a node.
+"""TimerWheel: one timer for the pings and deadlines of all connections of a node.
 
 Rules:
 - Each connection is visited once per `ping_interval_s`: if nothing came since the last visit, and it does not receive
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Final, Protocol
 
-__all__ = ["Spoke", "Wheel"]
+__all__ = ["Spoke", "TimerWheel"]
 
 TICK_S: Final = 0.25
 CLOSE_TIMEOUT_S: Final = 1.5  # for the peer's close frame; a slow consumer's memory is freed within 2 s
@@ -32,7 +32,7 @@ class Spoke(Protocol):
         """Close immediately."""
 
 
-class Wheel:
+class TimerWheel:
     """Visits every spoke once per ping_interval_s, and aborts those whose close takes too long."""
 
     def __init__(self, ping_interval_s: float) -> None:

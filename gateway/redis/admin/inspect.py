@@ -14,7 +14,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.admin.rights import missing_rights
-from snorky.gateway.redis.cluster.shard_map import Cluster, cluster_of
+from snorky.gateway.redis.cluster.shard_map import ShardMap, shard_map_of
 from snorky.gateway.redis.cluster.slots import SLOTS
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError
@@ -38,7 +38,7 @@ class RedisReport:
 
 async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
     """Connect to Redis as a node would, and check it. Never raises for errors of Redis; they are in the report."""
-    if (cluster := cluster_of(target)) is not None:
+    if (cluster := shard_map_of(target)) is not None:
         return await _inspect_cluster(target, cluster, prefix)
     report = RedisReport(facts={"address": target.safe_url})
     client = client_of(target)
@@ -62,7 +62,7 @@ async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
     return report
 
 
-async def _inspect_cluster(target: RedisTarget, cluster: Cluster, prefix: str) -> RedisReport:
+async def _inspect_cluster(target: RedisTarget, cluster: ShardMap, prefix: str) -> RedisReport:
     """Check each primary of a Cluster."""
     report = RedisReport(facts={"address": target.safe_url})
     try:

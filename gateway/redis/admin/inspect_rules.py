@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 from snorky.gateway.config.channel_rules import Rules, digest_of
 from snorky.gateway.redis.admin.inspect import RedisReport
 from snorky.gateway.redis.admin.redis_py import client_of
-from snorky.gateway.redis.cluster.shard_map import cluster_of
+from snorky.gateway.redis.cluster.shard_map import shard_map_of
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError
 from snorky.gateway.redis.directory.heartbeat import read_nodes
@@ -70,7 +70,7 @@ async def inspect_rules(target: RedisTarget, prefix: str, rules: Mapping[str, Ru
 async def _libraries(target: RedisTarget) -> list[str | None]:
     """Read the library of the server; in a Cluster, of each primary."""
     servers = [target]
-    if (cluster := cluster_of(target)) is not None:
+    if (cluster := shard_map_of(target)) is not None:
         await cluster.look()
         servers = [cluster.server(shard.primary) for shard in cluster.shards]
     found = []

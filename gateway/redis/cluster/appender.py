@@ -1,6 +1,7 @@
-"""ClusterSequencer: publishes with positions in a Redis Cluster, through one Sequencer for each shard.
+"""ClusterAppender: publishes with positions in a Redis Cluster, through one HistoryAppender for each shard.
 
-After a failover the shard's Sequencer sends unanswered publications again. When a slot moves, `lanes` keeps the order.
+After a failover the shard's HistoryAppender sends unanswered publications again. When a slot moves, `slot_queue` keeps
+the order.
 """
 
 import asyncio
@@ -11,27 +12,27 @@ from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position
-from snorky.gateway.redis.cluster.shard_map import Cluster, Shard, cluster_of
-from snorky.gateway.redis.cluster.slot_queue import Lanes
+from snorky.gateway.redis.cluster.shard_map import Shard, ShardMap, shard_map_of
+from snorky.gateway.redis.cluster.slot_queue import SlotQueues
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import fail
-from snorky.gateway.redis.history.appender import Sequencer
+from snorky.gateway.redis.history.appender import HistoryAppender
 from snorky.gateway.redis.keys import channel_name
 
-__all__ = ["AnySequencer", "ClusterSequencer", "sequencer_of"]
+__all__ = ["AnyAppender", "ClusterAppender", "appender_of"]
 
 
-class ClusterSequencer:
-    """Has the interface of Sequencer, for a Cluster. options: passed to each Sequencer."""
+class ClusterAppender:
+    """Has the interface of HistoryAppender, for a Cluster. options: passed to each HistoryAppender."""
 
     def __init__(
-        self, cluster: Cluster, *, prefix: str, publish_timeout_s: float, metrics: Metrics, **options: Any
+        self, cluster: ShardMap, *, prefix: str, publish_timeout_s: float, metrics: Metrics, **options: Any
     ) -> None:
         self._cluster = cluster
         self._prefix = prefix
         self._options = {**options, "prefix": prefix, "publish_timeout_s": publish_timeout_s, "metrics": metrics}
-        self._sequencers: dict[Shard, Sequencer] = {}
-        self._lanes = Lanes(cluster.hurry, timeout_s=publish_timeout_s, metrics=metrics)
+        self._sequencers: dict[Shard, HistoryAppender] = {}
+        self._lanes = SlotQueues(cluster.hurry, timeout_s=publish_timeout_s, metrics=metrics)
         self._ends: set[asyncio.Task[None]] = set()
         self._is_stopped = False
 
@@ -47,7 +48,7 @@ class ClusterSequencer:
         await asyncio.gather(*(each.stop() for each in self._sequencers.values()), *self._ends)
 
     def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
-        """See Sequencer.sequence."""
+        """See HistoryAppender.sequence."""
         name = channel_name(self._prefix, key)
 
         def send() -> "asyncio.Future[Any] | None":
@@ -57,7 +58,7 @@ class ClusterSequencer:
         return self._send(name, send)
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
-        """See Sequencer.publish_once."""
+        """See HistoryAppender.publish_once."""
         name = channel_name(self._prefix, key)
 
         def send() -> "asyncio.Future[Any] | None":
@@ -86,14 +87,14 @@ class ClusterSequencer:
             return future
         return self._lanes.send(name, self._cluster.shard_of(name), send)
 
-    def _of(self, name: bytes) -> Sequencer | None:
+    def _of(self, name: bytes) -> HistoryAppender | None:
         shard = self._cluster.shard_of(name)
         return None if shard is None else self._sequencers.get(shard)
 
     def _on_change(self) -> None:
         for shard in self._cluster.shards:
             if shard not in self._sequencers:
-                sequencer = self._sequencers[shard] = Sequencer(shard.target, is_sharded=True, **self._options)
+                sequencer = self._sequencers[shard] = HistoryAppender(shard.target, is_sharded=True, **self._options)
                 sequencer.find_other_runs = partial(self._runs_beside, shard)
                 sequencer.on_run = self._spell_runs
                 sequencer.start()
@@ -103,10 +104,10 @@ class ClusterSequencer:
             end.add_done_callback(self._ends.discard)
 
 
-AnySequencer = Sequencer | ClusterSequencer
+AnyAppender = HistoryAppender | ClusterAppender
 
 
-def sequencer_of(target: RedisTarget, **options: Any) -> AnySequencer:
-    """Make a Sequencer or a ClusterSequencer for a target. options: of Sequencer."""
-    cluster = cluster_of(target)
-    return Sequencer(target, **options) if cluster is None else ClusterSequencer(cluster, **options)
+def appender_of(target: RedisTarget, **options: Any) -> AnyAppender:
+    """Make a HistoryAppender or a ClusterAppender for a target. options: of HistoryAppender."""
+    cluster = shard_map_of(target)
+    return HistoryAppender(target, **options) if cluster is None else ClusterAppender(cluster, **options)

@@ -17,8 +17,8 @@ import structlog
 from snorky.gateway.contracts.broker import Listener
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.shard_map import Cluster, Shard
-from snorky.gateway.redis.cluster.slot_queue import Lanes
+from snorky.gateway.redis.cluster.shard_map import Shard, ShardMap
+from snorky.gateway.redis.cluster.slot_queue import SlotQueues
 from snorky.gateway.redis.cluster.slots import SLOTS, slot_of
 from snorky.gateway.redis.connection.pipeline import fail
 from snorky.gateway.redis.keys import channel_name, sharded_canary_name
@@ -37,7 +37,7 @@ class ClusterBroker:
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: ShardMap,
         *,
         prefix: str,
         node_id: str,
@@ -60,7 +60,7 @@ class ClusterBroker:
         self._where: dict[str, RedisBroker] = {}  # subscribed keys
         self._lost: set[str] = set()  # of these, the ones whose subscription Redis ended because the slot moved
         self._hearers: dict[str, tuple[Callable[[Sequence[bytes]], None], Callable[[], None]]] = {}
-        self._lanes = Lanes(cluster.hurry, timeout_s=publish_timeout_s, metrics=metrics)
+        self._lanes = SlotQueues(cluster.hurry, timeout_s=publish_timeout_s, metrics=metrics)
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._listener: Listener | None = None

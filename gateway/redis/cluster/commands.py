@@ -1,4 +1,4 @@
-"""ClusterCommander: sends commands to a Redis Cluster, through one Commander for each shard.
+"""ClusterCommands: sends commands to a Redis Cluster, through one CommandPipeline for each shard.
 
 Rules:
 - The commands of a group are executed in order. Consecutive commands for one slot are sent together. Before the slot
@@ -17,26 +17,26 @@ import hiredis
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.shard_map import Cluster, Shard, cluster_of
+from snorky.gateway.redis.cluster.shard_map import Shard, ShardMap, shard_map_of
 from snorky.gateway.redis.cluster.slot_queue import is_elsewhere
 from snorky.gateway.redis.cluster.slots import key_of, slot_of
 from snorky.gateway.redis.connection.address import RedisTarget
-from snorky.gateway.redis.connection.commands import Commander
+from snorky.gateway.redis.connection.commands import CommandPipeline
 from snorky.gateway.redis.connection.pipeline import all_ended, fail
 
-__all__ = ["AnyCommander", "ClusterCommander", "commander_of"]
+__all__ = ["AnyCommands", "ClusterCommands", "commands_of"]
 
 AGAIN_S: Final = 0.02  # same as in `lanes`
 
 
-class ClusterCommander:
-    """Has the interface of Commander, for a Cluster."""
+class ClusterCommands:
+    """Has the interface of CommandPipeline, for a Cluster."""
 
     is_sharded = True
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: ShardMap,
         *,
         role: str,
         client_name: str,
@@ -54,7 +54,7 @@ class ClusterCommander:
             "timeout_s": timeout_s,
             "dial_timeout_s": dial_timeout_s,
         }
-        self._commanders: dict[Shard, Commander] = {}
+        self._commanders: dict[Shard, CommandPipeline] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopped = False
 
@@ -73,12 +73,12 @@ class ClusterCommander:
         await asyncio.gather(*(commander.stop() for commander in self._commanders.values()))
 
     @property
-    def servers(self) -> Sequence[Commander]:
-        """See Commander.servers."""
+    def servers(self) -> Sequence[CommandPipeline]:
+        """See CommandPipeline.servers."""
         return tuple(self._commanders.values())
 
     def send(self, commands: Sequence[bytes], *, in_order: bool = True) -> "asyncio.Future[list[Any]]":
-        """See Commander.send. in_order: False = send to all slots at once, without order between them."""
+        """See CommandPipeline.send. in_order: False = send to all slots at once, without order between them."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Any]] = loop.create_future()
         if self._is_stopped:
@@ -161,7 +161,7 @@ class ClusterCommander:
     def _on_change(self) -> None:
         for shard in self._cluster.shards:
             if shard not in self._commanders:
-                commander = self._commanders[shard] = Commander(shard.target, **self._options)
+                commander = self._commanders[shard] = CommandPipeline(shard.target, **self._options)
                 commander.on_up = self._on_up
                 commander.start()
         for shard in [each for each in self._commanders if each not in self._cluster.shards]:
@@ -174,14 +174,14 @@ class ClusterCommander:
             self.on_up()
 
 
-AnyCommander = Commander | ClusterCommander
+AnyCommands = CommandPipeline | ClusterCommands
 _Trial = asyncio.Future[list[Any]] | None  # None: there was no server to send to
 
 
-def commander_of(
+def commands_of(
     target: RedisTarget, *, role: str, client_name: str, metrics: Metrics, timeout_s: float, dial_timeout_s: float
-) -> AnyCommander:
-    """Make a Commander or a ClusterCommander for a target."""
+) -> AnyCommands:
+    """Make a CommandPipeline or a ClusterCommands for a target."""
     options: dict[str, Any] = {
         "role": role,
         "client_name": client_name,
@@ -189,8 +189,8 @@ def commander_of(
         "timeout_s": timeout_s,
         "dial_timeout_s": dial_timeout_s,
     }
-    cluster = cluster_of(target)
-    return Commander(target, **options) if cluster is None else ClusterCommander(cluster, **options)
+    cluster = shard_map_of(target)
+    return CommandPipeline(target, **options) if cluster is None else ClusterCommands(cluster, **options)
 
 
 def _by_slot(commands: Sequence[bytes], slots: Sequence[int | None]) -> Any:

@@ -1,4 +1,4 @@
-"""Cluster: tracks which server has which slots of a Redis Cluster.
+"""ShardMap: tracks which server has which slots of a Redis Cluster.
 
 Rules:
 - A *shard* is a primary with its replicas. It remains the same shard after a failover, so connections are kept per
@@ -19,9 +19,9 @@ import structlog
 
 from snorky.gateway.redis.cluster.slots import SLOTS, slot_of
 from snorky.gateway.redis.connection.address import RedisTarget
-from snorky.gateway.redis.connection.resp import DialError, Wire, WireError, ask, command, dial
+from snorky.gateway.redis.connection.resp import ConnectionLost, DialError, RespConnection, ask, command, dial
 
-__all__ = ["Cluster", "Shard", "cluster_of"]
+__all__ = ["Shard", "ShardMap", "shard_map_of"]
 
 ASK_TIMEOUT_S: Final = 0.5
 LOOK_S: Final = 1.0  # polling finds moved slots even if no command was redirected
@@ -56,7 +56,7 @@ class _View:
 class _Route:
     """Implements `Route`: finds the primary of one shard, or of the shard that has a slot."""
 
-    def __init__(self, cluster: "Cluster", shard_of: Callable[[], Shard | None]) -> None:
+    def __init__(self, cluster: "ShardMap", shard_of: Callable[[], Shard | None]) -> None:
         self._cluster = cluster
         self._shard_of = shard_of
 
@@ -80,7 +80,7 @@ class _Route:
         return found
 
 
-class Cluster:
+class ShardMap:
     """The shards of one Cluster, refreshed while at least one caller has started it. servers: seeds, with the login."""
 
     def __init__(self, servers: Sequence[RedisTarget]) -> None:
@@ -209,7 +209,7 @@ class Cluster:
             listener()
 
     async def _view(self, address: _Address) -> _View:
-        wire: Wire | None = None
+        wire: RespConnection | None = None
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 wire = await dial(self.server(address), name="snorky:cluster", timeout_s=ASK_TIMEOUT_S)
@@ -218,14 +218,14 @@ class Cluster:
             raise DialError("no answer") from error
         finally:
             if wire is not None:
-                wire.close(WireError("asked"))
+                wire.close(ConnectionLost("asked"))
                 await wire.wait_closed()
         return _read_view(info, slots, address)
 
 
-def cluster_of(target: RedisTarget) -> Cluster | None:
+def shard_map_of(target: RedisTarget) -> ShardMap | None:
     """Return the Cluster that a target stands for; None = it is one server."""
-    return target.cluster if isinstance(target.cluster, Cluster) else None
+    return target.cluster if isinstance(target.cluster, ShardMap) else None
 
 
 def _read_view(info: Any, slots: Any, asked: _Address) -> _View:

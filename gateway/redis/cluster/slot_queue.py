@@ -1,4 +1,4 @@
-"""Lanes: sends publications to the shards of a Cluster in the order of the calls, also while slots move.
+"""SlotQueues: sends publications to the shards of a Cluster in the order of the calls, also while slots move.
 
 Rules:
 - A publication that a server rejects because the slot is elsewhere (MOVED, ASK, TRYAGAIN, CLUSTERDOWN) was not
@@ -22,7 +22,7 @@ from snorky.gateway.redis.cluster.slots import slot_of
 from snorky.gateway.redis.connection.pipeline import fail
 from snorky.gateway.redis.pubsub.publisher import QUEUE_MAX, PublishRefused
 
-__all__ = ["Lanes", "is_elsewhere"]
+__all__ = ["SlotQueues", "is_elsewhere"]
 
 AGAIN_S: Final = 0.02  # until the next attempt: a key that is being migrated is available again in a moment
 
@@ -34,7 +34,7 @@ def is_elsewhere(text: str) -> bool:
     return text.startswith(("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN"))
 
 
-class _Trip:
+class _PendingSend:
     """One publication that is not answered yet."""
 
     __slots__ = ("due", "future", "send")
@@ -45,7 +45,7 @@ class _Trip:
         self.due = due
 
 
-class _Lane:
+class _SlotQueue:
     """One slot that has unanswered or queued publications."""
 
     __slots__ = ("is_closed", "line", "on_way", "refused", "server")
@@ -54,11 +54,11 @@ class _Lane:
         self.on_way = 0  # sent and unanswered publications
         self.server: object = None  # to which they were sent
         self.is_closed = False
-        self.refused: deque[_Trip] = deque()  # rejected ones, in the order in which they were sent
-        self.line: deque[_Trip] = deque()  # later ones, not sent yet
+        self.refused: deque[_PendingSend] = deque()  # rejected ones, in the order in which they were sent
+        self.line: deque[_PendingSend] = deque()  # later ones, not sent yet
 
 
-class Lanes:
+class SlotQueues:
     """Sends publications, in order per slot. hurry: requests a refresh of the slots. timeout_s: of each publication."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Lanes:
         self._drops = metrics.drops.labels("publish_queue_full")
         self._waiting_max = waiting_max
         self._waiting = 0  # rejected and queued publications of all slots
-        self._lanes: dict[int, _Lane] = {}
+        self._lanes: dict[int, _SlotQueue] = {}
 
     def send(self, name: bytes, server: object, send: Send) -> "asyncio.Future[Any]":
         """Send one publication. name: Redis channel. server: the slot's server now, as any object that identifies it.
@@ -81,8 +81,8 @@ class Lanes:
         slot = slot_of(name)
         lane = self._lanes.get(slot)
         if lane is None:
-            lane = self._lanes[slot] = _Lane()
-        trip = _Trip(send, future, loop.time() + self._timeout_s)
+            lane = self._lanes[slot] = _SlotQueue()
+        trip = _PendingSend(send, future, loop.time() + self._timeout_s)
         if lane.on_way and lane.server is not server:
             lane.is_closed = True
         if not lane.is_closed:
@@ -95,11 +95,11 @@ class Lanes:
             self._wait(lane.line, trip)
         return future
 
-    def _wait(self, line: deque[_Trip], trip: _Trip) -> None:
+    def _wait(self, line: deque[_PendingSend], trip: _PendingSend) -> None:
         self._waiting += 1
         line.append(trip)
 
-    def _depart(self, slot: int, lane: _Lane, trip: _Trip) -> None:
+    def _depart(self, slot: int, lane: _SlotQueue, trip: _PendingSend) -> None:
         answer = trip.send()
         if answer is None:
             self._refuse(slot, lane, trip)
@@ -110,7 +110,7 @@ class Lanes:
         else:
             answer.add_done_callback(lambda done: self._arrive(slot, lane, trip, done))
 
-    def _arrive(self, slot: int, lane: _Lane, trip: _Trip, answer: "asyncio.Future[Any]") -> None:
+    def _arrive(self, slot: int, lane: _SlotQueue, trip: _PendingSend, answer: "asyncio.Future[Any]") -> None:
         lane.on_way -= 1
         error = None if answer.cancelled() else answer.exception()
         if isinstance(error, PublishRefused) and is_elsewhere(error.what):
@@ -125,7 +125,7 @@ class Lanes:
                 trip.future.set_result(answer.result())
         self._settle(slot, lane)
 
-    def _refuse(self, slot: int, lane: _Lane, trip: _Trip) -> None:
+    def _refuse(self, slot: int, lane: _SlotQueue, trip: _PendingSend) -> None:
         if not lane.is_closed:
             lane.is_closed = True
             self._hurry()
@@ -133,14 +133,14 @@ class Lanes:
             self._wait(lane.refused, trip)
         self._settle(slot, lane)
 
-    def _is_overdue(self, trip: _Trip) -> bool:
+    def _is_overdue(self, trip: _PendingSend) -> bool:
         """Fail a publication whose deadline has passed; returns True if so."""
         if asyncio.get_running_loop().time() < trip.due:
             return False
         fail(trip.future, BrokerUnavailable(f"no server accepted the command within {self._timeout_s:g} s"))
         return True
 
-    def _settle(self, slot: int, lane: _Lane) -> None:
+    def _settle(self, slot: int, lane: _SlotQueue) -> None:
         if lane.on_way or self._lanes.get(slot) is not lane:
             return
         if lane.refused or lane.line:
@@ -149,7 +149,7 @@ class Lanes:
         else:
             del self._lanes[slot]
 
-    def _reopen(self, slot: int, lane: _Lane) -> None:
+    def _reopen(self, slot: int, lane: _SlotQueue) -> None:
         waiting = deque([*lane.refused, *lane.line])
         lane.refused.clear()
         lane.line.clear()

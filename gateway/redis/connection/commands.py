@@ -1,4 +1,4 @@
-"""Commander: sends groups of commands over one connection, by the rules of `pipeline`; each group gets its answers."""
+"""CommandPipeline: sends groups of commands by the rules of `pipeline`; each group gets its answers."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,18 +9,18 @@ import hiredis
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import Pipeline
-from snorky.gateway.redis.connection.resp import Gets, Wire, WireError, command
+from snorky.gateway.redis.connection.resp import ConnectionLost, Gets, RespConnection, command
 
-__all__ = ["Commander"]
+__all__ = ["CommandPipeline"]
 
 QUEUE_MAX: Final = 50_000  # groups; needed when 10,000 clients connect to a node at once
 QUEUE_MAX_BYTES: Final = 64 * 1024 * 1024
 
 
-class Commander(Pipeline):
+class CommandPipeline(Pipeline):
     """One connection for commands. role: for metrics and logs. timeout_s: from `send` to the last answer.
 
-    on_up: optional callback for each new connection. is_sharded: True if this is a ClusterCommander.
+    on_up: optional callback for each new connection. is_sharded: True if this is a ClusterCommands.
     """
 
     is_sharded = False
@@ -54,7 +54,7 @@ class Commander(Pipeline):
         self._answers: list[Any] = []  # received so far for the oldest group
 
     @property
-    def servers(self) -> "Sequence[Commander]":
+    def servers(self) -> "Sequence[CommandPipeline]":
         """The Commanders of all servers: this one; in a Cluster, one for each primary."""
         return (self,)
 
@@ -66,7 +66,7 @@ class Commander(Pipeline):
         """
         return self._queue(b"".join(commands), len(commands))
 
-    def _on_up(self, wire: Wire) -> None:
+    def _on_up(self, wire: RespConnection) -> None:
         self._answers = []
         self._unasked = 0
         if self._db:
@@ -81,10 +81,10 @@ class Commander(Pipeline):
             if self._unasked:
                 self._unasked -= 1
                 if reply != b"OK":
-                    raise WireError(f"database not selected: {str(reply)[:200]}")
+                    raise ConnectionLost(f"database not selected: {str(reply)[:200]}")
                 continue
             if not self._written:
-                raise WireError(f"unexpected answer: {str(reply)[:200]}")
+                raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}")
             if isinstance(reply, hiredis.ReplyError):
                 self._link.on_refused(reply)
             self._answers.append(reply)

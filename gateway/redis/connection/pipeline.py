@@ -22,8 +22,8 @@ from prometheus_client import Counter
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.address import RedisTarget
-from snorky.gateway.redis.connection.reconnect import Link
-from snorky.gateway.redis.connection.resp import Gets, Wire, WireError
+from snorky.gateway.redis.connection.reconnect import ReconnectingConnection
+from snorky.gateway.redis.connection.resp import ConnectionLost, Gets, RespConnection
 
 __all__ = ["Pipeline", "Request", "all_ended", "fail"]
 
@@ -58,7 +58,7 @@ class Pipeline:
         self._queue_max = queue_max
         self._queue_max_bytes = queue_max_bytes
         self._refused = refused
-        self._link = Link(
+        self._link = ReconnectingConnection(
             target,
             role=role,
             name=client_name,
@@ -133,12 +133,12 @@ class Pipeline:
 
     # -- the wire ----------------------------------------------------------------------------------------------
 
-    def _on_up(self, wire: Wire) -> None:
+    def _on_up(self, wire: RespConnection) -> None:
         wire.consume = self._consume
         wire.on_writable = self._flush
         self._flush()
 
-    def _on_down(self, error: WireError) -> None:
+    def _on_down(self, error: ConnectionLost) -> None:
         self._fail(self._written, f"outcome unknown: {error}")
 
     def _consume(self, gets: Gets) -> None:

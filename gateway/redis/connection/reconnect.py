@@ -1,4 +1,4 @@
-"""Link: keeps one connection to Redis. Connects, hands the wire to its owner, and reconnects when the wire is lost.
+"""ReconnectingConnection: connects to Redis, and again whenever the connection is lost.
 
 Attempts are repeated with exponential backoff and full jitter, so that not all nodes reconnect at the same moment after
 a restart of Redis. The delay is at most one second: the documented recovery time is three seconds.
@@ -16,9 +16,9 @@ import structlog
 
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.address import RedisTarget
-from snorky.gateway.redis.connection.resp import DialError, Wire, WireError, dial
+from snorky.gateway.redis.connection.resp import ConnectionLost, DialError, RespConnection, dial
 
-__all__ = ["Link"]
+__all__ = ["ReconnectingConnection"]
 
 BACKOFF_BASE_S = 0.05
 BACKOFF_MAX_S = 1.0
@@ -27,7 +27,7 @@ WATCH_S = 2.0  # the documented limit for noticing is 6 s, so one or two lost an
 _log = structlog.get_logger("snorky.redis")
 
 
-class Link:
+class ReconnectingConnection:
     """Keeps one wire open, by a task that runs from `start` to `stop`.
 
     role: for metrics and logs. on_up: called with each new authenticated wire; must set its `consume`.
@@ -40,12 +40,12 @@ class Link:
         *,
         role: str,
         name: str,
-        on_up: Callable[[Wire], None],
-        on_down: Callable[[WireError], None],
+        on_up: Callable[[RespConnection], None],
+        on_down: Callable[[ConnectionLost], None],
         metrics: Metrics,
         dial_timeout_s: float,
     ) -> None:
-        self.wire: Wire | None = None  # set while connected
+        self.wire: RespConnection | None = None  # set while connected
         self._target = target
         self._role = role
         self._name = name
@@ -72,7 +72,7 @@ class Link:
     def redial(self, reason: str) -> None:
         """Close the present wire and connect again; does nothing if there is none (it is connecting already)."""
         if self.wire is not None:
-            self.wire.close(WireError(reason))
+            self.wire.close(ConnectionLost(reason))
 
     def on_refused(self, error: object) -> None:
         """Handle an error reply of Redis: if the primary became a replica and can be looked up, connect again."""
@@ -103,13 +103,13 @@ class Link:
                     # A bug in the owner's callbacks. The state of this wire is unknown, so connect again.
                     self._log.exception("connection state lost", error=repr(error))
                 finally:
-                    wire.close(WireError("stopped"))
+                    wire.close(ConnectionLost("stopped"))
                     await wire.wait_closed()
             self._attempts += 1
             ceiling_s = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2 ** min(self._attempts, 10))
             await asyncio.sleep(random.uniform(0, ceiling_s))  # noqa: S311 - spreads load, guards nothing
 
-    async def _until_lost(self, wire: Wire) -> None:
+    async def _until_lost(self, wire: RespConnection) -> None:
         if not self._target.is_moving:
             await wire.wait_closed()
             return
@@ -119,10 +119,10 @@ class Link:
                     await wire.wait_closed()
             with suppress(DialError):  # the primary cannot be looked up: stay connected
                 if await self._target.resolved(max_age_s=WATCH_S / 2) != wire.server:
-                    wire.close(WireError("another server is the primary now"))
+                    wire.close(ConnectionLost("another server is the primary now"))
 
-    def _hand_over(self, wire: Wire) -> None:
-        def on_lost(error: WireError) -> None:
+    def _hand_over(self, wire: RespConnection) -> None:
+        def on_lost(error: ConnectionLost) -> None:
             self.wire = None
             if self._task is not None:  # otherwise we are stopping
                 self._log.warning("redis connection lost", error=str(error))

@@ -1,4 +1,4 @@
-"""Wire: one raw connection to Redis. Commands are written as bytes; replies are parsed by `hiredis.Reader`, in bulk.
+"""RespConnection: one connection to Redis. Commands are bytes; `hiredis.Reader` parses the replies, in bulk.
 
 Rules:
 - Replies are not passed on one by one: the owner of the wire gets `Reader.gets` once per read and calls it until it is
@@ -16,7 +16,7 @@ import hiredis
 
 from snorky.gateway.redis.connection.address import RedisTarget
 
-__all__ = ["DialError", "Gets", "Wire", "WireError", "ask", "command", "dial"]
+__all__ = ["ConnectionLost", "DialError", "Gets", "RespConnection", "ask", "command", "dial"]
 
 Gets = Callable[[], object]  # hiredis.Reader.gets: the next reply, or False if none is complete
 
@@ -25,11 +25,11 @@ Gets = Callable[[], object]  # hiredis.Reader.gets: the next reply, or False if 
 REPLY_MAX_BYTES = 16 * 1024 * 1024 + 65_536
 
 
-class WireError(Exception):
+class ConnectionLost(Exception):
     """A connection is closed, lost or unusable. The text is for logs and contains no secret."""
 
 
-class DialError(WireError):
+class DialError(ConnectionLost):
     """A connection could not be made, or Redis rejected it."""
 
 
@@ -38,7 +38,7 @@ def command(*words: bytes) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
-class Wire(asyncio.Protocol):
+class RespConnection(asyncio.Protocol):
     """An open connection. Made by `dial`; belongs to one owner on one event loop.
 
     consume: must call `gets` until it returns False (the object, not 0); if it raises WireError the wire is closed.
@@ -47,7 +47,7 @@ class Wire(asyncio.Protocol):
 
     def __init__(self, *, reply_max_bytes: int = REPLY_MAX_BYTES) -> None:
         self.consume: Callable[[Gets], None] = _discard
-        self.on_lost: Callable[[WireError], None] | None = None
+        self.on_lost: Callable[[ConnectionLost], None] | None = None
         self.on_writable: Callable[[], None] | None = None
         self.server: RedisTarget | None = None
         self.is_open = False
@@ -63,7 +63,7 @@ class Wire(asyncio.Protocol):
         if self.is_open and self._transport is not None:
             self._transport.write(data)
 
-    def close(self, error: WireError) -> None:
+    def close(self, error: ConnectionLost) -> None:
         """Abort the connection, even in the middle of replies; calls `on_lost` with error. Idempotent."""
         if self._transport is not None:
             self._transport.abort()
@@ -85,7 +85,7 @@ class Wire(asyncio.Protocol):
             self._is_paused = False
             self._transport.resume_reading()
 
-    def _end(self, error: WireError) -> None:
+    def _end(self, error: ConnectionLost) -> None:
         if not self.is_open:
             return
         self.is_open = False
@@ -108,14 +108,14 @@ class Wire(asyncio.Protocol):
             self._reader.feed(data)
             self.consume(self._reader.gets)
             if self._reader.len() > self._reply_max_bytes:
-                raise WireError(f"a reply is longer than {self._reply_max_bytes} bytes")
-        except WireError as error:
+                raise ConnectionLost(f"a reply is longer than {self._reply_max_bytes} bytes")
+        except ConnectionLost as error:
             self.close(error)
         except (hiredis.HiredisError, MemoryError) as error:
-            self.close(WireError(f"not the Redis protocol: {error}"))
+            self.close(ConnectionLost(f"not the Redis protocol: {error}"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end(WireError("closed by Redis" if exc is None else f"connection lost: {exc}"))
+        self._end(ConnectionLost("closed by Redis" if exc is None else f"connection lost: {exc}"))
         if not self._closed.done():
             self._closed.set_result(None)
 
@@ -133,14 +133,16 @@ def _discard(gets: Gets) -> None:
         pass
 
 
-async def dial(target: RedisTarget, *, name: str, timeout_s: float, reply_max_bytes: int = REPLY_MAX_BYTES) -> Wire:
+async def dial(
+    target: RedisTarget, *, name: str, timeout_s: float, reply_max_bytes: int = REPLY_MAX_BYTES
+) -> RespConnection:
     """Connect, log in and name the connection; returns after at least one reply.
 
     A connect alone proves nothing, because the kernel accepts connections even for a frozen Redis. If the target's
     server may change it is looked up at each call.
     name: for CLIENT LIST, printable without spaces. Raises DialError: not reached within timeout_s, or rejected.
     """
-    wire: Wire | None = None
+    wire: RespConnection | None = None
     try:
         async with asyncio.timeout(timeout_s):
             server = await target.resolved()
@@ -151,7 +153,7 @@ async def dial(target: RedisTarget, *, name: str, timeout_s: float, reply_max_by
             raise DialError("connection lost while dialling")
     except BaseException as error:
         if wire is not None:
-            wire.close(WireError("dialling failed"))
+            wire.close(ConnectionLost("dialling failed"))
             await wire.wait_closed()  # one tick
         if isinstance(error, DialError) or not isinstance(error, Exception):
             raise
@@ -160,7 +162,7 @@ async def dial(target: RedisTarget, *, name: str, timeout_s: float, reply_max_by
     return wire
 
 
-async def ask(wire: Wire, *commands: bytes) -> list[Any]:
+async def ask(wire: RespConnection, *commands: bytes) -> list[Any]:
     """Send commands, each encoded by `command`, and return their answers. Only for a wire that has no owner yet.
 
     Raises DialError: the wire was lost; if Redis sent an error before that, its text.
@@ -174,7 +176,7 @@ async def ask(wire: Wire, *commands: bytes) -> list[Any]:
         if len(replies) >= len(commands) and not answered.done():
             answered.set_result(None)
 
-    def on_lost(error: WireError) -> None:
+    def on_lost(error: ConnectionLost) -> None:
         if not answered.done():
             refusal = next((str(reply) for reply in replies if isinstance(reply, hiredis.ReplyError)), str(error))
             answered.set_exception(DialError(refusal))
@@ -188,11 +190,11 @@ async def ask(wire: Wire, *commands: bytes) -> list[Any]:
     return replies
 
 
-async def _connect(target: RedisTarget, reply_max_bytes: int) -> Wire:
+async def _connect(target: RedisTarget, reply_max_bytes: int) -> RespConnection:
     loop = asyncio.get_running_loop()
 
-    def make() -> Wire:
-        return Wire(reply_max_bytes=reply_max_bytes)
+    def make() -> RespConnection:
+        return RespConnection(reply_max_bytes=reply_max_bytes)
 
     try:
         if target.path is not None:
@@ -207,7 +209,7 @@ async def _connect(target: RedisTarget, reply_max_bytes: int) -> Wire:
     return wire
 
 
-async def _log_in(wire: Wire, target: RedisTarget, name: str) -> None:
+async def _log_in(wire: RespConnection, target: RedisTarget, name: str) -> None:
     """Authenticate and name the connection. Raises DialError: Redis rejected the credentials, or requires some."""
     greeting = [command(b"CLIENT", b"SETNAME", name.encode("ascii", "replace"))]
     if target.password is not None:

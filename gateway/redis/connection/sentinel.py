@@ -19,7 +19,7 @@ import hiredis
 import structlog
 
 from snorky.gateway.redis.connection.address import RedisTarget
-from snorky.gateway.redis.connection.resp import DialError, Wire, WireError, ask, command, dial
+from snorky.gateway.redis.connection.resp import ConnectionLost, DialError, RespConnection, ask, command, dial
 
 __all__ = ["Sentinels"]
 
@@ -118,7 +118,7 @@ class Sentinels:
         return views, problems
 
     async def _view(self, server: RedisTarget) -> _View:
-        wire: Wire | None = None
+        wire: RespConnection | None = None
         name = self.name.encode()
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
@@ -152,6 +152,6 @@ def _read_view(address: Any, state: Any, where: str) -> _View:
         raise DialError(f"{where}: {error}") from error
 
 
-async def _hang_up(wire: Wire) -> None:
-    wire.close(WireError("asked"))
+async def _hang_up(wire: RespConnection) -> None:
+    wire.close(ConnectionLost("asked"))
     await wire.wait_closed()

@@ -12,8 +12,15 @@ from prometheus_client import Counter
 from snorky.gateway.redis.connection.pipeline import all_ended
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
-from snorky.gateway.redis.directory.holdings import Ledger
-from snorky.gateway.redis.directory.owned_index import Estate, Holding, NameHeld, Place, field_of, read_element
+from snorky.gateway.redis.directory.holdings import LocalHoldings
+from snorky.gateway.redis.directory.owned_index import (
+    OwnedIndex,
+    OwnedItem,
+    OwnedName,
+    RosterEntry,
+    field_of,
+    read_element,
+)
 from snorky.gateway.redis.keys import counts_key, names_key, owned_key, roster_key
 
 __all__ = ["Comparison"]
@@ -24,7 +31,9 @@ PAGE: Final = 500  # elements of an index
 class Comparison:
     """Finds what Redis lacks, and removes what the ledger does not contain. mended: counts the differences by kind."""
 
-    def __init__(self, scripts: Scripts, *, prefix: str, ledger: Ledger, estate: Estate, mended: Counter) -> None:
+    def __init__(
+        self, scripts: Scripts, *, prefix: str, ledger: LocalHoldings, estate: OwnedIndex, mended: Counter
+    ) -> None:
         self._scripts = scripts
         self._prefix = prefix
         self._ledger = ledger
@@ -36,17 +45,17 @@ class Comparison:
         if number:
             self._mended.labels(kind).inc(number)
 
-    async def look(self, owner: str, holdings: Sequence[Holding]) -> tuple[set[Holding], set[NameHeld]]:
+    async def look(self, owner: str, holdings: Sequence[OwnedItem]) -> tuple[set[OwnedItem], set[OwnedName]]:
         """Find holdings that Redis lacks, and names that other owners have; also repairs the index.
 
         The caller must have locked the holdings in the ledger. Raises BrokerUnavailable.
         """
         if not holdings:
             return set(), set()
-        rosters: defaultdict[str, list[Place]] = defaultdict(list)
-        names: defaultdict[str, list[NameHeld]] = defaultdict(list)
+        rosters: defaultdict[str, list[RosterEntry]] = defaultdict(list)
+        names: defaultdict[str, list[OwnedName]] = defaultdict(list)
         for each in holdings:
-            if isinstance(each, Place):
+            if isinstance(each, RosterEntry):
                 rosters[each.roster].append(each)
             else:
                 names[each.names].append(each)
@@ -65,8 +74,8 @@ class Comparison:
         index = command(b"SADD", owned_key(self._prefix, owner), *(each.element() for each in holdings))
         indexed, *answers = await self._scripts.run(index, *calls)
         self.count("index", indexed)
-        missing: set[Holding] = set()
-        anothers: set[NameHeld] = set()
+        missing: set[OwnedItem] = set()
+        anothers: set[OwnedName] = set()
         for places, flags in zip(rosters.values(), answers, strict=False):
             self.count("counts", flags[0])
             missing.update(place for place, is_missing in zip(places, flags[1:], strict=True) if is_missing)
@@ -102,5 +111,5 @@ class Comparison:
                 self.count("stray", count)
                 return count
 
-    def _is_known(self, owner: str, holding: Holding) -> bool:
+    def _is_known(self, owner: str, holding: OwnedItem) -> bool:
         return self._ledger.holds(holding) or self._ledger.is_owed(owner, holding)

@@ -17,22 +17,22 @@ from typing import Any
 
 import structlog
 
-from snorky.gateway.contracts.directory import Asserter, Census, Entered, Member, Owner
+from snorky.gateway.contracts.directory import Entered, LocalState, Member, Owner, RosterSnapshot
 from snorky.gateway.errors import BrokerUnavailable, ConfigurationError, ConnectionClosed
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.cluster.broker import AnyBroker
-from snorky.gateway.redis.cluster.commands import AnyCommander, commander_of
+from snorky.gateway.redis.cluster.commands import AnyCommands, commands_of
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.directory.comparison import Comparison
 from snorky.gateway.redis.directory.direct import Direct
-from snorky.gateway.redis.directory.holdings import Holdings, Ledger
+from snorky.gateway.redis.directory.holdings import Holdings, LocalHoldings
 from snorky.gateway.redis.directory.lease import Lease, Timings
 from snorky.gateway.redis.directory.names import Claims
-from snorky.gateway.redis.directory.owned_index import Estate, Holding, NameHeld, Place
+from snorky.gateway.redis.directory.owned_index import OwnedIndex, OwnedItem, OwnedName, RosterEntry
 from snorky.gateway.redis.directory.reaper import Reaper
-from snorky.gateway.redis.directory.reconciler import Upkeep
+from snorky.gateway.redis.directory.reconciler import Reconciler
 from snorky.gateway.redis.directory.reindex import Reindex
 from snorky.gateway.redis.directory.rosters import ANOTHERS, TOO_LARGE, Rosters
 from snorky.gateway.redis.directory.tokens import Tokens
@@ -75,13 +75,13 @@ class RedisDirectory:
         self._prefix = prefix
         self._node_id = node_id
         self._timeout_s = timeout_s
-        self._asserter: Asserter | None = None
+        self._asserter: LocalState | None = None
         self._was_connected = False
         self._heard = asyncio.Event()  # set when this node receives direct messages
         self._hearing: asyncio.Task[None] | None = None
 
-        def commander(role: str, seconds: float) -> AnyCommander:
-            return commander_of(
+        def commander(role: str, seconds: float) -> AnyCommands:
+            return commands_of(
                 target,
                 role=role,
                 client_name=f"snorky:{node_id}:{role}",
@@ -94,8 +94,8 @@ class RedisDirectory:
         self._scripts, lease_scripts = map(Scripts, self._commanders)
         self._lease = Lease(lease_scripts, prefix=prefix, node_id=node_id, timings=timings, tag=tag)
         self._incarnations = deque([self._lease.incarnation], maxlen=INCARNATIONS_MAX)
-        self._ledger = Ledger(echo_s=timings.sweep_s)
-        self._estate = Estate(self._scripts, prefix=prefix, notices=self._notice)
+        self._ledger = LocalHoldings(echo_s=timings.sweep_s)
+        self._estate = OwnedIndex(self._scripts, prefix=prefix, notices=self._notice)
         self._full = metrics.limited.labels("roster_max_bytes")
         self._complained_at = -math.inf
         self._rosters = Rosters(
@@ -103,7 +103,7 @@ class RedisDirectory:
         )
         self._claims = Claims(self._scripts, prefix=prefix)
         self._tokens = Tokens(self._scripts, prefix=prefix)
-        self._upkeep = Upkeep(
+        self._upkeep = Reconciler(
             self._scripts,
             prefix=prefix,
             lease=self._lease,
@@ -126,7 +126,7 @@ class RedisDirectory:
             node_id=node_id,
             is_mine=lambda incarnation: incarnation in self._incarnations,
             on_message=lambda serial, message: self._present.on_direct(serial, message),
-            on_lost=lambda names, name, serial: self._upkeep.suspect([NameHeld(names, name, serial)]),
+            on_lost=lambda names, name, serial: self._upkeep.suspect([OwnedName(names, name, serial)]),
             on_interrupted=lambda: self._upkeep.suspect(self._ledger.names()),
             timeout_s=timeout_s,
         )
@@ -155,7 +155,7 @@ class RedisDirectory:
         """True while this node receives publications from its Redis."""
         return not self._broker.is_deaf
 
-    async def start(self, asserter: Asserter) -> None:
+    async def start(self, asserter: LocalState) -> None:
         self._asserter = asserter
         for commander in self._commanders:
             commander.start()
@@ -207,7 +207,7 @@ class RedisDirectory:
         self._upkeep.on_fenced(former)
 
     @property
-    def _present(self) -> Asserter:
+    def _present(self) -> LocalState:
         if self._asserter is None:
             raise BrokerUnavailable("the directory is not started")
         return self._asserter
@@ -218,7 +218,7 @@ class RedisDirectory:
     # -- rosters -----------------------------------------------------------------------------------------------
 
     async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
-        place = Place(roster, serial, entry)
+        place = RosterEntry(roster, serial, entry)
         async with self._ledger.held(serial) as holdings:
             was_held = place in holdings.all
             while True:
@@ -246,31 +246,31 @@ class RedisDirectory:
     async def update(
         self, roster: str, serial: int, *, entry: str = "", data: Any, notice: bytes | None = None
     ) -> bool:
-        place = Place(roster, serial, entry)
+        place = RosterEntry(roster, serial, entry)
         was_there = await self._rosters.update(roster, self._lease.owner, place, data=data, notice=notice)
         if not was_there and self._ledger.holds(place):
             self._upkeep.on_lost_state()  # also if a re-registration is running: it may have older data
         return was_there
 
     async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:
-        return await self._give_back(serial, Place(roster, serial, entry))
+        return await self._give_back(serial, RosterEntry(roster, serial, entry))
 
     async def members(self, roster: str) -> list[Member]:
         return await self._rosters.members(roster)
 
-    async def listed(self, roster: str) -> Census:
+    async def listed(self, roster: str) -> RosterSnapshot:
         return await self._rosters.listed(roster)
 
     async def versions(self, rosters: Sequence[str]) -> list[int | None]:
         return list(await self._rosters.versions(rosters))
 
-    async def census(self, roster: str) -> Census:
+    async def census(self, roster: str) -> RosterSnapshot:
         return await self._rosters.census(roster)
 
     # -- names -------------------------------------------------------------------------------------------------
 
     async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
-        held = NameHeld(names, name, serial)
+        held = OwnedName(names, name, serial)
         async with self._ledger.held(serial) as holdings:
             owner = await self._until_held()
             call = self._claims.claiming(owner, held, identity, is_taking_over=True)
@@ -283,7 +283,7 @@ class RedisDirectory:
             return False
 
     async def release(self, names: str, name: str, serial: int) -> bool:
-        return await self._give_back(serial, NameHeld(names, name, serial))
+        return await self._give_back(serial, OwnedName(names, name, serial))
 
     async def find(self, names: str, name: str) -> Owner | None:
         return await self._claims.find(names, name)
@@ -331,7 +331,7 @@ class RedisDirectory:
             raise BrokerUnavailable("the lease could not be renewed")
         return self._lease.owner
 
-    async def _write(self, holdings: Holdings, owner: str, holding: Holding, call: Call) -> Any:
+    async def _write(self, holdings: Holdings, owner: str, holding: OwnedItem, call: Call) -> Any:
         """Index a holding and write its state; returns the script's answer. After a failure a cleanup is scheduled."""
         was_held = holding in holdings.all
         holdings.all.add(holding)
@@ -352,12 +352,12 @@ class RedisDirectory:
             raise
         return answer
 
-    def _drop(self, holdings: Holdings, owner: str, holding: Holding) -> None:
+    def _drop(self, holdings: Holdings, owner: str, holding: OwnedItem) -> None:
         """Remove a holding that was released or not granted from the ledger and the index."""
         holdings.all.discard(holding)
         self._estate.forget(owner, [holding])
 
-    async def _give_back(self, serial: int, holding: Holding) -> bool:
+    async def _give_back(self, serial: int, holding: OwnedItem) -> bool:
         try:
             async with self._ledger.held(serial) as holdings:
                 owner = self._lease.owner

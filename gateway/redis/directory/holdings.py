@@ -1,4 +1,4 @@
-"""Ledger: the holdings (roster entries and names) of each connection of this node, and the pending cleanups.
+"""LocalHoldings: the holdings (roster entries and names) of each connection of this node, and the pending cleanups.
 
 Rules:
 - The holdings of a connection are locked by one caller at a time. So operations for one connection do not overlap, and
@@ -13,9 +13,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from snorky.gateway.errors import ConnectionClosed
-from snorky.gateway.redis.directory.owned_index import Holding, NameHeld
+from snorky.gateway.redis.directory.owned_index import OwnedItem, OwnedName
 
-__all__ = ["Holdings", "Ledger"]
+__all__ = ["Holdings", "LocalHoldings"]
 
 
 class Holdings:
@@ -24,7 +24,7 @@ class Holdings:
     __slots__ = ("all", "is_gone", "lock", "users")
 
     def __init__(self) -> None:
-        self.all: set[Holding] = set()
+        self.all: set[OwnedItem] = set()
         self.lock = asyncio.Lock()
         self.users = 0
         self.is_gone = False
@@ -36,13 +36,13 @@ class _Debt:
     is_last: bool
 
 
-class Ledger:
+class LocalHoldings:
     """The holdings and pending cleanups of one node. echo_s: time until the second run of a cleanup."""
 
     def __init__(self, *, echo_s: float) -> None:
         self._echo_s = echo_s
         self._holdings: dict[int, Holdings] = {}  # by serial
-        self._debts: dict[tuple[str, Holding], _Debt] = {}  # by NODE:INCARNATION and holding
+        self._debts: dict[tuple[str, OwnedItem], _Debt] = {}  # by NODE:INCARNATION and holding
         self._leaving: set[int] = set()
 
     @property
@@ -55,12 +55,12 @@ class Ledger:
         """True if a cleanup is pending, or the release of a closed connection is not finished."""
         return bool(self._debts or self._leaving)
 
-    def names(self) -> list[NameHeld]:
+    def names(self) -> list[OwnedName]:
         """List all names that connections own."""
         every = (holding for holdings in self._holdings.values() for holding in holdings.all)
-        return [holding for holding in every if isinstance(holding, NameHeld)]
+        return [holding for holding in every if isinstance(holding, OwnedName)]
 
-    def holds(self, holding: Holding) -> bool:
+    def holds(self, holding: OwnedItem) -> bool:
         """True if its connection has this holding."""
         holdings = self._holdings.get(holding.serial)
         return holdings is not None and holding in holdings.all
@@ -74,7 +74,7 @@ class Ledger:
             yield holdings
 
     @asynccontextmanager
-    async def held_all(self, wanted: Collection[Holding]) -> AsyncIterator[dict[Holding, Holdings]]:
+    async def held_all(self, wanted: Collection[OwnedItem]) -> AsyncIterator[dict[OwnedItem, Holdings]]:
         """Lock the connections of these holdings; yields those that still exist, with their connection's Holdings."""
         async with AsyncExitStack() as stack:
             # Only one caller at a time locks several connections, so there is no deadlock.
@@ -83,7 +83,7 @@ class Ledger:
             yield {each: lent[each.serial] for each in wanted if each in lent[each.serial].all}
 
     @asynccontextmanager
-    async def leaving(self, serial: int) -> AsyncIterator[list[Holding]]:
+    async def leaving(self, serial: int) -> AsyncIterator[list[OwnedItem]]:
         """Lock a closed connection and remove all its holdings at the end. If cancelled, `left_over` lists it."""
         holdings = self._holdings.get(serial)
         if holdings is None:
@@ -116,19 +116,19 @@ class Ledger:
 
     # -- pending cleanups --------------------------------------------------------------------------------------
 
-    def owe(self, owner: str, holding: Holding, *, is_under_way: bool) -> None:
+    def owe(self, owner: str, holding: OwnedItem, *, is_under_way: bool) -> None:
         """Schedule a cleanup. is_under_way: its write may still be in transit, so it runs twice."""
         self._debts[owner, holding] = _Debt(asyncio.get_running_loop().time(), is_last=not is_under_way)
 
-    def excuse(self, owner: str, holding: Holding) -> None:
+    def excuse(self, owner: str, holding: OwnedItem) -> None:
         """Cancel a cleanup: the connection has the holding again."""
         self._debts.pop((owner, holding), None)
 
-    def is_owed(self, owner: str, holding: Holding) -> bool:
+    def is_owed(self, owner: str, holding: OwnedItem) -> bool:
         """True while a cleanup of this holding is pending."""
         return (owner, holding) in self._debts
 
-    def due(self, max_count: int) -> list[tuple[str, Holding]]:
+    def due(self, max_count: int) -> list[tuple[str, OwnedItem]]:
         """List the cleanups that are due, as (NODE:INCARNATION, holding)."""
         now = asyncio.get_running_loop().time()
         found = []
@@ -139,7 +139,7 @@ class Ledger:
                     break
         return found
 
-    def paid(self, owner: str, holding: Holding) -> None:
+    def paid(self, owner: str, holding: OwnedItem) -> None:
         """Record that a cleanup has run; schedules its second run if there is one."""
         debt = self._debts.pop((owner, holding), None)
         if debt is not None and not debt.is_last:

@@ -8,7 +8,7 @@ from snorky.gateway.contracts.directory import Owner
 from snorky.gateway.errors import LimitExceeded
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
-from snorky.gateway.redis.directory.owned_index import NameHeld
+from snorky.gateway.redis.directory.owned_index import OwnedName
 from snorky.gateway.redis.keys import direct_prefix, names_key
 
 __all__ = ["Claims"]
@@ -24,7 +24,7 @@ class Claims:
         self._scripts = scripts
         self._prefix = prefix
 
-    def claiming(self, owner: str, held: NameHeld, identity: str | None, *, is_taking_over: bool) -> Call:
+    def claiming(self, owner: str, held: OwnedName, identity: str | None, *, is_taking_over: bool) -> Call:
         """Build the script call that claims a name. owner: NODE:INCARNATION.
 
         The call returns 1: claimed; 0: another owner has it; or, in a Cluster, the former owner (as `Owner` is

@@ -1,4 +1,4 @@
-"""Estate: what an owner (NODE:INCARNATION, see `lease`) has in Redis, by its index, and how it is released.
+"""OwnedIndex: what an owner (NODE:INCARNATION, see `lease`) has in Redis, by its index, and how it is released.
 
 Rules:
 - An element of the index is a JSON list: ["r", roster, serial, entry] or ["n", names, name, serial].
@@ -21,7 +21,7 @@ from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.keys import counts_key, names_key, node_channel_name, owned_key, roster_key
 
-__all__ = ["Estate", "Holding", "NameHeld", "Place", "field_of", "read_element", "read_value"]
+__all__ = ["OwnedIndex", "OwnedItem", "OwnedName", "RosterEntry", "field_of", "read_element", "read_value"]
 
 BATCH = 200  # elements per round trip: the script takes 2 ms in Redis
 AT_ONCE = (
@@ -32,7 +32,7 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class Notices(Protocol):
-    """Makes the notice that is published for a member; see Asserter.notice."""
+    """Makes the notice that is published for a member; see LocalState.notice."""
 
     def __call__(self, roster: str, member: Member, *, has_joined: bool, is_identity: bool) -> bytes | None: ...
 
@@ -43,7 +43,7 @@ class _Element(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         return msgspec.json.encode(self)
 
 
-class Place(_Element, tag="r", frozen=True):
+class RosterEntry(_Element, tag="r", frozen=True):
     """An entry of a connection in a roster."""
 
     roster: str
@@ -51,7 +51,7 @@ class Place(_Element, tag="r", frozen=True):
     entry: str
 
 
-class NameHeld(_Element, tag="n", frozen=True):
+class OwnedName(_Element, tag="n", frozen=True):
     """A unique name that a connection owns."""
 
     names: str
@@ -59,10 +59,10 @@ class NameHeld(_Element, tag="n", frozen=True):
     serial: int
 
 
-Holding = Place | NameHeld
+OwnedItem = RosterEntry | OwnedName
 
 
-def field_of(owner: str, place: Place) -> bytes:
+def field_of(owner: str, place: RosterEntry) -> bytes:
     """Make the field name of an entry in its roster's hash. owner: NODE:INCARNATION."""
     return f"{owner}:{place.serial} {place.entry}".encode()
 
@@ -75,7 +75,7 @@ def read_value(field: bytes, value: bytes) -> Member:
     return Member(identity, Owner.parse(owner), entry, msgspec.json.decode(rest[int(length) :]))
 
 
-class Estate:
+class OwnedIndex:
     """Releases what owners have. notices: makes the `left` notices."""
 
     def __init__(self, scripts: Scripts, *, prefix: str, notices: Notices) -> None:
@@ -101,7 +101,7 @@ class Estate:
             if cursor == b"0":
                 return count
 
-    async def give_back(self, owner: str, holdings: Sequence[Holding], *, is_quiet: bool = False) -> list[bool]:
+    async def give_back(self, owner: str, holdings: Sequence[OwnedItem], *, is_quiet: bool = False) -> list[bool]:
         """Delete the state of these holdings and publish `left`. Returns True for each that existed.
 
         is_quiet: publish nothing, only increase the rosters' versions: for entries whose `left` was published before.
@@ -116,21 +116,21 @@ class Estate:
                 found += flags
         return found
 
-    def forget(self, owner: str, holdings: Iterable[Holding]) -> None:
+    def forget(self, owner: str, holdings: Iterable[OwnedItem]) -> None:
         """Remove holdings from the index, after their state is deleted; never waits."""
         elements = [holding.element() for holding in holdings]
         if elements:
             self._scripts.forget(command(b"SREM", owned_key(self._prefix, owner), *elements))
 
-    async def _give_back(self, owner: str, holdings: Sequence[Holding], is_quiet: bool) -> list[bool]:
+    async def _give_back(self, owner: str, holdings: Sequence[OwnedItem], is_quiet: bool) -> list[bool]:
         rosters: defaultdict[str, list[int]] = defaultdict(list)
         names: defaultdict[str, list[int]] = defaultdict(list)
         for at, holding in enumerate(holdings):
-            if isinstance(holding, Place):
+            if isinstance(holding, RosterEntry):
                 rosters[holding.roster].append(at)
             else:
                 names[holding.names].append(at)
-        fields = {at: field_of(owner, place) for at, place in enumerate(holdings) if isinstance(place, Place)}
+        fields = {at: field_of(owner, place) for at, place in enumerate(holdings) if isinstance(place, RosterEntry)}
         reads = [
             command(b"HMGET", roster_key(self._prefix, key), *(fields[at] for at in places))
             for key, places in rosters.items()
@@ -145,7 +145,7 @@ class Estate:
             order += places
         for key, places in names.items():
             held = [(holdings[at], at) for at in places]
-            pairs = [(each.name, f"{owner}:{each.serial}") for each, _ in held if isinstance(each, NameHeld)]
+            pairs = [(each.name, f"{owner}:{each.serial}") for each, _ in held if isinstance(each, OwnedName)]
             calls.append(Call("release", [names_key(self._prefix, key)], [w.encode() for pair in pairs for w in pair]))
             order += places
         found = [False] * len(holdings)
@@ -168,13 +168,13 @@ class Estate:
             return b"", b""
 
 
-_decode_element = msgspec.json.Decoder(Holding).decode
+_decode_element = msgspec.json.Decoder(OwnedItem).decode
 
 
-def read_element(element: bytes) -> Holding | None:
+def read_element(element: bytes) -> OwnedItem | None:
     """Decode an element of an index; None = not in our format."""
     try:
-        holding: Holding = _decode_element(element)
+        holding: OwnedItem = _decode_element(element)
     except (msgspec.MsgspecError, ValueError):
         return None
     return holding

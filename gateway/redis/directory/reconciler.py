@@ -1,4 +1,4 @@
-"""Upkeep: keeps Redis consistent with this node's ledger, in a background task that is woken when there is work.
+"""Reconciler: keeps Redis consistent with this node's ledger, in a background task that is woken when there is work.
 
 The steps, in this order; after a failure they start again, with the next renewal of the lease:
 1. Sweep fenced incarnations: the reaper may not have finished, and their `left` must precede our `joined`.
@@ -19,19 +19,19 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from snorky.gateway.contracts.directory import Asserter, Member, Owner
+from snorky.gateway.contracts.directory import LocalState, Member, Owner
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.directory.comparison import Comparison
-from snorky.gateway.redis.directory.holdings import Holdings, Ledger
+from snorky.gateway.redis.directory.holdings import Holdings, LocalHoldings
 from snorky.gateway.redis.directory.lease import Lease
 from snorky.gateway.redis.directory.names import Claims
-from snorky.gateway.redis.directory.owned_index import BATCH, Estate, Holding, NameHeld, Place
+from snorky.gateway.redis.directory.owned_index import BATCH, OwnedIndex, OwnedItem, OwnedName, RosterEntry
 from snorky.gateway.redis.directory.rosters import Rosters
 from snorky.gateway.redis.keys import claim_key, owned_key
 
-__all__ = ["Upkeep"]
+__all__ = ["Reconciler"]
 
 COMPARE_EVERY_S: Final = 60.0
 EVICTION_HELP: Final = "is maxmemory-policy noeviction?"
@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 _log = structlog.get_logger("snorky.redis")
 
 
-class Upkeep:
+class Reconciler:
     """Keeps Redis and the ledger of one node in agreement."""
 
     def __init__(
@@ -50,8 +50,8 @@ class Upkeep:
         *,
         prefix: str,
         lease: Lease,
-        ledger: Ledger,
-        estate: Estate,
+        ledger: LocalHoldings,
+        estate: OwnedIndex,
         rosters: Rosters,
         claims: Claims,
         comparison: Comparison,
@@ -71,14 +71,14 @@ class Upkeep:
         self._is_searching = is_searching
         self._compare_every_s = compare_every_s
         self._compare_at = math.inf  # loop time
-        self._contested: set[NameHeld] = set()
+        self._contested: set[OwnedName] = set()
         self._contest_until = -math.inf  # loop time
         self._last_runs: set[bytes] | None = None  # of the servers
-        self._asserter: Asserter | None = None
+        self._asserter: LocalState | None = None
         self._former: list[str] = []  # fenced incarnations to sweep
         self._assertion: str | None = None  # how to register all again: "joined", "quietly"; None: not needed
         self._is_at_it = False  # registering all again is in progress
-        self._suspects: set[NameHeld] = set()
+        self._suspects: set[OwnedName] = set()
         self._todo = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -92,7 +92,7 @@ class Upkeep:
         """True while members and names are not yet registered again after fencing or a possible loss in Redis."""
         return bool(self._former or self._assertion or self._is_at_it)
 
-    def start(self, asserter: Asserter) -> None:
+    def start(self, asserter: LocalState) -> None:
         """Start; returns at once."""
         self._asserter = asserter
         loop = asyncio.get_running_loop()
@@ -126,12 +126,12 @@ class Upkeep:
         if not self.is_idle or self._last_runs is None:
             self._todo.set()
 
-    def suspect(self, names: Iterable[NameHeld]) -> None:
+    def suspect(self, names: Iterable[OwnedName]) -> None:
         """Queue these names for a check whether this node still owns them."""
         self._suspects.update(names)
         self._todo.set()
 
-    def owe(self, owner: str, holding: Holding) -> None:
+    def owe(self, owner: str, holding: OwnedItem) -> None:
         """Schedule a cleanup of a holding that may have been written, or may still be."""
         self._ledger.owe(owner, holding, is_under_way=True)
         self._todo.set()
@@ -216,14 +216,17 @@ class Upkeep:
             _log.warning("repaired in redis", members=members, names=names, strays=strays, help=EVICTION_HELP)
 
     @staticmethod
-    def _local(asserter: Asserter) -> tuple[list[tuple[Place, Member]], list[tuple[NameHeld, str | None]]]:
+    def _local(asserter: LocalState) -> tuple[list[tuple[RosterEntry, Member]], list[tuple[OwnedName, str | None]]]:
         return (
-            [(Place(roster, member.owner.serial, member.entry), member) for roster, member in asserter.local_members()],
-            [(NameHeld(names, name, serial), i) for names, name, serial, i in asserter.local_names()],
+            [
+                (RosterEntry(roster, member.owner.serial, member.entry), member)
+                for roster, member in asserter.local_members()
+            ],
+            [(OwnedName(names, name, serial), i) for names, name, serial, i in asserter.local_names()],
         )
 
     async def _assert_members(
-        self, owner: str, members: Sequence[tuple[Place, Member]], *, is_quiet: bool, is_missing: bool = False
+        self, owner: str, members: Sequence[tuple[RosterEntry, Member]], *, is_quiet: bool, is_missing: bool = False
     ) -> int:
         """Enter these members. is_missing: only those that Redis lacks. Returns how many were entered."""
         async with self._ledger.held_all([place for place, _ in members]) as held:
@@ -244,7 +247,7 @@ class Upkeep:
             return len(mine)
 
     async def _assert_names(
-        self, owner: str, names: Sequence[tuple[NameHeld, str | None]], *, is_missing: bool = False
+        self, owner: str, names: Sequence[tuple[OwnedName, str | None]], *, is_missing: bool = False
     ) -> int:
         """Claim these names. is_missing: only those without an owner in Redis. Returns how many were claimed."""
         async with self._ledger.held_all([name for name, _ in names]) as held:
@@ -271,7 +274,7 @@ class Upkeep:
         for page in _pages(names):
             await self._assert_names(self._lease.owner, page)
 
-    async def _assert(self, owner: str, holdings: Sequence[Holding], calls: Sequence[Call]) -> Sequence[Any]:
+    async def _assert(self, owner: str, holdings: Sequence[OwnedItem], calls: Sequence[Call]) -> Sequence[Any]:
         if not calls:
             return ()
         elements = [holding.element() for holding in holdings]
@@ -312,7 +315,7 @@ class Upkeep:
                         self._lose_unless_contested(held[name], self._lease.owner, name)
             self._suspects.discard(name)
 
-    def _lose_unless_contested(self, holdings: Holdings, owner: str, name: NameHeld) -> None:
+    def _lose_unless_contested(self, holdings: Holdings, owner: str, name: OwnedName) -> None:
         """Handle a name that another owner has: lost, or contested if Redis may just have restored an older copy."""
         if asyncio.get_running_loop().time() < self._contest_until or self._is_searching():
             self._contested.add(name)
@@ -320,7 +323,7 @@ class Upkeep:
             self._contested.discard(name)
             self._lose(holdings, owner, name)
 
-    def _lose(self, holdings: Holdings, owner: str, name: NameHeld) -> None:
+    def _lose(self, holdings: Holdings, owner: str, name: OwnedName) -> None:
         holdings.all.discard(name)
         self._estate.forget(owner, [name])
         try:

@@ -25,7 +25,7 @@ from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis.connection.pipeline import all_ended
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
-from snorky.gateway.redis.directory.owned_index import BATCH, NameHeld, Place
+from snorky.gateway.redis.directory.owned_index import BATCH, OwnedName, RosterEntry
 from snorky.gateway.redis.keys import index_lock_key, indexed_run_key, leases_key, owned_key, reaped_key
 
 __all__ = ["Reindex"]
@@ -225,7 +225,7 @@ def _read_place(roster: str, field: bytes) -> tuple[bytes, bytes] | None:
     whose, _, entry = field.partition(b" ")
     found = _OWNER.fullmatch(whose)
     with suppress(UnicodeDecodeError):
-        return None if found is None else (found[1], Place(roster, int(found[2]), entry.decode()).element())
+        return None if found is None else (found[1], RosterEntry(roster, int(found[2]), entry.decode()).element())
     return None
 
 
@@ -233,7 +233,7 @@ def _read_name(names: str, name: bytes, value: bytes) -> tuple[bytes, bytes] | N
     """Decode a name and its value: its owner, and the index element; None = not in our format."""
     found = _OWNER.fullmatch(value.partition(b" ")[0])
     with suppress(UnicodeDecodeError):
-        return None if found is None else (found[1], NameHeld(names, name.decode(), int(found[2])).element())
+        return None if found is None else (found[1], OwnedName(names, name.decode(), int(found[2])).element())
     return None
 
 

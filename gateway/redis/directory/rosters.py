@@ -16,12 +16,12 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from snorky.gateway.contracts.directory import Census, Member
+from snorky.gateway.contracts.directory import Member, RosterSnapshot
 from snorky.gateway.errors import LimitExceeded
 from snorky.gateway.protocol.codec import encode_json
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
-from snorky.gateway.redis.directory.owned_index import Notices, Place, field_of, read_value
+from snorky.gateway.redis.directory.owned_index import Notices, RosterEntry, field_of, read_value
 from snorky.gateway.redis.keys import counts_key, node_channel_name, roster_key
 from snorky.gateway.shared_reads import SharedReads
 
@@ -62,7 +62,7 @@ class Rosters:
         self._read: Callable[[bytes, bytes], tuple[_Order, Member]] = lru_cache(READ_MAX)(_read)
         self._max_bytes = b"%d" % max_bytes
         self._on_full = on_full
-        self._censuses: SharedReads[Census] = SharedReads(self.census, name="redis-roster")
+        self._censuses: SharedReads[RosterSnapshot] = SharedReads(self.census, name="redis-roster")
 
     def entering(self, roster: str, member: Member, *, is_again: bool = False, is_quiet: bool = False) -> Call:
         """Build the call that enters a member. is_again: ignore the size limit. is_quiet: publish no notice."""
@@ -85,7 +85,7 @@ class Rosters:
         """Cancel running reads. Idempotent."""
         await self._censuses.stop()
 
-    async def update(self, roster: str, owner: str, place: Place, *, data: Any, notice: bytes | None) -> bool:
+    async def update(self, roster: str, owner: str, place: RosterEntry, *, data: Any, notice: bytes | None) -> bool:
         """Replace an entry's data; False = there is no such entry. Raises BrokerUnavailable, LimitExceeded."""
         arguments = [
             node_channel_name(self._prefix, roster),
@@ -117,7 +117,7 @@ class Rosters:
         """List a roster, at the time of the call or later. Raises BrokerUnavailable."""
         return list((await self.listed(roster)).members)
 
-    async def listed(self, roster: str) -> Census:
+    async def listed(self, roster: str) -> RosterSnapshot:
         """List a roster with its version; concurrent callers share one result. Raises BrokerUnavailable."""
         return await self._censuses.get(roster)
 
@@ -126,19 +126,19 @@ class Rosters:
         asked = [command(b"HGET", counts_key(self._prefix, roster), b"v") for roster in rosters]
         return [int(answer or 0) for answer in await self._scripts.run(*asked, in_order=False)] if asked else []
 
-    async def census(self, roster: str) -> Census:
+    async def census(self, roster: str) -> RosterSnapshot:
         """See Directory."""
         arguments = [b"%d" % AT_ONCE_BYTES, b"%d" % AT_ONCE_ENTRIES]
         for _ in range(TRIES):
             ((version, *state, found, run),) = await self._scripts.run(Call("census", self._keys(roster), arguments))
             if not isinstance(found, int):
-                return Census(int(version), self._members(found), run.decode())
+                return RosterSnapshot(int(version), self._members(found), run.decode())
             pages = await self._pages(roster)
             (now,) = await self._scripts.run(command(b"HMGET", counts_key(self._prefix, roster), b"v", b"c"))
             if [each or b"" for each in now] == state:
                 break
         # otherwise it changes all the time: notices report the changes after this version, some perhaps twice
-        return Census(int(version), self._members(pages), run.decode())
+        return RosterSnapshot(int(version), self._members(pages), run.decode())
 
     async def _pages(self, roster: str) -> list[bytes]:
         found: dict[bytes, bytes] = {}  # HSCAN may return an entry twice

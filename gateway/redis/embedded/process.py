@@ -9,7 +9,7 @@ from typing import Self
 
 import structlog
 
-from snorky.gateway.redis.connection.resp import DialError, WireError, dial
+from snorky.gateway.redis.connection.resp import ConnectionLost, DialError, dial
 from snorky.gateway.redis.target import target_from_url
 from snorky.gateway.socket_directory import NoDirectory, SocketDirectory
 
@@ -118,7 +118,7 @@ class ServerProcess:
                     raise ProcessFailed(f"no answer within {START_TIMEOUT_S:g} s: {_last_line(log_path)}") from error
                 await asyncio.sleep(0.005)
             else:
-                wire.close(WireError("it answers"))
+                wire.close(ConnectionLost("it answers"))
                 await wire.wait_closed()
                 return
 

@@ -1,4 +1,4 @@
-"""Sequencer: sends publications that get a position, pipelined, by the script `publish`.
+"""HistoryAppender: sends publications that get a position, pipelined, by the script `publish`.
 
 Rules (in addition to those of `pipeline`; the first one replaces a rule there):
 - A publication that was written but not answered *is* sent again on the next connection, before later ones. Each has an
@@ -25,12 +25,12 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import Request, fail
-from snorky.gateway.redis.connection.resp import Gets, Wire, WireError, command
+from snorky.gateway.redis.connection.resp import ConnectionLost, Gets, RespConnection, command
 from snorky.gateway.redis.connection.scripts import sharded
 from snorky.gateway.redis.keys import channel_name, node_channel_name, once_key, state_key, stream_key
 from snorky.gateway.redis.pubsub.publisher import Publisher, PublishRefused
 
-__all__ = ["KEEP_S", "Sequencer"]
+__all__ = ["KEEP_S", "HistoryAppender"]
 
 KEEP_S: Final = 86_400.0  # the state outlives the entries, so the next message of a quiet channel is no false gap
 ONCE_S: Final = 300.0  # lifetime of an idempotency key of the caller
@@ -43,7 +43,7 @@ _SOURCE: Final = (_REDIS / "history/lua/publish.lua").read_bytes()
 _ASK_RUN: Final = (_REDIS / "connection/lua/run.lua").read_bytes().partition(b"\n")[2]
 
 
-class Sequencer(Publisher):
+class HistoryAppender(Publisher):
     """Publishes with positions. dial_timeout_s: also the limit for loading the script. See Publisher."""
 
     def __init__(
@@ -85,12 +85,12 @@ class Sequencer(Publisher):
         return b""
 
     def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
-        """Queue one publication. See Keeper.publish; the future may also raise PublishRefused."""
+        """Queue one publication. See HistoryStore.publish; the future may also raise PublishRefused."""
         name = node_channel_name(self._prefix, key)  # only nodes may publish positions
         return self._queue_script(key, name, payload, once, b"%d" % history.size, _milliseconds(history.ttl_s))
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
-        """Queue one publication without history. See Keeper.publish_once; may also raise PublishRefused."""
+        """Queue one publication without history. See HistoryStore.publish_once; may also raise PublishRefused."""
         return self._queue_script(key, channel_name(self._prefix, key), payload, once, b"0", b"0")
 
     def _queue_script(
@@ -119,7 +119,7 @@ class Sequencer(Publisher):
 
     # -- the wire ----------------------------------------------------------------------------------------------
 
-    def _on_up(self, wire: Wire) -> None:
+    def _on_up(self, wire: RespConnection) -> None:
         wire.consume = self._consume_loading
         self._is_selected, self._is_run_known = not self._db, False
         if self._db:
@@ -127,15 +127,15 @@ class Sequencer(Publisher):
         wire.write(command(b"EVAL", _ASK_RUN, b"0") + command(b"SCRIPT", b"LOAD", self._source))
         asyncio.get_running_loop().call_later(self._load_timeout_s, self._check_loaded, wire)
 
-    def _check_loaded(self, wire: Wire) -> None:
+    def _check_loaded(self, wire: RespConnection) -> None:
         if wire.is_open and self._link.wire is wire and not self._is_loaded:
-            wire.close(WireError(f"script not loaded within {self._load_timeout_s:g} s"))
+            wire.close(ConnectionLost(f"script not loaded within {self._load_timeout_s:g} s"))
 
     def _consume_loading(self, gets: Gets) -> None:
         wire = self._link.wire
         while wire is not None and (reply := gets()) is not False:
             if not isinstance(reply, bytes):
-                raise WireError(f"script not loaded: {str(reply)[:200]}")
+                raise ConnectionLost(f"script not loaded: {str(reply)[:200]}")
             if not self._is_selected:
                 self._is_selected = True
             elif not self._is_run_known:
@@ -146,7 +146,7 @@ class Sequencer(Publisher):
                 self._is_loaded = True
                 super()._on_up(wire)
             else:
-                raise WireError(f"script not loaded: {str(reply)[:200]}")
+                raise ConnectionLost(f"script not loaded: {str(reply)[:200]}")
 
     def spell_runs(self) -> None:
         """Update the runs in the publications that are not written yet."""
@@ -168,7 +168,7 @@ class Sequencer(Publisher):
         pending.clear()
         pending.extend(spelt)
 
-    def _on_down(self, error: WireError) -> None:
+    def _on_down(self, error: ConnectionLost) -> None:
         self._is_loaded = False
         self._repeated = max(self._repeated, len(self._written))
         self._waiting.extendleft(reversed(self._written))
@@ -185,13 +185,15 @@ class Sequencer(Publisher):
     def _consume(self, gets: Gets) -> None:
         while (reply := gets()) is not False:
             if not self._written:
-                raise WireError(f"unexpected answer: {str(reply)[:200]}")
+                raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}")
             is_error = isinstance(reply, hiredis.ReplyError)
             if is_error and str(reply).startswith("NOSCRIPT"):
-                raise WireError("Redis has lost the script")  # the next connection sends everything again, in order
+                raise ConnectionLost(
+                    "Redis has lost the script"
+                )  # the next connection sends everything again, in order
             if is_error and self._source is _SOURCE and _PLAIN_ONLY in str(reply):
                 self._become_plain()
-                raise WireError("Redis does not support the script's first line")  # as above
+                raise ConnectionLost("Redis does not support the script's first line")  # as above
             future = self._answered()
             is_repeated, self._repeated = self._repeated > 0, max(0, self._repeated - 1)
             if future.done():
@@ -205,7 +207,7 @@ class Sequencer(Publisher):
                 future.set_result(Position.parse(text) if text else None)
             except (AttributeError, ValueError):
                 fail(future, BrokerUnavailable("outcome unknown: unexpected answer"))
-                raise WireError(f"unexpected answer: {str(reply)[:200]}") from None
+                raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}") from None
         self._link.settle()
 
 

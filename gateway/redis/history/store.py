@@ -17,8 +17,8 @@ from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 from snorky.gateway.contracts.history import History
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, Publication, tombstone
-from snorky.gateway.redis.cluster.appender import sequencer_of
-from snorky.gateway.redis.cluster.commands import commander_of
+from snorky.gateway.redis.cluster.appender import appender_of
+from snorky.gateway.redis.cluster.commands import commands_of
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.history.appender import KEEP_S
@@ -34,7 +34,7 @@ FIRST_MAX_BYTES: Final = 131_072  # read after a position: a client at 20 KB/s g
 
 
 class RedisHistory:
-    """Implements `Keeper` (its docstrings are the contract). prefix, node_id: same as the broker's.
+    """Implements `HistoryStore` (its docstrings are the contract). prefix, node_id: same as the broker's.
 
     payload_max_bytes: an entry with a larger payload is read as a tombstone.
     """
@@ -56,7 +56,7 @@ class RedisHistory:
         self._prefix = prefix
         self._page = page
         self._payload_max = b"%d" % payload_max_bytes
-        self._sequencer = sequencer_of(
+        self._sequencer = appender_of(
             target,
             prefix=prefix,
             client_name=f"{client_name}:sequencer",
@@ -64,7 +64,7 @@ class RedisHistory:
             publish_timeout_s=publish_timeout_s,
             dial_timeout_s=dial_timeout_s,
         )
-        self._commander = commander_of(
+        self._commander = commands_of(
             target,
             role="history",
             client_name=f"{client_name}:history",

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from snorky.gateway.contracts.directory import Asserter, Census, Entered, Member, Owner
+from snorky.gateway.contracts.directory import Entered, LocalState, Member, Owner, RosterSnapshot
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis.directory.directory import RedisDirectory
 from snorky.gateway.redis.directory.tokens import new_token
@@ -31,9 +31,9 @@ def tag_of(identity: str) -> str:
 
 
 class _Share:
-    """An Asserter for the members and names of one Redis."""
+    """A LocalState for the members and names of one Redis."""
 
-    def __init__(self, whole: Asserter, directory: RedisDirectory, spread: Spread[RedisDirectory]) -> None:
+    def __init__(self, whole: LocalState, directory: RedisDirectory, spread: Spread[RedisDirectory]) -> None:
         self._whole = whole
         self._directory = directory
         self._spread = spread
@@ -64,7 +64,7 @@ class SpreadDirectory:
         """Return the directory of the Redis that has a roster, or the names of a service."""
         return self._directories.of(key)
 
-    async def start(self, asserter: Asserter) -> None:
+    async def start(self, asserter: LocalState) -> None:
         for directory in self._directories:
             await directory.start(_Share(asserter, directory, self._directories))
 
@@ -88,7 +88,7 @@ class SpreadDirectory:
     async def members(self, roster: str) -> list[Member]:
         return await self.of(roster).members(roster)
 
-    async def listed(self, roster: str) -> Census:
+    async def listed(self, roster: str) -> RosterSnapshot:
         return await self.of(roster).listed(roster)
 
     async def versions(self, rosters: Sequence[str]) -> list[int | None]:
@@ -105,7 +105,7 @@ class SpreadDirectory:
         await asyncio.gather(*(ask(directory, share) for directory, share in shares.items()))
         return [told[roster] for roster in rosters]
 
-    async def census(self, roster: str) -> Census:
+    async def census(self, roster: str) -> RosterSnapshot:
         return await self.of(roster).census(roster)
 
     async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:

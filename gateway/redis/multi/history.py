@@ -15,7 +15,7 @@ __all__ = ["SpreadHistory"]
 
 
 class SpreadHistory:
-    """Implements `snorky.gateway.contracts.history.Keeper`. keepers: one for each Redis, of the same node."""
+    """Implements `snorky.gateway.contracts.history.HistoryStore`. keepers: one for each Redis, of the same node."""
 
     def __init__(self, keepers: Spread[RedisHistory]) -> None:
         self._keepers = keepers
@@ -63,7 +63,7 @@ class SpreadHistory:
         await self._keepers.of(key).note_lost(key)
 
     async def positions(self, keys: Iterable[str]) -> dict[str, Position]:
-        """See Keeper; channels of an unavailable Redis are omitted. Raises BrokerUnavailable: all are unavailable."""
+        """See HistoryStore; channels of an unavailable Redis are omitted. Raises BrokerUnavailable: all are unavailable."""
         shares: defaultdict[RedisHistory, list[str]] = defaultdict(list)
         for key in keys:
             shares[self._keepers.of(key)].append(key)

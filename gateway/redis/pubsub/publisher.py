@@ -9,7 +9,7 @@ from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import Pipeline, fail
-from snorky.gateway.redis.connection.resp import Gets, WireError
+from snorky.gateway.redis.connection.resp import ConnectionLost, Gets
 from snorky.gateway.redis.connection.unwritten import is_undone
 
 __all__ = ["PublishRefused", "Publisher"]
@@ -72,7 +72,7 @@ class Publisher(Pipeline):
     def _consume(self, gets: Gets) -> None:
         while (reply := gets()) is not False:
             if not self._written:
-                raise WireError(f"unexpected answer: {str(reply)[:200]}")
+                raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}")
             future = self._answered()
             if type(reply) is int:
                 if not future.done():
@@ -82,5 +82,5 @@ class Publisher(Pipeline):
                 self._link.on_refused(reply)
             else:
                 fail(future, BrokerUnavailable("outcome unknown: unexpected answer"))
-                raise WireError(f"unexpected answer: {str(reply)[:200]}")
+                raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}")
         self._link.settle()

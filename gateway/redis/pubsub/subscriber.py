@@ -27,8 +27,8 @@ import structlog
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.address import RedisTarget
-from snorky.gateway.redis.connection.reconnect import Link
-from snorky.gateway.redis.connection.resp import Gets, Wire, WireError, command
+from snorky.gateway.redis.connection.reconnect import ReconnectingConnection
+from snorky.gateway.redis.connection.resp import ConnectionLost, Gets, RespConnection, command
 from snorky.gateway.redis.pubsub.heard import HeardChannel, by_channel
 
 __all__ = ["MOVED", "Subscriber"]
@@ -81,7 +81,7 @@ class Subscriber:
         self._confirm_timeout_s = confirm_timeout_s
         self._linger_s = linger_s
         self._progress_timeout_s = dial_timeout_s
-        self._link = Link(
+        self._link = ReconnectingConnection(
             target,
             role="subscriber",
             name=client_name,
@@ -250,7 +250,7 @@ class Subscriber:
 
     # -- the wire ----------------------------------------------------------------------------------------------
 
-    def _on_up(self, wire: Wire) -> None:
+    def _on_up(self, wire: RespConnection) -> None:
         wire.consume = self._consume
         if self._new_canary_name is not None:
             del self._by_name[self.canary_name]
@@ -263,7 +263,7 @@ class Subscriber:
             self._progress_timeout_s, self._watch_progress, self._answered
         )
 
-    def _on_down(self, error: WireError) -> None:
+    def _on_down(self, error: ConnectionLost) -> None:
         self.is_whole = False
         self._is_interrupted = True
         if self._progress_timer is not None:
@@ -284,7 +284,7 @@ class Subscriber:
         if self.is_whole or wire is None:
             return
         if self._answered == answered_before:
-            wire.close(WireError(f"no answer within {self._progress_timeout_s:g} s"))
+            wire.close(ConnectionLost(f"no answer within {self._progress_timeout_s:g} s"))
             return
         loop = asyncio.get_running_loop()
         self._progress_timer = loop.call_later(self._progress_timeout_s, self._watch_progress, self._answered)
@@ -306,7 +306,7 @@ class Subscriber:
             if payloads:
                 self._hand_out(by_channel(payloads, names, self._by_name, self._on_forged))
         except TypeError as error:  # for example a list as a name: not sent by a Redis
-            raise WireError(f"not a Redis: {error}") from error
+            raise ConnectionLost(f"not a Redis: {error}") from error
         if self.is_whole and not was_whole:
             self._become_whole()
 
@@ -335,7 +335,7 @@ class Subscriber:
         if self._on_moved is not None and self._is_taken(reply):
             return
         if not self._asked:
-            raise WireError(f"unexpected answer: {str(reply)[:200]}")
+            raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}")
         channel, is_subscribe = self._asked[0]
         if isinstance(reply, hiredis.ReplyError) and not self._told:
             self._asked.popleft()
@@ -344,7 +344,7 @@ class Subscriber:
             self._subscribe_word if is_subscribe else self._unsubscribe_word,
             channel.names[self._told],
         ]:
-            raise WireError(f"unexpected answer: {str(reply)[:200]}")
+            raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}")
         elif self._told + 1 < len(channel.names):
             self._told += 1
             return
@@ -376,7 +376,7 @@ class Subscriber:
     def _hand_back(self, channel: HeardChannel) -> None:
         channel.is_asked = channel.is_confirmed = False
         if channel is self._canary:
-            raise WireError("the canary's slot has moved")  # the next connection uses another canary name
+            raise ConnectionLost("the canary's slot has moved")  # the next connection uses another canary name
         channel.settle(BrokerUnavailable(MOVED))
         if channel.is_wanted and self._on_moved is not None:
             self._on_moved(channel.key)
@@ -388,7 +388,7 @@ class Subscriber:
             return
         if channel.is_held or not is_subscribe:
             # Subscribers rely on this channel and cannot be notified. A lost connection makes the problem visible.
-            raise WireError(f"refused, once granted: {text}")
+            raise ConnectionLost(f"refused, once granted: {text}")
         _log.error("subscribe refused", channel=channel.key[:300], error=text)
         channel.is_asked = False
         channel.settle(BrokerUnavailable(f"subscribe refused: {text}"))

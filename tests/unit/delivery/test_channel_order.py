@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from snorky.gateway.delivery import channel_order as sequence
-from snorky.gateway.delivery.channel_order import Gap, Late, Sequence, Step
+from snorky.gateway.delivery.channel_order import ChannelOrder, Gap, Late, Step
 from snorky.gateway.protocol.publication import Position, Publication
 
 SMALL = {"WAITING_MAX": 4, "TAGS_MAX": 6, "RECENT_MAX": 4}  # so that bounds are reached in few steps
@@ -85,7 +85,7 @@ class SequenceMachine(RuleBasedStateMachine):
         self.replica = self.server.copy()
         self.wire: list[Publication] = []
         self.past = [self.server.top]  # positions that clients may resume from
-        self.node = Sequence()
+        self.node = ChannelOrder()
         self.node.start_at(self.server.top)
         self.journals = [Journal(self.server.top)]
         self.missed: list[Publication] | None = None  # result of the running fill
@@ -267,8 +267,8 @@ def chain(*offsets: int, epoch: str = "e", line: str = "t") -> list[Publication]
     return [Publication(b"%d" % n, Position(epoch, n, f"{line}{n}"), f"{line}{n - 1}") for n in offsets]
 
 
-def started(at: int = 0) -> Sequence:
-    begun = Sequence()
+def started(at: int = 0) -> ChannelOrder:
+    begun = ChannelOrder()
     begun.start_at(Position("e", at, f"t{at}"))
     return begun
 
@@ -314,7 +314,7 @@ def test_messages_in_flight_when_the_position_was_sent_are_for_earlier_subscribe
 
 
 def test_everything_is_delivered_until_a_position_is_known() -> None:
-    node = Sequence()
+    node = ChannelOrder()
     assert node.hear(chain(7)) == chain(7)
     node.start_at(Position("e", 9, "t9"))
     assert node.last == Position("e", 7, "t7"), "messages in flight will be delivered"
@@ -323,7 +323,7 @@ def test_everything_is_delivered_until_a_position_is_known() -> None:
 
 
 def test_nothing_is_filled_before_anything_was_promised() -> None:
-    node = Sequence()
+    node = ChannelOrder()
     node.want_fill()
     assert not node.wants_fill and node.agrees(None)
 
@@ -415,7 +415,7 @@ def test_a_forged_hint_costs_a_read_and_changes_nothing(forged: Position) -> Non
 
 
 def test_a_hint_received_before_the_position_is_looked_up_once_the_position_is_known() -> None:
-    node = Sequence()
+    node = ChannelOrder()
     assert node.hear(hints(chain(7))) == [] and node.last is None
     node.start_at(Position("e", 6, "t6"))
     assert node.wants_fill and node.begin_fill() == Position("e", 6, "t6")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from snorky.gateway import PAYLOAD, Connection, Service
-from snorky.gateway.contracts.directory import Census
+from snorky.gateway.contracts.directory import RosterSnapshot
 from snorky.gateway.delivery.hub import LATE_S, Hub, News
 from snorky.gateway.protocol.codec import Template
 from snorky.services.chat import ChatService
@@ -106,7 +106,7 @@ async def test_presence_is_ordered_between_earlier_and_later_notices(channel: st
         gate, is_asked = asyncio.Event(), asyncio.Event()
         listed = nodes.directories[0].listed
 
-        async def gated(roster: str) -> Census:
+        async def gated(roster: str) -> RosterSnapshot:
             census = await listed(roster)
             is_asked.set()
             await gate.wait()

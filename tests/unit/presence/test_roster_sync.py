@@ -1,4 +1,4 @@
-"""Presences: after a node received nothing, its subscribers get missed joins and leaves, once; no false leaves."""
+"""RosterSync: after a node received nothing, its subscribers get missed joins and leaves, once; no false leaves."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from snorky.gateway import BrokerUnavailable
-from snorky.gateway.contracts.directory import Census, Member, Owner
+from snorky.gateway.contracts.directory import Member, Owner, RosterSnapshot
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.presence.roster_sync import PORTION, Presences
+from snorky.gateway.presence.roster_sync import PORTION, RosterSync
 from snorky.gateway.presence.roster_view import Difference
 from snorky.gateway.protocol.publication import Change
 from snorky.services.chat import ChatService
@@ -164,10 +164,10 @@ class Scripted:
         self._answer()
         return [self.version] * len(rosters)
 
-    async def census(self, roster: str) -> Census:
+    async def census(self, roster: str) -> RosterSnapshot:
         self.asked.append(f"census {roster}")
         self._answer()
-        census = Census(self.version, list(self.members))
+        census = RosterSnapshot(self.version, list(self.members))
         await self.gate.wait()
         return census
 
@@ -180,7 +180,7 @@ class Rig:
     def __init__(self, grace_s: float = 30.0) -> None:
         self.directory = Scripted()
         self.told: list[tuple[str, str]] = []
-        self.presences = Presences(self.directory, self._tell, Metrics(), grace_s=grace_s)  # type: ignore[arg-type]
+        self.presences = RosterSync(self.directory, self._tell, Metrics(), grace_s=grace_s)  # type: ignore[arg-type]
         self.presences.start()
 
     def _tell(self, roster: str, differences: Sequence[Difference], version: int) -> None:
@@ -331,7 +331,7 @@ async def test_roster_that_could_not_be_read_at_the_subscribe_is_still_followed(
 
 
 async def test_one_roster_that_cannot_be_read_keeps_no_other(rig: Rig) -> None:
-    async def census(roster: str) -> Census:
+    async def census(roster: str) -> RosterSnapshot:
         if roster == "chat:broken":
             raise ValueError("not what we wrote")
         return await Scripted.census(rig.directory, roster)

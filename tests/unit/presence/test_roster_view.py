@@ -1,4 +1,4 @@
-"""Presence: whatever notices are lost, subscribers end with the correct members, and no change is reported twice."""
+"""RosterView: whatever notices are lost, subscribers end with the correct members, and no change is reported twice."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ from time import process_time
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from snorky.gateway.contracts.directory import Census, Member, Owner
-from snorky.gateway.presence.roster_view import GRACE_S, LATE_S, Difference, Presence
+from snorky.gateway.contracts.directory import Member, Owner, RosterSnapshot
+from snorky.gateway.presence.roster_view import GRACE_S, LATE_S, Difference, RosterView
 from snorky.gateway.protocol.publication import Change
 
 SPARE = 1_000  # so that versions of the model have room below
@@ -28,22 +28,22 @@ def change(
     )
 
 
-def begun(*members: Member, version: int = 10) -> Presence:
-    presence = Presence()
+def begun(*members: Member, version: int = 10) -> RosterView:
+    presence = RosterView()
     presence.begin_census()
-    assert presence.settle(Census(version, members), 0.0) == []
+    assert presence.settle(RosterSnapshot(version, members), 0.0) == []
     return presence
 
 
-def settled(presence: Presence, version: int, *members: Member, at_s: float = 0.0) -> list[str]:
+def settled(presence: RosterView, version: int, *members: Member, at_s: float = 0.0) -> list[str]:
     """Apply a census, and another when all suspected members have left: departures, then what the first reported."""
     first = looked(presence, version, *members, at_s=at_s)
     return [*looked(presence, version, *members, at_s=at_s + GRACE_S), *first]
 
 
-def looked(presence: Presence, version: int, *members: Member, at_s: float) -> list[str]:
+def looked(presence: RosterView, version: int, *members: Member, at_s: float) -> list[str]:
     presence.begin_census()
-    return [told(each) for each in presence.settle(Census(version, members), at_s)]
+    return [told(each) for each in presence.settle(RosterSnapshot(version, members), at_s)]
 
 
 def told(difference: Difference) -> str:
@@ -82,14 +82,14 @@ def test_members_missing_in_two_censuses_have_left_and_no_others() -> None:
     assert looked(presence, 20, member("bob", 2), at_s=GRACE_S + 1) == []
 
 
-def looked_at(presence: Presence, run: str, *members: Member, at_s: float) -> list[str]:
+def looked_at(presence: RosterView, run: str, *members: Member, at_s: float) -> list[str]:
     presence.begin_census()
-    return [told(each) for each in presence.settle(Census(20, members, run), at_s)]
+    return [told(each) for each in presence.settle(RosterSnapshot(20, members, run), at_s)]
 
 
 def test_a_member_only_in_an_older_copy_has_not_joined() -> None:
     ann, old = member("ann", data="now"), member("ann", data="then")
-    presence = Presence()
+    presence = RosterView()
     assert looked_at(presence, "a", ann, at_s=0.0) == []
     assert looked_at(presence, "b", old, member("bob", 2), member("cleo", 3), at_s=1.0) == []
     assert presence.is_doubtful
@@ -103,7 +103,7 @@ def test_a_member_only_in_an_older_copy_has_not_joined() -> None:
 
 
 def test_without_differences_after_a_restart_no_second_census_is_needed() -> None:
-    presence = Presence()
+    presence = RosterView()
     assert looked_at(presence, "a", member("ann"), at_s=0.0) == []
     assert looked_at(presence, "b", member("ann"), at_s=1.0) == [] and not presence.is_doubtful
     assert looked_at(presence, "b", member("ann"), member("bob", 2), at_s=1.0) == []
@@ -143,7 +143,7 @@ def test_connection_with_a_new_identity_is_reported_as_left_first() -> None:
 def test_late_difference_has_the_current_state() -> None:
     presence = begun(member("cleo", 3))
     presence.begin_census()
-    bob, ann = presence.settle(Census(13, [member("cleo", 3), member("bob", 2), member("ann", data=1)]), 0.0)
+    bob, ann = presence.settle(RosterSnapshot(13, [member("cleo", 3), member("bob", 2), member("ann", data=1)]), 0.0)
     assert presence.hear(change(14, "-", "bob", 2), 0.0)
     assert presence.hear(Change("=", False, "ann", "n.1", "", 15, 14, 2), 0.0)
     assert presence.current(bob) is None
@@ -212,7 +212,7 @@ def test_changes_received_during_a_census_count_if_they_are_later() -> None:
     presence.begin_census()
     assert presence.hear(change(12, "+", "bob", 2), 0.0)  # in the census
     assert presence.hear(change(14, "-", "ann"), 0.0) and presence.hear(change(15, "+", "dan", 4), 0.0)  # not
-    census = Census(13, [member("ann"), member("bob", 2), member("cleo", 3)])
+    census = RosterSnapshot(13, [member("ann"), member("bob", 2), member("cleo", 3)])
     assert [told(each) for each in presence.settle(census, 0.0)] == ["joined cleo 3"]
     assert presence.version == 15
     assert settled(presence, 15, member("bob", 2), member("cleo", 3), member("dan", 4)) == []
@@ -231,7 +231,7 @@ def test_departures_are_reported_with_the_members_last_data() -> None:
     presence.hear(Change("=", False, "ann", "n.1", "c", 11, 10, 2), 0.0)
     assert looked(presence, 13, at_s=0.0) == []
     presence.begin_census()
-    (left,) = presence.settle(Census(13, []), GRACE_S)
+    (left,) = presence.settle(RosterSnapshot(13, []), GRACE_S)
     assert (left.kind, left.member) == ("left", member("ann", entry="c", incarnation="", data=2))
 
 
@@ -242,7 +242,7 @@ def test_departures_are_reported_with_the_members_last_data() -> None:
 class Model:
     """A roster, its notices (some are lost), and the view of a subscriber that applies each of them."""
 
-    presence: Presence = field(default_factory=begun)
+    presence: RosterView = field(default_factory=begun)
     roster: dict[tuple[str, int], Member] = field(default_factory=dict)
     lost: dict[tuple[str, int], Member] | None = (
         None  # the content of Redis before it lost its state; valid until it is restored
@@ -308,11 +308,11 @@ class Model:
         """The view is correct."""
         return self.entries == set(self.roster) and self.identities == {identity for identity, _ in self.roster}
 
-    def census(self) -> Census:
+    def census(self) -> RosterSnapshot:
         self.presence.begin_census()
-        return Census(self.last or self.version, [self.roster[place] for place in sorted(self.roster)])
+        return RosterSnapshot(self.last or self.version, [self.roster[place] for place in sorted(self.roster)])
 
-    def settle(self, census: Census) -> list[Difference]:
+    def settle(self, census: RosterSnapshot) -> list[Difference]:
         differences = self.presence.settle(census, self.now_s)
         self.take(differences)
         return differences
@@ -338,7 +338,7 @@ Script = list[tuple[object, ...]]
 
 def play(model: Model, script: Script) -> Iterator[list[Difference]]:
     """Play a script; returns what each census reported."""
-    census: Census | None = None
+    census: RosterSnapshot | None = None
     for step in script:
         match step:
             case ("flip", str(identity), int(serial)):

@@ -1,4 +1,4 @@
-"""Lender: fills responses of other nodes from sessions of this node. For the messages between nodes, see Peers."""
+"""SessionOwner: fills responses of other nodes from sessions of this node. Messages between nodes: see Requester."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -8,11 +8,11 @@ import structlog
 
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.http.sockjs.binding import Verdict, Who
-from snorky.gateway.http.sockjs.forwarding.remote_stream import RemoteOutlet
+from snorky.gateway.http.sockjs.forwarding.remote_stream import RemoteStream
 from snorky.gateway.http.sockjs.frames import decode_messages
 from snorky.gateway.http.sockjs.session import Session
 
-__all__ = ["LOST_S", "NOT_ADMITTED", "Answer", "Lender"]
+__all__ = ["LOST_S", "NOT_ADMITTED", "Answer", "SessionOwner"]
 
 LOST_S: Final = 15.0  # after this time without a message the other node has gone; a pause of Redis is shorter
 SENDS_MAX: Final = 1_000  # concurrent messages from clients of other nodes
@@ -23,7 +23,7 @@ Answer = tuple[int, str]  # HTTP status and text; or NOT_ADMITTED and the verdic
 NOT_ADMITTED: Final = 401
 
 
-class Lender:
+class SessionOwner:
     """Fills the responses of other nodes. find: returns a session of this node by id. tell: called with (node, *words).
 
     on_busy: called when `tick` is needed.
@@ -40,7 +40,7 @@ class Lender:
         self._find = find
         self._tell = tell
         self._schedule = on_busy
-        self._lent: dict[str, RemoteOutlet] = {}
+        self._lent: dict[str, RemoteStream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -82,7 +82,7 @@ class Lender:
         self._tell(asker, "attached", number, verdict)
         if session is None or verdict != "admitted":
             return
-        outlet = RemoteOutlet(session, lambda *words: self._tell(asker, words[0], number, *words[1:]), is_streaming)
+        outlet = RemoteStream(session, lambda *words: self._tell(asker, words[0], number, *words[1:]), is_streaming)
         self._lent[number] = outlet
         self._schedule()
         session.attach(outlet)

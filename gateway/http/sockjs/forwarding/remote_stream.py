@@ -1,4 +1,4 @@
-"""RemoteOutlet: sends the frames of a local session to another node, which writes them to a response."""
+"""RemoteStream: sends the frames of a local session to another node, which writes them to a response."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,14 +6,14 @@ from collections.abc import Callable
 from snorky.gateway.http.sockjs.response_stream import HIGH_WATER_BYTES
 from snorky.gateway.http.sockjs.session import Session
 
-__all__ = ["RemoteOutlet"]
+__all__ = ["RemoteStream"]
 
 
 def _nothing() -> None:
     """Do nothing: the default callback."""
 
 
-class RemoteOutlet:
+class RemoteStream:
     """tell: sends ("frame", NUMBER, TEXT) and ("end", NUMBER) to that node. heard_s: time of its last sign of life."""
 
     def __init__(self, session: Session, tell: Callable[..., object], is_streaming: bool) -> None:
@@ -44,7 +44,7 @@ class RemoteOutlet:
         return self._bytes
 
     def is_gone(self) -> bool:
-        """Return False: Lender notices when the other node has gone."""
+        """Return False: SessionOwner notices when the other node has gone."""
         return False
 
     def on_ack(self, size: int) -> None:

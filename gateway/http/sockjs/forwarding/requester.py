@@ -1,4 +1,4 @@
-"""Peers: forwards requests for sessions of other nodes, through the broker. One channel per node; JSON arrays.
+"""Requester: forwards requests for sessions of other nodes, through the broker. One channel per node; JSON arrays.
 
     asker -> owner    attach ID ASKER SESSION IS_STREAMING WHO    send ID ASKER SESSION BODY WHO    ack ID BYTES
                       gone ID    release ID    alive ASKER [ID...]
@@ -12,7 +12,7 @@ Rules:
 - The bytes in transit are bounded: the owner counts them until the asker reports that they were written.
 - Frames are numbered: a missing one ends the session (1002). No frame is lost silently.
 - Each side notices within LOST_S that the other has gone: the asker sends what it still serves, the owner what it has.
-- Lender implements the owner's side; this module the asker's side and the channel of both.
+- SessionOwner implements the owner's side; this module the asker's side and the channel of both.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ import structlog
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.http.sockjs.binding import Verdict, Who
-from snorky.gateway.http.sockjs.forwarding.owner import LOST_S, Answer, Lender
-from snorky.gateway.http.sockjs.response_stream import Outlet
+from snorky.gateway.http.sockjs.forwarding.owner import LOST_S, Answer, SessionOwner
+from snorky.gateway.http.sockjs.response_stream import ResponseStream
 from snorky.gateway.http.sockjs.session import Session
 from snorky.gateway.node import Node
 from snorky.gateway.protocol.codec import decode_json
 from snorky.gateway.protocol.publication import Publication
 
-__all__ = ["Peers"]
+__all__ = ["Requester"]
 
 ANSWER_TIMEOUT_S: Final = 5.0
 SEND_TIMEOUT_S: Final = 30.0  # the owner may have to wait for a busy service
@@ -45,7 +45,7 @@ _log = structlog.get_logger("snorky.sockjs")
 class _Forwarded:
     """A receiver on this node whose session is on another node."""
 
-    def __init__(self, owner: str, outlet: Outlet, now_s: float) -> None:
+    def __init__(self, owner: str, outlet: ResponseStream, now_s: float) -> None:
         self.owner = owner
         self.outlet = outlet
         self.expected = 0  # number of the next frame
@@ -53,13 +53,13 @@ class _Forwarded:
         self.verdict: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
 
 
-class Peers:
+class Requester:
     """One node's side. find: returns a session of this node by id. beat_s: interval of the `alive` messages."""
 
     def __init__(self, node: Node, find: Callable[[str], Session | None], beat_s: float) -> None:
         self._node = node
         self._beat_s = beat_s
-        self._lender = Lender(node.node_id, find, self._tell, self._schedule)
+        self._lender = SessionOwner(node.node_id, find, self._tell, self._schedule)
         self._forwarded: dict[str, _Forwarded] = {}
         self._sends: dict[str, asyncio.Future[Answer]] = {}
         self._count = 0
@@ -99,7 +99,7 @@ class Peers:
 
     # -- the asker's side ----------------------------------------------------------------------------------------
 
-    async def attach(self, owner: str, session_id: str, outlet: Outlet, who: Who) -> Verdict | None:
+    async def attach(self, owner: str, session_id: str, outlet: ResponseStream, who: Who) -> Verdict | None:
         """Have an outlet filled by a session of another node, if its binding admits the client. Returns the verdict.
 
         None = there is no such session. Raises BrokerUnavailable.

@@ -131,7 +131,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         guard="strays of an older copy",
         file="gateway/redis/directory/comparison.py",
         old="strays = [each for each in read if not self._is_known(owner, each)]",
-        new="strays: list[Holding] = []",
+        new="strays: list[OwnedItem] = []",
         argv=test("tests/faults/test_leases.py", "test_after_a_restart_from_an_older_copy_rosters and redis"),
     ),
     Mutation(

@@ -8,7 +8,7 @@ import pytest
 
 from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.connection.inbox import MAX_MESSAGES
-from snorky.gateway.http.websocket.timer_wheel import Wheel
+from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 from tests.support.raw_ws import CLOSE, CONTINUATION, PING, PONG, TEXT, RawClient, close_payload, frame
 from tests.support.site import RunningSite, on_both_loops, running_site, until
 from tests.support.sockjs_site import sockjs_site
@@ -173,13 +173,13 @@ async def test_a_message_that_never_ends_ends_its_connection() -> None:
 @on_both_loops
 async def test_pings_in_between_do_not_make_a_message_younger(monkeypatch: pytest.MonkeyPatch) -> None:
     expected: list[object] = []
-    expect = Wheel.expect
+    expect = TimerWheel.expect
 
-    def noted(wheel: Wheel, *arguments: Any) -> None:
+    def noted(wheel: TimerWheel, *arguments: Any) -> None:
         expected.append(arguments[0])
         expect(wheel, *arguments)
 
-    monkeypatch.setattr(Wheel, "expect", noted)
+    monkeypatch.setattr(TimerWheel, "expect", noted)
     async with running_site() as site:
         client = await site.client()
         await client.send(BEGIN)

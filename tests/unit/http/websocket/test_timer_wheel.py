@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from snorky.gateway.http.websocket import timer_wheel as module
-from snorky.gateway.http.websocket.timer_wheel import CLOSE_TIMEOUT_S, TICK_S, Wheel
+from snorky.gateway.http.websocket.timer_wheel import CLOSE_TIMEOUT_S, TICK_S, TimerWheel
 
 
 class Clock:
@@ -58,7 +58,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_each_spoke_is_beaten_once_in_an_interval(clock: Clock) -> None:
-    wheel = Wheel(10.0)
+    wheel = TimerWheel(10.0)
     spokes = [Spoke(clock) for _ in range(100)]
     for spoke in spokes:
         wheel.add(spoke)
@@ -71,7 +71,7 @@ def test_each_spoke_is_beaten_once_in_an_interval(clock: Clock) -> None:
 
 
 def test_spokes_added_at_once_are_spread_over_the_interval(clock: Clock) -> None:
-    wheel = Wheel(10.0)
+    wheel = TimerWheel(10.0)
     spokes = [Spoke(clock) for _ in range(400)]
     for spoke in spokes:
         wheel.add(spoke)
@@ -84,7 +84,7 @@ def test_spokes_added_at_once_are_spread_over_the_interval(clock: Clock) -> None
 
 @pytest.mark.parametrize("interval_s", [0.01, 0.25, 0.3, 1.0, 86_400.0])
 def test_every_interval_that_may_be_set_is_kept(clock: Clock, interval_s: float) -> None:
-    wheel = Wheel(interval_s)
+    wheel = TimerWheel(interval_s)
     spoke = Spoke(clock)
     wheel.add(spoke)
     clock.advance(min(3 * interval_s, 3.0) if interval_s < 86_400 else 1.0)
@@ -92,12 +92,12 @@ def test_every_interval_that_may_be_set_is_kept(clock: Clock, interval_s: float)
 
 
 def test_a_long_interval_costs_no_memory() -> None:
-    wheel = Wheel(86_400.0)
+    wheel = TimerWheel(86_400.0)
     assert len(wheel._slots) == 0
 
 
 def test_removed_entries_are_not_called(clock: Clock) -> None:
-    wheel = Wheel(1.0)
+    wheel = TimerWheel(1.0)
     stays, goes = Spoke(clock), Spoke(clock)
     wheel.add(stays)
     wheel.add(goes)
@@ -108,7 +108,7 @@ def test_removed_entries_are_not_called(clock: Clock) -> None:
 
 
 def test_one_that_is_removed_by_another_s_beat_is_not_beaten(clock: Clock) -> None:
-    wheel = Wheel(TICK_S)  # one slot
+    wheel = TimerWheel(TICK_S)  # one slot
     spokes: list[Spoke] = []
 
     def remove_all(_spoke: Spoke) -> None:
@@ -125,7 +125,7 @@ def test_one_that_is_removed_by_another_s_beat_is_not_beaten(clock: Clock) -> No
 
 
 def test_ending_connection_is_aborted_after_its_deadline_without_pings_before(clock: Clock) -> None:
-    wheel = Wheel(0.25)
+    wheel = TimerWheel(0.25)
     spoke = Spoke(clock)
     wheel.add(spoke)
     clock.advance(0.25)
@@ -138,7 +138,7 @@ def test_ending_connection_is_aborted_after_its_deadline_without_pings_before(cl
 
 
 def test_connection_that_ended_in_time_is_not_aborted(clock: Clock) -> None:
-    wheel = Wheel(0.25)
+    wheel = TimerWheel(0.25)
     spoke = Spoke(clock)
     wheel.add(spoke)
     wheel.end_soon(spoke)
@@ -149,7 +149,7 @@ def test_connection_that_ended_in_time_is_not_aborted(clock: Clock) -> None:
 
 
 def test_an_end_needs_no_beat_before(clock: Clock) -> None:
-    wheel = Wheel(10.0)
+    wheel = TimerWheel(10.0)
     spoke = Spoke(clock)
     wheel.end_soon(spoke, timeout_s=0.5)
     clock.advance(1.0)
@@ -157,7 +157,7 @@ def test_an_end_needs_no_beat_before(clock: Clock) -> None:
 
 
 def test_the_timer_ends_with_the_last_and_begins_with_the_next(clock: Clock) -> None:
-    wheel = Wheel(1.0)
+    wheel = TimerWheel(1.0)
     for _ in range(3):
         spoke = Spoke(clock)
         wheel.add(spoke)
@@ -175,7 +175,7 @@ def test_a_beat_that_fails_does_not_stop_the_wheel(clock: Clock) -> None:
     def fail(_spoke: Spoke) -> None:
         raise RuntimeError("a transport's own fault")
 
-    wheel = Wheel(TICK_S)
+    wheel = TimerWheel(TICK_S)
     wheel.add(Spoke(clock, fail))
     with pytest.raises(RuntimeError):
         clock.advance(TICK_S)
@@ -186,7 +186,7 @@ def test_a_beat_that_fails_does_not_stop_the_wheel(clock: Clock) -> None:
 
 def test_a_half_open_connection_is_removed_within_two_intervals(clock: Clock) -> None:
     """A protocol's reaction to its beats: ping, and close if nothing was received since."""
-    wheel = Wheel(10.0)
+    wheel = TimerWheel(10.0)
     answers, is_heard = True, True
     cuts_s: list[float] = []
 
@@ -206,7 +206,7 @@ def test_a_half_open_connection_is_removed_within_two_intervals(clock: Clock) ->
 
 
 def test_an_expected_pong_has_a_deadline_that_its_arrival_ends(clock: Clock) -> None:
-    wheel, late = Wheel(10), list[tuple[str, float]]()
+    wheel, late = TimerWheel(10), list[tuple[str, float]]()
 
     def expect(name: str, spoke: Spoke) -> None:
         wheel.expect(spoke, 3.0, lambda: late.append((name, round(clock.now_s - 100, 3))))

@@ -1,4 +1,4 @@
-"""Cluster: the shards, from the answers of its servers; and commands to several of them at once."""
+"""ShardMap: the shards, from the answers of its servers; and commands to several of them at once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,8 +8,8 @@ import pytest
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.commands import ClusterCommander
-from snorky.gateway.redis.cluster.shard_map import Cluster
+from snorky.gateway.redis.cluster.commands import ClusterCommands
+from snorky.gateway.redis.cluster.shard_map import ShardMap
 from snorky.gateway.redis.connection.resp import DialError, command
 from snorky.gateway.redis.target import target_from_url
 from tests.support.scripted_redis import Command, ScriptedRedis
@@ -56,7 +56,7 @@ async def members(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[Member]
         yield made
 
 
-def cluster_of(*members: Member) -> Cluster:
+def cluster_of(*members: Member) -> ShardMap:
     places = ",".join(f"127.0.0.1:{each.server.port}" for each in members)
     cluster = target_from_url(f"redis+cluster://{places}").cluster
     assert cluster is not None
@@ -151,7 +151,7 @@ async def test_a_server_without_cluster_mode_is_reported(members: list[Member]) 
 async def test_a_call_to_several_shards_fails_only_after_all_have_ended(members: list[Member]) -> None:
     a, b, _ = members
     say(members, {(0, 8191): [("A", a.server.port)], (8192, 16383): [("B", b.server.port)]})
-    commander = ClusterCommander(
+    commander = ClusterCommands(
         cluster_of(*members), role="test", client_name="test", metrics=Metrics(), timeout_s=10.0, dial_timeout_s=2.0
     )
     b.value = b"-TRYAGAIN the slot is being moved\r\n"

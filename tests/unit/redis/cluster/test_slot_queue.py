@@ -1,4 +1,4 @@
-"""Lanes: the order of refused commands that are queued and sent again, while a slot moves."""
+"""SlotQueues: the order of refused commands that are queued and sent again, while a slot moves."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ import pytest
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.slot_queue import Lanes
+from snorky.gateway.redis.cluster.slot_queue import SlotQueues
 from snorky.gateway.redis.pubsub.publisher import PublishRefused
 
 NAME = b"p:{pubsub:news}"
@@ -23,7 +23,7 @@ class Slot:
         self.answers: dict[int, asyncio.Future[Any]] = {}
         self.hurries = 0
         self.metrics = Metrics()
-        self.lanes = Lanes(self.hurry, timeout_s=2.0, metrics=self.metrics, waiting_max=50)
+        self.lanes = SlotQueues(self.hurry, timeout_s=2.0, metrics=self.metrics, waiting_max=50)
 
     def hurry(self) -> None:
         self.hurries += 1

@@ -1,4 +1,4 @@
-"""Commander against a scripted server: groups, order, bounds, deadlines, unknown outcomes."""
+"""CommandPipeline against a scripted server: groups, order, bounds, deadlines, unknown outcomes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ import pytest
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.connection.commands import Commander
+from snorky.gateway.redis.connection.commands import CommandPipeline
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.target import target_from_url
 from tests.support.scripted_redis import ScriptedRedis
@@ -18,8 +18,8 @@ from tests.support.scripted_redis import ScriptedRedis
 @asynccontextmanager
 async def commander(
     redis: ScriptedRedis, *, metrics: Metrics | None = None, timeout_s: float = 5.0, db: int = 0, **bounds: int
-) -> AsyncIterator[Commander]:
-    instance = Commander(
+) -> AsyncIterator[CommandPipeline]:
+    instance = CommandPipeline(
         target_from_url(redis.url.removesuffix("0") + str(db)),
         role="directory",
         client_name="test",

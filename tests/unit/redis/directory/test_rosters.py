@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from snorky.gateway.contracts.directory import Census, Member, Owner
+from snorky.gateway.contracts.directory import Member, Owner, RosterSnapshot
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis.directory.rosters import TRIES, Rosters
 
@@ -146,7 +146,7 @@ async def test_a_large_roster_is_read_in_pages_and_belongs_to_its_version() -> N
     pages = [[b"7", flat(1, 2)], [b"0", flat(2, 3)]]  # an entry may come twice
     scripts = Answering([b"5", b"5", b"9", 3, b"run"], *pages, [b"5", b"9"])
     census = await rosters(scripts).census("chat:x")  # type: ignore[arg-type]
-    assert census == Census(5, [member(1), member(2), member(3)], "run")
+    assert census == RosterSnapshot(5, [member(1), member(2), member(3)], "run")
     assert [step.count(b"HSCAN") for step in scripts.asked[1:3]] == [1, 1]
 
 

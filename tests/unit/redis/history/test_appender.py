@@ -1,18 +1,18 @@
-"""Sequencer: what the refusal of a publication proves when the answer to an earlier attempt was lost."""
+"""HistoryAppender: what the refusal of a publication proves when the answer to an earlier attempt was lost."""
 
 import pytest
 
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.history.appender import Sequencer
+from snorky.gateway.redis.history.appender import HistoryAppender
 from snorky.gateway.redis.target import target_from_url
 from tests.support.scripted_redis import ScriptedRedis
 
 OOM = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
 
 
-async def accept(redis: ScriptedRedis, sequencer: Sequencer) -> None:
+async def accept(redis: ScriptedRedis, sequencer: HistoryAppender) -> None:
     """Answer a sequencer's commands on each connection before it publishes."""
     await redis.next(b"EVAL")
     await redis.next(b"SCRIPT")
@@ -22,7 +22,7 @@ async def accept(redis: ScriptedRedis, sequencer: Sequencer) -> None:
 @pytest.mark.parametrize("is_lost", [False, True])
 async def test_a_refusal_proves_nothing_when_an_earlier_answer_was_lost(is_lost: bool) -> None:
     async with ScriptedRedis() as redis:
-        sequencer = Sequencer(
+        sequencer = HistoryAppender(
             target_from_url(redis.url),
             prefix="p",
             client_name="c",
