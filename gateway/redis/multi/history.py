@@ -63,7 +63,7 @@ class SpreadHistory:
         await self._keepers.of(key).note_lost(key)
 
     async def positions(self, keys: Iterable[str]) -> dict[str, Position]:
-        """See HistoryStore; channels of an unavailable Redis are omitted. Raises BrokerUnavailable: all are unavailable."""
+        """See HistoryStore; omits channels of an unavailable Redis. Raises BrokerUnavailable: all are unavailable."""
         shares: defaultdict[RedisHistory, list[str]] = defaultdict(list)
         for key in keys:
             shares[self._keepers.of(key)].append(key)
