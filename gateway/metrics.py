@@ -70,7 +70,7 @@ class Metrics:
         self.refusals = counter("refusals_total", "Refused clients and requests, by door and reason.", "door", "reason")
         self.backend_requests = counter("backend_requests_total", "Accepted requests of backends, by key.", "key")
         self.slow_consumers_closed = counter("slow_consumers_closed_total", "Connections closed with 4008.")
-        self.dead_peers_closed = counter("dead_peers_closed_total", "Connections closed because pings went unanswered.")
+        self.ping_timeouts = counter("ping_timeouts_total", "Connections closed because pings went unanswered.")
         self.queued_clients = gauge("queued_clients", "Clients that sent more than is processed immediately.")
         self.unread_clients = gauge("unread_clients", "Clients whose input is paused until they read their replies.")
         self.waiting_reply_bytes = gauge("waiting_reply_bytes", "Bytes of replies that clients have not read yet.")
@@ -88,12 +88,16 @@ class Metrics:
         self.deliveries = counter("deliveries_total", "Publications written to connections.")
         self.sent_bytes = counter("sent_bytes_total", "Bytes of publications written to connections, framing included.")
         self.drops = counter("drops_total", "Publications not delivered, by reason.", "reason")
-        self.fills = counter("history_fills_total", "Reads of a channel's history for publications this node missed.")
+        self.gap_repairs = counter(
+            "history_gap_repairs_total", "Reads of a channel's history for publications this node missed."
+        )
         self.filled_publications = counter("history_filled_publications_total", "Missed publications that these read.")
-        self.gaps = counter("history_gaps_total", "Times that a channel's history lacked what this node missed.")
+        self.gaps = counter(
+            "history_unrecoverable_gaps_total", "Times that a channel's history lacked what this node missed."
+        )
         self.recoveries = counter("recoveries_total", "Clients that recovered a channel, by outcome.", "outcome")
-        self.roster_differences = counter(
-            "roster_differences_total",
+        self.presence_corrections = counter(
+            "presence_corrections_total",
             "Presence events sent in place of notices that this node missed.",
             "outcome",
         )
@@ -101,14 +105,18 @@ class Metrics:
             "directory_mended_total", "Corrections of this node's members and names in Redis, by reason.", "reason"
         )
         self.fanout_pass = seconds("fanout_pass_duration", "Writing the publications of one read to all subscribers.")
-        self.publish_to_write = seconds("publish_to_write", "From a node's own publish to the writes to its clients.")
+        self.delivery_latency = seconds("delivery_latency", "From a node's own publish to the writes to its clients.")
 
         self.redis_reconnects = counter("redis_reconnects_total", "Reconnects to Redis.", "role")
-        self.redis_deaf_seconds = counter("redis_deaf_seconds_total", "Time without proof of receiving from Redis.")
+        self.delivery_unverified_seconds = counter(
+            "redis_delivery_unverified_seconds_total", "Time without proof of receiving from Redis."
+        )
         self.redis_refusing = gauge("redis_refusing", "1 while Redis refuses writes, though it has memory.")
         self.redis_full = gauge("redis_full", "1 while Redis refuses writes for lack of memory.")
         self.redis_memory_used = gauge("redis_memory_used_ratio", "Of maxmemory; 0 if it is not set or not known.")
-        self.redis_deaf = gauge("redis_deaf", "1 while there is no proof of receiving from Redis.")
+        self.delivery_unverified = gauge(
+            "redis_delivery_unverified", "1 while there is no proof of receiving from Redis."
+        )
 
         self.library_repairs = counter(
             "redis_library_repairs_total", "Reloads of the function library in Redis, by reason.", "reason"
@@ -125,6 +133,6 @@ class Metrics:
 
         self.rpc_calls = counter("rpc_calls_total", "RPC calls, by outcome.", "service", "command", "outcome")
         self.rpc_duration = seconds("rpc_duration", "From request to reply.", "service")
-        self.bad_input = counter("bad_input_total", "Refused input of clients, by code.", "code")
-        self.limited = counter("limited_total", "Times a limit was applied.", "limit")
+        self.client_errors = counter("client_errors_total", "Refused input of clients, by code.", "code")
+        self.limit_hits = counter("limit_hits_total", "Times a limit was applied.", "limit")
         self.draining = gauge("draining", "1 while the node drains.")

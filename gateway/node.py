@@ -1,4 +1,4 @@
-"""Node: connects the local connections and their channels with the broker. Services see it as `Cluster`.
+"""Node: connects the local connections and their channels with the broker. Services see it as `NodeServices`.
 
 Rules:
 - A node receives its own publications through the broker, as every other node does: nothing is delivered twice or
@@ -385,7 +385,7 @@ class Node:
         """Encode a payload to publish. Raises InvalidMessage; TooLarge: nodes would drop it."""
         data = encode_json(payload)
         if len(data) > self.limits.payload_max_bytes:
-            self._metrics.limited.labels("payload_max_bytes").inc()
+            self._metrics.limit_hits.labels("payload_max_bytes").inc()
             raise TooLarge(f"Message larger than {self.limits.payload_max_bytes} bytes")
         return data
 
@@ -394,12 +394,12 @@ class Node:
         if connection.is_closed or connection not in self._connections:
             raise ConnectionClosed  # or a backend's request: no `disconnect` would remove the subscription
         if len(connection.channels) >= self.limits.channels_per_connection and key not in connection.channels:
-            self._metrics.limited.labels("channels_per_connection").inc()
+            self._metrics.limit_hits.labels("channels_per_connection").inc()
             raise LimitExceeded("channels_per_connection", "Too many channels")
         return key
 
     def _on_relieved(self, clients: int, size: int) -> None:
-        self._metrics.limited.labels("replies_max_bytes").inc(clients)
+        self._metrics.limit_hits.labels("replies_max_bytes").inc(clients)
         now_s = perf_counter()
         if now_s - self._complained_s >= COMPLAIN_EVERY_S:
             self._complained_s = now_s

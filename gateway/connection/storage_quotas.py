@@ -109,7 +109,7 @@ class Quotas:
             size += CHANNEL_BYTES
         size = min(size, max_bytes)  # if the quota is smaller than one message, a full quota admits the message
         if bucket.tokens < size:
-            self._metrics.limited.labels(limit).inc()
+            self._metrics.limit_hits.labels(limit).inc()
             self._refusals.note("limit", limit, address=client.remote_ip, identity=client.identity)
             text = "Too much is being stored for this client: store less, or later"
             raise LimitExceeded(limit, text, code="rate_limited", retry_after_ms=bucket.wait_ms(size))

@@ -180,7 +180,7 @@ class Fanout:
         now_s = perf_counter()
         self._metrics.fanout_pass.observe(now_s - self._started_s)
         if self._is_probe_here and self._probe is not None:
-            self._metrics.publish_to_write.observe(now_s - self._probe[2])
+            self._metrics.delivery_latency.observe(now_s - self._probe[2])
             self._probe, self._is_probe_here = None, False
 
     def _drop(self, key: str, error: InvalidMessage) -> None:

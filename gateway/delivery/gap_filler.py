@@ -66,7 +66,7 @@ class GapFiller:
     async def _fill(self, key: str, order: ChannelOrder) -> None:
         since = order.begin_fill()
         missed = await self._keeper.read(key, since, max_entries=FILL_MAX, max_bytes=FILL_MAX_BYTES)
-        self._metrics.fills.inc()
+        self._metrics.gap_repairs.inc()
         if missed is None:
             kept, top = await self._keeper.recent(key, AFTER_GAP_MAX)
             self._metrics.gaps.inc()

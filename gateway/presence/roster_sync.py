@@ -193,7 +193,7 @@ class RosterSync:
         if presence.is_doubtful:
             self._look_when_ripe(roster)
         for difference in differences:
-            self._metrics.roster_differences.labels(difference.kind).inc()
+            self._metrics.presence_corrections.labels(difference.kind).inc()
         for start in range(0, len(differences), PORTION):
             if start:
                 await self._until_taken(roster)

@@ -99,7 +99,7 @@ class _Server:
                 "redis is full",
                 server=self.url,
                 used=f"{self.used:.0%}" if self.used else "unknown",
-                remedy="raise maxmemory, or find out what fills it (redis-cli --bigkeys, snorky_limited_total)",
+                remedy="raise maxmemory, or find out what fills it (redis-cli --bigkeys, snorky_limit_hits_total)",
             )
         else:
             _log.info("redis has room again", server=self.url)

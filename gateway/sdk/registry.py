@@ -226,12 +226,12 @@ class ServiceRegistry:
         return False
 
     def _note_limited(self, connection: Connection, limit: str) -> None:
-        self.cluster.metrics.limited.labels(limit).inc()
+        self.cluster.metrics.limit_hits.labels(limit).inc()
         self.cluster.auth.refusals.note("limit", limit, address=connection.remote_ip, identity=connection.identity)
 
     def _refuse(self, connection: Connection, error: SnorkyError, envelope: Envelope | None) -> None:
         """Reply to invalid input with an error; close the client after too many."""
-        self.cluster.metrics.bad_input.labels(error.code).inc()
+        self.cluster.metrics.client_errors.labels(error.code).inc()
         limiter = self._limiter(connection)
         if limiter is not None and limiter.note_bad():
             connection.close(CloseCode.TOO_MUCH_BAD_INPUT, "Too much bad input")

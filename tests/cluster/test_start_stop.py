@@ -365,7 +365,7 @@ async def test_more_clients_than_descriptors_leave_the_private_port_alone(tmp_pa
                         async with session.get(url, headers={"Connection": "close"}) as response:
                             assert response.status == 200
                             text = await response.text()
-            refused = next(line for line in text.splitlines() if 'limited_total{limit="descriptors"}' in line)
+            refused = next(line for line in text.splitlines() if 'limit_hits_total{limit="descriptors"}' in line)
             assert float(refused.split()[1]) >= 10
             limit = next(line for line in text.splitlines() if line.startswith("snorky_connections_limit "))
             assert float(limit.split()[1]) < 48

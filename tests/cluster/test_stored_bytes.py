@@ -219,7 +219,7 @@ async def test_anonymous_clients_of_an_address_do_not_fill_redis(tmp_path: Path)
             stored = sum(reply["type"] == "response" for reply in replies)
             assert 1_000 < stored < 10_000
             sample = node.metrics.registry.get_sample_value
-            assert sample("snorky_limited_total", {"limit": "stored_bytes_per_ip"}) == len(replies) - stored
+            assert sample("snorky_limit_hits_total", {"limit": "stored_bytes_per_ip"}) == len(replies) - stored
             other = Visitor(node, registry, "192.0.2.2")
             other.call("publish", channel="a", message=1, key="k")
             other.call("publish", channel="kept:a", message=1)

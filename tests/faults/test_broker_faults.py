@@ -60,7 +60,7 @@ async def test_a_frozen_server_is_noticed_within_six_seconds_and_healed_within_t
         assert heard.interruptions == 1
         assert await broker.publish(NEWS, b"again") == 1
         await heard.until(lambda: b"again" in heard.of(NEWS))
-    assert (metrics.registry.get_sample_value("snorky_redis_deaf_seconds_total") or 0) > 1.0
+    assert (metrics.registry.get_sample_value("snorky_redis_delivery_unverified_seconds_total") or 0) > 1.0
 
 
 async def test_a_short_freeze_loses_nothing_and_is_not_deafness(server: RedisServer) -> None:

@@ -133,7 +133,7 @@ async def test_after_many_cuts_every_client_has_the_correct_members(street: Stre
 
     await eventually(is_true, within_s=GRACE_S + HEALED_S, what="all watchers have the correct members")
     missed = street.nodes[0][0].metrics.registry.get_sample_value(
-        "snorky_roster_differences_total", {"outcome": "joined"}
+        "snorky_presence_corrections_total", {"outcome": "joined"}
     )
     assert missed, "nothing was missed: no test"
 

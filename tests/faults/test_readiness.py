@@ -64,12 +64,12 @@ async def test_a_frozen_redis_turns_readiness_off_and_back_on_and_liveness_stays
     try:
         await until_ready(node, 503, within_s=DETECTED_WITHIN_S)
         assert json.loads((await node.ask("/readyz"))[1])["reasons"] == ["deaf"]
-        assert await node.metric("snorky_redis_deaf") == 1
+        assert await node.metric("snorky_redis_delivery_unverified") == 1
     finally:
         redis.thaw()
     await until_ready(node, 200, within_s=HEALED_WITHIN_S)
-    assert await node.metric("snorky_redis_deaf") == 0
-    assert await node.metric("snorky_redis_deaf_seconds_total") > 0
+    assert await node.metric("snorky_redis_delivery_unverified") == 0
+    assert await node.metric("snorky_redis_delivery_unverified_seconds_total") > 0
     await watch.stop()
     assert len(watch.answers) >= 3
     assert set(watch.answers) == {200}

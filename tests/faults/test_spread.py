@@ -68,10 +68,10 @@ async def test_missing_delivery_is_reported_once_for_all_servers(servers: Spread
     await broker.start(Recorder())
     try:
         await hears(broker)
-        assert metrics.registry.get_sample_value("snorky_redis_deaf") == 0
+        assert metrics.registry.get_sample_value("snorky_redis_delivery_unverified") == 0
         await servers.servers[0].stop()
         await hears(broker, False)
-        assert metrics.registry.get_sample_value("snorky_redis_deaf") == 1
+        assert metrics.registry.get_sample_value("snorky_redis_delivery_unverified") == 1
     finally:
         await broker.stop()
 

@@ -14,7 +14,7 @@ COUNTED = {  # gauges of things have no unit; process_ names are the client libr
     "snorky_connections",
     "snorky_subscriptions",
     "snorky_channels",
-    "snorky_redis_deaf",
+    "snorky_redis_delivery_unverified",
     "snorky_redis_full",
     "snorky_redis_library_unusable",
     "snorky_redis_refusing",
@@ -104,7 +104,7 @@ async def test_ten_thousand_random_names_add_no_series() -> None:
         assert series(built) == before
         labels = {"service": "pubsub", "command": "unknown", "outcome": "error"}
         assert built.sample("snorky_rpc_calls_total", **labels) == 10_001
-        assert built.sample("snorky_bad_input_total", code="unknown_service") == 10_001
+        assert built.sample("snorky_client_errors_total", code="unknown_service") == 10_001
         assert built.sample("snorky_connections_closed_total", code="other") == 101
 
 

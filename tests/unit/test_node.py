@@ -272,7 +272,7 @@ async def test_limit_of_channels_counts_those_under_way_and_frees_with_unsubscri
         built.broker.gate.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(each) for each in results] == [type(None)] * 3 + [LimitExceeded] * 7
-        assert built.sample("snorky_limited_total", limit="channels_per_connection") == 7
+        assert built.sample("snorky_limit_hits_total", limit="channels_per_connection") == 7
         with pytest.raises(AlreadySubscribed):  # reports the actual error, not that a limit is reached
             await subscribe(built, client.connection, "c0")
         built.node.unsubscribe(client.connection, "quiet", "c0")
@@ -363,7 +363,9 @@ async def test_publication_that_nodes_would_drop_is_refused_before_the_broker() 
         await built.node.publish("quiet", "news", largest)
         with pytest.raises(TooLarge, match="larger than 1048576 bytes"):
             built.node.publish("quiet", "news", largest + "x")
-        assert built.node.metrics.registry.get_sample_value("snorky_limited_total", {"limit": "payload_max_bytes"}) == 1
+        assert (
+            built.node.metrics.registry.get_sample_value("snorky_limit_hits_total", {"limit": "payload_max_bytes"}) == 1
+        )
     async with house(Quiet(), limits=Limits(message_max_bytes=2 << 20, outbox_max_bytes=2 << 20)) as built:
         await built.node.publish("quiet", "news", largest + "x")
 
@@ -375,10 +377,10 @@ async def test_lag_is_timed_for_publications_of_this_node_with_local_subscribers
         built.node.publish("quiet", "elsewhere", 1)
         built.broker.bring(("quiet:news", b"0"))
         await settle()
-        assert built.sample("snorky_publish_to_write_seconds_count") == 0
+        assert built.sample("snorky_delivery_latency_seconds_count") == 0
         built.node.publish("quiet", "news", 2)
         await client.received(2)
-        assert built.sample("snorky_publish_to_write_seconds_count") == 1
+        assert built.sample("snorky_delivery_latency_seconds_count") == 1
 
 
 # -- connections ------------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ class BackendDoor:
         self._note(request, "wrong_key" if "X-Backend-Key" in request.headers else "no_key")
         wait_s = self._brake.wait_s(request.remote or "")
         if wait_s is None:
-            self._metrics().limited.labels("wrong_keys").inc()
+            self._metrics().limit_hits.labels("wrong_keys").inc()
             response = error_response(429, SnorkyError("Too many wrong keys from this address"), "rate_limited")
             response.headers["Retry-After"] = "5"
         else:

@@ -121,7 +121,7 @@ class AcceptGate:
                 del self._per_network[network]
 
     def _refuse(self, transport: asyncio.Transport, limit: str, status: str, text: str) -> None:
-        self._metrics.limited.labels(limit).inc()
+        self._metrics.limit_hits.labels(limit).inc()
         self._refused += 1
         now_s = asyncio.get_running_loop().time()
         if now_s - self._logged_s >= LOG_INTERVAL_S:

@@ -41,7 +41,7 @@ class Bodies:
         if site is None:
             return await self._read(request)
         if self._reserved[site] + size > ADDRESS_MAX_BYTES:
-            self._metrics.limited.labels("body_bytes_per_ip").inc()
+            self._metrics.limit_hits.labels("body_bytes_per_ip").inc()
             raise HandshakeRefused(429, "body_bytes_per_ip", "Too many bytes under way from this address: send less")
         self._reserved[site] += size
         try:

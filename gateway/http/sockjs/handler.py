@@ -264,7 +264,7 @@ class SockJSHandler:
                 body = _field_of(body)
             messages = decode_messages(body)
         except InvalidMessage as error:
-            endpoint.node.metrics.bad_input.labels(error.code).inc()
+            endpoint.node.metrics.client_errors.labels(error.code).inc()
             return web.Response(status=500, text=str(error))
         if isinstance(found, Session):
             session = self._sessions.get(session_id)

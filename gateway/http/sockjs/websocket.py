@@ -68,7 +68,7 @@ class SockJSWebSocket(WebSocketProtocol):
         try:
             messages = decode_frame(payload)
         except InvalidMessage as error:
-            self._endpoint.node.metrics.bad_input.labels(error.code).inc()
+            self._endpoint.node.metrics.client_errors.labels(error.code).inc()
             self._connection.close(CloseCode.INVALID_TEXT, str(error))
             return None
         if len(messages) > 1:

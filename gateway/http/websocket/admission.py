@@ -54,18 +54,18 @@ class Admission:
     def knock(self, ip: str) -> None:
         """Count one connection attempt, before any other check. Raises HandshakeRefused: too many recently."""
         if not self._knocks.take(site_of(ip)):
-            self._metrics.limited.labels("handshakes_per_ip").inc()
+            self._metrics.limit_hits.labels("handshakes_per_ip").inc()
             raise HandshakeRefused(429, "handshakes_per_ip", "Too many new connections from this address")
 
     def enter(self, ip: str) -> None:
         """Count one connection; the caller must call `leave` later. Raises HandshakeRefused: a limit is reached."""
         limits = self._limits
         if limits.connections and self._total >= limits.connections:
-            self._metrics.limited.labels("connections").inc()
+            self._metrics.limit_hits.labels("connections").inc()
             raise HandshakeRefused(503, "connections", "This node is full: try another one")
         site = site_of(ip)
         if limits.connections_per_ip and self._per_ip[site] >= limits.connections_per_ip:
-            self._metrics.limited.labels("connections_per_ip").inc()
+            self._metrics.limit_hits.labels("connections_per_ip").inc()
             raise HandshakeRefused(429, "connections_per_ip", "Too many connections from this address")
         self._total += 1
         self._per_ip[site] += 1

@@ -289,7 +289,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._is_pong_due = True
             self._connection.write(PING_FRAME)  # if the line dies now, this stays unacknowledged
         else:
-            self._endpoint.node.metrics.dead_peers_closed.inc()
+            self._endpoint.node.metrics.ping_timeouts.inc()
             self.abort()
 
     def _on_late_message(self) -> None:
@@ -357,7 +357,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def _note_limit(self, limit: str) -> None:
         node, connection = self._endpoint.node, self._connection
-        node.metrics.limited.labels(limit).inc()
+        node.metrics.limit_hits.labels(limit).inc()
         node.auth.refusals.note("limit", limit, address=connection.remote_ip, identity=connection.identity)
 
     def _on_close(self, payload: bytes) -> None:
@@ -375,7 +375,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._has_failed = True
         self._parser = self._work = None
         self._endpoint.wheel.came(self)
-        self._endpoint.node.metrics.bad_input.labels(fault.code).inc()
+        self._endpoint.node.metrics.client_errors.labels(fault.code).inc()
         self._connection.close(fault.close_code, str(fault))
         if self._transport.can_write_eof():
             self._transport.write_eof()  # the peer's answer is not parsed: it need not wait for our deadline

@@ -33,7 +33,7 @@ _HOP_BY_HOP: Final = frozenset(
     "connection keep-alive transfer-encoding upgrade te trailer host expect content-length content-encoding".split()
 )
 # counted by the supervisor itself; workers count what is forwarded to them
-_OWN_SERIES: Final = ("snorky_limited_total", "snorky_refusals_total", "snorky_log_lines_dropped_total")
+_OWN_SERIES: Final = ("snorky_limit_hits_total", "snorky_refusals_total", "snorky_log_lines_dropped_total")
 
 
 class WorkerDoor:

@@ -22,7 +22,7 @@ _WORST = frozenset(
         "python_info",
         "snorky_build_info",
         "snorky_draining",
-        "snorky_redis_deaf",
+        "snorky_redis_delivery_unverified",
         "snorky_redis_full",
         "snorky_redis_refusing",
         "snorky_redis_memory_used_ratio",

@@ -68,7 +68,9 @@ class ClusterBroker:
         self._is_covered = False
         self._is_paused = False
         self._is_stopped = False
-        metrics.redis_deaf.set_function(lambda: float(self.is_deaf))  # otherwise each shard would overwrite the value
+        metrics.delivery_unverified.set_function(
+            lambda: float(self.is_deaf)
+        )  # otherwise each shard would overwrite the value
 
     @property
     def is_deaf(self) -> bool:

@@ -46,7 +46,7 @@ class CommandPipeline(Pipeline):
             dial_timeout_s=dial_timeout_s,
             queue_max=queue_max,
             queue_max_bytes=queue_max_bytes,
-            refused=metrics.limited.labels("redis_commands"),
+            refused=metrics.limit_hits.labels("redis_commands"),
         )
         self.on_up: Callable[[], None] | None = None
         self._db = target.db

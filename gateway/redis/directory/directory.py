@@ -96,7 +96,7 @@ class RedisDirectory:
         self._incarnations = deque([self._lease.incarnation], maxlen=INCARNATIONS_MAX)
         self._ledger = LocalHoldings(echo_s=timings.sweep_s)
         self._estate = OwnedIndex(self._scripts, prefix=prefix, notices=self._notice)
-        self._full = metrics.limited.labels("roster_max_bytes")
+        self._full = metrics.limit_hits.labels("roster_max_bytes")
         self._complained_at = -math.inf
         self._rosters = Rosters(
             self._scripts, prefix=prefix, notices=self._notice, max_bytes=roster_max_bytes, on_full=self._on_full

@@ -18,7 +18,9 @@ class SpreadBroker:
 
     def __init__(self, brokers: Spread[RedisBroker], *, metrics: Metrics) -> None:
         self._brokers = brokers
-        metrics.redis_deaf.set_function(lambda: float(self.is_deaf))  # otherwise each broker would overwrite the value
+        metrics.delivery_unverified.set_function(
+            lambda: float(self.is_deaf)
+        )  # otherwise each broker would overwrite the value
 
     @property
     def is_deaf(self) -> bool:

@@ -56,7 +56,7 @@ class Canary:
         self._is_unsent = False  # the last one's connection failed: it may not have been delivered
         self._is_refused = False  # Redis rejected the last one: a new connection would not help
         self.is_deaf = True
-        metrics.redis_deaf.set(1)
+        metrics.delivery_unverified.set(1)
 
     # -- events ------------------------------------------------------------------------------------------------
 
@@ -101,7 +101,7 @@ class Canary:
         now = self._clock()
         elapsed_s, self._ticked_at = now - self._ticked_at, now
         if self.is_deaf:
-            self._metrics.redis_deaf_seconds.inc(max(0.0, elapsed_s))
+            self._metrics.delivery_unverified_seconds.inc(max(0.0, elapsed_s))
         is_late = elapsed_s > 2 * TICK_S  # the loop was blocked; data received meanwhile is read after this call
         uncounted_s = elapsed_s if self._is_paused or is_late else 0.0
         self._heard_at = min(now, self._heard_at + uncounted_s)
@@ -151,7 +151,7 @@ class Canary:
         if is_deaf == self.is_deaf:
             return
         self.is_deaf = is_deaf
-        self._metrics.redis_deaf.set(is_deaf)
+        self._metrics.delivery_unverified.set(is_deaf)
         if is_deaf:
             _log.warning("deaf", reason=reason)
         else:  # also logged once after the start

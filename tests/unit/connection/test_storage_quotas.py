@@ -53,7 +53,7 @@ def test_an_identity_has_one_quota_wherever_it_connects(clock: Clock) -> None:
     assert charge(known, Client("ann", "192.0.2.2"), 1001) is not None
     assert charge(known, Client("ann", "192.0.2.2"), 1000) is None
     labels = {"limit": "stored_bytes_per_identity"}
-    assert metrics.registry.get_sample_value("snorky_limited_total", labels) == 1
+    assert metrics.registry.get_sample_value("snorky_limit_hits_total", labels) == 1
 
 
 def test_clients_without_identity_share_the_quota_of_their_address(clock: Clock) -> None:

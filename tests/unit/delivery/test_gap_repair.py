@@ -112,7 +112,7 @@ async def test_missed_messages_are_filled_in_order_for_all_and_no_client_is_clos
     await until(lambda: heard(one) == heard(two) == [1, 2, 3, 4])
     assert not one.wire.closes and not two.wire.closes
     assert stage.sample(0, "snorky_history_filled_publications_total") == 3
-    assert stage.sample(0, "snorky_history_gaps_total") == 0
+    assert stage.sample(0, "snorky_history_unrecoverable_gaps_total") == 0
 
 
 async def test_last_publication_before_a_silence_is_filled_after_an_interruption(stage: Stage) -> None:
@@ -145,7 +145,7 @@ async def test_interruption_heals_all_channels_with_one_fill_each_however_many_c
     await settle()
     stage.mend(0)
     await until(lambda: sum(map(len, map(heard, clients))) == 120)
-    assert stage.sample(0, "snorky_history_fills_total") == 40, "ten channels missed nothing"
+    assert stage.sample(0, "snorky_history_gap_repairs_total") == 40, "ten channels missed nothing"
 
 
 async def test_at_most_sixteen_fills_are_under_way() -> None:
@@ -267,7 +267,7 @@ async def test_large_fill_is_no_more_at_once_than_clients_take(stage: Stage) -> 
         await stage.publish([number, "x" * 50_000])
     await settle()
     stage.mend(0)
-    await until(lambda: stage.sample(0, "snorky_history_fills_total") == 1)
+    await until(lambda: stage.sample(0, "snorky_history_gap_repairs_total") == 1)
     for number in range(60, 70):
         await stage.publish([number, "x"])
     await until(lambda: wire.closes or len(heard(one)) == 70)
@@ -365,7 +365,7 @@ async def test_oversized_message_keeps_its_place_as_a_tombstone_too(stage: Stage
     await until(lambda: heard(one) == [None, 2])
     assert one.notifications[0]["tombstone"] is True
     assert stage.sample(0, "snorky_drops_total", reason="too_large") == 1
-    assert stage.sample(0, "snorky_history_gaps_total") == 0
+    assert stage.sample(0, "snorky_history_unrecoverable_gaps_total") == 0
 
 
 async def test_oversized_message_is_a_tombstone_for_clients_recovering_at_that_moment(stage: Stage) -> None:

@@ -124,7 +124,7 @@ async def test_bad_envelope_is_answered_under_the_right_name(value: Any, service
         assert answer["message"]["type"] == "error"
         assert answer["message"]["callId"] is None
         assert answer["message"]["code"] == code
-        assert built.sample("snorky_bad_input_total", code=code) == 1
+        assert built.sample("snorky_client_errors_total", code=code) == 1
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 10_000, b'{"service":"a","message":1e999}'])
@@ -232,7 +232,7 @@ async def test_too_many_messages_are_refused_with_a_time_and_then_closed_4510() 
         assert not client.connection.is_closed, "a client that is back with many channels is no attacker"
         client.send("raising", {"callId": 5})
         assert client.wire.closes == [(4510, "Too many messages")]
-        assert built.sample("snorky_limited_total", limit="messages_per_s") == borne + 1
+        assert built.sample("snorky_limit_hits_total", limit="messages_per_s") == borne + 1
         other.send("raising", 1)
         assert len(service.messages) == 4, "the limit is each connection's own"
 

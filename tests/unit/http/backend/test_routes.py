@@ -112,7 +112,7 @@ async def test_wrong_keys_are_counted_logged_and_slowed_while_a_right_one_is_not
         assert (await post(site, PUBLISH, {"X-Backend-Key": KEY})).status == 200
         assert len(waited) == statuses.count(401)
         assert site.sample("refusals_total", door="backend", reason="wrong_key") == 60
-        assert site.sample("limited_total", limit="wrong_keys") == statuses.count(429)
+        assert site.sample("limit_hits_total", limit="wrong_keys") == statuses.count(429)
         assert site.sample("backend_requests_total", key="api_key") == 1
     refused = [line for line in lines if line["event"] == "refused"]
     assert 1 <= len(refused) < 60

@@ -27,7 +27,7 @@ async def test_plain_http_connections_of_one_address_have_a_limit() -> None:
         refused, status = await keep_alive(site)
         assert status == 429
         assert await refused.until_end() == b""
-        assert site.sample("limited_total", limit="connections_per_ip") == 1
+        assert site.sample("limit_hits_total", limit="connections_per_ip") == 1
         found[0][0].close()
         gate = site.handler.endpoint.gate
         await until(lambda: sum(gate._per_network.values()) == 5 * HTTP_PER_CONNECTION - 1)
@@ -64,7 +64,7 @@ async def test_a_trusted_proxy_has_only_the_bound_of_the_whole() -> None:
         found = [await keep_alive(site) for _ in range(3 * HTTP_PER_CONNECTION)]
         assert [status for _, status in found] == [404] * len(found)
         assert (await keep_alive(site))[1] == 503
-        assert site.sample("limited_total", limit="connections") == 1
+        assert site.sample("limit_hits_total", limit="connections") == 1
 
 
 @on_both_loops
@@ -80,7 +80,7 @@ async def test_a_connection_beyond_the_descriptors_is_answered_counted_and_logge
                 client, status = await keep_alive(site)
                 assert status == 503
                 assert await client.until_end() == b""
-        assert site.sample("limited_total", limit="descriptors") == 20
+        assert site.sample("limit_hits_total", limit="descriptors") == 20
         told = [each for each in events if each["event"] == "connections refused"]
         assert [(each["limit"], each["log_level"]) for each in told] == [("descriptors", "warning")]
 

@@ -86,7 +86,7 @@ async def test_one_address_has_a_bound_of_bytes_under_way(monkeypatch: pytest.Mo
                 assert (await caller.post("xhr_send", ECHO))[0] == 429
                 client.reset()
             await until(lambda: reserved(site) == 0)
-        assert site.total("limited_total", limit="body_bytes_per_ip") == 3
+        assert site.total("limit_hits_total", limit="body_bytes_per_ip") == 3
         assert (await caller.post("xhr_send", ECHO))[0] == 204
         assert (await caller.post("xhr_send", b"x"))[0] == 500
         assert reserved(site) == 0

@@ -140,7 +140,7 @@ async def test_too_many_connections_are_refused_with_a_status_and_accepted_later
         refused = await site.open()
         response = await refused.handshake()
         assert response.status == 429 and response.headers["retry-after"] == "5"
-        assert site.sample("limited_total", limit="connections_per_ip") == 1
+        assert site.sample("limit_hits_total", limit="connections_per_ip") == 1
         assert site.sample("handshakes_rejected_total", reason="connections_per_ip") == 1
         assert site.admitted == (2, {"127.0.0.1": 2})
         clients[0].reset()

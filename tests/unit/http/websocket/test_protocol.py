@@ -161,7 +161,7 @@ async def test_messages_after_a_close_frame_are_ignored() -> None:
         assert await client.message() == {"service": "echo", "message": 1}
         assert await client.closed() == 1000
         assert site.echo.seen == [1]
-        assert site.sample("bad_input_total", code="protocol_fault") == 0
+        assert site.sample("client_errors_total", code="protocol_fault") == 0
 
 
 @on_both_loops
@@ -249,7 +249,7 @@ async def test_bad_frames_end_the_connection_with_their_code(name: str) -> None:
         assert await client.closed() == code
         await until(lambda: site.node.counts["connections"] == 1)
         assert site.sample("connections_closed_total", code=str(code)) == 1
-        assert site.sample("bad_input_total", code="protocol_fault") == 1
+        assert site.sample("client_errors_total", code="protocol_fault") == 1
         await assert_echoes(other)
 
 
@@ -324,7 +324,7 @@ async def test_too_many_messages_get_a_retry_time_and_then_a_close() -> None:
         assert frame_[1][:2] == close_payload(4510)
         assert 2 < refused < 100
         assert len(site.broker.published) == 2
-        assert site.sample("limited_total", limit="messages_per_s") == refused + 1
+        assert site.sample("limit_hits_total", limit="messages_per_s") == refused + 1
         client.close()
 
 
@@ -440,7 +440,7 @@ async def test_a_half_open_client_is_cut_and_one_that_answers_stays() -> None:
             opcode, payload = await alive.receive()
             assert (opcode, payload) == (PING, b"")
             await alive.send(frame(PONG, payload))
-        assert site.sample("dead_peers_closed_total") == 1
+        assert site.sample("ping_timeouts_total") == 1
         assert await deaf.closed() is None  # reset: no peer is left to read a close frame
         await assert_echoes(alive)
 
@@ -457,7 +457,7 @@ async def test_a_client_on_a_slow_link_is_not_closed_while_it_keeps_reading() ->
             taken += await client.take(4_000)
             await asyncio.sleep(0.01)  # speed of the link, 400 KB/s at most
         assert site.node.counts["connections"] == 1
-        assert site.sample("dead_peers_closed_total") == 0
+        assert site.sample("ping_timeouts_total") == 0
 
 
 @on_both_loops
@@ -476,7 +476,7 @@ async def test_a_silent_client_is_pinged_again_so_that_its_dead_line_shows() -> 
             protocol.beat()
         opcodes = [(await client.receive())[0] for _ in range(4)]
         assert opcodes == [PING, TEXT, PING, PING]
-        assert site.sample("dead_peers_closed_total") == 0
+        assert site.sample("ping_timeouts_total") == 0
 
 
 @on_both_loops

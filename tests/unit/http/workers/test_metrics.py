@@ -12,9 +12,9 @@ snorky_connections{{transport="websocket"}} {connections}
 # HELP snorky_deliveries_total Written.
 # TYPE snorky_deliveries_total counter
 snorky_deliveries_total {deliveries}
-# HELP snorky_redis_deaf Deaf.
-# TYPE snorky_redis_deaf gauge
-snorky_redis_deaf {deaf}
+# HELP snorky_redis_delivery_unverified Deaf.
+# TYPE snorky_redis_delivery_unverified gauge
+snorky_redis_delivery_unverified {deaf}
 """
 
 
@@ -35,9 +35,9 @@ def test_deaf_workers_count_as_one_deaf_gateway():
     totals = Totals()
     totals.take("a", text(0, 0, deaf=1))
     totals.take("b", text(0, 0, deaf=0))
-    assert samples(totals)["snorky_redis_deaf"] == 1
+    assert samples(totals)["snorky_redis_delivery_unverified"] == 1
     totals.take("b", text(0, 0, deaf=1))
-    assert samples(totals)["snorky_redis_deaf"] == 1
+    assert samples(totals)["snorky_redis_delivery_unverified"] == 1
 
 
 def test_counter_outlives_its_worker_and_gauge_does_not():
@@ -64,7 +64,7 @@ def test_real_metrics_are_unchanged():
 
     metrics = Metrics()
     metrics.fanout_pass.observe(0.003)
-    metrics.bad_input.labels("invalid").inc(2)
+    metrics.client_errors.labels("invalid").inc(2)
     exposed = generate_latest(metrics.registry).decode()
     totals = Totals()
     totals.take("a", exposed)
@@ -72,6 +72,6 @@ def test_real_metrics_are_unchanged():
     totals.take("b", exposed)
     twice = totals.render().decode()
     assert set(once.splitlines()) >= {line for line in exposed.splitlines() if line.startswith("snorky_")}
-    assert 'snorky_bad_input_total{code="invalid"} 4.0' in twice
+    assert 'snorky_client_errors_total{code="invalid"} 4.0' in twice
     assert 'snorky_fanout_pass_duration_seconds_bucket{le="0.005"} 2.0' in twice
     assert "snorky_fanout_pass_duration_seconds_sum 0.006" in twice

@@ -88,7 +88,7 @@ async def test_the_queue_is_bounded_and_its_bound_counted() -> None:
         kept = [sending.send(group(b"a")) for _ in range(2)]
         with pytest.raises(BrokerUnavailable):
             await sending.send(group(b"b"))
-        assert metrics.registry.get_sample_value("snorky_limited_total", {"limit": "redis_commands"}) == 1
+        assert metrics.registry.get_sample_value("snorky_limit_hits_total", {"limit": "redis_commands"}) == 1
         for _ in kept:
             await redis.next(b"ECHO")
         redis.send(b":1\r\n:2\r\n")

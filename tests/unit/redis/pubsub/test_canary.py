@@ -54,14 +54,14 @@ class World:
 
 async def test_not_receiving_until_the_first_canary_came_back() -> None:
     world = World()
-    assert world.canary.is_deaf and world.value("snorky_redis_deaf") == 1
+    assert world.canary.is_deaf and world.value("snorky_redis_delivery_unverified") == 1
     world.run(10)
     assert world.sent == [] and world.redials == []  # not connected: the link handles that
     world.canary.on_whole()
     assert world.canary.is_deaf and len(world.sent) == 1
     world.echo()
-    assert not world.canary.is_deaf and world.value("snorky_redis_deaf") == 0
-    assert abs(world.value("snorky_redis_deaf_seconds_total") - 10) < 0.2
+    assert not world.canary.is_deaf and world.value("snorky_redis_delivery_unverified") == 0
+    assert abs(world.value("snorky_redis_delivery_unverified_seconds_total") - 10) < 0.2
 
 
 async def test_a_canary_is_sent_after_two_seconds_of_silence_and_not_before() -> None:
