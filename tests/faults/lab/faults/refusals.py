@@ -70,7 +70,7 @@ async def without_replica(trial: Trial) -> AsyncIterator[None]:
 async def without_disk(trial: Trial) -> AsyncIterator[None]:
     """MISCONF: snapshots cannot be written."""
     assert trial.lab.redis is not None
-    in_the_way = trial.lab.directory / "dump.rdb"
+    in_the_way = trial.lab.redis.dump
     in_the_way.mkdir()
     async with trial.lab.redis.client() as client:
         await client.config_set("save", "86400 1000000000")

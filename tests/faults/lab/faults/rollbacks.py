@@ -102,7 +102,7 @@ async def save(trial: Trial) -> None:
 async def start_from_snapshot(trial: Trial) -> None:
     """SIGKILL, and a start from the snapshot; then delete the snapshot."""
     await _redis(trial).restart()
-    (trial.lab.directory / "dump.rdb").unlink()
+    _redis(trial).dump.unlink()
 
 
 class TruncatedLog:
