@@ -7,12 +7,11 @@ Rules:
   channels with a history after an interruption.
 """
 
-import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from time import monotonic, perf_counter
-from typing import Any, Final
+from time import perf_counter
+from typing import Final
 
 import structlog
 
@@ -24,30 +23,26 @@ from snorky.gateway.connection.storage_quotas import Quotas
 from snorky.gateway.connection.waiting_replies import WaitingReplies
 from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.directory import Directory
-from snorky.gateway.contracts.history import History, HistoryStore, Recovery
+from snorky.gateway.contracts.history import HistoryStore
 from snorky.gateway.delivery.channel_order import Step
 from snorky.gateway.delivery.channels import Channels
-from snorky.gateway.delivery.fan_out import Fanout, Listener, OnGap
+from snorky.gateway.delivery.fan_out import Fanout
 from snorky.gateway.delivery.gap_filler import GapFiller
 from snorky.gateway.delivery.gap_repair import COMPARE_EVERY_S, GapRepair
 from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.errors import (
     CloseCode,
     ConfigurationError,
-    ConnectionClosed,
-    LimitExceeded,
 )
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.presence.roster_sync import RosterSync
 from snorky.gateway.presence.roster_view import GRACE_S, Difference
-from snorky.gateway.protocol.codec import Template, channel_key, channel_name, encode_json
-from snorky.gateway.protocol.publication import Position, Selector, TooLarge, write_addressed
 from snorky.gateway.protocol.ws_frames import Dialect
-from snorky.gateway.sdk.handles import GapNotice, Notification
 from snorky.gateway.sdk.notices import Notices
 from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.service import Service
+from snorky.gateway.sdk.service_channels import ServiceChannels
 
 __all__ = ["Node", "new_node_id", "node_of"]
 
@@ -115,6 +110,17 @@ class Node:
         self._subscriptions = Channels(self._hub, broker, self._fanout, self._repair, self._presences)
         self._registries: list[ServiceRegistry] = []
         self._connections: dict[Connection, ServiceRegistry] = {}
+        self.channels = ServiceChannels(
+            self._hub,
+            broker,
+            self._fanout,
+            self._subscriptions,
+            keeper,
+            limits=self.limits,
+            metrics=self._metrics,
+            has_notices=self._notices.are_wanted,
+            is_open=self._connections.__contains__,
+        )
         self._ownership: Ownership | None = None
         if directory is not None:
             self._ownership = Ownership(
@@ -177,8 +183,9 @@ class Node:
         """Add a registry and its services to this node."""
         registry.bind(self, self.limits)
         self._registries.append(registry)
-        for service in registry if self._keeper is not None else ():
-            self.keeper.set_rules(service.name, service.rules)
+        if self._keeper is not None:
+            for service in registry:
+                self._keeper.set_rules(service.name, service.rules)
 
     async def start(self) -> None:
         """Begin to connect to the broker; returns at once. `is_ready` turns True when publications arrive."""
@@ -248,125 +255,6 @@ class Node:
         self._metrics.connections.labels(connection.transport_name, connection.dialect.name).dec()
         registry.disconnected(connection)
 
-    # -- Cluster: for services -----------------------------------------------------------------------------
-
-    def publish(self, service: str, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
-        """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
-        key = channel_key(service, channel)
-        data = self._encode(payload)
-        if to is not None:
-            data = write_addressed(data, to)
-        self._metrics.publications_published.inc()
-        if key in self._hub:
-            self._fanout.expect(key, data)
-        return self._broker.publish(key, data)
-
-    def publish_kept(
-        self, service: str, channel: Any, payload: Any, history: History, *, once: str | None = None
-    ) -> asyncio.Future[Position]:
-        """Publish to a channel with a history. See Topics.publish."""
-        key = channel_key(service, channel)
-        data = self._encode(payload)
-        self._metrics.publications_published.inc()
-        return self.keeper.publish(key, data, history, once=once)
-
-    def publish_once(self, service: str, channel: Any, payload: Any, once: str) -> asyncio.Future[None]:
-        """Publish with an idempotency key to a channel without a history. See Topics.publish."""
-        key = channel_key(service, channel)
-        data = self._encode(payload)
-        self._metrics.publications_published.inc()
-        return self.keeper.publish_once(key, data, once)
-
-    async def subscribe(
-        self,
-        connection: Connection,
-        service: str,
-        channel: Any,
-        notification: Notification,
-        *,
-        is_held: bool = False,
-        is_kept: bool = False,
-    ) -> None:
-        """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.joining."""
-        key = self._check_subscriber(connection, channel_key(service, channel))
-        await self._subscriptions.subscribe(
-            connection,
-            key,
-            lambda: Template(service, notification(channel)),
-            is_held=is_held,
-            is_kept=is_kept,
-            has_presence=self._notices.are_wanted(service, channel),
-        )
-
-    async def recover(
-        self,
-        connection: Connection,
-        service: str,
-        channel: Any,
-        notification: Notification,
-        gap_notice: GapNotice,
-        *,
-        since: Position | None,
-    ) -> Recovery:
-        """Subscribe a connection, and return what it missed. See Topics.recover."""
-        key = self._check_subscriber(connection, channel_key(service, channel))
-        return await self._subscriptions.recover(
-            connection,
-            key,
-            lambda: Template(service, notification(channel)),
-            lambda position: {"service": service, "message": gap_notice(channel, position)},
-            since,
-            has_presence=self._notices.are_wanted(service, channel),
-        )
-
-    def hold(self, connection: Connection, service: str, channel: Any) -> bool:
-        """Buffer a subscriber's publications until `release`. False = not subscribed, or held. See Topics.reading."""
-        return self._hub.hold(connection, channel_key(service, channel))
-
-    def knows(self, connection: Connection, service: str, channel: Any, version: int) -> None:
-        """Record which list a subscriber receives. See Topics.knows."""
-        found, key = self._hub.get(channel_key(service, channel)), channel_key(service, channel)
-        if found is not None and key in connection.channels:
-            found.knows(connection, version, monotonic())
-
-    def release(self, connection: Connection, service: str, channel: Any) -> None:
-        """Write the publications held for a connection, and stop holding. See Topics.joining."""
-        held = self._hub.release(connection, channel_key(service, channel))
-        if held:
-            connection.write_reply(b"".join(held))  # `pieces` has limited it to the outbox's size
-
-    def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
-        """Undo `subscribe`. See Topics.unsubscribe."""
-        self._subscriptions.remove(connection, channel_key(service, channel))
-
-    def is_subscribed(self, connection: Connection, service: str, channel: Any) -> bool:
-        """True if a connection is subscribed to a channel, or is subscribing."""
-        return channel_key(service, channel) in connection.channels
-
-    async def listen(
-        self, service: str, channel: Any, listener: Listener, *, is_kept: bool = False, on_gap: OnGap | None = None
-    ) -> None:
-        """Call a local callback for a channel's publications. See Topics.listen."""
-        await self._subscriptions.listen(channel_key(service, channel), listener, is_kept=is_kept, on_gap=on_gap)
-
-    def unlisten(self, service: str, channel: Any) -> None:
-        """Undo `listen`. See Topics.unlisten."""
-        self._subscriptions.unlisten(channel_key(service, channel))
-
-    @property
-    def keeper(self) -> HistoryStore:
-        """The history of channels. Raises ConfigurationError: this node has none."""
-        if self._keeper is None:
-            raise ConfigurationError("this node has no keeper: topics with history need one")
-        return self._keeper
-
-    def promised(self, service: str, channel: Any, own: History | None) -> History | None:
-        """Return a channel's retention by the rules of all nodes. See Topics.promised."""
-        keeper = self._keeper
-        if keeper is None or not keeper.has_other_rules:
-            return own
-        return keeper.promised(service, channel_name(channel), own)
-
     def find_service(self, name: str) -> Service | None:
         """Return a service of this node, from any of its registries; None = there is none."""
         for registry in self._registries:  # a plain loop: called twice for each member of a node that dies
@@ -380,23 +268,6 @@ class Node:
         if self._ownership is None:
             raise ConfigurationError("this node has no directory: rosters, names, direct messages and tokens need one")
         return self._ownership
-
-    def _encode(self, payload: Any) -> bytes:
-        """Encode a payload to publish. Raises InvalidMessage; TooLarge: nodes would drop it."""
-        data = encode_json(payload)
-        if len(data) > self.limits.payload_max_bytes:
-            self._metrics.limit_hits.labels("payload_max_bytes").inc()
-            raise TooLarge(f"Message larger than {self.limits.payload_max_bytes} bytes")
-        return data
-
-    def _check_subscriber(self, connection: Connection, key: str) -> str:
-        """Check that a connection may subscribe to one more channel; returns the key."""
-        if connection.is_closed or connection not in self._connections:
-            raise ConnectionClosed  # or a backend's request: no `disconnect` would remove the subscription
-        if len(connection.channels) >= self.limits.channels_per_connection and key not in connection.channels:
-            self._metrics.limit_hits.labels("channels_per_connection").inc()
-            raise LimitExceeded("channels_per_connection", "Too many channels")
-        return key
 
     def _on_relieved(self, clients: int, size: int) -> None:
         self._metrics.limit_hits.labels("replies_max_bytes").inc(clients)

@@ -8,38 +8,30 @@ works on any number of nodes. Each handle belongs to one service: services canno
 When a connection ends, for whatever reason, what it owns (roster entries, names) is released.
 """
 
-import asyncio
 import secrets
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.storage_quotas import ENTRY_BYTES, Charge, Quotas, was_stored
 from snorky.gateway.contracts.directory import Entered, Member, Owner, RosterSnapshot
-from snorky.gateway.contracts.history import History, HistoryStore, Recovery
-from snorky.gateway.delivery.fan_out import Listener, OnGap
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.protocol.codec import channel_key, channel_name, encode_json, json_size
-from snorky.gateway.protocol.publication import Position, Selector
+from snorky.gateway.protocol.publication import Selector
 from snorky.gateway.protocol.splicing import Shared
+from snorky.gateway.sdk.service_channels import ServiceChannels
 
 __all__ = [
     "Direct",
-    "GapNotice",
     "LooksLikeReply",
     "Names",
     "NodeServices",
-    "Notification",
     "Rosters",
     "Tokens",
     "is_reply",
 ]
-
-Notification = Callable[[Any], Any]  # channel -> message to its subscribers, with PAYLOAD in place of the payload
-GapNotice = Callable[[Any, Position], Any]  # channel, next position -> message to clients that asked to recover
 
 
 class LooksLikeReply(InvalidMessage):
@@ -69,66 +61,9 @@ class NodeServices(Protocol):
     def auth(self) -> Authenticator:
         """Identities of this node's connections, and revocations in the cluster."""
 
-    def publish(self, service: str, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
-        """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
-
-    def publish_kept(
-        self, service: str, channel: Any, payload: Any, history: History, *, once: str | None = None
-    ) -> asyncio.Future[Position]:
-        """Publish to a channel with a history. See Topics.publish."""
-
-    def publish_once(self, service: str, channel: Any, payload: Any, once: str) -> asyncio.Future[None]:
-        """Publish with an idempotency key to a channel without a history. See Topics.publish."""
-
-    async def subscribe(
-        self,
-        connection: Connection,
-        service: str,
-        channel: Any,
-        notification: Notification,
-        *,
-        is_held: bool = False,
-        is_kept: bool = False,
-    ) -> None:
-        """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.joining.
-
-        is_kept: the channel has a history, from which this node reads publications that it missed.
-        """
-
-    async def recover(
-        self,
-        connection: Connection,
-        service: str,
-        channel: Any,
-        notification: Notification,
-        gap_notice: GapNotice,
-        *,
-        since: Position | None,
-    ) -> Recovery:
-        """Subscribe a connection, and return what it missed. See Topics.recover."""
-
-    def hold(self, connection: Connection, service: str, channel: Any) -> bool:
-        """Buffer a subscriber's publications until `release`. False = not subscribed, or held already."""
-
-    def knows(self, connection: Connection, service: str, channel: Any, version: int) -> None:
-        """Record which list a subscriber receives. See Topics.knows."""
-
-    def release(self, connection: Connection, service: str, channel: Any) -> None:
-        """Write the publications held for a connection, and stop holding."""
-
-    def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
-        """Undo `subscribe` or `recover`. See Topics.unsubscribe."""
-
-    def is_subscribed(self, connection: Connection, service: str, channel: Any) -> bool:
-        """True if the connection is subscribed to the channel, or is subscribing."""
-
-    async def listen(
-        self, service: str, channel: Any, listener: Listener, *, is_kept: bool = False, on_gap: OnGap | None = None
-    ) -> None:
-        """Call a local callback for a channel's publications. See Topics.listen."""
-
-    def unlisten(self, service: str, channel: Any) -> None:
-        """Undo `listen`. See Topics.unlisten."""
+    @property
+    def channels(self) -> ServiceChannels:
+        """The channels of this node's services."""
 
     @property
     def quotas(self) -> Quotas:
@@ -137,13 +72,6 @@ class NodeServices(Protocol):
     @property
     def ownership(self) -> Ownership:
         """The owner of this node's roster entries and names."""
-
-    @property
-    def keeper(self) -> HistoryStore:
-        """The history of channels."""
-
-    def promised(self, service: str, channel: Any, own: History | None) -> History | None:
-        """Return a channel's retention by the rules of all nodes. See Topics.promised."""
 
     def find_service(self, name: str) -> object:
         """Return a service of this node by its name, public or private; None = there is none."""

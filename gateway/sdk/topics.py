@@ -17,7 +17,8 @@ from snorky.gateway.delivery.fan_out import Listener, OnGap
 from snorky.gateway.errors import NotSubscribed
 from snorky.gateway.protocol.codec import PAYLOAD, channel_key, json_size
 from snorky.gateway.protocol.publication import Position, Publication, Selector
-from snorky.gateway.sdk.handles import GapNotice, LooksLikeReply, NodeServices, Notification, is_reply
+from snorky.gateway.sdk.handles import LooksLikeReply, NodeServices, is_reply
+from snorky.gateway.sdk.service_channels import GapNotice, Notification
 
 __all__ = ["Topics"]
 
@@ -79,14 +80,14 @@ class Topics:
         if is_reply(payload) and ((to is not None and to.is_whole) or self._notification(channel) is PAYLOAD):
             raise LooksLikeReply
         if history is None and once is None:
-            return self._cluster.publish(self._service, channel, payload, to=to)
+            return self._cluster.channels.publish(self._service, channel, payload, to=to)
         charge = None if by is None else self._charge(by, channel, payload, history, once)
         try:
             published: asyncio.Future[Position] | asyncio.Future[None]
             if history is not None:
-                published = self._cluster.publish_kept(self._service, channel, payload, history, once=once)
+                published = self._cluster.channels.publish_kept(self._service, channel, payload, history, once=once)
             else:
-                published = self._cluster.publish_once(self._service, channel, payload, once or "")
+                published = self._cluster.channels.publish_once(self._service, channel, payload, once or "")
         except BaseException:
             if charge is not None:
                 charge.give_back()
@@ -100,7 +101,7 @@ class Topics:
 
         Raises InvalidChannel.
         """
-        return self._cluster.promised(self._service, channel, own)
+        return self._cluster.channels.promised(self._service, channel, own)
 
     def _charge(
         self, client: Connection, channel: Any, payload: Any, history: History | None, once: str | None
@@ -117,17 +118,17 @@ class Topics:
 
         Payloads are JSON, not yet checked. Raises InvalidChannel, BrokerUnavailable.
         """
-        return await self._cluster.keeper.read(channel_key(self._service, channel), since, is_away=True)
+        return await self._cluster.channels.keeper.read(channel_key(self._service, channel), since, is_away=True)
 
     async def recent(
         self, channel: Any, limit: int, since: Position | None = None
     ) -> tuple[list[Publication], Position]:
         """Read the latest publications of a channel with a history, at most `limit`. See HistoryStore.recent."""
-        return await self._cluster.keeper.recent(channel_key(self._service, channel), limit, since)
+        return await self._cluster.channels.keeper.recent(channel_key(self._service, channel), limit, since)
 
     async def position(self, channel: Any) -> Position:
         """Return a channel's present position; starts a history if there is none. Raises as `history`."""
-        return await self._cluster.keeper.position(channel_key(self._service, channel))
+        return await self._cluster.channels.keeper.position(channel_key(self._service, channel))
 
     async def subscribe(self, connection: Connection, channel: Any, *, history: History | None = None) -> None:
         """Subscribe a connection; on return, it receives everything that is published from now on.
@@ -137,7 +138,7 @@ class Topics:
         BrokerUnavailable (the connection is not subscribed then), ConnectionClosed.
         """
         is_kept = history is not None
-        await self._cluster.subscribe(connection, self._service, channel, self._notification, is_kept=is_kept)
+        await self._cluster.channels.subscribe(connection, self._service, channel, self._notification, is_kept=is_kept)
 
     async def recover(
         self, connection: Connection, channel: Any, history: History, since: Position | None = None
@@ -152,7 +153,7 @@ class Topics:
         More than 300 publications or 1 MiB are not replayed: the client is not recovered. Raises as `subscribe`; and
         ConfigurationError: the service's notification is not an object, so a position cannot be added.
         """
-        return await self._cluster.recover(
+        return await self._cluster.channels.recover(
             connection, self._service, channel, self._notification, self._gap_notice, since=since
         )
 
@@ -164,7 +165,7 @@ class Topics:
         includes. In the block: call `Rosters.enter` or `Rosters.census`, and `knows` with its version; then return
         the reply at once. If the block raises, the connection is unsubscribed. Raises as `subscribe`.
         """
-        await self._cluster.subscribe(connection, self._service, channel, self._notification, is_held=True)
+        await self._cluster.channels.subscribe(connection, self._service, channel, self._notification, is_held=True)
         try:
             yield
         except BaseException:
@@ -172,7 +173,7 @@ class Topics:
                 self.unsubscribe(connection, channel)
             raise
         # after the reply, which the caller writes in this loop iteration
-        asyncio.get_running_loop().call_soon(self._cluster.release, connection, self._service, channel)
+        asyncio.get_running_loop().call_soon(self._cluster.channels.release, connection, self._service, channel)
 
     @asynccontextmanager
     async def reading(self, connection: Connection, channel: Any) -> AsyncIterator[None]:
@@ -180,27 +181,27 @@ class Topics:
 
         The block is the same as for `joining`; nothing is subscribed or unsubscribed.
         """
-        is_held = self._cluster.hold(connection, self._service, channel)
+        is_held = self._cluster.channels.hold(connection, self._service, channel)
         try:
             yield
         finally:
             if is_held:
-                asyncio.get_running_loop().call_soon(self._cluster.release, connection, self._service, channel)
+                asyncio.get_running_loop().call_soon(self._cluster.channels.release, connection, self._service, channel)
 
     def knows(self, connection: Connection, channel: Any, version: int) -> None:
         """Record that a subscriber receives a list of this version, of `Entered` or `Rosters.census`.
 
         It will not receive notices that the list includes. Write the reply at once.
         """
-        self._cluster.knows(connection, self._service, channel, version)
+        self._cluster.channels.knows(connection, self._service, channel, version)
 
     def unsubscribe(self, connection: Connection, channel: Any) -> None:
         """Undo `subscribe`. Raises NotSubscribed, InvalidChannel."""
-        self._cluster.unsubscribe(connection, self._service, channel)
+        self._cluster.channels.unsubscribe(connection, self._service, channel)
 
     def is_subscribed(self, connection: Connection, channel: Any) -> bool:
         """True if the connection is subscribed to the channel, or is subscribing."""
-        return self._cluster.is_subscribed(connection, self._service, channel)
+        return self._cluster.channels.is_subscribed(connection, self._service, channel)
 
     async def listen(
         self, channel: Any, listener: Listener, *, history: History | None = None, on_gap: OnGap | None = None
@@ -213,8 +214,8 @@ class Topics:
         BrokerUnavailable.
         """
         is_kept = history is not None
-        await self._cluster.listen(self._service, channel, listener, is_kept=is_kept, on_gap=on_gap)
+        await self._cluster.channels.listen(self._service, channel, listener, is_kept=is_kept, on_gap=on_gap)
 
     def unlisten(self, channel: Any) -> None:
         """Undo `listen`. Raises NotSubscribed, InvalidChannel."""
-        self._cluster.unlisten(self._service, channel)
+        self._cluster.channels.unlisten(self._service, channel)

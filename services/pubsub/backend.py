@@ -27,9 +27,11 @@ class PubSubBackend(RPCService):
         service = self.cluster.find_service(self._frontend)
         if isinstance(service, PubSubService):
             return service.publish_from_backend(channel, message, once)
-        history = self.cluster.promised(self._frontend, channel, None)
+        history = self.cluster.channels.promised(self._frontend, channel, None)
         if history is not None:
-            return acknowledged(self.cluster.publish_kept(self._frontend, channel, message, history, once=once))
+            return acknowledged(
+                self.cluster.channels.publish_kept(self._frontend, channel, message, history, once=once)
+            )
         if once is not None:
-            return acknowledged(self.cluster.publish_once(self._frontend, channel, message, once))
-        return acknowledged(self.cluster.publish(self._frontend, channel, message))
+            return acknowledged(self.cluster.channels.publish_once(self._frontend, channel, message, once))
+        return acknowledged(self.cluster.channels.publish(self._frontend, channel, message))

@@ -46,7 +46,7 @@ class Quiet(Service):
 
 
 def subscribe(built: House, connection: Connection, channel: Any = "news") -> "asyncio.Task[None]":
-    return asyncio.ensure_future(built.node.subscribe(connection, "quiet", channel, bare))
+    return asyncio.ensure_future(built.node.channels.subscribe(connection, "quiet", channel, bare))
 
 
 def nothing_is_left(built: House) -> bool:
@@ -119,7 +119,7 @@ async def test_client_that_leaves_does_not_unsubscribe_the_others() -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         assert built.broker.subscribed == {"quiet:news"}
         assert built.broker.unsubscribed == []
-        built.node.publish("quiet", "news", 1)
+        built.node.channels.publish("quiet", "news", 1)
         assert await stayer.received(1) == [1]
         assert leaver.messages == []
 
@@ -153,12 +153,12 @@ async def test_channel_confirmed_for_a_cancelled_caller_is_kept_for_a_later_one(
         await settle()
         built.broker.gate.set()
         await until(lambda: built.broker.is_subscribed("quiet:news"))
-        await built.node.subscribe(second.connection, "quiet", "news", bare)
+        await built.node.channels.subscribe(second.connection, "quiet", "news", bare)
         task.cancel()
         first.leave()
         await asyncio.gather(task, return_exceptions=True)
         assert built.broker.subscribed == {"quiet:news"}
-        built.node.publish("quiet", "news", 1)
+        built.node.channels.publish("quiet", "news", 1)
         assert await second.received(1) == [1]
 
 
@@ -185,7 +185,7 @@ async def test_failure_of_one_of_two_does_not_affect_the_other() -> None:
         assert succeeded is None
         assert not first.connection.channels
         assert built.broker.unsubscribed == []
-        built.node.publish("quiet", "news", 1)
+        built.node.channels.publish("quiet", "news", 1)
         assert await second.received(1) == [1]
         assert first.messages == []
 
@@ -196,7 +196,7 @@ async def test_unsubscribe_during_subscribe_is_an_error_and_releases_the_channel
         built.broker.gate.clear()
         task = subscribe(built, client.connection)
         await settle()
-        built.node.unsubscribe(client.connection, "quiet", "news")
+        built.node.channels.unsubscribe(client.connection, "quiet", "news")
         built.broker.gate.set()
         with pytest.raises(NotSubscribed):
             await task
@@ -210,11 +210,11 @@ async def test_second_subscribe_is_refused_also_while_the_first_is_under_way() -
         task = subscribe(built, client.connection)
         await settle()
         with pytest.raises(AlreadySubscribed):
-            await built.node.subscribe(client.connection, "quiet", "news", bare)
+            await built.node.channels.subscribe(client.connection, "quiet", "news", bare)
         built.broker.gate.set()
         await task
         with pytest.raises(AlreadySubscribed):
-            await built.node.subscribe(client.connection, "quiet", "news", bare)
+            await built.node.channels.subscribe(client.connection, "quiet", "news", bare)
         assert client.connection.channels == {"quiet:news"}
 
 
@@ -254,7 +254,7 @@ async def test_notification_is_shaped_once_per_channel_and_again_after_its_end()
         for _ in range(2):
             clients = [built.client() for _ in range(3)]
             for client in clients:
-                await built.node.subscribe(client.connection, "quiet", "news", shape)
+                await built.node.channels.subscribe(client.connection, "quiet", "news", shape)
             for client in clients:
                 client.leave()
         assert shaped == ["news", "news"]
@@ -275,7 +275,7 @@ async def test_limit_of_channels_counts_those_under_way_and_frees_with_unsubscri
         assert built.sample("snorky_limit_hits_total", limit="channels_per_connection") == 7
         with pytest.raises(AlreadySubscribed):  # reports the actual error, not that a limit is reached
             await subscribe(built, client.connection, "c0")
-        built.node.unsubscribe(client.connection, "quiet", "c0")
+        built.node.channels.unsubscribe(client.connection, "quiet", "c0")
         await subscribe(built, client.connection, "c9")
         assert len(client.connection.channels) == 3
 
@@ -295,12 +295,12 @@ async def test_broker_unsubscribes_once_with_the_last_subscriber() -> None:
         one, other = built.client(), built.client()
         for client in (one, other):
             await subscribe(built, client.connection)
-        built.node.unsubscribe(one.connection, "quiet", "news")
+        built.node.channels.unsubscribe(one.connection, "quiet", "news")
         assert built.broker.unsubscribed == []
-        built.node.unsubscribe(other.connection, "quiet", "news")
+        built.node.channels.unsubscribe(other.connection, "quiet", "news")
         assert built.broker.unsubscribed == ["quiet:news"]
         with pytest.raises(NotSubscribed):
-            built.node.unsubscribe(other.connection, "quiet", "news")
+            built.node.channels.unsubscribe(other.connection, "quiet", "news")
         for client in (one, other):
             client.leave()
         assert built.broker.unsubscribed == ["quiet:news"]
@@ -326,7 +326,7 @@ async def test_publication_reaches_every_subscriber_once_and_by_way_of_the_broke
         clients = [built.client() for _ in range(3)]
         for client in clients:
             await subscribe(built, client.connection)
-        future = built.node.publish("quiet", "news", {"x": 1})
+        future = built.node.channels.publish("quiet", "news", {"x": 1})
         assert all(client.messages == [] for client in clients), "delivered past the broker"
         assert await future == 1
         for client in clients:
@@ -340,19 +340,19 @@ async def test_publish_error_is_the_callers() -> None:
     async with house(Quiet()) as built:
         built.broker.is_failing = True
         with pytest.raises(BrokerUnavailable) as caught:
-            await built.node.publish("quiet", "news", 1)
+            await built.node.channels.publish("quiet", "news", 1)
         assert caught.value.retry_after_ms is not None
-        built.node.publish("quiet", "news", 1)  # no caller awaits this publish, and no subscriber gets it
+        built.node.channels.publish("quiet", "news", 1)  # no caller awaits this publish, and no subscriber gets it
 
 
 async def test_invalid_message_or_channel_is_refused_before_the_broker() -> None:
     async with house(Quiet()) as built:
         for bad in (float("nan"), b"bytes", {1: 2}, object(), "\ud800", 2**64):
             with pytest.raises(InvalidMessage):
-                built.node.publish("quiet", "news", bad)
+                built.node.channels.publish("quiet", "news", bad)
         for bad in ("x" * 300, "\ud800", 2**53, float("inf")):
             with pytest.raises(InvalidChannel):
-                built.node.publish("quiet", bad, 1)
+                built.node.channels.publish("quiet", bad, 1)
         assert built.broker.published == []
         assert built.sample("snorky_publications_published_total") == 0
 
@@ -360,25 +360,25 @@ async def test_invalid_message_or_channel_is_refused_before_the_broker() -> None
 async def test_publication_that_nodes_would_drop_is_refused_before_the_broker() -> None:
     async with house(Quiet(), limits=Limits(message_max_bytes=64)) as built:
         largest = "x" * (PAYLOAD_MAX_BYTES - 2)
-        await built.node.publish("quiet", "news", largest)
+        await built.node.channels.publish("quiet", "news", largest)
         with pytest.raises(TooLarge, match="larger than 1048576 bytes"):
-            built.node.publish("quiet", "news", largest + "x")
+            built.node.channels.publish("quiet", "news", largest + "x")
         assert (
             built.node.metrics.registry.get_sample_value("snorky_limit_hits_total", {"limit": "payload_max_bytes"}) == 1
         )
     async with house(Quiet(), limits=Limits(message_max_bytes=2 << 20, outbox_max_bytes=2 << 20)) as built:
-        await built.node.publish("quiet", "news", largest + "x")
+        await built.node.channels.publish("quiet", "news", largest + "x")
 
 
 async def test_lag_is_timed_for_publications_of_this_node_with_local_subscribers() -> None:
     async with house(Quiet()) as built:
         client = built.client()
         await subscribe(built, client.connection)
-        built.node.publish("quiet", "elsewhere", 1)
+        built.node.channels.publish("quiet", "elsewhere", 1)
         built.broker.bring(("quiet:news", b"0"))
         await settle()
         assert built.sample("snorky_delivery_latency_seconds_count") == 0
-        built.node.publish("quiet", "news", 2)
+        built.node.channels.publish("quiet", "news", 2)
         await client.received(2)
         assert built.sample("snorky_delivery_latency_seconds_count") == 1
 

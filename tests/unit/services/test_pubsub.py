@@ -310,7 +310,7 @@ def test_hub_broker_and_clients_agree_whatever_happens_when(actions: list[tuple[
 
             before = {client: len(notifications(client)) for client in clients}
             for channel in "abc":
-                built.node.publish("pubsub", channel, "last")
+                built.node.channels.publish("pubsub", channel, "last")
             await settle(60)
             for client in clients:
                 got = {each["channel"] for each in notifications(client)[before[client] :]}

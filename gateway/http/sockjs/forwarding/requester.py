@@ -77,7 +77,7 @@ class Requester:
     async def start(self) -> None:
         """Return when this node receives messages of the others. Idempotent. Raises BrokerUnavailable."""
         if self._starting is None:
-            listening = self._node.listen(_SERVICE, self._node.node_id, self._on_publications)
+            listening = self._node.channels.listen(_SERVICE, self._node.node_id, self._on_publications)
             self._starting = asyncio.get_running_loop().create_task(listening)
         starting = self._starting
         try:
@@ -216,7 +216,7 @@ class Requester:
         return f"{self._node.node_id}.{self._count}"
 
     def _tell(self, node_id: str, *words: Any) -> asyncio.Future[int]:
-        return self._node.publish(_SERVICE, node_id, words)
+        return self._node.channels.publish(_SERVICE, node_id, words)
 
     def _on_publications(self, publications: Sequence[Publication]) -> None:
         for publication in publications:

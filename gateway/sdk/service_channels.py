@@ -1,0 +1,191 @@
+"""ServiceChannels: the channels of the services of one node, by their JSON names and with JSON payloads.
+
+Below it, channels are keys and payloads are bytes. It also applies the limits of subscribers and publishers.
+"""
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from snorky.gateway.config.settings import Limits
+from snorky.gateway.connection.connection import Connection
+from snorky.gateway.contracts.broker import Broker
+from snorky.gateway.contracts.history import History, HistoryStore, Recovery
+from snorky.gateway.delivery.channels import Channels
+from snorky.gateway.delivery.fan_out import Fanout, Listener, OnGap
+from snorky.gateway.delivery.hub import Hub
+from snorky.gateway.errors import ConfigurationError, ConnectionClosed, LimitExceeded
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.protocol.codec import Template, channel_key, channel_name, encode_json
+from snorky.gateway.protocol.publication import Position, Selector, TooLarge, write_addressed
+
+__all__ = ["GapNotice", "Notification", "ServiceChannels"]
+
+Notification = Callable[[Any], Any]  # channel -> message to its subscribers, with PAYLOAD in place of the payload
+GapNotice = Callable[[Any, Position], Any]  # channel, next position -> message to clients that asked to recover
+
+
+class ServiceChannels:
+    """Publishes, subscribes and listens for services. `Topics` gives each service its own part of it.
+
+    keeper: None = this node has no history. has_notices: whether subscribers of a service's channel receive join and
+    leave events. is_open: whether a connection is one of the node's clients.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        broker: Broker,
+        fanout: Fanout,
+        channels: Channels,
+        keeper: HistoryStore | None,
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        has_notices: Callable[[str, Any], bool],
+        is_open: Callable[[Connection], bool],
+    ) -> None:
+        self._hub = hub
+        self._broker = broker
+        self._fanout = fanout
+        self._channels = channels
+        self._keeper = keeper
+        self._limits = limits
+        self._metrics = metrics
+        self._has_notices = has_notices
+        self._is_open = is_open
+
+    def publish(self, service: str, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
+        """Publish to all subscribers of a service's channel, on all nodes. See Topics.publish."""
+        key = channel_key(service, channel)
+        data = self._encode(payload)
+        if to is not None:
+            data = write_addressed(data, to)
+        self._metrics.publications_published.inc()
+        if key in self._hub:
+            self._fanout.expect(key, data)
+        return self._broker.publish(key, data)
+
+    def publish_kept(
+        self, service: str, channel: Any, payload: Any, history: History, *, once: str | None = None
+    ) -> asyncio.Future[Position]:
+        """Publish to a channel with a history. See Topics.publish."""
+        key = channel_key(service, channel)
+        data = self._encode(payload)
+        self._metrics.publications_published.inc()
+        return self.keeper.publish(key, data, history, once=once)
+
+    def publish_once(self, service: str, channel: Any, payload: Any, once: str) -> asyncio.Future[None]:
+        """Publish with an idempotency key to a channel without a history. See Topics.publish."""
+        key = channel_key(service, channel)
+        data = self._encode(payload)
+        self._metrics.publications_published.inc()
+        return self.keeper.publish_once(key, data, once)
+
+    async def subscribe(
+        self,
+        connection: Connection,
+        service: str,
+        channel: Any,
+        notification: Notification,
+        *,
+        is_held: bool = False,
+        is_kept: bool = False,
+    ) -> None:
+        """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.joining."""
+        key = self._check_subscriber(connection, channel_key(service, channel))
+        await self._channels.subscribe(
+            connection,
+            key,
+            lambda: Template(service, notification(channel)),
+            is_held=is_held,
+            is_kept=is_kept,
+            has_presence=self._has_notices(service, channel),
+        )
+
+    async def recover(
+        self,
+        connection: Connection,
+        service: str,
+        channel: Any,
+        notification: Notification,
+        gap_notice: GapNotice,
+        *,
+        since: Position | None,
+    ) -> Recovery:
+        """Subscribe a connection, and return what it missed. See Topics.recover."""
+        key = self._check_subscriber(connection, channel_key(service, channel))
+        return await self._channels.recover(
+            connection,
+            key,
+            lambda: Template(service, notification(channel)),
+            lambda position: {"service": service, "message": gap_notice(channel, position)},
+            since,
+            has_presence=self._has_notices(service, channel),
+        )
+
+    def hold(self, connection: Connection, service: str, channel: Any) -> bool:
+        """Buffer a subscriber's publications until `release`. False = not subscribed, or held. See Topics.reading."""
+        return self._hub.hold(connection, channel_key(service, channel))
+
+    def knows(self, connection: Connection, service: str, channel: Any, version: int) -> None:
+        """Record which list a subscriber receives. See Topics.knows."""
+        found, key = self._hub.get(channel_key(service, channel)), channel_key(service, channel)
+        if found is not None and key in connection.channels:
+            found.knows(connection, version, monotonic())
+
+    def release(self, connection: Connection, service: str, channel: Any) -> None:
+        """Write the publications held for a connection, and stop holding. See Topics.joining."""
+        held = self._hub.release(connection, channel_key(service, channel))
+        if held:
+            connection.write_reply(b"".join(held))  # `pieces` has limited it to the outbox's size
+
+    def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
+        """Undo `subscribe`. See Topics.unsubscribe."""
+        self._channels.remove(connection, channel_key(service, channel))
+
+    def is_subscribed(self, connection: Connection, service: str, channel: Any) -> bool:
+        """True if a connection is subscribed to a channel, or is subscribing."""
+        return channel_key(service, channel) in connection.channels
+
+    async def listen(
+        self, service: str, channel: Any, listener: Listener, *, is_kept: bool = False, on_gap: OnGap | None = None
+    ) -> None:
+        """Call a local callback for a channel's publications. See Topics.listen."""
+        await self._channels.listen(channel_key(service, channel), listener, is_kept=is_kept, on_gap=on_gap)
+
+    def unlisten(self, service: str, channel: Any) -> None:
+        """Undo `listen`. See Topics.unlisten."""
+        self._channels.unlisten(channel_key(service, channel))
+
+    @property
+    def keeper(self) -> HistoryStore:
+        """The history of channels. Raises ConfigurationError: this node has none."""
+        if self._keeper is None:
+            raise ConfigurationError("this node has no keeper: topics with history need one")
+        return self._keeper
+
+    def promised(self, service: str, channel: Any, own: History | None) -> History | None:
+        """Return a channel's retention by the rules of all nodes. See Topics.promised."""
+        keeper = self._keeper
+        if keeper is None or not keeper.has_other_rules:
+            return own
+        return keeper.promised(service, channel_name(channel), own)
+
+    def _encode(self, payload: Any) -> bytes:
+        """Encode a payload to publish. Raises InvalidMessage; TooLarge: nodes would drop it."""
+        data = encode_json(payload)
+        if len(data) > self._limits.payload_max_bytes:
+            self._metrics.limit_hits.labels("payload_max_bytes").inc()
+            raise TooLarge(f"Message larger than {self._limits.payload_max_bytes} bytes")
+        return data
+
+    def _check_subscriber(self, connection: Connection, key: str) -> str:
+        """Check that a connection may subscribe to one more channel; returns the key."""
+        if connection.is_closed or not self._is_open(connection):
+            raise ConnectionClosed  # or a backend's request: no `disconnect` would remove the subscription
+        if len(connection.channels) >= self._limits.channels_per_connection and key not in connection.channels:
+            self._metrics.limit_hits.labels("channels_per_connection").inc()
+            raise LimitExceeded("channels_per_connection", "Too many channels")
+        return key
