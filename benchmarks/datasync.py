@@ -16,9 +16,9 @@ from snorky.gateway import Node, ServiceRegistry
 from snorky.gateway.protocol.publication import Position, Publication
 from snorky.services.datasync import DataSyncService, Delta, FilterDealer, SubscriptionItem
 from snorky.services.datasync.subscriptions import Subscription
-from tests.support.clients import JSON as DIALECT
-from tests.support.clients import FakeWire
-from tests.support.loopback import LoopbackBroker
+from tests.support.fakes.fake_wire import JSON as DIALECT
+from tests.support.fakes.fake_wire import FakeWire
+from tests.support.fakes.loopback import LoopbackBroker
 
 __all__: list[str] = []
 

@@ -21,7 +21,7 @@ from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.target import target_from_url
 from snorky.gateway.run.node import running_node
 from snorky.services.pubsub import PubSubService
-from tests.support.clients import JSON, UNLIMITED, FakeWire
+from tests.support.fakes.fake_wire import JSON, UNLIMITED, FakeWire
 
 __all__: list[str] = []
 

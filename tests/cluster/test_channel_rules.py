@@ -18,11 +18,11 @@ from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.target import target_from_url
 from snorky.gateway.run.node import running_node
 from snorky.services.pubsub import PubSubService
-from tests.support.clients import UNLIMITED
-from tests.support.clusters import ClusterLab
-from tests.support.redis_servers import REAL_KINDS, RedisServer
-from tests.support.tools import eventually
-from tests.support.town import Resident
+from tests.support.fakes.fake_wire import UNLIMITED
+from tests.support.fakes.memory_cluster import Resident
+from tests.support.processes.tools import eventually
+from tests.support.servers.clusters import ClusterLab
+from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
 
 CHANNELS = [ChannelRule("room:*", history=100, presence=True, notices=True), ChannelRule("bare")]
 NAME = "snorky:{pubsub:room:1}"

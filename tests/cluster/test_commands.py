@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from snorky.gateway.cli import app
 from snorky.gateway.redis.directory.heartbeat import Heartbeat
 from snorky.gateway.redis.target import target_from_url
-from tests.support.nodes import GATEWAY, NodeProcess, Process, RedisProcess
-from tests.support.tokens import SECRET, hmac_token
-from tests.support.tools import eventually, free_port
+from tests.support.processes.nodes import GATEWAY, NodeProcess, Process, RedisProcess
+from tests.support.processes.tools import eventually, free_port
+from tests.support.scenarios.tokens import SECRET, hmac_token
 
 pytestmark = pytest.mark.needs("redis-server")
 

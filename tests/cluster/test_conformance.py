@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from tests.support.conformance import DEADLINE_S, Actor, Scenario, Stage, perform
-from tests.support.history_table import RULES
-from tests.support.local_stage import API_KEY, local_stage
-from tests.support.node_stage import NodeStage, node_stage
-from tests.support.table import DEALERS, TABLE
-from tests.support.transports import TRANSPORTS, TransportStage
+from tests.support.clients.transports import TRANSPORTS, TransportStage
+from tests.support.scenarios.conformance import DEADLINE_S, Actor, Scenario, Stage, perform
+from tests.support.scenarios.history_table import RULES
+from tests.support.scenarios.local_stage import API_KEY, local_stage
+from tests.support.scenarios.node_stage import NodeStage, node_stage
+from tests.support.scenarios.table import DEALERS, TABLE
 
 NODES = (1, 3)
 ENV = {
-    "SNORKY_SERVICES__BROKEN__CLASS": "tests.support.guarded:Broken",
+    "SNORKY_SERVICES__BROKEN__CLASS": "tests.support.scenarios.guarded:Broken",
     "SNORKY_AUTH__LEEWAY_S": "0",
     "SNORKY_SERVICES__PUBSUB__CLASS": "snorky.services.pubsub:PubSubService",
     "SNORKY_SERVICES__PUBSUB__CHANNELS": json.dumps(RULES),

@@ -15,13 +15,13 @@ from snorky.gateway import Node, ServiceRegistry, Settings
 from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.run.node import running_node
 from snorky.services.datasync import DataSyncBackend, DataSyncService
-from tests.support.clients import UNLIMITED
-from tests.support.dealers import AllTasks, Players, TasksOfList
-from tests.support.nodes import NodeProcess, RedisProcess
-from tests.support.proxy import FaultProxy
-from tests.support.redis_servers import REAL_KINDS, RedisServer
-from tests.support.tools import eventually
-from tests.support.town import Resident
+from tests.support.fakes.fake_wire import UNLIMITED
+from tests.support.fakes.memory_cluster import Resident
+from tests.support.processes.nodes import NodeProcess, RedisProcess
+from tests.support.processes.proxy import FaultProxy
+from tests.support.processes.tools import eventually
+from tests.support.scenarios.dealers import AllTasks, Players, TasksOfList
+from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
 
 NODES = 3
 DELTAS = 10_000
@@ -284,7 +284,7 @@ async def test_ten_thousand_deltas_race_acquisitions_over_node_processes(tmp_pat
     config.write_text(
         "[limits]\nmessages_per_s = 10000.0\nmessages_burst = 100000\n"
         '[services.datasync]\nclass = "snorky.services.datasync:DataSyncService"\n'
-        'dealers = ["tests.support.dealers:AllTasks", "tests.support.dealers:Players"]\n'
+        'dealers = ["tests.support.scenarios.dealers:AllTasks", "tests.support.scenarios.dealers:Players"]\n'
     )
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(RedisProcess.running(tmp_path))

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.directories import REAL, FakeNode, RedisTestCluster, open_cluster
-from tests.support.redis_servers import REAL_KINDS
+from tests.support.fakes.directories import REAL, FakeNode, RedisTestCluster, open_cluster
+from tests.support.servers.redis_servers import REAL_KINDS
 
 MEMBERS = int(os.environ.get("DIRECTORY_MEMBERS", "20000"))
 FEW = 2_000  # on the second kind of server

@@ -8,9 +8,9 @@ import pytest
 
 from snorky.gateway.contracts.directory import Owner
 from snorky.gateway.redis.admin.redis_py import client_of
-from tests.support.directories import FAST, RedisTestCluster
-from tests.support.redis_servers import REAL_KINDS, RedisServer
-from tests.support.tools import eventually
+from tests.support.fakes.directories import FAST, RedisTestCluster
+from tests.support.processes.tools import eventually
+from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
 
 ROOM = "chat:room"
 NAMES = "messaging:names"

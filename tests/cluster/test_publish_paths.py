@@ -12,8 +12,8 @@ import aiohttp
 import msgpack
 import pytest
 
-from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
-from tests.support.tools import program
+from tests.support.processes.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
+from tests.support.processes.tools import program
 
 pytestmark = pytest.mark.needs("redis-server", "redis-cli")
 

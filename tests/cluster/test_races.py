@@ -1,4 +1,4 @@
-"""Races for names and rooms: 200 clients on three nodes, seeded; the invariants are those of tests.support.race.
+"""Races for names and rooms: 200 clients on three nodes, seeded; the invariants are those of `support.scenarios.race`.
 
 RACE_S: seconds (10 unless set; 60 for the long run). RACE_SEED: another seed.
 """
@@ -19,11 +19,11 @@ from snorky.gateway.protocol.codec import decode_json, encode
 from snorky.gateway.protocol.publication import read_publication
 from snorky.services.chat import ChatService
 from snorky.services.messaging import MessagingService
-from tests.support.clients import JSON
-from tests.support.node_stage import node_stage
-from tests.support.race import Link, Race, Racer
-from tests.support.tokens import hmac_token
-from tests.support.town import town
+from tests.support.fakes.fake_wire import JSON
+from tests.support.fakes.memory_cluster import town
+from tests.support.scenarios.node_stage import node_stage
+from tests.support.scenarios.race import Link, Race, Racer
+from tests.support.scenarios.tokens import hmac_token
 
 DURATION_S = float(os.environ.get("RACE_S", "10"))
 SEED = int(os.environ.get("RACE_SEED", "20260304"))

@@ -19,10 +19,10 @@ from snorky.gateway import BrokerUnavailable, ChannelRule, History, Node, Servic
 from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.run.node import running_node
 from snorky.services.pubsub import PubSubService
-from tests.support.clients import UNLIMITED
-from tests.support.redis_servers import RedisServer
-from tests.support.tools import eventually
-from tests.support.town import Resident
+from tests.support.fakes.fake_wire import UNLIMITED
+from tests.support.fakes.memory_cluster import Resident
+from tests.support.processes.tools import eventually
+from tests.support.servers.redis_servers import RedisServer
 
 NODES = 3
 CHANNELS = [f"kept:{number}" for number in range(12)]

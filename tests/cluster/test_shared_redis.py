@@ -12,8 +12,8 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from tests.support.nodes import GATEWAY, NodeProcess, Process, RedisProcess
-from tests.support.tools import eventually
+from tests.support.processes.nodes import GATEWAY, NodeProcess, Process, RedisProcess
+from tests.support.processes.tools import eventually
 
 pytestmark = pytest.mark.needs("redis-server")
 

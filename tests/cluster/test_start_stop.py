@@ -29,8 +29,8 @@ import aiohttp
 import pytest
 
 from tests.cluster.test_workers import children
-from tests.support.nodes import GATEWAY, clean_environment
-from tests.support.tools import ROOT, free_port
+from tests.support.processes.nodes import GATEWAY, clean_environment
+from tests.support.processes.tools import ROOT, free_port
 
 DEADLINE_S = 30.0
 _F_SETPIPE_SZ = 1031

@@ -24,10 +24,10 @@ from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.services.chat import ChatService
 from snorky.services.messaging import MessagingService
 from snorky.services.pubsub import PubSubService
-from tests.support.clients import JSON, FakeWire
-from tests.support.redis_servers import RedisServer
-from tests.support.site import until
-from tests.support.tools import eventually
+from tests.support.fakes.fake_wire import JSON, FakeWire
+from tests.support.processes.tools import eventually
+from tests.support.scenarios.site import until
+from tests.support.servers.redis_servers import RedisServer
 
 RULES = [{"match": "kept:*", "history": 1000}, {"match": "room:*", "presence": True}]
 FAST = {"messages_per_s": 1e6, "messages_burst": 10_000_000, "frames_per_s": 1e6}

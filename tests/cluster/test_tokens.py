@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess
-from tests.support.tokens import SECRET, Issuer, KeyServer, hmac_token
-from tests.support.tools import eventually
+from tests.support.processes.nodes import GATEWAY, NodeProcess, RedisProcess
+from tests.support.processes.tools import eventually
+from tests.support.scenarios.tokens import SECRET, Issuer, KeyServer, hmac_token
 
 HMAC = {"SNORKY_AUTH__HMAC_SECRET": SECRET, "SNORKY_AUTH__LEEWAY_S": "0"}
 WITHIN_S = 5.0  # RELIABILITY: revocable <= 5 s

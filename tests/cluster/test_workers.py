@@ -7,8 +7,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.support.nodes import GATEWAY, NodeProcess, Process
-from tests.support.tools import eventually
+from tests.support.processes.nodes import GATEWAY, NodeProcess, Process
+from tests.support.processes.tools import eventually
 
 WORKERS = (*GATEWAY, "serve", "--workers", "2")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.redis_servers import KINDS, AnyServer, start_server
+from tests.support.servers.redis_servers import KINDS, AnyServer, start_server
 
 
 @pytest.fixture(params=KINDS)

@@ -10,11 +10,11 @@ import pytest
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis import channel_name
 from snorky.gateway.redis.admin.redis_py import client_of
-from tests.support.brokers import PREFIX, Recorder, hears, open_broker
-from tests.support.clusters import ClusterLab
-from tests.support.proxy import FaultProxy
-from tests.support.redis_servers import KINDS, AnyServer, start_server
-from tests.support.tools import eventually
+from tests.support.fakes.brokers import PREFIX, Recorder, hears, open_broker
+from tests.support.processes.proxy import FaultProxy
+from tests.support.processes.tools import eventually
+from tests.support.servers.clusters import ClusterLab
+from tests.support.servers.redis_servers import KINDS, AnyServer, start_server
 
 NEWS = "pubsub:news"
 

@@ -13,10 +13,10 @@ from snorky.gateway.errors import BrokerUnavailable, InvalidMessage, LimitExceed
 from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.multi.directory import SpreadDirectory
 from snorky.gateway.redis.multi.hashing import targets_of
-from tests.support.clusters import ClusterLab
-from tests.support.directories import FakeNode, RedisTestCluster, TestCluster, open_cluster
-from tests.support.redis_servers import KINDS
-from tests.support.tools import eventually
+from tests.support.fakes.directories import FakeNode, RedisTestCluster, TestCluster, open_cluster
+from tests.support.processes.tools import eventually
+from tests.support.servers.clusters import ClusterLab
+from tests.support.servers.redis_servers import KINDS
 
 ROOM = "chat:room"
 NAMES = "messaging:names"

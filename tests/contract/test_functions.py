@@ -26,9 +26,9 @@ from snorky.gateway.redis.history.library_text import FORMAT, Found, judge, writ
 from snorky.gateway.redis.history.store import RedisHistory
 from snorky.gateway.redis.keys import doubt_key, rules_key
 from snorky.gateway.redis.target import target_from_url
-from tests.support.brokers import PREFIX, open_broker
-from tests.support.redis_servers import REAL_KINDS, FakeRedisServer, RedisServer, start_server
-from tests.support.tools import eventually
+from tests.support.fakes.brokers import PREFIX, open_broker
+from tests.support.processes.tools import eventually
+from tests.support.servers.redis_servers import REAL_KINDS, FakeRedisServer, RedisServer, start_server
 
 RULES = Rules([ChannelRule("kept:*", history=100), ChannelRule("*:few*x", history=2), ChannelRule("bare*")])
 HISTORY = History(300.0, 100)

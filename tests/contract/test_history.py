@@ -20,11 +20,11 @@ from snorky.gateway.redis.history.store import RedisHistory
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.history import SpreadHistory
 from snorky.gateway.redis.target import target_from_url
-from tests.support.brokers import PREFIX, open_broker
-from tests.support.clusters import ClusterLab
-from tests.support.memory_history import Archive, MemoryHistory
-from tests.support.proxy import FaultProxy
-from tests.support.redis_servers import KINDS, REAL_KINDS, FakeRedisServer, RedisServer, start_server
+from tests.support.fakes.brokers import PREFIX, open_broker
+from tests.support.fakes.memory_history import Archive, MemoryHistory
+from tests.support.processes.proxy import FaultProxy
+from tests.support.servers.clusters import ClusterLab
+from tests.support.servers.redis_servers import KINDS, REAL_KINDS, FakeRedisServer, RedisServer, start_server
 
 KEY = "datasync:Task"
 HOUR = History(ttl_s=3600.0)

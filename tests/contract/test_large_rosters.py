@@ -9,10 +9,10 @@ import pytest
 
 from snorky.gateway.errors import LimitExceeded
 from snorky.gateway.redis import RedisDirectory
-from tests.support.brokers import PREFIX
-from tests.support.directories import FAST, FakeNode, RedisTestCluster, open_cluster
-from tests.support.redis_servers import REAL_KINDS
-from tests.support.tools import eventually
+from tests.support.fakes.brokers import PREFIX
+from tests.support.fakes.directories import FAST, FakeNode, RedisTestCluster, open_cluster
+from tests.support.processes.tools import eventually
+from tests.support.servers.redis_servers import REAL_KINDS
 
 ROOM = "chat:room"
 NAMES = "messaging:names"

@@ -12,9 +12,9 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import Heartbeat, RedisBroker, read_nodes
 from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.target import target_from_url
-from tests.support.brokers import PREFIX, Recorder, hears, open_broker
-from tests.support.redis_servers import REAL_KINDS, RedisServer, make_tls
-from tests.support.tools import eventually
+from tests.support.fakes.brokers import PREFIX, Recorder, hears, open_broker
+from tests.support.processes.tools import eventually
+from tests.support.servers.redis_servers import REAL_KINDS, RedisServer, make_tls
 
 PASSWORD = "p@ss:w/rd#%é"
 IN_URL = "p%40ss%3Aw%2Frd%23%25%C3%A9"

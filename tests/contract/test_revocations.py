@@ -15,7 +15,7 @@ from snorky.gateway.redis import RedisRevocations
 from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.revocations import SpreadRevocations
-from tests.support.redis_servers import KINDS, RedisServer, start_server
+from tests.support.servers.redis_servers import KINDS, RedisServer, start_server
 
 MakeList = Callable[..., Revocations]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import uvloop
 
-from tests.support.brokers import hears, open_broker
-from tests.support.proxy import FaultProxy
-from tests.support.redis_servers import RedisServer
+from tests.support.fakes.brokers import hears, open_broker
+from tests.support.processes.proxy import FaultProxy
+from tests.support.servers.redis_servers import RedisServer
 
 NEWS = "pubsub:news"
 

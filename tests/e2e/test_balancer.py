@@ -11,10 +11,10 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from tests.support.balancer import Backend, Balancer, running_haproxy, running_nginx
-from tests.support.nodes import NodeProcess, RedisProcess
-from tests.support.tools import eventually, free_port
-from tests.support.ws_client import Crowd, clients
+from tests.support.clients.ws_client import Crowd, clients
+from tests.support.processes.balancer import Backend, Balancer, running_haproxy, running_nginx
+from tests.support.processes.nodes import NodeProcess, RedisProcess
+from tests.support.processes.tools import eventually, free_port
 
 CLIENTS = 300
 NODES = 3

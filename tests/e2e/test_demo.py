@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from tests.support.nodes import NodeProcess
-from tests.support.tools import program
+from tests.support.processes.nodes import NodeProcess
+from tests.support.processes.tools import program
 
 pytestmark = pytest.mark.needs("chromium", "make")
 

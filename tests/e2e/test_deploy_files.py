@@ -14,9 +14,9 @@ import yaml
 from compose_spec import PyCompose
 
 from snorky.gateway.config import settings as gateway_settings
-from tests.support.balancer import Backend, haproxy_config, nginx_command, nginx_config
-from tests.support.deploy import DEPLOY, compose, image_environment, image_value, make_secrets, manifests, run
-from tests.support.tools import ROOT, free_port, program
+from tests.support.deploy.files import DEPLOY, compose, image_environment, image_value, make_secrets, manifests, run
+from tests.support.processes.balancer import Backend, haproxy_config, nginx_command, nginx_config
+from tests.support.processes.tools import ROOT, free_port, program
 
 BACKENDS = [Backend(18001, 18101), Backend(18002, 18102), Backend(18003, 18103)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.deploy import (
+from tests.support.deploy.files import (
     container_argv,
     final_stage,
     health_check,
@@ -19,8 +19,8 @@ from tests.support.deploy import (
     instructions,
     run,
 )
-from tests.support.nodes import clean_environment
-from tests.support.tools import ROOT, venv_program
+from tests.support.processes.nodes import clean_environment
+from tests.support.processes.tools import ROOT, venv_program
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:

@@ -19,11 +19,18 @@ from redis.retry import Retry
 from snorky.gateway import ChannelRule, Metrics, Rules
 from snorky.gateway.redis import RedisHistory
 from snorky.gateway.redis.target import target_from_url
-from tests.support.conversation import blocks_of
-from tests.support.deploy import compose, container_argv, health_check, image_environment, make_secrets, redis_conf
-from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
-from tests.support.tokens import SECRET, hmac_token
-from tests.support.tools import ROOT, eventually, free_port
+from tests.support.deploy.files import (
+    compose,
+    container_argv,
+    health_check,
+    image_environment,
+    make_secrets,
+    redis_conf,
+)
+from tests.support.processes.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
+from tests.support.processes.tools import ROOT, eventually, free_port
+from tests.support.scenarios.conversation import blocks_of
+from tests.support.scenarios.tokens import SECRET, hmac_token
 
 pytestmark = pytest.mark.needs("redis-server")
 
@@ -302,7 +309,9 @@ chat = {{class = "snorky.services.chat:ChatService"}}
 cursors = {{class = "snorky.services.cursors:CursorsService"}}
 messaging = {{class = "snorky.services.messaging:MessagingService"}}
 pubsub = {{class = "snorky.services.pubsub:PubSubService", channels = [{{match = "*", history = 10, presence = true}}]}}
-datasync = {{class = "snorky.services.datasync:DataSyncService", dealers = ["tests.support.dealers:AllTasks"]}}
+[services.datasync]
+class = "snorky.services.datasync:DataSyncService"
+dealers = ["tests.support.scenarios.dealers:AllTasks"]
 """
 # Commands with which redis-py identifies itself; refusals do not disturb it.
 COURTESIES = {"client|setname", "client|setinfo"}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.conversation import Block, blocks_of, converse
-from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
-from tests.support.tools import ROOT
+from tests.support.processes.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
+from tests.support.processes.tools import ROOT
+from tests.support.scenarios.conversation import Block, blocks_of, converse
 
 DOCS = ROOT / "docs"
 pytestmark = pytest.mark.needs("redis-server")

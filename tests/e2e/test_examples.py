@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
-from tests.support.nodes import NodeProcess, Process, clean_environment
-from tests.support.tools import ROOT, free_port, program
+from tests.support.processes.nodes import NodeProcess, Process, clean_environment
+from tests.support.processes.tools import ROOT, free_port, program
 
 EXAMPLES = ROOT / "examples"
 SECRET = "the-secret-of-these-tests-0123456789"

@@ -18,8 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.nodes import clean_environment
-from tests.support.raw_ws import (
+from tests.support.clients.raw_ws import (
     BINARY,
     CLOSE,
     CONTINUATION,
@@ -32,8 +31,9 @@ from tests.support.raw_ws import (
     frame,
     handshake_head,
 )
-from tests.support.site import until
-from tests.support.tools import ROOT
+from tests.support.processes.nodes import clean_environment
+from tests.support.processes.tools import ROOT
+from tests.support.scenarios.site import until
 
 SEED = int(os.environ.get("SNORKY_FUZZ_SEED", "20261122"))
 CASES = int(os.environ.get("SNORKY_FUZZ_CASES", "10000"))
@@ -242,7 +242,7 @@ class Target:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.support.fuzz_target"],
+            [sys.executable, "-W", "error", "-m", "tests.support.processes.fuzz_target"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,

@@ -14,11 +14,11 @@ from redis.asyncio import Redis
 
 from snorky.client import PublishError
 from snorky.client.aio import Publisher
-from tests.support.fleet import SECRET, running_fleet
-from tests.support.js_crowd import JS, running_js_crowd
-from tests.support.numbers import CHANNELS, DEADLINE_S, publishing
-from tests.support.proxy import FaultProxy
-from tests.support.tools import eventually, program
+from tests.support.clients.js_crowd import JS, running_js_crowd
+from tests.support.clients.numbers import CHANNELS, DEADLINE_S, publishing
+from tests.support.processes.fleet import SECRET, running_fleet
+from tests.support.processes.proxy import FaultProxy
+from tests.support.processes.tools import eventually, program
 
 pytestmark = [
     pytest.mark.needs("redis-server", "nginx", "node"),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fleet import running_fleet
-from tests.support.js_crowd import JS
-from tests.support.tools import program
+from tests.support.clients.js_crowd import JS
+from tests.support.processes.fleet import running_fleet
+from tests.support.processes.tools import program
 
 pytestmark = [
     pytest.mark.needs("redis-server", "nginx", "node"),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.js_crowd import JS
-from tests.support.tools import ROOT, program
+from tests.support.clients.js_crowd import JS
+from tests.support.processes.tools import ROOT, program
 
 FOLDER = ROOT / "tests" / "js_package"
 TOOLS = FOLDER / "node_modules"

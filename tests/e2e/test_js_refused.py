@@ -10,8 +10,8 @@ from aiohttp import web
 from playwright.async_api import Page
 
 from tests.e2e.test_demo import browser
-from tests.support.fleet import running_fleet
-from tests.support.js_crowd import JS
+from tests.support.clients.js_crowd import JS
+from tests.support.processes.fleet import running_fleet
 
 pytestmark = pytest.mark.needs("chromium", "redis-server", "nginx")
 

@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.support.nodes import NodeProcess, Process, RedisProcess
-from tests.support.tools import ROOT, eventually, free_port, program
+from tests.support.processes.nodes import NodeProcess, Process, RedisProcess
+from tests.support.processes.tools import ROOT, eventually, free_port, program
 
 pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.needs("promtool", "prometheus")]
 

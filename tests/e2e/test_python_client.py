@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from snorky.client import AsyncSnorkyBackend, Call, SnorkyBackend, SnorkyError, SnorkyHTTPTransport, TransportError
-from tests.support.nodes import NodeProcess
+from tests.support.processes.nodes import NodeProcess
 
 KEY = "the-key-of-the-backend-in-these-tests"
 

@@ -15,7 +15,7 @@ import pytest
 
 from snorky.client import SnorkyError
 from snorky.client.aio import Client, Message
-from tests.support.fleet import running_fleet
+from tests.support.processes.fleet import running_fleet
 
 pytestmark = pytest.mark.needs("redis-server", "nginx")
 

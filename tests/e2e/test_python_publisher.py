@@ -14,10 +14,10 @@ from redis import Redis
 from snorky.client import Position, Publication, Publisher, PublishError
 from snorky.client.aio import Publisher as AsyncPublisher
 from snorky.gateway.redis.cluster.slots import slot_of
-from tests.support.clusters import ClusterLab
-from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess
-from tests.support.proxy import FaultProxy
-from tests.support.sentinels import SentinelLab
+from tests.support.processes.nodes import GATEWAY, NodeProcess, RedisProcess
+from tests.support.processes.proxy import FaultProxy
+from tests.support.servers.clusters import ClusterLab
+from tests.support.servers.sentinels import SentinelLab
 
 pytestmark = pytest.mark.needs("redis-server")
 

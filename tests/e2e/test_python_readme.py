@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
-from tests.support.tools import ROOT
+from tests.support.processes.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
+from tests.support.processes.tools import ROOT
 
 pytestmark = pytest.mark.needs("redis-server")
 

@@ -11,10 +11,10 @@ import pytest
 from snorky.client import Publication, SnorkyError
 from snorky.client.aio import Client, Message, Publisher, Recovered
 from snorky.client.errors import ConnectionEnded
-from tests.support.fleet import SECRET, running_fleet
-from tests.support.numbers import publishing
-from tests.support.proxy import FaultProxy
-from tests.support.python_crowd import running_python_crowd
+from tests.support.clients.numbers import publishing
+from tests.support.clients.python_crowd import running_python_crowd
+from tests.support.processes.fleet import SECRET, running_fleet
+from tests.support.processes.proxy import FaultProxy
 
 pytestmark = pytest.mark.needs("redis-server", "nginx")
 

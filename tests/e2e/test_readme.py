@@ -11,8 +11,8 @@ import pytest
 from snorky.gateway.config.channel_rules import ChannelRule
 from snorky.gateway.config.settings import load
 from snorky.gateway.sdk.loading import load_registries
-from tests.support.nodes import GATEWAY, NodeProcess, Process
-from tests.support.tools import ROOT, eventually, free_port
+from tests.support.processes.nodes import GATEWAY, NodeProcess, Process
+from tests.support.processes.tools import ROOT, eventually, free_port
 
 README = (ROOT / "README.md").read_text()
 

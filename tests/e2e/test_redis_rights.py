@@ -9,8 +9,8 @@ import redis.asyncio as redis
 
 from snorky.gateway.redis.admin.inspect import inspect_redis
 from snorky.gateway.redis.target import target_from_url
-from tests.support.nodes import RedisProcess
-from tests.support.tools import ROOT
+from tests.support.processes.nodes import RedisProcess
+from tests.support.processes.tools import ROOT
 
 pytestmark = pytest.mark.needs("redis-server")
 

@@ -13,10 +13,17 @@ import aiohttp
 import pytest
 from redis.asyncio import Redis
 
-from tests.support.balancer import Backend, Balancer, nginx_command, nginx_config, running_balancer, running_haproxy
-from tests.support.nodes import NodeProcess, RedisProcess
-from tests.support.sockjs_client import TRANSPORTS, SockJSClient, needs_sockjs_client, sockjs_client
-from tests.support.tools import eventually, free_port
+from tests.support.clients.sockjs_client import TRANSPORTS, SockJSClient, needs_sockjs_client, sockjs_client
+from tests.support.processes.balancer import (
+    Backend,
+    Balancer,
+    nginx_command,
+    nginx_config,
+    running_balancer,
+    running_haproxy,
+)
+from tests.support.processes.nodes import NodeProcess, RedisProcess
+from tests.support.processes.tools import eventually, free_port
 
 NODES = 3
 Running = Callable[[Path, Sequence[Backend]], AbstractAsyncContextManager[Balancer]]

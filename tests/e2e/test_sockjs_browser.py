@@ -20,10 +20,10 @@ from playwright.async_api import Page, Route, async_playwright
 
 from tests.e2e.test_demo import ARGUMENTS
 from tests.e2e.test_sockjs import NODES, House, asked, house
-from tests.support.balancer import Balancer
-from tests.support.nodes import NodeProcess
-from tests.support.sockjs_client import FOLDER, needs_sockjs_client
-from tests.support.tools import eventually, free_port, program
+from tests.support.clients.sockjs_client import FOLDER, needs_sockjs_client
+from tests.support.processes.balancer import Balancer
+from tests.support.processes.nodes import NodeProcess
+from tests.support.processes.tools import eventually, free_port, program
 
 OTHER_ORIGIN = (
     "websocket",

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.nodes import NodeProcess, clean_environment
-from tests.support.tools import ROOT
+from tests.support.processes.nodes import NodeProcess, clean_environment
+from tests.support.processes.tools import ROOT
 
 PROJECT = {
     "gateway/__init__.py": "",

@@ -11,9 +11,9 @@ from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import channel_name
 from snorky.gateway.redis.admin.redis_py import client_of
-from tests.support.brokers import PREFIX, hears, open_broker
-from tests.support.proxy import FaultProxy
-from tests.support.redis_servers import REAL_KINDS, RedisServer
+from tests.support.fakes.brokers import PREFIX, hears, open_broker
+from tests.support.processes.proxy import FaultProxy
+from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
 
 NEWS = "pubsub:news"
 NAME = channel_name(PREFIX, NEWS)

@@ -21,11 +21,11 @@ from snorky.gateway.redis.cluster.slots import slot_of
 from snorky.gateway.redis.connection.resp import ConnectionLost, ask, command, dial
 from snorky.gateway.redis.keys import channel_name
 from snorky.gateway.redis.target import target_from_url
-from tests.support.brokers import PREFIX, Recorder, hears
-from tests.support.clusters import ClusterLab
-from tests.support.nodes import GATEWAY, NodeProcess, Process
-from tests.support.redis_servers import REAL_KINDS
-from tests.support.tools import eventually
+from tests.support.fakes.brokers import PREFIX, Recorder, hears
+from tests.support.processes.nodes import GATEWAY, NodeProcess, Process
+from tests.support.processes.tools import eventually
+from tests.support.servers.clusters import ClusterLab
+from tests.support.servers.redis_servers import REAL_KINDS
 
 pytestmark = pytest.mark.needs("redis-server")
 

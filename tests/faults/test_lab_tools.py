@@ -10,7 +10,7 @@ from tests.faults.lab.mutations import MUTATIONS, Mutation, mutate
 from tests.faults.lab.soak import Sample, growths
 from tests.faults.lab.table import render
 from tests.faults.lab.trial import Outcome
-from tests.support.tools import ROOT
+from tests.support.processes.tools import ROOT
 
 MIB = 1 << 20
 

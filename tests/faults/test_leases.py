@@ -19,11 +19,11 @@ from snorky.gateway.redis import Timings
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.directory.owned_index import RosterEntry
 from snorky.gateway.redis.keys import leases_key, names_key, owned_key, reaped_key
-from tests.support.brokers import PREFIX
-from tests.support.directories import FAST, FakeNode, RedisTestCluster, open_cluster
-from tests.support.nodes import Process
-from tests.support.redis_servers import REAL_KINDS, RedisServer
-from tests.support.tools import ROOT, eventually
+from tests.support.fakes.brokers import PREFIX
+from tests.support.fakes.directories import FAST, FakeNode, RedisTestCluster, open_cluster
+from tests.support.processes.nodes import Process
+from tests.support.processes.tools import ROOT, eventually
+from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
 
 ROOM = "chat:room"
 ROOMS = [ROOM, *(f"chat:{number}" for number in range(49))]
@@ -93,7 +93,7 @@ async def child(
 ) -> Process:
     factor = timings.ttl_s / Timings().ttl_s
     words = [cluster.server.url, node_id, str(count), str(factor), *rooms]
-    process = Process([sys.executable, "-m", "tests.support.directory_node", *words], cwd=ROOT, ready="ready")
+    process = Process([sys.executable, "-m", "tests.support.processes.directory_node", *words], cwd=ROOT, ready="ready")
     try:
         await process.wait_ready(60.0)
     except BaseException:

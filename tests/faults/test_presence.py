@@ -13,11 +13,11 @@ from snorky.gateway import Node, ServiceRegistry, Settings
 from snorky.gateway.presence.roster_view import GRACE_S
 from snorky.gateway.run.node import running_node
 from snorky.services.chat import ChatService
-from tests.support.clients import UNLIMITED
-from tests.support.proxy import FaultProxy
-from tests.support.redis_servers import RedisServer
-from tests.support.tools import eventually
-from tests.support.town import Resident
+from tests.support.fakes.fake_wire import UNLIMITED
+from tests.support.fakes.memory_cluster import Resident
+from tests.support.processes.proxy import FaultProxy
+from tests.support.processes.tools import eventually
+from tests.support.servers.redis_servers import RedisServer
 
 pytestmark = pytest.mark.needs("redis-server")
 

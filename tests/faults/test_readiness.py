@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from tests.support.nodes import NodeProcess, RedisProcess
-from tests.support.tools import eventually
-from tests.support.ws_client import clients
+from tests.support.clients.ws_client import clients
+from tests.support.processes.nodes import NodeProcess, RedisProcess
+from tests.support.processes.tools import eventually
 
 pytestmark = pytest.mark.needs("redis-server")
 

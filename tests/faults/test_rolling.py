@@ -6,8 +6,8 @@ import pytest
 
 from tests.faults.lab.rates import Rates
 from tests.faults.lab.rolling import PEAK_NEEDS, Drain, roll
-from tests.support.js_crowd import JS
-from tests.support.numbers import Tally, tally
+from tests.support.clients.js_crowd import JS
+from tests.support.clients.numbers import Tally, tally
 
 CLIENTS = 120
 

@@ -13,10 +13,10 @@ from snorky.gateway.redis import RedisBroker, RedisDirectory, RedisHistory
 from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.directory.heartbeat import Heartbeat, read_nodes
 from snorky.gateway.redis.target import target_from_url
-from tests.support.brokers import PREFIX, Recorder, hears, open_broker
-from tests.support.directories import FakeNode
-from tests.support.redis_servers import REAL_KINDS
-from tests.support.sentinels import SentinelLab
+from tests.support.fakes.brokers import PREFIX, Recorder, hears, open_broker
+from tests.support.fakes.directories import FakeNode
+from tests.support.servers.redis_servers import REAL_KINDS
+from tests.support.servers.sentinels import SentinelLab
 
 pytestmark = pytest.mark.needs("redis-server")
 

@@ -14,9 +14,9 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
 
-from tests.support.multitude import MEMBERS, Caller, names_of, rooms_of
-from tests.support.scene import Scene, open_scene
-from tests.support.tools import eventually
+from tests.support.clients.multitude import MEMBERS, Caller, names_of, rooms_of
+from tests.support.processes.tools import eventually
+from tests.support.scenarios.scene import Scene, open_scene
 
 pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.asyncio(loop_scope="module")]
 

@@ -12,10 +12,10 @@ from snorky.gateway.redis import RedisHistory
 from snorky.gateway.redis.history.library_instance import Doubt
 from snorky.gateway.redis.history.library_text import FORMAT, Found, judge, lines_in, write_library
 from snorky.gateway.redis.keys import channel_name
-from tests.support.brokers import PREFIX
-from tests.support.clusters import ClusterLab
-from tests.support.shards import keepers_of, key_on, shard_of
-from tests.support.tools import eventually
+from tests.support.fakes.brokers import PREFIX
+from tests.support.processes.tools import eventually
+from tests.support.servers.clusters import ClusterLab
+from tests.support.servers.shards import keepers_of, key_on, shard_of
 
 pytestmark = pytest.mark.needs("redis-server")
 

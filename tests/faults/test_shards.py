@@ -26,12 +26,12 @@ from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.target import target_from_url
 from snorky.gateway.run.node import running_node
 from snorky.services.pubsub import PubSubService
-from tests.support.brokers import PREFIX
-from tests.support.clusters import ClusterLab
-from tests.support.directories import FAST, FakeNode, RedisTestCluster
-from tests.support.redis_servers import RedisServer, SpreadServers
-from tests.support.shards import keepers_of, key_on, shard_of
-from tests.support.tools import eventually
+from tests.support.fakes.brokers import PREFIX
+from tests.support.fakes.directories import FAST, FakeNode, RedisTestCluster
+from tests.support.processes.tools import eventually
+from tests.support.servers.clusters import ClusterLab
+from tests.support.servers.redis_servers import RedisServer, SpreadServers
+from tests.support.servers.shards import keepers_of, key_on, shard_of
 
 pytestmark = pytest.mark.needs("redis-server")
 

@@ -12,11 +12,11 @@ from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisBackend
 from snorky.gateway.redis.multi.hashing import targets_of
-from tests.support.brokers import PREFIX, Recorder, broker_of, hears, open_broker
-from tests.support.directories import FakeNode
-from tests.support.nodes import NodeProcess
-from tests.support.redis_servers import RedisServer, SpreadServers
-from tests.support.tools import eventually
+from tests.support.fakes.brokers import PREFIX, Recorder, broker_of, hears, open_broker
+from tests.support.fakes.directories import FakeNode
+from tests.support.processes.nodes import NodeProcess
+from tests.support.processes.tools import eventually
+from tests.support.servers.redis_servers import RedisServer, SpreadServers
 
 pytestmark = pytest.mark.needs("redis-server")
 

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from snorky.gateway import InfoService, Metrics
 from snorky.services.pubsub import PubSubService
-from tests.support.clients import House, house, settle
+from tests.support.fakes.fake_wire import House, house, settle
 
 UNITS = ("_seconds", "_bytes", "_total", "_info", "_ratio")
 COUNTED = {  # gauges of things have no unit; process_ names are the client library's own

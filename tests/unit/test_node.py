@@ -21,8 +21,8 @@ from snorky.gateway import (
 )
 from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 from snorky.gateway.protocol.publication import TooLarge
-from tests.support.clients import JSON, FakeWire, House, house, settle, until
-from tests.support.loopback import LoopbackBroker
+from tests.support.fakes.fake_wire import JSON, FakeWire, House, house, settle, until
+from tests.support.fakes.loopback import LoopbackBroker
 
 
 def bare(channel: Any) -> Any:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from snorky.gateway.shared_reads import SharedReads
-from tests.support.clients import settle
+from tests.support.fakes.fake_wire import settle
 
 
 class Source:

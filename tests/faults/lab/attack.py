@@ -23,8 +23,8 @@ from redis.asyncio import Redis
 
 from snorky.client.aio import Client, Message, Publisher
 from tests.faults.lab.attackers import CHANNEL
-from tests.support.nodes import GATEWAY, NodeProcess, Process, RedisProcess
-from tests.support.tools import eventually
+from tests.support.processes.nodes import GATEWAY, NodeProcess, Process, RedisProcess
+from tests.support.processes.tools import eventually
 
 __all__ = ["Report", "attack"]
 

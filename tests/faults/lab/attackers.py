@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from tests.support.raw_ws import PING, TEXT, RawClient, frame
+from tests.support.clients.raw_ws import PING, TEXT, RawClient, frame
 
 __all__ = ["CHANNEL", "KINDS"]
 

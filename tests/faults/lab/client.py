@@ -18,7 +18,7 @@ import msgpack
 
 from snorky.gateway.protocol.publication import Position
 from tests.faults.lab.journal import Dropped, Gap, Journal, Received, Subscribed
-from tests.support.tokens import hmac_token
+from tests.support.scenarios.tokens import hmac_token
 
 __all__ = ["ROOM", "LabClient", "Notice"]
 

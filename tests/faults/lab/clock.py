@@ -4,7 +4,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-from tests.support.tools import program
+from tests.support.processes.tools import program
 
 __all__ = ["Clock"]
 

@@ -12,7 +12,7 @@ import aiohttp
 
 from tests.faults.lab.client import LabClient
 from tests.faults.lab.journal import Journal
-from tests.support.tools import eventually
+from tests.support.processes.tools import eventually
 
 __all__ = ["Crowd"]
 

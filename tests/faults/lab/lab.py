@@ -21,13 +21,13 @@ from tests.faults.lab.load import Load
 from tests.faults.lab.plan import API_KEY, PREFIX, Plan, node_config
 from tests.faults.lab.publisher import Order
 from tests.faults.lab.source import RedisSource
-from tests.support.balancer import Backend, Balancer, running_nginx
-from tests.support.clusters import ClusterLab
-from tests.support.nodes import GATEWAY, NodeProcess
-from tests.support.proxy import FaultProxy
-from tests.support.redis_servers import RedisServer
-from tests.support.sentinels import SentinelLab
-from tests.support.tools import eventually, free_port
+from tests.support.processes.balancer import Backend, Balancer, running_nginx
+from tests.support.processes.nodes import GATEWAY, NodeProcess
+from tests.support.processes.proxy import FaultProxy
+from tests.support.processes.tools import eventually, free_port
+from tests.support.servers.clusters import ClusterLab
+from tests.support.servers.redis_servers import RedisServer
+from tests.support.servers.sentinels import SentinelLab
 
 __all__ = ["TOPOLOGIES", "Lab", "running_lab"]
 

@@ -11,8 +11,8 @@ import msgspec
 from snorky.gateway.protocol.publication import Position
 from tests.faults.lab.journal import Acked, Uncertain
 from tests.faults.lab.publisher import Order
-from tests.support.nodes import clean_environment
-from tests.support.tools import ROOT
+from tests.support.processes.nodes import clean_environment
+from tests.support.processes.tools import ROOT
 
 __all__ = ["Load"]
 

@@ -6,8 +6,8 @@ python -m tests.faults.lab.node_test FILE
 import asyncio
 import sys
 
-from tests.support.nodes import Process
-from tests.support.tools import program
+from tests.support.processes.nodes import Process
+from tests.support.processes.tools import program
 
 __all__ = ["main"]
 

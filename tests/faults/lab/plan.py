@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.support.tokens import SECRET
+from tests.support.scenarios.tokens import SECRET
 
 __all__ = ["API_KEY", "PREFIX", "Plan", "node_config"]
 

@@ -20,10 +20,10 @@ from pathlib import Path
 import uvloop
 
 from tests.faults.lab.rates import sampling
-from tests.support.fleet import Fleet, running_fleet
-from tests.support.js_crowd import JsCrowd, running_js_crowd
-from tests.support.numbers import Crowd, Tally, publishing
-from tests.support.python_crowd import running_python_crowd
+from tests.support.clients.js_crowd import JsCrowd, running_js_crowd
+from tests.support.clients.numbers import Crowd, Tally, publishing
+from tests.support.clients.python_crowd import running_python_crowd
+from tests.support.processes.fleet import Fleet, running_fleet
 
 __all__ = ["Drain", "Restarts", "roll"]
 

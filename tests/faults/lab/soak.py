@@ -18,7 +18,7 @@ from tests.faults.lab.lab import Lab, running_lab
 from tests.faults.lab.plan import API_KEY, Plan
 from tests.faults.lab.publisher import POSTS_AT_ONCE
 from tests.faults.lab.visitors import Visitors, pick
-from tests.support.nodes import NodeProcess
+from tests.support.processes.nodes import NodeProcess
 
 __all__ = ["Growth", "Sample", "growths", "soak"]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from tests.faults.lab.client import ROOM, LabClient
 from tests.faults.lab.lab import Lab
-from tests.support.raw_ws import RawClient
-from tests.support.tokens import hmac_token
-from tests.support.tools import eventually
+from tests.support.clients.raw_ws import RawClient
+from tests.support.processes.tools import eventually
+from tests.support.scenarios.tokens import hmac_token
 
 __all__ = ["PROBE", "Visitors", "members_and_names", "pick", "until_all_present"]
 

@@ -17,9 +17,9 @@ from snorky.gateway.contracts.revocations import Kind, LocalRevocations, Revocat
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.identities import identity_name, identity_text
-from tests.support.raw_ws import TEXT, RawClient, frame
-from tests.support.site import RunningSite, on_both_loops, running_site, until
-from tests.support.tokens import SECRET, hmac_token
+from tests.support.clients.raw_ws import TEXT, RawClient, frame
+from tests.support.scenarios.site import RunningSite, on_both_loops, running_site, until
+from tests.support.scenarios.tokens import SECRET, hmac_token
 
 FIXED = FixedKey(Key("HS256", SECRET.encode()))
 AUTH = Auth(hmac_secret=SECRET.encode(), leeway_s=0.0, deadline_s=0.3)

@@ -18,7 +18,7 @@ from snorky.gateway.auth.jwks import (
     read_keys,
 )
 from snorky.gateway.errors import BrokerUnavailable, InvalidToken
-from tests.support.tokens import Issuer
+from tests.support.scenarios.tokens import Issuer
 
 OLD, NEW, RSA = Issuer(key_id="old"), Issuer(key_id="new"), Issuer("RS256", key_id="rsa")
 

@@ -13,7 +13,7 @@ import pytest
 from snorky.gateway.auth.tokens import FixedKey, Identity, Key, Verifier, check_identity
 from snorky.gateway.config.auth import Auth
 from snorky.gateway.errors import CloseCode, InvalidToken
-from tests.support.tokens import SECRET, Issuer, claims, forged, hmac_token
+from tests.support.scenarios.tokens import SECRET, Issuer, claims, forged, hmac_token
 
 HMAC = Key("HS256", SECRET.encode())
 RSA, EC = Issuer("RS256"), Issuer("ES256")

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import Auth, Limits, Private, Public, Settings, load
-from tests.support.tokens import SECRET, Issuer
+from tests.support.scenarios.tokens import SECRET, Issuer
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "settings.md").read_text()
 SECTIONS = {"Redis": Settings, "public": Public, "private": Private, "auth": Auth, "limits": Limits}

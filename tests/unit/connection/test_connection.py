@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.errors import CloseCode, InvalidMessage, ReplyTooLarge
 from snorky.gateway.protocol.codec import MAX_VALUES
-from tests.support.clients import JSON, FakeWire
+from tests.support.fakes.fake_wire import JSON, FakeWire
 
 MAX_BYTES = 100
 

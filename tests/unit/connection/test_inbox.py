@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from snorky.gateway import Connection, Service
 from snorky.gateway.connection.inbox import MAX_BYTES, MAX_MESSAGES, RESUME_MESSAGES
-from tests.support.clients import Client, House, house, settle, until
+from tests.support.fakes.fake_wire import Client, House, house, settle, until
 
 
 class Gated(Service):

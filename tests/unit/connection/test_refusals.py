@@ -15,9 +15,9 @@ from snorky.gateway.connection.refusals import Refusals
 from snorky.gateway.metrics import Metrics
 from snorky.services.pubsub import PubSubService
 from snorky.services.rpc import Request
-from tests.support.raw_ws import RawClient
-from tests.support.site import RunningSite, on_both_loops, running_site
-from tests.support.tokens import SECRET, hmac_token
+from tests.support.clients.raw_ws import RawClient
+from tests.support.scenarios.site import RunningSite, on_both_loops, running_site
+from tests.support.scenarios.tokens import SECRET, hmac_token
 
 ORIGIN = {"Origin": "https://app.example"}
 

@@ -11,8 +11,8 @@ from snorky.gateway.connection.waiting_replies import WaitingReplies
 from snorky.services.chat import ChatService
 from snorky.services.cursors import CursorsService
 from snorky.services.messaging import MessagingService
-from tests.support.clients import JSON, UNLIMITED, FullWire, read_nothing, until
-from tests.support.town import Resident, Town, town
+from tests.support.fakes.fake_wire import JSON, UNLIMITED, FullWire, read_nothing, until
+from tests.support.fakes.memory_cluster import Resident, Town, town
 
 MIB = 1 << 20
 LIMITS = type(UNLIMITED)(messages_per_s=1e9, messages_burst=1_000_000, replies_max_bytes=4 * MIB)

@@ -17,7 +17,7 @@ from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.protocol.codec import PAYLOAD, Encoding, Json, Template, decode_json, encode_msgpack
 from snorky.gateway.protocol.publication import MARK, Position, Publication, Selector, write_addressed
 from snorky.gateway.protocol.ws_frames import BINARY, TEXT, Dialect
-from tests.support.clients import JSON, MSGPACK, FakeWire, settle
+from tests.support.fakes.fake_wire import JSON, MSGPACK, FakeWire, settle
 
 KEY, OTHER = "s:a", "s:b"
 

@@ -25,9 +25,9 @@ from snorky.gateway import (
     Topics,
 )
 from snorky.gateway.protocol.publication import MARK
-from tests.support.clients import JSON, MSGPACK, Client, FakeWire, settle, until
-from tests.support.memory_history import Archive, MemoryHistory, write_sequenced
-from tests.support.town import Resident, Town, town
+from tests.support.fakes.fake_wire import JSON, MSGPACK, Client, FakeWire, settle, until
+from tests.support.fakes.memory_cluster import Resident, Town, town
+from tests.support.fakes.memory_history import Archive, MemoryHistory, write_sequenced
 
 HOUR = History(3600.0, 1000)
 KEY = "notes:c"

@@ -9,7 +9,7 @@ from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
 from snorky.gateway.protocol.codec import PAYLOAD, Template
-from tests.support.clients import JSON, MSGPACK, FakeWire
+from tests.support.fakes.fake_wire import JSON, MSGPACK, FakeWire
 
 TEMPLATE = Template("s", PAYLOAD)
 KEYS = [f"s:{name}" for name in "abcd"]

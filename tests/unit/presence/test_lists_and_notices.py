@@ -13,8 +13,8 @@ from snorky.gateway.protocol.codec import Template
 from snorky.services.chat import ChatService
 from snorky.services.cursors import CursorsService
 from snorky.services.pubsub import PubSubService
-from tests.support.clients import JSON, FakeWire, settle, until
-from tests.support.town import Resident, Town, town
+from tests.support.fakes.fake_wire import JSON, FakeWire, settle, until
+from tests.support.fakes.memory_cluster import Resident, Town, town
 
 RULES = [
     {"match": "there:*", "presence": True, "notices": True},

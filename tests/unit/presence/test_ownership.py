@@ -13,7 +13,7 @@ from snorky.gateway.connection.connection import Connection
 from snorky.gateway.presence.ownership import Ownership, encode_notice
 from snorky.gateway.protocol.codec import encode_json
 from snorky.gateway.protocol.publication import Change, read_publication, write_change, write_version
-from tests.support.clients import JSON, FakeWire, settle, until
+from tests.support.fakes.fake_wire import JSON, FakeWire, settle, until
 
 ROSTER = "chat:room"
 

@@ -15,8 +15,8 @@ from snorky.gateway.protocol.publication import Change
 from snorky.services.chat import ChatService
 from snorky.services.cursors import CursorsService
 from snorky.services.pubsub import PubSubService
-from tests.support.clients import settle, until
-from tests.support.town import Resident, Town, town
+from tests.support.fakes.fake_wire import settle, until
+from tests.support.fakes.memory_cluster import Resident, Town, town
 
 GRACE_S = 0.2
 ROSTER = "chat:room"

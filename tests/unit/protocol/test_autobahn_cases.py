@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import msgpack
 import pytest
 
-from tests.support.raw_ws import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, RawClient, close_payload, frame
-from tests.support.site import on_both_loops, running_site
+from tests.support.clients.raw_ws import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, RawClient, close_payload, frame
+from tests.support.scenarios.site import on_both_loops, running_site
 
 MSGPACK = {"Sec-WebSocket-Protocol": "snorky.msgpack"}
 

@@ -14,10 +14,10 @@ from snorky.services.datasync import DataSyncBackend, DataSyncService
 from snorky.services.messaging import MessagingService
 from snorky.services.pubsub import PubSubBackend, PubSubService
 from snorky.services.rpc import RPCService
-from tests.support import table
-from tests.support.conversation import blocks_of
-from tests.support.error_codes import CODES, ELSEWHERE
-from tests.support.tools import ROOT
+from tests.support.processes.tools import ROOT
+from tests.support.scenarios import table
+from tests.support.scenarios.conversation import blocks_of
+from tests.support.scenarios.error_codes import CODES, ELSEWHERE
 
 PAGE = ROOT / "docs" / "protocol.md"
 SERVICES: dict[str, type[RPCService]] = {

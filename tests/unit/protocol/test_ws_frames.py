@@ -21,7 +21,7 @@ from snorky.gateway.protocol.ws_frames import (
     text_frame,
     whole_message,
 )
-from tests.support.raw_ws import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, deflated, frame
+from tests.support.clients.raw_ws import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, deflated, frame
 
 MAX_BYTES = 65_536
 

@@ -19,8 +19,8 @@ from snorky.gateway import (
     Selector,
     Service,
 )
-from tests.support.clients import house, settle, until
-from tests.support.town import Town, town
+from tests.support.fakes.fake_wire import house, settle, until
+from tests.support.fakes.memory_cluster import Town, town
 
 
 class Plain(Service):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from snorky.gateway import InfoService, __version__
-from tests.support.clients import JSON, MSGPACK, house
+from tests.support.fakes.fake_wire import JSON, MSGPACK, house
 
 
 @pytest.mark.parametrize("dialect", [JSON, MSGPACK], ids=["json", "msgpack"])

@@ -16,7 +16,7 @@ from snorky.gateway import (
     Selector,
     Service,
 )
-from tests.support.clients import MSGPACK, house
+from tests.support.fakes.fake_wire import MSGPACK, house
 
 
 class Minimal(Service):

@@ -10,8 +10,8 @@ import pytest
 from snorky.gateway import BrokerUnavailable
 from snorky.services.chat import ChatService
 from snorky.services.rpc import Request
-from tests.support.clients import settle, until
-from tests.support.town import Resident, town
+from tests.support.fakes.fake_wire import settle, until
+from tests.support.fakes.memory_cluster import Resident, town
 
 CLOCK = datetime(2026, 3, 4, 5, 6, 7, tzinfo=timezone(timedelta(hours=2)))
 STAMP = "2026-03-04T05:06:07+02:00"

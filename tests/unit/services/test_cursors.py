@@ -9,8 +9,8 @@ import pytest
 from snorky.gateway import BrokerUnavailable
 from snorky.services.cursors import CursorsService
 from snorky.services.rpc import Request
-from tests.support.clients import settle, until
-from tests.support.town import Resident, town
+from tests.support.fakes.fake_wire import settle, until
+from tests.support.fakes.memory_cluster import Resident, town
 
 DOCUMENT = {"doc": 1}
 

@@ -13,10 +13,10 @@ from snorky.gateway.protocol.publication import Publication, read_publication
 from snorky.services.datasync import DataSyncBackend, DataSyncService, Delta
 from snorky.services.datasync.feed import Feed
 from snorky.services.datasync.subscriptions import ATTEMPTS_MAX
-from tests.support.clients import settle, until
-from tests.support.dealers import AllTasks, Players, PlayersWithColor, TasksOfList
-from tests.support.memory_history import write_sequenced
-from tests.support.town import Resident, Town, town
+from tests.support.fakes.fake_wire import settle, until
+from tests.support.fakes.memory_cluster import Resident, Town, town
+from tests.support.fakes.memory_history import write_sequenced
+from tests.support.scenarios.dealers import AllTasks, Players, PlayersWithColor, TasksOfList
 
 DEALERS = (AllTasks, TasksOfList, Players, PlayersWithColor)
 
@@ -483,12 +483,12 @@ async def test_a_delta_whose_tag_does_not_match_history_is_not_merged() -> None:
 
 
 def test_settings_name_dealers_by_dotted_names() -> None:
-    service = DataSyncService(dealers=["tests.support.dealers:AllTasks"])
+    service = DataSyncService(dealers=["tests.support.scenarios.dealers:AllTasks"])
     assert isinstance(service.dealers.get("AllTasks"), AllTasks)
     for wrong in (
-        "tests.support.dealers:Nobody",
+        "tests.support.scenarios.dealers:Nobody",
         "tests.support.nowhere:AllTasks",
-        "tests.support.dealers",
+        "tests.support.scenarios.dealers",
         "json:loads",
     ):
         with pytest.raises(ConfigurationError, match="dealers"):

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from snorky.gateway import Limits, ServiceRegistry
 from snorky.services.pubsub import PubSubBackend, PubSubService
 from snorky.services.rpc import Request
-from tests.support.clients import JSON, MSGPACK, Client, House, house, settle, until
+from tests.support.fakes.fake_wire import JSON, MSGPACK, Client, House, house, settle, until
 
 
 def call(client: Client, command: str, call_id: Any = 1, service: str = "pubsub", **params: Any) -> None:

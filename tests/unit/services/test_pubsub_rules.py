@@ -9,8 +9,8 @@ from msgpack import Unpacker  # type: ignore[import-untyped]  # ships no annotat
 from snorky.gateway import ChannelRule, ConfigurationError, History, Position, Service, ServiceRegistry
 from snorky.services.pubsub import PubSubBackend, PubSubService
 from snorky.services.rpc import Request
-from tests.support.clients import JSON, MSGPACK, Client, settle, until
-from tests.support.town import Resident, Town, town
+from tests.support.fakes.fake_wire import JSON, MSGPACK, Client, settle, until
+from tests.support.fakes.memory_cluster import Resident, Town, town
 
 CHANNELS = [
     ChannelRule("kept:*", history=1000),

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from snorky.gateway import BrokerUnavailable, ConfigurationError, NotSubscribed
 from snorky.services.rpc import Request, RPCError, RPCService, acknowledged, rpc_command
-from tests.support.clients import JSON, MSGPACK, House, house, settle, until
+from tests.support.fakes.fake_wire import JSON, MSGPACK, House, house, settle, until
 
 
 class Unruly(dict[str, int]):

@@ -11,10 +11,10 @@ from tests.faults.lab.lab import Lab
 from tests.faults.lab.plan import PREFIX
 from tests.faults.lab.trial import Fault, Trial
 from tests.faults.lab.visitors import pick
-from tests.support.nodes import NodeProcess
-from tests.support.proxy import FaultProxy
-from tests.support.raw_ws import TEXT, RawClient, frame
-from tests.support.tools import eventually
+from tests.support.clients.raw_ws import TEXT, RawClient, frame
+from tests.support.processes.nodes import NodeProcess
+from tests.support.processes.proxy import FaultProxy
+from tests.support.processes.tools import eventually
 
 __all__ = ["CLIENT_FAULTS"]
 

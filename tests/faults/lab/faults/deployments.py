@@ -10,8 +10,8 @@ from typing import Any
 
 from tests.faults.lab.plan import PREFIX
 from tests.faults.lab.trial import Fault, Trial
-from tests.support.nodes import GATEWAY, NodeProcess
-from tests.support.tools import eventually
+from tests.support.processes.nodes import GATEWAY, NodeProcess
+from tests.support.processes.tools import eventually
 
 __all__ = ["DEPLOYMENT_FAULTS"]
 

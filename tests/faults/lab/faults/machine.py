@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tests.faults.lab.trial import Fault, Trial
 from tests.faults.lab.visitors import pick
-from tests.support.nodes import NodeProcess
-from tests.support.raw_ws import RawClient
-from tests.support.tools import eventually
+from tests.support.clients.raw_ws import RawClient
+from tests.support.processes.nodes import NodeProcess
+from tests.support.processes.tools import eventually
 
 __all__ = ["MACHINE_FAULTS"]
 

@@ -11,9 +11,9 @@ from snorky.client.aio import Client, Message
 from tests.faults.lab.plan import PREFIX
 from tests.faults.lab.source import RedisSource
 from tests.faults.lab.trial import Fault, Trial
-from tests.support.nodes import Process
-from tests.support.proxy import FaultProxy
-from tests.support.tools import ROOT
+from tests.support.processes.nodes import Process
+from tests.support.processes.proxy import FaultProxy
+from tests.support.processes.tools import ROOT
 
 __all__ = ["PUBLISHER_FAULTS"]
 

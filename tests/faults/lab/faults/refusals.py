@@ -10,7 +10,7 @@ from functools import partial
 from tests.faults.lab.faults.servers import expect_refused_unsent
 from tests.faults.lab.trial import Fault, Trial
 from tests.faults.lab.visitors import Visitors, pick, until_all_present
-from tests.support.tools import eventually
+from tests.support.processes.tools import eventually
 
 __all__ = ["REFUSAL_FAULTS"]
 

@@ -15,8 +15,8 @@ from tests.faults.lab.client import LabClient
 from tests.faults.lab.lab import Lab
 from tests.faults.lab.trial import Fault, Trial
 from tests.faults.lab.visitors import Visitors, members_and_names, pick, until_all_present
-from tests.support.redis_servers import RedisServer
-from tests.support.tools import eventually
+from tests.support.processes.tools import eventually
+from tests.support.servers.redis_servers import RedisServer
 
 __all__ = ["ROLLBACK_FAULTS", "absent", "tell_resyncs"]
 

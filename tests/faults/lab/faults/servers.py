@@ -7,8 +7,8 @@ from typing import Any
 from tests.faults.lab.figures import percentile
 from tests.faults.lab.trial import Fault, Trial
 from tests.faults.lab.visitors import until_all_present
-from tests.support.redis_servers import RedisServer
-from tests.support.tools import eventually
+from tests.support.processes.tools import eventually
+from tests.support.servers.redis_servers import RedisServer
 
 __all__ = ["SERVER_FAULTS", "expect_refused_unsent"]
 

@@ -8,8 +8,8 @@ from tests.faults.lab.faults.rollbacks import absent, tell_resyncs
 from tests.faults.lab.plan import PREFIX
 from tests.faults.lab.trial import Fault, Trial
 from tests.faults.lab.visitors import Visitors, pick, until_all_present
-from tests.support.clusters import ClusterLab
-from tests.support.sentinels import SentinelLab
+from tests.support.servers.clusters import ClusterLab
+from tests.support.servers.sentinels import SentinelLab
 
 __all__ = ["TOPOLOGY_FAULTS"]
 

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from tests.faults.lab.mutations import MUTATIONS, Mutation, mutate
-from tests.support.nodes import Process
-from tests.support.tools import ROOT
+from tests.support.processes.nodes import Process
+from tests.support.processes.tools import ROOT
 
 __all__ = ["main", "turns_red"]
 

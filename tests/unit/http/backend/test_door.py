@@ -16,8 +16,8 @@ from snorky.gateway.http.serving.listen import listen
 from snorky.gateway.http.serving.site import Site
 from snorky.gateway.http.workers.app import WorkerDoor, workers_app
 from snorky.gateway.http.workers.metrics import Totals
-from tests.support.raw_ws import RawClient, Response
-from tests.support.site import RunningSite, on_both_loops, running_site
+from tests.support.clients.raw_ws import RawClient, Response
+from tests.support.scenarios.site import RunningSite, on_both_loops, running_site
 
 KEY = "a-key-of-the-backend-of-32-bytes"
 ECHO = json.dumps({"service": "echo_backend", "message": 5}).encode()

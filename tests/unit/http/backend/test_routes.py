@@ -12,8 +12,8 @@ import snorky.gateway.http.backend.routes as module
 from snorky.gateway.config.settings import ApiKey, Private
 from snorky.gateway.http.app import BACKEND_MAX_BYTES
 from snorky.gateway.http.backend.key_brake import ADDRESSES_MAX, FREE, INTERVAL_S, WAIT_MAX_S, Brake
-from tests.support.raw_ws import RawClient, Response
-from tests.support.site import Echo, RunningSite, on_both_loops, running_site, until
+from tests.support.clients.raw_ws import RawClient, Response
+from tests.support.scenarios.site import Echo, RunningSite, on_both_loops, running_site, until
 
 KEY = "a-key-of-the-backend"
 PUBLISH = {

@@ -5,8 +5,8 @@ import structlog
 from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.http.serving.accept_gate import HTTP_PER_CONNECTION, Descriptors
 from snorky.gateway.http.serving.listen import BACKLOG
-from tests.support.raw_ws import RawClient
-from tests.support.site import RunningSite, on_both_loops, running_site, until
+from tests.support.clients.raw_ws import RawClient
+from tests.support.scenarios.site import RunningSite, on_both_loops, running_site, until
 
 IDLE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -6,8 +6,8 @@ import pytest
 
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.http.serving.listen import listen, url_of
-from tests.support.raw_ws import handshake_head
-from tests.support.site import on_both_loops, running_site
+from tests.support.clients.raw_ws import handshake_head
+from tests.support.scenarios.site import on_both_loops, running_site
 
 NO_HTTP = [
     b"\x00\x01\x02\r\n\r\n",

@@ -9,8 +9,8 @@ from aiohttp.test_utils import make_mocked_request
 
 from snorky.gateway.config.settings import Public
 from snorky.gateway.http.sockjs.binding import CREDENTIALS_MAX, Binding, Who, who_asks
-from tests.support.site import on_both_loops
-from tests.support.sockjs_site import SockJSSite, sockjs_site
+from tests.support.scenarios.site import on_both_loops
+from tests.support.scenarios.sockjs_site import SockJSSite, sockjs_site
 
 ANN, BOB = {"Cookie": "who=ann"}, {"Cookie": "who=bob"}
 HERE, THERE = "https://here.example.org", "https://there.example.org"

@@ -6,9 +6,9 @@ import json
 import pytest
 
 import snorky.gateway.http.sockjs.bodies as module
-from tests.support.raw_ws import RawClient
-from tests.support.site import on_both_loops, until
-from tests.support.sockjs_site import SockJSSite, sockjs_site
+from tests.support.clients.raw_ws import RawClient
+from tests.support.scenarios.site import on_both_loops, until
+from tests.support.scenarios.sockjs_site import SockJSSite, sockjs_site
 
 each_size = pytest.mark.parametrize("nodes", [1, 3])
 each_way = pytest.mark.parametrize("way", ["xhr_send", "jsonp_send"])

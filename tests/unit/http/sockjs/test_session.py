@@ -10,8 +10,8 @@ from aiohttp import web
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.errors import CloseCode, Revoked
 from snorky.gateway.http.sockjs.session import Timing
-from tests.support.site import on_both_loops, until
-from tests.support.sockjs_site import QUICK, SockJSCaller, SockJSSite, frames_of, sockjs_site
+from tests.support.scenarios.site import on_both_loops, until
+from tests.support.scenarios.sockjs_site import QUICK, SockJSCaller, SockJSSite, frames_of, sockjs_site
 
 each_size = pytest.mark.parametrize("nodes", [1, 3])
 ENDLESS = Timing(response_max_bytes=1 << 30, beat_s=QUICK.beat_s)

@@ -12,8 +12,8 @@ from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.http.sockjs.frames import array_of, decode_frame, decode_messages, end_frame, quote
 from snorky.gateway.http.sockjs.transports import EventSource, HtmlFile, Jsonp
-from tests.support.site import on_both_loops, until
-from tests.support.sockjs_site import SockJSSite, sockjs_site
+from tests.support.scenarios.site import on_both_loops, until
+from tests.support.scenarios.sockjs_site import SockJSSite, sockjs_site
 
 ALLOWED = "https://app.example.org"
 FOREIGN = "https://evil.example.org"

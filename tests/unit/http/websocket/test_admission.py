@@ -11,8 +11,8 @@ from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.http.websocket.admission import Admission
 from snorky.gateway.http.websocket.handshake import HandshakeRefused
 from snorky.gateway.metrics import Metrics
-from tests.support.raw_ws import CLOSE, close_payload, frame, handshake_head
-from tests.support.site import on_both_loops, running_site, until
+from tests.support.clients.raw_ws import CLOSE, close_payload, frame, handshake_head
+from tests.support.scenarios.site import on_both_loops, running_site, until
 
 PROXIES = tuple(map(ipaddress.ip_network, ("10.0.0.0/8", "fd00::/8", "127.0.0.1/32")))
 

@@ -17,8 +17,8 @@ import snorky.gateway.http.websocket.handler
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.errors import ConnectionClosed
 from snorky.gateway.http.websocket.aiohttp_internals import take_over
-from tests.support.raw_ws import CLOSE, PING, PONG, TEXT, RawClient, close_payload, frame, handshake_head
-from tests.support.site import RunningSite, gone, on_both_loops, running_site, until
+from tests.support.clients.raw_ws import CLOSE, PING, PONG, TEXT, RawClient, close_payload, frame, handshake_head
+from tests.support.scenarios.site import RunningSite, gone, on_both_loops, running_site, until
 
 GET = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -6,8 +6,8 @@ import json
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.http.websocket import drain as module
 from snorky.gateway.http.websocket.drain import drain
-from tests.support.raw_ws import CLOSE, TEXT, RawClient, close_payload, frame
-from tests.support.site import on_both_loops, running_site, until
+from tests.support.clients.raw_ws import CLOSE, TEXT, RawClient, close_payload, frame
+from tests.support.scenarios.site import on_both_loops, running_site, until
 
 
 async def leave(client: RawClient) -> tuple[float, float, int]:

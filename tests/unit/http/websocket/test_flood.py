@@ -9,9 +9,9 @@ import pytest
 from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.connection.inbox import MAX_MESSAGES
 from snorky.gateway.http.websocket.timer_wheel import TimerWheel
-from tests.support.raw_ws import CLOSE, CONTINUATION, PING, PONG, TEXT, RawClient, close_payload, frame
-from tests.support.site import RunningSite, on_both_loops, running_site, until
-from tests.support.sockjs_site import sockjs_site
+from tests.support.clients.raw_ws import CLOSE, CONTINUATION, PING, PONG, TEXT, RawClient, close_payload, frame
+from tests.support.scenarios.site import RunningSite, on_both_loops, running_site, until
+from tests.support.scenarios.sockjs_site import sockjs_site
 
 FEW_FRAMES = Limits(frames_per_s=1.0)  # ten at once
 BEGIN = frame(TEXT, b"", fin=False)

@@ -6,8 +6,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from snorky.gateway.config.settings import Public
 from snorky.gateway.http.websocket.handshake import HandshakeRefused, Upgrade, upgrade
 from snorky.gateway.protocol.codec import Encoding
-from tests.support.raw_ws import BINARY, KEY, PING, RawClient, Response, frame, handshake_head
-from tests.support.site import on_both_loops, running_site
+from tests.support.clients.raw_ws import BINARY, KEY, PING, RawClient, Response, frame, handshake_head
+from tests.support.scenarios.site import on_both_loops, running_site
 
 RIGHT = {
     "Host": "gateway.example.org",

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from snorky.gateway.http.websocket.peer_progress import PATIENCE_MAX_S, SLOWEST_BYTES_PER_S, Sent, SilentPeer, read_sent
-from tests.support.tools import eventually
+from tests.support.processes.tools import eventually
 
 INTERVAL_S = 10.0
 

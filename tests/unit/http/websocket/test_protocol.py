@@ -17,7 +17,7 @@ from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.http.websocket.peer_progress import read_sent
 from snorky.gateway.http.websocket.protocol import HIGH_WATER_BYTES, WebSocketProtocol
-from tests.support.raw_ws import (
+from tests.support.clients.raw_ws import (
     BINARY,
     CLOSE,
     CONTINUATION,
@@ -30,7 +30,7 @@ from tests.support.raw_ws import (
     frame,
     handshake_head,
 )
-from tests.support.site import RunningSite, gone, on_both_loops, running_site, until
+from tests.support.scenarios.site import RunningSite, gone, on_both_loops, running_site, until
 
 FAST_PINGS = Public(ping_interval_s=0.25)
 SMALL = Limits(outbox_max_bytes=200_000, send_buffer_bytes=16_384)  # a slow consumer is detected soon

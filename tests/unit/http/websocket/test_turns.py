@@ -5,7 +5,7 @@ from time import perf_counter
 
 from snorky.gateway.http.websocket.turns import SHARE_S, TURN_S, Turns
 from snorky.gateway.metrics import Metrics
-from tests.support.site import until
+from tests.support.scenarios.site import until
 
 
 class Greedy:

@@ -12,7 +12,7 @@ from snorky.gateway.redis.cluster.commands import ClusterCommands
 from snorky.gateway.redis.cluster.shard_map import ShardMap
 from snorky.gateway.redis.connection.resp import DialError, command
 from snorky.gateway.redis.target import target_from_url
-from tests.support.scripted_redis import Command, ScriptedRedis
+from tests.support.servers.scripted_redis import Command, ScriptedRedis
 
 Ranges = dict[tuple[int, int], list[tuple[str, int]]]  # slots: (id, port) of the primary and its replicas
 

@@ -10,7 +10,7 @@ import snorky.gateway.redis
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
-from tests.support.scripted_redis import Command, ScriptedRedis
+from tests.support.servers.scripted_redis import Command, ScriptedRedis
 from tests.unit.redis.connection.test_commands import commander
 
 FOLDER = Path(snorky.gateway.redis.__file__).parent

@@ -9,7 +9,7 @@ import pytest
 from snorky.gateway.redis import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError
 from snorky.gateway.redis.target import target_from_url
-from tests.support.scripted_redis import Command, ScriptedRedis
+from tests.support.servers.scripted_redis import Command, ScriptedRedis
 
 Answer = Callable[[Command], bytes | None]
 

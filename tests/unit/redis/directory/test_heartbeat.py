@@ -17,8 +17,8 @@ from snorky.gateway.redis.directory.versions import OLDEST, WIRE, Versions, fore
 from snorky.gateway.redis.directory.versions import said as versions_said
 from snorky.gateway.redis.keys import node_key, nodes_key
 from snorky.gateway.redis.target import target_from_url
-from tests.support.redis_servers import require
-from tests.support.tools import eventually
+from tests.support.processes.tools import eventually
+from tests.support.servers.redis_servers import require
 
 PREFIX = "beat"
 

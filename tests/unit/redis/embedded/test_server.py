@@ -18,9 +18,9 @@ from snorky.gateway.redis import EmbeddedServer
 from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.embedded.process import ProcessFailed, ServerProcess
 from snorky.gateway.redis.target import target_from_url
-from tests.support.nodes import Process
-from tests.support.redis_servers import require
-from tests.support.tools import eventually
+from tests.support.processes.nodes import Process
+from tests.support.processes.tools import eventually
+from tests.support.servers.redis_servers import require
 
 OWNER = """
 import asyncio, signal

@@ -7,7 +7,7 @@ from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.history.appender import HistoryAppender
 from snorky.gateway.redis.target import target_from_url
-from tests.support.scripted_redis import ScriptedRedis
+from tests.support.servers.scripted_redis import ScriptedRedis
 
 OOM = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
 

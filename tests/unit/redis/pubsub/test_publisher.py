@@ -12,7 +12,7 @@ from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.pubsub.publisher import Publisher, PublishRefused
 from snorky.gateway.redis.target import target_from_url
-from tests.support.scripted_redis import ScriptedRedis
+from tests.support.servers.scripted_redis import ScriptedRedis
 
 
 @asynccontextmanager

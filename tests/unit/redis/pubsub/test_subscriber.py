@@ -12,7 +12,7 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.resp import REPLY_MAX_BYTES
 from snorky.gateway.redis.pubsub.subscriber import WINDOW, Subscriber
 from snorky.gateway.redis.target import target_from_url
-from tests.support.scripted_redis import Command, ScriptedRedis, confirmation, message
+from tests.support.servers.scripted_redis import Command, ScriptedRedis, confirmation, message
 
 CANARY = b"canary"
 
