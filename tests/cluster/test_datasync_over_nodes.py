@@ -12,7 +12,6 @@ import aiohttp
 import pytest
 
 from snorky.gateway import Node, ServiceRegistry, Settings
-from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.run.node import running_node
 from snorky.services.datasync import DataSyncBackend, DataSyncService
 from tests.support.fakes.fake_wire import UNLIMITED
@@ -175,7 +174,7 @@ async def test_ten_thousand_deltas_race_acquisitions_on_three_nodes(kind: str, t
 async def test_deltas_survive_cut_connections_to_redis(tmp_path: Path) -> None:
     """Unanswered publications are sent again; missed ones are read from history."""
     async with RedisServer("redis", tmp_path) as server, local_cluster(server.url) as cluster:
-        client = client_of(server)
+        client = server.client()
 
         async def disturb(first: int) -> None:
             if first % 1000 == 500 and first < DELTAS - 1000:

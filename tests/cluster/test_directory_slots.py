@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from snorky.gateway.contracts.directory import Owner
-from snorky.gateway.redis.admin.redis_py import client_of
 from tests.support.fakes.directories import FAST, RedisTestCluster
 from tests.support.processes.tools import eventually
 from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
@@ -20,7 +19,7 @@ NAMES = "messaging:names"
 async def test_each_script_stays_in_one_slot_and_survives_a_script_flush(kind: str, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(RedisServer(kind, tmp_path, conf=["cluster-enabled yes"]))
-        client = client_of(server)
+        client = server.client()
         stack.push_async_callback(client.aclose)
         # all slots are its own, so only CROSSSLOT errors remain
         await client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)

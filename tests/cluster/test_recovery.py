@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from snorky.gateway import BrokerUnavailable, ChannelRule, History, Node, ServiceRegistry, Settings
-from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.run.node import running_node
 from snorky.services.pubsub import PubSubService
 from tests.support.fakes.fake_wire import UNLIMITED
@@ -202,7 +201,7 @@ async def cluster_of(url: str) -> AsyncIterator[Cluster]:
 @asynccontextmanager
 async def stage(tmp_path: Path, *, staying: int = 2) -> AsyncIterator[tuple[RedisServer, Cluster, Any]]:
     async with RedisServer("redis", tmp_path) as server, cluster_of(server.url) as cluster:
-        client = client_of(server)
+        client = server.client()
         for channel in CHANNELS:
             for number in range(NODES * staying):
                 await cluster.reader(channel, number)

@@ -9,7 +9,6 @@ import pytest
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis import channel_name
-from snorky.gateway.redis.admin.redis_py import client_of
 from tests.support.fakes.brokers import PREFIX, Recorder, hears, open_broker
 from tests.support.processes.proxy import FaultProxy
 from tests.support.processes.tools import eventually
@@ -36,7 +35,7 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 @pytest.fixture
 async def other(server: AnyServer) -> AsyncIterator[Any]:
     """Any Redis client: a backend job's, an operator's."""
-    client = client_of(server)
+    client = server.client()
     await client.ping()
     yield client
     await client.aclose()

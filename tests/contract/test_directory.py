@@ -399,9 +399,13 @@ async def test_an_invalid_token_returns_nothing(cluster: TestCluster, token: str
 
 async def keys_of(cluster: RedisTestCluster) -> dict[str, Any]:
     found = {}
-    servers = cluster.server.servers if isinstance(cluster.server, ClusterLab) else targets_of(cluster.server.url)
-    for target in servers:
-        client: Any = client_of(target)
+    server = cluster.server
+    clients: list[Any] = (
+        [each.client() for each in server.servers]
+        if isinstance(server, ClusterLab)
+        else [client_of(target) for target in targets_of(server.url)]
+    )
+    for client in clients:
         found.update({key.decode(): await client.ttl(key) async for key in client.scan_iter()})
         found = {key: ttl for key, ttl in found.items() if ttl <= 0 or "::index" not in key}  # see reindex
         await client.aclose()

@@ -230,7 +230,7 @@ async def test_malformed_calls_are_refused_and_leave_no_state(
     tmp_path: Path, name: str | bytes, arguments: list[str | bytes], why: str
 ) -> None:
     async with RedisServer("redis", tmp_path) as server, keeper_of(server):
-        client = client_of(server)
+        client = server.client()
         await until_loaded(client)
         with pytest.raises(ResponseError, match="snorky_publish: .*" + why):
             await fcall(client, name, *arguments)

@@ -15,7 +15,6 @@ from snorky.gateway.contracts.history import History, HistoryStore
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, Publication, read_publication
-from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.history.store import RedisHistory
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.history import SpreadHistory
@@ -218,7 +217,7 @@ async def test_positions_are_of_channels_that_have_a_history(keepers: tuple[Hist
 
 
 async def tell(server: Server, *words: object) -> Any:
-    client = client_of(server)
+    client = server.client()
     try:
         return await client.execute_command(*words)
     finally:
@@ -335,7 +334,7 @@ async def test_any_number_is_read_in_order(server: Server, count: int) -> None:
 
 async def test_time_bounds_also_a_channel_that_is_never_quiet(server: Server) -> None:
     async with keeper_of(server.url) as keeper:
-        client = client_of(server)
+        client = server.client()
         begun = await keeper.position(KEY)
         loop = asyncio.get_running_loop()
         times: list[tuple[float, float]] = []  # of each: when it was sent, when it was answered
@@ -356,7 +355,7 @@ async def test_time_bounds_also_a_channel_that_is_never_quiet(server: Server) ->
 
 async def test_the_counter_outlives_the_stored_entries(server: Server) -> None:
     async with keeper_of(server.url) as keeper:
-        client = client_of(server)
+        client = server.client()
         stream, state = f"{PREFIX}:{{{KEY}}}:history", f"{PREFIX}:{{{KEY}}}:position"
         first, second = await fill(keeper, 2, History(ttl_s=0.1))
 
@@ -376,7 +375,7 @@ async def test_the_counter_outlives_the_stored_entries(server: Server) -> None:
 
 async def test_comparing_keeps_the_state_of_a_quiet_channel(server: Server) -> None:
     async with keeper_of(server.url) as keeper:
-        client = client_of(server)
+        client = server.client()
         state = f"{PREFIX}:{{{KEY}}}:position"
         await keeper.position(KEY)
         await client.pexpire(state, 60_000)
@@ -401,7 +400,7 @@ async def test_without_a_history_a_publication_is_sent_once_per_key(server: Serv
 async def test_large_offsets_are_written_in_full(server: Server) -> None:
     """Lua's tostring makes 1e+15 of this, which is no offset."""
     async with keeper_of(server.url) as keeper:
-        client = client_of(server)
+        client = server.client()
         await keeper.position(KEY)
         await client.hset(f"{PREFIX}:{{{KEY}}}:position", "offset", 999_999_999_999_999)
         positions = await fill(keeper, 3)
@@ -414,7 +413,7 @@ async def test_large_offsets_are_written_in_full(server: Server) -> None:
 async def test_the_entry_is_written_before_the_counter_moves(server: Server) -> None:
     """A publication that the stream refuses is not counted and not sent: otherwise it would look like a gap."""
     async with open_broker(server.url) as (broker, recorder), keeper_of(server.url) as keeper:
-        client = client_of(server)
+        client = server.client()
         await broker.subscribe(KEY)
         (first,) = await fill(keeper, 1)
         await client.xadd(f"{PREFIX}:{{{KEY}}}:history", {"foreign": "entry"}, id="2-1")
@@ -431,7 +430,7 @@ async def test_no_key_is_left_without_an_end(server: Server) -> None:
     async with keeper_of(server.url) as keeper:
         await keeper.position("datasync:Other")
         await fill(keeper, 3)
-        client = client_of(server)
+        client = server.client()
         ends = {key: await client.pttl(key) for key in await client.keys("*")}
         assert all(end > 0 for end in ends.values()), ends
         assert len([key for key in ends if b"{nodes}" not in key]) == 6  # 2 states, a stream, 3 idempotency keys
@@ -440,7 +439,7 @@ async def test_no_key_is_left_without_an_end(server: Server) -> None:
 
 async def test_a_lost_counter_is_another_epoch_and_the_old_stream_is_not_continued(server: Server) -> None:
     async with keeper_of(server.url) as keeper:
-        client = client_of(server)
+        client = server.client()
         positions = await fill(keeper, 5)
         await client.delete(f"{PREFIX}:{{{KEY}}}:position")
         begun = await keeper.position(KEY)
@@ -469,7 +468,7 @@ async def test_epoch_and_tags_are_others_after_every_start_of_the_server(kind: s
 async def test_offsets_reused_after_a_failover_differ_from_the_first_ones(kind: str, tmp_path: Path) -> None:
     """The state of a lagging replica: same epoch, offsets that were assigned before."""
     async with start_server(kind, tmp_path) as server, keeper_of(server.url) as keeper:
-        client = client_of(server)
+        client = server.client()
         state, stream = f"{PREFIX}:{{{KEY}}}:position", f"{PREFIX}:{{{KEY}}}:history"
         await fill(keeper, 3)
         dumps: dict[str, Any] = {key: await client.dump(key) for key in (state, stream)}
@@ -487,7 +486,7 @@ async def test_offsets_reused_after_a_failover_differ_from_the_first_ones(kind: 
 async def test_publications_survive_a_script_flush_in_order(server: Server) -> None:
     async with keeper_of(server.url) as keeper:
         begun = await keeper.position(KEY)
-        client = client_of(server)
+        client = server.client()
         await fill(keeper, 1)
         await client.script_flush()
         await fill(keeper, 20, first=2)
@@ -499,7 +498,7 @@ async def test_publications_survive_a_script_flush_in_order(server: Server) -> N
 async def test_unanswered_publications_are_sent_again_and_stored_once(kind: str, tmp_path: Path) -> None:
     """Connections are killed repeatedly during 3,000 publications: each is delivered once, in order."""
     async with start_server(kind, tmp_path) as server, keeper_of(server.url) as keeper:
-        client = client_of(server)
+        client = server.client()
         begun = await keeper.position(KEY)
         futures: list[asyncio.Future[Position]] = []
         for number in range(3000):
@@ -541,7 +540,7 @@ async def test_ten_thousand_retried_through_a_proxy_that_drops_replies_are_ten_t
     """Each is retried under its key until it is answered, while replies are lost and connections cut."""
     async with start_server(kind, tmp_path) as server, FaultProxy("127.0.0.1", server.port) as proxy:
         async with keeper_of(proxy.url, publish_timeout_s=0.5) as keeper, keeper_of(server.url) as direct:
-            client = client_of(server)
+            client = server.client()
             begun = await direct.position(KEY)
             numbers = iter(range(10_000))
             answers: dict[int, Position] = {}
@@ -586,7 +585,7 @@ async def test_ten_thousand_retried_through_a_proxy_that_drops_replies_are_ten_t
 async def test_out_of_memory_refuses_before_anything_is_stored_or_sent(kind: str, tmp_path: Path) -> None:
     async with start_server(kind, tmp_path) as server, open_broker(server.url) as (broker, recorder):
         async with keeper_of(server.url) as keeper:
-            client = client_of(server)
+            client = server.client()
             await broker.subscribe(KEY)
             (first,) = await fill(keeper, 1)
             await client.config_set("maxmemory", "1")

@@ -114,7 +114,7 @@ async def test_tls_works_with_its_authority_and_with_no_other(tmp_path: Path) ->
             assert await broker.publish("pubsub:news", b"while paused") == 1
             broker.resume()
             await heard.until(lambda: heard.of("pubsub:news")[-1] == b"while paused")
-        client = client_of(server)
+        client = server.client()
         assert await client.ping()  # by the library, with the same options
         await client.aclose()
         for url in (

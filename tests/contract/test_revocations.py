@@ -12,7 +12,6 @@ import pytest
 from snorky.gateway.contracts.revocations import Kind, LocalRevocations, Revocation, Revocations
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis import RedisRevocations
-from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.revocations import SpreadRevocations
 from tests.support.servers.redis_servers import KINDS, RedisServer, start_server
@@ -139,7 +138,7 @@ async def test_a_node_that_was_cut_off_reads_missed_revocations(tmp_path: Path) 
         node, other, seen = make(), make(), Seen()
         await node.begin(seen)
         for _ in range(3):
-            async with client_of(server) as redis:
+            async with server.client() as redis:
                 await redis.client_kill_filter(_type="normal", skipme=True)
             await other.begin(Seen())  # reconnects
             for number in range(50):
@@ -154,7 +153,7 @@ async def test_entries_do_not_depend_on_a_clock_that_is_set_back(tmp_path: Path)
     """After a failover the new primary's clock may be behind: new revocations must still sort after known ones."""
     async with start_server("redis", tmp_path) as server, lists(server.url) as make:
         node, seen = make(), Seen()
-        async with client_of(server) as redis:
+        async with server.client() as redis:
             ahead_ms = (time.time() + 30) * 1000
             await redis.zadd("test:{revocations}", {"d:ahead": ahead_ms})
             await node.begin(seen)
@@ -169,7 +168,7 @@ async def test_entries_do_not_depend_on_a_clock_that_is_set_back(tmp_path: Path)
 async def test_revocations_end_when_all_affected_tokens_have_expired(tmp_path: Path) -> None:
     async with start_server("redis", tmp_path) as server, lists(server.url) as make:
         node = make(keep_s=60.0)
-        async with client_of(server) as redis:
+        async with server.client() as redis:
             await redis.zadd("test:{revocations}", {"i:old": (time.time() - 61) * 1000})
             await node.add(Kind.IDENTITY, "new")
             assert await redis.zrange("test:{revocations}", 0, -1) == [b"i:new"]
@@ -181,7 +180,7 @@ async def test_more_revocations_than_one_read_are_notified_in_order(tmp_path: Pa
         node, seen = make(), Seen()
         await node.begin(seen)
         entries = {f"t:{number}": (time.time() * 1000) + number for number in range(3500)}
-        async with client_of(server) as redis:
+        async with server.client() as redis:
             await redis.zadd("test:{revocations}", entries)
         await seen.until("3499")
         assert seen.names == [str(number) for number in range(3500)]
@@ -205,7 +204,7 @@ async def test_an_entry_of_a_newer_node_is_passed_over(tmp_path: Path) -> None:
     async with start_server("redis", tmp_path) as server, lists(server.url) as make:
         node, seen = make(), Seen()
         await node.begin(seen)
-        async with client_of(server) as redis:
+        async with server.client() as redis:
             strange: dict[Any, float] = {"z:what": time.time() * 1000, b"\xff": time.time() * 1000}
             await redis.zadd("test:{revocations}", strange)
         await node.add(Kind.IDENTITY, "alice")
@@ -216,5 +215,5 @@ async def test_an_entry_of_a_newer_node_is_passed_over(tmp_path: Path) -> None:
 async def test_before_the_first_login_nothing_is_asked(tmp_path: Path) -> None:
     async with RedisServer("redis", tmp_path) as server, lists(server.url) as make:
         make()
-        async with client_of(server) as redis:
+        async with server.client() as redis:
             assert len(await redis.client_list()) == 1, "only ours"

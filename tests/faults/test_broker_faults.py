@@ -10,7 +10,6 @@ import pytest
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import channel_name
-from snorky.gateway.redis.admin.redis_py import client_of
 from tests.support.fakes.brokers import PREFIX, hears, open_broker
 from tests.support.processes.proxy import FaultProxy
 from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
@@ -31,7 +30,7 @@ def reconnects(metrics: Metrics, role: str) -> float:
 
 async def test_client_kill_of_pubsub_is_healed_within_a_second_each_time(server: RedisServer) -> None:
     metrics = Metrics()
-    client = client_of(server)
+    client = server.client()
     async with open_broker(server.url, metrics=metrics) as (broker, heard):
         await asyncio.gather(*(broker.subscribe(f"pubsub:{number}") for number in range(500)))
         for round_ in range(1, 21):
@@ -177,7 +176,7 @@ async def test_slow_answers_are_not_deafness(server: RedisServer) -> None:
 
 
 async def test_an_overrun_output_buffer_is_survived(server: RedisServer) -> None:
-    client = client_of(server)
+    client = server.client()
     await client.config_set("client-output-buffer-limit", "pubsub 1mb 1mb 1")
     async with open_broker(server.url) as (broker, heard):
         await broker.subscribe(NEWS)

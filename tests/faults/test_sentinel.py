@@ -42,7 +42,7 @@ async def comes_through(broker: RedisBroker, recorder: Recorder, payload: bytes,
 
 
 async def subscribers_at(server: object) -> int:
-    client = client_of(server)  # type: ignore[attr-defined]
+    client = server.client()  # type: ignore[attr-defined]
     try:
         return int((await client.execute_command("PUBSUB", "NUMSUB", f"{PREFIX}:{{pubsub:news}}"))[1])
     finally:

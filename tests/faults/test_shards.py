@@ -20,7 +20,6 @@ from snorky.gateway.http.health import ops_routes
 from snorky.gateway.protocol.publication import Position
 from snorky.gateway.redis import RedisDirectory
 from snorky.gateway.redis.admin.inspect import inspect_redis
-from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.keys import leases_key, names_key, owned_key
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.target import target_from_url
@@ -107,7 +106,7 @@ async def test_histories_of_one_of_several_that_went_back_have_new_epochs(spread
 
 
 async def save(server: RedisServer) -> None:
-    client = client_of(server)
+    client = server.client()
     await client.save()
     await client.aclose()
 
@@ -301,7 +300,7 @@ async def until_says(http: Any, status: int) -> dict[str, Any]:
 
 async def check_refusal(url: str, server: RedisServer) -> None:
     """Make one server require a replica that it lacks, then undo that."""
-    client = client_of(server)
+    client = server.client()
     registry = ServiceRegistry([PubSubService()])
     async with running_node(registry, settings=Settings(redis_url=url)) as node:
         app = web.Application()

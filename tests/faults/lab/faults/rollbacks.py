@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from snorky.gateway.redis.admin.redis_py import client_of
 from tests.faults.lab.checker import count_resyncs
 from tests.faults.lab.client import LabClient
 from tests.faults.lab.lab import Lab
@@ -135,7 +134,7 @@ class TruncatedLog:
             file.truncate(self._size + 7)  # in the middle of a command
         trial.figure(f"{size - self._size - 7} bytes of the log cut")
         await server.start()
-        async with client_of(server) as client:
+        async with server.client() as client:
             await client.config_set("appendonly", "no")
             await client.config_rewrite()
         shutil.rmtree(folder)
