@@ -134,7 +134,7 @@ class Auth:
             )
         if self.required and not written and not self.identify:
             found.append(
-                "[auth] required = true, and nobody could be authenticated: "
+                "[auth] required = true, but no way to authenticate is set: "
                 'write hmac_secret, public_key or jwks_url, or identify = "module:function"'
             )
         return found

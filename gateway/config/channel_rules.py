@@ -53,7 +53,7 @@ class ChannelRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Return one text for each contradiction, with the remedy."""
         found = []
         if self.notices and not self.presence:
-            found.append("notices = true needs the list of subscribers: write presence = true beside it")
+            found.append("notices = true needs the list of subscribers: add presence = true")
         if self.history_ttl_s != _DEFAULT.history_ttl_s and not self.history:
             found.append("history_ttl_s means nothing without history: write history = 1000, or leave it out")
         return found
@@ -93,9 +93,7 @@ class Rules:
             problems += [f"channels, rule {number}: {problem}" for problem in found]
         for number, rule in enumerate(rules[:-1], 1):
             if rule.match == "*":
-                problems.append(
-                    f"channels, rule {number}: matches everything, so those behind it never count: put it last"
-                )
+                problems.append(f"channels, rule {number}: matches everything, so later rules never apply: put it last")
         if problems:
             raise ConfigurationError("; ".join(problems))
         return cls(rules)

@@ -317,7 +317,7 @@ class _Assembly:
             standard = (STANDARD_SERVICES if registry == "services" else STANDARD_BACKEND).get(name)
             example = "module:Class" if standard is None else standard.class_name
             where = next(iter(keys.values())).where
-            self._problems.append(f'{where}: needs {spell((registry, name, "class"))} beside it: class = "{example}"')
+            self._problems.append(f'{where}: needs {spell((registry, name, "class"))}: add class = "{example}"')
             return None
         if not isinstance(class_name.value, str) or not re.fullmatch(r"[\w.]+:\w+", class_name.value):
             self._problems.append(

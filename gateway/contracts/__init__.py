@@ -1,1 +1,1 @@
-"""What a node needs of the shared store: broker, directory, history, revocations. One contract test each."""
+"""The interfaces to the shared store: broker, directory, history, revocations. One contract test each."""

@@ -1,1 +1,1 @@
-"""What the connections of this node own in the cluster, and the rosters that its subscribers are told of."""
+"""Roster entries and names of this node's connections, and the rosters that its subscribers receive."""

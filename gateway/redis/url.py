@@ -92,7 +92,7 @@ class RedisUrl:
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """Read one URL. Raises ValueError, whose text begins with `redis_url` and says what to write."""
+    """Parse one URL. Raises ValueError; its text starts with `redis_url` and contains the correction."""
     scheme = url.partition("://")[0].lower()
     if scheme not in _OPTIONS or "://" not in url:
         raise ValueError(f"redis_url is no Redis URL: {_EXAMPLE}")
@@ -118,7 +118,7 @@ def parse_redis_url(url: str) -> RedisUrl:
     if scheme != "unix" and (
         "@" in parts.path or (at and not is_placed) or (":" in places and not is_placed and "@" in parts.query)
     ):
-        raise ValueError(f"redis_url has a user or password, and no host behind it: {example}; {_ENCODE}")
+        raise ValueError(f"redis_url has a user or password, but no host: {example}; {_ENCODE}")
     options = _options(parts, scheme)
     steps = parts.path.strip("/").split("/") if scheme != "unix" else [""]
     name = unquote(steps.pop(0)) if scheme.endswith("+sentinel") else ""

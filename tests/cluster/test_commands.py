@@ -66,7 +66,7 @@ async def test_publication_reaches_subscribers(redis):
             env = {"SNORKY_REDIS_URL": redis.url}
             code, output = await snorky("publish", "news", '{"x": [1, "\u00fc\\u001b"]}', env=env)
             assert (code, output) == (0, "1 node received it\n")
-            assert (await snorky("publish", "elsewhere", "1", env=env))[1].startswith("0 nodes received it: nobody")
+            assert (await snorky("publish", "elsewhere", "1", env=env))[1].startswith("0 nodes received it: no node")
             assert (await snorky("publish", "news", '"plain"', env=env))[0] == 0
             assert await watching.wait() == 0
         finally:
@@ -102,7 +102,7 @@ async def test_publication_is_stored_if_the_nodes_have_a_history_rule(redis, tmp
         code, output = await snorky("publish", "kept:a", "-", env=env, lines=b"2\n3\n")
         assert code == 0
         assert re.fullmatch(r"2 published, the last one kept at \w+:3:\w+\n", output), output
-        assert (await snorky("publish", "bare", "1", env=env))[1].startswith("0 nodes received it: nobody")
+        assert (await snorky("publish", "bare", "1", env=env))[1].startswith("0 nodes received it: no node")
 
 
 async def test_check_reports_different_rules_in_redis_and_on_nodes(redis, tmp_path):

@@ -468,4 +468,4 @@ async def test_a_publisher_forges_neither_presence_nor_positions_nor_replies(
         assert await ann.ask("pubsub", "presence", channel="news") == {"members": ["ann"]}
         assert await node.metric('snorky_drops_total{reason="forged"}') == 4
         assert await node.metric("snorky_unkept_publications_total") == 1, "the fence, and no hint"
-        assert "a publisher says what only nodes may say" in node.log
+        assert "a publisher sent data that only nodes may send" in node.log

@@ -81,7 +81,7 @@ def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -
 
 @dataclass
 class Built:
-    """What was built of one distribution: both wheels, of the tree and of the sdist, have the same files."""
+    """The wheels of one distribution, built from the tree and from the sdist, have the same files."""
 
     wheel: Path
     files: set[str]

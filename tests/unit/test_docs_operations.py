@@ -56,7 +56,7 @@ def test_every_series_is_documented_with_its_type_and_labels() -> None:
     [
         (r'drops\.labels\("(\w+)"\)', "reason in `snorky_drops_total`"),
         (r'code = "(unknown_version|too_large)"', "reason in `snorky_drops_total`"),
-        (r'limited\.labels\("(\w+)"\)', "`snorky_limit_hits_total`"),
+        (r'limit_hits\.labels\("(\w+)"\)', "`snorky_limit_hits_total`"),
         (r'HandshakeRefused\(\s*\d+, "(\w+)"', "`snorky_handshakes_rejected_total`"),
     ],
 )

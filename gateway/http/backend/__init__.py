@@ -1,1 +1,1 @@
-"""Requests of backends by HTTP: who may send them, and what they get."""
+"""The HTTP endpoint for backends: authorization, request bodies, replies."""

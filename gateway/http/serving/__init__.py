@@ -1,1 +1,1 @@
-"""Listening sockets, and what is counted when a connection is accepted."""
+"""Listening sockets, and the count of accepted connections."""

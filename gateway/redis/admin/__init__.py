@@ -1,1 +1,1 @@
-"""What the commands of `snorky` ask of Redis, by redis-py."""
+"""Redis commands of the `snorky` command line, by redis-py."""

@@ -224,7 +224,7 @@ class ShardMap:
 
 
 def shard_map_of(target: RedisTarget) -> ShardMap | None:
-    """Return the Cluster that a target stands for; None = it is one server."""
+    """Return the Cluster of a target; None = it is one server."""
     return target.cluster if isinstance(target.cluster, ShardMap) else None
 
 

@@ -1,1 +1,1 @@
-"""A Redis server of our own, for who configured none."""
+"""A private Redis server, used if none is configured."""

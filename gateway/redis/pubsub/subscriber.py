@@ -326,7 +326,7 @@ class Subscriber:
         if now_s - self._complained_s >= COMPLAIN_EVERY_S:
             self._complained_s = now_s
             _log.warning(
-                "a publisher says what only nodes may say: publish JSON, which never begins with byte 0xC1",
+                "a publisher sent data that only nodes may send: publish JSON, which never begins with byte 0xC1",
                 channel=channel.key[:300],
             )
 

@@ -102,7 +102,7 @@ def _told(receipt: Receipt) -> str:
     heard = f"{receipt.nodes} node{'' if receipt.nodes == 1 else 's'} received it"
     if kept:
         return f"{kept}; {heard}"
-    return heard if receipt.nodes else f"{heard}: nobody subscribes to this channel"
+    return heard if receipt.nodes else f"{heard}: no node has a subscriber of this channel"
 
 
 def _backend_url(settings: Settings, key: str | None) -> str:

@@ -81,9 +81,9 @@ def test_name_that_is_chosen_to_be_hard_costs_no_more_than_others() -> None:
         ([{"match": "a", "presence": 1}], "presence: expected `bool`, got `int`; write presence = true"),
         ([{"match": ""}], "match: expected `str` of length >= 1"),
         ([{"match": "a\n"}], "match: expected `str` matching regex"),
-        ([{"match": "a", "notices": True}], "write presence = true beside it"),
+        ([{"match": "a", "notices": True}], "add presence = true"),
         ([{"match": "a", "history_ttl_s": 5.0}], "history_ttl_s means nothing without history"),
-        ([{"match": "*"}, {"match": "a"}], "rule 1: matches everything, so those behind it never count"),
+        ([{"match": "*"}, {"match": "a"}], "rule 1: matches everything, so later rules never apply"),
     ],
 )
 def test_errors_name_the_rule_and_the_key(written: Any, expected: str) -> None:

@@ -203,7 +203,7 @@ def test_service_links_of_kubernetes_are_no_settings():
         ("[auth]\nlifetime_max_s = 0", "[auth] lifetime_max_s: "),
         ('[auth]\nalgorithm = "none"', "[auth] algorithm: unknown setting"),
         ('auth = "x"', "auth: must be a table: [auth]"),
-        ("[auth]\nrequired = true", "[auth] required = true, and nobody could be authenticated"),
+        ("[auth]\nrequired = true", "[auth] required = true, but no way to authenticate is set"),
         ('[auth]\naudience = "x"', "mean nothing without a key"),
         (
             f'[auth]\nhmac_secret = "{SECRET}"\njwks_url = "https://issuer.example/keys"',
@@ -213,7 +213,7 @@ def test_service_links_of_kubernetes_are_no_settings():
         ('[private]\napi_key = "sha256:12"', "64 hex digits"),
         ("[limits]\noutbox_max_bytes = 1000", "outbox_max_bytes is below message_max_bytes"),
         ("[public]\nport = 8003", "are both 8003"),
-        ("[services.pubsub]\nhooks = 1", 'needs [services.pubsub] class beside it: class = "snorky.services.pubsub:'),
+        ("[services.pubsub]\nhooks = 1", 'needs [services.pubsub] class: add class = "snorky.services.pubsub:'),
         ('[services.pubsub]\nclass = "services.pubsub"', 'must be "module:Class"'),
         ('[services]\npubsub = "snorky.services.pubsub:PubSub"', '[services.pubsub] class = "module:Class"'),
         ('[services."a b"]\nclass = "a:B"', "only a-z 0-9 _ -"),

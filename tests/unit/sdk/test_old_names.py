@@ -1,4 +1,4 @@
-"""gateway/sdk/old_names.py: settings and programs that use old names are told the new ones; a shop may have these."""
+"""gateway/sdk/old_names.py: old names in settings and programs are errors with the new name; a shop may have these."""
 
 import sys
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class Echo(Service):
 
 
 def load(class_name: str) -> type[Service] | str:
-    """Load one service by its name in the settings; returns its class, or what is said of it."""
+    """Load one service by its name in the settings; returns its class, or the error."""
     try:
         return type(load_registries(Settings(services={"own": ServiceTable(class_name)}, backend={}))[0]["own"])
     except ConfigurationError as error:
