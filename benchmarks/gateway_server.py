@@ -20,7 +20,7 @@ from snorky.gateway.config.settings import Limits, Private, Public, Settings
 from snorky.gateway.contracts.broker import Listener
 from snorky.gateway.logs import configure_logs
 from snorky.gateway.protocol.codec import channel_key
-from snorky.gateway.run.gateway import Gateway
+from snorky.gateway.runtime.gateway import Gateway
 from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.services.pubsub import PubSubService
 from snorky.services.rpc import Request, RPCService, rpc_command

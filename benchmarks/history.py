@@ -19,7 +19,7 @@ from snorky.gateway import ChannelRule, Connection, History, Node, ServiceRegist
 from snorky.gateway.protocol.codec import decode_json, encode_json
 from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.target import target_from_url
-from snorky.gateway.run.node import running_node
+from snorky.gateway.runtime.node import running_node
 from snorky.services.pubsub import PubSubService
 from tests.support.fakes.fake_wire import JSON, UNLIMITED, FakeWire
 

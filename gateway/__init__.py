@@ -39,9 +39,9 @@ from snorky.gateway.protocol.codec import PAYLOAD, channel_name, json_size
 from snorky.gateway.protocol.identities import identity_name, identity_text, stated_identity
 from snorky.gateway.protocol.publication import Position, Publication, Selector
 from snorky.gateway.protocol.splicing import Compound
-from snorky.gateway.run.gateway import Gateway
-from snorky.gateway.run.node import running
-from snorky.gateway.run.process import run
+from snorky.gateway.runtime.gateway import Gateway
+from snorky.gateway.runtime.node import running
+from snorky.gateway.runtime.process import run
 from snorky.gateway.sdk.handles import Direct, Names, NodeServices, Rosters, Tokens
 from snorky.gateway.sdk.info import InfoService
 from snorky.gateway.sdk.registry import ServiceRegistry, error_message, is_cancelling, send_error

@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from snorky.gateway._version import __version__
-from snorky.gateway.run.commands.check import check
-from snorky.gateway.run.commands.publish import publish
-from snorky.gateway.run.commands.serve import serve
-from snorky.gateway.run.commands.stats import stats
-from snorky.gateway.run.commands.subscribe import subscribe
-from snorky.gateway.run.standard_streams import open_missing_streams
+from snorky.gateway.runtime.commands.check import check
+from snorky.gateway.runtime.commands.publish import publish
+from snorky.gateway.runtime.commands.serve import serve
+from snorky.gateway.runtime.commands.stats import stats
+from snorky.gateway.runtime.commands.subscribe import subscribe
+from snorky.gateway.runtime.standard_streams import open_missing_streams
 
 __all__ = ["app", "main"]
 

@@ -16,7 +16,7 @@ from snorky.gateway import ChannelRule, History, Node, ServiceRegistry, Settings
 from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.target import target_from_url
-from snorky.gateway.run.node import running_node
+from snorky.gateway.runtime.node import running_node
 from snorky.services.pubsub import PubSubService
 from tests.support.fakes.fake_wire import UNLIMITED
 from tests.support.fakes.memory_cluster import Resident

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from snorky.gateway import Node, ServiceRegistry, Settings
-from snorky.gateway.run.node import running_node
+from snorky.gateway.runtime.node import running_node
 from snorky.services.datasync import DataSyncBackend, DataSyncService
 from tests.support.fakes.fake_wire import UNLIMITED
 from tests.support.fakes.memory_cluster import Resident

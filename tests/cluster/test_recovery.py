@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from snorky.gateway import BrokerUnavailable, ChannelRule, History, Node, ServiceRegistry, Settings
-from snorky.gateway.run.node import running_node
+from snorky.gateway.runtime.node import running_node
 from snorky.services.pubsub import PubSubService
 from tests.support.fakes.fake_wire import UNLIMITED
 from tests.support.fakes.memory_cluster import Resident

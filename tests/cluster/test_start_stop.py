@@ -221,14 +221,14 @@ SITUATIONS = [
     ),
     Situation(
         "SIGTERM comes between /readyz and the task that says ready",
-        command=program("import snorky.gateway.run.gateway as module; module.Gateway.until_ready = never", "serve"),
+        command=program("import snorky.gateway.runtime.gateway as module; module.Gateway.until_ready = never", "serve"),
         act=send(signal.SIGTERM),
         says=["ready in", "draining"],
     ),
     Situation(
         "SIGTERM comes between /readyz and the task that says ready, with workers",
         command=program(
-            "import snorky.gateway.run.supervisor as module; module._POLL_S = 3600", "serve", "--workers", "2"
+            "import snorky.gateway.runtime.supervisor as module; module._POLL_S = 3600", "serve", "--workers", "2"
         ),
         act=send(signal.SIGTERM),
         says=["ready in", "2 workers", "draining"],

@@ -19,7 +19,7 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.admin.inspect import inspect_redis
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.write_watch import WriteWatch
-from snorky.gateway.run.node import running_node
+from snorky.gateway.runtime.node import running_node
 from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.services.chat import ChatService
 from snorky.services.messaging import MessagingService

@@ -267,7 +267,7 @@ async def test_a_publisher_sent_on_while_a_slot_moves_begins_no_second_history(l
 
 async def test_the_rights_that_operations_lists_are_enough_to_publish_by_the_function(lab: ClusterLab) -> None:
     listed = re.search(r"^    resetchannels (&PREFIX:\{pubsub:\* .*?)\n\n", OPERATIONS, re.MULTILINE | re.DOTALL)
-    besides = re.search(r"one that publishes by `FCALL`\s+needs `([^`]+)`", OPERATIONS)
+    besides = re.search(r"publishes\s+by\s+`FCALL`\s+needs\s+`([^`]+)`", OPERATIONS)
     assert listed is not None and besides is not None
     rights = f"{listed[1]} {besides[1]}".replace("PREFIX", PREFIX).split()
     name = channel_name(PREFIX, keys_on(lab, 0)[0])

@@ -11,7 +11,7 @@ import pytest
 
 from snorky.gateway import Node, ServiceRegistry, Settings
 from snorky.gateway.presence.roster_view import GRACE_S
-from snorky.gateway.run.node import running_node
+from snorky.gateway.runtime.node import running_node
 from snorky.services.chat import ChatService
 from tests.support.fakes.fake_wire import UNLIMITED
 from tests.support.fakes.memory_cluster import Resident

@@ -23,7 +23,7 @@ from snorky.gateway.redis.admin.inspect import inspect_redis
 from snorky.gateway.redis.keys import leases_key, names_key, owned_key
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.target import target_from_url
-from snorky.gateway.run.node import running_node
+from snorky.gateway.runtime.node import running_node
 from snorky.services.pubsub import PubSubService
 from tests.support.fakes.brokers import PREFIX
 from tests.support.fakes.directories import FAST, FakeNode, RedisTestCluster

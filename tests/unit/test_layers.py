@@ -33,9 +33,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "node": (*_SDK, "sdk"),
     "redis": (*_PURE, "contracts"),
     "http": _NODE,
-    "run": (*_NODE, "redis", "http"),
-    "cli": ("leaf", "run"),
-    "__init__": (*_NODE, "redis", "http", "run"),  # the public names
+    "runtime": (*_NODE, "redis", "http"),
+    "cli": ("leaf", "runtime"),
+    "__init__": (*_NODE, "redis", "http", "runtime"),  # the public names
 }
 
 # Foreign packages that only one folder knows.
@@ -162,6 +162,17 @@ def test_no_file_imports_itself_in_a_circle():
     assert circles(tree()) == []
 
 
+def test_no_public_name_hides_a_module():
+    """`import snorky.gateway.x.y as module` reads `x` as an attribute of the package: it must be the module."""
+    for path, source in tree().items():
+        if path.endswith("/__init__.py"):
+            folder = ROOT / Path(path).parent
+            modules = {
+                each.stem for each in folder.iterdir() if each.suffix == ".py" or (each / "__init__.py").exists()
+            }
+            assert not public_names(source) & modules, path
+
+
 def test_a_circle_is_found():
     sources = {"gateway/a.py": "import snorky.gateway.b", "gateway/b.py": "from snorky.gateway import a"}
     assert circles(sources) == [["gateway/a.py", "gateway/b.py"], ["gateway/b.py", "gateway/a.py"]]
@@ -181,7 +192,7 @@ def test_a_circle_is_found():
         ("gateway/delivery/hub.py", "from snorky.gateway import node", "delivery must not import node"),
         ("gateway/delivery/hub.py", "from .. import node", "delivery must not import node"),
         ("gateway/sdk/service.py", "import snorky.gateway.http.app", "sdk must not import http"),
-        ("gateway/node.py", "def late():\n    import snorky.gateway.run.gateway", "node must not import run"),
+        ("gateway/node.py", "def late():\n    import snorky.gateway.runtime.gateway", "node must not import runtime"),
         ("gateway/node.py", "from snorky.gateway import Service", "node must not import __init__"),
         ("gateway/redis/__init__.py", "from snorky.gateway.http import app", "redis must not import http"),
         ("gateway/redis/__init__.py", "import snorky.gateway.sdk.registry", "redis must not import sdk"),
@@ -214,7 +225,7 @@ def test_forbidden_import_turns_it_red(file, line, expected):
     ("file", "line"),
     [
         ("gateway/node.py", "from snorky.gateway.errors import SnorkyError"),
-        ("gateway/run/node.py", "from snorky.gateway.redis.connect import Target"),
+        ("gateway/runtime/node.py", "from snorky.gateway.redis.connect import Target"),
         ("gateway/redis/pubsub/broker.py", "from snorky.gateway.redis.url import S\nimport redis, hiredis"),
         ("gateway/http/app.py", "from .websocket import handler\nfrom aiohttp import web"),
         ("gateway/protocol/codec.py", "from snorky.gateway.protocol.channel_names import canonical"),

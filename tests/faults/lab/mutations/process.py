@@ -42,21 +42,21 @@ PROCESS_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="ready line",  # a SIGTERM immediately after /readyz answered 200
-        file="gateway/run/process.py",
+        file="gateway/runtime/process.py",
         old="        if gateway.node.is_ready:  #",
         new="        if False:  #",
         argv=test("tests/cluster/test_start_stop.py", "between and not workers"),
     ),
     Mutation(
         guard="clock of samples",  # rates were divided by the time between two samples
-        file="gateway/run/commands/stats.py",
+        file="gateway/runtime/commands/stats.py",
         old='if "sampled_s" in node.state else seen_s',
         new='if "" in node.state else seen_s',
-        argv=test("tests/unit/run/test_stats.py", "divided_by_the_time"),
+        argv=test("tests/unit/runtime/test_stats.py", "divided_by_the_time"),
     ),
     Mutation(
         guard="sentence of run",
-        file="gateway/run/process.py",
+        file="gateway/runtime/process.py",
         old="    except ConfigurationError as error:",
         new="    except ZeroDivisionError as error:",
         argv=test("tests/e2e/test_examples.py", "program_of_ones_own"),

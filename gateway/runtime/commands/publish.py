@@ -14,7 +14,7 @@ from snorky.gateway.http.outbound.publish import post_all
 from snorky.gateway.protocol.codec import channel_key, decode_json, encode_json
 from snorky.gateway.redis.admin.publish import Receipt, publish_all, publish_once
 from snorky.gateway.redis.multi.hashing import targets_of
-from snorky.gateway.run.commands.common import (
+from snorky.gateway.runtime.commands.common import (
     ChannelIsJson,
     Config,
     ServiceName,

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from snorky.gateway.run.stop_signals import DRAIN_SHORTLY, DRAIN_SIGNAL, IMPATIENT_AFTER_S, StopSignals
+from snorky.gateway.runtime.stop_signals import DRAIN_SHORTLY, DRAIN_SIGNAL, IMPATIENT_AFTER_S, StopSignals
 
 
 class Hand:

@@ -18,7 +18,7 @@ from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.redis.admin.inspect import inspect_redis
 from snorky.gateway.redis.admin.inspect_rules import inspect_rules
 from snorky.gateway.redis.multi.hashing import targets_of
-from snorky.gateway.run.commands.common import Config, Insecure, output
+from snorky.gateway.runtime.commands.common import Config, Insecure, output
 from snorky.gateway.sdk.loading import load_function, load_registries
 
 __all__ = ["check"]

@@ -1,5 +1,5 @@
 from snorky.gateway.redis.directory.heartbeat import NodeState
-from snorky.gateway.run.commands.stats import Meter
+from snorky.gateway.runtime.commands.stats import Meter
 
 
 def node(name="n1", **state):

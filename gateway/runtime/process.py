@@ -15,9 +15,9 @@ import structlog
 from snorky.gateway.config.settings import Settings, load
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.logs import configure_logs, log_line
-from snorky.gateway.run.gateway import Gateway
-from snorky.gateway.run.standard_streams import open_missing_streams
-from snorky.gateway.run.stop_signals import StopSignals
+from snorky.gateway.runtime.gateway import Gateway
+from snorky.gateway.runtime.standard_streams import open_missing_streams
+from snorky.gateway.runtime.stop_signals import StopSignals
 from snorky.gateway.sdk.registry import ServiceRegistry
 
 __all__ = ["raise_fd_limit", "run", "run_until_ended", "serve_until_ended"]

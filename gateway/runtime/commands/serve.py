@@ -8,10 +8,10 @@ import typer
 
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.logs import configure_logs
-from snorky.gateway.run.commands.common import Config, Insecure, fail, read_settings
-from snorky.gateway.run.gateway import Gateway
-from snorky.gateway.run.process import raise_fd_limit, run_until_ended, serve_until_ended
-from snorky.gateway.run.supervisor import supervise
+from snorky.gateway.runtime.commands.common import Config, Insecure, fail, read_settings
+from snorky.gateway.runtime.gateway import Gateway
+from snorky.gateway.runtime.process import raise_fd_limit, run_until_ended, serve_until_ended
+from snorky.gateway.runtime.supervisor import supervise
 
 __all__ = ["serve"]
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from snorky.gateway.http.outbound.watch import listen
 from snorky.gateway.protocol.codec import encode_json
-from snorky.gateway.run.commands.common import (
+from snorky.gateway.runtime.commands.common import (
     ChannelIsJson,
     Config,
     ServiceName,
@@ -21,7 +21,7 @@ from snorky.gateway.run.commands.common import (
     read_settings,
     url_of_node,
 )
-from snorky.gateway.run.commands.publish import read_channel
+from snorky.gateway.runtime.commands.publish import read_channel
 
 __all__ = ["subscribe"]
 

@@ -33,8 +33,8 @@ from snorky.gateway.http.workers.app import WorkerDoor, workers_app
 from snorky.gateway.http.workers.metrics import Totals
 from snorky.gateway.logs import log_line
 from snorky.gateway.redis import EmbeddedServer
-from snorky.gateway.run.process import READY_TIMEOUT_S, SHORT_GRACE_S, process_age_s
-from snorky.gateway.run.stop_signals import DRAIN_SHORTLY, DRAIN_SIGNAL, StopSignals, exit_at_once
+from snorky.gateway.runtime.process import READY_TIMEOUT_S, SHORT_GRACE_S, process_age_s
+from snorky.gateway.runtime.stop_signals import DRAIN_SHORTLY, DRAIN_SIGNAL, StopSignals, exit_at_once
 from snorky.gateway.socket_directory import NoDirectory, SocketDirectory
 
 __all__ = ["Supervisor", "supervise"]

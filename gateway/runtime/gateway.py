@@ -5,7 +5,7 @@
         ...
         await gateway.drain()
 
-`snorky.gateway.run.process` runs one until a signal arrives.
+`snorky.gateway.runtime.process` runs one until a signal arrives.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from snorky.gateway.http.serving.site import Site
 from snorky.gateway.http.websocket.drain import drain
 from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.node import Node
-from snorky.gateway.run.node import running_node
+from snorky.gateway.runtime.node import running_node
 from snorky.gateway.sdk.info import InfoService
 from snorky.gateway.sdk.loading import load_function, load_registries
 from snorky.gateway.sdk.registry import ServiceRegistry

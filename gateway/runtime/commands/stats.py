@@ -18,7 +18,7 @@ from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.directory.heartbeat import INTERVAL_S, TTL_S, NodeState, read_all_nodes
 from snorky.gateway.redis.keys import nodes_key
 from snorky.gateway.redis.multi.hashing import targets_of
-from snorky.gateway.run.commands.common import Config, fail, output, read_settings
+from snorky.gateway.runtime.commands.common import Config, fail, output, read_settings
 
 __all__ = ["stats"]
 
