@@ -56,16 +56,15 @@ def test_every_series_is_documented_with_its_type_and_labels() -> None:
     [
         (r'drops\.labels\("(\w+)"\)', "reason in `snorky_drops_total`"),
         (r'code = "(unknown_version|too_large)"', "reason in `snorky_drops_total`"),
-        (r'limit_hits\.labels\("(\w+)"\)', "`snorky_limit_hits_total`"),
-        (r'HandshakeRefused\(\s*\d+, "(\w+)"', "`snorky_handshakes_rejected_total`"),
+        (r'limit_hits\.labels\("(\w+)"\)', "limit in `snorky_limit_hits_total`"),
+        (r'HandshakeRefused\(\s*\d+, "(\w+)"', "reason in `snorky_handshakes_rejected_total`"),
     ],
 )
 def test_every_label_value_of_ours_is_documented(pattern: str, where: str) -> None:
     values = set(re.findall(pattern, CODE))
     assert values
     table = section(OPERATIONS, "Metrics")
-    place = table[table.index(where) :]
-    place = place.splitlines()[0] if where.startswith("`") else place
+    place = table[table.index(f"| {where} |") :].partition("\n\n")[0]
     assert values <= names(place)
 
 
