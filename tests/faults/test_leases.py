@@ -442,6 +442,22 @@ async def test_a_redis_that_refuses_writes_fences_no_node(cluster: RedisTestClus
     assert [node.directory.incarnation for node in nodes] == incarnations, "no node was fenced"
 
 
+async def test_a_node_counts_no_sightings_while_it_cannot_renew(cluster: RedisTestCluster, timings: Timings) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    await populate(cluster, b, 2)
+    incarnation = b.directory.incarnation
+    async with cluster.client() as client:
+        await client.config_set("min-replicas-to-write", 1)
+        await asyncio.sleep(timings.ttl_s * 1.75)  # the duration itself is part of the fault
+        await inside(b)._lease.abandon()  # it renews after the other has looked
+        renewals, looked_at = inside(a)._lease.renewals, asyncio.get_running_loop().time()
+        await client.config_set("min-replicas-to-write", 0)
+        await cluster.until(lambda: inside(a)._lease.renewals > renewals and inside(a)._reaper._looked_at > looked_at)
+        inside(b)._lease.start()
+        await never(timings, 1.5, lambda: told(cluster, "left"))
+    assert b.directory.incarnation == incarnation, "it was not fenced"
+
+
 async def are_renewed(nodes: Sequence[FakeNode], renewals: Sequence[int]) -> bool:
     return all(inside(node)._lease.renewals > before for node, before in zip(nodes, renewals, strict=True))
 

@@ -181,7 +181,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/directory/reaper.py",
         old="if self._lease.is_failing or not self._lease.is_held:",
         new="if False:",
-        argv=test("tests/faults/test_leases.py", "test_a_redis_that_refuses_writes_fences_no_node and redis"),
+        argv=test("tests/faults/test_leases.py", "counts_no_sightings_while_it_cannot_renew and redis"),
     ),
     Mutation(
         guard="comparison with the ledger",

@@ -8,6 +8,7 @@ import pytest
 
 from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.connection.inbox import MAX_MESSAGES
+from snorky.gateway.http.websocket import turns
 from snorky.gateway.http.websocket.timer_wheel import TimerWheel
 from tests.support.clients.raw_ws import CLOSE, CONTINUATION, PING, PONG, TEXT, RawClient, close_payload, frame
 from tests.support.scenarios.site import RunningSite, on_both_loops, running_site, until
@@ -241,7 +242,9 @@ async def test_messages_wait_while_services_are_busy() -> None:
 
 @on_both_loops
 @pytest.mark.parametrize("glue", [True, False])
-async def test_clients_that_do_not_read_replies_are_not_read(glue: bool) -> None:
+async def test_clients_that_do_not_read_replies_are_not_read(glue: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TURN_S", "SHARE_S"):
+        monkeypatch.setattr(turns, name, 1.0)  # no turn ends for want of time
     limits = Limits(send_buffer_bytes=16_384, messages_burst=10_000)
     async with running_site(limits=limits) as site:
         client = await site.client(receive_buffer_bytes=4_096)
