@@ -139,7 +139,7 @@ class ServiceChannels:
         """Write the publications held for a connection, and stop holding. See Topics.joining."""
         held = self._hub.release(connection, channel_key(service, channel))
         if held:
-            connection.write_reply(b"".join(held))  # `pieces` has limited it to the outbox's size
+            connection.write_reply(b"".join(held))  # `batches` has limited it to the outbox's size
 
     def unsubscribe(self, connection: Connection, service: str, channel: Any) -> None:
         """Undo `subscribe`. See Topics.unsubscribe."""

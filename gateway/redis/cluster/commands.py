@@ -26,7 +26,7 @@ from snorky.gateway.redis.connection.pipeline import all_ended, fail
 
 __all__ = ["AnyCommands", "ClusterCommands", "commands_of"]
 
-AGAIN_S: Final = 0.02  # same as in `lanes`
+AGAIN_S: Final = 0.02  # same as in `slot_queue`
 
 
 class ClusterCommands:

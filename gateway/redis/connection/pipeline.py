@@ -6,7 +6,7 @@ Rules:
   request.
 - A request that was written but not answered is never sent again, because it may have been executed. It fails as soon
   as its connection is lost. A request that was not yet written waits for the next connection until its deadline.
-  (Subclasses may differ: `sequencer`.)
+  (Subclasses may differ: `history.appender`.)
 - Memory is bounded, in requests and in bytes; above the limits, requests fail at once and are counted. While there is
   any room one request of any size is accepted, otherwise a large one could never be sent.
 - Every request completes or fails by its deadline. Deadlines are in queue order, so one timer is enough.
