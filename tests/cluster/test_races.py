@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from snorky.gateway import Node, ServiceRegistry
 from snorky.gateway.protocol.codec import decode_json, encode
@@ -139,6 +140,39 @@ async def test_names_and_rooms_are_true_over_node_processes(tmp_path: Path) -> N
         assert race.quiet_points > 0
         assert race.actions > 20 * DURATION_S
         await stage.is_clean(within_s=10.0)
+
+
+class SilentLink:
+    """A connection whose answers the test gives."""
+
+    async def send(self, service: str, message: object) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "not closed"])
+async def test_a_late_reply_is_a_second_owner_only_if_its_connection_stays(is_closed: bool) -> None:
+    async def connect(racer: Racer, number: int) -> Link:
+        return SilentLink()
+
+    async def registers(racer: Racer) -> asyncio.Task[Any]:
+        await race.connect(racer)
+        call = asyncio.create_task(racer.ask("messaging", "registerParticipant", name="name 1"))
+        await asyncio.sleep(0)
+        return call
+
+    granted = {"type": "response", "callId": 1, "data": None}
+    race = Race(connect, racers=3, seed=SEED, identities=2)
+    late, other, twin = race.racers
+    calls = [await registers(racer) for racer in (late, twin, other)]
+    twin.take(granted)  # it takes over what `late` was granted,
+    race.dropped(twin, "name 1")  # releases it,
+    other.take(granted)  # and another identity gets it
+    late.take(granted)
+    await asyncio.gather(*calls)
+    if is_closed:
+        late.lost()
+    assert ("two clients" in race.first_error()) is not is_closed
 
 
 def _joined_and_left_alternate(published: Sequence[tuple[str, bytes]]) -> None:

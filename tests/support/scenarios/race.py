@@ -167,10 +167,15 @@ class Racer:
 
 @dataclass
 class _Doubt:
-    """Two seem to have a name. One of these must turn out to be closed. rivals: with their losses so far."""
+    """Two seem to have a name. One of them must turn out to be closed. rivals: with their losses so far.
+
+    Usually the former owner. But it may be the new one, if its reply was late: meanwhile its identity's other
+    connection may have taken the name over and released it.
+    """
 
     name: str
     rivals: dict[Racer, int]
+    is_takeover: bool
 
 
 class Race:
@@ -210,17 +215,17 @@ class Race:
             name = params["name"]
             for other in self.racers:
                 if name in other.names and other is not racer:
-                    is_takeover = other.identity == racer.identity  # in this case the answer may have been late
+                    is_takeover = other.identity == racer.identity
                     self.takeovers += is_takeover
-                    rivals = (other, racer) if is_takeover else (other,)
-                    self._doubts.append(_Doubt(name, {rival: rival.losses for rival in rivals}))
+                    rivals = {rival: rival.losses for rival in (other, racer)}
+                    self._doubts.append(_Doubt(name, rivals, is_takeover))
             racer.names.add(name)
 
     def dropped(self, racer: Racer, name: str) -> None:
         """Record that a racer releases a name, perhaps while its identity's other connection takes it over."""
         racer.names.discard(name)
         self._doubts = [
-            each for each in self._doubts if each.name != name or racer not in each.rivals or len(each.rivals) == 1
+            each for each in self._doubts if each.name != name or racer not in each.rivals or not each.is_takeover
         ]
 
     async def say(self, racer: Racer, room: str) -> None:
@@ -275,11 +280,11 @@ class Race:
     async def _settle(self) -> None:
         """Wait until no invariant is violated. Raises AssertionError."""
         deadline_s = asyncio.get_running_loop().time() + DEADLINE_S
-        while (wrong := self._wrong()) and asyncio.get_running_loop().time() < deadline_s:  # noqa: ASYNC110
+        while (wrong := self.first_error()) and asyncio.get_running_loop().time() < deadline_s:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # it is unknown which message is the last
         assert not wrong, wrong
 
-    def _wrong(self) -> str:
+    def first_error(self) -> str:
         """Return the first error in the clients' views; "" = none."""
         for doubt in self._doubts:
             if not any(racer.losses > losses for racer, losses in doubt.rivals.items()):
