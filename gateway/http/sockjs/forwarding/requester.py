@@ -26,6 +26,7 @@ import structlog
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.http.sockjs.binding import Verdict, Who
 from snorky.gateway.http.sockjs.forwarding.owner import LOST_S, Answer, SessionOwner
+from snorky.gateway.http.sockjs.frames import HEARTBEAT
 from snorky.gateway.http.sockjs.response_stream import ResponseStream
 from snorky.gateway.http.sockjs.session import Session
 from snorky.gateway.node import Node
@@ -63,6 +64,7 @@ class Requester:
         self._forwarded: dict[str, _Forwarded] = {}
         self._sends: dict[str, asyncio.Future[Answer]] = {}
         self._count = 0
+        self._is_stopping = False
         self._starting: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._handlers: dict[str, Callable[..., None]] = {
@@ -102,9 +104,14 @@ class Requester:
     async def attach(self, owner: str, session_id: str, outlet: ResponseStream, who: Who) -> Verdict | None:
         """Have an outlet filled by a session of another node, if its binding admits the client. Returns the verdict.
 
-        None = there is no such session. Raises BrokerUnavailable.
+        None = there is no such session. After `release_all`, the outlet ends at once, so that its client asks again.
+        Raises BrokerUnavailable.
         """
         await self.start()
+        if self._is_stopping:
+            outlet.send(HEARTBEAT)
+            outlet.end()
+            return "admitted"
         number = self._new_id()
         forwarded = self._forwarded[number] = _Forwarded(owner, outlet, asyncio.get_running_loop().time())
         outlet.on_written = lambda size: self._acknowledge(owner, number, size)
@@ -146,7 +153,8 @@ class Requester:
             del self._sends[number]
 
     def release_all(self) -> None:
-        """Request a regular end of all receivers of this node."""
+        """Request a regular end of all receivers of this node; later ones end at once."""
+        self._is_stopping = True
         for number, forwarded in self._forwarded.items():
             self._tell(forwarded.owner, "release", number)
 

@@ -358,6 +358,19 @@ async def test_a_stopping_node_lets_receivers_of_other_nodes_sessions_retry() ->
 
 
 @on_both_loops
+async def test_a_receiver_that_reaches_a_stopping_node_ends_regularly() -> None:
+    async with sockjs_site(2) as site:
+        client = site.client()
+        assert await client.post("xhr", at=0) == (200, "o\n")
+        await site.hosts[1].sockjs.end()  # such a request was accepted before, and its session was looked up meanwhile
+        assert await client.post("xhr", at=1) == (200, "h\n")
+        async with client.stream(at=1) as stream:
+            assert await frames_of(stream) == ["h"]
+        await send_at(client, "kept", at=0)
+        assert values_of((await client.post("xhr", at=0))[1]) == ["kept"]
+
+
+@on_both_loops
 async def test_requests_are_not_answered_while_the_owner_is_unknown() -> None:
     async with sockjs_site(2) as site:
         client = site.client()
