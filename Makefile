@@ -51,22 +51,22 @@ bench: $(STAMP)  ## one table: this gateway, a C loop of send(), and naive aioht
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 faults: $(STAMP) bootstrap  ## every fault of the table of promises, under load: one table; ARGS="--only kill flush"
-	@$(BIN)/python -m tests.faults.lab faults --seed $(SEED) $(ARGS)
+	@$(BIN)/python -m tests.fault_lab faults --seed $(SEED) $(ARGS)
 
 attack: $(STAMP) bootstrap  ## attack one node in every way at once: one table; ARGS="--seconds 60"
-	@$(BIN)/python -m tests.faults.lab.attack $(ARGS)
+	@$(BIN)/python -m tests.fault_lab.attack $(ARGS)
 
 chaos: $(STAMP) bootstrap  ## faults drawn at random; MINUTES=30 SEED=1
-	@$(BIN)/python -m tests.faults.lab chaos --minutes $(or $(MINUTES),30) --seed $(SEED) $(ARGS)
+	@$(BIN)/python -m tests.fault_lab chaos --minutes $(or $(MINUTES),30) --seed $(SEED) $(ARGS)
 
 soak: $(STAMP) bootstrap  ## hours of connects and disconnects, in which nothing may grow; MINUTES=120
-	@$(BIN)/python -m tests.faults.lab soak --minutes $(or $(MINUTES),120) --seed $(SEED) $(ARGS)
+	@$(BIN)/python -m tests.fault_lab soak --minutes $(or $(MINUTES),120) --seed $(SEED) $(ARGS)
 
 roll: $(STAMP) bootstrap  ## restart all nodes behind nginx under 1,000 of our clients; ROUNDS=5
-	@$(BIN)/python -m tests.faults.lab.rolling --rounds $(ROUNDS) $(ARGS)
+	@$(BIN)/python -m tests.fault_lab.rolling --rounds $(ROUNDS) $(ARGS)
 
 mutations: $(STAMP) bootstrap  ## remove one guard at a time and require that its test fails; ARGS="--only canary"
-	@$(BIN)/python -m tests.faults.lab.mutations $(ARGS)
+	@$(BIN)/python -m tests.fault_lab.mutations $(ARGS)
 
 clean:  ## remove the tools' files
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/build

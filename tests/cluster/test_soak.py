@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults.lab.plan import Plan
-from tests.faults.lab.soak import soak
+from tests.fault_lab.plan import Plan
+from tests.fault_lab.soak import soak
 
 PLAN = replace(Plan().small(), nodes=3, clients=30, has_balancer=True)
 MINUTES = 5.0 if os.environ.get("CI") else 0.5

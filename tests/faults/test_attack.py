@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.lab.attack import REDIS_MAX_BYTES, RSS_GROWTH_MAX_BYTES, attack
-from tests.faults.lab.attackers import KINDS
+from tests.fault_lab.attack import REDIS_MAX_BYTES, RSS_GROWTH_MAX_BYTES, attack
+from tests.fault_lab.attackers import KINDS
 
 pytestmark = pytest.mark.needs("redis-server")
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.faults.lab.campaign import run_fault
-from tests.faults.lab.faults import ALL
-from tests.faults.lab.lab import TOPOLOGIES, Lab, running_lab
-from tests.faults.lab.plan import Plan
-from tests.faults.lab.table import render
-from tests.faults.lab.trial import Fault
+from tests.fault_lab.campaign import run_fault
+from tests.fault_lab.faults import ALL
+from tests.fault_lab.lab import TOPOLOGIES, Lab, running_lab
+from tests.fault_lab.plan import Plan
+from tests.fault_lab.table import render
+from tests.fault_lab.trial import Fault
 
 PLAN = replace(
     Plan(seed=int(os.environ.get("LAB_SEED", "1"))).small(), nodes=3, clients=30, has_balancer=True, drain_grace_s=3.0

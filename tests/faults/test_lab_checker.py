@@ -3,9 +3,9 @@
 import pytest
 
 from snorky.gateway.protocol.publication import Position
-from tests.faults.lab.checker import Verdict, judge
-from tests.faults.lab.figures import delays, healed_after_s
-from tests.faults.lab.journal import Acked, Dropped, Entry, Gap, Journal, Received, Subscribed, Uncertain
+from tests.fault_lab.checker import Verdict, judge
+from tests.fault_lab.figures import delays, healed_after_s
+from tests.fault_lab.journal import Acked, Dropped, Entry, Gap, Journal, Received, Subscribed, Uncertain
 
 A, B = "epoch-a", "epoch-b"
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.lab.checker import Verdict
-from tests.faults.lab.faults import ALL
-from tests.faults.lab.mutations import MUTATIONS, Mutation, mutate
-from tests.faults.lab.soak import Sample, growths
-from tests.faults.lab.table import render
-from tests.faults.lab.trial import Outcome
+from tests.fault_lab.checker import Verdict
+from tests.fault_lab.faults import ALL
+from tests.fault_lab.mutations import MUTATIONS, Mutation, mutate
+from tests.fault_lab.soak import Sample, growths
+from tests.fault_lab.table import render
+from tests.fault_lab.trial import Outcome
 from tests.support.processes.tools import ROOT
 
 MIB = 1 << 20

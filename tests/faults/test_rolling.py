@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.lab.rates import Rates
-from tests.faults.lab.rolling import PEAK_NEEDS, Drain, roll
+from tests.fault_lab.rates import Rates
+from tests.fault_lab.rolling import PEAK_NEEDS, Drain, roll
 from tests.support.clients.js_crowd import JS
 from tests.support.clients.numbers import Tally, tally
 

@@ -1,0 +1,31 @@
+"""Guards of the gateway, each with the row or test that must fail without it; one table for each area of the code.
+
+    python -m tests.fault_lab.mutations [--only NAME ...]
+
+A guard is found by its exact text. A text that no longer exists is an error, so the tables stay current.
+"""
+
+from tests.fault_lab.mutations.clients import CLIENTS_MUTATIONS
+from tests.fault_lab.mutations.gateway import GATEWAY_MUTATIONS
+from tests.fault_lab.mutations.http import HTTP_MUTATIONS
+from tests.fault_lab.mutations.library import LIBRARY_MUTATIONS
+from tests.fault_lab.mutations.mutation import Mutation, mutate
+from tests.fault_lab.mutations.process import PROCESS_MUTATIONS
+from tests.fault_lab.mutations.redis import REDIS_MUTATIONS
+from tests.fault_lab.mutations.scripts import SCRIPTS_MUTATIONS
+from tests.fault_lab.mutations.services import SERVICES_MUTATIONS
+from tests.fault_lab.mutations.sockjs import SOCKJS_MUTATIONS
+
+__all__ = ["MUTATIONS", "Mutation", "mutate"]
+
+MUTATIONS: tuple[Mutation, ...] = (
+    *GATEWAY_MUTATIONS,
+    *REDIS_MUTATIONS,
+    *LIBRARY_MUTATIONS,
+    *SCRIPTS_MUTATIONS,
+    *HTTP_MUTATIONS,
+    *SOCKJS_MUTATIONS,
+    *SERVICES_MUTATIONS,
+    *CLIENTS_MUTATIONS,
+    *PROCESS_MUTATIONS,
+)

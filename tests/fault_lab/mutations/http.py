@@ -1,0 +1,168 @@
+"""Guards of the HTTP side: handshakes, WebSocket, the backend door, operations."""
+
+from tests.fault_lab.mutations.mutation import Mutation, test
+
+__all__ = ["HTTP_MUTATIONS"]
+
+HTTP_MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        guard="frames behind a close",
+        file="gateway/http/websocket/protocol.py",
+        old="                self._count_frame()\n                return None  # RFC",
+        new="                return None  # RFC",
+        argv=test("tests/unit/http/websocket/test_flood.py", "test_bytes_after_our_close_frame_count_too"),
+    ),
+    Mutation(
+        guard="a little of each in turn",
+        file="gateway/http/websocket/turns.py",
+        old="while line and now_s < end_s:",
+        new="while line:",
+        argv=test("tests/unit/http/websocket/test_turns.py", "test_other_tasks_run_between_shares"),
+    ),
+    Mutation(
+        guard="a turn's end",
+        file="gateway/http/websocket/turns.py",
+        old="min(now_s + TURN_S, end_s)",
+        new="end_s",
+        argv=test("tests/unit/http/websocket/test_turns.py", "test_waiting_clients_have_turns_in_order"),
+    ),
+    Mutation(
+        guard="no turns for clients that read no replies",
+        file="gateway/http/websocket/protocol.py",
+        old="                    if self._is_paused or self._is_full:",
+        new="                    if self._is_paused:",
+        argv=test("tests/unit/http/websocket/test_flood.py", "test_clients_that_do_not_read_replies_are_not_read"),
+    ),
+    Mutation(
+        guard="no message from clients that read no replies",
+        file="gateway/http/websocket/protocol.py",
+        old="len(data) <= AT_ONCE_MAX_BYTES and not self._is_full:",
+        new="len(data) <= AT_ONCE_MAX_BYTES:",
+        argv=test("tests/unit/http/websocket/test_flood.py", "test_clients_that_do_not_read_replies_are_not_read"),
+    ),
+    Mutation(
+        guard="no turns while services are busy",
+        file="gateway/http/websocket/protocol.py",
+        old="                    if self._is_paused or self._is_full:",
+        new="                    if self._is_full:",
+        argv=test("tests/unit/http/websocket/test_flood.py", "test_messages_wait_while_services_are_busy"),
+    ),
+    Mutation(
+        guard="a dead line behind a full buffer",
+        file="gateway/http/websocket/protocol.py",
+        old="(self._transport.is_reading() or self._is_full)",
+        new="self._transport.is_reading()",
+        argv=test("tests/unit/http/websocket/test_flood.py", "test_a_dead_line_shows_though_its_client_is_not_read"),
+    ),
+    Mutation(
+        guard="handshakes of an address",
+        file="gateway/http/websocket/admission.py",
+        old="if not self._knocks.take(site_of(ip)):",
+        new="if False:",
+        argv=test("tests/unit/http/websocket/test_flood.py", "test_an_address_that_connects_too_often"),
+    ),
+    Mutation(
+        guard="messages that never end",
+        file="gateway/http/websocket/protocol.py",
+        old="elif is_new and not self._connection.is_closed:",
+        new="elif False:",
+        argv=test("tests/unit/http/websocket/test_flood.py", "test_a_message_that_never_ends"),
+    ),
+    Mutation(
+        guard="readiness of a full redis",
+        file="gateway/http/health.py",
+        old='        reasons += ["redis_full"] * node.is_redis_full()\n',
+        new="",
+        argv=test("tests/cluster/test_stored_bytes.py", "test_a_full_redis_makes_nodes_unready"),
+    ),
+    Mutation(
+        guard="readiness by what services write",
+        file="gateway/http/health.py",
+        old='        reasons += ["redis_refuses"] * bool(refusal := node.redis_refusal())\n',
+        new='        refusal = ""\n',
+        argv=test("tests/cluster/test_stored_bytes.py", "test_a_redis_that_refuses_writes and replica"),
+    ),
+    Mutation(
+        guard="room at the other end",  # a proxy with a large buffer delivers some rarely
+        file="gateway/http/websocket/peer_progress.py",
+        old="bool(unacked) or probes > _PROBES_MAX",
+        new="bool(unacked or transport.get_write_buffer_size())",
+        argv=test(
+            "tests/unit/http/websocket/test_peer_progress.py",
+            "test_bytes_waiting_for_the_receivers_window_do_not_count_as_unacknowledged",
+        ),
+    ),
+    Mutation(
+        guard="acknowledged bytes as a sign of life",
+        file="gateway/http/websocket/peer_progress.py",
+        old="        return self._credit_s > 0",
+        new="        return False",
+        argv=test(
+            "tests/unit/http/websocket/test_protocol.py",
+            "test_a_client_on_a_slow_link_is_not_closed_while_it_keeps_reading",
+        ),
+    ),
+    Mutation(
+        guard="a ping to a silent client",
+        file="gateway/http/websocket/protocol.py",
+        old="            self._connection.write(PING_FRAME)  # if the line dies now, this stays unacknowledged",
+        new="            pass",
+        argv=test("tests/unit/http/websocket/test_protocol.py", "test_a_silent_client_is_pinged_again"),
+    ),
+    Mutation(
+        guard="a brake on wrong keys",
+        file="gateway/http/backend/door.py",
+        old='self._brake.wait_s(request.remote or "")',
+        new="0.0",
+        argv=test("tests/unit/http/backend/test_routes.py", "test_wrong_keys_are_counted_logged_and_slowed"),
+    ),
+    Mutation(
+        guard="a key before the body",
+        file="gateway/http/backend/door.py",
+        old="                return await self._refuse_key(request)",
+        new="                await request.read()\n                return await self._refuse_key(request)",
+        argv=test("tests/unit/http/backend/test_door.py", "test_a_key_is_checked_before_the_body"),
+    ),
+    Mutation(
+        guard="pages by their Host",
+        file="gateway/http/backend/door.py",
+        old='    return "" if all(map(_is_local, hosts)) and len(hosts) < 2 else "host"',
+        new='    return ""',
+        argv=test("tests/unit/http/backend/test_door.py", "test_without_a_key_no_page_gets_anything"),
+    ),
+    Mutation(
+        guard="pages by Sec-Fetch-Site",
+        file="gateway/http/backend/door.py",
+        old='        return "fetch_site"',
+        new="        pass",
+        argv=test("tests/unit/http/backend/test_door.py", "test_without_a_key_no_page_gets_anything"),
+    ),
+    Mutation(
+        guard="ready line with workers",
+        file="gateway/http/workers/app.py",
+        old="        on_ready()\n",
+        new="",
+        argv=test("tests/cluster/test_start_stop.py", "between and workers"),
+    ),
+    Mutation(
+        guard="pages may read a refusal",
+        file="gateway/http/websocket/handler.py",
+        old="            headers |= SEEN_BY_PAGES\n",
+        new="",
+        argv=test("tests/unit/http/serving/test_site.py", "test_a_page_may_read_why_it_was_refused"),
+    ),
+    Mutation(
+        guard="a page's error names its origin",
+        file="gateway/http/websocket/handshake.py",
+        old='        check_origin(origin, headers.get("Host", ""), allowed_origins)  #',
+        new="        pass  #",
+        argv=test("tests/unit/http/serving/test_site.py", "test_a_page_may_read_why_it_was_refused"),
+    ),
+    Mutation(
+        guard="last close code",  # the command line client reconnected indefinitely after a refused token
+        file="gateway/http/outbound/watch.py",
+        old="                if code in _FINAL_CODES:",
+        new="                if False:",
+        argv=test("tests/cluster/test_commands.py", "test_subscribe_authenticates_and_finds_the_node_by_the_settings"),
+    ),
+)

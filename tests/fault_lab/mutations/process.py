@@ -1,0 +1,64 @@
+"""Guards of settings and of the process that runs a node."""
+
+from tests.fault_lab.mutations.mutation import Mutation, test
+
+__all__ = ["PROCESS_MUTATIONS"]
+
+PROCESS_MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        guard="strength of secrets",
+        file="gateway/config/secrets.py",
+        old="    if bits < STRENGTH_MIN_BITS or len(steps) == 1:",
+        new="    if False:",
+        argv=test("tests/unit/config/test_settings.py", "test_a_secret_that_can_be_guessed_is_refused"),
+    ),
+    Mutation(
+        guard="invisible characters",
+        file="gateway/config/settings.py",
+        old="                    check_visible(text)",
+        new="                    pass",
+        argv=test("tests/unit/config/test_settings.py", "test_an_invisible_character_in_a_secret"),
+    ),
+    Mutation(
+        guard="line ends of secret files",
+        file="gateway/config/secrets.py",
+        old="""    return text.removeprefix("\\ufeff").rstrip("\\r\\n")""",
+        new="    return text",
+        argv=test("tests/unit/config/test_settings.py", "test_line_ends_and_a_byte_order_mark_of_a_file"),
+    ),
+    Mutation(
+        guard="variables near a setting",
+        file="gateway/config/settings.py",
+        old="        elif near:\n",
+        new="        elif False:\n",
+        argv=test("tests/unit/config/test_settings.py", "test_a_variable_near_a_setting_is_an_error"),
+    ),
+    Mutation(
+        guard="origins that can never match",
+        file="gateway/config/origins.py",
+        old="    if not _NAME.fullmatch(name):",
+        new="    if False:",
+        argv=test("tests/unit/config/test_origins.py", "test_an_entry_that_can_never_match_is_refused"),
+    ),
+    Mutation(
+        guard="ready line",  # a SIGTERM immediately after /readyz answered 200
+        file="gateway/runtime/process.py",
+        old="        if gateway.node.is_ready:  #",
+        new="        if False:  #",
+        argv=test("tests/cluster/test_start_stop.py", "between and not workers"),
+    ),
+    Mutation(
+        guard="clock of samples",  # rates were divided by the time between two samples
+        file="gateway/runtime/commands/stats.py",
+        old='if "sampled_s" in node.state else seen_s',
+        new='if "" in node.state else seen_s',
+        argv=test("tests/unit/runtime/test_stats.py", "divided_by_the_time"),
+    ),
+    Mutation(
+        guard="sentence of run",
+        file="gateway/runtime/process.py",
+        old="    except ConfigurationError as error:",
+        new="    except ZeroDivisionError as error:",
+        argv=test("tests/e2e/test_examples.py", "program_of_ones_own"),
+    ),
+)
