@@ -14,11 +14,11 @@ import msgspec
 
 from snorky.gateway import Node, ServiceRegistry
 from snorky.gateway.protocol.publication import Position, Publication
+from snorky.gateway.testing.broker import LoopbackBroker
 from snorky.services.datasync import DataSyncService, Delta, FilterDealer, SubscriptionItem
 from snorky.services.datasync.subscriptions import Subscription
 from tests.support.fakes.fake_wire import JSON as DIALECT
-from tests.support.fakes.fake_wire import FakeWire
-from tests.support.fakes.loopback import LoopbackBroker
+from tests.support.fakes.fake_wire import FakeTransport
 
 __all__: list[str] = []
 
@@ -31,7 +31,7 @@ class Tasks(FilterDealer):
     model = "Task"
 
 
-class NullWire(FakeWire):
+class NullWire(FakeTransport):
     """A wire that discards everything."""
 
     def write(self, data: bytes) -> None:

@@ -21,7 +21,7 @@ from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.target import target_from_url
 from snorky.gateway.runtime.node import running_node
 from snorky.services.pubsub import PubSubService
-from tests.support.fakes.fake_wire import JSON, UNLIMITED, FakeWire
+from tests.support.fakes.fake_wire import JSON, UNLIMITED, FakeTransport
 
 __all__: list[str] = []
 
@@ -34,7 +34,7 @@ PAYLOAD = "x" * 98  # and two quotation marks
 KEPT = History(3600.0, 10_000)
 
 
-class Back(FakeWire):
+class Back(FakeTransport):
     """A client's wire that records when its answer came. begun_s: when the first of all requests was sent."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.services.chat import ChatService
 from snorky.services.messaging import MessagingService
 from snorky.services.pubsub import PubSubService
-from tests.support.fakes.fake_wire import JSON, FakeWire
+from tests.support.fakes.fake_wire import JSON, FakeTransport
 from tests.support.processes.tools import eventually
 from tests.support.scenarios.site import until
 from tests.support.servers.redis_servers import RedisServer
@@ -38,7 +38,7 @@ class Visitor:
 
     def __init__(self, node: Any, registry: ServiceRegistry, ip: str) -> None:
         self._registry = registry
-        self.wire = FakeWire()
+        self.wire = FakeTransport()
         self.connection = node.new_connection(self.wire, JSON, remote_ip=ip)
         node.connect(self.connection, registry)
 

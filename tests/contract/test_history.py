@@ -19,8 +19,8 @@ from snorky.gateway.redis.history.store import RedisHistory
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.history import SpreadHistory
 from snorky.gateway.redis.target import target_from_url
+from snorky.gateway.testing.history import Archive, MemoryHistory
 from tests.support.fakes.brokers import PREFIX, open_broker
-from tests.support.fakes.memory_history import Archive, MemoryHistory
 from tests.support.processes.proxy import FaultProxy
 from tests.support.servers.clusters import ClusterLab
 from tests.support.servers.redis_servers import KINDS, REAL_KINDS, FakeRedisServer, RedisServer, start_server

@@ -61,6 +61,18 @@ for module in (gateway, services, snorky.client, snorky.gateway, snorky.services
     print(module.__file__)
 """,
 }
+OWN_TEST = """
+import asyncio
+from services.orders import Orders
+from snorky.gateway.testing import memory_cluster
+
+async def main():
+    async with memory_cluster(3, lambda: [Orders("orders")]) as cluster:
+        client = await cluster.connect(node=2)
+        print(await client.call("orders", "total", net=100))
+
+asyncio.run(main())
+"""
 OLD = '[services.pubsub]\nclass = "services.pubsub:PubSubService"\n'
 _DEADLINE_S = 60
 
@@ -176,6 +188,12 @@ async def test_project_with_such_folders_of_its_own_serves_publishes_and_subscri
         *(str(packages / "snorky" / name / "__init__.py") for name in ("client", "gateway", "services")),
     ]
     assert published.startswith("1 published")
+
+
+def test_project_tests_its_service_in_memory_with_the_installed_package(shop: tuple[Path, Path]) -> None:
+    project, environment = shop
+    (project / "own_test.py").write_text(OWN_TEST)
+    assert run(environment / "bin" / "python", "own_test.py", cwd=project, env={"PYTHONPATH": "."}) == "119\n"
 
 
 def test_old_name_in_the_settings_of_such_a_project_is_told_with_the_new_one(shop: tuple[Path, Path]) -> None:

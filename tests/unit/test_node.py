@@ -21,8 +21,8 @@ from snorky.gateway import (
 )
 from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 from snorky.gateway.protocol.publication import TooLarge
-from tests.support.fakes.fake_wire import JSON, FakeWire, House, house, settle, until
-from tests.support.fakes.loopback import LoopbackBroker
+from snorky.gateway.testing.broker import LoopbackBroker
+from tests.support.fakes.fake_wire import JSON, FakeTransport, House, house, settle, until
 
 
 def bare(channel: Any) -> Any:
@@ -230,7 +230,7 @@ async def test_closed_connection_does_not_subscribe() -> None:
 async def test_connection_without_a_later_disconnect_does_not_subscribe() -> None:
     """A backend's request has a connection while it runs; in the hub it would stay indefinitely."""
     async with house(Quiet()) as built:
-        connection = built.node.new_connection(FakeWire(), JSON)
+        connection = built.node.new_connection(FakeTransport(), JSON)
         with pytest.raises(ConnectionClosed):
             await subscribe(built, connection)
         assert nothing_is_left(built)
@@ -422,7 +422,7 @@ async def test_closed_client_is_not_written_to() -> None:
 
 def test_connections_have_addresses_of_their_own() -> None:
     node, other = Node(LoopbackBroker()), Node(LoopbackBroker())
-    ids = {each.new_connection(FakeWire(), JSON).id for each in (node, other) for _ in range(100)}
+    ids = {each.new_connection(FakeTransport(), JSON).id for each in (node, other) for _ in range(100)}
     assert len(ids) == 200
 
 

@@ -22,8 +22,8 @@ from snorky.gateway.redis import RedisDirectory, RedisTarget, Timings
 from snorky.gateway.redis.multi.broker import SpreadBroker
 from snorky.gateway.redis.multi.directory import SpreadDirectory, tag_of
 from snorky.gateway.redis.multi.hashing import Spread, targets_of
+from snorky.gateway.testing.directory import MemoryDirectory, SharedDirectory
 from tests.support.fakes.brokers import PREFIX, AnyBroker, Recorder, broker_of, brokers_of, hears
-from tests.support.fakes.memory_directory import MemoryCluster, MemoryDirectory
 from tests.support.servers.clusters import ClusterLab
 from tests.support.servers.redis_servers import AnyServer, start_server
 
@@ -136,7 +136,7 @@ class MemoryTestCluster:
     """Nodes of `MemoryDirectory`."""
 
     def __init__(self) -> None:
-        self.state = MemoryCluster()
+        self.state = SharedDirectory()
 
     async def listen(self, *rosters: str) -> None:
         """Subscribe to these rosters' channels."""

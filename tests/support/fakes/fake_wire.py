@@ -1,4 +1,4 @@
-"""Clients without a network: a recording wire, and a node whose broker is in this process."""
+"""Clients of one node without a network, whose broker is in this process; made of parts of `snorky.gateway.testing`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -10,50 +10,32 @@ import msgspec
 
 from snorky.gateway import Connection, Limits, Node, Service, ServiceRegistry
 from snorky.gateway.protocol.codec import Encoding, encode
-from snorky.gateway.protocol.ws_frames import BINARY, TEXT, Dialect
-from tests.support.fakes.loopback import LoopbackBroker
+from snorky.gateway.protocol.ws_frames import BINARY, Dialect
+from snorky.gateway.testing.broker import LoopbackBroker
+from snorky.gateway.testing.cluster import UNLIMITED, settle
+from snorky.gateway.testing.transport import JSON, FakeTransport
 
-# no framing around a message except its terminator
-JSON = Dialect("json", Encoding.JSON, TEXT, lambda message: message + b"\n")
+__all__ = [
+    "JSON",
+    "MSGPACK",
+    "UNLIMITED",
+    "Client",
+    "FakeTransport",
+    "FullWire",
+    "House",
+    "house",
+    "read_nothing",
+    "settle",
+    "until",
+]
+
+# no framing around a message
 MSGPACK = Dialect("msgpack", Encoding.MSGPACK, BINARY, lambda message: message)
 
-UNLIMITED = Limits(messages_per_s=1e9, messages_burst=1_000_000, bad_messages_per_minute=1_000_000)
 DEADLINE_S = 10.0
 
 
-class FakeWire:
-    """A wire that records writes. on_write: called before every write."""
-
-    transport_name = "websocket"
-
-    def __init__(self) -> None:
-        self.writes: list[bytes] = []
-        self.closes: list[tuple[int, str]] = []
-        self.is_reading = True
-        self.reading_changes: list[bool] = []
-        self.buffered = 0
-        self.on_write: Callable[[], None] = lambda: None
-
-    def write(self, data: bytes) -> None:
-        self.on_write()
-        self.writes.append(data)
-
-    def buffered_bytes(self) -> int:
-        return self.buffered
-
-    def pause_reading(self) -> None:
-        self.is_reading = False
-        self.reading_changes.append(False)
-
-    def resume_reading(self) -> None:
-        self.is_reading = True
-        self.reading_changes.append(True)
-
-    def close(self, code: int, reason: str) -> None:
-        self.closes.append((int(code), reason))
-
-
-class FullWire(FakeWire):
+class FullWire(FakeTransport):
     """The wire of a client that reads nothing: buffers everything, and asks for a pause above `high_water`."""
 
     def __init__(self, high_water: int = 0) -> None:
@@ -83,7 +65,7 @@ class Client:
     def __init__(self, node: Node, registry: ServiceRegistry, dialect: Dialect = JSON) -> None:
         self.node = node
         self.registry = registry
-        self.wire = FakeWire()
+        self.wire = FakeTransport()
         self.connection = node.new_connection(self.wire, dialect)
         node.connect(self.connection, registry)
 
@@ -155,9 +137,3 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not condition():  # noqa: ASYNC110 - the condition is somebody else's state, with no event
             await asyncio.sleep(0)
-
-
-async def settle(ticks: int = 20) -> None:
-    """Run everything that is ready, and what that makes ready. For proving absence: nothing here waits for time."""
-    for _ in range(ticks):
-        await asyncio.sleep(0)

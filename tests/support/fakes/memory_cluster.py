@@ -1,124 +1,24 @@
-"""Several nodes in one process: a shared broker, directory and history, no network, no time.
+"""The cluster in memory of `snorky.gateway.testing`, with clients for our own tests, which also read its parts.
 
     async with town(3, lambda: [ChatService()]) as nodes:
         alice = nodes.client(0, "alice")
         bob = nodes.client(1, "bob")
         await alice.ask("chat", "join", channel="room")
 
-auth: makes the authenticator of one node. requires_identity: of all clients. limits: of all nodes.
-late: the directory answers up to this many loop iterations after the publication of the change: in a real cluster the
-answer uses another connection, and other events may be handled before it is read.
+The options are those of `memory_cluster`.
 """
 
-import asyncio
-import random
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from snorky.gateway import Entered, Limits, Member, Node, Service, ServiceRegistry
-from snorky.gateway.auth.authenticator import Authenticator
-from snorky.gateway.contracts.directory import RosterSnapshot
-from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.metrics import Metrics
+from snorky.gateway import Node, Service, ServiceRegistry
 from snorky.gateway.protocol.codec import decode_json
-from tests.support.fakes.fake_wire import JSON, UNLIMITED, Client, until
-from tests.support.fakes.loopback import LoopbackBroker
-from tests.support.fakes.memory_directory import MemoryCluster, MemoryDirectory
-from tests.support.fakes.memory_history import Archive, MemoryHistory
+from snorky.gateway.testing.cluster import MemoryCluster
+from snorky.gateway.testing.directory import SharedDirectory
+from tests.support.fakes.fake_wire import JSON, Client, until
 
-__all__ = ["Bus", "BusBroker", "LateDirectory", "Resident", "Town", "town"]
-
-
-class Bus:
-    """Delivers publications of any node to all brokers, in one order."""
-
-    def __init__(self) -> None:
-        self.brokers: list[BusBroker] = []
-        self.published: list[tuple[str, bytes]] = []
-
-    def publish(self, key: str, payload: bytes) -> None:
-        """Deliver in the next loop iteration to those subscribed then."""
-        self.published.append((key, payload))
-        for broker in self.brokers:
-            asyncio.get_running_loop().call_soon(broker.hear, key, payload)
-
-
-class BusBroker(LoopbackBroker):
-    """A node's end of a bus. is_lossy: publications are dropped; between `hold` and `let_go` they wait."""
-
-    def __init__(self, bus: Bus) -> None:
-        super().__init__()
-        self.is_lossy = False
-        self._waiting: list[tuple[str, bytes]] | None = None
-        self._bus = bus
-        bus.brokers.append(self)
-
-    def publish(self, key: str, payload: bytes) -> asyncio.Future[int]:
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        if self.is_failing:
-            future.set_exception(BrokerUnavailable(key))
-            future.exception()
-        else:
-            self._bus.publish(key, payload)
-            future.set_result(1)
-        return future
-
-    def hear(self, key: str, payload: bytes) -> None:
-        """Receive from the bus."""
-        if self._waiting is not None:
-            self._waiting.append((key, payload))
-        elif not self.is_lossy:
-            self._bring(key, payload)
-
-    def hold(self) -> None:
-        """Deliver nothing for now."""
-        self._waiting = []
-
-    def let_go(self) -> None:
-        """Deliver what was held, in order."""
-        waiting, self._waiting = self._waiting or [], None
-        for key, payload in waiting:
-            self._bring(key, payload)
-
-
-class LateDirectory(MemoryDirectory):
-    """A directory whose answers are late."""
-
-    def __init__(self, cluster: MemoryCluster, node_id: str, late: int, chance: random.Random) -> None:
-        super().__init__(cluster, node_id)
-        self._late = late
-        self._chance = chance
-
-    async def enter(self, *args: Any, **kwargs: Any) -> Entered:
-        entered = await super().enter(*args, **kwargs)
-        await self._dawdle()
-        assert entered is not None
-        return entered
-
-    async def members(self, roster: str) -> list[Member]:
-        members = await super().members(roster)
-        await self._dawdle()
-        return members
-
-    async def listed(self, roster: str) -> RosterSnapshot:
-        census = await super().listed(roster)
-        await self._dawdle()
-        return census
-
-    async def leave(self, *args: Any, **kwargs: Any) -> bool:
-        has_left = await super().leave(*args, **kwargs)
-        await self._dawdle()
-        return has_left
-
-    async def claim(self, *args: Any, **kwargs: Any) -> bool:
-        has_it = await super().claim(*args, **kwargs)
-        await self._dawdle()
-        return has_it
-
-    async def _dawdle(self) -> None:
-        for _ in range(self._chance.randint(0, self._late)):
-            await asyncio.sleep(0)
+__all__ = ["Resident", "Town", "town"]
 
 
 class Resident(Client):
@@ -185,48 +85,13 @@ class Resident(Client):
         return await self.answer(self.call(service, command, **params))
 
 
-class Town:
+class Town(MemoryCluster):
     """Nodes n0, n1, ... with one registry each."""
 
-    def __init__(
-        self,
-        count: int,
-        services: Callable[[], Iterable[Service]],
-        *,
-        late: int = 0,
-        seed: int = 0,
-        auth: Callable[[Metrics], Authenticator] | None = None,
-        requires_identity: bool = False,
-        compare_every_s: float = 20.0,
-        grace_s: float = 12.0,
-        limits: Limits = UNLIMITED,
-    ) -> None:
-        self.bus = Bus()
-        self.cluster = MemoryCluster(self.bus.publish)
-        self.archive = Archive(self.bus.publish)
-        self.nodes: list[Node] = []
-        self.brokers: list[BusBroker] = []
-        self.directories: list[LateDirectory] = []
-        self.registries: list[ServiceRegistry] = []
-        chance = random.Random(seed)
-        for number in range(count):
-            self.brokers.append(BusBroker(self.bus))
-            self.directories.append(LateDirectory(self.cluster, f"n{number}", late, chance))
-            metrics = Metrics()
-            node = Node(
-                self.brokers[-1],
-                self.directories[-1],
-                MemoryHistory(self.archive),
-                limits=limits,
-                metrics=metrics,
-                node_id=f"n{number}",
-                auth=None if auth is None else auth(metrics),
-                compare_every_s=compare_every_s,
-                grace_s=grace_s,
-            )
-            self.registries.append(ServiceRegistry(services(), requires_identity=requires_identity))
-            node.attach(self.registries[-1])
-            self.nodes.append(node)
+    @property
+    def cluster(self) -> SharedDirectory:
+        """What the directories share."""
+        return self.directory
 
     def client(self, number: int, identity: str | None = None) -> Resident:
         """Connect a client to a node; numbers wrap around."""
@@ -235,37 +100,11 @@ class Town:
 
 
 @asynccontextmanager
-async def town(
-    count: int,
-    services: Callable[[], Iterable[Service]],
-    *,
-    late: int = 0,
-    seed: int = 0,
-    auth: Callable[[Metrics], Authenticator] | None = None,
-    requires_identity: bool = False,
-    compare_every_s: float = 20.0,
-    grace_s: float = 12.0,
-    limits: Limits = UNLIMITED,
-) -> AsyncIterator[Town]:
+async def town(count: int, services: Callable[[], Iterable[Service]], **options: Any) -> AsyncIterator[Town]:
     """Run nodes; closes all their clients at the end."""
-    built = Town(
-        count,
-        services,
-        late=late,
-        seed=seed,
-        auth=auth,
-        requires_identity=requires_identity,
-        compare_every_s=compare_every_s,
-        grace_s=grace_s,
-        limits=limits,
-    )
-    for node in built.nodes:
-        await node.start()
+    built = Town(count, services, **options)
+    await built.start()
     try:
         yield built
     finally:
-        for node in built.nodes:
-            for connection in node.connections:
-                node.disconnect(connection, 1001)
-        for node in built.nodes:
-            await node.stop()
+        await built.stop()

@@ -37,10 +37,10 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node
 from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.service import Service
+from snorky.gateway.testing.broker import LoopbackBroker
 from snorky.services.auth import AuthBackend, AuthService
 from snorky.services.pubsub import PubSubBackend, PubSubService
 from tests.support.clients.raw_ws import DEADLINE_S, RawClient
-from tests.support.fakes.loopback import LoopbackBroker
 
 __all__ = ["Echo", "RunningSite", "gone", "on_both_loops", "running_site", "until"]
 

@@ -26,9 +26,9 @@ from snorky.gateway.http.websocket.credentials import Identify
 from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.node import Node
 from snorky.gateway.sdk.registry import ServiceRegistry
+from snorky.gateway.testing.broker import Bus, BusBroker
+from snorky.gateway.testing.directory import MemoryDirectory, SharedDirectory
 from snorky.services.pubsub import PubSubService
-from tests.support.fakes.memory_cluster import Bus, BusBroker
-from tests.support.fakes.memory_directory import MemoryCluster, MemoryDirectory
 from tests.support.scenarios.site import Echo, until
 
 __all__ = ["QUICK", "HandClock", "SockJSCaller", "SockJSSite", "frames_of", "sockjs_site"]
@@ -72,7 +72,7 @@ class SockJSSite:
     """A running site."""
 
     hosts: list[_Host]
-    cluster: MemoryCluster
+    cluster: SharedDirectory
     http: aiohttp.ClientSession
     clock: HandClock
     errors: list[str] = field(default_factory=list)
@@ -188,7 +188,7 @@ async def sockjs_site(
     """
     async with AsyncExitStack() as stack:
         bus, hosts, errors, clock = Bus(), list[_Host](), list[str](), HandClock()
-        cluster = MemoryCluster(bus.publish)
+        cluster = SharedDirectory(bus.publish)
         for number in range(nodes):
             broker = BusBroker(bus)
             directory = MemoryDirectory(cluster, f"n{number}")

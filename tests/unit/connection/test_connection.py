@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.errors import CloseCode, InvalidMessage, ReplyTooLarge
 from snorky.gateway.protocol.codec import MAX_VALUES
-from tests.support.fakes.fake_wire import JSON, FakeWire
+from tests.support.fakes.fake_wire import JSON, FakeTransport
 
 MAX_BYTES = 100
 
 
-def make(wire: FakeWire | None = None) -> tuple[Connection, FakeWire]:
-    wire = wire or FakeWire()
+def make(wire: FakeTransport | None = None) -> tuple[Connection, FakeTransport]:
+    wire = wire or FakeTransport()
     return Connection(wire, JSON, node_id="n", serial=7, outbox_max_bytes=MAX_BYTES), wire
 
 
-class PausingWire(FakeWire):
+class PausingWire(FakeTransport):
     """Asks for a pause as soon as it has `capacity` bytes, as a transport does from within `write`."""
 
     def __init__(self, capacity: int) -> None:
@@ -170,7 +170,7 @@ def test_send_encodes_and_frames_or_raises_and_writes_nothing() -> None:
 
 
 def test_a_reply_may_have_more_values_than_a_message_of_a_client() -> None:
-    wire = FakeWire()
+    wire = FakeTransport()
     connection = Connection(wire, JSON, node_id="n", serial=7)
     members = list(range(3 * MAX_VALUES))
     connection.send({"service": "chat", "message": {"type": "response", "data": members}})

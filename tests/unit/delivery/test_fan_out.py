@@ -17,7 +17,7 @@ from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.protocol.codec import PAYLOAD, Encoding, Json, Template, decode_json, encode_msgpack
 from snorky.gateway.protocol.publication import MARK, Position, Publication, Selector, write_addressed
 from snorky.gateway.protocol.ws_frames import BINARY, TEXT, Dialect
-from tests.support.fakes.fake_wire import JSON, MSGPACK, FakeWire, settle
+from tests.support.fakes.fake_wire import JSON, MSGPACK, FakeTransport, settle
 
 KEY, OTHER = "s:a", "s:b"
 
@@ -43,10 +43,10 @@ class Rig:
         self.source = Source()
         self.metrics = Metrics()
         self.fanout = Fanout(self.hub, self.source, self.metrics, chunk=chunk, payload_max_bytes=100_000)
-        self.wires: dict[Connection, FakeWire] = {}
+        self.wires: dict[Connection, FakeTransport] = {}
 
     def subscriber(self, key: str = KEY, dialect: Dialect = JSON) -> Connection:
-        wire = FakeWire()
+        wire = FakeTransport()
         connection = Connection(wire, dialect, node_id="n", serial=len(self.wires))
         self.wires[connection] = wire
         self.add(connection, key)
@@ -279,7 +279,7 @@ def test_passes_never_overtake(chunk: int, clients: list[set[str]], reads: list[
         rig = Rig(chunk=chunk)
         connections = []
         for index, channels in enumerate(clients):
-            connection = Connection(FakeWire(), JSON, node_id="n", serial=index)
+            connection = Connection(FakeTransport(), JSON, node_id="n", serial=index)
             rig.wires[connection] = connection._wire  # type: ignore[assignment]
             for name in sorted(channels):
                 rig.add(connection, f"s:{name}")
@@ -539,7 +539,7 @@ async def test_client_that_leaves_while_its_pass_is_queued_gets_nothing_more() -
 def test_publications_for_a_buffering_client_are_queued_in_order() -> None:
     rig = Rig()
     other = rig.subscriber()
-    wire = FakeWire()
+    wire = FakeTransport()
     held = Connection(wire, JSON, node_id="n", serial=99)
     held.identity = "bob"
     rig.wires[held] = wire
@@ -570,7 +570,7 @@ def test_a_buffering_client_that_leaves_gets_nothing_more() -> None:
 
 def test_a_client_with_too_much_buffered_is_a_slow_consumer() -> None:
     rig = Rig()
-    wire = FakeWire()
+    wire = FakeTransport()
     held = Connection(wire, JSON, node_id="n", serial=1, outbox_max_bytes=100)
     rig.hub.add(held, KEY, Template("s", PAYLOAD), is_held=True)
     rig.fanout.deliver({KEY: [b'"' + b"x" * 50 + b'"']})
@@ -606,7 +606,7 @@ class FollowingRig(Rig):
         self.fanout = Fanout(self.hub, self.source, self.metrics, follower=self.script, chunk=chunk)
 
     def recovered(self, dialect: Dialect = JSON) -> Connection:
-        wire = FakeWire()
+        wire = FakeTransport()
         connection = Connection(wire, dialect, node_id="n", serial=len(self.wires))
         self.wires[connection] = wire
         self.recover(connection)

@@ -25,9 +25,9 @@ from snorky.gateway import (
     Topics,
 )
 from snorky.gateway.protocol.publication import MARK
-from tests.support.fakes.fake_wire import JSON, MSGPACK, Client, FakeWire, settle, until
+from snorky.gateway.testing.history import Archive, MemoryHistory, write_sequenced
+from tests.support.fakes.fake_wire import JSON, MSGPACK, Client, FakeTransport, settle, until
 from tests.support.fakes.memory_cluster import Resident, Town, town
-from tests.support.fakes.memory_history import Archive, MemoryHistory, write_sequenced
 
 HOUR = History(3600.0, 1000)
 KEY = "notes:c"
@@ -233,7 +233,7 @@ async def test_comparison_after_an_interruption_is_tried_until_history_answers(s
     await until(lambda: heard(one) == [1, 2])
 
 
-class Narrow(FakeWire):
+class Narrow(FakeTransport):
     """A wire that accepts 20 kB per loop iteration, and buffers the rest."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
 from snorky.gateway.protocol.codec import PAYLOAD, Template
-from tests.support.fakes.fake_wire import JSON, MSGPACK, FakeWire
+from tests.support.fakes.fake_wire import JSON, MSGPACK, FakeTransport
 
 TEMPLATE = Template("s", PAYLOAD)
 KEYS = [f"s:{name}" for name in "abcd"]
@@ -17,7 +17,7 @@ PEOPLE = st.integers(0, 4)
 
 
 def connection(serial: int = 1) -> Connection:
-    return Connection(FakeWire(), (JSON, MSGPACK)[serial % 2], node_id="n", serial=serial)
+    return Connection(FakeTransport(), (JSON, MSGPACK)[serial % 2], node_id="n", serial=serial)
 
 
 class HubMachine(RuleBasedStateMachine):

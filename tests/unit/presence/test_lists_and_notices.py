@@ -13,7 +13,7 @@ from snorky.gateway.protocol.codec import Template
 from snorky.services.chat import ChatService
 from snorky.services.cursors import CursorsService
 from snorky.services.pubsub import PubSubService
-from tests.support.fakes.fake_wire import JSON, FakeWire, settle, until
+from tests.support.fakes.fake_wire import JSON, FakeTransport, settle, until
 from tests.support.fakes.memory_cluster import Resident, Town, town
 
 RULES = [
@@ -186,7 +186,7 @@ async def test_differences_are_not_sent_to_clients_whose_later_list_had_them() -
 
 def test_a_redis_clock_that_was_set_back_suppresses_notices_only_briefly() -> None:
     hub = Hub()
-    client = Connection(FakeWire(), JSON, node_id="n", serial=1)
+    client = Connection(FakeTransport(), JSON, node_id="n", serial=1)
     hub.add(client, "chat:x", Template("chat", PAYLOAD))
     channel = hub.get("chat:x")
     assert channel is not None

@@ -13,7 +13,7 @@ from snorky.gateway.connection.connection import Connection
 from snorky.gateway.presence.ownership import Ownership, encode_notice
 from snorky.gateway.protocol.codec import encode_json
 from snorky.gateway.protocol.publication import Change, read_publication, write_change, write_version
-from tests.support.fakes.fake_wire import JSON, FakeWire, settle, until
+from tests.support.fakes.fake_wire import JSON, FakeTransport, settle, until
 
 ROSTER = "chat:room"
 
@@ -81,7 +81,7 @@ class Rig:
         self.ownership = Ownership("n", directory, lambda *each: self.notice(*each), self.here.__contains__)
 
     def connection(self, serial: int = 1, identity: str | None = "bob") -> Connection:
-        connection = Connection(FakeWire(), JSON, node_id="n", serial=serial)
+        connection = Connection(FakeTransport(), JSON, node_id="n", serial=serial)
         connection.identity = identity
         self.here.add(connection)
         return connection
@@ -355,7 +355,7 @@ async def test_connection_that_lost_a_name_is_closed_unless_it_just_released_it(
 
 
 async def test_direct_message_reaches_its_connection_and_is_refused_after_its_end(rig: Rig) -> None:
-    wire = FakeWire()
+    wire = FakeTransport()
     connection = Connection(wire, JSON, node_id="n", serial=3)
     rig.here.add(connection)
     await rig.ownership.claim(connection, "messaging", "x")

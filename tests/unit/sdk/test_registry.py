@@ -27,8 +27,8 @@ from snorky.gateway import (
 )
 from snorky.gateway.connection.rate_limiter import REFUSED_PER_BURST
 from snorky.gateway.protocol.codec import Encoding, encode
+from snorky.gateway.testing.broker import LoopbackBroker
 from tests.support.fakes.fake_wire import JSON, MSGPACK, UNLIMITED, Client, House, house
-from tests.support.fakes.loopback import LoopbackBroker
 
 
 class Raising(Service):

@@ -10,12 +10,12 @@ import pytest
 
 from snorky.gateway import CloseCode, ConfigurationError, History, Position, ServiceRegistry
 from snorky.gateway.protocol.publication import Publication, read_publication
+from snorky.gateway.testing.history import write_sequenced
 from snorky.services.datasync import DataSyncBackend, DataSyncService, Delta
 from snorky.services.datasync.feed import Feed
 from snorky.services.datasync.subscriptions import ATTEMPTS_MAX
 from tests.support.fakes.fake_wire import settle, until
 from tests.support.fakes.memory_cluster import Resident, Town, town
-from tests.support.fakes.memory_history import write_sequenced
 from tests.support.scenarios.dealers import AllTasks, Players, PlayersWithColor, TasksOfList
 
 DEALERS = (AllTasks, TasksOfList, Players, PlayersWithColor)

@@ -1,6 +1,6 @@
 """A Directory within one process, for tests of the layers above it. Passes the contract suite; no network, no time.
 
-    cluster = MemoryCluster(on_publish)             # on_publish(roster key, publication): pass it to the brokers
+    cluster = SharedDirectory(on_publish)           # on_publish(roster key, publication): pass it to the brokers
     a, b = MemoryDirectory(cluster, "a"), MemoryDirectory(cluster, "b")
     await a.start(node_a); await b.start(node_b)
 
@@ -10,6 +10,7 @@ Scriptable: `cluster.is_failing` (every call raises BrokerUnavailable), `cluster
 """
 
 import asyncio
+import random
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from snorky.gateway.errors import BrokerUnavailable, LimitExceeded
 from snorky.gateway.protocol.codec import decode_json, encode_json
 from snorky.gateway.protocol.publication import write_version
 
-__all__ = ["MemoryCluster", "MemoryDirectory"]
+__all__ = ["LateDirectory", "MemoryDirectory", "SharedDirectory"]
 
 _Place = tuple[Owner, str]  # owner, entry
 
@@ -33,7 +34,7 @@ class _Roster:
         return sum(member.identity == identity for member in self.members.values())
 
 
-class MemoryCluster:
+class SharedDirectory:
     """State that directories share. on_publish: called with every notice; `published` records them all."""
 
     def __init__(self, on_publish: Callable[[str, bytes], object] | None = None) -> None:
@@ -130,7 +131,7 @@ class MemoryCluster:
 class MemoryDirectory:
     """One node's view. node_id: unique in the cluster."""
 
-    def __init__(self, cluster: MemoryCluster, node_id: str) -> None:
+    def __init__(self, cluster: SharedDirectory, node_id: str) -> None:
         self._cluster = cluster
         self._node_id = node_id
         self._incarnation = secrets.token_hex(6)
@@ -278,7 +279,8 @@ class MemoryDirectory:
 
     @property
     def _present(self) -> LocalState:
-        assert self._asserter is not None, "not started"
+        if self._asserter is None:
+            raise RuntimeError("the directory was not started")
         return self._asserter
 
     def _owner(self, serial: int) -> Owner:
@@ -291,6 +293,47 @@ class MemoryDirectory:
         await asyncio.sleep(0)  # other tasks run meanwhile, as with Redis
         if self._cluster.is_failing or self._node_id not in self._cluster.nodes:
             raise BrokerUnavailable("memory")
+
+
+class LateDirectory(MemoryDirectory):
+    """A directory whose answers arrive up to `late` loop iterations after the publication of the change.
+
+    In a real cluster the answer uses another connection, and other events may be handled before it is read.
+    """
+
+    def __init__(self, cluster: SharedDirectory, node_id: str, late: int, chance: random.Random) -> None:
+        super().__init__(cluster, node_id)
+        self._late = late
+        self._chance = chance
+
+    async def enter(self, *args: Any, **kwargs: Any) -> Entered:
+        entered = await super().enter(*args, **kwargs)
+        await self._dawdle()
+        return entered
+
+    async def members(self, roster: str) -> list[Member]:
+        members = await super().members(roster)
+        await self._dawdle()
+        return members
+
+    async def listed(self, roster: str) -> RosterSnapshot:
+        census = await super().listed(roster)
+        await self._dawdle()
+        return census
+
+    async def leave(self, *args: Any, **kwargs: Any) -> bool:
+        has_left = await super().leave(*args, **kwargs)
+        await self._dawdle()
+        return has_left
+
+    async def claim(self, *args: Any, **kwargs: Any) -> bool:
+        has_it = await super().claim(*args, **kwargs)
+        await self._dawdle()
+        return has_it
+
+    async def _dawdle(self) -> None:
+        for _ in range(self._chance.randint(0, self._late)):
+            await asyncio.sleep(0)
 
 
 def _listed(members: dict[_Place, Member]) -> list[Member]:

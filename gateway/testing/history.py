@@ -100,8 +100,7 @@ class Archive:
             return [] if shelf.position == since else None
         found: list[Publication] = []
         for _, publication in shelf.entries:
-            assert publication.position is not None
-            if publication.position.offset == since.offset + 1 + len(found):
+            if publication.position is not None and publication.position.offset == since.offset + 1 + len(found):
                 found.append(publication)
         if not found or found[0].previous_tag != since.tag:
             return None

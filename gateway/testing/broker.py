@@ -1,9 +1,11 @@
-"""A broker within one process, for tests of the layers above a broker. Scriptable, no network."""
+"""Brokers within one process: one node's own, and one that several nodes share. Scriptable, no network."""
 
 import asyncio
 
 from snorky.gateway.contracts.broker import Listener
 from snorky.gateway.errors import BrokerUnavailable
+
+__all__ = ["Bus", "BusBroker", "LoopbackBroker"]
 
 
 class LoopbackBroker:
@@ -44,11 +46,11 @@ class LoopbackBroker:
 
     def bring(self, *publications: tuple[str, bytes]) -> None:
         """Deliver like one read from the broker, subscribed or not."""
-        assert self._listener is not None
         batch: dict[str, list[bytes]] = {}
         for key, payload in publications:
             batch.setdefault(key, []).append(payload)
-        self._listener.on_publications(batch)
+        if self._listener is not None:
+            self._listener.on_publications(batch)
 
     def _bring(self, key: str, payload: bytes) -> None:
         if key in self.subscribed and self._listener is not None:
@@ -73,3 +75,55 @@ class LoopbackBroker:
 
     def resume(self) -> None:
         self.is_paused = False
+
+
+class Bus:
+    """Delivers publications of any node to all brokers, in one order."""
+
+    def __init__(self) -> None:
+        self.brokers: list[BusBroker] = []
+        self.published: list[tuple[str, bytes]] = []
+
+    def publish(self, key: str, payload: bytes) -> None:
+        """Deliver in the next loop iteration to those subscribed then."""
+        self.published.append((key, payload))
+        for broker in self.brokers:
+            asyncio.get_running_loop().call_soon(broker.hear, key, payload)
+
+
+class BusBroker(LoopbackBroker):
+    """A node's end of a bus. is_lossy: publications are dropped; between `hold` and `let_go` they wait."""
+
+    def __init__(self, bus: Bus) -> None:
+        super().__init__()
+        self.is_lossy = False
+        self._waiting: list[tuple[str, bytes]] | None = None
+        self._bus = bus
+        bus.brokers.append(self)
+
+    def publish(self, key: str, payload: bytes) -> asyncio.Future[int]:
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if self.is_failing:
+            future.set_exception(BrokerUnavailable(key))
+            future.exception()
+        else:
+            self._bus.publish(key, payload)
+            future.set_result(1)
+        return future
+
+    def hear(self, key: str, payload: bytes) -> None:
+        """Receive from the bus."""
+        if self._waiting is not None:
+            self._waiting.append((key, payload))
+        elif not self.is_lossy:
+            self._bring(key, payload)
+
+    def hold(self) -> None:
+        """Deliver nothing for now."""
+        self._waiting = []
+
+    def let_go(self) -> None:
+        """Deliver what was held, in order."""
+        waiting, self._waiting = self._waiting or [], None
+        for key, payload in waiting:
+            self._bring(key, payload)
