@@ -133,7 +133,7 @@ async def test_readme_of_the_client_works_unchanged(tmp_path: Path) -> None:
     (block,) = re.findall(r"```js\n(.*?)```", (JS / "README.md").read_text(), re.DOTALL)
     async with running_fleet(tmp_path, nodes=1, env={"SNORKY_AUTH__HMAC_SECRET": SECRET}) as fleet:
         here = {
-            '"./snorky.js"': json.dumps(str(JS / "snorky.js")),
+            '"./snorky.js"': json.dumps(str(JS / "src" / "snorky.js")),
             "wss://example.org/ws": fleet.url,
             'fetch("/token").then((response) => response.text())': json.dumps(token),
             '"my_service", "my_command"': '"gateway", "info"',

@@ -14,7 +14,7 @@ import { createInterface } from "node:readline";
 
 import { WebSocket } from "ws";
 
-import { connect, json, msgpack } from "../snorky.js";
+import { connect, json, msgpack } from "../src/snorky.js";
 
 const [url = "", count = "1", channels = "1", encoding = "json", token] = process.argv.slice(2);
 const tell = (/** @type {object} */ event) => process.stdout.write(`${JSON.stringify(event)}\n`);

@@ -7,7 +7,7 @@ import { isDeepStrictEqual } from "node:util";
 
 import { WebSocket } from "ws";
 
-import { SnorkyError, connect, json, msgpack } from "../snorky.js";
+import { SnorkyError, connect, json, msgpack } from "../src/snorky.js";
 
 const [url = "", count = "2000", seed = "7", encoding = "json"] = process.argv.slice(2);
 const AT_ONCE_MS = 5_000; // a jam would last publishMaxAgeMs (60 s), or callTimeoutMs (10 s) at least

@@ -1,12 +1,12 @@
 /** Clients on a fake network and clock, and their events. */
 
-import { SnorkyError, connect } from "../snorky.js";
+import { SnorkyError, connect } from "../src/snorky.js";
 import { FakeClock, FakeNetwork } from "./fakes.js";
 
 /** `fetch` of a browser that does not show the response to the page. */
 export const unknown = () => Promise.reject(new TypeError("Failed to fetch"));
 
-/** A client without event handlers. @param {import("../options.js").ClientOptions} [options] */
+/** A client without event handlers. @param {import("../src/options.js").ClientOptions} [options] */
 export function quiet(options = {}) {
   const network = new FakeNetwork();
   const clock = new FakeClock();
@@ -16,7 +16,7 @@ export function quiet(options = {}) {
   return { client, network, clock };
 }
 
-/** @param {import("../options.js").ClientOptions} [options] */
+/** @param {import("../src/options.js").ClientOptions} [options] */
 export function start(options = {}) {
   const { client, network, clock } = quiet(options);
   /** @type {any[]} */
@@ -27,7 +27,7 @@ export function start(options = {}) {
   return { client, network, clock, events };
 }
 
-/** @param {import("../options.js").ClientOptions} [options] */
+/** @param {import("../src/options.js").ClientOptions} [options] */
 export function startOpen(options) {
   const all = start(options);
   all.network.last.open();

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { connect, msgpack } from "../snorky.js";
+import { connect, msgpack } from "../src/snorky.js";
 import { FakeNetwork, settled } from "../support/fakes.js";
 import { start, startOpen, withCode } from "../support/start.js";
 

@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { connect } from "../snorky.js";
+import { connect } from "../src/snorky.js";
 import { FakeServer } from "../support/fake_server.js";
 import { FakeClock, settled } from "../support/fakes.js";
 import { unknown } from "../support/start.js";

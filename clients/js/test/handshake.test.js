@@ -8,7 +8,7 @@ import { test } from "node:test";
 
 import { WebSocket } from "ws";
 
-import { connect } from "../snorky.js";
+import { connect } from "../src/snorky.js";
 import { withCode } from "../support/start.js";
 
 /** A WebSocket that hides the HTTP response, like a browser's. */

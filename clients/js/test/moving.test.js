@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { connect } from "../snorky.js";
+import { connect } from "../src/snorky.js";
 import { FakeClock, FakeNetwork, settled } from "../support/fakes.js";
 import { unknown } from "../support/start.js";
 

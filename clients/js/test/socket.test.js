@@ -6,8 +6,8 @@ import { test } from "node:test";
 
 import { WebSocket, WebSocketServer } from "ws";
 
-import { connect, msgpack } from "../snorky.js";
-import { json } from "../json.js";
+import { connect, msgpack } from "../src/snorky.js";
+import { json } from "../src/json.js";
 
 /** A server that replies to every request and echoes publications. */
 async function serve() {

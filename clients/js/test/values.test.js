@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { json, msgpack } from "../snorky.js";
+import { json, msgpack } from "../src/snorky.js";
 import { settled } from "../support/fakes.js";
 import { start, startOpen, withCode } from "../support/start.js";
 

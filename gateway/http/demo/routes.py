@@ -10,15 +10,18 @@ from snorky.gateway.errors import ConfigurationError
 __all__ = ["demo_routes"]
 
 _PAGE: Final = Path(__file__).parent / "page"
-# an installed package has the client beside this folder; a checkout has it in clients/js
-_CLIENTS: Final = (Path(__file__).parents[1] / "browser", Path(__file__).resolve().parents[3] / "clients" / "js")
+# an installed package has the client beside this folder; a checkout has it in clients/js/src
+_CLIENTS: Final = (
+    Path(__file__).parents[1] / "browser",
+    Path(__file__).resolve().parents[3] / "clients" / "js" / "src",
+)
 
 
 def demo_routes() -> list[web.AbstractRouteDef]:
     """Make the routes `/`, `/demo/...` and `/client/...`. Raises ConfigurationError: the files are missing."""
     client = next((path for path in _CLIENTS if (path / "snorky.js").is_file()), None)
     if client is None:
-        raise ConfigurationError("the demo page needs clients/js, which this installation lacks: install it again")
+        raise ConfigurationError("the demo page needs clients/js/src, which this installation lacks: install it again")
 
     async def page(_request: web.Request) -> web.FileResponse:
         return web.FileResponse(_PAGE / "index.html")

@@ -5,7 +5,7 @@
         ...
         await crowd.received(marker, within_s=10)
 
-It waits after a failed attempt as clients/js/snorky.js does: full jitter under a bound that doubles. It cannot recover
+It waits after a failed attempt as clients/js does: full jitter under a bound that doubles. It cannot recover
 history.
 """
 
