@@ -5,17 +5,17 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.child import ChildFailed, raise_file_limit
-from benchmarks.connections import Connections, connect
-from benchmarks.fanout import Cell, measure
-from benchmarks.goals import goals
-from benchmarks.inbound import Inbound, flood
-from benchmarks.machine import describe
-from benchmarks.message import subscribe
-from benchmarks.redis_server import NoRedis, RedisServer
-from benchmarks.sustained import Sustained, sustain
-from benchmarks.table import before_rows, connection_rows, fanout_rows, inbound_rows, sustained_rows
-from benchmarks.variants import GATEWAY, gateway, naive, variants
+from benchmarks.report.goals import goals
+from benchmarks.report.table import before_rows, connection_rows, fanout_rows, inbound_rows, sustained_rows
+from benchmarks.scenarios.connections import Connections, connect
+from benchmarks.scenarios.fanout import Cell, measure
+from benchmarks.scenarios.inbound import Inbound, flood
+from benchmarks.scenarios.sustained import Sustained, sustain
+from benchmarks.servers.redis_server import NoRedis, RedisServer
+from benchmarks.servers.variants import GATEWAY, gateway, gateway_module, naive, variants
+from benchmarks.support.child import ChildFailed, raise_file_limit
+from benchmarks.support.machine import describe
+from benchmarks.support.message import subscribe
 
 __all__: list[str] = []
 
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--only", choices=SECTIONS, action="append", help="a part of the table (may be repeated)")
     parser.add_argument("--before", type=Path, metavar="PATH", help="another clone: its fan-out in the same run")
     options = parser.parse_args()
-    if options.before and not (options.before / "benchmarks" / "gateway_server.py").is_file():
+    if options.before and not gateway_module(options.before):
         parser.error(f"--before: {options.before} is no clone of this project that has benchmarks")
     sections = options.only or SECTIONS
     if options.before and "fanout" not in sections:

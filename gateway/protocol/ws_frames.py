@@ -9,8 +9,8 @@ Rules:
   is exactly one whole message, the usual case, without keeping state.
 
 Why not aiohttp's reader: it accepts unmasked frames (5.1 requires closing the connection), RSV1 on control
-frames and lengths that are not minimal, and keeps 2 KiB for each connection. `python -m benchmarks.frames` compares
-their speed.
+frames and lengths that are not minimal, and keeps 2 KiB for each connection.
+`python -m benchmarks.scenarios.frames` compares their speed.
 """
 
 import struct

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.child import Child
+from benchmarks.servers.variants import gateway_module
+from benchmarks.support.child import Child
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("gateway", "services", "clients/python", "tests", "benchmarks", "examples")
@@ -95,3 +96,11 @@ def test_benchmark_of_another_clone_runs_the_code_of_that_clone(tmp_path: Path) 
         with Child([sys.executable, "-c", program], folder=folder) as child:
             (found,) = child.answer(10)
         assert Path(found) == (folder or ROOT) / "gateway" / "__init__.py"
+
+
+def test_benchmark_finds_the_node_of_a_clone_whose_benchmarks_have_no_folders(tmp_path: Path) -> None:
+    assert gateway_module(ROOT) == "benchmarks.servers.gateway_server"
+    assert gateway_module(tmp_path) == ""
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "gateway_server.py").touch()
+    assert gateway_module(tmp_path) == "benchmarks.gateway_server"

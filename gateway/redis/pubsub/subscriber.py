@@ -97,7 +97,7 @@ class Subscriber:
         self._by_key: dict[str, HeardChannel] = {}
         self._by_name: dict[bytes, HeardChannel] = {canary_name: self._canary}
         # OrderedDict, not dict: after removals from the front of a dict, each next access skips the removed entries.
-        # Subscribing to 100,000 channels again: dict 5-8 s, OrderedDict 1.1-1.6 s (benchmarks.subscriber, under load).
+        # Subscribing to 100,000 channels again: dict 5-8 s, OrderedDict 1.1-1.6 s (benchmarks.scenarios.subscriber).
         self._dirty: OrderedDict[HeardChannel, None] = OrderedDict()  # may need a SUBSCRIBE or UNSUBSCRIBE; in order
         self._asked: deque[tuple[HeardChannel, bool]] = deque()  # unanswered commands; True: SUBSCRIBE
         self._told = 0  # how many names of the first of these are confirmed

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.connections import Connections
-from benchmarks.fanout import Cell
-from benchmarks.sustained import Sustained
-from benchmarks.variants import BASELINE, GATEWAY, NAIVE
+from benchmarks.scenarios.connections import Connections
+from benchmarks.scenarios.fanout import Cell
+from benchmarks.scenarios.sustained import Sustained
+from benchmarks.servers.variants import BASELINE, GATEWAY, NAIVE
 
 __all__ = ["Goal", "goals"]
 

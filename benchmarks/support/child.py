@@ -22,7 +22,7 @@ from typing import Self
 
 __all__ = ["Child", "ChildFailed", "raise_file_limit"]
 
-_LINK = Path(__file__).resolve().parents[1] / "scripts" / "link-packages"
+_LINK = Path(__file__).resolve().parents[2] / "scripts" / "link-packages"
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 

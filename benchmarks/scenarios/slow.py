@@ -1,4 +1,4 @@
-"""`python -m benchmarks.slow`: 100 of 1,100 clients stop reading. The effect on the others, and the cost.
+"""`python -m benchmarks.scenarios.slow`: 100 of 1,100 clients stop reading. The effect on the others, and the cost.
 
 One node, one Redis, loopback; 500 publications a second to one channel. Alternately without slow clients, and with 100
 additional connections that subscribe and read nothing: their messages are queued in the node's memory, and a client
@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from benchmarks.child import Child, raise_file_limit
-from benchmarks.machine import describe, receiver_cpu
-from benchmarks.message import PATH, subscribe
-from benchmarks.receiver import Receiver
-from benchmarks.redis_server import RedisServer
-from benchmarks.variants import gateway
+from benchmarks.receivers.receiver import Receiver
+from benchmarks.servers.redis_server import RedisServer
+from benchmarks.servers.variants import gateway
+from benchmarks.support.child import Child, raise_file_limit
+from benchmarks.support.machine import describe, receiver_cpu
+from benchmarks.support.message import PATH, subscribe
 
 __all__: list[str] = []
 
@@ -95,7 +95,7 @@ def run(redis: RedisServer, slow: int) -> Run:
 
 def publish(redis: RedisServer, seconds: int) -> dict[str, float]:
     """Publish evenly, from a process of its own."""
-    argv = [sys.executable, "-m", "benchmarks.pacer", str(redis.port), str(PER_S), str(seconds)]
+    argv = [sys.executable, "-m", "benchmarks.support.pacer", str(redis.port), str(PER_S), str(seconds)]
     with Child(argv, cpu=receiver_cpu()) as pacer:
         return pacer.answer(seconds + 60)
 

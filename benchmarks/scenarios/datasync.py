@@ -1,4 +1,4 @@
-"""`python -m benchmarks.datasync`: cost of a delta that matches 10 of 10,000 filter subscriptions of a node.
+"""`python -m benchmarks.scenarios.datasync`: cost of a delta that matches 10 of 10,000 filter subscriptions of a node.
 
 A delta's field values select the filters that it may match. Filters without an equality are evaluated one by one, but
 each once, however many subscriptions have it. Figures: benchmarks/README.md.

@@ -1,6 +1,6 @@
 """A node of this gateway to be measured, assembled as `snorky serve` does it, on uvloop.
 
-    python -m benchmarks.gateway_server PING_INTERVAL_S [REDIS_URL]
+    python -m benchmarks.servers.gateway_server PING_INTERVAL_S [REDIS_URL]
 
 Without REDIS_URL there is no broker: `pass PASSES BURST GAP_US` gives the node BURST publications as one read from
 Redis would, through the same method. Limits that would only stop the benchmark are raised (connections per address,
@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from benchmarks.commands import answer, obey, run_passes
-from benchmarks.message import CHANNEL, PREFIX, compact, payload
+from benchmarks.servers.commands import answer, obey, run_passes
+from benchmarks.support.message import CHANNEL, PREFIX, compact, payload
 from snorky.gateway.config.settings import Limits, Private, Public, Settings
 from snorky.gateway.contracts.broker import Listener
 from snorky.gateway.logs import configure_logs

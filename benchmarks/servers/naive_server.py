@@ -1,6 +1,6 @@
 """A typical first server: aiohttp, a list of WebSocketResponse, and a loop of send_str.
 
-    python -m benchmarks.naive_server {each|once} {asyncio|uvloop}
+    python -m benchmarks.servers.naive_server {each|once} {asyncio|uvloop}
 
 each: json.dumps for every client; once: one string for all. Commands: `pass PASSES BURST GAP_US`, `stat`.
 """
@@ -13,8 +13,8 @@ import sys
 import uvloop
 from aiohttp import web
 
-from benchmarks.commands import answer, obey, run_passes
-from benchmarks.message import PATH, envelope
+from benchmarks.servers.commands import answer, obey, run_passes
+from benchmarks.support.message import PATH, envelope
 
 __all__: list[str] = []
 

@@ -3,9 +3,9 @@
 import sys
 from typing import Self
 
-from benchmarks.child import Child, ChildFailed
-from benchmarks.compiler import compiled
-from benchmarks.message import PATH
+from benchmarks.support.child import Child, ChildFailed
+from benchmarks.support.compiler import compiled
+from benchmarks.support.message import PATH
 
 __all__ = ["Receiver"]
 
@@ -31,8 +31,8 @@ class Receiver(Child):
         nap_us: int = 0,
         timeout_s: float = 120.0,
     ) -> None:
-        program = compiled("receiver")
-        argv = [str(program)] if program else [sys.executable, "-m", "benchmarks.python_receiver"]
+        program = compiled("receivers/receiver")
+        argv = [str(program)] if program else [sys.executable, "-m", "benchmarks.receivers.python_receiver"]
         argv += ["--port", str(port), "--connections", str(connections), "--path", PATH, "--sample", str(sample)]
         argv += ["--sources", str(1 + connections // 20_000)]
         if program is not None:

@@ -3,12 +3,12 @@
 import sys
 from dataclasses import dataclass
 
-from benchmarks.child import Child, ChildFailed
-from benchmarks.machine import receiver_cpu
-from benchmarks.message import subscribe
-from benchmarks.receiver import Receiver
-from benchmarks.redis_server import RedisServer
-from benchmarks.variants import gateway
+from benchmarks.receivers.receiver import Receiver
+from benchmarks.servers.redis_server import RedisServer
+from benchmarks.servers.variants import gateway
+from benchmarks.support.child import Child, ChildFailed
+from benchmarks.support.machine import receiver_cpu
+from benchmarks.support.message import subscribe
 
 __all__ = ["Sustained", "sustain"]
 
@@ -71,6 +71,6 @@ def sustain(redis: RedisServer, *, per_s: int, connections: int, seconds: int) -
 
 
 def _publish(redis: RedisServer, per_s: int, seconds: int) -> dict[str, float]:
-    argv = [sys.executable, "-m", "benchmarks.pacer", str(redis.port), str(per_s), str(seconds)]
+    argv = [sys.executable, "-m", "benchmarks.support.pacer", str(redis.port), str(per_s), str(seconds)]
     with Child(argv, cpu=receiver_cpu()) as pacer:
         return pacer.answer(seconds + 60)

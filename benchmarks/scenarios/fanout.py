@@ -5,8 +5,8 @@ import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from benchmarks.child import ChildFailed
-from benchmarks.variants import Rig, Variant
+from benchmarks.servers.variants import Rig, Variant
+from benchmarks.support.child import ChildFailed
 
 __all__ = ["BURSTS", "Cell", "measure"]
 

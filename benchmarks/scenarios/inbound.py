@@ -3,11 +3,11 @@
 import json
 from dataclasses import dataclass
 
-from benchmarks.child import ChildFailed
-from benchmarks.compiler import compiled
-from benchmarks.machine import receiver_cpu
-from benchmarks.receiver import Receiver
-from benchmarks.variants import gateway
+from benchmarks.receivers.receiver import Receiver
+from benchmarks.servers.variants import gateway
+from benchmarks.support.child import ChildFailed
+from benchmarks.support.compiler import compiled
+from benchmarks.support.machine import receiver_cpu
 
 __all__ = ["Inbound", "flood"]
 
@@ -27,7 +27,7 @@ class Inbound:
 
 def flood(*, connections: int, messages: int) -> Inbound | None:
     """Call a command that only answers, that many times. None: the receiver in Python cannot. Raises ChildFailed."""
-    if compiled("receiver") is None:
+    if compiled("receivers/receiver") is None:
         return None
     call = json.dumps(CALL, separators=(",", ":"))
     with gateway() as server, Receiver(int(server.answer()["port"]), connections, cpu=receiver_cpu()) as receiver:

@@ -1,6 +1,6 @@
 """Reading Redis pub/sub and publishing: messages per CPU-second of this gateway's code and of redis-py's.
 
-    python -m benchmarks.subscriber [--messages 400000] [--loop asyncio]
+    python -m benchmarks.scenarios.subscriber [--messages 400000] [--loop asyncio]
 
 One Redis of its own, a publisher process that keeps it busy, and one reader at a time in this process, whose CPU is
 measured by the OS. All variants in one run; compare only figures of one run.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 import uvloop
 
-from benchmarks.redis_server import RedisServer, request
+from benchmarks.servers.redis_server import RedisServer, request
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisBroker, channel_name
 from snorky.gateway.redis.admin.redis_py import client_of

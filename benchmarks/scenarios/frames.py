@@ -1,4 +1,4 @@
-"""`python -m benchmarks.frames`: cost of parsing a client's frame, here and with aiohttp's compiled reader.
+"""`python -m benchmarks.scenarios.frames`: cost of parsing a client's frame, here and with aiohttp's compiled reader.
 
 Each variant gets the same reads in turn, for several rounds; prints the median in microseconds per message.
 """

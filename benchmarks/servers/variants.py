@@ -5,14 +5,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.child import Child
-from benchmarks.compiler import compiled
-from benchmarks.machine import receiver_cpu, server_cpu
-from benchmarks.message import compact, frame, payload, redis_channel, subscribe
-from benchmarks.receiver import Receiver
-from benchmarks.redis_server import RedisServer, request
+from benchmarks.receivers.receiver import Receiver
+from benchmarks.servers.redis_server import RedisServer, request
+from benchmarks.support.child import Child
+from benchmarks.support.compiler import compiled
+from benchmarks.support.machine import receiver_cpu, server_cpu
+from benchmarks.support.message import compact, frame, payload, redis_channel, subscribe
 
-__all__ = ["BASELINE", "BEFORE", "GATEWAY", "NAIVE", "THROUGH_REDIS", "Rig", "Variant", "gateway", "naive", "variants"]
+__all__ = [
+    "BASELINE",
+    "BEFORE",
+    "GATEWAY",
+    "NAIVE",
+    "THROUGH_REDIS",
+    "Rig",
+    "Variant",
+    "gateway",
+    "gateway_module",
+    "naive",
+    "variants",
+]
 
 BASELINE = "C loop of send()"
 NAIVE = "aiohttp send_str, encoded per client"
@@ -93,7 +105,15 @@ class _RedisRig(Rig):
 
 def naive(encode: str, loop: str) -> Child:
     """Start the typical aiohttp server; see naive_server."""
-    return Child([sys.executable, "-m", "benchmarks.naive_server", encode, loop], cpu=server_cpu())
+    return Child([sys.executable, "-m", "benchmarks.servers.naive_server", encode, loop], cpu=server_cpu())
+
+
+def gateway_module(folder: Path) -> str:
+    """Name the module that runs a clone's node, also where benchmarks has no folders yet; "": there is none."""
+    for module in ("benchmarks.servers.gateway_server", "benchmarks.gateway_server"):
+        if (folder / f"{module.replace('.', '/')}.py").is_file():
+            return module
+    return ""
 
 
 def gateway(redis_url: str = "", *, ping_interval_s: float = 10.0, folder: Path | None = None) -> Child:
@@ -101,7 +121,8 @@ def gateway(redis_url: str = "", *, ping_interval_s: float = 10.0, folder: Path 
 
     folder: of another clone, whose node it is.
     """
-    argv = [sys.executable, "-m", "benchmarks.gateway_server", str(ping_interval_s), redis_url]
+    module = gateway_module(folder or Path(__file__).parents[2])
+    argv = [sys.executable, "-m", module, str(ping_interval_s), redis_url]
     return Child(argv, cpu=server_cpu(), folder=folder)
 
 
@@ -109,7 +130,7 @@ def variants(*, has_redis: bool, before: Path | None = None) -> list[Variant]:
     """All variants that can run here; the baseline first, if there is a compiler. before: a clone to compare with."""
 
     def c_loop(connections: int) -> Rig:
-        server = Child([str(compiled("sendloop")), frame().hex()], cpu=server_cpu())
+        server = Child([str(compiled("servers/sendloop")), frame().hex()], cpu=server_cpu())
         return Rig(server, connections, is_raw=True)
 
     def aiohttp(encode: str, loop: str) -> Callable[[int], Rig]:
@@ -132,7 +153,7 @@ def variants(*, has_redis: bool, before: Path | None = None) -> list[Variant]:
 
         return start
 
-    found = [Variant(BASELINE, c_loop)] if compiled("sendloop") else []
+    found = [Variant(BASELINE, c_loop)] if compiled("servers/sendloop") else []
     found += [
         Variant(NAIVE, aiohttp("each", "asyncio")),
         Variant("aiohttp send_str, encoded once", aiohttp("once", "asyncio")),

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.history`: cost of a history, and of recovery. One node, one Redis, loopback.
+"""`python -m benchmarks.scenarios.history`: cost of a history, and of recovery. One node, one Redis, loopback.
 
 Publishing: 100 bytes of payload to 50 channels, pipelined, with and without a history. Memory: the growth of Redis for
 each. Recovery: 1,000 clients request at once the 20 messages that they missed; each is timed from the first request of
@@ -13,8 +13,8 @@ from typing import Any
 
 import structlog
 
-from benchmarks.machine import describe
-from benchmarks.redis_server import RedisServer
+from benchmarks.servers.redis_server import RedisServer
+from benchmarks.support.machine import describe
 from snorky.gateway import ChannelRule, Connection, History, Node, ServiceRegistry, Settings
 from snorky.gateway.protocol.codec import decode_json, encode_json
 from snorky.gateway.redis.admin.redis_py import client_of

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.connections import Connections
-from benchmarks.fanout import BURSTS, Cell
-from benchmarks.inbound import Inbound
-from benchmarks.sustained import Sustained
-from benchmarks.variants import BASELINE, BEFORE, GATEWAY, NAIVE, THROUGH_REDIS
+from benchmarks.scenarios.connections import Connections
+from benchmarks.scenarios.fanout import BURSTS, Cell
+from benchmarks.scenarios.inbound import Inbound
+from benchmarks.scenarios.sustained import Sustained
+from benchmarks.servers.variants import BASELINE, BEFORE, GATEWAY, NAIVE, THROUGH_REDIS
 
 __all__ = ["before_rows", "connection_rows", "fanout_rows", "inbound_rows", "sustained_rows"]
 

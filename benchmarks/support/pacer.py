@@ -1,6 +1,6 @@
 """A backend job that publishes evenly through Redis, each message with the time at which it was sent.
 
-    python -m benchmarks.pacer REDIS_PORT MESSAGES_PER_S SECONDS
+    python -m benchmarks.support.pacer REDIS_PORT MESSAGES_PER_S SECONDS
 
 Plain PUBLISH commands on a socket of its own, without waiting for replies. stdout: one line when done: how many were
 published, how many of them had no receiver, and how late the latest one was sent.
@@ -10,9 +10,9 @@ import socket
 import sys
 import time
 
-from benchmarks.commands import answer
-from benchmarks.message import compact, payload, redis_channel
-from benchmarks.redis_server import request
+from benchmarks.servers.commands import answer
+from benchmarks.servers.redis_server import request
+from benchmarks.support.message import compact, payload, redis_channel
 
 __all__: list[str] = []
 

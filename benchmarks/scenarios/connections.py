@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.child import Child
-from benchmarks.machine import receiver_cpu
-from benchmarks.receiver import Receiver
+from benchmarks.receivers.receiver import Receiver
+from benchmarks.support.child import Child
+from benchmarks.support.machine import receiver_cpu
 
 __all__ = ["Connections", "connect"]
 

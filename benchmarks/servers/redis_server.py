@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from benchmarks.machine import receiver_cpu
+from benchmarks.support.machine import receiver_cpu
 
 __all__ = ["NoRedis", "RedisServer", "request"]
 

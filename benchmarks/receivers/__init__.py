@@ -1,0 +1,1 @@
+"""The clients that receive: in C, and the same in Python."""
