@@ -72,7 +72,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/delivery/gap_repair.py",
         old="        followed.unkept += self._unkept.hear(key, publications)\n",
         new="",
-        argv=test("tests/unit/delivery/test_gap_repair.py", "publication_past_history_is_counted"),
+        argv=test("tests/unit/delivery/test_unstored_publications.py", "publication_past_history_is_counted"),
     ),
     Mutation(
         guard="bytes of an inbox",
@@ -215,7 +215,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/delivery/write_queue.py",
         old="        if passes:\n            if not was_paused:",
         new="        if passes:\n            passes.rotate(-1)\n            if not was_paused:",
-        argv=test("tests/unit/delivery/test_fan_out.py", "test_passes_never_overtake"),
+        argv=test("tests/unit/delivery/test_write_queue.py", "test_passes_never_overtake"),
     ),
     Mutation(
         guard="rosters after deafness",
@@ -266,7 +266,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/delivery/gap_repair.py",
         old="is_noted and unkept == followed.unkept",
         new="is_noted",
-        argv=test("tests/unit/delivery/test_gap_repair.py", "while_clients_recover"),
+        argv=test("tests/unit/delivery/test_unstored_publications.py", "while_clients_recover"),
     ),
     Mutation(
         guard="what is not noted yet",
@@ -274,7 +274,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         old="is_noted and unkept == followed.unkept",
         new="unkept == followed.unkept",
         argv=test(
-            "tests/unit/delivery/test_gap_repair.py",
+            "tests/unit/delivery/test_unstored_publications.py",
             "test_client_that_resumes_before_an_unstored_publication_is_noticed_gets_a_gap",
         ),
     ),
@@ -283,7 +283,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/delivery/gap_repair.py",
         old="        wanted = key, since, unkept\n",
         new="        wanted = key, since, 0\n",
-        argv=test("tests/unit/delivery/test_gap_repair.py", "shares_no_earlier_read"),
+        argv=test("tests/unit/delivery/test_unstored_publications.py", "shares_no_earlier_read"),
     ),
     Mutation(
         guard="quota of refused messages",

@@ -98,7 +98,7 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         old="        return self._credit_s > 0",
         new="        return False",
         argv=test(
-            "tests/unit/http/websocket/test_protocol.py",
+            "tests/unit/http/websocket/test_slow_clients.py",
             "test_a_client_on_a_slow_link_is_not_closed_while_it_keeps_reading",
         ),
     ),
@@ -107,7 +107,7 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/websocket/protocol.py",
         old="            self._connection.write(PING_FRAME)  # if the line dies now, this stays unacknowledged",
         new="            pass",
-        argv=test("tests/unit/http/websocket/test_protocol.py", "test_a_silent_client_is_pinged_again"),
+        argv=test("tests/unit/http/websocket/test_slow_clients.py", "test_a_silent_client_is_pinged_again"),
     ),
     Mutation(
         guard="a brake on wrong keys",

@@ -72,13 +72,13 @@ CODES = {
     "A batch has at most 1000 envelopes": "invalid_message",
 }
 
-# Cases that need a fault or a limit, which the table cannot have: code or close code -> a test that has it, and a text
-# in that test.
+# Cases that need a fault or a limit, which the table cannot have: code or close code -> a test that has it, or its
+# scenario, and a text in that file.
 ELSEWHERE = {
     "unavailable": ("tests/unit/services/test_pubsub.py", "unavailable"),
     "rate_limited": ("tests/unit/sdk/test_registry.py", "rate_limited"),
     "connection_closed": ("tests/unit/test_node.py", "ConnectionClosed"),
-    "refused": ("tests/unit/services/test_rpc.py", "refused"),
+    "refused": ("tests/support/scenarios/rpc_service.py", "refused"),
     "invalid": ("tests/unit/delivery/test_fan_out.py", "invalid"),
     "unknown_version": ("tests/unit/delivery/test_fan_out.py", "unknown_version"),
     "protocol_fault": ("tests/unit/http/websocket/test_protocol.py", "protocol_fault"),
@@ -90,8 +90,8 @@ ELSEWHERE = {
     "1007": ("tests/unit/protocol/test_autobahn_cases.py", "1007"),
     "1008": ("tests/unit/http/websocket/test_flood.py", "1008"),
     "1009": ("tests/unit/http/websocket/test_protocol.py", "1009"),
-    "1011": ("tests/unit/delivery/test_fan_out.py", "1011"),
-    "4008": ("tests/unit/http/websocket/test_protocol.py", "4008"),
+    "1011": ("tests/unit/delivery/test_write_queue.py", "1011"),
+    "4008": ("tests/unit/http/websocket/test_slow_clients.py", "4008"),
     "4509": ("tests/unit/sdk/test_registry.py", "4509"),
     "4510": ("tests/unit/sdk/test_registry.py", "4510"),
 }

@@ -1,7 +1,6 @@
 """RPC services: PROTOCOL "RPC services" in every detail, and exactly one answer to every request."""
 
 import asyncio
-from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -9,154 +8,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from snorky.gateway import BrokerUnavailable, ConfigurationError, NotSubscribed
-from snorky.services.rpc import Request, RPCError, RPCService, acknowledged, rpc_command
-from tests.support.fakes.fake_wire import JSON, MSGPACK, House, house, settle, until
-
-
-class Unruly(dict[str, int]):
-    """Claims to be a dict and fails when accessed."""
-
-    def values(self) -> Any:
-        raise RuntimeError("unruly")
-
-
-def _cyclic() -> list[Any]:
-    value: list[Any] = []
-    value.append(value)
-    return value
-
-
-NO_JSON: dict[str, Any] = {
-    "bytes": b"x",
-    "object": object(),
-    "nan": float("nan"),
-    "infinity": [float("inf")],
-    "set": {1},
-    "key": {1: 2},
-    "surrogate": "\ud800",
-    "huge": 2**64,
-    "cyclic": _cyclic(),
-    "unruly": Unruly(a=1),
-}
-
-
-class Everything(RPCService):
-    """A command of every kind."""
-
-    aliases = {"add": "sum"}  # noqa: RUF012 - as in the services
-
-    def __init__(self, name: str = "rpc") -> None:
-        super().__init__(name)
-        self.gate: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.log: list[Any] = []
-
-    @rpc_command
-    def sum(self, request: Request, a: float, b: float) -> float:
-        return a + b
-
-    @rpc_command
-    def optional(self, request: Request, a: Any = 1, *, b: Any = 2) -> list[Any]:
-        return [a, b]
-
-    @rpc_command
-    def anything(self, request: Request, **params: Any) -> dict[str, Any]:
-        return params
-
-    @rpc_command
-    def open(self, request: Request, /, **params: Any) -> dict[str, Any]:
-        return params
-
-    @rpc_command
-    def nothing(self, request: Request) -> None:
-        return None
-
-    @rpc_command
-    def whoami(self, request: Request) -> list[Any]:
-        return [request.connection.id, request.identity, request.service, request.command, request.call_id]
-
-    @rpc_command
-    async def later(self, request: Request, value: Any) -> Any:
-        await asyncio.sleep(0)
-        return value
-
-    @rpc_command
-    def future(self, request: Request) -> "asyncio.Future[Any]":
-        return self.gate
-
-    @rpc_command
-    async def future_later(self, request: Request) -> "asyncio.Future[Any]":
-        await asyncio.sleep(0)
-        return self.gate
-
-    @rpc_command
-    async def wait(self, request: Request) -> Any:
-        try:
-            return await self.gate
-        except asyncio.CancelledError:
-            self.log.append("cancelled")
-            raise
-
-    @rpc_command
-    def no_json(self, request: Request, kind: str) -> Any:
-        return NO_JSON[kind]
-
-    @rpc_command
-    async def no_json_later(self, request: Request, kind: str) -> Any:
-        return NO_JSON[kind]
-
-    @rpc_command
-    def fail(self, request: Request, kind: str) -> Any:
-        raise FAILURES[kind][0]
-
-    @rpc_command
-    async def fail_later(self, request: Request, kind: str) -> Any:
-        await asyncio.sleep(0)
-        raise FAILURES[kind][0]
-
-    @rpc_command
-    def fail_in_a_future(self, request: Request, kind: str) -> "asyncio.Future[Any]":
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        future.set_exception(FAILURES[kind][0])
-        return future
-
-    @rpc_command
-    def plainly(self, request: Request) -> Any:
-        return ("tuple", OrderedDict(x=True))
-
-    def hidden(self, request: Request) -> str:
-        return "secret"
-
-
-FAILURES: dict[str, tuple[Exception, dict[str, Any]]] = {
-    "rpc": (RPCError("Not your turn"), {"message": "Not your turn", "code": "refused"}),
-    "coded": (RPCError("No", "no"), {"message": "No", "code": "no"}),
-    "wait": (RPCError("Later", "busy", retry_after_ms=5), {"message": "Later", "code": "busy", "retryAfterMs": 5}),
-    "gateway": (NotSubscribed(), {"message": "Not subscribed", "code": "not_subscribed"}),
-    "broker": (
-        BrokerUnavailable("secret"),
-        {"message": "Temporarily unavailable", "code": "unavailable", "retryAfterMs": 1000},
-    ),
-    "surrogate": (RPCError("no file \udcff"), {"message": "no file ?", "code": "refused"}),
-    "fault": (ZeroDivisionError("secret"), {"message": "Internal error", "code": "internal"}),
-    "type": (TypeError("secret"), {"message": "Internal error", "code": "internal"}),
-    "timeout": (TimeoutError("secret"), {"message": "Internal error", "code": "internal"}),
-    "key": (KeyError("secret"), {"message": "Internal error", "code": "internal"}),
-}
-INTERNAL = {"type": "error", "callId": 1, "message": "Internal error", "code": "internal"}
-UNKNOWN = {"type": "error", "callId": None, "message": "Unknown command", "code": "unknown_command"}
-INVALID = {"type": "error", "callId": None, "message": "Invalid params", "code": "invalid_params"}
-
-
-async def ask(built: House, message: Any) -> Any:
-    """Send one request and return its only answer."""
-    client = built.client()
-    client.send("rpc", message)
-    await client.received(1)
-    await settle()
-    (answer,) = client.messages
-    return answer
-
+from tests.support.fakes.fake_wire import JSON, MSGPACK, house, settle
+from tests.support.scenarios.rpc_service import (
+    FAILURES,
+    INTERNAL,
+    INVALID,
+    NO_JSON,
+    UNKNOWN,
+    Everything,
+    ask,
+)
 
 # -- replies ----------------------------------------------------------------------------------------------------
 
@@ -316,83 +177,6 @@ async def test_answer_may_have_more_values_than_a_message_and_its_call_id_beside
         assert answer == {"type": "response", "data": [0] * 20_000, "callId": call_id}
 
 
-# -- futures and cancellation -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("command", ["future", "future_later"])
-async def test_future_is_answered_when_done_while_other_messages_are_taken_on(command: str) -> None:
-    service = Everything()
-    async with house(service) as built:
-        client = built.client()
-        client.send("rpc", {"command": command, "callId": 1})
-        client.send("rpc", {"command": "nothing", "callId": 2})
-        assert [message["callId"] for message in await client.received(1)] == [2]
-        service.gate.set_result("done")
-        assert (await client.received(2))[1] == {"type": "response", "callId": 1, "data": "done"}
-
-
-@pytest.mark.parametrize("command", ["future", "future_later", "wait"])
-async def test_cancelled_future_is_an_internal_error_and_not_the_end(command: str) -> None:
-    service = Everything()
-    async with house(service) as built:
-        client = built.client()
-        client.send("rpc", {"command": command, "callId": 1})
-        await settle()
-        with capture_logs() as logs:
-            service.gate.cancel()
-            assert await client.received(1) == [INTERNAL]
-        client.send("rpc", {"command": "nothing", "callId": 2})
-        assert (await client.received(2))[1]["callId"] == 2
-        assert [entry["event"] for entry in logs] == ["command failed"]
-        labels = {"service": "rpc", "command": command, "outcome": "internal_error"}
-        assert built.sample("snorky_rpc_calls_total", **labels) == 1
-
-
-async def test_command_of_a_client_that_leaves_is_cancelled_and_not_answered() -> None:
-    service = Everything()
-    async with house(service) as built:
-        client = built.client()
-        client.send("rpc", {"command": "wait", "callId": 1})
-        await settle()
-        with capture_logs() as logs:
-            client.leave()
-            await until(lambda: service.log == ["cancelled"])
-            await settle()
-        assert logs == []
-        assert client.messages == []
-
-
-async def test_future_of_a_client_that_left_affects_no_other() -> None:
-    service = Everything()
-    async with house(service) as built:
-        client = built.client()
-        client.send("rpc", {"command": "future", "callId": 1})
-        client.leave()
-        service.gate.set_result(1)
-        await settle()
-        assert client.messages == []
-        assert built.sample("snorky_rpc_calls_total", service="rpc", command="future", outcome="ok") == 1
-
-
-async def test_acknowledged_is_none_or_the_error() -> None:
-    loop = asyncio.get_running_loop()
-    unhandled: list[Any] = []
-    loop.set_exception_handler(lambda _, context: unhandled.append(context))
-    done, failed, cancelled, given_up = (loop.create_future() for _ in range(4))
-    outer = [acknowledged(each) for each in (done, failed, cancelled, given_up)]
-    done.set_result(5)
-    failed.set_exception(NotSubscribed())
-    cancelled.cancel()
-    outer[3].cancel()
-    given_up.set_result(5)
-    results = await asyncio.gather(*outer, return_exceptions=True)
-    assert results[0] is None
-    assert isinstance(results[1], NotSubscribed)
-    assert isinstance(results[2], ConnectionError)
-    assert isinstance(results[3], asyncio.CancelledError)
-    assert unhandled == []
-
-
 # -- exactly one answer -----------------------------------------------------------------------------------------
 
 JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
@@ -401,15 +185,21 @@ JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "kind"]), inner, max_size=3),
     max_leaves=5,
 )  # fmt: skip
+
+
 COMMANDS = st.sampled_from(
     ["sum", "add", "optional", "anything", "open", "nothing", "later", "future", "future_later", "no_json", "fail",
      "fail_later", "fail_in_a_future", "no_json_later", "wait", "nope"]
 )  # fmt: skip
+
+
 PARAMS = st.one_of(
     JSON_VALUES,
     st.dictionaries(st.sampled_from(["a", "b", "value", "request", "self"]), JSON_VALUES, max_size=3),
     st.builds(lambda kind: {"kind": kind}, st.sampled_from([*FAILURES, *NO_JSON])),
 )
+
+
 REQUESTS = st.one_of(
     JSON_VALUES,
     st.fixed_dictionaries({}, optional={"command": COMMANDS | JSON_VALUES, "params": PARAMS, "callId": JSON_VALUES}),
@@ -447,81 +237,3 @@ def test_every_request_is_answered_exactly_once(requests: list[Any]) -> None:
 
     with capture_logs():
         asyncio.run(run())
-
-
-# -- writing a service ------------------------------------------------------------------------------------------
-
-
-async def test_method_overridden_without_the_decorator_is_no_command_and_its_alias_is_reported() -> None:
-    class Silent(Everything):
-        aliases = {}  # noqa: RUF012 - as above
-
-        def nothing(self, request: Request) -> None:
-            return None
-
-    async with house(Silent()) as built:
-        assert await ask(built, {"command": "nothing"}) == UNKNOWN
-
-    class Dangling(Everything):
-        def sum(self, request: Request, a: float, b: float) -> float:
-            return a
-
-    with pytest.raises(ConfigurationError, match="'add' is an alias of 'sum'"):
-        Dangling()
-
-
-def test_command_that_cannot_be_called_by_name_is_refused_when_made() -> None:
-    class NoRequest(RPCService):
-        @rpc_command
-        def ping(self) -> None:
-            return None
-
-    class ByPlace(RPCService):
-        @rpc_command
-        def ping(self, request: Request, a: int, /) -> None:
-            return None
-
-    for service in (NoRequest, ByPlace):
-        with pytest.raises(ConfigurationError, match="'ping'"):
-            service("x")
-
-
-async def test_static_commands_are_commands() -> None:
-    class Static(RPCService):
-        @staticmethod
-        @rpc_command
-        def double(request: Request, a: int) -> int:
-            return 2 * a
-
-    async with house(Static("rpc")) as built:
-        assert (await ask(built, {"command": "double", "params": {"a": 4}}))["data"] == 8
-        assert await ask(built, {"command": "double", "params": {"request": 4}}) == INVALID
-
-
-# -- names of commands ------------------------------------------------------------------------------------------------
-
-
-async def test_command_may_have_another_name_than_its_method() -> None:
-    class Camel(RPCService):
-        @rpc_command(name="send")
-        def send_message(self, request: Request, someBody: Any) -> Any:
-            return someBody
-
-    async with house(Camel("camel")) as built:
-        client = built.client()
-        client.send("camel", {"command": "send", "params": {"someBody": 1}, "callId": 1})
-        client.send("camel", {"command": "send_message", "params": {"someBody": 1}, "callId": 2})
-        answers = [(message["type"], message.get("data", message.get("message"))) for message in client.messages]
-        assert answers == [("response", 1), ("error", "Unknown command")]
-
-
-def test_two_methods_cannot_be_one_command() -> None:
-    class Twice(RPCService):
-        @rpc_command
-        def one(self, request: Request) -> None: ...
-
-        @rpc_command(name="one")
-        def other(self, request: Request) -> None: ...
-
-    with pytest.raises(ConfigurationError, match="two methods are the command 'one'"):
-        Twice("twice")
