@@ -1,46 +1,25 @@
 """The contract of every HistoryStore: on each kind of server, and in memory. Tests that need Redis are below."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.exceptions import ResponseError
 
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History, HistoryStore
-from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.protocol.publication import Position, Publication, read_publication
+from snorky.gateway.protocol.publication import Position, read_publication
 from snorky.gateway.redis.history.store import RedisHistory
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.history import SpreadHistory
-from snorky.gateway.redis.target import target_from_url
 from snorky.gateway.testing.history import Archive, MemoryHistory
 from tests.support.fakes.brokers import PREFIX, open_broker
-from tests.support.processes.proxy import FaultProxy
+from tests.support.scenarios.histories import HOUR, KEY, Server, fill, keeper_of, payloads, until
 from tests.support.servers.clusters import ClusterLab
-from tests.support.servers.redis_servers import KINDS, REAL_KINDS, FakeRedisServer, RedisServer, start_server
-
-KEY = "datasync:Task"
-HOUR = History(ttl_s=3600.0)
-KEPT = Rules([ChannelRule("*", history=100)])
-Server = RedisServer | FakeRedisServer
-
-
-@asynccontextmanager
-async def keeper_of(url: str, *, rules: Rules | None = None, **options: Any) -> AsyncIterator[RedisHistory]:
-    keeper = RedisHistory(target_from_url(url), prefix=PREFIX, node_id="node-1", metrics=Metrics(), **options)
-    if rules is not None:
-        keeper.set_rules("datasync", rules)
-    await keeper.start()
-    try:
-        yield keeper
-    finally:
-        await keeper.stop()
+from tests.support.servers.redis_servers import KINDS, REAL_KINDS, start_server
 
 
 @asynccontextmanager
@@ -76,16 +55,6 @@ async def keepers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
             return
         async with keeper_of(server.url, page=7) as one, keeper_of(server.url) as other:
             yield one, other
-
-
-def payloads(publications: list[Publication] | None) -> list[bytes]:
-    assert publications is not None, "gone"
-    return [publication.payload for publication in publications]
-
-
-async def fill(keeper: HistoryStore, count: int, history: History = HOUR, *, first: int = 1) -> list[Position]:
-    futures = [keeper.publish(KEY, b"%d" % number, history) for number in range(first, first + count)]
-    return await asyncio.gather(*futures)
 
 
 async def test_offsets_count_by_one_in_the_order_of_the_calls(keepers: tuple[HistoryStore, HistoryStore]) -> None:
@@ -213,69 +182,6 @@ async def test_positions_are_of_channels_that_have_a_history(keepers: tuple[Hist
     assert await keeper.positions([]) == {}
 
 
-# -- servers only --------------------------------------------------------------------------------------------------
-
-
-async def tell(server: Server, *words: object) -> Any:
-    client = server.client()
-    try:
-        return await client.execute_command(*words)
-    finally:
-        await client.aclose()
-
-
-async def until(condition: Callable[[], Awaitable[object]], *, within_s: float = 5.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not await condition():  # noqa: ASYNC110 - Redis's own time passes
-            await asyncio.sleep(0.01)
-
-
-@pytest.mark.parametrize("kind", REAL_KINDS)
-@pytest.mark.parametrize("first", ["read", "publish", "positions", "recent", "function"])
-async def test_after_a_restart_from_an_older_copy_no_position_of_before_is_taken(
-    kind: str, first: str, tmp_path: Path
-) -> None:
-    """Writes acknowledged after the copy are lost: a client at the end of the copy must not get `recovered: true`."""
-    async with RedisServer(kind, tmp_path) as server, keeper_of(server.url, rules=KEPT) as keeper:
-        positions = await fill(keeper, 5)
-        await tell(server, "SAVE")
-        await fill(keeper, 25, first=6)
-        assert len(await keeper.read(KEY, positions[-1]) or []) == 25
-        await server.restart()
-
-        async def is_back() -> bool:
-            with suppress(BrokerUnavailable):
-                await keeper.publish("datasync:Other", b"1", HOUR)
-                return await keeper.position("datasync:Other") is not None
-            return False
-
-        await until(is_back)
-        top = Position("", 0, "")
-        if first == "publish":
-            (top,) = await fill(keeper, 1, first=31)
-        elif first == "positions":
-            top = (await keeper.positions([KEY]))[KEY]
-        elif first == "recent":
-            found, top = await keeper.recent(KEY, 10)
-            assert payloads(found) == [b"%d" % number for number in range(1, 6)]  # existing entries stay
-        elif first == "function":  # of a user that may not ask for the run
-
-            async def is_taken() -> bool:
-                with suppress(ResponseError):  # the node loads the library once it has seen that it is missing
-                    return bool(await tell(server, "FCALL", "snorky_publish", 1, f"{PREFIX}:{{{KEY}}}", "31"))
-                return False
-
-            await until(is_taken)
-        for known in positions:
-            assert await keeper.read(KEY, known) is None
-        now = await keeper.position(KEY)
-        assert now.epoch not in (positions[0].epoch, "") and now.epoch == (top.epoch or now.epoch)
-        assert now.offset == (6 if first in ("publish", "function") else 5)
-        (after,) = await fill(keeper, 1, first=32)
-        assert after.epoch == now.epoch and payloads(await keeper.read(KEY, now)) == [b"32"]
-        assert payloads((await keeper.recent(KEY, 1))[0]) == [b"32"]
-
-
 async def test_subscribers_get_stored_publications_with_their_positions(server: Server) -> None:
     async with open_broker(server.url) as (broker, recorder), keeper_of(server.url) as keeper:
         await broker.subscribe(KEY)
@@ -395,222 +301,3 @@ async def test_without_a_history_a_publication_is_sent_once_per_key(server: Serv
         await recorder.until(lambda: b"3" in recorder.of(KEY))
         assert recorder.of(KEY) == [b"1", b"2", b"3"]  # as any client publishes: without a header
         assert await keeper.positions([KEY]) == {}
-
-
-async def test_large_offsets_are_written_in_full(server: Server) -> None:
-    """Lua's tostring makes 1e+15 of this, which is no offset."""
-    async with keeper_of(server.url) as keeper:
-        client = server.client()
-        await keeper.position(KEY)
-        await client.hset(f"{PREFIX}:{{{KEY}}}:position", "offset", 999_999_999_999_999)
-        positions = await fill(keeper, 3)
-        assert [position.offset for position in positions] == [10**15, 10**15 + 1, 10**15 + 2]
-        assert payloads(await keeper.read(KEY, positions[0])) == [b"2", b"3"]
-        assert (await keeper.recent(KEY, 1))[1] == await keeper.position(KEY) == positions[-1]
-        await client.aclose()
-
-
-async def test_the_entry_is_written_before_the_counter_moves(server: Server) -> None:
-    """A publication that the stream refuses is not counted and not sent: otherwise it would look like a gap."""
-    async with open_broker(server.url) as (broker, recorder), keeper_of(server.url) as keeper:
-        client = server.client()
-        await broker.subscribe(KEY)
-        (first,) = await fill(keeper, 1)
-        await client.xadd(f"{PREFIX}:{{{KEY}}}:history", {"foreign": "entry"}, id="2-1")
-        with pytest.raises(BrokerUnavailable):
-            await keeper.publish(KEY, b"2", HOUR)
-        assert await keeper.position(KEY) == first
-        await broker.publish(KEY, b"fence")
-        await recorder.until(lambda: b"fence" in recorder.of(KEY))
-        assert [read_publication(data).payload for data in recorder.of(KEY)] == [b"1", b"fence"]
-        await client.aclose()
-
-
-async def test_no_key_is_left_without_an_end(server: Server) -> None:
-    async with keeper_of(server.url) as keeper:
-        await keeper.position("datasync:Other")
-        await fill(keeper, 3)
-        client = server.client()
-        ends = {key: await client.pttl(key) for key in await client.keys("*")}
-        assert all(end > 0 for end in ends.values()), ends
-        assert len([key for key in ends if b"{nodes}" not in key]) == 6  # 2 states, a stream, 3 idempotency keys
-        await client.aclose()
-
-
-async def test_a_lost_counter_is_another_epoch_and_the_old_stream_is_not_continued(server: Server) -> None:
-    async with keeper_of(server.url) as keeper:
-        client = server.client()
-        positions = await fill(keeper, 5)
-        await client.delete(f"{PREFIX}:{{{KEY}}}:position")
-        begun = await keeper.position(KEY)
-        assert begun.epoch != positions[0].epoch and begun.offset == 0
-        (new,) = await fill(keeper, 1, first=6)
-        assert payloads(await keeper.read(KEY, begun)) == [b"6"]
-        assert await keeper.read(KEY, positions[0]) is None
-        assert new.epoch == begun.epoch and await client.xlen(f"{PREFIX}:{{{KEY}}}:history") == 1
-        await client.aclose()
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_epoch_and_tags_are_others_after_every_start_of_the_server(kind: str, tmp_path: Path) -> None:
-    epochs, tags = set(), set()
-    async with start_server(kind, tmp_path) as server:
-        for _ in range(4):
-            async with keeper_of(server.url) as keeper:
-                for position in [await keeper.position("s:other"), *await fill(keeper, 3)]:
-                    epochs.add(position.epoch)
-                    tags.add(position.tag)
-            await server.restart()
-    assert len(epochs) == 8 and len(tags) == 16
-
-
-@pytest.mark.parametrize("kind", REAL_KINDS)
-async def test_offsets_reused_after_a_failover_differ_from_the_first_ones(kind: str, tmp_path: Path) -> None:
-    """The state of a lagging replica: same epoch, offsets that were assigned before."""
-    async with start_server(kind, tmp_path) as server, keeper_of(server.url) as keeper:
-        client = server.client()
-        state, stream = f"{PREFIX}:{{{KEY}}}:position", f"{PREFIX}:{{{KEY}}}:history"
-        await fill(keeper, 3)
-        dumps: dict[str, Any] = {key: await client.dump(key) for key in (state, stream)}
-        lost = await fill(keeper, 2, first=4)
-        for key, dump in dumps.items():
-            await client.restore(key, 0, dump, replace=True)
-        again = await fill(keeper, 4, first=6)
-        assert [position.offset for position in again] == [4, 5, 6, 7]
-        for position in lost:
-            assert await keeper.read(KEY, position) is None
-        assert payloads(await keeper.read(KEY, again[0])) == [b"7", b"8", b"9"]
-        await client.aclose()
-
-
-async def test_publications_survive_a_script_flush_in_order(server: Server) -> None:
-    async with keeper_of(server.url) as keeper:
-        begun = await keeper.position(KEY)
-        client = server.client()
-        await fill(keeper, 1)
-        await client.script_flush()
-        await fill(keeper, 20, first=2)
-        assert payloads(await keeper.read(KEY, begun)) == [b"%d" % number for number in range(1, 22)]
-        await client.aclose()
-
-
-@pytest.mark.parametrize("kind", REAL_KINDS)
-async def test_unanswered_publications_are_sent_again_and_stored_once(kind: str, tmp_path: Path) -> None:
-    """Connections are killed repeatedly during 3,000 publications: each is delivered once, in order."""
-    async with start_server(kind, tmp_path) as server, keeper_of(server.url) as keeper:
-        client = server.client()
-        begun = await keeper.position(KEY)
-        futures: list[asyncio.Future[Position]] = []
-        for number in range(3000):
-            futures.append(keeper.publish(KEY, b"%d" % number, HOUR))
-            if number % 100 == 50:
-                await asyncio.wait(futures[-2:], timeout=0.001)
-                await client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        positions = await asyncio.gather(*futures)
-        assert [position.offset for position in positions] == list(range(1, 3001))
-        assert payloads(await keeper.read(KEY, begun)) == [b"%d" % number for number in range(3000)]
-        await client.aclose()
-
-
-@pytest.mark.parametrize("kind", REAL_KINDS)
-async def test_a_proxy_that_swallows_replies_makes_nothing_twice(kind: str, tmp_path: Path) -> None:
-    async with start_server(kind, tmp_path) as server, FaultProxy("127.0.0.1", server.port) as proxy:
-        async with keeper_of(proxy.url) as keeper, keeper_of(server.url) as direct:
-            begun = await direct.position(KEY)
-            await fill(keeper, 1)
-            proxy.lose_replies()
-            future = keeper.publish(KEY, b"2", HOUR)
-
-            async def is_stored() -> bool:
-                return (await direct.position(KEY)).offset == 2
-
-            await until(is_stored)
-            assert not future.done()
-            proxy.heal()
-            proxy.cut()
-            assert (await future).offset == 2
-            await fill(keeper, 1, first=3)
-            assert payloads(await direct.read(KEY, begun)) == [b"1", b"2", b"3"]
-
-
-@pytest.mark.parametrize("kind", REAL_KINDS)
-async def test_ten_thousand_retried_through_a_proxy_that_drops_replies_are_ten_thousand(
-    kind: str, tmp_path: Path
-) -> None:
-    """Each is retried under its key until it is answered, while replies are lost and connections cut."""
-    async with start_server(kind, tmp_path) as server, FaultProxy("127.0.0.1", server.port) as proxy:
-        async with keeper_of(proxy.url, publish_timeout_s=0.5) as keeper, keeper_of(server.url) as direct:
-            client = server.client()
-            begun = await direct.position(KEY)
-            numbers = iter(range(10_000))
-            answers: dict[int, Position] = {}
-
-            async def publisher() -> None:
-                for number in numbers:
-                    while number not in answers:
-                        with suppress(BrokerUnavailable):
-                            answers[number] = await keeper.publish(KEY, b"%d" % number, HOUR, once=f"key {number}")
-
-            async def more_are_stored(count: int) -> None:
-                goal = (await direct.position(KEY)).offset + count
-
-                async def is_reached() -> bool:
-                    return (await direct.position(KEY)).offset >= goal
-
-                await until(is_reached)
-
-            async def saboteur() -> None:
-                while True:
-                    await more_are_stored(200)
-                    before = proxy.lost_bytes
-                    proxy.lose_replies()
-                    await until(lambda before=before: asyncio.sleep(0, proxy.lost_bytes >= before + 500))
-                    proxy.heal()
-                    proxy.cut()
-
-            sabotage = asyncio.create_task(saboteur())
-            await asyncio.gather(*(publisher() for _ in range(200)))
-            sabotage.cancel()
-            await asyncio.gather(sabotage, return_exceptions=True)
-            assert await client.xlen(f"{PREFIX}:{{{KEY}}}:history") == 10_000
-            stored = await direct.read(KEY, begun)
-            assert stored is not None
-            found = {int(each.payload): each.position for each in stored}
-            assert [number for number in range(10_000) if found.get(number) != answers[number]] == []
-            assert proxy.connections > 10
-            await client.aclose()
-
-
-@pytest.mark.parametrize("kind", REAL_KINDS)
-async def test_out_of_memory_refuses_before_anything_is_stored_or_sent(kind: str, tmp_path: Path) -> None:
-    async with start_server(kind, tmp_path) as server, open_broker(server.url) as (broker, recorder):
-        async with keeper_of(server.url) as keeper:
-            client = server.client()
-            await broker.subscribe(KEY)
-            (first,) = await fill(keeper, 1)
-            await client.config_set("maxmemory", "1")
-            with pytest.raises(BrokerUnavailable) as refusal:
-                await keeper.publish(KEY, b"2", HOUR)
-            assert "OOM" in refusal.value.what
-            with pytest.raises(BrokerUnavailable):  # a channel that does not exist yet: the script starts differently
-                await keeper.publish("datasync:Other", b"2", HOUR)
-            assert await client.keys("*Other*") == []
-            await client.config_set("maxmemory", "0")
-            assert await keeper.position(KEY) == first
-            await fill(keeper, 1, first=3)
-            await recorder.until(lambda: len(recorder.of(KEY)) == 2)
-            assert [read_publication(data).payload for data in recorder.of(KEY)] == [b"1", b"3"]
-            await client.aclose()
-
-
-@pytest.mark.parametrize("kind", REAL_KINDS)
-async def test_calls_without_an_answer_fail_by_their_deadline(kind: str, tmp_path: Path) -> None:
-    async with RedisServer(kind, tmp_path) as server, keeper_of(server.url, publish_timeout_s=0.5) as keeper:
-        await fill(keeper, 1)
-        server.freeze()
-        futures = [keeper.publish(KEY, b"2", HOUR) for _ in range(3)]
-        done, _ = await asyncio.wait(futures, timeout=3.0)
-        server.thaw()
-        assert len(done) == 3
-        assert all(isinstance(future.exception(), BrokerUnavailable) for future in futures)
-        await asyncio.wait_for(keeper.publish(KEY, b"3", HOUR), 5.0)

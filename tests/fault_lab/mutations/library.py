@@ -12,7 +12,7 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/history/library_text.py",
         old="    return told is not None and bool(end) and sha1_of(body) == told[1]\n",
         new="    return told is not None and bool(end)\n",
-        argv=test("tests/contract/test_functions.py", "edited_before_a_node and redis"),
+        argv=test("tests/contract/test_function_library.py", "edited_before_a_node and redis"),
     ),
     Mutation(
         guard="library of a later format",
@@ -20,7 +20,7 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         old="        ours = [look for look in looks if look.found is not Found.LATER]\n",
         new="        ours = [*looks]\n",
         argv=test(
-            "tests/contract/test_functions.py", "test_a_library_of_a_later_format_is_kept_and_reported and redis"
+            "tests/contract/test_function_library.py", "test_a_library_of_a_later_format_is_kept_and_reported and redis"
         ),
     ),
     Mutation(
@@ -28,7 +28,7 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/history/libraries.py",
         old=" and not (look.found is Found.SIBLING and self._has_loaded)",
         new="",
-        argv=test("tests/contract/test_functions.py", "do_not_replace_each_other and redis"),
+        argv=test("tests/contract/test_function_library.py", "do_not_replace_each_other and redis"),
     ),
     Mutation(
         guard="looks at the library",  # otherwise a lost one is missing until the next connection
@@ -42,7 +42,7 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/history/store.py",
         old="            if doubt:\n",
         new="            if False:\n",
-        argv=test("tests/contract/test_functions.py", "just_after_another_node and redis"),
+        argv=test("tests/contract/test_function_library.py", "just_after_another_node and redis"),
     ),
     Mutation(
         guard="library at a recovery",
@@ -60,7 +60,7 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/history/libraries.py",
         old="doubt=doubt, loaded_us",
         new="loaded_us",
-        argv=test("tests/contract/test_functions.py", "just_after_another_node and redis"),
+        argv=test("tests/contract/test_function_library.py", "just_after_another_node and redis"),
     ),
     Mutation(
         guard="library that was missing",
@@ -95,7 +95,7 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         old=" and (before is None or not before.may_follow(look.instance))",
         new=" and False",
         argv=test(
-            "tests/contract/test_functions.py",
+            "tests/contract/test_function_library.py",
             "test_a_foreign_library_between_the_check_and_the_load_is_a_gap and redis",
         ),
     ),
@@ -104,7 +104,7 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/history/libraries.py",
         old="(before is None or not before.may_follow(look.instance))",
         new="(before is None or not before.is_same(look.instance))",
-        argv=test("tests/contract/test_functions.py", "load_the_library_at_once and redis"),
+        argv=test("tests/contract/test_function_library.py", "load_the_library_at_once and redis"),
     ),
     Mutation(
         guard="library of each primary",
@@ -164,7 +164,7 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
         old="return self._is_barred or self",
         new="return self",
         argv=test(
-            "tests/contract/test_functions.py",
+            "tests/contract/test_function_library.py",
             "test_a_node_without_the_right_to_list_functions_still_recovers and redis",
         ),
     ),

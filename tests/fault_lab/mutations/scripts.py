@@ -62,21 +62,27 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/history/lua/publish.lua",
         old="    epoch = nil -- this run",
         new="    -- this run",
-        argv=test("tests/contract/test_history.py", "test_after_a_restart_from_an_older_copy and publish and redis"),
+        argv=test(
+            "tests/contract/test_history_restarts.py", "test_after_a_restart_from_an_older_copy and publish and redis"
+        ),
     ),
     Mutation(
         guard="server run of a read",
         file="gateway/redis/history/lua/read.lua",
         old="  return {} -- this run",
         new="  -- this run",
-        argv=test("tests/contract/test_history.py", "test_after_a_restart_from_an_older_copy and read and redis"),
+        argv=test(
+            "tests/contract/test_history_restarts.py", "test_after_a_restart_from_an_older_copy and read and redis"
+        ),
     ),
     Mutation(
         guard="server run of a subscription",
         file="gateway/redis/history/lua/position.lua",
         old="if state[4] ~= run then",
         new="if not epoch then",
-        argv=test("tests/contract/test_history.py", "test_after_a_restart_from_an_older_copy and positions and redis"),
+        argv=test(
+            "tests/contract/test_history_restarts.py", "test_after_a_restart_from_an_older_copy and positions and redis"
+        ),
     ),
     Mutation(
         guard="fencing",
@@ -104,7 +110,9 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/history/lua/publish.lua",
         old="  epoch = string.format('%x', time[1]) .. string.sub(ARGV[3], 1, 16)",
         new="  epoch = string.format('%x', math.random(2147483647))",
-        argv=test("tests/contract/test_history.py", "test_epoch_and_tags_are_others_after_every_start_of_the_server"),
+        argv=test(
+            "tests/contract/test_history_restarts.py", "test_epoch_and_tags_are_others_after_every_start_of_the_server"
+        ),
     ),
     Mutation(
         guard="counter outlives its stream",

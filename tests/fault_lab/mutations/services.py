@@ -21,7 +21,7 @@ SERVICES_MUTATIONS: tuple[Mutation, ...] = (
         old='    reply.instead = {"position": str(recovery.position), "recovered": False, "messages": []}\n',
         new="",
         argv=test(
-            "tests/unit/services/test_pubsub_rules.py",
+            "tests/unit/services/test_pubsub_recovery.py",
             "test_client_that_cannot_receive_its_missed_messages_gets_recovered_false",
         ),
     ),

@@ -77,7 +77,7 @@ CODES = {
 ELSEWHERE = {
     "unavailable": ("tests/unit/services/test_pubsub.py", "unavailable"),
     "rate_limited": ("tests/unit/sdk/test_registry.py", "rate_limited"),
-    "connection_closed": ("tests/unit/test_node.py", "ConnectionClosed"),
+    "connection_closed": ("tests/unit/test_node_subscribing.py", "ConnectionClosed"),
     "refused": ("tests/support/scenarios/rpc_service.py", "refused"),
     "invalid": ("tests/unit/delivery/test_fan_out.py", "invalid"),
     "unknown_version": ("tests/unit/delivery/test_fan_out.py", "unknown_version"),

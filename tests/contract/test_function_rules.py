@@ -1,0 +1,152 @@
+"""Which rules of channels the function library applies: those of the nodes that run."""
+
+import asyncio
+import random
+
+import pytest
+from redis.exceptions import ResponseError
+
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.contracts.history import History
+from snorky.gateway.redis.admin.redis_py import client_of
+from snorky.gateway.redis.keys import rules_key
+from snorky.gateway.redis.target import target_from_url
+from tests.support.fakes.brokers import PREFIX
+from tests.support.scenarios.functions import (
+    HISTORY,
+    NAME,
+    RULES,
+    fcall,
+    functions_of,
+    keeper_of,
+    until_loaded,
+)
+from tests.support.servers.redis_servers import RedisServer
+
+
+async def test_the_first_matching_rule_decides_what_is_stored(redis: RedisServer) -> None:
+    client = redis.client()
+    expected = {"kept:": 4, "kept:few-x": 4, "a:few--x": 2, "a:fewx": 2, "a:few": 0, "bare": 0, "other": 0, "": 0}
+    async with keeper_of(redis):
+        await until_loaded(client)
+        for name, kept in expected.items():
+            key = f"{PREFIX}:{{pubsub:{name}}}"
+            replies = [await fcall(client, key, str(number)) for number in range(4)]
+            assert await client.xlen(f"{key}:history") == kept, name
+            assert all(bool(reply) is bool(kept) for reply in replies), name
+    await client.aclose()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_rules_match_in_redis_as_they_do_in_a_node(redis: RedisServer, seed: int) -> None:
+    chance = random.Random(seed)
+    patterns = ["".join(chance.choices("ab*é", k=chance.randint(1, 5))) for _ in range(12)]
+    rules = Rules([ChannelRule(pattern, history=number + 1) for number, pattern in enumerate(patterns)])
+    client = redis.client()
+    async with keeper_of(redis, rules):
+        await until_loaded(client)
+        for number in range(80):
+            name = "".join(chance.choices("abé{}\n\0%.", weights=[9, 9, 5, 1, 1, 1, 1, 1, 1], k=number % 6))
+            key = f"{PREFIX}:{{pubsub:{name}}}"
+            history = rules.find(name).history
+            for _ in range(history + 2):
+                await fcall(client, key, "1")
+            assert await client.xlen(f"{key}:history") == history, (patterns, name)
+    await client.aclose()
+
+
+async def test_two_prefixes_share_one_redis_each_with_its_rules(redis: RedisServer) -> None:
+    client = redis.client()
+    async with keeper_of(redis), keeper_of(redis, Rules([ChannelRule("*", history=1)]), "other.one"):
+        await until_loaded(client)
+        await until_loaded(client, "other.one")
+        for _ in range(3):
+            await fcall(client, NAME, "1")
+            await fcall(client, "other.one:{pubsub:kept:a}", "1")
+            assert await fcall(client, f"{PREFIX}:{{pubsub:x}}", "1") == ""
+            assert await fcall(client, "other.one:{pubsub:x}", "1") != ""
+        assert await client.xlen(NAME + ":history") == 3
+        assert await client.xlen("other.one:{pubsub:kept:a}:history") == 1
+    await client.aclose()
+
+
+async def test_a_channel_keeps_the_most_that_any_node_promises(redis: RedisServer) -> None:
+    client = redis.client()
+    one = {"pubsub": Rules([ChannelRule("kept:*", history=5, history_ttl_s=600)])}
+    two = {"pubsub": Rules([ChannelRule("kept:b", history=2), ChannelRule("kept:*", history=9, history_ttl_s=60)])}
+    async with functions_of(redis, one) as first, functions_of(redis, two) as second, functions_of(redis, {}) as stray:
+        for each in (first, second, stray, first, second):
+            await each.ensure()
+        for _ in range(12):
+            await fcall(client, NAME, "1")
+            await fcall(client, f"{PREFIX}:{{pubsub:kept:b}}", "1")
+        assert await client.xlen(f"{NAME}:history") == 9
+        assert await client.xlen(f"{PREFIX}:{{pubsub:kept:b}}:history") == 5
+        assert await client.pttl(f"{NAME}:history") > 590_000, "the longest time"
+        for each in (first, second, stray):
+            assert each.promised("pubsub", "kept:a", None) == History(600.0, 9)
+            assert each.promised("pubsub", "other", None) is None
+            assert each.promised("chat", "kept:a", None) is None
+            assert each.has_other_rules
+    await client.aclose()
+
+
+async def test_a_stray_node_cannot_weaken_the_others_rules(redis: RedisServer) -> None:
+    client = redis.client()
+    async with keeper_of(redis):
+        await until_loaded(client)
+    async with functions_of(redis, {}) as alone:  # all other clients have disconnected, as while a deployment restarts
+        await alone.ensure()
+        assert await fcall(client, NAME, "1") != ""
+        assert alone.promised("pubsub", "kept:a", None) == HISTORY
+    await client.aclose()
+
+
+async def test_rules_belong_to_a_prefix_and_a_database(redis: RedisServer) -> None:
+    other_url = f"{redis.url.rstrip('/').removesuffix('/0')}/3"
+    client, other = redis.client(), client_of(target_from_url(other_url))
+    async with keeper_of(redis):
+        await until_loaded(client)
+        with pytest.raises(ResponseError, match="no node with this prefix"):
+            await fcall(other, NAME, "1")
+        async with (
+            functions_of(redis, {}, url=other_url) as there,
+            functions_of(redis, {}, "other") as beside,
+        ):
+            await there.ensure()
+            await beside.ensure()
+            assert not there.has_other_rules and not beside.has_other_rules
+            assert await fcall(other, NAME, "1") == ""
+            assert await fcall(client, "other:{pubsub:kept:a}", "1") == ""
+            assert await fcall(client, NAME, "1") != ""
+    await other.aclose()
+    await client.aclose()
+
+
+async def test_rules_of_stopped_nodes_end_after_a_grace_period_with_others_running(redis: RedisServer) -> None:
+    client = redis.client()
+    async with (
+        functions_of(redis, {"pubsub": RULES}, grace_s=0.2) as gone,
+        functions_of(redis, {}, grace_s=0.2) as left,
+    ):
+        await gone.ensure()
+        await left.ensure()
+        assert await fcall(client, NAME, "1") != ""
+        async with asyncio.timeout(5.0):
+            while left.has_other_rules:
+                await left.ensure()
+        assert await fcall(client, NAME, "1") == ""
+    await client.aclose()
+
+
+async def test_time_without_any_node_ends_no_rules(redis: RedisServer) -> None:
+    client = redis.client()
+    async with functions_of(redis, {"pubsub": RULES}) as functions, functions_of(redis, {}) as stray:
+        await functions.ensure()
+        lines = rules_key(PREFIX) + b":lines"
+        counted, last = (int(part) for part in (await client.hget(lines, ":clock")).split())
+        week_ago_ms = last - 7 * 86_400_000
+        await client.hset(lines, ":clock", f"{counted} {week_ago_ms}")
+        await stray.ensure()
+        assert await fcall(client, NAME, "1") != ""
+    await client.aclose()
