@@ -259,7 +259,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/protocol/publication.py",
         old="            return Publication(told.payload, hint=told.position)",
         new="            return told",
-        argv=test("tests/e2e/test_deploy_redis.py", "forges"),
+        argv=test("tests/e2e/test_deploy_rights.py", "forges"),
     ),
     Mutation(
         guard="what is not kept while a client recovers",

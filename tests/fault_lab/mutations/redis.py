@@ -111,7 +111,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/directory/directory.py",
         old='            if is_fenced:\n                raise BrokerUnavailable("fenced meanwhile")\n',
         new="",
-        argv=test("tests/faults/test_leases.py", "test_a_write_after_the_cleanup_is_undone_by_its_writer"),
+        argv=test("tests/faults/leases/test_nodes.py", "test_a_write_after_the_cleanup_is_undone_by_its_writer"),
     ),
     Mutation(
         guard="watch over the primary",
@@ -125,14 +125,14 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/directory/directory.py",
         old="        self._commanders[0].on_up = self._on_connected\n",
         new="",
-        argv=test("tests/faults/test_leases.py", "test_after_a_restart_from_an_older_copy_rosters and redis"),
+        argv=test("tests/faults/leases/test_server.py", "test_after_a_restart_from_an_older_copy_rosters and redis"),
     ),
     Mutation(
         guard="strays of an older copy",
         file="gateway/redis/directory/comparison.py",
         old="strays = [each for each in read if not self._is_known(owner, each)]",
         new="strays: list[OwnedItem] = []",
-        argv=test("tests/faults/test_leases.py", "test_after_a_restart_from_an_older_copy_rosters and redis"),
+        argv=test("tests/faults/leases/test_server.py", "test_after_a_restart_from_an_older_copy_rosters and redis"),
     ),
     Mutation(
         guard="indexes of living owners",  # of a shard that was rolled back alone
@@ -174,21 +174,21 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/directory/reconciler.py",
         old="if asyncio.get_running_loop().time() < self._contest_until or self._is_searching():",
         new="if False:",
-        argv=test("tests/faults/test_leases.py", "test_a_name_of_an_older_copy_is_waited_for and redis"),
+        argv=test("tests/faults/leases/test_server.py", "test_a_name_of_an_older_copy_is_waited_for and redis"),
     ),
     Mutation(
         guard="sightings only by a node that can renew",
         file="gateway/redis/directory/reaper.py",
         old="if self._lease.is_failing or not self._lease.is_held:",
         new="if False:",
-        argv=test("tests/faults/test_leases.py", "counts_no_sightings_while_it_cannot_renew and redis"),
+        argv=test("tests/faults/leases/test_server.py", "counts_no_sightings_while_it_cannot_renew and redis"),
     ),
     Mutation(
         guard="comparison with the ledger",
         file="gateway/redis/directory/reconciler.py",
         old="                    await self._compare()\n",
         new="                    pass\n",
-        argv=test("tests/faults/test_leases.py", "test_evicted_entries_are_registered_again and redis"),
+        argv=test("tests/faults/leases/test_server.py", "test_evicted_entries_are_registered_again and redis"),
     ),
     Mutation(
         guard="url fragment",  # the host of redis://:#secret@host was not checked
@@ -216,7 +216,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/pubsub/heard.py",
         old="        if data[:1] != MARK or name == channel.names[-1]:",
         new="        if True:",
-        argv=test("tests/e2e/test_deploy_redis.py", "forges"),
+        argv=test("tests/e2e/test_deploy_rights.py", "forges"),
     ),
     Mutation(
         guard="headers of publishers, in bulk",  # does not look for a header where only one name occurs

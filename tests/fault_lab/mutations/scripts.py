@@ -165,7 +165,7 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/directory/lua/renew.lua",
         old="#!lua flags=allow-oom",
         new="#!lua",
-        argv=test("tests/faults/test_leases.py", "test_a_full_redis_refuses_joins_and_accepts_leaves"),
+        argv=test("tests/faults/leases/test_server.py", "test_a_full_redis_refuses_joins_and_accepts_leaves"),
     ),
     Mutation(
         guard="leases under a clock that was set back",
@@ -173,7 +173,7 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         old="bound(KEYS[1], until_ms)\n",
         new="",
         argv=test(
-            "tests/faults/test_leases.py",
+            "tests/faults/leases/test_server.py",
             "test_a_node_that_died_before_the_clock_of_redis_was_set_back_is_reaped_in_time and redis",
         ),
     ),

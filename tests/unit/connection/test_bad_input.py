@@ -5,18 +5,14 @@ y_ must be accepted, n_ refused with InvalidMessage. Where RFC 8259 leaves the c
 
 import json
 import math
-import re
 import struct
-import tracemalloc
-from typing import Any
 
 import msgpack  # type: ignore[import-untyped]  # ships no annotations
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
-from snorky.gateway.errors import InvalidEnvelope, InvalidMessage
-from snorky.gateway.protocol.codec import MAX_DEPTH, MAX_VALUES, Encoding, decode, decode_envelope, encode
+from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.protocol.codec import MAX_DEPTH, MAX_VALUES, Encoding, decode
+from tests.support.scenarios.round_trips import TEXTS, assert_goes_round
 
 JSON_CORPUS: dict[str, bytes] = {
     # structure
@@ -172,7 +168,10 @@ JSON_CORPUS: dict[str, bytes] = {
     "n_sequenced_on_redis": b"\xc11 e:1:t p j\n{}",
 }
 
+
 DOUBLE = b"\xcb"
+
+
 MSGPACK_CORPUS: dict[str, bytes] = {
     # structure
     "n_empty": b"",
@@ -274,40 +273,12 @@ MSGPACK_CORPUS: dict[str, bytes] = {
     "n_sequenced_on_redis": b"\xc11 e:1:t p m\n\x80",
 }
 
+
 CORPUS = [
     pytest.param(encoding, name, data, id=f"{encoding.value}-{name}")
     for encoding, corpus in ((Encoding.JSON, JSON_CORPUS), (Encoding.MSGPACK, MSGPACK_CORPUS))
     for name, data in corpus.items()
 ]
-
-# All error texts about a peer's bytes: nothing of the input but a position.
-TEXTS = re.compile(
-    r"Malformed JSON \((byte \d+|truncated)\)|Malformed MessagePack|Invalid UTF-8|Number out of range"
-    r"|Nested too deeply|Too many values|bytes is not a JSON value|Keys must be strings"
-)
-
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: (
-        st.lists(inner, max_size=5)
-        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=5)
-    ),
-)
-
-
-def same(one: Any, other: Any) -> bool:
-    """Equal, where 1, 1.0 and True differ, and 0.0 and -0.0."""
-    return repr(one) == repr(other)
-
-
-def assert_goes_round(value: Any) -> None:
-    """Both encodings carry the result of one decoder unchanged."""
-    for encoding in Encoding:
-        assert same(decode(encode(value, encoding), encoding), value), encoding
 
 
 @pytest.mark.parametrize(("encoding", "name", "data"), CORPUS)
@@ -326,83 +297,3 @@ def test_corpus_is_accepted_or_refused_by_its_prefix(encoding: Encoding, name: s
         if encoding is Encoding.JSON and data.strip():
             with pytest.raises(InvalidMessage):
                 decode(wrap(data), encoding)
-
-
-@given(VALUES)
-def test_every_value_of_the_model_round_trips_in_both_encodings(value: Any) -> None:
-    assert_goes_round(value)
-
-
-@given(VALUES, st.integers(0, 3), st.booleans())
-def test_json_written_by_others_is_read_alike(value: Any, indent: int, is_ascii: bool) -> None:
-    text = json.dumps(value, ensure_ascii=is_ascii, indent=indent or None)
-    assert same(decode(text.encode(), Encoding.JSON), value)
-
-
-# Random combinations of these pieces are closer to the edge cases than random bytes.
-JSON_PIECES = st.lists(
-    st.sampled_from(
-        [
-            *rb"""[ ] { } , : " "a" "a": \ \ud800 \u0000 null true NaN 0 - . 1e 1e999 18446744073709551616""".split(),
-            *(b"\xff", b"\xed\xa0\x80", b" ", b"9" * 19, b"[" * 20),
-        ]
-    )
-).map(b"".join)
-MSGPACK_PIECES = st.lists(
-    st.sampled_from(
-        [
-            bytes.fromhex(piece)
-            for piece in (
-                "90 91 92 80 81 82 a0 a161 a1ff c0 c1 c3 01 ff c400 c46161 c70005 d6ff00000000 d4 dc0001 dd00000002"
-                " de0001 df cb7ff8000000000000 ca3f800000 cfffffffffffffffff d38000000000000000"
-            ).split()
-        ]
-        + [b"\x91" * 20, b"\x81\xa1a" * 20]
-    )
-).map(b"".join)
-
-
-@given(st.binary() | JSON_PIECES | MSGPACK_PIECES, st.sampled_from(Encoding))
-@example(b"\xc4\x00", Encoding.MSGPACK)
-@example(b"[" * 100_000, Encoding.JSON)
-def test_arbitrary_bytes_raise_only_invalid_message_and_accepted_values_round_trip(
-    data: bytes, encoding: Encoding
-) -> None:
-    try:
-        value = decode(data, encoding)
-    except InvalidMessage as error:
-        assert TEXTS.fullmatch(str(error))
-        return
-    assert_goes_round(value)
-
-
-@given(st.binary() | JSON_PIECES | VALUES.map(lambda value: json.dumps(value).encode()), st.sampled_from(Encoding))
-def test_arbitrary_bytes_are_an_envelope_or_one_of_two_errors(data: bytes, encoding: Encoding) -> None:
-    try:
-        envelope = decode_envelope(data, encoding)
-    except (InvalidMessage, InvalidEnvelope):
-        return
-    assert re.fullmatch("[a-z0-9_-]+", envelope.service)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\xdd\xff\xff\xff\xff",
-        b"\xdb\xff\xff\xff\xff",
-        b"\xdc\x27\x10" * 1000 + b"\x00" * 60_000,  # 1,000 levels that declare 10,000 items each: 80 MB of lists
-        b"\x81\xa1a" + b"\xdc\x27\x10" * 1000 + b"\x00" * 60_000,
-        b"\xdd\x00\x00\x27\x10" * 31 + b"\x00" * 60_000,  # the same within the maximum depth
-        b"\xdc\xea\x60" * 31 + b"\x00" * 60_000,  # 60,000 items in each
-    ],
-    ids=["array", "string", "nested", "nested in a map", "nested within depth", "long within depth"],
-)
-def test_declared_sizes_are_refused_without_allocating_them(data: bytes) -> None:
-    tracemalloc.start()
-    try:
-        with pytest.raises(InvalidMessage):
-            decode(data, Encoding.MSGPACK)
-        peak_bytes = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak_bytes < 4 * 2**20

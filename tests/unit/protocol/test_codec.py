@@ -1,6 +1,6 @@
 """snorky.gateway.protocol.codec: envelopes, templates, and encoding of a service's own Python objects.
 
-Hostile bytes are in test_bad_input.py.
+Hostile bytes are in test_bad_input.py and test_random_input.py.
 """
 
 import datetime

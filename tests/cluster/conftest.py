@@ -1,0 +1,11 @@
+"""What the tests of several files of this folder use."""
+
+import pytest
+
+from tests.support.processes.nodes import RedisProcess
+
+
+@pytest.fixture
+async def redis(tmp_path):
+    async with RedisProcess.running(tmp_path) as server:
+        yield server
