@@ -43,7 +43,7 @@ async def serving_pages() -> AsyncIterator[str]:
         return web.Response(text="<!doctype html>", content_type="text/html")
 
     app = web.Application()
-    app.add_routes([web.get("/", empty), web.static("/client", JS)])
+    app.add_routes([web.get("/", empty), web.static("/client", JS / "src")])
     runner = web.AppRunner(app)
     await runner.setup()
     try:
