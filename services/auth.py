@@ -58,10 +58,10 @@ class AuthService(RPCService):
 class AuthBackend(RPCService):
     """Commands `revoke`, `revokeToken` and `disconnect`; they reply once Redis has them.
 
-    All nodes apply them within 5 s, also to handshakes. frontend: the name of the AuthService.
+    All nodes apply them within 5 s, also to handshakes. service: the name of the AuthService.
     """
 
-    def __init__(self, name: str = "auth_backend", frontend: str = "auth") -> None:
+    def __init__(self, name: str = "auth_backend", service: str = "auth") -> None:
         super().__init__(name)
 
     @rpc_command

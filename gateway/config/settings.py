@@ -22,6 +22,8 @@ import structlog
 from msgspec import Meta
 
 from snorky.gateway.config.auth import Auth
+from snorky.gateway.config.old_names import SETTINGS as OLD_NAMES
+from snorky.gateway.config.old_names import take_renamed
 from snorky.gateway.config.origins import parse_origins
 from snorky.gateway.config.parsers import (
     SOCKJS_CLIENT_URL,
@@ -128,9 +130,9 @@ class Limits:
         33_554_432  # in Redis, see snorky.gateway.connection.storage_quotas; 0 = no limit
     )
     stored_bytes_per_ip: Count = 4_194_304  # the same for all clients of an address that have no identity
-    bad_messages_per_minute: Positive = 20  # of one connection; above that it is closed with 4509
+    client_errors_per_minute: Positive = 20  # of one connection; above that it is closed with 4509
     message_timeout_s: Seconds = 30.0  # from a message's first byte to its last
-    handshake_timeout_s: Seconds = 5.0  # until the request's headers are complete
+    request_header_timeout_s: Seconds = 5.0  # until the request's headers are complete
     handshakes_per_s_per_ip: Annotated[float, Meta(ge=0)] = 50.0  # token bucket; 0 = no limit
 
     @property
@@ -159,12 +161,10 @@ STANDARD_SERVICES: Mapping[str, ServiceTable] = MappingProxyType(
 )
 STANDARD_BACKEND: Mapping[str, ServiceTable] = MappingProxyType(
     {
-        "pubsub_backend": ServiceTable(
-            "snorky.services.pubsub:PubSubBackend", MappingProxyType({"frontend": "pubsub"})
-        ),
-        "auth_backend": ServiceTable("snorky.services.auth:AuthBackend", MappingProxyType({"frontend": "auth"})),
+        "pubsub_backend": ServiceTable("snorky.services.pubsub:PubSubBackend", MappingProxyType({"service": "pubsub"})),
+        "auth_backend": ServiceTable("snorky.services.auth:AuthBackend", MappingProxyType({"service": "auth"})),
         "datasync_backend": ServiceTable(
-            "snorky.services.datasync:DataSyncBackend", MappingProxyType({"frontend": "datasync"})
+            "snorky.services.datasync:DataSyncBackend", MappingProxyType({"service": "datasync"})
         ),
     }
 )
@@ -217,6 +217,7 @@ def load(path: Path | None, environ: Mapping[str, str], warnings: list[str] | No
         path = Path(environ[CONFIG_VARIABLE])
     written = {} if path is None else read_toml(path, problems)
     written |= read_environment(environ, problems)
+    take_renamed(written, problems)
     settings = _Assembly(written, problems, doubts).settings()
     for text in doubts if warnings is None else ():
         _log.warning("setting ignored", reason=text)
@@ -248,7 +249,7 @@ class _Assembly:
         if not services:
             services = dict(STANDARD_SERVICES)
         if not backend:  # the standard ones whose public service is configured
-            backend = {name: table for name, table in STANDARD_BACKEND.items() if table.options["frontend"] in services}
+            backend = {name: table for name, table in STANDARD_BACKEND.items() if table.options["service"] in services}
         return Settings(
             redis_url=top.redis_url,
             prefix=top.prefix,
@@ -359,7 +360,8 @@ class _Assembly:
     def _judge_variable(self, name: str, written: Written, known: list[Key]) -> None:
         """Refuse a variable that resembles a setting; warn about others: other programs share the environment."""
         variables = {variable_of(key): key for key in known}
-        collapsed = {re.sub("_+", "_", variable).lower(): variable for variable in variables}
+        collapsed = {re.sub("_+", "_", variable_of(old)).lower(): variable_of(new) for old, new in OLD_NAMES.items()}
+        collapsed |= {re.sub("_+", "_", variable).lower(): variable for variable in variables}
         wanted = re.sub("_+", "_", f"snorky_{name}")
         near = [collapsed[wanted]] if wanted in collapsed else []
         near = near or [variable for variable, key in variables.items() if key[-1] == name]

@@ -131,7 +131,7 @@ class Share:
 class Limiter:
     """What one connection may send now; created at its first message.
 
-    rates: of the connection. bad_messages_per_minute: tolerated invalid messages; of messages sent too fast,
+    rates: of the connection. client_errors_per_minute: tolerated invalid messages; of messages sent too fast,
     REFUSED_PER_BURST times the burst are tolerated. shares: of its address and of its identity, `identity`.
     """
 
@@ -140,12 +140,12 @@ class Limiter:
     def __init__(
         self,
         rates: Rates,
-        bad_messages_per_minute: int,
+        client_errors_per_minute: int,
         shares: Sequence[Share] = (),
         *,
         identity: str | None = None,
     ) -> None:
-        self._bad_max = bad_messages_per_minute
+        self._bad_max = client_errors_per_minute
         self._own = self._refused_by = Share("per_s", rates)
         self.limit = ""  # the limit that refused last
         self._credit = self._credit_bytes = 0.0

@@ -105,7 +105,7 @@ async def _verifier(auth: Auth) -> AsyncIterator[Verifier | None]:
 
 def _revocations(topology: RedisBackend, settings: Settings) -> Revocations:
     # a new token may be valid for this long, and the issuer's clock may be behind
-    keep_s = settings.auth.lifetime_max_s + 2 * settings.auth.leeway_s
+    keep_s = settings.auth.token_max_lifetime_s + 2 * settings.auth.leeway_s
     return topology.revocations(keep_s=keep_s)
 
 

@@ -247,7 +247,7 @@ class ServiceRegistry:
         if limiter is None:
             if self._limits is None or self._shares is None or self._rates is None:
                 return None
-            identity, bad_max = connection.identity, self._limits.bad_messages_per_minute
+            identity, bad_max = connection.identity, self._limits.client_errors_per_minute
             shares = self._shares.of(connection.remote_ip, identity)
             limiter = connection.limiter = Limiter(self._rates, bad_max, shares, identity=identity)
         elif limiter.identity is not connection.identity and self._shares is not None:  # it has authenticated since

@@ -24,7 +24,7 @@ from tests.support.processes.tools import eventually
 from tests.support.servers.clusters import ClusterLab
 from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
 
-CHANNELS = [ChannelRule("room:*", history=100, presence=True, notices=True), ChannelRule("bare")]
+CHANNELS = [ChannelRule("room:*", history=100, presence=True, join_leave=True), ChannelRule("bare")]
 NAME = "snorky:{pubsub:room:1}"
 
 

@@ -17,7 +17,7 @@ from tests.support.fakes.loopback import LoopbackBroker
 JSON = Dialect("json", Encoding.JSON, TEXT, lambda message: message + b"\n")
 MSGPACK = Dialect("msgpack", Encoding.MSGPACK, BINARY, lambda message: message)
 
-UNLIMITED = Limits(messages_per_s=1e9, messages_burst=1_000_000, bad_messages_per_minute=1_000_000)
+UNLIMITED = Limits(messages_per_s=1e9, messages_burst=1_000_000, client_errors_per_minute=1_000_000)
 DEADLINE_S = 10.0
 
 

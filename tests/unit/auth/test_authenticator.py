@@ -22,7 +22,7 @@ from tests.support.scenarios.site import RunningSite, on_both_loops, running_sit
 from tests.support.scenarios.tokens import SECRET, hmac_token
 
 FIXED = FixedKey(Key("HS256", SECRET.encode()))
-AUTH = Auth(hmac_secret=SECRET.encode(), leeway_s=0.0, deadline_s=0.3)
+AUTH = Auth(hmac_secret=SECRET.encode(), leeway_s=0.0, timeout_s=0.3)
 
 
 def authenticator(
@@ -304,7 +304,7 @@ async def test_a_thousand_deadlines_are_one_timer() -> None:
 
 @on_both_loops
 async def test_only_open_services_answer_anonymous_clients() -> None:
-    auth = authenticator(auth=Auth(hmac_secret=SECRET.encode(), deadline_s=60))
+    auth = authenticator(auth=Auth(hmac_secret=SECRET.encode(), timeout_s=60))
     async with running_site(auth=auth, requires_identity=True) as site:
         client = await site.client()
         answer = await client.call("subscribe", "c-1", channel="news")

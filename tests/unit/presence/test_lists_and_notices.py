@@ -17,8 +17,8 @@ from tests.support.fakes.fake_wire import JSON, FakeWire, settle, until
 from tests.support.fakes.memory_cluster import Resident, Town, town
 
 RULES = [
-    {"match": "there:*", "presence": True, "notices": True},
-    {"match": "kept:*", "presence": True, "notices": True, "history": 100},
+    {"match": "there:*", "presence": True, "join_leave": True},
+    {"match": "kept:*", "presence": True, "join_leave": True, "history": 100},
 ]
 PEOPLE = [f"person {number:02d}" for number in range(24)]
 

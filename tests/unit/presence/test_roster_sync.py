@@ -23,7 +23,7 @@ ROSTER = "chat:room"
 
 
 def services() -> list[Any]:
-    rules = [{"match": "there:*", "presence": True, "notices": True, "history": 10, "history_ttl_s": 60}]
+    rules = [{"match": "there:*", "presence": True, "join_leave": True, "history": 10, "history_ttl_s": 60}]
     return [ChatService(), CursorsService(), PubSubService(channels=rules)]
 
 

@@ -105,6 +105,6 @@ def test_program_that_imports_an_old_name_is_told_the_new_one(
     sys.modules.pop("old_program", None)
     assert said.endswith(expected)
     with pytest.raises(ConfigurationError) as caught:
-        load_function("[auth] identify", "old_program:who")
+        load_function("[auth] identify_hook", "old_program:who")
     help_ = expected if expected.startswith("; ") else "; is it on PYTHONPATH?"
     assert str(caught.value).endswith(help_)

@@ -440,7 +440,7 @@ async def test_backend_publishes_to_clients_whatever_they_may() -> None:
         }
 
 
-async def test_backend_publishes_as_the_frontend_that_it_was_made_for() -> None:
+async def test_backend_publishes_as_the_service_that_it_was_made_for() -> None:
     news, other = PubSubService("news"), PubSubService("other")
     async with house(news, other) as built:
         backend = with_backend(built, PubSubBackend("one", "news"), PubSubBackend("two", other))

@@ -15,7 +15,7 @@ from tests.support.fakes.memory_cluster import Resident, Town, town
 CHANNELS = [
     ChannelRule("kept:*", history=1000),
     ChannelRule("read-only:*", history=10, recovery=False),
-    ChannelRule("room:*", history=1000, presence=True, notices=True),
+    ChannelRule("room:*", history=1000, presence=True, join_leave=True),
     ChannelRule("quiet:*", presence=True),
     ChannelRule("news", client_publish=False),
     ChannelRule("keyless", client_keys=False),
