@@ -153,12 +153,12 @@ class Node:
     @property
     def is_ready(self) -> bool:
         """True while this node receives from the broker and is not draining."""
-        return not self._broker.is_deaf and not self.is_draining
+        return not self._broker.is_redis_unverified and not self.is_draining
 
     @property
-    def is_deaf(self) -> bool:
+    def is_redis_unverified(self) -> bool:
         """True while there is no proof that publications reach this node."""
-        return self._broker.is_deaf
+        return self._broker.is_redis_unverified
 
     @property
     def connections(self) -> Iterator[Connection]:

@@ -122,7 +122,7 @@ def _state(node: Node, public_url: str) -> dict[str, object]:
         **node.counts,
         **{f"{name}_total": int(sample(f"snorky_{name}_total") or 0) for name in totals},
         "messages_received_total": int(sum(sample("snorky_messages_received_total", each) or 0 for each in transports)),
-        "is_deaf": node.is_deaf,
+        "is_redis_unverified": node.is_redis_unverified,
         "is_draining": node.is_draining,
         "rules": digest_of(node.rules),
     }

@@ -218,7 +218,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/delivery/test_fan_out.py", "test_passes_never_overtake"),
     ),
     Mutation(
-        guard="rosters after deafness",
+        guard="rosters after an interruption",
         file="gateway/node.py",
         old="            self._presences.interrupted()\n",
         new="            pass\n",
