@@ -19,7 +19,7 @@ _MAX_BYTES = 255  # of a token's ID (`jti`)
 class AuthService(RPCService):
     """Commands `authenticate` and `refresh`, for clients; callable without an identity."""
 
-    is_open = True
+    allows_anonymous = True
 
     def __init__(self, name: str = "auth") -> None:
         super().__init__(name)

@@ -93,7 +93,7 @@ class ServiceChannels:
         is_held: bool = False,
         is_kept: bool = False,
     ) -> None:
-        """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.joining."""
+        """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.atomic_subscribe."""
         key = self._check_subscriber(connection, channel_key(service, channel))
         await self._channels.subscribe(
             connection,
@@ -136,7 +136,7 @@ class ServiceChannels:
             found.knows(connection, version, monotonic())
 
     def release(self, connection: Connection, service: str, channel: Any) -> None:
-        """Write the publications held for a connection, and stop holding. See Topics.joining."""
+        """Write the publications held for a connection, and stop holding. See Topics.atomic_subscribe."""
         held = self._hub.release(connection, channel_key(service, channel))
         if held:
             connection.write_reply(b"".join(held))  # `batches` has limited it to the outbox's size

@@ -158,7 +158,7 @@ class Topics:
         )
 
     @asynccontextmanager
-    async def joining(self, connection: Connection, channel: Any) -> AsyncIterator[None]:
+    async def atomic_subscribe(self, connection: Connection, channel: Any) -> AsyncIterator[None]:
         """Subscribe a connection, and hold its publications until the end of the block and the reply.
 
         So a client that receives a list (of members) is notified of every later change, and of none that the list
@@ -179,7 +179,7 @@ class Topics:
     async def reading(self, connection: Connection, channel: Any) -> AsyncIterator[None]:
         """Hold the publications of a connection, if it is subscribed, while a list for it is read.
 
-        The block is the same as for `joining`; nothing is subscribed or unsubscribed.
+        The block is the same as for `atomic_subscribe`; nothing is subscribed or unsubscribed.
         """
         is_held = self._cluster.channels.hold(connection, self._service, channel)
         try:

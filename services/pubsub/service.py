@@ -80,7 +80,7 @@ class PubSubService(RPCService):
         others = Selector(not_identity=member.identity, not_connection=member.owner.connection_id, is_whole=True)
         return {"type": "joined" if has_joined else "left", "channel": channel, "identity": member.identity}, others
 
-    def has_roster_notices(self, channel: Any) -> bool:
+    def sends_presence_events(self, channel: Any) -> bool:
         """Return whether the channel's rule has `join_leave`."""
         return self._rule(channel).join_leave
 
