@@ -24,8 +24,9 @@ from snorky.gateway.errors import (
     NotSubscribed,
 )
 from snorky.gateway.presence.roster_sync import RosterSync
-from snorky.gateway.protocol.codec import Json, Template
+from snorky.gateway.protocol.codec import Json
 from snorky.gateway.protocol.publication import Position
+from snorky.gateway.protocol.splicing import Template
 
 __all__ = ["Channels"]
 

@@ -20,8 +20,9 @@ from typing import Final
 
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
-from snorky.gateway.protocol.codec import Json, Template
+from snorky.gateway.protocol.codec import Json
 from snorky.gateway.protocol.publication import Position, Selector
+from snorky.gateway.protocol.splicing import Template
 from snorky.gateway.protocol.ws_frames import Dialect
 
 __all__ = ["Channel", "Group", "Groups", "Hub", "News"]

@@ -21,9 +21,9 @@ from snorky.gateway.config.channel_rules import Rules
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.directory import Member
 from snorky.gateway.errors import CloseCode, ConfigurationError
-from snorky.gateway.protocol.codec import PAYLOAD, encode
+from snorky.gateway.protocol.codec import encode
 from snorky.gateway.protocol.publication import Position, Selector
-from snorky.gateway.protocol.splicing import Compound
+from snorky.gateway.protocol.splicing import PAYLOAD, Compound
 from snorky.gateway.protocol.ws_frames import Dialect
 from snorky.gateway.sdk.handles import Direct, Names, NodeServices, Rosters, Tokens
 from snorky.gateway.sdk.old_names import OldAttribute

@@ -17,8 +17,9 @@ from snorky.gateway.delivery.fan_out import Fanout, Listener, OnGap
 from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.errors import ConfigurationError, ConnectionClosed, LimitExceeded
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.protocol.codec import Template, channel_key, channel_name, encode_json
+from snorky.gateway.protocol.codec import channel_key, channel_name, encode_json
 from snorky.gateway.protocol.publication import Position, Selector, TooLarge, write_addressed
+from snorky.gateway.protocol.splicing import Template
 
 __all__ = ["GapNotice", "Notification", "ServiceChannels"]
 

@@ -15,8 +15,9 @@ from snorky.gateway.connection.storage_quotas import KEY_BYTES, MESSAGE_BYTES, C
 from snorky.gateway.contracts.history import History, Recovery
 from snorky.gateway.delivery.fan_out import Listener, OnGap
 from snorky.gateway.errors import NotSubscribed
-from snorky.gateway.protocol.codec import PAYLOAD, channel_key, json_size
+from snorky.gateway.protocol.codec import channel_key, json_size
 from snorky.gateway.protocol.publication import Position, Publication, Selector
+from snorky.gateway.protocol.splicing import PAYLOAD
 from snorky.gateway.sdk.handles import LooksLikeReply, NodeServices, is_reply
 from snorky.gateway.sdk.service_channels import GapNotice, Notification
 

@@ -14,8 +14,9 @@ from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.channel_order import Gap, Late, Step
 from snorky.gateway.delivery.fan_out import Fanout
 from snorky.gateway.delivery.hub import Hub
-from snorky.gateway.protocol.codec import PAYLOAD, Encoding, Json, Template, decode_json, encode_msgpack
+from snorky.gateway.protocol.codec import Encoding, Json, decode_json, encode_msgpack
 from snorky.gateway.protocol.publication import MARK, Position, Publication, Selector, write_addressed
+from snorky.gateway.protocol.splicing import PAYLOAD, Template
 from snorky.gateway.protocol.ws_frames import BINARY, TEXT, Dialect
 from tests.support.fakes.fake_wire import JSON, MSGPACK, FakeWire, settle
 

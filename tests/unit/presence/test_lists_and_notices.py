@@ -9,7 +9,7 @@ import pytest
 from snorky.gateway import PAYLOAD, Connection, Service
 from snorky.gateway.contracts.directory import RosterSnapshot
 from snorky.gateway.delivery.hub import LATE_S, Hub, News
-from snorky.gateway.protocol.codec import Template
+from snorky.gateway.protocol.splicing import Template
 from snorky.services.chat import ChatService
 from snorky.services.cursors import CursorsService
 from snorky.services.pubsub import PubSubService
