@@ -48,7 +48,7 @@ async def is_healed(scene: Scene) -> bool:
     return bool(answer["type"] == "response")
 
 
-async def test_after_flushall_all_is_asserted_again_quietly_within_ten_seconds(scene: Scene) -> None:
+async def test_after_flushall_all_is_registered_again_quietly_within_ten_seconds(scene: Scene) -> None:
     async with Redis.from_url(scene.stage.redis.url) as client:
         await client.flushall()
     deadline = scene.deadline(BACK_WITHIN_S)
