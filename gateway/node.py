@@ -94,20 +94,20 @@ class Node:
             )
             self._repair = GapRepair(keeper, filler, self._metrics, compare_every_s=compare_every_s)
         self._notices = Notices(self.find_service)
-        self._presences: RosterSync | None = None
+        self._roster_sync: RosterSync | None = None
         if directory is not None:
-            self._presences = RosterSync(
+            self._roster_sync = RosterSync(
                 directory, self._tell_differences, self._metrics, is_congested=self._is_congested, grace_s=grace_s
             )
         self._fanout = Fanout(
             self._hub,
             broker,
             self._metrics,
-            follower=self._repair,
-            attendant=self._presences,
+            history_filter=self._repair,
+            roster_filter=self._roster_sync,
             payload_max_bytes=self.limits.payload_max_bytes,
         )
-        self._subscriptions = Channels(self._hub, broker, self._fanout, self._repair, self._presences)
+        self._subscriptions = Channels(self._hub, broker, self._fanout, self._repair, self._roster_sync)
         self._registries: list[ServiceRegistry] = []
         self._connections: dict[Connection, ServiceRegistry] = {}
         self.channels = ServiceChannels(
@@ -197,8 +197,8 @@ class Node:
             self._repair.start()
         if self._ownership is not None:
             await self._ownership.start()
-        if self._presences is not None:
-            self._presences.start()
+        if self._roster_sync is not None:
+            self._roster_sync.start()
 
     async def stop(self) -> None:
         """Stop everything. The caller should have closed the connections before."""
@@ -207,8 +207,8 @@ class Node:
         await self._auth.stop()
         if self._repair is not None:
             await self._repair.stop()
-        if self._presences is not None:
-            await self._presences.stop()
+        if self._roster_sync is not None:
+            await self._roster_sync.stop()
         self._fanout.stop()
         if self._ownership is not None:
             await self._ownership.stop()
@@ -282,7 +282,7 @@ class Node:
             )
 
     def _tell_differences(self, roster: str, differences: Sequence[Difference], version: int) -> None:
-        self._fanout.tell(roster, self._notices.of_differences(roster, differences), version)
+        self._fanout.deliver_notices(roster, self._notices.of_differences(roster, differences), version)
 
     # -- Listener: called by the broker --------------------------------------------------------------------
 
@@ -295,8 +295,8 @@ class Node:
         _log.warning("the connection to Redis was lost and made again; publications may have been missed")
         if self._repair is not None:
             self._repair.interrupted()
-        if self._presences is not None:
-            self._presences.interrupted()
+        if self._roster_sync is not None:
+            self._roster_sync.interrupted()
 
     def _pass_on(self, key: str, steps: Sequence[Step]) -> None:
         self._fanout.pass_on(key, steps)

@@ -212,14 +212,14 @@ def load(path: Path | None, environ: Mapping[str, str], warnings: list[str] | No
     ConfigurationError: its text lists all problems, one a line.
     """
     problems: list[str] = []
-    doubts: list[str] = [] if warnings is None else warnings
+    ignored: list[str] = [] if warnings is None else warnings
     if path is None and environ.get(CONFIG_VARIABLE):
         path = Path(environ[CONFIG_VARIABLE])
     written = {} if path is None else read_toml(path, problems)
     written |= read_environment(environ, problems)
     take_renamed(written, problems)
-    settings = _Assembly(written, problems, doubts).settings()
-    for text in doubts if warnings is None else ():
+    settings = _Assembly(written, problems, ignored).settings()
+    for text in ignored if warnings is None else ():
         _log.warning("setting ignored", reason=text)
     if problems:
         raise ConfigurationError("\n".join(problems))
@@ -229,10 +229,10 @@ def load(path: Path | None, environ: Mapping[str, str], warnings: list[str] | No
 class _Assembly:
     """Converts the written values key by key; adds a problem for each that it cannot use."""
 
-    def __init__(self, written: dict[Key, Written], problems: list[str], doubts: list[str]) -> None:
+    def __init__(self, written: dict[Key, Written], problems: list[str], ignored: list[str]) -> None:
         self._written = written
         self._problems = problems
-        self._doubts = doubts
+        self._ignored = ignored
 
     def settings(self) -> Settings:
         """Return the settings; keys that no section uses are unknown settings."""
@@ -261,13 +261,13 @@ class _Assembly:
             backend=MappingProxyType(backend),
         )
 
-    def _section(self, shape: type[_T], table: Key) -> _T:
-        hints = get_type_hints(shape, include_extras=True)
+    def _section(self, section: type[_T], table: Key) -> _T:
+        hints = get_type_hints(section, include_extras=True)
         values: dict[str, Any] = {}
-        for member in fields(shape):  # type: ignore[arg-type]  # every shape here is a dataclass
+        for member in fields(section):  # type: ignore[arg-type]  # every section here is a dataclass
             self._gather((*table, member.name))
             written = self._written.get((*table, member.name))
-            if written is None or (shape is Settings and "parse" not in member.metadata):
+            if written is None or (section is Settings and "parse" not in member.metadata):
                 continue
             del self._written[(*table, member.name)]
             wire, parse = member.metadata.get("wire", hints[member.name]), member.metadata.get("parse")
@@ -283,7 +283,7 @@ class _Assembly:
                 values[member.name] = value if parse is None else parse(value)
             except ValueError as error:  # the parser's text includes what to write
                 self._problems.append(f"{written.where}: {error}")
-        return shape(**values)
+        return section(**values)
 
     def _gather(self, key: Key) -> None:
         """Merge values written one level deeper, such as `[private.api_keys] web`, into one table."""
@@ -339,8 +339,8 @@ class _Assembly:
         tables = ("public", "private", "auth", "limits", "services", "backend")
         known = [
             (*table, member.name)
-            for table, shape in sections.items()
-            for member in fields(shape)
+            for table, section in sections.items()
+            for member in fields(section)
             if member.name not in tables
         ]
         for key, written in self._written.items():
@@ -371,11 +371,11 @@ class _Assembly:
         ):
             near = [variable_of((wanted.split("_")[1], "NAME", "class"))]
         if name == "api_key":  # the former name of a setting of the Django library, so perhaps not a mistake
-            self._doubts.append(f"{written.where}: not read by a node; did you mean SNORKY_PRIVATE__API_KEY?")
+            self._ignored.append(f"{written.where}: not read by a node; did you mean SNORKY_PRIVATE__API_KEY?")
         elif near:
             self._problems.append(f"{written.where}: unknown setting; did you mean {' or '.join(near)}?")
         else:
-            self._doubts.append(f"{written.where}: not read by a node, and similar to none of its settings")
+            self._ignored.append(f"{written.where}: not read by a node, and similar to none of its settings")
 
 
 def _siblings(key: Key, known: list[Key]) -> list[str]:

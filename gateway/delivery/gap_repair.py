@@ -169,7 +169,7 @@ class GapRepair:
                 return None
             joined = followed.order.join(since, missed)
             if joined is not None:
-                return joined[: len(missed)] + [_sound(each) for each in joined[len(missed) :]]
+                return joined[: len(missed)] + [_as_deliverable(each) for each in joined[len(missed) :]]
             await self._fill(key, followed)
         return None  # unknown what it missed
 
@@ -200,11 +200,11 @@ class GapRepair:
             )
         if missed is None:
             return None
-        sound = [_sound(each) for each in missed]
-        for each in sound:
+        checked = [_as_deliverable(each) for each in missed]
+        for each in checked:
             if each.is_tombstone:
                 self._metrics.drops.labels(each.fault).inc()
-        return sound
+        return checked
 
     async def _fill(self, key: str, followed: _Followed) -> None:
         """Run a fill that begins after this call. Raises BrokerUnavailable: it takes too long."""
@@ -298,7 +298,7 @@ def _release(asked: Iterable[asyncio.Future[None]]) -> None:
             future.set_result(None)
 
 
-def _sound(publication: Publication) -> Publication:
+def _as_deliverable(publication: Publication) -> Publication:
     try:
         decode_json(publication.payload)
     except InvalidMessage:

@@ -80,7 +80,7 @@ class Ownership:
         self._notice_of = notice_of
         self._belongings: dict[int, _Belongings] = {}
         self.lists_of_names: SharedReads[Shared] = SharedReads(self._list_names, name="names", rest=LISTING_REST)
-        self._owed: deque[Callable[[], Awaitable[object]]] = deque()  # pending releases, at most one per owned entry
+        self._pending_releases: deque[Callable[[], Awaitable[object]]] = deque()  # at most one per owned entry
         self._giving_back: asyncio.Task[None] | None = None
         self._is_stopped = False
 
@@ -120,7 +120,7 @@ class Ownership:
         except BaseException:
             if known is None:  # Redis may have executed it: undo
                 belongings.members.pop((roster, entry), None)
-                self._owe(lambda: self._leave_again(connection.serial, roster, entry))
+                self._schedule_release(lambda: self._leave_again(connection.serial, roster, entry))
             raise
         finally:
             self._recheck(connection)
@@ -138,8 +138,8 @@ class Ownership:
         if known is None:
             return False
         members[roster, entry] = member = Member(known.identity, known.owner, entry, data)
-        told = encode_notice(notice)
-        changed = None if told is None else write_change(told, _change("=", member, is_identity=False))
+        encoded = encode_notice(notice)
+        changed = None if encoded is None else write_change(encoded, _change("=", member, is_identity=False))
         # False = Redis has lost the entry: it will be registered again shortly, with this data
         try:
             await self.directory.update(roster, connection.serial, entry=entry, data=data, notice=changed)
@@ -157,7 +157,7 @@ class Ownership:
         try:
             await self.directory.leave(roster, connection.serial, entry=entry)
         except BaseException:
-            self._owe(lambda: self._leave_again(connection.serial, roster, entry))
+            self._schedule_release(lambda: self._leave_again(connection.serial, roster, entry))
             raise
         return True
 
@@ -172,7 +172,7 @@ class Ownership:
             is_ours = await self.directory.claim(names, name, connection.serial, identity)
         except BaseException:
             if is_new:
-                self._owe(lambda: self._release_again(connection.serial, names, name))
+                self._schedule_release(lambda: self._release_again(connection.serial, names, name))
             raise
         finally:
             if is_new and not is_ours:
@@ -191,7 +191,7 @@ class Ownership:
         try:
             return await self.directory.release(names, name, connection.serial)
         except BaseException:
-            self._owe(lambda: self._release_again(connection.serial, names, name))
+            self._schedule_release(lambda: self._release_again(connection.serial, names, name))
             raise
 
     def names_of(self, connection: Connection) -> Collection[tuple[str, str]]:
@@ -210,7 +210,7 @@ class Ownership:
     def forget(self, connection: Connection) -> None:
         """Release what a closed connection owned."""
         if self._belongings.pop(connection.serial, None) is not None:
-            self._owe(lambda: self.directory.disowned(connection.serial))
+            self._schedule_release(lambda: self.directory.disowned(connection.serial))
 
     async def _list_names(self, names: str) -> Shared:
         found = await self.directory.list_names(names)
@@ -235,8 +235,8 @@ class Ownership:
         service, _, name = roster.partition(":")
         kind: Literal["+", "-"] = "+" if has_joined else "-"
         try:
-            told = encode_notice(self._notice_of(service, channel_of(name), member, has_joined, is_identity))
-            return None if told is None else write_change(told, _change(kind, member, is_identity=is_identity))
+            encoded = encode_notice(self._notice_of(service, channel_of(name), member, has_joined, is_identity))
+            return None if encoded is None else write_change(encoded, _change(kind, member, is_identity=is_identity))
         except Exception:  # an error of a service, or an unknown roster: joining and leaving must still succeed
             _log.exception("no notice", service=service)
             return None
@@ -284,22 +284,22 @@ class Ownership:
         """Release again if the connection ended during the request to Redis."""
         if connection.is_closed:
             self._belongings.pop(connection.serial, None)
-            self._owe(lambda: self.directory.disowned(connection.serial))
+            self._schedule_release(lambda: self.directory.disowned(connection.serial))
 
-    def _owe(self, give_back: Callable[[], Awaitable[object]]) -> None:
-        self._owed.append(give_back)
+    def _schedule_release(self, give_back: Callable[[], Awaitable[object]]) -> None:
+        self._pending_releases.append(give_back)
         if self._giving_back is None and not self._is_stopped:  # after the lease is released, other nodes reap
             self._giving_back = asyncio.get_running_loop().create_task(self._give_back(), name="giving back")
 
     async def _give_back(self) -> None:
         """Run the pending releases in concurrent batches: they do not depend on each other."""
         try:
-            while self._owed:
-                batch = [self._owed.popleft() for _ in range(min(BATCH, len(self._owed)))]
+            while self._pending_releases:
+                batch = [self._pending_releases.popleft() for _ in range(min(BATCH, len(self._pending_releases)))]
                 is_done = await asyncio.gather(*map(self._attempt, batch))
                 failed = [each for each, done in zip(batch, is_done, strict=True) if not done]
                 if failed:
-                    self._owed.extendleft(reversed(failed))
+                    self._pending_releases.extendleft(reversed(failed))
                     if self._is_stopped:  # other nodes reap
                         return
                     await asyncio.sleep(RETRY_S)

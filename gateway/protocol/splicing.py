@@ -142,14 +142,14 @@ class Compound:
     instead: the reply of a command if the client cannot take this much now; None = reply with an error.
     """
 
-    __slots__ = ("_followers", "_marks", "_payloads", "_shape", "instead", "value")
+    __slots__ = ("_followers", "_marks", "_notification", "_payloads", "instead", "value")
 
     def __init__(self) -> None:
         self.value: Json = None
         self._marks = _Marks()
         self._payloads: list[bytes | Shared] = []
         self.instead: Json = None
-        self._shape: Json = None
+        self._notification: Json = None
         self._followers: Sequence[Publication] = ()
 
     def enclose(self, payload: bytes, *, is_checked: bool = False) -> str:
@@ -177,13 +177,13 @@ class Compound:
 
     def follow(self, notification: Json, publications: Sequence[Publication]) -> None:
         """Send notifications after the message. notification: their template. publications: must be checked."""
-        self._shape, self._followers = notification, publications
+        self._notification, self._followers = notification, publications
 
     def followers(self, service: str, encoding: Encoding) -> list[bytes]:
         """Encode the notifications that follow the message."""
         if not self._followers:
             return []
-        template = Template(service, self._shape)
+        template = Template(service, self._notification)
         return [_render(template, each, encoding) for each in self._followers]
 
     def _payload(self, number: int, encoding: Encoding) -> bytes:

@@ -585,7 +585,7 @@ def test_a_client_with_too_much_buffered_is_a_slow_consumer() -> None:
 
 
 class Script:
-    """A follower of one channel that answers what the test sets."""
+    """A history_filter of one channel that answers what the test sets."""
 
     def __init__(self) -> None:
         self.heard: list[Publication] = []
@@ -604,7 +604,7 @@ class FollowingRig(Rig):
     def __init__(self, chunk: int = 1000) -> None:
         super().__init__()
         self.script = Script()
-        self.fanout = Fanout(self.hub, self.source, self.metrics, follower=self.script, chunk=chunk)
+        self.fanout = Fanout(self.hub, self.source, self.metrics, history_filter=self.script, chunk=chunk)
 
     def recovered(self, dialect: Dialect = JSON) -> Connection:
         wire = FakeWire()
@@ -664,7 +664,7 @@ def test_each_shape_gets_its_steps_in_order() -> None:
     assert rig.sample("snorky_unsequenced_publications_total") == 1
 
 
-def test_followed_channel_is_delivered_as_its_follower_decides() -> None:
+def test_followed_channel_is_delivered_as_its_filter_decides() -> None:
     rig = FollowingRig()
     one = rig.recovered()
     sequenced = MARK + b"1 e:1:t1 t0 j\n7"

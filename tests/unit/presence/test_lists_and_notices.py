@@ -8,7 +8,7 @@ import pytest
 
 from snorky.gateway import PAYLOAD, Connection, Service
 from snorky.gateway.contracts.directory import RosterSnapshot
-from snorky.gateway.delivery.hub import LATE_S, Hub, News
+from snorky.gateway.delivery.hub import LATE_S, Hub, RosterEvent
 from snorky.gateway.protocol.splicing import Template
 from snorky.services.chat import ChatService
 from snorky.services.cursors import CursorsService
@@ -191,9 +191,9 @@ def test_a_redis_clock_that_was_set_back_suppresses_notices_only_briefly() -> No
     channel = hub.get("chat:x")
     assert channel is not None
     channel.knows(client, 1000, now_s=50.0)
-    assert not channel.audience(None, News(900), 50.0 + LATE_S - 0.1)(client)
-    assert channel.audience(None, News(900), 50.0 + LATE_S)(client)
+    assert not channel.audience(None, RosterEvent(900), 50.0 + LATE_S - 0.1)(client)
+    assert channel.audience(None, RosterEvent(900), 50.0 + LATE_S)(client)
     channel.heard = 1000
-    assert channel.audience(None, News(900), 50.0)(client), "the list's change was received: this is another one"
+    assert channel.audience(None, RosterEvent(900), 50.0)(client), "the list's change was received: this is another one"
     hub.remove(client, "chat:x")
     assert channel.listed == {}
