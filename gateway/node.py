@@ -54,17 +54,17 @@ _log = structlog.get_logger("snorky.node")
 class Node:
     """One node of the cluster.
 
-    broker, directory, keeper: started and stopped by the node. Without a directory, services have only topics; without
-    a keeper, topics have no history. node_id: unique, the same as the directory's; random by default. auth: stopped by
-    the node. compare_every_s: how often positions are compared with history, to detect unnoticed losses. grace_s: see
-    `snorky.gateway.presence.roster_view`.
+    broker, directory, history_store: started and stopped by the node. Without a directory, services have only topics;
+    without a history store, topics have no history. node_id: unique, the same as the directory's; random by default.
+    auth: stopped by the node. compare_every_s: how often positions are compared with history, to detect unnoticed
+    losses. grace_s: see `snorky.gateway.presence.roster_view`.
     """
 
     def __init__(
         self,
         broker: Broker,
         directory: Directory | None = None,
-        keeper: HistoryStore | None = None,
+        history_store: HistoryStore | None = None,
         *,
         limits: Limits | None = None,
         metrics: Metrics | None = None,
@@ -81,18 +81,18 @@ class Node:
         self.redis_refusal: Callable[[], str] = str
         self.quotas = Quotas(self.limits, self._metrics, self._auth.refusals)
         self._broker = broker
-        self._keeper = keeper
+        self._history_store = history_store
         self._hub = Hub()
         self._repair: GapRepair | None = None
-        if keeper is not None:
+        if history_store is not None:
             filler = GapFiller(
-                keeper,
+                history_store,
                 self._pass_on,
                 self._metrics,
                 is_congested=self._is_congested,
                 portion_max_bytes=self.limits.outbox_max_bytes // 8,
             )
-            self._repair = GapRepair(keeper, filler, self._metrics, compare_every_s=compare_every_s)
+            self._repair = GapRepair(history_store, filler, self._metrics, compare_every_s=compare_every_s)
         self._notices = Notices(self.find_service)
         self._roster_sync: RosterSync | None = None
         if directory is not None:
@@ -107,18 +107,18 @@ class Node:
             roster_filter=self._roster_sync,
             payload_max_bytes=self.limits.payload_max_bytes,
         )
-        self._subscriptions = Channels(self._hub, broker, self._fanout, self._repair, self._roster_sync)
+        self._local_channels = Channels(self._hub, broker, self._fanout, self._repair, self._roster_sync)
         self._registries: list[ServiceRegistry] = []
         self._connections: dict[Connection, ServiceRegistry] = {}
         self.channels = ServiceChannels(
             self._hub,
             broker,
             self._fanout,
-            self._subscriptions,
-            keeper,
+            self._local_channels,
+            history_store,
             limits=self.limits,
             metrics=self._metrics,
-            has_notices=self._notices.are_wanted,
+            has_presence_events=self._notices.are_wanted,
             is_open=self._connections.__contains__,
         )
         self._ownership: Ownership | None = None
@@ -183,16 +183,16 @@ class Node:
         """Add a registry and its services to this node."""
         registry.bind(self, self.limits)
         self._registries.append(registry)
-        if self._keeper is not None:
+        if self._history_store is not None:
             for service in registry:
-                self._keeper.set_rules(service.name, service.rules)
+                self._history_store.set_rules(service.name, service.rules)
 
     async def start(self) -> None:
         """Begin to connect to the broker; returns at once. `is_ready` turns True when publications arrive."""
         await self._broker.start(self)
         self._auth.start(lambda: self.connections)
-        if self._keeper is not None:
-            await self._keeper.start()
+        if self._history_store is not None:
+            await self._history_store.start()
         if self._repair is not None:
             self._repair.start()
         if self._ownership is not None:
@@ -212,8 +212,8 @@ class Node:
         self._fanout.stop()
         if self._ownership is not None:
             await self._ownership.stop()
-        if self._keeper is not None:
-            await self._keeper.stop()
+        if self._history_store is not None:
+            await self._history_store.stop()
         await self._broker.stop()
 
     # -- connections -------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ class Node:
             return
         connection.mark_closed()
         self._auth.forget(connection)
-        self._subscriptions.remove_all(connection)
+        self._local_channels.remove_all(connection)
         if self._ownership is not None:
             self._ownership.forget(connection)
         self._metrics.connections_closed.labels(_code_label(code)).inc()

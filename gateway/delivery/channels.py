@@ -152,7 +152,7 @@ class Channels:
 
     def _require_history(self) -> GapRepair:
         if self._repair is None:
-            raise ConfigurationError("this node has no keeper: topics with history need one")
+            raise ConfigurationError("this node has no history store: topics with history need one")
         return self._repair
 
     async def _confirm(self, key: str, repair: GapRepair | None) -> None:

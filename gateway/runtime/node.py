@@ -45,7 +45,7 @@ async def running_node(
     """
     metrics, node_id = Metrics(), new_node_id()
     async with AsyncExitStack() as stack:
-        topology, directory, keeper = None, None, None
+        topology, directory, history_store = None, None, None
         if broker is None:
             url = settings.redis_url or (await stack.enter_async_context(EmbeddedServer())).url
             topology = RedisBackend.of(
@@ -56,14 +56,16 @@ async def running_node(
                 payload_max_bytes=settings.limits.payload_max_bytes,
                 roster_max_bytes=settings.limits.roster_max_bytes,
             )
-            broker, directory, keeper = topology.broker, topology.directory, topology.keeper
+            broker, directory, history_store = topology.broker, topology.directory, topology.keeper
         auth = Authenticator(
             await stack.enter_async_context(_verifier(settings.auth)),
             revocations=None if topology is None else _revocations(topology, settings),
             auth=settings.auth,
             metrics=metrics,
         )
-        node = Node(broker, directory, keeper, limits=settings.limits, metrics=metrics, node_id=node_id, auth=auth)
+        node = Node(
+            broker, directory, history_store, limits=settings.limits, metrics=metrics, node_id=node_id, auth=auth
+        )
         for registry in registries:
             node.attach(registry)
         stack.push_async_callback(node.stop)

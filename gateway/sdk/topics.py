@@ -119,17 +119,17 @@ class Topics:
 
         Payloads are JSON, not yet checked. Raises InvalidChannel, BrokerUnavailable.
         """
-        return await self._cluster.channels.keeper.read(channel_key(self._service, channel), since, is_away=True)
+        return await self._cluster.channels.history_store.read(channel_key(self._service, channel), since, is_away=True)
 
     async def recent(
         self, channel: Any, limit: int, since: Position | None = None
     ) -> tuple[list[Publication], Position]:
         """Read the latest publications of a channel with a history, at most `limit`. See HistoryStore.recent."""
-        return await self._cluster.channels.keeper.recent(channel_key(self._service, channel), limit, since)
+        return await self._cluster.channels.history_store.recent(channel_key(self._service, channel), limit, since)
 
     async def position(self, channel: Any) -> Position:
         """Return a channel's present position; starts a history if there is none. Raises as `history`."""
-        return await self._cluster.channels.keeper.position(channel_key(self._service, channel))
+        return await self._cluster.channels.history_store.position(channel_key(self._service, channel))
 
     async def subscribe(self, connection: Connection, channel: Any, *, history: History | None = None) -> None:
         """Subscribe a connection; on return, it receives everything that is published from now on.
