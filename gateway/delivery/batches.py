@@ -24,9 +24,9 @@ __all__ = ["BatchEncoder"]
 class BatchEncoder:
     """Makes pieces for the channels of a hub, and queues the passes that write them."""
 
-    def __init__(self, hub: Hub, passes: WriteQueue, metrics: Metrics) -> None:
+    def __init__(self, hub: Hub, write_queue: WriteQueue, metrics: Metrics) -> None:
         self._hub = hub
-        self._passes = passes
+        self._write_queue = write_queue
         self._metrics = metrics
 
     def plain(
@@ -97,7 +97,7 @@ class BatchEncoder:
             self._metrics.sent_bytes.inc(len(data) * len(connections))
             if channel.held is not None:
                 connections = _hold(channel.held, connections, data, 0 if event is None else event.version)
-            self._passes.line_up(Batch(groups, dialect, connections, data, self._hub.joined))
+            self._write_queue.line_up(Batch(groups, dialect, connections, data, self._hub.joined))
 
 
 def _whole(channel: Channel, value: Json, encoding: Encoding) -> bytes:

@@ -67,7 +67,7 @@ class RosterFilter(Protocol):
         """For the last change received: subscribers with a list up to this version know it already; 0 = none does."""
 
 
-class _Nobody:
+class _NoHistory:
     """A history filter that tracks no channel."""
 
     def __contains__(self, key: str) -> bool:
@@ -96,12 +96,12 @@ class Fanout:
     ) -> None:
         self._hub = hub
         self._metrics = metrics
-        self._history_filter: HistoryFilter = history_filter or _Nobody()
+        self._history_filter: HistoryFilter = history_filter or _NoHistory()
         self._roster_filter = roster_filter
         self._payload_max_bytes = payload_max_bytes
         self._listeners: dict[str, tuple[Listener, OnGap | None]] = {}
-        self._passes = WriteQueue(source, chunk=chunk, on_done=self._on_done)
-        self._pieces = BatchEncoder(hub, self._passes, metrics)
+        self._write_queue = WriteQueue(source, chunk=chunk, on_done=self._on_done)
+        self._batches = BatchEncoder(hub, self._write_queue, metrics)
         self._started_s = 0.0
         self._probe: tuple[str, bytes, float] | None = None
         self._is_probe_here = False
@@ -147,13 +147,13 @@ class Fanout:
                 if channel is not None:
                     self._sort(channel, payloads)
         self._metrics.publications_received.inc(received)
-        self._passes.run()
+        self._write_queue.run()
 
     def pass_on(self, key: str, steps: Sequence[Step]) -> None:
         """Deliver the steps for which a channel's history filter had to read history."""
         self._begin()
         self._follow(key, steps)
-        self._passes.run()
+        self._write_queue.run()
 
     def deliver_notices(self, key: str, notices: Sequence[bytes], version: int = 0) -> None:
         """Deliver this node's own notices, bare or addressed publications, to a channel's local subscribers.
@@ -166,14 +166,14 @@ class Fanout:
             checked = self._check(key, publication)
             if checked is not None:
                 self._deliver_together(key, [checked], publication.selector, event)
-        self._passes.run()
+        self._write_queue.run()
 
     def stop(self) -> None:
         """Discard the deliveries in progress."""
-        self._passes.stop()
+        self._write_queue.stop()
 
     def _begin(self) -> None:
-        if self._passes.is_idle:
+        if self._write_queue.is_idle:
             self._started_s = perf_counter()
 
     def _on_done(self) -> None:
@@ -248,15 +248,15 @@ class Fanout:
                 if selector is None or any(
                     selector.selects(each) for group in channel.groups.values() for each in group
                 ):  # else no local subscriber is addressed, and its neighbours remain one write
-                    self._pieces.plain(channel, valid, values)
+                    self._batches.plain(channel, valid, values)
                     valid, values = [], []
-                    self._pieces.plain(channel, [payload], [value], selector, event)
+                    self._batches.plain(channel, [payload], [value], selector, event)
                 if event is not None:
                     channel.heard = max(channel.heard, event.version)
             else:
                 valid.append(payload)
                 values.append(value)
-        self._pieces.plain(channel, valid, values)
+        self._batches.plain(channel, valid, values)
 
     # -- channels with a history -------------------------------------------------------------------------------------
 
@@ -342,15 +342,15 @@ class Fanout:
         if channel.groups:
             valid = [(each.payload, value) for each, value in checked if not each.is_tombstone]
             payloads, values = [payload for payload, _ in valid], [value for _, value in valid]
-            self._pieces.plain(channel, payloads, values, selector, event)
-        self._pieces.positioned(channel, checked, selector, event)
+            self._batches.plain(channel, payloads, values, selector, event)
+        self._batches.positioned(channel, checked, selector, event)
         if event is not None and not event.is_missed:
             channel.heard = max(channel.heard, event.version)
 
     def _deliver_late(self, key: str, late: Late) -> None:
         channel, checked = self._hub.get(key), self._check(key, late.publication)
         if channel is not None and checked is not None and not checked[0].is_tombstone:
-            self._pieces.plain(channel, [late.publication.payload], [checked[1]])
+            self._batches.plain(channel, [late.publication.payload], [checked[1]])
 
     def _tell_gap(self, key: str, position: Position) -> None:
         _listener, on_gap = self._listeners.get(key, (None, None))
@@ -361,4 +361,4 @@ class Fanout:
             _log.exception("listener failed")
         channel = self._hub.get(key)
         if channel is not None and channel.gap is not None:
-            self._pieces.notice(channel, channel.gap(position))
+            self._batches.notice(channel, channel.gap(position))

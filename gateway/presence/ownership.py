@@ -3,7 +3,7 @@
 Rules:
 - An entry is recorded here before the request to Redis, until Redis has confirmed its removal: so a node
   that registers again after a fence or a loss registers everything that its clients believe to own.
-- If a connection ends during a request to Redis, its belongings are released at once, and again after the response.
+- If a connection ends during a request to Redis, its entries and names are released at once, and again after the response.
 - A failed release is retried until it succeeds, unless the connection has acquired the entry again: while this node
   lives, no reaper does it.
 """
@@ -53,7 +53,7 @@ def _demand_small(entry: str, data: Any) -> None:
         raise LimitExceeded("entry_max_bytes", f"An entry takes at most {ENTRY_MAX_BYTES} bytes", code="too_large")
 
 
-class _Belongings:
+class _OwnedState:
     """What one connection owns."""
 
     __slots__ = ("connection", "members", "names")
@@ -78,10 +78,10 @@ class Ownership:
         self._is_here = is_here
         self._node_id = node_id
         self._notice_of = notice_of
-        self._belongings: dict[int, _Belongings] = {}
+        self._owned: dict[int, _OwnedState] = {}
         self.lists_of_names: SharedReads[Shared] = SharedReads(self._list_names, name="names", rest=LISTING_REST)
         self._pending_releases: deque[Callable[[], Awaitable[object]]] = deque()  # at most one per owned entry
-        self._giving_back: asyncio.Task[None] | None = None
+        self._release_task: asyncio.Task[None] | None = None
         self._is_stopped = False
 
     async def start(self) -> None:
@@ -92,7 +92,7 @@ class Ownership:
         """Try pending releases once more, then release the lease."""
         self._is_stopped = True
         await self.lists_of_names.stop()
-        task = self._giving_back
+        task = self._release_task
         if task is not None:
             await asyncio.wait((task,), timeout=STOP_S)
             task.cancel()
@@ -104,22 +104,22 @@ class Ownership:
     async def enter(self, connection: Connection, roster: str, *, entry: str, data: Any) -> Entered:
         """See Rosters.enter."""
         _demand_small(entry, data)
-        belongings = self._of(connection)
+        owned = self._of(connection)
         identity = stated_identity(connection.identity) or connection.id
         owner = Owner(self._node_id, self.directory.incarnation, connection.serial)
-        known = belongings.members.get((roster, entry))
-        belongings.members[roster, entry] = Member(identity, owner, entry, data)
+        known = owned.members.get((roster, entry))
+        owned.members[roster, entry] = Member(identity, owner, entry, data)
         try:
             entered = await self.directory.enter(roster, connection.serial, identity, entry=entry, data=data)
         except LimitExceeded:  # nothing was done
             if known is None:
-                belongings.members.pop((roster, entry), None)
+                owned.members.pop((roster, entry), None)
             else:
-                belongings.members[roster, entry] = known
+                owned.members[roster, entry] = known
             raise
         except BaseException:
             if known is None:  # Redis may have executed it: undo
-                belongings.members.pop((roster, entry), None)
+                owned.members.pop((roster, entry), None)
                 self._schedule_release(lambda: self._leave_again(connection.serial, roster, entry))
             raise
         finally:
@@ -151,8 +151,8 @@ class Ownership:
 
     async def leave(self, connection: Connection, roster: str, *, entry: str) -> bool:
         """See Rosters.leave."""
-        belongings = self._belongings.get(connection.serial)
-        if belongings is None or belongings.members.pop((roster, entry), None) is None:
+        owned = self._owned.get(connection.serial)
+        if owned is None or owned.members.pop((roster, entry), None) is None:
             return False
         try:
             await self.directory.leave(roster, connection.serial, entry=entry)
@@ -164,9 +164,9 @@ class Ownership:
     async def claim(self, connection: Connection, names: str, name: str) -> bool:
         """See Names.claim."""
         identity = stated_identity(connection.identity)
-        belongings = self._of(connection)
-        is_new = (names, name) not in belongings.names
-        belongings.names.add((names, name))
+        owned = self._of(connection)
+        is_new = (names, name) not in owned.names
+        owned.names.add((names, name))
         is_ours = False
         try:
             is_ours = await self.directory.claim(names, name, connection.serial, identity)
@@ -176,7 +176,7 @@ class Ownership:
             raise
         finally:
             if is_new and not is_ours:
-                belongings.names.discard((names, name))
+                owned.names.discard((names, name))
             self._recheck(connection)
         if connection.is_closed:
             raise ConnectionClosed
@@ -184,10 +184,10 @@ class Ownership:
 
     async def release(self, connection: Connection, names: str, name: str) -> bool:
         """See Names.release."""
-        belongings = self._belongings.get(connection.serial)
-        if belongings is None or (names, name) not in belongings.names:
+        owned = self._owned.get(connection.serial)
+        if owned is None or (names, name) not in owned.names:
             return False
-        belongings.names.discard((names, name))
+        owned.names.discard((names, name))
         try:
             return await self.directory.release(names, name, connection.serial)
         except BaseException:
@@ -196,8 +196,8 @@ class Ownership:
 
     def names_of(self, connection: Connection) -> Collection[tuple[str, str]]:
         """Return the names that a connection owns or is acquiring, as (names key, name)."""
-        belongings = self._belongings.get(connection.serial)
-        return () if belongings is None else belongings.names
+        owned = self._owned.get(connection.serial)
+        return () if owned is None else owned.names
 
     def holds(self, connection: Connection, names: str, name: str) -> bool:
         """True if a connection owns a name, or is acquiring it. Raises BrokerUnavailable: it may have lost it."""
@@ -209,7 +209,7 @@ class Ownership:
 
     def forget(self, connection: Connection) -> None:
         """Release what a closed connection owned."""
-        if self._belongings.pop(connection.serial, None) is not None:
+        if self._owned.pop(connection.serial, None) is not None:
             self._schedule_release(lambda: self.directory.disowned(connection.serial))
 
     async def _list_names(self, names: str) -> Shared:
@@ -220,13 +220,13 @@ class Ownership:
 
     def local_members(self) -> Iterable[tuple[str, Member]]:
         """Return all roster entries of local connections."""
-        return [(roster, member) for each in self._belongings.values() for (roster, _), member in each.members.items()]
+        return [(roster, member) for each in self._owned.values() for (roster, _), member in each.members.items()]
 
     def local_names(self) -> Iterable[tuple[str, str, int, str | None]]:
         """Return all names that local connections own."""
         return [
             (names, name, serial, each.connection.identity)
-            for serial, each in self._belongings.items()
+            for serial, each in self._owned.items()
             for names, name in each.names
         ]
 
@@ -243,53 +243,53 @@ class Ownership:
 
     def on_lost_name(self, names: str, name: str, serial: int) -> None:
         """Close a connection that lost a name while this node was away: its client must reconnect and resync."""
-        belongings = self._belongings.get(serial)
-        if belongings is not None and (names, name) in belongings.names:  # else it has just released the name
-            belongings.names.discard((names, name))
-            belongings.connection.close(CloseCode.RESYNC, "Name lost")
+        owned = self._owned.get(serial)
+        if owned is not None and (names, name) in owned.names:  # else it has just released the name
+            owned.names.discard((names, name))
+            owned.connection.close(CloseCode.RESYNC, "Name lost")
 
     def on_direct(self, serial: int, message: bytes) -> bool:
         """Deliver a direct message to a local connection; False = it has gone, or delivery failed."""
-        belongings = self._belongings.get(serial)
-        if belongings is None or belongings.connection.is_closed:
+        owned = self._owned.get(serial)
+        if owned is None or owned.connection.is_closed:
             return False
         try:
-            belongings.connection.send(decode_json(message))
+            owned.connection.send(decode_json(message))
         except Exception:  # a broken transport, or an invalid message: the reader of Redis must continue
-            _log.exception("direct message failed", connection=belongings.connection.id)
+            _log.exception("direct message failed", connection=owned.connection.id)
             return False
         return True
 
     # -- inner -------------------------------------------------------------------------------------------------
 
-    def _of(self, connection: Connection) -> _Belongings:
+    def _of(self, connection: Connection) -> _OwnedState:
         if connection.is_closed or not self._is_here(connection):
             raise ConnectionClosed  # or a backend's request: `forget` would never release what it owns
-        belongings = self._belongings.get(connection.serial)
-        if belongings is None:
-            belongings = self._belongings[connection.serial] = _Belongings(connection)
-        return belongings
+        owned = self._owned.get(connection.serial)
+        if owned is None:
+            owned = self._owned[connection.serial] = _OwnedState(connection)
+        return owned
 
     async def _leave_again(self, serial: int, roster: str, entry: str) -> None:
-        belongings = self._belongings.get(serial)
-        if belongings is None or (roster, entry) not in belongings.members:
+        owned = self._owned.get(serial)
+        if owned is None or (roster, entry) not in owned.members:
             await self.directory.leave(roster, serial, entry=entry)
 
     async def _release_again(self, serial: int, names: str, name: str) -> None:
-        belongings = self._belongings.get(serial)
-        if belongings is None or (names, name) not in belongings.names:
+        owned = self._owned.get(serial)
+        if owned is None or (names, name) not in owned.names:
             await self.directory.release(names, name, serial)
 
     def _recheck(self, connection: Connection) -> None:
         """Release again if the connection ended during the request to Redis."""
         if connection.is_closed:
-            self._belongings.pop(connection.serial, None)
+            self._owned.pop(connection.serial, None)
             self._schedule_release(lambda: self.directory.disowned(connection.serial))
 
     def _schedule_release(self, give_back: Callable[[], Awaitable[object]]) -> None:
         self._pending_releases.append(give_back)
-        if self._giving_back is None and not self._is_stopped:  # after the lease is released, other nodes reap
-            self._giving_back = asyncio.get_running_loop().create_task(self._give_back(), name="giving back")
+        if self._release_task is None and not self._is_stopped:  # after the lease is released, other nodes reap
+            self._release_task = asyncio.get_running_loop().create_task(self._give_back(), name="giving back")
 
     async def _give_back(self) -> None:
         """Run the pending releases in concurrent batches: they do not depend on each other."""
@@ -304,7 +304,7 @@ class Ownership:
                         return
                     await asyncio.sleep(RETRY_S)
         finally:
-            self._giving_back = None
+            self._release_task = None
 
     @staticmethod
     async def _attempt(give_back: Callable[[], Awaitable[object]]) -> bool:

@@ -287,7 +287,7 @@ async def test_directory_that_does_not_answer_is_an_error() -> None:
             with pytest.raises(BrokerUnavailable):
                 await each
         nodes.cluster.is_failing = False
-        await until(lambda: nodes.nodes[0].ownership._giving_back is None)
+        await until(lambda: nodes.nodes[0].ownership._release_task is None)
 
 
 async def test_name_without_canonical_form_is_refused_before_anything_is_asked() -> None:
