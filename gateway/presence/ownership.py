@@ -3,7 +3,8 @@
 Rules:
 - An entry is recorded here before the request to Redis, until Redis has confirmed its removal: so a node
   that registers again after a fence or a loss registers everything that its clients believe to own.
-- If a connection ends during a request to Redis, its entries and names are released at once, and again after the response.
+- If a connection ends during a request to Redis, its entries and names are released at once, and again after the
+  response.
 - A failed release is retried until it succeeds, unless the connection has acquired the entry again: while this node
   lives, no reaper does it.
 """

@@ -2,8 +2,8 @@
 
 Rules:
 - Each connection is visited once per `ping_interval_s`: if nothing came since the last visit, and it does not receive
-  our data either (`peer_progress.py`), it is aborted; otherwise it is pinged. So a half-open connection is closed after two
-  intervals at most (20 s by default).
+  our data either (`peer_progress.py`), it is aborted; otherwise it is pinged. So a half-open connection is closed after
+  two intervals at most (20 s by default).
 - A message that has begun has a deadline (`expect`): a callback reports when it has passed.
 - A closing connection is aborted when its deadline has passed: a peer cannot keep its memory in use.
 - The visits are spread over the interval, so that no tick pings all connections.
