@@ -35,10 +35,10 @@ from snorky.gateway.http.backend.routes import BackendHandler
 from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node
-from snorky.gateway.protocol.codec import PAYLOAD, channel_name, json_size
+from snorky.gateway.protocol.codec import channel_name, json_size
 from snorky.gateway.protocol.identities import identity_name, identity_text, stated_identity
 from snorky.gateway.protocol.publication import Position, Publication, Selector
-from snorky.gateway.protocol.splicing import Compound
+from snorky.gateway.protocol.splicing import PAYLOAD, Compound
 from snorky.gateway.runtime.gateway import Gateway
 from snorky.gateway.runtime.node import running
 from snorky.gateway.runtime.process import run

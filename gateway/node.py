@@ -54,17 +54,17 @@ _log = structlog.get_logger("snorky.node")
 class Node:
     """One node of the cluster.
 
-    broker, directory, keeper: started and stopped by the node. Without a directory, services have only topics; without
-    a keeper, topics have no history. node_id: unique, the same as the directory's; random by default. auth: stopped by
-    the node. compare_every_s: how often positions are compared with history, to detect unnoticed losses. grace_s: see
-    `snorky.gateway.presence.roster_view`.
+    broker, directory, history_store: started and stopped by the node. Without a directory, services have only topics;
+    without a history store, topics have no history. node_id: unique, the same as the directory's; random by default.
+    auth: stopped by the node. compare_every_s: how often positions are compared with history, to detect unnoticed
+    losses. grace_s: see `snorky.gateway.presence.roster_view`.
     """
 
     def __init__(
         self,
         broker: Broker,
         directory: Directory | None = None,
-        keeper: HistoryStore | None = None,
+        history_store: HistoryStore | None = None,
         *,
         limits: Limits | None = None,
         metrics: Metrics | None = None,
@@ -81,44 +81,44 @@ class Node:
         self.redis_refusal: Callable[[], str] = str
         self.quotas = Quotas(self.limits, self._metrics, self._auth.refusals)
         self._broker = broker
-        self._keeper = keeper
+        self._history_store = history_store
         self._hub = Hub()
         self._repair: GapRepair | None = None
-        if keeper is not None:
+        if history_store is not None:
             filler = GapFiller(
-                keeper,
+                history_store,
                 self._pass_on,
                 self._metrics,
                 is_congested=self._is_congested,
                 portion_max_bytes=self.limits.outbox_max_bytes // 8,
             )
-            self._repair = GapRepair(keeper, filler, self._metrics, compare_every_s=compare_every_s)
+            self._repair = GapRepair(history_store, filler, self._metrics, compare_every_s=compare_every_s)
         self._notices = Notices(self.find_service)
-        self._presences: RosterSync | None = None
+        self._roster_sync: RosterSync | None = None
         if directory is not None:
-            self._presences = RosterSync(
+            self._roster_sync = RosterSync(
                 directory, self._tell_differences, self._metrics, is_congested=self._is_congested, grace_s=grace_s
             )
         self._fanout = Fanout(
             self._hub,
             broker,
             self._metrics,
-            follower=self._repair,
-            attendant=self._presences,
+            history_filter=self._repair,
+            roster_filter=self._roster_sync,
             payload_max_bytes=self.limits.payload_max_bytes,
         )
-        self._subscriptions = Channels(self._hub, broker, self._fanout, self._repair, self._presences)
+        self._local_channels = Channels(self._hub, broker, self._fanout, self._repair, self._roster_sync)
         self._registries: list[ServiceRegistry] = []
         self._connections: dict[Connection, ServiceRegistry] = {}
         self.channels = ServiceChannels(
             self._hub,
             broker,
             self._fanout,
-            self._subscriptions,
-            keeper,
+            self._local_channels,
+            history_store,
             limits=self.limits,
             metrics=self._metrics,
-            has_notices=self._notices.are_wanted,
+            has_presence_events=self._notices.are_wanted,
             is_open=self._connections.__contains__,
         )
         self._ownership: Ownership | None = None
@@ -153,12 +153,12 @@ class Node:
     @property
     def is_ready(self) -> bool:
         """True while this node receives from the broker and is not draining."""
-        return not self._broker.is_deaf and not self.is_draining
+        return not self._broker.is_redis_unverified and not self.is_draining
 
     @property
-    def is_deaf(self) -> bool:
+    def is_redis_unverified(self) -> bool:
         """True while there is no proof that publications reach this node."""
-        return self._broker.is_deaf
+        return self._broker.is_redis_unverified
 
     @property
     def connections(self) -> Iterator[Connection]:
@@ -183,22 +183,22 @@ class Node:
         """Add a registry and its services to this node."""
         registry.bind(self, self.limits)
         self._registries.append(registry)
-        if self._keeper is not None:
+        if self._history_store is not None:
             for service in registry:
-                self._keeper.set_rules(service.name, service.rules)
+                self._history_store.set_rules(service.name, service.rules)
 
     async def start(self) -> None:
         """Begin to connect to the broker; returns at once. `is_ready` turns True when publications arrive."""
         await self._broker.start(self)
         self._auth.start(lambda: self.connections)
-        if self._keeper is not None:
-            await self._keeper.start()
+        if self._history_store is not None:
+            await self._history_store.start()
         if self._repair is not None:
             self._repair.start()
         if self._ownership is not None:
             await self._ownership.start()
-        if self._presences is not None:
-            self._presences.start()
+        if self._roster_sync is not None:
+            self._roster_sync.start()
 
     async def stop(self) -> None:
         """Stop everything. The caller should have closed the connections before."""
@@ -207,13 +207,13 @@ class Node:
         await self._auth.stop()
         if self._repair is not None:
             await self._repair.stop()
-        if self._presences is not None:
-            await self._presences.stop()
+        if self._roster_sync is not None:
+            await self._roster_sync.stop()
         self._fanout.stop()
         if self._ownership is not None:
             await self._ownership.stop()
-        if self._keeper is not None:
-            await self._keeper.stop()
+        if self._history_store is not None:
+            await self._history_store.stop()
         await self._broker.stop()
 
     # -- connections -------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ class Node:
             return
         connection.mark_closed()
         self._auth.forget(connection)
-        self._subscriptions.remove_all(connection)
+        self._local_channels.remove_all(connection)
         if self._ownership is not None:
             self._ownership.forget(connection)
         self._metrics.connections_closed.labels(_code_label(code)).inc()
@@ -282,7 +282,7 @@ class Node:
             )
 
     def _tell_differences(self, roster: str, differences: Sequence[Difference], version: int) -> None:
-        self._fanout.tell(roster, self._notices.of_differences(roster, differences), version)
+        self._fanout.deliver_notices(roster, self._notices.of_differences(roster, differences), version)
 
     # -- Listener: called by the broker --------------------------------------------------------------------
 
@@ -295,8 +295,8 @@ class Node:
         _log.warning("the connection to Redis was lost and made again; publications may have been missed")
         if self._repair is not None:
             self._repair.interrupted()
-        if self._presences is not None:
-            self._presences.interrupted()
+        if self._roster_sync is not None:
+            self._roster_sync.interrupted()
 
     def _pass_on(self, key: str, steps: Sequence[Step]) -> None:
         self._fanout.pass_on(key, steps)

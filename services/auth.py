@@ -19,7 +19,7 @@ _MAX_BYTES = 255  # of a token's ID (`jti`)
 class AuthService(RPCService):
     """Commands `authenticate` and `refresh`, for clients; callable without an identity."""
 
-    is_open = True
+    allows_anonymous = True
 
     def __init__(self, name: str = "auth") -> None:
         super().__init__(name)
@@ -58,10 +58,10 @@ class AuthService(RPCService):
 class AuthBackend(RPCService):
     """Commands `revoke`, `revokeToken` and `disconnect`; they reply once Redis has them.
 
-    All nodes apply them within 5 s, also to handshakes. frontend: the name of the AuthService.
+    All nodes apply them within 5 s, also to handshakes. service: the name of the AuthService.
     """
 
-    def __init__(self, name: str = "auth_backend", frontend: str = "auth") -> None:
+    def __init__(self, name: str = "auth_backend", service: str = "auth") -> None:
         super().__init__(name)
 
     @rpc_command

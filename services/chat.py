@@ -49,7 +49,7 @@ class ChatService(RPCService):
             raise RPCError("Already joined", "already_joined")
         if not await is_allowed(self.can_join(request, channel)):
             raise RPCError("Not authorized", "not_authorized")
-        async with self.topics.joining(request.connection, channel):
+        async with self.topics.atomic_subscribe(request.connection, channel):
             entered = await self.rosters.enter(request.connection, channel)
             try:
                 reply = self.fitted(request, {"members": sorted({member.identity for member in entered.members})})

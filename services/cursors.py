@@ -67,7 +67,7 @@ class CursorsService(RPCService):
             raise RPCError("Already joined", "already_joined")
         if not await is_allowed(self.can_join(request, document)):
             raise RPCError("Not authorized", "not_authorized")
-        async with self.topics.joining(request.connection, document):
+        async with self.topics.atomic_subscribe(request.connection, document):
             census = await self.rosters.census(document)
             cursors = [_shown(document, each.entry, each.identity, each.data) for each in census.members]
             reply = self.fitted(request, {"cursors": cursors})

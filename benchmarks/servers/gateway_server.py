@@ -39,7 +39,7 @@ class Echo(RPCService):
 class NoBroker:
     """A Broker without other publishers: subscriptions are confirmed at once."""
 
-    is_deaf = False
+    is_redis_unverified = False
 
     async def start(self, listener: Listener) -> None:
         """There is nothing to connect to."""

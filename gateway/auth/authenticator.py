@@ -127,7 +127,7 @@ class Authenticator:
 
     def expect(self, connection: Connection) -> None:
         """Start the deadline: a connection that does not authenticate in time is closed (4502)."""
-        self._sessions.expect(connection, self._auth.deadline_s)
+        self._sessions.expect(connection, self._auth.timeout_s)
 
     def forget(self, connection: Connection) -> None:
         """Remove a closed connection. Idempotent."""

@@ -117,10 +117,10 @@ class KeyCache:
             keys = read_keys(await self._fetch())
         except KeysUnavailable as error:
             self._has_failed = True
-            _log.warning("keys not fetched", error=str(error), known=len(self._keys))
+            _log.warning("JWKS fetch failed", error=str(error), known=len(self._keys))
         except Exception as error:  # the top of a task
             self._has_failed = True
-            _log.warning("keys not fetched", error=repr(error), known=len(self._keys))
+            _log.warning("JWKS fetch failed", error=repr(error), known=len(self._keys))
         else:
             if keys.keys() != self._keys.keys():
                 _log.info("keys fetched", ids=[str(key_id) for key_id in keys])

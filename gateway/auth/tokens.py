@@ -88,8 +88,8 @@ class FixedKey:
 class Verifier:
     """Verifies tokens and returns their identities.
 
-    auth: audience, issuer, claim, leeway and lifetime_max_s. The last limits how long a token may remain valid, so
-    that revocations can be deleted after that time.
+    auth: audience, issuer, claim, leeway and token_max_lifetime_s. The last limits how long a token may remain
+    valid, so that revocations can be deleted after that time.
     """
 
     def __init__(self, keys: Keys, auth: Auth | None = None, *, clock: Callable[[], float] = time.time) -> None:
@@ -133,7 +133,7 @@ class Verifier:
 
     def _identity(self, claims: dict[str, Any]) -> Identity:
         expires_at_s = _seconds(claims, "exp")
-        if expires_at_s - self._clock() > self._auth.lifetime_max_s:
+        if expires_at_s - self._clock() > self._auth.token_max_lifetime_s:
             raise InvalidToken("lifetime")
         issued_at_s = _seconds(claims, "iat") if "iat" in claims else -math.inf
         return Identity(

@@ -107,10 +107,10 @@ class Auth:
     issuer: str | None = _parsed(None, _parse_text)
     identity_claim: str = _parsed("sub", _parse_text)
     leeway_s: Annotated[float, Meta(ge=0, le=300)] = 5.0  # allowed clock difference between issuer and node
-    lifetime_max_s: Annotated[float, Meta(gt=0, le=366 * 86_400)] = 30 * 86_400.0  # see `Verifier`
-    identify: str = _parsed("", _parse_function)  # the operator's function, e.g. one that reads a session cookie
+    token_max_lifetime_s: Annotated[float, Meta(gt=0, le=366 * 86_400)] = 30 * 86_400.0  # see `Verifier`
+    identify_hook: str = _parsed("", _parse_function)  # the operator's function, e.g. one that reads a session cookie
     required: bool = False  # unauthenticated clients may only authenticate
-    deadline_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0  # time to authenticate if `required`; then closed 4502
+    timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0  # time to authenticate if `required`; then closed 4502
 
     @property
     def has_keys(self) -> bool:
@@ -132,9 +132,9 @@ class Auth:
                 "[auth] audience, issuer and identity_claim mean nothing without a key: "
                 "write hmac_secret, public_key or jwks_url"
             )
-        if self.required and not written and not self.identify:
+        if self.required and not written and not self.identify_hook:
             found.append(
                 "[auth] required = true, but no way to authenticate is set: "
-                'write hmac_secret, public_key or jwks_url, or identify = "module:function"'
+                'write hmac_secret, public_key or jwks_url, or identify_hook = "module:function"'
             )
         return found

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from snorky.gateway.config.old_names import CHANNEL_RULE as OLD_NAMES
 from snorky.gateway.errors import ConfigurationError
 
 __all__ = ["ChannelRule", "Rules", "digest_of"]
@@ -36,7 +37,7 @@ class ChannelRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     history_ttl_s: Seconds = 300.0
     recovery: bool = True  # clients that reconnect with a position receive the publications they missed
     presence: bool = False  # clients may request the list of subscribers
-    notices: bool = False  # subscribers receive join and leave events
+    join_leave: bool = False  # subscribers receive join and leave events
     client_publish: bool = True  # clients may publish; the backend always may
     client_keys: bool = True  # clients may publish with an idempotency key, which Redis stores
 
@@ -52,8 +53,8 @@ class ChannelRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def problems(self) -> list[str]:
         """Return one text for each contradiction, with the remedy."""
         found = []
-        if self.notices and not self.presence:
-            found.append("notices = true needs the list of subscribers: add presence = true")
+        if self.join_leave and not self.presence:
+            found.append("join_leave = true needs the list of subscribers: add presence = true")
         if self.history_ttl_s != _DEFAULT.history_ttl_s and not self.history:
             found.append("history_ttl_s means nothing without history: write history = 1000, or leave it out")
         return found
@@ -146,6 +147,8 @@ def _read(written: Any) -> ChannelRule:
         raise ValueError(f"must be a table: match = {_EXAMPLES['match']}")
     known = ChannelRule.__struct_fields__
     for key in written:
+        if key in OLD_NAMES:
+            raise ValueError(f"{key} is now called {OLD_NAMES[key]}; write {OLD_NAMES[key]} = true")
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"

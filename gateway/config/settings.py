@@ -22,6 +22,8 @@ import structlog
 from msgspec import Meta
 
 from snorky.gateway.config.auth import Auth
+from snorky.gateway.config.old_names import SETTINGS as OLD_NAMES
+from snorky.gateway.config.old_names import take_renamed
 from snorky.gateway.config.origins import parse_origins
 from snorky.gateway.config.parsers import (
     SOCKJS_CLIENT_URL,
@@ -128,9 +130,9 @@ class Limits:
         33_554_432  # in Redis, see snorky.gateway.connection.storage_quotas; 0 = no limit
     )
     stored_bytes_per_ip: Count = 4_194_304  # the same for all clients of an address that have no identity
-    bad_messages_per_minute: Positive = 20  # of one connection; above that it is closed with 4509
+    client_errors_per_minute: Positive = 20  # of one connection; above that it is closed with 4509
     message_timeout_s: Seconds = 30.0  # from a message's first byte to its last
-    handshake_timeout_s: Seconds = 5.0  # until the request's headers are complete
+    request_header_timeout_s: Seconds = 5.0  # until the request's headers are complete
     handshakes_per_s_per_ip: Annotated[float, Meta(ge=0)] = 50.0  # token bucket; 0 = no limit
 
     @property
@@ -159,12 +161,10 @@ STANDARD_SERVICES: Mapping[str, ServiceTable] = MappingProxyType(
 )
 STANDARD_BACKEND: Mapping[str, ServiceTable] = MappingProxyType(
     {
-        "pubsub_backend": ServiceTable(
-            "snorky.services.pubsub:PubSubBackend", MappingProxyType({"frontend": "pubsub"})
-        ),
-        "auth_backend": ServiceTable("snorky.services.auth:AuthBackend", MappingProxyType({"frontend": "auth"})),
+        "pubsub_backend": ServiceTable("snorky.services.pubsub:PubSubBackend", MappingProxyType({"service": "pubsub"})),
+        "auth_backend": ServiceTable("snorky.services.auth:AuthBackend", MappingProxyType({"service": "auth"})),
         "datasync_backend": ServiceTable(
-            "snorky.services.datasync:DataSyncBackend", MappingProxyType({"frontend": "datasync"})
+            "snorky.services.datasync:DataSyncBackend", MappingProxyType({"service": "datasync"})
         ),
     }
 )
@@ -212,13 +212,14 @@ def load(path: Path | None, environ: Mapping[str, str], warnings: list[str] | No
     ConfigurationError: its text lists all problems, one a line.
     """
     problems: list[str] = []
-    doubts: list[str] = [] if warnings is None else warnings
+    ignored: list[str] = [] if warnings is None else warnings
     if path is None and environ.get(CONFIG_VARIABLE):
         path = Path(environ[CONFIG_VARIABLE])
     written = {} if path is None else read_toml(path, problems)
     written |= read_environment(environ, problems)
-    settings = _Assembly(written, problems, doubts).settings()
-    for text in doubts if warnings is None else ():
+    take_renamed(written, problems)
+    settings = _Assembly(written, problems, ignored).settings()
+    for text in ignored if warnings is None else ():
         _log.warning("setting ignored", reason=text)
     if problems:
         raise ConfigurationError("\n".join(problems))
@@ -228,10 +229,10 @@ def load(path: Path | None, environ: Mapping[str, str], warnings: list[str] | No
 class _Assembly:
     """Converts the written values key by key; adds a problem for each that it cannot use."""
 
-    def __init__(self, written: dict[Key, Written], problems: list[str], doubts: list[str]) -> None:
+    def __init__(self, written: dict[Key, Written], problems: list[str], ignored: list[str]) -> None:
         self._written = written
         self._problems = problems
-        self._doubts = doubts
+        self._ignored = ignored
 
     def settings(self) -> Settings:
         """Return the settings; keys that no section uses are unknown settings."""
@@ -248,7 +249,7 @@ class _Assembly:
         if not services:
             services = dict(STANDARD_SERVICES)
         if not backend:  # the standard ones whose public service is configured
-            backend = {name: table for name, table in STANDARD_BACKEND.items() if table.options["frontend"] in services}
+            backend = {name: table for name, table in STANDARD_BACKEND.items() if table.options["service"] in services}
         return Settings(
             redis_url=top.redis_url,
             prefix=top.prefix,
@@ -260,13 +261,13 @@ class _Assembly:
             backend=MappingProxyType(backend),
         )
 
-    def _section(self, shape: type[_T], table: Key) -> _T:
-        hints = get_type_hints(shape, include_extras=True)
+    def _section(self, section: type[_T], table: Key) -> _T:
+        hints = get_type_hints(section, include_extras=True)
         values: dict[str, Any] = {}
-        for member in fields(shape):  # type: ignore[arg-type]  # every shape here is a dataclass
+        for member in fields(section):  # type: ignore[arg-type]  # every section here is a dataclass
             self._gather((*table, member.name))
             written = self._written.get((*table, member.name))
-            if written is None or (shape is Settings and "parse" not in member.metadata):
+            if written is None or (section is Settings and "parse" not in member.metadata):
                 continue
             del self._written[(*table, member.name)]
             wire, parse = member.metadata.get("wire", hints[member.name]), member.metadata.get("parse")
@@ -282,7 +283,7 @@ class _Assembly:
                 values[member.name] = value if parse is None else parse(value)
             except ValueError as error:  # the parser's text includes what to write
                 self._problems.append(f"{written.where}: {error}")
-        return shape(**values)
+        return section(**values)
 
     def _gather(self, key: Key) -> None:
         """Merge values written one level deeper, such as `[private.api_keys] web`, into one table."""
@@ -338,8 +339,8 @@ class _Assembly:
         tables = ("public", "private", "auth", "limits", "services", "backend")
         known = [
             (*table, member.name)
-            for table, shape in sections.items()
-            for member in fields(shape)
+            for table, section in sections.items()
+            for member in fields(section)
             if member.name not in tables
         ]
         for key, written in self._written.items():
@@ -359,7 +360,8 @@ class _Assembly:
     def _judge_variable(self, name: str, written: Written, known: list[Key]) -> None:
         """Refuse a variable that resembles a setting; warn about others: other programs share the environment."""
         variables = {variable_of(key): key for key in known}
-        collapsed = {re.sub("_+", "_", variable).lower(): variable for variable in variables}
+        collapsed = {re.sub("_+", "_", variable_of(old)).lower(): variable_of(new) for old, new in OLD_NAMES.items()}
+        collapsed |= {re.sub("_+", "_", variable).lower(): variable for variable in variables}
         wanted = re.sub("_+", "_", f"snorky_{name}")
         near = [collapsed[wanted]] if wanted in collapsed else []
         near = near or [variable for variable, key in variables.items() if key[-1] == name]
@@ -369,11 +371,11 @@ class _Assembly:
         ):
             near = [variable_of((wanted.split("_")[1], "NAME", "class"))]
         if name == "api_key":  # the former name of a setting of the Django library, so perhaps not a mistake
-            self._doubts.append(f"{written.where}: not read by a node; did you mean SNORKY_PRIVATE__API_KEY?")
+            self._ignored.append(f"{written.where}: not read by a node; did you mean SNORKY_PRIVATE__API_KEY?")
         elif near:
             self._problems.append(f"{written.where}: unknown setting; did you mean {' or '.join(near)}?")
         else:
-            self._doubts.append(f"{written.where}: not read by a node, and similar to none of its settings")
+            self._ignored.append(f"{written.where}: not read by a node, and similar to none of its settings")
 
 
 def _siblings(key: Key, known: list[Key]) -> list[str]:

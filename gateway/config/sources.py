@@ -25,6 +25,7 @@ from snorky.gateway.config.secrets import without_file_marks
 __all__ = [
     "CONFIG_VARIABLE",
     "ENVIRONMENT_PREFIX",
+    "FILE_SUFFIX",
     "Key",
     "Written",
     "read_environment",
@@ -37,7 +38,7 @@ _DEEPER = (("private", "api_keys"),)  # settings that are tables
 _TABLES_OF_TABLES = ("services", "backend")  # tables of tables: a setting there has three names, not two
 ENVIRONMENT_PREFIX = "SNORKY_"
 CONFIG_VARIABLE = "SNORKY_CONFIG"  # names the file; not a setting itself
-_FILE_SUFFIX = "_FILE"
+FILE_SUFFIX = "_FILE"
 
 # Variables of Service links, which the kubelet makes from a Service's name; our settings contain "__" or do not match.
 _SERVICE_LINK = re.compile(
@@ -163,8 +164,8 @@ def read_environment(environ: Mapping[str, str], problems: list[str]) -> dict[Ke
         if variable in _OF_THE_LIBRARY or _is_service_link(variable, environ[variable]):
             continue
         text, name = environ[variable], variable
-        if variable.endswith(_FILE_SUFFIX):
-            name = variable.removesuffix(_FILE_SUFFIX)
+        if variable.endswith(FILE_SUFFIX):
+            name = variable.removesuffix(FILE_SUFFIX)
             if name in environ:
                 problems.append(f"{name} and {variable} are both set; unset one of them")
                 continue

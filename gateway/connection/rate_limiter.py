@@ -50,13 +50,13 @@ class Rates:
 class Bucket:
     """A token bucket. The caller passes the time, monotonic seconds."""
 
-    __slots__ = ("_at_s", "_owed", "_per_s", "burst", "tokens")
+    __slots__ = ("_at_s", "_per_s", "_rejected_tokens", "burst", "tokens")
 
     def __init__(self, per_s: float, burst: float, now_s: float) -> None:
         self._per_s = per_s
         self.burst = self.tokens = burst
         self._at_s = now_s
-        self._owed = 0.0  # tokens of rejected messages whose retry_after has not elapsed yet
+        self._rejected_tokens = 0.0  # tokens of rejected messages whose retry_after has not elapsed yet
 
     def refill(self, now_s: float) -> None:
         """Add the tokens for the time that has passed."""
@@ -64,7 +64,7 @@ class Bucket:
         if elapsed_s > 0:  # an unlimited rate must not be multiplied by zero: the result is NaN
             refill = elapsed_s * self._per_s
             self.tokens = min(self.burst, self.tokens + refill)
-            self._owed = max(0.0, self._owed - refill)
+            self._rejected_tokens = max(0.0, self._rejected_tokens - refill)
 
     @property
     def spare(self) -> float:
@@ -73,8 +73,8 @@ class Bucket:
 
     def wait_ms(self, tokens: float) -> int:
         """Refuse a request for tokens; returns the wait. Each refusal lengthens it, so that retries are spread out."""
-        self._owed += tokens
-        return max(1, ceil(round((self._owed - self.tokens) / self._per_s * 1000, 3)))
+        self._rejected_tokens += tokens
+        return max(1, ceil(round((self._rejected_tokens - self.tokens) / self._per_s * 1000, 3)))
 
 
 class _Window:
@@ -131,7 +131,7 @@ class Share:
 class Limiter:
     """What one connection may send now; created at its first message.
 
-    rates: of the connection. bad_messages_per_minute: tolerated invalid messages; of messages sent too fast,
+    rates: of the connection. client_errors_per_minute: tolerated invalid messages; of messages sent too fast,
     REFUSED_PER_BURST times the burst are tolerated. shares: of its address and of its identity, `identity`.
     """
 
@@ -140,12 +140,12 @@ class Limiter:
     def __init__(
         self,
         rates: Rates,
-        bad_messages_per_minute: int,
+        client_errors_per_minute: int,
         shares: Sequence[Share] = (),
         *,
         identity: str | None = None,
     ) -> None:
-        self._bad_max = bad_messages_per_minute
+        self._bad_max = client_errors_per_minute
         self._own = self._refused_by = Share("per_s", rates)
         self.limit = ""  # the limit that refused last
         self._credit = self._credit_bytes = 0.0

@@ -32,11 +32,11 @@ class Broker(Protocol):
     """Publishes to channels and receives from subscribed channels. All methods must run on one event loop."""
 
     @property
-    def is_deaf(self) -> bool:
-        """True unless a canary message came back through publish and receive in time (RELIABILITY: deafness)."""
+    def is_redis_unverified(self) -> bool:
+        """True unless a canary message came back through publish and receive in time: a reason of `/readyz`."""
 
     async def start(self, listener: Listener) -> None:
-        """Begin to connect and reconnect until `stop`; returns at once. `is_deaf` turns False once messages arrive."""
+        """Begin to connect and reconnect until `stop`; returns at once. Redis is verified once messages arrive."""
 
     async def stop(self) -> None:
         """End all connections and tasks. Idempotent."""
@@ -62,7 +62,7 @@ class Broker(Protocol):
         """Unsubscribe after a delay, during which `subscribe` costs nothing."""
 
     def pause(self) -> None:
-        """Stop reading: publications arrive faster than the node can deliver them. Does not count as deafness."""
+        """Stop reading: publications arrive faster than the node can deliver them. Does not count as a loss."""
 
     def resume(self) -> None:
         """Resume reading."""

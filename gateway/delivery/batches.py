@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.delivery.hub import Channel, Groups, Hub, News
+from snorky.gateway.delivery.hub import Channel, Groups, Hub, RosterEvent
 from snorky.gateway.delivery.write_queue import Batch, WriteQueue
 from snorky.gateway.errors import CloseCode
 from snorky.gateway.metrics import Metrics
@@ -24,9 +24,9 @@ __all__ = ["BatchEncoder"]
 class BatchEncoder:
     """Makes pieces for the channels of a hub, and queues the passes that write them."""
 
-    def __init__(self, hub: Hub, passes: WriteQueue, metrics: Metrics) -> None:
+    def __init__(self, hub: Hub, write_queue: WriteQueue, metrics: Metrics) -> None:
         self._hub = hub
-        self._passes = passes
+        self._write_queue = write_queue
         self._metrics = metrics
 
     def plain(
@@ -35,7 +35,7 @@ class BatchEncoder:
         payloads: Sequence[bytes],
         values: Sequence[Json],
         selector: Selector | None = None,
-        news: News | None = None,
+        event: RosterEvent | None = None,
     ) -> None:
         """Queue JSON payloads for all or some subscribers of the plain form. values: the decoded payloads."""
         if not payloads:
@@ -48,14 +48,14 @@ class BatchEncoder:
             render_one = channel.template.render
             return [render_one(each, encoding) for each in encoded]
 
-        self._line_up(channel, channel.groups, render, selector, news)
+        self._line_up(channel, channel.groups, render, selector, event)
 
     def positioned(
         self,
         channel: Channel,
         checked: Sequence[tuple[Publication, Json]],
         selector: Selector | None = None,
-        news: News | None = None,
+        event: RosterEvent | None = None,
     ) -> None:
         """Queue publications for all or some subscribers with positions. checked: with their decoded payloads."""
         if not (channel.positioned and checked):
@@ -66,7 +66,7 @@ class BatchEncoder:
                 return [_whole(channel, value, encoding) for _, value in checked]
             return [_render(channel, publication, value, encoding) for publication, value in checked]
 
-        self._line_up(channel, channel.positioned, render, selector, news)
+        self._line_up(channel, channel.positioned, render, selector, event)
 
     def notice(self, channel: Channel, message: Json) -> None:
         """Queue a whole envelope for all subscribers with positions."""
@@ -78,12 +78,12 @@ class BatchEncoder:
         groups: Groups,
         render: Callable[[Encoding], list[bytes]],
         selector: Selector | None = None,
-        news: News | None = None,
+        event: RosterEvent | None = None,
     ) -> None:
         """Queue a pass per dialect. render: called once per encoding; returns the messages."""
         chooses = None
-        if selector is not None or news is not None:
-            chooses = channel.audience(selector, news, monotonic())
+        if selector is not None or event is not None:
+            chooses = channel.audience(selector, event, monotonic())
         by_encoding: dict[Encoding, list[bytes]] = {}
         for dialect, group in groups.items():
             connections = tuple(group if chooses is None else filter(chooses, group))
@@ -96,8 +96,8 @@ class BatchEncoder:
             self._metrics.deliveries.inc(len(messages) * len(connections))
             self._metrics.sent_bytes.inc(len(data) * len(connections))
             if channel.held is not None:
-                connections = _hold(channel.held, connections, data, 0 if news is None else news.version)
-            self._passes.line_up(Batch(groups, dialect, connections, data, self._hub.joined))
+                connections = _hold(channel.held, connections, data, 0 if event is None else event.version)
+            self._write_queue.line_up(Batch(groups, dialect, connections, data, self._hub.joined))
 
 
 def _whole(channel: Channel, value: Json, encoding: Encoding) -> bytes:

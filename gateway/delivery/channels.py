@@ -24,43 +24,44 @@ from snorky.gateway.errors import (
     NotSubscribed,
 )
 from snorky.gateway.presence.roster_sync import RosterSync
-from snorky.gateway.protocol.codec import Json, Template
+from snorky.gateway.protocol.codec import Json
 from snorky.gateway.protocol.publication import Position
+from snorky.gateway.protocol.splicing import Template
 
 __all__ = ["Channels"]
 
 
 class Channels:
-    """Connects hub, broker, fan-out, repair and presences. Keys: from `codec.channel_key`.
+    """Connects hub, broker, fan-out, repair and roster sync. Keys: from `codec.channel_key`.
 
-    repair: None = the node has no history; presences: None = it has no directory.
+    repair: None = the node has no history; roster_sync: None = it has no directory.
     """
 
     def __init__(
-        self, hub: Hub, broker: Broker, fanout: Fanout, repair: GapRepair | None, presences: RosterSync | None = None
+        self, hub: Hub, broker: Broker, fanout: Fanout, repair: GapRepair | None, roster_sync: RosterSync | None = None
     ) -> None:
         self._hub = hub
         self._broker = broker
         self._fanout = fanout
         self._repair = repair
-        self._presences = presences
+        self._roster_sync = roster_sync
 
     async def subscribe(
         self,
         connection: Connection,
         key: str,
-        shape: Callable[[], Template],
+        make_template: Callable[[], Template],
         *,
         is_held: bool = False,
         is_kept: bool = False,
         has_presence: bool = False,
     ) -> None:
-        """Subscribe a connection. shape: called once per channel. has_presence: it receives join and leave events.
+        """Subscribe a connection. See Topics.subscribe.
 
-        See Topics.subscribe.
+        make_template: called once per channel. has_presence: it receives join and leave events.
         """
-        repair = self._keeping() if is_kept else None
-        self._hub.add(connection, key, self._template(key, shape), is_held=is_held)
+        repair = self._require_history() if is_kept else None
+        self._hub.add(connection, key, self._template(key, make_template), is_held=is_held)
         try:
             await self._confirm(key, repair)
         except BaseException:
@@ -79,14 +80,14 @@ class Channels:
         self,
         connection: Connection,
         key: str,
-        shape: Callable[[], Template],
+        make_template: Callable[[], Template],
         gap: Callable[[Position], Json],
         since: Position | None,
         *,
         has_presence: bool = False,
     ) -> Recovery:
         """Subscribe a connection, and return what it missed. gap: makes the gap notice. See Topics.recover."""
-        repair, template = self._keeping(), self._template(key, shape)
+        repair, template = self._require_history(), self._template(key, make_template)
         if not template.has_place_for_position:
             raise ConfigurationError(
                 "recovery needs notifications that are objects, without keys named offset and position"
@@ -125,7 +126,7 @@ class Channels:
         """Call a local callback for a channel's publications. See Topics.listen."""
         if self._fanout.is_listened(key):
             raise AlreadySubscribed
-        repair = self._keeping() if is_kept else None
+        repair = self._require_history() if is_kept else None
         self._fanout.listen(key, listener, on_gap)
         try:
             await self._confirm(key, repair)
@@ -142,16 +143,16 @@ class Channels:
         self._give_up_unless_needed(key)
 
     def _follow_presence(self, key: str, has_presence: bool) -> None:
-        if has_presence and self._presences is not None:
-            self._presences.follow(key)
+        if has_presence and self._roster_sync is not None:
+            self._roster_sync.follow(key)
 
-    def _template(self, key: str, shape: Callable[[], Template]) -> Template:
+    def _template(self, key: str, make_template: Callable[[], Template]) -> Template:
         known = self._hub.get(key)
-        return shape() if known is None else known.template
+        return make_template() if known is None else known.template
 
-    def _keeping(self) -> GapRepair:
+    def _require_history(self) -> GapRepair:
         if self._repair is None:
-            raise ConfigurationError("this node has no keeper: topics with history need one")
+            raise ConfigurationError("this node has no history store: topics with history need one")
         return self._repair
 
     async def _confirm(self, key: str, repair: GapRepair | None) -> None:
@@ -164,8 +165,8 @@ class Channels:
 
     def _give_up_unless_needed(self, key: str) -> None:
         """Unsubscribe from the broker, unless this node still needs the channel."""
-        if key not in self._hub and self._presences is not None:
-            self._presences.forget(key)
+        if key not in self._hub and self._roster_sync is not None:
+            self._roster_sync.forget(key)
         if key not in self._hub and not self._fanout.is_listened(key):
             if self._repair is not None:
                 self._repair.forget(key)

@@ -5,7 +5,7 @@ Rules:
   (`snorky.gateway.delivery.batches`), with one write per connection (`snorky.gateway.delivery.write_queue`). CPU grows
   with passes x clients, not messages.
 - A publication addressed to some of the subscribers is a separate pass, in its order among the others.
-- For channels in recovery tracking (`snorky.gateway.delivery.gap_repair`), the follower decides what is delivered:
+- For channels in recovery tracking (`snorky.gateway.delivery.gap_repair`), the history filter decides what to deliver:
   each subscriber receives it in the same order, with `gap` in its place.
 - A payload larger than clients or backends may publish is dropped, or replaced by a tombstone: otherwise the node would
   buffer it for every slow client and then close each of them.
@@ -21,7 +21,7 @@ import structlog
 from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 from snorky.gateway.delivery.batches import BatchEncoder
 from snorky.gateway.delivery.channel_order import Gap, Late, Step
-from snorky.gateway.delivery.hub import Channel, Hub, News
+from snorky.gateway.delivery.hub import Channel, Hub, RosterEvent
 from snorky.gateway.delivery.write_queue import CHUNK, Source, WriteQueue
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.metrics import Metrics
@@ -38,7 +38,7 @@ from snorky.gateway.protocol.publication import (
     tombstone,
 )
 
-__all__ = ["Attendant", "Fanout", "Follower", "Listener", "OnGap"]
+__all__ = ["Fanout", "HistoryFilter", "Listener", "OnGap", "RosterFilter"]
 
 COMPLAIN_EVERY_S: Final = 1.0  # the metric counts all; many invalid publications must not flood the log
 Listener = Callable[[Sequence[Publication]], None]  # a callback of this node: the publications of one read, in order
@@ -47,7 +47,7 @@ OnGap = Callable[[Position], None]  # publications are missing; called with the 
 _log = structlog.get_logger("snorky.fanout")
 
 
-class Follower(Protocol):
+class HistoryFilter(Protocol):
     """Tracks the order of channels with a history."""
 
     def __contains__(self, key: str) -> bool:
@@ -57,7 +57,7 @@ class Follower(Protocol):
         """Process received publications; returns what to deliver now."""
 
 
-class Attendant(Protocol):
+class RosterFilter(Protocol):
     """Tracks which roster changes subscribers have received."""
 
     def hear(self, roster: str, change: Change) -> bool:
@@ -67,8 +67,8 @@ class Attendant(Protocol):
         """For the last change received: subscribers with a list up to this version know it already; 0 = none does."""
 
 
-class _Nobody:
-    """A follower that tracks no channel."""
+class _NoHistory:
+    """A history filter that tracks no channel."""
 
     def __contains__(self, key: str) -> bool:
         return False
@@ -80,7 +80,7 @@ class _Nobody:
 class Fanout:
     """Delivers publications to the subscribers in a hub.
 
-    follower: of channels with a history. attendant: of rosters. payload_max_bytes: of one publication.
+    history_filter: of channels with a history. roster_filter: of rosters. payload_max_bytes: of one publication.
     """
 
     def __init__(
@@ -89,19 +89,19 @@ class Fanout:
         source: Source,
         metrics: Metrics,
         *,
-        follower: Follower | None = None,
-        attendant: Attendant | None = None,
+        history_filter: HistoryFilter | None = None,
+        roster_filter: RosterFilter | None = None,
         chunk: int = CHUNK,
         payload_max_bytes: int = PAYLOAD_MAX_BYTES,
     ) -> None:
         self._hub = hub
         self._metrics = metrics
-        self._follower: Follower = follower or _Nobody()
-        self._attendant = attendant
+        self._history_filter: HistoryFilter = history_filter or _NoHistory()
+        self._roster_filter = roster_filter
         self._payload_max_bytes = payload_max_bytes
         self._listeners: dict[str, tuple[Listener, OnGap | None]] = {}
-        self._passes = WriteQueue(source, chunk=chunk, on_done=self._on_done)
-        self._pieces = BatchEncoder(hub, self._passes, metrics)
+        self._write_queue = WriteQueue(source, chunk=chunk, on_done=self._on_done)
+        self._batches = BatchEncoder(hub, self._write_queue, metrics)
         self._started_s = 0.0
         self._probe: tuple[str, bytes, float] | None = None
         self._is_probe_here = False
@@ -139,41 +139,41 @@ class Fanout:
                 self._is_probe_here = channel is not None
             if key not in self._listeners and channel is None:  # its last subscriber has just left
                 self._metrics.drops.labels("no_subscriber").inc(len(payloads))
-            elif key in self._follower:
-                self._follow(key, self._follower.hear(key, self._read(key, payloads)))
+            elif key in self._history_filter:
+                self._follow(key, self._history_filter.hear(key, self._read(key, payloads)))
             else:
                 if key in self._listeners:
-                    self._tell(key, payloads, is_only=channel is None)
+                    self._call_listener(key, payloads, is_only=channel is None)
                 if channel is not None:
                     self._sort(channel, payloads)
         self._metrics.publications_received.inc(received)
-        self._passes.run()
+        self._write_queue.run()
 
     def pass_on(self, key: str, steps: Sequence[Step]) -> None:
-        """Deliver the steps for which a channel's follower had to read history."""
+        """Deliver the steps for which a channel's history filter had to read history."""
         self._begin()
         self._follow(key, steps)
-        self._passes.run()
+        self._write_queue.run()
 
-    def tell(self, key: str, notices: Sequence[bytes], version: int = 0) -> None:
+    def deliver_notices(self, key: str, notices: Sequence[bytes], version: int = 0) -> None:
         """Deliver this node's own notices, bare or addressed publications, to a channel's local subscribers.
 
         version: clients that have received a list of this or a later version do not get them.
         """
         self._begin()
-        news = News(version, is_missed=True) if version else None
+        event = RosterEvent(version, is_missed=True) if version else None
         for publication in self._read(key, notices):
             checked = self._check(key, publication)
             if checked is not None:
-                self._deliver_together(key, [checked], publication.selector, news)
-        self._passes.run()
+                self._deliver_together(key, [checked], publication.selector, event)
+        self._write_queue.run()
 
     def stop(self) -> None:
         """Discard the deliveries in progress."""
-        self._passes.stop()
+        self._write_queue.stop()
 
     def _begin(self) -> None:
-        if self._passes.is_idle:
+        if self._write_queue.is_idle:
             self._started_s = perf_counter()
 
     def _on_done(self) -> None:
@@ -206,7 +206,7 @@ class Fanout:
 
     # -- channels without a history ----------------------------------------------------------------------------------
 
-    def _tell(self, key: str, payloads: Sequence[bytes], *, is_only: bool) -> None:
+    def _call_listener(self, key: str, payloads: Sequence[bytes], *, is_only: bool) -> None:
         """Call the callback with a read's valid publications. is_only: no subscribers, so count invalid ones here."""
         publications = []
         for data in payloads:
@@ -223,10 +223,10 @@ class Fanout:
 
     def _sort(self, channel: Channel, payloads: Sequence[bytes]) -> None:
         """Check the payloads and queue passes: one for those to all subscribers, one for each addressed publication."""
-        sound: list[bytes] = []
+        valid: list[bytes] = []
         values: list[Json] = []
         for data in payloads:
-            payload, selector, change, news = data, None, None, None
+            payload, selector, change, event = data, None, None, None
             try:
                 if data[:1] == MARK:
                     publication = read_publication(data)
@@ -239,24 +239,24 @@ class Fanout:
                 self._drop(channel.key, error)
                 continue
             if change is not None:
-                news = self._hear(channel.key, change)
-                if news is None:
+                event = self._hear(channel.key, change)
+                if event is None:
                     continue
             if data is payload:
                 self._metrics.unsequenced_publications.inc()
-            if selector is not None or news is not None:
+            if selector is not None or event is not None:
                 if selector is None or any(
                     selector.selects(each) for group in channel.groups.values() for each in group
                 ):  # else no local subscriber is addressed, and its neighbours remain one write
-                    self._pieces.plain(channel, sound, values)
-                    sound, values = [], []
-                    self._pieces.plain(channel, [payload], [value], selector, news)
-                if news is not None:
-                    channel.heard = max(channel.heard, news.version)
+                    self._batches.plain(channel, valid, values)
+                    valid, values = [], []
+                    self._batches.plain(channel, [payload], [value], selector, event)
+                if event is not None:
+                    channel.heard = max(channel.heard, event.version)
             else:
-                sound.append(payload)
+                valid.append(payload)
                 values.append(value)
-        self._pieces.plain(channel, sound, values)
+        self._batches.plain(channel, valid, values)
 
     # -- channels with a history -------------------------------------------------------------------------------------
 
@@ -266,7 +266,7 @@ class Fanout:
             try:
                 publication = read_publication(data)
                 if publication.position is not None and len(publication.payload) > self._payload_max_bytes:
-                    publication = tombstone(publication, "too_large")  # now: the follower may buffer it for a while
+                    publication = tombstone(publication, "too_large")  # now: the filter may buffer it for a while
                 publications.append(publication)
             except InvalidMessage as error:
                 self._drop(key, error)
@@ -274,29 +274,29 @@ class Fanout:
 
     def _follow(self, key: str, steps: Sequence[Step]) -> None:
         """Deliver steps in order; consecutive publications for the same subscribers are joined."""
-        together: list[tuple[Publication, Json]] = []
+        batch: list[tuple[Publication, Json]] = []
         for step in steps:
             if isinstance(step, Publication):
                 checked = self._check(key, step)
                 if checked is None:
                     continue
                 if step.selector is None and step.change is None:
-                    together.append(checked)
+                    batch.append(checked)
                     continue
-                news = None if step.change is None else self._hear(key, step.change)
-                if step.change is not None and news is None:
+                event = None if step.change is None else self._hear(key, step.change)
+                if step.change is not None and event is None:
                     continue
-                self._deliver_together(key, together)
-                together = []
-                self._deliver_together(key, [checked], step.selector, news)
+                self._deliver_together(key, batch)
+                batch = []
+                self._deliver_together(key, [checked], step.selector, event)
                 continue
-            self._deliver_together(key, together)
-            together = []
+            self._deliver_together(key, batch)
+            batch = []
             if isinstance(step, Gap):
                 self._tell_gap(key, step.position)
             else:
                 self._deliver_late(key, step)
-        self._deliver_together(key, together)
+        self._deliver_together(key, batch)
 
     def _check(self, key: str, publication: Publication) -> tuple[Publication, Json] | None:
         """Decode a payload; None = deliver nothing. A publication with a position becomes a tombstone instead."""
@@ -316,12 +316,12 @@ class Fanout:
             self._metrics.unsequenced_publications.inc()
         return publication, value
 
-    def _hear(self, key: str, change: Change) -> News | None:
+    def _hear(self, key: str, change: Change) -> RosterEvent | None:
         """Process a change of a roster; None = subscribers have been notified of it already."""
-        if self._attendant is None:
-            return News(change.version)
-        if self._attendant.hear(key, change):
-            return News(change.version, self._attendant.known(key))
+        if self._roster_filter is None:
+            return RosterEvent(change.version)
+        if self._roster_filter.hear(key, change):
+            return RosterEvent(change.version, self._roster_filter.known(key))
         channel = self._hub.get(key)
         if channel is not None:
             channel.heard = max(channel.heard, change.version)
@@ -332,7 +332,7 @@ class Fanout:
         key: str,
         checked: Sequence[tuple[Publication, Json]],
         selector: Selector | None = None,
-        news: News | None = None,
+        event: RosterEvent | None = None,
     ) -> None:
         if key in self._listeners:
             self._hand(key, [publication for publication, _ in checked])
@@ -340,17 +340,17 @@ class Fanout:
         if channel is None:
             return
         if channel.groups:
-            sound = [(each.payload, value) for each, value in checked if not each.is_tombstone]
-            payloads, values = [payload for payload, _ in sound], [value for _, value in sound]
-            self._pieces.plain(channel, payloads, values, selector, news)
-        self._pieces.positioned(channel, checked, selector, news)
-        if news is not None and not news.is_missed:
-            channel.heard = max(channel.heard, news.version)
+            valid = [(each.payload, value) for each, value in checked if not each.is_tombstone]
+            payloads, values = [payload for payload, _ in valid], [value for _, value in valid]
+            self._batches.plain(channel, payloads, values, selector, event)
+        self._batches.positioned(channel, checked, selector, event)
+        if event is not None and not event.is_missed:
+            channel.heard = max(channel.heard, event.version)
 
     def _deliver_late(self, key: str, late: Late) -> None:
         channel, checked = self._hub.get(key), self._check(key, late.publication)
         if channel is not None and checked is not None and not checked[0].is_tombstone:
-            self._pieces.plain(channel, [late.publication.payload], [checked[1]])
+            self._batches.plain(channel, [late.publication.payload], [checked[1]])
 
     def _tell_gap(self, key: str, position: Position) -> None:
         _listener, on_gap = self._listeners.get(key, (None, None))
@@ -361,4 +361,4 @@ class Fanout:
             _log.exception("listener failed")
         channel = self._hub.get(key)
         if channel is not None and channel.gap is not None:
-            self._pieces.notice(channel, channel.gap(position))
+            self._batches.notice(channel, channel.gap(position))

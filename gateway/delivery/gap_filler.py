@@ -38,14 +38,14 @@ class GapFiller:
 
     def __init__(
         self,
-        keeper: HistoryStore,
+        history_store: HistoryStore,
         deliver: Callable[[str, Sequence[Step]], None],
         metrics: Metrics,
         *,
         is_congested: Callable[[str], bool],
         portion_max_bytes: int,
     ) -> None:
-        self._keeper = keeper
+        self._history_store = history_store
         self._deliver = deliver
         self._metrics = metrics
         self._is_congested = is_congested
@@ -65,10 +65,10 @@ class GapFiller:
 
     async def _fill(self, key: str, order: ChannelOrder) -> None:
         since = order.begin_fill()
-        missed = await self._keeper.read(key, since, max_entries=FILL_MAX, max_bytes=FILL_MAX_BYTES)
+        missed = await self._history_store.read(key, since, max_entries=FILL_MAX, max_bytes=FILL_MAX_BYTES)
         self._metrics.gap_repairs.inc()
         if missed is None:
-            kept, top = await self._keeper.recent(key, AFTER_GAP_MAX)
+            kept, top = await self._history_store.recent(key, AFTER_GAP_MAX)
             self._metrics.gaps.inc()
             _log.warning("a gap that history cannot fill", channel=key[:100])
             self._deliver(key, order.end_fill_with_gap(top, kept))

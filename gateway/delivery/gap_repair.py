@@ -63,17 +63,17 @@ class GapRepair:
 
     def __init__(
         self,
-        keeper: HistoryStore,
+        history_store: HistoryStore,
         filler: GapFiller,
         metrics: Metrics,
         *,
         compare_every_s: float = COMPARE_EVERY_S,
         compare_grace_s: float = COMPARE_GRACE_S,
     ) -> None:
-        self._keeper = keeper
+        self._history_store = history_store
         self._filler = filler
         self._metrics = metrics
-        self._unkept = Unkept(keeper, metrics)
+        self._unkept = Unkept(history_store, metrics)
         self._compare_every_s = compare_every_s
         self._compare_grace_s = compare_grace_s
         self._followed: dict[str, _Followed] = {}
@@ -119,7 +119,7 @@ class GapRepair:
             return  # no longer tracked; the caller notices it
         async with followed.opening:
             if followed.order.last is None:
-                followed.order.start_at(await self._keeper.position(key))
+                followed.order.start_at(await self._history_store.position(key))
                 self._fill_if_wanted(key, followed)
 
     def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
@@ -169,7 +169,7 @@ class GapRepair:
                 return None
             joined = followed.order.join(since, missed)
             if joined is not None:
-                return joined[: len(missed)] + [_sound(each) for each in joined[len(missed) :]]
+                return joined[: len(missed)] + [_as_deliverable(each) for each in joined[len(missed) :]]
             await self._fill(key, followed)
         return None  # unknown what it missed
 
@@ -195,16 +195,16 @@ class GapRepair:
 
     async def _read(self, key: str, since: Position) -> list[Publication] | None:
         async with self._recoveries:
-            missed = await self._keeper.read(
+            missed = await self._history_store.read(
                 key, since, max_entries=REPLAY_MAX, max_bytes=REPLAY_MAX_BYTES, is_away=True
             )
         if missed is None:
             return None
-        sound = [_sound(each) for each in missed]
-        for each in sound:
+        checked = [_as_deliverable(each) for each in missed]
+        for each in checked:
             if each.is_tombstone:
                 self._metrics.drops.labels(each.fault).inc()
-        return sound
+        return checked
 
     async def _fill(self, key: str, followed: _Followed) -> None:
         """Run a fill that begins after this call. Raises BrokerUnavailable: it takes too long."""
@@ -274,7 +274,7 @@ class GapRepair:
         """Return the channels whose history has more than this node, or something else."""
         behind: dict[str, tuple[_Followed, Position | None]] = {}
         for page in _pages(self._followed.items(), COMPARE_PAGE):
-            tops = await self._keeper.positions([key for key, _ in page])
+            tops = await self._history_store.positions([key for key, _ in page])
             behind |= {key: (each, tops.get(key)) for key, each in page if not each.order.agrees(tops.get(key))}
         return behind
 
@@ -298,7 +298,7 @@ def _release(asked: Iterable[asyncio.Future[None]]) -> None:
             future.set_result(None)
 
 
-def _sound(publication: Publication) -> Publication:
+def _as_deliverable(publication: Publication) -> Publication:
     try:
         decode_json(publication.payload)
     except InvalidMessage:

@@ -20,11 +20,12 @@ from typing import Final
 
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
-from snorky.gateway.protocol.codec import Json, Template
+from snorky.gateway.protocol.codec import Json
 from snorky.gateway.protocol.publication import Position, Selector
+from snorky.gateway.protocol.splicing import Template
 from snorky.gateway.protocol.ws_frames import Dialect
 
-__all__ = ["Channel", "Group", "Groups", "Hub", "News"]
+__all__ = ["Channel", "Group", "Groups", "Hub", "RosterEvent"]
 
 AHEAD: Final = 60_000_000  # microseconds: if a list's version is this much later, Redis' clock was set back since
 LATE_S: Final = 5.0  # changes delayed more are sent, perhaps twice: the clock of Redis may have been set back
@@ -34,7 +35,7 @@ Groups = dict[Dialect, Group]
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class RosterEvent:
     """A change of the channel's roster that a publication reports. version: of the roster after the change.
 
     known: clients that received a list of at most this version know the change already; 0 = none do. is_missed: this
@@ -86,24 +87,26 @@ class Channel:
         every = (*self.groups.values(), *self.positioned.values())
         return any(each.pending_bytes > each.outbox_max_bytes // 4 for group in every for each in group)
 
-    def audience(self, selector: Selector | None, news: News | None, now_s: float) -> Callable[[Connection], bool]:
-        """Return a predicate: which subscribers receive a publication. news: what it reports about the roster."""
+    def audience(
+        self, selector: Selector | None, event: RosterEvent | None, now_s: float
+    ) -> Callable[[Connection], bool]:
+        """Return a predicate: which subscribers receive a publication. event: what it reports about the roster."""
         selects = (lambda _: True) if selector is None else selector.selects
-        if news is None or not self.listed:
+        if event is None or not self.listed:
             return selects
-        listed, held, version, known, heard = self.listed.get, self.held or {}, news.version, news.known, self.heard
+        listed, held, version, known, heard = self.listed.get, self.held or {}, event.version, event.known, self.heard
         is_late = now_s < self._late_until_s  # changes that lists contain may still arrive
-        is_missed, ahead = news.is_missed, version + AHEAD
+        is_missed, ahead = event.is_missed, version + AHEAD
 
         def chooses(connection: Connection) -> bool:
             if not selects(connection):
                 return False
-            told = listed(connection)
-            if told is None or connection in held:  # `release` compares versions
+            list_version = listed(connection)
+            if list_version is None or connection in held:  # `release` compares versions
                 return True
             if is_missed:
-                return not version <= told < ahead
-            return (not known or told > known) and not (is_late and heard < told >= version)
+                return not version <= list_version < ahead
+            return (not known or list_version > known) and not (is_late and heard < list_version >= version)
 
         return chooses
 

@@ -25,10 +25,10 @@ _log = structlog.get_logger("snorky.repair")
 
 
 class Unkept:
-    """Counts and logs such publications, and has the keeper record them."""
+    """Counts and logs such publications, and has the history store record them."""
 
-    def __init__(self, keeper: HistoryStore, metrics: Metrics) -> None:
-        self._keeper = keeper
+    def __init__(self, history_store: HistoryStore, metrics: Metrics) -> None:
+        self._history_store = history_store
         self._metrics = metrics
         self._keys: set[str] = set()  # channels to record; only tracked ones, so their number is bounded
         self._noting = ""  # the channel being recorded
@@ -65,7 +65,7 @@ class Unkept:
         while self._keys:
             key = self._noting = self._keys.pop()
             try:
-                await self._keeper.note_lost(key)
+                await self._history_store.note_lost(key)
             except BrokerUnavailable:
                 self._keys.add(key)
                 await asyncio.sleep(RETRY_S)

@@ -26,7 +26,7 @@ def ops_routes(node: Node) -> list[web.RouteDef]:
         return web.json_response({"status": "alive", "node": node.node_id})
 
     async def readyz(_request: web.Request) -> web.Response:
-        reasons = ["draining"] * node.is_draining + ["deaf"] * node.is_deaf
+        reasons = ["draining"] * node.is_draining + ["redis_unverified"] * node.is_redis_unverified
         reasons += ["redis_full"] * node.is_redis_full()
         reasons += ["redis_refuses"] * bool(refusal := node.redis_refusal())
         body = {"status": "unready" if reasons else "ready", "reasons": reasons, "node": node.node_id}

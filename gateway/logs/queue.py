@@ -31,7 +31,7 @@ class LogQueue:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self.dropped = 0  # lines, in total
-        self._told = 0  # of those, the number already reported by a line
+        self._reported = 0  # of those, the number already reported by a line
 
     def put(self, line: str) -> None:
         """Queue one line, without its line end; never waits for the reader."""
@@ -57,8 +57,8 @@ class LogQueue:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._lines))
                 data = self._lines.popleft()
-                size, dropped = len(data), self.dropped - self._told
-                self._told = self.dropped
+                size, dropped = len(data), self.dropped - self._reported
+                self._reported = self.dropped
             if dropped:
                 event = {"event": "log lines dropped: stderr is not read", "lines": dropped, "level": "warning"}
                 data = json.dumps(event).encode() + b"\n" + data

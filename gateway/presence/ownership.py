@@ -3,7 +3,8 @@
 Rules:
 - An entry is recorded here before the request to Redis, until Redis has confirmed its removal: so a node
   that registers again after a fence or a loss registers everything that its clients believe to own.
-- If a connection ends during a request to Redis, its belongings are released at once, and again after the response.
+- If a connection ends during a request to Redis, its entries and names are released at once, and again after the
+  response.
 - A failed release is retried until it succeeds, unless the connection has acquired the entry again: while this node
   lives, no reaper does it.
 """
@@ -53,7 +54,7 @@ def _demand_small(entry: str, data: Any) -> None:
         raise LimitExceeded("entry_max_bytes", f"An entry takes at most {ENTRY_MAX_BYTES} bytes", code="too_large")
 
 
-class _Belongings:
+class _OwnedState:
     """What one connection owns."""
 
     __slots__ = ("connection", "members", "names")
@@ -78,10 +79,10 @@ class Ownership:
         self._is_here = is_here
         self._node_id = node_id
         self._notice_of = notice_of
-        self._belongings: dict[int, _Belongings] = {}
+        self._owned: dict[int, _OwnedState] = {}
         self.lists_of_names: SharedReads[Shared] = SharedReads(self._list_names, name="names", rest=LISTING_REST)
-        self._owed: deque[Callable[[], Awaitable[object]]] = deque()  # pending releases, at most one per owned entry
-        self._giving_back: asyncio.Task[None] | None = None
+        self._pending_releases: deque[Callable[[], Awaitable[object]]] = deque()  # at most one per owned entry
+        self._release_task: asyncio.Task[None] | None = None
         self._is_stopped = False
 
     async def start(self) -> None:
@@ -92,7 +93,7 @@ class Ownership:
         """Try pending releases once more, then release the lease."""
         self._is_stopped = True
         await self.lists_of_names.stop()
-        task = self._giving_back
+        task = self._release_task
         if task is not None:
             await asyncio.wait((task,), timeout=STOP_S)
             task.cancel()
@@ -104,23 +105,23 @@ class Ownership:
     async def enter(self, connection: Connection, roster: str, *, entry: str, data: Any) -> Entered:
         """See Rosters.enter."""
         _demand_small(entry, data)
-        belongings = self._of(connection)
+        owned = self._of(connection)
         identity = stated_identity(connection.identity) or connection.id
         owner = Owner(self._node_id, self.directory.incarnation, connection.serial)
-        known = belongings.members.get((roster, entry))
-        belongings.members[roster, entry] = Member(identity, owner, entry, data)
+        known = owned.members.get((roster, entry))
+        owned.members[roster, entry] = Member(identity, owner, entry, data)
         try:
             entered = await self.directory.enter(roster, connection.serial, identity, entry=entry, data=data)
         except LimitExceeded:  # nothing was done
             if known is None:
-                belongings.members.pop((roster, entry), None)
+                owned.members.pop((roster, entry), None)
             else:
-                belongings.members[roster, entry] = known
+                owned.members[roster, entry] = known
             raise
         except BaseException:
             if known is None:  # Redis may have executed it: undo
-                belongings.members.pop((roster, entry), None)
-                self._owe(lambda: self._leave_again(connection.serial, roster, entry))
+                owned.members.pop((roster, entry), None)
+                self._schedule_release(lambda: self._leave_again(connection.serial, roster, entry))
             raise
         finally:
             self._recheck(connection)
@@ -138,8 +139,8 @@ class Ownership:
         if known is None:
             return False
         members[roster, entry] = member = Member(known.identity, known.owner, entry, data)
-        told = encode_notice(notice)
-        changed = None if told is None else write_change(told, _change("=", member, is_identity=False))
+        encoded = encode_notice(notice)
+        changed = None if encoded is None else write_change(encoded, _change("=", member, is_identity=False))
         # False = Redis has lost the entry: it will be registered again shortly, with this data
         try:
             await self.directory.update(roster, connection.serial, entry=entry, data=data, notice=changed)
@@ -151,32 +152,32 @@ class Ownership:
 
     async def leave(self, connection: Connection, roster: str, *, entry: str) -> bool:
         """See Rosters.leave."""
-        belongings = self._belongings.get(connection.serial)
-        if belongings is None or belongings.members.pop((roster, entry), None) is None:
+        owned = self._owned.get(connection.serial)
+        if owned is None or owned.members.pop((roster, entry), None) is None:
             return False
         try:
             await self.directory.leave(roster, connection.serial, entry=entry)
         except BaseException:
-            self._owe(lambda: self._leave_again(connection.serial, roster, entry))
+            self._schedule_release(lambda: self._leave_again(connection.serial, roster, entry))
             raise
         return True
 
     async def claim(self, connection: Connection, names: str, name: str) -> bool:
         """See Names.claim."""
         identity = stated_identity(connection.identity)
-        belongings = self._of(connection)
-        is_new = (names, name) not in belongings.names
-        belongings.names.add((names, name))
+        owned = self._of(connection)
+        is_new = (names, name) not in owned.names
+        owned.names.add((names, name))
         is_ours = False
         try:
             is_ours = await self.directory.claim(names, name, connection.serial, identity)
         except BaseException:
             if is_new:
-                self._owe(lambda: self._release_again(connection.serial, names, name))
+                self._schedule_release(lambda: self._release_again(connection.serial, names, name))
             raise
         finally:
             if is_new and not is_ours:
-                belongings.names.discard((names, name))
+                owned.names.discard((names, name))
             self._recheck(connection)
         if connection.is_closed:
             raise ConnectionClosed
@@ -184,20 +185,20 @@ class Ownership:
 
     async def release(self, connection: Connection, names: str, name: str) -> bool:
         """See Names.release."""
-        belongings = self._belongings.get(connection.serial)
-        if belongings is None or (names, name) not in belongings.names:
+        owned = self._owned.get(connection.serial)
+        if owned is None or (names, name) not in owned.names:
             return False
-        belongings.names.discard((names, name))
+        owned.names.discard((names, name))
         try:
             return await self.directory.release(names, name, connection.serial)
         except BaseException:
-            self._owe(lambda: self._release_again(connection.serial, names, name))
+            self._schedule_release(lambda: self._release_again(connection.serial, names, name))
             raise
 
     def names_of(self, connection: Connection) -> Collection[tuple[str, str]]:
         """Return the names that a connection owns or is acquiring, as (names key, name)."""
-        belongings = self._belongings.get(connection.serial)
-        return () if belongings is None else belongings.names
+        owned = self._owned.get(connection.serial)
+        return () if owned is None else owned.names
 
     def holds(self, connection: Connection, names: str, name: str) -> bool:
         """True if a connection owns a name, or is acquiring it. Raises BrokerUnavailable: it may have lost it."""
@@ -209,8 +210,8 @@ class Ownership:
 
     def forget(self, connection: Connection) -> None:
         """Release what a closed connection owned."""
-        if self._belongings.pop(connection.serial, None) is not None:
-            self._owe(lambda: self.directory.disowned(connection.serial))
+        if self._owned.pop(connection.serial, None) is not None:
+            self._schedule_release(lambda: self.directory.disowned(connection.serial))
 
     async def _list_names(self, names: str) -> Shared:
         found = await self.directory.list_names(names)
@@ -220,13 +221,13 @@ class Ownership:
 
     def local_members(self) -> Iterable[tuple[str, Member]]:
         """Return all roster entries of local connections."""
-        return [(roster, member) for each in self._belongings.values() for (roster, _), member in each.members.items()]
+        return [(roster, member) for each in self._owned.values() for (roster, _), member in each.members.items()]
 
     def local_names(self) -> Iterable[tuple[str, str, int, str | None]]:
         """Return all names that local connections own."""
         return [
             (names, name, serial, each.connection.identity)
-            for serial, each in self._belongings.items()
+            for serial, each in self._owned.items()
             for names, name in each.names
         ]
 
@@ -235,76 +236,76 @@ class Ownership:
         service, _, name = roster.partition(":")
         kind: Literal["+", "-"] = "+" if has_joined else "-"
         try:
-            told = encode_notice(self._notice_of(service, channel_of(name), member, has_joined, is_identity))
-            return None if told is None else write_change(told, _change(kind, member, is_identity=is_identity))
+            encoded = encode_notice(self._notice_of(service, channel_of(name), member, has_joined, is_identity))
+            return None if encoded is None else write_change(encoded, _change(kind, member, is_identity=is_identity))
         except Exception:  # an error of a service, or an unknown roster: joining and leaving must still succeed
             _log.exception("no notice", service=service)
             return None
 
     def on_lost_name(self, names: str, name: str, serial: int) -> None:
         """Close a connection that lost a name while this node was away: its client must reconnect and resync."""
-        belongings = self._belongings.get(serial)
-        if belongings is not None and (names, name) in belongings.names:  # else it has just released the name
-            belongings.names.discard((names, name))
-            belongings.connection.close(CloseCode.RESYNC, "Name lost")
+        owned = self._owned.get(serial)
+        if owned is not None and (names, name) in owned.names:  # else it has just released the name
+            owned.names.discard((names, name))
+            owned.connection.close(CloseCode.RESYNC, "Name lost")
 
     def on_direct(self, serial: int, message: bytes) -> bool:
         """Deliver a direct message to a local connection; False = it has gone, or delivery failed."""
-        belongings = self._belongings.get(serial)
-        if belongings is None or belongings.connection.is_closed:
+        owned = self._owned.get(serial)
+        if owned is None or owned.connection.is_closed:
             return False
         try:
-            belongings.connection.send(decode_json(message))
+            owned.connection.send(decode_json(message))
         except Exception:  # a broken transport, or an invalid message: the reader of Redis must continue
-            _log.exception("direct message failed", connection=belongings.connection.id)
+            _log.exception("direct message failed", connection=owned.connection.id)
             return False
         return True
 
     # -- inner -------------------------------------------------------------------------------------------------
 
-    def _of(self, connection: Connection) -> _Belongings:
+    def _of(self, connection: Connection) -> _OwnedState:
         if connection.is_closed or not self._is_here(connection):
             raise ConnectionClosed  # or a backend's request: `forget` would never release what it owns
-        belongings = self._belongings.get(connection.serial)
-        if belongings is None:
-            belongings = self._belongings[connection.serial] = _Belongings(connection)
-        return belongings
+        owned = self._owned.get(connection.serial)
+        if owned is None:
+            owned = self._owned[connection.serial] = _OwnedState(connection)
+        return owned
 
     async def _leave_again(self, serial: int, roster: str, entry: str) -> None:
-        belongings = self._belongings.get(serial)
-        if belongings is None or (roster, entry) not in belongings.members:
+        owned = self._owned.get(serial)
+        if owned is None or (roster, entry) not in owned.members:
             await self.directory.leave(roster, serial, entry=entry)
 
     async def _release_again(self, serial: int, names: str, name: str) -> None:
-        belongings = self._belongings.get(serial)
-        if belongings is None or (names, name) not in belongings.names:
+        owned = self._owned.get(serial)
+        if owned is None or (names, name) not in owned.names:
             await self.directory.release(names, name, serial)
 
     def _recheck(self, connection: Connection) -> None:
         """Release again if the connection ended during the request to Redis."""
         if connection.is_closed:
-            self._belongings.pop(connection.serial, None)
-            self._owe(lambda: self.directory.disowned(connection.serial))
+            self._owned.pop(connection.serial, None)
+            self._schedule_release(lambda: self.directory.disowned(connection.serial))
 
-    def _owe(self, give_back: Callable[[], Awaitable[object]]) -> None:
-        self._owed.append(give_back)
-        if self._giving_back is None and not self._is_stopped:  # after the lease is released, other nodes reap
-            self._giving_back = asyncio.get_running_loop().create_task(self._give_back(), name="giving back")
+    def _schedule_release(self, give_back: Callable[[], Awaitable[object]]) -> None:
+        self._pending_releases.append(give_back)
+        if self._release_task is None and not self._is_stopped:  # after the lease is released, other nodes reap
+            self._release_task = asyncio.get_running_loop().create_task(self._give_back(), name="giving back")
 
     async def _give_back(self) -> None:
         """Run the pending releases in concurrent batches: they do not depend on each other."""
         try:
-            while self._owed:
-                batch = [self._owed.popleft() for _ in range(min(BATCH, len(self._owed)))]
+            while self._pending_releases:
+                batch = [self._pending_releases.popleft() for _ in range(min(BATCH, len(self._pending_releases)))]
                 is_done = await asyncio.gather(*map(self._attempt, batch))
                 failed = [each for each, done in zip(batch, is_done, strict=True) if not done]
                 if failed:
-                    self._owed.extendleft(reversed(failed))
+                    self._pending_releases.extendleft(reversed(failed))
                     if self._is_stopped:  # other nodes reap
                         return
                     await asyncio.sleep(RETRY_S)
         finally:
-            self._giving_back = None
+            self._release_task = None
 
     @staticmethod
     async def _attempt(give_back: Callable[[], Awaitable[object]]) -> bool:

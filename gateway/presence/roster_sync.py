@@ -37,28 +37,28 @@ _log = structlog.get_logger("snorky.presences")
 class RosterSync:
     """Tracks rosters. grace_s: see Presence.
 
-    tell: sends differences to a roster's subscribers on this node, except those with a list of this version or a later
-    one; 0 = to all. is_congested: True while subscribers have much unsent data.
+    notify: sends differences to a roster's subscribers on this node, except those with a list of this version or a
+    later one; 0 = to all. is_congested: True while subscribers have much unsent data.
     """
 
     def __init__(
         self,
         directory: Directory,
-        tell: Callable[[str, Sequence[Difference], int], None],
+        notify: Callable[[str, Sequence[Difference], int], None],
         metrics: Metrics,
         *,
         is_congested: Callable[[str], bool] = lambda _roster: False,
         grace_s: float = GRACE_S,
     ) -> None:
         self._directory = directory
-        self._tell = tell
+        self._notify = notify
         self._metrics = metrics
         self._is_congested = is_congested
         self._grace_s = grace_s
         self._followed: dict[str, RosterView] = {}
         self._wanted: dict[str, None] = {}  # an ordered set: the rosters to compare
         self._woken = asyncio.Event()
-        self._doubts: dict[str, asyncio.TimerHandle] = {}
+        self._grace_timers: dict[str, asyncio.TimerHandle] = {}
         self._aftermath: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -129,10 +129,10 @@ class RosterSync:
 
     def _look_when_ripe(self, roster: str) -> None:
         self._end_doubt(roster)
-        self._doubts[roster] = asyncio.get_running_loop().call_later(self._grace_s, self._want, roster)
+        self._grace_timers[roster] = asyncio.get_running_loop().call_later(self._grace_s, self._want, roster)
 
     def _end_doubt(self, roster: str) -> None:
-        timer = self._doubts.pop(roster, None)
+        timer = self._grace_timers.pop(roster, None)
         if timer is not None:
             timer.cancel()
 
@@ -206,7 +206,7 @@ class RosterSync:
             return  # no longer tracked
         current = [now for each in differences if (now := presence.current(each)) is not None]
         if current:
-            self._tell(roster, current, version)
+            self._notify(roster, current, version)
 
     async def _until_taken(self, roster: str) -> None:
         """Wait until a roster's subscribers have read most of the sent events, at most PATIENCE_S."""

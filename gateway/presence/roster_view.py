@@ -110,9 +110,9 @@ class RosterView:
         "_last_seen",
         "_late_until_s",
         "_older_until_s",
+        "_reported",
         "_run",
         "_settled_version",
-        "_told",
         "has_hole",
         "known",
         "unsaid",
@@ -125,7 +125,7 @@ class RosterView:
         self.known = 0
         self.unsaid: list[Difference] = []
         self._grace_s = grace_s
-        self._told = _Roster()
+        self._reported = _Roster()
         self._identities: dict[str, _Place] = {}  # identities reported as joined, each with one of its entries
         self._doubtful: dict[_Place, float] = {}  # entries suspected to have left, with the time of the suspicion
         self._last_seen: dict[_Place, int] = {}  # of those: the last roster version that surely had the entry
@@ -155,18 +155,18 @@ class RosterView:
             self._heard.append(change)
         if self.version is not None:
             self._is_late = change.version < self.version
-            self._follow(change, self._told)
+            self._follow(change, self._reported)
             self._believe(change)
         return True
 
     def _known(self, change: Change) -> int:
         """Return the last list version that surely has an entry whose join was received; 0 = the entry is new."""
         place = change.connection_id, change.entry
-        if change.kind != "+" or self._told.identities.get(place) != change.identity:
+        if change.kind != "+" or self._reported.identities.get(place) != change.identity:
             return 0
         if self.version is None or change.version <= self.version:
             return 0  # it was in transit during the census: lists may be older
-        if self._told.data.get(place) != change.data:
+        if self._reported.data.get(place) != change.data:
             return 0
         if change.is_identity and change.identity not in self._identities:
             return 0
@@ -182,7 +182,7 @@ class RosterView:
         """True if nothing was missed of a roster whose version is now `version`; 0: it has had no notices."""
         if self.has_hole or self._is_late:
             return False
-        return version == self.version if version else not self._told.identities
+        return version == self.version if version else not self._reported.identities
 
     def begin_census(self) -> None:
         """Begin to collect changes, because a census is being read."""
@@ -206,7 +206,7 @@ class RosterView:
         self.has_hole = self._is_late = False
         later = [change for change in heard if change.version > census.version]
         if is_first:
-            self._told, self._identities = now, {identity: place for place, identity in now.identities.items()}
+            self._reported, self._identities = now, {identity: place for place, identity in now.identities.items()}
             for change in later:
                 self._follow(change, now)
                 self._believe(change)
@@ -219,11 +219,11 @@ class RosterView:
         gone = list(self._departures(now, now_s))
         come = list(self._arrivals(census, now))
         for place in self._doubtful:
-            identity = self._told.identities.get(place)
+            identity = self._reported.identities.get(place)
             if identity is not None:
-                now.put(place, identity, self._told.data.get(place))
+                now.put(place, identity, self._reported.data.get(place))
         self._last_seen = {place: self._last_seen.get(place, before) for place in self._doubtful}
-        self._told = now
+        self._reported = now
         for difference in gone + come:
             if difference.is_identity and difference.kind == "left":
                 del self._identities[difference.member.identity]
@@ -234,10 +234,10 @@ class RosterView:
     def current(self, difference: Difference) -> Difference | None:
         """Refresh a delayed difference with the current state; None if a newer change has superseded it."""
         member, place = difference.member, _place(difference.member)
-        is_here = self._told.identities.get(place) == member.identity
+        is_here = self._reported.identities.get(place) == member.identity
         if difference.kind == "left":
             return None if is_here else difference
-        return replace(difference, member=replace(member, data=self._told.data.get(place))) if is_here else None
+        return replace(difference, member=replace(member, data=self._reported.data.get(place))) if is_here else None
 
     def _follow(self, change: Change, roster: _Roster) -> None:
         """Update `version` if the change follows it; else set `has_hole` if the change is newer."""
@@ -257,18 +257,18 @@ class RosterView:
             self._identities.pop(change.identity, None)
         self._doubtful.pop(place, None)
         self._last_seen.pop(place, None)
-        for other in self._told.apply(change):
+        for other in self._reported.apply(change):
             self._doubtful.pop(_place(other), None)
             self.unsaid.append(Difference("left", other))
 
     def _confirm(self, place: _Place) -> None:
         """Confirm the leave of a suspected member: its notice arrived after a census that includes it."""
-        identity = self._told.identities.get(place)
+        identity = self._reported.identities.get(place)
         if identity is None or self._doubtful.pop(place, None) is None:
             return
-        member = self._told.member(place, identity)
-        self._told.take(place)
-        has_left = identity in self._identities and identity not in self._told.counts
+        member = self._reported.member(place, identity)
+        self._reported.take(place)
+        has_left = identity in self._identities and identity not in self._reported.counts
         if has_left:
             del self._identities[identity]
         self.unsaid.append(Difference("left", member, has_left))
@@ -277,8 +277,8 @@ class RosterView:
         """Remove from `now` what was not reported before; returns True if there was anything to remove."""
         has_strangers = False
         for place, identity in list(now.identities.items()):
-            data = self._told.data.get(place)
-            if self._told.identities.get(place) != identity:
+            data = self._reported.data.get(place)
+            if self._reported.identities.get(place) != identity:
                 now.take(place)
                 has_strangers = True
             elif now.data.get(place) != data:
@@ -288,26 +288,28 @@ class RosterView:
 
     def _departures(self, now: _Roster, now_s: float) -> Iterator[Difference]:
         """Find members that were reported and are missing for the grace period, and identities with no entry left."""
-        missing = {place: identity for place, identity in self._told.identities.items() if place not in now.identities}
+        missing = {
+            place: identity for place, identity in self._reported.identities.items() if place not in now.identities
+        }
         for identity, place in self._identities.items():
-            if identity not in self._told.counts and identity not in now.counts:
+            if identity not in self._reported.counts and identity not in now.counts:
                 missing.setdefault(place, identity)  # its other entries were reported as left one by one
         before, self._doubtful = self._doubtful, {}
-        ripe: dict[_Place, str] = {}
+        due: dict[_Place, str] = {}
         for place, identity in missing.items():
             since_s = before.get(place, now_s)
             if now_s - since_s >= self._grace_s:
-                ripe[place] = identity
+                due[place] = identity
             else:
                 self._doubtful[place] = since_s
-        for place, identity in self._told.identities.items():
+        for place, identity in self._reported.identities.items():
             if now.identities.get(place, identity) != identity:
-                ripe[place] = identity  # the connection has another identity now
+                due[place] = identity  # the connection has another identity now
         staying = now.counts.keys() | {missing[place] for place in self._doubtful}
-        last = {identity: place for place, identity in ripe.items()}
-        for place, identity in ripe.items():
+        last = {identity: place for place, identity in due.items()}
+        for place, identity in due.items():
             is_identity = identity in self._identities and identity not in staying and last[identity] == place
-            yield Difference("left", self._told.member(place, identity), is_identity)
+            yield Difference("left", self._reported.member(place, identity), is_identity)
 
     def _arrivals(self, census: RosterSnapshot, now: _Roster) -> Iterator[Difference]:
         """Find members that were not reported, and members whose data has changed since it was reported."""
@@ -316,10 +318,10 @@ class RosterView:
             identity, place = member.identity, _place(member)
             if now.identities.get(place) != identity:
                 continue  # it has left since, by a received notice
-            if identity not in identities or self._told.identities.get(place) != identity:
+            if identity not in identities or self._reported.identities.get(place) != identity:
                 yield Difference("joined", member, identity not in identities)
                 identities.add(identity)
-            elif now.data.get(place) != self._told.data.get(place):
+            elif now.data.get(place) != self._reported.data.get(place):
                 yield Difference("updated", member)
         for place, identity in now.identities.items():  # identities of which only later entries were received
             if identity not in identities:

@@ -1,4 +1,4 @@
-"""Strict encoding and decoding of values; envelopes; templates of messages to many subscribers.
+"""Strict encoding and decoding of values; envelopes.
 
 Rules:
 - One data model: JSON with 64-bit integers. Both `encode_*` accept whatever any `decode_*` accepts, so a message
@@ -16,10 +16,9 @@ Python code and are always checked: msgspec would silently turn NaN into null an
 """
 
 import re
-import secrets
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any
 
 import msgpack  # type: ignore[import-untyped]  # ships no annotations
 import msgspec
@@ -39,12 +38,9 @@ __all__ = [
     "CHANNEL_MAX_BYTES",
     "MAX_DEPTH",
     "MAX_VALUES",
-    "PAYLOAD",
     "Encoding",
     "Envelope",
     "Json",
-    "Payload",
-    "Template",
     "canonical",
     "channel_key",
     "channel_name",
@@ -95,74 +91,12 @@ class Encoding(Enum):
 _JSON = Encoding.JSON  # reading an Enum's attribute is slower than a global, and each render does it
 
 
-class Payload(Enum):
-    """The type of PAYLOAD, for annotations: `Json | Payload`."""
-
-    PAYLOAD = "payload"
-
-
-PAYLOAD: Final = Payload.PAYLOAD  # marks the place of the payload in a Template
-_PLACE = {"offset", "position", "tombstone"}  # keys that the form with a position adds
-
-
 @dataclass(frozen=True, slots=True)
 class Envelope:
     """A message from a peer and the service it is addressed to (PROTOCOL "Envelope")."""
 
     service: str
     message: Json
-
-
-class Template:
-    """A message to many subscribers: encoded once per channel; each publication's payload is inserted as bytes.
-
-    A second form, for clients that recover by position, adds `offset` and `position` at the end.
-    """
-
-    __slots__ = ("_json", "_message", "_msgpack", "_positioned", "_service")
-
-    def __init__(self, service: str, message: Json | Payload) -> None:
-        """Encode the envelope of `message`, a JSON value with PAYLOAD in place of exactly one value.
-
-        Raises ValueError: PAYLOAD is missing or there more than once. InvalidMessage: as `encode`.
-        """
-        mark = secrets.token_hex(16)  # 128 random bits: cannot occur in the message, whatever the channel's name
-        value: Json = {"service": service, "message": _fill(message, mark, 0)}
-        self._json = _split(encode_json(value), mark, encode_json(mark))
-        self._msgpack = _split(encode_msgpack(value), mark, encode_msgpack(mark))
-        self._service = service
-        self._message = message
-        self._positioned: dict[tuple[Encoding, bool], list[bytes]] = {}  # filled on first use
-
-    @property
-    def has_place_for_position(self) -> bool:
-        """True if the second form exists: the message is an object without the keys that it adds."""
-        return isinstance(self._message, dict) and not _PLACE & self._message.keys()
-
-    def render(self, payload: bytes, encoding: Encoding) -> bytes:
-        """Return the whole envelope with `payload`, which must be one strict value in this encoding: unchecked."""
-        before, after = self._json if encoding is _JSON else self._msgpack
-        return before + payload + after
-
-    def render_at(
-        self, payload: bytes, encoding: Encoding, *, offset: int, position: str, is_tombstone: bool = False
-    ) -> bytes:
-        """Return the second form with `payload`. is_tombstone: add `"tombstone": true` for clients counting offsets."""
-        pieces = self._positioned.get((encoding, is_tombstone))
-        if pieces is None:
-            pieces = self._positioned[encoding, is_tombstone] = self._with_position(encoding, is_tombstone)
-        first, second, third, last = pieces
-        return first + payload + second + encode(offset, encoding) + third + encode(position, encoding) + last
-
-    def _with_position(self, encoding: Encoding, is_tombstone: bool) -> list[bytes]:
-        payload, offset, position = marks = [secrets.token_hex(16) for _ in range(3)]
-        filled = _fill(self._message, payload, 0)
-        filled |= {"tombstone": True} if is_tombstone else {}
-        value: Json = {"service": self._service, "message": {**filled, "offset": offset, "position": position}}
-        pieces = [encode(value, encoding)]
-        for mark in marks:
-            pieces += _split(pieces.pop(), mark, encode(mark, encoding))
-        return pieces
 
 
 def decode_json(data: bytes | memoryview) -> Json:
@@ -382,22 +316,3 @@ def _scan_msgpack(data: bytes) -> None:
             raise InvalidMessage("Nested too deeply")
         if seen > 2 * MAX_VALUES:  # keys count here; `_verify` counts exactly
             raise InvalidMessage("Too many values")
-
-
-def _fill(message: Any, mark: str, depth: int) -> Any:
-    if message is PAYLOAD:
-        return mark
-    if depth > MAX_DEPTH:
-        raise InvalidMessage("Nested too deeply")
-    if isinstance(message, dict):
-        return {key: _fill(item, mark, depth + 1) for key, item in message.items()}
-    if isinstance(message, (list, tuple)):
-        return [_fill(item, mark, depth + 1) for item in message]
-    return message
-
-
-def _split(encoded: bytes, mark: str, encoded_mark: bytes) -> tuple[bytes, bytes]:
-    if encoded.count(mark.encode()) != 1:
-        raise ValueError("A template needs PAYLOAD exactly once")
-    before, _, after = encoded.partition(encoded_mark)
-    return before, after

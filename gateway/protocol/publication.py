@@ -160,8 +160,8 @@ def read_publication(data: bytes) -> Publication:
         if version == b"3":
             return _read_change(rest, payload)
         if version == b"h":
-            told = _read_sequenced(rest.decode("ascii"), payload)
-            return Publication(told.payload, hint=told.position)
+            decoded = _read_sequenced(rest.decode("ascii"), payload)
+            return Publication(decoded.payload, hint=decoded.position)
     except (ValueError, IndexError):  # includes invalid UTF-8 and missing fields
         raise InvalidMessage("Malformed header") from None
     raise UnknownVersion("Unknown version")
@@ -188,8 +188,8 @@ def write_addressed(payload: bytes, selector: Selector) -> bytes:
 
 def write_change(notice: bytes, change: Change) -> bytes:
     """Prepend to a notice the change that it reports, without the versions, which are known only to `write_version`."""
-    told = _Change(change.kind, change.is_identity, change.identity, change.connection_id, change.entry, change.data)
-    return b"j " + _encode(told) + b"\n" + notice
+    fields = _Change(change.kind, change.is_identity, change.identity, change.connection_id, change.entry, change.data)
+    return b"j " + _encode(fields) + b"\n" + notice
 
 
 def write_version(changed: bytes, version: int, previous: int) -> bytes:
@@ -224,13 +224,13 @@ def _read_selector(rest: bytes) -> Selector:
     if encoding != b"j":
         raise UnknownVersion("Unknown encoding")
     try:
-        told = _decode_selector(text)
+        decoded = _decode_selector(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _strict_selector(text)
     only, not_identity, not_connection = (
-        None if each is msgspec.UNSET else each for each in (told.only, told.not_identity, told.not_)
+        None if each is msgspec.UNSET else each for each in (decoded.only, decoded.not_identity, decoded.not_)
     )
-    return Selector(only, not_identity, not_connection, told.whole is not msgspec.UNSET)
+    return Selector(only, not_identity, not_connection, decoded.whole is not msgspec.UNSET)
 
 
 def _strict_selector(text: bytes) -> Selector:
@@ -288,17 +288,17 @@ def _read_change(rest: bytes, payload: bytes) -> Publication:
             raise InvalidMessage("Malformed header")  # a notice has no other form
         selector = _read_selector(inner_rest)
     try:
-        told = _decode_change(text)
+        decoded = _decode_change(text)
     except (msgspec.MsgspecError, RecursionError):
         raise InvalidMessage("Malformed header") from None
     change = Change(
-        told.kind,
-        told.is_identity,
-        told.identity,
-        told.connection_id,
-        told.entry,
+        decoded.kind,
+        decoded.is_identity,
+        decoded.identity,
+        decoded.connection_id,
+        decoded.entry,
         int(version),
         int(previous),
-        told.data,
+        decoded.data,
     )
     return Publication(payload, selector=selector, change=change)

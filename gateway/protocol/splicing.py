@@ -1,6 +1,9 @@
-"""Compound: a message to one connection that contains payloads which are encoded and checked already. Pure.
+"""Messages into which encoded and checked payloads are inserted as bytes. Pure.
 
-    compound = Compound()
+    template = Template("pubsub", {"type": "message", "message": PAYLOAD})      # one message to many subscribers
+    template.render(payload, encoding)
+
+    compound = Compound()                                                       # one message with many payloads
     compound.value = {"messages": [{"message": compound.enclose(payload)} for payload in payloads]}
 
     names = Shared(["alice", "bob"])             # encoded once for all replies
@@ -9,6 +12,8 @@
     compound.follow(self.notification(channel), publications)      # sent after it, in the form of live notifications
 
 Rules:
+- A message is encoded with a mark in each place, and cut there. The marks are random, so whatever a client or a service
+  writes into the message cannot contain one.
 - Each payload is within the limits of a message; many together may exceed them, or nest deeper. So payloads are
   inserted as bytes, after the checks of the surrounding message.
 - Following notifications are written together with the message, so nothing comes in between; but as separate
@@ -17,13 +22,101 @@ Rules:
 
 import secrets
 from collections.abc import Sequence
+from enum import Enum
+from typing import Any, Final
 
-from snorky.gateway.protocol.codec import Encoding, Json, Template, decode_json, encode, encode_msgpack
+from snorky.gateway.errors import InvalidMessage
+from snorky.gateway.protocol.codec import MAX_DEPTH, Encoding, Json, decode_json, encode, encode_msgpack
 from snorky.gateway.protocol.publication import Publication
 
-__all__ = ["Compound", "Shared"]
+__all__ = ["PAYLOAD", "Compound", "Payload", "Shared", "Template"]
+
+
+class Payload(Enum):
+    """The type of PAYLOAD, for annotations: `Json | Payload`."""
+
+    PAYLOAD = "payload"
+
+
+PAYLOAD: Final = Payload.PAYLOAD  # marks the place of the payload in a Template
+
+_JSON = Encoding.JSON  # reading an Enum's attribute is slower than a global, and each render does it
+_PLACE = {"offset", "position", "tombstone"}  # keys that the form with a position adds
+_DIGITS: Final = 8  # of a mark's number
+_IN_ORDER: Final = [b"00000000", b"00000001", b"00000002"]  # the numbers of a template's marks
 
 VALUES_MAX = 16 << 20  # of a shared value: no node decodes it, and its bytes are limited when written
+
+
+class _Marks:
+    """Numbered places in one message."""
+
+    __slots__ = ("_mark",)
+
+    def __init__(self) -> None:
+        self._mark = secrets.token_hex(16)  # 128 random bits: cannot occur elsewhere in the message
+
+    def at(self, number: int) -> str:
+        """Return the string to write in place number `number`."""
+        return f"{self._mark}{number:08d}"
+
+    def cut(self, message: Json, encoding: Encoding) -> tuple[bytes, list[bytes], int]:
+        """Encode a message; return the bytes before its first mark, and what follows each mark: digits and bytes.
+
+        The last value tells where the bytes of the message go on after the digits. Raises InvalidMessage.
+        """
+        before, _, after = encode(self.at(0), encoding).rpartition(b"0" * _DIGITS)
+        first, *others = encode(message, encoding).split(before)
+        return first, others, _DIGITS + len(after)
+
+
+class Template:
+    """A message to many subscribers: encoded once per channel; each publication's payload is inserted as bytes.
+
+    A second form, for clients that recover by position, adds `offset` and `position` at the end.
+    """
+
+    __slots__ = ("_json", "_message", "_msgpack", "_positioned", "_service")
+
+    def __init__(self, service: str, message: Json | Payload) -> None:
+        """Encode the envelope of `message`, a JSON value with PAYLOAD in place of exactly one value.
+
+        Raises ValueError: PAYLOAD is missing or there more than once. InvalidMessage: as `encode`.
+        """
+        marks = _Marks()
+        value: Json = {"service": service, "message": _fill(message, marks.at(0), 0)}
+        self._json = tuple(_cut(marks, value, Encoding.JSON, 1))
+        self._msgpack = tuple(_cut(marks, value, Encoding.MSGPACK, 1))
+        self._service = service
+        self._message = message
+        self._positioned: dict[tuple[Encoding, bool], list[bytes]] = {}  # filled on first use
+
+    @property
+    def has_place_for_position(self) -> bool:
+        """True if the second form exists: the message is an object without the keys that it adds."""
+        return isinstance(self._message, dict) and not _PLACE & self._message.keys()
+
+    def render(self, payload: bytes, encoding: Encoding) -> bytes:
+        """Return the whole envelope with `payload`, which must be one strict value in this encoding: unchecked."""
+        before, after = self._json if encoding is _JSON else self._msgpack
+        return before + payload + after
+
+    def render_at(
+        self, payload: bytes, encoding: Encoding, *, offset: int, position: str, is_tombstone: bool = False
+    ) -> bytes:
+        """Return the second form with `payload`. is_tombstone: add `"tombstone": true` for clients counting offsets."""
+        pieces = self._positioned.get((encoding, is_tombstone))
+        if pieces is None:
+            pieces = self._positioned[encoding, is_tombstone] = self._with_position(encoding, is_tombstone)
+        first, second, third, last = pieces
+        return first + payload + second + encode(offset, encoding) + third + encode(position, encoding) + last
+
+    def _with_position(self, encoding: Encoding, is_tombstone: bool) -> list[bytes]:
+        marks = _Marks()
+        filled = _fill(self._message, marks.at(0), 0)
+        filled |= {"tombstone": True} if is_tombstone else {}
+        message = {**filled, "offset": marks.at(1), "position": marks.at(2)}
+        return _cut(marks, {"service": self._service, "message": message}, encoding, 3)
 
 
 class Shared:
@@ -49,14 +142,14 @@ class Compound:
     instead: the reply of a command if the client cannot take this much now; None = reply with an error.
     """
 
-    __slots__ = ("_followers", "_mark", "_payloads", "_shape", "instead", "value")
+    __slots__ = ("_followers", "_marks", "_notification", "_payloads", "instead", "value")
 
     def __init__(self) -> None:
         self.value: Json = None
-        self._mark = secrets.token_hex(16)  # 128 random bits: cannot occur elsewhere in the message
+        self._marks = _Marks()
         self._payloads: list[bytes | Shared] = []
         self.instead: Json = None
-        self._shape: Json = None
+        self._notification: Json = None
         self._followers: Sequence[Publication] = ()
 
     def enclose(self, payload: bytes, *, is_checked: bool = False) -> str:
@@ -67,35 +160,31 @@ class Compound:
         if not is_checked:
             decode_json(payload)
         self._payloads.append(payload)
-        return self._sign(len(self._payloads) - 1)
+        return self._marks.at(len(self._payloads) - 1)
 
     def share(self, entity: Shared) -> str:
         """Add a value that other replies contain too; returns its placeholder for `value`."""
         self._payloads.append(entity)
-        return self._sign(len(self._payloads) - 1)
+        return self._marks.at(len(self._payloads) - 1)
 
     def encode(self, around: Json, encoding: Encoding) -> bytes:
         """Encode a message that contains `value`. Raises InvalidMessage: it is not JSON apart from the payloads."""
-        before, _, after = encode(self._sign(0), encoding).rpartition(b"0" * 8)
-        first, *others = encode(around, encoding).split(before)
+        first, others, end = self._marks.cut(around, encoding)
         found = [first]
         for each in others:
-            found += self._payload(int(each[:8]), encoding), each[8 + len(after) :]
+            found += self._payload(int(each[:_DIGITS]), encoding), each[end:]
         return b"".join(found)
 
     def follow(self, notification: Json, publications: Sequence[Publication]) -> None:
         """Send notifications after the message. notification: their template. publications: must be checked."""
-        self._shape, self._followers = notification, publications
+        self._notification, self._followers = notification, publications
 
     def followers(self, service: str, encoding: Encoding) -> list[bytes]:
         """Encode the notifications that follow the message."""
         if not self._followers:
             return []
-        template = Template(service, self._shape)
+        template = Template(service, self._notification)
         return [_render(template, each, encoding) for each in self._followers]
-
-    def _sign(self, number: int) -> str:
-        return f"{self._mark}{number:08d}"
 
     def _payload(self, number: int, encoding: Encoding) -> bytes:
         payload = self._payloads[number]
@@ -113,3 +202,23 @@ def _render(template: Template, publication: Publication, encoding: Encoding) ->
     return template.render_at(
         payload, encoding, offset=position.offset, position=str(position), is_tombstone=is_tombstone
     )
+
+
+def _cut(marks: _Marks, value: Json, encoding: Encoding, count: int) -> list[bytes]:
+    """Cut a message at its marks 0, 1, ..., each there once and in this order. Raises ValueError: they are not."""
+    first, others, end = marks.cut(value, encoding)
+    if [each[:_DIGITS] for each in others] != _IN_ORDER[:count]:
+        raise ValueError("A template needs PAYLOAD exactly once")
+    return [first, *[each[end:] for each in others]]
+
+
+def _fill(message: Any, mark: str, depth: int) -> Any:
+    if message is PAYLOAD:
+        return mark
+    if depth > MAX_DEPTH:
+        raise InvalidMessage("Nested too deeply")
+    if isinstance(message, dict):
+        return {key: _fill(item, mark, depth + 1) for key, item in message.items()}
+    if isinstance(message, (list, tuple)):
+        return [_fill(item, mark, depth + 1) for item in message]
+    return message

@@ -77,7 +77,7 @@ def sharded_canary_name(prefix: str, node_id: str, is_here: Callable[[bytes], bo
         name = f"{prefix}:{{canary {number}}}:{node_id}".encode()
         if is_here(name):
             return name
-    return canary_name(prefix, node_id)  # a shard with hardly any slots: subscribing fails, so the node counts as deaf
+    return canary_name(prefix, node_id)  # a shard with hardly any slots: subscribing fails, so Redis is unverified
 
 
 # Two colons, because no node id begins with a colon.

@@ -61,7 +61,7 @@ class Gateway:
             self._public.register(InfoService())
         auth = settings.auth
         self._public.requires_identity |= auth.required
-        self._identify = load_function("[auth] identify", auth.identify) if auth.identify else None
+        self._identify_hook = load_function("[auth] identify_hook", auth.identify_hook) if auth.identify_hook else None
         self._broker = broker
         self.has_demo = with_demo
         self._reuse_port = reuse_port
@@ -126,11 +126,11 @@ class Gateway:
         # the private port first, so that health checks work before the first client connects
         self.private_urls = await self._serve_private(node)
         stack.callback(self._cut_connections)
-        handler = WebSocketHandler(self._public, settings.public, identify=self._identify)
+        handler = WebSocketHandler(self._public, settings.public, identify_hook=self._identify_hook)
         app = public_app(handler, with_demo=self.has_demo)
         site = Site(
             app,
-            header_timeout_s=settings.limits.handshake_timeout_s,
+            header_timeout_s=settings.limits.request_header_timeout_s,
             refusals=node.auth.refusals,
             gate=handler.endpoint.gate,
         )

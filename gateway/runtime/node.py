@@ -45,7 +45,7 @@ async def running_node(
     """
     metrics, node_id = Metrics(), new_node_id()
     async with AsyncExitStack() as stack:
-        topology, directory, keeper = None, None, None
+        topology, directory, history_store = None, None, None
         if broker is None:
             url = settings.redis_url or (await stack.enter_async_context(EmbeddedServer())).url
             topology = RedisBackend.of(
@@ -56,14 +56,16 @@ async def running_node(
                 payload_max_bytes=settings.limits.payload_max_bytes,
                 roster_max_bytes=settings.limits.roster_max_bytes,
             )
-            broker, directory, keeper = topology.broker, topology.directory, topology.keeper
+            broker, directory, history_store = topology.broker, topology.directory, topology.keeper
         auth = Authenticator(
             await stack.enter_async_context(_verifier(settings.auth)),
             revocations=None if topology is None else _revocations(topology, settings),
             auth=settings.auth,
             metrics=metrics,
         )
-        node = Node(broker, directory, keeper, limits=settings.limits, metrics=metrics, node_id=node_id, auth=auth)
+        node = Node(
+            broker, directory, history_store, limits=settings.limits, metrics=metrics, node_id=node_id, auth=auth
+        )
         for registry in registries:
             node.attach(registry)
         stack.push_async_callback(node.stop)
@@ -105,7 +107,7 @@ async def _verifier(auth: Auth) -> AsyncIterator[Verifier | None]:
 
 def _revocations(topology: RedisBackend, settings: Settings) -> Revocations:
     # a new token may be valid for this long, and the issuer's clock may be behind
-    keep_s = settings.auth.lifetime_max_s + 2 * settings.auth.leeway_s
+    keep_s = settings.auth.token_max_lifetime_s + 2 * settings.auth.leeway_s
     return topology.revocations(keep_s=keep_s)
 
 
@@ -122,7 +124,7 @@ def _state(node: Node, public_url: str) -> dict[str, object]:
         **node.counts,
         **{f"{name}_total": int(sample(f"snorky_{name}_total") or 0) for name in totals},
         "messages_received_total": int(sum(sample("snorky_messages_received_total", each) or 0 for each in transports)),
-        "is_deaf": node.is_deaf,
+        "is_redis_unverified": node.is_redis_unverified,
         "is_draining": node.is_draining,
         "rules": digest_of(node.rules),
     }

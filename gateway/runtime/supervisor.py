@@ -88,21 +88,21 @@ class Supervisor:
                 self._wanted,
                 self._totals,
                 self._settings.private,
-                on_ready=lambda: self._tell(url, " ".join(site.urls)),
+                on_ready=lambda: self._print_ready(url, " ".join(site.urls)),
             )
             site = Site(app, header_timeout_s=_PRIVATE_HEADER_TIMEOUT_S)
             stack.push_async_callback(site.stop)
             await site.start(listen(self._settings.private.host, self._settings.private.port))
-            keepers = [asyncio.create_task(self._keep(slot, directory)) for slot in range(self._wanted)]
+            worker_tasks = [asyncio.create_task(self._keep(slot, directory)) for slot in range(self._wanted)]
             telling = asyncio.create_task(self._tell_when_ready(url, " ".join(site.urls)))
             waiting = asyncio.create_task(signals.wait())
             try:
-                await asyncio.wait([waiting, *keepers], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([waiting, *worker_tasks], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 self._ending.set()
                 telling.cancel()
                 waiting.cancel()
-                results = await self._end(keepers, is_short=signals.wants_short_drain)
+                results = await self._end(worker_tasks, is_short=signals.wants_short_drain)
                 await asyncio.gather(telling, waiting, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
@@ -195,25 +195,25 @@ class Supervisor:
                 reasons = {door.name: answer for door, answer in zip(doors, answers, strict=True) if answer}
                 _log.warning("not all workers are ready", reasons=reasons)
             await asyncio.sleep(_POLL_S)
-        self._tell(public, private)
+        self._print_ready(public, private)
 
-    def _tell(self, public: str, private: str) -> None:
+    def _print_ready(self, public: str, private: str) -> None:
         """Print the ready line once; called before /readyz first answers 200."""
         if self._was_told:
             return
         self._was_ready = self._was_told = True
         log_line(f"ready in {process_age_s():.2f} s  public {public}  private {private}  {self._wanted} workers")
 
-    async def _end(self, keepers: Sequence["asyncio.Task[None]"], *, is_short: bool) -> list[BaseException | None]:
+    async def _end(self, worker_tasks: Sequence["asyncio.Task[None]"], *, is_short: bool) -> list[BaseException | None]:
         """Drain all workers, and kill those that do not end in time."""
         grace_s = self._settings.public.drain_grace_s
         self._signal(DRAIN_SHORTLY if is_short else DRAIN_SIGNAL)
         timeout_s = (min(grace_s, SHORT_GRACE_S) if is_short else grace_s) + KILL_AFTER_S
-        _, late = await asyncio.wait(keepers, timeout=timeout_s)
-        if late:
+        _, unfinished = await asyncio.wait(worker_tasks, timeout=timeout_s)
+        if unfinished:
             _log.error("workers killed", workers=sorted(self._processes))
             self._signal(signal.SIGKILL)
-        return await asyncio.gather(*keepers, return_exceptions=True)
+        return await asyncio.gather(*worker_tasks, return_exceptions=True)
 
     def _end_at_once(self, number: int) -> None:
         self._signal(signal.SIGKILL)

@@ -19,7 +19,7 @@ class UnknownCommand(Refused):
 class InfoService(Service):
     """Answers `{"command": "info", "callId": C}` with node, connection, encoding and version."""
 
-    is_open = True
+    allows_anonymous = True
 
     def __init__(self, name: str = "gateway") -> None:
         super().__init__(name)

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from snorky.gateway.config.old_names import OPTIONS as OLD_OPTIONS
 from snorky.gateway.config.settings import ServiceTable, Settings
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.sdk.old_names import advice, new_name
@@ -79,6 +80,10 @@ def _construct(service: type[Service], name: str, options: Mapping[str, object])
         inspect.signature(service).bind(name, **options)
     except TypeError as error:
         takes = [each for each in inspect.signature(service).parameters if each != "name"]
+        for option in options:
+            if option not in takes and OLD_OPTIONS.get(option) in takes:
+                new = OLD_OPTIONS[option]
+                raise ConfigurationError(f"{option} is now called {new}; write {new}") from error
         known = f"it takes {', '.join(takes)}" if takes else "it takes no further keys"
         raise ConfigurationError(f"does not fit {service.__name__}: {error}; {known}") from error
     return service(name, **options)

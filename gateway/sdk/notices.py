@@ -25,7 +25,7 @@ class Notices:
     def are_wanted(self, service: str, channel: Any) -> bool:
         """True if a channel's subscribers receive join and leave events."""
         found = self._find_service(service)
-        return found is not None and found.has_roster_notices(channel)
+        return found is not None and found.sends_presence_events(channel)
 
     def of_change(
         self, service: str, channel: Any, member: Member, has_joined: bool, is_identity: bool

@@ -1,14 +1,18 @@
-"""Old names: modules that were imported as `gateway`, `services` or `snorky` before they had one root.
+"""Old names: attributes of services, and modules that were imported as `gateway`, `services` or `snorky`.
 
 Folders of these names may be a shop's own: what such a module has is taken from it, whatever ours is called.
 """
 
 import importlib
+import inspect
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final, NoReturn
 
-__all__ = ["advice", "new_name"]
+from snorky.gateway.errors import ConfigurationError
+
+__all__ = ["OldAttribute", "advice", "new_name", "refuse_old_attributes"]
 
 _OLD_ROOTS = ("gateway", "services")
 
@@ -35,6 +39,36 @@ def advice(error: Exception) -> str:
     if root == "snorky" and rest.partition(".")[0] not in ("client", *_OLD_ROOTS):
         return f"; {error.name} is now {'.'.join(filter(None, ('snorky.client', rest)))}"
     return ""
+
+
+class OldAttribute:
+    """An attribute of a class under its old name: reading and setting it on an instance are errors with the new name.
+
+    Without it, a service that says `is_open = False` could be used by anonymous clients.
+    """
+
+    def __init__(self, new: str) -> None:
+        self.new: Final = new
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, service: object, owner: type) -> NoReturn:
+        raise AttributeError(self.text(owner))
+
+    def __set__(self, service: object, value: object) -> NoReturn:
+        raise ConfigurationError(self.text(type(service)))
+
+    def text(self, owner: type) -> str:
+        """Say what the attribute of this class is called now."""
+        return f"{owner.__name__}.{self._name} is now called {self.new}: rename it"
+
+
+def refuse_old_attributes(base: type, made: type) -> None:
+    """Refuse a subclass of `base` that defines one of its old attributes. Raises ConfigurationError."""
+    for name, old in vars(base).items():
+        if isinstance(old, OldAttribute) and inspect.getattr_static(made, name) is not old:
+            raise ConfigurationError(old.text(made))
 
 
 def _is_old(module: str) -> bool:

@@ -29,6 +29,7 @@ from snorky.gateway.errors import (
 )
 from snorky.gateway.protocol.codec import Envelope, decode_envelope
 from snorky.gateway.sdk.handles import NodeServices
+from snorky.gateway.sdk.old_names import refuse_old_attributes
 from snorky.gateway.sdk.service import Service
 
 __all__ = ["ServiceRegistry", "call_id_of", "error_message", "is_cancelling", "send_error"]
@@ -66,7 +67,7 @@ class ServiceRegistry:
 
     services: the initial ones; `register` adds more, until the registry is attached to a node.
     limits: of one connection's messages; by default the node's. requires_identity: unauthenticated clients
-    can use only services that are `is_open`, and are closed if they do not authenticate in time.
+    can use only services with `allows_anonymous`, and are closed if they do not authenticate in time.
     """
 
     def __init__(
@@ -103,7 +104,8 @@ class ServiceRegistry:
         return self._cluster
 
     def register(self, service: Service) -> None:
-        """Add a service. Raises ConfigurationError: another service has this name."""
+        """Add a service. Raises ConfigurationError: another service has this name, or it has an old attribute."""
+        refuse_old_attributes(Service, type(service))
         if service.name in self._services:
             raise ConfigurationError(f"two services are named {service.name!r}; give one another name")
         self._services[service.name] = service
@@ -182,7 +184,7 @@ class ServiceRegistry:
     def _dispatch(self, connection: Connection, envelope: Envelope) -> Awaitable[None] | None:
         """Call `dispatch`, and send errors to the client."""
         try:
-            if self.requires_identity and connection.identity is None and not self[envelope.service].is_open:
+            if self.requires_identity and connection.identity is None and not self[envelope.service].allows_anonymous:
                 raise NotAuthenticated
             pending = self.dispatch(connection, envelope)
         except Exception as error:  # the top of a message's processing: reply with the error, log it if it is our fault
@@ -247,7 +249,7 @@ class ServiceRegistry:
         if limiter is None:
             if self._limits is None or self._shares is None or self._rates is None:
                 return None
-            identity, bad_max = connection.identity, self._limits.bad_messages_per_minute
+            identity, bad_max = connection.identity, self._limits.client_errors_per_minute
             shares = self._shares.of(connection.remote_ip, identity)
             limiter = connection.limiter = Limiter(self._rates, bad_max, shares, identity=identity)
         elif limiter.identity is not connection.identity and self._shares is not None:  # it has authenticated since

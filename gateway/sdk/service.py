@@ -21,11 +21,12 @@ from snorky.gateway.config.channel_rules import Rules
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.directory import Member
 from snorky.gateway.errors import CloseCode, ConfigurationError
-from snorky.gateway.protocol.codec import PAYLOAD, encode
+from snorky.gateway.protocol.codec import encode
 from snorky.gateway.protocol.publication import Position, Selector
-from snorky.gateway.protocol.splicing import Compound
+from snorky.gateway.protocol.splicing import PAYLOAD, Compound
 from snorky.gateway.protocol.ws_frames import Dialect
 from snorky.gateway.sdk.handles import Direct, Names, NodeServices, Rosters, Tokens
+from snorky.gateway.sdk.old_names import OldAttribute
 from snorky.gateway.sdk.topics import Topics
 
 __all__ = ["Service"]
@@ -36,7 +37,10 @@ _NAME = re.compile(r"[a-z0-9_-]+")
 class Service(ABC):
     """Answers the messages addressed to `name`. name: [a-z0-9_-]+, unique in its registry."""
 
-    is_open = False  # True: usable without authentication even if the registry requires an identity
+    allows_anonymous = False  # True: usable without authentication even if the registry requires an identity
+
+    is_open = OldAttribute("allows_anonymous")
+    has_roster_notices = OldAttribute("sends_presence_events")
 
     def __init__(self, name: str) -> None:
         if not _NAME.fullmatch(name):
@@ -133,7 +137,7 @@ class Service(ABC):
         """
         return None
 
-    def has_roster_notices(self, channel: Any) -> bool:
+    def sends_presence_events(self, channel: Any) -> bool:
         """True if subscribers receive join and leave events; after an interruption, also those that they missed."""
         return type(self).roster_notice is not Service.roster_notice
 

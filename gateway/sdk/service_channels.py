@@ -17,8 +17,9 @@ from snorky.gateway.delivery.fan_out import Fanout, Listener, OnGap
 from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.errors import ConfigurationError, ConnectionClosed, LimitExceeded
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.protocol.codec import Template, channel_key, channel_name, encode_json
+from snorky.gateway.protocol.codec import channel_key, channel_name, encode_json
 from snorky.gateway.protocol.publication import Position, Selector, TooLarge, write_addressed
+from snorky.gateway.protocol.splicing import Template
 
 __all__ = ["GapNotice", "Notification", "ServiceChannels"]
 
@@ -29,8 +30,8 @@ GapNotice = Callable[[Any, Position], Any]  # channel, next position -> message 
 class ServiceChannels:
     """Publishes, subscribes and listens for services. `Topics` gives each service its own part of it.
 
-    keeper: None = this node has no history. has_notices: whether subscribers of a service's channel receive join and
-    leave events. is_open: whether a connection is one of the node's clients.
+    history_store: None = this node has no history. has_presence_events: whether subscribers of a service's channel
+    receive join and leave events. is_open: whether a connection is one of the node's clients.
     """
 
     def __init__(
@@ -39,21 +40,21 @@ class ServiceChannels:
         broker: Broker,
         fanout: Fanout,
         channels: Channels,
-        keeper: HistoryStore | None,
+        history_store: HistoryStore | None,
         *,
         limits: Limits,
         metrics: Metrics,
-        has_notices: Callable[[str, Any], bool],
+        has_presence_events: Callable[[str, Any], bool],
         is_open: Callable[[Connection], bool],
     ) -> None:
         self._hub = hub
         self._broker = broker
         self._fanout = fanout
         self._channels = channels
-        self._keeper = keeper
+        self._history_store = history_store
         self._limits = limits
         self._metrics = metrics
-        self._has_notices = has_notices
+        self._has_presence_events = has_presence_events
         self._is_open = is_open
 
     def publish(self, service: str, channel: Any, payload: Any, *, to: Selector | None = None) -> asyncio.Future[int]:
@@ -74,14 +75,14 @@ class ServiceChannels:
         key = channel_key(service, channel)
         data = self._encode(payload)
         self._metrics.publications_published.inc()
-        return self.keeper.publish(key, data, history, once=once)
+        return self.history_store.publish(key, data, history, once=once)
 
     def publish_once(self, service: str, channel: Any, payload: Any, once: str) -> asyncio.Future[None]:
         """Publish with an idempotency key to a channel without a history. See Topics.publish."""
         key = channel_key(service, channel)
         data = self._encode(payload)
         self._metrics.publications_published.inc()
-        return self.keeper.publish_once(key, data, once)
+        return self.history_store.publish_once(key, data, once)
 
     async def subscribe(
         self,
@@ -93,7 +94,7 @@ class ServiceChannels:
         is_held: bool = False,
         is_kept: bool = False,
     ) -> None:
-        """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.joining."""
+        """Subscribe a connection of this node. See Topics.subscribe. is_held: see Topics.atomic_subscribe."""
         key = self._check_subscriber(connection, channel_key(service, channel))
         await self._channels.subscribe(
             connection,
@@ -101,7 +102,7 @@ class ServiceChannels:
             lambda: Template(service, notification(channel)),
             is_held=is_held,
             is_kept=is_kept,
-            has_presence=self._has_notices(service, channel),
+            has_presence=self._has_presence_events(service, channel),
         )
 
     async def recover(
@@ -122,7 +123,7 @@ class ServiceChannels:
             lambda: Template(service, notification(channel)),
             lambda position: {"service": service, "message": gap_notice(channel, position)},
             since,
-            has_presence=self._has_notices(service, channel),
+            has_presence=self._has_presence_events(service, channel),
         )
 
     def hold(self, connection: Connection, service: str, channel: Any) -> bool:
@@ -136,7 +137,7 @@ class ServiceChannels:
             found.knows(connection, version, monotonic())
 
     def release(self, connection: Connection, service: str, channel: Any) -> None:
-        """Write the publications held for a connection, and stop holding. See Topics.joining."""
+        """Write the publications held for a connection, and stop holding. See Topics.atomic_subscribe."""
         held = self._hub.release(connection, channel_key(service, channel))
         if held:
             connection.write_reply(b"".join(held))  # `batches` has limited it to the outbox's size
@@ -160,18 +161,18 @@ class ServiceChannels:
         self._channels.unlisten(channel_key(service, channel))
 
     @property
-    def keeper(self) -> HistoryStore:
+    def history_store(self) -> HistoryStore:
         """The history of channels. Raises ConfigurationError: this node has none."""
-        if self._keeper is None:
-            raise ConfigurationError("this node has no keeper: topics with history need one")
-        return self._keeper
+        if self._history_store is None:
+            raise ConfigurationError("this node has no history store: topics with history need one")
+        return self._history_store
 
     def promised(self, service: str, channel: Any, own: History | None) -> History | None:
         """Return a channel's retention by the rules of all nodes. See Topics.promised."""
-        keeper = self._keeper
-        if keeper is None or not keeper.has_other_rules:
+        history_store = self._history_store
+        if history_store is None or not history_store.has_other_rules:
             return own
-        return keeper.promised(service, channel_name(channel), own)
+        return history_store.promised(service, channel_name(channel), own)
 
     def _encode(self, payload: Any) -> bytes:
         """Encode a payload to publish. Raises InvalidMessage; TooLarge: nodes would drop it."""

@@ -15,8 +15,9 @@ from snorky.gateway.connection.storage_quotas import KEY_BYTES, MESSAGE_BYTES, C
 from snorky.gateway.contracts.history import History, Recovery
 from snorky.gateway.delivery.fan_out import Listener, OnGap
 from snorky.gateway.errors import NotSubscribed
-from snorky.gateway.protocol.codec import PAYLOAD, channel_key, json_size
+from snorky.gateway.protocol.codec import channel_key, json_size
 from snorky.gateway.protocol.publication import Position, Publication, Selector
+from snorky.gateway.protocol.splicing import PAYLOAD
 from snorky.gateway.sdk.handles import LooksLikeReply, NodeServices, is_reply
 from snorky.gateway.sdk.service_channels import GapNotice, Notification
 
@@ -118,17 +119,17 @@ class Topics:
 
         Payloads are JSON, not yet checked. Raises InvalidChannel, BrokerUnavailable.
         """
-        return await self._cluster.channels.keeper.read(channel_key(self._service, channel), since, is_away=True)
+        return await self._cluster.channels.history_store.read(channel_key(self._service, channel), since, is_away=True)
 
     async def recent(
         self, channel: Any, limit: int, since: Position | None = None
     ) -> tuple[list[Publication], Position]:
         """Read the latest publications of a channel with a history, at most `limit`. See HistoryStore.recent."""
-        return await self._cluster.channels.keeper.recent(channel_key(self._service, channel), limit, since)
+        return await self._cluster.channels.history_store.recent(channel_key(self._service, channel), limit, since)
 
     async def position(self, channel: Any) -> Position:
         """Return a channel's present position; starts a history if there is none. Raises as `history`."""
-        return await self._cluster.channels.keeper.position(channel_key(self._service, channel))
+        return await self._cluster.channels.history_store.position(channel_key(self._service, channel))
 
     async def subscribe(self, connection: Connection, channel: Any, *, history: History | None = None) -> None:
         """Subscribe a connection; on return, it receives everything that is published from now on.
@@ -158,7 +159,7 @@ class Topics:
         )
 
     @asynccontextmanager
-    async def joining(self, connection: Connection, channel: Any) -> AsyncIterator[None]:
+    async def atomic_subscribe(self, connection: Connection, channel: Any) -> AsyncIterator[None]:
         """Subscribe a connection, and hold its publications until the end of the block and the reply.
 
         So a client that receives a list (of members) is notified of every later change, and of none that the list
@@ -179,7 +180,7 @@ class Topics:
     async def reading(self, connection: Connection, channel: Any) -> AsyncIterator[None]:
         """Hold the publications of a connection, if it is subscribed, while a list for it is read.
 
-        The block is the same as for `joining`; nothing is subscribed or unsubscribed.
+        The block is the same as for `atomic_subscribe`; nothing is subscribed or unsubscribed.
         """
         is_held = self._cluster.channels.hold(connection, self._service, channel)
         try:

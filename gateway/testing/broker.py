@@ -19,7 +19,7 @@ class LoopbackBroker:
         self.subscribed: set[str] = set()
         self.published: list[tuple[str, bytes]] = []
         self.unsubscribed: list[str] = []
-        self.is_deaf = False
+        self.is_redis_unverified = False
         self.is_paused = False
         self.pauses = 0
         self.is_failing = False

@@ -25,7 +25,7 @@ from snorky.gateway.testing.history import Archive, MemoryHistory
 
 __all__ = ["UNLIMITED", "MemoryCluster", "memory_cluster", "settle"]
 
-UNLIMITED: Final = Limits(messages_per_s=1e9, messages_burst=1_000_000, bad_messages_per_minute=1_000_000)
+UNLIMITED: Final = Limits(messages_per_s=1e9, messages_burst=1_000_000, client_errors_per_minute=1_000_000)
 
 
 class MemoryCluster:

@@ -8,7 +8,7 @@ from snorky.services.datasync.backend import DataSyncBackend
 from snorky.services.datasync.dealers import BroadcastDealer, Dealer, FilterDealer, SimpleDealer
 from snorky.services.datasync.deltas import Delta
 from snorky.services.datasync.filters import BadQuery
-from snorky.services.datasync.frontend import DataSyncService
+from snorky.services.datasync.service import DataSyncService
 from snorky.services.datasync.subscriptions import SubscriptionItem
 
 __all__ = [

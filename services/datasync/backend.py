@@ -9,7 +9,7 @@ from typing import Any
 
 from snorky.gateway import ConfigurationError, channel_name
 from snorky.services.datasync.deltas import read_delta
-from snorky.services.datasync.frontend import DataSyncService
+from snorky.services.datasync.service import DataSyncService
 from snorky.services.datasync.subscriptions import TOKEN_TTL_S, Grant
 from snorky.services.rpc import Request, RPCError, RPCService, acknowledged, rpc_command
 
@@ -17,16 +17,16 @@ __all__ = ["DataSyncBackend"]
 
 
 class DataSyncBackend(RPCService):
-    """Commands `authorizeSubscription` and `publishDeltas`. frontend: the DataSyncService, or its name on this node."""
+    """Commands `authorizeSubscription` and `publishDeltas`. service: the DataSyncService, or its name on this node."""
 
-    def __init__(self, name: str = "datasync_backend", frontend: str | DataSyncService = "datasync") -> None:
+    def __init__(self, name: str = "datasync_backend", service: str | DataSyncService = "datasync") -> None:
         super().__init__(name)
-        self._frontend = frontend
+        self._service = service
 
     @property
-    def frontend(self) -> DataSyncService:
+    def service(self) -> DataSyncService:
         """The service whose clients get the deltas. Raises ConfigurationError: this node does not run it."""
-        name = self._frontend
+        name = self._service
         found = self.cluster.find_service(name) if isinstance(name, str) else name
         if not isinstance(found, DataSyncService):
             raise ConfigurationError(f"{self!r}: this node has no DataSyncService called {name!r}")
@@ -38,7 +38,7 @@ class DataSyncBackend(RPCService):
         if not isinstance(items, list):
             raise RPCError("Invalid params", "invalid_params")
         models = {self._model_of(item): None for item in items}  # without duplicates, in order
-        topics = self.frontend.topics
+        topics = self.service.topics
         positions = await asyncio.gather(*(topics.position(model) for model in models))
         grant = Grant(items, dict(zip(models, positions, strict=True)))
         return await self.tokens.put(grant.value, ttl_s=TOKEN_TTL_S)
@@ -51,8 +51,8 @@ class DataSyncBackend(RPCService):
         read = [read_delta(delta) for delta in deltas]  # check all before publishing any
         for delta in read:
             channel_name(delta.model)
-        frontend = self.frontend
-        topics, history = frontend.topics, frontend.history
+        service = self.service
+        topics, history = service.topics, service.history
         return acknowledged(
             asyncio.gather(*(topics.publish(delta.model, delta.value, history=history) for delta in read))
         )
@@ -66,7 +66,7 @@ class DataSyncBackend(RPCService):
                 raise RPCError(f"Missing field '{field}'", "missing_field")
         if not isinstance(item["dealer"], str):
             raise RPCError("dealer should be a dealer name", "invalid_dealer")
-        dealer = self.frontend.dealers.get(item["dealer"])
+        dealer = self.service.dealers.get(item["dealer"])
         if dealer is None:
             raise RPCError("No such dealer", "no_such_dealer")
         dealer.check_query(item["query"])

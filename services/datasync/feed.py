@@ -5,6 +5,8 @@ Rules:
   reports lost continuity, and subscribers must read the database again.
 - A new subscription reads history from its own position on. While one does so, the feed buffers the publications that
   it delivers: those that arrive during the read then need not be read from history in yet another round.
+- The replay is not that of `Topics.recover`: that one returns at most 300 publications at once, and none if one without
+  a position came in between. Here up to the whole history is sent, as fast as the client reads.
 """
 
 import asyncio

@@ -11,27 +11,25 @@ __all__ = ["PubSubBackend"]
 
 
 class PubSubBackend(RPCService):
-    """Command `publish` for the backend, always allowed. frontend: the name of the PubSubService whose clients receive.
+    """Command `publish` for the backend, always allowed. service: the name of the PubSubService whose clients receive.
 
     That service's channel rules decide what is kept, those of other nodes that run it included.
     """
 
-    def __init__(self, name: str = "pubsub_backend", frontend: str | PubSubService = "pubsub") -> None:
+    def __init__(self, name: str = "pubsub_backend", service: str | PubSubService = "pubsub") -> None:
         super().__init__(name)
-        self._frontend = frontend if isinstance(frontend, str) else frontend.name
+        self._service = service if isinstance(service, str) else service.name
 
     @rpc_command
     def publish(self, request: Request, channel: Any, message: Any, key: Any = None) -> Awaitable[None]:
         """Publish a message; replies once Redis has it. key: idempotency key; a repetition within 300 s is ignored."""
         once = once_of(key)
-        service = self.cluster.find_service(self._frontend)
+        service = self.cluster.find_service(self._service)
         if isinstance(service, PubSubService):
             return service.publish_from_backend(channel, message, once)
-        history = self.cluster.channels.promised(self._frontend, channel, None)
+        history = self.cluster.channels.promised(self._service, channel, None)
         if history is not None:
-            return acknowledged(
-                self.cluster.channels.publish_kept(self._frontend, channel, message, history, once=once)
-            )
+            return acknowledged(self.cluster.channels.publish_kept(self._service, channel, message, history, once=once))
         if once is not None:
-            return acknowledged(self.cluster.channels.publish_once(self._frontend, channel, message, once))
-        return acknowledged(self.cluster.channels.publish(self._frontend, channel, message))
+            return acknowledged(self.cluster.channels.publish_once(self._service, channel, message, once))
+        return acknowledged(self.cluster.channels.publish(self._service, channel, message))

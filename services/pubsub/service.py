@@ -74,15 +74,15 @@ class PubSubService(RPCService):
     def roster_notice(
         self, channel: Any, member: Member, *, has_joined: bool, is_identity: bool
     ) -> tuple[Any, Selector] | None:
-        """Build the `joined` or `left` notification to the other subscribers; None unless the rule has `notices`."""
-        if not is_identity or not self._rule(channel).notices:
+        """Build the `joined` or `left` notification to the other subscribers; None unless the rule has `join_leave`."""
+        if not is_identity or not self._rule(channel).join_leave:
             return None
         others = Selector(not_identity=member.identity, not_connection=member.owner.connection_id, is_whole=True)
         return {"type": "joined" if has_joined else "left", "channel": channel, "identity": member.identity}, others
 
-    def has_roster_notices(self, channel: Any) -> bool:
-        """Return whether the channel's rule has `notices`."""
-        return self._rule(channel).notices
+    def sends_presence_events(self, channel: Any) -> bool:
+        """Return whether the channel's rule has `join_leave`."""
+        return self._rule(channel).join_leave
 
     # -- subscribing -----------------------------------------------------------------------------------------------
 

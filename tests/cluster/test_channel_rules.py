@@ -24,7 +24,7 @@ from tests.support.processes.tools import eventually
 from tests.support.servers.clusters import ClusterLab
 from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
 
-CHANNELS = [ChannelRule("room:*", history=100, presence=True, notices=True), ChannelRule("bare")]
+CHANNELS = [ChannelRule("room:*", history=100, presence=True, join_leave=True), ChannelRule("bare")]
 NAME = "snorky:{pubsub:room:1}"
 
 
@@ -125,7 +125,7 @@ async def test_an_entry_of_17_mib_is_a_tombstone_and_delivery_continues(pair: Pa
     begun = (await reader.ask("pubsub", "subscribe", channel="room:1", recover=True))["position"]
     await other.ask("pubsub", "subscribe", channel="room:2", recover=True)
     large = b'"' + b"x" * (17 << 20) + b'"'
-    await pair.nodes[0][0].channels.keeper.publish("pubsub:room:1", large, History(300.0, 100))
+    await pair.nodes[0][0].channels.history_store.publish("pubsub:room:1", large, History(300.0, 100))
     await other.ask("pubsub", "publish", channel="room:1", message="after it")
 
     async def recovered() -> Any:

@@ -57,7 +57,7 @@ async def test_all_members_receive_all_messages_in_the_same_order(kind: str, cou
 
 HOUSE_ENV = {
     "open": {"SNORKY_PRIVATE__API_KEY": API_KEY},
-    "required": {"SNORKY_AUTH__REQUIRED": "true", "SNORKY_AUTH__DEADLINE_S": "2"},
+    "required": {"SNORKY_AUTH__REQUIRED": "true", "SNORKY_AUTH__TIMEOUT_S": "2"},
 }
 
 

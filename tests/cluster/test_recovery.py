@@ -253,14 +253,14 @@ async def test_last_publications_before_a_pause_arrive_within_a_second_of_a_kill
 async def test_stalled_redis_loses_nothing(tmp_path: Path) -> None:
     async with stage(tmp_path) as (server, cluster, _):
 
-        async def are_deaf() -> bool:
-            return all(node.is_deaf for node in cluster.nodes)
+        async def are_unverified() -> bool:
+            return all(node.is_redis_unverified for node in cluster.nodes)
 
         async with wandering(cluster, seed=2), cluster.load():
             await cluster.until_published(500)
             server.freeze()
             try:
-                await eventually(are_deaf, within_s=10.0, what="the nodes know that they receive nothing")
+                await eventually(are_unverified, within_s=10.0, what="the nodes know that they receive nothing")
             finally:
                 server.thaw()
             await cluster.until_published(500)

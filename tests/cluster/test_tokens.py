@@ -105,7 +105,7 @@ async def test_an_identity_is_disconnected_on_every_node_and_may_reconnect(tmp_p
 
 
 async def test_clients_without_identity_are_refused_where_one_is_required(tmp_path: Path) -> None:
-    env = {**HMAC, "SNORKY_AUTH__REQUIRED": "true", "SNORKY_PUBLIC__HOST": "0.0.0.0", "SNORKY_AUTH__DEADLINE_S": "1"}
+    env = {**HMAC, "SNORKY_AUTH__REQUIRED": "true", "SNORKY_PUBLIC__HOST": "0.0.0.0", "SNORKY_AUTH__TIMEOUT_S": "1"}
     async with house(tmp_path, env, count=1) as at:  # 0.0.0.0 without --insecure
         silent, known = await at.connect(), await at.connect(0, hmac_token())
         assert (await call(silent, "subscribe", channel="a"))["message"] == "Not authenticated"
@@ -157,7 +157,7 @@ async def test_keys_rotate_and_unknown_ones_are_refused(tmp_path: Path) -> None:
 async def test_no_token_is_written_down_anywhere(tmp_path: Path) -> None:
     """Whatever a client does with it: used correctly, in the wrong place, in a broken message."""
     (tmp_path / "hook.py").write_text("async def who(request):\n    raise RuntimeError(str(request.headers))\n")
-    env = {**HMAC, "PYTHONPATH": str(tmp_path), "SNORKY_AUTH__IDENTIFY": "hook:who"}
+    env = {**HMAC, "PYTHONPATH": str(tmp_path), "SNORKY_AUTH__IDENTIFY_HOOK": "hook:who"}
     argv = (*GATEWAY, "serve", "--log-level", "debug")
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(RedisProcess.running(tmp_path))

@@ -211,7 +211,7 @@ async def test_subscribe_fails_in_time_while_the_server_is_down(server: AnyServe
         assert not broker.is_subscribed("pubsub:late")  # the request was withdrawn
 
 
-async def test_paused_reading_is_not_deafness_and_loses_nothing(server: AnyServer, other: Any) -> None:
+async def test_paused_reading_keeps_redis_verified_and_loses_nothing(server: AnyServer, other: Any) -> None:
     async with open_broker(server.url, silence_s=0.2, deadline_s=0.2) as (broker, heard):
         await broker.subscribe(NEWS)
         broker.pause()
@@ -219,7 +219,7 @@ async def test_paused_reading_is_not_deafness_and_loses_nothing(server: AnyServe
         loop = asyncio.get_running_loop()
         over = loop.time() + 1.0
         while loop.time() < over:  # five deadlines
-            assert not broker.is_deaf
+            assert not broker.is_redis_unverified
             await asyncio.sleep(0.02)
         assert heard.publications == []
         broker.resume()
@@ -227,12 +227,12 @@ async def test_paused_reading_is_not_deafness_and_loses_nothing(server: AnyServe
         assert heard.interruptions == 0
 
 
-async def test_silence_alone_is_not_deafness(server: AnyServer) -> None:
+async def test_silence_alone_keeps_redis_verified(server: AnyServer) -> None:
     async with open_broker(server.url, silence_s=0.2, deadline_s=1.0) as (broker, heard):
         loop = asyncio.get_running_loop()
         over = loop.time() + 1.0
         while loop.time() < over:  # five canaries
-            assert not broker.is_deaf
+            assert not broker.is_redis_unverified
             await asyncio.sleep(0.02)
         assert heard.interruptions == 0
 
@@ -243,7 +243,7 @@ async def test_stop_ends_all_and_later_calls_fail_at_once(server: AnyServer, oth
         pending = asyncio.ensure_future(broker.subscribe("pubsub:pending"))
         await broker.stop()
         await broker.stop()
-        assert broker.is_deaf
+        assert broker.is_redis_unverified
         with pytest.raises(BrokerUnavailable):
             await broker.publish(NEWS, b"late")
         with pytest.raises(BrokerUnavailable):

@@ -60,7 +60,7 @@ async def test_another_prefix_is_refused_and_the_node_receives_nothing(tmp_path:
         with pytest.raises(BrokerUnavailable) as refusal:
             await broker.subscribe("pubsub:news")
         assert "NOPERM" in refusal.value.what
-        assert broker.is_deaf
+        assert broker.is_redis_unverified
         await broker.stop()
 
 
@@ -76,7 +76,7 @@ async def test_one_refused_channel_leaves_the_others_alone(tmp_path: Path) -> No
             assert isinstance(results[1], BrokerUnavailable)
             assert await broker.publish("pubsub:c", b"1") == 1
             await heard.until(lambda: heard.publications)
-            assert not broker.is_deaf and heard.interruptions == 0
+            assert not broker.is_redis_unverified and heard.interruptions == 0
 
 
 @pytest.mark.parametrize("login", ["", "wrong:login@", f"node:{IN_URL}x@"])
@@ -88,7 +88,7 @@ async def test_with_wrong_credentials_the_node_receives_nothing_and_logs_no_secr
             await broker.start(Recorder())
             with pytest.raises(BrokerUnavailable):
                 await broker.subscribe("pubsub:news")
-            assert broker.is_deaf
+            assert broker.is_redis_unverified
             await broker.stop()
         refusals = [str(each["error"]) for each in logs if each["event"] == "redis not reached"]
         assert refusals and all(text.startswith(("NOAUTH", "WRONGPASS")) for text in refusals), refusals

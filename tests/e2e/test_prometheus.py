@@ -209,7 +209,7 @@ async def test_commands_channels_and_services_that_a_client_makes_up_make_no_ser
     limits = {
         "SNORKY_LIMITS__MESSAGES_PER_S": "1e6",
         "SNORKY_LIMITS__MESSAGES_BURST": "1000000",
-        "SNORKY_LIMITS__BAD_MESSAGES_PER_MINUTE": "1000000",
+        "SNORKY_LIMITS__CLIENT_ERRORS_PER_MINUTE": "1000000",
     }
     async with running_nodes(tmp_path, 1, limits) as (node,):
         async with aiohttp.ClientSession() as session, session.ws_connect(node.websocket_url) as socket:

@@ -347,7 +347,7 @@ async def test_a_session_that_an_attacker_chose_is_of_no_use_to_him_on_any_node(
         env = {
             "SNORKY_REDIS_URL": redis.url,
             "PYTHONPATH": str(tmp_path),
-            "SNORKY_AUTH__IDENTIFY": "hook:who",
+            "SNORKY_AUTH__IDENTIFY_HOOK": "hook:who",
         }
         nodes = [await stack.enter_async_context(NodeProcess.running(env)) for _ in range(2)]
 

@@ -38,7 +38,7 @@ class = "services.orders:Orders"
 
 [backend.pubsub_backend]
 class = "snorky.services.pubsub:PubSubBackend"
-frontend = "pubsub"
+service = "pubsub"
 """,
     "program.py": """
 import asyncio, sys

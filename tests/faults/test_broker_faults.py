@@ -62,7 +62,7 @@ async def test_a_frozen_server_is_noticed_within_six_seconds_and_healed_within_t
     assert (metrics.registry.get_sample_value("snorky_redis_delivery_unverified_seconds_total") or 0) > 1.0
 
 
-async def test_a_short_freeze_loses_nothing_and_is_not_deafness(server: RedisServer) -> None:
+async def test_a_short_freeze_loses_nothing_and_keeps_redis_verified(server: RedisServer) -> None:
     async with open_broker(server.url) as (broker, heard):
         await broker.subscribe(NEWS)
         server.freeze()
@@ -70,7 +70,7 @@ async def test_a_short_freeze_loses_nothing_and_is_not_deafness(server: RedisSer
         loop = asyncio.get_running_loop()
         over = loop.time() + 1.0  # below silence and deadline
         while loop.time() < over:
-            assert not broker.is_deaf
+            assert not broker.is_redis_unverified
             await asyncio.sleep(0.02)
         server.thaw()
         assert await asyncio.gather(*futures) == [1] * 1000
@@ -159,12 +159,12 @@ async def test_a_stall_of_the_node_itself_does_not_count_as_lost_delivery(server
                 await asyncio.sleep(0.001)
             time.sleep(1.0)  # noqa: ASYNC251 - the loop stands still; that is the fault
             while broker._canary._sent_at is not None:
-                assert not broker.is_deaf
+                assert not broker.is_redis_unverified
                 await asyncio.sleep(0.001)
-        assert not broker.is_deaf and heard.interruptions == 0
+        assert not broker.is_redis_unverified and heard.interruptions == 0
 
 
-async def test_slow_answers_are_not_deafness(server: RedisServer) -> None:
+async def test_slow_answers_keep_redis_verified(server: RedisServer) -> None:
     async with FaultProxy("127.0.0.1", server.port) as proxy:
         proxy.delay_s = 0.3
         async with open_broker(proxy.url) as (broker, heard):

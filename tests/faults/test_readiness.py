@@ -63,7 +63,7 @@ async def test_a_frozen_redis_turns_readiness_off_and_back_on_and_liveness_stays
     redis.freeze()
     try:
         await until_ready(node, 503, within_s=DETECTED_WITHIN_S)
-        assert json.loads((await node.ask("/readyz"))[1])["reasons"] == ["deaf"]
+        assert json.loads((await node.ask("/readyz"))[1])["reasons"] == ["redis_unverified"]
         assert await node.metric("snorky_redis_delivery_unverified") == 1
     finally:
         redis.thaw()

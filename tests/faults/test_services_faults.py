@@ -48,12 +48,12 @@ async def is_healed(scene: Scene) -> bool:
     return bool(answer["type"] == "response")
 
 
-async def test_after_flushall_all_is_asserted_again_quietly_within_ten_seconds(scene: Scene) -> None:
+async def test_after_flushall_all_is_registered_again_quietly_within_ten_seconds(scene: Scene) -> None:
     async with Redis.from_url(scene.stage.redis.url) as client:
         await client.flushall()
     deadline = scene.deadline(BACK_WITHIN_S)
     await scene.until_listed(scene.multitude.names, deadline)
-    print(f"asserted again after {deadline.elapsed_s:.1f} s")
+    print(f"re-registered after {deadline.elapsed_s:.1f} s")
     await scene.look()
     assert deadline.left_s > 0
     taken = await scene.witnesses[0].call("messaging", "registerParticipant", name=names_of(7)[0])
@@ -132,7 +132,7 @@ async def test_a_node_stopped_for_twenty_seconds_leaves_once_and_joins_once(scen
         assert [await multitude.callers[number].closed for number in rivals] == [4010] * len(rivals)
     assert [await former for former in formers] == [0] * len(rivals), "two used a name"
     await scene.until_heard(Counter(gone) + Counter(back) + Counter(closed), deadline)
-    print(f"fenced, asserted again and heard of after {deadline.elapsed_s:.1f} s")
+    print(f"fenced, re-registered and heard of after {deadline.elapsed_s:.1f} s")
     for witness in scene.witnesses:
         assert Counter(witness.heard[len(gone) : len(gone) + len(back)]) == Counter(back), (
             "clients that lost a name left last"

@@ -127,10 +127,10 @@ def test_ready_only_while_hearing_and_not_draining() -> None:
     broker = LoopbackBroker()
     node = Node(broker)
     assert node.is_ready
-    broker.is_deaf = True
+    broker.is_redis_unverified = True
     assert not node.is_ready
-    assert node.is_deaf
-    broker.is_deaf = False
+    assert node.is_redis_unverified
+    broker.is_redis_unverified = False
     node.is_draining = True
     assert not node.is_ready
-    assert not node.is_deaf
+    assert not node.is_redis_unverified

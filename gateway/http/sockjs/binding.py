@@ -87,14 +87,14 @@ def who_asks(request: web.Request, session_id: str, ip: str, *, takes_tokens: bo
     """Read the sender of a request for a session, from headers only. Raises HandshakeRefused: it has two tokens."""
     token = token_of(request.headers) if takes_tokens else None
     if token is not None:
-        told = [token]
+        parts = [token]
     elif has_hook:
-        told = [ip, *_told_to_hook(request)]
+        parts = [ip, *_told_to_hook(request)]
     else:
-        told = []
+        parts = []
     # the id is a salt, so that the digests of one client differ between sessions
     digest = hashlib.blake2b(session_id.encode(), digest_size=20)
-    for each in told:
+    for each in parts:
         data = each.encode("utf-8", "surrogateescape")
         digest.update(b"%d:%b" % (len(data), data))
     return Who(digest.hexdigest(), origin_of(request))
@@ -114,11 +114,11 @@ def origin_of(request: web.Request) -> str:
 
 def _told_to_hook(request: web.Request) -> list[str]:
     headers = [(name.lower(), value) for name, value in request.headers.items()]
-    told = [
+    parts = [
         f"{name}:{value}"
         for name, value in headers
         if name not in _VARYING and not name.startswith(_VARYING_BEGINNINGS)
     ]
     if request.query_string:
-        told += [f"?{name}={value}" for name, value in request.query.items() if name not in _VARYING_QUERY]
-    return sorted(told)
+        parts += [f"?{name}={value}" for name, value in request.query.items() if name not in _VARYING_QUERY]
+    return sorted(parts)

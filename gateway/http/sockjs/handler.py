@@ -180,7 +180,7 @@ class SockJSHandler:
         endpoint, session_id = self._websockets.endpoint, request.match_info["session"]
         ip = endpoint.admission.client_ip(request)
         outlet = ResponseStream(is_streaming=transport.is_streaming, is_gone=lambda: _is_gone(request))
-        identify = self._websockets.identify
+        identify = self._websockets.identify_hook
         who = self._who(request, session_id, ip)
         found = await self._sessions.find_or_open(
             session_id, ip, lambda: session_of(request, endpoint.node.auth, identify), who
@@ -284,7 +284,8 @@ class SockJSHandler:
 
     def _who(self, request: web.Request, session_id: str, ip: str) -> Who:
         """Read the sender of a request from its headers. Raises HandshakeRefused."""
-        takes_tokens, has_hook = self._websockets.endpoint.node.auth.takes_tokens, self._websockets.identify is not None
+        takes_tokens = self._websockets.endpoint.node.auth.takes_tokens
+        has_hook = self._websockets.identify_hook is not None
         return who_asks(request, session_id, ip, takes_tokens=takes_tokens, has_hook=has_hook)
 
     async def _known(self, request: web.Request, who: Who, ip: str) -> Who:
@@ -292,7 +293,7 @@ class SockJSHandler:
         endpoint = self._websockets.endpoint
         endpoint.admission.knock(ip)
         try:
-            login = await session_of(request, endpoint.node.auth, self._websockets.identify)
+            login = await session_of(request, endpoint.node.auth, self._websockets.identify_hook)
         except InvalidToken as error:
             endpoint.node.auth.refusals.note("token", error.reason, address=ip)
             raise HandshakeRefused(403, "token", "The token is not accepted: connect again with another one") from None

@@ -209,7 +209,7 @@ class Session:
             drain.end()
             self._loop.call_soon(self._leave_node)  # later: services must not be called from within their own calls
 
-    # -- Spoke: called by the wheel ------------------------------------------------------------------------------
+    # -- TimedConnection: called by the wheel --------------------------------------------------------------------
 
     def beat(self) -> None:
         """Check whether the client is still there, and send it a heartbeat when due."""

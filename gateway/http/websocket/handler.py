@@ -31,15 +31,15 @@ class WebSocketHandler:
 
         app.add_routes([WebSocketHandler(registry).route("/ws")])
 
-    public: origins, proxies, compression, pings; by default the settings' defaults. identify: returns the identity of
-    a request without a token, e.g. from a session cookie; None = unknown.
+    public: origins, proxies, compression, pings; by default the settings' defaults. identify_hook: returns the
+    identity of a request without a token, e.g. from a session cookie; None = unknown.
     """
 
     def __init__(
-        self, registry: ServiceRegistry, public: Public | None = None, *, identify: Identify | None = None
+        self, registry: ServiceRegistry, public: Public | None = None, *, identify_hook: Identify | None = None
     ) -> None:
         self._registry = registry
-        self.identify = identify
+        self.identify_hook = identify_hook
         self.public = public or Public()
         self._allowed_origins = Origins(self.public.allowed_origins)
 
@@ -100,7 +100,7 @@ class WebSocketHandler:
         session = refusal = transport = None
         try:
             try:
-                session = await session_of(request, endpoint.node.auth, self.identify)
+                session = await session_of(request, endpoint.node.auth, self.identify_hook)
             except InvalidToken as error:
                 refusal = error
                 self._note("token", error.reason, request)

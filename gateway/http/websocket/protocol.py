@@ -267,7 +267,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._transport.pause_reading()  # also so that the end of the stream is not seen before earlier data
             self._endpoint.turns.join(self)
 
-    # -- Spoke: called by the wheel --------------------------------------------------------------------------
+    # -- TimedConnection: called by the wheel ----------------------------------------------------------------
 
     def beat(self) -> None:
         """Ping, or abort if nothing came since the last beat and the peer does not acknowledge our data either.

@@ -5,7 +5,7 @@ Rules:
   shard; this module handles slots that move from one shard to another.
 - A subscribed channel that moved is subscribed to on its new shard first, and then unsubscribed on the former one.
   After all moved channels are subscribed again, the listener's `on_interrupted` is called.
-- The node is deaf while any shard's broker is deaf, a channel is being moved, or a slot has no server.
+- Redis is unverified while it is for any shard's broker, a channel is being moved, or a slot has no server.
 """
 
 import asyncio
@@ -69,16 +69,16 @@ class ClusterBroker:
         self._is_paused = False
         self._is_stopped = False
         metrics.delivery_unverified.set_function(
-            lambda: float(self.is_deaf)
+            lambda: float(self.is_redis_unverified)
         )  # otherwise each shard would overwrite the value
 
     @property
-    def is_deaf(self) -> bool:
+    def is_redis_unverified(self) -> bool:
         return (
             not self._is_covered
             or self._is_moving
             or bool(self._lost)
-            or any(broker.is_deaf for broker in self._brokers.values())
+            or any(broker.is_redis_unverified for broker in self._brokers.values())
         )
 
     async def start(self, listener: Listener) -> None:

@@ -153,7 +153,7 @@ class RedisDirectory:
     @property
     def is_heard(self) -> bool:
         """True while this node receives publications from its Redis."""
-        return not self._broker.is_deaf
+        return not self._broker.is_redis_unverified
 
     async def start(self, asserter: LocalState) -> None:
         self._asserter = asserter

@@ -134,4 +134,4 @@ class Reaper:
             _log.exception("reaping failed; it will be tried again", owner=owner, error=repr(error))
         else:
             if count:
-                _log.warning("reaped", owner=owner, given_back=count)
+                _log.warning("cleaned up dead node", owner=owner, given_back=count)

@@ -189,7 +189,7 @@ class Reconciler:
         finally:
             self._is_at_it = False
         if members or names or strays:
-            _log.warning("asserted again", how=how, members=len(members), names=len(names), strays=strays)
+            _log.warning("re-registered", how=how, members=len(members), names=len(names), strays=strays)
 
     async def _look_at_runs(self) -> None:
         """Check whether a server was restarted or replaced since the last check; if so, lost names are contested."""

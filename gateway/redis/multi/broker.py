@@ -13,18 +13,18 @@ __all__ = ["SpreadBroker"]
 class SpreadBroker:
     """Implements `snorky.gateway.contracts.broker.Broker`. brokers: one for each Redis, of the same node.
 
-    If a Redis is unavailable only its own channels are affected, but the node counts as deaf while any broker is deaf.
+    If a Redis is unavailable only its own channels are affected, but Redis is unverified while it is for any broker.
     """
 
     def __init__(self, brokers: Spread[RedisBroker], *, metrics: Metrics) -> None:
         self._brokers = brokers
         metrics.delivery_unverified.set_function(
-            lambda: float(self.is_deaf)
+            lambda: float(self.is_redis_unverified)
         )  # otherwise each broker would overwrite the value
 
     @property
-    def is_deaf(self) -> bool:
-        return any(broker.is_deaf for broker in self._brokers)
+    def is_redis_unverified(self) -> bool:
+        return any(broker.is_redis_unverified for broker in self._brokers)
 
     async def start(self, listener: Listener) -> None:
         for broker in self._brokers:

@@ -93,8 +93,8 @@ class RedisBroker:
         )
 
     @property
-    def is_deaf(self) -> bool:
-        return self._canary.is_deaf
+    def is_redis_unverified(self) -> bool:
+        return self._canary.is_redis_unverified
 
     async def start(self, listener: Listener) -> None:
         self._listener = listener

@@ -1,10 +1,10 @@
 """Canary: checks that this node receives what is published through Redis.
 
 A connection can stop delivering without any error: a frozen Redis, an unplugged cable, a proxy that dropped its state.
-A node that is not known to receive is called *deaf*. Rules:
-- The node is deaf from the start, and after every lost connection, until a canary published since then has arrived.
+Redis is *unverified* while it is not proven that this node receives. Rules:
+- Redis is unverified from the start, and after every lost connection, until a canary published since then has arrived.
 - After `silence_s` without a publication, a canary is published through the normal path to a channel that only this
-  node subscribes to. If nothing arrives within `deadline_s`, the node is deaf and both connections are replaced.
+  node subscribes to. If nothing arrives within `deadline_s`, Redis is unverified and both connections are replaced.
 - Time during which this node did not read does not count as silence: it was paused, or the event loop was blocked
   (SIGSTOP, a long callback).
 """
@@ -55,7 +55,7 @@ class Canary:
         self._sent_at: float | None = None  # when the last one was sent; None: none is pending
         self._is_unsent = False  # the last one's connection failed: it may not have been delivered
         self._is_refused = False  # Redis rejected the last one: a new connection would not help
-        self.is_deaf = True
+        self.is_redis_unverified = True
         metrics.delivery_unverified.set(1)
 
     # -- events ------------------------------------------------------------------------------------------------
@@ -68,10 +68,10 @@ class Canary:
         self._send()
 
     def on_lost(self, reason: str = "connection lost") -> None:
-        """The subscriber's connection was lost: the node is deaf until a new canary arrives."""
+        """The subscriber's connection was lost: Redis is unverified until a new canary arrives."""
         self._is_whole = False
         self._sent_at = None
-        self._set_deaf(True, reason)
+        self._set_unverified(True, reason)
 
     def on_heard(self) -> None:
         """A publication arrived. It ends the silence, but does not prove that this node can publish."""
@@ -82,7 +82,7 @@ class Canary:
         self._heard_at = self._clock()
         if any(p.isdigit() and len(p) < 20 and self._first <= int(p) <= self._number for p in payloads):
             self._sent_at = None
-            self._set_deaf(False, "canary heard")
+            self._set_unverified(False, "canary heard")
 
     def pause(self) -> None:
         """The node stops reading."""
@@ -100,7 +100,7 @@ class Canary:
         """Check the silence and the deadline of the pending canary."""
         now = self._clock()
         elapsed_s, self._ticked_at = now - self._ticked_at, now
-        if self.is_deaf:
+        if self.is_redis_unverified:
             self._metrics.delivery_unverified_seconds.inc(max(0.0, elapsed_s))
         is_late = elapsed_s > 2 * TICK_S  # the loop was blocked; data received meanwhile is read after this call
         uncounted_s = elapsed_s if self._is_paused or is_late else 0.0
@@ -110,7 +110,7 @@ class Canary:
         if self._is_paused or is_late or not self._is_whole:
             return
         if self._sent_at is None:
-            if self.is_deaf or now - self._heard_at >= self._silence_s:
+            if self.is_redis_unverified or now - self._heard_at >= self._silence_s:
                 self._send()
         elif now - self._sent_at >= self._deadline_s:
             self._on_missing(now)
@@ -122,9 +122,9 @@ class Canary:
             self._send()  # other publications arrive, so the connection works; only our own publish path is unproven
             return
         self._sent_at = None
-        self._set_deaf(True, "no canary")
+        self._set_unverified(True, "no canary")
         if not self._is_refused:
-            self._redial(f"deaf: no canary for {self._deadline_s:g} s")
+            self._redial(f"no canary for {self._deadline_s:g} s")
 
     def _send(self) -> None:
         self._number += 1
@@ -147,12 +147,12 @@ class Canary:
         elif error is not None:
             self._is_unsent = True  # the next tick tries again, under the same deadline
 
-    def _set_deaf(self, is_deaf: bool, reason: str) -> None:
-        if is_deaf == self.is_deaf:
+    def _set_unverified(self, is_unverified: bool, reason: str) -> None:
+        if is_unverified == self.is_redis_unverified:
             return
-        self.is_deaf = is_deaf
-        self._metrics.delivery_unverified.set(is_deaf)
-        if is_deaf:
-            _log.warning("deaf", reason=reason)
+        self.is_redis_unverified = is_unverified
+        self._metrics.delivery_unverified.set(is_unverified)
+        if is_unverified:
+            _log.warning("no message received through Redis", reason=reason)
         else:  # also logged once after the start
-            _log.info("hearing", reason=reason)
+            _log.info("messages are received through Redis", reason=reason)

@@ -114,10 +114,10 @@ def _authentication(settings: Settings, findings: _Findings) -> str:
     if auth.has_keys:
         key = algorithm_of(auth.public_key) if auth.public_key else "HS256" if auth.hmac_secret else auth.jwks_url
         ways.append(f"tokens ({key})")
-    if auth.identify:
-        ways.append(auth.identify)
+    if auth.identify_hook:
+        ways.append(auth.identify_hook)
         try:
-            load_function("[auth] identify", auth.identify)
+            load_function("[auth] identify_hook", auth.identify_hook)
         except ConfigurationError as error:
             findings.problems.append(str(error))
     return f"{' or '.join(ways) or 'none'}, {'required' if auth.required else 'not required'}"

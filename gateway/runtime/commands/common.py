@@ -83,12 +83,12 @@ def read_settings(config: Path | None, **public: object) -> Settings:
         if value is not None:
             environment.pop(f"SNORKY_PUBLIC__{name.upper()}_FILE", None)
             environment[f"SNORKY_PUBLIC__{name.upper()}"] = str(value)
-    doubts: list[str] = []
+    ignored: list[str] = []
     try:
-        settings = load(config, environment, doubts)
-        for doubt in doubts:
+        settings = load(config, environment, ignored)
+        for text in ignored:
             errors.print("[bold yellow]warning:[/]", end=" ")
-            errors.print(doubt, markup=False)
+            errors.print(text, markup=False)
         return settings
     except ConfigurationError as error:
         fail(*str(error).splitlines())

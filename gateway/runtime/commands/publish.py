@@ -92,10 +92,10 @@ def publish(
         receipt = asyncio.run(publish_once(target, settings.prefix, key, payload))
     except (ConfigurationError, ConnectionError) as error:
         fail(str(error))
-    output.print(_told(receipt))
+    output.print(_describe(receipt))
 
 
-def _told(receipt: Receipt) -> str:
+def _describe(receipt: Receipt) -> str:
     kept = f"kept at {receipt.position}" if receipt.position else ""
     if receipt.nodes is None:
         return kept or "published"

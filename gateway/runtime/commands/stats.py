@@ -162,6 +162,6 @@ def _sampled_s(node: NodeState, seen_s: float) -> float:
 
 
 def _state(node: NodeState) -> Text:
-    if node.state.get("is_deaf"):
-        return Text("deaf", style="bold red")
+    if node.state.get("is_redis_unverified"):
+        return Text("redis unverified", style="bold red")
     return Text("draining", style="yellow") if node.state.get("is_draining") else Text("ready", style="green")

@@ -105,7 +105,7 @@ async def half_open(trial: Trial) -> None:
     assert proxy is not None
     proxy.swallow()
     try:
-        took_s = await _until_deaf(trial)
+        took_s = await _until_unverified(trial)
         trial.expect_within(took_s, DETECTED_WITHIN_S, "detected")
     finally:
         proxy.heal()
@@ -118,7 +118,7 @@ async def unreachable(trial: Trial) -> None:
     assert proxy is not None
     proxy.refuse()
     try:
-        took_s = await _until_deaf(trial)
+        took_s = await _until_unverified(trial)
         trial.expect_within(took_s, DETECTED_WITHIN_S, "detected")
         await asyncio.sleep(2)
     finally:
@@ -126,14 +126,14 @@ async def unreachable(trial: Trial) -> None:
     trial.ended()
 
 
-async def _until_deaf(trial: Trial) -> float:
+async def _until_unverified(trial: Trial) -> float:
     began_s = time.monotonic()
 
-    async def all_deaf() -> bool:
+    async def all_unverified() -> bool:
         answers = await asyncio.gather(*(node.status("/readyz", timeout_s=1.0) for node in trial.lab.nodes))
         return set(answers) == {503}
 
-    await eventually(all_deaf, within_s=DETECTED_WITHIN_S + 6, what="/readyz says 503 on all nodes")
+    await eventually(all_unverified, within_s=DETECTED_WITHIN_S + 6, what="/readyz says 503 on all nodes")
     return time.monotonic() - began_s
 
 

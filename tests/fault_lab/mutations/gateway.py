@@ -9,7 +9,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         # a change that the reply's list already has is not sent again if its notice arrives later
         guard="version of a list",
         file="gateway/delivery/hub.py",
-        old=" and not (is_late and heard < told >= version)",
+        old=" and not (is_late and heard < list_version >= version)",
         new="",
         argv=test(
             "tests/unit/presence/test_lists_and_notices.py", "test_late_notices_of_members_in_the_list_are_not_sent"
@@ -60,7 +60,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="version of differences",
         file="gateway/delivery/hub.py",
-        old="return not version <= told < ahead",
+        old="return not version <= list_version < ahead",
         new="return True",
         argv=test(
             "tests/unit/presence/test_lists_and_notices.py",
@@ -218,9 +218,9 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/unit/delivery/test_write_queue.py", "test_passes_never_overtake"),
     ),
     Mutation(
-        guard="rosters after deafness",
+        guard="rosters after an interruption",
         file="gateway/node.py",
-        old="            self._presences.interrupted()\n",
+        old="            self._roster_sync.interrupted()\n",
         new="            pass\n",
         argv=test("tests/faults/test_presence.py", "test_joins_and_leaves_missed_by_a_cut_off_node_are_reported_once"),
     ),
@@ -257,8 +257,8 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="hints",  # the node believes a position that a publisher sent
         file="gateway/protocol/publication.py",
-        old="            return Publication(told.payload, hint=told.position)",
-        new="            return told",
+        old="            return Publication(decoded.payload, hint=decoded.position)",
+        new="            return decoded",
         argv=test("tests/e2e/test_deploy_rights.py", "forges"),
     ),
     Mutation(

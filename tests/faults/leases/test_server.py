@@ -141,7 +141,7 @@ async def test_after_flushall_all_is_asserted_again_quietly(cluster: RedisTestCl
         began = time.monotonic()
         await eventually(lambda: is_back(nodes[1], before[0]), within_s=10, what="members registered again")
         await eventually(lambda: all_claimed(nodes[1], 299), within_s=10, what="names claimed again")
-        print(f"asserted again after {time.monotonic() - began:.2f} s")
+        print(f"re-registered after {time.monotonic() - began:.2f} s")
     await never(timings, 1.5, lambda: len(cluster.heard(ROOM)) != 301)
     (version,) = await nodes[0].directory.versions([ROOM])
     assert version, "a node that reported members as gone must see another roster version"

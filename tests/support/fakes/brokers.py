@@ -59,8 +59,10 @@ async def hears(broker: Broker, is_hearing: bool = True, *, within_s: float = 5.
     """Wait until the broker receives (or does not) and return how long it took, in seconds."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    while broker.is_deaf == is_hearing:
-        assert loop.time() - began < within_s, f"not within {within_s} s: is_deaf is {broker.is_deaf}"
+    while broker.is_redis_unverified == is_hearing:
+        assert loop.time() - began < within_s, (
+            f"not within {within_s} s: is_redis_unverified is {broker.is_redis_unverified}"
+        )
         await asyncio.sleep(0.005)  # a property cannot be awaited
     return loop.time() - began
 

@@ -22,7 +22,7 @@ from snorky.gateway.protocol.ws_frames import FrameParser
 from tests.support.scenarios.site import RunningSite, running_site
 
 PUBLISH_EVERY_S = 0.005
-LIMITS = Limits(handshake_timeout_s=1.0, messages_per_s=1e6, messages_burst=1_000_000, connections_per_ip=0)
+LIMITS = Limits(request_header_timeout_s=1.0, messages_per_s=1e6, messages_burst=1_000_000, connections_per_ip=0)
 
 
 def counts(site: RunningSite) -> dict[str, Any]:

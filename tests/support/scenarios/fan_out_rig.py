@@ -6,7 +6,8 @@ from snorky.gateway import Metrics
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.fan_out import Fanout
 from snorky.gateway.delivery.hub import Hub
-from snorky.gateway.protocol.codec import PAYLOAD, Template, decode_json
+from snorky.gateway.protocol.codec import decode_json
+from snorky.gateway.protocol.splicing import PAYLOAD, Template
 from snorky.gateway.protocol.ws_frames import Dialect
 from tests.support.fakes.fake_wire import JSON, FakeTransport
 

@@ -16,7 +16,7 @@ __all__ = ["HISTORY_SCENARIOS", "RULES"]
 RULES: list[dict[str, Any]] = [
     {"match": "kept:*", "history": 100},
     {"match": "short:*", "history": 2},
-    {"match": "told:*", "presence": True, "notices": True},
+    {"match": "told:*", "presence": True, "join_leave": True},
     {"match": "quiet:*", "client_publish": False},
 ]
 

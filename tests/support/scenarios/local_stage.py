@@ -174,7 +174,7 @@ def services() -> list[Any]:
 async def local_stage(count: int, house: str, encodings: Sequence[str] = ("json",)) -> AsyncIterator[LocalStage]:
     """Run nodes. house: see Scenario."""
     common = _Common()
-    settings = Auth(leeway_s=0.0, deadline_s=DEADLINE_S)
+    settings = Auth(leeway_s=0.0, timeout_s=DEADLINE_S)
 
     def auth(metrics: Metrics) -> Authenticator:
         verifier = None if house == "keyless" else Verifier(FixedKey(Key("HS256", SECRET.encode())), settings)

@@ -127,7 +127,7 @@ class NodeStage:
 @asynccontextmanager
 async def node_stage(directory: Path, count: int, *, env: Mapping[str, str] | None = None) -> AsyncIterator[NodeStage]:
     """Run a Redis and nodes until the block ends."""
-    lines = ["[limits]", "messages_per_s = 10000.0", "messages_burst = 100000", "bad_messages_per_minute = 100000"]
+    lines = ["[limits]", "messages_per_s = 10000.0", "messages_burst = 100000", "client_errors_per_minute = 100000"]
     for name, class_name in PUBLIC.items():
         lines += [f"[services.{name}]", f'class = "{class_name}"']
     config = directory / "conformance.toml"

@@ -9,7 +9,7 @@ from tests.support.fakes.memory_cluster import Resident
 CHANNELS = [
     ChannelRule("kept:*", history=1000),
     ChannelRule("read-only:*", history=10, recovery=False),
-    ChannelRule("room:*", history=1000, presence=True, notices=True),
+    ChannelRule("room:*", history=1000, presence=True, join_leave=True),
     ChannelRule("quiet:*", presence=True),
     ChannelRule("news", client_publish=False),
     ChannelRule("keyless", client_keys=False),

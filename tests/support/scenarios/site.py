@@ -235,10 +235,10 @@ async def running_site(
     node.attach(registry)
     node.attach(backend)
     await node.start()
-    handler = WebSocketHandler(registry, public, identify=identify)
+    handler = WebSocketHandler(registry, public, identify_hook=identify)
     site = Site(
         public_app(handler),
-        header_timeout_s=limits.handshake_timeout_s,
+        header_timeout_s=limits.request_header_timeout_s,
         refusals=node.auth.refusals,
         gate=handler.endpoint.gate,
     )

@@ -198,7 +198,7 @@ async def sockjs_site(
             node.attach(registry)
             await node.start()
             stack.push_async_callback(node.stop)
-            handler = WebSocketHandler(registry, public, identify=identify)
+            handler = WebSocketHandler(registry, public, identify_hook=identify)
             sockjs = SockJSHandler(handler, timing=timing, clock=clock)
             site = Site(public_app(handler, sockjs), header_timeout_s=5.0, gate=handler.endpoint.gate)
             sockets = listen("127.0.0.1", 0, send_buffer_bytes=16_384)

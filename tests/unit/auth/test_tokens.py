@@ -168,7 +168,7 @@ def attacks(_round: int) -> dict[str, tuple[str, str, Key, dict[str, Any]]]:
         "expiry is a list": ("malformed", forged(HS256, {"sub": "alice", "exp": [time.time() + 60]}), HMAC, {}),
         "expiry is huge": ("lifetime", forged(HS256, {"sub": "alice", "exp": 10**300}), HMAC, {}),
         "expiry is beyond any float": ("claim", forged(HS256, {"sub": "alice", "exp": 10**400}), HMAC, {}),
-        "valid for too long": ("lifetime", hmac_token(exp=time.time() + 120), HMAC, {"lifetime_max_s": 100}),
+        "valid for too long": ("lifetime", hmac_token(exp=time.time() + 120), HMAC, {"token_max_lifetime_s": 100}),
         "not valid yet": ("not_yet_valid", hmac_token(nbf=time.time() + 60), HMAC, {}),
         "issued in the future": ("not_yet_valid", hmac_token(iat=time.time() + 60), HMAC, {}),
         "date is infinite": ("malformed", forged(HS256, claims(iat=-math.inf)), HMAC, {}),

@@ -21,7 +21,7 @@ def test_first_match_counts_alone() -> None:
 
 def test_channel_without_a_rule_has_the_defaults() -> None:
     found = Rules().find("anything")
-    assert (found.history, found.presence, found.notices, found.client_publish) == (0, False, False, True)
+    assert (found.history, found.presence, found.join_leave, found.client_publish) == (0, False, False, True)
     assert not Rules()
 
 
@@ -81,7 +81,7 @@ def test_name_that_is_chosen_to_be_hard_costs_no_more_than_others() -> None:
         ([{"match": "a", "presence": 1}], "presence: expected `bool`, got `int`; write presence = true"),
         ([{"match": ""}], "match: expected `str` of length >= 1"),
         ([{"match": "a\n"}], "match: expected `str` matching regex"),
-        ([{"match": "a", "notices": True}], "add presence = true"),
+        ([{"match": "a", "join_leave": True}], "add presence = true"),
         ([{"match": "a", "history_ttl_s": 5.0}], "history_ttl_s means nothing without history"),
         ([{"match": "*"}, {"match": "a"}], "rule 1: matches everything, so later rules never apply"),
     ],

@@ -47,7 +47,7 @@ OTHER_VALUES = {
     "public_key": PEM,
     "public_key_previous": Issuer().pem.decode(),
     "jwks_url": "https://issuer.example.org/keys",
-    "identify": "module:function",
+    "identify_hook": "module:function",
 }
 BESIDE = {"auth": {"SNORKY_AUTH__HMAC_SECRET": SECRET}}  # without a key the other settings mean nothing
 

@@ -160,10 +160,10 @@ def test_service_links_of_kubernetes_are_no_settings():
         ('[auth]\njwks_url = "http://issuer.example/keys"', "[auth] jwks_url: must begin with https://"),
         ('[auth]\njwks_url = ""', "[auth] jwks_url: must begin with https://"),
         ('[auth]\njwks_url = "https://[a"', "[auth] jwks_url: must begin with https://"),
-        ('[auth]\nidentify = "sessions.py"', '[auth] identify: must be "module:function"'),
+        ('[auth]\nidentify_hook = "sessions.py"', '[auth] identify_hook: must be "module:function"'),
         ('[auth]\naudience = ""', "[auth] audience: is empty"),
         ("[auth]\nleeway_s = -1", "[auth] leeway_s: "),
-        ("[auth]\nlifetime_max_s = 0", "[auth] lifetime_max_s: "),
+        ("[auth]\ntoken_max_lifetime_s = 0", "[auth] token_max_lifetime_s: "),
         ('[auth]\nalgorithm = "none"', "[auth] algorithm: unknown setting"),
         ('auth = "x"', "auth: must be a table: [auth]"),
         ("[auth]\nrequired = true", "[auth] required = true, but no way to authenticate is set"),
@@ -243,9 +243,9 @@ def test_standard_services_are_there_unless_others_are_written(tmp_path):
     assert standard.services["pubsub"] == ServiceTable("snorky.services.pubsub:PubSubService")
     assert standard.services["auth"] == ServiceTable("snorky.services.auth:AuthService")
     assert standard.backend["pubsub_backend"] == ServiceTable(
-        "snorky.services.pubsub:PubSubBackend", {"frontend": "pubsub"}
+        "snorky.services.pubsub:PubSubBackend", {"service": "pubsub"}
     )
-    assert standard.backend["auth_backend"] == ServiceTable("snorky.services.auth:AuthBackend", {"frontend": "auth"})
+    assert standard.backend["auth_backend"] == ServiceTable("snorky.services.auth:AuthBackend", {"service": "auth"})
     own = load_toml(tmp_path, '[services.own]\nclass = "own:Service"')
     assert list(own.services) == ["own"]
     assert own.backend == {}, "the backend of a missing service would fail on every call"
@@ -293,10 +293,10 @@ def test_every_setting_of_auth_is_taken(tmp_path):
         issuer = "https://issuer.example"
         identity_claim = "user_id"
         leeway_s = 0
-        lifetime_max_s = 3600
-        identify = "myapp.sessions:user_of"
+        token_max_lifetime_s = 3600
+        identify_hook = "myapp.sessions:user_of"
         required = true
-        deadline_s = 2
+        timeout_s = 2
         """,
         SNORKY_AUTH__HMAC_SECRET=SECRET,
     )
@@ -306,10 +306,10 @@ def test_every_setting_of_auth_is_taken(tmp_path):
         issuer="https://issuer.example",
         identity_claim="user_id",
         leeway_s=0.0,
-        lifetime_max_s=3600.0,
-        identify="myapp.sessions:user_of",
+        token_max_lifetime_s=3600.0,
+        identify_hook="myapp.sessions:user_of",
         required=True,
-        deadline_s=2.0,
+        timeout_s=2.0,
     )
 
 

@@ -8,8 +8,9 @@ from structlog.testing import capture_logs
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.channel_order import Gap, Late, Step
 from snorky.gateway.delivery.fan_out import Fanout
-from snorky.gateway.protocol.codec import PAYLOAD, Json, Template, decode_json
+from snorky.gateway.protocol.codec import Json, decode_json
 from snorky.gateway.protocol.publication import MARK, Position, Publication, Selector, write_addressed
+from snorky.gateway.protocol.splicing import PAYLOAD, Template
 from snorky.gateway.protocol.ws_frames import Dialect
 from tests.support.fakes.fake_wire import JSON, MSGPACK, FakeTransport, settle
 from tests.support.scenarios.fan_out_rig import KEY, OTHER, Rig, numbers
@@ -130,7 +131,7 @@ def test_a_client_with_too_much_buffered_is_a_slow_consumer() -> None:
 
 
 class Script:
-    """A follower of one channel that answers what the test sets."""
+    """A history filter of one channel that answers what the test sets."""
 
     def __init__(self) -> None:
         self.heard: list[Publication] = []
@@ -149,7 +150,7 @@ class FollowingRig(Rig):
     def __init__(self, chunk: int = 1000) -> None:
         super().__init__()
         self.script = Script()
-        self.fanout = Fanout(self.hub, self.source, self.metrics, follower=self.script, chunk=chunk)
+        self.fanout = Fanout(self.hub, self.source, self.metrics, history_filter=self.script, chunk=chunk)
 
     def recovered(self, dialect: Dialect = JSON) -> Connection:
         wire = FakeTransport()
@@ -209,7 +210,7 @@ def test_each_shape_gets_its_steps_in_order() -> None:
     assert rig.sample("snorky_unsequenced_publications_total") == 1
 
 
-def test_followed_channel_is_delivered_as_its_follower_decides() -> None:
+def test_followed_channel_is_delivered_as_its_filter_decides() -> None:
     rig = FollowingRig()
     one = rig.recovered()
     sequenced = MARK + b"1 e:1:t1 t0 j\n7"

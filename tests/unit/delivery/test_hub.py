@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.delivery.hub import Hub
 from snorky.gateway.errors import AlreadySubscribed, NotSubscribed
-from snorky.gateway.protocol.codec import PAYLOAD, Template
+from snorky.gateway.protocol.splicing import PAYLOAD, Template
 from tests.support.fakes.fake_wire import JSON, MSGPACK, FakeTransport
 
 TEMPLATE = Template("s", PAYLOAD)

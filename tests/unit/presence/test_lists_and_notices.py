@@ -8,8 +8,8 @@ import pytest
 
 from snorky.gateway import PAYLOAD, Connection, Service
 from snorky.gateway.contracts.directory import RosterSnapshot
-from snorky.gateway.delivery.hub import LATE_S, Hub, News
-from snorky.gateway.protocol.codec import Template
+from snorky.gateway.delivery.hub import LATE_S, Hub, RosterEvent
+from snorky.gateway.protocol.splicing import Template
 from snorky.services.chat import ChatService
 from snorky.services.cursors import CursorsService
 from snorky.services.pubsub import PubSubService
@@ -17,8 +17,8 @@ from tests.support.fakes.fake_wire import JSON, FakeTransport, settle, until
 from tests.support.fakes.memory_cluster import Resident, Town, town
 
 RULES = [
-    {"match": "there:*", "presence": True, "notices": True},
-    {"match": "kept:*", "presence": True, "notices": True, "history": 100},
+    {"match": "there:*", "presence": True, "join_leave": True},
+    {"match": "kept:*", "presence": True, "join_leave": True, "history": 100},
 ]
 PEOPLE = [f"person {number:02d}" for number in range(24)]
 
@@ -191,9 +191,9 @@ def test_a_redis_clock_that_was_set_back_suppresses_notices_only_briefly() -> No
     channel = hub.get("chat:x")
     assert channel is not None
     channel.knows(client, 1000, now_s=50.0)
-    assert not channel.audience(None, News(900), 50.0 + LATE_S - 0.1)(client)
-    assert channel.audience(None, News(900), 50.0 + LATE_S)(client)
+    assert not channel.audience(None, RosterEvent(900), 50.0 + LATE_S - 0.1)(client)
+    assert channel.audience(None, RosterEvent(900), 50.0 + LATE_S)(client)
     channel.heard = 1000
-    assert channel.audience(None, News(900), 50.0)(client), "the list's change was received: this is another one"
+    assert channel.audience(None, RosterEvent(900), 50.0)(client), "the list's change was received: this is another one"
     hub.remove(client, "chat:x")
     assert channel.listed == {}

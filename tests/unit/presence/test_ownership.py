@@ -262,7 +262,7 @@ async def test_pending_release_is_cancelled_by_a_new_acquisition(rig: Rig) -> No
     await rig.ownership.enter(connection, ROSTER, entry="", data=None)
     await rig.ownership.claim(connection, "messaging", "x")
     gate.set()
-    await until(lambda: rig.ownership._giving_back is None)
+    await until(lambda: rig.ownership._release_task is None)
     assert "leave" not in rig.directory.asked and "release" not in rig.directory.asked
     assert len(rig.members) == len(rig.names) == 1
 
@@ -321,11 +321,11 @@ async def test_nothing_runs_on_once_it_has_stopped(rig: Rig) -> None:
     rig.end(connection)
     await rig.ownership.stop()
     assert rig.directory.is_stopped
-    assert rig.ownership._giving_back is None
+    assert rig.ownership._release_task is None
     late = rig.connection(2)
-    rig.ownership._belongings[2] = rig.ownership._of(late)
+    rig.ownership._owned[2] = rig.ownership._of(late)
     rig.end(late)
-    assert rig.ownership._giving_back is None, "it would retry indefinitely: the directory has stopped"
+    assert rig.ownership._release_task is None, "it would retry indefinitely: the directory has stopped"
 
 
 async def test_connection_that_is_closed_or_not_of_this_node_owns_nothing(rig: Rig) -> None:

@@ -23,7 +23,7 @@ ROSTER = "chat:room"
 
 
 def services() -> list[Any]:
-    rules = [{"match": "there:*", "presence": True, "notices": True, "history": 10, "history_ttl_s": 60}]
+    rules = [{"match": "there:*", "presence": True, "join_leave": True, "history": 10, "history_ttl_s": 60}]
     return [ChatService(), CursorsService(), PubSubService(channels=rules)]
 
 
@@ -180,8 +180,8 @@ class Rig:
     def __init__(self, grace_s: float = 30.0) -> None:
         self.directory = Scripted()
         self.told: list[tuple[str, str]] = []
-        self.presences = RosterSync(self.directory, self._tell, Metrics(), grace_s=grace_s)  # type: ignore[arg-type]
-        self.presences.start()
+        self.roster_sync = RosterSync(self.directory, self._tell, Metrics(), grace_s=grace_s)  # type: ignore[arg-type]
+        self.roster_sync.start()
 
     def _tell(self, roster: str, differences: Sequence[Difference], version: int) -> None:
         self.told += [(each.kind, each.member.identity) for each in differences]
@@ -195,12 +195,12 @@ class Rig:
 async def rig() -> Any:
     rig = Rig()
     yield rig
-    await rig.presences.stop()
+    await rig.roster_sync.stop()
 
 
 async def followed(rig: Rig, *rosters: str) -> None:
     for roster in rosters:
-        rig.presences.follow(roster)
+        rig.roster_sync.follow(roster)
     await until(lambda: all(f"census {roster}" in rig.directory.asked for roster in rosters))
     await settle(5)
     rig.directory.asked.clear()
@@ -211,7 +211,7 @@ async def test_notice_that_does_not_follow_the_one_before_has_the_roster_read(ri
     version = rig.directory.version
     rig.come("ann")  # which was lost
     rig.come("bob")
-    assert rig.presences.hear(ROSTER, Change("+", True, "bob", "n.1", "", version + 2, version + 1))
+    assert rig.roster_sync.hear(ROSTER, Change("+", True, "bob", "n.1", "", version + 2, version + 1))
     await until(lambda: rig.told == [("joined", "ann")])
 
 
@@ -219,13 +219,13 @@ async def test_entries_removed_with_their_identity_are_reported(rig: Rig) -> Non
     rig.come("ann")
     await followed(rig, ROSTER)
     version = rig.directory.version
-    assert rig.presences.hear(ROSTER, Change("-", True, "ann", "n.7", "", version + 1, version))
+    assert rig.roster_sync.hear(ROSTER, Change("-", True, "ann", "n.7", "", version + 1, version))
     await until(lambda: rig.told == [("left", "ann")])
 
 
 async def test_where_nothing_was_missed_a_version_is_all_that_is_asked(rig: Rig) -> None:
     await followed(rig, "chat:a", "chat:b")
-    rig.presences.interrupted()
+    rig.roster_sync.interrupted()
     await until(lambda: rig.directory.asked == ["versions 2"])
     await settle(5)
     assert rig.directory.asked == ["versions 2"] and rig.told == []
@@ -235,7 +235,7 @@ async def test_a_failed_census_is_retried_until_it_succeeds(rig: Rig) -> None:
     await followed(rig, ROSTER)
     rig.directory.is_away = True
     rig.come("ann")
-    rig.presences.interrupted()
+    rig.roster_sync.interrupted()
     await until(lambda: len(rig.directory.asked) >= 2)
     rig.directory.is_away = False
     await until(lambda: rig.told == [("joined", "ann")])
@@ -244,15 +244,15 @@ async def test_a_failed_census_is_retried_until_it_succeeds(rig: Rig) -> None:
 async def test_many_changes_are_reported_in_portions_with_the_current_state(rig: Rig) -> None:
     await followed(rig, ROSTER)
     full = asyncio.Event()
-    rig.presences._is_congested = lambda _roster: not full.is_set()
+    rig.roster_sync._is_congested = lambda _roster: not full.is_set()
     for number in range(PORTION + 2):
         rig.come(f"p{number}")
-    rig.presences.interrupted()
+    rig.roster_sync.interrupted()
     await until(lambda: rig.told)
     await settle(20)
     assert len(rig.told) == PORTION, "the others wait until these are taken"
     last, version = PORTION + 1, rig.directory.version
-    assert rig.presences.hear(ROSTER, Change("-", True, f"p{last}", f"n.{last}", "", version + 1, version))
+    assert rig.roster_sync.hear(ROSTER, Change("-", True, f"p{last}", f"n.{last}", "", version + 1, version))
     full.set()
     await until(lambda: len(rig.told) > PORTION)
     await settle(20)
@@ -265,9 +265,9 @@ async def test_changes_received_during_a_census_are_not_reported_twice(rig: Rig)
     await followed(rig, ROSTER)
     rig.directory.gate.clear()
     rig.come("ann")
-    rig.presences.interrupted()
+    rig.roster_sync.interrupted()
     await until(lambda: f"census {ROSTER}" in rig.directory.asked)
-    assert rig.presences.hear(
+    assert rig.roster_sync.hear(
         ROSTER, Change("+", True, "ann", "n.0", "", rig.directory.version, rig.directory.version - 1)
     )
     rig.directory.gate.set()
@@ -279,10 +279,10 @@ async def test_interruption_while_a_roster_is_read_has_it_compared_again(rig: Ri
     await followed(rig, ROSTER)
     rig.directory.gate.clear()
     rig.come("ann")
-    rig.presences.interrupted()
+    rig.roster_sync.interrupted()
     await until(lambda: f"census {ROSTER}" in rig.directory.asked)
     rig.come("bob")  # after the running census, and lost
-    rig.presences.interrupted()
+    rig.roster_sync.interrupted()
     rig.directory.gate.set()
     await until(lambda: rig.told == [("joined", "ann"), ("joined", "bob")])
 
@@ -291,10 +291,10 @@ async def test_clients_that_unsubscribed_get_no_notices(rig: Rig) -> None:
     await followed(rig, ROSTER)
     rig.directory.gate.clear()
     rig.come("ann")
-    rig.presences.interrupted()
+    rig.roster_sync.interrupted()
     await until(lambda: f"census {ROSTER}" in rig.directory.asked)
-    rig.presences.forget(ROSTER)
-    rig.presences.follow(ROSTER)  # and another one came: for its own list it has asked itself
+    rig.roster_sync.forget(ROSTER)
+    rig.roster_sync.follow(ROSTER)  # and another one came: for its own list it has asked itself
     rig.directory.gate.set()
     await until(lambda: rig.directory.asked.count(f"census {ROSTER}") == 2)
     await settle(10)
@@ -302,17 +302,17 @@ async def test_clients_that_unsubscribed_get_no_notices(rig: Rig) -> None:
 
 
 async def test_change_of_a_roster_without_followers_is_reported(rig: Rig) -> None:
-    assert rig.presences.hear("chat:other", Change("+", True, "ann", "n.0", "", 2, 1))
+    assert rig.roster_sync.hear("chat:other", Change("+", True, "ann", "n.0", "", 2, 1))
 
 
 async def test_departure_is_reported_after_a_redis_outage_longer_than_the_grace_period(rig: Rig) -> None:
-    rig.presences._grace_s = 0.05
+    rig.roster_sync._grace_s = 0.05
     rig.come("ann")
     await followed(rig, ROSTER)
     rig.directory.members.clear()
     rig.directory.version += 1
     rig.directory.is_away = True
-    rig.presences.interrupted()
+    rig.roster_sync.interrupted()
     await until(lambda: len(rig.directory.asked) >= 2)
     rig.directory.is_away = False
     await until(lambda: rig.told == [("left", "ann")])
@@ -320,13 +320,13 @@ async def test_departure_is_reported_after_a_redis_outage_longer_than_the_grace_
 
 async def test_roster_that_could_not_be_read_at_the_subscribe_is_still_followed(rig: Rig) -> None:
     rig.directory.is_away = True
-    rig.presences.follow(ROSTER)
+    rig.roster_sync.follow(ROSTER)
     await until(lambda: rig.directory.asked)
-    rig.presences.interrupted()
+    rig.roster_sync.interrupted()
     rig.directory.is_away = False
     await followed(rig, ROSTER)
     rig.come("ann")
-    rig.presences.interrupted()
+    rig.roster_sync.interrupted()
     await until(lambda: rig.told == [("joined", "ann")])
 
 
@@ -337,10 +337,10 @@ async def test_one_roster_that_cannot_be_read_keeps_no_other(rig: Rig) -> None:
         return await Scripted.census(rig.directory, roster)
 
     rig.directory.census = census  # type: ignore[method-assign]
-    rig.presences.follow("chat:broken")
+    rig.roster_sync.follow("chat:broken")
     await followed(rig, ROSTER)
     rig.come("ann")
-    rig.presences.interrupted()
+    rig.roster_sync.interrupted()
     await until(lambda: rig.told == [("joined", "ann")])
 
 
@@ -358,11 +358,11 @@ async def test_departure_waits_for_the_last_interruption(rig: Rig, monkeypatch: 
     await followed(rig, ROSTER)
     rig.directory.members.clear()
     rig.directory.version += 1
-    rig.presences.interrupted()
+    rig.roster_sync.interrupted()
     await pass_time(20)
-    rig.presences.interrupted()
+    rig.roster_sync.interrupted()
     await pass_time(20)
-    rig.presences._want(ROSTER)  # it is read between the time of the first one and that of the second
+    rig.roster_sync._want(ROSTER)  # it is read between the time of the first one and that of the second
     await settle(50)
     assert rig.told == []
     await pass_time(31)

@@ -1,4 +1,4 @@
-"""snorky.gateway.protocol.codec: envelopes, templates, and encoding of a service's own Python objects.
+"""snorky.gateway.protocol.codec: envelopes, and encoding of a service's own Python objects.
 
 Hostile bytes are in test_bad_input.py and test_random_input.py.
 """
@@ -17,7 +17,8 @@ import pytest
 
 from snorky.gateway.errors import InvalidEnvelope, InvalidMessage
 from snorky.gateway.protocol import codec
-from snorky.gateway.protocol.codec import MAX_DEPTH, MAX_VALUES, PAYLOAD, Encoding, Envelope, Template
+from snorky.gateway.protocol.codec import MAX_DEPTH, MAX_VALUES, Encoding, Envelope
+from snorky.gateway.protocol.splicing import PAYLOAD
 
 ENCODINGS = pytest.mark.parametrize("encoding", list(Encoding), ids=lambda encoding: encoding.value)
 
@@ -247,74 +248,3 @@ def test_authorised_and_forwarded_value_of_a_duplicate_key_are_the_same() -> Non
     envelope = codec.decode_envelope(data, Encoding.JSON)
     assert envelope == Envelope("pubsub", {"channel": "b"})
     assert codec.encode_json(envelope.message) == b'{"channel":"b"}'
-
-
-# --- templates
-
-
-@ENCODINGS
-@pytest.mark.parametrize(
-    "shape",
-    [
-        lambda hole: hole,
-        lambda hole: [hole],
-        lambda hole: {"type": "message", "channel": {"room": 5}, "message": hole},
-        lambda hole: {"message": hole, "after": [1, "é", None]},
-        lambda hole: ({"a": ({"b": hole},)}, 2),
-    ],
-    ids=["alone", "list", "pubsub", "before others", "tuples"],
-)
-@pytest.mark.parametrize(
-    "payload", [None, {"x": [1, 2.5, "ü"]}, "", "text", [], nested(MAX_DEPTH)], ids=lambda v: repr(v)[:20]
-)
-def test_rendered_template_is_the_encoded_message(encoding: Encoding, shape: Any, payload: Any) -> None:
-    rendered = Template("pubsub", shape(PAYLOAD)).render(codec.encode(payload, encoding), encoding)
-    whole = {"service": "pubsub", "message": shape(payload)}
-    expected = json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode()
-    assert rendered == (expected if encoding is Encoding.JSON else msgpack.packb(whole))
-
-
-@ENCODINGS
-def test_template_survives_strings_that_look_like_its_hole(encoding: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
-    message = {"channel": "PAYLOAD payload", "payload": PAYLOAD, "more": ["payload", "Payload.PAYLOAD", '"', "\xd9 "]}
-    rendered = Template("s", message).render(codec.encode(1, encoding), encoding)
-    assert codec.decode(rendered, encoding) == {"service": "s", "message": {**message, "payload": 1}}
-    monkeypatch.setattr("snorky.gateway.protocol.codec.secrets.token_hex", lambda size: "guessed")
-    with pytest.raises(ValueError, match="exactly once"):  # instead of a wrong split
-        Template("s", ["guessed", PAYLOAD])
-
-
-@ENCODINGS
-def test_second_shape_has_the_position_at_its_end(encoding: Encoding) -> None:
-    template = Template("pubsub", {"type": "message", "message": PAYLOAD, "channel": ["c"]})
-    assert template.has_place_for_position
-    message: dict[str, Any] = {"type": "message", "message": {"x": [1, "é"]}, "channel": ["c"]}
-    for offset, position in ((1, "e:1:t"), (2**53, '"\\:é:\n')):
-        payload = codec.encode(message["message"], encoding)
-        rendered = template.render_at(payload, encoding, offset=offset, position=position)
-        expected = {**message, "offset": offset, "position": position}
-        assert codec.decode(rendered, encoding) == {"service": "pubsub", "message": expected}
-    rendered = template.render_at(codec.encode(None, encoding), encoding, offset=1, position="p", is_tombstone=True)
-    assert codec.decode(rendered, encoding) == {
-        "service": "pubsub",
-        "message": {**message, "message": None, "tombstone": True, "offset": 1, "position": "p"},
-    }
-
-
-@pytest.mark.parametrize("message", [PAYLOAD, [PAYLOAD], {"position": PAYLOAD}, {"a": PAYLOAD, "offset": 1}], ids=repr)
-def test_message_that_is_no_object_or_has_such_keys_has_no_second_shape(message: Any) -> None:
-    assert not Template("pubsub", message).has_place_for_position
-
-
-@pytest.mark.parametrize("message", [None, {}, [PAYLOAD, PAYLOAD], {"a": PAYLOAD, "b": [PAYLOAD]}], ids=repr)
-def test_template_needs_exactly_one_hole(message: Any) -> None:
-    with pytest.raises(ValueError, match="exactly once"):
-        Template("pubsub", message)
-
-
-def test_template_refuses_what_encode_refuses() -> None:
-    cycle: list[Any] = [PAYLOAD]
-    cycle.append(cycle)
-    for message in ({"a": b"bytes", "b": PAYLOAD}, {PAYLOAD: 1}, [float("nan"), PAYLOAD], cycle):
-        with pytest.raises(InvalidMessage):
-            Template("pubsub", message)  # type: ignore[arg-type]

@@ -69,5 +69,5 @@ def test_stopped_node_is_removed():
 
 def test_node_that_writes_nonsense_is_shown_as_zero():
     meter = Meter()
-    meter.look([NodeState("n1", {"connections": "many", "public_url": None, "is_deaf": True})], 10.0)
+    meter.look([NodeState("n1", {"connections": "many", "public_url": None, "is_redis_unverified": True})], 10.0)
     assert meter.table().row_count == 1

@@ -142,7 +142,7 @@ async def test_failure_of_the_first_listener_does_not_remove_a_later_one() -> No
 async def test_publications_during_a_join_wait_for_the_reply_and_arrive_in_order() -> None:
     async with town(2, services) as nodes:
         topics, client = of(nodes, 0).topics, nodes.client(0)
-        async with topics.joining(client.connection, "c"):
+        async with topics.atomic_subscribe(client.connection, "c"):
             assert topics.is_subscribed(client.connection, "c")
             for number in range(3):
                 await of(nodes, 1).topics.publish("c", {"type": "note", "n": number})
@@ -159,7 +159,7 @@ async def test_joining_that_fails_is_undone_also_when_the_client_left_meanwhile(
         topics, client, leaver = of(nodes, 0).topics, nodes.client(0), nodes.client(0)
         for each in (client, leaver):
             with pytest.raises(KeyError):
-                async with topics.joining(each.connection, "c"):
+                async with topics.atomic_subscribe(each.connection, "c"):
                     if each is leaver:
                         each.leave()
                     raise KeyError
@@ -287,7 +287,7 @@ async def test_directory_that_does_not_answer_is_an_error() -> None:
             with pytest.raises(BrokerUnavailable):
                 await each
         nodes.cluster.is_failing = False
-        await until(lambda: nodes.nodes[0].ownership._giving_back is None)
+        await until(lambda: nodes.nodes[0].ownership._release_task is None)
 
 
 async def test_name_without_canonical_form_is_refused_before_anything_is_asked() -> None:

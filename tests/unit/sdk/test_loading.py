@@ -92,6 +92,6 @@ def test_every_service_that_does_not_load_is_reported(module):
 )
 def test_a_function_that_cannot_be_loaded_is_reported_with_its_setting(module, name, expected):
     with pytest.raises(ConfigurationError) as caught:
-        load_function("[auth] identify", name)
-    assert str(caught.value).startswith(f'[auth] identify = "{name}": ')
+        load_function("[auth] identify_hook", name)
+    assert str(caught.value).startswith(f'[auth] identify_hook = "{name}": ')
     assert expected in str(caught.value)

@@ -9,7 +9,9 @@ import pytest
 from snorky.gateway.config.settings import ServiceTable, Settings
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.sdk.loading import load_function, load_registries
+from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.service import Service
+from snorky.services.auth import AuthService
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = """
@@ -105,6 +107,72 @@ def test_program_that_imports_an_old_name_is_told_the_new_one(
     sys.modules.pop("old_program", None)
     assert said.endswith(expected)
     with pytest.raises(ConfigurationError) as caught:
-        load_function("[auth] identify", "old_program:who")
+        load_function("[auth] identify_hook", "old_program:who")
     help_ = expected if expected.startswith("; ") else "; is it on PYTHONPATH?"
     assert str(caught.value).endswith(help_)
+
+
+class Login(Service):
+    """A service as a user has it."""
+
+    def on_message(self, connection: object, message: object) -> None:
+        pass
+
+
+class OpenOfOld(Login):
+    is_open = True  # type: ignore[assignment]
+
+
+class ClosedOfOld(AuthService):  # ignoring this one would leave the service usable without authentication
+    is_open = False  # type: ignore[assignment]
+
+
+class MixedIn(OpenOfOld):
+    pass
+
+
+class NoticesOfOld(Login):
+    def has_roster_notices(self, channel: object) -> bool:  # type: ignore[override]
+        return False
+
+
+class SetsOnInstance(Login):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.is_open = False
+
+
+@pytest.mark.parametrize(
+    ("made", "old", "new"),
+    [
+        (OpenOfOld, "is_open", "allows_anonymous"),
+        (ClosedOfOld, "is_open", "allows_anonymous"),
+        (MixedIn, "is_open", "allows_anonymous"),
+        (NoticesOfOld, "has_roster_notices", "sends_presence_events"),
+        (SetsOnInstance, "is_open", "allows_anonymous"),
+    ],
+)
+def test_service_with_an_old_attribute_is_refused_with_the_new_name(made: type[Service], old: str, new: str) -> None:
+    expected = f"{made.__name__}.{old} is now called {new}: rename it"
+    with pytest.raises(ConfigurationError) as caught:
+        ServiceRegistry([made("own")])
+    assert str(caught.value) == expected
+    assert load(f"{__name__}:{made.__name__}") == f"[services.own] {expected}"
+
+
+def test_old_attribute_set_later_is_an_error_and_so_is_reading_it() -> None:
+    service = Login("own")
+    ServiceRegistry([service])
+    with pytest.raises(ConfigurationError, match="allows_anonymous"):
+        service.is_open = False
+    with pytest.raises(AttributeError, match="allows_anonymous"):
+        print(service.is_open)
+    with pytest.raises(AttributeError, match="sends_presence_events"):
+        service.has_roster_notices("channel")
+
+
+def test_a_refused_service_is_not_registered() -> None:
+    registry = ServiceRegistry()
+    with pytest.raises(ConfigurationError):
+        registry.register(OpenOfOld("own"))
+    assert "own" not in registry

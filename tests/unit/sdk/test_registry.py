@@ -188,7 +188,7 @@ BAD: list[Callable[[Client], None]] = [
 @pytest.mark.parametrize("send", BAD, ids=["no message", "no envelope", "unknown service", "refused by a service"])
 async def test_too_much_bad_input_is_answered_and_then_closed_4509(send: Callable[[Client], None]) -> None:
     service = Raising(error=InvalidChannel("Too long"))
-    async with house(service, limits=Limits(bad_messages_per_minute=5)) as built:
+    async with house(service, limits=Limits(client_errors_per_minute=5)) as built:
         client, other = built.client(), built.client()
         for _ in range(5):
             send(client)
@@ -204,7 +204,7 @@ async def test_too_much_bad_input_is_answered_and_then_closed_4509(send: Callabl
 
 
 async def test_refusals_of_a_service_are_no_bad_input() -> None:
-    async with house(Raising(error=NotSubscribed()), limits=Limits(bad_messages_per_minute=1)) as built:
+    async with house(Raising(error=NotSubscribed()), limits=Limits(client_errors_per_minute=1)) as built:
         client = built.client()
         for _ in range(50):
             client.send("raising", 1)
@@ -213,7 +213,7 @@ async def test_refusals_of_a_service_are_no_bad_input() -> None:
 
 
 async def test_too_many_messages_are_refused_with_a_time_and_then_closed_4510() -> None:
-    limits = Limits(messages_per_s=0.001, messages_burst=3, bad_messages_per_minute=2)
+    limits = Limits(messages_per_s=0.001, messages_burst=3, client_errors_per_minute=2)
     borne = 3 * REFUSED_PER_BURST
     service = Raising()
     async with house(service, limits=limits) as built:
@@ -325,7 +325,7 @@ def test_registries_of_one_node_do_not_see_each_others_services() -> None:
 
 def test_limits_of_a_registry_override_the_nodes() -> None:
     built = House([], limits=UNLIMITED)
-    strict = ServiceRegistry([], limits=Limits(bad_messages_per_minute=1))
+    strict = ServiceRegistry([], limits=Limits(client_errors_per_minute=1))
     built.node.attach(strict)
     client = Client(built.node, strict)
     for _ in range(2):

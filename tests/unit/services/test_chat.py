@@ -149,7 +149,7 @@ async def test_join_after_a_failed_one_is_not_undone_by_its_cleanup() -> None:
         await settle()  # now it waits for its retry
         nodes.cluster.is_failing = False
         await join(bob)
-        task = nodes.nodes[1].ownership._giving_back
+        task = nodes.nodes[1].ownership._release_task
         assert task is not None
         await task
         assert [each["from"] for each in watcher.notifications] == ["bob"]

@@ -202,7 +202,7 @@ async def test_failed_claim_is_released_unless_claimed_again() -> None:
         nodes.cluster.is_failing = False
         assert await register(client, "kept") is None
         nodes.cluster.names["messaging"]["lost"] = nodes.cluster.names["messaging"]["kept"]  # it had succeeded
-        task = nodes.nodes[0].ownership._giving_back
+        task = nodes.nodes[0].ownership._release_task
         assert task is not None
         await task
         assert await register(rival, "kept") == "Error: Name already registered"

@@ -351,11 +351,11 @@ async def test_other_methods_are_refused_and_ops_answer() -> None:
             client = await open_private(site)
             await client.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             assert (await client.response()).status == status
-        site.broker.is_deaf = True
+        site.broker.is_redis_unverified = True
         client = await open_private(site)
         await client.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         response = await client.response()
-        assert response.status == 503 and json.loads(response.body)["reasons"] == ["deaf"]
+        assert response.status == 503 and json.loads(response.body)["reasons"] == ["redis_unverified"]
 
 
 @on_both_loops

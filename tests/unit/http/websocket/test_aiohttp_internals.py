@@ -94,7 +94,7 @@ async def test_aiohttp_objects_are_freed_without_the_garbage_collector(seen: lis
 
 @on_both_loops
 async def test_the_timer_for_headers_does_not_reach_a_connection_that_was_taken_over() -> None:
-    async with running_site(limits=Limits(handshake_timeout_s=0.2)) as site:
+    async with running_site(limits=Limits(request_header_timeout_s=0.2)) as site:
         client = await site.client()
         idle = await site.open()  # made later: once it was cut, the timer of the first one has passed
         assert await idle.until_end() == b""

@@ -176,7 +176,7 @@ async def test_text_is_refused_where_msgpack_was_agreed() -> None:
 
 @on_both_loops
 async def test_bad_messages_are_answered_and_too_many_of_them_end_the_connection() -> None:
-    async with running_site(limits=Limits(bad_messages_per_minute=5)) as site:
+    async with running_site(limits=Limits(client_errors_per_minute=5)) as site:
         client = await site.client()
         for data, service in (
             (b"{", "gateway"),
@@ -232,7 +232,7 @@ async def test_a_service_that_fails_affects_no_other() -> None:
 
 @on_both_loops
 async def test_a_partial_head_is_cut_in_time() -> None:
-    async with running_site(limits=Limits(handshake_timeout_s=0.3)) as site:
+    async with running_site(limits=Limits(request_header_timeout_s=0.3)) as site:
         loop = asyncio.get_running_loop()
         started_s = loop.time()
         heads = [b"", b"G", handshake_head()[:-2], b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET"]
@@ -247,7 +247,7 @@ async def test_a_partial_head_is_cut_in_time() -> None:
 @on_both_loops
 async def test_a_head_that_drips_is_cut_in_time() -> None:
     """Sending a byte does not extend anything: the whole head has one deadline."""
-    async with running_site(limits=Limits(handshake_timeout_s=0.3)) as site:
+    async with running_site(limits=Limits(request_header_timeout_s=0.3)) as site:
         loop = asyncio.get_running_loop()
         client = await site.open()
         started_s = loop.time()

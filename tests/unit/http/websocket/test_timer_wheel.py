@@ -33,8 +33,8 @@ class Clock:
         self.now_s = end_s
 
 
-class Spoke:
-    def __init__(self, clock: Clock, on_beat: Callable[["Spoke"], None] | None = None) -> None:
+class TimedConnection:
+    def __init__(self, clock: Clock, on_beat: Callable[["TimedConnection"], None] | None = None) -> None:
         self.slot = 0
         self.beats: list[float] = []
         self.aborts: list[float] = []
@@ -59,36 +59,38 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_each_spoke_is_beaten_once_in_an_interval(clock: Clock) -> None:
     wheel = TimerWheel(10.0)
-    spokes = [Spoke(clock) for _ in range(100)]
-    for spoke in spokes:
-        wheel.add(spoke)
+    spokes = [TimedConnection(clock) for _ in range(100)]
+    for connection in spokes:
+        wheel.add(connection)
     clock.advance(10.0)
-    assert [len(spoke.beats) for spoke in spokes] == [1] * 100
+    assert [len(connection.beats) for connection in spokes] == [1] * 100
     clock.advance(50.0)
-    for spoke in spokes:
-        assert len(spoke.beats) == 6
-        assert {round(later - sooner, 3) for sooner, later in zip(spoke.beats, spoke.beats[1:], strict=False)} == {10.0}
+    for connection in spokes:
+        assert len(connection.beats) == 6
+        assert {
+            round(later - sooner, 3) for sooner, later in zip(connection.beats, connection.beats[1:], strict=False)
+        } == {10.0}
 
 
 def test_spokes_added_at_once_are_spread_over_the_interval(clock: Clock) -> None:
     wheel = TimerWheel(10.0)
-    spokes = [Spoke(clock) for _ in range(400)]
-    for spoke in spokes:
-        wheel.add(spoke)
+    spokes = [TimedConnection(clock) for _ in range(400)]
+    for connection in spokes:
+        wheel.add(connection)
     clock.advance(10.0)
     at: dict[float, int] = {}
-    for spoke in spokes:
-        at[spoke.beats[0]] = at.get(spoke.beats[0], 0) + 1
+    for connection in spokes:
+        at[connection.beats[0]] = at.get(connection.beats[0], 0) + 1
     assert set(at.values()) == {10} and len(at) == 10 / TICK_S
 
 
 @pytest.mark.parametrize("interval_s", [0.01, 0.25, 0.3, 1.0, 86_400.0])
 def test_every_interval_that_may_be_set_is_kept(clock: Clock, interval_s: float) -> None:
     wheel = TimerWheel(interval_s)
-    spoke = Spoke(clock)
-    wheel.add(spoke)
+    connection = TimedConnection(clock)
+    wheel.add(connection)
     clock.advance(min(3 * interval_s, 3.0) if interval_s < 86_400 else 1.0)
-    assert len(spoke.beats) == (3 if interval_s < 86_400 else 1)
+    assert len(connection.beats) == (3 if interval_s < 86_400 else 1)
 
 
 def test_a_long_interval_costs_no_memory() -> None:
@@ -98,7 +100,7 @@ def test_a_long_interval_costs_no_memory() -> None:
 
 def test_removed_entries_are_not_called(clock: Clock) -> None:
     wheel = TimerWheel(1.0)
-    stays, goes = Spoke(clock), Spoke(clock)
+    stays, goes = TimedConnection(clock), TimedConnection(clock)
     wheel.add(stays)
     wheel.add(goes)
     wheel.remove(goes)
@@ -109,13 +111,13 @@ def test_removed_entries_are_not_called(clock: Clock) -> None:
 
 def test_one_that_is_removed_by_another_s_beat_is_not_beaten(clock: Clock) -> None:
     wheel = TimerWheel(TICK_S)  # one slot
-    spokes: list[Spoke] = []
+    spokes: list[TimedConnection] = []
 
-    def remove_all(_spoke: Spoke) -> None:
+    def remove_all(_spoke: TimedConnection) -> None:
         for each in spokes:
             wheel.remove(each)
 
-    spokes += [Spoke(clock, remove_all) for _ in range(3)]
+    spokes += [TimedConnection(clock, remove_all) for _ in range(3)]
     for each in spokes:
         wheel.add(each)
     clock.advance(TICK_S)
@@ -126,60 +128,60 @@ def test_one_that_is_removed_by_another_s_beat_is_not_beaten(clock: Clock) -> No
 
 def test_ending_connection_is_aborted_after_its_deadline_without_pings_before(clock: Clock) -> None:
     wheel = TimerWheel(0.25)
-    spoke = Spoke(clock)
-    wheel.add(spoke)
+    connection = TimedConnection(clock)
+    wheel.add(connection)
     clock.advance(0.25)
-    wheel.end_soon(spoke)
+    wheel.end_soon(connection)
     clock.advance(10.0)
-    assert spoke.beats == [0.25], "a ping after a close frame"
-    assert len(spoke.aborts) == 1
+    assert connection.beats == [0.25], "a ping after a close frame"
+    assert len(connection.aborts) == 1
     # a slow consumer's memory is released within 2 s
-    assert CLOSE_TIMEOUT_S <= spoke.aborts[0] - 0.25 <= 2.0
+    assert CLOSE_TIMEOUT_S <= connection.aborts[0] - 0.25 <= 2.0
 
 
 def test_connection_that_ended_in_time_is_not_aborted(clock: Clock) -> None:
     wheel = TimerWheel(0.25)
-    spoke = Spoke(clock)
-    wheel.add(spoke)
-    wheel.end_soon(spoke)
+    connection = TimedConnection(clock)
+    wheel.add(connection)
+    wheel.end_soon(connection)
     clock.advance(1.0)
-    wheel.remove(spoke)
+    wheel.remove(connection)
     clock.advance(10.0)
-    assert spoke.aborts == []
+    assert connection.aborts == []
 
 
 def test_an_end_needs_no_beat_before(clock: Clock) -> None:
     wheel = TimerWheel(10.0)
-    spoke = Spoke(clock)
-    wheel.end_soon(spoke, timeout_s=0.5)
+    connection = TimedConnection(clock)
+    wheel.end_soon(connection, timeout_s=0.5)
     clock.advance(1.0)
-    assert spoke.aborts == [0.5]
+    assert connection.aborts == [0.5]
 
 
 def test_the_timer_ends_with_the_last_and_begins_with_the_next(clock: Clock) -> None:
     wheel = TimerWheel(1.0)
     for _ in range(3):
-        spoke = Spoke(clock)
-        wheel.add(spoke)
+        connection = TimedConnection(clock)
+        wheel.add(connection)
         assert len(clock.timers) == 1
-        wheel.remove(spoke)
+        wheel.remove(connection)
         clock.advance(1.0)
         assert clock.timers == []
-    spoke = Spoke(clock)
-    wheel.end_soon(spoke)
+    connection = TimedConnection(clock)
+    wheel.end_soon(connection)
     clock.advance(3.0)
-    assert len(spoke.aborts) == 1 and clock.timers == []
+    assert len(connection.aborts) == 1 and clock.timers == []
 
 
 def test_a_beat_that_fails_does_not_stop_the_wheel(clock: Clock) -> None:
-    def fail(_spoke: Spoke) -> None:
+    def fail(_spoke: TimedConnection) -> None:
         raise RuntimeError("a transport's own fault")
 
     wheel = TimerWheel(TICK_S)
-    wheel.add(Spoke(clock, fail))
+    wheel.add(TimedConnection(clock, fail))
     with pytest.raises(RuntimeError):
         clock.advance(TICK_S)
-    later = Spoke(clock)
+    later = TimedConnection(clock)
     wheel.add(later)
     assert clock.timers, "no ping would ever be sent again"
 
@@ -190,13 +192,13 @@ def test_a_half_open_connection_is_removed_within_two_intervals(clock: Clock) ->
     answers, is_heard = True, True
     cuts_s: list[float] = []
 
-    def on_beat(_spoke: Spoke) -> None:
+    def on_beat(_spoke: TimedConnection) -> None:
         nonlocal is_heard
         if not is_heard:
             cuts_s.append(clock.now_s)
         is_heard = answers  # a pong comes at once, or none does
 
-    wheel.add(Spoke(clock, on_beat))
+    wheel.add(TimedConnection(clock, on_beat))
     clock.advance(30.0)
     assert cuts_s == []
     answers, silent_since_s = False, clock.now_s
@@ -208,14 +210,14 @@ def test_a_half_open_connection_is_removed_within_two_intervals(clock: Clock) ->
 def test_an_expected_pong_has_a_deadline_that_its_arrival_ends(clock: Clock) -> None:
     wheel, late = TimerWheel(10), list[tuple[str, float]]()
 
-    def expect(name: str, spoke: Spoke) -> None:
-        wheel.expect(spoke, 3.0, lambda: late.append((name, round(clock.now_s - 100, 3))))
+    def expect(name: str, connection: TimedConnection) -> None:
+        wheel.expect(connection, 3.0, lambda: late.append((name, round(clock.now_s - 100, 3))))
 
-    first, second, third, fourth = (Spoke(clock) for _ in range(4))
+    first, second, third, fourth = (TimedConnection(clock) for _ in range(4))
     expect("first", first)
     clock.advance(1)
-    for name, spoke in (("second", second), ("third", third), ("fourth", fourth)):
-        expect(name, spoke)
+    for name, connection in (("second", second), ("third", third), ("fourth", fourth)):
+        expect(name, connection)
     wheel.came(second)
     wheel.remove(third)
     clock.advance(1)

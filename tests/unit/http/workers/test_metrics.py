@@ -5,16 +5,16 @@ from snorky.gateway.http.workers.metrics import Totals
 from snorky.gateway.metrics import Metrics
 
 
-def text(connections: float, deliveries: float, deaf: int = 0) -> str:
+def text(connections: float, deliveries: float, unverified: int = 0) -> str:
     return f"""# HELP snorky_connections Open.
 # TYPE snorky_connections gauge
 snorky_connections{{transport="websocket"}} {connections}
 # HELP snorky_deliveries_total Written.
 # TYPE snorky_deliveries_total counter
 snorky_deliveries_total {deliveries}
-# HELP snorky_redis_delivery_unverified Deaf.
+# HELP snorky_redis_delivery_unverified Redis is unverified.
 # TYPE snorky_redis_delivery_unverified gauge
-snorky_redis_delivery_unverified {deaf}
+snorky_redis_delivery_unverified {unverified}
 """
 
 
@@ -31,12 +31,12 @@ def test_workers_are_summed():
     assert samples(totals)["snorky_deliveries_total"] == 110
 
 
-def test_deaf_workers_count_as_one_deaf_gateway():
+def test_unverified_workers_count_as_one_unverified_gateway():
     totals = Totals()
-    totals.take("a", text(0, 0, deaf=1))
-    totals.take("b", text(0, 0, deaf=0))
+    totals.take("a", text(0, 0, unverified=1))
+    totals.take("b", text(0, 0, unverified=0))
     assert samples(totals)["snorky_redis_delivery_unverified"] == 1
-    totals.take("b", text(0, 0, deaf=1))
+    totals.take("b", text(0, 0, unverified=1))
     assert samples(totals)["snorky_redis_delivery_unverified"] == 1
 
 
