@@ -61,7 +61,7 @@ SOCKJS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/http/sockjs/forwarding/requester.py",
         old="        if self._is_stopping:\n",
         new="        if False:\n",
-        argv=test("tests/unit/http/sockjs/test_session.py", "reaches_a_stopping_node"),
+        argv=test("tests/unit/http/sockjs/test_session_nodes.py", "reaches_a_stopping_node"),
     ),
     Mutation(
         guard="sockjs: origin of the session",
