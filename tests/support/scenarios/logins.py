@@ -15,7 +15,7 @@ from tests.support.scenarios.tokens import SECRET
 FIXED = FixedKey(Key("HS256", SECRET.encode()))
 
 
-AUTH = Auth(hmac_secret=SECRET.encode(), leeway_s=0.0, deadline_s=0.3)
+AUTH = Auth(hmac_secret=SECRET.encode(), leeway_s=0.0, timeout_s=0.3)
 
 
 def authenticator(

@@ -268,7 +268,7 @@ async def test_a_thousand_deadlines_are_one_timer() -> None:
 
 @on_both_loops
 async def test_only_open_services_answer_anonymous_clients() -> None:
-    auth = authenticator(auth=Auth(hmac_secret=SECRET.encode(), deadline_s=60))
+    auth = authenticator(auth=Auth(hmac_secret=SECRET.encode(), timeout_s=60))
     async with running_site(auth=auth, requires_identity=True) as site:
         client = await site.client()
         answer = await client.call("subscribe", "c-1", channel="news")

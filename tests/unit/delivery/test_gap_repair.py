@@ -76,7 +76,7 @@ async def test_at_most_sixteen_fills_are_under_way() -> None:
 
     async with town(3, lambda: [Notes()]) as nodes:
         stage, counts = Stage(nodes), Counting()
-        keeper = nodes.nodes[0].channels.keeper
+        keeper = nodes.nodes[0].channels.history_store
         read = keeper.read
 
         async def counted(*args: Any, **kwargs: Any) -> Any:
@@ -121,7 +121,7 @@ async def test_fill_is_tried_until_history_answers(stage: Stage) -> None:
 
 async def test_fault_of_ours_does_not_make_a_channel_silent(stage: Stage) -> None:
     one, _ = await stage.back(0)
-    keeper = stage.town.nodes[0].channels.keeper
+    keeper = stage.town.nodes[0].channels.history_store
     with capture_logs() as logs:
         for name in ("read", "positions"):
             works = getattr(keeper, name)
