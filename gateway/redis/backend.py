@@ -17,7 +17,7 @@ from snorky.gateway.redis.directory.directory import RedisDirectory
 from snorky.gateway.redis.directory.heartbeat import Heartbeat
 from snorky.gateway.redis.directory.versions import Versions, said
 from snorky.gateway.redis.history.store import RedisHistory
-from snorky.gateway.redis.keys import nodes_key, revocations_key
+from snorky.gateway.redis.keys import nodes_key
 from snorky.gateway.redis.multi.broker import SpreadBroker
 from snorky.gateway.redis.multi.directory import SpreadDirectory, tag_of
 from snorky.gateway.redis.multi.hashing import Spread, targets_of
@@ -124,10 +124,12 @@ class RedisBackend:
         )
         return cls(broker, directory, keeper, targets, prefix, node_id)
 
-    def revocations(self, *, keep_s: float) -> Revocations:
+    def revocations(self, metrics: Metrics, *, keep_s: float) -> Revocations:
         """Make the list of revocations. keep_s: the longest time for which a token can be valid."""
-        key = revocations_key(self.prefix)
-        lists = [RedisRevocations(target.of(key), prefix=self.prefix, keep_s=keep_s) for target in self.targets]
+        lists = [
+            RedisRevocations(target, prefix=self.prefix, node_id=self.node_id, metrics=metrics, keep_s=keep_s)
+            for target in self.targets
+        ]
         return lists[0] if len(lists) == 1 else SpreadRevocations(lists)
 
     def write_watch(self, metrics: Metrics) -> WriteWatch:

@@ -59,7 +59,7 @@ async def running_node(
             broker, directory, keeper = topology.broker, topology.directory, topology.keeper
         auth = Authenticator(
             await stack.enter_async_context(_verifier(settings.auth)),
-            revocations=None if topology is None else _revocations(topology, settings),
+            revocations=None if topology is None else _revocations(topology, settings, metrics),
             auth=settings.auth,
             metrics=metrics,
         )
@@ -103,10 +103,10 @@ async def _verifier(auth: Auth) -> AsyncIterator[Verifier | None]:
         yield None
 
 
-def _revocations(topology: RedisBackend, settings: Settings) -> Revocations:
+def _revocations(topology: RedisBackend, settings: Settings, metrics: Metrics) -> Revocations:
     # a new token may be valid for this long, and the issuer's clock may be behind
     keep_s = settings.auth.lifetime_max_s + 2 * settings.auth.leeway_s
-    return topology.revocations(keep_s=keep_s)
+    return topology.revocations(metrics, keep_s=keep_s)
 
 
 def _state(node: Node, public_url: str) -> dict[str, object]:

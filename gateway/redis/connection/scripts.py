@@ -48,7 +48,7 @@ class _Spellings:
 
 def _load() -> dict[str, _Spellings]:
     found = {}
-    for path in sorted(Path(__file__).parents[1].glob("*/lua/*.lua")):
+    for path in sorted(Path(__file__).parents[1].glob("**/lua/*.lua")):
         source = path.read_bytes()
         plain = source[source.index(b"\n") :]
         found[path.stem] = _Spellings(_Script.of(source), _Script.of(plain), _Script.of(sharded(source)))

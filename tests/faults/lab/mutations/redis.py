@@ -74,7 +74,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="memory before it is full",
         file="gateway/redis/write_watch.py",
-        old="(self.used >= bound and not evicts)",
+        old="(self.used >= bound and not self._evicts)",
         new="False",
         argv=test("tests/cluster/test_stored_bytes.py", "test_a_full_redis_makes_nodes_unready"),
     ),

@@ -19,7 +19,7 @@ ECHO = command(b"ECHO", b"x")
 
 
 def source(name: str) -> bytes:
-    return next(FOLDER.glob(f"*/lua/{name}.lua")).read_bytes()
+    return next(FOLDER.glob(f"**/lua/{name}.lua")).read_bytes()
 
 
 def digest(name: str) -> bytes:
@@ -77,7 +77,7 @@ async def test_without_shebang_support_scripts_are_sent_in_full_without_it() -> 
 
 
 def test_every_script_has_a_shebang_line_and_releases_are_allowed_without_memory() -> None:
-    first = {path.stem: path.read_text().partition("\n")[0] for path in FOLDER.glob("*/lua/*.lua")}
+    first = {path.stem: path.read_text().partition("\n")[0] for path in FOLDER.glob("**/lua/*.lua")}
     assert all(line.startswith("#!lua") for line in first.values())
     for name in ("renew", "resign", "leave", "release", "seize", "swept"):
         assert first[name] == "#!lua flags=allow-oom", name
