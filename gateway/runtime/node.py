@@ -1,4 +1,4 @@
-"""Run a node inside a custom program: broker, registries and heartbeat.
+"""Run a node inside a custom program: broker and registries.
 
     app = web.Application()
     app.add_routes([WebSocketHandler(registry).route("/ws")])
@@ -72,8 +72,7 @@ async def running_node(
             watch = await stack.enter_async_context(topology.write_watch(metrics))
             node.is_redis_full = lambda: watch.is_full
             node.redis_refusal = lambda: watch.refusal
-            for heartbeat in topology.heartbeats(lambda: _state(node, public_url), metrics):
-                await stack.enter_async_context(heartbeat)
+            topology.report(lambda: _state(node, public_url), metrics)
         yield node
 
 

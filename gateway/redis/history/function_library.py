@@ -36,7 +36,7 @@ from snorky.gateway.shared_reads import SharedReads
 
 __all__ = ["GRACE_S", "Functions"]
 
-LOOK_S: Final = 2.0  # same as the heartbeat
+LOOK_S: Final = 2.0  # same as the renewal of a lease
 GRACE_S: Final = 3600.0  # a rolling upgrade or a rollback takes less
 KEEP_S: Final = 30 * 86_400.0  # without any node: then the deployment no longer exists
 STEP_MAX_S: Final = 10.0  # the longest time between two registrations in which nodes count as present

@@ -17,7 +17,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/directory/versions.py",
         old="        if wire < OLDEST or oldest > WIRE:\n",
         new="        if False:\n",
-        argv=test("tests/unit/redis/directory/test_heartbeat.py", "versions_fit_if_each"),
+        argv=test("tests/unit/redis/directory/test_node_states.py", "versions_fit_if_each"),
     ),
     Mutation(
         guard="versions in check",
