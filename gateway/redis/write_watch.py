@@ -38,9 +38,7 @@ ROOM: Final = 0.95
 
 _PROBE: Final = b"""
 redis.call('TIME')
-if redis.REDIS_VERSION_NUM then -- fakeredis has neither
-  redis.call('INFO', 'server')
-end
+redis.call('INFO', 'server')
 return redis.call('SET', KEYS[1], '', 'PX', ARGV[1])
 """
 _PROBE_DIGEST: Final = hashlib.sha1(_PROBE, usedforsecurity=False).hexdigest().encode()
