@@ -15,6 +15,7 @@ from typing import Any, Final
 import structlog
 
 from snorky.gateway.contracts.revocations import Kind, Revocation, Watcher
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.cluster.commands import commands_of
 from snorky.gateway.redis.connection.address import RedisTarget
@@ -102,7 +103,8 @@ class RedisRevocations:
                 await self._read(watcher)
             except Exception as error:  # the top of a task
                 if not is_failing:
-                    _log.warning("revocations not read", error=str(error) or repr(error))
+                    what = error.what if isinstance(error, BrokerUnavailable) else repr(error)
+                    _log.warning("revocations not read", error=what)
                 is_failing = True
             else:
                 is_failing = False

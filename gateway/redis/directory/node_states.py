@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Scripts
 from snorky.gateway.redis.keys import node_key, nodes_key
@@ -114,7 +115,8 @@ class NodeReport:
                     nodes = await self._read()
                 self._on_nodes(nodes)
             except Exception as error:  # as above; the next read may succeed
-                _log.info("node states not read", error=str(error) or repr(error))
+                what = error.what if isinstance(error, BrokerUnavailable) else repr(error)
+                _log.info("node states not read", error=what)
 
     async def _read(self) -> list[NodeState]:
         nodes = nodes_key(self._prefix).encode()
