@@ -1,9 +1,8 @@
-"""All code that depends on Redis: connections, message broker, directory, history, heartbeat, embedded server."""
+"""All code that depends on Redis: connections, message broker, directory, history, embedded server."""
 
 from snorky.gateway.redis.backend import RedisBackend
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.directory.directory import RedisDirectory
-from snorky.gateway.redis.directory.heartbeat import Heartbeat, NodeState, read_nodes
 from snorky.gateway.redis.directory.lease import Timings
 from snorky.gateway.redis.embedded.server import EmbeddedServer
 from snorky.gateway.redis.history.store import RedisHistory
@@ -13,8 +12,6 @@ from snorky.gateway.redis.revocations import RedisRevocations
 
 __all__ = [
     "EmbeddedServer",
-    "Heartbeat",
-    "NodeState",
     "RedisBackend",
     "RedisBroker",
     "RedisDirectory",
@@ -23,5 +20,4 @@ __all__ = [
     "RedisTarget",
     "Timings",
     "channel_name",
-    "read_nodes",
 ]

@@ -14,10 +14,9 @@ from snorky.gateway.redis.cluster.broker import ClusterBroker
 from snorky.gateway.redis.cluster.shard_map import ShardMap, shard_map_of
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.directory.directory import RedisDirectory
-from snorky.gateway.redis.directory.heartbeat import Heartbeat
+from snorky.gateway.redis.directory.node_states import NodeReport
 from snorky.gateway.redis.directory.versions import Versions, said
 from snorky.gateway.redis.history.store import RedisHistory
-from snorky.gateway.redis.keys import nodes_key, revocations_key
 from snorky.gateway.redis.multi.broker import SpreadBroker
 from snorky.gateway.redis.multi.directory import SpreadDirectory, tag_of
 from snorky.gateway.redis.multi.hashing import Spread, targets_of
@@ -40,6 +39,7 @@ class RedisBackend:
     targets: Spread[RedisTarget]
     prefix: str
     node_id: str
+    reports: Sequence[NodeReport]  # one for each Redis
 
     @classmethod
     def of(
@@ -92,10 +92,11 @@ class RedisBackend:
 
         brokers = targets.map(broker_of)
         directories, keepers = targets.map(directory_of), targets.map(keeper_of)
+        reports = [each.report for each in directories]
         if is_several:
             parts = SpreadBroker(brokers, metrics=metrics), SpreadDirectory(directories), SpreadHistory(keepers)
-            return cls(*parts, targets, prefix, node_id)
-        return cls(brokers.first, directories.first, keepers.first, targets, prefix, node_id)
+            return cls(*parts, targets, prefix, node_id, reports)
+        return cls(brokers.first, directories.first, keepers.first, targets, prefix, node_id, reports)
 
     @classmethod
     def _of_cluster(
@@ -122,29 +123,21 @@ class RedisBackend:
         keeper = RedisHistory(
             target, prefix=prefix, node_id=node_id, metrics=metrics, payload_max_bytes=payload_max_bytes
         )
-        return cls(broker, directory, keeper, targets, prefix, node_id)
+        return cls(broker, directory, keeper, targets, prefix, node_id, [directory.report])
 
-    def revocations(self, *, keep_s: float) -> Revocations:
+    def revocations(self, metrics: Metrics, *, keep_s: float) -> Revocations:
         """Make the list of revocations. keep_s: the longest time for which a token can be valid."""
-        key = revocations_key(self.prefix)
-        lists = [RedisRevocations(target.of(key), prefix=self.prefix, keep_s=keep_s) for target in self.targets]
+        lists = [
+            RedisRevocations(target, prefix=self.prefix, node_id=self.node_id, metrics=metrics, keep_s=keep_s)
+            for target in self.targets
+        ]
         return lists[0] if len(lists) == 1 else SpreadRevocations(lists)
 
     def write_watch(self, metrics: Metrics) -> WriteWatch:
         """Make the check whether Redis accepts writes and has memory for them."""
         return WriteWatch(tuple(self.targets), prefix=self.prefix, node_id=self.node_id, metrics=metrics)
 
-    def heartbeats(self, state: Callable[[], Mapping[str, object]], metrics: Metrics) -> Sequence[Heartbeat]:
-        """Make the heartbeats with the node's state and version, one for each Redis. state: see Heartbeat."""
-        versions = Versions(metrics)
-        targets = [target.of(nodes_key(self.prefix)) for target in self.targets]
-        return [
-            Heartbeat(
-                target,
-                prefix=self.prefix,
-                node_id=self.node_id,
-                state=lambda: {**state(), **said()},
-                on_nodes=versions.see if target is targets[0] else None,
-            )
-            for target in targets
-        ]
+    def report(self, state: Callable[[], Mapping[str, object]], metrics: Metrics) -> None:
+        """Report the node's state and version with each renewal of its leases. state: see NodeReport.begin."""
+        for at, report in enumerate(self.reports):
+            report.begin(lambda: {**state(), **said()}, on_nodes=None if at else Versions(metrics).see)

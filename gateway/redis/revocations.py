@@ -8,43 +8,27 @@ A node reads the set once per second (O(nodes) commands), beginning with the fir
 """
 
 import asyncio
-import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
 import structlog
-from redis.exceptions import RedisError
 
 from snorky.gateway.contracts.revocations import Kind, Revocation, Watcher
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.redis.admin.redis_py import client_of
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.cluster.commands import commands_of
 from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.keys import revocations_key
 
 __all__ = ["RedisRevocations"]
 
 INTERVAL_S: Final = 1.0  # the documented limit is 5 s, so one or two failed reads are tolerated
 TIMEOUT_S: Final = 2.0
-CONNECTIONS_MAX: Final = 8
 READ_MAX: Final = 1000  # entries per command
 LATE_MS: Final = 60_000  # entries this far below the highest score are read again: a new primary's clock may be behind
-
-# KEYS: the set. ARGV: member, how long it is kept in ms.
-_ADD: Final = """
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local keep = tonumber(ARGV[2])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%d', now - keep))
-local top = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-if top[2] and tonumber(top[2]) >= now then
-  now = tonumber(top[2]) + 1
-end
-redis.call('ZADD', KEYS[1], string.format('%d', now), ARGV[1])
-redis.call('PEXPIRE', KEYS[1], string.format('%d', keep))
-return string.format('%d', now)
-"""
 
 _log = structlog.get_logger("snorky.redis")
 
@@ -52,10 +36,27 @@ _log = structlog.get_logger("snorky.redis")
 class RedisRevocations:
     """Implements `contracts.revocations.Revocations`. keep_s: the longest time for which a token can be valid."""
 
-    def __init__(self, target: RedisTarget, *, prefix: str, keep_s: float, interval_s: float = INTERVAL_S) -> None:
-        self._client: Any = client_of(target, timeout_s=TIMEOUT_S, max_connections=CONNECTIONS_MAX)
-        self._turns = asyncio.Semaphore(CONNECTIONS_MAX)  # the pool would reject the ninth of many concurrent logins
-        self._key = revocations_key(prefix)
+    def __init__(
+        self,
+        target: RedisTarget,
+        *,
+        prefix: str,
+        node_id: str,
+        metrics: Metrics,
+        keep_s: float,
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        self._commands = commands_of(
+            target,
+            role="revocations",
+            client_name=f"snorky:{node_id}:revocations",
+            metrics=metrics,
+            timeout_s=TIMEOUT_S,
+            dial_timeout_s=TIMEOUT_S,
+        )
+        self._scripts = Scripts(self._commands)
+        self._has_started = False  # it connects when it is first used
+        self._key = revocations_key(prefix).encode()
         self._keep_ms = round(keep_s * 1000)
         self._interval_s = interval_s
         self._top = 0.0  # highest score seen
@@ -69,8 +70,8 @@ class RedisRevocations:
             return
         async with self._beginning:
             if self._task is None:
-                found = await self._asked(lambda: self._client.zrange(self._key, 0, 0, desc=True, withscores=True))
-                self._top = found[0][1] if found else 0.0
+                last = await self._run(command(b"ZRANGE", self._key, b"0", b"0", b"REV", b"WITHSCORES"))
+                self._top = float(last[1]) if last else 0.0
                 self._seen = dict(await self._new())  # known entries: each login looks them up itself
                 self._task = asyncio.get_running_loop().create_task(self._watch(watcher), name="revocations")
 
@@ -80,29 +81,30 @@ class RedisRevocations:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        await self._client.aclose()
+        self._has_started = True  # a later call fails instead of connecting
+        await self._commands.stop()
 
     async def add(self, kind: Kind, name: str) -> None:
         """See Revocations."""
-        await self._asked(lambda: self._client.eval(_ADD, 1, self._key, f"{kind.value}:{name}", self._keep_ms))
+        await self._run(Call("revoke", [self._key], [_member(kind, name), b"%d" % self._keep_ms]))
 
     async def find(self, identity: str, token_id: str | None) -> list[Revocation]:
         """See Revocations."""
         wanted = [(Kind.IDENTITY, identity)] + ([(Kind.TOKEN, token_id)] if token_id is not None else [])
-        members = [f"{kind.value}:{name}" for kind, name in wanted]
-        scores = await self._asked(lambda: self._client.zmscore(self._key, members))
+        scores = await self._run(command(b"ZMSCORE", self._key, *(_member(*each) for each in wanted)))
         pairs = zip(wanted, scores, strict=True)
-        return [Revocation(kind, name, score / 1000) for (kind, name), score in pairs if score is not None]
+        return [Revocation(kind, name, float(score) / 1000) for (kind, name), score in pairs if score is not None]
 
     async def _watch(self, watcher: Watcher) -> None:
         is_failing = False
-        while self._task is not None:  # not `while True`: redis-py may swallow a cancellation
+        while True:
             await asyncio.sleep(self._interval_s)
             try:
                 await self._read(watcher)
             except Exception as error:  # the top of a task
                 if not is_failing:
-                    _log.warning("revocations not read", error=str(error) or repr(error))
+                    what = error.what if isinstance(error, BrokerUnavailable) else repr(error)
+                    _log.warning("revocations not read", error=what)
                 is_failing = True
             else:
                 is_failing = False
@@ -122,17 +124,29 @@ class RedisRevocations:
     async def _new(self) -> list[tuple[str, float]]:
         """Read the entries above the highest score seen, and those up to LATE_MS below it."""
         found: list[tuple[str, float]] = []
-        floor = max(0.0, self._top - LATE_MS)
+        floor = str(max(0.0, self._top - LATE_MS)).encode()
         while True:
-            options = {"byscore": True, "withscores": True, "offset": len(found), "num": READ_MAX}
-            page = await self._asked(partial(self._client.zrange, self._key, floor, math.inf, **options))
-            found += [(member.decode("utf-8", "replace"), score) for member, score in page]
+            limit = (b"LIMIT", b"%d" % len(found), b"%d" % READ_MAX)
+            words = await self._run(command(b"ZRANGE", self._key, floor, b"+inf", b"BYSCORE", *limit, b"WITHSCORES"))
+            page = _pairs(words)
+            found += page
             if len(page) < READ_MAX:
                 return found
 
-    async def _asked(self, ask: Callable[[], Awaitable[Any]]) -> Any:
-        try:
-            async with self._turns:
-                return await ask()
-        except (RedisError, OSError, TimeoutError) as error:
-            raise BrokerUnavailable("revocations") from error
+    async def _run(self, step: Call | bytes) -> Any:
+        """Run a script or command; returns its answer. Raises BrokerUnavailable."""
+        if not self._has_started:
+            self._has_started = True
+            self._commands.start()
+        (answer,) = await self._scripts.run(step)
+        return answer
+
+
+def _member(kind: Kind, name: str) -> bytes:
+    return f"{kind.value}:{name}".encode()
+
+
+def _pairs(words: Sequence[bytes]) -> list[tuple[str, float]]:
+    """Read members with their scores."""
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return [(member.decode("utf-8", "replace"), float(score)) for member, score in pairs]

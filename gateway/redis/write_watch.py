@@ -12,20 +12,21 @@ Rules:
 """
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
+import hiredis
 import structlog
-from redis.asyncio import Redis
-from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
 
+from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.cluster.shard_map import Shard, shard_map_of
 from snorky.gateway.redis.cluster.slots import slot_of
 from snorky.gateway.redis.connection.address import RedisTarget
-from snorky.gateway.redis.connection.resp import DialError
+from snorky.gateway.redis.connection.commands import CommandPipeline
+from snorky.gateway.redis.connection.resp import DialError, command
 from snorky.gateway.redis.keys import node_key, sharded_canary_name
 
 __all__ = ["WriteWatch"]
@@ -35,13 +36,13 @@ PROBE_MS: Final = 4_000  # how long a probe is kept
 FULL: Final = 0.98  # of maxmemory; a burst of writes may use the rest before the next check
 ROOM: Final = 0.95
 
-_PROBE: Final = """
+_PROBE: Final = b"""
 redis.call('TIME')
-if redis.REDIS_VERSION_NUM then -- fakeredis has neither
-  redis.call('INFO', 'server')
-end
+redis.call('INFO', 'server')
 return redis.call('SET', KEYS[1], '', 'PX', ARGV[1])
 """
+_PROBE_DIGEST: Final = hashlib.sha1(_PROBE, usedforsecurity=False).hexdigest().encode()
+_ASK_MEMORY: Final = command(b"INFO", b"memory")
 _REFUSALS: Final = ("NOREPLICAS", "MISCONF", "READONLY", "NOPERM")
 
 _log = structlog.get_logger("snorky.redis")
@@ -50,38 +51,48 @@ _log = structlog.get_logger("snorky.redis")
 class _Server:
     """The state of one server."""
 
-    def __init__(self, target: RedisTarget, *, key: str) -> None:
-        self.client: Redis = client_of(target, timeout_s=INTERVAL_S, max_connections=1)
+    def __init__(self, target: RedisTarget, *, key: str, node_id: str, metrics: Metrics) -> None:
+        self.commands = CommandPipeline(
+            target,
+            role="watch",
+            client_name=f"snorky:{node_id}:watch",
+            metrics=metrics,
+            timeout_s=INTERVAL_S,
+            dial_timeout_s=INTERVAL_S,
+        )
+        self.commands.start()
         self.url = target.safe_url
         self.is_full = False
         self.used = 0.0  # fraction of maxmemory; 0: unknown, or there is no maxmemory
         self.refusal = ""
         self.key = key
+        self._evicts = False
         self._may_ask = True
 
     async def look(self) -> None:
-        """Check the server once. Raises RedisError, OSError: it does not answer."""
-        is_refused, evicts, refusal = False, False, ""
-        try:
-            await self.client.set(self.key, b"", px=PROBE_MS)
-            digest: Any = await self.client.script_load(_PROBE)
-            await self.client.evalsha(digest, 1, self.key, PROBE_MS)
-            await self.client.eval(_PROBE, 1, self.key, PROBE_MS)
-        except RedisError as error:
-            is_refused, refusal = _is_oom(error), _refusal(error)
-            if not (is_refused or refusal):
-                raise
+        """Check the server once. Raises BrokerUnavailable: it does not answer."""
+        asking = [_ASK_MEMORY] if self._may_ask else []
+        answers = await self.commands.send([*_probing(self.key.encode()), *asking])
+        memory = answers.pop() if asking else None
+        error = next((each for each in answers if isinstance(each, hiredis.ReplyError)), None)
+        is_refused, refusal = _is_oom(error), _refusal(error)
+        if error is not None and not (is_refused or refusal):
+            return  # a temporary error: it is loading, or the slot is moving
         self._tell_refusal(refusal)
-        if self._may_ask:
-            try:
-                info = await self.client.info("memory")
-                used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
-                self.used = used / most if most else 0.0
-                evicts = info.get("maxmemory_policy") != "noeviction"
-            except NoPermissionError:
-                self._may_ask, self.used = False, 0.0
+        self._read_memory(memory)
         bound = ROOM if self.is_full else FULL
-        self._tell(is_refused or (self.used >= bound and not evicts))
+        self._tell(is_refused or (self.used >= bound and not self._evicts))
+
+    def _read_memory(self, answer: object) -> None:
+        """Update the used memory from the answer to INFO."""
+        if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOPERM"):
+            self._may_ask, self.used = False, 0.0
+        if not isinstance(answer, bytes):
+            return
+        info = dict(line.split(":", 1) for line in answer.decode(errors="replace").split("\r\n") if ":" in line)
+        used, most = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+        self.used = used / most if most else 0.0
+        self._evicts = info.get("maxmemory_policy") != "noeviction"
 
     def _tell_refusal(self, refusal: str) -> None:
         if refusal and not self.refusal:
@@ -146,10 +157,10 @@ class WriteWatch:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         for server in self._servers.values():
-            await server.client.aclose()
+            await server.commands.stop()
 
     async def _run(self) -> None:
-        while self._task is not None:  # not `while True`: redis-py may swallow a cancellation
+        while True:
             try:
                 await self._find()
                 await asyncio.gather(*(self._look(server) for server in self._servers.values()))
@@ -160,7 +171,7 @@ class WriteWatch:
     async def _look(self, server: _Server) -> None:
         try:
             await server.look()
-        except (RedisError, OSError, DialError):
+        except BrokerUnavailable:
             pass  # the canary detects an unreachable server
 
     def _key_on(self, shard: Shard) -> str:
@@ -186,20 +197,30 @@ class WriteWatch:
             for shard in cluster.shards:
                 found[shard.primary] = (cluster.server(shard.primary), self._key_on(shard))
         for name in self._servers.keys() - found.keys():
-            await self._servers.pop(name).client.aclose()
+            await self._servers.pop(name).commands.stop()
         for name in found.keys() - self._servers.keys():
             target, key = found[name]
-            self._servers[name] = _Server(target, key=key)
+            self._servers[name] = _Server(target, key=key, node_id=self._node_id, metrics=self._metrics)
         for place, (_, key) in found.items():
             self._servers[place].key = key
 
 
-def _is_oom(error: RedisError) -> bool:
-    return type(error).__name__ == "OutOfMemoryError" or str(error).startswith(("OOM", "command not allowed when used"))
+def _probing(key: bytes) -> list[bytes]:
+    """Make the commands of a probe: the ways in which services write."""
+    ttl_ms = b"%d" % PROBE_MS
+    return [
+        command(b"SET", key, b"", b"PX", ttl_ms),
+        command(b"SCRIPT", b"LOAD", _PROBE),
+        command(b"EVALSHA", _PROBE_DIGEST, b"1", key, ttl_ms),
+        command(b"EVAL", _PROBE, b"1", key, ttl_ms),
+    ]
 
 
-def _refusal(error: RedisError) -> str:
+def _is_oom(error: hiredis.ReplyError | None) -> bool:
+    return str(error).startswith("OOM")
+
+
+def _refusal(error: hiredis.ReplyError | None) -> str:
     """Return the error if a write was rejected for another reason than memory; "" = other errors, or temporary ones."""
     text = str(error)
-    is_refusal = isinstance(error, NoPermissionError | ReadOnlyError) or text.startswith(_REFUSALS)
-    return text[:200] if is_refusal or "can't run this command" in text else ""
+    return text[:200] if text.startswith(_REFUSALS) or "can't run this command" in text else ""

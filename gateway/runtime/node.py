@@ -1,4 +1,4 @@
-"""Run a node inside a custom program: broker, registries and heartbeat.
+"""Run a node inside a custom program: broker and registries.
 
     app = web.Application()
     app.add_routes([WebSocketHandler(registry).route("/ws")])
@@ -59,7 +59,7 @@ async def running_node(
             broker, directory, history_store = topology.broker, topology.directory, topology.keeper
         auth = Authenticator(
             await stack.enter_async_context(_verifier(settings.auth)),
-            revocations=None if topology is None else _revocations(topology, settings),
+            revocations=None if topology is None else _revocations(topology, settings, metrics),
             auth=settings.auth,
             metrics=metrics,
         )
@@ -74,8 +74,7 @@ async def running_node(
             watch = await stack.enter_async_context(topology.write_watch(metrics))
             node.is_redis_full = lambda: watch.is_full
             node.redis_refusal = lambda: watch.refusal
-            for heartbeat in topology.heartbeats(lambda: _state(node, public_url), metrics):
-                await stack.enter_async_context(heartbeat)
+            topology.report(lambda: _state(node, public_url), metrics)
         yield node
 
 
@@ -105,10 +104,10 @@ async def _verifier(auth: Auth) -> AsyncIterator[Verifier | None]:
         yield None
 
 
-def _revocations(topology: RedisBackend, settings: Settings) -> Revocations:
+def _revocations(topology: RedisBackend, settings: Settings, metrics: Metrics) -> Revocations:
     # a new token may be valid for this long, and the issuer's clock may be behind
     keep_s = settings.auth.token_max_lifetime_s + 2 * settings.auth.leeway_s
-    return topology.revocations(keep_s=keep_s)
+    return topology.revocations(metrics, keep_s=keep_s)
 
 
 def _state(node: Node, public_url: str) -> dict[str, object]:

@@ -1,10 +1,12 @@
 """`snorky check` and `snorky stats`: problems of Redis and of nodes, and their figures."""
 
 import asyncio
+import json
 
 import pytest
 
-from snorky.gateway.redis.directory.heartbeat import Heartbeat
+from snorky.gateway.redis.admin.redis_py import client_of
+from snorky.gateway.redis.keys import node_key, nodes_key
 from snorky.gateway.redis.target import target_from_url
 from tests.support.processes.nodes import GATEWAY, NodeProcess, Process, RedisProcess
 from tests.support.processes.tools import eventually
@@ -134,13 +136,14 @@ async def test_stats_divide_by_the_clock_that_took_the_samples(redis):
 
     async def write():
         for step in range(1_000_000):
-            await heartbeat._beat()
+            await client.sadd(nodes_key("snorky"), "one")
+            await client.set(node_key("snorky", "one"), json.dumps(state), px=8_000)
             state["deliveries_total"] += 1753 * 2
             state["sampled_s"] += 2.0
             await asyncio.sleep((0.3, 2.6, 1.1)[step % 3])  # the fault: write times that do not show the rate
 
     state = {"deliveries_total": 0, "sampled_s": 0.0}
-    heartbeat = Heartbeat(target_from_url(redis.url), prefix="snorky", node_id="one", state=lambda: state)
+    client = client_of(target_from_url(redis.url))
     writing = asyncio.create_task(write())
     try:
         for _ in range(3):
@@ -149,4 +152,4 @@ async def test_stats_divide_by_the_clock_that_took_the_samples(redis):
     finally:
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
-        await heartbeat._client.aclose()
+        await client.aclose()

@@ -184,7 +184,7 @@ async def test_nothing_that_was_acknowledged_is_lost_in_silence(town: Town, what
     stopped.set()
     await publishing
 
-    async def is_told() -> bool:  # nodes notice a foreign library at their next heartbeat
+    async def is_told() -> bool:  # nodes notice a foreign library at their next look
         reply = await come_back(town.nodes[1], since)
         return not reply["recovered"] or not town.unkept
 
@@ -225,7 +225,7 @@ async def test_a_client_that_resumes_right_after_a_foreign_publication_gets_a_ga
         elif what == "flushed after":
             await run("FUNCTION", "FLUSH")
         elif what == "repaired":
-            await come_back(town.nodes[1 - number % 2], since)  # a node checks it, or the other one with its heartbeat
+            await come_back(town.nodes[1 - number % 2], since)  # a node checks it, or the other one with its look
 
             async def is_repaired() -> bool:
                 return "-- body" in await town.library()

@@ -9,7 +9,7 @@ from redis import Redis as BlockingRedis
 
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position
-from snorky.gateway.redis.directory.heartbeat import INTERVAL_S
+from snorky.gateway.redis.directory.lease import Timings
 from snorky.gateway.redis.history.function_library import LOOK_S
 from snorky.gateway.redis.history.library_text import FORMAT, Found, judge, write_library
 from snorky.gateway.redis.keys import doubt_key
@@ -230,7 +230,7 @@ async def test_a_recovery_asks_once_which_library_is_there(redis: RedisServer) -
             assert await keeper.read(key, before, is_away=True) == []
         second = await calls()
         looks = second["fcall_ro"] - first["fcall_ro"] - 10
-        assert looks in (0, 2) and second["function|load"] == first["function|load"]  # 2: a heartbeat of the node
+        assert looks in (0, 2) and second["function|load"] == first["function|load"]  # 2: the node's own check
     await client.aclose()
 
 
@@ -277,8 +277,8 @@ async def test_doubts_of_nodes_of_the_previous_version_outlive_the_upgrade(
     await client.aclose()
 
 
-def test_a_node_checks_the_library_again_within_a_heartbeat() -> None:
-    assert LOOK_S <= INTERVAL_S
+def test_a_node_checks_the_library_as_often_as_it_renews_its_lease() -> None:
+    assert LOOK_S <= Timings().renew_s
 
 
 async def test_the_first_load_into_an_empty_redis_is_no_repair(redis: RedisServer) -> None:

@@ -171,11 +171,15 @@ async def test_unstored_publications_end_earlier_positions_of_absent_clients(red
         assert await keeper.positions(["pubsub:kept:never"]) == {}
 
 
-async def test_a_server_without_functions_is_reported_once_and_still_works(tmp_path: Path) -> None:
+async def test_the_embedded_imitation_takes_scripts_and_functions_as_they_are(tmp_path: Path) -> None:
     with capture_logs() as logs:
         async with start_server("fakeredis", tmp_path) as server, keeper_of(server) as keeper:
-            for number in range(5):
-                assert (await keeper.publish("pubsub:kept:a", b"1", HISTORY)).offset == number + 1
-                assert (await keeper.position("pubsub:kept:a")).offset == number + 1
-    assert [log["event"] for log in logs].count("snorky_publish is not loaded") == 1
-    assert [log["role"] for log in logs if log["event"] == "redis connection lost"] == ["sequencer"]  # of the shebang
+            client = server.client()
+            await until_loaded(client)
+            before = await keeper.publish("pubsub:kept:a", b"1", HISTORY)
+            after = Position.parse(await fcall(client, NAME, "2"))
+            assert (before.epoch, before.offset, after.epoch, after.offset) == (after.epoch, 1, before.epoch, 2)
+            found = await keeper.read("pubsub:kept:a", before, is_away=True)
+            assert found is not None and [each.position for each in found] == [after]
+            await client.aclose()
+    assert [log for log in logs if log["log_level"] not in ("debug", "info")] == []

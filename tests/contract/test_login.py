@@ -9,18 +9,23 @@ import structlog
 
 from snorky.gateway.errors import BrokerUnavailable, ConfigurationError
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import Heartbeat, RedisBroker, read_nodes
+from snorky.gateway.redis import RedisBroker
+from snorky.gateway.redis.admin.nodes import read_nodes
 from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.target import target_from_url
 from tests.support.fakes.brokers import PREFIX, Recorder, hears, open_broker
+from tests.support.fakes.leases import reporting
 from tests.support.processes.tools import eventually
 from tests.support.servers.redis_servers import REAL_KINDS, RedisServer, make_tls
 
 PASSWORD = "p@ss:w/rd#%é"
 IN_URL = "p%40ss%3Aw%2Frd%23%25%C3%A9"
-# All that a node needs: its channels, and the keys of its heartbeat. Without CLIENT SETNAME only its name is missing.
+# All that a node needs: its channels, and the keys of its lease. Without CLIENT SETNAME only its name is missing.
 BROKER_RULES = f"resetchannels &{PREFIX}:* +publish +subscribe +unsubscribe"
-HEARTBEAT_RULES = f"~{PREFIX}:{{nodes}}* +sadd +srem +smembers +set +mget +del"
+LEASE_RULES = (
+    f"~{PREFIX}:{{nodes}}* +eval +evalsha +time +exists +zadd +zrem +zrangebyscore"
+    " +sadd +srem +smembers +set +mget +del"
+)
 
 
 def acl(rules: str) -> list[str]:
@@ -29,12 +34,12 @@ def acl(rules: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", REAL_KINDS)
 async def test_a_user_limited_to_the_prefix_is_all_that_a_node_needs(kind: str, tmp_path: Path) -> None:
-    async with RedisServer(kind, tmp_path, conf=acl(f"{BROKER_RULES} {HEARTBEAT_RULES}")) as server:
+    async with RedisServer(kind, tmp_path, conf=acl(f"{BROKER_RULES} {LEASE_RULES}")) as server:
         url = f"redis://node:{IN_URL}@127.0.0.1:{server.port}/0"
         target = target_from_url(url)
         async with (
             open_broker(url) as (broker, heard),
-            Heartbeat(target, prefix=PREFIX, node_id="node-1", state=lambda: {"connections": 3}),
+            reporting(target, "node-1", lambda: {"connections": 3}, prefix=PREFIX),
         ):
             await broker.subscribe("pubsub:news")
             assert await broker.publish("pubsub:news", b"1") == 1
@@ -44,7 +49,7 @@ async def test_a_user_limited_to_the_prefix_is_all_that_a_node_needs(kind: str, 
             async def states() -> list[Any]:
                 return await read_nodes(client, PREFIX)
 
-            (node,) = await eventually(states, within_s=3, what="a heartbeat")
+            (node,) = await eventually(states, within_s=3, what="a state")
             assert (node.node_id, node.state) == ("node-1", {"connections": 3})
             await client.aclose()
 

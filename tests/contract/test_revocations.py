@@ -11,9 +11,11 @@ import pytest
 
 from snorky.gateway.contracts.revocations import Kind, LocalRevocations, Revocation, Revocations
 from snorky.gateway.errors import BrokerUnavailable
+from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisRevocations
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.revocations import SpreadRevocations
+from tests.support.servers.clusters import ClusterLab
 from tests.support.servers.redis_servers import KINDS, RedisServer, start_server
 
 MakeList = Callable[..., Revocations]
@@ -47,8 +49,10 @@ async def lists(url: str) -> AsyncIterator[MakeList]:
     made: list[Revocations] = []
 
     def make(*, keep_s: float = 3600.0, interval_s: float = 0.05) -> Revocations:
+        metrics = Metrics()
         each = [
-            RedisRevocations(target, prefix="test", keep_s=keep_s, interval_s=interval_s) for target in targets_of(url)
+            RedisRevocations(target, prefix="test", node_id="n", metrics=metrics, keep_s=keep_s, interval_s=interval_s)
+            for target in targets_of(url)
         ]
         made.append(each[0] if len(each) == 1 else SpreadRevocations(each))
         return made[-1]
@@ -60,12 +64,13 @@ async def lists(url: str) -> AsyncIterator[MakeList]:
             await each.stop()
 
 
-@pytest.fixture(params=[*KINDS, "local", "spread"])
+@pytest.fixture(params=[*KINDS, "local", "spread", "cluster"])
 async def revocations(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Revocations]:
     if request.param == "local":
         yield LocalRevocations()
         return
-    async with start_server(request.param, tmp_path) as server, lists(server.url) as make:
+    starting = ClusterLab("redis", tmp_path) if request.param == "cluster" else start_server(request.param, tmp_path)
+    async with starting as server, lists(server.url) as make:
         yield make()
 
 

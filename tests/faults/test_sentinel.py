@@ -10,11 +10,12 @@ from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisBroker, RedisDirectory, RedisHistory
+from snorky.gateway.redis.admin.nodes import read_nodes
 from snorky.gateway.redis.admin.redis_py import client_of
-from snorky.gateway.redis.directory.heartbeat import Heartbeat, read_nodes
 from snorky.gateway.redis.target import target_from_url
 from tests.support.fakes.brokers import PREFIX, Recorder, hears, open_broker
 from tests.support.fakes.directories import FakeNode
+from tests.support.fakes.leases import reporting
 from tests.support.servers.redis_servers import REAL_KINDS
 from tests.support.servers.sentinels import SentinelLab
 
@@ -103,11 +104,11 @@ async def test_a_primary_that_became_a_replica_is_left_before_anybody_watches(
             await directory.stop()
 
 
-async def test_the_heartbeat_leaves_a_cut_off_primary_too(lab: SentinelLab) -> None:
+async def test_the_state_of_a_node_leaves_a_cut_off_primary_too(lab: SentinelLab) -> None:
     target = target_from_url(lab.url)
     phase = "before"
-    beating = Heartbeat(target, prefix=PREFIX, node_id="a", state=lambda: {"phase": phase}, interval_s=0.1)
-    async with open_broker(lab.url), beating:
+    report = reporting(target, "a", lambda: {"phase": phase}, prefix=PREFIX, renew_s=0.1)
+    async with open_broker(lab.url), report:
         await lab.isolate_primary()
         await lab.until_failed_over(within_s=FAILOVER_S)
         phase = "after"

@@ -23,7 +23,7 @@ HOUR_US = 3_600_000_000
 MORE_RULES = Rules([ChannelRule("*", history=2000)])
 OLDER = "#!lua name=snorky\n-- format 1\nredis.register_function('snorky_publish', function() return '' end)\n"
 FOREIGN = OLDER.replace("-- format 1\n", "")
-REPAIRED_S = 6.0  # a heartbeat, and the repair
+REPAIRED_S = 6.0  # a look, and the repair
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from tests.support.servers.shards import keepers_of, key_on, shard_of
 pytestmark = pytest.mark.needs("redis-server")
 
 HOUR = History(3600.0, 1000)
-REPAIRED_S = 6.0  # a heartbeat, and the repair
+REPAIRED_S = 6.0  # a look, and the repair
 
 
 @pytest.fixture

@@ -39,8 +39,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "__init__": (*_NODE, "redis", "http", "runtime"),  # the public names
 }
 
-# Foreign packages that only one folder knows.
-HOMES = {"redis": "gateway/redis/", "hiredis": "gateway/redis/", "aiohttp": "gateway/http/"}
+# Foreign packages that only one folder knows. `redis` is redis-py: nodes use their own pipelines instead, so only the
+# commands of operators import it.
+HOMES = {"redis": "gateway/redis/admin/", "hiredis": "gateway/redis/", "aiohttp": "gateway/http/"}
 
 
 def room_of(path: str) -> str:
@@ -126,6 +127,12 @@ def objection(sources: Mapping[str, str], path: str, module: str, name: str, exp
         return f"services import only what gateway exports in __all__, not {module} {name}".rstrip()
     if package == "services":
         return "gateway never imports services; the settings name them"
+    if (
+        path.startswith("gateway/redis/")
+        and not path.startswith(HOMES["redis"])
+        and ".redis.admin" in f"{module}.{name}"
+    ):
+        return "what a node uses must not import redis.admin"
     room, target = room_of(path), room_of(file_of(sources, module, name))
     if target == room or target in ROOMS[room]:
         return ""
@@ -211,14 +218,19 @@ def test_a_circle_is_found():
         ("gateway/node.py", "from snorky import services", "gateway never imports services"),
         ("gateway/node.py", "import gateway.errors", "imports begin with snorky, not with gateway"),
         ("services/chat.py", "from services import rpc", "imports begin with snorky, not with services"),
-        ("gateway/node.py", "import redis.asyncio", "redis is known only in gateway/redis/"),
+        ("gateway/node.py", "import redis.asyncio", "redis is known only in gateway/redis/admin/"),
         ("gateway/node.py", "from aiohttp import web", "aiohttp is known only in gateway/http/"),
-        ("gateway/http/__init__.py", "import redis", "redis is known only in gateway/redis/"),
+        ("gateway/http/__init__.py", "import redis", "redis is known only in gateway/redis/admin/"),
+        ("gateway/http/__init__.py", "import hiredis", "hiredis is known only in gateway/redis/"),
+        ("gateway/redis/keys.py", "from redis.asyncio import Redis", "redis is known only in gateway/redis/admin/"),
+        ("gateway/redis/keys.py", "def late():\n    import redis", "redis is known only in gateway/redis/admin/"),
+        ("gateway/redis/keys.py", "from snorky.gateway.redis.admin import rights", "must not import redis.admin"),
+        ("gateway/redis/keys.py", "from snorky.gateway.redis.admin.redis_py import x", "must not import redis.admin"),
         ("gateway/redis/__init__.py", "import aiohttp", "aiohttp is known only in gateway/http/"),
         ("services/__init__.py", "from snorky.gateway.delivery.hub import Hub", "services import only what gateway"),
         ("services/__init__.py", "from snorky.gateway import delivery", "services import only what gateway exports"),
         ("services/__init__.py", "import snorky.gateway", "services import only what gateway exports"),
-        ("services/__init__.py", "from redis import Redis", "redis is known only in gateway/redis/"),
+        ("services/__init__.py", "from redis import Redis", "redis is known only in gateway/redis/admin/"),
         ("gateway/novelty.py", "import os", "gateway/novelty.py: no such room"),
         ("gateway/novelty/file.py", "import os", "gateway/novelty/file.py: no such room"),
     ],
@@ -234,7 +246,9 @@ def test_forbidden_import_turns_it_red(file, line, expected):
     [
         ("gateway/node.py", "from snorky.gateway.errors import SnorkyError"),
         ("gateway/runtime/node.py", "from snorky.gateway.redis.connect import Target"),
-        ("gateway/redis/pubsub/broker.py", "from snorky.gateway.redis.url import S\nimport redis, hiredis"),
+        ("gateway/redis/pubsub/broker.py", "from snorky.gateway.redis.url import S\nimport hiredis"),
+        ("gateway/redis/admin/rights.py", "from snorky.gateway.redis.admin import redis_py\nimport redis, hiredis"),
+        ("gateway/runtime/commands/stats.py", "from snorky.gateway.redis.admin.nodes import read_nodes"),
         ("gateway/http/app.py", "from .websocket import handler\nfrom aiohttp import web"),
         ("gateway/protocol/codec.py", "from snorky.gateway.protocol.channel_names import canonical"),
         ("services/pubsub.py", "from snorky.gateway import Service\nfrom snorky.services.rpc import R\nimport asyncio"),

@@ -7,11 +7,11 @@ from redis.exceptions import RedisError
 
 from snorky.gateway.config.channel_rules import Rules, digest_of
 from snorky.gateway.redis.admin.inspect import RedisReport
+from snorky.gateway.redis.admin.nodes import read_nodes
 from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.cluster.shard_map import shard_map_of
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError
-from snorky.gateway.redis.directory.heartbeat import read_nodes
 from snorky.gateway.redis.directory.versions import WIRE, foreign_nodes
 from snorky.gateway.redis.history.library_text import LIBRARY, Found, code_in, judge, lines_in, quote
 from snorky.gateway.redis.history.rule_tables import RuleTables, write_table

@@ -1,7 +1,7 @@
 """redis-py connections to a Redis whose server changes (Sentinel, Cluster): each one finds the current server."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection
@@ -15,6 +15,8 @@ from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.resp import DialError
 
 __all__ = ["client_of"]
+
+CONNECTIONS_MAX: Final = 8
 
 
 class _Routed(Connection):
@@ -53,7 +55,7 @@ class _RoutedTls(_Routed, SSLConnection):
     """The same over TLS."""
 
 
-def client_of(target: RedisTarget, *, timeout_s: float = 2.0, max_connections: int = 8) -> Redis:
+def client_of(target: RedisTarget, *, timeout_s: float = 2.0) -> Redis:
     """Make a client for commands; it connects when first used, and must be closed with `aclose()`.
 
     timeout_s: for connecting and for every reply. Retries are disabled, because an increment or a publication that
@@ -70,7 +72,7 @@ def client_of(target: RedisTarget, *, timeout_s: float = 2.0, max_connections: i
         "password": target.password,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
-        "max_connections": max_connections,
+        "max_connections": CONNECTIONS_MAX,
         "protocol": 2,  # same as our own connections
         "retry": Retry(NoBackoff(), 0),
         "driver_info": None,  # no CLIENT SETINFO, so the ACL user needs no permission for it

@@ -1,8 +1,7 @@
 """Scripts: runs the Lua files of `scripts/` in Redis: EVALSHA by digest, or EVAL if Redis does not know the script yet.
 
 Because of the first line `#!lua`, Redis rejects a script before any write when memory is short, unless it has
-`flags=allow-oom`. fakeredis does not support this line, so it is removed there. fakeredis' TCP server also closes a
-connection after an error reply, so there scripts are always sent in full.
+`flags=allow-oom`.
 """
 
 import asyncio
@@ -39,24 +38,21 @@ class _Script:
 
 @dataclass(frozen=True, slots=True)
 class _Spellings:
-    """The variants of a script. plain: with an empty first line (so that line numbers in errors stay right)."""
+    """The variants of a script."""
 
     full: _Script
-    plain: _Script
     sharded: _Script
 
 
 def _load() -> dict[str, _Spellings]:
     found = {}
-    for path in sorted(Path(__file__).parents[1].glob("*/lua/*.lua")):
+    for path in sorted(Path(__file__).parents[1].glob("**/lua/*.lua")):
         source = path.read_bytes()
-        plain = source[source.index(b"\n") :]
-        found[path.stem] = _Spellings(_Script.of(source), _Script.of(plain), _Script.of(sharded(source)))
+        found[path.stem] = _Spellings(_Script.of(source), _Script.of(sharded(source)))
     return found
 
 
 _SCRIPTS = _load()
-_ASK_VERSION = b"return redis.REDIS_VERSION_NUM or 0"  # introduced with the shebang line; fakeredis has neither
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,6 @@ class Scripts:
 
     def __init__(self, commander: AnyCommands) -> None:
         self._commander = commander
-        self._is_plain: bool | None = None  # the server does not support the shebang line; None: not asked yet
 
     @property
     def is_sharded(self) -> bool:
@@ -84,10 +79,7 @@ class Scripts:
         """Return [self]; in a Cluster, one for each primary, for scripts that have no keys and do not publish."""
         if not self.is_sharded:
             return [self]
-        servers = [Scripts(each) for each in self._commander.servers]
-        for each in servers:
-            each._is_plain = self._is_plain
-        return servers
+        return [Scripts(each) for each in self._commander.servers]
 
     async def run(self, *steps: Call | bytes, in_order: bool = True) -> list[Any]:
         """Run steps in order, with one round trip. A step is a script, or bytes: a command encoded by `wire.command`.
@@ -97,7 +89,6 @@ class Scripts:
         If Redis does not know a script, the script is sent again in full, together with all plain commands. Returns the
         answers. Raises BrokerUnavailable: a step failed or its outcome is unknown; others may have been executed.
         """
-        await self.is_plain()
         answers = await self._send(steps, in_full=False, in_order=in_order)
         unknown = {at for at, answer in enumerate(answers) if _is_unknown(answer)}
         if unknown:
@@ -109,13 +100,6 @@ class Scripts:
                 answers[at] = answer
         answered = [answer for step, answer in zip(steps, answers, strict=True) if isinstance(step, Call)]
         return raise_for_errors(answers, is_undone=all(_is_refusal(answer) for answer in answered or answers))
-
-    async def is_plain(self) -> bool:
-        """True if the server supports neither the shebang line nor functions. Raises BrokerUnavailable."""
-        if self._is_plain is None:
-            (version,) = raise_for_errors(await self._commander.send([command(b"EVAL", _ASK_VERSION, b"0")]))
-            self._is_plain = version == 0
-        return self._is_plain
 
     def forget(self, *steps: bytes) -> None:
         """Send commands and ignore their outcome; never waits."""
@@ -129,9 +113,7 @@ class Scripts:
             return step
         spellings = _SCRIPTS[step.name]
         script = spellings.sharded if self._commander.is_sharded else spellings.full
-        if self._is_plain:
-            script = spellings.plain
-        how, what = (b"EVAL", script.source) if in_full or self._is_plain else (b"EVALSHA", script.digest)
+        how, what = (b"EVAL", script.source) if in_full else (b"EVALSHA", script.digest)
         return command(how, what, b"%d" % len(step.keys), *step.keys, *step.arguments)
 
 

@@ -30,6 +30,7 @@ from snorky.gateway.redis.directory.direct import Direct
 from snorky.gateway.redis.directory.holdings import Holdings, LocalHoldings
 from snorky.gateway.redis.directory.lease import Lease, Timings
 from snorky.gateway.redis.directory.names import Claims
+from snorky.gateway.redis.directory.node_states import NodeReport
 from snorky.gateway.redis.directory.owned_index import OwnedIndex, OwnedItem, OwnedName, RosterEntry
 from snorky.gateway.redis.directory.reaper import Reaper
 from snorky.gateway.redis.directory.reconciler import Reconciler
@@ -146,6 +147,11 @@ class RedisDirectory:
     def is_held(self) -> bool:
         """True while this node may enter rosters and claim names: its lease is valid and direct messages reach it."""
         return self._lease.is_held and self._heard.is_set()
+
+    @property
+    def report(self) -> NodeReport:
+        """This node's state, which the renewals of its lease carry."""
+        return self._lease.report
 
     def is_sure(self, names: str) -> bool:
         return self._lease.is_held and not self._upkeep.is_asserting

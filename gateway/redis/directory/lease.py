@@ -4,6 +4,7 @@ An *incarnation* is a random id that a node chooses at its start and each time i
 an incarnation for good: its late writes are undone. Rules:
 - The node renews its lease every 2 s; it expires 8 s after the last renewal, by the clock of Redis. An expired lease is
   renewed under the same incarnation: if Redis was unavailable, the leases of all nodes have expired.
+- Each renewal carries the node's state for `snorky stats` (`node_states`).
 - If the clock of Redis is set back, no lease lasts longer: each renewal shortens leases that expire later than itself.
 - A node is fenced only by a reaper's claim. It then takes a new incarnation at once.
 - If Redis does not know a lease that was renewed before, it has lost its state.
@@ -20,7 +21,8 @@ import structlog
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis.connection.scripts import Call, Scripts
-from snorky.gateway.redis.keys import claim_key, leases_key, reaped_key
+from snorky.gateway.redis.directory.node_states import NodeReport
+from snorky.gateway.redis.keys import claim_key, leases_key, node_key, nodes_key, reaped_key
 
 __all__ = ["Lease", "Timings"]
 
@@ -60,6 +62,7 @@ class Lease:
         self._wake = asyncio.Event()
         self._first = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self.report = NodeReport(scripts, prefix=prefix, node_id=node_id, hurry=self.hurry, timeout_s=timings.renew_s)
         self.incarnation = self._new_incarnation()
         self.renewals = 0
         self.is_failing = False  # the last renewal failed; perhaps no node can renew
@@ -87,9 +90,10 @@ class Lease:
         await self.abandon()
         if self._renewed_at is not None:
             self._renewed_at = None
-            flag = b"1" if is_clean else b"0"
+            keys = [leases_key(self._prefix), *self._state_keys]
+            arguments = [self.owner.encode(), b"1" if is_clean else b"0", self.node_id.encode()]
             try:
-                await self._scripts.run(Call("resign", [leases_key(self._prefix)], [self.owner.encode(), flag]))
+                await self._scripts.run(Call("resign", keys, arguments))
             except BrokerUnavailable as error:
                 _log.info("lease not given up", error=error.what, expires_in_s=self._timings.ttl_s)
 
@@ -114,7 +118,7 @@ class Lease:
             self._wake.clear()
             began = loop.time()
             try:
-                await self._renew()
+                problem = await self._renew()
             except BrokerUnavailable as error:
                 if not self.is_failing:
                     _log.warning("lease not renewed", error=error.what)
@@ -124,18 +128,26 @@ class Lease:
                 self.is_failing = True
             else:
                 self.is_failing = False
+                await self.report.on_renewed(problem)
             try:
                 async with asyncio.timeout(max(0.0, began + self._timings.renew_s - loop.time())):
                     await self._wake.wait()
             except TimeoutError:
                 pass
 
-    async def _renew(self) -> None:
+    @property
+    def _state_keys(self) -> list[bytes]:
+        return [nodes_key(self._prefix).encode(), node_key(self._prefix, self.node_id).encode()]
+
+    async def _renew(self) -> str:
+        """Renew once. Returns why the node's state was not stored; "" = it was. Raises BrokerUnavailable."""
         sent_at = asyncio.get_running_loop().time()
         keys = [leases_key(self._prefix), claim_key(self._prefix, self.owner), reaped_key(self._prefix)]
+        keys += self._state_keys
         longest_s = max(self._timings.sweep_s, self._timings.hold_s)
         times = [b"%d" % round(seconds * 1000) for seconds in (self._timings.ttl_s, longest_s)]
-        (status,) = await self._scripts.run(Call("renew", keys, [self.owner.encode(), *times]))
+        arguments = [self.owner.encode(), *times, self.node_id.encode(), self.report.encode()]
+        ((status, problem),) = await self._scripts.run(Call("renew", keys, arguments))
         # A claim expires: a node that was disconnected for longer cannot know whether it was fenced.
         last = self._renewed_at
         is_forgotten = status == b"new" and last is not None and sent_at - last > self._timings.claim_ttl_s / 2
@@ -145,7 +157,7 @@ class Lease:
             self._wake.set()
             _log.warning("fenced: others took this node for dead", owner=former, now=self.owner)
             self.on_fenced(former)
-            return
+            return ""
         self._renewed_at = sent_at
         self.renewals += 1
         self._first.set()
@@ -153,6 +165,7 @@ class Lease:
             _log.warning("redis has lost its state", owner=self.owner)
             self.on_lost_state()
         self.on_renewed()
+        return str(problem.decode(errors="replace")[:300])
 
     def _new_incarnation(self) -> str:
         return self._tag + secrets.token_hex(6)

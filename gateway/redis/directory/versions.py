@@ -1,4 +1,4 @@
-"""Versions: finds nodes on the same Redis with an incompatible version. Nodes publish their versions by heartbeat.
+"""Versions: finds nodes on the same Redis with an incompatible version. A node's state contains its versions.
 
 Rules:
 - `WIRE` is the version of the data that nodes write for each other in Redis: names of keys and channels, headers,
@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.directory.heartbeat import NodeState
+from snorky.gateway.redis.directory.node_states import NodeState
 
 __all__ = ["OLDEST", "WIRE", "Versions", "foreign_nodes", "said"]
 
@@ -26,7 +26,7 @@ _log = structlog.get_logger("snorky.redis")
 
 
 def said() -> dict[str, int]:
-    """Return this node's versions, for its heartbeat."""
+    """Return this node's versions, for its state."""
     return {"wire": WIRE, "wire_oldest": OLDEST}
 
 

@@ -8,16 +8,17 @@ other.
 
 import asyncio
 import shutil
-import socketserver
-import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.redis.embedded.process import ProcessFailed, ServerProcess
+
+if TYPE_CHECKING:  # fakeredis is not installed where there is a Valkey
+    from snorky.gateway.redis.embedded.fake import FakeServer
 
 __all__ = ["EmbeddedServer"]
 
@@ -37,7 +38,7 @@ class EmbeddedServer:
         self._programs = programs
         self._with_fake = with_fake
         self._process: ServerProcess | None = None
-        self._fake: _FakeServer | None = None
+        self._fake: FakeServer | None = None
 
     async def __aenter__(self) -> Self:
         """Start; returns when the server answers. Raises ConfigurationError: no server can be started."""
@@ -54,7 +55,9 @@ class EmbeddedServer:
         try:
             if not self._with_fake:
                 raise ImportError("fakeredis is disabled")
-            self._fake = _FakeServer()
+            from snorky.gateway.redis.embedded.fake import FakeServer
+
+            self._fake = FakeServer()
         except ImportError as error:
             failures.append(str(error))
             raise ConfigurationError(
@@ -94,23 +97,3 @@ def _find_programs() -> list[Path]:
         if path is not None:
             found.append(Path(path))
     return found
-
-
-class _FakeServer:
-    """fakeredis on a loopback port, in daemon threads, which end with the process. Raises ImportError."""
-
-    def __init__(self) -> None:
-        from fakeredis import TcpFakeServer
-
-        self._server: socketserver.ThreadingTCPServer = TcpFakeServer(("127.0.0.1", 0))
-        self._server.daemon_threads = True
-        self.url = f"redis://127.0.0.1:{self._server.server_address[1]}/0"
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="fakeredis", daemon=True
-        )
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5.0)

@@ -24,7 +24,7 @@ from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position
 from snorky.gateway.redis.connection.address import RedisTarget
-from snorky.gateway.redis.connection.pipeline import Request, fail
+from snorky.gateway.redis.connection.pipeline import fail
 from snorky.gateway.redis.connection.resp import ConnectionLost, Gets, RespConnection, command
 from snorky.gateway.redis.connection.scripts import sharded
 from snorky.gateway.redis.keys import channel_name, node_channel_name, once_key, state_key, stream_key
@@ -36,11 +36,9 @@ KEEP_S: Final = 86_400.0  # the state outlives the entries, so the next message 
 ONCE_S: Final = 300.0  # lifetime of an idempotency key of the caller
 OWN_S: Final = 30.0  # lifetime of our own keys: covers a repetition within the deadline, and a pause of Redis after it
 
-_PLAIN_ONLY: Final = "unexpected symbol near"  # fakeredis' error for the first line, which it does not support
 _REDIS: Final = Path(__file__).parents[1]
 _SOURCE: Final = (_REDIS / "history/lua/publish.lua").read_bytes()
-# without the first line, which fakeredis does not support
-_ASK_RUN: Final = (_REDIS / "connection/lua/run.lua").read_bytes().partition(b"\n")[2]
+_ASK_RUN: Final = (_REDIS / "connection/lua/run.lua").read_bytes()
 
 
 class HistoryAppender(Publisher):
@@ -154,19 +152,11 @@ class HistoryAppender(Publisher):
         if runs != self._runs:
             self._runs = runs
             last = b"$%d\r\n%b\r\n" % (len(runs), runs)
-            self._respell(self._waiting, lambda data: data[: data.rindex(b"$")] + last)
-
-    def _become_plain(self) -> None:
-        self._source = _SOURCE[_SOURCE.index(b"\n") :]
-        before, self._digest = self._digest, _digest(self._source)
-        for pending in (self._written, self._waiting):
-            self._respell(pending, lambda data: data.replace(before, self._digest, 1))
-
-    def _respell(self, pending: deque[Request], spell: Callable[[bytes], bytes]) -> None:
-        spelt = [(future, spell(data), due, 1) for future, data, due, _ in pending]
-        self._pending_bytes += sum(len(new[1]) - len(old[1]) for new, old in zip(spelt, pending, strict=True))
-        pending.clear()
-        pending.extend(spelt)
+            before = self._waiting
+            self._waiting = deque((future, data[: data.rindex(b"$")] + last, due, 1) for future, data, due, _ in before)
+            self._pending_bytes += sum(
+                len(new[1]) - len(old[1]) for new, old in zip(self._waiting, before, strict=True)
+            )
 
     def _on_down(self, error: ConnectionLost) -> None:
         self._is_loaded = False
@@ -191,9 +181,6 @@ class HistoryAppender(Publisher):
                 raise ConnectionLost(
                     "Redis has lost the script"
                 )  # the next connection sends everything again, in order
-            if is_error and self._source is _SOURCE and _PLAIN_ONLY in str(reply):
-                self._become_plain()
-                raise ConnectionLost("Redis does not support the script's first line")  # as above
             future = self._answered()
             is_repeated, self._repeated = self._repeated > 0, max(0, self._repeated - 1)
             if future.done():

@@ -36,7 +36,7 @@ from snorky.gateway.shared_reads import SharedReads
 
 __all__ = ["GRACE_S", "Functions"]
 
-LOOK_S: Final = 2.0  # same as the heartbeat
+LOOK_S: Final = 2.0  # same as the renewal of a lease
 GRACE_S: Final = 3600.0  # a rolling upgrade or a rollback takes less
 KEEP_S: Final = 30 * 86_400.0  # without any node: then the deployment no longer exists
 STEP_MAX_S: Final = 10.0  # the longest time between two registrations in which nodes count as present
@@ -179,9 +179,6 @@ class Functions:
         while True:
             self._hurry.clear()
             try:
-                if await self._scripts.is_plain():
-                    self._complain("this server does not support functions")
-                    return
                 await self.ensure()
             except Exception as error:  # the top of a task: the node works without functions, publishers need them
                 self._complain(error)
@@ -192,10 +189,10 @@ class Functions:
                 async with asyncio.timeout(self._look_s):
                     await self._hurry.wait()
 
-    def _complain(self, error: Exception | str) -> None:
+    def _complain(self, error: Exception) -> None:
         problem = error.what if isinstance(error, BrokerUnavailable) else str(error)
         if problem != self._problem:
             _log.warning("snorky_publish is not loaded", error=problem[:300])
-        if isinstance(error, Exception) and not isinstance(error, BrokerUnavailable):
+        if not isinstance(error, BrokerUnavailable):
             self._metrics.library_unusable.set(1)
         self._problem = problem

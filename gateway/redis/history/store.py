@@ -180,8 +180,6 @@ class RedisHistory:
         A foreign function library may have published without adding to the history. So this asks, while it reads, which
         library is loaded; if it has changed, it is checked and repaired, and the read is repeated.
         """
-        if await self._scripts.is_plain():
-            return await read()
         state = state_key(self._prefix, key)
         for _ in range(CHECKS_MAX):
             asked, doubt = self._functions.ask(state), self._functions.doubt

@@ -1,4 +1,4 @@
-"""snorky stats: the nodes of a cluster with live counts and rates, from the heartbeats that they write to Redis."""
+"""snorky stats: the nodes of a cluster with live counts and rates, from the states that they write to Redis."""
 
 import asyncio
 import time
@@ -14,8 +14,10 @@ from rich.text import Text
 
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.redis.admin.inspect import reading
+from snorky.gateway.redis.admin.nodes import read_all_nodes
 from snorky.gateway.redis.connection.address import RedisTarget
-from snorky.gateway.redis.directory.heartbeat import INTERVAL_S, TTL_S, NodeState, read_all_nodes
+from snorky.gateway.redis.directory.lease import Timings
+from snorky.gateway.redis.directory.node_states import NodeState
 from snorky.gateway.redis.keys import nodes_key
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.runtime.commands.common import Config, fail, output, read_settings
@@ -29,7 +31,8 @@ _RATES = {  # heading: the counter that the rate is computed from
     "KiB out/s": "sent_bytes_total",
 }
 _AGAIN_S = 0.1
-_SILENT_S = 5.0  # a node that has written nothing for this long has no rate: two of its heartbeats are missing
+_SILENT_S = 5.0  # a node that has written nothing for this long has no rate: two of its renewals are missing
+_TIMINGS = Timings()
 _SIZES = ("connections", "subscriptions", "channels")
 
 
@@ -65,8 +68,8 @@ async def _show(targets: Iterable[RedisTarget], prefix: str, interval_s: float, 
         clients = [await stack.enter_async_context(reading(target.of(nodes_key(prefix)))) for target in targets]
         if once:
             meter.look(await read_all_nodes(clients, prefix), time.monotonic())
-            late_s = time.monotonic() + TTL_S
-            await asyncio.sleep(max(interval_s, INTERVAL_S))
+            late_s = time.monotonic() + _TIMINGS.ttl_s
+            await asyncio.sleep(max(interval_s, _TIMINGS.renew_s))
             meter.look(await read_all_nodes(clients, prefix), time.monotonic())
             while meter.is_waiting and time.monotonic() < late_s:
                 await asyncio.sleep(_AGAIN_S)  # there is no event when a node has written

@@ -17,7 +17,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/redis/directory/versions.py",
         old="        if wire < OLDEST or oldest > WIRE:\n",
         new="        if False:\n",
-        argv=test("tests/unit/redis/directory/test_heartbeat.py", "versions_fit_if_each"),
+        argv=test("tests/unit/redis/directory/test_node_states.py", "versions_fit_if_each"),
     ),
     Mutation(
         guard="versions in check",
@@ -74,7 +74,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="memory before it is full",
         file="gateway/redis/write_watch.py",
-        old="(self.used >= bound and not evicts)",
+        old="(self.used >= bound and not self._evicts)",
         new="False",
         argv=test("tests/cluster/test_stored_bytes.py", "test_a_full_redis_makes_nodes_unready"),
     ),

@@ -168,6 +168,20 @@ SCRIPTS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/leases/test_server.py", "test_a_full_redis_refuses_joins_and_accepts_leaves"),
     ),
     Mutation(
+        guard="lease without rights for the node's state",
+        file="gateway/redis/directory/lua/renew.lua",
+        old="    redis.pcall('SADD', KEYS[4], ARGV[4]),\n",
+        new="    redis.call('SADD', KEYS[4], ARGV[4]),\n",
+        argv=test("tests/unit/redis/directory/test_node_states.py", "test_a_user_without_the_rights_for_states"),
+    ),
+    Mutation(
+        guard="lease in spite of a failing state",
+        file="gateway/redis/directory/node_states.py",
+        old="        except Exception as error:  # a lease must not end because of figures\n",
+        new="        except OSError as error:\n",
+        argv=test("tests/unit/redis/directory/test_node_states.py", "test_a_state_that_fails_costs_neither"),
+    ),
+    Mutation(
         guard="leases under a clock that was set back",
         file="gateway/redis/directory/lua/renew.lua",
         old="bound(KEYS[1], until_ms)\n",

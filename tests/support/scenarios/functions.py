@@ -36,7 +36,7 @@ FUNCTION = (Path(snorky.gateway.redis.__file__).parent / "history/lua/library/sn
 async def keeper_of(
     server: RedisServer | FakeRedisServer, rules: Rules = RULES, prefix: str = PREFIX, *, url: str = ""
 ) -> AsyncIterator[RedisHistory]:
-    """Run RedisHistory; starts when the functions are loaded, where there are any."""
+    """Run RedisHistory; loads the functions soon."""
     keeper = RedisHistory(target_from_url(url or server.url), prefix=prefix, node_id="node-1", metrics=Metrics())
     keeper.set_rules("pubsub", rules)
     keeper.set_rules("chat", Rules())

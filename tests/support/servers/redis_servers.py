@@ -8,7 +8,6 @@ with what to install.
 
 import asyncio
 import subprocess
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +200,6 @@ class FakeRedisServer:
         require("fakeredis")
         self.port = free_port()
         self._server: Any = None
-        self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
@@ -218,20 +216,15 @@ class FakeRedisServer:
 
     async def start(self) -> None:
         """Start it, on the same port as before, empty."""
-        from fakeredis import TcpFakeServer
+        from snorky.gateway.redis.embedded.fake import FakeServer
 
-        self._server = TcpFakeServer(("127.0.0.1", self.port))
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="fakeredis", daemon=True
-        )
-        self._thread.start()
+        self._server = FakeServer(self.port)
 
     async def stop(self) -> None:
         """End it and its connections. Idempotent."""
         server, self._server = self._server, None
         if server is not None:
-            await asyncio.to_thread(server.shutdown)
-            await asyncio.to_thread(server.server_close)  # waits for its threads
+            await asyncio.to_thread(server.stop)
 
     async def restart(self) -> None:
         """End it and start it empty."""

@@ -1,4 +1,4 @@
-from snorky.gateway.redis.directory.heartbeat import NodeState
+from snorky.gateway.redis.directory.node_states import NodeState
 from snorky.gateway.runtime.commands.stats import Meter
 
 
@@ -9,7 +9,7 @@ def node(name="n1", **state):
 def test_rate_is_of_the_time_between_two_changes():
     meter = Meter()
     meter.look([node(deliveries_total=100)], 10.0)
-    meter.look([node(deliveries_total=100)], 11.0)  # no heartbeat in between
+    meter.look([node(deliveries_total=100)], 11.0)  # no renewal in between
     meter.look([node(deliveries_total=300)], 12.0)
     assert meter.rate("n1", "deliveries_total") == 100.0
 
@@ -42,7 +42,7 @@ def test_meter_waits_for_the_second_sample_of_each_node():
     assert not meter.is_waiting
 
 
-def test_rate_stays_between_heartbeats_and_ends_with_them():
+def test_rate_stays_between_renewals_and_ends_with_them():
     meter = Meter()
     meter.look([node(deliveries_total=0)], 10.0)
     meter.look([node(deliveries_total=200)], 12.0)

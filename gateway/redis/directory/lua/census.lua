@@ -12,7 +12,7 @@ if text == '' then
   local time = redis.call('TIME')
   version = string.format('%d', time[1] * 1000000 + time[2])
 end
-local info = redis.REDIS_VERSION_NUM and redis.pcall('INFO', 'server') -- fakeredis has no run
+local info = redis.pcall('INFO', 'server')
 local run = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 local entries = redis.call('HLEN', KEYS[1])
 local entries_max = tonumber(ARGV[2])

@@ -4,7 +4,7 @@
 -- KEYS state, stream    ARGV entropy (24 hexadecimal digits), keep_ms: minimum lifetime of the state, runs as in
 --      read.lua, 1: begin a history if there is none; 0: do not
 -- Returns EPOCH:OFFSET:TAG, or false: there is no history.
-local run = redis.REDIS_VERSION_NUM and string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
 local time = redis.call('TIME')
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'run')
 local epoch, offset, tag = state[1], state[2], state[3]

@@ -7,7 +7,7 @@
 -- Returns {offset of the last entry, tag, payload, tag, payload, ...}, or {} if the position cannot be read from. A
 -- payload that is too large is nil.
 local STEP = 16 -- entries: small, because one read may return much more than max_bytes
-local run = redis.REDIS_VERSION_NUM and string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'lost', 'run')
 local before, runs = state[5], ARGV[8]
 if before ~= run and not (before and before ~= '' and runs:find(run, 1, true) and runs:find(before, 1, true)) then

@@ -6,7 +6,7 @@
 -- channel has no history, or another run of the server wrote it (call `position.lua` to continue it). A payload that is
 -- too large is nil.
 local STEP = 16 -- as in read.lua
-local run = redis.REDIS_VERSION_NUM and string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
+local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
 local state = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'tag', 'run')
 local runs = ARGV[4]
 if state[4] ~= run and not (state[4] and state[4] ~= '' and runs:find(run, 1, true) and runs:find(state[4], 1, true)) then

@@ -1,0 +1,42 @@
+"""A node of which only the lease exists, which reports its state.
+
+async with reporting(target, "a", lambda: {"connections": 3}) as lease: ...
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis import RedisTarget, Timings
+from snorky.gateway.redis.cluster.commands import commands_of
+from snorky.gateway.redis.connection.scripts import Scripts
+from snorky.gateway.redis.directory.lease import Lease
+from snorky.gateway.redis.directory.node_states import NodeState
+
+__all__ = ["reporting"]
+
+
+@asynccontextmanager
+async def reporting(
+    target: RedisTarget,
+    node_id: str,
+    state: Callable[[], Mapping[str, object]],
+    *,
+    prefix: str = "test",
+    renew_s: float = 0.05,
+    on_nodes: Callable[[Sequence[NodeState]], None] | None = None,
+) -> AsyncIterator[Lease]:
+    """Renew a lease during the context, with a state."""
+    commands = commands_of(
+        target, role="lease", client_name="snorky:test:lease", metrics=Metrics(), timeout_s=2.0, dial_timeout_s=2.0
+    )
+    lease = Lease(Scripts(commands), prefix=prefix, node_id=node_id, timings=Timings(renew_s=renew_s))
+    commands.on_up = lease.hurry
+    commands.start()
+    lease.start()
+    lease.report.begin(state, on_nodes=on_nodes)
+    try:
+        yield lease
+    finally:
+        await lease.stop(is_clean=True)
+        await commands.stop()
