@@ -13,13 +13,14 @@ from redis.exceptions import ResponseError
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History, HistoryStore
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, Publication, read_publication
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.history.store import RedisHistory
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.history import SpreadHistory
 from snorky.gateway.redis.target import target_from_url
 from tests.support.fakes.brokers import PREFIX, open_broker
+from tests.support.fakes.histories import history_on
 from tests.support.fakes.memory_history import Archive, MemoryHistory
 from tests.support.processes.proxy import FaultProxy
 from tests.support.servers.clusters import ClusterLab
@@ -33,7 +34,7 @@ Server = RedisServer | FakeRedisServer
 
 @asynccontextmanager
 async def keeper_of(url: str, *, rules: Rules | None = None, **options: Any) -> AsyncIterator[RedisHistory]:
-    keeper = RedisHistory(target_from_url(url), prefix=PREFIX, node_id="node-1", metrics=Metrics(), **options)
+    keeper = history_on(target_from_url(url), **options)
     if rules is not None:
         keeper.set_rules("datasync", rules)
     await keeper.start()
@@ -45,11 +46,7 @@ async def keeper_of(url: str, *, rules: Rules | None = None, **options: Any) -> 
 
 @asynccontextmanager
 async def spread_keeper_of(url: str, **options: Any) -> AsyncIterator[SpreadHistory]:
-    keeper = SpreadHistory(
-        targets_of(url).map(
-            lambda _, target: RedisHistory(target, prefix=PREFIX, node_id="node-1", metrics=Metrics(), **options)
-        )
-    )
+    keeper = SpreadHistory(targets_of(url).map(lambda _, target: history_on(target, **options)))
     await keeper.start()
     try:
         yield keeper
@@ -539,7 +536,10 @@ async def test_ten_thousand_retried_through_a_proxy_that_drops_replies_are_ten_t
 ) -> None:
     """Each is retried under its key until it is answered, while replies are lost and connections cut."""
     async with start_server(kind, tmp_path) as server, FaultProxy("127.0.0.1", server.port) as proxy:
-        async with keeper_of(proxy.url, publish_timeout_s=0.5) as keeper, keeper_of(server.url) as direct:
+        async with (
+            keeper_of(proxy.url, timeouts=RedisTimeouts(publish_timeout_s=0.5)) as keeper,
+            keeper_of(server.url) as direct,
+        ):
             client = server.client()
             begun = await direct.position(KEY)
             numbers = iter(range(10_000))
@@ -605,7 +605,10 @@ async def test_out_of_memory_refuses_before_anything_is_stored_or_sent(kind: str
 
 @pytest.mark.parametrize("kind", REAL_KINDS)
 async def test_calls_without_an_answer_fail_by_their_deadline(kind: str, tmp_path: Path) -> None:
-    async with RedisServer(kind, tmp_path) as server, keeper_of(server.url, publish_timeout_s=0.5) as keeper:
+    async with (
+        RedisServer(kind, tmp_path) as server,
+        keeper_of(server.url, timeouts=RedisTimeouts(publish_timeout_s=0.5)) as keeper,
+    ):
         await fill(keeper, 1)
         server.freeze()
         futures = [keeper.publish(KEY, b"2", HOUR) for _ in range(3)]

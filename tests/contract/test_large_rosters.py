@@ -42,7 +42,7 @@ async def test_an_oversized_roster_closes_no_connection(cluster: RedisTestCluste
     a = await cluster.node("a")
     await a.enter("chat:other", 1, "alice")
     lost: list[object] = []
-    link: Any = directory(a)._commanders[0]._link  # type: ignore[union-attr]  # one server has one
+    link: Any = directory(a)._commands._link  # type: ignore[union-attr]  # one server has one
     on_down = link._on_down
     link._on_down = lambda error: (lost.append(error), on_down(error))
     async with cluster.client() as client:

@@ -12,27 +12,29 @@ from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position
-from snorky.gateway.redis.cluster.shard_map import Shard, ShardMap, shard_map_of
+from snorky.gateway.redis.cluster.shard_map import Shard, ShardMap
 from snorky.gateway.redis.cluster.slot_queue import SlotQueues
-from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import fail
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.history.appender import HistoryAppender
 from snorky.gateway.redis.keys import channel_name
 
-__all__ = ["AnyAppender", "ClusterAppender", "appender_of"]
+__all__ = ["ClusterAppender"]
 
 
 class ClusterAppender:
-    """Has the interface of HistoryAppender, for a Cluster. options: passed to each HistoryAppender."""
+    """Implements `Appender` for a Cluster. client_name: of each connection."""
 
     def __init__(
-        self, cluster: ShardMap, *, prefix: str, publish_timeout_s: float, metrics: Metrics, **options: Any
+        self, cluster: ShardMap, *, prefix: str, client_name: str, metrics: Metrics, timeouts: RedisTimeouts
     ) -> None:
         self._cluster = cluster
         self._prefix = prefix
-        self._options = {**options, "prefix": prefix, "publish_timeout_s": publish_timeout_s, "metrics": metrics}
+        self._make = partial(
+            HistoryAppender, prefix=prefix, client_name=client_name, metrics=metrics, timeouts=timeouts, is_sharded=True
+        )
         self._sequencers: dict[Shard, HistoryAppender] = {}
-        self._lanes = SlotQueues(cluster.hurry, timeout_s=publish_timeout_s, metrics=metrics)
+        self._lanes = SlotQueues(cluster.hurry, timeout_s=timeouts.publish_timeout_s, metrics=metrics)
         self._ends: set[asyncio.Task[None]] = set()
         self._is_stopped = False
 
@@ -48,7 +50,7 @@ class ClusterAppender:
         await asyncio.gather(*(each.stop() for each in self._sequencers.values()), *self._ends)
 
     def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
-        """See HistoryAppender.sequence."""
+        """See Appender.sequence."""
         name = channel_name(self._prefix, key)
 
         def send() -> "asyncio.Future[Any] | None":
@@ -58,7 +60,7 @@ class ClusterAppender:
         return self._send(name, send)
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
-        """See HistoryAppender.publish_once."""
+        """See Appender.publish_once."""
         name = channel_name(self._prefix, key)
 
         def send() -> "asyncio.Future[Any] | None":
@@ -94,7 +96,7 @@ class ClusterAppender:
     def _on_change(self) -> None:
         for shard in self._cluster.shards:
             if shard not in self._sequencers:
-                sequencer = self._sequencers[shard] = HistoryAppender(shard.target, is_sharded=True, **self._options)
+                sequencer = self._sequencers[shard] = self._make(shard.target)
                 sequencer.find_other_runs = partial(self._runs_beside, shard)
                 sequencer.on_run = self._spell_runs
                 sequencer.start()
@@ -102,12 +104,3 @@ class ClusterAppender:
             end = asyncio.get_running_loop().create_task(self._sequencers.pop(shard).stop())
             self._ends.add(end)
             end.add_done_callback(self._ends.discard)
-
-
-AnyAppender = HistoryAppender | ClusterAppender
-
-
-def appender_of(target: RedisTarget, **options: Any) -> AnyAppender:
-    """Make a HistoryAppender or a ClusterAppender for a target. options: of HistoryAppender."""
-    cluster = shard_map_of(target)
-    return HistoryAppender(target, **options) if cluster is None else ClusterAppender(cluster, **options)

@@ -10,7 +10,7 @@ Rules:
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -21,11 +21,12 @@ from snorky.gateway.redis.cluster.shard_map import Shard, ShardMap
 from snorky.gateway.redis.cluster.slot_queue import SlotQueues
 from snorky.gateway.redis.cluster.slots import SLOTS, slot_of
 from snorky.gateway.redis.connection.pipeline import fail
+from snorky.gateway.redis.connection.timeouts import DEFAULT_TIMEOUTS, RedisTimeouts
 from snorky.gateway.redis.keys import channel_name, sharded_canary_name
 from snorky.gateway.redis.pubsub.broker import RedisBroker
 from snorky.gateway.redis.pubsub.subscriber import MOVED
 
-__all__ = ["AnyBroker", "ClusterBroker"]
+__all__ = ["ClusterBroker"]
 
 AGAIN_S: Final = 0.05  # between two attempts to subscribe to a moved channel
 
@@ -33,7 +34,7 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class ClusterBroker:
-    """Implements `snorky.gateway.contracts.broker.Broker`. options: passed to each RedisBroker."""
+    """Implements `NodeBroker` for a Cluster."""
 
     def __init__(
         self,
@@ -42,25 +43,18 @@ class ClusterBroker:
         prefix: str,
         node_id: str,
         metrics: Metrics,
-        confirm_timeout_s: float = 5.0,
-        publish_timeout_s: float = 5.0,
-        **options: Any,
+        timeouts: RedisTimeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self._cluster = cluster
         self._prefix = prefix
         self._node_id = node_id
         self._metrics = metrics
-        self._confirm_timeout_s = confirm_timeout_s
-        self._options = {
-            **options,
-            "confirm_timeout_s": confirm_timeout_s,
-            "publish_timeout_s": publish_timeout_s,
-        }
+        self._timeouts = timeouts
         self._brokers: dict[Shard, RedisBroker] = {}
         self._where: dict[str, RedisBroker] = {}  # subscribed keys
         self._lost: set[str] = set()  # of these, the ones whose subscription Redis ended because the slot moved
         self._hearers: dict[str, tuple[Callable[[Sequence[bytes]], None], Callable[[], None]]] = {}
-        self._lanes = SlotQueues(cluster.hurry, timeout_s=publish_timeout_s, metrics=metrics)
+        self._lanes = SlotQueues(cluster.hurry, timeout_s=timeouts.publish_timeout_s, metrics=metrics)
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._listener: Listener | None = None
@@ -115,7 +109,7 @@ class ClusterBroker:
 
     async def subscribe(self, key: str) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._confirm_timeout_s
+        deadline = loop.time() + self._timeouts.confirm_timeout_s
         name = channel_name(self._prefix, key)
         while True:
             broker = self._of(name)
@@ -144,12 +138,12 @@ class ClusterBroker:
     async def hear(
         self, key: str, on_payloads: Callable[[Sequence[bytes]], None], on_interrupted: Callable[[], None]
     ) -> None:
-        """See RedisBroker.hear."""
+        """See NodeBroker.hear."""
         self._hearers[key] = on_payloads, on_interrupted
         await self.subscribe(key)
 
     def unhear(self, key: str) -> None:
-        """See RedisBroker.unhear."""
+        """See NodeBroker.unhear."""
         if self._hearers.pop(key, None) is not None:
             self.unsubscribe(key)
 
@@ -260,8 +254,5 @@ class ClusterBroker:
             new_canary_name=lambda: sharded_canary_name(
                 self._prefix, self._node_id, lambda name: shard.has(slot_of(name))
             ),
-            **self._options,
+            timeouts=self._timeouts,
         )
-
-
-AnyBroker = RedisBroker | ClusterBroker

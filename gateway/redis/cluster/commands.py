@@ -17,20 +17,19 @@ import hiredis
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.shard_map import Shard, ShardMap, shard_map_of
+from snorky.gateway.redis.cluster.shard_map import Shard, ShardMap
 from snorky.gateway.redis.cluster.slot_queue import is_elsewhere
 from snorky.gateway.redis.cluster.slots import key_of, slot_of
-from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.commands import CommandPipeline
 from snorky.gateway.redis.connection.pipeline import all_ended, fail
 
-__all__ = ["AnyCommands", "ClusterCommands", "commands_of"]
+__all__ = ["ClusterCommands"]
 
 AGAIN_S: Final = 0.02  # same as in `slot_queue`
 
 
 class ClusterCommands:
-    """Has the interface of CommandPipeline, for a Cluster."""
+    """Implements `Commands` for a Cluster."""
 
     is_sharded = True
 
@@ -74,11 +73,11 @@ class ClusterCommands:
 
     @property
     def servers(self) -> Sequence[CommandPipeline]:
-        """See CommandPipeline.servers."""
+        """See Commands.servers."""
         return tuple(self._commanders.values())
 
     def send(self, commands: Sequence[bytes], *, in_order: bool = True) -> "asyncio.Future[list[Any]]":
-        """See CommandPipeline.send. in_order: False = send to all slots at once, without order between them."""
+        """See Commands.send."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Any]] = loop.create_future()
         if self._is_stopped:
@@ -174,23 +173,7 @@ class ClusterCommands:
             self.on_up()
 
 
-AnyCommands = CommandPipeline | ClusterCommands
 _Trial = asyncio.Future[list[Any]] | None  # None: there was no server to send to
-
-
-def commands_of(
-    target: RedisTarget, *, role: str, client_name: str, metrics: Metrics, timeout_s: float, dial_timeout_s: float
-) -> AnyCommands:
-    """Make a CommandPipeline or a ClusterCommands for a target."""
-    options: dict[str, Any] = {
-        "role": role,
-        "client_name": client_name,
-        "metrics": metrics,
-        "timeout_s": timeout_s,
-        "dial_timeout_s": dial_timeout_s,
-    }
-    cluster = shard_map_of(target)
-    return CommandPipeline(target, **options) if cluster is None else ClusterCommands(cluster, **options)
 
 
 def _by_slot(commands: Sequence[bytes], slots: Sequence[int | None]) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import hiredis
 
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.redis.cluster.commands import AnyCommands
+from snorky.gateway.redis.connection.commands import Commands
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.unwritten import is_undone
 
@@ -71,7 +71,7 @@ class Call:
 class Scripts:
     """Runs groups of commands and scripts, in order, over the connection of a commander."""
 
-    def __init__(self, commander: AnyCommands) -> None:
+    def __init__(self, commander: Commands) -> None:
         self._commander = commander
         self._is_plain: bool | None = None  # the server does not support the shebang line; None: not asked yet
 

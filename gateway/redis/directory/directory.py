@@ -20,9 +20,7 @@ import structlog
 from snorky.gateway.contracts.directory import Entered, LocalState, Member, Owner, RosterSnapshot
 from snorky.gateway.errors import BrokerUnavailable, ConfigurationError, ConnectionClosed
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.broker import AnyBroker
-from snorky.gateway.redis.cluster.commands import AnyCommands, commands_of
-from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.commands import Commands
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.directory.comparison import Comparison
@@ -37,6 +35,7 @@ from snorky.gateway.redis.directory.reindex import Reindex
 from snorky.gateway.redis.directory.rosters import ANOTHERS, TOO_LARGE, Rosters
 from snorky.gateway.redis.directory.tokens import Tokens
 from snorky.gateway.redis.keys import claim_key, owned_key
+from snorky.gateway.redis.pubsub.broker import NodeBroker
 
 __all__ = ["RedisDirectory"]
 
@@ -49,24 +48,25 @@ _log = structlog.get_logger("snorky.redis")
 class RedisDirectory:
     """Implements `snorky.gateway.contracts.directory.Directory` (its docstrings are the contract).
 
-    broker: this node's, for direct messages; must be started before. node_id: letters, digits and `_.-`, unique. tag:
-    the prefix of its incarnations, if the node uses several Redis. roster_max_bytes: see Limits; 0 = no limit.
-    timeout_s: for every answer of Redis, and for the acknowledgement of a direct message.
+    commands, lease_commands: connections to one Redis; this class starts and stops them. broker: this node's on that
+    Redis, for direct messages; must be started before. node_id: letters, digits and `_.-`, unique. tag: the prefix of
+    its incarnations, if the node uses several Redis. roster_max_bytes: see Limits; 0 = no limit. timeout_s: for the
+    acknowledgement of a direct message.
     """
 
     def __init__(
         self,
-        target: RedisTarget,
+        commands: Commands,
+        lease_commands: Commands,
         *,
         prefix: str,
         node_id: str,
-        broker: AnyBroker,
+        broker: NodeBroker,
         metrics: Metrics,
         timings: Timings | None = None,
         tag: str = "",
         roster_max_bytes: int = 0,
-        timeout_s: float = 5.0,
-        dial_timeout_s: float = 2.0,
+        timeout_s: float,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", node_id):
             raise ConfigurationError(f"a node's id may contain only letters, digits and _.-, not {node_id[:100]!r}")
@@ -80,18 +80,8 @@ class RedisDirectory:
         self._heard = asyncio.Event()  # set when this node receives direct messages
         self._hearing: asyncio.Task[None] | None = None
 
-        def commander(role: str, seconds: float) -> AnyCommands:
-            return commands_of(
-                target,
-                role=role,
-                client_name=f"snorky:{node_id}:{role}",
-                metrics=metrics,
-                timeout_s=seconds,
-                dial_timeout_s=dial_timeout_s,
-            )
-
-        self._commanders = commander("directory", timeout_s), commander("lease", min(timeout_s, timings.renew_s))
-        self._scripts, lease_scripts = map(Scripts, self._commanders)
+        self._commands, self._lease_commands = commands, lease_commands
+        self._scripts, lease_scripts = Scripts(commands), Scripts(lease_commands)
         self._lease = Lease(lease_scripts, prefix=prefix, node_id=node_id, timings=timings, tag=tag)
         self._incarnations = deque([self._lease.incarnation], maxlen=INCARNATIONS_MAX)
         self._ledger = LocalHoldings(echo_s=timings.sweep_s)
@@ -130,8 +120,8 @@ class RedisDirectory:
             on_interrupted=lambda: self._upkeep.suspect(self._ledger.names()),
             timeout_s=timeout_s,
         )
-        self._commanders[1].on_up = self._lease.hurry
-        self._commanders[0].on_up = self._on_connected
+        lease_commands.on_up = self._lease.hurry
+        commands.on_up = self._on_connected
         self._lease.on_fenced = self._on_fenced
         self._lease.on_lost_state = self._upkeep.on_lost_state
         self._lease.on_renewed = self._upkeep.on_renewed
@@ -157,8 +147,8 @@ class RedisDirectory:
 
     async def start(self, asserter: LocalState) -> None:
         self._asserter = asserter
-        for commander in self._commanders:
-            commander.start()
+        self._commands.start()
+        self._lease_commands.start()
         self._lease.start()
         self._reaper.start()
         self._upkeep.start(asserter)
@@ -176,8 +166,8 @@ class RedisDirectory:
         await self._upkeep.stop()
         await self._rosters.stop()
         await self._lease.stop(is_clean=self._ledger.is_empty and self._upkeep.is_idle)
-        for commander in self._commanders:
-            await commander.stop()
+        await self._commands.stop()
+        await self._lease_commands.stop()
 
     async def _be_heard(self) -> None:
         while not self._heard.is_set():

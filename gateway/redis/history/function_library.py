@@ -26,7 +26,7 @@ from snorky.gateway.config.channel_rules import Rules, digest_of
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.commands import AnyCommands
+from snorky.gateway.redis.connection.commands import Commands
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.history.libraries import DOUBT_S, Libraries, LibraryRefused, asking
@@ -49,7 +49,7 @@ class Functions:
 
     def __init__(
         self,
-        commander: AnyCommands,
+        commander: Commands,
         scripts: Scripts,
         *,
         prefix: str,

@@ -22,8 +22,7 @@ import structlog
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.commands import AnyCommands
-from snorky.gateway.redis.connection.commands import CommandPipeline
+from snorky.gateway.redis.connection.commands import Commands
 from snorky.gateway.redis.connection.pipeline import all_ended
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.history.library_instance import NO_DOUBT, Doubt, Instance
@@ -63,7 +62,7 @@ def asking(key: bytes | None = None) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    server: CommandPipeline
+    server: Commands
     run: str
     now_us: int
     present: str | None
@@ -74,7 +73,7 @@ class _Look:
 class Libraries:
     """The libraries of one Redis, or of all servers of a Cluster. doubt: the latest one, or `NO_DOUBT`."""
 
-    def __init__(self, commander: AnyCommands, *, metrics: Metrics) -> None:
+    def __init__(self, commander: Commands, *, metrics: Metrics) -> None:
         self.doubt = NO_DOUBT
         self._commander = commander
         self._metrics = metrics
@@ -144,7 +143,7 @@ class Libraries:
             return False
         return lines is None or lines_in(look.present) == lines
 
-    async def _look(self, server: CommandPipeline) -> _Look:
+    async def _look(self, server: Commands) -> _Look:
         listing = command(b"FUNCTION", b"LIST", b"LIBRARYNAME", LIBRARY.encode(), b"WITHCODE")
         for _ in range(LOOKS_MAX):
             steps = [asking(), listing, asking(), command(b"TIME"), command(b"INFO", b"server")]

@@ -10,6 +10,7 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import Pipeline, fail
 from snorky.gateway.redis.connection.resp import ConnectionLost, Gets
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.connection.unwritten import is_undone
 
 __all__ = ["PublishRefused", "Publisher"]
@@ -29,10 +30,7 @@ class PublishRefused(BrokerUnavailable):
 
 
 class Publisher(Pipeline):
-    """The publishing half of a broker. publish_timeout_s: from `publish` to the answer, including reconnects.
-
-    role: for metrics and logs. is_sharded: use SPUBLISH, for a Cluster.
-    """
+    """The publishing half of a broker. role: for metrics and logs. is_sharded: use SPUBLISH, for a Cluster."""
 
     def __init__(
         self,
@@ -40,8 +38,7 @@ class Publisher(Pipeline):
         *,
         client_name: str,
         metrics: Metrics,
-        publish_timeout_s: float,
-        dial_timeout_s: float,
+        timeouts: RedisTimeouts,
         role: str = "publisher",
         is_sharded: bool = False,
         queue_max: int = QUEUE_MAX,
@@ -52,8 +49,8 @@ class Publisher(Pipeline):
             role=role,
             client_name=client_name,
             metrics=metrics,
-            timeout_s=publish_timeout_s,
-            dial_timeout_s=dial_timeout_s,
+            timeout_s=timeouts.publish_timeout_s,
+            dial_timeout_s=timeouts.dial_timeout_s,
             queue_max=queue_max,
             queue_max_bytes=queue_max_bytes,
             refused=metrics.drops.labels("publish_queue_full"),

@@ -29,6 +29,7 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.reconnect import ReconnectingConnection
 from snorky.gateway.redis.connection.resp import ConnectionLost, Gets, RespConnection, command
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.pubsub.heard import HeardChannel, by_channel
 
 __all__ = ["MOVED", "Subscriber"]
@@ -64,9 +65,7 @@ class Subscriber:
         on_moved: Callable[[str], None] | None = None,
         new_canary_name: Callable[[], bytes] | None = None,
         metrics: Metrics,
-        confirm_timeout_s: float,
-        linger_s: float,
-        dial_timeout_s: float,
+        timeouts: RedisTimeouts,
     ) -> None:
         self._names_of = names_of
         self._on_batch = on_batch
@@ -78,9 +77,9 @@ class Subscriber:
         letter = b"" if on_moved is None else b"s"
         self._subscribe_word, self._unsubscribe_word = letter + b"subscribe", letter + b"unsubscribe"
         self._message_word = letter + b"message"
-        self._confirm_timeout_s = confirm_timeout_s
-        self._linger_s = linger_s
-        self._progress_timeout_s = dial_timeout_s
+        self._confirm_timeout_s = timeouts.confirm_timeout_s
+        self._linger_s = timeouts.linger_s
+        self._progress_timeout_s = timeouts.dial_timeout_s
         self._link = ReconnectingConnection(
             target,
             role="subscriber",
@@ -88,7 +87,7 @@ class Subscriber:
             on_up=self._on_up,
             on_down=self._on_down,
             metrics=metrics,
-            dial_timeout_s=dial_timeout_s,
+            dial_timeout_s=timeouts.dial_timeout_s,
         )
         self._metrics = metrics
         self._complained_s = -COMPLAIN_EVERY_S

@@ -123,7 +123,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="registering again with the new primary",
         file="gateway/redis/directory/directory.py",
-        old="        self._commanders[0].on_up = self._on_connected\n",
+        old="        commands.on_up = self._on_connected\n",
         new="",
         argv=test("tests/faults/test_leases.py", "test_after_a_restart_from_an_older_copy_rosters and redis"),
     ),

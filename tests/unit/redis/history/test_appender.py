@@ -5,6 +5,7 @@ import pytest
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.history.appender import HistoryAppender
 from snorky.gateway.redis.target import target_from_url
 from tests.support.servers.scripted_redis import ScriptedRedis
@@ -27,8 +28,7 @@ async def test_a_refusal_proves_nothing_when_an_earlier_answer_was_lost(is_lost:
             prefix="p",
             client_name="c",
             metrics=Metrics(),
-            publish_timeout_s=5.0,
-            dial_timeout_s=2.0,
+            timeouts=RedisTimeouts(),
         )
         sequencer.start()
         try:

@@ -10,6 +10,7 @@ import snorky.gateway.redis.pubsub.subscriber as subscriber_module
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.resp import REPLY_MAX_BYTES
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.pubsub.subscriber import WINDOW, Subscriber
 from snorky.gateway.redis.target import target_from_url
 from tests.support.servers.scripted_redis import Command, ScriptedRedis, confirmation, message
@@ -53,9 +54,7 @@ async def subscriber(
         on_whole=heard.whole.put_nowait,
         on_lost=lambda: heard.lost.put_nowait(None),
         metrics=metrics or Metrics(),
-        confirm_timeout_s=confirm_timeout_s,
-        linger_s=linger_s,
-        dial_timeout_s=dial_timeout_s,
+        timeouts=RedisTimeouts(confirm_timeout_s=confirm_timeout_s, linger_s=linger_s, dial_timeout_s=dial_timeout_s),
     )
     instance.start()
     try:
