@@ -158,6 +158,18 @@ def choices_of_topology(sources: Mapping[str, str]) -> list[str]:
     return found
 
 
+def decisions_by_text(sources: Mapping[str, str]) -> list[str]:
+    """Find code that compares or searches `what` of an error, which is for logs only."""
+    found = []
+    for path, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            parts = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            parts += [node.value] if isinstance(node, ast.Attribute) else []
+            if any(isinstance(part, ast.Attribute) and part.attr == "what" for part in parts):
+                found.append(f"{path}:{node.lineno}: decide by the error's class or by its refusal")
+    return found
+
+
 def circles(sources: Mapping[str, str]) -> list[list[str]]:
     """Find files that import each other, directly or by others; each list is one circle."""
     below = {
@@ -187,6 +199,15 @@ def test_rooms_import_only_what_the_table_lists():
 
 def test_no_file_imports_itself_in_a_circle():
     assert circles(tree()) == []
+
+
+def test_no_code_decides_by_the_text_of_an_error():
+    assert decisions_by_text(tree()) == []
+
+
+@pytest.mark.parametrize("source", ["if error.what != MOVED:\n    raise", "error.what.startswith('MOVED')"])
+def test_a_decision_by_text_turns_it_red(source):
+    assert decisions_by_text({"gateway/redis/cluster/broker.py": source})
 
 
 def test_only_the_backend_chooses_between_a_server_and_a_cluster():

@@ -24,7 +24,7 @@ from snorky.gateway.redis.connection.pipeline import fail
 from snorky.gateway.redis.connection.timeouts import DEFAULT_TIMEOUTS, RedisTimeouts
 from snorky.gateway.redis.keys import channel_name, sharded_canary_name
 from snorky.gateway.redis.pubsub.broker import RedisBroker
-from snorky.gateway.redis.pubsub.subscriber import MOVED
+from snorky.gateway.redis.pubsub.subscriber import ChannelMoved
 
 __all__ = ["ClusterBroker"]
 
@@ -116,8 +116,8 @@ class ClusterBroker:
             if broker is not None:
                 try:
                     await broker.subscribe(key)
-                except BrokerUnavailable as error:
-                    if error.what != MOVED or loop.time() >= deadline:
+                except ChannelMoved:
+                    if loop.time() >= deadline:
                         raise
                     self._cluster.hurry()
                 else:

@@ -18,10 +18,10 @@ import hiredis
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.cluster.shard_map import Shard, ShardMap
-from snorky.gateway.redis.cluster.slot_queue import is_elsewhere
 from snorky.gateway.redis.cluster.slots import key_of, slot_of
 from snorky.gateway.redis.connection.commands import CommandPipeline
 from snorky.gateway.redis.connection.pipeline import all_ended, fail
+from snorky.gateway.redis.connection.refusals import refusal_of
 
 __all__ = ["ClusterCommands"]
 
@@ -181,4 +181,4 @@ def _by_slot(commands: Sequence[bytes], slots: Sequence[int | None]) -> Any:
 
 
 def _is_elsewhere(answer: object) -> bool:
-    return isinstance(answer, hiredis.ReplyError) and is_elsewhere(str(answer))
+    return isinstance(answer, hiredis.ReplyError) and refusal_of(answer).is_elsewhere

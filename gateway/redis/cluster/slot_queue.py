@@ -22,16 +22,11 @@ from snorky.gateway.redis.cluster.slots import slot_of
 from snorky.gateway.redis.connection.pipeline import fail
 from snorky.gateway.redis.pubsub.publisher import QUEUE_MAX, PublishRefused
 
-__all__ = ["SlotQueues", "is_elsewhere"]
+__all__ = ["SlotQueues"]
 
 AGAIN_S: Final = 0.02  # until the next attempt: a key that is being migrated is available again in a moment
 
 Send = Callable[[], "asyncio.Future[Any] | None"]  # None: no server is known to have the slot
-
-
-def is_elsewhere(text: str) -> bool:
-    """True if an error of a server means: ask another server, or this one later."""
-    return text.startswith(("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN"))
 
 
 class _PendingSend:
@@ -113,7 +108,7 @@ class SlotQueues:
     def _arrive(self, slot: int, lane: _SlotQueue, trip: _PendingSend, answer: "asyncio.Future[Any]") -> None:
         lane.on_way -= 1
         error = None if answer.cancelled() else answer.exception()
-        if isinstance(error, PublishRefused) and is_elsewhere(error.what):
+        if isinstance(error, PublishRefused) and error.refusal.is_elsewhere:
             self._refuse(slot, lane, trip)
         elif not trip.future.done():
             if answer.cancelled():

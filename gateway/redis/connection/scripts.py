@@ -16,8 +16,8 @@ import hiredis
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis.connection.commands import Commands
+from snorky.gateway.redis.connection.refusals import Refusal, is_undone, refusal_of
 from snorky.gateway.redis.connection.resp import command
-from snorky.gateway.redis.connection.unwritten import is_undone
 
 __all__ = ["Call", "Scripts", "sharded"]
 
@@ -136,7 +136,7 @@ class Scripts:
 
 
 def _is_unknown(answer: object) -> bool:
-    return isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT")
+    return isinstance(answer, hiredis.ReplyError) and refusal_of(answer) is Refusal.NO_SCRIPT
 
 
 def _is_refusal(answer: object) -> bool:

@@ -25,6 +25,7 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import Request, fail
+from snorky.gateway.redis.connection.refusals import Refusal, refusal_of
 from snorky.gateway.redis.connection.resp import ConnectionLost, Gets, RespConnection, command
 from snorky.gateway.redis.connection.scripts import sharded
 from snorky.gateway.redis.connection.timeouts import RedisTimeouts
@@ -206,7 +207,7 @@ class HistoryAppender(Publisher):
             if not self._written:
                 raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}")
             is_error = isinstance(reply, hiredis.ReplyError)
-            if is_error and str(reply).startswith("NOSCRIPT"):
+            if is_error and refusal_of(reply) is Refusal.NO_SCRIPT:
                 raise ConnectionLost(
                     "Redis has lost the script"
                 )  # the next connection sends everything again, in order

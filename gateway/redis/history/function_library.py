@@ -27,6 +27,7 @@ from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.commands import Commands
+from snorky.gateway.redis.connection.refusals import Refusal, refusal_of
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.history.libraries import DOUBT_S, Libraries, LibraryRefused, asking
@@ -117,7 +118,7 @@ class Functions:
         BrokerUnavailable.
         """
         (answer,) = await asked
-        if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOPERM"):
+        if isinstance(answer, hiredis.ReplyError) and refusal_of(answer) is Refusal.NO_PERMISSION:
             if not self._is_blind:
                 _log.warning("clients recover without a look at the functions", error=str(answer), help="+fcall_ro")
             self._is_blind = True

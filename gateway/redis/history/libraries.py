@@ -24,6 +24,7 @@ from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.commands import Commands
 from snorky.gateway.redis.connection.pipeline import all_ended
+from snorky.gateway.redis.connection.refusals import Refusal, refusal_of
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.history.library_instance import NO_DOUBT, Doubt, Instance
 from snorky.gateway.redis.history.library_text import (
@@ -51,7 +52,7 @@ class LibraryRefused(BrokerUnavailable):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.is_barred = text.startswith("NOPERM")
+        self.is_barred = refusal_of(text) is Refusal.NO_PERMISSION
 
 
 def asking(key: bytes | None = None) -> bytes:

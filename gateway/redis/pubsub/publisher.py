@@ -9,9 +9,9 @@ from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import Pipeline, fail
+from snorky.gateway.redis.connection.refusals import is_undone, refusal_of
 from snorky.gateway.redis.connection.resp import ConnectionLost, Gets
 from snorky.gateway.redis.connection.timeouts import RedisTimeouts
-from snorky.gateway.redis.connection.unwritten import is_undone
 
 __all__ = ["PublishRefused", "Publisher"]
 
@@ -20,13 +20,14 @@ QUEUE_MAX_BYTES: Final = 32 * 1024 * 1024
 
 
 class PublishRefused(BrokerUnavailable):
-    """Redis rejected a publication with an error. Raised by the future of `Publisher.publish`.
+    """Redis rejected a publication with an error. Raised by the future of `Publisher.publish`. refusal: why.
 
     The publication was not delivered, unless it had been sent before (is_repeated) and that answer was lost.
     """
 
     def __init__(self, what: str = "", *, is_repeated: bool = False) -> None:
         super().__init__(what, is_undone=not is_repeated and is_undone(what))
+        self.refusal = refusal_of(what)
 
 
 class Publisher(Pipeline):

@@ -28,17 +28,21 @@ from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.reconnect import ReconnectingConnection
+from snorky.gateway.redis.connection.refusals import Refusal, refusal_of
 from snorky.gateway.redis.connection.resp import ConnectionLost, Gets, RespConnection, command
 from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.pubsub.heard import HeardChannel, by_channel
 
-__all__ = ["MOVED", "Subscriber"]
+__all__ = ["ChannelMoved", "Subscriber"]
 
 WINDOW = 5_000
 COMPLAIN_EVERY_S = 1.0  # at most one log line on forged publications; the metric counts all
-MOVED = "moved"  # the text of the error of `subscribe` if on_moved was called
 
 _log = structlog.get_logger("snorky.redis")
+
+
+class ChannelMoved(BrokerUnavailable):
+    """The channel's slot is on another server. Raised by `subscribe` of a sharded Subscriber."""
 
 
 class Subscriber:
@@ -376,12 +380,12 @@ class Subscriber:
         channel.is_asked = channel.is_confirmed = False
         if channel is self._canary:
             raise ConnectionLost("the canary's slot has moved")  # the next connection uses another canary name
-        channel.settle(BrokerUnavailable(MOVED))
+        channel.settle(ChannelMoved("the slot has moved"))
         if channel.is_wanted and self._on_moved is not None:
             self._on_moved(channel.key)
 
     def _on_refusal(self, channel: HeardChannel, is_subscribe: bool, text: str) -> None:
-        if self._on_moved is not None and text.startswith("MOVED"):
+        if self._on_moved is not None and refusal_of(text) is Refusal.MOVED:
             if is_subscribe:
                 self._hand_back(channel)
             return

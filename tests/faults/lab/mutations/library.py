@@ -170,7 +170,7 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="what a script may have written",
-        file="gateway/redis/connection/unwritten.py",
+        file="gateway/redis/connection/refusals.py",
         old=" and _WITHIN not in text",
         new="",
         argv=test(
