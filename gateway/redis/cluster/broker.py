@@ -24,7 +24,7 @@ from snorky.gateway.redis.connection.pipeline import fail
 from snorky.gateway.redis.connection.timeouts import DEFAULT_TIMEOUTS, RedisTimeouts
 from snorky.gateway.redis.keys import channel_name, sharded_canary_name
 from snorky.gateway.redis.pubsub.broker import RedisBroker
-from snorky.gateway.redis.pubsub.subscriber import ChannelMoved
+from snorky.gateway.redis.pubsub.sharding import ChannelMoved, Sharding
 
 __all__ = ["ClusterBroker"]
 
@@ -250,9 +250,11 @@ class ClusterBroker:
             prefix=self._prefix,
             node_id=self._node_id,
             metrics=self._metrics,
-            on_moved=self._on_moved,
-            new_canary_name=lambda: sharded_canary_name(
-                self._prefix, self._node_id, lambda name: shard.has(slot_of(name))
-            ),
             timeouts=self._timeouts,
+            sharding=Sharding(
+                on_moved=self._on_moved,
+                new_canary_name=lambda: sharded_canary_name(
+                    self._prefix, self._node_id, lambda name: shard.has(slot_of(name))
+                ),
+            ),
         )

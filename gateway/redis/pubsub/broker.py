@@ -18,6 +18,7 @@ from snorky.gateway.redis.connection.timeouts import DEFAULT_TIMEOUTS, RedisTime
 from snorky.gateway.redis.keys import DIRECT_KEY, canary_name, channel_name, node_channel_name
 from snorky.gateway.redis.pubsub.canary import TICK_S, Canary
 from snorky.gateway.redis.pubsub.publisher import Publisher
+from snorky.gateway.redis.pubsub.sharding import Sharding
 from snorky.gateway.redis.pubsub.subscriber import Subscriber
 
 __all__ = ["NodeBroker", "RedisBroker"]
@@ -44,7 +45,7 @@ class RedisBroker:
     """Implements `snorky.gateway.contracts.broker.Broker` (its docstrings are the contract).
 
     prefix: of all names in Redis; two deployments on one Redis need different prefixes. node_id: unique per node.
-    on_moved, new_canary_name: see Subscriber; on_moved enables sharded pub/sub, for a shard of a Cluster.
+    sharding: for a shard of a Cluster.
     """
 
     def __init__(
@@ -55,8 +56,7 @@ class RedisBroker:
         node_id: str,
         metrics: Metrics,
         timeouts: RedisTimeouts = DEFAULT_TIMEOUTS,
-        on_moved: Callable[[str], None] | None = None,
-        new_canary_name: Callable[[], bytes] | None = None,
+        sharding: Sharding | None = None,
     ) -> None:
         self._prefix = prefix
         self._deadline_s = timeouts.deadline_s
@@ -75,17 +75,16 @@ class RedisBroker:
             on_canary=self._on_canary,
             on_whole=self._on_whole,
             on_lost=self._on_lost,
-            on_moved=on_moved,
-            new_canary_name=new_canary_name,
             metrics=metrics,
             timeouts=timeouts,
+            sharding=sharding,
         )
         self._publisher = Publisher(
             target,
             client_name=f"{client_name}:publisher",
             metrics=metrics,
             timeouts=timeouts,
-            is_sharded=on_moved is not None,
+            is_sharded=sharding is not None,
         )
         self._canary = Canary(
             publish=self._publish_canary,

@@ -12,7 +12,8 @@ Rules:
 - After a reconnect all wanted channels are subscribed to again, the canary's channel last. Its confirmation proves that
   all others are confirmed: the connection is *whole*. Publications in between are lost; `on_whole(True)` reports that.
 - In a Cluster the commands begin with S, and a channel's slot may move to another server. If Redis rejects a channel
-  with MOVED, or ends its subscription, `on_moved` is called, and this Subscriber does not subscribe to it again.
+  with MOVED, or ends its subscription, `on_moved` (`sharding.py`) is called, and this Subscriber does not subscribe to
+  it again.
 - Memory is bounded: at most `WINDOW` commands are unanswered (100,000 channels would otherwise put 6 MB of answers into
   the output buffer of Redis, which closes the connection at 32 MB).
 """
@@ -32,17 +33,15 @@ from snorky.gateway.redis.connection.refusals import Refusal, refusal_of
 from snorky.gateway.redis.connection.resp import ConnectionLost, Gets, RespConnection, command
 from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.pubsub.heard import HeardChannel, by_channel
+from snorky.gateway.redis.pubsub.linger import Linger
+from snorky.gateway.redis.pubsub.sharding import ChannelMoved, Sharding
 
-__all__ = ["ChannelMoved", "Subscriber"]
+__all__ = ["Subscriber"]
 
 WINDOW = 5_000
 COMPLAIN_EVERY_S = 1.0  # at most one log line on forged publications; the metric counts all
 
 _log = structlog.get_logger("snorky.redis")
-
-
-class ChannelMoved(BrokerUnavailable):
-    """The channel's slot is on another server. Raised by `subscribe` of a sharded Subscriber."""
 
 
 class Subscriber:
@@ -51,8 +50,8 @@ class Subscriber:
     names_of: the Redis names of a key, one or two (`heard.py`). canary_name: always subscribed to; its payloads go to
     on_canary. on_batch: called with all publications of one read, per key, in order; only of wanted channels.
     on_whole: called when all wanted channels are confirmed; True if publications may have been missed before.
-    on_lost: called when the connection is lost. on_moved: enables sharded pub/sub; called with a key whose slot moved
-    to another server. new_canary_name: makes a canary name for each connection, which replaces canary_name.
+    on_lost: called when the connection is lost. sharding: for a shard of a Cluster; its canary names replace
+    canary_name.
     """
 
     def __init__(
@@ -66,23 +65,20 @@ class Subscriber:
         on_canary: Callable[[Sequence[bytes]], None],
         on_whole: Callable[[bool], None],
         on_lost: Callable[[], None],
-        on_moved: Callable[[str], None] | None = None,
-        new_canary_name: Callable[[], bytes] | None = None,
         metrics: Metrics,
         timeouts: RedisTimeouts,
+        sharding: Sharding | None = None,
     ) -> None:
         self._names_of = names_of
         self._on_batch = on_batch
         self._on_canary = on_canary
         self._on_whole = on_whole
         self._on_lost = on_lost
-        self._on_moved = on_moved
-        self._new_canary_name = new_canary_name
-        letter = b"" if on_moved is None else b"s"
+        self._sharding = sharding
+        letter = b"" if sharding is None else b"s"
         self._subscribe_word, self._unsubscribe_word = letter + b"subscribe", letter + b"unsubscribe"
         self._message_word = letter + b"message"
         self._confirm_timeout_s = timeouts.confirm_timeout_s
-        self._linger_s = timeouts.linger_s
         self._progress_timeout_s = timeouts.dial_timeout_s
         self._link = ReconnectingConnection(
             target,
@@ -104,8 +100,7 @@ class Subscriber:
         self._dirty: OrderedDict[HeardChannel, None] = OrderedDict()  # may need a SUBSCRIBE or UNSUBSCRIBE; in order
         self._asked: deque[tuple[HeardChannel, bool]] = deque()  # unanswered commands; True: SUBSCRIBE
         self._told = 0  # how many names of the first of these are confirmed
-        self._lingering: OrderedDict[HeardChannel, float] = OrderedDict()  # until when, loop time; in order
-        self._linger_timer: asyncio.TimerHandle | None = None
+        self._linger = Linger(timeouts.linger_s, on_end=self._on_linger_end)
         self._progress_timer: asyncio.TimerHandle | None = None
         self._is_flush_due = False
         self._is_paused = False
@@ -129,9 +124,9 @@ class Subscriber:
         """Close the connection and stop all timers; waiting `subscribe` calls raise BrokerUnavailable. Idempotent."""
         self._is_stopped = True
         await self._link.stop()
-        for timer in (self._linger_timer, self._progress_timer):
-            if timer is not None:
-                timer.cancel()
+        self._linger.stop()
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
         for channel in list(self._by_key.values()):
             channel.settle(BrokerUnavailable("the broker is stopped"))
 
@@ -148,7 +143,7 @@ class Subscriber:
         if channel is None:
             channel = self._by_key[key] = HeardChannel(key, self._names_of(key))
             self._by_name |= dict.fromkeys(channel.names, channel)
-        self._lingering.pop(channel, None)
+        self._linger.cancel(channel)
         if channel.is_confirmed:
             channel.is_held = True
             return
@@ -165,8 +160,7 @@ class Subscriber:
             raise BrokerUnavailable(f"not confirmed within {self._confirm_timeout_s:g} s: {key!r}") from error
         finally:
             channel.waiters -= 1
-            if not channel.is_wanted:
-                self._linger(channel)
+            self._on_less_wanted(channel)
 
     def unsubscribe(self, key: str) -> None:
         """Give the channel up; UNSUBSCRIBE is sent after linger_s. Does nothing if not subscribed."""
@@ -174,8 +168,7 @@ class Subscriber:
         if channel is None:
             return
         channel.is_held = False
-        if not channel.is_wanted:
-            self._linger(channel)
+        self._on_less_wanted(channel)
 
     def pause(self) -> None:
         """Stop reading; a connection made meanwhile stops once it is whole."""
@@ -213,7 +206,7 @@ class Subscriber:
                 channel.is_asked = True
                 self._asked.append((channel, True))
                 commands.append(command(self._subscribe_word.upper(), *channel.names))
-            elif not channel.is_wanted and channel not in self._lingering:
+            elif not channel.is_wanted and channel not in self._linger:
                 self._forget(channel)
                 if channel.is_asked:
                     self._asked.append((channel, False))
@@ -221,29 +214,15 @@ class Subscriber:
         if commands:
             wire.write(b"".join(commands))
 
-    def _linger(self, channel: HeardChannel) -> None:
-        if self._by_key.get(channel.key) is not channel:
-            return
-        loop = asyncio.get_running_loop()
-        self._lingering.pop(channel, None)  # move to the end: the dict is ordered by deadline
-        self._lingering[channel] = loop.time() + self._linger_s
-        if self._linger_timer is None and not self._is_stopped:
-            self._linger_timer = loop.call_later(self._linger_s, self._end_linger)
+    def _on_less_wanted(self, channel: HeardChannel) -> None:
+        if not channel.is_wanted and self._by_key.get(channel.key) is channel:
+            self._linger.begin(channel)
 
-    def _end_linger(self) -> None:
-        self._linger_timer = None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        while self._lingering:
-            channel, until = next(iter(self._lingering.items()))
-            if until > now:
-                self._linger_timer = loop.call_at(until, self._end_linger)
-                break
-            del self._lingering[channel]
-            if self._link.wire is None:
-                self._forget(channel)
-            else:
-                self._touch(channel)
+    def _on_linger_end(self, channel: HeardChannel) -> None:
+        if self._link.wire is None:
+            self._forget(channel)
+        else:
+            self._touch(channel)
 
     def _forget(self, channel: HeardChannel) -> None:
         if self._by_key.get(channel.key) is channel:
@@ -255,9 +234,9 @@ class Subscriber:
 
     def _on_up(self, wire: RespConnection) -> None:
         wire.consume = self._consume
-        if self._new_canary_name is not None:
+        if self._sharding is not None:
             del self._by_name[self.canary_name]
-            self._canary.names = (self._new_canary_name(),)
+            self._canary.names = (self._sharding.new_canary_name(),)
             self._by_name[self.canary_name] = self._canary
         self._dirty = OrderedDict.fromkeys(channel for channel in self._by_key.values() if channel.is_wanted)
         self._dirty[self._canary] = None
@@ -274,7 +253,7 @@ class Subscriber:
         self._asked.clear()
         self._told = 0
         self._dirty.clear()
-        self._lingering.clear()
+        self._linger.clear()
         for channel in [*self._by_key.values(), self._canary]:
             channel.is_asked = channel.is_confirmed = False
             if not channel.is_wanted:
@@ -335,7 +314,7 @@ class Subscriber:
 
     def _on_answer(self, reply: object) -> None:
         self._answered += 1
-        if self._on_moved is not None and self._is_taken(reply):
+        if self._sharding is not None and self._is_taken(reply):
             return
         if not self._asked:
             raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}")
@@ -381,11 +360,11 @@ class Subscriber:
         if channel is self._canary:
             raise ConnectionLost("the canary's slot has moved")  # the next connection uses another canary name
         channel.settle(ChannelMoved("the slot has moved"))
-        if channel.is_wanted and self._on_moved is not None:
-            self._on_moved(channel.key)
+        if channel.is_wanted and self._sharding is not None:
+            self._sharding.on_moved(channel.key)
 
     def _on_refusal(self, channel: HeardChannel, is_subscribe: bool, text: str) -> None:
-        if self._on_moved is not None and refusal_of(text) is Refusal.MOVED:
+        if self._sharding is not None and refusal_of(text) is Refusal.MOVED:
             if is_subscribe:
                 self._hand_back(channel)
             return
