@@ -96,7 +96,7 @@ async def test_a_refused_newcomer_leaves_no_state(cluster: RedisTestCluster) -> 
     await a.enter(ROOM, 1, "alice", data="x" * 100)
     with pytest.raises(LimitExceeded):
         await a.enter(ROOM, 2, "bob", data="x" * 100)
-    assert not directory(a)._ledger.has_debts and 2 not in directory(a)._ledger._holdings
+    assert not directory(a)._local_holdings.has_cleanups and 2 not in directory(a)._local_holdings._holdings
     owner = directory(a)._lease.owner
 
     async def is_forgotten() -> bool:

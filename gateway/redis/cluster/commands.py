@@ -53,7 +53,7 @@ class ClusterCommands:
             "timeout_s": timeout_s,
             "dial_timeout_s": dial_timeout_s,
         }
-        self._commanders: dict[Shard, CommandPipeline] = {}
+        self._pipelines: dict[Shard, CommandPipeline] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopped = False
 
@@ -69,12 +69,12 @@ class ClusterCommands:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(commander.stop() for commander in self._commanders.values()))
+        await asyncio.gather(*(pipeline.stop() for pipeline in self._pipelines.values()))
 
     @property
     def servers(self) -> Sequence[CommandPipeline]:
         """See Commands.servers."""
-        return tuple(self._commanders.values())
+        return tuple(self._pipelines.values())
 
     def send(self, commands: Sequence[bytes], *, in_order: bool = True) -> "asyncio.Future[list[Any]]":
         """See Commands.send."""
@@ -142,15 +142,15 @@ class ClusterCommands:
     def _try(self, slot: int | None, commands: list[bytes]) -> "_Trial":
         """Send commands to the server of their slot; None = no server is known to have it."""
         if slot is None:
-            if not self._commanders:
+            if not self._pipelines:
                 return None
             return asyncio.ensure_future(self._ask_all(commands))
         shard = self._cluster.by_slot(slot)
-        commander = None if shard is None else self._commanders.get(shard)
-        return None if commander is None else commander.send(commands)
+        pipeline = None if shard is None else self._pipelines.get(shard)
+        return None if pipeline is None else pipeline.send(commands)
 
     async def _ask_all(self, commands: list[bytes]) -> list[Any]:
-        per_shard = await asyncio.gather(*(each.send(commands) for each in self._commanders.values()))
+        per_shard = await asyncio.gather(*(each.send(commands) for each in self._pipelines.values()))
         answers = []
         for found in zip(*per_shard, strict=True):
             bad = [answer for answer in found if isinstance(answer, hiredis.ReplyError) or not answer]
@@ -159,12 +159,12 @@ class ClusterCommands:
 
     def _on_change(self) -> None:
         for shard in self._cluster.shards:
-            if shard not in self._commanders:
-                commander = self._commanders[shard] = CommandPipeline(shard.target, **self._options)
-                commander.on_up = self._on_up
-                commander.start()
-        for shard in [each for each in self._commanders if each not in self._cluster.shards]:
-            task = asyncio.get_running_loop().create_task(self._commanders.pop(shard).stop())
+            if shard not in self._pipelines:
+                pipeline = self._pipelines[shard] = CommandPipeline(shard.target, **self._options)
+                pipeline.on_up = self._on_up
+                pipeline.start()
+        for shard in [each for each in self._pipelines if each not in self._cluster.shards]:
+            task = asyncio.get_running_loop().create_task(self._pipelines.pop(shard).stop())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

@@ -58,7 +58,7 @@ class Appender(Protocol):
     async def stop(self) -> None:
         """Close all connections; pending publications fail. Idempotent."""
 
-    def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
+    def append(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
         """Queue one publication. See HistoryStore.publish; the future may also raise PublishRefused."""
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
@@ -104,8 +104,8 @@ class HistoryAppender(Publisher):
         """See Appender.runs."""
         return b""
 
-    def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
-        """See Appender.sequence."""
+    def append(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
+        """See Appender.append."""
         name = node_channel_name(self._prefix, key)  # only nodes may publish positions
         return self._queue_script(key, name, payload, once, b"%d" % history.size, _milliseconds(history.ttl_s))
 

@@ -79,7 +79,7 @@ class RedisHistory:
     def publish(
         self, key: str, payload: bytes, history: History, *, once: str | None = None
     ) -> "asyncio.Future[Position]":
-        return self._appender.sequence(key, payload, history, once)
+        return self._appender.append(key, payload, history, once)
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
         return self._appender.publish_once(key, payload, once)

@@ -62,7 +62,7 @@ class RedisBroker:
         self._deadline_s = timeouts.deadline_s
         self._metrics = metrics
         self._listener: Listener | None = None
-        self._hearers: dict[str, tuple[Callable[[Sequence[bytes]], None], Callable[[], None]]] = {}  # by key
+        self._node_callbacks: dict[str, tuple[Callable[[Sequence[bytes]], None], Callable[[], None]]] = {}  # by key
         self._timer: asyncio.TimerHandle | None = None
         self._is_stopped = False
         client_name = f"snorky:{node_id}".replace(" ", "_")
@@ -128,12 +128,12 @@ class RedisBroker:
         self, key: str, on_payloads: Callable[[Sequence[bytes]], None], on_interrupted: Callable[[], None]
     ) -> None:
         """See NodeBroker.hear."""
-        self._hearers[key] = on_payloads, on_interrupted
+        self._node_callbacks[key] = on_payloads, on_interrupted
         await self._subscriber.subscribe(key)
 
     def unhear(self, key: str) -> None:
         """See NodeBroker.unhear."""
-        if self._hearers.pop(key, None) is not None:
+        if self._node_callbacks.pop(key, None) is not None:
             self._subscriber.unsubscribe(key)
 
     def pause(self) -> None:
@@ -166,8 +166,8 @@ class RedisBroker:
     def _on_batch(self, batch: Mapping[str, Sequence[bytes]]) -> None:
         self._canary.on_heard()
         try:
-            for key in self._hearers.keys() & batch.keys():
-                self._hearers[key][0](batch[key])
+            for key in self._node_callbacks.keys() & batch.keys():
+                self._node_callbacks[key][0](batch[key])
                 batch = {other: payloads for other, payloads in batch.items() if other != key}
             if self._listener is not None and batch:
                 self._listener.on_publications(batch)
@@ -182,7 +182,7 @@ class RedisBroker:
         self._canary.on_whole()
         if was_interrupted and self._listener is not None:
             try:
-                for _, on_interrupted in self._hearers.values():
+                for _, on_interrupted in self._node_callbacks.values():
                     on_interrupted()
                 self._listener.on_interrupted()
             except Exception as error:  # as above

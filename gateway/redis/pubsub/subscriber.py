@@ -1,7 +1,7 @@
 """Subscriber: subscribes to channels over one connection, reads in bulk, and subscribes again after a reconnect.
 
 Rules:
-- Redis answers in the order of the commands. Each SUBSCRIBE and UNSUBSCRIBE is in `_asked` until it is answered, so an
+- Redis answers in the order of the commands. Each SUBSCRIBE and UNSUBSCRIBE is in `_unanswered` until its answer, so an
   answer is matched by its order and not only by its name: in "subscribe, unsubscribe, subscribe" the first confirmation
   does not confirm the last command, and an error belongs to a known command.
 - A channel has up to two names in Redis (`heard.py`), in one SUBSCRIBE command. Redis confirms each name, or rejects
@@ -97,16 +97,16 @@ class Subscriber:
         self._by_name: dict[bytes, HeardChannel] = {canary_name: self._canary}
         # OrderedDict, not dict: after removals from the front of a dict, each next access skips the removed entries.
         # Subscribing to 100,000 channels again: dict 5-8 s, OrderedDict 1.1-1.6 s (benchmarks.subscriber, under load).
-        self._dirty: OrderedDict[HeardChannel, None] = OrderedDict()  # may need a SUBSCRIBE or UNSUBSCRIBE; in order
-        self._asked: deque[tuple[HeardChannel, bool]] = deque()  # unanswered commands; True: SUBSCRIBE
-        self._told = 0  # how many names of the first of these are confirmed
+        self._to_send: OrderedDict[HeardChannel, None] = OrderedDict()  # may need a SUBSCRIBE or UNSUBSCRIBE; in order
+        self._unanswered: deque[tuple[HeardChannel, bool]] = deque()  # unanswered commands; True: SUBSCRIBE
+        self._confirmed_names = 0  # how many names of the first of these are confirmed
         self._linger = Linger(timeouts.linger_s, on_end=self._on_linger_end)
         self._progress_timer: asyncio.TimerHandle | None = None
         self._is_flush_due = False
         self._is_paused = False
         self._is_stopped = False
         self._is_interrupted = False  # the connection was lost, and is not whole since
-        self._answered = 0
+        self._answer_count = 0
         self.is_whole = False
 
     @property
@@ -189,7 +189,7 @@ class Subscriber:
     # -- sending -----------------------------------------------------------------------------------------------
 
     def _touch(self, channel: HeardChannel) -> None:
-        self._dirty[channel] = None
+        self._to_send[channel] = None
         if not self._is_flush_due and self._link.wire is not None:
             self._is_flush_due = True
             asyncio.get_running_loop().call_soon(self._flush)  # one write for all commands of a loop tick
@@ -200,16 +200,16 @@ class Subscriber:
         if wire is None:
             return  # the next connection subscribes to all wanted channels
         commands = []
-        while self._dirty and len(self._asked) < WINDOW:
-            channel, _ = self._dirty.popitem(last=False)
+        while self._to_send and len(self._unanswered) < WINDOW:
+            channel, _ = self._to_send.popitem(last=False)
             if channel.is_wanted and not channel.is_asked:
                 channel.is_asked = True
-                self._asked.append((channel, True))
+                self._unanswered.append((channel, True))
                 commands.append(command(self._subscribe_word.upper(), *channel.names))
             elif not channel.is_wanted and channel not in self._linger:
                 self._forget(channel)
                 if channel.is_asked:
-                    self._asked.append((channel, False))
+                    self._unanswered.append((channel, False))
                     commands.append(command(self._unsubscribe_word.upper(), *channel.names))
         if commands:
             wire.write(b"".join(commands))
@@ -238,11 +238,11 @@ class Subscriber:
             del self._by_name[self.canary_name]
             self._canary.names = (self._sharding.new_canary_name(),)
             self._by_name[self.canary_name] = self._canary
-        self._dirty = OrderedDict.fromkeys(channel for channel in self._by_key.values() if channel.is_wanted)
-        self._dirty[self._canary] = None
+        self._to_send = OrderedDict.fromkeys(channel for channel in self._by_key.values() if channel.is_wanted)
+        self._to_send[self._canary] = None
         self._flush()
         self._progress_timer = asyncio.get_running_loop().call_later(
-            self._progress_timeout_s, self._watch_progress, self._answered
+            self._progress_timeout_s, self._watch_progress, self._answer_count
         )
 
     def _on_down(self, error: ConnectionLost) -> None:
@@ -250,9 +250,9 @@ class Subscriber:
         self._is_interrupted = True
         if self._progress_timer is not None:
             self._progress_timer.cancel()
-        self._asked.clear()
-        self._told = 0
-        self._dirty.clear()
+        self._unanswered.clear()
+        self._confirmed_names = 0
+        self._to_send.clear()
         self._linger.clear()
         for channel in [*self._by_key.values(), self._canary]:
             channel.is_asked = channel.is_confirmed = False
@@ -265,11 +265,11 @@ class Subscriber:
         wire = self._link.wire
         if self.is_whole or wire is None:
             return
-        if self._answered == answered_before:
+        if self._answer_count == answered_before:
             wire.close(ConnectionLost(f"no answer within {self._progress_timeout_s:g} s"))
             return
         loop = asyncio.get_running_loop()
-        self._progress_timer = loop.call_later(self._progress_timeout_s, self._watch_progress, self._answered)
+        self._progress_timer = loop.call_later(self._progress_timeout_s, self._watch_progress, self._answer_count)
 
     def _consume(self, gets: Gets) -> None:
         """Process one read. The hot path: each message is only appended to the list of its Redis name."""
@@ -313,29 +313,29 @@ class Subscriber:
             )
 
     def _on_answer(self, reply: object) -> None:
-        self._answered += 1
+        self._answer_count += 1
         if self._sharding is not None and self._is_taken(reply):
             return
-        if not self._asked:
+        if not self._unanswered:
             raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}")
-        channel, is_subscribe = self._asked[0]
-        if isinstance(reply, hiredis.ReplyError) and not self._told:
-            self._asked.popleft()
+        channel, is_subscribe = self._unanswered[0]
+        if isinstance(reply, hiredis.ReplyError) and not self._confirmed_names:
+            self._unanswered.popleft()
             self._on_refusal(channel, is_subscribe, str(reply))
         elif type(reply) is not list or reply[:2] != [
             self._subscribe_word if is_subscribe else self._unsubscribe_word,
-            channel.names[self._told],
+            channel.names[self._confirmed_names],
         ]:
             raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}")
-        elif self._told + 1 < len(channel.names):
-            self._told += 1
+        elif self._confirmed_names + 1 < len(channel.names):
+            self._confirmed_names += 1
             return
         else:
-            self._told = 0
-            self._asked.popleft()
+            self._confirmed_names = 0
+            self._unanswered.popleft()
             if is_subscribe:
                 self._confirm(channel)
-        if self._dirty and len(self._asked) <= WINDOW // 2:
+        if self._to_send and len(self._unanswered) <= WINDOW // 2:
             self._flush()
 
     def _confirm(self, channel: HeardChannel) -> None:
@@ -348,7 +348,11 @@ class Subscriber:
         """Handle an unsolicited unsubscription (the channel's slot moved to another server). True: it was one."""
         if type(reply) is not list or reply[:1] != [self._unsubscribe_word]:
             return False
-        if self._asked and not self._asked[0][1] and self._asked[0][0].names[self._told] == reply[1]:
+        if (
+            self._unanswered
+            and not self._unanswered[0][1]
+            and self._unanswered[0][0].names[self._confirmed_names] == reply[1]
+        ):
             return False  # it answers our UNSUBSCRIBE
         channel = self._by_name.get(reply[1])
         if channel is not None and channel.is_asked:

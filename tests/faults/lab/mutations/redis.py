@@ -184,7 +184,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/test_leases.py", "counts_no_sightings_while_it_cannot_renew and redis"),
     ),
     Mutation(
-        guard="comparison with the ledger",
+        guard="comparison with the local holdings",
         file="gateway/redis/directory/reconciler.py",
         old="                    await self._compare()\n",
         new="                    pass\n",
