@@ -16,9 +16,7 @@ import structlog
 
 from snorky.gateway.contracts.revocations import Kind, Revocation, Watcher
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.commands import commands_of
-from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.commands import Commands
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.keys import revocations_key
@@ -26,7 +24,6 @@ from snorky.gateway.redis.keys import revocations_key
 __all__ = ["RedisRevocations"]
 
 INTERVAL_S: Final = 1.0  # the documented limit is 5 s, so one or two failed reads are tolerated
-TIMEOUT_S: Final = 2.0
 READ_MAX: Final = 1000  # entries per command
 LATE_MS: Final = 60_000  # entries this far below the highest score are read again: a new primary's clock may be behind
 
@@ -34,26 +31,13 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class RedisRevocations:
-    """Implements `contracts.revocations.Revocations`. keep_s: the longest time for which a token can be valid."""
+    """Implements `contracts.revocations.Revocations`. commands: to one Redis; not started.
 
-    def __init__(
-        self,
-        target: RedisTarget,
-        *,
-        prefix: str,
-        node_id: str,
-        metrics: Metrics,
-        keep_s: float,
-        interval_s: float = INTERVAL_S,
-    ) -> None:
-        self._commands = commands_of(
-            target,
-            role="revocations",
-            client_name=f"snorky:{node_id}:revocations",
-            metrics=metrics,
-            timeout_s=TIMEOUT_S,
-            dial_timeout_s=TIMEOUT_S,
-        )
+    keep_s: the longest time for which a token can be valid. interval_s: between two reads of the set.
+    """
+
+    def __init__(self, commands: Commands, *, prefix: str, keep_s: float, interval_s: float = INTERVAL_S) -> None:
+        self._commands = commands
         self._scripts = Scripts(self._commands)
         self._has_started = False  # it connects when it is first used
         self._key = revocations_key(prefix).encode()

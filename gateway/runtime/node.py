@@ -56,10 +56,10 @@ async def running_node(
                 payload_max_bytes=settings.limits.payload_max_bytes,
                 roster_max_bytes=settings.limits.roster_max_bytes,
             )
-            broker, directory, history_store = topology.broker, topology.directory, topology.keeper
+            broker, directory, history_store = topology.broker, topology.directory, topology.history_store
         auth = Authenticator(
             await stack.enter_async_context(_verifier(settings.auth)),
-            revocations=None if topology is None else _revocations(topology, settings, metrics),
+            revocations=None if topology is None else _revocations(topology, settings),
             auth=settings.auth,
             metrics=metrics,
         )
@@ -104,10 +104,10 @@ async def _verifier(auth: Auth) -> AsyncIterator[Verifier | None]:
         yield None
 
 
-def _revocations(topology: RedisBackend, settings: Settings, metrics: Metrics) -> Revocations:
+def _revocations(topology: RedisBackend, settings: Settings) -> Revocations:
     # a new token may be valid for this long, and the issuer's clock may be behind
     keep_s = settings.auth.token_max_lifetime_s + 2 * settings.auth.leeway_s
-    return topology.revocations(metrics, keep_s=keep_s)
+    return topology.revocations(keep_s=keep_s)
 
 
 def _state(node: Node, public_url: str) -> dict[str, object]:

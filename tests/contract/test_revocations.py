@@ -12,7 +12,7 @@ import pytest
 from snorky.gateway.contracts.revocations import Kind, LocalRevocations, Revocation, Revocations
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import RedisRevocations
+from snorky.gateway.redis.backend import parts_of
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.revocations import SpreadRevocations
 from tests.support.servers.clusters import ClusterLab
@@ -49,11 +49,8 @@ async def lists(url: str) -> AsyncIterator[MakeList]:
     made: list[Revocations] = []
 
     def make(*, keep_s: float = 3600.0, interval_s: float = 0.05) -> Revocations:
-        metrics = Metrics()
-        each = [
-            RedisRevocations(target, prefix="test", node_id="n", metrics=metrics, keep_s=keep_s, interval_s=interval_s)
-            for target in targets_of(url)
-        ]
+        parts = [parts_of(target, prefix="test", node_id="n", metrics=Metrics()) for target in targets_of(url)]
+        each = [part.revocations(keep_s=keep_s, interval_s=interval_s) for part in parts]
         made.append(each[0] if len(each) == 1 else SpreadRevocations(each))
         return made[-1]
 

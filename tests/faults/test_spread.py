@@ -103,7 +103,7 @@ async def test_members_names_and_tokens_on_the_other_servers_still_work(servers:
 async def test_histories_of_the_others_are_compared_and_read(servers: SpreadServers) -> None:
     down, up = servers.servers
     lost, kept = key_on(servers, down), key_on(servers, up)
-    keeper = topology_of(servers).keeper
+    keeper = topology_of(servers).history_store
     await keeper.start()
     try:
         positions = {key: await keeper.publish(key, b"1", HOUR) for key in (lost, kept)}

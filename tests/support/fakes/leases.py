@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisTarget, Timings
-from snorky.gateway.redis.cluster.commands import commands_of
+from snorky.gateway.redis.backend import parts_of
 from snorky.gateway.redis.connection.scripts import Scripts
 from snorky.gateway.redis.directory.lease import Lease
 from snorky.gateway.redis.directory.node_states import NodeState
@@ -27,9 +27,7 @@ async def reporting(
     on_nodes: Callable[[Sequence[NodeState]], None] | None = None,
 ) -> AsyncIterator[Lease]:
     """Renew a lease during the context, with a state."""
-    commands = commands_of(
-        target, role="lease", client_name="snorky:test:lease", metrics=Metrics(), timeout_s=2.0, dial_timeout_s=2.0
-    )
+    commands = parts_of(target, prefix=prefix, node_id=node_id, metrics=Metrics()).commands("lease", 2.0)
     lease = Lease(Scripts(commands), prefix=prefix, node_id=node_id, timings=Timings(renew_s=renew_s))
     commands.on_up = lease.hurry
     commands.start()

@@ -38,10 +38,10 @@ async def keepers_of(
         keepers: list[Any] = []
         for number in range(count):
             topology = RedisBackend.of(url, prefix=prefix, node_id=f"node-{number}", metrics=Metrics())
-            topology.keeper.set_rules("pubsub", rules)
-            if isinstance(topology.keeper, RedisHistory):
-                topology.keeper._functions._look_s = look_s
-            await topology.keeper.start()
-            stack.push_async_callback(topology.keeper.stop)
-            keepers.append(topology.keeper)
+            topology.history_store.set_rules("pubsub", rules)
+            if isinstance(topology.history_store, RedisHistory):
+                topology.history_store._functions._look_s = look_s
+            await topology.history_store.start()
+            stack.push_async_callback(topology.history_store.stop)
+            keepers.append(topology.history_store)
         yield keepers
