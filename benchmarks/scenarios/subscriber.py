@@ -20,6 +20,7 @@ from benchmarks.servers.redis_server import RedisServer, request
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisBroker, channel_name
 from snorky.gateway.redis.admin.redis_py import client_of
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.target import target_from_url
 
 KEYS = [f"pubsub:channel-{number}" for number in range(10)]
@@ -132,7 +133,9 @@ async def whole_again(redis: RedisServer, channels: int) -> float:
 
     metrics, listener = Metrics(), Interrupted(1)
     target = target_from_url(redis.url)
-    broker = RedisBroker(target, prefix=PREFIX, node_id="bench", metrics=metrics, confirm_timeout_s=120.0)
+    broker = RedisBroker(
+        target, prefix=PREFIX, node_id="bench", metrics=metrics, timeouts=RedisTimeouts(confirm_timeout_s=120.0)
+    )
     await broker.start(listener)
     for start in range(0, channels, 1_000):
         await asyncio.gather(*(broker.subscribe(f"pubsub:{start + number}") for number in range(1_000)))

@@ -10,24 +10,22 @@ from snorky.gateway.contracts.directory import Directory
 from snorky.gateway.contracts.history import HistoryStore
 from snorky.gateway.contracts.revocations import Revocations
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.broker import ClusterBroker
-from snorky.gateway.redis.cluster.shard_map import ShardMap, shard_map_of
+from snorky.gateway.redis.cluster.shard_map import shard_map_of
 from snorky.gateway.redis.connection.address import RedisTarget
-from snorky.gateway.redis.directory.directory import RedisDirectory
+from snorky.gateway.redis.connection.timeouts import DEFAULT_TIMEOUTS, RedisTimeouts
 from snorky.gateway.redis.directory.heartbeat import Heartbeat
 from snorky.gateway.redis.directory.versions import Versions, said
-from snorky.gateway.redis.history.store import RedisHistory
 from snorky.gateway.redis.keys import nodes_key, revocations_key
 from snorky.gateway.redis.multi.broker import SpreadBroker
 from snorky.gateway.redis.multi.directory import SpreadDirectory, tag_of
 from snorky.gateway.redis.multi.hashing import Spread, targets_of
 from snorky.gateway.redis.multi.history import SpreadHistory
 from snorky.gateway.redis.multi.revocations import SpreadRevocations
-from snorky.gateway.redis.pubsub.broker import RedisBroker
+from snorky.gateway.redis.parts import ClusterParts, RedisParts, ServerParts
 from snorky.gateway.redis.revocations import RedisRevocations
 from snorky.gateway.redis.write_watch import WriteWatch
 
-__all__ = ["RedisBackend"]
+__all__ = ["RedisBackend", "parts_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,72 +55,22 @@ class RedisBackend:
         Raises ConfigurationError.
         """
         targets = targets_of(redis_url)
-        if (cluster := shard_map_of(targets.first)) is not None:
-            return cls._of_cluster(
-                targets,
-                cluster,
-                prefix=prefix,
-                node_id=node_id,
-                metrics=metrics,
-                payload_max_bytes=payload_max_bytes,
-                roster_max_bytes=roster_max_bytes,
-            )
+        timeouts = RedisTimeouts()
+        parts = targets.map(
+            lambda _, target: parts_of(target, prefix=prefix, node_id=node_id, metrics=metrics, timeouts=timeouts)
+        )
         is_several = len(targets) > 1
-
-        def broker_of(_: str, target: RedisTarget) -> RedisBroker:
-            return RedisBroker(target, prefix=prefix, node_id=node_id, metrics=metrics)
-
-        def directory_of(identity: str, target: RedisTarget) -> RedisDirectory:
-            tag = tag_of(identity) if is_several else ""
-            broker = brokers.at(identity)
-            return RedisDirectory(
-                target,
-                prefix=prefix,
-                node_id=node_id,
-                broker=broker,
-                metrics=metrics,
-                tag=tag,
-                roster_max_bytes=roster_max_bytes,
+        brokers = parts.map(lambda _, each: each.broker())
+        directories = parts.map(
+            lambda identity, each: each.directory(
+                brokers.at(identity), tag=tag_of(identity) if is_several else "", roster_max_bytes=roster_max_bytes
             )
-
-        def keeper_of(_: str, target: RedisTarget) -> RedisHistory:
-            return RedisHistory(
-                target, prefix=prefix, node_id=node_id, metrics=metrics, payload_max_bytes=payload_max_bytes
-            )
-
-        brokers = targets.map(broker_of)
-        directories, keepers = targets.map(directory_of), targets.map(keeper_of)
+        )
+        histories = parts.map(lambda _, each: each.history(payload_max_bytes=payload_max_bytes))
         if is_several:
-            parts = SpreadBroker(brokers, metrics=metrics), SpreadDirectory(directories), SpreadHistory(keepers)
-            return cls(*parts, targets, prefix, node_id)
-        return cls(brokers.first, directories.first, keepers.first, targets, prefix, node_id)
-
-    @classmethod
-    def _of_cluster(
-        cls,
-        targets: Spread[RedisTarget],
-        cluster: ShardMap,
-        *,
-        prefix: str,
-        node_id: str,
-        metrics: Metrics,
-        payload_max_bytes: int,
-        roster_max_bytes: int,
-    ) -> Self:
-        target = targets.first
-        broker = ClusterBroker(cluster, prefix=prefix, node_id=node_id, metrics=metrics)
-        directory = RedisDirectory(
-            target,
-            prefix=prefix,
-            node_id=node_id,
-            broker=broker,
-            metrics=metrics,
-            roster_max_bytes=roster_max_bytes,
-        )
-        keeper = RedisHistory(
-            target, prefix=prefix, node_id=node_id, metrics=metrics, payload_max_bytes=payload_max_bytes
-        )
-        return cls(broker, directory, keeper, targets, prefix, node_id)
+            together = SpreadBroker(brokers, metrics=metrics), SpreadDirectory(directories), SpreadHistory(histories)
+            return cls(*together, targets, prefix, node_id)
+        return cls(brokers.first, directories.first, histories.first, targets, prefix, node_id)
 
     def revocations(self, *, keep_s: float) -> Revocations:
         """Make the list of revocations. keep_s: the longest time for which a token can be valid."""
@@ -148,3 +96,13 @@ class RedisBackend:
             )
             for target in targets
         ]
+
+
+def parts_of(
+    target: RedisTarget, *, prefix: str, node_id: str, metrics: Metrics, timeouts: RedisTimeouts = DEFAULT_TIMEOUTS
+) -> RedisParts:
+    """Choose what makes the parts for one Redis: a server (also behind Sentinel), or a Cluster."""
+    cluster = shard_map_of(target)
+    if cluster is None:
+        return ServerParts(target, prefix=prefix, node_id=node_id, metrics=metrics, timeouts=timeouts)
+    return ClusterParts(cluster, prefix=prefix, node_id=node_id, metrics=metrics, timeouts=timeouts)

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 
 from snorky.gateway.contracts.history import History, HistoryStore
-from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, read_publication
-from snorky.gateway.redis.history.store import RedisHistory
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.history import SpreadHistory
 from snorky.gateway.testing.history import Archive, MemoryHistory
 from tests.support.fakes.brokers import PREFIX, open_broker
+from tests.support.fakes.histories import history_on
 from tests.support.scenarios.histories import HOUR, KEY, Server, fill, keeper_of, payloads, until
 from tests.support.servers.clusters import ClusterLab
 from tests.support.servers.redis_servers import KINDS, REAL_KINDS, start_server
@@ -24,11 +23,7 @@ from tests.support.servers.redis_servers import KINDS, REAL_KINDS, start_server
 
 @asynccontextmanager
 async def spread_keeper_of(url: str, **options: Any) -> AsyncIterator[SpreadHistory]:
-    keeper = SpreadHistory(
-        targets_of(url).map(
-            lambda _, target: RedisHistory(target, prefix=PREFIX, node_id="node-1", metrics=Metrics(), **options)
-        )
-    )
+    keeper = SpreadHistory(targets_of(url).map(lambda _, target: history_on(target, **options)))
     await keeper.start()
     try:
         yield keeper

@@ -8,6 +8,7 @@ import pytest
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.protocol.publication import Position, read_publication
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from tests.support.fakes.brokers import PREFIX, open_broker
 from tests.support.processes.proxy import FaultProxy
 from tests.support.scenarios.histories import HOUR, KEY, fill, keeper_of, payloads, until
@@ -59,7 +60,10 @@ async def test_ten_thousand_retried_through_a_proxy_that_drops_replies_are_ten_t
 ) -> None:
     """Each is retried under its key until it is answered, while replies are lost and connections cut."""
     async with start_server(kind, tmp_path) as server, FaultProxy("127.0.0.1", server.port) as proxy:
-        async with keeper_of(proxy.url, publish_timeout_s=0.5) as keeper, keeper_of(server.url) as direct:
+        async with (
+            keeper_of(proxy.url, timeouts=RedisTimeouts(publish_timeout_s=0.5)) as keeper,
+            keeper_of(server.url) as direct,
+        ):
             client = server.client()
             begun = await direct.position(KEY)
             numbers = iter(range(10_000))
@@ -125,7 +129,10 @@ async def test_out_of_memory_refuses_before_anything_is_stored_or_sent(kind: str
 
 @pytest.mark.parametrize("kind", REAL_KINDS)
 async def test_calls_without_an_answer_fail_by_their_deadline(kind: str, tmp_path: Path) -> None:
-    async with RedisServer(kind, tmp_path) as server, keeper_of(server.url, publish_timeout_s=0.5) as keeper:
+    async with (
+        RedisServer(kind, tmp_path) as server,
+        keeper_of(server.url, timeouts=RedisTimeouts(publish_timeout_s=0.5)) as keeper,
+    ):
         await fill(keeper, 1)
         server.freeze()
         futures = [keeper.publish(KEY, b"2", HOUR) for _ in range(3)]

@@ -42,7 +42,7 @@ async def test_an_oversized_roster_closes_no_connection(cluster: RedisTestCluste
     a = await cluster.node("a")
     await a.enter("chat:other", 1, "alice")
     lost: list[object] = []
-    link: Any = directory(a)._commanders[0]._link  # type: ignore[union-attr]  # one server has one
+    link: Any = directory(a)._commands._link  # type: ignore[union-attr]  # one server has one
     on_down = link._on_down
     link._on_down = lambda error: (lost.append(error), on_down(error))
     async with cluster.client() as client:
@@ -96,7 +96,7 @@ async def test_a_refused_newcomer_leaves_no_state(cluster: RedisTestCluster) -> 
     await a.enter(ROOM, 1, "alice", data="x" * 100)
     with pytest.raises(LimitExceeded):
         await a.enter(ROOM, 2, "bob", data="x" * 100)
-    assert not directory(a)._ledger.has_debts and 2 not in directory(a)._ledger._holdings
+    assert not directory(a)._local_holdings.has_cleanups and 2 not in directory(a)._local_holdings._holdings
     owner = directory(a)._lease.owner
 
     async def is_forgotten() -> bool:

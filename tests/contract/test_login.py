@@ -11,6 +11,7 @@ from snorky.gateway.errors import BrokerUnavailable, ConfigurationError
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import Heartbeat, RedisBroker, read_nodes
 from snorky.gateway.redis.admin.redis_py import client_of
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.target import target_from_url
 from tests.support.fakes.brokers import PREFIX, Recorder, hears, open_broker
 from tests.support.processes.tools import eventually
@@ -84,7 +85,9 @@ async def test_with_wrong_credentials_the_node_receives_nothing_and_logs_no_secr
     async with RedisServer("redis", tmp_path, conf=acl(BROKER_RULES)) as server:
         target = target_from_url(f"redis://{login}127.0.0.1:{server.port}/0")
         with structlog.testing.capture_logs() as logs:
-            broker = RedisBroker(target, prefix=PREFIX, node_id="n", metrics=Metrics(), confirm_timeout_s=0.5)
+            broker = RedisBroker(
+                target, prefix=PREFIX, node_id="n", metrics=Metrics(), timeouts=RedisTimeouts(confirm_timeout_s=0.5)
+            )
             await broker.start(Recorder())
             with pytest.raises(BrokerUnavailable):
                 await broker.subscribe("pubsub:news")
@@ -122,7 +125,11 @@ async def test_tls_works_with_its_authority_and_with_no_other(tmp_path: Path) ->
             server.url.replace("127.0.0.1", "localhost"),  # not the name in the certificate
         ):
             broker = RedisBroker(
-                target_from_url(url), prefix=PREFIX, node_id="n", metrics=Metrics(), confirm_timeout_s=0.5
+                target_from_url(url),
+                prefix=PREFIX,
+                node_id="n",
+                metrics=Metrics(),
+                timeouts=RedisTimeouts(confirm_timeout_s=0.5),
             )
             with structlog.testing.capture_logs() as logs:
                 await broker.start(Recorder())

@@ -14,8 +14,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from snorky.gateway import ChannelRule, Metrics, Rules
-from snorky.gateway.redis import RedisHistory
+from snorky.gateway import ChannelRule, Rules
 from snorky.gateway.redis.target import target_from_url
 from tests.support.deploy.files import (
     compose,
@@ -24,6 +23,7 @@ from tests.support.deploy.files import (
     image_environment,
 )
 from tests.support.deploy.redis import ShippedRedis
+from tests.support.fakes.histories import history_on
 from tests.support.processes.nodes import GATEWAY, NodeProcess, clean_environment
 from tests.support.processes.tools import eventually, free_port
 
@@ -152,7 +152,7 @@ async def test_each_redis_user_has_the_rights_it_needs_and_none_beyond_the_prefi
 
 async def test_a_publisher_publishes_with_history_by_the_function_that_nodes_load(shipped: ShippedRedis) -> None:
     target = target_from_url((shipped.secrets / "redis_url_node").read_text())
-    keeper = RedisHistory(target, prefix="snorky", node_id="n1", metrics=Metrics())
+    keeper = history_on(target, prefix="snorky", node_id="n1")
     keeper.set_rules("pubsub", Rules([ChannelRule("news", history=2)]))
     await keeper.start()
     try:

@@ -21,7 +21,8 @@ from snorky.gateway.redis.cluster.slots import slot_of
 from snorky.gateway.redis.connection.resp import ConnectionLost, ask, command, dial
 from snorky.gateway.redis.keys import channel_name
 from snorky.gateway.redis.target import target_from_url
-from tests.support.fakes.brokers import PREFIX, Recorder, hears
+from tests.support.fakes.brokers import PREFIX, Recorder, broker_of, hears
+from tests.support.fakes.histories import history_on
 from tests.support.processes.nodes import GATEWAY, NodeProcess, Process
 from tests.support.processes.tools import eventually
 from tests.support.servers.clusters import ClusterLab
@@ -43,9 +44,7 @@ async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[C
 
 @asynccontextmanager
 async def cluster_broker(lab: ClusterLab, **options: Any) -> AsyncIterator[tuple[ClusterBroker, Recorder]]:
-    target = target_from_url(lab.url)
-    assert target.cluster is not None
-    broker = ClusterBroker(target.cluster, prefix=PREFIX, node_id="node-1", metrics=Metrics(), **options)
+    broker: Any = broker_of(lab.url, node_id="node-1", metrics=Metrics(), **options)
     recorder = Recorder()
     await broker.start(recorder)
     try:
@@ -64,7 +63,7 @@ def keys_on(lab: ClusterLab, at: int, count: int = 1) -> list[str]:
 @asynccontextmanager
 async def functions(lab: ClusterLab) -> AsyncIterator[RedisHistory]:
     """Run RedisHistory with the library `snorky_publish` loaded; every channel has a history."""
-    keeper = RedisHistory(target_from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    keeper = history_on(target_from_url(lab.url))
     keeper.set_rules("pubsub", Rules([ChannelRule("*", history=100)]))
 
     async def are_loaded() -> bool:
@@ -164,7 +163,7 @@ async def test_a_shard_whose_canary_moved_gets_another_canary(lab: ClusterLab) -
 
 async def test_stored_publications_arrive_once_and_in_order_during_a_slot_move(lab: ClusterLab) -> None:
     (key,) = keys_on(lab, 0)
-    keeper = RedisHistory(target_from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    keeper = history_on(target_from_url(lab.url))
     await keeper.start()
     try:
         begun = await keeper.position(key)
@@ -202,7 +201,7 @@ async def test_stored_publications_arrive_once_and_in_order_during_a_slot_move(l
 async def test_a_slot_that_moves_takes_its_epochs_along(lab: ClusterLab, first: str) -> None:
     """Another server has another run id, but data from a live shard is not an older copy."""
     (key,) = keys_on(lab, 0)
-    keeper = RedisHistory(target_from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    keeper = history_on(target_from_url(lab.url))
     await keeper.start()
     try:
         begun = await keeper.position(key)
@@ -292,7 +291,7 @@ async def test_the_rights_that_operations_lists_are_enough_to_publish_by_the_fun
 
 async def test_stored_publications_survive_their_primary(lab: ClusterLab) -> None:
     (key,) = keys_on(lab, 0)
-    keeper = RedisHistory(target_from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    keeper = history_on(target_from_url(lab.url))
     await keeper.start()
     try:
         begun = await keeper.position(key)
@@ -341,7 +340,7 @@ async def test_a_node_process_serves_a_cluster_and_publishers_find_the_slot(lab:
 
 async def test_stored_publications_arrive_with_their_positions(lab: ClusterLab) -> None:
     (key,) = keys_on(lab, 2)
-    keeper = RedisHistory(target_from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    keeper = history_on(target_from_url(lab.url))
     async with cluster_broker(lab) as (broker, heard):
         await keeper.start()
         try:

@@ -9,12 +9,14 @@ import pytest
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import RedisBroker, RedisDirectory, RedisHistory
+from snorky.gateway.redis import RedisBroker
 from snorky.gateway.redis.admin.redis_py import client_of
+from snorky.gateway.redis.backend import parts_of
 from snorky.gateway.redis.directory.heartbeat import Heartbeat, read_nodes
 from snorky.gateway.redis.target import target_from_url
 from tests.support.fakes.brokers import PREFIX, Recorder, hears, open_broker
 from tests.support.fakes.directories import FakeNode
+from tests.support.fakes.histories import history_on
 from tests.support.servers.redis_servers import REAL_KINDS
 from tests.support.servers.sentinels import SentinelLab
 
@@ -88,7 +90,7 @@ async def test_a_primary_that_became_a_replica_is_left_before_anybody_watches(
     metrics = Metrics()
     target = target_from_url(lab.url)
     async with open_broker(lab.url) as (broker, _):
-        directory = RedisDirectory(target, prefix=PREFIX, node_id="node-1", broker=broker, metrics=metrics)
+        directory = parts_of(target, prefix=PREFIX, node_id="node-1", metrics=metrics).directory(broker)
         await directory.start(FakeNode("node-1"))
         try:
             await directory.put_token("before", 60.0)
@@ -123,7 +125,7 @@ async def test_the_heartbeat_leaves_a_cut_off_primary_too(lab: SentinelLab) -> N
 
 async def test_a_lagging_replica_counts_as_another_history(lab: SentinelLab) -> None:
     """Writes that the old primary acknowledged are lost; none of its positions matches on the new primary."""
-    keeper = RedisHistory(target_from_url(lab.url), prefix=PREFIX, node_id="node-1", metrics=Metrics())
+    keeper = history_on(target_from_url(lab.url))
     await keeper.start()
     try:
         kept = History(60.0)

@@ -178,7 +178,7 @@ async def test_former_entries_on_a_rolled_back_shard_are_removed(lab: ClusterLab
 async def test_names_are_waited_for_after_the_run_of_each_shard_is_another(lab: ClusterLab) -> None:
     async with AsyncExitStack() as stack:
         a: Any = (await RedisTestCluster(lab, stack, FAST).node("a")).directory
-        upkeep = a._upkeep
+        upkeep = a._reconciler
 
         async def knows(count: int) -> bool:
             return len(upkeep._last_runs or ()) == count

@@ -39,6 +39,18 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "__init__": (*_NODE, "redis", "http", "runtime"),  # the public names
 }
 
+# Files of gateway/redis that may ask if a Redis is a Cluster. All others get objects of one interface.
+MAY_CHOOSE = (
+    "gateway/redis/backend.py",
+    "gateway/redis/connection/address.py",  # the target itself
+    "gateway/redis/target.py",  # makes it
+    "gateway/redis/url.py",  # parses its URL
+    "gateway/redis/cluster/shard_map.py",
+    "gateway/redis/multi/hashing.py",  # rejects a Cluster among several Redis
+    "gateway/redis/write_watch.py",  # asks each server about its memory
+    "gateway/redis/admin/",  # operator commands, which no backend makes
+)
+
 # Foreign packages that only one folder knows.
 HOMES = {"redis": "gateway/redis/", "hiredis": "gateway/redis/", "aiohttp": "gateway/http/"}
 
@@ -132,6 +144,33 @@ def objection(sources: Mapping[str, str], path: str, module: str, name: str, exp
     return f"{room} must not import {target}"
 
 
+def choices_of_topology(sources: Mapping[str, str]) -> list[str]:
+    """Find code in `gateway/redis` that asks if its Redis is a Cluster, outside of MAY_CHOOSE."""
+    found = []
+    for path, source in sources.items():
+        if not path.startswith("gateway/redis/") or path.startswith(MAY_CHOOSE):
+            continue
+        for node in ast.walk(ast.parse(source)):
+            asks = isinstance(node, ast.Attribute) and node.attr in ("cluster", "is_cluster")
+            asks = asks or (isinstance(node, ast.alias) and node.name == "shard_map_of")
+            is_union = isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr)
+            if asks or (is_union and "Cluster" in ast.unparse(node)):
+                found.append(f"{path}:{node.lineno}: take an object that backend.py has made: {ast.unparse(node)}")
+    return found
+
+
+def decisions_by_text(sources: Mapping[str, str]) -> list[str]:
+    """Find code that compares or searches `what` of an error, which is for logs only."""
+    found = []
+    for path, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            parts = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            parts += [node.value] if isinstance(node, ast.Attribute) else []
+            if any(isinstance(part, ast.Attribute) and part.attr == "what" for part in parts):
+                found.append(f"{path}:{node.lineno}: decide by the error's class or by its refusal")
+    return found
+
+
 def circles(sources: Mapping[str, str]) -> list[list[str]]:
     """Find files that import each other, directly or by others; each list is one circle."""
     below = {
@@ -161,6 +200,34 @@ def test_rooms_import_only_what_the_table_lists():
 
 def test_no_file_imports_itself_in_a_circle():
     assert circles(tree()) == []
+
+
+def test_no_code_decides_by_the_text_of_an_error():
+    assert decisions_by_text(tree()) == []
+
+
+@pytest.mark.parametrize("source", ["if error.what != MOVED:\n    raise", "error.what.startswith('MOVED')"])
+def test_a_decision_by_text_turns_it_red(source):
+    assert decisions_by_text({"gateway/redis/cluster/broker.py": source})
+
+
+def test_only_the_backend_chooses_between_a_server_and_a_cluster():
+    assert choices_of_topology(tree()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "make = A if target.cluster is None else B",
+        "if target.is_cluster:\n    pass",
+        "from snorky.gateway.redis.cluster.shard_map import shard_map_of",
+        "AnyCommands = CommandPipeline | ClusterCommands",
+    ],
+)
+def test_another_choice_turns_it_red(source):
+    path = "gateway/redis/history/store.py"
+    assert choices_of_topology({path: source})
+    assert not choices_of_topology({"gateway/redis/backend.py": source})
 
 
 def test_no_public_name_hides_a_module():

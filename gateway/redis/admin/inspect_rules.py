@@ -43,7 +43,7 @@ async def inspect_rules(target: RedisTarget, prefix: str, rules: Mapping[str, Ru
     report.facts["rules"] = digest
     found = _worst(libraries)
     report.facts["snorky_publish"] = _fact(found, text)
-    is_cluster = target.cluster is not None
+    is_cluster = target.is_cluster
     if problem := _problem(found, has_rules=bool(text), has_nodes=bool(nodes)):
         report.problems.append(problem)
     elif is_cluster and text and any(lines_in(each).get(prefix) != quote(text) for each in libraries):

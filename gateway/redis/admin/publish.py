@@ -64,7 +64,7 @@ async def publish_all(target: RedisTarget, prefix: str, key: str, batches: Itera
 
 
 def _publish(client: Any, target: RedisTarget, name: bytes, payload: bytes) -> Any:
-    return client.execute_command("PUBLISH" if target.cluster is None else "SPUBLISH", name, payload)
+    return client.execute_command("SPUBLISH" if target.is_cluster else "PUBLISH", name, payload)
 
 
 def _call(client: Any, name: bytes, payload: bytes) -> Any:
@@ -84,7 +84,7 @@ async def _has_function(client: Redis, name: bytes) -> bool:
 
 async def _subscribers(client: Redis, target: RedisTarget, name: bytes) -> int | None:
     try:
-        numsub = client.pubsub_numsub if target.cluster is None else client.pubsub_shardnumsub
+        numsub = client.pubsub_shardnumsub if target.is_cluster else client.pubsub_numsub
         answer: Any = await numsub(name)
     except ResponseError:  # not permitted
         return None

@@ -12,28 +12,30 @@ from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position
-from snorky.gateway.redis.cluster.shard_map import Shard, ShardMap, shard_map_of
+from snorky.gateway.redis.cluster.shard_map import Shard, ShardMap
 from snorky.gateway.redis.cluster.slot_queue import SlotQueues
-from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import fail
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.history.appender import HistoryAppender
 from snorky.gateway.redis.keys import channel_name
 
-__all__ = ["AnyAppender", "ClusterAppender", "appender_of"]
+__all__ = ["ClusterAppender"]
 
 
 class ClusterAppender:
-    """Has the interface of HistoryAppender, for a Cluster. options: passed to each HistoryAppender."""
+    """Implements `Appender` for a Cluster. client_name: of each connection."""
 
     def __init__(
-        self, cluster: ShardMap, *, prefix: str, publish_timeout_s: float, metrics: Metrics, **options: Any
+        self, cluster: ShardMap, *, prefix: str, client_name: str, metrics: Metrics, timeouts: RedisTimeouts
     ) -> None:
         self._cluster = cluster
         self._prefix = prefix
-        self._options = {**options, "prefix": prefix, "publish_timeout_s": publish_timeout_s, "metrics": metrics}
-        self._sequencers: dict[Shard, HistoryAppender] = {}
-        self._lanes = SlotQueues(cluster.hurry, timeout_s=publish_timeout_s, metrics=metrics)
-        self._ends: set[asyncio.Task[None]] = set()
+        self._make = partial(
+            HistoryAppender, prefix=prefix, client_name=client_name, metrics=metrics, timeouts=timeouts, is_sharded=True
+        )
+        self._appenders: dict[Shard, HistoryAppender] = {}
+        self._slot_queues = SlotQueues(cluster.hurry, timeout_s=timeouts.publish_timeout_s, metrics=metrics)
+        self._stopping: set[asyncio.Task[None]] = set()
         self._is_stopped = False
 
     def start(self) -> None:
@@ -45,25 +47,25 @@ class ClusterAppender:
         """Close all connections; pending publications fail. Idempotent."""
         self._is_stopped = True
         await self._cluster.stop(self._on_change)
-        await asyncio.gather(*(each.stop() for each in self._sequencers.values()), *self._ends)
+        await asyncio.gather(*(each.stop() for each in self._appenders.values()), *self._stopping)
 
-    def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
-        """See HistoryAppender.sequence."""
+    def append(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
+        """See Appender.append."""
         name = channel_name(self._prefix, key)
 
         def send() -> "asyncio.Future[Any] | None":
-            sequencer = self._of(name)
-            return None if sequencer is None else sequencer.sequence(key, payload, history, once)
+            appender = self._of(name)
+            return None if appender is None else appender.append(key, payload, history, once)
 
         return self._send(name, send)
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
-        """See HistoryAppender.publish_once."""
+        """See Appender.publish_once."""
         name = channel_name(self._prefix, key)
 
         def send() -> "asyncio.Future[Any] | None":
-            sequencer = self._of(name)
-            return None if sequencer is None else sequencer.publish_once(key, payload, once)
+            appender = self._of(name)
+            return None if appender is None else appender.publish_once(key, payload, once)
 
         return self._send(name, send)
 
@@ -74,40 +76,31 @@ class ClusterAppender:
 
     def _runs_beside(self, shard: Shard | None) -> bytes:
         """List the runs of all other shards. Not of `shard`: after a failover its new primary may lack some data."""
-        return b" ".join(each.run for other, each in self._sequencers.items() if other is not shard and each.run)
+        return b" ".join(each.run for other, each in self._appenders.items() if other is not shard and each.run)
 
     def _spell_runs(self) -> None:
-        for sequencer in self._sequencers.values():
-            sequencer.spell_runs()
+        for appender in self._appenders.values():
+            appender.spell_runs()
 
     def _send(self, name: bytes, send: Any) -> "asyncio.Future[Any]":
         if self._is_stopped:
             future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             fail(future, BrokerUnavailable("the broker is stopped"))
             return future
-        return self._lanes.send(name, self._cluster.shard_of(name), send)
+        return self._slot_queues.send(name, self._cluster.shard_of(name), send)
 
     def _of(self, name: bytes) -> HistoryAppender | None:
         shard = self._cluster.shard_of(name)
-        return None if shard is None else self._sequencers.get(shard)
+        return None if shard is None else self._appenders.get(shard)
 
     def _on_change(self) -> None:
         for shard in self._cluster.shards:
-            if shard not in self._sequencers:
-                sequencer = self._sequencers[shard] = HistoryAppender(shard.target, is_sharded=True, **self._options)
-                sequencer.find_other_runs = partial(self._runs_beside, shard)
-                sequencer.on_run = self._spell_runs
-                sequencer.start()
-        for shard in [each for each in self._sequencers if each not in self._cluster.shards]:
-            end = asyncio.get_running_loop().create_task(self._sequencers.pop(shard).stop())
-            self._ends.add(end)
-            end.add_done_callback(self._ends.discard)
-
-
-AnyAppender = HistoryAppender | ClusterAppender
-
-
-def appender_of(target: RedisTarget, **options: Any) -> AnyAppender:
-    """Make a HistoryAppender or a ClusterAppender for a target. options: of HistoryAppender."""
-    cluster = shard_map_of(target)
-    return HistoryAppender(target, **options) if cluster is None else ClusterAppender(cluster, **options)
+            if shard not in self._appenders:
+                appender = self._appenders[shard] = self._make(shard.target)
+                appender.find_other_runs = partial(self._runs_beside, shard)
+                appender.on_run = self._spell_runs
+                appender.start()
+        for shard in [each for each in self._appenders if each not in self._cluster.shards]:
+            end = asyncio.get_running_loop().create_task(self._appenders.pop(shard).stop())
+            self._stopping.add(end)
+            end.add_done_callback(self._stopping.discard)

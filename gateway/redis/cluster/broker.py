@@ -10,7 +10,7 @@ Rules:
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -21,11 +21,12 @@ from snorky.gateway.redis.cluster.shard_map import Shard, ShardMap
 from snorky.gateway.redis.cluster.slot_queue import SlotQueues
 from snorky.gateway.redis.cluster.slots import SLOTS, slot_of
 from snorky.gateway.redis.connection.pipeline import fail
+from snorky.gateway.redis.connection.timeouts import DEFAULT_TIMEOUTS, RedisTimeouts
 from snorky.gateway.redis.keys import channel_name, sharded_canary_name
 from snorky.gateway.redis.pubsub.broker import RedisBroker
-from snorky.gateway.redis.pubsub.subscriber import MOVED
+from snorky.gateway.redis.pubsub.sharding import ChannelMoved, Sharding
 
-__all__ = ["AnyBroker", "ClusterBroker"]
+__all__ = ["ClusterBroker"]
 
 AGAIN_S: Final = 0.05  # between two attempts to subscribe to a moved channel
 
@@ -33,7 +34,7 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class ClusterBroker:
-    """Implements `snorky.gateway.contracts.broker.Broker`. options: passed to each RedisBroker."""
+    """Implements `NodeBroker` for a Cluster."""
 
     def __init__(
         self,
@@ -42,25 +43,18 @@ class ClusterBroker:
         prefix: str,
         node_id: str,
         metrics: Metrics,
-        confirm_timeout_s: float = 5.0,
-        publish_timeout_s: float = 5.0,
-        **options: Any,
+        timeouts: RedisTimeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         self._cluster = cluster
         self._prefix = prefix
         self._node_id = node_id
         self._metrics = metrics
-        self._confirm_timeout_s = confirm_timeout_s
-        self._options = {
-            **options,
-            "confirm_timeout_s": confirm_timeout_s,
-            "publish_timeout_s": publish_timeout_s,
-        }
+        self._timeouts = timeouts
         self._brokers: dict[Shard, RedisBroker] = {}
-        self._where: dict[str, RedisBroker] = {}  # subscribed keys
-        self._lost: set[str] = set()  # of these, the ones whose subscription Redis ended because the slot moved
-        self._hearers: dict[str, tuple[Callable[[Sequence[bytes]], None], Callable[[], None]]] = {}
-        self._lanes = SlotQueues(cluster.hurry, timeout_s=publish_timeout_s, metrics=metrics)
+        self._brokers_by_key: dict[str, RedisBroker] = {}  # subscribed keys
+        self._moved_keys: set[str] = set()  # of these, the ones whose subscription Redis ended because the slot moved
+        self._node_callbacks: dict[str, tuple[Callable[[Sequence[bytes]], None], Callable[[], None]]] = {}
+        self._slot_queues = SlotQueues(cluster.hurry, timeout_s=timeouts.publish_timeout_s, metrics=metrics)
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._listener: Listener | None = None
@@ -77,7 +71,7 @@ class ClusterBroker:
         return (
             not self._is_covered
             or self._is_moving
-            or bool(self._lost)
+            or bool(self._moved_keys)
             or any(broker.is_deaf for broker in self._brokers.values())
         )
 
@@ -107,28 +101,28 @@ class ClusterBroker:
             future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             fail(future, BrokerUnavailable("the broker is stopped"))
             return future
-        return self._lanes.send(name, self._cluster.shard_of(name), send)
+        return self._slot_queues.send(name, self._cluster.shard_of(name), send)
 
     def is_subscribed(self, key: str) -> bool:
-        broker = self._where.get(key)
+        broker = self._brokers_by_key.get(key)
         return broker is not None and broker.is_subscribed(key)
 
     async def subscribe(self, key: str) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._confirm_timeout_s
+        deadline = loop.time() + self._timeouts.confirm_timeout_s
         name = channel_name(self._prefix, key)
         while True:
             broker = self._of(name)
             if broker is not None:
                 try:
                     await broker.subscribe(key)
-                except BrokerUnavailable as error:
-                    if error.what != MOVED or loop.time() >= deadline:
+                except ChannelMoved:
+                    if loop.time() >= deadline:
                         raise
                     self._cluster.hurry()
                 else:
                     if self._of(name) is broker:
-                        self._where[key] = broker
+                        self._brokers_by_key[key] = broker
                         return
                     broker.unsubscribe(key)
             elif self._is_stopped or loop.time() >= deadline:
@@ -136,21 +130,21 @@ class ClusterBroker:
             await asyncio.sleep(AGAIN_S)
 
     def unsubscribe(self, key: str) -> None:
-        broker = self._where.pop(key, None)
-        self._lost.discard(key)
+        broker = self._brokers_by_key.pop(key, None)
+        self._moved_keys.discard(key)
         if broker is not None:
             broker.unsubscribe(key)
 
     async def hear(
         self, key: str, on_payloads: Callable[[Sequence[bytes]], None], on_interrupted: Callable[[], None]
     ) -> None:
-        """See RedisBroker.hear."""
-        self._hearers[key] = on_payloads, on_interrupted
+        """See NodeBroker.hear."""
+        self._node_callbacks[key] = on_payloads, on_interrupted
         await self.subscribe(key)
 
     def unhear(self, key: str) -> None:
-        """See RedisBroker.unhear."""
-        if self._hearers.pop(key, None) is not None:
+        """See NodeBroker.unhear."""
+        if self._node_callbacks.pop(key, None) is not None:
             self.unsubscribe(key)
 
     def pause(self) -> None:
@@ -167,15 +161,15 @@ class ClusterBroker:
 
     def on_publications(self, batch: Mapping[str, Sequence[bytes]]) -> None:
         """Pass on the publications of one shard."""
-        for key in self._hearers.keys() & batch.keys():
-            self._hearers[key][0](batch[key])
+        for key in self._node_callbacks.keys() & batch.keys():
+            self._node_callbacks[key][0](batch[key])
             batch = {other: payloads for other, payloads in batch.items() if other != key}
         if self._listener is not None and batch:
             self._listener.on_publications(batch)
 
     def on_interrupted(self) -> None:
         """Pass on that something may have been missed."""
-        for _, on_interrupted in self._hearers.values():
+        for _, on_interrupted in self._node_callbacks.values():
             on_interrupted()
         if self._listener is not None:
             self._listener.on_interrupted()
@@ -187,8 +181,8 @@ class ClusterBroker:
         return None if shard is None else self._brokers.get(shard)
 
     def _on_moved(self, key: str) -> None:
-        if key in self._where:
-            self._lost.add(key)
+        if key in self._brokers_by_key:
+            self._moved_keys.add(key)
             self._cluster.hurry()
             self._changed.set()
 
@@ -212,7 +206,11 @@ class ClusterBroker:
                 if self._is_paused:
                     broker.pause()
         self._is_covered = sum(last + 1 - first for shard in shards for first, last in shard.slots) == SLOTS
-        moving = [key for key, broker in self._where.items() if key in self._lost or self._of_key(key) is not broker]
+        moving = [
+            key
+            for key, broker in self._brokers_by_key.items()
+            if key in self._moved_keys or self._of_key(key) is not broker
+        ]
         if moving:
             self._is_moving = True
             _log.info("channels follow their slots", channels=len(moving))
@@ -228,7 +226,7 @@ class ClusterBroker:
 
     async def _move(self, key: str) -> bool:
         """Subscribe to a channel on its present shard; False = not yet possible."""
-        before, now = self._where.get(key), self._of_key(key)
+        before, now = self._brokers_by_key.get(key), self._of_key(key)
         if before is None:
             return True  # it was unsubscribed meanwhile
         if now is None:
@@ -238,11 +236,11 @@ class ClusterBroker:
         except BrokerUnavailable:
             self._cluster.hurry()
             return False
-        if key not in self._where:
+        if key not in self._brokers_by_key:
             now.unsubscribe(key)
             return True
-        self._where[key] = now
-        self._lost.discard(key)
+        self._brokers_by_key[key] = now
+        self._moved_keys.discard(key)
         if before is not now:
             before.unsubscribe(key)
         return True
@@ -256,12 +254,11 @@ class ClusterBroker:
             prefix=self._prefix,
             node_id=self._node_id,
             metrics=self._metrics,
-            on_moved=self._on_moved,
-            new_canary_name=lambda: sharded_canary_name(
-                self._prefix, self._node_id, lambda name: shard.has(slot_of(name))
+            timeouts=self._timeouts,
+            sharding=Sharding(
+                on_moved=self._on_moved,
+                new_canary_name=lambda: sharded_canary_name(
+                    self._prefix, self._node_id, lambda name: shard.has(slot_of(name))
+                ),
             ),
-            **self._options,
         )
-
-
-AnyBroker = RedisBroker | ClusterBroker

@@ -17,20 +17,19 @@ import hiredis
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.shard_map import Shard, ShardMap, shard_map_of
-from snorky.gateway.redis.cluster.slot_queue import is_elsewhere
+from snorky.gateway.redis.cluster.shard_map import Shard, ShardMap
 from snorky.gateway.redis.cluster.slots import key_of, slot_of
-from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.commands import CommandPipeline
 from snorky.gateway.redis.connection.pipeline import all_ended, fail
+from snorky.gateway.redis.connection.refusals import refusal_of
 
-__all__ = ["AnyCommands", "ClusterCommands", "commands_of"]
+__all__ = ["ClusterCommands"]
 
 AGAIN_S: Final = 0.02  # same as in `slot_queue`
 
 
 class ClusterCommands:
-    """Has the interface of CommandPipeline, for a Cluster."""
+    """Implements `Commands` for a Cluster."""
 
     is_sharded = True
 
@@ -54,7 +53,7 @@ class ClusterCommands:
             "timeout_s": timeout_s,
             "dial_timeout_s": dial_timeout_s,
         }
-        self._commanders: dict[Shard, CommandPipeline] = {}
+        self._pipelines: dict[Shard, CommandPipeline] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopped = False
 
@@ -70,15 +69,15 @@ class ClusterCommands:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(commander.stop() for commander in self._commanders.values()))
+        await asyncio.gather(*(pipeline.stop() for pipeline in self._pipelines.values()))
 
     @property
     def servers(self) -> Sequence[CommandPipeline]:
-        """See CommandPipeline.servers."""
-        return tuple(self._commanders.values())
+        """See Commands.servers."""
+        return tuple(self._pipelines.values())
 
     def send(self, commands: Sequence[bytes], *, in_order: bool = True) -> "asyncio.Future[list[Any]]":
-        """See CommandPipeline.send. in_order: False = send to all slots at once, without order between them."""
+        """See Commands.send."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Any]] = loop.create_future()
         if self._is_stopped:
@@ -143,15 +142,15 @@ class ClusterCommands:
     def _try(self, slot: int | None, commands: list[bytes]) -> "_Trial":
         """Send commands to the server of their slot; None = no server is known to have it."""
         if slot is None:
-            if not self._commanders:
+            if not self._pipelines:
                 return None
             return asyncio.ensure_future(self._ask_all(commands))
         shard = self._cluster.by_slot(slot)
-        commander = None if shard is None else self._commanders.get(shard)
-        return None if commander is None else commander.send(commands)
+        pipeline = None if shard is None else self._pipelines.get(shard)
+        return None if pipeline is None else pipeline.send(commands)
 
     async def _ask_all(self, commands: list[bytes]) -> list[Any]:
-        per_shard = await asyncio.gather(*(each.send(commands) for each in self._commanders.values()))
+        per_shard = await asyncio.gather(*(each.send(commands) for each in self._pipelines.values()))
         answers = []
         for found in zip(*per_shard, strict=True):
             bad = [answer for answer in found if isinstance(answer, hiredis.ReplyError) or not answer]
@@ -160,12 +159,12 @@ class ClusterCommands:
 
     def _on_change(self) -> None:
         for shard in self._cluster.shards:
-            if shard not in self._commanders:
-                commander = self._commanders[shard] = CommandPipeline(shard.target, **self._options)
-                commander.on_up = self._on_up
-                commander.start()
-        for shard in [each for each in self._commanders if each not in self._cluster.shards]:
-            task = asyncio.get_running_loop().create_task(self._commanders.pop(shard).stop())
+            if shard not in self._pipelines:
+                pipeline = self._pipelines[shard] = CommandPipeline(shard.target, **self._options)
+                pipeline.on_up = self._on_up
+                pipeline.start()
+        for shard in [each for each in self._pipelines if each not in self._cluster.shards]:
+            task = asyncio.get_running_loop().create_task(self._pipelines.pop(shard).stop())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -174,23 +173,7 @@ class ClusterCommands:
             self.on_up()
 
 
-AnyCommands = CommandPipeline | ClusterCommands
 _Trial = asyncio.Future[list[Any]] | None  # None: there was no server to send to
-
-
-def commands_of(
-    target: RedisTarget, *, role: str, client_name: str, metrics: Metrics, timeout_s: float, dial_timeout_s: float
-) -> AnyCommands:
-    """Make a CommandPipeline or a ClusterCommands for a target."""
-    options: dict[str, Any] = {
-        "role": role,
-        "client_name": client_name,
-        "metrics": metrics,
-        "timeout_s": timeout_s,
-        "dial_timeout_s": dial_timeout_s,
-    }
-    cluster = shard_map_of(target)
-    return CommandPipeline(target, **options) if cluster is None else ClusterCommands(cluster, **options)
 
 
 def _by_slot(commands: Sequence[bytes], slots: Sequence[int | None]) -> Any:
@@ -198,4 +181,4 @@ def _by_slot(commands: Sequence[bytes], slots: Sequence[int | None]) -> Any:
 
 
 def _is_elsewhere(answer: object) -> bool:
-    return isinstance(answer, hiredis.ReplyError) and is_elsewhere(str(answer))
+    return isinstance(answer, hiredis.ReplyError) and refusal_of(answer).is_elsewhere

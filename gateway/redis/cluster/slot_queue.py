@@ -22,40 +22,35 @@ from snorky.gateway.redis.cluster.slots import slot_of
 from snorky.gateway.redis.connection.pipeline import fail
 from snorky.gateway.redis.pubsub.publisher import QUEUE_MAX, PublishRefused
 
-__all__ = ["SlotQueues", "is_elsewhere"]
+__all__ = ["SlotQueues"]
 
 AGAIN_S: Final = 0.02  # until the next attempt: a key that is being migrated is available again in a moment
 
 Send = Callable[[], "asyncio.Future[Any] | None"]  # None: no server is known to have the slot
 
 
-def is_elsewhere(text: str) -> bool:
-    """True if an error of a server means: ask another server, or this one later."""
-    return text.startswith(("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN"))
-
-
-class _PendingSend:
+class _Pending:
     """One publication that is not answered yet."""
 
-    __slots__ = ("due", "future", "send")
+    __slots__ = ("deadline", "future", "send")
 
-    def __init__(self, send: Send, future: "asyncio.Future[Any]", due: float) -> None:
+    def __init__(self, send: Send, future: "asyncio.Future[Any]", deadline: float) -> None:
         self.send = send
         self.future = future
-        self.due = due
+        self.deadline = deadline
 
 
 class _SlotQueue:
     """One slot that has unanswered or queued publications."""
 
-    __slots__ = ("is_closed", "line", "on_way", "refused", "server")
+    __slots__ = ("is_closed", "later", "rejected", "server", "unanswered")
 
     def __init__(self) -> None:
-        self.on_way = 0  # sent and unanswered publications
+        self.unanswered = 0  # sent and unanswered publications
         self.server: object = None  # to which they were sent
         self.is_closed = False
-        self.refused: deque[_PendingSend] = deque()  # rejected ones, in the order in which they were sent
-        self.line: deque[_PendingSend] = deque()  # later ones, not sent yet
+        self.rejected: deque[_Pending] = deque()  # rejected ones, in the order in which they were sent
+        self.later: deque[_Pending] = deque()  # later ones, not sent yet
 
 
 class SlotQueues:
@@ -69,7 +64,7 @@ class SlotQueues:
         self._drops = metrics.drops.labels("publish_queue_full")
         self._waiting_max = waiting_max
         self._waiting = 0  # rejected and queued publications of all slots
-        self._lanes: dict[int, _SlotQueue] = {}
+        self._queues: dict[int, _SlotQueue] = {}
 
     def send(self, name: bytes, server: object, send: Send) -> "asyncio.Future[Any]":
         """Send one publication. name: Redis channel. server: the slot's server now, as any object that identifies it.
@@ -79,88 +74,88 @@ class SlotQueues:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         slot = slot_of(name)
-        lane = self._lanes.get(slot)
-        if lane is None:
-            lane = self._lanes[slot] = _SlotQueue()
-        trip = _PendingSend(send, future, loop.time() + self._timeout_s)
-        if lane.on_way and lane.server is not server:
-            lane.is_closed = True
-        if not lane.is_closed:
-            lane.server = server
-            self._depart(slot, lane, trip)
+        queue = self._queues.get(slot)
+        if queue is None:
+            queue = self._queues[slot] = _SlotQueue()
+        publication = _Pending(send, future, loop.time() + self._timeout_s)
+        if queue.unanswered and queue.server is not server:
+            queue.is_closed = True
+        if not queue.is_closed:
+            queue.server = server
+            self._dispatch(slot, queue, publication)
         elif self._waiting >= self._waiting_max:
             self._drops.inc()
             fail(future, BrokerUnavailable("too many publications are pending", is_undone=True))
         else:
-            self._wait(lane.line, trip)
+            self._wait(queue.later, publication)
         return future
 
-    def _wait(self, line: deque[_PendingSend], trip: _PendingSend) -> None:
+    def _wait(self, later: deque[_Pending], publication: _Pending) -> None:
         self._waiting += 1
-        line.append(trip)
+        later.append(publication)
 
-    def _depart(self, slot: int, lane: _SlotQueue, trip: _PendingSend) -> None:
-        answer = trip.send()
+    def _dispatch(self, slot: int, queue: _SlotQueue, publication: _Pending) -> None:
+        answer = publication.send()
         if answer is None:
-            self._refuse(slot, lane, trip)
+            self._on_rejection(slot, queue, publication)
             return
-        lane.on_way += 1
+        queue.unanswered += 1
         if answer.done():
-            self._arrive(slot, lane, trip, answer)
+            self._on_answer(slot, queue, publication, answer)
         else:
-            answer.add_done_callback(lambda done: self._arrive(slot, lane, trip, done))
+            answer.add_done_callback(lambda done: self._on_answer(slot, queue, publication, done))
 
-    def _arrive(self, slot: int, lane: _SlotQueue, trip: _PendingSend, answer: "asyncio.Future[Any]") -> None:
-        lane.on_way -= 1
+    def _on_answer(self, slot: int, queue: _SlotQueue, publication: _Pending, answer: "asyncio.Future[Any]") -> None:
+        queue.unanswered -= 1
         error = None if answer.cancelled() else answer.exception()
-        if isinstance(error, PublishRefused) and is_elsewhere(error.what):
-            self._refuse(slot, lane, trip)
-        elif not trip.future.done():
+        if isinstance(error, PublishRefused) and error.refusal.is_elsewhere:
+            self._on_rejection(slot, queue, publication)
+        elif not publication.future.done():
             if answer.cancelled():
-                fail(trip.future, BrokerUnavailable("outcome unknown: cancelled"))
+                fail(publication.future, BrokerUnavailable("outcome unknown: cancelled"))
             elif error is not None:
-                trip.future.set_exception(error)
-                trip.future.exception()  # mark it as retrieved: callers may ignore the future
+                publication.future.set_exception(error)
+                publication.future.exception()  # mark it as retrieved: callers may ignore the future
             else:
-                trip.future.set_result(answer.result())
-        self._settle(slot, lane)
+                publication.future.set_result(answer.result())
+        self._settle(slot, queue)
 
-    def _refuse(self, slot: int, lane: _SlotQueue, trip: _PendingSend) -> None:
-        if not lane.is_closed:
-            lane.is_closed = True
+    def _on_rejection(self, slot: int, queue: _SlotQueue, publication: _Pending) -> None:
+        if not queue.is_closed:
+            queue.is_closed = True
             self._hurry()
-        if not self._is_overdue(trip):
-            self._wait(lane.refused, trip)
-        self._settle(slot, lane)
+        if not self._is_overdue(publication):
+            self._wait(queue.rejected, publication)
+        self._settle(slot, queue)
 
-    def _is_overdue(self, trip: _PendingSend) -> bool:
+    def _is_overdue(self, publication: _Pending) -> bool:
         """Fail a publication whose deadline has passed; returns True if so."""
-        if asyncio.get_running_loop().time() < trip.due:
+        if asyncio.get_running_loop().time() < publication.deadline:
             return False
-        fail(trip.future, BrokerUnavailable(f"no server accepted the command within {self._timeout_s:g} s"))
+        fail(publication.future, BrokerUnavailable(f"no server accepted the command within {self._timeout_s:g} s"))
         return True
 
-    def _settle(self, slot: int, lane: _SlotQueue) -> None:
-        if lane.on_way or self._lanes.get(slot) is not lane:
+    def _settle(self, slot: int, queue: _SlotQueue) -> None:
+        if queue.unanswered or self._queues.get(slot) is not queue:
             return
-        if lane.refused or lane.line:
-            asyncio.get_running_loop().call_later(AGAIN_S, self._reopen, slot, lane)
-            lane.on_way += 1  # counts the timer, so that the lane is not settled before it fires
+        if queue.rejected or queue.later:
+            asyncio.get_running_loop().call_later(AGAIN_S, self._reopen, slot, queue)
+            queue.unanswered += 1  # counts the timer, so that the queue is not settled before it fires
         else:
-            del self._lanes[slot]
+            del self._queues[slot]
 
-    def _reopen(self, slot: int, lane: _SlotQueue) -> None:
-        waiting = deque([*lane.refused, *lane.line])
-        lane.refused.clear()
-        lane.line.clear()
+    def _reopen(self, slot: int, queue: _SlotQueue) -> None:
+        waiting = deque([*queue.rejected, *queue.later])
+        queue.rejected.clear()
+        queue.later.clear()
         self._waiting -= len(waiting)
-        lane.is_closed, lane.server = False, None
-        for trip in waiting:
-            if trip.future.done() or self._is_overdue(trip):
+        queue.is_closed, queue.server = False, None
+        for publication in waiting:
+            if publication.future.done() or self._is_overdue(publication):
                 continue  # cancelled: do not send it
-            if lane.is_closed:
-                self._wait(lane.line, trip)  # an earlier one was rejected again
+            if queue.is_closed:
+                self._wait(queue.later, publication)  # an earlier one was rejected again
             else:
-                self._depart(slot, lane, trip)
-        lane.on_way -= 1
-        self._settle(slot, lane)
+                self._dispatch(slot, queue, publication)
+        queue.unanswered -= 1
+        self._settle(slot, queue)

@@ -72,6 +72,11 @@ class RedisTarget:
         )
 
     @property
+    def is_cluster(self) -> bool:
+        """True for a Cluster."""
+        return self.cluster is not None
+
+    @property
     def is_moving(self) -> bool:
         """True if the server may change (Sentinel, Cluster)."""
         return self.route is not None

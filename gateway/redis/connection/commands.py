@@ -1,8 +1,8 @@
-"""CommandPipeline: sends groups of commands by the rules of `pipeline`; each group gets its answers."""
+"""Commands: sends groups of commands to Redis. CommandPipeline: over one connection, by the rules of `pipeline`."""
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import hiredis
 
@@ -11,17 +11,46 @@ from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import Pipeline
 from snorky.gateway.redis.connection.resp import ConnectionLost, Gets, RespConnection, command
 
-__all__ = ["CommandPipeline"]
+__all__ = ["CommandPipeline", "Commands"]
 
 QUEUE_MAX: Final = 50_000  # groups; needed when 10,000 clients connect to a node at once
 QUEUE_MAX_BYTES: Final = 64 * 1024 * 1024
 
 
-class CommandPipeline(Pipeline):
-    """One connection for commands. role: for metrics and logs. timeout_s: from `send` to the last answer.
+class Commands(Protocol):
+    """Sends commands to one Redis: to one server, or to the servers of a Cluster.
 
-    on_up: optional callback for each new connection. is_sharded: True if this is a ClusterCommands.
+    on_up: optional callback for each new connection.
     """
+
+    on_up: Callable[[], None] | None
+
+    @property
+    def is_sharded(self) -> bool:
+        """True in a Cluster: a group may go to several servers, and scripts publish with SPUBLISH."""
+
+    @property
+    def servers(self) -> "Sequence[Commands]":
+        """The commands of each server; in a Cluster, of each primary."""
+
+    def start(self) -> None:
+        """Start to connect. Call once, on the event loop of all other calls."""
+
+    async def stop(self) -> None:
+        """Close all connections; pending groups fail. Idempotent."""
+
+    def send(self, commands: Sequence[bytes], *, in_order: bool = True) -> "asyncio.Future[list[Any]]":
+        """Queue a group of commands, each encoded by `resp.command`; never waits.
+
+        in_order: False = in a Cluster, send to all slots at once, without order between them.
+
+        The future: one answer per command, `hiredis.ReplyError` for a failed one; or BrokerUnavailable: the outcome
+        is unknown. If it is cancelled before it was written, the group is not sent.
+        """
+
+
+class CommandPipeline(Pipeline):
+    """Implements `Commands` for one server. role: for metrics and logs. timeout_s: from `send` to the last answer."""
 
     is_sharded = False
 
@@ -55,15 +84,11 @@ class CommandPipeline(Pipeline):
 
     @property
     def servers(self) -> "Sequence[CommandPipeline]":
-        """The Commanders of all servers: this one; in a Cluster, one for each primary."""
+        """See Commands.servers."""
         return (self,)
 
     def send(self, commands: Sequence[bytes], *, in_order: bool = True) -> "asyncio.Future[list[Any]]":
-        """Queue a group of commands, each encoded by `wire.command`; never waits. in_order: always true on one server.
-
-        The future: one answer per command, `hiredis.ReplyError` for a failed one; or BrokerUnavailable: the outcome
-        is unknown. If it is cancelled before it was written, the group is not sent.
-        """
+        """See Commands.send. One server always keeps the order."""
         return self._queue(b"".join(commands), len(commands))
 
     def _on_up(self, wire: RespConnection) -> None:

@@ -16,6 +16,7 @@ import structlog
 
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.refusals import Refusal, refusal_of
 from snorky.gateway.redis.connection.resp import ConnectionLost, DialError, RespConnection, dial
 
 __all__ = ["ReconnectingConnection"]
@@ -76,7 +77,7 @@ class ReconnectingConnection:
 
     def on_refused(self, error: object) -> None:
         """Handle an error reply of Redis: if the primary became a replica and can be looked up, connect again."""
-        if self._target.is_moving and str(error).startswith("READONLY"):
+        if self._target.is_moving and refusal_of(error) is Refusal.READ_ONLY:
             # not immediately: the caller is still reading replies of this wire
             asyncio.get_running_loop().call_soon(self.redial, "it became a replica")
 

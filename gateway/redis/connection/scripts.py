@@ -15,9 +15,9 @@ from typing import Any
 import hiredis
 
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.redis.cluster.commands import AnyCommands
+from snorky.gateway.redis.connection.commands import Commands
+from snorky.gateway.redis.connection.refusals import Refusal, is_undone, refusal_of
 from snorky.gateway.redis.connection.resp import command
-from snorky.gateway.redis.connection.unwritten import is_undone
 
 __all__ = ["Call", "Scripts", "sharded"]
 
@@ -69,22 +69,22 @@ class Call:
 
 
 class Scripts:
-    """Runs groups of commands and scripts, in order, over the connection of a commander."""
+    """Runs groups of commands and scripts, in order, over `Commands`."""
 
-    def __init__(self, commander: AnyCommands) -> None:
-        self._commander = commander
+    def __init__(self, commands: Commands) -> None:
+        self._commands = commands
         self._is_plain: bool | None = None  # the server does not support the shebang line; None: not asked yet
 
     @property
     def is_sharded(self) -> bool:
         """True in a Cluster: there a script can publish only to channels in the slot of its keys."""
-        return self._commander.is_sharded
+        return self._commands.is_sharded
 
     def servers(self) -> "list[Scripts]":
         """Return [self]; in a Cluster, one for each primary, for scripts that have no keys and do not publish."""
         if not self.is_sharded:
             return [self]
-        servers = [Scripts(each) for each in self._commander.servers]
+        servers = [Scripts(each) for each in self._commands.servers]
         for each in servers:
             each._is_plain = self._is_plain
         return servers
@@ -113,22 +113,22 @@ class Scripts:
     async def is_plain(self) -> bool:
         """True if the server supports neither the shebang line nor functions. Raises BrokerUnavailable."""
         if self._is_plain is None:
-            (version,) = raise_for_errors(await self._commander.send([command(b"EVAL", _ASK_VERSION, b"0")]))
+            (version,) = raise_for_errors(await self._commands.send([command(b"EVAL", _ASK_VERSION, b"0")]))
             self._is_plain = version == 0
         return self._is_plain
 
     def forget(self, *steps: bytes) -> None:
         """Send commands and ignore their outcome; never waits."""
-        self._commander.send(steps)
+        self._commands.send(steps)
 
     def _send(self, steps: Sequence[Call | bytes], *, in_full: bool, in_order: bool) -> "asyncio.Future[list[Any]]":
-        return self._commander.send([self._spell(step, in_full) for step in steps], in_order=in_order)
+        return self._commands.send([self._spell(step, in_full) for step in steps], in_order=in_order)
 
     def _spell(self, step: Call | bytes, in_full: bool) -> bytes:
         if isinstance(step, bytes):
             return step
         spellings = _SCRIPTS[step.name]
-        script = spellings.sharded if self._commander.is_sharded else spellings.full
+        script = spellings.sharded if self._commands.is_sharded else spellings.full
         if self._is_plain:
             script = spellings.plain
         how, what = (b"EVAL", script.source) if in_full or self._is_plain else (b"EVALSHA", script.digest)
@@ -136,7 +136,7 @@ class Scripts:
 
 
 def _is_unknown(answer: object) -> bool:
-    return isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT")
+    return isinstance(answer, hiredis.ReplyError) and refusal_of(answer) is Refusal.NO_SCRIPT
 
 
 def _is_refusal(answer: object) -> bool:

@@ -1,4 +1,4 @@
-"""Comparison: compares what Redis stores for a node's connections with the node's ledger, and removes the difference.
+"""Comparison: compares what Redis stores for a node's connections with its local holdings, and removes the difference.
 
 They can differ although the node's lease is valid: Redis may have restored an older copy, or evicted keys.
 """
@@ -29,15 +29,15 @@ PAGE: Final = 500  # elements of an index
 
 
 class Comparison:
-    """Finds what Redis lacks, and removes what the ledger does not contain. mended: counts the differences by kind."""
+    """Finds what Redis lacks, and removes what no connection here holds. mended: counts the differences by kind."""
 
     def __init__(
-        self, scripts: Scripts, *, prefix: str, ledger: LocalHoldings, estate: OwnedIndex, mended: Counter
+        self, scripts: Scripts, *, prefix: str, local_holdings: LocalHoldings, owned_index: OwnedIndex, mended: Counter
     ) -> None:
         self._scripts = scripts
         self._prefix = prefix
-        self._ledger = ledger
-        self._estate = estate
+        self._local_holdings = local_holdings
+        self._owned_index = owned_index
         self._mended = mended
 
     def count(self, kind: str, number: int) -> None:
@@ -48,7 +48,7 @@ class Comparison:
     async def look(self, owner: str, holdings: Sequence[OwnedItem]) -> tuple[set[OwnedItem], set[OwnedName]]:
         """Find holdings that Redis lacks, and names that other owners have; also repairs the index.
 
-        The caller must have locked the holdings in the ledger. Raises BrokerUnavailable.
+        The caller must have locked the holdings. Raises BrokerUnavailable.
         """
         if not holdings:
             return set(), set()
@@ -93,7 +93,7 @@ class Comparison:
         return {bytes(run) for (run,) in answers}
 
     async def drop_strays(self, owner: str) -> int:
-        """Remove what Redis has of an owner and the ledger has not, without notices; returns the number removed.
+        """Remove what Redis has of an owner and no connection here holds, without notices; returns the number removed.
 
         Raises BrokerUnavailable.
         """
@@ -103,13 +103,17 @@ class Comparison:
             read = [holding for element in elements if (holding := read_element(element)) is not None]
             strays = [each for each in read if not self._is_known(owner, each)]
             if strays:
-                async with self._ledger.held_all(strays) as held:
-                    strays = [each for each in strays if each not in held and not self._ledger.is_owed(owner, each)]
-                    count += sum(await self._estate.give_back(owner, strays, is_quiet=True))
-                    self._estate.forget(owner, strays)
+                async with self._local_holdings.locked_all(strays) as held:
+                    strays = [
+                        each
+                        for each in strays
+                        if each not in held and not self._local_holdings.has_cleanup(owner, each)
+                    ]
+                    count += sum(await self._owned_index.give_back(owner, strays, is_quiet=True))
+                    self._owned_index.forget(owner, strays)
             if cursor == b"0":
                 self.count("stray", count)
                 return count
 
     def _is_known(self, owner: str, holding: OwnedItem) -> bool:
-        return self._ledger.holds(holding) or self._ledger.is_owed(owner, holding)
+        return self._local_holdings.holds(holding) or self._local_holdings.has_cleanup(owner, holding)

@@ -22,8 +22,8 @@ import structlog
 
 from snorky.gateway.contracts.directory import Owner
 from snorky.gateway.errors import BrokerUnavailable
-from snorky.gateway.redis.cluster.broker import AnyBroker
 from snorky.gateway.redis.keys import DIRECT_KEY
+from snorky.gateway.redis.pubsub.broker import NodeBroker
 
 __all__ = ["Direct"]
 
@@ -41,7 +41,7 @@ class Direct:
 
     def __init__(
         self,
-        broker: AnyBroker,
+        broker: NodeBroker,
         *,
         node_id: str,
         is_mine: Callable[[str], bool],

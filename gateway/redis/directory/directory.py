@@ -1,8 +1,8 @@
 """RedisDirectory: the rosters, unique names, direct messages and tokens of the cluster, on one Redis.
 
 A *holding* is one thing that a connection owns: a roster entry or a name. Rules:
-- A holding is recorded in the ledger before it is written, and in the owner's index before its state. So after any
-  failure this node or a reaper can find and remove it.
+- A holding is recorded in this node's memory before it is written, and in the owner's index before its state. So after
+  any failure this node or a reaper can find and remove it.
 - After every write, on the same Redis connection, the node checks whether its incarnation was fenced; if so, the write
   came too late and is undone.
 - Two connections: reading a long list must not delay the renewal of the lease.
@@ -20,9 +20,7 @@ import structlog
 from snorky.gateway.contracts.directory import Entered, LocalState, Member, Owner, RosterSnapshot
 from snorky.gateway.errors import BrokerUnavailable, ConfigurationError, ConnectionClosed
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.broker import AnyBroker
-from snorky.gateway.redis.cluster.commands import AnyCommands, commands_of
-from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.commands import Commands
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.directory.comparison import Comparison
@@ -37,6 +35,7 @@ from snorky.gateway.redis.directory.reindex import Reindex
 from snorky.gateway.redis.directory.rosters import ANOTHERS, TOO_LARGE, Rosters
 from snorky.gateway.redis.directory.tokens import Tokens
 from snorky.gateway.redis.keys import claim_key, owned_key
+from snorky.gateway.redis.pubsub.broker import NodeBroker
 
 __all__ = ["RedisDirectory"]
 
@@ -49,24 +48,25 @@ _log = structlog.get_logger("snorky.redis")
 class RedisDirectory:
     """Implements `snorky.gateway.contracts.directory.Directory` (its docstrings are the contract).
 
-    broker: this node's, for direct messages; must be started before. node_id: letters, digits and `_.-`, unique. tag:
-    the prefix of its incarnations, if the node uses several Redis. roster_max_bytes: see Limits; 0 = no limit.
-    timeout_s: for every answer of Redis, and for the acknowledgement of a direct message.
+    commands, lease_commands: connections to one Redis; this class starts and stops them. broker: this node's on that
+    Redis, for direct messages; must be started before. node_id: letters, digits and `_.-`, unique. tag: the prefix of
+    its incarnations, if the node uses several Redis. roster_max_bytes: see Limits; 0 = no limit. timeout_s: for the
+    acknowledgement of a direct message.
     """
 
     def __init__(
         self,
-        target: RedisTarget,
+        commands: Commands,
+        lease_commands: Commands,
         *,
         prefix: str,
         node_id: str,
-        broker: AnyBroker,
+        broker: NodeBroker,
         metrics: Metrics,
         timings: Timings | None = None,
         tag: str = "",
         roster_max_bytes: int = 0,
-        timeout_s: float = 5.0,
-        dial_timeout_s: float = 2.0,
+        timeout_s: float,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", node_id):
             raise ConfigurationError(f"a node's id may contain only letters, digits and _.-, not {node_id[:100]!r}")
@@ -75,27 +75,17 @@ class RedisDirectory:
         self._prefix = prefix
         self._node_id = node_id
         self._timeout_s = timeout_s
-        self._asserter: LocalState | None = None
+        self._local_state: LocalState | None = None
         self._was_connected = False
         self._heard = asyncio.Event()  # set when this node receives direct messages
         self._hearing: asyncio.Task[None] | None = None
 
-        def commander(role: str, seconds: float) -> AnyCommands:
-            return commands_of(
-                target,
-                role=role,
-                client_name=f"snorky:{node_id}:{role}",
-                metrics=metrics,
-                timeout_s=seconds,
-                dial_timeout_s=dial_timeout_s,
-            )
-
-        self._commanders = commander("directory", timeout_s), commander("lease", min(timeout_s, timings.renew_s))
-        self._scripts, lease_scripts = map(Scripts, self._commanders)
+        self._commands, self._lease_commands = commands, lease_commands
+        self._scripts, lease_scripts = Scripts(commands), Scripts(lease_commands)
         self._lease = Lease(lease_scripts, prefix=prefix, node_id=node_id, timings=timings, tag=tag)
         self._incarnations = deque([self._lease.incarnation], maxlen=INCARNATIONS_MAX)
-        self._ledger = LocalHoldings(echo_s=timings.sweep_s)
-        self._estate = OwnedIndex(self._scripts, prefix=prefix, notices=self._notice)
+        self._local_holdings = LocalHoldings(echo_s=timings.sweep_s)
+        self._owned_index = OwnedIndex(self._scripts, prefix=prefix, notices=self._notice)
         self._full = metrics.limit_hits.labels("roster_max_bytes")
         self._complained_at = -math.inf
         self._rosters = Rosters(
@@ -103,38 +93,42 @@ class RedisDirectory:
         )
         self._claims = Claims(self._scripts, prefix=prefix)
         self._tokens = Tokens(self._scripts, prefix=prefix)
-        self._upkeep = Reconciler(
+        self._reconciler = Reconciler(
             self._scripts,
             prefix=prefix,
             lease=self._lease,
-            ledger=self._ledger,
-            estate=self._estate,
+            local_holdings=self._local_holdings,
+            owned_index=self._owned_index,
             rosters=self._rosters,
             claims=self._claims,
             comparison=Comparison(
-                self._scripts, prefix=prefix, ledger=self._ledger, estate=self._estate, mended=metrics.directory_mended
+                self._scripts,
+                prefix=prefix,
+                local_holdings=self._local_holdings,
+                owned_index=self._owned_index,
+                mended=metrics.directory_mended,
             ),
             contest_s=2 * timings.ttl_s,  # dead nodes are reaped within this time
             is_searching=lambda: self._reindex.is_searching,
         )
-        self._reindex = Reindex(self._scripts, prefix=prefix, node_id=node_id, on_done=self._upkeep.on_searched)
+        self._reindex = Reindex(self._scripts, prefix=prefix, node_id=node_id, on_done=self._reconciler.on_searched)
         self._reaper = Reaper(
-            lease_scripts, prefix=prefix, lease=self._lease, timings=timings, sweep=self._estate.sweep
+            lease_scripts, prefix=prefix, lease=self._lease, timings=timings, sweep=self._owned_index.sweep
         )
         self._direct = Direct(
             broker,
             node_id=node_id,
             is_mine=lambda incarnation: incarnation in self._incarnations,
             on_message=lambda serial, message: self._present.on_direct(serial, message),
-            on_lost=lambda names, name, serial: self._upkeep.suspect([OwnedName(names, name, serial)]),
-            on_interrupted=lambda: self._upkeep.suspect(self._ledger.names()),
+            on_lost=lambda names, name, serial: self._reconciler.suspect([OwnedName(names, name, serial)]),
+            on_interrupted=lambda: self._reconciler.suspect(self._local_holdings.names()),
             timeout_s=timeout_s,
         )
-        self._commanders[1].on_up = self._lease.hurry
-        self._commanders[0].on_up = self._on_connected
+        lease_commands.on_up = self._lease.hurry
+        commands.on_up = self._on_connected
         self._lease.on_fenced = self._on_fenced
-        self._lease.on_lost_state = self._upkeep.on_lost_state
-        self._lease.on_renewed = self._upkeep.on_renewed
+        self._lease.on_lost_state = self._reconciler.on_lost_state
+        self._lease.on_renewed = self._reconciler.on_renewed
 
     # -- lifecycle ---------------------------------------------------------------------------------------------
 
@@ -148,20 +142,20 @@ class RedisDirectory:
         return self._lease.is_held and self._heard.is_set()
 
     def is_sure(self, names: str) -> bool:
-        return self._lease.is_held and not self._upkeep.is_asserting
+        return self._lease.is_held and not self._reconciler.is_asserting
 
     @property
     def is_heard(self) -> bool:
         """True while this node receives publications from its Redis."""
         return not self._broker.is_deaf
 
-    async def start(self, asserter: LocalState) -> None:
-        self._asserter = asserter
-        for commander in self._commanders:
-            commander.start()
+    async def start(self, local_state: LocalState) -> None:
+        self._local_state = local_state
+        self._commands.start()
+        self._lease_commands.start()
         self._lease.start()
         self._reaper.start()
-        self._upkeep.start(asserter)
+        self._reconciler.start(local_state)
         self._reindex.start()
         self._hearing = asyncio.get_running_loop().create_task(self._be_heard(), name="redis-direct")
 
@@ -173,11 +167,11 @@ class RedisDirectory:
         self._direct.stop()
         await self._reaper.stop()
         await self._reindex.stop()
-        await self._upkeep.stop()
+        await self._reconciler.stop()
         await self._rosters.stop()
-        await self._lease.stop(is_clean=self._ledger.is_empty and self._upkeep.is_idle)
-        for commander in self._commanders:
-            await commander.stop()
+        await self._lease.stop(is_clean=self._local_holdings.is_empty and self._reconciler.is_idle)
+        await self._commands.stop()
+        await self._lease_commands.stop()
 
     async def _be_heard(self) -> None:
         while not self._heard.is_set():
@@ -191,7 +185,7 @@ class RedisDirectory:
     def _on_connected(self) -> None:
         """Handle a new connection: the server may have restored an older copy, or be a promoted replica."""
         if self._was_connected:
-            self._upkeep.on_lost_state()
+            self._reconciler.on_lost_state()
         self._reindex.hurry()
         self._was_connected = True
 
@@ -204,13 +198,13 @@ class RedisDirectory:
 
     def _on_fenced(self, former: str) -> None:
         self._incarnations.append(self._lease.incarnation)
-        self._upkeep.on_fenced(former)
+        self._reconciler.on_fenced(former)
 
     @property
     def _present(self) -> LocalState:
-        if self._asserter is None:
+        if self._local_state is None:
             raise BrokerUnavailable("the directory is not started")
-        return self._asserter
+        return self._local_state
 
     def _notice(self, roster: str, member: Member, *, has_joined: bool, is_identity: bool) -> bytes | None:
         return self._present.notice(roster, member, has_joined=has_joined, is_identity=is_identity)
@@ -219,7 +213,7 @@ class RedisDirectory:
 
     async def enter(self, roster: str, serial: int, identity: str, *, entry: str = "", data: Any = None) -> Entered:
         place = RosterEntry(roster, serial, entry)
-        async with self._ledger.held(serial) as holdings:
+        async with self._local_holdings.locked(serial) as holdings:
             was_held = place in holdings.all
             while True:
                 owner = await self._until_held()
@@ -233,14 +227,14 @@ class RedisDirectory:
                     raise self._rosters.full(roster)
                 if status != ANOTHERS:
                     break
-                await self._estate.give_back(owner, [place])  # the connection has another identity now
+                await self._owned_index.give_back(owner, [place])  # the connection has another identity now
             try:
                 census = await self._rosters.listed(roster)
                 return Entered(status == 1, list(census.members), census.version)
             except BaseException:
                 if not was_held:  # the caller gets an error, so the entry must not remain
                     holdings.all.discard(place)
-                    self._upkeep.owe(owner, place)
+                    self._reconciler.schedule_cleanup(owner, place)
                 raise
 
     async def update(
@@ -248,8 +242,8 @@ class RedisDirectory:
     ) -> bool:
         place = RosterEntry(roster, serial, entry)
         was_there = await self._rosters.update(roster, self._lease.owner, place, data=data, notice=notice)
-        if not was_there and self._ledger.holds(place):
-            self._upkeep.on_lost_state()  # also if a re-registration is running: it may have older data
+        if not was_there and self._local_holdings.holds(place):
+            self._reconciler.on_lost_state()  # also if a re-registration is running: it may have older data
         return was_there
 
     async def leave(self, roster: str, serial: int, *, entry: str = "") -> bool:
@@ -271,7 +265,7 @@ class RedisDirectory:
 
     async def claim(self, names: str, name: str, serial: int, identity: str | None = None) -> bool:
         held = OwnedName(names, name, serial)
-        async with self._ledger.held(serial) as holdings:
+        async with self._local_holdings.locked(serial) as holdings:
             owner = await self._until_held()
             call = self._claims.claiming(owner, held, identity, is_taking_over=True)
             answer = await self._write(holdings, owner, held, call)
@@ -295,16 +289,16 @@ class RedisDirectory:
 
     async def disowned(self, serial: int) -> None:
         """Release everything that a connection owns. Never raises: if Redis does not answer, it is released later."""
-        async with self._ledger.leaving(serial) as holdings:
+        async with self._local_holdings.leaving(serial) as holdings:
             owner = self._lease.owner
             try:
-                await self._estate.give_back(owner, holdings)
+                await self._owned_index.give_back(owner, holdings)
             except BrokerUnavailable as error:
                 _log.info("release of a closed connection postponed", count=len(holdings), error=error.what)
                 for holding in holdings:
-                    self._upkeep.owe(owner, holding)
+                    self._reconciler.schedule_cleanup(owner, holding)
             else:
-                self._estate.forget(owner, holdings)
+                self._owned_index.forget(owner, holdings)
 
     async def send(self, owner: Owner, message: bytes) -> bool:
         return await self._direct.send(owner, message)
@@ -335,7 +329,7 @@ class RedisDirectory:
         """Index a holding and write its state; returns the script's answer. After a failure a cleanup is scheduled."""
         was_held = holding in holdings.all
         holdings.all.add(holding)
-        self._ledger.excuse(owner, holding)
+        self._local_holdings.cancel_cleanup(owner, holding)
         try:
             _, answer, is_fenced = await self._scripts.run(
                 command(b"SADD", owned_key(self._prefix, owner), holding.element()),
@@ -348,20 +342,20 @@ class RedisDirectory:
             if not was_held:
                 holdings.all.discard(holding)
             if not was_held or owner != self._lease.owner:
-                self._upkeep.owe(owner, holding)
+                self._reconciler.schedule_cleanup(owner, holding)
             raise
         return answer
 
     def _drop(self, holdings: Holdings, owner: str, holding: OwnedItem) -> None:
-        """Remove a holding that was released or not granted from the ledger and the index."""
+        """Remove a holding that was released or not granted from the local holdings and the index."""
         holdings.all.discard(holding)
-        self._estate.forget(owner, [holding])
+        self._owned_index.forget(owner, [holding])
 
     async def _give_back(self, serial: int, holding: OwnedItem) -> bool:
         try:
-            async with self._ledger.held(serial) as holdings:
+            async with self._local_holdings.locked(serial) as holdings:
                 owner = self._lease.owner
-                (was_there,) = await self._estate.give_back(owner, [holding])
+                (was_there,) = await self._owned_index.give_back(owner, [holding])
                 self._drop(holdings, owner, holding)
                 return was_there
         except ConnectionClosed:

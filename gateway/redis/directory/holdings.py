@@ -3,8 +3,8 @@
 Rules:
 - The holdings of a connection are locked by one caller at a time. So operations for one connection do not overlap, and
   a delayed write cannot restore what was released meanwhile.
-- A *debt* is a pending cleanup: of a write that may have succeeded although we reported a failure, or of a release that
-  has not succeeded. If a write may still be in transit, the cleanup runs twice: soon, and again later.
+- A cleanup is pending for a write that may have succeeded although we reported a failure, and for a release that has
+  not succeeded. If a write may still be in transit, the cleanup runs twice: soon, and again later.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class Holdings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Debt:
+class _Cleanup:
     due: float  # loop time
     is_last: bool
 
@@ -42,18 +42,18 @@ class LocalHoldings:
     def __init__(self, *, echo_s: float) -> None:
         self._echo_s = echo_s
         self._holdings: dict[int, Holdings] = {}  # by serial
-        self._debts: dict[tuple[str, OwnedItem], _Debt] = {}  # by NODE:INCARNATION and holding
+        self._cleanups: dict[tuple[str, OwnedItem], _Cleanup] = {}  # by NODE:INCARNATION and holding
         self._leaving: set[int] = set()
 
     @property
     def is_empty(self) -> bool:
         """True if there are no holdings and no pending cleanups."""
-        return not self._holdings and not self._debts
+        return not self._holdings and not self._cleanups
 
     @property
-    def has_debts(self) -> bool:
+    def has_cleanups(self) -> bool:
         """True if a cleanup is pending, or the release of a closed connection is not finished."""
-        return bool(self._debts or self._leaving)
+        return bool(self._cleanups or self._leaving)
 
     def names(self) -> list[OwnedName]:
         """List all names that connections own."""
@@ -66,21 +66,21 @@ class LocalHoldings:
         return holdings is not None and holding in holdings.all
 
     @asynccontextmanager
-    async def held(self, serial: int) -> AsyncIterator[Holdings]:
+    async def locked(self, serial: int) -> AsyncIterator[Holdings]:
         """Lock the holdings of a connection. Raises ConnectionClosed: the connection is closed."""
-        async with self._lend(serial) as holdings:
+        async with self._lock(serial) as holdings:
             if holdings.is_gone:
                 raise ConnectionClosed
             yield holdings
 
     @asynccontextmanager
-    async def held_all(self, wanted: Collection[OwnedItem]) -> AsyncIterator[dict[OwnedItem, Holdings]]:
+    async def locked_all(self, wanted: Collection[OwnedItem]) -> AsyncIterator[dict[OwnedItem, Holdings]]:
         """Lock the connections of these holdings; yields those that still exist, with their connection's Holdings."""
         async with AsyncExitStack() as stack:
             # Only one caller at a time locks several connections, so there is no deadlock.
             serials = dict.fromkeys(holding.serial for holding in wanted)
-            lent = {serial: await stack.enter_async_context(self._lend(serial)) for serial in serials}
-            yield {each: lent[each.serial] for each in wanted if each in lent[each.serial].all}
+            locked = {serial: await stack.enter_async_context(self._lock(serial)) for serial in serials}
+            yield {each: locked[each.serial] for each in wanted if each in locked[each.serial].all}
 
     @asynccontextmanager
     async def leaving(self, serial: int) -> AsyncIterator[list[OwnedItem]]:
@@ -92,7 +92,7 @@ class LocalHoldings:
             return
         self._leaving.add(serial)
         holdings.is_gone = True  # from here on waiting callers get ConnectionClosed
-        async with self._lend(serial):
+        async with self._lock(serial):
             mine = list(holdings.all)
             yield mine
             holdings.all.clear()
@@ -103,7 +103,7 @@ class LocalHoldings:
         return list(self._leaving)
 
     @asynccontextmanager
-    async def _lend(self, serial: int) -> AsyncIterator[Holdings]:
+    async def _lock(self, serial: int) -> AsyncIterator[Holdings]:
         holdings = self._holdings.setdefault(serial, Holdings())
         holdings.users += 1
         try:
@@ -116,32 +116,32 @@ class LocalHoldings:
 
     # -- pending cleanups --------------------------------------------------------------------------------------
 
-    def owe(self, owner: str, holding: OwnedItem, *, is_under_way: bool) -> None:
+    def schedule_cleanup(self, owner: str, holding: OwnedItem, *, is_under_way: bool) -> None:
         """Schedule a cleanup. is_under_way: its write may still be in transit, so it runs twice."""
-        self._debts[owner, holding] = _Debt(asyncio.get_running_loop().time(), is_last=not is_under_way)
+        self._cleanups[owner, holding] = _Cleanup(asyncio.get_running_loop().time(), is_last=not is_under_way)
 
-    def excuse(self, owner: str, holding: OwnedItem) -> None:
+    def cancel_cleanup(self, owner: str, holding: OwnedItem) -> None:
         """Cancel a cleanup: the connection has the holding again."""
-        self._debts.pop((owner, holding), None)
+        self._cleanups.pop((owner, holding), None)
 
-    def is_owed(self, owner: str, holding: OwnedItem) -> bool:
+    def has_cleanup(self, owner: str, holding: OwnedItem) -> bool:
         """True while a cleanup of this holding is pending."""
-        return (owner, holding) in self._debts
+        return (owner, holding) in self._cleanups
 
-    def due(self, max_count: int) -> list[tuple[str, OwnedItem]]:
+    def due_cleanups(self, max_count: int) -> list[tuple[str, OwnedItem]]:
         """List the cleanups that are due, as (NODE:INCARNATION, holding)."""
         now = asyncio.get_running_loop().time()
         found = []
-        for key, debt in self._debts.items():
-            if debt.due <= now:
+        for key, cleanup in self._cleanups.items():
+            if cleanup.due <= now:
                 found.append(key)
                 if len(found) == max_count:
                     break
         return found
 
-    def paid(self, owner: str, holding: OwnedItem) -> None:
+    def cleanup_ran(self, owner: str, holding: OwnedItem) -> None:
         """Record that a cleanup has run; schedules its second run if there is one."""
-        debt = self._debts.pop((owner, holding), None)
-        if debt is not None and not debt.is_last:
+        cleanup = self._cleanups.pop((owner, holding), None)
+        if cleanup is not None and not cleanup.is_last:
             due = asyncio.get_running_loop().time() + self._echo_s
-            self._debts[owner, holding] = _Debt(due, is_last=True)
+            self._cleanups[owner, holding] = _Cleanup(due, is_last=True)

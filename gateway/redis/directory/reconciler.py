@@ -1,4 +1,4 @@
-"""Reconciler: keeps Redis consistent with this node's ledger, in a background task that is woken when there is work.
+"""Reconciler: keeps Redis consistent with this node's holdings, in a background task that is woken when there is work.
 
 The steps, in this order; after a failure they start again, with the next renewal of the lease:
 1. Sweep fenced incarnations: the reaper may not have finished, and their `left` must precede our `joined`.
@@ -6,9 +6,9 @@ The steps, in this order; after a failure they start again, with the next renewa
    after each new connection, because Redis may have restored an older copy. Entries of ours that only such a copy has
    are removed first. A name that another owner has may also come from an older copy; it is *contested* until that owner
    or a reaper had time to release it.
-3. Run the pending cleanups (see `ledger`).
+3. Run the pending cleanups (see `holdings`).
 4. Check the suspected names: does this node still own them?
-5. Once a minute, compare Redis with the ledger, because Redis may have evicted keys.
+5. Once a minute, compare Redis with the local holdings, because Redis may have evicted keys.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class Reconciler:
-    """Keeps Redis and the ledger of one node in agreement."""
+    """Keeps Redis and the local holdings of one node in agreement."""
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class Reconciler:
         *,
         prefix: str,
         lease: Lease,
-        ledger: LocalHoldings,
-        estate: OwnedIndex,
+        local_holdings: LocalHoldings,
+        owned_index: OwnedIndex,
         rosters: Rosters,
         claims: Claims,
         comparison: Comparison,
@@ -62,8 +62,8 @@ class Reconciler:
         self._scripts = scripts
         self._prefix = prefix
         self._lease = lease
-        self._ledger = ledger
-        self._estate = estate
+        self._local_holdings = local_holdings
+        self._owned_index = owned_index
         self._rosters = rosters
         self._claims = claims
         self._comparison = comparison
@@ -74,10 +74,10 @@ class Reconciler:
         self._contested: set[OwnedName] = set()
         self._contest_until = -math.inf  # loop time
         self._last_runs: set[bytes] | None = None  # of the servers
-        self._asserter: LocalState | None = None
-        self._former: list[str] = []  # fenced incarnations to sweep
-        self._assertion: str | None = None  # how to register all again: "joined", "quietly"; None: not needed
-        self._is_at_it = False  # registering all again is in progress
+        self._local_state: LocalState | None = None
+        self._fenced: list[str] = []  # fenced incarnations to sweep
+        self._registration: str | None = None  # how to register all again: "joined", "quietly"; None: not needed
+        self._is_registering = False  # registering all again is in progress
         self._suspects: set[OwnedName] = set()
         self._todo = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -85,16 +85,18 @@ class Reconciler:
     @property
     def is_idle(self) -> bool:
         """True if no work is left."""
-        return not (self._former or self._assertion or self._contested or self._suspects or self._ledger.has_debts)
+        return not (
+            self._fenced or self._registration or self._contested or self._suspects or self._local_holdings.has_cleanups
+        )
 
     @property
     def is_asserting(self) -> bool:
         """True while members and names are not yet registered again after fencing or a possible loss in Redis."""
-        return bool(self._former or self._assertion or self._is_at_it)
+        return bool(self._fenced or self._registration or self._is_registering)
 
-    def start(self, asserter: LocalState) -> None:
+    def start(self, local_state: LocalState) -> None:
         """Start; returns at once."""
-        self._asserter = asserter
+        self._local_state = local_state
         loop = asyncio.get_running_loop()
         self._compare_at = loop.time() + self._compare_every_s
         self._task = loop.create_task(self._run(), name="redis-upkeep")
@@ -108,12 +110,12 @@ class Reconciler:
 
     def on_fenced(self, former: str) -> None:
         """Handle the fencing of an incarnation; the lease has a new one already."""
-        self._former.append(former)
-        self._assertion = "joined"
+        self._fenced.append(former)
+        self._registration = "joined"
 
     def on_lost_state(self) -> None:
         """Redis has lost its state, or may have: register everything again."""
-        self._assertion = self._assertion or "quietly"
+        self._registration = self._registration or "quietly"
         self._todo.set()
 
     def on_searched(self) -> None:
@@ -131,9 +133,9 @@ class Reconciler:
         self._suspects.update(names)
         self._todo.set()
 
-    def owe(self, owner: str, holding: OwnedItem) -> None:
+    def schedule_cleanup(self, owner: str, holding: OwnedItem) -> None:
         """Schedule a cleanup of a holding that may have been written, or may still be."""
-        self._ledger.owe(owner, holding, is_under_way=True)
+        self._local_holdings.schedule_cleanup(owner, holding, is_under_way=True)
         self._todo.set()
 
     async def _run(self) -> None:
@@ -150,7 +152,7 @@ class Reconciler:
             try:
                 if self._last_runs is None:
                     await self._look_at_runs()
-                await self._sweep_former()
+                await self._sweep_fenced()
                 await self._assert_all()
                 await self._pay()
                 await self._claim_contested()
@@ -162,32 +164,32 @@ class Reconciler:
             except Exception as error:  # the top of a task
                 _log.exception("upkeep failed", error=repr(error))
 
-    async def _sweep_former(self) -> None:
-        while self._former:
-            await self._estate.sweep(self._former[0])
-            del self._former[0]
+    async def _sweep_fenced(self) -> None:
+        while self._fenced:
+            await self._owned_index.sweep(self._fenced[0])
+            del self._fenced[0]
 
     # -- registering again ---------------------------------------------------------------------------------------
 
     async def _assert_all(self) -> None:
-        if self._assertion is None or self._asserter is None:
+        if self._registration is None or self._local_state is None:
             return
-        how, self._assertion = self._assertion, None
-        self._is_at_it = True
+        how, self._registration = self._registration, None
+        self._is_registering = True
         try:
             owner = self._lease.owner
             await self._look_at_runs()
             strays = await self._comparison.drop_strays(owner)
-            members, names = self._local(self._asserter)
+            members, names = self._local(self._local_state)
             for page in _pages(members):
                 await self._assert_members(owner, page, is_quiet=how == "quietly")
             for names_page in _pages(names):
                 await self._assert_names(owner, names_page)
         except BaseException:
-            self._assertion = "joined" if "joined" in (how, self._assertion) else "quietly"
+            self._registration = "joined" if "joined" in (how, self._registration) else "quietly"
             raise
         finally:
-            self._is_at_it = False
+            self._is_registering = False
         if members or names or strays:
             _log.warning("asserted again", how=how, members=len(members), names=len(names), strays=strays)
 
@@ -199,12 +201,12 @@ class Reconciler:
         self._last_runs = runs
 
     async def _compare(self) -> None:
-        """Register what is missing in Redis, and remove what the ledger does not contain."""
-        if self._asserter is None:
+        """Register what is missing in Redis, and remove what the local holdings do not contain."""
+        if self._local_state is None:
             return
         owner = self._lease.owner
         strays = await self._comparison.drop_strays(owner)
-        all_members, all_names = self._local(self._asserter)
+        all_members, all_names = self._local(self._local_state)
         members = names = 0
         for page in _pages(all_members):
             members += await self._assert_members(owner, page, is_quiet=True, is_missing=True)
@@ -216,20 +218,20 @@ class Reconciler:
             _log.warning("repaired in redis", members=members, names=names, strays=strays, help=EVICTION_HELP)
 
     @staticmethod
-    def _local(asserter: LocalState) -> tuple[list[tuple[RosterEntry, Member]], list[tuple[OwnedName, str | None]]]:
+    def _local(local_state: LocalState) -> tuple[list[tuple[RosterEntry, Member]], list[tuple[OwnedName, str | None]]]:
         return (
             [
                 (RosterEntry(roster, member.owner.serial, member.entry), member)
-                for roster, member in asserter.local_members()
+                for roster, member in local_state.local_members()
             ],
-            [(OwnedName(names, name, serial), i) for names, name, serial, i in asserter.local_names()],
+            [(OwnedName(names, name, serial), i) for names, name, serial, i in local_state.local_names()],
         )
 
     async def _assert_members(
         self, owner: str, members: Sequence[tuple[RosterEntry, Member]], *, is_quiet: bool, is_missing: bool = False
     ) -> int:
         """Enter these members. is_missing: only those that Redis lacks. Returns how many were entered."""
-        async with self._ledger.held_all([place for place, _ in members]) as held:
+        async with self._local_holdings.locked_all([place for place, _ in members]) as held:
             mine = [(place, member) for place, member in members if place in held]  # some left meanwhile
             if is_missing:
                 missing, _ = await self._comparison.look(owner, [place for place, _ in mine])
@@ -250,7 +252,7 @@ class Reconciler:
         self, owner: str, names: Sequence[tuple[OwnedName, str | None]], *, is_missing: bool = False
     ) -> int:
         """Claim these names. is_missing: only those without an owner in Redis. Returns how many were claimed."""
-        async with self._ledger.held_all([name for name, _ in names]) as held:
+        async with self._local_holdings.locked_all([name for name, _ in names]) as held:
             mine = [(name, identity) for name, identity in names if name in held]
             if is_missing:
                 missing, anothers = await self._comparison.look(owner, [name for name, _ in mine])
@@ -267,9 +269,9 @@ class Reconciler:
 
     async def _claim_contested(self) -> None:
         """Try again to claim the contested names."""
-        if not self._contested or self._asserter is None:
+        if not self._contested or self._local_state is None:
             return
-        names = [each for each in self._local(self._asserter)[1] if each[0] in self._contested]
+        names = [each for each in self._local(self._local_state)[1] if each[0] in self._contested]
         self._contested.intersection_update(name for name, _ in names)
         for page in _pages(names):
             await self._assert_names(self._lease.owner, page)
@@ -290,26 +292,28 @@ class Reconciler:
     # -- cleanups and suspected names ------------------------------------------------------------------------------
 
     async def _pay(self) -> None:
-        for serial in self._ledger.left_over():
-            async with self._ledger.leaving(serial) as holdings:
+        for serial in self._local_holdings.left_over():
+            async with self._local_holdings.leaving(serial) as holdings:
                 for holding in holdings:
-                    self._ledger.owe(self._lease.owner, holding, is_under_way=True)
-        while due := self._ledger.due(BATCH):
-            async with self._ledger.held_all([holding for _, holding in due]):
+                    self._local_holdings.schedule_cleanup(self._lease.owner, holding, is_under_way=True)
+        while due := self._local_holdings.due_cleanups(BATCH):
+            async with self._local_holdings.locked_all([holding for _, holding in due]):
                 for owner in {owner for owner, _ in due}:
                     # not those that were cancelled meanwhile by entering or claiming again
-                    owed = [each for key, each in due if key == owner and self._ledger.is_owed(owner, each)]
-                    await self._estate.give_back(owner, owed)
-                    self._estate.forget(owner, owed)
-                    for each in owed:
-                        self._ledger.paid(owner, each)
+                    pending = [
+                        each for key, each in due if key == owner and self._local_holdings.has_cleanup(owner, each)
+                    ]
+                    await self._owned_index.give_back(owner, pending)
+                    self._owned_index.forget(owner, pending)
+                    for each in pending:
+                        self._local_holdings.cleanup_ran(owner, each)
 
     async def _verify(self) -> None:
         for name in list(self._suspects):
-            async with self._ledger.held_all([name]) as held:
+            async with self._local_holdings.locked_all([name]) as held:
                 if name in held:
                     found = await self._claims.find(name.names, name.name)
-                    if self._assertion is not None:
+                    if self._registration is not None:
                         return  # there is a new connection: this answer may be of an older copy
                     if found is not None and (found.node_id, found.serial) != (self._lease.node_id, name.serial):
                         self._lose_unless_contested(held[name], self._lease.owner, name)
@@ -325,10 +329,10 @@ class Reconciler:
 
     def _lose(self, holdings: Holdings, owner: str, name: OwnedName) -> None:
         holdings.all.discard(name)
-        self._estate.forget(owner, [name])
+        self._owned_index.forget(owner, [name])
         try:
-            if self._asserter is not None:
-                self._asserter.on_lost_name(name.names, name.name, name.serial)
+            if self._local_state is not None:
+                self._local_state.on_lost_name(name.names, name.name, name.serial)
         except Exception as error:  # raised by a service
             _log.exception("lost name not processed", error=repr(error))
 

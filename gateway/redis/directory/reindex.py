@@ -7,7 +7,7 @@ these entries would never be removed.
 Rules:
 - After a server starts (a new *run*, identified by Redis' run_id), one node scans all primaries, once: a rolled-back
   index may lack entries of any of them. A key per run records that this was done; a lock selects the node.
-- Every entry that is found is added to its owner's index. A living owner then compares its index with its ledger. An
+- Every entry that is found is added to its owner's index. A living owner then compares its index with its holdings. An
   owner without a lease gets an expired one, so that reapers find it. An index element without state is harmless.
 - At most `KEYS_PER_S` keys per second are scanned on each primary; the hashes found are read in small batches.
 """

@@ -15,7 +15,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import hiredis
 
@@ -25,12 +25,14 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import Request, fail
+from snorky.gateway.redis.connection.refusals import Refusal, refusal_of
 from snorky.gateway.redis.connection.resp import ConnectionLost, Gets, RespConnection, command
 from snorky.gateway.redis.connection.scripts import sharded
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.keys import channel_name, node_channel_name, once_key, state_key, stream_key
 from snorky.gateway.redis.pubsub.publisher import Publisher, PublishRefused
 
-__all__ = ["KEEP_S", "HistoryAppender"]
+__all__ = ["KEEP_S", "Appender", "HistoryAppender"]
 
 KEEP_S: Final = 86_400.0  # the state outlives the entries, so the next message of a quiet channel is no false gap
 ONCE_S: Final = 300.0  # lifetime of an idempotency key of the caller
@@ -43,8 +45,28 @@ _SOURCE: Final = (_REDIS / "history/lua/publish.lua").read_bytes()
 _ASK_RUN: Final = (_REDIS / "connection/lua/run.lua").read_bytes().partition(b"\n")[2]
 
 
+class Appender(Protocol):
+    """Publishes with positions, in one Redis: on one server, or on the servers of a Cluster."""
+
+    @property
+    def runs(self) -> bytes:
+        """The runs of servers between which channels move, separated by blanks: b"" without a Cluster."""
+
+    def start(self) -> None:
+        """Start to connect. Call once, on the event loop of all other calls."""
+
+    async def stop(self) -> None:
+        """Close all connections; pending publications fail. Idempotent."""
+
+    def append(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
+        """Queue one publication. See HistoryStore.publish; the future may also raise PublishRefused."""
+
+    def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
+        """Queue one publication without history. See HistoryStore.publish_once; may also raise PublishRefused."""
+
+
 class HistoryAppender(Publisher):
-    """Publishes with positions. dial_timeout_s: also the limit for loading the script. See Publisher."""
+    """Implements `Appender` by one connection. timeouts: dial_timeout_s also limits the loading of the script."""
 
     def __init__(
         self,
@@ -53,8 +75,7 @@ class HistoryAppender(Publisher):
         prefix: str,
         client_name: str,
         metrics: Metrics,
-        publish_timeout_s: float,
-        dial_timeout_s: float,
+        timeouts: RedisTimeouts,
         is_sharded: bool = False,
     ) -> None:
         super().__init__(
@@ -62,13 +83,12 @@ class HistoryAppender(Publisher):
             role="sequencer",
             client_name=client_name,
             metrics=metrics,
-            publish_timeout_s=publish_timeout_s,
-            dial_timeout_s=dial_timeout_s,
+            timeouts=timeouts,
             is_sharded=is_sharded,
         )
         self._prefix = prefix
         self._db = target.db
-        self._load_timeout_s = dial_timeout_s
+        self._load_timeout_s = timeouts.dial_timeout_s
         self._source = sharded(_SOURCE) if is_sharded else _SOURCE
         self._digest = _digest(self._source)
         self._is_loaded = False
@@ -81,16 +101,16 @@ class HistoryAppender(Publisher):
 
     @property
     def runs(self) -> bytes:
-        """The runs of servers between which channels move, separated by blanks: b"" without a Cluster."""
+        """See Appender.runs."""
         return b""
 
-    def sequence(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
-        """Queue one publication. See HistoryStore.publish; the future may also raise PublishRefused."""
+    def append(self, key: str, payload: bytes, history: History, once: str | None) -> "asyncio.Future[Position]":
+        """See Appender.append."""
         name = node_channel_name(self._prefix, key)  # only nodes may publish positions
         return self._queue_script(key, name, payload, once, b"%d" % history.size, _milliseconds(history.ttl_s))
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
-        """Queue one publication without history. See HistoryStore.publish_once; may also raise PublishRefused."""
+        """See Appender.publish_once."""
         return self._queue_script(key, channel_name(self._prefix, key), payload, once, b"0", b"0")
 
     def _queue_script(
@@ -187,7 +207,7 @@ class HistoryAppender(Publisher):
             if not self._written:
                 raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}")
             is_error = isinstance(reply, hiredis.ReplyError)
-            if is_error and str(reply).startswith("NOSCRIPT"):
+            if is_error and refusal_of(reply) is Refusal.NO_SCRIPT:
                 raise ConnectionLost(
                     "Redis has lost the script"
                 )  # the next connection sends everything again, in order

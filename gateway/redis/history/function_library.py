@@ -26,7 +26,8 @@ from snorky.gateway.config.channel_rules import Rules, digest_of
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.commands import AnyCommands
+from snorky.gateway.redis.connection.commands import Commands
+from snorky.gateway.redis.connection.refusals import Refusal, refusal_of
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.history.libraries import DOUBT_S, Libraries, LibraryRefused, asking
@@ -45,11 +46,11 @@ _log = structlog.get_logger("snorky.redis")
 
 
 class Functions:
-    """Keeps the library and this node's rules in one Redis. commander: its connection; this class sets its `on_up`."""
+    """Keeps the library and this node's rules in one Redis. commands: its connection; this class sets its `on_up`."""
 
     def __init__(
         self,
-        commander: AnyCommands,
+        commands: Commands,
         scripts: Scripts,
         *,
         prefix: str,
@@ -57,11 +58,11 @@ class Functions:
         look_s: float = LOOK_S,
         grace_s: float = GRACE_S,
     ) -> None:
-        self._commander = commander
+        self._commands = commands
         self._scripts = scripts
         self._prefix = prefix
         self._metrics = metrics
-        self._libraries = Libraries(commander, metrics=metrics)
+        self._libraries = Libraries(commands, metrics=metrics)
         self._looks = SharedReads(self._look, name="function library")
         self._look_s = look_s
         self._grace_s = grace_s
@@ -90,7 +91,7 @@ class Functions:
 
     def start(self) -> None:
         """Start to register the rules and check the library; returns at once."""
-        self._commander.on_up = self._hurry.set
+        self._commands.on_up = self._hurry.set
         self._task = asyncio.get_running_loop().create_task(self._run(), name="redis-functions")
 
     async def stop(self) -> None:
@@ -108,7 +109,7 @@ class Functions:
 
     def ask(self, key: bytes) -> "asyncio.Future[list[Any]]":
         """Ask the server of a key which library is loaded; pass the returned future to `is_sound`."""
-        return self._commander.send([asking(key)])
+        return self._commands.send([asking(key)])
 
     async def is_sound(self, asked: "asyncio.Future[list[Any]]") -> bool:
         """True if the library has not changed since the last check, so that `doubt` is current; if False, call `look`.
@@ -117,7 +118,7 @@ class Functions:
         BrokerUnavailable.
         """
         (answer,) = await asked
-        if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOPERM"):
+        if isinstance(answer, hiredis.ReplyError) and refusal_of(answer) is Refusal.NO_PERMISSION:
             if not self._is_blind:
                 _log.warning("clients recover without a look at the functions", error=str(answer), help="+fcall_ro")
             self._is_blind = True

@@ -22,9 +22,9 @@ import structlog
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis.cluster.commands import AnyCommands
-from snorky.gateway.redis.connection.commands import CommandPipeline
+from snorky.gateway.redis.connection.commands import Commands
 from snorky.gateway.redis.connection.pipeline import all_ended
+from snorky.gateway.redis.connection.refusals import Refusal, refusal_of
 from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.history.library_instance import NO_DOUBT, Doubt, Instance
 from snorky.gateway.redis.history.library_text import (
@@ -52,7 +52,7 @@ class LibraryRefused(BrokerUnavailable):
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.is_barred = text.startswith("NOPERM")
+        self.is_barred = refusal_of(text) is Refusal.NO_PERMISSION
 
 
 def asking(key: bytes | None = None) -> bytes:
@@ -63,7 +63,7 @@ def asking(key: bytes | None = None) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    server: CommandPipeline
+    server: Commands
     run: str
     now_us: int
     present: str | None
@@ -74,9 +74,9 @@ class _Look:
 class Libraries:
     """The libraries of one Redis, or of all servers of a Cluster. doubt: the latest one, or `NO_DOUBT`."""
 
-    def __init__(self, commander: AnyCommands, *, metrics: Metrics) -> None:
+    def __init__(self, commands: Commands, *, metrics: Metrics) -> None:
         self.doubt = NO_DOUBT
-        self._commander = commander
+        self._commands = commands
         self._metrics = metrics
         self._known: dict[str, Instance] = {}  # by the run of a server
         self._lines: dict[str, str] = {}  # of a Cluster: the rules of all prefixes that were ever seen
@@ -93,7 +93,7 @@ class Libraries:
         rules: prefix, and merged rules of all nodes. former: the mark of the last doubt, as nodes of format 2 store it.
         Raises LibraryRefused; BrokerUnavailable: the outcome is unknown; ValueError: the library is of a later version.
         """
-        servers = self._commander.servers
+        servers = self._commands.servers
         if not servers:
             raise BrokerUnavailable("no server is known")
         looks = await all_ended(self._look(server) for server in servers)
@@ -103,7 +103,7 @@ class Libraries:
             doubt = self._new_doubt(looks)
         elif former and doubt == NO_DOUBT and any(look.found is Found.OLDER for look in looks):
             doubt = Doubt(looks[0].now_us + round(DOUBT_S * 1_000_000), former.decode())
-        lines = self._merge(looks, rules) if self._commander.is_sharded else None
+        lines = self._merge(looks, rules) if self._commands.is_sharded else None
         ours = [look for look in looks if look.found is not Found.LATER]
         wanted = [look for look in ours if look in doubtful or not self._is_sound(look, lines, doubt)]
         loaded = await all_ended(self._load(look, lines, doubt, is_doubtful=look in doubtful) for look in wanted)
@@ -144,7 +144,7 @@ class Libraries:
             return False
         return lines is None or lines_in(look.present) == lines
 
-    async def _look(self, server: CommandPipeline) -> _Look:
+    async def _look(self, server: Commands) -> _Look:
         listing = command(b"FUNCTION", b"LIST", b"LIBRARYNAME", LIBRARY.encode(), b"WITHCODE")
         for _ in range(LOOKS_MAX):
             steps = [asking(), listing, asking(), command(b"TIME"), command(b"INFO", b"server")]

@@ -17,11 +17,9 @@ from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 from snorky.gateway.contracts.history import History
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, Publication, tombstone
-from snorky.gateway.redis.cluster.appender import appender_of
-from snorky.gateway.redis.cluster.commands import commands_of
-from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.commands import Commands
 from snorky.gateway.redis.connection.scripts import Call, Scripts
-from snorky.gateway.redis.history.appender import KEEP_S
+from snorky.gateway.redis.history.appender import KEEP_S, Appender
 from snorky.gateway.redis.history.function_library import Functions
 from snorky.gateway.redis.keys import state_key, stream_key
 
@@ -34,46 +32,29 @@ FIRST_MAX_BYTES: Final = 131_072  # read after a position: a client at 20 KB/s g
 
 
 class RedisHistory:
-    """Implements `HistoryStore` (its docstrings are the contract). prefix, node_id: same as the broker's.
+    """Implements `HistoryStore` (its docstrings are the contract). prefix: same as the broker's.
 
+    appender, commands: connections to one Redis; this class starts and stops them. page: entries per read.
     payload_max_bytes: an entry with a larger payload is read as a tombstone.
     """
 
     def __init__(
         self,
-        target: RedisTarget,
+        appender: Appender,
+        commands: Commands,
         *,
         prefix: str,
-        node_id: str,
         metrics: Metrics,
-        publish_timeout_s: float = 5.0,
-        read_timeout_s: float = 2.0,
-        dial_timeout_s: float = 2.0,
         page: int = PAGE,
         payload_max_bytes: int = PAYLOAD_MAX_BYTES,
     ) -> None:
-        client_name = f"snorky:{node_id}".replace(" ", "_")
         self._prefix = prefix
         self._page = page
         self._payload_max = b"%d" % payload_max_bytes
-        self._sequencer = appender_of(
-            target,
-            prefix=prefix,
-            client_name=f"{client_name}:sequencer",
-            metrics=metrics,
-            publish_timeout_s=publish_timeout_s,
-            dial_timeout_s=dial_timeout_s,
-        )
-        self._commander = commands_of(
-            target,
-            role="history",
-            client_name=f"{client_name}:history",
-            metrics=metrics,
-            timeout_s=read_timeout_s,
-            dial_timeout_s=dial_timeout_s,
-        )
-        self._scripts = Scripts(self._commander)
-        self._functions = Functions(self._commander, self._scripts, prefix=prefix, metrics=metrics)
+        self._appender = appender
+        self._commands = commands
+        self._scripts = Scripts(self._commands)
+        self._functions = Functions(self._commands, self._scripts, prefix=prefix, metrics=metrics)
 
     def set_rules(self, service: str, rules: Rules) -> None:
         self._functions.set_rules(service, rules)
@@ -86,22 +67,22 @@ class RedisHistory:
         return self._functions.promised(service, name, own)
 
     async def start(self) -> None:
-        self._sequencer.start()
+        self._appender.start()
         self._functions.start()
-        self._commander.start()
+        self._commands.start()
 
     async def stop(self) -> None:
         await self._functions.stop()
-        await self._sequencer.stop()
-        await self._commander.stop()
+        await self._appender.stop()
+        await self._commands.stop()
 
     def publish(
         self, key: str, payload: bytes, history: History, *, once: str | None = None
     ) -> "asyncio.Future[Position]":
-        return self._sequencer.sequence(key, payload, history, once)
+        return self._appender.append(key, payload, history, once)
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
-        return self._sequencer.publish_once(key, payload, once)
+        return self._appender.publish_once(key, payload, once)
 
     async def read(
         self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0, is_away: bool = False
@@ -138,7 +119,7 @@ class RedisHistory:
             found = await self._while_sound(key, lambda: self._first_after(key, begin, limit))
             if found is not None:
                 return found, await self.position(key)
-        arguments = [b"%d" % limit, b"%d" % PAGE_MAX_BYTES, self._payload_max, self._sequencer.runs]
+        arguments = [b"%d" % limit, b"%d" % PAGE_MAX_BYTES, self._payload_max, self._appender.runs]
         (answer,) = await self._scripts.run(Call("recent", self._keys(key), arguments))
         if not answer:
             begun = await self.position(key)
@@ -166,7 +147,7 @@ class RedisHistory:
     def _asking(self, key: str, *, is_beginning: bool) -> Call:
         """Build the call that reads a channel's position. is_beginning: begin a history if there is none."""
         keep_ms, entropy = b"%d" % round(KEEP_S * 1000), secrets.token_hex(12).encode()
-        arguments = [entropy, keep_ms, self._sequencer.runs, b"%d" % is_beginning]
+        arguments = [entropy, keep_ms, self._appender.runs, b"%d" % is_beginning]
         return Call("position", self._keys(key), arguments)
 
     async def note_lost(self, key: str) -> None:
@@ -214,7 +195,7 @@ class RedisHistory:
     ) -> tuple[int, list[tuple[Publication, Position]]] | None:
         """Read the channel's last offset and one page; None = the position cannot be read from."""
         arguments = [since.epoch.encode(), b"%d" % since.offset, since.tag.encode()]
-        arguments += [b"%d" % count, b"%d" % max_bytes, self._payload_max, b"%d" % is_away, self._sequencer.runs]
+        arguments += [b"%d" % count, b"%d" % max_bytes, self._payload_max, b"%d" % is_away, self._appender.runs]
         (answer,) = await self._scripts.run(Call("read", self._keys(key), arguments))
         if not answer:
             return None

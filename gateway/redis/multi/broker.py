@@ -5,7 +5,7 @@ import asyncio
 from snorky.gateway.contracts.broker import Listener
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.multi.hashing import Spread
-from snorky.gateway.redis.pubsub.broker import RedisBroker
+from snorky.gateway.redis.pubsub.broker import NodeBroker
 
 __all__ = ["SpreadBroker"]
 
@@ -16,7 +16,7 @@ class SpreadBroker:
     If a Redis is unavailable only its own channels are affected, but the node counts as deaf while any broker is deaf.
     """
 
-    def __init__(self, brokers: Spread[RedisBroker], *, metrics: Metrics) -> None:
+    def __init__(self, brokers: Spread[NodeBroker], *, metrics: Metrics) -> None:
         self._brokers = brokers
         metrics.delivery_unverified.set_function(
             lambda: float(self.is_deaf)

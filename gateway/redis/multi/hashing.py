@@ -64,7 +64,7 @@ def targets_of(redis_url: str) -> Spread[RedisTarget]:
         if target.identity in found:
             raise ConfigurationError(f"redis_url names {target.identity} twice")
         found[target.identity] = target
-    if len(found) > 1 and any(target.cluster is not None for target in found.values()):
+    if len(found) > 1 and any(target.is_cluster for target in found.values()):
         raise ConfigurationError("redis_url: a Cluster is none of several independent Redis: name it alone")
     return Spread(found)
 

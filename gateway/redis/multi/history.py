@@ -15,60 +15,60 @@ __all__ = ["SpreadHistory"]
 
 
 class SpreadHistory:
-    """Implements `snorky.gateway.contracts.history.HistoryStore`. keepers: one for each Redis, of the same node."""
+    """Implements `snorky.gateway.contracts.history.HistoryStore`. histories: one for each Redis, of the same node."""
 
-    def __init__(self, keepers: Spread[RedisHistory]) -> None:
-        self._keepers = keepers
+    def __init__(self, histories: Spread[RedisHistory]) -> None:
+        self._histories = histories
 
     def set_rules(self, service: str, rules: Rules) -> None:
-        for keeper in self._keepers:
-            keeper.set_rules(service, rules)
+        for history_store in self._histories:
+            history_store.set_rules(service, rules)
 
     @property
     def has_other_rules(self) -> bool:
-        return any(keeper.has_other_rules for keeper in self._keepers)
+        return any(history_store.has_other_rules for history_store in self._histories)
 
     def promised(self, service: str, name: str, own: History | None) -> History | None:
-        return self._keepers.of(f"{service}:{name}").promised(service, name, own)
+        return self._histories.of(f"{service}:{name}").promised(service, name, own)
 
     async def start(self) -> None:
-        for keeper in self._keepers:
-            await keeper.start()
+        for history_store in self._histories:
+            await history_store.start()
 
     async def stop(self) -> None:
-        await asyncio.gather(*(keeper.stop() for keeper in self._keepers))
+        await asyncio.gather(*(history_store.stop() for history_store in self._histories))
 
     def publish(
         self, key: str, payload: bytes, history: History, *, once: str | None = None
     ) -> "asyncio.Future[Position]":
-        return self._keepers.of(key).publish(key, payload, history, once=once)
+        return self._histories.of(key).publish(key, payload, history, once=once)
 
     def publish_once(self, key: str, payload: bytes, once: str) -> "asyncio.Future[None]":
-        return self._keepers.of(key).publish_once(key, payload, once)
+        return self._histories.of(key).publish_once(key, payload, once)
 
     async def read(
         self, key: str, since: Position, *, max_entries: int = 0, max_bytes: int = 0, is_away: bool = False
     ) -> list[Publication] | None:
-        return await self._keepers.of(key).read(
+        return await self._histories.of(key).read(
             key, since, max_entries=max_entries, max_bytes=max_bytes, is_away=is_away
         )
 
     async def recent(self, key: str, limit: int, since: Position | None = None) -> tuple[list[Publication], Position]:
-        return await self._keepers.of(key).recent(key, limit, since)
+        return await self._histories.of(key).recent(key, limit, since)
 
     async def position(self, key: str) -> Position:
-        return await self._keepers.of(key).position(key)
+        return await self._histories.of(key).position(key)
 
     async def note_lost(self, key: str) -> None:
-        await self._keepers.of(key).note_lost(key)
+        await self._histories.of(key).note_lost(key)
 
     async def positions(self, keys: Iterable[str]) -> dict[str, Position]:
         """See HistoryStore; omits channels of an unavailable Redis. Raises BrokerUnavailable: all are unavailable."""
         shares: defaultdict[RedisHistory, list[str]] = defaultdict(list)
         for key in keys:
-            shares[self._keepers.of(key)].append(key)
+            shares[self._histories.of(key)].append(key)
         answers = await asyncio.gather(
-            *(keeper.positions(share) for keeper, share in shares.items()), return_exceptions=True
+            *(history_store.positions(share) for history_store, share in shares.items()), return_exceptions=True
         )
         found: dict[str, Position] = {}
         problems: list[BaseException] = []

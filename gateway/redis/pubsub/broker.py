@@ -6,30 +6,46 @@ on one connection must come back on the other before the node counts as receivin
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import structlog
 
-from snorky.gateway.contracts.broker import Listener
+from snorky.gateway.contracts.broker import Broker, Listener
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import MARK
 from snorky.gateway.redis.connection.address import RedisTarget
+from snorky.gateway.redis.connection.timeouts import DEFAULT_TIMEOUTS, RedisTimeouts
 from snorky.gateway.redis.keys import DIRECT_KEY, canary_name, channel_name, node_channel_name
 from snorky.gateway.redis.pubsub.canary import TICK_S, Canary
-from snorky.gateway.redis.pubsub.publisher import QUEUE_MAX, QUEUE_MAX_BYTES, Publisher
+from snorky.gateway.redis.pubsub.publisher import Publisher
+from snorky.gateway.redis.pubsub.sharding import Sharding
 from snorky.gateway.redis.pubsub.subscriber import Subscriber
 
-__all__ = ["RedisBroker"]
+__all__ = ["NodeBroker", "RedisBroker"]
 
 _log = structlog.get_logger("snorky.redis")
+
+
+class NodeBroker(Broker, Protocol):
+    """A broker on one Redis, to which the node itself can also subscribe."""
+
+    async def hear(
+        self, key: str, on_payloads: Callable[[Sequence[bytes]], None], on_interrupted: Callable[[], None]
+    ) -> None:
+        """Subscribe for the node itself: publications of this key go to `on_payloads`, not to the listener.
+
+        Both callbacks are called like the methods of `Listener`. Raises BrokerUnavailable: not confirmed in time.
+        """
+
+    def unhear(self, key: str) -> None:
+        """Undo `hear`; does nothing if the key is not subscribed by it."""
 
 
 class RedisBroker:
     """Implements `snorky.gateway.contracts.broker.Broker` (its docstrings are the contract).
 
     prefix: of all names in Redis; two deployments on one Redis need different prefixes. node_id: unique per node.
-    silence_s: a canary is sent after this time without a publication. deadline_s: the canary counts as lost after it.
-    on_moved, new_canary_name: see Subscriber; on_moved enables sharded pub/sub, for a shard of a Cluster.
-    linger_s: how long the Redis subscription is kept after the last `unsubscribe`; reloaded pages resubscribe within.
+    sharding: for a shard of a Cluster.
     """
 
     def __init__(
@@ -39,22 +55,14 @@ class RedisBroker:
         prefix: str,
         node_id: str,
         metrics: Metrics,
-        confirm_timeout_s: float = 5.0,
-        publish_timeout_s: float = 5.0,
-        dial_timeout_s: float = 2.0,
-        silence_s: float = 2.0,
-        deadline_s: float = 2.0,
-        linger_s: float = 1.0,
-        queue_max: int = QUEUE_MAX,
-        queue_max_bytes: int = QUEUE_MAX_BYTES,
-        on_moved: Callable[[str], None] | None = None,
-        new_canary_name: Callable[[], bytes] | None = None,
+        timeouts: RedisTimeouts = DEFAULT_TIMEOUTS,
+        sharding: Sharding | None = None,
     ) -> None:
         self._prefix = prefix
-        self._deadline_s = deadline_s
+        self._deadline_s = timeouts.deadline_s
         self._metrics = metrics
         self._listener: Listener | None = None
-        self._hearers: dict[str, tuple[Callable[[Sequence[bytes]], None], Callable[[], None]]] = {}  # by key
+        self._node_callbacks: dict[str, tuple[Callable[[Sequence[bytes]], None], Callable[[], None]]] = {}  # by key
         self._timer: asyncio.TimerHandle | None = None
         self._is_stopped = False
         client_name = f"snorky:{node_id}".replace(" ", "_")
@@ -67,29 +75,23 @@ class RedisBroker:
             on_canary=self._on_canary,
             on_whole=self._on_whole,
             on_lost=self._on_lost,
-            on_moved=on_moved,
-            new_canary_name=new_canary_name,
             metrics=metrics,
-            confirm_timeout_s=confirm_timeout_s,
-            linger_s=linger_s,
-            dial_timeout_s=dial_timeout_s,
+            timeouts=timeouts,
+            sharding=sharding,
         )
         self._publisher = Publisher(
             target,
             client_name=f"{client_name}:publisher",
             metrics=metrics,
-            publish_timeout_s=publish_timeout_s,
-            dial_timeout_s=dial_timeout_s,
-            queue_max=queue_max,
-            queue_max_bytes=queue_max_bytes,
-            is_sharded=on_moved is not None,
+            timeouts=timeouts,
+            is_sharded=sharding is not None,
         )
         self._canary = Canary(
             publish=self._publish_canary,
             redial=self._redial,
             metrics=metrics,
-            silence_s=silence_s,
-            deadline_s=deadline_s,
+            silence_s=timeouts.silence_s,
+            deadline_s=timeouts.deadline_s,
         )
 
     @property
@@ -125,16 +127,13 @@ class RedisBroker:
     async def hear(
         self, key: str, on_payloads: Callable[[Sequence[bytes]], None], on_interrupted: Callable[[], None]
     ) -> None:
-        """Subscribe for the node itself: publications of this key go to `on_payloads`, not to the listener.
-
-        Both callbacks are called like the methods of `Listener`. Raises BrokerUnavailable: not confirmed in time.
-        """
-        self._hearers[key] = on_payloads, on_interrupted
+        """See NodeBroker.hear."""
+        self._node_callbacks[key] = on_payloads, on_interrupted
         await self._subscriber.subscribe(key)
 
     def unhear(self, key: str) -> None:
-        """Undo `hear`; does nothing if the key is not subscribed by it."""
-        if self._hearers.pop(key, None) is not None:
+        """See NodeBroker.unhear."""
+        if self._node_callbacks.pop(key, None) is not None:
             self._subscriber.unsubscribe(key)
 
     def pause(self) -> None:
@@ -167,8 +166,8 @@ class RedisBroker:
     def _on_batch(self, batch: Mapping[str, Sequence[bytes]]) -> None:
         self._canary.on_heard()
         try:
-            for key in self._hearers.keys() & batch.keys():
-                self._hearers[key][0](batch[key])
+            for key in self._node_callbacks.keys() & batch.keys():
+                self._node_callbacks[key][0](batch[key])
                 batch = {other: payloads for other, payloads in batch.items() if other != key}
             if self._listener is not None and batch:
                 self._listener.on_publications(batch)
@@ -183,7 +182,7 @@ class RedisBroker:
         self._canary.on_whole()
         if was_interrupted and self._listener is not None:
             try:
-                for _, on_interrupted in self._hearers.values():
+                for _, on_interrupted in self._node_callbacks.values():
                     on_interrupted()
                 self._listener.on_interrupted()
             except Exception as error:  # as above

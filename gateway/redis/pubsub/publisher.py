@@ -9,8 +9,9 @@ from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.pipeline import Pipeline, fail
+from snorky.gateway.redis.connection.refusals import is_undone, refusal_of
 from snorky.gateway.redis.connection.resp import ConnectionLost, Gets
-from snorky.gateway.redis.connection.unwritten import is_undone
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 
 __all__ = ["PublishRefused", "Publisher"]
 
@@ -19,20 +20,18 @@ QUEUE_MAX_BYTES: Final = 32 * 1024 * 1024
 
 
 class PublishRefused(BrokerUnavailable):
-    """Redis rejected a publication with an error. Raised by the future of `Publisher.publish`.
+    """Redis rejected a publication with an error. Raised by the future of `Publisher.publish`. refusal: why.
 
     The publication was not delivered, unless it had been sent before (is_repeated) and that answer was lost.
     """
 
     def __init__(self, what: str = "", *, is_repeated: bool = False) -> None:
         super().__init__(what, is_undone=not is_repeated and is_undone(what))
+        self.refusal = refusal_of(what)
 
 
 class Publisher(Pipeline):
-    """The publishing half of a broker. publish_timeout_s: from `publish` to the answer, including reconnects.
-
-    role: for metrics and logs. is_sharded: use SPUBLISH, for a Cluster.
-    """
+    """The publishing half of a broker. role: for metrics and logs. is_sharded: use SPUBLISH, for a Cluster."""
 
     def __init__(
         self,
@@ -40,8 +39,7 @@ class Publisher(Pipeline):
         *,
         client_name: str,
         metrics: Metrics,
-        publish_timeout_s: float,
-        dial_timeout_s: float,
+        timeouts: RedisTimeouts,
         role: str = "publisher",
         is_sharded: bool = False,
         queue_max: int = QUEUE_MAX,
@@ -52,8 +50,8 @@ class Publisher(Pipeline):
             role=role,
             client_name=client_name,
             metrics=metrics,
-            timeout_s=publish_timeout_s,
-            dial_timeout_s=dial_timeout_s,
+            timeout_s=timeouts.publish_timeout_s,
+            dial_timeout_s=timeouts.dial_timeout_s,
             queue_max=queue_max,
             queue_max_bytes=queue_max_bytes,
             refused=metrics.drops.labels("publish_queue_full"),

@@ -1,7 +1,7 @@
 """Subscriber: subscribes to channels over one connection, reads in bulk, and subscribes again after a reconnect.
 
 Rules:
-- Redis answers in the order of the commands. Each SUBSCRIBE and UNSUBSCRIBE is in `_asked` until it is answered, so an
+- Redis answers in the order of the commands. Each SUBSCRIBE and UNSUBSCRIBE is in `_unanswered` until its answer, so an
   answer is matched by its order and not only by its name: in "subscribe, unsubscribe, subscribe" the first confirmation
   does not confirm the last command, and an error belongs to a known command.
 - A channel has up to two names in Redis (`heard.py`), in one SUBSCRIBE command. Redis confirms each name, or rejects
@@ -12,7 +12,8 @@ Rules:
 - After a reconnect all wanted channels are subscribed to again, the canary's channel last. Its confirmation proves that
   all others are confirmed: the connection is *whole*. Publications in between are lost; `on_whole(True)` reports that.
 - In a Cluster the commands begin with S, and a channel's slot may move to another server. If Redis rejects a channel
-  with MOVED, or ends its subscription, `on_moved` is called, and this Subscriber does not subscribe to it again.
+  with MOVED, or ends its subscription, `on_moved` (`sharding.py`) is called, and this Subscriber does not subscribe to
+  it again.
 - Memory is bounded: at most `WINDOW` commands are unanswered (100,000 channels would otherwise put 6 MB of answers into
   the output buffer of Redis, which closes the connection at 32 MB).
 """
@@ -28,14 +29,17 @@ from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.reconnect import ReconnectingConnection
+from snorky.gateway.redis.connection.refusals import Refusal, refusal_of
 from snorky.gateway.redis.connection.resp import ConnectionLost, Gets, RespConnection, command
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.pubsub.heard import HeardChannel, by_channel
+from snorky.gateway.redis.pubsub.linger import Linger
+from snorky.gateway.redis.pubsub.sharding import ChannelMoved, Sharding
 
-__all__ = ["MOVED", "Subscriber"]
+__all__ = ["Subscriber"]
 
 WINDOW = 5_000
 COMPLAIN_EVERY_S = 1.0  # at most one log line on forged publications; the metric counts all
-MOVED = "moved"  # the text of the error of `subscribe` if on_moved was called
 
 _log = structlog.get_logger("snorky.redis")
 
@@ -46,8 +50,8 @@ class Subscriber:
     names_of: the Redis names of a key, one or two (`heard.py`). canary_name: always subscribed to; its payloads go to
     on_canary. on_batch: called with all publications of one read, per key, in order; only of wanted channels.
     on_whole: called when all wanted channels are confirmed; True if publications may have been missed before.
-    on_lost: called when the connection is lost. on_moved: enables sharded pub/sub; called with a key whose slot moved
-    to another server. new_canary_name: makes a canary name for each connection, which replaces canary_name.
+    on_lost: called when the connection is lost. sharding: for a shard of a Cluster; its canary names replace
+    canary_name.
     """
 
     def __init__(
@@ -61,26 +65,21 @@ class Subscriber:
         on_canary: Callable[[Sequence[bytes]], None],
         on_whole: Callable[[bool], None],
         on_lost: Callable[[], None],
-        on_moved: Callable[[str], None] | None = None,
-        new_canary_name: Callable[[], bytes] | None = None,
         metrics: Metrics,
-        confirm_timeout_s: float,
-        linger_s: float,
-        dial_timeout_s: float,
+        timeouts: RedisTimeouts,
+        sharding: Sharding | None = None,
     ) -> None:
         self._names_of = names_of
         self._on_batch = on_batch
         self._on_canary = on_canary
         self._on_whole = on_whole
         self._on_lost = on_lost
-        self._on_moved = on_moved
-        self._new_canary_name = new_canary_name
-        letter = b"" if on_moved is None else b"s"
+        self._sharding = sharding
+        letter = b"" if sharding is None else b"s"
         self._subscribe_word, self._unsubscribe_word = letter + b"subscribe", letter + b"unsubscribe"
         self._message_word = letter + b"message"
-        self._confirm_timeout_s = confirm_timeout_s
-        self._linger_s = linger_s
-        self._progress_timeout_s = dial_timeout_s
+        self._confirm_timeout_s = timeouts.confirm_timeout_s
+        self._progress_timeout_s = timeouts.dial_timeout_s
         self._link = ReconnectingConnection(
             target,
             role="subscriber",
@@ -88,7 +87,7 @@ class Subscriber:
             on_up=self._on_up,
             on_down=self._on_down,
             metrics=metrics,
-            dial_timeout_s=dial_timeout_s,
+            dial_timeout_s=timeouts.dial_timeout_s,
         )
         self._metrics = metrics
         self._complained_s = -COMPLAIN_EVERY_S
@@ -98,17 +97,16 @@ class Subscriber:
         self._by_name: dict[bytes, HeardChannel] = {canary_name: self._canary}
         # OrderedDict, not dict: after removals from the front of a dict, each next access skips the removed entries.
         # Subscribing to 100,000 channels again: dict 5-8 s, OrderedDict 1.1-1.6 s (benchmarks.scenarios.subscriber).
-        self._dirty: OrderedDict[HeardChannel, None] = OrderedDict()  # may need a SUBSCRIBE or UNSUBSCRIBE; in order
-        self._asked: deque[tuple[HeardChannel, bool]] = deque()  # unanswered commands; True: SUBSCRIBE
-        self._told = 0  # how many names of the first of these are confirmed
-        self._lingering: OrderedDict[HeardChannel, float] = OrderedDict()  # until when, loop time; in order
-        self._linger_timer: asyncio.TimerHandle | None = None
+        self._to_send: OrderedDict[HeardChannel, None] = OrderedDict()  # may need a SUBSCRIBE or UNSUBSCRIBE; in order
+        self._unanswered: deque[tuple[HeardChannel, bool]] = deque()  # unanswered commands; True: SUBSCRIBE
+        self._confirmed_names = 0  # how many names of the first of these are confirmed
+        self._linger = Linger(timeouts.linger_s, on_end=self._on_linger_end)
         self._progress_timer: asyncio.TimerHandle | None = None
         self._is_flush_due = False
         self._is_paused = False
         self._is_stopped = False
         self._is_interrupted = False  # the connection was lost, and is not whole since
-        self._answered = 0
+        self._answer_count = 0
         self.is_whole = False
 
     @property
@@ -126,9 +124,9 @@ class Subscriber:
         """Close the connection and stop all timers; waiting `subscribe` calls raise BrokerUnavailable. Idempotent."""
         self._is_stopped = True
         await self._link.stop()
-        for timer in (self._linger_timer, self._progress_timer):
-            if timer is not None:
-                timer.cancel()
+        self._linger.stop()
+        if self._progress_timer is not None:
+            self._progress_timer.cancel()
         for channel in list(self._by_key.values()):
             channel.settle(BrokerUnavailable("the broker is stopped"))
 
@@ -145,7 +143,7 @@ class Subscriber:
         if channel is None:
             channel = self._by_key[key] = HeardChannel(key, self._names_of(key))
             self._by_name |= dict.fromkeys(channel.names, channel)
-        self._lingering.pop(channel, None)
+        self._linger.cancel(channel)
         if channel.is_confirmed:
             channel.is_held = True
             return
@@ -162,8 +160,7 @@ class Subscriber:
             raise BrokerUnavailable(f"not confirmed within {self._confirm_timeout_s:g} s: {key!r}") from error
         finally:
             channel.waiters -= 1
-            if not channel.is_wanted:
-                self._linger(channel)
+            self._on_less_wanted(channel)
 
     def unsubscribe(self, key: str) -> None:
         """Give the channel up; UNSUBSCRIBE is sent after linger_s. Does nothing if not subscribed."""
@@ -171,8 +168,7 @@ class Subscriber:
         if channel is None:
             return
         channel.is_held = False
-        if not channel.is_wanted:
-            self._linger(channel)
+        self._on_less_wanted(channel)
 
     def pause(self) -> None:
         """Stop reading; a connection made meanwhile stops once it is whole."""
@@ -193,7 +189,7 @@ class Subscriber:
     # -- sending -----------------------------------------------------------------------------------------------
 
     def _touch(self, channel: HeardChannel) -> None:
-        self._dirty[channel] = None
+        self._to_send[channel] = None
         if not self._is_flush_due and self._link.wire is not None:
             self._is_flush_due = True
             asyncio.get_running_loop().call_soon(self._flush)  # one write for all commands of a loop tick
@@ -204,43 +200,29 @@ class Subscriber:
         if wire is None:
             return  # the next connection subscribes to all wanted channels
         commands = []
-        while self._dirty and len(self._asked) < WINDOW:
-            channel, _ = self._dirty.popitem(last=False)
+        while self._to_send and len(self._unanswered) < WINDOW:
+            channel, _ = self._to_send.popitem(last=False)
             if channel.is_wanted and not channel.is_asked:
                 channel.is_asked = True
-                self._asked.append((channel, True))
+                self._unanswered.append((channel, True))
                 commands.append(command(self._subscribe_word.upper(), *channel.names))
-            elif not channel.is_wanted and channel not in self._lingering:
+            elif not channel.is_wanted and channel not in self._linger:
                 self._forget(channel)
                 if channel.is_asked:
-                    self._asked.append((channel, False))
+                    self._unanswered.append((channel, False))
                     commands.append(command(self._unsubscribe_word.upper(), *channel.names))
         if commands:
             wire.write(b"".join(commands))
 
-    def _linger(self, channel: HeardChannel) -> None:
-        if self._by_key.get(channel.key) is not channel:
-            return
-        loop = asyncio.get_running_loop()
-        self._lingering.pop(channel, None)  # move to the end: the dict is ordered by deadline
-        self._lingering[channel] = loop.time() + self._linger_s
-        if self._linger_timer is None and not self._is_stopped:
-            self._linger_timer = loop.call_later(self._linger_s, self._end_linger)
+    def _on_less_wanted(self, channel: HeardChannel) -> None:
+        if not channel.is_wanted and self._by_key.get(channel.key) is channel:
+            self._linger.begin(channel)
 
-    def _end_linger(self) -> None:
-        self._linger_timer = None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        while self._lingering:
-            channel, until = next(iter(self._lingering.items()))
-            if until > now:
-                self._linger_timer = loop.call_at(until, self._end_linger)
-                break
-            del self._lingering[channel]
-            if self._link.wire is None:
-                self._forget(channel)
-            else:
-                self._touch(channel)
+    def _on_linger_end(self, channel: HeardChannel) -> None:
+        if self._link.wire is None:
+            self._forget(channel)
+        else:
+            self._touch(channel)
 
     def _forget(self, channel: HeardChannel) -> None:
         if self._by_key.get(channel.key) is channel:
@@ -252,15 +234,15 @@ class Subscriber:
 
     def _on_up(self, wire: RespConnection) -> None:
         wire.consume = self._consume
-        if self._new_canary_name is not None:
+        if self._sharding is not None:
             del self._by_name[self.canary_name]
-            self._canary.names = (self._new_canary_name(),)
+            self._canary.names = (self._sharding.new_canary_name(),)
             self._by_name[self.canary_name] = self._canary
-        self._dirty = OrderedDict.fromkeys(channel for channel in self._by_key.values() if channel.is_wanted)
-        self._dirty[self._canary] = None
+        self._to_send = OrderedDict.fromkeys(channel for channel in self._by_key.values() if channel.is_wanted)
+        self._to_send[self._canary] = None
         self._flush()
         self._progress_timer = asyncio.get_running_loop().call_later(
-            self._progress_timeout_s, self._watch_progress, self._answered
+            self._progress_timeout_s, self._watch_progress, self._answer_count
         )
 
     def _on_down(self, error: ConnectionLost) -> None:
@@ -268,10 +250,10 @@ class Subscriber:
         self._is_interrupted = True
         if self._progress_timer is not None:
             self._progress_timer.cancel()
-        self._asked.clear()
-        self._told = 0
-        self._dirty.clear()
-        self._lingering.clear()
+        self._unanswered.clear()
+        self._confirmed_names = 0
+        self._to_send.clear()
+        self._linger.clear()
         for channel in [*self._by_key.values(), self._canary]:
             channel.is_asked = channel.is_confirmed = False
             if not channel.is_wanted:
@@ -283,11 +265,11 @@ class Subscriber:
         wire = self._link.wire
         if self.is_whole or wire is None:
             return
-        if self._answered == answered_before:
+        if self._answer_count == answered_before:
             wire.close(ConnectionLost(f"no answer within {self._progress_timeout_s:g} s"))
             return
         loop = asyncio.get_running_loop()
-        self._progress_timer = loop.call_later(self._progress_timeout_s, self._watch_progress, self._answered)
+        self._progress_timer = loop.call_later(self._progress_timeout_s, self._watch_progress, self._answer_count)
 
     def _consume(self, gets: Gets) -> None:
         """Process one read. The hot path: each message is only appended to the list of its Redis name."""
@@ -331,29 +313,29 @@ class Subscriber:
             )
 
     def _on_answer(self, reply: object) -> None:
-        self._answered += 1
-        if self._on_moved is not None and self._is_taken(reply):
+        self._answer_count += 1
+        if self._sharding is not None and self._is_taken(reply):
             return
-        if not self._asked:
+        if not self._unanswered:
             raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}")
-        channel, is_subscribe = self._asked[0]
-        if isinstance(reply, hiredis.ReplyError) and not self._told:
-            self._asked.popleft()
+        channel, is_subscribe = self._unanswered[0]
+        if isinstance(reply, hiredis.ReplyError) and not self._confirmed_names:
+            self._unanswered.popleft()
             self._on_refusal(channel, is_subscribe, str(reply))
         elif type(reply) is not list or reply[:2] != [
             self._subscribe_word if is_subscribe else self._unsubscribe_word,
-            channel.names[self._told],
+            channel.names[self._confirmed_names],
         ]:
             raise ConnectionLost(f"unexpected answer: {str(reply)[:200]}")
-        elif self._told + 1 < len(channel.names):
-            self._told += 1
+        elif self._confirmed_names + 1 < len(channel.names):
+            self._confirmed_names += 1
             return
         else:
-            self._told = 0
-            self._asked.popleft()
+            self._confirmed_names = 0
+            self._unanswered.popleft()
             if is_subscribe:
                 self._confirm(channel)
-        if self._dirty and len(self._asked) <= WINDOW // 2:
+        if self._to_send and len(self._unanswered) <= WINDOW // 2:
             self._flush()
 
     def _confirm(self, channel: HeardChannel) -> None:
@@ -366,7 +348,11 @@ class Subscriber:
         """Handle an unsolicited unsubscription (the channel's slot moved to another server). True: it was one."""
         if type(reply) is not list or reply[:1] != [self._unsubscribe_word]:
             return False
-        if self._asked and not self._asked[0][1] and self._asked[0][0].names[self._told] == reply[1]:
+        if (
+            self._unanswered
+            and not self._unanswered[0][1]
+            and self._unanswered[0][0].names[self._confirmed_names] == reply[1]
+        ):
             return False  # it answers our UNSUBSCRIBE
         channel = self._by_name.get(reply[1])
         if channel is not None and channel.is_asked:
@@ -377,12 +363,12 @@ class Subscriber:
         channel.is_asked = channel.is_confirmed = False
         if channel is self._canary:
             raise ConnectionLost("the canary's slot has moved")  # the next connection uses another canary name
-        channel.settle(BrokerUnavailable(MOVED))
-        if channel.is_wanted and self._on_moved is not None:
-            self._on_moved(channel.key)
+        channel.settle(ChannelMoved("the slot has moved"))
+        if channel.is_wanted and self._sharding is not None:
+            self._sharding.on_moved(channel.key)
 
     def _on_refusal(self, channel: HeardChannel, is_subscribe: bool, text: str) -> None:
-        if self._on_moved is not None and text.startswith("MOVED"):
+        if self._sharding is not None and refusal_of(text) is Refusal.MOVED:
             if is_subscribe:
                 self._hand_back(channel)
             return

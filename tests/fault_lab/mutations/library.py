@@ -109,8 +109,8 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="library of each primary",
         file="gateway/redis/cluster/commands.py",
-        old="        return tuple(self._commanders.values())\n",
-        new="        return tuple(self._commanders.values())[1:]\n",
+        old="        return tuple(self._pipelines.values())\n",
+        new="        return tuple(self._pipelines.values())[1:]\n",
         argv=test("tests/faults/test_cluster.py", "foreign_library_on_one_primary and redis"),
     ),
     Mutation(
@@ -170,7 +170,7 @@ LIBRARY_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="what a script may have written",
-        file="gateway/redis/connection/unwritten.py",
+        file="gateway/redis/connection/refusals.py",
         old=" and _WITHIN not in text",
         new="",
         argv=test(

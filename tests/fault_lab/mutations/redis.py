@@ -123,7 +123,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="registering again with the new primary",
         file="gateway/redis/directory/directory.py",
-        old="        self._commanders[0].on_up = self._on_connected\n",
+        old="        commands.on_up = self._on_connected\n",
         new="",
         argv=test("tests/faults/leases/test_server.py", "test_after_a_restart_from_an_older_copy_rosters and redis"),
     ),
@@ -184,7 +184,7 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test("tests/faults/leases/test_server.py", "counts_no_sightings_while_it_cannot_renew and redis"),
     ),
     Mutation(
-        guard="comparison with the ledger",
+        guard="comparison with the local holdings",
         file="gateway/redis/directory/reconciler.py",
         old="                    await self._compare()\n",
         new="                    pass\n",

@@ -245,4 +245,4 @@ async def test_a_name_is_lost_only_if_another_owner_has_it(cluster: RedisTestClu
     assert await b.directory.send(Owner("a", a.directory.incarnation, 1), b"fence")
     await a.directory.find(NAMES, "desk")
     await a.directory.find(NAMES, "desk")  # answered after the requests of the news
-    assert a.lost == [] and inside(a)._ledger.names()
+    assert a.lost == [] and inside(a)._local_holdings.names()

@@ -28,7 +28,7 @@ async def test_one_of_racing_reapers_gets_the_claim_and_each_left_is_reported_on
     await asyncio.sleep(timings.ttl_s * 1.1)  # until its lease has expired
     seized = await asyncio.gather(*(inside(node)._reaper._seize(owner) for node in nodes[1:]))
     assert sorted(seized) == [False, False, False, True]
-    swept = await asyncio.gather(*(inside(node)._estate.sweep(owner) for node in nodes[1:]))
+    swept = await asyncio.gather(*(inside(node)._owned_index.sweep(owner) for node in nodes[1:]))
     assert sum(swept) == 200
     await cluster.until(lambda: len(cluster.heard(ROOM)) >= 200)
     assert told(cluster, "left") == each_once("left", "a", 100)

@@ -196,7 +196,7 @@ async def test_a_name_of_an_older_copy_is_waited_for(cluster: RedisTestCluster) 
     a.names.pop((NAMES, "moves"))
     await b.claim(NAMES, "moves", 2)
     may_go_on = asyncio.Event()
-    comparison = inside(a)._upkeep._comparison
+    comparison = inside(a)._reconciler._comparison
     drop_strays = comparison.drop_strays
 
     async def late(owner: str) -> int:
@@ -213,12 +213,12 @@ async def test_a_name_of_an_older_copy_is_waited_for(cluster: RedisTestCluster) 
 
 
 async def is_contested(node: FakeNode) -> bool:
-    return bool(inside(node)._upkeep._contested) or bool(node.lost)
+    return bool(inside(node)._reconciler._contested) or bool(node.lost)
 
 
 def is_settled(*nodes: FakeNode) -> Callable[[], Awaitable[bool]]:
     async def tell() -> bool:
-        return all(inside(node)._upkeep.is_idle and not inside(node)._upkeep.is_asserting for node in nodes)
+        return all(inside(node)._reconciler.is_idle and not inside(node)._reconciler.is_asserting for node in nodes)
 
     return tell
 
@@ -232,11 +232,11 @@ async def test_evicted_entries_are_registered_again(cluster: RedisTestCluster) -
     async with cluster.client() as client:
         for evicted in ([keys[0]], [keys[1]], keys[2:], keys):
             await client.delete(*evicted)
-            inside(a)._upkeep._compare_at = 0.0
-            inside(a)._upkeep._todo.set()
+            inside(a)._reconciler._compare_at = 0.0
+            inside(a)._reconciler._todo.set()
             await eventually(lambda: is_whole(client, b, before, keys), within_s=5, what=f"{evicted} again")
         assert int(await client.hget(keys[1], "ia-0")) == 1
-    mended = inside(a)._upkeep._comparison._mended
+    mended = inside(a)._reconciler._comparison._mended
     counted = {kind: mended.labels(kind)._value.get() for kind in ("member", "name", "counts", "index", "stray")}
     assert counted == {"member": 6, "name": 6, "counts": 1, "index": 12, "stray": 0}
     assert len(cluster.heard(ROOM)) == 3, "no notice was sent"
@@ -255,8 +255,8 @@ async def test_entries_in_redis_that_no_node_knows_are_removed(cluster: RedisTes
     async with cluster.client() as client:
         await client.sadd(owned_key(PREFIX, owner), place.element())
         await client.hset(inside(a)._rosters._keys(ROOM)[0], f"{owner}:9 ", "5:ghostnull")
-        inside(a)._upkeep._compare_at = 0.0
-        inside(a)._upkeep._todo.set()
+        inside(a)._reconciler._compare_at = 0.0
+        inside(a)._reconciler._todo.set()
         await eventually(lambda: is_back(a, [a.held[ROOM, 0, ""]]), within_s=5, what="without the stale entry")
         assert await client.scard(owned_key(PREFIX, owner)) == 2
     assert len(cluster.heard(ROOM)) == 1
@@ -323,7 +323,9 @@ async def test_a_write_that_arrives_after_its_undo_is_undone_too(cluster: RedisT
     server.thaw()
     await eventually(lambda: is_asked(b), within_s=5, what="redis is back")
     owner = inside(a)._lease.owner
-    await cluster.until(lambda: not inside(a)._ledger.due(1) and inside(a)._ledger.has_debts)  # undone once
+    await cluster.until(
+        lambda: not inside(a)._local_holdings.due_cleanups(1) and inside(a)._local_holdings.has_cleanups
+    )  # undone once
     await inside(b)._scripts.run(
         command(b"SADD", owned_key("test", owner), RosterEntry(ROOM, 8, "").element()),
         inside(b)._rosters.entering(ROOM, Member("late", Owner.parse(f"{owner}:8"))),

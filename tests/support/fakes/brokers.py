@@ -7,14 +7,13 @@ from typing import Any
 
 from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import RedisBroker
-from snorky.gateway.redis.cluster.broker import ClusterBroker
+from snorky.gateway.redis.backend import parts_of
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.multi.broker import SpreadBroker
 from snorky.gateway.redis.multi.hashing import Spread, targets_of
+from snorky.gateway.redis.pubsub.broker import NodeBroker
 
-__all__ = ["PREFIX", "AnyBroker", "Recorder", "broker_of", "brokers_of", "hears", "open_broker"]
-
-AnyBroker = RedisBroker | SpreadBroker | ClusterBroker
+__all__ = ["PREFIX", "Recorder", "broker_of", "brokers_of", "hears", "open_broker"]
 
 PREFIX = "test"
 TEST_TIMEOUT_S = 90.0  # a test that waits for something that never comes must fail, not hang
@@ -65,24 +64,16 @@ async def hears(broker: Broker, is_hearing: bool = True, *, within_s: float = 5.
     return loop.time() - began
 
 
-def brokers_of(url: str, *, node_id: str, metrics: Metrics, **timings: float) -> Spread[RedisBroker]:
-    """Make a node's brokers, one for each server that the URL names."""
+def brokers_of(url: str, *, node_id: str, metrics: Metrics, **timings: float) -> Spread[NodeBroker]:
+    """Make a node's brokers, one for each Redis that the URL names. timings: see RedisTimeouts."""
+    timeouts = RedisTimeouts(**timings)
     return targets_of(url).map(
-        lambda _, target: RedisBroker(
-            target,
-            prefix=PREFIX,
-            node_id=node_id,
-            metrics=metrics,
-            **timings,  # type: ignore[arg-type]  # floats by name
-        )
+        lambda _, target: parts_of(target, prefix=PREFIX, node_id=node_id, metrics=metrics, timeouts=timeouts).broker()
     )
 
 
-def broker_of(url: str, *, node_id: str, metrics: Metrics, **timings: float) -> AnyBroker:
-    """Make a node's broker. url: of one server, several, or a Cluster."""
-    cluster = targets_of(url).first.cluster
-    if cluster is not None:
-        return ClusterBroker(cluster, prefix=PREFIX, node_id=node_id, metrics=metrics, **timings)
+def broker_of(url: str, *, node_id: str, metrics: Metrics, **timings: float) -> Broker:
+    """Make a node's broker. url: of one server, several, or a Cluster. timings: see RedisTimeouts."""
     brokers = brokers_of(url, node_id=node_id, metrics=metrics, **timings)
     return brokers.first if len(brokers) == 1 else SpreadBroker(brokers, metrics=metrics)
 
@@ -90,7 +81,7 @@ def broker_of(url: str, *, node_id: str, metrics: Metrics, **timings: float) -> 
 @asynccontextmanager
 async def open_broker(
     url: str, *, node_id: str = "node-1", listener: Any = None, metrics: Metrics | None = None, **timings: float
-) -> AsyncIterator[tuple[AnyBroker, Recorder]]:
+) -> AsyncIterator[tuple[Broker, Recorder]]:
     """Run a broker that is connected, until the block ends."""
     recorder = Recorder() if listener is None else listener
     broker = broker_of(url, node_id=node_id, metrics=metrics or Metrics(), **timings)

@@ -16,14 +16,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.directory import Directory, Member, Owner
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisDirectory, RedisTarget, Timings
+from snorky.gateway.redis.backend import parts_of
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.multi.broker import SpreadBroker
 from snorky.gateway.redis.multi.directory import SpreadDirectory, tag_of
-from snorky.gateway.redis.multi.hashing import Spread, targets_of
+from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.testing.directory import MemoryDirectory, SharedDirectory
-from tests.support.fakes.brokers import PREFIX, AnyBroker, Recorder, broker_of, brokers_of, hears
+from tests.support.fakes.brokers import PREFIX, Recorder, broker_of, brokers_of, hears
 from tests.support.servers.clusters import ClusterLab
 from tests.support.servers.redis_servers import AnyServer, start_server
 
@@ -181,9 +184,9 @@ class RedisTestCluster:
         self._timings = timings
         self._recorder = Recorder()
         self._observer = broker_of(server.url, node_id="observer", metrics=Metrics())
-        self._brokers: dict[str, AnyBroker] = {}
+        self._brokers: dict[str, Broker] = {}
 
-    async def _start(self, broker: AnyBroker, listener: Any) -> None:
+    async def _start(self, broker: Broker, listener: Any) -> None:
         await broker.start(listener)
         self._stack.push_async_callback(broker.stop)
         await hears(broker)
@@ -220,26 +223,23 @@ class RedisTestCluster:
         node = FakeNode(node_id)
         metrics = Metrics()
         targets = targets_of(self.server.url)
-        broker: AnyBroker
-        if targets.first.cluster is not None:
-            broker = broker_of(self.server.url, node_id=node_id, metrics=metrics)
-            brokers: Spread[Any] = targets.map(lambda *_: broker)
-        else:
-            brokers = brokers_of(self.server.url, node_id=node_id, metrics=metrics)
-            broker = brokers.first if len(brokers) == 1 else SpreadBroker(brokers, metrics=metrics)
+        brokers = brokers_of(self.server.url, node_id=node_id, metrics=metrics)
+        broker = brokers.first if len(brokers) == 1 else SpreadBroker(brokers, metrics=metrics)
         self._brokers[node_id] = broker
         await self._start(broker, Recorder())
 
         def directory_of(identity: str, target: RedisTarget) -> RedisDirectory:
-            return RedisDirectory(
+            parts = parts_of(
                 target,
                 prefix=PREFIX,
                 node_id=node_id,
-                broker=brokers.at(identity),
                 metrics=metrics,
+                timeouts=RedisTimeouts(directory_timeout_s=timeout_s),
+            )
+            return parts.directory(
+                brokers.at(identity),
                 timings=timings or self._timings,
                 tag="" if len(brokers) == 1 else tag_of(identity),
-                timeout_s=timeout_s,
                 roster_max_bytes=roster_max_bytes,
             )
 

@@ -9,7 +9,8 @@ import asyncio
 import sys
 
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.redis import RedisBroker, RedisDirectory, Timings
+from snorky.gateway.redis import Timings
+from snorky.gateway.redis.backend import parts_of
 from snorky.gateway.redis.target import target_from_url
 from tests.support.fakes.brokers import PREFIX, Recorder
 from tests.support.fakes.directories import FakeNode, scaled
@@ -26,12 +27,11 @@ class Speaking(FakeNode):
 async def main(url: str, node_id: str, count: int, timings: Timings, rooms: list[str]) -> None:
     """Run until killed."""
     target = target_from_url(url)
-    broker = RedisBroker(target, prefix=PREFIX, node_id=node_id, metrics=Metrics())
+    parts = parts_of(target, prefix=PREFIX, node_id=node_id, metrics=Metrics())
+    broker = parts.broker()
     await broker.start(Recorder())
     node = Speaking(node_id)
-    node.directory = RedisDirectory(
-        target, prefix=PREFIX, node_id=node_id, broker=broker, metrics=Metrics(), timings=timings
-    )
+    node.directory = parts.directory(broker, timings=timings)
     await node.directory.start(node)
     for start in range(0, count, 500):
         serials = range(start, min(count, start + 500))

@@ -18,6 +18,7 @@ from snorky.gateway.redis.history.store import RedisHistory
 from snorky.gateway.redis.keys import rules_key
 from snorky.gateway.redis.target import target_from_url
 from tests.support.fakes.brokers import PREFIX
+from tests.support.fakes.histories import history_on
 from tests.support.servers.redis_servers import FakeRedisServer, RedisServer
 
 RULES = Rules([ChannelRule("kept:*", history=100), ChannelRule("*:few*x", history=2), ChannelRule("bare*")])
@@ -37,7 +38,7 @@ async def keeper_of(
     server: RedisServer | FakeRedisServer, rules: Rules = RULES, prefix: str = PREFIX, *, url: str = ""
 ) -> AsyncIterator[RedisHistory]:
     """Run RedisHistory; starts when the functions are loaded, where there are any."""
-    keeper = RedisHistory(target_from_url(url or server.url), prefix=prefix, node_id="node-1", metrics=Metrics())
+    keeper = history_on(target_from_url(url or server.url), prefix=prefix)
     keeper.set_rules("pubsub", rules)
     keeper.set_rules("chat", Rules())
     await keeper.start()

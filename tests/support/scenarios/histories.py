@@ -7,11 +7,11 @@ from typing import Any
 
 from snorky.gateway.config.channel_rules import Rules
 from snorky.gateway.contracts.history import History, HistoryStore
-from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, Publication
 from snorky.gateway.redis.history.store import RedisHistory
 from snorky.gateway.redis.target import target_from_url
 from tests.support.fakes.brokers import PREFIX
+from tests.support.fakes.histories import history_on
 from tests.support.servers.redis_servers import FakeRedisServer, RedisServer
 
 KEY = "datasync:Task"
@@ -25,7 +25,7 @@ Server = RedisServer | FakeRedisServer
 
 @asynccontextmanager
 async def keeper_of(url: str, *, rules: Rules | None = None, **options: Any) -> AsyncIterator[RedisHistory]:
-    keeper = RedisHistory(target_from_url(url), prefix=PREFIX, node_id="node-1", metrics=Metrics(), **options)
+    keeper = history_on(target_from_url(url), prefix=PREFIX, **options)
     if rules is not None:
         keeper.set_rules("datasync", rules)
     await keeper.start()

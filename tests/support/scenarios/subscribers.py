@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.pubsub.subscriber import Subscriber
 from snorky.gateway.redis.target import target_from_url
 from tests.support.servers.scripted_redis import Command, ScriptedRedis, confirmation
@@ -48,9 +49,7 @@ async def subscriber(
         on_whole=heard.whole.put_nowait,
         on_lost=lambda: heard.lost.put_nowait(None),
         metrics=metrics or Metrics(),
-        confirm_timeout_s=confirm_timeout_s,
-        linger_s=linger_s,
-        dial_timeout_s=dial_timeout_s,
+        timeouts=RedisTimeouts(confirm_timeout_s=confirm_timeout_s, linger_s=linger_s, dial_timeout_s=dial_timeout_s),
     )
     instance.start()
     try:

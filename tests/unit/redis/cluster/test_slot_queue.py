@@ -23,7 +23,7 @@ class Slot:
         self.answers: dict[int, asyncio.Future[Any]] = {}
         self.hurries = 0
         self.metrics = Metrics()
-        self.lanes = SlotQueues(self.hurry, timeout_s=2.0, metrics=self.metrics, waiting_max=50)
+        self.queues = SlotQueues(self.hurry, timeout_s=2.0, metrics=self.metrics, waiting_max=50)
 
     def hurry(self) -> None:
         self.hurries += 1
@@ -36,7 +36,7 @@ class Slot:
             answer = self.answers[number] = asyncio.get_running_loop().create_future()
             return answer
 
-        return self.lanes.send(NAME, self.server, send)
+        return self.queues.send(NAME, self.server, send)
 
     def refuse(self, *numbers: int) -> None:
         for number in numbers:
@@ -44,7 +44,7 @@ class Slot:
 
     async def until_sent(self, *expected: tuple[str, int]) -> None:
         async with asyncio.timeout(2.0):
-            while len(self.sent) < len(expected):  # noqa: ASYNC110 - a timer of the lanes
+            while len(self.sent) < len(expected):  # noqa: ASYNC110 - a timer of the queues
                 await asyncio.sleep(0.005)
         assert self.sent == list(expected)
 
@@ -100,7 +100,7 @@ async def test_another_error_is_the_callers(slot: Slot) -> None:
     with pytest.raises(PublishRefused):
         await future
     again = slot.publish(2)
-    assert slot.sent == [("a", 1), ("a", 2)], "and delays no other lane"
+    assert slot.sent == [("a", 1), ("a", 2)], "and delays no other queue"
     slot.answers[2].set_result(1)
     await again
 
@@ -123,7 +123,7 @@ async def test_nothing_is_kept_of_a_slot_that_is_quiet(slot: Slot) -> None:
     await slot.until_sent(("a", 1), ("a", 1))
     slot.answers[1].set_result(1)
     await future
-    assert not slot.lanes._lanes
+    assert not slot.queues._queues
 
 
 async def test_commands_queued_after_one_without_a_server_fail_by_their_deadline_too(slot: Slot) -> None:

@@ -5,6 +5,7 @@ import pytest
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.history.appender import HistoryAppender
 from snorky.gateway.redis.target import target_from_url
 from tests.support.servers.scripted_redis import ScriptedRedis
@@ -12,42 +13,41 @@ from tests.support.servers.scripted_redis import ScriptedRedis
 OOM = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n"
 
 
-async def accept(redis: ScriptedRedis, sequencer: HistoryAppender) -> None:
-    """Answer a sequencer's commands on each connection before it publishes."""
+async def accept(redis: ScriptedRedis, appender: HistoryAppender) -> None:
+    """Answer an appender's commands on each connection before it publishes."""
     await redis.next(b"EVAL")
     await redis.next(b"SCRIPT")
-    redis.send(b"$3\r\nrun\r\n$40\r\n%b\r\n" % sequencer._digest)
+    redis.send(b"$3\r\nrun\r\n$40\r\n%b\r\n" % appender._digest)
 
 
 @pytest.mark.parametrize("is_lost", [False, True])
 async def test_a_refusal_proves_nothing_when_an_earlier_answer_was_lost(is_lost: bool) -> None:
     async with ScriptedRedis() as redis:
-        sequencer = HistoryAppender(
+        appender = HistoryAppender(
             target_from_url(redis.url),
             prefix="p",
             client_name="c",
             metrics=Metrics(),
-            publish_timeout_s=5.0,
-            dial_timeout_s=2.0,
+            timeouts=RedisTimeouts(),
         )
-        sequencer.start()
+        appender.start()
         try:
-            await accept(redis, sequencer)
-            future = sequencer.sequence("pubsub:a", b"1", History(10, 60.0), None)
+            await accept(redis, appender)
+            future = appender.append("pubsub:a", b"1", History(10, 60.0), None)
             first = await redis.next(b"EVALSHA")
             if is_lost:
                 redis.drop()
-                await accept(redis, sequencer)
+                await accept(redis, appender)
                 assert await redis.next(b"EVALSHA") == first
             redis.send(OOM)
             with pytest.raises(BrokerUnavailable) as refusal:
                 await future
             assert refusal.value.is_undone is not is_lost
-            again = sequencer.sequence("pubsub:a", b"2", History(10, 60.0), None)
+            again = appender.append("pubsub:a", b"2", History(10, 60.0), None)
             await redis.next(b"EVALSHA")
             redis.send(OOM)
             with pytest.raises(BrokerUnavailable) as refusal:
                 await again
             assert refusal.value.is_undone
         finally:
-            await sequencer.stop()
+            await appender.stop()

@@ -10,6 +10,7 @@ import pytest
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
+from snorky.gateway.redis.connection.timeouts import RedisTimeouts
 from snorky.gateway.redis.pubsub.publisher import Publisher, PublishRefused
 from snorky.gateway.redis.target import target_from_url
 from tests.support.servers.scripted_redis import ScriptedRedis
@@ -23,8 +24,7 @@ async def publisher(
         target_from_url(redis.url),
         client_name="test",
         metrics=metrics or Metrics(),
-        publish_timeout_s=timeout_s,
-        dial_timeout_s=2.0,
+        timeouts=RedisTimeouts(publish_timeout_s=timeout_s),
         **bounds,
     )
     instance.start()
