@@ -9,7 +9,7 @@ SEED ?= 1
 MINUTES ?=
 ROUNDS ?= 5
 
-.PHONY: help install bootstrap demo test lint format check bench faults attack chaos soak roll mutations clean distclean
+.PHONY: help install bootstrap demo test test-all lint format check bench faults attack chaos soak roll mutations clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,15 +26,19 @@ bootstrap:  ## install the tests' needs other than Python (as root with apt), or
 demo: $(STAMP)  ## start a node with its own Redis and a page to play with
 	@exec $(BIN)/snorky serve --demo $(ARGS)
 
-test: $(STAMP) bootstrap  ## run all tests; ARGS="-k name" for some of those in Python
-	@if [ -d clients/js/node_modules ]; then npm --prefix clients/js test --silent && npm --prefix clients/js run check --silent; \
-	else echo "not run: the tests of clients/js, which need npm (see make bootstrap)"; fi
+test: $(STAMP)  ## the first tier, in minutes: needs only Python; ARGS="-k name" for some of all tests
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
-else  # two at a time, the soak among the first; tests of deadlines one at a time, so that only the fault causes delays
+else
+	@scripts/test-js
+	@$(BIN)/python -m pytest --tier first --numprocesses 2 --dist loadfile
+endif
+
+test-all: $(STAMP) bootstrap  ## all tests, on real servers: as root, apt installs what is missing
+	@scripts/test-js
+	@# two at a time, the soak among the first; tests of deadlines one at a time, so that only the fault causes delays
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/faults; status=$$?; \
 	$(BIN)/python -m pytest tests/faults && exit $$status
-endif
 
 lint: $(STAMP)  ## ruff and mypy --strict
 	@$(BIN)/ruff check .
@@ -45,7 +49,7 @@ format: $(STAMP)  ## format the code and fix what ruff can fix
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
 
-check: lint test  ## what CI runs
+check: lint test-all  ## what CI runs after make test
 
 bench: $(STAMP)  ## one table: this gateway, a C loop of send(), and naive aiohttp
 	@$(BIN)/python -m benchmarks $(ARGS)

