@@ -1,0 +1,37 @@
+"""The table of the first tier names what exists."""
+
+import pytest
+
+from tests.support.processes.tools import ROOT
+from tests.tiers import DEEPER_KINDS, FIRST, select_first
+
+
+@pytest.mark.parametrize("path", FIRST)
+def test_each_entry_of_the_first_tier_exists(path: str) -> None:
+    file, _, test = path.partition("::")
+    assert (ROOT / file).exists()
+    assert not test or f"def {test}(" in (ROOT / file).read_text(encoding="utf-8")
+
+
+class _Call:
+    def __init__(self, **params: object) -> None:
+        self.params = params
+
+
+class _Item:
+    def __init__(self, nodeid: str, **params: object) -> None:
+        self.nodeid = nodeid
+        if params:
+            self.callspec = _Call(**params)
+
+
+def test_contracts_run_on_one_server_and_all_other_kinds_are_in_the_deeper_tier() -> None:
+    path = "tests/contract/test_broker.py::test_a"
+    kinds = ["valkey", "memory", *sorted(DEEPER_KINDS)]
+    items = [_Item(f"{path}[{kind}]", server=kind) for kind in kinds] + [
+        _Item(path),
+        _Item("tests/e2e/test_fuzz.py::a"),
+    ]
+    first, deeper = select_first(items)  # type: ignore[arg-type]  # what is read of an item
+    assert [item.nodeid for item in first] == [f"{path}[valkey]", f"{path}[memory]", path]
+    assert len(first) + len(deeper) == len(items)
