@@ -162,9 +162,9 @@ class Ownership:
             raise
         return True
 
-    async def claim(self, connection: Connection, names: str, name: str) -> bool:
-        """See Names.claim."""
-        identity = stated_identity(connection.identity)
+    async def claim(self, connection: Connection, names: str, name: str, *, may_take_over: bool = True) -> bool:
+        """See Names.claim. may_take_over: take the name from another connection of the same identity."""
+        identity = stated_identity(connection.identity) if may_take_over else None
         owned = self._of(connection)
         is_new = (names, name) not in owned.names
         owned.names.add((names, name))

@@ -57,6 +57,7 @@ class Session:
     ) -> None:
         self.slot = 0  # of the wheel
         self.binding = binding
+        self.has_left_node = False  # its connection has, and no longer owns the session's id
         self.on_removed: Callable[[], None] = lambda: None
         self._node = node
         self._registry = registry
@@ -237,4 +238,5 @@ class Session:
         self.on_removed()
 
     def _leave_node(self) -> None:
+        self.has_left_node = True
         self._node.disconnect(self.connection, self._close_code)

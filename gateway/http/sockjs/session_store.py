@@ -4,6 +4,8 @@ Rules:
 - A session's id is registered as a name in the cluster before its client gets the open frame: any node that receives
   the client's next request finds the session, so a load balancer needs no sticky routing.
 - The connection owns the name, under its node's lease: it is released with the connection, even if the node is killed.
+- An ended session's id is free as soon as its client has been notified. Until the session is removed, its own node
+  repeats the close frame, unless another node has a new session with this id.
 - A node without a directory is alone, and knows all sessions.
 """
 
@@ -63,11 +65,13 @@ class SessionStore:
     async def find(self, session_id: str) -> Session | Owner | None:
         """Return a session, or the other node that owns it. Raises HandshakeRefused: the lookup failed."""
         session = self.get(session_id)
-        if session is not None or self._ownership is None:
+        if self._ownership is None or (session is not None and not session.has_left_node):
             return session
         try:
             owner = await self._ownership.directory.find(_NAMES, session_id)
         except BrokerUnavailable:
+            if session is not None:
+                return session
             raise _unavailable() from None
         if owner is None or owner.node_id == self._node.node_id:
             return self.get(session_id)  # it may have been opened meanwhile, or is just ending
@@ -152,7 +156,8 @@ class SessionStore:
         try:
             await self._prepare()
             self._node.connect(session.connection, self._registry)  # only the node's connections can own names
-            return await self._ownership.claim(session.connection, _NAMES, session_id)
+            # of two requests that open a session at one moment, one finds the other's: also if both are one user's
+            return await self._ownership.claim(session.connection, _NAMES, session_id, may_take_over=False)
         except BrokerUnavailable:
             raise _unavailable() from None
         except ConnectionClosed:

@@ -103,4 +103,18 @@ SOCKJS_MUTATIONS: tuple[Mutation, ...] = (
         new="        if False:",
         argv=test("tests/unit/http/sockjs/test_binding.py", "few_guesses"),
     ),
+    Mutation(
+        guard="sockjs: one session for an id",  # two requests of one user open it at one moment, on two nodes
+        file="gateway/http/sockjs/session_store.py",
+        old="session_id, may_take_over=False)",
+        new="session_id)",
+        argv=test("tests/unit/http/sockjs/test_session_nodes.py", "test_a_race_for_one_id"),
+    ),
+    Mutation(
+        guard="sockjs: next session of an id",  # messages are answered with 204, and lost
+        file="gateway/http/sockjs/session_store.py",
+        old="(session is not None and not session.has_left_node)",
+        new="session is not None",
+        argv=test("tests/unit/http/sockjs/test_session_nodes.py", "does_not_hide"),
+    ),
 )

@@ -3,10 +3,13 @@
 import asyncio
 from typing import Any
 
+import pytest
+from aiohttp import web
+
 from snorky.gateway.errors import CloseCode
 from tests.support.scenarios.site import on_both_loops, until
 from tests.support.scenarios.sockjs_calls import connection_of, echo, send, values_of
-from tests.support.scenarios.sockjs_site import SockJSCaller, frames_of, sockjs_site
+from tests.support.scenarios.sockjs_site import SockJSCaller, SockJSSite, frames_of, sockjs_site
 
 
 @on_both_loops
@@ -22,17 +25,36 @@ async def test_a_session_is_known_to_all_nodes_at_once() -> None:
         assert [values_of(text) for _, text in polls] == [[client.session_id] for client in clients]
 
 
+@pytest.mark.parametrize("headers", [{}, {"Cookie": "who=ann"}], ids=["anonymous", "authenticated"])
+@pytest.mark.parametrize("nodes", [1, 3])
 @on_both_loops
-async def test_a_race_for_one_id_makes_one_session() -> None:
-    async with sockjs_site(3) as site:
-        client = site.client()
-        polls = [asyncio.create_task(client.post("xhr", at=at)) for at in (0, 1, 2)]
-        await asyncio.wait(polls, return_when=asyncio.FIRST_COMPLETED)
-        await until(lambda: site.connections == 1)  # the one that lost the race has ended
+async def test_a_race_for_one_id_makes_one_session(nodes: int, headers: dict[str, str]) -> None:
+    async with sockjs_site(nodes, identify=by_cookie) as site:
+        meet_in_claim(site, 3)
+        client = site.client(headers=headers)
+        polls = [asyncio.create_task(client.post("xhr", at=at % nodes)) for at in range(3)]
+        await until(lambda: sum(poll.done() for poll in polls) == 2)  # else a late one finds the session ended
+        assert site.connections == 1
         connection_of(site).close(4000, "over")
         texts = [text for _, text in await asyncio.gather(*polls)]
-        assert texts.count("o\n") == 1
-        assert set(texts) <= {"o\n", 'c[4000,"over"]\n', 'c[2010,"Another connection still open"]\n'}
+        assert sorted(texts) == ['c[2010,"Another connection still open"]\n', 'c[4000,"over"]\n', "o\n"]
+
+
+@on_both_loops
+async def test_an_ended_session_does_not_hide_its_ids_next_session() -> None:
+    async with sockjs_site(2) as site:
+        client = site.client()
+        assert await client.post("xhr", at=0) == (200, "o\n")
+        connection_of(site).close(4000, "over")
+        assert await client.post("xhr", at=1) == (200, 'c[4000,"over"]\n')  # it has been notified: the id is free
+        await until(lambda: not any(site.cluster.names.values()))
+        assert await client.post("xhr", at=0) == (200, 'c[4000,"over"]\n')
+        site.cluster.is_failing = True
+        assert await client.post("xhr", at=0) == (200, 'c[4000,"over"]\n')
+        site.cluster.is_failing = False
+        assert await client.post("xhr", at=1) == (200, "o\n")
+        await send_at(client, "next", at=0)
+        assert values_of((await client.post("xhr", at=0))[1]) == ["next"]
 
 
 @on_both_loops
@@ -106,3 +128,20 @@ async def test_a_frame_lost_between_nodes_ends_the_session() -> None:
 
 async def send_at(client: SockJSCaller, value: Any, at: int) -> None:
     assert await client.post("xhr_send", echo(value), at=at) == (204, "")
+
+
+async def by_cookie(request: web.Request) -> str | None:
+    return request.cookies.get("who")
+
+
+def meet_in_claim(site: SockJSSite, count: int) -> None:
+    """Hold the claims of names until there are `count`: none of their requests has found another one's session."""
+    barrier = asyncio.Barrier(count)
+    for host in site.hosts:
+        directory = host.node.ownership.directory
+
+        async def claim(*args: Any, claim_now: Any = directory.claim) -> bool:
+            await barrier.wait()
+            return bool(await claim_now(*args))
+
+        directory.claim = claim  # type: ignore[method-assign]
