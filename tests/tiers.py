@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-__all__ = ["DEEPER_KINDS", "FIRST", "select_first"]
+__all__ = ["DEEPER_KINDS", "FIRST", "NOT_FIRST", "select_first"]
 
 # files and folders of the first tier, relative to the root; of a file, after "::", the only test
 FIRST: Final = (
@@ -27,6 +27,9 @@ FIRST: Final = (
     "tests/faults/test_lab_checker.py",
 )
 
+# of these folders, what is not: it installs other versions of the packages that it needs
+NOT_FIRST: Final = ("clients/python/tests/test_client_versions.py",)
+
 # parameters that name a kind of server: the same test also runs on Valkey, or on what is kept in memory
 DEEPER_KINDS: Final = frozenset({"redis", "fakeredis", "spread", "cluster"})
 
@@ -41,7 +44,7 @@ def select_first(items: Sequence[pytest.Item]) -> tuple[list[pytest.Item], list[
 
 
 def _is_first(item: pytest.Item) -> bool:
-    if not item.nodeid.startswith(FIRST):
+    if not item.nodeid.startswith(FIRST) or item.nodeid.startswith(NOT_FIRST):
         return False
     call = getattr(item, "callspec", None)
     if call is None or not item.nodeid.startswith("tests/contract/"):

@@ -3,11 +3,11 @@
 import pytest
 
 from tests.support.processes.tools import ROOT
-from tests.tiers import DEEPER_KINDS, FIRST, select_first
+from tests.tiers import DEEPER_KINDS, FIRST, NOT_FIRST, select_first
 
 
-@pytest.mark.parametrize("path", FIRST)
-def test_each_entry_of_the_first_tier_exists(path: str) -> None:
+@pytest.mark.parametrize("path", [*FIRST, *NOT_FIRST])
+def test_each_entry_exists(path: str) -> None:
     file, _, test = path.partition("::")
     assert (ROOT / file).exists()
     assert not test or f"def {test}(" in (ROOT / file).read_text(encoding="utf-8")
