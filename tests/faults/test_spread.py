@@ -117,7 +117,7 @@ async def test_histories_of_the_others_are_compared_and_read(servers: SpreadServ
 
 
 async def test_a_revocation_on_all_servers_is_known_by_each(servers: SpreadServers) -> None:
-    revocations = topology_of(servers).revocations(Metrics(), keep_s=3600.0)
+    revocations = topology_of(servers).revocations(keep_s=3600.0)
     told: list[Revocation] = []
     try:
         await revocations.begin(told.append)
