@@ -194,7 +194,7 @@ async def test_reading_pauses_while_too_many_messages_wait_and_resumes_afterward
         for number in range(500):
             assert (await client.message())["message"][0] == number
         await sending
-        assert transport.is_reading()
+        await until(transport.is_reading)  # in a later turn
 
 
 @on_both_loops
