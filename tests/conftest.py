@@ -31,7 +31,7 @@ def find_valkey() -> str | None:
 
 
 def find_program(name: str) -> str | None:
-    """Find a program; where no Redis is installed, Valkey stands in for redis-server."""
+    """Find a program. If no Redis is installed, the program of redis-server is Valkey's."""
     found = find_installed(name)
     return find_valkey() if found is None and name == "redis-server" else found
 

@@ -1,4 +1,4 @@
-"""What the tests of several files of this folder use."""
+"""Fixtures for several files of this folder."""
 
 import pytest
 

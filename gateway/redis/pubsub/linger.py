@@ -1,4 +1,4 @@
-"""Linger: keeps subscriptions that nobody wants for a while, because reloaded pages subscribe again soon."""
+"""Linger: keeps a subscription for a while after the last subscriber has left: reloaded pages subscribe again soon."""
 
 import asyncio
 from collections import OrderedDict
