@@ -7,7 +7,8 @@ The names below are the public API; services import nothing else from this packa
 from snorky.gateway._version import __version__
 from snorky.gateway.auth.authenticator import AlreadyAuthenticated, Authenticator
 from snorky.gateway.auth.tokens import Identity
-from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.access_words import Words
+from snorky.gateway.config.channel_rules import ChannelRule, Rule, Rules
 from snorky.gateway.config.settings import ApiKey, Auth, Limits, Private, Public, Settings, load
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.directory import Entered, Member, Owner, RosterSnapshot
@@ -35,6 +36,7 @@ from snorky.gateway.http.backend.routes import BackendHandler
 from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node
+from snorky.gateway.permissions.access import Access, Unmatched
 from snorky.gateway.protocol.codec import channel_name, json_size
 from snorky.gateway.protocol.identities import identity_name, identity_text, stated_identity
 from snorky.gateway.protocol.publication import Position, Publication, Selector
@@ -50,6 +52,7 @@ from snorky.gateway.sdk.topics import Topics
 
 __all__ = [
     "PAYLOAD",
+    "Access",
     "AlreadyAuthenticated",
     "AlreadySubscribed",
     "ApiKey",
@@ -94,6 +97,7 @@ __all__ = [
     "Revoked",
     "RosterSnapshot",
     "Rosters",
+    "Rule",
     "Rules",
     "Selector",
     "Service",
@@ -103,7 +107,9 @@ __all__ = [
     "Tokens",
     "Topics",
     "UnknownService",
+    "Unmatched",
     "WebSocketHandler",
+    "Words",
     "__version__",
     "channel_name",
     "error_message",

@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from snorky.gateway.auth.authenticator import Authenticator
-from snorky.gateway.config.channel_rules import Rules
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.connection.connection import Connection, Transport
 from snorky.gateway.connection.storage_quotas import Quotas
@@ -175,7 +175,7 @@ class Node:
         }
 
     @property
-    def rules(self) -> dict[str, Rules]:
+    def rules(self) -> dict[str, Rules[ChannelRule]]:
         """The channel rules of all services, by service name."""
         return {service.name: service.rules for registry in self._registries for service in registry}
 

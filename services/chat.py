@@ -12,13 +12,15 @@ Rules:
   the later notifications are complete: nothing is missing and nothing is counted twice.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from snorky.gateway import BrokerUnavailable, Member, ReplyTooLarge, Selector
-from snorky.services.rpc import Fitted, Request, RPCError, RPCService, acknowledged, is_allowed, rpc_command
+from snorky.gateway import Access, BrokerUnavailable, Member, ReplyTooLarge, Rules, Selector, Unmatched
+from snorky.services.access_rules import JoinRule
+from snorky.services.requests import demand_allowed
+from snorky.services.rpc import Fitted, Request, RPCError, RPCService, acknowledged, rpc_command
 
 __all__ = ["ChatService"]
 
@@ -30,15 +32,25 @@ def _now() -> datetime:
 class ChatService(RPCService):
     """Chat rooms. clock: returns the current time, timezone-aware.
 
-    Override `can_join` to restrict who may join a room; it may be a plain method or a coroutine.
+    rooms: rules of who may join which room, as JoinRule or as tables of the settings. unmatched: "open" or "closed",
+    for rooms that no rule matches; None = open unless the node authenticates clients. Override `can_join` to restrict
+    it further; it may be a plain method or a coroutine.
     """
 
-    def __init__(self, name: str = "chat", *, clock: Callable[[], datetime] = _now) -> None:
+    def __init__(
+        self,
+        name: str = "chat",
+        *,
+        clock: Callable[[], datetime] = _now,
+        rooms: Iterable[JoinRule | dict[str, Any]] = (),
+        unmatched: Unmatched | None = None,
+    ) -> None:
         super().__init__(name)
         self._clock = clock
+        self.access = Access(name, Rules.read(rooms, JoinRule("*"), "rooms"), unmatched)
 
     def can_join(self, request: Request, channel: Any) -> bool | Awaitable[bool]:
-        """Return whether this client may join this room. Unless overridden, every client with an identity may."""
+        """Return whether a client with an identity, whom the rules permit it, may join. Unless overridden, it may."""
         return True
 
     @rpc_command
@@ -47,8 +59,8 @@ class ChatService(RPCService):
         request.demand_identity()
         if self.topics.is_subscribed(request.connection, channel):
             raise RPCError("Already joined", "already_joined")
-        if not await is_allowed(self.can_join(request, channel)):
-            raise RPCError("Not authorized", "not_authorized")
+        self.demand(request, "join", channel)
+        await demand_allowed(self.can_join(request, channel))
         async with self.topics.atomic_subscribe(request.connection, channel):
             entered = await self.rosters.enter(request.connection, channel)
             try:

@@ -13,12 +13,24 @@ Rules:
 
 import asyncio
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from snorky.gateway import Connection, LimitExceeded, Member, Selector, channel_name, json_size
-from snorky.services.rpc import Fitted, Request, RPCError, RPCService, is_allowed, rpc_command
+from snorky.gateway import (
+    Access,
+    Connection,
+    LimitExceeded,
+    Member,
+    Rules,
+    Selector,
+    Unmatched,
+    channel_name,
+    json_size,
+)
+from snorky.services.access_rules import JoinRule
+from snorky.services.requests import demand_allowed
+from snorky.services.rpc import Fitted, Request, RPCError, RPCService, rpc_command
 
 __all__ = ["CursorsService"]
 
@@ -47,16 +59,27 @@ class CursorsService(RPCService):
     """Cursors in documents.
 
     cursors_per_client: maximum over all documents. cursor_max_bytes: maximum of a cursor's position and status
-    together, as JSON. Override `can_join` to restrict who may join a document; it may be a plain method or a coroutine.
+    together, as JSON. documents: rules of who may join which document, as JoinRule or as tables of the settings.
+    unmatched: "open" or "closed", for documents that no rule matches; None = open unless the node authenticates
+    clients. Override `can_join` to restrict it further; it may be a plain method or a coroutine.
     """
 
-    def __init__(self, name: str = "cursors", *, cursors_per_client: int = 16, cursor_max_bytes: int = 4096) -> None:
+    def __init__(
+        self,
+        name: str = "cursors",
+        *,
+        cursors_per_client: int = 16,
+        cursor_max_bytes: int = 4096,
+        documents: Iterable[JoinRule | dict[str, Any]] = (),
+        unmatched: Unmatched | None = None,
+    ) -> None:
         super().__init__(name)
+        self.access = Access(name, Rules.read(documents, JoinRule("*"), "documents"), unmatched)
         self._cursor_max_bytes = cursor_max_bytes
         self._cursors_per_client = cursors_per_client
 
     def can_join(self, request: Request, document: Any) -> bool | Awaitable[bool]:
-        """Return whether this client may join this document. Unless overridden, every client with an identity may."""
+        """Return whether a client with an identity, whom the rules permit it, may join. Unless overridden, it may."""
         return True
 
     @rpc_command
@@ -65,8 +88,8 @@ class CursorsService(RPCService):
         request.demand_identity()
         if self.topics.is_subscribed(request.connection, document):
             raise RPCError("Already joined", "already_joined")
-        if not await is_allowed(self.can_join(request, document)):
-            raise RPCError("Not authorized", "not_authorized")
+        self.demand(request, "join", document)
+        await demand_allowed(self.can_join(request, document))
         async with self.topics.atomic_subscribe(request.connection, document):
             census = await self.rosters.census(document)
             cursors = [_shown(document, each.entry, each.identity, each.data) for each in census.members]

@@ -10,35 +10,54 @@ Rules:
   connection is closed (4010). So a client gets its name back after a crash, before its dead connection is noticed.
 """
 
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Iterable
+from typing import Any, Final
 
-from snorky.gateway import Compound, LimitExceeded
+from snorky.gateway import Access, Compound, LimitExceeded, Rules, Unmatched
+from snorky.services.access_rules import NameRule
 from snorky.services.rpc import Request, RPCError, RPCService, is_allowed, rpc_command
 
 __all__ = ["MessagingService"]
 
+OWN_NAME: Final = "{identity}"  # with authentication a client may register its own identity
 _ATTEMPTS = 3  # after its owner turned out to be gone, a name may belong to another client
 
 
 class MessagingService(RPCService):
     """Unique names, and messages between them. names_per_client: maximum; names use memory on the node and in Redis.
 
-    Override `is_name_allowed` to restrict who may register a name; it may be a plain method or a coroutine.
+    names: a pattern of the names that clients may register, or rules, as NameRule or as tables of the settings; None =
+    "{identity}" if the node authenticates clients, else all. unmatched: "open" or "closed", for other names. Override
+    `is_name_allowed` to restrict it further; it may be a plain method or a coroutine.
     """
 
-    def __init__(self, name: str = "messaging", *, names_per_client: int = 100) -> None:
+    def __init__(
+        self,
+        name: str = "messaging",
+        *,
+        names_per_client: int = 100,
+        names: str | Iterable[NameRule | dict[str, Any]] | None = None,
+        unmatched: Unmatched | None = None,
+    ) -> None:
         super().__init__(name)
         self._names_per_client = names_per_client
+        self._is_default = names is None and unmatched is None
+        self.access = _access(name, names, unmatched)
+
+    def set_authenticating(self, *, is_authenticating: bool) -> None:
+        """Without rules, let clients with an identity register only that. See `Service.set_authenticating`."""
+        if self._is_default and is_authenticating:
+            self.access = _access(self.name, OWN_NAME, None)
+        super().set_authenticating(is_authenticating=is_authenticating)
 
     def is_name_allowed(self, request: Request, name: Any) -> bool | Awaitable[bool]:
-        """Return whether this client may register this name. Unless overridden, every client may."""
+        """Return whether this client may register a name; the rules permit it. Unless overridden, it may."""
         return True
 
     @rpc_command(name="registerParticipant")
     async def register_participant(self, request: Request, name: Any) -> None:
         """Register a name for this connection."""
-        if not await is_allowed(self.is_name_allowed(request, name)):
+        if not (self.permits(request, "register", name) and await is_allowed(self.is_name_allowed(request, name))):
             raise RPCError("Name not allowed", "name_not_allowed")
         if self.names.is_held(request.connection, name):
             raise RPCError("Name already registered", "name_already_registered")
@@ -82,3 +101,10 @@ class MessagingService(RPCService):
     def _demand_held(self, request: Request, sender: Any) -> None:
         if not self.names.is_held(request.connection, sender):
             raise RPCError("Invalid sender", "invalid_sender")
+
+
+def _access(
+    service: str, names: str | Iterable[NameRule | dict[str, Any]] | None, unmatched: Unmatched | None
+) -> Access[NameRule]:
+    written = [{"match": names}] if isinstance(names, str) else names
+    return Access(service, Rules.read(written or (), NameRule("*"), "names"), unmatched)

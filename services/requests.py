@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,11 @@ class Request:
     def identity(self) -> str | None:
         """The caller's identity; None if it has not authenticated."""
         return self.connection.identity
+
+    @property
+    def claims(self) -> Mapping[str, Any]:
+        """The claims of the caller's token; empty without one."""
+        return self.connection.claims
 
     def demand_identity(self) -> str:
         """Return the caller's identity. Raises RPCError: it has not authenticated."""

@@ -33,11 +33,12 @@ from snorky.gateway import (
     ReplyTooLarge,
     Service,
     SnorkyError,
+    channel_name,
     is_cancelling,
     send_error,
 )
 from snorky.services.commands import commands_of, rpc_command
-from snorky.services.requests import Fitted, Request, RPCError, acknowledged, is_allowed, response
+from snorky.services.requests import Fitted, Request, RPCError, acknowledged, check_allowed, is_allowed, response
 
 __all__ = ["Fitted", "RPCError", "RPCService", "Request", "acknowledged", "is_allowed", "rpc_command"]
 
@@ -110,6 +111,18 @@ class RPCService(Service):
             self._refuse(request, error)
         else:
             self._reply(request, future.result())
+
+    def demand(self, request: Request, operation: str, channel: Any) -> None:
+        """Check that the service's rules permit an operation. Raises RPCError ("Not authorized"), InvalidChannel."""
+        check_allowed(self.permits(request, operation, channel))
+
+    def permits(self, request: Request, operation: str, channel: Any) -> bool:
+        """Return True if the service's rules permit an operation to this client. Raises InvalidChannel."""
+        access = self.access
+        if access is None:
+            return True
+        name = channel_name(channel)
+        return access.allows(operation, access.rules.find(name), name, request.connection)
 
     def fitted(self, request: Request, data: Any) -> Fitted:
         """Encode a command's reply before it returns, so that the command can undo its effects if that fails.

@@ -74,6 +74,11 @@ class Authenticator:
         """True if this node can verify tokens."""
         return self._verifier is not None
 
+    @property
+    def is_configured(self) -> bool:
+        """True if clients can have identities: tokens or a hook are configured, or an identity is required."""
+        return self._verifier is not None or self._auth.is_configured
+
     def start(self, connections: Callable[[], Iterable[Connection]]) -> None:
         """Begin to read revocations before any login: a service may set an identity without a token.
 

@@ -89,7 +89,7 @@ class Sessions:
             self.leave(previous)
         self._no_more_awaited(connection)
         session.connection = connection
-        connection.identity = session.who.identity
+        connection.identity, connection.claims = session.who.identity, session.who.claims
         self._by_connection[connection] = session
         if session.who.expires_at_s != math.inf:
             session.deadline = self._at(session.who.expires_at_s - self._clock() + self._grace_s, session)

@@ -11,13 +11,15 @@ Rules (RFC 8725):
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import jwt
 
 from snorky.gateway.config.auth import Auth, PublicKey, algorithm_of
+from snorky.gateway.connection.connection import NO_CLAIMS
 from snorky.gateway.errors import CloseCode, InvalidToken
 from snorky.gateway.protocol.identities import IDENTITY_MAX_BYTES, identity_text
 
@@ -39,12 +41,13 @@ _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A verified identity, when it expires, and its token. Times are wall-clock seconds."""
+    """A verified identity, when it expires, and its token. Times are wall-clock seconds. claims: all of the token."""
 
     identity: str
     expires_at_s: float = math.inf
     token_id: str | None = None
     valid_since_s: float = 0.0  # only later revocations of this identity apply
+    claims: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,7 @@ class Verifier:
             token_id=claims.get("jti"),
             # the issuer's clock may be ahead: a token issued just before a revocation may have a later `iat`
             valid_since_s=issued_at_s - self._auth.leeway_s,
+            claims=MappingProxyType(claims),
         )
 
 

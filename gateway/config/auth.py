@@ -117,6 +117,11 @@ class Auth:
         """True if tokens can be verified."""
         return self.hmac_secret is not None or self.public_key is not None or bool(self.jwks_url)
 
+    @property
+    def is_configured(self) -> bool:
+        """True if clients can have identities."""
+        return self.has_keys or bool(self.identify_hook) or self.required
+
     def problems(self) -> list[str]:
         """Return one text for each contradiction, with the remedy."""
         found = []

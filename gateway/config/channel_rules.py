@@ -6,53 +6,79 @@
 
 Rules:
 - The first rule whose pattern matches applies; later ones are ignored. A channel that matches no rule has the defaults.
-- A pattern is compared with the channel's name as `codec.channel_name` returns it. `*` matches any run of characters,
-  including none; nothing else is special. Matching takes linear time in the length of the name: clients choose names.
+- `snorky.gateway.config.patterns` describes the patterns.
 """
 
 import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from snorky.gateway.config.access_words import WORD_LIST, Words, problems_of
 from snorky.gateway.config.old_names import CHANNEL_RULE as OLD_NAMES
+from snorky.gateway.config.patterns import Pattern, pattern_of
 from snorky.gateway.errors import ConfigurationError
 
-__all__ = ["ChannelRule", "Rules", "digest_of"]
+__all__ = ["ChannelRule", "Rule", "Rules", "digest_of"]
 
 Match = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"\A[^\x00-\x1f]+\Z")]
 Size = Annotated[int, Meta(ge=0, le=1_000_000)]
 Seconds = Annotated[float, Meta(gt=0, le=2_592_000)]
 
 
-class ChannelRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The settings of all channels whose names match."""
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The settings of all channels (rooms, documents, names) whose names match."""
+
+    operations: ClassVar[tuple[str, ...]] = ()  # each has a field `allow_OPERATION`
 
     match: Match
+
+    @property
+    def pattern(self) -> Pattern:
+        """The pattern that `match` contains. Raises ValueError."""
+        return pattern_of(self.match)
+
+    def matches(self, name: str) -> bool:
+        """Return True if this rule matches a channel. name: from `codec.channel_name`."""
+        return self.pattern.matches(name)
+
+    def words(self, operation: str) -> Words:
+        """Return who may do this, as the rule says; None = it does not say."""
+        words: Words = getattr(self, f"allow_{operation}")
+        return words
+
+    def problems(self) -> list[str]:
+        """Return one text for each contradiction, with the remedy."""
+        try:
+            pattern = self.pattern
+        except ValueError as error:
+            return [f"match: {error}"]
+        return [text for each in self.operations for text in problems_of(each, self.words(each), pattern)]
+
+
+class ChannelRule(Rule, frozen=True, forbid_unknown_fields=True):
+    """The settings of all channels of a PubSubService whose names match."""
+
+    operations: ClassVar[tuple[str, ...]] = ("subscribe", "publish", "history", "presence")
+
     history: Size = 0  # publications to retain; 0: none
     history_ttl_s: Seconds = 300.0
     recovery: bool = True  # clients that reconnect with a position receive the publications they missed
     presence: bool = False  # clients may request the list of subscribers
     join_leave: bool = False  # subscribers receive join and leave events
-    client_publish: bool = True  # clients may publish; the backend always may
     client_keys: bool = True  # clients may publish with an idempotency key, which Redis stores
-
-    @property
-    def parts(self) -> list[str]:
-        """The literal parts of the pattern, between the asterisks."""
-        return self.match.split("*")
-
-    def matches(self, name: str) -> bool:
-        """Return True if this rule matches a channel. name: from `codec.channel_name`."""
-        return _matches(self.parts, name)
+    allow_subscribe: Words = None  # who may subscribe; None: see `snorky.gateway.permissions.access`
+    allow_publish: Words = None  # which clients may publish; the backend always may
+    allow_history: Words = None  # who may read the history; None: who may subscribe
+    allow_presence: Words = None  # who may request the list of subscribers; None: who may subscribe
 
     def problems(self) -> list[str]:
         """Return one text for each contradiction, with the remedy."""
-        found = []
+        found = super().problems()
         if self.join_leave and not self.presence:
             found.append("join_leave = true needs the list of subscribers: add presence = true")
         if self.history_ttl_s != _DEFAULT.history_ttl_s and not self.history:
@@ -63,43 +89,50 @@ class ChannelRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 _DEFAULT = ChannelRule("*")
 _EXAMPLES = {"match": '"chat:*"', "history": "1000", "history_ttl_s": "300"}  # for all other keys: true
 
+AnyRule = TypeVar("AnyRule", bound=Rule)
 
-class Rules:
-    """The rules of one service, in order. Without rules, all channels have the defaults."""
 
-    __slots__ = ("_parts", "_rules")
+class Rules(Generic[AnyRule]):
+    """The rules of one service, in order. default: of channels that match no rule."""
 
-    def __init__(self, rules: Iterable[ChannelRule] = ()) -> None:
+    __slots__ = ("_firsts", "_rules", "default")
+
+    def __init__(self, rules: Iterable[AnyRule] = (), default: AnyRule = _DEFAULT) -> None:  # type: ignore[assignment]
         self._rules = tuple(rules)
-        self._parts = [(rule.parts, rule) for rule in self._rules]  # split once: each publication needs them
+        self._firsts = [(rule.pattern.first, rule.pattern.matches, rule) for rule in self._rules]
+        self.default = default
 
     @classmethod
-    def read(cls, written: object) -> "Rules":
-        """Parse a list of tables or rules, from settings or code. Raises ConfigurationError: all problems."""
+    def read(cls, written: object, default: AnyRule = _DEFAULT, table: str = "channels") -> "Rules[AnyRule]":  # type: ignore[assignment]
+        """Parse a list of tables or rules, from settings or code. Raises ConfigurationError: all problems.
+
+        default: of channels that match no rule; its class is that of all rules. table: the list's name, for errors.
+        """
         if isinstance(written, Rules):
             return written
         if not isinstance(written, list | tuple):
             raise ConfigurationError(
-                f"channels must be a list of tables: write [[channels]] with match = {_EXAMPLES['match']}"
+                f"{table} must be a list of tables: write [[{table}]] with match = {_EXAMPLES['match']}"
             )
+        kind = type(default)
         rules, problems = [], []
         for number, each in enumerate(written, 1):
             try:
-                rule = each if isinstance(each, ChannelRule) else _read(each)
+                rule = each if isinstance(each, kind) else _read(each, kind)
                 found = rule.problems()
             except ValueError as error:
                 found = [str(error)]
             else:
                 rules.append(rule)
-            problems += [f"channels, rule {number}: {problem}" for problem in found]
+            problems += [f"{table}, rule {number}: {problem}" for problem in found]
         for number, rule in enumerate(rules[:-1], 1):
             if rule.match == "*":
-                problems.append(f"channels, rule {number}: matches everything, so later rules never apply: put it last")
+                problems.append(f"{table}, rule {number}: matches everything, so later rules never apply: put it last")
         if problems:
             raise ConfigurationError("; ".join(problems))
-        return cls(rules)
+        return cls(rules, default)
 
-    def __iter__(self) -> Iterator[ChannelRule]:
+    def __iter__(self) -> Iterator[AnyRule]:
         return iter(self._rules)
 
     def __len__(self) -> int:
@@ -111,44 +144,30 @@ class Rules:
     def __hash__(self) -> int:
         return hash(self._rules)
 
-    def find(self, name: str) -> ChannelRule:
+    def find(self, name: str) -> AnyRule:
         """Return the rule of a channel. name: from `codec.channel_name`."""
-        for parts, rule in self._parts:
-            if name.startswith(parts[0]) and _matches(parts, name):
+        for first, matches, rule in self._firsts:
+            if name.startswith(first) and matches(name):
                 return rule
-        return _DEFAULT
+        return self.default
 
 
-def _matches(parts: list[str], name: str) -> bool:
-    """Return True if the name consists of these parts with any characters between them."""
-    first, last = parts[0], parts[-1]
-    if len(parts) == 1:
-        return name == first
-    if len(name) < len(first) + len(last) or not (name.startswith(first) and name.endswith(last)):
-        return False
-    at, end = len(first), len(name) - len(last)
-    for part in parts[1:-1]:
-        at = name.find(part, at, end)
-        if at < 0:
-            return False
-        at += len(part)
-    return True
-
-
-def digest_of(rules: Mapping[str, Rules]) -> str:
+def digest_of(rules: Mapping[str, Rules[Any]]) -> str:
     """Hash rules to 16 characters, equal for equal rules. rules: by the names of their services."""
     written = {service: msgspec.to_builtins(list(each)) for service, each in rules.items() if each}
     return hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _read(written: Any) -> ChannelRule:
+def _read(written: Any, kind: type[AnyRule]) -> AnyRule:
     """Convert a table to a rule. Raises ValueError: what is wrong, and what to write."""
     if not isinstance(written, Mapping):
         raise ValueError(f"must be a table: match = {_EXAMPLES['match']}")
-    known = ChannelRule.__struct_fields__
+    known = kind.__struct_fields__
     for key in written:
         if key in OLD_NAMES:
-            raise ValueError(f"{key} is now called {OLD_NAMES[key]}; write {OLD_NAMES[key]} = true")
+            raise ValueError(
+                f"{key} is now called {OLD_NAMES[key][0]}; write {OLD_NAMES[key][0]} = {OLD_NAMES[key][1]}"
+            )
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
@@ -156,8 +175,16 @@ def _read(written: Any) -> ChannelRule:
     if "match" not in written:
         raise ValueError(f"needs match = {_EXAMPLES['match']}")
     try:
-        return msgspec.convert(dict(written), ChannelRule)
+        return msgspec.convert(dict(written), kind)
     except msgspec.ValidationError as error:  # "Expected `int`, got `str` - at `$.history`"
         text, _, place = str(error).partition(" - at ")
-        key = place.strip("`").removeprefix("$.")
-        raise ValueError(f"{key}: {text[:1].lower()}{text[1:]}; write {key} = {_EXAMPLES.get(key, 'true')}") from None
+        key = place.strip("`").removeprefix("$.").partition("[")[0]
+        raise ValueError(f"{key}: {_said(key, text)}; write {key} = {_example(key)}") from None
+
+
+def _said(key: str, text: str) -> str:
+    return "expected one of the words " + WORD_LIST if key.startswith("allow_") else f"{text[:1].lower()}{text[1:]}"
+
+
+def _example(key: str) -> str:
+    return '"authenticated"' if key.startswith("allow_") else _EXAMPLES.get(key, "true")

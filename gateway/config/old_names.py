@@ -17,7 +17,9 @@ SETTINGS: Final[Mapping[Key, Key]] = MappingProxyType(
         ("limits", "handshake_timeout_s"): ("limits", "request_header_timeout_s"),
     }
 )
-CHANNEL_RULE: Final[Mapping[str, str]] = MappingProxyType({"notices": "join_leave"})  # keys of a channel rule
+CHANNEL_RULE: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+    {"notices": ("join_leave", "true"), "client_publish": ("allow_publish", '"nobody"')}
+)  # keys of a channel rule, with an example of the new value
 OPTIONS: Final[Mapping[str, str]] = MappingProxyType({"frontend": "service"})  # of services, in [backend.NAME]
 
 

@@ -11,8 +11,9 @@ Rules:
 - After closing, writes are discarded, and `is_closed` stays true.
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, Protocol
 
 from snorky.gateway.connection.rate_limiter import Limiter
 from snorky.gateway.connection.waiting_replies import WaitingReplies
@@ -20,7 +21,9 @@ from snorky.gateway.errors import CloseCode, ReplyTooLarge
 from snorky.gateway.protocol.codec import MAX_VALUES, encode
 from snorky.gateway.protocol.ws_frames import Dialect
 
-__all__ = ["Connection", "Transport"]
+__all__ = ["NO_CLAIMS", "Connection", "Transport"]
+
+NO_CLAIMS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Transport(Protocol):
@@ -51,7 +54,7 @@ def _discard(_data: bytes) -> None:
 class Connection:
     """One client of a registry. Made by a handler, used by services, ends with its transport.
 
-    id: unique in the cluster, "NODE.NUMBER". identity: None = not authenticated.
+    id: unique in the cluster, "NODE.NUMBER". identity: None = not authenticated. claims: of its token; read-only.
     remote_ip: of the client itself, if all proxies between are trusted.
     channels: keys of the subscribed channels. data: a dict for services to use.
     outbox_max_bytes: limit of queued bytes, the transport's buffer included. waiting: the queued replies of the node.
@@ -68,6 +71,7 @@ class Connection:
         "_waiting",
         "_wire",
         "channels",
+        "claims",
         "dialect",
         "identity",
         "limiter",
@@ -97,6 +101,7 @@ class Connection:
         self._data: dict[str, Any] | None = None
         self.dialect = dialect
         self.identity: str | None = None
+        self.claims: Mapping[str, Any] = NO_CLAIMS
         self.remote_ip = remote_ip
         self.channels: set[str] | tuple[()] = ()  # a set from the first subscription on: most have few
         self.limiter: Limiter | None = None  # set at the first message

@@ -53,7 +53,7 @@ class Recovery:
 class HistoryStore(Protocol):
     """Publishes to channels with a history, and reads it. Keys come from `codec.channel_key`."""
 
-    def set_rules(self, service: str, rules: Rules) -> None:
+    def set_rules(self, service: str, rules: Rules[ChannelRule]) -> None:
         """Store the rules of a service in Redis, for publishers that use no node. Call before `start`."""
 
     @property

@@ -76,6 +76,7 @@ class ServiceRegistry:
         self.requires_identity = requires_identity
         self._services: dict[str, Service] = {}
         self._limits = limits
+        self._has_hook = False
         self._shares: Shares | None = None  # set by `bind`
         self._rates: Rates | None = None
         self._cluster: NodeServices | None = None
@@ -110,7 +111,7 @@ class ServiceRegistry:
             raise ConfigurationError(f"two services are named {service.name!r}; give one another name")
         self._services[service.name] = service
         if self._cluster is not None:
-            service.bind(self._cluster)
+            self._bind_service(service, self._cluster)
 
     def bind(self, cluster: NodeServices, limits: Limits) -> None:
         """Connect the services to a cluster. Called once, by the node."""
@@ -120,7 +121,18 @@ class ServiceRegistry:
         self._limits = self._limits or limits
         self._shares, self._rates = Shares(self._limits), rates_of(self._limits)
         for service in self:
-            service.bind(cluster)
+            self._bind_service(service, cluster)
+
+    def expect_identities(self) -> None:
+        """Clients can have identities although the node's `auth` is not configured: a handler has a hook."""
+        self._has_hook = True
+        for service in self:
+            service.set_authenticating(is_authenticating=True)
+
+    def _bind_service(self, service: Service, cluster: NodeServices) -> None:
+        service.bind(cluster)
+        if self._has_hook:
+            service.set_authenticating(is_authenticating=True)
 
     def connected(self, connection: Connection) -> None:
         """Notify the services of a new client."""

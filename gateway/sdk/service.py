@@ -17,10 +17,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable
 from typing import Any
 
-from snorky.gateway.config.channel_rules import Rules
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.directory import Member
 from snorky.gateway.errors import CloseCode, ConfigurationError
+from snorky.gateway.permissions.access import Access
 from snorky.gateway.protocol.codec import encode
 from snorky.gateway.protocol.publication import Position, Selector
 from snorky.gateway.protocol.splicing import PAYLOAD, Compound
@@ -46,6 +47,7 @@ class Service(ABC):
         if not _NAME.fullmatch(name):
             raise ConfigurationError(f"service name {name!r}: use lower-case letters, digits, '-' and '_'")
         self.name = name
+        self.access: Access[Any] | None = None  # who may do what; None: this service has no rules for it
         self._cluster: NodeServices | None = None
 
     def __repr__(self) -> str:
@@ -84,7 +86,7 @@ class Service(ABC):
         return self._cluster
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> Rules[ChannelRule]:
         """The rules of this service's channels; by default all channels have the defaults."""
         return Rules()
 
@@ -93,6 +95,12 @@ class Service(ABC):
         if self._cluster is not None and self._cluster is not cluster:
             raise ConfigurationError(f"{self!r} belongs to another node already; make another instance")
         self._cluster = cluster
+        self.set_authenticating(is_authenticating=cluster.auth.is_configured)
+
+    def set_authenticating(self, *, is_authenticating: bool) -> None:
+        """Set whether clients can have identities, before they connect: if so, what no rule permits is closed."""
+        if self.access is not None:
+            self.access.bind(is_authenticating=is_authenticating)
 
     def on_connect(self, connection: Connection) -> None:  # noqa: B027 - an optional hook
         """Called when a client has connected."""

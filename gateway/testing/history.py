@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from snorky.gateway.config.channel_rules import Rules
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.protocol.publication import MARK, Position, Publication
@@ -114,7 +114,7 @@ class MemoryHistory:
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
 
-    def set_rules(self, service: str, rules: Rules) -> None:
+    def set_rules(self, service: str, rules: Rules[ChannelRule]) -> None:
         """Nothing to do: all publishers here are nodes."""
 
     async def start(self) -> None:

@@ -7,7 +7,7 @@ Error texts that backends match on: `authorizeSubscription`: `dealer should be a
 import asyncio
 from typing import Any
 
-from snorky.gateway import ConfigurationError, channel_name
+from snorky.gateway import ConfigurationError, channel_name, identity_name
 from snorky.services.datasync.deltas import read_delta
 from snorky.services.datasync.service import DataSyncService
 from snorky.services.datasync.subscriptions import TOKEN_TTL_S, Grant
@@ -33,14 +33,18 @@ class DataSyncBackend(RPCService):
         return found
 
     @rpc_command(name="authorizeSubscription")
-    async def authorize_subscription(self, request: Request, items: Any) -> str:
-        """Authorize a subscription; replies its token, valid for 120 s. items: [{dealer, query, tag?}]."""
+    async def authorize_subscription(self, request: Request, items: Any, identity: Any = None) -> str:
+        """Authorize a subscription; replies its token, valid for 120 s. items: [{dealer, query, tag?}].
+
+        identity: the only one that may acquire it; None = any client that has the token.
+        """
         if not isinstance(items, list):
             raise RPCError("Invalid params", "invalid_params")
+        owner = None if identity is None else _identity(identity)
         models = {self._model_of(item): None for item in items}  # without duplicates, in order
         topics = self.service.topics
         positions = await asyncio.gather(*(topics.position(model) for model in models))
-        grant = Grant(items, dict(zip(models, positions, strict=True)))
+        grant = Grant(items, dict(zip(models, positions, strict=True)), owner)
         return await self.tokens.put(grant.value, ttl_s=TOKEN_TTL_S)
 
     @rpc_command(name="publishDeltas")
@@ -71,3 +75,10 @@ class DataSyncBackend(RPCService):
             raise RPCError("No such dealer", "no_such_dealer")
         dealer.check_query(item["query"])
         return dealer.model
+
+
+def _identity(identity: Any) -> str:
+    try:
+        return identity_name(identity)
+    except ValueError:
+        raise RPCError("Invalid params", "invalid_params") from None

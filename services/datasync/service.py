@@ -15,11 +15,13 @@ Rules:
 from collections.abc import Iterable
 from typing import Any, Final
 
-from snorky.gateway import BrokerUnavailable, ConfigurationError, Connection, History
+from snorky.gateway import Access, BrokerUnavailable, ConfigurationError, Connection, History, Rules, Unmatched
+from snorky.services.access_rules import ModelRule
 from snorky.services.datasync.dealers import Dealer
 from snorky.services.datasync.dealing import Dealers
 from snorky.services.datasync.exchange import Exchange, NoSuchSubscription
 from snorky.services.datasync.subscriptions import TOKEN_TTL_S, Grant, Holdings
+from snorky.services.requests import check_allowed
 from snorky.services.rpc import Request, RPCError, RPCService, rpc_command
 
 __all__ = ["DataSyncService"]
@@ -31,7 +33,9 @@ class DataSyncService(RPCService):
     """Sends deltas to the clients that subscribe to them. dealers: classes, instances, or "module:Class".
 
     history_ttl_s: how long deltas can be replayed; above the 120 s for which a token is valid. history_size: how many
-    deltas of one model can be replayed, so that a busy model does not fill Redis.
+    deltas of one model can be replayed, so that a busy model does not fill Redis. models: rules of who may acquire
+    subscriptions to which model, as ModelRule or as tables of the settings. Without a rule every client may that has a
+    token of `authorizeSubscription`, because the backend has permitted it; unmatched = "closed" forbids that.
     """
 
     def __init__(
@@ -41,10 +45,13 @@ class DataSyncService(RPCService):
         *,
         history_ttl_s: float = 180.0,
         history_size: int = 100_000,
+        models: Iterable[ModelRule | dict[str, Any]] = (),
+        unmatched: Unmatched = "open",
     ) -> None:
         super().__init__(name)
         if history_ttl_s <= TOKEN_TTL_S:
             raise ConfigurationError(f"history_ttl_s: must be above {TOKEN_TTL_S:g}, for which a token is valid")
+        self.access = Access(name, Rules.read(models, ModelRule("*"), "models"), unmatched)
         self.history = History(history_ttl_s, history_size)
         self.dealers = Dealers(dealers)
         self._exchange = Exchange(self, self.dealers, self.history)
@@ -67,7 +74,9 @@ class DataSyncService(RPCService):
             value = await self.tokens.take(token, taker=taker)
             if value is None:
                 raise NoSuchSubscription
-            subscription = await self._exchange.acquire(request.connection, Grant.read(value))
+            grant = Grant.read(value)
+            self._demand_acquire(request, grant)
+            subscription = await self._exchange.acquire(request.connection, grant)
         except BrokerUnavailable:  # the token may already be consumed: keep the taker, so this client may retry
             raise
         except BaseException:
@@ -90,6 +99,11 @@ class DataSyncService(RPCService):
         holdings: Holdings | None = connection.data.pop(self.name, None)
         for subscription in [] if holdings is None else list(holdings.subscriptions.values()):
             self._exchange.leave(subscription)
+
+    def _demand_acquire(self, request: Request, grant: Grant) -> None:
+        check_allowed(grant.identity is None or grant.identity == request.identity)
+        for model in grant.positions:
+            self.demand(request, "acquire", model)
 
     def _holdings(self, connection: Connection) -> Holdings:
         holdings: Holdings = connection.data.setdefault(self.name, Holdings())

@@ -17,20 +17,27 @@ ATTEMPTS_MAX: Final = 64  # per client; beyond it the oldest attempt is forgotte
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The content of a token: the authorized items, and the positions of their models' histories at that time."""
+    """The content of a token: the authorized items, and the positions of their models' histories at that time.
+
+    identity: the only one that may acquire it; None = any client that has the token.
+    """
 
     items: list[dict[str, Any]]
     positions: Mapping[str, Position]
+    identity: str | None = None
 
     @property
     def value(self) -> dict[str, Any]:
         """The grant as a JSON entity."""
-        return {"items": self.items, "positions": {model: str(position) for model, position in self.positions.items()}}
+        positions = {model: str(position) for model, position in self.positions.items()}
+        bound = {} if self.identity is None else {"identity": self.identity}
+        return {"items": self.items, "positions": positions, **bound}
 
     @classmethod
     def read(cls, value: Any) -> "Grant":
         """Parse the JSON entity that `value` returned."""
-        return cls(value["items"], {model: Position.parse(text) for model, text in value["positions"].items()})
+        positions = {model: Position.parse(text) for model, text in value["positions"].items()}
+        return cls(value["items"], positions, value.get("identity"))
 
 
 class SubscriptionItem:

@@ -9,18 +9,18 @@ A channel without a rule has none of them.
 Rules:
 - A channel with a history stores every message, from clients and backends alike: otherwise there would be gaps. If
   nodes' rules differ, the one that keeps most applies.
-- `history`, `presence` and `presenceStats` are allowed to the clients that may subscribe (`can_subscribe`).
+- Rules say which clients may do what (`snorky.gateway.Access`). `can_subscribe` is also asked for `history`,
+  `presence` and `presenceStats`.
 """
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from snorky.gateway import (
     PAYLOAD,
-    AlreadySubscribed,
-    BrokerUnavailable,
+    Access,
     ChannelRule,
     Compound,
     Connection,
@@ -28,10 +28,12 @@ from snorky.gateway import (
     RosterSnapshot,
     Rules,
     Selector,
+    Unmatched,
     channel_name,
     history_of,
 )
 from snorky.services.pubsub.parameters import LIMIT_DEFAULT, limit_of, once_of, position_of, recovery_of
+from snorky.services.pubsub.presence import present
 from snorky.services.pubsub.replies import NOTHING_TO_RECOVER, kept, members, recovered, stats
 from snorky.services.requests import check_allowed, demand_allowed
 from snorky.services.rpc import Fitted, Request, RPCService, acknowledged, rpc_command
@@ -42,29 +44,34 @@ __all__ = ["PubSubService"]
 class PubSubService(RPCService):
     """Pub/sub for clients. channels: channel rules, as ChannelRule or as tables of the settings.
 
-    Override `can_subscribe` and `can_publish` to restrict clients. Both may be plain methods or coroutines.
+    unmatched: "open" or "closed", for channels that no rule matches; None = open unless the node authenticates clients.
+    Override `can_subscribe` and `can_publish` to restrict clients further. Both may be plain methods or coroutines.
     """
 
     aliases = {"join": "subscribe", "leave": "unsubscribe"}  # noqa: RUF012 - never changed
 
-    def __init__(self, name: str = "pubsub", *, channels: Iterable[ChannelRule | dict[str, Any]] = ()) -> None:
+    def __init__(
+        self,
+        name: str = "pubsub",
+        *,
+        channels: Iterable[ChannelRule | dict[str, Any]] = (),
+        unmatched: Unmatched | None = None,
+    ) -> None:
         super().__init__(name)
-        self._rules = Rules.read(channels)
+        self._rules: Rules[ChannelRule] = Rules.read(channels)
+        self.access: Access[ChannelRule] = Access(name, self._rules, unmatched)
 
     @property
-    def rules(self) -> Rules:
+    def rules(self) -> Rules[ChannelRule]:
         """The channel rules, in their order."""
         return self._rules
 
     def can_subscribe(self, request: Request, channel: Any) -> bool | Awaitable[bool]:
-        """Return whether this client may subscribe to this channel. Unless overridden, every client may."""
+        """Return whether a client that the channel's rule permits may subscribe. Unless overridden, it may."""
         return True
 
     def can_publish(self, request: Request, channel: Any, message: Any) -> bool | Awaitable[bool]:
-        """Return whether this client may publish this message; the channel's rule must allow it too.
-
-        Unless overridden, every client may.
-        """
+        """Return whether a client that the channel's rule permits may publish. Unless overridden, it may."""
         return True
 
     def notification(self, channel: Any) -> Any:
@@ -90,6 +97,7 @@ class PubSubService(RPCService):
     async def subscribe(self, request: Request, channel: Any, recover: Any = None) -> Any:
         """Subscribe to a channel. recover: a position, to get the messages after it first; or true, to start here."""
         is_recovering, since = recovery_of(recover)
+        self.demand(request, "subscribe", channel)
         await demand_allowed(self.can_subscribe(request, channel))
         rule = self._rule(channel)
         history = self.topics.promised(channel, history_of(rule))
@@ -110,6 +118,7 @@ class PubSubService(RPCService):
     async def history(self, request: Request, channel: Any, since: Any = None, limit: Any = LIMIT_DEFAULT) -> Compound:
         """Reply the last messages of a channel, or with `since` the first ones after that position."""
         position, count = position_of(since), limit_of(limit)
+        self.demand(request, "history", channel)
         await demand_allowed(self.can_subscribe(request, channel))
         check_allowed(self.topics.promised(channel, history_of(self._rule(channel))))
         return kept(*await self.topics.recent(channel, count, position), since=position)
@@ -134,16 +143,17 @@ class PubSubService(RPCService):
     def publish(self, request: Request, channel: Any, message: Any, key: Any = None) -> Awaitable[None]:
         """Publish a message; replies once Redis has it. key: idempotency key; a repetition within 300 s is ignored."""
         once = once_of(key, request.connection)
+        self._demand_publish(request, channel, once)
         verdict = self.can_publish(request, channel, message)
         if inspect.isawaitable(verdict):
             return self._publish_when(verdict, request.connection, channel, message, once)
         check_allowed(verdict)  # without an await, so a client's burst becomes one Redis pipeline
-        return self._publish(request.connection, channel, message, once)
+        return self.publish_from_backend(channel, message, once, by=request.connection)
 
     def publish_from_backend(
         self, channel: Any, message: Any, once: str | None = None, *, by: Connection | None = None
     ) -> Awaitable[None]:
-        """Publish a message without asking `can_publish`. once: idempotency key. by: the client whose quota it uses."""
+        """Publish a message, whoever may do that. once: idempotency key. by: the client whose quota it uses."""
         history = self.topics.promised(channel, history_of(self._rule(channel)))
         if history is not None:
             return acknowledged(self.topics.publish(channel, message, history=history, once=once, by=by))
@@ -155,12 +165,13 @@ class PubSubService(RPCService):
         self, verdict: Awaitable[bool], client: Connection, channel: Any, message: Any, once: str | None
     ) -> Any:
         check_allowed(await verdict)
-        return self._publish(client, channel, message, once)
-
-    def _publish(self, client: Connection, channel: Any, message: Any, once: str | None) -> Awaitable[None]:
-        rule = self._rule(channel)
-        check_allowed(rule.client_publish and (once is None or rule.client_keys))
         return self.publish_from_backend(channel, message, once, by=client)
+
+    def _demand_publish(self, request: Request, channel: Any, once: str | None) -> None:
+        rule = self._rule(channel)
+        if not self.access.is_open(rule, "publish"):  # most are: spare the rest
+            self.demand(request, "publish", channel)
+        check_allowed(once is None or rule.client_keys)
 
     # -- inner -----------------------------------------------------------------------------------------------------
 
@@ -168,30 +179,14 @@ class PubSubService(RPCService):
         """Find a channel's rule. Raises InvalidChannel."""
         return self._rules.find(channel_name(channel) if self._rules else "")
 
-    @asynccontextmanager
-    async def _present(self, connection: Connection, channel: Any, rule: ChannelRule) -> AsyncIterator[None]:
-        """Enter a channel's roster if the rule has `presence`; leave it again if the block, which subscribes, fails.
-
-        Entering comes first because no `await` is allowed between a recovery and its reply.
-        """
-        if not rule.presence:
-            yield
-            return
-        if self.topics.is_subscribed(connection, channel):
-            raise AlreadySubscribed
-        entered = await self.rosters.enter(connection, channel)
-        try:
-            yield
-            self.topics.knows(connection, channel, entered.version)  # `presence` may note a later version
-        except BaseException:
-            with suppress(BrokerUnavailable):  # then the node retries; report the first error
-                await self.rosters.leave(connection, channel)
-            raise
+    def _present(self, connection: Connection, channel: Any, rule: ChannelRule) -> AbstractAsyncContextManager[None]:
+        return present(self.topics, self.rosters, connection, channel) if rule.presence else nullcontext()
 
     async def _leave(self, connection: Connection, channel: Any) -> None:
         await self.rosters.leave(connection, channel)
 
     async def _census(self, request: Request, channel: Any) -> RosterSnapshot:
+        self.demand(request, "presence", channel)
         await demand_allowed(self.can_subscribe(request, channel))
         check_allowed(self._rule(channel).presence)
         return await self.rosters.census(channel)

@@ -55,6 +55,31 @@ async def test_rules_match_in_redis_as_they_do_in_a_node(redis: RedisServer, see
     await client.aclose()
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_placeholders_match_in_redis_as_they_do_in_a_node(redis: RedisServer, seed: int) -> None:
+    chance = random.Random(seed)
+    rules: list[ChannelRule] = []
+    while len(rules) < 12:
+        match = "".join(chance.choices(["a", "é:", "*", ".", "{identity}", "{claims.x}"], k=chance.randint(1, 6)))
+        rule = ChannelRule(match, history=len(rules) + 1)
+        if not rule.problems() and rule.pattern.sources:
+            rules.append(rule)
+    client = redis.client()
+    async with keeper_of(redis, Rules(rules)):
+        await until_loaded(client)
+        hits = 0
+        for number in range(120):
+            name = "".join(chance.choices("aé:./%", weights=[9, 5, 5, 3, 1, 1], k=number % 7))
+            key = f"{PREFIX}:{{pubsub:{name}}}"
+            history = Rules(rules).find(name).history
+            hits += history > 0
+            for _ in range(history + 2):
+                await fcall(client, key, "1")
+            assert await client.xlen(f"{key}:history") == history, ([rule.match for rule in rules], name)
+        assert hits > 10
+    await client.aclose()
+
+
 async def test_two_prefixes_share_one_redis_each_with_its_rules(redis: RedisServer) -> None:
     client = redis.client()
     async with keeper_of(redis), keeper_of(redis, Rules([ChannelRule("*", history=1)]), "other.one"):

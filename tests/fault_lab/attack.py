@@ -42,7 +42,7 @@ class = "snorky.services.pubsub:PubSubService"
 [[services.pubsub.channels]]
 match = "well-behaved"
 history = 5000
-client_publish = false
+allow_publish = "nobody"
 [services.cursors]
 class = "snorky.services.cursors:CursorsService"
 [services.chat]

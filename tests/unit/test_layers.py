@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LEAF = ("_version", "errors", "logs", "metrics", "shared_reads", "socket_directory")
 _PURE = ("leaf", "config", "protocol")
 _CORE = (*_PURE, "contracts", "connection")
-_SDK = (*_CORE, "auth", "presence", "delivery")
+_SDK = (*_CORE, "auth", "permissions", "presence", "delivery")
 _NODE = (*_SDK, "sdk", "node")
 
 # room: what it may import besides itself
@@ -27,6 +27,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "contracts": _PURE,
     "connection": _PURE,
     "auth": _CORE,
+    "permissions": (*_PURE, "connection"),
     "presence": _CORE,
     "delivery": (*_CORE, "presence"),
     "sdk": _SDK,

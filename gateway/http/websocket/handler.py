@@ -40,6 +40,8 @@ class WebSocketHandler:
     ) -> None:
         self._registry = registry
         self.identify_hook = identify_hook
+        if identify_hook is not None:
+            registry.expect_identities()
         self.public = public or Public()
         self._allowed_origins = Origins(self.public.allowed_origins)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from snorky.gateway.config.channel_rules import Rules, digest_of
+from snorky.gateway.config.channel_rules import ChannelRule, Rules, digest_of
 from snorky.gateway.redis.admin.inspect import RedisReport
 from snorky.gateway.redis.admin.nodes import read_nodes
 from snorky.gateway.redis.admin.redis_py import client_of
@@ -25,7 +25,7 @@ _REMEDY = (
 )
 
 
-async def inspect_rules(target: RedisTarget, prefix: str, rules: Mapping[str, Rules]) -> RedisReport:
+async def inspect_rules(target: RedisTarget, prefix: str, rules: Mapping[str, Rules[ChannelRule]]) -> RedisReport:
     """Check the function library, and compare rules with those of the nodes. Never raises for errors of Redis."""
     report = RedisReport()
     digest = digest_of(rules)
@@ -107,6 +107,6 @@ def _problem(found: Found, *, has_rules: bool, has_nodes: bool) -> str:
     )
 
 
-def _has(text: str, rules: Mapping[str, Rules]) -> bool:
+def _has(text: str, rules: Mapping[str, Rules[ChannelRule]]) -> bool:
     """True if a merged text contains exactly these rules."""
     return RuleTables(f"[{write_table(rules)}]").digest == RuleTables(text).digest

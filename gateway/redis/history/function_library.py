@@ -22,7 +22,7 @@ from typing import Any, Final
 import hiredis
 import structlog
 
-from snorky.gateway.config.channel_rules import Rules, digest_of
+from snorky.gateway.config.channel_rules import ChannelRule, Rules, digest_of
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
@@ -66,7 +66,7 @@ class Functions:
         self._looks = SharedReads(self._look, name="function library")
         self._look_s = look_s
         self._grace_s = grace_s
-        self._rules: dict[str, Rules] = {}
+        self._rules: dict[str, Rules[ChannelRule]] = {}
         self._tables = RuleTables()
         self._own_digest = self._tables.digest  # of a merged text that contains only our own rules
         self._former = b""  # the mark of the last doubt, under the key that nodes of the previous version use
@@ -76,7 +76,7 @@ class Functions:
         self._problem = ""
         self._task: asyncio.Task[None] | None = None
 
-    def set_rules(self, service: str, rules: Rules) -> None:
+    def set_rules(self, service: str, rules: Rules[ChannelRule]) -> None:
         """Set a service's rules. Call before `start`."""
         self._rules[service] = rules
 

@@ -29,7 +29,8 @@ from snorky.gateway.redis.history.rule_tables import sha1_of
 __all__ = ["FORMAT", "LIBRARY", "Found", "code_in", "has_kept", "judge", "lines_in", "quote", "write_library"]
 
 LIBRARY: Final = "snorky"
-FORMAT: Final = 3  # 2: without snorky_library; 1: rules of all prefixes in the library, by prefix alone
+# 3: no placeholders in rules; 2: no snorky_library; 1: rules of all prefixes in the library, by prefix alone
+FORMAT: Final = 4
 KEEPING: Final = 2  # the first format that keeps histories by the merged rules of all nodes
 
 _FOLDER = Path(__file__).parent

@@ -1,12 +1,14 @@
 """Rule tables: the channel rules of all nodes as stored in Redis, and their merged history settings. Pure.
 
-A table has the rules of one node: service -> ordered rules, each [size, ttl_ms, literal parts of the pattern]. A
-channel keeps the largest size and the longest time of all tables, so no node shortens a history that another one needs.
+A table has the rules of one node: service -> ordered rules, each [size, ttl_ms, parts] or, with placeholders in the
+pattern, [size, ttl_ms, parts, heads]: the literals of `snorky.gateway.config.patterns`. Who owns a channel is not
+in it. A channel keeps the largest size and the longest time of all tables, so no node shortens a history that another
+one needs.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
@@ -17,7 +19,7 @@ __all__ = ["RuleTables", "sha1_of", "write_table"]
 _NO_TABLES: Final = "[]"
 
 
-def write_table(rules: Mapping[str, Rules]) -> str:
+def write_table(rules: Mapping[str, Rules[ChannelRule]]) -> str:
     """Encode one node's table as JSON. Numbers are text, like the arguments of publish.lua."""
     table = {service: [_write(rule) for rule in each] for service, each in sorted(rules.items()) if each}
     return json.dumps(table, ensure_ascii=False, separators=(",", ":"))
@@ -62,14 +64,15 @@ class RuleTables:
 
 def _write(rule: ChannelRule) -> list[Any]:
     ttl_ms = round(rule.history_ttl_s * 1000) if rule.history else 0
-    return [str(rule.history), str(ttl_ms), rule.parts]
+    pattern = rule.pattern
+    row: list[Any] = [str(rule.history), str(ttl_ms), pattern.parts]
+    return [*row, pattern.heads] if pattern.heads else row
 
 
-def _read(table: Mapping[str, list[Any]]) -> dict[str, Rules]:
-    return {
-        service: Rules(
-            ChannelRule("*".join(parts), history=int(size), history_ttl_s=int(ttl_ms) / 1000 or 1.0)
-            for size, ttl_ms, parts in each
-        )
-        for service, each in table.items()
-    }
+def _read(table: Mapping[str, list[Any]]) -> dict[str, Rules[ChannelRule]]:
+    return {service: Rules(_rule(*row) for row in each) for service, each in table.items()}
+
+
+def _rule(size: str, ttl_ms: str, parts: list[str], heads: Sequence[str] = ()) -> ChannelRule:
+    match = "".join(f"{head}{{identity}}" for head in heads) + "*".join(parts)
+    return ChannelRule(match, history=int(size), history_ttl_s=int(ttl_ms) / 1000 or 1.0)

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
-from snorky.gateway.config.channel_rules import Rules
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 from snorky.gateway.contracts.history import History
 from snorky.gateway.metrics import Metrics
@@ -56,7 +56,7 @@ class RedisHistory:
         self._scripts = Scripts(self._commands)
         self._functions = Functions(self._commands, self._scripts, prefix=prefix, metrics=metrics)
 
-    def set_rules(self, service: str, rules: Rules) -> None:
+    def set_rules(self, service: str, rules: Rules[ChannelRule]) -> None:
         self._functions.set_rules(service, rules)
 
     @property

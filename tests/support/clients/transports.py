@@ -179,11 +179,12 @@ class TransportStage:
         self._turn = itertools.cycle(transports)
         self._key = {} if api_key is None else {"X-Backend-Key": api_key}
 
-    async def client(self, number: int, identity: str | None) -> Any:
-        """Connect to the next node in turn, and authenticate."""
+    async def client(self, number: int, identity: str | None, **claims: Any) -> Any:
+        """Connect to the next node in turn, and authenticate. claims: further ones of its token."""
         actor = await self._connect(number, next(self._turn))
         if identity is not None:
-            request = {"command": "authenticate", "params": {"token": hmac_token(identity)}, "callId": "who"}
+            token = hmac_token(identity, **claims)
+            request = {"command": "authenticate", "params": {"token": token}, "callId": "who"}
             await actor.send({"service": "auth", "message": request})
             await actor.until(lambda: actor.inbox)
             assert actor.inbox[0]["message"]["data"]["identity"] == identity, actor.inbox

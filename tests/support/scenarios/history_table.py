@@ -17,7 +17,7 @@ RULES: list[dict[str, Any]] = [
     {"match": "kept:*", "history": 100},
     {"match": "short:*", "history": 2},
     {"match": "told:*", "presence": True, "join_leave": True},
-    {"match": "quiet:*", "client_publish": False},
+    {"match": "quiet:*", "allow_publish": "nobody"},
 ]
 
 _numbers = itertools.count()

@@ -11,7 +11,7 @@ CHANNELS = [
     ChannelRule("read-only:*", history=10, recovery=False),
     ChannelRule("room:*", history=1000, presence=True, join_leave=True),
     ChannelRule("quiet:*", presence=True),
-    ChannelRule("news", client_publish=False),
+    ChannelRule("news", allow_publish="nobody"),
     ChannelRule("keyless", client_keys=False),
 ]
 

@@ -230,7 +230,9 @@ async def running_site(
     metrics = Metrics()
     node = Node(broker, limits=limits, metrics=metrics, auth=None if auth is None else auth(metrics))
     echo = Echo()
-    registry = ServiceRegistry([PubSubService(), AuthService(), echo], requires_identity=requires_identity)
+    registry = ServiceRegistry(
+        [PubSubService(unmatched="open"), AuthService(), echo], requires_identity=requires_identity
+    )
     backend = ServiceRegistry([PubSubBackend(), AuthBackend(), Echo("echo_backend")])
     node.attach(registry)
     node.attach(backend)

@@ -21,7 +21,7 @@ def test_first_match_counts_alone() -> None:
 
 def test_channel_without_a_rule_has_the_defaults() -> None:
     found = Rules().find("anything")
-    assert (found.history, found.presence, found.join_leave, found.client_publish) == (0, False, False, True)
+    assert (found.history, found.presence, found.join_leave, found.allow_publish) == (0, False, False, None)
     assert not Rules()
 
 

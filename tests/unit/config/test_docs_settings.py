@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from msgspec import Meta
 
+from snorky.gateway.config.access_words import Words
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import Auth, Limits, Private, Public, Settings, load
 from tests.support.scenarios.tokens import SECRET, Issuer
@@ -26,6 +27,7 @@ WORDS = {
     list[str]: "list of texts",
     str | list[str]: "text, or list",
     dict[str, str]: "table of texts",
+    Words: "words",
 }
 
 PEM = Issuer().pem.decode()
@@ -146,13 +148,14 @@ def test_rules_of_channels_are_those_of_the_code() -> None:
     cells = re.findall(r"^\| `(\w+)` \| ([^|]+) \| ([^|]+) \| [^|]+ \|$", section, re.MULTILINE)[: len(RULE)]
     hints = get_type_hints(ChannelRule, include_extras=True)
     for (name, written, default), each in zip(cells, RULE, strict=True):
-        kind, *metas = get_args(hints[each.name]) or (hints[each.name],)
+        kind, *metas = (Words,) if hints[each.name] == Words else get_args(hints[each.name]) or (hints[each.name],)
         bounds = "".join(
             f"{sign} {getattr(meta, word):.8g}" for meta in metas for sign, word in BOUNDS if _has(meta, word)
         )
         bounds = bounds.replace("≥ 0≤", "≥ 0, ≤").replace("> 0≤", "> 0, ≤")
         assert (name, written) == (each.name, f"{WORDS[kind]} {bounds}".strip())
-        assert default == ("none" if each.name == "match" else f"`{json.dumps(each.default)}`")
+        is_required = each.name == "match"
+        assert default == ("none" if is_required or each.default is None else f"`{json.dumps(each.default)}`")
 
 
 BOUNDS = ((">", "gt"), ("≥", "ge"), ("≤", "le"))

@@ -354,15 +354,15 @@ history = 1000
 presence = true
 [[services.pubsub.channels]]
 match = "news"
-client_publish = false
+allow_publish = "nobody"
 """
 
 
 def test_rules_of_channels_reach_their_service(tmp_path):
     public, _ = load_registries(load_toml(tmp_path, RULED))
     first, second = public["pubsub"].rules
-    assert (first.match, first.history, first.presence, first.client_publish) == ("chat:*", 1000, True, True)
-    assert (second.match, second.history, second.client_publish) == ("news", 0, False)
+    assert (first.match, first.history, first.presence, first.allow_publish) == ("chat:*", 1000, True, None)
+    assert (second.match, second.history, second.allow_publish) == ("news", 0, "nobody")
 
 
 def test_rules_of_channels_from_the_environment_win(tmp_path):

@@ -1,7 +1,8 @@
 -- The function snorky_publish. `library_text.py` appends this file to the rules and the body of publish.lua.
 -- KEYS the channel, PREFIX:{SERVICE:NAME}    ARGV payload, JSON; optional: an idempotency key
 -- Returns EPOCH:OFFSET:TAG, or '' if the channel's rule keeps no history. Clearly malformed arguments are rejected.
--- A rule is size, ttl_ms and the literal parts of its pattern; times and sizes are text, as in ARGV of publish.lua.
+-- A rule is size, ttl_ms and the literals of its pattern (gateway/config/patterns.py): the parts between its asterisks,
+-- and the head before each of its placeholders, if any. Times and sizes are text, as in ARGV of publish.lua.
 local NONE = {'0', '0'}
 local NAME_MAX_BYTES = 256
 local ONCE_MAX_BYTES = 255
@@ -16,8 +17,22 @@ local function escaped(once)
   return (string.gsub(once, '[%%}]', {['%'] = '%25', ['}'] = '%7D'}))
 end
 
--- Same algorithm as ChannelRule.matches of gateway/config/channel_rules.py.
-local function matches(parts, name)
+-- Same algorithm as Pattern.segments of gateway/config/patterns.py.
+local function matches(parts, heads, name)
+  local from = 1
+  for _, head in ipairs(heads or {}) do
+    if string.sub(name, from, from + #head - 1) ~= head then
+      return false
+    end
+    local _, stop = string.find(name, '^[^:./]+', from + #head)
+    if not stop then
+      return false
+    end
+    from = stop + 1
+  end
+  if from > 1 then
+    name = string.sub(name, from)
+  end
   local first, count = parts[1], #parts
   if count == 1 then
     return name == first
@@ -28,8 +43,8 @@ local function matches(parts, name)
   end
   local at, stop = #first + 1, #name - #last
   for number = 2, count - 1 do
-    local from, to = string.find(name, parts[number], at, true)
-    if not from or to > stop then
+    local found, to = string.find(name, parts[number], at, true)
+    if not found or to > stop then
       return false
     end
     at = to + 1
@@ -39,7 +54,7 @@ end
 
 local function find(rules, name)
   for _, rule in ipairs(rules or {}) do
-    if matches(rule[3], name) then
+    if matches(rule[3], rule[4], name) then
       return rule
     end
   end

@@ -1,0 +1,31 @@
+"""Rules of services other than pub/sub: who may join a room or document, register a name, acquire deltas of a model."""
+
+from typing import ClassVar
+
+from snorky.gateway import Rule, Words
+
+__all__ = ["JoinRule", "ModelRule", "NameRule"]
+
+
+class JoinRule(Rule, frozen=True, forbid_unknown_fields=True):
+    """Who may join the rooms or documents whose names match."""
+
+    operations: ClassVar[tuple[str, ...]] = ("join",)
+
+    allow_join: Words = None
+
+
+class NameRule(Rule, frozen=True, forbid_unknown_fields=True):
+    """Who may register the names that match."""
+
+    operations: ClassVar[tuple[str, ...]] = ("register",)
+
+    allow_register: Words = None
+
+
+class ModelRule(Rule, frozen=True, forbid_unknown_fields=True):
+    """Who may acquire subscriptions to the models whose names match."""
+
+    operations: ClassVar[tuple[str, ...]] = ("acquire",)
+
+    allow_acquire: Words = None
