@@ -23,10 +23,12 @@ from snorky.services.rpc import Request
 
 
 class House(ChatService):
+    """The rule below lets every client with an identity join every room; this method restricts some of them."""
+
     def can_join(self, request: Request, channel: Any) -> bool:
         is_staff_only = isinstance(channel, str) and channel.startswith("staff:")
         return not is_staff_only or request.demand_identity().endswith("@staff")
 
 
 if __name__ == "__main__":
-    run(public=ServiceRegistry([AuthService("auth"), House("chat")]), private=ServiceRegistry([]))
+    run(public=ServiceRegistry([AuthService("auth"), House("chat", rooms=[{"match": "*"}])]), private=ServiceRegistry([]))

@@ -10,6 +10,7 @@ from tests.fault_lab.mutations.gateway import GATEWAY_MUTATIONS
 from tests.fault_lab.mutations.http import HTTP_MUTATIONS
 from tests.fault_lab.mutations.library import LIBRARY_MUTATIONS
 from tests.fault_lab.mutations.mutation import Mutation, mutate
+from tests.fault_lab.mutations.permissions import PERMISSION_MUTATIONS
 from tests.fault_lab.mutations.process import PROCESS_MUTATIONS
 from tests.fault_lab.mutations.redis import REDIS_MUTATIONS
 from tests.fault_lab.mutations.scripts import SCRIPTS_MUTATIONS
@@ -26,6 +27,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *HTTP_MUTATIONS,
     *SOCKJS_MUTATIONS,
     *SERVICES_MUTATIONS,
+    *PERMISSION_MUTATIONS,
     *CLIENTS_MUTATIONS,
     *PROCESS_MUTATIONS,
 )

@@ -1,0 +1,137 @@
+"""Guards of permissions: each check of who may do what."""
+
+from tests.fault_lab.mutations.mutation import Mutation, test
+
+__all__ = ["PERMISSION_MUTATIONS"]
+
+_ACCESS = "gateway/permissions/access.py"
+_OWNERS = "gateway/permissions/owners.py"
+_PUBSUB = "services/pubsub/service.py"
+_TABLE = test("tests/e2e/test_permissions.py", "true and json")
+_MODEL = test("tests/unit/permissions/test_owners.py", "model or identity_owns or no_texts")
+
+
+def _check(guard: str, file: str, old: str) -> Mutation:
+    return Mutation(guard=guard, file=file, old=old, new="pass", argv=_TABLE)
+
+
+PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
+    _check("may subscribe", _PUBSUB, 'self.demand(request, "subscribe", channel)'),
+    _check("may publish", _PUBSUB, 'self.demand(request, "publish", channel)'),
+    _check("may read history", _PUBSUB, 'self.demand(request, "history", channel)'),
+    _check("may list subscribers", _PUBSUB, 'self.demand(request, "presence", channel)'),
+    _check("may join a room", "services/chat.py", 'self.demand(request, "join", channel)'),
+    _check("may join a document", "services/cursors.py", 'self.demand(request, "join", document)'),
+    Mutation(
+        guard="may register a name",
+        file="services/messaging.py",
+        old='self.permits(request, "register", name) and ',
+        new="",
+        argv=_TABLE,
+    ),
+    Mutation(
+        guard="may acquire a model",
+        file="services/datasync/service.py",
+        old='self.demand(request, "acquire", model)',
+        new="pass",
+        argv=test("tests/unit/services/test_permissions.py", "test_models_have_rules"),
+    ),
+    Mutation(
+        guard="a grant of one identity",
+        file="services/datasync/service.py",
+        old="check_allowed(grant.identity is None or grant.identity == request.identity)",
+        new="pass",
+        argv=test("tests/unit/services/test_permissions.py", "test_a_grant_of_one_identity"),
+    ),
+    Mutation(
+        guard="closed without a rule",
+        file=_ACCESS,
+        old="(self._unmatched is None and not is_authenticating)",
+        new="self._unmatched is None",
+        argv=test("tests/unit/services/test_permissions.py", "test_without_rules"),
+    ),
+    Mutation(
+        guard="own name by default",
+        file="services/messaging.py",
+        old="self.access = _access(self.name, OWN_NAME, None)",
+        new="pass",
+        argv=test("tests/unit/services/test_permissions.py", "test_a_client_registers_its_own_identity"),
+    ),
+    Mutation(
+        guard="an identity counts",
+        file=_ACCESS,
+        old='word == "authenticated" and client.identity is not None',
+        new='word == "authenticated"',
+        argv=_TABLE,
+    ),
+    Mutation(
+        guard="placeholders mean owners",
+        file=_ACCESS,
+        old='("owner", "token") if rule.pattern.sources else ("authenticated",)',
+        new='("authenticated",)',
+        argv=_TABLE,
+    ),
+    Mutation(
+        guard="publishing needs a word",
+        file=_ACCESS,
+        old='if operation == "publish":\n        return ("token",)',
+        new='if operation == "publish":\n        return ("authenticated",)',
+        argv=_TABLE,
+    ),
+    Mutation(
+        guard="every placeholder counts",
+        file=_OWNERS,
+        old="return all(",
+        new="return any(",
+        argv=test("tests/unit/permissions/test_owners.py", "test_every_placeholder_counts"),
+    ),
+    Mutation(
+        guard="names of channels that are no texts",
+        file=_OWNERS,
+        old='if segment.startswith("~"):',
+        new='if segment == "~":',
+        argv=_MODEL,
+    ),
+    Mutation(
+        guard="true is not 1",
+        file=_OWNERS,
+        old=" and not isinstance(value, bool)",
+        new="",
+        argv=test("tests/unit/permissions/test_owners.py", "model or claim_owns"),
+    ),
+    Mutation(
+        guard="a segment ends at a separator",
+        file="gateway/config/patterns.py",
+        old='re.compile(r"[^:./]+")',
+        new='re.compile(r"[^:/]+")',
+        argv=test("tests/unit/config/test_patterns.py", "segment or regular"),
+    ),
+    Mutation(
+        guard="placeholders in Redis",
+        file="gateway/redis/history/lua/library/snorky_publish.lua",
+        old="'^[^:./]+'",
+        new="'^[^:]+'",
+        argv=test("tests/contract/test_function_rules.py", "test_placeholders_match"),
+    ),
+    Mutation(
+        guard="claims of one service",
+        file="gateway/permissions/capabilities.py",
+        old="if service == PUBSUB:",
+        new="if True:",
+        argv=test("tests/unit/permissions/test_capabilities.py", "test_claims_permit_what_they_say"),
+    ),
+    Mutation(
+        guard="a list of operations",
+        file="gateway/permissions/capabilities.py",
+        old="isinstance(operations, list) and ",
+        new="",
+        argv=test("tests/unit/permissions/test_capabilities.py", "test_claims_of_another_shape"),
+    ),
+    Mutation(
+        guard="a hook's identities close it",
+        file="gateway/http/websocket/handler.py",
+        old="registry.expect_identities()",
+        new="pass",
+        argv=test("tests/unit/services/test_permissions.py", "test_a_handler_with_a_hook"),
+    ),
+)
