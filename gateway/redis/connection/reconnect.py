@@ -23,7 +23,7 @@ __all__ = ["ReconnectingConnection"]
 
 BACKOFF_BASE_S = 0.05
 BACKOFF_MAX_S = 1.0
-WATCH_S = 2.0  # the documented limit for noticing is 6 s, so one or two lost answers are tolerated
+WATCH_S = 2.0  # the documented limit for noticing is 4 s, so one lost answer is tolerated
 
 _log = structlog.get_logger("snorky.redis")
 
