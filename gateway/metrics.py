@@ -66,6 +66,9 @@ class Metrics:
         self.connections_opened = counter("connections_opened_total", "Client connections accepted.", "transport")
         self.connections_closed = counter("connections_closed_total", "Client connections ended, by code.", "code")
         self.authentications = counter("authentications_total", "Tokens checked, by outcome.", "outcome")
+        self.subscription_tokens = counter(
+            "subscription_tokens_total", "Subscription tokens checked, by outcome.", "outcome"
+        )
         self.handshakes_rejected = counter("handshakes_rejected_total", "Handshakes refused, by reason.", "reason")
         self.refusals = counter("refusals_total", "Refused clients and requests, by door and reason.", "door", "reason")
         self.backend_requests = counter("backend_requests_total", "Accepted requests of backends, by key.", "key")

@@ -107,6 +107,7 @@ class Node:
             roster_filter=self._roster_sync,
             payload_max_bytes=self.limits.payload_max_bytes,
         )
+        self._fanout.before_delivery = self._auth.grants.catch_up
         self._local_channels = Channels(self._hub, broker, self._fanout, self._repair, self._roster_sync)
         self._registries: list[ServiceRegistry] = []
         self._connections: dict[Connection, ServiceRegistry] = {}
@@ -186,6 +187,12 @@ class Node:
         if self._history_store is not None:
             for service in registry:
                 self._history_store.set_rules(service.name, service.rules)
+
+    def recheck(self, connection: Connection) -> None:
+        """End what rules no longer permit to a connection whose claims have changed."""
+        registry = self._connections.get(connection)
+        for service in registry or ():
+            service.recheck(connection)
 
     async def start(self) -> None:
         """Begin to connect to the broker; returns at once. `is_ready` turns True when publications arrive."""

@@ -31,8 +31,13 @@ class AuthService(RPCService):
 
     @rpc_command
     async def refresh(self, request: Request, token: Any) -> dict[str, Any]:
-        """Replace the connection's token with a newer one of the same identity, before it expires."""
-        return await self._known(request, self.cluster.auth.refresh, token)
+        """Replace the connection's token with a newer one of the same identity, before it expires.
+
+        Subscriptions end that the rules do not permit with the new token's claims.
+        """
+        reply = await self._known(request, self.cluster.auth.refresh, token)
+        self.cluster.recheck(request.connection)
+        return reply
 
     async def _known(
         self, request: Request, way: Callable[[Connection, str], Awaitable[Identity]], token: Any

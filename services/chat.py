@@ -19,6 +19,7 @@ from typing import Any
 
 from snorky.gateway import Access, BrokerUnavailable, Member, ReplyTooLarge, Rules, Selector, Unmatched
 from snorky.services.access_rules import JoinRule
+from snorky.services.granting import granted
 from snorky.services.requests import demand_allowed
 from snorky.services.rpc import Fitted, Request, RPCError, RPCService, acknowledged, rpc_command
 
@@ -54,12 +55,19 @@ class ChatService(RPCService):
         return True
 
     @rpc_command
-    async def join(self, request: Request, channel: Any) -> Fitted:
-        """Join a room; replies {"members": [IDENTITY...]}, sorted, with the caller's identity."""
+    async def join(self, request: Request, channel: Any, token: Any = None) -> Fitted:
+        """Join a room; replies {"members": [IDENTITY...]}, sorted, with the caller's identity.
+
+        token: a subscription token, which may permit it; the membership ends with it.
+        """
         request.demand_identity()
+        async with granted(self, request, channel, token) as operations:
+            self.demand(request, "join", channel, operations)
+            return await self._join(request, channel)
+
+    async def _join(self, request: Request, channel: Any) -> Fitted:
         if self.topics.is_subscribed(request.connection, channel):
             raise RPCError("Already joined", "already_joined")
-        self.demand(request, "join", channel)
         await demand_allowed(self.can_join(request, channel))
         async with self.topics.atomic_subscribe(request.connection, channel):
             entered = await self.rosters.enter(request.connection, channel)

@@ -14,7 +14,6 @@ Rules:
 import asyncio
 import secrets
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from snorky.gateway import (
@@ -29,30 +28,14 @@ from snorky.gateway import (
     json_size,
 )
 from snorky.services.access_rules import JoinRule
+from snorky.services.cursor_notices import Cursor, notice_of, view_of
+from snorky.services.granting import granted
 from snorky.services.requests import demand_allowed
 from snorky.services.rpc import Fitted, Request, RPCError, RPCService, rpc_command
 
 __all__ = ["CursorsService"]
 
 _HANDLE_BITS = 53  # exact in a JavaScript number; among 10,000 cursors the chance of a collision is 1 in 180 million
-
-
-@dataclass(slots=True)
-class _Cursor:
-    """A cursor of a client on this node."""
-
-    document: Any
-    handle: int
-    position: Any
-    status: Any
-
-    @property
-    def entry(self) -> str:
-        return str(self.handle)
-
-    @property
-    def data(self) -> dict[str, Any]:
-        return {"position": self.position, "status": self.status}
 
 
 class CursorsService(RPCService):
@@ -83,16 +66,23 @@ class CursorsService(RPCService):
         return True
 
     @rpc_command
-    async def join(self, request: Request, document: Any) -> Fitted:
-        """Subscribe to a document's cursors; replies {"cursors": [...]}, the present ones."""
+    async def join(self, request: Request, document: Any, token: Any = None) -> Fitted:
+        """Subscribe to a document's cursors; replies {"cursors": [...]}, the present ones.
+
+        token: a subscription token, which may permit it; the subscription ends with it.
+        """
         request.demand_identity()
+        async with granted(self, request, document, token) as operations:
+            self.demand(request, "join", document, operations)
+            return await self._join(request, document)
+
+    async def _join(self, request: Request, document: Any) -> Fitted:
         if self.topics.is_subscribed(request.connection, document):
             raise RPCError("Already joined", "already_joined")
-        self.demand(request, "join", document)
         await demand_allowed(self.can_join(request, document))
         async with self.topics.atomic_subscribe(request.connection, document):
             census = await self.rosters.census(document)
-            cursors = [_shown(document, each.entry, each.identity, each.data) for each in census.members]
+            cursors = [view_of(document, each.entry, each.identity, each.data) for each in census.members]
             reply = self.fitted(request, {"cursors": cursors})
             self.topics.knows(request.connection, document, census.version)
             return reply
@@ -102,9 +92,7 @@ class CursorsService(RPCService):
         """Unsubscribe from a document's cursors, and remove the caller's own cursors from it."""
         self._demand_joined(request, document)
         self.topics.unsubscribe(request.connection, document)
-        own, name = self._own(request.connection), channel_name(document)
-        handles = [handle for handle, cursor in own.items() if channel_name(cursor.document) == name]
-        entries = [own.pop(handle).entry for handle in handles]
+        entries = [cursor.entry for cursor in self._take_own(request.connection, document)]
         await asyncio.gather(*(self.rosters.leave(request.connection, document, entry=entry) for entry in entries))
 
     @rpc_command(name="createCursor")
@@ -118,7 +106,7 @@ class CursorsService(RPCService):
             raise RPCError("Reused handle", "reused_handle")
         if len(own) >= self._cursors_per_client:
             raise RPCError("Too many cursors", "too_many_cursors")
-        cursor = _Cursor(document, secrets.randbits(_HANDLE_BITS), position, status)
+        cursor = Cursor(document, secrets.randbits(_HANDLE_BITS), position, status)
         self._demand_small(cursor.data)
         own[name] = cursor
         try:
@@ -138,8 +126,8 @@ class CursorsService(RPCService):
         self._demand_small({"position": position, "status": status})
         before = cursor.position, cursor.status
         cursor.position, cursor.status = position, status
-        shown = _shown(cursor.document, cursor.entry, request.identity, cursor.data)
-        notice = _notice("cursorUpdated", shown, request.connection.id)
+        shown = view_of(cursor.document, cursor.entry, request.identity, cursor.data)
+        notice = notice_of("cursorUpdated", shown, request.connection.id)
         try:
             await self.rosters.update(
                 request.connection, cursor.document, entry=cursor.entry, data=cursor.data, notice=notice
@@ -160,15 +148,25 @@ class CursorsService(RPCService):
     ) -> tuple[Any, Selector]:
         """Build the `cursorAdded` or `cursorRemoved` notification to the document's other clients."""
         if has_joined:
-            shown = _shown(channel, member.entry, member.identity, member.data)
-            return _notice("cursorAdded", shown, member.owner.connection_id)
+            shown = view_of(channel, member.entry, member.identity, member.data)
+            return notice_of("cursorAdded", shown, member.owner.connection_id)
         cursor = {"publicHandle": int(member.entry), "document": channel}
-        return _notice("cursorRemoved", cursor, member.owner.connection_id)
+        return notice_of("cursorRemoved", cursor, member.owner.connection_id)
 
     def roster_update(self, channel: Any, member: Member) -> tuple[Any, Selector]:
         """Build the `cursorUpdated` notification to the document's other clients."""
-        shown = _shown(channel, member.entry, member.identity, member.data)
-        return _notice("cursorUpdated", shown, member.owner.connection_id)
+        shown = view_of(channel, member.entry, member.identity, member.data)
+        return notice_of("cursorUpdated", shown, member.owner.connection_id)
+
+    def cut_subscription(self, connection: Connection, channel: Any) -> bool:
+        """As `Service.cut_subscription`; the client's cursors in the document are removed."""
+        self._take_own(connection, channel)
+        return super().cut_subscription(connection, channel)
+
+    def _take_own(self, connection: Connection, document: Any) -> list[Cursor]:
+        own, name = self._own(connection), channel_name(document)
+        handles = [handle for handle, cursor in own.items() if channel_name(cursor.document) == name]
+        return [own.pop(handle) for handle in handles]
 
     def _demand_joined(self, request: Request, document: Any) -> None:
         request.demand_identity()
@@ -179,21 +177,13 @@ class CursorsService(RPCService):
         if json_size(data) > self._cursor_max_bytes:
             raise RPCError(f"A cursor takes at most {self._cursor_max_bytes} bytes", "too_large")
 
-    def _find(self, request: Request, handle: Any) -> _Cursor:
+    def _find(self, request: Request, handle: Any) -> Cursor:
         request.demand_identity()
         cursor = self._own(request.connection).get(channel_name(handle))
         if cursor is None:
             raise RPCError("No such cursor", "no_such_cursor")
         return cursor
 
-    def _own(self, connection: Connection) -> dict[str, _Cursor]:
-        own: dict[str, _Cursor] = connection.data.setdefault(self.name, {})
+    def _own(self, connection: Connection) -> dict[str, Cursor]:
+        own: dict[str, Cursor] = connection.data.setdefault(self.name, {})
         return own
-
-
-def _shown(document: Any, entry: str, owner: str | None, data: dict[str, Any]) -> dict[str, Any]:
-    return {"publicHandle": int(entry), "document": document, "owner": owner, **data}
-
-
-def _notice(kind: str, cursor: dict[str, Any], author_id: str) -> tuple[Any, Selector]:
-    return {"type": kind, "cursor": cursor}, Selector(not_connection=author_id)

@@ -19,7 +19,7 @@ Rules:
 
 import asyncio
 import inspect
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Container
 from time import perf_counter
 from typing import Any
 
@@ -112,17 +112,20 @@ class RPCService(Service):
         else:
             self._reply(request, future.result())
 
-    def demand(self, request: Request, operation: str, channel: Any) -> None:
-        """Check that the service's rules permit an operation. Raises RPCError ("Not authorized"), InvalidChannel."""
-        check_allowed(self.permits(request, operation, channel))
+    def demand(self, request: Request, operation: str, channel: Any, granted: Container[str] | None = None) -> None:
+        """Check that the rules permit an operation, as `permits`. Raises RPCError ("Not authorized")."""
+        check_allowed(self.permits(request, operation, channel, granted))
 
-    def permits(self, request: Request, operation: str, channel: Any) -> bool:
-        """Return True if the service's rules permit an operation to this client. Raises InvalidChannel."""
+    def permits(self, request: Request, operation: str, channel: Any, granted: Container[str] | None = None) -> bool:
+        """Return True if the service's rules permit an operation to this client.
+
+        granted: see `Access.allows`. Raises InvalidChannel.
+        """
         access = self.access
         if access is None:
             return True
         name = channel_name(channel)
-        return access.allows(operation, access.rules.find(name), name, request.connection)
+        return access.allows(operation, access.rules.find(name), name, request.connection, granted)
 
     def fitted(self, request: Request, data: Any) -> Fitted:
         """Encode a command's reply before it returns, so that the command can undo its effects if that fails.

@@ -31,4 +31,5 @@ class House(ChatService):
 
 
 if __name__ == "__main__":
-    run(public=ServiceRegistry([AuthService("auth"), House("chat", rooms=[{"match": "*"}])]), private=ServiceRegistry([]))
+    house = House("chat", rooms=[{"match": "*"}])
+    run(public=ServiceRegistry([AuthService("auth"), house]), private=ServiceRegistry([]))

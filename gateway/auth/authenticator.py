@@ -9,16 +9,18 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
+from prometheus_client import Counter
 
+from snorky.gateway.auth.grants import Grant, Grants
 from snorky.gateway.auth.sessions import Session, Sessions
 from snorky.gateway.auth.tokens import Identity, Verifier, check_identity
 from snorky.gateway.config.auth import Auth
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.refusals import Refusals
-from snorky.gateway.contracts.revocations import Kind, LocalRevocations, Revocations
+from snorky.gateway.contracts.revocations import Kind, LocalRevocations, Revocation, Revocations
 from snorky.gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidToken, NotAuthenticated, Refused, Revoked
 from snorky.gateway.metrics import Metrics
 
@@ -28,6 +30,8 @@ TIMEOUT_S: Final = 5.0  # for keys, Redis and a hook together
 RETRY_S: Final = 1.0  # between attempts to read the revocations for the first time
 
 _log = structlog.get_logger("snorky.auth")
+
+Entered = TypeVar("Entered", Session, Grant)
 
 
 class AlreadyAuthenticated(Refused):
@@ -66,7 +70,9 @@ class Authenticator:
         self._clock = clock
         self._outcomes = metrics.authentications
         self.refusals = Refusals(metrics)  # of the whole node
+        self._grant_outcomes = metrics.subscription_tokens
         self._sessions = Sessions(clock, grace_s=self._auth.leeway_s)
+        self.grants = Grants(clock, grace_s=self._auth.leeway_s)
         self._beginning: asyncio.Task[None] | None = None
 
     @property
@@ -95,6 +101,7 @@ class Authenticator:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         self._sessions.stop()
+        self.grants.stop()
         await self._revocations.stop()
 
     # -- connections, for handlers and the node --------------------------------------------------------------
@@ -106,7 +113,7 @@ class Authenticator:
         """
         if self._verifier is None:
             raise _NotConfigured
-        return await self._counted(self._enter_token(token, self._verifier))
+        return await self._counted(self._enter_token(token, self._verifier), self._outcomes)
 
     async def enter_as(self, identify: Callable[[], Awaitable[str | int | None]]) -> Session | None:
         """Ask a hook for the identity; None = unknown. Otherwise as `enter`; the hook's exceptions are not caught."""
@@ -117,7 +124,7 @@ class Authenticator:
             return None
         # the hook saw the state at the time of its call: earlier revocations do not apply
         who = Identity(check_identity(identity), valid_since_s=began_s)
-        return await self._counted(self._enter(who))
+        return await self._counted(self._enter(who), self._outcomes)
 
     def bind(self, session: Session, connection: Connection) -> None:
         """Give a connection the identity of a session. Raises InvalidToken: the session has already ended."""
@@ -137,6 +144,7 @@ class Authenticator:
     def forget(self, connection: Connection) -> None:
         """Remove a closed connection. Idempotent."""
         self._sessions.forget(connection)
+        self.grants.forget(connection)
 
     def count_refused(self, reason: str) -> None:
         """Count a client that was refused for a reason unrelated to its token. reason: a literal."""
@@ -168,6 +176,17 @@ class Authenticator:
             raise NotAuthenticated
         return await self.authenticate(connection, token)
 
+    async def grant(self, connection: Connection, service: str, channel: str, token: str) -> Grant:
+        """Verify a subscription token for a channel of a service. The caller must start it, or leave it, in `grants`.
+
+        channel: its name. Raises InvalidToken (including Revoked): also a token for another client, service or
+        channel; Refused: tokens are not configured; BrokerUnavailable.
+        """
+        if self._verifier is None:
+            raise _NotConfigured
+        granting = self._grant(connection, service, channel, token, self._verifier)
+        return await self._counted(granting, self._grant_outcomes)
+
     def expires_in_s(self, who: Identity) -> int | None:
         """Return the seconds until an identity expires; None = it does not expire."""
         return None if who.expires_at_s == math.inf else max(0, int(who.expires_at_s - self._clock()))
@@ -190,7 +209,7 @@ class Authenticator:
         is_failing = False
         while True:
             try:
-                await self._revocations.begin(self._sessions.on_revocation)
+                await self._revocations.begin(self._on_revocation)
                 return
             except BrokerUnavailable:
                 if not is_failing:
@@ -205,7 +224,7 @@ class Authenticator:
         return await self._enter(await verifier.verify(token))
 
     async def _enter(self, who: Identity) -> Session:
-        await self._revocations.begin(self._sessions.on_revocation)
+        await self._revocations.begin(self._on_revocation)
         session = self._sessions.enter(who)
         try:
             for revocation in await self._revocations.find(who.identity, who.token_id):
@@ -218,20 +237,42 @@ class Authenticator:
             raise
         return session
 
-    async def _counted(self, entering: Awaitable[Session]) -> Session:
+    async def _grant(self, connection: Connection, service: str, channel: str, token: str, verifier: Verifier) -> Grant:
+        found = await verifier.verify_subscription(token)
+        if found.identity != connection.identity:
+            raise InvalidToken("other_client")
+        if (found.service, found.channel) != (service, channel):
+            raise InvalidToken("other_channel")
+        await self._revocations.begin(self._on_revocation)
+        grant = self.grants.enter(connection, f"{service}:{channel}", found)
+        try:
+            for revocation in await self._revocations.find(found.identity or "", found.token_id):
+                if grant.is_hit(revocation):
+                    raise Revoked
+        except BaseException:
+            self.grants.leave(grant)
+            raise
+        return grant
+
+    def _on_revocation(self, revocation: Revocation) -> None:
+        self._sessions.on_revocation(revocation)
+        self.grants.on_revocation(revocation)
+
+    @staticmethod
+    async def _counted(entering: Awaitable[Entered], outcomes: Counter) -> Entered:
         outcome = "unavailable"
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                session = await entering
+                entered = await entering
             outcome = "ok"
-            return session
+            return entered
         except TimeoutError:
             raise BrokerUnavailable("authentication") from None
         except InvalidToken as error:
             outcome = error.reason
             raise
         finally:
-            self._outcomes.labels(outcome).inc()
+            outcomes.labels(outcome).inc()
 
 
 def _over(session: Session) -> InvalidToken:

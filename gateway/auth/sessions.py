@@ -5,8 +5,6 @@ Rules:
   revocation that arrives in between sets its `end`, which the code that checks looks at.
 - `connection.identity` is the connection's identity, whether a token, a hook or a service has set it. A
   revocation is compared with all connections of the node, once for all revocations of one loop tick.
-- One timer serves all deadlines of a node, and none runs without deadlines: they are grouped by tick.
-- Deadlines use the loop's clock: if a node's wall clock jumps, no client is disconnected.
 """
 
 import asyncio
@@ -17,12 +15,11 @@ from typing import Final
 
 from snorky.gateway.auth.tokens import Identity
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.deadlines import Deadlines
 from snorky.gateway.contracts.revocations import Kind, Revocation
 from snorky.gateway.errors import CloseCode
 
 __all__ = ["Session", "Sessions"]
-
-TICK_S: Final = 0.25
 
 
 class Session:
@@ -61,12 +58,10 @@ class Sessions:
         self._grace_s = grace_s
         self._by_connection: dict[Connection, Session] = {}
         self._by_name: dict[tuple[bool, str], set[Session]] = {}  # by (is it a token's id, name)
-        self._due: dict[int, set[Session | Connection]] = {}  # by tick: expiring sessions, unauthenticated connections
+        self._deadlines: Deadlines[Session | Connection] = Deadlines(self._on_due)  # of tokens, and to authenticate
         self._awaited: dict[Connection, int] = {}  # unauthenticated connections, with the tick of their deadline
         self._connections: Callable[[], Iterable[Connection]] = tuple  # of the node
         self._unswept: dict[str, Kind] = {}  # revoked identities not yet compared with all connections
-        self._ticked = 0  # the tick processed last
-        self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._by_connection)
@@ -92,7 +87,8 @@ class Sessions:
         connection.identity, connection.claims = session.who.identity, session.who.claims
         self._by_connection[connection] = session
         if session.who.expires_at_s != math.inf:
-            session.deadline = self._at(session.who.expires_at_s - self._clock() + self._grace_s, session)
+            within_s = session.who.expires_at_s - self._clock() + self._grace_s
+            session.deadline = self._deadlines.add(within_s, session)
 
     def leave(self, session: Session) -> None:
         """Remove a session. Idempotent."""
@@ -102,13 +98,13 @@ class Sessions:
                 named.discard(session)
                 if not named:
                     del self._by_name[name]
-        self._not_due(session.deadline, session)
+        self._deadlines.discard(session.deadline, session)
         if session.connection is not None and self._by_connection.get(session.connection) is session:
             del self._by_connection[session.connection]
 
     def expect(self, connection: Connection, within_s: float) -> None:
         """Close a connection unless it gets a session in time."""
-        self._awaited[connection] = self._at(within_s, connection)
+        self._awaited[connection] = self._deadlines.add(within_s, connection)
 
     def forget(self, connection: Connection) -> None:
         """Remove a closed connection. Idempotent."""
@@ -145,51 +141,19 @@ class Sessions:
                 connection.close(*_ENDS[kind])
 
     def stop(self) -> None:
-        """Cancel the timer."""
-        self._due.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    # -- deadlines -------------------------------------------------------------------------------------------
-
-    def _at(self, within_s: float, what: Session | Connection) -> int:
-        loop = asyncio.get_running_loop()
-        if self._timer is None:
-            self._ticked = math.floor(loop.time() / TICK_S)
-            self._timer = loop.call_later(TICK_S, self._tick)
-        tick = max(self._ticked + 1, math.ceil((loop.time() + within_s) / TICK_S))
-        self._due.setdefault(tick, set()).add(what)
-        return tick
-
-    def _not_due(self, tick: int | None, what: Session | Connection) -> None:
-        due = None if tick is None else self._due.get(tick)
-        if due is not None and tick is not None:
-            due.discard(what)
-            if not due:
-                del self._due[tick]
+        """Cancel the deadlines."""
+        self._deadlines.stop()
 
     def _no_more_awaited(self, connection: Connection) -> None:
-        self._not_due(self._awaited.pop(connection, None), connection)
+        self._deadlines.discard(self._awaited.pop(connection, None), connection)
 
-    def _tick(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = None
-        now = math.floor(loop.time() / TICK_S)
-        # ticks may have been skipped while the loop stalled; after a very long stall there are fewer keys than ticks
-        passed = range(self._ticked + 1, now + 1)
-        self._ticked = now
-        ticks = passed if len(passed) <= len(self._due) else sorted(tick for tick in self._due if tick <= now)
-        for tick in ticks:
-            for what in self._due.pop(tick, ()):
-                if isinstance(what, Session):
-                    self.end(what, CloseCode.BAD_TOKEN, "Token expired")
-                else:
-                    self._awaited.pop(what, None)
-                    if what.identity is None:
-                        what.close(CloseCode.AUTHENTICATION_TIMEOUT, "Not authenticated in time")
-        if self._due:
-            self._timer = loop.call_later(TICK_S, self._tick)
+    def _on_due(self, what: Session | Connection) -> None:
+        if isinstance(what, Session):
+            self.end(what, CloseCode.BAD_TOKEN, "Token expired")
+        else:
+            self._awaited.pop(what, None)
+            if what.identity is None:
+                what.close(CloseCode.AUTHENTICATION_TIMEOUT, "Not authenticated in time")
 
 
 def _names(who: Identity) -> list[tuple[bool, str]]:

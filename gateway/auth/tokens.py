@@ -20,12 +20,24 @@ import jwt
 
 from snorky.gateway.config.auth import Auth, PublicKey, algorithm_of
 from snorky.gateway.connection.connection import NO_CLAIMS
-from snorky.gateway.errors import CloseCode, InvalidToken
+from snorky.gateway.errors import CloseCode, InvalidChannel, InvalidToken
+from snorky.gateway.protocol.codec import channel_name
 from snorky.gateway.protocol.identities import IDENTITY_MAX_BYTES, identity_text
 
-__all__ = ["IDENTITY_MAX_BYTES", "FixedKey", "Identity", "Key", "Keys", "Verifier", "check_identity"]
+__all__ = [
+    "IDENTITY_MAX_BYTES",
+    "FixedKey",
+    "Identity",
+    "Key",
+    "Keys",
+    "SubscriptionToken",
+    "Verifier",
+    "check_identity",
+]
 
 TOKEN_MAX_BYTES: Final = 8192  # fits into an HTTP header
+PUBSUB: Final = "pubsub"  # the service of a subscription token that names none
+READING: Final = ("subscribe", "history", "presence")  # what a subscription token permits that does not say it
 
 # PyJWT's exceptions -> a reason for metrics; the first match counts
 _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
@@ -48,6 +60,24 @@ class Identity:
     token_id: str | None = None
     valid_since_s: float = 0.0  # only later revocations of this identity apply
     claims: Mapping[str, Any] = field(default_factory=lambda: NO_CLAIMS, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionToken:
+    """A verified token that permits operations on one channel of a service. Times are wall-clock seconds.
+
+    identity: of the client that may use it; None: clients without an identity. channel: its name. token_id,
+    valid_since_s: as of an Identity. info: any JSON value, for services.
+    """
+
+    identity: str | None
+    service: str
+    channel: str
+    operations: frozenset[str]
+    expires_at_s: float
+    token_id: str | None = None
+    valid_since_s: float = 0.0
+    info: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,22 +132,49 @@ class Verifier:
         claim = self._auth.identity_claim
         # PyJWT refuses an integer as `sub`; `check_identity` checks the claim instead
         self._options: Any = {"require": ["exp", claim], "verify_sub": False}
+        self._channel_options: Any = {"require": ["exp", "channel"], "verify_sub": False}
 
     async def verify(self, token: str) -> Identity:
         """Verify a token. Raises InvalidToken; BrokerUnavailable: the keys cannot be fetched now."""
+        return self._identity(await self._claims(token, self._options))
+
+    async def verify_subscription(self, token: str) -> SubscriptionToken:
+        """Verify a token that permits one channel. Raises as `verify`."""
+        claims = await self._claims(token, self._channel_options)
+        expires_at_s, valid_since_s = self._times(claims)
+        identity, operations = claims.get(self._auth.identity_claim), claims.get("ops", list(READING))
+        service = claims.get("service", PUBSUB)
+        is_list = isinstance(operations, list) and all(isinstance(each, str) for each in operations)
+        if not is_list or not isinstance(service, str):
+            raise InvalidToken("claim")
+        try:
+            channel = channel_name(claims["channel"])
+        except InvalidChannel:
+            raise InvalidToken("claim") from None
+        return SubscriptionToken(
+            None if identity is None else check_identity(identity),
+            service,
+            channel,
+            frozenset(operations),
+            expires_at_s,
+            claims.get("jti"),
+            valid_since_s,
+            claims.get("info"),
+        )
+
+    async def _claims(self, token: str, options: Any) -> dict[str, Any]:
         key_id, algorithm = _header(token)
         key = await self._keys.find(key_id, algorithm)
         if algorithm != key.algorithm:
             raise InvalidToken("algorithm")
         try:
-            claims = self._decoded(token, key)
+            return self._decoded(token, key, options)
         except InvalidToken as error:
             if error.reason != "signature" or key.previous is None:
                 raise
-            claims = self._decoded(token, key.previous)
-        return self._identity(claims)
+            return self._decoded(token, key.previous, options)
 
-    def _decoded(self, token: str, key: Key) -> dict[str, Any]:
+    def _decoded(self, token: str, key: Key, options: Any) -> dict[str, Any]:
         try:
             claims: dict[str, Any] = jwt.decode(
                 token,
@@ -126,7 +183,7 @@ class Verifier:
                 audience=self._auth.audience,
                 issuer=self._auth.issuer,
                 leeway=self._auth.leeway_s,
-                options=self._options,
+                options=options,
             )
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             # from None: PyJWT's text may quote the token
@@ -135,18 +192,25 @@ class Verifier:
         return claims
 
     def _identity(self, claims: dict[str, Any]) -> Identity:
-        expires_at_s = _seconds(claims, "exp")
-        if expires_at_s - self._clock() > self._auth.token_max_lifetime_s:
-            raise InvalidToken("lifetime")
-        issued_at_s = _seconds(claims, "iat") if "iat" in claims else -math.inf
+        if "channel" in claims:  # permits one channel, and is no login
+            raise InvalidToken("subscription_token")
+        expires_at_s, valid_since_s = self._times(claims)
         return Identity(
             check_identity(claims[self._auth.identity_claim]),
             expires_at_s=expires_at_s,
             token_id=claims.get("jti"),
-            # the issuer's clock may be ahead: a token issued just before a revocation may have a later `iat`
-            valid_since_s=issued_at_s - self._auth.leeway_s,
+            valid_since_s=valid_since_s,
             claims=MappingProxyType(claims),
         )
+
+    def _times(self, claims: dict[str, Any]) -> tuple[float, float]:
+        """Return until when a token is valid, and since when. Raises InvalidToken: valid for too long."""
+        expires_at_s = _seconds(claims, "exp")
+        if expires_at_s - self._clock() > self._auth.token_max_lifetime_s:
+            raise InvalidToken("lifetime")
+        issued_at_s = _seconds(claims, "iat") if "iat" in claims else -math.inf
+        # the issuer's clock may be ahead: a token issued just before a revocation may have a later `iat`
+        return expires_at_s, issued_at_s - self._auth.leeway_s
 
 
 def _refused(reason: str) -> InvalidToken:

@@ -12,6 +12,7 @@ Rules:
 """
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
@@ -56,7 +57,7 @@ class Connection:
 
     id: unique in the cluster, "NODE.NUMBER". identity: None = not authenticated. claims: of its token; read-only.
     remote_ip: of the client itself, if all proxies between are trusted.
-    channels: keys of the subscribed channels. data: a dict for services to use.
+    channels: keys of the subscribed channels. grants: what subscription tokens permit there. data: for services to use.
     outbox_max_bytes: limit of queued bytes, the transport's buffer included. waiting: the queued replies of the node.
     """
 
@@ -73,6 +74,7 @@ class Connection:
         "channels",
         "claims",
         "dialect",
+        "grants",
         "identity",
         "limiter",
         "remote_ip",
@@ -104,6 +106,7 @@ class Connection:
         self.claims: Mapping[str, Any] = NO_CLAIMS
         self.remote_ip = remote_ip
         self.channels: set[str] | tuple[()] = ()  # a set from the first subscription on: most have few
+        self.grants: dict[str, AbstractSet[str]] | None = None  # by channel key: operations that a token permits
         self.limiter: Limiter | None = None  # set at the first message
         self.write: Callable[[bytes], object] = wire.write
 

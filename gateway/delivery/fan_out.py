@@ -102,6 +102,7 @@ class Fanout:
         self._listeners: dict[str, tuple[Listener, OnGap | None]] = {}
         self._write_queue = WriteQueue(source, chunk=chunk, on_done=self._on_done)
         self._batches = BatchEncoder(hub, self._write_queue, metrics)
+        self.before_delivery: Callable[[], object] = lambda: None  # set by the node
         self._started_s = 0.0
         self._probe: tuple[str, bytes, float] | None = None
         self._is_probe_here = False
@@ -173,6 +174,7 @@ class Fanout:
         self._write_queue.stop()
 
     def _begin(self) -> None:
+        self.before_delivery()
         if self._write_queue.is_idle:
             self._started_s = perf_counter()
 

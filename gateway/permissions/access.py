@@ -12,7 +12,7 @@ rule does not say:
     a channel that no rule matches       anyone             nobody; "anyone" with unmatched = "open"
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Final, Generic, Literal, get_args
 
 from snorky.gateway.config.access_words import Words
@@ -67,8 +67,13 @@ class Access(Generic[AnyRule]):
         """Return True if a rule permits an operation to any client."""
         return self._words[id(rule)][operation] == ("anyone",)
 
-    def allows(self, operation: str, rule: AnyRule, name: str, client: Connection) -> bool:
-        """Return True if a client may do this. rule, name: of the channel, by `Rules.find` and `codec.channel_name`."""
+    def allows(
+        self, operation: str, rule: AnyRule, name: str, client: Connection, granted: Container[str] | None = None
+    ) -> bool:
+        """Return True if a client may do this. rule, name: of the channel, by `Rules.find` and `codec.channel_name`.
+
+        granted: the operations that a subscription token of this call permits; None = those of the present one count.
+        """
         for word in self._words[id(rule)][operation]:
             if word == "anyone":
                 return True
@@ -78,9 +83,14 @@ class Access(Generic[AnyRule]):
                 return True
             if word == "subscriber" and f"{self._service}:{name}" in client.channels:
                 return True
-            if word == "token" and permits(client.claims, self._service, operation, name):
+            if word == "token" and self._has_token(operation, name, client, granted):
                 return True
         return False
+
+    def _has_token(self, operation: str, name: str, client: Connection, granted: Container[str] | None) -> bool:
+        if granted is None:
+            granted = () if client.grants is None else client.grants.get(f"{self._service}:{name}", ())
+        return operation in granted or permits(client.claims, self._service, operation, name)
 
     def sentences(self) -> Iterator[str]:
         """Yield who may do what, in one sentence for each rule, for operators."""

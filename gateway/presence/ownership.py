@@ -12,6 +12,7 @@ Rules:
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
+from functools import partial
 from typing import Any, Final, Literal
 
 import structlog
@@ -161,6 +162,15 @@ class Ownership:
             self._schedule_release(lambda: self._leave_again(connection.serial, roster, entry))
             raise
         return True
+
+    def leave_soon(self, connection: Connection, roster: str) -> None:
+        """See Rosters.leave_soon."""
+        owned = self._owned.get(connection.serial)
+        if owned is None:
+            return
+        for key in [key for key in owned.members if key[0] == roster]:
+            del owned.members[key]
+            self._schedule_release(partial(self._leave_again, connection.serial, *key))
 
     async def claim(self, connection: Connection, names: str, name: str, *, may_take_over: bool = True) -> bool:
         """See Names.claim. may_take_over: take the name from another connection of the same identity."""

@@ -73,6 +73,9 @@ class NodeServices(Protocol):
     def ownership(self) -> Ownership:
         """The owner of this node's roster entries and names."""
 
+    def recheck(self, connection: Connection) -> None:
+        """End what rules no longer permit to a connection whose claims have changed."""
+
     def find_service(self, name: str) -> object:
         """Return a service of this node by its name, public or private; None = there is none."""
 
@@ -111,6 +114,10 @@ class Rosters:
     async def leave(self, connection: Connection, channel: Any, *, entry: str = "") -> bool:
         """Leave a roster. False = there was no such entry. Raises BrokerUnavailable: the node keeps retrying."""
         return await self._cluster.ownership.leave(connection, self._key(channel), entry=entry)
+
+    def leave_soon(self, connection: Connection, channel: Any) -> None:
+        """Leave a roster with all entries of a connection. Returns at once; the node retries until Redis has it."""
+        self._cluster.ownership.leave_soon(connection, self._key(channel))
 
     async def members(self, channel: Any) -> list[Member]:
         """List a roster, in the order of identity, owner and entry."""

@@ -15,14 +15,15 @@ Rules for authors:
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.directory import Member
-from snorky.gateway.errors import CloseCode, ConfigurationError
+from snorky.gateway.errors import CloseCode, ConfigurationError, NotSubscribed, ReplyTooLarge
 from snorky.gateway.permissions.access import Access
-from snorky.gateway.protocol.codec import encode
+from snorky.gateway.protocol.codec import channel_of, encode
 from snorky.gateway.protocol.publication import Position, Selector
 from snorky.gateway.protocol.splicing import PAYLOAD, Compound
 from snorky.gateway.protocol.ws_frames import Dialect
@@ -148,6 +149,43 @@ class Service(ABC):
     def sends_presence_events(self, channel: Any) -> bool:
         """True if subscribers receive join and leave events; after an interruption, also those that they missed."""
         return type(self).roster_notice is not Service.roster_notice
+
+    def end_subscription(self, connection: Connection, channel: Any, code: str, reason: str) -> bool:
+        """End a client's subscription to a channel, its roster entries included. False = it had none.
+
+        The client is sent {"type": "unsubscribed", "channel", "code", "reason"}, and then nothing more of the channel.
+        code: "expired", "revoked", "not_authorized" or "unsubscribed". reason: for people. Raises InvalidChannel.
+        """
+        if not self.cut_subscription(connection, channel):
+            return False
+        try:
+            self.send(connection, {"type": "unsubscribed", "channel": channel, "code": code, "reason": reason})
+        except ReplyTooLarge:  # a tiny outbox: the client must learn of it in another way
+            connection.close(CloseCode.SLOW_CONSUMER, "Slow consumer")
+        return True
+
+    def cut_subscription(self, connection: Connection, channel: Any) -> bool:
+        """End a client's subscription as `end_subscription` does, without a notification. False = it had none.
+
+        Override it to discard what else belongs to the subscription.
+        """
+        try:
+            self.topics.unsubscribe(connection, channel)
+        except NotSubscribed:
+            return False
+        with suppress(ConfigurationError):  # a node without a directory has no rosters
+            self.rosters.leave_soon(connection, channel)
+        return True
+
+    def recheck(self, connection: Connection) -> None:
+        """End the subscriptions that rules no longer permit: a client's claims have changed."""
+        access, prefix = self.access, f"{self.name}:"
+        if access is None:
+            return
+        for name in [key.removeprefix(prefix) for key in connection.channels if key.startswith(prefix)]:
+            rule = access.rules.find(name)
+            if not access.allows(rule.operations[0], rule, name, connection):
+                self.end_subscription(connection, channel_of(name), "not_authorized", "No longer permitted")
 
     def send(self, connection: Connection, message: Any) -> None:
         """Send one message to one connection. message: any JSON value. Raises ReplyTooLarge."""

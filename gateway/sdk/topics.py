@@ -197,8 +197,9 @@ class Topics:
         self._cluster.channels.knows(connection, self._service, channel, version)
 
     def unsubscribe(self, connection: Connection, channel: Any) -> None:
-        """Undo `subscribe`. Raises NotSubscribed, InvalidChannel."""
+        """Undo `subscribe`, and forget the token that permitted it. Raises NotSubscribed, InvalidChannel."""
         self._cluster.channels.unsubscribe(connection, self._service, channel)
+        self._cluster.auth.grants.drop(connection, channel_key(self._service, channel))
 
     def is_subscribed(self, connection: Connection, channel: Any) -> bool:
         """True if the connection is subscribed to the channel, or is subscribing."""

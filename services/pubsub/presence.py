@@ -1,12 +1,25 @@
-"""The rosters of pub/sub channels whose rule has `presence`: a client enters when it subscribes."""
+"""Presence of pub/sub channels whose rule has it: a client enters the roster when it subscribes."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from snorky.gateway import AlreadySubscribed, BrokerUnavailable, Connection, Rosters, Topics
+from snorky.gateway import (
+    AlreadySubscribed,
+    BrokerUnavailable,
+    Connection,
+    Member,
+    Rosters,
+    RosterSnapshot,
+    Selector,
+    Topics,
+    channel_name,
+)
+from snorky.services.pubsub.replies import members, stats
+from snorky.services.requests import check_allowed, demand_allowed
+from snorky.services.rpc import Fitted, Request, RPCService, rpc_command
 
-__all__ = ["present"]
+__all__ = ["PresenceCommands", "present"]
 
 
 @asynccontextmanager
@@ -25,3 +38,44 @@ async def present(topics: Topics, rosters: Rosters, connection: Connection, chan
         with suppress(BrokerUnavailable):  # then the node retries; report the first error
             await rosters.leave(connection, channel)
         raise
+
+
+class PresenceCommands(RPCService):
+    """The commands `presence` and `presenceStats`, and the notifications `joined` and `left`, of a PubSubService."""
+
+    def roster_notice(
+        self, channel: Any, member: Member, *, has_joined: bool, is_identity: bool
+    ) -> tuple[Any, Selector] | None:
+        """Build the `joined` or `left` notification to the other subscribers; None unless the rule has `join_leave`."""
+        if not is_identity or not self.rules.find(channel_name(channel)).join_leave:
+            return None
+        others = Selector(not_identity=member.identity, not_connection=member.owner.connection_id, is_whole=True)
+        return {"type": "joined" if has_joined else "left", "channel": channel, "identity": member.identity}, others
+
+    def sends_presence_events(self, channel: Any) -> bool:
+        """Return whether the channel's rule has `join_leave`."""
+        return self.rules.find(channel_name(channel)).join_leave
+
+    @rpc_command
+    async def presence(self, request: Request, channel: Any) -> Fitted:
+        """Reply which identities subscribe to a channel, cluster-wide."""
+        async with self.topics.reading(request.connection, channel):
+            census = await self._census(request, channel)
+            reply = self.fitted(request, members(census.members))
+            self.topics.knows(request.connection, channel, census.version)
+            return reply
+
+    @rpc_command(name="presenceStats")
+    async def presence_stats(self, request: Request, channel: Any) -> dict[str, Any]:
+        """Reply how many identities and connections subscribe to a channel, cluster-wide."""
+        return stats((await self._census(request, channel)).members)
+
+    def can_subscribe(self, request: Request, channel: Any) -> bool | Awaitable[bool]:
+        """Return whether a client that the channel's rule permits may subscribe. Unless overridden, it may."""
+        return True
+
+    async def _census(self, request: Request, channel: Any) -> RosterSnapshot:
+        self.demand(request, "presence", channel)
+        await demand_allowed(self.can_subscribe(request, channel))
+        check_allowed(self.rules.find(channel_name(channel)).presence)
+        return await self.rosters.census(channel)

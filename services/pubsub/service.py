@@ -24,24 +24,24 @@ from snorky.gateway import (
     ChannelRule,
     Compound,
     Connection,
-    Member,
-    RosterSnapshot,
+    NotSubscribed,
+    Position,
     Rules,
-    Selector,
     Unmatched,
     channel_name,
     history_of,
 )
+from snorky.services.granting import demand_text, granted
 from snorky.services.pubsub.parameters import LIMIT_DEFAULT, limit_of, once_of, position_of, recovery_of
-from snorky.services.pubsub.presence import present
-from snorky.services.pubsub.replies import NOTHING_TO_RECOVER, kept, members, recovered, stats
+from snorky.services.pubsub.presence import PresenceCommands, present
+from snorky.services.pubsub.replies import NOTHING_TO_RECOVER, kept, recovered
 from snorky.services.requests import check_allowed, demand_allowed
-from snorky.services.rpc import Fitted, Request, RPCService, acknowledged, rpc_command
+from snorky.services.rpc import Request, acknowledged, rpc_command
 
 __all__ = ["PubSubService"]
 
 
-class PubSubService(RPCService):
+class PubSubService(PresenceCommands):
     """Pub/sub for clients. channels: channel rules, as ChannelRule or as tables of the settings.
 
     unmatched: "open" or "closed", for channels that no rule matches; None = open unless the node authenticates clients.
@@ -66,10 +66,6 @@ class PubSubService(RPCService):
         """The channel rules, in their order."""
         return self._rules
 
-    def can_subscribe(self, request: Request, channel: Any) -> bool | Awaitable[bool]:
-        """Return whether a client that the channel's rule permits may subscribe. Unless overridden, it may."""
-        return True
-
     def can_publish(self, request: Request, channel: Any, message: Any) -> bool | Awaitable[bool]:
         """Return whether a client that the channel's rule permits may publish. Unless overridden, it may."""
         return True
@@ -78,26 +74,33 @@ class PubSubService(RPCService):
         """Return the message that subscribers receive, with PAYLOAD in place of the published one."""
         return {"type": "message", "channel": channel, "message": PAYLOAD}
 
-    def roster_notice(
-        self, channel: Any, member: Member, *, has_joined: bool, is_identity: bool
-    ) -> tuple[Any, Selector] | None:
-        """Build the `joined` or `left` notification to the other subscribers; None unless the rule has `join_leave`."""
-        if not is_identity or not self._rule(channel).join_leave:
-            return None
-        others = Selector(not_identity=member.identity, not_connection=member.owner.connection_id, is_whole=True)
-        return {"type": "joined" if has_joined else "left", "channel": channel, "identity": member.identity}, others
-
-    def sends_presence_events(self, channel: Any) -> bool:
-        """Return whether the channel's rule has `join_leave`."""
-        return self._rule(channel).join_leave
-
     # -- subscribing -----------------------------------------------------------------------------------------------
 
     @rpc_command
-    async def subscribe(self, request: Request, channel: Any, recover: Any = None) -> Any:
-        """Subscribe to a channel. recover: a position, to get the messages after it first; or true, to start here."""
+    async def subscribe(self, request: Request, channel: Any, recover: Any = None, token: Any = None) -> Any:
+        """Subscribe to a channel. recover: a position, to get the messages after it first; or true, to start here.
+
+        token: a subscription token, which may permit it where a rule says `token`; the subscription ends with it.
+        """
         is_recovering, since = recovery_of(recover)
-        self.demand(request, "subscribe", channel)
+        async with granted(self, request, channel, token) as operations:
+            self.demand(request, "subscribe", channel, operations)
+            return await self._subscribe(request, channel, since, is_recovering=is_recovering)
+
+    @rpc_command(name="refreshSubscription")
+    async def refresh_subscription(self, request: Request, channel: Any, token: Any) -> None:
+        """Replace the token of a subscription by a later one. If it is not accepted, the present one remains."""
+        demand_text(token)
+        if not self.topics.is_subscribed(request.connection, channel):
+            raise NotSubscribed
+        async with granted(self, request, channel, token) as operations:
+            self.demand(request, "subscribe", channel, operations)
+            if not self.topics.is_subscribed(request.connection, channel):
+                raise NotSubscribed
+
+    async def _subscribe(
+        self, request: Request, channel: Any, since: Position | None, *, is_recovering: bool
+    ) -> Compound | dict[str, Any] | None:
         await demand_allowed(self.can_subscribe(request, channel))
         rule = self._rule(channel)
         history = self.topics.promised(channel, history_of(rule))
@@ -122,20 +125,6 @@ class PubSubService(RPCService):
         await demand_allowed(self.can_subscribe(request, channel))
         check_allowed(self.topics.promised(channel, history_of(self._rule(channel))))
         return kept(*await self.topics.recent(channel, count, position), since=position)
-
-    @rpc_command
-    async def presence(self, request: Request, channel: Any) -> Fitted:
-        """Reply which identities subscribe to a channel, cluster-wide."""
-        async with self.topics.reading(request.connection, channel):
-            census = await self._census(request, channel)
-            reply = self.fitted(request, members(census.members))
-            self.topics.knows(request.connection, channel, census.version)
-            return reply
-
-    @rpc_command(name="presenceStats")
-    async def presence_stats(self, request: Request, channel: Any) -> dict[str, Any]:
-        """Reply how many identities and connections subscribe to a channel, cluster-wide."""
-        return stats((await self._census(request, channel)).members)
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
@@ -184,9 +173,3 @@ class PubSubService(RPCService):
 
     async def _leave(self, connection: Connection, channel: Any) -> None:
         await self.rosters.leave(connection, channel)
-
-    async def _census(self, request: Request, channel: Any) -> RosterSnapshot:
-        self.demand(request, "presence", channel)
-        await demand_allowed(self.can_subscribe(request, channel))
-        check_allowed(self._rule(channel).presence)
-        return await self.rosters.census(channel)

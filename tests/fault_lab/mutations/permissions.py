@@ -16,12 +16,18 @@ def _check(guard: str, file: str, old: str) -> Mutation:
 
 
 PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
-    _check("may subscribe", _PUBSUB, 'self.demand(request, "subscribe", channel)'),
     _check("may publish", _PUBSUB, 'self.demand(request, "publish", channel)'),
     _check("may read history", _PUBSUB, 'self.demand(request, "history", channel)'),
-    _check("may list subscribers", _PUBSUB, 'self.demand(request, "presence", channel)'),
-    _check("may join a room", "services/chat.py", 'self.demand(request, "join", channel)'),
-    _check("may join a document", "services/cursors.py", 'self.demand(request, "join", document)'),
+    _check("may list subscribers", "services/pubsub/presence.py", 'self.demand(request, "presence", channel)'),
+    _check("may join a room", "services/chat.py", 'self.demand(request, "join", channel, operations)'),
+    _check("may join a document", "services/cursors.py", 'self.demand(request, "join", document, operations)'),
+    Mutation(
+        guard="may subscribe",
+        file=_PUBSUB,
+        old='self.demand(request, "subscribe", channel, operations)\n            return',
+        new="return",
+        argv=_TABLE,
+    ),
     Mutation(
         guard="may register a name",
         file="services/messaging.py",
@@ -97,7 +103,7 @@ PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
         file=_OWNERS,
         old=" and not isinstance(value, bool)",
         new="",
-        argv=test("tests/unit/permissions/test_owners.py", "model or claim_owns"),
+        argv=test("tests/unit/permissions/test_owners.py", "test_true_is_no_text"),
     ),
     Mutation(
         guard="a segment ends at a separator",

@@ -7,7 +7,7 @@ __all__ = ["SERVICES_MUTATIONS"]
 SERVICES_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="presence holds",
-        file="services/pubsub/service.py",
+        file="services/pubsub/presence.py",
         old="async with self.topics.reading(request.connection, channel):",
         new="if True:",
         argv=test(

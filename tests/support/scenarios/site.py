@@ -185,7 +185,9 @@ class RunningSite:
         assert not wheel._slots and not wheel._ending, "spokes left on the wheel"
         assert not self.public._inboxes, "an inbox without a client"
         sessions = self.node.auth._sessions
-        assert not (sessions._by_connection or sessions._by_name or sessions._due or sessions._awaited), "sessions left"
+        assert not (sessions._by_connection or sessions._by_name or len(sessions._deadlines) or sessions._awaited), (
+            "sessions left"
+        )
 
     def assert_sound(self) -> None:
         """No unhandled error was reported."""

@@ -252,14 +252,14 @@ async def test_a_thousand_deadlines_are_one_timer() -> None:
     async with running_site(auth=authenticator()) as site:
         sessions = site.node.auth._sessions
         client = await site.client(bearer(hmac_token()))
-        timer = sessions._timer
+        timer = sessions._deadlines._timer
         for number in range(1000):
             sessions.enter(site.node.auth._sessions._by_connection[site.connection].who)
             sessions.expect(site.connection, 1000.0 + number)
-        assert sessions._timer is timer is not None
+        assert sessions._deadlines._timer is timer is not None
         client.close()
         await until(lambda: not site.node.counts["connections"])
-        sessions._due.clear()
+        sessions._deadlines._due.clear()
         sessions._by_name.clear()
 
 

@@ -65,6 +65,11 @@ def test_claim_owns_the_channel_if_it_is_or_contains_the_segment(shops: Any, exp
     assert owns(SHOPS, "shop:7:orders", "ann", {"shops": shops}) is expected
 
 
+def test_true_is_no_text() -> None:
+    for name in ("True", "true", "1"):
+        assert not owns(SHOPS, f"shop:{name}:orders", "ann", {"shops": True})
+
+
 def test_anonymous_clients_own_nothing_whatever_their_claims() -> None:
     assert not owns(SHOPS, "shop:7:orders", None, {"shops": [7]})
 

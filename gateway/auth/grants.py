@@ -1,0 +1,137 @@
+"""Grants: what subscription tokens permit the connections of this node, until they expire or are revoked.
+
+    entered, so that revocations find it -> compared with the list of them -> started with its subscription -> ended
+
+Rules:
+- A grant is entered before its token is compared with the list: a revocation that arrives in between finds it.
+- A grant that starts replaces the one before it on its channel. If it cannot start, that one remains.
+- When a grant ends, so does the subscription that was made with it: `on_end` is called in the same step of the loop.
+- While the loop is stalled no deadline fires. `catch_up` ends what is due before publications are delivered.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from snorky.gateway.auth.tokens import SubscriptionToken
+from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.deadlines import Deadlines
+from snorky.gateway.contracts.revocations import Kind, Revocation
+from snorky.gateway.errors import InvalidToken, Revoked
+
+__all__ = ["EXPIRED", "REVOKED", "Grant", "Grants", "OnEnd"]
+
+EXPIRED: Final = ("expired", "Token expired")
+REVOKED: Final = ("revoked", "Revoked")
+
+OnEnd = Callable[[str, str], object]  # code, reason
+
+
+class Grant:
+    """The token of one connection for one channel. key: the channel's. end: code and reason, once it has ended."""
+
+    __slots__ = ("connection", "deadline", "end", "key", "on_end", "token")
+
+    def __init__(self, connection: Connection, key: str, token: SubscriptionToken) -> None:
+        self.connection = connection
+        self.key = key
+        self.token = token
+        self.deadline: int | None = None  # tick
+        self.end: tuple[str, str] | None = None
+        self.on_end: OnEnd | None = None  # set when the subscription has begun
+
+    def is_hit(self, revocation: Revocation) -> bool:
+        """True if a revocation applies to the token."""
+        if revocation.kind is Kind.TOKEN:
+            return self.token.token_id == revocation.name
+        is_identity = revocation.kind is Kind.IDENTITY and self.token.identity == revocation.name
+        return is_identity and revocation.at_s >= self.token.valid_since_s
+
+
+class Grants:
+    """The grants of one node. clock: wall clock, for the tokens' times. grace_s: added to each token's lifetime."""
+
+    def __init__(self, clock: Callable[[], float] = time.time, *, grace_s: float = 0.0) -> None:
+        self._clock = clock
+        self._grace_s = grace_s
+        self._by_connection: dict[Connection, dict[str, Grant]] = {}
+        self._by_name: dict[tuple[bool, str], set[Grant]] = {}  # by (is it a token's id, name)
+        self._deadlines: Deadlines[Grant] = Deadlines(lambda grant: self.end(grant, *EXPIRED))
+        self.catch_up = self._deadlines.catch_up
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_connection.values()))
+
+    def enter(self, connection: Connection, key: str, token: SubscriptionToken) -> Grant:
+        """Register a grant, so that revocations find it. The caller must `start` or `leave` it."""
+        grant = Grant(connection, key, token)
+        for name in _names(token):
+            self._by_name.setdefault(name, set()).add(grant)
+        grant.deadline = self._deadlines.add(self.expires_in_s(grant), grant)
+        return grant
+
+    def start(self, grant: Grant, on_end: OnEnd) -> None:
+        """Bind a grant to its subscription, which has begun. Raises InvalidToken: it has ended meanwhile."""
+        if grant.end is not None:
+            raise Revoked if grant.end == REVOKED else InvalidToken(*grant.end)
+        connection = grant.connection
+        self.drop(connection, grant.key)
+        grant.on_end = on_end
+        self._by_connection.setdefault(connection, {})[grant.key] = grant
+        if connection.grants is None:
+            connection.grants = {}
+        connection.grants[grant.key] = grant.token.operations
+
+    def expires_in_s(self, grant: Grant) -> float:
+        """Return the seconds until a grant ends."""
+        return grant.token.expires_at_s - self._clock() + self._grace_s
+
+    def end(self, grant: Grant, code: str, reason: str) -> None:
+        """End a grant, and the subscription made with it."""
+        grant.end = code, reason
+        self.leave(grant)
+        if grant.on_end is not None:
+            grant.on_end(code, reason)
+
+    def leave(self, grant: Grant) -> None:
+        """Remove a grant. Idempotent."""
+        self._deadlines.discard(grant.deadline, grant)
+        for name in _names(grant.token):
+            named = self._by_name.get(name)
+            if named is not None:
+                named.discard(grant)
+                if not named:
+                    del self._by_name[name]
+        connection, grants = grant.connection, self._by_connection.get(grant.connection)
+        if grants is not None and grants.get(grant.key) is grant:
+            del grants[grant.key]
+            if not grants:
+                del self._by_connection[connection]
+            if connection.grants is not None:
+                connection.grants.pop(grant.key, None)
+
+    def drop(self, connection: Connection, key: str) -> None:
+        """Remove the grant of a channel: the client has unsubscribed. Idempotent."""
+        grant = self._by_connection.get(connection, {}).get(key)
+        if grant is not None:
+            self.leave(grant)
+
+    def forget(self, connection: Connection) -> None:
+        """Remove the grants of a closed connection. Idempotent."""
+        for grant in tuple(self._by_connection.get(connection, {}).values()):
+            self.leave(grant)
+
+    def on_revocation(self, revocation: Revocation) -> None:
+        """End the grants that a revocation applies to."""
+        for grant in tuple(self._by_name.get((revocation.kind is Kind.TOKEN, revocation.name), ())):
+            if grant.is_hit(revocation):
+                self.end(grant, *REVOKED)
+
+    def stop(self) -> None:
+        """Cancel the deadlines."""
+        self._deadlines.stop()
+
+
+def _names(token: SubscriptionToken) -> list[tuple[bool, str]]:
+    names = [(True, token.token_id)] if token.token_id is not None else []
+    return names if token.identity is None else [*names, (False, token.identity)]

@@ -1,0 +1,278 @@
+"""Subscription tokens: what they permit, to whom, and until when."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from snorky.gateway import History, Service
+from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.auth.tokens import Verifier
+from snorky.gateway.contracts.revocations import Kind, LocalRevocations
+from snorky.gateway.metrics import Metrics
+from snorky.services.auth import AuthService
+from snorky.services.chat import ChatService
+from snorky.services.cursors import CursorsService
+from snorky.services.pubsub import PubSubService
+from tests.support.fakes.fake_wire import settle, until
+from tests.support.fakes.memory_cluster import Resident, Town, town
+from tests.support.scenarios.logins import AUTH, FIXED
+from tests.support.scenarios.tokens import hmac_token
+
+RULES = [
+    {"match": "orders:*", "allow_subscribe": "token", "history": 10, "presence": True, "allow_history": "token"},
+    {"match": "free:*", "allow_subscribe": "anyone", "allow_publish": "token"},
+    {"match": "secret", "allow_subscribe": "nobody"},
+]
+ROOMS = [{"match": "*", "allow_join": "token"}]
+REFUSED = "Error: Not authorized"
+HISTORY = History(300.0, 10)
+
+
+def services() -> list[Service]:
+    return [
+        AuthService(),
+        PubSubService(channels=RULES),
+        ChatService(rooms=ROOMS),
+        CursorsService(documents=ROOMS),
+    ]
+
+
+class Slow(LocalRevocations):
+    """Revocations whose look-ups wait for `gate`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def find(self, identity: str, token_id: str | None) -> list[Any]:
+        found = await super().find(identity, token_id)
+        await self.gate.wait()
+        return found
+
+
+@pytest.fixture
+async def revocations() -> Slow:
+    return Slow()
+
+
+@pytest.fixture
+async def nodes(revocations: Slow) -> AsyncIterator[Town]:
+    def auth(metrics: Metrics) -> Authenticator:
+        return Authenticator(Verifier(FIXED, AUTH), metrics=metrics, auth=AUTH, revocations=revocations)
+
+    async with town(2, services, auth=auth) as built:
+        yield built
+        for node in built.nodes:
+            assert not len(node.auth.grants) or node.connections
+
+
+def token(channel: Any = "orders:7", identity: Any = "ann", *, within_s: float = 60.0, **claims: Any) -> str:
+    return hmac_token(identity, channel=channel, exp=time.time() + within_s, **claims)
+
+
+async def subscribe(client: Resident, channel: Any = "orders:7", **params: Any) -> Any:
+    return await client.ask("pubsub", "subscribe", channel=channel, **params)
+
+
+async def publish(nodes: Town, message: Any, channel: Any = "orders:7") -> None:
+    await nodes.nodes[1].channels.publish_kept("pubsub", channel, message, HISTORY)
+
+
+def received(client: Resident) -> list[Any]:
+    return [each.get("message", each["type"]) for each in client.notifications]
+
+
+async def test_a_token_permits_its_channel_to_its_client(nodes: Town) -> None:
+    ann = nodes.client(0, "ann")
+    assert await subscribe(ann) == REFUSED
+    assert await subscribe(ann, token=token()) is None
+    await publish(nodes, 1)
+    await ann.notified(1)
+    assert (await ann.ask("pubsub", "history", channel="orders:7"))["messages"]
+    assert await ann.ask("pubsub", "presence", channel="orders:7") == {"members": ["ann"]}
+    assert await ann.ask("pubsub", "history", channel="orders:8") == REFUSED
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (lambda: token("orders:8"), "Invalid token"),
+        (lambda: token(["orders:7"]), "Invalid token"),
+        (lambda: token(identity="bob"), "Invalid token"),
+        (lambda: token(identity=None), "Invalid token"),
+        (lambda: token(service="chat"), "Invalid token"),
+        (lambda: token(service=7), "Invalid token"),
+        (lambda: token(ops="subscribe"), "Invalid token"),
+        (lambda: token(ops=[1]), "Invalid token"),
+        (lambda: token("x" * 300), "Invalid token"),
+        (lambda: hmac_token("ann"), "Invalid token"),  # a connection token
+        (lambda: token(secret="another secret of thirty-two bytes!"), "Invalid token"),
+        (lambda: token(within_s=-60), "Token expired"),
+        (lambda: token(within_s=10**9), "Invalid token"),
+        (lambda: "", "Invalid token"),
+        (lambda: 7, "Invalid params"),
+        (lambda: {"a": 1}, "Invalid params"),
+        (lambda: token(ops=["history"]), "Not authorized"),
+        (lambda: token(ops=[]), "Not authorized"),
+    ],
+)
+async def test_another_token_permits_nothing(nodes: Town, wrong: Callable[[], Any], text: str) -> None:
+    ann = nodes.client(0, "ann")
+    assert await subscribe(ann, token=wrong()) == f"Error: {text}"
+    assert not ann.connection.channels and not len(nodes.nodes[0].auth.grants)
+    assert not ann.connection.is_closed, "the client may ask its backend for another one"
+    assert await subscribe(ann) == REFUSED
+
+
+async def test_a_token_opens_nothing_that_the_rule_does_not_leave_to_tokens(nodes: Town) -> None:
+    ann = nodes.client(0, "ann")
+    assert await subscribe(ann, "secret", token=token("secret")) == REFUSED
+    assert await subscribe(ann, "unmatched", token=token("unmatched")) == REFUSED
+
+
+async def test_a_client_without_an_identity_needs_a_token_without_one(nodes: Town) -> None:
+    nobody = nodes.client(0)
+    assert await subscribe(nobody, token=token()) == "Error: Invalid token"
+    assert await subscribe(nobody, token=token(identity=None)) is None
+
+
+async def test_a_token_permits_to_publish_while_its_subscription_lasts(nodes: Town) -> None:
+    ann = nodes.client(0, "ann")
+    publishing = token("free:a", ops=["subscribe", "publish"])
+    assert await ann.ask("pubsub", "publish", channel="free:a", message=1) == REFUSED
+    assert await subscribe(ann, "free:a", token=publishing) is None
+    assert await ann.ask("pubsub", "publish", channel="free:a", message=1) is None
+    assert await ann.ask("pubsub", "publish", channel="free:b", message=1) == REFUSED
+    await ann.ask("pubsub", "unsubscribe", channel="free:a")
+    assert await ann.ask("pubsub", "publish", channel="free:a", message=1) == REFUSED
+
+
+async def test_the_subscription_ends_with_its_token(nodes: Town) -> None:
+    ann = nodes.client(0, "ann")
+    assert await subscribe(ann, token=token(within_s=1.3)) is None
+    await publish(nodes, 1)
+    await until(lambda: not ann.connection.channels)
+    await publish(nodes, 2)
+    await settle()
+    end = {"type": "unsubscribed", "channel": "orders:7", "code": "expired", "reason": "Token expired"}
+    assert [ann.notifications[0]["message"], ann.notifications[1:]] == [1, [end]]
+    assert await subscribe(ann) == REFUSED
+    await until(lambda: not nodes.cluster.rosters.get("pubsub:orders:7"))
+    assert await subscribe(ann, token=token()) is None
+
+
+async def test_an_anonymous_grant_does_not_outlive_its_connection(nodes: Town) -> None:
+    ann = nodes.client(0, "ann")
+    assert await subscribe(ann, token=token()) is None
+    assert len(nodes.nodes[0].auth.grants) == 1
+    ann.leave()
+    assert len(nodes.nodes[0].auth.grants) == 0
+
+
+async def test_a_refreshed_subscription_loses_nothing(nodes: Town) -> None:
+    ann = nodes.client(0, "ann")
+    assert await subscribe(ann, token=token(within_s=1.4)) is None
+    for number in range(3):
+        await publish(nodes, number)
+        answer = await ann.ask("pubsub", "refreshSubscription", channel="orders:7", token=token(within_s=60))
+        assert answer is None
+    await asyncio.sleep(2.0)
+    await publish(nodes, 3)
+    await ann.notified(4)
+    assert received(ann) == [0, 1, 2, 3]
+    assert len(nodes.nodes[0].auth.grants) == 1
+
+
+async def test_a_refused_refresh_leaves_the_present_token(nodes: Town) -> None:
+    ann = nodes.client(0, "ann")
+    assert await ann.ask("pubsub", "refreshSubscription", channel="orders:7", token=token()) == "Error: Not subscribed"
+    assert await subscribe(ann, token=token(within_s=1.6)) is None
+    for wrong, text in (
+        (token("orders:8"), "Invalid token"),
+        (token(within_s=-60), "Token expired"),
+        (token(ops=["history"]), "Not authorized"),
+        (None, "Invalid params"),
+    ):
+        answer = await ann.ask("pubsub", "refreshSubscription", channel="orders:7", token=wrong)
+        assert answer == f"Error: {text}"
+    assert await subscribe(ann, token=token()) == "Error: Already subscribed"
+    await until(lambda: received(ann) == ["unsubscribed"])
+
+
+async def test_revocation_of_the_token_ends_the_subscription_alone(nodes: Town) -> None:
+    ann = nodes.client(0, "ann")
+    assert await subscribe(ann, token=token(jti="t-1")) is None
+    assert await subscribe(ann, "orders:8", token=token("orders:8", jti="t-2")) is None
+    await nodes.nodes[1].auth.revoke_token("t-1")
+    await until(lambda: received(ann) == ["unsubscribed"])
+    assert ann.notifications[0]["code"] == "revoked" and ann.connection.channels == {"pubsub:orders:8"}
+    assert await subscribe(ann, token=token(jti="t-1")) == "Error: Revoked"
+
+
+async def test_revocation_of_the_identity_ends_tokens_issued_before_it(nodes: Town) -> None:
+    early = token(iat=time.time() - 60)
+    await nodes.nodes[1].auth.revoke("ann")
+    ann = nodes.client(0, "ann")
+    assert await subscribe(ann, token=early) == "Error: Revoked"
+    assert await subscribe(ann, token=token(iat=time.time())) is None
+
+
+@pytest.mark.parametrize("is_revoked", [True, False])
+async def test_a_token_that_ends_while_it_is_checked_permits_nothing(
+    nodes: Town, revocations: Slow, is_revoked: bool
+) -> None:
+    ann = nodes.client(0, "ann")
+    revocations.gate.clear()
+    asking = asyncio.create_task(subscribe(ann, token=token(jti="t-1", within_s=60 if is_revoked else 1.3)))
+    await settle()
+    if is_revoked:
+        await revocations.add(Kind.TOKEN, "t-1")
+    else:
+        await asyncio.sleep(1.8)
+    revocations.gate.set()
+    assert await asking == ("Error: Revoked" if is_revoked else "Error: Token expired")
+    assert not ann.connection.channels and not ann.notifications and not len(nodes.nodes[0].auth.grants)
+
+
+async def test_nothing_follows_the_end_after_the_loop_was_stalled(nodes: Town) -> None:
+    ann = nodes.client(0, "ann")
+    assert await subscribe(ann, token=token(within_s=1.2)) is None
+    time.sleep(2.2)  # noqa: ASYNC251 - the node stands still, as by SIGSTOP, until long after the end
+    nodes.nodes[0]._fanout.deliver({"pubsub:orders:7": [b"1"]})  # the first thing that it reads
+    assert received(ann) == ["unsubscribed"]
+
+
+async def test_rooms_and_documents_have_tokens_too(nodes: Town) -> None:
+    ann = nodes.client(0, "ann")
+    room = token("lobby", service="chat", ops=["join"], within_s=1.5)
+    assert await ann.ask("chat", "join", channel="lobby") == REFUSED
+    assert await ann.ask("chat", "join", channel="lobby", token=token("lobby", ops=["join"])) == "Error: Invalid token"
+    assert await ann.ask("chat", "join", channel="lobby", token=room) == {"members": ["ann"]}
+    document = token("d", service="cursors", ops=["join"], within_s=1.5)
+    assert await ann.ask("cursors", "join", document="d", token=document) == {"cursors": []}
+    handle = await ann.ask("cursors", "createCursor", privateHandle=1, document="d", position=0, status=0)
+    assert isinstance(handle, int)
+    await until(lambda: received(ann) == ["unsubscribed"] * 2)
+    assert not ann.connection.channels
+    removed = await ann.ask("cursors", "removeCursor", privateHandle=1)
+    assert removed == "Error: No such cursor"
+    await until(lambda: not any(nodes.cluster.rosters.values()))
+
+
+async def test_rights_are_looked_at_again_when_the_connections_token_is_refreshed(nodes: Town) -> None:
+    ann = nodes.client(0)
+    every = {"orders:*": ["subscribe"], "free:*": ["subscribe"]}
+    await ann.ask("auth", "authenticate", token=hmac_token("ann", channels=every))
+    assert await subscribe(ann, "orders:7") is None
+    assert await subscribe(ann, "orders:8") is None
+    assert await subscribe(ann, "orders:9", token=token("orders:9")) is None
+    assert await subscribe(ann, "free:a") is None
+    await ann.ask("auth", "refresh", token=hmac_token("ann", channels={"orders:8": ["subscribe"]}))
+    await until(lambda: received(ann) == ["unsubscribed"])
+    end = {"type": "unsubscribed", "channel": "orders:7", "code": "not_authorized", "reason": "No longer permitted"}
+    assert ann.notifications == [end]
+    assert ann.connection.channels == {"pubsub:orders:8", "pubsub:orders:9", "pubsub:free:a"}
