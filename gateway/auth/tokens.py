@@ -135,6 +135,8 @@ class Verifier:
         return claims
 
     def _identity(self, claims: dict[str, Any]) -> Identity:
+        if "channel" in claims:  # permits one channel, and is no login
+            raise InvalidToken("subscription_token")
         expires_at_s = _seconds(claims, "exp")
         if expires_at_s - self._clock() > self._auth.token_max_lifetime_s:
             raise InvalidToken("lifetime")

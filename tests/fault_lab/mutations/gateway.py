@@ -329,4 +329,11 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         new="theirs is not None",
         argv=test("tests/unit/sdk/test_old_names.py", "test_old_name_of_ours"),
     ),
+    Mutation(
+        guard="subscription token as a login",
+        file="gateway/auth/tokens.py",
+        old='        if "channel" in claims:',
+        new="        if False:",
+        argv=test("tests/unit/auth/test_tokens.py", "test_an_attack_is_refused"),
+    ),
 )
