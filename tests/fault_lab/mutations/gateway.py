@@ -336,4 +336,32 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
         new="        if False:",
         argv=test("tests/unit/auth/test_tokens.py", "test_an_attack_is_refused"),
     ),
+    Mutation(
+        guard="claims of a minted token",
+        file="gateway/auth/minting.py",
+        old="            if name in _RESERVED or name == self._auth.identity_claim:\n",
+        new="            if False:\n",
+        argv=test("tests/unit/auth/test_minting.py", "test_what_nodes_would_refuse"),
+    ),
+    Mutation(
+        guard="lifetime of a minted token",
+        file="gateway/auth/minting.py",
+        old="        if not 1 <= expires_in_s <= longest_s:\n",
+        new="        if False:\n",
+        argv=test("tests/unit/auth/test_minting.py", "test_what_nodes_would_refuse"),
+    ),
+    Mutation(
+        guard="size of a minted token",
+        file="gateway/auth/minting.py",
+        old="        if len(token) > TOKEN_MAX_BYTES:\n",
+        new="        if False:\n",
+        argv=test("tests/unit/auth/test_minting.py", "test_what_nodes_would_refuse"),
+    ),
+    Mutation(
+        guard="private key of other nodes",
+        file="gateway/runtime/commands/token.py",
+        old="    if public_keys and key.public_key not in public_keys:\n",
+        new="    if False:\n",
+        argv=test("tests/unit/runtime/test_token.py", "test_problem_is_a_sentence"),
+    ),
 )
