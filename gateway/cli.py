@@ -10,6 +10,7 @@ from snorky.gateway.runtime.commands.publish import publish
 from snorky.gateway.runtime.commands.serve import serve
 from snorky.gateway.runtime.commands.stats import stats
 from snorky.gateway.runtime.commands.subscribe import subscribe
+from snorky.gateway.runtime.commands.token import token
 from snorky.gateway.runtime.standard_streams import open_missing_streams
 
 __all__ = ["app", "main"]
@@ -50,7 +51,7 @@ def _snorky(
     """
 
 
-for _command in (serve, check, publish, subscribe, stats):
+for _command in (serve, check, publish, subscribe, stats, token):
     app.command()(_command)
 
 

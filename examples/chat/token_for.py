@@ -2,11 +2,8 @@
 
 import os
 import sys
-import time
 
-import jwt
+from snorky.client.tokens import Signer
 
 if __name__ == "__main__":
-    now_s = int(time.time())
-    claims = {"sub": sys.argv[1], "iat": now_s, "exp": now_s + 3600}
-    print(jwt.encode(claims, os.environ["SNORKY_AUTH__HMAC_SECRET"], algorithm="HS256"))
+    print(Signer(hmac_secret=os.environ["SNORKY_AUTH__HMAC_SECRET"]).connection_token(sys.argv[1]))

@@ -47,7 +47,11 @@ _SERVICE_LINK = re.compile(
 
 _OF_THE_LIBRARY = frozenset(  # read by snorky-client, perhaps in the same environment
     f"{ENVIRONMENT_PREFIX}{name}"
-    for name in ("BACKEND_URL", "BACKEND_KEY", "TIMEOUT_S", "JSON_ENCODER", "DATASYNC_SERVICE")
+    for name in (
+        *("BACKEND_URL", "BACKEND_KEY", "TIMEOUT_S", "JSON_ENCODER", "DATASYNC_SERVICE"),
+        *("TOKEN_HMAC_SECRET", "TOKEN_PRIVATE_KEY", "TOKEN_KEY_ID"),
+        *("TOKEN_AUDIENCE", "TOKEN_ISSUER", "TOKEN_IDENTITY_CLAIM"),
+    )
 )
 
 Key = tuple[str, ...]  # ("public", "port")

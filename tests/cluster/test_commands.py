@@ -29,7 +29,7 @@ async def test_version_is_printed():
 
 
 async def test_every_command_shows_examples():
-    for command in ("serve", "check", "publish", "subscribe", "stats"):
+    for command in ("serve", "check", "publish", "subscribe", "stats", "token"):
         code, output = await snorky(command, "--help")
         assert code == 0
         assert f"snorky {command}" in output

@@ -1,6 +1,7 @@
 """The programs of clients/python/README.md, executed unchanged except for addresses."""
 
 import asyncio
+import json
 import re
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from snorky.gateway.auth.tokens import FixedKey, Key, Verifier
+from snorky.gateway.errors import InvalidToken
 from tests.support.processes.nodes import GATEWAY, NodeProcess, RedisProcess, clean_environment
 from tests.support.processes.tools import ROOT
+from tests.support.scenarios.tokens import SECRET
 
 pytestmark = pytest.mark.needs("redis-server")
 
@@ -38,12 +42,16 @@ class Place:
         program = program.replace("ws://127.0.0.1:8002/ws", self.node.websocket_url)
         program = program.replace("http://127.0.0.1:8003", f"http://127.0.0.1:{self.node.private_port}")
         program = program.replace('key="..."', f'key="{KEY}"')
-        argv = [sys.executable, "-W", "error", "-c", program]
-        env = clean_environment()
-        run = asyncio.to_thread(subprocess.run, argv, env=env, capture_output=True, text=True, timeout=60)
-        done = await run
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return await output_of(program)
+
+
+async def output_of(program: str, **env: str) -> str:
+    """Run a program with these variables, and return its output."""
+    argv = [sys.executable, "-W", "error", "-c", program]
+    env = {**clean_environment(), **env}
+    done = await asyncio.to_thread(subprocess.run, argv, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture
@@ -76,6 +84,44 @@ async def test_client_of_the_readme_prints_its_own_publications(place: Place) ->
 
 async def test_calls_of_the_readme_are_answered(place: Place) -> None:
     assert await place.run(program("transport = ", "call_many")) == ""
+
+
+async def test_tokens_of_the_readme_are_those_of_a_client_and_of_a_channel() -> None:
+    printed = await output_of(program("signer.subscription_token("), SNORKY_AUTH__HMAC_SECRET=SECRET)
+    connection, subscription = printed.split()
+    verifier = Verifier(FixedKey(Key("HS256", SECRET.encode())))
+    assert (await verifier.verify(connection)).identity == "alice"
+    with pytest.raises(InvalidToken) as caught:
+        await verifier.verify(subscription)
+    assert caught.value.reason == "subscription_token"
+
+
+# asks the application itself, without a server, first for nobody and then for a user with two shops
+ASK = """
+import asyncio, json
+from types import SimpleNamespace
+
+async def ask(user):
+    sent = []
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+    async def send(message):
+        sent.append(message)
+    scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/realtime-token", "raw_path": b"",
+             "query_string": b"", "headers": [], "user": user}
+    await app(scope, receive, send)
+    return [sent[0]["status"], json.loads(b"".join(each["body"] for each in sent[1:]))]
+
+print(json.dumps([asyncio.run(ask(user)) for user in (None, SimpleNamespace(id=7, shops=["a", "b"]))]))
+"""
+
+
+async def test_route_of_the_readme_returns_tokens_to_logged_in_users_only() -> None:
+    printed = await output_of(program("FastAPI()") + ASK, SNORKY_AUTH__HMAC_SECRET=SECRET)
+    (refused, _), (accepted, answer) = json.loads(printed)
+    assert (refused, accepted) == (401, 200)
+    found = await Verifier(FixedKey(Key("HS256", SECRET.encode()))).verify(answer["token"])
+    assert found.identity == "~7"
 
 
 def test_settings_and_signals_of_the_readme_are_there() -> None:

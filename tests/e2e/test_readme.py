@@ -94,7 +94,7 @@ async def test_own_application_of_the_readme_serves_clients_and_pages(tmp_path: 
         await process.close()
 
 
-@pytest.mark.parametrize("command", ["serve", "check", "publish", "subscribe", "stats"])
+@pytest.mark.parametrize("command", ["serve", "check", "publish", "subscribe", "stats", "token"])
 def test_every_command_that_the_readme_names_has_help(command: str) -> None:
     result = subprocess.run([*GATEWAY, command, "--help"], capture_output=True, text=True, timeout=30, check=False)
     assert result.returncode == 0 and "Examples" in result.stdout

@@ -14,9 +14,14 @@ import pytest
 
 _HERE = Path(__file__).parent
 _PACKAGE = _HERE.parent
-_OLDEST = ["redis==5.0.0", "Django==4.2", "websockets==15.0"]
-_BETWEEN = ["redis==7.0.0", "Django==5.1", "websockets"]
-_NEWEST = ["redis", "Django>=6", "websockets"]  # Django 6 does not support Python 3.11, which the gateway may use here
+_OLDEST = ["redis==5.0.0", "Django==4.2", "websockets==15.0", "PyJWT==2.8.0"]
+_BETWEEN = ["redis==7.0.0", "Django==5.1", "websockets", "PyJWT==2.10.0"]
+_NEWEST = [
+    "redis",
+    "Django>=6",
+    "websockets",
+    "PyJWT",
+]  # Django 6 does not support Python 3.11, which the gateway may use here
 _TOOLS = ["pytest", "pytest-asyncio", "pytest-timeout", "hypothesis", "cryptography"]
 _DEADLINE_S = 180
 
@@ -53,7 +58,7 @@ def test_package_works_with(versions: list[str], minor: int, tmp_path: Path) -> 
     package = shutil.copytree(
         _PACKAGE, tmp_path / "package", ignore=shutil.ignore_patterns("tests", "build", "*.egg-info")
     )
-    wanted = [f"{package}[redis,django,realtime]", *versions, *_TOOLS]
+    wanted = [f"{package}[redis,django,realtime,tokens]", *versions, *_TOOLS]
     _run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted, cwd=tmp_path)
     files = [
         str(path)

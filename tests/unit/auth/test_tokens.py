@@ -187,6 +187,10 @@ def attacks(_round: int) -> dict[str, tuple[str, str, Key, dict[str, Any]]]:
         "identity has control characters": ("identity", hmac_token("alice\n"), HMAC, {}),
         "identity turns writing around": ("identity", hmac_token("alice\u202e"), HMAC, {}),
         "identity is a lone surrogate": ("identity", forged(HS256, claims("\ud800")), HMAC, {}),
+        "subscription token": ("subscription_token", hmac_token(channel="news"), HMAC, {}),
+        "subscription token of the channel null": (
+            "subscription_token", forged(HS256, {**claims(), "channel": None}), HMAC, {},
+        ),
         "token id is a number": ("malformed", forged(HS256, claims(jti=1)), HMAC, {}),
         "empty": ("malformed", "", HMAC, {}),
         "not three parts": ("malformed", "a.b", HMAC, {}),

@@ -160,6 +160,12 @@ def test_variables_of_the_client_library_cause_no_error_and_no_warning():
         "SNORKY_BACKEND_URL": "http://127.0.0.1:8003/backend",
         "SNORKY_BACKEND_KEY": SECRET,
         "SNORKY_TIMEOUT_S": "1",
+        "SNORKY_TOKEN_HMAC_SECRET": SECRET,
+        "SNORKY_TOKEN_PRIVATE_KEY": SECRET,
+        "SNORKY_TOKEN_KEY_ID": "2026-11",
+        "SNORKY_TOKEN_AUDIENCE": "app",
+        "SNORKY_TOKEN_ISSUER": "https://shop.example",
+        "SNORKY_TOKEN_IDENTITY_CLAIM": "user_id",
     }
     assert load(None, library, warnings) == Settings()
     assert warnings == []

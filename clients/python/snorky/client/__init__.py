@@ -6,8 +6,9 @@ backend = SnorkyBackend(SnorkyHTTPTransport("http://127.0.0.1:8003/backend", key
 backend.call("pubsub_backend", "publish", channel="news", message={"title": "Hello"})
 
 This needs no other package. `Publisher` publishes through Redis (snorky-client[redis]). `snorky.client.aio` has the
-same for asyncio, and a client that subscribes to channels (snorky-client[realtime]). `snorky.client.django` publishes
-changes of Django models (snorky-client[django]).
+same for asyncio, and a client that subscribes to channels (snorky-client[realtime]). `snorky.client.tokens` makes the
+tokens of clients (snorky-client[tokens]). `snorky.client.django` publishes changes of Django models
+(snorky-client[django]).
 """
 
 from snorky.client.aio import AsyncSnorkyBackend
