@@ -6,6 +6,7 @@ The names below are the public API; services import nothing else from this packa
 
 from snorky.gateway._version import __version__
 from snorky.gateway.auth.authenticator import AlreadyAuthenticated, Authenticator
+from snorky.gateway.auth.grants import Grant
 from snorky.gateway.auth.tokens import Identity
 from snorky.gateway.config.access_words import Words
 from snorky.gateway.config.channel_rules import ChannelRule, Rule, Rules
@@ -69,6 +70,7 @@ __all__ = [
     "Direct",
     "Entered",
     "Gateway",
+    "Grant",
     "History",
     "HistoryStore",
     "Identity",

@@ -61,8 +61,8 @@ class ChatService(RPCService):
         token: a subscription token, which may permit it; the membership ends with it.
         """
         request.demand_identity()
-        async with granted(self, request, channel, token) as operations:
-            self.demand(request, "join", channel, operations)
+        async with granted(self, request, channel, token) as grant:
+            self.demand(request, "join", channel, grant)
             return await self._join(request, channel)
 
     async def _join(self, request: Request, channel: Any) -> Fitted:

@@ -72,8 +72,8 @@ class CursorsService(RPCService):
         token: a subscription token, which may permit it; the subscription ends with it.
         """
         request.demand_identity()
-        async with granted(self, request, document, token) as operations:
-            self.demand(request, "join", document, operations)
+        async with granted(self, request, document, token) as grant:
+            self.demand(request, "join", document, grant)
             return await self._join(request, document)
 
     async def _join(self, request: Request, document: Any) -> Fitted:

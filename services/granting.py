@@ -1,18 +1,18 @@
 """Subscriptions with a token: it is verified first, permits the subscription, and ends it when it expires."""
 
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from snorky.gateway import InvalidToken, Service, channel_name
+from snorky.gateway import Grant, InvalidToken, Service, channel_name
 from snorky.services.requests import Request, RPCError
 
-__all__ = ["demand_text", "granted"]
+__all__ = ["demand_text", "expires_in_s", "granted"]
 
 
 @asynccontextmanager
-async def granted(service: Service, request: Request, channel: Any, token: Any) -> AsyncIterator[Container[str] | None]:
-    """Verify a token, yield the operations that it permits, and bind it to the subscription that the block makes.
+async def granted(service: Service, request: Request, channel: Any, token: Any) -> AsyncIterator[Grant | None]:
+    """Verify a token, yield what it grants, and bind it to the subscription that the block makes.
 
     token: None = without one; yields None. If the block fails, a token that the subscription had before
     remains. Raises RPCError: the token is not accepted; what the client has subscribed in the block is ended then.
@@ -26,7 +26,7 @@ async def granted(service: Service, request: Request, channel: Any, token: Any) 
     except InvalidToken as error:
         raise _refusal(error) from None
     try:
-        yield grant.token.operations
+        yield grant
     except BaseException:
         auth.grants.leave(grant)
         raise
@@ -35,6 +35,11 @@ async def granted(service: Service, request: Request, channel: Any, token: Any) 
     except InvalidToken as error:  # it expired or was revoked while the block subscribed
         service.cut_subscription(connection, channel)
         raise _refusal(error) from None
+
+
+def expires_in_s(service: Service, grant: Grant) -> int:
+    """Return the seconds until a token expires, for replies."""
+    return max(0, int(grant.token.expires_at_s - service.cluster.auth.now_s))
 
 
 def demand_text(token: Any) -> str:

@@ -19,7 +19,7 @@ Rules:
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Container
+from collections.abc import Awaitable
 from time import perf_counter
 from typing import Any
 
@@ -30,6 +30,7 @@ from snorky.gateway import (
     Compound,
     ConfigurationError,
     Connection,
+    Grant,
     ReplyTooLarge,
     Service,
     SnorkyError,
@@ -112,19 +113,20 @@ class RPCService(Service):
         else:
             self._reply(request, future.result())
 
-    def demand(self, request: Request, operation: str, channel: Any, granted: Container[str] | None = None) -> None:
+    def demand(self, request: Request, operation: str, channel: Any, grant: Grant | None = None) -> None:
         """Check that the rules permit an operation, as `permits`. Raises RPCError ("Not authorized")."""
-        check_allowed(self.permits(request, operation, channel, granted))
+        check_allowed(self.permits(request, operation, channel, grant))
 
-    def permits(self, request: Request, operation: str, channel: Any, granted: Container[str] | None = None) -> bool:
+    def permits(self, request: Request, operation: str, channel: Any, grant: Grant | None = None) -> bool:
         """Return True if the service's rules permit an operation to this client.
 
-        granted: see `Access.allows`. Raises InvalidChannel.
+        grant: of the token of this call; None = that of the present subscription counts. Raises InvalidChannel.
         """
         access = self.access
         if access is None:
             return True
         name = channel_name(channel)
+        granted = None if grant is None else grant.operations
         return access.allows(operation, access.rules.find(name), name, request.connection, granted)
 
     def fitted(self, request: Request, data: Any) -> Fitted:

@@ -85,6 +85,11 @@ class Authenticator:
         """True if clients can have identities: tokens or a hook are configured, or an identity is required."""
         return self._verifier is not None or self._auth.is_configured
 
+    @property
+    def now_s(self) -> float:
+        """The wall clock by which tokens expire."""
+        return self._clock()
+
     def start(self, connections: Callable[[], Iterable[Connection]]) -> None:
         """Begin to read revocations before any login: a service may set an identity without a token.
 

@@ -40,6 +40,11 @@ class Grant:
         self.end: tuple[str, str] | None = None
         self.on_end: OnEnd | None = None  # set when the subscription has begun
 
+    @property
+    def operations(self) -> frozenset[str]:
+        """What the token permits on its channel."""
+        return self.token.operations
+
     def is_hit(self, revocation: Revocation) -> bool:
         """True if a revocation applies to the token."""
         if revocation.kind is Kind.TOKEN:
@@ -80,10 +85,10 @@ class Grants:
         self._by_connection.setdefault(connection, {})[grant.key] = grant
         if connection.grants is None:
             connection.grants = {}
-        connection.grants[grant.key] = grant.token.operations
+        connection.grants[grant.key] = grant.operations
 
     def expires_in_s(self, grant: Grant) -> float:
-        """Return the seconds until a grant ends."""
+        """Return the seconds until a grant ends: some after its token has expired."""
         return grant.token.expires_at_s - self._clock() + self._grace_s
 
     def end(self, grant: Grant, code: str, reason: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from snorky.gateway import Compound, InvalidMessage, Member, Position, Publication, Recovery
 from snorky.services.rpc import RPCError
 
-__all__ = ["NOTHING_TO_RECOVER", "kept", "members", "recovered", "stats"]
+__all__ = ["NOTHING_TO_RECOVER", "kept", "members", "recovered", "stats", "with_expiry"]
 
 # Payloads in one reply. A client waits some seconds for a reply, but at 20 KB/s one of 1 MiB takes a minute: the
 # request would time out and the client would reconnect, each time at the same position.
@@ -33,6 +33,17 @@ def recovered(recovery: Recovery, notification: Any) -> Compound:
     reply = _compound(first, position, is_recovered=recovery.is_recovered, is_checked=True)
     reply.follow(notification, rest)
     reply.instead = {"position": str(recovery.position), "recovered": False, "messages": []}
+    return reply
+
+
+def with_expiry(reply: Compound | dict[str, Any] | None, expires_in_s: int) -> Compound | dict[str, Any]:
+    """Add to a reply to `subscribe` when the token of the subscription expires."""
+    expiry = {"expiresInS": expires_in_s}
+    if not isinstance(reply, Compound):
+        return {**(reply or {}), **expiry}
+    for each in (reply.value, reply.instead):
+        if isinstance(each, dict):
+            each.update(expiry)
     return reply
 
 

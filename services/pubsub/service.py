@@ -31,10 +31,10 @@ from snorky.gateway import (
     channel_name,
     history_of,
 )
-from snorky.services.granting import demand_text, granted
+from snorky.services.granting import demand_text, expires_in_s, granted
 from snorky.services.pubsub.parameters import LIMIT_DEFAULT, limit_of, once_of, position_of, recovery_of
 from snorky.services.pubsub.presence import PresenceCommands, present
-from snorky.services.pubsub.replies import NOTHING_TO_RECOVER, kept, recovered
+from snorky.services.pubsub.replies import NOTHING_TO_RECOVER, kept, recovered, with_expiry
 from snorky.services.requests import check_allowed, demand_allowed
 from snorky.services.rpc import Request, acknowledged, rpc_command
 
@@ -80,23 +80,29 @@ class PubSubService(PresenceCommands):
     async def subscribe(self, request: Request, channel: Any, recover: Any = None, token: Any = None) -> Any:
         """Subscribe to a channel. recover: a position, to get the messages after it first; or true, to start here.
 
-        token: a subscription token, which may permit it where a rule says `token`; the subscription ends with it.
+        token: a subscription token, which may permit it where a rule says `token`; the subscription ends with it, and
+        the reply has `expiresInS`.
         """
         is_recovering, since = recovery_of(recover)
-        async with granted(self, request, channel, token) as operations:
-            self.demand(request, "subscribe", channel, operations)
-            return await self._subscribe(request, channel, since, is_recovering=is_recovering)
+        async with granted(self, request, channel, token) as grant:
+            self.demand(request, "subscribe", channel, grant)
+            reply = await self._subscribe(request, channel, since, is_recovering=is_recovering)
+        return reply if grant is None else with_expiry(reply, expires_in_s(self, grant))
 
     @rpc_command(name="refreshSubscription")
-    async def refresh_subscription(self, request: Request, channel: Any, token: Any) -> None:
-        """Replace the token of a subscription by a later one. If it is not accepted, the present one remains."""
+    async def refresh_subscription(self, request: Request, channel: Any, token: Any) -> dict[str, int]:
+        """Replace the token of a subscription by a later one; replies {"expiresInS"}.
+
+        If it is not accepted, the present one remains.
+        """
         demand_text(token)
         if not self.topics.is_subscribed(request.connection, channel):
             raise NotSubscribed
-        async with granted(self, request, channel, token) as operations:
-            self.demand(request, "subscribe", channel, operations)
-            if not self.topics.is_subscribed(request.connection, channel):
+        async with granted(self, request, channel, token) as grant:
+            self.demand(request, "subscribe", channel, grant)
+            if grant is None or not self.topics.is_subscribed(request.connection, channel):
                 raise NotSubscribed
+        return {"expiresInS": expires_in_s(self, grant)}
 
     async def _subscribe(
         self, request: Request, channel: Any, since: Position | None, *, is_recovering: bool

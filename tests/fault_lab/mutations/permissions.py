@@ -19,13 +19,13 @@ PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
     _check("may publish", _PUBSUB, 'self.demand(request, "publish", channel)'),
     _check("may read history", _PUBSUB, 'self.demand(request, "history", channel)'),
     _check("may list subscribers", "services/pubsub/presence.py", 'self.demand(request, "presence", channel)'),
-    _check("may join a room", "services/chat.py", 'self.demand(request, "join", channel, operations)'),
-    _check("may join a document", "services/cursors.py", 'self.demand(request, "join", document, operations)'),
+    _check("may join a room", "services/chat.py", 'self.demand(request, "join", channel, grant)'),
+    _check("may join a document", "services/cursors.py", 'self.demand(request, "join", document, grant)'),
     Mutation(
         guard="may subscribe",
         file=_PUBSUB,
-        old='self.demand(request, "subscribe", channel, operations)\n            return',
-        new="return",
+        old='self.demand(request, "subscribe", channel, grant)\n            reply',
+        new="reply",
         argv=_TABLE,
     ),
     Mutation(

@@ -78,6 +78,10 @@ async def subscribe(client: Resident, channel: Any = "orders:7", **params: Any) 
     return await client.ask("pubsub", "subscribe", channel=channel, **params)
 
 
+def is_granted(answer: Any) -> bool:
+    return set(answer) == {"expiresInS"} and 0 <= answer["expiresInS"] <= 60
+
+
 async def publish(nodes: Town, message: Any, channel: Any = "orders:7") -> None:
     await nodes.nodes[1].channels.publish_kept("pubsub", channel, message, HISTORY)
 
@@ -89,7 +93,7 @@ def received(client: Resident) -> list[Any]:
 async def test_a_token_permits_its_channel_to_its_client(nodes: Town) -> None:
     ann = nodes.client(0, "ann")
     assert await subscribe(ann) == REFUSED
-    assert await subscribe(ann, token=token()) is None
+    assert is_granted(await subscribe(ann, token=token()))
     await publish(nodes, 1)
     await ann.notified(1)
     assert (await ann.ask("pubsub", "history", channel="orders:7"))["messages"]
@@ -137,14 +141,14 @@ async def test_a_token_opens_nothing_that_the_rule_does_not_leave_to_tokens(node
 async def test_a_client_without_an_identity_needs_a_token_without_one(nodes: Town) -> None:
     nobody = nodes.client(0)
     assert await subscribe(nobody, token=token()) == "Error: Invalid token"
-    assert await subscribe(nobody, token=token(identity=None)) is None
+    assert is_granted(await subscribe(nobody, token=token(identity=None)))
 
 
 async def test_a_token_permits_to_publish_while_its_subscription_lasts(nodes: Town) -> None:
     ann = nodes.client(0, "ann")
     publishing = token("free:a", ops=["subscribe", "publish"])
     assert await ann.ask("pubsub", "publish", channel="free:a", message=1) == REFUSED
-    assert await subscribe(ann, "free:a", token=publishing) is None
+    assert is_granted(await subscribe(ann, "free:a", token=publishing))
     assert await ann.ask("pubsub", "publish", channel="free:a", message=1) is None
     assert await ann.ask("pubsub", "publish", channel="free:b", message=1) == REFUSED
     await ann.ask("pubsub", "unsubscribe", channel="free:a")
@@ -153,7 +157,7 @@ async def test_a_token_permits_to_publish_while_its_subscription_lasts(nodes: To
 
 async def test_the_subscription_ends_with_its_token(nodes: Town) -> None:
     ann = nodes.client(0, "ann")
-    assert await subscribe(ann, token=token(within_s=1.3)) is None
+    assert is_granted(await subscribe(ann, token=token(within_s=1.3)))
     await publish(nodes, 1)
     await until(lambda: not ann.connection.channels)
     await publish(nodes, 2)
@@ -162,12 +166,12 @@ async def test_the_subscription_ends_with_its_token(nodes: Town) -> None:
     assert [ann.notifications[0]["message"], ann.notifications[1:]] == [1, [end]]
     assert await subscribe(ann) == REFUSED
     await until(lambda: not nodes.cluster.rosters.get("pubsub:orders:7"))
-    assert await subscribe(ann, token=token()) is None
+    assert is_granted(await subscribe(ann, token=token()))
 
 
 async def test_an_anonymous_grant_does_not_outlive_its_connection(nodes: Town) -> None:
     ann = nodes.client(0, "ann")
-    assert await subscribe(ann, token=token()) is None
+    assert is_granted(await subscribe(ann, token=token()))
     assert len(nodes.nodes[0].auth.grants) == 1
     ann.leave()
     assert len(nodes.nodes[0].auth.grants) == 0
@@ -175,11 +179,11 @@ async def test_an_anonymous_grant_does_not_outlive_its_connection(nodes: Town) -
 
 async def test_a_refreshed_subscription_loses_nothing(nodes: Town) -> None:
     ann = nodes.client(0, "ann")
-    assert await subscribe(ann, token=token(within_s=1.4)) is None
+    assert is_granted(await subscribe(ann, token=token(within_s=1.4)))
     for number in range(3):
         await publish(nodes, number)
         answer = await ann.ask("pubsub", "refreshSubscription", channel="orders:7", token=token(within_s=60))
-        assert answer is None
+        assert is_granted(answer)
     await asyncio.sleep(2.0)
     await publish(nodes, 3)
     await ann.notified(4)
@@ -190,7 +194,7 @@ async def test_a_refreshed_subscription_loses_nothing(nodes: Town) -> None:
 async def test_a_refused_refresh_leaves_the_present_token(nodes: Town) -> None:
     ann = nodes.client(0, "ann")
     assert await ann.ask("pubsub", "refreshSubscription", channel="orders:7", token=token()) == "Error: Not subscribed"
-    assert await subscribe(ann, token=token(within_s=1.6)) is None
+    assert is_granted(await subscribe(ann, token=token(within_s=1.6)))
     for wrong, text in (
         (token("orders:8"), "Invalid token"),
         (token(within_s=-60), "Token expired"),
@@ -205,8 +209,8 @@ async def test_a_refused_refresh_leaves_the_present_token(nodes: Town) -> None:
 
 async def test_revocation_of_the_token_ends_the_subscription_alone(nodes: Town) -> None:
     ann = nodes.client(0, "ann")
-    assert await subscribe(ann, token=token(jti="t-1")) is None
-    assert await subscribe(ann, "orders:8", token=token("orders:8", jti="t-2")) is None
+    assert is_granted(await subscribe(ann, token=token(jti="t-1")))
+    assert is_granted(await subscribe(ann, "orders:8", token=token("orders:8", jti="t-2")))
     await nodes.nodes[1].auth.revoke_token("t-1")
     await until(lambda: received(ann) == ["unsubscribed"])
     assert ann.notifications[0]["code"] == "revoked" and ann.connection.channels == {"pubsub:orders:8"}
@@ -218,7 +222,7 @@ async def test_revocation_of_the_identity_ends_tokens_issued_before_it(nodes: To
     await nodes.nodes[1].auth.revoke("ann")
     ann = nodes.client(0, "ann")
     assert await subscribe(ann, token=early) == "Error: Revoked"
-    assert await subscribe(ann, token=token(iat=time.time())) is None
+    assert is_granted(await subscribe(ann, token=token(iat=time.time())))
 
 
 @pytest.mark.parametrize("is_revoked", [True, False])
@@ -240,7 +244,7 @@ async def test_a_token_that_ends_while_it_is_checked_permits_nothing(
 
 async def test_nothing_follows_the_end_after_the_loop_was_stalled(nodes: Town) -> None:
     ann = nodes.client(0, "ann")
-    assert await subscribe(ann, token=token(within_s=1.2)) is None
+    assert is_granted(await subscribe(ann, token=token(within_s=1.2)))
     time.sleep(2.2)  # noqa: ASYNC251 - the node stands still, as by SIGSTOP, until long after the end
     nodes.nodes[0]._fanout.deliver({"pubsub:orders:7": [b"1"]})  # the first thing that it reads
     assert received(ann) == ["unsubscribed"]
@@ -269,10 +273,19 @@ async def test_rights_are_looked_at_again_when_the_connections_token_is_refreshe
     await ann.ask("auth", "authenticate", token=hmac_token("ann", channels=every))
     assert await subscribe(ann, "orders:7") is None
     assert await subscribe(ann, "orders:8") is None
-    assert await subscribe(ann, "orders:9", token=token("orders:9")) is None
+    assert is_granted(await subscribe(ann, "orders:9", token=token("orders:9")))
     assert await subscribe(ann, "free:a") is None
     await ann.ask("auth", "refresh", token=hmac_token("ann", channels={"orders:8": ["subscribe"]}))
     await until(lambda: received(ann) == ["unsubscribed"])
     end = {"type": "unsubscribed", "channel": "orders:7", "code": "not_authorized", "reason": "No longer permitted"}
     assert ann.notifications == [end]
     assert ann.connection.channels == {"pubsub:orders:8", "pubsub:orders:9", "pubsub:free:a"}
+
+
+async def test_a_recovery_with_a_token_says_when_it_expires(nodes: Town) -> None:
+    ann, bob = nodes.client(0, "ann"), nodes.client(0, "bob")
+    first = await subscribe(ann, token=token(), recover=True)
+    assert first["recovered"] is True and 0 < first["expiresInS"] <= 60
+    await publish(nodes, 1)
+    later = await subscribe(bob, token=token(identity="bob"), recover=first["position"])
+    assert [each["message"] for each in later["messages"]] == [1] and 0 < later["expiresInS"] <= 60
