@@ -51,5 +51,5 @@ def demand_text(token: Any) -> str:
 
 def _refusal(error: InvalidToken) -> RPCError:
     if error.reason == "expired":
-        return RPCError("Token expired", "token_expired")
+        return RPCError("Subscription token expired", "token_expired")
     return RPCError(str(error), error.code)

@@ -45,6 +45,26 @@ def bad(who: str, text: str, token: str, code: int = 4501, command: str = "authe
     return closing(no(who, f"auth.{command}", text, token=token), **{who: code})
 
 
+@scenario(is_apart=True, ann=None, bob=None)
+def subscription_tokens() -> Iterator[Step]:
+    ann = somebody()
+    grant = hmac_token(ann, channel="orders", jti=f"{ann} grant")
+    yield known("ann", ann, hmac_token(ann))
+    yield no("ann", "pubsub.refreshSubscription", "Not subscribed", channel="orders", token=grant)
+    yield no("ann", "pubsub.subscribe", "Invalid token", channel="others", token=grant)
+    yield no("ann", "pubsub.subscribe", "Invalid params", channel="orders", token=5)
+    late = hmac_token(ann, channel="orders", exp=time.time() - 60)
+    yield no("ann", "pubsub.subscribe", "Subscription token expired", channel="orders", token=late)
+    yield ok("ann", "pubsub.subscribe", {"expiresInS": SECONDS}, channel="orders", token=grant)
+    later = hmac_token(ann, channel="orders", jti=f"{ann} later")
+    yield no("ann", "pubsub.refreshSubscription", "Subscription token expired", channel="orders", token=late)
+    yield ok("ann", "pubsub.refreshSubscription", {"expiresInS": SECONDS}, channel="orders", token=later)
+    yield bad("bob", "Invalid token", grant)  # it is no login
+    end = {"type": "unsubscribed", "channel": "orders", "code": "revoked", "reason": "Revoked"}
+    yield ok("backend", "auth_backend.revokeToken", None, {"ann": [end]}, jti=f"{ann} later")
+    yield no("ann", "pubsub.unsubscribe", "Not subscribed", channel="orders")
+
+
 @scenario(is_apart=True, ann=None, bob=None, eve=None)
 def auth() -> Iterator[Step]:
     ann, bob = somebody(), somebody()

@@ -64,6 +64,7 @@ CODES = {
     "Invalid token": "invalid_token",
     "Token expired": "invalid_token",
     "Revoked": "revoked",
+    "Subscription token expired": "token_expired",
     "Tokens are not configured": "not_configured",
     # the backend's port
     "Wrong or missing X-Backend-Key": "unauthorized",

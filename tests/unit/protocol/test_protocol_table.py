@@ -119,6 +119,7 @@ def test_every_notification_is_in_the_table() -> None:
         ("cursorUpdated", "cursor"),
         ("cursorRemoved", "cursor"),
         ("delta", "delta"),
+        ("unsubscribed", "channel", "code", "reason"),
     }
 
 

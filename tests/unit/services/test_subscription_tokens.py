@@ -115,7 +115,7 @@ async def test_a_token_permits_its_channel_to_its_client(nodes: Town) -> None:
         (lambda: token("x" * 300), "Invalid token"),
         (lambda: hmac_token("ann"), "Invalid token"),  # a connection token
         (lambda: token(secret="another secret of thirty-two bytes!"), "Invalid token"),
-        (lambda: token(within_s=-60), "Token expired"),
+        (lambda: token(within_s=-60), "Subscription token expired"),
         (lambda: token(within_s=10**9), "Invalid token"),
         (lambda: "", "Invalid token"),
         (lambda: 7, "Invalid params"),
@@ -197,7 +197,7 @@ async def test_a_refused_refresh_leaves_the_present_token(nodes: Town) -> None:
     assert is_granted(await subscribe(ann, token=token(within_s=1.6)))
     for wrong, text in (
         (token("orders:8"), "Invalid token"),
-        (token(within_s=-60), "Token expired"),
+        (token(within_s=-60), "Subscription token expired"),
         (token(ops=["history"]), "Not authorized"),
         (None, "Invalid params"),
     ):
@@ -238,7 +238,7 @@ async def test_a_token_that_ends_while_it_is_checked_permits_nothing(
     else:
         await asyncio.sleep(1.8)
     revocations.gate.set()
-    assert await asking == ("Error: Revoked" if is_revoked else "Error: Token expired")
+    assert await asking == ("Error: Revoked" if is_revoked else "Error: Subscription token expired")
     assert not ann.connection.channels and not ann.notifications and not len(nodes.nodes[0].auth.grants)
 
 
