@@ -8,7 +8,7 @@ import pytest
 from tests.support.processes.nodes import GATEWAY, NodeProcess, Process
 from tests.support.processes.tools import eventually, free_port
 from tests.support.scenarios.command_line import RULED, snorky
-from tests.support.scenarios.tokens import SECRET, hmac_token
+from tests.support.scenarios.tokens import TOKENS_AND_OPEN_PUBSUB, hmac_token
 
 pytestmark = pytest.mark.needs("redis-server")
 
@@ -165,7 +165,7 @@ async def test_token_that_cannot_be_sent_is_refused_without_being_shown(given, l
 
 async def test_subscribe_authenticates_and_finds_the_node_by_the_settings(tmp_path):
     (tmp_path / "token").write_text(hmac_token() + "\n")
-    env = {"SNORKY_AUTH__HMAC_SECRET": SECRET, "SNORKY_AUTH__REQUIRED": "true"}
+    env = {**TOKENS_AND_OPEN_PUBSUB, "SNORKY_AUTH__REQUIRED": "true"}
     async with NodeProcess.running(env) as node:
         settings = {"SNORKY_PUBLIC__PORT": str(node.public_port)}
         watching = Process(

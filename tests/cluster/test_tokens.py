@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.processes.nodes import GATEWAY, NodeProcess, RedisProcess
 from tests.support.processes.tools import eventually
-from tests.support.scenarios.tokens import SECRET, Issuer, KeyServer, hmac_token
+from tests.support.scenarios.tokens import OPEN_PUBSUB, SECRET, Issuer, KeyServer, hmac_token
 
 HMAC = {"SNORKY_AUTH__HMAC_SECRET": SECRET, "SNORKY_AUTH__LEEWAY_S": "0"}
 WITHIN_S = 5.0  # RELIABILITY: revocable <= 5 s
@@ -44,7 +44,7 @@ class House:
 async def house(directory: Path, env: Mapping[str, str] = HMAC, *, count: int = 2) -> AsyncIterator[House]:
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(RedisProcess.running(directory))
-        env = {"SNORKY_REDIS_URL": redis.url, **env}
+        env = {"SNORKY_REDIS_URL": redis.url, **OPEN_PUBSUB, **env}
         nodes = [await stack.enter_async_context(NodeProcess.running(env)) for _ in range(count)]
         yield House(
             nodes, await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))), env

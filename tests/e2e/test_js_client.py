@@ -19,6 +19,7 @@ from tests.support.clients.numbers import CHANNELS, DEADLINE_S, publishing
 from tests.support.processes.fleet import SECRET, running_fleet
 from tests.support.processes.proxy import FaultProxy
 from tests.support.processes.tools import eventually, program
+from tests.support.scenarios.tokens import TOKENS_AND_OPEN_PUBSUB
 
 pytestmark = [
     pytest.mark.needs("redis-server", "nginx", "node"),
@@ -71,7 +72,7 @@ async def test_publications_of_a_known_client_are_taken_once_over_cut_connection
     now_s = time.time()
     token = jwt.encode({"sub": "ann", "iat": now_s, "exp": now_s + 300}, SECRET, "HS256")
     count = 600
-    async with running_fleet(tmp_path, nodes=1, env={"SNORKY_AUTH__HMAC_SECRET": SECRET}) as fleet:
+    async with running_fleet(tmp_path, nodes=1, env=TOKENS_AND_OPEN_PUBSUB) as fleet:
         async with FaultProxy("127.0.0.1", fleet.nodes[0].public_port) as proxy:
             url = f"ws://127.0.0.1:{proxy.port}/ws"
             async with running_js_crowd(url, count=1, token=token) as clients:
@@ -117,7 +118,7 @@ async def test_messages_lost_by_redis_are_a_gap_and_delivery_continues(tmp_path:
 
 
 async def test_token_is_replaced_before_it_expires_and_the_connection_stays(tmp_path: Path) -> None:
-    env = {"SNORKY_AUTH__HMAC_SECRET": SECRET, "SNORKY_AUTH__LEEWAY_S": "0"}
+    env = {**TOKENS_AND_OPEN_PUBSUB, "SNORKY_AUTH__LEEWAY_S": "0"}
     async with running_fleet(tmp_path, nodes=1, env=env) as fleet:
         async with running_js_crowd(fleet.url, count=1, token=f"hs256:{SECRET}:3") as clients:
             while clients.tokens < 4:  # so the first two have expired
@@ -131,7 +132,7 @@ async def test_token_is_replaced_before_it_expires_and_the_connection_stays(tmp_
 async def test_readme_of_the_client_works_unchanged(tmp_path: Path) -> None:
     token = jwt.encode({"sub": "ann", "iat": time.time(), "exp": time.time() + 60}, SECRET, "HS256")
     (block,) = re.findall(r"```js\n(.*?)```", (JS / "README.md").read_text(), re.DOTALL)
-    async with running_fleet(tmp_path, nodes=1, env={"SNORKY_AUTH__HMAC_SECRET": SECRET}) as fleet:
+    async with running_fleet(tmp_path, nodes=1, env=TOKENS_AND_OPEN_PUBSUB) as fleet:
         here = {
             '"./snorky.js"': json.dumps(str(JS / "src" / "snorky.js")),
             "wss://example.org/ws": fleet.url,
@@ -162,7 +163,7 @@ async def test_readme_of_the_client_works_unchanged(tmp_path: Path) -> None:
 
 
 async def test_bad_token_is_the_end_of_a_client(tmp_path: Path) -> None:
-    async with running_fleet(tmp_path, nodes=1, env={"SNORKY_AUTH__HMAC_SECRET": SECRET}) as fleet:
+    async with running_fleet(tmp_path, nodes=1, env=TOKENS_AND_OPEN_PUBSUB) as fleet:
         with pytest.raises(AssertionError, match="ended"):
             async with running_js_crowd(fleet.url, count=1, token="made-up"):
                 raise RuntimeError("it was let in")

@@ -15,6 +15,7 @@ from tests.support.clients.numbers import publishing
 from tests.support.clients.python_crowd import running_python_crowd
 from tests.support.processes.fleet import SECRET, running_fleet
 from tests.support.processes.proxy import FaultProxy
+from tests.support.scenarios.tokens import TOKENS_AND_OPEN_PUBSUB
 
 pytestmark = pytest.mark.needs("redis-server", "nginx")
 
@@ -69,7 +70,7 @@ async def test_publishes_of_a_client_with_a_token_are_taken_once_over_cut_connec
         now_s = time.time()
         return jwt.encode({"sub": "ann", "iat": now_s, "exp": now_s + 60}, SECRET, "HS256")
 
-    env = {"SNORKY_AUTH__HMAC_SECRET": SECRET}
+    env = TOKENS_AND_OPEN_PUBSUB
     async with running_fleet(tmp_path, nodes=1, env=env) as fleet:
         async with FaultProxy("127.0.0.1", fleet.nodes[0].public_port) as proxy:
             options: dict[str, Any] = {"token": token, "backoff_base_s": 0.05, "backoff_max_s": 0.2}
@@ -95,7 +96,7 @@ async def test_publishes_of_a_client_with_a_token_are_taken_once_over_cut_connec
 
 
 async def test_refused_calls_have_the_gateways_reason(tmp_path: Path) -> None:
-    async with running_fleet(tmp_path, nodes=1, env={"SNORKY_AUTH__HMAC_SECRET": SECRET}) as fleet:
+    async with running_fleet(tmp_path, nodes=1, env=TOKENS_AND_OPEN_PUBSUB) as fleet:
         async with Client(fleet.url) as client:
             with pytest.raises(SnorkyError) as refused:
                 await client.call("chat", "join", channel="lobby")

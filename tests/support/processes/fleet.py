@@ -8,10 +8,10 @@ from pathlib import Path
 from tests.support.processes.balancer import Backend, running_nginx
 from tests.support.processes.nodes import GATEWAY, NodeProcess, RedisProcess
 from tests.support.processes.tools import eventually
+from tests.support.scenarios.tokens import SECRET
 
 __all__ = ["SECRET", "Fleet", "running_fleet"]
 
-SECRET = "any-secret-of-32-bytes-or-more-will-do"
 READY_WITHIN_S = 20.0
 CONFIG = """
 [services.pubsub]

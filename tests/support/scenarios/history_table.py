@@ -13,11 +13,12 @@ from tests.support.scenarios.conformance import Scenario, Step, goes, no, ok, sc
 
 __all__ = ["HISTORY_SCENARIOS", "RULES"]
 
+OPEN = {"allow_subscribe": "anyone", "allow_publish": "anyone"}  # also to clients without an identity
 RULES: list[dict[str, Any]] = [
-    {"match": "kept:*", "history": 100},
-    {"match": "short:*", "history": 2},
-    {"match": "told:*", "presence": True, "join_leave": True},
-    {"match": "quiet:*", "allow_publish": "nobody"},
+    {**OPEN, "match": "kept:*", "history": 100},
+    {**OPEN, "match": "short:*", "history": 2},
+    {**OPEN, "match": "told:*", "presence": True, "join_leave": True},
+    {**OPEN, "match": "quiet:*", "allow_publish": "nobody"},
 ]
 
 _numbers = itertools.count()

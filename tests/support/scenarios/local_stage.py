@@ -156,16 +156,16 @@ class LocalStage:
 def services() -> list[Any]:
     return [
         InfoService(),
-        PubSubService(channels=RULES),
+        PubSubService(channels=RULES, unmatched="open"),
         AuthService(),
-        ChatService(),
-        MessagingService(),
-        CursorsService(),
+        ChatService(unmatched="open"),
+        MessagingService(unmatched="open"),
+        CursorsService(unmatched="open"),
         DataSyncService(dealers=DEALERS),
-        GuardedPubSub("guarded_pubsub"),
-        GuardedChat("guarded_chat"),
-        GuardedMessaging("guarded_messaging"),
-        GuardedCursors("guarded_cursors"),
+        GuardedPubSub("guarded_pubsub", unmatched="open"),
+        GuardedChat("guarded_chat", unmatched="open"),
+        GuardedMessaging("guarded_messaging", unmatched="open"),
+        GuardedCursors("guarded_cursors", unmatched="open"),
         Broken("broken"),
     ]
 

@@ -19,9 +19,16 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-__all__ = ["SECRET", "Issuer", "KeyServer", "claims", "forged", "hmac_token"]
+__all__ = ["OPEN_PUBSUB", "SECRET", "TOKENS_AND_OPEN_PUBSUB", "Issuer", "KeyServer", "claims", "forged", "hmac_token"]
 
 SECRET = "a secret of more than thirty-two bytes"
+# settings of a node that authenticates clients, and has pub/sub whose channels need no rule
+OPEN_PUBSUB = {
+    "SNORKY_SERVICES__AUTH__CLASS": "snorky.services.auth:AuthService",
+    "SNORKY_SERVICES__PUBSUB__CLASS": "snorky.services.pubsub:PubSubService",
+    "SNORKY_SERVICES__PUBSUB__UNMATCHED": "open",
+}
+TOKENS_AND_OPEN_PUBSUB = {"SNORKY_AUTH__HMAC_SECRET": SECRET, **OPEN_PUBSUB}
 
 
 def claims(identity: Any = "alice", **others: Any) -> dict[str, Any]:
