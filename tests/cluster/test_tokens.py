@@ -13,9 +13,9 @@ import pytest
 
 from tests.support.processes.nodes import GATEWAY, NodeProcess, RedisProcess
 from tests.support.processes.tools import eventually
-from tests.support.scenarios.tokens import OPEN_PUBSUB, SECRET, Issuer, KeyServer, hmac_token
+from tests.support.scenarios.tokens import OPEN_PUBSUB, TOKENS_AND_OPEN_PUBSUB, Issuer, KeyServer, hmac_token
 
-HMAC = {"SNORKY_AUTH__HMAC_SECRET": SECRET, "SNORKY_AUTH__LEEWAY_S": "0"}
+HMAC = {**TOKENS_AND_OPEN_PUBSUB, "SNORKY_AUTH__LEEWAY_S": "0"}
 WITHIN_S = 5.0  # RELIABILITY: revocable <= 5 s
 
 

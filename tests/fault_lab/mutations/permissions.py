@@ -1,5 +1,7 @@
 """Guards of permissions: each check of who may do what."""
 
+from functools import partial
+
 from tests.fault_lab.mutations.mutation import Mutation, test
 
 __all__ = ["PERMISSION_MUTATIONS"]
@@ -7,6 +9,7 @@ __all__ = ["PERMISSION_MUTATIONS"]
 _ACCESS = "gateway/permissions/access.py"
 _OWNERS = "gateway/permissions/owners.py"
 _PUBSUB = "services/pubsub/service.py"
+_GRANTS = partial(test, "tests/unit/services/test_subscription_tokens.py")
 _TABLE = test("tests/e2e/test_permissions.py", "true and json")
 _MODEL = test("tests/unit/permissions/test_owners.py", "model or identity_owns or no_texts")
 
@@ -139,5 +142,103 @@ PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
         old="registry.expect_identities()",
         new="pass",
         argv=test("tests/unit/services/test_permissions.py", "test_a_handler_with_a_hook"),
+    ),
+    Mutation(
+        guard="token of another client",
+        file="gateway/auth/authenticator.py",
+        old="if found.identity != connection.identity:",
+        new="if False:",
+        argv=_GRANTS("another_token or without_an_identity"),
+    ),
+    Mutation(
+        guard="token of another channel",
+        file="gateway/auth/authenticator.py",
+        old="if (found.service, found.channel) != (service, channel):",
+        new="if False:",
+        argv=_GRANTS("another_token"),
+    ),
+    Mutation(
+        guard="revoked subscription token",
+        file="gateway/auth/authenticator.py",
+        old="if grant.is_hit(revocation):",
+        new="if False:",
+        argv=_GRANTS("revocation"),
+    ),
+    Mutation(
+        guard="revocation of a subscription",
+        file="gateway/auth/authenticator.py",
+        old="        self.grants.on_revocation(revocation)\n",
+        new="",
+        argv=_GRANTS("revocation_of_the_token"),
+    ),
+    Mutation(
+        guard="grant that ended while it was checked",
+        file="gateway/auth/grants.py",
+        old="if grant.end is not None:",
+        new="if False:",
+        argv=_GRANTS("ends_while_it_is_checked"),
+    ),
+    Mutation(
+        guard="end of a grant",
+        file="gateway/auth/grants.py",
+        old="            grant.on_end(code, reason)",
+        new="            pass",
+        argv=_GRANTS("ends_with_its_token"),
+    ),
+    Mutation(
+        guard="grants of closed connections",
+        file="gateway/auth/authenticator.py",
+        old="        self.grants.forget(connection)\n",
+        new="",
+        argv=_GRANTS("outlive_its_connection"),
+    ),
+    Mutation(
+        guard="present token after a refused refresh",
+        file="services/pubsub/service.py",
+        old='self.demand(request, "subscribe", channel, grant)\n            if grant',
+        new="if grant",
+        argv=_GRANTS("refused_refresh"),
+    ),
+    Mutation(
+        guard="operations of the token at hand",
+        file=_ACCESS,
+        old="if granted is None:\n            granted = ()",
+        new="if not granted or operation not in granted:\n            granted = ()",
+        argv=_GRANTS("refused_refresh"),
+    ),
+    Mutation(
+        guard="token of an ended subscription",
+        file="gateway/sdk/topics.py",
+        old="        self._cluster.auth.grants.drop(connection, channel_key(self._service, channel))\n",
+        new="",
+        argv=_GRANTS("while_its_subscription_lasts"),
+    ),
+    Mutation(
+        guard="deadlines behind a stalled loop",
+        file="gateway/delivery/fan_out.py",
+        old="        self.before_delivery()\n",
+        new="",
+        argv=_GRANTS("loop_was_stalled"),
+    ),
+    Mutation(
+        guard="cursors of an ended subscription",
+        file="services/cursors.py",
+        old="        self._take_own(connection, channel)\n",
+        new="",
+        argv=_GRANTS("rooms_and_documents"),
+    ),
+    Mutation(
+        guard="rosters of an ended subscription",
+        file="gateway/sdk/service.py",
+        old="            self.rosters.leave_soon(connection, channel)",
+        new="            pass",
+        argv=_GRANTS("rooms_and_documents or ends_with_its_token"),
+    ),
+    Mutation(
+        guard="rights at a refresh",
+        file="services/auth.py",
+        old="        self.cluster.recheck(request.connection)\n",
+        new="",
+        argv=_GRANTS("rights_are_looked_at_again"),
     ),
 )
