@@ -137,6 +137,8 @@ class Auth:
                 "[auth] audience, issuer and identity_claim mean nothing without a key: "
                 "write hmac_secret, public_key or jwks_url"
             )
+        if self.identity_claim in ("channel", "exp"):
+            found.append(f"[auth] identity_claim = {self.identity_claim} has another meaning: write another claim")
         if self.required and not written and not self.identify_hook:
             found.append(
                 "[auth] required = true, but no way to authenticate is set: "
