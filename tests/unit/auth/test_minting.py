@@ -84,6 +84,7 @@ EC = ec.generate_private_key(ec.SECP256R1())
         (pem(ec.generate_private_key(ec.SECP384R1())), "is neither an RSA key nor one of the curve P-256"),
         (pem(ed25519.Ed25519PrivateKey.generate()), "is neither an RSA key nor one of the curve P-256"),
     ],
+    ids=["path", "public", "cut", "encrypted", "short", "P-384", "Ed25519"],
 )
 def test_keys_of_another_kind_are_refused(data: bytes, text: str) -> None:
     with pytest.raises(ValueError, match=text) as caught:
