@@ -47,6 +47,8 @@ class CursorsService(RPCService):
     clients. Override `can_join` to restrict it further; it may be a plain method or a coroutine.
     """
 
+    hook_operations = ("subscribe",)
+
     def __init__(
         self,
         name: str = "cursors",
@@ -80,6 +82,7 @@ class CursorsService(RPCService):
         if self.topics.is_subscribed(request.connection, document):
             raise RPCError("Already joined", "already_joined")
         await demand_allowed(self.can_join(request, document))
+        await self.ask_backend("subscribe", request.connection, document)
         async with self.topics.atomic_subscribe(request.connection, document):
             census = await self.rosters.census(document)
             cursors = [view_of(document, each.entry, each.identity, each.data) for each in census.members]

@@ -18,9 +18,12 @@ from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.auth.tokens import FixedKey, Key, Verifier
 from snorky.gateway.config.auth import Auth
 from snorky.gateway.config.channel_rules import digest_of
+from snorky.gateway.config.hooks import SubscribeHook
 from snorky.gateway.config.settings import Settings, load
 from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.revocations import Revocations
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.http.outbound.hook_calls import http_hooks
 from snorky.gateway.http.outbound.jwks import remote_keys
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node, new_node_id
@@ -57,6 +60,7 @@ async def running_node(
                 roster_max_bytes=settings.limits.roster_max_bytes,
             )
             broker, directory, history_store = topology.broker, topology.directory, topology.history_store
+        hooks = await stack.enter_async_context(http_hooks(settings.hooks, metrics, node_id=node_id))
         auth = Authenticator(
             await stack.enter_async_context(_verifier(settings.auth)),
             revocations=None if topology is None else _revocations(topology, settings),
@@ -64,10 +68,18 @@ async def running_node(
             metrics=metrics,
         )
         node = Node(
-            broker, directory, history_store, limits=settings.limits, metrics=metrics, node_id=node_id, auth=auth
+            broker,
+            directory,
+            history_store,
+            limits=settings.limits,
+            metrics=metrics,
+            node_id=node_id,
+            auth=auth,
+            hooks=hooks,
         )
         for registry in registries:
             node.attach(registry)
+        _check_hooks(settings, node)
         stack.push_async_callback(node.stop)
         await node.start()
         if topology is not None:
@@ -105,9 +117,20 @@ async def _verifier(auth: Auth) -> AsyncIterator[Verifier | None]:
 
 
 def _revocations(topology: RedisBackend, settings: Settings) -> Revocations:
-    # a new token may be valid for this long, and the issuer's clock may be behind
-    keep_s = settings.auth.token_max_lifetime_s + 2 * settings.auth.leeway_s
+    # a new token, or an answer of the backend, may be valid for this long, and the issuer's clock may be behind
+    valid_s = max(settings.auth.token_max_lifetime_s, settings.hooks.connect.cache_s)
+    keep_s = valid_s + 2 * settings.auth.leeway_s
     return topology.revocations(keep_s=keep_s)
+
+
+def _check_hooks(settings: Settings, node: Node) -> None:
+    """Check that the services of [hooks] ask the backend. Raises ConfigurationError: otherwise nothing would."""
+    for operation, hook in settings.hooks.written.items():
+        for name in hook.services if isinstance(hook, SubscribeHook) else ():
+            service = node.find_service(name)
+            if service is None or operation not in service.asks_backend:
+                what = "is not a service" if service is None else f"does not ask before a client may {operation}"
+                raise ConfigurationError(f'[hooks.{operation}] services: "{name}" {what}; write services = ["pubsub"]')
 
 
 def _state(node: Node, public_url: str) -> dict[str, object]:
