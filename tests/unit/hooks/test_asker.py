@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -149,6 +150,18 @@ async def test_slow_backend_is_a_failure_after_the_timeout() -> None:
         made.backend.may_answer.clear()
         assert await made.outcome() == "hook_failed"
         assert made.backend.at_once == 0, "its request is cancelled"
+
+
+async def test_time_in_which_the_node_itself_was_late_is_not_the_backends() -> None:
+    async with desk(timeout_s=0.1) as made:
+        made.backend.may_answer.clear()
+        asking = asyncio.ensure_future(made.outcome())
+        await settle()
+        time.sleep(0.3)  # noqa: ASYNC251 - the event loop is busy with other clients
+        for _ in range(5):  # what has arrived meanwhile is read some iterations later
+            await asyncio.sleep(0)
+        made.backend.may_answer.set()
+        assert await asking == "allowed"
 
 
 # -- cache and single flight -----------------------------------------------------------------------------------
