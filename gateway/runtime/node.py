@@ -8,6 +8,7 @@
 `snorky serve` and `snorky.gateway.run` do the same and also listen on two ports.
 """
 
+import itertools
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +19,6 @@ from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.auth.tokens import FixedKey, Key, Verifier
 from snorky.gateway.config.auth import Auth
 from snorky.gateway.config.channel_rules import digest_of
-from snorky.gateway.config.hooks import SubscribeHook
 from snorky.gateway.config.settings import Settings, load
 from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.revocations import Revocations
@@ -28,6 +28,7 @@ from snorky.gateway.http.outbound.jwks import remote_keys
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node, new_node_id
 from snorky.gateway.redis import EmbeddedServer, RedisBackend
+from snorky.gateway.sdk.hook_services import problems_of_hooks
 from snorky.gateway.sdk.registry import ServiceRegistry
 
 __all__ = ["running", "running_node"]
@@ -79,7 +80,9 @@ async def running_node(
         )
         for registry in registries:
             node.attach(registry)
-        _check_hooks(settings, node)
+        problems = problems_of_hooks(settings.hooks, itertools.chain(*registries))
+        if problems:
+            raise ConfigurationError("\n".join(problems))
         stack.push_async_callback(node.stop)
         await node.start()
         if topology is not None:
@@ -121,16 +124,6 @@ def _revocations(topology: RedisBackend, settings: Settings) -> Revocations:
     valid_s = max(settings.auth.token_max_lifetime_s, settings.hooks.connect.cache_s)
     keep_s = valid_s + 2 * settings.auth.leeway_s
     return topology.revocations(keep_s=keep_s)
-
-
-def _check_hooks(settings: Settings, node: Node) -> None:
-    """Check that the services of [hooks] ask the backend. Raises ConfigurationError: otherwise nothing would."""
-    for operation, hook in settings.hooks.written.items():
-        for name in hook.services if isinstance(hook, SubscribeHook) else ():
-            service = node.find_service(name)
-            if service is None or operation not in service.asks_backend:
-                what = "is not a service" if service is None else f"does not ask before a client may {operation}"
-                raise ConfigurationError(f'[hooks.{operation}] services: "{name}" {what}; write services = ["pubsub"]')
 
 
 def _state(node: Node, public_url: str) -> dict[str, object]:

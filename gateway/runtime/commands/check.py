@@ -20,6 +20,7 @@ from snorky.gateway.redis.admin.inspect import inspect_redis
 from snorky.gateway.redis.admin.inspect_rules import inspect_rules
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.runtime.commands.common import Config, Insecure, output
+from snorky.gateway.sdk.hook_services import problems_of_hooks
 from snorky.gateway.sdk.loading import load_function, load_registries
 from snorky.gateway.sdk.registry import ServiceRegistry
 
@@ -140,6 +141,7 @@ def _services(settings: Settings, findings: _Findings) -> dict[str, Rules[Channe
     try:
         public, private = load_registries(settings)
         rules = {service.name: service.rules for service in (*public, *private)}
+        findings.problems.extend(problems_of_hooks(settings.hooks, public))
         _permissions(settings, public, findings)
     except ConfigurationError as error:
         findings.problems.extend(str(error).splitlines())

@@ -105,6 +105,23 @@ async def test_request_says_who_wants_what_from_where() -> None:
         assert backend.questions == [{"operation": "publish", **who, **where, "message": {"title": "secret"}}]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [{"identity": "bob"}, {"identity": None}, {"claims": {}}, {"address": "192.0.2.8"}, {"channel": "b"}],
+    ids=lambda other: next(iter(other)),
+)
+async def test_cached_answer_is_used_for_equal_questions_only(other: dict[str, Any]) -> None:
+    async with HookBackend() as backend:
+        settings = Hooks(subscribe=SubscribeHook(url=backend.url, cache_s=60))
+        async with asking(settings) as hooks:
+            for _ in range(2):
+                assert await outcome(hooks, SUBSCRIBE) == "allowed"
+            backend.answer = {"allow": False}
+            assert await outcome(hooks, replace(SUBSCRIBE, **other)) == "refused"
+            assert await outcome(hooks, SUBSCRIBE) == "allowed"
+            assert len(backend.questions) == 2
+
+
 async def test_hooks_say_what_they_ask() -> None:
     settings = Hooks(connect=Hook(url="http://127.0.0.1/"), subscribe=SubscribeHook(url="http://127.0.0.1/"))
     async with asking(settings) as hooks:
@@ -184,15 +201,28 @@ async def test_endless_answer_ends_with_the_bound() -> None:
 
 async def test_compressed_answers_are_not_unpacked() -> None:
     async with HookBackend() as backend, asking(connect_to(backend.url)) as hooks:
-        backend.answer = zlib.compress(b'{"allow": true}'.ljust(1 << 24))
         backend.headers = {"Content-Encoding": "deflate"}
-        assert await outcome(hooks) == "hook_failed"
+        for size in (20, 1 << 24):
+            backend.answer = zlib.compress(b'{"allow": true}'.ljust(size))
+            assert await outcome(hooks) == "hook_failed"
         assert backend.requests[0].headers["Accept-Encoding"] == "identity"
 
 
 async def test_backend_that_closed_an_idle_connection_is_asked_again() -> None:
     async with HookBackend() as backend, asking(connect_to(backend.url)) as hooks:
-        assert await outcome(hooks) == "allowed"
+        used: list[object] = []
+
+        async def respond(request: web.Request) -> web.Response:
+            assert request.transport is not None
+            if request.transport in used:  # as if it had closed it while the request was on its way
+                request.transport.abort()
+            used.append(request.transport)
+            return web.json_response({"allow": True})
+
+        backend.respond = respond
+        for number in range(3):
+            assert await outcome(hooks, replace(CONNECT, identity=str(number))) == "allowed"
+        assert len(backend.requests) == 5
         await backend.stop()
         await backend.start()
         assert await outcome(hooks) == "allowed"
