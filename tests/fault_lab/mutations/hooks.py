@@ -225,14 +225,21 @@ HOOKS_MUTATIONS: tuple[Mutation, ...] = (
         file="services/chat.py",
         old='        await self.ask_backend("subscribe", request.connection, channel)\n',
         new="",
-        argv=test(_SERVICES, "test_rooms_and_documents_ask_only_if_they_are_named and chat"),
+        argv=test(_SERVICES, "test_rooms_documents_and_names_ask_only_if_they_are_named and chat"),
     ),
     Mutation(
         guard="hook of documents",
         file="services/cursors.py",
         old='        await self.ask_backend("subscribe", request.connection, document)\n',
         new="",
-        argv=test(_SERVICES, "test_rooms_and_documents_ask_only_if_they_are_named and cursors"),
+        argv=test(_SERVICES, "test_rooms_documents_and_names_ask_only_if_they_are_named and cursors"),
+    ),
+    Mutation(
+        guard="hook of names",
+        file="services/messaging.py",
+        old='            await self.ask_backend("subscribe", request.connection, name)\n',
+        new="            pass\n",
+        argv=test(_SERVICES, "test_rooms_documents_and_names_ask_only_if_they_are_named and messaging"),
     ),
     Mutation(
         guard="services that ask no backend",

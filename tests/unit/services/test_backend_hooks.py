@@ -10,8 +10,9 @@ from snorky.gateway.errors import HookRefused, HookUnavailable
 from snorky.gateway.testing import CallFailed, MemoryClient, memory_cluster
 from snorky.services.chat import ChatService
 from snorky.services.cursors import CursorsService
+from snorky.services.messaging import MessagingService
 from snorky.services.pubsub import PubSubService
-from snorky.services.rpc import Request
+from snorky.services.rpc import Request, RPCService, rpc_command
 
 
 class Hooks:
@@ -37,7 +38,7 @@ class Hooks:
 
 def services() -> list[Any]:
     rules = [{"match": "kept", "history": 10, "presence": True}, {"match": "shut", "allow_subscribe": "nobody"}]
-    return [PubSubService(channels=rules), ChatService(), CursorsService()]
+    return [PubSubService(channels=rules), ChatService(), CursorsService(), MessagingService()]
 
 
 async def outcome(client: MemoryClient, service: str, command: str, **params: Any) -> str:
@@ -157,13 +158,23 @@ async def test_client_that_leaves_while_the_backend_is_asked_is_not_subscribed()
         assert await other.call("pubsub", "presenceStats", channel="kept") == {"members": 0, "connections": 0}
 
 
-@pytest.mark.parametrize(("service", "params"), [("chat", {"channel": "room"}), ("cursors", {"document": "room"})])
-async def test_rooms_and_documents_ask_only_if_they_are_named(service: str, params: dict[str, Any]) -> None:
-    for hooks, expected in ((Hooks(), "ok"), (Hooks(("subscribe", service)), "not_authorized")):
+@pytest.mark.parametrize(
+    ("service", "command", "params", "error"),
+    [
+        ("chat", "join", {"channel": "room"}, "not_authorized"),
+        ("cursors", "join", {"document": "room"}, "not_authorized"),
+        ("messaging", "registerParticipant", {"name": "room"}, "name_not_allowed"),
+    ],
+    ids=["chat", "cursors", "messaging"],
+)
+async def test_rooms_documents_and_names_ask_only_if_they_are_named(
+    service: str, command: str, params: dict[str, Any], error: str
+) -> None:
+    for hooks, expected in ((Hooks(), "ok"), (Hooks(("subscribe", service)), error)):
         hooks.error = HookRefused()
         async with memory_cluster(1, services, hooks=hooks) as cluster:
             client = await cluster.connect(0, "ann")
-            assert await outcome(client, service, "join", **params) == expected
+            assert await outcome(client, service, command, **params) == expected
             assert [(each.service, each.channel) for each in hooks.questions] == (
                 [] if expected == "ok" else [(service, "room")]
             )
@@ -186,3 +197,20 @@ async def test_without_hooks_a_burst_of_publications_needs_no_await() -> None:
         assert isinstance(found, PubSubService)
         request = Request(client.connection, "pubsub", "publish", 1, 0.0)
         assert isinstance(found.publish(request, "news", 1), asyncio.Future)
+
+
+async def test_own_service_asks_as_documented() -> None:
+    class Desk(RPCService):
+        hook_operations = ("subscribe",)
+
+        @rpc_command
+        async def sit(self, request: Request, desk: Any) -> str:
+            await self.ask_backend("subscribe", request.connection, desk)
+            return "seated"
+
+    for asked, expected in ((("subscribe", "pubsub"), "ok"), (("subscribe", "desks"), "not_authorized")):
+        hooks = Hooks(asked)  # type: ignore[arg-type]
+        hooks.error = HookRefused()
+        async with memory_cluster(1, lambda: [Desk("desks")], hooks=hooks) as cluster:
+            client = await cluster.connect()
+            assert await outcome(client, "desks", "sit", desk=7) == expected
