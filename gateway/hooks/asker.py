@@ -4,8 +4,8 @@
 
 Rules:
 - Two questions are the same if their bodies are: the identity, its claims and everything else count.
-- At most `concurrency` requests are in progress, and `queue_max` questions wait. A further one is refused at once,
-  also with on_failure = "open": otherwise a flood would open what the backend guards.
+- At most `concurrency` requests are in progress, and `queue_max` questions wait, with BODIES_MAX_BYTES in all. Others
+  are refused at once, also with on_failure = "open": otherwise a flood would open what the backend guards.
 - A question waits `timeout_s` for its request to begin, and the request `timeout_s` for its answer. While many clients
   connect, the event loop itself may be late by seconds: that does not count as the backend's time (`_in_time`).
 - Only a usable answer is cached. Every other result is a failure, and refuses the client unless on_failure is "open".
@@ -34,6 +34,7 @@ Post = Callable[[str, bytes], Coroutine[Any, Any, tuple[int, bytes]]]
 
 
 SLICES: Final = 8  # of a timeout
+BODIES_MAX_BYTES: Final = 33_554_432  # of all requests that wait or are in progress; a single one may be larger
 
 _T = TypeVar("_T")
 
@@ -74,6 +75,7 @@ class Asker:
         self._places = asyncio.Semaphore(hook.concurrency)
         self._flights: dict[bytes, _Flight] = {}  # waiting and in progress
         self._requests = 0  # in progress
+        self._bodies_bytes = 0  # of all flights
         self._outcomes = metrics.hook_calls
         self._durations = metrics.hook_duration.labels(operation)
         metrics.hook_requests.labels(operation).set_function(lambda: self._requests)
@@ -121,27 +123,31 @@ class Asker:
         """Begin a request, or make it wait for a place; or say why not, at once."""
         if self._breaker.refuses:
             return _FAILED
-        if len(self._flights) >= self._hook.concurrency + self._hook.queue_max:
+        is_heavy = bool(self._flights) and self._bodies_bytes + len(body) > BODIES_MAX_BYTES
+        if is_heavy or len(self._flights) >= self._hook.concurrency + self._hook.queue_max:
             self._lines.failed("busy", "")
             return _BUSY
         flight = asyncio.get_running_loop().create_task(self._fly(question, key, body), name="hook")
         self._flights[key] = flight
+        self._bodies_bytes += len(body)
+        flight.add_done_callback(lambda _: self._landed(key, len(body)))
         return flight
 
     async def _fly(self, question: Question, key: bytes, body: bytes) -> Verdict | _Unanswered:
         try:
-            try:
-                async with asyncio.timeout(self._hook.timeout_s):
-                    await self._places.acquire()
-            except TimeoutError:
-                self._lines.failed("busy", "")
-                return _BUSY
-            try:
-                return await self._call(question, key, body)
-            finally:
-                self._places.release()
+            async with asyncio.timeout(self._hook.timeout_s):
+                await self._places.acquire()
+        except TimeoutError:
+            self._lines.failed("busy", "")
+            return _BUSY
+        try:
+            return await self._call(question, key, body)
         finally:
-            del self._flights[key]
+            self._places.release()
+
+    def _landed(self, key: bytes, size: int) -> None:
+        del self._flights[key]
+        self._bodies_bytes -= size
 
     async def _call(self, question: Question, key: bytes, body: bytes) -> Verdict | _Unanswered:
         if not self._breaker.take():  # it may have failed while this question waited

@@ -118,9 +118,16 @@ HOOKS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="queue of a hook",
         file="gateway/hooks/asker.py",
-        old="if len(self._flights) >= self._hook.concurrency + self._hook.queue_max:",
-        new="if False:",
+        old="if is_heavy or len(self._flights) >= self._hook.concurrency + self._hook.queue_max:",
+        new="if is_heavy:",
         argv=test(_ASKER, "test_requests_and_waiting_questions_are_bounded"),
+    ),
+    Mutation(
+        guard="bytes in the queue of a hook",
+        file="gateway/hooks/asker.py",
+        old="if is_heavy or len",
+        new="if len",
+        argv=test(_ASKER, "test_bodies_that_wait_are_bounded_in_bytes"),
     ),
     Mutation(
         guard="concurrency of a hook",

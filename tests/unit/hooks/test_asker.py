@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from snorky.gateway.config.hooks import Hook
 from snorky.gateway.contracts.hooks import Answer, Question
 from snorky.gateway.errors import HookRefused, HookUnavailable
+from snorky.gateway.hooks import asker as asker_module
 from snorky.gateway.hooks.answers import CallFailed
 from snorky.gateway.hooks.asker import Asker
 from snorky.gateway.hooks.breaker import FAILURES_MAX, PAUSE_S
@@ -250,6 +251,27 @@ async def test_requests_and_waiting_questions_are_bounded_and_the_rest_is_refuse
         assert (made.calls("ok"), made.calls("busy")) == (5, 15)
 
 
+async def test_bodies_that_wait_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asker_module, "BODIES_MAX_BYTES", 1_000)
+
+    async def ask(made: Desk, number: int, size: int) -> str:
+        question = Question(operation="connect", identity=str(number), claims={}, address="")
+        try:
+            await made.asker.ask(question, b"%d" % number * size)
+        except HookUnavailable as error:
+            return error.reason
+        return "allowed"
+
+    async with desk() as made:
+        assert await ask(made, 1, 5_000) == "allowed", "a single one may be larger"
+        made.backend.may_answer.clear()
+        asking = [asyncio.ensure_future(ask(made, number, 400)) for number in range(5)]
+        await settle()
+        made.backend.may_answer.set()
+        assert await asyncio.gather(*asking) == ["allowed"] * 2 + ["hook_busy"] * 3
+        assert await ask(made, 7, 900) == "allowed"
+
+
 async def test_question_does_not_wait_longer_than_the_timeout_for_a_place() -> None:
     async with desk(concurrency=1, timeout_s=0.02) as made:
         made.backend.may_answer.clear()
@@ -300,6 +322,15 @@ async def test_no_after_failures_also_proves_the_backend_alive() -> None:
             made.backend.answer = answer
             await made.outcome()
         assert len(made.backend.bodies) == 4 * FAILURES_MAX
+
+
+async def test_stop_leaves_nothing_of_questions_that_have_just_come() -> None:
+    async with desk() as made:
+        asking = asyncio.ensure_future(made.outcome())
+        await asyncio.sleep(0)
+        await made.asker.stop()
+        assert isinstance((await asyncio.gather(asking, return_exceptions=True))[0], asyncio.CancelledError)
+        assert made.asker._bodies_bytes == len(made.asker._flights) == 0
 
 
 async def test_stop_ends_requests_and_waiting_questions() -> None:
