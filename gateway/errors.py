@@ -11,11 +11,13 @@
     ├── Refused                   the request is not allowed; has a stable `code`
     │   ├── AlreadySubscribed, NotSubscribed
     │   ├── NotAuthenticated      the connection has no identity
+    │   ├── HookRefused           the operator's backend refuses it
     │   ├── LimitExceeded         a configured limit is reached
     │   │   └── ReplyTooLarge     the reply is larger than one client's outbox
     │   └── ConnectionClosed      the connection closed in the meantime
     ├── InvalidToken              the token is not accepted; carries the close code
     │   └── Revoked               the token was valid and has been revoked
+    ├── HookUnavailable           the operator's backend gave no usable answer; a retry may help
     └── BrokerUnavailable         Redis did not confirm in time; a retry may help
 
 A peer receives only `code` and `str(error)`; both are safe to show.
@@ -29,6 +31,8 @@ __all__ = [
     "CloseCode",
     "ConfigurationError",
     "ConnectionClosed",
+    "HookRefused",
+    "HookUnavailable",
     "InvalidChannel",
     "InvalidEnvelope",
     "InvalidInput",
@@ -164,6 +168,15 @@ class NotAuthenticated(Refused):
         super().__init__("Not authenticated")
 
 
+class HookRefused(Refused):
+    """The operator's backend, asked by an HTTP hook, refuses this operation."""
+
+    code = "not_authorized"
+
+    def __init__(self) -> None:
+        super().__init__("Not authorized")
+
+
 class LimitExceeded(Refused):
     """A configured limit is reached. `limit`: the setting's name, for metrics and logs.
 
@@ -218,6 +231,17 @@ class Revoked(InvalidToken):
 
     def __init__(self) -> None:
         super().__init__("revoked", "Revoked", close_code=CloseCode.REVOKED)
+
+
+class HookUnavailable(SnorkyError):
+    """The operator's backend gave no usable answer, or too many questions wait for it. reason: a literal."""
+
+    code = "unavailable"
+    retry_after_ms = 1000
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("Temporarily unavailable")
+        self.reason = reason  # "hook_failed" or "hook_busy"
 
 
 class BrokerUnavailable(SnorkyError):

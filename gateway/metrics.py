@@ -136,6 +136,12 @@ class Metrics:
 
         self.rpc_calls = counter("rpc_calls_total", "RPC calls, by outcome.", "service", "command", "outcome")
         self.rpc_duration = seconds("rpc_duration", "From request to reply.", "service")
+        self.hook_calls = counter(
+            "hook_calls_total", "Questions to the backend by HTTP hooks, by outcome.", "operation", "outcome"
+        )
+        self.hook_duration = seconds("hook_duration", "Requests to the backend by HTTP hooks.", "operation")
+        self.hook_requests = gauge("hook_requests", "Requests of HTTP hooks that are in progress.", "operation")
+        self.hook_waiting = gauge("hook_waiting", "Questions of HTTP hooks that wait for a request.", "operation")
         self.client_errors = counter("client_errors_total", "Refused input of clients, by code.", "code")
         self.limit_hits = counter("limit_hits_total", "Times a limit was applied.", "limit")
         self.draining = gauge("draining", "1 while the node drains.")

@@ -24,6 +24,7 @@ from snorky.gateway.connection.waiting_replies import WaitingReplies
 from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.directory import Directory
 from snorky.gateway.contracts.history import HistoryStore
+from snorky.gateway.contracts.hooks import Hooks
 from snorky.gateway.delivery.channel_order import Step
 from snorky.gateway.delivery.channels import Channels
 from snorky.gateway.delivery.fan_out import Fanout
@@ -56,8 +57,9 @@ class Node:
 
     broker, directory, history_store: started and stopped by the node. Without a directory, services have only topics;
     without a history store, topics have no history. node_id: unique, the same as the directory's; random by default.
-    auth: stopped by the node. compare_every_s: how often positions are compared with history, to detect unnoticed
-    losses. grace_s: see `snorky.gateway.presence.roster_view`.
+    auth: stopped by the node. hooks: questions to the operator's backend; None = it is not asked. compare_every_s: how
+    often positions are compared with history, to detect unnoticed losses. grace_s: see
+    `snorky.gateway.presence.roster_view`.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Node:
         metrics: Metrics | None = None,
         node_id: str | None = None,
         auth: Authenticator | None = None,
+        hooks: Hooks | None = None,
         compare_every_s: float = COMPARE_EVERY_S,
         grace_s: float = GRACE_S,
     ) -> None:
@@ -77,6 +80,9 @@ class Node:
         self._node_id = node_id or new_node_id()
         self._metrics = metrics or Metrics()
         self._auth = auth or Authenticator(metrics=self._metrics)
+        self._hooks = hooks
+        if hooks is not None:
+            self._auth.ask_by(hooks)
         self.is_redis_full: Callable[[], bool] = lambda: False  # set by the watcher of Redis' memory
         self.redis_refusal: Callable[[], str] = str
         self.quotas = Quotas(self.limits, self._metrics, self._auth.refusals)
@@ -150,6 +156,11 @@ class Node:
     def auth(self) -> Authenticator:
         """The authenticator of this node's connections."""
         return self._auth
+
+    @property
+    def hooks(self) -> Hooks | None:
+        """The HTTP hooks of this node; None = the backend is not asked."""
+        return self._hooks
 
     @property
     def is_ready(self) -> bool:

@@ -38,6 +38,8 @@ class ChatService(RPCService):
     it further; it may be a plain method or a coroutine.
     """
 
+    hook_operations = ("subscribe",)
+
     def __init__(
         self,
         name: str = "chat",
@@ -69,6 +71,7 @@ class ChatService(RPCService):
         if self.topics.is_subscribed(request.connection, channel):
             raise RPCError("Already joined", "already_joined")
         await demand_allowed(self.can_join(request, channel))
+        await self.ask_backend("subscribe", request.connection, channel)
         async with self.topics.atomic_subscribe(request.connection, channel):
             entered = await self.rosters.enter(request.connection, channel)
             try:

@@ -39,13 +39,14 @@ _HANDLE_BITS = 53  # exact in a JavaScript number; among 10,000 cursors the chan
 
 
 class CursorsService(RPCService):
-    """Cursors in documents.
+    """Cursors in documents. cursors_per_client: maximum over all documents.
 
-    cursors_per_client: maximum over all documents. cursor_max_bytes: maximum of a cursor's position and status
-    together, as JSON. documents: rules of who may join which document, as JoinRule or as tables of the settings.
-    unmatched: "open" or "closed", for documents that no rule matches; None = open unless the node authenticates
-    clients. Override `can_join` to restrict it further; it may be a plain method or a coroutine.
+    cursor_max_bytes: of a cursor's position and status together, as JSON. documents: who may join which, as JoinRule or
+    as tables of the settings. unmatched: "open" or "closed", for documents that no rule matches; None = open unless the
+    node authenticates clients. Override `can_join` to restrict it further; it may be a plain method or a coroutine.
     """
+
+    hook_operations = ("subscribe",)
 
     def __init__(
         self,
@@ -58,8 +59,7 @@ class CursorsService(RPCService):
     ) -> None:
         super().__init__(name)
         self.access = Access(name, Rules.read(documents, JoinRule("*"), "documents"), unmatched)
-        self._cursor_max_bytes = cursor_max_bytes
-        self._cursors_per_client = cursors_per_client
+        self._cursor_max_bytes, self._cursors_per_client = cursor_max_bytes, cursors_per_client
 
     def can_join(self, request: Request, document: Any) -> bool | Awaitable[bool]:
         """Return whether a client with an identity, whom the rules permit it, may join. Unless overridden, it may."""
@@ -80,6 +80,7 @@ class CursorsService(RPCService):
         if self.topics.is_subscribed(request.connection, document):
             raise RPCError("Already joined", "already_joined")
         await demand_allowed(self.can_join(request, document))
+        await self.ask_backend("subscribe", request.connection, document)
         async with self.topics.atomic_subscribe(request.connection, document):
             census = await self.rosters.census(document)
             cursors = [view_of(document, each.entry, each.identity, each.data) for each in census.members]

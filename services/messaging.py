@@ -13,7 +13,7 @@ Rules:
 from collections.abc import Awaitable, Iterable
 from typing import Any, Final
 
-from snorky.gateway import Access, Compound, LimitExceeded, Rules, Unmatched
+from snorky.gateway import Access, Compound, HookRefused, LimitExceeded, Rules, Unmatched
 from snorky.services.access_rules import NameRule
 from snorky.services.rpc import Request, RPCError, RPCService, is_allowed, rpc_command
 
@@ -30,6 +30,8 @@ class MessagingService(RPCService):
     "{identity}" if the node authenticates clients, else all. unmatched: "open" or "closed", for other names. Override
     `is_name_allowed` to restrict it further; it may be a plain method or a coroutine.
     """
+
+    hook_operations = ("subscribe",)
 
     def __init__(
         self,
@@ -59,6 +61,10 @@ class MessagingService(RPCService):
         """Register a name for this connection."""
         if not (self.permits(request, "register", name) and await is_allowed(self.is_name_allowed(request, name))):
             raise RPCError("Name not allowed", "name_not_allowed")
+        try:
+            await self.ask_backend("subscribe", request.connection, name)
+        except HookRefused:
+            raise RPCError("Name not allowed", "name_not_allowed") from None
         if self.names.is_held(request.connection, name):
             raise RPCError("Name already registered", "name_already_registered")
         if self.names.count(request.connection) >= self._names_per_client:

@@ -18,10 +18,20 @@ from snorky.gateway.auth.grants import Grant, Grants
 from snorky.gateway.auth.sessions import Session, Sessions
 from snorky.gateway.auth.tokens import Identity, Verifier, check_identity
 from snorky.gateway.config.auth import Auth
-from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.connection import NO_CLAIMS, Connection
 from snorky.gateway.connection.refusals import Refusals
+from snorky.gateway.contracts.hooks import Answer, Hooks, Question
 from snorky.gateway.contracts.revocations import Kind, LocalRevocations, Revocation, Revocations
-from snorky.gateway.errors import BrokerUnavailable, ConnectionClosed, InvalidToken, NotAuthenticated, Refused, Revoked
+from snorky.gateway.errors import (
+    BrokerUnavailable,
+    ConnectionClosed,
+    HookRefused,
+    HookUnavailable,
+    InvalidToken,
+    NotAuthenticated,
+    Refused,
+    Revoked,
+)
 from snorky.gateway.metrics import Metrics
 
 __all__ = ["AlreadyAuthenticated", "Authenticator"]
@@ -67,6 +77,7 @@ class Authenticator:
         self._verifier = verifier
         self._revocations = revocations or LocalRevocations(clock)
         self._auth = auth or Auth()
+        self._hooks: Hooks | None = None
         self._clock = clock
         self._outcomes = metrics.authentications
         self.refusals = Refusals(metrics)  # of the whole node
@@ -81,9 +92,18 @@ class Authenticator:
         return self._verifier is not None
 
     @property
+    def asks_backend(self) -> bool:
+        """True if the backend is asked about each connection."""
+        return self._hooks is not None
+
+    @property
     def is_configured(self) -> bool:
         """True if clients can have identities: tokens or a hook are configured, or an identity is required."""
-        return self._verifier is not None or self._auth.is_configured
+        return self._verifier is not None or self._auth.is_configured or self._hooks is not None
+
+    def ask_by(self, hooks: Hooks) -> None:
+        """Ask the backend about each client before it gets an identity, if the hooks have one for `connect`."""
+        self._hooks = hooks if hooks.asks("connect") else None
 
     @property
     def now_s(self) -> float:
@@ -131,6 +151,34 @@ class Authenticator:
         who = Identity(check_identity(identity), valid_since_s=began_s)
         return await self._counted(self._enter(who), self._outcomes)
 
+    async def ask_to_connect(self, who: Identity | None, address: str) -> Answer | None:
+        """Ask the backend whether a client may connect. who: None = anonymous. Returns None if it need not be asked.
+
+        Raises HookRefused; HookUnavailable: it gave no usable answer.
+        """
+        if self._hooks is None:
+            return None
+        identity, claims = (None, NO_CLAIMS) if who is None else (who.identity, who.claims)
+        question = Question(operation="connect", identity=identity, claims=claims, address=address)
+        try:
+            return await self._hooks.ask(question)
+        except HookRefused:
+            self._outcomes.labels("hook").inc()
+            raise
+        except HookUnavailable as error:
+            self._outcomes.labels(error.reason).inc()
+            raise
+
+    async def enter_answer(self, answer: Answer) -> Session:
+        """Register a client whose identity the backend's answer contains. Otherwise as `enter`."""
+        who = Identity(
+            check_identity(answer.identity),
+            expires_at_s=answer.expires_at_s,
+            valid_since_s=answer.asked_at_s,  # a cached answer does not outlive a revocation
+            claims=answer.claims,
+        )
+        return await self._counted(self._enter(who), self._outcomes)
+
     def bind(self, session: Session, connection: Connection) -> None:
         """Give a connection the identity of a session. Raises InvalidToken: the session has already ended."""
         if session.end is not None:
@@ -161,15 +209,14 @@ class Authenticator:
         """Set a connection's identity from a token; if it has that identity already, as `refresh`.
 
         Raises InvalidToken, AlreadyAuthenticated, Refused: tokens are not configured, BrokerUnavailable,
-        ConnectionClosed.
+        ConnectionClosed, HookRefused, HookUnavailable.
         """
         session = await self.enter(token)
         try:
-            if connection.is_closed:
-                raise ConnectionClosed
-            if connection.identity is not None and connection.identity != session.who.identity:
-                raise AlreadyAuthenticated
-        except Refused:
+            _check_fits(connection, session)
+            if await self.ask_to_connect(session.who, connection.remote_ip) is not None:
+                _check_fits(connection, session)  # it may have closed meanwhile
+        except BaseException:
             self.leave(session)
             raise
         self.bind(session, connection)
@@ -278,6 +325,14 @@ class Authenticator:
             raise
         finally:
             outcomes.labels(outcome).inc()
+
+
+def _check_fits(connection: Connection, session: Session) -> None:
+    """Raise ConnectionClosed or AlreadyAuthenticated if the connection cannot get this session's identity."""
+    if connection.is_closed:
+        raise ConnectionClosed
+    if connection.identity is not None and connection.identity != session.who.identity:
+        raise AlreadyAuthenticated
 
 
 def _over(session: Session) -> InvalidToken:

@@ -11,18 +11,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from msgspec import Meta
 
-from snorky.gateway.config.parsers import is_loopback
-from snorky.gateway.config.secrets import check_strength
+from snorky.gateway.config.parsers import parse_https_url
+from snorky.gateway.config.secrets import parse_signing_secret
 
 __all__ = ["Auth", "PublicKey", "algorithm_of"]
 
-SECRET_MIN_BYTES: Final = 32  # RFC 7518 3.2: at least as long as the hash
 RSA_MIN_BITS: Final = 2048  # RFC 7518 3.3
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
@@ -40,15 +38,9 @@ def algorithm_of(key: object) -> str:
 
 
 def _parse_secret(value: str) -> bytes:
-    secret = value.encode()
-    if len(secret) < SECRET_MIN_BYTES:
-        raise ValueError(f"has less than {SECRET_MIN_BYTES} bytes; make one with: openssl rand -hex 32")
-    if secret.lstrip().startswith(b"-----BEGIN"):
+    if value.lstrip().startswith("-----BEGIN"):
         raise ValueError("is a PEM: anyone who knows a public key could sign with it; write it as public_key")
-    if value != value.strip():
-        raise ValueError("has spaces or line ends around it, which the signer's copy may lack; remove them")
-    check_strength(value)
-    return secret
+    return parse_signing_secret(value)
 
 
 def _parse_public_key(value: str) -> PublicKey:
@@ -67,15 +59,7 @@ def _parse_public_key(value: str) -> PublicKey:
 
 
 def _parse_url(value: str) -> str:
-    try:
-        parts = urlsplit(value)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme == "http" and is_loopback(parts.hostname or ""):
-        return value
-    if parts.scheme != "https" or not parts.hostname:
-        raise ValueError("must begin with https:// (http:// only on loopback): the keys found there can sign tokens")
-    return value
+    return parse_https_url(value, "the keys found there can sign tokens")
 
 
 def _parse_function(value: str) -> str:
@@ -122,8 +106,8 @@ class Auth:
         """True if clients can have identities."""
         return self.has_keys or bool(self.identify_hook) or self.required
 
-    def problems(self) -> list[str]:
-        """Return one text for each contradiction, with the remedy."""
+    def problems(self, *, has_connect_hook: bool = False) -> list[str]:
+        """Return one text for each contradiction, with the remedy. has_connect_hook: [hooks.connect] has a URL."""
         found = []
         keys = {"hmac_secret": self.hmac_secret, "public_key": self.public_key, "jwks_url": self.jwks_url}
         written = [name for name, value in keys.items() if value]
@@ -139,9 +123,9 @@ class Auth:
             )
         if self.identity_claim in ("channel", "exp"):
             found.append(f"[auth] identity_claim = {self.identity_claim} has another meaning: write another claim")
-        if self.required and not written and not self.identify_hook:
+        if self.required and not written and not self.identify_hook and not has_connect_hook:
             found.append(
                 "[auth] required = true, but no way to authenticate is set: "
-                'write hmac_secret, public_key or jwks_url, or identify_hook = "module:function"'
+                'write hmac_secret, public_key or jwks_url, identify_hook = "module:function", or [hooks.connect] url'
             )
         return found

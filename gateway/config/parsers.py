@@ -13,6 +13,7 @@ __all__ = [
     "Network",
     "is_loopback",
     "parse_host",
+    "parse_https_url",
     "parse_networks",
     "parse_prefix",
     "parse_redis_url",
@@ -40,6 +41,19 @@ def parse_host(value: str) -> str:
     """Parse a host name or an address; "" = all addresses."""
     if value != value.strip() or any(character in value for character in "/[] \t"):
         raise ValueError('is not a host name or address; write "127.0.0.1", "::1", or "" for all')
+    return value
+
+
+def parse_https_url(value: str, because: str) -> str:
+    """Parse a URL whose server must be authentic. because: why, for the error's text."""
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme == "http" and is_loopback(parts.hostname or ""):
+        return value
+    if parts.scheme != "https" or not parts.hostname:
+        raise ValueError(f"must begin with https:// (http:// only on loopback): {because}")
     return value
 
 

@@ -15,9 +15,18 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["ApiKey", "check_strength", "check_visible", "parse_api_key", "parse_api_keys", "without_file_marks"]
+__all__ = [
+    "ApiKey",
+    "check_strength",
+    "check_visible",
+    "parse_api_key",
+    "parse_api_keys",
+    "parse_signing_secret",
+    "without_file_marks",
+]
 
 STRENGTH_MIN_BITS: Final = 64  # guessing at 16,000/s for 18 million years; `openssl rand -hex 16` has 128
+SECRET_MIN_BYTES: Final = 32  # RFC 7518 3.2: at least as long as the hash
 _MAKE: Final = "make one with: openssl rand -hex 32"
 _KEY_NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
 _PEM: Final = "-----BEGIN "
@@ -68,6 +77,17 @@ def parse_api_keys(value: Mapping[str, str]) -> Mapping[str, ApiKey]:
     if not found:
         raise ValueError('has no key; write api_keys = { web = "KEY" }, or leave it out')
     return MappingProxyType(found)
+
+
+def parse_signing_secret(value: str) -> bytes:
+    """Parse a secret that signs with HMAC-SHA256."""
+    secret = value.encode()
+    if len(secret) < SECRET_MIN_BYTES:
+        raise ValueError(f"has less than {SECRET_MIN_BYTES} bytes; {_MAKE}")
+    if value != value.strip():
+        raise ValueError("has spaces or line ends around it, which the other side's copy may lack; remove them")
+    check_strength(value)
+    return secret
 
 
 def check_strength(text: str) -> None:

@@ -13,7 +13,7 @@ Rules:
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, TypeVar, get_type_hints
@@ -22,6 +22,7 @@ import structlog
 from msgspec import Meta
 
 from snorky.gateway.config.auth import Auth
+from snorky.gateway.config.hooks import HOOK_TABLES, Hooks
 from snorky.gateway.config.old_names import SETTINGS as OLD_NAMES
 from snorky.gateway.config.old_names import take_renamed
 from snorky.gateway.config.origins import parse_origins
@@ -43,6 +44,7 @@ __all__ = [
     "PAYLOAD_MAX_BYTES",
     "ApiKey",
     "Auth",
+    "Hooks",
     "Limits",
     "Network",
     "Private",
@@ -180,8 +182,14 @@ class Settings:
     private: Private = field(default_factory=Private)
     auth: Auth = field(default_factory=Auth)
     limits: Limits = field(default_factory=Limits)
+    hooks: Hooks = field(default_factory=Hooks)
     services: Mapping[str, ServiceTable] = field(default_factory=lambda: STANDARD_SERVICES)  # the public registry
     backend: Mapping[str, ServiceTable] = field(default_factory=lambda: STANDARD_BACKEND)  # the private one
+
+    @property
+    def is_authenticating(self) -> bool:
+        """True if clients can have identities: from [auth], or from the answers of [hooks.connect]."""
+        return self.auth.is_configured or bool(self.hooks.connect.url)
 
     def problems(self, *, insecure: bool) -> list[str]:
         """Return what is not safe to start with, and the remedy. insecure: skip the checks of the public port."""
@@ -239,9 +247,12 @@ class _Assembly:
         top = self._section(Settings, ())
         public, private = self._section(Public, ("public",)), self._section(Private, ("private",))
         auth, limits = self._section(Auth, ("auth",)), self._section(Limits, ("limits",))
+        each_hook: dict[str, Any] = {name: self._section(kind, ("hooks", name)) for name, kind in HOOK_TABLES.items()}
+        hooks = replace(self._section(Hooks, ("hooks",)), **each_hook)
         services, backend = self._tables("services"), self._tables("backend")
         self._refuse_unknown()
-        self._problems.extend(auth.problems())
+        self._problems.extend(auth.problems(has_connect_hook=bool(hooks.connect.url)))
+        self._problems.extend(hooks.problems())
         if limits.outbox_max_bytes < limits.message_max_bytes:
             self._problems.append("[limits] outbox_max_bytes is below message_max_bytes: no such message could be sent")
         if public.port and public.port == private.port:
@@ -257,6 +268,7 @@ class _Assembly:
             private=private,
             auth=auth,
             limits=limits,
+            hooks=hooks,
             services=MappingProxyType(services),
             backend=MappingProxyType(backend),
         )
@@ -265,6 +277,8 @@ class _Assembly:
         hints = get_type_hints(section, include_extras=True)
         values: dict[str, Any] = {}
         for member in fields(section):  # type: ignore[arg-type]  # every section here is a dataclass
+            if is_dataclass(hints[member.name]):  # a table of its own
+                continue
             self._gather((*table, member.name))
             written = self._written.get((*table, member.name))
             if written is None or (section is Settings and "parse" not in member.metadata):
@@ -335,20 +349,22 @@ class _Assembly:
             ("private",): Private,
             ("auth",): Auth,
             ("limits",): Limits,
+            ("hooks",): Hooks,
+            **{("hooks", name): kind for name, kind in HOOK_TABLES.items()},
         }
-        tables = ("public", "private", "auth", "limits", "services", "backend")
+        tables = ("services", "backend", *(table[0] for table in sections if table))
         known = [
             (*table, member.name)
             for table, section in sections.items()
             for member in fields(section)
-            if member.name not in tables
+            if member.name not in tables and (*table, member.name) not in sections
         ]
         for key, written in self._written.items():
             if written.is_text and len(key) == 1:
                 self._judge_variable(key[0], written, known)
                 continue
-            if len(key) == 1 and key[0] in tables:
-                self._problems.append(f"{written.where}: must be a table: [{key[0]}]")
+            if key in sections or (len(key) == 1 and key[0] in tables):
+                self._problems.append(f"{written.where}: must be a table: [{'.'.join(key)}]")
                 continue
             same_name = [spell(other) for other in known if other[-1] == key[-1]]
             spelt = {spell(other): ".".join(other) for other in known}

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _DEEPER = (("private", "api_keys"),)  # settings that are tables
-_TABLES_OF_TABLES = ("services", "backend")  # tables of tables: a setting there has three names, not two
+_TABLES_OF_TABLES = ("services", "backend", "hooks")  # tables of tables: a setting there has three names, not two
 ENVIRONMENT_PREFIX = "SNORKY_"
 CONFIG_VARIABLE = "SNORKY_CONFIG"  # names the file; not a setting itself
 FILE_SUFFIX = "_FILE"

@@ -8,6 +8,7 @@
 `snorky serve` and `snorky.gateway.run` do the same and also listen on two ports.
 """
 
+import itertools
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,10 +22,13 @@ from snorky.gateway.config.channel_rules import digest_of
 from snorky.gateway.config.settings import Settings, load
 from snorky.gateway.contracts.broker import Broker
 from snorky.gateway.contracts.revocations import Revocations
+from snorky.gateway.errors import ConfigurationError
+from snorky.gateway.http.outbound.hook_calls import http_hooks
 from snorky.gateway.http.outbound.jwks import remote_keys
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node, new_node_id
 from snorky.gateway.redis import EmbeddedServer, RedisBackend
+from snorky.gateway.sdk.hook_services import problems_of_hooks
 from snorky.gateway.sdk.registry import ServiceRegistry
 
 __all__ = ["running", "running_node"]
@@ -57,6 +61,7 @@ async def running_node(
                 roster_max_bytes=settings.limits.roster_max_bytes,
             )
             broker, directory, history_store = topology.broker, topology.directory, topology.history_store
+        hooks = await stack.enter_async_context(http_hooks(settings.hooks, metrics, node_id=node_id))
         auth = Authenticator(
             await stack.enter_async_context(_verifier(settings.auth)),
             revocations=None if topology is None else _revocations(topology, settings),
@@ -64,10 +69,20 @@ async def running_node(
             metrics=metrics,
         )
         node = Node(
-            broker, directory, history_store, limits=settings.limits, metrics=metrics, node_id=node_id, auth=auth
+            broker,
+            directory,
+            history_store,
+            limits=settings.limits,
+            metrics=metrics,
+            node_id=node_id,
+            auth=auth,
+            hooks=hooks,
         )
         for registry in registries:
             node.attach(registry)
+        problems = problems_of_hooks(settings.hooks, itertools.chain(*registries))
+        if problems:
+            raise ConfigurationError("\n".join(problems))
         stack.push_async_callback(node.stop)
         await node.start()
         if topology is not None:
@@ -105,8 +120,9 @@ async def _verifier(auth: Auth) -> AsyncIterator[Verifier | None]:
 
 
 def _revocations(topology: RedisBackend, settings: Settings) -> Revocations:
-    # a new token may be valid for this long, and the issuer's clock may be behind
-    keep_s = settings.auth.token_max_lifetime_s + 2 * settings.auth.leeway_s
+    # a new token, or an answer of the backend, may be valid for this long, and the issuer's clock may be behind
+    valid_s = max(settings.auth.token_max_lifetime_s, settings.hooks.connect.cache_s)
+    keep_s = valid_s + 2 * settings.auth.leeway_s
     return topology.revocations(keep_s=keep_s)
 
 

@@ -15,6 +15,7 @@ from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.storage_quotas import ENTRY_BYTES, Charge, Quotas, was_stored
 from snorky.gateway.contracts.directory import Entered, Member, Owner, RosterSnapshot
+from snorky.gateway.contracts.hooks import Hooks
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.presence.ownership import Ownership
@@ -60,6 +61,10 @@ class NodeServices(Protocol):
     @property
     def auth(self) -> Authenticator:
         """Identities of this node's connections, and revocations in the cluster."""
+
+    @property
+    def hooks(self) -> Hooks | None:
+        """The HTTP hooks of this node; None = the backend is not asked."""
 
     @property
     def channels(self) -> ServiceChannels:

@@ -16,11 +16,12 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.directory import Member
+from snorky.gateway.contracts.hooks import Operation, Question
 from snorky.gateway.errors import CloseCode, ConfigurationError, NotSubscribed, ReplyTooLarge
 from snorky.gateway.permissions.access import Access
 from snorky.gateway.protocol.codec import channel_of, encode
@@ -41,6 +42,8 @@ class Service(ABC):
 
     allows_anonymous = False  # True: usable without authentication even if the registry requires an identity
 
+    hook_operations: ClassVar[tuple[Operation, ...]] = ()  # for which it calls `ask_backend`
+
     is_open = OldAttribute("allows_anonymous")
     has_roster_notices = OldAttribute("sends_presence_events")
 
@@ -49,6 +52,7 @@ class Service(ABC):
             raise ConfigurationError(f"service name {name!r}: use lower-case letters, digits, '-' and '_'")
         self.name = name
         self.access: Access[Any] | None = None  # who may do what; None: this service has no rules for it
+        self.asks_backend: frozenset[Operation] = frozenset()  # operations that `[hooks]` names this service for
         self._cluster: NodeServices | None = None
 
     def __repr__(self) -> str:
@@ -96,12 +100,32 @@ class Service(ABC):
         if self._cluster is not None and self._cluster is not cluster:
             raise ConfigurationError(f"{self!r} belongs to another node already; make another instance")
         self._cluster = cluster
+        if cluster.hooks is not None:
+            self.asks_backend = frozenset(each for each in self.hook_operations if cluster.hooks.asks(each, self.name))
         self.set_authenticating(is_authenticating=cluster.auth.is_configured)
 
     def set_authenticating(self, *, is_authenticating: bool) -> None:
         """Set whether clients can have identities, before they connect: if so, what no rule permits is closed."""
         if self.access is not None:
             self.access.bind(is_authenticating=is_authenticating)
+
+    async def ask_backend(self, operation: Operation, client: Connection, channel: Any, message: Any = None) -> None:
+        """Ask the operator's backend whether a client may do this, if `[hooks]` says so. Call it after other checks.
+
+        Raises HookRefused; HookUnavailable: the backend gave no usable answer.
+        """
+        if operation not in self.asks_backend or self.cluster.hooks is None:
+            return
+        question = Question(
+            operation=operation,
+            identity=client.identity,
+            claims=client.claims,
+            address=client.remote_ip,
+            service=self.name,
+            channel=channel,
+            message=message,
+        )
+        await self.cluster.hooks.ask(question)
 
     def on_connect(self, connection: Connection) -> None:  # noqa: B027 - an optional hook
         """Called when a client has connected."""

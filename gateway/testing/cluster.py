@@ -14,6 +14,7 @@ from typing import Final
 
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.config.settings import Limits
+from snorky.gateway.contracts.hooks import Hooks
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node
 from snorky.gateway.sdk.registry import ServiceRegistry
@@ -42,6 +43,7 @@ class MemoryCluster:
         late: int = 0,
         seed: int = 0,
         auth: Callable[[Metrics], Authenticator] | None = None,
+        hooks: Hooks | None = None,
         requires_identity: bool = False,
         compare_every_s: float = 20.0,
         grace_s: float = 12.0,
@@ -70,6 +72,7 @@ class MemoryCluster:
                 metrics=metrics,
                 node_id=f"n{number}",
                 auth=None if auth is None else auth(metrics),
+                hooks=hooks,
                 compare_every_s=compare_every_s,
                 grace_s=grace_s,
             )
@@ -152,6 +155,7 @@ async def memory_cluster(
     late: int = 0,
     seed: int = 0,
     auth: Callable[[Metrics], Authenticator] | None = None,
+    hooks: Hooks | None = None,
     requires_identity: bool = False,
     compare_every_s: float = 20.0,
     grace_s: float = 12.0,
@@ -163,9 +167,9 @@ async def memory_cluster(
     services: called once for each node; returns its services. deadline_s: of every wait of a client.
     late: replies of the directory (rosters, names, tokens) arrive up to this many loop iterations late, so that
     notices may overtake them, as with Redis; drawn at random from `seed`. auth: makes the authenticator of one node.
-    requires_identity: refuse clients without an identity. limits: of all nodes; by default the rates are unlimited.
-    compare_every_s: how often nodes compare their positions with the history. grace_s: how long a member that a node
-    misses after an interruption counts as present.
+    hooks: the HTTP hooks of all nodes, or a double of them. requires_identity: refuse clients without an identity.
+    limits: of all nodes; by default the rates are unlimited. compare_every_s: how often nodes compare their positions
+    with the history. grace_s: how long a member that a node misses after an interruption counts as present.
     """
     cluster = MemoryCluster(
         count,
@@ -173,6 +177,7 @@ async def memory_cluster(
         late=late,
         seed=seed,
         auth=auth,
+        hooks=hooks,
         requires_identity=requires_identity,
         compare_every_s=compare_every_s,
         grace_s=grace_s,

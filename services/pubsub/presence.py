@@ -74,8 +74,13 @@ class PresenceCommands(RPCService):
         """Return whether a client that the channel's rule permits may subscribe. Unless overridden, it may."""
         return True
 
+    async def _demand_subscriber(self, request: Request, channel: Any) -> None:
+        """Ask the hooks, that of the service and the backend's. Raises RPCError, HookRefused, HookUnavailable."""
+        await demand_allowed(self.can_subscribe(request, channel))
+        await self.ask_backend("subscribe", request.connection, channel)
+
     async def _census(self, request: Request, channel: Any) -> RosterSnapshot:
         self.demand(request, "presence", channel)
-        await demand_allowed(self.can_subscribe(request, channel))
+        await self._demand_subscriber(request, channel)
         check_allowed(self.rules.find(channel_name(channel)).presence)
         return await self.rosters.census(channel)

@@ -48,6 +48,7 @@ class PubSubService(PresenceCommands):
     Override `can_subscribe` and `can_publish` to restrict clients further. Both may be plain methods or coroutines.
     """
 
+    hook_operations = ("subscribe", "publish")
     aliases = {"join": "subscribe", "leave": "unsubscribe"}  # noqa: RUF012 - never changed
 
     def __init__(
@@ -107,7 +108,7 @@ class PubSubService(PresenceCommands):
     async def _subscribe(
         self, request: Request, channel: Any, since: Position | None, *, is_recovering: bool
     ) -> Compound | dict[str, Any] | None:
-        await demand_allowed(self.can_subscribe(request, channel))
+        await self._demand_subscriber(request, channel)
         rule = self._rule(channel)
         history = self.topics.promised(channel, history_of(rule))
         async with self._present(request.connection, channel, rule):
@@ -128,7 +129,7 @@ class PubSubService(PresenceCommands):
         """Reply the last messages of a channel, or with `since` the first ones after that position."""
         position, count = position_of(since), limit_of(limit)
         self.demand(request, "history", channel)
-        await demand_allowed(self.can_subscribe(request, channel))
+        await self._demand_subscriber(request, channel)
         check_allowed(self.topics.promised(channel, history_of(self._rule(channel))))
         return kept(*await self.topics.recent(channel, count, position), since=position)
 
@@ -140,7 +141,7 @@ class PubSubService(PresenceCommands):
         once = once_of(key, request.connection)
         self._demand_publish(request, channel, once)
         verdict = self.can_publish(request, channel, message)
-        if inspect.isawaitable(verdict):
+        if inspect.isawaitable(verdict) or "publish" in self.asks_backend:
             return self._publish_when(verdict, request.connection, channel, message, once)
         check_allowed(verdict)  # without an await, so a client's burst becomes one Redis pipeline
         return self.publish_from_backend(channel, message, once, by=request.connection)
@@ -157,9 +158,10 @@ class PubSubService(PresenceCommands):
         return acknowledged(self.topics.publish(channel, message))
 
     async def _publish_when(
-        self, verdict: Awaitable[bool], client: Connection, channel: Any, message: Any, once: str | None
+        self, verdict: bool | Awaitable[bool], client: Connection, channel: Any, message: Any, once: str | None
     ) -> Any:
-        check_allowed(await verdict)
+        await demand_allowed(verdict)
+        await self.ask_backend("publish", client, channel, message)
         return self.publish_from_backend(channel, message, once, by=client)
 
     def _demand_publish(self, request: Request, channel: Any, once: str | None) -> None:

@@ -153,3 +153,23 @@ async def test_stats_divide_by_the_clock_that_took_the_samples(redis):
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
         await client.aclose()
+
+
+async def test_check_shows_hooks_and_services_that_would_not_ask():
+    env = {
+        "SNORKY_LIMITS__CONNECTIONS": "10",
+        "SNORKY_HOOKS__CONNECT__URL": "http://127.0.0.1:1/connect",
+        "SNORKY_HOOKS__SUBSCRIBE__URL": "http://127.0.0.1:1/subscribe",
+        "SNORKY_HOOKS__SUBSCRIBE__SERVICES": '["pubsub", "chat"]',
+        "SNORKY_HOOKS__SUBSCRIBE__CACHE_S": "10",
+    }
+    code, output = await snorky("check", env=env)
+    assert code == 0, output
+    for fact in (
+        "http://127.0.0.1:1/connect, 2 s, not cached, closed if the backend fails",
+        "http://127.0.0.1:1/subscribe, for pubsub, chat, 2 s, cached 10 s, closed if the backend fails",
+        "not signed",
+    ):
+        assert fact in output, output
+    code, output = await snorky("check", env={**env, "SNORKY_HOOKS__SUBSCRIBE__SERVICES": '["pubsbu"]'})
+    assert code == 1 and "[hooks.subscribe] services: pubsbu is not among the services" in " ".join(output.split())

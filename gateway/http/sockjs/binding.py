@@ -83,13 +83,20 @@ class Binding:
         return "admitted"
 
 
-def who_asks(request: web.Request, session_id: str, ip: str, *, takes_tokens: bool, has_hook: bool) -> Who:
-    """Read the sender of a request for a session, from headers only. Raises HandshakeRefused: it has two tokens."""
+def who_asks(
+    request: web.Request, session_id: str, ip: str, *, takes_tokens: bool, has_hook: bool, asks_backend: bool = False
+) -> Who:
+    """Read the sender of a request for a session, from headers only. Raises HandshakeRefused: it has two tokens.
+
+    asks_backend: the backend may identify a client by its address.
+    """
     token = token_of(request.headers) if takes_tokens else None
     if token is not None:
         parts = [token]
     elif has_hook:
         parts = [ip, *_told_to_hook(request)]
+    elif asks_backend:
+        parts = [ip]
     else:
         parts = []
     # the id is a salt, so that the digests of one client differ between sessions

@@ -36,7 +36,7 @@ from snorky.gateway.http.sockjs.session import Session, Timing
 from snorky.gateway.http.sockjs.session_store import SessionStore
 from snorky.gateway.http.sockjs.transports import TRANSPORTS, Transport
 from snorky.gateway.http.sockjs.websocket import SockJSWebSocket
-from snorky.gateway.http.websocket.credentials import session_of
+from snorky.gateway.http.websocket.credentials import admit, session_of
 from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.http.websocket.handshake import HandshakeRefused, check_origin
 
@@ -183,7 +183,7 @@ class SockJSHandler:
         identify = self._websockets.identify_hook
         who = self._who(request, session_id, ip)
         found = await self._sessions.find_or_open(
-            session_id, ip, lambda: session_of(request, endpoint.node.auth, identify), who
+            session_id, ip, lambda: admit(request, endpoint.node, identify, address=ip), who
         )
         if _is_gone(request):
             raise ConnectionClosed
@@ -284,9 +284,15 @@ class SockJSHandler:
 
     def _who(self, request: web.Request, session_id: str, ip: str) -> Who:
         """Read the sender of a request from its headers. Raises HandshakeRefused."""
-        takes_tokens = self._websockets.endpoint.node.auth.takes_tokens
-        has_hook = self._websockets.identify_hook is not None
-        return who_asks(request, session_id, ip, takes_tokens=takes_tokens, has_hook=has_hook)
+        auth, has_hook = self._websockets.endpoint.node.auth, self._websockets.identify_hook is not None
+        return who_asks(
+            request,
+            session_id,
+            ip,
+            takes_tokens=auth.takes_tokens,
+            has_hook=has_hook,
+            asks_backend=auth.asks_backend,
+        )
 
     async def _known(self, request: web.Request, who: Who, ip: str) -> Who:
         """Authenticate the sender; limited and counted like a handshake. Raises HandshakeRefused."""

@@ -1,4 +1,6 @@
-"""Authentication of a request before it becomes a connection: by its token, or by the operator's hook.
+"""Authentication of a request before it becomes a connection: by its token, or by the operator's hooks.
+
+The token or the Python hook comes first; then the backend is asked by `[hooks.connect]`, if it is configured.
 
 A token is sent as `Authorization: Bearer TOKEN` or, by browsers, which cannot set that header, as the WebSocket
 subprotocol `bearer.TOKEN` in addition to the encoding's. Never in the URL: URLs are kept in logs and browser histories.
@@ -12,10 +14,11 @@ from aiohttp import web
 
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.auth.sessions import Session
-from snorky.gateway.errors import BrokerUnavailable, InvalidToken
+from snorky.gateway.errors import BrokerUnavailable, HookRefused, HookUnavailable, InvalidToken
 from snorky.gateway.http.websocket.handshake import HandshakeRefused, Headers
+from snorky.gateway.node import Node
 
-__all__ = ["Identify", "session_of", "token_of"]
+__all__ = ["Identify", "admit", "session_of", "token_of"]
 
 # Returns the identity of the client that sends a request, e.g. from a session cookie; None = unknown
 Identify = Callable[[web.Request], Awaitable[str | int | None]]
@@ -39,6 +42,33 @@ def token_of(headers: Headers) -> str | None:
     return found[0] if found else None
 
 
+async def admit(request: web.Request, node: Node, identify: Identify | None, *, address: str) -> Session | None:
+    """Authenticate a request as `session_of`, and ask the backend whether it may connect. address: the client's.
+
+    An anonymous client may get its identity from the answer. Raises as `session_of`; HandshakeRefused: the backend
+    refuses it, or gave no usable answer.
+    """
+    auth = node.auth
+    session = await session_of(request, auth, identify)
+    try:
+        answer = await auth.ask_to_connect(None if session is None else session.who, address)
+        if answer is None or answer.identity is None:
+            return session
+        return await auth.enter_answer(answer)
+    except BaseException as error:
+        if session is not None:
+            auth.leave(session)
+        if isinstance(error, HookRefused):
+            raise HandshakeRefused(403, "hook", "The application refuses this connection") from None
+        if isinstance(error, HookUnavailable):
+            if error.reason == "hook_busy":
+                raise HandshakeRefused(503, "hook_busy", "Too many clients wait for the application") from None
+            raise HandshakeRefused(503, "hook_failed", "The application cannot be asked for the moment") from None
+        if isinstance(error, BrokerUnavailable):
+            raise _unavailable() from None
+        raise
+
+
 async def session_of(request: web.Request, auth: Authenticator, identify: Identify | None) -> Session | None:
     """Authenticate a request; None = no token, and no identity from the hook. The caller must `bind` or `leave` it.
 
@@ -54,9 +84,13 @@ async def session_of(request: web.Request, auth: Authenticator, identify: Identi
     except InvalidToken:
         raise
     except BrokerUnavailable:
-        raise HandshakeRefused(503, "authentication", "Authentication is temporarily unavailable") from None
+        raise _unavailable() from None
     except Exception as error:  # a hook is the operator's code: whatever it raises, access is refused
         auth.count_refused("hook_failed")
         _log.error("identify failed", error=type(error).__name__)  # its text may quote a cookie
-        raise HandshakeRefused(503, "authentication", "Authentication is temporarily unavailable") from None
+        raise _unavailable() from None
     return None
+
+
+def _unavailable() -> HandshakeRefused:
+    return HandshakeRefused(503, "authentication", "Authentication is temporarily unavailable")

@@ -12,7 +12,7 @@ from snorky.gateway.errors import ConnectionClosed, InvalidToken
 from snorky.gateway.http.serving.accept_gate import AcceptGate, Descriptors
 from snorky.gateway.http.websocket.admission import Admission
 from snorky.gateway.http.websocket.aiohttp_internals import take_over
-from snorky.gateway.http.websocket.credentials import Identify, session_of
+from snorky.gateway.http.websocket.credentials import Identify, admit
 from snorky.gateway.http.websocket.handshake import HandshakeRefused, upgrade
 from snorky.gateway.http.websocket.protocol import Endpoint, WebSocketProtocol
 from snorky.gateway.http.websocket.timer_wheel import TimerWheel
@@ -102,7 +102,7 @@ class WebSocketHandler:
         session = refusal = transport = None
         try:
             try:
-                session = await session_of(request, endpoint.node.auth, self.identify_hook)
+                session = await admit(request, endpoint.node, self.identify_hook, address=ip)
             except InvalidToken as error:
                 refusal = error
                 self._note("token", error.reason, request)

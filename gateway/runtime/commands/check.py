@@ -13,12 +13,14 @@ from rich.table import Table
 
 from snorky.gateway.config.auth import algorithm_of
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.hooks import Hook, SubscribeHook
 from snorky.gateway.config.settings import Private, Settings, load
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.redis.admin.inspect import inspect_redis
 from snorky.gateway.redis.admin.inspect_rules import inspect_rules
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.runtime.commands.common import Config, Insecure, output
+from snorky.gateway.sdk.hook_services import problems_of_hooks
 from snorky.gateway.sdk.loading import load_function, load_registries
 from snorky.gateway.sdk.registry import ServiceRegistry
 
@@ -101,7 +103,16 @@ def _settings(config: Path | None, insecure: bool, findings: _Findings) -> Setti
             "prefix": settings.prefix,
         },
     )
+    findings.add("hooks", {operation: _hook(hook) for operation, hook in settings.hooks.written.items()})
+    if settings.hooks.written:
+        findings.add("hooks", {"requests": "signed" if settings.hooks.secret else "not signed"})
     return settings
+
+
+def _hook(hook: Hook) -> str:
+    of = f", for {', '.join(hook.services)}" if isinstance(hook, SubscribeHook) else ""
+    cached = f"cached {hook.cache_s:g} s" if hook.cache_s else "not cached"
+    return f"{hook.url}{of}, {hook.timeout_s:g} s, {cached}, {hook.on_failure} if the backend fails"
 
 
 def _keys(private: Private) -> str:
@@ -130,6 +141,7 @@ def _services(settings: Settings, findings: _Findings) -> dict[str, Rules[Channe
     try:
         public, private = load_registries(settings)
         rules = {service.name: service.rules for service in (*public, *private)}
+        findings.problems.extend(problems_of_hooks(settings.hooks, public))
         _permissions(settings, public, findings)
     except ConfigurationError as error:
         findings.problems.extend(str(error).splitlines())
@@ -141,12 +153,12 @@ def _services(settings: Settings, findings: _Findings) -> dict[str, Rules[Channe
 def _permissions(settings: Settings, public: ServiceRegistry, findings: _Findings) -> None:
     """Add who may do what, and note what is open to clients without an identity although [auth] is configured."""
     for service in public:
-        service.set_authenticating(is_authenticating=settings.auth.is_configured)
+        service.set_authenticating(is_authenticating=settings.is_authenticating)
         if service.access is None:
             continue
         for sentence in service.access.sentences():
             findings.add(f"{service.name}: who may", {sentence.partition(": ")[0]: sentence.partition(": ")[2]})
-        if settings.auth.is_configured and (opened := service.access.opened()):
+        if settings.is_authenticating and (opened := service.access.opened()):
             findings.notes.append(f"[services.{service.name}] is open to anyone, also without an identity: {opened}")
 
 

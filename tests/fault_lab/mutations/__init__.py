@@ -7,6 +7,7 @@ A guard is found by its exact text. A text that no longer exists is an error, so
 
 from tests.fault_lab.mutations.clients import CLIENTS_MUTATIONS
 from tests.fault_lab.mutations.gateway import GATEWAY_MUTATIONS
+from tests.fault_lab.mutations.hooks import HOOKS_MUTATIONS
 from tests.fault_lab.mutations.http import HTTP_MUTATIONS
 from tests.fault_lab.mutations.library import LIBRARY_MUTATIONS
 from tests.fault_lab.mutations.mutation import Mutation, mutate
@@ -25,6 +26,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *LIBRARY_MUTATIONS,
     *SCRIPTS_MUTATIONS,
     *HTTP_MUTATIONS,
+    *HOOKS_MUTATIONS,
     *SOCKJS_MUTATIONS,
     *SERVICES_MUTATIONS,
     *PERMISSION_MUTATIONS,

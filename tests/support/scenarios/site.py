@@ -26,9 +26,11 @@ import structlog
 import uvloop
 
 from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.config.hooks import Hooks as HookSettings
 from snorky.gateway.config.settings import Limits, Private, Public
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.http.app import private_app, public_app
+from snorky.gateway.http.outbound.hook_calls import http_hooks
 from snorky.gateway.http.serving.listen import listen
 from snorky.gateway.http.serving.site import Site
 from snorky.gateway.http.websocket.credentials import Identify
@@ -223,14 +225,22 @@ async def running_site(
     is_strict: bool = True,
     auth: Callable[[Metrics], Authenticator] | None = None,
     identify: Identify | None = None,
+    hooks: HookSettings | None = None,
     requires_identity: bool = False,
 ) -> AsyncIterator[RunningSite]:
-    """Run one. is_strict: at the end, logged errors and leftovers fail the test. auth, identify: as of a node."""
+    """Run one. is_strict: at the end, logged errors and leftovers fail the test. auth, identify, hooks: of a node."""
     limits, public, private = limits or Limits(), public or Public(), private or Private()
     loop = asyncio.get_running_loop()
     broker = LoopbackBroker()
     metrics = Metrics()
-    node = Node(broker, limits=limits, metrics=metrics, auth=None if auth is None else auth(metrics))
+    asked = http_hooks(hooks or HookSettings(), metrics, node_id="n0")
+    node = Node(
+        broker,
+        limits=limits,
+        metrics=metrics,
+        auth=None if auth is None else auth(metrics),
+        hooks=await asked.__aenter__(),
+    )
     echo = Echo()
     registry = ServiceRegistry(
         [PubSubService(unmatched="open"), AuthService(), echo], requires_identity=requires_identity
@@ -276,4 +286,5 @@ async def running_site(
         for connection in node.connections:
             connection._wire.abort()  # type: ignore[attr-defined]  # a test failed: nothing lives on
         await node.stop()
+        await asked.__aexit__(None, None, None)
         loop.set_exception_handler(None)

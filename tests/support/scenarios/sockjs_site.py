@@ -16,14 +16,17 @@ from typing import Any
 
 import aiohttp
 
+from snorky.gateway.config.hooks import Hooks as HookSettings
 from snorky.gateway.config.settings import Limits, Public
 from snorky.gateway.http.app import public_app
+from snorky.gateway.http.outbound.hook_calls import http_hooks
 from snorky.gateway.http.serving.listen import listen
 from snorky.gateway.http.serving.site import Site
 from snorky.gateway.http.sockjs import SockJSHandler
 from snorky.gateway.http.sockjs.session import Timing
 from snorky.gateway.http.websocket.credentials import Identify
 from snorky.gateway.http.websocket.handler import WebSocketHandler
+from snorky.gateway.metrics import Metrics
 from snorky.gateway.node import Node
 from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.testing.broker import Bus, BusBroker
@@ -181,10 +184,11 @@ async def sockjs_site(
     public: Public | None = None,
     limits: Limits | None = None,
     identify: Identify | None = None,
+    hooks: HookSettings | None = None,
 ) -> AsyncIterator[SockJSSite]:
     """Run nodes; at the end nothing may be left of their clients, and nothing may have been logged as an error.
 
-    identify: returns the identity of a request.
+    identify: returns the identity of a request. hooks: settings of HTTP hooks.
     """
     async with AsyncExitStack() as stack:
         bus, hosts, errors, clock = Bus(), list[_Host](), list[str](), HandClock()
@@ -192,7 +196,11 @@ async def sockjs_site(
         for number in range(nodes):
             broker = BusBroker(bus)
             directory = MemoryDirectory(cluster, f"n{number}")
-            node = Node(broker, directory, limits=limits or Limits(), node_id=f"n{number}")
+            metrics = Metrics()
+            asked = await stack.enter_async_context(http_hooks(hooks or HookSettings(), metrics, node_id=f"n{number}"))
+            node = Node(
+                broker, directory, limits=limits or Limits(), metrics=metrics, node_id=f"n{number}", hooks=asked
+            )
             echo = Echo()
             registry = ServiceRegistry([PubSubService(), echo])
             node.attach(registry)

@@ -4,6 +4,7 @@ import json
 import re
 import tomllib
 from dataclasses import MISSING, dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -13,12 +14,24 @@ from msgspec import Meta
 
 from snorky.gateway.config.access_words import Words
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.hooks import HOOK_TABLES, Hooks
 from snorky.gateway.config.settings import Auth, Limits, Private, Public, Settings, load
 from tests.support.scenarios.tokens import SECRET, Issuer
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "settings.md").read_text()
-SECTIONS = {"Redis": Settings, "public": Public, "private": Private, "auth": Auth, "limits": Limits}
-TABLES = {"public", "private", "auth", "limits", "services", "backend"}  # of Settings: sections of their own
+SECTIONS = {
+    "Redis": Settings,
+    "public": Public,
+    "private": Private,
+    "auth": Auth,
+    "hooks": Hooks,
+    **{f"hooks.{name}": kind for name, kind in HOOK_TABLES.items()},
+    "limits": Limits,
+}
+TABLES = {  # of Settings and Hooks: sections of their own
+    "Redis": {"public", "private", "auth", "hooks", "limits", "services", "backend"},
+    "hooks": set(HOOK_TABLES),
+}
 WORDS = {
     str: "text",
     int: "integer",
@@ -50,6 +63,12 @@ OTHER_VALUES = {
     "public_key_previous": Issuer().pem.decode(),
     "jwks_url": "https://issuer.example.org/keys",
     "identify_hook": "module:function",
+    "secret": SECRET,
+    "url": "http://127.0.0.1:8000/hook",
+    "on_failure": "open",
+    "services": '["chat"]',
+    "timeout_s": "7.5",
+    "concurrency": "777",
 }
 BESIDE = {"auth": {"SNORKY_AUTH__HMAC_SECRET": SECRET}}  # without a key the other settings mean nothing
 
@@ -76,7 +95,7 @@ def rows() -> list[Row]:
 
 
 def settings_of(section: str) -> list[Any]:
-    return [each for each in fields(SECTIONS[section]) if not (section == "Redis" and each.name in TABLES)]
+    return [each for each in fields(SECTIONS[section]) if each.name not in TABLES.get(section, ())]
 
 
 def type_of(section: str, name: str) -> str:
@@ -128,7 +147,7 @@ def test_variable_sets_this_setting_and_no_other(row: Row) -> None:
 
 
 def _part(settings: Settings, section: str) -> Any:
-    return settings if section == "Redis" else getattr(settings, section)
+    return settings if section == "Redis" else attrgetter(section)(settings)
 
 
 def test_standard_services_are_those_of_the_page() -> None:

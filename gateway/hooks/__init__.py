@@ -1,0 +1,1 @@
+"""HTTP hooks: questions to the operator's backend, bounded, cached and signed."""
