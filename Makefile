@@ -9,7 +9,7 @@ SEED ?= 1
 MINUTES ?=
 ROUNDS ?= 5
 PROCESSES ?= 3
-SHARED = $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+SHARED = $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install bootstrap demo test test-all lint format check bench faults attack chaos soak roll mutations clean distclean
 
@@ -38,10 +38,9 @@ endif
 
 test-all: $(STAMP) bootstrap  ## all tests, on real servers: as root, apt installs what is missing
 	@scripts/test-js
-	@# tests wait more than they compute: several share a core; faults have deadlines: two at a time, or one that
-	@# needs all cores, so that only the fault causes delays
-	@$(SHARED) --numprocesses $(PROCESSES) --ignore tests/faults; statuses=$$?; \
-	$(SHARED) --numprocesses 2 tests/faults -m "not alone"; statuses+=$$?; \
+	@# tests/faults apart: its tests have deadlines, and wait for most of their time; last those that need all cores
+	@$(SHARED) --ignore tests/faults; statuses=$$?; \
+	$(SHARED) tests/faults -m "not alone"; statuses+=$$?; \
 	$(BIN)/python -m pytest tests/faults -m alone; statuses+=$$?; \
 	[[ $$statuses == 000 ]]
 

@@ -37,10 +37,15 @@ DEEPER_KINDS: Final = frozenset({"redis", "fakeredis", "spread", "cluster"})
 
 # the files that take longest, in descending order
 LONGEST: Final = (
-    "tests/faults/test_faults.py",
-    "tests/faults/leases/test_server.py",
-    "tests/faults/test_presence.py",
+    "tests/faults/test_faults_of_redis.py",
+    "tests/faults/test_faults_of_nodes.py",
+    "tests/faults/test_cluster.py",
     "tests/faults/test_broker_faults.py",
+    "tests/faults/leases/test_server.py",
+    "tests/faults/test_shards.py",
+    "tests/faults/test_presence.py",
+    "tests/faults/leases/test_nodes.py",
+    "tests/faults/test_rolling.py",
     "tests/cluster/test_soak.py",  # five minutes in CI
     "tests/e2e/test_sockjs.py",
     "clients/python/tests/test_client_versions.py",

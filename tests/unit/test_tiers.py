@@ -1,5 +1,7 @@
 """The table of the first tier names what exists."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.processes.tools import ROOT
@@ -43,3 +45,9 @@ def test_files_that_take_longest_start_first_and_the_others_keep_their_order() -
     found = longest_first(items)  # type: ignore[arg-type]  # what is read of an item
     expected = [LONGEST[0], LONGEST[1], "tests/b.py", "tests/a.py"]
     assert [item.nodeid for item in found] == [f"{file}::test_{number}" for file in expected for number in (2, 1)]
+
+
+def test_only_tests_of_faults_are_run_alone() -> None:
+    paths = [path for folder in ("tests", "clients/python/tests") for path in (ROOT / folder).rglob("test_*.py")]
+    marked = [path for path in paths if "pytest.mark.alone" in path.read_text() and path != Path(__file__)]
+    assert marked and all(path.is_relative_to(ROOT / "tests/faults") for path in marked), "`make test-all` looks there"
