@@ -27,7 +27,6 @@ from tests.support.processes.nodes import GATEWAY, NodeProcess, Process
 from tests.support.processes.tools import eventually
 from tests.support.servers.clusters import ClusterLab
 from tests.support.servers.redis_servers import REAL_KINDS
-from tests.support.servers.shared import SharedServers
 
 pytestmark = pytest.mark.needs("redis-server")
 
@@ -37,10 +36,9 @@ FOREIGN_LIBRARY = "#!lua name=snorky\nredis.register_function('snorky_publish', 
 HOUR = History(3600.0)
 
 
-@pytest.fixture
-async def lab(shared: SharedServers) -> AsyncIterator[ClusterLab]:
-    async with asyncio.timeout(90.0), shared.lend("replicated cluster") as running:
-        assert isinstance(running, ClusterLab)
+@pytest.fixture(params=["redis"])
+async def lab(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ClusterLab]:
+    async with asyncio.timeout(90.0), ClusterLab(request.param, tmp_path, replicas=1) as running:
         yield running
 
 

@@ -42,10 +42,8 @@ _CLEAN: Final[Sequence[Sequence[Any]]] = (
 
 
 def make_servers(kind: str, directory: Path) -> Servers:
-    """Make a server of any kind, two as one ("spread"), a Cluster, or one with replicas; enter it to start it."""
-    if kind in ("cluster", "replicated cluster"):
-        return ClusterLab("redis", directory, replicas=int(kind == "replicated cluster"))
-    return start_server(kind, directory)
+    """Make a server of any kind, two as one ("spread"), or a Cluster without replicas; enter it to start it."""
+    return ClusterLab("redis", directory) if kind == "cluster" else start_server(kind, directory)
 
 
 class SharedServers:
@@ -58,16 +56,18 @@ class SharedServers:
     @asynccontextmanager
     async def lend(self, kind: str) -> AsyncIterator[Servers]:
         """Provide an empty server of a kind until the block ends. Skips the test if its program is missing."""
-        if kind in self._kept:
-            server, state = self._kept.pop(kind)
-        else:
-            server = make_servers(kind, Path(mkdtemp(dir=self._directory)))
-            await server.__aenter__()
-            state = await _state_of(server)
+        server, state = self._kept.pop(kind, None) or (make_servers(kind, Path(mkdtemp(dir=self._directory))), None)
+        is_as_it_was = False
         try:
-            yield server
+            if state is None:
+                await server.__aenter__()
+                state = await _state_of(server)
+            try:
+                yield server
+            finally:
+                is_as_it_was = state is not None and await _clean(server, state)
         finally:
-            if state is not None and kind not in self._kept and await _clean(server, state):
+            if is_as_it_was and kind not in self._kept:
                 self._kept[kind] = server, state
             else:
                 await server.stop()
@@ -97,10 +97,8 @@ async def _clean(server: Servers, state: object) -> bool:
     """Remove everything that a test has left; False if the server is not as it was at its start."""
     with suppress(RedisError, OSError, AssertionError):
         if await _state_of(server) == state:
-            processes = _processes(server)
-            for each in processes[: server.primaries] if isinstance(server, ClusterLab) else processes:
+            for each in _processes(server):
                 await _ask(each, *_CLEAN)
-            for each in processes:
                 each.dump.unlink(missing_ok=True)
             return True
     return False
