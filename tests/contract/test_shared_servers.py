@@ -95,11 +95,11 @@ async def test_a_server_whose_test_failed_is_used_again_if_it_is_as_it_was(serve
     assert await pid_of_next(servers) == pid
 
 
-@pytest.mark.needs("redis-server")
-async def test_a_cluster_is_used_again_unless_slots_have_moved(servers: SharedServers) -> None:
+@pytest.mark.parametrize("kind", ["cluster"])
+async def test_a_cluster_is_used_again_unless_slots_have_moved(servers: SharedServers, kind: str) -> None:
     urls = []
     for does_move in (False, True, False):
-        async with servers.lend("cluster") as lab:
+        async with servers.lend(kind) as lab:
             assert isinstance(lab, ClusterLab)
             urls.append(lab.url)
             assert await lab.ask(0, "SET", "{3560}", 1, "NX") == "OK"  # in slot 0
