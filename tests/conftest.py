@@ -1,12 +1,18 @@
 """Shared by all tests: tests that need a missing program are skipped and listed; in CI that is an error."""
 
+import asyncio
 import os
 import shutil
 import signal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.tiers import select_first
+from tests.tiers import longest_first, select_first
+
+if TYPE_CHECKING:
+    from tests.support.servers.shared import SharedServers
 
 PACKAGES = {"redis-cli": "redis-tools", "promtool": "prometheus", "node": "nodejs"}  # Debian's name, where it differs
 IS_CI = os.environ.get("CI") == "true"
@@ -36,11 +42,22 @@ def find_program(name: str) -> str | None:
     return find_valkey() if found is None and name == "redis-server" else found
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SharedServers"]:
+    """Servers that tests use one after another."""
+    from tests.support.servers.shared import SharedServers  # its modules import this one
+
+    servers = SharedServers(tmp_path_factory.mktemp("shared"))
+    yield servers
+    asyncio.run(servers.close())
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tier", choices=("first", "all"), default="all", help="see tests/tiers.py")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items[:] = longest_first(items)
     if config.getoption("--tier") == "first":
         items[:], deeper = select_first(items)
         config.hook.pytest_deselected(items=deeper)
@@ -52,6 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
     config.addinivalue_line("markers", "needs(*programs): skip if one is missing, with the package to install")
+    config.addinivalue_line("markers", "alone: `make test-all` runs no other test meanwhile")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,8 +1,10 @@
-"""The tiers of tests: `--tier first` selects what `make test` runs in a few minutes; without it, all tests run.
+"""Which tests run when. `--tier first` selects what `make test` runs in a few minutes; without it, all tests run.
 
 The first tier is what a change breaks first, and needs nothing but Python: the units, the contracts on one server, the
 protocol over nodes in one process, the clients, the README's programs, and one test in a browser. The deeper tier adds
 other servers (Redis of Debian, Clusters, fakeredis), node processes, load balancers, faults, races, fuzz and a soak.
+
+The files that take longest start first: several processes share the files, and none may be left alone with a long one.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from typing import Final
 
 import pytest
 
-__all__ = ["DEEPER_KINDS", "FIRST", "NOT_FIRST", "select_first"]
+__all__ = ["DEEPER_KINDS", "FIRST", "LONGEST", "NOT_FIRST", "longest_first", "select_first"]
 
 # files and folders of the first tier, relative to the root; of a file, after "::", the only test
 FIRST: Final = (
@@ -32,6 +34,39 @@ NOT_FIRST: Final = ("clients/python/tests/test_client_versions.py",)
 
 # parameters that name a kind of server: the same test also runs on Valkey, or on what is kept in memory
 DEEPER_KINDS: Final = frozenset({"redis", "fakeredis", "spread", "cluster"})
+
+# the files that take longest, in descending order
+LONGEST: Final = (
+    "tests/faults/test_faults_of_redis.py",
+    "tests/faults/test_faults_of_nodes.py",
+    "tests/faults/test_cluster.py",
+    "tests/faults/test_broker_faults.py",
+    "tests/faults/leases/test_server.py",
+    "tests/faults/test_shards.py",
+    "tests/faults/test_presence.py",
+    "tests/faults/leases/test_nodes.py",
+    "tests/faults/test_rolling.py",
+    "tests/cluster/test_soak.py",  # five minutes in CI
+    "tests/e2e/test_sockjs.py",
+    "clients/python/tests/test_client_versions.py",
+    "tests/cluster/test_start_stop.py",
+    "tests/cluster/test_shared_redis.py",
+    "tests/cluster/test_conformance.py",
+    "tests/e2e/test_js_client.py",
+    "tests/cluster/test_stored_bytes.py",
+    "tests/e2e/test_prometheus.py",
+    "tests/e2e/test_python_realtime.py",
+    "tests/e2e/test_sockjs_browser.py",
+    "tests/e2e/test_balancer.py",
+    "tests/cluster/test_workers.py",
+    "tests/e2e/test_deploy_rights.py",
+)
+
+
+def longest_first(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """Sort tests by file: those that take longest, then the others in their order."""
+    places = {file: place for place, file in enumerate(LONGEST)}
+    return sorted(items, key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
 
 
 def select_first(items: Sequence[pytest.Item]) -> tuple[list[pytest.Item], list[pytest.Item]]:

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from tests.support.fakes.memory_cluster import Resident
 from tests.support.processes.tools import eventually
 from tests.support.servers.clusters import ClusterLab
 from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
+from tests.support.servers.shared import SharedServers
 
 CHANNELS = [ChannelRule("room:*", history=100, presence=True, join_leave=True), ChannelRule("bare")]
 NAME = "snorky:{pubsub:room:1}"
@@ -41,13 +41,9 @@ class Pair:
 
 
 @pytest.fixture(params=[*REAL_KINDS, "cluster"])
-async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
-    async with AsyncExitStack() as stack:
-        server: RedisServer | ClusterLab
-        if request.param == "cluster":
-            server = await stack.enter_async_context(ClusterLab("redis", tmp_path))
-        else:
-            server = await stack.enter_async_context(RedisServer(request.param, tmp_path))
+async def pair(request: pytest.FixtureRequest, shared: SharedServers) -> AsyncIterator[Pair]:
+    async with shared.lend(request.param) as server, AsyncExitStack() as stack:
+        assert isinstance(server, RedisServer | ClusterLab)
         nodes = []
         for _ in range(2):
             registry = ServiceRegistry([PubSubService(channels=CHANNELS)])

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.fakes.directories import REAL, FakeNode, RedisTestCluster, open_cluster
-from tests.support.servers.redis_servers import REAL_KINDS
+from tests.support.fakes.directories import REAL, FakeNode, RedisTestCluster
+from tests.support.servers.redis_servers import REAL_KINDS, RedisServer
 
 MEMBERS = int(os.environ.get("DIRECTORY_MEMBERS", "20000"))
 FEW = 2_000  # on the second kind of server
@@ -28,8 +28,8 @@ CALLS_PER_NODE_S = 8.0
 async def crowded(kind: str, directory: Path, members: int) -> AsyncIterator[Any]:
     """Run a cluster of that many members with a name each; yields a client of its server."""
     await asyncio.to_thread(directory.mkdir)
-    async with open_cluster(kind, directory, timings=REAL) as cluster:
-        assert isinstance(cluster, RedisTestCluster)
+    async with RedisServer(kind, directory) as server, AsyncExitStack() as stack:
+        cluster = RedisTestCluster(server, stack, REAL)
         nodes = [await cluster.node(f"n{number}") for number in range(NODES)]
         for node in nodes:  # one after the other: all renew their leases meanwhile
             await crowd(node, members // NODES)
@@ -76,8 +76,8 @@ async def test_an_idle_cluster_costs_by_the_node_and_not_by_the_member(tmp_path:
 
 
 async def test_a_crowd_that_enters_one_roster_shares_its_lists(tmp_path: Path) -> None:
-    async with open_cluster(REAL_KINDS[0], tmp_path, timings=REAL) as cluster:
-        assert isinstance(cluster, RedisTestCluster)
+    async with RedisServer(REAL_KINDS[0], tmp_path) as server, AsyncExitStack() as stack:
+        cluster = RedisTestCluster(server, stack, REAL)
         node = await cluster.node("a")
         await node.enter("chat:room", 0, "first")
         async with cluster.client() as client:

@@ -33,6 +33,7 @@ from tests.support.processes.nodes import GATEWAY, clean_environment
 from tests.support.processes.tools import ROOT, free_port
 
 DEADLINE_S = 30.0
+DRAIN_GRACE_S = "1"
 _F_SETPIPE_SZ = 1031
 _SERVE = " ".join([*GATEWAY, "serve"])
 
@@ -48,7 +49,7 @@ class Started:
         env = {
             "SNORKY_PUBLIC__PORT": str(self.public_port),
             "SNORKY_PRIVATE__PORT": str(self.private_port),
-            "SNORKY_PUBLIC__DRAIN_GRACE_S": "2",
+            "SNORKY_PUBLIC__DRAIN_GRACE_S": DRAIN_GRACE_S,
             **row.env,
         }
         command = row.command.replace("SERVE", _SERVE).replace("LOG", str(self.log_path))
@@ -321,7 +322,11 @@ async def test_a_node_runs_and_stops_while_its_stderr_is_not_read() -> None:
     reading, writing = os.pipe()
     fcntl.fcntl(writing, _F_SETPIPE_SZ, 4096)
     public, private = free_port(), free_port()
-    env = {"SNORKY_PUBLIC__PORT": str(public), "SNORKY_PRIVATE__PORT": str(private)}
+    env = {
+        "SNORKY_PUBLIC__PORT": str(public),
+        "SNORKY_PRIVATE__PORT": str(private),
+        "SNORKY_PUBLIC__DRAIN_GRACE_S": DRAIN_GRACE_S,
+    }
     filled = os.write(writing, b"x" * 4096)
     process = subprocess.Popen(  # noqa: ASYNC220 - takes a millisecond, once
         [*GATEWAY, "serve"], env=clean_environment(env), cwd=ROOT, stderr=writing

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from snorky.gateway.redis import channel_name
 from tests.support.fakes.brokers import PREFIX, Recorder, hears, open_broker
 from tests.support.processes.proxy import FaultProxy
 from tests.support.processes.tools import eventually
-from tests.support.servers.clusters import ClusterLab
-from tests.support.servers.redis_servers import KINDS, AnyServer, start_server
+from tests.support.servers.redis_servers import KINDS, AnyServer
+from tests.support.servers.shared import Servers, SharedServers
 
 NEWS = "pubsub:news"
 
@@ -23,12 +22,8 @@ def name(key: str) -> bytes:
 
 
 @pytest.fixture(params=(*KINDS, "spread", "cluster"))
-async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AnyServer | ClusterLab]:
-    if request.param == "cluster":
-        async with ClusterLab("redis", tmp_path) as lab:
-            yield lab
-        return
-    async with start_server(request.param, tmp_path) as running:
+async def server(request: pytest.FixtureRequest, shared: SharedServers) -> AsyncIterator[Servers]:
+    async with shared.lend(request.param) as running:
         yield running
 
 

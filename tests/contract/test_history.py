@@ -17,8 +17,8 @@ from snorky.gateway.testing.history import Archive, MemoryHistory
 from tests.support.fakes.brokers import PREFIX, open_broker
 from tests.support.fakes.histories import history_on
 from tests.support.scenarios.histories import HOUR, KEY, Server, fill, keeper_of, payloads, until
-from tests.support.servers.clusters import ClusterLab
 from tests.support.servers.redis_servers import KINDS, REAL_KINDS, start_server
+from tests.support.servers.shared import SharedServers
 
 
 @asynccontextmanager
@@ -32,18 +32,15 @@ async def spread_keeper_of(url: str, **options: Any) -> AsyncIterator[SpreadHist
 
 
 @pytest.fixture(params=[*KINDS, "memory", "spread", "cluster"])
-async def keepers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[HistoryStore, HistoryStore]]:
+async def keepers(
+    request: pytest.FixtureRequest, shared: SharedServers
+) -> AsyncIterator[tuple[HistoryStore, HistoryStore]]:
     """Those of two nodes."""
     if request.param == "memory":
         archive = Archive()
         yield MemoryHistory(archive), MemoryHistory(archive)
         return
-    if request.param == "cluster":
-        async with ClusterLab("redis", tmp_path) as lab:
-            async with keeper_of(lab.url, page=7) as one, keeper_of(lab.url) as other:
-                yield one, other
-        return
-    async with start_server(request.param, tmp_path) as server:
+    async with shared.lend(request.param) as server:
         if request.param == "spread":
             async with spread_keeper_of(server.url, page=7) as one, spread_keeper_of(server.url) as other:
                 yield one, other

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +12,15 @@ from tests.support.fakes.brokers import PREFIX
 from tests.support.fakes.directories import FAST, FakeNode, RedisTestCluster, open_cluster
 from tests.support.processes.tools import eventually
 from tests.support.servers.redis_servers import REAL_KINDS
+from tests.support.servers.shared import SharedServers
 
 ROOM = "chat:room"
 NAMES = "messaging:names"
 
 
 @pytest.fixture(params=REAL_KINDS)
-async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RedisTestCluster]:
-    async with open_cluster(request.param, tmp_path, timings=FAST) as opened:
+async def cluster(request: pytest.FixtureRequest, shared: SharedServers) -> AsyncIterator[RedisTestCluster]:
+    async with open_cluster(request.param, shared, timings=FAST) as opened:
         assert isinstance(opened, RedisTestCluster)
         yield opened
 

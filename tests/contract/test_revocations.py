@@ -15,8 +15,8 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.backend import parts_of
 from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.redis.multi.revocations import SpreadRevocations
-from tests.support.servers.clusters import ClusterLab
 from tests.support.servers.redis_servers import KINDS, RedisServer, start_server
+from tests.support.servers.shared import SharedServers
 
 MakeList = Callable[..., Revocations]
 
@@ -62,12 +62,11 @@ async def lists(url: str) -> AsyncIterator[MakeList]:
 
 
 @pytest.fixture(params=[*KINDS, "local", "spread", "cluster"])
-async def revocations(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Revocations]:
+async def revocations(request: pytest.FixtureRequest, shared: SharedServers) -> AsyncIterator[Revocations]:
     if request.param == "local":
         yield LocalRevocations()
         return
-    starting = ClusterLab("redis", tmp_path) if request.param == "cluster" else start_server(request.param, tmp_path)
-    async with starting as server, lists(server.url) as make:
+    async with shared.lend(request.param) as server, lists(server.url) as make:
         yield make()
 
 

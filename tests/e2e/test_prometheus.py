@@ -66,9 +66,12 @@ class Prometheus:
 
 @asynccontextmanager
 async def running_prometheus(directory: Path, targets: list[str]) -> AsyncIterator[Prometheus]:
-    """Run Prometheus with the shipped configuration and rules, and these targets for node-1 to node-3."""
+    """Run Prometheus as shipped, but with these targets for node-1 to node-3, and with a look each second."""
     port = free_port()
     text = (DEPLOY / "prometheus.yml").read_text(encoding="utf-8")
+    for name, interval in (("scrape_interval", "1s"), ("scrape_timeout", "1s"), ("evaluation_interval", "1s")):
+        text, count = re.subn(rf"^  {name}: .*$", f"  {name}: {interval}", text, flags=re.MULTILINE)
+        assert count == 1, name
     shipped = [f"node-{number}:8003" for number in range(1, NODES + 1)] + ["127.0.0.1:9090"]
     for name, target in zip(shipped, [*targets, f"127.0.0.1:{port}"], strict=True):
         assert text.count(f'"{name}"') == 1, name

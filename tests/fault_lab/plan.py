@@ -10,6 +10,7 @@ __all__ = ["API_KEY", "PREFIX", "Plan", "node_config"]
 PREFIX = "lab"
 API_KEY = "of-the-fault-laboratory"
 HISTORY_TTL_S = 600.0
+OPEN = 'unmatched = "open"'  # most clients here are anonymous
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,20 +52,23 @@ def node_config(directory: Path, plan: Plan) -> Path:
         "connections_per_ip = 0",
         "[services.pubsub]",
         'class = "snorky.services.pubsub:PubSubService"',
+        OPEN,
     ]
     if plan.history:
         lines += [
             "[[services.pubsub.channels]]",
             'match = "lab:*"',
+            'allow_subscribe = "anyone"',
             f"history = {plan.history}",
             f"history_ttl_s = {HISTORY_TTL_S}",
             "[[services.pubsub.channels]]",
             'match = "once:*"',
+            'allow_subscribe = "anyone"',
             "history = 1_000_000",
             f"history_ttl_s = {HISTORY_TTL_S}",
         ]
     for name, service in (("chat", "chat:ChatService"), ("messaging", "messaging:MessagingService")):
-        lines += [f"[services.{name}]", f'class = "snorky.services.{service}"']
+        lines += [f"[services.{name}]", f'class = "snorky.services.{service}"', OPEN]
     lines += ["[backend.pubsub_backend]", 'class = "snorky.services.pubsub:PubSubBackend"', 'service = "pubsub"']
     lines += ["[backend.inside]", 'class = "tests.fault_lab.inside:Inside"']
     path = directory / "node.toml"

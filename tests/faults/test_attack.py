@@ -10,7 +10,7 @@ import pytest
 from tests.fault_lab.attack import REDIS_MAX_BYTES, RSS_GROWTH_MAX_BYTES, attack
 from tests.fault_lab.attackers import KINDS
 
-pytestmark = pytest.mark.needs("redis-server")
+pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.alone]
 
 
 async def test_attackers_of_all_kinds_affect_no_other_client(tmp_path: Path) -> None:

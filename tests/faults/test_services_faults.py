@@ -18,7 +18,7 @@ from tests.support.clients.multitude import MEMBERS, Caller, names_of, rooms_of
 from tests.support.processes.tools import eventually
 from tests.support.scenarios.scene import Scene, open_scene
 
-pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.needs("redis-server"), pytest.mark.alone, pytest.mark.asyncio(loop_scope="module")]
 
 GONE_WITHIN_S = 15.0
 BACK_WITHIN_S = 10.0

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -16,6 +15,7 @@ from tests.support.fakes.brokers import PREFIX
 from tests.support.processes.tools import eventually
 from tests.support.servers.clusters import ClusterLab
 from tests.support.servers.shards import keepers_of, key_on, shard_of
+from tests.support.servers.shared import SharedServers
 
 pytestmark = pytest.mark.needs("redis-server")
 
@@ -27,8 +27,9 @@ REPAIRED_S = 6.0  # a look, and the repair
 
 
 @pytest.fixture
-async def lab(tmp_path: Path) -> AsyncIterator[ClusterLab]:
-    async with asyncio.timeout(90.0), ClusterLab("redis", tmp_path) as running:
+async def lab(shared: SharedServers) -> AsyncIterator[ClusterLab]:
+    async with asyncio.timeout(90.0), shared.lend("cluster") as running:
+        assert isinstance(running, ClusterLab)
         yield running
 
 

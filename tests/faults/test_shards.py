@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -31,6 +30,7 @@ from tests.support.processes.tools import eventually
 from tests.support.servers.clusters import ClusterLab
 from tests.support.servers.redis_servers import RedisServer, SpreadServers
 from tests.support.servers.shards import keepers_of, key_on, shard_of
+from tests.support.servers.shared import SharedServers
 
 pytestmark = pytest.mark.needs("redis-server")
 
@@ -39,14 +39,16 @@ REPAIRED_S = 6.0  # a look, and the repair
 
 
 @pytest.fixture
-async def lab(tmp_path: Path) -> AsyncIterator[ClusterLab]:
-    async with asyncio.timeout(90.0), ClusterLab("redis", tmp_path) as running:
+async def lab(shared: SharedServers) -> AsyncIterator[ClusterLab]:
+    async with asyncio.timeout(90.0), shared.lend("cluster") as running:
+        assert isinstance(running, ClusterLab)
         yield running
 
 
 @pytest.fixture
-async def spread(tmp_path: Path) -> AsyncIterator[SpreadServers]:
-    async with asyncio.timeout(60.0), SpreadServers(tmp_path) as running:
+async def spread(shared: SharedServers) -> AsyncIterator[SpreadServers]:
+    async with asyncio.timeout(60.0), shared.lend("spread") as running:
+        assert isinstance(running, SpreadServers)
         yield running
 
 

@@ -4,7 +4,6 @@ These tests run with a tenth of the promised timings; test_services_faults check
 """
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -12,6 +11,7 @@ from snorky.gateway.redis import Timings
 from tests.support.fakes.directories import FAST, RedisTestCluster, open_cluster
 from tests.support.scenarios.leases import ROOMS
 from tests.support.servers.redis_servers import REAL_KINDS
+from tests.support.servers.shared import SharedServers
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def cluster(kind: str, tmp_path: Path, timings: Timings) -> AsyncIterator[RedisTestCluster]:
-    async with open_cluster(kind, tmp_path, timings=timings) as opened:
+async def cluster(kind: str, shared: SharedServers, timings: Timings) -> AsyncIterator[RedisTestCluster]:
+    async with open_cluster(kind, shared, timings=timings) as opened:
         assert isinstance(opened, RedisTestCluster)
         await opened.listen(*ROOMS)
         yield opened

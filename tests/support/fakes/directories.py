@@ -1,6 +1,6 @@
 """Directories under test: nodes with a scripted LocalState, on any kind of server or in memory.
 
-    async with open_cluster(kind, tmp_path) as cluster:
+    async with open_cluster(kind, shared) as cluster:
             await cluster.listen("chat:room")
         a, b = await cluster.node("a"), await cluster.node("b")
         await a.enter("chat:room", 1, "alice")
@@ -13,7 +13,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from snorky.gateway.contracts.broker import Broker
@@ -28,7 +27,8 @@ from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.testing.directory import MemoryDirectory, SharedDirectory
 from tests.support.fakes.brokers import PREFIX, Recorder, broker_of, brokers_of, hears
 from tests.support.servers.clusters import ClusterLab
-from tests.support.servers.redis_servers import AnyServer, start_server
+from tests.support.servers.redis_servers import AnyServer
+from tests.support.servers.shared import SharedServers
 
 __all__ = [
     "FAST",
@@ -272,12 +272,10 @@ TestCluster = MemoryTestCluster | RedisTestCluster
 
 
 @asynccontextmanager
-async def open_cluster(kind: str, directory: Path, *, timings: Timings = FAST) -> AsyncIterator[TestCluster]:
+async def open_cluster(kind: str, shared: SharedServers, *, timings: Timings = FAST) -> AsyncIterator[TestCluster]:
     """Make a cluster without nodes. kind: of server, or "memory"."""
     if kind == "memory":
         yield MemoryTestCluster()
         return
-    async with AsyncExitStack() as stack:
-        starting = ClusterLab("redis", directory) if kind == "cluster" else start_server(kind, directory)
-        server = await stack.enter_async_context(starting)
+    async with shared.lend(kind) as server, AsyncExitStack() as stack:
         yield RedisTestCluster(server, stack, timings)

@@ -55,8 +55,9 @@ class ClusterLab:
     async def __aenter__(self) -> Self:
         """Start all; returns when each server knows all others and every slot is assigned."""
         try:
-            for server in self.servers:
-                await self._stack.enter_async_context(server)
+            async with asyncio.TaskGroup() as starting:
+                for server in self.servers:
+                    starting.create_task(self._stack.enter_async_context(server))
             self._ids = [await self.ask(at, "CLUSTER", "MYID") for at in range(len(self.servers))]
             for at in range(self.primaries):
                 first, last = SLOTS * at // self.primaries, SLOTS * (at + 1) // self.primaries - 1

@@ -124,6 +124,10 @@ class RedisServer:
         return self._running.pid
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.is_running
+
+    @property
     def _running(self) -> Process:
         assert self._process is not None, "not started"
         return self._process
