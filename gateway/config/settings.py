@@ -166,6 +166,7 @@ STANDARD_BACKEND: Mapping[str, ServiceTable] = MappingProxyType(
         "datasync_backend": ServiceTable(
             "snorky.services.datasync:DataSyncBackend", MappingProxyType({"service": "datasync"})
         ),
+        "control": ServiceTable("snorky.services.control:ControlBackend"),
     }
 )
 
@@ -249,7 +250,11 @@ class _Assembly:
         if not services:
             services = dict(STANDARD_SERVICES)
         if not backend:  # the standard ones whose public service is configured
-            backend = {name: table for name, table in STANDARD_BACKEND.items() if table.options["service"] in services}
+            backend = {
+                name: table
+                for name, table in STANDARD_BACKEND.items()
+                if table.options.get("service") in (None, *services)
+            }
         return Settings(
             redis_url=top.redis_url,
             prefix=top.prefix,

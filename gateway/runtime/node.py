@@ -64,7 +64,14 @@ async def running_node(
             metrics=metrics,
         )
         node = Node(
-            broker, directory, history_store, limits=settings.limits, metrics=metrics, node_id=node_id, auth=auth
+            broker,
+            directory,
+            history_store,
+            limits=settings.limits,
+            metrics=metrics,
+            node_id=node_id,
+            auth=auth,
+            control_log=None if topology is None else topology.control_log(),
         )
         for registry in registries:
             node.attach(registry)

@@ -21,6 +21,7 @@ from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.protocol.codec import channel_key, channel_name, encode_json, json_size
 from snorky.gateway.protocol.publication import Selector
 from snorky.gateway.protocol.splicing import Shared
+from snorky.gateway.sdk.control import Control
 from snorky.gateway.sdk.service_channels import ServiceChannels
 
 __all__ = [
@@ -60,6 +61,10 @@ class NodeServices(Protocol):
     @property
     def auth(self) -> Authenticator:
         """Identities of this node's connections, and revocations in the cluster."""
+
+    @property
+    def control(self) -> Control:
+        """Orders to all nodes about their clients."""
 
     @property
     def channels(self) -> ServiceChannels:

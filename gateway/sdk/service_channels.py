@@ -150,6 +150,10 @@ class ServiceChannels:
         """True if a connection is subscribed to a channel, or is subscribing."""
         return channel_key(service, channel) in connection.channels
 
+    def subscribers(self, key: str) -> list[Connection]:
+        """Return the connections of this node that are subscribed to a channel, or are subscribing."""
+        return self._hub.subscribers(key)
+
     async def listen(
         self, service: str, channel: Any, listener: Listener, *, is_kept: bool = False, on_gap: OnGap | None = None
     ) -> None:
