@@ -90,7 +90,9 @@ class ControlBackend(RPCService):
             raise
         finally:
             whom = {name: order[name] for name in ("identity", "connection_id", "channel") if order[name] is not None}
-            results = {"connections": reached.connections, "nodes": len(reached.nodes), "missing": reached.missing}
+            results: dict[str, Any] = {"connections": reached.connections, "nodes": len(reached.nodes)}
+            if reached.missing:
+                results["missing"] = " ".join(reached.missing)
             self._audit(request, outcome, service=order["service"], **whom, **results)
         nodes = [{"node": node, "connections": count} for node, count in reached.nodes.items()]
         return {"nodes": nodes, "missing": reached.missing, "connections": reached.connections}

@@ -382,7 +382,7 @@ async def test_orders_of_one_redis_that_another_one_reported_are_not_missed(tmp_
         async with one.client() as redis:  # as after a time in which this node did not reach this Redis
             entries = await redis.xrange(ORDERS)
             await redis.delete(ORDERS)
-            await redis.xadd(ORDERS, entries[0][1], id="9-0")
+            await redis.xadd(ORDERS, {**entries[0][1], b"id": "another"}, id="9-0")
         await ready(log, seen, "next")
         await asyncio.sleep(0.5)
         assert seen.missed == 0

@@ -6,6 +6,7 @@ A guard is found by its exact text. A text that no longer exists is an error, so
 """
 
 from tests.fault_lab.mutations.clients import CLIENTS_MUTATIONS
+from tests.fault_lab.mutations.control import CONTROL_MUTATIONS
 from tests.fault_lab.mutations.gateway import GATEWAY_MUTATIONS
 from tests.fault_lab.mutations.http import HTTP_MUTATIONS
 from tests.fault_lab.mutations.library import LIBRARY_MUTATIONS
@@ -28,6 +29,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *SOCKJS_MUTATIONS,
     *SERVICES_MUTATIONS,
     *PERMISSION_MUTATIONS,
+    *CONTROL_MUTATIONS,
     *CLIENTS_MUTATIONS,
     *PROCESS_MUTATIONS,
 )

@@ -69,7 +69,7 @@ async def test_node_that_does_not_answer_is_missing_and_obeys_later() -> None:
         assert audited(logs) == [
             {
                 "by": "none", "command": "disconnect", "outcome": "incomplete", "service": "", "identity": "ann",
-                "connections": 0, "nodes": 1, "missing": ["n1"],
+                "connections": 0, "nodes": 1, "missing": "n1",
             }
         ]  # fmt: skip
         assert counted(nodes, "disconnect", "incomplete") == 1
