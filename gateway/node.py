@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 
+from snorky.gateway._version import __version__
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import Limits
@@ -132,6 +133,7 @@ class Node:
             connections=lambda: self.connections,
             channels=self.channels,
             find_service=self.find_service,
+            state=lambda: {**self.counts, "isDraining": self.is_draining, "version": __version__},
         )
         self._ownership: Ownership | None = None
         if directory is not None:

@@ -38,20 +38,24 @@ ORDER_MAX_BYTES: Final = 2048  # an identity, a channel and a reason, each of up
 
 
 class ControlOrder(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
-    """One order. It applies to the connections that match all of identity, connection_id and channel; None matches any.
+    """One order, or question. It applies to the connections that match all of identity, connection_id and channel; None
+    matches any.
 
     id: unguessable. channel: its name, as `codec.channel_name` returns it. service: that of the channel. code: a close
-    code, for "disconnect". reason: for the client.
+    code, for "disconnect". reason: for the client. Questions ("nodes", "connections", "channels") are for the first
+    `limit` entries after a name, `after`; in "channels" the channel is a pattern.
     """
 
     id: str
-    command: Literal["disconnect", "unsubscribe"]
+    command: Literal["disconnect", "unsubscribe", "nodes", "connections", "channels"]
     service: str = ""
     identity: str | None = None
     connection_id: str | None = None
     channel: str | None = None
     code: int = 0
     reason: str = ""
+    after: str = ""
+    limit: int = 0
 
 
 OnOrders = Callable[[Sequence[ControlOrder]], None]
@@ -75,11 +79,11 @@ class ControlLog(Protocol):
         Raises BrokerUnavailable: it is not known whether it was stored. LimitExceeded: it was not.
         """
 
-    async def acknowledge(self, order_id: str, connections: int) -> None:
-        """Report that this node has carried out an order. Raises BrokerUnavailable."""
+    async def acknowledge(self, order_id: str, result: bytes) -> None:
+        """Report that this node has carried out an order, with its result: JSON. Raises BrokerUnavailable."""
 
-    async def acknowledged(self, order_id: str) -> dict[str, int]:
-        """Return the nodes that have carried out an order, with their connections. Raises BrokerUnavailable."""
+    async def acknowledged(self, order_id: str) -> dict[str, bytes]:
+        """Return the nodes that have carried out an order, with their results. Raises BrokerUnavailable."""
 
 
 def encode_order(order: ControlOrder) -> bytes:
@@ -96,7 +100,7 @@ class LocalControlLog:
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id
         self._on_orders: OnOrders | None = None
-        self._results: dict[str, int] = {}  # of orders that are awaited now: the caller reads each once
+        self._results: dict[str, bytes] = {}  # of orders that are awaited now: the caller reads each once
 
     def begin(self, on_orders: OnOrders, on_missed: Callable[[], None]) -> None:
         """See ControlLog."""
@@ -113,13 +117,13 @@ class LocalControlLog:
             asyncio.get_running_loop().call_soon(self._on_orders, (order,))
         return frozenset([self._node_id])
 
-    async def acknowledge(self, order_id: str, connections: int) -> None:
+    async def acknowledge(self, order_id: str, result: bytes) -> None:
         """See ControlLog."""
         if len(self._results) >= ORDERS_MAX:
             del self._results[next(iter(self._results))]
-        self._results[order_id] = connections
+        self._results[order_id] = result
 
-    async def acknowledged(self, order_id: str) -> dict[str, int]:
+    async def acknowledged(self, order_id: str) -> dict[str, bytes]:
         """See ControlLog."""
-        connections = self._results.pop(order_id, None)
-        return {} if connections is None else {self._node_id: connections}
+        result = self._results.pop(order_id, None)
+        return {} if result is None else {self._node_id: result}

@@ -101,18 +101,18 @@ class RedisControlLog:
         self._wake.set()
         return frozenset(owner.decode(errors="replace").rpartition(":")[0] for owner in owners)
 
-    async def acknowledge(self, order_id: str, connections: int) -> None:
+    async def acknowledge(self, order_id: str, result: bytes) -> None:
         """See ControlLog."""
         key = order_result_key(self._prefix, order_id)
         await self._scripts.run(
-            command(b"HSET", key, self._node_id.encode(), b"%d" % connections),
+            command(b"HSET", key, self._node_id.encode(), result),
             command(b"PEXPIRE", key, b"%d" % RESULT_TTL_MS),
         )
 
-    async def acknowledged(self, order_id: str) -> dict[str, int]:
+    async def acknowledged(self, order_id: str) -> dict[str, bytes]:
         """See ControlLog."""
         (words,) = await self._scripts.run(command(b"HGETALL", order_result_key(self._prefix, order_id)))
-        return {node.decode(errors="replace"): int(count) for node, count in zip(words[::2], words[1::2], strict=True)}
+        return {node.decode(errors="replace"): result for node, result in zip(words[::2], words[1::2], strict=True)}
 
     # -- reading -------------------------------------------------------------------------------------------------
 

@@ -11,23 +11,27 @@ Rules:
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
+import msgspec
 import structlog
 
+from snorky.gateway.config.patterns import pattern_of
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.contracts.control import ORDERS_MAX, ControlLog, ControlOrder
 from snorky.gateway.errors import BrokerUnavailable, CloseCode, LimitExceeded
 from snorky.gateway.protocol.codec import channel_of
+from snorky.gateway.sdk.control_views import connections_page, merged, place_of
 from snorky.gateway.sdk.service_channels import ServiceChannels
 
-__all__ = ["Control", "Reached"]
+__all__ = ["LOOK_MAX", "Control", "Found", "Reached"]
 
 ANSWER_S: Final = 0.9  # the documented limit, until the backend has the reply, is one second
 POLL_S: Final = (0.01, 0.05)  # between two reads of the results: the first, and the longest
 AWAITED_MAX: Final = 1_000  # orders whose results this node waits for
+LOOK_MAX: Final = 200  # entries of one page: at most 100 KiB from each node
 CHUNK: Final = 256  # connections per loop iteration
 
 _log = structlog.get_logger("snorky.control")
@@ -47,6 +51,24 @@ class Reached:
         return sum(self.nodes.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One page of an answer. missing: nodes whose entries are not in it. last: `after` of the next page; None = it is
+    the last one."""
+
+    entries: list[dict[str, Any]]
+    missing: list[str]
+    last: str | None
+
+
+_NAMES: Final = {"nodes": "node", "connections": "connection", "channels": "name"}  # the entry's name
+_KEYS: Final[dict[str, Callable[[dict[str, Any]], Any]]] = {  # what entries are ordered by
+    "nodes": lambda entry: entry["node"],
+    "connections": lambda entry: place_of(entry["connection"]),
+    "channels": lambda entry: entry["name"],
+}
+
+
 class EndsSubscriptions(Protocol):
     """A service, as an order needs it."""
 
@@ -57,7 +79,8 @@ class EndsSubscriptions(Protocol):
 class Control:
     """Gives orders to all nodes, and carries them out on this one.
 
-    connections: returns all of this node. find_service: by name; None = not on this node.
+    connections: returns all of this node. find_service: by name; None = not on this node. state: of this
+    node, JSON values.
     """
 
     def __init__(
@@ -68,12 +91,14 @@ class Control:
         connections: Callable[[], Iterable[Connection]],
         channels: ServiceChannels,
         find_service: Callable[[str], EndsSubscriptions | None],
+        state: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._orders = log
         self._node_id = node_id
         self._connections = connections
         self._channels = channels
         self._find_service = find_service
+        self._state = state
         self._known: dict[str, None] = {}  # ids of the orders carried out; more than are stored at the same time
         self._tasks: set[asyncio.Task[None]] = set()  # one for each order: at most as many as are stored
         self._awaited = 0
@@ -105,8 +130,6 @@ class Control:
 
         Raises LimitExceeded; BrokerUnavailable: it is not known whether the order was given.
         """
-        if self._awaited >= AWAITED_MAX:
-            raise LimitExceeded("control_calls", "Too many control calls", code="rate_limited", retry_after_ms=1000)
         order = ControlOrder(
             secrets.token_hex(8),
             command,
@@ -117,13 +140,58 @@ class Control:
             code=code,
             reason=reason,
         )
+        results, missing = await self._answers(order)
+        return Reached({node: count for node, count in results.items() if isinstance(count, int)}, missing)
+
+    async def look(
+        self,
+        what: Literal["nodes", "connections", "channels"],
+        *,
+        service: str = "",
+        identity: str | None = None,
+        pattern: str | None = None,
+        after: str = "",
+        limit: int,
+    ) -> Found:
+        """Ask all nodes for a page: the nodes, the connections of an identity, or the channels that match a pattern.
+
+        after: the `last` of the previous page. limit: at most LOOK_MAX. Raises ValueError: `after` or the pattern is
+        wrong; and as `give`.
+        """
+        key = _KEYS[what]
+        if what == "connections" and after:
+            place_of(after)
+        if pattern is not None:
+            pattern_of(pattern)
+        limit = min(limit, LOOK_MAX)
+        order = ControlOrder(
+            secrets.token_hex(8),
+            what,
+            service=service,
+            identity=identity,
+            channel=pattern,
+            after=after,
+            limit=limit + 1,  # one more, to know whether this page is the last one
+        )
+        results, missing = await self._answers(order)
+        pages = [page for page in results.values() if isinstance(page, list)]
+        entries, has_more = merged(pages, key, limit)
+        last = entries[-1][_NAMES[what]] if entries and has_more else None
+        if what == "channels":
+            entries = [{"channel": channel_of(each["name"]), "subscribers": each["subscribers"]} for each in entries]
+        return Found(entries, missing, last)
+
+    async def _answers(self, order: ControlOrder) -> tuple[dict[str, Any], list[str]]:
+        """Give an order; returns the results of nodes, decoded, and the nodes that did not answer in time."""
+        if self._awaited >= AWAITED_MAX:
+            raise LimitExceeded("control_calls", "Too many control calls", code="rate_limited", retry_after_ms=1000)
         self._awaited += 1
         try:
-            return await self._reached(order)
+            return await self._gathered(order)
         finally:
             self._awaited -= 1
 
-    async def _reached(self, order: ControlOrder) -> Reached:
+    async def _gathered(self, order: ControlOrder) -> tuple[dict[str, Any], list[str]]:
         loop = asyncio.get_running_loop()
         until_s, (pause_s, pause_max_s) = loop.time() + ANSWER_S, POLL_S
         try:
@@ -133,7 +201,7 @@ class Control:
             raise BrokerUnavailable("control order not stored in time") from None
         if order.connection_id is not None:
             nodes &= {order.connection_id.rpartition(".")[0]}
-        results: dict[str, int] = {}
+        results: dict[str, bytes] = {}
         while not nodes <= results.keys() and loop.time() < until_s:
             await asyncio.sleep(min(pause_s, until_s - loop.time()))
             pause_s = min(2 * pause_s, pause_max_s)
@@ -142,8 +210,9 @@ class Control:
                     results = await self._orders.acknowledged(order.id)
             except (BrokerUnavailable, TimeoutError):
                 continue
-        done = {node: count for node, count in sorted(results.items()) if count or node in nodes}
-        return Reached(done, sorted(nodes - results.keys()))
+        decoded = {node: msgspec.json.decode(result) for node, result in sorted(results.items())}
+        done = {node: result for node, result in decoded.items() if result or node in nodes}
+        return done, sorted(nodes - results.keys())
 
     # -- carrying out --------------------------------------------------------------------------------------------
 
@@ -199,11 +268,18 @@ class Control:
 
     async def _carry_out(self, order: ControlOrder, connections: Sequence[Connection]) -> None:
         try:
-            if order.command == "disconnect":
-                reached = await self._disconnect(order, connections)
-            else:
-                reached = await self._unsubscribe(order, connections)
-            await self._orders.acknowledge(order.id, reached)
+            match order.command:
+                case "disconnect":
+                    result: Any = await self._disconnect(order, connections)
+                case "unsubscribe":
+                    result = await self._unsubscribe(order, connections)
+                case "connections":
+                    result = connections_page(connections, order.after, order.limit)
+                case "channels":
+                    result = await self._channels.page(order.service, order.channel or "", order.after, order.limit)
+                case "nodes":
+                    result = [{"node": self._node_id, **self._state()}] if self._node_id > order.after else []
+            await self._orders.acknowledge(order.id, msgspec.json.encode(result))
         except BrokerUnavailable as error:
             _log.info("control order carried out, not acknowledged", order=order.id, error=error.what)
         except Exception:  # the top of a task: one order must not prevent the others

@@ -14,7 +14,7 @@ class SharedOrders:
 
     def __init__(self) -> None:
         self.orders: list[ControlOrder] = []
-        self.results: dict[str, dict[str, int]] = {}
+        self.results: dict[str, dict[str, bytes]] = {}
         self.is_failing = False
         self.logs: dict[str, MemoryControlLog] = {}
 
@@ -74,12 +74,12 @@ class MemoryControlLog:
             asyncio.get_running_loop().call_soon(log.read)
         return frozenset(self._shared.logs)
 
-    async def acknowledge(self, order_id: str, connections: int) -> None:
+    async def acknowledge(self, order_id: str, result: bytes) -> None:
         """See ControlLog."""
         await self._shared.travel()
-        self._shared.results.setdefault(order_id, {})[self._node_id] = connections
+        self._shared.results.setdefault(order_id, {})[self._node_id] = result
 
-    async def acknowledged(self, order_id: str) -> dict[str, int]:
+    async def acknowledged(self, order_id: str) -> dict[str, bytes]:
         """See ControlLog."""
         await self._shared.travel()
         return dict(self._shared.results.get(order_id, {}))

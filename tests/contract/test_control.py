@@ -122,10 +122,10 @@ async def test_results_are_listed_by_node(make: MakeLog) -> None:
     await ready(a, seen_a)
     await seen_b.told("ready")
     assert await b.acknowledged("ready") == {}
-    await a.acknowledge("ready", 3)
-    assert await b.acknowledged("ready") == {"a": 3}
-    await b.acknowledge("ready", 0)
-    assert await a.acknowledged("ready") == {"a": 3, "b": 0}
+    await a.acknowledge("ready", b"3")
+    assert await b.acknowledged("ready") == {"a": b"3"}
+    await b.acknowledge("ready", b"0")
+    assert await a.acknowledged("ready") == {"a": b"3", "b": b"0"}
     assert await a.acknowledged("other") == {}
 
 
@@ -155,8 +155,8 @@ async def test_the_log_of_one_process_reports_and_answers() -> None:
     assert await log.add(order("1")) == {"n"}
     await seen.told("1")
     assert await log.acknowledged("1") == {}
-    await log.acknowledge("1", 2)
-    assert await log.acknowledged("1") == {"n": 2}
+    await log.acknowledge("1", b"2")
+    assert await log.acknowledged("1") == {"n": b"2"}
     assert await log.acknowledged("1") == {}, "each result is read once"
     await log.stop()
     assert await log.add(order("2")) == {"n"}
@@ -329,7 +329,7 @@ async def test_results_expire(tmp_path: Path) -> None:
     async with start_server("redis", tmp_path) as server, logs(server.url) as make:
         log = make()
         begin(log)
-        await log.acknowledge("1", 1)
+        await log.acknowledge("1", b"1")
         async with server.client() as redis:
             assert 0 < await redis.pttl("test:{nodes}::order:1") <= 5000
 
@@ -340,7 +340,7 @@ async def test_without_redis_orders_fail_and_reading_goes_on_later(tmp_path: Pat
         seen = begin(a)
         await ready(a, seen)
         await server.stop()
-        for asked in (a.add(order("1")), a.acknowledge("1", 1), a.acknowledged("1")):
+        for asked in (a.add(order("1")), a.acknowledge("1", b"1"), a.acknowledged("1")):
             with pytest.raises(BrokerUnavailable):
                 await asked
         await server.start()
@@ -362,8 +362,8 @@ async def test_one_of_several_redis_suffices(tmp_path: Path) -> None:
             began_s = time.monotonic()
             await a.add(order(server.url))
             await seen_b.told(server.url)
-            await b.acknowledge(server.url, 7)
-            assert await a.acknowledged(server.url) == {"b": 7}
+            await b.acknowledge(server.url, b"7")
+            assert await a.acknowledged(server.url) == {"b": b"7"}
             assert time.monotonic() - began_s < 1.0, "the other one is not waited for"
             await server.start()
             await ready(a, seen_a, f"ready after {server.url}")

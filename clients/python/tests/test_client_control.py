@@ -7,7 +7,7 @@ import pytest
 from scripted_server import reply
 
 from snorky.client import AsyncSnorkyBackend, SnorkyBackend, SnorkyError, TransportError
-from snorky.client.control import AsyncControl, Control, Reached
+from snorky.client.control import AsyncControl, Control, Page, Reached
 
 ANSWER = {
     "nodes": [{"node": "n1", "connections": 2}, {"node": "n2", "connections": 0}],
@@ -92,3 +92,45 @@ def test_reply_of_another_form_is_an_error(data: Any) -> None:
     with pytest.raises(TransportError) as caught:
         Control(SnorkyBackend(Recorder(reply(data)))).unsubscribe(identity="ann")
     assert caught.value.may_have_happened
+
+
+LOOKS: list[tuple[str, tuple[Any, ...], dict[str, Any], dict[str, Any], str]] = [
+    ("nodes", (), {}, {"limit": 100}, "nodes"),
+    ("connections", (7,), {"after": "n1.2"}, {"identity": 7, "limit": 100, "after": "n1.2"}, "connections"),
+    ("channels", (), {"limit": 5}, {"pattern": "*", "service": "pubsub", "limit": 5}, "channels"),
+    ("channels", ("a*",), {"service": "chat"}, {"pattern": "a*", "service": "chat", "limit": 100}, "channels"),
+    ("presence", (None,), {}, {"channel": None, "service": "pubsub", "limit": 100}, "members"),
+]
+
+
+@pytest.mark.parametrize(("command", "given", "options", "params", "name"), LOOKS)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_question_sends_what_was_given_and_returns_a_page(
+    command: str, given: tuple[Any, ...], options: dict[str, Any], params: dict[str, Any], name: str, is_async: bool
+) -> None:
+    transport = Recorder(reply({name: [{"x": 1}], "missing": ["n2"], "next": "more"}))
+
+    async def run() -> Page:
+        async with AsyncSnorkyBackend(transport) as backend:
+            found: Page = await getattr(AsyncControl(backend), command)(*given, **options)
+            return found
+
+    if is_async:
+        page = asyncio.run(run())
+    else:
+        page = getattr(Control(SnorkyBackend(transport)), command)(*given, **options)
+    assert transport.sent == [({"service": "control", "message": {"command": command, "params": params}}, False)]
+    assert page == Page([{"x": 1}], ("n2",), "more")
+
+
+@pytest.mark.parametrize(
+    "data", [None, {}, {"nodes": 1, "next": None}, {"nodes": [], "missing": 1}, {"nodes": [], "next": 1}]
+)
+def test_page_of_another_form_is_an_error(data: Any) -> None:
+    with pytest.raises(TransportError):
+        Control(SnorkyBackend(Recorder(reply(data)))).nodes()
+
+
+def test_last_page_has_no_next_one_and_presence_needs_no_missing() -> None:
+    transport = Recorder(reply({"members": ["ann"], "next": None}))
+    assert Control(SnorkyBackend(transport)).presence("room") == Page(["ann"], (), None)

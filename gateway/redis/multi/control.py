@@ -46,13 +46,13 @@ class SpreadControlLog:
         """See ControlLog; returns when one Redis has the order."""
         return (await self._answers([log.add(order) for log in self._logs]))[0]
 
-    async def acknowledge(self, order_id: str, connections: int) -> None:
+    async def acknowledge(self, order_id: str, result: bytes) -> None:
         """See ControlLog; returns when one Redis has the result."""
-        await self._answers([log.acknowledge(order_id, connections) for log in self._logs])
+        await self._answers([log.acknowledge(order_id, result) for log in self._logs])
 
-    async def acknowledged(self, order_id: str) -> dict[str, int]:
+    async def acknowledged(self, order_id: str) -> dict[str, bytes]:
         """See ControlLog."""
-        found: dict[str, int] = {}
+        found: dict[str, bytes] = {}
         for results in await self._answers([log.acknowledged(order_id) for log in self._logs], late_s=LATE_S):
             found |= results
         return found

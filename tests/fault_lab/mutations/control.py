@@ -8,6 +8,7 @@ _CONTRACT = "tests/contract/test_control.py"
 _UNIT = "tests/unit/sdk/test_control.py"
 _ENDING = "tests/unit/sdk/test_end_subscription.py"
 _SERVICE = "tests/unit/services/test_control.py"
+_VIEWS = "tests/unit/services/test_control_views.py"
 
 CONTROL_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -145,16 +146,44 @@ CONTROL_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="log of control calls",
-        file="services/control.py",
-        old='            self._audit(request, outcome, service=order["service"], **whom, **results)\n',
-        new="",
+        file="services/control_views.py",
+        old="                self._audit(request, outcome, **facts, **results)\n",
+        new="                pass\n",
         argv=test(_SERVICE, "test_call_without_redis_is_audited_too"),
     ),
     Mutation(
         guard="log of refused control calls",
-        file="services/control.py",
-        old="            self._audit(request, error.code)  # all others were logged when the order was given\n",
+        file="services/control_views.py",
+        old="            self._audit(request, error.code)\n",
         new="            pass\n",
         argv=test(_SERVICE, "test_bad_parameters_are_refused_and_audited"),
+    ),
+    Mutation(
+        guard="size of a page",
+        file="gateway/sdk/control_views.py",
+        old="for each in sorted(entries)[:limit]]",
+        new="for each in sorted(entries)]",
+        argv=test(_VIEWS, "test_connections_of_an_identity_are_listed_in_pages"),
+    ),
+    Mutation(
+        guard="start of a page of connections",
+        file="gateway/sdk/control_views.py",
+        old=" and place_of(each.id) > place]",
+        new=" and each.id > after]",
+        argv=test(_VIEWS, "test_pages_order_connections_by_number_not_by_text"),
+    ),
+    Mutation(
+        guard="subscribers on all nodes",
+        file="gateway/sdk/control_views.py",
+        old='                known["subscribers"] += entry["subscribers"]\n',
+        new="                pass\n",
+        argv=test(_VIEWS, "test_channels_that_match_are_listed_with_their_subscribers"),
+    ),
+    Mutation(
+        guard="limit of a page",
+        file="services/control_views.py",
+        old="not 1 <= limit <= LIMIT_MAX",
+        new="limit < 1",
+        argv=test(_VIEWS, "test_bad_parameters_are_refused_and_audited_once"),
     ),
 )

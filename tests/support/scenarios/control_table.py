@@ -41,6 +41,26 @@ def control_disconnects() -> Iterator[Step]:
     yield ok("backend", "control.disconnect", reached(0), connection="no-such-node.1")
 
 
+@scenario(ann="control-ann", bob=None)
+def control_looks() -> Iterator[Step]:
+    empty = {"missing": [], "next": None}
+    yield ok("ann", "pubsub.subscribe", channel="control-shop")
+    connection = {"connection": ANY, "address": ANY, "transport": ANY, "encoding": ANY, "channels": 2}
+    found = {"connections": [connection], **empty}
+    yield ok("backend", "control.connections", found, identity="control-ann")
+    yield ok("backend", "control.connections", {"connections": [], **empty}, identity="control-none")
+    channels = [{"channel": "control-shop", "subscribers": 1}]
+    yield ok("backend", "control.channels", {"channels": channels, **empty}, pattern="control-*")
+    yield ok("backend", "control.nodes", {"nodes": ANY, **empty}, limit=200)
+    yield ok("backend", "control.presence", {"members": [], "next": None}, channel="control-shop")
+    nothing = {"position": None, "recovered": False, "messages": []}
+    yield ok("backend", "control.history", nothing, channel="control-shop")
+    for command, wrong in (("nodes", {"limit": 0}), ("connections", {"identity": 1.5}), ("channels", {"after": 1})):
+        yield no("backend", f"control.{command}", "Invalid params", **wrong)
+    for command, wrong in (("presence", {"limit": 0}), ("history", {"since": "?"})):
+        yield no("backend", f"control.{command}", "Invalid params", channel="control-shop", **wrong)
+
+
 @scenario()
 def control_params() -> Iterator[Step]:
     nobody = "Name an identity, a connection or a channel"

@@ -1,10 +1,10 @@
-"""Control: a backend ends subscriptions and connections of clients, on all nodes, and learns who was reached.
+"""Control: a backend ends subscriptions and connections of clients, on all nodes, and asks who is there.
 
 control = Control(SnorkyBackend(SnorkyHTTPTransport("http://127.0.0.1:8003/backend", key="...")))
 reached = control.unsubscribe(identity="ann", channel="shop:7")
 reached.connections, reached.missing
 
-Each call names its clients by any of identity, connection (an id) and channel; all of them must match.
+`disconnect` and `unsubscribe` name clients by any of identity, connection (an id) and channel; all of them must match.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from snorky.client.backend import SnorkyBackend
 from snorky.client.errors import TransportError
 from snorky.client.transport import is_count
 
-__all__ = ["AsyncControl", "Control", "Reached"]
+__all__ = ["AsyncControl", "Control", "Page", "Reached"]
 
 ABSENT: Final[Any] = object()  # a channel may be None: null
 
@@ -35,6 +35,18 @@ class Reached:
     def connections(self) -> int:
         """The number of connections that were reached."""
         return sum(self.nodes.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of an answer. entries: dicts; of presence, identities. next: for `after`; None = it is the last page.
+
+    missing: the nodes that had not answered within a second: their entries are not in the page.
+    """
+
+    entries: list[Any]
+    missing: tuple[str, ...]
+    next: str | None
 
 
 class Control:
@@ -81,6 +93,27 @@ class Control:
         params = _params(identity, connection, channel, service, reason)
         return _reached(self._backend.call(self._name, "unsubscribe", **params))
 
+    def nodes(self, *, after: str | None = None, limit: int = 100) -> Page:
+        """List the gateway's nodes, with their numbers of connections, subscriptions and channels."""
+        return _page("nodes", self._backend.call(self._name, "nodes", **_from(after, limit)))
+
+    def connections(self, identity: str | int, *, after: str | None = None, limit: int = 100) -> Page:
+        """List the connections of an identity."""
+        params = {"identity": identity, **_from(after, limit)}
+        return _page("connections", self._backend.call(self._name, "connections", **params))
+
+    def channels(
+        self, pattern: str = "*", *, service: str = "pubsub", after: str | None = None, limit: int = 100
+    ) -> Page:
+        """List the channels of a service that have subscribers and match a pattern, with their number."""
+        params = {"pattern": pattern, "service": service, **_from(after, limit)}
+        return _page("channels", self._backend.call(self._name, "channels", **params))
+
+    def presence(self, channel: Any, *, service: str = "pubsub", after: str | None = None, limit: int = 100) -> Page:
+        """List the identities in a channel's presence, room or document."""
+        params = {"channel": channel, "service": service, **_from(after, limit)}
+        return _page("members", self._backend.call(self._name, "presence", **params))
+
 
 class AsyncControl:
     """Control for asyncio; see there."""
@@ -116,6 +149,29 @@ class AsyncControl:
         params = _params(identity, connection, channel, service, reason)
         return _reached(await self._backend.call(self._name, "unsubscribe", **params))
 
+    async def nodes(self, *, after: str | None = None, limit: int = 100) -> Page:
+        """List the gateway's nodes, with their numbers of connections, subscriptions and channels."""
+        return _page("nodes", await self._backend.call(self._name, "nodes", **_from(after, limit)))
+
+    async def connections(self, identity: str | int, *, after: str | None = None, limit: int = 100) -> Page:
+        """List the connections of an identity."""
+        params = {"identity": identity, **_from(after, limit)}
+        return _page("connections", await self._backend.call(self._name, "connections", **params))
+
+    async def channels(
+        self, pattern: str = "*", *, service: str = "pubsub", after: str | None = None, limit: int = 100
+    ) -> Page:
+        """List the channels of a service that have subscribers and match a pattern, with their number."""
+        params = {"pattern": pattern, "service": service, **_from(after, limit)}
+        return _page("channels", await self._backend.call(self._name, "channels", **params))
+
+    async def presence(
+        self, channel: Any, *, service: str = "pubsub", after: str | None = None, limit: int = 100
+    ) -> Page:
+        """List the identities in a channel's presence, room or document."""
+        params = {"channel": channel, "service": service, **_from(after, limit)}
+        return _page("members", await self._backend.call(self._name, "presence", **params))
+
 
 def _params(identity: Any, connection: Any, channel: Any, service: str, reason: str | None) -> dict[str, Any]:
     named = {"identity": identity, "connection": connection, "reason": reason}
@@ -135,3 +191,15 @@ def _reached(data: Any) -> Reached:
 
 def _is_node(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(value.get("node"), str) and is_count(value.get("connections"))
+
+
+def _from(after: str | None, limit: int) -> dict[str, Any]:
+    return {"limit": limit} | ({} if after is None else {"after": after})
+
+
+def _page(name: str, data: Any) -> Page:
+    if isinstance(data, dict):
+        entries, missing, following = data.get(name), data.get("missing", []), data.get("next")
+        if isinstance(entries, list) and isinstance(missing, list) and isinstance(following, str | None):
+            return Page(entries, tuple(map(str, missing)), following)
+    raise TransportError("Invalid reply: not a page", "invalid_reply", may_have_happened=True, status=200)
