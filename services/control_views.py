@@ -28,7 +28,7 @@ _log = structlog.get_logger("snorky.audit")
 
 
 class ControlViews(RPCService):
-    """Commands `nodes`, `connections`, `channels`, `presence` and `history`."""
+    """Commands `nodes`, `connections`, `channels`, `presence`, `history` and `historyRemove`."""
 
     @rpc_command
     async def nodes(self, request: Request, after: Any = None, limit: Any = LIMIT_DEFAULT) -> dict[str, Any]:
@@ -91,6 +91,13 @@ class ControlViews(RPCService):
             publications, top = await found.topics.recent(channel, count, position)
             results["messages"] = len(publications)
         return kept(publications, top, since=position)
+
+    @rpc_command(name="historyRemove")
+    async def history_remove(self, request: Request, channel: Any, service: Any = "pubsub") -> None:
+        """Remove the messages that a channel retains; its subscribers notice nothing."""
+        found, name = self._service(service), channel_name(channel)
+        with self._audited(request, service=service, channel=name):
+            await self.cluster.channels.remove_history(found.name, channel)
 
     async def _page(
         self,

@@ -151,6 +151,10 @@ class ServiceChannels:
         """True if a connection is subscribed to a channel, or is subscribing."""
         return channel_key(service, channel) in connection.channels
 
+    async def remove_history(self, service: str, channel: Any) -> None:
+        """Remove a channel's retained publications. Raises as HistoryStore.remove, and InvalidChannel."""
+        await self.history_store.remove(channel_key(service, channel))
+
     def subscribers(self, key: str) -> list[Connection]:
         """Return the connections of this node that are subscribed to a channel, or are subscribing."""
         return self._hub.subscribers(key)

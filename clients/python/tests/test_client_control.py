@@ -134,3 +134,20 @@ def test_page_of_another_form_is_an_error(data: Any) -> None:
 def test_last_page_has_no_next_one_and_presence_needs_no_missing() -> None:
     transport = Recorder(reply({"members": ["ann"], "next": None}))
     assert Control(SnorkyBackend(transport)).presence("room") == Page(["ann"], (), None)
+
+
+def test_history_is_removed() -> None:
+    transport, again = Recorder(reply(None)), Recorder(reply(None))
+
+    async def run() -> None:
+        async with AsyncSnorkyBackend(again) as backend:
+            await AsyncControl(backend).history_remove(["room", 5], service="shop")
+
+    Control(SnorkyBackend(transport)).history_remove("news")
+    asyncio.run(run())
+    sent = [each.sent[0][0]["message"] for each in (transport, again)]
+    assert [message["command"] for message in sent] == ["historyRemove"] * 2
+    assert [message["params"] for message in sent] == [
+        {"channel": "news", "service": "pubsub"},
+        {"channel": ["room", 5], "service": "shop"},
+    ]

@@ -55,6 +55,7 @@ def control_looks() -> Iterator[Step]:
     yield ok("backend", "control.presence", {"members": [], "next": None}, channel="control-shop")
     nothing = {"position": None, "recovered": False, "messages": []}
     yield ok("backend", "control.history", nothing, channel="control-shop")
+    yield ok("backend", "control.historyRemove", channel="control-shop")
     for command, wrong in (("nodes", {"limit": 0}), ("connections", {"identity": 1.5}), ("channels", {"after": 1})):
         yield no("backend", f"control.{command}", "Invalid params", **wrong)
     for command, wrong in (("presence", {"limit": 0}), ("history", {"since": "?"})):

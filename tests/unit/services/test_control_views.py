@@ -152,6 +152,29 @@ async def test_history_of_a_channel_is_read_as_clients_do() -> None:
         }
 
 
+async def test_history_of_a_channel_is_removed_without_a_gap_for_subscribers() -> None:
+    async with town(2, services) as nodes:
+        private, client = backend(nodes), nodes.client(1)
+        await client.ask("pubsub", "subscribe", channel="room:1", recover=True)
+        for number in range(3):
+            await client.ask("pubsub", "publish", channel="room:1", message=number)
+        await client.notified(3)
+        with capture_logs() as logs:
+            assert await private.ask("control", "historyRemove", channel="room:1") is None
+        assert [each["channel"] for each in logs if each["event"] == "control"] == ["room:1"]
+        assert (await private.ask("control", "history", channel="room:1"))["messages"] == []
+        await client.ask("pubsub", "publish", channel="room:1", message=3)
+        await client.notified(4)
+        assert [each["message"] for each in client.notifications] == [0, 1, 2, 3], "no gap"
+        late = nodes.client(0)
+        since = client.notifications[0]["position"]
+        assert (await late.ask("pubsub", "subscribe", channel="room:1", recover=since))["recovered"] is False
+        last = nodes.client(0)
+        since = client.notifications[2]["position"]
+        reply = await last.ask("pubsub", "subscribe", channel="room:1", recover=since)
+        assert (reply["recovered"], [each["message"] for each in reply["messages"]]) == (True, [3])
+
+
 @pytest.mark.parametrize(
     ("command", "params"),
     [
@@ -180,7 +203,7 @@ async def test_bad_parameters_are_refused_and_audited_once(command: str, params:
         assert [each["outcome"] for each in logs if each["event"] == "control"] == ["invalid_params"]
 
 
-@pytest.mark.parametrize("command", ["channels", "presence", "history"])
+@pytest.mark.parametrize("command", ["channels", "presence", "history", "historyRemove"])
 async def test_unknown_service_is_refused(command: str) -> None:
     async with town(1, services) as nodes:
         params = {} if command == "channels" else {"channel": "x"}

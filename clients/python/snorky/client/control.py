@@ -114,6 +114,10 @@ class Control:
         params = {"channel": channel, "service": service, **_from(after, limit)}
         return _page("members", self._backend.call(self._name, "presence", **params))
 
+    def history_remove(self, channel: Any, *, service: str = "pubsub") -> None:
+        """Remove the messages that a channel retains; its subscribers notice nothing."""
+        self._backend.call(self._name, "historyRemove", channel=channel, service=service)
+
 
 class AsyncControl:
     """Control for asyncio; see there."""
@@ -171,6 +175,10 @@ class AsyncControl:
         """List the identities in a channel's presence, room or document."""
         params = {"channel": channel, "service": service, **_from(after, limit)}
         return _page("members", await self._backend.call(self._name, "presence", **params))
+
+    async def history_remove(self, channel: Any, *, service: str = "pubsub") -> None:
+        """Remove the messages that a channel retains; its subscribers notice nothing."""
+        await self._backend.call(self._name, "historyRemove", channel=channel, service=service)
 
 
 def _params(identity: Any, connection: Any, channel: Any, service: str, reason: str | None) -> dict[str, Any]:
