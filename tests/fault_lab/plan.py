@@ -51,20 +51,25 @@ def node_config(directory: Path, plan: Plan) -> Path:
         "connections_per_ip = 0",
         "[services.pubsub]",
         'class = "snorky.services.pubsub:PubSubService"',
+        'unmatched = "open"',
     ]
     if plan.history:
         lines += [
             "[[services.pubsub.channels]]",
             'match = "lab:*"',
+            'allow_subscribe = "anyone"',
+            'allow_publish = "anyone"',
             f"history = {plan.history}",
             f"history_ttl_s = {HISTORY_TTL_S}",
             "[[services.pubsub.channels]]",
             'match = "once:*"',
+            'allow_subscribe = "anyone"',
+            'allow_publish = "anyone"',
             "history = 1_000_000",
             f"history_ttl_s = {HISTORY_TTL_S}",
         ]
     for name, service in (("chat", "chat:ChatService"), ("messaging", "messaging:MessagingService")):
-        lines += [f"[services.{name}]", f'class = "snorky.services.{service}"']
+        lines += [f"[services.{name}]", f'class = "snorky.services.{service}"', 'unmatched = "open"']
     lines += ["[backend.pubsub_backend]", 'class = "snorky.services.pubsub:PubSubBackend"', 'service = "pubsub"']
     lines += ["[backend.inside]", 'class = "tests.fault_lab.inside:Inside"']
     path = directory / "node.toml"
