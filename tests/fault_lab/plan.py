@@ -71,6 +71,7 @@ def node_config(directory: Path, plan: Plan) -> Path:
     for name, service in (("chat", "chat:ChatService"), ("messaging", "messaging:MessagingService")):
         lines += [f"[services.{name}]", f'class = "snorky.services.{service}"', 'unmatched = "open"']
     lines += ["[backend.pubsub_backend]", 'class = "snorky.services.pubsub:PubSubBackend"', 'service = "pubsub"']
+    lines += ["[backend.control]", 'class = "snorky.services.control:ControlBackend"']
     lines += ["[backend.inside]", 'class = "tests.fault_lab.inside:Inside"']
     path = directory / "node.toml"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
