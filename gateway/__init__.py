@@ -47,6 +47,7 @@ from snorky.gateway.protocol.splicing import PAYLOAD, Compound
 from snorky.gateway.runtime.gateway import Gateway
 from snorky.gateway.runtime.node import running
 from snorky.gateway.runtime.process import run
+from snorky.gateway.sdk.control import Control, Reached
 from snorky.gateway.sdk.handles import Direct, Names, NodeServices, Rosters, Tokens
 from snorky.gateway.sdk.info import InfoService
 from snorky.gateway.sdk.registry import ServiceRegistry, error_message, is_cancelling, send_error
@@ -69,6 +70,7 @@ __all__ = [
     "ConfigurationError",
     "Connection",
     "ConnectionClosed",
+    "Control",
     "Direct",
     "Entered",
     "Gateway",
@@ -97,6 +99,7 @@ __all__ = [
     "Private",
     "Public",
     "Publication",
+    "Reached",
     "Recovery",
     "Refused",
     "ReplyTooLarge",

@@ -72,6 +72,7 @@ class Metrics:
         self.handshakes_rejected = counter("handshakes_rejected_total", "Handshakes refused, by reason.", "reason")
         self.refusals = counter("refusals_total", "Refused clients and requests, by door and reason.", "door", "reason")
         self.backend_requests = counter("backend_requests_total", "Accepted requests of backends, by key.", "key")
+        self.control_calls = counter("control_calls_total", "Control calls of backends.", "command", "outcome")
         self.slow_consumers_closed = counter("slow_consumers_closed_total", "Connections closed with 4008.")
         self.ping_timeouts = counter("ping_timeouts_total", "Connections closed because pings went unanswered.")
         self.queued_clients = gauge("queued_clients", "Clients that sent more than is processed immediately.")

@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 
+from snorky.gateway._version import __version__
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.settings import Limits
@@ -22,6 +23,7 @@ from snorky.gateway.connection.connection import Connection, Transport
 from snorky.gateway.connection.storage_quotas import Quotas
 from snorky.gateway.connection.waiting_replies import WaitingReplies
 from snorky.gateway.contracts.broker import Broker
+from snorky.gateway.contracts.control import ControlLog, LocalControlLog
 from snorky.gateway.contracts.directory import Directory
 from snorky.gateway.contracts.history import HistoryStore
 from snorky.gateway.contracts.hooks import Hooks
@@ -40,6 +42,7 @@ from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.presence.roster_sync import RosterSync
 from snorky.gateway.presence.roster_view import GRACE_S, Difference
 from snorky.gateway.protocol.ws_frames import Dialect
+from snorky.gateway.sdk.control import Control
 from snorky.gateway.sdk.notices import Notices
 from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.service import Service
@@ -57,8 +60,9 @@ class Node:
 
     broker, directory, history_store: started and stopped by the node. Without a directory, services have only topics;
     without a history store, topics have no history. node_id: unique, the same as the directory's; random by default.
-    auth: stopped by the node. hooks: questions to the operator's backend; None = it is not asked. compare_every_s: how
-    often positions are compared with history, to detect unnoticed losses. grace_s: see
+    auth: stopped by the node. hooks: questions to the operator's backend; None = it is not asked. control_log: started
+    and stopped by the node; None = orders reach only this node. compare_every_s: how often positions are compared with
+    history, to detect unnoticed losses. grace_s: see
     `snorky.gateway.presence.roster_view`.
     """
 
@@ -73,6 +77,7 @@ class Node:
         node_id: str | None = None,
         auth: Authenticator | None = None,
         hooks: Hooks | None = None,
+        control_log: ControlLog | None = None,
         compare_every_s: float = COMPARE_EVERY_S,
         grace_s: float = GRACE_S,
     ) -> None:
@@ -127,6 +132,14 @@ class Node:
             metrics=self._metrics,
             has_presence_events=self._notices.are_wanted,
             is_open=self._connections.__contains__,
+        )
+        self.control = Control(
+            control_log or LocalControlLog(self._node_id),
+            node_id=self._node_id,
+            connections=lambda: self.connections,
+            channels=self.channels,
+            find_service=self.find_service,
+            state=lambda: {**self.counts, "isDraining": self.is_draining, "version": __version__},
         )
         self._ownership: Ownership | None = None
         if directory is not None:
@@ -209,6 +222,7 @@ class Node:
         """Begin to connect to the broker; returns at once. `is_ready` turns True when publications arrive."""
         await self._broker.start(self)
         self._auth.start(lambda: self.connections)
+        self.control.start()
         if self._history_store is not None:
             await self._history_store.start()
         if self._repair is not None:
@@ -223,6 +237,7 @@ class Node:
         for registry in self._registries:
             await registry.stop()
         await self._auth.stop()
+        await self.control.stop()
         if self._repair is not None:
             await self._repair.stop()
         if self._roster_sync is not None:

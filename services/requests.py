@@ -44,6 +44,11 @@ class Request:
         """The claims of the caller's token; empty without one."""
         return self.connection.claims
 
+    @property
+    def backend_key(self) -> str | None:
+        """The name of the key that a backend sent; None for clients."""
+        return self.connection.backend_key
+
     def demand_identity(self) -> str:
         """Return the caller's identity. Raises RPCError: it has not authenticated."""
         if self.connection.identity is None:

@@ -37,6 +37,7 @@ from snorky.gateway.config.parsers import (
     parse_script_url,
 )
 from snorky.gateway.config.secrets import ApiKey, check_visible, parse_api_key, parse_api_keys
+from snorky.gateway.config.service_tables import STANDARD_BACKEND, STANDARD_SERVICES, ServiceTable
 from snorky.gateway.config.sources import CONFIG_VARIABLE, Key, Written, read_environment, read_toml, spell, variable_of
 from snorky.gateway.errors import ConfigurationError
 
@@ -143,35 +144,6 @@ class Limits:
         return max(self.message_max_bytes, PAYLOAD_MAX_BYTES)
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceTable:
-    """One `[services.NAME]` or `[backend.NAME]`."""
-
-    class_name: str  # "snorky.services.pubsub:PubSubService"
-    options: Mapping[str, object] = field(default_factory=dict, repr=False)  # keyword arguments of its constructor
-
-
-STANDARD_SERVICES: Mapping[str, ServiceTable] = MappingProxyType(
-    {
-        "pubsub": ServiceTable("snorky.services.pubsub:PubSubService"),
-        "auth": ServiceTable("snorky.services.auth:AuthService"),
-        "chat": ServiceTable("snorky.services.chat:ChatService"),
-        "messaging": ServiceTable("snorky.services.messaging:MessagingService"),
-        "cursors": ServiceTable("snorky.services.cursors:CursorsService"),
-        "datasync": ServiceTable("snorky.services.datasync:DataSyncService"),
-    }
-)
-STANDARD_BACKEND: Mapping[str, ServiceTable] = MappingProxyType(
-    {
-        "pubsub_backend": ServiceTable("snorky.services.pubsub:PubSubBackend", MappingProxyType({"service": "pubsub"})),
-        "auth_backend": ServiceTable("snorky.services.auth:AuthBackend", MappingProxyType({"service": "auth"})),
-        "datasync_backend": ServiceTable(
-            "snorky.services.datasync:DataSyncBackend", MappingProxyType({"service": "datasync"})
-        ),
-    }
-)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings. Made by `load`; if constructed directly (a program, a test), values are not checked."""
@@ -260,7 +232,11 @@ class _Assembly:
         if not services:
             services = dict(STANDARD_SERVICES)
         if not backend:  # the standard ones whose public service is configured
-            backend = {name: table for name, table in STANDARD_BACKEND.items() if table.options["service"] in services}
+            backend = {
+                name: table
+                for name, table in STANDARD_BACKEND.items()
+                if table.options.get("service") in (None, *services)
+            }
         return Settings(
             redis_url=top.redis_url,
             prefix=top.prefix,

@@ -129,6 +129,11 @@ class Connection:
         return self._wire.transport_name
 
     @property
+    def backend_key(self) -> str | None:
+        """Name of the key that a backend's request came with, "none" if it needs none; None for clients."""
+        return getattr(self._wire, "backend_key", None)
+
+    @property
     def outbox_max_bytes(self) -> int:
         """Limit of queued bytes; above it the client is a slow consumer."""
         return self._outbox_max_bytes

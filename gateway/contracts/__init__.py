@@ -1,1 +1,1 @@
-"""The interfaces to the shared store: broker, directory, history, revocations. One contract test each."""
+"""Interfaces to the shared store: broker, directory, history, revocations, control orders. One contract test each."""

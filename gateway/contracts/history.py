@@ -114,6 +114,12 @@ class HistoryStore(Protocol):
         Raises BrokerUnavailable.
         """
 
+    async def remove(self, key: str) -> None:
+        """Remove a channel's retained publications. Raises BrokerUnavailable: it is not known whether they are removed.
+
+        Its position stays: subscribers notice nothing, and a client that has missed none of them can still recover.
+        """
+
     async def positions(self, keys: Iterable[str]) -> dict[str, Position]:
         """Return the positions of those channels that have a history; starts none. Raises BrokerUnavailable.
 

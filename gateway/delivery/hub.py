@@ -134,6 +134,23 @@ class Hub:
         """Return a channel, None if it has no local subscribers."""
         return self._channels.get(key)
 
+    def keys(self) -> list[str]:
+        """Return the keys of all channels, in no order."""
+        return list(self._channels)
+
+    def count(self, key: str) -> int:
+        """Return the number of a channel's subscribers; 0 = there is no such channel."""
+        channel = self._channels.get(key)
+        return 0 if channel is None else channel.size
+
+    def subscribers(self, key: str) -> list[Connection]:
+        """Return the subscribers of a channel, also those that are subscribing."""
+        channel = self._channels.get(key)
+        if channel is None:
+            return []
+        groups = (*channel.groups.values(), *channel.positioned.values(), channel.pending)
+        return [connection for group in groups for connection in group]
+
     def add(
         self, connection: Connection, key: str, template: Template, *, is_held: bool = False, is_pending: bool = False
     ) -> int:

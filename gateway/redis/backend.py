@@ -6,6 +6,7 @@ from typing import Self
 
 from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
 from snorky.gateway.contracts.broker import Broker
+from snorky.gateway.contracts.control import ControlLog
 from snorky.gateway.contracts.directory import Directory
 from snorky.gateway.contracts.history import HistoryStore
 from snorky.gateway.contracts.revocations import Revocations
@@ -16,6 +17,7 @@ from snorky.gateway.redis.connection.timeouts import DEFAULT_TIMEOUTS, RedisTime
 from snorky.gateway.redis.directory.node_states import NodeReport
 from snorky.gateway.redis.directory.versions import Versions, said
 from snorky.gateway.redis.multi.broker import SpreadBroker
+from snorky.gateway.redis.multi.control import SpreadControlLog
 from snorky.gateway.redis.multi.directory import SpreadDirectory, tag_of
 from snorky.gateway.redis.multi.hashing import Spread, targets_of
 from snorky.gateway.redis.multi.history import SpreadHistory
@@ -77,6 +79,11 @@ class RedisBackend:
         """Make the list of revocations. keep_s: the longest time for which a token can be valid."""
         lists = [each.revocations(keep_s=keep_s) for each in self.parts]
         return lists[0] if len(lists) == 1 else SpreadRevocations(lists)
+
+    def control_log(self) -> ControlLog:
+        """Make the list of control orders."""
+        logs = [each.control_log() for each in self.parts]
+        return logs[0] if len(logs) == 1 else SpreadControlLog(logs)
 
     def write_watch(self, metrics: Metrics) -> WriteWatch:
         """Make the check whether Redis accepts writes and has memory for them."""

@@ -26,6 +26,8 @@ __all__ = [
     "node_key",
     "nodes_key",
     "once_key",
+    "order_result_key",
+    "orders_key",
     "owned_key",
     "reaped_key",
     "revocations_key",
@@ -121,6 +123,16 @@ def indexed_run_key(prefix: str, run: str) -> bytes:
 def claim_key(prefix: str, owner: str) -> bytes:
     """String: the reaper that fenced NODE:INCARNATION."""
     return f"{prefix}:{{nodes}}::claim:{owner}".encode()
+
+
+def orders_key(prefix: str) -> bytes:
+    """Stream: the control orders of the last minute."""
+    return f"{prefix}:{{nodes}}::orders".encode()
+
+
+def order_result_key(prefix: str, order_id: str) -> bytes:
+    """Hash: how many connections each node has reached with a control order."""
+    return f"{prefix}:{{nodes}}::order:{order_id}".encode()
 
 
 def owned_key(prefix: str, owner: str) -> bytes:

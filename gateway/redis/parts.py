@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 
 from snorky.gateway.config.settings import PAYLOAD_MAX_BYTES
+from snorky.gateway.contracts.control import KEEP_S, ORDERS_MAX
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.cluster.appender import ClusterAppender
 from snorky.gateway.redis.cluster.broker import ClusterBroker
@@ -11,6 +12,7 @@ from snorky.gateway.redis.cluster.shard_map import ShardMap
 from snorky.gateway.redis.connection.address import RedisTarget
 from snorky.gateway.redis.connection.commands import CommandPipeline, Commands
 from snorky.gateway.redis.connection.timeouts import DEFAULT_TIMEOUTS, RedisTimeouts
+from snorky.gateway.redis.control import RedisControlLog
 from snorky.gateway.redis.directory.directory import RedisDirectory
 from snorky.gateway.redis.directory.lease import Timings
 from snorky.gateway.redis.history.appender import Appender, HistoryAppender
@@ -77,6 +79,13 @@ class RedisParts(ABC):
         """Make the list of revocations. keep_s, interval_s: see RedisRevocations."""
         commands = self.commands("revocations", self._timeouts.read_timeout_s)
         return RedisRevocations(commands, prefix=self._prefix, keep_s=keep_s, interval_s=interval_s)
+
+    def control_log(self, *, keep_s: float = KEEP_S, orders_max: int = ORDERS_MAX) -> RedisControlLog:
+        """Make the list of control orders. keep_s, orders_max: see RedisControlLog."""
+        commands = self.commands("control", self._timeouts.read_timeout_s)
+        return RedisControlLog(
+            commands, prefix=self._prefix, node_id=self._node_id, keep_s=keep_s, orders_max=orders_max
+        )
 
     def _client_name(self, role: str) -> str:
         return f"snorky:{self._node_id}:{role}".replace(" ", "_")

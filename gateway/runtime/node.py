@@ -77,6 +77,7 @@ async def running_node(
             node_id=node_id,
             auth=auth,
             hooks=hooks,
+            control_log=None if topology is None else topology.control_log(),
         )
         for registry in registries:
             node.attach(registry)

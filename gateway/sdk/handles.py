@@ -22,6 +22,7 @@ from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.protocol.codec import channel_key, channel_name, encode_json, json_size
 from snorky.gateway.protocol.publication import Selector
 from snorky.gateway.protocol.splicing import Shared
+from snorky.gateway.sdk.control import Control
 from snorky.gateway.sdk.service_channels import ServiceChannels
 
 __all__ = [
@@ -65,6 +66,10 @@ class NodeServices(Protocol):
     @property
     def hooks(self) -> Hooks | None:
         """The HTTP hooks of this node; None = the backend is not asked."""
+
+    @property
+    def control(self) -> Control:
+        """Orders to all nodes about their clients."""
 
     @property
     def channels(self) -> ServiceChannels:

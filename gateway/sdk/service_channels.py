@@ -20,6 +20,7 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.codec import channel_key, channel_name, encode_json
 from snorky.gateway.protocol.publication import Position, Selector, TooLarge, write_addressed
 from snorky.gateway.protocol.splicing import Template
+from snorky.gateway.sdk.control_views import channels_page
 
 __all__ = ["GapNotice", "Notification", "ServiceChannels"]
 
@@ -149,6 +150,18 @@ class ServiceChannels:
     def is_subscribed(self, connection: Connection, service: str, channel: Any) -> bool:
         """True if a connection is subscribed to a channel, or is subscribing."""
         return channel_key(service, channel) in connection.channels
+
+    async def remove_history(self, service: str, channel: Any) -> None:
+        """Remove a channel's retained publications. Raises as HistoryStore.remove, and InvalidChannel."""
+        await self.history_store.remove(channel_key(service, channel))
+
+    def subscribers(self, key: str) -> list[Connection]:
+        """Return the connections of this node that are subscribed to a channel, or are subscribing."""
+        return self._hub.subscribers(key)
+
+    async def page(self, service: str, pattern: str, after: str, limit: int) -> list[dict[str, Any]]:
+        """Count the subscribers of a service's channels on this node, page by page. See `control_views`."""
+        return await channels_page(self._hub.keys(), service, pattern, after, limit, self._hub.count)
 
     async def listen(
         self, service: str, channel: Any, listener: Listener, *, is_kept: bool = False, on_gap: OnGap | None = None

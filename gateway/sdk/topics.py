@@ -173,6 +173,8 @@ class Topics:
             with suppress(NotSubscribed):  # it unsubscribed meanwhile
                 self.unsubscribe(connection, channel)
             raise
+        if not self.is_subscribed(connection, channel):  # `Service.end_subscription` ended it during the block
+            raise NotSubscribed
         # after the reply, which the caller writes in this loop iteration
         asyncio.get_running_loop().call_soon(self._cluster.channels.release, connection, self._service, channel)
 

@@ -21,6 +21,7 @@ from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.service import Service
 from snorky.gateway.testing.broker import Bus, BusBroker
 from snorky.gateway.testing.client import MemoryClient
+from snorky.gateway.testing.control import MemoryControlLog, SharedOrders
 from snorky.gateway.testing.directory import LateDirectory, SharedDirectory
 from snorky.gateway.testing.history import Archive, MemoryHistory
 
@@ -53,6 +54,8 @@ class MemoryCluster:
         self.bus = Bus()
         self.directory = SharedDirectory(self.bus.publish)
         self.archive = Archive(self.bus.publish)
+        self.orders = SharedOrders()
+        self.control_logs: list[MemoryControlLog] = []
         self.nodes: list[Node] = []
         self.brokers: list[BusBroker] = []
         self.directories: list[LateDirectory] = []
@@ -63,6 +66,7 @@ class MemoryCluster:
         for number in range(count):
             self.brokers.append(BusBroker(self.bus))
             self.directories.append(LateDirectory(self.directory, f"n{number}", late, chance))
+            self.control_logs.append(MemoryControlLog(self.orders, f"n{number}"))
             metrics = Metrics()
             node = Node(
                 self.brokers[-1],
@@ -73,6 +77,7 @@ class MemoryCluster:
                 node_id=f"n{number}",
                 auth=None if auth is None else auth(metrics),
                 hooks=hooks,
+                control_log=self.control_logs[-1],
                 compare_every_s=compare_every_s,
                 grace_s=grace_s,
             )
@@ -95,6 +100,7 @@ class MemoryCluster:
         """End a node as SIGKILL does: its clients are closed with 1006, the others release what these owned."""
         self.brokers[node].is_lossy = True
         self.directories[node].die()
+        self.control_logs[node].die()
         for of, client in self._clients:
             if of is self.nodes[node] and not client.is_closed:
                 client.disconnect(1006)
@@ -120,6 +126,15 @@ class MemoryCluster:
             self.nodes[node].on_interrupted()
 
     @contextmanager
+    def orders_delayed(self, node: int) -> Iterator[None]:
+        """Let this node read control orders only after the block, as a node that is paused does."""
+        self.control_logs[node].hold()
+        try:
+            yield
+        finally:
+            self.control_logs[node].let_go()
+
+    @contextmanager
     def redis_unavailable(self) -> Iterator[None]:
         """Let everything that needs Redis raise BrokerUnavailable."""
         self._fail(True)
@@ -129,7 +144,7 @@ class MemoryCluster:
             self._fail(False)
 
     def _fail(self, is_failing: bool) -> None:
-        self.directory.is_failing = self.archive.is_failing = is_failing
+        self.directory.is_failing = self.archive.is_failing = self.orders.is_failing = is_failing
         for broker in self.brokers:
             broker.is_failing = is_failing
 

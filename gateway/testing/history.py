@@ -167,6 +167,11 @@ class MemoryHistory:
     def promised(self, service: str, name: str, own: History | None) -> History | None:
         return own
 
+    async def remove(self, key: str) -> None:
+        await self._travel()
+        if self._archive.has(key):
+            self._archive.shelf(key).entries.clear()
+
     async def note_lost(self, key: str) -> None:
         await self._travel()
         if self._archive.has(key):

@@ -67,6 +67,20 @@ async def test_entries_after_any_position_can_be_read_on_any_node(keepers: tuple
     assert await keepers[0].position(KEY) == positions[-1]
 
 
+async def test_removed_entries_are_gone_and_positions_continue(keepers: tuple[HistoryStore, HistoryStore]) -> None:
+    positions = await fill(keepers[0], 5)
+    await keepers[0].remove("s:never")
+    await keepers[1].remove(KEY)
+    assert await keepers[0].recent(KEY, 10) == ([], positions[-1])
+    assert await keepers[0].read(KEY, positions[-1], is_away=True) == [], "a client that missed nothing recovers"
+    assert await keepers[0].read(KEY, positions[-2], is_away=True) is None
+    more = await fill(keepers[0], 2)
+    assert [position.offset for position in more] == [6, 7] and more[0].epoch == positions[0].epoch
+    assert await keepers[1].read(KEY, positions[-2]) is None
+    read = await keepers[1].read(KEY, positions[-1], is_away=True)
+    assert read is not None and [each.position for each in read] == more
+
+
 async def test_channels_do_not_share_anything(keepers: tuple[HistoryStore, HistoryStore]) -> None:
     one = await keepers[0].publish("s:a", b"1", HOUR, once="k")
     other = await keepers[0].publish("s:a}:history", b"2", HOUR, once="k")

@@ -62,6 +62,7 @@ class LabClient:
         self.highest = dict.fromkeys(channels, -1)  # highest number received
         self.notices: list[Notice] = []
         self.errors: list[str] = []
+        self.ends: list[str] = []  # channels whose subscription the backend ended; it is made again
         self.handshakes_s: list[float] = []
         self.drops = 0
         self._session = session
@@ -210,6 +211,10 @@ class LabClient:
         elif kind == "gap":
             self._positions[message["channel"]] = position = Position.parse(message["position"])
             self.journals[message["channel"]].entries.append(Gap(time.monotonic(), position))
+        elif kind == "unsubscribed":
+            self.ends.append(message["channel"])
+            self._confirmed.discard(message["channel"])
+            self._subscribe(message["channel"])
         elif kind == "presence":
             self.notices.append(Notice(time.monotonic(), message["from"], message["status"]))
 

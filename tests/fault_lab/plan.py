@@ -59,17 +59,20 @@ def node_config(directory: Path, plan: Plan) -> Path:
             "[[services.pubsub.channels]]",
             'match = "lab:*"',
             'allow_subscribe = "anyone"',
+            'allow_publish = "anyone"',
             f"history = {plan.history}",
             f"history_ttl_s = {HISTORY_TTL_S}",
             "[[services.pubsub.channels]]",
             'match = "once:*"',
             'allow_subscribe = "anyone"',
+            'allow_publish = "anyone"',
             "history = 1_000_000",
             f"history_ttl_s = {HISTORY_TTL_S}",
         ]
     for name, service in (("chat", "chat:ChatService"), ("messaging", "messaging:MessagingService")):
         lines += [f"[services.{name}]", f'class = "snorky.services.{service}"', OPEN]
     lines += ["[backend.pubsub_backend]", 'class = "snorky.services.pubsub:PubSubBackend"', 'service = "pubsub"']
+    lines += ["[backend.control]", 'class = "snorky.services.control:ControlBackend"']
     lines += ["[backend.inside]", 'class = "tests.fault_lab.inside:Inside"']
     path = directory / "node.toml"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -34,7 +34,8 @@ class _Reply:
 
     transport_name = "backend"
 
-    def __init__(self) -> None:
+    def __init__(self, key_name: str) -> None:
+        self.backend_key = key_name  # see Connection.backend_key
         self.message: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def write(self, data: bytes) -> None:
@@ -84,8 +85,8 @@ class BackendHandler:
         try:
             value: Any = decode_json(body)
             if isinstance(value, list):
-                return await self._batch(value)
-            return _json(200, await self._one(envelope_of(value)))
+                return await self._batch(value, key_name)
+            return _json(200, await self._one(envelope_of(value), key_name))
         except InvalidInput as error:
             service = error.service if isinstance(error, InvalidEnvelope) else None
             return error_response(400, error, service=service)
@@ -94,16 +95,16 @@ class BackendHandler:
         except TimeoutError:
             return error_response(504, SnorkyError("No reply"), "no_reply")
 
-    async def _batch(self, values: list[Any]) -> web.Response:
+    async def _batch(self, values: list[Any], key_name: str) -> web.Response:
         if len(values) > BATCH_MAX:
             raise InvalidMessage(f"A batch has at most {BATCH_MAX} envelopes")
         # started in order, so that publications keep their order; processed concurrently
-        replies = await asyncio.gather(*(self._element(value) for value in values))
+        replies = await asyncio.gather(*(self._element(value, key_name) for value in values))
         return _json(200, b"[" + b",".join(replies) + b"]")
 
-    async def _element(self, value: Any) -> bytes:
+    async def _element(self, value: Any, key_name: str) -> bytes:
         try:
-            return await self._one(envelope_of(value))
+            return await self._one(envelope_of(value), key_name)
         except UnknownService as error:
             return error_envelope(error, service=error.service, call_id=call_id_of(value["message"]))
         except InvalidInput as error:
@@ -111,9 +112,9 @@ class BackendHandler:
         except TimeoutError:
             return error_envelope(SnorkyError("No reply"), "no_reply")
 
-    async def _one(self, envelope: Envelope) -> bytes:
+    async def _one(self, envelope: Envelope, key_name: str) -> bytes:
         """Dispatch one envelope; returns the encoded reply. Raises UnknownService, TimeoutError."""
-        reply = _Reply()
+        reply = _Reply(key_name)
         node = node_of(self._registry)
         connection = node.new_connection(reply, _BARE, outbox_max_bytes=REPLY_MAX_BYTES)
         node.metrics.messages_received.labels("backend").inc()

@@ -18,6 +18,7 @@ from snorky.gateway.contracts.history import History
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.publication import Position, Publication, tombstone
 from snorky.gateway.redis.connection.commands import Commands
+from snorky.gateway.redis.connection.resp import command
 from snorky.gateway.redis.connection.scripts import Call, Scripts
 from snorky.gateway.redis.history.appender import KEEP_S, Appender
 from snorky.gateway.redis.history.function_library import Functions
@@ -149,6 +150,9 @@ class RedisHistory:
         keep_ms, entropy = b"%d" % round(KEEP_S * 1000), secrets.token_hex(12).encode()
         arguments = [entropy, keep_ms, self._appender.runs, b"%d" % is_beginning]
         return Call("position", self._keys(key), arguments)
+
+    async def remove(self, key: str) -> None:
+        await self._scripts.run(command(b"DEL", stream_key(self._prefix, key)))
 
     async def note_lost(self, key: str) -> None:
         await self._scripts.run(Call("lost", [state_key(self._prefix, key)], []))

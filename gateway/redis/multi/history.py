@@ -59,6 +59,9 @@ class SpreadHistory:
     async def position(self, key: str) -> Position:
         return await self._histories.of(key).position(key)
 
+    async def remove(self, key: str) -> None:
+        await self._histories.of(key).remove(key)
+
     async def note_lost(self, key: str) -> None:
         await self._histories.of(key).note_lost(key)
 

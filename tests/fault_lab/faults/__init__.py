@@ -4,6 +4,7 @@ from tests.fault_lab.faults.clients import CLIENT_FAULTS
 from tests.fault_lab.faults.deployments import DEPLOYMENT_FAULTS
 from tests.fault_lab.faults.machine import MACHINE_FAULTS
 from tests.fault_lab.faults.nodes import NODE_FAULTS
+from tests.fault_lab.faults.orders import ORDER_FAULTS
 from tests.fault_lab.faults.publishers import PUBLISHER_FAULTS
 from tests.fault_lab.faults.refusals import REFUSAL_FAULTS
 from tests.fault_lab.faults.rollbacks import ROLLBACK_FAULTS
@@ -22,6 +23,7 @@ ALL: dict[str, Fault] = {
         *TOPOLOGY_FAULTS,
         *CLIENT_FAULTS,
         *PUBLISHER_FAULTS,
+        *ORDER_FAULTS,
         *MACHINE_FAULTS,
         *DEPLOYMENT_FAULTS,  # for two days clients get resyncs because an older library was loaded
         *ROLLBACK_FAULTS,

@@ -6,6 +6,7 @@ A guard is found by its exact text. A text that no longer exists is an error, so
 """
 
 from tests.fault_lab.mutations.clients import CLIENTS_MUTATIONS
+from tests.fault_lab.mutations.control import CONTROL_MUTATIONS
 from tests.fault_lab.mutations.gateway import GATEWAY_MUTATIONS
 from tests.fault_lab.mutations.hooks import HOOKS_MUTATIONS
 from tests.fault_lab.mutations.http import HTTP_MUTATIONS
@@ -30,6 +31,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *SOCKJS_MUTATIONS,
     *SERVICES_MUTATIONS,
     *PERMISSION_MUTATIONS,
+    *CONTROL_MUTATIONS,
     *CLIENTS_MUTATIONS,
     *PROCESS_MUTATIONS,
 )

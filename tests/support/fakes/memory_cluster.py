@@ -67,7 +67,7 @@ class Resident(Client):
         await until(lambda: len(self.notifications) >= count)
         return self.notifications
 
-    def call(self, service: str, command: str, **params: Any) -> int:
+    def call(self, service: str, command: str, /, **params: Any) -> int:
         """Send a request; returns its call id."""
         self.calls += 1
         self.send(service, {"command": command, "params": params, "callId": self.calls})
@@ -80,7 +80,7 @@ class Resident(Client):
         answer = self.answers[call_id]
         return answer["data"] if answer["type"] == "response" else f"Error: {answer['message']}"
 
-    async def ask(self, service: str, command: str, **params: Any) -> Any:
+    async def ask(self, service: str, command: str, /, **params: Any) -> Any:
         """Send a request and wait for its answer."""
         return await self.answer(self.call(service, command, **params))
 

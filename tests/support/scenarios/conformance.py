@@ -244,7 +244,8 @@ class Play:
             assert is_same(expected, messages), f"{step}:\n{who} heard {messages}\ninstead of {expected}"
             services = {each["service"] for each in heard}
             own = step.command.partition(".")[0].removesuffix("_backend")
-            assert not step.command or services <= {"pubsub" if own == "auth" else own}, heard  # a revoked subscription
+            own = "pubsub" if own in ("auth", "control") else own  # the end of a subscription
+            assert not step.command or services <= {own}, heard
             self._heard[who] += len(heard)
 
     async def _request(self, step: Step) -> None:

@@ -66,6 +66,9 @@ CODES = {
     "Revoked": "revoked",
     "Subscription token expired": "token_expired",
     "Tokens are not configured": "not_configured",
+    # control
+    "Name an identity, a connection or a channel": "invalid_params",
+    "There is no such service": "invalid_params",
     # the backend's port
     "Wrong or missing X-Backend-Key": "unauthorized",
     "Browsers need a key: set [private] api_key": "forbidden",

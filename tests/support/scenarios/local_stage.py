@@ -26,6 +26,7 @@ from snorky.gateway.metrics import Metrics
 from snorky.gateway.sdk.info import InfoService
 from snorky.services.auth import AuthBackend, AuthService
 from snorky.services.chat import ChatService
+from snorky.services.control import ControlBackend
 from snorky.services.cursors import CursorsService
 from snorky.services.datasync import DataSyncBackend, DataSyncService
 from snorky.services.messaging import MessagingService
@@ -112,7 +113,9 @@ class LocalStage:
         self._stack = stack
         self._session: aiohttp.ClientSession | None = None
         self._urls: list[str] = []
-        self._private = [ServiceRegistry([PubSubBackend(), DataSyncBackend(), AuthBackend()]) for _ in nodes.nodes]
+        self._private = [
+            ServiceRegistry([PubSubBackend(), DataSyncBackend(), AuthBackend(), ControlBackend()]) for _ in nodes.nodes
+        ]
         for node, registry in zip(nodes.nodes, self._private, strict=True):
             node.attach(registry)
 

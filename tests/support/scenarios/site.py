@@ -41,6 +41,7 @@ from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.service import Service
 from snorky.gateway.testing.broker import LoopbackBroker
 from snorky.services.auth import AuthBackend, AuthService
+from snorky.services.control import ControlBackend
 from snorky.services.pubsub import PubSubBackend, PubSubService
 from tests.support.clients.raw_ws import DEADLINE_S, RawClient
 
@@ -245,7 +246,7 @@ async def running_site(
     registry = ServiceRegistry(
         [PubSubService(unmatched="open"), AuthService(), echo], requires_identity=requires_identity
     )
-    backend = ServiceRegistry([PubSubBackend(), AuthBackend(), Echo("echo_backend")])
+    backend = ServiceRegistry([PubSubBackend(), AuthBackend(), ControlBackend(), Echo("echo_backend")])
     node.attach(registry)
     node.attach(backend)
     await node.start()

@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.support.scenarios.auth_table import AUTH_SCENARIOS
 from tests.support.scenarios.conformance import NOTHING, Scenario, Step
+from tests.support.scenarios.control_table import CONTROL_SCENARIOS
 from tests.support.scenarios.datasync_table import DATASYNC_SCENARIOS
 from tests.support.scenarios.envelope_table import ENVELOPE_SCENARIOS
 from tests.support.scenarios.history_table import HISTORY_SCENARIOS
@@ -24,6 +25,7 @@ TABLE: tuple[Scenario, ...] = (
     *AUTH_SCENARIOS,
     *HTTP_SCENARIOS,
     *HISTORY_SCENARIOS,
+    *CONTROL_SCENARIOS,
 )
 HOUSES = ("open", "required", "keyless")
 DEALERS = ("tests.support.scenarios.dealers:PlayersWithColor", "tests.support.scenarios.dealers:Players")

@@ -248,7 +248,8 @@ def test_standard_services_are_there_unless_others_are_written(tmp_path):
     assert standard.backend["auth_backend"] == ServiceTable("snorky.services.auth:AuthBackend", {"service": "auth"})
     own = load_toml(tmp_path, '[services.own]\nclass = "own:Service"')
     assert list(own.services) == ["own"]
-    assert own.backend == {}, "the backend of a missing service would fail on every call"
+    control = ServiceTable("snorky.services.control:ControlBackend")
+    assert own.backend == {"control": control}, "the backend of a missing service would fail on every call"
 
 
 def test_host_beyond_loopback_needs_insecure():

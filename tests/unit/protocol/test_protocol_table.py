@@ -9,6 +9,7 @@ import pytest
 
 from snorky.services.auth import AuthBackend, AuthService
 from snorky.services.chat import ChatService
+from snorky.services.control import ControlBackend
 from snorky.services.cursors import CursorsService
 from snorky.services.datasync import DataSyncBackend, DataSyncService
 from snorky.services.messaging import MessagingService
@@ -30,6 +31,7 @@ SERVICES: dict[str, type[RPCService]] = {
     "cursors": CursorsService,
     "datasync": DataSyncService,
     "datasync_backend": DataSyncBackend,
+    "control": ControlBackend,
 }
 NOT_SENT = {"1005", "1006"}  # a library's words, as the page says
 ORDINARY = {
@@ -111,6 +113,7 @@ def test_every_notification_is_in_the_table() -> None:
         ("message", "channel", "message", "offset", "position"),
         ("joined", "channel", "identity"),
         ("left", "channel", "identity"),
+        ("unsubscribed", "channel", "code", "reason"),
         ("message", "body", "channel", "from", "timestamp"),
         ("presence", "channel", "from", "status", "timestamp"),
         ("read", "channel", "timestamp"),

@@ -55,7 +55,7 @@ class SnorkyBackend:
         """Send an envelope unchanged and return the response. Raises TransportError."""
         return self.transport.send(message, json=self.json, retry=self.retry)
 
-    def call(self, service: str, command: str, **params: Any) -> Any:
+    def call(self, service: str, command: str, /, **params: Any) -> Any:
         """Call a command and return its result. Raises SnorkyError: it refused; TransportError: no valid reply."""
         return self._reply(self.send(_envelope(Call(service, command, params)))).result()
 

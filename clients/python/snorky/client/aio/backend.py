@@ -40,7 +40,7 @@ class AsyncSnorkyBackend:
         """Send an envelope unchanged and return the response. Raises TransportError."""
         return await self._threads.run(partial(self._backend.send, message))
 
-    async def call(self, service: str, command: str, **params: Any) -> Any:
+    async def call(self, service: str, command: str, /, **params: Any) -> Any:
         """Call a command and return its result. Raises SnorkyError: it refused; TransportError: no valid reply."""
         return await self._threads.run(partial(self._backend.call, service, command, **params))
 

@@ -1,0 +1,198 @@
+"""RedisControlLog: the cluster's control orders, in one stream that every node reads several times a second.
+
+In Redis, all in one slot: the stream `PREFIX:{nodes}::orders`, with entries NUMBER-0 whose numbers are consecutive; and
+for each order the hash `PREFIX:{nodes}::order:ID` with the number of connections that each node reached, for a few
+seconds. Rules:
+- A node reads from the last order that it knows, this one included. If Redis has another order at that number or none,
+  it was restored from an older copy or has lost its state: the node reads all orders again.
+- If the first order after that does not have the next number, orders were removed before the node read them.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from snorky.gateway.contracts.control import KEEP_S, ORDERS_MAX, ControlOrder, OnOrders, encode_order
+from snorky.gateway.errors import BrokerUnavailable, LimitExceeded
+from snorky.gateway.redis.connection.commands import Commands
+from snorky.gateway.redis.connection.resp import command
+from snorky.gateway.redis.connection.scripts import Call, Scripts
+from snorky.gateway.redis.keys import leases_key, order_result_key, orders_key
+
+__all__ = ["INTERVAL_S", "RedisControlLog"]
+
+INTERVAL_S: Final = 0.25  # of reads: an order reaches all nodes well within the documented second
+PAUSE_S: Final = 0.02  # at least, between two reads: each looks through the connections of the node
+READ_MAX: Final = 500  # orders per command
+SLACK_MS: Final = 10  # times are compared in whole milliseconds, and clocks do not run at quite the same speed
+LIST_TTL_MS: Final = 86_400_000  # without new orders
+RESULT_TTL_MS: Final = 5_000  # whoever gave the order waits for one second
+
+_log = structlog.get_logger("snorky.control")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One entry of the stream. at_ms: of Redis' clock. data: the order as JSON."""
+
+    number: int
+    order_id: str
+    at_ms: int
+    data: bytes
+
+
+class RedisControlLog:
+    """Implements `contracts.control.ControlLog`. commands: to one Redis; not started. keep_s: of an order.
+
+    orders_max: stored at the same time. interval_s: between two reads.
+    """
+
+    def __init__(
+        self,
+        commands: Commands,
+        *,
+        prefix: str,
+        node_id: str,
+        keep_s: float = KEEP_S,
+        orders_max: int = ORDERS_MAX,
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        self.read_at_s: float | None = None  # loop time of the last successful read
+        self._commands = commands
+        self._scripts = Scripts(commands)
+        self._prefix = prefix
+        self._node_id = node_id
+        self._orders = orders_key(prefix)
+        self._keep_s = keep_s
+        self._orders_max = orders_max
+        self._interval_s = interval_s
+        self._last: _Entry | None = None  # the order read last; None: there was none
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, on_orders: OnOrders, on_missed: Callable[[], None]) -> None:
+        """See ControlLog."""
+        if self._task is None:
+            self._commands.start()
+            self._task = asyncio.get_running_loop().create_task(
+                self._watch(on_orders, on_missed), name="control orders"
+            )
+
+    async def stop(self) -> None:
+        """See ControlLog."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await self._commands.stop()
+
+    async def add(self, order: ControlOrder) -> frozenset[str]:
+        """See ControlLog."""
+        data, keep_ms = encode_order(order), b"%d" % round(self._keep_s * 1000)
+        arguments = [order.id.encode(), data, keep_ms, b"%d" % self._orders_max, b"%d" % LIST_TTL_MS]
+        call = Call("order", [self._orders, leases_key(self._prefix)], arguments)
+        ((number, owners),) = await self._scripts.run(call)
+        if number == 0:
+            raise LimitExceeded("control_orders", "Too many control orders", retry_after_ms=1000)
+        self._wake.set()
+        return frozenset(owner.decode(errors="replace").rpartition(":")[0] for owner in owners)
+
+    async def acknowledge(self, order_id: str, result: bytes) -> None:
+        """See ControlLog."""
+        key = order_result_key(self._prefix, order_id)
+        await self._scripts.run(
+            command(b"HSET", key, self._node_id.encode(), result),
+            command(b"PEXPIRE", key, b"%d" % RESULT_TTL_MS),
+        )
+
+    async def acknowledged(self, order_id: str) -> dict[str, bytes]:
+        """See ControlLog."""
+        (words,) = await self._scripts.run(command(b"HGETALL", order_result_key(self._prefix, order_id)))
+        return {node.decode(errors="replace"): result for node, result in zip(words[::2], words[1::2], strict=True)}
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    async def _watch(self, on_orders: OnOrders, on_missed: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        started_s, is_failing = loop.time(), False
+        while True:
+            self._wake.clear()
+            try:
+                if self.read_at_s is None:
+                    await self._read_first(started_s, on_orders)
+                else:
+                    await self._read(on_orders, on_missed)
+            except Exception as error:  # the top of a task: it must continue, or orders are never read
+                if not is_failing:
+                    what = error.what if isinstance(error, BrokerUnavailable) else repr(error)
+                    _log.warning("control orders not read; trying again", error=what)
+                is_failing = True
+            else:
+                is_failing = False
+            await asyncio.sleep(PAUSE_S)
+            try:
+                async with asyncio.timeout(self._interval_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def _read_first(self, started_s: float, on_orders: OnOrders) -> None:
+        """Find the end of the list; report the orders given since this node started."""
+        loop = asyncio.get_running_loop()
+        read_at_s, (time,) = loop.time(), await self._scripts.run(command(b"TIME"))
+        since_ms = int(time[0]) * 1000 + int(time[1]) // 1000 - (loop.time() - started_s) * 1000 - SLACK_MS
+        entries = await self._entries(0)
+        self._last, self.read_at_s = entries[-1] if entries else None, read_at_s
+        self._report([entry for entry in entries if entry.at_ms >= since_ms], on_orders)
+
+    async def _read(self, on_orders: OnOrders, on_missed: Callable[[], None]) -> None:
+        """Report the orders after the last one."""
+        read_at_s, last = asyncio.get_running_loop().time(), self._last
+        entries = await self._entries(0 if last is None else last.number)
+        is_missed = False
+        if last is not None and entries and entries[0].order_id == last.order_id:
+            del entries[0]
+        else:
+            if last is not None:
+                entries = await self._entries(0)
+            next_number = 1 if last is None else last.number + 1
+            is_missed = bool(entries) and entries[0].number > next_number
+            last = None
+        self._last, self.read_at_s = entries[-1] if entries else last, read_at_s
+        if is_missed:
+            on_missed()
+        self._report(entries, on_orders)
+
+    async def _entries(self, number: int) -> list[_Entry]:
+        """Read the entries from this number on."""
+        found: list[_Entry] = []
+        while True:
+            start, count = b"%d-0" % number, b"%d" % READ_MAX
+            (page,) = await self._scripts.run(command(b"XRANGE", self._orders, start, b"+", b"COUNT", count))
+            found += map(_entry_of, page)
+            if len(page) < READ_MAX:
+                return found
+            number = found[-1].number + 1
+
+    @staticmethod
+    def _report(entries: Sequence[_Entry], on_orders: OnOrders) -> None:
+        orders = []
+        for entry in entries:
+            try:
+                orders.append(msgspec.json.decode(entry.data, type=ControlOrder))
+            except msgspec.DecodeError as error:  # of a newer node, which counts this node as missing
+                _log.warning("control order is not readable", order=entry.order_id[:100], error=str(error)[:200])
+        if orders:
+            on_orders(orders)
+
+
+def _entry_of(raw: Any) -> _Entry:
+    """Read [NUMBER-0, [name, value...]]."""
+    number, words = raw
+    values = dict(zip(words[::2], words[1::2], strict=True))
+    order_id = values[b"id"].decode(errors="replace")
+    return _Entry(int(number.partition(b"-")[0]), order_id, int(values[b"at"]), values[b"order"])

@@ -1,0 +1,189 @@
+"""Guards of the control by the backend: orders, and the end of a subscription."""
+
+from tests.fault_lab.mutations.mutation import Mutation, test
+
+__all__ = ["CONTROL_MUTATIONS"]
+
+_CONTRACT = "tests/contract/test_control.py"
+_UNIT = "tests/unit/sdk/test_control.py"
+_ENDING = "tests/unit/sdk/test_end_subscription.py"
+_SERVICE = "tests/unit/services/test_control.py"
+_VIEWS = "tests/unit/services/test_control_views.py"
+
+CONTROL_MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        guard="an order once",
+        file="gateway/sdk/control.py",
+        old="            if order.id not in self._known:\n",
+        new="            if True:\n",
+        argv=test(_UNIT, "test_an_order_that_is_reported_again_is_not_carried_out_again"),
+    ),
+    Mutation(
+        guard="an order that names nobody",
+        file="gateway/sdk/control.py",
+        old="            return () if order.channel is None else self._channels.subscribers(key)\n",
+        new="            return tuple(self._connections()) if order.channel is None else self._channels.subscribers(key)\n",
+        argv=test(_UNIT, "test_all_criteria_must_match"),
+    ),
+    Mutation(
+        guard="identity and channel",
+        file="gateway/sdk/control.py",
+        old="        return found if order.channel is None else [each for each in found if key in each.channels]\n",
+        new="        return found\n",
+        argv=test(_UNIT, "test_all_criteria_must_match"),
+    ),
+    Mutation(
+        guard="connection and identity",
+        file="gateway/sdk/control.py",
+        old="            found = [each for each in found if order.identity in (None, each.identity)]\n",
+        new="",
+        argv=test(_UNIT, "test_all_criteria_must_match"),
+    ),
+    Mutation(
+        guard="codes of an order",
+        file="gateway/sdk/control.py",
+        old="code = CloseCode.RECONNECT if order.code == CloseCode.RECONNECT else CloseCode.DISCONNECTED",
+        new="code = order.code",
+        argv=test(_UNIT, "test_code_to_reconnect_is_passed_on_and_no_other_one"),
+    ),
+    Mutation(
+        guard="missed orders",
+        file="gateway/sdk/control.py",
+        old='            connection.close(CloseCode.RECONNECT, "Come back")\n',
+        new="            pass\n",
+        argv=test(_UNIT, "test_a_node_that_may_have_missed_orders_closes_its_clients"),
+    ),
+    Mutation(
+        guard="waiting control calls",
+        file="gateway/sdk/control.py",
+        old="        if self._awaited >= AWAITED_MAX:\n",
+        new="        if False:\n",
+        argv=test(_UNIT, "test_calls_that_wait_are_bounded"),
+    ),
+    Mutation(
+        guard="known orders",
+        file="gateway/sdk/control.py",
+        old="        while len(self._known) > 2 * ORDERS_MAX:\n",
+        new="        while False:\n",
+        argv=test(_UNIT, "test_memory_of_known_orders_is_bounded"),
+    ),
+    Mutation(
+        guard="orders after a loss",
+        file="gateway/redis/control.py",
+        old="entries[0].order_id == last.order_id:",
+        new="True:",
+        argv=test(_CONTRACT, "test_after_redis_lost_its_newest_orders_new_ones_are_reported"),
+    ),
+    Mutation(
+        guard="removed orders",
+        file="gateway/redis/control.py",
+        old="            is_missed = bool(entries) and entries[0].number > next_number\n",
+        new="",
+        argv=test(_CONTRACT, "test_a_node_is_notified_if_orders_were_removed_before_it_read_them"),
+    ),
+    Mutation(
+        guard="orders since the start",
+        file="gateway/redis/control.py",
+        old="        self._report([entry for entry in entries if entry.at_ms >= since_ms], on_orders)\n",
+        new="",
+        argv=test(_CONTRACT, "test_orders_given_while_a_node_could_not_read_yet_are_reported"),
+    ),
+    Mutation(
+        guard="orders before the start",
+        file="gateway/redis/control.py",
+        old="        self._report([entry for entry in entries if entry.at_ms >= since_ms], on_orders)\n",
+        new="        self._report(entries, on_orders)\n",
+        argv=test(_CONTRACT, "test_a_new_node_is_not_told_of_orders_from_before_its_start"),
+    ),
+    Mutation(
+        guard="orders of newer nodes",
+        file="gateway/redis/control.py",
+        old="            except msgspec.DecodeError as error:  # of a newer node, which counts this node as missing\n",
+        new="            except ZeroDivisionError as error:\n",
+        argv=test(_CONTRACT, "test_an_order_of_a_newer_node_is_passed_over"),
+    ),
+    Mutation(
+        guard="missed by one of several",
+        file="gateway/redis/multi/control.py",
+        old="        if not any(",
+        new="        if True or any(",
+        argv=test(_CONTRACT, "test_orders_of_one_redis_that_another_one_reported_are_not_missed"),
+    ),
+    Mutation(
+        guard="orders without one of several",
+        file="gateway/redis/multi/control.py",
+        old="        while pending and not any(task.exception() is None for task in ended):\n",
+        new="        while pending:\n",
+        argv=test(_CONTRACT, "test_one_of_several_redis_suffices"),
+    ),
+    Mutation(
+        guard="number of orders",
+        file="gateway/redis/lua/order.lua",
+        old="  if last - first + 1 >= tonumber(ARGV[4]) then\n",
+        new="  if false then\n",
+        argv=test(_CONTRACT, "test_orders_are_refused_and_none_is_discarded_when_too_many_are_kept"),
+    ),
+    Mutation(
+        guard="bytes of an order",
+        file="gateway/contracts/control.py",
+        old="    if len(data) > ORDER_MAX_BYTES:\n",
+        new="    if False:\n",
+        argv=test(_CONTRACT, "test_an_order_that_is_too_large_is_refused"),
+    ),
+    Mutation(
+        guard="roster after the end",
+        file="gateway/sdk/service.py",
+        old="            self.rosters.leave_soon(connection, channel)\n",
+        new="            pass\n",
+        argv=test(_ENDING, "test_client_leaves_the_roster_and_others_are_notified"),
+    ),
+    Mutation(
+        guard="end during a join",
+        file="gateway/sdk/topics.py",
+        old="        if not self.is_subscribed(connection, channel):  # `Service.end_subscription`",
+        new="        if False:  # `Service.end_subscription`",
+        argv=test(_ENDING, "test_room_whose_join_is_in_progress_is_left"),
+    ),
+    Mutation(
+        guard="log of control calls",
+        file="services/control_views.py",
+        old="                self._audit(request, outcome, **facts, **results)\n",
+        new="                pass\n",
+        argv=test(_SERVICE, "test_call_without_redis_is_audited_too"),
+    ),
+    Mutation(
+        guard="log of refused control calls",
+        file="services/control_views.py",
+        old="            self._audit(request, error.code)\n",
+        new="            pass\n",
+        argv=test(_SERVICE, "test_bad_parameters_are_refused_and_audited"),
+    ),
+    Mutation(
+        guard="size of a page",
+        file="gateway/sdk/control_views.py",
+        old="for each in sorted(entries)[:limit]]",
+        new="for each in sorted(entries)]",
+        argv=test(_VIEWS, "test_connections_of_an_identity_are_listed_in_pages"),
+    ),
+    Mutation(
+        guard="start of a page of connections",
+        file="gateway/sdk/control_views.py",
+        old=" and place_of(each.id) > place]",
+        new=" and each.id > after]",
+        argv=test(_VIEWS, "test_pages_order_connections_by_number_not_by_text"),
+    ),
+    Mutation(
+        guard="subscribers on all nodes",
+        file="gateway/sdk/control_views.py",
+        old='                known["subscribers"] += entry["subscribers"]\n',
+        new="                pass\n",
+        argv=test(_VIEWS, "test_channels_that_match_are_listed_with_their_subscribers"),
+    ),
+    Mutation(
+        guard="limit of a page",
+        file="services/control_views.py",
+        old="not 1 <= limit <= LIMIT_MAX",
+        new="limit < 1",
+        argv=test(_VIEWS, "test_bad_parameters_are_refused_and_audited_once"),
+    ),
+)
