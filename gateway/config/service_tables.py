@@ -1,4 +1,4 @@
-"""The tables [services.NAME] and [backend.NAME], and those of the services that are loaded unless others are written."""
+"""The tables [services.NAME] and [backend.NAME]; the services that are loaded unless others are written."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
