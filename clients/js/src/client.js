@@ -14,6 +14,7 @@ import { Queue } from "./queue.js";
 import { randomHex } from "./random.js";
 import { Request } from "./request.js";
 import { Subscription } from "./subscription.js";
+import { checked } from "./token.js";
 import { Topic, topicKey } from "./topic.js";
 import { plain } from "./values.js";
 import { Waiting } from "./waiting.js";
@@ -23,6 +24,7 @@ const CLOSED_HERE = "closed by the client";
 
 /**
  * @typedef {import("./topic.js").MessageHandler} MessageHandler
+ * @typedef {import("./grant.js").SubscriptionTokenSource} SubscriptionTokenSource
  * @typedef {import("./connection.js").Notification} Notification
  *
  * @typedef {object} ClientEvents
@@ -35,8 +37,8 @@ const CLOSED_HERE = "closed by the client";
  *   in delayMs. reason, status: why the last handshake failed, if known
  * @property {{graceMs: number}} moving the server is leaving; the client opens its next connection
  * @property {Notification} notice any message of the service "gateway"
- * @property {{error: SnorkyError, service?: string, channel?: any}} error a refused subscription, an invalid message, no
- *   token, or a handshake refused permanently
+ * @property {{error: SnorkyError, service?: string, channel?: any}} error a subscription that was refused or has ended, an
+ *   invalid message, no token, or a handshake refused permanently
  *
  * @typedef {"connecting" | "open" | "waiting" | "closed"} ClientState waiting: for the next attempt to connect
  */
@@ -70,6 +72,8 @@ export class Client {
       find: (service, channel) => this.#topicOf(service, channel),
       onNotice: (service, message) => this.#onNotice(service, message),
       onRefused: (topic, error) => this.#onRefused(topic, error),
+      onUnsubscribed: (topic, error) => this.#onUnsubscribed(topic, error),
+      onNoToken: ({ service, channel }, error) => this.#emitError({ error, service, channel }),
       onError: (error) => this.#emitError({ error }),
       onOpen: (session, how) => this.#onOpen(session.connection, how),
       onLost: (code, reason) => this.#emit("close", { code, reason, willReconnect: true }),
@@ -147,16 +151,21 @@ export class Client {
    * longer available, the subscription emits `gap`; on a channel without history every reconnect does. Instead of
    * true, a position (`info.position`, `subscription.position`): recover from there, for example after a page reload.
    *
-   * Throws TypeError or RangeError if the channel is not JSON, has no canonical form, or one above 255 bytes; or if a
-   * position is given for a channel that has handlers, because these have a position already.
+   * token: a subscription token, or a function that gives one, also a promise of one. It is called with the channel for
+   * each request to subscribe, and before its last token expires. If it fails, or gives no text within callTimeoutMs, the
+   * client emits `error` and calls it again, with backoff. null: the client may not subscribe.
+   *
+   * Throws TypeError or RangeError if the channel is not JSON, has no canonical form, or one above 255 bytes; if the token
+   * is not valid; or if a position is given for a channel that has handlers, because these have a position already.
    *
    * @param {any} channel any JSON entity @param {MessageHandler} handler
-   * @param {{service?: string, recover?: boolean | string | null}} [options]
+   * @param {{service?: string, recover?: boolean | string | null, token?: SubscriptionTokenSource}} [options]
    * @returns {Subscription}
    */
-  subscribe(channel, handler, { service = "pubsub", recover = false } = {}) {
+  subscribe(channel, handler, { service = "pubsub", recover = false, token } = {}) {
     const wanted = plain(channel); // a copy: later changes by the application have no effect
-    void new Request(service, "subscribe", { channel: wanted, recover }, this.#settings); // throws if not acceptable
+    const text = token === undefined || typeof token === "function" ? "" : checked(token);
+    void new Request(service, "subscribe", { channel: wanted, recover, token: text }, this.#settings); // throws if not acceptable
     const key = topicKey(service, wanted);
     let topic = this.#topics.get(key);
     if (typeof recover === "string" && topic !== undefined) {
@@ -168,7 +177,7 @@ export class Client {
     }
     if (recover !== false) topic.recovers = true; // null: the `position` of a subscription that has none yet
     if (typeof recover === "string") topic.sequence.moveTo(recover);
-    const leave = topic.join(handler);
+    const leave = topic.join(handler, token);
     if (this.#end !== null) topic.refuse(this.#end);
     this.#link.current?.subscribe(topic);
     this.#link.next?.subscribe(topic);
@@ -244,7 +253,22 @@ export class Client {
 
   /** @param {Topic} topic @param {SnorkyError} error */
   #onRefused(topic, error) {
+    this.#giveUp(topic, error);
+  }
+
+  /** @param {Topic} topic @param {SnorkyError} error */
+  #onUnsubscribed(topic, error) {
+    if (this.#topics.get(topic.key) === topic) this.#topics.delete(topic.key);
+    this.#giveUp(topic, error);
+  }
+
+  /** Report that a topic has no subscription on any connection. @param {Topic} topic @param {SnorkyError} error */
+  #giveUp(topic, error) {
+    const hasEnded = topic.isConfirmed;
     topic.refuse(error);
+    this.#link.current?.unsubscribe(topic); // during a move, another connection may still deliver it
+    this.#link.next?.unsubscribe(topic);
+    if (hasEnded) topic.ended(error);
     this.#emitError({ error, service: topic.service, channel: topic.channel });
   }
 

@@ -8,6 +8,9 @@
  *
  * During a move two connections deliver the channel, and the feed of the new one buffers until `release`. Offsets then
  * show which messages the old one delivered. Where they cannot (a gap, or no position), the feed subscribes again.
+ *
+ * The server's notification that the subscription has ended is delivered in order too. Before the reply it is that of an
+ * earlier subscription on the same connection.
  */
 
 /**
@@ -22,6 +25,7 @@
  * @typedef {object} FeedEvents
  * @property {(topic: Topic, message: Notification) => void} onLoose a message without a position
  * @property {(topic: Topic) => void} repair subscribe again with a new feed; this one has ended
+ * @property {(topic: Topic, notification: Notification) => void} onUnsubscribed the server has ended the subscription
  */
 
 // Buffered messages: those of the few round trips until the reply, or of a move.
@@ -30,8 +34,10 @@ const KEPT_MAX = 10_000;
 export class Feed {
   #topic;
   #events;
-  /** The position in the request. */
-  #asked;
+  /** The position in the request. @type {string | null} */
+  #asked = null;
+  #wasAsked = false;
+  #wasAnswered = false;
   /** Messages that arrived before the reply; null after it. @type {Notification[] | null} */
   #early;
   /** Messages buffered while another connection delivers; null if none does. @type {Notification[] | null} */
@@ -44,16 +50,27 @@ export class Feed {
   constructor(topic, events, isHeld) {
     this.#topic = topic;
     this.#events = events;
-    this.#asked = topic.position;
     this.recovers = topic.recovers;
     this.#early = this.recovers ? [] : null;
     this.#held = isHeld ? [] : null;
   }
 
-  /** The parameters of the `subscribe` request. */
-  get params() {
-    const { channel } = this.#topic;
-    return this.recovers ? { channel, recover: this.#asked ?? true } : { channel };
+  /** Whether `subscribe` was sent, so that the server may have a subscription. */
+  get wasAsked() {
+    return this.#wasAsked;
+  }
+
+  /** Whether the server has confirmed the subscription. */
+  get wasAnswered() {
+    return this.#wasAnswered;
+  }
+
+  /** Return the parameters of a `subscribe` request that is sent now. @param {string} [token] */
+  ask(token) {
+    const { channel, position } = this.#topic;
+    this.#wasAsked = true;
+    this.#asked = position;
+    return { channel, ...(this.recovers ? { recover: position ?? true } : {}), ...(token === undefined ? {} : { token }) };
   }
 
   /** Ignore all further messages. */
@@ -64,10 +81,15 @@ export class Feed {
   /**
    * Deliver or buffer a notification of the channel. Returns false if the buffer is full.
    *
-   * @param {Notification} notification of type `message` or `gap`
+   * @param {Notification} notification of type `message`, `gap` or `unsubscribed`
    */
   hear(notification) {
     if (this.#isOver) return true;
+    if (notification.type === "unsubscribed" && !this.#wasAnswered) {
+      // If that has expired, this one takes its place.
+      if (notification.code !== "expired") this.#events.onUnsubscribed(this.#topic, notification);
+      return true;
+    }
     const waiting = this.#early ?? this.#held;
     if (waiting === null) this.#deliver(notification);
     else if (waiting.length < KEPT_MAX) waiting.push(notification);
@@ -83,6 +105,7 @@ export class Feed {
   /** Process the server's reply to `subscribe`. @param {unknown} data */
   answered(data) {
     const early = this.#early;
+    this.#wasAnswered = true;
     if (this.#isOver || early === null) return;
     this.#early = null;
     const answer = recoveryOf(data);
@@ -142,6 +165,7 @@ export class Feed {
   #deliver(notification) {
     const topic = this.#topic;
     const { type, offset, position } = notification;
+    if (type === "unsubscribed") return this.#events.onUnsubscribed(topic, notification);
     if (type === "gap") {
       topic.lose(typeof position === "string" ? position : null, "live");
       return;

@@ -26,6 +26,8 @@ import { Token } from "./token.js";
  * @property {(service: string, channel: unknown) => Topic | undefined} find
  * @property {(service: string, message: Notification) => void} onNotice
  * @property {(topic: Topic, error: SnorkyError) => void} onRefused
+ * @property {(topic: Topic, error: SnorkyError) => void} onUnsubscribed
+ * @property {(topic: Topic, error: SnorkyError) => void} onNoToken
  * @property {(error: SnorkyError) => void} onError
  * @property {(session: Session, how: {isMove: boolean, isResync: boolean}) => void} onOpen a session has become current
  * @property {(code: number, reason: string) => void} onLost the current session has ended; the client reconnects
@@ -134,6 +136,8 @@ export class Link {
         onLoose: (topic, message) => this.#onLoose(session, topic, message),
         find: events.find,
         onRefused: events.onRefused,
+        onUnsubscribed: events.onUnsubscribed,
+        onNoToken: events.onNoToken,
         onFault: events.onError,
         onEnd: (code, reason, refusal) => this.#onEnd(session, code, reason, refusal),
       },

@@ -8,6 +8,7 @@
 import { Connection } from "./connection.js";
 import { SnorkyError } from "./error.js";
 import { Feed } from "./feed.js";
+import { Grant } from "./grant.js";
 import { Overlap } from "./overlap.js";
 
 /**
@@ -20,13 +21,15 @@ import { Overlap } from "./overlap.js";
  * @property {(topic: Topic, message: Notification) => void} onLoose a channel's message without a position
  * @property {(service: string, channel: unknown) => Topic | undefined} find the topic of a channel
  * @property {(topic: Topic, error: SnorkyError) => void} onRefused the server refused; this session does not retry
+ * @property {(topic: Topic, error: SnorkyError) => void} onUnsubscribed the server has ended the subscription for good
+ * @property {(topic: Topic, error: SnorkyError) => void} onNoToken there is no token for a channel; the session tries again
  *
  * @typedef {import("./connection.js").ConnectionOptions
- *   & {callTimeoutMs: number, random: () => number}} SessionOptions
+ *   & {callTimeoutMs: number, backoffMaxMs: number, random: () => number}} SessionOptions
  * @typedef {Pick<import("./connection.js").ConnectionEvents, "onOpen" | "onFault" | "onEnd">} SocketEvents
  *
- * @typedef {{feed: Feed, answered: Promise<void>}} Enrolment a topic on this session. answered: resolves when the
- *   subscription is confirmed or refused
+ * @typedef {{feed: Feed, grant: Grant, answered: Promise<void>}} Enrolment a topic on this session. answered: resolves
+ *   when the subscription is confirmed or refused
  */
 
 const RETRY_AFTER_MS = 1_000; // if the server gives no retryAfterMs
@@ -43,6 +46,8 @@ export class Session {
   #held = null;
   /** Finds duplicates in channels that two sessions deliver during a move. @type {Map<Topic, Overlap>} */
   #overlaps = new Map();
+  /** The unsubscriptions without a reply yet, by topic key: until then, an end of that channel is an old one. @type {Map<string, object>} */
+  #leaving = new Map();
   #hasEnded = false;
   /** Functions that end each wait early. @type {Set<() => void>} */
   #waits = new Set();
@@ -59,8 +64,8 @@ export class Session {
       onNotification: (service, message) => this.#onNotification(service, message),
       onEnd: (code, reason, refusal) => {
         this.#hasEnded = true;
-        for (const { feed } of this.#enrolled.values()) feed.end();
-        for (const end of [...this.#waits]) end();
+        for (const enrolment of this.#enrolled.values()) end(enrolment);
+        for (const finish of [...this.#waits]) finish();
         events.onEnd(code, reason, refusal);
       },
     });
@@ -86,9 +91,8 @@ export class Session {
 
   /** Unsubscribe from a topic. @param {Topic} topic */
   unsubscribe(topic) {
-    this.#overlaps.delete(topic);
-    this.#enrolled.get(topic)?.feed.end();
-    if (this.#enrolled.delete(topic) && this.connection.isOpen) void this.#giveUp(topic);
+    const enrolment = this.#drop(topic);
+    if (enrolment?.feed.wasAsked && this.connection.isOpen) void this.#leave(topic);
   }
 
   /** Wait until every topic is confirmed or refused, including those added meanwhile, or the session has ended. */
@@ -128,15 +132,52 @@ export class Session {
 
   /** @param {Topic} topic @param {Promise<void>} [before] wait for it before subscribing */
   #enrol(topic, before) {
-    const feed = new Feed(topic, { onLoose: this.#events.onLoose, repair: () => this.#askAnew(topic) }, this.isHolding);
-    this.#enrolled.set(topic, { feed, answered: this.#subscribe(topic, feed, before) });
+    const { connection } = this;
+    const feed = new Feed(topic, {
+      onLoose: this.#events.onLoose,
+      repair: () => this.#askAnew(topic),
+      onUnsubscribed: (_, notification) => this.#onUnsubscribed(topic, notification),
+    }, this.isHolding);
+    const grant = new Grant(topic, this.#options, {
+      refresh: (token) => connection.call(
+        topic.service, "refreshSubscription", { channel: topic.channel, token }, this.#options.callTimeoutMs,
+      ),
+      onError: (error) => this.#events.onNoToken(topic, error),
+      onLost: () => this.#askAnew(topic),
+    });
+    this.#enrolled.set(topic, { feed, grant, answered: this.#subscribe(topic, feed, grant, before) });
+  }
+
+  /** Forget a topic on this session. @param {Topic} topic */
+  #drop(topic) {
+    const enrolment = this.#enrolled.get(topic);
+    if (enrolment !== undefined) end(enrolment);
+    this.#overlaps.delete(topic);
+    this.#enrolled.delete(topic);
+    return enrolment;
   }
 
   /** Unsubscribe and subscribe again, with the topic's present position. @param {Topic} topic */
   #askAnew(topic) {
-    if (this.#hasEnded || !this.#enrolled.has(topic)) return;
-    this.#enrolled.get(topic)?.feed.end();
+    const enrolment = this.#enrolled.get(topic);
+    if (this.#hasEnded || enrolment === undefined) return;
+    end(enrolment);
     this.#enrol(topic, this.#giveUp(topic));
+  }
+
+  /** Subscribe again with the topic's present position: the server has ended its subscription. @param {Topic} topic @param {Enrolment} enrolment */
+  #resume(topic, enrolment) {
+    end(enrolment);
+    const { restMs } = enrolment.grant;
+    this.#enrol(topic, restMs > 0 ? this.#wait(restMs) : undefined);
+  }
+
+  /** Unsubscribe for the application. @param {Topic} topic */
+  async #leave(topic) {
+    const mark = {};
+    this.#leaving.set(topic.key, mark);
+    await this.#giveUp(topic);
+    if (this.#leaving.get(topic.key) === mark) this.#leaving.delete(topic.key);
   }
 
   /** @param {Topic} topic @returns {Promise<void>} */
@@ -146,8 +187,8 @@ export class Session {
     await this.connection.call(topic.service, "unsubscribe", params, this.#options.callTimeoutMs).catch(() => {});
   }
 
-  /** @param {Topic} topic @param {Feed} feed @param {Promise<void>} [before] */
-  async #subscribe(topic, feed, before) {
+  /** @param {Topic} topic @param {Feed} feed @param {Grant} grant @param {Promise<void>} [before] */
+  async #subscribe(topic, feed, grant, before) {
     const isOver = () => this.#hasEnded || this.#enrolled.get(topic)?.feed !== feed;
     if (before !== undefined) {
       await before;
@@ -155,17 +196,17 @@ export class Session {
       feed.clear();
     }
     for (;;) {
-      const answer = await this.#attempt(topic, feed);
+      const answer = await this.#attempt(topic, feed, grant, isOver);
       // The topic was unsubscribed, or a later attempt replaced this one: ignore the reply.
       if (isOver()) return;
       if (!(answer instanceof SnorkyError)) {
+        grant.started(answer);
         feed.answered(answer);
         return topic.confirm();
       }
       const { retryAfterMs } = answer;
       if (retryAfterMs === null && answer.code !== "timeout") {
-        feed.end();
-        this.#enrolled.delete(topic);
+        this.#drop(topic);
         return this.#events.onRefused(topic, answer);
       }
       const delayMs = (retryAfterMs ?? RETRY_AFTER_MS) * (1 + this.#options.random());
@@ -174,16 +215,28 @@ export class Session {
     }
   }
 
-  /** Return the reply's data, or its error. @param {Topic} topic @param {Feed} feed @returns {Promise<unknown>} */
-  async #attempt(topic, feed) {
+  /**
+   * Return the reply's data, or its error.
+   *
+   * @param {Topic} topic @param {Feed} feed @param {Grant} grant @param {() => boolean} isOver @returns {Promise<unknown>}
+   */
+  async #attempt(topic, feed, grant, isOver) {
+    const source = topic.token;
     try {
-      return await this.connection.call(topic.service, "subscribe", feed.params, this.#options.callTimeoutMs);
+      let token = source;
+      if (typeof token === "function") {
+        token = (await grant.ask(token)) ?? undefined;
+        if (isOver()) return null;
+        if (token === undefined) return new SnorkyError("The application gave no token for this channel", "not_authorized");
+      }
+      return await this.connection.call(topic.service, "subscribe", feed.ask(token), this.#options.callTimeoutMs);
     } catch (error) {
       if (!(error instanceof SnorkyError)) throw error;
+      if (error.code === "token_expired" && typeof source === "function") return isOver() ? null : grant.expired(error);
       if (error.message !== "Already subscribed") return error;
       // An earlier attempt timed out here, but succeeded on the server.
-      if (!feed.recovers) return null;
-      await this.#giveUp(topic); // the messages in its reply are lost: subscribe again
+      if (!feed.recovers && source === undefined) return null;
+      await this.#giveUp(topic); // the messages and the expiry in its reply are lost: subscribe again
       feed.clear();
       return this.connection.isOpen ? new SnorkyError("Asked twice", "timeout", 0) : error;
     }
@@ -195,12 +248,24 @@ export class Session {
   #onNotification(service, message) {
     if (service === "gateway") return this.#events.onNotice(service, message);
     const type = message?.type;
-    const topic = type === "message" || type === "gap" ? this.#events.find(service, message.channel) : undefined;
+    const isOfChannel = type === "message" || type === "gap" || type === "unsubscribed";
+    const topic = isOfChannel ? this.#events.find(service, message.channel) : undefined;
     let hasRoom = true;
+    if (topic !== undefined && type === "unsubscribed" && this.#leaving.has(topic.key)) return;
     if (topic !== undefined) hasRoom = this.#enrolled.get(topic)?.feed.hear(message) ?? true;
     else if (this.#held === null) this.#events.onNotice(service, message);
     else hasRoom = this.#held.push([service, message]) <= HELD_MAX;
     if (!hasRoom) this.connection.close("kept too much"); // a new connection recovers or reports the loss
+  }
+
+  /** @param {Topic} topic @param {Notification} notification */
+  #onUnsubscribed(topic, { code, reason }) {
+    const enrolment = this.#enrolled.get(topic);
+    if (enrolment === undefined) return;
+    if (code === "expired" && typeof topic.token === "function") return this.#resume(topic, enrolment);
+    if (enrolment.feed.wasAnswered) this.#drop(topic); // else a `subscribe` may be in flight: its topic is unsubscribed
+    const text = typeof reason === "string" ? reason : "";
+    this.#events.onUnsubscribed(topic, new SnorkyError(text, typeof code === "string" ? code : "unsubscribed"));
   }
 
   /** Wait for `delayMs`, or until the session ends. @param {number} delayMs @returns {Promise<void>} */
@@ -215,4 +280,10 @@ export class Session {
       this.#waits.add(done);
     });
   }
+}
+
+/** @param {Enrolment} enrolment */
+function end({ feed, grant }) {
+  feed.end();
+  grant.end();
 }

@@ -24,7 +24,9 @@ import { Client } from "./client.js";
 /** @typedef {import("./topic.js").Gap} Gap */
 /** @typedef {import("./topic.js").MessageHandler} MessageHandler */
 /** @typedef {import("./topic.js").MessageInfo} MessageInfo */
+/** @typedef {import("./topic.js").Unsubscribed} Unsubscribed */
 /** @typedef {import("./token.js").TokenSource} TokenSource */
+/** @typedef {import("./grant.js").SubscriptionTokenSource} SubscriptionTokenSource */
 
 export { canonical, channelName } from "./canonical.js";
 export { Client } from "./client.js";

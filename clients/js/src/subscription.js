@@ -36,8 +36,8 @@ export class Subscription {
   }
 
   /**
-   * Listen to `gap` or `recovered` of a channel that recovers (topic.js). Returns a function that removes the handler;
-   * `close` removes it too.
+   * Listen to `gap` or `recovered` of a channel that recovers, or to `unsubscribed` (topic.js). Returns a function that
+   * removes the handler; `close` removes it too.
    *
    * @template {keyof TopicEvents} E
    * @param {E} event @param {(detail: TopicEvents[E]) => void} handler

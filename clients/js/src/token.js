@@ -26,7 +26,7 @@ const TOKEN = /^[\w!#$%&'*+.^`|~-]+$/;
 const RETRY_MIN_MS = 1_000;
 const RETRY_MS = 30_000; // while the token's expiry is unknown
 // The maximum of setTimeout; a token that is valid longer is renewed then.
-const DELAY_MAX_MS = 2 ** 31 - 1;
+export const DELAY_MAX_MS = 2 ** 31 - 1;
 
 export class Token {
   #options;
@@ -68,7 +68,7 @@ export class Token {
       this.#value = checked(await token());
       this.#expiresAtMs = Infinity;
     } catch (error) {
-      throw new SnorkyError(`No token: ${error instanceof Error ? error.message : error}`, "token");
+      throw noToken(error);
     }
   }
 
@@ -143,8 +143,13 @@ export class Token {
   }
 }
 
-/** @param {unknown} token */
-function checked(token) {
+/** The error of a function that gave no token. @param {unknown} error */
+export function noToken(error) {
+  return new SnorkyError(`No token: ${error instanceof Error ? error.message : error}`, "token");
+}
+
+/** Return a token that has only the characters of one. Throws TypeError. @param {unknown} token */
+export function checked(token) {
   if (typeof token !== "string" || !TOKEN.test(token)) throw new TypeError("A token is a text of letters, digits and -._~+");
   return token;
 }

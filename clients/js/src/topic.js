@@ -12,11 +12,19 @@
  * @property {{position: string | null, count: number}} recovered subscribed again, and no message is missing: `count`
  *   missed messages were delivered with the reply; if there were many, the others follow
  *
+ * @property {Unsubscribed} unsubscribed the subscription that was confirmed has ended
+ *
+ * @typedef {object} Unsubscribed
+ * @property {string} code why: `revoked`, `expired` (if the token was a text), `not_authorized`, `unsubscribed` (by the
+ *   backend), or that of a refusal
+ * @property {string} reason for people
+ *
  * @typedef {object} Gap messages are missing and no longer available; applications usually fetch the present state
  * @property {"live" | "recovery"} cause `live`: while connected; `recovery`: after subscribing again
  * @property {string | null} position where delivery continues; null: the channel keeps no history
  *
  * @typedef {import("./error.js").SnorkyError} SnorkyError
+ * @typedef {import("./grant.js").SubscriptionTokenSource} SubscriptionTokenSource
  * @typedef {(message: any, info: MessageInfo) => void} MessageHandler
  */
 
@@ -30,7 +38,7 @@ export function topicKey(service, channel) {
 }
 
 export class Topic {
-  /** @type {Set<{handler: MessageHandler}>} */
+  /** @type {Set<{handler: MessageHandler, token: SubscriptionTokenSource | undefined}>} */
   #seats = new Set();
   /** @type {"wished" | "confirmed" | "refused"} */
   #state = "wished";
@@ -56,8 +64,14 @@ export class Topic {
     return this.#seats.size > 0;
   }
 
-  get isRefused() {
-    return this.#state === "refused";
+  /** True until a server refuses or ends the subscription that one has confirmed. */
+  get isConfirmed() {
+    return this.#state === "confirmed";
+  }
+
+  /** What gives the subscription's token: that of the latest handler that has one. */
+  get token() {
+    return [...this.#seats].findLast(({ token }) => token !== undefined)?.token;
   }
 
   /** True if a server has confirmed the subscription before, on any connection. */
@@ -75,10 +89,14 @@ export class Topic {
     return this.#ready;
   }
 
-  /** Add a handler; returns a function that removes it. @param {MessageHandler} handler */
-  join(handler) {
+  /**
+   * Add a handler; returns a function that removes it.
+   *
+   * @param {MessageHandler} handler @param {SubscriptionTokenSource} [token]
+   */
+  join(handler, token) {
     if (this.#state === "refused") this.#wish(); // the server may accept it now
-    const seat = { handler };
+    const seat = { handler, token };
     this.#seats.add(seat);
     return () => this.#seats.delete(seat);
   }
@@ -141,6 +159,11 @@ export class Topic {
   refuse(error) {
     this.#state = "refused";
     this.#reject(error);
+  }
+
+  /** Report that the subscription has ended. @param {SnorkyError} error */
+  ended({ code, message }) {
+    this.#emitter.emit("unsubscribed", { code, reason: message });
   }
 
   #wish() {

@@ -5,6 +5,8 @@
  * reply to a subscription and the notifications after it, and an idempotency key is used once. `Faults` lists the
  * exceptions. A node may lag behind the channel. Connections deliver late but in order; messages in flight are lost when
  * a connection is cut.
+ *
+ * A subscription token is `exp.MS`, the time at which it expires. A subscription with one ends with it.
  */
 
 import { FakeSocket } from "./fakes.js";
@@ -24,7 +26,8 @@ const KEEP = 40; // entries of a channel's history: few, so that some clients re
  *
  * @typedef {{offset: number, position: string, message: any}} Entry
  * @typedef {{epoch: number, entries: Entry[], offset: number, keys: Set<string>, log: any[]}} Channel
- * @typedef {{isRecovering: boolean, epoch: number, offset: number}} Standing where a connection is on a channel
+ * @typedef {{isRecovering: boolean, epoch: number, offset: number, cancelExpiry: () => void}} Standing where a connection
+ *   is on a channel
  *
  * @typedef {object} ServerOptions
  * @property {import("./fakes.js").FakeClock} clock
@@ -115,6 +118,7 @@ export class FakeServer {
   /** @param {ServedSocket} socket */
   lose(socket) {
     this.#sockets.delete(socket);
+    for (const standing of socket.channels.values()) standing.cancelExpiry();
   }
 
   /** @param {ServedSocket} socket @param {string} service @param {any} request */
@@ -135,8 +139,12 @@ export class FakeServer {
   }
 
   /** @param {ServedSocket} socket @param {string} command @param {any} params @returns {object} */
-  #serve(socket, command, { channel: name, message, key, recover }) {
+  #serve(socket, command, { channel: name, message, key, recover, token }) {
     const channel = this.#channel(name);
+    const leftMs = token === undefined ? Infinity : Number(token.slice("exp.".length)) - this.#clock.now();
+    if (leftMs <= 0) return { type: "error", message: "Subscription token expired", code: "token_expired" };
+    const expiry = token === undefined ? {} : { expiresInS: Math.floor(leftMs / 1_000) };
+    const present = socket.channels.get(name);
     if (command === "publish") {
       const scope = `${socket.scope} ${key}`;
       if (key === undefined || !channel.keys.has(scope)) this.publish(name, message);
@@ -144,13 +152,31 @@ export class FakeServer {
       return { type: "response", data: null };
     }
     if (command === "unsubscribe") {
+      present?.cancelExpiry();
       const isGone = socket.channels.delete(name);
       return isGone ? { type: "response", data: null } : { type: "error", message: "Not subscribed" };
     }
-    if (socket.channels.has(name)) return { type: "error", message: "Already subscribed" };
+    if (command === "refreshSubscription") {
+      if (present === undefined) return { type: "error", message: "Not subscribed", code: "not_subscribed" };
+      this.#expire(socket, name, present, leftMs);
+      return { type: "response", data: expiry };
+    }
+    if (present !== undefined) return { type: "error", message: "Already subscribed" };
     const { epoch, offset } = channel;
-    socket.channels.set(name, { isRecovering: recover !== undefined, epoch, offset });
-    return { type: "response", data: recover === undefined ? null : this.#recover(channel, recover) };
+    const standing = { isRecovering: recover !== undefined, epoch, offset, cancelExpiry() {} };
+    socket.channels.set(name, standing);
+    if (token !== undefined) this.#expire(socket, name, standing, leftMs);
+    if (recover !== undefined) return { type: "response", data: { ...this.#recover(channel, recover), ...expiry } };
+    return { type: "response", data: token === undefined ? null : expiry };
+  }
+
+  /** End a subscription after `leftMs`, and not earlier. @param {ServedSocket} socket @param {string} name @param {Standing} standing @param {number} leftMs */
+  #expire(socket, name, standing, leftMs) {
+    standing.cancelExpiry();
+    standing.cancelExpiry = this.#clock.after(leftMs, () => {
+      socket.channels.delete(name);
+      socket.tell("pubsub", { type: "unsubscribed", channel: name, code: "expired", reason: "Token expired" });
+    });
   }
 
   /** @param {Channel} channel @param {true | string} since */

@@ -58,8 +58,25 @@ class Journal {
   }
 }
 
-/** @param {number} seed */
-async function run(seed) {
+/**
+ * A function that gives tokens for random times; sometimes it fails, never answers, or gives an expired one.
+ *
+ * @param {FakeClock} clock @param {() => number} random @param {FakeServer} server
+ */
+function tokens(clock, random, server) {
+  return async () => {
+    const isFaulty = server.faults !== noFaults;
+    const chance = isFaulty ? random() : 1;
+    if (chance < 0.1) throw new Error("The backend is down");
+    if (chance < 0.15) return new Promise(() => {});
+    if (chance < 0.2) return `exp.${clock.now()}`;
+    if (chance < 0.5) await new Promise((resolve) => clock.after(random() ** 3 * 1_000, () => resolve(null)));
+    return `exp.${clock.now() + 100 + random() * 8_000}`;
+  };
+}
+
+/** @param {number} seed @param {boolean} [hasTokens] */
+async function run(seed, hasTokens = false) {
   const random = generator(seed);
   const clock = new FakeClock();
   const server = new FakeServer({ clock, random, faults: noFaults });
@@ -71,7 +88,9 @@ async function run(seed) {
   client.on("error", () => {});
   const journals = CHANNELS.map((channel) => {
     const journal = new Journal();
-    const subscription = client.subscribe(channel, (message) => journal.entries.push(message), { recover: true });
+    const token = hasTokens && channel !== "one" ? tokens(clock, random, server) : undefined;
+    const subscription = client.subscribe(channel, (message) => journal.entries.push(message), { recover: true, token });
+    subscription.on("unsubscribed", ({ code }) => assert.fail(`ended: ${code}`));
     subscription.on("gap", () => journal.entries.push("gap"));
     return { channel, journal, subscription };
   });
@@ -99,14 +118,21 @@ async function run(seed) {
   for (const channel of CHANNELS) server.publish(channel, ++count); // reveals messages missing at the end
   await clock.pass(10_000);
   client.close();
+  if (hasTokens) await clock.pass(100); // messages about tokens may have been in flight
   await settled();
   return { server, journals, outcomes, clock, client, isPuttingOff };
 }
 
-test("under random faults no message is lost silently, duplicated or out of order", async (context) => {
+for (const hasTokens of [false, true]) {
+  const also = hasTokens ? ", also if subscriptions expire" : "";
+  test(`under random faults no message is lost silently, duplicated or out of order${also}`, (context) => judge(context, hasTokens));
+}
+
+/** @param {import("node:test").TestContext} context @param {boolean} hasTokens */
+async function judge(context, hasTokens) {
   let [messages, gaps, publications, unknown] = [0, 0, 0, 0];
   for (const seed of seeds) {
-    const { server, journals, outcomes, clock, client, isPuttingOff } = await run(seed);
+    const { server, journals, outcomes, clock, client, isPuttingOff } = await run(seed, hasTokens);
     for (const { channel, journal } of journals) {
       journal.judge(server.log(channel), `seed ${seed}, ${channel}`);
       messages += journal.entries.length;
@@ -130,4 +156,4 @@ test("under random faults no message is lost silently, duplicated or out of orde
   }
   context.diagnostic(`${seeds.length} seeds: ${messages} messages heard, ${gaps} gaps told; ${publications} publications, ` +
     `${unknown} of unknown outcome`);
-});
+}

@@ -2,6 +2,7 @@
 
 import {
   connect, msgpack, SnorkyError, type Client, type ClientEvents, type ClientOptions, type Codec, type MessageInfo, type Subscription,
+  type SubscriptionTokenSource, type Unsubscribed,
 } from "snorky";
 import { decode, encode, msgpack as same } from "snorky/msgpack.js";
 
@@ -13,6 +14,11 @@ const subscription: Subscription = client.subscribe(
   (message: unknown, info: MessageInfo) => console.log(message, info.offset?.toFixed(), info.position),
   { recover: true },
 );
+const mayBeRefused: SubscriptionTokenSource = async (channel) => (channel === "orders" ? "t" : null);
+const orders: Subscription = client.subscribe("orders", () => {}, { token: mayBeRefused, recover: true });
+orders.on("unsubscribed", ({ code, reason }: Unsubscribed) => console.log(code.length, reason.length));
+client.subscribe("orders", () => {}, { token: "t" });
+client.subscribe("orders", () => {}, { token: () => "t" });
 const stop: () => void = subscription.on("gap", ({ cause, position }) => console.log(cause === "live", position));
 client.on("close", ({ code, reason, willReconnect }) => console.log(code + 1, reason.length, !willReconnect));
 client.on("error", ({ error }: ClientEvents["error"]) => console.log(error.code, error.retryAfterMs));
@@ -38,3 +44,7 @@ connect(1);
 connect("wss://example.org/ws", { retries: 3 });
 // @ts-expect-error a position is a string
 client.subscribe("news", () => {}, { recover: 7 });
+// @ts-expect-error a token is a string, or a function
+client.subscribe("news", () => {}, { token: 7 });
+// @ts-expect-error the function gives a string or null
+client.subscribe("news", () => {}, { token: async () => undefined });

@@ -19,6 +19,7 @@ class = "snorky.services.pubsub:PubSubService"
 [[services.pubsub.channels]]
 match = "kept:*"
 history = 5000
+allow_publish = "anyone"
 [services.chat]
 class = "snorky.services.chat:ChatService"
 [services.auth]
