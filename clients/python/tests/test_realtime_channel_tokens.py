@@ -317,13 +317,15 @@ def test_end_of_an_earlier_subscription_does_not_end_the_next_one() -> None:
     scene.publish(1)
     scene.gateway.pump()
     scene.publish(2, 3)
-    del scene.gateway.peers[scene.line].to_client[0]  # a hole: the client unsubscribes and subscribes again
+    queue = scene.gateway.peers[scene.line].to_client
+    del queue[0]  # a hole: the client unsubscribes and subscribes again
     scene.gateway.end("news")  # before the node has read that
-    scene.gateway.pump()
+    scene.gateway.deliver(scene.line)
     scene.tokens.give()
+    answer = queue.pop()
+    scene.publish(4)  # live messages may arrive before the reply
+    queue.append(answer)
     scene.gateway.pump()
-    scene.publish(4)
-    scene.settle(3)
     assert heard(topic) == [1, 2, 3, 4]
     assert scene.sent("subscribe") == [("subscribe", "t1"), ("subscribe", "t2")]
 
@@ -371,6 +373,71 @@ def test_move_waits_for_the_token_and_loses_nothing() -> None:
         assert heard(topic) == [1, 2, 3] and old.has_ended
 
 
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_plain_channel_whose_token_expires_during_a_move_continues_on_the_new_connection(is_ready: bool) -> None:
+    scene = Scene()
+    other = Topic("pubsub", "other", token=scene.tokens.source())
+    topic = scene.begin(recover=False)
+    scene.session.subscribe(other)
+    scene.tokens.give()
+    scene.gateway.pump()
+    old = scene.line
+    scene.gateway.move(old)
+    scene.gateway.pump()
+    scene.clock.advance(1)
+    scene.gateway.pump()
+    (for_topic, _for_other) = scene.tokens.waiting  # the move waits for the other one
+    if is_ready:
+        for_topic("t2", None)
+        scene.gateway.pump()
+    scene.publish(1)
+    scene.gateway.pump()
+    scene.gateway.end("news", line=old)
+    scene.publish(2)
+    scene.gateway.pump()
+    if not is_ready:
+        for_topic("t2", None)
+        scene.gateway.pump()
+    scene.clock.advance(1)
+    scene.publish(3)
+    for_old = scene.tokens.waiting.pop()
+    for_old("t3", None)
+    scene.gateway.pump()
+    scene.publish(4)
+    scene.settle(5)
+    scene.publish(5)
+    scene.gateway.pump()
+    assert old.has_ended
+    assert heard(topic) == ([1, 2, 3, 4, 5] if is_ready else [1, "Recovered", 3, 4, 5])
+
+
+def test_token_for_a_connection_that_a_move_has_replaced_is_not_sent() -> None:
+    scene = Scene()
+    topic = scene.begin()
+    old = scene.line
+    scene.gateway.is_silent = True
+    scene.session.call("test", "slow", {}, scene.done)  # keeps the old connection open after the move
+    scene.gateway.is_silent = False
+    scene.gateway.move(old)
+    scene.gateway.pump()
+    scene.clock.advance(1)
+    while scene.gateway.dialled:
+        scene.gateway.open_one()
+    scene.gateway.end("news", line=old)
+    scene.gateway.deliver(old)
+    scene.clock.advance(1)
+    (newer, older) = scene.tokens.waiting
+    newer("t2", None)
+    scene.gateway.pump()
+    scene.clock.advance(2)
+    assert len(scene.gateway.open_lines()) == 2 and old.is_leaving
+    older("t3", None)
+    scene.publish(1)
+    scene.gateway.pump()
+    assert heard(topic) == [1]
+    assert scene.sent("subscribe") == [("subscribe", "t1"), ("subscribe", "t2")]
+
+
 def test_slow_reader_reads_the_history_that_its_token_permits() -> None:
     scene = Scene()
     topic = scene.begin(events_max=4)
@@ -389,6 +456,26 @@ def test_slow_reader_reads_the_history_that_its_token_permits() -> None:
     scene.publish(42)
     scene.gateway.pump()
     assert [event.data for event in [*taken, *topic.events]] == list(range(1, 43))
+
+
+def test_history_that_is_refused_because_the_token_has_expired_is_read_later() -> None:
+    scene = Scene()
+    scene.gateway.replay_max = scene.gateway.page_max = 2
+    topic = scene.begin(events_max=4)
+    scene.publish(*range(1, 11))
+    scene.gateway.pump()
+    scene.gateway.end("news")
+    taken = []
+    while topic.events:
+        taken.append(topic.events.popleft())
+        scene.session.drained(topic)  # asks for history before it hears of the end
+    assert scene.sent("history")
+    for _ in range(10):
+        scene.settle(1)
+        while topic.events:
+            taken.append(topic.events.popleft())
+            scene.session.drained(topic)
+    assert [event.data for event in taken] == list(range(1, 11))
 
 
 STEPS = st.lists(

@@ -148,7 +148,7 @@ async def test_nothing_is_left_of_calls_that_were_running() -> None:
         return await hang(channel)
 
     async with RealtimeServer.running() as server, asyncio.timeout(DEADLINE_S):
-        async with Client(server.url) as client:
+        async with Client(server.url, connect_timeout_s=60) as client:
             await client.call("test", "echo")
             for close_first in (True, False):
                 subscription = client.subscribe(close_first, token=token)

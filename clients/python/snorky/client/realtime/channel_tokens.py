@@ -118,12 +118,6 @@ class ChannelTokens:
             if each is line:
                 self.stop(line, topic)
 
-    def keep(self, lines: "tuple[Line | None, ...]") -> None:
-        """Stop the jobs of other lines, which a move has replaced."""
-        for line, topic in list(self._jobs):
-            if line not in lines:
-                self.stop(line, topic)
-
     def close(self) -> None:
         """Stop all jobs."""
         for line, topic in list(self._jobs):

@@ -87,7 +87,6 @@ class Subscriptions:
 
     def promote(self, line: Line) -> None:
         """Make a line deliver all topics that are ready on it."""
-        self._tokens.keep(self._lines())
         for topic in list(self.topics.values()):
             topic.adopt(line)
             self.read_on(topic)
@@ -119,9 +118,9 @@ class Subscriptions:
         code, reason = notification.get("code"), notification.get("reason")
         is_renewable = code == "expired" and topic.token is not None and topic.token.is_renewable
         is_asked = (line, topic) in self._asked
-        if not topic.is_on(line) or (is_asked and is_renewable):
-            return  # about an earlier subscription, because the reply to a later request has not arrived
-        if not is_asked:
+        if not topic.is_on(line):
+            return  # about an earlier subscription
+        if not is_asked:  # else the reply to the present request is still to come
             topic.interrupt(line)
         if is_renewable:
             self.ask(line, topic, delay_s=self._tokens.pause_s(line, topic))

@@ -61,8 +61,6 @@ class TokenCalls:
         return cancel
 
     async def aclose(self) -> None:
-        """Cancel all calls and wait for their ends, at most `timeout_s`."""
-        for task in self._tasks:
-            task.cancel()
+        """Wait for the ends of all calls, at most `timeout_s`. The session has cancelled them."""
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=self._timeout_s)

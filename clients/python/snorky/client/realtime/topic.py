@@ -113,7 +113,7 @@ class Topic:
         fields = data if isinstance(data, dict) else {}
         position = _position(fields.get("position"))
         self.state = "confirmed"
-        if position is not None and self._owner is not None and self._owner.number > line.number:
+        if self._owner is not None and self._owner.number > line.number:
             self.leave(line)  # both lines subscribed during a move, and the newer one replied first
             return Answer.WHOLE
         if (
@@ -194,10 +194,13 @@ class Topic:
 
     def interrupt(self, line: "Line") -> None:
         """Handle the end of the subscription on a line that stays open. Without positions messages may be missing."""
-        if self._owner is line and self.position is None:
-            self._was_lost = True
+        was_owner = self._owner is line
         self.interruptions += 1
         self.leave(line)
+        if was_owner and self._ready:
+            self.adopt(max(self._ready, key=lambda each: each.number))
+        elif was_owner and self.position is None:
+            self._was_lost = True
 
     def stay(self, line: "Line") -> None:
         """Keep a line subscribed while the topic is parked. What arrived on it is in the history too."""
