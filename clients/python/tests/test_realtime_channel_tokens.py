@@ -490,14 +490,14 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(STEPS, st.randoms(use_true_random=False), st.sampled_from([1000, 4]), st.sampled_from([300, 2]))
+@settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(STEPS, st.randoms(use_true_random=False), st.sampled_from([1000, 4]), st.sampled_from([300, 2]), st.booleans())
 def test_nothing_is_lost_or_doubled_while_tokens_expire(
-    steps: list[str], rng: Any, events_max: int, replay_max: int
+    steps: list[str], rng: Any, events_max: int, replay_max: int, is_plain: bool
 ) -> None:
     scene = Scene(lifetime_s=rng.choice([0, 3, 20, 1000]), seed=rng.randrange(1000))
     gateway, tokens = scene.gateway, scene.tokens
-    topic = Topic("pubsub", "news", recover=True, events_max=events_max, token=tokens.source())
+    topic = Topic("pubsub", "news", recover=not is_plain, events_max=events_max, token=tokens.source())
     gateway.replay_max, gateway.page_max = replay_max, 3
     scene.session.start()
     scene.session.subscribe(topic)
@@ -553,5 +553,8 @@ def test_nothing_is_lost_or_doubled_while_tokens_expire(
         scene.settle(5)
     taken += topic.events
     assert topic.error is None
+    if is_plain:  # messages may be missing, but it does not stay that way
+        assert isinstance(taken[-1], Message) and taken[-1].data == number
+        return
     assert [event.data for event in taken if isinstance(event, Message)] == list(range(1, number + 1))
     assert all(event.is_recovered for event in taken if not isinstance(event, Message))
