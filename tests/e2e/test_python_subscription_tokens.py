@@ -21,7 +21,10 @@ pytestmark = pytest.mark.needs("redis-server")
 
 KEY = "the-key-of-the-backend-in-these-tests"
 DEADLINE_S = 40
-RULES = [{"match": "orders:*", "history": 1000, "allow_subscribe": "token"}]
+RULES = [
+    {"match": "orders:*", "history": 1000, "allow_subscribe": "token"},
+    {"match": "free", "allow_subscribe": "authenticated"},
+]
 SETTINGS = {
     "SNORKY_AUTH__HMAC_SECRET": SECRET,
     "SNORKY_AUTH__LEEWAY_S": "0",
@@ -112,11 +115,11 @@ class Place:
         self.readers.append(Reader(subscription))
         return self.readers[-1]
 
-    async def revoke(self, token_id: str) -> None:
-        """Revoke a token at the node to which ann is not connected."""
+    async def order(self, service: str, command: str, **params: Any) -> None:
+        """Call the backend's service at the node to which ann is not connected."""
         transport = SnorkyHTTPTransport(f"http://127.0.0.1:{self.nodes[1].private_port}/backend", key=KEY)
         async with AsyncSnorkyBackend(transport) as backend:
-            await backend.call("auth_backend", "revokeToken", jti=token_id)
+            await backend.call(service, command, **params)
 
 
 @pytest.fixture
@@ -225,7 +228,7 @@ async def test_revoked_token_ends_the_subscription_and_no_other(place: Place) ->
         reader = place.read(await client.subscribe("orders:7", recover=True, token=tokens).ready())
         other = place.read(await client.subscribe("orders:8", recover=True, token=others).ready())
         await place.publish(5)
-        await place.revoke(tokens.ids[0])
+        await place.order("auth_backend", "revokeToken", jti=tokens.ids[0])
         await reader.until(lambda: reader.error is not None)
         await place.publish(5)
         place.proxy.cut()
@@ -237,6 +240,26 @@ async def test_revoked_token_ends_the_subscription_and_no_other(place: Place) ->
             revoked = SIGNER.subscription_token("ann", "orders:7", token_id=tokens.ids[0])
             await client.subscribe("orders:7", token=revoked).ready()
         assert caught.value.code == "revoked"
+
+
+@pytest.mark.parametrize("has_token", [True, False])
+async def test_subscription_that_the_backend_ends_is_not_made_again(place: Place, has_token: bool) -> None:
+    channel = "orders:7" if has_token else "free"
+    tokens = Tokens(lifetime_s=60)
+    async with place.client() as client:
+        reader = place.read(await client.subscribe(channel, token=tokens if has_token else None).ready())
+        await place.publisher.publish(channel, "before")
+        await reader.until(lambda: bool(reader.numbers))
+        await place.order("control", "unsubscribe", identity="ann", channel=channel, reason="You have left")
+        await reader.until(lambda: reader.error is not None)
+        place.proxy.cut()
+        async with asyncio.timeout(DEADLINE_S):
+            await client.subscribe("orders:8", token=Tokens(lifetime_s=60)).ready()  # on the next connection
+        await place.publisher.publish(channel, "after")
+        with pytest.raises(SnorkyError, match="Not subscribed"):
+            await client.call("pubsub", "unsubscribe", channel=channel)
+    assert reader.error is not None and (reader.error.code, str(reader.error)) == ("unsubscribed", "You have left")
+    assert reader.numbers == ["before"] and len(tokens.ids) == int(has_token)
 
 
 async def test_slow_reader_gets_all_that_its_token_permits(place: Place) -> None:
