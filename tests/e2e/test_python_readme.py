@@ -29,6 +29,16 @@ class = "snorky.services.pubsub:PubSubService"
 match = "news"
 history = 100
 """
+TOKEN_RULES = """
+[services.auth]
+class = "snorky.services.auth:AuthService"
+[services.pubsub]
+class = "snorky.services.pubsub:PubSubService"
+[[services.pubsub.channels]]
+match = "orders:*"
+history = 100
+allow_subscribe = "token"
+"""
 
 
 @dataclass
@@ -36,13 +46,13 @@ class Place:
     redis: RedisProcess
     node: NodeProcess
 
-    async def run(self, program: str) -> str:
+    async def run(self, program: str, **env: str) -> str:
         """Run a program with this test's addresses, and return its output."""
         program = program.replace("redis://127.0.0.1:6379/0", self.redis.url)
         program = program.replace("ws://127.0.0.1:8002/ws", self.node.websocket_url)
         program = program.replace("http://127.0.0.1:8003", f"http://127.0.0.1:{self.node.private_port}")
         program = program.replace('key="..."', f'key="{KEY}"')
-        return await output_of(program)
+        return await output_of(program, **env)
 
 
 async def output_of(program: str, **env: str) -> str:
@@ -80,6 +90,17 @@ async def test_client_of_the_readme_prints_its_own_publications(place: Place) ->
     assert re.fullmatch(
         r"\{'title': 'Hello'\} [0-9a-f]+:1:[0-9a-f]+\n", await place.run(program("asyncio.run(main())"))
     )
+
+
+async def test_subscriber_with_a_token_of_the_readme_reads_its_channel_and_no_other(tmp_path: Path) -> None:
+    auth = {"SNORKY_AUTH__HMAC_SECRET": SECRET}
+    config = tmp_path / "snorky.toml"
+    config.write_text(TOKEN_RULES)
+    async with RedisProcess.running(tmp_path) as redis:
+        env = {"SNORKY_REDIS_URL": redis.url, **auth}
+        async with NodeProcess.running(env, argv=[*GATEWAY, "serve", "--config", str(config)]) as node:
+            printed = await Place(redis, node).run(program("asyncio.run(follow())"), **auth)
+    assert printed == "{'state': 'paid'}\nnot_authorized\n"
 
 
 async def test_calls_of_the_readme_are_answered(place: Place) -> None:

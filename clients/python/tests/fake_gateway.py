@@ -73,6 +73,8 @@ class FakeGateway:
         self.is_silent = False  # requests are executed but get no reply
         self.last_answer: object = None
         self.has_history = True
+        self.lifetime_s: float | None = None  # of subscription tokens; None = channels need none
+        self.refused_tokens: dict[str, dict[str, Any]] = {}  # errors
         self.replay_max = 300
         self.page_max = 300
 
@@ -169,6 +171,13 @@ class FakeGateway:
             if peer.channels.get(channel):
                 self._say(peer, "pubsub", {"type": "gap", "channel": channel, "position": self._position(channel)})
 
+    def end(self, channel: str, code: str = "expired", *, line: Line | None = None) -> None:
+        """End the subscriptions to a channel, or that of one line."""
+        for each, peer in self.peers.items():
+            if line in (None, each) and peer.channels.pop(channel, None) is not None:
+                end = {"type": "unsubscribed", "channel": channel, "code": code, "reason": f"It is {code}"}
+                self._say(peer, "pubsub", end)
+
     # -- the service ---------------------------------------------------------------------------------------------
 
     def _position(self, channel: str, offset: int | None = None) -> str:
@@ -194,10 +203,20 @@ class FakeGateway:
         match message["command"]:
             case "subscribe" if self.refusals:
                 answer = {**self.refusals.popleft(), "type": "error", "callId": message["callId"]}
+            case "subscribe" | "refreshSubscription" if (error := self._judge(params.get("token"))) is not None:
+                answer = {**error, "type": "error", "callId": message["callId"]}
+            case "refreshSubscription" if params["channel"] not in peer.channels:
+                answer |= {"type": "error", "message": "Not subscribed", "code": "not_subscribed"}
+            case "refreshSubscription":
+                answer["data"] = {"expiresInS": self.lifetime_s}
+            case "history" if self.lifetime_s is not None and params["channel"] not in peer.channels:
+                answer |= {"type": "error", "message": "Not authorized", "code": "not_authorized"}
             case "subscribe" if params["channel"] in peer.channels:
                 answer |= {"type": "error", "message": "Already subscribed", "code": "already_subscribed"}
             case "subscribe":
                 answer["data"] = self._subscribe(peer, params["channel"], params.get("recover"))
+                if self.lifetime_s is not None:
+                    answer["data"] = {**(answer["data"] or {}), "expiresInS": self.lifetime_s}
             case "history":
                 count = min(self.page_max, params["limit"])
                 answer["data"] = self._behind(params["channel"], params["since"], count, is_all=False)
@@ -209,6 +228,13 @@ class FakeGateway:
         if not self.is_silent:
             self._say(peer, service, answer)
             self.last_answer = peer.to_client[-1]
+
+    def _judge(self, token: str | None) -> dict[str, Any] | None:
+        if self.lifetime_s is None:
+            return None
+        if token is None:
+            return {"message": "Not authorized", "code": "not_authorized"}
+        return self.refused_tokens.get(token)
 
     def _subscribe(self, peer: _Peer, channel: str, recover: Any) -> Any:
         peer.channels[channel] = recover is not None

@@ -27,6 +27,7 @@ class RealtimeServer:
         self.good_tokens: set[str] | None = None
         self.answers: Iterator[tuple[int, str, dict[str, str]]] = iter(())  # HTTP responses that refuse handshakes
         self.refused = 0
+        self.lifetime_s: float | None = None  # of subscription tokens; None = channels need none
         self.arrived = asyncio.Condition()
 
     @classmethod
@@ -124,6 +125,8 @@ class RealtimeServer:
         match message["command"]:
             case "subscribe":
                 data = self._subscribe(connection, **params)
+            case "refreshSubscription":
+                data = {"expiresInS": self.lifetime_s}
             case "unsubscribe":
                 self.channels[connection].pop(params["channel"], None)
             case "publish":
@@ -137,7 +140,13 @@ class RealtimeServer:
         await self.say(connection, service, {"type": "response", "callId": message["callId"], "data": data})
         await self._note()
 
-    def _subscribe(self, connection: ServerConnection, channel: str, recover: Any = None) -> Any:
+    def _subscribe(
+        self, connection: ServerConnection, channel: str, recover: Any = None, token: str | None = None
+    ) -> Any:
+        data = self._recover(connection, channel, recover)
+        return data if self.lifetime_s is None else {**(data or {}), "expiresInS": self.lifetime_s}
+
+    def _recover(self, connection: ServerConnection, channel: str, recover: Any) -> Any:
         self.channels[connection][channel] = recover is not None
         if recover is None:
             return None

@@ -1,11 +1,14 @@
 """A session over connections that the test plays."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from fake_gateway import FakeClock, FakeGateway
 
 from snorky.client.errors import ConnectionEnded
+from snorky.client.realtime.channel_token import ChannelToken, TokenDone
+from snorky.client.realtime.clock import Backoff
 from snorky.client.realtime.events import Message
 from snorky.client.realtime.session import Session, SessionOptions
 from snorky.client.realtime.topic import Topic
@@ -50,6 +53,34 @@ class Stage:
     def publish(self, *numbers: int) -> None:
         for number in numbers:
             self.gateway.publish("news", number)
+
+
+class Tokens:
+    """A token function that the test plays. waiting: its calls; the tokens that it gives are t1, t2, ..."""
+
+    def __init__(self) -> None:
+        self.waiting: list[TokenDone] = []
+        self.calls = 0
+        self.given = 0
+
+    def source(self) -> ChannelToken:
+        """Return a source with the longest delays that are possible."""
+        return ChannelToken(ask=self.ask, backoff=Backoff(base_s=0.5, max_s=30.0, uniform=lambda _low, high: high))
+
+    def ask(self, done: TokenDone) -> Callable[[], None]:
+        self.calls += 1
+        self.waiting.append(done)
+        return lambda: self.waiting.remove(done) if done in self.waiting else None
+
+    def give(self) -> None:
+        """Return a new token from all calls."""
+        while self.waiting:
+            self.given += 1
+            self.settle(f"t{self.given}")
+
+    def settle(self, text: str | None = None, error: Exception | None = None) -> None:
+        """End the oldest call."""
+        self.waiting.pop(0)(text, error)
 
 
 def heard(topic: Topic) -> list[Any]:

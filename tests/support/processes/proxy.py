@@ -56,6 +56,10 @@ class FaultProxy:
         """As a Redis URL."""
         return f"redis://127.0.0.1:{self.port}/0"
 
+    def redirect(self, port: int) -> None:
+        """Forward new connections to another port of the same host."""
+        self._target = (self._target[0], port)
+
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]

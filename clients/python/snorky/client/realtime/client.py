@@ -10,6 +10,7 @@ The logic is in `session`; this module adds sockets, time and futures.
 import asyncio
 import inspect
 import os
+import random
 import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
@@ -18,11 +19,14 @@ from urllib.parse import urlsplit
 from snorky.client.canonical import channel_name
 from snorky.client.errors import ConnectionEnded, SnorkyError, TransportError
 from snorky.client.publication import KEY_MAX_BYTES
+from snorky.client.realtime.channel_token import ChannelToken, check_channel_token
+from snorky.client.realtime.clock import Backoff
 from snorky.client.realtime.events import Event
 from snorky.client.realtime.request import MESSAGE_MAX_BYTES
 from snorky.client.realtime.session import Session, SessionOptions
 from snorky.client.realtime.socket import Sockets
 from snorky.client.realtime.token import Token, TokenSource
+from snorky.client.realtime.token_calls import SubscriptionToken, TokenCalls
 from snorky.client.realtime.topic import Topic
 
 __all__ = ["Client", "Subscription"]
@@ -134,13 +138,14 @@ class Client:
     returns a new one; it is called before the token expires, and once when the gateway refuses it. bearer: where the
     handshake carries the token: "header" (Authorization) or "subprotocol". call_timeout_s: until the reply, including
     the wait for a connection. publish_timeout_s, publishes_max: maximum time and number of waiting publishes.
-    max_message_bytes: the gateway's `message_max_bytes`; larger messages are rejected at the call. events_max: maximum
-    of unread events per subscription. connect_timeout_s: for a handshake. ping_interval_s: between pings; a connection
-    on which nothing arrives for two intervals is closed. backoff_base_s, backoff_max_s: initial and maximum bound of
-    the random delay between attempts to connect. on_notification(service, message): called with notifications that do
-    not belong to a subscribed channel; its exceptions are logged (`snorky.realtime`). on_reconnecting(error, delay_s):
-    called with the reason for the lost connection (text, HTTP `status`) and the delay until the next attempt.
-    connect_options: further arguments of `websockets.connect`: `ssl`, `proxy`.
+    max_message_bytes: the gateway's `message_max_bytes`; larger messages are rejected at the call. events_max:
+    maximum of unread events per subscription. connect_timeout_s: for a handshake, and for a function that returns a
+    token. ping_interval_s: between pings; a connection on which nothing arrives for two intervals is closed.
+    backoff_base_s, backoff_max_s: initial and maximum bound of the random delay between attempts to connect.
+    on_notification(service, message): called with notifications that do not belong to a subscribed channel; its
+    exceptions are logged (`snorky.realtime`). on_reconnecting(error, delay_s): called with the reason for the lost
+    connection (text, HTTP `status`) and the delay until the next attempt. connect_options: further arguments of
+    `websockets.connect`: `ssl`, `proxy`.
     Raises ValueError, TypeError: an argument is not valid; ImportError: websockets is missing.
     """
 
@@ -190,6 +195,7 @@ class Client:
             has_token=token is not None,
             is_token_renewable=self._tokens.is_renewable,
         )
+        self._token_calls = TokenCalls(connect_timeout_s)
         self._events_max = events_max
         self._on_notification = on_notification
         self._on_reconnecting = on_reconnecting
@@ -224,16 +230,33 @@ class Client:
         """True while the client is connected."""
         return self._session is not None and self._process.is_ours and self._session.is_open
 
-    def subscribe(self, channel: Any, *, recover: bool | str = False, service: str = "pubsub") -> Subscription:
+    def subscribe(
+        self,
+        channel: Any,
+        *,
+        recover: bool | str = False,
+        service: str = "pubsub",
+        token: SubscriptionToken | None = None,
+    ) -> Subscription:
         """Subscribe on this and all later connections; returns at once. `async with` waits for the confirmation.
 
         recover: on a channel that keeps a history, missed messages are delivered after each reconnect, in order and
-        once, or reported as lost. True = from now on; a position = from there on. Raises SnorkyError:
-        `already_subscribed`; ValueError: the channel or the position is not valid.
+        once, or reported as lost. True = from now on; a position = from there on. token: a subscription token, which
+        permits the channel: a text, or a (coroutine) function that gets the channel and returns a new one, or None if
+        the client may not have it. It is called for each `subscribe` that is sent, and before the token expires; if it
+        raises, or takes more than `connect_timeout_s`, again after a delay. Raises SnorkyError: `already_subscribed`;
+        ValueError: the channel, the position or the token is not valid.
         """
         changed = asyncio.Event()
-        topic = Topic(service, channel, recover=recover, events_max=self._events_max, on_change=changed.set)
         session = self._running()
+        topic = Topic(
+            service,
+            channel,
+            recover=recover,
+            token=None if token is None else self._channel_token(token, channel),
+            events_max=self._events_max,
+            on_change=changed.set,
+        )
         session.subscribe(topic)
         return Subscription(session, topic, changed, self._process)
 
@@ -280,6 +303,7 @@ class Client:
             await asyncio.wait([self._refresher])
         if self._session is not None:
             self._session.close()
+        await self._token_calls.aclose()
         await self._sockets.aclose()
 
     def _running(self) -> Session:
@@ -287,6 +311,13 @@ class Client:
             raise RuntimeError("write: async with Client(...) as client")
         self._process.check()
         return self._session
+
+    def _channel_token(self, token: SubscriptionToken, channel: Any) -> ChannelToken:
+        options = self._options
+        backoff = Backoff(base_s=options.backoff_base_s, max_s=options.backoff_max_s, uniform=random.uniform)
+        if callable(token):
+            return ChannelToken(ask=lambda done: self._token_calls.ask(token, channel, done), backoff=backoff)
+        return ChannelToken(check_channel_token(token), backoff=backoff)
 
     async def _refresh(self) -> None:
         """Replace the token before it expires."""

@@ -255,7 +255,7 @@ class Session:
         if service == "gateway" and message.get("type") == "moving":
             return self._move(line, message.get("graceMs"))
         topic = None
-        if message.get("type") in ("message", "gap") and "channel" in message:
+        if message.get("type") in ("message", "gap", "unsubscribed") and "channel" in message:
             topic = self._subscriptions.find(service, message["channel"])
         if topic is None:
             if line is self._current:

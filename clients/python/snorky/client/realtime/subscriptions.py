@@ -5,14 +5,18 @@ Rules:
   withdrawn meanwhile is ignored.
 - A topic that the gateway refuses permanently is removed. If it is unknown whether a line is subscribed, the line is
   closed: the state of a new connection is known.
-- A parked topic (its reader is too slow, or it missed too much) is subscribed on no line. It reads history while there
-  is room for events, and subscribes again when it has caught up.
+- A parked topic (its reader is too slow, or it missed too much) is subscribed on no line. It reads history while
+  there is room for events, and subscribes again when it has caught up. With a token it stays subscribed meanwhile,
+  see `topic`.
+- The notification `unsubscribed` is the end of a subscription on a line. `expired`: the topic gets a new token and
+  subscribes again from its last position. Any other code, and `expired` of a fixed token, ends the topic.
 """
 
 from collections.abc import Callable
 from typing import Any, Final
 
 from snorky.client.errors import SnorkyError
+from snorky.client.realtime.channel_tokens import ChannelTokens
 from snorky.client.realtime.clock import Clock
 from snorky.client.realtime.line import Done, Line
 from snorky.client.realtime.request import MESSAGE_MAX_BYTES, Request
@@ -42,6 +46,9 @@ class Subscriptions:
         self._uniform = uniform
         self._asked: dict[tuple[Line, Topic], object] = {}  # `subscribe` waits for its reply or for a retry
         self._reading: set[Topic] = set()  # a request for a page of history waits for its reply
+        self._tokens = ChannelTokens(
+            clock, call=self._call, uniform=uniform, on_refused=self._refuse, on_lost=self._restore
+        )
 
     def add(self, topic: Topic) -> None:
         """Subscribe to a topic. Raises SnorkyError, `already_subscribed`: its channel is subscribed already."""
@@ -64,6 +71,7 @@ class Subscriptions:
         for topic in self.topics.values():
             topic.close(error)
         self.topics.clear()
+        self._tokens.close()
 
     def open(self, line: Line) -> None:
         """Subscribe a line that has opened to every topic."""
@@ -74,6 +82,7 @@ class Subscriptions:
         """Handle the end of a line."""
         for topic in self.topics.values():
             topic.lose(line)
+        self._tokens.lose(line)
         self._asked = {each: mark for each, mark in self._asked.items() if each[0] is not line}
 
     def promote(self, line: Line) -> None:
@@ -98,23 +107,50 @@ class Subscriptions:
 
     def notify(self, line: Line, topic: Topic, notification: dict[str, Any]) -> None:
         """Handle a notification of a topic."""
-        if not topic.notify(line, notification):
+        if notification.get("type") == "unsubscribed":
+            self._end(line, topic, notification)
+        elif not topic.notify(line, notification):
             self.ask_anew(line, topic)
         elif topic.is_full:
             self.park(topic)
 
-    def ask(self, line: Line, topic: Topic) -> None:
-        """Subscribe a line to a topic; retry if the gateway says that this helps."""
-        if topic.is_parked or (line, topic) in self._asked:
+    def _end(self, line: Line, topic: Topic, notification: dict[str, Any]) -> None:
+        code, reason = notification.get("code"), notification.get("reason")
+        is_renewable = code == "expired" and topic.token is not None and topic.token.is_renewable
+        is_asked = (line, topic) in self._asked
+        if not topic.is_on(line):
+            return  # about an earlier subscription
+        if not is_asked:  # else the reply to the present request is still to come
+            topic.interrupt(line)
+        if is_renewable:
+            self.ask(line, topic, delay_s=self._tokens.pause_s(line, topic))
+        else:
+            text = reason if isinstance(reason, str) else "Unsubscribed"
+            self._refuse(topic, SnorkyError(text, code if isinstance(code, str) else "unsubscribed"))
+
+    def _restore(self, line: Line, topic: Topic) -> None:
+        """Subscribe again; the gateway says that the line is not subscribed."""
+        topic.interrupt(line)
+        self.ask(line, topic)
+
+    def ask(self, line: Line, topic: Topic, *, delay_s: float = 0.0) -> None:
+        """Subscribe a line to a topic, with a token after a delay; retry if the gateway says that this helps."""
+        if (topic.is_parked and topic.token is None) or (line, topic) in self._asked:
             return
         mark = self._asked[line, topic] = object()  # identifies this request: the reply to a withdrawn one is ignored
 
         def done(data: Any, error: Exception | None) -> None:
             if self._asked.get((line, topic)) is not mark:
                 return
-            if error is None:
+            if error is None and topic.is_parked:
+                del self._asked[line, topic]
+                topic.stay(line)
+                self._tokens.renew(line, topic, data)
+                self.read_on(topic)
+            elif error is None:
                 del self._asked[line, topic]
                 answer = topic.answer(line, data, is_alone=self._lines()[0] in (None, line))
+                self._tokens.renew(line, topic, data)
                 if answer is Answer.HOLE:
                     self.ask_anew(line, topic)
                 if answer is Answer.FAR or topic.is_full:
@@ -122,6 +158,10 @@ class Subscriptions:
             elif isinstance(error, SnorkyError) and error.retry_after_ms is None and error.code != "unavailable":
                 if error.code == "already_subscribed":
                     line.abandon("an unsubscribe was not taken")  # the gateway's state is unknown
+                elif error.code == "token_expired" and topic.token is not None and topic.token.is_renewable:
+                    topic.leave(line)
+                    del self._asked[line, topic]
+                    self.ask(line, topic, delay_s=topic.token.fail(topic.channel, "the gateway says that it expired"))
                 else:
                     self._refuse(topic, error)
             elif isinstance(error, SnorkyError):
@@ -136,14 +176,25 @@ class Subscriptions:
                 del self._asked[line, topic]
                 self.ask(line, topic)
 
-        self._call(line, topic, "subscribe", topic.request(line), done)
+        def send(token: str | None) -> None:
+            if line in self._lines():
+                self._call(line, topic, "subscribe", topic.request(line, token), done)
+            else:  # the move has ended while the token was got
+                self.give_up(line, topic)
+
+        if topic.token is None:
+            send(None)
+        else:
+            self._tokens.get(line, topic, send, delay_s=delay_s)
 
     def ask_anew(self, line: Line, topic: Topic) -> None:
         """Unsubscribe and subscribe again from the last position: the gap is filled or reported."""
         self.give_up(line, topic)
         self.ask(line, topic)
 
-    def _refuse(self, topic: Topic, error: SnorkyError) -> None:
+    def _refuse(self, topic: Topic, error: Exception) -> None:
+        if self.topics.get(topic.key) is not topic:
+            return
         del self.topics[topic.key]
         topic.refuse(error)
         for line in self._lines():
@@ -151,8 +202,11 @@ class Subscriptions:
 
     def give_up(self, line: Line | None, topic: Topic) -> None:
         """Unsubscribe a line from a topic, if it is subscribed or has asked to be."""
-        was_asked = line is not None and self._asked.pop((line, topic), None) is not None
-        if line is None or not line.is_open or not (was_asked or topic.is_on(line)):
+        if line is None:
+            return
+        self._asked.pop((line, topic), None)
+        self._tokens.stop(line, topic)
+        if not line.is_open or not topic.is_on(line):
             return
         topic.leave(line)
         params = {"channel": topic.channel}
@@ -167,11 +221,14 @@ class Subscriptions:
             return None  # not a valid channel, so this client cannot have subscribed to it
 
     def park(self, topic: Topic) -> None:
-        """Unsubscribe a topic until it has caught up by reading history."""
+        """Let a topic catch up by reading history, unsubscribed unless it has a token."""
         if topic.position is None or topic.is_parked or self.topics.get(topic.key) is not topic:
             return
         for line in self._lines():
-            self.give_up(line, topic)
+            if topic.token is None:
+                self.give_up(line, topic)
+            elif line is not None and topic.is_on(line) and (line, topic) not in self._asked:
+                topic.stay(line)
         topic.is_parked = True
         self.read_on(topic)
 
@@ -180,7 +237,10 @@ class Subscriptions:
         line = self._lines()[0]
         if not topic.is_parked or not topic.has_room or line is None or topic in self._reading:
             return
+        if topic.token is not None and (not topic.is_on(line) or (line, topic) in self._asked):
+            return  # the reply to `subscribe` continues
         self._reading.add(topic)
+        interruptions = topic.interruptions
 
         def done(data: Any, error: Exception | None) -> None:
             self._reading.discard(topic)
@@ -189,6 +249,8 @@ class Subscriptions:
             if isinstance(error, SnorkyError) and (error.retry_after_ms is not None or error.code == "unavailable"):
                 after_s = RETRY_AFTER_S if error.retry_after_ms is None else error.retry_after_ms / 1000
                 self._clock.after(after_s * self._uniform(1.0, 2.0), lambda: self.read_on(topic))
+            elif isinstance(error, SnorkyError) and topic.interruptions != interruptions:
+                self.read_on(topic)  # its token had expired
             elif isinstance(error, SnorkyError):
                 topic.refuse_history()
                 self._unpark(topic)
@@ -209,6 +271,8 @@ class Subscriptions:
 
     def _unpark(self, topic: Topic) -> None:
         topic.is_parked = False
+        for line in self._lines():
+            self.give_up(line, topic)
         self._ask_all(topic)
 
     def _ask_all(self, topic: Topic) -> None:

@@ -11,6 +11,8 @@ Rules:
   positions, messages are dropped and a Gap reports it.
 - A parked topic reads history page by page while there is room, and subscribes again when it has caught up. So does a
   topic that missed more than the reply to `subscribe` can contain.
+- A parked topic with a token stays subscribed, because its token permits to read history only meanwhile. It drops what
+  arrives.
 """
 
 from collections import deque
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from snorky.client.canonical import channel_name
 from snorky.client.position import Position
+from snorky.client.realtime.channel_token import ChannelToken
 from snorky.client.realtime.events import Event, Gap, Message, Recovered
 from snorky.client.realtime.overlap import Overlap
 from snorky.client.strict import encode
@@ -50,7 +53,10 @@ class Answer(Enum):
 
 
 class Topic:
-    """One subscription. recover: True = from now on, a position = from there on, False = without positions."""
+    """One subscription. recover: True = from now on, a position = from there on, False = without positions.
+
+    token: where its subscription tokens come from; None = it needs none.
+    """
 
     def __init__(
         self,
@@ -58,12 +64,14 @@ class Topic:
         channel: Any,
         *,
         recover: bool | str = False,
+        token: ChannelToken | None = None,
         events_max: int = 1_000,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.service = service
         self.channel = channel
         self.key = topic_key(service, channel)
+        self.token = token
         self.is_recovering = recover is not False
         self.position: Position | None = Position.parse(recover) if isinstance(recover, str) else None
         self.state: Literal["wished", "confirmed", "refused", "closed"] = "wished"
@@ -71,6 +79,7 @@ class Topic:
         self.events: deque[Event] = deque()
         self.is_parked = False  # unsubscribed until it has caught up by reading history
         self.duplicates = 0
+        self.interruptions = 0  # how often the gateway has ended its subscription
         self._events_max = events_max
         self._on_change = on_change
         self._owner: Line | None = None
@@ -87,13 +96,15 @@ class Topic:
         """True if the line is subscribed to the channel or has asked to be."""
         return self._owner is line or line in self._held
 
-    def request(self, line: "Line") -> dict[str, Any]:
+    def request(self, line: "Line", token: str | None = None) -> dict[str, Any]:
         """Return the parameters of `subscribe`; the line's messages are buffered until `answer`."""
         self._held[line] = []
         if self._owner is not None:
             self._overlap = Overlap()
         params: dict[str, Any] = {"channel": self.channel}
-        if self.is_recovering:
+        if token is not None:
+            params["token"] = token
+        if self.is_recovering and not self.is_parked:
             params["recover"] = True if self.position is None else str(self.position)
         return params
 
@@ -102,7 +113,7 @@ class Topic:
         fields = data if isinstance(data, dict) else {}
         position = _position(fields.get("position"))
         self.state = "confirmed"
-        if position is not None and self._owner is not None and self._owner.number > line.number:
+        if self._owner is not None and self._owner.number > line.number:
             self.leave(line)  # both lines subscribed during a move, and the newer one replied first
             return Answer.WHOLE
         if (
@@ -180,6 +191,21 @@ class Topic:
         if self._owner is line:
             self._was_lost = True
         self.leave(line)
+
+    def interrupt(self, line: "Line") -> None:
+        """Handle the end of the subscription on a line that stays open. Without positions messages may be missing."""
+        was_owner = self._owner is line
+        self.interruptions += 1
+        self.leave(line)
+        if was_owner and self._ready:
+            self.adopt(max(self._ready, key=lambda each: each.number))
+        elif was_owner and self.position is None:
+            self._was_lost = True
+
+    def stay(self, line: "Line") -> None:
+        """Keep a line subscribed while the topic is parked. What arrived on it is in the history too."""
+        self.leave(line)
+        self._owner = line
 
     def leave(self, line: "Line") -> None:
         """Forget a line that is no longer subscribed to the channel."""
