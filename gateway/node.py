@@ -118,6 +118,7 @@ class Node:
             roster_filter=self._roster_sync,
             payload_max_bytes=self.limits.payload_max_bytes,
         )
+        self._auth.on_other_claims = self.recheck
         self._fanout.before_delivery = self._auth.grants.catch_up
         self._local_channels = Channels(self._hub, broker, self._fanout, self._repair, self._roster_sync)
         self._registries: list[ServiceRegistry] = []
@@ -216,7 +217,11 @@ class Node:
         """End what rules no longer permit to a connection whose claims have changed."""
         registry = self._connections.get(connection)
         for service in registry or ():
-            service.recheck(connection)
+            try:
+                service.recheck(connection)
+            except Exception:  # a service's code: whatever it raises, the client must not keep more than it may
+                _log.exception("rights not looked at again; closing the connection", service=service.name)
+                connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
 
     async def start(self) -> None:
         """Begin to connect to the broker; returns at once. `is_ready` turns True when publications arrive."""

@@ -35,9 +35,7 @@ class AuthService(RPCService):
 
         Subscriptions end that the rules do not permit with the new token's claims.
         """
-        reply = await self._known(request, self.cluster.auth.refresh, token)
-        self.cluster.recheck(request.connection)
-        return reply
+        return await self._known(request, self.cluster.auth.refresh, token)
 
     async def _known(
         self, request: Request, way: Callable[[Connection, str], Awaitable[Identity]], token: Any

@@ -115,6 +115,8 @@ class CursorsService(RPCService):
         except BaseException:
             own.pop(name, None)
             raise
+        if own.get(name) is not cursor:  # the client left the document meanwhile
+            raise RPCError("Not joined", "not_joined")
         return cursor.handle
 
     @rpc_command(name="updateCursor")

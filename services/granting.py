@@ -11,11 +11,14 @@ __all__ = ["demand_text", "expires_in_s", "granted"]
 
 
 @asynccontextmanager
-async def granted(service: Service, request: Request, channel: Any, token: Any) -> AsyncIterator[Grant | None]:
+async def granted(
+    service: Service, request: Request, channel: Any, token: Any, *, is_new: bool = True
+) -> AsyncIterator[Grant | None]:
     """Verify a token, yield what it grants, and bind it to the subscription that the block makes.
 
     token: None = without one; yields None. If the block fails, a token that the subscription had before
-    remains. Raises RPCError: the token is not accepted; what the client has subscribed in the block is ended then.
+    remains. is_new: the block subscribes; False: it only looks at the subscription. Raises RPCError: the token is not
+    accepted, or has ended meanwhile; a new subscription is ended then.
     """
     if token is None:
         yield None
@@ -33,7 +36,8 @@ async def granted(service: Service, request: Request, channel: Any, token: Any) 
     try:
         auth.grants.start(grant, lambda code, reason: service.end_subscription(connection, channel, code, reason))
     except InvalidToken as error:  # it expired or was revoked while the block subscribed
-        service.cut_subscription(connection, channel)
+        if is_new:
+            service.cut_subscription(connection, channel)
         raise _refusal(error) from None
 
 

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import structlog
 from prometheus_client import Counter
 
-from snorky.gateway.auth.grants import Grant, Grants
+from snorky.gateway.auth.grants import Grant, Grants, ended
 from snorky.gateway.auth.sessions import Session, Sessions
 from snorky.gateway.auth.tokens import Identity, Verifier, check_identity
 from snorky.gateway.config.auth import Auth
@@ -83,6 +83,7 @@ class Authenticator:
         self.refusals = Refusals(metrics)  # of the whole node
         self._grant_outcomes = metrics.subscription_tokens
         self._sessions = Sessions(clock, grace_s=self._auth.leeway_s)
+        self.on_other_claims: Callable[[Connection], object] = lambda _connection: None  # set by the node
         self.grants = Grants(clock, grace_s=self._auth.leeway_s)
         self._beginning: asyncio.Task[None] | None = None
 
@@ -220,6 +221,7 @@ class Authenticator:
             self.leave(session)
             raise
         self.bind(session, connection)
+        self.on_other_claims(connection)
         return session.who
 
     async def refresh(self, connection: Connection, token: str) -> Identity:
@@ -301,6 +303,8 @@ class Authenticator:
             for revocation in await self._revocations.find(found.identity or "", found.token_id):
                 if grant.is_hit(revocation):
                     raise Revoked
+            if grant.end is not None:  # meanwhile
+                raise ended(grant)
         except BaseException:
             self.grants.leave(grant)
             raise

@@ -13,16 +13,20 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import structlog
+
 from snorky.gateway.auth.tokens import SubscriptionToken
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.deadlines import Deadlines
 from snorky.gateway.contracts.revocations import Kind, Revocation
-from snorky.gateway.errors import InvalidToken, Revoked
+from snorky.gateway.errors import CloseCode, InvalidToken, Revoked
 
-__all__ = ["EXPIRED", "REVOKED", "Grant", "Grants", "OnEnd"]
+__all__ = ["EXPIRED", "REVOKED", "Grant", "Grants", "OnEnd", "ended"]
 
 EXPIRED: Final = ("expired", "Token expired")
 REVOKED: Final = ("revoked", "Revoked")
+
+_log = structlog.get_logger("snorky.auth")
 
 OnEnd = Callable[[str, str], object]  # code, reason
 
@@ -78,7 +82,7 @@ class Grants:
     def start(self, grant: Grant, on_end: OnEnd) -> None:
         """Bind a grant to its subscription, which has begun. Raises InvalidToken: it has ended meanwhile."""
         if grant.end is not None:
-            raise Revoked if grant.end == REVOKED else InvalidToken(*grant.end)
+            raise ended(grant)
         connection = grant.connection
         self.drop(connection, grant.key)
         grant.on_end = on_end
@@ -95,8 +99,13 @@ class Grants:
         """End a grant, and the subscription made with it."""
         grant.end = code, reason
         self.leave(grant)
-        if grant.on_end is not None:
+        if grant.on_end is None:
+            return
+        try:
             grant.on_end(code, reason)
+        except Exception:  # a service's code: whatever it raises, the client must not receive more
+            _log.exception("subscription not ended; closing the connection", key=grant.key)
+            grant.connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
 
     def leave(self, grant: Grant) -> None:
         """Remove a grant. Idempotent."""
@@ -135,6 +144,12 @@ class Grants:
     def stop(self) -> None:
         """Cancel the deadlines."""
         self._deadlines.stop()
+
+
+def ended(grant: Grant) -> InvalidToken:
+    """Return the error for a grant that has ended before it could start."""
+    assert grant.end is not None  # noqa: S101 - for the type checker: the callers have checked it
+    return Revoked() if grant.end == REVOKED else InvalidToken(*grant.end)
 
 
 def _names(token: SubscriptionToken) -> list[tuple[bool, str]]:

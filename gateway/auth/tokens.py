@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 TOKEN_MAX_BYTES: Final = 8192  # fits into an HTTP header
+TOKEN_ID_MAX_BYTES: Final = 255
 PUBSUB: Final = "pubsub"  # the service of a subscription token that names none
 READING: Final = ("subscribe", "history", "presence")  # what a subscription token permits that does not say it
 
@@ -132,7 +133,7 @@ class Verifier:
         claim = self._auth.identity_claim
         # PyJWT refuses an integer as `sub`; `check_identity` checks the claim instead
         self._options: Any = {"require": ["exp", claim], "verify_sub": False}
-        self._channel_options: Any = {"require": ["exp", "channel"], "verify_sub": False}
+        self._channel_options: Any = {"require": ["exp"], "verify_sub": False}
 
     async def verify(self, token: str) -> Identity:
         """Verify a token. Raises InvalidToken; BrokerUnavailable: the keys cannot be fetched now."""
@@ -141,6 +142,8 @@ class Verifier:
     async def verify_subscription(self, token: str) -> SubscriptionToken:
         """Verify a token that permits one channel. Raises as `verify`."""
         claims = await self._claims(token, self._channel_options)
+        if "channel" not in claims:  # its value may be null
+            raise InvalidToken("claim")
         expires_at_s, valid_since_s = self._times(claims)
         identity, operations = claims.get(self._auth.identity_claim), claims.get("ops", list(READING))
         service = claims.get("service", PUBSUB)
@@ -157,7 +160,7 @@ class Verifier:
             channel,
             frozenset(operations),
             expires_at_s,
-            claims.get("jti"),
+            _token_id(claims),
             valid_since_s,
             claims.get("info"),
         )
@@ -198,7 +201,7 @@ class Verifier:
         return Identity(
             check_identity(claims[self._auth.identity_claim]),
             expires_at_s=expires_at_s,
-            token_id=claims.get("jti"),
+            token_id=_token_id(claims),
             valid_since_s=valid_since_s,
             claims=MappingProxyType(claims),
         )
@@ -211,6 +214,14 @@ class Verifier:
         issued_at_s = _seconds(claims, "iat") if "iat" in claims else -math.inf
         # the issuer's clock may be ahead: a token issued just before a revocation may have a later `iat`
         return expires_at_s, issued_at_s - self._auth.leeway_s
+
+
+def _token_id(claims: dict[str, Any]) -> str | None:
+    """Return a token's id. Raises InvalidToken: too long for `revokeToken`."""
+    token_id: str | None = claims.get("jti")  # PyJWT has checked its type
+    if token_id is not None and len(token_id.encode(errors="surrogatepass")) > TOKEN_ID_MAX_BYTES:
+        raise InvalidToken("claim")
+    return token_id
 
 
 def _refused(reason: str) -> InvalidToken:

@@ -11,9 +11,13 @@ import math
 from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
+import structlog
+
 __all__ = ["TICK_S", "Deadlines"]
 
 TICK_S: Final = 0.25
+
+_log = structlog.get_logger("snorky.deadlines")
 
 What = TypeVar("What", bound=Hashable)
 
@@ -72,6 +76,9 @@ class Deadlines(Generic[What]):
         ticks = passed if len(passed) <= len(self._due) else sorted(tick for tick in self._due if tick <= now)
         for tick in ticks:
             for what in self._due.pop(tick, ()):
-                self._on_due(what)
+                try:
+                    self._on_due(what)
+                except Exception:  # the top of a timer: one deadline must not keep the others from passing
+                    _log.exception("deadline failed")
         if self._due and self._timer is None:
             self._timer = loop.call_later(TICK_S, self._tick)

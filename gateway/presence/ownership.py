@@ -128,6 +128,8 @@ class Ownership:
             self._recheck(connection)
         if connection.is_closed:
             raise ConnectionClosed
+        if (roster, entry) not in owned.members:  # it left meanwhile, and Redis may have done that first
+            self._schedule_release(lambda: self._leave_again(connection.serial, roster, entry))
         return entered
 
     async def update(

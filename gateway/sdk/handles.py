@@ -83,9 +83,6 @@ class NodeServices(Protocol):
     def ownership(self) -> Ownership:
         """The owner of this node's roster entries and names."""
 
-    def recheck(self, connection: Connection) -> None:
-        """End what rules no longer permit to a connection whose claims have changed."""
-
     def find_service(self, name: str) -> object:
         """Return a service of this node by its name, public or private; None = there is none."""
 

@@ -131,7 +131,7 @@ class ServiceRegistry:
 
     def _bind_service(self, service: Service, cluster: NodeServices) -> None:
         service.bind(cluster)
-        if self._has_hook:
+        if self._has_hook or self.requires_identity:
             service.set_authenticating(is_authenticating=True)
 
     def connected(self, connection: Connection) -> None:

@@ -99,7 +99,7 @@ class PubSubService(PresenceCommands):
         demand_text(token)
         if not self.topics.is_subscribed(request.connection, channel):
             raise NotSubscribed
-        async with granted(self, request, channel, token) as grant:
+        async with granted(self, request, channel, token, is_new=False) as grant:
             self.demand(request, "subscribe", channel, grant)
             if grant is None or not self.topics.is_subscribed(request.connection, channel):
                 raise NotSubscribed

@@ -50,7 +50,10 @@ async def test_without_rules_a_node_that_authenticates_is_closed(
 
 async def test_a_client_registers_its_own_identity_as_a_name() -> None:
     async with town(1, lambda: [MessagingService()], auth=authenticating) as nodes:
-        ann, seven = nodes.client(0, "ann"), nodes.client(0, "~7")
+        ann, seven, mail = nodes.client(0, "ann"), nodes.client(0, "~7"), nodes.client(0, "eve@example.org")
+        assert await mail.ask("messaging", "registerParticipant", name="eve@example.org") is None
+        assert await mail.ask("messaging", "registerParticipant", name="eve@example") == "Error: Name not allowed"
+        assert await seven.ask("messaging", "registerParticipant", name="~7") == "Error: Name not allowed"
         assert await ann.ask("messaging", "registerParticipant", name="ann") is None
         assert await ann.ask("messaging", "registerParticipant", name="bob") == "Error: Name not allowed"
         assert await seven.ask("messaging", "registerParticipant", name="7") == "Error: Name not allowed"
@@ -129,3 +132,10 @@ async def test_a_handler_with_a_hook_closes_what_has_no_rule(is_attached_first: 
         node.attach(registry)
     service = registry["pubsub"]
     assert service.access is not None and not service.access.opened()
+
+
+def test_a_registry_that_requires_an_identity_is_closed_too() -> None:
+    node, registry = Node(LoopbackBroker()), ServiceRegistry([PubSubService()], requires_identity=True)
+    node.attach(registry)
+    access = registry["pubsub"].access
+    assert access is not None and not access.opened()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from snorky.gateway import History, Service
+from snorky.gateway import Access, History, Rules, Service
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.auth.tokens import Verifier
 from snorky.gateway.contracts.revocations import Kind, LocalRevocations
@@ -19,7 +19,7 @@ from snorky.services.pubsub import PubSubService
 from tests.support.fakes.fake_wire import settle, until
 from tests.support.fakes.memory_cluster import Resident, Town, town
 from tests.support.scenarios.logins import AUTH, FIXED
-from tests.support.scenarios.tokens import hmac_token
+from tests.support.scenarios.tokens import claims, forged, hmac_token
 
 RULES = [
     {"match": "orders:*", "allow_subscribe": "token", "history": 10, "presence": True, "allow_history": "token"},
@@ -28,6 +28,7 @@ RULES = [
 ]
 ROOMS = [{"match": "*", "allow_join": "token"}]
 REFUSED = "Error: Not authorized"
+HS256 = {"alg": "HS256", "typ": "JWT"}
 HISTORY = History(300.0, 10)
 
 
@@ -289,3 +290,80 @@ async def test_a_recovery_with_a_token_says_when_it_expires(nodes: Town) -> None
     await publish(nodes, 1)
     later = await subscribe(bob, token=token(identity="bob"), recover=first["position"])
     assert [each["message"] for each in later["messages"]] == [1] and 0 < later["expiresInS"] <= 60
+
+
+async def test_authenticating_again_is_a_refresh_of_rights_too(nodes: Town) -> None:
+    ann = nodes.client(0)
+    await ann.ask("auth", "authenticate", token=hmac_token("ann", channels={"orders:*": ["subscribe"]}))
+    assert await subscribe(ann) is None
+    await ann.ask("auth", "authenticate", token=hmac_token("ann"))
+    assert received(ann) == ["unsubscribed"] and not ann.connection.channels
+
+
+async def test_a_refresh_with_a_token_that_is_revoked_meanwhile_leaves_the_subscription(
+    nodes: Town, revocations: Slow
+) -> None:
+    ann = nodes.client(0, "ann")
+    assert is_granted(await subscribe(ann, token=token(jti="t-1")))
+    revocations.gate.clear()
+    refreshing = asyncio.create_task(
+        ann.ask("pubsub", "refreshSubscription", channel="orders:7", token=token(jti="t-2"))
+    )
+    await settle()
+    await revocations.add(Kind.TOKEN, "t-2")
+    revocations.gate.set()
+    assert await refreshing == "Error: Revoked"
+    assert ann.connection.channels == {"pubsub:orders:7"} and len(nodes.nodes[0].auth.grants) == 1
+
+
+async def test_a_service_that_fails_to_end_a_subscription_keeps_no_other_from_ending(
+    nodes: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bool:
+        raise RuntimeError("a service's error")
+
+    clients = [nodes.client(0, name) for name in ("ann", "bob", "cat")]
+    for client in clients:
+        own = token(identity=client.connection.identity, within_s=1.3, jti=client.connection.identity)
+        assert is_granted(await subscribe(client, token=own))
+    monkeypatch.setattr(nodes.registries[0]["pubsub"], "cut_subscription", fail)
+    await until(lambda: all(client.connection.is_closed for client in clients))
+    assert not len(nodes.nodes[0].auth.grants)
+
+
+async def test_the_channel_null_can_have_a_token(nodes: Town) -> None:
+    rules = [{"match": "~null", "allow_subscribe": "token"}]
+    service = nodes.registries[0]["pubsub"]
+    service.access = Access("pubsub", Rules.read(rules))
+    ann = nodes.client(0, "ann")
+    assert is_granted(await subscribe(ann, None, token=forged(HS256, {**claims("ann"), "channel": None})))
+    assert await subscribe(ann, None, token=hmac_token("ann")) == "Error: Invalid token"
+
+
+async def test_an_id_that_cannot_be_revoked_is_refused(nodes: Town) -> None:
+    ann = nodes.client(0, "ann")
+    assert await subscribe(ann, token=token(jti="x" * 256)) == "Error: Invalid token"
+    assert is_granted(await subscribe(ann, token=token(jti="x" * 255)))
+
+
+async def test_a_cursor_made_while_the_right_ends_does_not_remain(nodes: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    ann = nodes.client(0, "ann")
+    document = token("d", service="cursors", ops=["join"], jti="t-1")
+    assert await ann.ask("cursors", "join", document="d", token=document) == {"cursors": []}
+    gate, directory = asyncio.Event(), nodes.nodes[0].ownership.directory
+    enter = directory.enter
+
+    async def late(*args: Any, **options: Any) -> Any:
+        await gate.wait()
+        return await enter(*args, **options)
+
+    monkeypatch.setattr(directory, "enter", late)
+    params = {"privateHandle": 1, "document": "d", "position": 0, "status": 0}
+    making = asyncio.create_task(ann.ask("cursors", "createCursor", **params))
+    await settle()
+    await nodes.nodes[0].auth.revoke_token("t-1")
+    await until(lambda: received(ann) == ["unsubscribed"])
+    await settle()
+    gate.set()
+    assert await making == "Error: Not joined"
+    await until(lambda: not any(nodes.cluster.rosters.values()))
