@@ -1,4 +1,4 @@
-"""Rules of services other than pub/sub: who may join a room or document, register a name, acquire deltas of a model."""
+"""Rules of services other than pub/sub: for joining, registering names, and acquiring deltas of models."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ __all__ = ["JoinRule", "ModelRule", "NameRule"]
 
 
 class JoinRule(Rule, frozen=True, forbid_unknown_fields=True):
-    """Who may join the rooms or documents whose names match."""
+    """Which clients may join the rooms or documents whose names match."""
 
     operations: ClassVar[tuple[str, ...]] = ("join",)
 
@@ -16,7 +16,7 @@ class JoinRule(Rule, frozen=True, forbid_unknown_fields=True):
 
 
 class NameRule(Rule, frozen=True, forbid_unknown_fields=True):
-    """Who may register the names that match."""
+    """Which clients may register the names that match."""
 
     operations: ClassVar[tuple[str, ...]] = ("register",)
 
@@ -24,7 +24,7 @@ class NameRule(Rule, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelRule(Rule, frozen=True, forbid_unknown_fields=True):
-    """Who may acquire subscriptions to the models whose names match."""
+    """Which clients may acquire subscriptions to the models whose names match."""
 
     operations: ClassVar[tuple[str, ...]] = ("acquire",)
 

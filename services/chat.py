@@ -33,7 +33,7 @@ def _now() -> datetime:
 class ChatService(RPCService):
     """Chat rooms. clock: returns the current time, timezone-aware.
 
-    rooms: rules of who may join which room, as JoinRule or as tables of the settings. unmatched: "open" or "closed",
+    rooms: rules for joining, as JoinRule or as tables of the settings. unmatched: "open" or "closed",
     for rooms that no rule matches; None = open unless the node authenticates clients. Override `can_join` to restrict
     it further; it may be a plain method or a coroutine.
     """

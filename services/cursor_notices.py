@@ -24,7 +24,7 @@ class Cursor:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What the roster stores of it."""
+        """The data that the roster stores."""
         return {"position": self.position, "status": self.status}
 
 

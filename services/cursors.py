@@ -41,7 +41,7 @@ _HANDLE_BITS = 53  # exact in a JavaScript number; among 10,000 cursors the chan
 class CursorsService(RPCService):
     """Cursors in documents. cursors_per_client: maximum over all documents.
 
-    cursor_max_bytes: of a cursor's position and status together, as JSON. documents: who may join which, as JoinRule or
+    cursor_max_bytes: of a cursor's position and status together, as JSON. documents: rules for joining, as JoinRule or
     as tables of the settings. unmatched: "open" or "closed", for documents that no rule matches; None = open unless the
     node authenticates clients. Override `can_join` to restrict it further; it may be a plain method or a coroutine.
     """

@@ -24,7 +24,7 @@ _SOURCE: Final = re.compile(r"identity|claims(?:\.[A-Za-z0-9_-]+)+")
 
 
 class Pattern:
-    """A pattern in its parts. Raises ValueError: a placeholder is wrong; the text says what to write.
+    """A pattern in its parts. Raises ValueError: a placeholder is wrong; the text has the correction.
 
     heads: the literal before each placeholder. sources: of each placeholder, `("identity",)` or `("claims", NAME,
     ...)`. parts: the literals between the asterisks, after the last placeholder.

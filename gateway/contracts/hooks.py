@@ -17,7 +17,7 @@ _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a client wants to do. identity: verified, None = anonymous. claims: of its token.
+    """An operation that a client requests. identity: verified, None = anonymous. claims: of its token.
 
     address: of the client itself, behind trusted proxies. service, channel: of a subscription or publication; service
     is "" for a connection. message: of a publication; any JSON value.
@@ -34,7 +34,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The backend allows it. For `connect` it may also say who the client is.
+    """The backend allows it. For `connect` it may also contain the client's identity.
 
     identity: None = not said. claims: of that identity. Times are wall-clock seconds; asked_at_s: when the backend was
     asked: revocations before that are known to it.

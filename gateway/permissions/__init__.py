@@ -1,1 +1,1 @@
-"""Who may do what: rules, owners and tokens decide for each client, channel and operation."""
+"""Permissions: rules, owners and tokens decide for each client, channel and operation."""

@@ -26,11 +26,11 @@ __all__ = ["Access", "Unmatched"]
 
 Unmatched = Literal["open", "closed"]
 
-_AS_FIRST: Final = ("history", "presence")  # not written: whoever may do the first operation of the rule
+_AS_FIRST: Final = ("history", "presence")  # not written: as the first operation of the rule
 
 
 class Access(Generic[AnyRule]):
-    """The rules of one service, and who may do what by them.
+    """The rules of one service, and the operations that they permit to a client.
 
     unmatched: whether channels without a rule are open to anyone; None = only without authentication. Raises
     ConfigurationError: another value.

@@ -30,7 +30,7 @@ PAUSE_S: Final = 0.02  # at least, between two reads: each looks through the con
 READ_MAX: Final = 500  # orders per command
 SLACK_MS: Final = 10  # times are compared in whole milliseconds, and clocks do not run at quite the same speed
 LIST_TTL_MS: Final = 86_400_000  # without new orders
-RESULT_TTL_MS: Final = 5_000  # whoever gave the order waits for one second
+RESULT_TTL_MS: Final = 5_000  # the backend waits for one second
 
 _log = structlog.get_logger("snorky.control")
 

@@ -51,7 +51,7 @@ class Service(ABC):
         if not _NAME.fullmatch(name):
             raise ConfigurationError(f"service name {name!r}: use lower-case letters, digits, '-' and '_'")
         self.name = name
-        self.access: Access[Any] | None = None  # who may do what; None: this service has no rules for it
+        self.access: Access[Any] | None = None  # permissions; None: this service has no rules
         self.asks_backend: frozenset[Operation] = frozenset()  # operations that `[hooks]` names this service for
         self._cluster: NodeServices | None = None
 

@@ -33,8 +33,8 @@ class DataSyncService(RPCService):
     """Sends deltas to the clients that subscribe to them. dealers: classes, instances, or "module:Class".
 
     history_ttl_s: how long deltas can be replayed; above the 120 s for which a token is valid. history_size: how many
-    deltas of one model can be replayed, so that a busy model does not fill Redis. models: rules of who may acquire
-    subscriptions to which model, as ModelRule or as tables of the settings. Without a rule every client may that has a
+    deltas of one model can be replayed, so that a busy model does not fill Redis. models: rules for acquiring
+    subscriptions, as ModelRule or as tables of the settings. Without a rule every client may that has a
     token of `authorizeSubscription`, because the backend has permitted it; unmatched = "closed" forbids that.
     """
 

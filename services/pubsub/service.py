@@ -149,7 +149,7 @@ class PubSubService(PresenceCommands):
     def publish_from_backend(
         self, channel: Any, message: Any, once: str | None = None, *, by: Connection | None = None
     ) -> Awaitable[None]:
-        """Publish a message, whoever may do that. once: idempotency key. by: the client whose quota it uses."""
+        """Publish a message, without rules and hooks. once: idempotency key. by: the client whose quota it uses."""
         history = self.topics.promised(channel, history_of(self._rule(channel)))
         if history is not None:
             return acknowledged(self.topics.publish(channel, message, history=history, once=once, by=by))

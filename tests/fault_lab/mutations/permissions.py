@@ -1,4 +1,4 @@
-"""Guards of permissions: each check of who may do what."""
+"""Guards of permissions: each check of a rule, an owner or a token."""
 
 from functools import partial
 

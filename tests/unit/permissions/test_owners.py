@@ -116,7 +116,7 @@ VALUES = st.recursive(
 
 
 def model(segment: str, value: Any) -> bool:
-    """Say the rule another way: by what a channel of the value would be called."""
+    """Decide in another way: by the name that a channel of the value would have."""
     if isinstance(value, list):
         return any(model(segment, each) for each in value if not isinstance(each, list | dict))
     if isinstance(value, bool) or not isinstance(value, int | str):
