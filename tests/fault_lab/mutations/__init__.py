@@ -10,6 +10,7 @@ from tests.fault_lab.mutations.control import CONTROL_MUTATIONS
 from tests.fault_lab.mutations.gateway import GATEWAY_MUTATIONS
 from tests.fault_lab.mutations.hooks import HOOKS_MUTATIONS
 from tests.fault_lab.mutations.http import HTTP_MUTATIONS
+from tests.fault_lab.mutations.js_client import JS_CLIENT_MUTATIONS
 from tests.fault_lab.mutations.library import LIBRARY_MUTATIONS
 from tests.fault_lab.mutations.mutation import Mutation, mutate
 from tests.fault_lab.mutations.permissions import PERMISSION_MUTATIONS
@@ -33,5 +34,6 @@ MUTATIONS: tuple[Mutation, ...] = (
     *PERMISSION_MUTATIONS,
     *CONTROL_MUTATIONS,
     *CLIENTS_MUTATIONS,
+    *JS_CLIENT_MUTATIONS,
     *PROCESS_MUTATIONS,
 )
