@@ -22,10 +22,12 @@ EVERYTHING = """
 hmac_secret = "{secret}"
 [services]
 auth = {{class = "snorky.services.auth:AuthService"}}
-chat = {{class = "snorky.services.chat:ChatService"}}
-cursors = {{class = "snorky.services.cursors:CursorsService"}}
-messaging = {{class = "snorky.services.messaging:MessagingService"}}
-pubsub = {{class = "snorky.services.pubsub:PubSubService", channels = [{{match = "*", history = 10, presence = true}}]}}
+chat = {{class = "snorky.services.chat:ChatService", unmatched = "open"}}
+cursors = {{class = "snorky.services.cursors:CursorsService", unmatched = "open"}}
+messaging = {{class = "snorky.services.messaging:MessagingService", unmatched = "open"}}
+[services.pubsub]
+class = "snorky.services.pubsub:PubSubService"
+channels = [{{match = "*", history = 10, presence = true, allow_subscribe = "anyone", allow_publish = "anyone"}}]
 [services.datasync]
 class = "snorky.services.datasync:DataSyncService"
 dealers = ["tests.support.scenarios.dealers:AllTasks"]

@@ -24,6 +24,7 @@ from tests.support.processes.balancer import (
 )
 from tests.support.processes.nodes import NodeProcess, RedisProcess
 from tests.support.processes.tools import eventually, free_port
+from tests.support.scenarios.tokens import OPEN_PUBSUB
 
 NODES = 3
 Running = Callable[[Path, Sequence[Backend]], AbstractAsyncContextManager[Balancer]]
@@ -348,6 +349,7 @@ async def test_a_session_that_an_attacker_chose_is_of_no_use_to_him_on_any_node(
             "SNORKY_REDIS_URL": redis.url,
             "PYTHONPATH": str(tmp_path),
             "SNORKY_AUTH__IDENTIFY_HOOK": "hook:who",
+            **OPEN_PUBSUB,
         }
         nodes = [await stack.enter_async_context(NodeProcess.running(env)) for _ in range(2)]
 

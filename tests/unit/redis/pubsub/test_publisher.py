@@ -115,7 +115,7 @@ async def test_a_publication_cancelled_after_it_was_written_does_not_shift_the_a
 
 
 async def test_without_an_answer_in_time_it_fails_and_the_connection_is_replaced() -> None:
-    async with ScriptedRedis() as redis, publisher(redis, timeout_s=0.1) as speaking:
+    async with ScriptedRedis() as redis, publisher(redis, timeout_s=0.5) as speaking:
         with pytest.raises(BrokerUnavailable):
             await speaking.publish(b"c", b"unanswered")
         await redis.next(b"PUBLISH")
