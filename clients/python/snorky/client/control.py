@@ -23,7 +23,7 @@ ABSENT: Final[Any] = object()  # a channel may be None: null
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """Who was reached. nodes: the gateway's nodes that have done it, with the number of their connections.
+    """The connections reached. nodes: the gateway's nodes that have done it, with the number of their connections.
 
     missing: the nodes that had not answered within a second. They do it when they are back, if that is within a minute.
     """

@@ -27,7 +27,7 @@ REFRESH_AT: Final = (0.65, 0.8)  # random part of the lifetime, so that clients 
 
 
 class _Job:
-    """What a topic's token on a line waits for."""
+    """A call or a timer for the token of a topic on one line."""
 
     def __init__(self, began_at_s: float) -> None:
         self.began_at_s = began_at_s
