@@ -33,7 +33,7 @@ export { Client } from "./client.js";
 export { SnorkyError } from "./error.js";
 export { json } from "./json.js";
 export { msgpack } from "./msgpack.js";
-export { Subscription } from "./subscription.js";
+export { ServerSubscription, Subscription } from "./subscription.js";
 
 /**
  * Connect to a gateway. Returns at once; calls wait for the connection.
