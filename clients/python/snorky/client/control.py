@@ -4,8 +4,8 @@ control = Control(SnorkyBackend(SnorkyHTTPTransport("http://127.0.0.1:8003/backe
 reached = control.unsubscribe(identity="ann", channel="shop:7")
 reached.connections, reached.missing
 
-`disconnect`, `unsubscribe` and `refresh` name clients by any of identity, connection (an id) and channel; `subscribe` by
-identity, connection and on_channel. All that are given must match.
+`disconnect`, `unsubscribe` and `refresh` name clients by any of identity, connection (an id) and channel; `subscribe`
+by identity, connection and on_channel. All that are given must match.
 """
 
 from collections.abc import Mapping
