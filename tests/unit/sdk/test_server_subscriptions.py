@@ -68,6 +68,29 @@ async def test_present_connections_of_an_identity_are_subscribed_once_and_notifi
         assert bob.notifications == []
 
 
+@pytest.mark.parametrize("channel", ["news", "kept:1"])
+async def test_notification_comes_before_messages_that_are_published_meanwhile(channel: str) -> None:
+    async with town(2, services) as nodes:
+        bob, ann = nodes.client(0, "bob"), nodes.client(1, "ann")
+        await subscribe(nodes, channel, identity="bob")
+        confirm, broker = nodes.brokers[1].subscribe, nodes.brokers[1]
+
+        async def late(key: str) -> None:  # what Redis has sent is read before the task that waits for it runs
+            await confirm(key)
+            await settle()
+
+        broker.subscribe = late  # type: ignore[method-assign]
+        ordering = asyncio.create_task(subscribe(nodes, channel, identity="ann"))
+        count = 0
+        while not ordering.done():
+            await publish(nodes, channel, count)
+            count += 1
+        await until(lambda: bob.notifications[-1].get("message") == count - 1)
+        first, *later = ann.notifications
+        assert first["type"] == "subscribed" and count > 3
+        assert [each["message"] for each in later] == list(range(count))[count - len(later) :]
+
+
 async def test_closed_channel_with_history_has_positions_and_can_be_recovered_by_the_client() -> None:
     async with town(2, services) as nodes:
         ann = nodes.client(0, "ann")
@@ -180,6 +203,19 @@ async def test_orders_read_together_are_carried_out_in_order() -> None:
         assert ann.connection.channels == {"pubsub:b"}
 
 
+async def test_order_to_subscribe_waits_for_the_end_of_an_earlier_one_to_unsubscribe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(control_module, "CHUNK", 4)
+    async with town(1, services) as nodes:
+        crowd = [nodes.client(0, "ann") for _ in range(40)]
+        assert (await subscribe(nodes, identity="ann")).connections == len(crowd)
+        with nodes.orders_delayed(0):
+            await asyncio.gather(unsubscribe(nodes, identity="ann"), subscribe(nodes, identity="ann"))
+        await until(lambda: all(len(client.notifications) >= 3 for client in crowd))
+        assert all(client.connection.channels for client in crowd)
+
+
 async def test_unsubscribe_ends_a_subscription_in_progress_and_a_later_subscribe_begins_it_again() -> None:
     async with town(1, services) as nodes:
         ann = nodes.client(0, "ann")
@@ -187,6 +223,7 @@ async def test_unsubscribe_ends_a_subscription_in_progress_and_a_later_subscribe
         assert (await subscribe(nodes, "room:1", identity="ann")).missing == ["n0"]
         assert await unsubscribe(nodes, identity="ann", channel="room:1") == Reached({"n0": 0}, [])
         nodes.brokers[0].is_failing = False
+        await asyncio.sleep(5 * module.RETRY_S)  # another attempt would begin now
         await settle()
         assert not ann.connection.channels and ann.notifications == []
         assert (await subscribe(nodes, "room:1", identity="ann")).connections == 1
@@ -235,7 +272,8 @@ async def test_client_that_begins_again_stays_in_the_presence_and_leaves_it_at_t
         bob, ann = nodes.client(1, "bob"), nodes.client(0, "ann")
         await bob.ask("pubsub", "subscribe", channel="room:1")
         await subscribe(nodes, "room:1", identity="ann")
-        await ann.ask("pubsub", "subscribe", channel="room:1", recover=True, serverSide=True)
+        reply = await ann.ask("pubsub", "subscribe", channel="room:1", recover=True, serverSide=True)
+        assert reply["recovered"] is True
         await unsubscribe(nodes, identity="ann")
         await settle()
         assert [each["type"] for each in bob.notifications] == ["joined", "left"]
