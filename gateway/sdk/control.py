@@ -31,6 +31,7 @@ from snorky.gateway.sdk.service_channels import ServiceChannels
 __all__ = ["LOOK_MAX", "Control", "Found", "Reached"]
 
 ANSWER_S: Final = 0.9  # the documented limit, until the backend has the reply, is one second
+STORE_S: Final = 0.4  # of it, for what is stored
 POLL_S: Final = (0.01, 0.05)  # between two reads of the results: the first, and the longest
 AWAITED_MAX: Final = 1_000  # orders whose results this node waits for
 LOOK_MAX: Final = 200  # entries of one page: at most 100 KiB from each node
@@ -205,7 +206,7 @@ class Control:
         until_s, (pause_s, pause_max_s) = loop.time() + ANSWER_S, POLL_S
         try:
             async with asyncio.timeout_at(until_s):
-                await self.subscriptions.store_order(order)
+                is_stored = await self._store(order)
                 nodes = await self._orders.add(order) | {self._node_id}
         except TimeoutError:
             raise BrokerUnavailable("control order not stored in time") from None
@@ -220,9 +221,25 @@ class Control:
                     results = await self._orders.acknowledged(order.id)
             except (BrokerUnavailable, TimeoutError):
                 continue
+        if not is_stored:
+            raise BrokerUnavailable("stored server-side subscriptions not removed")
         decoded = {node: msgspec.json.decode(result) for node, result in sorted(results.items())}
         done = {node: result for node, result in decoded.items() if result or node in nodes}
         return done, sorted(nodes - results.keys())
+
+    async def _store(self, order: ControlOrder) -> bool:
+        """Store what an order begins, or remove what it ends. False: it could not be removed in time.
+
+        Present connections are unsubscribed nevertheless. Raises BrokerUnavailable, LimitExceeded: not stored.
+        """
+        try:
+            async with asyncio.timeout(STORE_S):
+                await self.subscriptions.store_order(order)
+        except (BrokerUnavailable, TimeoutError):
+            if order.command != "unsubscribe":
+                raise
+            return False
+        return True
 
     # -- carrying out --------------------------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ Rules:
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+import random
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, runtime_checkable
@@ -29,7 +30,7 @@ from snorky.gateway.protocol.codec import Json, channel_key, channel_of
 
 __all__ = ["ServerSubscriptions", "SubscribesClients"]
 
-RETRY_S: Final = 1.0
+RETRY_S: Final = (0.5, 5.0)  # between attempts while Redis does not answer: the first pause, and the longest
 WAIT_S: Final = 5.0  # of a client's command for a subscription in progress
 CHUNK: Final = 256  # connections of one order that subscribe at the same time
 
@@ -185,7 +186,7 @@ class ServerSubscriptions:
     # -- inner -----------------------------------------------------------------------------------------------------
 
     async def _restore(self, connection: Connection, identity: str, work: _Work) -> None:
-        loop = asyncio.get_running_loop()
+        loop, pauses = asyncio.get_running_loop(), _pauses()
         try:
             while True:
                 try:
@@ -193,7 +194,7 @@ class ServerSubscriptions:
                     break
                 except BrokerUnavailable:
                     _complete(work.read, is_read=False)
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(next(pauses))
                 work.read = loop.create_future()
             tasks = [self._begin(connection, each, each.has_positions, work) for each in stored]
             _complete(work.read, is_read=True)
@@ -248,9 +249,10 @@ class ServerSubscriptions:
             await asyncio.wait((before,))
         key, channel, grants = f"{wanted.service}:{wanted.channel}", channel_of(wanted.channel), self._auth.grants
         until_s = math.inf if wanted.expires_in_s is None else self._auth.now_s + wanted.expires_in_s
-        token = SubscriptionToken(connection.identity, wanted.service, wanted.channel, SERVER_SIDE, until_s)
+        # without an identity: if that is revoked, the connection ends as a whole
+        token = SubscriptionToken(None, wanted.service, wanted.channel, SERVER_SIDE, until_s)
         grant = grants.enter(connection, key, token)
-        has_begun = False
+        has_begun, pauses = False, _pauses()
         try:
             while True:
                 try:
@@ -266,7 +268,7 @@ class ServerSubscriptions:
                 except BrokerUnavailable:
                     if connection.is_closed or grant.end is not None:
                         return False
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(next(pauses))
         except AlreadySubscribed:  # by the client itself
             return True
         except InvalidToken:  # it expired meanwhile
@@ -280,6 +282,14 @@ class ServerSubscriptions:
         finally:
             if not has_begun:
                 grants.leave(grant)
+
+
+def _pauses() -> Iterator[float]:
+    """Yield growing pauses, each shortened at random: many connections begin together."""
+    pause_s, longest_s = RETRY_S
+    while True:
+        yield pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        pause_s = min(2 * pause_s, longest_s)
 
 
 async def _result(task: "asyncio.Task[bool] | bool") -> bool:

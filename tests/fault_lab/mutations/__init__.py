@@ -19,6 +19,7 @@ from tests.fault_lab.mutations.redis import REDIS_MUTATIONS
 from tests.fault_lab.mutations.scripts import SCRIPTS_MUTATIONS
 from tests.fault_lab.mutations.services import SERVICES_MUTATIONS
 from tests.fault_lab.mutations.sockjs import SOCKJS_MUTATIONS
+from tests.fault_lab.mutations.subscriptions import SUBSCRIPTION_MUTATIONS
 
 __all__ = ["MUTATIONS", "Mutation", "mutate"]
 
@@ -33,6 +34,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *SERVICES_MUTATIONS,
     *PERMISSION_MUTATIONS,
     *CONTROL_MUTATIONS,
+    *SUBSCRIPTION_MUTATIONS,
     *CLIENTS_MUTATIONS,
     *JS_CLIENT_MUTATIONS,
     *PROCESS_MUTATIONS,

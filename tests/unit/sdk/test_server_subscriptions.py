@@ -1,18 +1,25 @@
 """Server-side subscriptions: begun once by an order, restored for an identity, and ended by an order."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from snorky.gateway import LimitExceeded, Limits, Reached, Service
+from snorky.gateway import BrokerUnavailable, LimitExceeded, Limits, Reached, Service
+from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.auth.tokens import Verifier
 from snorky.gateway.contracts.control import ControlOrder
+from snorky.gateway.metrics import Metrics
 from snorky.gateway.sdk import control as control_module
 from snorky.gateway.sdk import server_subscriptions as module
+from snorky.services.auth import AuthService
 from snorky.services.pubsub import PubSubService
 from tests.support.fakes.fake_wire import house, settle, until
 from tests.support.fakes.memory_cluster import Town, town
+from tests.support.scenarios.logins import AUTH, FIXED
+from tests.support.scenarios.tokens import hmac_token
 
 RULES = [
     {"match": "kept:*", "history": 10, "allow_subscribe": "nobody"},
@@ -25,7 +32,7 @@ NONE = {"position": None, "recovered": False, "messages": []}
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_module, "ANSWER_S", 0.2)
-    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    monkeypatch.setattr(module, "RETRY_S", (0.01, 0.01))
 
 
 def services() -> list[Service]:
@@ -223,7 +230,7 @@ async def test_unsubscribe_ends_a_subscription_in_progress_and_a_later_subscribe
         assert (await subscribe(nodes, "room:1", identity="ann")).missing == ["n0"]
         assert await unsubscribe(nodes, identity="ann", channel="room:1") == Reached({"n0": 0}, [])
         nodes.brokers[0].is_failing = False
-        await asyncio.sleep(5 * module.RETRY_S)  # another attempt would begin now
+        await asyncio.sleep(5 * module.RETRY_S[1])  # another attempt would begin now
         await settle()
         assert not ann.connection.channels and ann.notifications == []
         assert (await subscribe(nodes, "room:1", identity="ann")).connections == 1
@@ -319,6 +326,43 @@ async def test_other_services_take_no_orders_and_nothing_remains_of_closed_conne
         ann.leave()
         await settle()
         assert not subscriptions._subscribing and not subscriptions._restoring and not subscriptions._orders
+
+
+async def test_connection_that_authenticates_later_is_subscribed_then_and_not_again_by_a_refresh() -> None:
+    def auth(metrics: Metrics) -> Authenticator:
+        return Authenticator(Verifier(FIXED, AUTH), metrics=metrics, auth=AUTH)
+
+    async with town(1, lambda: [*services(), AuthService()], auth=auth) as nodes:
+        await subscribe(nodes, identity="ann")
+        client = nodes.client(0)
+        await settle()
+        assert client.notifications == []
+        await client.ask("auth", "authenticate", token=hmac_token("ann", exp=time.time() + 60))
+        await client.hears(told())
+        assert await client.ask("pubsub", "unsubscribe", channel="news") is None
+        await client.ask("auth", "refresh", token=hmac_token("ann", exp=time.time() + 90))
+        await settle()
+        assert client.notifications == [told()], "the client has left it on this connection"
+
+
+@pytest.mark.parametrize("order", [{"identity": "ann"}, {"channel": "news"}])
+async def test_present_connections_are_unsubscribed_also_if_the_stored_ones_cannot_be_removed(order: Any) -> None:
+    async with town(1, services) as nodes:
+        ann = nodes.client(0, "ann")
+        await subscribe(nodes, identity="ann")
+
+        async def fail(*_: Any) -> None:
+            raise BrokerUnavailable("this one of several Redis")
+
+        nodes.subscription_store.remove = nodes.subscription_store.end = fail  # type: ignore[method-assign]
+        with pytest.raises(BrokerUnavailable):
+            await unsubscribe(nodes, **order)
+        assert ann.notifications == [told(), ended()]
+        nodes.subscription_store.add = fail  # type: ignore[method-assign]
+        with pytest.raises(BrokerUnavailable):
+            await subscribe(nodes, identity="ann")
+        await settle()
+        assert not ann.connection.channels
 
 
 async def test_order_that_is_too_large_is_not_stored() -> None:
