@@ -211,6 +211,12 @@ def test_no_file_imports_itself_in_a_circle():
     assert circles(tree()) == []
 
 
+def test_no_file_of_the_python_client_imports_itself_in_a_circle():
+    root = ROOT / "clients" / "python" / "snorky"
+    sources = {file.relative_to(root).as_posix(): file.read_text() for file in root.rglob("*.py")}
+    assert len(sources) > 30 and circles(sources) == []
+
+
 def test_no_code_decides_by_the_text_of_an_error():
     assert decisions_by_text(tree()) == []
 

@@ -21,7 +21,7 @@ CLIENTS_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="prefix of a publisher",
-        file="clients/python/snorky/client/publisher.py",
+        file="clients/python/snorky/client/redis/publisher.py",
         old="        if not _PREFIX(prefix):",
         new="        if False:",
         argv=test("tests/unit/redis/test_url.py", "prefix"),
