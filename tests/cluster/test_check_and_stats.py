@@ -37,7 +37,7 @@ async def test_check_is_content_with_a_good_redis(redis):
     env = {"SNORKY_REDIS_URL": redis.url, "SNORKY_LIMITS__CONNECTIONS": "100"}
     code, output = await snorky("check", env=env)
     assert code == 0, output
-    for fact in ("aiohttp", "redis 7", "heard on snorky:*", "file descriptors", "ok  a node can start"):
+    for fact in ("aiohttp", "redis 7", "messages received on snorky:*", "file descriptors", "ok  a node can start"):
         assert fact in output
 
 

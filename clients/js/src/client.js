@@ -6,26 +6,26 @@
  * connection (session.js). With `recover` they get the messages they missed, or an event `gap` (feed.js).
  */
 
+import { Queue } from "./channels/queue.js";
+import { ServerSubscription, Subscription } from "./channels/subscription.js";
+import { Topic, topicKey } from "./channels/topic.js";
 import { Emitter } from "./emitter.js";
 import { SnorkyError } from "./error.js";
-import { Link } from "./link.js";
 import { settle } from "./options.js";
-import { Queue } from "./queue.js";
-import { randomHex } from "./random.js";
-import { Request } from "./request.js";
-import { ServerSubscription, Subscription } from "./subscription.js";
-import { checked } from "./token.js";
-import { Topic, topicKey } from "./topic.js";
-import { plain } from "./values.js";
-import { Waiting } from "./waiting.js";
+import { Link } from "./session/link.js";
+import { checked } from "./session/token.js";
+import { Waiting } from "./session/waiting.js";
+import { randomHex } from "./wire/random.js";
+import { Request } from "./wire/request.js";
+import { plain } from "./wire/values.js";
 
 const ABNORMAL = 1006; // no close frame: here, a refused handshake
 const CLOSED_HERE = "closed by the client";
 
 /**
- * @typedef {import("./topic.js").MessageHandler} MessageHandler
- * @typedef {import("./grant.js").SubscriptionTokenSource} SubscriptionTokenSource
- * @typedef {import("./connection.js").Notification} Notification
+ * @typedef {import("./channels/topic.js").MessageHandler} MessageHandler
+ * @typedef {import("./session/grant.js").SubscriptionTokenSource} SubscriptionTokenSource
+ * @typedef {import("./wire/connection.js").Notification} Notification
  *
  * @typedef {object} ClientEvents
  * @property {{isMove: boolean, isResync: boolean}} open connected. Subscriptions are requested again; other state that a
@@ -217,7 +217,7 @@ export class Client {
 
   // -- connections ---------------------------------------------------------------------------------------------
 
-  /** @param {import("./connection.js").Connection} connection @param {ClientEvents["open"]} how */
+  /** @param {import("./wire/connection.js").Connection} connection @param {ClientEvents["open"]} how */
   #onOpen(connection, how) {
     this.#emit("open", how); // a handler may close the client; then no call waits any more
     this.#waiting.release(connection);
@@ -331,7 +331,7 @@ function endText(code, reason) {
   return code === ABNORMAL ? reason : `The server has ended the connection permanently: ${code} ${reason}`.trimEnd();
 }
 
-/** The fields of an event that describe a refused handshake. @param {import("./refusal.js").Refusal | null} refusal */
+/** The fields of an event that describe a refused handshake. @param {import("./wire/refusal.js").Refusal | null} refusal */
 function why(refusal) {
   if (refusal === null) return {};
   const { text, status } = refusal;

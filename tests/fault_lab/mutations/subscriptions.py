@@ -208,14 +208,14 @@ SUBSCRIPTION_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="server-side subscription of a JavaScript client",
-        file="clients/js/src/feed.js",
+        file="clients/js/src/channels/feed.js",
         old="const side = this.#topic.isServerSide ?",
         new="const side = false ?",
         argv=node_test("clients/js/test/server_side.test.js"),
     ),
     Mutation(
         guard="hole of a server-side subscription",
-        file="clients/js/src/session.js",
+        file="clients/js/src/session/session.js",
         old="topic.isServerSide ? undefined : this.#giveUp(topic)",
         new="this.#giveUp(topic)",
         argv=node_test("clients/js/test/server_side.test.js"),

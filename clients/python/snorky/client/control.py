@@ -15,7 +15,7 @@ from typing import Any, Final
 from snorky.client.aio.backend import AsyncSnorkyBackend
 from snorky.client.backend import SnorkyBackend
 from snorky.client.errors import TransportError
-from snorky.client.transport import is_count
+from snorky.client.http.transport import is_count
 
 __all__ = ["AsyncControl", "Control", "Page", "Reached"]
 

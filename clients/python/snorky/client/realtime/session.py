@@ -211,7 +211,7 @@ class Session:
         """Handle a message from a line."""
         if line.has_ended or self.error is not None:
             return
-        heard = line.hear(text)
+        heard = line.receive(text)
         if line.has_answered:
             self._was_token_renewed = False
         if heard is not None:

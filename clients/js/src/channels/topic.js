@@ -23,13 +23,13 @@
  * @property {"live" | "recovery"} cause `live`: while connected; `recovery`: after subscribing again
  * @property {string | null} position where delivery continues; null: the channel keeps no history
  *
- * @typedef {import("./error.js").SnorkyError} SnorkyError
- * @typedef {import("./grant.js").SubscriptionTokenSource} SubscriptionTokenSource
+ * @typedef {import("../error.js").SnorkyError} SnorkyError
+ * @typedef {import("../session/grant.js").SubscriptionTokenSource} SubscriptionTokenSource
  * @typedef {(message: any, info: MessageInfo) => void} MessageHandler
  */
 
-import { channelName } from "./canonical.js";
-import { Emitter, protect } from "./emitter.js";
+import { channelName } from "../wire/canonical.js";
+import { Emitter, protect } from "../emitter.js";
 import { Sequence } from "./sequence.js";
 
 /** A key that is equal for two channels iff they are the same. @param {string} service @param {unknown} channel */

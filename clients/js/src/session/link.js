@@ -9,17 +9,17 @@
  */
 
 import { Backoff } from "./backoff.js";
-import { SnorkyError } from "./error.js";
+import { SnorkyError } from "../error.js";
 import { Mover } from "./mover.js";
-import { probe } from "./refusal.js";
+import { probe } from "../wire/refusal.js";
 import { Session } from "./session.js";
 import { Token } from "./token.js";
 
 /**
- * @typedef {import("./topic.js").Topic} Topic
- * @typedef {import("./connection.js").Notification} Notification
- * @typedef {import("./options.js").Settings} Settings
- * @typedef {import("./refusal.js").Refusal} Refusal
+ * @typedef {import("../channels/topic.js").Topic} Topic
+ * @typedef {import("../wire/connection.js").Notification} Notification
+ * @typedef {import("../options.js").Settings} Settings
+ * @typedef {import("../wire/refusal.js").Refusal} Refusal
  *
  * @typedef {object} LinkEvents
  * @property {() => Iterable<Topic>} topics those that every session subscribes to

@@ -5,15 +5,15 @@
  * The server handles the requests of a connection in order, so `subscribe` may follow `unsubscribe` without waiting.
  */
 
-import { Connection } from "./connection.js";
-import { SnorkyError } from "./error.js";
-import { Feed } from "./feed.js";
+import { Connection } from "../wire/connection.js";
+import { SnorkyError } from "../error.js";
+import { Feed } from "../channels/feed.js";
 import { Grant } from "./grant.js";
 import { Overlap } from "./overlap.js";
 
 /**
- * @typedef {import("./topic.js").Topic} Topic
- * @typedef {import("./connection.js").Notification} Notification
+ * @typedef {import("../channels/topic.js").Topic} Topic
+ * @typedef {import("../wire/connection.js").Notification} Notification
  *
  * @typedef {object} SessionEvents
  * @property {(service: string, message: Notification) => void} onNotice a notification that is of no subscribed channel;
@@ -27,9 +27,9 @@ import { Overlap } from "./overlap.js";
  * @property {(topic: Topic) => void} onBegun such a topic is enrolled, and its messages follow
  * @property {(topic: Topic, error: SnorkyError) => void} onNoToken there is no token for a channel; the session tries again
  *
- * @typedef {import("./connection.js").ConnectionOptions
+ * @typedef {import("../wire/connection.js").ConnectionOptions
  *   & {callTimeoutMs: number, backoffMaxMs: number, random: () => number}} SessionOptions
- * @typedef {Pick<import("./connection.js").ConnectionEvents, "onOpen" | "onFault" | "onEnd">} SocketEvents
+ * @typedef {Pick<import("../wire/connection.js").ConnectionEvents, "onOpen" | "onFault" | "onEnd">} SocketEvents
  *
  * @typedef {{feed: Feed, grant: Grant, answered: Promise<void>}} Enrolment a topic on this session. answered: resolves
  *   when the subscription is confirmed or refused

@@ -15,7 +15,7 @@
 
 /**
  * @typedef {import("./topic.js").Topic} Topic
- * @typedef {import("./connection.js").Notification} Notification
+ * @typedef {import("../wire/connection.js").Notification} Notification
  *
  * @typedef {object} Recovery the reply to a subscription that recovers
  * @property {string | null} position null: the channel keeps no history
