@@ -31,7 +31,7 @@ from snorky.gateway.sdk.service_channels import ServiceChannels
 __all__ = ["LOOK_MAX", "Control", "Found", "Reached"]
 
 ANSWER_S: Final = 0.9  # the documented limit, until the backend has the reply, is one second
-STORE_S: Final = 0.4  # of it, for what is stored
+STORE_S: Final = 0.4  # of ANSWER_S, for storing a server-side subscription
 POLL_S: Final = (0.01, 0.05)  # between two reads of the results: the first, and the longest
 AWAITED_MAX: Final = 1_000  # orders whose results this node waits for
 LOOK_MAX: Final = 200  # entries of one page: at most 100 KiB from each node
