@@ -119,8 +119,8 @@ HTTP_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="a key before the body",
         file="gateway/http/backend/door.py",
-        old="                return await self._refuse_key(request)",
-        new="                await request.read()\n                return await self._refuse_key(request)",
+        old="            return await self._refuse_key(request)",
+        new="            await request.read()\n            return await self._refuse_key(request)",
         argv=test("tests/unit/http/backend/test_door.py", "test_a_key_is_checked_before_the_body"),
     ),
     Mutation(
