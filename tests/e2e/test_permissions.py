@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.clients.transports import TransportStage
 from tests.support.scenarios.node_stage import node_stage
-from tests.support.scenarios.permission_tables import TRANSPORTS, ask, table
+from tests.support.scenarios.permission_tables import BACKEND_SERVICES, TRANSPORTS, ask, by_key, table
 from tests.support.scenarios.tokens import hmac_token
 
 WHO = ["anonymous", "another user", "owner", "token that permits it", "subscriber"]
@@ -161,10 +161,14 @@ async def is_permitted(stage: TransportStage, actor: Any, who: str, row: Row, op
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_every_cell_of_the_table_is_true(transport: str, tmp_path: Path) -> None:
     tried, wrong = 0, []
+    private = dict(zip(BACKEND_SERVICES, by_key()["from a client, on the public port"], strict=True))
     async with node_stage(tmp_path, 1, env=settings()) as nodes:
         stage = TransportStage(nodes, [transport], None)
         for who in [*WHO, *GRANTED]:
             actor = await client(stage, who)
+            for service, cell in private.items():
+                answer = await ask(actor, service, "nodes")
+                assert f"`{answer['code']}`" == cell, (who, service, answer)
             for row, operation in CASES:
                 if who in GRANTED and not operation.takes_grants:
                     continue

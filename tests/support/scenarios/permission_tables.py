@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TRANSPORTS", "answer_of", "ask", "send", "table"]
+__all__ = ["BACKEND_SERVICES", "TRANSPORTS", "answer_of", "ask", "by_key", "send", "table"]
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "permissions.md"
+BACKEND_SERVICES = ["pubsub_backend", "auth_backend", "datasync_backend", "control"]
 TRANSPORTS = ["json", "msgpack", "sockjs-websocket", "xhr-streaming"]
 
 
@@ -23,6 +24,11 @@ def table(*columns: str) -> dict[str, list[str]]:
         found[label] = cells
     assert found, f"docs/permissions.md has no table {head}"
     return found
+
+
+def by_key() -> dict[str, list[str]]:
+    """Return the table by the backend's key; its columns are BACKEND_SERVICES."""
+    return table("the call comes", *(f"`{service}`" for service in BACKEND_SERVICES))
 
 
 async def ask(actor: Any, service: str, command: str, **params: Any) -> Any:
