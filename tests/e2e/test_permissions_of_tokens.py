@@ -42,7 +42,7 @@ STILL_THERE: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def grant(identity: str, service: str = "pubsub", *, to: str | None = None, **claims: Any) -> str:
-    """Make a subscription token for what a service needs. to: another service, which it names instead."""
+    """Make a subscription token for the channel c of a service. to: the service that it names instead."""
     operation = PLACES[service][0]
     return hmac_token(identity, **{"channel": "c", "service": to or service, "ops": [operation], **claims})
 

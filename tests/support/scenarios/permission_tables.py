@@ -1,4 +1,4 @@
-"""The tables of docs/permissions.md that say who may do what, and the calls of the clients that try it."""
+"""The tables under "Who may do what" in docs/permissions.md, and the calls with which clients try it."""
 
 import json
 from pathlib import Path
