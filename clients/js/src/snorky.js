@@ -33,7 +33,7 @@ export { Client } from "./client.js";
 export { SnorkyError } from "./error.js";
 export { json } from "./wire/json.js";
 export { msgpack } from "./wire/msgpack.js";
-export { Subscription } from "./channels/subscription.js";
+export { ServerSubscription, Subscription } from "./channels/subscription.js";
 
 /**
  * Connect to a gateway. Returns at once; calls wait for the connection.

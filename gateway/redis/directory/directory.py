@@ -313,6 +313,9 @@ class RedisDirectory:
         """See Directory. token: store the value under this unused token instead of a new one."""
         return await self._tokens.put(value, ttl_s, token=token)
 
+    async def read_token(self, token: str) -> Any | None:
+        return await self._tokens.read(token)
+
     async def take_token(self, token: str, taker: str) -> Any | None:
         return await self._tokens.take(token, taker)
 

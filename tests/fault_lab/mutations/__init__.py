@@ -20,6 +20,7 @@ from tests.fault_lab.mutations.redis import REDIS_MUTATIONS
 from tests.fault_lab.mutations.scripts import SCRIPTS_MUTATIONS
 from tests.fault_lab.mutations.services import SERVICES_MUTATIONS
 from tests.fault_lab.mutations.sockjs import SOCKJS_MUTATIONS
+from tests.fault_lab.mutations.subscriptions import SUBSCRIPTION_MUTATIONS
 
 __all__ = ["MUTATIONS", "Mutation", "mutate"]
 
@@ -35,6 +36,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *PERMISSION_MUTATIONS,
     *TABLE_MUTATIONS,
     *CONTROL_MUTATIONS,
+    *SUBSCRIPTION_MUTATIONS,
     *CLIENTS_MUTATIONS,
     *JS_CLIENT_MUTATIONS,
     *PROCESS_MUTATIONS,

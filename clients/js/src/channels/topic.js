@@ -52,16 +52,17 @@ export class Topic {
   recovers = false;
   sequence = new Sequence();
 
-  /** @param {string} service @param {any} channel */
-  constructor(service, channel) {
+  /** @param {string} service @param {any} channel @param {boolean} [isServerSide] the backend has subscribed this client */
+  constructor(service, channel, isServerSide = false) {
     this.service = service;
     this.channel = channel;
+    this.isServerSide = isServerSide;
     this.key = topicKey(service, channel);
     this.#wish();
   }
 
   get isWanted() {
-    return this.#seats.size > 0;
+    return this.isServerSide || this.#seats.size > 0;
   }
 
   /** True until a server refuses or ends the subscription that one has confirmed. */
@@ -99,6 +100,11 @@ export class Topic {
     const seat = { handler, token };
     this.#seats.add(seat);
     return () => this.#seats.delete(seat);
+  }
+
+  /** Remove all handlers. */
+  clear() {
+    this.#seats.clear();
   }
 
   /**
