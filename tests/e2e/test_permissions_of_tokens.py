@@ -87,8 +87,9 @@ class Trial:
             await within(actor, lambda: actor.close_code is not None or actor.inbox)
             served = [each["message"] for each in actor.inbox]
             if actor.close_code is None:
-                self.note(row, HANDSHAKE, "yes" if served[0]["type"] == "response" else "connected without an identity")
-                self.handshakes += 1
+                has_identity = served[0]["type"] == "response"
+                self.note(row, HANDSHAKE, "yes" if has_identity else "connected without an identity")
+                self.handshakes += has_identity
             else:
                 self.note(row, HANDSHAKE, str(actor.close_code) if not served else "served before it was closed")
             await actor.close()
