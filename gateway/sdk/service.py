@@ -141,6 +141,12 @@ class Service(ABC):
     def on_disconnect(self, connection: Connection) -> None:  # noqa: B027 - an optional hook
         """Called when a client has gone. Its subscriptions end automatically; nothing can be sent to it."""
 
+    def on_refused_backend(self, connection: Connection, message: Any) -> None:  # noqa: B027 - an optional hook
+        """Called instead of `on_message` for a backend whose key may not call this service, such as for an audit log.
+
+        A plain method, which must not send: the backend has its own reply. message: as for `on_message`.
+        """
+
     @abstractmethod
     def on_message(self, connection: Connection, message: Any) -> Awaitable[None] | None:
         """Answer one message. message: any JSON value, already checked.

@@ -43,7 +43,7 @@ PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
         file="services/datasync/service.py",
         old='self.demand(request, "acquire", model)',
         new="pass",
-        argv=test("tests/unit/services/test_permissions.py", "test_models_have_rules"),
+        argv=_TABLE,
     ),
     Mutation(
         guard="a grant of one identity",
