@@ -7,6 +7,7 @@ Rules:
   channels with a history after an interruption.
 """
 
+import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +52,8 @@ from snorky.gateway.sdk.service_channels import ServiceChannels
 __all__ = ["Node", "new_node_id", "node_of"]
 
 COMPLAIN_EVERY_S: Final = 1.0  # the metric counts all; many slow readers must not flood the log
+RECHECKED_PER_TURN: Final = 1_000  # connections in one turn of the event loop, after the rules have changed
+RECHECK_TURN_S: Final = 0.01  # at most; a connection may have a thousand channels
 
 _log = structlog.get_logger("snorky.node")
 
@@ -214,7 +217,7 @@ class Node:
                 self._history_store.set_rules(service.name, service.rules)
 
     def recheck(self, connection: Connection) -> None:
-        """End what rules no longer permit to a connection whose claims have changed."""
+        """End what rules no longer permit to a connection: its claims, or the rules, have changed."""
         registry = self._connections.get(connection)
         for service in registry or ():
             try:
@@ -222,6 +225,23 @@ class Node:
             except Exception:  # a service's code: whatever it raises, the client must not keep more than it may
                 _log.exception("rights not looked at again; closing the connection", service=service.name)
                 connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
+
+    async def replace_rules(self, pairs: Sequence[tuple[Service, Service]]) -> None:
+        """Replace the rules of services by those of other instances, then end what these no longer permit.
+
+        pairs: each a service of this node, and another instance of its class. All rules are replaced before this first
+        waits. Rules about histories reach other nodes and publishers through Redis, within seconds.
+        """
+        for service, other in pairs:
+            service.adopt_rules(other)
+            if self._history_store is not None:
+                self._history_store.set_rules(service.name, service.rules)
+        began_s = perf_counter()
+        for count, connection in enumerate(self.connections, 1):
+            self.recheck(connection)
+            if count % RECHECKED_PER_TURN == 0 or perf_counter() - began_s > RECHECK_TURN_S:
+                await asyncio.sleep(0)
+                began_s = perf_counter()
 
     async def start(self) -> None:
         """Begin to connect to the broker; returns at once. `is_ready` turns True when publications arrive."""

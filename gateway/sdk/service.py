@@ -44,6 +44,8 @@ class Service(ABC):
 
     hook_operations: ClassVar[tuple[Operation, ...]] = ()  # for which it calls `ask_backend`
 
+    reloadable_options: ClassVar[tuple[str, ...]] = ()  # keys of its table that `adopt_rules` applies while it runs
+
     is_open = OldAttribute("allows_anonymous")
     has_roster_notices = OldAttribute("sends_presence_events")
 
@@ -108,6 +110,14 @@ class Service(ABC):
         """Set whether clients can have identities, before they connect: if so, what no rule permits is closed."""
         if self.access is not None:
             self.access.bind(is_authenticating=is_authenticating)
+
+    def adopt_rules(self, other: "Service") -> None:
+        """Replace the rules by those of another instance of this class, which is used for nothing else.
+
+        Called when the settings are read again, if `reloadable_options` differ. Must not raise or wait.
+        """
+        other.set_authenticating(is_authenticating=self.cluster.auth.is_configured)
+        self.access = other.access
 
     async def ask_backend(self, operation: Operation, client: Connection, channel: Any, message: Any = None) -> None:
         """Ask the operator's backend whether a client may do this, if `[hooks]` says so. Call it after other checks.
@@ -202,7 +212,7 @@ class Service(ABC):
         return True
 
     def recheck(self, connection: Connection) -> None:
-        """End the subscriptions that rules no longer permit: a client's claims have changed."""
+        """End the subscriptions that rules no longer permit: a client's claims, or the rules, have changed."""
         access, prefix = self.access, f"{self.name}:"
         if access is None:
             return

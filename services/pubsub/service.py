@@ -15,7 +15,7 @@ Rules:
 
 import inspect
 from collections.abc import Awaitable, Iterable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any
 
 from snorky.gateway import (
@@ -23,7 +23,9 @@ from snorky.gateway import (
     Access,
     ChannelRule,
     Compound,
+    ConfigurationError,
     Connection,
+    Grant,
     NotSubscribed,
     Position,
     Rules,
@@ -49,6 +51,7 @@ class PubSubService(PresenceCommands):
     """
 
     hook_operations = ("subscribe", "publish")
+    reloadable_options = ("channels", "unmatched")
     aliases = {"join": "subscribe", "leave": "unsubscribe"}  # noqa: RUF012 - never changed
 
     def __init__(
@@ -59,13 +62,12 @@ class PubSubService(PresenceCommands):
         unmatched: Unmatched | None = None,
     ) -> None:
         super().__init__(name)
-        self._rules: Rules[ChannelRule] = Rules.read(channels)
-        self.access: Access[ChannelRule] = Access(name, self._rules, unmatched)
+        self.access: Access[ChannelRule] = Access(name, Rules.read(channels), unmatched)
 
     @property
     def rules(self) -> Rules[ChannelRule]:
         """The channel rules, in their order."""
-        return self._rules
+        return self.access.rules
 
     def can_publish(self, request: Request, channel: Any, message: Any) -> bool | Awaitable[bool]:
         """Return whether a client that the channel's rule permits may publish. Unless overridden, it may."""
@@ -87,7 +89,7 @@ class PubSubService(PresenceCommands):
         is_recovering, since = recovery_of(recover)
         async with granted(self, request, channel, token) as grant:
             self.demand(request, "subscribe", channel, grant)
-            reply = await self._subscribe(request, channel, since, is_recovering=is_recovering)
+            reply = await self._subscribe(request, channel, since, grant, is_recovering=is_recovering)
         return reply if grant is None else with_expiry(reply, expires_in_s(self, grant))
 
     @rpc_command(name="refreshSubscription")
@@ -106,12 +108,13 @@ class PubSubService(PresenceCommands):
         return {"expiresInS": expires_in_s(self, grant)}
 
     async def _subscribe(
-        self, request: Request, channel: Any, since: Position | None, *, is_recovering: bool
+        self, request: Request, channel: Any, since: Position | None, grant: Grant | None, *, is_recovering: bool
     ) -> Compound | dict[str, Any] | None:
         await self._demand_subscriber(request, channel)
         rule = self._rule(channel)
         history = self.topics.promised(channel, history_of(rule))
         async with self._present(request.connection, channel, rule):
+            self.demand_still(request, "subscribe", channel, grant)
             if history is not None and is_recovering and rule.recovery:
                 shape = self.notification(channel)
                 return recovered(await self.topics.recover(request.connection, channel, history, since), shape)
@@ -122,7 +125,11 @@ class PubSubService(PresenceCommands):
     def unsubscribe(self, request: Request, channel: Any) -> Awaitable[None] | None:
         """Unsubscribe from a channel."""
         self.topics.unsubscribe(request.connection, channel)
-        return self._leave(request.connection, channel) if self._rule(channel).presence else None
+        if self._rule(channel).presence:
+            return self._leave(request.connection, channel)
+        with suppress(ConfigurationError):  # an earlier rule may have had presence; without a directory: no rosters
+            self.rosters.leave_soon(request.connection, channel)
+        return None
 
     @rpc_command
     async def history(self, request: Request, channel: Any, since: Any = None, limit: Any = LIMIT_DEFAULT) -> Compound:
@@ -174,7 +181,8 @@ class PubSubService(PresenceCommands):
 
     def _rule(self, channel: Any) -> ChannelRule:
         """Find a channel's rule. Raises InvalidChannel."""
-        return self._rules.find(channel_name(channel) if self._rules else "")
+        rules = self.access.rules
+        return rules.find(channel_name(channel) if rules else "")
 
     def _present(self, connection: Connection, channel: Any, rule: ChannelRule) -> AbstractAsyncContextManager[None]:
         return present(self.topics, self.rosters, connection, channel) if rule.presence else nullcontext()
