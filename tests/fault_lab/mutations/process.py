@@ -121,4 +121,11 @@ PROCESS_MUTATIONS: tuple[Mutation, ...] = (
         new="elif True:",
         argv=test("tests/cluster/test_reload.py", "worker_that_starts"),
     ),
+    Mutation(
+        guard="hashes of the image's packages",
+        file="Dockerfile",
+        old="--require-hashes -r deploy/requirements.txt",
+        new="-r deploy/requirements.txt",
+        argv=test("tests/e2e/test_deploy_lock.py", "every_installation"),
+    ),
 )
