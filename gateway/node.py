@@ -232,10 +232,15 @@ class Node:
         pairs: each a service of this node, and another instance of its class. All rules are replaced before this first
         waits. Rules about histories reach other nodes and publishers through Redis, within seconds.
         """
-        for service, other in pairs:
-            service.adopt_rules(other)
-            if self._history_store is not None:
-                self._history_store.set_rules(service.name, service.rules)
+        try:
+            for service, other in pairs:
+                service.adopt_rules(other)
+                if self._history_store is not None:
+                    self._history_store.set_rules(service.name, service.rules)
+        finally:  # also if a service fails, for those before it
+            await self._recheck_all()
+
+    async def _recheck_all(self) -> None:
         began_s = perf_counter()
         for count, connection in enumerate(self.connections, 1):
             self.recheck(connection)

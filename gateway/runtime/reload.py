@@ -70,10 +70,10 @@ class Reloader:
             shown = {f"problem_{number}": text for number, text in enumerate(problems[:PROBLEMS_MAX], 1)}
             _log.error("settings not reloaded, the rules stay as they are", count=len(problems), **shown)
             return
-        self._running = replace(self._running, services=MappingProxyType({**self._running.services, **tables}))
         if names:
             _log.warning("changed settings need a restart", settings=", ".join(names))
         await self._gateway.node.replace_rules(pairs)
+        self._running = replace(self._running, services=MappingProxyType({**self._running.services, **tables}))
         self._count("applied")
         _log.info("settings reloaded", changed=", ".join(sorted(tables)))
 

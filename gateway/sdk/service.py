@@ -56,6 +56,7 @@ class Service(ABC):
         self.access: Access[Any] | None = None  # permissions; None: this service has no rules
         self.asks_backend: frozenset[Operation] = frozenset()  # operations that `[hooks]` names this service for
         self._cluster: NodeServices | None = None
+        self._is_authenticating = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -108,6 +109,7 @@ class Service(ABC):
 
     def set_authenticating(self, *, is_authenticating: bool) -> None:
         """Set whether clients can have identities, before they connect: if so, what no rule permits is closed."""
+        self._is_authenticating = is_authenticating
         if self.access is not None:
             self.access.bind(is_authenticating=is_authenticating)
 
@@ -116,7 +118,7 @@ class Service(ABC):
 
         Called when the settings are read again, if `reloadable_options` differ. Must not raise or wait.
         """
-        other.set_authenticating(is_authenticating=self.cluster.auth.is_configured)
+        other.set_authenticating(is_authenticating=self._is_authenticating)
         self.access = other.access
 
     async def ask_backend(self, operation: Operation, client: Connection, channel: Any, message: Any = None) -> None:

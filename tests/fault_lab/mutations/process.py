@@ -96,9 +96,9 @@ PROCESS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="identities known to other rules",
         file="gateway/sdk/service.py",
-        old="        other.set_authenticating(is_authenticating=self.cluster.auth.is_configured)\n",
+        old="        other.set_authenticating(is_authenticating=self._is_authenticating)\n",
         new="",
-        argv=test("tests/cluster/test_reload.py", "removed_rule"),
+        argv=_RELOAD("stays_closed"),
     ),
     Mutation(
         guard="histories that a rule has lost",

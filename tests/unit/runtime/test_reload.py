@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from snorky.gateway import ServiceRegistry
+from snorky.gateway import Node, ServiceRegistry
 from snorky.gateway.config.service_tables import ServiceTable
 from snorky.gateway.config.settings import Public, Settings
 from snorky.gateway.errors import ConfigurationError
@@ -17,6 +17,7 @@ from snorky.gateway.node import RECHECKED_PER_TURN
 from snorky.gateway.runtime.gateway import Gateway
 from snorky.gateway.runtime.reload import Reloader
 from snorky.gateway.sdk.loading import load_registries
+from snorky.gateway.testing.broker import LoopbackBroker
 from snorky.services.pubsub import PubSubService
 from snorky.services.rpc import Request, RPCService, rpc_command
 from tests.support.fakes.fake_wire import house, until
@@ -233,6 +234,31 @@ async def test_a_subscription_that_ends_while_redis_confirms_it_is_refused() -> 
         held.set()
         assert str(await ann.answer(call)).startswith("Error: ")
         assert not ann.connection.channels
+
+
+@pytest.mark.parametrize("has_hook", [True, False], ids=["hook", "required"])
+async def test_what_no_rule_matches_stays_closed_where_clients_have_identities_without_tokens(has_hook: bool) -> None:
+    node, registry = Node(LoopbackBroker()), ServiceRegistry([PubSubService()], requires_identity=not has_hook)
+    node.attach(registry)
+    if has_hook:
+        registry.expect_identities()
+    service = registry["pubsub"]
+    await node.replace_rules([(service, PubSubService(channels=[{"match": "a"}]))])
+    assert service.access is not None and service.access.opened() == ""
+
+
+async def test_a_service_that_cannot_take_its_rules_keeps_no_client_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(pubsub={"channels": [OPEN]}, chat={}) as built:
+        ann = built.client("ann")
+        await ann.ask("pubsub", "subscribe", channel="a:1")
+
+        def fail(_other: object) -> None:
+            raise RuntimeError("anything")
+
+        monkeypatch.setattr(built.nodes.registries[0]["chat"], "adopt_rules", fail)
+        with pytest.raises(RuntimeError):
+            await built.reload(pubsub={"channels": [SHUT]}, chat={"unmatched": "closed"})
+        assert ann.notifications == [END]
 
 
 async def test_presence_that_a_rule_no_longer_has_leaves_no_entry() -> None:
