@@ -21,6 +21,7 @@ from snorky.gateway.config.settings import Settings
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.runtime.gateway import Gateway
 from snorky.gateway.sdk.loading import load_service
+from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.service import Service
 
 __all__ = ["Reloader"]
@@ -63,7 +64,10 @@ class Reloader:
             written = await asyncio.to_thread(self._read)
             changes = changes_of(self._running, written)
             tables, names = self._divided(written, changes)
-            pairs = [(self._service(name), load_service("services", name, table)) for name, table in tables.items()]
+            others = ServiceRegistry()  # never attached: only their rules are used
+            pairs = [
+                (self._service(name), load_service("services", name, table, others)) for name, table in tables.items()
+            ]
         except ConfigurationError as error:
             self._count("failed")
             problems = str(error).splitlines()

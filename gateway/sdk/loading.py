@@ -25,11 +25,13 @@ def load_registries(settings: Settings) -> tuple[ServiceRegistry, ServiceRegistr
     return public, private
 
 
-def load_service(table: str, name: str, written: ServiceTable) -> Service:
-    """Create one service. table: "services" or "backend", for errors. Raises ConfigurationError."""
+def load_service(table: str, name: str, written: ServiceTable, registry: ServiceRegistry) -> Service:
+    """Create and register one service. table: "services" or "backend", for errors. Raises ConfigurationError."""
     where = f"[{table}.{name}]"
     try:
-        return _construct(_find(written.class_name), name, written.options)
+        service = _construct(_find(written.class_name), name, written.options)
+        registry.register(service)
+        return service
     except ConfigurationError as error:
         raise ConfigurationError(f"{where} {error}") from error
     except Exception as error:  # a user's module or constructor may raise anything: report it, do not crash
@@ -56,7 +58,7 @@ def _registry(table: str, services: Mapping[str, ServiceTable], problems: list[s
     registry = ServiceRegistry()
     for name, written in services.items():
         try:
-            registry.register(load_service(table, name, written))
+            load_service(table, name, written, registry)
         except ConfigurationError as error:
             problems.append(str(error))
     return registry
