@@ -7,7 +7,6 @@ Rules:
   channels with a history after an interruption.
 """
 
-import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ from snorky.gateway.contracts.control import ControlLog, LocalControlLog
 from snorky.gateway.contracts.directory import Directory
 from snorky.gateway.contracts.history import HistoryStore
 from snorky.gateway.contracts.hooks import Hooks
+from snorky.gateway.contracts.subscriptions import LocalSubscriptionStore, SubscriptionStore
 from snorky.gateway.delivery.channel_order import Step
 from snorky.gateway.delivery.channels import Channels
 from snorky.gateway.delivery.fan_out import Fanout
@@ -45,15 +45,15 @@ from snorky.gateway.presence.roster_view import GRACE_S, Difference
 from snorky.gateway.protocol.ws_frames import Dialect
 from snorky.gateway.sdk.control import Control
 from snorky.gateway.sdk.notices import Notices
+from snorky.gateway.sdk.refreshing import Refresher, recheck_all
 from snorky.gateway.sdk.registry import ServiceRegistry
+from snorky.gateway.sdk.server_subscriptions import ServerSubscriptions
 from snorky.gateway.sdk.service import Service
 from snorky.gateway.sdk.service_channels import ServiceChannels
 
 __all__ = ["Node", "new_node_id", "node_of"]
 
 COMPLAIN_EVERY_S: Final = 1.0  # the metric counts all; many slow readers must not flood the log
-RECHECKED_PER_TURN: Final = 1_000  # connections in one turn of the event loop, after the rules have changed
-RECHECK_TURN_S: Final = 0.01  # at most; a connection may have a thousand channels
 
 _log = structlog.get_logger("snorky.node")
 
@@ -64,8 +64,9 @@ class Node:
     broker, directory, history_store: started and stopped by the node. Without a directory, services have only topics;
     without a history store, topics have no history. node_id: unique, the same as the directory's; random by default.
     auth: stopped by the node. hooks: questions to the operator's backend; None = it is not asked. control_log: started
-    and stopped by the node; None = orders reach only this node. compare_every_s: how often positions are compared with
-    history, to detect unnoticed losses. grace_s: see
+    and stopped by the node; None = orders reach only this node. subscription_store: of server-side subscriptions,
+    stopped by the node; None = only in this process. compare_every_s: how often positions are compared with history, to
+    detect unnoticed losses. grace_s: see
     `snorky.gateway.presence.roster_view`.
     """
 
@@ -81,6 +82,7 @@ class Node:
         auth: Authenticator | None = None,
         hooks: Hooks | None = None,
         control_log: ControlLog | None = None,
+        subscription_store: SubscriptionStore | None = None,
         compare_every_s: float = COMPARE_EVERY_S,
         grace_s: float = GRACE_S,
     ) -> None:
@@ -137,6 +139,8 @@ class Node:
             has_presence_events=self._notices.are_wanted,
             is_open=self._connections.__contains__,
         )
+        self._refresher = Refresher(self._auth, lambda each: self._connections.get(each) or (), self.recheck)
+        subscriptions = subscription_store or LocalSubscriptionStore()
         self.control = Control(
             control_log or LocalControlLog(self._node_id),
             node_id=self._node_id,
@@ -144,7 +148,10 @@ class Node:
             channels=self.channels,
             find_service=self.find_service,
             state=lambda: {**self.counts, "isDraining": self.is_draining, "version": __version__},
+            subscriptions=ServerSubscriptions(subscriptions, self._auth, self.find_service),
+            refresh=self._refresher.refresh,
         )
+        self._auth.on_identified = self._on_identified
         self._ownership: Ownership | None = None
         if directory is not None:
             self._ownership = Ownership(
@@ -238,15 +245,7 @@ class Node:
                 if self._history_store is not None:
                     self._history_store.set_rules(service.name, service.rules)
         finally:  # also if a service fails, for those before it
-            await self._recheck_all()
-
-    async def _recheck_all(self) -> None:
-        began_s = perf_counter()
-        for count, connection in enumerate(self.connections, 1):
-            self.recheck(connection)
-            if count % RECHECKED_PER_TURN == 0 or perf_counter() - began_s > RECHECK_TURN_S:
-                await asyncio.sleep(0)
-                began_s = perf_counter()
+            await recheck_all(self.connections, self.recheck)
 
     async def start(self) -> None:
         """Begin to connect to the broker; returns at once. `is_ready` turns True when publications arrive."""
@@ -303,6 +302,7 @@ class Node:
         self._metrics.connections_opened.labels(connection.transport_name).inc()
         self._metrics.connections.labels(connection.transport_name, connection.dialect.name).inc()
         registry.connected(connection)
+        self.control.subscriptions.restore(connection)
 
     def disconnect(self, connection: Connection, code: int) -> None:
         """Remove a client and its subscriptions. code: the close code of the connection. Idempotent."""
@@ -311,12 +311,17 @@ class Node:
             return
         connection.mark_closed()
         self._auth.forget(connection)
+        self.control.subscriptions.forget(connection)
         self._local_channels.remove_all(connection)
         if self._ownership is not None:
             self._ownership.forget(connection)
         self._metrics.connections_closed.labels(_code_label(code)).inc()
         self._metrics.connections.labels(connection.transport_name, connection.dialect.name).dec()
         registry.disconnected(connection)
+
+    def _on_identified(self, connection: Connection) -> None:
+        if connection in self._connections:
+            self.control.subscriptions.restore(connection)
 
     def find_service(self, name: str) -> Service | None:
         """Return a service of this node, from any of its registries; None = there is none."""

@@ -15,7 +15,7 @@ Rules:
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -42,18 +42,24 @@ class ControlOrder(msgspec.Struct, frozen=True, omit_defaults=True, rename="came
     matches any.
 
     id: unguessable. channel: its name, as `codec.channel_name` returns it. service: that of the channel. code: a close
-    code, for "disconnect". reason: for the client. Questions ("nodes", "connections", "channels") are for the first
-    `limit` entries after a name, `after`; in "channels" the channel is a pattern.
+    code, for "disconnect". reason: for the client. target, recover: of "subscribe": the channel's name; True, False or
+    a position, as in a client's `subscribe`. claims: of "refresh": None = the present ones remain. expires_in_s: of the
+    subscription, or for "refresh" of the connection; None = as it is. Questions ("nodes", "connections", "channels")
+    are for the first `limit` entries after a name, `after`; in "channels" the channel is a pattern.
     """
 
     id: str
-    command: Literal["disconnect", "unsubscribe", "nodes", "connections", "channels"]
+    command: Literal["disconnect", "subscribe", "unsubscribe", "refresh", "nodes", "connections", "channels"]
     service: str = ""
     identity: str | None = None
     connection_id: str | None = None
     channel: str | None = None
     code: int = 0
     reason: str = ""
+    target: str | None = None
+    recover: bool | str = True
+    claims: dict[str, Any] | None = None
+    expires_in_s: float | None = None
     after: str = ""
     limit: int = 0
 

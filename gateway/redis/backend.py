@@ -10,6 +10,7 @@ from snorky.gateway.contracts.control import ControlLog
 from snorky.gateway.contracts.directory import Directory
 from snorky.gateway.contracts.history import HistoryStore
 from snorky.gateway.contracts.revocations import Revocations
+from snorky.gateway.contracts.subscriptions import SubscriptionStore
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.cluster.shard_map import shard_map_of
 from snorky.gateway.redis.connection.address import RedisTarget
@@ -23,6 +24,7 @@ from snorky.gateway.redis.multi.hashing import Spread, targets_of
 from snorky.gateway.redis.multi.history import SpreadHistory
 from snorky.gateway.redis.multi.revocations import SpreadRevocations
 from snorky.gateway.redis.parts import ClusterParts, RedisParts, ServerParts
+from snorky.gateway.redis.subscriptions import RedisSubscriptionStore
 from snorky.gateway.redis.write_watch import WriteWatch
 
 __all__ = ["RedisBackend", "parts_of"]
@@ -84,6 +86,11 @@ class RedisBackend:
         """Make the list of control orders."""
         logs = [each.control_log() for each in self.parts]
         return logs[0] if len(logs) == 1 else SpreadControlLog(logs)
+
+    def subscription_store(self) -> SubscriptionStore:
+        """Make the store of server-side subscriptions."""
+        commands = self.parts.map(lambda _, each: each.commands("subscriptions", RedisTimeouts().read_timeout_s))
+        return RedisSubscriptionStore(commands, prefix=self.prefix)
 
     def write_watch(self, metrics: Metrics) -> WriteWatch:
         """Make the check whether Redis accepts writes and has memory for them."""

@@ -78,6 +78,7 @@ async def running_node(
             auth=auth,
             hooks=hooks,
             control_log=None if topology is None else topology.control_log(),
+            subscription_store=None if topology is None else topology.subscription_store(),
         )
         for registry in registries:
             node.attach(registry)

@@ -224,6 +224,10 @@ class Tokens:
         """Store a JSON value; returns an unguessable token of 32 characters."""
         return await self._cluster.ownership.directory.put_token(value, ttl_s)
 
+    async def read(self, token: str) -> Any | None:
+        """Return a token's value and leave it there; None = no such token, it expired, or it was taken."""
+        return await self._cluster.ownership.directory.read_token(token)
+
     async def take(self, token: str, *, taker: str | None = None) -> Any | None:
         """Return a token's value, once; None = no such token, it expired, or another taker has it.
 

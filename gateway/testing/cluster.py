@@ -21,7 +21,7 @@ from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.service import Service
 from snorky.gateway.testing.broker import Bus, BusBroker
 from snorky.gateway.testing.client import MemoryClient
-from snorky.gateway.testing.control import MemoryControlLog, SharedOrders
+from snorky.gateway.testing.control import MemoryControlLog, MemorySubscriptionStore, SharedOrders
 from snorky.gateway.testing.directory import LateDirectory, SharedDirectory
 from snorky.gateway.testing.history import Archive, MemoryHistory
 
@@ -56,6 +56,7 @@ class MemoryCluster:
         self.archive = Archive(self.bus.publish)
         self.orders = SharedOrders()
         self.control_logs: list[MemoryControlLog] = []
+        self.subscription_store = MemorySubscriptionStore(self.orders)
         self.nodes: list[Node] = []
         self.brokers: list[BusBroker] = []
         self.directories: list[LateDirectory] = []
@@ -78,6 +79,7 @@ class MemoryCluster:
                 auth=None if auth is None else auth(metrics),
                 hooks=hooks,
                 control_log=self.control_logs[-1],
+                subscription_store=self.subscription_store,
                 compare_every_s=compare_every_s,
                 grace_s=grace_s,
             )

@@ -67,14 +67,14 @@ PROCESS_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="rights after other rules",
-        file="gateway/node.py",
-        old="            self.recheck(connection)\n            if count",
-        new="            if count",
+        file="gateway/sdk/refreshing.py",
+        old="        recheck(connection)\n        if count",
+        new="        if count",
         argv=_RELOAD("removed_right"),
     ),
     Mutation(
         guard="turns of the loop while rights are looked at again",
-        file="gateway/node.py",
+        file="gateway/sdk/refreshing.py",
         old="if count % RECHECKED_PER_TURN == 0 or perf_counter() - began_s > RECHECK_TURN_S:",
         new="if False:",
         argv=_RELOAD("thousand_connections"),

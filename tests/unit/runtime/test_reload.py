@@ -13,10 +13,10 @@ from snorky.gateway import Node, ServiceRegistry
 from snorky.gateway.config.service_tables import ServiceTable
 from snorky.gateway.config.settings import Public, Settings
 from snorky.gateway.errors import ConfigurationError
-from snorky.gateway.node import RECHECKED_PER_TURN
 from snorky.gateway.runtime.gateway import Gateway
 from snorky.gateway.runtime.reload import Reloader
 from snorky.gateway.sdk.loading import load_registries
+from snorky.gateway.sdk.refreshing import RECHECKED_PER_TURN
 from snorky.gateway.testing.broker import LoopbackBroker
 from snorky.services.pubsub import PubSubService
 from snorky.services.rpc import Request, RPCService, rpc_command

@@ -1,0 +1,223 @@
+"""Guards of server-side subscriptions, and of the order to look at rights again."""
+
+from tests.fault_lab.mutations.mutation import Mutation, node_test, test
+
+__all__ = ["SUBSCRIPTION_MUTATIONS"]
+
+_BEGUN = "tests/unit/sdk/test_server_subscriptions.py"
+_STORED = "tests/contract/test_subscriptions.py"
+_REFRESH = "tests/unit/sdk/test_refreshing.py"
+_PYTHON = "clients/python/tests/test_realtime_server_side.py"
+
+SUBSCRIPTION_MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        guard="order of subscribing and unsubscribing",
+        file="gateway/sdk/server_subscriptions.py",
+        old="            work.ended.append(order)\n",
+        new="            pass\n",
+        argv=test(_BEGUN, "test_unsubscribe_that_comes_while_stored_subscriptions_are_read"),
+    ),
+    Mutation(
+        guard="end of a subscription in progress",
+        file="gateway/sdk/server_subscriptions.py",
+        old="                    task.cancel()\n",
+        new="                    pass\n",
+        argv=test(_BEGUN, "test_unsubscribe_ends_a_subscription_in_progress"),
+    ),
+    Mutation(
+        guard="end of an order before the next one",
+        file="gateway/sdk/control.py",
+        old="        self._subscribing = asyncio.Lock()",
+        new="        self._subscribing = asyncio.Semaphore(9)",
+        argv=test(_BEGUN, "test_order_to_subscribe_waits_for_the_end_of_an_earlier_one_to_unsubscribe"),
+    ),
+    Mutation(
+        guard="subscribed once",
+        file="gateway/sdk/server_subscriptions.py",
+        old="        if before is None and key in connection.channels:\n            return True\n",
+        new="        if before is None and key in connection.channels:\n            return False\n",
+        argv=test(_BEGUN, "test_subscription_of_the_client_itself_is_counted"),
+    ),
+    Mutation(
+        guard="orders to subscribe without Redis",
+        file="gateway/sdk/server_subscriptions.py",
+        old="                    if connection.is_closed or grant.end is not None:\n",
+        new="                    if True:\n",
+        argv=test(_BEGUN, "test_order_is_carried_out_once_redis_confirms_again"),
+    ),
+    Mutation(
+        guard="restoration without Redis",
+        file="gateway/sdk/server_subscriptions.py",
+        old="                    _complete(work.read, is_read=False)\n                await",
+        new="                    raise\n                await",
+        argv=test(_BEGUN, "test_restoration_is_tried_again"),
+    ),
+    Mutation(
+        guard="notification before messages",
+        file="services/pubsub/subscribing.py",
+        old="                async with self.topics.atomic_subscribe(connection, channel, history=history):\n                    pass\n",
+        new="                await self.topics.subscribe(connection, channel, history=history)\n",
+        argv=test(_BEGUN, "test_notification_comes_before_messages_that_are_published_meanwhile"),
+    ),
+    Mutation(
+        guard="subscriptions of nobody's order",
+        file="services/pubsub/service.py",
+        old="        if serverSide and not is_ordered:\n",
+        new="        if False:\n",
+        argv=test(_BEGUN, "test_client_may_ask_for_a_server_side_subscription_only_while_it_has_one"),
+    ),
+    Mutation(
+        guard="presence of a subscription that begins again",
+        file="services/pubsub/subscribing.py",
+        old="        is_entering = rule.presence and not is_again\n",
+        new="        is_entering = rule.presence\n",
+        argv=test(_BEGUN, "test_client_that_begins_again_stays_in_the_presence"),
+    ),
+    Mutation(
+        guard="rights of a server-side subscription",
+        file="gateway/permissions/access.py",
+        old='            if client.grants.get(f"{self._service}:{name}") is SERVER_SIDE:\n',
+        new="            if False:\n",
+        argv=test(_BEGUN, "test_closed_channel_with_history_has_positions"),
+    ),
+    Mutation(
+        guard="rights after a server-side subscription",
+        file="gateway/sdk/topics.py",
+        old="        self._cluster.auth.grants.drop(connection, channel_key(self._service, channel))\n",
+        new="",
+        argv=test(_BEGUN, "test_client_may_ask_for_a_server_side_subscription_only_while_it_has_one"),
+    ),
+    Mutation(
+        guard="orders that are stored",
+        file="gateway/sdk/server_subscriptions.py",
+        old=" and order.connection_id is None and channel is None:\n",
+        new=":\n",
+        argv=test(_BEGUN, "test_later_connections_of_an_identity_are_subscribed_but_not_after"),
+    ),
+    Mutation(
+        guard="unsubscribe without what is stored",
+        file="gateway/sdk/control.py",
+        old='            if order.command != "unsubscribe":\n                raise\n            return False\n',
+        new="            raise\n",
+        argv=test(_BEGUN, "test_present_connections_are_unsubscribed_also_if_the_stored_ones"),
+    ),
+    Mutation(
+        guard="stored subscriptions to a channel that has ended",
+        file="gateway/redis/subscriptions.py",
+        old="            if generation == generations[field]:\n",
+        new="            if True:\n",
+        argv=test(_STORED, "test_removal_is_by_channel_by_service_or_for_all_identities"),
+    ),
+    Mutation(
+        guard="number of stored subscriptions",
+        file="gateway/redis/lua/subscribe.lua",
+        old="if is_new and count >= tonumber(ARGV[4]) then\n",
+        new="if false then\n",
+        argv=test(_STORED, "test_number_for_one_identity_is_bounded"),
+    ),
+    Mutation(
+        guard="expiry of stored subscriptions",
+        file="gateway/redis/lua/subscriptions.lua",
+        old="  if expires > 0 and expires <= now then\n",
+        new="  if false then\n",
+        argv=test(_STORED, "test_subscription_expires"),
+    ),
+    Mutation(
+        guard="life of stored subscriptions",
+        file="gateway/redis/lua/subscriptions.lua",
+        old="redis.call('PEXPIRE', KEYS[1], ARGV[1])\n",
+        new="",
+        argv=test(_STORED, "test_both_keys_expire_unless_they_are_used"),
+    ),
+    Mutation(
+        guard="fresh questions of a refresh",
+        file="gateway/hooks/asker.py",
+        old="None if question.is_fresh else self._cache.get(key)\n",
+        new="self._cache.get(key)\n",
+        argv=test("tests/unit/hooks/test_asker.py", "test_fresh_question_uses_no_earlier_answer"),
+    ),
+    Mutation(
+        guard="questions sent before a refresh",
+        file="gateway/hooks/asker.py",
+        old="        if question.is_fresh and (earlier",
+        new="        if False and (earlier",
+        argv=test("tests/unit/hooks/test_asker.py", "test_fresh_question_uses_no_earlier_answer"),
+    ),
+    Mutation(
+        guard="rules at a refresh",
+        file="gateway/sdk/refreshing.py",
+        old="        self._recheck(connection)\n",
+        new="",
+        argv=test(_REFRESH, "test_new_claims_end_what_the_rules_do_not_permit"),
+    ),
+    Mutation(
+        guard="connect hook at a refresh",
+        file="gateway/sdk/refreshing.py",
+        old='            connection.close(CloseCode.DISCONNECTED, "No longer permitted")\n',
+        new="",
+        argv=test(_REFRESH, "test_connection_that_the_backend_refuses_is_closed"),
+    ),
+    Mutation(
+        guard="hooks of subscriptions at a refresh",
+        file="gateway/sdk/service.py",
+        old='                    self.end_subscription(connection, channel, "not_authorized", "No longer permitted")\n',
+        new="                    pass\n",
+        argv=test(_REFRESH, "test_backend_is_asked_again_about_each_subscription"),
+    ),
+    Mutation(
+        guard="hooks that do not answer at a refresh",
+        file="gateway/sdk/service.py",
+        old='                if error.code == "unavailable":\n',
+        new="                if False:\n",
+        argv=test(_REFRESH, "test_without_a_usable_answer_everything_stays"),
+    ),
+    Mutation(
+        guard="hooks and server-side subscriptions",
+        file="gateway/sdk/service.py",
+        old="            if self.is_server_side(connection, channel):\n",
+        new="            if False:\n",
+        argv=test(_REFRESH, "test_backend_is_asked_again_about_each_subscription"),
+    ),
+    Mutation(
+        guard="hooks of a later subscription token",
+        file="services/pubsub/service.py",
+        old='            self.demand(request, "subscribe", channel, grant)\n            await self._demand_subscriber(request, channel)\n',
+        new='            self.demand(request, "subscribe", channel, grant)\n',
+        argv=test("tests/unit/services/test_backend_hooks.py", "test_later_token_of_a_subscription_is_asked_about_too"),
+    ),
+    Mutation(
+        guard="token that another client tries",
+        file="services/datasync/service.py",
+        old="        if found is not None:  # a client that may not have it must not consume it\n",
+        new="        if False:\n",
+        argv=test("tests/unit/services/test_permissions.py", "test_a_grant_of_one_identity_is_nobody_elses"),
+    ),
+    Mutation(
+        guard="server-side subscription of a Python client",
+        file="clients/python/snorky/client/realtime/topic.py",
+        old='            params["serverSide"] = True\n',
+        new="            pass\n",
+        argv=test(_PYTHON, "test_missed_messages_are_recovered_on_the_next_connection"),
+    ),
+    Mutation(
+        guard="slow reader of a server-side subscription",
+        file="clients/python/snorky/client/realtime/subscriptions.py",
+        old="        if is_again and topic.is_server_side:\n",
+        new="        if False:\n",
+        argv=test(_PYTHON, "test_slow_reader_reads_history_and_stays_subscribed_meanwhile"),
+    ),
+    Mutation(
+        guard="server-side subscription of a JavaScript client",
+        file="clients/js/src/channels/feed.js",
+        old="const side = this.#topic.isServerSide ?",
+        new="const side = false ?",
+        argv=node_test("clients/js/test/server_side.test.js"),
+    ),
+    Mutation(
+        guard="hole of a server-side subscription",
+        file="clients/js/src/session/session.js",
+        old="topic.isServerSide ? undefined : this.#giveUp(topic)",
+        new="this.#giveUp(topic)",
+        argv=node_test("clients/js/test/server_side.test.js"),
+    ),
+)
