@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from snorky.gateway import Node, ServiceRegistry
 from snorky.gateway.config.service_tables import ServiceTable
 from snorky.gateway.config.settings import Public, Settings
+from snorky.gateway.connection.connection import SERVER_SIDE
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.runtime.gateway import Gateway
 from snorky.gateway.runtime.reload import Reloader
@@ -130,6 +131,17 @@ async def test_a_removed_right_ends_its_subscriptions_and_no_others() -> None:
         # and back again
         await built.reload(pubsub={"channels": [OPEN, {"match": "b"}]})
         assert await ann.ask("pubsub", "subscribe", channel="a:1") is None
+
+
+async def test_server_side_subscriptions_stay() -> None:
+    async with running(pubsub={"channels": [OPEN]}) as built:
+        ann = built.client("ann")
+        ann.connection.grants = {"pubsub:a:2": SERVER_SIDE}
+        for channel in ("a:1", "a:2"):
+            assert await ann.ask("pubsub", "subscribe", channel=channel) is None
+        await built.reload(pubsub={"channels": [SHUT]})
+        assert ann.notifications == [END]
+        assert ann.connection.channels == {"pubsub:a:2"}
 
 
 async def test_unmatched_channels_can_be_closed_and_opened() -> None:
