@@ -68,7 +68,9 @@ OnOrders = Callable[[Sequence[ControlOrder]], None]
 
 
 class ControlLog(Protocol):
-    """The cluster's control orders. One per node."""
+    """The cluster's control orders. One per node. spread_s: within this time all nodes that work read a new order."""
+
+    spread_s: float
 
     def begin(self, on_orders: OnOrders, on_missed: Callable[[], None]) -> None:
         """Call on_orders for every order from now on, in order; returns at once, and retries until Redis responds.
@@ -102,6 +104,8 @@ def encode_order(order: ControlOrder) -> bytes:
 
 class LocalControlLog:
     """The orders of one process, for a node without Redis."""
+
+    spread_s = 0.0
 
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id

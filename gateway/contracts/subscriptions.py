@@ -22,6 +22,7 @@ __all__ = ["STORED_MAX", "UNUSED_S", "LocalSubscriptionStore", "StoredSubscripti
 
 STORED_MAX: Final = 128  # of one identity: at most 128 KiB
 UNUSED_S: Final = 2_592_000.0  # 30 days
+LOCAL_MAX: Final = 1_000  # identities, without Redis
 
 
 class StoredSubscription(msgspec.Struct, frozen=True):
@@ -58,7 +59,7 @@ def too_many() -> LimitExceeded:
 
 
 class LocalSubscriptionStore:
-    """The stored subscriptions of one process, for nodes without Redis. Lost with the process."""
+    """The stored subscriptions of one process, for nodes without Redis: of LOCAL_MAX identities. Lost with it."""
 
     def __init__(self) -> None:
         self._stored: dict[str, dict[tuple[str, str], tuple[StoredSubscription, float]]] = {}
@@ -71,6 +72,8 @@ class LocalSubscriptionStore:
         key, found = (subscription.service, subscription.channel), self._valid(identity)
         if key not in found and len(found) >= STORED_MAX:
             raise too_many()
+        if identity not in self._stored and len(self._stored) >= LOCAL_MAX:
+            raise LimitExceeded("server_subscriptions", f"At most {LOCAL_MAX} identities have stored subscriptions")
         within_s = subscription.expires_in_s
         until_s = float("inf") if within_s is None else asyncio.get_running_loop().time() + within_s
         self._stored.setdefault(identity, {})[key] = subscription, until_s

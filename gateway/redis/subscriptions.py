@@ -3,8 +3,8 @@
 In Redis, each key in a slot of its own:
 - the hash `PREFIX:{subscriptions IDENTITY}`: SERVICE:CHANNEL -> EXPIRES_MS GENERATION OPTIONS; 0 = it does not expire;
 - the string `PREFIX:{subscribed SERVICE:CHANNEL}`: the channel's generation, a random text.
-A subscription counts while its generation is that of its channel. So `end` deletes one key, whoever is subscribed.
-Both keys expire when they have not been used for UNUSED_S: each `find` uses those of its identity.
+A subscription is valid while it has the present generation of its channel. So `end` deletes one key for all identities.
+Both keys expire after UNUSED_S. Each `find` prolongs the keys of its identity and of its channels.
 """
 
 import secrets

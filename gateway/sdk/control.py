@@ -4,6 +4,7 @@
 
 Rules:
 - Every node carries out an order once, by its id, on the connections that it has when it reads the order.
+- A client that shall reconnect is closed when all nodes have read the order, so that its next connection is not closed.
 - An order to subscribe begins after the earlier orders to unsubscribe have ended, and these end it if they are later.
 - The node that gives the order carries it out in the same way: from the list, as all others do.
 - The reply names the nodes that should have answered and have not. An order is stored for a minute, so a node that was
@@ -31,7 +32,7 @@ from snorky.gateway.sdk.service_channels import ServiceChannels
 __all__ = ["LOOK_MAX", "Control", "Found", "Reached"]
 
 ANSWER_S: Final = 0.9  # the documented limit, until the backend has the reply, is one second
-STORE_S: Final = 0.4  # of it, for what is stored
+STORE_S: Final = 0.4  # of ANSWER_S, for storing a server-side subscription
 POLL_S: Final = (0.01, 0.05)  # between two reads of the results: the first, and the longest
 AWAITED_MAX: Final = 1_000  # orders whose results this node waits for
 LOOK_MAX: Final = 200  # entries of one page: at most 100 KiB from each node
@@ -329,6 +330,8 @@ class Control:
     async def _disconnect(self, order: ControlOrder, connections: Sequence[Connection]) -> int:
         code = CloseCode.RECONNECT if order.code == CloseCode.RECONNECT else CloseCode.DISCONNECTED
         reached = 0
+        if code == CloseCode.RECONNECT:
+            await asyncio.sleep(self._orders.spread_s)
         for chunk in self._chunks(connections):
             for connection in chunk:
                 reached += not connection.is_closed

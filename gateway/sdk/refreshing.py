@@ -1,8 +1,8 @@
-"""Refresher: looks again at what a connection may do, when the backend orders it.
+"""Refresher: asks rules and hooks again about a connection, when the backend orders it.
 
     new claims and expiry -> the hook `connect` -> rules -> for each subscription that is left, the hooks of its service
 
-If a hook gives no usable answer, what it was asked about remains.
+If a hook gives no usable answer, the connection or the subscription remains.
 """
 
 import asyncio

@@ -153,6 +153,7 @@ class ServerSubscriptions:
             loop = asyncio.get_running_loop()
             work = self._restoring[connection] = _Work(read=loop.create_future())
             work.task = loop.create_task(self._restore(connection, connection.identity, work), name="subscriptions")
+            work.task.add_done_callback(lambda _: self._restored(connection, work))
 
     def forget(self, connection: Connection) -> None:
         """Cancel what is in progress for a closed connection. Idempotent."""
@@ -202,9 +203,11 @@ class ServerSubscriptions:
                 await _result(task)
         except Exception:  # the top of a task
             _log.exception("server-side subscriptions not restored", connection=connection.id)
-        finally:
-            _complete(work.read, is_read=False)
-            del self._restoring[connection]
+
+    def _restored(self, connection: Connection, work: _Work) -> None:
+        """Forget a restoration that has ended; a cancelled task may not even have begun."""
+        _complete(work.read, is_read=False)
+        del self._restoring[connection]
 
     def _begin(
         self, connection: Connection, wanted: StoredSubscription, recover: bool | str, work: _Work

@@ -56,6 +56,8 @@ class SharedOrders:
 class MemoryControlLog:
     """Implements `contracts.control.ControlLog`. Between `hold` and `let_go` the node reads nothing."""
 
+    spread_s = 0.0
+
     def __init__(self, shared: SharedOrders, node_id: str) -> None:
         self._shared = shared
         self._node_id = node_id

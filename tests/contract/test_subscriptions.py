@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from snorky.gateway.contracts import subscriptions as contract
-from snorky.gateway.contracts.subscriptions import StoredSubscription, SubscriptionStore
+from snorky.gateway.contracts.subscriptions import LocalSubscriptionStore, StoredSubscription, SubscriptionStore
 from snorky.gateway.errors import BrokerUnavailable, LimitExceeded
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import subscriptions as redis_module
@@ -117,6 +117,17 @@ async def test_number_for_one_identity_is_bounded(make: MakeStore, monkeypatch: 
     await asyncio.sleep(0.3)  # Redis' clock
     await store.add("ann", of("c"))
     assert await channels(store) == ["pubsub:a", "pubsub:b", "pubsub:c"]
+
+
+async def test_identities_of_one_process_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "LOCAL_MAX", 2)
+    store = LocalSubscriptionStore()
+    for identity in ("ann", "bob", "ann"):
+        await store.add(identity, of("a"))
+    with pytest.raises(LimitExceeded, match="At most 2 identities"):
+        await store.add("cid", of("a"))
+    await store.remove("bob", "pubsub", "a")
+    await store.add("cid", of("a"))
 
 
 @pytest.mark.parametrize("text", ["a:b", "{x}", "}", "*", "Ærøskøbing", " ", "\\", '"', "1", "x" * 255])

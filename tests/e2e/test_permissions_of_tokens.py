@@ -48,7 +48,7 @@ def grant(identity: str, service: str = "pubsub", *, to: str | None = None, **cl
 
 
 def soon() -> dict[str, int]:
-    return {"exp": int(time.time()) + 3}  # JWT times are whole seconds: 2 s or more from now
+    return {"exp": int(time.time()) + 5}  # JWT times are whole seconds: 4 s or more from now
 
 
 def past() -> dict[str, int]:
@@ -85,9 +85,12 @@ class Trial:
             with suppress(AssertionError, ConnectionError):  # what a closed client cannot send
                 await send(actor, "pubsub", "publish", channel="c", message="with a token")
             await within(actor, lambda: actor.close_code is not None or actor.inbox)
-            self.note(row, HANDSHAKE, "yes" if actor.close_code is None else str(actor.close_code))
-            assert actor.close_code is None or actor.inbox == [], "it was served before it was closed"
-            self.handshakes += actor.close_code is None
+            served = [each["message"] for each in actor.inbox]
+            if actor.close_code is None:
+                self.note(row, HANDSHAKE, "yes" if served[0]["type"] == "response" else "connected without an identity")
+                self.handshakes += 1
+            else:
+                self.note(row, HANDSHAKE, str(actor.close_code) if not served else "served before it was closed")
             await actor.close()
         actor = await self.stage.client(0, before)
         answer = await ask(actor, "auth", "authenticate", token=token)

@@ -32,7 +32,7 @@ DEADLINE_S = 30.0
 
 
 class Listener(Protocol):
-    """What a client has heard of the channel. begun: how often a subscription began. ends: the codes of their ends."""
+    """The events of one client. begun: number of subscriptions that began. ends: the codes of their ends."""
 
     @property
     def begun(self) -> int: ...
@@ -163,7 +163,7 @@ async def test_client_recovers_after_its_node_was_killed_and_is_ended_also_while
                     mine.kill()
                 await publisher.publish(CHANNEL, number)
                 await asyncio.sleep(0.005)
-            await until(lambda: len(client.numbers) >= 400, "all numbers are heard")
+            await until(lambda: len(client.numbers) >= 400, "all numbers have arrived")
             assert client.numbers == list(range(400)) and client.is_whole
             assert (client.begun, client.recoveries, client.ends) == (1, 1, [])
             await backend.disconnect(identity="ann", reconnect=True)
@@ -176,7 +176,7 @@ async def test_client_recovers_after_its_node_was_killed_and_is_ended_also_while
             await backend.unsubscribe(identity="ann")
             await until(lambda: len(client.ends) == 2, "it learns of the end")
             assert client.ends[0] == "unsubscribed" and client.ends[1] in ("unsubscribed", "not_subscribed")
-            await publisher.publish(CHANNEL, "nobody hears it")
+            await publisher.publish(CHANNEL, "after the end")
             await backend.subscribe(CHANNEL, identity="ann")
             await until(lambda: client.begun == 3, "a fence")
             assert client.numbers == list(range(400))

@@ -1,5 +1,6 @@
 """Orders of the backend to three nodes while one of them is paused, killed, cut off or drained: obeyed once, by all."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Final
@@ -8,7 +9,7 @@ import pytest
 
 from tests.support.processes.nodes import NodeProcess
 from tests.support.processes.tools import eventually
-from tests.support.scenarios.order_house import CHANNEL, IDENTITY, NODES, house
+from tests.support.scenarios.order_house import CHANNEL, IDENTITY, NODES, Guest, house
 
 pytestmark = pytest.mark.needs("redis-server")
 
@@ -32,6 +33,25 @@ async def test_a_thousand_connections_on_three_nodes_are_reached_within_a_second
         told = {"by": "shop", "identity": IDENTITY, "channel": CHANNEL, "outcome": "ok", "connections": GUESTS}
         assert told.items() <= line.items()
         assert await built.nodes[1].metric("snorky_control_calls_total") == 1
+
+
+async def test_guests_that_reconnect_at_once_are_closed_once(tmp_path: Path) -> None:
+    async with house(tmp_path) as built:
+        guests = await built.join(60, range(NODES))
+
+        async def come_back(guest: Guest) -> Guest:
+            await guest.task
+            (again,) = await built.join(1, [(guest.node + 1) % NODES])
+            return again
+
+        coming = [asyncio.create_task(come_back(guest)) for guest in guests]
+        reply = await built.order("disconnect", reconnect=True, by=1)
+        assert (reply["missing"], reply["connections"]) == ([], 60)
+        back = await asyncio.gather(*coming)
+        assert {guest.close_code for guest in guests} == {4000}
+        await asyncio.sleep(1.0)  # four reads of the orders by each node
+        await built.all_hear(back)
+        assert not any(guest.close_code for guest in back)
 
 
 async def test_a_paused_node_is_named_and_obeys_when_it_is_back(tmp_path: Path) -> None:

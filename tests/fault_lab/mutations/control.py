@@ -47,6 +47,13 @@ CONTROL_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(_UNIT, "test_code_to_reconnect_is_passed_on_and_no_other_one"),
     ),
     Mutation(
+        guard="clients that reconnect",
+        file="gateway/sdk/control.py",
+        old="            await asyncio.sleep(self._orders.spread_s)\n",
+        new="            pass\n",
+        argv=test(_UNIT, "test_client_that_shall_reconnect_is_closed_only_when_all_nodes"),
+    ),
+    Mutation(
         guard="missed orders",
         file="gateway/sdk/control.py",
         old='            connection.close(CloseCode.RECONNECT, "Come back")\n',

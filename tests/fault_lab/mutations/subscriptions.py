@@ -46,6 +46,13 @@ SUBSCRIPTION_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(_BEGUN, "test_order_is_carried_out_once_redis_confirms_again"),
     ),
     Mutation(
+        guard="restoration of a client that leaves at once",
+        file="gateway/sdk/server_subscriptions.py",
+        old="        del self._restoring[connection]\n",
+        new="        pass\n",
+        argv=test(_BEGUN, "test_other_services_take_no_orders_and_nothing_remains_of_closed_connections"),
+    ),
+    Mutation(
         guard="restoration without Redis",
         file="gateway/sdk/server_subscriptions.py",
         old="                    _complete(work.read, is_read=False)\n                await",
@@ -60,7 +67,7 @@ SUBSCRIPTION_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(_BEGUN, "test_notification_comes_before_messages_that_are_published_meanwhile"),
     ),
     Mutation(
-        guard="subscriptions of nobody's order",
+        guard="commands for subscriptions without an order",
         file="services/pubsub/service.py",
         old="        if serverSide and not is_ordered:\n",
         new="        if False:\n",

@@ -156,7 +156,7 @@ async def test_later_connections_of_an_identity_are_subscribed_but_not_after_an_
 async def test_unsubscribed_identity_is_not_restored_whichever_order_ended_it() -> None:
     async with town(2, services) as nodes:
         for end in ({"identity": "ann", "channel": "news"}, {"identity": "ann"}, {"channel": "news"}):
-            await subscribe(nodes, identity="ann")  # nobody is connected
+            await subscribe(nodes, identity="ann")  # no client is connected
             assert await nodes.subscription_store.find("ann")
             await unsubscribe(nodes, **end)
             later = nodes.client(1, "ann")
@@ -326,6 +326,9 @@ async def test_other_services_take_no_orders_and_nothing_remains_of_closed_conne
         ann.leave()
         await settle()
         assert not subscriptions._subscribing and not subscriptions._restoring and not subscriptions._orders
+        nodes.client(0, "ann").leave()  # before its task has begun
+        await settle()
+        assert not subscriptions._restoring
 
 
 async def test_connection_that_authenticates_later_is_subscribed_then_and_not_again_by_a_refresh() -> None:
