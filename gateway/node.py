@@ -45,7 +45,7 @@ from snorky.gateway.presence.roster_view import GRACE_S, Difference
 from snorky.gateway.protocol.ws_frames import Dialect
 from snorky.gateway.sdk.control import Control
 from snorky.gateway.sdk.notices import Notices
-from snorky.gateway.sdk.refreshing import Refresher
+from snorky.gateway.sdk.refreshing import Refresher, recheck_all
 from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.server_subscriptions import ServerSubscriptions
 from snorky.gateway.sdk.service import Service
@@ -224,7 +224,7 @@ class Node:
                 self._history_store.set_rules(service.name, service.rules)
 
     def recheck(self, connection: Connection) -> None:
-        """End what rules no longer permit to a connection whose claims have changed."""
+        """End what rules no longer permit to a connection: its claims, or the rules, have changed."""
         registry = self._connections.get(connection)
         for service in registry or ():
             try:
@@ -232,6 +232,20 @@ class Node:
             except Exception:  # a service's code: whatever it raises, the client must not keep more than it may
                 _log.exception("rights not looked at again; closing the connection", service=service.name)
                 connection.close(CloseCode.INTERNAL_ERROR, "Internal error")
+
+    async def replace_rules(self, pairs: Sequence[tuple[Service, Service]]) -> None:
+        """Replace the rules of services by those of other instances, then end what these no longer permit.
+
+        pairs: each a service of this node, and another instance of its class. All rules are replaced before this first
+        waits. Rules about histories reach other nodes and publishers through Redis, within seconds.
+        """
+        try:
+            for service, other in pairs:
+                service.adopt_rules(other)
+                if self._history_store is not None:
+                    self._history_store.set_rules(service.name, service.rules)
+        finally:  # also if a service fails, for those before it
+            await recheck_all(self.connections, self.recheck)
 
     async def start(self) -> None:
         """Begin to connect to the broker; returns at once. `is_ready` turns True when publications arrive."""
