@@ -18,6 +18,7 @@ import structlog
 from snorky.gateway._version import __version__
 from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
+from snorky.gateway.config.cluster_limits import ClusterLimits
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.connection.connection import Connection, Transport
 from snorky.gateway.connection.storage_quotas import Quotas
@@ -27,6 +28,7 @@ from snorky.gateway.contracts.control import ControlLog, LocalControlLog
 from snorky.gateway.contracts.directory import Directory
 from snorky.gateway.contracts.history import HistoryStore
 from snorky.gateway.contracts.hooks import Hooks
+from snorky.gateway.contracts.limits import LimitStore, LocalLimitStore
 from snorky.gateway.delivery.channel_order import Step
 from snorky.gateway.delivery.channels import Channels
 from snorky.gateway.delivery.fan_out import Fanout
@@ -38,6 +40,7 @@ from snorky.gateway.errors import (
     ConfigurationError,
 )
 from snorky.gateway.metrics import Metrics
+from snorky.gateway.presence.cluster_counts import ClusterCounts
 from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.presence.roster_sync import RosterSync
 from snorky.gateway.presence.roster_view import GRACE_S, Difference
@@ -61,8 +64,8 @@ class Node:
     broker, directory, history_store: started and stopped by the node. Without a directory, services have only topics;
     without a history store, topics have no history. node_id: unique, the same as the directory's; random by default.
     auth: stopped by the node. hooks: questions to the operator's backend; None = it is not asked. control_log: started
-    and stopped by the node; None = orders reach only this node. compare_every_s: how often positions are compared with
-    history, to detect unnoticed losses. grace_s: see
+    and stopped by the node; None = orders reach only this node. limit_store: likewise; None = `cluster_limits` hold for
+    this node. compare_every_s: how often positions are compared with history, to detect unnoticed losses. grace_s: see
     `snorky.gateway.presence.roster_view`.
     """
 
@@ -78,6 +81,8 @@ class Node:
         auth: Authenticator | None = None,
         hooks: Hooks | None = None,
         control_log: ControlLog | None = None,
+        cluster_limits: ClusterLimits | None = None,
+        limit_store: LimitStore | None = None,
         compare_every_s: float = COMPARE_EVERY_S,
         grace_s: float = GRACE_S,
     ) -> None:
@@ -119,6 +124,10 @@ class Node:
             payload_max_bytes=self.limits.payload_max_bytes,
         )
         self._auth.on_other_claims = self.recheck
+        self.counts_in_cluster = ClusterCounts(
+            cluster_limits or ClusterLimits(), limit_store or LocalLimitStore(), self._metrics, self._auth.refusals
+        )
+        self._auth.before_identity = self.counts_in_cluster.enter_identity
         self._fanout.before_delivery = self._auth.grants.catch_up
         self._local_channels = Channels(self._hub, broker, self._fanout, self._repair, self._roster_sync)
         self._registries: list[ServiceRegistry] = []
@@ -228,6 +237,7 @@ class Node:
         await self._broker.start(self)
         self._auth.start(lambda: self.connections)
         self.control.start()
+        self.counts_in_cluster.start()
         if self._history_store is not None:
             await self._history_store.start()
         if self._repair is not None:
@@ -243,6 +253,7 @@ class Node:
             await registry.stop()
         await self._auth.stop()
         await self.control.stop()
+        await self.counts_in_cluster.stop()
         if self._repair is not None:
             await self._repair.stop()
         if self._roster_sync is not None:

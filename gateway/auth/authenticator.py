@@ -84,6 +84,7 @@ class Authenticator:
         self._grant_outcomes = metrics.subscription_tokens
         self._sessions = Sessions(clock, grace_s=self._auth.leeway_s)
         self.on_other_claims: Callable[[Connection], object] = lambda _connection: None  # set by the node
+        self.before_identity: Callable[[Connection, str], Awaitable[None]] = _admit  # set by the node; may refuse
         self.grants = Grants(clock, grace_s=self._auth.leeway_s)
         self._beginning: asyncio.Task[None] | None = None
 
@@ -210,13 +211,15 @@ class Authenticator:
         """Set a connection's identity from a token; if it has that identity already, as `refresh`.
 
         Raises InvalidToken, AlreadyAuthenticated, Refused: tokens are not configured, BrokerUnavailable,
-        ConnectionClosed, HookRefused, HookUnavailable.
+        ConnectionClosed, HookRefused, HookUnavailable, LimitExceeded: the identity has too many connections.
         """
         session = await self.enter(token)
         try:
             _check_fits(connection, session)
             if await self.ask_to_connect(session.who, connection.remote_ip) is not None:
                 _check_fits(connection, session)  # it may have closed meanwhile
+            await self.before_identity(connection, session.who.identity)
+            _check_fits(connection, session)
         except BaseException:
             self.leave(session)
             raise
@@ -337,6 +340,10 @@ def _check_fits(connection: Connection, session: Session) -> None:
         raise ConnectionClosed
     if connection.identity is not None and connection.identity != session.who.identity:
         raise AlreadyAuthenticated
+
+
+async def _admit(_connection: Connection, _identity: str) -> None:
+    """Admit every connection: there are no limits."""
 
 
 def _over(session: Session) -> InvalidToken:

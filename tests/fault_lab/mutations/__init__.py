@@ -12,6 +12,7 @@ from tests.fault_lab.mutations.hooks import HOOKS_MUTATIONS
 from tests.fault_lab.mutations.http import HTTP_MUTATIONS
 from tests.fault_lab.mutations.js_client import JS_CLIENT_MUTATIONS
 from tests.fault_lab.mutations.library import LIBRARY_MUTATIONS
+from tests.fault_lab.mutations.limits import LIMITS_MUTATIONS
 from tests.fault_lab.mutations.mutation import Mutation, mutate
 from tests.fault_lab.mutations.permissions import PERMISSION_MUTATIONS
 from tests.fault_lab.mutations.process import PROCESS_MUTATIONS
@@ -33,6 +34,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     *SERVICES_MUTATIONS,
     *PERMISSION_MUTATIONS,
     *CONTROL_MUTATIONS,
+    *LIMITS_MUTATIONS,
     *CLIENTS_MUTATIONS,
     *JS_CLIENT_MUTATIONS,
     *PROCESS_MUTATIONS,

@@ -1,0 +1,126 @@
+"""ClusterCounts: what the connections of this node count against limits over all nodes, and give back at their end.
+
+Rules:
+- A connection counts before it is accepted, until its transport has ended, so the nodes together never have more than
+  the limit allows.
+- If units were lost because this node was cut off, its newest connections of that name are closed: clients reconnect.
+- While Redis does not answer, present connections stay, and new ones that a limit applies to are refused.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from snorky.gateway.config.cluster_limits import ClusterLimits
+from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.refusals import Refusals
+from snorky.gateway.connection.shared_limits import site_of
+from snorky.gateway.contracts.limits import LimitStore
+from snorky.gateway.errors import CloseCode, ConnectionClosed, LimitExceeded
+from snorky.gateway.metrics import Metrics
+
+__all__ = ["ClusterCounts", "Unit"]
+
+Unit = tuple[str, str]  # limit, name
+
+PER_IDENTITY: Final = "cluster_connections_per_identity"
+PER_IP: Final = "cluster_connections_per_ip"
+_TEXTS: Final = {
+    PER_IDENTITY: "Too many connections of this identity",
+    PER_IP: "Too many connections from this address",
+}
+
+_log = structlog.get_logger("snorky.node")
+
+
+class ClusterCounts:
+    """The counts of one node."""
+
+    def __init__(self, limits: ClusterLimits, store: LimitStore, metrics: Metrics, refusals: Refusals) -> None:
+        self._maxima = {PER_IDENTITY: limits.connections_per_identity, PER_IP: limits.connections_per_ip}
+        self._is_counting = limits.are_counted
+        self._store = store
+        self._metrics = metrics
+        self._refusals = refusals
+        self._units: dict[Connection, list[Unit]] = {}  # the newest last
+        self._lost: Counter[Unit] = Counter()  # not handled yet
+
+    def start(self) -> None:
+        """Begin to count; returns at once."""
+        if self._is_counting:
+            self._store.start(self._on_lost)
+
+    async def stop(self) -> None:
+        """Free what is counted here, if Redis answers. Idempotent."""
+        if self._is_counting:
+            await self._store.stop()
+
+    async def enter(self, identity: str | None, address: str) -> Sequence[Unit]:
+        """Count a client before its connection exists. The caller must then call `bind` or `leave`.
+
+        identity: None = anonymous. Raises LimitExceeded, BrokerUnavailable: nothing is counted.
+        """
+        taken: list[Unit] = []
+        try:
+            for limit, name in ((PER_IP, site_of(address)), (PER_IDENTITY, identity)):
+                if name and self._maxima[limit]:
+                    await self._take(limit, name, identity, address)
+                    taken.append((limit, name))
+        except BaseException:
+            self.leave(taken)
+            raise
+        return taken or ()
+
+    def bind(self, connection: Connection, units: Sequence[Unit]) -> None:
+        """Count these units for a connection until `forget`."""
+        if self._is_counting:
+            self._units[connection] = list(units)
+
+    def leave(self, units: Sequence[Unit]) -> None:
+        """Give units back that got no connection."""
+        for limit, name in units:
+            self._store.give_back(limit, name, 1)
+
+    def forget(self, connection: Connection) -> None:
+        """Give back what an ended connection counts. Idempotent."""
+        self.leave(self._units.pop(connection, ()))
+
+    async def enter_identity(self, connection: Connection, identity: str) -> None:
+        """Count a connection that gets an identity later. Raises LimitExceeded, BrokerUnavailable, ConnectionClosed."""
+        unit = PER_IDENTITY, identity
+        if not self._maxima[PER_IDENTITY] or unit in self._units.get(connection, ()):
+            return
+        await self._take(*unit, identity, connection.remote_ip)
+        units = self._units.get(connection)
+        if units is None or unit in units:  # it ended meanwhile, or has counted meanwhile
+            self.leave([unit])
+        else:
+            units.append(unit)
+        if units is None:
+            raise ConnectionClosed
+
+    async def _take(self, limit: str, name: str, identity: str | None, address: str) -> None:
+        if await self._store.take(limit, name, 1, self._maxima[limit]):
+            return
+        self._metrics.limit_hits.labels(limit).inc()
+        self._refusals.note("limit", limit, address=address, identity=identity)
+        raise LimitExceeded(limit, _TEXTS[limit])
+
+    def _on_lost(self, limit: str, name: str, units: int) -> None:
+        self._metrics.limit_hits.labels(limit).inc(units)
+        if not self._lost:  # one pass over the connections for all that is lost
+            asyncio.get_running_loop().call_soon(self._close_lost)
+        self._lost[limit, name] += units
+
+    def _close_lost(self) -> None:
+        """Close the newest connections that count what other nodes have taken."""
+        lost, self._lost = self._lost, Counter()
+        _log.warning("other nodes have taken what this node counted: closing connections", units=lost.total())
+        for connection, own in reversed(list(self._units.items())):
+            reached = next((unit for unit in own if lost[unit] > 0), None)
+            if reached is not None and not connection.is_closed:
+                lost.subtract(own)
+                connection.close(CloseCode.RECONNECT, _TEXTS[reached[0]])
