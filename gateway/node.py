@@ -20,6 +20,7 @@ from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.cluster_limits import ClusterLimits
 from snorky.gateway.config.settings import Limits
+from snorky.gateway.connection.cluster_rates import ClusterRates
 from snorky.gateway.connection.connection import Connection, Transport
 from snorky.gateway.connection.storage_quotas import Quotas
 from snorky.gateway.connection.waiting_replies import WaitingReplies
@@ -42,11 +43,13 @@ from snorky.gateway.errors import (
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.presence.cluster_counts import ClusterCounts
 from snorky.gateway.presence.ownership import Ownership
+from snorky.gateway.presence.rate_exchange import RateExchange
 from snorky.gateway.presence.roster_sync import RosterSync
 from snorky.gateway.presence.roster_view import GRACE_S, Difference
 from snorky.gateway.protocol.ws_frames import Dialect
 from snorky.gateway.sdk.control import Control
 from snorky.gateway.sdk.notices import Notices
+from snorky.gateway.sdk.publish_limits import PublishLimits
 from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.service import Service
 from snorky.gateway.sdk.service_channels import ServiceChannels
@@ -124,9 +127,12 @@ class Node:
             payload_max_bytes=self.limits.payload_max_bytes,
         )
         self._auth.on_other_claims = self.recheck
-        self.counts_in_cluster = ClusterCounts(
-            cluster_limits or ClusterLimits(), limit_store or LocalLimitStore(), self._metrics, self._auth.refusals
-        )
+        of_all, self._limit_store = cluster_limits or ClusterLimits(), limit_store or LocalLimitStore()
+        self._has_cluster_limits = of_all.are_set
+        self.counts_in_cluster = ClusterCounts(of_all, self._limit_store, self._metrics, self._auth.refusals)
+        self.cluster_rates = ClusterRates(of_all, bytes_min=self.limits.message_max_bytes)
+        self.publish_limits = PublishLimits(of_all, self.cluster_rates, self._metrics, self._auth.refusals)
+        self._rate_exchange = RateExchange(self.cluster_rates, self._limit_store)
         self._auth.before_identity = self.counts_in_cluster.enter_identity
         self._fanout.before_delivery = self._auth.grants.catch_up
         self._local_channels = Channels(self._hub, broker, self._fanout, self._repair, self._roster_sync)
@@ -221,6 +227,8 @@ class Node:
         if self._history_store is not None:
             for service in registry:
                 self._history_store.set_rules(service.name, service.rules)
+        rules = [rule for service in registry for rule in service.rules]
+        self._has_cluster_limits |= any(rule.publishes_per_s for rule in rules)
 
     def recheck(self, connection: Connection) -> None:
         """End what rules no longer permit to a connection whose claims have changed."""
@@ -237,7 +245,9 @@ class Node:
         await self._broker.start(self)
         self._auth.start(lambda: self.connections)
         self.control.start()
-        self.counts_in_cluster.start()
+        if self._has_cluster_limits:
+            self._limit_store.start(self.counts_in_cluster.on_lost)
+            self._rate_exchange.start()
         if self._history_store is not None:
             await self._history_store.start()
         if self._repair is not None:
@@ -253,7 +263,9 @@ class Node:
             await registry.stop()
         await self._auth.stop()
         await self.control.stop()
-        await self.counts_in_cluster.stop()
+        if self._has_cluster_limits:
+            await self._rate_exchange.stop()
+            await self._limit_store.stop()
         if self._repair is not None:
             await self._repair.stop()
         if self._roster_sync is not None:

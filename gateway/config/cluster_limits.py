@@ -13,6 +13,7 @@ from msgspec import Meta
 
 __all__ = ["ClusterLimits"]
 
+Rate = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
@@ -22,8 +23,11 @@ class ClusterLimits:
 
     connections_per_identity: Count = 0
     connections_per_ip: Count = 0  # IPv6: of a /64
+    messages_per_s_per_identity: Rate = 0.0  # at most one second's worth at once
+    bytes_per_s_per_identity: Rate = 0.0
+    publishes_per_s_per_identity: Rate = 0.0
 
     @property
-    def are_counted(self) -> bool:
-        """True if this node has to count connections in Redis."""
-        return bool(self.connections_per_identity or self.connections_per_ip)
+    def are_set(self) -> bool:
+        """True if there is any limit."""
+        return self != ClusterLimits()

@@ -6,17 +6,19 @@ Rules:
 - A *unit* is one connection, subscription, ... that counts against a limit. The units of all living nodes for one name
   never exceed the limit's maximum.
 - A node's units are freed when it has not renewed them for 8 s, by the clock of Redis. It renews them every 2 s.
+- Rates need no units: each node reports the *demand* of its active names, and learns that of the other nodes.
 - A node that could not renew in time, or whose Redis lost its data, takes its units again. Those that other nodes
   took meanwhile are lost, and the node ends what they counted.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from snorky.gateway.errors import BrokerUnavailable
 
-__all__ = ["LimitStore", "LocalLimitStore", "OnLost", "SharedUnits"]
+__all__ = ["LimitStore", "LocalLimitStore", "Name", "OnLost", "SharedUnits"]
 
+Name = tuple[str, str]  # limit, and what it applies to
 OnLost = Callable[[str, str, int], None]  # limit, name, how many units this node has lost
 
 
@@ -41,13 +43,25 @@ class LimitStore(Protocol):
     def give_back(self, limit: str, name: str, units: int) -> None:
         """Give units back; never waits, and is repeated until Redis has confirmed it."""
 
+    @property
+    def nodes(self) -> int:
+        """How many nodes count, as far as this node knows; at least 1, itself."""
+
+    async def exchange(self, demands: Mapping[Name, float]) -> dict[Name, float]:
+        """Report the demands of this node, for 3 s, in place of those reported before; returns those of all others.
+
+        Raises BrokerUnavailable.
+        """
+
 
 class SharedUnits:
-    """The units of nodes in one process. is_failing: every `take` raises BrokerUnavailable."""
+    """The units and demands of nodes in one process. is_failing: all that waits raises BrokerUnavailable."""
 
     def __init__(self) -> None:
         self.is_failing = False
-        self.by_node: dict[str, dict[tuple[str, str], int]] = {}
+        self.by_node: dict[str, dict[Name, int]] = {}
+        self.demands: dict[str, Mapping[Name, float]] = {}
+        self.nodes: set[str] = set()
 
     def total(self, limit: str, name: str) -> int:
         """Return the units of all nodes."""
@@ -63,6 +77,7 @@ class LocalLimitStore:
 
     def start(self, on_lost: OnLost) -> None:
         """See LimitStore. Nothing is lost here."""
+        self._shared.nodes.add(self._node_id)
 
     async def stop(self) -> None:
         """See LimitStore."""
@@ -71,6 +86,8 @@ class LocalLimitStore:
     def die(self) -> None:
         """Free all units of this node."""
         self._shared.by_node.pop(self._node_id, None)
+        self._shared.demands.pop(self._node_id, None)
+        self._shared.nodes.discard(self._node_id)
 
     async def take(self, limit: str, name: str, units: int, maximum: int) -> bool:
         """See LimitStore."""
@@ -90,3 +107,16 @@ class LocalLimitStore:
             own[limit, name] = left
         else:
             own.pop((limit, name), None)
+
+    @property
+    def nodes(self) -> int:
+        """See LimitStore."""
+        return max(1, len(self._shared.nodes))
+
+    async def exchange(self, demands: Mapping[Name, float]) -> dict[Name, float]:
+        """See LimitStore."""
+        if self._shared.is_failing:
+            raise BrokerUnavailable("limits")
+        self._shared.demands[self._node_id] = dict(demands)
+        others = [each for node, each in self._shared.demands.items() if node != self._node_id]
+        return {name: sum(each.get(name, 0.0) for each in others) for name in demands}

@@ -41,22 +41,12 @@ class ClusterCounts:
 
     def __init__(self, limits: ClusterLimits, store: LimitStore, metrics: Metrics, refusals: Refusals) -> None:
         self._maxima = {PER_IDENTITY: limits.connections_per_identity, PER_IP: limits.connections_per_ip}
-        self._is_counting = limits.are_counted
+        self._is_counting = limits.connections_per_identity > 0 or limits.connections_per_ip > 0
         self._store = store
         self._metrics = metrics
         self._refusals = refusals
         self._units: dict[Connection, list[Unit]] = {}  # the newest last
         self._lost: Counter[Unit] = Counter()  # not handled yet
-
-    def start(self) -> None:
-        """Begin to count; returns at once."""
-        if self._is_counting:
-            self._store.start(self._on_lost)
-
-    async def stop(self) -> None:
-        """Free what is counted here, if Redis answers. Idempotent."""
-        if self._is_counting:
-            await self._store.stop()
 
     async def enter(self, identity: str | None, address: str) -> Sequence[Unit]:
         """Count a client before its connection exists. The caller must then call `bind` or `leave`.
@@ -109,7 +99,8 @@ class ClusterCounts:
         self._refusals.note("limit", limit, address=address, identity=identity)
         raise LimitExceeded(limit, _TEXTS[limit])
 
-    def _on_lost(self, limit: str, name: str, units: int) -> None:
+    def on_lost(self, limit: str, name: str, units: int) -> None:
+        """Close the newest connections that count against a limit, soon. units: how many were lost."""
         self._metrics.limit_hits.labels(limit).inc(units)
         if not self._lost:  # one pass over the connections for all that is lost
             asyncio.get_running_loop().call_soon(self._close_lost)

@@ -21,6 +21,7 @@ __all__ = [
     "index_lock_key",
     "indexed_run_key",
     "leases_key",
+    "limit_demands_key",
     "limit_owners_key",
     "limit_settling_key",
     "limit_units_key",
@@ -141,6 +142,11 @@ def order_result_key(prefix: str, order_id: str) -> bytes:
 def owned_key(prefix: str, owner: str) -> bytes:
     """Set: the index of NODE:INCARNATION, with the roster entries and names of its connections."""
     return f"{prefix}:{{owned:{owner}}}".encode()
+
+
+def limit_demands_key(prefix: str, bucket: int, node_id: str) -> bytes:
+    """Hash: the demands of one node in a bucket, by limit and name."""
+    return f"{prefix}:{{limits {bucket}}}:demands:{node_id}".encode()
 
 
 def limit_owners_key(prefix: str, bucket: int) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, overload
 
+from snorky.gateway.config.channel_rules import ChannelRule
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.storage_quotas import KEY_BYTES, MESSAGE_BYTES, Charge
 from snorky.gateway.contracts.history import History, Recovery
@@ -96,6 +97,18 @@ class Topics:
         if charge is not None:
             published.add_done_callback(charge.settle)
         return published
+
+    @property
+    def limits_publishers(self) -> bool:
+        """True if `check_publisher` must be called for every publication of a client."""
+        return self._cluster.publish_limits.are_set
+
+    def check_publisher(self, client: Connection, channel: Any, message: Any, rule: ChannelRule) -> None:
+        """Count a publication of a client against its identity's limit and the channel's, before it is published.
+
+        Raises LimitExceeded (`rate_limited`, or `too_large`), InvalidChannel.
+        """
+        self._cluster.publish_limits.check(client, channel_key(self._service, channel), message, rule)
 
     def promised(self, channel: Any, own: History | None) -> History | None:
         """Return a channel's retention: by this node's rule, or more if another node's rule retains more.

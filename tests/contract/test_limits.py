@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,9 @@ async def make(request: pytest.FixtureRequest, tmp_path: Path, shared: SharedSer
             async def die() -> None:
                 store.die()
 
-            return CountingNode(store, die)
+            node = CountingNode(store, die)
+            store.start(node.on_lost)
+            return node
 
         yield in_memory
         return
@@ -171,6 +173,29 @@ async def test_the_units_of_a_dead_node_become_free(make: MakeNode) -> None:
     assert await a.take("ann", 1)
     await a.die()
     await eventually(lambda: b.take("ann", 1), within_s=5.0, what="Redis frees the units")
+
+
+async def test_nodes_learn_the_demands_of_the_others(make: MakeNode) -> None:
+    nodes = [make(f"n{number}") for number in range(3)]
+    ann, bob = (PER, "ann"), (PER, "bob")
+    for node in nodes:
+        for name in map(str, range(20)):  # in every bucket
+            await node.take(name, 0)
+    for node in nodes:
+        for name in map(str, range(20)):
+            await node.settled(name)
+    a, b, c = (node.store for node in nodes)
+    assert [store.nodes for store in (a, b, c)] == [3, 3, 3]
+    assert await a.exchange({ann: 1.5, bob: 1.0}) == {ann: 0.0, bob: 0.0}
+    assert await b.exchange({ann: 2.0}) == {ann: 1.5}
+    assert await c.exchange({ann: 4.0, bob: 4.0}) == {ann: 3.5, bob: 1.0}
+    assert await a.exchange({bob: 1.0}) == {bob: 4.0}
+    assert await c.exchange({ann: 4.0}) == {ann: 2.0}, "a report takes the place of the last one"
+    assert await a.exchange({}) == {}
+    assert await b.exchange({bob: 1.0}) == {bob: 0.0}
+    await nodes[1].die()
+    with pytest.raises(BrokerUnavailable) if not isinstance(b, LocalLimitStore) else nullcontext():
+        await b.exchange({ann: 1.0})
 
 
 # -- Redis -----------------------------------------------------------------------------------------------------
@@ -286,6 +311,39 @@ async def test_a_call_that_arrives_late_changes_nothing(server: Any) -> None:
         await commands.stop()
         assert status == b"late"
         assert not await b.take("ann", 1)
+
+
+async def test_a_renewal_writes_expired_units_again(server: Any) -> None:
+    async with counting(server.url) as make:
+        a, b = make("a", renew_s=0.2), make("b")
+        assert await a.take("ann", 1)
+        async with the_redis(server.url) as redis:
+            keys = [limit_units_key("test", number, "a") for number in range(BUCKETS)]
+            await expire(server.url, "a")
+
+            async def is_written() -> bool:
+                return any([await redis.hexists(key, f"{PER} ann") for key in keys])
+
+            await eventually(is_written, within_s=5.0, what="`a` has written its units again")
+        assert not await b.take("ann", 1)
+
+
+async def test_demands_expire(server: Any) -> None:
+    async with counting(server.url) as make:
+        a, b = make("a"), make("b")
+        for node in (a, b):
+            for name in map(str, range(20)):
+                await node.take(name, 0)
+        for name in map(str, range(20)):
+            await a.settled(name)
+        await b.store.exchange({(PER, "ann"): 5.0})
+        assert await a.store.exchange({(PER, "ann"): 1.0}) == {(PER, "ann"): 5.0}
+        await b.die()
+
+        async def is_expired() -> bool:
+            return await a.store.exchange({(PER, "ann"): 1.0}) == {(PER, "ann"): 0.0}
+
+        await eventually(is_expired, within_s=6.0, what="the demand of a dead node expires")
 
 
 async def test_many_names_are_written_again_in_several_calls(server: Any) -> None:

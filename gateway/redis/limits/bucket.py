@@ -13,7 +13,7 @@ Rules:
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,11 +21,12 @@ import structlog
 
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.redis.connection.scripts import Call, Scripts
-from snorky.gateway.redis.keys import limit_owners_key, limit_settling_key, limit_units_key
+from snorky.gateway.redis.keys import limit_demands_key, limit_owners_key, limit_settling_key, limit_units_key
 
 __all__ = ["Bucket"]
 
 SETTLE_S: Final = 3.0  # longer than a living node needs to connect and renew
+DEMANDS_TTL_MS: Final = b"3000"  # two reports may fail
 BATCH: Final = 500  # names of one call: it takes about 1 ms in Redis
 ATTEMPTS: Final = 20  # of a call while other nodes come and go
 
@@ -74,6 +75,7 @@ class Bucket:
         self._settle_ms = b"%d" % round(settle_s * 1000)
         self._keys = [limit_owners_key(prefix, number), limit_settling_key(prefix, number)]
         self._key_of: Callable[[str], bytes] = lambda owner: limit_units_key(prefix, number, owner)
+        self._demands_of: Callable[[str], bytes] = lambda owner: limit_demands_key(prefix, number, owner)
         self._others: Sequence[str] = ()
         self._counts: dict[str, _Count] = {}
         self._changed: dict[str, None] = {}  # names, in the order of their changes
@@ -110,6 +112,18 @@ class Bucket:
         """Renew now."""
         self._is_due = True
         self._wake()
+
+    @property
+    def others(self) -> Sequence[str]:
+        """The other living nodes, at the last answer."""
+        return self._others
+
+    async def exchange(self, demands: Mapping[str, float]) -> list[float]:
+        """Report demands by name; returns those of all other nodes, in the same order. Raises BrokerUnavailable."""
+        keys = [self._demands_of(self._node_id), *map(self._demands_of, self._others)]
+        words = [word for name, demand in demands.items() for word in (name.encode(), b"%.3f" % demand)]
+        (answer,) = await self._scripts.run(Call("demand", keys, [DEMANDS_TTL_MS, *words]))
+        return [float(each) for each in answer]
 
     async def stop(self) -> None:
         """Stop, and free all units if Redis answers. Idempotent."""

@@ -8,10 +8,10 @@ clients.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from snorky.gateway.contracts.limits import OnLost
+from snorky.gateway.contracts.limits import Name, OnLost
 from snorky.gateway.redis.connection.commands import Commands
 from snorky.gateway.redis.connection.scripts import Scripts
 from snorky.gateway.redis.limits.bucket import SETTLE_S, Bucket
@@ -52,6 +52,7 @@ class RedisLimitStore:
             )
             for number in range(BUCKETS)
         ]
+        self._reported: set[Bucket] = set()  # buckets in which Redis has demands of this node
         self._task: asyncio.Task[None] | None = None
 
     def start(self, on_lost: OnLost) -> None:
@@ -80,6 +81,25 @@ class RedisLimitStore:
         """See LimitStore."""
         full = _full(limit, name)
         self._of(full).give_back(full, units)
+
+    @property
+    def nodes(self) -> int:
+        """See LimitStore."""
+        return 1 + len({node for bucket in self._buckets for node in bucket.others})
+
+    async def exchange(self, demands: Mapping[Name, float]) -> dict[Name, float]:
+        """See LimitStore."""
+        apart: dict[Bucket, dict[str, float]] = {bucket: {} for bucket in self._reported}
+        for name, demand in demands.items():
+            full = _full(*name)
+            apart.setdefault(self._of(full), {})[full] = demand
+        self._reported |= apart.keys()
+        answers = await asyncio.gather(*(bucket.exchange(each) for bucket, each in apart.items()))
+        self._reported = {bucket for bucket, each in apart.items() if each}
+        found: dict[str, float] = {}
+        for each, others in zip(apart.values(), answers, strict=True):
+            found |= dict(zip(each, others, strict=True))
+        return {name: found[_full(*name)] for name in demands}
 
     def _of(self, full: str) -> Bucket:
         digest = hashlib.blake2b(full.encode("utf-8", "surrogatepass"), digest_size=4).digest()
