@@ -131,6 +131,7 @@ class Node:
         self._has_cluster_limits = of_all.are_set
         self.counts_in_cluster = ClusterCounts(of_all, self._limit_store, self._metrics, self._auth.refusals)
         self.cluster_rates = ClusterRates(of_all, bytes_min=self.limits.message_max_bytes)
+        self._hub.on_removed = self.counts_in_cluster.leave_channel
         self.publish_limits = PublishLimits(of_all, self.cluster_rates, self._metrics, self._auth.refusals)
         self._rate_exchange = RateExchange(self.cluster_rates, self._limit_store)
         self._auth.before_identity = self.counts_in_cluster.enter_identity
@@ -148,6 +149,7 @@ class Node:
             metrics=self._metrics,
             has_presence_events=self._notices.are_wanted,
             is_open=self._connections.__contains__,
+            counts=self.counts_in_cluster,
         )
         self.control = Control(
             control_log or LocalControlLog(self._node_id),
@@ -228,7 +230,7 @@ class Node:
             for service in registry:
                 self._history_store.set_rules(service.name, service.rules)
         rules = [rule for service in registry for rule in service.rules]
-        self._has_cluster_limits |= any(rule.publishes_per_s for rule in rules)
+        self._has_cluster_limits |= any(rule.publishes_per_s or rule.subscribers_max for rule in rules)
 
     def recheck(self, connection: Connection) -> None:
         """End what rules no longer permit to a connection whose claims have changed."""

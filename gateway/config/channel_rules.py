@@ -72,6 +72,7 @@ class ChannelRule(Rule, frozen=True, forbid_unknown_fields=True):
     recovery: bool = True  # clients that reconnect with a position receive the publications they missed
     presence: bool = False  # clients may request the list of subscribers
     join_leave: bool = False  # subscribers receive join and leave events
+    subscribers_max: Size = 0  # on all nodes; 0: no limit
     publishes_per_s: Rate = 0.0  # of all clients on all nodes; 0: no limit
     message_max_bytes: Bytes = 0  # of a client's message as JSON; 0: no limit but that of [limits]
     client_keys: bool = True  # clients may publish with an idempotency key, which Redis stores
@@ -95,6 +96,7 @@ _EXAMPLES = {
     "match": '"chat:*"',
     "history": "1000",
     "history_ttl_s": "300",
+    "subscribers_max": "1000",
     "publishes_per_s": "100",
     "message_max_bytes": "4096",
 }  # for all other keys: true

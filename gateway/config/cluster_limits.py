@@ -23,6 +23,7 @@ class ClusterLimits:
 
     connections_per_identity: Count = 0
     connections_per_ip: Count = 0  # IPv6: of a /64
+    channels_per_identity: Count = 0  # subscriptions of all its connections, over all services
     messages_per_s_per_identity: Rate = 0.0  # at most one second's worth at once
     bytes_per_s_per_identity: Rate = 0.0
     publishes_per_s_per_identity: Rate = 0.0

@@ -1,13 +1,14 @@
 """ClusterCounts: what the connections of this node count against limits over all nodes, and give back at their end.
 
 Rules:
-- A connection counts before it is accepted, until its transport has ended, so the nodes together never have more than
-  the limit allows.
+- A connection counts before it is accepted, until its transport has ended, and a subscription before it is made. So the
+  nodes together never have more than the limit allows.
 - If units were lost because this node was cut off, its newest connections of that name are closed: clients reconnect.
 - While Redis does not answer, present connections stay, and new ones that a limit applies to are refused.
 """
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -28,9 +29,13 @@ Unit = tuple[str, str]  # limit, name
 
 PER_IDENTITY: Final = "cluster_connections_per_identity"
 PER_IP: Final = "cluster_connections_per_ip"
+CHANNELS: Final = "cluster_channels_per_identity"
+SUBSCRIBERS: Final = "channel_subscribers_max"
 _TEXTS: Final = {
     PER_IDENTITY: "Too many connections of this identity",
     PER_IP: "Too many connections from this address",
+    CHANNELS: "This identity has subscribed to too many channels",
+    SUBSCRIBERS: "This channel has too many subscribers",
 }
 
 _log = structlog.get_logger("snorky.node")
@@ -40,12 +45,17 @@ class ClusterCounts:
     """The counts of one node."""
 
     def __init__(self, limits: ClusterLimits, store: LimitStore, metrics: Metrics, refusals: Refusals) -> None:
-        self._maxima = {PER_IDENTITY: limits.connections_per_identity, PER_IP: limits.connections_per_ip}
+        self._maxima = {
+            PER_IDENTITY: limits.connections_per_identity,
+            PER_IP: limits.connections_per_ip,
+            CHANNELS: limits.channels_per_identity,
+        }
         self._is_counting = limits.connections_per_identity > 0 or limits.connections_per_ip > 0
         self._store = store
         self._metrics = metrics
         self._refusals = refusals
         self._units: dict[Connection, list[Unit]] = {}  # the newest last
+        self._channels: dict[Connection, dict[str, list[Unit]]] = {}  # by channel key; the newest connection last
         self._lost: Counter[Unit] = Counter()  # not handled yet
 
     async def enter(self, identity: str | None, address: str) -> Sequence[Unit]:
@@ -57,7 +67,7 @@ class ClusterCounts:
         try:
             for limit, name in ((PER_IP, site_of(address)), (PER_IDENTITY, identity)):
                 if name and self._maxima[limit]:
-                    await self._take(limit, name, identity, address)
+                    await self._take(limit, name, identity, address, self._maxima[limit])
                     taken.append((limit, name))
         except BaseException:
             self.leave(taken)
@@ -83,7 +93,7 @@ class ClusterCounts:
         unit = PER_IDENTITY, identity
         if not self._maxima[PER_IDENTITY] or unit in self._units.get(connection, ()):
             return
-        await self._take(*unit, identity, connection.remote_ip)
+        await self._take(*unit, identity, connection.remote_ip, self._maxima[PER_IDENTITY])
         units = self._units.get(connection)
         if units is None or unit in units:  # it ended meanwhile, or has counted meanwhile
             self.leave([unit])
@@ -92,8 +102,41 @@ class ClusterCounts:
         if units is None:
             raise ConnectionClosed
 
-    async def _take(self, limit: str, name: str, identity: str | None, address: str) -> None:
-        if await self._store.take(limit, name, 1, self._maxima[limit]):
+    async def enter_channel(self, connection: Connection, key: str, *, subscribers_max: int) -> None:
+        """Count a subscription before it is made, until `leave_channel`. key: of the channel. subscribers_max: 0 = any.
+
+        Raises LimitExceeded, BrokerUnavailable, ConnectionClosed: nothing is counted.
+        """
+        wanted = [(SUBSCRIBERS, key, subscribers_max)] if subscribers_max else []
+        if connection.identity is not None and self._maxima[CHANNELS]:
+            wanted.append((CHANNELS, connection.identity, self._maxima[CHANNELS]))
+        if not wanted or key in connection.channels:
+            return
+        taken: list[Unit] = []
+        try:
+            for limit, name, maximum in wanted:
+                await self._take(limit, name, connection.identity, connection.remote_ip, maximum)
+                taken.append((limit, name))
+            if connection.is_closed:
+                raise ConnectionClosed
+        except BaseException:
+            self.leave(taken)
+            raise
+        if key in self._channels.setdefault(connection, {}):  # another call has counted it meanwhile
+            self.leave(taken)
+        else:
+            self._channels[connection][key] = taken
+
+    def leave_channel(self, connection: Connection, key: str) -> None:
+        """Give back what a subscription counts that has ended. Idempotent."""
+        counted = self._channels.get(connection)
+        if counted is not None:
+            self.leave(counted.pop(key, ()))
+            if not counted:
+                del self._channels[connection]
+
+    async def _take(self, limit: str, name: str, identity: str | None, address: str, maximum: int) -> None:
+        if await self._store.take(limit, name, 1, maximum):
             return
         self._metrics.limit_hits.labels(limit).inc()
         self._refusals.note("limit", limit, address=address, identity=identity)
@@ -110,7 +153,8 @@ class ClusterCounts:
         """Close the newest connections that count what other nodes have taken."""
         lost, self._lost = self._lost, Counter()
         _log.warning("other nodes have taken what this node counted: closing connections", units=lost.total())
-        for connection, own in reversed(list(self._units.items())):
+        for connection in reversed(list(self._units | self._channels)):
+            own = [*self._units.get(connection, ()), *itertools.chain(*self._channels.get(connection, {}).values())]
             reached = next((unit for unit in own if lost[unit] > 0), None)
             if reached is not None and not connection.is_closed:
                 lost.subtract(own)

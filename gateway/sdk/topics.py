@@ -144,18 +144,33 @@ class Topics:
         """Return a channel's present position; starts a history if there is none. Raises as `history`."""
         return await self._cluster.channels.history_store.position(channel_key(self._service, channel))
 
-    async def subscribe(self, connection: Connection, channel: Any, *, history: History | None = None) -> None:
+    async def subscribe(
+        self, connection: Connection, channel: Any, *, history: History | None = None, subscribers_max: int = 0
+    ) -> None:
         """Subscribe a connection; on return, it receives everything that is published from now on.
 
         history: the channel's retention; publications that this node misses are then read from history, and if they
         are no longer available, the client is not notified. Raises AlreadySubscribed, LimitExceeded, InvalidChannel,
-        BrokerUnavailable (the connection is not subscribed then), ConnectionClosed.
+        BrokerUnavailable (the connection is not subscribed then), ConnectionClosed. subscribers_max: of the channel,
+        on all nodes; 0 = any number.
         """
-        is_kept = history is not None
-        await self._cluster.channels.subscribe(connection, self._service, channel, self._notification, is_kept=is_kept)
+        await self._cluster.channels.subscribe(
+            connection,
+            self._service,
+            channel,
+            self._notification,
+            is_kept=history is not None,
+            subscribers_max=subscribers_max,
+        )
 
     async def recover(
-        self, connection: Connection, channel: Any, history: History, since: Position | None = None
+        self,
+        connection: Connection,
+        channel: Any,
+        history: History,
+        since: Position | None = None,
+        *,
+        subscribers_max: int = 0,
     ) -> Recovery:
         """Subscribe a connection to a channel with a history, and return what it missed since a position.
 
@@ -168,7 +183,13 @@ class Topics:
         ConfigurationError: the service's notification is not an object, so a position cannot be added.
         """
         return await self._cluster.channels.recover(
-            connection, self._service, channel, self._notification, self._gap_notice, since=since
+            connection,
+            self._service,
+            channel,
+            self._notification,
+            self._gap_notice,
+            since=since,
+            subscribers_max=subscribers_max,
         )
 
     @asynccontextmanager

@@ -110,12 +110,13 @@ class PubSubService(PresenceCommands):
     ) -> Compound | dict[str, Any] | None:
         await self._demand_subscriber(request, channel)
         rule = self._rule(channel)
-        history = self.topics.promised(channel, history_of(rule))
+        history, most = self.topics.promised(channel, history_of(rule)), rule.subscribers_max
         async with self._present(request.connection, channel, rule):
             if history is not None and is_recovering and rule.recovery:
                 shape = self.notification(channel)
-                return recovered(await self.topics.recover(request.connection, channel, history, since), shape)
-            await self.topics.subscribe(request.connection, channel, history=history)
+                recovery = await self.topics.recover(request.connection, channel, history, since, subscribers_max=most)
+                return recovered(recovery, shape)
+            await self.topics.subscribe(request.connection, channel, history=history, subscribers_max=most)
         return NOTHING_TO_RECOVER if is_recovering else None
 
     @rpc_command

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,8 @@ pytestmark = pytest.mark.needs("redis-server")
 NODES: Final = 3
 MAXIMUM: Final = 10
 FREE_WITHIN_S: Final = 15.0
+PUBLISHES_PER_S: Final = 50
+RATE_OVER_S: Final = 30.0
 SETTINGS: Final = f"""
 [auth]
 hmac_secret = "{SECRET}"
@@ -27,6 +29,7 @@ hmac_secret = "{SECRET}"
 connections_per_ip = 0
 [cluster_limits]
 connections_per_identity = {MAXIMUM}
+publishes_per_s_per_identity = {PUBLISHES_PER_S}
 [services.pubsub]
 class = "snorky.services.pubsub:PubSubService"
 unmatched = "open"
@@ -57,6 +60,10 @@ class Crowd:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return 101
+
+    def connection(self, node: int) -> AbstractAsyncContextManager[aiohttp.ClientWebSocketResponse]:
+        """Connect to a node, for a test that reads itself."""
+        return self._session.ws_connect(self.nodes[node].websocket_url, headers=self._headers)
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         async for _ in socket:
@@ -131,6 +138,30 @@ async def test_the_share_of_a_killed_node_is_free_within_15_seconds(tmp_path: Pa
         print(f"free after {took_s:.1f} s")
         assert took_s <= FREE_WITHIN_S
         assert [await guests.enter(number % 2 + 1) for number in range(MAXIMUM)] == [101] * (MAXIMUM - 1) + [429]
+
+
+async def test_a_rate_holds_over_all_nodes(tmp_path: Path) -> None:
+    """Clients of one identity publish on three nodes, as fast as they may, for 30 s; one node has twice the demand."""
+    async with crowd(tmp_path) as guests:
+        accepted = 0
+
+        async def publish(node: int, until_s: float) -> None:
+            nonlocal accepted
+            number = 0
+            async with guests.connection(node) as socket:
+                while time.monotonic() < until_s:
+                    number += 1
+                    call = {"command": "publish", "params": {"channel": "news", "message": 1}, "callId": number}
+                    await socket.send_json({"service": "pubsub", "message": call})
+                    reply = (await socket.receive_json())["message"]
+                    accepted += reply["type"] == "response"
+                    await asyncio.sleep(min(0.2, reply.get("retryAfterMs", 5) / 1000))
+
+        until_s = time.monotonic() + RATE_OVER_S
+        await asyncio.gather(*(publish(node, until_s) for node in (0, 0, 1, 2)))
+        part = accepted / (PUBLISHES_PER_S * RATE_OVER_S)
+        print(f"accepted {part:.3f} of the limit")
+        assert 0.9 <= part <= 1.1
 
 
 async def test_a_paused_node_closes_what_others_took_meanwhile(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ __all__ = ["LIMITS_MUTATIONS"]
 
 _CONTRACT = "tests/contract/test_limits.py"
 _DOOR = "tests/unit/http/websocket/test_cluster_limits.py"
+_CLIENTS = "tests/unit/services/test_cluster_limits.py"
+_RATES = "tests/unit/presence/test_rate_exchange.py"
 _SCRIPT = "gateway/redis/limits/lua/count.lua"
 _BUCKET = "gateway/redis/limits/bucket.py"
 _COUNTS = "gateway/presence/cluster_counts.py"
@@ -37,7 +39,7 @@ LIMITS_MUTATIONS: tuple[Mutation, ...] = (
         file=_SCRIPT,
         old="elseif before ~= ARGV[5] then\n",
         new="elseif false then\n",
-        argv=test(_CONTRACT, "test_what_other_nodes_took_meanwhile_is_lost"),
+        argv=test(_CONTRACT, "test_a_renewal_writes_expired_units_again"),
     ),
     Mutation(
         guard="a wait after a loss of data",
@@ -108,5 +110,89 @@ LIMITS_MUTATIONS: tuple[Mutation, ...] = (
         old="        except BaseException:\n            self.leave(taken)\n",
         new="        except BaseException:\n",
         argv=test(_DOOR, "test_a_refused_identity_does_not_use_up_its_address"),
+    ),
+    Mutation(
+        guard="units of an ended subscription",
+        file="gateway/delivery/hub.py",
+        old="        self.on_removed(connection, key)\n",
+        new="",
+        argv=test(_CLIENTS, "test_subscribers_of_a_channel_are_limited_over_all_nodes"),
+    ),
+    Mutation(
+        guard="units of a failed subscription",
+        file="gateway/sdk/service_channels.py",
+        old="                self._counts.leave_channel(connection, key)\n",
+        new="                pass\n",
+        argv=test(_CLIENTS, "test_a_failed_subscription_counts_no_more"),
+    ),
+    Mutation(
+        guard="channels of an identity",
+        file=_COUNTS,
+        old="            wanted.append((CHANNELS, connection.identity, self._maxima[CHANNELS]))\n",
+        new="            pass\n",
+        argv=test(_CLIENTS, "test_channels_of_an_identity_are_limited_over_all_nodes"),
+    ),
+    Mutation(
+        guard="a part of a rate for each node",
+        file="gateway/presence/rate_exchange.py",
+        old="            bucket.allow(bucket.demand_per_s / (bucket.demand_per_s + others[bucket.key]))\n",
+        new="            bucket.allow(1.0)\n",
+        argv=test(_RATES, "test_a_constant_demand_above_the_limit_gets_the_limit"),
+    ),
+    Mutation(
+        guard="an equal part at the beginning",
+        file="gateway/connection/cluster_rates.py",
+        old="        self.allow(1 / rates.nodes)\n",
+        new="        self.allow(1.0)\n",
+        argv=test(_RATES, "test_a_constant_demand_above_the_limit_gets_the_limit"),
+    ),
+    Mutation(
+        guard="an equal part without Redis",
+        file="gateway/presence/rate_exchange.py",
+        old="            for bucket in reported:\n                bucket.allow(equal)\n            return\n",
+        new="            return\n",
+        argv=test(_RATES, "test_without_redis_a_name_returns_to_an_equal_part"),
+    ),
+    Mutation(
+        guard="reported names are bounded",
+        file="gateway/presence/rate_exchange.py",
+        old="        reported = [bucket for _, bucket in asked[:NAMES_MAX]]\n",
+        new="        reported = [bucket for _, bucket in asked]\n",
+        argv=test(_RATES, "test_many_names_are_not_all_reported"),
+    ),
+    Mutation(
+        guard="demands expire",
+        file="gateway/redis/limits/lua/demand.lua",
+        old="redis.call('PEXPIRE', KEYS[1], ARGV[1])\n",
+        new="",
+        argv=test(_CONTRACT, "test_demands_expire"),
+    ),
+    Mutation(
+        guard="a report replaces the last one",
+        file="gateway/redis/limits/lua/demand.lua",
+        old="redis.call('DEL', KEYS[1])\n",
+        new="",
+        argv=test(_CONTRACT, "test_nodes_learn_the_demands_of_the_others"),
+    ),
+    Mutation(
+        guard="publications of an identity",
+        file="gateway/sdk/publish_limits.py",
+        old="            bucket.credit -= 1.0\n",
+        new="            pass\n",
+        argv=test(_CLIENTS, "test_publications_of_an_identity_are_limited_over_all_nodes"),
+    ),
+    Mutation(
+        guard="publications on a channel",
+        file="gateway/sdk/publish_limits.py",
+        old="            other.credit -= 1.0\n",
+        new="            pass\n",
+        argv=test(_CLIENTS, "test_publications_on_a_channel_are_limited_over_all_nodes"),
+    ),
+    Mutation(
+        guard="the size of messages on a channel",
+        file="gateway/sdk/publish_limits.py",
+        old="        if rule.message_max_bytes and json_size(message) > rule.message_max_bytes:\n",
+        new="        if False:\n",
+        argv=test(_CLIENTS, "test_the_size_of_messages_on_a_channel_is_limited"),
     ),
 )

@@ -135,6 +135,25 @@ async def test_without_redis_each_node_has_an_equal_part(clock: Clock) -> None:
     assert max(node.granted for node in made) <= 1.1 * min(node.granted for node in made)
 
 
+async def test_without_redis_a_name_returns_to_an_equal_part(clock: Clock) -> None:
+    units = SharedUnits()
+    a, b = (SimulatedNode(clock, units, f"n{number}") for number in range(2))
+    for node in (a, b):
+        node.connect()
+    for step in range(int(10 / STEP_S)):
+        clock.now_s += STEP_S
+        units.is_failing = step * STEP_S >= 5
+        before = a.granted
+        await a.step(300.0)
+    bucket = a.rates.bucket("messages_per_s_per_identity", "ann", LIMIT)
+    assert bucket.burst == LIMIT / 2 and a.granted - before <= 2
+    units.is_failing = False
+    for _ in range(int(3 / STEP_S)):
+        clock.now_s += STEP_S
+        await a.step(300.0)
+    assert bucket.burst == LIMIT, "no other node asks for it"
+
+
 async def test_a_client_is_told_a_wait_that_suffices(clock: Clock) -> None:
     ran = await run(clock, lambda number, _at_s: (1000.0, 1.0, 1.0)[number])
     assert all(node.granted > 0 for node in ran)

@@ -75,6 +75,66 @@ async def test_a_refused_publication_counts_against_no_other_limit(clock: Clock)
         assert [await outcome(ann, "news") for _ in range(2)] == ["ok", "rate_limited"]
 
 
+async def subscribing(client: MemoryClient, channel: Any = "limited", **others: Any) -> str:
+    """Subscribe; returns the error's code, or "ok"."""
+    try:
+        await client.call("pubsub", "subscribe", channel=channel, **others)
+    except CallFailed as failed:
+        return failed.code
+    return "ok"
+
+
+@pytest.mark.parametrize("history", [0, 10])
+async def test_subscribers_of_a_channel_are_limited_over_all_nodes(history: int) -> None:
+    async with memory_cluster(2, lambda: pubsub(subscribers_max=2, history=history)) as cluster:
+        clients = [await cluster.connect(number % 2) for number in range(4)]
+        assert [await subscribing(client, recover=True) for client in clients] == ["ok", "ok"] + ["limit_exceeded"] * 2
+        assert await subscribing(clients[0]) == "already_subscribed"
+        assert await subscribing(clients[2], "limited too") == await subscribing(clients[2], "news") == "ok"
+        assert hits(cluster, "channel_subscribers_max") == 2
+        await clients[0].call("pubsub", "unsubscribe", channel="limited")
+        assert await subscribing(clients[3]) == "ok"
+        clients[1].disconnect()
+        assert await subscribing(clients[2]) == "ok"
+        assert cluster.units.total("channel_subscribers_max", "pubsub:limited") == 2
+
+
+async def test_channels_of_an_identity_are_limited_over_all_nodes() -> None:
+    async with memory_cluster(2, pubsub, cluster_limits=ClusterLimits(channels_per_identity=3)) as cluster:
+        a, b, anonymous = await cluster.connect(0, "ann"), await cluster.connect(1, "ann"), await cluster.connect(1)
+        assert [await subscribing(*each) for each in ((a, "x"), (b, "x"), (b, "y"))] == ["ok"] * 3
+        assert await subscribing(a, "z") == await subscribing(b, "z") == "limit_exceeded"
+        assert [await subscribing(anonymous, name) for name in "abcde"] == ["ok"] * 5
+        assert await subscribing(await cluster.connect(0, "bob"), "z") == "ok"
+        assert hits(cluster, "cluster_channels_per_identity") == 2
+        cluster.kill(1)
+        assert [await subscribing(a, name) for name in "yzw"] == ["ok", "ok", "limit_exceeded"]
+
+
+async def test_a_failed_subscription_counts_no_more() -> None:
+    async with memory_cluster(1, lambda: pubsub(subscribers_max=1)) as cluster:
+        client = await cluster.connect()
+        cluster.brokers[0].is_failing = True
+        assert await subscribing(client) == "unavailable"
+        cluster.brokers[0].is_failing = False
+        assert cluster.units.total("channel_subscribers_max", "pubsub:limited") == 0
+        cluster.units.is_failing = True
+        assert await subscribing(client) == "unavailable"
+        assert await subscribing(client, "news") == "ok", "without a limit there is nothing to count"
+        cluster.units.is_failing = False
+        assert await subscribing(client) == "ok"
+
+
+async def test_subscribers_that_were_lost_are_closed() -> None:
+    async with memory_cluster(1, lambda: pubsub(subscribers_max=3)) as cluster:
+        clients = [await cluster.connect() for _ in range(3)]
+        for client in clients:
+            await subscribing(client)
+        cluster.nodes[0].counts_in_cluster.on_lost("channel_subscribers_max", "pubsub:limited", 1)
+        assert await clients[2].closed() == 4000
+        assert not clients[0].is_closed and not clients[1].is_closed
+
+
 async def test_the_size_of_messages_on_a_channel_is_limited() -> None:
     async with memory_cluster(1, lambda: pubsub(message_max_bytes=10)) as cluster:
         client = await cluster.connect()
