@@ -20,7 +20,6 @@ from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.cluster_limits import ClusterLimits
 from snorky.gateway.config.settings import Limits
-from snorky.gateway.connection.cluster_rates import ClusterRates
 from snorky.gateway.connection.connection import Connection, Transport
 from snorky.gateway.connection.storage_quotas import Quotas
 from snorky.gateway.connection.waiting_replies import WaitingReplies
@@ -41,15 +40,13 @@ from snorky.gateway.errors import (
     ConfigurationError,
 )
 from snorky.gateway.metrics import Metrics
-from snorky.gateway.presence.cluster_counts import ClusterCounts
 from snorky.gateway.presence.ownership import Ownership
-from snorky.gateway.presence.rate_exchange import RateExchange
 from snorky.gateway.presence.roster_sync import RosterSync
 from snorky.gateway.presence.roster_view import GRACE_S, Difference
 from snorky.gateway.protocol.ws_frames import Dialect
+from snorky.gateway.sdk.cluster_limiter import ClusterLimiter
 from snorky.gateway.sdk.control import Control
 from snorky.gateway.sdk.notices import Notices
-from snorky.gateway.sdk.publish_limits import PublishLimits
 from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.service import Service
 from snorky.gateway.sdk.service_channels import ServiceChannels
@@ -98,7 +95,14 @@ class Node:
             self._auth.ask_by(hooks)
         self.is_redis_full: Callable[[], bool] = lambda: False  # set by the watcher of Redis' memory
         self.redis_refusal: Callable[[], str] = str
-        self.quotas = Quotas(self.limits, self._metrics, self._auth.refusals)
+        self.cluster_limits = ClusterLimiter(
+            cluster_limits or ClusterLimits(),
+            limit_store or LocalLimitStore(),
+            self._auth,
+            self._metrics,
+            bytes_min=self.limits.message_max_bytes,
+        )
+        self.quotas = Quotas(self.limits, self._metrics, self._auth.refusals, self.cluster_limits.quotas)
         self._broker = broker
         self._history_store = history_store
         self._hub = Hub()
@@ -127,14 +131,7 @@ class Node:
             payload_max_bytes=self.limits.payload_max_bytes,
         )
         self._auth.on_other_claims = self.recheck
-        of_all, self._limit_store = cluster_limits or ClusterLimits(), limit_store or LocalLimitStore()
-        self._has_cluster_limits = of_all.are_set
-        self.counts_in_cluster = ClusterCounts(of_all, self._limit_store, self._metrics, self._auth.refusals)
-        self.cluster_rates = ClusterRates(of_all, bytes_min=self.limits.message_max_bytes)
-        self._hub.on_removed = self.counts_in_cluster.leave_channel
-        self.publish_limits = PublishLimits(of_all, self.cluster_rates, self._metrics, self._auth.refusals)
-        self._rate_exchange = RateExchange(self.cluster_rates, self._limit_store)
-        self._auth.before_identity = self.counts_in_cluster.enter_identity
+        self._hub.on_removed = self.cluster_limits.counts.leave_channel
         self._fanout.before_delivery = self._auth.grants.catch_up
         self._local_channels = Channels(self._hub, broker, self._fanout, self._repair, self._roster_sync)
         self._registries: list[ServiceRegistry] = []
@@ -149,7 +146,7 @@ class Node:
             metrics=self._metrics,
             has_presence_events=self._notices.are_wanted,
             is_open=self._connections.__contains__,
-            counts=self.counts_in_cluster,
+            counts=self.cluster_limits.counts,
         )
         self.control = Control(
             control_log or LocalControlLog(self._node_id),
@@ -229,8 +226,7 @@ class Node:
         if self._history_store is not None:
             for service in registry:
                 self._history_store.set_rules(service.name, service.rules)
-        rules = [rule for service in registry for rule in service.rules]
-        self._has_cluster_limits |= any(rule.publishes_per_s or rule.subscribers_max for rule in rules)
+        self.cluster_limits.add_rules(rule for service in registry for rule in service.rules)
 
     def recheck(self, connection: Connection) -> None:
         """End what rules no longer permit to a connection whose claims have changed."""
@@ -247,9 +243,7 @@ class Node:
         await self._broker.start(self)
         self._auth.start(lambda: self.connections)
         self.control.start()
-        if self._has_cluster_limits:
-            self._limit_store.start(self.counts_in_cluster.on_lost)
-            self._rate_exchange.start()
+        self.cluster_limits.start()
         if self._history_store is not None:
             await self._history_store.start()
         if self._repair is not None:
@@ -265,9 +259,7 @@ class Node:
             await registry.stop()
         await self._auth.stop()
         await self.control.stop()
-        if self._has_cluster_limits:
-            await self._rate_exchange.stop()
-            await self._limit_store.stop()
+        await self.cluster_limits.stop()
         if self._repair is not None:
             await self._repair.stop()
         if self._roster_sync is not None:
@@ -302,6 +294,7 @@ class Node:
             self._auth.expect(connection)
         self._metrics.connections_opened.labels(connection.transport_name).inc()
         self._metrics.connections.labels(connection.transport_name, connection.dialect.name).inc()
+        self.cluster_limits.quotas.prepare(connection)
         registry.connected(connection)
 
     def disconnect(self, connection: Connection, code: int) -> None:
@@ -317,6 +310,7 @@ class Node:
         self._metrics.connections_closed.labels(_code_label(code)).inc()
         self._metrics.connections.labels(connection.transport_name, connection.dialect.name).dec()
         registry.disconnected(connection)
+        self.cluster_limits.quotas.forget(connection)
 
     def find_service(self, name: str) -> Service | None:
         """Return a service of this node, from any of its registries; None = there is none."""

@@ -85,6 +85,7 @@ class Authenticator:
         self._sessions = Sessions(clock, grace_s=self._auth.leeway_s)
         self.on_other_claims: Callable[[Connection], object] = lambda _connection: None  # set by the node
         self.before_identity: Callable[[Connection, str], Awaitable[None]] = _admit  # set by the node; may refuse
+        self.after_identity: Callable[[Connection], object] = lambda _connection: None  # likewise
         self.grants = Grants(clock, grace_s=self._auth.leeway_s)
         self._beginning: asyncio.Task[None] | None = None
 
@@ -224,6 +225,7 @@ class Authenticator:
             self.leave(session)
             raise
         self.bind(session, connection)
+        self.after_identity(connection)
         self.on_other_claims(connection)
         return session.who
 

@@ -14,6 +14,7 @@ from msgspec import Meta
 __all__ = ["ClusterLimits"]
 
 Rate = Annotated[float, Meta(ge=0)]
+Bytes = Annotated[int, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
@@ -27,6 +28,8 @@ class ClusterLimits:
     messages_per_s_per_identity: Rate = 0.0  # at most one second's worth at once
     bytes_per_s_per_identity: Rate = 0.0
     publishes_per_s_per_identity: Rate = 0.0
+    stored_bytes_per_identity: Bytes = 0  # in Redis within 300 s
+    stored_bytes_per_ip: Bytes = 0  # of the anonymous clients of an address
 
     @property
     def are_set(self) -> bool:

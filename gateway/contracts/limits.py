@@ -43,6 +43,9 @@ class LimitStore(Protocol):
     def give_back(self, limit: str, name: str, units: int) -> None:
         """Give units back; never waits, and is repeated until Redis has confirmed it."""
 
+    def is_current(self, limit: str, name: str) -> bool:
+        """True while the units that this node holds cannot have expired."""
+
     @property
     def nodes(self) -> int:
         """How many nodes count, as far as this node knows; at least 1, itself."""
@@ -107,6 +110,10 @@ class LocalLimitStore:
             own[limit, name] = left
         else:
             own.pop((limit, name), None)
+
+    def is_current(self, limit: str, name: str) -> bool:
+        """See LimitStore."""
+        return not self._shared.is_failing
 
     @property
     def nodes(self) -> int:

@@ -12,7 +12,6 @@ import secrets
 from typing import Any, Protocol
 
 from snorky.gateway.auth.authenticator import Authenticator
-from snorky.gateway.connection.cluster_rates import ClusterRates
 from snorky.gateway.connection.connection import Connection
 from snorky.gateway.connection.storage_quotas import ENTRY_BYTES, Charge, Quotas, was_stored
 from snorky.gateway.contracts.directory import Entered, Member, Owner, RosterSnapshot
@@ -23,8 +22,8 @@ from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.protocol.codec import channel_key, channel_name, encode_json, json_size
 from snorky.gateway.protocol.publication import Selector
 from snorky.gateway.protocol.splicing import Shared
+from snorky.gateway.sdk.cluster_limiter import ClusterLimiter
 from snorky.gateway.sdk.control import Control
-from snorky.gateway.sdk.publish_limits import PublishLimits
 from snorky.gateway.sdk.service_channels import ServiceChannels
 
 __all__ = [
@@ -82,12 +81,8 @@ class NodeServices(Protocol):
         """Limits of what clients may store in Redis."""
 
     @property
-    def cluster_rates(self) -> ClusterRates:
-        """Rates over all nodes."""
-
-    @property
-    def publish_limits(self) -> PublishLimits:
-        """Limits of what clients publish."""
+    def cluster_limits(self) -> ClusterLimiter:
+        """Limits over all nodes."""
 
     @property
     def ownership(self) -> Ownership:

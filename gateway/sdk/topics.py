@@ -101,14 +101,14 @@ class Topics:
     @property
     def limits_publishers(self) -> bool:
         """True if `check_publisher` must be called for every publication of a client."""
-        return self._cluster.publish_limits.are_set
+        return self._cluster.cluster_limits.publishes.are_set
 
     def check_publisher(self, client: Connection, channel: Any, message: Any, rule: ChannelRule) -> None:
         """Count a publication of a client against its identity's limit and the channel's, before it is published.
 
         Raises LimitExceeded (`rate_limited`, or `too_large`), InvalidChannel.
         """
-        self._cluster.publish_limits.check(client, channel_key(self._service, channel), message, rule)
+        self._cluster.cluster_limits.publishes.check(client, channel_key(self._service, channel), message, rule)
 
     def promised(self, channel: Any, own: History | None) -> History | None:
         """Return a channel's retention: by this node's rule, or more if another node's rule retains more.

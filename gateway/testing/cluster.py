@@ -98,9 +98,9 @@ class MemoryCluster:
 
         Raises LimitExceeded, BrokerUnavailable: `cluster_limits` do not admit it now.
         """
-        units = await self.nodes[node].counts_in_cluster.enter(identity, "")
+        units = await self.nodes[node].cluster_limits.counts.enter(identity, "")
         client = MemoryClient(self.nodes[node], self.registries[node], identity, deadline_s=self._deadline_s)
-        self.nodes[node].counts_in_cluster.bind(client.connection, units)
+        self.nodes[node].cluster_limits.counts.bind(client.connection, units)
         self._clients.append((self.nodes[node], client))
         await asyncio.sleep(0)
         return client

@@ -345,6 +345,27 @@ async def test_demands_expire(server: Any) -> None:
         await eventually(is_expired, within_s=6.0, what="the demand of a dead node expires")
 
 
+async def test_units_are_not_current_while_they_cannot_be_renewed(tmp_path: Path) -> None:
+    async with start_server("valkey", tmp_path) as server, counting(server.url) as make:
+        assert isinstance(server, RedisServer)
+        a = make("a", ttl_s=1.0, renew_s=0.2)
+        assert not a.store.is_current(PER, "ann")
+        assert await a.take("ann", 1)
+        assert a.store.is_current(PER, "ann")
+        server.freeze()
+
+        async def is_past() -> bool:
+            return not a.store.is_current(PER, "ann")
+
+        await eventually(is_past, within_s=5.0, what="its units may have expired")
+        server.thaw()
+
+        async def is_current() -> bool:
+            return a.store.is_current(PER, "ann")
+
+        await eventually(is_current, within_s=5.0, what="the units are renewed")
+
+
 async def test_many_names_are_written_again_in_several_calls(server: Any) -> None:
     async with counting(server.url) as make:
         a, b = make("a"), make("b")

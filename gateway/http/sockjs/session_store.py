@@ -132,7 +132,7 @@ class SessionStore:
         binding = Binding(asks.known_as(None if who is None else who.who.identity))
         session = Session(node, self._registry, self._timing, self._clock, remote_ip, binding)
         session.on_removed = lambda: self._remove(session_id, session)
-        node.counts_in_cluster.bind(session.connection, units)
+        node.cluster_limits.counts.bind(session.connection, units)
         if who is not None:
             try:
                 node.auth.bind(who, session.connection)
@@ -175,7 +175,7 @@ class SessionStore:
         if self._sessions.get(session_id) is session:
             del self._sessions[session_id]
         self._admission.leave(session.connection.remote_ip)
-        self._node.counts_in_cluster.forget(session.connection)
+        self._node.cluster_limits.counts.forget(session.connection)
         self._node.auth.forget(session.connection)  # needed if it was never connected to the node
 
 

@@ -16,7 +16,7 @@ async def count_client(node: Node, identity: str | None, address: str) -> Sequen
     Raises HandshakeRefused: too many connections, or Redis does not answer.
     """
     try:
-        return await node.counts_in_cluster.enter(identity, address)
+        return await node.cluster_limits.counts.enter(identity, address)
     except LimitExceeded as error:
         raise HandshakeRefused(429, "cluster_connections", str(error)) from None
     except BrokerUnavailable:

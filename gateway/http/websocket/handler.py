@@ -118,7 +118,7 @@ class WebSocketHandler:
                 raise ConnectionClosed
         except BaseException:
             endpoint.admission.leave(ip)
-            endpoint.node.counts_in_cluster.leave(units)
+            endpoint.node.cluster_limits.counts.leave(units)
             if session is not None:
                 endpoint.node.auth.leave(session)
             raise
@@ -128,7 +128,7 @@ class WebSocketHandler:
             return take_over(request, protocol, accepted.response)
         except ConnectionClosed:
             endpoint.admission.leave(ip)
-            endpoint.node.counts_in_cluster.leave(units)
+            endpoint.node.cluster_limits.counts.leave(units)
             if session is not None:
                 endpoint.node.auth.leave(session)
             raise

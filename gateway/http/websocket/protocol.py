@@ -146,7 +146,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=min(HIGH_WATER_BYTES, self._endpoint.node.limits.outbox_max_bytes))
         self._endpoint.gate.websockets += 1
         self._endpoint.wheel.add(self)
-        self._endpoint.node.counts_in_cluster.bind(self._connection, self.units)
+        self._endpoint.node.cluster_limits.counts.bind(self._connection, self.units)
         self.units = ()
         refusal, self._refusal = self._refusal, None
         if refusal is None:
@@ -161,7 +161,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._endpoint.wheel.remove(self)
         self._endpoint.admission.leave(self._connection.remote_ip)
         self._endpoint.node.disconnect(self._connection, self._close_code)
-        self._endpoint.node.counts_in_cluster.forget(self._connection)
+        self._endpoint.node.cluster_limits.counts.forget(self._connection)
         self._parser = self._work = None
         self._set_full(False)
 

@@ -82,6 +82,7 @@ class Bucket:
         self._number = 0  # of the last call
         self._is_registered = False  # Redis has the state after the last call
         self._is_due = False  # for renewal
+        self._current_until_s = 0.0  # loop time
         self._settled: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -112,6 +113,11 @@ class Bucket:
         """Renew now."""
         self._is_due = True
         self._wake()
+
+    @property
+    def is_current(self) -> bool:
+        """True while the state of this node cannot have expired in Redis."""
+        return asyncio.get_running_loop().time() < self._current_until_s
 
     @property
     def others(self) -> Sequence[str]:
@@ -177,13 +183,14 @@ class Bucket:
         self._number += 1
         sent = [(name, len(self._of(name).takes)) for name in names]
         is_registered, self._is_registered = self._is_registered, False  # until the answer
+        sent_s = asyncio.get_running_loop().time()
         granted = await self._call(names, before)
         if granted is None:
             if is_registered:
                 _log.warning("redis has lost what this node counts against limits", names=len(self._counts))
             self._is_due = True  # write all again
             return
-        self._is_registered = True
+        self._is_registered, self._current_until_s = True, sent_s + int(self._ttl_ms) / 1000
         units, settling_ms = granted
         for (name, takes), each in zip(sent, units, strict=True):
             self._settle(name, takes, each, is_settling=settling_ms > 0)

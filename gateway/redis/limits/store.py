@@ -82,6 +82,10 @@ class RedisLimitStore:
         full = _full(limit, name)
         self._of(full).give_back(full, units)
 
+    def is_current(self, limit: str, name: str) -> bool:
+        """See LimitStore."""
+        return self._of(_full(limit, name)).is_current
+
     @property
     def nodes(self) -> int:
         """See LimitStore."""

@@ -7,6 +7,7 @@ __all__ = ["LIMITS_MUTATIONS"]
 _CONTRACT = "tests/contract/test_limits.py"
 _DOOR = "tests/unit/http/websocket/test_cluster_limits.py"
 _CLIENTS = "tests/unit/services/test_cluster_limits.py"
+_QUOTAS = "tests/unit/connection/test_cluster_quotas.py"
 _RATES = "tests/unit/presence/test_rate_exchange.py"
 _SCRIPT = "gateway/redis/limits/lua/count.lua"
 _BUCKET = "gateway/redis/limits/bucket.py"
@@ -93,22 +94,22 @@ LIMITS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="units of an ended connection",
         file="gateway/http/websocket/protocol.py",
-        old="        self._endpoint.node.counts_in_cluster.forget(self._connection)\n",
+        old="        self._endpoint.node.cluster_limits.counts.forget(self._connection)\n",
         new="",
         argv=test(_DOOR, "test_an_identity_is_limited_over_both_nodes"),
     ),
     Mutation(
         guard="units of a SockJS session",
         file="gateway/http/sockjs/session_store.py",
-        old="        node.counts_in_cluster.bind(session.connection, units)\n",
+        old="        node.cluster_limits.counts.bind(session.connection, units)\n",
         new="",
         argv=test(_DOOR, "test_sockjs_sessions_count"),
     ),
     Mutation(
         guard="units of a refused client",
         file=_COUNTS,
-        old="        except BaseException:\n            self.leave(taken)\n",
-        new="        except BaseException:\n",
+        old="                    taken.append((limit, name))\n        except BaseException:\n            self.leave(taken)\n",
+        new="                    taken.append((limit, name))\n        except BaseException:\n",
         argv=test(_DOOR, "test_a_refused_identity_does_not_use_up_its_address"),
     ),
     Mutation(
@@ -187,6 +188,41 @@ LIMITS_MUTATIONS: tuple[Mutation, ...] = (
         old="            other.credit -= 1.0\n",
         new="            pass\n",
         argv=test(_CLIENTS, "test_publications_on_a_channel_are_limited_over_all_nodes"),
+    ),
+    Mutation(
+        guard="stored bytes over all nodes",
+        file="gateway/connection/cluster_quotas.py",
+        old="        taken.room -= size\n",
+        new="",
+        argv=test(_QUOTAS, "test_all_nodes_together_store_no_more_than_the_quota"),
+    ),
+    Mutation(
+        guard="spent bytes count for 300 s",
+        file="gateway/connection/cluster_quotas.py",
+        old="        until_s = monotonic() - STORED_S - SLOT_S\n",
+        new="        until_s = monotonic() - SLOT_S\n",
+        argv=test(_QUOTAS, "test_spent_bytes_are_free_after_300_s"),
+    ),
+    Mutation(
+        guard="stored bytes of a node that was cut off",
+        file="gateway/connection/cluster_quotas.py",
+        old="        if not self._reserve.is_current(*name):\n",
+        new="        if False:\n",
+        argv=test(_QUOTAS, "test_a_node_that_was_cut_off_stores_nothing"),
+    ),
+    Mutation(
+        guard="stored bytes that others took",
+        file="gateway/connection/cluster_quotas.py",
+        old="            taken.lose(units)\n",
+        new="            pass\n",
+        argv=test(_QUOTAS, "test_what_other_nodes_took_meanwhile_cannot_be_spent"),
+    ),
+    Mutation(
+        guard="units that may have expired",
+        file="gateway/redis/limits/bucket.py",
+        old="        return asyncio.get_running_loop().time() < self._current_until_s\n",
+        new="        return self._current_until_s > 0\n",
+        argv=test(_CONTRACT, "test_units_are_not_current_while_they_cannot_be_renewed"),
     ),
     Mutation(
         guard="the size of messages on a channel",

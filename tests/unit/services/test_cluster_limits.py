@@ -130,7 +130,7 @@ async def test_subscribers_that_were_lost_are_closed() -> None:
         clients = [await cluster.connect() for _ in range(3)]
         for client in clients:
             await subscribing(client)
-        cluster.nodes[0].counts_in_cluster.on_lost("channel_subscribers_max", "pubsub:limited", 1)
+        cluster.nodes[0].cluster_limits.counts.on_lost("channel_subscribers_max", "pubsub:limited", 1)
         assert await clients[2].closed() == 4000
         assert not clients[0].is_closed and not clients[1].is_closed
 

@@ -106,7 +106,7 @@ async def test_the_newest_connections_are_closed_if_other_nodes_took_their_units
     async with sites(ClusterLimits(connections_per_identity=4), SharedUnits()) as (a, _):
         clients = [await a.client(token()) for _ in range(4)]
         other = await a.client(token("bob"))
-        a.node.counts_in_cluster.on_lost("cluster_connections_per_identity", "ann", 2)
+        a.node.cluster_limits.counts.on_lost("cluster_connections_per_identity", "ann", 2)
         for client in clients[2:]:
             assert await client.closed() == 4000
         for client in (*clients[:2], other):
