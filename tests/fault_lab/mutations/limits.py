@@ -124,7 +124,7 @@ LIMITS_MUTATIONS: tuple[Mutation, ...] = (
         file="gateway/sdk/service_channels.py",
         old="                self._counts.leave_channel(connection, key)\n",
         new="                pass\n",
-        argv=test(_CLIENTS, "test_a_failed_subscription_counts_no_more"),
+        argv=test(_CLIENTS, "test_a_subscription_that_a_service_prevents_counts_no_more"),
     ),
     Mutation(
         guard="channels of an identity",

@@ -125,6 +125,27 @@ async def test_a_failed_subscription_counts_no_more() -> None:
         assert await subscribing(client) == "ok"
 
 
+class Faulty(PubSubService):
+    """Its first notification is an error of the service."""
+
+    is_failing = True
+
+    def notification(self, channel: Any) -> Any:
+        if self.is_failing:
+            raise RuntimeError("a service's own fault")
+        return super().notification(channel)
+
+
+async def test_a_subscription_that_a_service_prevents_counts_no_more() -> None:
+    services = [Faulty(channels=[{"match": "limited", "subscribers_max": 1}], unmatched="open")]
+    async with memory_cluster(1, lambda: services) as cluster:
+        client = await cluster.connect()
+        assert await subscribing(client) == "internal"
+        assert cluster.units.total("channel_subscribers_max", "pubsub:limited") == 0
+        services[0].is_failing = False
+        assert await subscribing(client) == "ok"
+
+
 async def test_subscribers_that_were_lost_are_closed() -> None:
     async with memory_cluster(1, lambda: pubsub(subscribers_max=3)) as cluster:
         clients = [await cluster.connect() for _ in range(3)]
