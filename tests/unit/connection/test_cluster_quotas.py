@@ -74,7 +74,7 @@ async def settled() -> None:
 async def written(node: Storing, client: Any, size: int) -> int:
     """Write as often as it is allowed; returns the bytes."""
     total = 0
-    while await node.write(client, size) is not None:
+    while total <= 2 * QUOTA and await node.write(client, size) is not None:
         total += size
     return total
 
