@@ -12,6 +12,7 @@
     │   ├── AlreadySubscribed, NotSubscribed
     │   ├── NotAuthenticated      the connection has no identity
     │   ├── HookRefused           the operator's backend refuses it
+    │   ├── ServiceNotPermitted   the key of a backend may not call this service
     │   ├── LimitExceeded         a configured limit is reached
     │   │   └── ReplyTooLarge     the reply is larger than one client's outbox
     │   └── ConnectionClosed      the connection closed in the meantime
@@ -45,6 +46,7 @@ __all__ = [
     "Refused",
     "ReplyTooLarge",
     "Revoked",
+    "ServiceNotPermitted",
     "SnorkyError",
     "UnknownService",
 ]
@@ -175,6 +177,16 @@ class HookRefused(Refused):
 
     def __init__(self) -> None:
         super().__init__("Not authorized")
+
+
+class ServiceNotPermitted(Refused):
+    """The key of a backend may not call this service, whether it exists or not."""
+
+    code = "not_authorized"
+
+    def __init__(self, service: str) -> None:
+        super().__init__("Not authorized")
+        self.service = service
 
 
 class LimitExceeded(Refused):

@@ -29,6 +29,7 @@ from snorky.gateway.contracts.directory import Directory
 from snorky.gateway.contracts.history import HistoryStore
 from snorky.gateway.contracts.hooks import Hooks
 from snorky.gateway.contracts.limits import LimitStore, LocalLimitStore
+from snorky.gateway.contracts.subscriptions import LocalSubscriptionStore, SubscriptionStore
 from snorky.gateway.delivery.channel_order import Step
 from snorky.gateway.delivery.channels import Channels
 from snorky.gateway.delivery.fan_out import Fanout
@@ -40,14 +41,16 @@ from snorky.gateway.errors import (
     ConfigurationError,
 )
 from snorky.gateway.metrics import Metrics
+from snorky.gateway.presence.cluster_limiter import ClusterLimiter
 from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.presence.roster_sync import RosterSync
 from snorky.gateway.presence.roster_view import GRACE_S, Difference
 from snorky.gateway.protocol.ws_frames import Dialect
-from snorky.gateway.sdk.cluster_limiter import ClusterLimiter
 from snorky.gateway.sdk.control import Control
 from snorky.gateway.sdk.notices import Notices
+from snorky.gateway.sdk.refreshing import Refresher
 from snorky.gateway.sdk.registry import ServiceRegistry
+from snorky.gateway.sdk.server_subscriptions import ServerSubscriptions
 from snorky.gateway.sdk.service import Service
 from snorky.gateway.sdk.service_channels import ServiceChannels
 
@@ -64,8 +67,9 @@ class Node:
     broker, directory, history_store: started and stopped by the node. Without a directory, services have only topics;
     without a history store, topics have no history. node_id: unique, the same as the directory's; random by default.
     auth: stopped by the node. hooks: questions to the operator's backend; None = it is not asked. control_log: started
-    and stopped by the node; None = orders reach only this node. limit_store: likewise; None = `cluster_limits` hold for
-    this node. compare_every_s: how often positions are compared with history, to detect unnoticed losses. grace_s: see
+    and stopped by the node; None = orders reach only this node. subscription_store: of server-side subscriptions,
+    stopped by the node; None = only in this process. limit_store: likewise, for `cluster_limits`. compare_every_s: how
+    often positions are compared with history, to detect unnoticed losses. grace_s: see
     `snorky.gateway.presence.roster_view`.
     """
 
@@ -83,6 +87,7 @@ class Node:
         control_log: ControlLog | None = None,
         cluster_limits: ClusterLimits | None = None,
         limit_store: LimitStore | None = None,
+        subscription_store: SubscriptionStore | None = None,
         compare_every_s: float = COMPARE_EVERY_S,
         grace_s: float = GRACE_S,
     ) -> None:
@@ -148,6 +153,8 @@ class Node:
             is_open=self._connections.__contains__,
             counts=self.cluster_limits.counts,
         )
+        self._refresher = Refresher(self._auth, lambda each: self._connections.get(each) or (), self.recheck)
+        subscriptions = subscription_store or LocalSubscriptionStore()
         self.control = Control(
             control_log or LocalControlLog(self._node_id),
             node_id=self._node_id,
@@ -155,7 +162,10 @@ class Node:
             channels=self.channels,
             find_service=self.find_service,
             state=lambda: {**self.counts, "isDraining": self.is_draining, "version": __version__},
+            subscriptions=ServerSubscriptions(subscriptions, self._auth, self.find_service),
+            refresh=self._refresher.refresh,
         )
+        self._auth.on_identified = self._on_identified
         self._ownership: Ownership | None = None
         if directory is not None:
             self._ownership = Ownership(
@@ -296,6 +306,7 @@ class Node:
         self._metrics.connections.labels(connection.transport_name, connection.dialect.name).inc()
         self.cluster_limits.quotas.prepare(connection)
         registry.connected(connection)
+        self.control.subscriptions.restore(connection)
 
     def disconnect(self, connection: Connection, code: int) -> None:
         """Remove a client and its subscriptions. code: the close code of the connection. Idempotent."""
@@ -304,6 +315,7 @@ class Node:
             return
         connection.mark_closed()
         self._auth.forget(connection)
+        self.control.subscriptions.forget(connection)
         self._local_channels.remove_all(connection)
         if self._ownership is not None:
             self._ownership.forget(connection)
@@ -311,6 +323,10 @@ class Node:
         self._metrics.connections.labels(connection.transport_name, connection.dialect.name).dec()
         registry.disconnected(connection)
         self.cluster_limits.quotas.forget(connection)
+
+    def _on_identified(self, connection: Connection) -> None:
+        if connection in self._connections:
+            self.control.subscriptions.restore(connection)
 
     def find_service(self, name: str) -> Service | None:
         """Return a service of this node, from any of its registries; None = there is none."""

@@ -8,11 +8,12 @@ Every call writes one line to the log `snorky.audit`: by whose key, what, on who
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Any, Final, Literal
 
 import structlog
 
-from snorky.gateway import Compound, Rosters, Service, SnorkyError, channel_name, history_of, identity_name
+from snorky.gateway import Compound, Connection, Rosters, Service, SnorkyError, channel_name, history_of, identity_name
 from snorky.services.pubsub.parameters import limit_of, position_of
 from snorky.services.pubsub.replies import NOTHING_TO_RECOVER, kept
 from snorky.services.rpc import Request, RPCError, RPCService, rpc_command
@@ -123,6 +124,13 @@ class ControlViews(RPCService):
         if not isinstance(found, Service):
             raise RPCError("There is no such service", "invalid_params")
         return found
+
+    def on_refused_backend(self, connection: Connection, message: Any) -> None:
+        """Audit a call that the key of a backend does not permit."""
+        name = message.get("command") if isinstance(message, dict) else None
+        command = self._commands.get(name) if isinstance(name, str) else None
+        known = "unknown" if command is None else command.name  # names that a backend invents are no label values
+        self._audit(Request(connection, self.name, known, None, perf_counter()), "not_authorized")
 
     # -- audit -----------------------------------------------------------------------------------------------------
 

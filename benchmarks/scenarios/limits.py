@@ -12,13 +12,13 @@ from snorky.gateway.config.cluster_limits import ClusterLimits
 from snorky.gateway.config.settings import Limits
 from snorky.gateway.connection.cluster_rates import ClusterRates
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.publish_limits import PublishLimits
 from snorky.gateway.connection.rate_limiter import Limiter
 from snorky.gateway.connection.refusals import Refusals
 from snorky.gateway.connection.shared_limits import Shares, rates_of
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.protocol.codec import Encoding
 from snorky.gateway.protocol.ws_frames import dialect_for
-from snorky.gateway.sdk.publish_limits import PublishLimits
 from snorky.gateway.testing.transport import FakeTransport
 
 __all__ = ["main"]

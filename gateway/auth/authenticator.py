@@ -8,8 +8,10 @@ A session is registered before the check: a revocation that arrives in between f
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
 
 import structlog
 from prometheus_client import Counter
@@ -86,6 +88,7 @@ class Authenticator:
         self.on_other_claims: Callable[[Connection], object] = lambda _connection: None  # set by the node
         self.before_identity: Callable[[Connection, str], Awaitable[None]] = _admit  # set by the node; may refuse
         self.after_identity: Callable[[Connection], object] = lambda _connection: None  # likewise
+        self.on_identified: Callable[[Connection], object] = lambda _connection: None  # likewise
         self.grants = Grants(clock, grace_s=self._auth.leeway_s)
         self._beginning: asyncio.Task[None] | None = None
 
@@ -172,6 +175,21 @@ class Authenticator:
             self._outcomes.labels(error.reason).inc()
             raise
 
+    async def ask_again(self, connection: Connection) -> None:
+        """Ask the backend whether a connection may stay; an earlier answer does not count.
+
+        Raises HookRefused; HookUnavailable: it gave no usable answer.
+        """
+        if self._hooks is not None:
+            question = Question(
+                operation="connect",
+                identity=connection.identity,
+                claims=connection.claims,
+                address=connection.remote_ip,
+                is_fresh=True,
+            )
+            await self._hooks.ask(question)
+
     async def enter_answer(self, answer: Answer) -> Session:
         """Register a client whose identity the backend's answer contains. Otherwise as `enter`."""
         who = Identity(
@@ -188,6 +206,22 @@ class Authenticator:
             self._sessions.leave(session)
             raise _over(session)
         self._sessions.bind(session, connection)
+
+    def renew(self, connection: Connection, claims: Mapping[str, Any] | None, expires_in_s: float | None) -> bool:
+        """Give a connection other claims, or another time at which it expires. None = as it is.
+
+        The identity stays, and the same revocations apply. Returns False: the connection has no identity, or is closed.
+        """
+        identity, before = connection.identity, self._sessions.of(connection)
+        if identity is None or connection.is_closed:
+            return False
+        who = before.who if before is not None else Identity(identity, claims=connection.claims)
+        if claims is not None:
+            who = replace(who, claims=MappingProxyType(claims))
+        if expires_in_s is not None:
+            who = replace(who, expires_at_s=self._clock() + expires_in_s)
+        self._sessions.bind(self._sessions.enter(who), connection)
+        return True
 
     def leave(self, session: Session) -> None:
         """Remove a session that got no connection."""
@@ -224,9 +258,12 @@ class Authenticator:
         except BaseException:
             self.leave(session)
             raise
+        is_first = connection.identity is None
         self.bind(session, connection)
         self.after_identity(connection)
         self.on_other_claims(connection)
+        if is_first:
+            self.on_identified(connection)
         return session.who
 
     async def refresh(self, connection: Connection, token: str) -> Identity:

@@ -9,6 +9,7 @@ Rules:
 - While the loop is stalled no deadline fires. `catch_up` ends what is due before publications are delivered.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -16,7 +17,7 @@ from typing import Final
 import structlog
 
 from snorky.gateway.auth.tokens import SubscriptionToken
-from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.connection import SERVER_SIDE, Connection
 from snorky.gateway.connection.deadlines import Deadlines
 from snorky.gateway.contracts.revocations import Kind, Revocation
 from snorky.gateway.errors import CloseCode, InvalidToken, Revoked
@@ -76,7 +77,8 @@ class Grants:
         grant = Grant(connection, key, token)
         for name in _names(token):
             self._by_name.setdefault(name, set()).add(grant)
-        grant.deadline = self._deadlines.add(self.expires_in_s(grant), grant)
+        if token.expires_at_s != math.inf:
+            grant.deadline = self._deadlines.add(self.expires_in_s(grant), grant)
         return grant
 
     def start(self, grant: Grant, on_end: OnEnd) -> None:
@@ -92,8 +94,10 @@ class Grants:
         connection.grants[grant.key] = grant.operations
 
     def expires_in_s(self, grant: Grant) -> float:
-        """Return the seconds until a grant ends: some after its token has expired."""
-        return grant.token.expires_at_s - self._clock() + self._grace_s
+        """Return the seconds until a grant ends: some after its token has expired. No clock of an issuer needs them
+        for a server-side subscription."""
+        grace_s = 0.0 if grant.operations is SERVER_SIDE else self._grace_s
+        return grant.token.expires_at_s - self._clock() + grace_s
 
     def end(self, grant: Grant, code: str, reason: str) -> None:
         """End a grant, and the subscription made with it."""

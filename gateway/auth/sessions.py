@@ -90,6 +90,10 @@ class Sessions:
             within_s = session.who.expires_at_s - self._clock() + self._grace_s
             session.deadline = self._deadlines.add(within_s, session)
 
+    def of(self, connection: Connection) -> Session | None:
+        """Return a connection's session; None: it has none."""
+        return self._by_connection.get(connection)
+
     def leave(self, session: Session) -> None:
         """Remove a session. Idempotent."""
         for name in _names(session.who):

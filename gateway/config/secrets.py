@@ -3,87 +3,31 @@
 The text of each ValueError continues a sentence that begins with the setting's name; it never quotes the value.
 """
 
-import hashlib
-import hmac
 import math
-import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Final
 
 __all__ = [
-    "ApiKey",
+    "HOW_TO_MAKE",
     "check_strength",
     "check_visible",
-    "parse_api_key",
-    "parse_api_keys",
     "parse_signing_secret",
     "without_file_marks",
 ]
 
 STRENGTH_MIN_BITS: Final = 64  # guessing at 16,000/s for 18 million years; `openssl rand -hex 16` has 128
 SECRET_MIN_BYTES: Final = 32  # RFC 7518 3.2: at least as long as the hash
-_MAKE: Final = "make one with: openssl rand -hex 32"
-_KEY_NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
+HOW_TO_MAKE: Final = "make one with: openssl rand -hex 32"
 _PEM: Final = "-----BEGIN "
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A backend's API key, stored only as its SHA-256."""
-
-    sha256: bytes = field(repr=False)
-
-    @classmethod
-    def parse(cls, text: str) -> "ApiKey":
-        """Parse the key itself, or `sha256:` and 64 hex digits. Raises ValueError with what to write."""
-        if text.startswith("sha256:"):
-            digest = text.removeprefix("sha256:")
-            if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
-                raise ValueError("needs 64 hex digits after sha256:; make them with: printf %s KEY | sha256sum")
-            return cls(bytes.fromhex(digest))
-        if not text or text != text.strip():
-            raise ValueError(f"is empty or has spaces around it; {_MAKE}")
-        return cls(hashlib.sha256(text.encode()).digest())
-
-    def matches(self, presented: str) -> bool:
-        """Compare with a key that a backend sent, in constant time."""
-        return hmac.compare_digest(self.sha256, hashlib.sha256(presented.encode("utf-8", "replace")).digest())
-
-
-def parse_api_key(text: str) -> ApiKey:
-    """Parse a key as `ApiKey.parse` does, and refuse one that is easy to guess."""
-    key = ApiKey.parse(text)
-    if not text.startswith("sha256:"):
-        check_strength(text)
-    return key
-
-
-def parse_api_keys(value: Mapping[str, str]) -> Mapping[str, ApiKey]:
-    """Parse several named keys; logs and metrics identify a backend by the name of its key."""
-    found: dict[str, ApiKey] = {}
-    for name, text in value.items():
-        if not _KEY_NAME.fullmatch(name):
-            raise ValueError('has a name with other characters than a-z 0-9 _ -; write api_keys = { web = "KEY" }')
-        check_visible(text)
-        try:
-            found[name] = parse_api_key(text)
-        except ValueError as error:
-            raise ValueError(f"the key {name} {error}") from None
-    if not found:
-        raise ValueError('has no key; write api_keys = { web = "KEY" }, or leave it out')
-    return MappingProxyType(found)
 
 
 def parse_signing_secret(value: str) -> bytes:
     """Parse a secret that signs with HMAC-SHA256."""
     secret = value.encode()
     if len(secret) < SECRET_MIN_BYTES:
-        raise ValueError(f"has less than {SECRET_MIN_BYTES} bytes; {_MAKE}")
+        raise ValueError(f"has less than {SECRET_MIN_BYTES} bytes; {HOW_TO_MAKE}")
     if value != value.strip():
         raise ValueError("has spaces or line ends around it, which the other side's copy may lack; remove them")
     check_strength(value)
@@ -102,7 +46,7 @@ def check_strength(text: str) -> None:
     bits = -sum(count * math.log2(count / total) for count in Counter(part).values()) if total else 0.0
     steps = {ord(after) - ord(before) for before, after in pairwise(part)}
     if bits < STRENGTH_MIN_BITS or len(steps) == 1:  # abcdef... has one step
-        raise ValueError(f"is too easy to guess (short, or few characters repeated); {_MAKE}")
+        raise ValueError(f"is too easy to guess (short, or few characters repeated); {HOW_TO_MAKE}")
 
 
 def check_visible(text: str) -> None:

@@ -21,6 +21,15 @@ from typing import Annotated, Any, Final, TypeVar, get_type_hints
 import structlog
 from msgspec import Meta
 
+from snorky.gateway.config.api_keys import (
+    NO_KEY,
+    UNNAMED_KEY,
+    ApiKey,
+    KeyTable,
+    gather_api_keys,
+    parse_api_key,
+    parse_api_keys,
+)
 from snorky.gateway.config.auth import Auth
 from snorky.gateway.config.cluster_limits import ClusterLimits
 from snorky.gateway.config.hooks import HOOK_TABLES, Hooks
@@ -37,7 +46,7 @@ from snorky.gateway.config.parsers import (
     parse_redis_url,
     parse_script_url,
 )
-from snorky.gateway.config.secrets import ApiKey, check_visible, parse_api_key, parse_api_keys
+from snorky.gateway.config.secrets import check_visible
 from snorky.gateway.config.service_tables import STANDARD_BACKEND, STANDARD_SERVICES, ServiceTable
 from snorky.gateway.config.sources import CONFIG_VARIABLE, Key, Written, read_environment, read_toml, spell, variable_of
 from snorky.gateway.errors import ConfigurationError
@@ -98,18 +107,28 @@ class Private:
     host: str = _parsed("127.0.0.1", str, parse_host)
     port: Port = 8003
     api_key: ApiKey | None = field(default=None, repr=False, metadata={"wire": str, "parse": parse_api_key})
-    api_keys: Mapping[str, ApiKey] | None = _parsed(None, dict[str, str], parse_api_keys, secret=True)  # by name
+    api_keys: Mapping[str, ApiKey] | None = _parsed(None, KeyTable, parse_api_keys, secret=True)  # by name
 
     @property
     def has_key(self) -> bool:
         """True if the backend needs a key."""
         return self.api_key is not None or bool(self.api_keys)
 
+    @property
+    def keys(self) -> dict[str, ApiKey]:
+        """All keys by their names."""
+        return {**({} if self.api_key is None else {UNNAMED_KEY: self.api_key}), **(self.api_keys or {})}
+
     def key_name(self, presented: str) -> str | None:
-        """Return the name of the key that a backend sent, "api_key" for the unnamed one; None = not one of ours."""
-        keys = {**({} if self.api_key is None else {"api_key": self.api_key}), **(self.api_keys or {})}
-        found = [name for name, key in keys.items() if key.matches(presented)]  # compare all: constant time
+        """Return the name of the key that a backend sent; NO_KEY = it needs none, None = not one of ours."""
+        if not self.has_key:
+            return NO_KEY
+        found = [name for name, key in self.keys.items() if key.matches(presented)]  # compare all: constant time
         return found[0] if found else None
+
+    def permits(self, key_name: str, service: str) -> bool:
+        """Return True if a backend may call a service. key_name: from `key_name`."""
+        return not self.has_key or self.keys[key_name].permits(service)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +238,7 @@ class _Assembly:
 
     def settings(self) -> Settings:
         """Return the settings; keys that no section uses are unknown settings."""
+        gather_api_keys(self._written, self._problems)
         top = self._section(Settings, ())
         public, private = self._section(Public, ("public",)), self._section(Private, ("private",))
         auth, limits = self._section(Auth, ("auth",)), self._section(Limits, ("limits",))
@@ -227,6 +247,8 @@ class _Assembly:
         hooks = replace(self._section(Hooks, ("hooks",)), **each_hook)
         services, backend = self._tables("services"), self._tables("backend")
         self._refuse_unknown()
+        if private.api_key and private.api_key.sha256 in [each.sha256 for each in (private.api_keys or {}).values()]:
+            self._problems.append("[private] api_key is one of api_keys too: remove it there or here")
         self._problems.extend(auth.problems(has_connect_hook=bool(hooks.connect.url)))
         self._problems.extend(hooks.problems())
         if limits.outbox_max_bytes < limits.message_max_bytes:
@@ -260,7 +282,6 @@ class _Assembly:
         for member in fields(section):  # type: ignore[arg-type]  # every section here is a dataclass
             if is_dataclass(hints[member.name]):  # a table of its own
                 continue
-            self._gather((*table, member.name))
             written = self._written.get((*table, member.name))
             if written is None or (section is Settings and "parse" not in member.metadata):
                 continue
@@ -279,19 +300,6 @@ class _Assembly:
             except ValueError as error:  # the parser's text includes what to write
                 self._problems.append(f"{written.where}: {error}")
         return section(**values)
-
-    def _gather(self, key: Key) -> None:
-        """Merge values written one level deeper, such as `[private.api_keys] web`, into one table."""
-        deeper = [each for each in self._written if len(each) == len(key) + 1 and each[:-1] == key]
-        if not deeper or len(key) < 2:
-            return
-        parts = {each[-1]: self._written.pop(each) for each in deeper}
-        where = " and ".join(part.where for part in parts.values())
-        whole = self._written.get(key)
-        if whole is not None:
-            self._problems.append(f"{whole.where} and {where} are both set; unset one of them")
-            return
-        self._written[key] = Written({name: part.value for name, part in parts.items()}, where)
 
     def _tables(self, registry: str) -> dict[str, ServiceTable]:
         grouped: dict[str, dict[str, Written]] = {}

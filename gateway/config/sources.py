@@ -23,6 +23,7 @@ import msgspec
 from snorky.gateway.config.secrets import without_file_marks
 
 __all__ = [
+    "API_KEYS",
     "CONFIG_VARIABLE",
     "ENVIRONMENT_PREFIX",
     "FILE_SUFFIX",
@@ -34,7 +35,7 @@ __all__ = [
     "variable_of",
 ]
 
-_DEEPER = (("private", "api_keys"),)  # settings that are tables
+API_KEYS = ("private", "api_keys")  # the setting that is a table, of texts or of tables
 _TABLES_OF_TABLES = ("services", "backend", "hooks")  # tables of tables: a setting there has three names, not two
 ENVIRONMENT_PREFIX = "SNORKY_"
 CONFIG_VARIABLE = "SNORKY_CONFIG"  # names the file; not a setting itself
@@ -146,10 +147,7 @@ def _flatten(document: Mapping[str, object]) -> list[tuple[Key, object]]:
             flat.append(((name,), value))
         elif name not in _TABLES_OF_TABLES:
             for inner, leaf in value.items():
-                if (name, inner) in _DEEPER and isinstance(leaf, dict) and leaf:
-                    flat.extend(((name, inner, each), text) for each, text in leaf.items())
-                else:
-                    flat.append(((name, inner), leaf))
+                flat.extend(_leaves((name, inner), leaf, 2 if (name, inner) == API_KEYS else 0))
         else:
             for table, keys in value.items():
                 if isinstance(keys, dict) and keys:
@@ -157,6 +155,13 @@ def _flatten(document: Mapping[str, object]) -> list[tuple[Key, object]]:
                 else:
                     flat.append(((name, table), keys))
     return flat
+
+
+def _leaves(key: Key, value: object, depth: int) -> list[tuple[Key, object]]:
+    """Split a table, and the tables in it, into their values. depth: how many tables inside each other."""
+    if not (depth and isinstance(value, dict) and value):
+        return [(key, value)]
+    return [leaf for name, inner in value.items() for leaf in _leaves((*key, name), inner, depth - 1)]
 
 
 def read_environment(environ: Mapping[str, str], problems: list[str]) -> dict[Key, Written]:

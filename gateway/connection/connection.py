@@ -22,9 +22,12 @@ from snorky.gateway.errors import CloseCode, ReplyTooLarge
 from snorky.gateway.protocol.codec import MAX_VALUES, encode
 from snorky.gateway.protocol.ws_frames import Dialect
 
-__all__ = ["NO_CLAIMS", "Connection", "Transport"]
+__all__ = ["NO_CLAIMS", "SERVER_SIDE", "Connection", "Transport"]
 
 NO_CLAIMS: Final[Mapping[str, Any]] = MappingProxyType({})
+
+# In `grants`: the backend has subscribed the client. Compared by identity: a token may permit the same operations.
+SERVER_SIDE: Final = frozenset(("subscribe", "history", "presence"))
 
 
 class Transport(Protocol):

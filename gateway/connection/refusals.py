@@ -45,7 +45,8 @@ class Refusals:
     def note(self, door: str, reason: str, *, address: str | None = None, **facts: str | None) -> None:
         """Count one refusal, and log it unless one was logged less than LINE_EVERY_S ago.
 
-        door, reason: literals in our code. facts: origin, identity, service, command; those that are None are omitted.
+        door, reason: literals in our code. facts: origin, identity, key, service, command; those that are None are
+        omitted.
         """
         self._count.labels(door, reason).inc()
         now_s = self._clock()

@@ -15,7 +15,7 @@ Rules:
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -42,18 +42,24 @@ class ControlOrder(msgspec.Struct, frozen=True, omit_defaults=True, rename="came
     matches any.
 
     id: unguessable. channel: its name, as `codec.channel_name` returns it. service: that of the channel. code: a close
-    code, for "disconnect". reason: for the client. Questions ("nodes", "connections", "channels") are for the first
-    `limit` entries after a name, `after`; in "channels" the channel is a pattern.
+    code, for "disconnect". reason: for the client. target, recover: of "subscribe": the channel's name; True, False or
+    a position, as in a client's `subscribe`. claims: of "refresh": None = the present ones remain. expires_in_s: of the
+    subscription, or for "refresh" of the connection; None = as it is. Questions ("nodes", "connections", "channels")
+    are for the first `limit` entries after a name, `after`; in "channels" the channel is a pattern.
     """
 
     id: str
-    command: Literal["disconnect", "unsubscribe", "nodes", "connections", "channels"]
+    command: Literal["disconnect", "subscribe", "unsubscribe", "refresh", "nodes", "connections", "channels"]
     service: str = ""
     identity: str | None = None
     connection_id: str | None = None
     channel: str | None = None
     code: int = 0
     reason: str = ""
+    target: str | None = None
+    recover: bool | str = True
+    claims: dict[str, Any] | None = None
+    expires_in_s: float | None = None
     after: str = ""
     limit: int = 0
 
@@ -62,7 +68,9 @@ OnOrders = Callable[[Sequence[ControlOrder]], None]
 
 
 class ControlLog(Protocol):
-    """The cluster's control orders. One per node."""
+    """The cluster's control orders. One per node. spread_s: within this time all nodes that work read a new order."""
+
+    spread_s: float
 
     def begin(self, on_orders: OnOrders, on_missed: Callable[[], None]) -> None:
         """Call on_orders for every order from now on, in order; returns at once, and retries until Redis responds.
@@ -96,6 +104,8 @@ def encode_order(order: ControlOrder) -> bytes:
 
 class LocalControlLog:
     """The orders of one process, for a node without Redis."""
+
+    spread_s = 0.0
 
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id

@@ -176,6 +176,9 @@ class Directory(Protocol):
     async def put_token(self, value: Any, ttl_s: float) -> str:
         """Store a value under a new unguessable token of 32 characters. value: any JSON value."""
 
+    async def read_token(self, token: str) -> Any | None:
+        """Return a token's value and leave it there; None = there is no such token, it expired, or it was taken."""
+
     async def take_token(self, token: str, taker: str) -> Any | None:
         """Return a token's value, once; None = there is no such token, it expired, or another taker has it.
 

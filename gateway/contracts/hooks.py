@@ -20,7 +20,8 @@ class Question:
     """An operation that a client requests. identity: verified, None = anonymous. claims: of its token.
 
     address: of the client itself, behind trusted proxies. service, channel: of a subscription or publication; service
-    is "" for a connection. message: of a publication; any JSON value.
+    is "" for a connection. message: of a publication; any JSON value. is_fresh: an answer to an earlier question must
+    not be used.
     """
 
     operation: Operation
@@ -30,6 +31,7 @@ class Question:
     service: str = ""
     channel: Any = None
     message: Any = field(default=None, repr=False)
+    is_fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)

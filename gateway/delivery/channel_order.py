@@ -117,11 +117,11 @@ class ChannelOrder:
 
     # -- received publications ---------------------------------------------------------------------------------------
 
-    def hear(self, publications: Iterable[Publication]) -> list[Step]:
+    def receive(self, publications: Iterable[Publication]) -> list[Step]:
         """Process received publications; returns what to deliver now. The caller must then check `wants_fill`."""
-        return [step for publication in publications if (step := self._hear(publication)) is not None]
+        return [step for publication in publications if (step := self._receive(publication)) is not None]
 
-    def _hear(self, publication: Publication) -> Step | None:
+    def _receive(self, publication: Publication) -> Step | None:
         position, last = publication.position or publication.hint, self.last
         if position is None:
             return publication  # it has no position: deliver it as received
@@ -246,7 +246,7 @@ class ChannelOrder:
         self._phase = _Phase.WANTING if self._is_wanted_again else _Phase.LIVE
         waiting = self._waiting
         self._forget_waiting()
-        return [*steps, *self.hear(waiting)]
+        return [*steps, *self.receive(waiting)]
 
     # -- recovering clients ------------------------------------------------------------------------------------------
 

@@ -53,14 +53,14 @@ class HistoryFilter(Protocol):
     def __contains__(self, key: str) -> bool:
         """True if the channel is tracked."""
 
-    def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
+    def receive(self, key: str, publications: Sequence[Publication]) -> list[Step]:
         """Process received publications; returns what to deliver now."""
 
 
 class RosterFilter(Protocol):
     """Tracks which roster changes subscribers have received."""
 
-    def hear(self, roster: str, change: Change) -> bool:
+    def receive(self, roster: str, change: Change) -> bool:
         """Process a received change. False: subscribers have been notified of it already."""
 
     def known(self, roster: str) -> int:
@@ -73,7 +73,7 @@ class _NoHistory:
     def __contains__(self, key: str) -> bool:
         return False
 
-    def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
+    def receive(self, key: str, publications: Sequence[Publication]) -> list[Step]:
         return list(publications)
 
 
@@ -141,7 +141,7 @@ class Fanout:
             if key not in self._listeners and channel is None:  # its last subscriber has just left
                 self._metrics.drops.labels("no_subscriber").inc(len(payloads))
             elif key in self._history_filter:
-                self._follow(key, self._history_filter.hear(key, self._read(key, payloads)))
+                self._follow(key, self._history_filter.receive(key, self._read(key, payloads)))
             else:
                 if key in self._listeners:
                     self._call_listener(key, payloads, is_only=channel is None)
@@ -241,7 +241,7 @@ class Fanout:
                 self._drop(channel.key, error)
                 continue
             if change is not None:
-                event = self._hear(channel.key, change)
+                event = self._receive(channel.key, change)
                 if event is None:
                     continue
             if data is payload:
@@ -285,7 +285,7 @@ class Fanout:
                 if step.selector is None and step.change is None:
                     batch.append(checked)
                     continue
-                event = None if step.change is None else self._hear(key, step.change)
+                event = None if step.change is None else self._receive(key, step.change)
                 if step.change is not None and event is None:
                     continue
                 self._deliver_together(key, batch)
@@ -318,11 +318,11 @@ class Fanout:
             self._metrics.unsequenced_publications.inc()
         return publication, value
 
-    def _hear(self, key: str, change: Change) -> RosterEvent | None:
+    def _receive(self, key: str, change: Change) -> RosterEvent | None:
         """Process a change of a roster; None = subscribers have been notified of it already."""
         if self._roster_filter is None:
             return RosterEvent(change.version)
-        if self._roster_filter.hear(key, change):
+        if self._roster_filter.receive(key, change):
             return RosterEvent(change.version, self._roster_filter.known(key))
         channel = self._hub.get(key)
         if channel is not None:

@@ -122,11 +122,11 @@ class GapRepair:
                 followed.order.start_at(await self._history_store.position(key))
                 self._fill_if_wanted(key, followed)
 
-    def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
+    def receive(self, key: str, publications: Sequence[Publication]) -> list[Step]:
         """Process received publications of a tracked channel; returns what to deliver now."""
         followed = self._followed[key]
-        followed.unkept += self._unkept.hear(key, publications)
-        steps = followed.order.hear(publications)
+        followed.unkept += self._unkept.receive(key, publications)
+        steps = followed.order.receive(publications)
         self._fill_if_wanted(key, followed)
         return steps
 

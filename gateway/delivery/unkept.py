@@ -39,7 +39,7 @@ class Unkept:
         """True if every such publication received on a channel is recorded in its state."""
         return key not in self._keys and key != self._noting
 
-    def hear(self, key: str, publications: Sequence[Publication]) -> int:
+    def receive(self, key: str, publications: Sequence[Publication]) -> int:
         """Check the publications of a channel with a history; returns how many of them history lacks."""
         count = sum((each.position or each.hint or each.selector or each.change) is None for each in publications)
         if not count:

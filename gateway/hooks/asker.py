@@ -84,7 +84,9 @@ class Asker:
     async def ask(self, question: Question, body: bytes) -> Answer:
         """Ask, or use an answer that is known. body: of the request. Raises HookRefused, HookUnavailable."""
         key = hashlib.sha256(body).digest()
-        found: Verdict | _Unanswered | None = self._cache.get(key)
+        if question.is_fresh and (earlier := self._flights.get(key)) is not None:
+            await asyncio.wait((earlier,))  # its request may have been sent before the backend changed its mind
+        found: Verdict | _Unanswered | None = None if question.is_fresh else self._cache.get(key)
         is_cached = found is not None
         if found is None:
             flight = self._flights.get(key) or self._start(question, key, body)

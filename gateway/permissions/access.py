@@ -17,7 +17,7 @@ from typing import Final, Generic, Literal, get_args
 
 from snorky.gateway.config.access_words import Words
 from snorky.gateway.config.channel_rules import AnyRule, Rule, Rules
-from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.connection import SERVER_SIDE, Connection
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.permissions.capabilities import permits
 from snorky.gateway.permissions.owners import owns
@@ -72,8 +72,12 @@ class Access(Generic[AnyRule]):
     ) -> bool:
         """Return True if a client may do this. rule, name: of the channel, by `Rules.find` and `codec.channel_name`.
 
+        A client that the backend has subscribed to the channel may receive and read it, whatever the rule says.
         granted: the operations that a subscription token of this call permits; None = those of the present one count.
         """
+        if operation in SERVER_SIDE and client.grants is not None:
+            if client.grants.get(f"{self._service}:{name}") is SERVER_SIDE:
+                return True
         for word in self._words[id(rule)][operation]:
             if word == "anyone":
                 return True

@@ -10,7 +10,8 @@ Rules:
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -110,7 +111,7 @@ class ClusterCounts:
         wanted = [(SUBSCRIBERS, key, subscribers_max)] if subscribers_max else []
         if connection.identity is not None and self._maxima[CHANNELS]:
             wanted.append((CHANNELS, connection.identity, self._maxima[CHANNELS]))
-        if not wanted or key in connection.channels:
+        if not wanted or key in connection.channels or key in self._channels.get(connection, ()):
             return
         taken: list[Unit] = []
         try:
@@ -134,6 +135,16 @@ class ClusterCounts:
             self.leave(counted.pop(key, ()))
             if not counted:
                 del self._channels[connection]
+
+    @contextmanager
+    def kept(self, connection: Connection, key: str) -> Iterator[None]:
+        """Count a subscription on that ends in the block, for a caller that subscribes again at once."""
+        counted = self._channels.get(connection, {}).pop(key, None)
+        try:
+            yield
+        finally:
+            if counted is not None:
+                self._channels.setdefault(connection, {})[key] = counted
 
     async def _take(self, limit: str, name: str, identity: str | None, address: str, maximum: int) -> None:
         if await self._store.take(limit, name, 1, maximum):

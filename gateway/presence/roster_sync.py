@@ -89,13 +89,13 @@ class RosterSync:
             self._wanted.pop(roster, None)
             self._end_doubt(roster)
 
-    def hear(self, roster: str, change: Change) -> bool:
+    def receive(self, roster: str, change: Change) -> bool:
         """Process a received change. False: subscribers have been notified of it already."""
         presence = self._followed.get(roster)
         if presence is None:
             return True
         loop = asyncio.get_running_loop()
-        is_news = presence.hear(change, loop.time())
+        is_news = presence.receive(change, loop.time())
         if presence.has_hole:
             self._want(roster)
         if presence.unsaid:

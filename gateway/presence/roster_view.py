@@ -11,7 +11,7 @@ Rules:
   still lacks it, with no interruption in between.
 - After a restart Redis may have loaded an older copy, from which nodes remove stale members within 10 s. So if the
   first census of another run has a new member, it is reported only if a census `GRACE_S` later has it too.
-- A notice that the census includes, but that arrives after it, must not be reported twice: `hear` returns False. The
+- A notice that the census includes, but that arrives after it, must not be reported twice: `receive` returns False. The
   same is true for the join of an entry that subscribers know: its leave was missed, because other nodes took its node
   for dead. A list sent in between may lack the entry, so `known` is the last list version that surely has it.
 - Not every entry is reported (an identity's second connection is not). So when an identity's last entry leaves, its
@@ -142,7 +142,7 @@ class RosterView:
         """True while a member is suspected to have left: then another census is needed after the grace period."""
         return bool(self._doubtful) or self._has_strangers
 
-    def hear(self, change: Change, now_s: float) -> bool:
+    def receive(self, change: Change, now_s: float) -> bool:
         """Process a received change. False: it has been reported already, as a difference."""
         self.known = self._known(change)
         if change.version > self._settled_version:

@@ -11,6 +11,7 @@ from snorky.gateway.contracts.directory import Directory
 from snorky.gateway.contracts.history import HistoryStore
 from snorky.gateway.contracts.limits import LimitStore
 from snorky.gateway.contracts.revocations import Revocations
+from snorky.gateway.contracts.subscriptions import SubscriptionStore
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis.cluster.shard_map import shard_map_of
 from snorky.gateway.redis.connection.address import RedisTarget
@@ -25,6 +26,7 @@ from snorky.gateway.redis.multi.hashing import Spread, targets_of
 from snorky.gateway.redis.multi.history import SpreadHistory
 from snorky.gateway.redis.multi.revocations import SpreadRevocations
 from snorky.gateway.redis.parts import ClusterParts, RedisParts, ServerParts
+from snorky.gateway.redis.subscriptions import RedisSubscriptionStore
 from snorky.gateway.redis.write_watch import WriteWatch
 
 __all__ = ["RedisBackend", "parts_of"]
@@ -91,6 +93,11 @@ class RedisBackend:
         """Make the store of what nodes count against limits."""
         commands = self.parts.map(lambda _, each: each.limit_commands())
         return RedisLimitStore(list(commands), commands.of, prefix=self.prefix, node_id=self.node_id)
+
+    def subscription_store(self) -> SubscriptionStore:
+        """Make the store of server-side subscriptions."""
+        commands = self.parts.map(lambda _, each: each.commands("subscriptions", RedisTimeouts().read_timeout_s))
+        return RedisSubscriptionStore(commands, prefix=self.prefix)
 
     def write_watch(self, metrics: Metrics) -> WriteWatch:
         """Make the check whether Redis accepts writes and has memory for them."""

@@ -27,6 +27,7 @@ __all__ = ["INTERVAL_S", "RedisControlLog"]
 
 INTERVAL_S: Final = 0.25  # of reads: an order reaches all nodes well within the documented second
 PAUSE_S: Final = 0.02  # at least, between two reads: each looks through the connections of the node
+READ_WITHIN_S: Final = 0.08  # one read, normally
 READ_MAX: Final = 500  # orders per command
 SLACK_MS: Final = 10  # times are compared in whole milliseconds, and clocks do not run at quite the same speed
 LIST_TTL_MS: Final = 86_400_000  # without new orders
@@ -62,6 +63,7 @@ class RedisControlLog:
         interval_s: float = INTERVAL_S,
     ) -> None:
         self.read_at_s: float | None = None  # loop time of the last successful read
+        self.spread_s = interval_s + PAUSE_S + READ_WITHIN_S
         self._commands = commands
         self._scripts = Scripts(commands)
         self._prefix = prefix

@@ -41,6 +41,8 @@ __all__ = [
     "sharded_canary_name",
     "state_key",
     "stream_key",
+    "subscribed_key",
+    "subscriptions_key",
     "taken_key",
     "token_key",
 ]
@@ -206,6 +208,16 @@ def token_key(prefix: str, token: str) -> bytes:
 def taken_key(prefix: str, token: str) -> bytes:
     """String: the taker of a token that was taken, and its value."""
     return token_key(prefix, token) + b":taken"
+
+
+def subscriptions_key(prefix: str, identity: str) -> bytes:
+    """Hash: the server-side subscriptions of an identity."""
+    return f"{prefix}:{{subscriptions {identity}}}".encode()
+
+
+def subscribed_key(prefix: str, key: str) -> bytes:
+    """String: the generation of the stored server-side subscriptions to a channel."""
+    return f"{prefix}:{{subscribed {key}}}".encode()
 
 
 def direct_prefix(prefix: str) -> bytes:

@@ -8,7 +8,7 @@
     redis+cluster://USER:PASSWORD@HOST:PORT,...             the Cluster that these servers are some of; rediss+cluster
 
 Rules:
-- gateway/redis/url.py and clients/python/snorky/client/redis_url.py are the same text: neither package needs the other.
+- gateway/redis/url.py and clients/python/snorky/client/redis/url.py are the same text: neither package needs the other.
 - User, password, name and path are percent-decoded. An option that is not known is refused: one that is ignored
   silently is a setting that somebody relies on.
 - No error repeats a part of the URL: what looks like an option or a host may be a password that was not encoded.

@@ -25,6 +25,7 @@ from snorky.gateway.http.websocket.handler import WebSocketHandler
 from snorky.gateway.node import Node
 from snorky.gateway.runtime.node import running_node
 from snorky.gateway.sdk.info import InfoService
+from snorky.gateway.sdk.key_services import problems_of_keys
 from snorky.gateway.sdk.loading import load_function, load_registries
 from snorky.gateway.sdk.registry import ServiceRegistry
 
@@ -57,6 +58,8 @@ class Gateway:
             loaded = load_registries(settings)
         self._public = loaded[0] if public is None else public
         self._private = loaded[1] if private is None else private
+        if problems := problems_of_keys(settings.private, self._private):
+            raise ConfigurationError("\n".join(problems))
         if "gateway" not in self._public:
             self._public.register(InfoService())
         auth = settings.auth

@@ -80,6 +80,7 @@ async def running_node(
             control_log=None if topology is None else topology.control_log(),
             cluster_limits=settings.cluster_limits,
             limit_store=None if topology is None else topology.limit_store(),
+            subscription_store=None if topology is None else topology.subscription_store(),
         )
         for registry in registries:
             node.attach(registry)

@@ -4,6 +4,8 @@
 
 Rules:
 - Every node carries out an order once, by its id, on the connections that it has when it reads the order.
+- A client that shall reconnect is closed when all nodes have read the order, so that its next connection is not closed.
+- An order to subscribe begins after the earlier orders to unsubscribe have ended, and these end it if they are later.
 - The node that gives the order carries it out in the same way: from the list, as all others do.
 - The reply names the nodes that should have answered and have not. An order is stored for a minute, so a node that was
   paused, or cut off from Redis, obeys when it is back. If it may have missed orders, it closes its clients with 4000.
@@ -11,7 +13,7 @@ Rules:
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
@@ -20,15 +22,17 @@ import structlog
 
 from snorky.gateway.config.patterns import pattern_of
 from snorky.gateway.connection.connection import Connection
-from snorky.gateway.contracts.control import ORDERS_MAX, ControlLog, ControlOrder
+from snorky.gateway.contracts.control import ORDERS_MAX, ControlLog, ControlOrder, encode_order
 from snorky.gateway.errors import BrokerUnavailable, CloseCode, LimitExceeded
 from snorky.gateway.protocol.codec import channel_of
 from snorky.gateway.sdk.control_views import connections_page, merged, place_of
+from snorky.gateway.sdk.server_subscriptions import ServerSubscriptions
 from snorky.gateway.sdk.service_channels import ServiceChannels
 
 __all__ = ["LOOK_MAX", "Control", "Found", "Reached"]
 
 ANSWER_S: Final = 0.9  # the documented limit, until the backend has the reply, is one second
+STORE_S: Final = 0.4  # of ANSWER_S, for storing a server-side subscription
 POLL_S: Final = (0.01, 0.05)  # between two reads of the results: the first, and the longest
 AWAITED_MAX: Final = 1_000  # orders whose results this node waits for
 LOOK_MAX: Final = 200  # entries of one page: at most 100 KiB from each node
@@ -80,7 +84,8 @@ class Control:
     """Gives orders to all nodes, and carries them out on this one.
 
     connections: returns all of this node. find_service: by name; None = not on this node. state: of this
-    node, JSON values.
+    node, JSON values. subscriptions: those that the backend orders. refresh: looks again at what a connection may do,
+    by an order's claims and expiry; returns whether it was reached.
     """
 
     def __init__(
@@ -92,6 +97,8 @@ class Control:
         channels: ServiceChannels,
         find_service: Callable[[str], EndsSubscriptions | None],
         state: Callable[[], Mapping[str, Any]],
+        subscriptions: ServerSubscriptions,
+        refresh: Callable[[Connection, ControlOrder], Awaitable[bool]],
     ) -> None:
         self._orders = log
         self._node_id = node_id
@@ -99,6 +106,9 @@ class Control:
         self._channels = channels
         self._find_service = find_service
         self._state = state
+        self.subscriptions = subscriptions
+        self._refresh_one = refresh
+        self._subscribing = asyncio.Lock()  # see the rules; asyncio's locks are fair
         self._known: dict[str, None] = {}  # ids of the orders carried out; more than are stored at the same time
         self._tasks: set[asyncio.Task[None]] = set()  # one for each order: at most as many as are stored
         self._awaited = 0
@@ -113,22 +123,23 @@ class Control:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.subscriptions.stop()
         await self._orders.stop()
 
     async def give(
         self,
-        command: Literal["disconnect", "unsubscribe"],
+        command: Literal["disconnect", "subscribe", "unsubscribe", "refresh"],
         *,
         service: str = "",
         identity: str | None = None,
         connection_id: str | None = None,
         channel: str | None = None,
-        code: int = 0,
-        reason: str = "",
+        **options: Any,
     ) -> Reached:
-        """Give an order to all nodes, and wait up to ANSWER_S for their results. See ControlOrder.
+        """Give an order to all nodes, and wait up to ANSWER_S for their results. options: fields of ControlOrder.
 
-        Raises LimitExceeded; BrokerUnavailable: it is not known whether the order was given.
+        An order to subscribe that names only an identity is stored for its later connections, and one to unsubscribe
+        removes what is stored. Raises LimitExceeded; BrokerUnavailable: it is not known whether the order was given.
         """
         order = ControlOrder(
             secrets.token_hex(8),
@@ -137,9 +148,9 @@ class Control:
             identity=identity,
             connection_id=connection_id,
             channel=channel,
-            code=code,
-            reason=reason,
+            **options,
         )
+        encode_order(order)  # if it is too large, nothing is stored
         results, missing = await self._answers(order)
         return Reached({node: count for node, count in results.items() if isinstance(count, int)}, missing)
 
@@ -196,6 +207,7 @@ class Control:
         until_s, (pause_s, pause_max_s) = loop.time() + ANSWER_S, POLL_S
         try:
             async with asyncio.timeout_at(until_s):
+                is_stored = await self._store(order)
                 nodes = await self._orders.add(order) | {self._node_id}
         except TimeoutError:
             raise BrokerUnavailable("control order not stored in time") from None
@@ -210,9 +222,25 @@ class Control:
                     results = await self._orders.acknowledged(order.id)
             except (BrokerUnavailable, TimeoutError):
                 continue
+        if not is_stored:
+            raise BrokerUnavailable("stored server-side subscriptions not removed")
         decoded = {node: msgspec.json.decode(result) for node, result in sorted(results.items())}
         done = {node: result for node, result in decoded.items() if result or node in nodes}
         return done, sorted(nodes - results.keys())
+
+    async def _store(self, order: ControlOrder) -> bool:
+        """Store what an order begins, or remove what it ends. False: it could not be removed in time.
+
+        Present connections are unsubscribed nevertheless. Raises BrokerUnavailable, LimitExceeded: not stored.
+        """
+        try:
+            async with asyncio.timeout(STORE_S):
+                await self.subscriptions.store_order(order)
+        except (BrokerUnavailable, TimeoutError):
+            if order.command != "unsubscribe":
+                raise
+            return False
+        return True
 
     # -- carrying out --------------------------------------------------------------------------------------------
 
@@ -224,7 +252,7 @@ class Control:
                 fresh.append(order)
         while len(self._known) > 2 * ORDERS_MAX:
             del self._known[next(iter(self._known))]
-        for order, connections in zip(fresh, self._targets(fresh), strict=True):
+        for order, connections in zip(fresh, self._named(fresh), strict=True):
             task = asyncio.get_running_loop().create_task(self._carry_out(order, connections))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -236,8 +264,8 @@ class Control:
         for connection in connections:
             connection.close(CloseCode.RECONNECT, "Come back")
 
-    def _targets(self, orders: Sequence[ControlOrder]) -> list[Sequence[Connection]]:
-        """Find the connections of each order, with one pass over all connections of the node."""
+    def _named(self, orders: Sequence[ControlOrder]) -> list[Sequence[Connection]]:
+        """Find the connections that each order names, with one pass over all connections of the node."""
         by_name: dict[str, list[Connection]] = {}  # connection ids contain a dot and no blank
         identities: dict[str, list[Connection]] = {}
         for order in orders:
@@ -251,30 +279,40 @@ class Control:
                     found.append(connection)
                 if by_name and (found := by_name.get(connection.id)) is not None:
                     found.append(connection)
-        return [self._matching(order, identities, by_name) for order in orders]
+        named: list[Sequence[Connection]] = []
+        for order in orders:
+            if order.connection_id is not None:
+                those = by_name[order.connection_id]
+                named.append([each for each in those if order.identity in (None, each.identity)])
+            else:
+                named.append(() if order.identity is None else identities[order.identity])
+        return named
 
-    def _matching(
-        self, order: ControlOrder, identities: dict[str, list[Connection]], by_name: dict[str, list[Connection]]
-    ) -> Sequence[Connection]:
+    def _on_channel(self, order: ControlOrder, named: Sequence[Connection]) -> Sequence[Connection]:
+        """Return those of the connections that are on the order's channel now: earlier orders may have changed it."""
+        if order.channel is None:
+            return named  # an order that names nobody reaches nobody
         key = f"{order.service}:{order.channel}"
-        if order.connection_id is not None:
-            found = by_name[order.connection_id]
-            found = [each for each in found if order.identity in (None, each.identity)]
-        elif order.identity is not None:
-            found = identities[order.identity]
-        else:  # an order that names nobody reaches nobody
-            return () if order.channel is None else self._channels.subscribers(key)
-        return found if order.channel is None else [each for each in found if key in each.channels]
+        if order.identity is None and order.connection_id is None:
+            return self._channels.subscribers(key)
+        return [each for each in named if key in each.channels]
 
-    async def _carry_out(self, order: ControlOrder, connections: Sequence[Connection]) -> None:
+    async def _carry_out(self, order: ControlOrder, named: Sequence[Connection]) -> None:
         try:
             match order.command:
                 case "disconnect":
-                    result: Any = await self._disconnect(order, connections)
+                    result: Any = await self._disconnect(order, self._on_channel(order, named))
+                case "subscribe":
+                    async with self._subscribing:
+                        subscribing = self.subscriptions.begin(order, self._on_channel(order, named))
+                    result = await subscribing
                 case "unsubscribe":
-                    result = await self._unsubscribe(order, connections)
+                    async with self._subscribing:
+                        result = await self._unsubscribe(order, self._on_channel(order, named))
+                case "refresh":
+                    result = await self._refresh(order, self._on_channel(order, named))
                 case "connections":
-                    result = connections_page(connections, order.after, order.limit)
+                    result = connections_page(named, order.after, order.limit)
                 case "channels":
                     result = await self._channels.page(order.service, order.channel or "", order.after, order.limit)
                 case "nodes":
@@ -292,6 +330,8 @@ class Control:
     async def _disconnect(self, order: ControlOrder, connections: Sequence[Connection]) -> int:
         code = CloseCode.RECONNECT if order.code == CloseCode.RECONNECT else CloseCode.DISCONNECTED
         reached = 0
+        if code == CloseCode.RECONNECT:
+            await asyncio.sleep(self._orders.spread_s)
         for chunk in self._chunks(connections):
             for connection in chunk:
                 reached += not connection.is_closed
@@ -300,6 +340,7 @@ class Control:
         return reached
 
     async def _unsubscribe(self, order: ControlOrder, connections: Sequence[Connection]) -> int:
+        self.subscriptions.cancel(order)
         service = self._find_service(order.service)
         if service is None:
             return 0
@@ -313,6 +354,12 @@ class Control:
                         ended.add(connection)
             await asyncio.sleep(0)
         return len(ended)
+
+    async def _refresh(self, order: ControlOrder, connections: Sequence[Connection]) -> int:
+        reached = 0
+        for chunk in self._chunks(connections):
+            reached += sum(await asyncio.gather(*(self._refresh_one(each, order) for each in chunk)))
+        return reached
 
     @staticmethod
     def _end(service: EndsSubscriptions, connection: Connection, name: str, reason: str) -> bool:

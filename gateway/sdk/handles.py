@@ -18,11 +18,11 @@ from snorky.gateway.contracts.directory import Entered, Member, Owner, RosterSna
 from snorky.gateway.contracts.hooks import Hooks
 from snorky.gateway.errors import InvalidMessage
 from snorky.gateway.metrics import Metrics
+from snorky.gateway.presence.cluster_limiter import ClusterLimiter
 from snorky.gateway.presence.ownership import Ownership
 from snorky.gateway.protocol.codec import channel_key, channel_name, encode_json, json_size
 from snorky.gateway.protocol.publication import Selector
 from snorky.gateway.protocol.splicing import Shared
-from snorky.gateway.sdk.cluster_limiter import ClusterLimiter
 from snorky.gateway.sdk.control import Control
 from snorky.gateway.sdk.service_channels import ServiceChannels
 
@@ -228,6 +228,10 @@ class Tokens:
     async def put(self, value: Any, *, ttl_s: float) -> str:
         """Store a JSON value; returns an unguessable token of 32 characters."""
         return await self._cluster.ownership.directory.put_token(value, ttl_s)
+
+    async def read(self, token: str) -> Any | None:
+        """Return a token's value and leave it there; None = no such token, it expired, or it was taken."""
+        return await self._cluster.ownership.directory.read_token(token)
 
     async def take(self, token: str, *, taker: str | None = None) -> Any | None:
         """Return a token's value, once; None = no such token, it expired, or another taker has it.

@@ -18,13 +18,15 @@ from collections.abc import Awaitable, Iterable
 from contextlib import suppress
 from typing import Any, ClassVar
 
+import structlog
+
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
-from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.connection import SERVER_SIDE, Connection
 from snorky.gateway.contracts.directory import Member
 from snorky.gateway.contracts.hooks import Operation, Question
-from snorky.gateway.errors import CloseCode, ConfigurationError, NotSubscribed, ReplyTooLarge
+from snorky.gateway.errors import CloseCode, ConfigurationError, NotSubscribed, ReplyTooLarge, SnorkyError
 from snorky.gateway.permissions.access import Access
-from snorky.gateway.protocol.codec import channel_of, encode
+from snorky.gateway.protocol.codec import channel_key, channel_of, encode
 from snorky.gateway.protocol.publication import Position, Selector
 from snorky.gateway.protocol.splicing import PAYLOAD, Compound
 from snorky.gateway.protocol.ws_frames import Dialect
@@ -35,6 +37,8 @@ from snorky.gateway.sdk.topics import Topics
 __all__ = ["Service"]
 
 _NAME = re.compile(r"[a-z0-9_-]+")
+
+_log = structlog.get_logger("snorky.service")
 
 
 class Service(ABC):
@@ -109,10 +113,13 @@ class Service(ABC):
         if self.access is not None:
             self.access.bind(is_authenticating=is_authenticating)
 
-    async def ask_backend(self, operation: Operation, client: Connection, channel: Any, message: Any = None) -> None:
+    async def ask_backend(
+        self, operation: Operation, client: Connection, channel: Any, message: Any = None, *, is_fresh: bool = False
+    ) -> None:
         """Ask the operator's backend whether a client may do this, if `[hooks]` says so. Call it after other checks.
 
-        Raises HookRefused; HookUnavailable: the backend gave no usable answer.
+        is_fresh: an earlier answer must not be used. Raises HookRefused; HookUnavailable: the backend gave no usable
+        answer.
         """
         if operation not in self.asks_backend or self.cluster.hooks is None:
             return
@@ -124,6 +131,7 @@ class Service(ABC):
             service=self.name,
             channel=channel,
             message=message,
+            is_fresh=is_fresh,
         )
         await self.cluster.hooks.ask(question)
 
@@ -132,6 +140,12 @@ class Service(ABC):
 
     def on_disconnect(self, connection: Connection) -> None:  # noqa: B027 - an optional hook
         """Called when a client has gone. Its subscriptions end automatically; nothing can be sent to it."""
+
+    def on_refused_backend(self, connection: Connection, message: Any) -> None:  # noqa: B027 - an optional hook
+        """Called instead of `on_message` for a backend whose key may not call this service, such as for an audit log.
+
+        A plain method, which must not send: the backend has its own reply. message: as for `on_message`.
+        """
 
     @abstractmethod
     def on_message(self, connection: Connection, message: Any) -> Awaitable[None] | None:
@@ -210,6 +224,33 @@ class Service(ABC):
             rule = access.rules.find(name)
             if not access.allows(rule.operations[0], rule, name, connection):
                 self.end_subscription(connection, channel_of(name), "not_authorized", "No longer permitted")
+
+    async def recheck_hooks(self, connection: Connection) -> None:
+        """Ask the hooks again about a client's subscriptions; end those that they refuse.
+
+        A subscription stays if its hook gives no usable answer, or if the backend has ordered it.
+        """
+        prefix = f"{self.name}:"
+        for key in [key for key in connection.channels if key.startswith(prefix)]:
+            channel = channel_of(key.removeprefix(prefix))
+            if self.is_server_side(connection, channel):
+                continue
+            try:
+                await self.ask_again(connection, channel)
+            except SnorkyError as error:
+                if error.code == "unavailable":
+                    _log.info("hook gave no answer; the subscription stays", connection=connection.id, key=key)
+                else:
+                    self.end_subscription(connection, channel, "not_authorized", "No longer permitted")
+
+    def is_server_side(self, connection: Connection, channel: Any) -> bool:
+        """Return True if the backend has subscribed a client to a channel. Raises InvalidChannel."""
+        grants = connection.grants
+        return grants is not None and grants.get(channel_key(self.name, channel)) is SERVER_SIDE
+
+    async def ask_again(self, connection: Connection, channel: Any) -> None:
+        """Ask the hooks whether a client may stay subscribed. Raises as they do: SnorkyError, to refuse."""
+        await self.ask_backend("subscribe", connection, channel, is_fresh=True)
 
     def send(self, connection: Connection, message: Any) -> None:
         """Send one message to one connection. message: any JSON value. Raises ReplyTooLarge."""

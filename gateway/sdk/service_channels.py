@@ -156,6 +156,12 @@ class ServiceChannels:
         """Undo `subscribe`. See Topics.unsubscribe."""
         self._channels.remove(connection, channel_key(service, channel))
 
+    def suspend(self, connection: Connection, service: str, channel: Any) -> None:
+        """Undo `subscribe`, but count the subscription on. See Topics.suspend."""
+        key = channel_key(service, channel)
+        with self._counts.kept(connection, key):
+            self._channels.remove(connection, key)
+
     def is_subscribed(self, connection: Connection, service: str, channel: Any) -> bool:
         """True if a connection is subscribed to a channel, or is subscribing."""
         return channel_key(service, channel) in connection.channels

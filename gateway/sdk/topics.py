@@ -193,14 +193,24 @@ class Topics:
         )
 
     @asynccontextmanager
-    async def atomic_subscribe(self, connection: Connection, channel: Any) -> AsyncIterator[None]:
+    async def atomic_subscribe(
+        self, connection: Connection, channel: Any, *, history: History | None = None, subscribers_max: int = 0
+    ) -> AsyncIterator[None]:
         """Subscribe a connection, and hold its publications until the end of the block and the reply.
 
         So a client that receives a list (of members) is notified of every later change, and of none that the list
         includes. In the block: call `Rosters.enter` or `Rosters.census`, and `knows` with its version; then return
-        the reply at once. If the block raises, the connection is unsubscribed. Raises as `subscribe`.
+        the reply at once. If the block raises, the connection is unsubscribed. All else: as `subscribe`.
         """
-        await self._cluster.channels.subscribe(connection, self._service, channel, self._notification, is_held=True)
+        await self._cluster.channels.subscribe(
+            connection,
+            self._service,
+            channel,
+            self._notification,
+            is_held=True,
+            is_kept=history is not None,
+            subscribers_max=subscribers_max,
+        )
         try:
             yield
         except BaseException:
@@ -234,8 +244,15 @@ class Topics:
 
     def unsubscribe(self, connection: Connection, channel: Any) -> None:
         """Undo `subscribe`, and forget the token that permitted it. Raises NotSubscribed, InvalidChannel."""
-        self._cluster.channels.unsubscribe(connection, self._service, channel)
         self._cluster.auth.grants.drop(connection, channel_key(self._service, channel))
+        self._cluster.channels.unsubscribe(connection, self._service, channel)
+
+    def suspend(self, connection: Connection, channel: Any) -> None:
+        """Undo `subscribe`, and keep what permitted it, for a caller that subscribes again without an await in between.
+
+        Raises NotSubscribed, InvalidChannel.
+        """
+        self._cluster.channels.suspend(connection, self._service, channel)
 
     def is_subscribed(self, connection: Connection, channel: Any) -> bool:
         """True if the connection is subscribed to the channel, or is subscribing."""

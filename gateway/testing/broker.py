@@ -88,7 +88,7 @@ class Bus:
         """Deliver in the next loop iteration to those subscribed then."""
         self.published.append((key, payload))
         for broker in self.brokers:
-            asyncio.get_running_loop().call_soon(broker.hear, key, payload)
+            asyncio.get_running_loop().call_soon(broker.receive, key, payload)
 
 
 class BusBroker(LoopbackBroker):
@@ -111,7 +111,7 @@ class BusBroker(LoopbackBroker):
             future.set_result(1)
         return future
 
-    def hear(self, key: str, payload: bytes) -> None:
+    def receive(self, key: str, payload: bytes) -> None:
         """Receive from the bus."""
         if self._waiting is not None:
             self._waiting.append((key, payload))

@@ -23,7 +23,7 @@ from snorky.gateway.sdk.registry import ServiceRegistry
 from snorky.gateway.sdk.service import Service
 from snorky.gateway.testing.broker import Bus, BusBroker
 from snorky.gateway.testing.client import MemoryClient
-from snorky.gateway.testing.control import MemoryControlLog, SharedOrders
+from snorky.gateway.testing.control import MemoryControlLog, MemorySubscriptionStore, SharedOrders
 from snorky.gateway.testing.directory import LateDirectory, SharedDirectory
 from snorky.gateway.testing.history import Archive, MemoryHistory
 
@@ -61,6 +61,7 @@ class MemoryCluster:
         self.control_logs: list[MemoryControlLog] = []
         self.units = SharedUnits()
         self.limit_stores: list[LocalLimitStore] = []
+        self.subscription_store = MemorySubscriptionStore(self.orders)
         self.nodes: list[Node] = []
         self.brokers: list[BusBroker] = []
         self.directories: list[LateDirectory] = []
@@ -86,6 +87,7 @@ class MemoryCluster:
                 control_log=self.control_logs[-1],
                 cluster_limits=cluster_limits,
                 limit_store=self.limit_stores[-1],
+                subscription_store=self.subscription_store,
                 compare_every_s=compare_every_s,
                 grace_s=grace_s,
             )

@@ -1,12 +1,40 @@
-"""The control orders of a cluster in one process. They pass the contract tests; no network, no time."""
+"""The control orders and server-side subscriptions of a cluster in one process; no network, no time.
+
+They pass the contract tests.
+"""
 
 import asyncio
 from collections.abc import Callable
 
 from snorky.gateway.contracts.control import ControlOrder, OnOrders, encode_order
+from snorky.gateway.contracts.subscriptions import LocalSubscriptionStore, StoredSubscription
 from snorky.gateway.errors import BrokerUnavailable
 
-__all__ = ["MemoryControlLog", "SharedOrders"]
+__all__ = ["MemoryControlLog", "MemorySubscriptionStore", "SharedOrders"]
+
+
+class MemorySubscriptionStore(LocalSubscriptionStore):
+    """The stored subscriptions that all nodes share; a call takes a loop iteration, and fails as orders do."""
+
+    def __init__(self, shared: "SharedOrders") -> None:
+        super().__init__()
+        self._shared = shared
+
+    async def add(self, identity: str, subscription: StoredSubscription) -> None:
+        """See SubscriptionStore."""
+        await self._shared.travel()
+        await super().add(identity, subscription)
+
+    async def remove(self, identity: str, service: str, channel: str | None) -> None:
+        """See SubscriptionStore."""
+        await self._shared.travel()
+        await super().remove(identity, service, channel)
+
+    async def find(self, identity: str) -> list[StoredSubscription]:
+        """See SubscriptionStore; what it returns was stored a loop iteration ago."""
+        found = await super().find(identity)
+        await self._shared.travel()
+        return found
 
 
 class SharedOrders:
@@ -27,6 +55,8 @@ class SharedOrders:
 
 class MemoryControlLog:
     """Implements `contracts.control.ControlLog`. Between `hold` and `let_go` the node reads nothing."""
+
+    spread_s = 0.0
 
     def __init__(self, shared: SharedOrders, node_id: str) -> None:
         self._shared = shared

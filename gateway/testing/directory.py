@@ -267,6 +267,11 @@ class MemoryDirectory:
         self._cluster.tokens[token] = (asyncio.get_running_loop().time() + ttl_s, encode_json(value))
         return token
 
+    async def read_token(self, token: str) -> Any | None:
+        await self._travel()
+        until, value = self._cluster.tokens.get(token, (0.0, b"null"))
+        return decode_json(value) if asyncio.get_running_loop().time() < until else None
+
     async def take_token(self, token: str, taker: str) -> Any | None:
         await self._travel()
         until, value = self._cluster.tokens.pop(token, (0.0, b"null"))

@@ -50,7 +50,7 @@ class Feed:
         """Listen to the model's topic. On return, every later publication will be delivered. Idempotent."""
         async with self._opening:
             if not self._is_open:
-                await self._topics.listen(self._model, self._hear, history=self._history, on_gap=self._begin_anew)
+                await self._topics.listen(self._model, self._receive, history=self._history, on_gap=self._begin_anew)
                 self._is_open = True
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class Feed:
         is_whole = len(recent) == last.offset - since.offset and recent[0].previous_tag == since.tag
         return recent if is_whole else None
 
-    def _hear(self, publications: Sequence[Publication]) -> None:
+    def _receive(self, publications: Sequence[Publication]) -> None:
         for publication in publications:
             if publication.position is None:
                 continue  # published without history, so it is not a delta

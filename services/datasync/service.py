@@ -69,6 +69,9 @@ class DataSyncService(RPCService):
         """Start the subscription of a token; sends its deltas from the moment of authorization on."""
         _demand_text(token)
         holdings = self._holdings(request.connection)
+        found = await self.tokens.read(token)
+        if found is not None:  # a client that may not have it must not consume it
+            self._demand_acquire(request, Grant.read(found))
         taker = holdings.attempt(token)
         try:
             value = await self.tokens.take(token, taker=taker)

@@ -6,7 +6,7 @@ from typing import Any, Final
 from snorky.gateway import Connection, Position, stated_identity
 from snorky.services.rpc import RPCError
 
-__all__ = ["LIMIT_DEFAULT", "LIMIT_MAX", "limit_of", "once_of", "position_of", "recovery_of"]
+__all__ = ["LIMIT_DEFAULT", "LIMIT_MAX", "check_flag", "limit_of", "once_of", "position_of", "recovery_of"]
 
 LIMIT_DEFAULT: Final = 100
 LIMIT_MAX: Final = 300  # the maximum of a recovery too
@@ -20,6 +20,12 @@ def recovery_of(recover: Any) -> tuple[bool, Position | None]:
     if recover is None or isinstance(recover, bool):
         return recover is True, None
     return True, position_of(recover)
+
+
+def check_flag(value: Any) -> None:
+    """Check that a parameter is true or false. Raises RPCError."""
+    if not isinstance(value, bool):
+        raise _invalid()
 
 
 def position_of(text: Any) -> Position | None:

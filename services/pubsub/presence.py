@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
+from time import perf_counter
 from typing import Any
 
 from snorky.gateway import (
@@ -75,9 +76,20 @@ class PresenceCommands(RPCService):
         return True
 
     async def _demand_subscriber(self, request: Request, channel: Any) -> None:
-        """Ask the hooks, that of the service and the backend's. Raises RPCError, HookRefused, HookUnavailable."""
+        """Ask the hooks, that of the service and the backend's, unless the backend has subscribed the client itself.
+
+        Raises RPCError, HookRefused, HookUnavailable.
+        """
+        if self.is_server_side(request.connection, channel):
+            return
         await demand_allowed(self.can_subscribe(request, channel))
         await self.ask_backend("subscribe", request.connection, channel)
+
+    async def ask_again(self, connection: Connection, channel: Any) -> None:
+        """Ask the hooks whether a client may stay subscribed. Raises as `_demand_subscriber`."""
+        request = Request(connection, self.name, "subscribe", None, perf_counter(), has_call_id=False)
+        await demand_allowed(self.can_subscribe(request, channel))
+        await super().ask_again(connection, channel)
 
     async def _census(self, request: Request, channel: Any) -> RosterSnapshot:
         self.demand(request, "presence", channel)

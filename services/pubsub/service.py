@@ -15,7 +15,6 @@ Rules:
 
 import inspect
 from collections.abc import Awaitable, Iterable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from snorky.gateway import (
@@ -25,23 +24,29 @@ from snorky.gateway import (
     Compound,
     Connection,
     NotSubscribed,
-    Position,
     Rules,
     Unmatched,
     channel_name,
     history_of,
 )
 from snorky.services.granting import demand_text, expires_in_s, granted
-from snorky.services.pubsub.parameters import LIMIT_DEFAULT, limit_of, once_of, position_of, recovery_of
-from snorky.services.pubsub.presence import PresenceCommands, present
-from snorky.services.pubsub.replies import NOTHING_TO_RECOVER, kept, recovered, with_expiry
+from snorky.services.pubsub.parameters import (
+    LIMIT_DEFAULT,
+    check_flag,
+    limit_of,
+    once_of,
+    position_of,
+    recovery_of,
+)
+from snorky.services.pubsub.replies import kept, with_expiry
+from snorky.services.pubsub.subscribing import Subscribing
 from snorky.services.requests import check_allowed, demand_allowed
 from snorky.services.rpc import Request, acknowledged, rpc_command
 
 __all__ = ["PubSubService"]
 
 
-class PubSubService(PresenceCommands):
+class PubSubService(Subscribing):
     """Pub/sub for clients. channels: channel rules, as ChannelRule or as tables of the settings.
 
     unmatched: "open" or "closed", for channels that no rule matches; None = open unless the node authenticates clients.
@@ -78,13 +83,20 @@ class PubSubService(PresenceCommands):
     # -- subscribing -----------------------------------------------------------------------------------------------
 
     @rpc_command
-    async def subscribe(self, request: Request, channel: Any, recover: Any = None, token: Any = None) -> Any:
+    async def subscribe(
+        self, request: Request, channel: Any, recover: Any = None, token: Any = None, serverSide: Any = False
+    ) -> Any:
         """Subscribe to a channel. recover: a position, to get the messages after it first; or true, to start here.
 
         token: a subscription token, which may permit it where a rule says `token`; the subscription ends with it, and
-        the reply has `expiresInS`.
+        the reply has `expiresInS`. serverSide: only if the backend has subscribed the client.
         """
         is_recovering, since = recovery_of(recover)
+        check_flag(serverSide)
+        ordered = self.cluster.control.subscriptions
+        is_ordered = await ordered.settled(request.connection, self.name, channel, is_restored=serverSide)
+        if serverSide and not is_ordered:
+            raise NotSubscribed
         async with granted(self, request, channel, token) as grant:
             self.demand(request, "subscribe", channel, grant)
             reply = await self._subscribe(request, channel, since, is_recovering=is_recovering)
@@ -101,23 +113,10 @@ class PubSubService(PresenceCommands):
             raise NotSubscribed
         async with granted(self, request, channel, token, is_new=False) as grant:
             self.demand(request, "subscribe", channel, grant)
+            await self._demand_subscriber(request, channel)
             if grant is None or not self.topics.is_subscribed(request.connection, channel):
                 raise NotSubscribed
         return {"expiresInS": expires_in_s(self, grant)}
-
-    async def _subscribe(
-        self, request: Request, channel: Any, since: Position | None, *, is_recovering: bool
-    ) -> Compound | dict[str, Any] | None:
-        await self._demand_subscriber(request, channel)
-        rule = self._rule(channel)
-        history, most = self.topics.promised(channel, history_of(rule)), rule.subscribers_max
-        async with self._present(request.connection, channel, rule):
-            if history is not None and is_recovering and rule.recovery:
-                shape = self.notification(channel)
-                recovery = await self.topics.recover(request.connection, channel, history, since, subscribers_max=most)
-                return recovered(recovery, shape)
-            await self.topics.subscribe(request.connection, channel, history=history, subscribers_max=most)
-        return NOTHING_TO_RECOVER if is_recovering else None
 
     @rpc_command
     def unsubscribe(self, request: Request, channel: Any) -> Awaitable[None] | None:
@@ -178,9 +177,6 @@ class PubSubService(PresenceCommands):
     def _rule(self, channel: Any) -> ChannelRule:
         """Find a channel's rule. Raises InvalidChannel."""
         return self._rules.find(channel_name(channel) if self._rules else "")
-
-    def _present(self, connection: Connection, channel: Any, rule: ChannelRule) -> AbstractAsyncContextManager[None]:
-        return present(self.topics, self.rosters, connection, channel) if rule.presence else nullcontext()
 
     async def _leave(self, connection: Connection, channel: Any) -> None:
         await self.rosters.leave(connection, channel)

@@ -37,7 +37,7 @@ async def test_check_is_content_with_a_good_redis(redis):
     env = {"SNORKY_REDIS_URL": redis.url, "SNORKY_LIMITS__CONNECTIONS": "100"}
     code, output = await snorky("check", env=env)
     assert code == 0, output
-    for fact in ("aiohttp", "redis 7", "heard on snorky:*", "file descriptors", "ok  a node can start"):
+    for fact in ("aiohttp", "redis 7", "messages received on snorky:*", "file descriptors", "ok  a node can start"):
         assert fact in output
 
 
@@ -174,3 +174,18 @@ async def test_check_shows_hooks_and_services_that_would_not_ask():
         assert fact in output, output
     code, output = await snorky("check", env={**env, "SNORKY_HOOKS__SUBSCRIBE__SERVICES": '["pubsbu"]'})
     assert code == 1 and "[hooks.subscribe] services: pubsbu is not among the services" in " ".join(output.split())
+
+
+async def test_check_lists_keys_with_their_services(tmp_path):
+    config = tmp_path / "snorky.toml"
+    text = (
+        '[limits]\nconnections = 10\n[private.api_keys]\nweb = "of the web, 32 random bytes"\n[private.api_keys.jobs]\n'
+    )
+    text += 'key = "of the jobs, 32 random bytes"\nservices = ["pubsub_backend", "control"]\n'
+    config.write_text(text)
+    code, output = await snorky("check", "--config", str(config))
+    assert code == 0 and "keys: web (all services), jobs (control, pubsub_backend)" in output, output
+    config.write_text(text.replace('"control"', '"contrl"'))
+    code, output = await snorky("check", "--config", str(config))
+    problem = "[private.api_keys.jobs] services: contrl is not among the services for backends; write names of these: "
+    assert code == 1 and f"{problem}auth_backend, control," in " ".join(output.split()), output

@@ -125,16 +125,27 @@ async def test_only_its_first_user_may_use_a_token_again(cluster: TestCluster) -
         assert await node.directory.take_token(token, "me2") is None
 
 
+async def test_a_token_that_is_read_is_still_there(cluster: TestCluster) -> None:
+    a, b = await cluster.node("a"), await cluster.node("b")
+    token = await a.directory.put_token([1, None], 60)
+    for node in (b, a, b):
+        assert await node.directory.read_token(token) == [1, None]
+    assert await a.directory.take_token(token, "me") == [1, None]
+    assert await b.directory.read_token(token) is None
+
+
 async def test_a_token_expires(cluster: TestCluster) -> None:
     a = await cluster.node("a")
     token = await a.directory.put_token(1, 0.001)
     await asyncio.sleep(0.02)  # the time itself is tested
+    assert await a.directory.read_token(token) is None
     assert await a.directory.take_token(token, "me") is None
 
 
 @pytest.mark.parametrize("token", ["", "x" * 32, "0" * 31, "0" * 32, "*" * 32, "\ud800" * 32, "0" * 10_000])
 async def test_an_invalid_token_returns_nothing(cluster: TestCluster, token: str) -> None:
     a = await cluster.node("a")
+    assert await a.directory.read_token(token) is None
     assert await a.directory.take_token(token, "me") is None
 
 

@@ -110,7 +110,8 @@ def test_the_wheel_of_the_build_context_contains_both_packages_completely(tmp_pa
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    expected |= {f"snorky/gateway/http/browser/{path.name}" for path in (ROOT / "clients" / "js" / "src").glob("*.js")}
+    modules = ROOT / "clients" / "js" / "src"
+    expected |= {f"snorky/gateway/http/browser/{path.relative_to(modules)}" for path in modules.rglob("*.js")}
     there = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     assert expected - there == set()
     code = "from snorky import gateway, services; print(gateway.__file__, services.__file__)"

@@ -1,4 +1,4 @@
-"""The table of docs/permissions.md: each word and client, for each operation and transport, on a node process."""
+"""The tables of docs/permissions.md by the rule: each word and client, for each operation and transport, on a node."""
 
 import json
 import re
@@ -11,10 +11,13 @@ import pytest
 
 from tests.support.clients.transports import TransportStage
 from tests.support.scenarios.node_stage import node_stage
+from tests.support.scenarios.permission_tables import BACKEND_SERVICES, TRANSPORTS, ask, by_key, table
+from tests.support.scenarios.tokens import hmac_token
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "permissions.md").read_text()
 WHO = ["anonymous", "another user", "owner", "token that permits it", "subscriber"]
-TRANSPORTS = ["json", "msgpack", "sockjs-websocket", "xhr-streaming"]
+GRANTED = {"anonymous, subscription token": None, "user, subscription token": "sam"}  # who: identity
+EVERY_OPERATION = ["subscribe", "publish", "history", "presence", "join", "register", "acquire"]
+REFUSALS = ("not_authorized", "name_not_allowed", "not_authenticated")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,12 @@ class Operation:
     command: str
     channel: str = "channel"
     needs_identity: bool = False
+    takes_grants: bool = True  # a subscription token can permit it
+
+    @property
+    def of_subscribers(self) -> bool:
+        """Whether a subscription, and its token, can permit it."""
+        return self.name in ("publish", "history", "presence")
 
 
 OPERATIONS = [
@@ -37,13 +46,14 @@ OPERATIONS = [
     Operation("presence", "pubsub", "CHANNELS", "presenceStats"),
     Operation("join", "chat", "ROOMS", "join", needs_identity=True),
     Operation("join", "cursors", "DOCUMENTS", "join", "document", needs_identity=True),
-    Operation("register", "messaging", "NAMES", "registerParticipant", "name"),
+    Operation("register", "messaging", "NAMES", "registerParticipant", "name", takes_grants=False),
+    Operation("acquire", "datasync", "MODELS", "acquireSubscription", "token", takes_grants=False),
 ]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table. words: what the rule says; None: nothing. allowed: by WHO."""
+    """A row of the tables. words: what the rule says; None: nothing. allowed: by WHO, then by GRANTED."""
 
     label: str
     words: tuple[str, ...] | None
@@ -57,19 +67,24 @@ class Row:
             return operation.name == "publish"
         if "to subscribe" in self.label:
             return operation.name != "publish"
-        return operation.name in ("publish", "history", "presence") or self.words != ("subscriber",)
+        return operation.of_subscribers or self.words != ("subscriber",)
+
+    def permits(self, operation: Operation, who: str) -> bool:
+        """Whether the tables permit it."""
+        return self.allowed[[*WHO, *GRANTED].index(who)] and not (
+            operation.needs_identity and who.startswith("anonymous")
+        )
 
 
 def rows() -> Iterator[Row]:
-    lines = PAGE[PAGE.index("| the rule says |") :].splitlines()
-    assert [each.strip() for each in lines[0].split("|")[2:-1]] == WHO
-    for line in lines[2:]:
-        label, *cells = [each.strip() for each in line.split("|")[1:-1]]
+    by_rule, by_grant = table("the rule says", *WHO), table("the rule says", *GRANTED)
+    assert list(by_rule) == list(by_grant)
+    for label, cells in by_rule.items():
         words = tuple(re.findall(r"`(\w+)`", label)) or None
-        assert set(cells) <= {"yes", "no"}, line
+        cells = [*cells, *by_grant[label]]
+        assert set(cells) <= {"yes", "no"}, label
         has_placeholder = "owner" in label or "with a placeholder" in label
-        has_rule = label != "no rule matches"
-        yield Row(label, words, has_placeholder, has_rule, tuple(each == "yes" for each in cells))
+        yield Row(label, words, has_placeholder, label != "no rule matches", tuple(cell == "yes" for cell in cells))
 
 
 ROWS = list(rows())
@@ -92,62 +107,78 @@ def settings() -> dict[str, str]:
         if operation.service == "pubsub":
             rule |= {"history": 10, "presence": True}
             if "to subscribe" not in row.label:
-                rule.setdefault("allow_subscribe", "authenticated")
+                rule.setdefault("allow_subscribe", ["authenticated", "token"])
         lists.setdefault(f"SNORKY_SERVICES__{operation.service}__{operation.list}".upper(), []).append(rule)
-    closed = {f"SNORKY_SERVICES__{each.service.upper()}__UNMATCHED": "closed" for each in OPERATIONS}
-    return {**closed, **{name: json.dumps(each) for name, each in lists.items()}}
-
-
-async def ask(actor: Any, service: str, command: str, **params: Any) -> Any:
-    call_id = f"{service} {command} {json.dumps(params)}"
-    await actor.send({"service": service, "message": {"command": command, "params": params, "callId": call_id}})
-
-    def answers() -> list[Any]:
-        return [each["message"] for each in actor.inbox if each["message"].get("callId") == call_id]
-
-    await actor.until(answers)
-    return answers()[-1]
+    dealers = [f"tests.support.scenarios.dealers:Row{number}" for number in range(len(ROWS))]
+    return {
+        "SNORKY_SERVICES__DATASYNC__CLASS": "snorky.services.datasync:DataSyncService",
+        "SNORKY_SERVICES__DATASYNC__DEALERS": json.dumps(dealers),
+        **{f"SNORKY_SERVICES__{each.service.upper()}__UNMATCHED": "closed" for each in OPERATIONS},
+        **{name: json.dumps(each) for name, each in lists.items()},
+    }
 
 
 async def client(stage: TransportStage, who: str) -> Any:
-    """Connect a client of the table. The owner of each channel is ann."""
+    """Connect a client of the tables. The owner of each channel is ann."""
+    if who in GRANTED:
+        return await stage.client(0, GRANTED[who])
     if who == "anonymous":
         return await stage.client(0, None)
     if who == "token that permits it":
-        every = {"*:ann": ["subscribe", "publish", "history", "presence", "join", "register"]}
-        services = {service: every for service in ("chat", "cursors", "messaging")}
+        every = {"*:ann": EVERY_OPERATION}
+        services = {service: every for service in ("chat", "cursors", "messaging", "datasync")}
         return await stage.client(0, "cap", channels=every, services=services)
     return await stage.client(0, {"another user": "bob", "owner": "ann", "subscriber": "sue"}[who])
 
 
+async def is_permitted(stage: TransportStage, actor: Any, who: str, row: Row, operation: Operation, owner: str) -> bool:
+    """Do the operation on a channel that belongs to an identity; return whether it was permitted."""
+    channel = f"{place(row, operation)}:{owner}"
+    params: dict[str, Any] = {operation.channel: channel}
+    if operation.name == "acquire":
+        items = [{"dealer": f"Row{ROWS.index(row)}", "query": None}]
+        call = {"command": "authorizeSubscription", "params": {"items": items}}
+        answer = await stage.backend(0, {"service": "datasync_backend", "message": call})
+        params["token"] = answer["message"]["data"]
+    if operation.command == "publish":
+        params["message"] = 1
+    grant = {}
+    if who in GRANTED:
+        service, identity = operation.service, GRANTED[who]
+        grant["token"] = hmac_token(identity, channel=channel, service=service, ops=[operation.name, "subscribe"])
+    if operation.of_subscribers:
+        if grant or who == "subscriber":
+            await ask(actor, "pubsub", "subscribe", channel=channel, **grant)
+    else:
+        params |= grant
+    answer = await ask(actor, operation.service, operation.command, **params)
+    assert answer["type"] == "response" or answer["code"] in REFUSALS, (who, row, operation, answer)
+    if operation.name == "register" and answer["type"] == "response":
+        await ask(actor, "messaging", "unregisterParticipant", name=channel)
+    return bool(answer["type"] == "response")
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_every_cell_of_the_table_is_true(transport: str, tmp_path: Path) -> None:
-    found: dict[tuple[Row, Operation, str], bool] = {}
+    tried, wrong = 0, []
+    private = dict(zip(BACKEND_SERVICES, by_key()["from a client, on the public port"], strict=True))
     async with node_stage(tmp_path, 1, env=settings()) as nodes:
         stage = TransportStage(nodes, [transport], None)
-        for who in WHO:
+        for who in [*WHO, *GRANTED]:
             actor = await client(stage, who)
+            for service, cell in private.items():
+                answer = await ask(actor, service, "nodes")
+                assert f"`{answer['code']}`" == cell, (who, service, answer)
             for row, operation in CASES:
-                channel = f"{place(row, operation)}:ann"
-                if who == "subscriber" and operation.name in ("publish", "history", "presence"):
-                    await ask(actor, "pubsub", "subscribe", channel=channel)
-                message = {"message": 1} if operation.command == "publish" else {}
-                answer = await ask(
-                    actor, operation.service, operation.command, **{operation.channel: channel}, **message
-                )
-                refusals = ("not_authorized", "name_not_allowed")
-                if operation.needs_identity and who == "anonymous":
-                    refusals = ("not_authenticated",)
-                assert answer["type"] == "response" or answer["code"] in refusals, (row, operation, answer)
-                found[row, operation, who] = answer["type"] == "response"
-                if operation.name == "register" and answer["type"] == "response":
-                    await ask(actor, "messaging", "unregisterParticipant", name=channel)
+                if who in GRANTED and not operation.takes_grants:
+                    continue
+                expected = {"ann": row.permits(operation, who)}
+                if who == "another user" and row.has_placeholder and operation.name != "acquire":
+                    expected["bob"] = row.permits(operation, "owner")  # an owner too, of another channel
+                for owner, permitted in expected.items():
+                    tried += 1
+                    if await is_permitted(stage, actor, who, row, operation, owner) is not permitted:
+                        wrong.append((row.label, operation.command, who, owner, "expected", permitted))
             await actor.close()
-    wrong = []
-    for row, operation in CASES:
-        for who, allowed in zip(WHO, row.allowed, strict=True):
-            expected = allowed and not (operation.needs_identity and who == "anonymous")
-            if found[row, operation, who] is not expected:
-                wrong.append((row.label, operation.command, who, "expected", expected))
     assert not wrong, wrong
-    assert len(found) == len(CASES) * len(WHO) >= 300
+    assert tried >= 500

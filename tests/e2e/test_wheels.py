@@ -161,8 +161,10 @@ def shop(built: tuple[Built, Built], tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_wheels_hold_all_of_our_packages_under_one_root_that_is_nobodys(built: tuple[Built, Built]) -> None:
     gateway, client = built
     expected = {f"snorky/{name}" for folder in ("gateway", "services") for name in tracked(folder)}
-    modules = [path.name for path in (ROOT / "clients" / "js" / "src").glob("*.js")]
-    assert gateway.files == expected | {f"snorky/gateway/http/browser/{name}" for name in modules}
+    modules = tracked("clients/js/src")
+    assert gateway.files == expected | {
+        name.replace("clients/js/src", "snorky/gateway/http/browser") for name in modules
+    }
     assert client.files == {name.removeprefix("clients/python/") for name in tracked("clients/python/snorky")}
     assert all(name.startswith("snorky/client/") for name in client.files)
 

@@ -63,6 +63,7 @@ class LabClient:
         self.notices: list[Notice] = []
         self.errors: list[str] = []
         self.ends: list[str] = []  # channels whose subscription the backend ended; it is made again
+        self.begun: list[str] = []  # channels that the backend has subscribed it to
         self.handshakes_s: list[float] = []
         self.drops = 0
         self._session = session
@@ -211,6 +212,8 @@ class LabClient:
         elif kind == "gap":
             self._positions[message["channel"]] = position = Position.parse(message["position"])
             self.journals[message["channel"]].entries.append(Gap(time.monotonic(), position))
+        elif kind == "subscribed":
+            self.begun.append(message["channel"])
         elif kind == "unsubscribed":
             self.ends.append(message["channel"])
             self._confirmed.discard(message["channel"])

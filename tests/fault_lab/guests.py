@@ -51,9 +51,16 @@ class Guests:
 
     async def unsubscribe(self, by: NodeProcess, **whom: str) -> tuple[dict[str, Any], float]:
         """Let the backend end the subscriptions of all, by this node; returns the reply and the seconds it took."""
-        began_s = time.monotonic()
         params = {"channel": self.channel, "reason": "The laboratory says so", **whom}
-        body = {"service": "control", "message": {"command": "unsubscribe", "params": params}}
+        return await self._order(by, "unsubscribe", params)
+
+    async def subscribe(self, by: NodeProcess) -> tuple[dict[str, Any], float]:
+        """Let the backend subscribe all to another channel; as `unsubscribe`."""
+        return await self._order(by, "subscribe", {"channel": f"{self.channel}:offers", "onChannel": self.channel})
+
+    async def _order(self, by: NodeProcess, command: str, params: dict[str, str]) -> tuple[dict[str, Any], float]:
+        began_s = time.monotonic()
+        body = {"service": "control", "message": {"command": command, "params": params}}
         url = f"http://127.0.0.1:{by.private_port}/backend"
         async with aiohttp.ClientSession(headers={"X-Backend-Key": API_KEY}) as session:
             async with session.post(url, json=body) as response:
@@ -71,6 +78,20 @@ class Guests:
 
         await eventually(all_ended, within_s=within_s, what="guests were notified and have subscribed again")
         return time.monotonic() - began_s
+
+    async def until_begun(self, *nodes: int, within_s: float) -> float:
+        """Wait until the backend has subscribed the guests of these nodes; returns the seconds it took."""
+        began_s = time.monotonic()
+
+        async def all_begun() -> bool:
+            return self.times_begun(*nodes) == {1}
+
+        await eventually(all_begun, within_s=within_s, what="guests were subscribed")
+        return time.monotonic() - began_s
+
+    def times_begun(self, *nodes: int) -> set[int]:
+        """Return how often the backend has subscribed the guests of these nodes."""
+        return {len(client.begun) for node in nodes for client in self.by_node[node]}
 
     def times_ended(self, *nodes: int) -> set[int]:
         """Return how often the subscriptions of the guests of these nodes were ended."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from snorky.gateway.contracts.history import History
+from snorky.gateway.contracts.revocations import Kind
 from snorky.gateway.errors import BrokerUnavailable
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.redis import RedisBroker
@@ -150,3 +151,40 @@ async def test_a_lagging_replica_counts_as_another_history(lab: SentinelLab) -> 
         assert [each.payload for each in found] == [b"1", b"3"] and top == again
     finally:
         await keeper.stop()
+
+
+async def test_a_revocation_holds_after_a_failover_and_new_ones_are_received(lab: SentinelLab) -> None:
+    target = target_from_url(lab.url)
+    giving, watching = (
+        parts_of(target, prefix=PREFIX, node_id=node, metrics=Metrics()).revocations(keep_s=3600.0, interval_s=0.05)
+        for node in "ab"
+    )
+    seen: list[str] = []
+
+    async def until_seen(name: str) -> None:
+        async with asyncio.timeout(HEALED_S):
+            while name not in seen:  # noqa: ASYNC110 - another node
+                await asyncio.sleep(0.02)
+
+    async def give(name: str) -> None:
+        async with asyncio.timeout(HEALED_S):
+            while True:
+                try:
+                    return await giving.add(Kind.TOKEN, name)
+                except BrokerUnavailable:
+                    await asyncio.sleep(0.05)
+
+    try:
+        await watching.begin(lambda revocation: seen.append(revocation.name))
+        await give("before")
+        await until_seen("before")
+        await lab.until_replicated()
+        lab.primary.kill()
+        await lab.until_failed_over(within_s=FAILOVER_S)
+        await give("after")
+        await until_seen("after")
+        assert [each.name for each in await watching.find("ann", "before")] == ["before"]
+        assert sorted(seen) == ["after", "before"], "each once"
+    finally:
+        await giving.stop()
+        await watching.stop()

@@ -6,26 +6,26 @@
  * connection (session.js). With `recover` they get the messages they missed, or an event `gap` (feed.js).
  */
 
+import { Queue } from "./channels/queue.js";
+import { ServerSubscription, Subscription } from "./channels/subscription.js";
+import { Topic, topicKey } from "./channels/topic.js";
 import { Emitter } from "./emitter.js";
 import { SnorkyError } from "./error.js";
-import { Link } from "./link.js";
 import { settle } from "./options.js";
-import { Queue } from "./queue.js";
-import { randomHex } from "./random.js";
-import { Request } from "./request.js";
-import { Subscription } from "./subscription.js";
-import { checked } from "./token.js";
-import { Topic, topicKey } from "./topic.js";
-import { plain } from "./values.js";
-import { Waiting } from "./waiting.js";
+import { Link } from "./session/link.js";
+import { checked } from "./session/token.js";
+import { Waiting } from "./session/waiting.js";
+import { randomHex } from "./wire/random.js";
+import { Request } from "./wire/request.js";
+import { plain } from "./wire/values.js";
 
 const ABNORMAL = 1006; // no close frame: here, a refused handshake
 const CLOSED_HERE = "closed by the client";
 
 /**
- * @typedef {import("./topic.js").MessageHandler} MessageHandler
- * @typedef {import("./grant.js").SubscriptionTokenSource} SubscriptionTokenSource
- * @typedef {import("./connection.js").Notification} Notification
+ * @typedef {import("./channels/topic.js").MessageHandler} MessageHandler
+ * @typedef {import("./session/grant.js").SubscriptionTokenSource} SubscriptionTokenSource
+ * @typedef {import("./wire/connection.js").Notification} Notification
  *
  * @typedef {object} ClientEvents
  * @property {{isMove: boolean, isResync: boolean}} open connected. Subscriptions are requested again; other state that a
@@ -36,6 +36,8 @@ const CLOSED_HERE = "closed by the client";
  * @property {{delayMs: number, attempt: number, reason?: string, status?: number}} reconnecting the next attempt starts
  *   in delayMs. reason, status: why the last handshake failed, if known
  * @property {{graceMs: number}} moving the server is leaving; the client opens its next connection
+ * @property {ServerSubscription} subscribed the backend has subscribed this client to a channel. The subscription is
+ *   restored on later connections. Without a handler of this event, `listen` gets what arrives
  * @property {Notification} notice any message of the service "gateway"
  * @property {{error: SnorkyError, service?: string, channel?: any}} error a subscription that was refused or has ended, an
  *   invalid message, no token, or a handshake refused permanently
@@ -73,6 +75,8 @@ export class Client {
       onNotice: (service, message) => this.#onNotice(service, message),
       onRefused: (topic, error) => this.#onRefused(topic, error),
       onUnsubscribed: (topic, error) => this.#onUnsubscribed(topic, error),
+      onSubscribed: (service, channel) => this.#onSubscribed(service, channel),
+      onBegun: (topic) => this.#onBegun(topic),
       onNoToken: ({ service, channel }, error) => this.#emitError({ error, service, channel }),
       onError: (error) => this.#emitError({ error }),
       onOpen: (session, how) => this.#onOpen(session.connection, how),
@@ -213,7 +217,7 @@ export class Client {
 
   // -- connections ---------------------------------------------------------------------------------------------
 
-  /** @param {import("./connection.js").Connection} connection @param {ClientEvents["open"]} how */
+  /** @param {import("./wire/connection.js").Connection} connection @param {ClientEvents["open"]} how */
   #onOpen(connection, how) {
     this.#emit("open", how); // a handler may close the client; then no call waits any more
     this.#waiting.release(connection);
@@ -253,7 +257,29 @@ export class Client {
 
   /** @param {Topic} topic @param {SnorkyError} error */
   #onRefused(topic, error) {
-    this.#giveUp(topic, error);
+    if (topic.isServerSide) this.#onUnsubscribed(topic, error); // only the backend begins it again
+    else this.#giveUp(topic, error);
+  }
+
+  /** Add the topic of a server-side subscription, if a handler wants it. @param {string} service @param {any} channel */
+  #onSubscribed(service, channel) {
+    if (this.#end !== null || !this.#emitter.has("subscribed")) return undefined;
+    try {
+      const topic = new Topic(service, channel, true);
+      this.#topics.set(topic.key, topic);
+      return topic;
+    } catch {
+      return undefined; // no canonical form: not a channel of a gateway
+    }
+  }
+
+  /** @param {Topic} topic */
+  #onBegun(topic) {
+    const subscription = new ServerSubscription(topic, () => {
+      topic.isServerSide = false;
+      this.#leave(topic, () => topic.clear());
+    });
+    this.#emit("subscribed", subscription);
   }
 
   /** @param {Topic} topic @param {SnorkyError} error */
@@ -305,7 +331,7 @@ function endText(code, reason) {
   return code === ABNORMAL ? reason : `The server has ended the connection permanently: ${code} ${reason}`.trimEnd();
 }
 
-/** The fields of an event that describe a refused handshake. @param {import("./refusal.js").Refusal | null} refusal */
+/** The fields of an event that describe a refused handshake. @param {import("./wire/refusal.js").Refusal | null} refusal */
 function why(refusal) {
   if (refusal === null) return {};
   const { text, status } = refusal;

@@ -11,6 +11,11 @@ export class Emitter {
     return () => void seats.delete(seat);
   }
 
+  /** Whether an event has a handler. @param {string} event */
+  has(event) {
+    return (this.#handlers.get(event)?.size ?? 0) > 0;
+  }
+
   /** Call every handler; returns whether there was one. @param {string} event @param {any} detail */
   emit(event, detail) {
     const seats = this.#handlers.get(event);

@@ -1,15 +1,15 @@
 /** The options of a client and their defaults. */
 
 import { systemClock } from "./clock.js";
-import { json } from "./json.js";
+import { json } from "./wire/json.js";
 
 /**
  * @typedef {object} ClientOptions
- * @property {"json" | import("./json.js").Codec} [encoding] "json", or a codec such as `msgpack`
- * @property {import("./connection.js").SocketClass} [WebSocket] needed if there is no global one (Node < 22: use `ws`)
+ * @property {"json" | import("./wire/json.js").Codec} [encoding] "json", or a codec such as `msgpack`
+ * @property {import("./wire/connection.js").SocketClass} [WebSocket] needed if there is no global one (Node < 22: use `ws`)
  * @property {typeof globalThis.fetch} [fetch] used to find out why a handshake was refused, if the WebSocket does not
  *   report it
- * @property {import("./token.js").TokenSource} [token] authenticates the client. A function is called for the first
+ * @property {import("./session/token.js").TokenSource} [token] authenticates the client. A function is called for the first
  *   token, and for the next one before that expires
  * @property {boolean} [hasIdentity] default: whether there is a token. True: the gateway authenticates this client on
  *   every connection (perhaps by a cookie), so publications can be sent again on another connection
@@ -30,7 +30,7 @@ import { json } from "./json.js";
  * @property {() => number} [random] as Math.random
  *
  * @typedef {Required<Omit<ClientOptions, "encoding" | "token" | "fetch">> & {fetch: typeof globalThis.fetch | undefined}
- *   & {url: string, codec: import("./json.js").Codec, token: import("./token.js").TokenSource | undefined}} Settings
+ *   & {url: string, codec: import("./wire/json.js").Codec, token: import("./session/token.js").TokenSource | undefined}} Settings
  */
 
 /**

@@ -16,24 +16,24 @@
 
 import { Client } from "./client.js";
 
-/** @typedef {import("./json.js").Codec} Codec */
+/** @typedef {import("./wire/json.js").Codec} Codec */
 /** @typedef {import("./options.js").ClientOptions} ClientOptions */
 /** @typedef {import("./client.js").ClientEvents} ClientEvents */
 /** @typedef {import("./client.js").ClientState} ClientState */
-/** @typedef {import("./connection.js").Notification} Notification */
-/** @typedef {import("./topic.js").Gap} Gap */
-/** @typedef {import("./topic.js").MessageHandler} MessageHandler */
-/** @typedef {import("./topic.js").MessageInfo} MessageInfo */
-/** @typedef {import("./topic.js").Unsubscribed} Unsubscribed */
-/** @typedef {import("./token.js").TokenSource} TokenSource */
-/** @typedef {import("./grant.js").SubscriptionTokenSource} SubscriptionTokenSource */
+/** @typedef {import("./wire/connection.js").Notification} Notification */
+/** @typedef {import("./channels/topic.js").Gap} Gap */
+/** @typedef {import("./channels/topic.js").MessageHandler} MessageHandler */
+/** @typedef {import("./channels/topic.js").MessageInfo} MessageInfo */
+/** @typedef {import("./channels/topic.js").Unsubscribed} Unsubscribed */
+/** @typedef {import("./session/token.js").TokenSource} TokenSource */
+/** @typedef {import("./session/grant.js").SubscriptionTokenSource} SubscriptionTokenSource */
 
-export { canonical, channelName } from "./canonical.js";
+export { canonical, channelName } from "./wire/canonical.js";
 export { Client } from "./client.js";
 export { SnorkyError } from "./error.js";
-export { json } from "./json.js";
-export { msgpack } from "./msgpack.js";
-export { Subscription } from "./subscription.js";
+export { json } from "./wire/json.js";
+export { msgpack } from "./wire/msgpack.js";
+export { ServerSubscription, Subscription } from "./channels/subscription.js";
 
 /**
  * Connect to a gateway. Returns at once; calls wait for the connection.

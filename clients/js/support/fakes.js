@@ -1,6 +1,6 @@
 /** A clock that tests advance, and a WebSocket whose server is the test. */
 
-import { decode, encode } from "../src/msgpack.js";
+import { decode, encode } from "../src/wire/msgpack.js";
 
 /** A `Clock`. */
 export class FakeClock {

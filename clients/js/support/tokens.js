@@ -5,7 +5,7 @@
 //   in   {"subscribe": CHANNEL, "gives": [STEP, ...]}   one step for each call of the function; the last is repeated.
 //        STEP: seconds until the token expires, "null", "throw", "hang", or "other": a token for another channel
 //   out  {"event", "channel", ...}: "token" {step, id}, "ready", "refused" {code}, "message" {message}, "gap", "recovered",
-//        "unsubscribed" {code, reason}, "error" {code}, "open", "close" {code}
+//        "unsubscribed" {code, reason}, "error" {code}, "open", "close" {code}; "subscribed": the backend has subscribed it
 
 import { createHmac } from "node:crypto";
 import { createInterface } from "node:readline";
@@ -30,7 +30,20 @@ const client = connect(url, { WebSocket, token: signed(600, {}), backoffBaseMs: 
 client.on("open", () => tell("open"));
 client.on("close", ({ code }) => tell("close", { code }));
 client.on("error", ({ error, channel }) => tell("error", { channel, code: error.code }));
+client.on("subscribed", (subscription) => {
+  tell("subscribed", { channel: subscription.channel });
+  subscription.handle((message) => tell("message", { channel: subscription.channel, message }));
+  tellEvents(subscription);
+});
 let tokens = 0;
+
+/** @param {import("../src/snorky.js").Subscription} subscription */
+function tellEvents(subscription) {
+  const { channel } = subscription;
+  subscription.on("gap", () => tell("gap", { channel }));
+  subscription.on("recovered", () => tell("recovered", { channel }));
+  subscription.on("unsubscribed", ({ code, reason }) => tell("unsubscribed", { channel, code, reason }));
+}
 
 /** @param {string} channel @param {(number | string)[]} gives */
 function subscribe(channel, gives) {
@@ -46,9 +59,7 @@ function subscribe(channel, gives) {
       return step === "other" ? signed(60, { channel: "other", jti: id }) : signed(Number(step), { channel, jti: id });
     },
   });
-  subscription.on("gap", () => tell("gap", { channel }));
-  subscription.on("recovered", () => tell("recovered", { channel }));
-  subscription.on("unsubscribed", ({ code, reason }) => tell("unsubscribed", { channel, code, reason }));
+  tellEvents(subscription);
   subscription.ready.then(() => tell("ready", { channel }), ({ code }) => tell("refused", { channel, code }));
 }
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Backoff } from "../src/backoff.js";
+import { Backoff } from "../src/session/backoff.js";
 
 test("delays are spread over the whole range, from zero to a doubling ceiling", () => {
   for (const share of [0, 0.25, 0.999]) {

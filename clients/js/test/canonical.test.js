@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { canonical, channelName } from "../src/canonical.js";
+import { canonical, channelName } from "../src/wire/canonical.js";
 
 /**
  * The test vectors shared by all languages; undefined if this folder is not inside the project.

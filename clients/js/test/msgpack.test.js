@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { decode, encode } from "../src/msgpack.js";
+import { decode, encode } from "../src/wire/msgpack.js";
 
 /** @param {unknown} value */
 const hex = (value) => Buffer.from(encode(value)).toString("hex");

@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { WebSocket, WebSocketServer } from "ws";
 
 import { connect, msgpack } from "../src/snorky.js";
-import { json } from "../src/json.js";
+import { json } from "../src/wire/json.js";
 
 /** A server that replies to every request and echoes publications. */
 async function serve() {

@@ -75,6 +75,7 @@ class FakeGateway:
         self.has_history = True
         self.lifetime_s: float | None = None  # of subscription tokens; None = channels need none
         self.refused_tokens: dict[str, dict[str, Any]] = {}  # errors
+        self.server_side: set[str] = set()  # channels that the backend has subscribed this client to
         self.replay_max = 300
         self.page_max = 300
 
@@ -178,6 +179,22 @@ class FakeGateway:
                 end = {"type": "unsubscribed", "channel": channel, "code": code, "reason": f"It is {code}"}
                 self._say(peer, "pubsub", end)
 
+    def order(self, channel: str, *, recover: Any = True) -> None:
+        """Subscribe the client as the backend does."""
+        self.server_side.add(channel)
+        for peer in self.peers.values():
+            if peer.is_open and channel not in peer.channels:
+                self._restore(peer, channel, recover)
+
+    def restore(self, line: Line) -> None:
+        """Subscribe a new connection as its node does."""
+        for channel in sorted(self.server_side - self.peers[line].channels.keys()):
+            self._restore(self.peers[line], channel, True)
+
+    def _restore(self, peer: _Peer, channel: str, recover: Any) -> None:
+        fields = self._subscribe(peer, channel, recover) or {}
+        self._say(peer, "pubsub", {"type": "subscribed", "channel": channel, **fields})
+
     # -- the service ---------------------------------------------------------------------------------------------
 
     def _position(self, channel: str, offset: int | None = None) -> str:
@@ -211,7 +228,11 @@ class FakeGateway:
                 answer["data"] = {"expiresInS": self.lifetime_s}
             case "history" if self.lifetime_s is not None and params["channel"] not in peer.channels:
                 answer |= {"type": "error", "message": "Not authorized", "code": "not_authorized"}
-            case "subscribe" if params["channel"] in peer.channels:
+            case "subscribe" if params.get("serverSide") and params["channel"] not in self.server_side:
+                answer |= {"type": "error", "message": "Not subscribed", "code": "not_subscribed"}
+            case "history" if params["channel"] in self.server_side and params["channel"] not in peer.channels:
+                answer |= {"type": "error", "message": "Not authorized", "code": "not_authorized"}
+            case "subscribe" if params["channel"] in peer.channels and params["channel"] not in self.server_side:
                 answer |= {"type": "error", "message": "Already subscribed", "code": "already_subscribed"}
             case "subscribe":
                 answer["data"] = self._subscribe(peer, params["channel"], params.get("recover"))

@@ -21,15 +21,26 @@ class Stage:
         self.clock = FakeClock()
         self.gateway = FakeGateway()
         self.ended: list[ConnectionEnded] = []
+        self.begun: list[Topic] = []  # server-side subscriptions
+        self.wants_orders = True
+        self.events_max = 1_000
         self.session = Session(
             self.gateway,
             self.clock,
             SessionOptions(**options),
+            on_subscribed=self._begin,
             on_end=self.ended.append,
             uniform=random.Random(seed).uniform,
         )
         self.gateway.session = self.session
         self.answers: list[tuple[Any, Exception | None]] = []
+
+    def _begin(self, service: str, channel: Any, has_positions: bool) -> Topic | None:
+        if not self.wants_orders:
+            return None
+        topic = Topic(service, channel, recover=has_positions, is_server_side=True, events_max=self.events_max)
+        self.begun.append(topic)
+        return topic
 
     def done(self, data: Any, error: Exception | None) -> None:
         self.answers.append((data, error))

@@ -31,6 +31,29 @@ CALLS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"identity": "ann", "channel": None, "service": "chat"},
     ),
     ("unsubscribe", {"channel": ["room", 5]}, {"channel": ["room", 5], "service": "pubsub"}),
+    (
+        "subscribe",
+        {"channel": None, "identity": "ann"},
+        {"channel": None, "identity": "ann", "service": "pubsub", "recover": True},
+    ),
+    (
+        "subscribe",
+        {"channel": "a", "on_channel": None, "connection": "n1.2", "recover": "e:1:t", "expires_in_s": 60},
+        {
+            "channel": "a",
+            "onChannel": None,
+            "connection": "n1.2",
+            "service": "pubsub",
+            "recover": "e:1:t",
+            "expiresInS": 60,
+        },
+    ),
+    ("refresh", {"identity": 7}, {"identity": 7, "service": "pubsub"}),
+    (
+        "refresh",
+        {"channel": "a", "claims": {"shops": [7]}, "expires_in_s": 1.5},
+        {"channel": "a", "service": "pubsub", "claims": {"shops": [7]}, "expiresInS": 1.5},
+    ),
 ]
 
 

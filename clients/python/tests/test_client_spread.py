@@ -5,7 +5,7 @@ from scripted_redis import answer_each, commands, redis_url, text
 from scripted_server import ScriptedServer
 
 from snorky.client import Publication, Publisher
-from snorky.client.redis_pool import Pools
+from snorky.client.redis.pool import Pools
 from snorky.gateway.redis.multi.hashing import targets_of
 
 

@@ -47,13 +47,10 @@ class BackendDoor:
         self, request: web.Request, answer: Callable[[bytes, str], Awaitable[web.Response]]
     ) -> web.Response:
         """Refuse a request, or respond with `answer`, which receives the body and the name of the key."""
-        key_name = "none"
-        if self._private.has_key:
-            found = self._private.key_name(request.headers.get("X-Backend-Key", ""))
-            if found is None:
-                return await self._refuse_key(request)
-            key_name = found
-        elif trace := trace_of_page(request):
+        key_name = self._private.key_name(request.headers.get("X-Backend-Key", ""))
+        if key_name is None:
+            return await self._refuse_key(request)
+        if not self._private.has_key and (trace := trace_of_page(request)):
             self._note(request, trace)
             return refusal_of_page(trace)
         try:

@@ -1,18 +1,28 @@
 """The `/backend` endpoint: an HTTP POST with one request envelope gets one response envelope; or an array of each.
 
-Status: 401 wrong or missing key, 429 too many of those, 403 a web page if no key is configured, 400 not JSON or not an
-envelope, 404 unknown service, 408 the body did not arrive in time, 413 too large, 504 no reply in time; an error of a
-command is 200 with an `error` message. A batch gets 200, and each element has its own result.
+Status: 401 wrong or missing key, 429 too many of those, 403 a web page if no key is configured, 403 a service that the
+key may not call, 400 not JSON or not an envelope, 404 unknown service, 408 the body did not arrive in time, 413 too
+large, 504 no reply in time; an error of a command is 200 with an `error` message. A batch gets 200, and each element
+has its own result.
 """
 
 import asyncio
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
 
 import structlog
 from aiohttp import web
 
 from snorky.gateway.config.settings import ApiKey, Private
-from snorky.gateway.errors import InvalidEnvelope, InvalidInput, InvalidMessage, SnorkyError, UnknownService
+from snorky.gateway.connection.connection import Connection
+from snorky.gateway.errors import (
+    InvalidEnvelope,
+    InvalidInput,
+    InvalidMessage,
+    ServiceNotPermitted,
+    SnorkyError,
+    UnknownService,
+)
 from snorky.gateway.http.backend.door import BackendDoor, error_envelope, error_response
 from snorky.gateway.node import node_of
 from snorky.gateway.protocol.codec import Encoding, Envelope, decode_json, encode_json, envelope_of
@@ -27,6 +37,14 @@ REPLY_MAX_BYTES: Final = 16 << 20  # of one envelope
 
 _BARE: Final = Dialect("json", Encoding.JSON, TEXT, lambda message: message)  # messages without framing
 _log = structlog.get_logger("snorky.backend")
+
+
+@dataclass(frozen=True, slots=True)
+class _Sender:
+    """Who sent a request. key_name: "none" if no key is set."""
+
+    key_name: str
+    address: str | None
 
 
 class _Reply:
@@ -66,8 +84,9 @@ class BackendHandler:
         self, registry: ServiceRegistry, api_key: ApiKey | None = None, *, private: Private | None = None
     ) -> None:
         self._registry = registry
+        self._private = private or Private(api_key=api_key)
         self._door = BackendDoor(
-            private or Private(api_key=api_key),
+            self._private,
             metrics=lambda: node_of(registry).metrics,
             refusals=lambda: node_of(registry).auth.refusals,
         )
@@ -78,53 +97,64 @@ class BackendHandler:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Respond to one request."""
-        return await self._door.admit(request, self._answer)
 
-    async def _answer(self, body: bytes, key_name: str) -> web.Response:
-        node_of(self._registry).metrics.backend_requests.labels(key_name).inc()
+        async def answer(body: bytes, key_name: str) -> web.Response:
+            return await self._answer(body, _Sender(key_name, request.remote))
+
+        return await self._door.admit(request, answer)
+
+    async def _answer(self, body: bytes, sender: _Sender) -> web.Response:
+        node_of(self._registry).metrics.backend_requests.labels(sender.key_name).inc()
         try:
             value: Any = decode_json(body)
             if isinstance(value, list):
-                return await self._batch(value, key_name)
-            return _json(200, await self._one(envelope_of(value), key_name))
+                return await self._batch(value, sender)
+            return _json(200, await self._one(envelope_of(value), sender))
         except InvalidInput as error:
             service = error.service if isinstance(error, InvalidEnvelope) else None
             return error_response(400, error, service=service)
         except UnknownService as error:
             return error_response(404, error, service=error.service, call_id=call_id_of(value["message"]))
+        except ServiceNotPermitted as error:
+            return error_response(403, error, service=error.service, call_id=call_id_of(value["message"]))
         except TimeoutError:
             return error_response(504, SnorkyError("No reply"), "no_reply")
 
-    async def _batch(self, values: list[Any], key_name: str) -> web.Response:
+    async def _batch(self, values: list[Any], sender: _Sender) -> web.Response:
         if len(values) > BATCH_MAX:
             raise InvalidMessage(f"A batch has at most {BATCH_MAX} envelopes")
         # started in order, so that publications keep their order; processed concurrently
-        replies = await asyncio.gather(*(self._element(value, key_name) for value in values))
+        replies = await asyncio.gather(*(self._element(value, sender) for value in values))
         return _json(200, b"[" + b",".join(replies) + b"]")
 
-    async def _element(self, value: Any, key_name: str) -> bytes:
+    async def _element(self, value: Any, sender: _Sender) -> bytes:
         try:
-            return await self._one(envelope_of(value), key_name)
-        except UnknownService as error:
+            return await self._one(envelope_of(value), sender)
+        except (UnknownService, ServiceNotPermitted) as error:
             return error_envelope(error, service=error.service, call_id=call_id_of(value["message"]))
         except InvalidInput as error:
             return error_envelope(error, service=error.service if isinstance(error, InvalidEnvelope) else None)
         except TimeoutError:
             return error_envelope(SnorkyError("No reply"), "no_reply")
 
-    async def _one(self, envelope: Envelope, key_name: str) -> bytes:
-        """Dispatch one envelope; returns the encoded reply. Raises UnknownService, TimeoutError."""
-        reply = _Reply(key_name)
+    async def _one(self, envelope: Envelope, sender: _Sender) -> bytes:
+        """Dispatch one envelope; returns the encoded reply.
+
+        Raises UnknownService, ServiceNotPermitted, TimeoutError.
+        """
+        reply = _Reply(sender.key_name)
         node = node_of(self._registry)
         connection = node.new_connection(reply, _BARE, outbox_max_bytes=REPLY_MAX_BYTES)
         node.metrics.messages_received.labels("backend").inc()
         try:
+            if not self._private.permits(sender.key_name, envelope.service):
+                self._refuse(connection, envelope, sender)
             async with asyncio.timeout(REPLY_TIMEOUT_S):
                 pending = self._registry.dispatch(connection, envelope)
                 if pending is not None:
                     await pending
                 return await reply.message
-        except (UnknownService, TimeoutError):
+        except (UnknownService, ServiceNotPermitted, TimeoutError):
             raise
         except SnorkyError as error:
             return error_envelope(error, service=envelope.service, call_id=call_id_of(envelope.message))
@@ -132,6 +162,15 @@ class BackendHandler:
             _log.exception("service failed", service=envelope.service)
             internal = SnorkyError("Internal error")
             return error_envelope(internal, service=envelope.service, call_id=call_id_of(envelope.message))
+
+    def _refuse(self, connection: Connection, envelope: Envelope, sender: _Sender) -> NoReturn:
+        """Log and count a call that the key does not permit. Raises ServiceNotPermitted."""
+        name = envelope.service if envelope.service in self._registry else None  # not a text that the sender made up
+        refusals = node_of(self._registry).auth.refusals
+        refusals.note("backend", "not_authorized", address=sender.address, key=sender.key_name, service=name)
+        if name is not None:
+            self._registry[name].on_refused_backend(connection, envelope.message)
+        raise ServiceNotPermitted(envelope.service)
 
 
 def _json(status: int, body: bytes) -> web.Response:

@@ -33,4 +33,4 @@ def demo_routes() -> list[web.AbstractRouteDef]:
             raise web.HTTPNotFound
         return web.FileResponse(path, headers={"Cache-Control": "no-cache"})
 
-    return [web.get("/", page), web.static("/demo", _PAGE), web.get(r"/client/{name:[a-z]+\.js}", module)]
+    return [web.get("/", page), web.static("/demo", _PAGE), web.get(r"/client/{name:([a-z]+/)?[a-z]+\.js}", module)]

@@ -3,7 +3,7 @@
 Rules:
 - The page's origin is checked first, as for WebSockets: an Origin header must be allowed; a cross-site request of a
   browser without one is refused. Any page can request a script (jsonp): there the Referer must be allowed.
-- Each response is written by its own handler, from an outlet that a session fills, on this node or on another one.
+- Each response is written by its own handler, from a stream that a session fills, on this node or on another one.
 - Any node can serve any session: see Sessions and Peers. A session accepts only its own client: see Binding.
 - A request for an unknown session and one for another client's session get the same 404; their rate per address is
   limited.
@@ -179,7 +179,7 @@ class SockJSHandler:
     async def _receive(self, request: web.Request, transport: Transport) -> web.StreamResponse:
         endpoint, session_id = self._websockets.endpoint, request.match_info["session"]
         ip = endpoint.admission.client_ip(request)
-        outlet = ResponseStream(is_streaming=transport.is_streaming, is_gone=lambda: _is_gone(request))
+        stream = ResponseStream(is_streaming=transport.is_streaming, is_gone=lambda: _is_gone(request))
         identify = self._websockets.identify_hook
         who = self._who(request, session_id, ip)
         found = await self._sessions.find_or_open(
@@ -195,44 +195,44 @@ class SockJSHandler:
                 raise ConnectionClosed
             if verdict != "admitted" or self._sessions.get(session_id) is not found:
                 return self._turn_away(request, ip, verdict)
-            found.attach(outlet)
-            return await self._respond(request, transport, outlet)
+            found.attach(stream)
+            return await self._respond(request, transport, stream)
         endpoint.admission.enter(ip)
         try:
-            far = await self._peers.attach(found.node_id, session_id, outlet, who)
+            far = await self._peers.attach(found.node_id, session_id, stream, who)
             if far == "unknown":
                 who = await self._known(request, who, ip)
-                far = await self._peers.attach(found.node_id, session_id, outlet, who)
+                far = await self._peers.attach(found.node_id, session_id, stream, who)
             if far != "admitted":
                 return self._turn_away(request, ip, far)
-            return await self._respond(request, transport, outlet)
+            return await self._respond(request, transport, stream)
         finally:
             endpoint.admission.leave(ip)
 
-    async def _respond(self, request: web.Request, transport: Transport, outlet: ResponseStream) -> web.StreamResponse:
-        """Write the outlet's frames until it ends."""
+    async def _respond(self, request: web.Request, transport: Transport, stream: ResponseStream) -> web.StreamResponse:
+        """Write the stream's frames until it ends."""
         headers = {**transport.headers, **self._cors(request), "X-Content-Type-Options": "nosniff"}
         try:
             if not transport.is_streaming:
                 pieces = []
-                while frames := await outlet.take():
+                while frames := await stream.take():
                     pieces += frames
-                    outlet.wrote(frames)
+                    stream.wrote(frames)
                 return web.Response(body=b"".join(map(transport.wrap, pieces)), headers=headers)
             _notice_dead_peer(request)
             response = web.StreamResponse(headers={**headers, "X-Accel-Buffering": "no"})
             await response.prepare(request)
             await response.write(transport.prelude())
-            while frames := await outlet.take():
+            while frames := await stream.take():
                 await response.write(b"".join(map(transport.wrap, frames)))
-                outlet.wrote(frames)
+                stream.wrote(frames)
             await response.write_eof()
             return response
         except ConnectionError:
-            outlet.lose()
+            stream.lose()
             raise ConnectionClosed from None
         except BaseException:
-            outlet.lose()
+            stream.lose()
             raise
 
     # -- messages from clients -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Protocol
 
 __all__ = ["HIGH_WATER_BYTES", "FrameSink", "ResponseStream"]
 
-HIGH_WATER_BYTES = 65_536  # queued in an outlet; above it the connection queues in its own outbox
+HIGH_WATER_BYTES = 65_536  # queued in a stream; above it the connection queues in its own outbox
 
 
 class FrameSink(Protocol):
@@ -65,7 +65,7 @@ class ResponseStream:
         self._woken.set()
 
     def lose(self) -> None:
-        """Handle that the client has gone; calls `on_lost`, unless the outlet has ended."""
+        """Handle that the client has gone; calls `on_lost`, unless the stream has ended."""
         was_ended, self._is_ended = self._is_ended, True
         self._frames.clear()
         self._woken.set()

@@ -3,7 +3,8 @@
 /healthz  200 while the supervisor responds
 /readyz   200 if every worker is ready; else 503, and the body says which is not
 /metrics  summed over the workers
-/backend  checked and read here, as on a single node; then forwarded to one living worker
+/backend  checked and read here, as on a single node; then forwarded to one living worker, which also checks whether
+          the key may call the service
 """
 
 import asyncio

@@ -24,7 +24,7 @@ __all__ = ["RedisReport", "explain", "inspect_redis", "reading"]
 
 VERSION_MIN = (7, 0)  # supports scripts with a shebang line; earlier versions have security advisories
 MEMORY_ALMOST_FULL = 0.9
-_HEARD_TIMEOUT_S = 2.0
+_PUBSUB_TIMEOUT_S = 2.0
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ async def inspect_redis(target: RedisTarget, prefix: str) -> RedisReport:
         except NoPermissionError:
             report.problems.append("the Redis user may not run INFO: add +info to its ACL rules")
         await _permitted(client, prefix, report)
-        await _hear(target, prefix, report)
+        await _check_pubsub(target, prefix, report)
     except (RedisError, OSError, DialError) as error:
         report.problems.append(explain(error, target))
     finally:
@@ -185,23 +185,23 @@ async def _may_scan(client: Redis, report: RedisReport) -> None:
             report.notes.append(note)
 
 
-async def _hear(target: RedisTarget, prefix: str, report: RedisReport) -> None:
+async def _check_pubsub(target: RedisTarget, prefix: str, report: RedisReport) -> None:
     """Check that a publication under the prefix arrives at a subscriber, including permissions and proxies."""
     channel = channel_name(prefix, f"check:{secrets.token_hex(8)}")
     client = client_of(target)
     try:
-        async with client.pubsub() as pubsub, asyncio.timeout(_HEARD_TIMEOUT_S):
+        async with client.pubsub() as pubsub, asyncio.timeout(_PUBSUB_TIMEOUT_S):
             await pubsub.subscribe(channel)
-            await pubsub.get_message(timeout=_HEARD_TIMEOUT_S)  # the confirmation, or NOPERM
+            await pubsub.get_message(timeout=_PUBSUB_TIMEOUT_S)  # the confirmation, or NOPERM
             await client.publish(channel, b"1")
-            while await pubsub.get_message(ignore_subscribe_messages=True, timeout=_HEARD_TIMEOUT_S) is None:
+            while await pubsub.get_message(ignore_subscribe_messages=True, timeout=_PUBSUB_TIMEOUT_S) is None:
                 pass
-        report.facts["pub/sub"] = f"heard on {prefix}:*"
+        report.facts["pub/sub"] = f"messages received on {prefix}:*"
     except NoPermissionError:
         report.problems.append(
             f"the Redis user may not publish and subscribe under the prefix: give it &{prefix}:* +publish +subscribe"
         )
     except TimeoutError:
-        report.problems.append(f"a publication on {prefix}:* was not received within {_HEARD_TIMEOUT_S:.0f} s")
+        report.problems.append(f"a publication on {prefix}:* was not received within {_PUBSUB_TIMEOUT_S:.0f} s")
     finally:
         await client.aclose()

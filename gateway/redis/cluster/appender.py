@@ -34,7 +34,7 @@ class ClusterAppender:
             HistoryAppender, prefix=prefix, client_name=client_name, metrics=metrics, timeouts=timeouts, is_sharded=True
         )
         self._appenders: dict[Shard, HistoryAppender] = {}
-        self._slot_queues = SlotQueues(cluster.hurry, timeout_s=timeouts.publish_timeout_s, metrics=metrics)
+        self._slot_queues = SlotQueues(cluster.refresh_now, timeout_s=timeouts.publish_timeout_s, metrics=metrics)
         self._stopping: set[asyncio.Task[None]] = set()
         self._is_stopped = False
 

@@ -54,7 +54,7 @@ class ClusterBroker:
         self._brokers_by_key: dict[str, RedisBroker] = {}  # subscribed keys
         self._moved_keys: set[str] = set()  # of these, the ones whose subscription Redis ended because the slot moved
         self._node_callbacks: dict[str, tuple[Callable[[Sequence[bytes]], None], Callable[[], None]]] = {}
-        self._slot_queues = SlotQueues(cluster.hurry, timeout_s=timeouts.publish_timeout_s, metrics=metrics)
+        self._slot_queues = SlotQueues(cluster.refresh_now, timeout_s=timeouts.publish_timeout_s, metrics=metrics)
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._listener: Listener | None = None
@@ -119,7 +119,7 @@ class ClusterBroker:
                 except ChannelMoved:
                     if loop.time() >= deadline:
                         raise
-                    self._cluster.hurry()
+                    self._cluster.refresh_now()
                 else:
                     if self._of(name) is broker:
                         self._brokers_by_key[key] = broker
@@ -135,15 +135,15 @@ class ClusterBroker:
         if broker is not None:
             broker.unsubscribe(key)
 
-    async def hear(
+    async def subscribe_node(
         self, key: str, on_payloads: Callable[[Sequence[bytes]], None], on_interrupted: Callable[[], None]
     ) -> None:
-        """See NodeBroker.hear."""
+        """See NodeBroker.subscribe_node."""
         self._node_callbacks[key] = on_payloads, on_interrupted
         await self.subscribe(key)
 
-    def unhear(self, key: str) -> None:
-        """See NodeBroker.unhear."""
+    def unsubscribe_node(self, key: str) -> None:
+        """See NodeBroker.unsubscribe_node."""
         if self._node_callbacks.pop(key, None) is not None:
             self.unsubscribe(key)
 
@@ -183,7 +183,7 @@ class ClusterBroker:
     def _on_moved(self, key: str) -> None:
         if key in self._brokers_by_key:
             self._moved_keys.add(key)
-            self._cluster.hurry()
+            self._cluster.refresh_now()
             self._changed.set()
 
     async def _run(self) -> None:
@@ -234,7 +234,7 @@ class ClusterBroker:
         try:
             await now.subscribe(key)
         except BrokerUnavailable:
-            self._cluster.hurry()
+            self._cluster.refresh_now()
             return False
         if key not in self._brokers_by_key:
             now.unsubscribe(key)

@@ -133,7 +133,7 @@ class ClusterCommands:
                 open_ = [at for at in open_ if _is_elsewhere(answers[at])]
                 if not open_:
                     return answers
-            self._cluster.hurry()
+            self._cluster.refresh_now()
             if loop.time() >= due:
                 raise BrokerUnavailable(f"no server accepted the command within {self._timeout_s:g} s")
             await asyncio.sleep(AGAIN_S)

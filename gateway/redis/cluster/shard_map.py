@@ -93,7 +93,7 @@ class ShardMap:
         self._asking = asyncio.Lock()
         self._asked_at = float("-inf")  # loop time
         self._problem = ""
-        self._hurry = asyncio.Event()
+        self._refresh_now = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -117,9 +117,9 @@ class ShardMap:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
 
-    def hurry(self) -> None:
+    def refresh_now(self) -> None:
         """Refresh soon: a command was redirected to another server."""
-        self._hurry.set()
+        self._refresh_now.set()
 
     def by_slot(self, slot: int) -> Shard | None:
         """Find the shard that has a slot; None = unknown."""
@@ -150,14 +150,14 @@ class ShardMap:
 
     async def _run(self) -> None:
         while True:
-            self._hurry.clear()
+            self._refresh_now.clear()
             try:
                 await self.look(max_age_s=LOOK_S / 2)
             except DialError as error:
                 _log.info("cluster slots not read", error=str(error))
             try:
                 async with asyncio.timeout(LOOK_S):
-                    await self._hurry.wait()
+                    await self._refresh_now.wait()
                 await asyncio.sleep(0.05)  # one refresh for many commands that are redirected at once
             except TimeoutError:
                 pass

@@ -54,12 +54,12 @@ class _SlotQueue:
 
 
 class SlotQueues:
-    """Sends publications, in order per slot. hurry: requests a refresh of the slots. timeout_s: of each publication."""
+    """Sends publications, in order per slot. refresh_now: requests new slots. timeout_s: of each publication."""
 
     def __init__(
-        self, hurry: Callable[[], None], *, timeout_s: float, metrics: Metrics, waiting_max: int = QUEUE_MAX
+        self, refresh_now: Callable[[], None], *, timeout_s: float, metrics: Metrics, waiting_max: int = QUEUE_MAX
     ) -> None:
-        self._hurry = hurry
+        self._refresh_now = refresh_now
         self._timeout_s = timeout_s
         self._drops = metrics.drops.labels("publish_queue_full")
         self._waiting_max = waiting_max
@@ -123,7 +123,7 @@ class SlotQueues:
     def _on_rejection(self, slot: int, queue: _SlotQueue, publication: _Pending) -> None:
         if not queue.is_closed:
             queue.is_closed = True
-            self._hurry()
+            self._refresh_now()
         if not self._is_overdue(publication):
             self._wait(queue.rejected, publication)
         self._settle(slot, queue)

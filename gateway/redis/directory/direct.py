@@ -62,11 +62,11 @@ class Direct:
 
     async def start(self) -> None:
         """Subscribe; returns when this node receives direct messages. Raises BrokerUnavailable."""
-        await self._broker.hear(DIRECT_KEY + self._node_id, self._on_payloads, self._on_interrupted)
+        await self._broker.subscribe_node(DIRECT_KEY + self._node_id, self._on_payloads, self._on_interrupted)
 
     def stop(self) -> None:
         """Unsubscribe; pending `send` calls raise BrokerUnavailable. Idempotent."""
-        self._broker.unhear(DIRECT_KEY + self._node_id)
+        self._broker.unsubscribe_node(DIRECT_KEY + self._node_id)
         for future in self._pending.values():
             if not future.done():
                 future.set_exception(BrokerUnavailable("the directory is stopped"))

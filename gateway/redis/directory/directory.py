@@ -79,7 +79,7 @@ class RedisDirectory:
         self._local_state: LocalState | None = None
         self._was_connected = False
         self._heard = asyncio.Event()  # set when this node receives direct messages
-        self._hearing: asyncio.Task[None] | None = None
+        self._subscribing: asyncio.Task[None] | None = None
 
         self._commands, self._lease_commands = commands, lease_commands
         self._scripts, lease_scripts = Scripts(commands), Scripts(lease_commands)
@@ -125,7 +125,7 @@ class RedisDirectory:
             on_interrupted=lambda: self._reconciler.suspect(self._local_holdings.names()),
             timeout_s=timeout_s,
         )
-        lease_commands.on_up = self._lease.hurry
+        lease_commands.on_up = self._lease.renew_now
         commands.on_up = self._on_connected
         self._lease.on_fenced = self._on_fenced
         self._lease.on_lost_state = self._reconciler.on_lost_state
@@ -163,13 +163,13 @@ class RedisDirectory:
         self._reaper.start()
         self._reconciler.start(local_state)
         self._reindex.start()
-        self._hearing = asyncio.get_running_loop().create_task(self._be_heard(), name="redis-direct")
+        self._subscribing = asyncio.get_running_loop().create_task(self._subscribe_direct(), name="redis-direct")
 
     async def stop(self) -> None:
-        hearing, self._hearing = self._hearing, None
-        if hearing is not None:
-            hearing.cancel()
-            await asyncio.gather(hearing, return_exceptions=True)
+        subscribing, self._subscribing = self._subscribing, None
+        if subscribing is not None:
+            subscribing.cancel()
+            await asyncio.gather(subscribing, return_exceptions=True)
         self._direct.stop()
         await self._reaper.stop()
         await self._reindex.stop()
@@ -179,7 +179,7 @@ class RedisDirectory:
         await self._commands.stop()
         await self._lease_commands.stop()
 
-    async def _be_heard(self) -> None:
+    async def _subscribe_direct(self) -> None:
         while not self._heard.is_set():
             try:
                 await self._direct.start()
@@ -192,7 +192,7 @@ class RedisDirectory:
         """Handle a new connection: the server may have restored an older copy, or be a promoted replica."""
         if self._was_connected:
             self._reconciler.on_lost_state()
-        self._reindex.hurry()
+        self._reindex.start_now()
         self._was_connected = True
 
     def _on_full(self, roster: str) -> None:
@@ -312,6 +312,9 @@ class RedisDirectory:
     async def put_token(self, value: Any, ttl_s: float, *, token: str | None = None) -> str:
         """See Directory. token: store the value under this unused token instead of a new one."""
         return await self._tokens.put(value, ttl_s, token=token)
+
+    async def read_token(self, token: str) -> Any | None:
+        return await self._tokens.read(token)
 
     async def take_token(self, token: str, taker: str) -> Any | None:
         return await self._tokens.take(token, taker)

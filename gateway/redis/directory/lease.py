@@ -62,7 +62,9 @@ class Lease:
         self._wake = asyncio.Event()
         self._first = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.report = NodeReport(scripts, prefix=prefix, node_id=node_id, hurry=self.hurry, timeout_s=timings.renew_s)
+        self.report = NodeReport(
+            scripts, prefix=prefix, node_id=node_id, renew_now=self.renew_now, timeout_s=timings.renew_s
+        )
         self.incarnation = self._new_incarnation()
         self.renewals = 0
         self.is_failing = False  # the last renewal failed; perhaps no node can renew
@@ -108,7 +110,7 @@ class Lease:
         """Wait for the first renewal after the start."""
         await self._first.wait()
 
-    def hurry(self) -> None:
+    def renew_now(self) -> None:
         """Renew now: Redis is reachable again, and other nodes may be about to consider this node dead."""
         self._wake.set()
 

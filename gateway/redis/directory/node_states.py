@@ -57,16 +57,16 @@ class NodeStates:
 class NodeReport:
     """The state that the renewals of one lease carry, and a read of all nodes every LOOK_EVERY renewals.
 
-    hurry: called to have the lease renewed now. timeout_s: of a read.
+    renew_now: called to have the lease renewed now. timeout_s: of a read.
     """
 
     def __init__(
-        self, scripts: Scripts, *, prefix: str, node_id: str, hurry: Callable[[], None], timeout_s: float
+        self, scripts: Scripts, *, prefix: str, node_id: str, renew_now: Callable[[], None], timeout_s: float
     ) -> None:
         self._scripts = scripts
         self._prefix = prefix
         self._node_id = node_id
-        self._hurry = hurry
+        self._renew_now = renew_now
         self._timeout_s = timeout_s
         self._state: Callable[[], Mapping[str, object]] | None = None
         self._on_nodes: Callable[[Sequence[NodeState]], None] = _ignore
@@ -86,7 +86,7 @@ class NodeReport:
         """
         self._state = state
         self._on_nodes = on_nodes or _ignore
-        self._hurry()
+        self._renew_now()
 
     def encode(self) -> bytes:
         """Return the state as JSON; b"" = there is none, or it cannot be made. Never raises."""

@@ -87,7 +87,7 @@ class Reindex:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def hurry(self) -> None:
+    def start_now(self) -> None:
         """Check now: there is a new connection, perhaps to a new run."""
         self._hurry.set()
 

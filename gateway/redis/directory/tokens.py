@@ -40,14 +40,25 @@ class Tokens:
         await self._scripts.run(command(b"SET", token_key(self._prefix, token), data, b"PX", ttl_ms))
         return token
 
+    async def read(self, token: str) -> Any | None:
+        """Return a value and leave it there; None = there is none. token: any text. Raises BrokerUnavailable."""
+        if not _is_token(token):
+            return None
+        (data,) = await self._scripts.run(command(b"GET", token_key(self._prefix, token)))
+        return None if data is None else msgspec.json.decode(data)
+
     async def take(self, token: str, taker: str) -> Any | None:
         """Take a value, once; None = there is none, or another taker has it. token: any text, checked here.
 
         taker: ASCII without blanks. The same taker can take the value again for RETRY_S. Raises BrokerUnavailable.
         """
-        if len(token) != TOKEN_LENGTH or not set(token) <= set("0123456789abcdef"):
+        if not _is_token(token):
             return None
         keys = [token_key(self._prefix, token), taken_key(self._prefix, token)]
         retry_ms = b"%d" % round(RETRY_S * 1000)
         (data,) = await self._scripts.run(Call("take", keys, [taker.encode(), retry_ms]))
         return None if data is None else msgspec.json.decode(data)
+
+
+def _is_token(text: str) -> bool:
+    return len(text) == TOKEN_LENGTH and set(text) <= set("0123456789abcdef")

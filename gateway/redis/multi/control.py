@@ -28,6 +28,7 @@ class SpreadControlLog:
     """Implements `contracts.control.ControlLog`. logs: one for each Redis, of the same node. keep_s: of an order."""
 
     def __init__(self, logs: Sequence[RedisControlLog], *, keep_s: float = KEEP_S) -> None:
+        self.spread_s = max(log.spread_s for log in logs)
         self._logs = logs
         self._keep_s = keep_s
         self._tasks: set[asyncio.Task[Any]] = set()  # until each Redis has answered, or its timeout is over

@@ -137,6 +137,9 @@ class SpreadDirectory:
                 break
         return await directory.put_token(value, ttl_s, token=token)
 
+    async def read_token(self, token: str) -> Any | None:
+        return await self._directories.of(_token_key(token)).read_token(token)
+
     async def take_token(self, token: str, taker: str) -> Any | None:
         return await self._directories.of(_token_key(token)).take_token(token, taker)
 

@@ -29,7 +29,7 @@ _log = structlog.get_logger("snorky.redis")
 class NodeBroker(Broker, Protocol):
     """A broker on one Redis, to which the node itself can also subscribe."""
 
-    async def hear(
+    async def subscribe_node(
         self, key: str, on_payloads: Callable[[Sequence[bytes]], None], on_interrupted: Callable[[], None]
     ) -> None:
         """Subscribe for the node itself: publications of this key go to `on_payloads`, not to the listener.
@@ -37,8 +37,8 @@ class NodeBroker(Broker, Protocol):
         Both callbacks are called like the methods of `Listener`. Raises BrokerUnavailable: not confirmed in time.
         """
 
-    def unhear(self, key: str) -> None:
-        """Undo `hear`; does nothing if the key is not subscribed by it."""
+    def unsubscribe_node(self, key: str) -> None:
+        """Undo `subscribe_node`; does nothing if the key is not subscribed by it."""
 
 
 class RedisBroker:
@@ -124,15 +124,15 @@ class RedisBroker:
     def unsubscribe(self, key: str) -> None:
         self._subscriber.unsubscribe(key)
 
-    async def hear(
+    async def subscribe_node(
         self, key: str, on_payloads: Callable[[Sequence[bytes]], None], on_interrupted: Callable[[], None]
     ) -> None:
-        """See NodeBroker.hear."""
+        """See NodeBroker.subscribe_node."""
         self._node_callbacks[key] = on_payloads, on_interrupted
         await self._subscriber.subscribe(key)
 
-    def unhear(self, key: str) -> None:
-        """See NodeBroker.unhear."""
+    def unsubscribe_node(self, key: str) -> None:
+        """See NodeBroker.unsubscribe_node."""
         if self._node_callbacks.pop(key, None) is not None:
             self._subscriber.unsubscribe(key)
 

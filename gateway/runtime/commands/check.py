@@ -22,6 +22,7 @@ from snorky.gateway.redis.multi.hashing import targets_of
 from snorky.gateway.runtime.commands.common import Config, Insecure, output
 from snorky.gateway.runtime.commands.memory import Worst, machine_bytes, node_worst, redis_worst, written
 from snorky.gateway.sdk.hook_services import problems_of_hooks
+from snorky.gateway.sdk.key_services import problems_of_keys
 from snorky.gateway.sdk.loading import load_function, load_registries
 from snorky.gateway.sdk.registry import ServiceRegistry
 
@@ -118,8 +119,12 @@ def _hook(hook: Hook) -> str:
 
 
 def _keys(private: Private) -> str:
-    names = ", ".join([*(["api_key"] if private.api_key else []), *(private.api_keys or {})])
-    return f"keys: {names}" if names else "no key"
+    if not private.has_key:
+        return "no key"
+    return "keys: " + ", ".join(
+        f"{name} ({'all services' if key.services is None else ', '.join(sorted(key.services))})"
+        for name, key in private.keys.items()
+    )
 
 
 def _authentication(settings: Settings, findings: _Findings) -> str:
@@ -144,6 +149,7 @@ def _services(settings: Settings, findings: _Findings) -> dict[str, Rules[Channe
         public, private = load_registries(settings)
         rules = {service.name: service.rules for service in (*public, *private)}
         findings.problems.extend(problems_of_hooks(settings.hooks, public))
+        findings.problems.extend(problems_of_keys(settings.private, private))
         _permissions(settings, public, findings)
     except ConfigurationError as error:
         findings.problems.extend(str(error).splitlines())

@@ -53,6 +53,30 @@ async def killed(trial: Trial) -> None:
         await lab.restart_node(index)
 
 
+async def subscribing(trial: Trial) -> None:
+    """SIGSTOP one node during an order to subscribe: the reply names it, and it subscribes its clients once it runs."""
+    guests, index = await Guests.of(trial.lab), pick(trial.lab)
+    others = [node for node in range(len(trial.lab.nodes)) if node != index]
+    try:
+        trial.lab.nodes[index].freeze()
+        try:
+            reply, took_s = await guests.subscribe(trial.lab.nodes[others[0]])
+            _expect(trial, guests, reply, took_s, others)
+            trial.expect(len(reply["missing"]) == 1, f"named as missing: {reply['missing']}")
+            trial.expect(guests.times_begun(index) == {0}, "the stalled node obeyed")
+        finally:
+            trial.lab.nodes[index].thaw()
+        trial.ended()
+        took_s = await guests.until_begun(*others, index, within_s=BACK_WITHIN_S + 5)
+        trial.expect_within(took_s, BACK_WITHIN_S, "obeyed after it was back")
+        await guests.subscribe(trial.lab.nodes[others[0]])
+        await asyncio.sleep(REPEATS_S)
+        times = guests.times_begun(*others, index)
+        trial.expect(times == {1}, f"subscribed {sorted(times)} times")
+    finally:
+        await guests.dismiss()
+
+
 async def without_pubsub(trial: Trial) -> None:
     """CLIENT KILL TYPE pubsub just before the order: it reaches all nodes as before."""
     assert trial.lab.redis is not None
@@ -97,6 +121,12 @@ ORDER_FAULTS = (
         inject=killed,
         disconnects=True,
         is_random=False,
+    ),
+    Fault(
+        key="order-subscribe",
+        name="order to subscribe, a node stalled",
+        users_see="subscribed, once it is back",
+        inject=subscribing,
     ),
     Fault(
         key="order-pubsub",

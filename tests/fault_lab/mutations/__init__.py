@@ -14,12 +14,14 @@ from tests.fault_lab.mutations.js_client import JS_CLIENT_MUTATIONS
 from tests.fault_lab.mutations.library import LIBRARY_MUTATIONS
 from tests.fault_lab.mutations.limits import LIMITS_MUTATIONS
 from tests.fault_lab.mutations.mutation import Mutation, mutate
+from tests.fault_lab.mutations.permission_tables import TABLE_MUTATIONS
 from tests.fault_lab.mutations.permissions import PERMISSION_MUTATIONS
 from tests.fault_lab.mutations.process import PROCESS_MUTATIONS
 from tests.fault_lab.mutations.redis import REDIS_MUTATIONS
 from tests.fault_lab.mutations.scripts import SCRIPTS_MUTATIONS
 from tests.fault_lab.mutations.services import SERVICES_MUTATIONS
 from tests.fault_lab.mutations.sockjs import SOCKJS_MUTATIONS
+from tests.fault_lab.mutations.subscriptions import SUBSCRIPTION_MUTATIONS
 
 __all__ = ["MUTATIONS", "Mutation", "mutate"]
 
@@ -33,8 +35,10 @@ MUTATIONS: tuple[Mutation, ...] = (
     *SOCKJS_MUTATIONS,
     *SERVICES_MUTATIONS,
     *PERMISSION_MUTATIONS,
+    *TABLE_MUTATIONS,
     *CONTROL_MUTATIONS,
     *LIMITS_MUTATIONS,
+    *SUBSCRIPTION_MUTATIONS,
     *CLIENTS_MUTATIONS,
     *JS_CLIENT_MUTATIONS,
     *PROCESS_MUTATIONS,

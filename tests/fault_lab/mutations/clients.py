@@ -21,7 +21,7 @@ CLIENTS_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="prefix of a publisher",
-        file="clients/python/snorky/client/publisher.py",
+        file="clients/python/snorky/client/redis/publisher.py",
         old="        if not _PREFIX(prefix):",
         new="        if False:",
         argv=test("tests/unit/redis/test_url.py", "prefix"),
@@ -225,8 +225,8 @@ CLIENTS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="end of a subscription that is told",
         file="clients/python/snorky/client/realtime/session.py",
-        old='("message", "gap", "unsubscribed")',
-        new='("message", "gap")',
+        old='("message", "gap", "subscribed", "unsubscribed")',
+        new='("message", "gap", "subscribed")',
         argv=test("clients/python/tests/test_realtime_token_ends.py", "other_ends_are_final"),
     ),
     Mutation(
@@ -267,7 +267,7 @@ CLIENTS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="slow reader with a token stays subscribed",
         file="clients/python/snorky/client/realtime/subscriptions.py",
-        old="            if topic.token is None:\n                self.give_up",
+        old="            if not topic.stays_parked:\n                self.give_up",
         new="            if True:\n                self.give_up",
         argv=test("clients/python/tests/test_realtime_token_ends.py", "slow_reader"),
     ),

@@ -21,22 +21,22 @@ CONTROL_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="an order that names nobody",
         file="gateway/sdk/control.py",
-        old="            return () if order.channel is None else self._channels.subscribers(key)\n",
-        new="            return tuple(self._connections()) if order.channel is None else self._channels.subscribers(key)\n",
+        old="            return named  # an order that names nobody reaches nobody\n",
+        new="            return named or tuple(self._connections())\n",
         argv=test(_UNIT, "test_all_criteria_must_match"),
     ),
     Mutation(
         guard="identity and channel",
         file="gateway/sdk/control.py",
-        old="        return found if order.channel is None else [each for each in found if key in each.channels]\n",
-        new="        return found\n",
+        old="        return [each for each in named if key in each.channels]\n",
+        new="        return named\n",
         argv=test(_UNIT, "test_all_criteria_must_match"),
     ),
     Mutation(
         guard="connection and identity",
         file="gateway/sdk/control.py",
-        old="            found = [each for each in found if order.identity in (None, each.identity)]\n",
-        new="",
+        old="named.append([each for each in those if order.identity in (None, each.identity)])\n",
+        new="named.append(those)\n",
         argv=test(_UNIT, "test_all_criteria_must_match"),
     ),
     Mutation(
@@ -45,6 +45,13 @@ CONTROL_MUTATIONS: tuple[Mutation, ...] = (
         old="code = CloseCode.RECONNECT if order.code == CloseCode.RECONNECT else CloseCode.DISCONNECTED",
         new="code = order.code",
         argv=test(_UNIT, "test_code_to_reconnect_is_passed_on_and_no_other_one"),
+    ),
+    Mutation(
+        guard="clients that reconnect",
+        file="gateway/sdk/control.py",
+        old="            await asyncio.sleep(self._orders.spread_s)\n",
+        new="            pass\n",
+        argv=test(_UNIT, "test_client_that_shall_reconnect_is_closed_only_when_all_nodes"),
     ),
     Mutation(
         guard="missed orders",

@@ -70,7 +70,7 @@ GATEWAY_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="publications that are not kept",
         file="gateway/delivery/gap_repair.py",
-        old="        followed.unkept += self._unkept.hear(key, publications)\n",
+        old="        followed.unkept += self._unkept.receive(key, publications)\n",
         new="",
         argv=test("tests/unit/delivery/test_unstored_publications.py", "publication_past_history_is_counted"),
     ),

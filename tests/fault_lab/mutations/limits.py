@@ -127,6 +127,13 @@ LIMITS_MUTATIONS: tuple[Mutation, ...] = (
         argv=test(_CLIENTS, "test_a_subscription_that_a_service_prevents_counts_no_more"),
     ),
     Mutation(
+        guard="units of a subscription that begins again",
+        file="gateway/sdk/service_channels.py",
+        old="        with self._counts.kept(connection, key):\n",
+        new="        if True:\n",
+        argv=test(_CLIENTS, "test_a_subscription_that_begins_again_keeps_its_place"),
+    ),
+    Mutation(
         guard="channels of an identity",
         file=_COUNTS,
         old="            wanted.append((CHANNELS, connection.identity, self._maxima[CHANNELS]))\n",
@@ -177,14 +184,14 @@ LIMITS_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="publications of an identity",
-        file="gateway/sdk/publish_limits.py",
+        file="gateway/connection/publish_limits.py",
         old="            bucket.credit -= 1.0\n",
         new="            pass\n",
         argv=test(_CLIENTS, "test_publications_of_an_identity_are_limited_over_all_nodes"),
     ),
     Mutation(
         guard="publications on a channel",
-        file="gateway/sdk/publish_limits.py",
+        file="gateway/connection/publish_limits.py",
         old="            other.credit -= 1.0\n",
         new="            pass\n",
         argv=test(_CLIENTS, "test_publications_on_a_channel_are_limited_over_all_nodes"),
@@ -226,7 +233,7 @@ LIMITS_MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         guard="the size of messages on a channel",
-        file="gateway/sdk/publish_limits.py",
+        file="gateway/connection/publish_limits.py",
         old="        if rule.message_max_bytes and json_size(message) > rule.message_max_bytes:\n",
         new="        if False:\n",
         argv=test(_CLIENTS, "test_the_size_of_messages_on_a_channel_is_limited"),

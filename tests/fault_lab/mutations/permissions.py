@@ -43,7 +43,7 @@ PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
         file="services/datasync/service.py",
         old='self.demand(request, "acquire", model)',
         new="pass",
-        argv=test("tests/unit/services/test_permissions.py", "test_models_have_rules"),
+        argv=_TABLE,
     ),
     Mutation(
         guard="a grant of one identity",
@@ -195,8 +195,8 @@ PERMISSION_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="present token after a refused refresh",
         file="services/pubsub/service.py",
-        old='self.demand(request, "subscribe", channel, grant)\n            if grant',
-        new="if grant",
+        old='self.demand(request, "subscribe", channel, grant)\n            await self._demand',
+        new="await self._demand",
         argv=_GRANTS("refused_refresh"),
     ),
     Mutation(

@@ -60,8 +60,8 @@ REDIS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="rights in check",
         file="gateway/redis/admin/inspect.py",
-        old="        await _permitted(client, prefix, report)\n        await _hear",
-        new="        await _hear",
+        old="        await _permitted(client, prefix, report)\n        await _check_pubsub",
+        new="        await _check_pubsub",
         argv=test("tests/e2e/test_redis_rights.py", "names_each"),
     ),
     Mutation(

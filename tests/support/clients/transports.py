@@ -10,6 +10,7 @@ import itertools
 import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -24,6 +25,7 @@ __all__ = ["TRANSPORTS", "TransportStage"]
 
 _RECEIVE = {"xhr-streaming": "xhr_streaming", "xhr-polling": "xhr"}
 TRANSPORTS = ("json", "msgpack", "sockjs-websocket", *_RECEIVE)
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _DEADLINE_S = 10.0
 _PROBE = aiohttp.ClientTimeout(total=0.5)
 _TOO_LARGE = "x" * 70_000  # larger than the limit of a message
@@ -121,8 +123,11 @@ class _SockJSSocketActor(_SocketActor):
 class _RequestActor(_Actor):
     """By one HTTP request after another. urls: of the session, on each node; `receive`: xhr or xhr_streaming."""
 
-    def __init__(self, http: aiohttp.ClientSession, urls: Sequence[str], receive: str) -> None:
+    def __init__(
+        self, http: aiohttp.ClientSession, urls: Sequence[str], receive: str, headers: Mapping[str, str]
+    ) -> None:
         self._http = http
+        self._headers = headers
         self._turn = itertools.cycle(urls)
         self._receive = receive
         self.is_open = asyncio.Event()
@@ -151,19 +156,21 @@ class _RequestActor(_Actor):
         assert status == 204, (status, answer)
 
     async def _post(self, text: str) -> tuple[int, str]:
-        async with self._http.post(f"{next(self._turn)}/xhr_send", data=json.dumps([text])) as response:
+        async with self._http.post(
+            f"{next(self._turn)}/xhr_send", data=json.dumps([text]), headers=self._headers
+        ) as response:
             return response.status, await response.text()
 
     async def _is_over(self) -> bool:
         try:
-            async with self._http.post(f"{next(self._turn)}/xhr", timeout=_PROBE) as response:
+            async with self._http.post(f"{next(self._turn)}/xhr", timeout=_PROBE, headers=self._headers) as response:
                 return (await response.text()).startswith("c[1002")
         except TimeoutError:  # it was between two receivers, and had this one, which is cut now
             return False
 
     async def _read(self) -> None:
         while self.close_code is None:
-            async with self._http.post(f"{next(self._turn)}/{self._receive}") as response:
+            async with self._http.post(f"{next(self._turn)}/{self._receive}", headers=self._headers) as response:
                 assert response.status == 200, await response.text()
                 async for line in response.content:
                     if frame := line.decode().rstrip("\n").lstrip("h"):  # a stream begins with many h
@@ -190,6 +197,10 @@ class TransportStage:
             assert actor.inbox[0]["message"]["data"]["identity"] == identity, actor.inbox
         return actor
 
+    async def bearer(self, number: int, token: str) -> Any:
+        """Connect to the next node in turn, with a token in the handshake, which may refuse it."""
+        return await self._connect(number, next(self._turn), {"Authorization": f"Bearer {token}"})
+
     async def backend(self, number: int, envelope: Any) -> Any:
         """Send to the private port of the next node in turn."""
         status, answer = await self.post(number, json.dumps(envelope).encode(), None)
@@ -204,17 +215,17 @@ class TransportStage:
         async with self._nodes.session.post(url, data=io.BytesIO(body), headers=sent) as response:
             return response.status, await response.json()
 
-    async def _connect(self, number: int, transport: str) -> Any:
+    async def _connect(self, number: int, transport: str, headers: Mapping[str, str] = NO_HEADERS) -> Any:
         nodes, http = self._nodes.nodes, self._nodes.session
         at = number % len(nodes)
         if transport in ("json", "msgpack"):
-            socket = await http.ws_connect(nodes[at].websocket_url, protocols=[f"snorky.{transport}"])
+            socket = await http.ws_connect(nodes[at].websocket_url, protocols=[f"snorky.{transport}"], headers=headers)
             return (_PackedActor if transport == "msgpack" else _SocketActor)(socket)
         path = f"sockjs/0/{uuid.uuid4().hex}"
         urls = [f"http://127.0.0.1:{node.public_port}/{path}" for node in (*nodes[at:], *nodes[:at])]
         if transport == "sockjs-websocket":
-            return _SockJSSocketActor(await http.ws_connect(f"{urls[0]}/websocket"))
-        actor = _RequestActor(http, urls, _RECEIVE[transport])
+            return _SockJSSocketActor(await http.ws_connect(f"{urls[0]}/websocket", headers=headers))
+        actor = _RequestActor(http, urls, _RECEIVE[transport], headers)
         async with asyncio.timeout(_DEADLINE_S):
             await actor.is_open.wait()
         return actor

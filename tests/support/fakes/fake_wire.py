@@ -62,11 +62,14 @@ def read_nothing(client: "Client") -> FullWire:
 class Client:
     """One client of a registry of a node."""
 
-    def __init__(self, node: Node, registry: ServiceRegistry, dialect: Dialect = JSON) -> None:
+    def __init__(
+        self, node: Node, registry: ServiceRegistry, dialect: Dialect = JSON, identity: str | None = None
+    ) -> None:
         self.node = node
         self.registry = registry
         self.wire = FakeTransport()
         self.connection = node.new_connection(self.wire, dialect)
+        self.connection.identity = identity
         node.connect(self.connection, registry)
 
     def send(self, service: str, message: Any) -> None:

@@ -29,7 +29,7 @@ async def reporting(
     """Renew a lease during the context, with a state."""
     commands = parts_of(target, prefix=prefix, node_id=node_id, metrics=Metrics()).commands("lease", 2.0)
     lease = Lease(Scripts(commands), prefix=prefix, node_id=node_id, timings=Timings(renew_s=renew_s))
-    commands.on_up = lease.hurry
+    commands.on_up = lease.renew_now
     commands.start()
     lease.start()
     lease.report.begin(state, on_nodes=on_nodes)

@@ -28,8 +28,7 @@ class Resident(Client):
     """
 
     def __init__(self, node: Node, registry: ServiceRegistry, identity: str | None) -> None:
-        super().__init__(node, registry, JSON)
-        self.connection.identity = identity
+        super().__init__(node, registry, JSON, identity)
         self.calls = 0
         self.answers: dict[Any, Any] = {}
         self._inbox: list[Any] = []

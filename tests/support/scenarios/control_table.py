@@ -41,6 +41,30 @@ def control_disconnects() -> Iterator[Step]:
     yield ok("backend", "control.disconnect", reached(0), connection="no-such-node.1")
 
 
+@scenario(ann="control-ann", ann2="control-ann", bob=None)
+def control_subscribes() -> Iterator[Step]:
+    nothing = {"position": None, "recovered": False, "messages": []}
+    begun = {"type": "subscribed", "channel": "control-orders", **nothing}
+    both = {"ann": [begun], "ann2": [begun]}
+    params = {"channel": "control-orders", "identity": "control-ann"}
+    yield ok("backend", "control.subscribe", reached(2), both, **params)
+    yield ok("backend", "control.subscribe", reached(2), **params)
+    plain = {who: [{"type": "subscribed", "channel": None}] for who in ("ann", "ann2")}
+    yield ok("backend", "control.subscribe", reached(2), plain, channel=None, onChannel="control-orders", recover=False)
+    yield ok("ann", "pubsub.subscribe", nothing, channel="control-orders", recover=True, serverSide=True)
+    yield no("bob", "pubsub.subscribe", "Not subscribed", channel="control-orders", serverSide=True)
+    hear = {who: [{"type": "message", "channel": "control-orders", "message": 1}] for who in ("ann", "ann2")}
+    yield ok("bob", "pubsub.publish", None, hear, channel="control-orders", message=1)
+    yield ok("backend", "control.refresh", reached(2), identity="control-ann", claims={"shops": [7]})
+    yield ok("backend", "control.refresh", reached(0), identity="control-none", expiresInS=60)
+    over = {who: [ended("control-orders"), ended(None)] for who in ("ann", "ann2")}
+    yield ok("backend", "control.unsubscribe", reached(2), over, identity="control-ann")
+    yield no("backend", "control.subscribe", "Invalid params", channel=1, identity=1.5)
+    yield no("backend", "control.refresh", "Invalid params", identity="control-ann", claims=7)
+    text = "This service takes no subscriptions of the backend"
+    yield no("backend", "control.subscribe", text, channel=1, identity="control-ann", service="chat")
+
+
 @scenario(ann="control-ann", bob=None)
 def control_looks() -> Iterator[Step]:
     empty = {"missing": [], "next": None}

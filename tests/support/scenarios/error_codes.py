@@ -69,6 +69,7 @@ CODES = {
     # control
     "Name an identity, a connection or a channel": "invalid_params",
     "There is no such service": "invalid_params",
+    "This service takes no subscriptions of the backend": "invalid_params",
     # the backend's port
     "Wrong or missing X-Backend-Key": "unauthorized",
     "Browsers need a key: set [private] api_key": "forbidden",

@@ -112,9 +112,9 @@ class SockJSSite:
                 return False
             if (
                 peers._forwarded
-                or peers._lender._lent
+                or peers._session_owner._lent
                 or peers._sends
-                or peers._lender._tasks
+                or peers._session_owner._tasks
                 or sessions._wheel._slots
             ):
                 return False

@@ -62,7 +62,7 @@ class ScriptedRedis:
             except OSError:
                 pass  # it was reset
 
-    async def next(self, word: bytes, *, within_s: float = 5.0) -> Command:
+    async def next(self, word: bytes, *, within_s: float = 20.0) -> Command:
         """Wait for the next command, which must be this one."""
         command = await asyncio.wait_for(self.commands.get(), within_s)
         assert command[0] == word, command

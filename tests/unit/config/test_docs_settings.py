@@ -13,6 +13,7 @@ import pytest
 from msgspec import Meta
 
 from snorky.gateway.config.access_words import Words
+from snorky.gateway.config.api_keys import KeyTable
 from snorky.gateway.config.channel_rules import ChannelRule, Rules
 from snorky.gateway.config.hooks import HOOK_TABLES, Hooks
 from snorky.gateway.config.settings import Auth, ClusterLimits, Limits, Private, Public, Settings, load
@@ -40,7 +41,7 @@ WORDS = {
     bool: "true or false",
     list[str]: "list of texts",
     str | list[str]: "text, or list",
-    dict[str, str]: "table of texts",
+    KeyTable: "table of keys",
     Words: "words",
 }
 

@@ -135,7 +135,7 @@ class SequenceMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 6))
     def deliver(self, count: int) -> None:
         heard, self.wire = self.wire[:count], self.wire[count:]
-        self.tell(self.node.hear(heard))
+        self.tell(self.node.receive(heard))
 
     @precondition(lambda self: self.wire)
     @rule(at=st.integers(0, 5))
@@ -162,7 +162,7 @@ class SequenceMachine(RuleBasedStateMachine):
     def publish_bare(self) -> None:
         """It arrives at once, whatever else is in progress."""
         bare = Publication(b"bare")
-        assert self.node.hear([bare]) == [bare]
+        assert self.node.receive([bare]) == [bare]
 
     # -- the node --------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ def started(at: int = 0) -> ChannelOrder:
 def test_the_next_message_is_delivered_and_a_repeated_one_dropped() -> None:
     node = started()
     one, two = chain(1, 2)
-    assert node.hear([one, one, two, one]) == [one, two]
+    assert node.receive([one, one, two, one]) == [one, two]
     assert not node.wants_fill
 
 
@@ -36,35 +36,35 @@ def test_the_next_message_is_delivered_and_a_repeated_one_dropped() -> None:
 )
 def test_history_is_asked_for_whatever_does_not_follow(heard: list[Publication]) -> None:
     node = started()
-    node.hear(chain(1))
-    assert node.hear(heard) == []
+    node.receive(chain(1))
+    assert node.receive(heard) == []
     assert node.wants_fill
-    assert node.hear(chain(2)) == [], "it will be read"
+    assert node.receive(chain(2)) == [], "it will be read"
 
 
 def test_late_message_of_a_former_server_makes_no_gap() -> None:
     """A message from the former primary arrives after the node has the new epoch: by history nothing is missing."""
     node = started()
-    assert node.hear(chain(7, epoch="former")) == []
+    assert node.receive(chain(7, epoch="former")) == []
     assert node.begin_fill() == Position("e", 0, "t0")
     assert node.end_fill([]) == []
-    assert node.hear(chain(1)) == chain(1)
+    assert node.receive(chain(1)) == chain(1)
 
 
 def test_messages_in_flight_when_the_position_was_sent_are_for_earlier_subscribers() -> None:
     node = started(2)
     one, two, three = chain(1, 2, 3)
-    assert node.hear([one, two, three]) == [Late(one), Late(two), three]
-    assert node.hear([two]) == [], "and that ends with the channel's next message"
+    assert node.receive([one, two, three]) == [Late(one), Late(two), three]
+    assert node.receive([two]) == [], "and that ends with the channel's next message"
 
 
 def test_everything_is_delivered_until_a_position_is_known() -> None:
     node = ChannelOrder()
-    assert node.hear(chain(7)) == chain(7)
+    assert node.receive(chain(7)) == chain(7)
     node.start_at(Position("e", 9, "t9"))
     assert node.last == Position("e", 7, "t7"), "messages in flight will be delivered"
-    node.hear([])
-    assert node.hear(chain(8, 9)) == chain(8, 9)
+    node.receive([])
+    assert node.receive(chain(8, 9)) == chain(8, 9)
 
 
 def test_nothing_is_filled_before_anything_was_promised() -> None:
@@ -78,7 +78,7 @@ def test_the_queue_is_bounded_in_bytes_and_the_rest_is_read_again() -> None:
     node.want_fill()
     node.begin_fill()
     large = [Publication(bytes(600_000), Position("e", n, f"t{n}"), f"t{n - 1}") for n in (1, 2)]
-    assert node.hear(large) == []
+    assert node.receive(large) == []
     assert node.end_fill([]) == []
     assert node.wants_fill
     node.begin_fill()
@@ -96,7 +96,7 @@ def test_interruption_during_a_fill_asks_for_another() -> None:
 
 def test_messages_still_in_history_are_delivered_after_a_gap() -> None:
     node = started()
-    node.hear(chain(1))
+    node.receive(chain(1))
     node.want_fill()
     node.begin_fill()
     assert node.end_fill_with_gap(Position("e", 5, "t5"), chain(4, 5)) == [Gap(Position("e", 3, "t3")), *chain(4, 5)]
@@ -105,7 +105,7 @@ def test_messages_still_in_history_are_delivered_after_a_gap() -> None:
 def test_nothing_is_delivered_again_after_a_gap() -> None:
     """A lagging replica has what was delivered, up to the point where the histories differ."""
     node = started()
-    node.hear(chain(1, 2, 3, 4))
+    node.receive(chain(1, 2, 3, 4))
     node.want_fill()
     node.begin_fill()
     other = Publication(b"x", Position("e", 3, "u3"), "t2")
@@ -115,7 +115,7 @@ def test_nothing_is_delivered_again_after_a_gap() -> None:
 
 def test_comparing_finds_a_history_that_went_back_further_than_is_remembered() -> None:
     node = started()
-    node.hear(chain(*range(1, 400)))
+    node.receive(chain(*range(1, 400)))
     assert node.agrees(Position("e", 399, "t399")) and node.agrees(Position("e", 390, "t390"))
     assert not node.agrees(Position("e", 5, "u5"))
     assert not node.agrees(Position("e", 390, "u390"))
@@ -125,15 +125,15 @@ def test_comparing_finds_a_history_that_went_back_further_than_is_remembered() -
 
 def test_offsets_reused_beyond_the_remembered_range_are_looked_up_at_once() -> None:
     node = started()
-    node.hear(chain(*range(1, 400)))
-    assert node.hear([Publication(b"x", Position("e", 5, "u5"), "t4")]) == [] and node.wants_fill
+    node.receive(chain(*range(1, 400)))
+    assert node.receive([Publication(b"x", Position("e", 5, "u5"), "t4")]) == [] and node.wants_fill
     assert node.begin_fill() == Position("e", 399, "t399")
 
 
 def test_entries_older_than_the_nodes_subscription_cause_no_read() -> None:
     node = started(at=300)
     (old,) = chain(7)
-    assert node.hear([old]) == [Late(old)] and not node.wants_fill
+    assert node.receive([old]) == [Late(old)] and not node.wants_fill
 
 
 def hints(publications: list[Publication]) -> list[Publication]:
@@ -142,9 +142,9 @@ def hints(publications: list[Publication]) -> list[Publication]:
 
 def test_a_hint_is_not_delivered_but_history_is_read() -> None:
     node = started()
-    assert node.hear(hints(chain(1))) == []
+    assert node.receive(hints(chain(1))) == []
     assert node.begin_fill() == Position("e", 0, "t0")
-    assert node.hear([*hints(chain(1)), *chain(2)]) == []
+    assert node.receive([*hints(chain(1)), *chain(2)]) == []
     assert node.end_fill(chain(1)) == chain(1, 2)
     assert not node.wants_fill, "the position of the hint is known by then"
 
@@ -152,16 +152,16 @@ def test_a_hint_is_not_delivered_but_history_is_read() -> None:
 @pytest.mark.parametrize("forged", [Position("e", 1, "x"), Position("e", 99, "x"), Position("f", 1, "x")])
 def test_a_forged_hint_costs_a_read_and_changes_nothing(forged: Position) -> None:
     node = started()
-    assert node.hear([Publication(b"forged", hint=forged)]) == []
+    assert node.receive([Publication(b"forged", hint=forged)]) == []
     assert node.begin_fill() == Position("e", 0, "t0")
     assert node.end_fill([]) == []
-    assert node.hear(chain(1, 2)) == chain(1, 2)
-    assert node.hear(hints(chain(1, 2))) == [] and not node.wants_fill
+    assert node.receive(chain(1, 2)) == chain(1, 2)
+    assert node.receive(hints(chain(1, 2))) == [] and not node.wants_fill
 
 
 def test_a_hint_received_before_the_position_is_looked_up_once_the_position_is_known() -> None:
     node = ChannelOrder()
-    assert node.hear(hints(chain(7))) == [] and node.last is None
+    assert node.receive(hints(chain(7))) == [] and node.last is None
     node.start_at(Position("e", 6, "t6"))
     assert node.wants_fill and node.begin_fill() == Position("e", 6, "t6")
     assert node.end_fill(chain(7)) == chain(7)

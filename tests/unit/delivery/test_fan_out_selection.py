@@ -139,7 +139,7 @@ class Script:
     def __contains__(self, key: str) -> bool:
         return key == KEY
 
-    def hear(self, key: str, publications: Sequence[Publication]) -> list[Step]:
+    def receive(self, key: str, publications: Sequence[Publication]) -> list[Step]:
         self.heard += publications
         return list(publications)
 

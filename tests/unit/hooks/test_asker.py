@@ -100,6 +100,26 @@ async def desk(**settings: Any) -> AsyncIterator[Desk]:
         assert made.sample("requests") == made.sample("waiting") == 0
 
 
+async def test_fresh_question_uses_no_earlier_answer() -> None:
+    async with desk(cache_s=60.0) as made:
+        assert await made.outcome() == "allowed"
+        made.backend.answer = (200, REFUSE)
+        assert await made.outcome() == "allowed"
+        with pytest.raises(HookRefused):
+            await made.ask(is_fresh=True)
+        assert await made.outcome() == "refused", "the new answer is known to all"
+        made.backend.answer = (200, ALLOW)
+        made.backend.may_answer.clear()
+        early = asyncio.create_task(made.ask(is_fresh=True))
+        await settle()
+        late = [asyncio.create_task(made.ask(is_fresh=True)) for _ in range(3)]
+        await settle()
+        sent = len(made.backend.bodies)
+        made.backend.may_answer.set()
+        await asyncio.gather(early, *late)
+        assert len(made.backend.bodies) == sent + 1, "those that came during a request share the next one"
+
+
 async def test_yes_no_and_failure_are_told_apart_and_counted() -> None:
     async with desk() as made:
         assert await made.outcome() == "allowed"

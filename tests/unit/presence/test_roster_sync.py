@@ -211,7 +211,7 @@ async def test_notice_that_does_not_follow_the_one_before_has_the_roster_read(ri
     version = rig.directory.version
     rig.come("ann")  # which was lost
     rig.come("bob")
-    assert rig.roster_sync.hear(ROSTER, Change("+", True, "bob", "n.1", "", version + 2, version + 1))
+    assert rig.roster_sync.receive(ROSTER, Change("+", True, "bob", "n.1", "", version + 2, version + 1))
     await until(lambda: rig.told == [("joined", "ann")])
 
 
@@ -219,7 +219,7 @@ async def test_entries_removed_with_their_identity_are_reported(rig: Rig) -> Non
     rig.come("ann")
     await followed(rig, ROSTER)
     version = rig.directory.version
-    assert rig.roster_sync.hear(ROSTER, Change("-", True, "ann", "n.7", "", version + 1, version))
+    assert rig.roster_sync.receive(ROSTER, Change("-", True, "ann", "n.7", "", version + 1, version))
     await until(lambda: rig.told == [("left", "ann")])
 
 
@@ -252,7 +252,7 @@ async def test_many_changes_are_reported_in_portions_with_the_current_state(rig:
     await settle(20)
     assert len(rig.told) == PORTION, "the others wait until these are taken"
     last, version = PORTION + 1, rig.directory.version
-    assert rig.roster_sync.hear(ROSTER, Change("-", True, f"p{last}", f"n.{last}", "", version + 1, version))
+    assert rig.roster_sync.receive(ROSTER, Change("-", True, f"p{last}", f"n.{last}", "", version + 1, version))
     full.set()
     await until(lambda: len(rig.told) > PORTION)
     await settle(20)
@@ -267,7 +267,7 @@ async def test_changes_received_during_a_census_are_not_reported_twice(rig: Rig)
     rig.come("ann")
     rig.roster_sync.interrupted()
     await until(lambda: f"census {ROSTER}" in rig.directory.asked)
-    assert rig.roster_sync.hear(
+    assert rig.roster_sync.receive(
         ROSTER, Change("+", True, "ann", "n.0", "", rig.directory.version, rig.directory.version - 1)
     )
     rig.directory.gate.set()
@@ -302,7 +302,7 @@ async def test_clients_that_unsubscribed_get_no_notices(rig: Rig) -> None:
 
 
 async def test_change_of_a_roster_without_followers_is_reported(rig: Rig) -> None:
-    assert rig.roster_sync.hear("chat:other", Change("+", True, "ann", "n.0", "", 2, 1))
+    assert rig.roster_sync.receive("chat:other", Change("+", True, "ann", "n.0", "", 2, 1))
 
 
 async def test_departure_is_reported_after_a_redis_outage_longer_than_the_grace_period(rig: Rig) -> None:

@@ -71,7 +71,7 @@ class Model:
         """Deliver everything in flight."""
         on_its_way, self.on_its_way = self.on_its_way, []
         for each in on_its_way:
-            if self.presence.hear(each, self.now_s):
+            if self.presence.receive(each, self.now_s):
                 serial = int(each.connection_id.partition(".")[2])
                 self.believe(each.kind == "+", each.identity, serial, is_identity=each.is_identity)
             unsaid, self.presence.unsaid = self.presence.unsaid, []

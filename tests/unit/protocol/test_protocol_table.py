@@ -114,6 +114,8 @@ def test_every_notification_is_in_the_table() -> None:
         ("joined", "channel", "identity"),
         ("left", "channel", "identity"),
         ("unsubscribed", "channel", "code", "reason"),
+        ("subscribed", "channel"),
+        ("subscribed", "channel", "messages", "position", "recovered"),
         ("message", "body", "channel", "from", "timestamp"),
         ("presence", "channel", "from", "status", "timestamp"),
         ("read", "channel", "timestamp"),

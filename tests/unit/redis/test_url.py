@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from snorky.client import Publisher
-from snorky.client.redis_pool import Pools
+from snorky.client.redis.pool import Pools
 from snorky.gateway.config.parsers import parse_prefix
 from snorky.gateway.errors import ConfigurationError
 from snorky.gateway.redis.multi.hashing import targets_of
@@ -61,7 +61,7 @@ BAD = {
 
 
 def test_grammar_is_the_same_text_in_both_packages() -> None:
-    ours, theirs = (ROOT / path for path in ("gateway/redis/url.py", "clients/python/snorky/client/redis_url.py"))
+    ours, theirs = (ROOT / path for path in ("gateway/redis/url.py", "clients/python/snorky/client/redis/url.py"))
     assert ours.read_text() == theirs.read_text()
 
 

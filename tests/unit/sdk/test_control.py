@@ -58,6 +58,18 @@ async def test_code_to_reconnect_is_passed_on_and_no_other_one() -> None:
             assert closes(client) == [(expected, "why")]
 
 
+async def test_client_that_shall_reconnect_is_closed_only_when_all_nodes_have_read_the_order() -> None:
+    async with town(2, services) as nodes:
+        ann = nodes.client(0, "ann")
+        nodes.control_logs[0].spread_s = 0.05
+        ordering = asyncio.create_task(nodes.nodes[1].control.give("disconnect", identity="ann", code=4000))
+        await settle()
+        assert closes(ann) == []
+        again = nodes.client(1, "ann")
+        assert await ordering == Reached({"n0": 1, "n1": 0}, [])
+        assert (closes(ann), closes(again)) == ([(4000, "")], [])
+
+
 async def test_one_connection_is_reached_and_only_its_node_is_expected_to_answer() -> None:
     async with town(2, services) as nodes:
         ann, twin = nodes.client(0, "ann"), nodes.client(0, "ann")

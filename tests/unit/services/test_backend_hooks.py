@@ -1,18 +1,24 @@
 """[hooks.subscribe] and [hooks.publish]: what services ask the backend, after which checks, and what clients see."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
+from snorky.gateway.auth.authenticator import Authenticator
+from snorky.gateway.auth.tokens import Verifier
 from snorky.gateway.contracts.hooks import Answer, Operation, Question
 from snorky.gateway.errors import HookRefused, HookUnavailable
+from snorky.gateway.metrics import Metrics
 from snorky.gateway.testing import CallFailed, MemoryClient, memory_cluster
 from snorky.services.chat import ChatService
 from snorky.services.cursors import CursorsService
 from snorky.services.messaging import MessagingService
 from snorky.services.pubsub import PubSubService
 from snorky.services.rpc import Request, RPCService, rpc_command
+from tests.support.scenarios.logins import AUTH, FIXED
+from tests.support.scenarios.tokens import hmac_token
 
 
 class Hooks:
@@ -106,6 +112,23 @@ async def test_what_reads_a_channel_asks_as_subscribe() -> None:
         for command in READS:
             assert await outcome(client, "pubsub", command, channel="kept") == "ok"
         assert [question.operation for question in hooks.questions] == ["subscribe"] * 4
+
+
+async def test_later_token_of_a_subscription_is_asked_about_too() -> None:
+    def auth(metrics: Metrics) -> Authenticator:
+        return Authenticator(Verifier(FIXED, AUTH), metrics=metrics, auth=AUTH)
+
+    hooks = Hooks()
+    rules = [{"match": "orders", "allow_subscribe": "token"}]
+    async with memory_cluster(1, lambda: [PubSubService(channels=rules)], hooks=hooks, auth=auth) as cluster:
+        client = await cluster.connect(0, "ann")
+        params = {"channel": "orders", "token": hmac_token("ann", channel="orders", exp=time.time() + 60)}
+        await client.call("pubsub", "subscribe", **params)
+        await client.call("pubsub", "refreshSubscription", **params)
+        assert [question.operation for question in hooks.questions] == ["subscribe"] * 2
+        hooks.error = HookRefused()
+        assert await outcome(client, "pubsub", "refreshSubscription", **params) == "not_authorized"
+        assert client.connection.channels == {"pubsub:orders"}, "the present token remains"
 
 
 async def test_rules_and_python_hooks_come_first() -> None:

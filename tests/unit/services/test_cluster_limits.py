@@ -146,6 +146,20 @@ async def test_a_subscription_that_a_service_prevents_counts_no_more() -> None:
         assert await subscribing(client) == "ok"
 
 
+async def test_a_subscription_that_begins_again_keeps_its_place() -> None:
+    services = pubsub(subscribers_max=1)
+    async with memory_cluster(1, lambda: services) as cluster:
+        client, other = await cluster.connect(), await cluster.connect()
+        assert await subscribing(client) == "ok"
+        services[0].topics.suspend(client.connection, "limited")
+        assert await subscribing(other) == "limit_exceeded"
+        cluster.units.is_failing = True
+        assert await subscribing(client) == "ok", "it is counted already"
+        client.disconnect()
+        cluster.units.is_failing = False
+        assert await subscribing(other) == "ok"
+
+
 async def test_subscribers_that_were_lost_are_closed() -> None:
     async with memory_cluster(1, lambda: pubsub(subscribers_max=3)) as cluster:
         clients = [await cluster.connect() for _ in range(3)]

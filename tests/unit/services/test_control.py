@@ -7,6 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from snorky.gateway import Service, ServiceRegistry
+from snorky.gateway.contracts import subscriptions as contract
 from snorky.gateway.sdk import control as sdk
 from snorky.services.chat import ChatService
 from snorky.services.control import ControlBackend
@@ -103,6 +104,45 @@ async def test_subscriptions_end_by_identity_connection_and_channel_of_any_servi
         assert len(bob.connection.channels) == 3
 
 
+async def test_clients_are_subscribed_by_identity_connection_and_channel() -> None:
+    async with town(2, services) as nodes:
+        private, ann, bob = backend(nodes), nodes.client(0, "ann"), nodes.client(1, "bob")
+
+        async def reached(channel: Any, **params: Any) -> Any:
+            return (await private.ask("control", "subscribe", channel=channel, **params))["connections"]
+
+        with capture_logs() as logs:
+            assert await reached({"b": 1, "a": [2]}, identity="ann") == 1
+            assert await reached(None, connection=bob.connection.id, expiresInS=60, recover=None) == 1
+            assert await reached("x", onChannel=None) == 1
+            assert await reached("x", onChannel="nobody") == 0
+        nothing = {"position": None, "recovered": False, "messages": []}
+        assert ann.notifications == [{"type": "subscribed", "channel": {"b": 1, "a": [2]}, **nothing}]
+        (first, second) = bob.notifications
+        assert first["expiresInS"] in (59, 60)
+        assert (first["channel"], set(first)) == (None, {"type", "channel", "expiresInS"})
+        assert second == {"type": "subscribed", "channel": "x", **nothing}
+        assert audited(logs)[0] == {
+            "by": "none", "command": "subscribe", "outcome": "ok", "service": "pubsub", "identity": "ann",
+            "target": '~{"a":[2],"b":1}', "connections": 1, "nodes": 2,
+        }  # fmt: skip
+        assert counted(nodes, "subscribe", "ok") == 4
+
+
+async def test_full_store_and_too_many_claims_are_refused_and_audited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "STORED_MAX", 1)
+    async with town(1, services) as nodes:
+        private, ann = backend(nodes), nodes.client(0, "ann")
+        await private.ask("control", "subscribe", channel="a", identity="ann")
+        with capture_logs() as logs:
+            answer = await private.ask("control", "subscribe", channel="b", identity="ann")
+            assert answer.startswith("Error: At most")
+            answer = await private.ask("control", "refresh", identity="ann", claims={"x": "y" * 3000})
+            assert answer == "Error: An order takes at most 2048 bytes"
+        assert [each["outcome"] for each in audited(logs)] == ["limit_exceeded", "too_large"]
+        assert ann.connection.channels == {"pubsub:a"}
+
+
 @pytest.mark.parametrize("identity", ["~7", 7])
 async def test_integer_identity_is_named_as_integer_or_text(identity: Any) -> None:
     async with town(1, services) as nodes:
@@ -131,6 +171,22 @@ async def test_integer_identity_is_named_as_integer_or_text(identity: Any) -> No
         ("unsubscribe", {"channel": "x", "service": "nothing"}, "There is no such service"),
         ("disconnect", {"channel": "x", "service": 5}, "There is no such service"),
         ("dance", {"identity": "ann"}, "Unknown command"),
+        ("subscribe", {"identity": "ann"}, "Invalid params"),
+        ("subscribe", {"channel": "x"}, "Name an identity, a connection or a channel"),
+        ("subscribe", {"channel": "x" * 256, "identity": "ann"}, None),
+        ("subscribe", {"channel": "x", "onChannel": "x" * 256}, None),
+        ("subscribe", {"channel": "x", "identity": "ann", "recover": 7}, "Invalid params"),
+        ("subscribe", {"channel": "x", "identity": "ann", "expiresInS": 0}, "Invalid params"),
+        ("subscribe", {"channel": "x", "identity": "ann", "expiresInS": True}, "Invalid params"),
+        ("subscribe", {"channel": "x", "identity": "ann", "expiresInS": 1e12}, "Invalid params"),
+        (
+            "subscribe",
+            {"channel": "x", "identity": "ann", "service": "chat"},
+            "This service takes no subscriptions of the backend",
+        ),
+        ("refresh", {}, "Name an identity, a connection or a channel"),
+        ("refresh", {"identity": "ann", "claims": [1]}, "Invalid params"),
+        ("refresh", {"identity": "ann", "expiresInS": "1"}, "Invalid params"),
     ],
 )
 async def test_bad_parameters_are_refused_and_audited(command: str, params: Any, text: str | None) -> None:

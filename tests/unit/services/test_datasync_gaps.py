@@ -62,12 +62,12 @@ def _dawdle(broker: Any, chance: random.Random) -> None:
         for key, payload in waiting:
             bring(key, payload)
 
-    def hear(key: str, payload: bytes) -> None:
+    def receive(key: str, payload: bytes) -> None:
         queue.append((key, payload))
         if len(queue) == 1:
             asyncio.get_running_loop().call_soon(drain)
 
-    broker.hear = hear
+    broker.receive = receive
 
 
 async def test_a_gap_in_received_deltas_is_filled(stage: Stage) -> None:
@@ -75,10 +75,10 @@ async def test_a_gap_in_received_deltas_is_filled(stage: Stage) -> None:
     await stage.publish(0, task(1))
     await client.notified(1)
     broker = stage.town.brokers[1]
-    hear, broker.hear = broker.hear, lambda key, payload: None  # type: ignore[method-assign]
+    receive, broker.receive = broker.receive, lambda key, payload: None  # type: ignore[method-assign]
     await stage.publish(0, task(2), task(3))
     await settle()
-    broker.hear = hear  # type: ignore[method-assign]
+    broker.receive = receive  # type: ignore[method-assign]
     await stage.publish(0, task(4), task(5))
     await client.notified(5)
     await settle()
@@ -91,10 +91,10 @@ async def test_a_hole_is_filled_as_soon_as_redis_answers(stage: Stage, monkeypat
     await stage.publish(0, task(1))
     await client.notified(1)
     broker, archive = stage.town.brokers[1], stage.town.archive
-    hear, broker.hear = broker.hear, lambda key, payload: None  # type: ignore[method-assign]
+    receive, broker.receive = broker.receive, lambda key, payload: None  # type: ignore[method-assign]
     await stage.publish(0, task(2))
     await settle()
-    broker.hear = hear  # type: ignore[method-assign]
+    broker.receive = receive  # type: ignore[method-assign]
     await stage.publish(0, task(3))
     archive.is_failing = True
     await settle()
@@ -139,10 +139,10 @@ async def test_a_hole_that_cannot_be_filled_ends_the_connection(stage: Stage) ->
     await stage.publish(0, task(1))
     await client.notified(1)
     broker, archive = stage.town.brokers[1], stage.town.archive
-    hear, broker.hear = broker.hear, lambda key, payload: None  # type: ignore[method-assign]
+    receive, broker.receive = broker.receive, lambda key, payload: None  # type: ignore[method-assign]
     await stage.publish(0, task(2))
     await settle()
-    broker.hear = hear  # type: ignore[method-assign]
+    broker.receive = receive  # type: ignore[method-assign]
     archive.shelf("datasync:Task").entries.clear()
     await stage.publish(0, task(3))
     await until(lambda: client.wire.closes)
@@ -173,10 +173,10 @@ async def test_offsets_used_again_end_the_connection(stage: Stage, lag: int) -> 
     shelf.position, shelf.entries = before
     if lag:
         broker = stage.town.brokers[1]
-        hear, broker.hear = broker.hear, lambda key, payload: None  # type: ignore[method-assign]
+        receive, broker.receive = broker.receive, lambda key, payload: None  # type: ignore[method-assign]
         await stage.publish(0, task(103))
         await settle()
-        broker.hear = hear  # type: ignore[method-assign]
+        broker.receive = receive  # type: ignore[method-assign]
     await stage.publish(0, task(104))
     await until(lambda: client.wire.closes)
     assert client.wire.closes[0][0] == CloseCode.RESYNC
@@ -230,7 +230,7 @@ async def test_a_delta_whose_tag_does_not_match_history_is_not_merged() -> None:
     )
     archive_positions = [Position("e", number, f"t{number}") for number in range(4)]
     with feed.joining():
-        feed._hear(
+        feed._receive(
             [
                 read_publication(write_sequenced(Publication(b"1", position, before.tag)))
                 for before, position in pairwise(archive_positions)

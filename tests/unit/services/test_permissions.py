@@ -102,6 +102,10 @@ async def test_a_grant_of_one_identity_is_nobody_elses() -> None:
             token = await stage.ask(0, "authorizeSubscription", items=[ALL], identity=identity)
             client = nodes.client(1, acquirer)
             assert await client.ask("datasync", "acquireSubscription", token=token) == expected
+            if expected == REFUSED:
+                owner = nodes.client(0, identity)
+                answer = await owner.ask("datasync", "acquireSubscription", token=token)
+                assert answer is None, "the refused client has not consumed it"
         for wrong in ("", True, ["ann"], "x" * 300):
             answer = await stage.ask(0, "authorizeSubscription", items=[ALL], identity=wrong)
             assert answer == "Error: Invalid params"

@@ -14,10 +14,11 @@ tokens of clients (snorky-client[tokens]). `snorky.client.django` publishes chan
 from snorky.client.aio import AsyncSnorkyBackend
 from snorky.client.backend import Call, Reply, SnorkyBackend
 from snorky.client.errors import HistoryNotKept, PublishError, PublishManyError, SnorkyError, TransportError
+from snorky.client.http.transport import SnorkyHTTPTransport, Transport
 from snorky.client.position import Position
-from snorky.client.publication import Publication, Receipt
-from snorky.client.publisher import Publisher
-from snorky.client.transport import SnorkyHTTPTransport, Transport
+from snorky.client.publication import Publication
+from snorky.client.receipt import Receipt
+from snorky.client.redis.publisher import Publisher
 
 __all__ = [
     "AsyncSnorkyBackend",

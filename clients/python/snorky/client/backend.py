@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from snorky.client.errors import SnorkyError, TransportError
-from snorky.client.transport import JSON, JsonModule, SnorkyHTTPTransport, Transport, is_count
+from snorky.client.http.transport import JSON, JsonModule, SnorkyHTTPTransport, Transport, is_count
 
 __all__ = ["Call", "Reply", "SnorkyBackend", "SnorkyError", "SnorkyHTTPTransport", "TransportError"]
 

@@ -1,10 +1,11 @@
-"""Control: a backend ends subscriptions and connections of clients, on all nodes, and asks who is there.
+"""Control: a backend begins and ends subscriptions of clients, on all nodes, and asks who is there.
 
 control = Control(SnorkyBackend(SnorkyHTTPTransport("http://127.0.0.1:8003/backend", key="...")))
 reached = control.unsubscribe(identity="ann", channel="shop:7")
 reached.connections, reached.missing
 
-`disconnect` and `unsubscribe` name clients by any of identity, connection (an id) and channel; all of them must match.
+`disconnect`, `unsubscribe` and `refresh` name clients by any of identity, connection (an id) and channel; `subscribe`
+by identity, connection and on_channel. All that are given must match.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Any, Final
 from snorky.client.aio.backend import AsyncSnorkyBackend
 from snorky.client.backend import SnorkyBackend
 from snorky.client.errors import TransportError
-from snorky.client.transport import is_count
+from snorky.client.http.transport import is_count
 
 __all__ = ["AsyncControl", "Control", "Page", "Reached"]
 
@@ -77,6 +78,25 @@ class Control:
         params = _params(identity, connection, channel, service, reason) | {"reconnect": reconnect}
         return _reached(self._backend.call(self._name, "disconnect", **params))
 
+    def subscribe(
+        self,
+        channel: Any,
+        *,
+        identity: str | int | None = None,
+        connection: str | None = None,
+        on_channel: Any = ABSENT,
+        service: str = "pubsub",
+        recover: bool | str = True,
+        expires_in_s: float | None = None,
+    ) -> Reached:
+        """Subscribe connections to a channel of a service, whatever the gateway's rules permit. Clients are notified.
+
+        With only an identity, its later connections are subscribed too, until `unsubscribe` or for expires_in_s.
+        recover: True = with positions, if the channel has a history; a position = the messages after it come first.
+        """
+        params = _subscribing(channel, identity, connection, on_channel, service, recover, expires_in_s)
+        return _reached(self._backend.call(self._name, "subscribe", **params))
+
     def unsubscribe(
         self,
         *,
@@ -92,6 +112,23 @@ class Control:
         """
         params = _params(identity, connection, channel, service, reason)
         return _reached(self._backend.call(self._name, "unsubscribe", **params))
+
+    def refresh(
+        self,
+        *,
+        identity: str | int | None = None,
+        connection: str | None = None,
+        channel: Any = ABSENT,
+        service: str = "pubsub",
+        claims: Mapping[str, Any] | None = None,
+        expires_in_s: float | None = None,
+    ) -> Reached:
+        """Ask rules and hooks again what connections may do; end what they may not do any more.
+
+        claims: in place of those of their tokens. expires_in_s: the connections are closed with 4501 then.
+        """
+        params = _params(identity, connection, channel, service, None) | _refreshing(claims, expires_in_s)
+        return _reached(self._backend.call(self._name, "refresh", **params))
 
     def nodes(self, *, after: str | None = None, limit: int = 100) -> Page:
         """List the gateway's nodes, with their numbers of connections, subscriptions and channels."""
@@ -140,6 +177,21 @@ class AsyncControl:
         params = _params(identity, connection, channel, service, reason) | {"reconnect": reconnect}
         return _reached(await self._backend.call(self._name, "disconnect", **params))
 
+    async def subscribe(
+        self,
+        channel: Any,
+        *,
+        identity: str | int | None = None,
+        connection: str | None = None,
+        on_channel: Any = ABSENT,
+        service: str = "pubsub",
+        recover: bool | str = True,
+        expires_in_s: float | None = None,
+    ) -> Reached:
+        """Subscribe connections; as Control.subscribe."""
+        params = _subscribing(channel, identity, connection, on_channel, service, recover, expires_in_s)
+        return _reached(await self._backend.call(self._name, "subscribe", **params))
+
     async def unsubscribe(
         self,
         *,
@@ -152,6 +204,20 @@ class AsyncControl:
         """End subscriptions; as Control.unsubscribe."""
         params = _params(identity, connection, channel, service, reason)
         return _reached(await self._backend.call(self._name, "unsubscribe", **params))
+
+    async def refresh(
+        self,
+        *,
+        identity: str | int | None = None,
+        connection: str | None = None,
+        channel: Any = ABSENT,
+        service: str = "pubsub",
+        claims: Mapping[str, Any] | None = None,
+        expires_in_s: float | None = None,
+    ) -> Reached:
+        """Look again at what connections may do; as Control.refresh."""
+        params = _params(identity, connection, channel, service, None) | _refreshing(claims, expires_in_s)
+        return _reached(await self._backend.call(self._name, "refresh", **params))
 
     async def nodes(self, *, after: str | None = None, limit: int = 100) -> Page:
         """List the gateway's nodes, with their numbers of connections, subscriptions and channels."""
@@ -185,6 +251,26 @@ def _params(identity: Any, connection: Any, channel: Any, service: str, reason: 
     named = {"identity": identity, "connection": connection, "reason": reason}
     params = {name: value for name, value in named.items() if value is not None}
     return params | {"service": service} | ({} if channel is ABSENT else {"channel": channel})
+
+
+def _subscribing(
+    channel: Any,
+    identity: Any,
+    connection: Any,
+    on_channel: Any,
+    service: str,
+    recover: bool | str,
+    expires_in_s: float | None,
+) -> dict[str, Any]:
+    params = _params(identity, connection, ABSENT, service, None) | {"channel": channel, "recover": recover}
+    if on_channel is not ABSENT:
+        params["onChannel"] = on_channel
+    return params if expires_in_s is None else params | {"expiresInS": expires_in_s}
+
+
+def _refreshing(claims: Mapping[str, Any] | None, expires_in_s: float | None) -> dict[str, Any]:
+    params: dict[str, Any] = {} if claims is None else {"claims": dict(claims)}
+    return params if expires_in_s is None else params | {"expiresInS": expires_in_s}
 
 
 def _reached(data: Any) -> Reached:

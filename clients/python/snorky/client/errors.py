@@ -22,10 +22,9 @@ and for PublishError also
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from snorky.client.publication import Receipt
+from snorky.client.receipt import Receipt
 
 __all__ = ["ConnectionEnded", "HistoryNotKept", "PublishError", "PublishManyError", "SnorkyError", "TransportError"]
 
@@ -128,7 +127,7 @@ class HistoryNotKept(PublishError):
 class PublishManyError(PublishError):
     """Some messages of `publish_many` failed. receipts: of all messages, None for failed ones. errors: by index."""
 
-    def __init__(self, receipts: "list[Receipt | None]", errors: dict[int, PublishError]) -> None:
+    def __init__(self, receipts: list[Receipt | None], errors: dict[int, PublishError]) -> None:
         first = errors[min(errors)]
         super().__init__(
             f"{len(errors)} of {len(receipts)} are not confirmed as published; the first: {first}",

@@ -1,4 +1,4 @@
-"""Publications through Redis, their receipts, and the meaning of Redis' replies. Pure.
+"""Publications through Redis and the meaning of Redis' replies. Pure.
 
 Rules:
 - Every message is checked before any is sent: messages that a node would drop are rejected here.
@@ -16,9 +16,10 @@ from typing import Any, Final
 from snorky.client.canonical import channel_key
 from snorky.client.errors import HistoryNotKept, PublishError
 from snorky.client.position import Position
+from snorky.client.receipt import Receipt
 from snorky.client.strict import encode
 
-__all__ = ["KEY_MAX_BYTES", "PAYLOAD_MAX_BYTES", "Publication", "Receipt", "Refusal", "Sending"]
+__all__ = ["KEY_MAX_BYTES", "PAYLOAD_MAX_BYTES", "Publication", "Refusal", "Sending"]
 
 PAYLOAD_MAX_BYTES: Final = 1_048_576  # the maximum of a gateway's /backend; larger messages get slow clients closed
 KEY_MAX_BYTES: Final = 255
@@ -48,20 +49,6 @@ class Publication:
     key: str | None = None
     service: str = "pubsub"
     require_history: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """The result of a publication that Redis has accepted.
-
-    key: the idempotency key. position: None = the channel keeps no history. nodes, connections: how many subscribe to
-    the channel; None = not requested or unknown. connections is known only if the channel's rule has `presence`.
-    """
-
-    key: str
-    position: Position | None = None
-    nodes: int | None = None
-    connections: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ export class Pane {
   #join(client) {
     const channel = this.#channel;
     this.#subscription?.close();
-    const subscription = client.subscribe(channel, (message) => this.#hear(message));
+    const subscription = client.subscribe(channel, (message) => this.#show(message));
     this.#subscription = subscription;
     subscription.ready.then(
       () => this.#subscription === subscription && this.#log.note(`Joined ${channel}, speaking ${client.encoding}`),
@@ -164,7 +164,7 @@ export class Pane {
   }
 
   /** @param {any} message from a pane, or any JSON from another publisher */
-  #hear(message) {
+  #show(message) {
     const heardAt = now();
     const isOurs = typeof message?.text === "string" && typeof message.from === "string";
     /** @type {number | null} */

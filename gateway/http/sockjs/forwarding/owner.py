@@ -61,11 +61,11 @@ class SessionOwner:
         return bool(self._lent)
 
     def tick(self, now_s: float) -> None:
-        """Remove outlets that have ended, and those whose node has gone."""
-        for number, outlet in tuple(self._lent.items()):
-            if outlet.is_ended:
+        """Remove streams that have ended, and those whose node has gone."""
+        for number, stream in tuple(self._lent.items()):
+            if stream.is_ended:
                 del self._lent[number]
-            elif now_s - outlet.heard_s > LOST_S:
+            elif now_s - stream.heard_s > LOST_S:
                 self.on_gone(number)
 
     async def stop(self) -> None:
@@ -82,11 +82,11 @@ class SessionOwner:
         self._tell(asker, "attached", number, verdict)
         if session is None or verdict != "admitted":
             return
-        outlet = RemoteStream(session, lambda *words: self._tell(asker, words[0], number, *words[1:]), is_streaming)
-        self._lent[number] = outlet
+        stream = RemoteStream(session, lambda *words: self._tell(asker, words[0], number, *words[1:]), is_streaming)
+        self._lent[number] = stream
         self._schedule()
-        session.attach(outlet)
-        if outlet.is_ended:
+        session.attach(stream)
+        if stream.is_ended:
             del self._lent[number]
 
     def on_ack(self, number: str, size: int) -> None:
@@ -94,14 +94,14 @@ class SessionOwner:
             self._lent[number].on_ack(size)
 
     def on_gone(self, number: str) -> None:
-        outlet = self._lent.pop(number, None)
-        if outlet is not None and not outlet.is_ended:
-            outlet.on_lost()
+        stream = self._lent.pop(number, None)
+        if stream is not None and not stream.is_ended:
+            stream.on_lost()
 
     def on_release(self, number: str) -> None:
-        outlet = self._lent.pop(number, None)
-        if outlet is not None:
-            outlet.session.release(outlet)
+        stream = self._lent.pop(number, None)
+        if stream is not None:
+            stream.session.release(stream)
 
     def on_alive(self, asker: str, numbers: list[str]) -> None:
         known = [number for number in numbers if number in self._lent]

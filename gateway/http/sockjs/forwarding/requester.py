@@ -46,9 +46,9 @@ _log = structlog.get_logger("snorky.sockjs")
 class _Forwarded:
     """A receiver on this node whose session is on another node."""
 
-    def __init__(self, owner: str, outlet: ResponseStream, now_s: float) -> None:
+    def __init__(self, owner: str, stream: ResponseStream, now_s: float) -> None:
         self.owner = owner
-        self.outlet = outlet
+        self.stream = stream
         self.expected = 0  # number of the next frame
         self.known_s = now_s
         self.verdict: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
@@ -60,7 +60,7 @@ class Requester:
     def __init__(self, node: Node, find: Callable[[str], Session | None], beat_s: float) -> None:
         self._node = node
         self._beat_s = beat_s
-        self._lender = SessionOwner(node.node_id, find, self._tell, self._schedule)
+        self._session_owner = SessionOwner(node.node_id, find, self._tell, self._schedule)
         self._forwarded: dict[str, _Forwarded] = {}
         self._sends: dict[str, asyncio.Future[Answer]] = {}
         self._count = 0
@@ -68,7 +68,7 @@ class Requester:
         self._starting: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._handlers: dict[str, Callable[..., None]] = {
-            **self._lender.handlers,
+            **self._session_owner.handlers,
             "attached": self._on_attached,
             "frame": self._on_frame,
             "end": self._on_end,
@@ -91,7 +91,7 @@ class Requester:
 
     async def stop(self) -> None:
         """Stop everything."""
-        await self._lender.stop()
+        await self._session_owner.stop()
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.gather(self._starting, return_exceptions=True)
@@ -101,31 +101,31 @@ class Requester:
 
     # -- the asker's side ----------------------------------------------------------------------------------------
 
-    async def attach(self, owner: str, session_id: str, outlet: ResponseStream, who: Who) -> Verdict | None:
-        """Have an outlet filled by a session of another node, if its binding admits the client. Returns the verdict.
+    async def attach(self, owner: str, session_id: str, stream: ResponseStream, who: Who) -> Verdict | None:
+        """Have a stream filled by a session of another node, if its binding admits the client. Returns the verdict.
 
-        None = there is no such session. After `release_all`, the outlet ends at once, so that its client asks again.
+        None = there is no such session. After `release_all`, the stream ends at once, so that its client asks again.
         Raises BrokerUnavailable.
         """
         await self.start()
         if self._is_stopping:
-            outlet.send(HEARTBEAT)
-            outlet.end()
+            stream.send(HEARTBEAT)
+            stream.end()
             return "admitted"
         number = self._new_id()
-        forwarded = self._forwarded[number] = _Forwarded(owner, outlet, asyncio.get_running_loop().time())
-        outlet.on_written = lambda size: self._acknowledge(owner, number, size)
-        outlet.on_lost = lambda: self._drop(number)
+        forwarded = self._forwarded[number] = _Forwarded(owner, stream, asyncio.get_running_loop().time())
+        stream.on_written = lambda size: self._acknowledge(owner, number, size)
+        stream.on_lost = lambda: self._drop(number)
         self._schedule()
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 me, words = self._node.node_id, who.words()
-                hearers = await self._tell(owner, "attach", number, me, session_id, outlet.is_streaming, words)
+                hearers = await self._tell(owner, "attach", number, me, session_id, stream.is_streaming, words)
                 verdict = await forwarded.verdict if hearers else None
                 if verdict == "admitted":
                     return verdict
         except BaseException as error:
-            outlet.lose()
+            stream.lose()
             if isinstance(error, TimeoutError):
                 raise BrokerUnavailable("sockjs") from None
             raise
@@ -167,7 +167,7 @@ class Requester:
         forwarded = self._forwarded.pop(number, None)
         if forwarded is not None:
             self._tell(forwarded.owner, "gone", number)
-            forwarded.outlet.lose()
+            forwarded.stream.lose()
             if not forwarded.verdict.done():
                 forwarded.verdict.set_result(None)
 
@@ -178,16 +178,16 @@ class Requester:
 
     def _on_frame(self, number: str, place: int, text: str) -> None:
         forwarded = self._in_turn(number, place)
-        if forwarded is not None and forwarded.outlet.is_gone():
+        if forwarded is not None and forwarded.stream.is_gone():
             self._drop(number)
         elif forwarded is not None:
-            forwarded.outlet.send(text.encode())
+            forwarded.stream.send(text.encode())
 
     def _on_end(self, number: str, place: int) -> None:
         forwarded = self._in_turn(number, place)
         if forwarded is not None:
             del self._forwarded[number]
-            forwarded.outlet.end()
+            forwarded.stream.end()
 
     def _in_turn(self, number: str, place: int) -> _Forwarded | None:
         forwarded = self._forwarded.get(number)
@@ -235,7 +235,7 @@ class Requester:
                 _log.exception("processing a message of another node failed")
 
     def _schedule(self) -> None:
-        if self._timer is None and (self._forwarded or self._lender.is_busy):
+        if self._timer is None and (self._forwarded or self._session_owner.is_busy):
             self._timer = asyncio.get_running_loop().call_later(self._beat_s, self._tick)
 
     def _tick(self) -> None:
@@ -243,7 +243,7 @@ class Requester:
         now_s = asyncio.get_running_loop().time()
         by_owner: defaultdict[str, list[str]] = defaultdict(list)
         for number, forwarded in tuple(self._forwarded.items()):
-            if forwarded.outlet.is_gone() or now_s - forwarded.known_s > LOST_S:
+            if forwarded.stream.is_gone() or now_s - forwarded.known_s > LOST_S:
                 self._drop(number)
             else:
                 by_owner[forwarded.owner].append(number)
@@ -252,5 +252,5 @@ class Requester:
                 some = numbers[start : start + ALIVE_MAX]
                 asked = self._tell(owner, "alive", self._node.node_id, some)
                 asked.add_done_callback(partial(self._on_asked, some))
-        self._lender.tick(now_s)
+        self._session_owner.tick(now_s)
         self._schedule()

@@ -5,6 +5,7 @@ import json
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,16 @@ async def test_a_key_is_checked_before_the_body() -> None:
             assert b"unauthorized" in like(answers, 401)
         like(await doors.ask(post(f"X-Backend-Key: {KEY}", size=len(ECHO)), ECHO), 200)
         like(await doors.ask(post(f"X-Backend-Key: {KEY}", "Host: any.example", size=len(ECHO)), ECHO), 200)
+
+
+@on_both_loops
+async def test_a_key_of_certain_services_opens_no_other_one() -> None:
+    key = replace(ApiKey.parse(KEY), services=frozenset(["echo_backend"]))
+    publish = json.dumps({"service": "pubsub_backend", "message": 5}).encode()
+    async with both_doors(Private(api_keys={"jobs": key})) as doors:
+        like(await doors.ask(post(f"X-Backend-Key: {KEY}", size=len(ECHO)), ECHO), 200)
+        answers = await doors.ask(post(f"X-Backend-Key: {KEY}", size=len(publish)), publish)
+        assert b"not_authorized" in like(answers, 403)
 
 
 @on_both_loops

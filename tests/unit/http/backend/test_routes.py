@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -128,6 +129,56 @@ async def test_several_keys_open_and_are_counted_by_name() -> None:
             assert (await post(site, PUBLISH, {"X-Backend-Key": f"{KEY} of {name}"})).status == 200
             assert site.sample("backend_requests_total", key=name) == 1
         assert (await post(site, PUBLISH, {"X-Backend-Key": KEY})).status == 401
+
+
+LIMITED = Private(
+    api_keys={
+        "web": ApiKey.parse(f"{KEY} of web"),
+        "jobs": replace(ApiKey.parse(f"{KEY} of jobs"), services=frozenset(["pubsub_backend"])),
+    }
+)
+CONTROL = {"service": "control", "message": {"command": "disconnect", "params": {"identity": "ann"}, "callId": 9}}
+
+
+@on_both_loops
+async def test_a_key_of_certain_services_opens_no_other_one() -> None:
+    async with running_site(private=LIMITED) as site:
+        jobs = {"X-Backend-Key": f"{KEY} of jobs"}
+        assert (await post(site, PUBLISH, jobs)).status == 200
+        for service in ("control", "auth_backend", "nobody"):  # nor does it tell which ones exist
+            response = await post(site, {**CONTROL, "service": service}, jobs)
+            assert response.status == 403
+            assert json.loads(response.body) == {
+                "service": service,
+                "message": {"type": "error", "callId": 9, "message": "Not authorized", "code": "not_authorized"},
+            }
+        replies = json.loads((await post(site, [PUBLISH, CONTROL, PUBLISH], jobs)).body)
+        assert [reply["message"].get("code") for reply in replies] == [None, "not_authorized", None]
+        assert len(site.broker.published) == 3
+        web = {"X-Backend-Key": f"{KEY} of web"}
+        assert (await post(site, {**CONTROL, "service": "nobody"}, web)).status == 404
+
+
+@on_both_loops
+async def test_calls_that_a_key_does_not_permit_are_counted_logged_and_audited() -> None:
+    async with running_site(private=LIMITED) as site:
+        jobs = {"X-Backend-Key": f"{KEY} of jobs"}
+        invented = {"service": "control", "message": {"command": "invented", "params": {}}}
+        with capture_logs() as lines:
+            replies = json.loads((await post(site, [CONTROL] * 20 + [invented], jobs)).body)
+            assert (await post(site, {"service": "secret-text", "message": {}}, jobs)).status == 403
+        assert {reply["message"]["code"] for reply in replies} == {"not_authorized"}
+        assert site.sample("refusals_total", door="backend", reason="not_authorized") == 22
+        assert site.sample("control_calls_total", command="disconnect", outcome="not_authorized") == 20
+        assert site.sample("control_calls_total", command="unknown", outcome="not_authorized") == 1
+    refused = [line for line in lines if line["event"] == "refused"]
+    assert 1 <= len(refused) < 20
+    told = {"door": "backend", "reason": "not_authorized", "key": "jobs", "service": "control", "address": "127.0.0.1"}
+    assert told.items() <= refused[0].items()
+    audited = [line for line in lines if line["event"] == "control"]
+    assert len(audited) == 21
+    assert {"by": "jobs", "command": "disconnect", "outcome": "not_authorized"}.items() <= audited[0].items()
+    assert "invented" not in str(lines) and "secret-text" not in str(lines)
 
 
 def test_each_address_has_its_own_pace_and_their_number_is_bounded() -> None:

@@ -23,9 +23,9 @@ class Slot:
         self.answers: dict[int, asyncio.Future[Any]] = {}
         self.hurries = 0
         self.metrics = Metrics()
-        self.queues = SlotQueues(self.hurry, timeout_s=2.0, metrics=self.metrics, waiting_max=50)
+        self.queues = SlotQueues(self.refresh_now, timeout_s=2.0, metrics=self.metrics, waiting_max=50)
 
-    def hurry(self) -> None:
+    def refresh_now(self) -> None:
         self.hurries += 1
 
     def publish(self, number: int) -> "asyncio.Future[Any]":

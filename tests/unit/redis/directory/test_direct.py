@@ -21,11 +21,11 @@ class ScriptedBroker:
         self.hearers = 1
         self.bring: Callable[[Sequence[bytes]], None] = lambda payloads: None
 
-    async def hear(self, key: str, on_payloads: Any, on_interrupted: Any) -> None:
+    async def subscribe_node(self, key: str, on_payloads: Any, on_interrupted: Any) -> None:
         assert key == "direct a"
         self.bring = on_payloads
 
-    def unhear(self, key: str) -> None:
+    def unsubscribe_node(self, key: str) -> None:
         assert key == "direct a"
 
     def publish(self, key: str, payload: bytes) -> "asyncio.Future[int]":

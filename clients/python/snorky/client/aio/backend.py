@@ -11,7 +11,7 @@ from typing import Any
 
 from snorky.client.aio.threads import Threads
 from snorky.client.backend import Call, Reply, SnorkyBackend
-from snorky.client.transport import JSON, JsonModule, Transport
+from snorky.client.http.transport import JSON, JsonModule, Transport
 
 __all__ = ["AsyncSnorkyBackend"]
 

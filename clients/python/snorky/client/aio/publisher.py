@@ -5,8 +5,9 @@ from functools import partial
 from typing import Any, Literal
 
 from snorky.client.aio.threads import Threads
-from snorky.client.publication import Publication, Receipt
-from snorky.client.publisher import Publisher as BlockingPublisher
+from snorky.client.publication import Publication
+from snorky.client.receipt import Receipt
+from snorky.client.redis.publisher import Publisher as BlockingPublisher
 
 __all__ = ["Publisher"]
 

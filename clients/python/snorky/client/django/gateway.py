@@ -16,7 +16,7 @@ from django.utils.module_loading import import_string
 
 from snorky.client.backend import SnorkyBackend
 from snorky.client.errors import SnorkyError, TransportError
-from snorky.client.transport import SnorkyHTTPTransport
+from snorky.client.http.transport import SnorkyHTTPTransport
 
 __all__ = ["authorize_subscription", "configured_backend", "deltas_lost", "publish_now", "snapshot"]
 

@@ -19,7 +19,7 @@ from snorky.client.django.gateway import snapshot
 from snorky.client.django.outbox import wait_for_commit
 from snorky.client.errors import PublishManyError
 from snorky.client.publication import Publication, Sending
-from snorky.client.publisher import Publisher
+from snorky.client.redis.publisher import Publisher
 
 __all__ = ["configured_publisher", "publications_lost", "publish_on_commit"]
 

@@ -9,6 +9,7 @@ The logic is in `session`; this module adds sockets, time and futures.
 
 import asyncio
 import inspect
+import logging
 import os
 import random
 import secrets
@@ -32,6 +33,8 @@ from snorky.client.realtime.topic import Topic
 __all__ = ["Client", "Subscription"]
 
 REFRESH_RETRY_S = 5.0  # after a failed refresh
+
+_log = logging.getLogger("snorky.realtime")
 
 
 class _LoopClock:
@@ -66,6 +69,7 @@ class _Process:
 class Subscription:
     """A subscription to one channel: an async iterator of Message, Gap and Recovered that ends when it is closed.
 
+    It is the result of `subscribe`, or a server-side subscription, which the backend has begun.
     Iterating raises SnorkyError: the gateway refused; ConnectionEnded: the client has ended. One reader at a time.
     """
 
@@ -78,8 +82,13 @@ class Subscription:
 
     @property
     def channel(self) -> Any:
-        """The channel that was passed to `subscribe`."""
+        """The channel that was passed to `subscribe`, or by the backend."""
         return self._topic.channel
+
+    @property
+    def service(self) -> str:
+        """The name of the channel's service."""
+        return self._topic.service
 
     @property
     def position(self) -> str | None:
@@ -143,9 +152,11 @@ class Client:
     token. ping_interval_s: between pings; a connection on which nothing arrives for two intervals is closed.
     backoff_base_s, backoff_max_s: initial and maximum bound of the random delay between attempts to connect.
     on_notification(service, message): called with notifications that do not belong to a subscribed channel; its
-    exceptions are logged (`snorky.realtime`). on_reconnecting(error, delay_s): called with the reason for the lost
-    connection (text, HTTP `status`) and the delay until the next attempt. connect_options: further arguments of
-    `websockets.connect`: `ssl`, `proxy`.
+    exceptions are logged (`snorky.realtime`). on_subscribed(subscription): called when the backend has subscribed this
+    client to a channel; without it, such messages go to on_notification. The subscription is restored after a reconnect
+    as those of `subscribe` are, and ends when the backend ends it. on_reconnecting(error, delay_s): called with the
+    reason for the lost connection (text, HTTP `status`) and the delay until the next attempt. connect_options: further
+    arguments of `websockets.connect`: `ssl`, `proxy`.
     Raises ValueError, TypeError: an argument is not valid; ImportError: websockets is missing.
     """
 
@@ -166,6 +177,7 @@ class Client:
         backoff_max_s: float = 30.0,
         on_notification: Callable[[str, dict[str, Any]], None] = lambda _service, _message: None,
         on_reconnecting: Callable[[TransportError, float], None] = lambda _error, _delay_s: None,
+        on_subscribed: Callable[[Subscription], None] | None = None,
         connect_options: dict[str, Any] | None = None,
     ) -> None:
         parts = urlsplit(url)
@@ -173,7 +185,12 @@ class Client:
             raise ValueError("url: write ws://HOST:PORT/ws or wss://..., without a user")
         if bearer not in ("header", "subprotocol"):
             raise ValueError('bearer: "header" or "subprotocol"')
-        for name, function in (("on_notification", on_notification), ("on_reconnecting", on_reconnecting)):
+        callbacks = {
+            "on_notification": on_notification,
+            "on_reconnecting": on_reconnecting,
+            "on_subscribed": on_subscribed,
+        }
+        for name, function in callbacks.items():
             if inspect.iscoroutinefunction(function):
                 raise TypeError(f"{name}: a plain function is expected; it may put items into an asyncio.Queue")
         self._tokens = TokenSource(token, is_subprotocol=bearer == "subprotocol")
@@ -199,6 +216,7 @@ class Client:
         self._events_max = events_max
         self._on_notification = on_notification
         self._on_reconnecting = on_reconnecting
+        self._on_subscribed = on_subscribed
         self._session: Session | None = None
         self._process = _Process()
         self._ended = asyncio.Event()
@@ -214,6 +232,7 @@ class Client:
             self._options,
             on_notification=self._on_notification,
             on_reconnecting=self._on_reconnecting,
+            on_subscribed=self._subscribed,
             on_end=lambda _error: self._ended.set(),
         )
         self._sockets.session = self._session
@@ -305,6 +324,34 @@ class Client:
             self._session.close()
         await self._token_calls.aclose()
         await self._sockets.aclose()
+
+    def _subscribed(self, service: str, channel: Any, has_positions: bool) -> Topic | None:
+        """Make the topic of a server-side subscription, and give its Subscription to the program."""
+        if self._on_subscribed is None:
+            return None
+        changed, session = asyncio.Event(), self._running()
+        try:
+            topic = Topic(
+                service,
+                channel,
+                recover=has_positions,
+                is_server_side=True,
+                events_max=self._events_max,
+                on_change=changed.set,
+            )
+        except (ValueError, TypeError):
+            return None  # not a valid channel
+        # later: the program may close it, and it is not in the session yet
+        subscription = Subscription(session, topic, changed, self._process)
+        asyncio.get_running_loop().call_soon(self._hand_over, subscription)
+        return topic
+
+    def _hand_over(self, subscription: Subscription) -> None:
+        try:
+            if self._on_subscribed is not None:
+                self._on_subscribed(subscription)
+        except Exception:
+            _log.exception("on_subscribed failed for %r", subscription.channel)
 
     def _running(self) -> Session:
         if self._session is None:

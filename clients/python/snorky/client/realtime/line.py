@@ -88,7 +88,7 @@ class Line:
         self._calls[call_id] = _Call(request, done, self._clock.after(timeout_s, expire))
         self._io.send(self, request.text(call_id))
 
-    def hear(self, text: str | bytes) -> tuple[str, dict[str, Any]] | None:
+    def receive(self, text: str | bytes) -> tuple[str, dict[str, Any]] | None:
         """Process a received message; return its service and itself if it is a notification, else None."""
         try:
             envelope = json.loads(text)

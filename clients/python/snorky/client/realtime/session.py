@@ -62,8 +62,10 @@ class SessionOptions:
 class Session:
     """The logic of a client: when to connect, what to send, which events to deliver.
 
-    on_notification: called with a service and its notification if that belongs to no topic. on_reconnecting: called
-    with the reason for the lost connection and the delay in seconds until the next attempt.
+    on_notification: called with a service and its notification if that belongs to no topic. on_subscribed: called with
+    a service, a channel and whether it has positions when a server-side subscription begins; returns its topic, or
+    None: the program does not want it. on_reconnecting: called with the reason for the lost connection and the delay in
+    seconds until the next attempt.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Session:
         *,
         on_notification: Callable[[str, dict[str, Any]], None] = lambda _service, _message: None,
         on_reconnecting: Callable[[TransportError, float], None] = lambda _error, _delay_s: None,
+        on_subscribed: Callable[[str, Any, bool], Topic | None] = lambda _service, _channel, _has_positions: None,
         on_end: Callable[[ConnectionEnded], None] = lambda _error: None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -82,6 +85,7 @@ class Session:
         self._options = options
         self._on_notification = on_notification
         self._on_reconnecting = on_reconnecting
+        self._on_subscribed = on_subscribed
         self._on_end = on_end
         self._uniform = uniform
         self._backoff = Backoff(base_s=options.backoff_base_s, max_s=options.backoff_max_s, uniform=uniform)
@@ -207,7 +211,7 @@ class Session:
         """Handle a message from a line."""
         if line.has_ended or self.error is not None:
             return
-        heard = line.hear(text)
+        heard = line.receive(text)
         if line.has_answered:
             self._was_token_renewed = False
         if heard is not None:
@@ -255,13 +259,23 @@ class Session:
         if service == "gateway" and message.get("type") == "moving":
             return self._move(line, message.get("graceMs"))
         topic = None
-        if message.get("type") in ("message", "gap", "unsubscribed") and "channel" in message:
+        if message.get("type") in ("message", "gap", "subscribed", "unsubscribed") and "channel" in message:
             topic = self._subscriptions.find(service, message["channel"])
+            if topic is None and message["type"] == "subscribed" and self._begin(line, service, message):
+                return
         if topic is None:
             if line is self._current:
                 self._tell(self._on_notification, service, message)
         else:
             self._subscriptions.notify(line, topic, message)
+
+    def _begin(self, line: Line, service: str, message: dict[str, Any]) -> bool:
+        """Begin a server-side subscription. False: the program does not want it."""
+        has_positions = isinstance(message.get("position"), str)
+        topic = self._on_subscribed(service, message["channel"], has_positions)
+        if topic is not None:
+            self._subscriptions.begin(line, topic, message)
+        return topic is not None
 
     def _tell(self, function: Callable[..., None], *arguments: object) -> None:
         """Call a function of the program. An exception is logged and does not affect the session."""

@@ -6,8 +6,10 @@ Rules:
 - A topic that the gateway refuses permanently is removed. If it is unknown whether a line is subscribed, the line is
   closed: the state of a new connection is known.
 - A parked topic (its reader is too slow, or it missed too much) is subscribed on no line. It reads history while
-  there is room for events, and subscribes again when it has caught up. With a token it stays subscribed meanwhile,
-  see `topic`.
+  there is room for events, and subscribes again when it has caught up. With a token, or if it is server-side, it stays
+  subscribed meanwhile, see `topic`.
+- The notification `subscribed` of a channel without a topic begins a server-side one. If the channel has a topic, its
+  own `subscribe` brings what it needs.
 - The notification `unsubscribed` is the end of a subscription on a line. `expired`: the topic gets a new token and
   subscribes again from its last position. Any other code, and `expired` of a fixed token, ends the topic.
 """
@@ -56,6 +58,14 @@ class Subscriptions:
             raise SnorkyError("Already subscribed", "already_subscribed")
         self.topics[topic.key] = topic
         self._ask_all(topic)
+
+    def begin(self, line: Line, topic: Topic, notification: dict[str, Any]) -> None:
+        """Add the topic of a server-side subscription that has begun on a line."""
+        self.topics[topic.key] = topic
+        topic.request(line)
+        answer = topic.answer(line, notification, is_alone=self._lines()[0] in (None, line))
+        if answer is Answer.FAR or topic.is_full:
+            self.park(topic)
 
     def remove(self, topic: Topic) -> None:
         """Unsubscribe from a topic. Idempotent."""
@@ -107,7 +117,10 @@ class Subscriptions:
 
     def notify(self, line: Line, topic: Topic, notification: dict[str, Any]) -> None:
         """Handle a notification of a topic."""
-        if notification.get("type") == "unsubscribed":
+        if notification.get("type") == "subscribed":
+            if topic.is_server_side and not topic.is_on(line):
+                self.ask(line, topic)  # ordered on this line too, or again
+        elif notification.get("type") == "unsubscribed":
             self._end(line, topic, notification)
         elif not topic.notify(line, notification):
             self.ask_anew(line, topic)
@@ -135,7 +148,7 @@ class Subscriptions:
 
     def ask(self, line: Line, topic: Topic, *, delay_s: float = 0.0) -> None:
         """Subscribe a line to a topic, with a token after a delay; retry if the gateway says that this helps."""
-        if (topic.is_parked and topic.token is None) or (line, topic) in self._asked:
+        if (topic.is_parked and not topic.stays_parked) or (line, topic) in self._asked:
             return
         mark = self._asked[line, topic] = object()  # identifies this request: the reply to a withdrawn one is ignored
 
@@ -189,7 +202,7 @@ class Subscriptions:
 
     def ask_anew(self, line: Line, topic: Topic) -> None:
         """Unsubscribe and subscribe again from the last position: the gap is filled or reported."""
-        self.give_up(line, topic)
+        self.give_up(line, topic, is_again=True)
         self.ask(line, topic)
 
     def _refuse(self, topic: Topic, error: Exception) -> None:
@@ -200,8 +213,11 @@ class Subscriptions:
         for line in self._lines():
             self.give_up(line, topic)
 
-    def give_up(self, line: Line | None, topic: Topic) -> None:
-        """Unsubscribe a line from a topic, if it is subscribed or has asked to be."""
+    def give_up(self, line: Line | None, topic: Topic, *, is_again: bool = False) -> None:
+        """Unsubscribe a line from a topic, if it is subscribed or has asked to be.
+
+        is_again: it subscribes again. The backend's subscription begins again without being ended first.
+        """
         if line is None:
             return
         self._asked.pop((line, topic), None)
@@ -209,6 +225,8 @@ class Subscriptions:
         if not line.is_open or not topic.is_on(line):
             return
         topic.leave(line)
+        if is_again and topic.is_server_side:
+            return
         params = {"channel": topic.channel}
         # A refusal means that there was no subscription.
         self._call(line, topic, "unsubscribe", params, lambda _data, _error: None)
@@ -221,11 +239,11 @@ class Subscriptions:
             return None  # not a valid channel, so this client cannot have subscribed to it
 
     def park(self, topic: Topic) -> None:
-        """Let a topic catch up by reading history, unsubscribed unless it has a token."""
+        """Let a topic catch up by reading history, unsubscribed unless it `stays_parked`."""
         if topic.position is None or topic.is_parked or self.topics.get(topic.key) is not topic:
             return
         for line in self._lines():
-            if topic.token is None:
+            if not topic.stays_parked:
                 self.give_up(line, topic)
             elif line is not None and topic.is_on(line) and (line, topic) not in self._asked:
                 topic.stay(line)
@@ -237,7 +255,7 @@ class Subscriptions:
         line = self._lines()[0]
         if not topic.is_parked or not topic.has_room or line is None or topic in self._reading:
             return
-        if topic.token is not None and (not topic.is_on(line) or (line, topic) in self._asked):
+        if topic.stays_parked and (not topic.is_on(line) or (line, topic) in self._asked):
             return  # the reply to `subscribe` continues
         self._reading.add(topic)
         interruptions = topic.interruptions
@@ -272,7 +290,7 @@ class Subscriptions:
     def _unpark(self, topic: Topic) -> None:
         topic.is_parked = False
         for line in self._lines():
-            self.give_up(line, topic)
+            self.give_up(line, topic, is_again=True)
         self._ask_all(topic)
 
     def _ask_all(self, topic: Topic) -> None:

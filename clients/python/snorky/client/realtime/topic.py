@@ -11,8 +11,10 @@ Rules:
   positions, messages are dropped and a Gap reports it.
 - A parked topic reads history page by page while there is room, and subscribes again when it has caught up. So does a
   topic that missed more than the reply to `subscribe` can contain.
-- A parked topic with a token stays subscribed, because its token permits to read history only meanwhile. It drops what
-  arrives.
+- A parked topic with a token, or of a server-side subscription, stays subscribed, because it may read history only
+  meanwhile. It drops what arrives.
+- A server-side subscription is one that the backend has begun. Its topic begins with the notification `subscribed`. On
+  later lines it asks for it as for any other, with `serverSide`, and never unsubscribes to subscribe again.
 """
 
 from collections import deque
@@ -55,7 +57,7 @@ class Answer(Enum):
 class Topic:
     """One subscription. recover: True = from now on, a position = from there on, False = without positions.
 
-    token: where its subscription tokens come from; None = it needs none.
+    token: where its subscription tokens come from; None = it needs none. is_server_side: the backend has begun it.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Topic:
         *,
         recover: bool | str = False,
         token: ChannelToken | None = None,
+        is_server_side: bool = False,
         events_max: int = 1_000,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
@@ -72,6 +75,7 @@ class Topic:
         self.channel = channel
         self.key = topic_key(service, channel)
         self.token = token
+        self.is_server_side = is_server_side
         self.is_recovering = recover is not False
         self.position: Position | None = Position.parse(recover) if isinstance(recover, str) else None
         self.state: Literal["wished", "confirmed", "refused", "closed"] = "wished"
@@ -96,6 +100,11 @@ class Topic:
         """True if the line is subscribed to the channel or has asked to be."""
         return self._owner is line or line in self._held
 
+    @property
+    def stays_parked(self) -> bool:
+        """True if it stays subscribed while it is parked."""
+        return self.token is not None or self.is_server_side
+
     def request(self, line: "Line", token: str | None = None) -> dict[str, Any]:
         """Return the parameters of `subscribe`; the line's messages are buffered until `answer`."""
         self._held[line] = []
@@ -104,6 +113,8 @@ class Topic:
         params: dict[str, Any] = {"channel": self.channel}
         if token is not None:
             params["token"] = token
+        if self.is_server_side:
+            params["serverSide"] = True
         if self.is_recovering and not self.is_parked:
             params["recover"] = True if self.position is None else str(self.position)
         return params

@@ -1,20 +1,29 @@
 """ClusterLimiter: the limits over all nodes, as one node applies them."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
 
-from snorky.gateway.auth.authenticator import Authenticator
 from snorky.gateway.config.channel_rules import ChannelRule
 from snorky.gateway.config.cluster_limits import ClusterLimits
 from snorky.gateway.connection.cluster_quotas import ClusterQuotas
 from snorky.gateway.connection.cluster_rates import ClusterRates
 from snorky.gateway.connection.connection import Connection
+from snorky.gateway.connection.publish_limits import PublishLimits
+from snorky.gateway.connection.refusals import Refusals
 from snorky.gateway.contracts.limits import LimitStore
 from snorky.gateway.metrics import Metrics
 from snorky.gateway.presence.cluster_counts import ClusterCounts
 from snorky.gateway.presence.rate_exchange import RateExchange
-from snorky.gateway.sdk.publish_limits import PublishLimits
 
 __all__ = ["ClusterLimiter"]
+
+
+class Identities(Protocol):
+    """The part of an authenticator that is used here. Called before a connection gets an identity, and after that."""
+
+    refusals: Refusals
+    before_identity: Callable[[Connection, str], Awaitable[None]]
+    after_identity: Callable[[Connection], object]
 
 
 class ClusterLimiter:
@@ -24,7 +33,7 @@ class ClusterLimiter:
     """
 
     def __init__(
-        self, limits: ClusterLimits, store: LimitStore, auth: Authenticator, metrics: Metrics, *, bytes_min: int
+        self, limits: ClusterLimits, store: LimitStore, auth: Identities, metrics: Metrics, *, bytes_min: int
     ) -> None:
         self._store = store
         self._is_used = limits.are_set

@@ -6,16 +6,16 @@
  * expires, so on each connection the client asks the service `auth`.
  */
 
-import { SnorkyError } from "./error.js";
+import { SnorkyError } from "../error.js";
 
 /**
- * @typedef {import("./connection.js").Connection} Connection
+ * @typedef {import("../wire/connection.js").Connection} Connection
  *
  * @typedef {string | (() => string | Promise<string>)} TokenSource
  *
  * @typedef {object} TokenOptions
  * @property {TokenSource | undefined} token
- * @property {import("./clock.js").Clock} clock
+ * @property {import("../clock.js").Clock} clock
  * @property {() => number} random
  * @property {number} callTimeoutMs
  * @property {(error: SnorkyError) => void} onError the token was not renewed; the client tries again

@@ -8,7 +8,7 @@
  *   gateway learns, so a message from another client cannot pass for a reply.
  */
 
-import { SnorkyError } from "./error.js";
+import { SnorkyError } from "../error.js";
 import { randomHex } from "./random.js";
 import { refusalOf } from "./refusal.js";
 import { Request } from "./request.js";
@@ -33,7 +33,7 @@ import { Request } from "./request.js";
  * @property {SocketClass} WebSocket
  * @property {import("./json.js").Codec} codec
  * @property {number} messageMaxBytes
- * @property {import("./clock.js").Clock} clock
+ * @property {import("../clock.js").Clock} clock
  * @property {number} connectTimeoutMs a socket that is not open after this time is closed
  * @property {number} probeAfterMs time without any message after which the server is probed; 0: never
  * @property {number} probeTimeoutMs time without any message after the probe until the connection counts as dead

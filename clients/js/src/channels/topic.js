@@ -23,13 +23,13 @@
  * @property {"live" | "recovery"} cause `live`: while connected; `recovery`: after subscribing again
  * @property {string | null} position where delivery continues; null: the channel keeps no history
  *
- * @typedef {import("./error.js").SnorkyError} SnorkyError
- * @typedef {import("./grant.js").SubscriptionTokenSource} SubscriptionTokenSource
+ * @typedef {import("../error.js").SnorkyError} SnorkyError
+ * @typedef {import("../session/grant.js").SubscriptionTokenSource} SubscriptionTokenSource
  * @typedef {(message: any, info: MessageInfo) => void} MessageHandler
  */
 
-import { channelName } from "./canonical.js";
-import { Emitter, protect } from "./emitter.js";
+import { channelName } from "../wire/canonical.js";
+import { Emitter, protect } from "../emitter.js";
 import { Sequence } from "./sequence.js";
 
 /** A key that is equal for two channels iff they are the same. @param {string} service @param {unknown} channel */
@@ -52,16 +52,17 @@ export class Topic {
   recovers = false;
   sequence = new Sequence();
 
-  /** @param {string} service @param {any} channel */
-  constructor(service, channel) {
+  /** @param {string} service @param {any} channel @param {boolean} [isServerSide] the backend has subscribed this client */
+  constructor(service, channel, isServerSide = false) {
     this.service = service;
     this.channel = channel;
+    this.isServerSide = isServerSide;
     this.key = topicKey(service, channel);
     this.#wish();
   }
 
   get isWanted() {
-    return this.#seats.size > 0;
+    return this.isServerSide || this.#seats.size > 0;
   }
 
   /** True until a server refuses or ends the subscription that one has confirmed. */
@@ -99,6 +100,11 @@ export class Topic {
     const seat = { handler, token };
     this.#seats.add(seat);
     return () => this.#seats.delete(seat);
+  }
+
+  /** Remove all handlers. */
+  clear() {
+    this.#seats.clear();
   }
 
   /**

@@ -1,9 +1,9 @@
 /** Calls that wait for a connection, bounded in number and time. */
 
-import { SnorkyError } from "./error.js";
+import { SnorkyError } from "../error.js";
 
 /**
- * @typedef {import("./connection.js").Connection} Connection
+ * @typedef {import("../wire/connection.js").Connection} Connection
  *
  * @typedef {object} Waiter
  * @property {(connection: Connection) => void} resolve
@@ -20,7 +20,7 @@ export class Waiting {
   /**
    * offline: creates the error of a call that gets no connection in time.
    *
-   * @param {import("./clock.js").Clock} clock @param {number} max @param {() => SnorkyError} offline
+   * @param {import("../clock.js").Clock} clock @param {number} max @param {() => SnorkyError} offline
    */
   constructor(clock, max, offline) {
     this.#clock = clock;

@@ -9,17 +9,17 @@
  */
 
 import { Backoff } from "./backoff.js";
-import { SnorkyError } from "./error.js";
+import { SnorkyError } from "../error.js";
 import { Mover } from "./mover.js";
-import { probe } from "./refusal.js";
+import { probe } from "../wire/refusal.js";
 import { Session } from "./session.js";
 import { Token } from "./token.js";
 
 /**
- * @typedef {import("./topic.js").Topic} Topic
- * @typedef {import("./connection.js").Notification} Notification
- * @typedef {import("./options.js").Settings} Settings
- * @typedef {import("./refusal.js").Refusal} Refusal
+ * @typedef {import("../channels/topic.js").Topic} Topic
+ * @typedef {import("../wire/connection.js").Notification} Notification
+ * @typedef {import("../options.js").Settings} Settings
+ * @typedef {import("../wire/refusal.js").Refusal} Refusal
  *
  * @typedef {object} LinkEvents
  * @property {() => Iterable<Topic>} topics those that every session subscribes to
@@ -27,6 +27,8 @@ import { Token } from "./token.js";
  * @property {(service: string, message: Notification) => void} onNotice
  * @property {(topic: Topic, error: SnorkyError) => void} onRefused
  * @property {(topic: Topic, error: SnorkyError) => void} onUnsubscribed
+ * @property {(service: string, channel: unknown) => Topic | undefined} onSubscribed
+ * @property {(topic: Topic) => void} onBegun
  * @property {(topic: Topic, error: SnorkyError) => void} onNoToken
  * @property {(error: SnorkyError) => void} onError
  * @property {(session: Session, how: {isMove: boolean, isResync: boolean}) => void} onOpen a session has become current
@@ -137,6 +139,8 @@ export class Link {
         find: events.find,
         onRefused: events.onRefused,
         onUnsubscribed: events.onUnsubscribed,
+        onSubscribed: events.onSubscribed,
+        onBegun: events.onBegun,
         onNoToken: events.onNoToken,
         onFault: events.onError,
         onEnd: (code, reason, refusal) => this.#onEnd(session, code, reason, refusal),

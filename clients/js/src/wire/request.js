@@ -4,7 +4,7 @@
  * The parameters are copied, so later changes by the application have no effect.
  */
 
-import { SnorkyError } from "./error.js";
+import { SnorkyError } from "../error.js";
 import { plain } from "./values.js";
 
 /**

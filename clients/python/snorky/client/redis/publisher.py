@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Literal
 
-from snorky.client.batch import Batch
-from snorky.client.publication import Publication, Receipt, Refusal, Sending
-from snorky.client.redis_cluster import Server
-from snorky.client.redis_pool import Pools
-from snorky.client.redis_versions import connection_of
+from snorky.client.publication import Publication, Refusal, Sending
+from snorky.client.receipt import Receipt
+from snorky.client.redis.batch import Batch
+from snorky.client.redis.cluster import Server
+from snorky.client.redis.pool import Pools
+from snorky.client.redis.versions import connection_of
 
 __all__ = ["Publisher"]
 

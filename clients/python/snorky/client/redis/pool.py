@@ -1,6 +1,6 @@
 """Pools of connections to one or several Redis, which never send a command twice.
 
-    URL                                              as snorky/redis_url.py parses it; the same grammar as for nodes
+    URL                                              as url.py parses it; the same grammar as for nodes
     URL,URL,...                                      several independent Redis: each channel is on one of them
 
 redis-py's own retry is off: it would repeat commands that may have been executed. Pools are thread-safe and may be
@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from snorky.client.redis_cluster import Cluster, Server
-from snorky.client.redis_url import RedisUrl, parse_redis_url
-from snorky.client.redis_versions import silent_options
+from snorky.client.redis.cluster import Cluster, Server
+from snorky.client.redis.url import RedisUrl, parse_redis_url
+from snorky.client.redis.versions import silent_options
 
 if TYPE_CHECKING:
     from redis.connection import ConnectionPool

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from snorky.client.errors import PublishError, PublishManyError
-from snorky.client.publication import Receipt, Sending
+from snorky.client.publication import Sending
+from snorky.client.receipt import Receipt
 
 __all__ = ["Batch"]
 

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from snorky.client.errors import TransportError
-from snorky.client.wire import Endpoint, InvalidReply, NoReply, NotSent, Response, Wire
+from snorky.client.http.wire import Endpoint, InvalidReply, NoReply, NotSent, Response, Wire
 
 __all__ = ["JSON", "JsonModule", "SnorkyHTTPTransport", "Transport"]
 

@@ -1,8 +1,9 @@
-/** The result of `subscribe`: one handler on a channel. */
+/** The result of `subscribe`: one handler on a channel. And a server-side subscription, which the backend has begun. */
 
 /**
  * @typedef {import("./topic.js").Topic} Topic
  * @typedef {import("./topic.js").TopicEvents} TopicEvents
+ * @typedef {import("./topic.js").MessageHandler} MessageHandler
  */
 
 /** One handler on a channel, until `close`. */
@@ -53,5 +54,27 @@ export class Subscription {
   close() {
     for (const end of this.#ends.splice(0)) end();
     this.#leave();
+  }
+}
+
+/** A server-side subscription, until the backend ends it or `close` is called. Messages arrive after its event. */
+export class ServerSubscription extends Subscription {
+  #join;
+
+  /** @param {Topic} topic @param {() => void} leave idempotent */
+  constructor(topic, leave) {
+    super(topic, leave);
+    this.#join = (/** @type {MessageHandler} */ handler) => topic.join(handler);
+  }
+
+  /**
+   * Add a handler of messages, best in the handler of the event: earlier messages are not delivered to it. Returns a
+   * function that removes it.
+   *
+   * @param {MessageHandler} handler
+   * @returns {() => void}
+   */
+  handle(handler) {
+    return this.#join(handler);
   }
 }

@@ -15,23 +15,23 @@
  *   No publication is dropped silently.
  */
 
-import { channelName } from "./canonical.js";
-import { SnorkyError } from "./error.js";
-import { Request } from "./request.js";
-import { plain } from "./values.js";
+import { channelName } from "../wire/canonical.js";
+import { SnorkyError } from "../error.js";
+import { Request } from "../wire/request.js";
+import { plain } from "../wire/values.js";
 
 /**
- * @typedef {import("./connection.js").Connection} Connection
+ * @typedef {import("../wire/connection.js").Connection} Connection
  *
  * @typedef {object} OwnOptions
- * @property {import("./clock.js").Clock} clock
+ * @property {import("../clock.js").Clock} clock
  * @property {() => number} random
  * @property {number} callTimeoutMs for each attempt
  * @property {boolean} hasIdentity
  * @property {number} queueMax publications
  * @property {number} queueMaxBytes encoded size of the queued publications
  *
- * @typedef {import("./request.js").RequestOptions & OwnOptions} QueueOptions
+ * @typedef {import("../wire/request.js").RequestOptions & OwnOptions} QueueOptions
  *
  * @typedef {object} Publication
  * @property {string} service

@@ -5,15 +5,15 @@
  * The server handles the requests of a connection in order, so `subscribe` may follow `unsubscribe` without waiting.
  */
 
-import { Connection } from "./connection.js";
-import { SnorkyError } from "./error.js";
-import { Feed } from "./feed.js";
+import { Connection } from "../wire/connection.js";
+import { SnorkyError } from "../error.js";
+import { Feed } from "../channels/feed.js";
 import { Grant } from "./grant.js";
 import { Overlap } from "./overlap.js";
 
 /**
- * @typedef {import("./topic.js").Topic} Topic
- * @typedef {import("./connection.js").Notification} Notification
+ * @typedef {import("../channels/topic.js").Topic} Topic
+ * @typedef {import("../wire/connection.js").Notification} Notification
  *
  * @typedef {object} SessionEvents
  * @property {(service: string, message: Notification) => void} onNotice a notification that is of no subscribed channel;
@@ -22,11 +22,14 @@ import { Overlap } from "./overlap.js";
  * @property {(service: string, channel: unknown) => Topic | undefined} find the topic of a channel
  * @property {(topic: Topic, error: SnorkyError) => void} onRefused the server refused; this session does not retry
  * @property {(topic: Topic, error: SnorkyError) => void} onUnsubscribed the server has ended the subscription for good
+ * @property {(service: string, channel: unknown) => Topic | undefined} onSubscribed the backend has subscribed this client
+ *   to a channel without a topic; returns a new topic, or undefined: the application does not want it
+ * @property {(topic: Topic) => void} onBegun such a topic is enrolled, and its messages follow
  * @property {(topic: Topic, error: SnorkyError) => void} onNoToken there is no token for a channel; the session tries again
  *
- * @typedef {import("./connection.js").ConnectionOptions
+ * @typedef {import("../wire/connection.js").ConnectionOptions
  *   & {callTimeoutMs: number, backoffMaxMs: number, random: () => number}} SessionOptions
- * @typedef {Pick<import("./connection.js").ConnectionEvents, "onOpen" | "onFault" | "onEnd">} SocketEvents
+ * @typedef {Pick<import("../wire/connection.js").ConnectionEvents, "onOpen" | "onFault" | "onEnd">} SocketEvents
  *
  * @typedef {{feed: Feed, grant: Grant, answered: Promise<void>}} Enrolment a topic on this session. answered: resolves
  *   when the subscription is confirmed or refused
@@ -132,6 +135,22 @@ export class Session {
 
   /** @param {Topic} topic @param {Promise<void>} [before] wait for it before subscribing */
   #enrol(topic, before) {
+    const { feed, grant } = this.#parts(topic);
+    this.#enrolled.set(topic, { feed, grant, answered: this.#subscribe(topic, feed, grant, before) });
+  }
+
+  /** Enrol the topic of a server-side subscription that has begun. @param {Topic} topic @param {Notification} notification */
+  #begin(topic, notification) {
+    const { feed, grant } = this.#parts(topic);
+    this.#enrolled.set(topic, { feed, grant, answered: Promise.resolve() });
+    feed.begin();
+    topic.confirm();
+    this.#events.onBegun(topic);
+    feed.answered(notification); // without effect if a handler has closed the subscription
+  }
+
+  /** @param {Topic} topic */
+  #parts(topic) {
     const { connection } = this;
     const feed = new Feed(topic, {
       onLoose: this.#events.onLoose,
@@ -145,7 +164,7 @@ export class Session {
       onError: (error) => this.#events.onNoToken(topic, error),
       onLost: () => this.#askAnew(topic),
     });
-    this.#enrolled.set(topic, { feed, grant, answered: this.#subscribe(topic, feed, grant, before) });
+    return { feed, grant };
   }
 
   /** Forget a topic on this session. @param {Topic} topic */
@@ -162,7 +181,8 @@ export class Session {
     const enrolment = this.#enrolled.get(topic);
     if (this.#hasEnded || enrolment === undefined) return;
     end(enrolment);
-    this.#enrol(topic, this.#giveUp(topic));
+    // The backend's subscription begins again without being ended first.
+    this.#enrol(topic, topic.isServerSide ? undefined : this.#giveUp(topic));
   }
 
   /** Subscribe again with the topic's present position: the server has ended its subscription. @param {Topic} topic @param {Enrolment} enrolment */
@@ -248,6 +268,7 @@ export class Session {
   #onNotification(service, message) {
     if (service === "gateway") return this.#events.onNotice(service, message);
     const type = message?.type;
+    if (type === "subscribed" && this.#onSubscribed(service, message)) return;
     const isOfChannel = type === "message" || type === "gap" || type === "unsubscribed";
     const topic = isOfChannel ? this.#events.find(service, message.channel) : undefined;
     let hasRoom = true;
@@ -256,6 +277,22 @@ export class Session {
     else if (this.#held === null) this.#events.onNotice(service, message);
     else hasRoom = this.#held.push([service, message]) <= HELD_MAX;
     if (!hasRoom) this.connection.close("kept too much"); // a new connection recovers or reports the loss
+  }
+
+  /** Returns false if the application does not want the subscription. @param {string} service @param {Notification} message */
+  #onSubscribed(service, message) {
+    const known = this.#events.find(service, message.channel);
+    if (known !== undefined) {
+      // If it is the application's own, its own `subscribe` brings what it needs.
+      if (known.isServerSide && !this.#enrolled.has(known)) this.subscribe(known);
+      return true;
+    }
+    const topic = this.#events.onSubscribed(service, message.channel);
+    if (topic !== undefined) {
+      topic.recovers = typeof message.position === "string";
+      this.#begin(topic, message);
+    }
+    return topic !== undefined;
   }
 
   /** @param {Topic} topic @param {Notification} notification */

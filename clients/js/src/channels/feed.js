@@ -15,7 +15,7 @@
 
 /**
  * @typedef {import("./topic.js").Topic} Topic
- * @typedef {import("./connection.js").Notification} Notification
+ * @typedef {import("../wire/connection.js").Notification} Notification
  *
  * @typedef {object} Recovery the reply to a subscription that recovers
  * @property {string | null} position null: the channel keeps no history
@@ -70,7 +70,14 @@ export class Feed {
     const { channel, position } = this.#topic;
     this.#wasAsked = true;
     this.#asked = position;
-    return { channel, ...(this.recovers ? { recover: position ?? true } : {}), ...(token === undefined ? {} : { token }) };
+    const side = this.#topic.isServerSide ? { serverSide: true } : {};
+    const wish = this.recovers ? { recover: position ?? true } : {};
+    return { channel, ...wish, ...side, ...(token === undefined ? {} : { token }) };
+  }
+
+  /** The server has begun the subscription without a request; `answered` must follow. */
+  begin() {
+    this.#wasAsked = true;
   }
 
   /** Ignore all further messages. */
@@ -145,7 +152,7 @@ export class Feed {
       }
       if (!hasMoved) topic.sequence.moveTo(answer.position);
       if (this.#asked !== null) topic.recovered(count);
-    } else if (this.#asked !== null || topic.hasBeenConfirmed) {
+    } else if (this.#asked !== null || topic.hasBeenConfirmed || (topic.isServerSide && answer.position !== null)) {
       topic.lose(answer.position, "recovery");
     } else {
       topic.sequence.moveTo(answer.position); // the first subscription has missed nothing

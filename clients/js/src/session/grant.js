@@ -8,17 +8,17 @@
  * - After `end` nothing is sent or reported, and no timer is left.
  */
 
-import { SnorkyError } from "./error.js";
+import { SnorkyError } from "../error.js";
 import { DELAY_MAX_MS, checked, noToken } from "./token.js";
 
 /**
- * @typedef {import("./topic.js").Topic} Topic
+ * @typedef {import("../channels/topic.js").Topic} Topic
  *
  * @typedef {string | ((channel: any) => string | null | Promise<string | null>)} SubscriptionTokenSource null: the
  *   client may not subscribe
  *
  * @typedef {object} GrantOptions
- * @property {import("./clock.js").Clock} clock
+ * @property {import("../clock.js").Clock} clock
  * @property {() => number} random
  * @property {number} callTimeoutMs
  * @property {number} backoffMaxMs

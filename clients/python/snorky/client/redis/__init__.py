@@ -1,0 +1,1 @@
+"""Publishing through Redis; needs redis-py (snorky-client[redis])."""

@@ -1,0 +1,84 @@
+"""Subscribing to pub/sub channels: for a client that asks, and for one that the backend subscribes.
+
+The backend's subscriptions are server-side subscriptions. The client is notified with the fields of the reply to
+`subscribe`:
+
+    {"type": "subscribed", "channel": C, "position": P, "recovered": R, "messages": [...], "expiresInS": S}
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from snorky.gateway import Compound, Connection, Position, channel_name, history_of
+from snorky.services.pubsub.parameters import recovery_of
+from snorky.services.pubsub.presence import PresenceCommands, present
+from snorky.services.pubsub.replies import NOTHING_TO_RECOVER, recovered
+from snorky.services.rpc import Request
+
+__all__ = ["Subscribing"]
+
+
+class Subscribing(PresenceCommands):
+    """The part of a PubSubService that subscribes connections."""
+
+    async def subscribe_client(
+        self,
+        connection: Connection,
+        channel: Any,
+        *,
+        recover: bool | str,
+        expires_in_s: float | None,
+        permit: Callable[[], object],
+    ) -> None:
+        """Subscribe a client by order of the backend, without asking rules and hooks, and notify it.
+
+        permit: called when it is subscribed; if it raises, the subscription is undone. Raises as Topics.subscribe.
+        """
+        is_recovering, since = recovery_of(recover)
+        rule = self.rules.find(channel_name(channel))
+        history, most = self.topics.promised(channel, history_of(rule)), rule.subscribers_max
+        notification: dict[str, Any] = {"type": "subscribed", "channel": channel}
+        reply, fields = Compound(), NOTHING_TO_RECOVER if is_recovering else {}
+        async with present(self.topics, self.rosters, connection, channel) if rule.presence else nullcontext():
+            if history is not None and is_recovering and rule.recovery:
+                shape = self.notification(channel)
+                recovery = await self.topics.recover(connection, channel, history, since, subscribers_max=most)
+                reply = recovered(recovery, shape)
+                fields = reply.value if isinstance(reply.value, dict) else {}
+            else:  # held, so that the notification comes first
+                async with self.topics.atomic_subscribe(connection, channel, history=history, subscribers_max=most):
+                    pass
+            try:
+                permit()
+            except BaseException:
+                self.cut_subscription(connection, channel)
+                raise
+        if expires_in_s is not None:
+            notification["expiresInS"] = int(expires_in_s)
+        instead = notification | reply.instead if isinstance(reply.instead, dict) else None
+        self.send_compound(connection, notification | fields, reply, instead)
+
+    async def _subscribe(
+        self, request: Request, channel: Any, since: Position | None, *, is_recovering: bool
+    ) -> Compound | dict[str, Any] | None:
+        """Subscribe a client that asks, after its rules; a server-side subscription begins again, from `since`."""
+        await self._demand_subscriber(request, channel)
+        connection, rule = request.connection, self.rules.find(channel_name(channel))
+        is_again = self.is_server_side(connection, channel) and self.topics.is_subscribed(connection, channel)
+        history, most = self.topics.promised(channel, history_of(rule)), rule.subscribers_max
+        is_entering = rule.presence and not is_again
+        async with present(self.topics, self.rosters, connection, channel) if is_entering else nullcontext():
+            if is_again:
+                self.topics.suspend(connection, channel)
+            try:
+                if history is not None and is_recovering and rule.recovery:
+                    shape = self.notification(channel)
+                    recovery = await self.topics.recover(connection, channel, history, since, subscribers_max=most)
+                    return recovered(recovery, shape)
+                await self.topics.subscribe(connection, channel, history=history, subscribers_max=most)
+            except BaseException:
+                if is_again and rule.presence:
+                    self.rosters.leave_soon(connection, channel)
+                raise
+        return NOTHING_TO_RECOVER if is_recovering else None

@@ -1,0 +1,146 @@
+"""Guards of permissions by the token and by the key: what the tables of docs/permissions.md promise."""
+
+from tests.fault_lab.mutations.mutation import Mutation, test
+
+__all__ = ["TABLE_MUTATIONS"]
+
+_BY_TOKEN = "tests/e2e/test_permissions_of_tokens.py"
+_TABLE = test("tests/e2e/test_permissions.py", "true and json")
+_TOKENS = test(_BY_TOKEN, "true and json")
+_KEYS = test("tests/e2e/test_permissions_of_backends.py", "true and node")
+
+TABLE_MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        guard="a client in a handshake",
+        file="gateway/http/websocket/handler.py",
+        old="                refusal = error\n",
+        new="                pass\n",
+        argv=_TOKENS,
+    ),
+    Mutation(
+        guard="a client in a SockJS request",
+        file="gateway/http/sockjs/session_store.py",
+        old="        except InvalidToken as error:\n            refusal = error\n",
+        new="        except InvalidToken as error:\n            pass\n",
+        argv=test(_BY_TOKEN, "true and xhr"),
+    ),
+    Mutation(
+        guard="signature of a token",
+        file="gateway/auth/tokens.py",
+        old="options=options,",
+        new='options={**options, "verify_signature": False},',
+        argv=_TOKENS,
+    ),
+    Mutation(
+        guard="expired connection token",
+        file="gateway/auth/tokens.py",
+        old='"require": ["exp", claim], "verify_sub": False',
+        new='"require": ["exp", claim], "verify_sub": False, "verify_exp": False',
+        argv=_TOKENS,
+    ),
+    Mutation(
+        guard="expired subscription token",
+        file="gateway/auth/tokens.py",
+        old='"require": ["exp"], "verify_sub": False',
+        new='"require": ["exp"], "verify_sub": False, "verify_exp": False',
+        argv=_TOKENS,
+    ),
+    Mutation(
+        guard="connection token as a subscription token",
+        file="gateway/auth/tokens.py",
+        old='        if "channel" not in claims:  # its value may be null\n            raise InvalidToken("claim")\n',
+        new='        claims.setdefault("channel", "c")\n',
+        argv=_TOKENS,
+    ),
+    Mutation(
+        guard="revoked connection token",
+        file="gateway/auth/authenticator.py",
+        old="                if session.is_hit(revocation):\n",
+        new="                if False:\n",
+        argv=_TOKENS,
+    ),
+    Mutation(
+        guard="revocation of a connection",
+        file="gateway/auth/authenticator.py",
+        old="        self._sessions.on_revocation(revocation)\n",
+        new="",
+        argv=_TOKENS,
+    ),
+    Mutation(
+        guard="end of a connection token",
+        file="gateway/auth/sessions.py",
+        old="            session.deadline = self._deadlines.add(within_s, session)\n",
+        new="            pass\n",
+        argv=_TOKENS,
+    ),
+    Mutation(
+        guard="one identity for a connection",
+        file="gateway/auth/authenticator.py",
+        old="if connection.identity is not None and connection.identity != session.who.identity:",
+        new="if False:",
+        argv=_TOKENS,
+    ),
+    Mutation(
+        guard="a required identity",
+        file="gateway/sdk/registry.py",
+        old="if self.requires_identity and connection.identity is None and not self[envelope.service].allows_anonymous:",
+        new="if False:",
+        argv=_TOKENS,
+    ),
+    Mutation(
+        guard="time to authenticate",
+        file="gateway/auth/sessions.py",
+        old='what.close(CloseCode.AUTHENTICATION_TIMEOUT, "Not authenticated in time")',
+        new="pass",
+        argv=_TOKENS,
+    ),
+    Mutation(
+        guard="operations of a subscription token",
+        file="gateway/permissions/access.py",
+        old="return operation in granted or permits",
+        new="return granted != () or permits",
+        argv=_TOKENS,
+    ),
+    Mutation(
+        guard="an owner counts",
+        file="gateway/permissions/access.py",
+        old='word == "owner" and owns(rule.pattern, name, client.identity, client.claims)',
+        new='word == "owner"',
+        argv=_TABLE,
+    ),
+    Mutation(
+        guard="a subscriber counts",
+        file="gateway/permissions/access.py",
+        old='word == "subscriber" and f"{self._service}:{name}" in client.channels',
+        new='word == "subscriber"',
+        argv=_TABLE,
+    ),
+    Mutation(
+        guard="a token counts",
+        file="gateway/permissions/access.py",
+        old='word == "token" and self._has_token(operation, name, client, granted)',
+        new='word == "token"',
+        argv=_TABLE,
+    ),
+    Mutation(
+        guard="an identity in a room",
+        file="services/chat.py",
+        old="        request.demand_identity()\n        async with granted",
+        new="        async with granted",
+        argv=_TABLE,
+    ),
+    Mutation(
+        guard="an identity in a document",
+        file="services/cursors.py",
+        old="        request.demand_identity()\n        async with granted",
+        new="        async with granted",
+        argv=_TABLE,
+    ),
+    Mutation(
+        guard="a wrong key",
+        file="gateway/config/settings.py",
+        old="return found[0] if found else None",
+        new="return found[0] if found else next(iter(self.keys))",
+        argv=_KEYS,
+    ),
+)
