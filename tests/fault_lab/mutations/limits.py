@@ -80,8 +80,8 @@ LIMITS_MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         guard="the newest connections",
         file=_COUNTS,
-        old="        for connection, own in reversed(list(self._units.items())):\n",
-        new="        for connection, own in list(self._units.items()):\n",
+        old="        for connection in reversed(list(self._units | self._channels)):\n",
+        new="        for connection in list(self._units | self._channels):\n",
         argv=test(_DOOR, "test_the_newest_connections_are_closed"),
     ),
     Mutation(
